@@ -1,0 +1,39 @@
+# Every target sets up what it needs in .venv; nothing has to be installed beforehand but Python, make and a C compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py tracekit/_speedups.pyx
+
+.PHONY: demo test lint bench wheel clean
+
+demo: $(VENV)/demo
+	$(BIN)/tracekit demo
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+	TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "not packaging"
+
+lint: $(VENV)/lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint tracekit/_speedups.pyx
+
+bench: $(VENV)/bench
+	$(BIN)/python -m bench.compare
+
+wheel: $(VENV)/test
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info tracekit/_speedups.c tracekit/_speedups*.so
+
+# One stamp an extra: installing again rebuilds the extension where a source of it has changed.
+$(VENV)/demo $(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip
+	$(BIN)/pip install --quiet --editable ".[$*]"
+	@touch $@
+
+$(VENV)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@touch $@

@@ -1,0 +1,33 @@
+"""Build the compiled twin. All metadata and settings are in pyproject.toml."""
+
+import os
+import sys
+
+from setuptools import Extension, setup
+
+WANTED = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") in {"", "0"} and sys.implementation.name == "cpython"
+
+
+def extensions() -> list[Extension]:
+    from Cython.Build import cythonize
+
+    built = cythonize(
+        [
+            Extension(
+                "tracekit._speedups",
+                ["tracekit/_speedups.pyx"],
+                # A cdef class keeps its __module__ read-only unless it is a heap type made from a spec.
+                define_macros=[("CYTHON_USE_TYPE_SPECS", "1")],
+                extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
+            )
+        ],
+        compiler_directives={"language_level": 3},
+    )
+    for extension in built:
+        # Without a compiler the install goes on, plain; a release without its extension is no release.
+        # Set here because cythonize() drops the argument.
+        extension.optional = "CIBUILDWHEEL" not in os.environ
+    return built
+
+
+setup(ext_modules=extensions() if WANTED else [])

@@ -1,0 +1,55 @@
+"""Fixtures that every test has: a clean slate, spans in memory, and both twins."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+import tracekit
+from tracekit import _pure
+from tracekit._accel import IMPLEMENTATION
+from tracekit.testing import MemoryExporter
+
+BACKENDS = [
+    pytest.param(("asyncio", {}), id="asyncio"),
+    pytest.param(("trio", {}), id="trio"),
+]
+if sys.platform != "win32":
+    BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"))
+
+
+def _twins():
+    twins = [pytest.param(_pure, id="plain")]
+    if IMPLEMENTATION == "compiled":
+        twins.append(pytest.param(importlib.import_module("tracekit._speedups"), id="compiled"))
+    return twins
+
+
+@pytest.fixture(params=_twins())
+def twin(request):
+    """The module of one twin; for what is a pure function or a value of its own."""
+    return request.param
+
+
+@pytest.fixture(params=BACKENDS)
+def anyio_backend(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _clean_slate():
+    """Each test starts with nothing current and nothing configured."""
+    tracekit.configure()
+    with tracekit.use_context(None):
+        yield
+    tracekit.configure()
+
+
+@pytest.fixture
+def exporter():
+    """Tracing is configured, and every finished span is in ``exporter.spans``."""
+    memory = MemoryExporter()
+    tracekit.configure(service="test", exporter=memory)
+    return memory

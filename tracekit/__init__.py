@@ -1,0 +1,52 @@
+"""Tracing for asynchronous Python: a trace that follows your work, over every hand-off, to any backend."""
+
+from ._accel import IMPLEMENTATION, ROOT, Span, SpanContext, current_context, current_span, span
+from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
+from ._errors import FormatError
+from ._labels import Labels
+from ._pipeline import Exporter
+from ._propagation import extract, inject
+from ._records import Event, Limits, Link, Statistics, Status
+from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler
+from ._traced import traced
+from ._tracer import configure, flush, shutdown, statistics
+from ._tracestate import TraceState
+from ._version import __version__
+
+__all__ = [
+    "IMPLEMENTATION",
+    "ROOT",
+    "AlwaysOff",
+    "AlwaysOn",
+    "Event",
+    "Exporter",
+    "FormatError",
+    "Labels",
+    "Limits",
+    "Link",
+    "Rate",
+    "Ratio",
+    "Sampler",
+    "Span",
+    "SpanContext",
+    "Statistics",
+    "Status",
+    "TraceState",
+    "__version__",
+    "configure",
+    "current_context",
+    "current_labels",
+    "current_span",
+    "extract",
+    "flush",
+    "from_context",
+    "inject",
+    "new_context",
+    "shutdown",
+    "span",
+    "statistics",
+    "traced",
+    "use_context",
+    "use_labels",
+    "use_span",
+]

@@ -1,0 +1,162 @@
+"""Labels: what a trace carries to everything downstream, as W3C Baggage defines it.
+
+https://www.w3.org/TR/baggage/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from ._accel import MAX_LABEL_BYTES, format_baggage, is_label_key, parse_baggage
+from ._errors import clip
+
+__all__ = ["NO_LABELS", "Labels", "Member", "restore_labels"]
+
+Property: TypeAlias = tuple[str, str | None]
+Member: TypeAlias = tuple[str, str, tuple[Property, ...]]
+
+
+class Labels(Mapping[str, str]):
+    """An immutable mapping of str to str that travels with the context.
+
+    Keys are RFC 7230 tokens; values are any text. ``members`` also has what the mapping view leaves
+    out: duplicates of a key, in order (the view shows the last), and the properties of each member.
+    Never more than 64 members or 8192 bytes on the wire: what is past that is left out, whole members
+    from the end, and counted in ``dropped``.
+    """
+
+    __slots__ = ("_dropped", "_members", "_text", "_view")
+
+    _members: tuple[Member, ...]
+    _dropped: int
+    _text: str | None  # both made when first asked for
+    _view: dict[str, str] | None
+
+    def __new__(cls, labels: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> Labels:
+        if isinstance(labels, Labels):
+            return labels
+        pairs = labels.items() if isinstance(labels, Mapping) else labels
+        return _bounded(tuple([_member(key, value) for key, value in pairs]), 0)
+
+    @classmethod
+    def parse(cls, text: str) -> Labels:
+        """Return the labels of a ``baggage`` value; a member that breaks the grammar is left out alone, and counted."""
+        members, dropped = parse_baggage(text)
+        # Written again it may grow, to three times its size at the most.
+        return _make(members, dropped) if 3 * len(text) <= MAX_LABEL_BYTES else _bounded(members, dropped)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All members in order, ``(key, value, properties)`` each; a property is ``(name, value or None)``."""
+        return self._members
+
+    @property
+    def dropped(self) -> int:
+        """How many members were left out, because they were malformed or past a limit."""
+        return self._dropped
+
+    def merge(self, other: Mapping[str, str]) -> Labels:
+        """Return these labels with those of *other*, which win: all members of a key they share give way to theirs."""
+        newer = Labels(other)
+        kept = [member for member in self._members if member[0] not in newer]
+        return _bounded((*kept, *newer._members), self._dropped + newer._dropped)
+
+    def without(self, *keys: str) -> Labels:
+        """Return these labels less every member with one of *keys*."""
+        return _bounded(tuple([member for member in self._members if member[0] not in keys]), self._dropped)
+
+    def with_member(self, key: str, value: str, properties: Iterable[Property] = ()) -> Labels:
+        """Return these labels with one more member, which has properties, in place of any with its key."""
+        member = _member(key, value, tuple(properties))
+        return _bounded((*self.without(key).members, member), self._dropped)
+
+    def properties(self, key: str) -> tuple[Property, ...]:
+        """Return the properties of the member that the view shows under *key*, ``(name, value or None)`` each."""
+        for name, _, properties in reversed(self._members):
+            if name == key:
+                return properties
+        raise KeyError(key)
+
+    def __getitem__(self, key: str) -> str:
+        return self._mapping()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mapping())
+
+    def __len__(self) -> int:
+        return len(self._mapping())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._mapping()
+
+    def _mapping(self) -> dict[str, str]:
+        view = self._view
+        if view is None:
+            view = self._view = {key: value for key, value, _ in self._members}
+        return view
+
+    def __bool__(self) -> bool:
+        return bool(self._members)
+
+    def __str__(self) -> str:
+        """Return the ``baggage`` value."""
+        text = self._text
+        if text is None:
+            text = self._text = format_baggage(self._members)[0]
+        return text
+
+    def __bytes__(self) -> bytes:
+        """Return the ``baggage`` value as ASCII."""
+        return str(self).encode("ascii")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Labels):
+            return self._members == other._members
+        return self._mapping() == other if isinstance(other, Mapping) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._mapping().items()))
+
+    def __reduce__(self) -> Any:
+        return restore_labels, (self._members, self._dropped)
+
+    def __repr__(self) -> str:
+        return f"Labels({self._mapping()!r})"
+
+
+def _member(key: object, value: object, properties: tuple[Property, ...] = ()) -> Member:
+    if not isinstance(key, str):
+        raise TypeError(f"a label's key must be str, not {type(key).__name__}")
+    if not isinstance(value, str):
+        raise TypeError(f"a label's value must be str, not {type(value).__name__}: label {clip(key)}")
+    if not is_label_key(key):
+        raise ValueError(f"a label's key must be letters, digits or !#$%&'*+-.^_`|~: {clip(key)}")
+    for name, setting in properties:
+        if not isinstance(name, str) or not (setting is None or isinstance(setting, str)):
+            raise TypeError(f"a label's properties must be (str, str or None) pairs: label {clip(key)}")
+        if not is_label_key(name):
+            raise ValueError(f"a property's name must be letters, digits or !#$%&'*+-.^_`|~: {clip(name)}")
+    return key, value, properties
+
+
+def _make(members: tuple[Member, ...], dropped: int, text: str | None = None) -> Labels:
+    labels = object.__new__(Labels)
+    labels._members = members
+    labels._dropped = dropped
+    labels._text = text
+    labels._view = None
+    return labels
+
+
+def _bounded(members: tuple[Member, ...], dropped: int) -> Labels:
+    text, kept = format_baggage(members)
+    return _make(members[:kept], dropped + len(members) - kept, text)
+
+
+def restore_labels(members: tuple[Member, ...], dropped: int) -> Labels:
+    """Rebuild pickled labels, checked anew."""
+    return _bounded(tuple([_member(*member) for member in members]), dropped)
+
+
+NO_LABELS = _bounded((), 0)

@@ -1,0 +1,243 @@
+"""The way of finished spans: one bounded buffer, one daemon thread, one exporter, every loss counted.
+
+A thread and not a task: it must serve asyncio, trio and plain threads alike. The program's side
+of it is ``Buffer.add`` in the twins; nothing here runs in the program's path but ``wake``, once a batch.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ._accel import buffer
+from ._errors import clip
+from ._records import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ._accel import Span
+
+__all__ = ["Exporter", "Pipeline"]
+
+BATCH = 2048
+_CAUSES = 64
+
+logger = logging.getLogger("tracekit")
+
+
+class Exporter(Protocol):
+    """Where finished spans go. Both methods are called from one thread, never at the same time."""
+
+    def export(self, spans: Sequence[Span]) -> None:
+        """Take *spans*, at most 2048; raise where they could not be delivered: they are counted as failed."""
+
+    def shutdown(self) -> None:
+        """Release what the exporter holds; no call follows."""
+
+
+class _Worker:
+    """One exporter and the thread that serves it, started when there is something to do."""
+
+    def __init__(self, exporter: Exporter, interval_s: float) -> None:
+        self.exporter = exporter
+        self.interval_s = interval_s
+        # SimpleQueue.put neither blocks nor deadlocks where a signal handler or finaliser interrupts it.
+        self.inbox: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
+        self.thread: threading.Thread | None = None
+        self.lock = threading.Lock()  # between this thread and statistics(), never in the program's path
+        self.in_flight = self.exported = self.failed = 0
+        self.is_abandoned = False
+        self.causes: set[object] = set()
+
+    def wake(self) -> None:
+        self.inbox.put(None)
+        if self.thread is None:
+            self.start()
+
+    def start(self) -> None:
+        thread = threading.Thread(target=self._run, name="tracekit-export", daemon=True)
+        self.thread = thread
+        try:
+            # In an empty Context: from 3.14 on a thread may inherit its starter's, and with it a span.
+            contextvars.Context().run(thread.start)
+        except RuntimeError:  # no more threads, or the interpreter is on its way out: drain() runs in flush()
+            self.thread = None
+
+    def call(self, job: Callable[[], None], timeout_s: float) -> bool:
+        """Have the thread do *job* after all that waits, and tell whether it did within *timeout_s*."""
+        if self.thread is None:
+            self.start()
+        if self.thread is None:
+            job()
+            return True
+        if self.thread is threading.current_thread():
+            return False
+        done = threading.Event()
+
+        def answer() -> bool:
+            job()
+            done.set()
+            return job == self.stop
+
+        self.inbox.put(answer)
+        return done.wait(timeout_s)
+
+    def stop(self) -> None:
+        self.drain()
+        try:
+            self.exporter.shutdown()
+        except Exception as error:
+            self.complain(error, 0)
+
+    def _run(self) -> None:
+        while True:
+            job = self._wait()
+            self.drain()
+            if self.is_abandoned or (job is not None and job()):
+                return
+
+    def _wait(self) -> Callable[[], bool] | None:
+        """Sleep until a job comes, the buffer is half full, or the interval is over since the first span came."""
+        job = self.inbox.get()
+        deadline = time.monotonic() + self.interval_s
+        while job is None and 2 * len(buffer) <= buffer.capacity:
+            try:
+                job = self.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                break
+        return job
+
+    def drain(self) -> None:
+        with self.lock:
+            if self.is_abandoned:
+                return
+            spans = buffer.drain()
+            self.in_flight += len(spans)
+        for start in range(0, len(spans), BATCH):
+            self._export(spans[start : start + BATCH])
+
+    def _export(self, batch: list[Span]) -> None:
+        failure: Exception | None = None
+        try:
+            self.exporter.export(batch)
+        except Exception as error:
+            failure = error
+        with self.lock:
+            if self.is_abandoned:
+                return
+            self.in_flight -= len(batch)
+            if failure is None:
+                self.exported += len(batch)
+            else:
+                self.failed += len(batch)
+        if failure is not None:
+            self.complain(failure, len(batch))
+
+    def complain(self, error: Exception, lost: int) -> None:
+        cause = (type(error), str(error)[:80])
+        if cause in self.causes or len(self.causes) >= _CAUSES:
+            return
+        self.causes.add(cause)
+        logger.error(
+            "%s failed, %d spans lost: %s: %s (said once per cause; tracekit.statistics() counts on)",
+            type(self.exporter).__name__,
+            lost,
+            type(error).__name__,
+            clip(str(error)[:400]) if not str(error).isprintable() else str(error)[:400],
+        )
+
+
+class Pipeline:
+    """The exporter in use and the counts of all that came before it."""
+
+    def __init__(self) -> None:
+        self._worker: _Worker | None = None
+        self._exported = self._failed = self._dropped = 0
+        self._said_full = False
+
+    def use(self, exporter: Exporter | None, *, capacity: int, interval_s: float, timeout_s: float) -> None:
+        """Put *exporter* in the place of the one before, which gets what it has still to get, for *timeout_s* at most."""
+        self._retire(timeout_s)
+        buffer.capacity = capacity
+        self._said_full = False
+        if exporter is not None:
+            self._worker = worker = _Worker(exporter, interval_s)
+            buffer.wake = worker.wake
+        buffer.is_open = exporter is not None
+
+    def flush(self, timeout_s: float) -> bool:
+        """Export all that has ended before this call; tell whether that was done within *timeout_s*."""
+        worker = self._worker
+        done = worker is None or worker.call(worker.drain, timeout_s)
+        self._say_full()
+        return done
+
+    def shutdown(self, timeout_s: float) -> bool:
+        """Flush, then close the exporter; spans that end later are counted as dropped."""
+        done = self._retire(timeout_s)
+        buffer.is_open = False
+        self._dropped += len(buffer.drain())
+        self._say_full()
+        return done
+
+    def _retire(self, timeout_s: float) -> bool:
+        worker, self._worker = self._worker, None
+        buffer.wake = None
+        if worker is None:
+            return True
+        done = worker.call(worker.stop, timeout_s)
+        with worker.lock:
+            worker.is_abandoned = True  # a hanging exporter may come back: its batch has been counted by then
+            self._exported += worker.exported
+            self._failed += worker.failed + worker.in_flight
+        return done
+
+    def statistics(self) -> Statistics:
+        """Return where every span went."""
+        worker = self._worker
+        if worker is None:
+            return self._sum(0, 0, 0)
+        with worker.lock:
+            return self._sum(worker.exported, worker.failed, worker.in_flight)
+
+    def _sum(self, exported: int, failed: int, in_flight: int) -> Statistics:
+        started, ended, dropped, unsampled, waiting = buffer.counts()
+        return Statistics(
+            started=started,
+            ended=ended,
+            open=started - ended,
+            exported=self._exported + exported,
+            queued=waiting + in_flight,
+            dropped=self._dropped + dropped,
+            failed=self._failed + failed,
+            unsampled=unsampled,
+        )
+
+    def _say_full(self) -> None:
+        dropped = self.statistics().dropped
+        if dropped and not self._said_full:
+            self._said_full = True
+            logger.warning("%d spans dropped: the buffer was full or closed (said once)", dropped)
+
+    def after_fork(self) -> None:
+        """Start over in the child: the exporter stays, thread, lock and counts are the parent's."""
+        worker, self._worker = self._worker, None
+        self.__init__()  # type: ignore[misc]
+        if worker is not None:
+            self._worker = worker = _Worker(worker.exporter, worker.interval_s)
+            buffer.wake = worker.wake
+        util: Any = sys.modules.get("multiprocessing.util")
+        if util is not None:
+            # A multiprocessing child leaves by os._exit(), past atexit; its own finalisers do run.
+            util.register_after_fork(self, _finish_in_child)
+
+
+def _finish_in_child(pipeline: Pipeline) -> None:
+    util: Any = sys.modules["multiprocessing.util"]
+    util.Finalize(None, pipeline.shutdown, args=(5.0,), exitpriority=0)

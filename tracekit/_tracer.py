@@ -1,0 +1,145 @@
+"""``configure()`` and the life of the default tracer: flush, shutdown, statistics, exit, fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from . import _propagation
+from ._accel import Tracer, after_fork, set_tracer
+from ._attributes import MISSING, clean
+from ._pipeline import Exporter, Pipeline
+from ._records import Limits, Statistics
+from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
+from ._version import __version__
+from .wire import Format
+
+__all__ = ["configure", "flush", "shutdown", "statistics"]
+
+_pipeline = Pipeline()
+_is_hooked = False
+
+
+def configure(
+    *,
+    service: str = "unknown_service",
+    resource: Mapping[str, Any] | None = None,
+    exporter: Exporter | None = None,
+    sampler: AlwaysOn | AlwaysOff | Ratio | Sampler | None = None,
+    formats: Sequence[Format] | None = None,
+    limits: Limits | None = None,
+    buffer_size: int = 16384,
+    export_interval_s: float = 1.0,
+) -> None:
+    """Set up tracing for this process. Without it contexts propagate and nothing is recorded.
+
+    Safe to call again: the earlier exporter first gets what it is owed, within 5 s; spans that are
+    open go to the new one. *sampler* decides about new traces only (default: keep all). *formats* are
+    read in order and all written (default: W3C). *buffer_size* counts finished spans that wait for
+    export, at most *export_interval_s*; past it spans are dropped and counted.
+    """
+    if not isinstance(service, str):
+        raise TypeError(f"service must be str, not {type(service).__name__}")
+    if resource is not None and not isinstance(resource, Mapping):
+        raise TypeError(f"resource must be a mapping, not {type(resource).__name__}")
+    if exporter is not None and not callable(getattr(exporter, "export", None)):
+        raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
+    if limits is not None and not isinstance(limits, Limits):
+        raise TypeError(f"limits must be tracekit.Limits, not {type(limits).__name__}")
+    if isinstance(buffer_size, bool) or not isinstance(buffer_size, int):
+        raise TypeError(f"buffer_size must be int, not {type(buffer_size).__name__}")
+    if not 2 <= buffer_size <= 1 << 24:
+        raise ValueError(f"buffer_size must be 2 to {1 << 24}: {buffer_size}")
+    if isinstance(export_interval_s, bool) or not isinstance(export_interval_s, int | float):
+        raise TypeError(f"export_interval_s must be a number, not {type(export_interval_s).__name__}")
+    if not 0 < export_interval_s <= 3600:
+        raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
+    chosen = _formats(formats)
+    tracer = _tracer(sampler, exporter is not None, limits or Limits(), _resource(service, resource))
+    _hook()
+    _pipeline.use(exporter, capacity=buffer_size, interval_s=export_interval_s, timeout_s=5.0)
+    _propagation.set_formats(chosen)
+    set_tracer(tracer)
+
+
+def flush(timeout_s: float = 5.0) -> bool:
+    """Export every span that has ended; return whether that was done within *timeout_s*."""
+    return _pipeline.flush(timeout_s)
+
+
+def shutdown(timeout_s: float = 5.0) -> bool:
+    """Flush and close the exporter; return whether that was done within *timeout_s*. Runs at exit by itself."""
+    return _pipeline.shutdown(timeout_s)
+
+
+def statistics() -> Statistics:
+    """Return where every span of this process went."""
+    return _pipeline.statistics()
+
+
+def _formats(formats: Sequence[Format] | None) -> Sequence[Format]:
+    if formats is None:
+        return _propagation.DEFAULT_FORMATS
+    if isinstance(formats, str) or not isinstance(formats, Sequence):
+        raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
+    for format in formats:
+        if not (hasattr(format, "read") and hasattr(format, "write")):
+            raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
+    return tuple(formats)
+
+
+def _tracer(
+    sampler: AlwaysOn | AlwaysOff | Ratio | Sampler | None,
+    recording: bool,
+    limits: Limits,
+    resource: Mapping[str, Any],
+) -> Tracer:
+    if sampler is None:
+        sampler = AlwaysOn()
+    if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio):
+        return Tracer(
+            recording=recording,
+            threshold=sampler.threshold,
+            state=sampler.state,
+            limits=limits,
+            resource=resource,
+        )
+    if not callable(getattr(sampler, "sample", None)):
+        raise TypeError(f"sampler must be a sampler such as tracekit.Ratio(0.1), not {type(sampler).__name__}")
+    return Tracer(recording=recording, sampler=sampler, limits=limits, resource=resource)
+
+
+def _resource(service: str, attributes: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    resource: dict[str, Any] = {
+        "service.name": service,
+        "telemetry.sdk.name": "tracekit",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": __version__,
+    }
+    for key, value in (attributes or {}).items():
+        if not isinstance(key, str):
+            raise TypeError(f"resource must have str keys, not {type(key).__name__}")
+        plain, _ = clean(value, Limits().value_length)
+        if plain is not MISSING:
+            resource[key] = plain
+    return MappingProxyType(resource)
+
+
+def _hook() -> None:
+    global _is_hooked
+    if not _is_hooked:
+        _is_hooked = True
+        atexit.register(shutdown)
+
+
+def _after_fork() -> None:
+    after_fork()
+    _pipeline.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    # Needed without configure() too: the random words drawn ahead must not be the parent's.
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""Integrations, one file each; import the one you use."""

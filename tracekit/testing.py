@@ -1,0 +1,132 @@
+"""What users test with, and tracekit itself: spans in memory, counting ids, a clock that stands still, trees as text."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Self
+
+from ._accel import Span, SpanContext, set_clock, set_ids
+from ._tracer import flush
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["CountingIds", "FakeClock", "MemoryExporter", "span_tree"]
+
+
+class MemoryExporter:
+    """Keep finished spans in ``spans``, in the order in which they ended. Reading it flushes first."""
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+        self._lock = threading.Lock()
+        self.is_shut_down = False
+
+    @property
+    def spans(self) -> list[Span]:
+        """Every span that has ended so far, in a list of its own."""
+        flush()
+        with self._lock:
+            return list(self._spans)
+
+    def clear(self) -> None:
+        """Forget the spans that have ended so far."""
+        flush()
+        with self._lock:
+            self._spans.clear()
+
+    def export(self, spans: Sequence[Span]) -> None:
+        """Keep *spans*."""
+        with self._lock:
+            self._spans.extend(spans)
+
+    def shutdown(self) -> None:
+        """Note that no more spans will come."""
+        self.is_shut_down = True
+
+
+class CountingIds:
+    """Inside ``with``, trace ids and span ids count 1, 2, 3 … instead of being random."""
+
+    def __init__(self) -> None:
+        self._traces = self._spans = 0
+
+    def trace_id(self) -> int:
+        """Return the next trace id."""
+        self._traces += 1
+        return self._traces
+
+    def span_id(self) -> int:
+        """Return the next span id."""
+        self._spans += 1
+        return self._spans
+
+    def __enter__(self) -> Self:
+        set_ids(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        set_ids(None)
+
+
+class FakeClock:
+    """Inside ``with``, the time of spans is *now_ns*, Unix nanoseconds, and moves only when ``tick()`` is called."""
+
+    def __init__(self, now_ns: int = 1_700_000_000_000_000_000) -> None:
+        self.now_ns = now_ns
+
+    def tick(self, seconds: float = 1.0) -> None:
+        """Move the time forward."""
+        self.now_ns += round(seconds * 1e9)
+
+    def __enter__(self) -> Self:
+        set_clock(lambda: self.now_ns)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        set_clock(None)
+
+
+def span_tree(spans: Iterable[Span]) -> str:
+    """Return *spans* as text, a line each, children indented by two under their parent, in order of start.
+
+    A status other than "unset" stands in brackets, a parent that is not among *spans* as ``<- its span id``
+    (``<- remote`` where another process has it), and a link as ``~ name`` or ``~ span id``.
+    """
+    ordered = sorted(spans, key=lambda span: span.start_ns)
+    known = {span.context.span_id: span for span in ordered}
+    children: dict[str | None, list[Span]] = {}
+    for span in ordered:
+        parent = span.parent
+        children.setdefault(parent.span_id if parent and parent.span_id in known else None, []).append(span)
+    lines: list[str] = []
+
+    def write(span: Span, depth: int) -> None:
+        lines.append("  " * depth + _line(span, known))
+        for child in children.get(span.context.span_id, ()):
+            write(child, depth + 1)
+
+    for root in children.get(None, ()):
+        write(root, 0)
+    return "\n".join(lines)
+
+
+def _line(span: Span, known: dict[str, Span]) -> str:
+    line = span.name
+    if span.status.code != "unset":
+        line += f" [{span.status.code}]"
+    if span.parent is not None and span.parent.span_id not in known:
+        line += " <- remote" if span.parent.is_remote else f" <- {span.parent.span_id}"
+    for link in span.links:
+        line += f" ~ {_name(link.context, known)}"
+    return line
+
+
+def _name(context: SpanContext, known: dict[str, Span]) -> str:
+    span = known.get(context.span_id)
+    return context.span_id if span is None else span.name

@@ -1,0 +1,27 @@
+"""Wire formats: how a context is written to and read from a carrier.
+
+A format is a module constant with ``fields``, a strict ``read`` and a ``write``. ``extract`` and
+``inject`` in ``tracekit`` put the configured ones together and are lenient.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .._accel import SpanContext
+
+__all__ = ["Format"]
+
+
+class Format(Protocol):
+    """One wire format."""
+
+    name: str
+    fields: tuple[str, ...]
+
+    def read(self, carrier: Any) -> SpanContext | None:
+        """Return the context in *carrier*, None if it has none of the fields; raise ``FormatError`` if they are bad."""
+
+    def write(self, context: SpanContext, carrier: Any) -> None:
+        """Set the fields of *context* in *carrier*, and take out those that it has no value for."""
