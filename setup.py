@@ -18,7 +18,7 @@ def extensions() -> list[Extension]:
                 ["tracekit/_speedups.pyx"],
                 # A cdef class keeps its __module__ read-only unless it is a heap type made from a spec.
                 define_macros=[("CYTHON_USE_TYPE_SPECS", "1")],
-                extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
+                extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-fno-semantic-interposition"],
             )
         ],
         compiler_directives={"language_level": 3},

@@ -14,7 +14,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._accel import buffer
+from ._accel import buffer, check_clock
 from ._errors import clip
 from ._records import Statistics
 
@@ -117,6 +117,7 @@ class _Worker:
         with self.lock:
             if self.is_abandoned:
                 return
+            check_clock()
             spans = buffer.drain()
             self.in_flight += len(spans)
         for start in range(0, len(spans), BATCH):

@@ -17,7 +17,7 @@ import struct
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, final
@@ -60,6 +60,7 @@ __all__ = [
     "adopt_scopes",
     "after_fork",
     "buffer",
+    "check_clock",
     "collect",
     "count_tracestate",
     "current_context",
@@ -114,7 +115,7 @@ def parse_traceparent(text: str) -> SpanContext | None:
     Versions above 00 are read as far as 00 goes; optional white space around the value is ignored.
     https://www.w3.org/TR/trace-context-2/#traceparent-header
     """
-    if len(text) > 512:
+    if len(text) > 512 or not text.isascii():
         return None
     text = text.strip(" \t")
     if len(text) < 55 or text[2] != "-" or text[35] != "-" or text[52] != "-":
@@ -142,6 +143,7 @@ def format_traceparent(context: SpanContext) -> str:
 _STATE_KEY_FIRST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _STATE_KEY = _STATE_KEY_FIRST | frozenset("_-*/@")
 _STATE_VALUE = frozenset(map(chr, range(0x20, 0x7F))) - frozenset(",=")
+_HEX_ANY = frozenset(b"0123456789abcdefABCDEF")
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _BAGGAGE_VALUE = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('",;\\')
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
@@ -207,11 +209,10 @@ def unescape_label(text: str) -> str:
     head, *parts = text.encode("ascii").split(b"%")
     octets = bytearray(head)
     for part in parts:
-        try:
-            # bytes.fromhex takes white space, which the grammar has already refused.
-            octets += bytes.fromhex(part[:2].decode())
-            octets += part[2:]
-        except ValueError:
+        # bytes.fromhex alone would also take white space, or nothing at all.
+        if len(part) >= 2 and _HEX_ANY.issuperset(part[:2]):
+            octets += bytes.fromhex(part[:2].decode()) + part[2:]
+        else:
             octets += b"%" + part
     return octets.decode("utf-8", "replace")
 
@@ -264,6 +265,8 @@ def format_baggage(members: Iterable[tuple[str, str, tuple[tuple[str, str | None
     pieces: list[str] = []
     size = -1  # the first member has no comma before it
     for key, value, properties in members:
+        if not key.isascii():
+            raise ValueError("keys must be ASCII")
         piece = f"{key}={escape_label(value)}"
         for name, setting in properties:
             piece += f";{name}" if setting is None else f";{name}={escape_label(setting)}"
@@ -285,7 +288,7 @@ def collect(carrier: Any, names: tuple[str, ...]) -> list[str | list[str] | None
     mapping also as WSGI spells them (``HTTP_TRACEPARENT``). Whatever is shaped otherwise is passed over.
     """
     found: list[str | list[str] | None] = [None] * len(names)
-    is_mapping = isinstance(carrier, Mapping) or hasattr(carrier, "items")
+    is_mapping = hasattr(carrier, "items")
     for pair in carrier.items() if is_mapping else carrier:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             continue
@@ -331,11 +334,13 @@ def put(carrier: Any, name: str, text: str | None) -> None:
             as_bytes = bool(carrier) and isinstance(carrier[0][0], bytes)
             carrier.append((name.encode(), text.encode()) if as_bytes else (name, text))
     elif isinstance(carrier, dict):
-        for key in [key for key in carrier if _is_named((key, None), name)]:
+        for key in [key for key in carrier if key != name and _is_named((key, None), name)]:
             del carrier[key]
         if text is not None:
             carrier[name] = text
-    elif isinstance(carrier, MutableMapping) or hasattr(carrier, "__setitem__"):
+        else:
+            carrier.pop(name, None)
+    elif hasattr(carrier, "__setitem__"):
         if text is not None:
             carrier[name] = text
         elif name in carrier:
@@ -418,8 +423,19 @@ def after_fork() -> None:
     buffer.reset()
 
 
-def _anchor() -> int:
-    return time.time_ns() - time.monotonic_ns()
+_ANCHOR_DRIFT_NS = 5_000_000
+_anchor = time.time_ns() - time.monotonic_ns()
+
+
+def check_clock() -> None:
+    """Set the wall clock's distance from the monotonic clock anew where they drifted apart by more than 5 ms.
+
+    Each span keeps the distance it started with: its duration is monotonic.
+    """
+    global _anchor
+    anchor = time.time_ns() - time.monotonic_ns()
+    if abs(anchor - _anchor) > _ANCHOR_DRIFT_NS:
+        _anchor = anchor
 
 
 # ---------------------------------------------------------------- the value that travels
@@ -1214,7 +1230,7 @@ def span(
     self._start_ns = self._end_ns = 0
     buffer.started += 1
     if self._recorded:
-        self._anchor = _anchor()
+        self._anchor = _anchor
         self._start_ns = self._now() if start_ns is None else start_ns
         for key, value in items:
             self._put(key, value)

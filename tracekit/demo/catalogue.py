@@ -1,0 +1,64 @@
+"""What the demo's shop has, and the arithmetic that its processes do and check: goods, carts, prices, seals."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+__all__ = ["GOODS", "TENANTS", "Cart", "Product", "cart", "price_cents", "seal"]
+
+_ROUNDS: Final = 4000  # of the seal: about a millisecond of work, without the interpreter lock
+
+
+class Product(NamedTuple):
+    """What it costs, and how many shelves deep in the warehouse it lies."""
+
+    price_cents: int
+    shelf: int
+
+
+class Cart(NamedTuple):
+    """Whose shop it is in, and how many of what are in it."""
+
+    tenant: str
+    items: Mapping[str, int]
+
+
+GOODS: Final[Mapping[str, Product]] = MappingProxyType(
+    {
+        "compass": Product(2450, 2),
+        "kettle": Product(3900, 5),
+        "lantern": Product(1875, 1),
+        "map": Product(990, 3),
+        "rope": Product(1420, 4),
+        "stove": Product(6400, 5),
+        "tent": Product(18900, 4),
+        "whistle": Product(350, 1),
+    }
+)
+TENANTS: Final[Mapping[str, int]] = MappingProxyType({"alpine": 10, "harbour": 0, "meadow": 5})
+"""The shops that share the storefront, and their discount in percent."""
+
+
+def cart(number: int) -> Cart:
+    """Return cart *number*: three goods, always the same ones for the same number."""
+    names, tenants = list(GOODS), list(TENANTS)
+    chosen = [names[(number * 3 + step) % len(names)] for step in (0, 2, 5)]
+    return Cart(
+        tenants[number % len(tenants)],
+        {name: 1 + (number + step) % 4 for step, name in enumerate(chosen)},
+    )
+
+
+def price_cents(cart: Cart) -> int:
+    """Return what *cart* costs, in cents, less the tenant's discount."""
+    full = sum(GOODS[name].price_cents * count for name, count in cart.items.items())
+    return full * (100 - TENANTS[cart.tenant]) // 100
+
+
+def seal(tenant: str, items: Mapping[str, int]) -> str:
+    """Return the seal of a reservation, slow on purpose: what a service does well to leave to a thread."""
+    text = " ".join(f"{count}x{name}" for name, count in sorted(items.items()))
+    return hashlib.pbkdf2_hmac("sha256", text.encode(), tenant.encode(), _ROUNDS, 12).hex()

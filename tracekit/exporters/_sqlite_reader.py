@@ -1,0 +1,344 @@
+"""The SQLite file of traces as its readers see it: what makes it ours, what is in it, what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+    from types import TracebackType
+
+__all__ = [
+    "APPLICATION_ID",
+    "SCHEMA_VERSION",
+    "Counts",
+    "SQLiteReader",
+    "StoreError",
+    "StoredSpan",
+    "StoredTrace",
+    "explain",
+    "has_schema",
+]
+
+APPLICATION_ID = 0x74726B74  # "trkt"; file(1) and PRAGMA application_id show it
+SCHEMA_VERSION = 1
+
+
+class StoreError(Exception):
+    """A file of traces cannot be used, or does not hold what was asked for.
+
+    The message says what is wrong, then which file, then the way out; it is the same text each time for one cause.
+    """
+
+    def __init__(self, wrong: str, path: str, way_out: str) -> None:
+        # The cause stands first: the pipeline tells causes apart by the first 80 characters, and a path may be longer.
+        super().__init__(f"{wrong}: {path if path.isprintable() else ascii(path)}: {way_out}")
+
+
+def explain(error: sqlite3.Error, path: str) -> StoreError:
+    """Return the error that says what *error* from SQLite means for the file at *path*, and what to do."""
+    # The low byte is the primary code; where Python itself raised there is none.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_CANTOPEN:
+        file = Path(path)
+        if file.is_dir():
+            return StoreError("is a directory", path, "name a file in it")
+        if not file.parent.is_dir():
+            return StoreError("no such directory", path, f"make it first: mkdir -p {file.parent}")
+    wrong, way_out = _CAUSES.get(code, (f"SQLite failed ({str(error)[:100]})", "try another path"))
+    return StoreError(wrong, path, way_out)
+
+
+_LOCKED = ("locked by another process", "end what holds the lock (fuser or lsof names it), or allow more lock_timeout_s")
+_FORBIDDEN = ("no permission", "make the file and its directory writable for this user, or name another path")
+_CAUSES = {
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_CANTOPEN: _FORBIDDEN,
+    sqlite3.SQLITE_PERM: _FORBIDDEN,
+    sqlite3.SQLITE_READONLY: ("read-only", _FORBIDDEN[1]),
+    sqlite3.SQLITE_FULL: ("no space left", "free some on its disk, or name a path on another"),
+    sqlite3.SQLITE_IOERR: ("disk error or file size limit", "look at the disk and at ulimit -f, or name another path"),
+    sqlite3.SQLITE_NOTADB: ("not a SQLite database", "name another path, or move that file away"),
+    sqlite3.SQLITE_CORRUPT: ("damaged", "move it away with its -wal and -shm; a new one is made"),
+}
+
+
+def has_schema(connection: sqlite3.Connection, path: str) -> bool:
+    """Tell whether the file is a store of this version (True) or still empty (False); ``StoreError`` if it is neither."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION_ID:
+        if version == SCHEMA_VERSION:
+            return True
+        wrong = f"has schema version {version}, this tracekit knows {SCHEMA_VERSION}"
+        raise StoreError(wrong, path, "use the tracekit that wrote it, or name another path")
+    if application or version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        raise StoreError("another program's database", path, "name another path")
+    return False
+
+
+class StoredTrace(NamedTuple):
+    """One trace, summed up.
+
+    ``name`` and ``service`` are its root span's, or its first span's where the root is not in the store.
+    ``services`` come in order of first appearance. ``status`` is "error" if any span's is (``errors`` counts them),
+    else "cancelled" if any span's is, else the root's. Times are Unix time.
+    """
+
+    trace_id: str
+    name: str
+    service: str
+    services: tuple[str, ...]
+    spans: int
+    start_ns: int
+    duration_ns: int
+    status: str
+    errors: int
+
+
+class StoredSpan(NamedTuple):
+    """One span as it was stored; see ``SQLiteExporter`` for what became of values that JSON cannot hold."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    parent_is_remote: bool
+    service: str
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    status: str
+    description: str
+    flags: int
+    state: str
+    labels: dict[str, Any]
+    attributes: dict[str, Any]
+    events: list[Any]
+    links: list[Any]
+    resource: dict[str, Any]
+    dropped_attributes: int
+    dropped_events: int
+    dropped_links: int
+    truncated_values: int
+
+
+class Counts(NamedTuple):
+    """How much is in a store. Orphans are spans that name a parent, remote or not, that is not there."""
+
+    traces: int
+    spans: int
+    orphans: int
+
+
+class SQLiteReader:
+    """Read a file that ``SQLiteExporter`` writes, while it is written; a context manager, or ``close()`` it.
+
+    Each method sees one moment of the store. All, the constructor included, raise ``StoreError``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        file = Path(path).absolute()
+        self.path = str(file)
+        if not file.exists():
+            raise StoreError("no such file", self.path, "name the file that SQLiteExporter writes")
+        with self._explained():
+            self._connection = sqlite3.connect(
+                f"{file.as_uri()}?mode=ro", uri=True, timeout=5.0, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._explained():
+                # A file that someone has damaged is shown as far as it can be.
+                self._connection.text_factory = _decode
+                self._has_schema = has_schema(self._connection, self.path)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def traces(
+        self,
+        *,
+        limit: int = 20,
+        service: str | None = None,
+        name: str | None = None,
+        status: str | None = None,
+    ) -> list[StoredTrace]:
+        """Return the *limit* traces that started last, the newest first.
+
+        With *service* (equal), *name* (contained, case counts) or *status* (equal) only those with a span that fits all.
+        """
+        wanted = {"service = ?": service, "instr(name, ?)": name, "status = ?": status}
+        terms = {term: value for term, value in wanted.items() if value is not None}
+        where = f"WHERE trace_id IN (SELECT trace_id FROM spans WHERE {' AND '.join(terms)})" if terms else ""
+        with self._snapshot() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                f"SELECT trace_id, count(*), min(start_ns) AS start, max(end_ns) FROM spans {where}"
+                " GROUP BY trace_id ORDER BY start DESC, trace_id LIMIT ?",
+                (*terms.values(), limit),
+            )
+            return [_summary(connection, *row) for row in rows.fetchall()]
+
+    def find(self, prefix: str) -> str:
+        """Return the id of the one trace whose id begins with *prefix*, in any case."""
+        start = prefix.lower()
+        with self._snapshot() as connection:
+            found: list[str] = []
+            if connection is not None:
+                # "g" is past every hex digit.
+                rows = connection.execute(
+                    "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT 4",
+                    (start, start),
+                )
+                found = [trace_id for (trace_id,) in rows]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            wrong = f"no trace begins with {ascii(prefix[:40])}"
+            raise StoreError(wrong, self.path, "tracekit traces list shows those that there are")
+        several = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
+        raise StoreError(f"several traces begin with {ascii(prefix[:40])}", self.path, f"give more of one of {several}")
+
+    def spans(self, prefix: str) -> list[StoredSpan]:
+        """Return every span of the trace whose id is, or alone begins with, *prefix*, in order of their start."""
+        trace_id = self.find(prefix)
+        with self._snapshot() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                f"SELECT {', '.join(StoredSpan._fields)} FROM spans WHERE trace_id = ? ORDER BY start_ns, id", (trace_id,)
+            )
+            return [_span(row) for row in rows]
+
+    def counts(self) -> Counts:
+        """Count traces, spans and orphans."""
+        with self._snapshot() as connection:
+            if connection is None:
+                return Counts(0, 0, 0)
+            traces, spans = connection.execute("SELECT count(DISTINCT trace_id), count(*) FROM spans").fetchone()
+            (orphans,) = connection.execute(
+                "SELECT count(*) FROM spans WHERE parent_id IS NOT NULL"
+                " AND trace_id || parent_id NOT IN (SELECT trace_id || span_id FROM spans)"
+            ).fetchone()
+        return Counts(traces, spans, orphans)
+
+    def close(self) -> None:
+        """Close the file; no call follows."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection | None]:
+        """Give the connection inside one read transaction, or None while the file is empty."""
+        connection = self._connection
+        with self._explained():
+            if not self._has_schema:
+                self._has_schema = has_schema(connection, self.path)
+            if not self._has_schema:
+                yield None
+                return
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                # Not kept open: a snapshot in use stops the writers' log from shrinking.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise explain(error, self.path) from error
+
+
+def _summary(connection: sqlite3.Connection, trace_id: str, spans: int, start_ns: int, end_ns: int) -> StoredTrace:
+    name, service, status = connection.execute(
+        "SELECT name, service, status FROM spans WHERE trace_id = ? ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
+        (trace_id,),
+    ).fetchone()
+    services = connection.execute(
+        "SELECT service FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)", (trace_id,)
+    )
+    of_status = dict(connection.execute("SELECT status, count(*) FROM spans WHERE trace_id = ? GROUP BY 1", (trace_id,)))
+    errors = of_status.get("error", 0)
+    return StoredTrace(
+        trace_id=str(trace_id),
+        name=str(name),
+        service=str(service),
+        services=tuple([str(service) for (service,) in services]),
+        spans=spans,
+        start_ns=_int(start_ns),
+        duration_ns=_int(end_ns) - _int(start_ns),
+        status="error" if errors else "cancelled" if "cancelled" in of_status else str(status),
+        errors=errors,
+    )
+
+
+def _span(row: tuple[Any, ...]) -> StoredSpan:
+    span = StoredSpan._make(row)
+    # SQLite holds any type in any column: what another program has put there must not surprise who reads it.
+    return StoredSpan(
+        trace_id=str(span.trace_id),
+        span_id=str(span.span_id),
+        parent_id=None if span.parent_id is None else str(span.parent_id),
+        parent_is_remote=bool(span.parent_is_remote),
+        service=str(span.service),
+        name=str(span.name),
+        kind=str(span.kind),
+        start_ns=_int(span.start_ns),
+        end_ns=_int(span.end_ns),
+        status=str(span.status),
+        description=str(span.description),
+        flags=_int(span.flags),
+        state=str(span.state),
+        labels=_mapping(span.labels),
+        attributes=_mapping(span.attributes),
+        events=_sequence(span.events),
+        links=_sequence(span.links),
+        resource=_mapping(span.resource),
+        dropped_attributes=_int(span.dropped_attributes),
+        dropped_events=_int(span.dropped_events),
+        dropped_links=_int(span.dropped_links),
+        truncated_values=_int(span.truncated_values),
+    )
+
+
+def _decode(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
+
+
+def _int(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _mapping(text: Any) -> dict[str, Any]:
+    value = _json(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _sequence(text: Any) -> list[Any]:
+    value = _json(text)
+    return value if isinstance(value, list) else []

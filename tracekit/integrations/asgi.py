@@ -1,0 +1,326 @@
+"""ASGI middleware: one server span per HTTP request or websocket, for any ASGI framework and server.
+
+How it works: the span is made from the request's own headers and is current while the app runs, and
+in the tasks and threads that it starts. ``receive`` and ``send`` are wrapped, for a recorded span only, to see
+the status, the last body chunk and the disconnect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from .. import ROOT, Span, SpanContext, extract, span
+from ._http import DEFAULT_PORTS, MAX_TEXT, METHODS, error_type, parse_host, redact_query, report
+
+if TYPE_CHECKING:
+    from .._accel import Root
+
+__all__ = ["SPAN_KEY", "TraceMiddleware"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SPAN_KEY = "tracekit.span"
+_TRUST = ("continue", "restart", "link", "ignore")
+
+
+class TraceMiddleware:
+    """Give each HTTP request and each websocket its server span; everything else passes untouched.
+
+    The span's parent is the caller's span, from the request's headers, or nothing; never what is
+    current around the middleware: asyncio's transports leak the Context of one request into the next
+    on the same connection. *trust* says what to make of a caller's headers:
+
+    - ``"continue"``: the span is a child of the caller's, with its sampling decision and its labels;
+    - ``"restart"``: the span starts a new trace, without labels, and links to the caller's;
+    - ``"link"``: as "restart", but the caller's labels stay in force;
+    - ``"ignore"``: nothing is read.
+
+    The span ends with the last body chunk or the disconnect, where the app sees one, and at the latest when
+    the app returns; a response of status 500 and up waits for that, for the exception that may be behind it.
+    What the app does later, in background tasks, still gets children of the span. A client that goes
+    before the response is complete makes the span "cancelled", with an event "disconnect".
+
+    A ContextVar that the app sets does not reach the layers around it, so they find the span in
+    ``scope["tracekit.span"]``. Where it is there already, an inner ``TraceMiddleware`` does nothing.
+    """
+
+    def __init__(self, app: App, *, trust: Literal["continue", "restart", "link", "ignore"] = "continue") -> None:
+        if not callable(app):
+            raise TypeError(f"app must be an ASGI application, not {type(app).__name__}")
+        if not isinstance(trust, str):
+            raise TypeError(f"trust must be str, not {type(trust).__name__}")
+        if trust not in _TRUST:
+            raise ValueError(f"trust must be one of {', '.join(_TRUST)}: {trust[:64]!a}")
+        self.app = app
+        self._trust = trust
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve *scope*, with a span of its own if it is a request or a websocket."""
+        kind = scope.get("type")
+        if (kind != "http" and kind != "websocket") or SPAN_KEY in scope:
+            await self.app(scope, receive, send)
+            return
+        server_span = self._start(scope, kind)
+        if server_span is None:
+            await self.app(scope, receive, send)
+            return
+        with server_span:
+            if not server_span.is_recording:
+                await self.app(scope, receive, send)
+                return
+            watched = (_Request if kind == "http" else _WebSocket)(server_span, scope, receive, send)
+            try:
+                await self.app(scope, watched.receive, watched.send)
+            except BaseException as error:
+                watched.fail(error)
+                raise
+            watched.close()
+
+    def _start(self, scope: Scope, kind: str) -> Span | None:
+        try:
+            caller = None if self._trust == "ignore" else _caller(scope)
+            parent: SpanContext | Root = ROOT
+            links: tuple[SpanContext, ...] = ()
+            if caller is not None:
+                if self._trust == "continue":
+                    parent = caller
+                else:
+                    links = (caller,) if caller.is_valid else ()
+                    if self._trust == "link" and caller.labels:
+                        parent = SpanContext(labels=caller.labels)
+            method, name = _method(scope)
+            # All that a sampler sees; the rest costs more, and is read for recorded spans only.
+            attributes = {
+                "http.request.method": method,
+                "url.path": scope.get("path", ""),
+                "url.scheme": scope.get("scheme", "http" if kind == "http" else "ws"),
+            }
+            if kind == "websocket":
+                name = "WEBSOCKET"
+            server_span = span(name, kind="server", parent=parent, links=links, attributes=attributes)
+            if server_span.is_recording:
+                server_span.set_attributes(_attributes(scope))
+            scope[SPAN_KEY] = server_span
+        except Exception as error:  # the request is served, traced or not
+            report(error)
+            return None
+        return server_span
+
+
+def _caller(scope: Scope) -> SpanContext | None:
+    try:
+        headers = scope["headers"]
+        if not isinstance(headers, list | tuple):  # "iterable", says the specification: it may be one that runs once
+            scope["headers"] = headers = list(headers)
+        return extract(headers)
+    except Exception:  # no headers, or a format of the user's own that fails on these
+        return None
+
+
+def _method(scope: Scope) -> tuple[str, str]:
+    """Return the method as an attribute and as the span's name have it."""
+    method = scope.get("method", "GET")
+    return (method, method) if isinstance(method, str) and method in METHODS else ("_OTHER", "HTTP")
+
+
+def _attributes(scope: Scope) -> dict[str, Any]:
+    """Return what *scope* tells about the request, as far as it is well-formed."""
+    attributes: dict[str, Any] = {}
+    try:
+        host = None
+        for name, value in scope.get("headers", ()):
+            if name == b"host":
+                host = value
+            elif name == b"user-agent":
+                attributes["user_agent.original"] = value[:MAX_TEXT].decode("latin-1")
+        address, port = parse_host(host) if host else ("", None)
+        if not address and scope.get("server"):
+            address, port = scope["server"]
+        if address:
+            attributes["server.address"] = address
+            attributes["server.port"] = port or DEFAULT_PORTS.get(scope.get("scheme", "http"), 80)
+    except Exception:  # hostile bytes, or a server that takes liberties: what was found so far will do
+        pass
+    try:
+        if query := scope.get("query_string"):
+            attributes["url.query"] = redact_query(query[:MAX_TEXT].decode("latin-1"))
+        if client := scope.get("client"):
+            attributes["client.address"] = client[0]
+        if version := scope.get("http_version"):
+            attributes["network.protocol.version"] = version
+        method = scope.get("method")
+        if method and method not in METHODS:
+            attributes["http.request.method_original"] = method[:64]
+    except Exception:
+        pass
+    return attributes
+
+
+def _route(scope: Scope) -> str:
+    """Return the path template of the route that the app chose, where it says so as Starlette and FastAPI do, or ""."""
+    route = scope.get("route")
+    if route is None:
+        return ""
+    try:
+        # A mount's own template is overwritten by the route inside, which knows only the rest of the path.
+        prefix: str = scope["root_path"][len(scope["app_root_path"]) :] if "app_root_path" in scope else ""
+        path: str = "" if hasattr(route, "routes") else route.path
+        if prefix:
+            inner = getattr(route, "param_convertors", ())
+            outer = {str(value): name for name, value in scope["path_params"].items() if name not in inner}
+            prefix = "/".join([f"{{{outer[part]}}}" if part in outer else part for part in prefix.split("/")])
+        return prefix + path
+    except Exception:  # some other framework's idea of a route
+        return ""
+
+
+def _type(message: Message) -> object:
+    try:
+        return message["type"]
+    except Exception:  # the server's to complain about
+        return None
+
+
+class _Exchange:
+    """The two ends of one request or websocket, as the app gets them, and what is seen passing through."""
+
+    __slots__ = ("_is_complete", "_name", "_receive", "_scope", "_send", "_span", "_status")
+
+    def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
+        self._span = span
+        self._name = span.name
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._status = 0
+        self._is_complete = False
+
+    def fail(self, error: BaseException) -> None:
+        """Note that the app has raised *error*; the span's own exit records it, once."""
+        if self._span.is_recording:
+            self._describe()
+            if isinstance(error, Exception):
+                self._span.set_attribute("error.type", error_type(error))
+
+    def _disconnect(self) -> None:
+        self._is_complete = True
+        self._span.add_event("disconnect")
+        self._span.set_status("cancelled", "the client disconnected")
+        self._describe()
+        self._span.end()
+
+    def _describe(self) -> None:
+        """Write what is known only now: the route that the app chose, and how it went."""
+        span = self._span
+        route = _route(self._scope)
+        if route:
+            span.update_name(f"{self._name} {route}")
+            span.set_attribute("http.route", route)
+        status = self._status
+        if status:
+            span.set_attribute("http.response.status_code", status)
+            if status >= 500:
+                span.set_attribute("error.type", str(status))
+                span.set_status("error")
+
+    def _see_status(self, status: object) -> None:
+        if isinstance(status, int):
+            self._status = status
+
+
+class _Request(_Exchange):
+    __slots__ = ()
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        # After the last chunk every server answers "disconnect"; that is no news of the client.
+        if not self._is_complete and _type(message) == "http.disconnect":
+            self._disconnect()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._is_complete:
+            await self._send(message)
+            return
+        kind = _type(message)
+        if kind == "http.response.start":
+            self._see_status(message.get("status"))
+        elif kind == "http.response.body" or kind == "http.response.zerocopysend":
+            # Set before it is sent: the disconnect that follows may overtake the rest of this call.
+            self._is_complete = not message.get("more_body")
+        elif kind == "http.response.pathsend":
+            self._is_complete = True
+        try:
+            await self._send(message)
+        except OSError:  # which says, since version 2.4 of the specification, that the client has gone
+            self._disconnect()
+            raise
+        if self._is_complete and self._status < 500:
+            self._describe()
+            self._span.end()
+
+    def close(self) -> None:
+        """Note that the app has returned."""
+        if not self._span.is_recording:
+            return
+        if not self._is_complete:
+            self._span.set_status("error", "the app returned before its response was complete")
+        self._describe()
+
+
+class _WebSocket(_Exchange):
+    __slots__ = ("_is_accepted", "_received", "_sent")
+
+    def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(span, scope, receive, send)
+        self._is_accepted = False
+        self._received = self._sent = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        kind = _type(message)
+        if kind == "websocket.receive":
+            self._received += 1
+        elif kind == "websocket.disconnect":
+            self._see_code(message)
+            if message.get("code") == 1006:  # RFC 6455, section 7.1.5: not a closing handshake, the connection broke
+                self._disconnect()
+            else:
+                self._describe()
+                self._span.end()
+        return message
+
+    async def send(self, message: Message) -> None:
+        await self._send(message)
+        kind = _type(message)
+        if kind == "websocket.send":
+            self._sent += 1
+        elif kind == "websocket.accept":
+            self._is_accepted = True
+        elif kind == "websocket.http.response.start":
+            self._see_status(message.get("status"))
+        elif kind == "websocket.close":
+            if self._is_accepted:
+                self._see_code(message)
+            else:
+                self._see_status(403)  # what the specification has servers answer
+
+    def close(self) -> None:
+        """Note that the app has returned."""
+        if self._span.is_recording:
+            self._describe()
+
+    def _see_code(self, message: Message) -> None:
+        code = message.get("code", 1000)
+        if isinstance(code, int):
+            self._span.set_attribute("websocket.close_code", code)
+
+    def _describe(self) -> None:
+        super()._describe()
+        self._span.set_attribute("websocket.messages_received", self._received)
+        self._span.set_attribute("websocket.messages_sent", self._sent)
