@@ -645,18 +645,32 @@ class Scope:
     keeps its span alive; a closed one keeps ids only, however long a task that inherited it lives.
     """
 
-    __slots__ = ("_base", "_closed", "_context", "_generation", "_kind", "_labels", "_owner", "_prev", "_span")
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_context",
+        "_generation",
+        "_kind",
+        "_labels",
+        "_origin",
+        "_owner",
+        "_prev",
+        "_span",
+        "_stand_in",
+    )
 
     def __init__(self, kind: int, span: Span | None, context: SpanContext | None, labels: Labels | None) -> None:
         self._kind = kind
         self._span: Span | weakref.ref[Span] | None = span
         self._context = context
         self._labels = labels
-        self._base: SpanContext | None = None
         self._prev: Scope | None = None
         # The Token tells the opener's Context from every other, copies included: reset() refuses elsewhere.
         self._owner: Token[Scope | None] | None = None
         self._closed = False
+        # What took this scope's place when one under it was closed, and whose place this one took.
+        self._stand_in: Scope | None = None
+        self._origin: weakref.ref[Scope] | None = None
         self._generation = _generation
 
     def __enter__(self) -> Span | SpanContext | Labels | None:
@@ -677,42 +691,46 @@ class Scope:
         self._prev = prev
         if self._kind == _LABELS:
             base = None if prev is None else prev._effective()
-            self._base = base
             if base is not None and base._labels is not None:
                 self._labels = base._labels.merge(self._labels)  # type: ignore[arg-type]
             self._context = _with_labels(base, self._labels)
         self._owner = _current.set(self)
 
     def _close(self) -> None:
+        if self._stand_in is not None:
+            self._stand_in._close()  # one step: it has none of its own
+            if _current.get() is self:  # inherited before it was replaced
+                _current.set(_live(self._prev))
+            return
         if self._closed:
             return
         self._closed = True
+        held = _current.get()
+        if held is self:
+            is_here = _is_here(self)
+            _current.set(_live(self._prev))
+            _innermost()
+            if is_here:
+                # An ordinary close. Nobody pops this scope again, so a chain of tasks that each start the
+                # next one does not grow; labels still need the span or remote context that they stood on.
+                self._owner = None
+                anchor = self._prev if self._kind == _LABELS else None
+                while anchor is not None and anchor._kind == _LABELS:
+                    anchor = anchor._prev
+                self._prev = anchor
+        elif held is not None and _is_here(self):
+            _rebuild(held, self)
+        self._release()
+
+    def _release(self) -> None:
         span = self._span
         if isinstance(span, Span):
             # Whoever inherited this scope may still ask for the span, but no longer keeps it alive.
             self._span = weakref.ref(span)
-        if _current.get() is not self:
-            return
-        is_here = _is_here(self)
-        _current.set(_live(self._prev))
-        if is_here:
-            # An ordinary close. Nobody pops this scope again, so a chain of tasks that each start the
-            # next one does not grow; labels still need the span or remote context that they stood on.
-            self._owner = None
-            anchor = self._prev if self._kind == _LABELS else None
-            while anchor is not None and anchor._kind == _LABELS:
-                anchor = anchor._prev
-            self._prev = anchor
 
     def _effective(self) -> SpanContext | None:
         """Return the context that is current inside this scope."""
         context = self._context
-        if self._kind == _LABELS and self._prev is not None:
-            prev = _live(self._prev)
-            base = None if prev is None else prev._effective()
-            if base is not self._base:
-                # The span under these labels was closed before them: the labels stay, its ids go.
-                context = _with_labels(base, self._labels)
         if context is not None and self._generation != _generation and not context._is_remote:
             return context.replace(is_remote=True)  # opened before a fork, by the parent
         return context
@@ -735,9 +753,11 @@ def _with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext
 
 def _is_here(scope: Scope) -> bool:
     """Tell whether *scope* was opened in the Context that runs now."""
+    if scope._owner is None:
+        return False
     held = _current.get()
     try:
-        _current.reset(scope._owner)  # type: ignore[arg-type]
+        _current.reset(scope._owner)
     except (ValueError, RuntimeError):
         return False
     scope._owner = _current.set(held)  # a Token works once
@@ -746,18 +766,63 @@ def _is_here(scope: Scope) -> bool:
 
 def _live(scope: Scope | None) -> Scope | None:
     """Return the innermost of *scope* and those under it that is still open, or that was inherited."""
-    while scope is not None and scope._closed and scope._owner is not None and _is_here(scope):
+    while scope is not None and scope._closed and _is_here(scope):
         scope = scope._prev
     return scope
 
 
+def _rebuild(top: Scope, closed: Scope) -> bool:
+    """Put copies of the scopes from *top* down to *closed*, which go on without it, in the place of the originals.
+
+    Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
+    """
+    above: list[Scope] = []
+    scope: Scope | None = top
+    while scope is not closed:
+        if scope is None or not _is_here(scope):
+            return False  # not in this chain: a generator's, whose body is not running
+        if not scope._closed:
+            above.append(scope)
+        scope = scope._prev
+    prev = _live(closed._prev)
+    for original in reversed(above):
+        copy = Scope(original._kind, None, original._context, original._labels)
+        copy._span, copy._generation = original._span, original._generation
+        copy._prev = prev
+        if copy._kind == _LABELS:
+            copy._context = _with_labels(None if prev is None else prev._effective(), copy._labels)
+        copy._owner = _current.set(copy)
+        span = original._span
+        if isinstance(span, Span):
+            span._replace_scope(original, copy)
+        root = original if original._origin is None else original._origin()
+        if root is not None:
+            root._stand_in, copy._origin = copy, weakref.ref(root)
+        original._closed, original._owner = True, None
+        original._release()
+        prev = copy
+    _current.set(prev)
+    return True
+
+
 def _innermost() -> Scope | None:
+    """Return the scope that says what is current here."""
     held = _current.get()
-    if held is None or not held._closed:
-        return held
+    return held if held is None or (not held._closed and held._kind != _LABELS) else _settle(held)
+
+
+def _settle(held: Scope) -> Scope | None:
+    """Put right what was closed from elsewhere, before a task spawned from here inherits it; return the innermost."""
     scope = _live(held)
     if scope is not held:
-        _current.set(scope)  # closed from elsewhere: a task spawned from here must not inherit it
+        _current.set(scope)
+    while scope is not None and scope._kind == _LABELS:
+        below = scope._prev
+        while below is not None and below._kind == _LABELS and not below._closed:
+            below = below._prev
+        if below is None or not below._closed or not _is_here(below) or not _rebuild(scope, below):
+            break
+        scope = _current.get()
     return scope
 
 
@@ -1013,7 +1078,7 @@ class Span:
                 return self
         scope = Scope(_SPAN, self, self.context, None)
         if self._scope is not None:  # entered again while open: each opening is closed by its own exit
-            self._outer = (self._scope, self._outer)
+            self._outer.append(self._scope)
         self._scope = scope
         scope._open()
         return self
@@ -1023,9 +1088,7 @@ class Span:
     ) -> None:
         scope = self._scope
         if scope is not None:
-            self._scope = None
-            if self._outer is not None:
-                self._scope, self._outer = self._outer
+            self._scope = self._outer.pop() if self._outer else None
             scope._close()
         if exc is not None and self.is_recording:
             try:
@@ -1047,6 +1110,12 @@ class Span:
     def __repr__(self) -> str:
         state = "ended" if self._ended else "open"
         return f"<Span {clip_name(self._name)} {self.context.trace_id}/{self.context.span_id} {state}>"
+
+    def _replace_scope(self, original: Scope, copy: Scope) -> None:
+        if self._scope is original:
+            self._scope = copy
+        elif original in self._outer:
+            self._outer[self._outer.index(original)] = copy
 
     def _now(self) -> int:
         return time.monotonic_ns() + self._anchor if _clock is None else _clock()
@@ -1221,7 +1290,8 @@ def span(
     self._generation = _generation
     self._name = name
     self._kind = kind
-    self._attributes = self._events = self._links = self._scope = self._outer = None
+    self._attributes = self._events = self._links = self._scope = None
+    self._outer = []
     self._resource = tracer.resource
     self._status, self._description = _UNSET, ""
     self._ended = False

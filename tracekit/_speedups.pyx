@@ -1210,9 +1210,11 @@ cdef class Scope:
     cdef object span  # a Span while open; then None, or a weak reference where others hold this scope
     cdef SpanContext context
     cdef object labels
-    cdef SpanContext base
     cdef Scope prev
     cdef Scope outer  # the same span's opening before this one, where it was entered again while open
+    # What took this scope's place when one under it was closed, and, borrowed, whose place this one took.
+    cdef Scope stand_in
+    cdef PyObject* origin
     cdef object owner  # a weak reference to the opener's Context
 
     def __init__(self):
@@ -1232,6 +1234,8 @@ cdef class Scope:
     def __dealloc__(self):
         if type(self.span) is Span and (<Span>self.span).scope == <PyObject*>self:
             (<Span>self.span).scope = NULL
+        if self.stand_in is not None:
+            self.stand_in.origin = NULL
         # Iteratively: a chain of a million scopes must not recurse a million deep.
         cdef Scope scope = self.prev, below
         self.prev = None
@@ -1239,6 +1243,7 @@ cdef class Scope:
             below = scope.prev
             scope.prev = None
             scope = below
+            below = None
 
 
 cdef inline Scope _make_scope(int kind, object span, SpanContext context, object labels):
@@ -1269,12 +1274,13 @@ cdef extern from "Python.h":
 
 cdef int _open(Scope scope) except -1:
     cdef Scope prev = _innermost()
+    cdef SpanContext base
     scope.prev = prev
     if scope.kind == LABELS:
-        scope.base = None if prev is None else _effective(prev)
-        if scope.base is not None and scope.base._labels is not None:
-            scope.labels = scope.base._labels.merge(scope.labels)
-        scope.context = _with_labels(scope.base, scope.labels)
+        base = None if prev is None else _effective(prev)
+        if base is not None and base._labels is not None:
+            scope.labels = base._labels.merge(scope.labels)
+        scope.context = _with_labels(base, scope.labels)
     PyContextVar_Set(_current, scope)
     # After the set: it makes the Context of a thread that had none.
     if prev is not None and _is_here(prev):
@@ -1285,12 +1291,21 @@ cdef int _open(Scope scope) except -1:
 
 
 cdef int _close(Scope scope) except -1:
-    cdef Scope anchor
+    cdef Scope anchor, held
+    if scope.stand_in is not None:
+        _close(scope.stand_in)  # one step: it has none of its own
+        if _held() is scope:  # inherited before it was replaced
+            PyContextVar_Set(_current, _live(scope.prev))
+        return 0
     if scope.closed:
         return 0
     scope.closed = True
-    if _held() is scope:
-        PyContextVar_Set(_current, _live(scope.prev))
+    held = _held()
+    if held is scope:
+        held = _live(scope.prev)
+        PyContextVar_Set(_current, held)
+        if held is not None and held.kind == LABELS:
+            _settle(held)
         if _is_here(scope):
             # An ordinary close. Nobody pops this scope again, so a chain of tasks that each start the
             # next one does not grow; labels still need the span or remote context that they stood on.
@@ -1299,6 +1314,13 @@ cdef int _close(Scope scope) except -1:
             while anchor is not None and anchor.kind == LABELS:
                 anchor = anchor.prev
             scope.prev = anchor
+    elif held is not None and _is_here(scope):
+        _rebuild(held, scope)
+    _release(scope)
+    return 0
+
+
+cdef inline int _release(Scope scope) except -1:
     if type(scope.span) is Span:
         # Whoever inherited this scope may still ask for the span, but no longer keeps it alive.
         if TK_FREE_THREADED or Py_REFCNT(scope) > 1:
@@ -1308,16 +1330,52 @@ cdef int _close(Scope scope) except -1:
     return 0
 
 
-cdef SpanContext _effective(Scope scope):
+cdef bint _rebuild(Scope top, Scope closed) except -1:
+    """Put copies of the scopes from *top* down to *closed*, which go on without it, in the place of the originals.
+
+    Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
+    """
+    cdef list above = [], copies = []
+    cdef Py_ssize_t index
+    cdef Scope scope = top, prev, original, copy, root
+    while scope is not closed:
+        if scope is None or not _is_here(scope):
+            return False  # not in this chain: a generator's, whose body is not running
+        if not scope.closed:
+            above.append(scope)
+        scope = scope.prev
+    prev = _live(closed.prev)
+    for original in reversed(above):
+        copy = _make_scope(original.kind, original.span, original.context, original.labels)
+        copy.generation = original.generation
+        copy.prev = prev
+        if copy.kind == LABELS:
+            copy.context = _with_labels(None if prev is None else _effective(prev), copy.labels)
+        copy.owner = original.owner
+        copies.append(copy)
+        if original.outer is not None:
+            copy.outer = original.outer
+            for index in range(len(copies) - 1):
+                if above[len(above) - 1 - index] is original.outer:
+                    copy.outer = copies[index]
+            original.outer = None
+        if type(original.span) is Span and (<Span>original.span).scope == <PyObject*>original:
+            (<Span>original.span).scope = <PyObject*>copy
+            if TK_FREE_THREADED:
+                (<Span>original.span).owned_scope = copy
+        root = original if original.origin == NULL else <Scope>original.origin
+        original.origin = NULL  # it is what stood in for the root until now
+        root.stand_in, copy.origin = copy, <PyObject*>root
+        original.closed, original.owner = True, None
+        _release(original)
+        prev = copy
+    PyContextVar_Set(_current, prev)
+    return True
+
+
+cdef inline SpanContext _effective(Scope scope):
     """Return the context that is current inside *scope*."""
-    cdef SpanContext context = scope.context, base
-    cdef Scope prev
-    if scope.kind == LABELS and scope.prev is not None:
-        prev = _live(scope.prev)
-        base = None if prev is None else _effective(prev)
-        if base is not scope.base:
-            # The span under these labels was closed before them: the labels stay, its ids go.
-            context = _with_labels(base, scope.labels)
+    cdef SpanContext context = scope.context
     if context is not None and scope.generation != _generation and not context.remote:
         return context.replace(is_remote=True)  # opened before a fork, by the parent
     return context
@@ -1356,12 +1414,23 @@ cdef inline Scope _live(Scope scope):
 
 
 cdef inline Scope _innermost():
-    cdef Scope held = _held(), scope
-    if held is None or not held.closed:
-        return held
-    scope = _live(held)
+    """Return the scope that says what is current here."""
+    cdef Scope held = _held()
+    return held if held is None or (not held.closed and held.kind != LABELS) else _settle(held)
+
+
+cdef Scope _settle(Scope held):
+    """Put right what was closed from elsewhere, before a task spawned from here inherits it; return the innermost."""
+    cdef Scope scope = _live(held), below
     if scope is not held:
-        PyContextVar_Set(_current, scope)  # closed from elsewhere: a task spawned from here must not inherit it
+        PyContextVar_Set(_current, scope)
+    while scope is not None and scope.kind == LABELS:
+        below = scope.prev
+        while below is not None and below.kind == LABELS and not below.closed:
+            below = below.prev
+        if below is None or not below.closed or not _is_here(below) or not _rebuild(scope, below):
+            break
+        scope = _held()
     return scope
 
 
