@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from ._accel import MAX_LABEL_BYTES, format_baggage, is_label_key, parse_baggage
+from ._accel import format_baggage, is_label_key, parse_baggage
 from ._errors import clip
 
 __all__ = ["NO_LABELS", "Labels", "Member", "restore_labels"]
@@ -36,15 +36,22 @@ class Labels(Mapping[str, str]):
     def __new__(cls, labels: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> Labels:
         if isinstance(labels, Labels):
             return labels
+        if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
+            raise TypeError(f"labels must be a mapping or an iterable of pairs, not {type(labels).__name__}")
         pairs = labels.items() if isinstance(labels, Mapping) else labels
-        return _bounded(tuple([_member(key, value) for key, value in pairs]), 0)
+        return _bounded(tuple([_member(*_pair(pair, "labels")) for pair in pairs]), 0)
 
     @classmethod
     def parse(cls, text: str) -> Labels:
         """Return the labels of a ``baggage`` value; a member that breaks the grammar is left out alone, and counted."""
+        if not isinstance(text, str):
+            raise TypeError(f"text must be str, not {type(text).__name__}")
+        text = str.__str__(text)
         members, dropped = parse_baggage(text)
-        # Written again it may grow, to three times its size at the most.
-        return _make(members, dropped) if 3 * len(text) <= MAX_LABEL_BYTES else _bounded(members, dropped)
+        if dropped or text.count(",") != len(members) - 1:
+            return _bounded(members, dropped)
+        # What is whole goes out as it came: written again, it could be too long.
+        return _make(members, dropped, text.strip(" \t"))
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -68,7 +75,9 @@ class Labels(Mapping[str, str]):
 
     def with_member(self, key: str, value: str, properties: Iterable[Property] = ()) -> Labels:
         """Return these labels with one more member, which has properties, in place of any with its key."""
-        member = _member(key, value, tuple(properties))
+        if isinstance(properties, str | bytes) or not isinstance(properties, Iterable):
+            raise TypeError(f"properties must be an iterable of pairs, not {type(properties).__name__}")
+        member = _member(key, value, tuple([_pair(pair, "properties") for pair in properties]))
         return _bounded((*self.without(key).members, member), self._dropped)
 
     def properties(self, key: str) -> tuple[Property, ...]:
@@ -125,11 +134,18 @@ class Labels(Mapping[str, str]):
         return f"Labels({self._mapping()!r})"
 
 
+def _pair(pair: Any, parameter: str) -> tuple[Any, Any]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"{parameter} must be pairs, not {type(pair).__name__}")
+    return pair[0], pair[1]
+
+
 def _member(key: object, value: object, properties: tuple[Property, ...] = ()) -> Member:
     if not isinstance(key, str):
         raise TypeError(f"a label's key must be str, not {type(key).__name__}")
     if not isinstance(value, str):
         raise TypeError(f"a label's value must be str, not {type(value).__name__}: label {clip(key)}")
+    key, value = str.__str__(key), str.__str__(value)
     if not is_label_key(key):
         raise ValueError(f"a label's key must be letters, digits or !#$%&'*+-.^_`|~: {clip(key)}")
     for name, setting in properties:

@@ -19,14 +19,16 @@ _STACK_FRAMES = 64
 
 def close_with(span: Span, exc: BaseException) -> None:
     """Set the status of *span*, which *exc* is leaving, and record what no span of its trace has recorded yet."""
-    if isinstance(exc, SystemExit) and not exc.code:
+    if _is(exc, SystemExit) and not exc.code:  # type: ignore[attr-defined]
         return
-    if _is_cancellation(exc):
+    errors = _errors(exc)
+    if not errors:
         span.set_status("cancelled", type(exc).__name__)
         return
-    for leaf in _leaves(exc, []):
-        if not _is_cancellation(leaf) and _first_seen(leaf, span.context.trace_id):
-            span.record_exception(leaf)
+    trace_id = span.context.trace_id
+    for error in errors[:_LEAVES]:
+        if _first_seen(error, trace_id):
+            span.record_exception(error)
     text = _text(exc)
     span.set_status("error", f"{type(exc).__name__}: {text}" if text else type(exc).__name__)
 
@@ -38,7 +40,7 @@ def exception_attributes(exc: BaseException) -> dict[str, Any]:
     try:
         lines = traceback.format_exception(type(exc), exc, exc.__traceback__, limit=-_STACK_FRAMES)
         stack = "".join(lines)
-    except Exception:  # the exception's own __str__ may raise
+    except Exception:  # the exception may have raising methods of its own
         stack = ""
     kind = type(exc)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -66,28 +68,35 @@ def _cancellations() -> tuple[type[BaseException], ...]:
     return tuple(found)
 
 
-def _is_cancellation(exc: BaseException) -> bool:
-    if isinstance(exc, BaseExceptionGroup):
-        return all(_is_cancellation(inner) for inner in exc.exceptions)
-    return isinstance(exc, _cancellations())
+def _is(exc: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+    # Not isinstance(), which would ask the exception for its __class__.
+    return issubclass(type(exc), kinds)
 
 
-def _leaves(exc: BaseException, found: list[BaseException]) -> list[BaseException]:
-    if not isinstance(exc, BaseExceptionGroup):
-        found.append(exc)
-        return found
-    for inner in exc.exceptions:
-        if len(found) >= _LEAVES:
-            break
-        _leaves(inner, found)
-    return found
+def _errors(exc: BaseException) -> list[BaseException]:
+    """Return the leaves of *exc* that are no cancellation, each once, in order."""
+    cancellations = _cancellations()
+    errors: list[BaseException] = []
+    # Not recursive, and each part once: groups may be thousands deep, or hold themselves many times over.
+    waiting, seen = [exc], {id(exc)}
+    while waiting:
+        part = waiting.pop()
+        if _is(part, BaseExceptionGroup):
+            for inner in reversed(BaseExceptionGroup.exceptions.__get__(part)):  # type: ignore[attr-defined]
+                if id(inner) not in seen:
+                    seen.add(id(inner))
+                    waiting.append(inner)
+        elif not _is(part, cancellations):
+            errors.append(part)
+    return errors
 
 
 def _first_seen(exc: BaseException, trace_id: str) -> bool:
+    # Past whatever __getattribute__ and __setattr__ the exception has: every exception has a __dict__.
     try:
-        if getattr(exc, _MARK, None) == trace_id:
+        if object.__getattribute__(exc, _MARK) == trace_id:
             return False
-        setattr(exc, _MARK, trace_id)
-    except Exception:  # __slots__, or a __setattr__ of the program's own
+    except AttributeError:
         pass
+    object.__setattr__(exc, _MARK, trace_id)
     return True

@@ -31,8 +31,10 @@ def extract(carrier: Any) -> SpanContext | None:
     malformed counts as absent. The first format with ids wins, labels are added up. A context without
     ids (``is_valid`` False) has labels or a decision only; a span opened under it is a root that keeps them.
     """
-    if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
-        raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
+    if not isinstance(carrier, dict | list) and not hasattr(carrier, "items"):
+        if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
+            raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
+        carrier = list(carrier)  # every format reads it from the start
     found: SpanContext | None = None
     for format in _formats:
         try:

@@ -148,6 +148,9 @@ _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHI
 _BAGGAGE_VALUE = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('",;\\')
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
 _ESCAPES = tuple(chr(octet) if octet in _UNRESERVED else f"%{octet:02X}" for octet in range(256))
+_FEW_ESCAPES = tuple(
+    chr(octet) if chr(octet) in _BAGGAGE_VALUE and octet != 0x25 else f"%{octet:02X}" for octet in range(256)
+)
 
 MAX_STATE_MEMBERS: Final = 32
 MAX_STATE_CHARS: Final = 32 * (256 + 1 + 256) + 31
@@ -195,11 +198,15 @@ def escape_label(value: str) -> str:
 
     Lone surrogates, which UTF-8 cannot hold, go out as U+FFFD.
     """
+    return _escape(value, _ESCAPES)
+
+
+def _escape(value: str, escapes: tuple[str, ...]) -> str:
     try:
         octets = value.encode()
     except UnicodeEncodeError:
         octets = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
-    return "".join([_ESCAPES[octet] for octet in octets])
+    return "".join([escapes[octet] for octet in octets])
 
 
 def unescape_label(text: str) -> str:
@@ -220,14 +227,17 @@ def unescape_label(text: str) -> str:
 def parse_baggage(text: str) -> tuple[tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...], int]:
     """Return the members of a ``baggage`` value as ``(key, value, properties)``, and how many were left out.
 
-    A member that breaks the grammar is left out alone; so is all past 64 members or 8192 bytes.
+    A member that breaks the grammar is left out alone; so is all past 64 members or 8192 bytes, where
+    the count goes no further than 16384.
     https://www.w3.org/TR/baggage/#header-content
     """
     dropped = 0
     if len(text) > MAX_LABEL_BYTES:
         # Whole members only: cut at the last comma that the limit allows.
         cut = text.rfind(",", 0, MAX_LABEL_BYTES + 1)
-        text, dropped = text[: max(cut, 0)], 1
+        rest = text[cut + 1 : 2 * MAX_LABEL_BYTES].split(",")
+        dropped = sum([piece.strip(" \t") != "" for piece in rest])
+        text = text[: max(cut, 0)]
     members = []
     for piece in text.split(","):
         piece = piece.strip(" \t")
@@ -260,21 +270,34 @@ def _parse_member(piece: str) -> tuple[str, str, tuple[tuple[str, str | None], .
 def format_baggage(members: Iterable[tuple[str, str, tuple[tuple[str, str | None], ...]]]) -> tuple[str, int]:
     """Return the ``baggage`` value of *members*, and how many of them it holds.
 
-    Members are left out from the end, whole, past 64 or 8192 bytes.
+    Members are left out from the end, whole, past 64 or 8192 bytes. Where they do not fit otherwise, no
+    more is percent-encoded than must be.
     """
+    members = tuple(members)
+    text, kept = _format_baggage(members, _ESCAPES)
+    return (text, kept) if kept == min(len(members), MAX_LABELS) else _format_baggage(members, _FEW_ESCAPES)
+
+
+def _format_baggage(
+    members: tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...], escapes: tuple[str, ...]
+) -> tuple[str, int]:
     pieces: list[str] = []
     size = -1  # the first member has no comma before it
-    for key, value, properties in members:
-        if not key.isascii():
-            raise ValueError("keys must be ASCII")
-        piece = f"{key}={escape_label(value)}"
+    for key, value, properties in members[:MAX_LABELS]:
+        piece = _pair(key, value, escapes)
         for name, setting in properties:
-            piece += f";{name}" if setting is None else f";{name}={escape_label(setting)}"
+            piece += ";" + _pair(name, setting, escapes)
         size += 1 + len(piece)
-        if size > MAX_LABEL_BYTES or len(pieces) == MAX_LABELS:
+        if size > MAX_LABEL_BYTES:
             break
         pieces.append(piece)
     return ",".join(pieces), len(pieces)
+
+
+def _pair(name: str, value: str | None, escapes: tuple[str, ...]) -> str:
+    if not name.isascii():
+        raise ValueError("keys must be ASCII")
+    return name if value is None else f"{name}={_escape(value, escapes)}"
 
 
 # ---------------------------------------------------------------- carriers
@@ -308,7 +331,7 @@ def collect(carrier: Any, names: tuple[str, ...]) -> list[str | list[str] | None
                 if isinstance(text, bytes):
                     text = text.decode("latin-1")
                 if isinstance(text, str):
-                    _append(found, at, text)
+                    _append(found, at, str.__str__(text))  # a subclass may have methods of its own
     return found
 
 
@@ -329,28 +352,38 @@ def put(carrier: Any, name: str, text: str | None) -> None:
     bytes pairs gets bytes.
     """
     if isinstance(carrier, list):
-        carrier[:] = [pair for pair in carrier if not _is_named(pair, name)]
-        if text is not None:
-            as_bytes = bool(carrier) and isinstance(carrier[0][0], bytes)
-            carrier.append((name.encode(), text.encode()) if as_bytes else (name, text))
+        _put_pair(carrier, name, text)
     elif isinstance(carrier, dict):
-        for key in [key for key in carrier if key != name and _is_named((key, None), name)]:
+        for key in [key for key in carrier if key != name and _is_named(key, name)]:
             del carrier[key]
         if text is not None:
             carrier[name] = text
         else:
             carrier.pop(name, None)
-    elif hasattr(carrier, "__setitem__"):
+    elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
+        # Some mappings ignore case, and some add to what is there where others replace it.
+        for key in [key for key in carrier.keys() if _is_named(key, name)]:  # noqa: SIM118 - not all iterate
+            try:
+                del carrier[key]
+            except KeyError:
+                pass
         if text is not None:
             carrier[name] = text
-        elif name in carrier:
-            del carrier[name]
     else:
         raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
 
 
-def _is_named(pair: Any, name: str) -> bool:
-    key = pair[0]
+def _put_pair(pairs: list[Any], name: str, text: str | None) -> None:
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or not pair:
+            raise TypeError(f"carrier must be a list of pairs, not of {type(pair).__name__}")
+    as_bytes = bool(pairs) and isinstance(pairs[0][0], bytes)
+    pairs[:] = [pair for pair in pairs if not _is_named(pair[0], name)]
+    if text is not None:
+        pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))
+
+
+def _is_named(key: object, name: str) -> bool:
     if isinstance(key, bytes):
         key = key.decode("latin-1")
     return isinstance(key, str) and key.isascii() and key.lower() == name
@@ -371,7 +404,7 @@ def read_tracecontext(carrier: Any) -> SpanContext | None:
         # Only text within the limit is joined.
         state = ",".join(state) if sum(map(len, state)) <= MAX_STATE_CHARS else None
     if state is not None and count_tracestate(state) > 0:
-        context._state = state
+        context._state = state.strip(" \t")
     return context
 
 
@@ -586,12 +619,12 @@ class SpanContext:
         )
 
     def _key(self) -> tuple[Any, ...]:
-        return self._trace_id, self._span_id, self._flags, self._state, self._labels, self._is_remote
+        return self._trace_id, self._span_id, self._flags, self._labels, self._is_remote
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SpanContext):
             return NotImplemented
-        return self._key() == other._key()
+        return self._key() == other._key() and (self._state == other._state or self.state == other.state)
 
     def __hash__(self) -> int:
         return hash((self._trace_id, self._span_id))
@@ -720,6 +753,8 @@ class Scope:
                 self._prev = anchor
         elif held is not None and _is_here(self):
             _rebuild(held, self)
+        elif held is not None and held._closed and held._kind == _SPAN and held._held_span() is self._span:
+            _current.set(_live(held._prev))  # inherited before this scope took its place
         self._release()
 
     def _release(self) -> None:
@@ -988,7 +1023,7 @@ class Span:
         if not isinstance(key, str):
             raise TypeError(f"key must be str, not {type(key).__name__}")
         if self.is_recording:
-            self._put(key, value)
+            self._put(str.__str__(key), value)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Record every item of *attributes*."""
@@ -1018,8 +1053,8 @@ class Span:
 
     def add_link(self, target: SpanContext | Span | Link, attributes: Mapping[str, Any] | None = None) -> None:
         """Record that *target* caused this work without being its parent."""
-        link = _link(target)
-        items = () if attributes is None else _items(attributes)
+        context, own = _link(target)
+        items = _items(attributes) if attributes is not None else own
         if not self.is_recording:
             return
         if self._links is None:
@@ -1027,9 +1062,8 @@ class Span:
         if len(self._links) >= self._tracer.limits.links:
             self.dropped_links += 1
             return
-        if items:
-            link = Link(link.context, MappingProxyType(self._clean(items) or {}))
-        self._links.append(link)
+        cleaned = self._clean(items)
+        self._links.append(Link(context, NO_ATTRIBUTES if cleaned is None else MappingProxyType(cleaned)))
 
     def set_status(self, code: Literal["unset", "ok", "error", "cancelled"], description: str = "") -> None:
         """Say how the work went. "ok" is final, "unset" changes nothing, as in OpenTelemetry."""
@@ -1041,7 +1075,7 @@ class Span:
         if self.is_recording and number != _UNSET and self._status != _OK:
             limit = self._tracer.limits.value_length
             self._status = number
-            self._description = description if len(description) <= limit else description[:limit]
+            self._description = str.__str__(description)[:limit]
 
     def record_exception(self, exception: BaseException, attributes: Mapping[str, Any] | None = None) -> None:
         """Record *exception* as an event with type, message and stack; the status stays as it is."""
@@ -1056,7 +1090,7 @@ class Span:
         if not isinstance(name, str):
             raise TypeError(f"name must be str, not {type(name).__name__}")
         if self.is_recording:
-            self._name = name
+            self._name = str.__str__(name)
 
     def end(self, end_ns: int | None = None) -> None:
         """End the span, now or at *end_ns* (Unix time), and hand it to the exporter. Only the first call counts."""
@@ -1132,7 +1166,7 @@ class Span:
         if plain is MISSING:
             self.dropped_attributes += 1
         else:
-            self._attributes[str.__str__(key)] = plain
+            self._attributes[key] = plain
 
     def _clean(self, items: Iterable[tuple[str, Any]]) -> dict[str, Any] | None:
         limits = self._tracer.limits
@@ -1143,7 +1177,7 @@ class Span:
             if plain is MISSING or len(cleaned) >= limits.attributes:
                 self.dropped_attributes += 1
             else:
-                cleaned[str.__str__(key)] = plain
+                cleaned[key] = plain
         return cleaned or None
 
 
@@ -1159,23 +1193,26 @@ def _event(name: str, time_ns: int, attributes: dict[str, Any] | None) -> Event:
 def _items(attributes: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if not isinstance(attributes, Mapping):
         raise TypeError(f"attributes must be a mapping, not {type(attributes).__name__}")
-    items = list(attributes.items())
+    try:
+        items = list(attributes.items())
+    except Exception:  # a mapping of the program's own costs its attributes, not the program
+        return []
     for key, _ in items:
         if not isinstance(key, str):
             raise TypeError(f"attributes must have str keys, not {type(key).__name__}")
-    return items
+    return [(str.__str__(key), value) for key, value in items]
 
 
-def _link(target: SpanContext | Span | Link) -> Link:
+def _link(target: object) -> tuple[SpanContext, list[tuple[str, Any]]]:
+    items: list[tuple[str, Any]] = []
     if isinstance(target, Link):
         target, attributes = target
-        if isinstance(target, SpanContext):
-            return Link(target, attributes)
+        items = _items(attributes)
     if isinstance(target, Span):
         target = target.context
     if not isinstance(target, SpanContext):
         raise TypeError(f"links must hold a SpanContext, a Span or a Link, not {type(target).__name__}")
-    return Link(target)
+    return target, items
 
 
 def _index(names: tuple[str, ...], name: object, parameter: str) -> int:
@@ -1249,6 +1286,9 @@ def span(
         raise TypeError(f"links must be an iterable, not {type(links).__name__}")
     if start_ns is not None and not isinstance(start_ns, int):
         raise TypeError(f"start_ns must be int, not {type(start_ns).__name__}")
+    targets = tuple(links)
+    for target in targets:
+        _link(target)
     is_local = False  # whether the parent is a span of this process, sharing the sampling decision
     base: SpanContext | None
     if parent is None:
@@ -1288,7 +1328,7 @@ def span(
         )
     self._tracer = tracer
     self._generation = _generation
-    self._name = name
+    self._name = str.__str__(name)
     self._kind = kind
     self._attributes = self._events = self._links = self._scope = None
     self._outer = []
@@ -1304,7 +1344,7 @@ def span(
         self._start_ns = self._now() if start_ns is None else start_ns
         for key, value in items:
             self._put(key, value)
-    for target in links:
+    for target in targets:
         self.add_link(target)
     return self
 

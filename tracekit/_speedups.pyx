@@ -182,6 +182,7 @@ cdef enum:
     TOKEN = 8
     LABEL_VALUE = 16
     UNRESERVED = 32
+    LABEL_PLAIN = 64  # may stand in a label's value as it is
 
 cdef uint8_t[256] _class
 cdef signed char[256] _nibble  # of a lowercase hex digit, else -1
@@ -206,6 +207,8 @@ cdef int _fill_tables() except -1:
             _class[octet] |= TOKEN
         if 0x21 <= octet <= 0x7E and char not in "\",;\\":
             _class[octet] |= LABEL_VALUE
+        if _class[octet] & LABEL_VALUE and char != "%":
+            _class[octet] |= LABEL_PLAIN
         if octet < 128 and (char.isalnum() or char in "-._~/"):
             _class[octet] |= UNRESERVED
     return 0
@@ -421,21 +424,21 @@ cdef object _utf8(str text):
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
-cdef inline Py_ssize_t _escaped_size(const uint8_t* octets, Py_ssize_t size) noexcept:
+cdef inline Py_ssize_t _escaped_size(const uint8_t* octets, Py_ssize_t size, uint8_t plain) noexcept:
     cdef Py_ssize_t at, total = size
     for at in range(size):
-        if not _class[octets[at]] & UNRESERVED:
+        if not _class[octets[at]] & plain:
             total += 2
     return total
 
 
-cdef inline uint8_t* _escape(const uint8_t* octets, Py_ssize_t size, uint8_t* out) noexcept:
+cdef inline uint8_t* _escape(const uint8_t* octets, Py_ssize_t size, uint8_t* out, uint8_t plain) noexcept:
     """Write what ``_escaped_size`` has counted, and return where it ends."""
     cdef Py_ssize_t at
     cdef uint8_t octet
     for at in range(size):
         octet = octets[at]
-        if _class[octet] & UNRESERVED:
+        if _class[octet] & plain:
             out[0] = octet
             out += 1
         else:
@@ -455,8 +458,8 @@ def escape_label(str value not None):
     cdef Py_ssize_t size = 0
     cdef const uint8_t* octets = NULL
     _chars(utf8, &octets, &size)
-    cdef object text = PyUnicode_New(_escaped_size(octets, size), 127)
-    _escape(octets, size, <uint8_t*>PyUnicode_DATA(text))
+    cdef object text = PyUnicode_New(_escaped_size(octets, size, UNRESERVED), 127)
+    _escape(octets, size, <uint8_t*>PyUnicode_DATA(text), UNRESERVED)
     return text
 
 
@@ -496,11 +499,14 @@ cdef str _unescape(const uint8_t* chars, Py_ssize_t size):
 def parse_baggage(str text not None):
     """Return the members of a ``baggage`` value as ``(key, value, properties)``, and how many were left out.
 
-    A member that breaks the grammar is left out alone; so is all past 64 members or 8192 bytes.
+    A member that breaks the grammar is left out alone; so is all past 64 members or 8192 bytes, where
+    the count goes no further than 16384.
     https://www.w3.org/TR/baggage/#header-content
     """
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text), at, start, stop, end
     cdef int dropped = 0, kind
+    cdef bint is_blank = True
+    cdef Py_UCS4 char
     cdef void* data
     cdef bytes copy = None
     cdef const uint8_t* chars
@@ -508,11 +514,19 @@ def parse_baggage(str text not None):
     cdef tuple member
     if size > C_LABEL_BYTES:
         # Whole members only: cut at the last comma that the limit allows.
-        dropped = 1
         kind, data = PyUnicode_KIND(text), PyUnicode_DATA(text)
+        end = min(size, <Py_ssize_t>(2 * C_LABEL_BYTES))
         size = C_LABEL_BYTES
-        while size > 0 and PyUnicode_READ(kind, data, size) != c",":
+        while size >= 0 and PyUnicode_READ(kind, data, size) != c",":
             size -= 1
+        for at in range(size + 1, end):
+            char = PyUnicode_READ(kind, data, at)
+            if char == c",":
+                is_blank = True
+            elif is_blank and char != c" " and char != c"\t":
+                is_blank = False
+                dropped += 1
+        size = max(size, <Py_ssize_t>0)
     if PyUnicode_KIND(text) == 1:
         chars = <const uint8_t*>PyUnicode_DATA(text)
     else:
@@ -600,37 +614,49 @@ cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
 def format_baggage(members):
     """Return the ``baggage`` value of *members*, and how many of them it holds.
 
-    Members are left out from the end, whole, past 64 or 8192 bytes.
+    Members are left out from the end, whole, past 64 or 8192 bytes. Where they do not fit otherwise, no
+    more is percent-encoded than must be.
     """
+    cdef tuple given = tuple(members)
+    cdef int kept = 0
+    cdef str text = _format_baggage(given, UNRESERVED, &kept)
+    if kept < min(<Py_ssize_t>len(given), <Py_ssize_t>C_LABELS):
+        text = _format_baggage(given, LABEL_PLAIN, &kept)
+    return text, kept
+
+
+cdef str _format_baggage(tuple members, uint8_t plain, int* kept):
     cdef uint8_t[8192] out  # C_LABEL_BYTES: nothing is written before it has been counted
     cdef uint8_t* end = out
     cdef Py_ssize_t size = -1  # the first member has no comma before it
-    cdef int kept = 0
     cdef str key, value, name
+    kept[0] = 0
     for key, value, properties in members:
-        size += 1 + _member_size(key, value, properties)
-        if size > C_LABEL_BYTES or kept == C_LABELS:
+        if kept[0] == C_LABELS:
             break
-        if kept:
+        size += 1 + _member_size(key, value, properties, plain)
+        if size > C_LABEL_BYTES:
+            break
+        if kept[0]:
             end[0] = c","
             end += 1
-        end = _write_pair(key, value, end)
+        end = _write_pair(key, value, end, plain)
         for name, setting in properties:
             end[0] = c";"
-            end = _write_pair(name, setting, end + 1)
-        kept += 1
-    return PyUnicode_DecodeLatin1(<const char*>out, end - out, NULL), kept
+            end = _write_pair(name, setting, end + 1, plain)
+        kept[0] += 1
+    return PyUnicode_DecodeLatin1(<const char*>out, end - out, NULL)
 
 
-cdef Py_ssize_t _member_size(str key, str value, properties) except -1:
-    cdef Py_ssize_t size = _pair_size(key, value)
+cdef Py_ssize_t _member_size(str key, str value, tuple properties, uint8_t plain) except -1:
+    cdef Py_ssize_t size = _pair_size(key, value, plain)
     cdef str name
     for name, setting in properties:
-        size += 1 + _pair_size(name, setting)
+        size += 1 + _pair_size(name, setting, plain)
     return size
 
 
-cdef Py_ssize_t _pair_size(str name, object value) except -1:
+cdef Py_ssize_t _pair_size(str name, str value, uint8_t plain) except -1:
     cdef object utf8
     cdef Py_ssize_t size = 0
     cdef const uint8_t* octets = NULL
@@ -640,10 +666,10 @@ cdef Py_ssize_t _pair_size(str name, object value) except -1:
         return PyUnicode_GET_LENGTH(name)
     utf8 = _utf8(value)
     _chars(utf8, &octets, &size)
-    return PyUnicode_GET_LENGTH(name) + 1 + _escaped_size(octets, size)
+    return PyUnicode_GET_LENGTH(name) + 1 + _escaped_size(octets, size, plain)
 
 
-cdef uint8_t* _write_pair(str name, object value, uint8_t* out) except NULL:
+cdef uint8_t* _write_pair(str name, str value, uint8_t* out, uint8_t plain) except NULL:
     """Write what ``_pair_size`` has counted."""
     cdef object utf8
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(name)
@@ -655,7 +681,7 @@ cdef uint8_t* _write_pair(str name, object value, uint8_t* out) except NULL:
     out[0] = c"="
     utf8 = _utf8(value)
     _chars(utf8, &octets, &size)
-    return _escape(octets, size, out + 1)
+    return _escape(octets, size, out + 1, plain)
 
 
 # ---------------------------------------------------------------- carriers
@@ -760,6 +786,8 @@ cdef int _take_text(list found, Py_ssize_t index, object text) except -1:
         text = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), NULL)
     elif not isinstance(text, str):
         return 0
+    elif type(text) is not str:
+        text = str.__str__(text)  # a subclass may have methods of its own
     earlier = found[index]
     if earlier is None:
         found[index] = text
@@ -800,10 +828,7 @@ cdef int _put(carrier, str name, str text) except -1:
         else:
             (<dict>carrier).pop(name, None)
     elif isinstance(carrier, list):
-        carrier[:] = [pair for pair in carrier if not _is_named(pair[0], name)]
-        if text is not None:
-            as_bytes = bool(carrier) and isinstance(carrier[0][0], bytes)
-            carrier.append((name.encode(), text.encode()) if as_bytes else (name, text))
+        _put_pair(carrier, name, text)
     elif isinstance(carrier, dict):
         for other in [other for other in carrier if other != name and _is_named(other, name)]:
             del carrier[other]
@@ -811,13 +836,28 @@ cdef int _put(carrier, str name, str text) except -1:
             carrier[name] = text
         else:
             carrier.pop(name, None)
-    elif hasattr(carrier, "__setitem__"):
+    elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
+        # Some mappings ignore case, and some add to what is there where others replace it.
+        for other in [other for other in carrier.keys() if _is_named(other, name)]:
+            try:
+                del carrier[other]
+            except KeyError:
+                pass
         if text is not None:
             carrier[name] = text
-        elif name in carrier:
-            del carrier[name]
     else:
         raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
+    return 0
+
+
+cdef int _put_pair(list pairs, str name, str text) except -1:
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or not pair:
+            raise TypeError(f"carrier must be a list of pairs, not of {type(pair).__name__}")
+    as_bytes = bool(pairs) and isinstance(pairs[0][0], bytes)
+    pairs[:] = [pair for pair in pairs if not _is_named(pair[0], name)]
+    if text is not None:
+        pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))
     return 0
 
 
@@ -857,7 +897,7 @@ def read_tracecontext(carrier):
         # Only text within the limit is joined.
         state = ",".join(state) if sum(map(len, state)) <= C_STATE_CHARS else None
     if state is not None and _count_tracestate(state) > 0:
-        context._state = state
+        context._state = (<str>state).strip(" \t")
     return context
 
 
@@ -1015,7 +1055,7 @@ cdef class SpanContext:
 
     cdef uint64_t high, low, span
     cdef uint16_t bits
-    cdef bint remote
+    cdef bint remote, is_made
     cdef str _state  # checked text, or None
     cdef object _labels  # Labels that are not empty, or None
 
@@ -1033,8 +1073,9 @@ cdef class SpanContext:
         # __init__ and not __cinit__, which every span would pay for; called again, it must change nothing.
         cdef uint64_t[2] trace
         cdef uint64_t span
-        if self._labels is not None or self.bits or self.span or self.high or self.low:
+        if self.is_made:
             raise AttributeError("SpanContext is immutable")
+        self.is_made = True
         _id(trace_id, 2, "trace_id", trace)
         _id(span_id, 1, "span_id", &span)
         if not isinstance(flags, int):
@@ -1139,8 +1180,8 @@ cdef class SpanContext:
             and self.span == that.span
             and self.bits == that.bits
             and self.remote == that.remote
-            and self._state == that._state
             and self._labels == that._labels
+            and (self._state == that._state or self.state == that.state)
         )
 
     def __hash__(self):
@@ -1168,6 +1209,7 @@ cdef inline SpanContext _make_context(
     context._state = state
     context._labels = labels
     context.remote = remote
+    context.is_made = True
     return context
 
 
@@ -1316,6 +1358,8 @@ cdef int _close(Scope scope) except -1:
             scope.prev = anchor
     elif held is not None and _is_here(scope):
         _rebuild(held, scope)
+    elif held is not None and held.closed and held.kind == SPAN and _held_span(held) is scope.span:
+        PyContextVar_Set(_current, _live(held.prev))  # inherited before this scope took its place
     _release(scope)
     return 0
 
@@ -1595,7 +1639,7 @@ cdef class Span:
         if not isinstance(key, str):
             raise TypeError(f"key must be str, not {type(key).__name__}")
         if self.recorded and not self._ended:
-            self._put(key, value)
+            self._put(key if type(key) is str else str.__str__(key), value)
 
     @cython.critical_section
     def set_attributes(self, attributes):
@@ -1628,8 +1672,8 @@ cdef class Span:
     @cython.critical_section
     def add_link(self, target, attributes=None):
         """Record that *target* caused this work without being its parent."""
-        link = _link(target)
-        items = () if attributes is None else _items(attributes)
+        context, own = _link(target)
+        items = _items(attributes) if attributes is not None else own
         if not self.recorded or self._ended:
             return
         if self._links is None:
@@ -1637,9 +1681,8 @@ cdef class Span:
         if PyList_GET_SIZE(self._links) >= self.tracer.max_links:
             self.dropped_links += 1
             return
-        if items:
-            link = _Link(link.context, _MappingProxyType(self._clean(items) or {}))
-        self._links.append(link)
+        cleaned = self._clean(items)
+        self._links.append(_Link(context, _NO_ATTRIBUTES if cleaned is None else _MappingProxyType(cleaned)))
 
     @cython.critical_section
     def set_status(self, code, description=""):
@@ -1651,9 +1694,7 @@ cdef class Span:
             raise TypeError(f"description must be str, not {type(description).__name__}")
         if self.recorded and not self._ended and number != UNSET and self._status != OK:
             self._status = number
-            if len(description) > self.tracer.max_value:
-                description = description[: self.tracer.max_value]
-            self.description = str.__str__(description)
+            self.description = str.__str__(description)[: self.tracer.max_value]
 
     def record_exception(self, exception, attributes=None):
         """Record *exception* as an event with type, message and stack; the status stays as it is."""
@@ -1771,8 +1812,6 @@ cdef class Span:
         if len(attributes) >= self.tracer.max_attributes and key not in attributes:
             self.dropped_attributes += 1
             return 0
-        if type(key) is not str:
-            key = str.__str__(key)
         if kind is str:
             if PyUnicode_GET_LENGTH(value) > self.tracer.max_value:
                 value = value[: self.tracer.max_value]
@@ -1794,7 +1833,7 @@ cdef class Span:
             if plain is _MISSING or len(cleaned) >= self.tracer.max_attributes:
                 self.dropped_attributes += 1
             else:
-                cleaned[str.__str__(key)] = plain
+                cleaned[key] = plain
         return cleaned or None
 
 
@@ -1816,23 +1855,30 @@ cdef object _event(name, time_ns, attributes):
 cdef list _items(attributes):
     if type(attributes) is not dict and not isinstance(attributes, _Mapping):
         raise TypeError(f"attributes must be a mapping, not {type(attributes).__name__}")
-    cdef list items = list(attributes.items())
+    cdef list items
+    cdef bint is_plain = True
+    try:
+        items = list(attributes.items())
+    except Exception:  # a mapping of the program's own costs its attributes, not the program
+        return []
     for key, _ in items:
-        if not isinstance(key, str):
-            raise TypeError(f"attributes must have str keys, not {type(key).__name__}")
-    return items
+        if type(key) is not str:
+            is_plain = False
+            if not isinstance(key, str):
+                raise TypeError(f"attributes must have str keys, not {type(key).__name__}")
+    return items if is_plain else [(str.__str__(key), value) for key, value in items]
 
 
-cdef object _link(target):
+cdef tuple _link(target):
+    cdef list items = []
     if isinstance(target, _Link):
         target, attributes = target
-        if type(target) is SpanContext:
-            return _Link(target, attributes)
+        items = _items(attributes)
     if type(target) is Span:
         target = (<Span>target).context
     if type(target) is not SpanContext:
         raise TypeError(f"links must hold a SpanContext, a Span or a Link, not {type(target).__name__}")
-    return _Link(target)
+    return target, items
 
 
 cdef int _index(tuple names, name, str parameter) except -1:
@@ -1919,8 +1965,12 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
         kind = _KINDS[_index(_KINDS, kind, "kind")]
     if attributes is not None:
         items = _items(attributes)
-    if links is not () and not isinstance(links, _Iterable):
-        raise TypeError(f"links must be an iterable, not {type(links).__name__}")
+    if links is not ():
+        if not isinstance(links, _Iterable):
+            raise TypeError(f"links must be an iterable, not {type(links).__name__}")
+        links = tuple(links)
+        for target in links:
+            _link(target)
     if start_ns is not None and not isinstance(start_ns, int):
         raise TypeError(f"start_ns must be int, not {type(start_ns).__name__}")
 

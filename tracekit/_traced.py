@@ -30,6 +30,8 @@ def traced(target: Any, /) -> Any:
     """
     if isinstance(target, str):
         return functools.partial(_traced, name=target)
+    if isinstance(target, staticmethod | classmethod):
+        return _traced(target, name=target.__func__.__qualname__)
     if not callable(target):
         raise TypeError(f"traced takes a function or a name, not {type(target).__name__}")
     return _traced(target, name=getattr(target, "__qualname__", type(target).__qualname__))

@@ -17,7 +17,7 @@ __all__ = ["TraceState", "make_state"]
 class TraceState(Mapping[str, str]):
     """An immutable mapping of vendor key to value, newest first; at most 32 members.
 
-    Text that came in and was not changed goes out as it came, duplicates and white space included.
+    Text that came in and was not changed goes out as it came, duplicates and white space between them included.
     """
 
     __slots__ = ("_text", "_view")
@@ -30,11 +30,12 @@ class TraceState(Mapping[str, str]):
             return make_state("")
         if isinstance(members, TraceState):
             return members
-        for key, value in members.items():
-            _check(key, value)
-        if len(members) > MAX_STATE_MEMBERS:
-            raise ValueError(f"members must be at most {MAX_STATE_MEMBERS}: {len(members)}")
-        return make_state(",".join([f"{key}={value}" for key, value in members.items()]))
+        if not isinstance(members, Mapping):
+            raise TypeError(f"members must be a mapping, not {type(members).__name__}")
+        texts = [_member(key, value) for key, value in members.items()]
+        if len(texts) > MAX_STATE_MEMBERS:
+            raise ValueError(f"members must be at most {MAX_STATE_MEMBERS}: {len(texts)}")
+        return make_state(",".join(texts))
 
     @classmethod
     def parse(cls, text: str) -> TraceState:
@@ -42,16 +43,18 @@ class TraceState(Mapping[str, str]):
 
         Raises ``FormatError`` where a member breaks the Level 2 grammar, or there are more than 32.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be str, not {type(text).__name__}")
+        text = str.__str__(text)
         count = count_tracestate(text)
         if count < 0:
             raise FormatError("tracestate", _complaint(text), text)
-        return make_state(text if count else "")
+        return make_state(text.strip(" \t") if count else "")
 
     def set(self, key: str, value: str) -> TraceState:
         """Return a tracestate with *key* first, as the standard wants of a changed member; a 33rd pushes out the last."""
-        _check(key, value)
         others = [f"{k}={v}" for k, v in self.items() if k != key]
-        return make_state(",".join([f"{key}={value}", *others[: MAX_STATE_MEMBERS - 1]]))
+        return make_state(",".join([_member(key, value), *others[: MAX_STATE_MEMBERS - 1]]))
 
     def without(self, key: str) -> TraceState:
         """Return a tracestate without *key*."""
@@ -107,16 +110,18 @@ def make_state(text: str) -> TraceState:
     return state
 
 
-def _check(key: object, value: object) -> None:
+def _member(key: object, value: object) -> str:
     for parameter, text in (("key", key), ("value", value)):
         if not isinstance(text, str):
             raise TypeError(f"a tracestate {parameter} must be str, not {type(text).__name__}")
-    if not is_state_key(key):  # type: ignore[arg-type]
+    name, text = str.__str__(key), str.__str__(value)
+    if not is_state_key(name):
         raise ValueError(f"a tracestate key must be 1 to 256 of a-z 0-9 _ - * / @, first a letter or digit: {clip(key)}")
-    if not is_state_value(value):  # type: ignore[arg-type]
+    if not is_state_value(text):
         raise ValueError(
             f"a tracestate value must be 1 to 256 printable ASCII but ',' and '=', no space last: {clip(value)}"
         )
+    return f"{name}={text}"
 
 
 def _complaint(text: str) -> str:

@@ -12,7 +12,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
-from anyio.abc import TaskStatus
 from anyio.streams.text import TextReceiveStream
 
 from .child import LISTENING, STATISTICS
@@ -20,7 +19,7 @@ from .child import LISTENING, STATISTICS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from anyio.abc import Process
+    from anyio.abc import Process, TaskStatus
 
 __all__ = ["Service", "ServiceError", "running"]
 

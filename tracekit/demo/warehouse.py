@@ -23,9 +23,9 @@ from . import child
 from .catalogue import GOODS, seal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, MutableMapping
 
-    Message = dict[str, Any]
+    Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
@@ -40,12 +40,15 @@ class BadOrder(Exception):
     """The caller asks for what the warehouse cannot do."""
 
 
-async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+async def app(scope: Message, receive: Receive, send: Send) -> None:
     """Answer ``POST /reservations``: ``{"items": {name: count}}`` in, ``{"picked": [...], "seal": "..."}`` out."""
     if scope["type"] == "lifespan":
         return await _lifespan(receive, send)
     if (scope["method"], scope["path"]) != ("POST", "/reservations"):
         return await _answer(send, 404, {"error": "only POST /reservations is here"})
+    request = tracekit.current_span()  # the middleware's
+    if request is not None:
+        request.update_name("POST /reservations")
     try:
         items = _items(await _body(receive))
     except BadOrder as error:
@@ -54,7 +57,6 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     return await _answer(send, 200, await reserve(items))
 
 
-@tracekit.traced
 async def reserve(items: dict[str, int]) -> dict[str, Any]:
     """Fetch all *items* at the same time, then seal the box in a thread."""
     picked: list[str] = []
@@ -62,7 +64,8 @@ async def reserve(items: dict[str, int]) -> dict[str, Any]:
         for name, count in items.items():
             nursery.start_soon(pick, name, count, picked)
     tenant = tracekit.current_labels().get("tenant", "")  # nobody passed it: it came with the trace
-    return {"picked": sorted(picked), "seal": await trio.to_thread.run_sync(seal_box, tenant, items)}
+    code = await trio.to_thread.run_sync(seal_box, tenant, items, thread_name="sealer")
+    return {"picked": sorted(picked), "seal": code}
 
 
 @tracekit.traced
@@ -133,7 +136,8 @@ async def _serve() -> None:
     config.graceful_timeout = 3.0
     async with trio.open_nursery() as nursery:
         child.on_stop(partial(token.run_sync_soon, stop.set))
-        serve = partial(hypercorn.trio.serve, TraceMiddleware(app), config, shutdown_trigger=stop.wait)
+        traced_app: Any = TraceMiddleware(app)  # hypercorn's type for an application is narrower than ASGI's
+        serve = partial(hypercorn.trio.serve, traced_app, config, shutdown_trigger=stop.wait)
         (url,) = await nursery.start(serve)
         child.announce(url)
 

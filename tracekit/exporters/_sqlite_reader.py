@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from .._render import printable
+
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
     from types import TracebackType
 
@@ -23,6 +25,8 @@ __all__ = [
     "StoredTrace",
     "explain",
     "has_schema",
+    "read_span",
+    "whole",
 ]
 
 APPLICATION_ID = 0x74726B74  # "trkt"; file(1) and PRAGMA application_id show it
@@ -37,24 +41,26 @@ class StoreError(Exception):
 
     def __init__(self, wrong: str, path: str, way_out: str) -> None:
         # The cause stands first: the pipeline tells causes apart by the first 80 characters, and a path may be longer.
-        super().__init__(f"{wrong}: {path if path.isprintable() else ascii(path)}: {way_out}")
+        super().__init__(printable(f"{wrong}: {path}: {way_out}", 2000))
 
 
 def explain(error: sqlite3.Error, path: str) -> StoreError:
     """Return the error that says what *error* from SQLite means for the file at *path*, and what to do."""
     # The low byte is the primary code; where Python itself raised there is none.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_CANTOPEN:
-        file = Path(path)
-        if file.is_dir():
-            return StoreError("is a directory", path, "name a file in it")
-        if not file.parent.is_dir():
-            return StoreError("no such directory", path, f"make it first: mkdir -p {file.parent}")
+    directory = os.path.dirname(path)
+    if os.path.isdir(path):
+        return StoreError("is a directory", path, "name a file in it")
+    if not os.path.lexists(directory):
+        return StoreError("no such directory", path, f"make it first: mkdir -p {directory}")
     wrong, way_out = _CAUSES.get(code, (f"SQLite failed ({str(error)[:100]})", "try another path"))
     return StoreError(wrong, path, way_out)
 
 
-_LOCKED = ("locked by another process", "end what holds the lock (fuser or lsof names it), or allow more lock_timeout_s")
+_LOCKED = (
+    "locked by another process",
+    "end what holds the lock (fuser or lsof names it), or allow more lock_timeout_s",
+)
 _FORBIDDEN = ("no permission", "make the file and its directory writable for this user, or name another path")
 _CAUSES = {
     sqlite3.SQLITE_BUSY: _LOCKED,
@@ -129,6 +135,9 @@ class StoredSpan(NamedTuple):
     truncated_values: int
 
 
+_SELECT = f"SELECT {', '.join(StoredSpan._fields)} FROM spans"
+
+
 class Counts(NamedTuple):
     """How much is in a store. Orphans are spans that name a parent, remote or not, that is not there."""
 
@@ -144,13 +153,13 @@ class SQLiteReader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        file = Path(path).absolute()
-        self.path = str(file)
-        if not file.exists():
+        self.path = os.path.abspath(os.fspath(path))
+        if not os.path.lexists(self.path):
             raise StoreError("no such file", self.path, "name the file that SQLiteExporter writes")
+        uri = f"{Path(self.path).as_uri()}?mode=ro"
         with self._explained():
             self._connection = sqlite3.connect(
-                f"{file.as_uri()}?mode=ro", uri=True, timeout=5.0, isolation_level=None, check_same_thread=False
+                uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False
             )
         try:
             with self._explained():
@@ -174,7 +183,7 @@ class SQLiteReader:
         With *service* (equal), *name* (contained, case counts) or *status* (equal) only those with a span that fits all.
         """
         wanted = {"service = ?": service, "instr(name, ?)": name, "status = ?": status}
-        terms = {term: value for term, value in wanted.items() if value is not None}
+        terms = {term: whole(value) for term, value in wanted.items() if value is not None}
         where = f"WHERE trace_id IN (SELECT trace_id FROM spans WHERE {' AND '.join(terms)})" if terms else ""
         with self._snapshot() as connection:
             if connection is None:
@@ -188,7 +197,7 @@ class SQLiteReader:
 
     def find(self, prefix: str) -> str:
         """Return the id of the one trace whose id begins with *prefix*, in any case."""
-        start = prefix.lower()
+        start = whole(prefix.lower())
         with self._snapshot() as connection:
             found: list[str] = []
             if connection is not None:
@@ -201,10 +210,10 @@ class SQLiteReader:
         if len(found) == 1:
             return found[0]
         if not found:
-            wrong = f"no trace begins with {ascii(prefix[:40])}"
+            wrong = f"no trace begins with {prefix[:40]!a}"
             raise StoreError(wrong, self.path, "tracekit traces list shows those that there are")
         several = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
-        raise StoreError(f"several traces begin with {ascii(prefix[:40])}", self.path, f"give more of one of {several}")
+        raise StoreError(f"several traces begin with {prefix[:40]!a}", self.path, f"give more of one of {several}")
 
     def spans(self, prefix: str) -> list[StoredSpan]:
         """Return every span of the trace whose id is, or alone begins with, *prefix*, in order of their start."""
@@ -212,9 +221,7 @@ class SQLiteReader:
         with self._snapshot() as connection:
             if connection is None:
                 return []
-            rows = connection.execute(
-                f"SELECT {', '.join(StoredSpan._fields)} FROM spans WHERE trace_id = ? ORDER BY start_ns, id", (trace_id,)
-            )
+            rows = connection.execute(f"{_SELECT} WHERE trace_id = ? ORDER BY start_ns, id", (trace_id,))
             return [_span(row) for row in rows]
 
     def counts(self) -> Counts:
@@ -267,6 +274,16 @@ class SQLiteReader:
             raise explain(error, self.path) from error
 
 
+def whole(text: str) -> str:
+    """Return *text* with lone surrogates, which no UTF-8 holds, as U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:
+    """Return the span that was stored in row *id*."""
+    return _span(connection.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone())
+
+
 def _summary(connection: sqlite3.Connection, trace_id: str, spans: int, start_ns: int, end_ns: int) -> StoredTrace:
     name, service, status = connection.execute(
         "SELECT name, service, status FROM spans WHERE trace_id = ? ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
@@ -275,7 +292,9 @@ def _summary(connection: sqlite3.Connection, trace_id: str, spans: int, start_ns
     services = connection.execute(
         "SELECT service FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)", (trace_id,)
     )
-    of_status = dict(connection.execute("SELECT status, count(*) FROM spans WHERE trace_id = ? GROUP BY 1", (trace_id,)))
+    of_status = dict(
+        connection.execute("SELECT status, count(*) FROM spans WHERE trace_id = ? GROUP BY 1", (trace_id,))
+    )
     errors = of_status.get("error", 0)
     return StoredTrace(
         trace_id=str(trace_id),
@@ -329,7 +348,7 @@ def _int(value: Any) -> int:
 
 def _json(text: Any) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=str)
     except (TypeError, ValueError, RecursionError):
         return None
 

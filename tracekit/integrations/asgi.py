@@ -42,8 +42,8 @@ class TraceMiddleware:
 
     The span ends with the last body chunk or the disconnect, where the app sees one, and at the latest when
     the app returns; a response of status 500 and up waits for that, for the exception that may be behind it.
-    What the app does later, in background tasks, still gets children of the span. A client that goes
-    before the response is complete makes the span "cancelled", with an event "disconnect".
+    What the app does later, in background tasks, still gets children of the span. A disconnect is an
+    event on the span; before a response is complete it makes the span "cancelled".
 
     A ContextVar that the app sets does not reach the layers around it, so they find the span in
     ``scope["tracekit.span"]``. Where it is there already, an inner ``TraceMiddleware`` does nothing.
@@ -79,32 +79,34 @@ class TraceMiddleware:
             except BaseException as error:
                 watched.fail(error)
                 raise
-            watched.close()
+            if server_span.is_recording:
+                watched.close()
 
     def _start(self, scope: Scope, kind: str) -> Span | None:
+        """Return the server span of *scope*, or None where something in the way of tracing failed."""
         try:
-            caller = None if self._trust == "ignore" else _caller(scope)
             parent: SpanContext | Root = ROOT
             links: tuple[SpanContext, ...] = ()
+            may_record = True
+            caller = None if self._trust == "ignore" else _caller(scope)
             if caller is not None:
                 if self._trust == "continue":
                     parent = caller
+                    may_record = caller.sampled or caller.deferred
                 else:
                     links = (caller,) if caller.is_valid else ()
                     if self._trust == "link" and caller.labels:
                         parent = SpanContext(labels=caller.labels)
-            method, name = _method(scope)
-            # All that a sampler sees; the rest costs more, and is read for recorded spans only.
-            attributes = {
-                "http.request.method": method,
-                "url.path": scope.get("path", ""),
-                "url.scheme": scope.get("scheme", "http" if kind == "http" else "ws"),
-            }
-            if kind == "websocket":
-                name = "WEBSOCKET"
-            server_span = span(name, kind="server", parent=parent, links=links, attributes=attributes)
-            if server_span.is_recording:
-                server_span.set_attributes(_attributes(scope))
+            method = scope.get("method", "GET")
+            if not isinstance(method, str) or method not in METHODS:
+                method = "HTTP"
+            server_span = span(
+                method if kind == "http" else "WEBSOCKET",
+                kind="server",
+                parent=parent,
+                links=links,
+                attributes=_attributes(scope, method) if may_record else None,
+            )
             scope[SPAN_KEY] = server_span
         except Exception as error:  # the request is served, traced or not
             report(error)
@@ -115,35 +117,30 @@ class TraceMiddleware:
 def _caller(scope: Scope) -> SpanContext | None:
     try:
         headers = scope["headers"]
-        if not isinstance(headers, list | tuple):  # "iterable", says the specification: it may be one that runs once
+        if not isinstance(headers, (list, tuple)):  # "iterable", says the specification: it may be one that runs once
             scope["headers"] = headers = list(headers)
         return extract(headers)
     except Exception:  # no headers, or a format of the user's own that fails on these
         return None
 
 
-def _method(scope: Scope) -> tuple[str, str]:
-    """Return the method as an attribute and as the span's name have it."""
-    method = scope.get("method", "GET")
-    return (method, method) if isinstance(method, str) and method in METHODS else ("_OTHER", "HTTP")
-
-
-def _attributes(scope: Scope) -> dict[str, Any]:
+def _attributes(scope: Scope, method: str) -> dict[str, Any]:
     """Return what *scope* tells about the request, as far as it is well-formed."""
-    attributes: dict[str, Any] = {}
+    scheme = scope.get("scheme", "http" if scope["type"] == "http" else "ws")
+    attributes = {"http.request.method": method, "url.path": scope.get("path", ""), "url.scheme": scheme}
     try:
-        host = None
+        host = b""
         for name, value in scope.get("headers", ()):
             if name == b"host":
                 host = value
             elif name == b"user-agent":
                 attributes["user_agent.original"] = value[:MAX_TEXT].decode("latin-1")
-        address, port = parse_host(host) if host else ("", None)
+        address, port = parse_host(host)
         if not address and scope.get("server"):
             address, port = scope["server"]
         if address:
             attributes["server.address"] = address
-            attributes["server.port"] = port or DEFAULT_PORTS.get(scope.get("scheme", "http"), 80)
+            attributes["server.port"] = port or DEFAULT_PORTS[scheme]
     except Exception:  # hostile bytes, or a server that takes liberties: what was found so far will do
         pass
     try:
@@ -153,9 +150,9 @@ def _attributes(scope: Scope) -> dict[str, Any]:
             attributes["client.address"] = client[0]
         if version := scope.get("http_version"):
             attributes["network.protocol.version"] = version
-        method = scope.get("method")
-        if method and method not in METHODS:
-            attributes["http.request.method_original"] = method[:64]
+        if method == "HTTP":
+            attributes["http.request.method"] = "_OTHER"
+            attributes["http.request.method_original"] = scope["method"][:64]
     except Exception:
         pass
     return attributes
@@ -179,33 +176,28 @@ def _route(scope: Scope) -> str:
         return ""
 
 
-def _type(message: Message) -> object:
-    try:
-        return message["type"]
-    except Exception:  # the server's to complain about
-        return None
-
-
 class _Exchange:
     """The two ends of one request or websocket, as the app gets them, and what is seen passing through."""
 
-    __slots__ = ("_is_complete", "_name", "_receive", "_scope", "_send", "_span", "_status")
+    __slots__ = ("_is_complete", "_receive", "_scope", "_send", "_span", "_status")
 
     def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
         self._span = span
-        self._name = span.name
-        self._scope = scope
+        self._scope: Scope | None = scope
         self._receive = receive
         self._send = send
         self._status = 0
         self._is_complete = False
 
+    def close(self) -> None:
+        """Note that the app has returned."""
+        self._describe()
+
     def fail(self, error: BaseException) -> None:
         """Note that the app has raised *error*; the span's own exit records it, once."""
-        if self._span.is_recording:
-            self._describe()
-            if isinstance(error, Exception):
-                self._span.set_attribute("error.type", error_type(error))
+        self._describe()
+        if isinstance(error, Exception):
+            self._span.set_attribute("error.type", error_type(error))
 
     def _disconnect(self) -> None:
         self._is_complete = True
@@ -215,20 +207,22 @@ class _Exchange:
         self._span.end()
 
     def _describe(self) -> None:
-        """Write what is known only now: the route that the app chose, and how it went."""
+        """Write, once, what is known only now: the route that the app chose, and how it went."""
+        scope, self._scope = self._scope, None
+        if scope is None:
+            return
         span = self._span
-        route = _route(self._scope)
-        if route:
-            span.update_name(f"{self._name} {route}")
+        if route := _route(scope):
+            span.update_name(f"{span.name} {route}")
             span.set_attribute("http.route", route)
-        status = self._status
-        if status:
+        if status := self._status:
             span.set_attribute("http.response.status_code", status)
             if status >= 500:
                 span.set_attribute("error.type", str(status))
                 span.set_status("error")
 
-    def _see_status(self, status: object) -> None:
+    def _see_status(self, message: Message) -> None:
+        status = message.get("status")
         if isinstance(status, int):
             self._status = status
 
@@ -239,7 +233,7 @@ class _Request(_Exchange):
     async def receive(self) -> Message:
         message = await self._receive()
         # After the last chunk every server answers "disconnect"; that is no news of the client.
-        if not self._is_complete and _type(message) == "http.disconnect":
+        if not self._is_complete and message["type"] == "http.disconnect":
             self._disconnect()
         return message
 
@@ -247,9 +241,9 @@ class _Request(_Exchange):
         if self._is_complete:
             await self._send(message)
             return
-        kind = _type(message)
+        kind = message["type"]
         if kind == "http.response.start":
-            self._see_status(message.get("status"))
+            self._see_status(message)
         elif kind == "http.response.body" or kind == "http.response.zerocopysend":
             # Set before it is sent: the disconnect that follows may overtake the rest of this call.
             self._is_complete = not message.get("more_body")
@@ -265,9 +259,6 @@ class _Request(_Exchange):
             self._span.end()
 
     def close(self) -> None:
-        """Note that the app has returned."""
-        if not self._span.is_recording:
-            return
         if not self._is_complete:
             self._span.set_status("error", "the app returned before its response was complete")
         self._describe()
@@ -283,37 +274,37 @@ class _WebSocket(_Exchange):
 
     async def receive(self) -> Message:
         message = await self._receive()
-        kind = _type(message)
+        kind = message["type"]
         if kind == "websocket.receive":
             self._received += 1
-        elif kind == "websocket.disconnect":
+        elif kind == "websocket.disconnect" and not self._is_complete:
+            # An ordinary end. Whether the connection broke the code should say, but servers differ.
+            self._is_complete = True
+            self._span.add_event("disconnect")
             self._see_code(message)
-            if message.get("code") == 1006:  # RFC 6455, section 7.1.5: not a closing handshake, the connection broke
-                self._disconnect()
-            else:
-                self._describe()
-                self._span.end()
+            self._describe()
+            self._span.end()
         return message
 
     async def send(self, message: Message) -> None:
-        await self._send(message)
-        kind = _type(message)
+        try:
+            await self._send(message)
+        except OSError:
+            self._disconnect()
+            raise
+        kind = message["type"]
         if kind == "websocket.send":
             self._sent += 1
         elif kind == "websocket.accept":
             self._is_accepted = True
         elif kind == "websocket.http.response.start":
-            self._see_status(message.get("status"))
+            self._see_status(message)
         elif kind == "websocket.close":
+            self._is_complete = True
             if self._is_accepted:
                 self._see_code(message)
             else:
-                self._see_status(403)  # what the specification has servers answer
-
-    def close(self) -> None:
-        """Note that the app has returned."""
-        if self._span.is_recording:
-            self._describe()
+                self._status = 403  # what the specification has servers answer
 
     def _see_code(self, message: Message) -> None:
         code = message.get("code", 1000)

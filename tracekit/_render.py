@@ -1,0 +1,196 @@
+"""Trees, durations and other people's text for a terminal: what the console exporter and the command line share."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = [
+    "Branch",
+    "Leaf",
+    "cells",
+    "cut",
+    "duration",
+    "encodable",
+    "moment",
+    "pairs",
+    "printable",
+    "tree",
+    "value_text",
+]
+
+T = TypeVar("T")
+
+_ASCII = str.maketrans("├└│─…━╸╺·µ✓✗⊘≈", "|`|-~=-- uvxc~")
+_VALUE_DEPTH = 4
+_VALUE_ITEMS = 16
+
+
+class Leaf(NamedTuple, Generic[T]):
+    """What ``tree()`` has to know of a span, and the span."""
+
+    span_id: str
+    parent_id: str | None
+    start_ns: int
+    span: T
+
+
+class Branch(NamedTuple, Generic[T]):
+    """A span in its place: what to write before its line, what before further lines about it, how deep it is."""
+
+    head: str
+    below: str
+    depth: int
+    span: T
+
+
+def tree(leaves: Iterable[Leaf[T]], *, levels: int = 12) -> Iterator[Branch[T]]:
+    """Give every span once, children after their parent, in order of start; whose parent is missing begins a tree.
+
+    Parents that go in circles and ids that come twice are shown too. Past *levels* the level is written, not drawn.
+    """
+    ordered = sorted(leaves, key=lambda leaf: leaf.start_ns)
+    known = {leaf.span_id for leaf in ordered}
+    children: dict[str | None, list[int]] = {}
+    for at, leaf in enumerate(ordered):
+        children.setdefault(leaf.parent_id if leaf.parent_id in known else None, []).append(at)
+    seen = [False] * len(ordered)
+    # Every span is tried as a root in the end: those in a circle have no way down to them.
+    for root in [*children.get(None, ()), *range(len(ordered))]:
+        waiting = [(root, "", "", 0)]
+        while waiting:
+            at, head, base, depth = waiting.pop()
+            if seen[at]:
+                continue
+            seen[at] = True
+            leaf = ordered[at]
+            below = [child for child in children.get(leaf.span_id, ()) if not seen[child]]
+            yield Branch(head, base + ("│  " if below else "   "), depth, leaf.span)
+            for child in reversed(below):
+                is_last = child == below[-1]
+                if depth < levels:
+                    guides = base + ("└─ " if is_last else "├─ "), base + ("   " if is_last else "│  ")
+                else:
+                    guides = f"{base}└+{depth + 1 - levels} ", base
+                waiting.append((child, *guides, depth + 1))
+
+
+def duration(ns: int) -> str:
+    """Return *ns* nanoseconds in the unit that suits them, in at most seven characters for less than 100 days."""
+    if ns < 0:
+        return f"-{duration(-ns)}"
+    if ns < 1000:
+        return f"{ns} ns"
+    for unit, size in (("µs", 1e3), ("ms", 1e6), ("s", 1e9)):
+        number = ns / size
+        if number < (59.995 if unit == "s" else 999.5):
+            return f"{number:.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {unit}"
+    seconds = round(ns / 1e9)
+    if seconds < 3600:
+        return f"{seconds // 60}m {seconds % 60:02d}s"
+    if seconds < 86400:
+        return f"{seconds // 3600}h {seconds // 60 % 60:02d}m"
+    return f"{seconds // 86400}d {seconds // 3600 % 24:02d}h"
+
+
+def moment(ns: int, format: str = "%H:%M:%S") -> str:
+    """Return the local time of *ns* Unix nanoseconds."""
+    try:
+        return time.strftime(format, time.localtime(ns // 1_000_000_000))
+    except (OverflowError, ValueError, OSError):  # a program may have said anything
+        return "no time"
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Return *text* on one line and without what steers a terminal, such characters escaped; past *limit* it is cut."""
+    if len(text) > limit:
+        text = f"{text[: limit - 1]}…"
+    if text.isprintable():
+        return text
+    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
+
+
+def cells(text: str) -> int:
+    """Return how many columns *text* takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_cells, text))
+
+
+def _cells(char: str) -> int:
+    return 0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def cut(text: str, width: int) -> str:
+    """Return *text* shortened to *width* columns, and filled up to them."""
+    taken = cells(text)
+    if taken > width:
+        kept, taken = [], 1
+        for char in text:
+            taken += _cells(char)
+            if taken > width:
+                taken -= _cells(char)
+                break
+            kept.append(char)
+        text = "".join(kept) + "…"
+    return text + " " * (width - taken)
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """Return *text* as a stream of *encoding* can write it: signs drawn in ASCII, other people's letters escaped."""
+    encoding = encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
+def pairs(attributes: Mapping[str, Any], limit: int = 80) -> list[str]:
+    """Return *attributes* as printable ``key=value``, a value cut to *limit* characters."""
+    return [f"{printable(key, 80)}={value_text(value, limit)}" for key, value in attributes.items()]
+
+
+def value_text(value: Any, limit: int = 80, depth: int = _VALUE_DEPTH) -> str:
+    """Return an attribute's *value*, printable and cut to about *limit* characters; text in quotes only if it needs them."""
+    if isinstance(value, str):
+        text = printable(value, limit)
+        special = ' "' if depth == _VALUE_DEPTH else ' ",:[]{}'
+        if text and not any(char in special for char in text):
+            return text
+        return '"' + text.replace('"', '\\"') + '"'
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        # Python refuses to write very long ints in decimal.
+        return str(value) if value.bit_length() <= 64 else printable(hex(value), limit)
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, bytes):
+        return printable(value[:limit].hex(), limit) or "(no bytes)"
+    if depth == 0:
+        return "…"
+    if isinstance(value, Mapping):
+        items = [
+            f"{printable(str(key), 80)}: {value_text(item, limit, depth - 1)}" for key, item in _some(value.items())
+        ]
+        return "{" + _joined(items, len(value), limit) + "}"
+    if isinstance(value, Sequence):
+        return "[" + _joined([value_text(item, limit, depth - 1) for item in _some(value)], len(value), limit) + "]"
+    return f"<{type(value).__name__}>"
+
+
+def _some(values: Iterable[T]) -> list[T]:
+    return [value for value, _ in zip(values, range(_VALUE_ITEMS), strict=False)]
+
+
+def _joined(items: list[str], count: int, limit: int) -> str:
+    if count > len(items):
+        items.append("…")
+    text = ", ".join(items)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

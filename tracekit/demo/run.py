@@ -1,0 +1,243 @@
+"""The command's part of the demo: run the services and the client, check all they did, show one trace."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+import tracekit
+
+from .. import cli
+from .._render import encodable, printable
+from ..exporters.sqlite import SQLiteExporter, SQLiteReader
+from .child import EXPORT_INTERVAL_S
+from .client import check_out
+from .report import examine, figures, trace_ids, wrongs
+from .services import ServiceError, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .services import Service
+
+__all__ = ["run"]
+
+_INTERRUPTED = 130
+_POLL_S = 3 * EXPORT_INTERVAL_S
+_QUIET_POLLS = 2
+_SETTLE_POLLS = 60
+_SHOWN_PROBLEMS = 5
+_WATCHED_TRACES = 20
+
+
+def run(db: str | None, requests: int, serve: bool) -> int:
+    """Run the demo, and return its exit status: 0 if every request was answered and every trace is whole, else 1.
+
+    Spans go to the file *db*, or to a new one in a temporary directory. With *serve* the services then run on,
+    and new traces are shown as they come, until Ctrl-C, after which the status is 130. Raises ``StoreError``
+    where *db* cannot be written.
+    """
+    try:
+        return _run(db, requests, serve)
+    except (KeyboardInterrupt, ServiceError, BaseExceptionGroup) as error:
+        causes = list(_leaves(error))
+    if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+        _say("\ninterrupted; the services have been stopped")
+        return _INTERRUPTED
+    for cause in causes:
+        if not isinstance(cause, ServiceError):
+            raise cause
+        _say(f"\nFAILED  {cause}")
+    return 1
+
+
+def _run(db: str | None, requests: int, serve: bool) -> int:
+    path = os.path.abspath(db or Path(tempfile.mkdtemp(prefix="tracekit-"), "demo.db"))
+    exporter = SQLiteExporter(path)
+    probe = tracekit.span("probe", parent=tracekit.ROOT)
+    probe.end()
+    exporter.probe(probe)  # what cannot be written is said before anything starts
+    demo = _Demo(path, requests)
+    tracekit.configure(service="client", exporter=exporter, export_interval_s=EXPORT_INTERVAL_S)
+    try:
+        anyio.run(demo.play, serve)
+    finally:
+        tracekit.shutdown()
+    return demo.report()
+
+
+class _Demo:
+    """One run, and what became of it."""
+
+    def __init__(self, path: str, requests: int) -> None:
+        self.path = path
+        self.requests = requests
+        self.earlier = trace_ids(path)
+        self.services: list[Service] = []
+        self.problems: list[str] = []
+
+    async def play(self, serve: bool) -> None:
+        """Start the services, send the requests, stop the services; with *serve*, not before Ctrl-C."""
+        status = _StatusLine()
+        _say("tracekit demo: a shop of three processes, a trace for each request\n")
+        status.show("  warehouse   starting …")
+        async with running("warehouse", self.path) as warehouse:
+            status.keep(f"  warehouse   hypercorn on trio   {warehouse.url:<24}  process {warehouse.pid}")
+            status.show("  storefront  starting …")
+            async with running("storefront", self.path, warehouse.url) as storefront:
+                status.keep(f"  storefront  uvicorn on asyncio  {storefront.url:<24}  process {storefront.pid}")
+                self.services = [storefront, warehouse]
+                await self._send(storefront.url, status)
+                if serve:
+                    tracekit.flush()
+                    await self._settle()
+                    self.report()
+                    await self._watch(storefront.url)
+                status.show("  stopping …")
+        status.show("")
+
+    async def _send(self, url: str, status: _StatusLine) -> None:
+        answers = 0
+
+        def count() -> None:
+            nonlocal answers
+            answers += 1
+            status.show(f"  client      {answers} of {self.requests} requests answered …")
+
+        start_s = time.monotonic()
+        wrong = await check_out(url, self.requests, on_answer=count)
+        right = f"{self.requests - len(wrong)} of {self.requests} right in {time.monotonic() - start_s:.2f} s"
+        status.keep(f"  client      httpx on asyncio    {right:<24}  process {os.getpid()}\n")
+        self.problems = wrong[:_SHOWN_PROBLEMS]
+        if len(wrong) > _SHOWN_PROBLEMS:
+            self.problems.append(f"{len(wrong) - _SHOWN_PROBLEMS} more requests")
+
+    def report(self) -> int:
+        """Show one trace, the figures, and what is wrong; return the exit status."""
+        findings = examine(self.path, earlier=self.earlier)
+        lost = self._lost()
+        problems = [*self.problems, *wrongs(findings, requests=self.requests, lost=lost)]
+        if findings.typical is not None:
+            cli.main(["traces", "show", self.path, findings.typical.trace_id])
+        _say("")
+        for line in figures(findings, lost):
+            _say(f"  {line}")
+        _say("")
+        for problem in problems:
+            _say(f"  FAILED  {printable(problem, 500)}")
+        if problems:
+            for service in self.services:
+                for line in service.output:
+                    _say(f"  {service.name}: {printable(line, 500)}")
+            _say("")
+        for line in _next_steps(self.path):
+            _say(f"  {line}")
+        return 1 if problems else 0
+
+    def _lost(self) -> int:
+        """Return how many spans did not get into the file, by account of this process and those that have ended."""
+        accounts = [tracekit.statistics()._asdict()]
+        accounts += [service.statistics for service in self.services if service.statistics is not None]
+        return sum(account["dropped"] + account["failed"] for account in accounts)
+
+    async def _settle(self) -> None:
+        """Wait until no more spans come in."""
+        last, quiet = None, 0
+        for _ in range(_SETTLE_POLLS):
+            with SQLiteReader(self.path) as reader:
+                counts = reader.counts()
+            quiet = quiet + 1 if counts == last else 0
+            if quiet == _QUIET_POLLS:
+                return
+            last = counts
+            await anyio.sleep(_POLL_S)
+
+    async def _watch(self, url: str) -> None:
+        """Show each trace that somebody else's request makes."""
+        _say("\nThe services go on running. From another terminal:\n")
+        traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+        _say(f"  curl -X POST {url}/checkout/7")
+        _say(f"  curl -X POST {url}/checkout/8 \\\n    -H 'traceparent: {traceparent}'")
+        _say("\nEach new trace is shown here. Ctrl-C stops the services.")
+        shown = last = self._spans_by_trace()
+        while True:
+            await anyio.sleep(_POLL_S)
+            spans = self._spans_by_trace()
+            for trace_id, count in reversed(spans.items()):
+                # Whole, as far as one can tell: nothing has come for longer than a service keeps a span.
+                if count == last.get(trace_id) and count != shown.get(trace_id):
+                    _say("")
+                    cli.main(["traces", "show", self.path, trace_id])
+                    shown[trace_id] = count
+            last = spans
+
+    def _spans_by_trace(self) -> dict[str, int]:
+        with SQLiteReader(self.path) as reader:
+            return {trace.trace_id: trace.spans for trace in reader.traces(limit=_WATCHED_TRACES)}
+
+
+class _StatusLine:
+    """A line that changes while work goes on, where standard output is a terminal."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stdout.isatty()
+        self._width = 0
+
+    def show(self, text: str) -> None:
+        """Write *text* over what the line says."""
+        if self._is_terminal:
+            self._write(text)
+
+    def keep(self, text: str) -> None:
+        """Write *text* over what the line says, and begin a new one."""
+        self._write(f"{text}\n")
+        self._width = 0
+
+    def _write(self, text: str) -> None:
+        text = encodable(text, sys.stdout.encoding)
+        start = f"\r{' ' * self._width}\r" if self._width else ""
+        sys.stdout.write(start + text)
+        sys.stdout.flush()
+        self._width = len(text)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(encodable(f"{text}\n", sys.stdout.encoding))
+    sys.stdout.flush()
+
+
+def _next_steps(path: str) -> Iterator[str]:
+    """Give the commands to type next, as they work where this one did."""
+    program = sys.argv[0]
+    if Path(program).stem != "tracekit":
+        program = f"{_near(sys.executable)} -m tracekit.cli"
+    elif shutil.which("tracekit") == os.path.abspath(program):
+        program = "tracekit"
+    yield "Where to look next"
+    yield f"  all traces  {program} traces list {_near(path)}"
+    yield f"  one trace   {program} traces show {_near(path)}"
+    yield f"  your own    {program} demo --serve"
+    yield f"  the code    {_near(str(Path(__file__).with_name('storefront.py')))}, README.md"
+
+
+def _near(path: str) -> str:
+    """Return *path* for the command line, relative if it is below the working directory."""
+    here = os.getcwd() + os.sep
+    return shlex.quote(path.removeprefix(here))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error

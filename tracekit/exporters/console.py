@@ -1,0 +1,183 @@
+"""Each trace as a tree of text, once the part of it that this process has a hand in is over."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import OrderedDict
+from typing import TYPE_CHECKING, TextIO
+
+from .._render import Branch, Leaf, duration, encodable, moment, pairs, printable, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .._accel import Span
+    from .._records import Event
+
+__all__ = ["ConsoleExporter"]
+
+_MAX_ATTRIBUTES = 12
+_MAX_EVENTS = 8
+_MAX_VALUE = 60
+_BOLD, _DIM, _RED, _YELLOW, _CYAN = "1", "2", "31", "33", "36"
+
+
+class ConsoleExporter:
+    """Write a tree per trace to *stream*, standard error by default, when its local root has ended.
+
+    A local root is a span without a parent in this process. What ends after it is written as a late tree of its own;
+    what still waits for a parent is written on ``shutdown()``, or when more than *max_spans* wait, oldest trace
+    first. One tree is one write. Coloured only where the stream is a terminal and ``NO_COLOR`` is not set.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, max_spans: int = 8192) -> None:
+        if stream is not None and not callable(getattr(stream, "write", None)):
+            raise TypeError(f"stream must have write(), not {type(stream).__name__}")
+        if isinstance(max_spans, bool) or not isinstance(max_spans, int):
+            raise TypeError(f"max_spans must be int, not {type(max_spans).__name__}")
+        if max_spans < 1:
+            raise ValueError(f"max_spans must be at least 1: {max_spans}")
+        self.stream = stream
+        self.max_spans = max_spans
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._waiting: dict[str, list[Span]] = {}  # by trace, the one that waits longest first
+        self._count = 0
+        self._written: OrderedDict[tuple[str, str], None] = (
+            OrderedDict()
+        )  # ids of spans that have been, the oldest first
+
+    def export(self, spans: Sequence[Span]) -> None:
+        """Write what is complete now, and keep the rest."""
+        if self._pid != os.getpid():
+            self._forget()  # the parent process writes what it left here
+        for span in spans:
+            self._waiting.setdefault(span.context.trace_id, []).append(span)
+        self._count += len(spans)
+        for trace_id in dict.fromkeys([span.context.trace_id for span in spans]):
+            self._settle(trace_id)
+        while self._count > self.max_spans:
+            self._give_up(next(iter(self._waiting)))
+
+    def shutdown(self) -> None:
+        """Write all that has been waiting for a parent."""
+        if self._pid != os.getpid():
+            self._forget()
+        for trace_id in list(self._waiting):
+            self._give_up(trace_id)
+
+    def _settle(self, trace_id: str) -> None:
+        """Write the trees of a trace whose top nobody else has to wait for."""
+        waiting = self._waiting[trace_id]
+        children: dict[str, list[Span]] = {}
+        tops: list[tuple[Span, str]] = []
+        for span in waiting:
+            parent = span.parent
+            if parent is None or parent.is_remote:
+                tops.append((span, ""))
+            elif (trace_id, parent.span_id) in self._written:
+                tops.append((span, "late"))
+            else:
+                children.setdefault(parent.span_id, []).append(span)
+        if not tops:
+            return
+        left = {id(span): span for span in waiting}
+        for top, note in tops:
+            found: list[Span] = []
+            below = [top]
+            while below:
+                span = below.pop()
+                if left.pop(id(span), None) is not None:
+                    found.append(span)
+                    below += children.get(span.context.span_id, ())
+            self._count -= len(found)
+            self._write(trace_id, found, note)
+        if left:
+            self._waiting[trace_id] = list(left.values())
+        else:
+            del self._waiting[trace_id]
+
+    def _give_up(self, trace_id: str) -> None:
+        spans = self._waiting.pop(trace_id)
+        self._count -= len(spans)
+        self._write(trace_id, spans, "parent not seen")
+
+    def _write(self, trace_id: str, spans: list[Span], note: str) -> None:
+        for span in spans:
+            self._written[trace_id, span.context.span_id] = None
+        while len(self._written) > self.max_spans:
+            self._written.popitem(last=False)
+        stream = sys.stderr if self.stream is None else self.stream
+        if stream is None:  # a program without a console
+            return
+        paint = _paint if _has_colour(stream) else _plain
+        text = "".join([f"{line}\n" for line in _lines(trace_id, spans, note, paint)])
+        stream.write(encodable(text, getattr(stream, "encoding", None)))
+        flush = getattr(stream, "flush", None)
+        if flush is not None:
+            flush()
+
+
+def _lines(trace_id: str, spans: list[Span], note: str, paint: Callable[[str, str], str]) -> Iterator[str]:
+    first = min(spans, key=lambda span: span.start_ns)
+    service = printable(str(first.resource.get("service.name", "")), _MAX_VALUE)
+    count = "1 span" if len(spans) == 1 else f"{len(spans)} spans"
+    words = [f"trace {trace_id}", service, moment(first.start_ns), count, note]
+    yield paint(_DIM, "  ".join(word for word in words if word))
+    leaves = [
+        Leaf(span.context.span_id, None if span.parent is None else span.parent.span_id, span.start_ns, span)
+        for span in spans
+    ]
+    for branch in tree(leaves):
+        yield from _span_lines(branch, paint)
+    yield ""
+
+
+def _span_lines(branch: Branch[Span], paint: Callable[[str, str], str]) -> Iterator[str]:
+    span = branch.span
+    line = paint(_DIM, branch.head) + paint(_BOLD, printable(span.name))
+    line += "  " + paint(_CYAN, duration((span.end_ns or span.start_ns) - span.start_ns))
+    if span.kind != "internal":
+        line += f"  {span.kind}"
+    code, description = span.status
+    if code != "unset":
+        text = f"{code}: {printable(description)}" if description else code
+        line += "  " + paint(_RED if code == "error" else _YELLOW if code == "cancelled" else _DIM, text)
+    for word in _some(pairs(span.attributes, _MAX_VALUE), _MAX_ATTRIBUTES):
+        line += "  " + paint(_DIM, word)
+    if span.links:
+        line += f"  ~ {span.links[0].context.trace_id}"
+        line += f" … {len(span.links) - 1} more" if len(span.links) > 1 else ""
+    yield line
+    yield from _some(
+        [branch.below + _event(event, span.start_ns, paint) for event in span.events], _MAX_EVENTS, branch.below
+    )
+
+
+def _event(event: Event, start_ns: int, paint: Callable[[str, str], str]) -> str:
+    line = f"+{duration(event.time_ns - start_ns)} {printable(event.name)}"
+    # A stack on one line is no help.
+    shown = {key: value for key, value in event.attributes.items() if key != "exception.stacktrace"}
+    return paint(_DIM, "  ".join([line, *_some(pairs(shown, _MAX_VALUE), _MAX_ATTRIBUTES)]))
+
+
+def _some(texts: list[str], count: int, before: str = "") -> list[str]:
+    return texts if len(texts) <= count else [*texts[:count], f"{before}… {len(texts) - count} more"]
+
+
+def _has_colour(stream: TextIO) -> bool:
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    isatty = getattr(stream, "isatty", None)
+    return isatty is not None and isatty()
+
+
+def _paint(colour: str, text: str) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if text else ""
+
+
+def _plain(_: str, text: str) -> str:
+    return text
