@@ -1,0 +1,93 @@
+"""The wheel holds the extension, the sdist builds it again, and a machine without a compiler gets the plain twin."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.packaging
+
+ROOT = Path(__file__).parent.parent
+PROBE = "import tracekit, tracekit.wire.w3c, tracekit.exporters.sqlite; print(tracekit.IMPLEMENTATION, tracekit.__file__)"
+
+
+def run(*command, cwd, **environ):
+    environ = {**os.environ, "TRACEKIT_NO_EXTENSIONS": "", "PYTHONPATH": "", **environ}
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of what is committed or would be: nothing built, nothing installed."""
+    copy = tmp_path_factory.mktemp("source") / "tracekit"
+    skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.pyd", "_speedups.c")
+    shutil.copytree(ROOT, copy, ignore=skip)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def built(source):
+    """The paths of the sdist, and of the wheel that was built from it."""
+    done = run(sys.executable, "-m", "build", "--no-isolation", source, cwd=source)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (sdist,) = (source / "dist").glob("*.tar.gz")
+    (wheel,) = (source / "dist").glob("*.whl")
+    return sdist, wheel
+
+
+def installed(wheel, folder, **environ):
+    """Install *wheel* in a fresh environment, and return what PROBE prints there."""
+    venv.create(folder, with_pip=False)
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    done = run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(python, "-W", "error", "-c", PROBE, cwd=folder, **environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_wheel_holds_the_extension_and_a_fresh_environment_finds_it(built, tmp_path):
+    names = zipfile.ZipFile(built[1]).namelist()
+    assert [name for name in names if name.startswith("tracekit/_speedups.") and name.endswith((".so", ".pyd"))]
+    assert "tracekit/py.typed" in names
+    implementation, where = installed(built[1], tmp_path / "env")
+    assert implementation == "compiled"
+    assert str(tmp_path) in where
+    assert installed(built[1], tmp_path / "plain", TRACEKIT_NO_EXTENSIONS="1")[0] == "plain"
+
+
+def test_the_sdist_holds_all_that_a_build_needs(built):
+    names = {name.partition("/")[2] for name in tarfile.open(built[0]).getnames()}
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "tracekit/_speedups.pyx", "tracekit/_pure.py"} <= names
+
+
+def test_every_module_of_the_package_is_in_the_wheel(built):
+    names = set(zipfile.ZipFile(built[1]).namelist())
+    wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tracekit").rglob("*.py")}
+    assert wanted <= names
+
+
+def test_without_a_compiler_the_install_goes_on_with_the_plain_twin(source, tmp_path):
+    copy = shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("build", "dist", "*.so", "*.c"))
+    done = run(sys.executable, "-m", "build", "--no-isolation", "--wheel", copy, cwd=copy, CC="false")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (copy / "dist").glob("*.whl")
+    assert installed(wheel, tmp_path / "env")[0] == "plain"
+
+
+def test_a_release_build_without_its_extension_fails(source, tmp_path):
+    copy = shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("build", "dist", "*.so", "*.c"))
+    done = run(
+        sys.executable, "-m", "build", "--no-isolation", "--wheel", copy, cwd=copy, CC="false", CIBUILDWHEEL="1"
+    )
+    assert done.returncode != 0
