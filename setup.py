@@ -16,9 +16,7 @@ def extensions() -> list[Extension]:
             Extension(
                 "tracekit._speedups",
                 ["tracekit/_speedups.pyx"],
-                # A cdef class keeps its __module__ read-only unless it is a heap type made from a spec.
-                define_macros=[("CYTHON_USE_TYPE_SPECS", "1")],
-                extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-fno-semantic-interposition"],
+                extra_compile_args=[] if sys.platform == "win32" else ["-O2", "-fno-plt"],
             )
         ],
         compiler_directives={"language_level": 3},

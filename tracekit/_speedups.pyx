@@ -914,9 +914,9 @@ def write_tracecontext(context, carrier):
 # ---------------------------------------------------------------- ids and clock
 
 cdef enum:
-    POOL = 1024
+    POOL = 256
 
-cdef uint64_t[1024] _pool
+cdef uint64_t[256] _pool
 cdef int _pool_left = 0
 cdef object _ids = None
 cdef object _clock = None
@@ -947,6 +947,43 @@ cdef uint64_t _draw() except 0:
     return word
 
 
+cdef enum:
+    STRETCH = 256
+
+cdef uint64_t _walk = 0
+cdef uint64_t _mask = 0
+cdef int _steps_left = 0
+
+
+cdef uint64_t _new_span_id() except? 0:
+    """Return a span id that is not 0.
+
+    Each word of the operating system's randomness costs more than the rest of making a span, so two of them are
+    stretched to 256 ids: a SplitMix64 walk from the one, under the other as mask. The walk is a
+    permutation, so no id comes twice in a stretch; trace ids are not stretched.
+    """
+    global _walk, _mask, _steps_left
+    cdef uint64_t word = 0, start, mask
+    if _ids is not None:
+        return <uint64_t>_ids.span_id()
+    while word == 0:
+        if _steps_left <= 0:
+            start, mask = _draw(), _draw()
+            TK_LOCK()
+            _walk, _mask, _steps_left = start, mask, STRETCH
+            TK_UNLOCK()
+        TK_LOCK()
+        _steps_left -= 1
+        _walk += <uint64_t>0x9E3779B97F4A7C15
+        word = _walk
+        mask = _mask
+        TK_UNLOCK()
+        word = (word ^ word >> 30) * <uint64_t>0xBF58476D1CE4E5B9
+        word = (word ^ word >> 27) * <uint64_t>0x94D049BB133111EB
+        word ^= word >> 31 ^ mask
+    return word
+
+
 def set_ids(source):
     """Take ids from *source* (``trace_id()`` and ``span_id()`` return ints) instead of the operating system; None undoes it."""
     global _ids
@@ -961,9 +998,9 @@ def set_clock(clock):
 
 def after_fork():
     """Forget, in the child of a fork, all that belongs to the parent: drawn random words, open spans, buffered spans."""
-    global _generation, _pool_left
+    global _generation, _pool_left, _steps_left
     _generation += 1
-    _pool_left = 0
+    _pool_left = _steps_left = 0
     buffer.reset()
 
 
@@ -2036,10 +2073,6 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
         for target in links:
             self.add_link(target)
     return self
-
-
-cdef inline uint64_t _new_span_id() except? 0:
-    return _draw() if _ids is None else <uint64_t>_ids.span_id()
 
 
 cdef SpanContext _root(Tracer tracer, SpanContext base, name, kind, attributes):

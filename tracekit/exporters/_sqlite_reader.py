@@ -77,14 +77,20 @@ _CAUSES = {
 
 def has_schema(connection: sqlite3.Connection, path: str) -> bool:
     """Tell whether the file is a store of this version (True) or still empty (False); ``StoreError`` if it is neither."""
+    is_nested = connection.in_transaction
+    if not is_nested:
+        connection.execute("BEGIN")  # else another process could make the store between two of these
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    is_empty = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+    if not is_nested:
+        connection.execute("ROLLBACK")
+    if application == APPLICATION_ID and version == SCHEMA_VERSION:
+        return True
     if application == APPLICATION_ID:
-        if version == SCHEMA_VERSION:
-            return True
         wrong = f"has schema version {version}, this tracekit knows {SCHEMA_VERSION}"
         raise StoreError(wrong, path, "use the tracekit that wrote it, or name another path")
-    if application or version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+    if application or version or not is_empty:
         raise StoreError("another program's database", path, "name another path")
     return False
 

@@ -129,21 +129,25 @@ class AsyncTraceTransport(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.SyncByteStream):
-    """A response's body, whose end is the span's."""
+    """A response's body, whose end is the span's; its own iterator, as a body is read once."""
 
     def __init__(self, body: Any, span: Span) -> None:
         self._body = body
         self._span = span
 
     def __iter__(self) -> Iterator[bytes]:
+        self._parts: Iterator[bytes] = iter(self._body)
+        return self
+
+    def __next__(self) -> bytes:
         try:
-            yield from self._body
-        except GeneratorExit:  # the reader has enough; close() follows
+            return next(self._parts)
+        except StopIteration:
+            self._span.end()
             raise
         except BaseException as error:
             _fail(self._span, error)
             raise
-        self._span.end()
 
     def close(self) -> None:
         try:
@@ -155,22 +159,27 @@ class _Stream(httpx.SyncByteStream):
 
 
 class _AsyncStream(httpx.AsyncByteStream):
-    """A response's body, whose end is the span's."""
+    """A response's body, whose end is the span's; its own iterator, as a body is read once."""
+
+    # Not an async generator: one that a reader drops half-way is finalised by the event loop, too late.
 
     def __init__(self, body: Any, span: Span) -> None:
         self._body = body
         self._span = span
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._parts: AsyncIterator[bytes] = aiter(self._body)
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for part in self._body:
-                yield part
-        except GeneratorExit:  # the reader has enough; aclose() follows
+            return await anext(self._parts)
+        except StopAsyncIteration:
+            self._span.end()
             raise
         except BaseException as error:
             _fail(self._span, error)
             raise
-        self._span.end()
 
     async def aclose(self) -> None:
         try:
