@@ -9,7 +9,9 @@ import pytest
 
 import tracekit
 from tracekit import _pure
-from tracekit._accel import IMPLEMENTATION
+from tracekit._current import _restore_context
+from tracekit._labels import NO_LABELS
+from tracekit._tracestate import TraceState, make_state
 from tracekit.testing import MemoryExporter
 
 BACKENDS = [
@@ -21,10 +23,16 @@ if sys.platform != "win32":
 
 
 def _twins():
-    twins = [pytest.param(_pure, id="plain")]
-    if IMPLEMENTATION == "compiled":
-        twins.append(pytest.param(importlib.import_module("tracekit._speedups"), id="compiled"))
-    return twins
+    twins = {"plain": _pure}
+    try:
+        twins["compiled"] = importlib.import_module("tracekit._speedups")
+    except ModuleNotFoundError:  # a plain install, with one twin
+        pass
+    for name, twin in twins.items():
+        if name != tracekit.IMPLEMENTATION:
+            # The package has done so for the twin that it uses.
+            twin.set_values(NO_LABELS, TraceState, make_state, _restore_context)
+    return [pytest.param(twin, id=name) for name, twin in twins.items()]
 
 
 @pytest.fixture(params=_twins())

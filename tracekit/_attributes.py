@@ -18,63 +18,76 @@ _DEPTH = 3
 
 
 def clean(value: object, limit: int) -> tuple[Any, int]:
-    """Return *value* as an attribute holds it and how often it was cut to *limit*; ``MISSING`` if it has no such form."""
+    """Return *value* as an attribute holds it and how often it was cut; ``MISSING`` if it has no such form.
+
+    *limit* bounds the characters of a text and the elements of a sequence or mapping; all that a value holds
+    at any depth is bounded by eight times as many.
+    """
     if value is None:
         return MISSING, 0
     try:
-        return _clean(value, limit, _DEPTH)
+        return _Cleaner(limit).clean(value, _DEPTH)
     except Exception:  # a subclass with a raising method must not reach the program that is traced
         return MISSING, 0
 
 
-def _clean(value: Any, limit: int, depth: int) -> tuple[Any, int]:
-    if value is None or isinstance(value, bool):
-        return value, 0
-    if isinstance(value, str):
-        text = str.__str__(value)
-        return (text, 0) if len(text) <= limit else (text[:limit], 1)
-    if isinstance(value, int):
-        return int.__int__(value), 0
-    if isinstance(value, float):
-        return float.__float__(value), 0
-    if isinstance(value, bytes | bytearray | memoryview):
-        octets = bytes(value[: limit + 1])
-        return (octets, 0) if len(octets) <= limit else (octets[:limit], 1)
-    if depth == 0:
+class _Cleaner:
+    """One value being cleaned, and how many more elements may be read of it."""
+
+    __slots__ = ("left", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.left = 8 * limit
+
+    def clean(self, value: Any, depth: int) -> tuple[Any, int]:
+        if value is None or isinstance(value, bool):
+            return value, 0
+        if isinstance(value, str):
+            text = str.__str__(value)
+            return (text, 0) if len(text) <= self.limit else (text[: self.limit], 1)
+        if isinstance(value, int):
+            return int.__int__(value), 0
+        if isinstance(value, float):
+            return float.__float__(value), 0
+        if isinstance(value, bytes | bytearray | memoryview):
+            octets = bytes(value[: self.limit + 1])
+            return (octets, 0) if len(octets) <= self.limit else (octets[: self.limit], 1)
+        if depth == 0:
+            return MISSING, 0
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth)
+        if isinstance(value, Sequence | Set):
+            return self._sequence(value, depth)
         return MISSING, 0
-    if isinstance(value, Mapping):
-        return _clean_mapping(value, limit, depth)
-    if isinstance(value, Sequence | Set):
-        return _clean_sequence(value, limit, depth)
-    return MISSING, 0
 
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> tuple[Any, int]:
+        cleaned: dict[str, Any] = {}
+        cuts = 0
+        for count, (key, item) in enumerate(value.items()):
+            if count == self.limit or self.left == 0:
+                return cleaned, cuts + 1
+            self.left -= 1
+            plain, cut = self.clean(item, depth - 1)
+            cuts += cut
+            if plain is MISSING or not isinstance(key, str):
+                cuts += 1
+            else:
+                cleaned[str.__str__(key)[: self.limit]] = plain
+        return cleaned, cuts
 
-def _clean_mapping(value: Mapping[Any, Any], limit: int, depth: int) -> tuple[Any, int]:
-    cleaned: dict[str, Any] = {}
-    cuts = 0
-    for key, item in value.items():
-        if len(cleaned) == limit:
-            return cleaned, cuts + 1
-        plain, cut = _clean(item, limit, depth - 1)
-        cuts += cut
-        if plain is MISSING or not isinstance(key, str):
-            cuts += 1
-        else:
-            cleaned[str.__str__(key)[:limit]] = plain
-    return cleaned, cuts
-
-
-def _clean_sequence(value: Any, limit: int, depth: int) -> tuple[Any, int]:
-    items: list[Any] = []
-    cuts = 0
-    for item in value:
-        if len(items) == limit:
-            cuts += 1
-            break
-        plain, cut = _clean(item, limit, depth - 1)
-        cuts += cut
-        if plain is MISSING:
-            cuts += 1
-        else:
-            items.append(plain)
-    return tuple(items), cuts
+    def _sequence(self, value: Any, depth: int) -> tuple[Any, int]:
+        items: list[Any] = []
+        cuts = 0
+        for count, item in enumerate(value):
+            if count == self.limit or self.left == 0:
+                cuts += 1
+                break
+            self.left -= 1
+            plain, cut = self.clean(item, depth - 1)
+            cuts += cut
+            if plain is MISSING:
+                cuts += 1
+            else:
+                items.append(plain)
+        return tuple(items), cuts

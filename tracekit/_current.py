@@ -15,13 +15,11 @@ from ._accel import (
     set_values,
     use_scope,
 )
-from ._labels import NO_LABELS, Labels, restore_labels
+from ._labels import NO_LABELS, Labels
 from ._tracestate import TraceState, make_state
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-
-    from ._labels import Member
 
 __all__ = [
     "current_context",
@@ -87,9 +85,9 @@ def from_context(context: contextvars.Context) -> Span | None:
         return context.copy().run(current_span)
 
 
-def _restore_context(id: bytes, flags: int, state: str, labels: tuple[Member, ...], is_remote: bool) -> SpanContext:
+def _restore_context(id: bytes, flags: int, state: str, labels: str, is_remote: bool) -> SpanContext:
     """Rebuild a pickled SpanContext."""
-    return make_context(id, flags, str(TraceState.parse(state)), restore_labels(labels, 0) or None, is_remote)
+    return make_context(id, flags, str(TraceState.parse(state)), Labels.parse(labels) or None, is_remote)
 
 
 set_values(NO_LABELS, TraceState, make_state, _restore_context)

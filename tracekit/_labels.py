@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from ._accel import format_baggage, is_label_key, parse_baggage
 from ._errors import clip
 
-__all__ = ["NO_LABELS", "Labels", "Member", "restore_labels"]
+__all__ = ["NO_LABELS", "Labels"]
 
 Property: TypeAlias = tuple[str, str | None]
 Member: TypeAlias = tuple[str, str, tuple[Property, ...]]
@@ -66,6 +66,10 @@ class Labels(Mapping[str, str]):
     def merge(self, other: Mapping[str, str]) -> Labels:
         """Return these labels with those of *other*, which win: all members of a key they share give way to theirs."""
         newer = Labels(other)
+        if not self._members and not self._dropped:
+            return newer
+        if not newer._members and not newer._dropped:
+            return self
         kept = [member for member in self._members if member[0] not in newer]
         return _bounded((*kept, *newer._members), self._dropped + newer._dropped)
 
@@ -128,7 +132,7 @@ class Labels(Mapping[str, str]):
         return hash(frozenset(self._mapping().items()))
 
     def __reduce__(self) -> Any:
-        return restore_labels, (self._members, self._dropped)
+        return _restore, (str(self), self._dropped)
 
     def __repr__(self) -> str:
         return f"Labels({self._mapping()!r})"
@@ -170,9 +174,9 @@ def _bounded(members: tuple[Member, ...], dropped: int) -> Labels:
     return _make(members[:kept], dropped + len(members) - kept, text)
 
 
-def restore_labels(members: tuple[Member, ...], dropped: int) -> Labels:
-    """Rebuild pickled labels, checked anew."""
-    return _bounded(tuple([_member(*member) for member in members]), dropped)
+def _restore(text: str, dropped: int) -> Labels:
+    labels = Labels.parse(text)
+    return _make(labels._members, labels._dropped + dropped, labels._text)
 
 
 NO_LABELS = _bounded((), 0)

@@ -44,8 +44,9 @@ class Exporter(Protocol):
 class _Worker:
     """One exporter and the thread that serves it, started when there is something to do."""
 
-    def __init__(self, exporter: Exporter, interval_s: float) -> None:
+    def __init__(self, exporter: Exporter, interval_s: float, after: Callable[[], None]) -> None:
         self.exporter = exporter
+        self.after = after  # called when a batch has been dealt with
         self.interval_s = interval_s
         # SimpleQueue.put neither blocks nor deadlocks where a signal handler or finaliser interrupts it.
         self.inbox: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
@@ -71,12 +72,15 @@ class _Worker:
 
     def call(self, job: Callable[[], None], timeout_s: float) -> bool:
         """Have the thread do *job* after all that waits, and tell whether it did within *timeout_s*."""
+        if self.is_abandoned:
+            return True
         if self.thread is None:
             self.start()
-        if self.thread is None:
+        thread = self.thread
+        if thread is None:
             job()
             return True
-        if self.thread is threading.current_thread():
+        if thread is threading.current_thread():
             return False
         done = threading.Event()
 
@@ -86,13 +90,18 @@ class _Worker:
             return job == self.stop
 
         self.inbox.put(answer)
-        return done.wait(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        # In short waits: the thread may have left for good before it saw this.
+        while not done.wait(max(0.0, min(0.05, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline or not thread.is_alive():
+                return done.is_set()
+        return True
 
     def stop(self) -> None:
         self.drain()
         try:
             self.exporter.shutdown()
-        except Exception as error:
+        except BaseException as error:  # nobody could catch it but this thread, which has to go on
             self.complain(error, 0)
 
     def _run(self) -> None:
@@ -122,12 +131,13 @@ class _Worker:
             self.in_flight += len(spans)
         for start in range(0, len(spans), BATCH):
             self._export(spans[start : start + BATCH])
+        self.after()
 
     def _export(self, batch: list[Span]) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             self.exporter.export(batch)
-        except Exception as error:
+        except BaseException as error:  # nobody could catch it but this thread, which has to go on
             failure = error
         with self.lock:
             if self.is_abandoned:
@@ -140,18 +150,30 @@ class _Worker:
         if failure is not None:
             self.complain(failure, len(batch))
 
-    def complain(self, error: Exception, lost: int) -> None:
-        cause = (type(error), str(error)[:80])
+    def complain(self, error: BaseException, lost: int) -> None:
+        try:
+            text = str(error)
+        except Exception:
+            text = ""
+        cause = (type(error), text[:80])
         if cause in self.causes or len(self.causes) >= _CAUSES:
             return
         self.causes.add(cause)
-        logger.error(
+        _log(
+            logging.ERROR,
             "%s failed, %d spans lost: %s: %s (said once per cause; tracekit.statistics() counts on)",
             type(self.exporter).__name__,
             lost,
             type(error).__name__,
-            clip(str(error)[:400]) if not str(error).isprintable() else str(error)[:400],
+            text[:400] if text.isprintable() else clip(text),
         )
+
+
+def _log(level: int, message: str, *arguments: object) -> None:
+    try:
+        logger.log(level, message, *arguments)
+    except Exception:  # a handler of the program's own must not end the export
+        pass
 
 
 class Pipeline:
@@ -160,32 +182,36 @@ class Pipeline:
     def __init__(self) -> None:
         self._worker: _Worker | None = None
         self._exported = self._failed = self._dropped = 0
-        self._said_full = False
+        self._said = 0  # how many drops had been said, or were another exporter's
+        self._lock = threading.RLock()  # one configure() or shutdown() at a time
 
     def use(self, exporter: Exporter | None, *, capacity: int, interval_s: float, timeout_s: float) -> None:
         """Put *exporter* in the place of the one before, which gets what it has still to get, for *timeout_s* at most."""
-        self._retire(timeout_s)
-        buffer.capacity = capacity
-        self._said_full = False
-        if exporter is not None:
-            self._worker = worker = _Worker(exporter, interval_s)
+        with self._lock:
+            self._retire(timeout_s)
+            buffer.capacity = capacity
+            self._said = self.statistics().dropped
+            buffer.is_open = exporter is not None
+            if exporter is None:
+                return
+            self._worker = worker = _Worker(exporter, interval_s, self._say_full)
             buffer.wake = worker.wake
-        buffer.is_open = exporter is not None
+            if len(buffer):
+                worker.wake()
 
     def flush(self, timeout_s: float) -> bool:
         """Export all that has ended before this call; tell whether that was done within *timeout_s*."""
         worker = self._worker
-        done = worker is None or worker.call(worker.drain, timeout_s)
-        self._say_full()
-        return done
+        return worker is None or worker.call(worker.drain, timeout_s)
 
     def shutdown(self, timeout_s: float) -> bool:
         """Flush, then close the exporter; spans that end later are counted as dropped."""
-        done = self._retire(timeout_s)
-        buffer.is_open = False
-        self._dropped += len(buffer.drain())
-        self._say_full()
-        return done
+        with self._lock:
+            done = self._retire(timeout_s)
+            buffer.is_open = False
+            self._dropped += len(buffer.drain())
+            self._say_full()
+            return done
 
     def _retire(self, timeout_s: float) -> bool:
         worker, self._worker = self._worker, None
@@ -205,6 +231,8 @@ class Pipeline:
         if worker is None:
             return self._sum(0, 0, 0)
         with worker.lock:
+            if worker.is_abandoned:
+                return self._sum(0, 0, 0)
             return self._sum(worker.exported, worker.failed, worker.in_flight)
 
     def _sum(self, exported: int, failed: int, in_flight: int) -> Statistics:
@@ -221,24 +249,25 @@ class Pipeline:
         )
 
     def _say_full(self) -> None:
-        dropped = self.statistics().dropped
-        if dropped and not self._said_full:
-            self._said_full = True
-            logger.warning("%d spans dropped: the buffer was full or closed (said once)", dropped)
+        dropped = self._dropped + buffer.counts()[2] - self._said
+        if dropped > 0 and self._said >= 0:
+            self._said = -1 << 62  # once until the next configure()
+            _log(logging.WARNING, "%d spans dropped: the buffer was full or closed (said once)", dropped)
 
     def after_fork(self) -> None:
         """Start over in the child: the exporter stays, thread, lock and counts are the parent's."""
-        worker, self._worker = self._worker, None
+        worker = self._worker
         self.__init__()  # type: ignore[misc]
         if worker is not None:
-            self._worker = worker = _Worker(worker.exporter, worker.interval_s)
+            self._worker = worker = _Worker(worker.exporter, worker.interval_s, self._say_full)
             buffer.wake = worker.wake
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:
-            # A multiprocessing child leaves by os._exit(), past atexit; its own finalisers do run.
-            util.register_after_fork(self, _finish_in_child)
+            util.register_after_fork(self, Pipeline.finish_in_child)
 
-
-def _finish_in_child(pipeline: Pipeline) -> None:
-    util: Any = sys.modules["multiprocessing.util"]
-    util.Finalize(None, pipeline.shutdown, args=(5.0,), exitpriority=0)
+    def finish_in_child(self) -> None:
+        """See to it that a child of multiprocessing, which leaves by os._exit() and past atexit, delivers before."""
+        process: Any = sys.modules.get("multiprocessing.process")
+        util: Any = sys.modules.get("multiprocessing.util")
+        if process is not None and util is not None and process.parent_process() is not None:
+            util.Finalize(None, self.shutdown, args=(5.0,), exitpriority=0)

@@ -631,8 +631,7 @@ class SpanContext:
 
     def __reduce__(self) -> Any:
         # By a function's name, not the class's, so that either twin reads what the other wrote.
-        labels = () if self._labels is None else self._labels.members
-        return _restore, (self.id, self._flags, self._state, labels, self._is_remote)
+        return _restore, (self.id, self._flags, self._state, str(self.labels), self._is_remote)
 
     def __repr__(self) -> str:
         remote = ", remote" if self._is_remote else ""
@@ -1316,7 +1315,7 @@ def span(
         keep, state = _sample(tracer, base._trace_id, name, kind, attributes)
         flags = (base._flags & _RANDOM) | (_SAMPLED if keep else 0)
         self.context = _make_context(
-            base._trace_id, _new_span_id(), flags, base._state or state, base._labels, False
+            base._trace_id, _new_span_id(), flags, _put_first(state, base._state), base._labels, False
         )
     elif is_local and tracer.recording and not base._flags & _SAMPLED:
         # Not sampled, and inside a span that is not: nobody will ever see this one, so it has no identity.
@@ -1372,8 +1371,12 @@ def _root(
         keep, entry = _sample(tracer, trace_id, name, kind, attributes)
         if keep:
             flags |= _SAMPLED
-            state = state or entry
+            state = _put_first(entry, state)
     return _make_context(trace_id, _new_span_id(), flags, state, None if base is None else base._labels, False)
+
+
+def _put_first(entry: str, state: str) -> str:
+    return _make_state(state).put_first(entry) if entry and state else entry or state
 
 
 def _sample(

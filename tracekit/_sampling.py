@@ -125,7 +125,7 @@ class Rate:
 
 def threshold(probability: float) -> int:
     """Return the 56-bit rejection threshold of *probability*, rounded to four hex digits after leading f's."""
-    exact = round((1 - probability) * NEVER)
+    exact = NEVER - round(probability * NEVER)  # 1 - p would lose the digits of a small p
     if exact >= NEVER:
         return NEVER
     text = f"{exact:014x}"

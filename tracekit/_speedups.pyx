@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True, binding=False, always_allow_keywords=True
+# cython: language_level=3, freethreading_compatible=True, always_allow_keywords=True
 """The compiled twin: the same names in the same order as ``_pure.py``, which says how it works.
 
 What is particular here: ids are three ``uint64``; ``SpanContext``, ``Scope`` and ``Span`` come from
@@ -1227,8 +1227,7 @@ cdef class SpanContext:
 
     def __reduce__(self):
         # By a function's name, not the class's, so that either twin reads what the other wrote.
-        labels = () if self._labels is None else self._labels.members
-        return _restore, (self.id, self.bits, self._state or "", labels, self.remote)
+        return _restore, (self.id, self.bits, self._state or "", str(self.labels), self.remote)
 
     def __repr__(self):
         remote = ", remote" if self.remote else ""
@@ -1755,7 +1754,6 @@ cdef class Span:
             raise TypeError(f"end_ns must be int, not {type(end_ns).__name__}")
         self._end(end_ns)
 
-    @cython.binding(True)
     @cython.critical_section
     def __enter__(self):
         cdef Scope scope
@@ -1773,7 +1771,6 @@ cdef class Span:
             self.owned_scope = scope
         return self
 
-    @cython.binding(True)
     def __exit__(self, kind, exc, traceback):
         cdef Scope scope = self._leave()
         if scope is not None:
@@ -2043,7 +2040,7 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
                 base.low,
                 _new_span_id(),
                 (base.bits & RANDOM) | (SAMPLED if keep else 0),
-                base._state or state,
+                _put_first(state, base._state),
                 base._labels,
                 False,
             )
@@ -2097,8 +2094,12 @@ cdef SpanContext _root(Tracer tracer, SpanContext base, name, kind, attributes):
         keep, entry = _sample(tracer, high, low, name, kind, attributes)
         if keep:
             bits |= SAMPLED
-            state = state or entry
+            state = _put_first(entry, state)
     return _make_context(high, low, _new_span_id(), bits, state, labels, False)
+
+
+cdef str _put_first(str entry, str state):
+    return _make_state(state).put_first(entry) if entry and state else entry or state
 
 
 cdef tuple _KEEP = (1, None)

@@ -45,10 +45,17 @@ def configure(
         raise TypeError(f"service must be str, not {type(service).__name__}")
     if resource is not None and not isinstance(resource, Mapping):
         raise TypeError(f"resource must be a mapping, not {type(resource).__name__}")
+    if isinstance(exporter, type):
+        raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
     if exporter is not None and not callable(getattr(exporter, "export", None)):
         raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits must be tracekit.Limits, not {type(limits).__name__}")
+    for limit in limits or ():
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise TypeError(f"limits must be ints, not {type(limit).__name__}")
+        if not 0 <= limit <= 1 << 31:
+            raise ValueError(f"limits must be 0 to {1 << 31}: {limit}")
     if isinstance(buffer_size, bool) or not isinstance(buffer_size, int):
         raise TypeError(f"buffer_size must be int, not {type(buffer_size).__name__}")
     if not 2 <= buffer_size <= 1 << 24:
@@ -67,17 +74,23 @@ def configure(
 
 def flush(timeout_s: float = 5.0) -> bool:
     """Export every span that has ended; return whether that was done within *timeout_s*."""
-    return _pipeline.flush(timeout_s)
+    return _pipeline.flush(_seconds(timeout_s))
 
 
 def shutdown(timeout_s: float = 5.0) -> bool:
     """Flush and close the exporter; return whether that was done within *timeout_s*. Runs at exit by itself."""
-    return _pipeline.shutdown(timeout_s)
+    return _pipeline.shutdown(_seconds(timeout_s))
 
 
 def statistics() -> Statistics:
     """Return where every span of this process went."""
     return _pipeline.statistics()
+
+
+def _seconds(timeout_s: float) -> float:
+    if not isinstance(timeout_s, int | float):
+        raise TypeError(f"timeout_s must be a number, not {type(timeout_s).__name__}")
+    return timeout_s
 
 
 def _formats(formats: Sequence[Format] | None) -> Sequence[Format]:
@@ -133,6 +146,7 @@ def _hook() -> None:
     if not _is_hooked:
         _is_hooked = True
         atexit.register(shutdown)
+        _pipeline.finish_in_child()
 
 
 def _after_fork() -> None:

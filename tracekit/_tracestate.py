@@ -56,6 +56,12 @@ class TraceState(Mapping[str, str]):
         others = [f"{k}={v}" for k, v in self.items() if k != key]
         return make_state(",".join([_member(key, value), *others[: MAX_STATE_MEMBERS - 1]]))
 
+    def put_first(self, text: str) -> str:
+        """Return the ``tracestate`` value with the members of *text*, which has been checked, before these."""
+        newer = make_state(text)
+        others = [f"{k}={v}" for k, v in self.items() if k not in newer]
+        return ",".join([text, *others[: MAX_STATE_MEMBERS - len(newer)]])
+
     def without(self, key: str) -> TraceState:
         """Return a tracestate without *key*."""
         return make_state(",".join([f"{k}={v}" for k, v in self.items() if k != key]))

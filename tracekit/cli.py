@@ -31,6 +31,9 @@ _SERVICE_STYLES = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", 
 _STATUS_STYLES = {"error": "bold red", "cancelled": "yellow", "ok": "green"}
 _MARKS = {"error": "✗", "cancelled": "⊘", "ok": "✓"}
 
+# A parent for spans that nobody is to see.
+_UNSAMPLED = _accel.SpanContext(deferred=False)
+
 Segment = tuple[str, str]  # a text and its style, in rich's words
 
 
@@ -461,7 +464,7 @@ def _installed(distribution: str) -> str:
 
 
 def _ids() -> str:
-    contexts = [_accel.span("tracekit doctor", parent=_accel.ROOT).context for _ in range(1000)]
+    contexts = [_accel.span("tracekit doctor", parent=_UNSAMPLED).context for _ in range(1000)]
     if len({context.id for context in contexts}) < 1000 or not all(context.is_valid for context in contexts):
         raise RuntimeError("ids repeat, or are zero: os.urandom does not give random bytes")
     return "from os.urandom; 1000 drawn, none twice"
@@ -497,7 +500,7 @@ def _try_store(path: str) -> str:
 
 
 def _store_one(path: str) -> None:
-    wanted = _accel.span("tracekit doctor", parent=_accel.ROOT)
+    wanted = _accel.span("tracekit doctor", parent=_UNSAMPLED)
     wanted.end()
     exporter = SQLiteExporter(path)
     try:

@@ -105,14 +105,11 @@ def span_tree(spans: Iterable[Span]) -> str:
         parent = span.parent
         children.setdefault(parent.span_id if parent and parent.span_id in known else None, []).append(span)
     lines: list[str] = []
-
-    def write(span: Span, depth: int) -> None:
+    waiting = [(span, 0) for span in reversed(children.get(None, []))]
+    while waiting:
+        span, depth = waiting.pop()
         lines.append("  " * depth + _line(span, known))
-        for child in children.get(span.context.span_id, ()):
-            write(child, depth + 1)
-
-    for root in children.get(None, ()):
-        write(root, 0)
+        waiting += [(child, depth + 1) for child in reversed(children.get(span.context.span_id, []))]
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from .services import Service
 
 __all__ = ["run"]
+
+for _name in ("hypercorn", "starlette", "trio", "uvicorn"):
+    if find_spec(_name) is None:  # the services would say so too, but later and less clearly
+        raise ModuleNotFoundError(f"No module named {_name!r}", name=_name)
 
 _INTERRUPTED = 130
 _POLL_S = 2 * EXPORT_INTERVAL_S
@@ -128,7 +133,7 @@ class _Demo:
         lost = self._lost()
         problems = [*self.problems, *wrongs(findings, requests=self.requests, lost=lost)]
         if findings.typical is not None:
-            cli.main(["traces", "show", self.path, findings.typical.trace_id])
+            self._show(findings.typical.trace_id)
         _say("")
         for line in figures(findings, lost):
             _say(f"  {line}")
@@ -169,7 +174,8 @@ class _Demo:
         _say(f"  curl -X POST {url}/checkout/7")
         _say(f"  curl -X POST {url}/checkout/8 \\\n    -H 'traceparent: {traceparent}'")
         _say("\nEach new trace is shown here. Ctrl-C stops the services.")
-        shown = last = self._spans_by_trace()
+        last = self._spans_by_trace()
+        shown = dict(last)
         while True:
             await anyio.sleep(_POLL_S)
             spans = self._spans_by_trace()
@@ -177,9 +183,13 @@ class _Demo:
                 # Whole, as far as one can tell: nothing has come for longer than a service keeps a span.
                 if count == last.get(trace_id) and count != shown.get(trace_id):
                     _say("")
-                    cli.main(["traces", "show", self.path, trace_id])
+                    self._show(trace_id)
                     shown[trace_id] = count
             last = spans
+
+    def _show(self, trace_id: str) -> None:
+        if cli.main(["traces", "show", self.path, trace_id]) == _INTERRUPTED:
+            raise KeyboardInterrupt
 
     def _spans_by_trace(self) -> dict[str, int]:
         with SQLiteReader(self.path) as reader:
@@ -227,7 +237,7 @@ def _next_steps(path: str) -> Iterator[str]:
     yield f"  all traces  {program} traces list {_near(path)}"
     yield f"  one trace   {program} traces show {_near(path)}"
     yield f"  your own    {program} demo --serve"
-    yield f"  the code    {_near(str(Path(__file__).with_name('storefront.py')))}, README.md"
+    yield f"  to read     {_near(str(Path(__file__).with_name('storefront.py')))}, README.md"
 
 
 def _near(path: str) -> str:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.streams.text import TextReceiveStream
 
+from .._render import printable
 from .child import LISTENING, STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from anyio.abc import Process, TaskStatus
+    from anyio.abc import Process
 
 __all__ = ["Service", "ServiceError", "running"]
 
@@ -32,7 +33,7 @@ class ServiceError(Exception):
     """A service did not start, or ended though nobody had asked it to."""
 
     def __init__(self, service: Service, what: str) -> None:
-        output = "".join(f"\n    {line}" for line in service.output) or " none"
+        output = "".join(f"\n    {printable(line, 500)}" for line in service.output) or " none"
         super().__init__(f"{service.name} (process {service.pid}) {what}; its last output:{output}")
 
 
@@ -49,36 +50,38 @@ class Service:
         self.output: deque[str] = deque(maxlen=_LINES)
         self.statistics: dict[str, int] | None = None
         self.ended = ""
+        self.listens = anyio.Event()
         self._line = ""
 
-    async def run(self, *arguments: str, task_status: TaskStatus[None]) -> None:
-        """Run the service: it has started when it listens, and is stopped by cancelling this."""
-        process = await anyio.open_process(
-            [sys.executable, "-m", f"{__package__}.{self.name}", *arguments],
-            stdin=subprocess.PIPE,  # whatever ends us ends this pipe, and that ends the service
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us alone: we stop the services in order
-        )
+    async def run(self, *arguments: str) -> None:
+        """Run the service: it has started when it ``listens``, and is stopped by cancelling this."""
+        with anyio.CancelScope(shield=True):  # asyncio forgets a process whose start is cancelled
+            process = await anyio.open_process(
+                [sys.executable, "-m", f"{__package__}.{self.name}", *arguments],
+                stdin=subprocess.PIPE,  # whatever ends us ends this pipe, and that ends the service
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us alone: we stop the services in order
+            )
         self.pid = process.pid
         assert process.stdout is not None
         output = TextReceiveStream(process.stdout, errors="replace")
         try:
-            await self._read(output, task_status)
+            await self._read(output)
             self.ended = _status(await process.wait())
             raise ServiceError(self, f"ended by itself, {self.ended}")
         finally:
             with anyio.CancelScope(shield=True):
                 await self._stop(process, output)
 
-    async def _read(self, output: TextReceiveStream, task_status: TaskStatus[None] | None = None) -> None:
+    async def _read(self, output: TextReceiveStream) -> None:
         """Read until the service closes its output, as it does by ending."""
         async for text in output:
             *lines, self._line = (self._line + text).split("\n")
             for line in lines:
-                if line.startswith(LISTENING) and task_status is not None and not self.url:
+                if line.startswith(LISTENING):
                     self.url = line.removeprefix(LISTENING)
-                    task_status.started()
+                    self.listens.set()
                 elif line.startswith(STATISTICS):
                     self.statistics = json.loads(line.removeprefix(STATISTICS))
                 else:
@@ -104,8 +107,10 @@ async def running(name: str, *arguments: str) -> AsyncIterator[Service]:
     """Start ``python -m tracekit.demo.<name>``, and stop it at the end; ``ServiceError`` comes in a group."""
     service = Service(name)
     async with anyio.create_task_group() as tasks:
+        # Not tasks.start(): where that is cancelled, on asyncio, it cancels past every shield.
+        tasks.start_soon(service.run, *arguments)
         with anyio.move_on_after(_START_S):
-            await tasks.start(service.run, *arguments)
+            await service.listens.wait()
         if not service.url:
             raise ServiceError(service, f"did not answer within {_START_S:.0f} s")
         yield service

@@ -80,11 +80,13 @@ def has_schema(connection: sqlite3.Connection, path: str) -> bool:
     is_nested = connection.in_transaction
     if not is_nested:
         connection.execute("BEGIN")  # else another process could make the store between two of these
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    is_empty = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
-    if not is_nested:
-        connection.execute("ROLLBACK")
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        is_empty = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+    finally:
+        if not is_nested and connection.in_transaction:
+            connection.execute("ROLLBACK")
     if application == APPLICATION_ID and version == SCHEMA_VERSION:
         return True
     if application == APPLICATION_ID:

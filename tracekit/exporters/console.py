@@ -92,7 +92,7 @@ class ConsoleExporter:
                 span = below.pop()
                 if left.pop(id(span), None) is not None:
                     found.append(span)
-                    below += children.get(span.context.span_id, ())
+                    below += reversed(children.get(span.context.span_id, []))
             self._count -= len(found)
             self._write(trace_id, found, note)
         if left:

@@ -183,7 +183,7 @@ class _Exchange:
 
     def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
         self._span = span
-        self._scope: Scope | None = scope
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._status = 0
@@ -194,7 +194,7 @@ class _Exchange:
         self._describe()
 
     def fail(self, error: BaseException) -> None:
-        """Note that the app has raised *error*; the span's own exit records it, once."""
+        """Note that the app has raised *error*; the span's own exit records it."""
         self._describe()
         if isinstance(error, Exception):
             self._span.set_attribute("error.type", error_type(error))
@@ -207,12 +207,9 @@ class _Exchange:
         self._span.end()
 
     def _describe(self) -> None:
-        """Write, once, what is known only now: the route that the app chose, and how it went."""
-        scope, self._scope = self._scope, None
-        if scope is None:
-            return
+        """Write what is known only now: the route that the app chose, and how it went; the span ends next."""
         span = self._span
-        if route := _route(scope):
+        if route := _route(self._scope):
             span.update_name(f"{span.name} {route}")
             span.set_attribute("http.route", route)
         if status := self._status:

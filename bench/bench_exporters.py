@@ -1,0 +1,51 @@
+"""Exporters: what a batch of finished spans costs their thread."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from tracekit.exporters.console import ConsoleExporter
+
+import tracekit
+from tracekit.exporters.sqlite import SQLiteExporter
+
+from . import inputs
+from .contender_tracekit import NullExporter
+
+
+def _finished(count):
+    """Return *count* finished spans with five attributes and an event each, children of one."""
+    kept = []
+
+    class Keep(NullExporter):
+        def export(self, spans):
+            kept.extend(spans)
+
+    tracekit.configure(service="bench", exporter=Keep())
+    with tracekit.span("parent"):
+        for number in range(count - 1):
+            with tracekit.span("work", attributes=inputs.attributes_of(number)) as span:
+                span.add_event("cache miss")
+    tracekit.configure()
+    return kept
+
+
+@pytest.mark.parametrize("count", [1, 100, 2000])
+def bench_sqlite_batch(benchmark, tmp_path, count):
+    """Time one batch: divide by its spans."""
+    exporter = SQLiteExporter(tmp_path / "traces.db")
+    spans = _finished(count)
+    benchmark(exporter.export, spans)
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def bench_console_batch(benchmark, monkeypatch, count):
+    """Time one batch: divide by its spans."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    exporter = ConsoleExporter()
+    spans = _finished(count)
+    benchmark(exporter.export, spans)
+    exporter.shutdown()

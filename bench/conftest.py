@@ -1,0 +1,87 @@
+"""What every bench has: both twins, one recording tracer for each, and how ``pytest bench`` measures and prints."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+import tracekit
+from tracekit import _current, _pure
+from tracekit._accel import buffer
+from tracekit._labels import NO_LABELS
+from tracekit._tracestate import TraceState, make_state
+
+from .contender_tracekit import NullExporter
+
+# Defaults of this directory; the command line wins.
+OPTIONS: dict[str, Any] = {
+    "benchmark_group_by": "func",
+    "benchmark_columns": ["min", "median", "iqr", "rounds", "iterations"],
+    "benchmark_sort": "name",
+    "benchmark_max_time": 0.2,
+    "benchmark_min_rounds": 5,
+    "benchmark_min_time": 0.0001,
+    "benchmark_disable_gc": True,
+    "benchmark_warmup": True,
+    "benchmark_warmup_iterations": 1000,
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    given = [str(argument).partition("=")[0] for argument in config.invocation_params.args]
+    for name, value in OPTIONS.items():
+        if hasattr(config.option, name) and "--" + name.replace("_", "-") not in given:
+            setattr(config.option, name, value)
+    config.addinivalue_line("python_files", "bench_*.py")
+    config.addinivalue_line("python_functions", "bench_*")
+
+
+def _twins():
+    twins = [pytest.param(_pure, id="plain")]
+    if tracekit.IMPLEMENTATION == "compiled":
+        twins.append(pytest.param(importlib.import_module("tracekit._speedups"), id="compiled"))
+        # Only the active twin has been told what is written above it.
+        _pure.set_values(NO_LABELS, TraceState, make_state, _current._restore_context)
+    return twins
+
+
+@pytest.fixture(params=_twins())
+def twin(request):
+    """The module of one twin, unconfigured, with nothing current."""
+    module = request.param
+    with module.use_scope(1, None, None, None):
+        yield module
+
+
+def _empty_when_half_full(buffer):
+    """Have each span pay its share of emptying the buffer, at once: a thread would lag behind, and spans be dropped."""
+    buffer.wake = lambda: len(buffer) > 1 and buffer.drain()
+
+
+@pytest.fixture
+def recording(twin):
+    """The twin's module, recording every span."""
+    twin.set_tracer(twin.Tracer(recording=True))
+    twin.buffer.is_open = True
+    _empty_when_half_full(twin.buffer)
+    yield twin
+    twin.set_tracer(twin.Tracer())
+    twin.buffer.is_open = False
+    twin.buffer.wake = None
+    twin.buffer.reset()
+
+
+@pytest.fixture
+def configure():
+    """``tracekit.configure``, on the active twin, with an exporter that does nothing."""
+
+    def configure(**settings):
+        tracekit.configure(service="bench", exporter=NullExporter(), **settings)
+        _empty_when_half_full(buffer)
+
+    with tracekit.use_context(None):
+        yield configure
+    tracekit.configure()

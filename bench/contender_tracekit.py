@@ -1,0 +1,213 @@
+"""tracekit's side of each row: configured with an exporter that does nothing, its queue drained between chunks."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import tracekit
+from tracekit.wire.w3c import TRACECONTEXT
+
+from . import inputs
+from .measure import Subject, runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+VERSION = f"{tracekit.__version__}, {tracekit.IMPLEMENTATION}"
+
+# Never half full within a chunk and no interval that passes: the exporter's thread works between chunks, as the peers' do.
+ROOMY = {"buffer_size": 1 << 18, "export_interval_s": 3600.0}
+
+WITH_SPAN = "with span('work'):\n    pass"
+
+
+class NullExporter:
+    """Take spans and do nothing with them."""
+
+    def export(self, spans: Sequence[tracekit.Span]) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+
+def record() -> None:
+    """Configure tracekit as most rows want it: every span recorded and handed to the exporter that does nothing."""
+    tracekit.configure(service="bench", exporter=NullExporter(), **ROOMY)  # type: ignore[arg-type]
+
+
+@contextmanager
+def unsampled(*, inside_parent: bool = False) -> Iterator[None]:
+    """Configure a sampler that keeps no trace."""
+    tracekit.configure(service="bench", exporter=NullExporter(), sampler=tracekit.AlwaysOff(), **ROOMY)  # type: ignore[arg-type]
+    try:
+        if inside_parent:
+            with tracekit.span("parent"):
+                yield
+        else:
+            yield
+    finally:
+        record()
+
+
+@contextmanager
+def unconfigured() -> Iterator[None]:
+    """Configure nothing: contexts propagate, nothing is recorded."""
+    tracekit.configure()
+    try:
+        yield
+    finally:
+        record()
+
+
+def parent() -> AbstractContextManager[object]:
+    """Open the span that the work is a child of."""
+    return tracekit.span("parent")
+
+
+def subjects() -> dict[str, Subject]:
+    """Return what is measured for each row, under the row's key."""
+    record()
+    recorded = tracekit.span("recorded")
+    with unsampled():
+        not_sampled = tracekit.span("not sampled")
+    span, current_span, extract, inject = tracekit.span, tracekit.current_span, tracekit.extract, tracekit.inject
+    flush = tracekit.flush
+
+    def export_many() -> None:
+        for _ in range(2000):
+            with span("work"):
+                pass
+        flush()
+
+    found = {
+        "child": Subject(WITH_SPAN, {"span": span}, parent, flush),
+        "root": Subject(WITH_SPAN, {"span": span}, after=flush),
+        "exported": Subject("export()", {"export": export_many}, parent, chunk=1, units=2000),
+        "start_end": Subject("span('work').end()", {"span": span}, parent, flush),
+        "unsampled_root": Subject(WITH_SPAN, {"span": span}, unsampled, chunk=5000),
+        "unsampled_child": Subject(WITH_SPAN, {"span": span}, lambda: unsampled(inside_parent=True), chunk=5000),
+        "off": Subject(WITH_SPAN, {"span": span}, unconfigured, chunk=5000),
+        "set_attribute": Subject("span.set_attribute('cart.items', 3)", {"span": recorded}),
+        "set_attribute_unsampled": Subject("span.set_attribute('cart.items', 3)", {"span": not_sampled}),
+        "current_span": Subject("current_span()", {"current_span": current_span}, parent, flush),
+        "extract_parent": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.PARENT_ONLY}),
+        "extract_state": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.PARENT_AND_STATE}),
+        "extract_request": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.REQUEST}),
+        "inject_parent": Subject("inject({})", {"inject": inject}, parent, flush),
+        "extract_labels": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.LABELS_ONLY}),
+        # Labels keep the text that they were first written as: each is written once here.
+        "inject_labels": Subject(
+            "inject({}, item)",
+            {"inject": inject},
+            items=lambda count: [extract(inputs.LABELS_ONLY) for _ in range(count)],
+        ),
+        "read_parent": Subject("read(carrier)", {"read": TRACECONTEXT.read, "carrier": inputs.PARENT_ONLY}),
+        "read_state": Subject("read(carrier)", {"read": TRACECONTEXT.read, "carrier": inputs.PARENT_AND_STATE}),
+        "write_parent": Subject("write(context, {})", {"write": TRACECONTEXT.write, "context": recorded.context}),
+    }
+    middleware = asgi()
+    if middleware is not None:
+        found["asgi"] = request_subject(middleware(inputs.application()), flush)
+    return found
+
+
+def request_subject(app: Callable[..., Any], after: Callable[[], object] = lambda: None) -> Subject:
+    """Return one request to *app*, in a task, with a scope of its own as a server makes it."""
+    names = {"app": app, "scope": inputs.HTTP_SCOPE, "receive": inputs.receive, "send": inputs.send}
+    return Subject("await app(dict(scope), receive, send)", names, after=after, chunk=100, in_task=True)
+
+
+def asgi() -> Callable[..., Any] | None:
+    """Return the ASGI middleware, or None where this version has none."""
+    try:
+        from tracekit.integrations.asgi import TraceMiddleware
+    except ModuleNotFoundError as error:
+        if error.name != "tracekit.integrations.asgi":
+            raise
+        return None
+    return TraceMiddleware
+
+
+def hold(count: int) -> object:
+    """Return *count* finished spans, with five attributes and an event each, as the exporter gets them."""
+    kept: list[tracekit.Span] = []
+
+    class Keep(NullExporter):
+        def export(self, spans: Sequence[tracekit.Span]) -> None:
+            kept.extend(spans)
+
+    tracekit.configure(service="bench", exporter=Keep(), **ROOMY)  # type: ignore[arg-type]
+    with tracekit.span("parent"):
+        for number in range(count):
+            with tracekit.span("work", attributes=inputs.attributes_of(number)) as span:
+                span.add_event("cache miss")
+    del span
+    record()
+    return kept
+
+
+def growth() -> dict[str, tuple[Subject, Subject]]:
+    """Return pairs of subjects that do the same, the second where there is much more of something."""
+    record()
+
+    @contextmanager
+    def depth(count: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            for _ in range(count):
+                stack.enter_context(tracekit.span("nested"))
+            yield
+
+    @contextmanager
+    def live_tasks(count: int) -> Iterator[None]:
+        release = asyncio.Event()
+
+        async def live() -> None:
+            with tracekit.span("task"):
+                await release.wait()
+
+        async def start() -> list[asyncio.Task[None]]:
+            tasks = [asyncio.create_task(live()) for _ in range(count)]
+            await asyncio.sleep(0)
+            return tasks
+
+        async def finish(tasks: list[asyncio.Task[None]]) -> None:
+            release.set()
+            await asyncio.gather(*tasks)
+
+        with tracekit.span("request"):
+            tasks = runner().run(start())
+            yield
+            runner().run(finish(tasks))
+
+    @contextmanager
+    def earlier_spans(count: int) -> Iterator[None]:
+        with tracekit.span("request"):
+            for number in range(count):
+                with tracekit.span("earlier"):
+                    pass
+                if number % 10_000 == 0:
+                    tracekit.flush()
+            tracekit.flush()
+            yield
+
+    def pair(
+        around: Callable[[int], AbstractContextManager[None]], few: int, many: int, *, in_task: bool = False
+    ) -> Any:
+        return tuple(
+            Subject(
+                WITH_SPAN,
+                {"span": tracekit.span},
+                lambda count=count: around(count),  # type: ignore[misc]
+                tracekit.flush,
+                chunk=10_000,
+                in_task=in_task,
+            )
+            for count in (few, many)
+        )
+
+    return {
+        "depth": pair(depth, 1, 1000),
+        "tasks": pair(live_tasks, 0, 10_000, in_task=True),
+        "spans": pair(earlier_spans, 0, 50_000),
+    }

@@ -1,0 +1,78 @@
+"""What every contender is fed: the same headers, labels, attributes and application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+TRACESTATE = "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7"
+BAGGAGE = "tenant=acme,region=eu-west-1,plan=gold"
+LABELS = {"tenant": "acme", "region": "eu-west-1", "plan": "gold"}
+
+PARENT_ONLY = {"traceparent": TRACEPARENT}
+PARENT_AND_STATE = {"traceparent": TRACEPARENT, "tracestate": TRACESTATE}
+LABELS_ONLY = {"baggage": BAGGAGE}
+REQUEST = {
+    "host": "shop.example.com",
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    "accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "accept-encoding": "gzip, deflate, br",
+    "accept-language": "en-US,en;q=0.5",
+    "connection": "keep-alive",
+    "cookie": "session=0f5c7a; theme=dark",
+    "traceparent": TRACEPARENT,
+    "tracestate": TRACESTATE,
+    "baggage": BAGGAGE,
+}
+
+HTTP_SCOPE: dict[str, Any] = {
+    "type": "http",
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+    "http_version": "1.1",
+    "method": "GET",
+    "scheme": "http",
+    "path": "/items/42",
+    "raw_path": b"/items/42",
+    "query_string": b"page=2",
+    "root_path": "",
+    "headers": [
+        (name.encode(), value.encode()) for name, value in REQUEST.items() if name not in {"tracestate", "baggage"}
+    ],
+    "client": ("127.0.0.1", 50312),
+    "server": ("127.0.0.1", 8000),
+}
+
+
+def attributes_of(number: int) -> dict[str, Any]:
+    """Return the five attributes of the span with this number; one of the values is its own."""
+    return {
+        "http.request.method": "GET",
+        "url.path": f"/items/{number}",
+        "http.response.status_code": 200,
+        "server.address": "shop.example.com",
+        "retry.delay": 0.25,
+    }
+
+
+def application() -> Callable[..., Awaitable[None]]:
+    """Return the application that the middleware is put around: one route, a few bytes of text."""
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    async def item(_: Any) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    return Starlette(routes=[Route("/items/{number:int}", item)])
+
+
+async def receive() -> dict[str, Any]:
+    """Give the request's body: none."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def send(message: dict[str, Any]) -> None:
+    """Take the response."""

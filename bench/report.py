@@ -1,0 +1,138 @@
+"""What was measured, as lines with ratios and verdicts, and as Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .rows import BARE, DDTRACE, FLOOR, FLOOR_ROWS, OTEL, OURS, ROWS, FloorRow, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Line", "lines", "machine", "text"]
+
+NOT_INSTALLED = "not installed"
+
+
+class Line(NamedTuple):
+    """One row of the result: what each contender took, the ratio, and whether that is what was wanted."""
+
+    row: Row | FloorRow
+    figures: Mapping[str, float]
+    ratio: float | None
+    target: float | None
+    met: bool | None
+
+
+def lines(document: Mapping[str, Any]) -> list[Line]:
+    """Return a line for each row that *document* has figures of."""
+    measured = document["figures"]
+    return [
+        *(_compared(row, measured[row.key]) for row in ROWS if row.key in measured),
+        *(_floored(row, measured[row.key]) for row in FLOOR_ROWS if row.key in measured),
+    ]
+
+
+def _compared(row: Row, figures: Mapping[str, float]) -> Line:
+    bare = figures.get(BARE, 0.0)
+    own = {name: value if name == BARE else value - bare for name, value in figures.items()}
+    ratio = own[OTEL] / own[OURS] if OTEL in own and own.get(OURS, 0) > 0 else None
+    met = None if row.at_least is None or ratio is None else ratio >= row.at_least
+    return Line(row, own, ratio, row.at_least, met)
+
+
+def _floored(row: FloorRow, figures: Mapping[str, float]) -> Line:
+    ratio = figures[OURS] / figures[FLOOR] if FLOOR in figures else None
+    return Line(row, figures, ratio, row.at_most, None if ratio is None else ratio <= row.at_most)
+
+
+def text(document: Mapping[str, Any], lines: list[Line]) -> str:
+    """Return the result as Markdown: what was measured, and a table for the peers and one for the floors."""
+    versions = document["versions"]
+    names = ", ".join(f"{name} {version or NOT_INSTALLED}" for name, version in versions.items())
+    parts = [f"{names}; {document['machine']}. Best of {document['processes']} processes."]
+    compared = [_compared_cells(line, versions) for line in lines if isinstance(line.row, Row)]
+    if compared:
+        parts.append(_table(["work", OURS, OTEL, "ratio", "target", "met", DDTRACE, "Dapper, 2010"], compared))
+    floored = [_floored_cells(line) for line in lines if isinstance(line.row, FloorRow)]
+    if floored:
+        parts.append(_table(["work", "against", OURS, "floor", "ratio", "at most", "met"], floored))
+    return "\n\n".join(parts)
+
+
+def machine() -> str:
+    """Return what it was measured on."""
+    return f"CPython {platform.python_version()}, {_processor()}, {os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _compared_cells(line: Line, versions: Mapping[str, str | None]) -> list[str]:
+    row = line.row
+    assert isinstance(row, Row)
+    bare = f" (the bare one takes {_amount(line.figures[BARE], row.unit)})" if BARE in line.figures else ""
+    return [
+        row.work + bare,
+        _cell(line, OURS, versions),
+        _cell(line, OTEL, versions),
+        "-" if line.ratio is None else f"{line.ratio:.1f}x",
+        "-" if row.at_least is None else f"{row.at_least:g}x",
+        _verdict(line),
+        _cell(line, DDTRACE, versions),
+        "-" if row.dapper_ns is None else _amount(row.dapper_ns, "ns"),
+    ]
+
+
+def _floored_cells(line: Line) -> list[str]:
+    row = line.row
+    assert isinstance(row, FloorRow)
+    return [
+        row.work,
+        row.floor,
+        _amount(line.figures[OURS], "ns"),
+        _amount(line.figures[FLOOR], "ns") if FLOOR in line.figures else "not measured",
+        "-" if line.ratio is None else f"{line.ratio:.2f}",
+        f"{row.at_most:.2f}",
+        _verdict(line),
+    ]
+
+
+def _cell(line: Line, name: str, versions: Mapping[str, str | None]) -> str:
+    if versions[name] is None:
+        return NOT_INSTALLED
+    if name not in line.figures:
+        return "-"
+    # Its spans are partly made in Rust, and tracemalloc counts what Python allocates.
+    unseen = " and native memory" if (line.row.key, name) == ("bytes", DDTRACE) else ""
+    return _amount(line.figures[name], line.row.unit) + unseen
+
+
+def _verdict(line: Line) -> str:
+    if line.target is None:
+        return ""
+    return "not measured" if line.met is None else "yes" if line.met else "**no**"
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit != "ns":
+        return f"{value:,.0f} {unit}"
+    for size, name in ((1e6, "ms"), (1e3, "µs")):
+        if value >= size:
+            return f"{value / size:.1f} {name}"
+    return f"{value:.1f} ns" if value < 100 else f"{value:.0f} ns"
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))

@@ -1,0 +1,78 @@
+"""The rows of the comparison: what is measured, what it is measured against, and what the ratio must be."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["BARE", "DDTRACE", "FLOOR", "FLOOR_ROWS", "OTEL", "OURS", "ROWS", "FloorRow", "Row"]
+
+OURS, OTEL, DDTRACE = "tracekit", "OpenTelemetry", "ddtrace"
+BARE = "bare"  # the application without any middleware; subtracted
+FLOOR = "floor"
+
+
+class Row(NamedTuple):
+    """Work that tracekit and its peers do; the ratio to OpenTelemetry must reach ``at_least``, where that is given.
+
+    ``dapper_ns`` is what the Dapper paper (2010, C++, another machine) published for the same.
+    """
+
+    key: str
+    work: str
+    at_least: float | None = None
+    dapper_ns: float | None = None
+    unit: str = "ns"
+
+
+class FloorRow(NamedTuple):
+    """Work of tracekit's that may cost at most ``at_most`` times the floor that it is measured against."""
+
+    key: str
+    work: str
+    floor: str
+    at_most: float
+    unit: str = "ns"
+
+
+ROWS = (
+    Row("child", "`with span()`, child, recorded", 30, 176),
+    Row("root", "`with span()`, root, recorded", None, 204),
+    Row("exported", "the same, with a null exporter's export and release of the span"),
+    Row("start_end", "start + end, not made current", 60),
+    Row("unsampled_root", "unsampled span, root", 25),
+    Row("unsampled_child", "unsampled span, child", 25),
+    Row("off", "`with span()`, tracing not configured"),
+    Row("set_attribute", "`set_attribute`", 12, 40),
+    Row("set_attribute_unsampled", "`set_attribute`, unsampled", None, 9),
+    Row("current_span", "`current_span`", 5),
+    Row("extract_parent", "extract traceparent", 25),
+    Row("extract_state", "extract traceparent + tracestate", 35),
+    Row("extract_labels", "extract 3 labels", 25),
+    Row("extract_request", "extract all three from 10 headers"),
+    Row("inject_parent", "inject traceparent", 18),
+    Row("inject_labels", "inject 3 labels", 15),
+    Row("read_parent", "one format alone: read traceparent"),
+    Row("read_state", "one format alone: read traceparent + tracestate"),
+    Row("write_parent", "one format alone: write traceparent"),
+    Row("asgi", "ASGI middleware, added to a request", 15),
+    Row("bytes", "bytes held per finished span (5 attributes, an event)", 4, unit="B"),
+)
+
+FLOOR_ROWS = (
+    FloorRow(
+        "floor",
+        "`with span()`, child, recorded",
+        "compiled context manager that sets a ContextVar and sets it back",
+        1.6,
+    ),
+    FloorRow(
+        "token_floor",
+        "`with span()`, child, recorded",
+        "the same, restoring with the Token: faster, not safe everywhere",
+        1.6,
+    ),
+    FloorRow("import", "`import tracekit`", "`import opentelemetry.sdk.trace`", 1 / 3),
+    FloorRow("depth", "`with span()` 1,000 deep", "1 deep", 1.1),
+    FloorRow("tasks", "`with span()` beside 10,000 live tasks", "beside none", 1.1),
+    FloorRow("spans", "`with span()`, 50,000 spans into a trace", "the first", 1.1),
+)

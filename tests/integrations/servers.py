@@ -1,0 +1,96 @@
+"""Real servers, each in a thread of this process, on a loopback port that the system chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import socket
+import sys
+import threading
+import time
+
+import hypercorn.asyncio
+import hypercorn.trio
+import trio
+import uvicorn
+
+SERVERS = ["uvicorn, asyncio", "hypercorn, asyncio", "hypercorn, trio"]
+if sys.platform != "win32":
+    SERVERS.insert(1, "uvicorn, uvloop")
+
+
+@contextlib.contextmanager
+def serve(app, server="uvicorn, asyncio"):
+    """Serve *app* inside ``with``, and give the port."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(512)  # connections wait here until the server has started
+    name, _, loop = server.partition(", ")
+    starting = threading.Event()
+    stops = []
+    run = {"uvicorn": _run_uvicorn, "hypercorn": _run_hypercorn}[name]
+    port = listener.getsockname()[1]
+    thread = threading.Thread(
+        target=contextvars.Context().run, args=(run, app, listener, loop, stops, starting), name=server
+    )
+    thread.start()
+    try:
+        assert starting.wait(20)
+        yield port
+    finally:
+        stops[0]()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def _run_uvicorn(app, listener, loop, stops, starting):
+    config = uvicorn.Config(app, loop=loop, http="h11", ws="wsproto", log_config=None, log_level="critical")
+    config.timeout_graceful_shutdown = 1
+    server = uvicorn.Server(config)
+    stops.append(lambda: setattr(server, "should_exit", True))
+    starting.set()
+    server.run(sockets=[listener])
+    listener.close()
+
+
+def _run_hypercorn(app, listener, loop, stops, starting):
+    config = hypercorn.Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.accesslog = config.errorlog = None
+    config.graceful_timeout = 1
+
+    async def on_asyncio():
+        stop = asyncio.Event()
+        stops.append(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set))
+        starting.set()
+        await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait)
+
+    async def on_trio():
+        stop = trio.Event()
+        stops.append(functools.partial(trio.lowlevel.current_trio_token().run_sync_soon, stop.set))
+        starting.set()
+        await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait)
+
+    if loop == "trio":
+        trio.run(on_trio)
+    else:
+        asyncio.run(on_asyncio())
+
+
+def until(is_true):
+    """Wait until *is_true*, for what other threads do; fail after 20 s."""
+    deadline = time.monotonic() + 20
+    pause = threading.Event()
+    while not is_true():
+        assert time.monotonic() < deadline, "nothing came of it in 20 s"
+        pause.wait(0.005)
+
+
+def spans_of(exporter, count):
+    """Return the spans, *count* of them, when the last has ended: a client has its answer a little earlier."""
+    until(lambda: len(exporter.spans) >= count)
+    spans = exporter.spans
+    assert len(spans) == count
+    return spans

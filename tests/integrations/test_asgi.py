@@ -1,0 +1,630 @@
+"""The middleware against the ASGI protocol itself; ``test_asgi_servers.py`` has the servers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import anyio
+import anyio.lowlevel
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Host, Mount, Route, WebSocketRoute
+
+import tracekit
+from tracekit.integrations import asgi
+from tracekit.integrations.asgi import SPAN_KEY, TraceMiddleware
+from tracekit.testing import span_tree
+
+from .peer import (
+    CALLER,
+    LABELS,
+    LAST,
+    MORE,
+    SPAN_ID,
+    START,
+    TRACE_ID,
+    UNSAMPLED,
+    Peer,
+    answer,
+    at_once,
+    request_scope,
+    run,
+    websocket_scope,
+)
+
+# Parent and trust
+
+
+@pytest.mark.anyio
+async def test_a_request_is_a_child_of_its_caller_and_current_in_the_app(exporter):
+    async def app(scope, receive, send):
+        with tracekit.span("work"):
+            await answer(scope, receive, send)
+
+    await TraceMiddleware(app)(request_scope(CALLER), None, Peer().send)
+    assert span_tree(exporter.spans) == "GET <- remote\n  work"
+    assert {span.context.trace_id for span in exporter.spans} == {TRACE_ID}
+    server_span = exporter.spans[0]
+    assert server_span.parent.span_id == SPAN_ID
+    assert server_span.kind == "server"
+    assert tracekit.current_span() is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("trust", ["continue", "restart", "link", "ignore"])
+async def test_what_is_current_around_the_middleware_is_never_the_parent(exporter, trust):
+    with tracekit.use_labels(leaked="yes"), tracekit.span("of the request before") as leaked:
+        labels = []
+
+        async def app(scope, receive, send):
+            labels.append(dict(tracekit.current_labels()))
+            await answer(scope, receive, send)
+
+        await TraceMiddleware(app, trust=trust)(request_scope(), None, Peer().send)
+        assert tracekit.current_span() is leaked
+    (server_span, _) = exporter.spans
+    assert server_span.parent is None
+    assert server_span.context.trace_id != leaked.context.trace_id
+    assert labels == [{}]
+
+
+@pytest.mark.parametrize(
+    ("trust", "is_continued", "is_linked", "labels"),
+    [
+        ("continue", True, False, {"tenant": "acme"}),
+        ("restart", False, True, {}),
+        ("link", False, True, {"tenant": "acme"}),
+        ("ignore", False, False, {}),
+    ],
+)
+def test_trust_says_what_is_made_of_the_callers_headers(exporter, trust, is_continued, is_linked, labels):
+    found = []
+
+    async def app(scope, receive, send):
+        found.append(dict(tracekit.current_labels()))
+
+    run(TraceMiddleware(app, trust=trust)(request_scope(CALLER, LABELS), at_once, at_once))
+    (span,) = exporter.spans
+    assert (span.context.trace_id == TRACE_ID) is is_continued
+    assert (span.parent is not None) is is_continued
+    assert [link.context.span_id for link in span.links] == ([SPAN_ID] if is_linked else [])
+    assert found == [labels]
+
+
+@pytest.mark.parametrize("trust", ["restart", "link"])
+def test_without_a_caller_there_is_nothing_to_link_to(exporter, trust):
+    run(TraceMiddleware(answer, trust=trust)(request_scope(LABELS), at_once, at_once))
+    assert exporter.spans[0].links == ()
+
+
+def test_a_restarted_trace_is_sampled_here_not_there(exporter):
+    run(TraceMiddleware(answer, trust="restart")(request_scope(UNSAMPLED), at_once, at_once))
+    assert len(exporter.spans) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"app": None}, TypeError, "app must be an ASGI application, not NoneType"),
+        ({"trust": None}, TypeError, "trust must be str, not NoneType"),
+        ({"trust": "yes\n"}, ValueError, r"trust must be one of continue, restart, link, ignore: 'yes\n'"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, error, message):
+    with pytest.raises(error) as caught:
+        TraceMiddleware(**{"app": answer, **arguments})
+    assert str(caught.value) == message
+
+
+# What is recorded
+
+
+@pytest.mark.parametrize(
+    ("scope", "name", "attributes"),
+    [
+        (
+            request_scope((b"user-agent", b"httpx"), query_string=b"q=1&sig=s3cr3t"),
+            "GET",
+            {
+                "http.request.method": "GET",
+                "url.path": "/items/3",
+                "url.scheme": "https",
+                "url.query": "q=1&sig=REDACTED",
+                "server.address": "shop.example",
+                "server.port": 443,
+                "client.address": "192.0.2.1",
+                "network.protocol.version": "1.1",
+                "user_agent.original": "httpx",
+                "http.response.status_code": 200,
+            },
+        ),
+        (
+            request_scope(headers=[], method="BREW", http_version="2", client=None),
+            "HTTP",
+            {
+                "http.request.method": "_OTHER",
+                "http.request.method_original": "BREW",
+                "url.path": "/items/3",
+                "url.scheme": "https",
+                "server.address": "127.0.0.1",
+                "server.port": 8000,
+                "network.protocol.version": "2",
+                "http.response.status_code": 200,
+            },
+        ),
+        (
+            request_scope(headers=[], method="get", server=None, client=None),
+            "HTTP",
+            {
+                "http.request.method": "_OTHER",
+                "http.request.method_original": "get",
+                "url.path": "/items/3",
+                "url.scheme": "https",
+                "network.protocol.version": "1.1",
+                "http.response.status_code": 200,
+            },
+        ),
+        (
+            {"type": "http"},
+            "GET",
+            {"http.request.method": "GET", "url.path": "", "url.scheme": "http", "http.response.status_code": 200},
+        ),
+        (
+            request_scope(headers=[(b"host", b"[::1]:8000"), (b"user-agent", b"\xff" * 5000)], server=("/run/s", None)),
+            "GET",
+            {
+                "http.request.method": "GET",
+                "url.path": "/items/3",
+                "url.scheme": "https",
+                "server.address": "::1",
+                "server.port": 8000,
+                "client.address": "192.0.2.1",
+                "network.protocol.version": "1.1",
+                "user_agent.original": "\xff" * 1024,
+                "http.response.status_code": 200,
+            },
+        ),
+    ],
+)
+def test_attributes_follow_the_http_conventions(exporter, scope, name, attributes):
+    run(TraceMiddleware(answer)(scope, at_once, at_once))
+    (span,) = exporter.spans
+    assert span.name == name
+    assert dict(span.attributes) == attributes
+    assert span.dropped_attributes == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error_type"),
+    [(200, "unset", None), (304, "unset", None), (404, "unset", None), (499, "unset", None), (500, "error", "500")],
+)
+def test_only_a_status_from_500_on_is_the_servers_error(exporter, status, code, error_type):
+    async def app(scope, receive, send):
+        await send({**START, "status": status})
+        await send(LAST)
+
+    run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert span.status == (code, "")
+    assert span.attributes.get("error.type") == error_type
+    assert span.attributes["http.response.status_code"] == status
+
+
+def test_the_span_is_named_after_the_route_that_the_app_chose(exporter):
+    async def item(request):
+        return PlainTextResponse("here")
+
+    shop = [Route("/", item), Route("/items/{id:int}", item), Route("/pay", item, methods=["POST"])]
+    app = TraceMiddleware(
+        Starlette(
+            routes=[
+                *shop,
+                Mount("/api", routes=shop),
+                Mount("/of/{tenant}", routes=shop),
+                Mount("/files", app=PlainTextResponse("file")),
+                Host("{name}.shop.example", app=Starlette(routes=shop)),
+            ]
+        )
+    )
+    named = {}
+    for host, path in [
+        (b"a", "/"),
+        (b"a", "/items/3"),
+        (b"a", "/pay"),
+        (b"a", "/nowhere"),
+        (b"a", "/api/items/3"),
+        (b"a", "/api/nowhere"),
+        (b"a", "/of/items/items/3"),
+        (b"a", "/of/4/items/4"),
+        (b"a", "/files/a/b"),
+        (b"eu.shop.example", "/items/3"),
+    ]:
+        run(app(request_scope(headers=[(b"host", host)], path=path), at_once, at_once))
+        span = exporter.spans[-1]
+        named[path] = span.name
+        assert span.attributes.get("http.route", "") == span.name.removeprefix("GET").strip()
+    assert named == {
+        "/": "GET /",
+        "/items/3": "GET /items/{id:int}",
+        "/pay": "GET /pay",
+        "/nowhere": "GET",
+        "/api/items/3": "GET /api/items/{id:int}",
+        "/api/nowhere": "GET /api",
+        "/of/items/items/3": "GET /of/{tenant}/items/{id:int}",
+        "/of/4/items/4": "GET /of/{tenant}/items/{id:int}",
+        "/files/a/b": "GET /files",
+    }
+
+
+@pytest.mark.parametrize("route", [None, object(), SimpleNamespace(path=None), SimpleNamespace(path=b"/"), "/items"])
+def test_any_other_idea_of_a_route_is_passed_over(exporter, route):
+    async def app(scope, receive, send):
+        scope["route"] = route
+        await answer(scope, receive, send)
+
+    run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    assert exporter.spans[0].name == "GET"
+
+
+# The end of the span
+
+
+@pytest.mark.anyio
+async def test_the_span_is_open_until_the_last_chunk_and_the_bodys_spans_are_its_children(exporter):
+    ended = []
+
+    async def app(scope, receive, send):
+        span = scope[SPAN_KEY]
+        await send(START)
+        for _ in range(2):
+            with tracekit.span("chunk"):
+                await send(MORE)
+            ended.append(span.ended)
+        await send(LAST)
+        ended.append(span.ended)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(later)
+
+    async def later():
+        with tracekit.span("background task"):
+            await anyio.lowlevel.checkpoint()
+
+    peer = Peer()
+    await TraceMiddleware(app)(request_scope(), peer.receive, peer.send)
+    assert ended == [False, False, True]
+    assert peer.sent == [START, MORE, MORE, LAST]
+    assert span_tree(exporter.spans) == "GET\n  chunk\n  chunk\n  background task"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"type": "http.response.pathsend", "path": "/a"},
+        {"type": "http.response.zerocopysend", "file": 3},
+        {"type": "http.response.body", "more_body": False},
+    ],
+)
+def test_whatever_completes_a_response_ends_the_span(exporter, last):
+    async def app(scope, receive, send):
+        await send(START)
+        await send(last)
+        assert scope[SPAN_KEY].ended
+        await send({"type": "http.response.trailers", "headers": []})
+
+    run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    assert span_tree(exporter.spans) == "GET"
+
+
+def test_an_app_that_returns_too_early_made_an_error(exporter):
+    async def app(scope, receive, send):
+        await send(START)
+        await send(MORE)
+
+    run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    assert exporter.spans[0].status == ("error", "the app returned before its response was complete")
+
+
+def test_an_exception_is_recorded_once_and_raised_on_as_it_is(exporter):
+    boom = ValueError("boom")
+
+    async def app(scope, receive, send):
+        with tracekit.span("work"):
+            raise boom
+
+    with pytest.raises(ValueError, match="boom") as caught:
+        run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    assert caught.value is boom
+    assert caught.value.__context__ is None
+    assert span_tree(exporter.spans) == "GET [error]\n  work [error]"
+    assert [len(span.events) for span in exporter.spans] == [1, 0]
+    (span,) = [span for span in exporter.spans if span.kind == "server"]
+    assert span.status.description == "ValueError: boom"
+    assert span.attributes["error.type"] == "ValueError"
+
+
+def test_the_exception_behind_an_answer_of_500_is_on_the_span(exporter):
+    async def app(scope, receive, send):
+        await send({**START, "status": 500})
+        await send(LAST)
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert [event.attributes["exception.message"] for event in span.events] == ["boom"]
+    assert span.attributes["error.type"] == "ValueError"
+    assert span.attributes["http.response.status_code"] == 500
+
+
+def test_what_fails_after_a_good_answer_is_not_the_requests_fault(exporter):
+    async def app(scope, receive, send):
+        await answer(scope, receive, send)
+        with tracekit.span("background task"):
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    assert span_tree(exporter.spans) == "GET\n  background task [error]"
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_request_is_cancelled_and_no_error(exporter):
+    async def app(scope, receive, send):
+        await send(START)
+        tasks.cancel_scope.cancel()
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(TraceMiddleware(app), request_scope(), None, Peer().send)
+    (span,) = exporter.spans
+    assert span.status.code == "cancelled"
+    assert span.events == ()
+    assert "error.type" not in span.attributes
+    assert span.attributes["http.response.status_code"] == 200
+
+
+@pytest.mark.anyio
+async def test_a_disconnect_that_the_app_sees_ends_the_span_as_cancelled(exporter):
+    async def app(scope, receive, send):
+        await send(START)
+        assert (await receive())["type"] == "http.disconnect"
+        assert scope[SPAN_KEY].ended
+        with tracekit.span("clean up"):
+            pass
+        raise ConnectionError("as Starlette does for who was reading the body")
+
+    peer = Peer({"type": "http.disconnect"})
+    with pytest.raises(ConnectionError):
+        await TraceMiddleware(app)(request_scope(), peer.receive, peer.send)
+    assert span_tree(exporter.spans) == "GET [cancelled]\n  clean up"
+    (span,) = [span for span in exporter.spans if span.kind == "server"]
+    assert span.status.description == "the client disconnected"
+    assert [event.name for event in span.events] == ["disconnect"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("message", [START, MORE, LAST], ids=["start", "more", "last"])
+async def test_a_send_that_fails_says_that_the_client_has_gone(exporter, message):
+    async def app(scope, receive, send):
+        await send(message)
+
+    async def send(message):
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        await TraceMiddleware(app)(request_scope(), None, send)
+    (span,) = exporter.spans
+    assert span.status.code == "cancelled"
+    assert [event.name for event in span.events] == ["disconnect"]
+
+
+@pytest.mark.anyio
+async def test_the_disconnect_after_a_complete_response_is_none(exporter):
+    disconnect = {"type": "http.disconnect"}
+    received = []
+
+    async def app(scope, receive, send):
+        async with anyio.create_task_group() as tasks:
+
+            async def listen():
+                received.append(await receive())
+
+            tasks.start_soon(listen)
+            await send(START)
+            await send(LAST)
+
+    is_over = anyio.Event()
+
+    async def receive():
+        await is_over.wait()
+        return disconnect
+
+    async def send(message):
+        if message is LAST:  # the server's news overtakes the end of the call
+            is_over.set()
+            while not received:
+                await anyio.lowlevel.checkpoint()
+
+    await TraceMiddleware(app)(request_scope(), receive, send)
+    assert received == [disconnect]
+    assert span_tree(exporter.spans) == "GET"
+    assert exporter.spans[0].events == ()
+
+
+# Websockets
+
+
+def conversation(*messages, sends=()):
+    async def app(scope, receive, send):
+        for message in sends:
+            await send(message)
+        for _ in messages:
+            await receive()
+
+    return app, Peer(*messages)
+
+
+ACCEPT = {"type": "websocket.accept"}
+RECEIVE = {"type": "websocket.receive", "text": "x"}
+SEND = {"type": "websocket.send", "text": "y"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("sends", "receives", "status", "attributes"),
+    [
+        (
+            [ACCEPT, SEND, SEND],
+            [RECEIVE, {"type": "websocket.disconnect", "code": 1001}],
+            "unset",
+            {"websocket.close_code": 1001, "websocket.messages_received": 1, "websocket.messages_sent": 2},
+        ),
+        (
+            [ACCEPT],
+            [{"type": "websocket.disconnect", "code": 1006}],
+            "unset",
+            {"websocket.close_code": 1006, "websocket.messages_received": 0, "websocket.messages_sent": 0},
+        ),
+        (
+            [ACCEPT, {"type": "websocket.close", "code": 4000}],
+            [{"type": "websocket.disconnect", "code": 1006}],
+            "unset",
+            {"websocket.close_code": 4000, "websocket.messages_received": 0, "websocket.messages_sent": 0},
+        ),
+        (
+            [{"type": "websocket.close"}],
+            [],
+            "unset",
+            {"http.response.status_code": 403, "websocket.messages_received": 0, "websocket.messages_sent": 0},
+        ),
+        (
+            [
+                {"type": "websocket.http.response.start", "status": 503, "headers": []},
+                {"type": "websocket.http.response.body", "body": b""},
+            ],
+            [],
+            "error",
+            {
+                "error.type": "503",
+                "http.response.status_code": 503,
+                "websocket.messages_received": 0,
+                "websocket.messages_sent": 0,
+            },
+        ),
+    ],
+    ids=["talk", "broken", "closed", "rejected", "denied"],
+)
+async def test_a_websocket_has_one_span_with_what_went_through_it(exporter, sends, receives, status, attributes):
+    app, peer = conversation(*receives, sends=sends)
+    await TraceMiddleware(app)(websocket_scope(CALLER), peer.receive, peer.send)
+    (span,) = exporter.spans
+    assert (span.name, span.kind, span.parent.span_id) == ("WEBSOCKET", "server", SPAN_ID)
+    assert span.status.code == status
+    assert dict(span.attributes) == {
+        "http.request.method": "GET",
+        "url.path": "/items/3",
+        "url.scheme": "wss",
+        "server.address": "shop.example",
+        "server.port": 443,
+        "client.address": "192.0.2.1",
+        "network.protocol.version": "1.1",
+        **attributes,
+    }
+    assert peer.sent == sends
+
+
+@pytest.mark.anyio
+async def test_a_websocket_whose_client_went_while_the_app_sent_is_cancelled(exporter):
+    async def app(scope, receive, send):
+        await send(ACCEPT)
+
+    async def send(message):
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        await TraceMiddleware(app)(websocket_scope(), None, send)
+    assert exporter.spans[0].status == ("cancelled", "the client disconnected")
+
+
+def test_a_websocket_is_named_after_its_route_and_its_exception_is_recorded(exporter):
+    async def room(socket):
+        await socket.accept()
+        raise ValueError("boom")
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    app = TraceMiddleware(Starlette(routes=[WebSocketRoute("/items/{id}", room)]))
+    with pytest.raises(ValueError, match="boom"):
+        run(app(websocket_scope(), receive, at_once))
+    (span,) = exporter.spans
+    assert (span.name, span.status.code) == ("WEBSOCKET /items/{id}", "error")
+    assert [event.name for event in span.events] == ["exception"]
+
+
+# What must not be disturbed
+
+
+@pytest.mark.parametrize("scope", [{"type": "lifespan"}, {"type": "of tomorrow"}, {"type": None}, {"type": []}, {}])
+def test_every_other_scope_passes_untouched(exporter, scope):
+    seen = []
+
+    async def app(*arguments):
+        seen.extend(arguments)
+
+    before = dict(scope)
+    run(TraceMiddleware(app)(scope, at_once, answer))
+    assert seen[0] is scope
+    assert seen[1:] == [at_once, answer]
+    assert scope == before
+    assert exporter.spans == []
+
+
+def test_what_nobody_records_costs_no_wrapped_channels():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.extend([receive, send, tracekit.current_context().trace_id])
+
+    run(TraceMiddleware(app)(request_scope(CALLER), at_once, answer))
+    assert seen == [at_once, answer, TRACE_ID]
+
+
+def test_what_the_caller_does_not_sample_costs_no_attributes_either(exporter, monkeypatch):
+    monkeypatch.setattr(asgi, "_attributes", None)
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.extend([receive, send, tracekit.current_context().sampled])
+
+    run(TraceMiddleware(app)(request_scope(UNSAMPLED), at_once, answer))
+    assert seen == [at_once, answer, False]
+    assert exporter.spans == []
+
+
+def test_the_layers_around_find_the_span_in_the_scope(exporter):
+    found = []
+
+    async def outer(scope, receive, send):
+        await TraceMiddleware(answer)(scope, receive, send)
+        found.append(scope[SPAN_KEY])
+
+    run(outer(request_scope(), at_once, at_once))
+    assert found == exporter.spans
+
+
+def test_a_second_middleware_inside_does_nothing(exporter):
+    run(TraceMiddleware(TraceMiddleware(answer))(request_scope(CALLER), at_once, at_once))
+    assert span_tree(exporter.spans) == "GET <- remote"
+
+
+def test_headers_that_can_be_read_only_once_still_reach_the_app(exporter):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.extend(scope["headers"])
+
+    run(TraceMiddleware(app)(request_scope(headers=iter([CALLER])), at_once, at_once))
+    assert seen == [CALLER]
+    assert exporter.spans[0].context.trace_id == TRACE_ID

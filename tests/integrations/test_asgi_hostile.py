@@ -1,0 +1,176 @@
+"""The middleware against input that no server should pass on, and against failures of its own."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+import tracekit
+from tracekit.integrations import _http, asgi
+from tracekit.integrations.asgi import TraceMiddleware
+
+from .peer import CALLER, LABELS, LAST, START, answer, at_once, request_scope, run, websocket_scope
+
+HOSTILE = {
+    "headers": [
+        None,
+        5,
+        "traceparent",
+        b"traceparent",
+        object(),
+        [None],
+        [()],
+        [(b"host",)],
+        [(b"host", None), (b"user-agent", 7)],
+        [("traceparent", CALLER[1].decode(), 3)],
+        [(b"host", bytearray(b"x"))],
+        [(b"traceparent", b"\xff\xfe\x00")],
+        [CALLER, CALLER],
+        [CALLER, (b"traceparent", b"")],
+        [(b"traceparent", CALLER[1] + b"\0")],
+        [(b"tracestate", b"a=1")] * 33,
+        [(b"x" * 100_000, b"y" * 100_000)] * 10,
+        [(b"user-agent", b"\xff" * 100_000), (b"host", b"[" * 100_000)],
+    ],
+    "method": [None, b"GET", 5, [], "", "G\nET", "X" * 100_000],
+    "path": [None, b"/", 5, [], "/\ud800", "/" * 100_000],
+    "query_string": [None, "a=1", 5, b"\xff&sig=\xfe", b"&" * 100_000],
+    "scheme": [None, 5, [], b"http", "gopher"],
+    "server": [None, (), ("a",), 5, "ab", [None, None], ({}, {})],
+    "client": [None, (), 5, [None], "ab", ({}, {})],
+    "http_version": [None, 5, b"1.1", []],
+    "root_path": [None, 5, b""],
+    "app_root_path": [None, 5, b"", "/longer"],
+    "path_params": [None, 5, {None: None}],
+    "route": [None, 5, SimpleNamespace(path="/a"), SimpleNamespace(path=5)],
+}
+
+
+@pytest.mark.parametrize("make", [request_scope, websocket_scope])
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in HOSTILE.items() for value in values])
+def test_a_hostile_scope_is_served_and_starts_a_fresh_trace(exporter, caplog, make, key, value):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope)
+        await answer(scope, receive, send)
+
+    scope = make(**{key: value})
+    run(TraceMiddleware(app)(scope, at_once, at_once))
+    assert len(seen) == 1
+    (span,) = exporter.spans
+    assert span.parent is None
+    assert span.context.is_valid
+    assert caplog.records == []
+    assert all(len(str(value)) <= 4096 for value in span.attributes.values())
+
+
+@pytest.mark.parametrize("key", sorted(request_scope()))
+def test_a_scope_without_a_key_is_served(exporter, key):
+    scope = request_scope(CALLER)
+    del scope[key]
+    run(TraceMiddleware(answer)(scope, at_once, at_once))
+    assert len(exporter.spans) == (key != "type")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(
+                st.sampled_from([b"traceparent", b"tracestate", b"baggage", b"host", b"user-agent"]), st.binary()
+            ),
+            st.one_of(st.sampled_from([CALLER[1], b"a=1,b=2"]), st.binary()),
+        )
+    ),
+    st.binary(),
+)
+def test_any_header_bytes_are_served(exporter, headers, query):
+    exporter.clear()
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    run(TraceMiddleware(answer)(request_scope(headers=headers, query_string=query), at_once, send))
+    assert sent == [START, LAST]
+    assert len(exporter.spans) == 1
+
+
+@pytest.mark.parametrize("scope", [request_scope(CALLER), request_scope()])
+def test_a_failure_of_tracing_itself_is_said_once_and_breaks_nothing(monkeypatch, caplog, exporter, scope):
+    def broken(*_, **__):
+        raise RuntimeError("tracing is broken")
+
+    monkeypatch.setattr(_http, "_reported", set())
+    monkeypatch.setattr(asgi, "span", broken)
+    peer = []
+
+    async def send(message):
+        peer.append(message)
+
+    for _ in range(2):
+        run(TraceMiddleware(answer)(dict(scope), at_once, send))
+    assert peer == [START, LAST] * 2
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_format_of_the_users_own_that_fails_starts_a_fresh_trace(exporter):
+    class Broken:
+        name, fields = "broken", ("broken",)
+
+        def read(self, carrier):
+            raise RuntimeError("broken")
+
+        def write(self, context, carrier):
+            raise RuntimeError("broken")
+
+    tracekit.configure(exporter=exporter, formats=[Broken()])
+    run(TraceMiddleware(answer)(request_scope(CALLER), at_once, at_once))
+    assert exporter.spans[0].parent is None
+
+
+def test_10000_requests_leave_no_growth():
+    class Nowhere:
+        def export(self, spans):
+            pass
+
+        def shutdown(self):
+            pass
+
+    tracekit.configure(exporter=Nowhere())
+
+    async def app(scope, receive, send):
+        with tracekit.span("work"):
+            await answer(scope, receive, send)
+
+    async def failing(scope, receive, send):
+        raise ValueError("boom")
+
+    good, bad = TraceMiddleware(Starlette(routes=[Mount("/items", app=app)])), TraceMiddleware(failing)
+
+    def serve(count):
+        for number in range(count):
+            headers = [CALLER, LABELS, (b"host", b"%d.example" % number), (b"user-agent", b"%d" % number)]
+            run(good(request_scope(*headers), at_once, at_once))
+            if number % 100 == 0:
+                tracekit.flush()
+                with pytest.raises(ValueError, match="boom"):
+                    run(bad(request_scope(), at_once, at_once))
+        tracekit.flush()
+        gc.collect()
+        return len(gc.get_objects()), sys.getallocatedblocks()
+
+    objects, blocks = serve(1_000)  # fills caches and free lists
+    objects, blocks = serve(1_000)
+    objects_after, blocks_after = serve(10_000)
+    assert objects_after - objects < 100
+    assert blocks_after - blocks < 1_000

@@ -1,0 +1,77 @@
+"""The benches run, and the comparison prints every row, whichever peers are installed; how fast is not asked here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tracekit import IMPLEMENTATION
+
+ROOT = Path(__file__).parents[1]
+
+# Stands in the way of a peer's import, as if it had not been installed.
+ABSENT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    # As the tests run: the twin that is under test here is the one that is measured.
+    environment = {**os.environ, "TRACEKIT_NO_EXTENSIONS": "" if IMPLEMENTATION == "compiled" else "1"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def compare(*arguments: str, absent: frozenset[str] = frozenset()) -> subprocess.CompletedProcess[str]:
+    code = f"{ABSENT.format(names=set(absent))}\nfrom bench.compare import main\nsys.exit(main({list(arguments)!r}))"
+    return run("-c", code)
+
+
+def test_every_bench_runs():
+    done = run("-m", "pytest", "-q", "--benchmark-disable", "-p", "no:cacheprovider", "bench")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+def test_the_comparison_prints_every_row(tmp_path):
+    from bench.rows import FLOOR_ROWS, ROWS
+
+    file = tmp_path / "figures.json"
+    done = compare("--smoke", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    for row in ROWS:
+        assert f"\n| {row.work} " in done.stdout
+    for row in FLOOR_ROWS:
+        assert f"\n| {row.work} | {row.floor} | " in done.stdout
+    figures = json.loads(file.read_text())["figures"]
+    assert list(figures) == [row.key for row in (*ROWS, *FLOOR_ROWS)]
+    assert all(figure["tracekit"] > 0 for figure in figures.values())
+    assert IMPLEMENTATION in done.stdout.splitlines()[0]
+
+
+def test_peers_that_are_not_installed_are_said_to_be():
+    done = compare("--smoke", "--only", "child,bytes,import", absent=frozenset({"opentelemetry", "ddtrace"}))
+    assert done.returncode == 0, done.stderr
+    assert "OpenTelemetry not installed, ddtrace not installed" in done.stdout
+    assert done.stdout.count("| not installed |") == 4
+    assert done.stdout.count("| not measured |") == 4
+
+
+def test_a_check_fails_where_a_target_was_not_measured():
+    assert compare("--smoke", "--check", "--only", "child", absent=frozenset({"opentelemetry"})).returncode == 1
+
+
+def test_a_check_passes_where_no_target_is_missed():
+    assert compare("--smoke", "--check", "--only", "root").returncode == 0

@@ -1,0 +1,494 @@
+"""The way of finished spans: whatever the exporter does, the program goes on and every span is accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+
+import pytest
+
+import tracekit
+from tracekit import _tracer
+from tracekit.testing import MemoryExporter
+
+LONG = 3600  # an interval that no test waits for
+
+
+def end(count, name="job"):
+    for _ in range(count):
+        tracekit.span(name).end()
+
+
+def until(is_so):
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+class Balance:
+    """What happened to spans since it was made; reading it checks that none is unaccounted for."""
+
+    def __init__(self):
+        self.start = tracekit.statistics()
+
+    def __getattr__(self, name):
+        now = tracekit.statistics()
+        assert now.started == now.ended + now.open
+        assert now.ended == now.exported + now.queued + now.dropped + now.failed + now.unsampled
+        return getattr(now, name) - getattr(self.start, name)
+
+
+class Gate(MemoryExporter):
+    """An exporter that hangs until ``release`` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.entered, self.release = threading.Event(), threading.Event()
+
+    def export(self, spans):
+        self.entered.set()
+        assert self.release.wait(20)
+        super().export(spans)
+
+
+@pytest.fixture
+def gate():
+    """A hanging exporter, in use, with one span in its hands."""
+    gate = Gate()
+    tracekit.configure(exporter=gate, buffer_size=8, export_interval_s=0.01)
+    end(1, "in flight")
+    assert gate.entered.wait(20)
+    yield gate
+    gate.release.set()
+
+
+class Raising:
+    """An exporter that raises whatever it is given, one after the other, and then no more."""
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+        self.got = []
+
+    def export(self, spans):
+        if self.errors:
+            raise self.errors.pop(0)
+        self.got += spans
+
+    def shutdown(self):
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+# ---- delivery
+
+
+def test_spans_arrive_in_order_of_their_end_without_a_flush():
+    arrived = threading.Event()
+
+    class Notes(MemoryExporter):
+        def export(self, spans):
+            super().export(spans)
+            arrived.set()
+
+    memory = Notes()
+    tracekit.configure(exporter=memory, export_interval_s=0.01)
+    for name in "abc":
+        end(1, name)
+    assert arrived.wait(20)
+    assert [span.name for span in memory.spans] == ["a", "b", "c"]
+
+
+def test_a_second_round_arrives_without_a_flush_too():
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, export_interval_s=0.001)
+    for count in range(1, 6):
+        end(1)
+        until(lambda count=count: len(memory._spans) == count)
+
+
+def test_a_half_full_buffer_does_not_wait_for_the_interval():
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, buffer_size=16, export_interval_s=LONG)
+    end(9)
+    until(lambda: len(memory._spans) == 9)
+
+
+def test_batches_are_bounded():
+    sizes = []
+
+    class Sizes(MemoryExporter):
+        def export(self, spans):
+            sizes.append(len(spans))
+
+    tracekit.configure(exporter=Sizes(), export_interval_s=LONG)
+    balance = Balance()
+    end(5000)
+    assert tracekit.flush()
+    assert max(sizes) <= 2048
+    assert sum(sizes) == balance.exported == 5000
+
+
+def test_an_exporter_runs_alone_in_a_thread_and_a_context_of_its_own():
+    lock = threading.Lock()
+    seen = []
+
+    class Strict(MemoryExporter):
+        def export(self, spans):
+            assert lock.acquire(blocking=False)
+            seen.append((threading.current_thread().daemon, threading.get_ident(), tracekit.current_context()))
+            lock.release()
+
+        shutdown = lambda self: self.export([])  # noqa: E731
+
+    tracekit.configure(exporter=Strict(), export_interval_s=0.001)
+    balance = Balance()
+    with tracekit.span("outer"), tracekit.use_labels(a="1"):
+        threads = [threading.Thread(target=lambda: [(end(1), tracekit.flush()) for _ in range(20)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        end(20)
+        for thread in threads:
+            thread.join()
+    assert tracekit.shutdown()
+    assert set(seen) == {(True, seen[0][1], None)}
+    assert seen[0][1] != threading.get_ident()
+    assert (balance.exported, balance.failed) == (101, 0)
+
+
+def test_without_spans_there_is_no_thread():
+    before = threading.active_count()
+    tracekit.configure(exporter=MemoryExporter())
+    with tracekit.span("open"):
+        assert threading.active_count() == before
+
+
+# ---- an exporter that raises
+
+
+class Hostile(Exception):
+    def __str__(self):
+        raise RuntimeError("hostile")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("down"),
+        Hostile(),
+        asyncio.CancelledError(),
+        SystemExit(1),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        ExceptionGroup("g", [ValueError("x")]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exporter_that_raises_costs_its_batch_and_no_more(error, caplog):
+    exporter = Raising(error)
+    tracekit.configure(exporter=exporter, export_interval_s=LONG)
+    balance = Balance()
+    end(3)
+    assert tracekit.flush(10)
+    assert (balance.failed, balance.exported) == (3, 0)
+    end(2)
+    assert tracekit.flush(10)
+    assert (balance.failed, balance.exported, balance.queued) == (3, 2, 0)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("tracekit", "ERROR")
+    assert "Raising failed, 3 spans lost" in record.getMessage()
+    assert type(error).__name__ in record.getMessage()
+
+
+def test_a_failure_is_said_once_per_cause(caplog):
+    exporter = Raising(ValueError("down"), ValueError("down"), KeyError("other"), ValueError("down"))
+    tracekit.configure(exporter=exporter, export_interval_s=LONG)
+    balance = Balance()
+    for _ in range(5):
+        end(1)
+        assert tracekit.flush()
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == ["ValueError", "KeyError"]
+    assert (balance.failed, balance.exported) == (4, 1)
+
+
+def test_causes_that_are_all_different_do_not_fill_the_log(caplog):
+    exporter = Raising(*[ValueError(f"request {number}") for number in range(300)])
+    tracekit.configure(exporter=exporter, export_interval_s=LONG)
+    for _ in range(300):
+        end(1)
+        assert tracekit.flush()
+    assert 1 <= len(caplog.records) <= 64
+
+
+def test_what_is_logged_is_one_line_and_short(caplog):
+    tracekit.configure(exporter=Raising(ValueError("a\r\nb\x1b[31m" + "x" * 10_000)), export_interval_s=LONG)
+    end(1)
+    assert tracekit.flush()
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) < 1000
+
+
+def test_a_log_handler_that_raises_does_not_stop_the_export(exporter):
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise RuntimeError("no disk")
+
+    handler = Broken()
+    logger = logging.getLogger("tracekit")
+    logger.addHandler(handler)
+    try:
+        raising = Raising(ValueError("down"))
+        tracekit.configure(exporter=raising, export_interval_s=LONG)
+        for _ in range(2):
+            end(1)
+            assert tracekit.flush()
+        assert len(raising.got) == 1
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_an_error_in_shutdown_is_logged_and_nothing_else(caplog):
+    exporter = Raising()
+    tracekit.configure(exporter=exporter)
+    end(1)
+    tracekit.flush()
+    exporter.errors = [ValueError("at close")]
+    assert tracekit.shutdown()
+    assert "at close" in caplog.text
+    assert len(exporter.got) == 1
+
+
+# ---- an exporter that hangs or is slow
+
+
+def test_while_the_exporter_hangs_the_program_goes_on_and_the_buffer_is_bounded(gate, caplog):
+    balance = Balance()
+    end(20)
+    assert (balance.ended, balance.queued, balance.dropped) == (20, 8, 12)
+    assert not tracekit.flush(0.01)
+    assert not tracekit.flush(0)
+    gate.release.set()
+    assert tracekit.flush(10)
+    assert (balance.queued, balance.exported, balance.dropped) == (-1, 9, 12)
+    assert len(gate.spans) == 9
+
+
+def test_of_spans_that_find_the_buffer_full_the_newest_are_dropped_and_it_is_said_once(gate, caplog):
+    for number in range(20):
+        end(1, str(number))
+    gate.release.set()
+    for _ in range(3):
+        assert tracekit.flush(10)
+        end(1, "later")
+    assert [span.name for span in gate.spans][:9] == ["in flight", *"01234567"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1
+    assert "spans dropped" in messages[0]
+
+
+def test_a_full_buffer_is_said_while_the_program_runs_not_only_at_its_end(gate, caplog):
+    end(20)
+    gate.release.set()
+    until(lambda: caplog.records)
+    assert "spans dropped" in caplog.text
+
+
+def test_drops_that_were_said_are_not_said_again_after_configure(gate, caplog):
+    end(20)
+    gate.release.set()
+    assert tracekit.flush(10)
+    assert len(caplog.records) == 1
+    tracekit.configure(exporter=MemoryExporter())
+    end(1)
+    assert tracekit.flush()
+    assert len(caplog.records) == 1
+
+
+def test_a_slow_exporter_delivers_everything_in_the_end():
+    steps = threading.Semaphore(0)
+
+    class Slow(MemoryExporter):
+        def export(self, spans):
+            assert steps.acquire(timeout=20)
+            super().export(spans)
+
+    memory = Slow()
+    tracekit.configure(exporter=memory, buffer_size=1000, export_interval_s=0.001)
+    balance = Balance()
+    for _ in range(10):
+        end(50)
+        steps.release()
+    steps.release(1000)
+    assert tracekit.flush(10)
+    assert (balance.exported, balance.dropped, len(memory.spans)) == (500, 0, 500)
+
+
+def test_a_new_exporter_takes_over_from_one_that_hangs(gate):
+    balance = Balance()
+    opened = tracekit.span("open")
+    end(3, "waiting")
+    memory = MemoryExporter()
+    _tracer._pipeline.use(memory, capacity=8, interval_s=0.01, timeout_s=0.01)
+    assert balance.failed == 1, "what is in its hands may or may not be delivered: it does not count as exported"
+    opened.end()
+    # Without a flush: the spans that wait must not need another one to be noticed.
+    until(lambda: len(memory._spans) == 4)
+    assert sorted({span.name for span in memory._spans}) == ["open", "waiting"]
+    gate.release.set()
+    end(1, "after")
+    assert tracekit.flush(10)
+    until(lambda: len(gate._spans) == 1)
+    assert (balance.exported, balance.failed, balance.queued, balance.dropped) == (5, 1, -1, 0)
+    assert [span.name for span in gate._spans] == ["in flight"], "it gets nothing more"
+
+
+def test_what_waits_when_a_hanging_exporter_is_replaced_goes_to_the_new_one_by_itself(gate):
+    end(3, "waiting")
+    memory = MemoryExporter()
+    _tracer._pipeline.use(memory, capacity=8, interval_s=0.01, timeout_s=0.01)
+    until(lambda: len(memory._spans) == 3)
+
+
+def test_a_shutdown_does_not_wait_for_ever(gate):
+    balance = Balance()
+    end(5)
+    assert not tracekit.shutdown(0.01)
+    assert (balance.failed, balance.dropped, balance.queued) == (1, 5, -1)
+    end(1)
+    assert balance.dropped == 6
+    gate.release.set()
+    assert tracekit.flush()
+    assert balance.exported == 0
+
+
+def test_an_exporter_whose_shutdown_hangs_does_not_hang_the_program():
+    release = threading.Event()
+
+    class Stuck(MemoryExporter):
+        def shutdown(self):
+            assert release.wait(20)
+
+    memory = Stuck()
+    tracekit.configure(exporter=memory)
+    balance = Balance()
+    end(2)
+    assert not tracekit.shutdown(0.01)
+    until(lambda: len(memory._spans) == 2)
+    release.set()
+    assert (balance.ended, balance.queued) == (2, 0)
+
+
+# ---- an exporter that uses tracekit itself
+
+
+def test_an_exporter_may_make_spans_and_read_statistics(caplog):
+    class Traced(MemoryExporter):
+        def export(self, spans):
+            with tracekit.span("export"):
+                tracekit.inject({})
+                tracekit.statistics()
+            super().export(spans)
+
+    memory = Traced()
+    tracekit.configure(exporter=memory, export_interval_s=LONG)
+    balance = Balance()
+    end(3)
+    assert tracekit.flush(10)
+    assert tracekit.shutdown(10)
+    assert [span.name for span in memory._spans][:3] == ["job"] * 3
+    assert balance.queued == 0
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize(
+    "call", [tracekit.flush, tracekit.shutdown, tracekit.configure], ids=["flush", "shutdown", "configure"]
+)
+def test_an_exporter_that_calls_back_into_the_pipeline_does_not_dead_lock(call):
+    answered = threading.Event()
+
+    class CallsBack(MemoryExporter):
+        def export(self, spans):
+            call()
+            super().export(spans)
+            answered.set()
+
+    memory = CallsBack()
+    tracekit.configure(exporter=memory, export_interval_s=0.01)
+    balance = Balance()
+    end(3)
+    assert answered.wait(20)
+    tracekit.shutdown(10)
+    assert balance.queued == 0
+    assert balance.exported + balance.failed == 3
+
+
+# ---- the life of an exporter
+
+
+def test_shutdown_delivers_closes_once_and_counts_the_rest_as_dropped(exporter):
+    balance = Balance()
+    end(3)
+    opened = tracekit.span("open")
+    assert tracekit.shutdown()
+    assert (len(exporter._spans), exporter.is_shut_down) == (3, True)
+    opened.end()
+    end(1)
+    assert tracekit.shutdown()
+    assert tracekit.flush()
+    assert (balance.exported, balance.dropped, balance.queued) == (3, 2, 0)
+    assert len(exporter._spans) == 3
+
+
+def test_configure_closes_the_exporter_before_with_all_that_is_its_own(exporter):
+    end(3)
+    open_span = tracekit.span("open")
+    second = MemoryExporter()
+    tracekit.configure(exporter=second)
+    assert (len(exporter._spans), exporter.is_shut_down, second.is_shut_down) == (3, True, False)
+    open_span.end()
+    assert [span.name for span in second.spans] == ["open"]
+    third = MemoryExporter()
+    tracekit.configure(exporter=third)
+    end(1)
+    assert (len(second._spans), len(third.spans)) == (1, 1)
+
+
+def test_configure_with_nothing_stops_recording(exporter):
+    balance = Balance()
+    open_span = tracekit.span("open")
+    tracekit.configure()
+    open_span.end()
+    end(2)
+    assert (balance.ended, balance.dropped, balance.unsampled, balance.queued) == (3, 1, 2, 0)
+
+
+def test_threads_of_exporters_end_with_them():
+    before = threading.active_count()
+    for _ in range(20):
+        tracekit.configure(exporter=MemoryExporter())
+        end(1)
+    tracekit.configure()
+    until(lambda: threading.active_count() <= before)
+
+
+def test_many_threads_may_configure_and_flush_at_once():
+    balance = Balance()
+
+    def work():
+        for _ in range(20):
+            tracekit.configure(exporter=MemoryExporter(), export_interval_s=0.001)
+            end(5)
+            tracekit.flush(10)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tracekit.shutdown(10)
+    assert (balance.started, balance.ended, balance.queued, balance.failed) == (400, 400, 0, 0)

@@ -1,0 +1,680 @@
+"""``@traced``: functions, coroutines, generators and async generators, whoever steps them and however they end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import anyio
+import anyio.lowlevel
+import pytest
+import trio
+
+import tracekit
+from tracekit import traced
+from tracekit.testing import span_tree
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(caplog):
+    yield
+    assert not caplog.get_records("call")
+
+
+def here():
+    """The name of the current span."""
+    span = tracekit.current_span()
+    return None if span is None else span.name
+
+
+# ---- functions
+
+
+@traced("plain")
+def plain(a, /, b: int = 2, *args, c, **kwargs) -> str:
+    """The docstring."""
+    return here(), a, b, args, c, kwargs
+
+
+@traced("coroutine")
+async def coroutine(a, /, b: int = 2, *args, c, **kwargs) -> str:
+    """The docstring."""
+    await anyio.lowlevel.checkpoint()
+    return here(), a, b, args, c, kwargs
+
+
+@traced("generator")
+def generator(a, /, b: int = 2, *args, c, **kwargs) -> str:
+    """The docstring."""
+    yield here(), a, b, args, c, kwargs
+
+
+@traced("async generator")
+async def async_generator(a, /, b: int = 2, *args, c, **kwargs) -> str:
+    """The docstring."""
+    await anyio.lowlevel.checkpoint()
+    yield here(), a, b, args, c, kwargs
+
+
+KINDS = {
+    "plain": (plain, lambda call: call),
+    "coroutine": (coroutine, inspect.iscoroutinefunction),
+    "generator": (generator, inspect.isgeneratorfunction),
+    "async generator": (async_generator, inspect.isasyncgenfunction),
+}
+TESTS = [inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction]
+
+
+async def result(kind, *args, **kwargs):
+    outcome = KINDS[kind][0](*args, **kwargs)
+    if kind == "plain":
+        return outcome
+    if kind == "coroutine":
+        return await outcome
+    if kind == "generator":
+        return next(outcome)
+    async for item in outcome:
+        got = item
+    return got
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_traced_function_of_any_kind_runs_inside_its_span(kind, exporter, anyio_backend):
+    with tracekit.span("caller"):
+        assert await result(kind, 1, 3, 4, c=5, d=6) == (kind, 1, 3, (4,), 5, {"d": 6})
+        assert here() == "caller"
+    assert {span.name for span in exporter.spans} == {"caller", kind}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_traced_function_stays_what_it_was(kind):
+    function, is_kind = KINDS[kind]
+    assert is_kind(function)
+    assert sum(test(function) for test in TESTS) == (kind != "plain")
+    assert function.__name__ == function.__qualname__ == kind.replace(" ", "_")
+    assert function.__doc__ == "The docstring."
+    assert function.__module__ == __name__
+    assert str(inspect.signature(function)) == "(a, /, b: 'int' = 2, *args, c, **kwargs) -> 'str'"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.anyio
+async def test_wrong_arguments_are_the_functions_own_error(kind, exporter, anyio_backend):
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'c'"):
+        await result(kind, 1)
+    assert here() is None
+
+
+class Service:
+    @traced
+    def method(self):
+        return here()
+
+    @traced
+    @staticmethod
+    def static():
+        return here()
+
+    @staticmethod
+    @traced
+    def static_outside():
+        return here()
+
+    @classmethod
+    @traced
+    def of_class(cls):
+        return cls, here()
+
+    @property
+    @traced("property")
+    def value(self):
+        return here()
+
+    @traced
+    async def coroutine(self):
+        return here()
+
+    @traced
+    def generator(self):
+        yield here()
+
+
+def test_methods_of_any_kind_are_named_by_their_qualified_name(exporter):
+    service = Service()
+    assert service.method() == "Service.method"
+    assert service.static() == Service.static() == "Service.static"
+    assert service.static_outside() == "Service.static_outside"
+    assert service.of_class() == (Service, "Service.of_class")
+    assert service.value == "property"
+    assert list(service.generator()) == ["Service.generator"]
+    assert asyncio.run(service.coroutine()) == "Service.coroutine"
+
+
+@pytest.mark.parametrize("name", [None, "named"])
+def test_a_class_method_may_be_traced_outside_too(name, exporter):
+    class Outside:
+        def method(self):
+            return self, here()
+
+    Outside.method = (traced if name is None else traced(name))(classmethod(Outside.method))
+    assert Outside.method() == (Outside, name or f"{Outside.__qualname__}.method")
+
+
+def test_other_callables_may_be_traced_too(exporter):
+    class Callable:
+        def __call__(self, value):
+            return here(), value
+
+    assert traced(functools.partial(Callable(), 5))() == ("partial", 5)
+    assert traced("named")(Callable())(6) == ("named", 6)
+    assert traced(Callable())(7)[1] == 7
+    assert traced(len)("abc") == 3
+    assert len(exporter.spans) == 4
+
+
+@pytest.mark.parametrize("wrong", [5, None, b"name", ["name"]])
+def test_what_cannot_be_called_is_a_type_error(wrong):
+    with pytest.raises(TypeError, match="traced takes a function"):
+        traced(wrong)
+    with pytest.raises(TypeError, match="traced takes a function"):
+        traced("name")(wrong)
+
+
+def test_an_error_goes_through_and_is_recorded_once(exporter):
+    error = ValueError("no")
+
+    @traced("inner")
+    def inner():
+        raise error
+
+    @traced("outer")
+    def outer():
+        inner()
+
+    with pytest.raises(ValueError, match="no") as raised:
+        outer()
+    assert raised.value is error
+    first, second = exporter.spans
+    assert span_tree([first, second]) == "outer [error]\n  inner [error]"
+    assert (len(first.events), len(second.events)) == (1, 0)
+
+
+# ---- generators: the scope is active only while the body runs
+
+
+def counting(steps=3):
+    @traced("body")
+    def body():
+        try:
+            with tracekit.use_labels(of="body"):
+                for number in range(steps):
+                    with tracekit.span(f"step {number}"):
+                        yield here(), dict(tracekit.current_labels())
+                    assert here() == "body"
+        finally:
+            assert here() in {"body", f"step {steps - 1}", "step 0"}
+
+    return body()
+
+
+def test_the_consumer_keeps_its_own_scope_and_the_body_its_own(exporter):
+    with tracekit.span("consumer") as consumer, tracekit.use_labels(of="consumer"):
+        for number, item in enumerate(counting()):
+            assert item == (f"step {number}", {"of": "body"})
+            assert tracekit.current_span() is consumer
+            assert tracekit.current_labels() == {"of": "consumer"}
+            with tracekit.span(f"use {number}"):
+                pass
+    assert span_tree(exporter.spans) == (
+        "consumer\n  body\n    step 0\n    step 1\n    step 2\n  use 0\n  use 1\n  use 2"
+    )
+
+
+def test_generators_interleave_without_touching_each_other(exporter):
+    with tracekit.span("consumer"):
+        for number, (left, right) in enumerate(zip(counting(), counting(), strict=True)):
+            assert left == right == (f"step {number}", {"of": "body"})
+            assert here() == "consumer"
+    assert span_tree(exporter.spans) == "consumer\n" + "  body\n    step 0\n    step 1\n    step 2\n" * 1 + (
+        "  body\n    step 0\n    step 1\n    step 2"
+    )
+
+
+def test_a_generators_span_lasts_from_its_first_step_to_its_last(exporter):
+    with tracekit.span("maker"):
+        steps = counting()
+    with tracekit.span("stepper"):
+        next(steps)
+    assert len(exporter.spans) == 2
+    assert len(list(steps)) == 2
+    assert here() is None
+    body = exporter.spans[-1]
+    assert (body.name, body.status.code) == ("body", "unset")
+    assert len(exporter.spans) == 6
+
+
+def test_a_generator_that_is_never_stepped_has_no_span(exporter):
+    steps = counting()
+    steps.close()
+    del steps
+    gc.collect()
+    assert exporter.spans == []
+
+
+def test_sent_values_thrown_errors_and_the_return_value_pass_through(exporter):
+    @traced("body")
+    def body():
+        got = []
+        while True:
+            try:
+                got.append((yield here()))
+            except KeyError as error:
+                got.append(repr(error))
+                assert here() == "body"
+            if len(got) == 3:
+                return got
+
+    def delegate():
+        return (yield from body())
+
+    steps = delegate()
+    assert next(steps) == "body"
+    assert steps.send("sent") == "body"
+    assert steps.throw(KeyError("thrown")) == "body"
+    with pytest.raises(StopIteration) as stop:
+        steps.send("last")
+    assert stop.value.value == ["sent", "KeyError('thrown')", "last"]
+    assert [(span.name, span.status.code) for span in exporter.spans] == [("body", "unset")]
+
+
+def test_an_error_thrown_in_that_the_body_lets_through_is_the_spans_outcome(exporter):
+    steps = counting()
+    next(steps)
+    with pytest.raises(KeyError):
+        steps.throw(KeyError("thrown"))
+    assert here() is None
+    assert span_tree(exporter.spans) == "body [error]\n  step 0 [error]"
+
+
+def _break(steps):
+    for _ in steps:
+        break
+    steps.close()
+
+
+def _drop(steps):
+    next(steps)
+    del steps
+    gc.collect()
+
+
+def _close(steps):
+    next(steps)
+    steps.close()
+
+
+def _throw_exit(steps):
+    next(steps)
+    with pytest.raises(GeneratorExit):
+        steps.throw(GeneratorExit())
+
+
+@pytest.mark.parametrize("leave", [_break, _drop, _close, _throw_exit])
+def test_a_generator_left_early_ends_once_as_cancelled(leave, exporter):
+    with tracekit.span("consumer") as consumer:
+        leave(counting())
+        gc.collect()
+        assert tracekit.current_span() is consumer
+    assert span_tree(exporter.spans) == "consumer\n  body [cancelled]\n    step 0 [cancelled]"
+    assert all(not span.events for span in exporter.spans)
+
+
+def test_an_error_while_it_is_closed_is_the_generators_outcome(exporter):
+    @traced("body")
+    def body():
+        try:
+            yield 1
+        finally:
+            raise ValueError("at close")
+
+    steps = body()
+    next(steps)
+    with pytest.raises(ValueError, match="at close"):
+        steps.close()
+    assert span_tree(exporter.spans) == "body [error]"
+
+
+def test_a_generator_that_ignores_its_close_is_told_so(exporter):
+    @traced("body")
+    def body():
+        try:
+            yield 1
+        except GeneratorExit:
+            yield 2
+
+    steps = body()
+    next(steps)
+    with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
+        steps.close()
+    assert span_tree(exporter.spans) == "body [error]"
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same thread", "other threads"])
+def test_steps_made_by_alternating_threads_keep_both_sides_apart(other, exporter):
+    steps = counting(4)
+    seen = []
+
+    def step():
+        with tracekit.span("stepper") as stepper:
+            seen.append(next(steps)[0])
+            assert tracekit.current_span() is stepper
+        assert tracekit.current_span() is None
+
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        for number in range(4):
+            pool = (first, second)[number % 2]
+            pool.submit(step).result() if other else step()
+        assert (first if other else second).submit(list, steps).result() == []
+    assert seen == ["step 0", "step 1", "step 2", "step 3"]
+    lines = span_tree(exporter.spans).splitlines()
+    assert [line for line in lines if "body" in line or "step " in line] == [
+        "  body",
+        "    step 0",
+        "    step 1",
+        "    step 2",
+        "    step 3",
+    ]
+
+
+def test_what_the_body_leaves_open_is_closed_for_the_consumer_too(exporter):
+    left = tracekit.span("left open")
+
+    @traced("body")
+    def body():
+        left.__enter__()
+        yield here()
+        yield here()
+
+    with tracekit.span("consumer"):
+        for item in body():
+            assert item == "left open"
+            assert here() == "consumer"
+        assert here() == "consumer"
+    left.__exit__(None, None, None)
+    assert here() is None
+
+
+def test_a_body_sees_a_scope_that_another_context_closed_as_closed(exporter):
+    @traced("body")
+    def body():
+        with tracekit.span("inner") as inner:
+            yield inner
+            yield here()
+
+    steps = body()
+    inner = next(steps)
+    thread = threading.Thread(target=inner.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    assert next(steps) == "body"
+    steps.close()
+    assert here() is None
+
+
+def test_nested_traced_generators_stack_like_calls(exporter):
+    @traced("outer")
+    def outer():
+        for item in counting(2):
+            assert here() == "outer"
+            yield item
+            assert here() == "outer"
+
+    with tracekit.span("consumer"):
+        for _ in outer():
+            assert here() == "consumer"
+    assert span_tree(exporter.spans) == "consumer\n  outer\n    body\n      step 0\n      step 1"
+
+
+def test_many_generators_leave_nothing_behind(exporter):
+    gc.collect()
+    before = sum(isinstance(thing, tracekit.Span) for thing in gc.get_objects())
+    for _ in range(200):
+        steps = counting()
+        next(steps)
+        del steps
+    exporter.clear()
+    gc.collect()
+    assert sum(isinstance(thing, tracekit.Span) for thing in gc.get_objects()) == before
+
+
+# ---- async generators
+
+
+def async_counting(steps=3):
+    @traced("body")
+    async def body():
+        with tracekit.use_labels(of="body"):
+            for number in range(steps):
+                with tracekit.span(f"step {number}"):
+                    await anyio.lowlevel.checkpoint()
+                    yield here(), dict(tracekit.current_labels())
+                    await anyio.lowlevel.checkpoint()
+                assert here() == "body"
+
+    return body()
+
+
+@pytest.mark.anyio
+async def test_the_consumer_of_an_async_generator_keeps_its_own_scope(anyio_backend, exporter):
+    with tracekit.span("consumer") as consumer, tracekit.use_labels(of="consumer"):
+        number = 0
+        async for item in async_counting():
+            assert item == (f"step {number}", {"of": "body"})
+            assert tracekit.current_span() is consumer
+            assert tracekit.current_labels() == {"of": "consumer"}
+            with tracekit.span(f"use {number}"):
+                await anyio.lowlevel.checkpoint()
+            number += 1
+    assert span_tree(exporter.spans) == (
+        "consumer\n  body\n    step 0\n    step 1\n    step 2\n  use 0\n  use 1\n  use 2"
+    )
+
+
+@pytest.mark.anyio
+async def test_async_generators_of_many_tasks_do_not_touch_each_other(anyio_backend, exporter):
+    async def consume(number):
+        with tracekit.span(f"consumer {number}") as consumer:
+            async for _ in async_counting(2):
+                assert tracekit.current_span() is consumer
+                await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        for number in range(5):
+            group.start_soon(consume, number)
+    expected = [f"consumer {number}\n  body\n    step 0\n    step 1" for number in range(5)]
+    spans = exporter.spans
+    for number in range(5):
+        (root,) = (span for span in spans if span.name == f"consumer {number}")
+        assert span_tree([s for s in spans if s.context.trace_id == root.context.trace_id]) == expected[number]
+
+
+@pytest.mark.anyio
+async def test_steps_made_by_alternating_tasks_keep_both_sides_apart(anyio_backend, exporter):
+    steps = async_counting(3)
+    seen = []
+
+    async def step():
+        with tracekit.span("stepper") as stepper:
+            try:
+                seen.append((await anext(steps))[0])
+            except StopAsyncIteration:
+                seen.append("end")
+            assert tracekit.current_span() is stepper
+        assert tracekit.current_span() is None
+
+    for _ in range(4):
+        async with anyio.create_task_group() as group:
+            group.start_soon(step)
+    assert seen == ["step 0", "step 1", "step 2", "end"]
+    (body,) = (span for span in exporter.spans if span.name == "body")
+    assert body.status.code == "unset"
+    assert all(span.parent.span_id == body.context.span_id for span in exporter.spans if span.name.startswith("step "))
+
+
+async def _async_break(steps):
+    async for _ in steps:
+        break
+    await steps.aclose()
+
+
+async def _aclose(steps):
+    await anext(steps)
+    await steps.aclose()
+
+
+async def _aclose_elsewhere(steps):
+    await anext(steps)
+    async with anyio.create_task_group() as group:
+        group.start_soon(steps.aclose)
+
+
+async def _athrow_exit(steps):
+    await anext(steps)
+    with pytest.raises(GeneratorExit):
+        await steps.athrow(GeneratorExit())
+
+
+async def _cancel(steps):
+    with anyio.CancelScope() as scope:
+        await anext(steps)
+        scope.cancel()
+        await anext(steps)
+
+
+async def _async_drop(steps):
+    await anext(steps)
+    del steps
+    gc.collect()
+    for _ in range(10):  # asyncio closes it in a task of its own
+        await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+@pytest.mark.parametrize("leave", [_async_break, _aclose, _aclose_elsewhere, _athrow_exit, _cancel, _async_drop])
+async def test_an_async_generator_left_early_ends_once_as_cancelled(leave, anyio_backend, exporter):
+    with tracekit.span("consumer") as consumer:
+        await leave(async_counting())
+        assert tracekit.current_span() is consumer
+    assert span_tree(exporter.spans) == "consumer\n  body [cancelled]\n    step 0 [cancelled]"
+    assert all(not span.events for span in exporter.spans)
+    assert here() is None
+
+
+@pytest.mark.anyio
+async def test_sent_values_and_thrown_errors_reach_the_body(anyio_backend, exporter):
+    @traced("body")
+    async def body():
+        got = None
+        while got != "stop":
+            try:
+                got = yield got, here()
+            except KeyError as error:
+                assert here() == "body"
+                got = repr(error)
+
+    steps = body()
+    assert await anext(steps) == (None, "body")
+    assert await steps.asend("sent") == ("sent", "body")
+    assert await steps.athrow(KeyError("thrown")) == ("KeyError('thrown')", "body")
+    assert here() is None
+    with pytest.raises(StopAsyncIteration):
+        await steps.asend("stop")
+    assert span_tree(exporter.spans) == "body"
+
+
+@pytest.mark.anyio
+async def test_an_error_in_an_async_body_is_its_outcome(anyio_backend, exporter):
+    @traced("body")
+    async def body():
+        yield 1
+        await anyio.lowlevel.checkpoint()
+        raise ValueError("in the body")
+
+    steps = body()
+    await anext(steps)
+    assert here() is None
+    with pytest.raises(ValueError, match="in the body"):
+        await anext(steps)
+    (span,) = exporter.spans
+    assert span.status == ("error", "ValueError: in the body")
+    assert len(span.events) == 1
+
+    steps = async_counting()
+    await anext(steps)
+    with pytest.raises(KeyError):
+        await steps.athrow(KeyError("thrown"))
+    assert span_tree(exporter.spans[1:]) == "body [error]\n  step 0 [error]"
+
+
+@pytest.mark.anyio
+async def test_a_task_started_in_the_body_is_the_bodys_child(anyio_backend, exporter):
+    async def job():
+        with tracekit.span("job"):
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+
+        @traced("body")
+        async def body():
+            group.start_soon(job)
+            yield 1
+            group.start_soon(job)
+
+        with tracekit.span("consumer"):
+            async for _ in body():
+                group.start_soon(job)
+    assert span_tree(exporter.spans) == "consumer\n  body\n    job\n    job\n  job"
+
+
+@pytest.mark.anyio
+async def test_a_task_that_is_cancelled_ends_its_coroutines_span_as_cancelled(anyio_backend, exporter):
+    @traced("work")
+    async def work():
+        with tracekit.span("inner"):
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert span_tree(exporter.spans) == "work [cancelled]\n  inner [cancelled]"
+
+
+def test_an_async_generator_alive_when_its_loop_ends_is_closed_by_it(exporter):
+    kept = []
+
+    async def main():
+        steps = async_counting()
+        kept.append(steps)
+        await anext(steps)
+
+    asyncio.run(main())
+    kept.append(exporter.spans)
+    assert span_tree(kept[-1]) == "body [cancelled]\n  step 0 [cancelled]"
+    exporter.clear()
+    kept.clear()
+
+    async def trio_main():
+        steps = async_counting()
+        kept.append(steps)
+        await anext(steps)
+
+    trio.run(trio_main)
+    assert {span.status.code for span in exporter.spans} <= {"cancelled", "error"}
+    assert len(exporter.spans) == 2
