@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py tracekit/_speedups.pyx
+SOURCES := pyproject.toml setup.py $(wildcard tracekit/_speedups*.p[yx][xi])
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test lint bench fuzz wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -17,10 +17,13 @@ lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint tracekit/_speedups.pyx
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint tracekit/_speedups.pyx tracekit/_speedups_*.pxi
 
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
+
+fuzz: $(VENV)/test
+	$(BIN)/python -m tests.fuzz --inputs 200000
 
 wheel: $(VENV)/test
 	$(BIN)/python -m build

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _subject(row: str) -> Subject:
-    if row in {"floor", "token_floor"}:
+    if row in floors.CONTEXT_MANAGERS:
         return Subject("with floor():\n    pass", {"floor": floors.context_manager(row)})
     return contender_tracekit.subjects()[row]
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import ModuleType
 
-FULL = Budget(processes=3, rounds=10, slice_s=0.008, repeats=6)
-QUICK = Budget(processes=1, rounds=5, slice_s=0.002, repeats=3)
-SMOKE = Budget(processes=1, rounds=1, slice_s=0.00001, repeats=1)
+FULL = Budget(processes=3, rounds=10, slice_s=0.008, repeats=6, growth_chunk=10_000)
+QUICK = Budget(processes=1, rounds=5, slice_s=0.002, repeats=3, growth_chunk=5000)
+SMOKE = Budget(processes=1, rounds=1, slice_s=0.00001, repeats=1, growth_chunk=100)
 
 SETTLED = 1.05  # how far a contender's two best processes may lie apart
 
@@ -161,9 +161,14 @@ def _compare(
 
 def _against_floors(peers: Mapping[str, ModuleType], wanted: list[str], budget: Budget) -> Figures:
     figures: Figures = {}
-    growth = contender_tracekit.growth()
-    for row in FLOOR_ROWS:
-        if row.key not in wanted:
+    rows = [row for row in FLOOR_ROWS if row.key in wanted]
+    growth = contender_tracekit.growth(budget.growth_chunk)
+    if any(row.key in floors.CONTEXT_MANAGERS for row in rows):
+        _say("  the floors of `with span()`")
+        entered = _with_blocks(budget)
+    for row in rows:
+        if row.key in floors.CONTEXT_MANAGERS:
+            figures[row.key] = {OURS: entered[OURS]} | ({FLOOR: entered[row.key]} if row.key in entered else {})
             continue
         _say(f"  {row.work} against: {row.floor}")
         if row.key in growth:
@@ -172,15 +177,14 @@ def _against_floors(peers: Mapping[str, ModuleType], wanted: list[str], budget: 
         elif row.key == "import":
             modules = {OURS: "tracekit"} | ({FLOOR: "opentelemetry.sdk.trace"} if OTEL in peers else {})
             figures[row.key] = best(floors.import_ns(modules, budget.repeats))
-        else:
-            figures[row.key] = _against_context_manager(row.key, budget)
     return figures
 
 
-def _against_context_manager(key: str, budget: Budget) -> dict[str, float]:
+def _with_blocks(budget: Budget) -> dict[str, float]:
     subjects = {OURS: contender_tracekit.subjects()["child"]}
     try:
-        subjects[FLOOR] = Subject("with floor():\n    pass", {"floor": floors.context_manager(key)})
+        for key in floors.CONTEXT_MANAGERS:
+            subjects[key] = Subject("with floor():\n    pass", {"floor": floors.context_manager(key)})
     except Exception as error:
         _say(f"  no floor to measure against: {type(error).__name__}: {error}")
     return best(interleave(subjects, budget))

@@ -147,15 +147,24 @@ def hold(count: int) -> object:
     return kept
 
 
-def growth() -> dict[str, tuple[Subject, Subject]]:
-    """Return pairs of subjects that do the same, the second where there is much more of something."""
+def growth(chunk: int) -> dict[str, tuple[Subject, Subject]]:
+    """Return pairs of subjects that do the same, *chunk* times, the second where there is much more of something."""
     record()
+
+    def warm_up() -> None:
+        # What came before took the memory that lay ready; a span's first page faults are not what grows.
+        for _ in range(3):
+            for _ in range(chunk):
+                with tracekit.span("warm-up"):
+                    pass
+            tracekit.flush()
 
     @contextmanager
     def depth(count: int) -> Iterator[None]:
         with ExitStack() as stack:
             for _ in range(count):
                 stack.enter_context(tracekit.span("nested"))
+            warm_up()
             yield
 
     @contextmanager
@@ -177,6 +186,7 @@ def growth() -> dict[str, tuple[Subject, Subject]]:
 
         with tracekit.span("request"):
             tasks = runner().run(start())
+            warm_up()
             yield
             runner().run(finish(tasks))
 
@@ -188,7 +198,7 @@ def growth() -> dict[str, tuple[Subject, Subject]]:
                     pass
                 if number % 10_000 == 0:
                     tracekit.flush()
-            tracekit.flush()
+            warm_up()
             yield
 
     def pair(
@@ -200,7 +210,7 @@ def growth() -> dict[str, tuple[Subject, Subject]]:
                 {"span": tracekit.span},
                 lambda count=count: around(count),  # type: ignore[misc]
                 tracekit.flush,
-                chunk=10_000,
+                chunk=chunk,
                 in_task=in_task,
             )
             for count in (few, many)

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["context_manager", "import_ns"]
+__all__ = ["CONTEXT_MANAGERS", "context_manager", "import_ns"]
+
+CONTEXT_MANAGERS = {
+    "floor": "SetAgain",
+    "token_floor": "ResetByToken",
+}  # in floor.pyx, by the row that they are the floor of
 
 _SOURCE = Path(__file__).with_name("floor.pyx")
 _CACHE = Path(__file__).parents[1] / ".cache"
@@ -43,7 +48,7 @@ def context_manager(key: str) -> type:
         raise ImportError(f"no extension module: {library.name}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {"floor": module.SetAgain, "token_floor": module.ResetByToken}[key]
+    return getattr(module, CONTEXT_MANAGERS[key])
 
 
 def _compile(library: Path) -> None:

@@ -34,12 +34,13 @@ UNROLLED = 10
 
 
 class Budget(NamedTuple):
-    """How long to measure: rounds of slices, in so many processes, and how often what is slow to repeat."""
+    """How long to measure: rounds of slices in so many processes; and, of what is slow to set up, how much how often."""
 
     processes: int
     rounds: int
     slice_s: float
     repeats: int
+    growth_chunk: int
 
 
 @dataclass

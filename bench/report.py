@@ -53,7 +53,8 @@ def text(document: Mapping[str, Any], lines: list[Line]) -> str:
     """Return the result as Markdown: what was measured, and a table for the peers and one for the floors."""
     versions = document["versions"]
     names = ", ".join(f"{name} {version or NOT_INSTALLED}" for name, version in versions.items())
-    parts = [f"{names}; {document['machine']}. Best of {document['processes']} processes."]
+    processes = "One process" if document["processes"] == 1 else f"Best of {document['processes']} processes"
+    parts = [f"{names}; {document['machine']}. {processes}."]
     compared = [_compared_cells(line, versions) for line in lines if isinstance(line.row, Row)]
     if compared:
         parts.append(_table(["work", OURS, OTEL, "ratio", "target", "met", DDTRACE, "Dapper, 2010"], compared))

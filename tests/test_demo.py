@@ -246,7 +246,7 @@ def test_ctrl_c_ends_the_services_too(tmp_path, moment):
         demo.process.send_signal(signal.SIGINT)
         assert demo.finish() == 130, demo.output
         assert demo.services() == []
-    assert "Traceback" not in demo.output, print(demo.output)
+    assert "Traceback" not in demo.output, demo.output
     assert demo.output.endswith(INTERRUPTED)
 
 
@@ -265,7 +265,7 @@ def test_a_service_that_dies_is_named_and_ends_the_demo_with_status_1(tmp_path, 
         assert demo.finish() == 1, demo.output
         assert demo.services() == []
     assert re.search(rf"^FAILED  {name} \(process {pid}\) ended by itself, by SIGKILL", demo.output, re.MULTILINE)
-    assert "Traceback" not in demo.output, print(demo.output)
+    assert "Traceback" not in demo.output, demo.output
 
 
 def test_services_end_and_write_all_they_have_when_the_command_is_killed(tmp_path):

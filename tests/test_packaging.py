@@ -16,7 +16,9 @@ import pytest
 pytestmark = pytest.mark.packaging
 
 ROOT = Path(__file__).parent.parent
-PROBE = "import tracekit, tracekit.wire.w3c, tracekit.exporters.sqlite; print(tracekit.IMPLEMENTATION, tracekit.__file__)"
+PROBE = (
+    "import tracekit, tracekit.wire.w3c, tracekit.exporters.sqlite; print(tracekit.IMPLEMENTATION, tracekit.__file__)"
+)
 
 
 def run(*command, cwd, **environ):
@@ -68,7 +70,14 @@ def test_the_wheel_holds_the_extension_and_a_fresh_environment_finds_it(built, t
 
 def test_the_sdist_holds_all_that_a_build_needs(built):
     names = {name.partition("/")[2] for name in tarfile.open(built[0]).getnames()}
-    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "tracekit/_speedups.pyx", "tracekit/_pure.py"} <= names
+    assert {
+        "setup.py",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "tracekit/_speedups.pyx",
+        "tracekit/_pure.py",
+    } <= names
 
 
 def test_every_module_of_the_package_is_in_the_wheel(built):
@@ -87,7 +96,5 @@ def test_without_a_compiler_the_install_goes_on_with_the_plain_twin(source, tmp_
 
 def test_a_release_build_without_its_extension_fails(source, tmp_path):
     copy = shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("build", "dist", "*.so", "*.c"))
-    done = run(
-        sys.executable, "-m", "build", "--no-isolation", "--wheel", copy, cwd=copy, CC="false", CIBUILDWHEEL="1"
-    )
+    done = run(sys.executable, "-m", "build", "--no-isolation", "--wheel", copy, cwd=copy, CC="false", CIBUILDWHEEL="1")
     assert done.returncode != 0

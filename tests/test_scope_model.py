@@ -105,12 +105,15 @@ class ScopeMachine(RuleBasedStateMachine):
         node.is_open = False
         node.owner.own.remove(node)
         if task is not node.owner and not task.own and task.inherited and task.inherited[-1] is node:
-            task.inherited.pop()  # it is what is current there: what was under it is put back
+            # It closed what is current there and not its own. Something under it takes its place: what, is not promised.
+            context = task.context.run(tracekit.current_context)
+            assert node.ids is None or context is None or context.id != node.ids
+            self.tasks.remove(task)
 
     @rule(at=st.integers(0, 5))
     def spawn(self, at):
+        task = self.task(at)
         if len(self.tasks) < 6:
-            task = self.task(at)
             self.tasks.append(Task(task.context.run(contextvars.copy_context), task.view()))
 
     @invariant()

@@ -12,7 +12,13 @@ from typing import Any
 
 __all__ = ["MISSING", "clean"]
 
-MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Any = _Missing()
 
 _DEPTH = 3
 

@@ -82,7 +82,7 @@ def _errors(exc: BaseException) -> list[BaseException]:
     while waiting:
         part = waiting.pop()
         if _is(part, BaseExceptionGroup):
-            for inner in reversed(BaseExceptionGroup.exceptions.__get__(part)):  # type: ignore[attr-defined]
+            for inner in reversed(BaseExceptionGroup.exceptions.__get__(part)):
                 if id(inner) not in seen:
                     seen.add(id(inner))
                     waiting.append(inner)

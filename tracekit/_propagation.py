@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._accel import Span, SpanContext, current_context
 from ._errors import FormatError
-from .wire import Format
 from .wire.w3c import BAGGAGE, TRACECONTEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .wire import Format
 
 __all__ = ["extract", "inject"]
 

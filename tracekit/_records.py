@@ -10,7 +10,17 @@ if TYPE_CHECKING:
 
     from ._accel import SpanContext
 
-__all__ = ["KINDS", "NO_ATTRIBUTES", "STATUS_CODES", "Event", "Limits", "Link", "Statistics", "Status"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "KINDS",
+    "NO_ATTRIBUTES",
+    "STATUS_CODES",
+    "Event",
+    "Limits",
+    "Link",
+    "Statistics",
+    "Status",
+]
 
 KINDS = ("internal", "server", "client", "producer", "consumer")
 STATUS_CODES = ("unset", "ok", "error", "cancelled")
@@ -50,6 +60,9 @@ class Limits(NamedTuple):
     events: int = 128
     links: int = 128
     value_length: int = 4096
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Statistics(NamedTuple):

@@ -9,8 +9,10 @@ https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = ["AlwaysOff", "AlwaysOn", "Rate", "Ratio", "Sampler", "threshold_text"]
 

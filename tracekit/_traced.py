@@ -156,5 +156,3 @@ def _traced_async_generator(function: Callable[P, AsyncGenerator[Any, Any]], nam
             body.close(error)
 
     return steps
-
-

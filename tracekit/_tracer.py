@@ -6,7 +6,7 @@ import atexit
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _propagation
 from ._accel import Tracer, after_fork, set_tracer
@@ -15,7 +15,9 @@ from ._pipeline import Exporter, Pipeline
 from ._records import Limits, Statistics
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
-from .wire import Format
+
+if TYPE_CHECKING:
+    from .wire import Format
 
 __all__ = ["configure", "flush", "shutdown", "statistics"]
 

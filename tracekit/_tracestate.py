@@ -122,7 +122,9 @@ def _member(key: object, value: object) -> str:
             raise TypeError(f"a tracestate {parameter} must be str, not {type(text).__name__}")
     name, text = str.__str__(key), str.__str__(value)
     if not is_state_key(name):
-        raise ValueError(f"a tracestate key must be 1 to 256 of a-z 0-9 _ - * / @, first a letter or digit: {clip(key)}")
+        raise ValueError(
+            f"a tracestate key must be 1 to 256 of a-z 0-9 _ - * / @, first a letter or digit: {clip(key)}"
+        )
     if not is_state_value(text):
         raise ValueError(
             f"a tracestate value must be 1 to 256 printable ASCII but ',' and '=', no space last: {clip(value)}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from ._accel import Span, SpanContext, set_clock, set_ids
 from ._tracer import flush
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
 __all__ = ["CountingIds", "FakeClock", "MemoryExporter", "span_tree"]

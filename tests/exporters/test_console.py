@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracekit
@@ -308,6 +308,7 @@ def test_values_are_short_and_in_quotes_only_where_they_need_them(value, text):
     assert pairs({"k": value}) == [f"k={text}"]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()), st.integers(2, 60))
 def test_text_is_printable_and_fits(text, width):
     shown = printable(text)
@@ -322,6 +323,7 @@ def test_wide_letters_count_twice_and_marks_not_at_all():
     assert (cells("日本"), cells("e\u0301"), cut("日本語", 4), cut("日本語", 5)) == (4, 1, "日… ", "日本…")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), st.none() | st.integers(0, 8), st.integers(0, 3)), max_size=30))
 def test_a_tree_shows_every_span_once_whatever_points_where(spans):
     leaves = [

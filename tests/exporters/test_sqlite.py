@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tracekit
@@ -50,6 +50,15 @@ def recorded(name="work", **options):
     tracekit.span(name, **options).end()
     tracekit.configure()
     return spans[0]
+
+
+def store_in(path, *spans):
+    """Write *spans* to *path* with an exporter that is closed again."""
+    exporter = SQLiteExporter(path)
+    try:
+        exporter.export(spans)
+    finally:
+        exporter.shutdown()
 
 
 def script(code, *arguments, **options):
@@ -292,10 +301,10 @@ scalars = st.one_of(
     st.integers(),
     st.sampled_from([63, 64, 20_000]).map(lambda bits: -(1 << bits) - 1),
     st.floats(),
-    st.binary(max_size=20),
-    st.text(st.characters(), max_size=20),  # surrogates and NUL among them
+    st.binary(max_size=8),
+    st.text(st.characters(), max_size=8),  # surrogates and NUL among them
 )
-texts = st.text(st.characters(), max_size=20)
+texts = st.text(st.characters(), max_size=8)
 values = st.recursive(
     scalars,
     lambda inner: st.one_of(
@@ -304,11 +313,12 @@ values = st.recursive(
         st.sets(st.integers(), max_size=3),
         st.dictionaries(texts, inner, max_size=4),
     ),
-    max_leaves=12,
+    max_leaves=6,
 )
 
 
-@given(st.dictionaries(texts, values, max_size=6), texts, texts)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(texts, values, max_size=4), texts, texts)
 def test_whatever_a_span_holds_is_stored_as_valid_json_and_text(attributes, name, description):
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "traces.db")
@@ -435,6 +445,50 @@ def test_forks_in_the_middle_lose_and_repeat_nothing(path):
     assert stored == {"parent's": exported, "child's": 800}
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
     assert rows(path, "SELECT count(*) FROM (SELECT DISTINCT trace_id, span_id FROM spans)") == [(exported + 800,)]
+
+
+FORK_AND_LET_GO = """
+import os, sys, threading, types, tracekit
+from tracekit.exporters import sqlite
+spans = []
+tracekit.configure(exporter=types.SimpleNamespace(export=spans.extend, shutdown=lambda: None))
+tracekit.span("x").end()
+tracekit.flush()
+exporter = sqlite.SQLiteExporter(sys.argv[1])
+exporter.export(spans)
+inherited = exporter._connection
+forking, done = threading.Event(), []
+os.register_at_fork(before=forking.set)  # runs before the exporter's own, which came earlier
+def write():
+    with exporter._transaction() as connection:
+        inside.set()
+        forking.wait()
+        connection.execute("UPDATE spans SET name = 'half'")
+        connection.execute("UPDATE spans SET name = 'whole'")
+    done.append(True)
+inside = threading.Event()
+thread = threading.Thread(target=write)
+thread.start()
+inside.wait()
+pid = os.fork()
+if not pid:
+    wrong = not done, exporter._connection is not None, sqlite._forks.inherited != [inherited], inherited.in_transaction
+    exporter.export(spans)
+    exporter.shutdown()
+    wrong += (exporter._connection is inherited, inherited.execute("SELECT 1").fetchone() != (1,))  # not closed
+    print(*map(int, wrong), flush=True)
+    os._exit(0)
+thread.join()
+os.waitpid(pid, 0)
+exporter.export(spans)
+exporter.shutdown()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_fork_waits_for_a_transaction_and_the_child_neither_uses_nor_closes_what_it_inherits(path):
+    assert finish(script(FORK_AND_LET_GO, path)).split() == ["0"] * 6
+    assert rows(path, "SELECT name FROM spans ORDER BY id") == [("whole",), ("x",), ("x",)]
 
 
 # Bounds
@@ -570,15 +624,13 @@ def another_program(path):
 
 
 def another_version(path):
-    SQLiteExporter(path).export([recorded()])
+    store_in(path, recorded())
     rows(path, "PRAGMA user_version = 2")
     return lambda: rows(path, "PRAGMA user_version = 1")
 
 
 def damaged(path):
-    exporter = SQLiteExporter(path)
-    exporter.export([recorded(attributes={"text": "x" * 1000})] * 200)
-    exporter.shutdown()
+    store_in(path, *[recorded(attributes={"text": "x" * 1000})] * 200)
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + b"\x05" * (len(whole) - 100))
     return path.unlink
@@ -590,7 +642,7 @@ def directory_in_its_place(path):
 
 
 def locked(path):
-    SQLiteExporter(path).export([recorded()])
+    store_in(path, recorded())
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     return other.close
@@ -649,7 +701,7 @@ def test_another_program_s_database_is_left_as_it_was(path):
     another_program(path)
     before = path.read_bytes()
     with pytest.raises(StoreError):
-        SQLiteExporter(path).export([recorded()])
+        store_in(path, recorded())
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -667,7 +719,7 @@ def test_a_missing_directory_is_named_and_used_once_it_is_there(tmp_path):
 
 def test_a_path_in_the_message_cannot_steer_the_terminal(tmp_path):
     with pytest.raises(StoreError) as caught:
-        SQLiteExporter(tmp_path / "\x1b[31m\n" / "x.db").export([recorded()])
+        store_in(tmp_path / "\x1b[31m\n" / "x.db", recorded())
     assert str(caught.value).isprintable()
 
 
@@ -775,6 +827,7 @@ def test_a_file_system_without_room_is_told_from_the_file_s_own_bound(path, monk
         ({"path": 1}, TypeError, "int"),
         ({"path": ""}, ValueError, "path must name a file: ''"),
         ({"path": "a\0b"}, ValueError, "path must name a file"),
+        ({"path": "\ud800"}, ValueError, r"path must name a file: '\\ud800'"),
         ({"max_age_s": "1"}, TypeError, "max_age_s must be a number, not str"),
         ({"max_age_s": True}, TypeError, "max_age_s must be a number, not bool"),
         ({"max_age_s": 0}, ValueError, "max_age_s must be above 0: 0"),
@@ -820,7 +873,7 @@ def test_every_message_keeps_its_cause_within_what_tells_causes_apart(tmp_path):
     for spoil in (not_a_database, another_program):
         mend = spoil(deep / "x.db")
         with pytest.raises(StoreError) as caught:
-            SQLiteExporter(deep / "x.db").export([recorded()])
+            store_in(deep / "x.db", recorded())
         said.append(str(caught.value)[:80])
         mend()
     assert len(set(said)) == 2

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -19,6 +18,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from ._sqlite_reader import (
     APPLICATION_ID,
@@ -110,8 +110,8 @@ class SQLiteExporter:
         name = os.fspath(path)
         if not isinstance(name, str):
             raise TypeError(f"path must be str or a path, not {type(path).__name__}")
-        if not name or "\0" in name:
-            raise ValueError(f"path must name a file: {name!r}")
+        if not name or "\0" in name or not _is_file_name(name):
+            raise ValueError(f"path must name a file: {name!a}")
         for parameter, number in (("max_age_s", max_age_s), ("lock_timeout_s", lock_timeout_s)):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise TypeError(f"{parameter} must be a number, not {type(number).__name__}")
@@ -130,6 +130,7 @@ class SQLiteExporter:
         self._file: tuple[int, int] | None = None  # what it opened
         self._page_size = 0
         self._next_tidy = 0.0
+        _forks.exporters.add(self)
 
     def export(self, spans: Sequence[Span]) -> None:
         """Store *spans*; ``StoreError`` where that cannot be done."""
@@ -142,7 +143,7 @@ class SQLiteExporter:
     def shutdown(self) -> None:
         """Close the file."""
         with _forks.lock:
-            self._disown()
+            self.disown()
             self._close()
 
     def probe(self, span: Span) -> StoredSpan:
@@ -183,8 +184,9 @@ class SQLiteExporter:
                 if connection is not None:
                     yield connection
                     return
-            # SQLite's own wait is not fair; who comes again at a random moment gets in.
-            time.sleep(random.uniform(0.001, _BUSY_S))
+            # SQLite's own wait is not fair; who comes again at a random moment gets in. Not from the random
+            # module: what a program that has seeded it gets next is not ours to change.
+            time.sleep(_BUSY_S * (1 + os.urandom(1)[0]) / 256)
 
     def _try(self, statement: str, may_fail: bool) -> sqlite3.Connection | None:
         try:
@@ -197,7 +199,7 @@ class SQLiteExporter:
         return connection
 
     def _opened(self) -> sqlite3.Connection:
-        self._disown()
+        self.disown()
         if self._connection is not None and _identity(self.path) != self._file:
             self._close()  # removed or replaced: nobody will read what is written to the old file
         if self._connection is None:
@@ -229,7 +231,7 @@ class SQLiteExporter:
             raise
         return connection
 
-    def _disown(self) -> None:
+    def disown(self) -> None:
         """Let go of a connection that came over a fork, without closing it: the locks and the log are the parent's."""
         if self._connection is not None and self._process != _forks.process():
             _forks.inherited.append(self._connection)
@@ -296,7 +298,7 @@ class SQLiteExporter:
 
 
 class _Forks:
-    """Keeps fork() out of transactions, and tells a process from its parent.
+    """Keeps fork() out of transactions, and a process from its parent's connections.
 
     A child must not find SQLite's mutexes taken by a thread that it does not have, nor a transaction that its exit
     would roll back in memory that it shares with the parent.
@@ -304,6 +306,7 @@ class _Forks:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.exporters: WeakSet[SQLiteExporter] = WeakSet()
         self.inherited: list[sqlite3.Connection] = []  # kept, because the end of a Connection closes it
         self._forked = 0
         self._held = threading.local()
@@ -325,6 +328,8 @@ class _Forks:
         """Start over."""
         self.lock = threading.Lock()
         self._forked += 1
+        for exporter in self.exporters:
+            exporter.disown()
 
 
 _forks = _Forks()
@@ -357,6 +362,14 @@ def _pages(connection: sqlite3.Connection) -> tuple[int, int]:
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     return pages, free
+
+
+def _is_file_name(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -17,8 +17,13 @@ __all__ = ["Format"]
 class Format(Protocol):
     """One wire format."""
 
-    name: str
-    fields: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """The name that OTEL_PROPAGATORS uses for it."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The lowercase names of the carrier's fields that it reads and writes."""
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in *carrier*, None if it has none of the fields; raise ``FormatError`` if they are bad."""

@@ -1,0 +1,381 @@
+"""The plain twin's ids, clock, and ``SpanContext`` with its W3C form."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from typing import TYPE_CHECKING, Any, Final, final
+
+from ._errors import bad_traceparent
+from ._pure_codecs import HEX, MAX_STATE_CHARS, collect, count_tracestate, parse_hex, put
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol, Self
+
+    from ._labels import Labels
+    from ._tracestate import TraceState
+
+    class Ids(Protocol):
+        def trace_id(self) -> int: ...
+        def span_id(self) -> int: ...
+
+
+__all__ = [
+    "DEFERRED",
+    "RANDOM",
+    "SAMPLED",
+    "SpanContext",
+    "anchor",
+    "check_clock",
+    "forget_parent",
+    "format_traceparent",
+    "generation",
+    "make_context",
+    "make_from_parts",
+    "new_span_id",
+    "new_trace_id",
+    "now",
+    "parse_traceparent",
+    "put_state_first",
+    "read_tracecontext",
+    "set_clock",
+    "set_ids",
+    "set_values",
+    "write_tracecontext",
+]
+
+SAMPLED: Final = 0x01
+RANDOM: Final = 0x02
+DEFERRED: Final = 0x100  # above the eight wire bits: nobody has decided yet
+
+_pool: list[int] = []
+_ids: Ids | None = None
+_clock: Callable[[], int] | None = None
+_generation = 0  # how many forks lie between this process and the one that imported tracekit
+
+
+def _draw() -> int:
+    while True:
+        try:
+            word = _pool.pop()  # atomic: two threads never draw the same word
+        except IndexError:
+            # os.urandom, not random: random.seed() in user code must not repeat an id.
+            _pool.extend(struct.unpack("256Q", os.urandom(2048)))
+        else:
+            if word:
+                return word
+
+
+def new_trace_id() -> int:
+    """Return a trace id."""
+    return _draw() << 64 | _draw() if _ids is None else _ids.trace_id()
+
+
+def new_span_id() -> int:
+    """Return a span id."""
+    return _draw() if _ids is None else _ids.span_id()
+
+
+def generation() -> int:
+    """Return a number that is another one in the child of a fork."""
+    return _generation
+
+
+def forget_parent() -> None:
+    """Start a generation of its own in the child of a fork, with random words of its own."""
+    global _generation
+    _generation += 1
+    _pool.clear()
+
+
+def set_ids(source: Ids | None) -> None:
+    """Take ids from *source* (``trace_id()`` and ``span_id()`` return ints); None: from the operating system again."""
+    global _ids
+    _ids = source
+
+
+def set_clock(clock: Callable[[], int] | None) -> None:
+    """Take the time, Unix nanoseconds, from *clock* instead of the operating system; None undoes it."""
+    global _clock
+    _clock = clock
+
+
+_ANCHOR_DRIFT_NS = 5_000_000
+_anchor = time.time_ns() - time.monotonic_ns()
+
+
+def anchor() -> int:
+    """Return the wall clock's distance from the monotonic clock."""
+    return _anchor
+
+
+def now(anchor: int) -> int:
+    """Return the time, Unix nanoseconds, at that distance."""
+    return time.monotonic_ns() + anchor if _clock is None else _clock()
+
+
+def check_clock() -> None:
+    """Set the wall clock's distance from the monotonic clock anew where they drifted apart by more than 5 ms.
+
+    Each span keeps the distance it started with: its duration is monotonic.
+    """
+    global _anchor
+    distance = time.time_ns() - time.monotonic_ns()
+    if abs(distance - _anchor) > _ANCHOR_DRIFT_NS:
+        _anchor = distance
+
+
+_no_labels: Any = None
+_labels_type: Any = None
+_state_type: Any = None
+_make_state: Any = None
+_restore: Any = None
+
+
+def set_values(
+    no_labels: Labels,
+    state_type: type[TraceState],
+    make_state: Callable[[str], TraceState],
+    restore: Callable[..., Any],
+) -> None:
+    """Make known what is written above this module: types of labels and tracestate, and what unpickles a context."""
+    global _labels_type, _no_labels, _state_type, _make_state, _restore
+    _labels_type, _no_labels = type(no_labels), no_labels
+    _state_type, _make_state = state_type, make_state
+    _restore = restore
+
+
+def put_state_first(entry: str, state: str) -> str:
+    """Return a ``tracestate`` value with *entry* before what *state* has besides."""
+    text: str = _make_state(state).put_first(entry)
+    return text
+
+
+def _id(value: object, size: int, parameter: str) -> int:
+    if isinstance(value, str):
+        number = parse_hex(value, 2 * size)
+        if number or value == "0" * (2 * size):
+            return number
+    elif isinstance(value, bytes):
+        if len(value) == size:
+            return int.from_bytes(value)
+    else:
+        raise TypeError(f"{parameter} must be str or bytes, not {type(value).__name__}")
+    raise ValueError(f"{parameter} must be {2 * size} lowercase hex digits or {size} bytes: {ascii(value)[:80]}")
+
+
+@final
+class SpanContext:
+    """What of a span travels: its ids, the trace flags, the tracestate and the labels. Immutable; equal by value.
+
+    Missing ids are all zeros; ``is_valid`` tells whether both are there. ``flags`` are the eight W3C
+    bits. ``deferred`` is true while nobody has decided whether the trace is sampled.
+    """
+
+    __slots__ = ("_flags", "_is_remote", "_labels", "_span_id", "_state", "_trace_id")
+
+    _trace_id: int
+    _span_id: int
+    _flags: int
+    _state: str
+    _labels: Labels | None
+    _is_remote: bool
+
+    def __new__(
+        cls,
+        trace_id: str | bytes = "00000000000000000000000000000000",
+        span_id: str | bytes = "0000000000000000",
+        flags: int = 0,
+        *,
+        state: TraceState | None = None,
+        labels: Labels | None = None,
+        is_remote: bool = False,
+        deferred: bool | None = None,
+    ) -> Self:
+        trace, span = _id(trace_id, 16, "trace_id"), _id(span_id, 8, "span_id")
+        if not isinstance(flags, int):
+            raise TypeError(f"flags must be int, not {type(flags).__name__}")
+        if not 0 <= flags <= 0xFF:
+            raise ValueError(f"flags must be 0 to 255: {flags}")
+        if state is not None and not isinstance(state, _state_type):
+            raise TypeError(f"state must be a TraceState, not {type(state).__name__}")
+        if labels is not None and not isinstance(labels, _labels_type):
+            raise TypeError(f"labels must be Labels, not {type(labels).__name__}")
+        if deferred is None:
+            deferred = not flags and not (trace and span)
+        wire = flags | DEFERRED if deferred else flags
+        text = "" if state is None else str(state)
+        return make_from_parts(trace, span, wire, text, labels or None, bool(is_remote))
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id, 32 lowercase hex digits."""
+        return f"{self._trace_id:032x}"
+
+    @property
+    def span_id(self) -> str:
+        """The span's id, 16 lowercase hex digits."""
+        return f"{self._span_id:016x}"
+
+    @property
+    def id(self) -> bytes:
+        """The trace's and the span's id, 24 bytes."""
+        return self._trace_id.to_bytes(16) + self._span_id.to_bytes(8)
+
+    @property
+    def flags(self) -> int:
+        """The W3C trace flags: bit 0 sampled, bit 1 random."""
+        return self._flags & 0xFF
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the trace is recorded."""
+        return bool(self._flags & SAMPLED)
+
+    @property
+    def deferred(self) -> bool:
+        """Whether nobody has decided yet if the trace is sampled."""
+        return bool(self._flags & DEFERRED)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the span is another process's."""
+        return self._is_remote
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether both ids are there, so that a span can be its child."""
+        return bool(self._trace_id and self._span_id)
+
+    @property
+    def state(self) -> TraceState:
+        """The W3C tracestate: what vendors pass along."""
+        state: TraceState = _make_state(self._state)
+        return state
+
+    @property
+    def labels(self) -> Labels:
+        """The labels that travel with the trace."""
+        return _no_labels if self._labels is None else self._labels
+
+    def replace(
+        self,
+        *,
+        state: TraceState | None = None,
+        labels: Labels | None = None,
+        is_remote: bool | None = None,
+    ) -> SpanContext:
+        """Return a copy with another tracestate, other labels, or another ``is_remote``; None keeps what is there."""
+        if state is not None and not isinstance(state, _state_type):
+            raise TypeError(f"state must be a TraceState, not {type(state).__name__}")
+        if labels is not None and not isinstance(labels, _labels_type):
+            raise TypeError(f"labels must be Labels, not {type(labels).__name__}")
+        return make_from_parts(
+            self._trace_id,
+            self._span_id,
+            self._flags,
+            self._state if state is None else str(state),
+            self._labels if labels is None else (labels or None),
+            self._is_remote if is_remote is None else bool(is_remote),
+        )
+
+    def _key(self) -> tuple[Any, ...]:
+        return self._trace_id, self._span_id, self._flags, self._labels, self._is_remote
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SpanContext):
+            return NotImplemented
+        return self._key() == other._key() and (self._state == other._state or self.state == other.state)
+
+    def __hash__(self) -> int:
+        return hash((self._trace_id, self._span_id))
+
+    def __reduce__(self) -> Any:
+        # By a function's name, not the class's, so that either twin reads what the other wrote.
+        return _restore, (self.id, self._flags, self._state, str(self.labels), self._is_remote)
+
+    def __repr__(self) -> str:
+        remote = ", remote" if self._is_remote else ""
+        return f"<SpanContext {self.trace_id}/{self.span_id} flags={self._flags & 0xFF:02x}{remote}>"
+
+
+def make_from_parts(
+    trace_id: int, span_id: int, flags: int, state: str, labels: Labels | None, is_remote: bool
+) -> SpanContext:
+    context = object.__new__(SpanContext)
+    context._trace_id = trace_id
+    context._span_id = span_id
+    context._flags = flags
+    context._state = state
+    context._labels = labels
+    context._is_remote = is_remote
+    return context
+
+
+def make_context(id: bytes, flags: int, state: str, labels: Labels | None, is_remote: bool) -> SpanContext:
+    """Return the context with these 24 bytes of ids and these flags, ``deferred`` (0x100) among them.
+
+    Nothing but the length is checked: *state* is a well-formed ``tracestate`` or empty.
+    """
+    if len(id) != 24:
+        raise ValueError("id must be 24 bytes")
+    trace_id, span_id = int.from_bytes(id[:16]), int.from_bytes(id[16:])
+    return make_from_parts(trace_id, span_id, flags & 0x1FF, state, labels, is_remote)
+
+
+def parse_traceparent(text: str) -> SpanContext | None:
+    """Return the remote context that a ``traceparent`` value holds, or None if it breaks the grammar.
+
+    Versions above 00 are read as far as 00 goes; optional white space around the value is ignored.
+    https://www.w3.org/TR/trace-context-2/#traceparent-header
+    """
+    if len(text) > 512 or not text.isascii():
+        return None
+    text = text.strip(" \t")
+    if len(text) < 55 or text[2] != "-" or text[35] != "-" or text[52] != "-":
+        return None
+    version = text[:2]
+    if not HEX.issuperset(version) or version == "ff":
+        return None
+    if len(text) > 55 and (version == "00" or text[55] != "-"):
+        return None
+    trace_id, span_id, flags = parse_hex(text[3:35], 32), parse_hex(text[36:52], 16), text[53:55]
+    if not trace_id or not span_id or not HEX.issuperset(flags):
+        return None
+    return make_from_parts(trace_id, span_id, int(flags, 16), "", None, True)
+
+
+def format_traceparent(context: SpanContext) -> str:
+    """Return the ``traceparent`` value of *context*, version 00; flags the standard does not know go out as 0."""
+    if not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    return f"00-{context._trace_id:032x}-{context._span_id:016x}-{context._flags & 3:02x}"
+
+
+def read_tracecontext(carrier: Any) -> SpanContext | None:
+    """Return the context of ``traceparent`` and, where that is well-formed, ``tracestate``; None if there is none.
+
+    Raises ``FormatError`` where ``traceparent`` is bad or came twice.
+    """
+    parent, state = collect(carrier, ("traceparent", "tracestate"))
+    if parent is None:
+        return None
+    context = parse_traceparent(parent) if isinstance(parent, str) else None
+    if context is None:
+        raise bad_traceparent(parent)
+    if isinstance(state, list):
+        # Only text within the limit is joined.
+        state = ",".join(state) if sum(map(len, state)) <= MAX_STATE_CHARS else None
+    if state is not None and count_tracestate(state) > 0:
+        context._state = state.strip(" \t")
+    return context
+
+
+def write_tracecontext(context: SpanContext, carrier: Any) -> None:
+    """Set ``traceparent``, and ``tracestate`` where there is one; an invalid context writes neither."""
+    text = format_traceparent(context)
+    if context.is_valid:
+        put(carrier, "traceparent", text)
+        put(carrier, "tracestate", context._state or None)

@@ -1,0 +1,260 @@
+"""The plain twin's scopes: the one ContextVar and what it points to."""
+
+from __future__ import annotations
+
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, final
+
+from ._pure_context import DEFERRED, SpanContext, generation, make_from_parts
+
+if TYPE_CHECKING:
+    from contextvars import Token
+    from types import TracebackType
+
+    from ._labels import Labels
+    from ._pure import Span
+
+__all__ = [
+    "LABELS",
+    "SPAN",
+    "Scope",
+    "adopt_scopes",
+    "current_context",
+    "current_span",
+    "innermost",
+    "swap_scope",
+    "use_scope",
+]
+
+_current: ContextVar[Scope | None] = ContextVar("tracekit_scope", default=None)
+
+SPAN: Final = 0
+CONTEXT: Final = 1
+LABELS: Final = 2
+
+
+@final
+class Scope:
+    """One opening of "this is current" by a span, a remote context or labels; a context manager that opens once.
+
+    Closing works from any task, thread or Context, in any order, and never raises. An open scope
+    keeps its span alive; a closed one keeps ids only, however long a task that inherited it lives.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_context",
+        "_generation",
+        "_kind",
+        "_labels",
+        "_origin",
+        "_owner",
+        "_prev",
+        "_span",
+        "_stand_in",
+    )
+
+    def __init__(self, kind: int, span: Span | None, context: SpanContext | None, labels: Labels | None) -> None:
+        self._kind = kind
+        self._span: Span | weakref.ref[Span] | None = span
+        self._context = context
+        self._labels = labels
+        self._prev: Scope | None = None
+        # The Token tells the opener's Context from every other, copies included: reset() refuses elsewhere.
+        self._owner: Token[Scope | None] | None = None
+        self._closed = False
+        # What took this scope's place when one under it was closed, and whose place this one took.
+        self._stand_in: Scope | None = None
+        self._origin: weakref.ref[Scope] | None = None
+        self._generation = generation()
+
+    def __enter__(self) -> Span | SpanContext | Labels | None:
+        if self._owner is not None or self._closed:
+            raise RuntimeError("a scope opens once: call use_span(), use_context() or use_labels() again")
+        self._open()
+        if self._kind == SPAN:
+            return self._held_span()
+        return self._context if self._kind == CONTEXT else self._labels
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _open(self) -> None:
+        prev = innermost()
+        self._prev = prev
+        if self._kind == LABELS:
+            base = None if prev is None else prev._effective()
+            if base is not None and base._labels is not None:
+                self._labels = base._labels.merge(self._labels)  # type: ignore[arg-type]
+            self._context = _with_labels(base, self._labels)
+        self._owner = _current.set(self)
+
+    def _close(self) -> None:
+        if self._stand_in is not None:
+            self._stand_in._close()  # one step: it has none of its own
+            if _current.get() is self:  # inherited before it was replaced
+                _current.set(_live(self._prev))
+            return
+        if self._closed:
+            return
+        self._closed = True
+        held = _current.get()
+        if held is self:
+            is_here = _is_here(self)
+            _current.set(_live(self._prev))
+            innermost()
+            if is_here:
+                # An ordinary close. Nobody pops this scope again, so a chain of tasks that each start the
+                # next one does not grow; labels still need the span or remote context that they stood on.
+                self._owner = None
+                anchor = self._prev if self._kind == LABELS else None
+                while anchor is not None and anchor._kind == LABELS:
+                    anchor = anchor._prev
+                self._prev = anchor
+        elif held is not None and _is_here(self):
+            _rebuild(held, self)
+        elif held is not None and held._closed and held._kind == SPAN and held._held_span() is self._span:
+            _current.set(_live(held._prev))  # inherited before this scope took its place
+        self._release()
+
+    def _release(self) -> None:
+        span = self._span
+        if span is not None and not isinstance(span, weakref.ref):
+            # Whoever inherited this scope may still ask for the span, but no longer keeps it alive.
+            self._span = weakref.ref(span)
+
+    def _effective(self) -> SpanContext | None:
+        """Return the context that is current inside this scope."""
+        context = self._context
+        if context is not None and self._generation != generation() and not context._is_remote:
+            return context.replace(is_remote=True)  # opened before a fork, by the parent
+        return context
+
+    def _held_span(self) -> Span | None:
+        if self._generation != generation():
+            return None
+        if self._kind == LABELS:
+            prev = _live(self._prev)
+            return None if prev is None else prev._held_span()
+        span = self._span
+        return span() if isinstance(span, weakref.ref) else span
+
+
+def _with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
+    if base is None:
+        return make_from_parts(0, 0, DEFERRED, "", labels or None, False)
+    return make_from_parts(base._trace_id, base._span_id, base._flags, base._state, labels or None, base._is_remote)
+
+
+def _is_here(scope: Scope) -> bool:
+    """Tell whether *scope* was opened in the Context that runs now."""
+    if scope._owner is None:
+        return False
+    held = _current.get()
+    try:
+        _current.reset(scope._owner)
+    except (ValueError, RuntimeError):
+        return False
+    scope._owner = _current.set(held)  # a Token works once
+    return True
+
+
+def _live(scope: Scope | None) -> Scope | None:
+    """Return the innermost of *scope* and those under it that is still open, or that was inherited."""
+    while scope is not None and scope._closed and _is_here(scope):
+        scope = scope._prev
+    return scope
+
+
+def _rebuild(top: Scope, closed: Scope) -> bool:
+    """Put copies of the scopes from *top* down to *closed*, which go on without it, in the place of the originals.
+
+    Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
+    """
+    above: list[Scope] = []
+    scope: Scope | None = top
+    while scope is not closed:
+        if scope is None or not _is_here(scope):
+            return False  # not in this chain: a generator's, whose body is not running
+        if not scope._closed:
+            above.append(scope)
+        scope = scope._prev
+    prev = _live(closed._prev)
+    for original in reversed(above):
+        copy = Scope(original._kind, None, original._context, original._labels)
+        copy._span, copy._generation = original._span, original._generation
+        copy._prev = prev
+        if copy._kind == LABELS:
+            copy._context = _with_labels(None if prev is None else prev._effective(), copy._labels)
+        copy._owner = _current.set(copy)
+        span = original._span
+        if span is not None and not isinstance(span, weakref.ref):
+            span._replace_scope(original, copy)
+        root = original if original._origin is None else original._origin()
+        if root is not None:
+            root._stand_in, copy._origin = copy, weakref.ref(root)
+        original._closed, original._owner = True, None
+        original._release()
+        prev = copy
+    _current.set(prev)
+    return True
+
+
+def innermost() -> Scope | None:
+    """Return the scope that says what is current here."""
+    held = _current.get()
+    return held if held is None or (not held._closed and held._kind != LABELS) else _settle(held)
+
+
+def _settle(held: Scope) -> Scope | None:
+    """Put right what was closed from elsewhere, before a task spawned from here inherits it; return the innermost."""
+    scope = _live(held)
+    if scope is not held:
+        _current.set(scope)
+    while scope is not None and scope._kind == LABELS:
+        below = scope._prev
+        while below is not None and below._kind == LABELS and not below._closed:
+            below = below._prev
+        if below is None or not below._closed or not _is_here(below) or not _rebuild(scope, below):
+            break
+        scope = _current.get()
+    return scope
+
+
+def use_scope(kind: int, span: Span | None, context: SpanContext | None, labels: Labels | None) -> Scope:
+    """Return a scope, not yet open, for a span (kind 0), a context or nothing (1), or labels (2)."""
+    return Scope(kind, span, context, labels)
+
+
+def current_span() -> Span | None:
+    """Return the span that a new span would have as its parent here, or None where that is none of this process."""
+    scope = innermost()
+    return None if scope is None else scope._held_span()
+
+
+def current_context() -> SpanContext | None:
+    """Return what a new span would continue here: ids and labels, local or remote; None where there is neither."""
+    scope = innermost()
+    return None if scope is None else scope._effective()
+
+
+def swap_scope(scope: Scope | None) -> Scope | None:
+    """Make *scope*, open or None, what the running Context holds, and return what it held."""
+    held = _current.get()
+    _current.set(scope)
+    return held
+
+
+def adopt_scopes(scope: Scope | None, until: Scope | None) -> None:
+    """Make the running Context the owner of *scope* and of those under it, down to *until*.
+
+    For a generator, whose body keeps its scopes while its steps move from one task or thread to another.
+    """
+    while scope is not None and scope is not until:
+        if scope._owner is not None:
+            scope._owner = _current.set(_current.get())
+        scope = scope._prev

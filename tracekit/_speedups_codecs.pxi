@@ -1,0 +1,638 @@
+# The compiled twin's codecs: hex, ``tracestate`` and ``baggage`` text, and the carriers that hold them.
+
+cdef const char* HEX = "0123456789abcdef"
+
+# What an octet may be part of, a bit each, so that every check is one look-up.
+cdef enum:
+    STATE_FIRST = 1
+    STATE_KEY = 2
+    STATE_VALUE = 4
+    TOKEN = 8
+    LABEL_VALUE = 16
+    UNRESERVED = 32
+    LABEL_PLAIN = 64  # may stand in a label's value as it is
+
+cdef uint8_t[256] _class
+cdef signed char[256] _nibble  # of a lowercase hex digit, else -1
+cdef signed char[256] _any_nibble  # of a hex digit in either case, else -1
+
+
+cdef int _fill_tables() except -1:
+    cdef int octet
+    cdef str char
+    for octet in range(256):
+        char = chr(octet)
+        _class[octet] = 0
+        _nibble[octet] = "0123456789abcdef".find(char)
+        _any_nibble[octet] = "0123456789abcdef".find(char.lower()) if octet < 128 else -1
+        if char in "abcdefghijklmnopqrstuvwxyz0123456789":
+            _class[octet] |= STATE_FIRST | STATE_KEY
+        if char in "_-*/@":
+            _class[octet] |= STATE_KEY
+        if 0x20 <= octet <= 0x7E and char not in ",=":
+            _class[octet] |= STATE_VALUE
+        if octet < 128 and (char.isalnum() or char in "!#$%&'*+-.^_`|~"):
+            _class[octet] |= TOKEN
+        if 0x21 <= octet <= 0x7E and char not in "\",;\\":
+            _class[octet] |= LABEL_VALUE
+        if _class[octet] & LABEL_VALUE and char != "%":
+            _class[octet] |= LABEL_PLAIN
+        if octet < 128 and (char.isalnum() or char in "-._~/"):
+            _class[octet] |= UNRESERVED
+    return 0
+
+
+_fill_tables()
+
+
+cdef inline bint _decode(const uint8_t* text, int digits, uint64_t* number) noexcept:
+    """Read *digits* (at most 16) lowercase hex digits; tell whether they are that. The caller owns the bounds."""
+    cdef uint64_t total = 0
+    cdef int at, nibble, bad = 0
+    for at in range(digits):
+        nibble = _nibble[text[at]]
+        bad |= nibble
+        total = total << 4 | <uint64_t>(nibble & 15)
+    number[0] = total
+    return bad >= 0
+
+
+cdef inline void _encode(uint64_t number, int digits, uint8_t* text) noexcept:
+    cdef int at
+    for at in range(digits - 1, -1, -1):
+        text[at] = HEX[number & 15]
+        number >>= 4
+
+
+cdef inline bint _is_space(uint8_t char) noexcept:
+    return char == c" " or char == c"\t"
+
+
+def parse_hex(str text not None, int digits):
+    """Return the id that *text* spells, or 0 if it is not *digits* lowercase hex digits."""
+    cdef const uint8_t* chars
+    cdef uint64_t high = 0, low = 0
+    if PyUnicode_GET_LENGTH(text) != digits or not PyUnicode_IS_ASCII(text):
+        return 0
+    chars = <const uint8_t*>PyUnicode_DATA(text)
+    if digits <= 16:
+        return low if _decode(chars, digits, &low) else 0
+    if digits <= 32:
+        if not _decode(chars, digits - 16, &high) or not _decode(chars + digits - 16, 16, &low):
+            return 0
+        return <object>high << 64 | low
+    return 0 if text.strip("0123456789abcdef") else int(text, 16)
+
+
+MAX_STATE_MEMBERS = 32
+MAX_STATE_CHARS = 32 * (256 + 1 + 256) + 31
+MAX_LABELS = 64
+MAX_LABEL_BYTES = 8192
+
+cdef enum:
+    C_STATE_MEMBERS = 32
+    C_STATE_CHARS = 32 * (256 + 1 + 256) + 31
+    C_LABELS = 64
+    C_LABEL_BYTES = 8192
+
+
+cdef inline bint _all(const uint8_t* chars, Py_ssize_t size, uint8_t wanted) noexcept:
+    cdef Py_ssize_t at
+    for at in range(size):
+        if not _class[chars[at]] & wanted:
+            return False
+    return True
+
+
+cdef inline bint _is_state_key(const uint8_t* chars, Py_ssize_t size) noexcept:
+    return 0 < size <= 256 and _class[chars[0]] & STATE_FIRST and _all(chars, size, STATE_KEY)
+
+
+cdef inline bint _is_state_value(const uint8_t* chars, Py_ssize_t size) noexcept:
+    return 0 < size <= 256 and chars[size - 1] != c" " and _all(chars, size, STATE_VALUE)
+
+
+def count_tracestate(str text not None):
+    """Return how many members a ``tracestate`` value has, or -1 if it breaks the Level 2 grammar or has more than 32.
+
+    https://www.w3.org/TR/trace-context-2/#tracestate-header
+    """
+    return _count_tracestate(text)
+
+
+cdef int _count_tracestate(str text) noexcept:
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
+    if size > C_STATE_CHARS or not PyUnicode_IS_ASCII(text):
+        return -1
+    cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(text)
+    cdef Py_ssize_t start = 0, stop, end, equals
+    cdef int count = 0
+    while start <= size:
+        stop = start
+        while stop < size and chars[stop] != c",":
+            stop += 1
+        end = stop
+        while start < end and _is_space(chars[start]):
+            start += 1
+        while start < end and _is_space(chars[end - 1]):
+            end -= 1
+        if start < end:
+            equals = start
+            while equals < end and chars[equals] != c"=":
+                equals += 1
+            if equals == end or not _is_state_key(chars + start, equals - start):
+                return -1
+            if not _is_state_value(chars + equals + 1, end - equals - 1):
+                return -1
+            count += 1
+        start = stop + 1
+    return count if count <= C_STATE_MEMBERS else -1
+
+
+def is_state_key(str key not None):
+    """Tell whether *key* is a Level 2 ``tracestate`` key: 1 to 256 of ``a-z 0-9 _-*/@``, first a letter or digit."""
+    return PyUnicode_IS_ASCII(key) and _is_state_key(<const uint8_t*>PyUnicode_DATA(key), PyUnicode_GET_LENGTH(key))
+
+
+def is_state_value(str value not None):
+    """Tell whether *value* is a ``tracestate`` value: 1 to 256 printable ASCII but ``,`` and ``=``, no space last."""
+    return PyUnicode_IS_ASCII(value) and _is_state_value(
+        <const uint8_t*>PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value)
+    )
+
+
+def is_label_key(str key not None):
+    """Tell whether *key* is an RFC 7230 token, which is what a label's key must be."""
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(key)
+    return size > 0 and PyUnicode_IS_ASCII(key) and _all(<const uint8_t*>PyUnicode_DATA(key), size, TOKEN)
+
+
+cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) noexcept:
+    """Point to the octets of ASCII str or any bytes; False for all else."""
+    if isinstance(text, str):
+        if not PyUnicode_IS_ASCII(text):
+            return False
+        chars[0] = <const uint8_t*>PyUnicode_DATA(text)
+        size[0] = PyUnicode_GET_LENGTH(text)
+        return True
+    if isinstance(text, bytes):
+        chars[0] = <const uint8_t*>PyBytes_AS_STRING(text)
+        size[0] = PyBytes_GET_SIZE(text)
+        return True
+    return False
+
+
+cdef object _utf8(str text):
+    """Return an object whose octets are *text* in UTF-8, lone surrogates as U+FFFD: ASCII text itself, else bytes."""
+    if PyUnicode_IS_ASCII(text):
+        return text
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+cdef inline Py_ssize_t _escaped_size(const uint8_t* octets, Py_ssize_t size, uint8_t plain) noexcept:
+    cdef Py_ssize_t at, total = size
+    for at in range(size):
+        if not _class[octets[at]] & plain:
+            total += 2
+    return total
+
+
+cdef inline uint8_t* _escape(const uint8_t* octets, Py_ssize_t size, uint8_t* out, uint8_t plain) noexcept:
+    """Write what ``_escaped_size`` has counted, and return where it ends."""
+    cdef Py_ssize_t at
+    cdef uint8_t octet
+    for at in range(size):
+        octet = octets[at]
+        if _class[octet] & plain:
+            out[0] = octet
+            out += 1
+        else:
+            out[0] = c"%"
+            out[1] = b"0123456789ABCDEF"[octet >> 4]
+            out[2] = b"0123456789ABCDEF"[octet & 15]
+            out += 3
+    return out
+
+
+def escape_label(str value not None):
+    """Return *value* percent-encoded as UTF-8 (RFC 3986), so that no character of it can end a member or a header.
+
+    Lone surrogates, which UTF-8 cannot hold, go out as U+FFFD.
+    """
+    cdef object utf8 = _utf8(value)
+    cdef Py_ssize_t size = 0
+    cdef const uint8_t* octets = NULL
+    _chars(utf8, &octets, &size)
+    cdef object text = PyUnicode_New(_escaped_size(octets, size, UNRESERVED), 127)
+    _escape(octets, size, <uint8_t*>PyUnicode_DATA(text), UNRESERVED)
+    return text
+
+
+def unescape_label(str text not None):
+    """Return ASCII *text* with every ``%XX`` decoded as UTF-8; what is no UTF-8 becomes U+FFFD, a lone ``%`` stays."""
+    if not PyUnicode_IS_ASCII(text):
+        return text if "%" not in text else text.encode("ascii")  # the encoder's own error, as in the plain twin
+    return _unescape(<const uint8_t*>PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
+
+
+cdef str _unescape(const uint8_t* chars, Py_ssize_t size):
+    cdef Py_ssize_t at = 0
+    while at < size and chars[at] != c"%":
+        at += 1
+    if at == size:
+        return PyUnicode_DecodeLatin1(<const char*>chars, size, NULL)
+    cdef bytes octets = PyBytes_FromStringAndSize(NULL, size)
+    cdef uint8_t* start = <uint8_t*>PyBytes_AS_STRING(octets)
+    cdef uint8_t* out = start  # never past the end: an escape only shrinks
+    at = 0
+    while at < size:
+        if (
+            chars[at] == c"%"
+            and at + 2 < size
+            and _any_nibble[chars[at + 1]] >= 0
+            and _any_nibble[chars[at + 2]] >= 0
+        ):
+            out[0] = <uint8_t>(_any_nibble[chars[at + 1]] << 4 | _any_nibble[chars[at + 2]])
+            at += 3
+        else:
+            out[0] = chars[at]
+            at += 1
+        out += 1
+    return PyUnicode_DecodeUTF8(<const char*>start, out - start, "replace")
+
+
+def parse_baggage(str text not None):
+    """Return the members of a ``baggage`` value as ``(key, value, properties)``, and how many were left out.
+
+    A member that breaks the grammar is left out alone; so is all past 64 members or 8192 bytes, where
+    the count goes no further than 16384.
+    https://www.w3.org/TR/baggage/#header-content
+    """
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text), at, start, stop, end
+    cdef int dropped = 0, kind
+    cdef bint is_blank = True
+    cdef Py_UCS4 char
+    cdef void* data
+    cdef bytes copy = None
+    cdef const uint8_t* chars
+    cdef list members = []
+    cdef tuple member
+    if size > C_LABEL_BYTES:
+        # Whole members only: cut at the last comma that the limit allows.
+        kind, data = PyUnicode_KIND(text), PyUnicode_DATA(text)
+        end = min(size, <Py_ssize_t>(2 * C_LABEL_BYTES))
+        size = C_LABEL_BYTES
+        while size >= 0 and PyUnicode_READ(kind, data, size) != c",":
+            size -= 1
+        for at in range(size + 1, end):
+            char = PyUnicode_READ(kind, data, at)
+            if char == c",":
+                is_blank = True
+            elif is_blank and char != c" " and char != c"\t":
+                is_blank = False
+                dropped += 1
+        size = max(size, <Py_ssize_t>0)
+    if PyUnicode_KIND(text) == 1:
+        chars = <const uint8_t*>PyUnicode_DATA(text)
+    else:
+        # No character past ASCII is legal anywhere: 0xFF stands for all that do not fit an octet.
+        kind, data = PyUnicode_KIND(text), PyUnicode_DATA(text)
+        copy = PyBytes_FromStringAndSize(NULL, size)
+        for at in range(size):
+            PyBytes_AS_STRING(copy)[at] = <char>min(PyUnicode_READ(kind, data, at), <Py_UCS4>0xFF)
+        chars = <const uint8_t*>PyBytes_AS_STRING(copy)
+    start = 0
+    while start <= size:
+        stop = start
+        while stop < size and chars[stop] != c",":
+            stop += 1
+        end = stop
+        while start < end and _is_space(chars[start]):
+            start += 1
+        while start < end and _is_space(chars[end - 1]):
+            end -= 1
+        if start < end:
+            member = _parse_member(chars + start, end - start)
+            if member is None or PyList_GET_SIZE(members) == C_LABELS:
+                dropped += 1
+            else:
+                members.append(member)
+        start = stop + 1
+    return tuple(members), dropped
+
+
+cdef inline Py_ssize_t _strip(const uint8_t** chars, Py_ssize_t size) noexcept:
+    while size and _is_space(chars[0][0]):
+        chars[0] += 1
+        size -= 1
+    while size and _is_space(chars[0][size - 1]):
+        size -= 1
+    return size
+
+
+cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
+    """Parse ``key=value;property;…``; None if it breaks the grammar."""
+    cdef const uint8_t* end = chars + size
+    cdef const uint8_t* piece = chars
+    cdef const uint8_t* stop
+    cdef const uint8_t* equals
+    cdef const uint8_t* name
+    cdef const uint8_t* value
+    cdef Py_ssize_t name_size, value_size
+    cdef str key = None, text = None
+    cdef list properties = None
+    while piece <= end:
+        stop = piece
+        equals = NULL
+        while stop < end and stop[0] != c";":
+            if equals == NULL and stop[0] == c"=":
+                equals = stop
+            stop += 1
+        name = piece
+        name_size = _strip(&name, (stop if equals == NULL else equals) - piece)
+        if name_size == 0 or not _all(name, name_size, TOKEN):
+            return None
+        value_size = 0
+        if equals != NULL:
+            value = equals + 1
+            value_size = _strip(&value, stop - value)
+            if not _all(value, value_size, LABEL_VALUE):
+                return None
+        if key is None:
+            if equals == NULL:
+                return None
+            key = PyUnicode_DecodeLatin1(<const char*>name, name_size, NULL)
+            text = _unescape(value, value_size)
+        else:
+            if properties is None:
+                properties = []
+            properties.append(
+                (
+                    PyUnicode_DecodeLatin1(<const char*>name, name_size, NULL),
+                    None if equals == NULL else _unescape(value, value_size),
+                )
+            )
+        piece = stop + 1
+    return (key, text, () if properties is None else tuple(properties))
+
+
+def format_baggage(members):
+    """Return the ``baggage`` value of *members*, and how many of them it holds.
+
+    Members are left out from the end, whole, past 64 or 8192 bytes. Where they do not fit otherwise, no
+    more is percent-encoded than must be.
+    """
+    cdef tuple given = tuple(members)
+    cdef int kept = 0
+    cdef str text = _format_baggage(given, UNRESERVED, &kept)
+    if kept < min(<Py_ssize_t>len(given), <Py_ssize_t>C_LABELS):
+        text = _format_baggage(given, LABEL_PLAIN, &kept)
+    return text, kept
+
+
+cdef str _format_baggage(tuple members, uint8_t plain, int* kept):
+    cdef uint8_t[8192] out  # C_LABEL_BYTES: nothing is written before it has been counted
+    cdef uint8_t* end = out
+    cdef Py_ssize_t size = -1  # the first member has no comma before it
+    cdef str key, value, name
+    kept[0] = 0
+    for key, value, properties in members:
+        if kept[0] == C_LABELS:
+            break
+        size += 1 + _member_size(key, value, properties, plain)
+        if size > C_LABEL_BYTES:
+            break
+        if kept[0]:
+            end[0] = c","
+            end += 1
+        end = _write_pair(key, value, end, plain)
+        for name, setting in properties:
+            end[0] = c";"
+            end = _write_pair(name, setting, end + 1, plain)
+        kept[0] += 1
+    return PyUnicode_DecodeLatin1(<const char*>out, end - out, NULL)
+
+
+cdef Py_ssize_t _member_size(str key, str value, tuple properties, uint8_t plain) except -1:
+    cdef Py_ssize_t size = _pair_size(key, value, plain)
+    cdef str name
+    for name, setting in properties:
+        size += 1 + _pair_size(name, setting, plain)
+    return size
+
+
+cdef Py_ssize_t _pair_size(str name, str value, uint8_t plain) except -1:
+    cdef object utf8
+    cdef Py_ssize_t size = 0
+    cdef const uint8_t* octets = NULL
+    if name is None or not PyUnicode_IS_ASCII(name):
+        raise ValueError("keys must be ASCII")
+    if value is None:
+        return PyUnicode_GET_LENGTH(name)
+    utf8 = _utf8(value)
+    _chars(utf8, &octets, &size)
+    return PyUnicode_GET_LENGTH(name) + 1 + _escaped_size(octets, size, plain)
+
+
+cdef uint8_t* _write_pair(str name, str value, uint8_t* out, uint8_t plain) except NULL:
+    """Write what ``_pair_size`` has counted."""
+    cdef object utf8
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(name)
+    cdef const uint8_t* octets = NULL
+    memcpy(out, PyUnicode_DATA(name), size)
+    out += size
+    if value is None:
+        return out
+    out[0] = c"="
+    utf8 = _utf8(value)
+    _chars(utf8, &octets, &size)
+    return _escape(octets, size, out + 1, plain)
+
+
+def collect(carrier, tuple names not None):
+    """Return what *carrier* holds under each of *names*: None, a text, or a list of texts where it came several times.
+
+    A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or
+    bytes, and a value may be a list of them. Names are lowercase ASCII and found in any case, in a
+    mapping also as WSGI spells them (``HTTP_TRACEPARENT``). Whatever is shaped otherwise is passed over.
+    """
+    cdef list found = [None] * len(names)
+    _collect(carrier, names, found)
+    return found
+
+
+cdef int _collect(carrier, tuple names, list found) except -1:
+    cdef PyObject* key
+    cdef PyObject* value
+    cdef Py_ssize_t position = 0, index
+    cdef bint is_mapping
+    if type(carrier) is dict:
+        # Nothing below runs code of the program's, so the dict cannot change on the way.
+        with cython.critical_section(carrier):
+            while PyDict_Next(carrier, &position, &key, &value):
+                index = _find(<object>key, names, True)
+                if index >= 0:
+                    _take(found, index, <object>value)
+        return 0
+    if type(carrier) is list:
+        for pair in <list>carrier:
+            _collect_pair(pair, names, found, False)
+        return 0
+    is_mapping = hasattr(carrier, "items")
+    for pair in carrier.items() if is_mapping else carrier:
+        _collect_pair(pair, names, found, is_mapping)
+    return 0
+
+
+cdef inline int _collect_pair(pair, tuple names, list found, bint is_mapping) except -1:
+    cdef Py_ssize_t index
+    if type(pair) is tuple:
+        if len(<tuple>pair) == 2:
+            index = _find((<tuple>pair)[0], names, is_mapping)
+            if index >= 0:
+                _take(found, index, (<tuple>pair)[1])
+    elif isinstance(pair, (tuple, list)) and len(pair) == 2:
+        name, value = pair
+        index = _find(name, names, is_mapping)
+        if index >= 0:
+            _take(found, index, value)
+    return 0
+
+
+cdef inline bint _is_name(const uint8_t* chars, const uint8_t* name, Py_ssize_t size, bint is_wsgi) noexcept:
+    """Tell whether *chars* are the lowercase *name* in any case; in WSGI's spelling "_" stands for "-"."""
+    cdef Py_ssize_t at
+    cdef uint8_t char
+    for at in range(size):
+        char = chars[at]
+        if c"A" <= char <= c"Z":
+            char |= 0x20
+        elif is_wsgi and char == c"_":
+            char = c"-"
+        if char != name[at]:
+            return False
+    return True
+
+
+cdef inline Py_ssize_t _find(object text, tuple names, bint is_mapping) noexcept:
+    cdef const uint8_t* chars
+    cdef const uint8_t* name
+    cdef Py_ssize_t size, name_size, index
+    if not _chars(text, &chars, &size):
+        return -1
+    for index in range(len(names)):
+        if not _chars(names[index], &name, &name_size):
+            continue
+        if size == name_size and _is_name(chars, name, size, False):
+            return index
+    if is_mapping and size > 5 and isinstance(text, str) and memcmp(chars, b"HTTP_", 5) == 0:
+        for index in range(len(names)):
+            if not _chars(names[index], &name, &name_size):
+                continue
+            if size - 5 == name_size and _is_name(chars + 5, name, name_size, True):
+                return index
+    return -1
+
+
+cdef int _take(list found, Py_ssize_t index, object value) except -1:
+    if isinstance(value, (tuple, list)):
+        for text in value:
+            _take_text(found, index, text)
+    else:
+        _take_text(found, index, value)
+    return 0
+
+
+cdef int _take_text(list found, Py_ssize_t index, object text) except -1:
+    if isinstance(text, bytes):
+        text = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), NULL)
+    elif not isinstance(text, str):
+        return 0
+    elif type(text) is not str:
+        text = str.__str__(text)  # a subclass may have methods of its own
+    earlier = found[index]
+    if earlier is None:
+        found[index] = text
+    elif type(earlier) is list:
+        (<list>earlier).append(text)
+    else:
+        found[index] = [earlier, text]
+    return 0
+
+
+def put(carrier, str name not None, str text):
+    """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None takes it out.
+
+    What stood there under *name* in any case goes: two ``traceparent`` headers are none. A list of
+    bytes pairs gets bytes.
+    """
+    _put(carrier, name, text)
+
+
+cdef int _put(carrier, str name, str text) except -1:
+    cdef PyObject* key
+    cdef Py_ssize_t position = 0
+    cdef list stale = None
+    if type(carrier) is dict:
+        with cython.critical_section(carrier):
+            while PyDict_Next(carrier, &position, &key, NULL):
+                if <object>key is not name and _is_named(<object>key, name) and (
+                    not isinstance(<object>key, str) or <object>key != name
+                ):
+                    if stale is None:
+                        stale = []
+                    stale.append(<object>key)
+        if stale is not None:
+            for other in stale:
+                (<dict>carrier).pop(other, None)
+        if text is not None:
+            PyDict_SetItem(carrier, name, text)
+        else:
+            (<dict>carrier).pop(name, None)
+    elif isinstance(carrier, list):
+        _put_pair(carrier, name, text)
+    elif isinstance(carrier, dict):
+        for other in [other for other in carrier if other != name and _is_named(other, name)]:
+            del carrier[other]
+        if text is not None:
+            carrier[name] = text
+        else:
+            carrier.pop(name, None)
+    elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
+        # Some mappings ignore case, and some add to what is there where others replace it.
+        for other in [other for other in carrier.keys() if _is_named(other, name)]:
+            try:
+                del carrier[other]
+            except KeyError:
+                pass
+        if text is not None:
+            carrier[name] = text
+    else:
+        raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
+    return 0
+
+
+cdef int _put_pair(list pairs, str name, str text) except -1:
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or not pair:
+            raise TypeError(f"carrier must be a list of pairs, not of {type(pair).__name__}")
+    as_bytes = bool(pairs) and isinstance(pairs[0][0], bytes)
+    pairs[:] = [pair for pair in pairs if not _is_named(pair[0], name)]
+    if text is not None:
+        pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))
+    return 0
+
+
+cdef inline bint _is_named(object key, str name) noexcept:
+    cdef const uint8_t* chars
+    cdef const uint8_t* wanted
+    cdef Py_ssize_t size, wanted_size
+    return (
+        _chars(key, &chars, &size)
+        and _chars(name, &wanted, &wanted_size)
+        and size == wanted_size
+        and _is_name(chars, wanted, size, False)
+    )

@@ -1,0 +1,441 @@
+# The compiled twin's ids, clock, and ``SpanContext`` with its W3C form.
+
+cdef enum:
+    POOL = 256
+
+cdef uint64_t[256] _pool
+cdef int _pool_left = 0
+cdef object _ids = None
+cdef object _clock = None
+cdef uint32_t _generation = 0
+
+
+cdef uint64_t _draw() except 0:
+    """Take a random word that is not 0."""
+    global _pool_left
+    cdef uint64_t word = 0
+    cdef bytes octets
+    while word == 0:
+        TK_LOCK()
+        if _pool_left:
+            _pool_left -= 1
+            word = _pool[_pool_left]
+            TK_UNLOCK()
+        else:
+            TK_UNLOCK()
+            # os.urandom, not random: random.seed() in user code must not repeat an id.
+            octets = _os.urandom(POOL * 8)
+            if PyBytes_GET_SIZE(octets) != POOL * 8:
+                raise OSError("os.urandom returned too little")
+            TK_LOCK()
+            memcpy(_pool, PyBytes_AS_STRING(octets), POOL * 8)
+            _pool_left = POOL
+            TK_UNLOCK()
+    return word
+
+
+cdef enum:
+    STRETCH = 256
+
+cdef uint64_t _walk = 0
+cdef uint64_t _mask = 0
+cdef int _steps_left = 0
+
+
+cdef uint64_t _new_span_id() except? 0:
+    """Return a span id that is not 0.
+
+    Each word of the operating system's randomness costs more than the rest of making a span, so two of them are
+    stretched to 256 ids: a SplitMix64 walk from the one, under the other as mask. The walk is a
+    permutation, so no id comes twice in a stretch; trace ids are not stretched.
+    """
+    global _walk, _mask, _steps_left
+    cdef uint64_t word = 0, start, mask
+    if _ids is not None:
+        return <uint64_t>_ids.span_id()
+    while word == 0:
+        if _steps_left <= 0:
+            start, mask = _draw(), _draw()
+            TK_LOCK()
+            _walk, _mask, _steps_left = start, mask, STRETCH
+            TK_UNLOCK()
+        TK_LOCK()
+        _steps_left -= 1
+        _walk += <uint64_t>0x9E3779B97F4A7C15
+        word = _walk
+        mask = _mask
+        TK_UNLOCK()
+        word = (word ^ word >> 30) * <uint64_t>0xBF58476D1CE4E5B9
+        word = (word ^ word >> 27) * <uint64_t>0x94D049BB133111EB
+        word ^= word >> 31 ^ mask
+    return word
+
+
+def set_ids(source):
+    """Take ids from *source* (``trace_id()`` and ``span_id()`` return ints); None: from the operating system again."""
+    global _ids
+    _ids = source
+
+
+def set_clock(clock):
+    """Take the time, Unix nanoseconds, from *clock* instead of the operating system; None undoes it."""
+    global _clock
+    _clock = clock
+
+
+cdef enum:
+    ANCHOR_DRIFT_NS = 5_000_000
+
+cdef int64_t _anchor = <int64_t>_time.time_ns() - tk_monotonic_ns()
+
+
+def check_clock():
+    """Set the wall clock's distance from the monotonic clock anew where they drifted apart by more than 5 ms.
+
+    Each span keeps the distance it started with: its duration is monotonic.
+    """
+    global _anchor
+    cdef int64_t anchor = <int64_t>_time.time_ns() - tk_monotonic_ns()
+    if not -ANCHOR_DRIFT_NS <= anchor - _anchor <= ANCHOR_DRIFT_NS:
+        _anchor = anchor
+
+
+cdef object _no_labels = None
+cdef object _labels_type = None
+cdef object _state_type = None
+cdef object _make_state = None
+cdef object _restore = None
+
+
+def set_values(no_labels, state_type, make_state, restore):
+    """Make known what is written above this module: types of labels and tracestate, and what unpickles a context."""
+    global _labels_type, _no_labels, _state_type, _make_state, _restore
+    _labels_type, _no_labels = type(no_labels), no_labels
+    _state_type, _make_state = state_type, make_state
+    _restore = restore
+
+
+cdef uint64_t _word(const uint8_t* octets) noexcept:
+    """Read eight octets, big-endian."""
+    cdef uint64_t word = 0
+    cdef int at
+    for at in range(8):
+        word = word << 8 | octets[at]
+    return word
+
+
+cdef int _id(object value, int words, str parameter, uint64_t* out) except -1:
+    """Read an id of one or two 64-bit words from hex or bytes."""
+    cdef const uint8_t* chars
+    cdef int at
+    cdef bint good
+    if isinstance(value, str):
+        good = PyUnicode_GET_LENGTH(value) == 16 * words and PyUnicode_IS_ASCII(value)
+        chars = <const uint8_t*>PyUnicode_DATA(value)
+        for at in range(words):
+            good = good and _decode(chars + 16 * at, 16, &out[at])
+    elif isinstance(value, bytes):
+        good = PyBytes_GET_SIZE(value) == 8 * words
+        for at in range(words if good else 0):
+            out[at] = _word(<const uint8_t*>PyBytes_AS_STRING(value) + 8 * at)
+    else:
+        raise TypeError(f"{parameter} must be str or bytes, not {type(value).__name__}")
+    if not good:
+        raise ValueError(
+            f"{parameter} must be {16 * words} lowercase hex digits or {8 * words} bytes: {ascii(value)[:80]}"
+        )
+    return 0
+
+
+cdef str _hex(uint64_t high, uint64_t low, int digits):
+    cdef object text = PyUnicode_New(digits, 127)
+    cdef uint8_t* chars = <uint8_t*>PyUnicode_DATA(text)
+    if digits == 32:
+        _encode(high, 16, chars)
+        chars += 16
+    _encode(low, 16, chars)
+    return text
+
+
+@cython.final
+@cython.no_gc  # holds immutable values only, so it is in no cycle
+@cython.freelist(256)
+cdef class SpanContext:
+    """What of a span travels: its ids, the trace flags, the tracestate and the labels. Immutable; equal by value.
+
+    Missing ids are all zeros; ``is_valid`` tells whether both are there. ``flags`` are the eight W3C
+    bits. ``deferred`` is true while nobody has decided whether the trace is sampled.
+    """
+
+    cdef uint64_t high, low, span
+    cdef uint16_t bits
+    cdef bint remote, is_made
+    cdef str _state  # checked text, or None
+    cdef object _labels  # Labels that are not empty, or None
+
+    def __init__(
+        self,
+        trace_id="00000000000000000000000000000000",
+        span_id="0000000000000000",
+        flags=0,
+        *,
+        state=None,
+        labels=None,
+        is_remote=False,
+        deferred=None,
+    ):
+        # __init__ and not __cinit__, which every span would pay for; called again, it must change nothing.
+        cdef uint64_t[2] trace
+        cdef uint64_t span
+        if self.is_made:
+            raise AttributeError("SpanContext is immutable")
+        self.is_made = True
+        _id(trace_id, 2, "trace_id", trace)
+        _id(span_id, 1, "span_id", &span)
+        if not isinstance(flags, int):
+            raise TypeError(f"flags must be int, not {type(flags).__name__}")
+        if not 0 <= flags <= 0xFF:
+            raise ValueError(f"flags must be 0 to 255: {flags}")
+        if state is not None and not isinstance(state, _state_type):
+            raise TypeError(f"state must be a TraceState, not {type(state).__name__}")
+        if labels is not None and not isinstance(labels, _labels_type):
+            raise TypeError(f"labels must be Labels, not {type(labels).__name__}")
+        if deferred is None:
+            deferred = not flags and not (trace[0] | trace[1] and span)
+        self.high, self.low, self.span = trace[0], trace[1], span
+        self.bits = <uint16_t>flags | (DEFERRED if deferred else 0)
+        self._state = str(state) if state else None
+        self._labels = labels or None
+        self.remote = bool(is_remote)
+
+    @property
+    def trace_id(self):
+        """The trace's id, 32 lowercase hex digits."""
+        return _hex(self.high, self.low, 32)
+
+    @property
+    def span_id(self):
+        """The span's id, 16 lowercase hex digits."""
+        return _hex(0, self.span, 16)
+
+    @property
+    def id(self):
+        """The trace's and the span's id, 24 bytes."""
+        cdef bytes octets = PyBytes_FromStringAndSize(NULL, 24)
+        cdef uint8_t* out = <uint8_t*>PyBytes_AS_STRING(octets)
+        cdef int at
+        for at in range(8):
+            out[at] = <uint8_t>(self.high >> (56 - 8 * at))
+            out[8 + at] = <uint8_t>(self.low >> (56 - 8 * at))
+            out[16 + at] = <uint8_t>(self.span >> (56 - 8 * at))
+        return octets
+
+    @property
+    def flags(self):
+        """The W3C trace flags: bit 0 sampled, bit 1 random."""
+        return self.bits & 0xFF
+
+    @property
+    def sampled(self):
+        """Whether the trace is recorded."""
+        return (self.bits & SAMPLED) != 0
+
+    @property
+    def deferred(self):
+        """Whether nobody has decided yet if the trace is sampled."""
+        return (self.bits & DEFERRED) != 0
+
+    @property
+    def is_remote(self):
+        """Whether the span is another process's."""
+        return self.remote
+
+    @property
+    def is_valid(self):
+        """Whether both ids are there, so that a span can be its child."""
+        return self._is_valid()
+
+    @property
+    def state(self):
+        """The W3C tracestate: what vendors pass along."""
+        return _make_state(self._state or "")
+
+    @property
+    def labels(self):
+        """The labels that travel with the trace."""
+        return _no_labels if self._labels is None else self._labels
+
+    def replace(self, *, state=None, labels=None, is_remote=None):
+        """Return a copy with another tracestate, other labels, or another ``is_remote``; None keeps what is there."""
+        if state is not None and not isinstance(state, _state_type):
+            raise TypeError(f"state must be a TraceState, not {type(state).__name__}")
+        if labels is not None and not isinstance(labels, _labels_type):
+            raise TypeError(f"labels must be Labels, not {type(labels).__name__}")
+        return _make_context(
+            self.high,
+            self.low,
+            self.span,
+            self.bits,
+            self._state if state is None else (str(state) or None),
+            self._labels if labels is None else (labels or None),
+            self.remote if is_remote is None else bool(is_remote),
+        )
+
+    cdef inline bint _is_valid(self) noexcept:
+        return self.span != 0 and (self.high | self.low) != 0
+
+    def __eq__(self, other):
+        if type(other) is not SpanContext:
+            return NotImplemented
+        cdef SpanContext that = <SpanContext>other
+        return (
+            self.high == that.high
+            and self.low == that.low
+            and self.span == that.span
+            and self.bits == that.bits
+            and self.remote == that.remote
+            and self._labels == that._labels
+            and (self._state == that._state or self.state == that.state)
+        )
+
+    def __hash__(self):
+        # Ids are random already. Only the mixing of -1, the C API's word for "error", is Cython's.
+        return <Py_hash_t>(self.high ^ self.low ^ self.span)
+
+    def __reduce__(self):
+        # By a function's name, not the class's, so that either twin reads what the other wrote.
+        return _restore, (self.id, self.bits, self._state or "", str(self.labels), self.remote)
+
+    def __repr__(self):
+        remote = ", remote" if self.remote else ""
+        return f"<SpanContext {self.trace_id}/{self.span_id} flags={self.bits & 0xFF:02x}{remote}>"
+
+
+cdef inline SpanContext _make_context(
+    uint64_t high, uint64_t low, uint64_t span, uint16_t bits, str state, object labels, bint remote
+):
+    cdef SpanContext context = SpanContext.__new__(SpanContext)
+    context.high = high
+    context.low = low
+    context.span = span
+    context.bits = bits
+    context._state = state
+    context._labels = labels
+    context.remote = remote
+    context.is_made = True
+    return context
+
+
+def make_context(bytes id not None, int flags, str state not None, labels, bint is_remote):
+    """Return the context with these 24 bytes of ids and these flags, ``deferred`` (0x100) among them.
+
+    Nothing but the length is checked: *state* is a well-formed ``tracestate`` or empty.
+    """
+    if PyBytes_GET_SIZE(id) != 24:
+        raise ValueError("id must be 24 bytes")
+    cdef const uint8_t* octets = <const uint8_t*>PyBytes_AS_STRING(id)
+    return _make_context(
+        _word(octets),
+        _word(octets + 8),
+        _word(octets + 16),
+        <uint16_t>(flags & 0x1FF),
+        state or None,
+        labels,
+        is_remote,
+    )
+
+
+def parse_traceparent(str text not None):
+    """Return the remote context that a ``traceparent`` value holds, or None if it breaks the grammar.
+
+    Versions above 00 are read as far as 00 goes; optional white space around the value is ignored.
+    https://www.w3.org/TR/trace-context-2/#traceparent-header
+    """
+    return _parse_traceparent(text)
+
+
+cdef SpanContext _parse_traceparent(str text):
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
+    if size > 512 or not PyUnicode_IS_ASCII(text):
+        return None
+    cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(text)
+    while size and _is_space(chars[0]):
+        chars += 1
+        size -= 1
+    while size and _is_space(chars[size - 1]):
+        size -= 1
+    # From here on every index below 55 is inside the text.
+    if size < 55 or chars[2] != c"-" or chars[35] != c"-" or chars[52] != c"-":
+        return None
+    cdef uint64_t version, high, low, span_id, flags
+    if not _decode(chars, 2, &version) or version == 0xFF:
+        return None
+    if size > 55 and (version == 0 or chars[55] != c"-"):
+        return None
+    if not (
+        _decode(chars + 3, 16, &high)
+        and _decode(chars + 19, 16, &low)
+        and _decode(chars + 36, 16, &span_id)
+        and _decode(chars + 53, 2, &flags)
+    ):
+        return None
+    if not (high | low) or not span_id:
+        return None
+    return _make_context(high, low, span_id, <uint16_t>flags, None, None, True)
+
+
+def format_traceparent(context):
+    """Return the ``traceparent`` value of *context*, version 00; flags the standard does not know go out as 0."""
+    if type(context) is not SpanContext:
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    return _format_traceparent(<SpanContext>context)
+
+
+cdef str _format_traceparent(SpanContext context):
+    cdef object text = PyUnicode_New(55, 127)
+    cdef uint8_t* chars = <uint8_t*>PyUnicode_DATA(text)
+    chars[0] = chars[1] = c"0"
+    chars[2] = chars[35] = chars[52] = c"-"
+    _encode(context.high, 16, chars + 3)
+    _encode(context.low, 16, chars + 19)
+    _encode(context.span, 16, chars + 36)
+    _encode(context.bits & (SAMPLED | RANDOM), 2, chars + 53)
+    return text
+
+
+cdef tuple _TRACECONTEXT_FIELDS = ("traceparent", "tracestate")
+
+
+def read_tracecontext(carrier):
+    """Return the context of ``traceparent`` and, where that is well-formed, ``tracestate``; None if there is none.
+
+    Raises ``FormatError`` where ``traceparent`` is bad or came twice.
+    """
+    cdef list found = [None, None]
+    cdef SpanContext context = None
+    cdef object state
+    _collect(carrier, _TRACECONTEXT_FIELDS, found)
+    parent = found[0]
+    if parent is None:
+        return None
+    if isinstance(parent, str):
+        context = _parse_traceparent(parent)
+    if context is None:
+        raise _bad_traceparent(parent)
+    state = found[1]
+    if type(state) is list:
+        # Only text within the limit is joined.
+        state = ",".join(state) if sum(map(len, state)) <= C_STATE_CHARS else None
+    if state is not None and _count_tracestate(state) > 0:
+        context._state = (<str>state).strip(" \t")
+    return context
+
+
+def write_tracecontext(context, carrier):
+    """Set ``traceparent``, and ``tracestate`` where there is one; an invalid context writes neither."""
+    if type(context) is not SpanContext:
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    cdef SpanContext plain = <SpanContext>context
+    if plain.span and (plain.high | plain.low):
+        _put(carrier, "traceparent", _format_traceparent(plain))
+        _put(carrier, "tracestate", plain._state)

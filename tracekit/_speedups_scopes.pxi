@@ -1,0 +1,289 @@
+# The compiled twin's scopes: the one ContextVar and what it points to.
+
+cdef object _current = _ContextVar("tracekit_scope", default=None)
+
+cdef enum:
+    SPAN = 0
+    CONTEXT = 1
+    LABELS = 2
+
+
+@cython.final
+@cython.no_gc  # in no cycle: a span points back without owning
+@cython.freelist(128)
+cdef class Scope:
+    """One opening of "this is current" by a span, a remote context or labels; a context manager that opens once.
+
+    Closing works from any task, thread or Context, in any order, and never raises. An open scope
+    keeps its span alive; a closed one keeps ids only, however long a task that inherited it lives.
+    """
+
+    cdef int kind
+    cdef uint32_t generation
+    cdef bint closed
+    cdef object span  # a Span while open; then None, or a weak reference where others hold this scope
+    cdef SpanContext context
+    cdef object labels
+    cdef Scope prev
+    cdef Scope outer  # the same span's opening before this one, where it was entered again while open
+    # What took this scope's place when one under it was closed, and, borrowed, whose place this one took.
+    cdef Scope stand_in
+    cdef PyObject* origin
+    cdef object owner  # a weak reference to the opener's Context
+
+    def __init__(self):
+        raise TypeError("scopes are made by use_span(), use_context() and use_labels()")
+
+    def __enter__(self):
+        if self.owner is not None or self.closed:
+            raise RuntimeError("a scope opens once: call use_span(), use_context() or use_labels() again")
+        _open(self)
+        if self.kind == SPAN:
+            return _held_span(self)
+        return self.context if self.kind == CONTEXT else self.labels
+
+    def __exit__(self, kind, exc, traceback):
+        _close(self)
+
+    def __dealloc__(self):
+        if type(self.span) is Span and (<Span>self.span).scope == <PyObject*>self:
+            (<Span>self.span).scope = NULL
+        if self.stand_in is not None:
+            self.stand_in.origin = NULL
+        # Iteratively: a chain of a million scopes must not recurse a million deep.
+        cdef Scope scope = self.prev, below
+        self.prev = None
+        while scope is not None and Py_REFCNT(scope) == 1:
+            below = scope.prev
+            scope.prev = None
+            scope = below
+            below = None
+
+
+cdef inline Scope _make_scope(int kind, object span, SpanContext context, object labels):
+    cdef Scope scope = Scope.__new__(Scope)
+    scope.kind = kind
+    scope.generation = _generation
+    scope.span = span
+    scope.context = context
+    scope.labels = labels
+    return scope
+
+
+cdef inline Scope _held():
+    """Return what the running Context holds, as it is."""
+    cdef PyObject* value = NULL
+    PyContextVar_Get(_current, NULL, &value)
+    if value == NULL:
+        return None
+    cdef object held = <object>value
+    # PyContextVar_Get returned a new reference and the assignment took another.
+    _decref(value)
+    return <Scope>held if type(held) is Scope else None
+
+
+cdef extern from "Python.h":
+    void _decref "Py_DECREF"(PyObject*) noexcept
+
+
+cdef int _open(Scope scope) except -1:
+    cdef Scope prev = _innermost()
+    cdef SpanContext base
+    scope.prev = prev
+    if scope.kind == LABELS:
+        base = None if prev is None else _effective(prev)
+        if base is not None and base._labels is not None:
+            scope.labels = base._labels.merge(scope.labels)
+        scope.context = _with_labels(base, scope.labels)
+    PyContextVar_Set(_current, scope)
+    # After the set: it makes the Context of a thread that had none.
+    if prev is not None and _is_here(prev):
+        scope.owner = prev.owner
+    else:
+        scope.owner = PyWeakref_NewRef(<object>tk_running_context(), None)
+    return 0
+
+
+cdef int _close(Scope scope) except -1:
+    cdef Scope anchor, held
+    if scope.stand_in is not None:
+        _close(scope.stand_in)  # one step: it has none of its own
+        if _held() is scope:  # inherited before it was replaced
+            PyContextVar_Set(_current, _live(scope.prev))
+        return 0
+    if scope.closed:
+        return 0
+    scope.closed = True
+    held = _held()
+    if held is scope:
+        held = _live(scope.prev)
+        PyContextVar_Set(_current, held)
+        if held is not None and held.kind == LABELS:
+            _settle(held)
+        if _is_here(scope):
+            # An ordinary close. Nobody pops this scope again, so a chain of tasks that each start the
+            # next one does not grow; labels still need the span or remote context that they stood on.
+            scope.owner = None
+            anchor = scope.prev if scope.kind == LABELS else None
+            while anchor is not None and anchor.kind == LABELS:
+                anchor = anchor.prev
+            scope.prev = anchor
+    elif held is not None and _is_here(scope):
+        _rebuild(held, scope)
+    elif held is not None and held.closed and held.kind == SPAN and _held_span(held) is scope.span:
+        PyContextVar_Set(_current, _live(held.prev))  # inherited before this scope took its place
+    _release(scope)
+    return 0
+
+
+cdef inline int _release(Scope scope) except -1:
+    if type(scope.span) is Span:
+        # Whoever inherited this scope may still ask for the span, but no longer keeps it alive.
+        if TK_FREE_THREADED or Py_REFCNT(scope) > 1:
+            scope.span = PyWeakref_NewRef(scope.span, None)
+        else:
+            scope.span = None
+    return 0
+
+
+cdef bint _rebuild(Scope top, Scope closed) except -1:
+    """Put copies of the scopes from *top* down to *closed*, which go on without it, in the place of the originals.
+
+    Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
+    """
+    cdef list above = [], copies = []
+    cdef Py_ssize_t index
+    cdef Scope scope = top, prev, original, copy, root
+    while scope is not closed:
+        if scope is None or not _is_here(scope):
+            return False  # not in this chain: a generator's, whose body is not running
+        if not scope.closed:
+            above.append(scope)
+        scope = scope.prev
+    prev = _live(closed.prev)
+    for original in reversed(above):
+        copy = _make_scope(original.kind, original.span, original.context, original.labels)
+        copy.generation = original.generation
+        copy.prev = prev
+        if copy.kind == LABELS:
+            copy.context = _with_labels(None if prev is None else _effective(prev), copy.labels)
+        copy.owner = original.owner
+        copies.append(copy)
+        if original.outer is not None:
+            copy.outer = original.outer
+            for index in range(len(copies) - 1):
+                if above[len(above) - 1 - index] is original.outer:
+                    copy.outer = copies[index]
+            original.outer = None
+        if type(original.span) is Span and (<Span>original.span).scope == <PyObject*>original:
+            (<Span>original.span).scope = <PyObject*>copy
+            if TK_FREE_THREADED:
+                (<Span>original.span).owned_scope = copy
+        root = original if original.origin == NULL else <Scope>original.origin
+        original.origin = NULL  # it is what stood in for the root until now
+        root.stand_in, copy.origin = copy, <PyObject*>root
+        original.closed, original.owner = True, None
+        _release(original)
+        prev = copy
+    PyContextVar_Set(_current, prev)
+    return True
+
+
+cdef inline SpanContext _effective(Scope scope):
+    """Return the context that is current inside *scope*."""
+    cdef SpanContext context = scope.context
+    if context is not None and scope.generation != _generation and not context.remote:
+        return context.replace(is_remote=True)  # opened before a fork, by the parent
+    return context
+
+
+cdef object _held_span(Scope scope):
+    cdef Scope prev
+    if scope.generation != _generation:
+        return None
+    if scope.kind == LABELS:
+        prev = _live(scope.prev)
+        return None if prev is None else _held_span(prev)
+    span = scope.span
+    if span is None or type(span) is Span:
+        return span
+    return tk_referent(<PyObject*>span)
+
+
+cdef SpanContext _with_labels(SpanContext base, object labels):
+    if base is None:
+        return _make_context(0, 0, 0, DEFERRED, None, labels or None, False)
+    return _make_context(base.high, base.low, base.span, base.bits, base._state, labels or None, base.remote)
+
+
+cdef inline bint _is_here(Scope scope) noexcept:
+    """Tell whether *scope* was opened in the Context that runs now."""
+    cdef PyObject* here = tk_running_context()
+    return here != NULL and scope.owner is not None and tk_refers_to(<PyObject*>scope.owner, here)
+
+
+cdef inline Scope _live(Scope scope):
+    """Return the innermost of *scope* and those under it that is still open, or that was inherited."""
+    while scope is not None and scope.closed and _is_here(scope):
+        scope = scope.prev
+    return scope
+
+
+cdef inline Scope _innermost():
+    """Return the scope that says what is current here."""
+    cdef Scope held = _held()
+    return held if held is None or (not held.closed and held.kind != LABELS) else _settle(held)
+
+
+cdef Scope _settle(Scope held):
+    """Put right what was closed from elsewhere, before a task spawned from here inherits it; return the innermost."""
+    cdef Scope scope = _live(held), below
+    if scope is not held:
+        PyContextVar_Set(_current, scope)
+    while scope is not None and scope.kind == LABELS:
+        below = scope.prev
+        while below is not None and below.kind == LABELS and not below.closed:
+            below = below.prev
+        if below is None or not below.closed or not _is_here(below) or not _rebuild(scope, below):
+            break
+        scope = _held()
+    return scope
+
+
+def use_scope(int kind, span, SpanContext context, labels):
+    """Return a scope, not yet open, for a span (kind 0), a context or nothing (1), or labels (2)."""
+    return _make_scope(kind, span, context, labels)
+
+
+def current_span():
+    """Return the span that a new span would have as its parent here, or None where that is none of this process."""
+    cdef Scope scope = _innermost()
+    return None if scope is None else _held_span(scope)
+
+
+def current_context():
+    """Return what a new span would continue here: ids and labels, local or remote; None where there is neither."""
+    cdef Scope scope = _innermost()
+    return None if scope is None else _effective(scope)
+
+
+def swap_scope(Scope scope):
+    """Make *scope*, open or None, what the running Context holds, and return what it held."""
+    cdef Scope held = _held()
+    PyContextVar_Set(_current, scope)
+    return held
+
+
+def adopt_scopes(Scope scope, Scope until):
+    """Make the running Context the owner of *scope* and of those under it, down to *until*.
+
+    For a generator, whose body keeps its scopes while its steps move from one task or thread to another.
+    """
+    cdef PyObject* here = tk_running_context()
+    if here == NULL:
+        PyContextVar_Set(_current, _held())
+        here = tk_running_context()
+    while scope is not None and scope is not until:
+        if scope.owner is not None and not tk_refers_to(<PyObject*>scope.owner, here):
+            scope.owner = PyWeakref_NewRef(<object>here, None)
+        scope = scope.prev
