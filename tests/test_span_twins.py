@@ -36,7 +36,7 @@ REMOTE = {
 
 class Sampler:
     def sample(self, trace_id, name, kind, attributes):
-        if name == "raise":
+        if "raise" in repr(str.__str__(name)):
             raise ValueError(trace_id)
         return int(trace_id, 16) % 2, "vendor=x" if attributes else "no state"
 
@@ -171,7 +171,8 @@ class TwinMachine(RuleBasedStateMachine):
         twin = TWINS[name]
         if isinstance(value, twin.Span):
             found = [index for index, span in enumerate(self.spans[name]) if span is value]
-            return ("span", found[0] if found else value.name)
+            # An abandoned span lives on in the plain twin's buffer; the compiled twin's has a copy of it.
+            return ("span", found[0]) if found else None
         if isinstance(value, twin.SpanContext):
             labels = value.labels.members
             return (value.id, value.flags, value.deferred, str(value.state), labels, value.is_remote, value.is_valid)

@@ -203,7 +203,8 @@ def test_import_tracekit_is_light():
         print(*sorted(set(sys.modules) - before))
         """
     loaded = run(program).split()
-    roots = {name.partition(".")[0] for name in loaded} - {"tracekit"}
+    # What Cython makes by itself is in no file.
+    roots = {name.partition(".")[0] for name in loaded if "cython" not in name} - {"tracekit"}
     assert sorted(roots - sys.stdlib_module_names) == []
     assert sorted(roots & HEAVY) == []
     ours = {name.removeprefix("tracekit").removeprefix(".") for name in loaded if name.startswith("tracekit")}

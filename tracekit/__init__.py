@@ -4,12 +4,11 @@ from ._accel import IMPLEMENTATION, ROOT, Span, SpanContext, current_context, cu
 from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
 from ._errors import FormatError
 from ._labels import Labels
-from ._pipeline import Exporter
 from ._propagation import extract, inject
 from ._records import Event, Limits, Link, Statistics, Status
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler
 from ._traced import traced
-from ._tracer import configure, flush, shutdown, statistics
+from ._tracer import Exporter, configure, flush, shutdown, statistics
 from ._tracestate import TraceState
 from ._version import __version__
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from ._accel import format_baggage, is_label_key, parse_baggage
+from ._accel import check_baggage, format_baggage, is_label_key, parse_baggage
 from ._errors import clip
 
-__all__ = ["NO_LABELS", "Labels"]
+__all__ = ["NO_LABELS", "Labels", "parse_labels"]
 
 Property: TypeAlias = tuple[str, str | None]
 Member: TypeAlias = tuple[str, str, tuple[Property, ...]]
@@ -28,10 +28,10 @@ class Labels(Mapping[str, str]):
 
     __slots__ = ("_dropped", "_members", "_text", "_view")
 
-    _members: tuple[Member, ...]
-    _dropped: int
-    _text: str | None  # both made when first asked for
+    _members: tuple[Member, ...] | None  # these and the next two are made when first asked for
+    _text: str | None
     _view: dict[str, str] | None
+    _dropped: int
 
     def __new__(cls, labels: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> Labels:
         if isinstance(labels, Labels):
@@ -46,17 +46,15 @@ class Labels(Mapping[str, str]):
         """Return the labels of a ``baggage`` value; a member that breaks the grammar is left out alone, and counted."""
         if not isinstance(text, str):
             raise TypeError(f"text must be str, not {type(text).__name__}")
-        text = str.__str__(text)
-        members, dropped = parse_baggage(text)
-        if dropped or text.count(",") != len(members) - 1:
-            return _bounded(members, dropped)
-        # What is whole goes out as it came: written again, it could be too long.
-        return _make(members, dropped, text.strip(" \t"))
+        return parse_labels(str.__str__(text))
 
     @property
     def members(self) -> tuple[Member, ...]:
         """All members in order, ``(key, value, properties)`` each; a property is ``(name, value or None)``."""
-        return self._members
+        members = self._members
+        if members is None:
+            members = self._members = parse_baggage(self._text or "")[0]
+        return members
 
     @property
     def dropped(self) -> int:
@@ -66,16 +64,16 @@ class Labels(Mapping[str, str]):
     def merge(self, other: Mapping[str, str]) -> Labels:
         """Return these labels with those of *other*, which win: all members of a key they share give way to theirs."""
         newer = Labels(other)
-        if not self._members and not self._dropped:
+        if not self.members and not self._dropped:
             return newer
-        if not newer._members and not newer._dropped:
+        if not newer.members and not newer._dropped:
             return self
-        kept = [member for member in self._members if member[0] not in newer]
-        return _bounded((*kept, *newer._members), self._dropped + newer._dropped)
+        kept = [member for member in self.members if member[0] not in newer]
+        return _bounded((*kept, *newer.members), self._dropped + newer._dropped)
 
     def without(self, *keys: str) -> Labels:
         """Return these labels less every member with one of *keys*."""
-        return _bounded(tuple([member for member in self._members if member[0] not in keys]), self._dropped)
+        return _bounded(tuple([member for member in self.members if member[0] not in keys]), self._dropped)
 
     def with_member(self, key: str, value: str, properties: Iterable[Property] = ()) -> Labels:
         """Return these labels with one more member, which has properties, in place of any with its key."""
@@ -86,7 +84,7 @@ class Labels(Mapping[str, str]):
 
     def properties(self, key: str) -> tuple[Property, ...]:
         """Return the properties of the member that the view shows under *key*, ``(name, value or None)`` each."""
-        for name, _, properties in reversed(self._members):
+        for name, _, properties in reversed(self.members):
             if name == key:
                 return properties
         raise KeyError(key)
@@ -106,17 +104,17 @@ class Labels(Mapping[str, str]):
     def _mapping(self) -> dict[str, str]:
         view = self._view
         if view is None:
-            view = self._view = {key: value for key, value, _ in self._members}
+            view = self._view = {key: value for key, value, _ in self.members}
         return view
 
     def __bool__(self) -> bool:
-        return bool(self._members)
+        return self._members is None or bool(self._members)
 
     def __str__(self) -> str:
         """Return the ``baggage`` value."""
         text = self._text
         if text is None:
-            text = self._text = format_baggage(self._members)[0]
+            text = self._text = format_baggage(self.members)[0]
         return text
 
     def __bytes__(self) -> bytes:
@@ -125,7 +123,7 @@ class Labels(Mapping[str, str]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Labels):
-            return self._members == other._members
+            return self.members == other.members
         return self._mapping() == other if isinstance(other, Mapping) else NotImplemented
 
     def __hash__(self) -> int:
@@ -160,7 +158,15 @@ def _member(key: object, value: object, properties: tuple[Property, ...] = ()) -
     return key, value, properties
 
 
-def _make(members: tuple[Member, ...], dropped: int, text: str | None = None) -> Labels:
+def parse_labels(text: str) -> Labels:
+    """Return the labels of a ``baggage`` value, which is checked now and taken apart when somebody looks."""
+    if check_baggage(text) > 0:
+        # What is whole goes out as it came: written again, it could be too long.
+        return _make(None, 0, text.strip(" \t"))
+    return _bounded(*parse_baggage(text))
+
+
+def _make(members: tuple[Member, ...] | None, dropped: int, text: str | None = None) -> Labels:
     labels = object.__new__(Labels)
     labels._members = members
     labels._dropped = dropped

@@ -7,38 +7,26 @@ of it is ``Buffer.add`` in the twins; nothing here runs in the program's path bu
 from __future__ import annotations
 
 import contextvars
-import logging
 import sys
 import threading
 import time
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ._accel import buffer, check_clock
 from ._errors import clip
 from ._records import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ._accel import Span
+    from ._tracer import Exporter
 
-__all__ = ["Exporter", "Pipeline"]
+__all__ = ["Pipeline"]
 
 BATCH = 2048
 _CAUSES = 64
-
-logger = logging.getLogger("tracekit")
-
-
-class Exporter(Protocol):
-    """Where finished spans go. Both methods are called from one thread, never at the same time."""
-
-    def export(self, spans: Sequence[Span]) -> None:
-        """Take *spans*, at most 2048; raise where they could not be delivered: they are counted as failed."""
-
-    def shutdown(self) -> None:
-        """Release what the exporter holds; no call follows."""
 
 
 class _Worker:
@@ -160,7 +148,7 @@ class _Worker:
             return
         self.causes.add(cause)
         _log(
-            logging.ERROR,
+            "error",
             "%s failed, %d spans lost: %s: %s (said once per cause; tracekit.statistics() counts on)",
             type(self.exporter).__name__,
             lost,
@@ -169,9 +157,11 @@ class _Worker:
         )
 
 
-def _log(level: int, message: str, *arguments: object) -> None:
+def _log(level: str, message: str, *arguments: object) -> None:
+    import logging  # costs more to import than tracekit, and is needed only where something was lost
+
     try:
-        logger.log(level, message, *arguments)
+        getattr(logging.getLogger("tracekit"), level)(message, *arguments)
     except Exception:  # a handler of the program's own must not end the export
         pass
 
@@ -252,7 +242,7 @@ class Pipeline:
         dropped = self._dropped + buffer.counts()[2] - self._said
         if dropped > 0 and self._said >= 0:
             self._said = -1 << 62  # once until the next configure()
-            _log(logging.WARNING, "%d spans dropped: the buffer was full or closed (said once)", dropped)
+            _log("warning", "%d spans dropped: the buffer was full or closed (said once)", dropped)
 
     def after_fork(self) -> None:
         """Start over in the child: the exporter stays, thread, lock and counts are the parent's."""

@@ -1,10 +1,10 @@
-"""Contexts in and out of carriers, through every configured format; lenient where formats are strict."""
+"""Several formats at once: what ``extract()`` and ``inject()`` of the twins call where more than W3C is configured."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from ._accel import Span, SpanContext, current_context
+from ._accel import SpanContext, extract, inject, set_formats
 from ._errors import FormatError
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 
@@ -13,31 +13,28 @@ if TYPE_CHECKING:
 
     from .wire import Format
 
-__all__ = ["extract", "inject"]
-
-C = TypeVar("C")
+__all__ = ["extract", "formats", "inject", "use_formats"]
 
 DEFAULT_FORMATS: Sequence[Format] = (TRACECONTEXT, BAGGAGE)
 _formats: Sequence[Format] = DEFAULT_FORMATS
 
 
-def set_formats(formats: Sequence[Format]) -> None:
+def formats() -> Sequence[Format]:
+    """Return the formats in use."""
+    return _formats
+
+
+def use_formats(formats: Sequence[Format]) -> None:
     """Read and write *formats*, in this order, from now on."""
     global _formats
     _formats = formats
+    if tuple(formats) == DEFAULT_FORMATS:
+        set_formats()  # the twins have these two in one
+    else:
+        set_formats(_read, _write)
 
 
-def extract(carrier: Any) -> SpanContext | None:
-    """Return the context that *carrier* holds in any of the configured formats, or None: a new trace.
-
-    *carrier* is a mapping, or an iterable of ``(name, value)`` pairs, of str or bytes. What is
-    malformed counts as absent. The first format with ids wins, labels are added up. A context without
-    ids (``is_valid`` False) has labels or a decision only; a span opened under it is a root that keeps them.
-    """
-    if not isinstance(carrier, dict | list) and not hasattr(carrier, "items"):
-        if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
-            raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
-        carrier = list(carrier)  # every format reads it from the start
+def _read(carrier: Any) -> SpanContext | None:
     found: SpanContext | None = None
     for format in _formats:
         try:
@@ -55,19 +52,6 @@ def extract(carrier: Any) -> SpanContext | None:
     return found
 
 
-def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
-    """Write *context*, or what is current, into *carrier* in every configured format, and return *carrier*.
-
-    *carrier* is a mutable mapping or a list of pairs. Where nothing is current it stays as it is.
-    """
-    if context is None:
-        context = current_context()
-        if context is None:
-            return carrier
-    elif isinstance(context, Span):
-        context = context.context
-    elif not isinstance(context, SpanContext):
-        raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
+def _write(context: SpanContext, carrier: Any) -> None:
     for format in _formats:
         format.write(context, carrier)
-    return carrier

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, final
 
 from ._attributes import MISSING, clean
 from ._outcome import close_with, exception_attributes
@@ -26,6 +26,7 @@ from ._pure_codecs import (
     MAX_LABELS,
     MAX_STATE_CHARS,
     MAX_STATE_MEMBERS,
+    check_baggage,
     collect,
     count_tracestate,
     escape_label,
@@ -33,6 +34,7 @@ from ._pure_codecs import (
     is_label_key,
     is_state_key,
     is_state_value,
+    join_baggage,
     parse_baggage,
     parse_hex,
     put,
@@ -56,10 +58,12 @@ from ._pure_context import (
     parse_traceparent,
     put_state_first,
     read_tracecontext,
+    read_w3c,
     set_clock,
     set_ids,
     set_values,
     write_tracecontext,
+    write_w3c,
 )
 from ._pure_scopes import (
     SPAN,
@@ -98,24 +102,30 @@ __all__ = [
     "adopt_scopes",
     "after_fork",
     "buffer",
+    "check_baggage",
     "check_clock",
     "collect",
     "count_tracestate",
     "current_context",
     "current_span",
     "escape_label",
+    "extract",
     "format_baggage",
     "format_traceparent",
+    "inject",
     "is_label_key",
     "is_state_key",
     "is_state_value",
+    "join_baggage",
     "make_context",
     "parse_baggage",
     "parse_hex",
     "parse_traceparent",
     "put",
     "read_tracecontext",
+    "read_w3c",
     "set_clock",
+    "set_formats",
     "set_ids",
     "set_tracer",
     "set_values",
@@ -124,11 +134,14 @@ __all__ = [
     "unescape_label",
     "use_scope",
     "write_tracecontext",
+    "write_w3c",
 ]
 
 IMPLEMENTATION: Final = "plain"
 
 _MASK56: Final = (1 << 56) - 1
+
+C = TypeVar("C")
 
 
 @final
@@ -380,7 +393,7 @@ class Span:
 
     def __del__(self) -> None:
         if not getattr(self, "_ended", True):
-            if self.is_recording:
+            if self.is_recording and self._status == _UNSET:
                 self.set_status("cancelled", "abandoned: nobody ended the span")
             self.end()
 
@@ -595,6 +608,48 @@ def span(
     for target in targets:
         self.add_link(target)
     return self
+
+
+_formats: tuple[Callable[[Any], SpanContext | None], Callable[[SpanContext, Any], None]] = (read_w3c, write_w3c)
+
+
+def set_formats(
+    read: Callable[[Any], SpanContext | None] = read_w3c, write: Callable[[SpanContext, Any], None] = write_w3c
+) -> None:
+    """Make *read* and *write* what ``extract()`` and ``inject()`` call; without arguments, W3C's."""
+    global _formats
+    _formats = (read, write)
+
+
+def extract(carrier: Any) -> SpanContext | None:
+    """Return the context that *carrier* holds in any of the configured formats, or None: a new trace.
+
+    *carrier* is a mapping, or an iterable of ``(name, value)`` pairs, of str or bytes. What is
+    malformed counts as absent. The first format with ids wins, labels are added up. A context without
+    ids (``is_valid`` False) has labels or a decision only; a span opened under it is a root that keeps them.
+    """
+    if not isinstance(carrier, dict | list) and not hasattr(carrier, "items"):
+        if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
+            raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
+        carrier = list(carrier)  # every format reads it from the start
+    return _formats[0](carrier)
+
+
+def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
+    """Write *context*, or what is current, into *carrier* in every configured format, and return *carrier*.
+
+    *carrier* is a mutable mapping or a list of pairs. Where nothing is current it stays as it is.
+    """
+    if context is None:
+        context = current_context()
+        if context is None:
+            return carrier
+    elif isinstance(context, Span):
+        context = context.context
+    elif not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
+    _formats[1](context, carrier)
+    return carrier
 
 
 def _root(

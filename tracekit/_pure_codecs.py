@@ -13,6 +13,7 @@ __all__ = [
     "MAX_LABEL_BYTES",
     "MAX_STATE_CHARS",
     "MAX_STATE_MEMBERS",
+    "check_baggage",
     "collect",
     "count_tracestate",
     "escape_label",
@@ -20,6 +21,7 @@ __all__ = [
     "is_label_key",
     "is_state_key",
     "is_state_value",
+    "join_baggage",
     "parse_baggage",
     "parse_hex",
     "put",
@@ -162,6 +164,24 @@ def _parse_member(piece: str) -> tuple[str, str, tuple[tuple[str, str | None], .
             return None
         properties.append((name, unescape_label(setting) if equals else None))
     return key, unescape_label(value), tuple(properties)
+
+
+def check_baggage(text: str) -> int:
+    """Return how many members a ``baggage`` value has, or -1 if any of it would have to be left out or put right."""
+    members, dropped = parse_baggage(text)
+    return -1 if dropped or text.count(",") != len(members) - 1 else len(members)
+
+
+def join_baggage(texts: list[str]) -> str:
+    """Join repeated ``baggage`` fields, no further than the limit on all of them reaches."""
+    joined: list[str] = []
+    size = 0
+    for text in texts:
+        joined.append(text)
+        size += 1 + len(text)
+        if size > MAX_LABEL_BYTES:
+            break
+    return ",".join(joined)
 
 
 def format_baggage(members: Iterable[tuple[str, str, tuple[tuple[str, str | None], ...]]]) -> tuple[str, int]:

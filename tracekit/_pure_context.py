@@ -7,8 +7,8 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Final, final
 
-from ._errors import bad_traceparent
-from ._pure_codecs import HEX, MAX_STATE_CHARS, collect, count_tracestate, parse_hex, put
+from ._errors import FormatError, bad_traceparent
+from ._pure_codecs import HEX, MAX_STATE_CHARS, collect, count_tracestate, join_baggage, parse_hex, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +40,12 @@ __all__ = [
     "parse_traceparent",
     "put_state_first",
     "read_tracecontext",
+    "read_w3c",
     "set_clock",
     "set_ids",
     "set_values",
     "write_tracecontext",
+    "write_w3c",
 ]
 
 SAMPLED: Final = 0x01
@@ -131,18 +133,20 @@ _no_labels: Any = None
 _labels_type: Any = None
 _state_type: Any = None
 _make_state: Any = None
+_parse_labels: Any = None
 _restore: Any = None
 
 
 def set_values(
     no_labels: Labels,
+    parse_labels: Callable[[str], Labels],
     state_type: type[TraceState],
     make_state: Callable[[str], TraceState],
     restore: Callable[..., Any],
 ) -> None:
     """Make known what is written above this module: types of labels and tracestate, and what unpickles a context."""
-    global _labels_type, _no_labels, _state_type, _make_state, _restore
-    _labels_type, _no_labels = type(no_labels), no_labels
+    global _labels_type, _no_labels, _parse_labels, _state_type, _make_state, _restore
+    _labels_type, _no_labels, _parse_labels = type(no_labels), no_labels, parse_labels
     _state_type, _make_state = state_type, make_state
     _restore = restore
 
@@ -371,6 +375,28 @@ def read_tracecontext(carrier: Any) -> SpanContext | None:
     if state is not None and count_tracestate(state) > 0:
         context._state = state.strip(" \t")
     return context
+
+
+def read_w3c(carrier: Any) -> SpanContext | None:
+    """Return what ``traceparent``, ``tracestate`` and ``baggage`` hold together; what is bad counts as absent."""
+    try:
+        context = read_tracecontext(carrier)
+    except FormatError:
+        context = None
+    (baggage,) = collect(carrier, ("baggage",))
+    if baggage is None:
+        return context
+    labels = _parse_labels(join_baggage(baggage) if isinstance(baggage, list) else baggage)
+    if not labels:
+        return context
+    return make_from_parts(0, 0, DEFERRED, "", labels, False) if context is None else context.replace(labels=labels)
+
+
+def write_w3c(context: SpanContext, carrier: Any) -> None:
+    """Set ``traceparent`` and ``tracestate`` of a valid context, and ``baggage`` where there are labels."""
+    write_tracecontext(context, carrier)
+    if context._labels is not None:  # else a baggage header that the program set by itself stays
+        put(carrier, "baggage", str(context._labels))
 
 
 def write_tracecontext(context: SpanContext, carrier: Any) -> None:

@@ -133,24 +133,30 @@ __all__ = [
     "adopt_scopes",
     "after_fork",
     "buffer",
+    "check_baggage",
     "check_clock",
     "collect",
     "count_tracestate",
     "current_context",
     "current_span",
     "escape_label",
+    "extract",
     "format_baggage",
     "format_traceparent",
+    "inject",
     "is_label_key",
     "is_state_key",
     "is_state_value",
+    "join_baggage",
     "make_context",
     "parse_baggage",
     "parse_hex",
     "parse_traceparent",
     "put",
     "read_tracecontext",
+    "read_w3c",
     "set_clock",
+    "set_formats",
     "set_ids",
     "set_tracer",
     "set_values",
@@ -159,6 +165,7 @@ __all__ = [
     "unescape_label",
     "use_scope",
     "write_tracecontext",
+    "write_w3c",
 ]
 
 IMPLEMENTATION = "compiled"
@@ -420,7 +427,8 @@ cdef class Span:
         ghost._status, ghost.recorded, ghost.owns_context = self._status, True, True
         ghost.dropped_attributes, ghost.dropped_events = self.dropped_attributes, self.dropped_events
         ghost.dropped_links, ghost.truncated_values = self.dropped_links, self.truncated_values
-        ghost.set_status("cancelled", "abandoned: nobody ended the span")
+        if ghost._status == UNSET:
+            ghost.set_status("cancelled", "abandoned: nobody ended the span")
         ghost._end(None)
 
     def __reduce__(self):
@@ -705,6 +713,53 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
         for target in links:
             self.add_link(target)
     return self
+
+
+cdef object _read = None  # W3C's, called without a detour
+cdef object _write = None
+
+
+def set_formats(read=None, write=None):
+    """Make *read* and *write* what ``extract()`` and ``inject()`` call; without arguments, W3C's."""
+    global _read, _write
+    _read, _write = read, write
+
+
+def extract(carrier):
+    """Return the context that *carrier* holds in any of the configured formats, or None: a new trace.
+
+    *carrier* is a mapping, or an iterable of ``(name, value)`` pairs, of str or bytes. What is
+    malformed counts as absent. The first format with ids wins, labels are added up. A context without
+    ids (``is_valid`` False) has labels or a decision only; a span opened under it is a root that keeps them.
+    """
+    if type(carrier) is not dict and type(carrier) is not list and not hasattr(carrier, "items"):
+        if isinstance(carrier, (str, bytes)) or not hasattr(carrier, "__iter__"):
+            raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
+        carrier = list(carrier)  # every format reads it from the start
+    return read_w3c(carrier) if _read is None else _read(carrier)
+
+
+def inject(carrier, context=None):
+    """Write *context*, or what is current, into *carrier* in every configured format, and return *carrier*.
+
+    *carrier* is a mutable mapping or a list of pairs. Where nothing is current it stays as it is.
+    """
+    cdef Scope scope
+    if context is None:
+        scope = _innermost()
+        if scope is not None:
+            context = _effective(scope)
+        if context is None:
+            return carrier
+    elif type(context) is Span:
+        context = (<Span>context).context
+    elif type(context) is not SpanContext:
+        raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
+    if _write is None:
+        write_w3c(context, carrier)
+    else:
+        _write(context, carrier)
+    return carrier
 
 
 cdef SpanContext _root(Tracer tracer, SpanContext base, name, kind, attributes):

@@ -379,6 +379,70 @@ cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
     return (key, text, () if properties is None else tuple(properties))
 
 
+def check_baggage(str text not None):
+    """Return how many members a ``baggage`` value has, or -1 if any of it would have to be left out or put right."""
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
+    cdef const uint8_t* start
+    cdef const uint8_t* stop
+    cdef const uint8_t* end
+    cdef int count = 0
+    if size > C_LABEL_BYTES or not PyUnicode_IS_ASCII(text):
+        return -1
+    start = <const uint8_t*>PyUnicode_DATA(text)
+    end = start + size
+    while start <= end:
+        stop = start
+        while stop < end and stop[0] != c",":
+            stop += 1
+        if not _is_member(start, stop):
+            return -1
+        count += 1
+        start = stop + 1
+    return count if count <= C_LABELS else -1
+
+
+cdef bint _is_member(const uint8_t* piece, const uint8_t* end) noexcept:
+    """Tell whether ``_parse_member`` would take it."""
+    cdef const uint8_t* stop
+    cdef const uint8_t* equals
+    cdef const uint8_t* part
+    cdef Py_ssize_t size
+    cdef bint is_first = True
+    while piece <= end:
+        stop = piece
+        equals = NULL
+        while stop < end and stop[0] != c";":
+            if equals == NULL and stop[0] == c"=":
+                equals = stop
+            stop += 1
+        part = piece
+        size = _strip(&part, (stop if equals == NULL else equals) - piece)
+        if size == 0 or not _all(part, size, TOKEN):
+            return False
+        if equals != NULL:
+            part = equals + 1
+            size = _strip(&part, stop - part)
+            if not _all(part, size, LABEL_VALUE):
+                return False
+        elif is_first:
+            return False
+        is_first = False
+        piece = stop + 1
+    return True
+
+
+def join_baggage(list texts not None):
+    """Join repeated ``baggage`` fields, no further than the limit on all of them reaches."""
+    cdef list joined = []
+    cdef Py_ssize_t size = 0
+    for text in texts:
+        joined.append(text)
+        size += 1 + len(text)
+        if size > C_LABEL_BYTES:
+            break
+    return ",".join(joined)
+
+
 def format_baggage(members):
     """Return the ``baggage`` value of *members*, and how many of them it holds.
 
@@ -577,6 +641,10 @@ cdef int _put(carrier, str name, str text) except -1:
     cdef Py_ssize_t position = 0
     cdef list stale = None
     if type(carrier) is dict:
+        if len(<dict>carrier) == 0:
+            if text is not None:
+                PyDict_SetItem(carrier, name, text)
+            return 0
         with cython.critical_section(carrier):
             while PyDict_Next(carrier, &position, &key, NULL):
                 if <object>key is not name and _is_named(<object>key, name) and (

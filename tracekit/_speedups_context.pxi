@@ -104,13 +104,14 @@ cdef object _no_labels = None
 cdef object _labels_type = None
 cdef object _state_type = None
 cdef object _make_state = None
+cdef object _parse_labels = None
 cdef object _restore = None
 
 
-def set_values(no_labels, state_type, make_state, restore):
+def set_values(no_labels, parse_labels, state_type, make_state, restore):
     """Make known what is written above this module: types of labels and tracestate, and what unpickles a context."""
-    global _labels_type, _no_labels, _state_type, _make_state, _restore
-    _labels_type, _no_labels = type(no_labels), no_labels
+    global _labels_type, _no_labels, _parse_labels, _state_type, _make_state, _restore
+    _labels_type, _no_labels, _parse_labels = type(no_labels), no_labels, parse_labels
     _state_type, _make_state = state_type, make_state
     _restore = restore
 
@@ -412,23 +413,62 @@ def read_tracecontext(carrier):
     Raises ``FormatError`` where ``traceparent`` is bad or came twice.
     """
     cdef list found = [None, None]
-    cdef SpanContext context = None
-    cdef object state
+    cdef SpanContext context
     _collect(carrier, _TRACECONTEXT_FIELDS, found)
-    parent = found[0]
-    if parent is None:
+    if found[0] is None:
         return None
-    if isinstance(parent, str):
-        context = _parse_traceparent(parent)
+    context = _join_tracecontext(found)
     if context is None:
-        raise _bad_traceparent(parent)
-    state = found[1]
+        raise _bad_traceparent(found[0])
+    return context
+
+
+cdef SpanContext _join_tracecontext(list found):
+    """Return the context of a ``traceparent`` and a ``tracestate`` as ``_collect`` found them; None if it is bad."""
+    cdef SpanContext context
+    cdef object state = found[1]
+    if not isinstance(found[0], str):
+        return None
+    context = _parse_traceparent(found[0])
+    if context is None or state is None:
+        return context
     if type(state) is list:
         # Only text within the limit is joined.
-        state = ",".join(state) if sum(map(len, state)) <= C_STATE_CHARS else None
-    if state is not None and _count_tracestate(state) > 0:
+        if sum(map(len, state)) > C_STATE_CHARS:
+            return context
+        state = ",".join(state)
+    if _count_tracestate(state) > 0:
         context._state = (<str>state).strip(" \t")
     return context
+
+
+cdef tuple _W3C_FIELDS = ("traceparent", "tracestate", "baggage")
+
+
+def read_w3c(carrier):
+    """Return what ``traceparent``, ``tracestate`` and ``baggage`` hold together; what is bad counts as absent."""
+    cdef list found = [None, None, None]
+    cdef SpanContext context
+    _collect(carrier, _W3C_FIELDS, found)
+    context = _join_tracecontext(found)
+    baggage = found[2]
+    if baggage is None:
+        return context
+    labels = _parse_labels(join_baggage(baggage) if type(baggage) is list else baggage)
+    if not labels:
+        return context
+    if context is None:
+        return _make_context(0, 0, 0, DEFERRED, None, labels, False)
+    context._labels = labels
+    return context
+
+
+def write_w3c(context, carrier):
+    """Set ``traceparent`` and ``tracestate`` of a valid context, and ``baggage`` where there are labels."""
+    write_tracecontext(context, carrier)
+    labels = (<SpanContext>context)._labels
+    if labels is not None:  # else a baggage header that the program set by itself stays
+        _put(carrier, "baggage", str(labels))
 
 
 def write_tracecontext(context, carrier):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from ._accel import Span, adopt_scopes, span, swap_scope
@@ -42,6 +41,8 @@ def _traced(function: Any, *, name: str) -> Any:
         return type(function)(_traced(function.__func__, name=name))
     if not callable(function):
         raise TypeError(f"traced takes a function, not {type(function).__name__}")
+    import inspect  # not at the top: it would double the cost of importing tracekit
+
     if inspect.isasyncgenfunction(function):
         return _traced_async_generator(function, name)
     if inspect.isgeneratorfunction(function):

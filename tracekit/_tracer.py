@@ -6,23 +6,33 @@ import atexit
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _propagation
 from ._accel import Tracer, after_fork, set_tracer
 from ._attributes import MISSING, clean
-from ._pipeline import Exporter, Pipeline
 from ._records import Limits, Statistics
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from ._accel import Span
+    from ._pipeline import Pipeline
     from .wire import Format
 
-__all__ = ["configure", "flush", "shutdown", "statistics"]
+__all__ = ["Exporter", "configure", "flush", "shutdown", "statistics"]
 
-_pipeline = Pipeline()
-_is_hooked = False
+_pipeline: Pipeline | None = None
+
+
+class Exporter(Protocol):
+    """Where finished spans go. Both methods are called from one thread, never at the same time."""
+
+    def export(self, spans: Sequence[Span]) -> None:
+        """Take *spans*, at most 2048; raise where they could not be delivered: they are counted as failed."""
+
+    def shutdown(self) -> None:
+        """Release what the exporter holds; no call follows."""
 
 
 def configure(
@@ -68,25 +78,24 @@ def configure(
         raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
     chosen = _formats(formats)
     tracer = _tracer(sampler, exporter is not None, limits or Limits(), _resource(service, resource))
-    _hook()
-    _pipeline.use(exporter, capacity=buffer_size, interval_s=export_interval_s, timeout_s=5.0)
-    _propagation.set_formats(chosen)
+    _started().use(exporter, capacity=buffer_size, interval_s=export_interval_s, timeout_s=5.0)
+    _propagation.use_formats(chosen)
     set_tracer(tracer)
 
 
 def flush(timeout_s: float = 5.0) -> bool:
     """Export every span that has ended; return whether that was done within *timeout_s*."""
-    return _pipeline.flush(_seconds(timeout_s))
+    return _started().flush(_seconds(timeout_s))
 
 
 def shutdown(timeout_s: float = 5.0) -> bool:
     """Flush and close the exporter; return whether that was done within *timeout_s*. Runs at exit by itself."""
-    return _pipeline.shutdown(_seconds(timeout_s))
+    return _started().shutdown(_seconds(timeout_s))
 
 
 def statistics() -> Statistics:
     """Return where every span of this process went."""
-    return _pipeline.statistics()
+    return _started().statistics()
 
 
 def _seconds(timeout_s: float) -> float:
@@ -143,17 +152,22 @@ def _resource(service: str, attributes: Mapping[str, Any] | None) -> Mapping[str
     return MappingProxyType(resource)
 
 
-def _hook() -> None:
-    global _is_hooked
-    if not _is_hooked:
-        _is_hooked = True
+def _started() -> Pipeline:
+    """Return this process's pipeline, made when it is first needed; a program that only propagates never imports it."""
+    global _pipeline
+    if _pipeline is None:
+        from ._pipeline import Pipeline
+
+        _pipeline = Pipeline()
         atexit.register(shutdown)
         _pipeline.finish_in_child()
+    return _pipeline
 
 
 def _after_fork() -> None:
     after_fork()
-    _pipeline.after_fork()
+    if _pipeline is not None:
+        _pipeline.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .._accel import MAX_LABEL_BYTES, SpanContext, collect, put, read_tracecontext, write_tracecontext
+from .._accel import SpanContext, collect, join_baggage, put, read_tracecontext, write_tracecontext
 from .._labels import Labels
 
 __all__ = ["BAGGAGE", "TRACECONTEXT"]
@@ -39,7 +39,7 @@ class _Baggage:
         if text is None:
             return None
         if isinstance(text, list):
-            text = _joined(text)
+            text = join_baggage(text)
         labels = Labels.parse(text)
         return SpanContext(labels=labels) if labels else None
 
@@ -48,17 +48,6 @@ class _Baggage:
         labels = context.labels
         if labels:  # else a baggage header that the program set by itself stays
             put(carrier, "baggage", str(labels))
-
-
-def _joined(texts: list[str]) -> str:
-    """Join repeated ``baggage`` fields, no further than the limit on all of them reaches."""
-    joined, size = [], 0
-    for text in texts:
-        joined.append(text)
-        size += 1 + len(text)
-        if size > MAX_LABEL_BYTES:
-            break
-    return ",".join(joined)
 
 
 TRACECONTEXT: Final = _TraceContext()
