@@ -69,7 +69,8 @@ def test_the_wheel_holds_the_extension_and_a_fresh_environment_finds_it(built, t
 
 
 def test_the_sdist_holds_all_that_a_build_needs(built):
-    names = {name.partition("/")[2] for name in tarfile.open(built[0]).getnames()}
+    with tarfile.open(built[0]) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {
         "setup.py",
         "pyproject.toml",

@@ -136,7 +136,7 @@ class TwinMachine(RuleBasedStateMachine):
     @initialize()
     def start(self):
         gc.freeze()  # so that collecting what a life leaves behind is quick
-        self.contexts = [contextvars.Context()]
+        self.contexts = [{name: contextvars.Context() for name in TWINS}]
         self.spans = {name: [] for name in TWINS}
         self.scopes = {name: [] for name in TWINS}
         self.now = NOW
@@ -190,7 +190,7 @@ class TwinMachine(RuleBasedStateMachine):
         outcomes, results = [], []
         for name, twin in TWINS.items():
             try:
-                result = context.run(do, name, twin)
+                result = context[name].run(do, name, twin)
             except (TypeError, ValueError, RuntimeError) as error:
                 result = None
                 outcomes.append(type(error))  # of two wrong arguments each twin may name another
@@ -367,7 +367,8 @@ class TwinMachine(RuleBasedStateMachine):
     @rule(at=at)
     def spawn(self, at):
         if len(self.contexts) < 4:
-            self.contexts.append(self.contexts[at % len(self.contexts)].run(contextvars.copy_context))
+            spawner = self.contexts[at % len(self.contexts)]
+            self.contexts.append({name: context.run(contextvars.copy_context) for name, context in spawner.items()})
 
     @rule(at=at)
     def end_task(self, at):

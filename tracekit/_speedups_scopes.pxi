@@ -105,7 +105,7 @@ cdef int _open(Scope scope) except -1:
 
 
 cdef int _close(Scope scope) except -1:
-    cdef Scope anchor, held
+    cdef Scope held
     if scope.stand_in is not None:
         _close(scope.stand_in)  # one step: it has none of its own
         if _held() is scope:  # inherited before it was replaced
@@ -121,18 +121,25 @@ cdef int _close(Scope scope) except -1:
         if held is not None and held.kind == LABELS:
             _settle(held)
         if _is_here(scope):
-            # An ordinary close. Nobody pops this scope again, so a chain of tasks that each start the
-            # next one does not grow; labels still need the span or remote context that they stood on.
-            scope.owner = None
-            anchor = scope.prev if scope.kind == LABELS else None
-            while anchor is not None and anchor.kind == LABELS:
-                anchor = anchor.prev
-            scope.prev = anchor
+            _forget_prev(scope)  # an ordinary close
     elif held is not None and _is_here(scope):
         _rebuild(held, scope)
+    elif scope.owner is not None and tk_referent(<PyObject*>scope.owner) is None:
+        _forget_prev(scope)  # its Context is gone
     elif held is not None and held.closed and held.kind == SPAN and _held_span(held) is scope.span:
         PyContextVar_Set(_current, _live(held.prev))  # inherited before this scope took its place
     _release(scope)
+    return 0
+
+
+cdef inline int _forget_prev(Scope scope) except -1:
+    """Let go of what is under *scope*, which nobody can pop any more, so that a chain of tasks does not grow."""
+    cdef Scope anchor = scope.prev if scope.kind == LABELS else None
+    # Labels still need the span or remote context that they stood on.
+    while anchor is not None and anchor.kind == LABELS:
+        anchor = anchor.prev
+    scope.prev = anchor
+    scope.owner = None
     return 0
 
 
