@@ -10,7 +10,7 @@ import pytest
 import tracekit
 from tracekit import _current, _pure
 from tracekit._accel import buffer
-from tracekit._labels import NO_LABELS, parse_labels
+from tracekit._labels import NO_LABELS, make_labels, parse_labels
 from tracekit._tracestate import TraceState, make_state
 
 from .contender_tracekit import NullExporter
@@ -44,7 +44,7 @@ def _twins():
     if tracekit.IMPLEMENTATION == "compiled":
         twins.append(pytest.param(importlib.import_module("tracekit._speedups"), id="compiled"))
         # Only the active twin has been told what is written above it.
-        _pure.set_values(NO_LABELS, parse_labels, TraceState, make_state, _current._restore_context)
+        _pure.set_values(NO_LABELS, parse_labels, make_labels, TraceState, make_state, _current._restore_context)
     return twins
 
 

@@ -10,7 +10,7 @@ import pytest
 import tracekit
 from tracekit import _pure
 from tracekit._current import _restore_context
-from tracekit._labels import NO_LABELS, parse_labels
+from tracekit._labels import NO_LABELS, make_labels, parse_labels
 from tracekit._tracestate import TraceState, make_state
 from tracekit.testing import MemoryExporter
 
@@ -31,7 +31,7 @@ def _twins():
     for name, twin in twins.items():
         if name != tracekit.IMPLEMENTATION:
             # The package has done so for the twin that it uses.
-            twin.set_values(NO_LABELS, parse_labels, TraceState, make_state, _restore_context)
+            twin.set_values(NO_LABELS, parse_labels, make_labels, TraceState, make_state, _restore_context)
     return [pytest.param(twin, id=name) for name, twin in twins.items()]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tracekit import _current, _pure
 from tracekit._accel import IMPLEMENTATION
-from tracekit._labels import NO_LABELS, parse_labels
+from tracekit._labels import NO_LABELS, make_labels, parse_labels
 from tracekit._tracestate import TraceState, make_state
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _twins() -> dict[str, ModuleType]:
     for name, twin in twins.items():
         if name != IMPLEMENTATION:
             # The package has told these types to the twin that it uses.
-            twin.set_values(NO_LABELS, parse_labels, TraceState, make_state, _current._restore_context)
+            twin.set_values(NO_LABELS, parse_labels, make_labels, TraceState, make_state, _current._restore_context)
     return twins
 
 

@@ -15,7 +15,7 @@ from ._accel import (
     set_values,
     use_scope,
 )
-from ._labels import NO_LABELS, Labels, parse_labels
+from ._labels import NO_LABELS, Labels, make_labels, parse_labels
 from ._tracestate import TraceState, make_state
 
 if TYPE_CHECKING:
@@ -90,4 +90,4 @@ def _restore_context(id: bytes, flags: int, state: str, labels: str, is_remote: 
     return make_context(id, flags, str(TraceState.parse(state)), Labels.parse(labels) or None, is_remote)
 
 
-set_values(NO_LABELS, parse_labels, TraceState, make_state, _restore_context)
+set_values(NO_LABELS, parse_labels, make_labels, TraceState, make_state, _restore_context)

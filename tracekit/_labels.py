@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from ._accel import check_baggage, format_baggage, is_label_key, parse_baggage
 from ._errors import clip
 
-__all__ = ["NO_LABELS", "Labels", "parse_labels"]
+__all__ = ["NO_LABELS", "Labels", "make_labels", "parse_labels"]
 
 Property: TypeAlias = tuple[str, str | None]
 Member: TypeAlias = tuple[str, str, tuple[Property, ...]]
@@ -161,13 +161,24 @@ def _member(key: object, value: object, properties: tuple[Property, ...] = ()) -
 def parse_labels(text: str) -> Labels:
     """Return the labels of a ``baggage`` value, which is checked now and taken apart when somebody looks."""
     if check_baggage(text) > 0:
-        # What is whole goes out as it came: written again, it could be too long.
-        return _make(None, 0, text.strip(" \t"))
+        return make_labels(text.strip(" \t"))
     return _bounded(*parse_baggage(text))
 
 
+_new = object.__new__
+
+
+def make_labels(text: str) -> Labels:
+    """Return the labels of a ``baggage`` value that has been checked; it goes out as it came."""
+    labels = _new(Labels)
+    labels._members = labels._view = None
+    labels._text = text
+    labels._dropped = 0
+    return labels
+
+
 def _make(members: tuple[Member, ...] | None, dropped: int, text: str | None = None) -> Labels:
-    labels = object.__new__(Labels)
+    labels = _new(Labels)
     labels._members = members
     labels._dropped = dropped
     labels._text = text

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, final
 
 from ._errors import FormatError, bad_traceparent
-from ._pure_codecs import HEX, MAX_STATE_CHARS, collect, count_tracestate, join_baggage, parse_hex, put
+from ._pure_codecs import HEX, MAX_STATE_CHARS, check_baggage, collect, count_tracestate, join_baggage, parse_hex, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,19 +134,22 @@ _labels_type: Any = None
 _state_type: Any = None
 _make_state: Any = None
 _parse_labels: Any = None
+_make_labels: Any = None
 _restore: Any = None
 
 
 def set_values(
     no_labels: Labels,
     parse_labels: Callable[[str], Labels],
+    make_labels: Callable[[str], Labels],
     state_type: type[TraceState],
     make_state: Callable[[str], TraceState],
     restore: Callable[..., Any],
 ) -> None:
     """Make known what is written above this module: types of labels and tracestate, and what unpickles a context."""
-    global _labels_type, _no_labels, _parse_labels, _state_type, _make_state, _restore
+    global _labels_type, _no_labels, _parse_labels, _make_labels, _state_type, _make_state, _restore
     _labels_type, _no_labels, _parse_labels = type(no_labels), no_labels, parse_labels
+    _make_labels = make_labels
     _state_type, _make_state = state_type, make_state
     _restore = restore
 
@@ -386,9 +389,14 @@ def read_w3c(carrier: Any) -> SpanContext | None:
     (baggage,) = collect(carrier, ("baggage",))
     if baggage is None:
         return context
-    labels = _parse_labels(join_baggage(baggage) if isinstance(baggage, list) else baggage)
-    if not labels:
-        return context
+    if isinstance(baggage, list):
+        baggage = join_baggage(baggage)
+    if check_baggage(baggage) > 0:
+        labels = _make_labels(baggage.strip(" \t"))
+    else:
+        labels = _parse_labels(baggage)
+        if not labels:
+            return context
     return make_from_parts(0, 0, DEFERRED, "", labels, False) if context is None else context.replace(labels=labels)
 
 

@@ -736,7 +736,7 @@ def extract(carrier):
         if isinstance(carrier, (str, bytes)) or not hasattr(carrier, "__iter__"):
             raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
         carrier = list(carrier)  # every format reads it from the start
-    return read_w3c(carrier) if _read is None else _read(carrier)
+    return _read_w3c(carrier) if _read is None else _read(carrier)
 
 
 def inject(carrier, context=None):
@@ -756,7 +756,7 @@ def inject(carrier, context=None):
     elif type(context) is not SpanContext:
         raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
     if _write is None:
-        write_w3c(context, carrier)
+        _write_w3c(<SpanContext>context, carrier)
     else:
         _write(context, carrier)
     return carrier

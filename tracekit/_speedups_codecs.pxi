@@ -381,6 +381,10 @@ cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
 
 def check_baggage(str text not None):
     """Return how many members a ``baggage`` value has, or -1 if any of it would have to be left out or put right."""
+    return _check_baggage(text)
+
+
+cdef int _check_baggage(str text) noexcept:
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
     cdef const uint8_t* start
     cdef const uint8_t* stop

@@ -105,13 +105,15 @@ cdef object _labels_type = None
 cdef object _state_type = None
 cdef object _make_state = None
 cdef object _parse_labels = None
+cdef object _make_labels = None
 cdef object _restore = None
 
 
-def set_values(no_labels, parse_labels, state_type, make_state, restore):
+def set_values(no_labels, parse_labels, make_labels, state_type, make_state, restore):
     """Make known what is written above this module: types of labels and tracestate, and what unpickles a context."""
-    global _labels_type, _no_labels, _parse_labels, _state_type, _make_state, _restore
+    global _labels_type, _no_labels, _parse_labels, _make_labels, _state_type, _make_state, _restore
     _labels_type, _no_labels, _parse_labels = type(no_labels), no_labels, parse_labels
+    _make_labels = make_labels
     _state_type, _make_state = state_type, make_state
     _restore = restore
 
@@ -438,8 +440,16 @@ cdef SpanContext _join_tracecontext(list found):
             return context
         state = ",".join(state)
     if _count_tracestate(state) > 0:
-        context._state = (<str>state).strip(" \t")
+        context._state = _stripped(state)
     return context
+
+
+cdef str _stripped(str text):
+    """Return ASCII *text*, not empty, without the white space around it; mostly *text* itself."""
+    cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(text)
+    if _is_space(chars[0]) or _is_space(chars[PyUnicode_GET_LENGTH(text) - 1]):
+        return text.strip(" \t")
+    return text
 
 
 cdef tuple _W3C_FIELDS = ("traceparent", "tracestate", "baggage")
@@ -447,6 +457,10 @@ cdef tuple _W3C_FIELDS = ("traceparent", "tracestate", "baggage")
 
 def read_w3c(carrier):
     """Return what ``traceparent``, ``tracestate`` and ``baggage`` hold together; what is bad counts as absent."""
+    return _read_w3c(carrier)
+
+
+cdef SpanContext _read_w3c(carrier):
     cdef list found = [None, None, None]
     cdef SpanContext context
     _collect(carrier, _W3C_FIELDS, found)
@@ -454,9 +468,14 @@ def read_w3c(carrier):
     baggage = found[2]
     if baggage is None:
         return context
-    labels = _parse_labels(join_baggage(baggage) if type(baggage) is list else baggage)
-    if not labels:
-        return context
+    if type(baggage) is list:
+        baggage = join_baggage(baggage)
+    if _check_baggage(baggage) > 0:
+        labels = _make_labels(_stripped(baggage))
+    else:
+        labels = _parse_labels(baggage)
+        if not labels:
+            return context
     if context is None:
         return _make_context(0, 0, 0, DEFERRED, None, labels, False)
     context._labels = labels
@@ -465,10 +484,23 @@ def read_w3c(carrier):
 
 def write_w3c(context, carrier):
     """Set ``traceparent`` and ``tracestate`` of a valid context, and ``baggage`` where there are labels."""
-    write_tracecontext(context, carrier)
-    labels = (<SpanContext>context)._labels
-    if labels is not None:  # else a baggage header that the program set by itself stays
-        _put(carrier, "baggage", str(labels))
+    if type(context) is not SpanContext:
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    _write_w3c(<SpanContext>context, carrier)
+
+
+cdef int _write_w3c(SpanContext context, carrier) except -1:
+    if type(carrier) is dict and len(<dict>carrier) == 0:  # the common case: nothing stale to look for
+        if context._is_valid():
+            PyDict_SetItem(carrier, "traceparent", _format_traceparent(context))
+            if context._state is not None:
+                PyDict_SetItem(carrier, "tracestate", context._state)
+    elif context._is_valid():
+        _put(carrier, "traceparent", _format_traceparent(context))
+        _put(carrier, "tracestate", context._state)
+    if context._labels is not None:  # else a baggage header that the program set by itself stays
+        _put(carrier, "baggage", str(context._labels))
+    return 0
 
 
 def write_tracecontext(context, carrier):
@@ -476,6 +508,6 @@ def write_tracecontext(context, carrier):
     if type(context) is not SpanContext:
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     cdef SpanContext plain = <SpanContext>context
-    if plain.span and (plain.high | plain.low):
+    if plain._is_valid():
         _put(carrier, "traceparent", _format_traceparent(plain))
         _put(carrier, "tracestate", plain._state)
