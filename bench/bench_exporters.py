@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
-from tracekit.exporters.console import ConsoleExporter
 
 import tracekit
+from tracekit.exporters.console import ConsoleExporter
 from tracekit.exporters.sqlite import SQLiteExporter
 
 from . import inputs

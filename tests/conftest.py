@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import pytest
 
 import tracekit
-from tracekit import _pure
-from tracekit._current import _restore_context
-from tracekit._labels import NO_LABELS, make_labels, parse_labels
-from tracekit._tracestate import TraceState, make_state
 from tracekit.testing import MemoryExporter
+
+from .vectors import TWINS
 
 BACKENDS = [
     pytest.param(("asyncio", {}), id="asyncio"),
@@ -22,20 +19,7 @@ if sys.platform != "win32":
     BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"))
 
 
-def _twins():
-    twins = {"plain": _pure}
-    try:
-        twins["compiled"] = importlib.import_module("tracekit._speedups")
-    except ModuleNotFoundError:  # a plain install, with one twin
-        pass
-    for name, twin in twins.items():
-        if name != tracekit.IMPLEMENTATION:
-            # The package has done so for the twin that it uses.
-            twin.set_values(NO_LABELS, parse_labels, make_labels, TraceState, make_state, _restore_context)
-    return [pytest.param(twin, id=name) for name, twin in twins.items()]
-
-
-@pytest.fixture(params=_twins())
+@pytest.fixture(params=[pytest.param(twin, id=name) for name, twin in TWINS.items()])
 def twin(request):
     """The module of one twin; for what is a pure function or a value of its own."""
     return request.param

@@ -312,6 +312,23 @@ def test_an_ended_span_is_freed_with_its_last_reference():
     assert dead() is None
 
 
+def test_a_finished_span_keeps_nothing_of_the_context_it_was_entered_in(exporter):
+    class Large:
+        pass
+
+    variable = contextvars.ContextVar("variable")
+    context, value = contextvars.Context(), Large()
+    dead = weakref.ref(value)
+    context.run(variable.set, value)
+    span = tracekit.span("job")
+    context.run(span.__enter__)
+    span.end()
+    assert exporter.spans == [span]
+    del context, value
+    gc.collect()
+    assert dead() is None
+
+
 # ---- not recorded
 
 

@@ -1,0 +1,48 @@
+"""Every example runs, and prints what it promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+PRINTED = {
+    "tasks.py": """
+        checkout
+          reserve
+            look_up
+          reserve
+            look_up
+          receipt
+            line
+            line
+          send
+          send
+          audit
+        """,
+    "service.py": """
+        acme: 42
+        buy
+          GET
+            GET /price/{cart}
+              add up
+        """,
+    "nursery.py": """
+        order [cancelled]
+          pick
+            seal
+        """,
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_an_example_prints_what_it_promises(name):
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == textwrap.dedent(PRINTED[name]).strip()
