@@ -374,6 +374,9 @@ class TwinMachine(RuleBasedStateMachine):
     def end_task(self, at):
         if len(self.contexts) > 1:
             del self.contexts[at % len(self.contexts)]
+            # When a closed scope lets go of what was under it, once its task is gone, is each twin's own affair.
+            for scopes in self.scopes.values():
+                scopes.clear()
             gc.collect()
 
     # ---- around
@@ -436,4 +439,6 @@ class TwinMachine(RuleBasedStateMachine):
 
 
 TestTwinsOfSpans = TwinMachine.TestCase
-TestTwinsOfSpans.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTwinsOfSpans.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, database=None
+)
