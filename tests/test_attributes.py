@@ -13,10 +13,12 @@ import types
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracekit._attributes import MISSING, clean
+
+same = settings(deadline=None, derandomize=True, database=None)
 
 
 class Text(str):
@@ -323,6 +325,7 @@ def is_plain(value, limit, depth=3):
     )
 
 
+@same
 @given(values, st.integers(0, 10))
 def test_whatever_is_kept_is_plain_and_within_its_limits(value, limit):
     plain, cuts = clean(value, limit)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracekit
 from tracekit import AlwaysOff, AlwaysOn, Rate, Ratio
 from tracekit._sampling import NEVER, threshold, threshold_text
 from tracekit.testing import MemoryExporter
+
+same = settings(deadline=None, derandomize=True, database=None)
 
 
 class TraceIds:
@@ -82,6 +84,7 @@ def test_leading_zeros_of_a_threshold_stay(number, text):
     assert threshold_text(number) == text
 
 
+@same
 @given(st.floats(0, 1))
 def test_a_threshold_is_within_its_precision_of_the_probability(probability):
     number = threshold(probability)
@@ -93,6 +96,7 @@ def test_a_threshold_is_within_its_precision_of_the_probability(probability):
         assert len(threshold_text(number)) <= 14
 
 
+@same
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_larger_probability_never_has_the_larger_threshold(one, other):
     low, high = sorted((one, other))
@@ -154,6 +158,7 @@ def test_a_ratio_keeps_its_share():
     assert 850 < kept < 1150, "five standard deviations either way"
 
 
+@same
 @given(st.floats(0.001, 1), st.floats(0.001, 1), st.integers(1, 2**128 - 1))
 def test_services_with_different_ratios_agree_as_far_as_they_can(one, other, trace_id):
     low, high = sorted((one, other))

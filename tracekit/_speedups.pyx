@@ -1,10 +1,11 @@
-# cython: language_level=3, freethreading_compatible=True, always_allow_keywords=True
+# cython: language_level=3, always_allow_keywords=True
 """The compiled twin: the same names in the same order as ``_pure.py``, which says how it works.
 
 What is particular here: ids are three ``uint64``; ``SpanContext``, ``Scope`` and ``Span`` come from
 freelists; a scope's owner is a weak reference to the ``contextvars.Context`` it was opened in, whose
-identity a bare address would not prove. In a build with the GIL a C function runs undivided, which
-every counter and list here relies on; in a free-threaded build critical sections and atomics do it.
+identity a bare address would not prove. A C function runs undivided under the GIL, which every
+counter and list here relies on; a free-threaded interpreter turns its GIL on to load this module, as
+it does for any that does not say otherwise.
 """
 
 cimport cython
@@ -55,19 +56,6 @@ cdef extern from *:
     }
     #endif
 
-    #ifdef Py_GIL_DISABLED
-    #define TK_FREE_THREADED 1
-    static PyMutex tk_mutex;
-    #define TK_LOCK() PyMutex_Lock(&tk_mutex)
-    #define TK_UNLOCK() PyMutex_Unlock(&tk_mutex)
-    #define TK_COUNT(counter) __atomic_fetch_add(&(counter), 1, __ATOMIC_RELAXED)
-    #else
-    #define TK_FREE_THREADED 0
-    #define TK_LOCK()
-    #define TK_UNLOCK()
-    #define TK_COUNT(counter) ((counter)++)
-    #endif
-
     static inline PyObject *tk_running_context(void) {
         return PyThreadState_Get()->context;  /* borrowed; NULL before a thread's first ContextVar */
     }
@@ -93,11 +81,7 @@ cdef extern from *:
     #endif
     }
     """
-    const bint TK_FREE_THREADED
     int64_t tk_monotonic_ns() noexcept
-    void TK_LOCK() noexcept
-    void TK_UNLOCK() noexcept
-    void TK_COUNT(int64_t) noexcept
     PyObject* tk_running_context() noexcept
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_referent(PyObject*)
@@ -220,7 +204,6 @@ cdef class Span:
     cdef Tracer tracer
     # The innermost open scope of this span, borrowed: it owns the span while open, and clears this when it goes.
     cdef PyObject* scope
-    cdef Scope owned_scope  # the same, owned, where threads without a GIL could see it go
     cdef str _name
     cdef str _kind
     cdef str description
@@ -259,28 +242,24 @@ cdef class Span:
     @property
     def attributes(self):
         """What was recorded about the work; a read-only view."""
-        with cython.critical_section(self):
-            return _NO_ATTRIBUTES if self._attributes is None else _MappingProxyType(self._attributes)
+        return _NO_ATTRIBUTES if self._attributes is None else _MappingProxyType(self._attributes)
 
     @property
     def events(self):
         """What happened during the work, in order."""
-        with cython.critical_section(self):
-            if self._events is None:
-                return ()
-            return tuple([_event(name, time_ns, attributes) for name, time_ns, attributes in self._events])
+        if self._events is None:
+            return ()
+        return tuple([_event(name, time_ns, attributes) for name, time_ns, attributes in self._events])
 
     @property
     def links(self):
         """Which other spans caused the work."""
-        with cython.critical_section(self):
-            return () if self._links is None else tuple(self._links)
+        return () if self._links is None else tuple(self._links)
 
     @property
     def status(self):
         """How the work went."""
-        with cython.critical_section(self):
-            return _Status(_STATUS_CODES[self._status], self.description or "")
+        return _Status(_STATUS_CODES[self._status], self.description or "")
 
     @property
     def resource(self):
@@ -297,7 +276,6 @@ cdef class Span:
         """Whether what is written to the span is kept: it is sampled, somebody exports it, and it has not ended."""
         return self.recorded and not self._ended
 
-    @cython.critical_section
     def set_attribute(self, key, value):
         """Record *value* under *key*, in place of an earlier one. See ``_attributes`` for what a value may be."""
         if not isinstance(key, str):
@@ -305,14 +283,12 @@ cdef class Span:
         if self.recorded and not self._ended:
             self._put(key if type(key) is str else str.__str__(key), value)
 
-    @cython.critical_section
     def set_attributes(self, attributes):
         """Record every item of *attributes*."""
         items = _items(attributes)
         if self.recorded and not self._ended:
             self._put_all(items)
 
-    @cython.critical_section
     def add_event(self, name, attributes=None, *, time_ns=None):
         """Record that something happened, now or at *time_ns* (Unix time)."""
         cdef dict cleaned = None
@@ -332,7 +308,6 @@ cdef class Span:
             cleaned = self._clean(items)
         self._events.append((str.__str__(name), self._now() if time_ns is None else _ns(time_ns), cleaned))
 
-    @cython.critical_section
     def add_link(self, target, attributes=None):
         """Record that *target* caused this work without being its parent."""
         context, own = _link(target)
@@ -347,7 +322,6 @@ cdef class Span:
         cleaned = self._clean(items)
         self._links.append(_Link(context, _NO_ATTRIBUTES if cleaned is None else _MappingProxyType(cleaned)))
 
-    @cython.critical_section
     def set_status(self, code, description=""):
         """Say how the work went. "ok" is final, "unset" changes nothing, as in OpenTelemetry."""
         cdef int number = _index(_STATUS_CODES, code, "code")
@@ -367,7 +341,6 @@ cdef class Span:
         if self.recorded and not self._ended:
             self.add_event("exception", {**_exception_attributes(exception), **dict(items)})
 
-    @cython.critical_section
     def update_name(self, name):
         """Give the span another name."""
         if not isinstance(name, str):
@@ -381,7 +354,6 @@ cdef class Span:
             raise TypeError(f"end_ns must be int, not {type(end_ns).__name__}")
         self._end(end_ns)
 
-    @cython.critical_section
     def __enter__(self):
         cdef Scope scope
         if not self.owns_context:
@@ -394,8 +366,6 @@ cdef class Span:
             scope.outer = <Scope>self.scope
         _open(scope)
         self.scope = <PyObject*>scope
-        if TK_FREE_THREADED:
-            self.owned_scope = scope
         return self
 
     def __exit__(self, kind, exc, traceback):
@@ -415,8 +385,8 @@ cdef class Span:
         if self._ended or self.context is None or self.generation != _generation:
             return
         if not self.recorded:
-            TK_COUNT(_buffer.ended_count)
-            TK_COUNT(_buffer.unsampled_count)
+            _buffer.ended_count += 1
+            _buffer.unsampled_count += 1
             return
         # Nobody ended it and nobody can any more: what it holds moves to a span that can be exported.
         ghost = Span.__new__(Span)
@@ -438,19 +408,15 @@ cdef class Span:
         state = "ended" if self._ended else "open"
         return f"<Span {_clip_name(self._name)} {self.context.trace_id}/{self.context.span_id} {state}>"
 
-    @cython.critical_section
     cdef Scope _leave(self):
         cdef Scope scope
         if self.scope == NULL:
             return None
         scope = <Scope>self.scope
         self.scope = <PyObject*>scope.outer if scope.outer is not None else NULL
-        if TK_FREE_THREADED:
-            self.owned_scope = scope.outer
         scope.outer = None
         return scope
 
-    @cython.critical_section
     cdef int _end(self, object end_ns) except -1:
         if self._ended:
             return 0
@@ -527,7 +493,7 @@ cdef object _event(name, time_ns, attributes):
 
 
 cdef object _items(attributes):
-    """Return the pairs of a mapping with str keys as a list, or the mapping itself where it is a dict with plain ones."""
+    """Return the pairs of a mapping with str keys as a list, or the mapping itself if it is a dict with plain ones."""
     cdef list items
     cdef bint is_plain = True
     cdef PyObject* key
@@ -610,14 +576,11 @@ cdef class Tracer:
 
 
 cdef Tracer _tracer = Tracer()
-cdef list _retired = []
 
 
 def set_tracer(Tracer tracer not None):
     """Make *tracer* the one that new spans are made by."""
     global _tracer
-    if TK_FREE_THREADED:
-        _retired.append(_tracer)  # another thread may be reading the pointer without a reference of its own
     _tracer = tracer
 
 
@@ -702,7 +665,7 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
                 base._labels,
                 False,
             )
-    TK_COUNT(_buffer.started_count)
+    _buffer.started_count += 1
     if tracer.recording and self.context.bits & SAMPLED:
         self.recorded = True
         self.anchor = _anchor
@@ -829,7 +792,6 @@ cdef class Buffer:
         self.wake = None
         self.reset()
 
-    @cython.critical_section
     def reset(self):
         """Forget every span and every count."""
         self._spans = []
@@ -855,30 +817,27 @@ cdef class Buffer:
         """Count *span*, which has ended, and keep it if it was recorded and there is room."""
         self._add(span)
 
-    @cython.critical_section
     cdef int _add(self, Span span) except -1:
         cdef Py_ssize_t count
-        TK_COUNT(self.ended_count)
+        self.ended_count += 1
         if not span.recorded:
-            TK_COUNT(self.unsampled_count)
+            self.unsampled_count += 1
             return 0
         count = PyList_GET_SIZE(self._spans)
         if count >= self.capacity or not self.is_open:
-            TK_COUNT(self.dropped_count)
+            self.dropped_count += 1
             return 0
         self._spans.append(span)
         if (count == 0 or count == self.capacity >> 1) and self.wake is not None:
             self.wake()
         return 0
 
-    @cython.critical_section
     def drain(self):
         """Take out every span."""
         cdef list spans = self._spans
         self._spans = []
         return spans
 
-    @cython.critical_section
     def counts(self):
         """Return started, ended, dropped, unsampled and waiting, of one moment."""
         return (

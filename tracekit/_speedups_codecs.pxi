@@ -539,11 +539,10 @@ cdef int _collect(carrier, tuple names, list found) except -1:
     cdef bint is_mapping
     if type(carrier) is dict:
         # Nothing below runs code of the program's, so the dict cannot change on the way.
-        with cython.critical_section(carrier):
-            while PyDict_Next(carrier, &position, &key, &value):
-                index = _find(<object>key, names, True)
-                if index >= 0:
-                    _take(found, index, <object>value)
+        while PyDict_Next(carrier, &position, &key, &value):
+            index = _find(<object>key, names, True)
+            if index >= 0:
+                _take(found, index, <object>value)
         return 0
     if type(carrier) is list:
         for pair in <list>carrier:
@@ -649,14 +648,13 @@ cdef int _put(carrier, str name, str text) except -1:
             if text is not None:
                 PyDict_SetItem(carrier, name, text)
             return 0
-        with cython.critical_section(carrier):
-            while PyDict_Next(carrier, &position, &key, NULL):
-                if <object>key is not name and _is_named(<object>key, name) and (
-                    not isinstance(<object>key, str) or <object>key != name
-                ):
-                    if stale is None:
-                        stale = []
-                    stale.append(<object>key)
+        while PyDict_Next(carrier, &position, &key, NULL):
+            if <object>key is not name and _is_named(<object>key, name) and (
+                not isinstance(<object>key, str) or <object>key != name
+            ):
+                if stale is None:
+                    stale = []
+                stale.append(<object>key)
         if stale is not None:
             for other in stale:
                 (<dict>carrier).pop(other, None)

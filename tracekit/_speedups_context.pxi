@@ -16,21 +16,16 @@ cdef uint64_t _draw() except 0:
     cdef uint64_t word = 0
     cdef bytes octets
     while word == 0:
-        TK_LOCK()
         if _pool_left:
             _pool_left -= 1
             word = _pool[_pool_left]
-            TK_UNLOCK()
         else:
-            TK_UNLOCK()
             # os.urandom, not random: random.seed() in user code must not repeat an id.
             octets = _os.urandom(POOL * 8)
             if PyBytes_GET_SIZE(octets) != POOL * 8:
                 raise OSError("os.urandom returned too little")
-            TK_LOCK()
             memcpy(_pool, PyBytes_AS_STRING(octets), POOL * 8)
             _pool_left = POOL
-            TK_UNLOCK()
     return word
 
 
@@ -56,15 +51,11 @@ cdef uint64_t _new_span_id() except? 0:
     while word == 0:
         if _steps_left <= 0:
             start, mask = _draw(), _draw()
-            TK_LOCK()
             _walk, _mask, _steps_left = start, mask, STRETCH
-            TK_UNLOCK()
-        TK_LOCK()
         _steps_left -= 1
         _walk += <uint64_t>0x9E3779B97F4A7C15
         word = _walk
         mask = _mask
-        TK_UNLOCK()
         word = (word ^ word >> 30) * <uint64_t>0xBF58476D1CE4E5B9
         word = (word ^ word >> 27) * <uint64_t>0x94D049BB133111EB
         word ^= word >> 31 ^ mask

@@ -146,7 +146,7 @@ cdef inline int _forget_prev(Scope scope) except -1:
 cdef inline int _release(Scope scope) except -1:
     if type(scope.span) is Span:
         # Whoever inherited this scope may still ask for the span, but no longer keeps it alive.
-        if TK_FREE_THREADED or Py_REFCNT(scope) > 1:
+        if Py_REFCNT(scope) > 1:
             scope.span = PyWeakref_NewRef(scope.span, None)
         else:
             scope.span = None
@@ -184,8 +184,6 @@ cdef bint _rebuild(Scope top, Scope closed) except -1:
             original.outer = None
         if type(original.span) is Span and (<Span>original.span).scope == <PyObject*>original:
             (<Span>original.span).scope = <PyObject*>copy
-            if TK_FREE_THREADED:
-                (<Span>original.span).owned_scope = copy
         root = original if original.origin == NULL else <Scope>original.origin
         original.origin = NULL  # it is what stood in for the root until now
         root.stand_in, copy.origin = copy, <PyObject*>root
