@@ -14,3 +14,7 @@ else:
         from ._speedups import *  # noqa: F403
     except ModuleNotFoundError:  # not built; a broken build raises ImportError, loudly
         from ._pure import *  # noqa: F403
+    except ImportError as error:
+        if "interpreter" not in str(error):
+            raise
+        from ._pure import *  # noqa: F403  - a sub-interpreter, which the extension does not load into
