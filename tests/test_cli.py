@@ -154,9 +154,11 @@ GET /checkout  shop   ━━━━━━━━━━━━━━━━━━━�
 │  path=/checkout  items=3
 ├─ reserve     stock           ╺━━━━━━━━━━━━━━━━━━━            20.0 ms ✗
 │     error: no stock
+│     labels tenant=acme
 │     note=nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn…
 └─ notify      stock                               ━━━━━━━━━━  10.0 ms ⊘
       cancelled
+      labels tenant=acme
 --all shows whole attributes, events and links
 """
     )

@@ -326,8 +326,8 @@ class _Waterfall:
             where = "another process's " if span.parent_is_remote else ""
             yield [(f"its parent, {where}{printable(span.parent_id)}, is not in this file", "yellow")]
         parent = self.by_id.get(span.parent_id or "")
-        # Labels propagate: below the span that has set them they are no news.
-        if span.labels and (parent is None or parent.labels != span.labels):
+        # Labels propagate: below the span that has set them they are no news, but in another service.
+        if span.labels and (parent is None or (parent.labels, parent.service) != (span.labels, span.service)):
             yield [("labels ", "dim"), ("  ".join(pairs(span.labels)), "")]
         if self.whole:
             yield from self._everything(span)
