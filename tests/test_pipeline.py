@@ -446,6 +446,21 @@ def test_shutdown_delivers_closes_once_and_counts_the_rest_as_dropped(exporter):
     assert len(exporter._spans) == 3
 
 
+def test_while_an_exporter_is_closed_its_spans_are_still_accounted_for():
+    seen = []
+
+    class Looks(MemoryExporter):
+        def shutdown(self):
+            seen.append((balance.ended, balance.exported))
+
+    tracekit.configure(exporter=Looks())
+    balance = Balance()
+    end(3)
+    assert tracekit.shutdown()
+    assert seen == [(3, 3)]
+    assert balance.exported == 3
+
+
 def test_configure_closes_the_exporter_before_with_all_that_is_its_own(exporter):
     end(3)
     open_span = tracekit.span("open")

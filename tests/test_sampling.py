@@ -306,6 +306,19 @@ def test_whatever_a_sampler_answers_or_raises_the_program_goes_on(answer, kept, 
     assert len(memory.spans) == kept
 
 
+def test_a_sampler_is_given_plain_text():
+    class Name(str):
+        __hash__ = None
+
+        def __eq__(self, other):
+            raise RuntimeError("hostile")
+
+    sampler = Asked((True, ""))
+    configured(sampler)
+    tracekit.span(Name("root")).end()
+    assert type(sampler.asked[0][1]) is str
+
+
 def test_without_an_exporter_nobody_is_asked():
     sampler = Asked((True, ""))
     tracekit.configure(sampler=sampler)

@@ -204,15 +204,17 @@ class Pipeline:
             return done
 
     def _retire(self, timeout_s: float) -> bool:
-        worker, self._worker = self._worker, None
+        worker = self._worker
         buffer.wake = None
         if worker is None:
             return True
         done = worker.call(worker.stop, timeout_s)
         with worker.lock:
-            worker.is_abandoned = True  # a hanging exporter may come back: its batch has been counted by then
-            self._exported += worker.exported
-            self._failed += worker.failed + worker.in_flight
+            if not worker.is_abandoned:
+                worker.is_abandoned = True  # a hanging exporter may come back: its batch has been counted by then
+                self._exported += worker.exported
+                self._failed += worker.failed + worker.in_flight
+            self._worker = None
         return done
 
     def statistics(self) -> Statistics:

@@ -14,6 +14,7 @@ The compiled twin is in files of the same names, ``_speedups_codecs.pxi`` and so
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -216,8 +217,9 @@ class Span:
     _recorded: bool
     _ended: bool
     _owns_context: bool  # else it is the unsampled parent's
-    _scope: Scope | None  # the innermost open one of this span, and those around it
-    _outer: list[Scope]
+    # The innermost open one of this span, and those around it: not owned, so that an exporter keeps no Context alive.
+    _scope: weakref.ref[Scope] | None
+    _outer: list[weakref.ref[Scope]]
     dropped_attributes: int
     dropped_events: int
     dropped_links: int
@@ -372,16 +374,16 @@ class Span:
         scope = Scope(SPAN, self, self.context, None)
         if self._scope is not None:  # entered again while open: each opening is closed by its own exit
             self._outer.append(self._scope)
-        self._scope = scope
         scope._open()
+        self._scope = weakref.ref(scope)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        scope = self._scope
+        scope = None if self._scope is None else self._scope()
+        self._scope = self._outer.pop() if self._outer else None
         if scope is not None:
-            self._scope = self._outer.pop() if self._outer else None
             scope._close()
         if exc is not None and self.is_recording:
             try:
@@ -405,10 +407,9 @@ class Span:
         return f"<Span {clip_name(self._name)} {self.context.trace_id}/{self.context.span_id} {state}>"
 
     def _replace_scope(self, original: Scope, copy: Scope) -> None:
-        if self._scope is original:
-            self._scope = copy
-        elif original in self._outer:
-            self._outer[self._outer.index(original)] = copy
+        if self._scope is not None and self._scope() is original:
+            self._scope = weakref.ref(copy)
+        self._outer = [weakref.ref(copy) if outer() is original else outer for outer in self._outer]
 
     def _now(self) -> int:
         return _ns(now(self._anchor))
@@ -541,6 +542,7 @@ def span(
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be str, not {type(name).__name__}")
+    name = str.__str__(name)
     _index(KINDS, kind, "kind")
     items = () if attributes is None else _items(attributes)
     if not isinstance(links, Iterable):
@@ -589,7 +591,7 @@ def span(
         )
     self._tracer = tracer
     self._generation = generation()
-    self._name = str.__str__(name)
+    self._name = name
     self._kind = kind
     self._attributes = self._events = self._links = self._scope = None
     self._outer = []
@@ -698,7 +700,7 @@ class Buffer:
     ``wake`` is called, without arguments, when the first span arrives and when it is half full.
     """
 
-    __slots__ = ("_spans", "capacity", "dropped", "ended", "is_open", "started", "unsampled", "wake")
+    __slots__ = ("_is_awake", "_spans", "capacity", "dropped", "ended", "is_open", "started", "unsampled", "wake")
 
     def __init__(self) -> None:
         self.capacity = 16384
@@ -709,6 +711,7 @@ class Buffer:
     def reset(self) -> None:
         """Forget every span and every count."""
         self._spans: deque[Span] = deque()
+        self._is_awake = False
         self.started = self.ended = self.dropped = self.unsampled = 0
 
     def add(self, span: Span) -> None:
@@ -717,17 +720,19 @@ class Buffer:
         if not span._recorded:
             self.unsampled += 1
             return
-        spans = self._spans
-        count = len(spans)
+        count = len(self._spans)
         if count >= self.capacity or not self.is_open:
             self.dropped += 1
             return
-        spans.append(span)
-        if (count == 0 or count == self.capacity >> 1) and self.wake is not None:
+        self._spans.append(span)
+        # A flag and not "was it empty": the pipeline's thread may drain between the two lines above.
+        if (not self._is_awake or count == self.capacity >> 1) and self.wake is not None:
+            self._is_awake = True
             self.wake()
 
     def drain(self) -> list[Span]:
         """Take out every span."""
+        self._is_awake = False
         # Not by swapping the deque: a thread may be between reading it and appending to it.
         return [self._spans.popleft() for _ in range(len(self._spans))]
 
