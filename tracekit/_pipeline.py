@@ -100,15 +100,24 @@ class _Worker:
                 return
 
     def _wait(self) -> Callable[[], bool] | None:
-        """Sleep until a job comes, the buffer is half full, or the interval is over since the first span came."""
-        job = self.inbox.get()
+        """Sleep until a job comes, the buffer is half full, or the interval is over and spans have come.
+
+        Only after an interval without spans does the next one have to wake this thread: in a busy
+        program a wake for each batch costs more than all else that the batch does.
+        """
         deadline = time.monotonic() + self.interval_s
-        while job is None and 2 * len(buffer) <= buffer.capacity:
+        while 2 * len(buffer) <= buffer.capacity:
             try:
                 job = self.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
-                break
-        return job
+                if len(buffer):
+                    return None
+                buffer.is_asleep = True
+                job = None if len(buffer) else self.inbox.get()
+                deadline = time.monotonic() + self.interval_s
+            if job is not None:
+                return job
+        return None
 
     def drain(self) -> None:
         with self.lock:
@@ -182,6 +191,7 @@ class Pipeline:
             buffer.capacity = capacity
             self._said = self.statistics().dropped
             buffer.is_open = exporter is not None
+            buffer.is_asleep = True
             if exporter is None:
                 return
             self._worker = worker = _Worker(exporter, interval_s, self._say_full)

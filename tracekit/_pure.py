@@ -697,10 +697,11 @@ def _sample(
 class Buffer:
     """Where finished spans wait for the pipeline's thread: bounded, and counted from start to drain.
 
-    ``wake`` is called, without arguments, when the first span arrives and when it is half full.
+    ``wake`` is called, without arguments, when a span arrives while ``is_asleep``, which that ends, and when
+    the buffer is half full.
     """
 
-    __slots__ = ("_is_awake", "_spans", "capacity", "dropped", "ended", "is_open", "started", "unsampled", "wake")
+    __slots__ = ("_spans", "capacity", "dropped", "ended", "is_asleep", "is_open", "started", "unsampled", "wake")
 
     def __init__(self) -> None:
         self.capacity = 16384
@@ -711,7 +712,7 @@ class Buffer:
     def reset(self) -> None:
         """Forget every span and every count."""
         self._spans: deque[Span] = deque()
-        self._is_awake = False
+        self.is_asleep = True
         self.started = self.ended = self.dropped = self.unsampled = 0
 
     def add(self, span: Span) -> None:
@@ -725,14 +726,12 @@ class Buffer:
             self.dropped += 1
             return
         self._spans.append(span)
-        # A flag and not "was it empty": the pipeline's thread may drain between the two lines above.
-        if (not self._is_awake or count == self.capacity >> 1) and self.wake is not None:
-            self._is_awake = True
+        if (self.is_asleep or count == self.capacity >> 1) and self.wake is not None:
+            self.is_asleep = False
             self.wake()
 
     def drain(self) -> list[Span]:
         """Take out every span."""
-        self._is_awake = False
         # Not by swapping the deque: a thread may be between reading it and appending to it.
         return [self._spans.popleft() for _ in range(len(self._spans))]
 

@@ -777,11 +777,12 @@ cdef tuple _sample(Tracer tracer, uint64_t high, uint64_t low, name, kind, attri
 cdef class Buffer:
     """Where finished spans wait for the pipeline's thread: bounded, and counted from start to drain.
 
-    ``wake`` is called, without arguments, when the first span arrives and when it is half full.
+    ``wake`` is called, without arguments, when a span arrives while ``is_asleep``, which that ends, and when
+    the buffer is half full.
     """
 
     cdef public Py_ssize_t capacity
-    cdef public bint is_open
+    cdef public bint is_open, is_asleep
     cdef public object wake
     cdef list _spans
     cdef int64_t started_count, ended_count, dropped_count, unsampled_count
@@ -795,6 +796,7 @@ cdef class Buffer:
     def reset(self):
         """Forget every span and every count."""
         self._spans = []
+        self.is_asleep = True
         self.started_count = self.ended_count = self.dropped_count = self.unsampled_count = 0
 
     @property
@@ -828,7 +830,8 @@ cdef class Buffer:
             self.dropped_count += 1
             return 0
         self._spans.append(span)
-        if (count == 0 or count == self.capacity >> 1) and self.wake is not None:
+        if (self.is_asleep or count == self.capacity >> 1) and self.wake is not None:
+            self.is_asleep = False
             self.wake()
         return 0
 
