@@ -157,7 +157,7 @@ class Root:
 
 ROOT: Final = Root()
 
-_UNSET, _OK, _ERROR, _CANCELLED = 0, 1, 2, 3
+_UNSET, _OK = 0, 1
 
 
 @final
@@ -186,7 +186,6 @@ class Span:
         "_outer",
         "_owns_context",
         "_recorded",
-        "_resource",
         "_scope",
         "_start_ns",
         "_status",
@@ -210,7 +209,6 @@ class Span:
     _links: list[Link] | None
     _status: int
     _description: str
-    _resource: Mapping[str, Any]
     _start_ns: int
     _end_ns: int
     _anchor: int
@@ -271,7 +269,7 @@ class Span:
     @property
     def resource(self) -> Mapping[str, Any]:
         """What all spans of this process share: service name and so on."""
-        return self._resource
+        return self._tracer.resource
 
     @property
     def ended(self) -> bool:
@@ -595,7 +593,6 @@ def span(
     self._kind = kind
     self._attributes = self._events = self._links = self._scope = None
     self._outer = []
-    self._resource = tracer.resource
     self._status, self._description = _UNSET, ""
     self._ended = False
     self._recorded = tracer.recording and self.context.sampled

@@ -179,8 +179,6 @@ ROOT = Root()
 cdef enum:
     UNSET = 0
     OK = 1
-    ERROR = 2
-    CANCELLED = 3
 
 cdef str _INTERNAL = _KINDS[0]
 

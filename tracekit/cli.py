@@ -408,7 +408,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         ("platform", platform.platform),
         ("ids", _ids),
         ("clock", _clock),
-        ("formats", lambda: ", ".join(format.name for format in _propagation._formats)),
+        ("formats", lambda: ", ".join(format.name for format in _propagation.formats())),
         ("sqlite", lambda: sqlite3.sqlite_version),
         *[(name, lambda name=name: _installed(name)) for name in ("anyio", "trio", "uvloop", "httpx", "rich")],
     ]
