@@ -32,11 +32,14 @@ LAYERS = [
     ["_labels", "_tracestate"],
     ["wire"],
     ["wire.*"],
-    ["_current", "_sampling", "_propagation", "_traced", "_pipeline"],
-    ["_tracer"],
+    ["_current", "_sampling", "_propagation", "_traced", "_handoff", "_pipeline"],
+    ["_delivery", "_hooks", "_tracer"],
     [""],
     ["testing", "threads", "processes"],
-    ["aio", "aio.*"],
+    ["aio._*"],
+    ["aio.*"],
+    ["aio"],
+    ["pytest_plugin"],
     ["exporters", "integrations"],
     ["exporters._*", "integrations._*"],
     ["exporters.*", "integrations.*"],
@@ -56,6 +59,7 @@ THIRD_PARTIES = {
     "cli": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
     "integrations.httpx": {"httpx"},
+    "pytest_plugin": {"pytest"},
 }
 # What makes an import slow, and is needed by nobody who only propagates.
 HEAVY = {

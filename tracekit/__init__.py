@@ -3,11 +3,12 @@
 from ._accel import IMPLEMENTATION, ROOT, Span, SpanContext, current_context, current_span, span
 from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
 from ._errors import FormatError
+from ._handoff import Snapshot, capture, detached, wrap
 from ._labels import Labels
 from ._propagation import extract, inject
 from ._records import Event, Limits, Link, Statistics, Status
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler
-from ._traced import traced
+from ._traced import stream, traced
 from ._tracer import Exporter, configure, flush, shutdown, statistics
 from ._tracestate import TraceState
 from ._version import __version__
@@ -26,16 +27,19 @@ __all__ = [
     "Rate",
     "Ratio",
     "Sampler",
+    "Snapshot",
     "Span",
     "SpanContext",
     "Statistics",
     "Status",
     "TraceState",
     "__version__",
+    "capture",
     "configure",
     "current_context",
     "current_labels",
     "current_span",
+    "detached",
     "extract",
     "flush",
     "from_context",
@@ -44,8 +48,10 @@ __all__ = [
     "shutdown",
     "span",
     "statistics",
+    "stream",
     "traced",
     "use_context",
     "use_labels",
     "use_span",
+    "wrap",
 ]

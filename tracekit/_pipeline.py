@@ -6,6 +6,7 @@ of it is ``Buffer.add`` in the twins; nothing here runs in the program's path bu
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import sys
 import threading
@@ -18,7 +19,7 @@ from ._errors import clip
 from ._records import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ._accel import Span
     from ._tracer import Exporter
@@ -236,6 +237,37 @@ class Pipeline:
             if worker.is_abandoned:
                 return self._sum(0, 0, 0)
             return self._sum(worker.exported, worker.failed, worker.in_flight)
+
+    @contextlib.contextmanager
+    def lend(self, exporter: Exporter) -> Iterator[None]:
+        """Inside ``with``, hand spans to *exporter*; the one in use gets nothing, and stays open."""
+        lender = self._worker
+        self.flush(5.0)
+        if lender is None:
+            self.use(exporter, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+        else:
+            own, lender.exporter = lender.exporter, exporter
+        lent = self._worker
+        try:
+            yield
+        finally:
+            self.flush(5.0)
+            if self._worker is not lent:
+                pass  # somebody called configure() meanwhile
+            elif lender is None:
+                self.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+            else:
+                lender.exporter = own
+
+    def hold(self) -> None:
+        """Keep spans in the buffer until somebody drains it, and leave the exporter, which is the parent's, alone."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker.is_abandoned = True
+                self._worker = None
+            buffer.wake = None
+            buffer.is_open = True
+            self._said = -1 << 62  # what is dropped is said in the parent, where it is counted too
 
     def _sum(self, exported: int, failed: int, in_flight: int) -> Statistics:
         started, ended, dropped, unsampled, waiting = buffer.counts()

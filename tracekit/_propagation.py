@@ -9,11 +9,11 @@ from ._errors import FormatError
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .wire import Format
 
-__all__ = ["extract", "formats", "inject", "use_formats"]
+__all__ = ["environ_of", "extract", "extract_environ", "formats", "inject", "use_formats"]
 
 DEFAULT_FORMATS: Sequence[Format] = (TRACECONTEXT, BAGGAGE)
 _formats: Sequence[Format] = DEFAULT_FORMATS
@@ -32,6 +32,34 @@ def use_formats(formats: Sequence[Format]) -> None:
         set_formats()  # the twins have these two in one
     else:
         set_formats(_read, _write)
+
+
+def extract_environ(environ: Mapping[str, str]) -> SpanContext | None:
+    """Return the context that *environ* holds: ``TRACEPARENT`` and so on, the formats' fields in upper case."""
+    carrier = {}
+    for format in _formats:
+        for field in format.fields:
+            value = environ.get(_variable(field))
+            if value is not None:
+                carrier[field] = value
+    return extract(carrier) if carrier else None
+
+
+def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of *environ* that names what is current here; where nothing is, a plain copy."""
+    variables = dict(environ)
+    carrier = inject({})
+    if carrier:
+        for format in _formats:
+            for field in format.fields:
+                variables.pop(_variable(field), None)
+        variables.update((_variable(field), value) for field, value in carrier.items())
+    return variables
+
+
+def _variable(field: str) -> str:
+    # https://opentelemetry.io/docs/specs/otel/context/env-carriers/
+    return field.upper().replace("-", "_")
 
 
 def _read(carrier: Any) -> SpanContext | None:

@@ -68,11 +68,12 @@ from ._pure_context import (
 )
 from ._pure_scopes import (
     SPAN,
+    Body,
     Scope,
-    adopt_scopes,
     current_context,
+    current_scope,
     current_span,
-    innermost,
+    linked_context,
     swap_scope,
     use_scope,
 )
@@ -86,6 +87,11 @@ if TYPE_CHECKING:
     class RootSampler(Protocol):
         def sample(self, trace_id: str, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]: ...
 
+    class Observer(Protocol):
+        def started(self, span: Span, parent: Span | SpanContext | Root | None) -> None: ...
+        def ended(self, span: Span) -> None: ...
+        def late(self, span: Span, method: str) -> None: ...
+
 
 __all__ = [
     "IMPLEMENTATION",
@@ -94,13 +100,13 @@ __all__ = [
     "MAX_STATE_CHARS",
     "MAX_STATE_MEMBERS",
     "ROOT",
+    "Body",
     "Buffer",
     "Root",
     "Scope",
     "Span",
     "SpanContext",
     "Tracer",
-    "adopt_scopes",
     "after_fork",
     "buffer",
     "check_baggage",
@@ -108,6 +114,7 @@ __all__ = [
     "collect",
     "count_tracestate",
     "current_context",
+    "current_scope",
     "current_span",
     "escape_label",
     "extract",
@@ -125,9 +132,11 @@ __all__ = [
     "put",
     "read_tracecontext",
     "read_w3c",
+    "restore_span",
     "set_clock",
     "set_formats",
     "set_ids",
+    "set_observer",
     "set_tracer",
     "set_values",
     "span",
@@ -287,6 +296,8 @@ class Span:
             raise TypeError(f"key must be str, not {type(key).__name__}")
         if self.is_recording:
             self._put(str.__str__(key), value)
+        else:
+            self._late("set_attribute")
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Record every item of *attributes*."""
@@ -294,6 +305,8 @@ class Span:
         if self.is_recording:
             for key, value in items:
                 self._put(key, value)
+        else:
+            self._late("set_attributes")
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, *, time_ns: int | None = None) -> None:
         """Record that something happened, now or at *time_ns* (Unix time)."""
@@ -303,7 +316,7 @@ class Span:
         if time_ns is not None and not isinstance(time_ns, int):
             raise TypeError(f"time_ns must be int, not {type(time_ns).__name__}")
         if not self.is_recording:
-            return
+            return self._late("add_event")
         if self._events is None:
             self._events = []
         limits = self._tracer.limits
@@ -317,7 +330,7 @@ class Span:
         context, own = _link(target)
         items = _items(attributes) if attributes is not None else own
         if not self.is_recording:
-            return
+            return self._late("add_link")
         if self._links is None:
             self._links = []
         if len(self._links) >= self._tracer.limits.links:
@@ -333,7 +346,9 @@ class Span:
             description = ""
         elif not isinstance(description, str):
             raise TypeError(f"description must be str, not {type(description).__name__}")
-        if self.is_recording and number != _UNSET and self._status != _OK:
+        if not self.is_recording:
+            return self._late("set_status")
+        if number != _UNSET and self._status != _OK:
             limit = self._tracer.limits.value_length
             self._status = number
             self._description = str.__str__(description)[:limit]
@@ -345,6 +360,8 @@ class Span:
         items = () if attributes is None else _items(attributes)
         if self.is_recording:
             self.add_event("exception", {**exception_attributes(exception), **dict(items)})
+        else:
+            self._late("record_exception")
 
     def update_name(self, name: str) -> None:
         """Give the span another name."""
@@ -352,19 +369,23 @@ class Span:
             raise TypeError(f"name must be str, not {type(name).__name__}")
         if self.is_recording:
             self._name = str.__str__(name)
+        else:
+            self._late("update_name")
 
     def end(self, end_ns: int | None = None) -> None:
         """End the span, now or at *end_ns* (Unix time), and hand it to the exporter. Only the first call counts."""
         if end_ns is not None and not isinstance(end_ns, int):
             raise TypeError(f"end_ns must be int, not {type(end_ns).__name__}")
         if self._ended:
-            return
+            return self._late("end")
         self._ended = True
         if self._recorded:
             end = self._now() if end_ns is None else _ns(end_ns)
             self._end_ns = max(end, self._start_ns)
         if self._generation == generation():  # else the parent process, which opened it, exports it
             buffer.add(self)
+            if _observer is not None:
+                _observer.ended(self)
 
     def __enter__(self) -> Self:
         if not self._owns_context and current_context() is self.context:
@@ -408,6 +429,10 @@ class Span:
         if self._scope is not None and self._scope() is original:
             self._scope = weakref.ref(copy)
         self._outer = [weakref.ref(copy) if outer() is original else outer for outer in self._outer]
+
+    def _late(self, method: str) -> None:
+        if self._ended and _observer is not None:
+            _observer.late(self, method)
 
     def _now(self) -> int:
         return _ns(now(self._anchor))
@@ -516,12 +541,19 @@ class Tracer:
 
 
 _tracer = Tracer()
+_observer: Observer | None = None
 
 
 def set_tracer(tracer: Tracer) -> None:
     """Make *tracer* the one that new spans are made by."""
     global _tracer
     _tracer = tracer
+
+
+def set_observer(observer: Observer | None) -> None:
+    """Have *observer* told of every start, every end, and every call that comes after the end; None: nobody."""
+    global _observer
+    _observer = observer
 
 
 def span(
@@ -552,8 +584,9 @@ def span(
         _link(target)
     is_local = False  # whether the parent is a span of this process, sharing the sampling decision
     base: SpanContext | None
+    linked: SpanContext | None = None
     if parent is None:
-        scope = innermost()
+        scope = current_scope()
         base = None if scope is None else scope._effective()
         is_local = scope is not None and scope._kind == SPAN and scope._generation == generation()
     elif isinstance(parent, Span):
@@ -573,6 +606,8 @@ def span(
     self._owns_context = True
     if base is None or not base.is_valid:
         self.context = _root(tracer, base, name, kind, attributes)
+        if parent is None:
+            linked = linked_context(scope)
     elif base._flags & DEFERRED:
         keep, state = _sample(tracer, base._trace_id, name, kind, attributes)
         flags = (base._flags & RANDOM) | (SAMPLED if keep else 0)
@@ -604,8 +639,48 @@ def span(
         self._start_ns = self._now() if start_ns is None else _ns(start_ns)
         for key, value in items:
             self._put(key, value)
+    if linked is not None:
+        self.add_link(linked)
     for target in targets:
         self.add_link(target)
+    if _observer is not None:
+        _observer.started(self, parent)
+    return self
+
+
+def restore_span(
+    context: SpanContext,
+    parent: SpanContext | None,
+    name: str,
+    kind: Literal["internal", "server", "client", "producer", "consumer"],
+    start_ns: int,
+    end_ns: int,
+    attributes: dict[str, Any] | None,
+    events: list[tuple[str, int, dict[str, Any] | None]] | None,
+    links: list[Link] | None,
+    status: Status,
+    dropped: tuple[int, int, int, int],
+) -> Span:
+    """Return the span that another process recorded with these values, and hand it to the exporter.
+
+    *dropped* counts attributes, events and links that were left out, and values that were shortened.
+    """
+    self = object.__new__(Span)
+    self.context, self.parent = context, parent
+    self._owns_context = self._recorded = self._ended = True
+    self._tracer = _tracer
+    self._generation = generation()
+    self._name, self._kind = name, kind
+    self._attributes, self._events, self._links = attributes, events, links
+    self._scope, self._outer = None, []
+    self._status, self._description = _index(STATUS_CODES, status.code, "status"), status.description
+    self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
+    self._start_ns, self._end_ns, self._anchor = start_ns, end_ns, 0
+    buffer.started += 1
+    buffer.add(self)
+    if _observer is not None:
+        _observer.started(self, parent)
+        _observer.ended(self)
     return self
 
 
@@ -726,6 +801,12 @@ class Buffer:
         if (self.is_asleep or count == self.capacity >> 1) and self.wake is not None:
             self.is_asleep = False
             self.wake()
+
+    def lose(self, count: int) -> None:
+        """Count *count* recorded spans that were lost in another process."""
+        self.started += count
+        self.ended += count
+        self.dropped += count
 
     def drain(self) -> list[Span]:
         """Take out every span."""

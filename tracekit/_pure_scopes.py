@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 __all__ = [
     "LABELS",
     "SPAN",
+    "Body",
     "Scope",
-    "adopt_scopes",
     "current_context",
+    "current_scope",
     "current_span",
-    "innermost",
+    "linked_context",
     "swap_scope",
     "use_scope",
 ]
@@ -35,6 +36,7 @@ _here: ContextVar[None] = ContextVar("tracekit_here")
 SPAN: Final = 0
 CONTEXT: Final = 1
 LABELS: Final = 2
+LINKED: Final = 3
 
 
 @final
@@ -86,7 +88,7 @@ class Scope:
         self._close()
 
     def _open(self) -> None:
-        prev = innermost()
+        prev = current_scope()
         self._prev = prev
         if self._kind == LABELS:
             base = None if prev is None else prev._effective()
@@ -109,7 +111,7 @@ class Scope:
         if held is self:
             is_here = _is_here(self)
             _current.set(_live(self._prev))
-            innermost()
+            current_scope()
             if is_here:
                 # An ordinary close. Nobody pops this scope again, so a chain of tasks that each start the
                 # next one does not grow; labels still need the span or remote context that they stood on.
@@ -132,6 +134,9 @@ class Scope:
 
     def _effective(self) -> SpanContext | None:
         """Return the context that is current inside this scope."""
+        if self._kind == LINKED:
+            span = self._held_span()
+            return None if span is None else span.context
         context = self._context
         if context is not None and self._generation != generation() and not context._is_remote:
             return context.replace(is_remote=True)  # opened before a fork, by the parent
@@ -143,8 +148,8 @@ class Scope:
         if self._kind == LABELS:
             prev = _live(self._prev)
             return None if prev is None else prev._held_span()
-        span = self._span
-        return span() if isinstance(span, weakref.ref) else span
+        span = self._span() if isinstance(self._span, weakref.ref) else self._span
+        return None if self._kind == LINKED and span is not None and span.ended else span
 
 
 def _with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
@@ -206,8 +211,8 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     return True
 
 
-def innermost() -> Scope | None:
-    """Return the scope that says what is current here."""
+def current_scope() -> Scope | None:
+    """Return the scope that says what is current here, or None."""
     held = _current.get()
     return held if held is None or (not held._closed and held._kind != LABELS) else _settle(held)
 
@@ -228,20 +233,34 @@ def _settle(held: Scope) -> Scope | None:
 
 
 def use_scope(kind: int, span: Span | None, context: SpanContext | None, labels: Labels | None) -> Scope:
-    """Return a scope, not yet open, for a span (kind 0), a context or nothing (1), or labels (2)."""
-    return Scope(kind, span, context, labels)
+    """Return a scope, not yet open, for a span (kind 0), a context or nothing (1), labels (2), or a link (3).
+
+    Inside a link to *context* nothing is current, and a span is the root of a new trace, linked to it; only until
+    *span* ends, where that is given, *span* is still current.
+    """
+    scope = Scope(kind, span, context, labels)
+    if kind == LINKED:
+        scope._release()
+    return scope
 
 
 def current_span() -> Span | None:
     """Return the span that a new span would have as its parent here, or None where that is none of this process."""
-    scope = innermost()
+    scope = current_scope()
     return None if scope is None else scope._held_span()
 
 
 def current_context() -> SpanContext | None:
     """Return what a new span would continue here: ids and labels, local or remote; None where there is neither."""
-    scope = innermost()
+    scope = current_scope()
     return None if scope is None else scope._effective()
+
+
+def linked_context(scope: Scope | None) -> SpanContext | None:
+    """Return what the root of a new trace that is started in *scope* is linked to."""
+    while scope is not None and scope._kind == LABELS:
+        scope = _live(scope._prev)
+    return None if scope is None or scope._kind != LINKED else scope._context
 
 
 def swap_scope(scope: Scope | None) -> Scope | None:
@@ -251,12 +270,30 @@ def swap_scope(scope: Scope | None) -> Scope | None:
     return held
 
 
-def adopt_scopes(scope: Scope | None, until: Scope | None) -> None:
-    """Make the running Context the owner of *scope* and of those under it, down to *until*.
+@final
+class Body:
+    """The scopes of a generator's body, from *inside* down to *under*, to be put in place for each step.
 
-    For a generator, whose body keeps its scopes while its steps move from one task or thread to another.
+    They go along to whichever task or thread makes the step, and what the body left open stays in them.
     """
-    while scope is not None and scope is not until:
-        if scope._owner is not None:
-            scope._owner = _here.set(None)
-        scope = scope._prev
+
+    __slots__ = ("_held", "_inside", "_under")
+
+    def __init__(self, inside: Scope | None, under: Scope | None) -> None:
+        self._inside = inside
+        self._under = under
+        self._held: Scope | None = None
+
+    def enter(self) -> None:
+        """Put the scopes in place, for the step that follows."""
+        scope = self._inside
+        while scope is not None and scope is not self._under:
+            if scope._owner is not None:
+                scope._owner = _here.set(None)
+            scope = scope._prev
+        self._held = swap_scope(self._inside)
+
+    def leave(self) -> None:
+        """Take them out again after the step, as it left them."""
+        self._inside = swap_scope(self._held)
+        self._held = None

@@ -108,13 +108,13 @@ __all__ = [
     "MAX_STATE_CHARS",
     "MAX_STATE_MEMBERS",
     "ROOT",
+    "Body",
     "Buffer",
     "Root",
     "Scope",
     "Span",
     "SpanContext",
     "Tracer",
-    "adopt_scopes",
     "after_fork",
     "buffer",
     "check_baggage",
@@ -122,6 +122,7 @@ __all__ = [
     "collect",
     "count_tracestate",
     "current_context",
+    "current_scope",
     "current_span",
     "escape_label",
     "extract",
@@ -139,9 +140,11 @@ __all__ = [
     "put",
     "read_tracecontext",
     "read_w3c",
+    "restore_span",
     "set_clock",
     "set_formats",
     "set_ids",
+    "set_observer",
     "set_tracer",
     "set_values",
     "span",
@@ -280,12 +283,16 @@ cdef class Span:
             raise TypeError(f"key must be str, not {type(key).__name__}")
         if self.recorded and not self._ended:
             self._put(key if type(key) is str else str.__str__(key), value)
+        else:
+            self._late("set_attribute")
 
     def set_attributes(self, attributes):
         """Record every item of *attributes*."""
         items = _items(attributes)
         if self.recorded and not self._ended:
             self._put_all(items)
+        else:
+            self._late("set_attributes")
 
     def add_event(self, name, attributes=None, *, time_ns=None):
         """Record that something happened, now or at *time_ns* (Unix time)."""
@@ -296,6 +303,7 @@ cdef class Span:
             raise TypeError(f"time_ns must be int, not {type(time_ns).__name__}")
         items = () if attributes is None else _items(attributes)
         if not self.recorded or self._ended:
+            self._late("add_event")
             return
         if self._events is None:
             self._events = []
@@ -311,6 +319,7 @@ cdef class Span:
         context, own = _link(target)
         items = _items(attributes) if attributes is not None else own
         if not self.recorded or self._ended:
+            self._late("add_link")
             return
         if self._links is None:
             self._links = []
@@ -327,7 +336,9 @@ cdef class Span:
             description = ""
         elif not isinstance(description, str):
             raise TypeError(f"description must be str, not {type(description).__name__}")
-        if self.recorded and not self._ended and number != UNSET and self._status != OK:
+        if not self.recorded or self._ended:
+            self._late("set_status")
+        elif number != UNSET and self._status != OK:
             self._status = number
             self.description = str.__str__(description)[: self.tracer.max_value]
 
@@ -338,6 +349,8 @@ cdef class Span:
         items = () if attributes is None else _items(attributes)
         if self.recorded and not self._ended:
             self.add_event("exception", {**_exception_attributes(exception), **dict(items)})
+        else:
+            self._late("record_exception")
 
     def update_name(self, name):
         """Give the span another name."""
@@ -345,11 +358,15 @@ cdef class Span:
             raise TypeError(f"name must be str, not {type(name).__name__}")
         if self.recorded and not self._ended:
             self._name = str.__str__(name)
+        else:
+            self._late("update_name")
 
     def end(self, end_ns=None):
         """End the span, now or at *end_ns* (Unix time), and hand it to the exporter. Only the first call counts."""
         if end_ns is not None and not isinstance(end_ns, int):
             raise TypeError(f"end_ns must be int, not {type(end_ns).__name__}")
+        if self._ended:
+            self._late("end")
         self._end(end_ns)
 
     def __enter__(self):
@@ -425,6 +442,13 @@ cdef class Span:
                 self.stop = self.start
         if self.generation == _generation:  # else the parent process, which opened it, exports it
             _buffer._add(self)
+            if _observer is not None:
+                _observer.ended(self)
+        return 0
+
+    cdef inline int _late(self, str method) except -1:
+        if self._ended and _observer is not None:
+            _observer.late(self, method)
         return 0
 
     cdef inline int64_t _now(self) except? -1:
@@ -574,12 +598,19 @@ cdef class Tracer:
 
 
 cdef Tracer _tracer = Tracer()
+cdef object _observer = None
 
 
 def set_tracer(Tracer tracer not None):
     """Make *tracer* the one that new spans are made by."""
     global _tracer
     _tracer = tracer
+
+
+def set_observer(observer):
+    """Have *observer* told of every start, every end, and every call that comes after the end; None: nobody."""
+    global _observer
+    _observer = observer
 
 
 def span(name, *, kind="internal", attributes=None, links=(), parent=None, start_ns=None):
@@ -590,8 +621,8 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
     """
     cdef Tracer tracer = _tracer
     cdef Span self
-    cdef Scope scope
-    cdef SpanContext base = None
+    cdef Scope scope = None
+    cdef SpanContext base = None, linked = None
     cdef bint is_local = False  # whether the parent is a span of this process, sharing the sampling decision
     cdef object items = None
     cdef str state
@@ -636,6 +667,8 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
     self._kind = kind
     if base is None or not base._is_valid():
         self.context = _root(tracer, base, name, kind, attributes)
+        if parent is None and scope is not None:
+            linked = _linked_context(scope)
     else:
         self.parent = base
         if base.bits & DEFERRED:
@@ -670,9 +703,49 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
         self.start = self._now() if start_ns is None else _ns(start_ns)
         if items is not None:
             self._put_all(items)
+    if linked is not None:
+        self.add_link(linked)
     if links is not ():
         for target in links:
             self.add_link(target)
+    if _observer is not None:
+        _observer.started(self, parent)
+    return self
+
+
+def restore_span(
+    SpanContext context not None,
+    SpanContext parent,
+    str name not None,
+    str kind not None,
+    int64_t start_ns,
+    int64_t end_ns,
+    dict attributes,
+    list events,
+    list links,
+    status,
+    tuple dropped not None,
+):
+    """Return the span that another process recorded with these values, and hand it to the exporter.
+
+    *dropped* counts attributes, events and links that were left out, and values that were shortened.
+    """
+    cdef Span self = Span.__new__(Span)
+    code, description = status
+    self._status = _index(_STATUS_CODES, code, "status")
+    self.description = description
+    self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
+    self._kind = _KINDS[_index(_KINDS, kind, "kind")]
+    self.parent, self.tracer, self._name = parent, _tracer, name
+    self._attributes, self._events, self._links = attributes, events, links
+    self.start, self.stop, self.generation = start_ns, end_ns, _generation
+    self.recorded = self._ended = self.owns_context = True
+    self.context = context
+    _buffer.started_count += 1
+    _buffer._add(self)
+    if _observer is not None:
+        _observer.started(self, parent)
+        _observer.ended(self)
     return self
 
 
@@ -832,6 +905,12 @@ cdef class Buffer:
             self.is_asleep = False
             self.wake()
         return 0
+
+    def lose(self, uint32_t count):
+        """Count *count* recorded spans that were lost in another process."""
+        self.started_count += count
+        self.ended_count += count
+        self.dropped_count += count
 
     def drain(self):
         """Take out every span."""

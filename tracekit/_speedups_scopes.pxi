@@ -6,6 +6,7 @@ cdef enum:
     SPAN = 0
     CONTEXT = 1
     LABELS = 2
+    LINKED = 3
 
 
 @cython.final
@@ -197,6 +198,9 @@ cdef bint _rebuild(Scope top, Scope closed) except -1:
 cdef inline SpanContext _effective(Scope scope):
     """Return the context that is current inside *scope*."""
     cdef SpanContext context = scope.context
+    if scope.kind == LINKED:
+        span = _held_span(scope)
+        return None if span is None else (<Span>span).context
     if context is not None and scope.generation != _generation and not context.remote:
         return context.replace(is_remote=True)  # opened before a fork, by the parent
     return context
@@ -212,7 +216,8 @@ cdef object _held_span(Scope scope):
     span = scope.span
     if span is None or type(span) is Span:
         return span
-    return tk_referent(<PyObject*>span)
+    span = tk_referent(<PyObject*>span)
+    return None if scope.kind == LINKED and type(span) is Span and (<Span>span)._ended else span
 
 
 cdef SpanContext _with_labels(SpanContext base, object labels):
@@ -256,8 +261,26 @@ cdef Scope _settle(Scope held):
 
 
 def use_scope(int kind, span, SpanContext context, labels):
-    """Return a scope, not yet open, for a span (kind 0), a context or nothing (1), or labels (2)."""
+    """Return a scope, not yet open, for a span (kind 0), a context or nothing (1), labels (2), or a link (3).
+
+    Inside a link to *context* nothing is current, and a span is the root of a new trace, linked to it; only until
+    *span* ends, where that is given, *span* is still current.
+    """
+    if kind == LINKED and span is not None:
+        span = PyWeakref_NewRef(span, None)
     return _make_scope(kind, span, context, labels)
+
+
+def current_scope():
+    """Return the scope that says what is current here, or None."""
+    return _innermost()
+
+
+cdef SpanContext _linked_context(Scope scope):
+    """Return what the root of a new trace that is started in *scope* is linked to."""
+    while scope is not None and scope.kind == LABELS:
+        scope = _live(scope.prev)
+    return None if scope is None or scope.kind != LINKED else scope.context
 
 
 def current_span():
@@ -279,16 +302,37 @@ def swap_scope(Scope scope):
     return held
 
 
-def adopt_scopes(Scope scope, Scope until):
-    """Make the running Context the owner of *scope* and of those under it, down to *until*.
+@cython.final
+@cython.no_gc
+@cython.freelist(16)
+cdef class Body:
+    """The scopes of a generator's body, from *inside* down to *under*, to be put in place for each step.
 
-    For a generator, whose body keeps its scopes while its steps move from one task or thread to another.
+    They go along to whichever task or thread makes the step, and what the body left open stays in them.
     """
-    cdef PyObject* here = tk_running_context()
-    if here == NULL:
-        PyContextVar_Set(_current, _held())
-        here = tk_running_context()
-    while scope is not None and scope is not until:
-        if scope.owner is not None and not tk_refers_to(<PyObject*>scope.owner, here):
-            scope.owner = PyWeakref_NewRef(<object>here, None)
-        scope = scope.prev
+
+    cdef Scope inside, under, held
+
+    def __init__(self, Scope inside, Scope under):
+        self.inside = inside
+        self.under = under
+
+    def enter(self):
+        """Put the scopes in place, for the step that follows."""
+        cdef PyObject* here = tk_running_context()
+        cdef Scope scope = self.inside
+        self.held = _held()
+        if here == NULL:
+            PyContextVar_Set(_current, self.held)
+            here = tk_running_context()
+        while scope is not None and scope is not self.under:
+            if scope.owner is not None and not tk_refers_to(<PyObject*>scope.owner, here):
+                scope.owner = PyWeakref_NewRef(<object>here, None)
+            scope = scope.prev
+        PyContextVar_Set(_current, self.inside)
+
+    def leave(self):
+        """Take them out again after the step, as it left them."""
+        self.inside = _held()
+        PyContextVar_Set(_current, self.held)
+        self.held = None

@@ -1,19 +1,24 @@
-"""``@traced``: a span around each call of a function, coroutine, generator or async generator."""
+"""``@traced`` and ``stream()``: a span around a call or an iteration, in a scope that its body alone sees."""
 
 from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from ._accel import Span, adopt_scopes, span, swap_scope
+from ._accel import Body, current_context, current_scope, span, swap_scope, use_scope
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 
-__all__ = ["traced"]
+    from ._accel import Scope, Span
+
+__all__ = ["stream", "traced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
+
+_CONTEXT = 1
 
 
 @overload
@@ -64,96 +69,156 @@ def _traced(function: Any, *, name: str) -> Any:
     return call
 
 
-class _Body:
-    """The scope of a generator's body: put in place for each step, and taken out with what the body left open."""
+def stream(steps: S, /, name: str | None = None) -> S:
+    """Return *steps*, a generator, async generator or other iterator, with a span and a scope of its own for its body.
 
-    __slots__ = ("_held", "_inside", "_span", "_under")
+    The span starts with the first step, child of what is current where ``stream()`` is called (also when that has
+    ended meanwhile), and ends with the last; it is named after the generator unless *name* is given.
+    As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step.
+    """
+    if name is None:
+        name = getattr(steps, "__qualname__", type(steps).__qualname__)
+    elif not isinstance(name, str):
+        raise TypeError(f"name must be str, not {type(name).__name__}")
+    source: Any = steps
+    context = current_context()
+    # A scope that nobody closes: what is current here now stays the parent. Only a link is kept as it is.
+    under = current_scope() if context is None or not context.is_valid else use_scope(_CONTEXT, None, context, None)
+    make: Callable[..., Any]
+    if hasattr(source, "__anext__"):
+        make = _traced_async_generator if hasattr(source, "asend") else _traced_async_iterator
+    elif hasattr(source, "__next__"):
+        make = _traced_generator if hasattr(source, "send") else _traced_iterator
+    else:
+        raise TypeError(f"steps must be an iterator or async iterator, not {type(steps).__name__}")
+    streamed: S = make(lambda: source, name, under or use_scope(_CONTEXT, None, None, None))()
+    return streamed
 
-    def __init__(self, name: str) -> None:
-        self._span: Span = span(name)
-        self._held = self._inside = self._under = swap_scope(None)
-        swap_scope(self._held)
-        self._span.__enter__()
-        self._inside = swap_scope(self._held)
 
-    def __enter__(self) -> None:
-        adopt_scopes(self._inside, self._under)
-        self._held = swap_scope(self._inside)
-
-    def __exit__(self, *_: object) -> None:
-        self._inside = swap_scope(self._held)
-        self._held = None
-
-    def close(self, error: BaseException | None) -> None:
-        held = swap_scope(self._inside)
-        self._span.__exit__(None if error is None else type(error), error, None)
-        swap_scope(held)
-        self._inside = self._under = None
+def _open(name: str, under: Scope | None) -> tuple[Span, Body]:
+    """Start the span of a generator's body, in *under* or where this runs; return it with the scopes of the body."""
+    held = swap_scope(None)
+    swap_scope(held if under is None else under)
+    under = current_scope()
+    opened = span(name)
+    opened.__enter__()
+    return opened, Body(swap_scope(held), under)
 
 
-def _traced_generator(function: Callable[P, Generator[Any, Any, Any]], name: str) -> Any:
+def _close(opened: Span, body: Body, error: BaseException | None) -> None:
+    body.enter()
+    opened.__exit__(None if error is None else type(error), error, None)
+    body.leave()
+
+
+def _traced_generator(function: Callable[P, Generator[Any, Any, Any]], name: str, under: Scope | None = None) -> Any:
     @functools.wraps(function)
     def steps(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
-        body = _Body(name)
+        opened, body = _open(name, under)
+        enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
         error: BaseException | None = None
         try:
-            with body:
+            enter()
+            try:
                 generator = function(*args, **kwargs)
                 item = next(generator)
+            finally:
+                leave()
+            send = generator.send
             while True:
                 try:
                     sent = yield item
                 except GeneratorExit as exit:
                     error = exit
-                    with body:
+                    enter()
+                    try:
                         generator.close()
+                    finally:
+                        leave()
                     raise
                 except BaseException as thrown:
-                    with body:
+                    enter()
+                    try:
                         item = generator.throw(thrown)
+                    finally:
+                        leave()
                 else:
-                    with body:
-                        item = generator.send(sent)
+                    enter()
+                    try:
+                        item = send(sent)
+                    finally:
+                        leave()
         except StopIteration as stop:
             return stop.value
         except BaseException as raised:
             error = raised
             raise
         finally:
-            body.close(error)
+            _close(opened, body, error)
 
     return steps
 
 
-def _traced_async_generator(function: Callable[P, AsyncGenerator[Any, Any]], name: str) -> Any:
+def _traced_async_generator(
+    function: Callable[P, AsyncGenerator[Any, Any]], name: str, under: Scope | None = None
+) -> Any:
     @functools.wraps(function)
     async def steps(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
-        body = _Body(name)
+        opened, body = _open(name, under)
+        enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
         error: BaseException | None = None
         try:
-            with body:
+            enter()
+            try:
                 generator = function(*args, **kwargs)
                 item = await anext(generator)
+            finally:
+                leave()
+            send = generator.asend
             while True:
                 try:
                     sent = yield item
                 except GeneratorExit as exit:
                     error = exit
-                    with body:
+                    enter()
+                    try:
                         await generator.aclose()
+                    finally:
+                        leave()
                     raise
                 except BaseException as thrown:
-                    with body:
+                    enter()
+                    try:
                         item = await generator.athrow(thrown)
+                    finally:
+                        leave()
                 else:
-                    with body:
-                        item = await generator.asend(sent)
+                    enter()
+                    try:
+                        item = await send(sent)
+                    finally:
+                        leave()
         except StopAsyncIteration:
             return
         except BaseException as raised:
             error = raised
             raise
         finally:
-            body.close(error)
+            _close(opened, body, error)
 
     return steps
+
+
+def _traced_iterator(function: Callable[[], Iterator[Any]], name: str, under: Scope) -> Any:
+    def items() -> Generator[Any, Any, Any]:
+        return (yield from function())
+
+    return _traced_generator(items, name, under)
+
+
+def _traced_async_iterator(function: Callable[[], AsyncIterator[Any]], name: str, under: Scope) -> Any:
+    async def items() -> AsyncGenerator[Any, Any]:
+        async for item in function():
+            yield item
+
+    return _traced_async_generator(items, name, under)

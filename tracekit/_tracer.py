@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _propagation
-from ._accel import Tracer, after_fork, set_tracer
+from ._accel import Tracer, after_fork, current_context, set_tracer
 from ._attributes import MISSING, clean
+from ._current import use_context
 from ._records import Limits, Statistics
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._accel import Span
+    from ._accel import Span, SpanContext
     from ._pipeline import Pipeline
     from .wire import Format
 
 __all__ = ["Exporter", "configure", "flush", "shutdown", "statistics"]
 
 _pipeline: Pipeline | None = None
+_in_use = Tracer()
+_configured_in = 0  # the process that called configure() last
 
 
 class Exporter(Protocol):
@@ -47,6 +51,9 @@ def configure(
     export_interval_s: float = 1.0,
 ) -> None:
     """Set up tracing for this process. Without it contexts propagate and nothing is recorded.
+
+    The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment
+    name, so that the program is part of the trace it was started by.
 
     Safe to call again: the earlier exporter first gets what it is owed, within 5 s; spans that are
     open go to the new one. *sampler* decides about new traces only (default: keep all). *formats* are
@@ -76,11 +83,15 @@ def configure(
         raise TypeError(f"export_interval_s must be a number, not {type(export_interval_s).__name__}")
     if not 0 < export_interval_s <= 3600:
         raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
+    global _configured_in
     chosen = _formats(formats)
     tracer = _tracer(sampler, exporter is not None, limits or Limits(), _resource(service, resource))
     _started().use(exporter, capacity=buffer_size, interval_s=export_interval_s, timeout_s=5.0)
     _propagation.use_formats(chosen)
-    set_tracer(tracer)
+    if not _configured_in:
+        _join(_propagation.extract_environ(os.environ))
+    _configured_in = os.getpid()
+    _use(tracer)
 
 
 def flush(timeout_s: float = 5.0) -> bool:
@@ -96,6 +107,47 @@ def shutdown(timeout_s: float = 5.0) -> bool:
 def statistics() -> Statistics:
     """Return where every span of this process went."""
     return _started().statistics()
+
+
+@contextlib.contextmanager
+def lend(exporter: Exporter) -> Iterator[None]:
+    """Inside ``with``, record every trace for *exporter*; then go on as before."""
+    before = _in_use
+    lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource("test", None))
+    with _started().lend(exporter):
+        _use(lent)
+        try:
+            yield
+        finally:
+            if _in_use is lent:
+                _use(before)
+
+
+def tracer_in_use() -> Tracer:
+    """Return what new spans are made by."""
+    return _in_use
+
+
+def record_for_parent(tracer: Tracer) -> None:
+    """In a worker process: record with *tracer*, and keep what is recorded until it goes back with a result.
+
+    Where the worker has called ``configure()`` itself, that stands.
+    """
+    if _configured_in != os.getpid():
+        _started().hold()
+        _use(tracer)
+
+
+def _join(context: SpanContext | None) -> None:
+    """Make *context*, which started this process, current from here on, unless something is."""
+    if context is not None and current_context() is None:
+        use_context(context).__enter__()
+
+
+def _use(tracer: Tracer) -> None:
+    global _in_use
+    _in_use = tracer
+    set_tracer(tracer)
 
 
 def _seconds(timeout_s: float) -> float:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Self
 
 from ._accel import Span, SpanContext, set_clock, set_ids
-from ._tracer import flush
+from ._tracer import flush, lend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
-__all__ = ["CountingIds", "FakeClock", "MemoryExporter", "span_tree"]
+__all__ = ["CountingIds", "FakeClock", "MemoryExporter", "recording", "span_tree"]
 
 
 class MemoryExporter:
@@ -30,6 +31,15 @@ class MemoryExporter:
         with self._lock:
             return list(self._spans)
 
+    def __iter__(self) -> Iterator[Span]:
+        return iter(self.spans)
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, index: int) -> Span:
+        return self.spans[index]
+
     def clear(self) -> None:
         """Forget the spans that have ended so far."""
         flush()
@@ -44,6 +54,14 @@ class MemoryExporter:
     def shutdown(self) -> None:
         """Note that no more spans will come."""
         self.is_shut_down = True
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[MemoryExporter]:
+    """Inside ``with``, record every trace in memory, whatever is configured; then go on as before."""
+    exporter = MemoryExporter()
+    with lend(exporter):
+        yield exporter
 
 
 class CountingIds:
