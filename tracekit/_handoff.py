@@ -7,7 +7,7 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ._accel import SpanContext, current_context, current_span, use_scope
+from ._accel import SpanContext, current_context, use_scope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator

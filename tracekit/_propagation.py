@@ -36,7 +36,7 @@ def use_formats(formats: Sequence[Format]) -> None:
 
 def extract_environ(environ: Mapping[str, str]) -> SpanContext | None:
     """Return the context that *environ* holds: ``TRACEPARENT`` and so on, the formats' fields in upper case."""
-    carrier = {}
+    carrier: dict[str, str] = {}
     for format in _formats:
         for field in format.fields:
             value = environ.get(_variable(field))
@@ -48,7 +48,7 @@ def extract_environ(environ: Mapping[str, str]) -> SpanContext | None:
 def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
     """Return a copy of *environ* that names what is current here; where nothing is, a plain copy."""
     variables = dict(environ)
-    carrier = inject({})
+    carrier: dict[str, str] = inject({})
     if carrier:
         for format in _formats:
             for field in format.fields:

@@ -316,7 +316,8 @@ class Span:
         if time_ns is not None and not isinstance(time_ns, int):
             raise TypeError(f"time_ns must be int, not {type(time_ns).__name__}")
         if not self.is_recording:
-            return self._late("add_event")
+            self._late("add_event")
+            return
         if self._events is None:
             self._events = []
         limits = self._tracer.limits
@@ -330,7 +331,8 @@ class Span:
         context, own = _link(target)
         items = _items(attributes) if attributes is not None else own
         if not self.is_recording:
-            return self._late("add_link")
+            self._late("add_link")
+            return
         if self._links is None:
             self._links = []
         if len(self._links) >= self._tracer.limits.links:
@@ -347,7 +349,8 @@ class Span:
         elif not isinstance(description, str):
             raise TypeError(f"description must be str, not {type(description).__name__}")
         if not self.is_recording:
-            return self._late("set_status")
+            self._late("set_status")
+            return
         if number != _UNSET and self._status != _OK:
             limit = self._tracer.limits.value_length
             self._status = number
@@ -377,7 +380,8 @@ class Span:
         if end_ns is not None and not isinstance(end_ns, int):
             raise TypeError(f"end_ns must be int, not {type(end_ns).__name__}")
         if self._ended:
-            return self._late("end")
+            self._late("end")
+            return
         self._ended = True
         if self._recorded:
             end = self._now() if end_ns is None else _ns(end_ns)
