@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._accel import (
     Span,
@@ -85,9 +85,11 @@ def from_context(context: contextvars.Context) -> Span | None:
         return context.copy().run(current_span)
 
 
-def _restore_context(id: bytes, flags: int, state: str, labels: str, is_remote: bool) -> SpanContext:
+def _restore_context(
+    id: bytes, flags: int, state: str, labels: str, is_remote: bool, extra: dict[str, Any] | None = None
+) -> SpanContext:
     """Rebuild a pickled SpanContext."""
-    return make_context(id, flags, str(TraceState.parse(state)), Labels.parse(labels) or None, is_remote)
+    return make_context(id, flags, str(TraceState.parse(state)), Labels.parse(labels) or None, is_remote, extra)
 
 
 set_values(NO_LABELS, parse_labels, make_labels, TraceState, make_state, _restore_context)

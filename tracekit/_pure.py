@@ -27,6 +27,7 @@ from ._pure_codecs import (
     MAX_LABELS,
     MAX_STATE_CHARS,
     MAX_STATE_MEMBERS,
+    Sieve,
     check_baggage,
     collect,
     count_tracestate,
@@ -48,14 +49,23 @@ from ._pure_context import (
     SpanContext,
     anchor,
     check_clock,
+    decode_binary,
+    decode_tags,
+    encode_binary,
+    encode_tags,
     forget_parent,
+    format_b3,
     format_traceparent,
     generation,
+    ids_of,
     make_context,
     make_from_parts,
+    make_remote,
     new_span_id,
     new_trace_id,
     now,
+    parse_b3,
+    parse_decimal,
     parse_traceparent,
     put_state_first,
     read_tracecontext,
@@ -104,6 +114,7 @@ __all__ = [
     "Buffer",
     "Root",
     "Scope",
+    "Sieve",
     "Span",
     "SpanContext",
     "Tracer",
@@ -116,17 +127,26 @@ __all__ = [
     "current_context",
     "current_scope",
     "current_span",
+    "decode_binary",
+    "decode_tags",
+    "encode_binary",
+    "encode_tags",
     "escape_label",
     "extract",
+    "format_b3",
     "format_baggage",
     "format_traceparent",
+    "ids_of",
     "inject",
     "is_label_key",
     "is_state_key",
     "is_state_value",
     "join_baggage",
     "make_context",
+    "make_remote",
+    "parse_b3",
     "parse_baggage",
+    "parse_decimal",
     "parse_hex",
     "parse_traceparent",
     "put",
@@ -614,9 +634,9 @@ def span(
             linked = linked_context(scope)
     elif base._flags & DEFERRED:
         keep, state = _sample(tracer, base._trace_id, name, kind, attributes)
-        flags = (base._flags & RANDOM) | (SAMPLED if keep else 0)
+        flags = (base._flags & RANDOM) | (SAMPLED if keep else 0 if tracer.recording else DEFERRED)
         self.context = make_from_parts(
-            base._trace_id, new_span_id(), flags, _put_first(state, base._state), base._labels, False
+            base._trace_id, new_span_id(), flags, _put_first(state, base._state), base._labels, False, base._extra
         )
     elif is_local and tracer.recording and not base._flags & SAMPLED:
         # Not sampled, and inside a span that is not: nobody will ever see this one, so it has no identity.
@@ -624,7 +644,13 @@ def span(
         self._owns_context = False
     else:
         self.context = make_from_parts(
-            base._trace_id, new_span_id(), base._flags & (SAMPLED | RANDOM), base._state, base._labels, False
+            base._trace_id,
+            new_span_id(),
+            base._flags & (SAMPLED | RANDOM),
+            base._state,
+            base._labels,
+            False,
+            base._extra,
         )
     self._tracer = tracer
     self._generation = generation()
@@ -748,7 +774,11 @@ def _root(
         if keep:
             flags |= SAMPLED
             state = _put_first(entry, state)
-    return make_from_parts(trace_id, new_span_id(), flags, state, None if base is None else base._labels, False)
+        elif base is not None and base._trace_id and not tracer.recording:
+            flags |= DEFERRED  # somebody else's trace, and nothing decides here
+    if base is None:
+        return make_from_parts(trace_id, new_span_id(), flags, state, None, False)
+    return make_from_parts(trace_id, new_span_id(), flags, state, base._labels, False, base._extra)
 
 
 def _put_first(entry: str, state: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,6 +13,7 @@ __all__ = [
     "MAX_LABEL_BYTES",
     "MAX_STATE_CHARS",
     "MAX_STATE_MEMBERS",
+    "Sieve",
     "check_baggage",
     "collect",
     "count_tracestate",
@@ -26,6 +27,7 @@ __all__ = [
     "parse_hex",
     "put",
     "unescape_label",
+    "utf8",
 ]
 
 HEX: Final = frozenset("0123456789abcdef")
@@ -101,11 +103,15 @@ def escape_label(value: str) -> str:
 
 
 def _escape(value: str, escapes: tuple[str, ...]) -> str:
+    return "".join([escapes[octet] for octet in utf8(value)])
+
+
+def utf8(text: str) -> bytes:
+    """Return *text* in UTF-8, lone surrogates as U+FFFD."""
     try:
-        octets = value.encode()
+        return text.encode()
     except UnicodeEncodeError:
-        octets = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
-    return "".join([escapes[octet] for octet in octets])
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 def unescape_label(text: str) -> str:
@@ -257,6 +263,65 @@ def _append(found: list[str | list[str] | None], at: int, text: str) -> None:
         earlier.append(text)
     else:
         found[at] = [earlier, text]
+
+
+@final
+class Sieve:
+    """Finds the fields of all formats in a carrier at once: *names*, and names that start with one of *prefixes*."""
+
+    __slots__ = ("_names", "_prefixes")
+
+    def __init__(self, names: Iterable[str], prefixes: Iterable[str] = ()) -> None:
+        self._names = frozenset(names)
+        self._prefixes = tuple(prefixes)
+
+    def sift(self, carrier: Any) -> dict[str, str | list[str]] | None:
+        """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
+
+        At most 64 KiB are taken, of names with a prefix the first 64: what a peer sends is bounded before it is parsed.
+        """
+        found: dict[str, str | list[str]] | None = None
+        room, prefixed = MAX_FIELD_CHARS, 0
+        is_mapping = hasattr(carrier, "items")
+        for pair in carrier.items() if is_mapping else carrier:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                continue
+            name, value = pair
+            if isinstance(name, bytes):
+                name = name.decode("latin-1")
+            elif not isinstance(name, str):
+                continue
+            elif is_mapping and name.startswith("HTTP_"):
+                name = name[5:].replace("_", "-")
+            if not name.isascii() or len(name) > MAX_NAME_CHARS:
+                continue
+            name = name.lower()
+            if name not in self._names:
+                if not name.startswith(self._prefixes) or prefixed == MAX_LABELS:
+                    continue
+                prefixed += 1
+            for text in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(text, bytes):
+                    text = text.decode("latin-1")
+                if isinstance(text, str):
+                    text = str.__str__(text)
+                    room -= len(text)
+                    if room < 0:
+                        return found
+                    if found is None:
+                        found = {}
+                    earlier = found.get(name)
+                    if earlier is None:
+                        found[name] = text
+                    elif isinstance(earlier, list):
+                        earlier.append(text)
+                    else:
+                        found[name] = [earlier, text]
+        return found
+
+
+MAX_FIELD_CHARS: Final = 65536
+MAX_NAME_CHARS: Final = 256
 
 
 def put(carrier: Any, name: str, text: str | None) -> None:

@@ -5,13 +5,26 @@ from __future__ import annotations
 import os
 import struct
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
 
 from ._errors import FormatError, bad_traceparent
-from ._pure_codecs import HEX, MAX_STATE_CHARS, check_baggage, collect, count_tracestate, join_baggage, parse_hex, put
+from ._pure_codecs import (
+    HEX,
+    MAX_LABEL_BYTES,
+    MAX_STATE_CHARS,
+    check_baggage,
+    collect,
+    count_tracestate,
+    join_baggage,
+    parse_hex,
+    put,
+    utf8,
+)
+from ._records import NO_ATTRIBUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Protocol, Self
 
     from ._labels import Labels
@@ -29,14 +42,23 @@ __all__ = [
     "SpanContext",
     "anchor",
     "check_clock",
+    "decode_binary",
+    "decode_tags",
+    "encode_binary",
+    "encode_tags",
     "forget_parent",
+    "format_b3",
     "format_traceparent",
     "generation",
+    "ids_of",
     "make_context",
     "make_from_parts",
+    "make_remote",
     "new_span_id",
     "new_trace_id",
     "now",
+    "parse_b3",
+    "parse_decimal",
     "parse_traceparent",
     "put_state_first",
     "read_tracecontext",
@@ -181,7 +203,7 @@ class SpanContext:
     bits. ``deferred`` is true while nobody has decided whether the trace is sampled.
     """
 
-    __slots__ = ("_flags", "_is_remote", "_labels", "_span_id", "_state", "_trace_id")
+    __slots__ = ("_extra", "_flags", "_is_remote", "_labels", "_span_id", "_state", "_trace_id")
 
     _trace_id: int
     _span_id: int
@@ -189,6 +211,7 @@ class SpanContext:
     _state: str
     _labels: Labels | None
     _is_remote: bool
+    _extra: dict[str, Any] | None
 
     def __new__(
         cls,
@@ -200,6 +223,7 @@ class SpanContext:
         labels: Labels | None = None,
         is_remote: bool = False,
         deferred: bool | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> Self:
         trace, span = _id(trace_id, 16, "trace_id"), _id(span_id, 8, "span_id")
         if not isinstance(flags, int):
@@ -214,7 +238,7 @@ class SpanContext:
             deferred = not flags and not (trace and span)
         wire = flags | DEFERRED if deferred else flags
         text = "" if state is None else str(state)
-        return make_from_parts(trace, span, wire, text, labels or None, bool(is_remote))
+        return make_from_parts(trace, span, wire, text, labels or None, bool(is_remote), dict(extra or {}) or None)
 
     @property
     def trace_id(self) -> str:
@@ -267,14 +291,20 @@ class SpanContext:
         """The labels that travel with the trace."""
         return _no_labels if self._labels is None else self._labels
 
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """What a wire format said beyond all this, by the format's name; that format writes it again."""
+        return NO_ATTRIBUTES if self._extra is None else MappingProxyType(self._extra)
+
     def replace(
         self,
         *,
         state: TraceState | None = None,
         labels: Labels | None = None,
         is_remote: bool | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> SpanContext:
-        """Return a copy with another tracestate, other labels, or another ``is_remote``; None keeps what is there."""
+        """Return a copy with another tracestate, labels, ``is_remote`` or extra words; None keeps what is there."""
         if state is not None and not isinstance(state, _state_type):
             raise TypeError(f"state must be a TraceState, not {type(state).__name__}")
         if labels is not None and not isinstance(labels, _labels_type):
@@ -286,10 +316,11 @@ class SpanContext:
             self._state if state is None else str(state),
             self._labels if labels is None else (labels or None),
             self._is_remote if is_remote is None else bool(is_remote),
+            self._extra if extra is None else (dict(extra) or None),
         )
 
     def _key(self) -> tuple[Any, ...]:
-        return self._trace_id, self._span_id, self._flags, self._labels, self._is_remote
+        return self._trace_id, self._span_id, self._flags, self._labels, self._is_remote, self._extra
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SpanContext):
@@ -301,7 +332,7 @@ class SpanContext:
 
     def __reduce__(self) -> Any:
         # By a function's name, not the class's, so that either twin reads what the other wrote.
-        return _restore, (self.id, self._flags, self._state, str(self.labels), self._is_remote)
+        return _restore, (self.id, self._flags, self._state, str(self.labels), self._is_remote, self._extra)
 
     def __repr__(self) -> str:
         remote = ", remote" if self._is_remote else ""
@@ -309,8 +340,15 @@ class SpanContext:
 
 
 def make_from_parts(
-    trace_id: int, span_id: int, flags: int, state: str, labels: Labels | None, is_remote: bool
+    trace_id: int,
+    span_id: int,
+    flags: int,
+    state: str,
+    labels: Labels | None,
+    is_remote: bool,
+    extra: dict[str, Any] | None = None,
 ) -> SpanContext:
+    """Return the context with these ids, of 128 and 64 bits, and no further check."""
     context = object.__new__(SpanContext)
     context._trace_id = trace_id
     context._span_id = span_id
@@ -318,10 +356,18 @@ def make_from_parts(
     context._state = state
     context._labels = labels
     context._is_remote = is_remote
+    context._extra = extra
     return context
 
 
-def make_context(id: bytes, flags: int, state: str, labels: Labels | None, is_remote: bool) -> SpanContext:
+def make_context(
+    id: bytes,
+    flags: int,
+    state: str,
+    labels: Labels | None,
+    is_remote: bool,
+    extra: dict[str, Any] | None = None,
+) -> SpanContext:
     """Return the context with these 24 bytes of ids and these flags, ``deferred`` (0x100) among them.
 
     Nothing but the length is checked: *state* is a well-formed ``tracestate`` or empty.
@@ -329,7 +375,168 @@ def make_context(id: bytes, flags: int, state: str, labels: Labels | None, is_re
     if len(id) != 24:
         raise ValueError("id must be 24 bytes")
     trace_id, span_id = int.from_bytes(id[:16]), int.from_bytes(id[16:])
-    return make_from_parts(trace_id, span_id, flags & 0x1FF, state, labels, is_remote)
+    return make_from_parts(trace_id, span_id, flags & 0x1FF, state, labels, is_remote, extra)
+
+
+def make_remote(trace_id: int, span_id: int, flags: int, extra: dict[str, Any] | None = None) -> SpanContext:
+    """Return the remote context with these ids, of 128 and 64 bits, ``deferred`` (0x100) among the flags."""
+    if trace_id >> 128 or span_id >> 64:
+        raise OverflowError("ids have 128 and 64 bits")
+    return make_from_parts(trace_id, span_id, flags & 0x1FF, "", None, True, extra)
+
+
+def ids_of(context: SpanContext) -> tuple[int, int]:
+    """Return the trace id and the span id of *context* as numbers."""
+    return context._trace_id, context._span_id
+
+
+def parse_decimal(text: str) -> int:
+    """Return the number that *text*, 1 to 20 decimal digits, spells; -1 if it is not that or has over 64 bits."""
+    if not 0 < len(text) <= 20 or not _DIGITS.issuperset(text):
+        return -1
+    number = int(text)
+    return -1 if number >> 64 else number
+
+
+_DIGITS = frozenset("0123456789")
+_DEBUG = {"b3": "d"}
+
+
+def parse_b3(text: str) -> SpanContext | None:
+    """Return the remote context that a ``b3`` value holds, or None if it breaks the grammar.
+
+    https://github.com/openzipkin/b3-propagation#single-header
+    """
+    size = len(text)
+    if size == 1:
+        if text not in "01d":
+            return None
+        return make_from_parts(0, 0, 0 if text == "0" else SAMPLED, "", None, True, _DEBUG if text == "d" else None)
+    at = 32 if size > 32 and text[32] == "-" else 16
+    if size < at + 17 or text[at] != "-":
+        return None
+    trace_id, span_id = parse_hex(text[:at], at), parse_hex(text[at + 1 : at + 17], 16)
+    if not trace_id or not span_id:
+        return None
+    rest = text[at + 17 :]
+    if not rest:
+        return make_from_parts(trace_id, span_id, DEFERRED, "", None, True)
+    if len(rest) not in (2, 19) or rest[0] != "-" or rest[1] not in "01d":
+        return None
+    if len(rest) == 19 and (rest[2] != "-" or not parse_hex(rest[3:], 16)):
+        return None
+    return make_from_parts(
+        trace_id, span_id, 0 if rest[1] == "0" else SAMPLED, "", None, True, _DEBUG if rest[1] == "d" else None
+    )
+
+
+def format_b3(context: SpanContext) -> str:
+    """Return the ``b3`` value of *context*: ids and decision, or what it has of them, which may be nothing."""
+    if not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    state = "1" if context._flags & SAMPLED else "" if context._flags & DEFERRED else "0"
+    if context._extra is not None and context._extra.get("b3") == "d":
+        state = "d"
+    if not context.is_valid:
+        return state
+    digits = 32 if context._trace_id >> 64 else 16
+    text = f"{context._trace_id:0{digits}x}-{context._span_id:016x}"
+    return f"{text}-{state}" if state else text
+
+
+def decode_binary(octets: bytes) -> SpanContext | None:
+    """Return the remote context that the binary form holds, or None if it is malformed.
+
+    Fields may be missing. What follows an unknown field is kept, and written again.
+    https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md
+    """
+    size = len(octets)
+    if not 0 < size <= MAX_BINARY_BYTES or octets[0] != 0:
+        return None
+    trace_id = span_id = 0
+    flags, at = DEFERRED, 1
+    while at < size and octets[at] <= 2:
+        field, length = octets[at], (16, 8, 1)[octets[at]]
+        value = octets[at + 1 : at + 1 + length]
+        if len(value) != length:
+            return None
+        if field == 0:
+            trace_id = int.from_bytes(value)
+        elif field == 1:
+            span_id = int.from_bytes(value)
+        else:
+            flags = value[0] & SAMPLED
+        at += 1 + length
+    if not trace_id or not span_id:
+        return None
+    return make_from_parts(
+        trace_id, span_id, flags, "", None, True, {"grpc_bin": bytes(octets[at:])} if at < size else None
+    )
+
+
+def encode_binary(context: SpanContext) -> bytes:
+    """Return the binary form of *context*: 29 bytes, 27 while the decision is deferred, and what came behind them."""
+    if not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    octets = b"\0\0" + context._trace_id.to_bytes(16) + b"\x01" + context._span_id.to_bytes(8)
+    if not context._flags & DEFERRED:
+        octets += b"\x02" + bytes([context._flags & SAMPLED])
+    tail = None if context._extra is None else context._extra.get("grpc_bin")
+    return octets + tail if isinstance(tail, bytes) else octets
+
+
+MAX_BINARY_BYTES: Final = 512
+
+
+def decode_tags(octets: bytes) -> dict[str, str] | None:
+    """Return the pairs of the binary tag encoding, the last of equal keys; None if it is malformed or over 8192 bytes.
+
+    https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md#tag-context
+    """
+    size = len(octets)
+    if not 0 < size <= MAX_LABEL_BYTES or octets[0] != 0:
+        return None
+    tags: dict[str, str] = {}
+    at = 1
+    while at < size and octets[at] == 0:
+        pair = []
+        at += 1
+        for _ in range(2):
+            length = shift = 0
+            while True:
+                if at >= size or shift > 14:  # three octets of seven bits: far more than the limit
+                    return None
+                length |= (octets[at] & 0x7F) << shift
+                shift += 7
+                at += 1
+                if octets[at - 1] < 0x80:
+                    break
+            if length > size - at:
+                return None
+            try:
+                pair.append(octets[at : at + length].decode())
+            except UnicodeDecodeError:
+                return None
+            at += length
+        tags[pair[0]] = pair[1]
+    return tags
+
+
+def encode_tags(tags: Mapping[str, str]) -> bytes:
+    """Return *tags* in the binary tag encoding; those past 8192 bytes are left out, whole."""
+    octets = b"\0"
+    for key, value in tags.items():
+        piece = b"\0"
+        for text in (key, value):
+            encoded = utf8(text)
+            length = len(encoded)
+            while length > 0x7F:
+                piece += bytes([length & 0x7F | 0x80])
+                length >>= 7
+            piece += bytes([length]) + encoded
+        if len(octets) + len(piece) <= MAX_LABEL_BYTES:
+            octets += piece
+    return octets
 
 
 def parse_traceparent(text: str) -> SpanContext | None:

@@ -155,7 +155,9 @@ class Scope:
 def _with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
     if base is None:
         return make_from_parts(0, 0, DEFERRED, "", labels or None, False)
-    return make_from_parts(base._trace_id, base._span_id, base._flags, base._state, labels or None, base._is_remote)
+    return make_from_parts(
+        base._trace_id, base._span_id, base._flags, base._state, labels or None, base._is_remote, base._extra
+    )
 
 
 def _is_here(scope: Scope) -> bool:

@@ -112,6 +112,7 @@ __all__ = [
     "Buffer",
     "Root",
     "Scope",
+    "Sieve",
     "Span",
     "SpanContext",
     "Tracer",
@@ -124,17 +125,26 @@ __all__ = [
     "current_context",
     "current_scope",
     "current_span",
+    "decode_binary",
+    "decode_tags",
+    "encode_binary",
+    "encode_tags",
     "escape_label",
     "extract",
+    "format_b3",
     "format_baggage",
     "format_traceparent",
+    "ids_of",
     "inject",
     "is_label_key",
     "is_state_key",
     "is_state_value",
     "join_baggage",
     "make_context",
+    "make_remote",
+    "parse_b3",
     "parse_baggage",
+    "parse_decimal",
     "parse_hex",
     "parse_traceparent",
     "put",
@@ -677,10 +687,11 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
                 base.high,
                 base.low,
                 _new_span_id(),
-                (base.bits & RANDOM) | (SAMPLED if keep else 0),
+                (base.bits & RANDOM) | (SAMPLED if keep else 0 if tracer.recording else DEFERRED),
                 _put_first(state, base._state),
                 base._labels,
                 False,
+                base._extra,
             )
         elif is_local and tracer.recording and not base.bits & SAMPLED:
             # Not sampled, and inside a span that is not: nobody will ever see this one, so it has no identity.
@@ -695,6 +706,7 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
                 base._state,
                 base._labels,
                 False,
+                base._extra,
             )
     _buffer.started_count += 1
     if tracer.recording and self.context.bits & SAMPLED:
@@ -819,7 +831,11 @@ cdef SpanContext _root(Tracer tracer, SpanContext base, name, kind, attributes):
         if keep:
             bits |= SAMPLED
             state = _put_first(entry, state)
-    return _make_context(high, low, _new_span_id(), bits, state, labels, False)
+        elif base is not None and (base.high | base.low) and not tracer.recording:
+            bits |= DEFERRED  # somebody else's trace, and nothing decides here
+    return _make_context(
+        high, low, _new_span_id(), bits, state, labels, False, None if base is None else base._extra
+    )
 
 
 cdef str _put_first(str entry, str state):

@@ -630,6 +630,128 @@ cdef int _take_text(list found, Py_ssize_t index, object text) except -1:
     return 0
 
 
+cdef enum:
+    C_FIELD_CHARS = 65536
+    C_NAME_CHARS = 256
+
+
+@cython.final
+cdef class Sieve:
+    """Finds the fields of all formats in a carrier at once: *names*, and names that start with one of *prefixes*."""
+
+    cdef frozenset names
+    cdef tuple prefixes
+    # Which lengths, below 64, names with this first character have: nearly all other headers stop here.
+    cdef uint64_t[256] lengths
+    cdef bint[256] is_prefix
+
+    def __init__(self, names, prefixes=()):
+        cdef str name
+        self.names = frozenset(names)
+        self.prefixes = tuple(prefixes)
+        for at in range(256):
+            self.lengths[at] = self.is_prefix[at] = 0
+        for name in self.names:
+            self.lengths[ord(name[0])] |= <uint64_t>1 << (len(name) & 63)
+        for name in self.prefixes:
+            self.is_prefix[ord(name[0])] = True
+
+    def sift(self, carrier):
+        """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
+
+        At most 64 KiB are taken, of names with a prefix the first 64: what a peer sends is bounded before it is parsed.
+        """
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef Py_ssize_t position = 0, room = C_FIELD_CHARS
+        cdef int prefixed = 0
+        cdef dict found = None
+        cdef bint is_mapping
+        cdef str name
+        if type(carrier) is dict:
+            # Nothing in _name or _keep runs code of the program's, so the dict cannot change on the way.
+            while PyDict_Next(carrier, &position, &key, &value):
+                name = self._name(<object>key, True, &prefixed)
+                if name is not None:
+                    if found is None:
+                        found = {}
+                    if not _keep(found, name, <object>value, &room):
+                        break
+            return found or None
+        if type(carrier) is list:
+            for pair in <list>carrier:
+                if type(pair) is tuple and len(<tuple>pair) == 2 and not self._may_be((<tuple>pair)[0]):
+                    continue
+                if isinstance(pair, (tuple, list)) and len(pair) == 2:
+                    name = self._name(pair[0], False, &prefixed)
+                    if name is not None:
+                        if found is None:
+                            found = {}
+                        if not _keep(found, name, pair[1], &room):
+                            break
+            return found or None
+        is_mapping = hasattr(carrier, "items")
+        for pair in carrier.items() if is_mapping else carrier:
+            if isinstance(pair, (tuple, list)) and len(pair) == 2:
+                name = self._name(pair[0], is_mapping, &prefixed)
+                if name is not None:
+                    if found is None:
+                        found = {}
+                    if not _keep(found, name, pair[1], &room):
+                        break
+        return found or None
+
+    cdef inline bint _may_be(self, object text) noexcept:
+        """Tell whether *text* has the first character and the length of a name, or a prefix's first character."""
+        cdef const uint8_t* chars
+        cdef Py_ssize_t size
+        cdef uint8_t first
+        if not _chars(text, &chars, &size) or size == 0 or size > C_NAME_CHARS + 5:
+            return False
+        first = chars[0] | 0x20 if c"A" <= chars[0] <= c"Z" else chars[0]
+        return (self.lengths[first] >> (size & 63) & 1) != 0 or self.is_prefix[first]
+
+    cdef str _name(self, object text, bint is_mapping, int* prefixed):
+        """Return *text* in lower case if it is one of the names."""
+        cdef str name
+        if not self._may_be(text) and not (is_mapping and isinstance(text, str) and text.startswith("HTTP_")):
+            return None
+        name = text.decode("latin-1") if isinstance(text, bytes) else str.__str__(text)
+        if is_mapping and isinstance(text, str) and name.startswith("HTTP_"):
+            name = name[5:].replace("_", "-")
+        if not PyUnicode_IS_ASCII(name) or PyUnicode_GET_LENGTH(name) > C_NAME_CHARS:
+            return None
+        name = name.lower()
+        if name in self.names:
+            return name
+        if prefixed[0] == C_LABELS or not name.startswith(self.prefixes):
+            return None
+        prefixed[0] += 1
+        return name
+
+
+cdef bint _keep(dict found, str name, object value, Py_ssize_t* room) except -1:
+    """Add what *value* holds to *found*; tell whether there was room for it."""
+    for text in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(text, bytes):
+            text = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), NULL)
+        elif not isinstance(text, str):
+            continue
+        elif type(text) is not str:
+            text = str.__str__(text)  # a subclass may have methods of its own
+        room[0] -= PyUnicode_GET_LENGTH(text)
+        if room[0] < 0:
+            return False
+        earlier = found.get(name)
+        if earlier is None:
+            found[name] = text
+        elif type(earlier) is list:
+            (<list>earlier).append(text)
+        else:
+            found[name] = [earlier, text]
+    return True
+
+
 def put(carrier, str name not None, str text):
     """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None takes it out.
 

@@ -166,6 +166,7 @@ cdef class SpanContext:
     cdef bint remote, is_made
     cdef str _state  # checked text, or None
     cdef object _labels  # Labels that are not empty, or None
+    cdef dict _extra  # never changed once it is here, or None
 
     def __init__(
         self,
@@ -177,6 +178,7 @@ cdef class SpanContext:
         labels=None,
         is_remote=False,
         deferred=None,
+        extra=None,
     ):
         # __init__ and not __cinit__, which every span would pay for; called again, it must change nothing.
         cdef uint64_t[2] trace
@@ -201,6 +203,7 @@ cdef class SpanContext:
         self._state = str(state) if state else None
         self._labels = labels or None
         self.remote = bool(is_remote)
+        self._extra = dict(extra or {}) or None
 
     @property
     def trace_id(self):
@@ -259,8 +262,13 @@ cdef class SpanContext:
         """The labels that travel with the trace."""
         return _no_labels if self._labels is None else self._labels
 
-    def replace(self, *, state=None, labels=None, is_remote=None):
-        """Return a copy with another tracestate, other labels, or another ``is_remote``; None keeps what is there."""
+    @property
+    def extra(self):
+        """What a wire format said beyond all this, by the format's name; that format writes it again."""
+        return _NO_ATTRIBUTES if self._extra is None else _MappingProxyType(self._extra)
+
+    def replace(self, *, state=None, labels=None, is_remote=None, extra=None):
+        """Return a copy with another tracestate, labels, ``is_remote`` or extra words; None keeps what is there."""
         if state is not None and not isinstance(state, _state_type):
             raise TypeError(f"state must be a TraceState, not {type(state).__name__}")
         if labels is not None and not isinstance(labels, _labels_type):
@@ -273,6 +281,7 @@ cdef class SpanContext:
             self._state if state is None else (str(state) or None),
             self._labels if labels is None else (labels or None),
             self.remote if is_remote is None else bool(is_remote),
+            self._extra if extra is None else (dict(extra) or None),
         )
 
     cdef inline bint _is_valid(self) noexcept:
@@ -289,6 +298,7 @@ cdef class SpanContext:
             and self.bits == that.bits
             and self.remote == that.remote
             and self._labels == that._labels
+            and self._extra == that._extra
             and (self._state == that._state or self.state == that.state)
         )
 
@@ -298,7 +308,7 @@ cdef class SpanContext:
 
     def __reduce__(self):
         # By a function's name, not the class's, so that either twin reads what the other wrote.
-        return _restore, (self.id, self.bits, self._state or "", str(self.labels), self.remote)
+        return _restore, (self.id, self.bits, self._state or "", str(self.labels), self.remote, self._extra)
 
     def __repr__(self):
         remote = ", remote" if self.remote else ""
@@ -306,7 +316,7 @@ cdef class SpanContext:
 
 
 cdef inline SpanContext _make_context(
-    uint64_t high, uint64_t low, uint64_t span, uint16_t bits, str state, object labels, bint remote
+    uint64_t high, uint64_t low, uint64_t span, uint16_t bits, str state, object labels, bint remote, dict extra
 ):
     cdef SpanContext context = SpanContext.__new__(SpanContext)
     context.high = high
@@ -316,11 +326,12 @@ cdef inline SpanContext _make_context(
     context._state = state
     context._labels = labels
     context.remote = remote
+    context._extra = extra
     context.is_made = True
     return context
 
 
-def make_context(bytes id not None, int flags, str state not None, labels, bint is_remote):
+def make_context(bytes id not None, int flags, str state not None, labels, bint is_remote, dict extra=None):
     """Return the context with these 24 bytes of ids and these flags, ``deferred`` (0x100) among them.
 
     Nothing but the length is checked: *state* is a well-formed ``tracestate`` or empty.
@@ -336,7 +347,244 @@ def make_context(bytes id not None, int flags, str state not None, labels, bint 
         state or None,
         labels,
         is_remote,
+        extra,
     )
+
+
+def make_remote(trace_id, uint64_t span_id, int flags, dict extra=None):
+    """Return the remote context with these ids, of 128 and 64 bits, ``deferred`` (0x100) among the flags."""
+    cdef uint64_t high = <uint64_t>(trace_id >> 64), low = <uint64_t>(trace_id & 0xFFFF_FFFF_FFFF_FFFF)
+    return _make_context(high, low, span_id, <uint16_t>(flags & 0x1FF), None, None, True, extra)
+
+
+def ids_of(SpanContext context not None):
+    """Return the trace id and the span id of *context* as numbers."""
+    return <object>context.high << 64 | context.low, context.span
+
+
+def parse_decimal(str text not None):
+    """Return the number that *text*, 1 to 20 decimal digits, spells; -1 if it is not that or has over 64 bits."""
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text), at
+    cdef uint64_t total = 0, digit
+    if not 0 < size <= 20 or not PyUnicode_IS_ASCII(text):
+        return -1
+    cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(text)
+    for at in range(size):
+        if not c"0" <= chars[at] <= c"9":
+            return -1
+        digit = chars[at] - c"0"
+        # Nineteen digits always fit; the twentieth may not.
+        if at == 19 and (total > 1844674407370955161 or (total == 1844674407370955161 and digit > 5)):
+            return -1
+        total = total * 10 + digit
+    return total
+
+
+cdef dict _DEBUG = {"b3": "d"}
+
+
+def parse_b3(str text not None):
+    """Return the remote context that a ``b3`` value holds, or None if it breaks the grammar.
+
+    https://github.com/openzipkin/b3-propagation#single-header
+    """
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text), at
+    cdef uint64_t high = 0, low, span, parent
+    cdef uint8_t state
+    if size == 0 or size > 68 or not PyUnicode_IS_ASCII(text):
+        return None
+    cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(text)
+    if size == 1:
+        return _with_state(0, 0, 0, chars[0])
+    at = 32 if size > 32 and chars[32] == c"-" else 16
+    if size < at + 17 or chars[at] != c"-":
+        return None
+    # From here on every index below at + 17 is inside the text.
+    if at == 32:
+        if not _decode(chars, 16, &high):
+            return None
+    if not _decode(chars + at - 16, 16, &low) or not _decode(chars + at + 1, 16, &span):
+        return None
+    if not (high | low) or not span:
+        return None
+    size -= at + 17
+    chars += at + 17
+    if size == 0:
+        return _make_context(high, low, span, DEFERRED, None, None, True, None)
+    if (size != 2 and size != 19) or chars[0] != c"-":
+        return None
+    if size == 19 and (chars[2] != c"-" or not _decode(chars + 3, 16, &parent) or not parent):
+        return None
+    return _with_state(high, low, span, chars[1])
+
+
+cdef SpanContext _with_state(uint64_t high, uint64_t low, uint64_t span, uint8_t state):
+    if state == c"1" or state == c"d":
+        return _make_context(high, low, span, SAMPLED, None, None, True, _DEBUG if state == c"d" else None)
+    return _make_context(high, low, span, 0, None, None, True, None) if state == c"0" else None
+
+
+def format_b3(context):
+    """Return the ``b3`` value of *context*: ids and decision, or what it has of them, which may be nothing."""
+    cdef SpanContext plain
+    cdef uint8_t* chars
+    cdef uint8_t state
+    cdef int digits
+    if type(context) is not SpanContext:
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    plain = <SpanContext>context
+    state = c"1" if plain.bits & SAMPLED else 0 if plain.bits & DEFERRED else c"0"
+    if plain._extra is not None and plain._extra.get("b3") == "d":
+        state = c"d"
+    if not plain._is_valid():
+        return chr(state) if state else ""
+    digits = 32 if plain.high else 16
+    text = PyUnicode_New(digits + (19 if state else 17), 127)
+    chars = <uint8_t*>PyUnicode_DATA(text)
+    if plain.high:
+        _encode(plain.high, 16, chars)
+        chars += 16
+    _encode(plain.low, 16, chars)
+    chars[16] = c"-"
+    _encode(plain.span, 16, chars + 17)
+    if state:
+        chars[33] = c"-"
+        chars[34] = state
+    return text
+
+
+cdef enum:
+    MAX_BINARY_BYTES = 512
+
+
+def decode_binary(bytes octets not None):
+    """Return the remote context that the binary form holds, or None if it is malformed.
+
+    Fields may be missing. What follows an unknown field is kept, and written again.
+    https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md
+    """
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(octets), at = 1
+    cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(octets)
+    cdef uint64_t high = 0, low = 0, span = 0
+    cdef uint16_t bits = DEFERRED
+    if not 0 < size <= MAX_BINARY_BYTES or data[0] != 0:
+        return None
+    while at < size and data[at] <= 2:
+        if data[at] == 0:
+            if size - at < 17:
+                return None
+            high, low = _word(data + at + 1), _word(data + at + 9)
+            at += 17
+        elif data[at] == 1:
+            if size - at < 9:
+                return None
+            span = _word(data + at + 1)
+            at += 9
+        else:
+            if size - at < 2:
+                return None
+            bits = data[at + 1] & SAMPLED
+            at += 2
+    if not (high | low) or not span:
+        return None
+    return _make_context(high, low, span, bits, None, None, True, {"grpc_bin": octets[at:]} if at < size else None)
+
+
+def encode_binary(context):
+    """Return the binary form of *context*: 29 bytes, 27 while the decision is deferred, and what came behind them."""
+    cdef SpanContext plain
+    cdef bytes octets
+    cdef uint8_t* out
+    cdef int at
+    if type(context) is not SpanContext:
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    plain = <SpanContext>context
+    octets = PyBytes_FromStringAndSize(NULL, 27 if plain.bits & DEFERRED else 29)
+    out = <uint8_t*>PyBytes_AS_STRING(octets)
+    out[0] = out[1] = 0
+    out[18] = 1
+    for at in range(8):
+        out[2 + at] = <uint8_t>(plain.high >> (56 - 8 * at))
+        out[10 + at] = <uint8_t>(plain.low >> (56 - 8 * at))
+        out[19 + at] = <uint8_t>(plain.span >> (56 - 8 * at))
+    if not plain.bits & DEFERRED:
+        out[27] = 2
+        out[28] = plain.bits & SAMPLED
+    tail = None if plain._extra is None else plain._extra.get("grpc_bin")
+    return octets + tail if type(tail) is bytes else octets
+
+
+def decode_tags(bytes octets not None):
+    """Return the pairs of the binary tag encoding, the last of equal keys; None if it is malformed or over 8192 bytes.
+
+    https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md#tag-context
+    """
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(octets), at = 1, length
+    cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(octets)
+    cdef int shift, part
+    cdef dict tags = {}
+    cdef str key = None, text = None
+    if not 0 < size <= C_LABEL_BYTES or data[0] != 0:
+        return None
+    while at < size and data[at] == 0:
+        at += 1
+        for part in range(2):
+            length = shift = 0
+            while True:
+                if at >= size or shift > 14:  # three octets of seven bits: far more than the limit
+                    return None
+                length |= <Py_ssize_t>(data[at] & 0x7F) << shift
+                shift += 7
+                at += 1
+                if data[at - 1] < 0x80:
+                    break
+            if length > size - at:
+                return None
+            try:
+                text = PyUnicode_DecodeUTF8(<const char*>data + at, length, NULL)
+            except UnicodeDecodeError:
+                return None
+            at += length
+            if part == 0:
+                key = text
+        tags[key] = text
+    return tags
+
+
+def encode_tags(tags):
+    """Return *tags* in the binary tag encoding; those past 8192 bytes are left out, whole."""
+    cdef uint8_t[C_LABEL_BYTES] out
+    cdef uint8_t* end = &out[1]
+    cdef const uint8_t* key_octets = NULL
+    cdef const uint8_t* value_octets = NULL
+    cdef Py_ssize_t key_size = 0, value_size = 0, used = 1, size
+    out[0] = 0
+    for key, value in tags.items():
+        key, value = _utf8(<str?>key), _utf8(<str?>value)
+        _chars(key, &key_octets, &key_size)
+        _chars(value, &value_octets, &value_size)
+        size = 1 + _varint_size(key_size) + key_size + _varint_size(value_size) + value_size
+        if size <= C_LABEL_BYTES - used:
+            used += size
+            end[0] = 0
+            end = _write_counted(key_octets, key_size, end + 1)
+            end = _write_counted(value_octets, value_size, end)
+    return PyBytes_FromStringAndSize(<const char*>out, used)
+
+
+cdef inline int _varint_size(Py_ssize_t number) noexcept:
+    # What takes more than two octets does not fit anyway.
+    return 1 if number < 0x80 else 2
+
+
+cdef inline uint8_t* _write_counted(const uint8_t* octets, Py_ssize_t size, uint8_t* out) noexcept:
+    """Write *size*, below 2 to the 14th, and as many octets; the caller has seen that there is room."""
+    if size >= 0x80:
+        out[0] = <uint8_t>(size & 0x7F | 0x80)
+        out += 1
+    out[0] = <uint8_t>(size >> 7 if size >= 0x80 else size)
+    memcpy(out + 1, octets, size)
+    return out + 1 + size
 
 
 def parse_traceparent(str text not None):
@@ -375,7 +623,7 @@ cdef SpanContext _parse_traceparent(str text):
         return None
     if not (high | low) or not span_id:
         return None
-    return _make_context(high, low, span_id, <uint16_t>flags, None, None, True)
+    return _make_context(high, low, span_id, <uint16_t>flags, None, None, True, None)
 
 
 def format_traceparent(context):
@@ -468,7 +716,7 @@ cdef SpanContext _read_w3c(carrier):
         if not labels:
             return context
     if context is None:
-        return _make_context(0, 0, 0, DEFERRED, None, labels, False)
+        return _make_context(0, 0, 0, DEFERRED, None, labels, False, None)
     context._labels = labels
     return context
 

@@ -222,8 +222,10 @@ cdef object _held_span(Scope scope):
 
 cdef SpanContext _with_labels(SpanContext base, object labels):
     if base is None:
-        return _make_context(0, 0, 0, DEFERRED, None, labels or None, False)
-    return _make_context(base.high, base.low, base.span, base.bits, base._state, labels or None, base.remote)
+        return _make_context(0, 0, 0, DEFERRED, None, labels or None, False, None)
+    return _make_context(
+        base.high, base.low, base.span, base.bits, base._state, labels or None, base.remote, base._extra
+    )
 
 
 cdef inline bint _is_here(Scope scope) noexcept:
