@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._accel import SpanContext, extract, inject, set_formats
+from ._accel import Sieve, SpanContext, extract, ids_of, inject, make_context, set_formats
 from ._errors import FormatError
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 
@@ -13,10 +13,29 @@ if TYPE_CHECKING:
 
     from .wire import Format
 
-__all__ = ["environ_of", "extract", "extract_environ", "formats", "inject", "use_formats"]
+__all__ = [
+    "Extracted",
+    "environ_of",
+    "extract",
+    "extract_all",
+    "extract_environ",
+    "formats",
+    "inject",
+    "use_formats",
+]
 
 DEFAULT_FORMATS: Sequence[Format] = (TRACECONTEXT, BAGGAGE)
 _formats: Sequence[Format] = DEFAULT_FORMATS
+_sieve: Sieve | None = None
+
+_DEFERRED = 0x100
+
+
+class Extracted(NamedTuple):
+    """What a carrier holds: the context to continue, and those of formats that name another trace, to link to."""
+
+    context: SpanContext | None
+    links: tuple[SpanContext, ...] = ()
 
 
 def formats() -> Sequence[Format]:
@@ -26,12 +45,63 @@ def formats() -> Sequence[Format]:
 
 def use_formats(formats: Sequence[Format]) -> None:
     """Read and write *formats*, in this order, from now on."""
-    global _formats
+    global _formats, _sieve
     _formats = formats
     if tuple(formats) == DEFAULT_FORMATS:
+        _sieve = None
         set_formats()  # the twins have these two in one
     else:
+        _sieve = Sieve(
+            [field for format in formats for field in format.fields],
+            [prefix for format in formats for prefix in getattr(format, "prefixes", ())],
+        )
         set_formats(_read, _write)
+
+
+def extract_all(carrier: Any) -> Extracted:
+    """Return what ``extract()`` does, and the contexts of formats that disagree with it about the trace."""
+    if _sieve is None:
+        return Extracted(extract(carrier))
+    fields = _sieve.sift(carrier)
+    found: SpanContext | None = None
+    links: list[SpanContext] = []
+    for format in _formats if fields is not None else ():
+        try:
+            context = format.read(fields)
+        except FormatError:
+            continue
+        if context is None or found is None:
+            found = found or context
+        elif _trace(context) and _trace(found) and _trace(context) != _trace(found):
+            if context.is_valid and all(context.id != link.id for link in links):
+                links.append(context)
+        else:
+            found = _merge(found, context)
+    return Extracted(found, tuple(links))
+
+
+def _trace(context: SpanContext) -> int:
+    return ids_of(context)[0]
+
+
+def _merge(first: SpanContext, other: SpanContext) -> SpanContext:
+    """Return *first* with what *other*, of another format and of the same trace or of none, says besides."""
+    ids = other if ids_of(first) == (0, 0) or (other.is_valid and not first.is_valid) else first
+    decided = other if first.deferred else first
+    flags = (ids.flags & ~1) | (decided.flags & 1) | (_DEFERRED if decided.deferred else 0)
+    labels = first.labels.merge(other.labels) if other.labels else first.labels
+    state = str(first.state) or str(other.state)
+    extra = {**other.extra, **first.extra}
+    return make_context(ids.id, flags, state, labels or None, ids.is_remote, extra or None)
+
+
+def _read(carrier: Any) -> SpanContext | None:
+    return extract_all(carrier).context
+
+
+def _write(context: SpanContext, carrier: Any) -> None:
+    for format in _formats:
+        format.write(context, carrier)
 
 
 def extract_environ(environ: Mapping[str, str]) -> SpanContext | None:
@@ -60,26 +130,3 @@ def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
 def _variable(field: str) -> str:
     # https://opentelemetry.io/docs/specs/otel/context/env-carriers/
     return field.upper().replace("-", "_")
-
-
-def _read(carrier: Any) -> SpanContext | None:
-    found: SpanContext | None = None
-    for format in _formats:
-        try:
-            context = format.read(carrier)
-        except FormatError:
-            continue
-        if context is None:
-            continue
-        if found is None:
-            found = context
-        elif found.is_valid or not context.is_valid:
-            found = found.replace(labels=found.labels.merge(context.labels))
-        else:
-            found = context.replace(labels=found.labels.merge(context.labels))
-    return found
-
-
-def _write(context: SpanContext, carrier: Any) -> None:
-    for format in _formats:
-        format.write(context, carrier)

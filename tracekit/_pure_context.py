@@ -8,7 +8,7 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
 
-from ._errors import FormatError, bad_traceparent
+from ._errors import FormatError, bad_b3, bad_traceparent
 from ._pure_codecs import (
     HEX,
     MAX_LABEL_BYTES,
@@ -61,11 +61,13 @@ __all__ = [
     "parse_decimal",
     "parse_traceparent",
     "put_state_first",
+    "read_b3",
     "read_tracecontext",
     "read_w3c",
     "set_clock",
     "set_ids",
     "set_values",
+    "write_b3",
     "write_tracecontext",
     "write_w3c",
 ]
@@ -442,6 +444,25 @@ def format_b3(context: SpanContext) -> str:
     digits = 32 if context._trace_id >> 64 else 16
     text = f"{context._trace_id:0{digits}x}-{context._span_id:016x}"
     return f"{text}-{state}" if state else text
+
+
+def read_b3(carrier: Any) -> SpanContext | None:
+    """Return the context, or the decision alone, that ``b3`` holds; None if there is none.
+
+    Raises ``FormatError`` where it is bad or came twice.
+    """
+    (text,) = collect(carrier, ("b3",))
+    if text is None:
+        return None
+    context = parse_b3(text) if isinstance(text, str) else None
+    if context is None:
+        raise bad_b3(text)
+    return context
+
+
+def write_b3(context: SpanContext, carrier: Any) -> None:
+    """Set ``b3`` to what *context* has of ids and decision; where that is nothing, take it out."""
+    put(carrier, "b3", format_b3(context) or None)
 
 
 def decode_binary(octets: bytes) -> SpanContext | None:

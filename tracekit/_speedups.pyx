@@ -23,7 +23,7 @@ from contextvars import ContextVar as _ContextVar
 from types import MappingProxyType as _MappingProxyType
 
 from ._attributes import MISSING as _MISSING, clean as _clean_value
-from ._errors import bad_traceparent as _bad_traceparent
+from ._errors import bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
 from ._outcome import close_with as _close_with, exception_attributes as _exception_attributes
 from ._records import (
     DEFAULT_LIMITS as _DEFAULT_LIMITS,
@@ -148,6 +148,7 @@ __all__ = [
     "parse_hex",
     "parse_traceparent",
     "put",
+    "read_b3",
     "read_tracecontext",
     "read_w3c",
     "restore_span",
@@ -161,6 +162,7 @@ __all__ = [
     "swap_scope",
     "unescape_label",
     "use_scope",
+    "write_b3",
     "write_tracecontext",
     "write_w3c",
 ]

@@ -453,6 +453,30 @@ def format_b3(context):
     return text
 
 
+cdef tuple _B3_FIELDS = ("b3",)
+
+
+def read_b3(carrier):
+    """Return the context, or the decision alone, that ``b3`` holds; None if there is none.
+
+    Raises ``FormatError`` where it is bad or came twice.
+    """
+    cdef list found = [None]
+    _collect(carrier, _B3_FIELDS, found)
+    text = found[0]
+    if text is None:
+        return None
+    context = parse_b3(text) if type(text) is str else None
+    if context is None:
+        raise _bad_b3(text)
+    return context
+
+
+def write_b3(context, carrier):
+    """Set ``b3`` to what *context* has of ids and decision; where that is nothing, take it out."""
+    _put(carrier, "b3", format_b3(context) or None)
+
+
 cdef enum:
     MAX_BINARY_BYTES = 512
 
