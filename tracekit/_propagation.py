@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ._accel import Sieve, SpanContext, extract, ids_of, inject, make_context, set_formats
 from ._errors import FormatError
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from .wire import Format
 
 __all__ = [
-    "Extracted",
     "environ_of",
     "extract",
     "extract_all",
     "extract_environ",
     "formats",
+    "formats_named",
     "inject",
     "use_formats",
 ]
@@ -29,13 +29,18 @@ _formats: Sequence[Format] = DEFAULT_FORMATS
 _sieve: Sieve | None = None
 
 _DEFERRED = 0x100
-
-
-class Extracted(NamedTuple):
-    """What a carrier holds: the context to continue, and those of formats that name another trace, to link to."""
-
-    context: SpanContext | None
-    links: tuple[SpanContext, ...] = ()
+# As OpenTelemetry spells them, where it does.
+_NAMES = {
+    "tracecontext": ("w3c", "TRACECONTEXT"),
+    "baggage": ("w3c", "BAGGAGE"),
+    "b3": ("b3", "SINGLE"),
+    "b3multi": ("b3", "MULTI"),
+    "jaeger": ("jaeger", "JAEGER"),
+    "xray": ("xray", "XRAY"),
+    "ottrace": ("ottrace", "OTTRACE"),
+    "datadog": ("datadog", "DATADOG"),
+    "cloudtrace": ("cloudtrace", "CLOUDTRACE"),
+}
 
 
 def formats() -> Sequence[Format]:
@@ -58,14 +63,31 @@ def use_formats(formats: Sequence[Format]) -> None:
         set_formats(_read, _write)
 
 
-def extract_all(carrier: Any) -> Extracted:
-    """Return what ``extract()`` does, and the contexts of formats that disagree with it about the trace."""
+def formats_named(names: str) -> tuple[list[Format], list[str]]:
+    """Return the formats that a value of ``OTEL_PROPAGATORS`` names, in its order, and the names that are unknown."""
+    import importlib  # only the modules that are named, and only where the environment names any
+
+    found: list[Format] = []
+    unknown = []
+    for name in dict.fromkeys([name.strip().lower() for name in names.split(",")]):
+        if name in _NAMES:
+            module, constant = _NAMES[name]
+            found.append(getattr(importlib.import_module(f".wire.{module}", __package__), constant))
+        elif name not in ("", "none"):
+            unknown.append(name)
+    return found, unknown
+
+
+def extract_all(carrier: Any) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
+    """Return what ``extract()`` does, and the contexts of formats that name another trace, to link to."""
     if _sieve is None:
-        return Extracted(extract(carrier))
+        return extract(carrier), ()
     fields = _sieve.sift(carrier)
+    if fields is None:
+        return None, ()
     found: SpanContext | None = None
     links: list[SpanContext] = []
-    for format in _formats if fields is not None else ():
+    for format in _formats:
         try:
             context = format.read(fields)
         except FormatError:
@@ -77,7 +99,7 @@ def extract_all(carrier: Any) -> Extracted:
                 links.append(context)
         else:
             found = _merge(found, context)
-    return Extracted(found, tuple(links))
+    return found, tuple(links)
 
 
 def _trace(context: SpanContext) -> int:
@@ -96,7 +118,7 @@ def _merge(first: SpanContext, other: SpanContext) -> SpanContext:
 
 
 def _read(carrier: Any) -> SpanContext | None:
-    return extract_all(carrier).context
+    return extract_all(carrier)[0]
 
 
 def _write(context: SpanContext, carrier: Any) -> None:

@@ -13,6 +13,7 @@ from . import _propagation
 from ._accel import Tracer, after_fork, current_context, set_tracer
 from ._attributes import MISSING, clean
 from ._current import use_context
+from ._errors import clip
 from ._records import Limits, Statistics
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
@@ -57,7 +58,7 @@ def configure(
 
     Safe to call again: the earlier exporter first gets what it is owed, within 5 s; spans that are
     open go to the new one. *sampler* decides about new traces only (default: keep all). *formats* are
-    read in order and all written (default: W3C). *buffer_size* counts finished spans that wait for
+    read in order and all written (default: those that ``OTEL_PROPAGATORS`` names, or W3C). *buffer_size* counts finished spans that wait for
     export, at most *export_interval_s*; past it spans are dropped and counted.
     """
     if not isinstance(service, str):
@@ -158,13 +159,30 @@ def _seconds(timeout_s: float) -> float:
 
 def _formats(formats: Sequence[Format] | None) -> Sequence[Format]:
     if formats is None:
-        return _propagation.DEFAULT_FORMATS
+        return _formats_of_environment()
     if isinstance(formats, str) or not isinstance(formats, Sequence):
         raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
     for format in formats:
         if not (hasattr(format, "read") and hasattr(format, "write")):
             raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
     return tuple(formats)
+
+
+def _formats_of_environment() -> Sequence[Format]:
+    names = os.environ.get("OTEL_PROPAGATORS", "")
+    if not names.strip():
+        return _propagation.DEFAULT_FORMATS
+    found, unknown = _propagation.formats_named(names)
+    if unknown:
+        import logging
+
+        known = "the others" if found else "none"
+        logging.getLogger("tracekit").warning(
+            "OTEL_PROPAGATORS names %s, which tracekit does not know; %s used",
+            ", ".join(map(clip, unknown))[:400],
+            known,
+        )
+    return tuple(found)
 
 
 def _tracer(

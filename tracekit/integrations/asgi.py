@@ -7,10 +7,11 @@ the status, the last body chunk and the disconnect.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import ROOT, Span, SpanContext, extract, span
+from .. import ROOT, Span, SpanContext, span
+from .._propagation import extract_all
 from ._http import DEFAULT_PORTS, MAX_TEXT, METHODS, error_type, parse_host, redact_query, report
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SPAN_KEY = "tracekit.span"
+Trust = Literal["continue", "restart", "link", "ignore"]
 _TRUST = ("continue", "restart", "link", "ignore")
 
 
@@ -40,6 +42,9 @@ class TraceMiddleware:
     - ``"link"``: as "restart", but the caller's labels stay in force;
     - ``"ignore"``: nothing is read.
 
+    *routes* says otherwise for paths that start with a prefix, ``{"/internal/": "continue"}``; the longest wins.
+    Where several formats are configured and name different traces, the first counts and the span links to the others.
+
     The span ends with the last body chunk or the disconnect, where the app sees one, and at the latest when
     the app returns; a response of status 500 and up waits for that, for the exception that may be behind it.
     What the app does later, in background tasks, still gets children of the span. A disconnect is an
@@ -49,15 +54,18 @@ class TraceMiddleware:
     ``scope["tracekit.span"]``. Where it is there already, an inner ``TraceMiddleware`` does nothing.
     """
 
-    def __init__(self, app: App, *, trust: Literal["continue", "restart", "link", "ignore"] = "continue") -> None:
+    def __init__(self, app: App, *, trust: Trust = "continue", routes: Mapping[str, Trust] | None = None) -> None:
         if not callable(app):
             raise TypeError(f"app must be an ASGI application, not {type(app).__name__}")
-        if not isinstance(trust, str):
-            raise TypeError(f"trust must be str, not {type(trust).__name__}")
-        if trust not in _TRUST:
-            raise ValueError(f"trust must be one of {', '.join(_TRUST)}: {trust[:64]!a}")
+        if routes is not None and not isinstance(routes, Mapping):
+            raise TypeError(f"routes must be a mapping, not {type(routes).__name__}")
+        for prefix in routes or ():
+            if not isinstance(prefix, str):
+                raise TypeError(f"routes must have str keys, not {type(prefix).__name__}")
         self.app = app
-        self._trust = trust
+        self._trust = _checked(trust)
+        by_length = sorted((routes or {}).items(), key=lambda item: -len(item[0]))
+        self._routes = [(prefix, _checked(trust)) for prefix, trust in by_length]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve *scope*, with a span of its own if it is a request or a websocket."""
@@ -88,14 +96,16 @@ class TraceMiddleware:
             parent: SpanContext | Root = ROOT
             links: tuple[SpanContext, ...] = ()
             may_record = True
-            caller = None if self._trust == "ignore" else _caller(scope)
+            trust = self._trust_of(scope) if self._routes else self._trust
+            caller, others = (None, ()) if trust == "ignore" else _caller(scope)
             if caller is not None:
-                if self._trust == "continue":
+                if trust == "continue":
                     parent = caller
                     may_record = caller.sampled or caller.deferred
+                    links = others
                 else:
-                    links = (caller,) if caller.is_valid else ()
-                    if self._trust == "link" and caller.labels:
+                    links = (caller, *others) if caller.is_valid else others
+                    if trust == "link" and caller.labels:
                         parent = SpanContext(labels=caller.labels)
             method = scope.get("method", "GET")
             if not isinstance(method, str) or method not in METHODS:
@@ -113,15 +123,27 @@ class TraceMiddleware:
             return None
         return server_span
 
+    def _trust_of(self, scope: Scope) -> str:
+        path = scope.get("path", "")
+        return next((trust for prefix, trust in self._routes if path.startswith(prefix)), self._trust)
 
-def _caller(scope: Scope) -> SpanContext | None:
+
+def _checked(trust: str) -> str:
+    if not isinstance(trust, str):
+        raise TypeError(f"trust must be str, not {type(trust).__name__}")
+    if trust not in _TRUST:
+        raise ValueError(f"trust must be one of {', '.join(_TRUST)}: {trust[:64]!a}")
+    return trust
+
+
+def _caller(scope: Scope) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
     try:
         headers = scope["headers"]
         if not isinstance(headers, (list, tuple)):  # "iterable", says the specification: it may be one that runs once
             scope["headers"] = headers = list(headers)
-        return extract(headers)
+        return extract_all(headers)
     except Exception:  # no headers, or a format of the user's own that fails on these
-        return None
+        return None, ()
 
 
 def _attributes(scope: Scope, method: str) -> dict[str, Any]:
