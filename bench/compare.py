@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import contender_tracekit, floors, inputs, report
+from . import contender_tracekit, floors, handoffs, inputs, report
 from .measure import Budget, Subject, best, bytes_held, interleave
-from .rows import BARE, FLOOR, FLOOR_ROWS, OTEL, OURS, ROWS
+from .rows import BARE, FLOOR, FLOOR_ROWS, HANDOFF_ROWS, OTEL, OURS, ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and return the exit status."""
     options = _options(arguments)
     budget = SMOKE if options.smoke else QUICK if options.quick else FULL
-    wanted = options.only.split(",") if options.only else [row.key for row in (*ROWS, *FLOOR_ROWS)]
+    wanted = options.only.split(",") if options.only else [row.key for row in (*ROWS, *FLOOR_ROWS, *HANDOFF_ROWS)]
     if options.processes:
         budget = budget._replace(processes=options.processes)
     document = _measure(wanted, budget) if budget.processes == 1 else _settle(wanted, options, budget)
@@ -123,6 +123,7 @@ def _measure(wanted: list[str], budget: Budget) -> dict[str, Any]:
     present = {name: peer for name, peer in peers.items() if peer is not None}
     figures = dict(_compare(present, wanted, budget))
     figures |= _against_floors(present, wanted, budget)
+    figures |= _handoffs(wanted, budget)
     return {
         "versions": versions,
         "machine": report.machine(),
@@ -177,6 +178,19 @@ def _against_floors(peers: Mapping[str, ModuleType], wanted: list[str], budget: 
         elif row.key == "import":
             modules = {OURS: "tracekit"} | ({FLOOR: "opentelemetry.sdk.trace"} if OTEL in peers else {})
             figures[row.key] = best(floors.import_ns(modules, budget.repeats))
+    return figures
+
+
+def _handoffs(wanted: list[str], budget: Budget) -> Figures:
+    figures: Figures = {}
+    rows = [row for row in HANDOFF_ROWS if row.key in wanted]
+    subjects = handoffs.subjects() if any(row.unit == "ns" for row in rows) else {}
+    for row in rows:
+        _say(f"  {row.work}")
+        if row.unit == "ns":
+            figures[row.key] = best(interleave(subjects[row.key], budget))
+        else:
+            figures[row.key] = handoffs.bytes_of(row.key, budget.growth_chunk * (10 if row.key == "live_task" else 1))
     return figures
 
 

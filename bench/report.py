@@ -7,7 +7,19 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .rows import BARE, DDTRACE, FLOOR, FLOOR_ROWS, OTEL, OURS, ROWS, FloorRow, Row
+from .rows import (
+    BARE,
+    DDTRACE,
+    FLOOR,
+    FLOOR_ROWS,
+    HANDOFF_ROWS,
+    OTEL,
+    OURS,
+    ROWS,
+    FloorRow,
+    HandoffRow,
+    Row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +32,7 @@ NOT_INSTALLED = "not installed"
 class Line(NamedTuple):
     """One row of the result: what each contender took, the ratio, and whether that is what was wanted."""
 
-    row: Row | FloorRow
+    row: Row | FloorRow | HandoffRow
     figures: Mapping[str, float]
     ratio: float | None
     target: float | None
@@ -33,6 +45,7 @@ def lines(document: Mapping[str, Any]) -> list[Line]:
     return [
         *(_compared(row, measured[row.key]) for row in ROWS if row.key in measured),
         *(_floored(row, measured[row.key]) for row in FLOOR_ROWS if row.key in measured),
+        *(_added(row, measured[row.key]) for row in HANDOFF_ROWS if row.key in measured),
     ]
 
 
@@ -49,6 +62,12 @@ def _floored(row: FloorRow, figures: Mapping[str, float]) -> Line:
     return Line(row, figures, ratio, row.at_most, None if ratio is None else ratio <= row.at_most)
 
 
+def _added(row: HandoffRow, figures: Mapping[str, float]) -> Line:
+    added = figures[OURS] - figures[BARE]
+    target = row.at_most if row.share is None else row.share * figures[BARE]
+    return Line(row, figures, added, target, None if target is None else added <= target)
+
+
 def text(document: Mapping[str, Any], lines: list[Line]) -> str:
     """Return the result as Markdown: what was measured, and a table for the peers and one for the floors."""
     versions = document["versions"]
@@ -61,6 +80,9 @@ def text(document: Mapping[str, Any], lines: list[Line]) -> str:
     floored = [_floored_cells(line) for line in lines if isinstance(line.row, FloorRow)]
     if floored:
         parts.append(_table(["work", "against", OURS, "floor", "ratio", "at most", "met"], floored))
+    added = [_added_cells(line) for line in lines if isinstance(line.row, HandoffRow)]
+    if added:
+        parts.append(_table(["hand-off", OURS, "without", "added", "at most", "met"], added))
     return "\n\n".join(parts)
 
 
@@ -105,6 +127,21 @@ def _floored_cells(line: Line) -> list[str]:
         _amount(line.figures[FLOOR], "ns") if FLOOR in line.figures else "not measured",
         "-" if line.ratio is None else f"{line.ratio:.2f}",
         f"{row.at_most:.2f}",
+        _verdict(line),
+    ]
+
+
+def _added_cells(line: Line) -> list[str]:
+    row = line.row
+    assert isinstance(row, HandoffRow)
+    assert line.ratio is not None
+    target = f"{row.share:.0%}" if row.share else "-" if line.target is None else _amount(line.target, row.unit)
+    return [
+        row.work,
+        _amount(line.figures[OURS], row.unit),
+        _amount(line.figures[BARE], row.unit),
+        _amount(max(line.ratio, 0.0), row.unit),
+        target,
         _verdict(line),
     ]
 

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["BARE", "DDTRACE", "FLOOR", "FLOOR_ROWS", "OTEL", "OURS", "ROWS", "FloorRow", "Row"]
+__all__ = [
+    "BARE",
+    "DDTRACE",
+    "FLOOR",
+    "FLOOR_ROWS",
+    "HANDOFF_ROWS",
+    "OTEL",
+    "OURS",
+    "ROWS",
+    "FloorRow",
+    "HandoffRow",
+    "Row",
+]
 
 OURS, OTEL, DDTRACE = "tracekit", "OpenTelemetry", "ddtrace"
-BARE = "bare"  # the application without any middleware; subtracted
+BARE = "bare"  # the same without tracing; subtracted
 FLOOR = "floor"
 
 
@@ -31,6 +43,16 @@ class FloorRow(NamedTuple):
     work: str
     floor: str
     at_most: float
+    unit: str = "ns"
+
+
+class HandoffRow(NamedTuple):
+    """Work that costs something without tracing, too: what tracekit adds may be ``at_most``, or that ``share`` of it."""
+
+    key: str
+    work: str
+    at_most: float | None = None
+    share: float | None = None
     unit: str = "ns"
 
 
@@ -75,4 +97,15 @@ FLOOR_ROWS = (
     FloorRow("depth", "`with span()` 1,000 deep", "1 deep", 1.1),
     FloorRow("tasks", "`with span()` beside 10,000 live tasks", "beside none", 1.1),
     FloorRow("spans", "`with span()`, 50,000 spans into a trace", "the first", 1.1),
+)
+
+HANDOFF_ROWS = (
+    HandoffRow("group", "a task of `aio.create_task_group()`", share=0.05),
+    HandoffRow("named_group", "a task of `aio.create_task_group(name)`, with its span"),
+    HandoffRow("to_thread", "`aio.to_thread.run_sync`", share=0.05),
+    HandoffRow("item", "an item through `aio.create_memory_object_stream`", 1000),
+    HandoffRow("step", "a step of a generator under `@traced`", 400),
+    HandoffRow("async_step", "a step of an async generator under `@traced`", 400),
+    HandoffRow("live_task", "a live task whose parent span has ended, 100,000 of them", 400, unit="B"),
+    HandoffRow("tick", "a tick that has rescheduled itself, 10,000 of them", 1, unit="B"),
 )

@@ -2,6 +2,7 @@
 
 from ._accel import IMPLEMENTATION, ROOT, Span, SpanContext, current_context, current_span, span
 from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
+from ._delivery import Delivery
 from ._errors import FormatError
 from ._handoff import Snapshot, capture, detached, wrap
 from ._labels import Labels
@@ -18,6 +19,7 @@ __all__ = [
     "ROOT",
     "AlwaysOff",
     "AlwaysOn",
+    "Delivery",
     "Event",
     "Exporter",
     "FormatError",

@@ -74,8 +74,8 @@ class _Wrapped:
     """A function and the snapshot that it runs in."""
 
     def __init__(self, function: Callable[..., Any], snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
         functools.update_wrapper(self, function)
+        self._snapshot = snapshot  # last: a callable object may have an attribute of that name
 
     __wrapped__: Callable[..., Any]
 

@@ -9,6 +9,7 @@ import anyio
 import httpx
 
 import tracekit
+from tracekit import aio
 from tracekit.integrations.httpx import AsyncTraceTransport
 
 from .catalogue import GOODS, cart, price_cents, seal
@@ -46,7 +47,7 @@ async def check_out(url: str, requests: int, *, on_answer: Callable[[], object])
         httpx.AsyncClient(
             transport=AsyncTraceTransport(), base_url=url, timeout=timeout, trust_env=False
         ) as storefront,
-        anyio.create_task_group() as tasks,
+        aio.create_task_group() as tasks,
     ):
         for number in range(requests):
             tasks.start_soon(send, number)

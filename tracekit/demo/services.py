@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.streams.text import TextReceiveStream
 
+from .. import aio
 from .._render import printable
 from .child import LISTENING, STATISTICS
 
@@ -106,7 +107,7 @@ class Service:
 async def running(name: str, *arguments: str) -> AsyncIterator[Service]:
     """Start ``python -m tracekit.demo.<name>``, and stop it at the end; ``ServiceError`` comes in a group."""
     service = Service(name)
-    async with anyio.create_task_group() as tasks:
+    async with aio.create_task_group() as tasks:
         # Not tasks.start(): where that is cancelled, on asyncio, it cancels past every shield.
         tasks.start_soon(service.run, *arguments)
         with anyio.move_on_after(_START_S):

@@ -21,6 +21,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 import tracekit
+from tracekit import aio
 from tracekit.integrations.asgi import TraceMiddleware
 from tracekit.integrations.httpx import AsyncTraceTransport
 
@@ -45,7 +46,7 @@ async def checkout(request: Request) -> StreamingResponse:
     with tracekit.use_labels(tenant=order.tenant, cart=number), tracekit.span("checkout") as span:
         span.set_attribute("cart.items", len(order.items))
         answer: dict[str, Any] = {}
-        async with anyio.create_task_group() as tasks:
+        async with aio.create_task_group() as tasks:
             tasks.start_soon(reserve, request.app.state.warehouse, order, answer)
             tasks.start_soon(price, order, answer)
     return StreamingResponse(receipt(order, answer), media_type="application/x-ndjson")
@@ -62,7 +63,7 @@ async def reserve(warehouse: httpx.AsyncClient, order: Cart, answer: dict[str, A
 @tracekit.traced
 async def price(order: Cart, answer: dict[str, Any]) -> None:
     """Price the cart in a thread, as one does with what would hold up the event loop."""
-    answer["total_cents"] = await anyio.to_thread.run_sync(add_up, order)
+    answer["total_cents"] = await aio.to_thread.run_sync(add_up, order)
 
 
 @tracekit.traced

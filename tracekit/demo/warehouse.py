@@ -1,4 +1,4 @@
-"""The demo's second service: a bare ASGI application on hypercorn and trio, with a nursery and a thread.
+"""The demo's second service: a bare ASGI application on hypercorn and trio, with a task group and a thread.
 
 ``python -m tracekit.demo.warehouse FILE`` writes its spans to FILE.
 """
@@ -17,6 +17,7 @@ import trio
 from hypercorn.config import Config
 
 import tracekit
+from tracekit import aio
 from tracekit.integrations.asgi import TraceMiddleware
 
 from . import child
@@ -60,11 +61,11 @@ async def app(scope: Message, receive: Receive, send: Send) -> None:
 async def reserve(items: dict[str, int]) -> dict[str, Any]:
     """Fetch all *items* at the same time, then seal the box in a thread."""
     picked: list[str] = []
-    async with trio.open_nursery() as nursery:
+    async with aio.create_task_group() as tasks:
         for name, count in items.items():
-            nursery.start_soon(pick, name, count, picked)
+            tasks.start_soon(pick, name, count, picked)
     tenant = tracekit.current_labels().get("tenant", "")  # nobody passed it: it came with the trace
-    code = await trio.to_thread.run_sync(seal_box, tenant, items, thread_name="sealer")
+    code = await aio.to_thread.run_sync(seal_box, tenant, items)
     return {"picked": sorted(picked), "seal": code}
 
 

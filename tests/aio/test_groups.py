@@ -1,0 +1,1107 @@
+"""Task groups: anyio's in all they do, and with a name a span for the group and for each task, and who cancelled it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import gc
+import inspect
+import math
+import traceback
+import warnings
+import weakref
+from types import SimpleNamespace
+
+import anyio
+import anyio.abc
+import pytest
+import trio
+from anyio.lowlevel import checkpoint
+
+import tracekit
+from tracekit import aio
+from tracekit.testing import FakeClock, span_tree
+
+pytestmark = pytest.mark.anyio
+
+HAS_HANDLES = hasattr(anyio.abc.TaskGroup, "create_task")
+# From anyio 4.11 on; before, a deadline is known from when the group was entered and the task began.
+HAS_REASONS = "reason" in inspect.signature(anyio.CancelScope.cancel).parameters
+with_handles = pytest.mark.skipif(not HAS_HANDLES, reason="needs anyio 4.14")
+
+
+@pytest.fixture(autouse=True)
+def _time_stands_still():
+    """So that what trio starts in an order of its own stands in that of its name: see ``tree``."""
+    with FakeClock():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(caplog):
+    yield
+    assert not caplog.get_records("call")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now_ns=0)
+    monkeypatch.setattr("tracekit.aio._groups.monotonic_ns", lambda: clock.now_ns)
+    return clock
+
+
+@pytest.fixture(params=["anyio", "named"])
+def create(request):
+    """A way to make a group, for what must be the same of both."""
+    return anyio.create_task_group if request.param == "anyio" else functools.partial(aio.create_task_group, "group")
+
+
+def tree(exporter):
+    return span_tree(sorted(exporter.spans, key=lambda span: span.name))
+
+
+def named(exporter, name):
+    (span,) = (span for span in exporter.spans if span.name == name)
+    return span
+
+
+def here():
+    span = tracekit.current_span()
+    return None if span is None else span.name
+
+
+async def job():
+    with tracekit.span("work"):
+        await checkpoint()
+
+
+async def forever():
+    await anyio.sleep_forever()
+
+
+async def failing():
+    raise ValueError("failed")
+
+
+@contextlib.contextmanager
+def raising(*kinds):
+    """The block raises a group whose leaves are of *kinds*; trio adds what was cancelled from outside."""
+    with pytest.raises(BaseExceptionGroup) as caught:
+        yield caught
+    errors = [type(leaf).__name__ for leaf in leaves(caught.value) if not isinstance(leaf, trio.Cancelled)]
+    assert sorted(errors) == sorted(kind.__name__ for kind in kinds)
+
+
+def leaves(error):
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+
+
+# ---- whose child a task is
+
+
+async def test_an_unnamed_group_is_anyios_own(exporter):
+    assert type(aio.create_task_group()) is type(anyio.create_task_group())
+    with tracekit.span("caller"):
+        async with aio.create_task_group() as group:
+            group.start_soon(job)
+    assert tree(exporter) == "caller\n  work"
+
+
+async def test_a_named_group_has_a_span_and_each_task_one(exporter):
+    async with aio.create_task_group("fan-out") as group:
+        assert here() == "fan-out"
+        group.start_soon(job)
+        group.start_soon(job, name="second")
+        if HAS_HANDLES:
+            group.create_task(job(), name="third")
+    assert here() is None
+    expected = "fan-out\n  job\n    work\n  second\n    work"
+    assert tree(exporter) == expected + ("\n  third\n    work" if HAS_HANDLES else "")
+
+
+class Callable:
+    async def method(self):
+        assert here() == "Callable.method"
+
+    async def __call__(self):
+        assert here() == "Callable"
+
+
+async def test_a_tasks_span_is_named_after_the_task_or_else_its_function(exporter):
+    async with aio.create_task_group("group") as group:
+        group.start_soon(Callable().method)
+        group.start_soon(Callable())
+        group.start_soon(functools.partial(functools.partial(job)))
+        group.start_soon(job, name=1)
+        if HAS_HANDLES:
+            group.create_task(job())
+    names = {span.name for span in exporter.spans} - {"group", "work"}
+    assert names == {"Callable.method", "Callable", "job", "1"}
+
+
+@pytest.mark.parametrize("how", ["start_soon", "start", "create_task"])
+async def test_the_task_itself_has_the_name_that_anyio_gives_it(how, create, exporter):
+    if how == "create_task" and not HAS_HANDLES:
+        pytest.skip("needs anyio 4.14")
+    names = []
+
+    async def note(*, task_status=anyio.TASK_STATUS_IGNORED):
+        names.append(anyio.get_current_task().name)
+        task_status.started()
+
+    async with create() as group:
+        for name in (None, "named"):
+            if how == "create_task":
+                group.create_task(note(), name=name)
+            elif how == "start":
+                await group.start(note, name=name)
+            else:
+                group.start_soon(note, name=name)
+    assert sorted(names) == sorted([f"{__name__}.{note.__qualname__}", "named"])
+
+
+async def test_a_task_is_the_child_of_who_starts_it_not_of_the_groups_owner(exporter):
+    async def spawner(group):
+        with tracekit.span("spawner's work"):
+            group.start_soon(job, name="spawned")
+            await checkpoint()
+
+    with tracekit.span("owner"):
+        async with aio.create_task_group("group") as group:
+            with tracekit.span("body"):
+                group.start_soon(spawner, group, name="spawner")
+    assert tree(exporter) == (
+        "owner\n  group\n    body\n      spawner\n        spawner's work\n          spawned\n            work"
+    )
+
+
+async def test_a_task_whose_parent_ends_before_its_first_step_is_still_its_child(exporter):
+    async with aio.create_task_group("group") as group:
+        with tracekit.span("short") as short:
+            group.start_soon(job)
+        assert short.ended
+        assert "job" not in {span.name for span in exporter.spans}
+    assert tree(exporter) == "group\n  short\n    job\n      work"
+
+
+async def test_a_task_started_from_outside_the_group_is_the_outsiders(exporter):
+    async with anyio.create_task_group() as outer, aio.create_task_group("group") as group:
+
+        async def outsider():
+            with tracekit.span("outsider"):
+                await group.start(server, name="server")
+                group.start_soon(job)
+
+        async def server(*, task_status):
+            task_status.started()
+
+        with tracekit.use_context(None):
+            outer.start_soon(outsider)
+        await anyio.wait_all_tasks_blocked()
+    assert tree(exporter) == "group\noutsider\n  job\n    work\n  server"
+
+
+async def test_groups_nest(exporter):
+    async def inner(number):
+        async with aio.create_task_group(f"inner {number}") as group:
+            group.start_soon(job, name=f"job {number}")
+
+    async with aio.create_task_group("outer") as group:
+        group.start_soon(inner, 1, name="task 1")
+        group.start_soon(inner, 2, name="task 2")
+        async with aio.create_task_group("directly") as directly:
+            group.start_soon(job, name="in outer")
+            directly.start_soon(job, name="in directly")
+    assert tree(exporter) == (
+        "outer\n"
+        "  directly\n    in directly\n      work\n    in outer\n      work\n"
+        "  task 1\n    inner 1\n      job 1\n        work\n"
+        "  task 2\n    inner 2\n      job 2\n        work"
+    )
+
+
+async def test_what_a_task_makes_current_reaches_nobody_else(exporter):
+    seen, left_open = [], []
+
+    async def leaky(number):
+        left_open.append(tracekit.span(f"left open {number}"))
+        left_open[-1].__enter__()
+        tracekit.use_labels(of=str(number)).__enter__()
+        await checkpoint()
+        seen.append(here())
+
+    async with aio.create_task_group("group") as group:
+        for number in range(3):
+            group.start_soon(leaky, number)
+        await anyio.wait_all_tasks_blocked()
+        assert here() == "group"
+        assert tracekit.current_labels() == {}
+    assert sorted(seen) == ["left open 0", "left open 1", "left open 2"]
+    for span in left_open:
+        span.end()
+
+
+async def test_a_group_inside_a_traced_generator_is_the_bodys(exporter):
+    @tracekit.traced("body")
+    async def body():
+        async with aio.create_task_group("group") as group:
+            group.start_soon(job)
+        yield here()
+        async with aio.create_task_group("group 2"):
+            pass
+
+    with tracekit.span("consumer"):
+        async for item in body():
+            assert (item, here()) == ("body", "consumer")
+    assert tree(exporter) == "consumer\n  body\n    group\n      job\n        work\n    group 2"
+
+
+async def test_a_group_open_across_a_yield_is_current_in_the_body_only(exporter):
+    @tracekit.traced("body")
+    async def body():
+        async with aio.create_task_group("group") as group:
+            group.start_soon(job)
+            yield here()
+            assert here() == "group"
+
+    with tracekit.span("consumer"):
+        async for item in body():
+            assert (item, here()) == ("group", "consumer")
+    assert tree(exporter) == "consumer\n  body\n    group\n      job\n        work"
+
+
+@with_handles
+async def test_an_explicit_context_wins(exporter):
+    with tracekit.span("elsewhere"):
+        context = contextvars.copy_context()
+    async with aio.create_task_group("group") as group:
+        group.create_task(job(), context=context)
+    assert context.run(here) == "elsewhere"
+    assert tree(exporter) == "elsewhere\n  job\n    work\ngroup"
+
+
+async def test_a_span_that_another_context_closed_is_not_inherited(exporter):
+    closed = tracekit.span("closed")
+    async with aio.create_task_group("group") as group:
+        closed.__enter__()
+        with tracekit.use_labels(a="b"):
+            contextvars.copy_context().run(closed.__exit__, None, None, None)
+            group.start_soon(job)
+    assert tree(exporter) == "closed\ngroup\n  job\n    work"
+
+
+async def test_the_time_a_task_waited_for_its_first_step_is_on_its_span(clock, exporter):
+    async with aio.create_task_group("group") as group:
+        group.start_soon(job, name="started soon")
+        if HAS_HANDLES:
+            group.create_task(job(), name="created")
+        clock.now_ns += 1_500_000_000
+        await anyio.wait_all_tasks_blocked()
+        clock.now_ns += 5_000_000_000
+
+        async def server(*, task_status):
+            clock.now_ns += 5_000_000_000
+            task_status.started()
+
+        await group.start(server, name="started")
+    assert named(exporter, "started soon").attributes == {"task.wait_s": 1.5}
+    assert named(exporter, "started").attributes == {"task.wait_s": 0.0}
+    if HAS_HANDLES:
+        assert named(exporter, "created").attributes == {"task.wait_s": 1.5}
+
+
+async def test_thousands_of_tasks_are_each_the_child_of_their_own_spawner(exporter):
+    async def spawner(group, number):
+        with tracekit.span("spawner", attributes={"number": number}):
+            for _ in range(20):
+                group.start_soon(leaf, number)
+
+    async def leaf(number):
+        tracekit.current_span().set_attribute("number", number)
+        await checkpoint()
+
+    async with aio.create_task_group("group") as group:
+        for number in range(100):
+            group.start_soon(spawner, group, number, name="task")
+    spans = exporter.spans
+    spawners = {span.context.span_id: span for span in spans if span.name == "spawner"}
+    found = [span for span in spans if "leaf" in span.name]
+    assert (len(spawners), len(found)) == (100, 2000)
+    assert all(spawners[span.parent.span_id].attributes["number"] == span.attributes["number"] for span in found)
+    assert {span.status.code for span in spans} == {"unset"}
+
+
+# ---- what cancelled it
+
+
+async def _sibling_raises(make):
+    with raising(ValueError):
+        async with make() as group:
+            group.start_soon(forever, name="job")
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(failing, name="fetch")
+
+
+async def _body_raises(make):
+    with raising(ValueError):
+        async with make() as group:
+            group.start_soon(forever, name="job")
+            raise ValueError("body")
+
+
+async def _started_sibling_raises(make):
+    async def server(*, task_status):
+        task_status.started()
+        raise ValueError("at once")
+
+    with raising(ValueError):
+        async with make() as group:
+            group.start_soon(forever, name="job")
+            await group.start(server, name="server")
+
+
+async def _sibling_raises_then_the_deadline_passes(make):
+    with anyio.CancelScope() as outer:
+
+        async def stubborn():
+            try:
+                await anyio.sleep_forever()
+            finally:
+                outer.deadline = group.cancel_scope.deadline = -math.inf
+
+        with raising(ValueError):
+            async with make() as group:
+                group.start_soon(stubborn, name="job")
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(failing, name="fetch")
+
+
+async def _the_deadline_passes_then_a_sibling_raises(make):
+    async def breaks():
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("while cancelled")
+
+    with raising(ValueError):
+        async with make() as group:
+            group.start_soon(breaks)
+            group.start_soon(forever, name="job")
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.deadline = -math.inf
+
+
+async def _the_groups_deadline(make):
+    async with make() as group:
+        group.start_soon(forever, name="job")
+        group.cancel_scope.deadline = anyio.current_time()
+
+
+async def _the_groups_deadline_in_the_body(make):
+    async with make() as group:
+        group.start_soon(forever, name="job")
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.deadline = -math.inf
+        await anyio.sleep_forever()
+
+
+async def _move_on_around(make):
+    with anyio.move_on_after(60) as outer:
+        async with make() as group:
+            group.start_soon(forever, name="job")
+            await anyio.wait_all_tasks_blocked()
+            outer.deadline = anyio.current_time()
+
+
+async def _fail_around(make):
+    with pytest.raises(TimeoutError), anyio.fail_after(0.001):  # noqa: PT012
+        async with make() as group:
+            group.start_soon(forever, name="job")
+            await anyio.sleep_forever()
+
+
+async def _expired_before(make):
+    with anyio.move_on_after(-1):
+        async with make() as group:
+            group.start_soon(forever, name="job")
+
+
+async def _moved_away(make, cancel):
+    """The group is entered under a deadline, which is moved before it comes, and cancelled after it would have."""
+    with anyio.CancelScope() as outer, anyio.CancelScope() as between:
+        soon = outer.deadline = anyio.current_time() + 0.02
+        async with make() as group:
+            outer.deadline = math.inf
+            group.start_soon(forever, name="job")
+            await anyio.wait_all_tasks_blocked()
+            while anyio.current_time() <= soon:
+                await checkpoint()
+            cancel(between, group)
+
+
+async def _a_deadline_is_moved_away_and_a_scope_around_cancelled(make):
+    await _moved_away(make, lambda between, _: between.cancel())
+
+
+async def _a_deadline_is_moved_away_and_the_group_cancelled(make):
+    await _moved_away(make, lambda _, group: group.cancel_scope.cancel())
+
+
+async def _a_reason_is_given(make):
+    async with make() as group:
+        group.start_soon(forever, name="job")
+        group.cancel_scope.cancel("time to go home")
+
+
+async def _the_groups_scope(make):
+    async with make() as group:
+        group.start_soon(forever, name="job")
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+
+
+async def _the_groups_scope_before_the_first_step(make):
+    async with make() as group:
+        group.start_soon(forever, name="job")
+        group.cancel_scope.cancel()
+
+
+async def _a_task_cancels_the_group(make):
+    async def stop():
+        group.cancel_scope.cancel()
+
+    async with make() as group:
+        group.start_soon(forever, name="job")
+        group.start_soon(stop)
+
+
+async def _a_scope_around(make):
+    with anyio.CancelScope() as outer:
+        async with make() as group:
+            group.start_soon(forever, name="job")
+            await anyio.wait_all_tasks_blocked()
+            outer.cancel()
+
+
+async def _an_error_further_out(make):
+    async def inner():
+        async with make() as group:
+            group.start_soon(forever, name="job")
+
+    with raising(ValueError):
+        async with anyio.create_task_group() as outer:
+            outer.start_soon(inner)
+            await anyio.wait_all_tasks_blocked()
+            outer.start_soon(failing)
+
+
+async def _a_task_by_itself(make):
+    async with make() as group:
+        handle = group.start_soon(forever, name="job")
+        await anyio.wait_all_tasks_blocked()
+        handle.cancel()
+
+
+async def _a_task_by_itself_that_raises_then(make):
+    async def breaks():
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("at close")
+
+    with raising(ValueError):
+        async with make() as group:
+            group.start_soon(forever, name="job")
+            handle = group.start_soon(breaks, name="fetch")
+            await anyio.wait_all_tasks_blocked()
+            handle.cancel()
+
+
+SIBLING, BODY = "by sibling: fetch raised ValueError", "by sibling: the body raised ValueError"
+# How a group ends, what the span of its task "job" says, and what its own.
+CAUSES = [
+    (_sibling_raises, SIBLING, ""),
+    (_body_raises, BODY, ""),
+    (_started_sibling_raises, "by sibling: server raised ValueError", ""),
+    (_sibling_raises_then_the_deadline_passes, SIBLING, ""),
+    (_the_deadline_passes_then_a_sibling_raises, "by deadline", ""),
+    (_the_groups_deadline, "by deadline", "by deadline"),
+    (_the_groups_deadline_in_the_body, "by deadline", "by deadline"),
+    (_fail_around, "by deadline", "by deadline"),
+    (_the_groups_scope, "by caller", "by caller"),
+    (_the_groups_scope_before_the_first_step, "by caller", "by caller"),
+    (_a_task_cancels_the_group, "by caller", "by caller"),
+    (_a_scope_around, "by caller", "by caller"),
+    (_an_error_further_out, "by caller", "by caller"),
+]
+if HAS_REASONS:
+    CAUSES += [
+        (_expired_before, "by deadline", "by deadline"),
+        (_move_on_around, "by deadline", "by deadline"),
+        (_a_deadline_is_moved_away_and_a_scope_around_cancelled, "by caller", "by caller"),
+        (_a_deadline_is_moved_away_and_the_group_cancelled, "by caller", "by caller"),
+        (_a_reason_is_given, "by caller", "by caller"),
+    ]
+if HAS_HANDLES:
+    CAUSES += [
+        (_a_task_by_itself, "by caller", None),
+        (_a_task_by_itself_that_raises_then, SIBLING, ""),
+    ]
+
+
+@pytest.mark.parametrize(("end", "of_task", "of_group"), CAUSES, ids=[end.__name__ for end, _, _ in CAUSES])
+async def test_a_cancelled_span_says_by_what(end, of_task, of_group, exporter):
+    await end(lambda: aio.create_task_group("group"))
+    task, group = named(exporter, "job"), named(exporter, "group")
+    assert task.status == ("cancelled", of_task)
+    assert task.attributes["task.cancelled_by"] == of_task.split()[1].rstrip(":")
+    assert not task.events
+    if of_group:
+        assert group.status == ("cancelled", of_group)
+        assert group.attributes == {"task.cancelled_by": of_group.split()[1]}
+    else:
+        assert group.status.code == ("unset" if of_group is None else "error")
+        assert group.attributes == {}
+
+
+async def test_asyncios_own_cancellation_is_the_callers(anyio_backend, exporter):
+    if anyio_backend[0] != "asyncio":
+        pytest.skip("asyncio only")
+    with pytest.raises(TimeoutError):  # noqa: PT012
+        async with asyncio.timeout(0):
+            async with aio.create_task_group("timeout") as group:
+                group.start_soon(forever, name="by timeout")
+    tasks = []
+
+    async def cancelled_alone():
+        tasks.append(asyncio.current_task())
+        await anyio.sleep_forever()
+
+    async with aio.create_task_group("group") as group:
+        group.start_soon(cancelled_alone, name="alone")
+        group.start_soon(forever, name="with it")
+        await anyio.wait_all_tasks_blocked()
+        tasks[0].cancel()
+    statuses = {span.name: (*span.status, span.attributes.get("task.cancelled_by")) for span in exporter.spans}
+    assert set(statuses) == {"timeout", "by timeout", "group", "alone", "with it"}
+    assert set(statuses.values()) == {("cancelled", "by caller", "caller")}
+
+
+async def test_a_task_that_asyncio_cancels_before_its_first_step_has_no_span(anyio_backend, exporter):
+    if anyio_backend[0] != "asyncio":
+        pytest.skip("asyncio only")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # it never ran: asyncio says so
+        async with aio.create_task_group("group") as group:
+            before = asyncio.all_tasks()
+            group.start_soon(forever)
+            (task,) = asyncio.all_tasks() - before
+            task.cancel()
+        del task
+        gc.collect()
+    assert {span.name for span in exporter.spans} == {"group"}
+    started = tracekit.statistics()
+    assert started.open == 0
+
+
+async def test_the_first_error_is_the_cause_for_all_and_each_is_recorded_once(exporter):
+    async def breaks(kind):
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise kind("in turn")
+
+    with raising(ValueError, KeyError, OSError):
+        async with aio.create_task_group("group") as group:
+            group.start_soon(breaks, KeyError, name="key")
+            group.start_soon(breaks, OSError, name="os")
+            group.start_soon(forever, name="job")
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(failing, name="fetch")
+    assert tree(exporter) == "group [error]\n  fetch [error]\n  job [cancelled]\n  key [error]\n  os [error]"
+    assert named(exporter, "job").status.description == SIBLING
+    events = {span.name: [event.attributes["exception.type"] for event in span.events] for span in exporter.spans}
+    assert events == {"group": [], "job": [], "key": ["KeyError"], "os": ["OSError"], "fetch": ["ValueError"]}
+    assert named(exporter, "group").status.description.startswith("ExceptionGroup: ")
+
+
+async def test_leaves_of_nested_groups_are_recorded_on_the_spans_that_raised_them(exporter):
+    async def inner():
+        async with aio.create_task_group("inner") as group:
+            group.start_soon(failing, name="deep")
+            raise OSError("body")
+
+    with raising(ValueError, OSError):
+        async with aio.create_task_group("outer") as group:
+            group.start_soon(inner, name="task")
+            group.start_soon(forever, name="job")
+    events = [(span.name, event.attributes["exception.type"]) for span in exporter.spans for event in span.events]
+    # The task had its first step, cancelled or not, and raised there.
+    assert sorted(events) == [("deep", "ValueError"), ("inner", "OSError")]
+    assert named(exporter, "job").status.description == "by sibling: task raised ExceptionGroup"
+    assert tree(exporter) == ("outer [error]\n  job [cancelled]\n  task [error]\n    inner [error]\n      deep [error]")
+
+
+async def test_an_error_in_the_middle_of_a_cancellation_is_an_error(exporter):
+    async def breaks():
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("at close")
+
+    with raising(ValueError):
+        async with aio.create_task_group("group") as group:
+            group.start_soon(breaks, name="breaks")
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+    span = named(exporter, "breaks")
+    assert span.status == ("error", "ValueError: at close")
+    assert "task.cancelled_by" not in span.attributes
+
+
+async def test_what_swallows_its_own_cancellation_was_not_cancelled(exporter):
+    async def moves_on():
+        with anyio.move_on_after(0):
+            await anyio.sleep_forever()
+
+    async with aio.create_task_group("group") as group:
+        group.start_soon(moves_on, name="job")
+    assert tree(exporter) == "group\n  job"
+
+
+async def test_an_exception_group_that_does_not_split_passes_as_any_other(exporter):
+    class Whole(BaseExceptionGroup):
+        def split(self, _):
+            raise RuntimeError("whole")
+
+    async def breaks():
+        raise Whole("all", [ValueError("one"), KeyboardInterrupt()])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with aio.create_task_group("group") as group:
+            group.start_soon(breaks, name="breaks")
+    assert {type(leaf) for leaf in leaves(caught.value)} == {ValueError, KeyboardInterrupt}
+    assert tree(exporter) == "group [error]\n  breaks [error]"
+
+
+async def test_raw_groups_of_cancellations_are_cancellations(anyio_backend, exporter):
+    if anyio_backend[0] != "trio":
+        pytest.skip("trio only")
+
+    async def nursery():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+
+    async with aio.create_task_group("group") as group:
+        group.start_soon(nursery, name="nursery")
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.deadline = -math.inf
+    assert named(exporter, "nursery").status == ("cancelled", "by deadline")
+
+
+# ---- start()
+
+
+async def test_start_returns_the_started_value_and_the_task_goes_on(create, exporter):
+    async def server(*, task_status):
+        with tracekit.span("before"):
+            await checkpoint()
+        task_status.started("value")
+        with tracekit.span("after"):
+            await checkpoint()
+
+    with tracekit.span("caller"):
+        async with create() as group:
+            with tracekit.span("starter"):
+                assert await group.start(server, name="server") == "value"
+                assert here() == "starter"
+    lines = tree(exporter).splitlines()
+    depth = {line.strip(): len(line) - len(line.lstrip()) for line in lines}
+    assert depth["before"] == depth["after"] > depth["starter"]
+
+
+async def test_a_task_that_fails_before_it_has_started_fails_its_starter_only(create, exporter):
+    async def server(*, task_status):
+        await checkpoint()
+        raise ValueError("no port")
+
+    async with create() as group:
+        group.start_soon(job)
+        with pytest.raises(ValueError, match="no port"):
+            await group.start(server, name="server")
+        await checkpoint()
+        assert not group.cancel_scope.cancel_called
+
+
+async def test_a_task_that_failed_before_it_had_started_is_nobodys_cause(exporter):
+    async def server(*, task_status):
+        raise ValueError("no port")
+
+    async with aio.create_task_group("group") as group:
+        group.start_soon(forever, name="job")
+        with pytest.raises(ValueError, match="no port"):
+            await group.start(server, name="server")
+        group.cancel_scope.cancel()
+    assert tree(exporter) == "group [cancelled]\n  job [cancelled]\n  server [error]"
+    assert named(exporter, "job").status.description == "by caller"
+
+
+async def test_a_starters_error_is_recorded_once(exporter):
+    async def server(*, task_status):
+        raise ValueError("no port")
+
+    with raising(ValueError):
+        async with aio.create_task_group("group") as group:
+            group.start_soon(forever, name="job")
+            await group.start(server, name="server")
+    assert [span.name for span in exporter.spans if span.events] == ["server"]
+    assert named(exporter, "job").status.description == BODY
+
+
+async def test_errors_of_start_are_anyios(create):
+    async def never(*, task_status):
+        await checkpoint()
+
+    async def twice(*, task_status):
+        task_status.started()
+        with pytest.raises(RuntimeError, match=r"twice|already"):
+            task_status.started()
+
+    async def without():
+        pass
+
+    async with create() as group:
+        with pytest.raises(RuntimeError, match="exited without calling"):
+            await group.start(never)
+        assert await group.start(twice) is None
+        with pytest.raises(TypeError, match="task_status"):
+            await group.start(without)
+
+
+@pytest.mark.parametrize("delay", [0, 0.001] if HAS_REASONS else [0.001])
+async def test_a_task_cancelled_before_it_has_started_says_by_what(delay, exporter):
+    async def server(*, task_status):
+        await anyio.sleep_forever()
+
+    async with aio.create_task_group("group") as group:
+        with anyio.move_on_after(delay):
+            await group.start(server, name="too slow")
+        with anyio.CancelScope() as scope:
+
+            async def stop():
+                scope.cancel()
+
+            group.start_soon(stop, name="stop")
+            await group.start(server, name="not wanted")
+    assert tree(exporter) == "group\n  not wanted [cancelled]\n  stop\n  too slow [cancelled]"
+    assert named(exporter, "too slow").status.description == "by deadline"
+    assert named(exporter, "not wanted").status.description == "by caller"
+
+
+async def test_a_task_that_waits_for_its_start_is_cancelled_by_the_starters_sibling(exporter):
+    async def server(*, task_status):
+        await anyio.sleep_forever()
+
+    with raising(ValueError):
+        async with aio.create_task_group("group") as group:
+            group.start_soon(failing, name="fetch")
+            await group.start(server, name="server")
+    assert named(exporter, "server").status.description == SIBLING
+
+
+@with_handles
+async def test_start_gives_a_handle_if_it_is_asked_for(exporter):
+    async def server(*, task_status):
+        task_status.started(1)
+        return 2
+
+    async with aio.create_task_group("group") as group:
+        handle = await group.start(server, return_handle=True)
+        assert (handle.start_value, await handle) == (1, 2)
+
+
+# ---- as anyio's
+
+
+async def test_a_named_group_passes_for_anyios(exporter):
+    group = aio.create_task_group("group")
+    assert isinstance(group, anyio.abc.TaskGroup)
+    assert isinstance(group, aio.TaskGroup)
+    async with group as entered:
+        assert entered is group
+        assert isinstance(group.cancel_scope, anyio.CancelScope)
+        group.start_soon(forever)
+        (group.cancel if HAS_HANDLES else group.cancel_scope.cancel)()
+    assert group.cancel_scope.cancelled_caught
+
+
+@with_handles
+async def test_handles_are_anyios(create):
+    async def answer(value):
+        await checkpoint()
+        return value
+
+    async with create() as group:
+        handles = [group.start_soon(answer, 1, name="first"), group.create_task(answer(2))]
+        assert [type(handle) for handle in handles] == [anyio.TaskHandle] * 2
+        assert [await handle for handle in handles] == [1, 2]
+        assert [handle.name for handle in handles] == ["first", f"{__name__}.{answer.__qualname__}"]
+
+
+def not_a_coroutine_function():
+    return 5
+
+
+def raises_at_the_call():
+    raise LookupError("at the call")
+
+
+async def takes_one(argument):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("target", "args"),
+    [
+        (not_a_coroutine_function, ()),
+        (functools.partial(job, 1), ()),
+        (functools.partial(not_a_coroutine_function), ()),
+        (raises_at_the_call, ()),
+        (takes_one, ()),
+        (job, (1, 2)),
+        (5, ()),
+        (None, ()),
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_started_fails_as_in_anyio(target, args, exporter):
+    messages = []
+    for make in (aio.create_task_group, functools.partial(aio.create_task_group, "group")):
+        async with make() as group:
+            with pytest.raises((TypeError, LookupError, AttributeError)) as caught:
+                group.start_soon(target, *args)
+            messages.append((type(caught.value), str(caught.value)))
+    assert messages[0] == messages[1]
+    assert tree(exporter) == "group"
+
+
+@with_handles
+async def test_what_is_no_coroutine_fails_as_in_anyio(create):
+    async with create() as group:
+        with pytest.raises(TypeError, match="expected a coroutine, got function"):
+            group.create_task(job)
+
+
+async def test_a_group_that_is_not_open_starts_nothing(create, exporter):
+    async def server(*, task_status):
+        raise AssertionError
+
+    group = create()
+    for _ in range(2):
+        # Nothing is left behind that warns of never having been awaited.
+        with pytest.raises(RuntimeError, match="not active"):
+            group.start_soon(job)
+        with pytest.raises(RuntimeError, match="not active"):
+            await group.start(server)
+        if HAS_HANDLES:
+            with pytest.raises(RuntimeError, match="not active"):
+                group.create_task(job())
+        gc.collect()
+        if not exporter.spans:
+            async with group:
+                with tracekit.span("inside"):
+                    pass
+    assert tracekit.statistics().open == 0
+
+
+@with_handles
+async def test_a_group_opens_once(create, exporter):
+    group = create()
+    async with group:
+        with pytest.raises(RuntimeError, match="more than once"):
+            await group.__aenter__()
+        before = here()
+        group.start_soon(job)
+    assert here() is None
+    assert before in {None, "group"}
+    assert tracekit.statistics().open == 0
+
+
+def shape(error):
+    """All of an exception that can be compared; frames are not ours to hide."""
+    if error is None:
+        return None
+    inner = tuple(map(shape, error.exceptions)) if isinstance(error, BaseExceptionGroup) else ()
+    args = () if isinstance(error, BaseExceptionGroup | asyncio.CancelledError) else error.args
+    return (
+        type(error).__name__, args, inner, shape(error.__cause__), shape(error.__context__), error.__suppress_context__
+    )  # fmt: skip
+
+
+async def _task_raises(make):
+    async with make() as group:
+        group.start_soon(failing)
+
+
+async def _body_and_task_raise(make):
+    async with make() as group:
+        group.start_soon(failing)
+        raise KeyError("body")
+
+
+async def _raises_while_handling(make):
+    try:
+        raise LookupError("before")
+    except LookupError:
+        async with make() as group:
+            group.start_soon(failing)
+            await anyio.sleep_forever()
+
+
+async def _task_raises_while_the_group_closes(make):
+    async def later():
+        await anyio.wait_all_tasks_blocked()
+        raise ValueError("late")
+
+    async with make() as group:
+        group.start_soon(later)
+
+
+async def _cancelled_and_raises(make):
+    async def breaks():
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("at close")
+
+    with anyio.CancelScope() as scope:
+        async with make() as group:
+            group.start_soon(breaks)
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()
+
+
+async def _nested_groups_raise(make):
+    async with make() as group:
+        group.start_soon(_body_and_task_raise, make)
+        await anyio.sleep_forever()
+
+
+async def _cancelled_from_outside(make):
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            async with make() as group:
+                group.start_soon(forever)
+        except BaseException as error:
+            raise Exception(shape(error)) from None
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        _task_raises,
+        _body_and_task_raise,
+        _raises_while_handling,
+        _task_raises_while_the_group_closes,
+        _cancelled_and_raises,
+        _nested_groups_raise,
+        _cancelled_from_outside,
+    ],
+)
+async def test_what_is_raised_is_what_anyio_raises(program, exporter):
+    shapes = []
+    for make in (anyio.create_task_group, functools.partial(aio.create_task_group, "group")):
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            await program(make)
+        shapes.append(shape(caught.value))
+    assert shapes[0] == shapes[1]
+
+
+async def test_an_exception_is_gone_when_it_was_handled_unless_anyio_keeps_it(exporter):
+    class Own(Exception):
+        pass
+
+    async def breaks():
+        raise Own
+
+    async def is_gone(make):
+        try:
+            async with make() as group:
+                group.start_soon(breaks, name="breaks")
+        except* Own as caught:
+            seen = weakref.ref(caught.exceptions[0])
+        for _ in range(5):
+            await checkpoint()
+        return seen() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert await is_gone(lambda: aio.create_task_group("group")) == await is_gone(anyio.create_task_group)
+    finally:
+        gc.enable()
+
+
+async def test_a_traceback_leads_to_the_line_that_raised(exporter):
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with aio.create_task_group("group") as group:
+            group.start_soon(failing)
+    (error,) = caught.value.exceptions
+    assert traceback.extract_tb(error.__traceback__)[-1].name == "failing"
+
+
+# ---- where nobody looks
+
+
+async def test_a_named_group_in_a_program_that_records_nothing_propagates(monkeypatch):
+    def build(*_):
+        raise AssertionError("nobody will see it")
+
+    monkeypatch.setattr("tracekit.aio._groups._Cancellation._find", build)
+    contexts = []
+
+    async def note():
+        contexts.append(tracekit.current_context())
+        await anyio.sleep_forever()
+
+    async with aio.create_task_group("group") as group:
+        contexts.append(tracekit.current_context())
+        group.start_soon(note)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert here() is None
+    assert contexts[0].trace_id == contexts[1].trace_id
+    assert contexts[0].span_id != contexts[1].span_id
+    with raising(ValueError):
+        async with aio.create_task_group("group") as group:
+            group.start_soon(forever)
+            group.start_soon(failing)
+
+
+async def test_an_unsampled_group_costs_no_attributes(exporter):
+    tracekit.configure(exporter=exporter, sampler=tracekit.AlwaysOff())
+    async with aio.create_task_group("group") as group:
+        group.start_soon(job)
+        group.start_soon(forever)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert exporter.spans == []
+    assert tracekit.statistics().open == 0
+
+
+async def test_a_recorded_task_in_an_unrecorded_group_still_knows_its_cause(exporter):
+    with raising(ValueError):
+        async with aio.create_task_group("group") as group:
+            tracekit.configure(exporter=exporter)
+            with tracekit.use_context(None), tracekit.span("elsewhere"):
+                group.start_soon(forever, name="job")
+            await anyio.wait_all_tasks_blocked()
+            with tracekit.use_context(tracekit.SpanContext("1" * 32, "2" * 16)):
+                group.start_soon(failing, name="fetch")
+    assert named(exporter, "job").status.description == SIBLING

@@ -1,0 +1,189 @@
+"""Several formats at once: what is found first, what is added up, what becomes a link, and what the environment chooses."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+import tracekit
+from tracekit import _propagation
+from tracekit.testing import MemoryExporter, span_tree
+from tracekit.wire import b3, jaeger
+from tracekit.wire.w3c import BAGGAGE, TRACECONTEXT
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+OTHER = "80f198ee56343ba864fe8b2a57d3eff7"
+SPAN = "00f067aa0ba902b7"
+PARENT = f"00-{TRACE}-{SPAN}-01"
+
+
+@pytest.fixture
+def several():
+    tracekit.configure(formats=[TRACECONTEXT, BAGGAGE, b3.SINGLE, jaeger.JAEGER])
+
+
+def extract_all(**fields):
+    return _propagation.extract_all({name.replace("_", "-"): value for name, value in fields.items()})
+
+
+def test_no_field_of_any_format_is_no_context(several):
+    assert extract_all(host="shop.example") == (None, ())
+    assert tracekit.extract([]) is None
+
+
+def test_formats_that_agree_on_the_trace_add_up(several):
+    context, links = extract_all(traceparent=PARENT, b3=f"{TRACE}-e457b5a2e4d86bd1-d", baggage="tenant=acme")
+    assert (context.trace_id, context.span_id) == (TRACE, SPAN), "the first wins"
+    assert context.extra == {"b3": "d"}
+    assert context.labels == {"tenant": "acme"}
+    assert links == ()
+
+
+def test_a_format_that_names_another_trace_becomes_a_link(several):
+    context, links = extract_all(traceparent=PARENT, b3=f"{OTHER}-e457b5a2e4d86bd1-1")
+    assert context.trace_id == TRACE
+    assert [link.trace_id for link in links] == [OTHER]
+    assert context.extra == {}
+
+
+def test_two_formats_that_agree_on_another_trace_are_one_link(several):
+    uber = f"{OTHER}:e457b5a2e4d86bd1:0:1"
+    _, links = extract_all(traceparent=PARENT, b3=f"{OTHER}-e457b5a2e4d86bd1-1", uber_trace_id=uber)
+    assert len(links) == 1
+
+
+def test_a_bad_format_does_not_cost_the_good_one(several):
+    context, _ = extract_all(traceparent="garbage", b3=f"{OTHER}-e457b5a2e4d86bd1-1")
+    assert context.trace_id == OTHER
+
+
+def test_a_decision_without_ids_decides_for_ids_without_a_decision(several):
+    context, _ = extract_all(b3="0", uber_trace_id=f"{OTHER}:e457b5a2e4d86bd1:0:1")
+    assert (context.trace_id, context.sampled, context.deferred) == (OTHER, False, False)
+
+
+def test_the_order_of_the_list_is_the_order_of_extraction():
+    tracekit.configure(formats=[b3.SINGLE, TRACECONTEXT])
+    context, links = extract_all(traceparent=PARENT, b3=f"{OTHER}-e457b5a2e4d86bd1-1")
+    assert context.trace_id == OTHER
+    assert [link.trace_id for link in links] == [TRACE]
+
+
+def test_every_format_is_written_and_reads_back(several):
+    with tracekit.use_context(extract_all(b3=f"{OTHER}-e457b5a2e4d86bd1-d", baggage="tenant=acme")[0]):
+        headers = tracekit.inject({})
+    assert headers["b3"] == f"{OTHER}-e457b5a2e4d86bd1-d"
+    assert headers["traceparent"] == f"00-{OTHER}-e457b5a2e4d86bd1-01"
+    assert headers["baggage"] == headers["baggage"] == "tenant=acme"
+    assert set(headers) >= {"uber-trace-id", "uberctx-tenant"}
+    assert extract_all(**headers)[1] == ()
+
+
+def test_what_a_format_said_survives_child_spans_and_hand_offs():
+    tracekit.configure(exporter=MemoryExporter(), formats=[b3.SINGLE])
+    with (
+        tracekit.span("server", parent=tracekit.extract({"b3": f"{TRACE}-{SPAN}-d"})),
+        tracekit.span("client") as client,
+    ):
+        assert tracekit.wrap(tracekit.inject)({})["b3"] == f"{TRACE}-{client.context.span_id}-d"
+
+
+def test_a_deferred_decision_stays_deferred_where_nothing_records():
+    tracekit.configure(formats=[b3.SINGLE])
+    with tracekit.span("relay", parent=tracekit.extract({"b3": f"{TRACE}-{SPAN}"})) as relay:
+        assert relay.context.deferred
+        assert tracekit.inject({})["b3"] == f"{TRACE}-{relay.context.span_id}"
+
+
+def test_a_deferred_decision_is_made_where_something_records():
+    tracekit.configure(formats=[b3.SINGLE], exporter=MemoryExporter())
+    with tracekit.span("server", parent=tracekit.extract({"b3": f"{TRACE}-{SPAN}"})) as server:
+        assert server.is_recording
+        assert tracekit.inject({})["b3"].endswith("-1")
+
+
+def test_more_than_64_kib_of_fields_are_not_parsed(several):
+    assert tracekit.extract({"baggage": "a=" + "x" * 65536, "traceparent": PARENT}) is None
+    assert tracekit.extract({"traceparent": PARENT, "baggage": "a=" + "x" * 65536}).trace_id == TRACE
+
+
+def test_the_middleware_links_to_the_trace_that_lost(exporter):
+    from tracekit.integrations.asgi import TraceMiddleware
+
+    tracekit.configure(exporter=exporter, formats=[TRACECONTEXT, b3.SINGLE])
+
+    async def app(scope, receive, send):
+        assert len(tracekit.current_span().links) == 1
+
+    headers = [(b"traceparent", PARENT.encode()), (b"b3", f"{OTHER}-e457b5a2e4d86bd1-1".encode())]
+    run_app(TraceMiddleware(app), headers=headers)
+    assert span_tree(exporter).startswith("GET <- remote ~ e457b5a2e4d86bd1")
+
+
+@pytest.mark.parametrize(
+    ("path", "is_child"), [("/internal/x", True), ("/internal/public/x", False), ("/x", False), ("/internal", False)]
+)
+def test_trust_is_given_by_the_longest_prefix_of_the_path(exporter, path, is_child):
+    from tracekit.integrations.asgi import TraceMiddleware
+
+    async def app(scope, receive, send): ...
+
+    middleware = TraceMiddleware(app, trust="restart", routes={"/internal/": "continue", "/internal/public/": "ignore"})
+    run_app(middleware, path=path, headers=[(b"traceparent", PARENT.encode())])
+    (span,) = exporter.spans
+    assert (span.context.trace_id == TRACE) == is_child
+
+
+@pytest.mark.parametrize(("routes", "error"), [([], TypeError), ({1: "link"}, TypeError), ({"/": "maybe"}, ValueError)])
+def test_wrong_routes_are_refused(routes, error):
+    from tracekit.integrations.asgi import TraceMiddleware
+
+    with pytest.raises(error):
+        TraceMiddleware(lambda scope, receive, send: None, routes=routes or "/")
+
+
+def run_app(app, *, path="/", headers=()):
+    scope = {"type": "http", "method": "GET", "path": path, "headers": list(headers)}
+
+    async def never(*_):
+        raise AssertionError
+
+    with pytest.raises(StopIteration):
+        app(scope, never, never).send(None)
+
+
+def test_the_environment_names_the_formats(monkeypatch):
+    monkeypatch.setenv("OTEL_PROPAGATORS", " b3 , TraceContext,b3")
+    tracekit.configure()
+    assert list(_propagation.formats()) == [b3.SINGLE, TRACECONTEXT]
+
+
+def test_an_argument_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("OTEL_PROPAGATORS", "b3")
+    tracekit.configure(formats=[BAGGAGE])
+    assert list(_propagation.formats()) == [BAGGAGE]
+
+
+def test_none_names_no_format(monkeypatch):
+    monkeypatch.setenv("OTEL_PROPAGATORS", "none")
+    tracekit.configure()
+    with tracekit.span("work"):
+        assert tracekit.inject({}) == {}
+
+
+def test_every_name_of_the_environment_is_a_format_of_that_name(caplog):
+    found, unknown = _propagation.formats_named(",".join(_propagation._NAMES))
+    assert [format.name for format in found] == list(_propagation._NAMES)
+    assert unknown == []
+
+
+def test_an_unknown_name_is_one_warning_that_says_what_is_used(monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext,zipkin\n,b9")
+    with caplog.at_level(logging.WARNING):
+        tracekit.configure()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "OTEL_PROPAGATORS names 'zipkin', 'b9', which tracekit does not know; the others used"
+    )
+    assert list(_propagation.formats()) == [TRACECONTEXT]

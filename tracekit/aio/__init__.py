@@ -1,0 +1,74 @@
+"""The anyio layer: anyio's names and signatures, and a trace that follows over each of them.
+
+``from tracekit import aio`` in place of ``import anyio`` for what hands work on: tasks, threads, processes,
+streams. Where anyio's own function keeps what is promised, it is that function. asyncio's queue and executor call are
+here too; anyio is imported with the first name that needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .._handoff import detached, run_in_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from . import from_thread, to_interpreter, to_process, to_thread
+    from ._asyncio import Queue, run_in_executor
+    from ._groups import TaskGroup, create_task_group
+    from ._streams import create_memory_object_stream
+
+__all__ = [
+    "Queue",
+    "TaskGroup",
+    "create_memory_object_stream",
+    "create_task_group",
+    "from_thread",
+    "run_in_context",
+    "run_in_executor",
+    "spawn_detached",
+    "to_interpreter",
+    "to_process",
+    "to_thread",
+]
+
+_HOMES = {
+    "Queue": "_asyncio",
+    "TaskGroup": "_groups",
+    "create_memory_object_stream": "_streams",
+    "create_task_group": "_groups",
+    "from_thread": "",
+    "run_in_executor": "_asyncio",
+    "to_interpreter": "",
+    "to_process": "",
+    "to_thread": "",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name) if home else import_module(f"{__name__}.{name}")
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def spawn_detached(
+    task_group: Any, func: Callable[..., Coroutine[Any, Any, Any]], /, *args: Any, name: object = None
+) -> Any:
+    """Start ``func(*args)`` in *task_group*, where its spans are roots of their own, linked to what is current here.
+
+    For what outlives the work that started it: a periodic tick, a listener, a pool's worker. *task_group* is
+    anyio's or tracekit's, a trio nursery or an ``asyncio.TaskGroup``; returns what starting a task there returns.
+    """
+    with detached():
+        if hasattr(task_group, "start_soon"):
+            return task_group.start_soon(func, *args, name=name)
+        return task_group.create_task(func(*args), name=name)

@@ -1,0 +1,64 @@
+"""asyncio's own queue and executor call, with the sender's or the caller's context; no anyio is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+
+from .._delivery import Deliveries, Delivery, Envelope, open_envelope, seal
+from .._handoff import wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from .._accel import SpanContext
+
+__all__ = ["Queue", "run_in_executor"]
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+_SHUT_DOWN: Any = getattr(asyncio, "QueueShutDown", ())  # from Python 3.13 on
+
+
+class Queue(asyncio.Queue[T]):
+    """An ``asyncio.Queue`` whose items carry the context of the task that put them there.
+
+    ``get()`` gives the item, ``get_delivery()`` and ``deliveries()`` its sender's context too. An item waits from
+    when it is in the queue: before, it is its sender that waits.
+    """
+
+    # What came with the item that was taken last. Nothing awaits between the taking and the looking.
+    _came_with: tuple[SpanContext | None, int]
+
+    def _put(self, item: T) -> None:
+        super()._put(seal(item))  # type: ignore[arg-type]
+
+    def _get(self) -> T:
+        envelope: Envelope[T] = super()._get()  # type: ignore[assignment]
+        self._came_with = envelope[1:]
+        return envelope[0]
+
+    async def get_delivery(self) -> Delivery[T]:
+        """Take the next item with its sender's context, waiting for it."""
+        return open_envelope((await super().get(), *self._came_with))
+
+    def get_delivery_nowait(self) -> Delivery[T]:
+        """Take the next item with its sender's context; raise ``asyncio.QueueEmpty`` if there is none."""
+        return open_envelope((super().get_nowait(), *self._came_with))
+
+    def deliveries(self) -> Deliveries[T]:
+        """Iterate over items with their senders' contexts: until the queue is shut down, where it can be, or for ever."""
+        return Deliveries(self.get_delivery, _SHUT_DOWN)
+
+
+def run_in_executor(executor: Executor | None, func: Callable[[Unpack[Args]], T], *args: *Args) -> asyncio.Future[T]:
+    """Run *func* in an executor of any kind, the loop's own if None, as ``loop.run_in_executor`` of the running loop does.
+
+    What is current here is current there, in a Context of that call's own; in another process it continues
+    the trace as a remote one.
+    """
+    # What cannot be called fails as it does without tracekit.
+    job = wrap(func) if callable(func) else func
+    return asyncio.get_running_loop().run_in_executor(executor, job, *args)

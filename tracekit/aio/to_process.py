@@ -1,0 +1,42 @@
+"""``anyio.to_process``, whose jobs are children of what is current where ``run_sync`` was awaited.
+
+What a job records comes back with its result or exception; see ``tracekit.processes``. A worker that is killed,
+as one is by cancelling a call that is *cancellable*, takes with it what its job has recorded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+
+import anyio.to_process
+from anyio import BrokenWorkerProcess
+from anyio.to_process import current_default_process_limiter, process_worker
+
+from .._accel import current_span
+from ..processes import _say_lost, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio import CapacityLimiter
+
+__all__ = ["current_default_process_limiter", "process_worker", "run_sync"]
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+async def run_sync(
+    func: Callable[[Unpack[Args]], T],
+    *args: *Args,
+    cancellable: bool = False,
+    limiter: CapacityLimiter | None = None,
+) -> T:
+    """Call *func* in a worker process, as ``anyio.to_process.run_sync`` does, as a child of what is current here."""
+    __tracebackhide__ = True
+    run, packed = pack(func, *args)
+    try:
+        return await anyio.to_process.run_sync(run, *packed, cancellable=cancellable, limiter=limiter)
+    except BrokenWorkerProcess:
+        _say_lost(current_span())
+        raise

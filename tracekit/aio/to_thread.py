@@ -1,0 +1,10 @@
+"""``anyio.to_thread`` as it is: each job runs in its own copy of the Context in which ``run_sync`` was awaited.
+
+So it is the child of what was current there, though that may have ended, and what it leaves open stays with it.
+"""
+
+from __future__ import annotations
+
+from anyio.to_thread import current_default_thread_limiter, run_sync
+
+__all__ = ["current_default_thread_limiter", "run_sync"]

@@ -1,0 +1,276 @@
+"""Processes without an event loop: pools whose jobs continue the trace and send back their spans, and ``environ()``.
+
+How it works: ``pack()`` puts a carrier beside a job: the context that is current, and what decides about recording. In
+the worker the job runs in a fresh ``contextvars.Context`` in which that context is current, a remote one; the spans that
+end there wait in the worker's buffer. They are taken out when the worker pickles what the job returned or raised, so
+that pickle is their carrier: unpickling it in the parent hands them to the parent's exporter, and gives
+the plain value or the original exception. A worker that calls ``tracekit.configure()`` keeps its spans and exports them.
+
+What a worker has not sent is lost with it: spans that are open, or that end after its last result, when it
+exits, dies or is killed. Where a worker dies under a job, the span that submitted the job says so.
+
+``multiprocessing.Process`` needs none of this: its child has a pipeline of its own, if it calls ``configure()`` or
+was forked after that. ``target=tracekit.wrap(fn)`` continues the trace there.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import copyreg
+import functools
+import io
+import os
+import pickle
+import weakref
+from concurrent.futures.process import BrokenProcessPool
+from contextvars import copy_context
+from multiprocessing.process import parent_process
+from multiprocessing.reduction import ForkingPickler
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from ._accel import Tracer, buffer, current_context, current_span, restore_span
+from ._current import use_context
+from ._handoff import detached
+from ._propagation import environ_of
+from ._records import DEFAULT_LIMITS, Limits, Link, Status
+from ._tracer import record_for_parent, statistics, tracer_in_use
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
+    from multiprocessing.context import BaseContext
+
+    from ._accel import Span, SpanContext
+
+__all__ = ["ProcessPoolExecutor", "environ", "pack"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_lost_before: dict[int, int] = {}  # what the parent knows of; by process, as a fork counts from nothing
+
+
+def environ(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return a copy of *base*, or else of ``os.environ``, that names what is current here: ``TRACEPARENT`` and so on.
+
+    For ``subprocess.run(..., env=environ())``: a program that calls ``tracekit.configure()``, or any other that
+    reads these variables, joins the trace.
+    """
+    return environ_of(os.environ if base is None else base)
+
+
+class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
+    """A ``concurrent.futures.ProcessPoolExecutor`` whose jobs are children of what is current where they are submitted.
+
+    With every start method, and whenever the workers were started. What a job records comes back with its result or
+    exception. A custom sampler stays here: what has no parent is kept by a worker. *initializer* belongs to no job:
+    its spans are roots, linked to what is current where the pool is made, and come back with the worker's first result.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Any,
+    ) -> None:
+        if callable(initializer):  # what is not fails as it does without tracekit
+            initializer = _Initializer(initializer, _here())
+        super().__init__(max_workers, mp_context, initializer, initargs, **options)
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Have *fn* called in a worker, as a child of what is current here."""
+        run, packed = pack(fn, *args, **kwargs)
+        future = super().submit(run, *packed)
+        span = current_span()
+        if span is not None and span.is_recording:
+            future.add_done_callback(functools.partial(_check, weakref.ref(span)))
+        return future
+
+    def map(self, fn: Callable[..., R], *iterables: Iterable[Any], **options: Any) -> Iterator[R]:
+        """Have *fn* called for each item, as a child of what is current here, in a Context of that call's own."""
+        return super().map(functools.partial(_inside, _here(), fn), *iterables, **options)
+
+
+def pack(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> tuple[Callable[..., R], tuple[Any, ...]]:
+    """Return a function and its arguments that are ``fn(*args, **kwargs)`` as a child of what is current here.
+
+    For pools that are not tracekit's, if they pickle jobs and results: ``pool.apply_async(*pack(fn, 1))`` of
+    ``multiprocessing``, ``executor.submit(run, *packed)``.
+    """
+    return _run, ((_here(), _settings()), fn, args, kwargs)
+
+
+# ---- in the parent, on the way out
+
+
+def _here() -> SpanContext | None:
+    context = current_context()
+    return None if context is None else context.replace(is_remote=True)
+
+
+def _settings() -> tuple[int, str, tuple[int, ...] | None] | None:
+    """Return what makes a worker record as this process does, as small as it pickles; None: it records nothing."""
+    tracer = tracer_in_use()
+    if not tracer.recording:
+        return None
+    return tracer.threshold, tracer.state, None if tracer.limits == DEFAULT_LIMITS else tuple(tracer.limits)
+
+
+# ---- in the worker
+
+
+@functools.lru_cache(maxsize=8)
+def _tracer(settings: tuple[int, str, tuple[int, ...] | None] | None) -> Tracer:
+    if settings is None:
+        return Tracer()
+    threshold, state, limits = settings
+    return Tracer(recording=True, threshold=threshold, state=state, limits=Limits(*limits or ()))
+
+
+class _Initializer:
+    """A pool's initializer and where the pool was made; records as the parent does when the worker starts."""
+
+    def __init__(self, function: Callable[..., object], context: SpanContext | None, settings: Any = ()) -> None:
+        self.function = function
+        self.context = context
+        self.settings = settings  # empty: not pickled, so that a fork's own are the parent's
+
+    def __reduce__(self) -> Any:
+        return _Initializer, (self.function, self.context, _settings())
+
+    def __call__(self, /, *args: Any) -> None:
+        record_for_parent(_tracer(_settings() if self.settings == () else self.settings))
+        # Not in a Context of its own: the program may set variables here that its jobs read.
+        with use_context(self.context), detached():
+            self.function(*args)
+
+
+def _run(carrier: tuple[SpanContext | None, Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    context, settings = carrier
+    tracer = _tracer(settings)
+    record_for_parent(tracer)
+    try:
+        value = _inside(context, fn, *args, **kwargs)
+    except BaseException as error:
+        _hide_frame(error)
+        if _has_news(tracer):
+            _attach(error)
+        raise
+    return _Value(value) if _has_news(tracer) else value
+
+
+def _inside(context: SpanContext | None, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call *fn* in a Context of its own in which *context* is current."""
+    fresh = copy_context()
+    scope = use_context(context)
+    fresh.run(scope.__enter__)
+    try:
+        return fresh.run(fn, *args, **kwargs)
+    except BaseException as error:
+        _hide_frame(error)
+        raise
+    finally:
+        fresh.run(scope.__exit__, None, None, None)
+
+
+def _hide_frame(error: BaseException) -> None:
+    """Take the caller's frame out of the traceback, which the pool sends as text; a bare ``raise`` adds none."""
+    traceback = error.__traceback__
+    error.with_traceback(traceback and traceback.tb_next)
+
+
+def _has_news(tracer: Tracer) -> bool:
+    """Tell whether there is something to send, and the worker has not called ``configure()`` itself."""
+    return tracer_in_use() is tracer and bool(len(buffer) or _lost())
+
+
+def _lost() -> int:
+    return statistics().dropped - _lost_before.get(os.getpid(), 0)
+
+
+class _Value:
+    """What a job returned; it takes the worker's spans along when the worker pickles it, and unpickles as itself."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _with_spans(self.value, protocol)
+
+
+def _attach(error: BaseException) -> None:
+    """Have *error* take the worker's spans along when the worker pickles it, which it does next, and unpickle as itself."""
+    if type(error) not in copyreg.dispatch_table:  # which goes before: then the next result takes them
+        error.__dict__["__reduce_ex__"] = functools.partial(_reduce_error, error)
+
+
+def _reduce_error(error: BaseException, protocol: int) -> Any:
+    del error.__dict__["__reduce_ex__"]
+    return _with_spans(error, protocol)
+
+
+def _with_spans(outcome: Any, protocol: int) -> Any:
+    # In bytes of its own: so what cannot be pickled costs no spans here, and what cannot be unpickled none there.
+    pickled = io.BytesIO()
+    try:
+        (pickle.Pickler if parent_process() is None else ForkingPickler)(pickled, protocol).dump(outcome)
+    except Exception as error:
+        _attach(error)  # the worker catches it, and sends it instead
+        raise
+    return _open, (_Spans(), pickled.getvalue())
+
+
+class _Spans:
+    """What ended in this worker, taken out of its buffer when it is pickled; unpickling hands it to the exporter there."""
+
+    def __reduce__(self) -> Any:
+        lost = _lost()
+        _lost_before[os.getpid()] = statistics().dropped
+        return _receive, ([_values(span) for span in buffer.drain()], lost)
+
+
+def _values(span: Span) -> tuple[Any, ...]:
+    return (
+        span.context,
+        span.parent,
+        span.name,
+        span.kind,
+        span.start_ns,
+        span.end_ns,
+        dict(span.attributes) or None,
+        [(event.name, event.time_ns, dict(event.attributes) or None) for event in span.events] or None,
+        [(link.context, dict(link.attributes)) for link in span.links] or None,
+        tuple(span.status),
+        (span.dropped_attributes, span.dropped_events, span.dropped_links, span.truncated_values),
+    )
+
+
+# ---- in the parent, on the way back: in the pool's own thread or the event loop, so that nothing may be raised
+
+
+def _open(_: None, pickled: bytes) -> Any:
+    return pickle.loads(pickled)
+
+
+def _receive(spans: list[Any], lost: int) -> None:
+    buffer.lose(lost)
+    for *values, links, status, dropped in spans:
+        try:
+            values.append([Link(context, MappingProxyType(attributes)) for context, attributes in links or ()] or None)
+            restore_span(*values, Status(*status), dropped)
+        except Exception:
+            buffer.lose(1)
+
+
+def _check(submitted_by: weakref.ref[Span], future: Future[Any]) -> None:
+    if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
+        _say_lost(submitted_by())
+
+
+def _say_lost(span: Span | None) -> None:
+    """Say on *span*, once, that a worker died with what its jobs had recorded, which nobody can count."""
+    if span is not None and not any(event.name == "spans lost" for event in span.events):
+        span.add_event("spans lost", {"reason": "worker process died"})

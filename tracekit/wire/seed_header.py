@@ -1,0 +1,66 @@
+"""The header that the Go Tracing Roadmap of 2017 shows; it has no other specification than this.
+
+    Trace-Id = trace-id "/" span-id [ ";o=" options ]
+    trace-id = 32hex                                         ; lowercase
+    span-id  = 1*16hex                                       ; lowercase; leading zeros are not written
+    options  = 1*3DIGIT                                      ; bit 0: sampled; absent: nobody has decided
+
+Its span id is hex where that of ``X-Cloud-Trace-Context``, which looks the same, is decimal: the name of the
+header decides. Not among the formats that are on by default.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .._accel import SpanContext, collect, ids_of, make_remote, parse_decimal, parse_hex, put
+from .._errors import FormatError
+
+__all__ = ["SEED"]
+
+_FIELD: Final = "trace-id"
+_MAX_CHARS = 32 + 1 + 16 + 3 + 3
+
+
+class _Seed:
+    name: Final = "seed"
+    fields: Final = (_FIELD,)
+
+    def read(self, carrier: Any) -> SpanContext | None:
+        """Return the context of the header."""
+        (text,) = collect(carrier, self.fields)
+        if text is None:
+            return None
+        if isinstance(text, list):
+            raise FormatError(_FIELD, f"{len(text)} values, must be one")
+        if len(text) > _MAX_CHARS:
+            raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
+        ids, semicolon, options = text.partition(";")
+        digits, _, span = ids.partition("/")
+        trace_id = parse_hex(digits, 32)
+        if not trace_id:
+            raise FormatError(_FIELD, "the trace id must be 32 lowercase hex digits, not all zeros", text, 1)
+        span_id = parse_hex(span.rjust(16, "0"), 16)
+        if not span_id:
+            raise FormatError(_FIELD, "the span id must be 1 to 16 lowercase hex digits, not all zeros", text, 34)
+        flags, extra = 0x100, None
+        if semicolon:
+            number = parse_decimal(options[2:])
+            if options[:2] != "o=" or len(options) > 5 or number < 0:
+                raise FormatError(_FIELD, "the options must be o= and one to three digits", text, len(ids) + 2)
+            flags = number & 1
+            extra = {"seed": options[2:]} if options[2:] not in ("0", "1") else None
+        return make_remote(trace_id, span_id, flags, extra)
+
+    def write(self, context: SpanContext, carrier: Any) -> None:
+        """Set the header of a valid context."""
+        if not context.is_valid:
+            return put(carrier, _FIELD, None)
+        text = f"{context.trace_id}/{ids_of(context)[1]:x}"
+        if not context.deferred:
+            kept = context.extra.get("seed", "")
+            text += f";o={kept if kept and int(kept) & 1 == context.flags & 1 else context.flags & 1}"
+        put(carrier, _FIELD, text)
+
+
+SEED: Final = _Seed()
