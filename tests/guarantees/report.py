@@ -1,0 +1,216 @@
+"""The results of all scenarios as text: the published page, the README's part of it, and what a terminal shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .scenario import ALL, KEPT, ROWS, Scenario, Verdict, is_as_said
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Results", "failures", "readme", "report", "text"]
+
+OURS = ("tracekit", "tracekit (plain)")
+PEERS = ("OpenTelemetry", "ddtrace")
+TREE_LINES = 30
+BEGIN, END = "<!-- for the README -->", "<!-- until here -->"
+
+INTRODUCTION = f"""\
+<!-- Written by `python -m tests.guarantees`; do not edit. -->
+
+# What becomes of a trace at every hand-off
+
+Every line is a scenario in `tests/guarantees/` that ran when this page was written, with each tracer on each backend: the spans that it
+finished were compared with those that it should have. Peers run in processes of their own, with their own instrumentation turned on, and where they
+have nothing for a hand-off they use anyio and the standard library as their users do. In the columns of tracekit a word holds for both its twins,
+compiled and plain: the worse one counts.
+
+| word | meaning |
+|---|---|
+| {KEPT} | every span has the parent, the links and the status that it should; nothing was raised, logged or warned of |
+| lost | a span became the root of a trace of its own |
+| wrong parent | a span hangs under one that it does not belong to |
+| stuck | a span that should begin a trace hangs under what happened to be current |
+| missing, extra | a span did not end, or a span came that nobody asked for |
+| not linked, linked | a link is not there, or should not be |
+| shown as … | the status is wrong: a cancellation shown as error or as success, an error as success |
+| raises, logs, warns, hangs, crashes | what the program sees of it |
+| anything else | what the scenario checks besides the tree: labels, ids, what was recorded |
+"""
+
+
+class Results:
+    """Verdicts by tracer, backend and scenario."""
+
+    def __init__(self, scenarios: list[Scenario], tracers: list[str], backends: list[str]) -> None:
+        self.scenarios = scenarios
+        self.tracers = tracers
+        self.backends = backends
+        self.verdicts: dict[tuple[str, str, str], Verdict] = {}
+        self.versions: list[str] = []
+
+    def add_version(self, version: str) -> None:
+        if version not in self.versions:
+            self.versions = sorted([*self.versions, version])
+
+    def of(self, one: Scenario, *tracers: str) -> dict[str, Verdict]:
+        """Return by backend what the worse of *tracers* made of a scenario."""
+        found: dict[str, Verdict] = {}
+        for tracer in tracers:
+            for backend in self.backends:
+                verdict = self.verdicts.get((tracer, backend, one.key))
+                if verdict is not None and found.get(backend, _AS_KEPT).word == KEPT:
+                    found[backend] = verdict
+        return found
+
+    def kept(self, row: int, *tracers: str) -> tuple[int, int]:
+        """Return how many scenarios of a row *tracers* keep on all backends, and how many there are."""
+        of_row = [found for one in self.scenarios if one.row == row and (found := self.of(one, *tracers))]
+        return sum(all(verdict.word == KEPT for verdict in found.values()) for found in of_row), len(of_row)
+
+
+_AS_KEPT = Verdict(KEPT)
+
+
+def failures(results: Results) -> list[str]:
+    """Return a line for each scenario that tracekit does not keep, or, where nobody can, that gives not what it says."""
+    scenarios = {one.key: one for one in results.scenarios}
+    return [
+        f"FAILED {key} with {tracer} on {backend}: {verdict.word}"
+        for (tracer, backend, key), verdict in results.verdicts.items()
+        if tracer in OURS and not is_as_said(scenarios[key], verdict)
+    ]
+
+
+def text(results: Results) -> str:
+    """Return every verdict, and beside what was not kept the trees: for who writes scenarios."""
+    lines = []
+    for one in results.scenarios:
+        lines += ["", f"{one.key} (row {one.row}): {one.title}"]
+        for tracer in results.tracers:
+            found = results.of(one, tracer)
+            lines += [f"  {tracer}: {_by_word(found)}"] if found else []
+        shown = set()
+        for tracer in results.tracers:
+            for verdict in results.of(one, tracer).values():
+                if verdict.word != KEPT and (tracer, verdict.tree) not in shown:
+                    shown.add((tracer, verdict.tree))
+                    lines += [f"    -- {tracer}", *_indented(verdict.tree), *_indented(verdict.detail)]
+        if shown:
+            lines += ["    -- expected", *_indented(str(one.expect))]
+    return "\n".join(lines)
+
+
+def _indented(block: str) -> list[str]:
+    return [f"    | {line}" for line in block.splitlines()]
+
+
+def _by_word(found: dict[str, Verdict]) -> str:
+    words: dict[str, list[str]] = {}
+    for backend, verdict in found.items():
+        words.setdefault(verdict.word, []).append(backend)
+    if len(words) == 1:
+        return next(iter(words))
+    return "; ".join(f"{word} ({', '.join(backends)})" for word, backends in words.items())
+
+
+# ---- the page
+
+
+def report(results: Results, versions: list[str]) -> str:
+    """Return docs/GUARANTEES.md."""
+    parts = [INTRODUCTION, f"Measured with {', '.join(versions)}.\n", _summary(results)]
+    for row, title in ROWS.items():
+        of_row = [one for one in results.scenarios if one.row == row]
+        if of_row:
+            parts.append(
+                f"## {row}. {title}\n\n" + "\n".join(_table(results, of_row)) + "\n" + _evidence(results, of_row)
+            )
+    return "\n".join(parts)
+
+
+def readme(page: str) -> str:
+    """Return the part of the page that the README shows."""
+    return page.partition(BEGIN)[2].partition(END)[0].strip()
+
+
+def _summary(results: Results) -> str:
+    short, rest = [], []
+    for row, title in ROWS.items():
+        ours, peers = results.kept(row, *OURS), [results.kept(row, peer) for peer in PEERS]
+        if not ours[1]:
+            continue
+        if all(kept == total for kept, total in peers):
+            rest.append(title)
+        else:
+            short.append(f"| {title} | " + " | ".join(f"{kept}/{total}" for kept, total in (ours, *peers)) + " |")
+    ours = [sum(counts) for counts in zip(*(results.kept(row, *OURS) for row in ROWS), strict=True)]
+    given_up = sum(not one.is_guaranteed for one in results.scenarios)
+    lines = [
+        "## In short",
+        "",
+        f"{len(results.scenarios)} scenarios, {ours[0]} of them kept by tracekit on every backend"
+        + (f"; {given_up} cannot be kept unless it is called, and name the function to call." if given_up else "."),
+        "",
+        BEGIN,
+        "| scenarios kept on every backend | tracekit | OpenTelemetry | ddtrace |",
+        "|---|---|---|---|",
+        *short,
+        END,
+        "",
+    ]
+    if rest:
+        lines += [f"Kept by all three: {'; '.join(rest)}.", ""]
+    return "\n".join(lines)
+
+
+def _table(results: Results, of_row: list[Scenario]) -> Iterator[str]:
+    yield f"| scenario | {' | '.join(f'tracekit, {backend}' for backend in ALL)} | OpenTelemetry | ddtrace |"
+    yield "|" + "---|" * (len(ALL) + 3)
+    for one in of_row:
+        found = results.of(one, *OURS)
+        ours = [_cell(one, backend, found, results) for backend in ALL]
+        yield (
+            f"| {_escaped(one.title)} | {' | '.join(ours)} | "
+            + " | ".join(_by_word(results.of(one, peer)) or "not installed" for peer in PEERS)
+            + " |"
+        )
+
+
+def _cell(one: Scenario, backend: str, found: dict[str, Verdict], results: Results) -> str:
+    if backend not in one.backends:
+        return ""
+    if backend not in results.backends:
+        return "3.12+" if backend == "asyncio+eager" else "not here"
+    word = found[backend].word
+    return word if one.is_guaranteed or word == KEPT else f"{word}: call `{one.instead}`"
+
+
+def _evidence(results: Results, of_row: list[Scenario]) -> str:
+    """Return, folded, what came instead of what was expected."""
+    lines = []
+    for one in of_row:
+        trees: dict[str, str] = {}
+        for tracer in (*OURS, *PEERS):
+            for verdict in results.of(one, tracer).values():
+                if verdict.word != KEPT:
+                    trees.setdefault(tracer, verdict.tree)
+        if trees:
+            lines += [f"{_escaped(one.title)}", "", "```", _clipped(str(one.expect)), "```", ""]
+            for tracer, tree in trees.items():
+                lines += [f"{tracer}: {_by_word(results.of(one, tracer))}", "", "```", _clipped(tree), "```", ""]
+    return (
+        "\n".join(["", "<details><summary>What was expected, and what came</summary>", "", *lines, "</details>", ""])
+        if lines
+        else ""
+    )
+
+
+def _clipped(tree: str) -> str:
+    lines = tree.splitlines() or ["(no span)"]
+    return "\n".join([*lines[:TREE_LINES], "…"] if len(lines) > TREE_LINES else lines)
+
+
+def _escaped(title: str) -> str:
+    return title.replace("|", "\\|")
