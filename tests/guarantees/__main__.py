@@ -43,16 +43,16 @@ def main() -> int:
         return 0
     backends = [one for one in backends_here() if not options.quick or one in {"asyncio", "trio"}]
     results = _run_all(options.tracer or list(DRIVERS), backends, options.only)
+    failed = failures(results)
     if options.quick or options.only or options.tracer:
         print(text(results))
     else:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(report(results, _versions(results)))
         _say(f"wrote {PAGE.relative_to(REPOSITORY)}")
-    failed = failures(results)
+        failed += _run_programs(options.programs)
     for line in failed:
         _say(line)
-    # The random programs come here: failed += programs.main(options.programs)
     return 1 if failed else 0
 
 
@@ -63,7 +63,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="asyncio and trio alone; print, do not write")
     parser.add_argument("--tracer", action="append", choices=DRIVERS, help="this one alone; print, do not write")
-    parser.add_argument("--programs", type=int, default=2000, metavar="N", help="how many random programs a backend")
+    parser.add_argument("--programs", type=int, default=2000, metavar="N", help="random programs a backend; 0: none")
     parser.add_argument("--readme", action="store_true", help="print the README's part of the page as it is")
     parser.add_argument("--worker", nargs=2, metavar=("TRACER", "BACKEND"), help=argparse.SUPPRESS)
     parser.add_argument("--after", default="", help=argparse.SUPPRESS)
@@ -77,6 +77,15 @@ def _say(line: str) -> None:
 def _versions(results: Results) -> list[str]:
     packages = [f"{name} {importlib.metadata.version(name)}" for name in ("anyio", "trio", "uvloop")]
     return [f"{platform.python_implementation()} {platform.python_version()}", *packages, *results.versions]
+
+
+def _run_programs(count: int) -> list[str]:
+    if not count:
+        return []
+    from . import programs
+
+    failed = programs.main(count)
+    return [f"FAILED random programs on {failed} backends"] if failed else []
 
 
 # ---- one process for a tracer and a backend

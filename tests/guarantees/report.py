@@ -13,6 +13,7 @@ __all__ = ["Results", "failures", "readme", "report", "text"]
 
 OURS = ("tracekit", "tracekit (plain)")
 PEERS = ("OpenTelemetry", "ddtrace")
+COLUMNS = {"tracekit": OURS, **{peer: (peer,) for peer in PEERS}}
 TREE_LINES = 30
 BEGIN, END = "<!-- for the README -->", "<!-- until here -->"
 
@@ -191,25 +192,23 @@ def _evidence(results: Results, of_row: list[Scenario]) -> str:
     """Return, folded, what came instead of what was expected."""
     lines = []
     for one in of_row:
-        trees: dict[str, str] = {}
-        for tracer in (*OURS, *PEERS):
-            for verdict in results.of(one, tracer).values():
-                if verdict.word != KEPT:
-                    trees.setdefault(tracer, verdict.tree)
-        if trees:
-            lines += [f"{_escaped(one.title)}", "", "```", _clipped(str(one.expect)), "```", ""]
-            for tracer, tree in trees.items():
-                lines += [f"{tracer}: {_by_word(results.of(one, tracer))}", "", "```", _clipped(tree), "```", ""]
-    return (
-        "\n".join(["", "<details><summary>What was expected, and what came</summary>", "", *lines, "</details>", ""])
-        if lines
-        else ""
-    )
+        differences = []
+        for name, tracers in COLUMNS.items():
+            found = results.of(one, *tracers)
+            trees = dict.fromkeys(verdict.tree for verdict in found.values() if verdict.word != KEPT)
+            if trees:
+                differences += [f"{name}: {_by_word(found)}", ""]
+                differences += [line for tree in trees for line in _block(tree)]
+        if differences:
+            lines += [f"**{_escaped(one.title)}**", "", *_block(str(one.expect)), *differences]
+    if not lines:
+        return ""
+    return "\n".join(["", "<details><summary>What was expected, and what came</summary>", "", *lines, "</details>", ""])
 
 
-def _clipped(tree: str) -> str:
+def _block(tree: str) -> list[str]:
     lines = tree.splitlines() or ["(no span)"]
-    return "\n".join([*lines[:TREE_LINES], "…"] if len(lines) > TREE_LINES else lines)
+    return ["```", *lines[:TREE_LINES], *["…"] * (len(lines) > TREE_LINES), "```", ""]
 
 
 def _escaped(title: str) -> str:

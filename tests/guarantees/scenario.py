@@ -310,6 +310,8 @@ def run(one: Scenario, backend: str, driver: Driver) -> Verdict:
     with _listening(noise, details):
         try:
             contextvars.Context().run(anyio.run, main, backend=name, backend_options=options)
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             noise.append("raises")
             details.append("".join(traceback.format_exception(error)))

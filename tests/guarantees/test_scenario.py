@@ -1,0 +1,131 @@
+"""The verdicts themselves: a table that is green must have been able to be red."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+
+import anyio
+import pytest
+
+from . import scenario as framework
+from .drivers import Tracekit
+from .scenario import KEPT, Tree, judge, run, scenario
+
+REQUEST = """
+request
+  job
+    step
+"""
+
+
+@pytest.mark.parametrize(
+    ("actual", "words"),
+    [
+        pytest.param(REQUEST, [], id="the same"),
+        pytest.param("request\njob\n  step", ["lost"], id="a root that should be a child"),
+        pytest.param("request\njob <- ?\n  step", ["wrong parent"], id="under a span that never ended"),
+        pytest.param("request\n  job\n  step", ["wrong parent"], id="too high"),
+        pytest.param("request\n  job", ["missing"], id="never ended"),
+        pytest.param("request\n  job\n    step\n    step", ["extra"], id="ended twice"),
+        pytest.param("request\n  job [error]\n    step", ["shown as error"], id="another status"),
+        pytest.param("request\n  job ~ request\n    step", ["linked"], id="a link that should not be"),
+        pytest.param("request\njob [error]\n  step", ["lost", "shown as error"], id="two things at once"),
+    ],
+)
+def test_a_tree_that_differs_is_judged_in_a_word(actual, words):
+    assert judge(Tree.parse(REQUEST), Tree.parse(actual)) == words
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "words"),
+    [
+        ("request\njob ~ request", "request\n  job", ["stuck", "not linked"]),
+        ("request\njob ~ request", "request\njob", ["not linked"]),
+        ("call [cancelled]", "call", ["shown as success"]),
+        ("a\n  job\n    x\nb\n  job", "a\n  job\nb\n  job\n    x", ["wrong parent"]),
+        ("job <- remote", "job", ["lost"]),
+    ],
+)
+def test_roots_links_statuses_and_equal_names_are_told_apart(expected, actual, words):
+    assert judge(Tree.parse(expected), Tree.parse(actual)) == words
+
+
+def test_siblings_may_stand_in_any_order():
+    one, other = Tree.parse("a\n  b\n    d\n  c\nz"), Tree.parse("z\na\n  c\n  b\n    d")
+    assert str(one) == str(other)
+
+
+def verdict(body, expect="request", backend="asyncio"):
+    return run(scenario(row=1, title="", expect=expect)(body), backend, Tracekit())
+
+
+@pytest.mark.parametrize("backend", framework.backends_here())
+def test_a_scenario_that_goes_well_is_kept(backend):
+    async def well(t):
+        with t.span("request"):
+            await anyio.lowlevel.checkpoint()
+
+    assert verdict(well, backend=backend).word == KEPT
+
+
+async def raises(t):
+    t.mark("request")
+    raise LookupError
+
+
+async def logs(t):
+    t.mark("request")
+    logging.getLogger("tracekit").warning("no")
+
+
+async def warns(t):
+    t.mark("request")
+    warnings.warn("no", stacklevel=1)
+
+
+async def raises_in_a_thread(t):
+    t.mark("request")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+
+
+async def raises_in_a_finaliser(t):
+    class Bad:
+        def __del__(self):
+            raise LookupError
+
+    t.mark("request")
+    Bad()
+
+
+async def does_not_hold(t):
+    t.mark("request")
+    t.check(False, "labels leak")
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (raises, "raises"),
+        (logs, "logs"),
+        (warns, "warns"),
+        (raises_in_a_thread, "raises"),
+        (raises_in_a_finaliser, "raises"),
+        (does_not_hold, "labels leak"),
+    ],
+)
+def test_what_happens_beside_the_tree_is_judged_too(body, word):
+    assert verdict(body).word == word
+
+
+@pytest.mark.parametrize("backend", framework.backends_here())
+def test_a_scenario_that_hangs_is_given_up(backend, monkeypatch):
+    async def hangs(t):
+        t.mark("request")
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(framework, "HANGS_AFTER_S", 0.01)
+    assert verdict(hangs, backend=backend).word == "hangs"
