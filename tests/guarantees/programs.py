@@ -1733,6 +1733,12 @@ class Run:
             if not self._working:
                 self._idle.set()
 
+    def give_up(self):
+        self._idle.set()
+
+    def state(self):
+        return f"waiting for {self._working} that nobody else waits for"
+
     def hold(self, function):
         """Return *function*, for whose one call the program's end waits; it swallows what was raised on purpose."""
         self._begin()
@@ -1945,7 +1951,7 @@ class Runner:
         wrong = [*first.wrong, *second.wrong]
         for name in first.found.keys() & second.found.keys():
             if first.found[name] != second.found[name]:
-                wrong.append(f"{name} is not the same twice: {first.found[name]}, {second.found[name]}")
+                wrong.append(f"{name} is not the same twice: {first.found[name]}, {second.found[name]}")  # noqa: PERF401
         if wrong:
             raise AssertionError("\n".join([*dict.fromkeys(wrong), "", repr(program), "planned:", program.tree()]))
         self.programs += 1
@@ -1982,8 +1988,9 @@ class Runner:
         try:
             future.result(20)
         except TimeoutError:
-            faulthandler.dump_traceback()
-            raise AssertionError(f"hangs\n{program!r}") from None
+            future.cancel()
+            run.give_up()
+            raise AssertionError(f"hangs, {run.state()}\n{program!r}") from None
         except BaseException as error:
             raise AssertionError("".join([*traceback.format_exception(error), "\n", repr(program)])) from None
 
