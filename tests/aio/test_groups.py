@@ -470,6 +470,28 @@ async def _the_groups_scope_before_the_first_step(make):
         group.cancel_scope.cancel()
 
 
+async def _the_group_is_cancelled_and_then_a_sibling_raises(make):
+    async def breaks():
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("while cancelled")
+
+    async def stubborn():
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+
+    with raising(ValueError):
+        async with make() as group:
+            group.start_soon(breaks)
+            group.start_soon(stubborn, name="job")
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+
+
 async def _a_task_cancels_the_group(make):
     async def stop():
         group.cancel_scope.cancel()
@@ -534,6 +556,7 @@ CAUSES = [
     (_fail_around, "by deadline", "by deadline"),
     (_the_groups_scope, "by caller", "by caller"),
     (_the_groups_scope_before_the_first_step, "by caller", "by caller"),
+    (_the_group_is_cancelled_and_then_a_sibling_raises, "by caller", ""),
     (_a_task_cancels_the_group, "by caller", "by caller"),
     (_a_scope_around, "by caller", "by caller"),
     (_an_error_further_out, "by caller", "by caller"),
@@ -1060,11 +1083,9 @@ async def test_a_traceback_leads_to_the_line_that_raised(exporter):
 
 
 async def test_a_named_group_in_a_program_that_records_nothing_propagates(monkeypatch):
-    def build(*_):
-        raise AssertionError("nobody will see it")
-
-    monkeypatch.setattr("tracekit.aio._groups._Cancellation._find", build)
-    contexts = []
+    contexts, deadlines, causes = [], [], []
+    monkeypatch.setattr("tracekit.aio._groups._Cancellation._find", lambda *_: causes.append(1))
+    monkeypatch.setattr(anyio, "current_effective_deadline", lambda: deadlines.append(1) or math.inf)
 
     async def note():
         contexts.append(tracekit.current_context())
@@ -1076,6 +1097,7 @@ async def test_a_named_group_in_a_program_that_records_nothing_propagates(monkey
         await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
     assert here() is None
+    assert (deadlines, causes) == ([1], [])  # nothing is found out that nobody will see
     assert contexts[0].trace_id == contexts[1].trace_id
     assert contexts[0].span_id != contexts[1].span_id
     with raising(ValueError):

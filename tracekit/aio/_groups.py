@@ -136,7 +136,7 @@ class _Task:
         self.__module__ = getattr(func, "__module__", "")
         self.cancellation = cancellation
         self.name = _span_name(func) if name is None else str(name)
-        self.coro: Coroutine[Any, Any, Any] | None = None  # until it runs
+        self.coro: Any = None
         self.handle: Any = None
         self.is_in_group = True
         self.deadline = math.inf
@@ -157,14 +157,12 @@ class _Task:
     async def run(self) -> Any:
         __tracebackhide__ = True
         waited_ns = monotonic_ns() - self.spawned_ns
-        coro, self.coro = self.coro, None
-        assert coro is not None
         with span(self.name) as own:
             if own.is_recording:
                 own.set_attribute("task.wait_s", waited_ns / 1e9)
                 self.deadline = min(self.deadline, anyio.current_effective_deadline())
             try:
-                return await coro
+                return await self.coro
             except BaseException as exc:
                 self.cancellation.leave(exc, own, self)
                 self.handle = None  # which holds the exception, whose traceback holds this frame
