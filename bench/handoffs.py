@@ -159,7 +159,8 @@ async def _ticks(count: int, *, is_traced: bool) -> float:
         await done.wait()
         tracekit.flush()
 
-    await ticks(100)
+    _allocated()
+    await ticks(count)  # freelists fill once
     before = _allocated()
     await ticks(count)
     held = _allocated() - before

@@ -5,6 +5,7 @@ from ._current import current_labels, from_context, new_context, use_context, us
 from ._delivery import Delivery
 from ._errors import FormatError
 from ._handoff import Snapshot, capture, detached, wrap
+from ._hooks import install_hooks, remove_hooks
 from ._labels import Labels
 from ._propagation import extract, inject
 from ._records import Event, Limits, Link, Statistics, Status
@@ -46,7 +47,9 @@ __all__ = [
     "flush",
     "from_context",
     "inject",
+    "install_hooks",
     "new_context",
+    "remove_hooks",
     "shutdown",
     "span",
     "statistics",

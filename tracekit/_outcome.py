@@ -14,6 +14,7 @@ __all__ = ["close_with", "exception_attributes"]
 # built-in exceptions take no weak reference, and a table keyed by id() would outlive them.
 _MARK = "__tracekit_trace__"
 _LEAVES = 32
+_TRACES = 16
 _STACK_FRAMES = 64
 
 
@@ -33,8 +34,12 @@ def close_with(span: Span, exc: BaseException) -> None:
     span.set_status("error", f"{type(exc).__name__}: {text}" if text else type(exc).__name__)
 
 
-def exception_attributes(exc: BaseException) -> dict[str, Any]:
-    """Return the attributes of an ``exception`` event, as OpenTelemetry's semantic conventions name them."""
+def exception_attributes(exc: BaseException, trace_id: str) -> dict[str, Any]:
+    """Return the attributes of an ``exception`` event, as OpenTelemetry's semantic conventions name them.
+
+    No span of the trace that *exc* leaves from now on records it by itself.
+    """
+    _first_seen(exc, trace_id)
     import traceback  # costs 10 ms of import, and is needed only where something failed
 
     try:
@@ -94,9 +99,10 @@ def _errors(exc: BaseException) -> list[BaseException]:
 def _first_seen(exc: BaseException, trace_id: str) -> bool:
     # Past whatever __getattribute__ and __setattr__ the exception has: every exception has a __dict__.
     try:
-        if object.__getattribute__(exc, _MARK) == trace_id:
-            return False
+        seen: tuple[str, ...] = object.__getattribute__(exc, _MARK)
     except AttributeError:
-        pass
-    object.__setattr__(exc, _MARK, trace_id)
+        seen = ()
+    if trace_id in seen:
+        return False
+    object.__setattr__(exc, _MARK, (*seen, trace_id)[-_TRACES:])  # several: many may wait for one future that failed
     return True

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._accel import Sieve, SpanContext, extract, ids_of, inject, make_context, set_formats
 from ._errors import FormatError
+from .wire.environ import fields_of, set_fields
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 
 if TYPE_CHECKING:
@@ -128,27 +129,14 @@ def _write(context: SpanContext, carrier: Any) -> None:
 
 def extract_environ(environ: Mapping[str, str]) -> SpanContext | None:
     """Return the context that *environ* holds: ``TRACEPARENT`` and so on, the formats' fields in upper case."""
-    carrier: dict[str, str] = {}
-    for format in _formats:
-        for field in format.fields:
-            value = environ.get(_variable(field))
-            if value is not None:
-                carrier[field] = value
+    carrier = fields_of(environ, _formats)
     return extract(carrier) if carrier else None
 
 
 def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
     """Return a copy of *environ* that names what is current here; where nothing is, a plain copy."""
     variables = dict(environ)
-    carrier: dict[str, str] = inject({})
+    carrier: dict[str, Any] = inject({})
     if carrier:
-        for format in _formats:
-            for field in format.fields:
-                variables.pop(_variable(field), None)
-        variables.update((_variable(field), value) for field, value in carrier.items())
+        set_fields(variables, carrier, _formats)
     return variables
-
-
-def _variable(field: str) -> str:
-    # https://opentelemetry.io/docs/specs/otel/context/env-carriers/
-    return field.upper().replace("-", "_")

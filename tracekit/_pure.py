@@ -386,7 +386,7 @@ class Span:
             raise TypeError(f"exception must be an exception, not {type(exception).__name__}")
         items = () if attributes is None else _items(attributes)
         if self.is_recording:
-            self.add_event("exception", {**exception_attributes(exception), **dict(items)})
+            self.add_event("exception", {**exception_attributes(exception, self.context.trace_id), **dict(items)})
         else:
             self._late("record_exception")
 

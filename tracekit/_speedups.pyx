@@ -360,7 +360,8 @@ cdef class Span:
             raise TypeError(f"exception must be an exception, not {type(exception).__name__}")
         items = () if attributes is None else _items(attributes)
         if self.recorded and not self._ended:
-            self.add_event("exception", {**_exception_attributes(exception), **dict(items)})
+            recorded = _exception_attributes(exception, self.context.trace_id)
+            self.add_event("exception", {**recorded, **dict(items)})
         else:
             self._late("record_exception")
 

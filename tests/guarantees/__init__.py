@@ -29,7 +29,9 @@ in any order. A span whose parent was not recorded stands at the left with ``<- 
 and a recording of its own, and is taken to hang after five seconds. What it leaves behind (tasks, generators) is finished with the loop, and
 garbage is collected, before the spans are looked at.
 
-What nobody can guarantee without being called says so, and stays in the table:
+Statuses belong to rows 4 and 13: elsewhere let no cancellation leave a span, or the peers, who have no word for it, lose for another reason.
+
+What cannot be guaranteed without being called says so, and stays in the table:
 
     @scenario(row=3, title="...", expect="what one would wish", actual="what comes", instead="wrap(fn)")
 

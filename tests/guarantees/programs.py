@@ -23,7 +23,6 @@ import argparse
 import asyncio
 import contextlib
 import contextvars
-import faulthandler
 import functools
 import inspect
 import logging
@@ -790,7 +789,7 @@ CALLS = [
     Way("call", "{f}()", frame="same"),
     Way("traced", "{f}()", frame="same"),
     Way("copy_context().run", "contextvars.copy_context().run({f})"),
-    Way("Context().run", "contextvars.Context().run({f})", frame="fresh"),
+    Way("run in an empty Context", "run.empty.copy().run({f})", frame="fresh"),
     _new_context(name="new_context().run", source="tracekit.new_context({of}).run({f})"),
     Way("wrap", "{of}({f})", frame="handoff", settles=True),
     Way("snapshot.run", "{of}.run({f})", frame="handoff", settles=True),
@@ -817,7 +816,7 @@ CALLS = [
     Way("wait_for", "await asyncio.wait_for({f}(), 60)", "async", "async", frame="wait_for", backends="asyncio"),
     Way("group of one", "await run.in_group({f})", "async", "async"),
     Way("run_in_context copy", "await aio.run_in_context(contextvars.copy_context(), {f})", "async", "async"),
-    Way("run_in_context fresh", "await aio.run_in_context(contextvars.Context(), {f})", "async", "async", "fresh"),
+    Way("run_in_context fresh", "await aio.run_in_context(run.empty.copy(), {f})", "async", "async", "fresh"),
     _new_context(
         name="run_in_context given",
         source="await aio.run_in_context(tracekit.new_context({of}), {f})",
@@ -1275,6 +1274,7 @@ class Generator(Node):
 class Step(Node):
     of: int
     count: int
+    catches: bool
 
     @property
     def label(self):
@@ -1290,13 +1290,15 @@ class Step(Node):
 
     def plan(self, at):
         self.target.stepped_by(at)
-        for _ in range(self.count):
-            next(self.target.plan, None)
+        with contextlib.suppress(Raised if self.catches else ()):
+            for _ in range(self.count):
+                next(self.target.plan, None)
 
     def write(self, out):
-        for _ in range(self.count):
-            step = "await anext" if self.target.node.is_async else "next"
-            out(f"{step}({self.target.text}, None)")
+        step = "await anext" if self.target.node.is_async else "next"
+        with out.block("with planned", self.catches):
+            for _ in range(self.count):
+                out(f"{step}({self.target.text}, None)")
 
 
 @dataclass(eq=False)
@@ -1305,6 +1307,7 @@ class Finish(Node):
 
     how: str
     of: int
+    catches: bool
 
     @property
     def label(self):
@@ -1327,7 +1330,7 @@ class Finish(Node):
         if self.how == "close":
             generator.plan.close()
         elif self.how == "throw":
-            with contextlib.suppress(StopIteration):
+            with contextlib.suppress(StopIteration, *[Raised] * self.catches):
                 generator.plan.throw(Raised())
         else:
             generator.is_dropped = True
@@ -1340,7 +1343,10 @@ class Finish(Node):
         if self.how == "close":
             out(f"await {generator}.aclose()" if is_async else f"{generator}.close()")
         elif self.how == "throw":
-            with out.block(f"with suppress(Stop{'Async' * is_async}Iteration)"):
+            with (
+                out.block("with planned", self.catches),
+                out.block(f"with suppress(Stop{'Async' * is_async}Iteration)"),
+            ):
                 out(f"await {generator}.athrow(Planned())" if is_async else f"{generator}.throw(Planned())")
         elif is_async:
             out(f'run.drop("{self.target.name}")')
@@ -1356,6 +1362,7 @@ class Program:
 
     def __init__(self, backend, body):
         self.backend = backend
+        self.body = body
         self.world = world = World(backend)
         world.groups = (GroupVar("root", True, is_root=True),)
         frame = Frame((), object(), Region())
@@ -1429,6 +1436,7 @@ class Place:
     thread: str = "loop"
     can_yield: bool = False
     can_cancel: bool = False
+    can_raise: bool = False
     blocks: int = 0  # of which Python takes 20 in a function
     depth: int = 0
 
@@ -1453,7 +1461,7 @@ WEIGHTS = {
     "start": 3,
     "close": 7,
     "touch": 3,
-    "throw": 2,
+    "throw": 1,
     "catch": 2,
     "finally_": 2,
     "cancel": 2,
@@ -1466,18 +1474,20 @@ WEIGHTS = {
     "send": 5,
     "take": 4,
     "generator": 6,
-    "step": 10,
+    "step": 14,
     "finish": 4,
-    "steps": 12,
+    "steps": 25,
 }
 MAX_DEPTH = 12
-NUMBERS = [st.integers(0, high) for high in range(256)]
+NUMBERS = [st.integers(0, high) for high in range(400)]
 
 
 @functools.cache
-def _possible(place, backend):
-    """Return the kinds of node that a place may have, each as often as its weight says."""
+def _possible(place, drawn):
+    """Return the kinds of node that a place may have, after those that were *drawn*, each as often as its weight says."""
     left_out = set()
+    if "generator" not in drawn:
+        left_out |= {"step", "finish"}
     if place.depth >= MAX_DEPTH or place.blocks > 15:
         left_out |= {"call", "spawn", "task", "start_task", "send", "generator"}
     if place.blocks > 15:
@@ -1486,6 +1496,8 @@ def _possible(place, backend):
         left_out |= {"checkpoint", "cancel_scope", "group", "start_task"}
     if place.thread != "loop":
         left_out |= {"task"}
+    if not place.can_raise:
+        left_out |= {"throw"}
     if not place.can_yield:
         left_out |= {"steps"}
     if not place.can_cancel or place.thread == "any":
@@ -1509,6 +1521,7 @@ class Builder:
 
     def __init__(self, draw, backend, size):
         self.draw, self.backend, self.left = draw, backend, size
+        self.drawn = frozenset()
 
     def number(self, high=11):
         return self.draw(NUMBERS[high])
@@ -1516,18 +1529,38 @@ class Builder:
     def one_of(self, *choices):
         return choices[self.number(len(choices) - 1)]
 
-    def body(self, place, stop=2.5):
-        """Draw nodes, some *stop* of them."""
-        kinds = _possible(place, self.backend)
-        stops = int(len(kinds) / stop)
+    def body(self, place, length=None):
+        """Draw nodes, *length* of them or so."""
+        if length is None:
+            length = 2.4 if place.depth < 4 else 1.6
         nodes = []
         while self.left > 0:
-            number = self.number(stops + len(kinds)) - stops  # fewer and simpler nodes are smaller numbers
+            kinds = _possible(place, self.drawn)
+            stops = int(len(kinds) / length)
+            number = self.number(stops + len(kinds)) - stops
             if number <= 0:
                 break
-            self.left -= 1
-            nodes.append(getattr(self, kinds[number - 1])(place))
+            nodes.append(self.node(place, kinds[number - 1]))
         return nodes
+
+    def program(self):
+        """Draw all there is to draw; what shrinks to nothing leaves no node behind."""
+        place = Place()
+        nodes = []
+        while self.left > 0:
+            kinds = _possible(place, self.drawn)
+            number = self.number(len(kinds))
+            if number:
+                nodes.append(self.node(place, kinds[number - 1]))
+            else:
+                self.left -= 1
+        return nodes
+
+    def node(self, place, kind):
+        self.left -= 1
+        if kind == "generator":
+            self.drawn |= {kind}
+        return getattr(self, kind)(place)
 
     def block(self, place, blocks=1):
         return self.body(place.inside(blocks))
@@ -1571,21 +1604,23 @@ class Builder:
         return Raise()
 
     def catch(self, place):
-        return Catch(self.block(place))
+        return Catch(self.block(replace(place, can_raise=True)))
 
     def finally_(self, place):
-        return Finally(self.block(place), self.block(replace(place, can_yield=False), 2))
+        return Finally(self.block(place), self.block(replace(place, can_yield=False, can_raise=True), 2))
 
     def cancel(self, place):
         return Cancel(self.number(3))
 
     def cancel_scope(self, place):
-        return CancelScope(self.number(2) == 2, self.block(replace(place, can_yield=False, can_cancel=True), 2))
+        return CancelScope(
+            self.number(2) == 2, self.block(replace(place, can_yield=False, can_cancel=True, can_raise=True), 2)
+        )
 
     def group(self, place):
         flavour = self.one_of("anyio", "aio", "named", "named", self.backend)
         is_region = self.number(2) == 2
-        inside = replace(place, can_yield=False, can_cancel=place.can_cancel or is_region)
+        inside = replace(place, can_yield=False, can_cancel=place.can_cancel or is_region, can_raise=True)
         return Group(flavour, is_region, self.block(inside, 3))
 
     def call(self, place):
@@ -1599,23 +1634,23 @@ class Builder:
         ways = _ways(tuple(SPAWNS), place, self.backend)
         way = self.one_of(*ways)
         thread = place.thread if way.runs_on == "same" else way.runs_on
-        inside = place.function(thread, way.body == "async", can_cancel=False)
+        inside = place.function(thread, way.body == "async", can_cancel=False, can_raise=True)
         return Spawn(way, self.number(), self.number(), self.body(inside))
 
     def task(self, place):
         how = self.one_of("start_soon", "start_soon", "start_soon", "to_thread", "detached")
-        inside = place.function("worker" if how == "to_thread" else "loop", how != "to_thread")
+        inside = place.function("worker" if how == "to_thread" else "loop", how != "to_thread", can_raise=True)
         return Task(how, self.number(3), self.number(), self.body(inside))
 
     def start_task(self, place):
-        inside = place.function("loop", True)
+        inside = place.function("loop", True, can_raise=True)
         return StartTask(self.number(3), self.number(), self.body(inside), self.body(inside))
 
     def send(self, place):
         channels = {"loop": ["stream", "queue", "aio.Queue"][: 3 if self.backend == "asyncio" else 2]}
         channel = self.one_of(*channels.get(place.thread, ["queue"]))
         is_async = channel != "queue"
-        inside = place.function("loop" if is_async else "thread", is_async, can_cancel=False)
+        inside = place.function("loop" if is_async else "thread", is_async, can_cancel=False, can_raise=True)
         return Send(channel, self.number(1) == 1, self.body(inside))
 
     def take(self, place):
@@ -1623,14 +1658,19 @@ class Builder:
 
     def generator(self, place):
         is_async = place.is_async and self.number(1) == 1
-        inside = place.function("loop" if is_async else "any", is_async, can_yield=True, can_cancel=False)
-        return Generator(self.one_of("traced", "stream"), is_async, self.body(inside, 5))
+        inside = place.function(
+            "loop" if is_async else "any", is_async, can_yield=True, can_cancel=False, can_raise=True
+        )
+        return Generator(self.one_of("traced", "stream"), is_async, self.body(inside, 4))
 
     def step(self, place):
-        return Step(self.number(3), 1 + self.number(2))
+        return Step(self.number(3), 1 + self.number(3), self.catches(place))
 
     def finish(self, place):
-        return Finish(self.one_of("close", "drop", "throw"), self.number(3))
+        return Finish(self.one_of("close", "drop", "throw"), self.number(3), self.catches(place))
+
+    def catches(self, place):
+        return not place.can_raise or self.number(1) == 0
 
     def steps(self, place):
         return Yield()
@@ -1640,7 +1680,7 @@ class Builder:
 def programs(draw, backend):
     """Programs of up to ``MAX_NODES`` nodes for "asyncio" or "trio"."""
     builder = Builder(draw, backend, draw(st.integers(1, MAX_NODES)))
-    return Program(backend, builder.body(Place(), stop=200))
+    return Program(backend, builder.program())
 
 
 # ---- running them
@@ -1841,6 +1881,7 @@ class Run:
     # The run itself
 
     async def main(self, program):
+        self.empty = contextvars.copy_context()  # not Context(): anyio keeps in it which library it is on
         if program.backend == "asyncio":
             self.loop = asyncio.get_running_loop()
         else:
@@ -1954,6 +1995,8 @@ class Runner:
                 wrong.append(f"{name} is not the same twice: {first.found[name]}, {second.found[name]}")  # noqa: PERF401
         if wrong:
             raise AssertionError("\n".join([*dict.fromkeys(wrong), "", repr(program), "planned:", program.tree()]))
+        if not program.world.kinds.keys() - {"look"}:
+            return
         self.programs += 1
         self.kinds += program.world.kinds
         self.spans += len(first.found)
@@ -2052,47 +2095,44 @@ class Outcome:
             self.wrong.append(f"{name}: labels are {labels}, not {expected.labels}")
 
 
-def check_many(runner, count, *, number=None, tell=lambda _: None):
-    """Check *count* programs, the same ones each time unless a *number* seeds them."""
-    backend, _ = BACKENDS[runner.backend]
+def check_programs(runner, numbers):
+    """Check the programs of these numbers: on one backend, of one version of this file, a number is always the same program.
 
-    def check(program):
-        runner.check(program)
-        tell(runner)
+    Each is a run of Hypothesis for itself, as one run of many programs would vary few of them again and again.
+    """
+    for number in numbers:
+        check = given(program=programs(BACKENDS[runner.backend][0]))(runner.check)
+        check = settings(
+            max_examples=2,  # the first is always the empty program
+            deadline=None,
+            database=None,
+            print_blob=False,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+        )(check)
+        try:
+            seed(number)(check)()
+        except BaseException as error:
+            error.add_note(f"program {number} on {runner.backend}")
+            raise
 
-    check = given(programs(backend))(check)
-    check = settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        derandomize=number is None,
-        print_blob=False,
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
-    )(check)
-    if number is not None:
-        check = seed(number)(check)
-    check()
 
-
-def main(count=2000, backends=None, *, statistics=False, number=None):
+def main(count=2000, backends=None, *, statistics=False, first=None):
     """Check *count* random programs on each of *backends*; return how many backends failed."""
     failed = 0
     for backend in backends or BACKENDS:
-        chosen = int.from_bytes(os.urandom(4)) if number is None else number
-        print(f"{backend}: {count} programs, --seed {chosen}", file=sys.stderr)
+        number = int.from_bytes(os.urandom(3)) * 1000 if first is None else first
+        print(f"{backend}: programs {number} to {number + count - 1}", file=sys.stderr)
         with Runner(backend) as runner:
             try:
-                check_many(runner, count, number=chosen, tell=_tell(count))
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
+                check_programs(runner, _told(range(number, number + count), runner))
+            except Exception as error:
                 failed += 1
                 print("".join(traceback.format_exception_only(error)), file=sys.stderr)
         print(
-            f"{backend}: {runner.programs} programs did as planned, {runner.spans} spans"
-            f" ({runner.missing} more were cancelled before they began)",
+            f"{backend}: {runner.programs} programs, {runner.spans:,} spans as planned"
+            f" ({runner.missing:,} more were cancelled before they began)",
             file=sys.stderr,
         )
         if statistics:
@@ -2101,28 +2141,23 @@ def main(count=2000, backends=None, *, statistics=False, number=None):
     return failed
 
 
-def _tell(count):
+def _told(numbers, runner):
     began = time.monotonic()
-
-    def tell(runner):
-        if runner.programs % 100 == 0:
-            print(
-                f"  {runner.programs} of {count}, {runner.spans:,} spans, {time.monotonic() - began:.0f} s",
-                file=sys.stderr,
-            )
-
-    return tell
+    for done, number in enumerate(numbers):
+        if done and done % 100 == 0:
+            print(f"  {done} in {time.monotonic() - began:.0f} s, {runner.spans:,} spans", file=sys.stderr)
+        yield number
 
 
 def _options():
     parser = argparse.ArgumentParser(prog="python -m tests.guarantees.programs", description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=2000, help="how many programs a backend")
     parser.add_argument("--backend", choices=BACKENDS, action="append", help="this one alone; may be given again")
-    parser.add_argument("--seed", type=int, help="as an earlier run said")
+    parser.add_argument("--first", type=int, metavar="N", help="the number of the first program; random by default")
     parser.add_argument("--statistics", action="store_true", help="say how often each kind of node ran")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     options = _options()
-    sys.exit(main(options.count, options.backend, statistics=options.statistics, number=options.seed))
+    sys.exit(main(options.count, options.backend, statistics=options.statistics, first=options.first))
