@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard tracekit/_speedups*.p[yx][xi])
 
-.PHONY: demo test lint bench fuzz wheel clean
+.PHONY: demo test lint bench guarantees fuzz wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -22,8 +22,11 @@ lint: $(VENV)/lint
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
 
+guarantees: $(VENV)/bench
+	$(BIN)/python -m tests.guarantees
+
 fuzz: $(VENV)/test
-	$(BIN)/python -m tests.fuzz --inputs 200000
+	$(BIN)/python -m tests.fuzz --inputs 1000000
 
 wheel: $(VENV)/test
 	$(BIN)/python -m build

@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import contender_tracekit, floors, handoffs, inputs, report
+from . import contender_tracekit, floors, formats, handoffs, inputs, report
 from .measure import Budget, Subject, best, bytes_held, interleave
-from .rows import BARE, FLOOR, FLOOR_ROWS, HANDOFF_ROWS, OTEL, OURS, ROWS
+from .rows import BARE, FLOOR, FLOOR_ROWS, FORMAT_ROWS, HANDOFF_ROWS, OTEL, OURS, ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and return the exit status."""
     options = _options(arguments)
     budget = SMOKE if options.smoke else QUICK if options.quick else FULL
-    wanted = options.only.split(",") if options.only else [row.key for row in (*ROWS, *FLOOR_ROWS, *HANDOFF_ROWS)]
+    wanted = options.only.split(",") if options.only else _every_key()
     if options.processes:
         budget = budget._replace(processes=options.processes)
     document = _measure(wanted, budget) if budget.processes == 1 else _settle(wanted, options, budget)
@@ -61,6 +61,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--check", action="store_true", help="exit with status 1 unless every target was measured and met"
     )
     return parser.parse_args(arguments)
+
+
+def _every_key() -> list[str]:
+    return [*[row.key for row in (*ROWS, *FLOOR_ROWS, *HANDOFF_ROWS)], *[f"format {name}" for name in FORMAT_ROWS]]
 
 
 def _say(text: str) -> None:
@@ -124,6 +128,10 @@ def _measure(wanted: list[str], budget: Budget) -> dict[str, Any]:
     figures = dict(_compare(present, wanted, budget))
     figures |= _against_floors(present, wanted, budget)
     figures |= _handoffs(wanted, budget)
+    for name in FORMAT_ROWS:
+        if f"format {name}" in wanted:
+            _say(f"  the format {name}")
+            figures[f"format {name}"] = best(interleave(formats.subjects(name), budget))
     return {
         "versions": versions,
         "machine": report.machine(),
@@ -164,6 +172,7 @@ def _against_floors(peers: Mapping[str, ModuleType], wanted: list[str], budget: 
     figures: Figures = {}
     rows = [row for row in FLOOR_ROWS if row.key in wanted]
     growth = contender_tracekit.growth(budget.growth_chunk)
+    against = formats.against_traceparent()
     if any(row.key in floors.CONTEXT_MANAGERS for row in rows):
         _say("  the floors of `with span()`")
         entered = _with_blocks(budget)
@@ -172,7 +181,9 @@ def _against_floors(peers: Mapping[str, ModuleType], wanted: list[str], budget: 
             figures[row.key] = {OURS: entered[OURS]} | ({FLOOR: entered[row.key]} if row.key in entered else {})
             continue
         _say(f"  {row.work} against: {row.floor}")
-        if row.key in growth:
+        if row.key in against:
+            figures[row.key] = best(interleave(against[row.key], budget))
+        elif row.key in growth:
             few, many = growth[row.key]
             figures[row.key] = best(interleave({FLOOR: few, OURS: many}, budget._replace(rounds=budget.repeats)))
         elif row.key == "import":
@@ -185,6 +196,7 @@ def _handoffs(wanted: list[str], budget: Budget) -> Figures:
     figures: Figures = {}
     rows = [row for row in HANDOFF_ROWS if row.key in wanted]
     subjects = handoffs.subjects() if any(row.unit == "ns" for row in rows) else {}
+    subjects["nothing_found"] = formats.nothing_found()
     for row in rows:
         _say(f"  {row.work}")
         if row.unit == "ns":

@@ -102,6 +102,12 @@ def subjects() -> dict[str, Subject]:
             {"inject": inject},
             items=lambda count: [extract(inputs.LABELS_ONLY) for _ in range(count)],
         ),
+        "extract_8_labels": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.EIGHT_LABELS}),
+        "inject_8_labels": Subject(
+            "inject({}, item)",
+            {"inject": inject},
+            items=lambda count: [extract(inputs.EIGHT_LABELS) for _ in range(count)],
+        ),
         "read_parent": Subject("read(carrier)", {"read": TRACECONTEXT.read, "carrier": inputs.PARENT_ONLY}),
         "read_state": Subject("read(carrier)", {"read": TRACECONTEXT.read, "carrier": inputs.PARENT_AND_STATE}),
         "write_parent": Subject("write(context, {})", {"write": TRACECONTEXT.write, "context": recorded.context}),

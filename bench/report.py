@@ -12,6 +12,7 @@ from .rows import (
     DDTRACE,
     FLOOR,
     FLOOR_ROWS,
+    FORMAT_ROWS,
     HANDOFF_ROWS,
     OTEL,
     OURS,
@@ -83,6 +84,13 @@ def text(document: Mapping[str, Any], lines: list[Line]) -> str:
     added = [_added_cells(line) for line in lines if isinstance(line.row, HandoffRow)]
     if added:
         parts.append(_table(["hand-off", OURS, "without", "added", "at most", "met"], added))
+    formats = [
+        _format_cells(name, document["figures"][f"format {name}"])
+        for name in FORMAT_ROWS
+        if f"format {name}" in document["figures"]
+    ]
+    if formats:
+        parts.append(_table(["format", *_FORMAT_COLUMNS], formats))
     return "\n\n".join(parts)
 
 
@@ -144,6 +152,13 @@ def _added_cells(line: Line) -> list[str]:
         target,
         _verdict(line),
     ]
+
+
+_FORMAT_COLUMNS = ("read", f"read, {OTEL}", "absent", "bad", "write", f"write, {OTEL}")
+
+
+def _format_cells(name: str, figures: Mapping[str, float]) -> list[str]:
+    return [f"`{name}`", *[_amount(figures[column], "ns") if column in figures else "-" for column in _FORMAT_COLUMNS]]
 
 
 def _cell(line: Line, name: str, versions: Mapping[str, str | None]) -> str:

@@ -9,6 +9,7 @@ __all__ = [
     "DDTRACE",
     "FLOOR",
     "FLOOR_ROWS",
+    "FORMAT_ROWS",
     "HANDOFF_ROWS",
     "OTEL",
     "OURS",
@@ -71,8 +72,10 @@ ROWS = (
     Row("extract_state", "extract traceparent + tracestate", 35),
     Row("extract_labels", "extract 3 labels", 25),
     Row("extract_request", "extract all three from 10 headers"),
+    Row("extract_8_labels", "extract 8 labels", 25),
     Row("inject_parent", "inject traceparent", 18),
     Row("inject_labels", "inject 3 labels", 15),
+    Row("inject_8_labels", "inject 8 labels", 25),
     Row("read_parent", "one format alone: read traceparent"),
     Row("read_state", "one format alone: read traceparent + tracestate"),
     Row("write_parent", "one format alone: write traceparent"),
@@ -94,12 +97,18 @@ FLOOR_ROWS = (
         1.6,
     ),
     FloorRow("import", "`import tracekit`", "`import opentelemetry.sdk.trace`", 1 / 3),
+    FloorRow("b3_read", "read `b3`", "read `traceparent`", 1.3),
+    FloorRow("b3_write", "write `b3`", "write `traceparent`", 1.3),
+    FloorRow("huge", "extract a `baggage` of 1 MiB", "one of 8,192 bytes", 5),
     FloorRow("depth", "`with span()` 1,000 deep", "1 deep", 1.1),
     FloorRow("tasks", "`with span()` beside 10,000 live tasks", "beside none", 1.1),
     FloorRow("spans", "`with span()`, 50,000 spans into a trace", "the first", 1.1),
 )
 
 HANDOFF_ROWS = (
+    HandoffRow(
+        "nothing_found", "extract where a request of ten headers has no trace, with nine formats configured", 300
+    ),
     HandoffRow("group", "a task of `aio.create_task_group()`", share=0.05),
     HandoffRow("named_group", "a task of `aio.create_task_group(name)`, with its span"),
     HandoffRow("to_thread", "`aio.to_thread.run_sync`", share=0.05),
@@ -108,4 +117,19 @@ HANDOFF_ROWS = (
     HandoffRow("async_step", "a step of an async generator under `@traced`", 400),
     HandoffRow("live_task", "a live task whose parent span has ended, 100,000 of them", 400, unit="B"),
     HandoffRow("tick", "a tick that has rescheduled itself, 10,000 of them", 1, unit="B"),
+)
+
+FORMAT_ROWS = (
+    "tracecontext",
+    "baggage",
+    "b3",
+    "b3multi",
+    "jaeger",
+    "xray",
+    "cloudtrace",
+    "datadog",
+    "ottrace",
+    "grpc",
+    "seed",
+    "server-timing",
 )

@@ -46,7 +46,8 @@ def test_every_bench_runs():
 
 
 def test_the_comparison_prints_every_row(tmp_path):
-    from bench.rows import FLOOR_ROWS, HANDOFF_ROWS, ROWS
+    from bench.compare import _every_key
+    from bench.rows import FLOOR_ROWS, FORMAT_ROWS, HANDOFF_ROWS, ROWS
 
     file = tmp_path / "figures.json"
     done = compare("--smoke", "--json", str(file))
@@ -57,9 +58,11 @@ def test_the_comparison_prints_every_row(tmp_path):
         assert f"\n| {row.work} | {row.floor} | " in done.stdout
     for row in HANDOFF_ROWS:
         assert f"\n| {row.work} | " in done.stdout
+    for name in FORMAT_ROWS:
+        assert f"\n| `{name}` | " in done.stdout
     figures = json.loads(file.read_text())["figures"]
-    assert list(figures) == [row.key for row in (*ROWS, *FLOOR_ROWS, *HANDOFF_ROWS)]
-    assert all(figure["tracekit"] > 0 for key, figure in figures.items() if key != "tick")
+    assert list(figures) == _every_key()
+    assert all(value > 0 for key, figure in figures.items() if key != "tick" for value in figure.values())
     assert IMPLEMENTATION in done.stdout.splitlines()[0]
 
 

@@ -118,7 +118,7 @@ def test_the_middleware_links_to_the_trace_that_lost(exporter):
 
     headers = [(b"traceparent", PARENT.encode()), (b"b3", f"{OTHER}-e457b5a2e4d86bd1-1".encode())]
     run_app(TraceMiddleware(app), headers=headers)
-    assert span_tree(exporter).startswith("GET <- remote ~ e457b5a2e4d86bd1")
+    assert span_tree(exporter).startswith("GET [error] <- remote ~ e457b5a2e4d86bd1")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ LAYERS = [
     ["_current", "_sampling", "_propagation", "_traced", "_handoff", "_pipeline"],
     ["_delivery", "_hooks", "_tracer"],
     [""],
-    ["testing", "threads", "processes"],
+    ["testing", "threads", "processes", "_leaks"],
     ["aio._*"],
     ["aio.*"],
     ["aio"],
@@ -44,6 +44,9 @@ LAYERS = [
     ["exporters._*", "integrations._*"],
     ["exporters.*", "integrations.*"],
     ["debug", "debug.*"],
+    ["_dumps", "_header_words"],
+    ["_header"],
+    ["_header_lines"],
     ["cli"],
     ["__main__"],
     ["demo", "demo.*"],
@@ -286,8 +289,14 @@ def test_what_tracekit_exports_is_what_it_imports():
 # ---- the repository
 
 
-def test_the_readmes_code_runs(tmp_path):
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8") if (REPOSITORY / "README.md").exists() else ""
+# docs/testing.md is about tests: test_pytest_plugin.py runs them.
+PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "docs").glob("*.md"))]
+PAGES.remove(Path("docs/testing.md"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_the_code_of_a_page_runs(tmp_path, path):
+    text = (REPOSITORY / path).read_text(encoding="utf-8")
     program = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60

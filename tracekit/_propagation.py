@@ -61,7 +61,7 @@ def use_formats(formats: Sequence[Format]) -> None:
             [field for format in formats for field in format.fields],
             [prefix for format in formats for prefix in getattr(format, "prefixes", ())],
         )
-        set_formats(_read, _write)
+        set_formats(_sieve, _read, _write)
 
 
 def formats_named(names: str) -> tuple[list[Format], list[str]]:
@@ -84,8 +84,10 @@ def extract_all(carrier: Any) -> tuple[SpanContext | None, tuple[SpanContext, ..
     if _sieve is None:
         return extract(carrier), ()
     fields = _sieve.sift(carrier)
-    if fields is None:
-        return None, ()
+    return (None, ()) if fields is None else _read_all(fields)
+
+
+def _read_all(fields: Mapping[str, str | list[str]]) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
     found: SpanContext | None = None
     links: list[SpanContext] = []
     for format in _formats:
@@ -118,8 +120,8 @@ def _merge(first: SpanContext, other: SpanContext) -> SpanContext:
     return make_context(ids.id, flags, state, labels or None, ids.is_remote, extra or None)
 
 
-def _read(carrier: Any) -> SpanContext | None:
-    return extract_all(carrier)[0]
+def _read(fields: Mapping[str, str | list[str]]) -> SpanContext | None:
+    return _read_all(fields)[0]
 
 
 def _write(context: SpanContext, carrier: Any) -> None:

@@ -718,15 +718,18 @@ def restore_span(
     return self
 
 
-_formats: tuple[Callable[[Any], SpanContext | None], Callable[[SpanContext, Any], None]] = (read_w3c, write_w3c)
+_formats: tuple[Sieve | None, Callable[[Any], SpanContext | None], Callable[[SpanContext, Any], None]]
+_formats = (None, read_w3c, write_w3c)
 
 
 def set_formats(
-    read: Callable[[Any], SpanContext | None] = read_w3c, write: Callable[[SpanContext, Any], None] = write_w3c
+    sieve: Sieve | None = None,
+    read: Callable[[Any], SpanContext | None] = read_w3c,
+    write: Callable[[SpanContext, Any], None] = write_w3c,
 ) -> None:
-    """Make *read* and *write* what ``extract()`` and ``inject()`` call; without arguments, W3C's."""
+    """Have ``extract()`` call *read* with what *sieve* finds, and ``inject()`` call *write*; without arguments, W3C's."""
     global _formats
-    _formats = (read, write)
+    _formats = (sieve, read, write)
 
 
 def extract(carrier: Any) -> SpanContext | None:
@@ -740,7 +743,11 @@ def extract(carrier: Any) -> SpanContext | None:
         if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
             raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
         carrier = list(carrier)  # every format reads it from the start
-    return _formats[0](carrier)
+    sieve, read, _ = _formats
+    if sieve is None:
+        return read(carrier)
+    fields = sieve.sift(carrier)
+    return None if fields is None else read(fields)
 
 
 def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
@@ -756,7 +763,7 @@ def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
         context = context.context
     elif not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
-    _formats[1](context, carrier)
+    _formats[2](context, carrier)
     return carrier
 
 

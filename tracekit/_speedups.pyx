@@ -766,12 +766,13 @@ def restore_span(
 
 cdef object _read = None  # W3C's, called without a detour
 cdef object _write = None
+cdef Sieve _sieve = None
 
 
-def set_formats(read=None, write=None):
-    """Make *read* and *write* what ``extract()`` and ``inject()`` call; without arguments, W3C's."""
-    global _read, _write
-    _read, _write = read, write
+def set_formats(Sieve sieve=None, read=None, write=None):
+    """Have ``extract()`` call *read* with what *sieve* finds, and ``inject()`` call *write*; without arguments, W3C's."""
+    global _sieve, _read, _write
+    _sieve, _read, _write = sieve, read, write
 
 
 def extract(carrier):
@@ -785,7 +786,10 @@ def extract(carrier):
         if isinstance(carrier, (str, bytes)) or not hasattr(carrier, "__iter__"):
             raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
         carrier = list(carrier)  # every format reads it from the start
-    return _read_w3c(carrier) if _read is None else _read(carrier)
+    if _sieve is None:
+        return _read_w3c(carrier)
+    fields = _sieve.sift(carrier)
+    return None if fields is None else _read(fields)
 
 
 def inject(carrier, context=None):

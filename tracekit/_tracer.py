@@ -163,7 +163,7 @@ def _formats(formats: Sequence[Format] | None) -> Sequence[Format]:
     if isinstance(formats, str) or not isinstance(formats, Sequence):
         raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
     for format in formats:
-        if not (hasattr(format, "read") and hasattr(format, "write")):
+        if not (hasattr(format, "read") and hasattr(format, "write") and hasattr(format, "fields")):
             raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
     return tuple(formats)
 
