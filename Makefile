@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard tracekit/_speedups*.p[yx][xi])
 
-.PHONY: demo test lint bench guarantees fuzz wheel clean
+.PHONY: demo test lint bench guarantees interop w3c fuzz wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -24,6 +24,12 @@ bench: $(VENV)/bench
 
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees
+
+interop: $(VENV)/test
+	TRACEKIT_INTEROP=1 $(BIN)/python -m pytest tests/interop
+
+w3c: $(VENV)/test
+	$(BIN)/python -m tests.w3c_harness
 
 fuzz: $(VENV)/test
 	$(BIN)/python -m tests.fuzz --inputs 1000000
