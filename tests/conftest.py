@@ -11,6 +11,8 @@ from tracekit.testing import MemoryExporter
 
 from .vectors import TWINS
 
+pytest.register_assert_rewrite("tests.wire.vector_files")
+
 BACKENDS = [
     pytest.param(("asyncio", {}), id="asyncio"),
     pytest.param(("trio", {}), id="trio"),

@@ -52,20 +52,20 @@ def capture() -> Snapshot:
 def wrap(function: Callable[P, R], /) -> Callable[P, R]:
     """Return *function* such that each call runs with what is current here, now: wherever, whenever, however often.
 
-    For callbacks, threads, pools and queues that were not made by tracekit. A coroutine function stays one. What was
-    wrapped can be pickled if *function* can; in another process it continues the trace as a remote one.
+    For callbacks, threads, pools and queues that were not made by tracekit. A coroutine function stays one. Any other,
+    wrapped, can be pickled if *function* can; in another process it continues the trace as a remote one.
     """
     if not callable(function):
         raise TypeError(f"wrap takes a function, not {type(function).__name__}")
     import inspect  # not at the top: it would double the cost of importing tracekit
 
-    if not inspect.iscoroutinefunction(function):
+    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)):
         return _Wrapped(function, capture())
     snapshot = capture()
 
     @functools.wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        return await run_in_context(snapshot._copy.copy(), function, *args, **kwargs)
+        return await _in_context(snapshot._copy.copy(), function, args, kwargs)
 
     return call  # type: ignore[return-value]
 
@@ -101,7 +101,9 @@ def detached() -> AbstractContextManager[None]:
     What is spawned inside keeps to that, for as long as it lives: a background task, a ticker, a server, a pool of
     workers, a signal handler. Nothing of the span it was started under is kept but ids.
     """
-    return use_scope(_LINKED, None, current_context(), None)  # type: ignore[return-value]
+    context = current_context()
+    linked = context if context is not None and context.is_valid else None
+    return use_scope(_LINKED, None, linked, None)  # type: ignore[return-value]
 
 
 def run_in_context(
@@ -134,7 +136,8 @@ def _steps(context: contextvars.Context, steps: Generator[Any, Any, R]) -> Gener
             except BaseException as thrown:
                 waiting = context.run(steps.throw, thrown)
             else:
-                waiting = context.run(steps.send, sent)
+                # As "await" does: an iterator need not have send().
+                waiting = context.run(next, steps) if sent is None else context.run(steps.send, sent)
     except StopIteration as stop:
         result: R = stop.value
         return result

@@ -37,13 +37,14 @@ if hasattr(os, "register_at_fork"):
 def install_hooks() -> None:
     """Patch the standard library so that code which knows nothing of tracekit hands the current trace on.
 
-    ``threading.Thread`` and ``Timer`` run under what is current where they are started; each job of a
-    ``concurrent.futures.ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool`` under what is current where it is
-    submitted, and their workers under nothing. Of a daemon thread, which may serve others long after, the spans are children only until
-    the span that started it ends; from then on they are roots, linked to it. ``subprocess.Popen`` puts the trace into the
-    environment, unless *env* names one itself. The trace alone travels, no other context variable.
+    A ``threading.Thread`` or ``Timer`` runs under what is current where it is started. A job of a
+    ``concurrent.futures.ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool`` runs under what is current where it is
+    submitted; their workers under nothing. Of a daemon thread, which may serve others long after, spans are children
+    only until the span that started it ends; from then on they are roots, linked to it. ``subprocess.Popen`` puts
+    the trace into the environment, unless *env* names one itself; uvloop starts processes on its own. The trace alone
+    travels, no other context variable.
 
-    Once is enough, and twice is once. For what is started later: call it early, before other libraries patch.
+    Call it early, once: a second call changes nothing, and what was started before goes on as it began.
     """
     import multiprocessing.pool
     import subprocess
@@ -205,7 +206,7 @@ def _submit(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) 
 
 
 def _in_nothing(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001
-    """A worker that is started meanwhile serves others too."""
+    """Call *original* with nothing current: a worker that it starts serves others too."""
     return _inside(None, original, *args, **kwargs)
 
 

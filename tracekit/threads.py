@@ -1,0 +1,127 @@
+"""Threads without a loop: the standard library's threads, pools and queue, and work that keeps its sender's trace."""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import sys
+import threading
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+
+from ._delivery import Delivery, Envelope, open_envelope, seal
+from ._handoff import capture, wrap
+from ._hooks import start_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+__all__ = ["Queue", "Thread", "ThreadPoolExecutor", "Timer", "wrap_executor"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_SHUT_DOWN: Any = getattr(queue, "ShutDown", ())  # from Python 3.13 on
+
+
+class Thread(threading.Thread):
+    """A ``threading.Thread`` that runs under what is current where ``start()`` is called, though that may have ended.
+
+    It has a Context of its own, a copy made there; a *context* that it is given, from Python 3.14 on, wins.
+    """
+
+    def start(self) -> None:
+        """Start the thread, as ``threading.Thread.start`` does."""
+        start_inside(self, capture().run, super().start)
+
+
+class Timer(Thread, threading.Timer):
+    """A ``threading.Timer`` that calls its function under what is current where ``start()`` is called."""
+
+
+class ThreadPoolExecutor(futures.ThreadPoolExecutor):
+    """A ``concurrent.futures.ThreadPoolExecutor`` whose jobs run under what is current where they are submitted.
+
+    Each has a Context of its own, so that what one leaves open does not reach the next on the same thread. The
+    threads, and *initializer*, have nothing of who happens to submit first.
+    """
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]:
+        """Schedule ``fn(*args, **kwargs)``, as ``Executor.submit`` does."""
+        # From an empty Context: from Python 3.14 on a thread may inherit its starter's.
+        return contextvars.Context().run(super().submit, capture().run, fn, *args, **kwargs)  # type: ignore[arg-type]
+
+
+def wrap_executor(executor: futures.Executor) -> futures.Executor:
+    """Return an executor that hands its jobs to *executor*, of any kind, each with what is current where it is submitted.
+
+    For executors that others make. One of processes is refused: ``tracekit.processes`` has one that also brings
+    back what was recorded there.
+    """
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor must be an Executor, not {type(executor).__name__}")
+    processes = sys.modules.get("concurrent.futures.process")  # who has an executor of that kind has imported it
+    if processes is not None and isinstance(executor, processes.ProcessPoolExecutor):
+        raise TypeError("wrap_executor is for threads; for processes use tracekit.processes.ProcessPoolExecutor")
+    return _WrappedExecutor(executor)
+
+
+class _WrappedExecutor(futures.Executor):
+    def __init__(self, executor: futures.Executor) -> None:
+        self._executor = executor
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]:
+        # What cannot be called fails as it does without tracekit.
+        return self._executor.submit(wrap(fn) if callable(fn) else fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, **options: Any) -> None:
+        self._executor.shutdown(wait, **options)
+
+    def __enter__(self) -> Self:
+        self._executor.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return self._executor.__exit__(kind, exc, traceback)
+
+    def __repr__(self) -> str:
+        return f"<tracekit.threads.wrap_executor({self._executor!r})>"
+
+
+class Queue(queue.Queue[T]):
+    """A ``queue.Queue`` whose items carry what was current where they were put.
+
+    ``get()`` gives the item, ``get_delivery()`` and ``deliveries()`` its sender's context too. An item waits from
+    when it is in the queue: before, it is its sender that waits.
+    """
+
+    def _put(self, item: T) -> None:
+        super()._put(seal(item))  # type: ignore[arg-type]
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """Take the next item, as ``queue.Queue.get`` does."""
+        return self._get_envelope(block, timeout)[0]
+
+    def get_delivery(self, block: bool = True, timeout: float | None = None) -> Delivery[T]:
+        """Take the next item with its sender's context, waiting and failing as ``get()`` does."""
+        return open_envelope(self._get_envelope(block, timeout))
+
+    def get_delivery_nowait(self) -> Delivery[T]:
+        """Take the next item with its sender's context; raise ``queue.Empty`` if there is none."""
+        return self.get_delivery(block=False)
+
+    def deliveries(self) -> Iterator[Delivery[T]]:
+        """Iterate over items with their senders' contexts: until the queue is shut down, where it can be, or for ever."""
+        while True:
+            try:
+                delivery = self.get_delivery()
+            except _SHUT_DOWN:
+                return
+            yield delivery
+
+    def _get_envelope(self, block: bool, timeout: float | None) -> Envelope[T]:
+        return super().get(block, timeout)  # type: ignore[return-value]
