@@ -1,11 +1,13 @@
 """The demo's first service: Starlette on uvicorn and asyncio, with a task group, a thread and a streamed answer.
 
-``python -m tracekit.demo.storefront FILE WAREHOUSE_URL`` writes its spans to FILE.
+``python -m tracekit.demo.storefront FILE WAREHOUSE_URL`` writes its spans to FILE. ``tracekit conform URL/conform`` checks
+the trace headers that it reads and sends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import socket
 import sys
@@ -17,7 +19,7 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 import tracekit
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 __all__ = ["application", "main"]
+
+_MOST_CALLS = 16
 
 
 async def checkout(request: Request) -> StreamingResponse:
@@ -90,19 +94,53 @@ def receipt_line(content: dict[str, Any]) -> bytes:
     return json.dumps(content).encode() + b"\n"
 
 
+async def conform(request: Request) -> Response:
+    """Answer ``POST /conform``: call back whoever asks for it, as ``tracekit conform`` does, on this machine alone."""
+    # A web page can have a browser send us anything, but not under this name without asking us first.
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise HTTPException(415, "must be application/json")
+    try:
+        calls = [(httpx.URL(call["url"]), call["arguments"]) for call in await request.json()]
+    except (ValueError, TypeError, KeyError, httpx.InvalidURL) as error:
+        raise HTTPException(400, 'must be [{"url": URL, "arguments": LIST}, ...]') from error
+    if len(calls) > _MOST_CALLS or not all(_is_here(url) for url, _ in calls):
+        raise HTTPException(403, f"must be at most {_MOST_CALLS} http URLs with a loopback address")
+    for url, arguments in calls:
+        try:
+            await request.app.state.client.post(url, json=arguments)
+        except httpx.HTTPError as error:
+            raise HTTPException(502, f"no answer from {url.host}") from error
+    return Response()
+
+
+def _is_here(url: httpx.URL) -> bool:
+    """Return whether *url* is this machine's, by an address: what a name stands for can change."""
+    try:
+        return url.scheme == "http" and ipaddress.ip_address(url.host).is_loopback
+    except ValueError:
+        return False
+
+
 def application(warehouse_url: str) -> Starlette:
     """Return the storefront, for the warehouse at *warehouse_url*."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         timeout = httpx.Timeout(30.0, pool=None)
-        async with httpx.AsyncClient(
-            transport=AsyncTraceTransport(), base_url=warehouse_url, timeout=timeout, trust_env=False
-        ) as warehouse:
-            app.state.warehouse = warehouse
+        async with (
+            httpx.AsyncClient(
+                transport=AsyncTraceTransport(), base_url=warehouse_url, timeout=timeout, trust_env=False
+            ) as warehouse,
+            httpx.AsyncClient(transport=AsyncTraceTransport(), timeout=timeout, trust_env=False) as client,
+        ):
+            app.state.warehouse, app.state.client = warehouse, client
             yield
 
-    return Starlette(routes=[Route("/checkout/{number}", checkout, methods=["POST"])], lifespan=lifespan)
+    routes = [
+        Route("/checkout/{number}", checkout, methods=["POST"]),
+        Route("/conform", conform, methods=["POST"]),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
 class _Server(uvicorn.Server):
