@@ -47,6 +47,8 @@ LAYERS = [
     ["_dumps", "_header_words"],
     ["_header"],
     ["_header_lines"],
+    ["_conform_checks"],
+    ["_conform"],
     ["cli"],
     ["__main__"],
     ["demo", "demo.*"],

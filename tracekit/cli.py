@@ -1,4 +1,4 @@
-"""The command ``tracekit``: a demo, the traces in a SQLite file, and what is wrong with an installation."""
+"""The command ``tracekit``: a demo, the traces in a SQLite file, trace headers, and what is wrong with an installation."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from .exporters.sqlite import SQLiteExporter, SQLiteReader, StoredSpan, StoredTr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from ._conform import Outcome
 
 __all__ = ["main"]
 
@@ -98,6 +100,33 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     show.set_defaults(run=_show)
 
+    header = commands.add_parser("header", help="what trace headers say, what is wrong with them, and other formats")
+    header.add_argument(
+        "headers", metavar="HEADER", nargs="*", help="'name: value' (default, or -: a dump on standard input)"
+    )
+    header.add_argument(
+        "--to", metavar="FORMAT", action="append", default=[], help="also write it so: b3, jaeger … or all; repeatable"
+    )
+    header.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
+    header.set_defaults(run=_header)
+
+    conform = commands.add_parser("conform", help="whether a running service reads and sends trace headers as W3C says")
+    conform.add_argument("url", metavar="URL", help="where the service answers; what it must do is said if it does not")
+    conform.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        type=_listen_on,
+        default=("127.0.0.1", 0),
+        help="where it is to call back (default: 127.0.0.1:0, a free port)",
+    )
+    conform.add_argument("--only", metavar="TEXT", default="", help="only checks with this in name or section")
+    conform.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="how long a check may take (default: 5)"
+    )
+    conform.add_argument("--all", action="store_true", help="what was sent and came back for each check, whole")
+    conform.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
+    conform.set_defaults(run=_conform)
+
     doctor = commands.add_parser("doctor", help="what this installation is made of, and what is wrong with it")
     doctor.add_argument("--db", metavar="PATH", help="also try to store a span there, and leave nothing behind")
     doctor.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
@@ -110,6 +139,20 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 3600:
+        raise argparse.ArgumentTypeError("must be more than 0, and at most 3600")
+    return number
+
+
+def _listen_on(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise argparse.ArgumentTypeError("must be HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -392,12 +435,116 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def _conform(arguments: argparse.Namespace) -> int:
+    from ._conform import ServiceError, conform
+
+    host, port = arguments.listen
+    screen = None if arguments.json else _Screen()
+    outcomes: list[Outcome] = []
+    try:
+        found = conform(arguments.url, host=host, port=port, only=arguments.only, timeout_s=arguments.timeout)
+        for outcome in found:
+            outcomes.append(outcome)
+            if screen is not None:
+                for segments in _outcome_lines(outcome, arguments.all):
+                    screen.line(*(segments if arguments.all else _shortened(segments, screen.width)))
+                sys.stdout.flush()
+            elif sys.stderr.isatty():
+                sys.stderr.write(f"\r{_plural(len(outcomes), 'check')} …")
+    except ServiceError as error:
+        _complain(f"{printable(arguments.url, 1000)}: {printable(str(error), 1000)}")
+        sys.stderr.write(error.advice and f"\n{error.advice}")
+        return _ERROR
+    finally:
+        if outcomes and screen is None and sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+    if not outcomes:
+        _complain(f"no check has {printable(arguments.only, 100)!r} in its name or section")
+        return _ERROR
+    failed = sum(bool(outcome.problems) for outcome in outcomes)
+    if screen is None:
+        _print_json(
+            {
+                "url": arguments.url,
+                "ok": not failed,
+                "passed": len(outcomes) - failed,
+                "failed": failed,
+                "checks": [
+                    {
+                        "name": check.name,
+                        "section": check.section,
+                        "ok": not problems,
+                        "problems": problems,
+                        "sent": check.sent,
+                        "received": received,
+                    }
+                    for check, received, problems in outcomes
+                ],
+            }
+        )
+    else:
+        passed = f"{len(outcomes) - failed} of {_plural(len(outcomes), 'check')} passed"
+        screen.line((f"{passed}, {failed} failed" if failed else passed, "bold red" if failed else "green"))
+    return 1 if failed else 0
+
+
+def _outcome_lines(outcome: Outcome, whole: bool) -> Iterator[list[Segment]]:
+    check, received, problems = outcome
+    yield [("✗", "bold red") if problems else ("✓", "green"), (f" {check.name}", "bold" if problems else "")]
+    if not problems and not whole:
+        return
+    rows = [("but", problem) for problem in problems]
+    rows += [("sent", text) for text in _header_texts(check.sent)]
+    for callback in received:
+        headers = [(name, value) for name, values in callback.items() for value in values]
+        rows += [("came back", text) for text in _header_texts(headers)]
+    for title, text in [*rows, ("see", check.section)]:
+        yield [(f"    {title:<11}", "dim"), (text, "red" if title == "but" else "")]
+
+
+def _header_texts(headers: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"{name}: {printable(value, 10_000)}" for name, value in headers] or ["no trace header"]
+
+
 class _Finding(NamedTuple):
     """One thing that the doctor has looked at."""
 
     name: str
     ok: bool
     text: str
+
+
+def _header(arguments: argparse.Namespace) -> int:
+    from ._dumps import DumpError, read_arguments, read_dump
+    from ._header import examine
+    from ._header_lines import lines
+
+    try:
+        is_dump = arguments.headers in ([], ["-"])
+        messages = read_dump(_read_stdin()) if is_dump else read_arguments(arguments.headers)
+        reports = examine(messages, arguments.to)
+    except (DumpError, OSError) as error:
+        _complain(printable(str(error), 2000))
+        return _ERROR
+    ok = all(report.ok for report in reports)
+    if arguments.json:
+        _print_json({"ok": ok, "messages": [report.as_json() for report in reports]})
+    else:
+        screen = _Screen()
+        for segments in lines(reports, screen.width, getattr(sys.stdout, "encoding", None)):
+            screen.line(*segments)
+    return 0 if ok else 1
+
+
+def _read_stdin() -> bytes:
+    """Return what stands on standard input, a byte more than is allowed at most."""
+    from ._dumps import MAX_BYTES
+
+    if sys.stdin is None:  # closed by who started this
+        return b""
+    if sys.stdin.isatty():
+        _complain("reading headers from the terminal, to the end of input")
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -159,7 +159,8 @@ def _run(carrier: tuple[SpanContext | None, Any], fn: Callable[..., Any], args: 
         if _has_news(tracer):
             _attach(error)
         raise
-    return _Value(value) if _has_news(tracer) else value
+    # A memoryview is handed over by interpreters, but cannot be pickled.
+    return _Value(value) if _has_news(tracer) and type(value) is not memoryview else value
 
 
 def _inside(context: SpanContext | None, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -204,11 +205,12 @@ class _Value:
 def _attach(error: BaseException) -> None:
     """Have *error* take the worker's spans along when the worker pickles it, which it does next, and unpickle as itself."""
     if type(error) not in copyreg.dispatch_table:  # which goes before: then the next result takes them
-        error.__dict__["__reduce_ex__"] = functools.partial(_reduce_error, error)
+        # Past whatever __setattr__ the exception has.
+        object.__setattr__(error, "__reduce_ex__", functools.partial(_reduce_error, error))
 
 
 def _reduce_error(error: BaseException, protocol: int) -> Any:
-    del error.__dict__["__reduce_ex__"]
+    object.__delattr__(error, "__reduce_ex__")
     return _with_spans(error, protocol)
 
 
@@ -257,10 +259,12 @@ def _open(_: None, pickled: bytes) -> Any:
 
 def _receive(spans: list[Any], lost: int) -> None:
     buffer.lose(lost)
-    for *values, links, status, dropped in spans:
+    for values in spans:
         try:
-            values.append([Link(context, MappingProxyType(attributes)) for context, attributes in links or ()] or None)
-            restore_span(*values, Status(*status), dropped)
+            *start, links, status, dropped = values
+            links = [Link(context, MappingProxyType(attributes)) for context, attributes in links or ()] or None
+            restored = (*start, links, Status(*status), dropped)
+            restore_span(*restored)
         except Exception:
             buffer.lose(1)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 import anyio.to_process
 from anyio import BrokenWorkerProcess
-from anyio.to_process import current_default_process_limiter, process_worker
+from anyio.to_process import current_default_process_limiter
 
 from .._accel import current_span
 from ..processes import _say_lost, pack
@@ -40,3 +40,8 @@ async def run_sync(
     except BrokenWorkerProcess:
         _say_lost(current_span())
         raise
+
+
+def process_worker() -> None:
+    """Be such a worker: do the jobs that come in over the standard input, as ``python -m anyio.to_process`` does."""
+    anyio.to_process.process_worker()
