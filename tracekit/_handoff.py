@@ -7,18 +7,20 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ._accel import SpanContext, current_context, use_scope
+from ._accel import SpanContext, current_context, current_scope, linked_context, use_scope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
     from contextlib import AbstractContextManager
 
-__all__ = ["Snapshot", "capture", "detached", "run_in_context", "wrap"]
+__all__ = ["Place", "Snapshot", "at", "capture", "detached", "place", "run_in_context", "wrap"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _CONTEXT, _LINKED = 1, 3
+
+Place = SpanContext | tuple[SpanContext] | None  # in a tuple: not current, but what a new trace is linked to
 
 
 class Snapshot:
@@ -83,16 +85,31 @@ class _Wrapped:
         return self._snapshot.run(self.__wrapped__, *args, **kwargs)
 
     def __reduce__(self) -> Any:
-        context = self._snapshot.context
-        return _rewrap, (self.__wrapped__, context and context.replace(is_remote=True))
+        return _rewrap, (self.__wrapped__, self._snapshot.run(place))
 
     def __repr__(self) -> str:
         return f"<tracekit.wrap({self.__wrapped__!r})>"
 
 
-def _rewrap(function: Callable[..., Any], context: SpanContext | None) -> Any:
-    with use_scope(_CONTEXT, None, context, None):
+def _rewrap(function: Callable[..., Any], place: Place) -> Any:
+    with at(place):
         return wrap(function)
+
+
+def place() -> Place:
+    """Return what is current here in a form that crosses to another process; ``at()`` makes it current there."""
+    context = current_context()
+    linked = linked_context(current_scope()) if context is None or not context.is_valid else None
+    if linked is not None:
+        return (linked.replace(is_remote=True),)
+    return None if context is None else context.replace(is_remote=True)
+
+
+def at(place: Place) -> AbstractContextManager[Any]:
+    """Make current what ``place()`` returned in another process."""
+    if isinstance(place, tuple):
+        return use_scope(_LINKED, None, place[0], None)
+    return use_scope(_CONTEXT, None, place, None)
 
 
 def detached() -> AbstractContextManager[None]:

@@ -36,6 +36,8 @@ __all__ = ["FINDINGS", "Watch"]
 FINDINGS = ("open", "ended-twice", "late-write", "late-child", "root")
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# What is between here and who calls a span: this module, and the plain twin.
+_TWINS = (f"{_PACKAGE}_leaks.", f"{_PACKAGE}_pure")
 # Whose lines say nothing about who called a function that was handed to them.
 _MACHINERY = {
     "_pytest",
@@ -103,6 +105,7 @@ class Watch:
         self._lives: dict[int, _Life] = {}
         self._by_id: dict[tuple[str, str], _Life] = {}
         self._late: list[tuple[Span, str, _Site]] = []
+        self._errors: list[Exception] = []  # this module's own
         self._thread = threading.current_thread()
         self._threads_before = set(threading.enumerate())
         # The test's own Contexts, and the scopes that were current in them before its first line.
@@ -144,8 +147,8 @@ class Watch:
             return
         try:
             self._note(span, parent)
-        except Exception:
-            pass
+        except Exception as error:
+            self._fail(error)
 
     def ended(self, span: Span) -> None:
         """Note where *span* ends."""
@@ -159,17 +162,22 @@ class Watch:
                 self._open.discard(id(span))
                 if not self._open:
                     self._threads_after = set(threading.enumerate())
-        except Exception:
-            pass
+        except Exception as error:
+            self._fail(error)
 
     def late(self, span: Span, method: str) -> None:
         """Note that *method* of *span* was called after its end."""
         try:
-            # What an earlier test left running is not this one's.
-            if id(span) in self._lives or (not self.is_paused and self._is_own()):
+            # What an earlier test left running is not this one's, and what tracekit writes late is nobody's mistake.
+            is_known = id(span) in self._lives or (not self.is_paused and self._is_own())
+            if is_known and _caller(_TWINS) is _caller():
                 self._late.append((span, method, _line(_caller())))
-        except Exception:
-            pass
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, RecursionError | MemoryError):  # those are the program's
+            self._errors.append(error)
 
     def _note(self, span: Span, parent: Span | SpanContext | Root | None) -> None:
         caller = _caller()
@@ -247,6 +255,8 @@ class Watch:
 
     def findings(self, allow: Collection[str] = ()) -> list[tuple[str, str]]:
         """Return what was wrong: the word of ``FINDINGS`` for it, unless in *allow*, and a line of text."""
+        if self._errors:
+            raise self._errors[0]
         found: list[tuple[str, _Site, str]] = []
         for life in self._lives.copy().values():
             found += [(word, life.started, f"{clip(life.span.name)} {text}") for word, text in self._wrong(life)]
@@ -299,10 +309,10 @@ class Watch:
         return f"{site.file.removeprefix(self._folder)}:{site.line}"
 
 
-def _caller() -> FrameType:
-    """Return the innermost frame outside tracekit."""
+def _caller(files: str | tuple[str, ...] = _PACKAGE) -> FrameType:
+    """Return the innermost frame outside tracekit, or outside the files whose names begin with *files*."""
     frame: FrameType = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(files):
         frame = frame.f_back
     return frame
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,12 +98,29 @@ def _errors(exc: BaseException) -> list[BaseException]:
 
 
 def _first_seen(exc: BaseException, trace_id: str) -> bool:
-    # Past whatever __getattribute__ and __setattr__ the exception has: every exception has a __dict__.
+    is_plain = type(exc).__setattr__ is BaseException.__setattr__
     try:
-        seen: tuple[str, ...] = object.__getattribute__(exc, _MARK)
-    except AttributeError:
+        # Past whatever __getattribute__ the exception has: every exception has a __dict__.
+        seen: tuple[str, ...] = object.__getattribute__(exc, _MARK) if is_plain else _others[id(exc)][1]
+    except (AttributeError, KeyError):
         seen = ()
     if trace_id in seen:
         return False
-    object.__setattr__(exc, _MARK, (*seen, trace_id)[-_TRACES:])  # several: many may wait for one future that failed
+    seen = (*seen, trace_id)[-_TRACES:]  # several: many may wait for one future that failed
+    if is_plain:
+        object.__setattr__(exc, _MARK, seen)
+    else:
+        _mark_beside(exc, seen)
     return True
+
+
+# An exception with a __setattr__ of its own may refuse the mark when it is unpickled. Such a class is no built-in.
+_others: dict[int, tuple[weakref.ref[BaseException], tuple[str, ...]]] = {}
+
+
+def _mark_beside(exc: BaseException, seen: tuple[str, ...]) -> None:
+    key = id(exc)
+    try:
+        _others[key] = (weakref.ref(exc, lambda _: _others.pop(key, None)), seen)
+    except TypeError:  # it has slots, and none for this: each span that it leaves records it
+        pass

@@ -140,6 +140,7 @@ __all__ = [
     "is_state_key",
     "is_state_value",
     "join_baggage",
+    "linked_context",
     "make_context",
     "make_remote",
     "parse_b3",

@@ -278,8 +278,12 @@ def current_scope():
     return _innermost()
 
 
-cdef SpanContext _linked_context(Scope scope):
+def linked_context(Scope scope):
     """Return what the root of a new trace that is started in *scope* is linked to."""
+    return _linked_context(scope)
+
+
+cdef SpanContext _linked_context(Scope scope):
     while scope is not None and scope.kind == LABELS:
         scope = _live(scope.prev)
     return None if scope is None or scope.kind != LINKED else scope.context

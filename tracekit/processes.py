@@ -29,9 +29,8 @@ from multiprocessing.reduction import ForkingPickler
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ._accel import Tracer, buffer, current_context, current_span, restore_span
-from ._current import use_context
-from ._handoff import detached
+from ._accel import Tracer, buffer, current_span, restore_span
+from ._handoff import Place, at, detached, place
 from ._propagation import environ_of
 from ._records import DEFAULT_LIMITS, Limits, Link, Status
 from ._tracer import record_for_parent, statistics, tracer_in_use
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from multiprocessing.context import BaseContext
 
-    from ._accel import Span, SpanContext
+    from ._accel import Span
 
 __all__ = ["ProcessPoolExecutor", "environ", "pack"]
 
@@ -77,7 +76,7 @@ class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
         **options: Any,
     ) -> None:
         if callable(initializer):  # what is not fails as it does without tracekit
-            initializer = _Initializer(initializer, _here())
+            initializer = _Initializer(initializer, place())
         super().__init__(max_workers, mp_context, initializer, initargs, **options)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -91,7 +90,7 @@ class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
 
     def map(self, fn: Callable[..., R], *iterables: Iterable[Any], **options: Any) -> Iterator[R]:
         """Have *fn* called for each item, as a child of what is current here, in a Context of that call's own."""
-        return super().map(functools.partial(_inside, _here(), fn), *iterables, **options)
+        return super().map(functools.partial(_inside, place(), fn), *iterables, **options)
 
 
 def pack(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> tuple[Callable[..., R], tuple[Any, ...]]:
@@ -100,15 +99,10 @@ def pack(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> tuple[Call
     For pools that are not tracekit's, if they pickle jobs and results: ``pool.apply_async(*pack(fn, 1))`` of
     ``multiprocessing``, ``executor.submit(run, *packed)``.
     """
-    return _run, ((_here(), _settings()), fn, args, kwargs)
+    return _run, ((place(), _settings()), fn, args, kwargs)
 
 
 # ---- in the parent, on the way out
-
-
-def _here() -> SpanContext | None:
-    context = current_context()
-    return None if context is None else context.replace(is_remote=True)
 
 
 def _settings() -> tuple[int, str, tuple[int, ...] | None] | None:
@@ -133,27 +127,27 @@ def _tracer(settings: tuple[int, str, tuple[int, ...] | None] | None) -> Tracer:
 class _Initializer:
     """A pool's initializer and where the pool was made; records as the parent does when the worker starts."""
 
-    def __init__(self, function: Callable[..., object], context: SpanContext | None, settings: Any = ()) -> None:
+    def __init__(self, function: Callable[..., object], place: Place, settings: Any = ()) -> None:
         self.function = function
-        self.context = context
+        self.place = place
         self.settings = settings  # empty: not pickled, so that a fork's own are the parent's
 
     def __reduce__(self) -> Any:
-        return _Initializer, (self.function, self.context, _settings())
+        return _Initializer, (self.function, self.place, _settings())
 
     def __call__(self, /, *args: Any) -> None:
         record_for_parent(_tracer(_settings() if self.settings == () else self.settings))
         # Not in a Context of its own: the program may set variables here that its jobs read.
-        with use_context(self.context), detached():
+        with at(self.place), detached():
             self.function(*args)
 
 
-def _run(carrier: tuple[SpanContext | None, Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    context, settings = carrier
+def _run(carrier: tuple[Place, Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    where, settings = carrier
     tracer = _tracer(settings)
     record_for_parent(tracer)
     try:
-        value = _inside(context, fn, *args, **kwargs)
+        value = _inside(where, fn, *args, **kwargs)
     except BaseException as error:
         _hide_frame(error)
         if _has_news(tracer):
@@ -163,10 +157,10 @@ def _run(carrier: tuple[SpanContext | None, Any], fn: Callable[..., Any], args: 
     return _Value(value) if _has_news(tracer) and type(value) is not memoryview else value
 
 
-def _inside(context: SpanContext | None, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call *fn* in a Context of its own in which *context* is current."""
+def _inside(where: Place, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call *fn* in a Context of its own with what is current at *where*."""
     fresh = copy_context()
-    scope = use_context(context)
+    scope = at(where)
     fresh.run(scope.__enter__)
     try:
         return fresh.run(fn, *args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from .._delivery import Deliveries, Delivery, Envelope, open_envelope, seal
@@ -56,9 +57,16 @@ class Queue(asyncio.Queue[T]):
 def run_in_executor(executor: Executor | None, func: Callable[[Unpack[Args]], T], *args: *Args) -> asyncio.Future[T]:
     """Run *func* in an executor of any kind, the loop's own if None, as ``loop.run_in_executor`` of the running loop does.
 
-    What is current here is current there, in a Context of that call's own; in another process it continues
-    the trace as a remote one.
+    What is current here is current there, in a Context of that call's own; what a process of
+    ``concurrent.futures.ProcessPoolExecutor`` records comes back with the result.
     """
-    # What cannot be called fails as it does without tracekit.
-    job = wrap(func) if callable(func) else func
-    return asyncio.get_running_loop().run_in_executor(executor, job, *args)
+    loop = asyncio.get_running_loop()
+    if not callable(func):  # fails as it does without tracekit
+        return loop.run_in_executor(executor, func, *args)
+    processes = sys.modules.get("concurrent.futures.process")  # who has an executor of that kind has imported it
+    if processes is not None and isinstance(executor, processes.ProcessPoolExecutor):
+        from ..processes import ProcessPoolExecutor, pack
+
+        run, packed = (func, args) if isinstance(executor, ProcessPoolExecutor) else pack(func, *args)
+        return loop.run_in_executor(executor, run, *packed)
+    return loop.run_in_executor(executor, wrap(func), *args)

@@ -1,21 +1,24 @@
 """Google Cloud's older trace header.
 
     X-Cloud-Trace-Context = trace-id [ "/" [ span-id ] ] [ ";o=" [ options ] ]     ; 200 characters at most
-    trace-id = 32hex                                         ; lowercase
+    trace-id = 32hex                                         ; lowercase, not all zeros
     span-id  = 1*20DIGIT                                     ; DECIMAL, 64 bits; absent or 0: a trace without a span
     options  = 1*3DIGIT                                      ; bit 0: sampled; absent: nobody has decided
 
-Options above 1 go out again as they came, while the decision stands.
+Options above 1 are kept as ``extra["cloudtrace"]``, and go out again as they came while the decision stands.
 
 Spec: https://cloud.google.com/trace/docs/trace-context#legacy-http-header
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .._accel import SpanContext, collect, ids_of, make_remote, parse_decimal, parse_hex, put
+from .._accel import collect, ids_of, make_remote, parse_decimal, parse_hex, put
 from .._errors import FormatError
+
+if TYPE_CHECKING:
+    from .._accel import SpanContext
 
 __all__ = ["CLOUDTRACE"]
 
@@ -27,6 +30,9 @@ class _CloudTrace:
     name: Final = "cloudtrace"
     fields: Final = (_FIELD,)
 
+    def __init__(self) -> None:
+        self.left_out = 0  # how many kept options could not be written
+
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context of the header."""
         (text,) = collect(carrier, self.fields)
@@ -37,37 +43,39 @@ class _CloudTrace:
         if len(text) > _MAX_CHARS:
             raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
         ids, semicolon, options = text.partition(";")
-        digits, slash, span = ids.partition("/")
+        digits, _, span = ids.partition("/")
         trace_id = parse_hex(digits, 32)
         if not trace_id:
-            raise FormatError(_FIELD, "the trace id must be 32 lowercase hex digits, not all zeros", text, 1)
+            column = next((at for at, char in enumerate(digits, 1) if char not in "0123456789abcdef"), 1)
+            raise FormatError(_FIELD, "the trace id must be 32 lowercase hex digits, not all zeros", text, column)
         span_id = parse_decimal(span) if span else 0
         if span_id < 0:
-            raise FormatError(_FIELD, "the span id must be a decimal number of 64 bits", text, len(digits) + 2)
+            column = next((at for at, char in enumerate(span, 34) if char not in "0123456789"), 34)
+            raise FormatError(_FIELD, "the span id must be a decimal number of 64 bits", text, column)
         flags, extra = 0x100, None
-        if semicolon:
-            number = parse_decimal(options[2:]) if len(options) > 2 else 0
+        if semicolon and options != "o=":
+            number = parse_decimal(options[2:])
             if options[:2] != "o=" or len(options) > 5 or number < 0:
                 raise FormatError(_FIELD, "the options must be o= and up to three digits", text, len(ids) + 2)
-            if len(options) > 2:
-                flags = number & 1
-                extra = {"cloudtrace": options[2:]} if options[2:] not in ("0", "1") else None
+            flags = number & 1
+            extra = {"cloudtrace": options[2:]} if options[2:] not in ("0", "1") else None
         return make_remote(trace_id, span_id, flags, extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
         """Set the header where there is a trace id."""
         trace_id, span_id = ids_of(context)
         if not trace_id:
-            return put(carrier, _FIELD, None)
+            put(carrier, _FIELD, None)
+            return
         text = f"{context.trace_id}/{span_id}" if span_id else context.trace_id
+        kept = context.extra.get("cloudtrace")
+        number = parse_decimal(kept) if type(kept) is str and len(kept) <= 3 else -1
+        if kept is not None and number < 0:
+            self.left_out += 1
         if not context.deferred:
-            text += f";o={_options(context)}"
+            decision = context.flags & 1
+            text += f";o={kept if number >= 0 and number & 1 == decision else decision}"
         put(carrier, _FIELD, text)
-
-
-def _options(context: SpanContext) -> str:
-    kept = context.extra.get("cloudtrace", "")
-    return kept if kept and int(kept) & 1 == context.flags & 1 else str(context.flags & 1)
 
 
 CLOUDTRACE: Final = _CloudTrace()

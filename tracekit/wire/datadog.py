@@ -1,25 +1,33 @@
 """Datadog's headers.
 
-    x-datadog-trace-id          = 1*20DIGIT         ; the low 64 bits, decimal
+    x-datadog-trace-id          = 1*20DIGIT         ; the low 64 bits, decimal, not 0
     x-datadog-parent-id         = 1*20DIGIT         ; decimal; absent or 0: a trace without a span
-    x-datadog-sampling-priority = "-1" / "0" / "1" / "2"        ; user reject, reject, keep, user keep
+    x-datadog-sampling-priority = "-1" / "0" / "1" / "2"        ; user reject, reject, keep, user keep; absent: undecided
     x-datadog-origin            = 1*256( printable ASCII )      ; where the trace began: rum, synthetics ...
-    x-datadog-tags              = tag *( "," tag )              ; 512 characters at most
-    tag                         = "_dd.p." key "=" value        ; "_dd.p.tid" is the high half of the trace id, 16hex
+    x-datadog-tags              = tag *( "," tag ) [ "," ]      ; 512 characters at most
+    tag                         = key "=" OWS value OWS         ; printable ASCII, no space in a key, no comma
+    "_dd.p.tid"                 = 16hex             ; the tag that is the high half of the trace id: lowercase, not 0
 
-Priority, origin and tags go out again as they came, the priority while the decision stands. Tags of another prefix
-are not for propagation and are left out. A malformed ``_dd.p.tid``, or tags too long, leave the note that Datadog's
-own libraries leave: ``_dd.propagation_error``.
+Priority, origin and tags are kept as ``extra["datadog"]``, in pairs, and go out again as they came, the priority while
+the decision stands. An origin that breaks the grammar is left out, and so are tags that do not begin with ``_dd.p.``:
+they are not for propagation. A malformed ``_dd.p.tid`` is left out alone, malformed tags and those past the limit
+all of them; a pair ``error`` says so in the words of Datadog's own libraries (``_dd.propagation_error``).
+
+What cannot be written is left out and counted in ``left_out``: kept words that no header can hold, all tags but
+``_dd.p.tid`` where they are past the limit, and any context whose trace id has nothing in its low 64 bits.
 
 Spec: https://docs.datadoghq.com/tracing/trace_collection/trace_context_propagation/
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .._accel import SpanContext, collect, ids_of, make_remote, parse_decimal, parse_hex, put
+from .._accel import collect, ids_of, make_remote, parse_decimal, parse_hex, put
 from .._errors import FormatError
+
+if TYPE_CHECKING:
+    from .._accel import SpanContext
 
 __all__ = ["DATADOG"]
 
@@ -28,8 +36,9 @@ _PARENT_ID: Final = "x-datadog-parent-id"
 _PRIORITY: Final = "x-datadog-sampling-priority"
 _ORIGIN: Final = "x-datadog-origin"
 _TAGS: Final = "x-datadog-tags"
+_DECISIONS = {"-1": 0, "0": 0, "1": 1, "2": 1}
+_PREFIX = "_dd.p."
 _TID = "_dd.p.tid"
-_ERROR = "_dd.propagation_error"
 _MAX_TAGS_CHARS = 512
 _MAX_ORIGIN_CHARS = 256
 
@@ -38,78 +47,121 @@ class _Datadog:
     name: Final = "datadog"
     fields: Final = (_TRACE_ID, _PARENT_ID, _PRIORITY, _ORIGIN, _TAGS)
 
+    def __init__(self) -> None:
+        self.left_out = 0  # how many kept words, tags or contexts could not be written
+
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context; ``extra["datadog"]`` has what there is of priority, origin, tags and error."""
-        found = collect(carrier, self.fields)
-        for field, text in zip(self.fields, found, strict=True):
-            if isinstance(text, list):
-                raise FormatError(field, f"{len(text)} values, must be one")
-        low_text, span_text, priority, origin, tags = found
-        if not isinstance(low_text, str):
-            return None
-        low = parse_decimal(low_text)
-        if low <= 0:
-            raise FormatError(_TRACE_ID, "must be a decimal number of 64 bits, not 0", low_text)
-        span_id = parse_decimal(span_text) if isinstance(span_text, str) else 0
-        if span_id < 0:
-            raise FormatError(_PARENT_ID, "must be a decimal number of 64 bits", span_text)
+        """Return the context of the headers."""
+        texts: list[str | None] = []
+        for field, value in zip(self.fields, collect(carrier, self.fields), strict=True):
+            if isinstance(value, list):
+                raise FormatError(field, f"{len(value)} values, must be one")
+            texts.append(value)
+        trace, span, priority, origin, tags = texts
+        if trace is None:
+            if texts == [None] * 5:
+                return None
+            raise FormatError(_TRACE_ID, "missing, and without it the others mean nothing")
+        low = _number(_TRACE_ID, trace)
+        if not low:
+            raise FormatError(_TRACE_ID, "must not be 0", trace)
+        span_id = 0 if span is None else _number(_PARENT_ID, span)
         flags = 0x100
         words: list[tuple[str, str]] = []
-        if isinstance(priority, str):
-            if priority not in ("-1", "0", "1", "2"):
+        if priority is not None:
+            if priority not in _DECISIONS:
                 raise FormatError(_PRIORITY, "must be -1, 0, 1 or 2", priority)
-            flags = int(priority) > 0
+            flags = _DECISIONS[priority]
             words.append(("priority", priority))
-        if isinstance(origin, str) and 0 < len(origin) <= _MAX_ORIGIN_CHARS and _is_text(origin):
+        if origin is not None and _is_origin(origin):
             words.append(("origin", origin))
-        high = 0
-        if isinstance(tags, str):
-            kept, high, error = _tags(tags)
-            words += [("tags", kept)] * bool(kept) + [("error", error)] * bool(error)
+        high, kept, error = (0, "", "") if tags is None else _read_tags(tags)
+        words += [(key, word) for key, word in (("tags", kept), ("error", error)) if word]
         return make_remote(high << 64 | low, span_id, flags, {"datadog": tuple(words)} if words else None)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the headers of a context with a trace id whose low half is not 0, and take out those that do not apply."""
+        """Set the headers of a context whose trace id has a low half; all others are taken out."""
         trace_id, span_id = ids_of(context)
         low, high = trace_id & 0xFFFF_FFFF_FFFF_FFFF, trace_id >> 64
-        if not low:
-            for field in self.fields:
-                put(carrier, field, None)
-            return
-        words = dict(context.extra.get("datadog", ()))
-        put(carrier, _TRACE_ID, str(low))
-        put(carrier, _PARENT_ID, str(span_id) if span_id else None)
-        priority: str | None = None
-        if not context.deferred:
-            priority = words.get("priority", "0")
-            if (int(priority) > 0) != context.sampled:
-                priority = "1" if context.sampled else "0"
+        priority = origin = tags = None
+        if low:
+            words = self._words(context.extra.get("datadog", ()))
+            origin = words.get("origin")
+            tags = self._format_tags(words.get("tags", ""), f"{_TID}={high:016x}" if high else "")
+            if not context.deferred:
+                decision = context.flags & 1
+                priority = words.get("priority", "")
+                priority = priority if _DECISIONS.get(priority) == decision else str(decision)
+        elif trace_id:
+            self.left_out += 1
+        put(carrier, _TRACE_ID, str(low) if low else None)
+        put(carrier, _PARENT_ID, str(span_id) if low and span_id else None)
         put(carrier, _PRIORITY, priority)
-        put(carrier, _ORIGIN, words.get("origin"))
-        tags = words.get("tags", "")
-        if high and f"{_TID}=" not in tags:
-            tags = f"{tags},{_TID}={high:016x}" if tags else f"{_TID}={high:016x}"
-        put(carrier, _TAGS, tags if 0 < len(tags) <= _MAX_TAGS_CHARS else None)
+        put(carrier, _ORIGIN, origin)
+        put(carrier, _TAGS, tags)
+
+    def _words(self, kept: object) -> dict[str, str]:
+        """Return what can be written of what was *kept*, by us or by a program."""
+        words: dict[str, str] = {}
+        for pair in kept if isinstance(kept, tuple | list) else (kept,):
+            is_pair = isinstance(pair, tuple | list) and [type(word) for word in pair] == [str, str]
+            key, word = pair if is_pair else ("", "")
+            is_good = _is_origin(word) if key == "origin" else word in _DECISIONS if key == "priority" else True
+            if key in ("priority", "origin", "tags", "error") and is_good:
+                words[key] = word
+            else:
+                self.left_out += 1
+        return words
+
+    def _format_tags(self, kept: str, tid: str) -> str | None:
+        """Return the tags in *kept* that can be written, and *tid* among them, whatever *kept* says of it."""
+        tags = [tag for tag in kept.split(",") if tag and (tag == tid or not tag.startswith(f"{_TID}="))]
+        good = [tag for tag in tags if tag.startswith(_PREFIX) and _is_tag(tag)]
+        if tid and tid not in good:
+            good.append(tid)
+            tags.append(tid)
+        text = ",".join(good)
+        if len(text) > _MAX_TAGS_CHARS:
+            good, text = [tid] if tid else [], tid  # without it this would be another trace
+        self.left_out += len(tags) - len(good)
+        return text or None
 
 
-def _tags(text: str) -> tuple[str, int, str]:
-    """Return the tags that propagate, the high half of the trace id, and what was wrong."""
+def _number(field: str, text: str) -> int:
+    number = parse_decimal(text)
+    if number < 0:
+        column = next((at for at, char in enumerate(text[:20], 1) if char not in "0123456789"), 1)
+        raise FormatError(field, "must be a decimal number of 64 bits", text, column)
+    return number
+
+
+def _read_tags(text: str) -> tuple[int, str, str]:
+    """Return the high half of the trace id, the tags that propagate, and what was wrong."""
     if len(text) > _MAX_TAGS_CHARS:
-        return "", 0, "extract_max_size"
-    kept: list[str] = []
-    high, error = 0, ""
-    for piece in text.split(","):
+        return 0, "", "extract_max_size"
+    tags: dict[str, str] = {}
+    for piece in text.removesuffix(",").split(",") if text else ():
         key, equals, value = piece.partition("=")
-        if not (equals and key and value and _is_text(piece)) or " " in key:
-            return "", 0, "decoding_error"
-        if key == _TID:
-            high = parse_hex(value, 16)
-            if not high:
-                error = "malformed_tid"
-                continue
-        if key.startswith("_dd.p."):
-            kept.append(piece)
-    return ",".join(kept), high, error
+        tags[key] = value.strip(" ")
+        if not equals or not _is_tag(f"{key}={tags[key]}"):
+            return 0, "", "decoding_error"
+    high, error = 0, ""
+    if _TID in tags:
+        high = parse_hex(tags[_TID], 16)
+        if not high:
+            del tags[_TID]
+            error = "malformed_tid"
+    return high, ",".join([f"{key}={value}" for key, value in tags.items() if key.startswith(_PREFIX)]), error
+
+
+def _is_tag(tag: str) -> bool:
+    """Tell whether *tag*, which has no comma, comes out of a header as it went in."""
+    key, _, value = tag.partition("=")
+    return bool(key and value and value == value.strip(" ") and " " not in key) and _is_text(tag)
+
+
+def _is_origin(text: str) -> bool:
+    return 0 < len(text) <= _MAX_ORIGIN_CHARS and text == text.strip(" ") and _is_text(text)
 
 
 def _is_text(text: str) -> bool:

@@ -1,20 +1,24 @@
 """The header that the Go Tracing Roadmap of 2017 shows; it has no other specification than this.
 
     Trace-Id = trace-id "/" span-id [ ";o=" options ]
-    trace-id = 32hex                                         ; lowercase
-    span-id  = 1*16hex                                       ; lowercase; leading zeros are not written
+    trace-id = 32hex                                         ; lowercase, not all zeros
+    span-id  = 1*16hex                                       ; likewise; leading zeros are not written
     options  = 1*3DIGIT                                      ; bit 0: sampled; absent: nobody has decided
 
 Its span id is hex where that of ``X-Cloud-Trace-Context``, which looks the same, is decimal: the name of the
-header decides. Not among the formats that are on by default.
+header decides. Options above 1 are kept as ``extra["seed"]``, and go out again as they came while the decision
+stands. Not among the formats that are on by default.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .._accel import SpanContext, collect, ids_of, make_remote, parse_decimal, parse_hex, put
+from .._accel import collect, ids_of, make_remote, parse_decimal, parse_hex, put
 from .._errors import FormatError
+
+if TYPE_CHECKING:
+    from .._accel import SpanContext
 
 __all__ = ["SEED"]
 
@@ -26,6 +30,9 @@ class _Seed:
     name: Final = "seed"
     fields: Final = (_FIELD,)
 
+    def __init__(self) -> None:
+        self.left_out = 0  # how many kept options could not be written
+
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context of the header."""
         (text,) = collect(carrier, self.fields)
@@ -36,13 +43,15 @@ class _Seed:
         if len(text) > _MAX_CHARS:
             raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
         ids, semicolon, options = text.partition(";")
-        digits, _, span = ids.partition("/")
+        digits, slash, span = ids.partition("/")
         trace_id = parse_hex(digits, 32)
         if not trace_id:
-            raise FormatError(_FIELD, "the trace id must be 32 lowercase hex digits, not all zeros", text, 1)
+            column = next((at for at, char in enumerate(digits, 1) if char not in "0123456789abcdef"), 1)
+            raise FormatError(_FIELD, "the trace id must be 32 lowercase hex digits, not all zeros", text, column)
         span_id = parse_hex(span.rjust(16, "0"), 16)
         if not span_id:
-            raise FormatError(_FIELD, "the span id must be 1 to 16 lowercase hex digits, not all zeros", text, 34)
+            column = next((at for at, char in enumerate(span, 34) if char not in "0123456789abcdef"), 33 + len(slash))
+            raise FormatError(_FIELD, "the span id must be 1 to 16 lowercase hex digits, not all zeros", text, column)
         flags, extra = 0x100, None
         if semicolon:
             number = parse_decimal(options[2:])
@@ -55,11 +64,16 @@ class _Seed:
     def write(self, context: SpanContext, carrier: Any) -> None:
         """Set the header of a valid context."""
         if not context.is_valid:
-            return put(carrier, _FIELD, None)
+            put(carrier, _FIELD, None)
+            return
         text = f"{context.trace_id}/{ids_of(context)[1]:x}"
+        kept = context.extra.get("seed")
+        number = parse_decimal(kept) if type(kept) is str and len(kept) <= 3 else -1
+        if kept is not None and number < 0:
+            self.left_out += 1
         if not context.deferred:
-            kept = context.extra.get("seed", "")
-            text += f";o={kept if kept and int(kept) & 1 == context.flags & 1 else context.flags & 1}"
+            decision = context.flags & 1
+            text += f";o={kept if number >= 0 and number & 1 == decision else decision}"
         put(carrier, _FIELD, text)
 
 

@@ -1,25 +1,37 @@
 """The trace of a response, for whoever sent the request: a metric in ``Server-Timing``.
 
-    Server-Timing = metric *( OWS "," OWS metric )           ; several headers are one list
-    metric        = "trace" ";desc=" traceparent             ; the name in any case; desc may be a quoted string
+    Server-Timing = metric *( OWS "," OWS metric )           ; several headers are one list, 8192 characters at most
+    metric        = name *( OWS ";" OWS parameter )
+    parameter     = token OWS "=" OWS ( token / quoted-string )
 
-``traceparent;desc="..."``, which Splunk's instrumentation writes, is read too. Other metrics are passed over, and stay
-when the trace is added.
+    "trace" ";desc=" traceparent                             ; name and key in any case
 
-Spec: https://w3c.github.io/trace-context/#trace-context-http-response-headers-format
+Each hop adds its own behind what is there, so the last one is that of the service that was asked. One whose ``desc``
+is malformed counts only where there is no other. ``traceparent;desc="..."``, which Splunk's instrumentation writes, is
+read too. Other metrics are passed over, and stay when the trace is added.
+
+Spec: https://w3c.github.io/trace-context/#trace-context-server-timing-metric-format
+and https://www.w3.org/TR/server-timing/#the-server-timing-header-field
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+import re
+from typing import TYPE_CHECKING, Any, Final
 
-from .._accel import SpanContext, collect, format_traceparent, parse_traceparent, put
+from .._accel import collect, format_traceparent, parse_traceparent, put
 from .._errors import FormatError
+
+if TYPE_CHECKING:
+    from .._accel import SpanContext
 
 __all__ = ["SERVER_TIMING"]
 
 _FIELD: Final = "server-timing"
 _MAX_CHARS = 8192
+# What stands between commas, or semicolons, that are not inside a quoted string.
+_METRIC = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
+_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
 
 
 class _ServerTiming:
@@ -27,36 +39,46 @@ class _ServerTiming:
     fields: Final = (_FIELD,)
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the first metric named ``trace``; None where there is none."""
+        """Return the context of the last metric named ``trace``; None where there is none."""
         (found,) = collect(carrier, self.fields)
         texts = [found] if isinstance(found, str) else found or []
-        if sum(map(len, texts)) > _MAX_CHARS:
-            raise FormatError(_FIELD, f"{sum(map(len, texts))} characters, must be {_MAX_CHARS} at most")
+        size = sum(map(len, texts))
+        if size > _MAX_CHARS:
+            raise FormatError(_FIELD, f"{size} characters, must be {_MAX_CHARS} at most")
+        last: SpanContext | None = None
+        bad: str | None = None
         for text in texts:
-            # No comma or semicolon can stand in what is looked for, quoted or not.
-            for metric in text.split(","):
-                name, *parameters = [piece.strip(" \t") for piece in metric.split(";")]
+            for metric in _METRIC.findall(text):
+                name, *parameters = [piece.strip(" \t") for piece in _PARAMETER.findall(metric)] or [""]
                 if name.lower() in ("trace", "traceparent"):
-                    return _context(parameters, metric)
-        return None
+                    context = _context(parameters)
+                    last, bad = (last, metric) if context is None else (context, bad)
+        if last is None and bad is not None:
+            raise FormatError(_FIELD, "the trace must have a traceparent as its desc", bad)
+        return last
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Add the metric of a valid context behind what the header has already."""
+        """Add the metric of a valid context behind what the header has already, which stays."""
         if not context.is_valid:
+            return
+        metric = f"trace;desc={format_traceparent(context)}"
+        if isinstance(carrier, list):
+            added = carrier[:1]
+            put(added, _FIELD, metric)  # of octets where the others are
+            carrier.append(added[-1])
             return
         (found,) = collect(carrier, self.fields)
         metrics = [found] if isinstance(found, str) else found or []
-        put(carrier, _FIELD, ", ".join([*filter(None, metrics), f"trace;desc={format_traceparent(context)}"]))
+        put(carrier, _FIELD, ", ".join([*filter(None, metrics), metric]))
 
 
-def _context(parameters: list[str], metric: str) -> SpanContext:
+def _context(parameters: list[str]) -> SpanContext | None:
     for parameter in parameters:
         key, _, value = parameter.partition("=")
-        if key.strip(" \t").lower() == "desc":
-            context = parse_traceparent(value.strip(" \t").strip('"'))
-            if context is not None:
-                return context
-    raise FormatError(_FIELD, "the trace must have a traceparent as its desc", metric)
+        if key.strip(" \t").lower() == "desc":  # of parameters with one name, the first is the one
+            value = value.strip(" \t")
+            return parse_traceparent(value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value)
+    return None
 
 
 SERVER_TIMING: Final = _ServerTiming()

@@ -1,36 +1,52 @@
 """AWS X-Ray's tracing header.
 
-    X-Amzn-Trace-Id = field *( OWS ";" OWS field )          ; in any order, 1024 characters at most
-    field   = root / parent / sampled / key "=" value       ; others are kept
-    root    = "Root=1-" 8hex "-" 24hex                      ; lowercase; the trace id, in two pieces
-    parent  = "Parent=" 16hex                               ; absent: a load balancer's, a trace without a span
-    sampled = "Sampled=" ( "0" / "1" / "?" )                ; "?" or absent: nobody has decided
+    X-Amzn-Trace-Id = [ field ] *( OWS ";" OWS [ field ] )  ; in any order, 1024 characters at most
+    field   = root / parent / sampled / key "=" value       ; of printable ASCII; others are kept
+    root    = "Root=1-" 8hex "-" 24hex                      ; lowercase, not all zeros; the trace id, in two pieces
+    parent  = "Parent=" 16hex                               ; likewise; absent: a load balancer's, a trace without a span
+    sampled = "Sampled=" ( "0" / "1" / "?" )                ; "?": the callee shall decide; absent: nobody has
 
-What else there is (``Self``, ``Lineage``, ``CalledFrom`` ...) goes out again behind the three, in its order.
+What else there is (``Self``, ``Lineage``, ``CalledFrom`` ...) is kept as ``extra["xray"]``, in pairs, and goes out again
+behind the three, in its order; so does "?", in its place, while nobody has decided. Kept fields that no header can
+hold, or that are past 1024 characters, are left out and counted in ``left_out``.
 
 Spec: https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
+and https://docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-request-tracing.html
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .._accel import SpanContext, collect, ids_of, make_remote, parse_hex, put
+from .._accel import collect, ids_of, make_remote, parse_hex, put
 from .._errors import FormatError
+
+if TYPE_CHECKING:
+    from .._accel import SpanContext
 
 __all__ = ["XRAY"]
 
 _FIELD: Final = "x-amzn-trace-id"
 _MAX_CHARS = 1024
+_OWS = " \t"
+_SHAPES = {
+    "Root": "1-8hex-24hex, lowercase and not all zeros",
+    "Parent": "16 lowercase hex digits, not all zeros",
+    "Sampled": "0, 1 or ?",
+}
 _DECISIONS = {"0": 0, "1": 1, "?": 0x100}
+_ASKED = ("Sampled", "?")
 
 
 class _XRay:
     name: Final = "xray"
     fields: Final = (_FIELD,)
 
+    def __init__(self) -> None:
+        self.left_out = 0  # how many kept fields could not be written
+
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the header; ``extra["xray"]`` has the fields that it does not know."""
+        """Return the context of the header."""
         (text,) = collect(carrier, self.fields)
         if text is None:
             return None
@@ -38,63 +54,82 @@ class _XRay:
             raise FormatError(_FIELD, f"{len(text)} values, must be one")
         if len(text) > _MAX_CHARS:
             raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
-        if not (text.isascii() and text.isprintable()):
-            raise FormatError(_FIELD, "must be printable ASCII", text)
         known: dict[str, int] = {}
-        others: list[tuple[str, str]] = []
-        column = 1
-        for piece in text.split(";"):
-            key, equals, value = piece.strip(" ").partition("=")
-            number = _known(key, value)
-            if not equals and key:
-                raise FormatError(_FIELD, "a field must be key=value", text, column)
-            if number is not None:
+        kept: list[tuple[str, str]] = []
+        end = 0
+        for part in text.split(";"):
+            column = end + 1 + len(part) - len(part.lstrip(_OWS))
+            end += len(part) + 1
+            piece = part.strip(_OWS)
+            key, equals, value = piece.partition("=")
+            if not piece:
+                continue
+            if not (equals and key and piece.isascii() and piece.isprintable()):
+                raise FormatError(_FIELD, "a field must be key=value, in printable ASCII", text, column)
+            if key in known:
+                raise FormatError(_FIELD, f"{key} stands there twice", text, column)
+            if key in _SHAPES:
+                number = _number(key, value)
                 if number < 0:
+                    column = next((at for at, char in enumerate(piece, column) if "A" <= char <= "F"), column)
                     raise FormatError(_FIELD, f"{key} must be {_SHAPES[key]}", text, column)
-                if key in known:
-                    raise FormatError(_FIELD, f"{key} stands there twice", text, column)
                 known[key] = number
-            elif key or value:
-                others.append((key, value))
-            column += len(piece) + 1
+                if (key, value) == _ASKED:
+                    kept.insert(0, _ASKED)
+            else:
+                kept.append((key, value))
         if "Root" not in known:
             raise FormatError(_FIELD, "Root is missing", text)
-        extra = {"xray": tuple(others)} if others else None
+        extra = {"xray": tuple(kept)} if kept else None
         return make_remote(known["Root"], known.get("Parent", 0), known.get("Sampled", 0x100), extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
         """Set the header where there is a trace id."""
-        put(carrier, _FIELD, _format(context))
+        trace_id, span_id = ids_of(context)
+        if not trace_id:
+            put(carrier, _FIELD, None)
+            return
+        digits = context.trace_id
+        text = f"Root=1-{digits[:8]}-{digits[8:]}"
+        if span_id:
+            text += f";Parent={context.span_id}"
+        kept = context.extra.get("xray", ())
+        pairs = [_pair(pair) for pair in kept] if isinstance(kept, tuple | list) else [None]
+        if not context.deferred:
+            text += f";Sampled={context.flags & 1}"
+        elif _ASKED in pairs:
+            text += ";Sampled=?"
+        for pair in pairs:
+            if (
+                pair is not None
+                and pair[0] not in _SHAPES
+                and len(text) + len(pair[0]) + len(pair[1]) + 2 <= _MAX_CHARS
+            ):
+                text += f";{pair[0]}={pair[1]}"
+            elif pair != _ASKED:
+                self.left_out += 1
+        put(carrier, _FIELD, text)
 
 
-_SHAPES = {"Root": "1-8hex-24hex, lowercase and not all zeros", "Parent": "16 lowercase hex digits, not all zeros"}
-_SHAPES["Sampled"] = "0, 1 or ?"
-
-
-def _known(key: str, value: str) -> int | None:
-    """Return the number that a known field holds, -1 where it is malformed; None for others."""
-    if key == "Root":
-        if len(value) != 35 or value[:2] != "1-" or value[10] != "-":
-            return -1
-        return parse_hex(value[2:10] + value[11:], 32) or -1
+def _number(key: str, value: str) -> int:
+    """Return the number that a field of ours holds, -1 where it is malformed."""
+    if key == "Sampled":
+        return _DECISIONS.get(value, -1)
     if key == "Parent":
         return parse_hex(value, 16) or -1
-    return _DECISIONS.get(value, -1) if key == "Sampled" else None
+    if len(value) != 35 or value[:2] != "1-" or value[10] != "-":
+        return -1
+    return parse_hex(value[2:10] + value[11:], 32) or -1
 
 
-def _format(context: SpanContext) -> str | None:
-    trace_id, span_id = ids_of(context)
-    if not trace_id:
+def _pair(kept: object) -> tuple[str, str] | None:
+    """Return what was *kept*, by us or by a program, if it comes out of a header as it went in."""
+    if not isinstance(kept, tuple | list) or [type(word) for word in kept] != [str, str]:
         return None
-    digits = context.trace_id
-    text = f"Root=1-{digits[:8]}-{digits[8:]}"
-    if span_id:
-        text += f";Parent={context.span_id}"
-    if not context.deferred:
-        text += f";Sampled={context.flags & 1}"
-    for key, value in context.extra.get("xray", ()):
-        text += f";{key}={value}"
-    return text
+    key, value = kept
+    text = f"{key}={value}"
+    is_whole = key and "=" not in key and ";" not in text and text == text.strip(" ")
+    return (key, value) if is_whole and text.isascii() and text.isprintable() else None
 
 
 XRAY: Final = _XRay()

@@ -1,0 +1,270 @@
+"""The pytest plugin: every test starts with nothing current, and in strict mode its spans are looked at when it is over.
+
+Strict are tests with ``@pytest.mark.tracekit``, and all of them under ``--tracekit-strict`` or with
+``tracekit_strict = true`` in pytest's configuration. Fixture ``spans``: what the test has recorded.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import ExitStack, contextmanager
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ._accel import current_scope, swap_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from ._leaks import Watch
+    from .testing import MemoryExporter
+
+__all__ = [
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_fixture_setup",
+    "pytest_runtest_call",
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "pytest_runtest_setup",
+    "pytest_runtest_teardown",
+    "spans",
+]
+
+_MARK = "tracekit"
+_LINES = 100
+
+
+class _Running:
+    """The test that runs now: the scope that it does not see, and what observes it if it is strict."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.watch: Watch | None = None
+        self.passes = True
+        self._item = item
+        self._exits = ExitStack()
+        self._exits.callback(swap_scope, swap_scope(None))
+        if _is_strict(item):
+            from ._leaks import Watch
+
+            self.watch = self._exits.enter_context(Watch(str(item.config.rootpath)))
+            self.record()
+
+    def record(self) -> None:
+        """Have spans recorded, unless they are: so that they are real, and have links."""
+        from ._tracer import tracer_in_use
+        from .testing import recording
+
+        if self.watch is not None and not tracer_in_use().recording:
+            self._exits.enter_context(recording())
+
+    def report(self) -> str:
+        """Return what was wrong with the test's spans, as text, or nothing; end those that were left open."""
+        if self.watch is None:
+            return ""
+        allowed = _allowed(self._item)
+        found = self.watch.findings(allowed)
+        if not found:
+            return ""
+        from ._render import printable
+        from .testing import span_tree
+
+        # An id may come twice: what is not sampled has its parent's where that is not either, and ids may be counted.
+        own = [span for span in self.watch.spans if span.parent is None or span.parent.span_id != span.context.span_id]
+        spans = {span.context.span_id: span for span in own}.values()
+        tree = [printable(line) for line in span_tree(spans).split("\n") if line]
+        running = [f"the {thread} is still running" for thread in self.watch.threads()]
+        if "open" not in allowed:
+            self.watch.end_open()
+        head = f"tracekit: {', '.join(dict(found))}"
+        lines = [line for _, line in found]
+        return "\n".join([head, *_cut(lines), *_cut(running), "", "the test's spans:", *_cut(tree)])
+
+    def close(self) -> None:
+        """Put everything back."""
+        self._exits.close()
+
+
+_running = pytest.StashKey[_Running | None]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--tracekit-strict``."""
+    text = "fail every test whose spans are left open, used after their end, or part of no trace (tracekit)"
+    parser.getgroup("tracekit").addoption("--tracekit-strict", action="store_true", default=False, help=text)
+    parser.addini("tracekit_strict", text, type="bool", default=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the mark known."""
+    text = "tracekit(allow=()): fail the test if its spans leak; allow is a set of open, ended-twice, late-write, late-child, root"
+    config.addinivalue_line("markers", text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse marks that say what they cannot mean."""
+    if hasattr(config, "workerinput"):
+        return  # a process of pytest-xdist, which has nobody to tell: the test will
+    for item in items:
+        _allowed(item)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Put everything back, also where a test is interrupted."""
+    try:
+        return (yield)
+    finally:
+        _close(item.config)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Start the test, fixtures included, with nothing current."""
+    item.config.stash[_running] = _Running(item)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
+    """Keep what a fixture of several tests opens out of the one that happens to be the first."""
+    if request.scope == "function":
+        return (yield)
+    running = request.config.stash.get(_running, None)
+    watch = None if running is None else running.watch
+    held = swap_scope(None)
+    if watch is not None:
+        watch.is_paused = True
+    try:
+        return (yield)
+    finally:
+        if watch is not None:
+            watch.is_paused = False
+        swap_scope(held)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Keep what the test leaves open out of the next, which may run in the same task."""
+    running = item.config.stash.get(_running, None)
+    if running is not None and running.watch is not None:
+        running.record()  # a fixture may have called configure()
+        running.watch.begin()
+    with _alone(item, running):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Look at the spans after the last fixture is gone; what fails for another reason is told beside that."""
+    running = item.config.stash.get(_running, None)
+    if running is None:
+        return (yield)
+    try:
+        result = yield
+    except BaseException:
+        running.passes = False
+        raise
+    finally:
+        report = running.report()
+        if report and not running.passes:
+            item.add_report_section("teardown", "spans", report)
+        _close(item.config)
+    if report and running.passes:
+        pytest.fail(report, pytrace=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note whether the test has failed, as it was expected to or not."""
+    report = yield
+    running = item.config.stash.get(_running, None)
+    if running is not None and (report.failed or hasattr(report, "wasxfail")):
+        running.passes = False
+    return report
+
+
+@pytest.fixture
+def spans() -> Iterator[MemoryExporter]:
+    """The spans that have ended since this fixture was set up: ``spans.spans``, or iterate. Every trace is recorded.
+
+    The exporter that the project has configured gets none of them, and stays open.
+    """
+    from .testing import recording
+
+    with recording() as exporter:
+        yield exporter
+
+
+def _close(config: pytest.Config) -> None:
+    running = config.stash.get(_running, None)
+    config.stash[_running] = None
+    if running is not None:
+        running.close()
+
+
+def _is_strict(item: pytest.Item) -> bool:
+    config = item.config
+    if config.getoption("tracekit_strict") or config.getini("tracekit_strict"):
+        return True
+    return item.get_closest_marker(_MARK) is not None
+
+
+def _allowed(item: pytest.Item) -> set[str]:
+    """Return what the marks of *item* allow."""
+    allowed: set[str] = set()
+    for mark in item.iter_markers(_MARK):
+        from ._leaks import FINDINGS
+
+        words = mark.kwargs.get("allow", ())
+        if mark.args or set(mark.kwargs) - {"allow"} or not isinstance(words, set | frozenset | list | tuple):
+            raise pytest.UsageError(f"{item.nodeid}: pytest.mark.tracekit takes allow={{...}} and nothing else")
+        for word in words:
+            if word not in FINDINGS:
+                text = f"allow of pytest.mark.tracekit must hold {', '.join(FINDINGS)}, not {word!r:.64}"
+                raise pytest.UsageError(f"{item.nodeid}: {text}")
+        allowed.update(words)
+    return allowed
+
+
+@contextmanager
+def _alone(item: pytest.Item, running: _Running | None) -> Iterator[None]:
+    """Inside ``with``, have the coroutine function of *item* leave the Context that it runs in as it was."""
+    if not isinstance(item, pytest.Function):
+        yield
+        return
+    # Hypothesis calls an inner function, and plugins for async tests put theirs there.
+    inner = getattr(item.obj, "hypothesis", None)
+    holder, name = (inner, "inner_test") if hasattr(inner, "inner_test") else (item, "obj")
+    function = getattr(holder, name)
+    if not iscoroutinefunction(function):
+        yield
+        return
+    setattr(holder, name, _leaving_nothing(function, None if running is None else running.watch))
+    try:
+        yield
+    finally:
+        setattr(holder, name, function)
+
+
+def _leaving_nothing(function: Callable[..., Any], watch: Watch | None) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        before = current_scope()
+        if watch is not None:
+            watch.begin()
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            swap_scope(before)
+
+    return call
+
+
+def _cut(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= _LINES else [*lines[:_LINES], f"… and {len(lines) - _LINES} more"]

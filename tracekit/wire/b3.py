@@ -1,0 +1,94 @@
+"""B3, Zipkin's format, in one header or in several.
+
+    b3       = decision / ids [ "-" decision [ "-" parent-id ] ]
+    ids      = trace-id "-" span-id           ; 16 or 32 and 16 lowercase hex digits, not all zeros
+    decision = "0" / "1" / "d"                ; denied, sampled, debug; absent: the receiver decides
+
+    X-B3-TraceId, X-B3-SpanId                 ; the ids, both or neither
+    X-B3-ParentSpanId                         ; checked, then ignored: it is not ours to pass on
+    X-B3-Sampled = "0" / "1"                  ; older peers also send "true" and "false"
+    X-B3-Flags   = "1"                        ; debug, which implies sampled; any other value says nothing
+
+A decision may come without ids. Debug is kept as ``extra["b3"] == "d"`` and goes out again, in either form.
+A trace id of 64 bits goes out in 16 digits. Where both forms are configured, the first in the list wins.
+
+Spec: https://github.com/openzipkin/b3-propagation
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from .._accel import collect, format_b3, make_remote, parse_hex, put, read_b3, write_b3
+from .._errors import FormatError
+
+if TYPE_CHECKING:
+    from .._accel import SpanContext
+
+__all__ = ["MULTI", "SINGLE"]
+
+_DEFERRED = 0x100
+_DECISIONS = {"0": 0, "1": 1, "false": 0, "true": 1}
+
+
+class _Single:
+    name: Final = "b3"
+    fields: Final = ("b3",)
+
+    # The compiled functions themselves.
+    read = staticmethod(read_b3)
+    write = staticmethod(write_b3)
+
+
+class _Multi:
+    name: Final = "b3multi"
+    fields: Final = ("x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags")
+
+    def read(self, carrier: Any) -> SpanContext | None:
+        """Return the context, or the decision alone, that the headers hold; None if they say nothing."""
+        texts: list[str | None] = []
+        for field, value in zip(self.fields, collect(carrier, self.fields), strict=True):
+            if isinstance(value, list):
+                raise FormatError(field, f"{len(value)} values, must be one")
+            texts.append(value)
+        trace, span, parent, sampled, flags = texts
+        decision = _DEFERRED
+        if sampled is not None:
+            if len(sampled) > 5 or sampled.lower() not in _DECISIONS:
+                raise FormatError("x-b3-sampled", "must be 0 or 1", sampled)
+            decision = _DECISIONS[sampled.lower()]
+        extra = None
+        if flags == "1":
+            decision, extra = 1, {"b3": "d"}
+        if trace is None and span is None and parent is None:
+            return None if decision == _DEFERRED else make_remote(0, 0, decision, extra)
+        trace_id, span_id = _id("x-b3-traceid", trace, 16, 32), _id("x-b3-spanid", span, 16)
+        if parent is not None:
+            _id("x-b3-parentspanid", parent, 16)
+        return make_remote(trace_id, span_id, decision, extra)
+
+    def write(self, context: SpanContext, carrier: Any) -> None:
+        """Set the headers of what *context* has of ids and decision; parent and all else is taken out."""
+        parts = format_b3(context).split("-")  # what the single header says, field by field
+        has_ids = len(parts) > 1
+        decision = "" if len(parts) == 2 else parts[-1]
+        put(carrier, "x-b3-traceid", parts[0] if has_ids else None)
+        put(carrier, "x-b3-spanid", parts[1] if has_ids else None)
+        put(carrier, "x-b3-parentspanid", None)
+        put(carrier, "x-b3-sampled", decision if decision in ("0", "1") else None)
+        put(carrier, "x-b3-flags", "1" if decision == "d" else None)
+
+
+def _id(field: str, text: str | None, *sizes: int) -> int:
+    if text is None:
+        raise FormatError(field, "missing, and without it the others mean nothing")
+    number = parse_hex(text, len(text)) if len(text) in sizes else 0
+    if not number:
+        column = next((at for at, char in enumerate(text[:32], 1) if char not in "0123456789abcdef"), None)
+        reason = f"must be {' or '.join(map(str, sizes))} lowercase hex digits, not all zeros"
+        raise FormatError(field, reason, text, column)
+    return number
+
+
+SINGLE: Final = _Single()
+MULTI: Final = _Multi()

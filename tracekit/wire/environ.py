@@ -1,0 +1,89 @@
+"""The environment as a carrier: TRACEPARENT and so on, for what a process hands to those it starts.
+
+A variable is called as the field, in upper case, with ``_`` for all that is no letter or digit, and before a digit
+that comes first. Names are exact: ``traceparent`` is no such variable, nor is CGI's ``HTTP_TRACEPARENT``. Octets stand
+there in base64. Of fields with a prefix only those are written that can be told from their variable's name, labels
+whose keys are of ``a-z``, ``0-9`` and ``_``; others are counted in ``ENVIRON.left_out``.
+
+Spec: https://opentelemetry.io/docs/specs/otel/context/env-carriers/
+"""
+
+from __future__ import annotations
+
+import binascii
+from typing import TYPE_CHECKING, Any, Final
+
+from .._accel import read_tracecontext, read_w3c, write_w3c
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+
+    from .._accel import SpanContext
+    from . import Format
+
+__all__ = ["ENVIRON", "fields_of", "set_fields", "variable"]
+
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+
+
+class _Environ:
+    """W3C Trace Context and Baggage in the environment; its fields are those of the formats, under other names."""
+
+    name: Final = "environ"
+    fields: Final = ("traceparent", "tracestate", "baggage")
+
+    def __init__(self) -> None:
+        self.left_out = 0  # how many fields of any format had no variable
+
+    def read(self, carrier: Mapping[str, str]) -> SpanContext | None:
+        """Return the context that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` hold; None if there is none."""
+        found = fields_of(carrier, [self])
+        read_tracecontext(found)  # which raises FormatError where read_w3c() is lenient
+        return read_w3c(found)
+
+    def write(self, context: SpanContext, carrier: MutableMapping[str, str]) -> None:
+        """Set the variables of *context*, and take out those that it has no value for."""
+        found: dict[str, str] = {}
+        write_w3c(context, found)
+        set_fields(carrier, found, [self])
+
+
+def variable(field: str) -> str:
+    """Return the name of the environment variable that *field* goes by."""
+    name = "".join([char if char in _PLAIN else "_" for char in field]).upper()
+    return name if name[:1].isalpha() or name[:1] == "_" else f"_{name}"
+
+
+def fields_of(environ: Mapping[str, str], formats: Sequence[Format]) -> dict[str, str]:
+    """Return the fields of *formats* that *environ* holds, by their own names."""
+    names = {variable(field): field for format in formats for field in format.fields}
+    for prefix in _prefixes(formats):
+        names.update({name: field for name in environ if (field := _field(prefix, name))})
+    return {field: environ[name] for name, field in names.items() if name in environ}
+
+
+def set_fields(environ: MutableMapping[str, str], fields: Mapping[str, Any], formats: Sequence[Format]) -> None:
+    """Set the variables of *fields* in *environ*, and take out all others that *formats* have."""
+    for field in fields_of(environ, formats):
+        environ.pop(variable(field), None)
+    for field, value in fields.items():
+        name = variable(field)
+        if any(field.startswith(prefix) and _field(prefix, name) != field for prefix in _prefixes(formats)):
+            ENVIRON.left_out += 1
+            continue
+        environ[name] = binascii.b2a_base64(value, newline=False).decode() if isinstance(value, bytes) else value
+
+
+def _prefixes(formats: Sequence[Format]) -> Iterator[str]:
+    for format in formats:
+        yield from getattr(format, "prefixes", ())
+
+
+def _field(prefix: str, name: str) -> str | None:
+    """Return the field that begins with *prefix* and goes by *name*; None if there is none."""
+    start = variable(prefix)
+    field = prefix + name[len(start) :].lower()
+    return field if name.startswith(start) and len(name) > len(start) and variable(field) == name else None
+
+
+ENVIRON: Final = _Environ()

@@ -1,0 +1,131 @@
+"""OpenCensus's binary format, in gRPC metadata.
+
+    grpc-trace-bin = version [ %x00 trace-id ] [ %x01 span-id ] [ %x02 options ] *OCTET
+    version        = %x00
+    trace-id       = 16OCTET          ; not all zeros
+    span-id        = 8OCTET           ; not all zeros
+    options        = OCTET            ; bit 0 sampled; absent: the receiver decides
+    grpc-tags-bin  = version *( %x00 count key count value )
+    count          = 1*3OCTET         ; a varint: how many octets follow
+
+Names that end in ``-bin`` hold octets in gRPC's Python API, and base64 on the wire. Both are read. Octets are
+written, but base64 to what is closer to the wire: names of bytes, or headers that take text only.
+
+What follows an unknown field is kept as ``extra["grpc_bin"]`` and goes out again. Tags are labels; bad tags never
+cost the ids. A tag whose key is no token is left out and counted in ``labels.dropped``. Not written, and counted in
+``left_out``, are labels over 255 characters or not in printable ASCII, for which a peer must refuse all tags, what is
+past 8192 bytes, and what this format has no place for: the properties of a label, and all members of one key but
+the last.
+
+Spec: https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md
+"""
+
+from __future__ import annotations
+
+import binascii
+from typing import Any, Final
+
+from .._accel import (
+    MAX_LABEL_BYTES,
+    SpanContext,
+    collect,
+    decode_binary,
+    decode_tags,
+    encode_binary,
+    encode_tags,
+    is_label_key,
+    put,
+)
+from .._errors import FormatError
+from .._labels import Labels
+
+__all__ = ["BINARY"]
+
+_MAX_BYTES = 512  # what decode_binary takes
+_MAX_TAG_CHARS = 255
+
+
+class _Binary:
+    name: Final = "grpc_bin"
+    fields: Final = ("grpc-trace-bin", "grpc-tags-bin")
+
+    def __init__(self) -> None:
+        self.left_out = 0  # how many labels, or parts of them, could not be written
+
+    def read(self, carrier: Any) -> SpanContext | None:
+        """Return the context that the two entries hold, or labels alone; None if there is neither."""
+        trace, tags = collect(carrier, self.fields)
+        if trace is None:
+            labels = None if tags is None else _read_tags(tags)
+            return SpanContext(labels=labels) if labels else None
+        context = decode_binary(_octets("grpc-trace-bin", trace, _MAX_BYTES))
+        if context is None:
+            reason = "must be version 0, a trace id and a span id, each whole and not all zeros"
+            raise FormatError("grpc-trace-bin", reason, trace)
+        if tags is not None:
+            try:
+                return context.replace(labels=_read_tags(tags))
+            except FormatError:
+                pass
+        return context
+
+    def write(self, context: SpanContext, carrier: Any) -> None:
+        """Set ``grpc-trace-bin`` of a valid context, and ``grpc-tags-bin`` where there are labels."""
+        _put(carrier, "grpc-trace-bin", encode_binary(context) if context.is_valid else None)
+        octets, labels = None, context.labels
+        if labels:
+            octets = encode_tags({key: value for key, value in labels.items() if _is_tag(key, value)})
+            kept = len(decode_tags(octets) or ())
+            self.left_out += len(labels.members) + sum([len(properties) for _, _, properties in labels.members]) - kept
+        _put(carrier, "grpc-tags-bin", octets if octets != b"\0" else None)
+
+
+def _is_tag(key: str, value: str) -> bool:
+    return len(key) <= _MAX_TAG_CHARS >= len(value) and value.isascii() and value.isprintable()
+
+
+def _octets(field: str, value: str | list[str], limit: int) -> bytes:
+    """Return the octets that *value* has, octets in Latin-1 or base64."""
+    if isinstance(value, list):
+        raise FormatError(field, f"{len(value)} values, must be one")
+    is_base64 = value[:1] != "\0"  # the version, which no base64 begins with
+    room, unit = ((limit + 2) // 3 * 4, "characters") if is_base64 else (limit, "octets")
+    if len(value) > room:
+        raise FormatError(field, f"{len(value)} {unit}, must be {room} at most")
+    try:
+        if is_base64:
+            # With padding and without: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+            return binascii.a2b_base64(value + "=" * (-len(value) % 4), strict_mode=True)
+        return value.encode("latin-1")
+    except ValueError:
+        raise FormatError(field, "must be octets of version 0, or base64", value) from None
+
+
+def _read_tags(value: str | list[str]) -> Labels:
+    tags = decode_tags(_octets("grpc-tags-bin", value, MAX_LABEL_BYTES))
+    if tags is None:
+        raise FormatError("grpc-tags-bin", "must be version 0 and pairs of counted UTF-8", value)
+    found = {key: text for key, text in tags.items() if is_label_key(key)}
+    # Members without keys are left out and counted.
+    return Labels.parse("=," * (len(tags) - len(found))).merge(Labels(found))
+
+
+def _put(carrier: Any, name: str, octets: bytes | None) -> None:
+    is_wire = isinstance(carrier, list) and bool(carrier) and isinstance(carrier[0][0], bytes)
+    put(carrier, name, None)
+    if octets is None:
+        return
+    if isinstance(carrier, list):
+        carrier.append((name.encode(), _base64(octets)) if is_wire else (name, octets))
+        return
+    try:
+        carrier[name] = octets
+    except (AttributeError, TypeError):
+        carrier[name] = _base64(octets).decode()
+
+
+def _base64(octets: bytes) -> bytes:
+    return binascii.b2a_base64(octets, newline=False).rstrip(b"=")
+
+
+BINARY: Final = _Binary()

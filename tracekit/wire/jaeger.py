@@ -1,0 +1,181 @@
+"""Jaeger's own format.
+
+    uber-trace-id   = trace-id ":" span-id ":" parent-id ":" flags   ; ":" may come as "%3A"
+    trace-id        = 1*32HEX        ; lowercase, shorter ones are padded with zeros on the left, not all zeros
+    span-id         = 1*16HEX        ; likewise
+    parent-id       =                ; not looked at; "0" goes out
+    flags           = 1*2HEX         ; bit 0 sampled, 1 debug (with sampled only), 3 firehose
+    uberctx-<key>   = value          ; a label, URL-encoded; keys are lowercase
+    jaeger-baggage  = key "=" value *( "," key "=" value )     ; labels too, for requests by hand
+    jaeger-debug-id = value          ; without uber-trace-id: a new trace, sampled and debug
+
+Kept in ``extra["jaeger"]``, as pairs: ``flags``, all bits but sampled, in hex, and ``debug-id``. Deferred is not a word
+of this format: it goes out as not sampled. A trace id of 64 bits goes out in 16 digits.
+
+Labels are read up to 64 and 8192 bytes; a bad one is left out alone and counted in ``labels.dropped``. Not written, and
+counted in ``left_out``, are labels whose keys have upper case, and what this format has no place for: the properties of
+a label, and all members of one key but the last.
+
+Spec: https://www.jaegertracing.io/sdk-migration/#propagation-format
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from .._accel import (
+    MAX_LABEL_BYTES,
+    Sieve,
+    SpanContext,
+    collect,
+    escape_label,
+    ids_of,
+    is_label_key,
+    join_baggage,
+    make_remote,
+    parse_hex,
+    put,
+    unescape_label,
+)
+from .._errors import FormatError
+from .._labels import Labels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["JAEGER"]
+
+_PREFIX = "uberctx-"
+_LABELS = Sieve((), (_PREFIX,))
+_HEX = frozenset("0123456789abcdef")
+_PARTS = (("trace id", 32), ("span id", 16), ("parent id", 0), ("flags", 2))  # how many digits; 0: any text
+_SAMPLED = 0x01
+_DEBUG = 0x02
+_MAX_CHARS = 32 + 16 + 16 + 2 + 3 * len("%3A")
+_MAX_DEBUG_ID_CHARS = 256
+
+
+class _Jaeger:
+    name: Final = "jaeger"
+    fields: Final = ("uber-trace-id", "jaeger-debug-id", "jaeger-baggage")
+    prefixes: Final = (_PREFIX,)
+
+    def __init__(self) -> None:
+        self.left_out = 0  # how many labels, or parts of them, could not be written
+
+    def read(self, carrier: Any) -> SpanContext | None:
+        """Return the context that the fields hold: ids, or a decision from ``jaeger-debug-id``, or labels alone."""
+        if not hasattr(carrier, "items"):
+            carrier = list(carrier)  # it is gone through twice
+        ids, debug_id, baggage = collect(carrier, self.fields)
+        found = _LABELS.sift(carrier)
+        labels = None if baggage is None and found is None else _read_labels(baggage, found or {})
+        if ids is not None:
+            context = _parse(ids)
+        elif debug_id is not None:
+            context = make_remote(0, 0, _SAMPLED, {"jaeger": (("flags", "2"), ("debug-id", _parse_debug_id(debug_id)))})
+        else:
+            return SpanContext(labels=labels) if labels else None
+        return context.replace(labels=labels) if labels else context
+
+    def write(self, context: SpanContext, carrier: Any) -> None:
+        """Set what *context* has; without ids that is its debug id and its labels."""
+        trace_id, span_id = ids_of(context)
+        bits, debug_id = _words(context.extra.get("jaeger"))
+        text = None
+        if context.is_valid:
+            flags = bits | _SAMPLED if context.sampled else bits & ~_DEBUG
+            text = f"{trace_id:0{32 if trace_id >> 64 else 16}x}:{span_id:016x}:0:{flags:x}"
+            debug_id = None  # for who starts a trace
+        put(carrier, "uber-trace-id", text)
+        put(carrier, "jaeger-debug-id", debug_id and escape_label(debug_id))
+        put(carrier, "jaeger-baggage", None)
+        for name in _LABELS.sift(carrier) or ():
+            put(carrier, name, None)
+        labels = context.labels
+        if not labels:
+            return
+        places = len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
+        for key, value in labels.items():
+            if key == key.lower():
+                put(carrier, _PREFIX + key, escape_label(value))
+                places -= 1
+        self.left_out += places
+
+
+def _parse(value: str | list[str]) -> SpanContext:
+    if isinstance(value, list):
+        raise FormatError("uber-trace-id", f"{len(value)} values, must be one")
+    if len(value) > _MAX_CHARS:
+        raise FormatError("uber-trace-id", f"{len(value)} characters, must be {_MAX_CHARS} at most")
+    text = value.replace("%3A", ":").replace("%3a", ":")
+    parts = text.split(":")
+    if len(parts) != 4:
+        raise FormatError("uber-trace-id", "must be traceid:spanid:parentid:flags", value)
+    numbers = []
+    column = 1
+    for part, (what, digits) in zip(parts, _PARTS, strict=True):
+        if digits and not (0 < len(part) <= digits and _HEX.issuperset(part)):
+            reason = f"the {what} must be 1 to {digits} lowercase hex digits"
+            raise FormatError("uber-trace-id", reason, value, column if text == value else None)
+        numbers.append(int(part, 16) if digits else 0)
+        column += len(part) + 1
+    trace_id, span_id, _, flags = numbers
+    if not trace_id or not span_id:
+        raise FormatError("uber-trace-id", "ids must not be all zeros", value)
+    more = flags & ~(_SAMPLED if flags & _SAMPLED else _DEBUG)
+    return make_remote(trace_id, span_id, flags & _SAMPLED, {"jaeger": (("flags", f"{more:x}"),)} if more else None)
+
+
+def _parse_debug_id(value: str | list[str]) -> str:
+    if isinstance(value, list):
+        raise FormatError("jaeger-debug-id", f"{len(value)} values, must be one")
+    if not 0 < len(value) <= _MAX_DEBUG_ID_CHARS or not value.isascii():
+        raise FormatError("jaeger-debug-id", f"must be 1 to {_MAX_DEBUG_ID_CHARS} ASCII characters", value)
+    return _decode(value)
+
+
+def _words(extra: object) -> tuple[int, str | None]:
+    """Return the flags and the debug id in *extra*, which programs may have made themselves."""
+    bits, debug_id = 0, None
+    for pair in extra if isinstance(extra, tuple) else ():
+        match pair:
+            case ("flags", str(text)) if 0 < len(text) <= 2:
+                bits = parse_hex(text, len(text)) & ~_SAMPLED
+            case ("debug-id", str(text)) if text:
+                debug_id = text
+    return bits, debug_id
+
+
+def _read_labels(baggage: str | list[str] | None, fields: dict[str, str | list[str]]) -> Labels:
+    pairs = [*_split(baggage), *((name[len(_PREFIX) :], text) for name, text in fields.items())]
+    found: dict[str, str] = {}
+    bad = 0
+    for key, text in pairs:
+        if isinstance(text, str) and text.isascii() and is_label_key(key):
+            found[key.lower()] = _decode(text)
+        else:
+            bad += 1
+    # Members without keys are left out and counted.
+    return Labels.parse("=," * bad).merge(Labels(found))
+
+
+def _split(baggage: str | list[str] | None) -> Iterator[tuple[str, str]]:
+    if baggage is None:
+        return
+    text = join_baggage(baggage) if isinstance(baggage, list) else baggage
+    if len(text) > MAX_LABEL_BYTES:
+        yield "", text
+        return
+    for piece in text.split(","):
+        key, equals, value = piece.partition("=")
+        if piece.strip(" \t"):
+            yield key.strip(" \t") if equals else "", value.strip(" \t")
+
+
+def _decode(text: str) -> str:
+    # The clients for Go and Java write a space as "+", as in a form; what is really a plus is "%2B" by all of them.
+    return unescape_label(text.replace("+", " "))
+
+
+JAEGER: Final = _Jaeger()

@@ -1,0 +1,114 @@
+"""OpenTracing's basic format, of LightStep's tracers and OpenTelemetry's ``ottrace``.
+
+    ot-tracer-traceid = 1*32HEX             ; lowercase, shorter ones are padded with zeros on the left, not all zeros
+    ot-tracer-spanid  = 1*16HEX             ; likewise
+    ot-tracer-sampled = "true" / "false"    ; "1" and "0" are read too; absent: the receiver decides
+    ot-baggage-<key>  = value               ; a label, as it is; keys are lowercase
+
+Both ids or neither. A trace id of 64 bits goes out in 16 digits, any other whole, where peers cut it in half.
+
+Labels are read up to 64 and 8192 bytes; a bad one is left out alone and counted in ``labels.dropped``. Not written, and
+counted in ``left_out``, are labels whose keys have upper case, whose values are not printable ASCII or begin or end with
+a space, since nothing is encoded here, and what this format has no place for: the properties of a label, and all
+members of one key but the last.
+
+There is no spec but the first implementation: https://github.com/opentracing/basictracer-go/blob/master/propagation_ot.go
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .._accel import Sieve, SpanContext, collect, ids_of, is_label_key, make_remote, parse_hex, put
+from .._errors import FormatError
+from .._labels import Labels
+
+__all__ = ["OTTRACE"]
+
+_PREFIX = "ot-baggage-"
+_LABELS = Sieve((), (_PREFIX,))
+_DEFERRED = 0x100
+_DECISIONS = {"false": 0, "true": 1, "0": 0, "1": 1}
+
+
+class _OTTrace:
+    name: Final = "ottrace"
+    fields: Final = ("ot-tracer-traceid", "ot-tracer-spanid", "ot-tracer-sampled")
+    prefixes: Final = (_PREFIX,)
+
+    def __init__(self) -> None:
+        self.left_out = 0  # how many labels, or parts of them, could not be written
+
+    def read(self, carrier: Any) -> SpanContext | None:
+        """Return the context that the fields hold, or labels alone."""
+        if not hasattr(carrier, "items"):
+            carrier = list(carrier)  # it is gone through twice
+        found = collect(carrier, self.fields)
+        fields = _LABELS.sift(carrier)
+        labels = None if fields is None else _read_labels(fields)
+        if found == [None, None, None]:
+            return SpanContext(labels=labels) if labels else None
+        texts: list[str | None] = []
+        for field, value in zip(self.fields, found, strict=True):
+            if isinstance(value, list):
+                raise FormatError(field, f"{len(value)} values, must be one")
+            texts.append(value)
+        trace, span, sampled = texts
+        trace_id, span_id = _id("ot-tracer-traceid", trace, 32), _id("ot-tracer-spanid", span, 16)
+        decision = _DEFERRED
+        if sampled is not None:
+            if len(sampled) > 5 or sampled.lower() not in _DECISIONS:
+                raise FormatError("ot-tracer-sampled", "must be true or false", sampled)
+            decision = _DECISIONS[sampled.lower()]
+        context = make_remote(trace_id, span_id, decision)
+        return context.replace(labels=labels) if labels else context
+
+    def write(self, context: SpanContext, carrier: Any) -> None:
+        """Set ids and decision of a valid context, and the labels."""
+        trace_id, span_id = ids_of(context)
+        trace = span = sampled = None
+        if context.is_valid:
+            trace, span = f"{trace_id:0{32 if trace_id >> 64 else 16}x}", f"{span_id:016x}"
+            sampled = None if context.deferred else "true" if context.sampled else "false"
+        put(carrier, "ot-tracer-traceid", trace)
+        put(carrier, "ot-tracer-spanid", span)
+        put(carrier, "ot-tracer-sampled", sampled)
+        for name in _LABELS.sift(carrier) or ():
+            put(carrier, name, None)
+        labels = context.labels
+        if not labels:
+            return
+        places = len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
+        for key, value in labels.items():
+            if key == key.lower() and _is_plain(value):
+                put(carrier, _PREFIX + key, value)
+                places -= 1
+        self.left_out += places
+
+
+def _id(field: str, text: str | None, digits: int) -> int:
+    if text is None:
+        raise FormatError(field, "missing, and without it the others mean nothing")
+    number = parse_hex(text, len(text)) if 0 < len(text) <= digits else 0
+    if not number:
+        column = next((at for at, char in enumerate(text[:digits], 1) if char not in "0123456789abcdef"), None)
+        raise FormatError(field, f"must be 1 to {digits} lowercase hex digits, not all zeros", text, column)
+    return number
+
+
+def _read_labels(fields: dict[str, str | list[str]]) -> Labels:
+    found: dict[str, str] = {}
+    for name, text in fields.items():
+        key = name[len(_PREFIX) :]
+        if isinstance(text, str) and _is_plain(text) and is_label_key(key):
+            found[key] = text
+    # Members without keys are left out and counted.
+    return Labels.parse("=," * (len(fields) - len(found))).merge(Labels(found))
+
+
+def _is_plain(value: str) -> bool:
+    """Tell whether *value* comes out of a header as it went in."""
+    return value.isascii() and value.isprintable() and value == value.strip(" ")
+
+
+OTTRACE: Final = _OTTrace()
