@@ -9,9 +9,12 @@ SOURCES := pyproject.toml setup.py $(wildcard tracekit/_speedups*.p[yx][xi])
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
 
+# Both twins at the same time; the plain one's report is shown when the compiled one's is complete.
 test: $(VENV)/test
-	$(BIN)/python -m pytest
-	TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "not packaging"
+	@mkdir -p .cache
+	@TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "not packaging" >.cache/plain.log 2>&1 & plain=$$!; \
+	$(BIN)/python -m pytest; compiled=$$?; \
+	wait $$plain; status=$$?; cat .cache/plain.log; exit $$((compiled || status))
 
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .

@@ -178,3 +178,15 @@ def test_a_tree_keeps_equal_start_times_in_order_of_end(exporter):
 def test_the_public_names_are_documented():
     for name in testing.__all__:
         assert getattr(testing, name).__doc__
+
+
+def test_spans_that_share_an_id_since_nothing_is_sampled_are_a_tree_too(exporter):
+    parent = tracekit.span("a", parent=tracekit.SpanContext("a" * 32, "b" * 16, 0))
+    child = tracekit.span("b", parent=parent)
+    assert child.context == parent.context
+    assert span_tree([parent, child]) == f"a <- {'b' * 16}\n  b"
+
+
+def test_a_name_of_several_lines_is_one_line_of_the_tree(exporter):
+    tracekit.span("a\nb").end()
+    assert span_tree(exporter) == "a\\nb"

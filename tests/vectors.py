@@ -205,6 +205,11 @@ BAGGAGE = {
         [("SomeKey", "SomeValue", (("SomeProp", None),)), ("SomeKey2", "SomeValue2", (("ValueProp", "PropVal"),))],
         0,
     ),
+    "white space around properties without values": (
+        "k=v \t ;\tp ; q\t , j=w;\tr\t=\tx ;s ",
+        [("k", "v", (("p", None), ("q", None))), ("j", "w", (("r", "x"), ("s", None)))],
+        0,
+    ),
     "white space at the end": ("SomeKey \t = \t SomeValue \t ", [("SomeKey", "SomeValue", ())], 0),
     "equals signs in a value": ("SomeKey=SomeValue=equals", [("SomeKey", "SomeValue=equals", ())], 0),
     "equals signs in a property": ("k=v;p=a=b==", [("k", "v", (("p", "a=b=="),))], 0),

@@ -56,6 +56,9 @@ def use_formats(formats: Sequence[Format]) -> None:
     if tuple(formats) == DEFAULT_FORMATS:
         _sieve = None
         set_formats()  # the twins have these two in one
+    elif len(formats) == 1 and not getattr(formats[0], "prefixes", ()):
+        _sieve = None
+        set_formats(None, formats[0].read, formats[0].write)  # there is nothing to add up
     else:
         _sieve = Sieve(
             [field for format in formats for field in format.fields],

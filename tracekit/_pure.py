@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, final
 
 from ._attributes import MISSING, clean
+from ._errors import FormatError
 from ._outcome import close_with, exception_attributes
 from ._pure_codecs import (
     MAX_LABEL_BYTES,
@@ -728,7 +729,10 @@ def set_formats(
     read: Callable[[Any], SpanContext | None] = read_w3c,
     write: Callable[[SpanContext, Any], None] = write_w3c,
 ) -> None:
-    """Have ``extract()`` call *read* with what *sieve* finds, and ``inject()`` call *write*; without arguments, W3C's."""
+    """Have ``extract()`` call *read*, and ``inject()`` call *write*; without arguments, W3C's.
+
+    *read* gets what *sieve* finds in the carrier, or, without one, the carrier.
+    """
     global _formats
     _formats = (sieve, read, write)
 
@@ -745,10 +749,14 @@ def extract(carrier: Any) -> SpanContext | None:
             raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
         carrier = list(carrier)  # every format reads it from the start
     sieve, read, _ = _formats
-    if sieve is None:
+    if sieve is not None:
+        carrier = sieve.sift(carrier)
+        if carrier is None:
+            return None
+    try:
         return read(carrier)
-    fields = sieve.sift(carrier)
-    return None if fields is None else read(fields)
+    except FormatError:
+        return None
 
 
 def inject(carrier: C, context: SpanContext | Span | None = None) -> C:

@@ -36,7 +36,7 @@ HEX: Final = frozenset("0123456789abcdef")
 def parse_hex(text: str, digits: int) -> int:
     """Return the id that *text* spells, or 0 if it is not *digits* lowercase hex digits."""
     # int(text, 16) alone would also take "_", "+", spaces and full-width digits.
-    if len(text) != digits or not HEX.issuperset(text):
+    if len(text) != digits or not text or not HEX.issuperset(text):
         return 0
     return int(text, 16)
 

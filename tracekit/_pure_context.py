@@ -503,7 +503,7 @@ def encode_binary(context: SpanContext) -> bytes:
     if not context._flags & DEFERRED:
         octets += b"\x02" + bytes([context._flags & SAMPLED])
     tail = None if context._extra is None else context._extra.get("grpc_bin")
-    return octets + tail if isinstance(tail, bytes) else octets
+    return octets + tail if isinstance(tail, bytes) and tail[:1] > b"\2" else octets
 
 
 MAX_BINARY_BYTES: Final = 512

@@ -23,7 +23,7 @@ from contextvars import ContextVar as _ContextVar
 from types import MappingProxyType as _MappingProxyType
 
 from ._attributes import MISSING as _MISSING, clean as _clean_value
-from ._errors import bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
+from ._errors import FormatError as _FormatError, bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
 from ._outcome import close_with as _close_with, exception_attributes as _exception_attributes
 from ._records import (
     DEFAULT_LIMITS as _DEFAULT_LIMITS,
@@ -771,7 +771,10 @@ cdef Sieve _sieve = None
 
 
 def set_formats(Sieve sieve=None, read=None, write=None):
-    """Have ``extract()`` call *read* with what *sieve* finds, and ``inject()`` call *write*; without arguments, W3C's."""
+    """Have ``extract()`` call *read*, and ``inject()`` call *write*; without arguments, W3C's.
+
+    *read* gets what *sieve* finds in the carrier, or, without one, the carrier.
+    """
     global _sieve, _read, _write
     _sieve, _read, _write = sieve, read, write
 
@@ -787,10 +790,16 @@ def extract(carrier):
         if isinstance(carrier, (str, bytes)) or not hasattr(carrier, "__iter__"):
             raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
         carrier = list(carrier)  # every format reads it from the start
-    if _sieve is None:
+    if _read is None:
         return _read_w3c(carrier)
-    fields = _sieve.sift(carrier)
-    return None if fields is None else _read(fields)
+    if _sieve is not None:
+        carrier = _sieve.sift(carrier)
+        if carrier is None:
+            return None
+    try:
+        return _read(carrier)
+    except _FormatError:
+        return None
 
 
 def inject(carrier, context=None):

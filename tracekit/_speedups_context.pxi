@@ -535,7 +535,7 @@ def encode_binary(context):
         out[27] = 2
         out[28] = plain.bits & SAMPLED
     tail = None if plain._extra is None else plain._extra.get("grpc_bin")
-    return octets + tail if type(tail) is bytes else octets
+    return octets + tail if type(tail) is bytes and tail[:1] > b"\2" else octets
 
 
 def decode_tags(bytes octets not None):

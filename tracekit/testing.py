@@ -127,12 +127,13 @@ def span_tree(spans: Iterable[Span]) -> str:
     while waiting:
         span, depth = waiting.pop()
         lines.append("  " * depth + _line(span, known))
-        waiting += [(child, depth + 1) for child in reversed(children.get(span.context.span_id, []))]
+        # Taken out: where nothing is sampled, a span and its child have the same id.
+        waiting += [(child, depth + 1) for child in reversed(children.pop(span.context.span_id, []))]
     return "\n".join(lines)
 
 
 def _line(span: Span, known: dict[str, Span]) -> str:
-    line = span.name
+    line = span.name if span.name.isprintable() else ascii(span.name)[1:-1]
     if span.status.code != "unset":
         line += f" [{span.status.code}]"
     if span.parent is not None and span.parent.span_id not in known:

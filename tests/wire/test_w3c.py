@@ -19,8 +19,34 @@ from ..vectors import (
     TRACEPARENT,
 )
 from ..vectors import BAGGAGE as BAGGAGE_TEXTS
+from .vector_files import cases, check_extract, check_read, check_write, good_cases, load
 
 LABELS = Labels({"plan": "pro"})
+FORMATS = {format.name: format for format in (TRACECONTEXT, BAGGAGE)}
+
+
+@pytest.mark.parametrize("case", cases("w3c"))
+def test_it_reads_what_the_vector_says(case):
+    check_read(FORMATS[case.format], case)
+    check_extract(FORMATS[case.format], case)
+
+
+@pytest.mark.parametrize("case", cases("w3c", "tracecontext"))
+def test_both_twins_read_what_the_vector_says(twin, case):
+    check_read(TRACECONTEXT, case, twin.read_tracecontext)
+
+
+@pytest.mark.parametrize("case", good_cases("w3c"))
+def test_what_was_read_goes_out_again(case):
+    check_write(FORMATS[case.format], case)
+
+
+def test_the_vectors_for_others_are_the_tables():
+    texts = {str(value) for case in load("w3c") for value in case.carrier.values()}
+    rows = (*GOOD_TRACEPARENTS.values(), *BAD_TRACEPARENTS.values(), *GOOD_STATES.values(), *BAD_STATES.values())
+    for text in [row[0] for row in (*rows, *BAGGAGE_TEXTS.values())]:
+        assert text in texts or len(text) > 100_000
+    assert any(len(text) > 16_000 for text in texts)
 
 
 @pytest.mark.parametrize("name", GOOD_TRACEPARENTS)

@@ -14,8 +14,8 @@ written, but base64 to what is closer to the wire: names of bytes, or headers th
 What follows an unknown field is kept as ``extra["grpc_bin"]`` and goes out again. Tags are labels; bad tags never
 cost the ids. A tag whose key is no token is left out and counted in ``labels.dropped``. Not written, and counted in
 ``left_out``, are labels over 255 characters or not in printable ASCII, for which a peer must refuse all tags, what is
-past 8192 bytes, and what this format has no place for: the properties of a label, and all members of one key but
-the last.
+past 8192 bytes, what is kept but cannot stand behind the ids within 512, and what this format has no place for: the
+properties of a label, and all members of one key but the last.
 
 Spec: https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md
 """
@@ -50,7 +50,7 @@ class _Binary:
     fields: Final = ("grpc-trace-bin", "grpc-tags-bin")
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many labels, or parts of them, could not be written
+        self.left_out = 0  # how many labels, parts of them or tails could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context that the two entries hold, or labels alone; None if there is neither."""
@@ -71,6 +71,10 @@ class _Binary:
 
     def write(self, context: SpanContext, carrier: Any) -> None:
         """Set ``grpc-trace-bin`` of a valid context, and ``grpc-tags-bin`` where there are labels."""
+        tail = context.extra.get("grpc_bin")
+        if tail and not _is_tail(tail, _MAX_BYTES - (27 if context.deferred else 29)):
+            context = context.replace(extra={})
+            self.left_out += 1
         _put(carrier, "grpc-trace-bin", encode_binary(context) if context.is_valid else None)
         octets, labels = None, context.labels
         if labels:
@@ -78,6 +82,11 @@ class _Binary:
             kept = len(decode_tags(octets) or ())
             self.left_out += len(labels.members) + sum([len(properties) for _, _, properties in labels.members]) - kept
         _put(carrier, "grpc-tags-bin", octets if octets != b"\0" else None)
+
+
+def _is_tail(tail: object, room: int) -> bool:
+    """Tell whether *tail* begins with an unknown field, else it would be read as ids."""
+    return isinstance(tail, bytes) and tail[0] > 2 and len(tail) <= room
 
 
 def _is_tag(key: str, value: str) -> bool:

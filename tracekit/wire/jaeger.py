@@ -13,8 +13,8 @@ Kept in ``extra["jaeger"]``, as pairs: ``flags``, all bits but sampled, in hex, 
 of this format: it goes out as not sampled. A trace id of 64 bits goes out in 16 digits.
 
 Labels are read up to 64 and 8192 bytes; a bad one is left out alone and counted in ``labels.dropped``. Not written, and
-counted in ``left_out``, are labels whose keys have upper case, and what this format has no place for: the properties of
-a label, and all members of one key but the last.
+counted in ``left_out``, are labels whose keys have upper case, a debug id over 256 characters as it is encoded, and what
+this format has no place for: the properties of a label, and all members of one key but the last.
 
 Spec: https://www.jaegertracing.io/sdk-migration/#propagation-format
 """
@@ -61,7 +61,7 @@ class _Jaeger:
     prefixes: Final = (_PREFIX,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many labels, or parts of them, could not be written
+        self.left_out = 0  # how many labels, parts of them or debug ids could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context that the fields hold: ids, or a decision from ``jaeger-debug-id``, or labels alone."""
@@ -88,7 +88,11 @@ class _Jaeger:
             text = f"{trace_id:0{32 if trace_id >> 64 else 16}x}:{span_id:016x}:0:{flags:x}"
             debug_id = None  # for who starts a trace
         put(carrier, "uber-trace-id", text)
-        put(carrier, "jaeger-debug-id", debug_id and escape_label(debug_id))
+        debug_id = debug_id and escape_label(debug_id)
+        if debug_id and len(debug_id) > _MAX_DEBUG_ID_CHARS:
+            debug_id = None
+            self.left_out += 1
+        put(carrier, "jaeger-debug-id", debug_id)
         put(carrier, "jaeger-baggage", None)
         for name in _LABELS.sift(carrier) or ():
             put(carrier, name, None)
@@ -130,9 +134,10 @@ def _parse(value: str | list[str]) -> SpanContext:
 def _parse_debug_id(value: str | list[str]) -> str:
     if isinstance(value, list):
         raise FormatError("jaeger-debug-id", f"{len(value)} values, must be one")
-    if not 0 < len(value) <= _MAX_DEBUG_ID_CHARS or not value.isascii():
-        raise FormatError("jaeger-debug-id", f"must be 1 to {_MAX_DEBUG_ID_CHARS} ASCII characters", value)
-    return _decode(value)
+    text = _decode(value) if len(value) <= 3 * _MAX_DEBUG_ID_CHARS and value.isascii() else ""
+    if not 0 < len(escape_label(text)) <= _MAX_DEBUG_ID_CHARS:
+        raise FormatError("jaeger-debug-id", f"must be 1 to {_MAX_DEBUG_ID_CHARS} characters, URL-encoded", value)
+    return text
 
 
 def _words(extra: object) -> tuple[int, str | None]:

@@ -1,0 +1,45 @@
+"""What a pickle or a program may have put into ``extra``, and what must not come of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+
+import tracekit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_TEXTS = st.text('aZ019?-_:;,=%/ \t"\\\r\n\0\x7f\xe9\u212a\uff11\udc80', max_size=12)
+_PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=8) | _TEXTS
+_NESTED = st.recursive(
+    _PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple) | st.dictionaries(_TEXTS, inner),
+    max_leaves=8,
+)
+
+
+def extras(words: Sequence[str]) -> st.SearchStrategy[Any]:
+    """Return anything plain, and above all pairs of what looks like *words*, which the format knows."""
+    word = st.sampled_from(words) | _TEXTS | st.builds(str.__add__, st.sampled_from(words), _TEXTS)
+    return word | st.lists(st.tuples(word, word) | _NESTED, max_size=5).map(tuple) | _NESTED
+
+
+def write_hostile(format: Any, context: Any, extra: Any) -> Any:
+    """Write *context* with *extra*, demand legal headers that say the same of the context, and return what they say."""
+    carrier: dict[str, Any] = {}
+    format.write(context.replace(extra={format.name: extra}), carrier)
+    for text in carrier.values():
+        assert text.isascii()
+        assert text.isprintable()
+        assert text == text.strip(" ")
+        assert text
+    tracekit.configure(formats=[format])
+    again = tracekit.extract([(name.encode(), text.encode()) for name, text in carrier.items()])
+    assert again is not None
+    assert (again.id, again.sampled, again.deferred) == (context.id, context.sampled, context.deferred)
+    carried: dict[str, Any] = {}
+    format.write(again, carried)
+    assert carried == carrier
+    return again

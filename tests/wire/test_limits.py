@@ -1,0 +1,94 @@
+"""Every field of every format has a limit, and what is past it is refused before it is parsed: at no cost of its size."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+
+import tracekit
+from tracekit import FormatError
+from tracekit.wire import cloudtrace, seed_header, server_timing, xray
+
+from ..fuzz import CARRIERS, CONFIGURED, FORMATS, NAMES
+
+MEBIBYTE = 1 << 20
+HEADERS = [name for name in NAMES if name != "environ"]
+
+
+def fields_of(format):
+    return [*format.fields, *(f"{prefix}key" for prefix in getattr(format, "prefixes", ()))]
+
+
+def good(name):
+    """A carrier that the format reads, so that a field is not passed over for lack of another."""
+    carriers = [carrier for carrier in CARRIERS[name, True] if len({key.lower() for key, _ in carrier}) == len(carrier)]
+    return {key.lower(): text for key, text in max(carriers, key=len)}
+
+
+def held_while(function, *arguments):
+    """How many octets *function* holds at most, whatever it returns or raises."""
+    tracemalloc.start()
+    try:
+        function(*arguments)
+    except FormatError:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("fill", ["0", "a", "f0", " ", ",", ";", "a=1,", "a=1;", "-", '"', "%41", "\xe9", "\uff11"])
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("twin", FORMATS)
+def test_a_mebibyte_in_one_field_is_not_copied_not_even_in_pieces(twin, name, fill):
+    format = FORMATS[twin][name]
+    for field in fields_of(format):
+        carrier = good(name) | {field: fill * (MEBIBYTE // len(fill))}
+        assert held_while(format.read, carrier) < MEBIBYTE // 2
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("twin", FORMATS)
+def test_neither_are_many_small_values_of_one_field(twin, name):
+    format = FORMATS[twin][name]
+    for field in fields_of(format):
+        pairs = [*good(name).items(), *[(field, "a=1")] * 10_000]
+        listed = held_while(list, [None] * 10_000)
+        # All that is made of them is the list that says how many they are, which grows by an eighth at a time.
+        assert held_while(format.read, pairs) < 3 * listed
+
+
+@pytest.mark.parametrize(
+    ("module", "parsers"),
+    [
+        (cloudtrace, ["parse_hex", "parse_decimal", "make_remote"]),
+        (seed_header, ["parse_hex", "parse_decimal", "make_remote"]),
+        (server_timing, ["parse_traceparent", "_METRIC", "_PARAMETER"]),
+        (xray, ["parse_hex", "make_remote", "_number", "_DECISIONS"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_no_parser_sees_a_mebibyte(monkeypatch, module, parsers):
+    (format,) = [getattr(module, name) for name in module.__all__]
+    for parser in parsers:
+        monkeypatch.delattr(module, parser)
+    with pytest.raises(FormatError, match=r"1048576 characters, must be \d+ at most"):
+        format.read({format.fields[0]: "0" * MEBIBYTE})
+
+
+@pytest.mark.parametrize("format", CONFIGURED, ids=HEADERS)
+def test_with_all_formats_configured_a_mebibyte_is_not_taken_from_the_carrier(format):
+    tracekit.configure(formats=CONFIGURED)
+    for field in fields_of(format):
+        carrier = {field: "0" * MEBIBYTE}
+        assert held_while(tracekit.extract, carrier) < 65_536
+        assert tracekit.extract(carrier) is None
+
+
+def test_a_format_that_parses_first_is_found_out():
+    def read(carrier):
+        return [piece.partition("=") for piece in carrier["field"].split(",")]
+
+    assert held_while(read, {"field": "a=1," * (MEBIBYTE // 4)}) > MEBIBYTE
