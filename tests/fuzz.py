@@ -1,28 +1,37 @@
 """Throw mutated and random headers at both twins: ``python -m tests.fuzz --inputs 200000 --seed 1``.
 
-Each input is one carrier. For each, both twins must give the same value or the same ``FormatError``, which must be
-what the grammar, written here once more as regular expressions, says; ``extract`` must not raise; and what goes
-out again must be a legal header that reads the same. Input *n* of a seed is always the same: ``--first n --inputs 1``.
+Each input is one carrier. Every other one has W3C's fields: both twins must give the same value or the same
+``FormatError``, which must be what the grammar, written here once more as regular expressions, says. The rest have
+the fields of one format of all: it must do the same on both twins and raise nothing but ``FormatError``, and, with all
+formats configured, ``extract`` must not raise. What goes out again must be legal headers that read the same, whatever
+hostile words the context has. Input *n* of a seed is always the same: ``--first n --inputs 1``.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import importlib.util
+import pkgutil
 import random
 import re
 import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tracekit
-from tracekit import FormatError, Labels
+from tracekit import FormatError, Labels, _propagation, wire
 from tracekit.wire.w3c import BAGGAGE, TRACECONTEXT
 
 from . import vectors
 from .vectors import TWINS
+from .wire.vector_files import DIRECTORY, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from types import ModuleType
 
 FIELDS = ("traceparent", "tracestate", "baggage")
 
@@ -36,6 +45,7 @@ _TOKEN = r"[!#$%&'*+\-.^_`|~0-9a-zA-Z]+"
 _VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"
 _LABEL = re.compile(rf"{_TOKEN}[ \t]*=[ \t]*{_VALUE}(?:[ \t]*;[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*{_VALUE})?)*[ \t]*")
 _SENT = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
+_SENT_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 
 _GOOD = {
     "traceparent": [row[0] for row in vectors.GOOD_TRACEPARENTS.values()],
@@ -86,6 +96,51 @@ _JUNK = [
     ("baggage", None),
     object(),
 ]
+
+
+def formats_on(twin: ModuleType) -> dict[str, Any]:
+    """Return every format of ``tracekit.wire`` by its name, made anew on *twin*, whichever of them the package uses."""
+    found: dict[str, Any] = {}
+    used = sys.modules["tracekit._accel"]
+    sys.modules["tracekit._accel"] = twin
+    try:
+        for info in pkgutil.iter_modules(wire.__path__):
+            spec = importlib.util.spec_from_file_location(
+                f"tracekit.wire.{info.name}", Path(wire.__path__[0], f"{info.name}.py")
+            )
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            constants = [getattr(module, name) for name in module.__all__ if name.isupper()]
+            found.update({constant.name: constant for constant in constants})
+    finally:
+        sys.modules["tracekit._accel"] = used
+    return found
+
+
+FORMATS = {name: formats_on(twin) for name, twin in TWINS.items()}
+NAMES = sorted(FORMATS["plain"])
+# The environment has names of its own, and is no header.
+CONFIGURED = [
+    format for name, format in sorted(formats_on(TWINS[tracekit.IMPLEMENTATION]).items()) if name != "environ"
+]
+CARRIERS: dict[tuple[str, bool], list[list[tuple[str, str]]]] = {
+    (name, is_good): [] for name in NAMES for is_good in (True, False)
+}
+for file in sorted(DIRECTORY.glob("*.json")):
+    for case in load(file.stem):
+        CARRIERS[case.format, case.context is not None].append(
+            [
+                (name, text.decode("latin-1") if isinstance(text, bytes) else text)
+                for name, value in case.carrier.items()
+                for text in (value if isinstance(value, list) else [value])
+            ]
+        )
+_CHUNK = 20_000
+_WORDS = sorted(
+    {text for carriers in CARRIERS.values() for carrier in carriers for _, text in carrier if len(text) < 80}
+)
 
 
 class Text(str):
@@ -171,6 +226,54 @@ def make_carrier(rng: random.Random) -> list[Any]:
     return pairs
 
 
+def make_fields(rng: random.Random, name: str) -> list[Any]:
+    """Return a carrier of the format *name*, a vector but for a few changes, as a list of pairs."""
+    pairs: list[Any] = []
+    for field, text in rng.choice(CARRIERS[name, rng.random() < 0.8]):
+        dice = rng.random()
+        if dice < 0.03:
+            continue
+        if dice < 0.06:
+            text = rng.choice(_WORDS)
+        elif dice < 0.09:
+            text = _random_text(rng)
+        elif dice < 0.092:
+            text *= 1000
+        elif dice < 0.1:
+            pairs.append((field, text))
+        for _ in range(rng.choice([0, 0, 0, 1, 1, 2, 4])):
+            text = _mutated(rng, text)
+        if dice > 0.98:
+            field = _mutated(rng, field)
+        pairs.append((field, text))
+    dice = rng.random()
+    if dice < 0.2 and name != "environ":
+        pairs = [(rng.choice([field.title(), field.upper()]), text) for field, text in pairs]
+    elif dice < 0.4 and name != "environ":
+        pairs = [(_encoded(field), _encoded(text)) for field, text in pairs]
+    elif dice < 0.5 and name == "grpc_bin":
+        pairs = [(field, base64.b64encode(_encoded(text)).decode()) for field, text in pairs]
+    return pairs
+
+
+def make_words(rng: random.Random) -> Any:
+    """Return what a pickle or a program may have made of a format's extra words."""
+    words = [_mutated(rng, rng.choice(_WORDS)) for _ in range(4)]
+    key = rng.choice(["priority", "origin", "tags", "flags", "debug-id", "Sampled", words[0]])
+    match rng.randrange(8):
+        case 0:
+            octets = rng.randbytes(rng.choice([1, 9, 17, 500]))
+            return rng.choice([words[0], words[0].encode("utf-8", "surrogatepass"), octets, "3", "d", *_JUNK])
+        case 1:
+            return rng.choice([words, [(key, words[1])], dict.fromkeys(words), tuple(_JUNK)])
+        case 2:
+            return (("tags", f"_dd.p.a={words[2]},_dd.p.b=c"), ("origin", words[3]))
+        case 3:
+            return (("Sampled", "?"), (key, words[1]), (words[2], words[3]))
+        case _:
+            return ((key, words[1]), tuple(words[2:]))
+
+
 def make_shape(pairs: list[Any], rng: random.Random) -> Callable[[], Any]:
     """Return what makes one carrier, time and again, of some shape from *pairs*."""
     named = [pair for pair in pairs if isinstance(pair, tuple) and len(pair) == 2 and pair[0] is not None]
@@ -200,7 +303,8 @@ def fields_of(context: Any) -> Any:
     """Return all that *context*, of either twin, holds."""
     if context is None:
         return None
-    return context.id, context.flags, context.deferred, str(context.state), context.labels.members, context.is_remote
+    state, labels = str(context.state), context.labels.members
+    return context.id, context.flags, context.deferred, state, labels, context.is_remote, dict(context.extra)
 
 
 def outcome(function: Any, subject: Any, *arguments: Any) -> Any:
@@ -213,7 +317,7 @@ def outcome(function: Any, subject: Any, *arguments: Any) -> Any:
             raise Mismatch(f"a message unfit for a log: {message[:1000]!a}") from error
         return f"FormatError: {message}"
     except Exception as error:
-        raise Mismatch(f"{function.__name__} raised {error!r}") from error
+        raise Mismatch(f"{getattr(function, '__name__', function)} raised {error!r}") from error
 
 
 def _same(function: str, subject: Any, *arguments: Any, view: Any = None) -> Any:
@@ -298,25 +402,131 @@ def check_carrier(make: Callable[[], Any], verdicts: Counter[str]) -> None:
     _expect(fields_of(again) == (ids, flags & 3, *rest), "what went out comes in otherwise", sent, make())
 
 
-def run(*, seed: int, inputs: int, first: int = 0, progress: Any = None) -> Counter[str]:
+def check_format(name: str, make: Callable[[], Any], words: Any, verdicts: Counter[str]) -> None:
+    """Read one carrier by one format on both twins, and send on what was found, with hostile *words* too."""
+    contexts = {twin: outcome(formats[name].read, make) for twin, formats in FORMATS.items()}
+    read = _agreed(
+        f"{name}.read", (found if isinstance(found, str) else fields_of(found) for found in contexts.values())
+    )
+    verdicts[f"{name} {'refused' if isinstance(read, str) else 'read' if read else 'absent'}"] += 1
+    if not isinstance(read, tuple):
+        return
+    for formats in FORMATS.values():
+        formats[name].left_out = 0
+    sent = _written(name, contexts, verdicts)
+    is_whole = _agreed(f"{name}.left_out", [formats[name].left_out for formats in FORMATS.values()]) == 0
+    again = {twin: outcome(formats[name].read, sent) for twin, formats in FORMATS.items()}
+    said = _agreed(f"{name}.read", (None if isinstance(found, str) else _said(found) for found in again.values()))
+    wanted = _said(next(iter(contexts.values())))
+    if said is None or wanted is None or is_whole:
+        _expect(said == wanted or not is_whole, f"{name}: what went out comes in otherwise", sent, make())
+    else:
+        verdicts["fields left out"] += 1
+        _expect(said[:3] == wanted[:3], f"{name}: what went out comes in otherwise", sent, make())
+    if said is None:
+        return
+    _expect(_written(name, again, verdicts) == sent, f"{name}: what went out goes out otherwise", sent, make())
+    hostile = {twin: context.replace(extra={name: words}) for twin, context in contexts.items()}
+    sent = _written(name, hostile, verdicts)
+    for twin, formats in FORMATS.items():
+        found = outcome(formats[name].read, sent)
+        _expect(not isinstance(found, str), f"{name}: what hostile words made is bad", sent, words, found)
+        _expect(found is None or found.id == hostile[twin].id, f"{name}: hostile words change the ids", sent, words)
+
+
+def _written(name: str, contexts: dict[str, Any], verdicts: Counter[str]) -> dict[str, Any]:
+    """Return what *contexts*, one of each twin, write, which must be the same and legal."""
+    carriers: list[dict[str, Any]] = []
+    for twin, context in contexts.items():
+        carriers.append({})
+        found = outcome(FORMATS[twin][name].write, context, carriers[-1])
+        _expect(found is None, f"{name}.write raised", found)
+    for field, text in _agreed(f"{name}.write", carriers).items():
+        _expect(name == "environ" or bool(_SENT_NAME.fullmatch(field)), "an illegal name goes out", field, text)
+        _expect(_is_legal(text), "an illegal header goes out", field, text)
+        verdicts["fields written"] += 1
+    return carriers[0]
+
+
+def _is_legal(text: str | bytes) -> bool:
+    # gRPC's entries that end in -bin may be any octets; a label may be empty.
+    return isinstance(text, bytes) or text == "" or _SENT.fullmatch(text) is not None
+
+
+def _said(context: Any) -> Any:
+    """Return what of *context* a format has to say again: not which labels it left out, nor what was malformed."""
+    if context is None:
+        return None
+    id, flags, deferred, state, labels, _, extra = fields_of(context)
+    if "datadog" in extra:
+        kept = tuple(pair for pair in extra["datadog"] if pair[0] != "error")
+        extra = {"datadog": kept} if kept else {}
+    return id, flags & 1, deferred, state, labels, extra
+
+
+def _agreed(what: str, outcomes: Iterable[Any]) -> Any:
+    first, *others = outcomes
+    for found in others:
+        if found != first:
+            raise Mismatch(f"{what}: {ascii(first)[:500]} is not {ascii(found)[:500]}")
+    return first
+
+
+def check_all(make: Callable[[], Any], verdicts: Counter[str]) -> None:
+    """Read one carrier with all formats configured, and send on what was found."""
+    context = outcome(tracekit.extract, make)
+    _expect(not isinstance(context, str), "it raised", context, make())
+    if context is None:
+        return
+    sent: dict[str, Any] = tracekit.inject({}, context)
+    for name, text in sent.items():
+        _expect(_is_legal(text), "an illegal header goes out", name, text)
+    if context.id != bytes(24):
+        verdicts["extracted with all formats"] += 1
+        again = tracekit.extract(list(sent.items()))
+        _expect(again is not None and again.id == context.id, "what went out comes in otherwise", sent, make())
+
+
+def check_w3c(pairs: list[Any], rng: random.Random, verdicts: Counter[str]) -> None:
+    """Check the W3C formats with *pairs*, as they are and in some other shape."""
+    for pair in pairs:
+        if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], str | bytes):
+            check_text(pair[1] if isinstance(pair[1], str) else pair[1].decode("latin-1"), verdicts)
+    check_carrier(lambda: pairs, verdicts)
+    check_carrier(make_shape(pairs, rng), verdicts)
+
+
+def check_fields(name: str, pairs: list[Any], rng: random.Random, verdicts: Counter[str]) -> None:
+    """Check the format *name* with *pairs*, and all formats with these and more."""
+    if name == "environ":
+        check_format(name, lambda: dict(pairs), make_words(rng), verdicts)
+        return
+    check_format(name, make_shape(pairs, rng), make_words(rng), verdicts)
+    more = make_fields(rng, rng.choice(NAMES)) if rng.random() < 0.5 else make_carrier(rng)
+    _propagation.use_formats(CONFIGURED)
+    try:
+        check_all(make_shape(pairs + more, rng), verdicts)
+    finally:
+        _propagation.use_formats(_propagation.DEFAULT_FORMATS)
+
+
+def run(*, seed: int, inputs: int, first: int = 0) -> Counter[str]:
     """Check *inputs* carriers, and return how often each verdict came. Raises ``Mismatch`` that names the input."""
     verdicts: Counter[str] = Counter()
     for number in range(first, first + inputs):
         rng = random.Random(f"{seed}/{number}")
-        pairs = make_carrier(rng)
+        name = NAMES[number // 2 % len(NAMES)]
+        pairs = make_fields(rng, name) if number % 2 else make_carrier(rng)
         try:
-            for pair in pairs:
-                if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], str | bytes):
-                    check_text(pair[1] if isinstance(pair[1], str) else pair[1].decode("latin-1"), verdicts)
-            check_carrier(lambda: pairs, verdicts)  # noqa: B023 - it does not outlive the loop
-            check_carrier(make_shape(pairs, rng), verdicts)
+            if number % 2:
+                check_fields(name, pairs, rng, verdicts)
+            else:
+                check_w3c(pairs, rng, verdicts)
         except Mismatch as error:
             error.add_note(
                 f"again: python -m tests.fuzz --seed {seed} --first {number} --inputs 1\n{ascii(pairs)[:2000]}"
             )
             raise
-        if progress is not None and (number - first + 1) % 20_000 == 0:
-            progress(number - first + 1)
     verdicts["inputs"] = inputs
     return verdicts
 
@@ -326,18 +536,24 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=200_000, help="how many carriers (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="same seed, same inputs (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the number of the first input (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, help="how many processes (default: one for each processor)")
     arguments = parser.parse_args()
-    print(f"twins: {', '.join(TWINS)}; seed {arguments.seed}", flush=True)
-    try:
-        verdicts = run(
-            seed=arguments.seed,
-            inputs=arguments.inputs,
-            first=arguments.first,
-            progress=lambda done: print(f"{done} inputs", flush=True),
-        )
-    except Mismatch as error:
-        print("\n".join([f"mismatch: {error}", *error.__notes__]), file=sys.stderr)
-        return 1
+    print(f"twins: {', '.join(TWINS)}; formats: {', '.join(NAMES)}; seed {arguments.seed}", flush=True)
+    verdicts: Counter[str] = Counter()
+    end = arguments.first + arguments.inputs
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        tasks = [
+            pool.submit(run, seed=arguments.seed, inputs=min(_CHUNK, end - first), first=first)
+            for first in range(arguments.first, end, _CHUNK)
+        ]
+        try:
+            for task in tasks:
+                verdicts += task.result()
+                print(f"{verdicts['inputs']} inputs", flush=True)
+        except Mismatch as error:
+            pool.shutdown(cancel_futures=True)
+            print("\n".join([f"mismatch: {error}", *error.__notes__]), file=sys.stderr)
+            return 1
     for verdict, count in sorted(verdicts.items()):
         print(f"{count:10} {verdict}")
     print("no mismatch")

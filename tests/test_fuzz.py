@@ -1,23 +1,41 @@
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tracekit import _pure
+from tracekit import _propagation, _pure, wire
+from tracekit._accel import collect
 
 from . import fuzz
 
 
-def test_20000_mutated_headers_get_the_same_verdict_from_both_twins_and_never_an_error():
+def test_20000_mutated_carriers_get_the_same_verdict_from_both_twins_and_never_an_error():
     verdicts = fuzz.run(seed=2, inputs=20_000)
     assert verdicts["inputs"] == 20_000
     # Neither all good nor all bad, or it would show little.
     for verdict in ("traceparent", "tracestate"):
-        assert verdicts[f"{verdict} good"] > 2_000
-        assert verdicts[f"{verdict} bad"] > 2_000
+        assert verdicts[f"{verdict} good"] > 1_000
+        assert verdicts[f"{verdict} bad"] > 1_000
     for verdict in ("extracted", "read", "refused", "absent", "baggage members", "baggage members left out"):
         assert verdicts[verdict] > 1_000
+    for name in fuzz.NAMES:
+        assert verdicts[f"{name} read"] > 100
+        assert verdicts[f"{name} refused"] > 100 or name == "baggage", "a bad member is left out alone"
+    assert verdicts["extracted with all formats"] > 3_000
+    assert verdicts["fields written"] > 10_000
+
+
+def test_every_format_is_there_on_every_twin():
+    assert set(fuzz.FORMATS) == set(fuzz.TWINS)
+    for name, formats in fuzz.FORMATS.items():
+        context = formats["xray"].read({"x-amzn-trace-id": "Root=1-5759e988-bd862e3fe1be46a994272793"})
+        assert type(context) is fuzz.TWINS[name].SpanContext
+    modules = {file.stem for file in Path(wire.__path__[0]).glob("*.py")} - {"__init__"}
+    assert len(fuzz.NAMES) == len(modules) + 2, "all have one but w3c and b3"
+    assert set(_propagation._NAMES) <= set(fuzz.NAMES)
 
 
 def _lenient(text):
@@ -52,6 +70,76 @@ def test_a_twin_that_differs_is_found_out(monkeypatch, name, fault):
     monkeypatch.setattr(fuzz, "TWINS", {"plain": _pure, "faulty": faulty})
     with pytest.raises(fuzz.Mismatch) as caught:
         fuzz.run(seed=2, inputs=5_000)
+    assert "again: python -m tests.fuzz --seed 2 --first " in caught.value.__notes__[0]
+
+
+class Faulty:
+    """A format that is right but for one thing."""
+
+    def __init__(self, format, **faults):
+        vars(self).update({name: functools.partial(fault, format) for name, fault in faults.items()}, _format=format)
+
+    def __getattr__(self, name):
+        return getattr(self._format, name)
+
+    def __setattr__(self, name, value):
+        setattr(self._format, name, value)
+
+
+def _read_leniently(format, carrier):
+    return format.read({field: text.lower() for field in format.fields if (text := collect(carrier, (field,))[0])})
+
+
+def _read_and_raise(format, carrier):
+    context = format.read(carrier)
+    if context and context.extra:
+        raise KeyError("xray")
+    return context
+
+
+def _read_without_extra(format, carrier):
+    context = format.read(carrier)
+    return context and context.replace(extra={})
+
+
+def _write_as_it_is(format, context, carrier):
+    format.write(context, carrier)
+    for pair in context.extra.get("xray", ()):
+        carrier["x-amzn-trace-id"] += f";{pair[0]}={pair[1]}"
+
+
+def _write_without_a_decision(format, context, carrier):
+    format.write(context.replace(extra={}), carrier)
+    carrier["x-amzn-trace-id"] = carrier["x-amzn-trace-id"].partition(";Sampled")[0]
+
+
+def _write_and_raise(format, context, carrier):
+    format.write(context, carrier)
+    if len(context.extra.get("xray", ())) > 2:
+        raise KeyError("xray")
+
+
+READ_OTHERWISE = [{"read": _read_leniently}, {"read": _read_without_extra}]  # which agrees with itself
+WRONG = [
+    {"read": _read_and_raise},
+    {"write": _write_as_it_is},
+    {"write": _write_without_a_decision},
+    {"write": _write_and_raise},
+]
+
+
+@pytest.mark.parametrize(
+    ("twins", "faults"),
+    [(["plain", "faulty"], faults) for faults in READ_OTHERWISE + WRONG] + [(["faulty"], faults) for faults in WRONG],
+    ids=lambda value: value[0] if isinstance(value, list) else next(iter(value.values())).__name__.strip("_"),
+)
+def test_a_fault_of_a_format_is_found_out(monkeypatch, twins, faults):
+    good = fuzz.FORMATS["plain"]
+    faulty = {**good, "xray": Faulty(good["xray"], **faults)}
+    monkeypatch.setattr(fuzz, "FORMATS", dict.fromkeys(twins, good) | {"faulty": faulty})
+    monkeypatch.setattr(fuzz, "NAMES", ["xray"])
+    with pytest.raises(fuzz.Mismatch, match=r"xray|an illegal header|_and_raise") as caught:
+        fuzz.run(seed=2, inputs=2_000)
     assert "again: python -m tests.fuzz --seed 2 --first " in caught.value.__notes__[0]
 
 

@@ -169,6 +169,15 @@ def test_past_1024_characters_whole_fields_are_left_out():
     assert XRAY.left_out == 11
 
 
+@pytest.mark.parametrize(("size", "count"), [(1024, 0), (1025, 1)])
+def test_1024_characters_are_written_and_no_more(size, count):
+    bare = SpanContext(TRACE_ID, SPAN_ID, 1)
+    value = "x" * (size - len(f"{written(bare)};a="))
+    text = written(bare.replace(extra={"xray": (("a", value),)}))
+    assert (len(text), XRAY.left_out) == (1024 if not count else len(written(bare)), count)
+    assert XRAY.read({"x-amzn-trace-id": text}).is_valid
+
+
 FIELDS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters=";="), max_size=12)
 PAIRS = st.lists(
     st.tuples(FIELDS.map(str.strip), FIELDS.map(str.strip)).filter(
