@@ -206,6 +206,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         root = original if original._origin is None else original._origin()
         if root is not None:
             root._stand_in, copy._origin = copy, weakref.ref(root)
+        original._stand_in = copy
         original._closed, original._owner = True, None
         original._release()
         prev = copy
@@ -297,5 +298,9 @@ class Body:
 
     def leave(self) -> None:
         """Take them out again after the step, as it left them."""
-        self._inside = swap_scope(self._held)
+        held = self._held
+        # What the consumer holds may have been replaced during the step: the body can close what is under it.
+        while held is not None and held._stand_in is not None and _is_here(held._stand_in):
+            held = held._stand_in
+        self._inside = swap_scope(held)
         self._held = None

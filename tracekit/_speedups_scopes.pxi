@@ -49,7 +49,7 @@ cdef class Scope:
     def __dealloc__(self):
         if type(self.span) is Span and (<Span>self.span).scope == <PyObject*>self:
             (<Span>self.span).scope = NULL
-        if self.stand_in is not None:
+        if self.stand_in is not None and self.stand_in.origin == <PyObject*>self:
             self.stand_in.origin = NULL
         # Iteratively: a chain of a million scopes must not recurse a million deep.
         cdef Scope scope = self.prev, below
@@ -188,6 +188,7 @@ cdef bint _rebuild(Scope top, Scope closed) except -1:
         root = original if original.origin == NULL else <Scope>original.origin
         original.origin = NULL  # it is what stood in for the root until now
         root.stand_in, copy.origin = copy, <PyObject*>root
+        original.stand_in = copy
         original.closed, original.owner = True, None
         _release(original)
         prev = copy
@@ -339,6 +340,10 @@ cdef class Body:
 
     def leave(self):
         """Take them out again after the step, as it left them."""
+        cdef Scope held = self.held
+        # What the consumer holds may have been replaced during the step: the body can close what is under it.
+        while held is not None and held.stand_in is not None and _is_here(held.stand_in):
+            held = held.stand_in
         self.inside = _held()
-        PyContextVar_Set(_current, self.held)
+        PyContextVar_Set(_current, held)
         self.held = None
