@@ -503,7 +503,9 @@ def encode_binary(context: SpanContext) -> bytes:
     if not context._flags & DEFERRED:
         octets += b"\x02" + bytes([context._flags & SAMPLED])
     tail = None if context._extra is None else context._extra.get("grpc_bin")
-    return octets + tail if isinstance(tail, bytes) and tail[:1] > b"\2" else octets
+    if not isinstance(tail, bytes) or tail[:1] <= b"\2" or len(octets) + len(tail) > MAX_BINARY_BYTES:
+        return octets
+    return octets + tail
 
 
 MAX_BINARY_BYTES: Final = 512

@@ -535,7 +535,9 @@ def encode_binary(context):
         out[27] = 2
         out[28] = plain.bits & SAMPLED
     tail = None if plain._extra is None else plain._extra.get("grpc_bin")
-    return octets + tail if type(tail) is bytes and tail[:1] > b"\2" else octets
+    if type(tail) is not bytes or tail[:1] <= b"\2" or len(octets) + len(tail) > MAX_BINARY_BYTES:
+        return octets
+    return octets + tail
 
 
 def decode_tags(bytes octets not None):
