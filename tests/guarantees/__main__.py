@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .drivers import DRIVERS
-from .report import Results, failures, readme, report, text
-from .scenario import Verdict, backends_here, load, run
+from tests.guarantees.drivers import DRIVERS
+from tests.guarantees.report import Results, failures, readme, report, text
+from tests.guarantees.scenario import Verdict, backends_here, load, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def _versions(results: Results) -> list[str]:
 def _run_programs(count: int) -> list[str]:
     if not count:
         return []
-    from . import programs
+    from tests.guarantees import programs
 
     failed = programs.main(count)
     return [f"FAILED random programs on {failed} backends"] if failed else []
