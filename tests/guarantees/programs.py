@@ -1476,8 +1476,7 @@ class Place:
         return replace(self, thread=thread or self.thread, is_async=is_async, blocks=2, depth=self.depth + 1, **changes)
 
 
-# How often each kind is drawn where it is possible; last what is only possible after some other node, so that
-# without it the numbers of the others stay.
+# How often each kind is drawn where it is possible.
 WEIGHTS = {
     "look": 5,
     "span": 14,
@@ -1503,9 +1502,9 @@ WEIGHTS = {
     "send": 5,
     "take": 4,
     "generator": 5,
-    "steps": 30,
     "step": 45,
     "finish": 8,
+    "steps": 30,
 }
 MAX_DEPTH = 12
 NUMBERS = [st.integers(0, high) for high in range(400)]
@@ -1545,15 +1544,6 @@ def _ways(ways, place, backend):
     ]
 
 
-@st.composite
-def _nodes(draw, builder, place, length):
-    """Nodes, each of which shrinks as a whole, and None: no more of them."""
-    kinds = _possible(place, builder.has_generator)
-    stops = int(100 / length)
-    number = draw(NUMBERS[stops + len(kinds)]) - stops  # what is smaller is simpler
-    return None if number <= 0 else builder.node(place, kinds[number - 1])
-
-
 class Builder:
     """Draws the nodes of one program."""
 
@@ -1572,8 +1562,13 @@ class Builder:
         if length is None:
             length = 2.4 if place.depth < 4 else 1.6
         nodes = []
-        while self.left > 0 and (node := self.draw(_nodes(self, place, length))) is not None:
-            nodes.append(node)
+        while self.left > 0:
+            kinds = _possible(place, self.has_generator)
+            stops = int(len(kinds) / length) if nodes or place.depth else 0
+            number = self.number(stops + len(kinds)) - stops
+            if number <= 0:
+                break
+            nodes.append(self.node(place, kinds[number - 1]))
         return nodes
 
     def node(self, place, kind):
