@@ -192,9 +192,11 @@ cdef class Root:
 
 ROOT = Root()
 
-cdef enum:
+cdef enum:  # places in STATUS_CODES
     UNSET = 0
     OK = 1
+    ERROR = 2
+    CANCELLED = 3
 
 cdef str _INTERNAL = _KINDS[0]
 
@@ -417,18 +419,26 @@ cdef class Span:
             _buffer.ended_count += 1
             _buffer.unsampled_count += 1
             return
-        # Nobody ended it and nobody can any more: what it holds moves to a span that can be exported.
+        # Nobody ended it and nobody can any more: what it holds moves to a span that can be exported, and has
+        # ended from the start: whatever fails here, as it may while the interpreter goes down, it leaves no ghost of its own.
         ghost = Span.__new__(Span)
+        ghost._ended = ghost.recorded = ghost.owns_context = True
         ghost.context, ghost.parent, ghost.tracer = self.context, self.parent, self.tracer
         ghost._name, ghost._kind, ghost.description = self._name, self._kind, self.description
         ghost._attributes, ghost._events, ghost._links = self._attributes, self._events, self._links
-        ghost.start, ghost.anchor, ghost.generation = self.start, self.anchor, self.generation
-        ghost._status, ghost.recorded, ghost.owns_context = self._status, True, True
+        ghost.anchor, ghost.generation, ghost._status = self.anchor, self.generation, self._status
+        ghost.start = ghost.stop = self.start
         ghost.dropped_attributes, ghost.dropped_events = self.dropped_attributes, self.dropped_events
         ghost.dropped_links, ghost.truncated_values = self.dropped_links, self.truncated_values
         if ghost._status == UNSET:
-            ghost.set_status("cancelled", "abandoned: nobody ended the span")
-        ghost._end(None)
+            ghost._status, ghost.description = CANCELLED, "abandoned: nobody ended the span"
+        try:
+            ghost.stop = max(ghost._now(), ghost.start)
+        except Exception:  # a clock of somebody's own
+            pass
+        _buffer._add(ghost)
+        if _observer is not None:
+            _observer.ended(ghost)
 
     def __reduce__(self):
         raise TypeError("a span stays in its process: pickle span.context instead")
