@@ -14,7 +14,7 @@ from cpython.dict cimport PyDict_Next, PyDict_SetItem
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memmove
 
 import os as _os
 import time as _time
@@ -22,7 +22,12 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from contextvars import ContextVar as _ContextVar
 from types import MappingProxyType as _MappingProxyType
 
-from ._attributes import MISSING as _MISSING, clean as _clean_value
+from ._attributes import (
+    CANCELLED_KEY as _CANCELLED_KEY,
+    MISSING as _MISSING,
+    clean as _clean_value,
+    int_text as _int_text,
+)
 from ._errors import FormatError as _FormatError, bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
 from ._outcome import close_with as _close_with, exception_attributes as _exception_attributes
 from ._records import (
@@ -34,6 +39,7 @@ from ._records import (
     Link as _Link,
     Status as _Status,
 )
+from ._version import __version__ as _VERSION
 
 cdef extern from *:
     """
@@ -128,6 +134,7 @@ __all__ = [
     "decode_binary",
     "decode_tags",
     "encode_binary",
+    "encode_spans",
     "encode_tags",
     "escape_label",
     "extract",
@@ -977,6 +984,9 @@ cdef class Buffer:
 
 cdef Buffer _buffer = Buffer()
 buffer = _buffer
+
+
+include "_speedups_otlp.pxi"
 
 
 def after_fork():
