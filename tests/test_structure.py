@@ -23,10 +23,10 @@ REPOSITORY = Path(__file__).parent.parent
 # From the bottom up. A module may import what stands in a line above its own, and nothing beside or below it.
 LAYERS = [
     ["_version", "_errors", "_render"],
-    ["_records", "_attributes", "_outcome"],
+    ["_records", "_attributes", "_outcome", "_notices"],
     ["_pure_codecs"],
     ["_pure_context"],
-    ["_pure_scopes"],
+    ["_pure_otlp", "_pure_scopes"],
     ["_pure", "_speedups"],
     ["_accel"],
     ["_labels", "_tracestate"],
