@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-__all__ = ["CANCELLED_KEY", "MISSING", "clean", "int_text"]
+__all__ = ["CANCELLED_KEY", "MISSING", "clean", "int_text", "whole"]
 
 # What says of a span that was cancelled why, in formats whose status knows success and error only.
 CANCELLED_KEY = "tracekit.cancelled"
@@ -44,6 +44,11 @@ def clean(value: object, limit: int) -> tuple[Any, int]:
 def int_text(number: int) -> str:
     """Return what stands for an int that a format has no room for; hexadecimal, as decimal would take quadratic time."""
     return hex(number) if number.bit_length() <= _MAX_INT_BITS else f"<int of {number.bit_length()} bits>"
+
+
+def whole(text: str) -> str:
+    """Return *text* with lone surrogates, which no UTF-8 holds, as U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 class _Cleaner:
