@@ -8,6 +8,7 @@ waits for a running transaction (a second at most), and the child opens its own.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -141,6 +142,7 @@ class SQLiteFile:
         self._process: tuple[int, int] | None = None  # who opened the connection
         self._opened_file: tuple[int, int] | None = None  # what it opened
         self._page_size = 0
+        self._log = ""
         _forks.files.add(self)
 
     @contextmanager
@@ -182,6 +184,13 @@ class SQLiteFile:
         """Return how many bytes there is room for below ``max_bytes``."""
         pages, free = self.pages(connection)
         return self.max_bytes - (pages - free) * self._page_size
+
+    def check_disk(self, need: int) -> None:
+        """Raise what SQLite raises, unless *need* bytes are left on the disk once the log has moved into the file."""
+        if shutil.disk_usage(os.path.dirname(self._log)).free < _size(self._log) + need:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
 
     def is_too_large(self, pages: int) -> bool:
         """Tell whether a file of *pages* is above ``max_bytes``, as one is that was allowed more last time."""
@@ -241,7 +250,7 @@ class SQLiteFile:
         raise StoreError("a reader blocks the write-ahead log", self.path, "end what has a transaction open on it")
 
     def _log_has_room(self, log_bytes: int | None) -> bool:
-        return log_bytes is None or _size(f"{self.path}-wal") + log_bytes <= self.max_log_bytes
+        return log_bytes is None or _size(self._log) + log_bytes <= self.max_log_bytes
 
     def _opened(self) -> sqlite3.Connection:
         self.disown()
@@ -249,6 +258,7 @@ class SQLiteFile:
             self._close()  # removed or replaced: nobody will read what is written to the old file
         if self._connection is None:
             self._connection = self._connect()
+            self._log = f"{os.path.realpath(self.path)}-wal"
             self._process, self._opened_file = _forks.process(), _identity(self.path)
         return self._connection
 
