@@ -41,6 +41,7 @@ LAYERS = [
     ["aio"],
     ["pytest_plugin"],
     ["exporters", "integrations"],
+    ["exporters._sqlite_file"],
     ["exporters._*", "integrations._*"],
     ["exporters.*", "integrations.*"],
     ["debug", "debug.*"],
