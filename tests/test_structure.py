@@ -33,6 +33,7 @@ LAYERS = [
     ["wire"],
     ["wire.*"],
     ["_current", "_sampling", "_propagation", "_traced", "_handoff", "_pipeline"],
+    ["_environment"],
     ["_delivery", "_hooks", "_tracer"],
     [""],
     ["testing", "threads", "processes", "_leaks"],
