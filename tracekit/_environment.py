@@ -178,13 +178,16 @@ class Environment:
             return None
         try:
             if name == "sqlite":
-                path = self.value("TRACEKIT_SQLITE_PATH", _file_name, "traces.db")
-                return make(path)
+                return make(self.sqlite_path())
             # OTLPExporter reads its own variables.
             return make(environ=self._given) if name == "otlp" and self._given is not None else make()
         except Exception as error:
             self._failed(name, error)
             return None
+
+    def sqlite_path(self) -> str:
+        """Return the file for the exporter ``sqlite``."""
+        return self.value("TRACEKIT_SQLITE_PATH", _file_name, "traces.db")
 
     def _failed(self, name: str, error: Exception) -> None:
         text = str(error)[:400]

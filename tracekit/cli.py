@@ -600,14 +600,18 @@ def _configuration() -> list[_Finding]:
     """Find what ``configure()`` makes of the environment, and every variable that is wrong."""
     environment = Environment()
     name = "none, OTEL_SDK_DISABLED is true" if environment.is_disabled() else environment.exporter_name()
-    facts = [f"exporter {name}"]
+    path = f" {printable(environment.sqlite_path(), 1000)}" if name == "sqlite" else ""
+    facts = [f"exporter {name}{path}"]
     wrong: list[str] = []
     if name == "otlp":
         settings, wrong = otlp_settings()
-        facts += [f"endpoint {without_secrets(settings['endpoint'])}"] if "endpoint" in settings else []
-        facts += [f"headers {', '.join(settings['headers'])}"] if "headers" in settings else []
+        if "endpoint" in settings:
+            facts.append(f"endpoint {without_secrets(settings['endpoint'])}")
+        if "headers" in settings:
+            facts.append(f"headers {', '.join(settings['headers'])}")
     if name in ("otlp", "console", "sqlite"):
         environment.exporter_type(name)
+    # Only for what may be wrong with them.
     environment.limits(), environment.export_interval_s(), environment.batch_size(environment.buffer_size())
     facts.append(f"sampler {environment.sampler()}")
     facts.append(f"service {printable(environment.resource()['service.name'])}")
