@@ -118,18 +118,19 @@ def test_a_half_full_buffer_does_not_wait_for_the_interval():
     until(lambda: len(memory._spans) == 9)
 
 
-def test_batches_are_bounded():
+@pytest.mark.parametrize(("arguments", "most"), [({}, 2048), ({"batch_size": 300}, 300)], ids=["default", "argument"])
+def test_batches_are_bounded(arguments, most):
     sizes = []
 
     class Sizes(MemoryExporter):
         def export(self, spans):
             sizes.append(len(spans))
 
-    tracekit.configure(exporter=Sizes(), export_interval_s=LONG)
+    tracekit.configure(exporter=Sizes(), export_interval_s=LONG, **arguments)
     balance = Balance()
     end(5000)
     assert tracekit.flush()
-    assert max(sizes) <= 2048
+    assert max(sizes) == most
     assert sum(sizes) == balance.exported == 5000
 
 
@@ -514,7 +515,7 @@ def test_an_account_that_is_none_counts_as_empty(account):
 
 def test_a_flush_that_the_exporter_could_not_make_is_said_to_have_failed():
     exporter = MemoryExporter()
-    exporter.flush = lambda timeout_s: False
+    exporter.flush = lambda _: False
     tracekit.configure(exporter=exporter)
     end(1)
     assert not tracekit.flush()

@@ -66,11 +66,12 @@ class _Intake:
 class _Worker:
     """One exporter and the thread that serves it, started when there is something to do."""
 
-    def __init__(self, exporter: Exporter, interval_s: float, after: Callable[[], None]) -> None:
+    def __init__(self, exporter: Exporter, interval_s: float, batch_size: int, after: Callable[[], None]) -> None:
         self.intake = _Intake(exporter)
         self.lender: _Intake | None = None  # whose place the intake has for a while
         self.after = after  # called when a batch has been dealt with
         self.interval_s = interval_s
+        self.batch_size = batch_size
         # SimpleQueue.put neither blocks nor deadlocks where a signal handler or finaliser interrupts it.
         self.inbox: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
         self.thread: threading.Thread | None = None
@@ -135,15 +136,15 @@ class _Worker:
             self.drain()
             flush = getattr(self.intake.exporter, "flush", None)
             if flush is not None:
-                is_done = bool(self._ask(flush, max(0.0, deadline - time.monotonic())))
+                is_done = bool(self.ask(flush, max(0.0, deadline - time.monotonic())))
 
         return self.call(job, timeout_s) and is_done
 
     def stop(self) -> None:
         self.drain()
-        self._ask(self.intake.exporter.shutdown)
+        self.ask(self.intake.exporter.shutdown)
 
-    def _ask(self, method: Callable[..., Any], *arguments: object) -> Any:
+    def ask(self, method: Callable[..., Any], *arguments: object) -> Any:
         """Call a method of the exporter's that may settle what it holds."""
         try:
             return self.context.copy().run(method, *arguments)
@@ -189,8 +190,8 @@ class _Worker:
             check_clock()
             spans = buffer.drain()
             self.in_flight += len(spans)
-        for start in range(0, len(spans), BATCH):
-            self._export(spans[start : start + BATCH])
+        for start in range(0, len(spans), self.batch_size):
+            self._export(spans[start : start + self.batch_size])
         self.after()
 
     def _export(self, batch: list[Span]) -> None:
@@ -266,7 +267,15 @@ class Pipeline:
         self._said = 0  # how many drops had been said, or were another exporter's
         self._lock = threading.RLock()  # one configure() or shutdown() at a time
 
-    def use(self, exporter: Exporter | None, *, capacity: int, interval_s: float, timeout_s: float) -> None:
+    def use(
+        self,
+        exporter: Exporter | None,
+        *,
+        capacity: int,
+        interval_s: float,
+        timeout_s: float,
+        batch_size: int = BATCH,
+    ) -> None:
         """Put *exporter* in the place of the one before, which gets what it has still to get, for *timeout_s* at most."""
         with self._lock:
             self._retire(timeout_s)
@@ -276,8 +285,10 @@ class Pipeline:
             buffer.is_asleep = True
             if exporter is None:
                 return
-            self._worker = worker = _Worker(exporter, interval_s, self._say_full)
+            self._worker = worker = _Worker(exporter, interval_s, batch_size, self._say_full)
             buffer.wake = worker.wake
+            if hasattr(exporter, "start"):
+                worker.call(lambda: worker.ask(exporter.start), 0.0)
             if len(buffer):
                 worker.wake()
 
@@ -379,7 +390,8 @@ class Pipeline:
         worker = self._worker
         self.__init__()  # type: ignore[misc]
         if worker is not None:
-            self._worker = worker = _Worker(worker.intake.exporter, worker.interval_s, self._say_full)
+            exporter, after = worker.intake.exporter, self._say_full
+            self._worker = worker = _Worker(exporter, worker.interval_s, worker.batch_size, after)
             buffer.wake = worker.wake
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:

@@ -74,7 +74,10 @@ def _span(span: Span) -> dict[str, Any]:
             for target, items in span.links
         ],
         "droppedLinksCount": span.dropped_links,
-        "status": {**_STATUS.get(status.code, {}), "message": whole(status.description if status.code == "error" else "")},
+        "status": {
+            **_STATUS.get(status.code, {}),
+            "message": whole(status.description if status.code == "error" else ""),
+        },
     }
     flags = span.context.flags | _HAS_IS_REMOTE | (_IS_REMOTE if parent is not None and parent.is_remote else 0)
     return {**{key: value for key, value in found.items() if value}, "flags": flags}
@@ -97,7 +100,7 @@ def _value(value: Any) -> dict[str, Any]:
         return {"boolValue": value}
     if isinstance(value, int):
         is_int64 = -(1 << 63) <= value < 1 << 63
-        return {"intValue": str(value)} if is_int64 else {"stringValue": intwhole(value)}
+        return {"intValue": str(value)} if is_int64 else {"stringValue": int_text(value)}
     if isinstance(value, float):
         if math.isfinite(value):
             return {"doubleValue": value}
@@ -109,4 +112,3 @@ def _value(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return {"kvlistValue": {"values": _attributes(value)}}
     return {}
-

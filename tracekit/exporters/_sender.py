@@ -46,9 +46,7 @@ class Backoff:
 class Sender:
     """Sends what is in *outbox* with *send*; of one process, and started when it is first woken."""
 
-    def __init__(
-        self, outbox: Outbox, send: Callable[[Batch], Answer], notices: Notices, *, lease_s: float
-    ) -> None:
+    def __init__(self, outbox: Outbox, send: Callable[[Batch], Answer], notices: Notices, *, lease_s: float) -> None:
         self._outbox = outbox
         self._send = send
         self._notices = notices

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from .._attributes import whole
 from ._sqlite_file import Schema, StoreError, explain, has_schema
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ __all__ = [
     "StoredSpan",
     "StoredTrace",
     "read_span",
-    "whole",
 ]
 
 SPANS = Schema(
@@ -243,11 +243,6 @@ class SQLiteReader:
             yield
         except sqlite3.Error as error:
             raise explain(error, self.path) from error
-
-
-def whole(text: str) -> str:
-    """Return *text* with lone surrogates, which no UTF-8 holds, as U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._accel import encode_spans
-from .._notices import Notices, log
+from .._environment import say
+from .._errors import clip
+from .._notices import Notices
 from .._records import Account
 from ._otlp_answers import Answer
 from ._otlp_json import encode_spans_as_json
-from ._otlp_settings import DEFAULTS, otlp_settings, without_secrets
+from ._otlp_settings import DEFAULTS, check_headers, endpoint_of, otlp_settings, without_secrets
 from ._outbox import Ledger, Outbox
 from ._sender import Backoff, Sender
 from ._sqlite_file import StoreError
@@ -77,9 +79,8 @@ class OTLPExporter:
         spool_bytes: int = 256 * 2**20,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        found, wrong = otlp_settings(environ)
-        for line in wrong:
-            log("warning", "%s", line)
+        found, wrong = otlp_settings(environ, protocol)
+        say(wrong)
         given = {
             "headers": headers,
             "timeout_s": timeout_s,
@@ -99,8 +100,6 @@ class OTLPExporter:
         self._headers = _checked_headers(settings.get("headers") or {})
         paths = ("certificate", "client_certificate", "client_key")
         self._files = tuple(None if settings.get(key) is None else os.fspath(settings[key]) for key in paths)
-        if endpoint is None and protocol is not None and protocol != found.get("protocol", DEFAULTS["protocol"]):
-            found, _ = otlp_settings({**(os.environ if environ is None else environ), "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
         self._endpoint = _checked_endpoint(endpoint or found.get("endpoint"), self.protocol)
         self.endpoint = without_secrets(self._endpoint)
         self._spool = None if settings.get("spool") is None else os.fspath(settings["spool"])
@@ -167,9 +166,7 @@ class OTLPExporter:
         assert self._sender is not None
         body, content_type, content_encoding = self._packed(body)
         try:
-            evicted = self._outbox.put(
-                body, spans=count, content_type=content_type, content_encoding=content_encoding
-            )
+            self._outbox.put(body, spans=count, content_type=content_type, content_encoding=content_encoding)
         except StoreError as error:
             raise DeliveryError(f"not spooled: {error}") from error
         self._sender.wake()
@@ -201,7 +198,9 @@ class OTLPExporter:
         content_type = "application/json" if self.protocol == "http/json" else "application/x-protobuf"
         if self.compression == "none" or self.protocol == "grpc":  # which compresses by itself
             return body, content_type, ""
-        packer = zlib.compressobj(1, zlib.DEFLATED, 31)  # 31: as gzip; a quick level, in a thread of the program's process
+        packer = zlib.compressobj(
+            1, zlib.DEFLATED, 31
+        )  # 31: as gzip; a quick level, in a thread of the program's process
         return packer.compress(body) + packer.flush(), content_type, "gzip"
 
     def _send_batch(self, batch: Batch) -> Answer:
@@ -293,33 +292,19 @@ def _positive(parameter: str, value: Any) -> float:
 def _checked_headers(headers: Any) -> dict[str, str]:
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers must be a mapping, not {type(headers).__name__}")
-    for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError("headers must hold str names and values")
-        if not name or not all(char.isascii() and (char.isalnum() or char in "!#$%&'*+-.^_`|~") for char in name):
-            raise ValueError(f"headers must have names that are tokens: {name[:64]!a}")
-        if not (value.isascii() and value.isprintable()):
-            raise ValueError(f"the value of header {name} must be printable ASCII")  # a secret: not shown
-    return dict(headers)
+    items = list(headers.items())
+    if not all(isinstance(name, str) and isinstance(value, str) for name, value in items):
+        raise TypeError("headers must hold str names and values")
+    try:
+        return check_headers(items)
+    except ValueError as error:
+        raise ValueError(f"headers {error}") from None
 
 
 def _checked_endpoint(endpoint: Any, protocol: str) -> str:
-    default = "http://localhost:4317" if protocol == "grpc" else "http://localhost:4318/v1/traces"
-    if endpoint is None:
-        return default
-    if not isinstance(endpoint, str):
+    if endpoint is not None and not isinstance(endpoint, str):
         raise TypeError(f"endpoint must be str, not {type(endpoint).__name__}")
-    from urllib.parse import urlsplit
-
-    if protocol == "grpc" and "://" not in endpoint and endpoint.isprintable() and " " not in endpoint and endpoint:
-        return endpoint
     try:
-        url = urlsplit(endpoint if endpoint.isprintable() and " " not in endpoint else "")
-        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url:
-        raise ValueError(f"endpoint must be a URL such as {default}: {without_secrets(endpoint)[:64]!a}")
-    if protocol != "grpc" and url.path in ("", "/"):
-        return url._replace(path="/v1/traces").geturl()
-    return endpoint
+        return endpoint_of(endpoint, protocol)
+    except ValueError as error:
+        raise ValueError(f"endpoint {error}: {clip(without_secrets(endpoint or ''))}") from None

@@ -15,8 +15,9 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._attributes import int_text, whole
 from ._sqlite_file import SQLiteFile, StoreError, check_above_0, check_bytes
-from ._sqlite_reader import SPANS, Counts, SQLiteReader, StoredSpan, StoredTrace, read_span, whole
+from ._sqlite_reader import SPANS, Counts, SQLiteReader, StoredSpan, StoredTrace, read_span
 
 if TYPE_CHECKING:
     import os
@@ -229,13 +230,13 @@ def _array(items: list[dict[str, Any]]) -> str:
 def _plain(value: Any) -> Any:
     """Return *value*, one that an attribute can hold, as JSON can; the rules are in the docstring of ``SQLiteExporter``."""
     if isinstance(value, str):
-        return value if value.isascii() else whole(value)
+        return whole(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
         if -(1 << 63) <= value < 1 << 63:
             return value
-        return hex(value) if value.bit_length() <= 4 * _MAX_TEXT else f"<int of {value.bit_length()} bits>"
+        return int_text(value)
     if isinstance(value, float):
         if math.isfinite(value):
             return value
@@ -249,7 +250,7 @@ def _plain(value: Any) -> Any:
 
 def _text(text: str) -> str:
     text = text[:_MAX_TEXT].replace("\0", "\ufffd")
-    return text if text.isascii() else whole(text)
+    return whole(text)
 
 
 def _int64(number: int) -> int:
