@@ -48,7 +48,7 @@ def _span(span: Span) -> bytes:
     if parent is not None and parent.is_remote:
         flags |= IS_REMOTE
     parts += [
-        _text(0x2A, span.name),
+        _name(0x2A, span.name),
         _number(0x30, KINDS.index(span.kind) + 1),
         _time(0x39, span.start_ns),
         _time(0x41, span.end_ns or 0),
@@ -58,7 +58,7 @@ def _span(span: Span) -> bytes:
         parts.append(_attribute(0x4A, CANCELLED_KEY, status.description))
     parts.append(_number(0x50, span.dropped_attributes))
     for name, time_ns, attributes in span.events:
-        parts.append(_message(0x5A, _time(0x09, time_ns) + _text(0x12, name) + _attributes(0x1A, attributes)))
+        parts.append(_message(0x5A, _time(0x09, time_ns) + _name(0x12, name) + _attributes(0x1A, attributes)))
     parts.append(_number(0x60, span.dropped_events))
     for target, attributes in span.links:
         link_flags = HAS_IS_REMOTE | (IS_REMOTE if target.is_remote else 0)
@@ -66,7 +66,7 @@ def _span(span: Span) -> bytes:
         parts.append(_message(0x6A, link))
     parts.append(_number(0x70, span.dropped_links))
     if status.code == "error":
-        parts.append(_message(0x7A, (_text(0x12, status.description) if status.description else b"") + b"\x18\x02"))
+        parts.append(_message(0x7A, _name(0x12, status.description) + b"\x18\x02"))
     elif status.code == "ok":
         parts.append(_message(0x7A, b"\x18\x01"))
     parts.append(b"\x85\x01" + _flags(span.context, flags))
@@ -87,7 +87,7 @@ def _attributes(tag: int, attributes: Mapping[str, Any]) -> bytes:
 
 
 def _attribute(tag: int, key: str, value: Any) -> bytes:
-    return _message(tag, _text(0x0A, key) + _message(0x12, _value(value)))
+    return _message(tag, _name(0x0A, key) + _message(0x12, _value(value)))
 
 
 def _value(value: Any) -> bytes:
@@ -119,6 +119,10 @@ def _message(tag: int, octets: bytes) -> bytes:
 
 def _text(tag: int, text: str) -> bytes:
     return _message(tag, utf8(text))
+
+
+def _name(tag: int, text: str) -> bytes:
+    return _text(tag, text) if text else b""
 
 
 def _number(tag: int, number: int) -> bytes:

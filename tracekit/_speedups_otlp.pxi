@@ -75,6 +75,9 @@ cdef class Octets:
         utf8 = _utf8(text)
         return self.raw(tag, <const uint8_t*>PyBytes_AS_STRING(utf8), PyBytes_GET_SIZE(utf8))
 
+    cdef int name(self, uint8_t tag, str text) except -1:
+        return self.text(tag, text) if PyUnicode_GET_LENGTH(text) else 0
+
     cdef int number(self, uint8_t tag, uint64_t number) except -1:
         if number:
             self.need(MAX_SCALAR)
@@ -171,7 +174,7 @@ cdef int _put_span(Octets out, Span span) except -1:
         out.id64(parent.span)
     if parent is not None and parent.remote:
         flags |= IS_REMOTE
-    out.text(0x2A, span._name)
+    out.name(0x2A, span._name)
     out.number(0x30, <uint64_t>(_KINDS.index(span._kind) + 1) if span._kind is not _INTERNAL else 1)
     out.time(0x39, span.start)
     out.time(0x41, span.stop)
@@ -186,7 +189,7 @@ cdef int _put_span(Octets out, Span span) except -1:
         for name, time_ns, attributes in span._events:
             part = out.open(0x5A)
             out.time(0x09, time_ns)
-            out.text(0x12, name)
+            out.name(0x12, name)
             if attributes is not None:
                 _put_attributes(out, 0x1A, attributes)
             out.close(part)
@@ -203,8 +206,8 @@ cdef int _put_span(Octets out, Span span) except -1:
     out.number(0x70, span.dropped_links)
     if span._status == OK or span._status == ERROR:
         part = out.open(0x7A)
-        if span._status == ERROR and span.description:
-            out.text(0x12, span.description)
+        if span._status == ERROR and span.description is not None:
+            out.name(0x12, span.description)
         out.number(0x18, 1 if span._status == OK else 2)
         out.close(part)
     out.need(MAX_SCALAR)
@@ -241,7 +244,7 @@ cdef int _put_attributes(Octets out, uint8_t tag, dict attributes) except -1:
 
 cdef int _put_attribute(Octets out, uint8_t tag, str key, object value) except -1:
     cdef Py_ssize_t whole = out.open(tag), part
-    out.text(0x0A, key)
+    out.name(0x0A, key)
     part = out.open(0x12)
     _put_value(out, value)
     out.close(part)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["encode_spans_as_json"]
 
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
-_STATUS = {"ok": {"code": 1}, "error": {"code": 2}}
-
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
@@ -74,13 +72,16 @@ def _span(span: Span) -> dict[str, Any]:
             for target, items in span.links
         ],
         "droppedLinksCount": span.dropped_links,
-        "status": {
-            **_STATUS.get(status.code, {}),
-            "message": whole(status.description if status.code == "error" else ""),
-        },
+        "status": _status(*status),
     }
     flags = span.context.flags | _HAS_IS_REMOTE | (_IS_REMOTE if parent is not None and parent.is_remote else 0)
     return {**{key: value for key, value in found.items() if value}, "flags": flags}
+
+
+def _status(code: str, description: str) -> dict[str, Any]:
+    if code == "error":
+        return {"code": 2, "message": whole(description)} if description else {"code": 2}
+    return {"code": 1} if code == "ok" else {}
 
 
 def _ids(context: SpanContext) -> dict[str, str]:
