@@ -396,4 +396,3 @@ def sorted_attributes(request):
         group["resource"]["attributes"].sort(key=lambda attribute: attribute["key"])
         group["scopeSpans"].sort(key=str)
     return found
-

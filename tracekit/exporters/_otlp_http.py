@@ -108,7 +108,10 @@ class HttpTransport:
         try:
             if kind == "application/json":
                 rejected, message = parse_json_response(octets)
-            elif kind in ("application/x-protobuf", "application/protobuf") or not octets:
+            elif (
+                kind in ("application/x-protobuf", "application/protobuf")
+                or response.headers.get("Content-Length") == "0"
+            ):
                 rejected, message = parse_response(octets)
             else:
                 raise FormatError("answer", f"{one_line(kind, 60) or 'no Content-Type'} is not OTLP's")
@@ -152,9 +155,10 @@ def _failed(error: Exception, url: str) -> Answer:
     text = one_line(str(cause.args[-1] if cause.args else cause), 200)
     if isinstance(cause, http.NameResolutionError):
         return Answer("later", f"{url}: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT")
-    if isinstance(cause, http.ConnectTimeoutError | http.NewConnectionError):
-        why = "cannot be reached in time" if isinstance(cause, http.ConnectTimeoutError) else "cannot be reached"
-        return Answer("later", f"{url} {why}: is a collector listening there? ({text})")
+    if isinstance(cause, http.NewConnectionError):  # first: to urllib3 it is a time-out, too
+        return Answer("later", f"{url} cannot be reached: is a collector listening there? ({text})")
+    if isinstance(cause, http.ConnectTimeoutError):
+        return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
     if isinstance(cause, http.ReadTimeoutError):
         return Answer("later", f"{url} does not answer in time: {text}")
     if isinstance(cause, http.SSLError | ssl.SSLError):
