@@ -183,9 +183,10 @@ def cut(handler: Handler, _) -> None:
     hang_up(handler.connection)
 
 
-def truncate(handler: Handler, request: ExportTraceServiceRequest) -> None:
-    """Keep the request, and break off in the middle of the answer."""
-    handler.server.keep(request)
+def truncate(handler: Handler, request: ExportTraceServiceRequest | None) -> None:
+    """Keep the request, if this is a collector, and break off in the middle of the answer."""
+    if request is not None:
+        handler.server.keep(request)
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 100\r\n\r\n\x0a")
     handler.wfile.flush()
     cut(handler, request)
