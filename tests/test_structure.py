@@ -44,6 +44,8 @@ LAYERS = [
     ["exporters._*", "integrations._*"],
     ["exporters.*", "integrations.*"],
     ["debug", "debug.*"],
+    ["_screen"],
+    ["_trace_lines", "_doctor"],
     ["_dumps", "_header_words"],
     ["_header"],
     ["_header_lines"],
@@ -61,7 +63,7 @@ COMMANDS = {("cli", "demo.run")}
 THIRD_PARTIES = {
     "aio": {"anyio"},
     "aio.*": {"anyio"},
-    "cli": {"rich"},
+    "_screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
     "integrations.httpx": {"httpx"},
     "pytest_plugin": {"pytest"},

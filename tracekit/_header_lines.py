@@ -11,10 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ._header import Conversion, Found, Problem, Report
+    from ._screen import Segment
 
 __all__ = ["clipped", "lines"]
-
-Segment = tuple[str, str]  # a text and its style, in rich's words
 
 _MAX_HEADERS = 64  # of one format
 _BAD = "bold red"
