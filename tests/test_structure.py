@@ -47,6 +47,7 @@ LAYERS = [
     ["_screen"],
     ["_trace_lines", "_doctor"],
     ["_dumps", "_header_words"],
+    ["_header_faults", "_header_conversions"],
     ["_header"],
     ["_header_lines"],
     ["_conform_checks"],

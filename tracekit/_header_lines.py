@@ -10,7 +10,9 @@ from ._render import cells, cut, encodable, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._header import Conversion, Found, Problem, Report
+    from ._header import Found, Report
+    from ._header_conversions import Conversion
+    from ._header_faults import Problem
     from ._screen import Segment
 
 __all__ = ["clipped", "lines"]
