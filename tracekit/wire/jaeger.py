@@ -157,7 +157,7 @@ def _read_labels(baggage: str | list[str] | None, fields: dict[str, str | list[s
     found: dict[str, str] = {}
     bad = 0
     for key, text in pairs:
-        if isinstance(text, str) and text.isascii() and is_label_key(key):
+        if isinstance(text, str) and len(text) <= MAX_LABEL_BYTES and text.isascii() and is_label_key(key):
             found[key.lower()] = _decode(text)
         else:
             bad += 1
