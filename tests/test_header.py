@@ -757,10 +757,13 @@ def test_the_command_line_does_not_load_the_wire_lab_before_it_is_asked_for():
     assert (done.stdout.strip(), done.stderr) == (b"[]", b"")
 
 
-# docs/wire.md
+# docs/wire.md and README.md
 
 
 PAGE = (REPOSITORY / "docs" / "wire.md").read_text(encoding="utf-8") if (REPOSITORY / "docs").is_dir() else ""
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+# A command and what it prints, each up to the next one.
+SHOWN = re.findall(r"^\$ ([^\n]*tracekit header[^\n]*)\n((?:(?!\$ |```).*\n)*)", PAGE + README, re.MULTILINE)
 
 
 def test_the_page_has_every_format_with_its_fields():
@@ -778,9 +781,8 @@ def test_the_page_has_every_format_with_its_fields():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
-@pytest.mark.parametrize("block", re.findall(r"^```console\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
-def test_the_pages_output_is_real(block):
-    command, _, output = block.removeprefix("$ ").partition("\n")
+@pytest.mark.parametrize(("command", "output"), [row for row in SHOWN if row[1]], ids=lambda text: text[:60])
+def test_the_output_that_the_pages_show_is_real(command, output):
     done = subprocess.run(
         ["sh", "-c", f'tracekit() {{ "$PYTHON" -m tracekit "$@"; }}\n{command}'],
         capture_output=True,
@@ -788,3 +790,8 @@ def test_the_pages_output_is_real(block):
         timeout=60,
     )
     assert (done.stdout.decode(), done.stderr) == (output, b"")
+
+
+def test_the_pages_show_what_is_checked():
+    assert len([output for _, output in SHOWN if output]) == 4
+    assert all(output or command.endswith("in every other format") for command, output in SHOWN)

@@ -265,7 +265,7 @@ def _size(text: str | bytes) -> int:
 
 
 def _bounded(text: str | bytes) -> str:
-    """Return *text* or octets as text; of octets past all limits no more than shows that."""
+    """Return *text* or octets as text; of octets past all limits what shows that."""
     # To copy a mebibyte would cost more than to refuse it.
     return (
         bytes.__getitem__(text, slice(MAX_VALUE_CHARS)).decode("latin-1")

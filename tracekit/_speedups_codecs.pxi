@@ -640,7 +640,7 @@ cdef enum:
 
 
 cdef inline str _bounded(object text, Py_ssize_t* room):
-    """Return *text* or octets as text, None if there is no *room*; of octets past all limits no more than shows that."""
+    """Return *text* or octets as text, None if there is no *room*; of octets past all limits what shows that."""
     # To copy a mebibyte would cost more than to refuse it.
     cdef Py_ssize_t size
     if isinstance(text, bytes):
