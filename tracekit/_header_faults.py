@@ -167,6 +167,8 @@ def suspicions(name: str, fields: dict[str, str | list[str]], context: SpanConte
         is_quoted = isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
         if is_quoted and field not in ("server-timing", "baggage"):
             yield f"{field}: the quotes are part of the value: take them off"
+        if name == "b3multi" and isinstance(value, list):
+            yield f"{field} came {len(value)} times: the first counts"
     if name == "tracecontext" and "traceparent" not in fields:
         yield "tracestate without traceparent: a receiver ignores it"
     if context is None:
