@@ -1,7 +1,8 @@
 """Wire formats: how a context is written to and read from a carrier.
 
 A format is a module constant with ``fields``, a strict ``read`` and a ``write``. ``extract`` and
-``inject`` in ``tracekit`` put the configured ones together and are lenient.
+``inject`` in ``tracekit`` put the configured ones together and are lenient. A format pickles as the constant that it
+is, so that worker processes use what their parent does.
 """
 
 from __future__ import annotations

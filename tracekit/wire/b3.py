@@ -40,6 +40,9 @@ class _Single:
     read = staticmethod(read_b3)
     write = staticmethod(write_b3)
 
+    def __reduce__(self) -> str:
+        return "SINGLE"
+
 
 class _Multi:
     name: Final = "b3multi"
@@ -74,6 +77,9 @@ class _Multi:
         put(carrier, "x-b3-parentspanid", None)
         put(carrier, "x-b3-sampled", decision if decision in ("0", "1") else None)
         put(carrier, "x-b3-flags", "1" if decision == "d" else None)
+
+    def __reduce__(self) -> str:
+        return "MULTI"
 
 
 def _id(field: str, text: str | None, *sizes: int) -> int:

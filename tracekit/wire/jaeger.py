@@ -106,6 +106,9 @@ class _Jaeger:
                 places -= 1
         self.left_out += places
 
+    def __reduce__(self) -> str:
+        return "JAEGER"
+
 
 def _parse(value: str | list[str]) -> SpanContext:
     if isinstance(value, list):

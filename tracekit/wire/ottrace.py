@@ -95,6 +95,9 @@ class _OTTrace:
                 places -= 1
         self.left_out += places
 
+    def __reduce__(self) -> str:
+        return "OTTRACE"
+
 
 def _id(field: str, text: str | None, digits: int) -> int:
     if text is None:
