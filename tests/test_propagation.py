@@ -143,14 +143,27 @@ def test_the_middleware_links_to_the_trace_that_lost(exporter):
 
 
 @pytest.mark.parametrize(
-    ("path", "is_child"), [("/internal/x", True), ("/internal/public/x", False), ("/x", False), ("/internal", False)]
+    ("path", "is_child"),
+    [
+        ("/internal/x", True),
+        ("/internal/public/x", False),
+        ("/internal/public", False),
+        ("/internal/publican", True),
+        ("/x", False),
+        ("/internal", False),
+        ("/partner", True),
+        ("/partner/x", True),
+        ("/partners", False),
+        ("", False),
+    ],
 )
 def test_trust_is_given_by_the_longest_prefix_of_the_path(exporter, path, is_child):
     from tracekit.integrations.asgi import TraceMiddleware
 
     async def app(scope, receive, send): ...
 
-    middleware = TraceMiddleware(app, trust="restart", routes={"/internal/": "continue", "/internal/public/": "ignore"})
+    routes = {"/internal/": "continue", "/internal/public": "ignore", "/partner": "continue"}
+    middleware = TraceMiddleware(app, trust="restart", routes=routes)
     run_app(middleware, path=path, headers=[(b"traceparent", PARENT.encode())])
     (span,) = exporter.spans
     assert (span.context.trace_id == TRACE) == is_child
