@@ -1,6 +1,8 @@
 import base64
+import importlib
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -9,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import tracekit
-from tracekit import _propagation
+from tracekit import _propagation, wire
 from tracekit._dumps import MAX_BYTES, DumpError, Message, read_arguments, read_dump
 from tracekit._header import _FORMATS, _OWNERS, _PREFIXES, examine
 from tracekit._header_lines import clipped
 from tracekit._header_lines import lines as segments_of
 from tracekit._header_words import TITLES
+from tracekit._propagation import _NAMES
 from tracekit._render import cells
 from tracekit.cli import main
 
@@ -778,6 +781,22 @@ def test_the_page_has_every_format_with_its_fields():
     }
     assert rows == fields
     assert {*rows, "environ"} == set(TITLES)
+
+
+def test_the_page_names_every_count():
+    counts = {name for name, format in _constants() if hasattr(format, "left_out")}
+    assert set(re.findall(r"`([A-Z]+)\.left_out`", PAGE)) == counts
+
+
+def test_the_page_names_every_name_of_the_environment():
+    (line,) = re.findall(r"^`OTEL_PROPAGATORS` has the names (.*)\.$", PAGE, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", line) == [*_NAMES, "none"]
+
+
+def _constants():
+    for info in pkgutil.iter_modules(wire.__path__):
+        module = importlib.import_module(f"tracekit.wire.{info.name}")
+        yield from ((name, getattr(module, name)) for name in module.__all__ if name.isupper())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
