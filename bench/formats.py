@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import tracekit
-from tracekit._propagation import _NAMES, use_formats
+from tracekit._propagation import use_formats
 from tracekit.wire import b3, cloudtrace, datadog, grpc_bin, jaeger, ottrace, seed_header, server_timing, w3c, xray
 
 from . import inputs
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["against_traceparent", "nothing_found", "subjects"]
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-# By name: the format, and a carrier that is valid; a bad one is the same with an X at the end of each value.
+# By name: the format, and a carrier that is valid; a bad one is the same with an X at the end of each value, and a
+# huge one has 1 MiB of octets, as a server has them, in its first value.
 FORMATS: dict[str, tuple[Any, Any]] = {
     "tracecontext": (w3c.TRACECONTEXT, {"traceparent": inputs.TRACEPARENT}),
     "baggage": (w3c.BAGGAGE, {"baggage": inputs.BAGGAGE}),
@@ -73,12 +74,13 @@ except FormatError:
 
 
 def subjects(name: str) -> dict[str, Subject]:
-    """Return what is measured of a format: read, bad, absent and write, and OpenTelemetry's read and write."""
+    """Return what is measured of a format: read, bad, huge, absent and write, and OpenTelemetry's read and write."""
     format, valid = FORMATS[name]
     names = {"read": format.read, "FormatError": tracekit.FormatError}
     found = {
         "read": Subject("read(carrier)", {**names, "carrier": valid}),
         "bad": Subject(_READ, {**names, "carrier": _spoilt(valid)}),
+        "1 MiB": Subject(_READ, {**names, "carrier": _huge(valid)}),
         "absent": Subject("read(carrier)", {**names, "carrier": PLAIN}),
         "write": Subject(
             "write(item, {})",
@@ -101,6 +103,12 @@ def _spoilt(carrier: Any) -> Any:
     if isinstance(carrier, list):
         return [(name, value[:-2]) for name, value in carrier]
     return {name: f"{value}X" for name, value in carrier.items()}
+
+
+def _huge(carrier: Any) -> list[tuple[bytes, bytes]]:
+    (first, _), *others = dict(carrier).items()
+    rest = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in others]
+    return [(first.encode(), b"0" * (1 << 20)), *rest]
 
 
 def _propagator(name: str) -> Any:
@@ -134,11 +142,11 @@ def against_traceparent() -> dict[str, Mapping[str, Subject]]:
 
 
 def nothing_found() -> dict[str, Subject]:
-    """Return the look for every format in a request that has none, beside a call that does nothing."""
+    """Return the look for every request's format in one that has none, beside a call that does nothing."""
 
     class AllFormats:
         def __enter__(self) -> None:
-            use_formats([FORMATS[name][0] for name in _NAMES])
+            use_formats([format for name, (format, _) in FORMATS.items() if name != "server-timing"])
 
         def __exit__(self, *_: object) -> None:
             use_formats([w3c.TRACECONTEXT, w3c.BAGGAGE])

@@ -154,7 +154,7 @@ def _added_cells(line: Line) -> list[str]:
     ]
 
 
-_FORMAT_COLUMNS = ("read", f"read, {OTEL}", "absent", "bad", "write", f"write, {OTEL}")
+_FORMAT_COLUMNS = ("read", f"read, {OTEL}", "absent", "bad", "1 MiB", "write", f"write, {OTEL}")
 
 
 def _format_cells(name: str, figures: Mapping[str, float]) -> list[str]:

@@ -107,7 +107,7 @@ FLOOR_ROWS = (
 
 HANDOFF_ROWS = (
     HandoffRow(
-        "nothing_found", "extract where a request of ten headers has no trace, with nine formats configured", 300
+        "nothing_found", "extract where a request of ten headers has no trace, with eleven formats configured", 300
     ),
     HandoffRow("group", "a task of `aio.create_task_group()`", share=0.05),
     HandoffRow("named_group", "a task of `aio.create_task_group(name)`, with its span"),

@@ -473,7 +473,7 @@ def test_doctor_says_what_is_wrong_with_a_store_and_ends_with_status_1(tmp_path,
     ("spoil", "name", "text"),
     [
         (
-            lambda patch: patch.setattr("tracekit.cli.time.time", lambda: 86400.0),
+            lambda patch: patch.setattr("time.time", lambda: 86400.0),
             "clock",
             "the wall clock is wrong: 1970-01-02",
         ),

@@ -1,6 +1,8 @@
 import base64
+import importlib
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -9,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import tracekit
-from tracekit import _propagation
+from tracekit import _propagation, wire
 from tracekit._dumps import MAX_BYTES, DumpError, Message, read_arguments, read_dump
 from tracekit._header import _FORMATS, _OWNERS, _PREFIXES, examine
 from tracekit._header_lines import clipped
 from tracekit._header_lines import lines as segments_of
 from tracekit._header_words import TITLES
+from tracekit._propagation import _NAMES
 from tracekit._render import cells
 from tracekit.cli import main
 
@@ -757,10 +760,13 @@ def test_the_command_line_does_not_load_the_wire_lab_before_it_is_asked_for():
     assert (done.stdout.strip(), done.stderr) == (b"[]", b"")
 
 
-# docs/wire.md
+# docs/wire.md and README.md
 
 
 PAGE = (REPOSITORY / "docs" / "wire.md").read_text(encoding="utf-8") if (REPOSITORY / "docs").is_dir() else ""
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+# A command and what it prints, each up to the next one.
+SHOWN = re.findall(r"^\$ ([^\n]*tracekit header[^\n]*)\n((?:(?!\$ |```).*\n)*)", PAGE + README, re.MULTILINE)
 
 
 def test_the_page_has_every_format_with_its_fields():
@@ -777,10 +783,25 @@ def test_the_page_has_every_format_with_its_fields():
     assert {*rows, "environ"} == set(TITLES)
 
 
+def test_the_page_names_every_count():
+    counts = {name for name, format in _constants() if hasattr(format, "left_out")}
+    assert set(re.findall(r"`([A-Z]+)\.left_out`", PAGE)) == counts
+
+
+def test_the_page_names_every_name_of_the_environment():
+    (line,) = re.findall(r"^`OTEL_PROPAGATORS` has the names (.*)\.$", PAGE, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", line) == [*_NAMES, "none"]
+
+
+def _constants():
+    for info in pkgutil.iter_modules(wire.__path__):
+        module = importlib.import_module(f"tracekit.wire.{info.name}")
+        yield from ((name, getattr(module, name)) for name in module.__all__ if name.isupper())
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
-@pytest.mark.parametrize("block", re.findall(r"^```console\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
-def test_the_pages_output_is_real(block):
-    command, _, output = block.removeprefix("$ ").partition("\n")
+@pytest.mark.parametrize(("command", "output"), [row for row in SHOWN if row[1]], ids=lambda text: text[:60])
+def test_the_output_that_the_pages_show_is_real(command, output):
     done = subprocess.run(
         ["sh", "-c", f'tracekit() {{ "$PYTHON" -m tracekit "$@"; }}\n{command}'],
         capture_output=True,
@@ -788,3 +809,8 @@ def test_the_pages_output_is_real(block):
         timeout=60,
     )
     assert (done.stdout.decode(), done.stderr) == (output, b"")
+
+
+def test_the_pages_show_what_is_checked():
+    assert len([output for _, output in SHOWN if output]) == 4
+    assert all(output or command.endswith("in every other format") for command, output in SHOWN)

@@ -103,9 +103,30 @@ def test_a_deferred_decision_is_made_where_something_records():
         assert tracekit.inject({})["b3"].endswith("-1")
 
 
-def test_more_than_64_kib_of_fields_are_not_parsed(several):
-    assert tracekit.extract({"baggage": "a=" + "x" * 65536, "traceparent": PARENT}) is None
-    assert tracekit.extract({"traceparent": PARENT, "baggage": "a=" + "x" * 65536}).trace_id == TRACE
+@pytest.mark.parametrize(
+    "formats", [[TRACECONTEXT, BAGGAGE], [TRACECONTEXT], [TRACECONTEXT, BAGGAGE, b3.SINGLE]], ids=len
+)
+@pytest.mark.parametrize("is_bytes", [False, True], ids=["text", "bytes"])
+def test_more_than_64_kib_of_fields_are_not_parsed(formats, is_bytes):
+    tracekit.configure(formats=formats)
+
+    def extracted(*pairs):
+        return tracekit.extract([(name.encode(), text.encode()) for name, text in pairs] if is_bytes else list(pairs))
+
+    parent, many = ("traceparent", PARENT), [("tracestate", f"a{number}={'x' * 8000}") for number in range(9)]
+    assert extracted(parent, *many).trace_id == TRACE
+    assert extracted(*many[:8], parent).trace_id == TRACE, "64,000 characters and a few"
+    assert extracted(*many, parent) is None
+
+
+@pytest.mark.parametrize(
+    "formats", [[TRACECONTEXT, BAGGAGE], [TRACECONTEXT], [TRACECONTEXT, BAGGAGE, b3.SINGLE]], ids=len
+)
+def test_one_field_that_is_too_long_costs_itself_alone(formats):
+    tracekit.configure(formats=formats)
+    for huge in ({"baggage": "a=" + "x" * 1048576}, {b"tracestate": b"a=" + b"x" * 1048576}):
+        context = tracekit.extract({**huge, "traceparent": PARENT})
+        assert (context.trace_id, context.labels, str(context.state)) == (TRACE, {}, "")
 
 
 def test_the_middleware_links_to_the_trace_that_lost(exporter):
@@ -122,14 +143,27 @@ def test_the_middleware_links_to_the_trace_that_lost(exporter):
 
 
 @pytest.mark.parametrize(
-    ("path", "is_child"), [("/internal/x", True), ("/internal/public/x", False), ("/x", False), ("/internal", False)]
+    ("path", "is_child"),
+    [
+        ("/internal/x", True),
+        ("/internal/public/x", False),
+        ("/internal/public", False),
+        ("/internal/publican", True),
+        ("/x", False),
+        ("/internal", False),
+        ("/partner", True),
+        ("/partner/x", True),
+        ("/partners", False),
+        ("", False),
+    ],
 )
 def test_trust_is_given_by_the_longest_prefix_of_the_path(exporter, path, is_child):
     from tracekit.integrations.asgi import TraceMiddleware
 
     async def app(scope, receive, send): ...
 
-    middleware = TraceMiddleware(app, trust="restart", routes={"/internal/": "continue", "/internal/public/": "ignore"})
+    routes = {"/internal/": "continue", "/internal/public": "ignore", "/partner": "continue"}
+    middleware = TraceMiddleware(app, trust="restart", routes=routes)
     run_app(middleware, path=path, headers=[(b"traceparent", PARENT.encode())])
     (span,) = exporter.spans
     assert (span.context.trace_id == TRACE) == is_child

@@ -10,11 +10,12 @@ from ._render import cells, cut, encodable, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._header import Conversion, Found, Problem, Report
+    from ._header import Found, Report
+    from ._header_conversions import Conversion
+    from ._header_faults import Problem
+    from ._screen import Segment
 
 __all__ = ["clipped", "lines"]
-
-Segment = tuple[str, str]  # a text and its style, in rich's words
 
 _MAX_HEADERS = 64  # of one format
 _BAD = "bold red"

@@ -229,8 +229,10 @@ def collect(carrier: Any, names: tuple[str, ...]) -> list[str | list[str] | None
     A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or
     bytes, and a value may be a list of them. Names are lowercase ASCII and found in any case, in a
     mapping also as WSGI spells them (``HTTP_TRACEPARENT``). Whatever is shaped otherwise is passed over.
+    At most 64 KiB are taken, of one value no more than every format refuses.
     """
     found: list[str | list[str] | None] = [None] * len(names)
+    room = MAX_FIELD_CHARS
     is_mapping = hasattr(carrier, "items")
     for pair in carrier.items() if is_mapping else carrier:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -248,11 +250,28 @@ def collect(carrier: Any, names: tuple[str, ...]) -> list[str | list[str] | None
         if name in names:
             at = names.index(name)
             for text in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(text, bytes):
-                    text = text.decode("latin-1")
-                if isinstance(text, str):
-                    _append(found, at, str.__str__(text))  # a subclass may have methods of its own
+                if not isinstance(text, str | bytes):
+                    continue
+                room -= _size(text)
+                if room < 0:
+                    return found
+                _append(found, at, _bounded(text))
     return found
+
+
+def _size(text: str | bytes) -> int:
+    # A subclass may have methods of its own.
+    return min(str.__len__(text) if isinstance(text, str) else bytes.__len__(text), MAX_VALUE_CHARS)
+
+
+def _bounded(text: str | bytes) -> str:
+    """Return *text* or octets as text; of octets past all limits what shows that."""
+    # To copy a mebibyte would cost more than to refuse it.
+    return (
+        bytes.__getitem__(text, slice(MAX_VALUE_CHARS)).decode("latin-1")
+        if isinstance(text, bytes)
+        else str.__str__(text)
+    )
 
 
 def _append(found: list[str | list[str] | None], at: int, text: str) -> None:
@@ -278,7 +297,8 @@ class Sieve:
     def sift(self, carrier: Any) -> dict[str, str | list[str]] | None:
         """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
 
-        At most 64 KiB are taken, of names with a prefix the first 64: what a peer sends is bounded before it is parsed.
+        At most 64 KiB are taken, of one value no more than every format refuses, of names with a prefix the first 64:
+        what a peer sends is bounded before it is parsed.
         """
         found: dict[str, str | list[str]] | None = None
         room, prefixed = MAX_FIELD_CHARS, 0
@@ -301,26 +321,26 @@ class Sieve:
                     continue
                 prefixed += 1
             for text in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(text, bytes):
-                    text = text.decode("latin-1")
-                if isinstance(text, str):
-                    text = str.__str__(text)
-                    room -= len(text)
-                    if room < 0:
-                        return found
-                    if found is None:
-                        found = {}
-                    earlier = found.get(name)
-                    if earlier is None:
-                        found[name] = text
-                    elif isinstance(earlier, list):
-                        earlier.append(text)
-                    else:
-                        found[name] = [earlier, text]
+                if not isinstance(text, str | bytes):
+                    continue
+                room -= _size(text)
+                if room < 0:
+                    return found
+                if found is None:
+                    found = {}
+                text = _bounded(text)
+                earlier = found.get(name)
+                if earlier is None:
+                    found[name] = text
+                elif isinstance(earlier, list):
+                    earlier.append(text)
+                else:
+                    found[name] = [earlier, text]
         return found
 
 
 MAX_FIELD_CHARS: Final = 65536
+MAX_VALUE_CHARS: Final = 16448  # past the longest that any format takes
 MAX_NAME_CHARS: Final = 256
 
 

@@ -526,6 +526,7 @@ def collect(carrier, tuple names not None):
     A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or
     bytes, and a value may be a list of them. Names are lowercase ASCII and found in any case, in a
     mapping also as WSGI spells them (``HTTP_TRACEPARENT``). Whatever is shaped otherwise is passed over.
+    At most 64 KiB are taken, of one value no more than every format refuses.
     """
     cdef list found = [None] * len(names)
     _collect(carrier, names, found)
@@ -535,38 +536,40 @@ def collect(carrier, tuple names not None):
 cdef int _collect(carrier, tuple names, list found) except -1:
     cdef PyObject* key
     cdef PyObject* value
-    cdef Py_ssize_t position = 0, index
+    cdef Py_ssize_t position = 0, index, room = C_FIELD_CHARS
     cdef bint is_mapping
     if type(carrier) is dict:
         # Nothing below runs code of the program's, so the dict cannot change on the way.
         while PyDict_Next(carrier, &position, &key, &value):
             index = _find(<object>key, names, True)
-            if index >= 0:
-                _take(found, index, <object>value)
+            if index >= 0 and not _take(found, index, <object>value, &room):
+                break
         return 0
     if type(carrier) is list:
         for pair in <list>carrier:
-            _collect_pair(pair, names, found, False)
+            if not _collect_pair(pair, names, found, False, &room):
+                break
         return 0
     is_mapping = hasattr(carrier, "items")
     for pair in carrier.items() if is_mapping else carrier:
-        _collect_pair(pair, names, found, is_mapping)
+        if not _collect_pair(pair, names, found, is_mapping, &room):
+            break
     return 0
 
 
-cdef inline int _collect_pair(pair, tuple names, list found, bint is_mapping) except -1:
+cdef inline bint _collect_pair(pair, tuple names, list found, bint is_mapping, Py_ssize_t* room) except -1:
     cdef Py_ssize_t index
     if type(pair) is tuple:
         if len(<tuple>pair) == 2:
             index = _find((<tuple>pair)[0], names, is_mapping)
             if index >= 0:
-                _take(found, index, (<tuple>pair)[1])
+                return _take(found, index, (<tuple>pair)[1], room)
     elif isinstance(pair, (tuple, list)) and len(pair) == 2:
         name, value = pair
         index = _find(name, names, is_mapping)
         if index >= 0:
-            _take(found, index, value)
-    return 0
+            return _take(found, index, value, room)
+    return True
 
 
 cdef inline bint _is_name(const uint8_t* chars, const uint8_t* name, Py_ssize_t size, bint is_wsgi) noexcept:
@@ -604,22 +607,22 @@ cdef inline Py_ssize_t _find(object text, tuple names, bint is_mapping) noexcept
     return -1
 
 
-cdef int _take(list found, Py_ssize_t index, object value) except -1:
+cdef bint _take(list found, Py_ssize_t index, object value, Py_ssize_t* room) except -1:
+    """Add what *value* holds to *found*; tell whether there is room for more."""
     if isinstance(value, (tuple, list)):
         for text in value:
-            _take_text(found, index, text)
-    else:
-        _take_text(found, index, value)
-    return 0
+            if not _take_text(found, index, text, room):
+                return False
+        return True
+    return _take_text(found, index, value, room)
 
 
-cdef int _take_text(list found, Py_ssize_t index, object text) except -1:
-    if isinstance(text, bytes):
-        text = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), NULL)
-    elif not isinstance(text, str):
-        return 0
-    elif type(text) is not str:
-        text = str.__str__(text)  # a subclass may have methods of its own
+cdef bint _take_text(list found, Py_ssize_t index, object text, Py_ssize_t* room) except -1:
+    if not isinstance(text, (str, bytes)):
+        return True
+    text = _bounded(text, room)
+    if text is None:
+        return False
     earlier = found[index]
     if earlier is None:
         found[index] = text
@@ -627,12 +630,27 @@ cdef int _take_text(list found, Py_ssize_t index, object text) except -1:
         (<list>earlier).append(text)
     else:
         found[index] = [earlier, text]
-    return 0
+    return True
 
 
 cdef enum:
     C_FIELD_CHARS = 65536
+    C_VALUE_CHARS = 16448  # past the longest that any format takes
     C_NAME_CHARS = 256
+
+
+cdef inline str _bounded(object text, Py_ssize_t* room):
+    """Return *text* or octets as text, None if there is no *room*; of octets past all limits what shows that."""
+    # To copy a mebibyte would cost more than to refuse it.
+    cdef Py_ssize_t size
+    if isinstance(text, bytes):
+        size = min(PyBytes_GET_SIZE(text), <Py_ssize_t>C_VALUE_CHARS)
+        room[0] -= size
+        return PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), size, NULL) if room[0] >= 0 else None
+    room[0] -= min(PyUnicode_GET_LENGTH(text), <Py_ssize_t>C_VALUE_CHARS)
+    if room[0] < 0:
+        return None
+    return text if type(text) is str else str.__str__(text)  # a subclass may have methods of its own
 
 
 @cython.final
@@ -659,7 +677,8 @@ cdef class Sieve:
     def sift(self, carrier):
         """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
 
-        At most 64 KiB are taken, of names with a prefix the first 64: what a peer sends is bounded before it is parsed.
+        At most 64 KiB are taken, of one value no more than every format refuses, of names with a prefix the first 64:
+        what a peer sends is bounded before it is parsed.
         """
         cdef PyObject* key
         cdef PyObject* value
@@ -733,14 +752,10 @@ cdef class Sieve:
 cdef bint _keep(dict found, str name, object value, Py_ssize_t* room) except -1:
     """Add what *value* holds to *found*; tell whether there was room for it."""
     for text in value if isinstance(value, (tuple, list)) else (value,):
-        if isinstance(text, bytes):
-            text = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), NULL)
-        elif not isinstance(text, str):
+        if not isinstance(text, (str, bytes)):
             continue
-        elif type(text) is not str:
-            text = str.__str__(text)  # a subclass may have methods of its own
-        room[0] -= PyUnicode_GET_LENGTH(text)
-        if room[0] < 0:
+        text = _bounded(text, room)
+        if text is None:
             return False
         earlier = found.get(name)
         if earlier is None:

@@ -159,14 +159,16 @@ def tracer_in_use() -> Tracer:
     return _in_use
 
 
-def record_for_parent(tracer: Tracer) -> None:
-    """In a worker process: record with *tracer*, and keep what is recorded until it goes back with a result.
+def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
+    """In a worker process: use *formats*, record with *tracer*, and keep that until it goes back with a result.
 
     Where the worker has called ``configure()`` itself, that stands.
     """
     if _configured_in != os.getpid():
         _started().hold()
         _use(tracer)
+        if _propagation.formats() != formats:
+            _propagation.use_formats(formats)
 
 
 def _join(context: SpanContext | None) -> None:

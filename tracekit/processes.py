@@ -1,7 +1,7 @@
 """Processes without an event loop: pools whose jobs continue the trace and send back their spans, and ``environ()``.
 
-How it works: ``pack()`` puts a carrier beside a job: the context that is current, and what decides about recording. In
-the worker the job runs in a fresh ``contextvars.Context`` in which that context is current, a remote one; the spans that
+How it works: ``pack()`` puts a carrier beside a job: the context that is current, what decides about recording, and the
+wire formats. In the worker the job runs in a fresh ``contextvars.Context`` in which that context is current, a remote one; the spans that
 end there wait in the worker's buffer. They are taken out when the worker pickles what the job returned or raised, so
 that pickle is their carrier: unpickling it in the parent hands them to the parent's exporter, and gives
 the plain value or the original exception. A worker that calls ``tracekit.configure()`` keeps its spans and exports them.
@@ -27,25 +27,29 @@ from contextvars import copy_context
 from multiprocessing.process import parent_process
 from multiprocessing.reduction import ForkingPickler
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from ._accel import Tracer, buffer, current_span, restore_span
 from ._handoff import Place, at, detached, place
-from ._propagation import environ_of
+from ._propagation import DEFAULT_FORMATS, environ_of, formats
 from ._records import DEFAULT_LIMITS, Limits, Link, Status
 from ._tracer import record_for_parent, statistics, tracer_in_use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from multiprocessing.context import BaseContext
 
     from ._accel import Span
+    from .wire import Format
 
 __all__ = ["ProcessPoolExecutor", "environ", "pack"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Recording: TypeAlias = "tuple[int, str, tuple[int, ...] | None]"  # threshold, state, limits if they are not the default
+Settings: TypeAlias = "tuple[Recording | None, bytes | None]"  # and the formats, pickled
 
 _lost_before: dict[int, int] = {}  # what the parent knows of; by process, as a fork counts from nothing
 
@@ -105,23 +109,52 @@ def pack(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> tuple[Call
 # ---- in the parent, on the way out
 
 
-def _settings() -> tuple[int, str, tuple[int, ...] | None] | None:
-    """Return what makes a worker record as this process does, as small as it pickles; None: it records nothing."""
+def _settings() -> Settings | None:
+    """Return what makes a worker do as this process does, as small as it pickles; None: as if nothing were configured."""
     tracer = tracer_in_use()
-    if not tracer.recording:
+    recording = None
+    if tracer.recording:
+        recording = tracer.threshold, tracer.state, None if tracer.limits == DEFAULT_LIMITS else tuple(tracer.limits)
+    chosen = _pickled(formats())
+    return (recording, chosen) if recording or chosen is not None else None
+
+
+def _pickled(chosen: Sequence[Format]) -> bytes | None:
+    """Return *chosen* as octets, which cost no job anything; None for the default and for what cannot be pickled."""
+    if tuple(chosen) == DEFAULT_FORMATS:
         return None
-    return tracer.threshold, tracer.state, None if tracer.limits == DEFAULT_LIMITS else tuple(tracer.limits)
+    try:
+        return pickle.dumps(tuple(chosen))
+    except Exception:  # a format of the program's own
+        return None
 
 
 # ---- in the worker
 
 
+def _use(settings: Settings | None) -> Tracer:
+    """Do as *settings* say, unless the worker has called ``configure()`` itself."""
+    recording, chosen = settings or (None, None)
+    tracer = _tracer(recording)
+    record_for_parent(tracer, _formats(chosen))
+    return tracer
+
+
 @functools.lru_cache(maxsize=8)
-def _tracer(settings: tuple[int, str, tuple[int, ...] | None] | None) -> Tracer:
-    if settings is None:
+def _tracer(recording: Recording | None) -> Tracer:
+    if recording is None:
         return Tracer()
-    threshold, state, limits = settings
+    threshold, state, limits = recording
     return Tracer(recording=True, threshold=threshold, state=state, limits=Limits(*limits or ()))
+
+
+@functools.lru_cache(maxsize=8)
+def _formats(pickled: bytes | None) -> Sequence[Format]:
+    try:
+        found: Sequence[Format] = DEFAULT_FORMATS if pickled is None else pickle.loads(pickled)
+    except Exception:  # of the program's own, and not to be had here
+        found = DEFAULT_FORMATS
+    return found
 
 
 class _Initializer:
@@ -136,7 +169,7 @@ class _Initializer:
         return _Initializer, (self.function, self.place, _settings())
 
     def __call__(self, /, *args: Any) -> None:
-        record_for_parent(_tracer(_settings() if self.settings == () else self.settings))
+        _use(_settings() if self.settings == () else self.settings)
         # Not in a Context of its own: the program may set variables here that its jobs read.
         with at(self.place), detached():
             self.function(*args)
@@ -144,8 +177,7 @@ class _Initializer:
 
 def _run(carrier: tuple[Place, Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     where, settings = carrier
-    tracer = _tracer(settings)
-    record_for_parent(tracer)
+    tracer = _use(settings)
     try:
         value = _inside(where, fn, *args, **kwargs)
     except BaseException as error:

@@ -25,7 +25,7 @@ from ._sender import Backoff, Sender
 from ._sqlite_file import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .._accel import Span
     from ._outbox import Batch
@@ -106,6 +106,7 @@ class OTLPExporter:
         self._spool_bytes = spool_bytes
         if self._spool is not None:
             Outbox(self._spool, max_bytes=spool_bytes)  # checks both; opens nothing
+        self._make_transport = _transports(self.protocol)
         self._failed = 0
         self._notices = Notices()
         self._process: int | None = None
@@ -221,21 +222,10 @@ class OTLPExporter:
             if path is not None:
                 with open(path, "rb"):  # the library's own error would not name it
                     pass
-        if self.protocol == "grpc":
-            from ._otlp_grpc import GrpcTransport
-
-            return GrpcTransport(
-                self._endpoint,
-                self._headers,
-                certificate,
-                client_certificate,
-                client_key,
-                compression=self.compression,
-                insecure=self._insecure,
-            )
-        from ._otlp_http import HttpTransport
-
-        return HttpTransport(self._endpoint, self._headers, certificate, client_certificate, client_key)
+        options = {"compression": self.compression, "insecure": self._insecure} if self.protocol == "grpc" else {}
+        return self._make_transport(
+            self._endpoint, self._headers, certificate, client_certificate, client_key, **options
+        )
 
     def probe(self, span: Span) -> Answer:
         """Send *span* alone, once, past the spool, and return what the collector says."""
@@ -271,6 +261,22 @@ class OTLPExporter:
             if self._transport is not None:
                 self._transport.close()
         self._begin()
+
+
+def _transports(protocol: str) -> Callable[..., _Transport]:
+    """Return what makes transports; at once, so that a library that is missing is said where the exporter is made."""
+    try:
+        if protocol == "grpc":
+            from ._otlp_grpc import GrpcTransport
+
+            return GrpcTransport
+        from ._otlp_http import HttpTransport
+
+        return HttpTransport
+    except ModuleNotFoundError as error:
+        extra = "otlp-grpc" if protocol == "grpc" else "otlp"
+        message = f"{protocol} needs {error.name}: pip install 'tracekit[{extra}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def _one_of(parameter: str, value: Any, words: tuple[str, ...]) -> str:

@@ -42,7 +42,8 @@ class TraceMiddleware:
     - ``"link"``: as "restart", but the caller's labels stay in force;
     - ``"ignore"``: nothing is read.
 
-    *routes* says otherwise for paths that start with a prefix, ``{"/internal/": "continue"}``; the longest wins.
+    *routes* says otherwise for paths that start with a prefix, ``{"/internal": "continue"}``, whole segments of it;
+    the longest wins.
     Where several formats are configured and name different traces, the first counts and the span links to the others.
 
     The span ends with the last body chunk or the disconnect, where the app sees one, and at the latest when
@@ -125,7 +126,12 @@ class TraceMiddleware:
 
     def _trust_of(self, scope: Scope) -> str:
         path = scope.get("path", "")
-        return next((trust for prefix, trust in self._routes if path.startswith(prefix)), self._trust)
+        return next((trust for prefix, trust in self._routes if _is_below(path, prefix)), self._trust)
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    # "/internal" is no promise about "/internals".
+    return path.startswith(prefix) and (prefix.endswith("/") or path[len(prefix) : len(prefix) + 1] in ("", "/"))
 
 
 def _checked(trust: str) -> str:

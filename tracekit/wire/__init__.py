@@ -1,7 +1,9 @@
 """Wire formats: how a context is written to and read from a carrier.
 
 A format is a module constant with ``fields``, a strict ``read`` and a ``write``. ``extract`` and
-``inject`` in ``tracekit`` put the configured ones together and are lenient.
+``inject`` in ``tracekit`` put the configured ones together and are lenient. A format pickles as the constant that it
+is, so that worker processes use what their parent does. What a context has and a format could carry but for its value
+is left out, and counted in ``left_out`` of the formats to which that can happen.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@
     X-B3-Sampled = "0" / "1"                  ; older peers also send "true" and "false"
     X-B3-Flags   = "1"                        ; debug, which implies sampled; any other value says nothing
 
-A decision may come without ids. Debug is kept as ``extra["b3"] == "d"`` and goes out again, in either form.
+"When extracting state headers, the first value wins": of one of several headers that came twice the first counts, while
+two ``b3`` headers are none. A decision may come without ids. Debug is kept as ``extra["b3"] == "d"`` and goes out again, in either form.
 A trace id of 64 bits goes out in 16 digits. Where both forms are configured, the first in the list wins.
 
 Spec: https://github.com/openzipkin/b3-propagation
@@ -39,6 +40,9 @@ class _Single:
     read = staticmethod(read_b3)
     write = staticmethod(write_b3)
 
+    def __reduce__(self) -> str:
+        return "SINGLE"
+
 
 class _Multi:
     name: Final = "b3multi"
@@ -46,12 +50,8 @@ class _Multi:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context, or the decision alone, that the headers hold; None if they say nothing."""
-        texts: list[str | None] = []
-        for field, value in zip(self.fields, collect(carrier, self.fields), strict=True):
-            if isinstance(value, list):
-                raise FormatError(field, f"{len(value)} values, must be one")
-            texts.append(value)
-        trace, span, parent, sampled, flags = texts
+        found = collect(carrier, self.fields)
+        trace, span, parent, sampled, flags = [value[0] if isinstance(value, list) else value for value in found]
         decision = _DEFERRED
         if sampled is not None:
             if len(sampled) > 5 or sampled.lower() not in _DECISIONS:
@@ -77,6 +77,9 @@ class _Multi:
         put(carrier, "x-b3-parentspanid", None)
         put(carrier, "x-b3-sampled", decision if decision in ("0", "1") else None)
         put(carrier, "x-b3-flags", "1" if decision == "d" else None)
+
+    def __reduce__(self) -> str:
+        return "MULTI"
 
 
 def _id(field: str, text: str | None, *sizes: int) -> int:

@@ -77,5 +77,8 @@ class _CloudTrace:
             text += f";o={kept if number >= 0 and number & 1 == decision else decision}"
         put(carrier, _FIELD, text)
 
+    def __reduce__(self) -> str:
+        return "CLOUDTRACE"
+
 
 CLOUDTRACE: Final = _CloudTrace()

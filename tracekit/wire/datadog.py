@@ -126,6 +126,9 @@ class _Datadog:
         self.left_out += len(tags) - len(good)
         return text or None
 
+    def __reduce__(self) -> str:
+        return "DATADOG"
+
 
 def _number(field: str, text: str) -> int:
     number = parse_decimal(text)

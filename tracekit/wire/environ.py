@@ -47,6 +47,9 @@ class _Environ:
         write_w3c(context, found)
         set_fields(carrier, found, [self])
 
+    def __reduce__(self) -> str:
+        return "ENVIRON"
+
 
 def variable(field: str) -> str:
     """Return the name of the environment variable that *field* goes by."""

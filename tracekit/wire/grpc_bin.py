@@ -83,6 +83,9 @@ class _Binary:
             self.left_out += len(labels.members) + sum([len(properties) for _, _, properties in labels.members]) - kept
         _put(carrier, "grpc-tags-bin", octets if octets != b"\0" else None)
 
+    def __reduce__(self) -> str:
+        return "BINARY"
+
 
 def _is_tail(tail: object, room: int) -> bool:
     """Tell whether *tail* begins with an unknown field, else it would be read as ids."""

@@ -106,6 +106,9 @@ class _Jaeger:
                 places -= 1
         self.left_out += places
 
+    def __reduce__(self) -> str:
+        return "JAEGER"
+
 
 def _parse(value: str | list[str]) -> SpanContext:
     if isinstance(value, list):
@@ -157,7 +160,7 @@ def _read_labels(baggage: str | list[str] | None, fields: dict[str, str | list[s
     found: dict[str, str] = {}
     bad = 0
     for key, text in pairs:
-        if isinstance(text, str) and text.isascii() and is_label_key(key):
+        if isinstance(text, str) and len(text) <= MAX_LABEL_BYTES and text.isascii() and is_label_key(key):
             found[key.lower()] = _decode(text)
         else:
             bad += 1

@@ -19,7 +19,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .._accel import Sieve, SpanContext, collect, ids_of, is_label_key, make_remote, parse_hex, put
+from .._accel import (
+    MAX_LABEL_BYTES,
+    Sieve,
+    SpanContext,
+    collect,
+    ids_of,
+    is_label_key,
+    make_remote,
+    parse_hex,
+    put,
+)
 from .._errors import FormatError
 from .._labels import Labels
 
@@ -85,6 +95,9 @@ class _OTTrace:
                 places -= 1
         self.left_out += places
 
+    def __reduce__(self) -> str:
+        return "OTTRACE"
+
 
 def _id(field: str, text: str | None, digits: int) -> int:
     if text is None:
@@ -100,7 +113,7 @@ def _read_labels(fields: dict[str, str | list[str]]) -> Labels:
     found: dict[str, str] = {}
     for name, text in fields.items():
         key = name[len(_PREFIX) :]
-        if isinstance(text, str) and _is_plain(text) and is_label_key(key):
+        if isinstance(text, str) and len(text) <= MAX_LABEL_BYTES and _is_plain(text) and is_label_key(key):
             found[key] = text
     # Members without keys are left out and counted.
     return Labels.parse("=," * (len(fields) - len(found))).merge(Labels(found))

@@ -76,5 +76,8 @@ class _Seed:
             text += f";o={kept if number >= 0 and number & 1 == decision else decision}"
         put(carrier, _FIELD, text)
 
+    def __reduce__(self) -> str:
+        return "SEED"
+
 
 SEED: Final = _Seed()

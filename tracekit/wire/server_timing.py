@@ -71,6 +71,9 @@ class _ServerTiming:
         metrics = [found] if isinstance(found, str) else found or []
         put(carrier, _FIELD, ", ".join([*filter(None, metrics), metric]))
 
+    def __reduce__(self) -> str:
+        return "SERVER_TIMING"
+
 
 def _context(parameters: list[str]) -> SpanContext | None:
     for parameter in parameters:

@@ -28,6 +28,9 @@ class _TraceContext:
     read = staticmethod(read_tracecontext)
     write = staticmethod(write_tracecontext)
 
+    def __reduce__(self) -> str:
+        return "TRACECONTEXT"
+
 
 class _Baggage:
     name: Final = "baggage"
@@ -48,6 +51,9 @@ class _Baggage:
         labels = context.labels
         if labels:  # else a baggage header that the program set by itself stays
             put(carrier, "baggage", str(labels))
+
+    def __reduce__(self) -> str:
+        return "BAGGAGE"
 
 
 TRACECONTEXT: Final = _TraceContext()

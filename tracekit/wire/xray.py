@@ -110,6 +110,9 @@ class _XRay:
                 self.left_out += 1
         put(carrier, _FIELD, text)
 
+    def __reduce__(self) -> str:
+        return "XRAY"
+
 
 def _number(key: str, value: str) -> int:
     """Return the number that a field of ours holds, -1 where it is malformed."""
