@@ -86,7 +86,9 @@ def query(port: int) -> list[dict]:
         answer = json.load(response)
     if answer.get("errors"):
         raise Failed(f"the query failed: {answer['errors']}")
-    return [span["node"] for project in answer["data"]["projects"]["edges"] for span in project["node"]["spans"]["edges"]]
+    return [
+        span["node"] for project in answer["data"]["projects"]["edges"] for span in project["node"]["spans"]["edges"]
+    ]
 
 
 def check(protocol: str, compression: str, at: int, port: int) -> None:

@@ -66,6 +66,13 @@ def test_the_comparison_prints_every_row(tmp_path):
     assert IMPLEMENTATION in done.stdout.splitlines()[0]
 
 
+def test_what_export_sustains_is_printed():
+    done = run("-m", "bench.export", "--seconds=0.2", "--rates=1000")
+    assert done.returncode == 0, done.stderr
+    for way in ("http/protobuf", "http/protobuf, gzip", "http/json", "spool"):
+        assert f"\n| {way} | 1,000 | " in done.stdout
+
+
 def test_peers_that_are_not_installed_are_said_to_be():
     done = compare("--smoke", "--only", "child,bytes,import", absent=frozenset({"opentelemetry", "ddtrace"}))
     assert done.returncode == 0, done.stderr

@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import pytest
 import trustme
@@ -809,3 +811,17 @@ def test_processes_share_a_spool(collector, spool):
     ledger = sender.ledger()
     assert (ledger.put, ledger.waiting, ledger.evicted) == (150, 0, 0)
     sender.shutdown()
+
+
+def test_what_is_lost_when_is_measured():
+    """The figures of docs/OPERATIONS.md, from a shorter run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults", "--seconds=20", "--kills=2"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n| ") == 9
