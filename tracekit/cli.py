@@ -82,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     show.set_defaults(run=_show)
 
+    spool = commands.add_parser(
+        "spool", help="what waits in the spool of an OTLP exporter, and what became of the rest"
+    )
+    spool.add_argument("path", metavar="PATH", help="the file that OTLPExporter(spool=…) writes")
+    spool.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
+    spool.set_defaults(run=_spool)
+
     header = commands.add_parser("header", help="what trace headers say, what is wrong with them, and other formats")
     header.add_argument(
         "headers", metavar="HEADER", nargs="*", help="'name: value' (default, or -: a dump on standard input)"
@@ -292,6 +299,34 @@ def _read_stdin() -> bytes:
     if sys.stdin.isatty():
         complain("reading headers from the terminal, to the end of input")
     return sys.stdin.buffer.read(MAX_BYTES + 1)
+
+
+def _spool(arguments: argparse.Namespace) -> int:
+    from .exporters._outbox import Outbox
+
+    if not os.path.exists(arguments.path):
+        raise StoreError("there is no such file", arguments.path, "name the file of OTLPExporter(spool=…)")
+    outbox = Outbox(arguments.path)
+    try:
+        ledger = outbox.ledger()
+    finally:
+        outbox.close()
+    if arguments.json:
+        print_json(ledger._asdict())
+        return 0
+    screen = Screen()
+    size = f"  in {ledger.waiting_bytes:,} bytes" if ledger.waiting else ""
+    for name, text in (
+        ("put", "since the file was made"),
+        ("sent", "taken by the collector"),
+        ("rejected", "refused by it"),
+        ("evicted", "dropped, the oldest first, for want of room"),
+        ("waiting", f"to be sent{size}"),
+    ):
+        count = getattr(ledger, name)
+        style = "bold red" if count and name in ("rejected", "evicted") else "bold"
+        screen.line((f"{name:<9}", style), (f"{count:>12,} spans", style), (f"  {text}", "dim"))
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

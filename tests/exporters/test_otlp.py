@@ -826,3 +826,16 @@ def test_what_is_lost_when_is_measured():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n| ") == 9
+
+
+def test_a_spool_that_is_full_is_said_once(spool, caplog):
+    sender = OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, spool=spool, spool_bytes=1 << 20)
+    spans = made(500)
+    while not sender.ledger().evicted:
+        sender.export(spans)
+    sender.export(spans)
+    sender.shutdown()
+    said = [line for line in lines(caplog) if "is full" in line]
+    assert said == [
+        f"the spool is full: its oldest spans are dropped (said once; `tracekit spool {spool}` counts on)",
+    ]

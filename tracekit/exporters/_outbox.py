@@ -113,8 +113,8 @@ class Outbox:
         self._is_closed = False
         self.path = self._file.path
 
-    def put(self, body: bytes, *, spans: int, content_type: str, content_encoding: str) -> None:
-        """Keep *body*, which holds *spans* and is no larger than 1/8 of ``max_bytes``."""
+    def put(self, body: bytes, *, spans: int, content_type: str, content_encoding: str) -> int:
+        """Keep *body*, which holds *spans* and is no larger than 1/8 of ``max_bytes``; return how many were ever evicted."""
         if len(body) > self._max_body:
             raise StoreError("a batch is too large for the outbox", self.path, "allow it 8 times as much, or send less")
         row = (spans, content_type, content_encoding, body)
@@ -122,12 +122,12 @@ class Outbox:
         with self._file.explained():
             for evicted_bytes in (0, 2 * need, None):  # first what costs nothing
                 try:
-                    self._insert(row, need)
-                    return
+                    return self._insert(row, need)
                 except sqlite3.OperationalError as error:
                     if not is_full(error) or evicted_bytes is None:
                         raise
                 self._shrink(evicted_bytes)
+        raise AssertionError("the last try returns or raises")
 
     def take(self, lease_s: float) -> Batch | None:
         """Return the oldest batch that nobody holds and that has not to wait; nobody else gets it for *lease_s*.
@@ -192,7 +192,7 @@ class Outbox:
         if self._is_closed:
             raise StoreError("the outbox is closed", self.path, "make another one")
 
-    def _insert(self, row: tuple[int, str, str, bytes], need: int) -> None:
+    def _insert(self, row: tuple[int, str, str, bytes], need: int) -> int:
         with self._transaction(need) as connection:
             # On a disk filled up by this, nothing could be sent either: the log could not move into the file.
             self._file.check_disk(2 * need + self._spare)
@@ -205,6 +205,7 @@ class Outbox:
             pages, free = self._file.pages(connection)
             if self._file.is_too_large(pages):
                 self._file.give_back(connection, min(free, _STEP))
+            return int(connection.execute("SELECT evicted FROM ledger").fetchone()[0])
 
     def _take(self, lease_s: float) -> Batch | None:
         with self._transaction(_MIN_ROOM) as connection:

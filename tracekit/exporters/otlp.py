@@ -118,6 +118,7 @@ class OTLPExporter:
         self._is_late = threading.Event()
         self._transport: _Transport | None = None
         self._outbox = self._sender = None
+        self._evicted = -1  # how many the spool had evicted when it was last looked at
         if self._spool is not None:
             self._outbox = Outbox(self._spool, max_bytes=self._spool_bytes)
             self._sender = Sender(
@@ -167,9 +168,13 @@ class OTLPExporter:
         assert self._sender is not None
         body, content_type, content_encoding = self._packed(body)
         try:
-            self._outbox.put(body, spans=count, content_type=content_type, content_encoding=content_encoding)
+            evicted = self._outbox.put(body, spans=count, content_type=content_type, content_encoding=content_encoding)
         except StoreError as error:
             raise DeliveryError(f"not spooled: {error}") from error
+        if evicted > self._evicted >= 0:
+            message = "the spool is full: its oldest spans are dropped (said once; `tracekit spool %s` counts on)"
+            self._notices.say("warning", "evicted", message, self._spool)
+        self._evicted = evicted
         self._sender.wake()
         return 0
 
