@@ -15,7 +15,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._sqlite_file import SQLiteFile, StoreError, check_above_0, check_bytes
+from ._sqlite_file import SQLiteFile, StoreError, check_above_0, check_bytes, is_full
 from ._sqlite_reader import SPANS, Counts, SQLiteReader, StoredSpan, StoredTrace, read_span, whole
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ class SQLiteExporter:
                         connection.executemany(_INSERT, rows)
                         return
             except sqlite3.OperationalError as error:
-                # SQLite says the same of a full disk and of max_page_count.
-                if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_FULL or need > self.max_bytes // 2:
+                if not is_full(error) or need > self.max_bytes // 2:
                     raise
                 with self._file.transaction() as connection:
                     if self._file.room(connection) >= 4 * need:
