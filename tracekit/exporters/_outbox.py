@@ -87,10 +87,9 @@ class Ledger(NamedTuple):
 class Outbox:
     """The outbox at *path*, made when first used; for any number of threads and processes.
 
-    File and write-ahead log together stay below *max_bytes* (at least 1 MiB); the oldest batches that nobody is just
-    sending give way, and are counted. So they do, and nothing is put where none is left, to leave 1/32 of *max_bytes*
-    free on the disk. *lock_timeout_s* is how long a call waits for other processes. All methods raise
-    ``StoreError``; the call after one starts afresh.
+    File and write-ahead log together stay below *max_bytes* (at least 1 MiB), and 1/32 of that stays free on the
+    disk: the oldest batches that nobody is just sending give way, and are counted. *lock_timeout_s* is how long a
+    call waits for other processes. All methods raise ``StoreError``; the call after one starts afresh.
 
     What was put outlasts the process, however it ends. A power failure may take the last batches, and bring back some
     that were sent already, but spoils nothing.
@@ -114,9 +113,11 @@ class Outbox:
         self.path = self._file.path
 
     def put(self, body: bytes, *, spans: int, content_type: str, content_encoding: str) -> int:
-        """Keep *body*, which holds *spans* and is no larger than 1/8 of ``max_bytes``; return how many were ever evicted."""
+        """Keep *body*, which holds *spans* and may be as large as 1/8 of ``max_bytes``; return how many were ever evicted."""
         if len(body) > self._max_body:
-            raise StoreError("a batch is too large for the outbox", self.path, "allow it 8 times as much, or send less")
+            raise StoreError(
+                "a batch is too large for the outbox", self.path, "allow max_bytes 8 times its size, or less a batch"
+            )
         row = (spans, content_type, content_encoding, body)
         need = len(body) + len(body) // 128 + _MIN_ROOM
         with self._file.explained():
@@ -229,12 +230,7 @@ class Outbox:
         Little by little: that takes room itself, at first there is next to none.
         """
         for doublings in range(16):
-            try:
-                self._file.checkpoint()
-            except sqlite3.OperationalError as error:
-                # The file cannot grow; but what is evicted need not be moved into it.
-                if not is_full(error) or doublings or not evicted_bytes:
-                    raise
+            self._file.checkpoint()
             with self._transaction() as connection:
                 while evicted_bytes > 0 and (gone := _evict(connection)):
                     evicted_bytes -= gone
