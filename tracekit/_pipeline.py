@@ -288,7 +288,7 @@ class Pipeline:
             self._worker = worker = _Worker(exporter, interval_s, batch_size, self._say_full)
             buffer.wake = worker.wake
             if hasattr(exporter, "start"):
-                worker.call(lambda: worker.ask(exporter.start), 0.0)
+                worker.ask(exporter.start)
             if len(buffer):
                 worker.wake()
 

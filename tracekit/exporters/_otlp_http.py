@@ -89,6 +89,7 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the connection."""
+        self.pool.connection_from_url(self.url).close()  # clear() alone leaves sockets to the garbage collector
         self.pool.clear()
 
     def _answer(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
