@@ -313,7 +313,7 @@ class Pipeline:
             return True
         hurry = getattr(worker.intake.exporter, "hurry", None)
         if hurry is not None:
-            hurry()
+            worker.ask(hurry)
         done = worker.call(worker.stop, timeout_s)
         with worker.lock:
             if not worker.is_abandoned:

@@ -839,3 +839,30 @@ def test_a_spool_that_is_full_is_said_once(spool, caplog):
     assert said == [
         f"the spool is full: its oldest spans are dropped (said once; `tracekit spool {spool}` counts on)",
     ]
+
+
+def _fork_in_the_middle(url, spool, protocol):
+    """In a process of its own: fork while the exporter's threads are at work, and export on both sides."""
+    tracekit.configure(exporter=OTLPExporter(url, environ={}, spool=spool, protocol=protocol), environ={})
+    for number in range(5):
+        tracekit.span(f"before {number}").end()
+        tracekit.flush(20)
+        if not (pid := os.fork()):
+            tracekit.span(f"child {number}").end()
+            done = tracekit.flush(20) and tracekit.shutdown(20)
+            os._exit(0 if done else 1)
+        tracekit.span(f"parent {number}").end()
+        assert os.waitpid(pid, 0)[1] == 0
+    assert tracekit.flush(20)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+@pytest.mark.parametrize("has_spool", [False, True])
+def test_forks_while_it_is_sending_lose_nothing(collector, spool, has_spool):
+    process = multiprocessing.get_context("spawn").Process(
+        target=_fork_in_the_middle, args=(collector.url, str(spool) if has_spool else None, "http/protobuf")
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert set(collector.names) == {f"{who} {number}" for who in ("before", "child", "parent") for number in range(5)}

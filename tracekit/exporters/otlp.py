@@ -109,7 +109,6 @@ class OTLPExporter:
         self._make_transport = _transports(self.protocol)
         self._failed = 0
         self._notices = Notices()
-        self._process: int | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -127,6 +126,8 @@ class OTLPExporter:
 
     def _adopt(self) -> None:
         if self._pid != os.getpid():
+            # Kept, as its end would close what the parent uses, or wait for threads that only the parent has.
+            self._inherited = self._transport
             self._begin()
             self._failed = 0
 
@@ -254,17 +255,18 @@ class OTLPExporter:
 
     def hurry(self) -> None:
         """Wait for no collector any more that is away."""
+        self._adopt()
         self._is_late.set()
 
     def shutdown(self) -> None:
         """Close the connection; what is in the spool is sent while that works, for 3 s at most, and stays there else."""
-        if self._pid == os.getpid():
-            if self._sender is not None:
-                self._sender.close(FAREWELL_S)
-            if self._outbox is not None:
-                self._outbox.close()
-            if self._transport is not None:
-                self._transport.close()
+        self._adopt()
+        if self._sender is not None:
+            self._sender.close(FAREWELL_S)
+        if self._outbox is not None:
+            self._outbox.close()
+        if self._transport is not None:
+            self._transport.close()
         self._begin()
 
 
