@@ -104,8 +104,6 @@ class OTLPExporter:
         self.endpoint = without_secrets(self._endpoint)
         self._spool = None if settings.get("spool") is None else os.fspath(settings["spool"])
         self._spool_bytes = spool_bytes
-        if self._spool is not None:
-            Outbox(self._spool, max_bytes=spool_bytes)  # checks both; opens nothing
         self._make_transport = _transports(self.protocol)
         self._failed = 0
         self._notices = Notices()
