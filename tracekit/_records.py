@@ -15,6 +15,7 @@ __all__ = [
     "KINDS",
     "NO_ATTRIBUTES",
     "STATUS_CODES",
+    "Account",
     "Event",
     "Limits",
     "Link",
@@ -63,6 +64,17 @@ class Limits(NamedTuple):
 
 
 DEFAULT_LIMITS = Limits()
+
+
+class Account(NamedTuple):
+    """What became of the spans that an exporter took without raising, as far as they were not delivered, as of now.
+
+    ``queued`` it still holds, ``failed`` it has lost, ``unsampled`` it has discarded by sampling; the last two over its life.
+    """
+
+    queued: int = 0
+    failed: int = 0
+    unsampled: int = 0
 
 
 class Statistics(NamedTuple):
