@@ -9,6 +9,7 @@ import pytest
 import tracekit
 from tracekit.exporters.console import ConsoleExporter
 from tracekit.exporters.sqlite import SQLiteExporter
+from tracekit.exporters.tail import TailSampler
 
 from . import inputs
 from .contender_tracekit import NullExporter
@@ -49,3 +50,14 @@ def bench_console_batch(benchmark, monkeypatch, count):
     spans = _finished(count)
     benchmark(exporter.export, spans)
     exporter.shutdown()
+
+
+@pytest.mark.parametrize("probability", [0.1, 1.0])
+def bench_tail_batch(benchmark, probability):
+    """Time one local trace of 2000 spans: divide by its spans."""
+    spans = _finished(2000)
+
+    def fresh():  # an old one remembers what it decided
+        return (TailSampler(NullExporter(), probability=probability),), {}
+
+    benchmark.pedantic(lambda exporter: exporter.export(spans), setup=fresh, rounds=50)
