@@ -14,6 +14,8 @@ from tracekit import AlwaysOff, AlwaysOn, Rate, Ratio
 from tracekit._sampling import NEVER, threshold, threshold_text
 from tracekit.testing import MemoryExporter
 
+from .estimates import Estimate
+
 same = settings(deadline=None, derandomize=True, database=None)
 
 
@@ -418,46 +420,31 @@ def test_an_adjusted_count_of_nothing_decided_is_unknown_and_of_no_context_an_er
         assert tracekit.adjusted_count(span) == 1.0
 
 
-class Estimate:
-    """What the sum of adjusted counts is, and how far it may be from the truth: four standard deviations."""
-
-    def __init__(self):
-        self.sum = self.variance = 0.0
-
-    def add(self, count):
-        self.sum += count
-        self.variance += count * (count - 1)  # of 1/p, seen with probability p, for each of 1/p traces
-
-    def agrees_with(self, truth):
-        return abs(self.sum - truth) <= 4 * self.variance**0.5 + 1e-6
-
-
 @settings(same, max_examples=12)
 @given(st.lists(st.floats(0.02, 1), min_size=1, max_size=4), st.integers(0, 2**32), st.booleans())
 def test_adjusted_counts_add_up_in_every_service_of_a_chain(probabilities, seed, says_rv):
     """Each service has a ratio of its own, requests of its own, and passes each request on to the next with luck."""
     luck = random.Random(seed)
     memory = configured(AlwaysOn())
-    truth = [0] * len(probabilities)
+    estimates = [Estimate() for _ in probabilities]
     arriving = []
     for at, probability in enumerate(probabilities):
-        tracekit.configure(service=str(at), exporter=memory, sampler=Ratio(probability))
-        own = []
+        sampler = Ratio(probability)
+        tracekit.configure(service=str(at), exporter=memory, sampler=sampler)
         for _ in range(400):
             state = state_of(f"ot=rv:{luck.getrandbits(56):014x}" if says_rv else "")
             parent = tracekit.SpanContext(f"{luck.getrandbits(127) + 1:032x}", state=state)
-            own.append(parent)
+            arriving.append((parent, 1 - sampler.threshold / NEVER))
         leaving = []
-        for parent in [*own, *map(tracekit.extract, arriving)]:
+        for parent, exact in arriving:
             with tracekit.span("request", parent=parent):
-                truth[at] += 1
+                estimates[at].came(exact)
                 if luck.random() < 0.7:
-                    leaving.append(tracekit.inject({}))
+                    leaving.append((tracekit.extract(tracekit.inject({})), exact))
         arriving = leaving
-    estimates = [Estimate() for _ in probabilities]
     for span in memory.spans:
-        estimates[int(span.resource["service.name"])].add(tracekit.adjusted_count(span))
-    assert all(estimate.agrees_with(true) for estimate, true in zip(estimates, truth, strict=True))
+        estimates[int(span.resource["service.name"])].kept(tracekit.adjusted_count(span))
+    assert all(estimate.is_right for estimate in estimates)
 
 
 # ---- the program's own sampler
@@ -512,6 +499,26 @@ def test_whatever_a_sampler_answers_or_raises_the_program_goes_on(answer, kept, 
     assert len(memory.spans) == kept
 
 
+def test_samplers_of_this_module_can_be_asked_and_say_what_configure_makes_of_them():
+    for sampler in (AlwaysOn(), AlwaysOff(), Ratio(0), Ratio(0.5), Ratio(1.0)):
+        for randomness in (0, (1 << 55) - 1, 1 << 55, 2**56 - 1):
+            configured(sampler)
+            with tracekit.span("root", parent=tracekit.SpanContext(f"{1 << 127 | randomness:032x}")) as span:
+                said = span.context.sampled, str(span.context.state)
+            assert sampler.sample(randomness, "root", "internal", {}) == said
+
+
+def test_a_subclass_with_a_mind_of_its_own_is_asked():
+    class NoHealth(Ratio):
+        def sample(self, randomness, name, kind, attributes):
+            return (False, "") if name == "health" else super().sample(randomness, name, kind, attributes)
+
+    memory = configured(NoHealth(1.0))
+    for name in ("health", "work"):
+        tracekit.span(name).end()
+    assert [span.name for span in memory.spans] == ["work"]
+
+
 def test_a_sampler_is_given_plain_text():
     class Name(str):
         __hash__ = None
@@ -535,8 +542,13 @@ def test_without_an_exporter_nobody_is_asked():
 # ---- rate
 
 
-@pytest.mark.parametrize("at_random", [False, True], ids=["even", "random"])
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.name}, target {shape.target}")
+def courses():
+    for shape in SHAPES:
+        for arrival in ["even", "random"] if max(map(shape.load, range(shape.end_s))) <= 10_000 else ["random"]:
+            yield pytest.param(shape, arrival == "random", id=f"{shape.name}, {arrival}, target {shape.target}")
+
+
+@pytest.mark.parametrize(("shape", "at_random"), list(courses()))
 def test_a_rate_stays_within_a_tenth_of_its_target_at_any_load(shape, at_random):
     course = follow(shape, at_random=at_random)
     assert abs(course.deviation) <= 0.1

@@ -721,7 +721,7 @@ def restore_span(
 
 
 def retrace(span: Span, context: SpanContext) -> None:
-    """Give *span*, which has ended, another context with the same ids: an exporter has something to add to its tracestate."""
+    """Give *span*, which has ended, another context with the same ids: one whose tracestate says more."""
     if not isinstance(span, Span):
         raise TypeError(f"span must be a Span, not {type(span).__name__}")
     if not isinstance(context, SpanContext):

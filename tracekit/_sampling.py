@@ -99,15 +99,15 @@ class AlwaysOff:
 class Rate:
     """Keep about *per_second* traces a second, whatever the load, by adapting the probability (Dapper, section 4.4).
 
-    From two seconds after a change of load on, what is kept in ten seconds is within 10 % of the target, for targets
-    of 10 a second and more, and everything is kept where fewer traces come; where they come at random, little short of the target,
-    all but a few in a hundred. A burst out of nothing may bring up to a second's worth more at first, which is then saved again.
+    From two seconds after a change of load on, what is kept in ten seconds is within 10 % of the target, for targets of 10
+    a second and more, and everything is kept where fewer traces come; where they come at random and are little fewer, all but a few
+    in a hundred. A burst out of nothing may bring up to a second's worth more at first, which is then made up for.
     *clock* returns monotonic nanoseconds.
 
-    How: in rounds of a tenth of a second, or shorter ones when a burst comes. The load is an average of the last second,
-    begun anew where a round shows that it is another one. A balance is kept of what was kept too much or too little,
-    and evened out over the next third of a second, or the time of three traces, so that chance does not add up. The probability follows from the past alone, and is never 0: so
-    the sum of adjusted counts is right, whatever the load does.
+    How: in rounds of a tenth of a second, or shorter ones when a burst comes. The load is an average of the last second, begun anew
+    where a round shows that it is another one. A balance is kept of what was kept too many or too few, and evened out over
+    the next third of a second, or the time of three traces, so that chance does not add up. The probability follows from the
+    past alone and is never 0, so that adjusted counts are right whatever the load does.
     """
 
     _ROUND_NS: Final = 100_000_000
@@ -134,36 +134,40 @@ class Rate:
 
     def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
         """Keep the trace with the probability in force now."""
-        elapsed_ns = self._clock() - self._since_ns
+        since_ns = self._since_ns
+        elapsed_ns = self._clock() - since_ns
         self._seen += 1
         if elapsed_ns >= self._ROUND_NS or self._kept >= self._burst:
-            self._adapt(max(elapsed_ns, self._SHORTEST_NS))
-        if randomness < self._threshold:
+            self._adapt(since_ns, max(elapsed_ns, self._SHORTEST_NS))
+        threshold, state = self._in_force
+        if randomness < threshold:
             return False, ""
         self._kept += 1
-        return True, self._state
+        return True, state
 
-    def _adapt(self, elapsed_ns: int) -> None:
-        elapsed_s = elapsed_ns / 1e9
+    def _adapt(self, since_ns: int, elapsed_ns: int) -> None:
+        if since_ns != self._since_ns:  # another thread has been here; a lock might be held for ever after a fork
+            return
+        self._since_ns = since_ns + elapsed_ns
         seen, kept = max(1, self._seen), self._kept
-        self._since_ns += elapsed_ns
         self._seen = self._kept = 0
+        elapsed_s = elapsed_ns / 1e9
         expected = self._load * elapsed_s
-        if abs(seen - expected) > self._CHANGED * max(seen, expected) ** 0.5:
-            self._averaged_ns = 0
-        self._averaged_ns = min(self._averaged_ns + elapsed_ns, self._AVERAGE_NS)
-        self._load += (seen / elapsed_s - self._load) * min(1.0, elapsed_ns / self._averaged_ns)
+        is_another = abs(seen - expected) > self._CHANGED * max(seen, expected) ** 0.5
+        averaged_ns = min(elapsed_ns + (0 if is_another else self._averaged_ns), self._AVERAGE_NS)
+        load = self._load + (seen / elapsed_s - self._load) * min(1.0, elapsed_ns / averaged_ns)
+        self._load, self._averaged_ns = load, averaged_ns
         # Little is saved up while all is kept, or the next burst would spend it at once.
-        most_saved = self._most if self._threshold else self._most_saved
+        most_saved = self._most if self._in_force[0] else self._most_saved
         balance = self._balance + self.per_second * elapsed_s - kept
         self._balance = min(most_saved, max(-self._most, balance))
         wanted = self.per_second + self._balance / self._evened_s
-        self._set(min(1.0, max(wanted, self.per_second / 4) / self._load))
+        self._set(min(1.0, max(wanted, self.per_second / 4) / load))
 
     def _set(self, probability: float) -> None:
         # Never 0: what cannot be kept is counted by nobody.
-        self._threshold = min(threshold(probability), NEVER - 1)
-        self._state = f"ot=th:{threshold_text(self._threshold)}"
+        rejected = min(threshold(probability), NEVER - 1)
+        self._in_force = rejected, f"ot=th:{threshold_text(rejected)}"  # one value: threads may come in between
         self._burst = max(2.0, 2 * self.per_second * self._ROUND_NS / 1e9) + max(0.0, self._balance)
 
     def __repr__(self) -> str:

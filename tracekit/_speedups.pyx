@@ -767,7 +767,7 @@ def restore_span(
 
 
 def retrace(Span span not None, SpanContext context not None):
-    """Give *span*, which has ended, another context with the same ids: an exporter has something to add to its tracestate."""
+    """Give *span*, which has ended, another context with the same ids: one whose tracestate says more."""
     cdef SpanContext own = span.context
     if not span._ended:
         raise ValueError("span must have ended")

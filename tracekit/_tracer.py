@@ -193,7 +193,8 @@ def _tracer(
 ) -> Tracer:
     if sampler is None:
         sampler = AlwaysOn()
-    if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio):
+    # A subclass may have a sample() of its own.
+    if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio) and type(sampler) in (AlwaysOn, AlwaysOff, Ratio):
         return Tracer(
             recording=recording,
             threshold=sampler.threshold,
@@ -201,7 +202,7 @@ def _tracer(
             limits=limits,
             resource=resource,
         )
-    if not callable(getattr(sampler, "sample", None)):
+    if isinstance(sampler, type) or not callable(getattr(sampler, "sample", None)):
         raise TypeError(f"sampler must be a sampler such as tracekit.Ratio(0.1), not {type(sampler).__name__}")
     return Tracer(recording=recording, sampler=sampler, limits=limits, resource=resource)
 

@@ -14,8 +14,11 @@ import tracekit
 from tracekit import AlwaysOn, Ratio, TraceState
 from tracekit._accel import set_ids
 from tracekit._records import Account
+from tracekit._sampling import NEVER
 from tracekit.exporters.tail import TailSampler
 from tracekit.testing import FakeClock, MemoryExporter, span_tree
+
+from ..estimates import Estimate
 
 same = settings(deadline=None, derandomize=True, database=None)
 
@@ -333,20 +336,6 @@ def test_the_larger_threshold_is_written_where_probability_decided_and_none_else
     assert span_tree(inner.batches[0]).startswith("root")
 
 
-class Estimate:
-    """What the sum of adjusted counts is, and how far it may be from the truth: four standard deviations."""
-
-    def __init__(self):
-        self.sum = self.variance = 0.0
-
-    def add(self, count):
-        self.sum += count
-        self.variance += count * (count - 1)
-
-    def agrees_with(self, truth):
-        return abs(self.sum - truth) <= 4 * self.variance**0.5 + 1e-6
-
-
 @settings(same, max_examples=15)
 @given(st.floats(0.05, 1), st.floats(0.05, 1), st.floats(0, 0.3), st.integers(0, 2**32), st.booleans())
 def test_the_sum_of_adjusted_counts_of_what_is_kept_is_the_number_of_traces(head, share, errors, seed, all_at_head):
@@ -354,24 +343,25 @@ def test_the_sum_of_adjusted_counts_of_what_is_kept_is_the_number_of_traces(head
     inner = Inner()
     sampler = TailSampler(inner, probability=share, max_spans=50)
     tracekit.configure(exporter=sampler, sampler=AlwaysOn() if all_at_head else Ratio(head))
-    truth = {"unset": 0, "error": 0}
+    rejected = 0 if all_at_head else Ratio(head).threshold
+    probability = {"error": 1 - rejected / NEVER, "unset": 1 - max(rejected, Ratio(share).threshold) / NEVER}
+    estimates = {"unset": Estimate(), "error": Estimate()}
     for _ in range(1500):
         code = "error" if luck.random() < errors else "unset"
-        truth[code] += 1
+        estimates[code].came(probability[code])
         caller = tracekit.SpanContext(f"{luck.getrandbits(127) + 1:032x}")
         with tracekit.span(code, parent=caller) as root:
             with tracekit.span("child"):
                 pass
             root.set_status(code)
-    tracekit.flush()
-    estimates = {"unset": Estimate(), "error": Estimate()}
+    assert tracekit.flush(60)
     for batch in inner.batches:
         for span in batch:
             if span.name != "child":
                 count = tracekit.adjusted_count(span)
                 assert count is not None or (all_at_head and span.name == "error")
-                estimates[span.name].add(1.0 if count is None else count)
-    assert all(estimates[code].agrees_with(truth[code]) for code in truth)
+                estimates[span.name].kept(1.0 if count is None else count)
+    assert all(estimate.is_right for estimate in estimates.values())
 
 
 # ---- any order, any batches
