@@ -100,8 +100,8 @@ class Rate:
     """Keep about *per_second* traces a second, whatever the load, by adapting the probability (Dapper, section 4.4).
 
     From two seconds after a change of load on, what is kept in ten seconds is within 10 % of the target, for targets of 10
-    a second and more, and everything is kept where fewer traces come; where they come at random and are little fewer, all but a few
-    in a hundred. A burst out of nothing may bring up to a second's worth more at first, which is then made up for.
+    a second and more, and everything is kept where fewer traces come; where they come at random, all but a few in a
+    hundred. A burst out of nothing may bring up to a second's worth more at first, which is then made up for.
     *clock* returns monotonic nanoseconds.
 
     How: in rounds of a tenth of a second, or shorter ones when a burst comes. The load is an average of the last second, begun anew
