@@ -11,6 +11,7 @@ import tracekit
 from tracekit.exporters._outbox import Outbox
 from tracekit.exporters.console import ConsoleExporter
 from tracekit.exporters.sqlite import SQLiteExporter
+from tracekit.exporters.tail import TailSampler
 
 from . import inputs
 from .contender_tracekit import NullExporter
@@ -77,3 +78,14 @@ def bench_outbox_take_and_sent(benchmark, outbox, size):
     for _ in range(300):
         _put(outbox, body)
     benchmark.pedantic(lambda: outbox.sent(outbox.take(60)), rounds=300)
+
+
+@pytest.mark.parametrize("probability", [0.1, 1.0])
+def bench_tail_batch(benchmark, probability):
+    """Time one local trace of 2000 spans: divide by its spans."""
+    spans = _finished(2000)
+
+    def fresh():  # an old one remembers what it decided
+        return (TailSampler(NullExporter(), probability=probability),), {}
+
+    benchmark.pedantic(lambda exporter: exporter.export(spans), setup=fresh, rounds=50)

@@ -9,7 +9,7 @@ from tracekit import AlwaysOff, AlwaysOn, Rate, Ratio
 
 
 class _OfTheUser:
-    def sample(self, trace_id, name, kind, attributes):
+    def sample(self, randomness, name, kind, attributes):
         return False, ""
 
 
@@ -28,7 +28,7 @@ def bench_root_under(benchmark, configure, sampler):
 
 def bench_rate_decision(benchmark):
     sampler = Rate(100)
-    benchmark(sampler.sample, "4bf92f3577b34da6a3ce929d0e0e4736", "work", "internal", {})
+    benchmark(sampler.sample, 0xCE929D0E0E4736, "work", "internal", {})
 
 
 def bench_new_ratio(benchmark):

@@ -98,7 +98,7 @@ def test_an_unsampled_sender_keeps_its_receiver_unsampled_but_not_a_new_root():
     decided = []
 
     class OnlyBatches:
-        def sample(self, trace_id, name, kind, attributes):
+        def sample(self, randomness, name, kind, attributes):
             decided.append(name)
             return name == "batch", ""
 

@@ -428,7 +428,7 @@ def test_an_exporter_that_calls_back_into_the_pipeline_does_not_dead_lock(call):
     assert answered.wait(20)
     tracekit.shutdown(10)
     assert balance.queued == 0
-    assert balance.exported + balance.failed == 3
+    assert balance.exported + balance.failed + balance.dropped == 3  # shutdown() may come before the second has ended
 
 
 def test_what_an_exporter_traces_itself_is_not_exported():

@@ -251,7 +251,7 @@ def test_under_an_unsampled_span_a_worker_records_nothing(pool):
 
 
 class Never:
-    def sample(self, trace_id, name, kind, attributes):
+    def sample(self, randomness, name, kind, attributes):
         return False, ""
 
 

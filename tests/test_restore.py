@@ -179,3 +179,23 @@ def test_statistics_add_up_with_spans_of_others(exporter):
     assert (now.exported - before.exported, now.dropped - before.dropped) == (2, 2)
     assert now.started == now.ended + now.open
     assert now.ended == now.exported + now.queued + now.dropped + now.failed + now.unsampled
+
+
+def test_an_ended_span_can_be_given_another_context_with_its_ids_and_nothing_else(twin):
+    span = twin.span("root")
+    context = span.context
+    other = context.replace(state=TraceState({"ot": "th:8"}))
+    with pytest.raises(ValueError, match="span must have ended"):
+        twin.retrace(span, other)
+    span.end()
+    stranger = twin.span("other").context
+    for strange in (stranger, twin.SpanContext(context.trace_id, stranger.span_id)):
+        with pytest.raises(ValueError, match="context must have the span's ids"):
+            twin.retrace(span, strange)
+    for arguments in ((None, other), (span, None), (context, other)):
+        with pytest.raises(TypeError):
+            twin.retrace(*arguments)
+    assert span.context is context
+    twin.retrace(span, other)
+    assert span.context is other
+    assert str(context.state) == ""

@@ -20,7 +20,12 @@ NOW = 1_700_000_000_000_000_000
 REMOTE = {
     "sampled": {"trace_id": "a" * 32, "span_id": "b" * 16, "flags": 0xFF, "is_remote": True},
     "unsampled": {"trace_id": "c" * 32, "span_id": "d" * 16, "flags": 2, "is_remote": True},
-    "deferred": {"trace_id": "f" * 32, "span_id": "b" * 16, "deferred": True, "state": TraceState.parse("v=1")},
+    "deferred": {
+        "trace_id": "f" * 32,
+        "span_id": "b" * 16,
+        "deferred": True,
+        "state": TraceState.parse("v=1,ot=th:4;rv:00000000000002"),
+    },
     "labels only": {"labels": Labels({"l": "1"})},
     "trace id only": {"trace_id": "e" * 32},
     "decided, no ids": {"flags": 1},
@@ -35,10 +40,10 @@ REMOTE = {
 
 
 class Sampler:
-    def sample(self, trace_id, name, kind, attributes):
+    def sample(self, randomness, name, kind, attributes):
         if "raise" in repr(str.__str__(name)):
-            raise ValueError(trace_id)
-        return int(trace_id, 16) % 2, "vendor=x" if attributes else "no state"
+            raise ValueError(randomness)
+        return randomness % 2, "vendor=x" if attributes else "no state"
 
 
 TRACERS = {

@@ -4,8 +4,11 @@ import copy
 import pickle
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from tracekit import FormatError, TraceState
+from tracekit._tracestate import parse_ot
 
 from .vectors import BAD_STATES, FULL_STATE, GOOD_STATES, STATE_KEY_CHARS, STATE_VALUE_CHARS
 
@@ -189,3 +192,29 @@ def test_a_pickle_or_a_copy_keeps_the_text(name):
     for other in (pickle.loads(pickle.dumps(state)), copy.copy(state), copy.deepcopy(state)):
         assert str(other) == str(state)
         assert other == state
+
+
+OT = st.text("abrvtxh019AF.:;_- ", max_size=40) | st.sampled_from(
+    ["th:8", "th:0;rv:0123456789abcd", "rv:0123456789abcd;x:Y", "rv:0123456789abcd;rv:0123456789abcd", "x:" + "y" * 254]
+)
+MEMBERS = st.lists(st.tuples(st.sampled_from(["a", "b", "ot", "ot2", "x@ot"]), OT | st.just("1")), max_size=40)
+SAID = st.sampled_from(["", "ot=th:8", "ot=th:8,v=1", "v=1", "a=2"])
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=500)
+@given(MEMBERS, SAID)
+def test_after_a_decision_a_tracestate_is_well_formed_and_has_lost_nothing_but_the_threshold(members, entry):
+    try:
+        before = TraceState.parse(",".join(f"{key}={value}" for key, value in members))
+    except FormatError:
+        assume(False)
+    after = TraceState.parse(before.decided(entry))
+    threshold, randomness = after.sampling()
+    assert randomness == before.sampling()[1]
+    assert threshold == (8 << 52 if "th:8" in entry and "y" * 250 not in before.get("ot", "") else -1)
+    assert len(after) <= 32
+    kept = {key: value for key, value in before.items() if key != "ot" and key not in TraceState.parse(entry)}
+    assert {key: after[key] for key in kept} == kept
+    assert parse_ot(before.get("ot", "")) == {} or {
+        key: value for key, value in parse_ot(before["ot"]).items() if key != "th"
+    } == {key: value for key, value in parse_ot(after.get("ot", "")).items() if key != "th"}

@@ -9,7 +9,7 @@ from ._hooks import install_hooks, remove_hooks
 from ._labels import Labels
 from ._propagation import extract, inject
 from ._records import Account, Event, Limits, Link, Statistics, Status
-from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler
+from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
 from ._traced import stream, traced
 from ._tracer import Exporter, configure, flush, shutdown, statistics
 from ._tracestate import TraceState
@@ -38,6 +38,7 @@ __all__ = [
     "Status",
     "TraceState",
     "__version__",
+    "adjusted_count",
     "capture",
     "configure",
     "current_context",

@@ -22,6 +22,22 @@ class Notices:
         self._said.add(cause)
         log(level, message, *arguments)
 
+    def lost(self, exporter: object, error: BaseException, count: int) -> None:
+        """Say that *exporter* raised *error*, which cost *count* spans."""
+        try:
+            text = str(error)
+        except Exception:
+            text = ""
+        self.say(
+            "error",
+            (type(error), text[:80]),
+            "%s failed, %d spans lost: %s: %s (said once per cause; tracekit.statistics() counts on)",
+            type(exporter).__name__,
+            count,
+            type(error).__name__,
+            one_line(text),
+        )
+
 
 def log(level: str, message: str, *arguments: object) -> None:
     """Log *message*; nothing that a handler raises comes back."""

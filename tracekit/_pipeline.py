@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ._accel import SpanContext, buffer, check_clock, use_scope
-from ._notices import Notices, log, one_line
+from ._notices import Notices, log
 from ._records import Account, Statistics
 
 if TYPE_CHECKING:
@@ -212,19 +212,7 @@ class _Worker:
             self.complain(failure, len(batch))
 
     def complain(self, error: BaseException, lost: int) -> None:
-        try:
-            text = str(error)
-        except Exception:
-            text = ""
-        self.notices.say(
-            "error",
-            (type(error), text[:80]),
-            "%s failed, %d spans lost: %s: %s (said once per cause; tracekit.statistics() counts on)",
-            type(self.intake.exporter).__name__,
-            lost,
-            type(error).__name__,
-            one_line(text),
-        )
+        self.notices.lost(self.intake.exporter, error, lost)
 
     def lend(self, exporter: Exporter) -> None:
         with self.lock:

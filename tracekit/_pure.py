@@ -50,6 +50,7 @@ from ._pure_context import (
     SpanContext,
     anchor,
     check_clock,
+    decided_state,
     decode_binary,
     decode_tags,
     encode_binary,
@@ -68,10 +69,10 @@ from ._pure_context import (
     parse_b3,
     parse_decimal,
     parse_traceparent,
-    put_state_first,
     read_b3,
     read_tracecontext,
     read_w3c,
+    said_randomness,
     set_clock,
     set_ids,
     set_values,
@@ -99,7 +100,7 @@ if TYPE_CHECKING:
     from typing import Protocol, Self
 
     class RootSampler(Protocol):
-        def sample(self, trace_id: str, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]: ...
+        def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]: ...
 
     class Observer(Protocol):
         def started(self, span: Span, parent: Span | SpanContext | Root | None) -> None: ...
@@ -160,6 +161,7 @@ __all__ = [
     "read_tracecontext",
     "read_w3c",
     "restore_span",
+    "retrace",
     "set_clock",
     "set_formats",
     "set_ids",
@@ -641,11 +643,9 @@ def span(
         if parent is None:
             linked = linked_context(scope)
     elif base._flags & DEFERRED:
-        keep, state = _sample(tracer, base._trace_id, name, kind, attributes)
+        keep, state = _sample(tracer, base._trace_id, base._state, name, kind, attributes)
         flags = (base._flags & RANDOM) | (SAMPLED if keep else 0 if tracer.recording else DEFERRED)
-        self.context = make_from_parts(
-            base._trace_id, new_span_id(), flags, _put_first(state, base._state), base._labels, False, base._extra
-        )
+        self.context = make_from_parts(base._trace_id, new_span_id(), flags, state, base._labels, False, base._extra)
     elif is_local and tracer.recording and not base._flags & SAMPLED:
         # Not sampled, and inside a span that is not: nobody will ever see this one, so it has no identity.
         self.context = base
@@ -722,6 +722,19 @@ def restore_span(
     return self
 
 
+def retrace(span: Span, context: SpanContext) -> None:
+    """Give *span*, which has ended, another context with the same ids: one whose tracestate says more."""
+    if not isinstance(span, Span):
+        raise TypeError(f"span must be a Span, not {type(span).__name__}")
+    if not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    if not span._ended:
+        raise ValueError("span must have ended")
+    if ids_of(span.context) != ids_of(context):
+        raise ValueError("context must have the span's ids")
+    span.context = context
+
+
 _formats: tuple[Sieve | None, Callable[[Any], SpanContext | None], Callable[[SpanContext, Any], None]]
 _formats = (None, read_w3c, write_w3c)
 
@@ -792,10 +805,9 @@ def _root(
     if base is not None and not base._flags & DEFERRED:
         flags |= base._flags & SAMPLED
     else:
-        keep, entry = _sample(tracer, trace_id, name, kind, attributes)
+        keep, state = _sample(tracer, trace_id, state, name, kind, attributes)
         if keep:
             flags |= SAMPLED
-            state = _put_first(entry, state)
         elif base is not None and base._trace_id and not tracer.recording:
             flags |= DEFERRED  # somebody else's trace, and nothing decides here
     if base is None:
@@ -803,22 +815,29 @@ def _root(
     return make_from_parts(trace_id, new_span_id(), flags, state, base._labels, False, base._extra)
 
 
-def _put_first(entry: str, state: str) -> str:
-    return put_state_first(entry, state) if entry and state else entry or state
-
-
 def _sample(
-    tracer: Tracer, trace_id: int, name: str, kind: str, attributes: Mapping[str, Any] | None
+    tracer: Tracer, trace_id: int, state: str, name: str, kind: str, attributes: Mapping[str, Any] | None
 ) -> tuple[bool, str]:
+    """Decide about a trace; return whether it is kept, and the tracestate that says so from here on."""
     if not tracer.recording:
-        return False, ""
-    if tracer.sampler is not None:
+        return False, state
+    randomness = said_randomness(state) if state else -1
+    if randomness < 0:
+        randomness = trace_id & _MASK56
+    entry = ""
+    if tracer.sampler is None:
+        keep = randomness >= tracer.threshold
+        if keep:
+            entry = tracer.state
+    else:
         try:
-            keep, state = tracer.sampler.sample(f"{trace_id:032x}", name, kind, attributes or NO_ATTRIBUTES)
-            return (True, state if state and count_tracestate(state) > 0 else "") if keep else (False, "")
+            answer, entry = tracer.sampler.sample(randomness, name, kind, attributes or NO_ATTRIBUTES)
+            keep = bool(answer)
+            if not keep or not entry or count_tracestate(entry) <= 0:
+                entry = ""
         except Exception:  # a sampler of the user's own must not break the user's request
-            return False, ""
-    return (True, tracer.state) if trace_id & _MASK56 >= tracer.threshold else (False, "")
+            keep, entry = False, ""
+    return keep, decided_state(entry, state) if state else entry
 
 
 @final

@@ -42,6 +42,7 @@ __all__ = [
     "SpanContext",
     "anchor",
     "check_clock",
+    "decided_state",
     "decode_binary",
     "decode_tags",
     "encode_binary",
@@ -60,10 +61,10 @@ __all__ = [
     "parse_b3",
     "parse_decimal",
     "parse_traceparent",
-    "put_state_first",
     "read_b3",
     "read_tracecontext",
     "read_w3c",
+    "said_randomness",
     "set_clock",
     "set_ids",
     "set_values",
@@ -178,10 +179,16 @@ def set_values(
     _restore = restore
 
 
-def put_state_first(entry: str, state: str) -> str:
-    """Return a ``tracestate`` value with *entry* before what *state* has besides."""
-    text: str = _make_state(state).put_first(entry)
+def decided_state(entry: str, state: str) -> str:
+    """Return the ``tracestate`` value after a decision that *entry* tells, in the place of what *state* said of it."""
+    text: str = _make_state(state).decided(entry)
     return text
+
+
+def said_randomness(state: str) -> int:
+    """Return the 56 random bits that a ``tracestate`` value says, or -1."""
+    randomness: int = _make_state(state).sampling()[1]
+    return randomness
 
 
 def _id(value: object, size: int, parameter: str) -> int:

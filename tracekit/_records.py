@@ -67,9 +67,9 @@ DEFAULT_LIMITS = Limits()
 
 
 class Account(NamedTuple):
-    """What has become of spans that an exporter took without raising, where it is not that they were exported.
+    """What became of the spans that an exporter took without raising, as far as they were not delivered, as of now.
 
-    ``queued`` is how many it holds now; ``failed``, lost, and ``unsampled``, discarded by sampling, count over its whole life.
+    ``queued`` it still holds, ``failed`` it has lost, ``unsampled`` it has discarded by sampling; the last two over its life.
     """
 
     queued: int = 0

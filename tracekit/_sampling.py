@@ -1,8 +1,9 @@
 """Samplers: which new traces are recorded. A trace that came in, or is under way, keeps the decision it has.
 
-Probability sampling is consistent, as OpenTelemetry defines it: a trace is kept where the random 56
-bits of its id are not below a threshold T = (1 - p) * 2**56, and says so in tracestate (``ot=th:…``),
-so that every service with the same or a larger p keeps it too and a reader can count back.
+Probability sampling is consistent, as OpenTelemetry defines it. A trace has a *randomness* R, 56 bits: what tracestate
+says (``ot=rv:…``), or the last 56 bits of its id, which are taken to be random whether the flag says so or not. It is kept
+where R is not below a threshold T = (1 - p) * 2**56, and says so in tracestate (``ot=th:…``), so that every
+service with the same or a larger p keeps it too, and a reader can count back: ``adjusted_count()``.
 https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
 """
 
@@ -11,10 +12,23 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ._accel import Span, SpanContext, ids_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["AlwaysOff", "AlwaysOn", "Rate", "Ratio", "Sampler", "threshold_text"]
+__all__ = [
+    "NEVER",
+    "AlwaysOff",
+    "AlwaysOn",
+    "Rate",
+    "Ratio",
+    "Sampler",
+    "adjusted_count",
+    "randomness",
+    "threshold",
+    "threshold_text",
+]
 
 NEVER: Final = 1 << 56
 _MASK56: Final = NEVER - 1
@@ -23,12 +37,14 @@ _PRECISION: Final = 4
 
 
 class Sampler(Protocol):
-    """What ``configure(sampler=)`` takes besides the samplers of this module: it is asked once per new trace."""
+    """What ``configure(sampler=)`` takes besides the samplers of this module, which are samplers too: ask them in yours."""
 
-    def sample(self, trace_id: str, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
-        """Say whether to keep the trace, and the tracestate (or "") that a kept one starts with.
+    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
+        """Say whether to keep the trace, and what a kept one's tracestate says of that: ``ot=th:…``, or "" for nothing.
 
-        Runs inside ``span()``: keep it short. If it raises, the trace is not kept.
+        Asked once per new trace, inside ``span()``: keep it short. If it raises, the trace is not kept. *randomness* is
+        the trace's R. A threshold must not depend on it; where chance has no part in the decision
+        but the count of all is not known either, say nothing.
         """
 
 
@@ -44,15 +60,23 @@ class Ratio:
         self.threshold = threshold(probability)
         self.state = f"ot=th:{threshold_text(self.threshold)}" if self.threshold < NEVER else ""
 
+    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
+        """Keep the trace if its randomness is not below the threshold."""
+        return (True, self.state) if randomness >= self.threshold else (False, "")
+
     def __repr__(self) -> str:
         return f"Ratio({self.probability})"
 
 
 class AlwaysOn:
-    """Keep every trace."""
+    """Keep every trace, and say nothing of it in tracestate; ``Ratio(1.0)`` says ``ot=th:0``."""
 
     threshold: Final = 0
     state: Final = ""
+
+    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
+        """Keep the trace."""
+        return True, ""
 
     def __repr__(self) -> str:
         return "AlwaysOn()"
@@ -64,6 +88,10 @@ class AlwaysOff:
     threshold: Final = NEVER
     state: Final = ""
 
+    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
+        """Do not keep the trace."""
+        return False, ""
+
     def __repr__(self) -> str:
         return "AlwaysOff()"
 
@@ -71,58 +99,103 @@ class AlwaysOff:
 class Rate:
     """Keep about *per_second* traces a second, whatever the load, by adapting the probability (Dapper, section 4.4).
 
-    The probability follows an average of the last seconds, and is lowered at once where a burst
-    would exceed twice the target within a quarter of a second. *clock* returns monotonic nanoseconds.
+    From two seconds after a change of load on, what is kept in ten seconds is within 10 % of the target, for targets of 10
+    a second and more, and everything is kept where fewer traces come; where they come at random, all but a few in a
+    hundred. A burst out of nothing may bring up to a second's worth more at first, which is then made up for.
+    *clock* returns monotonic nanoseconds.
+
+    How: in rounds of a tenth of a second, or shorter ones when a burst comes. The load is an average of the last second, begun anew
+    where a round shows that it is another one. A balance is kept of what was kept too many or too few, and evened out over
+    the next third of a second, or the time of three traces, so that chance does not add up. The probability follows from the
+    past alone and is never 0, so that adjusted counts are right whatever the load does.
     """
 
-    _WINDOW_NS: Final = 250_000_000
-    _AVERAGE_NS: Final = 2_000_000_000
+    _ROUND_NS: Final = 100_000_000
+    _AVERAGE_NS: Final = 1_000_000_000
+    _SHORTEST_NS: Final = 1_000_000
+    _CHANGED: Final = 3.0  # standard deviations
 
     def __init__(self, per_second: float, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
         if isinstance(per_second, bool) or not isinstance(per_second, int | float):
             raise TypeError(f"per_second must be a number, not {type(per_second).__name__}")
-        if not per_second > 0:
+        if not 0 < per_second < float("inf"):
             raise ValueError(f"per_second must be positive: {per_second}")
         self.per_second = per_second
         self._clock = clock
         self._since_ns = clock()
         self._seen = self._kept = 0
         self._load = 0.0  # new traces a second, averaged
-        self._burst = max(2.0, 2 * per_second * self._WINDOW_NS / 1e9)
+        self._averaged_ns = 0  # over how long
+        self._balance = 0.0  # traces kept too few (or, negative, too many), as far as they are to be evened out
+        self._evened_s = max(0.3, 3 / per_second)
+        self._most = max(2.0, per_second)
+        self._most_saved = max(1.0, per_second / 4)
         self._set(1.0)
 
-    def sample(self, trace_id: str, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
+    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
         """Keep the trace with the probability in force now."""
-        elapsed_ns = self._clock() - self._since_ns
+        since_ns = self._since_ns
+        elapsed_ns = self._clock() - since_ns
         self._seen += 1
-        if elapsed_ns >= self._WINDOW_NS:
-            self._adapt(elapsed_ns)
-        elif self._kept >= self._burst:
-            self._brake(elapsed_ns)
-        if int(trace_id[-_DIGITS:], 16) < self._threshold:
+        if elapsed_ns >= self._ROUND_NS or self._kept >= self._burst:
+            self._adapt(since_ns, max(elapsed_ns, self._SHORTEST_NS))
+        threshold, state = self._in_force
+        if randomness < threshold:
             return False, ""
         self._kept += 1
-        return True, self._state
+        return True, state
 
-    def _adapt(self, elapsed_ns: int) -> None:
-        load = self._seen * 1e9 / elapsed_ns
-        weight = min(1.0, elapsed_ns / self._AVERAGE_NS)
-        self._load += weight * (load - self._load) if self._load else load
-        self._since_ns += elapsed_ns
+    def _adapt(self, since_ns: int, elapsed_ns: int) -> None:
+        if since_ns != self._since_ns:  # another thread has been here; a lock might be held for ever after a fork
+            return
+        self._since_ns = since_ns + elapsed_ns
+        seen, kept = max(1, self._seen), self._kept
         self._seen = self._kept = 0
-        self._set(min(1.0, self.per_second / self._load) if self._load else 1.0)
-
-    def _brake(self, elapsed_ns: int) -> None:
-        self._load = max(self._load, self._seen * 1e9 / max(elapsed_ns, 1_000_000))
-        self._kept = 0
-        self._set(min(1.0, self.per_second / self._load))
+        elapsed_s = elapsed_ns / 1e9
+        expected = self._load * elapsed_s
+        is_another = abs(seen - expected) > self._CHANGED * max(seen, expected) ** 0.5
+        averaged_ns = min(elapsed_ns + (0 if is_another else self._averaged_ns), self._AVERAGE_NS)
+        load = self._load + (seen / elapsed_s - self._load) * min(1.0, elapsed_ns / averaged_ns)
+        self._load, self._averaged_ns = load, averaged_ns
+        # Little is saved up while all is kept, or the next burst would spend it at once.
+        most_saved = self._most if self._in_force[0] else self._most_saved
+        balance = self._balance + self.per_second * elapsed_s - kept
+        self._balance = min(most_saved, max(-self._most, balance))
+        wanted = self.per_second + self._balance / self._evened_s
+        self._set(min(1.0, max(wanted, self.per_second / 4) / load))
 
     def _set(self, probability: float) -> None:
-        self._threshold = threshold(probability)
-        self._state = f"ot=th:{threshold_text(self._threshold)}"
+        # Never 0: what cannot be kept is counted by nobody.
+        rejected = min(threshold(probability), NEVER - 1)
+        self._in_force = rejected, f"ot=th:{threshold_text(rejected)}"  # one value: threads may come in between
+        self._burst = max(2.0, 2 * self.per_second * self._ROUND_NS / 1e9) + max(0.0, self._balance)
 
     def __repr__(self) -> str:
         return f"Rate({self.per_second})"
+
+
+def adjusted_count(context: SpanContext | Span) -> float | None:
+    """Return how many traces this one stands for: 1 / p of its threshold, 0 where it is not sampled.
+
+    None where that is unknown: nobody has decided, tracestate has no threshold (as under ``AlwaysOn``), or one that
+    contradicts the decision. The sum over all that was kept estimates, without bias, how many there were.
+    """
+    if isinstance(context, Span):
+        context = context.context
+    elif not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
+    if not context.sampled:
+        return None if context.deferred else 0.0
+    rejected, _ = context.state.sampling()
+    if rejected < 0 or randomness(context) < rejected:
+        return None
+    return NEVER / (NEVER - rejected)
+
+
+def randomness(context: SpanContext) -> int:
+    """Return the 56 random bits of the trace: ``rv`` of its tracestate, or the last of its id."""
+    said = context.state.sampling()[1]
+    return ids_of(context)[0] & _MASK56 if said < 0 else said
 
 
 def threshold(probability: float) -> int:

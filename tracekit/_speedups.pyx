@@ -160,6 +160,7 @@ __all__ = [
     "read_tracecontext",
     "read_w3c",
     "restore_span",
+    "retrace",
     "set_clock",
     "set_formats",
     "set_ids",
@@ -703,13 +704,13 @@ def span(name, *, kind="internal", attributes=None, links=(), parent=None, start
     else:
         self.parent = base
         if base.bits & DEFERRED:
-            keep, state = _sample(tracer, base.high, base.low, name, kind, attributes)
+            keep, state = _sample(tracer, base.low, base._state, name, kind, attributes)
             self.context = _make_context(
                 base.high,
                 base.low,
                 _new_span_id(),
                 (base.bits & RANDOM) | (SAMPLED if keep else 0 if tracer.recording else DEFERRED),
-                _put_first(state, base._state),
+                state,
                 base._labels,
                 False,
                 base._extra,
@@ -782,6 +783,16 @@ def restore_span(
     return self
 
 
+def retrace(Span span not None, SpanContext context not None):
+    """Give *span*, which has ended, another context with the same ids: one whose tracestate says more."""
+    cdef SpanContext own = span.context
+    if not span._ended:
+        raise ValueError("span must have ended")
+    if own.high != context.high or own.low != context.low or own.span != context.span:
+        raise ValueError("context must have the span's ids")
+    span.context = context
+
+
 cdef object _read = None  # W3C's, called without a detour
 cdef object _write = None
 cdef Sieve _sieve = None
@@ -846,7 +857,7 @@ cdef SpanContext _root(Tracer tracer, SpanContext base, name, kind, attributes):
     """Return the context of a new trace's first span, which keeps what *base* has: labels, a decision, a trace id."""
     cdef uint16_t bits = RANDOM
     cdef uint64_t high, low
-    cdef str state = None, entry
+    cdef str state = None
     cdef object labels = None
     cdef int keep
     if base is not None and (base.high | base.low):
@@ -861,10 +872,9 @@ cdef SpanContext _root(Tracer tracer, SpanContext base, name, kind, attributes):
     if base is not None and not base.bits & DEFERRED:
         bits |= base.bits & SAMPLED
     else:
-        keep, entry = _sample(tracer, high, low, name, kind, attributes)
+        keep, state = _sample(tracer, low, state, name, kind, attributes)
         if keep:
             bits |= SAMPLED
-            state = _put_first(entry, state)
         elif base is not None and (base.high | base.low) and not tracer.recording:
             bits |= DEFERRED  # somebody else's trace, and nothing decides here
     return _make_context(
@@ -872,26 +882,37 @@ cdef SpanContext _root(Tracer tracer, SpanContext base, name, kind, attributes):
     )
 
 
-cdef str _put_first(str entry, str state):
-    return _make_state(state).put_first(entry) if entry and state else entry or state
-
-
 cdef tuple _KEEP = (1, None)
 cdef tuple _DROP = (0, None)
 
 
-cdef tuple _sample(Tracer tracer, uint64_t high, uint64_t low, name, kind, attributes):
+cdef tuple _sample(Tracer tracer, uint64_t low, str state, name, kind, attributes):
+    """Decide about a trace; return whether it is kept, and the tracestate that says so from here on, or None."""
+    cdef uint64_t randomness = low & MASK56
+    cdef int64_t said
+    cdef str entry = None
+    cdef bint keep
     if not tracer.recording:
-        return _DROP
-    if tracer.sampler is not None:
+        return _DROP if state is None else (0, state)
+    if state is not None:
+        said = _make_state(state).sampling()[1]
+        if said >= 0:
+            randomness = <uint64_t>said
+    if tracer.sampler is None:
+        keep = randomness >= tracer.threshold
+        if keep and PyUnicode_GET_LENGTH(tracer.state):
+            entry = tracer.state
+    else:
         try:
-            keep, state = tracer.sampler.sample(_hex(high, low, 32), name, kind, attributes or _NO_ATTRIBUTES)
-            return (1, state if state and _count_tracestate(state) > 0 else None) if keep else _DROP
+            answer, entry = tracer.sampler.sample(randomness, name, kind, attributes or _NO_ATTRIBUTES)
+            keep = bool(answer)
+            if not keep or not entry or _count_tracestate(entry) <= 0:
+                entry = None
         except Exception:  # a sampler of the user's own must not break the user's request
-            return _DROP
-    if (low & MASK56) < tracer.threshold:
-        return _DROP
-    return _KEEP if PyUnicode_GET_LENGTH(tracer.state) == 0 else (1, tracer.state)
+            keep, entry = False, None
+    if state is not None:
+        return keep, _make_state(state).decided(entry or "") or None
+    return (keep, entry) if entry is not None else _KEEP if keep else _DROP
 
 
 @cython.final

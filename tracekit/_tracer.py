@@ -200,7 +200,7 @@ def _formats(formats: Sequence[Format]) -> Sequence[Format]:
 
 
 def _sampler(sampler: AlwaysOn | AlwaysOff | Ratio | Sampler) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
-    if not (isinstance(sampler, AlwaysOn | AlwaysOff | Ratio) or callable(getattr(sampler, "sample", None))):
+    if isinstance(sampler, type) or not callable(getattr(sampler, "sample", None)):
         raise TypeError(f"sampler must be a sampler such as tracekit.Ratio(0.1), not {type(sampler).__name__}")
     return sampler
 
@@ -211,7 +211,8 @@ def _tracer(
     limits: Limits,
     resource: Mapping[str, Any],
 ) -> Tracer:
-    if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio):
+    # A subclass may have a sample() of its own.
+    if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio) and type(sampler) in (AlwaysOn, AlwaysOff, Ratio):
         return Tracer(
             recording=recording,
             threshold=sampler.threshold,

@@ -6,12 +6,18 @@ https://www.w3.org/TR/trace-context-2/#tracestate-header
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ._accel import MAX_STATE_CHARS, MAX_STATE_MEMBERS, count_tracestate, is_state_key, is_state_value
 from ._errors import FormatError, clip
 
-__all__ = ["TraceState", "make_state"]
+__all__ = ["MAX_OT_CHARS", "TraceState", "format_ot", "make_state", "parse_ot"]
+
+MAX_OT_CHARS: Final = 256
+_HEX = frozenset("0123456789abcdef")
+_LOWER = frozenset("abcdefghijklmnopqrstuvwxyz")
+_SUBKEY = _LOWER | frozenset("0123456789")
+_SUBVALUE = _SUBKEY | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ._-")
 
 
 class TraceState(Mapping[str, str]):
@@ -56,11 +62,39 @@ class TraceState(Mapping[str, str]):
         others = [f"{k}={v}" for k, v in self.items() if k != key]
         return make_state(",".join([_member(key, value), *others[: MAX_STATE_MEMBERS - 1]]))
 
-    def put_first(self, text: str) -> str:
-        """Return the ``tracestate`` value with the members of *text*, which has been checked, before these."""
-        newer = make_state(text)
-        others = [f"{k}={v}" for k, v in self.items() if k not in newer]
-        return ",".join([text, *others[: MAX_STATE_MEMBERS - len(newer)]])
+    def decided(self, entry: str) -> str:
+        """Return the ``tracestate`` value after a sampling decision that is told by *entry*, checked text or empty.
+
+        The members of *entry* come first. Of an ``ot`` member that was here before, the threshold goes, which an
+        earlier decision left, and all else stays, ``rv`` above all; a malformed one stays as it is, unless *entry* has one.
+        """
+        before, newer = self._members(), make_state(entry)._members()
+        said, told = parse_ot(before.get("ot", "")), parse_ot(newer.get("ot", ""))
+        if not newer and "th" not in said:
+            return self._text
+        members = newer | {key: value for key, value in before.items() if key not in newer}
+        subkeys = told | {key: value for key, value in said.items() if key != "th"}
+        if said:
+            text = format_ot(subkeys)
+            if len(text) > MAX_OT_CHARS:  # the threshold is what has to give way: better unknown than wrong
+                text = format_ot({key: value for key, value in subkeys.items() if key != "th"})
+            members.pop("ot")
+            members = {"ot": text, **members} if text else members
+        return ",".join([f"{key}={value}" for key, value in list(members.items())[:MAX_STATE_MEMBERS]])
+
+    def sampling(self) -> tuple[int, int]:
+        """Return rejection threshold and randomness, 56 bits each, as the ``ot`` member says them; -1 what it does not.
+
+        https://opentelemetry.io/docs/specs/otel/trace/tracestate-handling/
+        """
+        if "ot=" not in self._text:
+            return -1, -1
+        said = parse_ot(self._members().get("ot", ""))
+        threshold, randomness = said.get("th", ""), said.get("rv", "")
+        return (
+            int(threshold.ljust(14, "0"), 16) if 0 < len(threshold) <= 14 and _HEX.issuperset(threshold) else -1,
+            int(randomness, 16) if len(randomness) == 14 and _HEX.issuperset(randomness) else -1,
+        )
 
     def without(self, key: str) -> TraceState:
         """Return a tracestate without *key*."""
@@ -114,6 +148,30 @@ def make_state(text: str) -> TraceState:
     state._text = text
     state._view = None
     return state
+
+
+def parse_ot(text: str) -> dict[str, str]:
+    """Return the sub-keys of an ``ot`` member by name; none of one that breaks the grammar or names a key twice.
+
+    ``list = key ":" value *( ";" key ":" value )``, at most 256 characters:
+    https://opentelemetry.io/docs/specs/otel/trace/tracestate-handling/
+    """
+    if not 0 < len(text) <= MAX_OT_CHARS:
+        return {}
+    found: dict[str, str] = {}
+    for member in text.split(";"):
+        key, colon, value = member.partition(":")
+        if not colon or key in found or key[:1] not in _LOWER:
+            return {}
+        if not _SUBKEY.issuperset(key) or not _SUBVALUE.issuperset(value):
+            return {}
+        found[key] = value
+    return found
+
+
+def format_ot(subkeys: Mapping[str, str]) -> str:
+    """Return the ``ot`` member with *subkeys*."""
+    return ";".join([f"{key}:{value}" for key, value in subkeys.items()])
 
 
 def _member(key: object, value: object) -> str:

@@ -1,0 +1,293 @@
+"""Which local traces are worth keeping, decided when they are over: errors, slow ones, and a consistent share of the rest.
+
+How it works. A local trace is a local root, a span whose parent is None or remote, and all that is under it in this process.
+Spans come in the order in which they end, children mostly first. Those that hang together wait in one group, which is known by the
+id of each of them and by that of the one span above them that has not come yet. A span joins the group that waits for it and
+the one that its parent is in; if it is a local root, the group is decided. What was decided is remembered by span id for those
+that come after.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, TypeAlias
+
+from .._accel import retrace
+from .._notices import Notices
+from .._records import Account
+from .._sampling import Ratio, randomness, threshold_text
+from .._tracestate import make_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .._accel import Span
+    from .._tracer import Exporter
+    from .._tracestate import TraceState
+
+__all__ = ["TailSampler"]
+
+_BATCH = 2048  # what export() is promised at most
+
+# The threshold that the spans' own is raised to, 0 for not at all; None: they are discarded.
+_Decision: TypeAlias = int | None
+_AS_THEY_ARE = 0
+
+
+class _Group:
+    """Spans of one local trace that hang together, and the id of the one above them all, which is *awaited*."""
+
+    __slots__ = ("awaited", "has_error", "joined", "since_ns", "spans")
+
+    def __init__(self, since_ns: int) -> None:
+        self.since_ns = since_ns
+        self.spans: list[Span] = []
+        self.has_error = False
+        self.awaited = b""
+        self.joined: _Group | None = None  # the group that this one has become part of
+
+
+class TailSampler:
+    """Pass whole local traces on to *exporter*: those with an error, the slow ones, and the share *probability* of the others.
+
+    A local trace, a span whose parent is None or remote with all that is under it here, is decided when that local root
+    has ended. It is kept if a span has the status "error" (*keep_errors*), or the local root took longer than
+    *keep_slower_than_s*, or else by the trace's own randomness: the same traces in every service with the same
+    or a larger probability. Several local roots in one trace, such as two requests of it to this process, are decided each for itself.
+    What ends after its local root follows what was decided.
+
+    Adjusted counts stay right: the spans of a trace that is kept by probability get that threshold (``ot=th``) unless they have a larger one;
+    where they have none, one of 0 is taken for granted. Those of the other traces stay as they are.
+
+    At most *max_spans* are held, and none longer than *max_wait_s*, as far as calls come: past either, what
+    has waited longest is decided by what is known, counted in ``decided_early``; what is kept for an error or for having waited longer than
+    a slow trace takes, keeps the rest of its trace with it. *clock* returns monotonic nanoseconds.
+
+    ``export()`` does not raise. What *exporter* refuses is counted as failed in ``account()`` and logged once per cause.
+    """
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        *,
+        probability: float = 0.1,
+        keep_errors: bool = True,
+        keep_slower_than_s: float | None = None,
+        max_spans: int = 20_000,
+        max_wait_s: float = 30.0,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        if isinstance(exporter, type):
+            raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
+        if not callable(getattr(exporter, "export", None)):
+            raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
+        if not isinstance(keep_errors, bool):
+            raise TypeError(f"keep_errors must be bool, not {type(keep_errors).__name__}")
+        if isinstance(max_spans, bool) or not isinstance(max_spans, int):
+            raise TypeError(f"max_spans must be int, not {type(max_spans).__name__}")
+        if max_spans < 1:
+            raise ValueError(f"max_spans must be at least 1: {max_spans}")
+        self.exporter = exporter
+        self.probability = probability
+        self._threshold = Ratio(probability).threshold
+        self.keep_errors = keep_errors
+        self.keep_slower_than_s = keep_slower_than_s
+        self._slow_ns = None if keep_slower_than_s is None else _ns("keep_slower_than_s", keep_slower_than_s)
+        self.max_spans = max_spans
+        self.max_wait_s = max_wait_s
+        self._wait_ns = _ns("max_wait_s", max_wait_s)
+        self._clock = clock
+        self._notices = Notices()
+        self._forget()
+
+    def __repr__(self) -> str:
+        return f"TailSampler({self.exporter!r}, probability={self.probability})"
+
+    def export(self, spans: Sequence[Span]) -> None:
+        """Take *spans*; pass on what is decided now and kept, and hold the rest."""
+        self._check_process()
+        now_ns = self._clock()
+        for span in spans:
+            self._arrive(span, now_ns)
+            while self._held > self.max_spans:
+                self._decide_early(next(iter(self._oldest)), now_ns)
+        self._decide_overdue(now_ns)
+        self._forward()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Have *exporter* flush, if it can; what is held for longer than allowed is decided before, and the rest stays."""
+        self._check_process()
+        self._decide_overdue(self._clock())
+        self._forward()
+        flush = getattr(self.exporter, "flush", None)
+        return flush is None or bool(flush(timeout_s))
+
+    def start(self) -> None:
+        """Have *exporter* start, if it can."""
+        getattr(self.exporter, "start", _nothing)()
+
+    def hurry(self) -> None:
+        """Have *exporter* hurry, if it can."""
+        getattr(self.exporter, "hurry", _nothing)()
+
+    def shutdown(self) -> None:
+        """Decide all that is held by what is known, pass on what is kept, and shut *exporter* down."""
+        self._check_process()
+        now_ns = self._clock()
+        while self._oldest:
+            self._decide_early(next(iter(self._oldest)), now_ns)
+        self._forward()
+        self.exporter.shutdown()
+
+    def account(self) -> Account:
+        """Return what is held, what *exporter* refused and what was discarded, with what *exporter* says of itself."""
+        self._check_process()
+        account = getattr(self.exporter, "account", None)
+        theirs = Account() if account is None else account()
+        return Account(*[ours + its for ours, its in zip(self._account, theirs, strict=True)])
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            self._forget()  # the parent process passes on what it left here
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._groups: dict[bytes, _Group] = {}  # by the id of every span that waits or is awaited
+        self._oldest: OrderedDict[_Group, None] = OrderedDict()  # the same, the one that waits longest first
+        self._decided: OrderedDict[bytes, _Decision] = OrderedDict()  # by span id, what was used longest ago first
+        self._ready: list[Span] = []
+        self._held = self._failed = self._unsampled = self.decided_early = 0
+        self._account = Account()  # as of the end of the last call
+
+    def _arrive(self, span: Span, now_ns: int) -> None:
+        id, parent = span.context.id, span.parent
+        group = self._group(id) or _Group(now_ns)
+        group.spans.append(span)
+        if self.keep_errors and not group.has_error:
+            group.has_error = span.status.code == "error"
+        self._held += 1
+        if parent is None or parent.is_remote:
+            early = self._decided.get(id)  # what waited for it may have been kept before it came
+            self._release(group, self._decide(group, (span.end_ns or 0) - span.start_ns) if early is None else early)
+        elif id in self._decided:
+            decision = self._decided[id]
+            self._release(group, decision)
+            if decision == _AS_THEY_ARE:
+                self._remember(parent.id, decision)
+        elif parent.id in self._decided:
+            self._decided.move_to_end(parent.id)
+            self._release(group, self._decided[parent.id])
+        else:
+            self._groups[id] = group
+            self._wait(group, parent.id)
+
+    def _group(self, id: bytes) -> _Group | None:
+        """Return the group in which the span with this id waits, or that waits for it."""
+        group = self._groups.get(id)
+        if group is not None and group.joined is not None:
+            while group.joined is not None:
+                if group.joined.joined is not None:
+                    group.joined = group.joined.joined  # the next one who asks has half as far to go
+                group = group.joined
+            self._groups[id] = group
+        return group
+
+    def _wait(self, group: _Group, parent: bytes) -> None:
+        """Have *group* wait with the group that has its *parent* or waits for it, or else wait for that itself."""
+        other = self._group(parent)
+        if other is None or other is group:  # the latter where ids go round in a circle
+            group.awaited = parent
+            self._groups[parent] = group
+            self._oldest.setdefault(group)
+        else:
+            awaited = other.awaited
+            if group.since_ns < other.since_ns:
+                group, other = other, group
+            # The smaller list goes into the larger one, or a deep trace would be copied at every level.
+            small, large = sorted((group.spans, other.spans), key=len)
+            large += small
+            other.spans, group.spans = large, []
+            other.has_error = other.has_error or group.has_error
+            other.awaited = awaited
+            group.joined = other
+            self._oldest.pop(group, None)
+
+    def _decide(self, group: _Group, took_ns: int) -> _Decision:
+        if group.has_error:
+            return _AS_THEY_ARE
+        if self._slow_ns is not None and took_ns > self._slow_ns:
+            return _AS_THEY_ARE
+        return self._threshold if randomness(group.spans[0].context) >= self._threshold else None
+
+    def _decide_overdue(self, now_ns: int) -> None:
+        while self._oldest:
+            group = next(iter(self._oldest))
+            if now_ns - group.since_ns < self._wait_ns:
+                return
+            self._decide_early(group, now_ns)
+
+    def _decide_early(self, group: _Group, now_ns: int) -> None:
+        del self._groups[group.awaited]
+        self.decided_early += len(group.spans)
+        # What a span has waited for its parent, its local root has lasted at the least.
+        decision = self._decide(group, now_ns - group.since_ns)
+        self._release(group, decision)
+        if decision == _AS_THEY_ARE:
+            self._remember(group.awaited, decision)
+
+    def _release(self, group: _Group, decision: _Decision) -> None:
+        self._oldest.pop(group, None)
+        self._held -= len(group.spans)
+        for span in group.spans:
+            id = span.context.id
+            self._groups.pop(id, None)
+            self._remember(id, decision)
+        if decision is None:
+            self._unsampled += len(group.spans)
+            return
+        if decision:
+            _raise_threshold(group.spans, decision)
+        self._ready += group.spans
+
+    def _remember(self, id: bytes, decision: _Decision) -> None:
+        self._decided[id] = decision
+        if len(self._decided) > self.max_spans:
+            self._decided.popitem(last=False)
+
+    def _forward(self) -> None:
+        ready, self._ready = self._ready, []
+        for start in range(0, len(ready), _BATCH):
+            batch = ready[start : start + _BATCH]
+            try:
+                self.exporter.export(batch)
+            except BaseException as error:  # as in the pipeline: this thread has to go on, and the other spans with it
+                self._failed += len(batch)
+                self._notices.lost(self.exporter, error, len(batch))
+        self._account = Account(self._held, self._failed, self._unsampled)
+
+
+def _raise_threshold(spans: list[Span], threshold: int) -> None:
+    entry = f"ot=th:{threshold_text(threshold)}"
+    raised: dict[str, TraceState] = {}  # mostly one for the whole trace
+    for span in spans:
+        context = span.context
+        state = context.state
+        if state.sampling()[0] < threshold:
+            text = str(state)
+            if text not in raised:
+                raised[text] = make_state(state.decided(entry))
+            retrace(span, context.replace(state=raised[text]))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _ns(name: str, seconds: float) -> int:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"{name} must be a number, not {type(seconds).__name__}")
+    if not 0 <= seconds <= 1e9:
+        raise ValueError(f"{name} must be 0 to 1e9: {seconds}")
+    return round(seconds * 1e9)
