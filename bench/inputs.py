@@ -13,6 +13,7 @@ BAGGAGE = "tenant=acme,region=eu-west-1,plan=gold"
 LABELS = {"tenant": "acme", "region": "eu-west-1", "plan": "gold"}
 
 EIGHT_LABELS = {"baggage": ",".join(f"key-{number}=value%20number%20{number}" for number in range(8))}
+EIGHT = {f"key-{number}": f"value number {number}" for number in range(8)}
 
 PARENT_ONLY = {"traceparent": TRACEPARENT}
 PARENT_AND_STATE = {"traceparent": TRACEPARENT, "tracestate": TRACESTATE}
