@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard tracekit/_speedups*.p[yx][xi])
 
-.PHONY: demo test lint bench guarantees interop w3c fuzz wheel clean
+# Collectors that the tests send to, each with its own idea of what else it wants installed.
+AGENT := $(VENV)/agent
+PHOENIX := $(VENV)/phoenix
+export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
+
+.PHONY: demo test lint bench guarantees interop w3c collector fuzz wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
 
 # Both twins at the same time; the plain one's report is shown when the compiled one's is complete.
-test: $(VENV)/test
+test: $(VENV)/test $(AGENT)/ready
 	@mkdir -p .cache
 	@TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "not packaging" >.cache/plain.log 2>&1 & plain=$$!; \
 	$(BIN)/python -m pytest; compiled=$$?; \
@@ -34,6 +39,9 @@ interop: $(VENV)/test
 w3c: $(VENV)/test
 	$(BIN)/python -m tests.w3c_harness
 
+collector: $(VENV)/test $(PHOENIX)/ready
+	$(BIN)/python -m tests.phoenix $(PHOENIX)/bin/phoenix
+
 fuzz: $(VENV)/test
 	$(BIN)/python -m tests.fuzz --inputs 1000000
 
@@ -46,6 +54,16 @@ clean:
 # One stamp an extra: installing again rebuilds the extension where a source of it has changed.
 $(VENV)/demo $(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip
 	$(BIN)/pip install --quiet --editable ".[$*]"
+	@touch $@
+
+$(AGENT)/ready: | $(VENV)/pip
+	$(PYTHON) -m venv $(AGENT)
+	$(AGENT)/bin/pip install --quiet "ddapm-test-agent>=1.60"
+	@touch $@
+
+$(PHOENIX)/ready: | $(VENV)/pip
+	$(PYTHON) -m venv $(PHOENIX)
+	$(PHOENIX)/bin/pip install --quiet "arize-phoenix>=12"
 	@touch $@
 
 $(VENV)/pip:

@@ -16,7 +16,7 @@ def extensions() -> list[Extension]:
             Extension(
                 "tracekit._speedups",
                 ["tracekit/_speedups.pyx"],
-                depends=[f"tracekit/_speedups_{part}.pxi" for part in ("codecs", "context", "scopes")],
+                depends=[f"tracekit/_speedups_{part}.pxi" for part in ("codecs", "context", "scopes", "otlp")],
                 extra_compile_args=[] if sys.platform == "win32" else ["-O2", "-fno-plt"],
             )
         ],

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 
 import tracekit
+from tracekit import _environment
 from tracekit.testing import MemoryExporter
 
 from .vectors import TWINS
 
 pytest.register_assert_rewrite("tests.wire.vector_files")
+
+# What is configured around the tests, here and in the processes that they start, is no part of them.
+for name in [
+    name for name in os.environ if name.startswith("OTEL_") or name in {"TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
+]:
+    del os.environ[name]
 
 BACKENDS = [
     pytest.param(("asyncio", {}), id="asyncio"),
@@ -34,7 +42,8 @@ def anyio_backend(request):
 
 @pytest.fixture(autouse=True)
 def _clean_slate():
-    """Each test starts with nothing current and nothing configured."""
+    """Each test starts with nothing current and nothing configured, and nothing said."""
+    _environment._said.clear()
     tracekit.configure()
     with tracekit.use_context(None):
         yield

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import tracekit
-from tracekit import _tracer
+from tracekit import Account, _tracer
 from tracekit.testing import MemoryExporter
 
 LONG = 3600  # an interval that no test waits for
@@ -118,18 +118,19 @@ def test_a_half_full_buffer_does_not_wait_for_the_interval():
     until(lambda: len(memory._spans) == 9)
 
 
-def test_batches_are_bounded():
+@pytest.mark.parametrize(("arguments", "most"), [({}, 2048), ({"batch_size": 300}, 300)], ids=["default", "argument"])
+def test_batches_are_bounded(arguments, most):
     sizes = []
 
     class Sizes(MemoryExporter):
         def export(self, spans):
             sizes.append(len(spans))
 
-    tracekit.configure(exporter=Sizes(), export_interval_s=LONG)
+    tracekit.configure(exporter=Sizes(), export_interval_s=LONG, **arguments)
     balance = Balance()
     end(5000)
     assert tracekit.flush()
-    assert max(sizes) <= 2048
+    assert max(sizes) == most
     assert sum(sizes) == balance.exported == 5000
 
 
@@ -140,7 +141,8 @@ def test_an_exporter_runs_alone_in_a_thread_and_a_context_of_its_own():
     class Strict(MemoryExporter):
         def export(self, spans):
             assert lock.acquire(blocking=False)
-            seen.append((threading.current_thread().daemon, threading.get_ident(), tracekit.current_context()))
+            context = tracekit.current_context()
+            seen.append((threading.current_thread().daemon, threading.get_ident(), context.id, context.deferred))
             lock.release()
 
         shutdown = lambda self: self.export([])  # noqa: E731
@@ -155,7 +157,7 @@ def test_an_exporter_runs_alone_in_a_thread_and_a_context_of_its_own():
         for thread in threads:
             thread.join()
     assert tracekit.shutdown()
-    assert set(seen) == {(True, seen[0][1], None)}
+    assert set(seen) == {(True, seen[0][1], bytes(24), False)}  # no trace, and none that is begun there is sampled
     assert seen[0][1] != threading.get_ident()
     assert (balance.exported, balance.failed) == (101, 0)
 
@@ -427,6 +429,117 @@ def test_an_exporter_that_calls_back_into_the_pipeline_does_not_dead_lock(call):
     tracekit.shutdown(10)
     assert balance.queued == 0
     assert balance.exported + balance.failed == 3
+
+
+def test_what_an_exporter_traces_itself_is_not_exported():
+    class Chatty(MemoryExporter):
+        def export(self, spans):
+            with tracekit.span("export"), tracekit.span("request") as span:
+                assert not span.is_recording
+                assert not tracekit.extract(tracekit.inject({})).sampled
+            super().export(spans)
+
+    exporter = Chatty()
+    tracekit.configure(exporter=exporter, export_interval_s=0.001)
+    balance = Balance()
+    end(3)
+    assert tracekit.flush()
+    assert [span.name for span in exporter.spans] == ["job"] * 3
+    assert (balance.exported, balance.failed, balance.queued) == (3, 0, 0)
+    assert balance.unsampled > 0
+
+
+# ---- an exporter that holds spans
+
+
+class Holding(MemoryExporter):
+    """Holds every span until it is flushed."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.failed, self.unsampled = [], 0, 0
+
+    def export(self, spans):
+        self.held += spans
+
+    def flush(self, timeout_s):
+        super().export(self.held)
+        self.held = []
+        return True
+
+    def account(self):
+        return Account(len(self.held), self.failed, self.unsampled)
+
+
+def test_spans_that_an_exporter_holds_loses_or_discards_are_accounted_for():
+    exporter = Holding()
+    tracekit.configure(exporter=exporter, export_interval_s=0.001)
+    balance = Balance()
+    end(10)
+    until(lambda: len(exporter.held) == 10 == balance.queued)
+    del exporter.held[:3]
+    exporter.failed, exporter.unsampled = 1, 2
+    assert tracekit.flush()
+    assert (balance.exported, balance.failed, balance.unsampled, balance.queued) == (7, 1, 2, 0)
+    end(5)
+    assert tracekit.shutdown()
+    assert (balance.exported, balance.failed, balance.unsampled, balance.queued) == (7, 6, 2, 0)
+
+
+def test_an_exporter_that_is_used_again_does_not_count_twice():
+    exporter = Holding()
+    exporter.failed = 100
+    tracekit.configure(exporter=exporter, export_interval_s=LONG)
+    balance = Balance()
+    end(2)
+    with _tracer.lend(MemoryExporter()):
+        end(3)
+        assert tracekit.flush()
+        assert (balance.exported, balance.failed) == (5, 0)
+    exporter.failed += 1
+    end(1)
+    assert tracekit.flush()
+    assert (balance.exported, balance.failed) == (5, 1)
+
+
+@pytest.mark.parametrize("account", [lambda: 1 / 0, lambda: 5, lambda: (1, 2, 3, 4)])
+def test_an_account_that_is_none_counts_as_empty(account):
+    exporter = MemoryExporter()
+    exporter.account = account
+    tracekit.configure(exporter=exporter, export_interval_s=LONG)
+    balance = Balance()
+    end(2)
+    assert tracekit.flush()
+    assert (balance.exported, balance.failed) == (2, 0)
+
+
+def test_a_flush_that_the_exporter_could_not_make_is_said_to_have_failed():
+    exporter = MemoryExporter()
+    exporter.flush = lambda _: False
+    tracekit.configure(exporter=exporter)
+    end(1)
+    assert not tracekit.flush()
+
+
+def test_before_it_is_closed_an_exporter_is_told_to_hurry():
+    class Patient(MemoryExporter):
+        def __init__(self):
+            super().__init__()
+            self.is_late = threading.Event()
+
+        def export(self, spans):
+            assert self.is_late.wait(20)
+            super().export(spans)
+
+        def hurry(self):
+            self.is_late.set()
+
+    exporter = Patient()
+    tracekit.configure(exporter=exporter, export_interval_s=0.001)
+    balance = Balance()
+    end(3)
+    assert tracekit.shutdown(timeout_s=20)
+    assert balance.exported == 3
 
 
 # ---- the life of an exporter

@@ -221,3 +221,12 @@ def test_an_unknown_name_is_one_warning_that_says_what_is_used(monkeypatch, capl
         "OTEL_PROPAGATORS names 'zipkin', 'b9', which tracekit does not know; the others used"
     )
     assert list(_propagation.formats()) == [TRACECONTEXT]
+
+
+def test_where_all_names_are_unknown_the_default_is_used(monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_PROPAGATORS", "zipkin")
+    tracekit.configure()
+    assert [record.getMessage() for record in caplog.records] == [
+        "OTEL_PROPAGATORS names 'zipkin', which tracekit does not know; tracecontext,baggage used"
+    ]
+    assert list(_propagation.formats()) == [TRACECONTEXT, BAGGAGE]

@@ -6,6 +6,9 @@ import contextvars
 import gc
 import itertools
 import pickle
+import subprocess
+import sys
+import textwrap
 import threading
 import types
 import weakref
@@ -277,6 +280,30 @@ def test_a_span_that_nobody_ended_ends_as_abandoned(exporter):
     (span,) = exporter.spans
     assert span.status == ("cancelled", "abandoned: nobody ended the span")
     assert span.ended
+
+
+def test_a_span_that_is_open_when_the_interpreter_goes_down_leaves_without_a_word():
+    # The event loop and the generator are garbage that only the last collection finds, when modules are being cleared.
+    program = textwrap.dedent("""
+        import asyncio
+        import tracekit
+        from tracekit.testing import MemoryExporter
+
+        @tracekit.traced
+        async def endless():
+            while True:
+                yield
+
+        async def step():
+            await anext(steps)
+
+        tracekit.configure(exporter=MemoryExporter())
+        steps = endless()
+        runner = asyncio.Runner()
+        runner.run(step())
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_span_whose_coroutine_is_never_finished_ends(exporter):

@@ -24,7 +24,6 @@ from tracekit.wire import w3c
     ("arguments", "error", "words"),
     [
         ({"service": b"shop"}, TypeError, "service must be str, not bytes"),
-        ({"service": None}, TypeError, "service must be str, not NoneType"),
         ({"resource": [("a", 1)]}, TypeError, "resource must be a mapping, not list"),
         ({"resource": {1: 1}}, TypeError, "resource must have str keys, not int"),
         ({"exporter": print}, TypeError, r"exporter must have export\(\) and shutdown\(\)"),
@@ -45,6 +44,10 @@ from tracekit.wire import w3c
         ({"buffer_size": True}, TypeError, "buffer_size must be int, not bool"),
         ({"buffer_size": 1}, ValueError, "buffer_size must be 2 to"),
         ({"buffer_size": 1 << 40}, ValueError, "buffer_size must be 2 to"),
+        ({"batch_size": 2.0}, TypeError, "batch_size must be int, not float"),
+        ({"batch_size": 0}, ValueError, "batch_size must be 1 to"),
+        ({"environ": [("a", "b")]}, TypeError, "environ must be a mapping, not list"),
+        ({"environ": {"OTEL_SERVICE_NAME": b"shop"}}, TypeError, "environ must hold str, not bytes: OTEL_SERVICE_NAME"),
         ({"export_interval_s": "1"}, TypeError, "export_interval_s must be a number, not str"),
         ({"export_interval_s": 0}, ValueError, "export_interval_s must be above 0"),
         ({"export_interval_s": -1}, ValueError, "export_interval_s must be above 0"),

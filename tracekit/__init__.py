@@ -8,7 +8,7 @@ from ._handoff import Snapshot, capture, detached, wrap
 from ._hooks import install_hooks, remove_hooks
 from ._labels import Labels
 from ._propagation import extract, inject
-from ._records import Event, Limits, Link, Statistics, Status
+from ._records import Account, Event, Limits, Link, Statistics, Status
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler
 from ._traced import stream, traced
 from ._tracer import Exporter, configure, flush, shutdown, statistics
@@ -18,6 +18,7 @@ from ._version import __version__
 __all__ = [
     "IMPLEMENTATION",
     "ROOT",
+    "Account",
     "AlwaysOff",
     "AlwaysOn",
     "Delivery",

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-__all__ = ["MISSING", "clean"]
+__all__ = ["CANCELLED_KEY", "MISSING", "clean", "int_text", "whole"]
+
+# What says of a span that was cancelled why, in formats whose status knows success and error only.
+CANCELLED_KEY = "tracekit.cancelled"
 
 
 class _Missing:
@@ -21,6 +24,7 @@ class _Missing:
 MISSING: Any = _Missing()
 
 _DEPTH = 3
+_MAX_INT_BITS = 16384
 
 
 def clean(value: object, limit: int) -> tuple[Any, int]:
@@ -35,6 +39,16 @@ def clean(value: object, limit: int) -> tuple[Any, int]:
         return _Cleaner(limit).clean(value, _DEPTH)
     except Exception:  # a subclass with a raising method must not reach the program that is traced
         return MISSING, 0
+
+
+def int_text(number: int) -> str:
+    """Return what stands for an int that a format has no room for; hexadecimal, as decimal would take quadratic time."""
+    return hex(number) if number.bit_length() <= _MAX_INT_BITS else f"<int of {number.bit_length()} bits>"
+
+
+def whole(text: str) -> str:
+    """Return *text* with lone surrogates, which no UTF-8 holds, as U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 class _Cleaner:

@@ -14,8 +14,10 @@ from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import _accel, _propagation
+from ._environment import Environment
 from ._render import duration, printable
 from ._version import __version__
+from .exporters._otlp_settings import otlp_settings, without_secrets
 from .exporters.sqlite import SQLiteExporter, StoreError
 
 if TYPE_CHECKING:
@@ -48,9 +50,10 @@ def examine(db: str | None = None) -> list[Finding]:
         ("sqlite", lambda: sqlite3.sqlite_version),
         *[(name, lambda name=name: _installed(name)) for name in ("anyio", "trio", "uvloop", "httpx", "rich")],
     ]
+    findings = [*(_look(name, check) for name, check in checks), *_configuration()]
     if db is not None:
-        checks.append(("db", lambda: _try_store(db)))
-    return [_look(name, check) for name, check in checks]
+        findings.append(_look("db", lambda: _try_store(db)))
+    return findings
 
 
 def _look(name: str, check: Callable[[], str]) -> Finding:
@@ -69,6 +72,33 @@ def _twin() -> str:
     if _accel.IMPLEMENTATION == "plain":
         return "plain: the extension was not built; install with a C compiler at hand for the compiled one"
     return "compiled: built for this Python"
+
+
+def _configuration() -> list[Finding]:
+    """Find what ``configure()`` makes of the environment, and every variable that is wrong."""
+    environment = Environment()
+    name = "none, OTEL_SDK_DISABLED is true" if environment.is_disabled() else environment.exporter_name()
+    path = f" {printable(environment.sqlite_path(), 1000)}" if name == "sqlite" else ""
+    facts = [f"exporter {name}{path}"]
+    wrong: list[str] = []
+    if name == "otlp":
+        settings, wrong = otlp_settings()
+        if "endpoint" in settings:
+            facts.append(f"endpoint {without_secrets(settings['endpoint'])}")
+        if "headers" in settings:
+            facts.append(f"headers {', '.join(settings['headers'])}")
+    if name in ("otlp", "console", "sqlite"):
+        environment.exporter_type(name)
+    # Only for what may be wrong with them.
+    environment.limits(), environment.export_interval_s(), environment.batch_size(environment.buffer_size())
+    facts.append(f"sampler {environment.sampler()}")
+    facts.append(f"service {printable(environment.resource()['service.name'])}")
+    facts.append(f"propagators {', '.join(format.name for format in environment.formats()) or 'none'}")
+    lines = [*environment.wrong.values(), *wrong]
+    return [
+        Finding("configuration", True, "; ".join(facts)),
+        *(Finding(variable, False, text) for variable, _, text in (line.partition(" ") for line in lines)),
+    ]
 
 
 def _python() -> str:

@@ -81,6 +81,7 @@ from ._pure_context import (
     write_tracecontext,
     write_w3c,
 )
+from ._pure_otlp import encode_request
 from ._pure_scopes import (
     SPAN,
     Body,
@@ -135,6 +136,7 @@ __all__ = [
     "decode_binary",
     "decode_tags",
     "encode_binary",
+    "encode_spans",
     "encode_tags",
     "escape_label",
     "extract",
@@ -880,6 +882,20 @@ class Buffer:
 
 
 buffer: Final = Buffer()
+
+
+def encode_spans(spans: Iterable[Span]) -> bytes:
+    """Return *spans* as the bytes of one OTLP ``ExportTraceServiceRequest``.
+
+    https://opentelemetry.io/docs/specs/otlp/ - spans of one resource stand together, in their order. What OTLP has no
+    place for: the status "cancelled" is left unset, and its description becomes the attribute ``tracekit.cancelled``; an
+    int past 64 bits becomes its text in hexadecimal, a lone surrogate U+FFFD. Labels stay with the context.
+    """
+    spans = list(spans)
+    for span in spans:
+        if type(span) is not Span:
+            raise TypeError(f"spans must hold spans, not {type(span).__name__}")
+    return encode_request(spans)
 
 
 def after_fork() -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "KINDS",
     "NO_ATTRIBUTES",
     "STATUS_CODES",
+    "Account",
     "Event",
     "Limits",
     "Link",
@@ -63,6 +64,17 @@ class Limits(NamedTuple):
 
 
 DEFAULT_LIMITS = Limits()
+
+
+class Account(NamedTuple):
+    """What has become of spans that an exporter took without raising, where it is not that they were exported.
+
+    ``queued`` is how many it holds now; ``failed``, lost, and ``unsampled``, discarded by sampling, count over its whole life.
+    """
+
+    queued: int = 0
+    failed: int = 0
+    unsampled: int = 0
 
 
 class Statistics(NamedTuple):

@@ -14,7 +14,7 @@ from cpython.dict cimport PyDict_Next, PyDict_SetItem
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memmove
 
 import os as _os
 import time as _time
@@ -22,7 +22,12 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from contextvars import ContextVar as _ContextVar
 from types import MappingProxyType as _MappingProxyType
 
-from ._attributes import MISSING as _MISSING, clean as _clean_value
+from ._attributes import (
+    CANCELLED_KEY as _CANCELLED_KEY,
+    MISSING as _MISSING,
+    clean as _clean_value,
+    int_text as _int_text,
+)
 from ._errors import FormatError as _FormatError, bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
 from ._outcome import close_with as _close_with, exception_attributes as _exception_attributes
 from ._records import (
@@ -34,6 +39,7 @@ from ._records import (
     Link as _Link,
     Status as _Status,
 )
+from ._version import __version__ as _VERSION
 
 cdef extern from *:
     """
@@ -128,6 +134,7 @@ __all__ = [
     "decode_binary",
     "decode_tags",
     "encode_binary",
+    "encode_spans",
     "encode_tags",
     "escape_label",
     "extract",
@@ -194,9 +201,11 @@ cdef class Root:
 
 ROOT = Root()
 
-cdef enum:
+cdef enum:  # places in STATUS_CODES
     UNSET = 0
     OK = 1
+    ERROR = 2
+    CANCELLED = 3
 
 cdef str _INTERNAL = _KINDS[0]
 
@@ -419,18 +428,26 @@ cdef class Span:
             _buffer.ended_count += 1
             _buffer.unsampled_count += 1
             return
-        # Nobody ended it and nobody can any more: what it holds moves to a span that can be exported.
+        # Nobody ended it and nobody can any more: what it holds moves to a span that can be exported, and has
+        # ended from the start: whatever fails here, as it may while the interpreter goes down, it leaves no ghost of its own.
         ghost = Span.__new__(Span)
+        ghost._ended = ghost.recorded = ghost.owns_context = True
         ghost.context, ghost.parent, ghost.tracer = self.context, self.parent, self.tracer
         ghost._name, ghost._kind, ghost.description = self._name, self._kind, self.description
         ghost._attributes, ghost._events, ghost._links = self._attributes, self._events, self._links
-        ghost.start, ghost.anchor, ghost.generation = self.start, self.anchor, self.generation
-        ghost._status, ghost.recorded, ghost.owns_context = self._status, True, True
+        ghost.anchor, ghost.generation, ghost._status = self.anchor, self.generation, self._status
+        ghost.start = ghost.stop = self.start
         ghost.dropped_attributes, ghost.dropped_events = self.dropped_attributes, self.dropped_events
         ghost.dropped_links, ghost.truncated_values = self.dropped_links, self.truncated_values
         if ghost._status == UNSET:
-            ghost.set_status("cancelled", "abandoned: nobody ended the span")
-        ghost._end(None)
+            ghost._status, ghost.description = CANCELLED, "abandoned: nobody ended the span"
+        try:
+            ghost.stop = max(ghost._now(), ghost.start)
+        except Exception:  # a clock of somebody's own
+            pass
+        _buffer._add(ghost)
+        if _observer is not None:
+            _observer.ended(ghost)
 
     def __reduce__(self):
         raise TypeError("a span stays in its process: pickle span.context instead")
@@ -969,6 +986,9 @@ cdef class Buffer:
 
 cdef Buffer _buffer = Buffer()
 buffer = _buffer
+
+
+include "_speedups_otlp.pxi"
 
 
 def after_fork():

@@ -13,7 +13,6 @@ from . import _propagation
 from ._accel import Tracer, after_fork, current_context, set_tracer
 from ._attributes import MISSING, clean
 from ._current import use_context
-from ._errors import clip
 from ._records import Limits, Statistics
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
@@ -31,10 +30,15 @@ _configured_in = 0  # the process that called configure() last
 
 
 class Exporter(Protocol):
-    """Where finished spans go. Both methods are called from one thread, never at the same time."""
+    """Where finished spans go. Both methods are called from one thread, never at the same time.
+
+    An exporter that holds spans for longer than a call may have three more. ``flush(timeout_s)``, from the same
+    thread, delivers them and tells whether it did. ``account()`` returns an ``Account`` of those that it took, and is asked after
+    each call. ``hurry()``, from any thread, says that the end is near: ``export()`` is to wait for nothing any more.
+    """
 
     def export(self, spans: Sequence[Span]) -> None:
-        """Take *spans*, at most 2048; raise where they could not be delivered: they are counted as failed."""
+        """Take *spans*, a batch at most; raise where they could not be delivered: they are counted as failed."""
 
     def shutdown(self) -> None:
         """Release what the exporter holds; no call follows."""
@@ -42,26 +46,34 @@ class Exporter(Protocol):
 
 def configure(
     *,
-    service: str = "unknown_service",
+    service: str | None = None,
     resource: Mapping[str, Any] | None = None,
     exporter: Exporter | None = None,
     sampler: AlwaysOn | AlwaysOff | Ratio | Sampler | None = None,
     formats: Sequence[Format] | None = None,
     limits: Limits | None = None,
-    buffer_size: int = 16384,
-    export_interval_s: float = 1.0,
+    buffer_size: int | None = None,
+    batch_size: int | None = None,
+    export_interval_s: float | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> None:
     """Set up tracing for this process. Without it contexts propagate and nothing is recorded.
 
+    What is not given is as the ``OTEL_*`` variables of *environ* say (default: ``os.environ``; ``{}`` for none), else as
+    told here; docs/configuration.md lists them. A wrong variable is one warning, never an error.
+    ``OTEL_SDK_DISABLED=true`` alone wins over arguments: nothing is recorded, contexts propagate.
+
     The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment
-    name, so that the program is part of the trace it was started by.
+    of the process name, so that the program is part of the trace it was started by.
 
     Safe to call again: the earlier exporter first gets what it is owed, within 5 s; spans that are
-    open go to the new one. *sampler* decides about new traces only (default: keep all). *formats* are
-    read in order and all written (default: those that ``OTEL_PROPAGATORS`` names, or W3C). *buffer_size* counts finished spans that wait for
-    export, at most *export_interval_s*; past it spans are dropped and counted.
+    open go to the new one. *service* is ``service.name`` of *resource* (default: "unknown_service"). Without *exporter*
+    nothing is recorded. *sampler* decides about new traces only (default: keep all). *formats* are
+    read in order and all written (default: W3C). *buffer_size* counts finished spans that wait for
+    export (default: 16384), at most *export_interval_s* (default: 1); past it spans are dropped and counted. An exporter
+    gets *batch_size* of them at once (default: 2048).
     """
-    if not isinstance(service, str):
+    if service is not None and not isinstance(service, str):
         raise TypeError(f"service must be str, not {type(service).__name__}")
     if resource is not None and not isinstance(resource, Mapping):
         raise TypeError(f"resource must be a mapping, not {type(resource).__name__}")
@@ -76,23 +88,41 @@ def configure(
             raise TypeError(f"limits must be ints, not {type(limit).__name__}")
         if not 0 <= limit <= 1 << 31:
             raise ValueError(f"limits must be 0 to {1 << 31}: {limit}")
-    if isinstance(buffer_size, bool) or not isinstance(buffer_size, int):
-        raise TypeError(f"buffer_size must be int, not {type(buffer_size).__name__}")
-    if not 2 <= buffer_size <= 1 << 24:
-        raise ValueError(f"buffer_size must be 2 to {1 << 24}: {buffer_size}")
-    if isinstance(export_interval_s, bool) or not isinstance(export_interval_s, int | float):
+    for parameter, number, least in (("buffer_size", buffer_size, 2), ("batch_size", batch_size, 1)):
+        if isinstance(number, bool) or not isinstance(number, int | None):
+            raise TypeError(f"{parameter} must be int, not {type(number).__name__}")
+        if number is not None and not least <= number <= 1 << 24:
+            raise ValueError(f"{parameter} must be {least} to {1 << 24}: {number}")
+    if isinstance(export_interval_s, bool) or not isinstance(export_interval_s, int | float | None):
         raise TypeError(f"export_interval_s must be a number, not {type(export_interval_s).__name__}")
-    if not 0 < export_interval_s <= 3600:
+    if export_interval_s is not None and not 0 < export_interval_s <= 3600:
         raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
+    if environ is not None and not isinstance(environ, Mapping):
+        raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
+    from ._environment import Environment, say  # of no use to a program that only propagates
+
+    environment = Environment(environ)
+    is_disabled = environment.is_disabled()
+    chosen = environment.formats() if formats is None else _formats(formats)
+    decide = environment.sampler() if sampler is None else _sampler(sampler)
+    bounds = environment.limits() if limits is None else limits
+    capacity = environment.buffer_size() if buffer_size is None else buffer_size
+    batch = environment.batch_size(capacity) if batch_size is None else batch_size
+    interval_s = environment.export_interval_s() if export_interval_s is None else export_interval_s
+    named = {} if service is None else {"service.name": service}
+    attributes = _resource(environment.resource(), named, resource or {})
+    # Last, when nothing can be wrong any more: it may open files and connections.
+    used = None if is_disabled else environment.exporter() if exporter is None else exporter
+    tracer = _tracer(decide, used is not None, bounds, attributes)
+
     global _configured_in
-    chosen = _formats(formats)
-    tracer = _tracer(sampler, exporter is not None, limits or Limits(), _resource(service, resource))
-    _started().use(exporter, capacity=buffer_size, interval_s=export_interval_s, timeout_s=5.0)
+    _started().use(used, capacity=capacity, batch_size=batch, interval_s=interval_s, timeout_s=5.0)
     _propagation.use_formats(chosen)
     if not _configured_in:
         _join(_propagation.extract_environ(os.environ))
     _configured_in = os.getpid()
     _use(tracer)
+    say(environment.wrong.values())
 
 
 def flush(timeout_s: float = 5.0) -> bool:
@@ -114,7 +144,7 @@ def statistics() -> Statistics:
 def lend(exporter: Exporter) -> Iterator[None]:
     """Inside ``with``, record every trace for *exporter*; then go on as before."""
     before = _in_use
-    lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource("test", None))
+    lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
     with _started().lend(exporter):
         _use(lent)
         try:
@@ -159,9 +189,7 @@ def _seconds(timeout_s: float) -> float:
     return timeout_s
 
 
-def _formats(formats: Sequence[Format] | None) -> Sequence[Format]:
-    if formats is None:
-        return _formats_of_environment()
+def _formats(formats: Sequence[Format]) -> Sequence[Format]:
     if isinstance(formats, str) or not isinstance(formats, Sequence):
         raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
     for format in formats:
@@ -170,31 +198,18 @@ def _formats(formats: Sequence[Format] | None) -> Sequence[Format]:
     return tuple(formats)
 
 
-def _formats_of_environment() -> Sequence[Format]:
-    names = os.environ.get("OTEL_PROPAGATORS", "")
-    if not names.strip():
-        return _propagation.DEFAULT_FORMATS
-    found, unknown = _propagation.formats_named(names)
-    if unknown:
-        import logging
-
-        known = "the others" if found else "none"
-        logging.getLogger("tracekit").warning(
-            "OTEL_PROPAGATORS names %s, which tracekit does not know; %s used",
-            ", ".join(map(clip, unknown))[:400],
-            known,
-        )
-    return tuple(found)
+def _sampler(sampler: AlwaysOn | AlwaysOff | Ratio | Sampler) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
+    if not (isinstance(sampler, AlwaysOn | AlwaysOff | Ratio) or callable(getattr(sampler, "sample", None))):
+        raise TypeError(f"sampler must be a sampler such as tracekit.Ratio(0.1), not {type(sampler).__name__}")
+    return sampler
 
 
 def _tracer(
-    sampler: AlwaysOn | AlwaysOff | Ratio | Sampler | None,
+    sampler: AlwaysOn | AlwaysOff | Ratio | Sampler,
     recording: bool,
     limits: Limits,
     resource: Mapping[str, Any],
 ) -> Tracer:
-    if sampler is None:
-        sampler = AlwaysOn()
     if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio):
         return Tracer(
             recording=recording,
@@ -203,24 +218,23 @@ def _tracer(
             limits=limits,
             resource=resource,
         )
-    if not callable(getattr(sampler, "sample", None)):
-        raise TypeError(f"sampler must be a sampler such as tracekit.Ratio(0.1), not {type(sampler).__name__}")
     return Tracer(recording=recording, sampler=sampler, limits=limits, resource=resource)
 
 
-def _resource(service: str, attributes: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the resource that *sources* make, the last of which wins."""
     resource: dict[str, Any] = {
-        "service.name": service,
         "telemetry.sdk.name": "tracekit",
         "telemetry.sdk.language": "python",
         "telemetry.sdk.version": __version__,
     }
-    for key, value in (attributes or {}).items():
-        if not isinstance(key, str):
-            raise TypeError(f"resource must have str keys, not {type(key).__name__}")
-        plain, _ = clean(value, Limits().value_length)
-        if plain is not MISSING:
-            resource[key] = plain
+    for source in sources:
+        for key, value in source.items():
+            if not isinstance(key, str):
+                raise TypeError(f"resource must have str keys, not {type(key).__name__}")
+            plain, _ = clean(value, Limits().value_length)
+            if plain is not MISSING:
+                resource[key] = plain
     return MappingProxyType(resource)
 
 

@@ -299,7 +299,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for finding in findings:
         mark = ("✓", "green") if finding.ok else ("✗", "bold red")
         screen.line(
-            mark, (f" {finding.name:<10}", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
+            mark, (f" {finding.name:<9} ", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
         )
     screen.line(("all is well", "green") if ok else ("something is broken: see above", "bold red"))
     return 0 if ok else 1

@@ -449,18 +449,18 @@ def test_forks_in_the_middle_lose_and_repeat_nothing(path):
 
 FORK_AND_LET_GO = """
 import os, sys, threading, types, tracekit
-from tracekit.exporters import sqlite
+from tracekit.exporters import _sqlite_file, sqlite
 spans = []
 tracekit.configure(exporter=types.SimpleNamespace(export=spans.extend, shutdown=lambda: None))
 tracekit.span("x").end()
 tracekit.flush()
 exporter = sqlite.SQLiteExporter(sys.argv[1])
 exporter.export(spans)
-inherited = exporter._connection
+inherited = exporter._file._connection
 forking, done = threading.Event(), []
 os.register_at_fork(before=forking.set)  # runs before the exporter's own, which came earlier
 def write():
-    with exporter._transaction() as connection:
+    with exporter._file.transaction() as connection:
         inside.set()
         forking.wait()
         connection.execute("UPDATE spans SET name = 'half'")
@@ -472,10 +472,10 @@ thread.start()
 inside.wait()
 pid = os.fork()
 if not pid:
-    wrong = not done, exporter._connection is not None, sqlite._forks.inherited != [inherited], inherited.in_transaction
+    wrong = not done, exporter._file._connection is not None, _sqlite_file._forks.inherited != [inherited], inherited.in_transaction
     exporter.export(spans)
     exporter.shutdown()
-    wrong += (exporter._connection is inherited, inherited.execute("SELECT 1").fetchone() != (1,))  # not closed
+    wrong += (exporter._file._connection is inherited, inherited.execute("SELECT 1").fetchone() != (1,))  # not closed
     print(*map(int, wrong), flush=True)
     os._exit(0)
 thread.join()
@@ -591,7 +591,7 @@ def test_a_smaller_bound_than_last_time_shrinks_the_file(path, time_in_hand):
 
 
 def test_a_reader_that_blocks_the_log_for_ever_cannot_fill_the_disk(path):
-    exporter = SQLiteExporter(path, max_bytes=1 << 20)
+    exporter = SQLiteExporter(path, max_bytes=1 << 20, lock_timeout_s=0.1)
     span = recorded(attributes={"text": "x" * 1000})
     exporter.export([span])
     reader = sqlite3.connect(path, isolation_level=None)
@@ -812,7 +812,7 @@ def test_a_full_disk_costs_the_spans_that_do_not_fit_and_nothing_else(path):
 def test_a_file_system_without_room_is_told_from_the_file_s_own_bound(path, monkeypatch):
     exporter = SQLiteExporter(path)
     exporter.export([recorded()])
-    exporter._connection.execute("PRAGMA max_page_count = 1")  # no more pages, though far from max_bytes
+    exporter._file._connection.execute("PRAGMA max_page_count = 1")  # no more pages, though far from max_bytes
     with pytest.raises(StoreError, match=r"no space left: .*: free some on its disk"):
         exporter.export([recorded(attributes={"text": "x" * 4000})] * 50)
     exporter.export([recorded()])

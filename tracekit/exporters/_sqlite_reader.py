@@ -1,4 +1,4 @@
-"""The SQLite file of traces as its readers see it: what makes it ours, what is in it, what is wrong with it."""
+"""The SQLite file of traces as its readers see it: what makes it ours, and what is in it."""
 
 from __future__ import annotations
 
@@ -9,92 +9,55 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from .._render import printable
+from .._attributes import whole
+from ._sqlite_file import Schema, StoreError, explain, has_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
 __all__ = [
-    "APPLICATION_ID",
-    "SCHEMA_VERSION",
+    "SPANS",
     "Counts",
     "SQLiteReader",
-    "StoreError",
     "StoredSpan",
     "StoredTrace",
-    "explain",
-    "has_schema",
     "read_span",
-    "whole",
 ]
 
-APPLICATION_ID = 0x74726B74  # "trkt"; file(1) and PRAGMA application_id show it
-SCHEMA_VERSION = 1
-
-
-class StoreError(Exception):
-    """A file of traces cannot be used, or does not hold what was asked for.
-
-    The message says what is wrong, then which file, then the way out; it is the same text each time for one cause.
-    """
-
-    def __init__(self, wrong: str, path: str, way_out: str) -> None:
-        # The cause stands first: the pipeline tells causes apart by the first 80 characters, and a path may be longer.
-        super().__init__(printable(f"{wrong}: {path}: {way_out}", 2000))
-
-
-def explain(error: sqlite3.Error, path: str) -> StoreError:
-    """Return the error that says what *error* from SQLite means for the file at *path*, and what to do."""
-    # The low byte is the primary code; where Python itself raised there is none.
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    directory = os.path.dirname(path)
-    if os.path.isdir(path):
-        return StoreError("is a directory", path, "name a file in it")
-    if not os.path.lexists(directory):
-        return StoreError("no such directory", path, f"make it first: mkdir -p {directory}")
-    wrong, way_out = _CAUSES.get(code, (f"SQLite failed ({str(error)[:100]})", "try another path"))
-    return StoreError(wrong, path, way_out)
-
-
-_LOCKED = (
-    "locked by another process",
-    "end what holds the lock (fuser or lsof names it), or allow more lock_timeout_s",
+SPANS = Schema(
+    application_id=0x74726B74,  # "trkt"
+    version=1,
+    create=(
+        """CREATE TABLE spans (
+            id INTEGER PRIMARY KEY,  -- grows in order of arrival
+            stored_s INTEGER NOT NULL,  -- Unix time of arrival
+            trace_id TEXT NOT NULL,
+            span_id TEXT NOT NULL,
+            parent_id TEXT,
+            parent_is_remote INTEGER NOT NULL,
+            service TEXT NOT NULL,
+            name TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            start_ns INTEGER NOT NULL,
+            end_ns INTEGER NOT NULL,
+            status TEXT NOT NULL,
+            description TEXT NOT NULL,
+            flags INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            attributes TEXT NOT NULL,
+            events TEXT NOT NULL,
+            links TEXT NOT NULL,
+            resource TEXT NOT NULL,
+            dropped_attributes INTEGER NOT NULL,
+            dropped_events INTEGER NOT NULL,
+            dropped_links INTEGER NOT NULL,
+            truncated_values INTEGER NOT NULL
+        )""",
+        "CREATE INDEX spans_by_trace ON spans (trace_id, start_ns)",
+    ),
 )
-_FORBIDDEN = ("no permission", "make the file and its directory writable for this user, or name another path")
-_CAUSES = {
-    sqlite3.SQLITE_BUSY: _LOCKED,
-    sqlite3.SQLITE_LOCKED: _LOCKED,
-    sqlite3.SQLITE_CANTOPEN: _FORBIDDEN,
-    sqlite3.SQLITE_PERM: _FORBIDDEN,
-    sqlite3.SQLITE_READONLY: ("read-only", _FORBIDDEN[1]),
-    sqlite3.SQLITE_FULL: ("no space left", "free some on its disk, or name a path on another"),
-    sqlite3.SQLITE_IOERR: ("disk error or file size limit", "look at the disk and at ulimit -f, or name another path"),
-    sqlite3.SQLITE_NOTADB: ("not a SQLite database", "name another path, or move that file away"),
-    sqlite3.SQLITE_CORRUPT: ("damaged", "move it away with its -wal and -shm; a new one is made"),
-}
-
-
-def has_schema(connection: sqlite3.Connection, path: str) -> bool:
-    """Tell whether the file is a store of this version (True) or still empty (False); ``StoreError`` if it is neither."""
-    is_nested = connection.in_transaction
-    if not is_nested:
-        connection.execute("BEGIN")  # else another process could make the store between two of these
-    try:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        is_empty = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
-    finally:
-        if not is_nested and connection.in_transaction:
-            connection.execute("ROLLBACK")
-    if application == APPLICATION_ID and version == SCHEMA_VERSION:
-        return True
-    if application == APPLICATION_ID:
-        wrong = f"has schema version {version}, this tracekit knows {SCHEMA_VERSION}"
-        raise StoreError(wrong, path, "use the tracekit that wrote it, or name another path")
-    if application or version or not is_empty:
-        raise StoreError("another program's database", path, "name another path")
-    return False
 
 
 class StoredTrace(NamedTuple):
@@ -173,7 +136,7 @@ class SQLiteReader:
             with self._explained():
                 # A file that someone has damaged is shown as far as it can be.
                 self._connection.text_factory = _decode
-                self._has_schema = has_schema(self._connection, self.path)
+                self._has_schema = has_schema(self._connection, self.path, SPANS)
         except BaseException:
             self._connection.close()
             raise
@@ -262,7 +225,7 @@ class SQLiteReader:
         connection = self._connection
         with self._explained():
             if not self._has_schema:
-                self._has_schema = has_schema(connection, self.path)
+                self._has_schema = has_schema(connection, self.path, SPANS)
             if not self._has_schema:
                 yield None
                 return
@@ -280,11 +243,6 @@ class SQLiteReader:
             yield
         except sqlite3.Error as error:
             raise explain(error, self.path) from error
-
-
-def whole(text: str) -> str:
-    """Return *text* with lone surrogates, which no UTF-8 holds, as U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:

@@ -1,0 +1,299 @@
+"""Collectors on loopback for the tests of OTLP: one that keeps what it gets, and a proxy before any that has faults."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import http.client
+import re
+import socket
+import threading
+from collections import Counter
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def parse_json(octets: bytes) -> ExportTraceServiceRequest:
+    """Return a request that came as OTLP's JSON, in which ids are hex and not, as in protobuf's own, base64."""
+    text = re.sub(
+        rb'"(traceId|spanId|parentSpanId)":"([0-9a-f]+)"',
+        lambda found: b'"%s":"%s"' % (found[1], base64.b64encode(bytes.fromhex(found[2].decode()))),
+        octets,
+    )
+    return json_format.Parse(text, ExportTraceServiceRequest())
+
+
+class Server(ThreadingHTTPServer):
+    """A real HTTP server in a thread, on a free port of loopback; ``with`` closes it and every connection."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+        self.connections: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1/traces"
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
+        self.thread.start()
+
+    def get_request(self):
+        connection, address = super().get_request()
+        self.connections.add(connection)
+        return connection, address
+
+    def handle_error(self, request, client_address):
+        pass  # a client that has gone
+
+    def server_close(self):
+        self.shutdown()
+        self.thread.join()
+        for connection in self.connections:
+            connection.close() if connection.fileno() < 0 else hang_up(connection)
+        super().server_close()
+
+    def __exit__(self, *_):
+        self.server_close()
+
+
+def hang_up(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    connection.close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Collector(Server):
+    """Decodes with the official schema what is posted to it, and keeps it.
+
+    ``answers`` gives the next answers: a callable gets the handler and the request and answers itself; after
+    the last, all is taken.
+    """
+
+    def __init__(self, *answers: Callable[[Handler, ExportTraceServiceRequest], object], port: int = 0) -> None:
+        self.answers: Iterator[Callable[[Handler, ExportTraceServiceRequest], object]] = iter(answers)
+        self.lock = threading.Lock()
+        self.requests: list[ExportTraceServiceRequest] = []
+        self.headers: list[dict[str, str]] = []
+        self.clients: set[tuple[str, int]] = set()
+        collector = self
+
+        class Answering(Handler):
+            def do_POST(self):
+                collector.receive(self)
+
+        super().__init__(Answering, port)
+
+    def receive(self, handler: Handler) -> None:
+        body = handler.body()
+        if handler.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        if handler.headers["Content-Type"] == "application/json":
+            request = parse_json(body)
+        else:
+            request = ExportTraceServiceRequest.FromString(body)
+        with self.lock:
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
+            self.clients.add(handler.client_address)
+            answer = next(self.answers, take)
+        answer(handler, request)
+
+    def keep(self, request: ExportTraceServiceRequest) -> None:
+        with self.lock:
+            self.requests.append(request)
+
+    @property
+    def spans(self):
+        """Every span that was taken."""
+        with self.lock:
+            return [
+                span
+                for request in self.requests
+                for resource in request.resource_spans
+                for scope in resource.scope_spans
+                for span in scope.spans
+            ]
+
+    @property
+    def names(self) -> Counter[str]:
+        return Counter(span.name for span in self.spans)
+
+
+# ---- answers
+
+
+def take(handler: Handler, request: ExportTraceServiceRequest) -> None:
+    handler.server.keep(request)
+    handler.answer(200, b"", Content_Type=handler.headers["Content-Type"])
+
+
+def refuse(status: int, body: bytes = b"", **headers: str):
+    """Answer with *status*, and keep nothing."""
+    return lambda handler, _: handler.answer(status, body, **headers)
+
+
+def reject(count: int, message: str):
+    """Take the request, and say that of its spans so many were rejected."""
+
+    def answer(handler, request):
+        response = ExportTraceServiceResponse()
+        response.partial_success.rejected_spans = count
+        response.partial_success.error_message = message
+        handler.server.keep(request)
+        if handler.headers["Content-Type"] == "application/json":
+            handler.answer(200, json_format.MessageToJson(response).encode(), Content_Type="application/json")
+        else:
+            handler.answer(200, response.SerializeToString(), Content_Type="application/x-protobuf")
+
+    return answer
+
+
+def cut(handler: Handler, _) -> None:
+    """Close the connection without a word."""
+    handler.close_connection = True
+    hang_up(handler.connection)
+
+
+def truncate(handler: Handler, request: ExportTraceServiceRequest | None) -> None:
+    """Keep the request, if this is a collector, and break off in the middle of the answer."""
+    if request is not None:
+        handler.server.keep(request)
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 100\r\n\r\n\x0a")
+    handler.wfile.flush()
+    cut(handler, request)
+
+
+def babble(octets: bytes):
+    """Write *octets* in the place of an answer."""
+
+    def answer(handler, request):
+        handler.wfile.write(octets)
+        handler.wfile.flush()
+        cut(handler, request)
+
+    return answer
+
+
+class Silence:
+    """Accept, and never answer; until ``over`` is set, so that the server's thread can end."""
+
+    def __init__(self) -> None:
+        self.entered, self.over = threading.Event(), threading.Event()
+
+    def __call__(self, handler: Handler, request: ExportTraceServiceRequest) -> None:
+        self.entered.set()
+        self.over.wait(30)
+        cut(handler, request)
+
+
+# ---- a proxy
+
+
+class Proxy(Server):
+    """Passes requests on to the collector at *target* but for those that ``fault(number)`` gives another answer."""
+
+    def __init__(self, target: str, fault: Callable[[int], Callable[[Handler, object], object] | None]) -> None:
+        host = target.partition("://")[2].partition("/")[0]
+        self.count = 0
+        self.faults = Counter()
+        lock = threading.Lock()
+        proxy = self
+
+        class Passing(Handler):
+            def do_POST(self):
+                body = self.body()
+                with lock:
+                    proxy.count += 1
+                    chosen = fault(proxy.count)
+                    proxy.faults[getattr(chosen, "__name__", "pass")] += 1
+                if chosen is not None:
+                    chosen(self, None)
+                    return
+                upstream = http.client.HTTPConnection(host, timeout=20)
+                try:
+                    upstream.request("POST", self.path, body, dict(self.headers.items()))
+                    response = upstream.getresponse()
+                    kind = response.headers.get("Content-Type", "application/x-protobuf")
+                    self.answer(response.status, response.read(), Content_Type=kind)
+                finally:
+                    upstream.close()
+
+        super().__init__(Passing)
+
+
+# ---- gRPC
+
+
+class GrpcCollector:
+    """The same over gRPC: ``answers`` gives what to return, or raises through the servicer's context."""
+
+    def __init__(self, *answers) -> None:
+        import grpc
+
+        self.answers = iter(answers)
+        self.requests: list[ExportTraceServiceRequest] = []
+        self.metadata: list[dict[str, str]] = []
+        self.server = grpc.server(futures.ThreadPoolExecutor(4))
+        method = grpc.unary_unary_rpc_method_handler(
+            self.export,
+            request_deserializer=ExportTraceServiceRequest.FromString,
+            response_serializer=ExportTraceServiceResponse.SerializeToString,
+        )
+        service = "opentelemetry.proto.collector.trace.v1.TraceService"
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": method}),))
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.server.start()
+
+    def export(self, request, context):
+        self.metadata.append(dict(context.invocation_metadata()))
+        answer = next(self.answers, None)
+        if answer is not None:
+            return answer(request, context)
+        self.requests.append(request)
+        return ExportTraceServiceResponse()
+
+    @property
+    def spans(self):
+        return [
+            span
+            for request in self.requests
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.stop(None).wait()

@@ -1,0 +1,811 @@
+"""Spans on their way to a collector: what arrives, what is tried again, what is lost and said, and what never happens."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import ssl
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+import trustme
+
+import tracekit
+from tracekit.exporters import _sender, otlp
+from tracekit.exporters._otlp_http import _retry_after
+from tracekit.exporters.otlp import DeliveryError, OTLPExporter
+from tracekit.testing import MemoryExporter
+
+from ..test_pipeline import Balance
+from .collector import (
+    Collector,
+    GrpcCollector,
+    Proxy,
+    Silence,
+    babble,
+    cut,
+    refuse,
+    reject,
+    take,
+    truncate,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_long_waits(monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 0.01)
+
+
+@pytest.fixture
+def collector():
+    with Collector() as collector:
+        yield collector
+
+
+def made(count=1, name="job"):
+    """Finished spans that no pipeline gets."""
+    memory = MemoryExporter()
+    tracekit.configure(service="shop", exporter=memory)
+    for number in range(count):
+        tracekit.span(f"{name} {number}").end()
+    return memory.spans
+
+
+def exporter(collector, **options):
+    return OTLPExporter(collector.url, environ={}, **options)
+
+
+def closed_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def until(is_so):
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+# ---- what arrives
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+def test_spans_arrive(collector, protocol, compression):
+    sender = exporter(collector, protocol=protocol, compression=compression, headers={"Api-Key": "secret"})
+    spans = made(3)
+    sender.export(spans)
+    sender.shutdown()
+    assert [span.name for span in collector.spans] == ["job 0", "job 1", "job 2"]
+    assert [span.trace_id.hex() for span in collector.spans] == [span.context.trace_id for span in spans]
+    (headers,) = collector.headers
+    assert (
+        headers["content-type"]
+        == {"http/protobuf": "application/x-protobuf", "http/json": "application/json"}[protocol]
+    )
+    assert headers.get("content-encoding", "none") == compression
+    assert headers["api-key"] == "secret"
+    assert headers["user-agent"] == f"tracekit/{tracekit.__version__}"
+
+
+def test_through_the_pipeline_every_span_arrives_once(collector):
+    tracekit.configure(exporter=exporter(collector), environ={})
+    balance = Balance()
+    for number in range(5000):
+        tracekit.span(f"span {number}").end()
+    assert tracekit.flush(20)
+    assert collector.names == Counter(f"span {number}" for number in range(5000))
+    assert (balance.exported, balance.queued, balance.failed) == (5000, 0, 0)
+    assert len(collector.requests) >= 3
+
+
+def test_the_connection_stays_open(collector):
+    sender = exporter(collector)
+    for _ in range(5):
+        sender.export(made())
+    assert len(collector.requests) == 5
+    assert len(collector.clients) == 1
+    sender.shutdown()
+
+
+def test_a_connection_that_the_collector_has_closed_meanwhile_is_opened_again(collector):
+    sender = exporter(collector)
+    sender.export(made())
+    for connection in list(collector.connections):
+        connection.shutdown(socket.SHUT_RDWR)
+    sender.export(made())
+    assert len(collector.requests) == 2
+    sender.shutdown()
+
+
+def test_a_batch_that_is_too_large_for_one_request_goes_in_several(collector, monkeypatch):
+    monkeypatch.setattr(otlp, "MAX_REQUEST_BYTES", 1000)
+    sender = exporter(collector)
+    sender.export(made(50))
+    assert len(collector.spans) == 50
+    assert len(collector.requests) == 4
+    sender.shutdown()
+
+
+def test_a_span_that_is_too_large_for_one_request_goes_all_the_same(collector, monkeypatch):
+    monkeypatch.setattr(otlp, "MAX_REQUEST_BYTES", 10)
+    sender = exporter(collector)
+    sender.export(made(2))
+    assert len(collector.spans) == len(collector.requests) == 2
+    sender.shutdown()
+
+
+def test_an_empty_batch_sends_nothing(collector):
+    sender = exporter(collector)
+    sender.export([])
+    sender.shutdown()
+    assert collector.requests == []
+
+
+def test_after_a_shutdown_it_can_be_used_again(collector):
+    sender = exporter(collector)
+    for _ in range(2):
+        sender.export(made())
+        sender.hurry()
+        sender.shutdown()
+    assert len(collector.spans) == 2
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_spans_arrive_over_grpc(compression):
+    with GrpcCollector() as collector:
+        sender = exporter(collector, protocol="grpc", compression=compression, headers={"Api-Key": "secret"})
+        sender.export(made(3))
+        sender.export(made(1))
+        sender.shutdown()
+        assert [span.name for span in collector.spans] == ["job 0", "job 1", "job 2", "job 0"]
+        assert collector.metadata[0]["api-key"] == "secret"
+
+
+def test_a_grpc_target_without_a_scheme_is_taken_as_it_is():
+    with GrpcCollector() as collector:
+        sender = OTLPExporter(f"127.0.0.1:{collector.port}", protocol="grpc", insecure=True, environ={})
+        sender.export(made())
+        sender.shutdown()
+        assert len(collector.spans) == 1
+
+
+def test_what_is_not_given_is_read_from_the_environment(collector):
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url.removesuffix("/v1/traces"),
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=secret",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1500",
+    }
+    sender = OTLPExporter(environ=environ)
+    assert (sender.timeout_s, sender.endpoint) == (1.5, collector.url)
+    sender.export(made())
+    sender.shutdown()
+    assert collector.headers[0]["content-encoding"] == "gzip"
+    assert collector.headers[0]["api-key"] == "secret"
+    sender = OTLPExporter(environ=environ, compression="none", headers={"api-key": "other"}, timeout_s=2)
+    assert sender.timeout_s == 2.0
+    sender.export(made())
+    sender.shutdown()
+    assert "content-encoding" not in collector.headers[1]
+    assert collector.headers[1]["api-key"] == "other"
+
+
+def test_configure_makes_one_from_the_environment(collector):
+    tracekit.configure(environ={"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "shop"})
+    tracekit.span("job").end()
+    assert tracekit.flush(20)
+    (request,) = collector.requests
+    attributes = {item.key: item.value.string_value for item in request.resource_spans[0].resource.attributes}
+    assert attributes["service.name"] == "shop"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "protocol", "whole"),
+    [
+        ("http://h:1", None, "http://h:1/v1/traces"),
+        ("http://h:1/", None, "http://h:1/v1/traces"),
+        ("http://h/otlp", None, "http://h/otlp"),
+        ("https://user:pass@h/v1/traces", None, "https://...@h/v1/traces"),
+        (None, None, "http://localhost:4318/v1/traces"),
+        (None, "grpc", "http://localhost:4317"),
+        ("h:4317", "grpc", "h:4317"),
+    ],
+)
+def test_endpoints(endpoint, protocol, whole):
+    assert OTLPExporter(endpoint, protocol=protocol, environ={}).endpoint == whole
+
+
+def test_user_info_in_the_endpoint_is_sent_as_authorization(collector):
+    sender = OTLPExporter(collector.url.replace("//", "//me:secret@"), environ={})
+    sender.export(made())
+    sender.shutdown()
+    assert collector.headers[0]["authorization"] == "Basic bWU6c2VjcmV0"
+
+
+# ---- what is tried again
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_collector_that_has_no_time_is_asked_again(status, caplog):
+    with Collector(refuse(status), refuse(status, Retry_After="0"), refuse(status, Retry_After="soon")) as collector:
+        sender = exporter(collector)
+        sender.export(made(2))
+        sender.shutdown()
+        assert len(collector.headers) == 4
+        assert len(collector.spans) == 2
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "fault", [cut, truncate, babble(b"SSH-2.0-x\r\n"), babble(b"\0" * 100), babble(b"HTTP/1.1 200 OK\r\n")]
+)
+def test_a_collector_that_breaks_off_is_asked_again(fault):
+    with Collector(fault, fault) as collector:
+        sender = exporter(collector)
+        sender.export(made(2))
+        sender.shutdown()
+        assert collector.names.keys() == {"job 0", "job 1"}
+        assert len(collector.headers) == 3
+
+
+def test_a_collector_that_is_not_there_yet_is_waited_for():
+    port = closed_port()
+    spans = made(2)
+    sender = OTLPExporter(f"http://127.0.0.1:{port}", environ={}, timeout_s=20)
+    thread = threading.Thread(target=sender.export, args=(spans,))
+    thread.start()
+    with Collector(port=port) as collector:
+        thread.join(20)
+        assert len(collector.spans) == 2
+    sender.shutdown()
+
+
+def test_retry_after_is_honoured():
+    times = []
+
+    def note(handler, request):
+        times.append(time.monotonic())
+        refuse(503, Retry_After="1")(handler, request) if len(times) == 1 else take(handler, request)
+
+    with Collector(note, note) as collector:
+        sender = exporter(collector)
+        sender.export(made())
+        sender.shutdown()
+    assert times[1] - times[0] >= 1
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("0", 0),
+        (" 7 ", 7),
+        ("99999999999999999999", 600),
+        (format_datetime(datetime.now(UTC) - timedelta(days=1)), 0),
+        (format_datetime(datetime.now(UTC) + timedelta(days=1)), 600),
+        ("Tue, 99 Foo 2026 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after_is_bounded(value, seconds):
+    assert _retry_after(value) == seconds
+
+
+def test_waits_grow_and_are_never_alike():
+    waits = [[backoff.next_s() for _ in range(40)] for backoff in (_sender.Backoff(1.0), _sender.Backoff(1.0))]
+    assert waits[0] != waits[1]
+    for wait in waits:
+        assert all(0.005 * 2**at <= one <= 0.01 * 2**at for at, one in enumerate(wait[:6]))
+        assert all(0.5 <= one <= 1 for one in wait[8:])
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"])
+def test_over_grpc_too(status):
+    import grpc
+
+    with GrpcCollector(lambda _, context: context.abort(grpc.StatusCode[status], "later")) as collector:
+        sender = exporter(collector, protocol="grpc")
+        sender.export(made())
+        sender.shutdown()
+        assert len(collector.metadata) == 2
+        assert len(collector.spans) == 1
+
+
+def retry_info(seconds):
+    detail = b"\x0a\x28type.googleapis.com/google.rpc.RetryInfo\x12\x04\x0a\x02\x08" + bytes([seconds])
+    return b"\x08\x08\x1a" + bytes([len(detail)]) + detail
+
+
+def test_a_grpc_collector_without_room_is_asked_again_if_it_says_when():
+    import grpc
+
+    def full(_, context):
+        context.set_trailing_metadata([("grpc-status-details-bin", retry_info(0))])
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+    with GrpcCollector(full) as collector:
+        sender = exporter(collector, protocol="grpc")
+        sender.export(made())
+        sender.shutdown()
+        assert len(collector.spans) == 1
+
+
+# ---- what is lost, and said
+
+
+def test_what_the_collector_rejects_is_counted_said_once_and_not_sent_again(caplog):
+    with Collector(reject(2, "no\nroom"), reject(1, "no\nroom")) as collector:
+        tracekit.configure(exporter=exporter(collector), environ={})
+        balance = Balance()
+        for _ in range(2):
+            for _ in range(5):
+                tracekit.span("job").end()
+            assert tracekit.flush(20)
+        assert (balance.exported, balance.failed) == (7, 3)
+        assert len(collector.headers) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "the collector rejected 2 of 5 spans: 'no\\nroom'",
+    ]
+
+
+@pytest.mark.parametrize("count", [1 << 40, 1 << 20])
+def test_no_more_can_be_rejected_than_were_sent(count):
+    with Collector(reject(count, "all")) as collector:
+        tracekit.configure(exporter=exporter(collector), environ={})
+        balance = Balance()
+        tracekit.span("job").end()
+        assert tracekit.flush(20)
+        assert balance.exported + balance.failed == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 415, 418, 500, 501, 301])
+def test_a_batch_that_is_refused_is_dropped_at_once(status):
+    with Collector(refuse(status, Location="http://elsewhere/")) as collector:
+        sender = exporter(collector)
+        with pytest.raises(DeliveryError, match=f"{collector.url} answered {status} .*: [a-z]"):
+            sender.export(made())
+        sender.shutdown()
+        assert len(collector.headers) == 1
+
+
+def test_a_part_that_is_refused_costs_that_part_alone(monkeypatch, caplog):
+    monkeypatch.setattr(otlp, "MAX_REQUEST_BYTES", 500)
+    with Collector(take, refuse(400)) as collector:
+        tracekit.configure(exporter=exporter(collector), environ={})
+        balance = Balance()
+        for _ in range(8):
+            tracekit.span("job").end()
+        assert tracekit.flush(20)
+        assert balance.failed == 8 - len(collector.spans) > 0
+        assert balance.exported == len(collector.spans) > 0
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def lines(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_loss_is_one_clear_line(caplog):
+    with Collector(refuse(404), refuse(404)) as collector:
+        tracekit.configure(exporter=exporter(collector), environ={})
+        balance = Balance()
+        for _ in range(2):
+            tracekit.span("job").end()
+            assert tracekit.flush(20)
+        assert balance.failed == 2
+    assert lines(caplog) == [
+        f"OTLPExporter failed, 1 spans lost: DeliveryError: {collector.url} answered 404 Not Found: the path of an OTLP/HTTP "
+        "endpoint usually ends in /v1/traces (said once per cause; tracekit.statistics() counts on)"
+    ]
+
+
+def reason(sender):
+    with pytest.raises(DeliveryError) as caught:
+        sender.export(made())
+    sender.shutdown()
+    return str(caught.value)
+
+
+def test_a_collector_that_is_not_there_is_said():
+    url = f"http://127.0.0.1:{closed_port()}/v1/traces"
+    said = reason(OTLPExporter(url, environ={}, timeout_s=0.1))
+    assert said.startswith(f"{url} cannot be reached: is a collector listening there? (")
+    assert "refused" in said
+
+
+def test_a_host_that_does_not_exist_is_said():
+    said = reason(OTLPExporter("http://no-such-host.invalid:4318", environ={}, timeout_s=0.1))
+    assert said == (
+        "http://no-such-host.invalid:4318/v1/traces: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+
+
+def test_a_collector_that_never_answers_is_not_waited_for_for_ever():
+    silence = Silence()
+    with Collector(silence) as collector:
+        said = reason(exporter(collector, timeout_s=0.2))
+        assert said.startswith(f"{collector.url} does not answer in time")
+        silence.over.set()
+
+
+def test_an_answer_without_an_end_is_not_read_for_ever():
+    over = threading.Event()
+
+    def drip(handler, _):
+        handler.wfile.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 1000000\r\n\r\n"
+        )
+        try:
+            while not over.wait(0.01):
+                handler.wfile.write(b"\x0a")
+                handler.wfile.flush()
+        except OSError:
+            pass
+
+    with Collector(drip) as collector:
+        said = reason(exporter(collector, timeout_s=0.3))
+        assert said.startswith(f"{collector.url} does not answer in time")
+        over.set()
+
+
+def test_an_answer_that_is_too_large_is_not_read():
+    with Collector(*[refuse(200, b"x" * 2_000_000, Content_Type="application/x-protobuf")] * 99) as collector:
+        assert "more than 65536 bytes" in reason(exporter(collector, timeout_s=0.1))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (b"<html>", "text/html", "text/html is not OTLP's"),
+        (b"\xff\xff", "application/x-protobuf", "in protobuf"),
+        (b"\x0b", "application/x-protobuf", "wire type 3"),
+        (b"\x0a\x05\x08", "application/x-protobuf", "in protobuf"),
+        (b"{", "application/json", "in JSON"),
+        (b"[]", "application/json", "in JSON"),
+        (b'{"partialSuccess": 1}', "application/json", "in JSON"),
+        (b"[" * 60000, "application/json", "in JSON"),
+    ],
+)
+def test_an_answer_that_no_collector_gives_is_said(body, kind, said):
+    with Collector(*[refuse(200, body, Content_Type=kind)] * 99) as collector:
+        why = reason(exporter(collector, timeout_s=0.1))
+        assert "but as no OTLP collector does" in why
+        assert said in why
+
+
+def test_a_port_of_grpc_is_said_to_be_one():
+    with GrpcCollector() as collector:
+        said = reason(OTLPExporter(collector.url, environ={}, timeout_s=0.2))
+        assert "4317 is the port of OTLP/gRPC" in said
+
+
+def test_http_where_grpc_is_expected_is_said(collector):
+    said = reason(OTLPExporter(collector.url, protocol="grpc", environ={}, timeout_s=0.3))
+    assert "UNAVAILABLE" in said or "DEADLINE_EXCEEDED" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [("UNAUTHENTICATED", "set headers"), ("UNIMPLEMENTED", "no OTLP collector"), ("RESOURCE_EXHAUSTED", "no room")],
+)
+def test_a_batch_that_is_refused_over_grpc_is_dropped_at_once(status, advice):
+    import grpc
+
+    with GrpcCollector(lambda _, context: context.abort(grpc.StatusCode[status], "no\nway")) as collector:
+        said = reason(exporter(collector, protocol="grpc"))
+        assert advice in said
+        assert "no\\nway" in said
+        assert len(collector.metadata) == 1
+
+
+# ---- TLS
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_collector(authority):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with Collector() as collector:
+        collector.socket = context.wrap_socket(collector.socket, server_side=True)
+        collector.url = collector.url.replace("http:", "https:")
+        yield collector
+
+
+def test_a_certificate_that_is_trusted_is(tls_collector, authority, tmp_path):
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    sender = exporter(tls_collector, certificate=tmp_path / "ca.pem")
+    sender.export(made())
+    sender.shutdown()
+    assert len(tls_collector.spans) == 1
+
+
+def test_a_client_shows_its_certificate(authority, tmp_path):
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    mine = authority.issue_cert("me@example.org")
+    mine.cert_chain_pems[0].write_to_path(tmp_path / "me.pem")
+    mine.private_key_pem.write_to_path(tmp_path / "key.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with Collector() as collector:
+        collector.socket = context.wrap_socket(collector.socket, server_side=True)
+        sender = OTLPExporter(
+            collector.url.replace("http:", "https:"),
+            environ={},
+            certificate=tmp_path / "ca.pem",
+            client_certificate=tmp_path / "me.pem",
+            client_key=tmp_path / "key.pem",
+        )
+        sender.export(made())
+        sender.shutdown()
+        assert len(collector.spans) == 1
+
+
+def test_a_certificate_that_is_not_trusted_is_said_at_once(tls_collector):
+    said = reason(exporter(tls_collector, timeout_s=20))
+    assert "its certificate is not trusted" in said
+    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in said
+
+
+def test_tls_where_there_is_none_is_said_at_once(collector):
+    said = reason(OTLPExporter(collector.url.replace("http:", "https:"), environ={}, timeout_s=20))
+    assert said.endswith("it does not speak TLS: write http:// instead of https://")
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_certificate_that_is_not_there_is_said_at_once(collector, protocol, tmp_path):
+    path = tmp_path / "none.pem"
+    sender = OTLPExporter("https://127.0.0.1:1", certificate=path, protocol=protocol, environ={}, timeout_s=20)
+    assert reason(sender) == f"{path} cannot be read: No such file or directory"
+
+
+# ---- wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"endpoint": 5}, TypeError, "endpoint must be str, not int"),
+        (
+            {"endpoint": "localhost:4318"},
+            ValueError,
+            "endpoint must be a URL such as http://localhost:4318: 'localhost:4318'",
+        ),
+        ({"endpoint": "ftp://h"}, ValueError, "endpoint must be a URL"),
+        ({"endpoint": "http://h:99999"}, ValueError, "endpoint must be a URL"),
+        (
+            {"endpoint": "http://me:secret@h:x"},
+            ValueError,
+            "endpoint must be a URL such as http://localhost:4318: 'http://...@h:x'",
+        ),
+        ({"endpoint": "http://h/\r\nx: y"}, ValueError, "endpoint must be a URL"),
+        ({"headers": ["a"]}, TypeError, "headers must be a mapping, not list"),
+        ({"headers": {"a": 1}}, TypeError, "headers must hold str names and values"),
+        (
+            {"headers": {"a b": "secret"}},
+            ValueError,
+            "headers must hold names of headers, which that of header 1 is not",
+        ),
+        ({"headers": {"": "secret"}}, ValueError, "headers must hold names of headers"),
+        ({"headers": {"a": "sec\r\nret"}}, ValueError, "headers must hold values of printable ASCII"),
+        ({"timeout_s": "1"}, TypeError, "timeout_s must be a number, not str"),
+        ({"timeout_s": 0}, ValueError, "timeout_s must be above 0 and at most 3600: 0"),
+        ({"compression": "zip"}, ValueError, "compression must be one of none, gzip: 'zip'"),
+        ({"protocol": "http"}, ValueError, "protocol must be one of http/protobuf, http/json, grpc: 'http'"),
+        ({"protocol": 1}, TypeError, "protocol must be str, not int"),
+        ({"spool": 5}, TypeError, ""),
+        ({"spool": "x", "spool_bytes": 5}, ValueError, "at least"),
+    ],
+)
+def test_wrong_arguments_are_said(arguments, error, said):
+    with pytest.raises(error) as caught:
+        OTLPExporter(environ={}, **arguments)
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+# ---- the end, and other processes
+
+
+def test_a_program_that_ends_does_not_wait_for_a_collector_that_is_away(monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)
+    tracekit.configure(
+        exporter=OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, timeout_s=3000), export_interval_s=0.001
+    )
+    balance = Balance()
+    tracekit.span("job").end()
+    assert tracekit.shutdown(20)
+    assert balance.failed == 1
+
+
+def _export_in_child(sender, url):
+    tracekit.configure(exporter=sender)
+    tracekit.span("child").end()
+    tracekit.shutdown()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_forked_child_has_a_connection_of_its_own(collector):
+    sender = exporter(collector)
+    tracekit.configure(exporter=sender, environ={})
+    tracekit.span("before").end()
+    assert tracekit.flush(20)
+    process = multiprocessing.get_context("fork").Process(target=_export_in_child, args=(sender, collector.url))
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0
+    tracekit.span("after").end()
+    assert tracekit.flush(20)
+    assert collector.names == Counter(["before", "child", "after"])
+    assert len(collector.clients) == 2
+
+
+def test_its_own_requests_are_not_traced(collector, monkeypatch):
+    """As an instrumentation of urllib3 would."""
+    import urllib3
+
+    request = urllib3.PoolManager.request
+    recorded = []
+
+    def traced(*arguments, **options):
+        with tracekit.span("POST", kind="client") as span:
+            recorded.append(span.is_recording)
+            return request(*arguments, **options)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", traced)
+    tracekit.configure(exporter=exporter(collector), environ={})
+    tracekit.span("job").end()
+    assert tracekit.flush(20)
+    assert tracekit.flush(20)
+    assert collector.names == Counter(["job"])
+    assert recorded == [False]
+
+
+# ---- the spool
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return tmp_path / "spool.db"
+
+
+def test_a_spool_is_emptied_into_the_collector(collector, spool):
+    tracekit.configure(exporter=exporter(collector, spool=spool, compression="gzip"), environ={})
+    balance = Balance()
+    for number in range(100):
+        tracekit.span(f"span {number}").end()
+    assert tracekit.flush(20)
+    assert collector.names == Counter(f"span {number}" for number in range(100))
+    assert balance.exported == 100
+
+
+def test_while_the_collector_is_away_spans_wait_in_the_spool(spool, caplog):
+    port = closed_port()
+    sender = OTLPExporter(f"http://127.0.0.1:{port}", environ={}, spool=spool)
+    tracekit.configure(exporter=sender, environ={})
+    balance = Balance()
+    tracekit.span("early").end()
+    assert not tracekit.flush(20)
+    assert balance.exported == 1
+    assert sender.ledger().waiting == 1
+    with Collector(port=port) as collector:
+        tracekit.span("late").end()
+        until(lambda: collector.names == Counter(["early", "late"]))
+        assert tracekit.flush(20)
+    assert sender.ledger()[:5] == (2, 2, 0, 0, 0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert lines(caplog)[0].endswith("; spans wait in the spool")
+
+
+def test_what_a_process_has_left_is_sent_by_the_next(spool, caplog):
+    tracekit.configure(
+        exporter=OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, spool=spool, timeout_s=0.2), environ={}
+    )
+    tracekit.span("left").end()
+    assert tracekit.shutdown(20)
+    with Collector() as collector:
+        tracekit.configure(exporter=exporter(collector, spool=spool), environ={})
+        until(lambda: collector.names == Counter(["left"]))  # without a span of its own
+        tracekit.configure()
+
+
+def test_what_is_refused_for_good_does_not_hold_up_the_rest(spool, caplog):
+    with Collector(refuse(400), reject(1, "one too many")) as collector:
+        sender = exporter(collector, spool=spool)
+        for count in (3, 5, 2):
+            sender.export(made(count))
+            assert sender.flush(20)
+        assert len(collector.spans) == 7
+        assert sender.ledger()[:5] == (10, 6, 4, 0, 0)
+        sender.shutdown()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_a_collector_with_every_fault_gets_every_span(spool):
+    faults = [
+        cut,
+        truncate,
+        refuse(503, Retry_After="0"),
+        babble(b"garbage"),
+        refuse(200, b"hi", Content_Type="text/html"),
+    ]
+    with (
+        Collector() as collector,
+        Proxy(collector.url, lambda number: faults[number // 2 % 5] if number % 2 else None) as proxy,
+    ):
+        sender = OTLPExporter(proxy.url, environ={}, spool=spool)
+        spans = made(40)
+        for at in range(0, 40, 2):
+            sender.export(spans[at : at + 2])
+        until(lambda: sender.ledger().waiting == 0)
+        assert set(collector.names) == {span.name for span in spans}
+        assert sum(proxy.faults.values()) - proxy.faults["pass"] >= 10
+        sender.shutdown()
+
+
+def test_a_spool_that_cannot_be_written_is_one_line_and_a_counted_loss(tmp_path, caplog):
+    (tmp_path / "spool.db").write_bytes(b"something else" * 100)
+    with Collector() as collector:
+        tracekit.configure(exporter=exporter(collector, spool=tmp_path / "spool.db"), environ={})
+        balance = Balance()
+        tracekit.span("job").end()
+        tracekit.flush(20)
+        assert balance.failed == 1
+        tracekit.configure()
+    assert any("not spooled" in line for line in lines(caplog))
+    assert (tmp_path / "spool.db").read_bytes() == b"something else" * 100
+
+
+def test_closing_an_exporter_with_a_spool_waits_for_a_silent_collector_no_longer_than_it_says(spool, monkeypatch):
+    monkeypatch.setattr(otlp, "FAREWELL_S", 0.1)
+    silence = Silence()
+    with Collector(silence) as collector:
+        sender = exporter(collector, spool=spool, timeout_s=20)
+        sender.export(made())
+        assert silence.entered.wait(20)
+        sender.shutdown()
+        assert sender.ledger().waiting == 1
+        silence.over.set()
+
+
+def _fill(url, spool, number):
+    tracekit.configure(exporter=OTLPExporter(url, environ={}, spool=spool), environ={})
+    for at in range(50):
+        tracekit.span(f"{number} {at}").end()
+        tracekit.flush(20)
+    tracekit.shutdown()
+
+
+def test_processes_share_a_spool(collector, spool):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_fill, args=(collector.url, str(spool), number)) for number in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    sender = exporter(collector, spool=spool)
+    sender.start()
+    assert sender.flush(20)
+    assert set(collector.names) == {f"{number} {at}" for number in range(3) for at in range(50)}
+    ledger = sender.ledger()
+    assert (ledger.put, ledger.waiting, ledger.evicted) == (150, 0, 0)
+    sender.shutdown()

@@ -1,0 +1,398 @@
+"""What goes into OTLP: read back with the official schema, beside OpenTelemetry's own encoder, from both twins."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from google.protobuf import json_format
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as encode_with_opentelemetry
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event as OtelEvent
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link as OtelLink
+from opentelemetry.trace import SpanContext as OtelContext
+from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import Status as OtelStatus
+from opentelemetry.trace.span import TraceState as OtelState
+
+import tracekit
+import tracekit.testing
+from tracekit import Limits, Link, TraceState
+from tracekit.exporters.otlp import encode_spans, encode_spans_as_json
+from tracekit.testing import FakeClock
+
+from ..vectors import TWINS
+from .collector import parse_json
+
+NOW = 1_700_000_000_000_000_000
+REMOTE = tracekit.SpanContext("a" * 32, "b" * 16, 3, state=TraceState({"x": "1", "y": "2"}), is_remote=True)
+LOCAL = tracekit.SpanContext("c" * 32, "d" * 16, 0)
+
+many = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+
+@pytest.fixture(autouse=True)
+def _recording(exporter):
+    with FakeClock(NOW):
+        yield
+
+
+def decoded(spans):
+    """The spans of the request that *spans* are encoded as; the request is what an encoder of protobuf would make."""
+    octets = encode_spans(spans)
+    request = ExportTraceServiceRequest.FromString(octets)
+    assert request.SerializeToString() == octets
+    assert str(parse_json(encode_spans_as_json(spans))) == str(request)  # as text: a NaN is not equal to itself
+    return request.resource_spans[0].scope_spans[0].spans
+
+
+def plain(value):
+    """An ``AnyValue`` as Python has it."""
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return None
+    if kind == "array_value":
+        return tuple(plain(item) for item in value.array_value.values)
+    if kind == "kvlist_value":
+        return mapping(value.kvlist_value.values)
+    return getattr(value, kind)
+
+
+def mapping(attributes):
+    return {attribute.key: plain(attribute.value) for attribute in attributes}
+
+
+def finished(name="job", **options):
+    span = tracekit.span(name, **options)
+    span.end()
+    return span
+
+
+def test_every_field_of_a_span_arrives():
+    with tracekit.use_context(REMOTE), FakeClock(NOW) as clock:
+        span = tracekit.span("checkout", kind="server", attributes={"a": 1}, links=[Link(LOCAL, {"why": "x"}), REMOTE])
+        clock.tick(1e-6)
+        span.add_event("paid", {"sum": 2.5})
+        span.add_event("bare")
+        span.set_status("error", "no")
+        clock.tick(2e-6)
+        span.end()
+    (found,) = decoded([span])
+    assert (found.trace_id.hex(), found.span_id.hex(), found.parent_span_id.hex()) == (*ids(span.context), "b" * 16)
+    assert (found.trace_state, found.name, found.kind) == ("x=1,y=2", "checkout", 2)
+    assert (found.start_time_unix_nano, found.end_time_unix_nano) == (NOW, NOW + 3000)
+    assert mapping(found.attributes) == {"a": 1}
+    assert [(event.name, event.time_unix_nano, mapping(event.attributes)) for event in found.events] == [
+        ("paid", NOW + 1000, {"sum": 2.5}),
+        ("bare", NOW + 1000, {}),
+    ]
+    first, second = found.links
+    assert (first.trace_id.hex(), first.span_id.hex(), first.flags) == (*ids(LOCAL), 0x100)
+    assert mapping(first.attributes) == {"why": "x"}
+    assert (second.trace_id.hex(), second.trace_state, second.flags) == ("a" * 32, "x=1,y=2", 0x303)
+    assert (found.status.code, found.status.message) == (2, "no")
+    assert found.flags == 0x303
+
+
+def ids(context):
+    return context.trace_id, context.span_id
+
+
+@pytest.mark.parametrize(("kind", "number"), [(kind, at + 1) for at, kind in enumerate(tracekit._records.KINDS)])
+def test_kinds_are_numbered_as_in_otlp(kind, number):
+    (found,) = decoded([finished(kind=kind)])
+    assert found.kind == number
+
+
+def test_flags_tell_of_a_local_parent_of_a_remote_one_and_of_none():
+    with tracekit.span("root") as root, tracekit.span("child") as child:
+        pass
+    with tracekit.span("far", parent=REMOTE) as far:
+        pass
+    assert [found.flags & 0x300 for found in decoded([root, child, far])] == [0x100, 0x100, 0x300]
+    assert [found.parent_span_id.hex() for found in decoded([root, child])] == ["", root.context.span_id]
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "number", "message", "attributes"),
+    [
+        ("unset", "", 0, "", {}),
+        ("ok", "fine", 1, "", {}),
+        ("error", "", 2, "", {}),
+        ("error", "späť", 2, "späť", {}),
+        ("cancelled", "TimeoutError", 0, "", {"tracekit.cancelled": "TimeoutError"}),
+        ("cancelled", "", 0, "", {"tracekit.cancelled": ""}),
+    ],
+)
+def test_a_status_that_otlp_does_not_know_becomes_an_attribute(code, said, number, message, attributes):
+    span = tracekit.span("job")
+    span.set_status(code, said)
+    span.end()
+    (found,) = decoded([span])
+    assert (found.status.code, found.status.message, mapping(found.attributes)) == (number, message, attributes)
+
+
+VALUES = [
+    ("", ""),
+    ("plain", "plain"),
+    ("grüße 🎉", "grüße 🎉"),
+    ("nul\0nul", "nul\0nul"),
+    ("lone \ud800 surrogate", "lone � surrogate"),
+    ("x" * (1 << 20), "x" * (1 << 20)),
+    (True, True),
+    (False, False),
+    (0, 0),
+    (-1, -1),
+    ((1 << 63) - 1, (1 << 63) - 1),
+    (-(1 << 63), -(1 << 63)),
+    (1 << 63, "0x8000000000000000"),
+    (-(1 << 63) - 1, "-0x8000000000000001"),
+    (1 << 16384, "<int of 16385 bits>"),
+    (0.0, 0.0),
+    (-2.5, -2.5),
+    (math.inf, math.inf),
+    (-math.inf, -math.inf),
+    (b"", b""),
+    (b"\0\xff", b"\0\xff"),
+    ([], ()),
+    (["a", None, 1, 2.5, b"x", True], ("a", None, 1, 2.5, b"x", True)),
+    ({}, {}),
+    ({"a": {"b": [1, {"c": 2}]}}, {"a": {"b": (1,)}}),  # deeper than attributes go
+    ({"grüße": "\udfff"}, {"grüße": "�"}),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), VALUES, ids=[ascii(expected)[:20] for _, expected in VALUES])
+def test_attributes_of_every_type_arrive(value, expected):
+    tracekit.configure(exporter=tracekit.testing.MemoryExporter(), limits=Limits(value_length=1 << 21))
+    (found,) = decoded([finished(attributes={"key": value})])
+    got = mapping(found.attributes)["key"]
+    assert got == expected
+    assert type(got) is type(expected)
+
+
+def test_not_a_number_arrives():
+    (found,) = decoded([finished(attributes={"key": math.nan})])
+    assert math.isnan(found.attributes[0].value.double_value)
+    assert b'"doubleValue":"NaN"' in encode_spans_as_json([finished(attributes={"key": math.nan})])
+
+
+@pytest.mark.parametrize("value", [None, object(), {1, "a", object()}])
+def test_what_no_attribute_holds_is_left_out_and_counted(value):
+    span = finished(attributes={"key": value, "other": 1})
+    (found,) = decoded([span])
+    assert mapping(found.attributes)["other"] == 1
+    assert found.dropped_attributes_count == span.dropped_attributes
+
+
+def test_what_was_left_out_is_counted():
+    limits = Limits(attributes=1, events=1, links=1)
+    tracekit.configure(exporter=tracekit.testing.MemoryExporter(), limits=limits)
+    span = tracekit.span("job", attributes={"a": 1, "b": 2}, links=[REMOTE, LOCAL])
+    for _ in range(200):
+        span.add_event("tick")
+    span.end()
+    (found,) = decoded([span])
+    assert (found.dropped_attributes_count, found.dropped_events_count, found.dropped_links_count) == (1, 199, 1)
+
+
+@pytest.mark.parametrize("size", [0, 100, 127, 128, 129, 16383, 16384, 16385, 1 << 21, (1 << 21) + 1])
+def test_sizes_take_as_many_octets_as_they_need(size):
+    tracekit.configure(exporter=tracekit.testing.MemoryExporter(), limits=Limits(value_length=1 << 22))
+    (found,) = decoded([finished("n" * size, attributes={"key": "x" * size, "n" * size: 1})])
+    assert mapping(found.attributes) == {"key": "x" * size, "n" * size: 1}
+    assert found.name == "n" * size
+
+
+def test_a_resource_and_a_scope_stand_above_the_spans():
+    tracekit.configure(service="shop", resource={"zone": 7}, exporter=tracekit.testing.MemoryExporter())
+    octets = encode_spans([finished(), finished()])
+    (group,) = ExportTraceServiceRequest.FromString(octets).resource_spans
+    resource = mapping(group.resource.attributes)
+    assert resource == {
+        "service.name": "shop",
+        "telemetry.sdk.name": "tracekit",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": tracekit.__version__,
+        "zone": 7,
+    }
+    (scope,) = group.scope_spans
+    assert (scope.scope.name, scope.scope.version, len(scope.spans)) == ("tracekit", tracekit.__version__, 2)
+
+
+def test_spans_of_several_resources_are_grouped():
+    spans = []
+    for service in ("one", "two", "one"):
+        tracekit.configure(service=service, exporter=tracekit.testing.MemoryExporter())
+        spans += [finished(f"{service} {number}") for number in range(2)]
+    spans = spans[::2] + spans[1::2]
+    request = ExportTraceServiceRequest.FromString(encode_spans(spans))
+    assert parse_json(encode_spans_as_json(spans)) == request
+    names = [[span.name for span in group.scope_spans[0].spans] for group in request.resource_spans]
+    assert names == [["one 0", "one 1"], ["two 0", "two 1"], ["one 0", "one 1"]]
+
+
+def test_no_spans_are_an_empty_request():
+    assert encode_spans([]) == b""
+    assert encode_spans_as_json([]) == b'{"resourceSpans":[]}'
+
+
+@pytest.mark.parametrize("spans", [[None], ["span"], [1]])
+def test_only_spans_can_be_encoded(spans):
+    with pytest.raises(TypeError, match="spans must hold spans, not "):
+        encode_spans(spans)
+
+
+def test_an_open_span_is_encoded_without_an_end():
+    span = tracekit.span("open")
+    assert decoded([span])[0].end_time_unix_nano == 0
+    span.end()
+
+
+def test_json_is_as_otlp_has_it():
+    span = finished(attributes={"n": 1, "b": b"\0"}, parent=REMOTE)
+    text = encode_spans_as_json([span]).decode()
+    assert f'"traceId":"{span.context.trace_id}"' in text
+    assert f'"startTimeUnixNano":"{NOW}"' in text
+    assert '"kind":1' in text
+    assert '{"key":"n","value":{"intValue":"1"}}' in text
+    assert '{"key":"b","value":{"bytesValue":"AA=="}}' in text
+
+
+# ---- both twins, and OpenTelemetry's encoder
+
+TEXT = st.text(max_size=200) | st.text(st.characters(), max_size=10)
+SCALARS = TEXT | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats() | st.binary(max_size=200)
+ANY = st.recursive(
+    SCALARS | st.none(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=10,
+)
+ATTRIBUTES = st.dictionaries(TEXT, ANY, max_size=6)
+LIFE = st.fixed_dictionaries(
+    {
+        "name": TEXT,
+        "kind": st.sampled_from(tracekit._records.KINDS),
+        "attributes": ATTRIBUTES,
+        "events": st.lists(st.tuples(TEXT, ATTRIBUTES, st.integers(0, 1 << 63)), max_size=3),
+        "links": st.lists(st.tuples(st.booleans(), ATTRIBUTES), max_size=3),
+        "status": st.tuples(st.sampled_from(tracekit._records.STATUS_CODES), TEXT),
+        "parent": st.sampled_from(["none", "remote", "local"]),
+    }
+)
+
+
+def live(twin, life):
+    """A span of *twin* that has had this life."""
+    remote = twin.SpanContext("a" * 32, "b" * 16, 3, state=TraceState({"x": "1"}), is_remote=True)
+    local = twin.SpanContext("c" * 32, "d" * 16, 1)
+    parent = {"none": twin.ROOT, "remote": remote, "local": local}[life["parent"]]
+    links = [(remote if is_remote else local, attributes) for is_remote, attributes in life["links"]]
+    span = twin.span(life["name"], kind=life["kind"], attributes=life["attributes"], parent=parent)
+    for context, attributes in links:
+        span.add_link(context, attributes)
+    for name, attributes, time_ns in life["events"]:
+        span.add_event(name, attributes, time_ns=time_ns)
+    span.set_status(*life["status"])
+    span.end()
+    return span
+
+
+class Ones:
+    def trace_id(self):
+        return 1 << 70 | 1
+
+    def span_id(self):
+        return 1
+
+
+@pytest.mark.skipif("compiled" not in TWINS, reason="the compiled twin was not built")
+@many
+@given(st.lists(LIFE, max_size=3))
+def test_both_twins_encode_the_same_lives_to_the_same_bytes(lives):
+    made = []
+    for twin in TWINS.values():
+        twin.set_ids(Ones())
+        twin.set_clock(lambda: NOW)
+        twin.set_tracer(twin.Tracer(recording=True, resource={"service.name": "x"}))
+        try:
+            made.append(twin.encode_spans([live(twin, life) for life in lives]))
+        finally:
+            twin.set_ids(None)
+            twin.set_clock(None)
+            twin.set_tracer(twin.Tracer())
+    assert made[0] == made[1]
+
+
+@many
+@given(LIFE)
+def test_bytes_and_json_say_the_same(life):
+    span = live(TWINS[tracekit.IMPLEMENTATION], life)
+    (found,) = decoded([span])
+    assert found.name == span.name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def as_opentelemetry(span):
+    """The same span as OpenTelemetry has it, for its encoder."""
+
+    def context(ours):
+        return OtelContext(
+            int(ours.trace_id, 16),
+            int(ours.span_id, 16),
+            ours.is_remote,
+            TraceFlags(ours.flags),
+            OtelState(list(ours.state.items())),
+        )
+
+    codes = {"unset": StatusCode.UNSET, "ok": StatusCode.OK, "error": StatusCode.ERROR}
+    return ReadableSpan(
+        name=span.name,
+        context=context(span.context),
+        parent=None if span.parent is None else context(span.parent),
+        resource=Resource(dict(span.resource)),
+        attributes=dict(span.attributes),
+        events=[OtelEvent(name, dict(items), time_ns) for name, time_ns, items in span.events],
+        links=[OtelLink(context(target), dict(items)) for target, items in span.links],
+        kind=SpanKind[span.kind.upper()],
+        status=OtelStatus(codes[span.status.code], span.status.description or None),
+        start_time=span.start_ns,
+        end_time=span.end_ns,
+        instrumentation_scope=InstrumentationScope("tracekit", tracekit.__version__),
+    )
+
+
+def test_opentelemetrys_encoder_makes_as_much_of_the_same_spans_in_no_fewer_bytes():
+    with tracekit.use_context(REMOTE):
+        with tracekit.span("parent", kind="server", attributes={"a": "b", "n": 5, "t": True, "d": 0.5}) as parent:
+            with tracekit.span("child", links=[Link(LOCAL, {"x": 1})]) as child:
+                child.add_event("event", {"k": ("a", "b")})
+                child.set_status("error", "no")
+    ours = encode_spans([child, parent])
+    theirs = encode_with_opentelemetry([as_opentelemetry(child), as_opentelemetry(parent)])
+    request = ExportTraceServiceRequest.FromString(ours)
+    for group in request.resource_spans:
+        for scope in group.scope_spans:
+            for span in scope.spans:  # they leave out the flags that the specification asks for
+                span.flags &= ~0xFF
+                for link in span.links:
+                    link.flags &= ~0xFF
+    for group in theirs.resource_spans:
+        for span in group.scope_spans[0].spans:
+            span.flags &= ~0xFF
+            if not span.status.ByteSize():
+                span.ClearField("status")  # they say in two octets that nothing is said
+    assert sorted_attributes(request) == sorted_attributes(theirs)
+    assert len(ours) <= len(theirs.SerializeToString())
+
+
+def sorted_attributes(request):
+    found = json_format.MessageToDict(request)
+    for group in found["resourceSpans"]:
+        group["resource"]["attributes"].sort(key=lambda attribute: attribute["key"])
+        group["scopeSpans"].sort(key=str)
+    return found

@@ -1,0 +1,293 @@
+"""What ``configure()`` was not told, as the environment says it: the variables of OpenTelemetry.
+
+An empty value counts as unset. A wrong one does too, and makes a line that names the variable, the value and what is
+used in its place.
+
+Spec: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+from ._errors import clip
+from ._notices import log
+from ._propagation import DEFAULT_FORMATS, formats_named
+from ._records import Limits
+from ._sampling import AlwaysOff, AlwaysOn, Ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ._tracer import Exporter
+    from .wire import Format
+
+    T = TypeVar("T")
+
+__all__ = ["Environment", "boolean", "one_of", "pairs", "say", "whole"]
+
+_MAX_VALUE = 1 << 16
+_MAX_SAID = 256
+_EXPORTERS = {
+    "otlp": ("otlp", "OTLPExporter"),
+    "console": ("console", "ConsoleExporter"),
+    "sqlite": ("sqlite", "SQLiteExporter"),
+}
+_SAMPLERS = ("always_on", "always_off", "traceidratio")
+_HEX = frozenset("0123456789abcdefABCDEF")
+
+_said: set[str] = set()
+
+
+class Environment:
+    """One environment: each method reads what it is named after; ``wrong`` has a line for each variable that is wrong."""
+
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        self._given = variables
+        self._variables = os.environ if variables is None else variables
+        self.wrong: dict[str, str] = {}
+
+    def text(self, name: str) -> str:
+        """Return the value of the variable *name*, or "" where it is unset, empty or blank."""
+        text = self._variables.get(name, "")
+        if not isinstance(text, str):
+            raise TypeError(f"environ must hold str, not {type(text).__name__}: {name}")
+        return text.strip()
+
+    def value(
+        self,
+        names: str | Sequence[str],
+        read: Callable[[str], T],
+        default: T,
+        instead: str = "",
+        show: Callable[[str], str] = clip,
+    ) -> T:
+        """Return what *read* makes of the first of *names* that is set and right, or *default*, called *instead*.
+
+        *read* raises ValueError that says what the value must be; *show* spells the value in the line for it.
+        """
+        found, used = default, instead or str(default)
+        wrong = {}
+        for name in (names,) if isinstance(names, str) else names:
+            text = self.text(name)
+            if not text:
+                continue
+            try:
+                if len(text) > _MAX_VALUE:
+                    raise ValueError(f"must be at most {_MAX_VALUE} characters")
+                found, used = read(text), name
+                break
+            except ValueError as error:
+                wrong[name] = f"{name} is {show(text)}, {error}"
+        self.wrong |= {name: f"{line}; {used} is used" for name, line in wrong.items()}
+        return found
+
+    def is_disabled(self) -> bool:
+        """Say whether nothing is to be recorded."""
+        return self.value("OTEL_SDK_DISABLED", boolean, False, "false")
+
+    def resource(self) -> dict[str, str]:
+        """Return the attributes of the resource, with the name of the service."""
+        nothing: dict[str, str] = {}
+        # All of it or nothing, says the specification.
+        found = self.value("OTEL_RESOURCE_ATTRIBUTES", _attributes, nothing, "nothing of it")
+        service = self.text("OTEL_SERVICE_NAME") or found.get("service.name") or "unknown_service"
+        return found | {"service.name": service}
+
+    def formats(self) -> Sequence[Format]:
+        """Return the formats to read and write."""
+        names = self._names("OTEL_PROPAGATORS")
+        if not names:
+            return DEFAULT_FORMATS
+        found, unknown = formats_named(",".join(names))
+        formats = tuple(found) if found or "none" in names else DEFAULT_FORMATS
+        if unknown:
+            left_out = ", ".join(map(clip, unknown))[:400]
+            used = "the others" if found else ",".join(format.name for format in formats) or "none"
+            self.wrong["OTEL_PROPAGATORS"] = (
+                f"OTEL_PROPAGATORS names {left_out}, which tracekit does not know; {used} used"
+            )
+        return formats
+
+    def sampler(self) -> AlwaysOn | AlwaysOff | Ratio:
+        """Return the sampler of new traces; names with and without ``parentbased_`` mean the same."""
+        known = one_of(*_SAMPLERS, *(f"parentbased_{name}" for name in _SAMPLERS))
+        name = self.value("OTEL_TRACES_SAMPLER", known, "parentbased_always_on").removeprefix("parentbased_")
+        if name == "traceidratio":
+            return Ratio(self.value("OTEL_TRACES_SAMPLER_ARG", _share, 1.0))
+        return AlwaysOn() if name == "always_on" else AlwaysOff()
+
+    def limits(self) -> Limits:
+        """Return what one span may hold."""
+        count, usual = whole(0, 1 << 31), Limits()
+        both = ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT")
+        lengths = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
+        return Limits(
+            attributes=self.value(both, count, usual.attributes),
+            events=self.value("OTEL_SPAN_EVENT_COUNT_LIMIT", count, usual.events),
+            links=self.value("OTEL_SPAN_LINK_COUNT_LIMIT", count, usual.links),
+            value_length=self.value(lengths, count, usual.value_length),
+        )
+
+    def buffer_size(self) -> int:
+        """Return how many finished spans may wait."""
+        return self.value("OTEL_BSP_MAX_QUEUE_SIZE", whole(2, 1 << 24), 16384)
+
+    def batch_size(self, buffer_size: int) -> int:
+        """Return how many spans an exporter gets at once, of *buffer_size* that may wait."""
+        return self.value("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", whole(1, buffer_size), min(2048, buffer_size))
+
+    def export_interval_s(self) -> float:
+        """Return how long a finished span may wait, in seconds."""
+        return self.value("OTEL_BSP_SCHEDULE_DELAY", whole(1, 3_600_000), 1000) / 1000
+
+    def exporter_name(self) -> str:
+        """Return ``otlp``, ``console``, ``sqlite`` or ``none``."""
+        names = self._names("OTEL_TRACES_EXPORTER")
+        known = [name for name in names if name in _EXPORTERS or name == "none"]
+        has_endpoint = self.text("OTEL_EXPORTER_OTLP_ENDPOINT") or self.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        used = known[0] if known else "otlp" if has_endpoint else "none"
+        rest = [name for name in names if name != used]
+        if rest:
+            left_out = ", ".join(map(clip, rest))[:400]
+            self.wrong["OTEL_TRACES_EXPORTER"] = (
+                f"OTEL_TRACES_EXPORTER names {left_out}, but must be one of {', '.join(_EXPORTERS)}, none; {used} is used"
+            )
+        return used
+
+    def exporter_type(self, name: str) -> Callable[..., Exporter] | None:
+        """Return what makes an exporter *name*, or None where that cannot be imported."""
+        import importlib  # exporters stand above this module, and only the one that is named is needed
+
+        module, kind = _EXPORTERS[name]
+        try:
+            return getattr(importlib.import_module(f".exporters.{module}", __package__), kind)  # type: ignore[no-any-return]
+        except ImportError as error:
+            missing = clip(error.name or str(error))
+            help = "pip install 'tracekit[otlp]'" if name == "otlp" else "this Python was built without it"
+            self.wrong["exporter"] = f"exporter {name} needs {missing}: {help}; nothing is exported"
+        except Exception as error:  # whatever an installation is broken by, the program goes on
+            self._failed(name, error)
+        return None
+
+    def exporter(self) -> Exporter | None:
+        """Return a new exporter, or None where none is named or it cannot be made."""
+        name = self.exporter_name()
+        make = None if name == "none" else self.exporter_type(name)
+        if make is None:
+            return None
+        try:
+            if name == "sqlite":
+                return make(self.sqlite_path())
+            # OTLPExporter reads its own variables.
+            return make(environ=self._given) if name == "otlp" and self._given is not None else make()
+        except Exception as error:
+            self._failed(name, error)
+            return None
+
+    def sqlite_path(self) -> str:
+        """Return the file for the exporter ``sqlite``."""
+        return self.value("TRACEKIT_SQLITE_PATH", _file_name, "traces.db")
+
+    def _failed(self, name: str, error: Exception) -> None:
+        text = str(error)[:400]
+        why = text if text.isascii() and text.isprintable() else clip(text)
+        self.wrong["exporter"] = f"exporter {name} failed: {type(error).__name__}: {why}; nothing is exported"
+
+    def _names(self, variable: str) -> list[str]:
+        names = [name.strip().lower() for name in self.text(variable)[:_MAX_VALUE].split(",")]
+        return list(dict.fromkeys(filter(None, names)))
+
+
+def say(lines: Iterable[str]) -> None:
+    """Log each of *lines* as a warning, once in the life of the process."""
+    for line in lines:
+        if line in _said or len(_said) >= _MAX_SAID:
+            continue
+        _said.add(line)
+        log("warning", "%s", line)
+
+
+# ---- what value() reads with
+
+
+def boolean(text: str) -> bool:
+    """Return whether *text* is "true"; nothing else is, as the specification has it."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Return what reads a whole number from *low* to *high*."""
+
+    def read(text: str) -> int:
+        # int() alone would also take "_", "+" and full-width digits.
+        number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
+        if not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return number
+
+    return read
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Return what reads one of *words*, in any case."""
+
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text.lower()
+
+    return read
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """Return the pairs of ``name=value,name=value``, percent-decoded; an empty member is none."""
+    found = []
+    for at, member in enumerate(text.split(","), 1):
+        name, equals, value = member.partition("=")
+        if not member.strip():
+            continue
+        if not (name.strip() and equals):
+            raise ValueError(f"must be name=value,name=value, which member {at} is not")
+        try:
+            found.append((_unescaped(name.strip()), _unescaped(value.strip())))
+        except ValueError:
+            raise ValueError(f"must be percent-encoded UTF-8, which member {at} is not") from None
+    return found
+
+
+def _unescaped(text: str) -> str:
+    head, *parts = text.split("%")
+    octets = bytearray(head.encode())
+    for part in parts:
+        if len(part) < 2 or not _HEX.issuperset(part[:2]):
+            raise ValueError("a % must stand before two hex digits")
+        octets += bytes.fromhex(part[:2]) + part[2:].encode()
+    return octets.decode()
+
+
+def _attributes(text: str) -> dict[str, str]:
+    return dict(pairs(text))
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text) if text.isascii() and "_" not in text else -1.0
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError("must be a number from 0 to 1")
+    return number
+
+
+def _file_name(text: str) -> str:
+    try:
+        is_name = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise ValueError("must name a file")
+    return text
