@@ -86,7 +86,8 @@ class _Jaeger:
         if context.is_valid:
             flags = bits | _SAMPLED if context.sampled else bits & ~_DEBUG
             text = f"{trace_id:0{32 if trace_id >> 64 else 16}x}:{span_id:016x}:0:{flags:x}"
-            debug_id = None  # for who starts a trace
+        if context.is_valid or not context.sampled:
+            debug_id = None  # for who starts a trace, which it has sampled
         put(carrier, "uber-trace-id", text)
         debug_id = debug_id and escape_label(debug_id)
         if debug_id and len(debug_id) > _MAX_DEBUG_ID_CHARS:
