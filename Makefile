@@ -9,7 +9,7 @@ AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test lint bench guarantees interop w3c collector fuzz wheel clean
+.PHONY: demo test lint bench guarantees interop w3c collector faults fuzz wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -29,6 +29,7 @@ lint: $(VENV)/lint
 
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
+	$(BIN)/python -m bench.export
 
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees
@@ -41,6 +42,9 @@ w3c: $(VENV)/test
 
 collector: $(VENV)/test $(PHOENIX)/ready
 	$(BIN)/python -m tests.phoenix $(PHOENIX)/bin/phoenix
+
+faults: $(VENV)/test
+	$(BIN)/python -m tests.faults
 
 fuzz: $(VENV)/test
 	$(BIN)/python -m tests.fuzz --inputs 1000000

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 
 import tracekit
+from tracekit.exporters._outbox import Outbox
 from tracekit.exporters.console import ConsoleExporter
 from tracekit.exporters.sqlite import SQLiteExporter
 
@@ -49,3 +51,29 @@ def bench_console_batch(benchmark, monkeypatch, count):
     spans = _finished(count)
     benchmark(exporter.export, spans)
     exporter.shutdown()
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db")
+    yield outbox
+    outbox.close()
+
+
+def _put(outbox, body):
+    outbox.put(body, spans=2000, content_type="application/x-protobuf", content_encoding="gzip")
+
+
+@pytest.mark.parametrize("size", [2_000, 200_000])
+def bench_outbox_put(benchmark, outbox, size):
+    """Time keeping one batch."""
+    benchmark.pedantic(_put, (outbox, os.urandom(size)), rounds=300)
+
+
+@pytest.mark.parametrize("size", [2_000, 200_000])
+def bench_outbox_take_and_sent(benchmark, outbox, size):
+    """Time what one batch costs its sender."""
+    body = os.urandom(size)
+    for _ in range(300):
+        _put(outbox, body)
+    benchmark.pedantic(lambda: outbox.sent(outbox.take(60)), rounds=300)

@@ -115,6 +115,17 @@ def subjects() -> dict[str, Subject]:
         "write_parent": Subject("write({}, context)", {"write": propagator.inject, "context": in_recorded}),
     }
     try:
+        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+    except ModuleNotFoundError:
+        pass
+    else:
+        found["otlp"] = Subject(
+            "encode(spans).SerializeToString()",
+            {"encode": encode_spans, "spans": hold(inputs.BATCH)[: inputs.BATCH]},
+            chunk=1,
+            units=inputs.BATCH,
+        )
+    try:
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
     except ModuleNotFoundError:
         return found
@@ -124,7 +135,7 @@ def subjects() -> dict[str, Subject]:
     return found
 
 
-def hold(count: int) -> object:
+def hold(count: int) -> list[ReadableSpan]:
     """Return *count* finished spans, with five attributes and an event each, as the exporter gets them."""
     kept: list[ReadableSpan] = []
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import tracekit
+from tracekit.exporters.otlp import encode_spans
 from tracekit.wire.w3c import TRACECONTEXT
 
 from . import inputs
@@ -80,7 +81,10 @@ def subjects() -> dict[str, Subject]:
                 pass
         flush()
 
+    batch = hold(inputs.BATCH)[: inputs.BATCH]
+    record()
     found = {
+        "otlp": Subject("encode(spans)", {"encode": encode_spans, "spans": batch}, chunk=1, units=inputs.BATCH),
         "child": Subject(WITH_SPAN, {"span": span}, parent, flush),
         "root": Subject(WITH_SPAN, {"span": span}, after=flush),
         "exported": Subject("export()", {"export": export_many}, parent, chunk=1, units=2000),
@@ -142,7 +146,7 @@ def asgi() -> Callable[..., Any] | None:
     return TraceMiddleware
 
 
-def hold(count: int) -> object:
+def hold(count: int) -> list[tracekit.Span]:
     """Return *count* finished spans, with five attributes and an event each, as the exporter gets them."""
     kept: list[tracekit.Span] = []
 

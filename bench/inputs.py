@@ -15,6 +15,8 @@ LABELS = {"tenant": "acme", "region": "eu-west-1", "plan": "gold"}
 EIGHT_LABELS = {"baggage": ",".join(f"key-{number}=value%20number%20{number}" for number in range(8))}
 EIGHT = {f"key-{number}": f"value number {number}" for number in range(8)}
 
+BATCH = 512  # how many spans OpenTelemetry hands to its exporter at once
+
 PARENT_ONLY = {"traceparent": TRACEPARENT}
 PARENT_AND_STATE = {"traceparent": TRACEPARENT, "tracestate": TRACESTATE}
 LABELS_ONLY = {"baggage": BAGGAGE}

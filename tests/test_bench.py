@@ -82,6 +82,13 @@ def test_what_the_benches_call_bad_is_bad():
                 format.read(carrier)
 
 
+def test_what_export_sustains_is_printed():
+    done = run("-m", "bench.export", "--seconds=0.2", "--rates=1000")
+    assert done.returncode == 0, done.stderr
+    for way in ("http/protobuf", "http/protobuf, gzip", "http/json", "spool"):
+        assert f"\n| {way} | 1,000 | " in done.stdout
+
+
 def test_peers_that_are_not_installed_are_said_to_be():
     done = compare("--smoke", "--only", "child,bytes,import", absent=frozenset({"opentelemetry", "ddtrace"}))
     assert done.returncode == 0, done.stderr

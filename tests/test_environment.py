@@ -359,7 +359,7 @@ def test_configure_costs_no_import_that_it_does_not_need(tmp_path):
 
 def in_use():
     worker = _tracer._pipeline._worker
-    return None if worker is None else worker.exporter
+    return None if worker is None else worker.intake.exporter
 
 
 class OTLPExporter(MemoryExporter):

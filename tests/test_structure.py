@@ -17,6 +17,8 @@ import pytest
 
 import tracekit
 
+from .exporters.collector import Collector
+
 PACKAGE = Path(tracekit.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 
@@ -308,10 +310,13 @@ PAGES.remove(Path("docs/testing.md"))
 def test_the_code_of_a_page_runs(tmp_path, path):
     text = (REPOSITORY / path).read_text(encoding="utf-8")
     program = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    with Collector() as collector:
+        program, sends = re.subn(r"http://localhost:4318\b", collector.url.removesuffix("/v1/traces"), program)
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(collector.spans) == bool(sends)
 
 
 def texts():

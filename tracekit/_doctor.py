@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "examine"]
 
+_PACKAGES = ("anyio", "trio", "uvloop", "httpx", "urllib3", "grpcio", "rich")
 # A parent for spans that nobody is to see.
 _UNSAMPLED = _accel.SpanContext(deferred=False)
 
@@ -37,8 +38,11 @@ class Finding(NamedTuple):
     text: str
 
 
-def examine(db: str | None = None) -> list[Finding]:
-    """Look at everything once; with *db*, also whether a span can be stored there."""
+def examine(db: str | None = None, endpoint: str | None = None) -> list[Finding]:
+    """Look at everything once; with *db*, also whether a span can be stored there, with *endpoint*, sent there.
+
+    An empty *endpoint* is the one that the environment names.
+    """
     checks: list[tuple[str, Callable[[], str]]] = [
         ("tracekit", lambda: __version__),
         ("twin", _twin),
@@ -48,11 +52,13 @@ def examine(db: str | None = None) -> list[Finding]:
         ("clock", _clock),
         ("formats", lambda: ", ".join(format.name for format in _propagation.formats())),
         ("sqlite", lambda: sqlite3.sqlite_version),
-        *[(name, lambda name=name: _installed(name)) for name in ("anyio", "trio", "uvloop", "httpx", "rich")],
+        *[(name, lambda name=name: _installed(name)) for name in _PACKAGES],
     ]
     findings = [*(_look(name, check) for name, check in checks), *_configuration()]
     if db is not None:
         findings.append(_look("db", lambda: _try_store(db)))
+    if endpoint is not None:
+        findings.append(_look("endpoint", lambda: _try_send(endpoint)))
     return findings
 
 
@@ -60,7 +66,11 @@ def _look(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, True, check())
     except Exception as error:  # whatever it is, it is what the doctor was asked for
-        text = str(error) if isinstance(error, StoreError | RuntimeError) else f"{type(error).__name__}: {error}"
+        text = (
+            str(error)
+            if isinstance(error, StoreError | RuntimeError | ValueError)
+            else f"{type(error).__name__}: {error}"
+        )
         return Finding(name, False, printable(text, 2000))
 
 
@@ -163,3 +173,25 @@ def _store_one(path: str) -> None:
         exporter.shutdown()
     if (found.trace_id, found.name) != (wanted.context.trace_id, wanted.name):
         raise RuntimeError(f"what was read from {path} is not what was stored there")
+
+
+def _try_send(endpoint: str) -> str:
+    """Send a span to the collector at *endpoint*, past any spool, and say how long it took."""
+    from .exporters.otlp import OTLPExporter  # the libraries that it needs may not be there
+    from .testing import recording
+
+    with recording() as spans:
+        _accel.span("tracekit doctor", parent=_accel.ROOT, attributes={"tracekit.doctor": True}).end()
+        (wanted,) = spans
+    exporter = OTLPExporter(endpoint or None)
+    begin_ns = time.monotonic_ns()
+    try:
+        answer = exporter.probe(wanted)
+    finally:
+        exporter.shutdown()
+    if answer.outcome != "taken":
+        raise RuntimeError(answer.reason)
+    if answer.rejected:
+        raise RuntimeError(f"{exporter.endpoint} rejected the span: {answer.reason}")
+    took = duration(time.monotonic_ns() - begin_ns)
+    return f"{exporter.endpoint} ({exporter.protocol}) took a span of trace {wanted.context.trace_id} in {took}"

@@ -288,7 +288,7 @@ class Pipeline:
             self._worker = worker = _Worker(exporter, interval_s, batch_size, self._say_full)
             buffer.wake = worker.wake
             if hasattr(exporter, "start"):
-                worker.call(lambda: worker.ask(exporter.start), 0.0)
+                worker.ask(exporter.start)
             if len(buffer):
                 worker.wake()
 
@@ -313,7 +313,7 @@ class Pipeline:
             return True
         hurry = getattr(worker.intake.exporter, "hurry", None)
         if hurry is not None:
-            hurry()
+            worker.ask(hurry)
         done = worker.call(worker.stop, timeout_s)
         with worker.lock:
             if not worker.is_abandoned:

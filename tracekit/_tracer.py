@@ -32,9 +32,10 @@ _configured_in = 0  # the process that called configure() last
 class Exporter(Protocol):
     """Where finished spans go. Both methods are called from one thread, never at the same time.
 
-    An exporter that holds spans for longer than a call may have three more. ``flush(timeout_s)``, from the same
+    An exporter that holds spans for longer than a call may have more. ``flush(timeout_s)``, from the same
     thread, delivers them and tells whether it did. ``account()`` returns an ``Account`` of those that it took, and is asked after
-    each call. ``hurry()``, from any thread, says that the end is near: ``export()`` is to wait for nothing any more.
+    each call. ``start()`` is called by ``configure()`` and ``hurry()``, which says that the end is near and ``export()`` is to
+    wait for nothing any more, by ``shutdown()``; neither may take time.
     """
 
     def export(self, spans: Sequence[Span]) -> None:

@@ -82,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     show.set_defaults(run=_show)
 
+    spool = commands.add_parser(
+        "spool", help="what waits in the spool of an OTLP exporter, and what became of the rest"
+    )
+    spool.add_argument("path", metavar="PATH", help="the file that OTLPExporter(spool=…) writes")
+    spool.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
+    spool.set_defaults(run=_spool)
+
     header = commands.add_parser("header", help="what trace headers say, what is wrong with them, and other formats")
     header.add_argument(
         "headers", metavar="HEADER", nargs="*", help="'name: value' (default, or -: a dump on standard input)"
@@ -111,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what this installation is made of, and what is wrong with it")
     doctor.add_argument("--db", metavar="PATH", help="also try to store a span there, and leave nothing behind")
+    doctor.add_argument(
+        "--endpoint",
+        metavar="URL",
+        nargs="?",
+        const="",
+        help="also send a span to this collector over OTLP (default: the one that the environment names)",
+    )
     doctor.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -287,10 +301,38 @@ def _read_stdin() -> bytes:
     return sys.stdin.buffer.read(MAX_BYTES + 1)
 
 
+def _spool(arguments: argparse.Namespace) -> int:
+    from .exporters._outbox import Outbox
+
+    if not os.path.exists(arguments.path):
+        raise StoreError("there is no such file", arguments.path, "name the file of OTLPExporter(spool=…)")
+    outbox = Outbox(arguments.path)
+    try:
+        ledger = outbox.ledger()
+    finally:
+        outbox.close()
+    if arguments.json:
+        print_json(ledger._asdict())
+        return 0
+    screen = Screen()
+    size = f"  in {ledger.waiting_bytes:,} bytes" if ledger.waiting else ""
+    for name, text in (
+        ("put", "since the file was made"),
+        ("sent", "taken by the collector"),
+        ("rejected", "refused by it"),
+        ("evicted", "dropped, the oldest first, for want of room"),
+        ("waiting", f"to be sent{size}"),
+    ):
+        count = getattr(ledger, name)
+        style = "bold red" if count and name in ("rejected", "evicted") else "bold"
+        screen.line((f"{name:<9}", style), (f"{count:>12,} spans", style), (f"  {text}", "dim"))
+    return 0
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from ._doctor import examine
 
-    findings = examine(arguments.db)
+    findings = examine(arguments.db, arguments.endpoint)
     ok = all(finding.ok for finding in findings)
     if arguments.json:
         print_json({"ok": ok, "checks": {name: {"ok": good, "text": text} for name, good, text in findings}})
@@ -299,7 +341,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for finding in findings:
         mark = ("✓", "green") if finding.ok else ("✗", "bold red")
         screen.line(
-            mark, (f" {finding.name:<9} ", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
+            mark, (f" {finding.name:<13} ", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
         )
     screen.line(("all is well", "green") if ok else ("something is broken: see above", "bold red"))
     return 0 if ok else 1

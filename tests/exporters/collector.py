@@ -203,6 +203,11 @@ def babble(octets: bytes):
     return answer
 
 
+def lose_answer(handler: Handler, _) -> None:
+    """Pass the request on, as a proxy can, and break off before the answer."""
+    raise NotImplementedError("only a proxy can")
+
+
 class Silence:
     """Accept, and never answer; until ``over`` is set, so that the server's thread can end."""
 
@@ -235,15 +240,19 @@ class Proxy(Server):
                     proxy.count += 1
                     chosen = fault(proxy.count)
                     proxy.faults[getattr(chosen, "__name__", "pass")] += 1
-                if chosen is not None:
+                if chosen is not None and chosen is not lose_answer:
                     chosen(self, None)
                     return
                 upstream = http.client.HTTPConnection(host, timeout=20)
                 try:
                     upstream.request("POST", self.path, body, dict(self.headers.items()))
                     response = upstream.getresponse()
+                    answer = response.read()
+                    if chosen is lose_answer:
+                        cut(self, None)
+                        return
                     kind = response.headers.get("Content-Type", "application/x-protobuf")
-                    self.answer(response.status, response.read(), Content_Type=kind)
+                    self.answer(response.status, answer, Content_Type=kind)
                 finally:
                     upstream.close()
 

@@ -89,10 +89,10 @@ def test_it_gets_every_span_by_every_protocol(agent, protocol, compression):
     prefix = f"{protocol} {compression} "
     sender = OTLPExporter(f"http://127.0.0.1:{port}", protocol=protocol, compression=compression, environ={})
     tracekit.configure(service="shop", exporter=sender, environ={})
-    with tracekit.span(prefix + "root", kind="server", attributes={"n": 1, "grüße": "🎉", "list": [1, 2]}) as root:
-        with tracekit.span(prefix + "child") as child:
-            child.add_event("event", {"a": 1.5})
-            child.set_status("error", "no")
+    root = tracekit.span(prefix + "root", kind="server", attributes={"n": 1, "grüße": "🎉", "list": [1, 2]})
+    with root, tracekit.span(prefix + "child") as child:
+        child.add_event("event", {"a": 1.5})
+        child.set_status("error", "no")
     assert tracekit.flush(20)
     found = {span["name"].removeprefix(prefix): span for span in agent.spans(prefix)}
     assert found.keys() == {"root", "child"}

@@ -6,11 +6,14 @@ import multiprocessing
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import pytest
 import trustme
@@ -809,3 +812,57 @@ def test_processes_share_a_spool(collector, spool):
     ledger = sender.ledger()
     assert (ledger.put, ledger.waiting, ledger.evicted) == (150, 0, 0)
     sender.shutdown()
+
+
+def test_what_is_lost_when_is_measured():
+    """The figures of docs/OPERATIONS.md, from a shorter run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults", "--seconds=20", "--kills=2"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n| ") == 9
+
+
+def test_a_spool_that_is_full_is_said_once(spool, caplog):
+    sender = OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, spool=spool, spool_bytes=1 << 20)
+    spans = made(500)
+    while not sender.ledger().evicted:
+        sender.export(spans)
+    sender.export(spans)
+    sender.shutdown()
+    said = [line for line in lines(caplog) if "is full" in line]
+    assert said == [
+        f"the spool is full: its oldest spans are dropped (said once; `tracekit spool {spool}` counts on)",
+    ]
+
+
+def _fork_in_the_middle(url, spool, protocol):
+    """In a process of its own: fork while the exporter's threads are at work, and export on both sides."""
+    tracekit.configure(exporter=OTLPExporter(url, environ={}, spool=spool, protocol=protocol), environ={})
+    for number in range(5):
+        tracekit.span(f"before {number}").end()
+        tracekit.flush(20)
+        if not (pid := os.fork()):
+            tracekit.span(f"child {number}").end()
+            done = tracekit.flush(20) and tracekit.shutdown(20)
+            os._exit(0 if done else 1)
+        tracekit.span(f"parent {number}").end()
+        assert os.waitpid(pid, 0)[1] == 0
+    assert tracekit.flush(20)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+@pytest.mark.parametrize("has_spool", [False, True])
+def test_forks_while_it_is_sending_lose_nothing(collector, spool, has_spool):
+    process = multiprocessing.get_context("spawn").Process(
+        target=_fork_in_the_middle, args=(collector.url, str(spool) if has_spool else None, "http/protobuf")
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert set(collector.names) == {f"{who} {number}" for who in ("before", "child", "parent") for number in range(5)}

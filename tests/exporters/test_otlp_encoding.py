@@ -367,11 +367,11 @@ def as_opentelemetry(span):
 
 
 def test_opentelemetrys_encoder_makes_as_much_of_the_same_spans_in_no_fewer_bytes():
-    with tracekit.use_context(REMOTE):
-        with tracekit.span("parent", kind="server", attributes={"a": "b", "n": 5, "t": True, "d": 0.5}) as parent:
-            with tracekit.span("child", links=[Link(LOCAL, {"x": 1})]) as child:
-                child.add_event("event", {"k": ("a", "b")})
-                child.set_status("error", "no")
+    attributes = {"a": "b", "n": 5, "t": True, "d": 0.5}
+    parent = tracekit.span("parent", parent=REMOTE, kind="server", attributes=attributes)
+    with parent, tracekit.span("child", links=[Link(LOCAL, {"x": 1})]) as child:
+        child.add_event("event", {"k": ("a", "b")})
+        child.set_status("error", "no")
     ours = encode_spans([child, parent])
     theirs = encode_with_opentelemetry([as_opentelemetry(child), as_opentelemetry(parent)])
     request = ExportTraceServiceRequest.FromString(ours)

@@ -89,6 +89,7 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the connection."""
+        self.pool.connection_from_url(self.url).close()  # clear() alone leaves sockets to the garbage collector
         self.pool.clear()
 
     def _answer(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
@@ -156,7 +157,8 @@ def _failed(error: Exception, url: str) -> Answer:
     if isinstance(cause, http.NameResolutionError):
         return Answer("later", f"{url}: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT")
     if isinstance(cause, http.NewConnectionError):  # first: to urllib3 it is a time-out, too
-        return Answer("later", f"{url} cannot be reached: is a collector listening there? ({text})")
+        why = text.rpartition("connection: ")[2].partition("] ")[2] or text
+        return Answer("later", f"{url} cannot be reached: is a collector listening there? ({why})")
     if isinstance(cause, http.ConnectTimeoutError):
         return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
     if isinstance(cause, http.ReadTimeoutError):

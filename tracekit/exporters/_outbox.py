@@ -87,10 +87,9 @@ class Ledger(NamedTuple):
 class Outbox:
     """The outbox at *path*, made when first used; for any number of threads and processes.
 
-    File and write-ahead log together stay below *max_bytes* (at least 1 MiB); the oldest batches that nobody is just
-    sending give way, and are counted. So they do, and nothing is put where none is left, to leave 1/32 of *max_bytes*
-    free on the disk. *lock_timeout_s* is how long a call waits for other processes. All methods raise
-    ``StoreError``; the call after one starts afresh.
+    File and write-ahead log together stay below *max_bytes* (at least 1 MiB), and 1/32 of that stays free on the
+    disk: the oldest batches that nobody is just sending give way, and are counted. *lock_timeout_s* is how long a
+    call waits for other processes. All methods raise ``StoreError``; the call after one starts afresh.
 
     What was put outlasts the process, however it ends. A power failure may take the last batches, and bring back some
     that were sent already, but spoils nothing.
@@ -113,21 +112,23 @@ class Outbox:
         self._is_closed = False
         self.path = self._file.path
 
-    def put(self, body: bytes, *, spans: int, content_type: str, content_encoding: str) -> None:
-        """Keep *body*, which holds *spans* and is no larger than 1/8 of ``max_bytes``."""
+    def put(self, body: bytes, *, spans: int, content_type: str, content_encoding: str) -> int:
+        """Keep *body*, which holds *spans* and may be as large as 1/8 of ``max_bytes``; return how many were ever evicted."""
         if len(body) > self._max_body:
-            raise StoreError("a batch is too large for the outbox", self.path, "allow it 8 times as much, or send less")
+            raise StoreError(
+                "a batch is too large for the outbox", self.path, "allow max_bytes 8 times its size, or less a batch"
+            )
         row = (spans, content_type, content_encoding, body)
         need = len(body) + len(body) // 128 + _MIN_ROOM
         with self._file.explained():
             for evicted_bytes in (0, 2 * need, None):  # first what costs nothing
                 try:
-                    self._insert(row, need)
-                    return
+                    return self._insert(row, need)
                 except sqlite3.OperationalError as error:
                     if not is_full(error) or evicted_bytes is None:
                         raise
                 self._shrink(evicted_bytes)
+        raise AssertionError("the last try returns or raises")
 
     def take(self, lease_s: float) -> Batch | None:
         """Return the oldest batch that nobody holds and that has not to wait; nobody else gets it for *lease_s*.
@@ -192,7 +193,7 @@ class Outbox:
         if self._is_closed:
             raise StoreError("the outbox is closed", self.path, "make another one")
 
-    def _insert(self, row: tuple[int, str, str, bytes], need: int) -> None:
+    def _insert(self, row: tuple[int, str, str, bytes], need: int) -> int:
         with self._transaction(need) as connection:
             # On a disk filled up by this, nothing could be sent either: the log could not move into the file.
             self._file.check_disk(2 * need + self._spare)
@@ -205,6 +206,7 @@ class Outbox:
             pages, free = self._file.pages(connection)
             if self._file.is_too_large(pages):
                 self._file.give_back(connection, min(free, _STEP))
+            return int(connection.execute("SELECT evicted FROM ledger").fetchone()[0])
 
     def _take(self, lease_s: float) -> Batch | None:
         with self._transaction(_MIN_ROOM) as connection:
@@ -228,12 +230,7 @@ class Outbox:
         Little by little: that takes room itself, at first there is next to none.
         """
         for doublings in range(16):
-            try:
-                self._file.checkpoint()
-            except sqlite3.OperationalError as error:
-                # The file cannot grow; but what is evicted need not be moved into it.
-                if not is_full(error) or doublings or not evicted_bytes:
-                    raise
+            self._file.checkpoint()
             with self._transaction() as connection:
                 while evicted_bytes > 0 and (gone := _evict(connection)):
                     evicted_bytes -= gone

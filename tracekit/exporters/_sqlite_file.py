@@ -69,9 +69,8 @@ _CAUSES = {
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """Tell whether *error* is for want of room: on the disk, by ``max_page_count``, by a quota or a file size limit."""
-    # SQLite says the same of the first two, and of the others that writing failed.
-    return _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+    """Tell whether *error* is for want of room, on the disk or by ``max_page_count``: SQLite says the same of both."""
+    return _code(error) == sqlite3.SQLITE_FULL
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -187,7 +186,11 @@ class SQLiteFile:
 
     def check_disk(self, need: int) -> None:
         """Raise what SQLite raises, unless *need* bytes are left on the disk once the log has moved into the file."""
-        if shutil.disk_usage(os.path.dirname(self._log)).free < _size(self._log) + need:
+        try:
+            free = shutil.disk_usage(os.path.dirname(self._log)).free
+        except OSError:  # SQLite will say what has become of it
+            return
+        if free < _size(self._log) + need:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error

@@ -25,7 +25,7 @@ from ._sender import Backoff, Sender
 from ._sqlite_file import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .._accel import Span
     from ._outbox import Batch
@@ -104,11 +104,9 @@ class OTLPExporter:
         self.endpoint = without_secrets(self._endpoint)
         self._spool = None if settings.get("spool") is None else os.fspath(settings["spool"])
         self._spool_bytes = spool_bytes
-        if self._spool is not None:
-            Outbox(self._spool, max_bytes=spool_bytes)  # checks both; opens nothing
+        self._make_transport = _transports(self.protocol)
         self._failed = 0
         self._notices = Notices()
-        self._process: int | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -117,6 +115,7 @@ class OTLPExporter:
         self._is_late = threading.Event()
         self._transport: _Transport | None = None
         self._outbox = self._sender = None
+        self._evicted = -1  # how many the spool had evicted when it was last looked at
         if self._spool is not None:
             self._outbox = Outbox(self._spool, max_bytes=self._spool_bytes)
             self._sender = Sender(
@@ -125,6 +124,8 @@ class OTLPExporter:
 
     def _adopt(self) -> None:
         if self._pid != os.getpid():
+            # Kept, as its end would close what the parent uses, or wait for threads that only the parent has.
+            self._inherited = self._transport
             self._begin()
             self._failed = 0
 
@@ -166,9 +167,13 @@ class OTLPExporter:
         assert self._sender is not None
         body, content_type, content_encoding = self._packed(body)
         try:
-            self._outbox.put(body, spans=count, content_type=content_type, content_encoding=content_encoding)
+            evicted = self._outbox.put(body, spans=count, content_type=content_type, content_encoding=content_encoding)
         except StoreError as error:
             raise DeliveryError(f"not spooled: {error}") from error
+        if evicted > self._evicted >= 0:
+            message = "the spool is full: its oldest spans are dropped (said once; `tracekit spool %s` counts on)"
+            self._notices.say("warning", "evicted", message, self._spool)
+        self._evicted = evicted
         self._sender.wake()
         return 0
 
@@ -221,21 +226,10 @@ class OTLPExporter:
             if path is not None:
                 with open(path, "rb"):  # the library's own error would not name it
                     pass
-        if self.protocol == "grpc":
-            from ._otlp_grpc import GrpcTransport
-
-            return GrpcTransport(
-                self._endpoint,
-                self._headers,
-                certificate,
-                client_certificate,
-                client_key,
-                compression=self.compression,
-                insecure=self._insecure,
-            )
-        from ._otlp_http import HttpTransport
-
-        return HttpTransport(self._endpoint, self._headers, certificate, client_certificate, client_key)
+        options = {"compression": self.compression, "insecure": self._insecure} if self.protocol == "grpc" else {}
+        return self._make_transport(
+            self._endpoint, self._headers, certificate, client_certificate, client_key, **options
+        )
 
     def probe(self, span: Span) -> Answer:
         """Send *span* alone, once, past the spool, and return what the collector says."""
@@ -259,18 +253,35 @@ class OTLPExporter:
 
     def hurry(self) -> None:
         """Wait for no collector any more that is away."""
+        self._adopt()
         self._is_late.set()
 
     def shutdown(self) -> None:
         """Close the connection; what is in the spool is sent while that works, for 3 s at most, and stays there else."""
-        if self._pid == os.getpid():
-            if self._sender is not None:
-                self._sender.close(FAREWELL_S)
-            if self._outbox is not None:
-                self._outbox.close()
-            if self._transport is not None:
-                self._transport.close()
+        self._adopt()
+        if self._sender is not None:
+            self._sender.close(FAREWELL_S)
+        if self._outbox is not None:
+            self._outbox.close()
+        if self._transport is not None:
+            self._transport.close()
         self._begin()
+
+
+def _transports(protocol: str) -> Callable[..., _Transport]:
+    """Return what makes transports; at once, so that a library that is missing is said where the exporter is made."""
+    try:
+        if protocol == "grpc":
+            from ._otlp_grpc import GrpcTransport
+
+            return GrpcTransport
+        from ._otlp_http import HttpTransport
+
+        return HttpTransport
+    except ModuleNotFoundError as error:
+        extra = "otlp-grpc" if protocol == "grpc" else "otlp"
+        message = f"{protocol} needs {error.name}: pip install 'tracekit[{extra}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def _one_of(parameter: str, value: Any, words: tuple[str, ...]) -> str:

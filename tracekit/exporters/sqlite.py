@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._attributes import int_text, whole
-from ._sqlite_file import SQLiteFile, StoreError, check_above_0, check_bytes
+from ._sqlite_file import SQLiteFile, StoreError, check_above_0, check_bytes, is_full
 from ._sqlite_reader import SPANS, Counts, SQLiteReader, StoredSpan, StoredTrace, read_span
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ class SQLiteExporter:
                         connection.executemany(_INSERT, rows)
                         return
             except sqlite3.OperationalError as error:
-                # SQLite says the same of a full disk and of max_page_count.
-                if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_FULL or need > self.max_bytes // 2:
+                if not is_full(error) or need > self.max_bytes // 2:
                     raise
                 with self._file.transaction() as connection:
                     if self._file.room(connection) >= 4 * need:

@@ -1,0 +1,147 @@
+"""What the command line says of a collector and of a spool."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import tracekit
+from tracekit.cli import main
+from tracekit.exporters.otlp import OTLPExporter
+from tracekit.testing import MemoryExporter
+
+from .exporters.collector import Collector, GrpcCollector, refuse, reject
+from .exporters.test_otlp import closed_port
+
+
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def doctor(capsys, *arguments):
+    status = main(["doctor", *arguments, "--json"])
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert status == (0 if all(check["ok"] for check in checks.values()) else 1)
+    return checks["endpoint"]["ok"], checks["endpoint"]["text"]
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_doctor_sends_a_span_to_a_collector_and_says_so(capsys, monkeypatch, compression):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
+    with Collector() as collector:
+        ok, text = doctor(capsys, "--endpoint", collector.url)
+        assert ok, text
+        (span,) = collector.spans
+        assert span.name == "tracekit doctor"
+        assert span.end_time_unix_nano >= span.start_time_unix_nano > 0
+        assert text.startswith(f"{collector.url} (http/protobuf) took a span of trace {span.trace_id.hex()} in ")
+
+
+def test_doctor_sends_to_the_endpoint_of_the_environment(capsys, monkeypatch):
+    with GrpcCollector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        ok, text = doctor(capsys, "--endpoint")
+        assert ok, text
+        assert len(collector.spans) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (refuse(404), "answered 404 Not Found: the path of an OTLP/HTTP endpoint usually ends in /v1/traces"),
+        (refuse(401), "answered 401 Unauthorized: it wants to know who asks: set headers"),
+        (refuse(503), "answered 503 Service Unavailable"),
+        (refuse(200, b"<html>", Content_Type="text/html"), "but as no OTLP collector does"),
+        (reject(1, "too old"), "rejected the span: too old"),
+    ],
+)
+def test_doctor_says_what_a_collector_has_against_a_span(capsys, answer, said):
+    with Collector(answer) as collector:
+        ok, text = doctor(capsys, "--endpoint", collector.url)
+    assert not ok
+    assert said in text
+
+
+def test_doctor_says_where_nobody_listens(capsys):
+    url = f"http://127.0.0.1:{closed_port()}/v1/traces"
+    assert doctor(capsys, "--endpoint", url) == (
+        False,
+        f"{url} cannot be reached: is a collector listening there? (Connection refused)",
+    )
+
+
+def test_doctor_says_what_is_no_endpoint(capsys):
+    ok, text = doctor(capsys, "--endpoint", "localhost")
+    assert not ok
+    assert text == "endpoint must be a URL such as http://localhost:4318: 'localhost'"
+
+
+def test_doctor_leaves_a_spool_alone(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRACEKIT_SPOOL", str(tmp_path / "spool.db"))
+    with Collector() as collector:
+        ok, text = doctor(capsys, "--endpoint", collector.url)
+    assert ok, text
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the spool
+
+
+@pytest.fixture
+def spool(tmp_path):
+    """A spool in which five spans wait, two were sent and one was rejected."""
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, environ={})
+    for _ in range(8):
+        tracekit.span("job").end()
+    spans, path = memory.spans, tmp_path / "spool.db"
+    with Collector(reject(1, "one too many")) as collector:
+        exporter = OTLPExporter(collector.url, environ={}, spool=path)
+        exporter.export(spans[:3])
+        assert exporter.flush(20)
+        exporter.shutdown()
+    exporter = OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, spool=path)
+    exporter.export(spans[3:])
+    exporter.shutdown()
+    return path
+
+
+def test_spool_says_what_became_of_every_span(spool, capsys):
+    assert main(["spool", str(spool)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        ["put", "8", "spans"],
+        ["sent", "2", "spans"],
+        ["rejected", "1", "spans"],
+        ["evicted", "0", "spans"],
+        ["waiting", "5", "spans"],
+    ]
+
+
+def test_spool_as_json_is_the_ledger_and_nothing_else(spool, capsys):
+    assert main(["spool", str(spool), "--json"]) == 0
+    ledger = json.loads(capsys.readouterr().out)
+    assert ledger.pop("waiting_bytes") > 0
+    assert ledger == {"put": 8, "sent": 2, "rejected": 1, "evicted": 0, "waiting": 5}
+
+
+def test_a_spool_that_is_not_there_is_one_line_and_not_made(tmp_path, capsys):
+    path = tmp_path / "none.db"
+    assert main(["spool", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"tracekit: there is no such file: {path}: name the file of OTLPExporter(spool=…)\n"
+    )
+    assert not path.exists()
+
+
+def test_a_file_of_something_else_is_one_line(tmp_path, capsys):
+    path = tmp_path / "notes.txt"
+    path.write_text("no spool" * 1000)
+    assert main(["spool", str(path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert path.read_text() == "no spool" * 1000
