@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
+from opentelemetry import baggage, trace
+from opentelemetry.context import Context
 from opentelemetry.propagate import extract, inject
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -66,6 +67,12 @@ def subjects() -> dict[str, Subject]:
                 pass
         flush()
 
+    def set_and_inject() -> None:
+        context = Context()
+        for key, value in inputs.EIGHT.items():
+            context = baggage.set_baggage(key, value, context)
+        inject({}, context)
+
     recorded = tracer.start_span("recorded")
     in_recorded = trace.set_span_in_context(recorded)
     propagator = TraceContextTextMapPropagator()
@@ -98,6 +105,11 @@ def subjects() -> dict[str, Subject]:
             {"inject": inject},
             items=lambda count: [extract(inputs.EIGHT_LABELS) for _ in range(count)],
         ),
+        "look_8_labels": Subject(
+            "get_baggage('key-3', extract(carrier))",
+            {"extract": extract, "get_baggage": baggage.get_baggage, "carrier": inputs.EIGHT_LABELS},
+        ),
+        "set_8_labels": Subject("set_and_inject()", {"set_and_inject": set_and_inject}),
         "read_parent": Subject("read(carrier)", {"read": propagator.extract, "carrier": inputs.PARENT_ONLY}),
         "read_state": Subject("read(carrier)", {"read": propagator.extract, "carrier": inputs.PARENT_AND_STATE}),
         "write_parent": Subject("write({}, context)", {"write": propagator.inject, "context": in_recorded}),

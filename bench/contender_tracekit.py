@@ -100,7 +100,7 @@ def subjects() -> dict[str, Subject]:
         "extract_request": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.REQUEST}),
         "inject_parent": Subject("inject({})", {"inject": inject}, parent, flush),
         "extract_labels": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.LABELS_ONLY}),
-        # Labels keep the text that they were first written as: each is written once here.
+        # What came in goes out as it came: labels keep their text. What it costs to write it is in "set_8_labels".
         "inject_labels": Subject(
             "inject({}, item)",
             {"inject": inject},
@@ -111,6 +111,13 @@ def subjects() -> dict[str, Subject]:
             "inject({}, item)",
             {"inject": inject},
             items=lambda count: [extract(inputs.EIGHT_LABELS) for _ in range(count)],
+        ),
+        "look_8_labels": Subject(
+            "extract(carrier).labels['key-3']", {"extract": extract, "carrier": inputs.EIGHT_LABELS}
+        ),
+        "set_8_labels": Subject(
+            "inject({}, SpanContext(labels=Labels(labels)))",
+            {"inject": inject, "SpanContext": tracekit.SpanContext, "Labels": tracekit.Labels, "labels": inputs.EIGHT},
         ),
         "read_parent": Subject("read(carrier)", {"read": TRACECONTEXT.read, "carrier": inputs.PARENT_ONLY}),
         "read_state": Subject("read(carrier)", {"read": TRACECONTEXT.read, "carrier": inputs.PARENT_AND_STATE}),

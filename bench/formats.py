@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["against_traceparent", "nothing_found", "subjects"]
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-# By name: the format, and a carrier that is valid; a bad one is the same with an X at the end of each value, and a
+# By name: the format, and a carrier that is valid; a bad one is the same with a quote at the end of each value, and a
 # huge one has 1 MiB of octets, as a server has them, in its first value.
 FORMATS: dict[str, tuple[Any, Any]] = {
     "tracecontext": (w3c.TRACECONTEXT, {"traceparent": inputs.TRACEPARENT}),
@@ -101,8 +101,8 @@ def subjects(name: str) -> dict[str, Subject]:
 
 def _spoilt(carrier: Any) -> Any:
     if isinstance(carrier, list):
-        return [(name, value[:-2]) for name, value in carrier]
-    return {name: f"{value}X" for name, value in carrier.items()}
+        return [(name, value[:-3]) for name, value in carrier]
+    return {name: f'{value}"' for name, value in carrier.items()}
 
 
 def _huge(carrier: Any) -> list[tuple[bytes, bytes]]:

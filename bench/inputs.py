@@ -13,6 +13,7 @@ BAGGAGE = "tenant=acme,region=eu-west-1,plan=gold"
 LABELS = {"tenant": "acme", "region": "eu-west-1", "plan": "gold"}
 
 EIGHT_LABELS = {"baggage": ",".join(f"key-{number}=value%20number%20{number}" for number in range(8))}
+EIGHT = {f"key-{number}": f"value number {number}" for number in range(8)}
 
 BATCH = 512  # how many spans OpenTelemetry hands to its exporter at once
 

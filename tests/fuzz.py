@@ -432,6 +432,8 @@ def check_format(name: str, make: Callable[[], Any], words: Any, verdicts: Count
         found = outcome(formats[name].read, sent)
         _expect(not isinstance(found, str), f"{name}: what hostile words made is bad", sent, words, found)
         _expect(found is None or found.id == hostile[twin].id, f"{name}: hostile words change the ids", sent, words)
+        if found is not None and (found.id[16:] != bytes(8) or found.sampled):  # without ids not every format has one
+            _expect(found.sampled == said[1], f"{name}: hostile words change the decision", sent, words)
 
 
 def _written(name: str, contexts: dict[str, Any], verdicts: Counter[str]) -> dict[str, Any]:

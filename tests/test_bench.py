@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tracekit import IMPLEMENTATION
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +66,20 @@ def test_the_comparison_prints_every_row(tmp_path):
     assert list(figures) == _every_key()
     assert all(value >= 0 for figure in figures.values() for value in figure.values())
     assert IMPLEMENTATION in done.stdout.splitlines()[0]
+
+
+def test_what_the_benches_call_bad_is_bad():
+    from bench.formats import FORMATS, _huge, _spoilt
+    from tracekit import FormatError
+
+    for name, (format, valid) in FORMATS.items():
+        assert format.read(valid) is not None
+        for carrier in (_spoilt(valid), _huge(valid)):
+            if name == "baggage":  # of which good members stand
+                assert getattr(format.read(carrier), "labels", ()) != format.read(valid).labels
+                continue
+            with pytest.raises(FormatError):
+                format.read(carrier)
 
 
 def test_what_export_sustains_is_printed():

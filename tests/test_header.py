@@ -783,6 +783,25 @@ def test_the_page_has_every_format_with_its_fields():
     assert {*rows, "environ"} == set(TITLES)
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (f"00-{TRACE}-{SPAN}-01", "traceparent"),
+        (f"00-{TRACE.upper()}-{SPAN}", "traceparent"),
+        (f"{TRACE}-{SPAN}-d", "b3"),
+        (f"{SPAN}-{SPAN}", "b3"),
+        (f"{TRACE}:{SPAN}:0:1", "uber-trace-id"),
+        (f"{TRACE}%3A{SPAN}%3A0%3A1", "uber-trace-id"),
+        (f"Root=1-{TRACE[:8]}-{TRACE[8:]}", "X-Amzn-Trace-Id"),
+    ],
+)
+def test_a_value_without_its_name_is_asked_about(capsys, value, name):
+    assert main(["header", value]) == 2
+    assert capsys.readouterr() == ("", f"tracekit: a value without its name: did you mean '{name}: {value}'?\n")
+    main(["header", f"{name}: {value}"])
+    assert name in capsys.readouterr().out
+
+
 def test_the_page_names_every_count():
     counts = {name for name, format in _constants() if hasattr(format, "left_out")}
     assert set(re.findall(r"`([A-Z]+)\.left_out`", PAGE)) == counts

@@ -9,7 +9,7 @@ import pytest
 import tracekit
 from tracekit import _propagation
 from tracekit.testing import MemoryExporter, span_tree
-from tracekit.wire import b3, jaeger
+from tracekit.wire import b3, datadog, jaeger, xray
 from tracekit.wire.w3c import BAGGAGE, TRACECONTEXT
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -61,6 +61,27 @@ def test_a_bad_format_does_not_cost_the_good_one(several):
 def test_a_decision_without_ids_decides_for_ids_without_a_decision(several):
     context, _ = extract_all(b3="0", uber_trace_id=f"{OTHER}:e457b5a2e4d86bd1:0:1")
     assert (context.trace_id, context.sampled, context.deferred) == (OTHER, False, False)
+
+
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_the_decision_that_wins_goes_out_in_every_format(flags):
+    formats = [TRACECONTEXT, b3.SINGLE, b3.MULTI, jaeger.JAEGER, datadog.DATADOG, xray.XRAY]
+    tracekit.configure(formats=formats)
+    context, links = extract_all(
+        traceparent=PARENT[:-2] + flags,
+        b3=f"{TRACE}-{SPAN}-d",
+        x_b3_flags="1",
+        uber_trace_id=f"{TRACE}:{SPAN}:0:3",
+        x_datadog_trace_id=str(int(TRACE[16:], 16)),
+        x_datadog_tags=f"_dd.p.tid={TRACE[:16]}",
+        x_datadog_sampling_priority="2",
+        x_amzn_trace_id=f"Root=1-{TRACE[:8]}-{TRACE[8:]};Parent={SPAN};Sampled=1",
+    )
+    assert links == ()
+    sent = tracekit.inject({}, context)
+    for format in formats:
+        found = format.read(sent)
+        assert (found.id, found.sampled, found.deferred) == (context.id, flags == "01", False)
 
 
 def test_the_order_of_the_list_is_the_order_of_extraction():

@@ -127,6 +127,27 @@ def test_format_baggage_agrees_on_keys_that_are_no_ascii(key, name):
     compare("format_baggage", [(key, "v", ((name, None),))])
 
 
+ODD = st.none() | st.integers() | st.binary(max_size=3) | st.builds(lambda text: Text(text), ANY)
+
+
+@needs_both
+@given(labels=st.dictionaries(TOKENS | ANY | ODD, ANY | ODD, max_size=5) | st.dictionaries(TOKENS, ANY))
+@same
+def test_make_members_agrees_and_takes_labels_alone(labels):
+    members = compare("make_members", labels)[1]
+    plain = all(type(word) is str for pair in labels.items() for word in pair)
+    is_good = plain and all(compare("is_label_key", key)[1] for key in labels)
+    assert members == (tuple((key, value, ()) for key, value in labels.items()) if is_good else None)
+    assert compare("make_members", list(labels.items()))[1] is None
+
+
+@needs_both
+@given(members=MEMBERS)
+@same
+def test_view_members_agrees(members):
+    assert compare("view_members", tuple(members))[1] == {key: value for key, value, _ in members}
+
+
 class Text(str):
     __slots__ = ()
 

@@ -17,6 +17,13 @@ _EXPECTED = (
     "expected 'name: value' lines, a curl -v dump, a raw HTTP message, a HAR file, JSON of headers, or what env prints"
 )
 _LINE = re.compile(r"[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)([:=])(.*)", re.DOTALL)
+# Values that people paste without the name, of headers that look like no other.
+_BARE = (
+    ("traceparent", re.compile(r"[0-9a-fA-F]{2}-[0-9a-fA-F]{32}-")),
+    ("b3", re.compile(r"(?:[0-9a-fA-F]{16}){1,2}-[0-9a-fA-F]{16}(?:-|$)")),
+    ("uber-trace-id", re.compile(r"[0-9a-fA-F]{1,32}(?::|%3A)[0-9a-fA-F]{1,16}(?::|%3A)")),
+    ("X-Amzn-Trace-Id", re.compile(r"(?:Root|Self)=1-|Parent=[0-9a-f]{16}")),
+)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CURL = re.compile(r"^[<>] (?:HTTP/[\d.]+ \d|[A-Z]+ \S+ HTTP/)", re.MULTILINE)
 _START = re.compile(r"(?:HTTP/[\d.]+ (?P<status>\d{3})\b|(?P<method>[A-Z]+) (?P<target>\S+) HTTP/[\d.]+\s*$)")
@@ -38,6 +45,9 @@ def read_arguments(arguments: Sequence[str]) -> list[Message]:
     """Return what *arguments*, each a ``name: value`` or ``NAME=value``, hold."""
     headers, variables = Message("", []), Message("", [], is_environ=True)
     for argument in arguments:
+        bare = next((name for name, shape in _BARE if shape.match(argument)), None)
+        if bare is not None:
+            raise DumpError(f"a value without its name: did you mean {f'{bare}: {argument}'[:100]!a}?")
         if not _add(argument, headers, variables):
             raise DumpError(f"no header: {argument[:80]!a}: expected 'name: value' or 'NAME=value'")
     return [message for message in (headers, variables) if message.fields]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from ._accel import check_baggage, format_baggage, is_label_key, parse_baggage
+from ._accel import check_baggage, format_baggage, is_label_key, make_members, parse_baggage, view_members
 from ._errors import clip
 
 __all__ = ["NO_LABELS", "Labels", "make_labels", "parse_labels"]
@@ -36,6 +36,9 @@ class Labels(Mapping[str, str]):
     def __new__(cls, labels: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> Labels:
         if isinstance(labels, Labels):
             return labels
+        members = make_members(labels)
+        if members is not None:  # nearly always
+            return _bounded(members, 0)
         if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
             raise TypeError(f"labels must be a mapping or an iterable of pairs, not {type(labels).__name__}")
         pairs = labels.items() if isinstance(labels, Mapping) else labels
@@ -104,7 +107,7 @@ class Labels(Mapping[str, str]):
     def _mapping(self) -> dict[str, str]:
         view = self._view
         if view is None:
-            view = self._view = {key: value for key, value, _ in self.members}
+            view = self._view = view_members(self.members)
         return view
 
     def __bool__(self) -> bool:

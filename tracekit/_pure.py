@@ -38,10 +38,12 @@ from ._pure_codecs import (
     is_state_key,
     is_state_value,
     join_baggage,
+    make_members,
     parse_baggage,
     parse_hex,
     put,
     unescape_label,
+    view_members,
 )
 from ._pure_context import (
     DEFERRED,
@@ -150,6 +152,7 @@ __all__ = [
     "join_baggage",
     "linked_context",
     "make_context",
+    "make_members",
     "make_remote",
     "parse_b3",
     "parse_baggage",
@@ -172,6 +175,7 @@ __all__ = [
     "swap_scope",
     "unescape_label",
     "use_scope",
+    "view_members",
     "write_b3",
     "write_tracecontext",
     "write_w3c",

@@ -23,11 +23,13 @@ __all__ = [
     "is_state_key",
     "is_state_value",
     "join_baggage",
+    "make_members",
     "parse_baggage",
     "parse_hex",
     "put",
     "unescape_label",
     "utf8",
+    "view_members",
 ]
 
 HEX: Final = frozenset("0123456789abcdef")
@@ -176,6 +178,21 @@ def check_baggage(text: str) -> int:
     """Return how many members a ``baggage`` value has, or -1 if any of it would have to be left out or put right."""
     members, dropped = parse_baggage(text)
     return -1 if dropped or text.count(",") != len(members) - 1 else len(members)
+
+
+def make_members(labels: Any) -> tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...] | None:
+    """Return a dict of str as members of ``baggage``; None where it is not that, or a key is none of a label."""
+    if type(labels) is not dict:
+        return None
+    for key, value in labels.items():
+        if type(key) is not str or type(value) is not str or not is_label_key(key):
+            return None
+    return tuple([(key, value, ()) for key, value in labels.items()])
+
+
+def view_members(members: tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...]) -> dict[str, str]:
+    """Return the members of ``baggage`` as a dict, without properties; of members with one key the last."""
+    return {key: value for key, value, _ in members}
 
 
 def join_baggage(texts: list[str]) -> str:

@@ -444,7 +444,8 @@ def format_b3(context: SpanContext) -> str:
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     state = "1" if context._flags & SAMPLED else "" if context._flags & DEFERRED else "0"
-    if context._extra is not None and context._extra.get("b3") == "d":
+    # Debug implies sampled: where another format's decision stands, it would undo that.
+    if state == "1" and context._extra is not None and context._extra.get("b3") == "d":
         state = "d"
     if not context.is_valid:
         return state

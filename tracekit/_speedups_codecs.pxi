@@ -435,6 +435,26 @@ cdef bint _is_member(const uint8_t* piece, const uint8_t* end) noexcept:
     return True
 
 
+def make_members(labels):
+    """Return a dict of str as members of ``baggage``; None where it is not that, or a key is none of a label."""
+    cdef list members = []
+    if type(labels) is not dict:
+        return None
+    for key, value in (<dict>labels).items():
+        if type(key) is not str or type(value) is not str or not is_label_key(key):
+            return None
+        members.append((key, value, ()))
+    return tuple(members)
+
+
+def view_members(tuple members not None):
+    """Return the members of ``baggage`` as a dict, without properties; of members with one key the last."""
+    cdef dict view = {}
+    for member in members:
+        view[(<tuple?>member)[0]] = (<tuple>member)[1]
+    return view
+
+
 def join_baggage(list texts not None):
     """Join repeated ``baggage`` fields, no further than the limit on all of them reaches."""
     cdef list joined = []

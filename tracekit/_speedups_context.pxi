@@ -434,7 +434,8 @@ def format_b3(context):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     plain = <SpanContext>context
     state = c"1" if plain.bits & SAMPLED else 0 if plain.bits & DEFERRED else c"0"
-    if plain._extra is not None and plain._extra.get("b3") == "d":
+    # Debug implies sampled: where another format's decision stands, it would undo that.
+    if state == c"1" and plain._extra is not None and plain._extra.get("b3") == "d":
         state = c"d"
     if not plain._is_valid():
         return chr(state) if state else ""

@@ -45,6 +45,8 @@ def test_what_was_read_goes_out_again(case):
         (SpanContext(TRACE_ID, SPAN_ID, 3), f"{IDS}-1", (TRACE_ID, SPAN_ID, "1", None)),
         (SpanContext(TRACE_ID, SPAN_ID, deferred=True), IDS, (TRACE_ID, SPAN_ID, None, None)),
         (SpanContext(TRACE_ID, SPAN_ID, 1, extra=DEBUG), f"{IDS}-d", (TRACE_ID, SPAN_ID, None, "1")),
+        (SpanContext(TRACE_ID, SPAN_ID, 0, extra=DEBUG), f"{IDS}-0", (TRACE_ID, SPAN_ID, "0", None)),
+        (SpanContext(TRACE_ID, SPAN_ID, deferred=True, extra=DEBUG), IDS, (TRACE_ID, SPAN_ID, None, None)),
         (SpanContext(TRACE_ID, SPAN_ID, 1, extra={"b3": "x"}), f"{IDS}-1", (TRACE_ID, SPAN_ID, "1", None)),
         (SpanContext(TRACE_ID, SPAN_ID, 1, extra={"jaeger": "d"}), f"{IDS}-1", (TRACE_ID, SPAN_ID, "1", None)),
         (SpanContext(deferred=False), "0", (None, None, "0", None)),

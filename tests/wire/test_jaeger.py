@@ -117,6 +117,15 @@ def test_what_has_no_place_is_left_out_and_counted():
     assert JAEGER.left_out == 4, "userId, the first k, and two properties"
 
 
+@pytest.mark.parametrize(("text", "left_out"), [("=" * 5461 + "x", 0), ("=" * 5462, 1)], ids=["fits", "too long"])
+def test_a_label_that_is_too_long_as_it_is_encoded_is_left_out_and_counted(text, left_out):
+    carrier = written(SpanContext(labels=Labels({"k": text})))
+    assert (len(carrier), JAEGER.left_out) == (1 - left_out, left_out)
+    pairs = [(name.encode(), value.encode()) for name, value in carrier.items()]
+    assert JAEGER.read(pairs) == (SpanContext(labels=Labels({"k": text})) if carrier else None)
+    assert JAEGER.read([(b"uberctx-k", b"x" * 20_000)]) is None, "none of it"
+
+
 @pytest.mark.parametrize(("text", "left_out"), [("x" * 256, 0), ("x" * 257, 1), ("\xe9" * 42, 0), ("\xe9" * 43, 1)])
 def test_a_debug_id_that_is_too_long_is_left_out_and_counted(text, left_out):
     carrier = written(SpanContext(flags=1, extra=extra(("debug-id", text))))

@@ -3,7 +3,8 @@
 A format is a module constant with ``fields``, a strict ``read`` and a ``write``. ``extract`` and
 ``inject`` in ``tracekit`` put the configured ones together and are lenient. A format pickles as the constant that it
 is, so that worker processes use what their parent does. What a context has and a format could carry but for its value
-is left out, and counted in ``left_out`` of the formats to which that can happen.
+is left out, and counted in ``left_out`` of the formats to which that can happen. Of a field's octets past 16,448 the
+rest never reaches ``read``, which is to refuse a value of that length.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@
     X-B3-Flags   = "1"                        ; debug, which implies sampled; any other value says nothing
 
 "When extracting state headers, the first value wins": of one of several headers that came twice the first counts, while
-two ``b3`` headers are none. A decision may come without ids. Debug is kept as ``extra["b3"] == "d"`` and goes out again, in either form.
+two ``b3`` headers are none. A decision may come without ids. Debug is kept as ``extra["b3"] == "d"`` and goes out again, in either form,
+while the trace is sampled.
 A trace id of 64 bits goes out in 16 digits. Where both forms are configured, the first in the list wins.
 
 Spec: https://github.com/openzipkin/b3-propagation

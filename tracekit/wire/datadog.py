@@ -133,7 +133,7 @@ class _Datadog:
 def _number(field: str, text: str) -> int:
     number = parse_decimal(text)
     if number < 0:
-        column = next((at for at, char in enumerate(text[:20], 1) if char not in "0123456789"), 1)
+        column = next((at for at, char in enumerate(text[:21], 1) if char not in "0123456789"), 1)
         raise FormatError(field, "must be a decimal number of 64 bits", text, column)
     return number
 

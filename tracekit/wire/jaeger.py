@@ -13,8 +13,9 @@ Kept in ``extra["jaeger"]``, as pairs: ``flags``, all bits but sampled, in hex, 
 of this format: it goes out as not sampled. A trace id of 64 bits goes out in 16 digits.
 
 Labels are read up to 64 and 8192 bytes; a bad one is left out alone and counted in ``labels.dropped``. Not written, and
-counted in ``left_out``, are labels whose keys have upper case, a debug id over 256 characters as it is encoded, and what
-this format has no place for: the properties of a label, and all members of one key but the last.
+counted in ``left_out``, are labels whose keys have upper case or whose values, as they are encoded, are over 16384
+characters, a debug id that is over 256, and what this format has no place for: the properties of a label, and all
+members of one key but the last.
 
 Spec: https://www.jaegertracing.io/sdk-migration/#propagation-format
 """
@@ -53,6 +54,7 @@ _SAMPLED = 0x01
 _DEBUG = 0x02
 _MAX_CHARS = 32 + 16 + 16 + 2 + 3 * len("%3A")
 _MAX_DEBUG_ID_CHARS = 256
+_MAX_LABEL_CHARS = 2 * MAX_LABEL_BYTES  # as it is encoded, which may be longer here than in baggage
 
 
 class _Jaeger:
@@ -86,7 +88,8 @@ class _Jaeger:
         if context.is_valid:
             flags = bits | _SAMPLED if context.sampled else bits & ~_DEBUG
             text = f"{trace_id:0{32 if trace_id >> 64 else 16}x}:{span_id:016x}:0:{flags:x}"
-            debug_id = None  # for who starts a trace
+        if context.is_valid or not context.sampled:
+            debug_id = None  # for who starts a trace, which it has sampled
         put(carrier, "uber-trace-id", text)
         debug_id = debug_id and escape_label(debug_id)
         if debug_id and len(debug_id) > _MAX_DEBUG_ID_CHARS:
@@ -101,8 +104,9 @@ class _Jaeger:
             return
         places = len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
         for key, value in labels.items():
-            if key == key.lower():
-                put(carrier, _PREFIX + key, escape_label(value))
+            text = escape_label(value)
+            if key == key.lower() and len(text) <= _MAX_LABEL_CHARS:
+                put(carrier, _PREFIX + key, text)
                 places -= 1
         self.left_out += places
 
@@ -160,7 +164,7 @@ def _read_labels(baggage: str | list[str] | None, fields: dict[str, str | list[s
     found: dict[str, str] = {}
     bad = 0
     for key, text in pairs:
-        if isinstance(text, str) and len(text) <= MAX_LABEL_BYTES and text.isascii() and is_label_key(key):
+        if isinstance(text, str) and len(text) <= _MAX_LABEL_CHARS and text.isascii() and is_label_key(key):
             found[key.lower()] = _decode(text)
         else:
             bad += 1
