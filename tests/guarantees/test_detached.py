@@ -207,7 +207,7 @@ async def trio_server(t):
     startup
     reload ~ startup
     """,
-    backends=("asyncio", "asyncio+eager") if sys.platform != "win32" else (),
+    backends=ASYNCIO if sys.platform != "win32" else (),
 )
 async def signal_handler(t):
     loop = asyncio.get_running_loop()

@@ -18,7 +18,7 @@ import anyio.to_thread
 import trio
 from anyio.lowlevel import checkpoint
 
-from .scenario import ASYNCIO, TRIO, cases, scenario
+from .scenario import ALL, ASYNCIO, TRIO, cases, scenario
 
 
 def leave_open(t, name):
@@ -625,7 +625,7 @@ async def done_callback(t):
     handled
     request
     """,
-    backends=("asyncio", "trio") if sys.platform != "win32" else (),
+    backends=ALL if sys.platform != "win32" else (),
 )
 async def signal_handler(t):
     with t.use_context(None) if t.name == "tracekit" else t.detached():
@@ -652,7 +652,7 @@ async def signal_handler(t):
       handled
     """,
     instead="detached() or wrap(fn) where it is set up",
-    backends=("asyncio", "trio") if sys.platform != "win32" else (),
+    backends=ALL if sys.platform != "win32" else (),
 )
 async def bare_signal_handler(t):
     before = signal.signal(signal.SIGUSR1, lambda *_: t.mark("handled"))
