@@ -426,6 +426,51 @@ def test_a_body_sees_a_scope_that_another_context_closed_as_closed(exporter):
     assert here() is None
 
 
+def test_a_body_that_closes_what_it_stands_on_takes_over_no_scope_of_another_context(exporter):
+    outer = tracekit.span("outer")
+    outer.__enter__()
+
+    def elsewhere():
+        outer.__exit__(None, None, None)
+        consumer = tracekit.span("consumer")
+
+        @traced("body")
+        def body():
+            yield here()
+            consumer.__exit__(None, None, None)
+            yield here()
+            yield here()
+
+        with consumer:
+            assert list(body()) == ["body"] * 3
+        assert here() == "outer"  # as this Context was given
+
+    tracekit.new_context(outer).run(elsewhere)
+    assert here() is None
+
+
+@pytest.mark.parametrize("closed", ["consumer", "outer"])
+def test_a_body_that_closed_what_it_stood_on_goes_on_in_another_thread(closed, exporter):
+    spans = {name: tracekit.span(name) for name in ("outer", "consumer")}
+
+    @traced("body")
+    def body():
+        spans[closed].__exit__(None, None, None)
+        with tracekit.span("inner"):
+            yield here()
+            yield here()
+        yield here()
+
+    with spans["outer"], spans["consumer"]:
+        steps = body()
+        seen = [next(steps)]
+        with ThreadPoolExecutor(1) as pool:
+            seen += [pool.submit(next, steps).result() for _ in range(2)]
+        assert (*seen, here()) == ("inner", "inner", "body", "outer" if closed == "consumer" else "consumer")
+        steps.close()
+    assert here() is None
+
+
 def test_nested_traced_generators_stack_like_calls(exporter):
     @traced("outer")
     def outer():

@@ -304,3 +304,27 @@ class Body:
             held = held._stand_in
         self._inside = swap_scope(held)
         self._held = None
+        under = self._under
+        if under is not None and under._closed and not _stands_on(self._inside, under):
+            self._under = _floor(self._inside, under)
+
+
+def _stands_on(scope: Scope | None, under: Scope | None) -> bool:
+    while scope is not None and scope is not under:
+        scope = scope._prev
+    return scope is under
+
+
+def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
+    """Return what a body stands on since its step has closed *under*, or what that stood on.
+
+    What is below is others', in whose Contexts it must stay; where that cannot be told, nothing is the body's own.
+    """
+    while under is not None:
+        if under._stand_in is not None:
+            under = under._stand_in
+        elif under._closed and _is_here(under):
+            under = under._prev
+        else:
+            break
+    return under if _stands_on(inside, under) else inside

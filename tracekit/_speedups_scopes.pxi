@@ -347,3 +347,26 @@ cdef class Body:
         self.inside = _held()
         PyContextVar_Set(_current, held)
         self.held = None
+        if self.under is not None and self.under.closed and not _stands_on(self.inside, self.under):
+            self.under = _floor(self.inside, self.under)
+
+
+cdef bint _stands_on(Scope scope, Scope under) noexcept:
+    while scope is not None and scope is not under:
+        scope = scope.prev
+    return scope is under
+
+
+cdef Scope _floor(Scope inside, Scope under):
+    """Return what a body stands on since its step has closed *under*, or what that stood on.
+
+    What is below is others', in whose Contexts it must stay; where that cannot be told, nothing is the body's own.
+    """
+    while under is not None:
+        if under.stand_in is not None:
+            under = under.stand_in
+        elif under.closed and _is_here(under):
+            under = under.prev
+        else:
+            break
+    return under if _stands_on(inside, under) else inside

@@ -58,12 +58,14 @@ class Driver:
         nodes()                         what has ended so far (``Node``); node(name) the first of that name
         check(truth, word)              what a tree cannot say: where it is not true, the verdict is *word*
         kept                            a list: what is put there outlives the scenario
+        pytest_plugins                  what of the tracer pytest loads by itself where the tracer is installed
     """
 
     name = ""
     aio: Any
     threads: Any
     processes: Any
+    pytest_plugins: tuple[str, ...] = ()
 
     def begin(self, backend: str) -> None:
         """Start a recording."""
@@ -247,6 +249,7 @@ def _called(name: str, kind: object) -> str:
 
 class Tracekit(Driver):
     name = "tracekit"
+    pytest_plugins = ("tracekit.pytest_plugin",)
 
     def begin(self, backend: str) -> None:
         super().begin(backend)

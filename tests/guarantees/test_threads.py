@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import anyio
 import anyio.from_thread
@@ -687,6 +688,81 @@ async def finaliser(t):
     with t.span("user"):
         del resource
         gc.collect()
+
+
+@scenario(
+    row=8,
+    title="`weakref.finalize` with a wrapped function, run in the middle of somebody else's span",
+    expect="""
+    maker
+      released
+    user
+    """,
+)
+async def finalize(t):
+    class Resource:
+        pass
+
+    with t.span("maker"):
+        resource = Resource()
+        weakref.finalize(resource, t.wrap(lambda: t.mark("released")))
+    with t.span("user"):
+        del resource
+        gc.collect()
+
+
+@scenario(
+    row=8,
+    title="`__del__` as it is, run by whoever drops the last reference",
+    expect="""
+    maker
+    released
+    user
+    """,
+    actual="""
+    maker
+    user
+      released
+    """,
+    instead="wrap(fn) or detached() where the object is made",
+)
+async def bare_finaliser(t):
+    class Resource:
+        def __del__(self):
+            t.mark("released")
+
+    with t.span("maker"):
+        resource = Resource()
+    with t.span("user"):
+        del resource
+        gc.collect()
+
+
+@scenario(
+    row=8,
+    title="`loop.add_signal_handler` with a wrapped function: its maker's, whatever it interrupts",
+    expect="""
+    maker
+      handled
+    request
+    """,
+    backends=ASYNCIO if sys.platform != "win32" else (),
+)
+async def loop_signal_handler(t):
+    loop = asyncio.get_running_loop()
+    called = asyncio.Event()
+
+    def handle():
+        t.mark("handled")
+        called.set()
+
+    with t.span("maker"):
+        handler = t.wrap(handle)
+    with t.span("request"):
+        loop.add_signal_handler(signal.SIGUSR1, handler)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await called.wait()
+    loop.remove_signal_handler(signal.SIGUSR1)
 
 
 test_threads = cases(globals())
