@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import inspect
@@ -469,6 +470,29 @@ def test_a_body_that_closed_what_it_stood_on_goes_on_in_another_thread(closed, e
         assert (*seen, here()) == ("inner", "inner", "body", "outer" if closed == "consumer" else "consumer")
         steps.close()
     assert here() is None
+
+
+@pytest.mark.parametrize("labels", [{}, {"tenant": "acme"}])
+def test_a_stream_begins_under_what_was_current_at_the_call_though_that_was_closed_since(labels, exporter):
+    seen = []
+
+    def body():
+        seen.append(dict(tracekit.current_labels()))
+        yield
+
+    with tracekit.span("request"), contextlib.ExitStack() as scopes:
+        detached = tracekit.detached()
+        detached.__enter__()
+        closed = tracekit.use_labels(**labels)
+        closed.__enter__()
+        steps = tracekit.stream(body(), "body")
+        closed.__exit__(None, None, None)
+        scopes.enter_context(tracekit.span("other"))
+        detached.__exit__(None, None, None)  # with "other" above it
+        assert list(steps) == [None]
+        assert here() == "other"
+    assert seen == [labels]
+    assert span_tree(exporter.spans) == "request\nother ~ request\nbody ~ request"
 
 
 def test_nested_traced_generators_stack_like_calls(exporter):
