@@ -200,7 +200,7 @@ async def endpoint_attribute(t):
       dependency
       endpoint
     """,
-    instead="scope['tracekit.span'], current_span().set_attribute()",
+    instead="`scope['tracekit.span']`, or `current_span().set_attribute()`",
 )
 async def dependency_in_thread(t):
     def dependency():

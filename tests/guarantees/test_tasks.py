@@ -991,7 +991,7 @@ async def spawned_after_a_foreign_close(t):
       job
         inside
     """,
-    instead="current_context()",
+    instead="`current_context()`",
 )
 async def spawned_blindly_after_a_foreign_close(t):
     async def child():
@@ -1254,7 +1254,7 @@ async def run_in_context(t):
         step
     tenant
     """,
-    instead="run_in_context(context, async_fn)",
+    instead="`run_in_context(context, async_fn)`",
 )
 async def awaited_context_run(t):
     context = in_tenant(t)

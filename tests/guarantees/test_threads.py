@@ -412,7 +412,7 @@ async def thread_pool(t):
     request
       job
     """,
-    instead="threads.Thread, wrap(fn), install_hooks()",
+    instead="`threads.Thread`, `wrap(fn)` or `install_hooks()`",
 )
 async def bare_thread(t):
     with t.span("request"):
@@ -557,7 +557,7 @@ async def threadsafe(t):
     request
     soon
     """,
-    instead="wrap(fn)",
+    instead="`wrap(fn)`",
     backends=TRIO,
 )
 async def run_sync_soon(t):
@@ -652,7 +652,7 @@ async def signal_handler(t):
     request
       handled
     """,
-    instead="detached() or wrap(fn) where it is set up",
+    instead="`detached()` or `wrap(fn)` where it is set up",
     backends=ALL if sys.platform != "win32" else (),
 )
 async def bare_signal_handler(t):
@@ -724,7 +724,7 @@ async def finalize(t):
     user
       released
     """,
-    instead="wrap(fn) or detached() where the object is made",
+    instead="`wrap(fn)` or `detached()` where the object is made",
 )
 async def bare_finaliser(t):
     class Resource:
