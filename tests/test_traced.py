@@ -518,7 +518,7 @@ def test_many_generators_leave_nothing_behind(exporter):
         del steps
     exporter.clear()
     gc.collect()
-    assert sum(isinstance(thing, tracekit.Span) for thing in gc.get_objects()) == before
+    assert sum(isinstance(thing, tracekit.Span) for thing in gc.get_objects()) <= before
 
 
 # ---- async generators

@@ -63,7 +63,7 @@ ROWS = {
 }
 
 KEPT = "kept"
-HANGS_AFTER_S = 5.0
+HANGS_AFTER_S = 20.0  # of a busy machine, too, and shorter than SILENT_FOR_S
 
 
 def _eager_loop() -> asyncio.AbstractEventLoop:

@@ -980,7 +980,7 @@ async def spawned_after_a_foreign_close(t):
 
 @scenario(
     row=2,
-    title="the same, and nothing of the tracer's is called in between",
+    title="another task has closed the current span, and nothing of the tracer's is called before the next spawn",
     expect="""
     a
     job
