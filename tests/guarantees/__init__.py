@@ -46,4 +46,5 @@ silence what the scenario itself provokes.
     python -m pytest tests/guarantees -q                             tracekit alone, as the suite runs (compiled or plain)
     python -m tests.guarantees --quick --only "task outlives"        all tracers, asyncio and trio only, and what they did, as trees
     python -m tests.guarantees                                       everything, and docs/GUARANTEES.md is written
+    make guarantees PYTHON=python3.12                                the same with eager tasks, too: as the page in docs/ was made
 """

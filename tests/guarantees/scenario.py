@@ -329,6 +329,8 @@ def _listening(noise: list[str], details: list[str]) -> Iterator[None]:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno < logging.WARNING and not record.name.startswith("tracekit"):
+                return
             noise.append("logs")
             details.append(f"{record.name}: {self.format(record)}")
 
@@ -338,11 +340,12 @@ def _listening(noise: list[str], details: list[str]) -> Iterator[None]:
         noise.append("raises")
         details.append("".join(traceback.format_exception(args.exc_value)))
 
-    root = logging.getLogger()
-    handler = Handler(logging.WARNING)
+    root, ours = logging.getLogger(), logging.getLogger("tracekit")
+    handler, level = Handler(), ours.level
     unraisable, in_thread = sys.unraisablehook, threading.excepthook
     sys.unraisablehook = threading.excepthook = hear
     root.addHandler(handler)
+    ours.setLevel(logging.DEBUG)  # it logs nothing at all
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -355,4 +358,5 @@ def _listening(noise: list[str], details: list[str]) -> Iterator[None]:
             details.append(f"{warning.filename}:{warning.lineno}: {warning.message}")
     finally:
         root.removeHandler(handler)
+        ours.setLevel(level)
         sys.unraisablehook, threading.excepthook = unraisable, in_thread
