@@ -100,7 +100,7 @@ class Driver:
         return item, self.span(name)
 
     def take(self, source: queue.Queue[Any], name: str, root: bool = False) -> tuple[Any, Any]:
-        return source.get(timeout=5), self.span(name)
+        return source.get(timeout=20), self.span(name)
 
     def capture(self) -> Any:
         return SimpleNamespace(run=self.wrap(lambda function, *args: function(*args)))
@@ -370,7 +370,7 @@ class Tracekit(Driver):
         return self._receive(source, name, root)
 
     def take(self, source: Any, name: str, root: bool = False) -> tuple[Any, Any]:
-        delivery = source.get_delivery(timeout=5)
+        delivery = source.get_delivery(timeout=20)
         return delivery.item, delivery.span(name, root=root)
 
     def new_context(self, span: Any) -> contextvars.Context:

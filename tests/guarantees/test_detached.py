@@ -377,7 +377,7 @@ async def daemon_thread(t):
         def listen():
             t.mark("job")
             first_done.set()
-            second_done.wait(5)
+            second_done.wait(20)
             t.mark("work of others")
 
         with t.span("first"):

@@ -189,7 +189,7 @@ async def asyncio_to_thread(t):
     gate = threading.Event()
 
     def job():
-        gate.wait(5)
+        gate.wait(20)
         t.mark("job")
 
     with t.span("request"):
@@ -233,7 +233,7 @@ async def thread_late(t):
     gate = threading.Event()
 
     def job():
-        gate.wait(5)
+        gate.wait(20)
         t.mark("job")
 
     with t.span("request"):
@@ -291,7 +291,7 @@ async def one_snapshot(t):
 
     def job():
         with t.span("job"):
-            barrier.wait(5)
+            barrier.wait(20)
 
     with t.span("request"):
         run = t.capture().run
