@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 import tracekit
 from tracekit.testing import MemoryExporter
 
+from .backends import BACKENDS
 from .vectors import TWINS
 
 pytest.register_assert_rewrite("tests.wire.vector_files")
-
-BACKENDS = [
-    pytest.param(("asyncio", {}), id="asyncio"),
-    pytest.param(("trio", {}), id="trio"),
-]
-if sys.platform != "win32":
-    BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"))
 
 
 @pytest.fixture(params=[pytest.param(twin, id=name) for name, twin in TWINS.items()])
@@ -27,7 +19,7 @@ def twin(request):
     return request.param
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[pytest.param(backend, id=name) for name, backend in BACKENDS.items()])
 def anyio_backend(request):
     return request.param
 

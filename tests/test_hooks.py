@@ -31,7 +31,7 @@ import tracekit
 import tracekit.threads
 from tracekit.testing import MemoryExporter, recording, span_tree
 
-from .conftest import BACKENDS
+from .backends import BACKENDS
 
 flavour = contextvars.ContextVar("flavour", default="plain")
 
@@ -444,11 +444,11 @@ def test_a_queue_listener_of_logging_does_not_stick(exporter):
 
 
 THERE = [
-    pytest.param(backend.values[0], there, id=f"{backend.id}-{name}")
-    for backend in BACKENDS
+    pytest.param(backend, there, id=f"{backend_name}-{name}")
+    for backend_name, backend in BACKENDS.items()
     for name, there in {
         "anyio": anyio.to_thread.run_sync,
-        "own": trio.to_thread.run_sync if backend.values[0][0] == "trio" else asyncio.to_thread,
+        "own": trio.to_thread.run_sync if backend[0] == "trio" else asyncio.to_thread,
     }.items()
 ]
 
@@ -1208,9 +1208,9 @@ async def _trio(command):
 @pytest.mark.parametrize(
     ("anyio_backend", "spawn"),
     [
-        pytest.param(backend.values[0], spawn, id=f"{backend.id}-{spawn.__name__}")
-        for backend in BACKENDS
-        for spawn in (_anyio, _trio if backend.values[0][0] == "trio" else _asyncio_exec)
+        pytest.param(backend, spawn, id=f"{name}-{spawn.__name__}")
+        for name, backend in BACKENDS.items()
+        for spawn in (_anyio, _trio if backend[0] == "trio" else _asyncio_exec)
     ],
     indirect=["anyio_backend"],
 )

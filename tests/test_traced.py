@@ -472,6 +472,41 @@ def test_a_body_that_closed_what_it_stood_on_goes_on_in_another_thread(closed, e
     assert here() is None
 
 
+@pytest.mark.parametrize("closed", ["outermost", "outer", "consumer"])
+@pytest.mark.parametrize("is_stepped_by_another", [False, True])
+def test_a_body_closes_what_is_under_it_and_its_consumer_has_opened_more_on_that(
+    closed, is_stepped_by_another, exporter
+):
+    spans = {name: tracekit.span(name) for name in ("outermost", "outer", "consumer")}
+
+    @traced("body")
+    def body():
+        yield
+        spans[closed].__exit__(None, None, None)
+        yield here()
+
+    @traced("between")
+    def between(steps):
+        with tracekit.span("opened between"):
+            yield next(steps)
+            yield here()
+
+    with spans["outermost"], spans["outer"], spans["consumer"]:
+        steps = body()
+        next(steps)
+        with tracekit.use_labels(a="1"), tracekit.span("later"):
+            if is_stepped_by_another:
+                other = between(steps)
+                assert list(other) == ["body", "opened between"]
+            else:
+                assert next(steps) == "body"
+            assert (here(), tracekit.current_labels()) == ("later", {"a": "1"})
+        left = [name for name in spans if name != closed]
+        assert (here(), tracekit.current_labels()) == (left[-1], {})
+    steps.close()
+    assert here() is None
+
+
 @pytest.mark.parametrize("labels", [{}, {"tenant": "acme"}])
 def test_a_stream_begins_under_what_was_current_at_the_call_though_that_was_closed_since(labels, exporter):
     seen = []

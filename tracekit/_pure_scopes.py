@@ -33,6 +33,8 @@ _current: ContextVar[Scope | None] = ContextVar("tracekit_scope", default=None)
 # variable of its own because a Token also holds the value before, which here is nothing.
 _here: ContextVar[None] = ContextVar("tracekit_here")
 
+_replaced = 0  # how often scopes were
+
 SPAN: Final = 0
 CONTEXT: Final = 1
 LABELS: Final = 2
@@ -192,7 +194,14 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         if not scope._closed:
             above.append(scope)
         scope = scope._prev
-    prev = _live(closed._prev)
+    _current.set(_replace(above, _live(closed._prev)))
+    return True
+
+
+def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
+    """Put copies that stand on *prev* in the place of the scopes *above*, the innermost first; return the innermost."""
+    global _replaced
+    _replaced += 1
     for original in reversed(above):
         copy = Scope(original._kind, None, original._context, original._labels)
         copy._span, copy._generation = original._span, original._generation
@@ -210,8 +219,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         original._closed, original._owner = True, None
         original._release()
         prev = copy
-    _current.set(prev)
-    return True
+    return prev
 
 
 def current_scope() -> Scope | None:
@@ -280,12 +288,13 @@ class Body:
     They go along to whichever task or thread makes the step, and what the body left open stays in them.
     """
 
-    __slots__ = ("_held", "_inside", "_under")
+    __slots__ = ("_held", "_inside", "_replaced", "_under")
 
     def __init__(self, inside: Scope | None, under: Scope | None) -> None:
         self._inside = inside
         self._under = under
         self._held: Scope | None = None
+        self._replaced = 0
 
     def enter(self) -> None:
         """Put the scopes in place, for the step that follows."""
@@ -295,18 +304,36 @@ class Body:
                 scope._owner = _here.set(None)
             scope = scope._prev
         self._held = swap_scope(self._inside)
+        self._replaced = _replaced
 
     def leave(self) -> None:
         """Take them out again after the step, as it left them."""
-        held = self._held
-        # What the consumer holds may have been replaced during the step: the body can close what is under it.
-        while held is not None and held._stand_in is not None and _is_here(held._stand_in):
-            held = held._stand_in
-        self._inside = swap_scope(held)
-        self._held = None
-        under = self._under
-        if under is not None and under._closed and not _stands_on(self._inside, under):
-            self._under = _floor(self._inside, under)
+        held, self._held = self._held, None
+        is_as_before = self._replaced == _replaced
+        self._inside = swap_scope(held if is_as_before else _restored(held))
+        if not is_as_before and not _stands_on(self._inside, self._under):
+            self._under = _floor(self._inside, self._under)
+
+
+def _restored(held: Scope | None) -> Scope | None:
+    """Return what a consumer holds, standing on the copies where a step has replaced what it stood on.
+
+    The body can close what is under it, and its consumer may have opened more on that.
+    """
+    above: list[Scope] = []
+    scope = held
+    while scope is not None:
+        copy = scope._stand_in
+        if copy is not None:
+            while copy._stand_in is not None:
+                copy = copy._stand_in
+            return _replace(above, _live(copy)) if _is_here(copy) else held
+        if not _is_here(scope):
+            break
+        if not scope._closed:
+            above.append(scope)
+        scope = scope._prev
+    return held
 
 
 def _stands_on(scope: Scope | None, under: Scope | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import gc
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
+
+from tests.backends import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -66,30 +67,14 @@ KEPT = "kept"
 HANGS_AFTER_S = 20.0  # of a busy machine, too, and shorter than SILENT_FOR_S
 
 
-def _eager_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
-    return loop
-
-
 ALL = ("asyncio", "asyncio+uvloop", "asyncio+eager", "trio")
 ASYNCIO = ALL[:3]
 TRIO = ALL[3:]
 
-_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "asyncio": ("asyncio", {}),
-    "asyncio+uvloop": ("asyncio", {"use_uvloop": True}),
-    "asyncio+eager": ("asyncio", {"loop_factory": _eager_loop}),
-    "trio": ("trio", {}),
-}
-
 
 def backends_here() -> tuple[str, ...]:
     """Return the backends that this Python, on this system, has."""
-    missing = {"asyncio+eager"} if sys.version_info < (3, 12) else set()
-    if sys.platform == "win32":
-        missing.add("asyncio+uvloop")
-    return tuple(backend for backend in ALL if backend not in missing)
+    return tuple(BACKENDS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +281,7 @@ def _differ(expected: Tree, actual: Tree, *fields: int) -> tuple[list[Any], list
 
 def run(one: Scenario, backend: str, driver: Driver) -> Verdict:
     """Run a scenario on *backend* with the tracer of *driver*, and judge it."""
-    name, options = _OPTIONS[backend]
+    name, options = BACKENDS[backend]
     noise: list[str] = []
     details: list[str] = []
 

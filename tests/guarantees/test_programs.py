@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .programs.running import BACKENDS, Runner, check_programs
+from tests.backends import BACKENDS
+
+from .programs.running import Runner, check_programs
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -7,7 +7,9 @@ import os
 import sys
 import traceback
 
-from .running import BACKENDS, Runner, check_programs
+from tests.backends import BACKENDS
+
+from .running import Runner, check_programs
 
 
 def main(count=2000, backends=None, *, statistics=False, first=None):

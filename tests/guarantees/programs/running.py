@@ -24,23 +24,12 @@ import trio
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 import tracekit
+from tests.backends import BACKENDS
 from tracekit import aio, threads
 
 from .model import MAX_NODES, UNKNOWN
 from .strategy import programs
 from .vocabulary import planned, remote
-
-BACKENDS = {"asyncio": ("asyncio", {}), "trio": ("trio", {})}
-if sys.platform != "win32":
-    BACKENDS["asyncio+uvloop"] = ("asyncio", {"use_uvloop": True})
-if sys.version_info >= (3, 12):
-
-    def _eager_loop():
-        loop = asyncio.new_event_loop()
-        loop.set_task_factory(asyncio.eager_task_factory)
-        return loop
-
-    BACKENDS["asyncio+eager"] = ("asyncio", {"loop_factory": _eager_loop})
 
 
 class Run:
