@@ -33,7 +33,7 @@ _current: ContextVar[Scope | None] = ContextVar("tracekit_scope", default=None)
 # variable of its own because a Token also holds the value before, which here is nothing.
 _here: ContextVar[None] = ContextVar("tracekit_here")
 
-_replaced = 0  # how often scopes were
+_replaced = object()  # another one each time that scopes are; counting would be a race between threads
 
 SPAN: Final = 0
 CONTEXT: Final = 1
@@ -201,7 +201,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
 def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
     """Put copies that stand on *prev* in the place of the scopes *above*, the innermost first; return the innermost."""
     global _replaced
-    _replaced += 1
+    _replaced = object()
     for original in reversed(above):
         copy = Scope(original._kind, None, original._context, original._labels)
         copy._span, copy._generation = original._span, original._generation
@@ -294,7 +294,7 @@ class Body:
         self._inside = inside
         self._under = under
         self._held: Scope | None = None
-        self._replaced = 0
+        self._replaced = _replaced
 
     def enter(self) -> None:
         """Put the scopes in place, for the step that follows."""
@@ -309,7 +309,7 @@ class Body:
     def leave(self) -> None:
         """Take them out again after the step, as it left them."""
         held, self._held = self._held, None
-        is_as_before = self._replaced == _replaced
+        is_as_before = self._replaced is _replaced
         self._inside = swap_scope(held if is_as_before else _restored(held))
         if not is_as_before and not _stands_on(self._inside, self._under):
             self._under = _floor(self._inside, self._under)
