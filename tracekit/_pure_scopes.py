@@ -124,7 +124,7 @@ class Scope:
                 self._prev = anchor
         elif held is not None and _is_here(self):
             _rebuild(held, self)
-        elif held is not None and held._closed and held._kind == SPAN and held._held_span() is self._span:
+        elif held is not None and _newest(held) is self:
             _current.set(_live(held._prev))  # inherited before this scope took its place
         self._release()
 
@@ -178,6 +178,13 @@ def _live(scope: Scope | None) -> Scope | None:
     """Return the innermost of *scope* and those under it that is still open, or that was inherited."""
     while scope is not None and scope._closed and _is_here(scope):
         scope = scope._prev
+    return scope
+
+
+def _newest(scope: Scope) -> Scope:
+    """Return what has taken the place of *scope*, or *scope* itself."""
+    while scope._stand_in is not None:
+        scope = scope._stand_in
     return scope
 
 
@@ -323,10 +330,8 @@ def _restored(held: Scope | None) -> Scope | None:
     above: list[Scope] = []
     scope = held
     while scope is not None:
-        copy = scope._stand_in
-        if copy is not None:
-            while copy._stand_in is not None:
-                copy = copy._stand_in
+        copy = _newest(scope)
+        if copy is not scope:
             return _replace(above, _live(copy)) if _is_here(copy) else held
         if not _is_here(scope):
             break

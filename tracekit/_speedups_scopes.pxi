@@ -126,10 +126,11 @@ cdef int _close(Scope scope) except -1:
             _forget_prev(scope)  # an ordinary close
     elif held is not None and _is_here(scope):
         _rebuild(held, scope)
-    elif scope.owner is not None and tk_referent(<PyObject*>scope.owner) is None:
-        _forget_prev(scope)  # its Context is gone
-    elif held is not None and held.closed and held.kind == SPAN and _held_span(held) is scope.span:
-        PyContextVar_Set(_current, _live(held.prev))  # inherited before this scope took its place
+    else:
+        if held is not None and _newest(held) is scope:
+            PyContextVar_Set(_current, _live(held.prev))  # inherited before this scope took its place
+        if scope.owner is not None and tk_referent(<PyObject*>scope.owner) is None:
+            _forget_prev(scope)  # its Context is gone
     _release(scope)
     return 0
 
@@ -153,6 +154,13 @@ cdef inline int _release(Scope scope) except -1:
         else:
             scope.span = None
     return 0
+
+
+cdef inline Scope _newest(Scope scope):
+    """Return what has taken the place of *scope*, or *scope* itself."""
+    while scope.stand_in is not None:
+        scope = scope.stand_in
+    return scope
 
 
 cdef bint _rebuild(Scope top, Scope closed) except -1:
@@ -370,10 +378,8 @@ cdef Scope _restored(Scope held):
     cdef list above = []
     cdef Scope scope = held, copy
     while scope is not None:
-        copy = scope.stand_in
-        if copy is not None:
-            while copy.stand_in is not None:
-                copy = copy.stand_in
+        copy = _newest(scope)
+        if copy is not scope:
             return _replace(above, _live(copy)) if _is_here(copy) else held
         if not _is_here(scope):
             break
