@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import pytest
 
@@ -11,6 +10,7 @@ import tracekit
 from tracekit import _environment
 from tracekit.testing import MemoryExporter
 
+from .backends import BACKENDS
 from .vectors import TWINS
 
 pytest.register_assert_rewrite("tests.wire.vector_files")
@@ -21,13 +21,6 @@ for name in [
 ]:
     del os.environ[name]
 
-BACKENDS = [
-    pytest.param(("asyncio", {}), id="asyncio"),
-    pytest.param(("trio", {}), id="trio"),
-]
-if sys.platform != "win32":
-    BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"))
-
 
 @pytest.fixture(params=[pytest.param(twin, id=name) for name, twin in TWINS.items()])
 def twin(request):
@@ -35,7 +28,7 @@ def twin(request):
     return request.param
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[pytest.param(backend, id=name) for name, backend in BACKENDS.items()])
 def anyio_backend(request):
     return request.param
 

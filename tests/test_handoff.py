@@ -240,6 +240,17 @@ def test_a_function_that_was_wrapped_under_nothing_pickles_and_runs_under_nothin
         assert there() == (None, {})
 
 
+def test_a_function_that_was_wrapped_while_detached_pickles_with_the_link_and_the_labels_in_force(exporter):
+    with tracekit.span("request"), tracekit.use_labels(before="1"), tracekit.detached():
+        linked = pickle.dumps(tracekit.wrap(work))
+        with tracekit.use_labels(job="nightly"):
+            labelled = pickle.dumps(tracekit.wrap(work))
+    with tracekit.span("caller"):
+        assert pickle.loads(linked)("linked") == (None, {})
+        assert pickle.loads(labelled)("labelled") == (None, {"job": "nightly"})
+    assert span_tree(exporter.spans) == "request\ncaller\nlinked ~ request\nlabelled ~ request"
+
+
 def test_pickling_fails_as_it_does_for_the_function():
     def local():
         """Nobody can import this."""

@@ -31,7 +31,7 @@ import tracekit
 import tracekit.threads
 from tracekit.testing import MemoryExporter, recording, span_tree
 
-from .conftest import BACKENDS
+from .backends import BACKENDS
 
 flavour = contextvars.ContextVar("flavour", default="plain")
 
@@ -444,11 +444,11 @@ def test_a_queue_listener_of_logging_does_not_stick(exporter):
 
 
 THERE = [
-    pytest.param(backend.values[0], there, id=f"{backend.id}-{name}")
-    for backend in BACKENDS
+    pytest.param(backend, there, id=f"{backend_name}-{name}")
+    for backend_name, backend in BACKENDS.items()
     for name, there in {
         "anyio": anyio.to_thread.run_sync,
-        "own": trio.to_thread.run_sync if backend.values[0][0] == "trio" else asyncio.to_thread,
+        "own": trio.to_thread.run_sync if backend[0] == "trio" else asyncio.to_thread,
     }.items()
 ]
 
@@ -539,22 +539,25 @@ def test_the_initializer_of_an_executor_has_nothing_of_who_submits_first(exporte
 
 @pytest.mark.usefixtures("hooks")
 def test_a_timer_that_sets_the_next_one_does_not_grow():
-    lengths = []
+    scopes = {}
     done = threading.Event()
 
-    def tick():
+    def tick(number, before):
+        if before is not None:
+            before.join()  # what it holds goes with it
         with tracekit.span("tick"):
-            gc.collect()
-            lengths.append(sum(type(thing).__name__ == "Scope" for thing in gc.get_objects()))
-            if len(lengths) == 20:
+            if number in {10, 50}:  # to look at all objects of a whole run of tests takes long
+                gc.collect()
+                scopes[number] = sum(type(thing).__name__ == "Scope" for thing in gc.get_objects())
+            if number == 50:
                 done.set()
             else:
-                threading.Timer(0, tick).start()
+                threading.Timer(0, tick, [number + 1, threading.current_thread()]).start()
 
     with tracekit.span("starter"):
-        threading.Timer(0, tick).start()
-    assert done.wait(20)
-    assert max(lengths[10:]) <= max(lengths[:10]) + 2
+        threading.Timer(0, tick, [1, None]).start()
+    assert done.wait(60)
+    assert scopes[50] <= scopes[10] + 2
 
 
 @pytest.mark.usefixtures("hooks")
@@ -1206,9 +1209,9 @@ async def _trio(command):
 @pytest.mark.parametrize(
     ("anyio_backend", "spawn"),
     [
-        pytest.param(backend.values[0], spawn, id=f"{backend.id}-{spawn.__name__}")
-        for backend in BACKENDS
-        for spawn in (_anyio, _trio if backend.values[0][0] == "trio" else _asyncio_exec)
+        pytest.param(backend, spawn, id=f"{name}-{spawn.__name__}")
+        for name, backend in BACKENDS.items()
+        for spawn in (_anyio, _trio if backend[0] == "trio" else _asyncio_exec)
     ],
     indirect=["anyio_backend"],
 )

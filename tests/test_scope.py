@@ -383,3 +383,20 @@ def test_what_is_inherited_is_what_was_current_at_the_spawn():
     assert not inherited.run(tracekit.current_context).is_valid
     assert inherited.run(tracekit.current_labels) == {"a": "1"}
     exit(labels)
+
+
+@pytest.mark.parametrize("is_other_kept", [True, False])
+def test_closing_one_opening_of_a_span_from_elsewhere_leaves_another_as_it_was_inherited(is_other_kept, exporter):
+    with tracekit.span("request") as request:
+        inherited = contextvars.copy_context()
+
+    def work():
+        again = tracekit.use_span(request)
+        other = contextvars.copy_context()
+        other.run(again.__enter__)
+        if not is_other_kept:
+            del other
+        again.__exit__(None, None, None)
+        return tracekit.current_context()
+
+    assert inherited.run(work) == request.context

@@ -14,7 +14,7 @@ import pytest
 
 import tracekit
 
-from .conftest import BACKENDS
+from .backends import BACKENDS
 
 IS_PLAIN = tracekit.IMPLEMENTATION == "plain"
 
@@ -264,7 +264,9 @@ async def test_a_chain_of_tasks_that_each_start_the_next_does_not_grow(anyio_bac
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", [backend for backend in BACKENDS if backend.id != "trio"], indirect=True)
+@pytest.mark.parametrize(
+    "anyio_backend", [backend for backend in BACKENDS.values() if backend[0] != "trio"], indirect=True
+)
 async def test_a_chain_of_timers_does_not_grow(anyio_backend):
     tracekit.configure(exporter=Discard())
     loop, done = asyncio.get_running_loop(), asyncio.Event()

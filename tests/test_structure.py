@@ -181,6 +181,17 @@ def test_only_the_selector_imports_a_twin():
     assert importers == {"_accel"}
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("demo.")])
+def test_the_demo_hands_work_on_through_tracekit_alone(name):
+    hands_on = {"create_task_group", "to_thread", "from_thread", "to_process", "create_memory_object_stream"}
+    hands_on |= {"create_task", "gather", "TaskGroup", "run_in_executor", "open_nursery", "ThreadPoolExecutor"}
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr in hands_on:
+            assert ast.unparse(node.value) == "aio", f"{name}:{node.lineno}: {ast.unparse(node)}"
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module != "tracekit":
+            assert not hands_on.intersection(alias.name for alias in node.names), f"{name}:{node.lineno}"
+
+
 @pytest.mark.parametrize("name", ["exporters", "integrations"])
 def test_packages_of_one_file_each_import_nothing(name):
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))

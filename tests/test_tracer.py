@@ -505,7 +505,7 @@ def test_a_memory_exporter_works_in_a_fork_made_while_it_was_in_use(fork_only):
 
         def child():
             tracekit.span("child's").end()
-            assert tracekit.flush(5), "the lock of the parent's thread"
+            assert tracekit.flush(20), "the lock of the parent's thread"
 
         codes = [fork(child) for _ in range(40)]
         stop.set()

@@ -18,9 +18,10 @@ __all__ = ["Place", "Snapshot", "at", "capture", "detached", "place", "run_in_co
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_CONTEXT, _LINKED = 1, 3
+_CONTEXT, _LABELS, _LINKED = 1, 2, 3
 
-Place = SpanContext | tuple[SpanContext] | None  # in a tuple: not current, but what a new trace is linked to
+# In a tuple: what is not current, but what a new trace is linked to, and what holds the labels in force.
+Place = SpanContext | tuple[SpanContext, SpanContext | None] | None
 
 
 class Snapshot:
@@ -101,15 +102,33 @@ def place() -> Place:
     context = current_context()
     linked = linked_context(current_scope()) if context is None or not context.is_valid else None
     if linked is not None:
-        return (linked.replace(is_remote=True),)
+        return linked.replace(is_remote=True), context
     return None if context is None else context.replace(is_remote=True)
 
 
 def at(place: Place) -> AbstractContextManager[Any]:
     """Make current what ``place()`` returned in another process."""
-    if isinstance(place, tuple):
-        return use_scope(_LINKED, None, place[0], None)
-    return use_scope(_CONTEXT, None, place, None)
+    if not isinstance(place, tuple):
+        return use_scope(_CONTEXT, None, place, None)
+    linked, labelled = place
+    link = use_scope(_LINKED, None, linked, None)
+    return link if labelled is None else _Both(link, use_scope(_LABELS, None, None, labelled.labels))
+
+
+class _Both:
+    """A scope and another inside it."""
+
+    def __init__(self, outer: AbstractContextManager[Any], inner: AbstractContextManager[Any]) -> None:
+        self._outer = outer
+        self._inner = inner
+
+    def __enter__(self) -> Any:
+        self._outer.__enter__()
+        return self._inner.__enter__()
+
+    def __exit__(self, *exc: Any) -> None:
+        self._inner.__exit__(*exc)
+        self._outer.__exit__(*exc)
 
 
 def detached() -> AbstractContextManager[None]:

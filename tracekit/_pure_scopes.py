@@ -33,6 +33,8 @@ _current: ContextVar[Scope | None] = ContextVar("tracekit_scope", default=None)
 # variable of its own because a Token also holds the value before, which here is nothing.
 _here: ContextVar[None] = ContextVar("tracekit_here")
 
+_replaced = object()  # another one each time that scopes are; counting would be a race between threads
+
 SPAN: Final = 0
 CONTEXT: Final = 1
 LABELS: Final = 2
@@ -122,7 +124,7 @@ class Scope:
                 self._prev = anchor
         elif held is not None and _is_here(self):
             _rebuild(held, self)
-        elif held is not None and held._closed and held._kind == SPAN and held._held_span() is self._span:
+        elif held is not None and _newest(held) is self:
             _current.set(_live(held._prev))  # inherited before this scope took its place
         self._release()
 
@@ -179,6 +181,13 @@ def _live(scope: Scope | None) -> Scope | None:
     return scope
 
 
+def _newest(scope: Scope) -> Scope:
+    """Return what has taken the place of *scope*, or *scope* itself."""
+    while scope._stand_in is not None:
+        scope = scope._stand_in
+    return scope
+
+
 def _rebuild(top: Scope, closed: Scope) -> bool:
     """Put copies of the scopes from *top* down to *closed*, which go on without it, in the place of the originals.
 
@@ -192,7 +201,14 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         if not scope._closed:
             above.append(scope)
         scope = scope._prev
-    prev = _live(closed._prev)
+    _current.set(_replace(above, _live(closed._prev)))
+    return True
+
+
+def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
+    """Put copies that stand on *prev* in the place of the scopes *above*, the innermost first; return the innermost."""
+    global _replaced
+    _replaced = object()
     for original in reversed(above):
         copy = Scope(original._kind, None, original._context, original._labels)
         copy._span, copy._generation = original._span, original._generation
@@ -210,8 +226,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         original._closed, original._owner = True, None
         original._release()
         prev = copy
-    _current.set(prev)
-    return True
+    return prev
 
 
 def current_scope() -> Scope | None:
@@ -280,12 +295,13 @@ class Body:
     They go along to whichever task or thread makes the step, and what the body left open stays in them.
     """
 
-    __slots__ = ("_held", "_inside", "_under")
+    __slots__ = ("_held", "_inside", "_replaced", "_under")
 
     def __init__(self, inside: Scope | None, under: Scope | None) -> None:
         self._inside = inside
         self._under = under
         self._held: Scope | None = None
+        self._replaced = _replaced
 
     def enter(self) -> None:
         """Put the scopes in place, for the step that follows."""
@@ -295,12 +311,52 @@ class Body:
                 scope._owner = _here.set(None)
             scope = scope._prev
         self._held = swap_scope(self._inside)
+        self._replaced = _replaced
 
     def leave(self) -> None:
         """Take them out again after the step, as it left them."""
-        held = self._held
-        # What the consumer holds may have been replaced during the step: the body can close what is under it.
-        while held is not None and held._stand_in is not None and _is_here(held._stand_in):
-            held = held._stand_in
-        self._inside = swap_scope(held)
-        self._held = None
+        held, self._held = self._held, None
+        is_as_before = self._replaced is _replaced
+        self._inside = swap_scope(held if is_as_before else _restored(held))
+        if not is_as_before and not _stands_on(self._inside, self._under):
+            self._under = _floor(self._inside, self._under)
+
+
+def _restored(held: Scope | None) -> Scope | None:
+    """Return what a consumer holds, standing on the copies where a step has replaced what it stood on.
+
+    The body can close what is under it, and its consumer may have opened more on that.
+    """
+    above: list[Scope] = []
+    scope = held
+    while scope is not None:
+        copy = _newest(scope)
+        if copy is not scope:
+            return _replace(above, _live(copy)) if _is_here(copy) else held
+        if not _is_here(scope):
+            break
+        if not scope._closed:
+            above.append(scope)
+        scope = scope._prev
+    return held
+
+
+def _stands_on(scope: Scope | None, under: Scope | None) -> bool:
+    while scope is not None and scope is not under:
+        scope = scope._prev
+    return scope is under
+
+
+def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
+    """Return what a body stands on since its step has closed *under*, or what that stood on.
+
+    What is below is others', in whose Contexts it must stay; where that cannot be told, nothing is the body's own.
+    """
+    while under is not None:
+        if under._stand_in is not None:
+            under = under._stand_in
+        elif under._closed and _is_here(under):
+            under = under._prev
+        else:
+            break
+    return under if _stands_on(inside, under) else inside

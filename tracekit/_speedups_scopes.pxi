@@ -1,6 +1,7 @@
 # The compiled twin's scopes: the one ContextVar and what it points to.
 
 cdef object _current = _ContextVar("tracekit_scope", default=None)
+cdef uint64_t _replaced = 0  # how often scopes were
 
 cdef enum:
     SPAN = 0
@@ -125,10 +126,11 @@ cdef int _close(Scope scope) except -1:
             _forget_prev(scope)  # an ordinary close
     elif held is not None and _is_here(scope):
         _rebuild(held, scope)
-    elif scope.owner is not None and tk_referent(<PyObject*>scope.owner) is None:
-        _forget_prev(scope)  # its Context is gone
-    elif held is not None and held.closed and held.kind == SPAN and _held_span(held) is scope.span:
-        PyContextVar_Set(_current, _live(held.prev))  # inherited before this scope took its place
+    else:
+        if held is not None and _newest(held) is scope:
+            PyContextVar_Set(_current, _live(held.prev))  # inherited before this scope took its place
+        if scope.owner is not None and tk_referent(<PyObject*>scope.owner) is None:
+            _forget_prev(scope)  # its Context is gone
     _release(scope)
     return 0
 
@@ -154,21 +156,37 @@ cdef inline int _release(Scope scope) except -1:
     return 0
 
 
+cdef inline Scope _newest(Scope scope):
+    """Return what has taken the place of *scope*, or *scope* itself."""
+    while scope.stand_in is not None:
+        scope = scope.stand_in
+    return scope
+
+
 cdef bint _rebuild(Scope top, Scope closed) except -1:
     """Put copies of the scopes from *top* down to *closed*, which go on without it, in the place of the originals.
 
     Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
     """
-    cdef list above = [], copies = []
-    cdef Py_ssize_t index
-    cdef Scope scope = top, prev, original, copy, root
+    cdef list above = []
+    cdef Scope scope = top
     while scope is not closed:
         if scope is None or not _is_here(scope):
             return False  # not in this chain: a generator's, whose body is not running
         if not scope.closed:
             above.append(scope)
         scope = scope.prev
-    prev = _live(closed.prev)
+    PyContextVar_Set(_current, _replace(above, _live(closed.prev)))
+    return True
+
+
+cdef Scope _replace(list above, Scope prev):
+    """Put copies that stand on *prev* in the place of the scopes *above*, the innermost first; return the innermost."""
+    global _replaced
+    cdef list copies = []
+    cdef Py_ssize_t index
+    cdef Scope original, copy, root
+    _replaced += 1
     for original in reversed(above):
         copy = _make_scope(original.kind, original.span, original.context, original.labels)
         copy.generation = original.generation
@@ -192,8 +210,7 @@ cdef bint _rebuild(Scope top, Scope closed) except -1:
         original.closed, original.owner = True, None
         _release(original)
         prev = copy
-    PyContextVar_Set(_current, prev)
-    return True
+    return prev
 
 
 cdef inline SpanContext _effective(Scope scope):
@@ -319,6 +336,7 @@ cdef class Body:
     """
 
     cdef Scope inside, under, held
+    cdef uint64_t replaced
 
     def __init__(self, Scope inside, Scope under):
         self.inside = inside
@@ -329,6 +347,7 @@ cdef class Body:
         cdef PyObject* here = tk_running_context()
         cdef Scope scope = self.inside
         self.held = _held()
+        self.replaced = _replaced
         if here == NULL:
             PyContextVar_Set(_current, self.held)
             here = tk_running_context()
@@ -341,9 +360,51 @@ cdef class Body:
     def leave(self):
         """Take them out again after the step, as it left them."""
         cdef Scope held = self.held
-        # What the consumer holds may have been replaced during the step: the body can close what is under it.
-        while held is not None and held.stand_in is not None and _is_here(held.stand_in):
-            held = held.stand_in
+        cdef bint is_as_before = self.replaced == _replaced
+        self.held = None
+        if not is_as_before:
+            held = _restored(held)
         self.inside = _held()
         PyContextVar_Set(_current, held)
-        self.held = None
+        if not is_as_before and not _stands_on(self.inside, self.under):
+            self.under = _floor(self.inside, self.under)
+
+
+cdef Scope _restored(Scope held):
+    """Return what a consumer holds, standing on the copies where a step has replaced what it stood on.
+
+    The body can close what is under it, and its consumer may have opened more on that.
+    """
+    cdef list above = []
+    cdef Scope scope = held, copy
+    while scope is not None:
+        copy = _newest(scope)
+        if copy is not scope:
+            return _replace(above, _live(copy)) if _is_here(copy) else held
+        if not _is_here(scope):
+            break
+        if not scope.closed:
+            above.append(scope)
+        scope = scope.prev
+    return held
+
+
+cdef bint _stands_on(Scope scope, Scope under) noexcept:
+    while scope is not None and scope is not under:
+        scope = scope.prev
+    return scope is under
+
+
+cdef Scope _floor(Scope inside, Scope under):
+    """Return what a body stands on since its step has closed *under*, or what that stood on.
+
+    What is below is others', in whose Contexts it must stay; where that cannot be told, nothing is the body's own.
+    """
+    while under is not None:
+        if under.stand_in is not None:
+            under = under.stand_in
+        elif under.closed and _is_here(under):
+            under = under.prev
+        else:
+            break
+    return under if _stands_on(inside, under) else inside

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from ._accel import Body, current_context, current_scope, span, swap_scope, use_scope
+from ._accel import Body, current_context, current_scope, linked_context, span, swap_scope, use_scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
@@ -18,7 +18,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 
-_CONTEXT = 1
+_CONTEXT, _LABELS, _LINKED = 1, 2, 3
 
 
 @overload
@@ -81,9 +81,6 @@ def stream(steps: S, /, name: str | None = None) -> S:
     elif not isinstance(name, str):
         raise TypeError(f"name must be str, not {type(name).__name__}")
     source: Any = steps
-    context = current_context()
-    # A scope that nobody closes: what is current here now stays the parent. Only a link is kept as it is.
-    under = current_scope() if context is None or not context.is_valid else use_scope(_CONTEXT, None, context, None)
     make: Callable[..., Any]
     if hasattr(source, "__anext__"):
         make = _traced_async_generator if hasattr(source, "asend") else _traced_async_iterator
@@ -91,8 +88,23 @@ def stream(steps: S, /, name: str | None = None) -> S:
         make = _traced_generator if hasattr(source, "send") else _traced_iterator
     else:
         raise TypeError(f"steps must be an iterator or async iterator, not {type(steps).__name__}")
-    streamed: S = make(lambda: source, name, under or use_scope(_CONTEXT, None, None, None))()
+    streamed: S = make(lambda: source, name, _lasting())()
     return streamed
+
+
+def _lasting() -> Scope:
+    """Return a scope that nobody closes, with what is current here."""
+    context = current_context()
+    linked = linked_context(current_scope()) if context is None or not context.is_valid else None
+    if linked is None:
+        return use_scope(_CONTEXT, None, context, None)
+    lasting = use_scope(_LINKED, None, linked, None)
+    if context is not None and context.labels:
+        held = swap_scope(lasting)
+        lasting = use_scope(_LABELS, None, None, context.labels)
+        lasting.__enter__()
+        swap_scope(held)
+    return lasting
 
 
 def _open(name: str, under: Scope | None) -> tuple[Span, Body]:

@@ -77,11 +77,12 @@ class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
         mp_context: BaseContext | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
-        **options: Any,
+        *,
+        max_tasks_per_child: int | None = None,
     ) -> None:
         if callable(initializer):  # what is not fails as it does without tracekit
             initializer = _Initializer(initializer, place())
-        super().__init__(max_workers, mp_context, initializer, initargs, **options)
+        super().__init__(max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Have *fn* called in a worker, as a child of what is current here."""
@@ -92,9 +93,17 @@ class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
             future.add_done_callback(functools.partial(_check, weakref.ref(span)))
         return future
 
-    def map(self, fn: Callable[..., R], *iterables: Iterable[Any], **options: Any) -> Iterator[R]:
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **options: Any,  # buffersize, from Python 3.14 on
+    ) -> Iterator[R]:
         """Have *fn* called for each item, as a child of what is current here, in a Context of that call's own."""
-        return super().map(functools.partial(_inside, place(), fn), *iterables, **options)
+        fn = functools.partial(_inside, place(), fn)
+        return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, **options)
 
 
 def pack(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> tuple[Callable[..., R], tuple[Any, ...]]:

@@ -69,7 +69,7 @@ def in_threads(*functions):
 
     def run(function):
         try:
-            barrier.wait(10)
+            barrier.wait(20)
             function()
         except BaseException as error:
             errors.put(error)
@@ -131,9 +131,9 @@ async def test_two_jobs_at_once_do_not_see_each_other(exporter):
 
     def meet(number):
         with tracekit.span(f"job {number}"):
-            barrier.wait(10)
+            barrier.wait(20)
             assert here() == f"job {number}"
-            barrier.wait(10)
+            barrier.wait(20)
 
     with tracekit.span("caller"):
         async with anyio.create_task_group() as group:
@@ -149,7 +149,7 @@ async def test_a_job_that_waits_for_its_turn_keeps_the_parent_that_has_ended_mea
 
     def hold():
         entered.set()
-        release.wait(10)
+        release.wait(20)
 
     async with anyio.create_task_group() as group:
         group.start_soon(functools.partial(to_thread.run_sync, hold, limiter=limiter))
@@ -176,7 +176,7 @@ async def test_an_abandoned_job_goes_on_under_its_parent(exporter):
 
     def abandoned():
         entered.set()
-        release.wait(10)
+        release.wait(20)
         work()
         done.set()
 
@@ -298,7 +298,7 @@ async def test_a_job_learns_that_it_is_cancelled(exporter):
     def job():
         with tracekit.span("job"):
             entered.set()
-            cancelled.wait(10)
+            cancelled.wait(20)
             from_thread.check_cancelled()
 
     async with aio.create_task_group("group") as group:
@@ -433,7 +433,7 @@ def test_a_cancelled_portal_task_ends_its_span_as_cancelled(portal, exporter):
 
     with tracekit.span("caller"):
         future = portal.start_task_soon(forever)
-        assert entered.wait(10)
+        assert entered.wait(20)
         future.cancel()
         portal.call(anyio.wait_all_tasks_blocked)
     assert tree(exporter) == "caller\n  work [cancelled]"

@@ -26,7 +26,7 @@ in any order. A span whose parent was not recorded stands at the left with ``<- 
 
 *backends* (default ``ALL``) is a tuple of ``"asyncio"``, ``"asyncio+uvloop"``, ``"asyncio+eager"`` (left out before Python 3.12) and
 ``"trio"``; ``ASYNCIO`` and ``TRIO`` are there for what exists on one only. A scenario runs in an event loop, a ``contextvars.Context``
-and a recording of its own, and is taken to hang after five seconds. What it leaves behind (tasks, generators) is finished with the loop, and
+and a recording of its own, and is taken to hang after twenty seconds. What it leaves behind (tasks, generators) is finished with the loop, and
 garbage is collected, before the spans are looked at.
 
 Statuses belong to rows 4 and 13: elsewhere let no cancellation leave a span, or the peers, who have no word for it, lose for another reason.
@@ -46,4 +46,5 @@ silence what the scenario itself provokes.
     python -m pytest tests/guarantees -q                             tracekit alone, as the suite runs (compiled or plain)
     python -m tests.guarantees --quick --only "task outlives"        all tracers, asyncio and trio only, and what they did, as trees
     python -m tests.guarantees                                       everything, and docs/GUARANTEES.md is written
+    make guarantees PYTHON=python3.12                                the same with eager tasks, too: as the page in docs/ was made
 """

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.guarantees.drivers import DRIVERS
-from tests.guarantees.report import Results, failures, readme, report, text
+from tests.guarantees.report import EVIDENCE, Results, evidence, failures, readme, report, text
 from tests.guarantees.scenario import Verdict, backends_here, load, run
 
 if TYPE_CHECKING:
@@ -48,8 +48,10 @@ def main() -> int:
         print(text(results))
     else:
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(report(results, _versions(results)))
-        _say(f"wrote {PAGE.relative_to(REPOSITORY)}")
+        versions = _versions(results)
+        for path, page in ((PAGE, report(results, versions)), (PAGE.with_name(EVIDENCE), evidence(results, versions))):
+            path.write_text(page)
+            _say(f"wrote {path.relative_to(REPOSITORY)}")
         failed += _run_programs(options.programs)
     for line in failed:
         _say(line)
@@ -82,9 +84,9 @@ def _versions(results: Results) -> list[str]:
 def _run_programs(count: int) -> list[str]:
     if not count:
         return []
-    from tests.guarantees import programs
+    from tests.guarantees.programs.__main__ import main as check
 
-    failed = programs.main(count)
+    failed = check(count)
     return [f"FAILED random programs on {failed} backends"] if failed else []
 
 

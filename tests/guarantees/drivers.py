@@ -58,12 +58,14 @@ class Driver:
         nodes()                         what has ended so far (``Node``); node(name) the first of that name
         check(truth, word)              what a tree cannot say: where it is not true, the verdict is *word*
         kept                            a list: what is put there outlives the scenario
+        pytest_plugins                  what of the tracer pytest loads by itself where the tracer is installed
     """
 
     name = ""
     aio: Any
     threads: Any
     processes: Any
+    pytest_plugins: tuple[str, ...] = ()
 
     def begin(self, backend: str) -> None:
         """Start a recording."""
@@ -98,7 +100,7 @@ class Driver:
         return item, self.span(name)
 
     def take(self, source: queue.Queue[Any], name: str, root: bool = False) -> tuple[Any, Any]:
-        return source.get(timeout=5), self.span(name)
+        return source.get(timeout=20), self.span(name)
 
     def capture(self) -> Any:
         return SimpleNamespace(run=self.wrap(lambda function, *args: function(*args)))
@@ -247,6 +249,7 @@ def _called(name: str, kind: object) -> str:
 
 class Tracekit(Driver):
     name = "tracekit"
+    pytest_plugins = ("tracekit.pytest_plugin",)
 
     def begin(self, backend: str) -> None:
         super().begin(backend)
@@ -367,7 +370,7 @@ class Tracekit(Driver):
         return self._receive(source, name, root)
 
     def take(self, source: Any, name: str, root: bool = False) -> tuple[Any, Any]:
-        delivery = source.get_delivery(timeout=5)
+        delivery = source.get_delivery(timeout=20)
         return delivery.item, delivery.span(name, root=root)
 
     def new_context(self, span: Any) -> contextvars.Context:

@@ -1,4 +1,4 @@
-"""The results of all scenarios as text: the published page, the README's part of it, and what a terminal shows."""
+"""The results of all scenarios as text: the published pages, the README's part of them, and what a terminal shows."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from .scenario import ALL, KEPT, ROWS, Scenario, Verdict, is_as_said
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Results", "failures", "readme", "report", "text"]
+__all__ = ["EVIDENCE", "Results", "evidence", "failures", "readme", "report", "text"]
 
 OURS = ("tracekit", "tracekit (plain)")
 PEERS = ("OpenTelemetry", "ddtrace")
 COLUMNS = {"tracekit": OURS, **{peer: (peer,) for peer in PEERS}}
 TREE_LINES = 30
+EVIDENCE = "GUARANTEES_EVIDENCE.md"
 BEGIN, END = "<!-- for the README -->", "<!-- until here -->"
 
+WRITTEN = "<!-- Written by `python -m tests.guarantees`; do not edit. -->"
+
 INTRODUCTION = f"""\
-<!-- Written by `python -m tests.guarantees`; do not edit. -->
+{WRITTEN}
 
 # What becomes of a trace at every hand-off
 
 Every line is a scenario in `tests/guarantees/` that ran when this page was written, with each tracer on each backend: the spans that it
 finished were compared with those that it should have. Peers run in processes of their own, with their own instrumentation turned on, and where they
 have nothing for a hand-off they use anyio and the standard library as their users do. In the columns of tracekit a word holds for both its twins,
-compiled and plain: the worse one counts.
+compiled and plain: the worse one counts. What was expected, and what came instead, is in [{EVIDENCE}]({EVIDENCE}), as trees of spans.
+"""
+
+WORDS = f"""\
+## The words
 
 | word | meaning |
 |---|---|
@@ -64,6 +71,16 @@ class Results:
                 if verdict is not None and found.get(backend, _AS_KEPT).word == KEPT:
                     found[backend] = verdict
         return found
+
+    @property
+    def ran(self) -> list[Scenario]:
+        """The scenarios that ran: some need a newer Python, or another system."""
+        return [one for one in self.scenarios if any(key == one.key for _, _, key in self.verdicts)]
+
+    @property
+    def given_up(self) -> list[Scenario]:
+        """Those of them that are not kept unless tracekit is called."""
+        return [one for one in self.ran if not one.is_guaranteed]
 
     def kept(self, row: int, *tracers: str) -> tuple[int, int]:
         """Return how many scenarios of a row *tracers* keep on all backends, and how many there are."""
@@ -121,14 +138,26 @@ def _by_word(found: dict[str, Verdict]) -> str:
 
 def report(results: Results, versions: list[str]) -> str:
     """Return docs/GUARANTEES.md."""
-    parts = [INTRODUCTION, f"Measured with {', '.join(versions)}.\n", _summary(results)]
+    parts = [INTRODUCTION, _measured(versions), _summary(results), _given_up(results), WORDS]
     for row, title in ROWS.items():
-        of_row = [one for one in results.scenarios if one.row == row]
+        of_row = [one for one in results.ran if one.row == row]
         if of_row:
-            parts.append(
-                f"## {row}. {title}\n\n" + "\n".join(_table(results, of_row)) + "\n" + _evidence(results, of_row)
-            )
+            parts.append(f"## {row}. {title}\n\n" + "\n".join(_table(results, of_row)) + "\n")
     return "\n".join(parts)
+
+
+def evidence(results: Results, versions: list[str]) -> str:
+    """Return what was expected and what came instead, wherever something else did."""
+    parts = [f"{WRITTEN}\n\n# What was expected, and what came\n", _measured(versions)]
+    for row, title in ROWS.items():
+        differences = [line for one in results.ran if one.row == row for line in _differences(results, one)]
+        if differences:
+            parts.append("\n".join([f"## {row}. {title}", "", *differences]))
+    return "\n".join(parts)
+
+
+def _measured(versions: list[str]) -> str:
+    return f"Measured with {', '.join(versions)}.\n"
 
 
 def readme(page: str) -> str:
@@ -146,24 +175,52 @@ def _summary(results: Results) -> str:
             rest.append(title)
         else:
             short.append(f"| {title} | " + " | ".join(f"{kept}/{total}" for kept, total in (ours, *peers)) + " |")
-    ours = [sum(counts) for counts in zip(*(results.kept(row, *OURS) for row in ROWS), strict=True)]
-    given_up = sum(not one.is_guaranteed for one in results.scenarios)
-    lines = [
-        "## In short",
+    total, kept, given_up = len(results.ran), sum(results.kept(row, *OURS)[0] for row in ROWS), len(results.given_up)
+    return "\n".join(
+        [
+            "## In short",
+            "",
+            f"{total} scenarios, {kept} of them kept by tracekit on every backend"
+            + (f", and {given_up} only if it is called." if given_up else "."),
+            *[f"Kept by all three: {'; '.join(rest)}."] * bool(rest),
+            "",
+            BEGIN,
+            "| scenarios kept on every backend | tracekit | OpenTelemetry | ddtrace |",
+            "|---|---|---|---|",
+            *short,
+            *_because(total - kept, given_up),
+            END,
+            "",
+        ]
+    )
+
+
+def _because(unkept: int, given_up: int) -> list[str]:
+    """Say why tracekit's own column is not full."""
+    if not unkept:
+        return []
+    if unkept > given_up:  # what the exit status says, too
+        return ["", f"{unkept - given_up} of tracekit's are failures."]
+    return [
         "",
-        f"{len(results.scenarios)} scenarios, {ours[0]} of them kept by tracekit on every backend"
-        + (f"; {given_up} cannot be kept unless it is called, and name the function to call." if given_up else "."),
-        "",
-        BEGIN,
-        "| scenarios kept on every backend | tracekit | OpenTelemetry | ddtrace |",
-        "|---|---|---|---|",
-        *short,
-        END,
-        "",
+        f"The {unkept} that are missing for tracekit cannot be kept unless it is called; the page names the call.",
     ]
-    if rest:
-        lines += [f"Kept by all three: {'; '.join(rest)}.", ""]
-    return "\n".join(lines)
+
+
+def _given_up(results: Results) -> str:
+    """Return the table of what is not kept unless tracekit is called."""
+    if not results.given_up:
+        return ""
+    lines = [
+        "## Not possible without being called",
+        "",
+        "| scenario | row | what comes | call instead |",
+        "|---|---|---|---|",
+    ]
+    for one in results.given_up:
+        words = _by_word(results.of(one, *OURS))
+        lines.append(f"| {_escaped(one.title)} | {one.row} | {words} | {one.instead} |")
+    return "\n".join([*lines, ""])
 
 
 def _table(results: Results, of_row: list[Scenario]) -> Iterator[str]:
@@ -185,25 +242,18 @@ def _cell(one: Scenario, backend: str, found: dict[str, Verdict], results: Resul
     if backend not in results.backends:
         return "3.12+" if backend == "asyncio+eager" else "not here"
     word = found[backend].word
-    return word if one.is_guaranteed or word == KEPT else f"{word}: call `{one.instead}`"
+    return word if one.is_guaranteed or word == KEPT else f"{word} [(call)](#not-possible-without-being-called)"
 
 
-def _evidence(results: Results, of_row: list[Scenario]) -> str:
-    """Return, folded, what came instead of what was expected."""
+def _differences(results: Results, one: Scenario) -> list[str]:
+    """Return what was expected of a scenario and what came instead; nothing if it was kept by all."""
     lines = []
-    for one in of_row:
-        differences = []
-        for name, tracers in COLUMNS.items():
-            found = results.of(one, *tracers)
-            trees = dict.fromkeys(verdict.tree for verdict in found.values() if verdict.word != KEPT)
-            if trees:
-                differences += [f"{name}: {_by_word(found)}", ""]
-                differences += [line for tree in trees for line in _block(tree)]
-        if differences:
-            lines += [f"**{_escaped(one.title)}**", "", *_block(str(one.expect)), *differences]
-    if not lines:
-        return ""
-    return "\n".join(["", "<details><summary>What was expected, and what came</summary>", "", *lines, "</details>", ""])
+    for name, tracers in COLUMNS.items():
+        found = results.of(one, *tracers)
+        trees = dict.fromkeys(verdict.tree for verdict in found.values() if verdict.word != KEPT)
+        if trees:
+            lines += [f"{name}: {_by_word(found)}", "", *[line for tree in trees for line in _block(tree)]]
+    return [f"### {_escaped(one.title)}", "", *_block(str(one.expect)), *lines] if lines else []
 
 
 def _block(tree: str) -> list[str]:

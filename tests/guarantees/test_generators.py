@@ -519,7 +519,7 @@ async def never_stepped(t):
       line
         sent
     """,
-    instead="@traced, stream()",
+    instead="`@traced` or `stream()`",
 )
 async def undecorated(t):
     def steps():

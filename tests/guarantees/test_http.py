@@ -191,24 +191,29 @@ async def endpoint_attribute(t):
     row=11,
     title="a span that a dependency opens in a thread is not current in the endpoint",
     expect="""
-    dependency
     server
-      endpoint
+      dependency
+        endpoint
     """,
     actual="""
     server
+      dependency
       endpoint
     """,
-    instead="scope['tracekit.span'], current_span().set_attribute()",
+    instead="`scope['tracekit.span']`, or `current_span().set_attribute()`",
 )
 async def dependency_in_thread(t):
     def dependency():
         t.kept.append(t.span("dependency"))
         t.kept[-1].__enter__()
 
+    def clean_up():
+        t.kept.pop().__exit__(None, None, None)
+
     async def app(scope, receive, send):
         await anyio.to_thread.run_sync(dependency)
         t.mark("endpoint")
+        await anyio.to_thread.run_sync(clean_up)
         await respond(send)
 
     await request(t.asgi(app))

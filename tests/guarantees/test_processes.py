@@ -13,10 +13,9 @@ import anyio.to_thread
 
 from tests.guarantees.workers import trace_here, work  # by the name that a new process can import it under
 
-from .scenario import cases, scenario
+from .scenario import ALL, ASYNCIO, cases, scenario
 
-BOTH = ("asyncio", "trio")  # what a loop cannot change is not tried on three of them
-POSIX = BOTH if sys.platform != "win32" else ()
+POSIX = ALL if sys.platform != "win32" else ()
 
 
 def pool_of(t, method, **options):
@@ -56,7 +55,6 @@ async def pool_fork(t):
       job
         step
     """,
-    backends=BOTH,
 )
 async def pool_spawn(t):
     await submit_and_end(t, "spawn")
@@ -152,7 +150,6 @@ async def pool_broken(t):
       job
         step
     """,
-    backends=BOTH,
 )
 async def to_process(t):
     with t.span("request"):
@@ -166,7 +163,7 @@ async def to_process(t):
     request
       job
     """,
-    backends=("asyncio",) if POSIX else (),
+    backends=ASYNCIO if POSIX else (),
 )
 async def run_in_executor(t):
     with pool_of(t, "fork") as pool, t.span("request"):
@@ -179,7 +176,6 @@ async def run_in_executor(t):
     expect="""
     request
     """,
-    backends=("asyncio",),
 )
 async def multiprocessing_pool(t):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -197,7 +193,7 @@ async def multiprocessing_pool(t):
     expect="""
     request
     """,
-    backends=("asyncio",) if POSIX else (),
+    backends=POSIX,
 )
 async def fork(t):
     def child():
@@ -220,7 +216,6 @@ async def fork(t):
     expect="""
     request
     """,
-    backends=BOTH,
 )
 async def subprocess_environ(t):
     command = [sys.executable, "-c", "import os; print(os.environ.get('TRACEPARENT', ''))"]
@@ -237,7 +232,6 @@ async def subprocess_environ(t):
     row=9,
     title="a program started with TRACEPARENT joins that trace",
     expect="",
-    backends=("asyncio",),
 )
 async def joins(t):
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -266,7 +260,7 @@ async def joins(t):
       job
         step
     """,
-    backends=BOTH if sys.version_info >= (3, 13) else (),
+    backends=ALL if sys.version_info >= (3, 13) else (),
 )
 async def to_interpreter(t):
     with t.span("request"):

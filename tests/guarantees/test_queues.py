@@ -371,7 +371,7 @@ async def pipeline(t):
       job
     second
     """,
-    instead="aio.create_memory_object_stream, aio.Queue",
+    instead="`aio.create_memory_object_stream()` or `aio.Queue`",
 )
 async def plain_channel(t):
     send, receive = anyio.create_memory_object_stream(2)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
+from pathlib import Path
 
 import anyio
 import pytest
 
 from . import scenario as framework
 from .drivers import Tracekit
-from .scenario import KEPT, Tree, judge, run, scenario
+from .report import Results, evidence, failures, readme, report
+from .scenario import KEPT, Tree, Verdict, judge, run, scenario
+
+REPOSITORY = Path(__file__).parents[2]
 
 REQUEST = """
 request
@@ -80,6 +84,11 @@ async def logs(t):
     logging.getLogger("tracekit").warning("no")
 
 
+async def logs_for_debugging(t):
+    t.mark("request")
+    logging.getLogger("tracekit").debug("a span has ended")
+
+
 async def warns(t):
     t.mark("request")
     warnings.warn("no", stacklevel=1)
@@ -111,6 +120,7 @@ async def does_not_hold(t):
     [
         (raises, "raises"),
         (logs, "logs"),
+        (logs_for_debugging, "logs"),
         (warns, "warns"),
         (raises_in_a_thread, "raises"),
         (raises_in_a_finaliser, "raises"),
@@ -129,3 +139,53 @@ def test_a_scenario_that_hangs_is_given_up(backend, monkeypatch):
 
     monkeypatch.setattr(framework, "HANGS_AFTER_S", 0.01)
     assert verdict(hangs, backend=backend).word == "hangs"
+
+
+# ---- the page
+
+
+def results(**verdicts):
+    """What a page is made of, where the guaranteed scenario and the other have these verdicts, by tracer."""
+
+    async def body(t):
+        """Is not run."""
+
+    async def other(t):
+        """Nor is this."""
+
+    async def third(t):
+        """Nor this."""
+
+    kept = scenario(row=2, title="a task | its group", expect="request")(body)
+    given_up = scenario(row=2, title="a bare task", expect="request", instead="`wrap(fn)`")(other)
+    newer = scenario(row=9, title="of a newer Python", expect="", backends=())(third)
+    made = Results([kept, given_up, newer], ["tracekit", "OpenTelemetry"], ["asyncio"])
+    for tracer, words in verdicts.items():
+        for one, word in zip((kept, given_up), words, strict=True):
+            made.verdicts[tracer, "asyncio", one.key] = Verdict(word, "job" if word != KEPT else "request")
+    return made
+
+
+def test_the_page_says_what_was_kept_by_whom_and_what_to_call_for_the_rest():
+    made = results(tracekit=(KEPT, "lost"), OpenTelemetry=("lost", "lost"))
+    page = report(made, ["CPython 3"])
+    assert failures(made) == []
+    assert "2 scenarios, 1 of them kept by tracekit on every backend, and 1 only if it is called." in page
+    assert "| Spawning tasks | 1/2 | 0/2 | 0/0 |" in readme(page)
+    assert "The 1 that are missing for tracekit cannot be kept unless it is called" in readme(page)
+    assert "| a bare task | 2 | lost | `wrap(fn)` |" in page
+    assert "| a task \\| its group | kept | not here | 3.12+ | not here | lost | not installed |" in page
+    assert "newer" not in page
+    assert "### a task \\| its group\n\n```\nrequest\n```\n\nOpenTelemetry: lost\n\n```\njob\n```" in evidence(made, [])
+
+
+def test_what_should_have_been_kept_and_was_not_is_said_and_fails():
+    made = results(tracekit=("lost", "lost"), OpenTelemetry=(KEPT, KEPT))
+    assert [line.rpartition(" with ")[2] for line in failures(made)] == ["tracekit on asyncio: lost"]
+    assert "1 of tracekit's are failures." in readme(report(made, []))
+
+
+def test_the_readme_shows_the_pages_own_table():
+    table = readme((REPOSITORY / "docs" / "GUARANTEES.md").read_text(encoding="utf-8"))
+    assert table.count("\n") > 10
+    assert table in (REPOSITORY / "README.md").read_text(encoding="utf-8")

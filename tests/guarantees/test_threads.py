@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import anyio
 import anyio.from_thread
@@ -18,7 +19,7 @@ import anyio.to_thread
 import trio
 from anyio.lowlevel import checkpoint
 
-from .scenario import ASYNCIO, TRIO, cases, scenario
+from .scenario import ALL, ASYNCIO, TRIO, cases, scenario
 
 
 def leave_open(t, name):
@@ -188,7 +189,7 @@ async def asyncio_to_thread(t):
     gate = threading.Event()
 
     def job():
-        gate.wait(5)
+        gate.wait(20)
         t.mark("job")
 
     with t.span("request"):
@@ -232,7 +233,7 @@ async def thread_late(t):
     gate = threading.Event()
 
     def job():
-        gate.wait(5)
+        gate.wait(20)
         t.mark("job")
 
     with t.span("request"):
@@ -290,7 +291,7 @@ async def one_snapshot(t):
 
     def job():
         with t.span("job"):
-            barrier.wait(5)
+            barrier.wait(20)
 
     with t.span("request"):
         run = t.capture().run
@@ -411,7 +412,7 @@ async def thread_pool(t):
     request
       job
     """,
-    instead="threads.Thread, wrap(fn), install_hooks()",
+    instead="`threads.Thread`, `wrap(fn)` or `install_hooks()`",
 )
 async def bare_thread(t):
     with t.span("request"):
@@ -556,7 +557,7 @@ async def threadsafe(t):
     request
     soon
     """,
-    instead="wrap(fn)",
+    instead="`wrap(fn)`",
     backends=TRIO,
 )
 async def run_sync_soon(t):
@@ -625,7 +626,7 @@ async def done_callback(t):
     handled
     request
     """,
-    backends=("asyncio", "trio") if sys.platform != "win32" else (),
+    backends=ALL if sys.platform != "win32" else (),
 )
 async def signal_handler(t):
     with t.use_context(None) if t.name == "tracekit" else t.detached():
@@ -651,8 +652,8 @@ async def signal_handler(t):
     request
       handled
     """,
-    instead="detached() or wrap(fn) where it is set up",
-    backends=("asyncio", "trio") if sys.platform != "win32" else (),
+    instead="`detached()` or `wrap(fn)` where it is set up",
+    backends=ALL if sys.platform != "win32" else (),
 )
 async def bare_signal_handler(t):
     before = signal.signal(signal.SIGUSR1, lambda *_: t.mark("handled"))
@@ -687,6 +688,81 @@ async def finaliser(t):
     with t.span("user"):
         del resource
         gc.collect()
+
+
+@scenario(
+    row=8,
+    title="`weakref.finalize` with a wrapped function, run in the middle of somebody else's span",
+    expect="""
+    maker
+      released
+    user
+    """,
+)
+async def finalize(t):
+    class Resource:
+        pass
+
+    with t.span("maker"):
+        resource = Resource()
+        weakref.finalize(resource, t.wrap(lambda: t.mark("released")))
+    with t.span("user"):
+        del resource
+        gc.collect()
+
+
+@scenario(
+    row=8,
+    title="`__del__` as it is, run by whoever drops the last reference",
+    expect="""
+    maker
+    released
+    user
+    """,
+    actual="""
+    maker
+    user
+      released
+    """,
+    instead="`wrap(fn)` or `detached()` where the object is made",
+)
+async def bare_finaliser(t):
+    class Resource:
+        def __del__(self):
+            t.mark("released")
+
+    with t.span("maker"):
+        resource = Resource()
+    with t.span("user"):
+        del resource
+        gc.collect()
+
+
+@scenario(
+    row=8,
+    title="`loop.add_signal_handler` with a wrapped function: its maker's, whatever it interrupts",
+    expect="""
+    maker
+      handled
+    request
+    """,
+    backends=ASYNCIO if sys.platform != "win32" else (),
+)
+async def loop_signal_handler(t):
+    loop = asyncio.get_running_loop()
+    called = asyncio.Event()
+
+    def handle():
+        t.mark("handled")
+        called.set()
+
+    with t.span("maker"):
+        handler = t.wrap(handle)
+    with t.span("request"):
+        loop.add_signal_handler(signal.SIGUSR1, handler)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await called.wait()
+    loop.remove_signal_handler(signal.SIGUSR1)
 
 
 test_threads = cases(globals())

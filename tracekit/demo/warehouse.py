@@ -135,11 +135,11 @@ async def _serve() -> None:
     config.backlog = 1024
     config.loglevel = "WARNING"
     config.graceful_timeout = 3.0
-    async with trio.open_nursery() as nursery:
+    async with aio.create_task_group() as tasks:
         child.on_stop(partial(token.run_sync_soon, stop.set))
         traced_app: Any = TraceMiddleware(app)  # hypercorn's type for an application is narrower than ASGI's
         serve = partial(hypercorn.trio.serve, traced_app, config, shutdown_trigger=stop.wait)
-        (url,) = await nursery.start(serve)
+        (url,) = await tasks.start(serve)
         child.announce(url)
 
 
