@@ -429,8 +429,8 @@ cdef class Span:
             _buffer.ended_count += 1
             _buffer.unsampled_count += 1
             return
-        # Nobody ended it and nobody can any more: what it holds moves to a span that can be exported, and has
-        # ended from the start: whatever fails here, as it may while the interpreter goes down, it leaves no ghost of its own.
+        # Nobody ended it and nobody can any more: what it holds moves to a span that can be exported. That has
+        # ended from the start: whatever fails here while the interpreter goes down, it leaves no ghost of its own.
         ghost = Span.__new__(Span)
         ghost._ended = ghost.recorded = ghost.owns_context = True
         ghost.context, ghost.parent, ghost.tracer = self.context, self.parent, self.tracer
