@@ -907,8 +907,8 @@ def encode_spans(spans: Iterable[Span]) -> bytes:
     """Return *spans* as the bytes of one OTLP ``ExportTraceServiceRequest``.
 
     https://opentelemetry.io/docs/specs/otlp/ - spans of one resource stand together, in their order. What OTLP has
-    no place for: the status "cancelled" is left unset, and its description becomes the attribute ``tracekit.cancelled``;
-    an int past 64 bits becomes its text in hexadecimal, a lone surrogate U+FFFD. Labels stay with the context.
+    no place for: the status "cancelled" is left unset, and why becomes the attribute ``tracekit.cancelled``; an int
+    past 64 bits becomes its text in hexadecimal, a lone surrogate U+FFFD. Labels stay with the context.
     """
     spans = list(spans)
     for span in spans:
