@@ -92,3 +92,9 @@ def test_what_keeps_requests_from_being_traced_is_said_once_per_kind_of_error_an
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "not traced: ValueError: 'a\\nbxxx" in caplog.messages[0]
     assert len(caplog.messages[0]) < 200
+
+
+@pytest.mark.parametrize("key", sorted({*_http._SECRETS, *_http._SECRET_ENDINGS}))
+def test_no_query_with_a_secret_is_done_with_at_once(key):
+    assert _http.redact_query(f"page=2&{key.upper()}=x") == f"page=2&{key.upper()}=REDACTED"
+    assert _http.redact_query(f"{key[:-1]}%{ord(key[-1]):02x}=x").endswith("=REDACTED")

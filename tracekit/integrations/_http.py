@@ -21,6 +21,8 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 MAX_TEXT: Final = 1024  # characters kept of a query or a header; more is no help to whoever reads the span
 
 _SEPARATOR = re.compile("([&;])")
+# What each of the keys below holds, or may hold when it is decoded; most queries do not, and are done with at once.
+_SUSPECT = re.compile("key|auth|jwt|pass|pwd|sig|credential|secret|token|%").search
 _SECRETS = frozenset(
     {
         "api-key",
@@ -48,7 +50,7 @@ def redact_query(query: str) -> str:
     Keys count in any case and percent-encoding. More than 1024 characters are cut off.
     """
     query = query[:MAX_TEXT]
-    if "=" not in query:
+    if _SUSPECT(query.lower()) is None:
         return query
     pieces = _SEPARATOR.split(query)
     for at in range(0, len(pieces), 2):

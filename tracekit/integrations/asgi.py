@@ -157,12 +157,18 @@ def _attributes(scope: Scope, method: str) -> dict[str, Any]:
     scheme = scope.get("scheme", "http" if scope["type"] == "http" else "ws")
     attributes = {"http.request.method": method, "url.path": scope.get("path", ""), "url.scheme": scheme}
     try:
-        host = b""
+        host = agent = b""
         for name, value in scope.get("headers", ()):
             if name == b"host":
                 host = value
+                if agent:
+                    break
             elif name == b"user-agent":
-                attributes["user_agent.original"] = value[:MAX_TEXT].decode("latin-1")
+                agent = value
+                if host:
+                    break
+        if agent:
+            attributes["user_agent.original"] = agent[:MAX_TEXT].decode("latin-1")
         address, port = parse_host(host)
         if not address and scope.get("server"):
             address, port = scope["server"]
