@@ -154,11 +154,12 @@ def _caller(scope: Scope) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
 
 def _attributes(scope: Scope, method: str) -> dict[str, Any]:
     """Return what *scope* tells about the request, as far as it is well-formed."""
-    scheme = scope.get("scheme", "http" if scope["type"] == "http" else "ws")
-    attributes = {"http.request.method": method, "url.path": scope.get("path", ""), "url.scheme": scheme}
+    get = scope.get
+    scheme = get("scheme") or ("http" if scope["type"] == "http" else "ws")
+    attributes = {"http.request.method": method, "url.path": get("path", ""), "url.scheme": scheme}
     try:
         host = agent = b""
-        for name, value in scope.get("headers", ()):
+        for name, value in get("headers", ()):
             if name == b"host":
                 host = value
                 if agent:
@@ -170,7 +171,7 @@ def _attributes(scope: Scope, method: str) -> dict[str, Any]:
         if agent:
             attributes["user_agent.original"] = agent[:MAX_TEXT].decode("latin-1")
         address, port = parse_host(host)
-        if not address and scope.get("server"):
+        if not address and get("server"):
             address, port = scope["server"]
         if address:
             attributes["server.address"] = address
@@ -178,11 +179,11 @@ def _attributes(scope: Scope, method: str) -> dict[str, Any]:
     except Exception:  # hostile bytes, or a server that takes liberties: what was found so far will do
         pass
     try:
-        if query := scope.get("query_string"):
+        if query := get("query_string"):
             attributes["url.query"] = redact_query(query[:MAX_TEXT].decode("latin-1"))
-        if client := scope.get("client"):
+        if client := get("client"):
             attributes["client.address"] = client[0]
-        if version := scope.get("http_version"):
+        if version := get("http_version"):
             attributes["network.protocol.version"] = version
         if method == "HTTP":
             attributes["http.request.method"] = "_OTHER"
