@@ -197,7 +197,7 @@ def full(seconds: int) -> None:
             newest = f"{seconds - 1}/{SPANS - 1}"
             if largest > limit or newest not in names:
                 raise Failed(f"{largest} bytes in a spool of {limit}, newest there: {newest in names}")
-    what = f"the same with a spool of 1 MiB; its files took {largest / limit:.2f} MiB at most"
+    what = f"the collector is away for {seconds:,} batches, and the spool has 1 MiB; its files took {largest / limit:.2f} MiB at most"
     row(what, True, seconds * SPANS, names, counted)
 
 
