@@ -25,7 +25,7 @@ import tracekit
 from tracekit.exporters import _sender
 from tracekit.exporters.otlp import OTLPExporter
 
-from .exporters.collector import Collector, Proxy, Silence, babble, cut, lose_answer, refuse, truncate
+from .exporters.collector import Collector, Proxy, Silence, babble, be_late, cut, lose_answer, refuse, truncate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,9 +121,9 @@ def accounted(names: Counter[str], sent: int, since: Any, ledger: Any) -> str:
 
 
 def half(seconds: int, seed: int, *, spool: bool) -> None:
-    """The collector fails half of its requests, in each of six ways."""
+    """The collector fails half of its requests, in each of seven ways."""
     rng = random.Random(seed)
-    faults = [cut, truncate, lose_answer, refuse(503), refuse(429, Retry_After="0"), babble(b"garbage")]
+    faults = [cut, truncate, lose_answer, be_late, refuse(503), refuse(429, Retry_After="0"), babble(b"garbage")]
     with (
         tempfile.TemporaryDirectory() as directory,
         Collector() as collector,

@@ -204,7 +204,12 @@ def babble(octets: bytes):
 
 
 def lose_answer(handler: Handler, _) -> None:
-    """Pass the request on, as a proxy can, and break off before the answer."""
+    """In a proxy: pass the request on, and break off before the answer."""
+    raise NotImplementedError("only a proxy can")
+
+
+def be_late(handler: Handler, _) -> None:
+    """In a proxy: pass the request on, and answer a tenth of a second later."""
     raise NotImplementedError("only a proxy can")
 
 
@@ -230,6 +235,7 @@ class Proxy(Server):
         host = target.partition("://")[2].partition("/")[0]
         self.count = 0
         self.faults = Counter()
+        self.over = threading.Event()
         lock = threading.Lock()
         proxy = self
 
@@ -240,7 +246,7 @@ class Proxy(Server):
                     proxy.count += 1
                     chosen = fault(proxy.count)
                     proxy.faults[getattr(chosen, "__name__", "pass")] += 1
-                if chosen is not None and chosen is not lose_answer:
+                if chosen not in (None, lose_answer, be_late):
                     chosen(self, None)
                     return
                 upstream = http.client.HTTPConnection(host, timeout=20)
@@ -251,6 +257,8 @@ class Proxy(Server):
                     if chosen is lose_answer:
                         cut(self, None)
                         return
+                    if chosen is be_late:
+                        proxy.over.wait(0.1)
                     kind = response.headers.get("Content-Type", "application/x-protobuf")
                     self.answer(response.status, answer, Content_Type=kind)
                 finally:
