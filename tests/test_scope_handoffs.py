@@ -499,3 +499,49 @@ async def test_a_span_ends_from_any_task(anyio_backend, exporter):
         for _ in range(3):
             group.start_soon(end)
     assert [ended.name for ended in exporter.spans].count("job") == 1
+
+
+def test_what_stands_on_a_scope_stands_on_what_has_taken_its_place():
+    # Found by random programs: a generator is stepped while its consumer holds a closed scope on top of replaced labels.
+    labels, inner, link = tracekit.use_labels(a="1"), tracekit.span("inner"), tracekit.detached()
+
+    @tracekit.traced
+    def steps():
+        yield
+
+    def close():
+        with tracekit.detached():
+            inner.__exit__(None, None, None)
+            link.__exit__(None, None, None)
+
+    with tracekit.span("outer"):
+        inner.__enter__()
+        labels.__enter__()
+    with link:
+        contextvars.copy_context().run(close)
+    generator = steps()
+    next(generator)
+    labels.__exit__(None, None, None)
+    assert tracekit.current_context() is None
+    generator.close()
+
+
+def test_a_stream_that_closes_what_it_was_made_under_leaves_nothing_current():
+    outer, inner = tracekit.span("outer"), tracekit.span("inner")
+    labels = tracekit.use_labels(b="2")
+
+    def steps():
+        with tracekit.use_span(outer):
+            inner.__exit__(None, None, None)
+        yield from ()
+
+    with outer:
+        inner.__enter__()
+    with tracekit.span("between"):
+        pass
+    with tracekit.detached(), tracekit.use_labels(a="1"):
+        labels.__enter__()
+        stream = tracekit.stream(steps())
+    assert list(stream) == []
+    labels.__exit__(None, None, None)
+    assert tracekit.current_context() is None

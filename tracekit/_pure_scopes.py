@@ -176,8 +176,14 @@ def _is_here(scope: Scope) -> bool:
 
 def _live(scope: Scope | None) -> Scope | None:
     """Return the innermost of *scope* and those under it that is still open, or that was inherited."""
-    while scope is not None and scope._closed and _is_here(scope):
-        scope = scope._prev
+    while scope is not None and scope._closed:
+        if _is_here(scope):
+            scope = scope._prev
+            continue
+        copy = _newest(scope)
+        if copy is scope or not _is_here(copy):
+            break
+        scope = copy  # what stands on a scope stands on what has taken its place here
     return scope
 
 

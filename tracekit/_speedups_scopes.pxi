@@ -254,8 +254,19 @@ cdef inline bint _is_here(Scope scope) noexcept:
 
 cdef inline Scope _live(Scope scope):
     """Return the innermost of *scope* and those under it that is still open, or that was inherited."""
-    while scope is not None and scope.closed and _is_here(scope):
-        scope = scope.prev
+    return _live_below(scope) if scope is not None and scope.closed else scope
+
+
+cdef Scope _live_below(Scope scope):
+    cdef Scope copy
+    while scope is not None and scope.closed:
+        if _is_here(scope):
+            scope = scope.prev
+            continue
+        copy = _newest(scope)
+        if copy is scope or not _is_here(copy):
+            break
+        scope = copy  # what stands on a scope stands on what has taken its place here
     return scope
 
 
