@@ -524,24 +524,3 @@ def test_what_stands_on_a_scope_stands_on_what_has_taken_its_place():
     labels.__exit__(None, None, None)
     assert tracekit.current_context() is None
     generator.close()
-
-
-def test_a_stream_that_closes_what_it_was_made_under_leaves_nothing_current():
-    outer, inner = tracekit.span("outer"), tracekit.span("inner")
-    labels = tracekit.use_labels(b="2")
-
-    def steps():
-        with tracekit.use_span(outer):
-            inner.__exit__(None, None, None)
-        yield from ()
-
-    with outer:
-        inner.__enter__()
-    with tracekit.span("between"):
-        pass
-    with tracekit.detached(), tracekit.use_labels(a="1"):
-        labels.__enter__()
-        stream = tracekit.stream(steps())
-    assert list(stream) == []
-    labels.__exit__(None, None, None)
-    assert tracekit.current_context() is None
