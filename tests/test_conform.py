@@ -356,6 +356,7 @@ async def forget(service, scope, receive, send):
 
 
 async def fail(service, scope, receive, send):
+    await receive()  # a server that closes with the request unread resets the connection, answer and all
     raise ZeroDivisionError
 
 
