@@ -305,6 +305,13 @@ def test_retry_after_is_bounded(value, seconds):
     assert _retry_after(value) == seconds
 
 
+def test_a_collector_that_asks_for_no_wait_at_all_is_not_asked_in_a_tight_loop(monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 1.0)
+    with Collector(*[refuse(503, Retry_After="0")] * 1000) as collector:
+        reason(exporter(collector, timeout_s=0.4))
+        assert len(collector.headers) == 1
+
+
 def test_waits_grow_and_are_never_alike():
     waits = [[backoff.next_s() for _ in range(40)] for backoff in (_sender.Backoff(1.0), _sender.Backoff(1.0))]
     assert waits[0] != waits[1]

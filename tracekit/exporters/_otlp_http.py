@@ -82,7 +82,8 @@ class HttpTransport:
             try:
                 return self._answer(response, _read(response, deadline))
             finally:
-                response.drain_conn() if response.length_remaining == 0 else response.close()
+                if response.length_remaining != 0:  # not read to its end, or chunked: what follows is not known
+                    response.close()
                 response.release_conn()
         except (http.HTTPError, OSError, ValueError) as error:
             return _failed(error, self.url)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._otlp_answers import Answer
     from ._outbox import Batch, Outbox
 
-__all__ = ["Backoff", "Sender"]
+__all__ = ["Backoff", "Sender", "say_rejected"]
 
 _FIRST_S, _LONGEST_S = 1.0, 60.0
 _LOOK_AGAIN_S = 5.0  # other processes put and give up batches without a word
@@ -31,12 +31,12 @@ class Backoff:
         self._longest_s = longest_s
         self._failures = 0
 
-    def next_s(self) -> float:
-        """Return the next wait."""
+    def next_s(self, at_least_s: float | None = None) -> float:
+        """Return the next wait; a collector that asks for none at all, again and again, is not obeyed."""
         wait_s = min(self._longest_s, _FIRST_S * 2.0 ** min(self._failures, 30))
         self._failures += 1
         # Not from the random module: what a program that has seeded it gets next is not ours to change.
-        return wait_s * (256 + os.urandom(1)[0]) / 512
+        return max(at_least_s or 0.0, wait_s * (256 + os.urandom(1)[0]) / 512)
 
     def reset(self) -> None:
         """Begin anew, after a success."""
@@ -133,14 +133,21 @@ class Sender:
         if answer.outcome == "later":
             self._notices.say("warning", answer.reason[:80], "%s; spans wait in the spool", answer.reason)
             self._outbox.give_back(batch)
-            return self._backoff.next_s() if answer.after_s is None else answer.after_s
+            return self._backoff.next_s(answer.after_s)
         self._backoff.reset()
         if answer.outcome == "refused":
             self._notices.say("error", answer.reason[:80], "%d spans lost: %s", batch.spans, answer.reason)
             self._outbox.rejected(batch)
             return None
-        if answer.rejected:
-            message = "the collector rejected %d of %d spans: %s"
-            self._notices.say("warning", answer.reason[:80], message, answer.rejected, batch.spans, answer.reason)
-        self._outbox.sent(batch, rejected=answer.rejected)
+        self._outbox.sent(batch, rejected=say_rejected(self._notices, answer, batch.spans))
         return None
+
+
+def say_rejected(notices: Notices, answer: Answer, spans: int) -> int:
+    """Say what the collector has against a request of *spans* that it took; return how many of them it rejected."""
+    if answer.rejected:
+        message = "the collector rejected %d of %d spans: %s"
+        notices.say("warning", answer.reason[:80], message, answer.rejected, spans, answer.reason)
+    elif answer.reason:
+        notices.say("warning", answer.reason[:80], "the collector says: %s", answer.reason)
+    return min(answer.rejected, spans)

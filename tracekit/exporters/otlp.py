@@ -21,7 +21,7 @@ from ._otlp_answers import Answer
 from ._otlp_json import encode_spans_as_json
 from ._otlp_settings import DEFAULTS, check_headers, endpoint_of, otlp_settings, without_secrets
 from ._outbox import Ledger, Outbox
-from ._sender import Backoff, Sender
+from ._sender import Backoff, Sender, say_rejected
 from ._sqlite_file import StoreError
 
 if TYPE_CHECKING:
@@ -185,27 +185,18 @@ class OTLPExporter:
         while True:
             answer = self._send(*packed, max(0.1, deadline - time.monotonic()))
             if answer.outcome == "taken":
-                return self._rejected(answer, count)
-            wait_s = backoff.next_s() if answer.after_s is None else answer.after_s
+                return say_rejected(self._notices, answer, count)
+            wait_s = backoff.next_s(answer.after_s)
             is_over = answer.outcome == "refused" or answer.is_lasting or time.monotonic() + wait_s >= deadline
             if is_over or self._is_late.wait(wait_s):
                 raise DeliveryError(answer.reason)
-
-    def _rejected(self, answer: Answer, count: int) -> int:
-        if answer.rejected:
-            message = "the collector rejected %d of %d spans: %s"
-            self._notices.say("warning", answer.reason[:80], message, answer.rejected, count, answer.reason)
-        elif answer.reason:
-            self._notices.say("warning", answer.reason[:80], "the collector says: %s", answer.reason)
-        return min(answer.rejected, count)
 
     def _packed(self, body: bytes) -> tuple[bytes, str, str]:
         content_type = "application/json" if self.protocol == "http/json" else "application/x-protobuf"
         if self.compression == "none" or self.protocol == "grpc":  # which compresses by itself
             return body, content_type, ""
-        packer = zlib.compressobj(
-            1, zlib.DEFLATED, 31
-        )  # 31: as gzip; a quick level, in a thread of the program's process
+        # Level 1: it is the program's own processor. 31: with the header of gzip.
+        packer = zlib.compressobj(1, zlib.DEFLATED, 31)
         return packer.compress(body) + packer.flush(), content_type, "gzip"
 
     def _send_batch(self, batch: Batch) -> Answer:
