@@ -438,8 +438,10 @@ class Span:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        scope = None if self._scope is None else self._scope()
-        self._scope = self._outer.pop() if self._outer else None
+        scope = None
+        while scope is None and self._scope is not None:  # one whose Context is gone has gone with it
+            scope = self._scope()
+            self._scope = self._outer.pop() if self._outer else None
         if scope is not None:
             scope._close()
         if exc is not None and self.is_recording:

@@ -145,13 +145,14 @@ class Scope:
         return context
 
     def _held_span(self) -> Span | None:
-        if self._generation != generation():
+        # Not recursive: labels may be thousands deep.
+        scope: Scope | None = self
+        while scope is not None and scope._generation == generation() and scope._kind == LABELS:
+            scope = _live(scope._prev)
+        if scope is None or scope._generation != generation():
             return None
-        if self._kind == LABELS:
-            prev = _live(self._prev)
-            return None if prev is None else prev._held_span()
-        span = self._span() if isinstance(self._span, weakref.ref) else self._span
-        return None if self._kind == LINKED and span is not None and span.ended else span
+        span = scope._span() if isinstance(scope._span, weakref.ref) else scope._span
+        return None if scope._kind == LINKED and span is not None and span.ended else span
 
 
 def _with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
