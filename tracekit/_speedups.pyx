@@ -22,15 +22,15 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from contextvars import ContextVar as _ContextVar
 from types import MappingProxyType as _MappingProxyType
 
-from ._attributes import (
+from ._core.attributes import (
     CANCELLED_KEY as _CANCELLED_KEY,
     MISSING as _MISSING,
     clean as _clean_value,
     int_text as _int_text,
 )
-from ._errors import FormatError as _FormatError, bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
-from ._outcome import close_with as _close_with, exception_attributes as _exception_attributes
-from ._records import (
+from ._core.errors import FormatError as _FormatError, bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
+from ._core.outcome import close_with as _close_with, exception_attributes as _exception_attributes
+from ._core.records import (
     DEFAULT_LIMITS as _DEFAULT_LIMITS,
     KINDS as _KINDS,
     NO_ATTRIBUTES as _NO_ATTRIBUTES,
