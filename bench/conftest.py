@@ -10,9 +10,9 @@ import pytest
 import tracekit
 from tracekit import _current
 from tracekit._core import span as _pure
+from tracekit._core.buffer import buffer
 from tracekit._core.labels import NO_LABELS, make_labels, parse_labels
 from tracekit._core.tracestate import TraceState, make_state
-from tracekit._core.twin import buffer
 
 from .contender_tracekit import NullExporter
 

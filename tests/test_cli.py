@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import tracekit
-from tracekit._core.twin import NO_EXTENSIONS
+from tracekit._core import NO_EXTENSIONS
 from tracekit._render import cells
 from tracekit.cli.main import main
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoredSpan, StoredTrace

@@ -8,7 +8,7 @@ import pytest
 
 from tracekit import _propagation, wire
 from tracekit._core import span as _pure
-from tracekit._core.twin import collect
+from tracekit._core.codecs import collect
 
 from . import fuzz
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tracekit import FormatError, Labels, TraceState
 from tracekit._core import span as _pure
-from tracekit._core.twin import IMPLEMENTATION
+from tracekit._core.codecs import IMPLEMENTATION
 
 from .vectors import BAD_STATES, BAD_TRACEPARENTS, BAGGAGE, GOOD_STATES, GOOD_TRACEPARENTS, SPAN_ID, TRACE_ID, TWINS
 

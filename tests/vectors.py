@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tracekit import _current
 from tracekit._core import span as _pure
+from tracekit._core.codecs import IMPLEMENTATION
 from tracekit._core.labels import NO_LABELS, make_labels, parse_labels
 from tracekit._core.tracestate import TraceState, make_state
-from tracekit._core.twin import IMPLEMENTATION
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -1,11 +1,17 @@
 """Tracing for asynchronous Python: a trace that follows your work, over every hand-off, to any backend."""
 
+from ._core import IS_COMPILED as _IS_COMPILED  # first: it chooses between the compiled files and their sources
+
+# isort: split
 from ._configure import Exporter, configure, flush, shutdown, statistics
+from ._core.codecs import IMPLEMENTATION
+from ._core.context import Link, SpanContext
 from ._core.errors import FormatError
 from ._core.labels import Labels
-from ._core.records import Account, Event, Limits, Link, Statistics, Status
+from ._core.records import Account, Event, Limits, Statistics, Status
+from ._core.scopes import current_context, current_span
+from ._core.span import ROOT, Span, span
 from ._core.tracestate import TraceState
-from ._core.twin import IMPLEMENTATION, ROOT, Span, SpanContext, current_context, current_span, span
 from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
 from ._handoffs.by_hand import Snapshot, capture, detached, wrap
 from ._handoffs.delivery import Delivery

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import _propagation
 from ._core.attributes import MISSING, clean
 from ._core.records import Limits, Statistics
-from ._core.twin import Tracer, after_fork, current_context, set_tracer
+from ._core.scopes import current_context
+from ._core.span import after_fork, set_tracer
+from ._core.tracer import Tracer
 from ._current import use_context
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._core.twin import Span, SpanContext
+    from ._core.context import SpanContext
+    from ._core.span import Span
     from ._export.pipeline import Pipeline
     from .wire import Format
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._core.twin import Span, SpanContext, ids_of
+from ._core.context import SpanContext, ids_of
+from ._core.span import Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

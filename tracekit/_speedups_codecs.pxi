@@ -112,12 +112,12 @@ cdef inline bint _is_state_value(const uint8_t* chars, Py_ssize_t size) noexcept
     return 0 < size <= 256 and chars[size - 1] != c" " and _all(chars, size, STATE_VALUE)
 
 
-def count_tracestate(str text not None):
+cpdef int count_tracestate(str text) noexcept:
     """Return how many members a ``tracestate`` value has, or -1 if it breaks the Level 2 grammar or has more than 32.
 
     https://www.w3.org/TR/trace-context-2/#tracestate-header
     """
-    return _count_tracestate(text)
+    return -1 if text is None else _count_tracestate(text)
 
 
 cdef int _count_tracestate(str text) noexcept:
@@ -165,6 +165,16 @@ def is_label_key(str key not None):
     """Tell whether *key* is an RFC 7230 token, which is what a label's key must be."""
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(key)
     return size > 0 and PyUnicode_IS_ASCII(key) and _all(<const uint8_t*>PyUnicode_DATA(key), size, TOKEN)
+
+
+cpdef str strip_space(str text):
+    """Return *text* without spaces and tabs around it; mostly *text* itself."""
+    cdef Py_ssize_t size = 0 if text is None else PyUnicode_GET_LENGTH(text)
+    if size and PyUnicode_IS_ASCII(text):
+        if not _is_space((<const uint8_t*>PyUnicode_DATA(text))[0]):
+            if not _is_space((<const uint8_t*>PyUnicode_DATA(text))[size - 1]):
+                return text
+    return text.strip(" \t")
 
 
 cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) noexcept:
@@ -379,9 +389,9 @@ cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
     return (key, text, () if properties is None else tuple(properties))
 
 
-def check_baggage(str text not None):
+cpdef int check_baggage(str text) noexcept:
     """Return how many members a ``baggage`` value has, or -1 if any of it would have to be left out or put right."""
-    return _check_baggage(text)
+    return -1 if text is None else _check_baggage(text)
 
 
 cdef int _check_baggage(str text) noexcept:
@@ -540,7 +550,7 @@ cdef uint8_t* _write_pair(str name, str value, uint8_t* out, uint8_t plain) exce
     return _escape(octets, size, out + 1, plain)
 
 
-def collect(carrier, tuple names not None):
+cpdef list collect(object carrier, tuple names):
     """Return what *carrier* holds under each of *names*: None, a text, or a list of texts where it came several times.
 
     A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or
@@ -787,13 +797,13 @@ cdef bint _keep(dict found, str name, object value, Py_ssize_t* room) except -1:
     return True
 
 
-def put(carrier, str name not None, str text):
+cpdef int put(object carrier, str name, str text) except -1:
     """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None takes it out.
 
     What stood there under *name* in any case goes: two ``traceparent`` headers are none. A list of
     bytes pairs gets bytes.
     """
-    _put(carrier, name, text)
+    return _put(carrier, name, text)
 
 
 cdef int _put(carrier, str name, str text) except -1:

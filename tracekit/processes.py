@@ -30,8 +30,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from ._configure import record_for_parent, statistics, tracer_in_use
-from ._core.records import DEFAULT_LIMITS, Limits, Link, Status
-from ._core.twin import Tracer, buffer, current_span, restore_span
+from ._core.buffer import buffer
+from ._core.context import Link
+from ._core.records import DEFAULT_LIMITS, Limits, Status
+from ._core.scopes import current_span
+from ._core.span import restore_span
+from ._core.tracer import Tracer
 from ._handoffs.by_hand import Place, at, detached, place
 from ._propagation import DEFAULT_FORMATS, environ_of, formats
 
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from multiprocessing.context import BaseContext
 
-    from ._core.twin import Span
+    from ._core.span import Span
     from .wire import Format
 
 __all__ = ["ProcessPoolExecutor", "environ", "pack"]

@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .twin import Span
+    from .span import Span
 
 __all__ = ["close_with", "exception_attributes"]
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .twin import SpanContext
-
 __all__ = [
     "DEFAULT_LIMITS",
     "KINDS",
@@ -18,7 +16,6 @@ __all__ = [
     "Account",
     "Event",
     "Limits",
-    "Link",
     "Statistics",
     "Status",
 ]
@@ -34,13 +31,6 @@ class Event(NamedTuple):
 
     name: str
     time_ns: int
-    attributes: Mapping[str, Any] = NO_ATTRIBUTES
-
-
-class Link(NamedTuple):
-    """A pointer from a span to another one that caused it without being its parent."""
-
-    context: SpanContext
     attributes: Mapping[str, Any] = NO_ATTRIBUTES
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._core.errors import clip
+from .._core.otlp import encode_spans
 from .._core.records import Account
-from .._core.twin import encode_spans
 from .._environment import say
 from .._export.notices import Notices
 from ._otlp.answers import Answer
@@ -27,7 +27,7 @@ from ._sqlite.file import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from .._core.twin import Span
+    from .._core.span import Span
     from ._otlp.outbox import Batch
 
 __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", "encode_spans_as_json"]

@@ -15,8 +15,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._core.records import Account
+from .._core.span import retrace
 from .._core.tracestate import make_state
-from .._core.twin import retrace
 from .._export.notices import Notices
 from .._sampling import Ratio, randomness, threshold_text
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .._configure import Exporter
+    from .._core.span import Span
     from .._core.tracestate import TraceState
-    from .._core.twin import Span
 
 __all__ = ["TailSampler"]
 

@@ -23,11 +23,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .._core.codecs import collect, parse_decimal, parse_hex, put
+from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from .._core.twin import collect, ids_of, make_remote, parse_decimal, parse_hex, put
 
 if TYPE_CHECKING:
-    from .._core.twin import SpanContext
+    from .._core.context import SpanContext
 
 __all__ = ["DATADOG"]
 

@@ -24,22 +24,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.errors import FormatError
-from .._core.labels import Labels
-from .._core.twin import (
+from .._core.codecs import (
     MAX_LABEL_BYTES,
     Sieve,
-    SpanContext,
     collect,
     escape_label,
-    ids_of,
     is_label_key,
     join_baggage,
-    make_remote,
     parse_hex,
     put,
     unescape_label,
 )
+from .._core.context import SpanContext, ids_of, make_remote
+from .._core.errors import FormatError
+from .._core.labels import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
