@@ -3,7 +3,7 @@
 from ._core import IS_COMPILED as _IS_COMPILED  # first: it chooses between the compiled files and their sources
 
 # isort: split
-from ._configure import Exporter, configure, flush, shutdown, statistics
+from ._configure import configure, flush, shutdown, statistics
 from ._core.codecs import IMPLEMENTATION
 from ._core.context import Link, SpanContext
 from ._core.errors import FormatError
@@ -13,6 +13,7 @@ from ._core.scopes import current_context, current_span
 from ._core.span import ROOT, Span, span
 from ._core.tracestate import TraceState
 from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
+from ._export.exporter import Exporter
 from ._handoffs.by_hand import Snapshot, capture, detached, wrap
 from ._handoffs.delivery import Delivery
 from ._handoffs.hooks import install_hooks, remove_hooks

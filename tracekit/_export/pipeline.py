@@ -24,8 +24,8 @@ from .notices import Notices, log
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .._configure import Exporter
     from .._core.span import Span
+    from .exporter import Exporter
 
 __all__ = ["Pipeline"]
 
