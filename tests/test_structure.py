@@ -24,8 +24,11 @@ REPOSITORY = Path(__file__).parent.parent
 
 # From the bottom up. A module may import what stands in a line above its own, and nothing beside or below it.
 LAYERS = [
-    ["_version", "_errors", "_render"],
-    ["_records", "_attributes", "_outcome", "_notices"],
+    ["_version", "_errors", "_render", "_guard"],
+    ["_records", "_notices"],
+    ["_attributes"],
+    ["_stack"],
+    ["_outcome"],
     ["_pure_codecs"],
     ["_pure_context"],
     ["_pure_otlp", "_pure_scopes"],

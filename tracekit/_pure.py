@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, final
 
 from ._attributes import MISSING, clean
 from ._errors import FormatError
-from ._outcome import close_with, exception_attributes
+from ._outcome import exception_attributes, mark_recorded, outcome_of
 from ._pure_codecs import (
     MAX_LABEL_BYTES,
     MAX_LABELS,
@@ -200,7 +200,7 @@ class Root:
 
 ROOT: Final = Root()
 
-_UNSET, _OK = 0, 1
+_UNSET, _OK, _ERROR = 0, 1, 2
 
 
 @final
@@ -396,7 +396,8 @@ class Span:
             raise TypeError(f"exception must be an exception, not {type(exception).__name__}")
         items = () if attributes is None else _items(attributes)
         if self.is_recording:
-            self.add_event("exception", {**exception_attributes(exception, self.context.trace_id), **dict(items)})
+            self.add_event("exception", {**exception_attributes(exception, self._tracer.limits), **dict(items)})
+            mark_recorded(exception, self.context.trace_id)
         else:
             self._late("record_exception")
 
@@ -444,9 +445,13 @@ class Span:
             scope._close()
         if exc is not None and self.is_recording:
             try:
-                close_with(self, exc)
-            except Exception:  # never raise into the program; a status of "error" needs no more than this
-                self.set_status("error", type(exc).__name__)
+                outcome = outcome_of(exc, self.context.trace_id, self._tracer.limits.value_length)
+                for error in outcome.errors:
+                    self.record_exception(error)
+                self.set_status(outcome.code, outcome.description)
+            except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
+                if self._status != _OK:
+                    self._status = _ERROR
         if not self._ended:
             self.end()
 

@@ -29,7 +29,11 @@ from ._attributes import (
     int_text as _int_text,
 )
 from ._errors import FormatError as _FormatError, bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
-from ._outcome import close_with as _close_with, exception_attributes as _exception_attributes
+from ._outcome import (
+    exception_attributes as _exception_attributes,
+    mark_recorded as _mark_recorded,
+    outcome_of as _outcome_of,
+)
 from ._records import (
     DEFAULT_LIMITS as _DEFAULT_LIMITS,
     KINDS as _KINDS,
@@ -373,8 +377,8 @@ cdef class Span:
             raise TypeError(f"exception must be an exception, not {type(exception).__name__}")
         items = () if attributes is None else _items(attributes)
         if self.recorded and not self._ended:
-            recorded = _exception_attributes(exception, self.context.trace_id)
-            self.add_event("exception", {**recorded, **dict(items)})
+            self.add_event("exception", {**_exception_attributes(exception, self.tracer.limits), **dict(items)})
+            _mark_recorded(exception, self.context.trace_id)
         else:
             self._late("record_exception")
 
@@ -415,9 +419,13 @@ cdef class Span:
             _close(scope)
         if exc is not None and self.recorded and not self._ended:
             try:
-                _close_with(self, exc)
-            except Exception:  # never raise into the program; a status of "error" needs no more than this
-                self.set_status("error", type(exc).__name__)
+                outcome = _outcome_of(exc, self.context.trace_id, self.tracer.max_value)
+                for error in outcome.errors:
+                    self.record_exception(error)
+                self.set_status(outcome.code, outcome.description)
+            except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
+                if self._status != OK:
+                    self._status = ERROR
         if not self._ended:
             self._end(None)
 
