@@ -1,0 +1,163 @@
+"""The outcome of a span that an exception leaves: its status, and the errors to record (GUARANTEES: outcome)."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from .guard import ask, class_name
+from .stack import message_of, stack_of
+
+if TYPE_CHECKING:
+    from .records import Limits
+
+__all__ = ["Outcome", "exception_attributes", "mark_recorded", "outcome_of"]
+
+_LEAVES = 32  # errors of a group that one span records
+_PARTS = 10_000  # groups and members of groups that are looked at
+_TRACES = 16  # in which an exception is known to be recorded; several, as many tasks may await one failed future
+_HEADROOM = 64  # frames
+
+_members: Any = BaseExceptionGroup.__dict__["exceptions"].__get__
+
+
+class Outcome(NamedTuple):
+    """The status of a span that an exception leaves, and the errors in it that no span of the trace has recorded."""
+
+    code: Literal["unset", "error", "cancelled"]
+    description: str = ""
+    errors: tuple[BaseException, ...] = ()
+
+
+def outcome_of(exc: BaseException, trace_id: str, limit: int) -> Outcome:
+    """Return the outcome of a span that *exc* leaves; the description of its status has about *limit* characters.
+
+    Never raises. At the recursion limit it returns no error, so that a span further out records it.
+    """
+    if _is(exc, SystemExit) and _is_success(exc):
+        return Outcome("unset")
+    name, _ = class_name(type(exc))
+    try:
+        _recurse(_HEADROOM)
+        is_error, errors = _errors(exc, trace_id)
+    except RecursionError:
+        return Outcome("error", name)
+    if not is_error:
+        return Outcome("cancelled", name)
+    text = message_of(exc, limit)
+    return Outcome("error", f"{name}: {text}" if text else name, errors)
+
+
+def exception_attributes(exc: BaseException, limits: Limits) -> dict[str, Any]:
+    """Return the attributes of an ``exception`` event, as OpenTelemetry's semantic conventions name them.
+
+    Never raises: a message whose ``__str__`` does is empty.
+    """
+    _, name = class_name(type(exc))
+    return {
+        "exception.type": name,
+        # One character more than the limit: the span cuts it and counts that.
+        "exception.message": message_of(exc, limits.value_length + 1),
+        "exception.stacktrace": stack_of(exc, limits.stack_length),
+    }
+
+
+def _recurse(depth: int) -> None:
+    """Raise RecursionError if there is no room for *depth* frames."""
+    if depth:
+        _recurse(depth - 1)
+
+
+def _is(exc: BaseException, kind: type[BaseException]) -> bool:
+    # Not isinstance(), which asks the exception for its __class__, nor issubclass(), which asks the metaclass of kind.
+    return type.__subclasscheck__(kind, type(exc))
+
+
+def _is_success(exc: BaseException) -> bool:
+    """Tell whether the process will exit with status 0: the interpreter prints any code that is no int, and exits with 1."""
+    code = ask(_exit_code, exc, 1)
+    return code is None or (issubclass(type(code), int) and int.__eq__(code, 0))
+
+
+def _exit_code(exc: Any) -> Any:
+    return exc.code
+
+
+def _cancellations() -> tuple[type[BaseException], ...]:
+    # Looked up, not imported: a program that never loaded asyncio or trio cannot have been cancelled by it.
+    found: list[type[BaseException]] = [GeneratorExit, KeyboardInterrupt]
+    for module, name in (
+        ("asyncio.exceptions", "CancelledError"),
+        ("concurrent.futures._base", "CancelledError"),
+        ("trio", "Cancelled"),
+    ):
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None:
+            found.append(kind)
+    return tuple(found)
+
+
+def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseException, ...]]:
+    """Tell whether *exc* is more than cancellations; return its first unrecorded errors too, each once, in order."""
+    cancellations = _cancellations()
+    errors: list[BaseException] = []
+    is_error = is_cancelled = False
+    left = _PARTS
+    # Not recursive, and each part once: groups may be thousands deep, or hold themselves many times over.
+    waiting, seen = [exc], {id(exc)}
+    while waiting and len(errors) < _LEAVES:
+        part = waiting.pop()
+        if _is(part, BaseExceptionGroup):
+            members = _members(part)[:left]
+            left -= len(members)
+            for inner in reversed(members):
+                if id(inner) not in seen:
+                    seen.add(id(inner))
+                    waiting.append(inner)
+        elif any(_is(part, kind) for kind in cancellations):
+            is_cancelled = True
+        else:
+            is_error = True
+            if not _is_recorded(part, trace_id):
+                errors.append(part)
+    return is_error or not is_cancelled, tuple(errors)
+
+
+# The traces that have recorded an exception, which takes that along over tasks, threads and groups. Kept beside it, as
+# text made of vars(exc) gives it away, and pickles grow by it; no lock guards it, as a signal handler may need it.
+_marks: dict[int, tuple[weakref.ref[BaseException], tuple[int, ...]]] = {}
+# Built-in exceptions take no weak reference: they carry the numbers, which mean nothing outside of this process.
+_ATTRIBUTE = "__tracekit_trace__"
+
+
+def mark_recorded(exc: BaseException, trace_id: str) -> None:
+    """Have ``outcome_of`` leave out *exc* from now on in the trace *trace_id*."""
+    traces = (*_traces(exc), hash(trace_id))[-_TRACES:]
+    key = id(exc)
+    try:
+        _marks[key] = weakref.ref(exc, lambda _: _marks.pop(key, None)), traces
+    except TypeError:
+        # Another __setattr__ might raise when it gets the numbers at unpickling: then every span records the exception.
+        if ask(_setattr, type(exc)) is BaseException.__setattr__:
+            object.__setattr__(exc, _ATTRIBUTE, traces)
+
+
+def _is_recorded(exc: BaseException, trace_id: str) -> bool:
+    return hash(trace_id) in _traces(exc)
+
+
+def _traces(exc: BaseException) -> tuple[int, ...]:
+    mark = _marks.get(id(exc))
+    if mark is not None and mark[0]() is exc:
+        return mark[1]
+    traces = ask(_attribute, exc)
+    return traces if type(traces) is tuple else ()
+
+
+def _attribute(exc: BaseException) -> Any:
+    return object.__getattribute__(exc, _ATTRIBUTE)
+
+
+def _setattr(kind: Any) -> Any:
+    return kind.__setattr__
