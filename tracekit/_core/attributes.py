@@ -71,11 +71,13 @@ def clean(value: object, limit: int) -> tuple[Any, int]:
 
 
 def pruned(value: object, limit: int) -> Any:
-    """Return a copy of *value* with about *limit* characters and elements, or ``MISSING`` if it has no more than those.
+    """Return a copy of *value* that makes about *limit* characters of text, or ``MISSING`` if *value* itself does.
 
-    For making text of a value that may be large: texts, bytes, sequences and mappings are cut, other objects kept.
+    Texts, bytes, sequences and mappings are cut, other objects are kept.
     """
-    cleaner = _Cleaner(limit, limit, limit, converts=False)
+    cleaner = _Cleaner(
+        limit, limit // 3 + 1, limit, converts=False
+    )  # the repr of an element has three characters: "1, "
     copy = cleaner.element(value, 3 * _DEPTH)
     return copy if cleaner.cuts else MISSING
 

@@ -17,7 +17,7 @@ __all__ = ["Outcome", "exception_attributes", "mark_recorded", "outcome_of"]
 _LEAVES = 32  # errors of a group that one span records
 _PARTS = 10_000  # groups and members of groups that are looked at
 _TRACES = 16  # in which an exception is known to be recorded; several, as many tasks may await one failed future
-_HEADROOM = 64  # frames
+_HEADROOM = 100  # frames that recording an error may take
 
 _members: Any = BaseExceptionGroup.__dict__["exceptions"].__get__
 
@@ -39,8 +39,9 @@ def outcome_of(exc: BaseException, trace_id: str, limit: int) -> Outcome:
         return Outcome("unset")
     name, _ = class_name(type(exc))
     try:
-        _recurse(_HEADROOM)
         is_error, errors = _errors(exc, trace_id)
+        if errors:
+            _recurse(_HEADROOM)
     except RecursionError:
         return Outcome("error", name)
     if not is_error:
@@ -55,12 +56,9 @@ def exception_attributes(exc: BaseException, limits: Limits) -> dict[str, Any]:
     Never raises: a message whose ``__str__`` does is empty.
     """
     _, name = class_name(type(exc))
-    return {
-        "exception.type": name,
-        # One character more than the limit: the span cuts it and counts that.
-        "exception.message": message_of(exc, limits.value_length + 1),
-        "exception.stacktrace": stack_of(exc, limits.stack_length),
-    }
+    message = message_of(exc, limits.value_length + 1)  # one more than the limit: the span cuts it and counts that
+    stack = stack_of(exc, message[: limits.value_length], limits.stack_length)
+    return {"exception.type": name, "exception.message": message, "exception.stacktrace": stack}
 
 
 def _recurse(depth: int) -> None:
@@ -101,8 +99,8 @@ def _cancellations() -> tuple[type[BaseException], ...]:
 def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseException, ...]]:
     """Tell whether *exc* is more than cancellations; return its first unrecorded errors too, each once, in order."""
     cancellations = _cancellations()
+    verdicts: dict[int, bool] = {}  # whether a class is a cancellation, by its id: its metaclass may define __hash__
     errors: list[BaseException] = []
-    is_error = is_cancelled = False
     left = _PARTS
     # Not recursive, and each part once: groups may be thousands deep, or hold themselves many times over.
     waiting, seen = [exc], {id(exc)}
@@ -111,17 +109,17 @@ def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseExceptio
         if _is(part, BaseExceptionGroup):
             members = _members(part)[:left]
             left -= len(members)
-            for inner in reversed(members):
-                if id(inner) not in seen:
-                    seen.add(id(inner))
-                    waiting.append(inner)
-        elif any(_is(part, kind) for kind in cancellations):
-            is_cancelled = True
-        else:
-            is_error = True
-            if not _is_recorded(part, trace_id):
-                errors.append(part)
-    return is_error or not is_cancelled, tuple(errors)
+            for member in reversed(members):
+                if id(member) not in seen:
+                    seen.add(id(member))
+                    waiting.append(member)
+            continue
+        kind = id(type(part))
+        if kind not in verdicts:
+            verdicts[kind] = any(_is(part, cancellation) for cancellation in cancellations)
+        if not verdicts[kind] and not _is_recorded(part, trace_id):
+            errors.append(part)
+    return not (verdicts and all(verdicts.values())), tuple(errors)
 
 
 # The traces that have recorded an exception, which takes that along over tasks, threads and groups. Kept beside it, as

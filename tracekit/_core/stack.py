@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .attributes import MISSING, Bounded, pruned
 from .guard import ask, class_name, plain_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 __all__ = ["message_of", "stack_of"]
@@ -22,9 +22,9 @@ __all__ = ["message_of", "stack_of"]
 # Bounds on the text of one exception.
 _EXCEPTIONS = 32  # formatted: causes, contexts, and members of groups
 _CHAIN = 1_000  # causes and contexts counted
-_FRAMES = 64  # formatted for each exception: the innermost ...
-_OUTERMOST = 8  # ... and then so many of the outermost
-_WALK = 50_000  # frames counted for each exception
+_FRAMES = 64  # formatted for each exception, from the innermost on ...
+_OUTERMOST = 8  # ... and so many more, from the outermost on
+_WALK = 10_000  # frames counted
 _MEMBERS = 15  # formatted for each group, as traceback does
 _DEPTH = 4  # levels of groups within groups
 _NOTES = 16  # for each exception
@@ -33,6 +33,7 @@ _SOURCE = 512 * 1024  # octets of source newly read
 _NAME = 512  # characters of the name of a file or a function
 _LINE = 512  # characters of a source line
 _LEAST = 512  # characters that must be left to begin with another exception
+_RESERVE = 256  # characters for the lines that name the root and count the exceptions between
 
 _HEADER = "Traceback (most recent call last):\n"
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -51,60 +52,70 @@ def message_of(exc: BaseException, limit: int) -> str:
     """Return ``str(exc)``, cut to *limit* characters; empty if that raises."""
     method = ask(_str_method, type(exc))
     if method is BaseException.__str__ or method is KeyError.__str__:
-        # These make text of all arguments, however large.
-        args = pruned(_args(exc), limit)
-        if args is not MISSING:
-            method = repr if len(args) > 1 or method is KeyError.__str__ else str
-            return plain_text(ask(method, args if len(args) > 1 else args[0]), limit)
+        args = _args(exc)
+        if len(args) != 1:
+            return _text(args, limit) if args else ""
+        return _text(args[0], limit, str if method is BaseException.__str__ else repr)
     return plain_text(ask(str, exc), limit)
+
+
+def _text(value: Any, limit: int, make: Callable[[Any], str] = str) -> str:
+    """Return the text that *make* makes of *value*, cut to *limit*. A large value is cut before."""
+    smaller = pruned(value, limit)
+    return plain_text(ask(make, value if smaller is MISSING else smaller), limit)
 
 
 def _str_method(kind: Any) -> Any:
     return kind.__str__
 
 
-def stack_of(exc: BaseException, limit: int) -> Bounded:
-    """Return the stack trace of *exc* and of its causes in at most *limit* characters.
+def stack_of(exc: BaseException, message: str, limit: int) -> Bounded:
+    """Return the stack trace of *exc*, whose message is *message*, and of its causes in at most *limit* characters.
 
-    The end is kept: *exc* with its innermost frames. A line in brackets counts what was left out before it.
+    The end is kept: *exc* with its innermost frames. Lines in brackets count the frames and causes left out.
     """
     stack = _Stack()
-    text = stack.chain(exc, limit, _DEPTH)
+    stack.messages[id(exc)] = message
+    text = stack.chain(exc, limit - min(_RESERVE, limit // 4), _DEPTH)
     bounded = Bounded(text[-limit:] if limit else "")
-    bounded.cuts = stack.cuts + (len(text) > limit)
+    bounded.cuts = int(stack.is_cut or len(text) > limit)
     return bounded
 
 
 class _Stack:
     """A stack trace being formatted, and what is left of its bounds."""
 
-    __slots__ = ("cuts", "exceptions", "files", "octets", "seen")
+    __slots__ = ("exceptions", "files", "is_cut", "lines", "messages", "octets", "seen", "texts", "walk")
 
     def __init__(self) -> None:
-        self.cuts = 0
+        self.is_cut = False
         self.exceptions = _EXCEPTIONS
+        self.walk = _WALK
         self.files = _FILES
         self.octets = _SOURCE
+        self.lines: dict[str, list[str]] = {}
+        self.messages: dict[int, str] = {}
+        self.texts: dict[tuple[int, int], str] = {}
         self.seen: set[int] = set()
 
     def chain(self, exc: BaseException, room: int, depth: int) -> str:
         """Return *exc* and its causes, the root first, in about *room* characters. The nearest are kept, and the root."""
-        links = self.links(exc)
+        links, are_all = self.links(exc)
         blocks: list[str] = []
         for number, (link, relation) in enumerate(links):
             if number and (self.exceptions <= 0 or room < _LEAST):
-                self.cuts += 1
-                left_out = len(links) - number - 1
-                at_least = "at least " if len(links) >= _CHAIN else ""
-                blocks.append(f"{relation}[{at_least}{left_out} exceptions left out]\n" if left_out else relation)
-                blocks.append(_headline(links[-1][0], room // 2))
+                self.is_cut = True
+                count = f"{len(links) - number - are_all}{'' if are_all else ' or more'}"
+                blocks.append(relation if count == "0" else f"\n[{count} exceptions left out]\n{relation}")
+                if are_all:
+                    blocks.append(self.headline(links[-1][0], max(room // 2, 0)))
                 break
             blocks.append(self.one(link, room - len(relation), depth) + relation)
             room -= len(blocks[-1])
         return "".join(reversed(blocks))
 
-    def links(self, exc: BaseException) -> list[tuple[BaseException, str]]:
-        """Return *exc* and its causes, the nearest first, each with the text between it and its effect."""
+    def links(self, exc: BaseException) -> tuple[list[tuple[BaseException, str]], bool]:
+        """Return *exc* and its causes, the nearest first, each with the text between it and its effect; and if all are."""
         links: list[tuple[BaseException, str]] = []
         following: BaseException | None = exc
         relation = ""
@@ -117,12 +128,12 @@ class _Stack:
             else:
                 following = None if _is_context_hidden(following) else _context(following)
                 relation = _CONTEXT
-        return links
+        return links, following is None or id(following) in self.seen
 
     def one(self, exc: BaseException, room: int, depth: int) -> str:
         """Return the frames of *exc* and its last line, without its causes."""
         self.exceptions -= 1
-        last = _headline(exc, room // 2)
+        last = self.headline(exc, max(room // 2, 0))
         room -= len(last)
         members = ""
         if issubclass(type(exc), BaseExceptionGroup):
@@ -134,7 +145,7 @@ class _Stack:
         blocks: list[str] = []
         for number, member in enumerate(members, 1):
             if number > _MEMBERS or depth == 0 or self.exceptions <= 0 or room < _LEAST:
-                self.cuts += 1
+                self.is_cut = True
                 blocks.append(f"  | [{len(members) - number + 1} exceptions left out]\n")
                 break
             share = room // min(len(members) - number + 1, 2)
@@ -152,7 +163,8 @@ class _Stack:
         last: deque[TracebackType] = deque(maxlen=_FRAMES)
         count = 0
         following: TracebackType | None = traceback
-        while following is not None and count < _WALK:
+        while following is not None and self.walk:
+            self.walk -= 1
             if count < _OUTERMOST:
                 first.append(following)
             last.append(following)
@@ -176,34 +188,57 @@ class _Stack:
         left_out = count - len(inner) - len(outer)
         between = f"  [{left_out} frames left out]\n" if left_out else ""
         deeper = "" if following is None else "  [deeper frames left out]\n"
-        self.cuts += bool(left_out or deeper)
+        self.is_cut |= bool(left_out or deeper)
         return _HEADER + "".join(outer) + between + "".join(reversed(inner)) + deeper
 
     def frame(self, entry: TracebackType) -> str:
-        code = entry.tb_frame.f_code
-        number = entry.tb_lineno
-        text = f'  File "{code.co_filename[-_NAME:]}", line {number}, in {code.co_name[:_NAME]}\n'
-        line = self.line(code.co_filename, number, entry.tb_frame.f_globals)
-        return f"{text}    {line}\n" if line else text
+        frame, number = entry.tb_frame, entry.tb_lineno or 0
+        key = id(frame.f_code), number
+        if key in self.texts:
+            return self.texts[key]
+        filename = str.__str__(frame.f_code.co_filename)
+        text = f'  File "{filename[-_NAME:]}", line {number}, in {plain_text(frame.f_code.co_name, _NAME)}\n'
+        lines = self.source(filename, frame.f_globals)
+        line = plain_text(lines[number - 1], _LINE).strip() if 0 < number <= len(lines) else ""
+        if line:
+            text += f"    {line}\n"
+        self.texts[key] = text
+        return text
 
-    def line(self, filename: str, number: int | None, module: dict[str, Any]) -> str:
-        """Return a line of source; empty if it is not found, or if enough files have been read."""
-        if number is None or filename.startswith("<"):
-            return ""
+    def source(self, filename: str, module: dict[str, Any]) -> list[str]:
+        """Return the lines of a source file; none if it is not found, or if enough files have been read."""
+        lines = self.lines.get(filename)
+        if lines is not None:
+            return lines
         import linecache  # costs milliseconds to import, and is needed only where something failed
 
-        try:
-            if filename not in linecache.cache:
-                if self.files == 0:
-                    return ""
-                self.files -= 1
-                self.octets -= _size(filename)
-                if self.octets < 0:
-                    self.files = 0
-                    return ""
-            return linecache.getline(filename, number, module)[:_LINE].strip()
-        except Exception:  # a loader of the program's may raise anything
-            return ""
+        lines = []
+        if filename not in linecache.cache:
+            self.files -= 1
+            self.octets -= _size(filename)
+        if self.files >= 0 and self.octets >= 0:
+            try:
+                lines = list(linecache.getlines(filename, module))
+            except Exception:  # a loader of the program may raise anything
+                pass
+        self.lines[filename] = lines
+        return lines
+
+    def headline(self, exc: BaseException, limit: int) -> str:
+        """Return the lines that name *exc*: its class, its message and its notes."""
+        message = self.messages.get(id(exc))
+        message = message_of(exc, limit) if message is None else message[:limit]
+        _, name = class_name(type(exc))
+        lines = [f"{name}: {message}\n" if message else f"{name}\n"]
+        limit -= len(lines[0])
+        notes = ask(_notes, exc)
+        if type(notes) is list or type(notes) is tuple:
+            for note in notes[:_NOTES]:
+                text = _text(note, max(limit, 0))
+                limit -= len(text)
+                if text:
+                    lines.append(f"{text}\n")
+        return "".join(lines)
 
 
 def _size(filename: str) -> int:
@@ -211,22 +246,6 @@ def _size(filename: str) -> int:
         return os.stat(filename).st_size
     except (OSError, ValueError):  # the source comes from a loader, or from nowhere
         return 0
-
-
-def _headline(exc: BaseException, limit: int) -> str:
-    """Return the lines that name *exc*: its class, its message and its notes."""
-    message = message_of(exc, limit)
-    _, name = class_name(type(exc))
-    lines = [f"{name}: {message}\n" if message else f"{name}\n"]
-    limit -= len(lines[0])
-    notes = ask(_notes, exc)
-    if type(notes) in (list, tuple):
-        for note in islice(notes, _NOTES):
-            text = plain_text(ask(str, note) if type(note) is not str else note, max(limit, 0))
-            limit -= len(text)
-            if text:
-                lines.append(f"{text}\n")
-    return "".join(lines)
 
 
 def _notes(exc: BaseException) -> Any:
