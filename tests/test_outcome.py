@@ -210,7 +210,7 @@ def test_causes_are_part_of_the_stack(exporter):
     assert "the cause" in span.events[0].attributes["exception.stacktrace"]
 
 
-def test_a_stack_is_bounded(exporter):
+def test_a_stack_keeps_its_innermost_frames_and_says_how_many_are_missing(exporter):
     def dive(depth):
         if depth == 0:
             raise Quiet("deep")
@@ -219,8 +219,11 @@ def test_a_stack_is_bounded(exporter):
     with pytest.raises(Quiet), tracekit.span("work") as span:
         dive(500)
     stack = span.events[0].attributes["exception.stacktrace"]
-    assert len(stack) <= tracekit.Limits().value_length
-    assert "Quiet" in stack or span.truncated_values
+    assert tracekit.Limits().value_length < len(stack) <= tracekit.Limits().stack_length
+    assert stack.endswith("Quiet: deep\n")
+    assert stack.count(", in dive\n") == 64 + 7
+    assert "  [430 frames left out]\n" in stack
+    assert span.truncated_values == 1
 
 
 def test_record_exception_by_hand_leaves_the_status_and_takes_attributes(exporter):

@@ -44,13 +44,15 @@ class Status(NamedTuple):
 class Limits(NamedTuple):
     """Bounds on what one span holds; what is cut is counted on the span.
 
-    ``value_length`` counts characters of a string or bytes value, and elements of a sequence or mapping.
+    ``value_length`` counts characters of a string or bytes value, and elements of a sequence or mapping;
+    ``stack_length`` counts characters of an exception's stack trace.
     """
 
     attributes: int = 128
     events: int = 128
     links: int = 128
     value_length: int = 4096
+    stack_length: int = 16384
 
 
 DEFAULT_LIMITS = Limits()

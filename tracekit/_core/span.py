@@ -11,7 +11,7 @@ from ..cython import cclass, compiled, final, freelist, no_gc
 from .attributes import MISSING, clean
 from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
-from .outcome import close_with, exception_attributes
+from .outcome import exception_attributes, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Status
 from .tracer import Tracer
 
@@ -82,6 +82,7 @@ _NO_LINKS: Final[tuple[Any, ...]] = ()
 if not compiled:  # places in STATUS_CODES
     UNSET: Final = 0
     OK: Final = 1
+    ERROR: Final = 2
     CANCELLED: Final = 3
 
 
@@ -333,8 +334,8 @@ class Span:
             raise TypeError(f"exception must be an exception, not {type(exception).__name__}")
         items = () if attributes is None else _items(attributes)
         if self._is_recorded and not self._has_ended:
-            recorded = exception_attributes(exception, self.context.trace_id)
-            self.add_event("exception", {**recorded, **dict(items)})
+            self.add_event("exception", {**exception_attributes(exception, self._tracer.limits), **dict(items)})
+            mark_recorded(exception, self.context.trace_id)
         else:
             self._late("record_exception")
 
@@ -371,9 +372,13 @@ class Span:
         self._leave()
         if exc is not None and self._is_recorded and not self._has_ended:
             try:
-                close_with(self, exc)
-            except Exception:  # never raise into the program; a status of "error" needs no more than this
-                self.set_status("error", type(exc).__name__)
+                outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value)
+                for error in outcome.errors:
+                    self.record_exception(error)
+                self.set_status(outcome.code, outcome.description)
+            except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
+                if self._status != OK:
+                    self._status = ERROR
         if not self._has_ended:
             self._end(None)
 

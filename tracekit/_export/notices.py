@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._core.errors import clip
+from .._core.log import log
 
 __all__ = ["Notices", "log", "one_line"]
 
@@ -37,16 +38,6 @@ class Notices:
             type(error).__name__,
             one_line(text),
         )
-
-
-def log(level: str, message: str, *arguments: object) -> None:
-    """Log *message*; nothing that a handler raises comes back."""
-    import logging  # costs more to import than tracekit, and is needed only where something was lost
-
-    try:
-        getattr(logging.getLogger("tracekit"), level)(message, *arguments)
-    except Exception:  # a handler of the program's own must not end the export
-        pass
 
 
 def one_line(text: str, size: int = 400) -> str:

@@ -1,0 +1,61 @@
+"""Calls into objects of the program, whose methods may raise anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ask", "class_name", "is_interrupt", "plain_text"]
+
+_NAME = 512  # characters of the name of a class
+
+# A metaclass may define attributes with these names.
+_name: Any = type.__dict__["__name__"].__get__
+_qualname: Any = type.__dict__["__qualname__"].__get__
+_module: Any = type.__dict__["__module__"].__get__
+_traceback: Any = BaseException.__dict__["__traceback__"].__get__
+
+# What a signal handler raises while code of this package runs passes through.
+_PACKAGE = __name__.partition(".")[0]
+
+
+def ask(function: Callable[[Any], Any], value: Any, default: Any = None) -> Any:
+    """Return ``function(value)``, or *default* if code of the program raised anything in there."""
+    try:
+        return function(value)
+    except Exception:
+        return default
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        return default
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether a signal handler raised *error*, and not an object of the program.
+
+    Python's own handler of SIGINT has no frame, so a Ctrl-C within a method of an object counts as raised by it.
+    """
+    entry = _traceback(error)
+    while entry.tb_next is not None:
+        frame, entry = entry.tb_frame, entry.tb_next
+        # A handler written in Python gets the frame that it interrupts.
+        if any(value is frame for value in entry.tb_frame.f_locals.values()):
+            return True
+    module = entry.tb_frame.f_globals.get("__name__")
+    return type(module) is str and module.partition(".")[0] == _PACKAGE
+
+
+def class_name(kind: type) -> tuple[str, str]:
+    """Return the name of *kind*, and its qualified name with its module unless it is a built-in class."""
+    name = plain_text(ask(_name, kind), _NAME)
+    qualified = plain_text(ask(_qualname, kind), _NAME)
+    module = plain_text(ask(_module, kind), _NAME)
+    return name, qualified if module in ("", "builtins") else f"{module}.{qualified}"
+
+
+def plain_text(text: Any, limit: int) -> str:
+    """Return at most *limit* characters of *text* as a plain str; empty if it is no str."""
+    return str.__getitem__(text, slice(limit)) if issubclass(type(text), str) else ""
