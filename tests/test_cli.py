@@ -480,7 +480,7 @@ def test_doctor_says_what_is_wrong_with_a_store_and_ends_with_status_1(tmp_path,
         ),
         (
             lambda patch: patch.setattr(
-                "tracekit._core.twin.span", lambda *_, **__: SimpleNamespace(context=tracekit.SpanContext())
+                "tracekit.cli.doctor.span", lambda *_, **__: SimpleNamespace(context=tracekit.SpanContext())
             ),
             "ids",
             "ids repeat, or are zero",

@@ -1,6 +1,6 @@
 """Tracing for asynchronous Python: a trace that follows your work, over every hand-off, to any backend."""
 
-from ._core import IS_COMPILED as _IS_COMPILED  # first: it chooses between the compiled files and their sources
+from . import _core as _core  # first: it chooses between the compiled files and their sources
 
 # isort: split
 from ._configure import configure, flush, shutdown, statistics

@@ -11,7 +11,7 @@ from .cython import compiled
 
 if not compiled:
     from ._core.scopes import current_context
-    from .wire.w3c import read_w3c, write_w3c
+    from .wire.w3c import read_w3c, write_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
     elif not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
     if _write is None:
-        write_w3c(context, carrier)
+        write_both(context, carrier)
     else:
         _write(context, carrier)
     return carrier

@@ -15,7 +15,7 @@ cpdef str join_b3(uint64_t high, uint64_t low, uint64_t span, int decision)
 cpdef (uint64_t, uint64_t, uint64_t, int, int) split_binary(bytes octets) noexcept
 cpdef bytes join_binary(uint64_t high, uint64_t low, uint64_t span, int flags)
 cpdef list collect(object carrier, tuple names)
-cpdef int put(object carrier, str name, str text) except -1
+cpdef object put(object carrier, str name, str text)
 cpdef int count_tracestate(str text) noexcept
 cpdef int check_baggage(str text) noexcept
 cpdef str strip_space(str text)

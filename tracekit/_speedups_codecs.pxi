@@ -168,7 +168,7 @@ def is_label_key(str key not None):
 
 
 cpdef str strip_space(str text):
-    """Return *text* without spaces and tabs around it; mostly *text* itself."""
+    """Return *text* without spaces and tabs around it."""
     cdef Py_ssize_t size = 0 if text is None else PyUnicode_GET_LENGTH(text)
     if size and PyUnicode_IS_ASCII(text):
         if not _is_space((<const uint8_t*>PyUnicode_DATA(text))[0]):
@@ -797,13 +797,13 @@ cdef bint _keep(dict found, str name, object value, Py_ssize_t* room) except -1:
     return True
 
 
-cpdef int put(object carrier, str name, str text) except -1:
+cpdef object put(object carrier, str name, str text):
     """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None takes it out.
 
     What stood there under *name* in any case goes: two ``traceparent`` headers are none. A list of
     bytes pairs gets bytes.
     """
-    return _put(carrier, name, text)
+    _put(carrier, name, text)
 
 
 cdef int _put(carrier, str name, str text) except -1:

@@ -35,9 +35,10 @@ cpdef uint64_t random_word() except 0:
 cpdef uint64_t stretched_word() except 0:
     """Return a random word that is not 0, one of 256 made from two of ``random_word()``.
 
-    Each word of the operating system's randomness costs more than the rest of making a span: a SplitMix64 walk starts
-    at the one, and the other is its mask. The walk is a permutation, so no word comes twice in a stretch.
+    Only the compiled form stretches words: a thread of the plain one could take the same one in the middle of a step.
     """
+    # Each word of the operating system's randomness costs more than the rest of making a span: a SplitMix64 walk
+    # starts at the one, and the other is its mask. The walk is a permutation, so no word comes twice in a stretch.
     global _walk, _mask, _steps_left
     cdef uint64_t word = 0, start, mask
     while word == 0:

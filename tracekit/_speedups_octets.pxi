@@ -12,7 +12,8 @@ cdef enum:
 @cython.final
 @cython.no_gc
 cdef class Octets:
-    """A growing run of octets. Every write asks ``need()`` for room first."""
+    """A growing run of octets; *tag* is a field's number and wire type, as protocol buffers write them."""
+    # Every write asks need() for room first.
 
     def __dealloc__(self):
         PyMem_Free(self.start)

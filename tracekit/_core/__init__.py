@@ -21,12 +21,15 @@ __all__ = ["IS_COMPILED", "NO_EXTENSIONS"]
 NO_EXTENSIONS = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") not in {"", "0"}
 
 
+_PREFIX = __name__.rpartition(".")[0] + "."
+
+
 class _Sources:
     """An import hook that finds the source of a module of tracekit although an extension module stands beside it."""
 
     @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
-        if path is None or not name.startswith("tracekit."):
+    def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG004
+        if path is None or not name.startswith(_PREFIX):
             return None
         return FileFinder(path[0], (SourceFileLoader, SOURCE_SUFFIXES)).find_spec(name)
 

@@ -13,7 +13,7 @@ from .tracestate import TraceState, make_state
 
 if not compiled:
     from .codecs import forget_words, hex_text, id_octets, random_word, stretched_word
-    from .interpreter import DEFERRED, RANDOM, SAMPLED
+    from .interpreter import DEFERRED, SAMPLED
 else:
     from .._speedups import forget_words
 
@@ -299,8 +299,12 @@ def ids_of(context: SpanContext) -> tuple[int, int]:
     """Return the trace id and the span id of *context* as numbers."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
-    # int(): the words are C integers where this is compiled.
-    return int(context._high) << 64 | context._low, context._span
+    return _ids_of(context)
+
+
+def _ids_of(context: SpanContext) -> tuple[int, int]:
+    # From octets: a shift of the C integer that a word is where this is compiled would lose its bits.
+    return int.from_bytes(context.id[:16]), context._span
 
 
 def _are_equal(one: SpanContext, other: SpanContext) -> bool:

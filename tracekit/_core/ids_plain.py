@@ -54,7 +54,12 @@ def random_word() -> int:
                 return word
 
 
-stretched_word = random_word  # a walk would take steps between which another thread could take the same ones
+def stretched_word() -> int:
+    """Return a random word that is not 0, one of 256 made from two of ``random_word()``.
+
+    Only the compiled form stretches words: a thread of the plain one could take the same one in the middle of a step.
+    """
+    return random_word()
 
 
 def forget_words() -> None:

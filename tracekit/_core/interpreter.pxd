@@ -89,7 +89,7 @@ cdef extern from *:
     /* An object made without the function that fills its fields would crash. */
     static PyObject *tk_no_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         (void)args; (void)kwargs;
-        return PyErr_Format(PyExc_TypeError, "%s objects are made by functions of tracekit alone", type->tp_name);
+        return PyErr_Format(PyExc_TypeError, "%s objects are made by span(), use_span(), use_context() and use_labels()", type->tp_name);
     }
     static inline void tk_forbid_new(PyObject *kind) { ((PyTypeObject *)kind)->tp_new = tk_no_new; }
     #endif

@@ -56,6 +56,7 @@ cdef class Body:
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 @cython.locals(prev=Scope)
 cdef object open_scope(Scope scope)
+@cython.locals(base=SpanContext)
 cdef object _stand_on(Scope scope, Scope prev)
 @cython.locals(inner=Scope)
 cdef object close_scope(Scope scope)

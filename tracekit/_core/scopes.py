@@ -139,7 +139,12 @@ class Scope:
 
 
 if not compiled:
-    Scope.__del__ = Scope.__dealloc__  # type: ignore[attr-defined]
+
+    def _finalize(self: Scope) -> None:
+        if hasattr(self, "_generation"):  # not made by Scope.__new__() alone
+            self.__dealloc__()
+
+    Scope.__del__ = _finalize  # type: ignore[attr-defined]
 
 
 def make_scope(kind: int, span: Any, context: SpanContext | None, labels: Labels | None) -> Scope:
@@ -277,10 +282,8 @@ def _may_end(scope: Scope | None) -> bool:
 def _release_chain(scope: Scope) -> None:
     """Release the scopes that *scope* refers to. The outermost call empties the list, those inside it only add to it."""
     global _is_releasing
-    for other in (scope._prev, scope._base, scope._outer, scope._stand_in):
-        if other is not None:
-            _released.append(other)
-    other = scope._prev = scope._base = scope._outer = scope._stand_in = None
+    _released.extend((scope._prev, scope._base, scope._outer, scope._stand_in))
+    scope._prev = scope._base = scope._outer = scope._stand_in = None
     if _is_releasing:
         return
     _is_releasing = True

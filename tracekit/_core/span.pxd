@@ -65,7 +65,7 @@ cpdef object retrace(Span span, SpanContext context)
 cdef object _abandon(Span span)
 cdef int64_t _ns(object time_ns) except? -1
 cdef int64_t _distance_now() except? -1
-@cython.locals(self=Span, tracer=Tracer, scope=Scope, base=SpanContext, linked=SpanContext, is_local=bint)
+@cython.locals(self=Span, tracer=Tracer, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint)
 cdef Span _start(str name, str kind, object attributes, object items, tuple links, object parent, object start_ns)
 cdef object _items(object attributes)
 cdef tuple _link(object target)

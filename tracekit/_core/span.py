@@ -391,7 +391,7 @@ class Span:
 
     def __repr__(self) -> str:
         state = "ended" if self._has_ended else "open"
-        return f"<Span {ascii(self._name[:64])} {self.context.trace_id}/{self.context.span_id} {state}>"
+        return f"<Span {self._name[:64]!a} {self.context.trace_id}/{self.context.span_id} {state}>"
 
     def _enter(self) -> None:
         scope = make_scope(SPAN, self, self.context, None)
@@ -420,7 +420,7 @@ class Span:
         self._has_ended = True
         if self._is_recorded:
             stop = self._now() if end_ns is None else _ns(end_ns)
-            self._stop = stop if stop > self._start else self._start
+            self._stop = max(self._start, stop)
         if self._generation == generation():  # else the parent process, which opened it, exports it
             _buffer.end(self, self._is_recorded)
             if _observer is not None:
@@ -477,7 +477,12 @@ class Span:
 
 
 if not compiled:
-    Span.__del__ = Span.__dealloc__  # type: ignore[attr-defined]
+
+    def _finalize(self: Span) -> None:
+        if hasattr(self, "_generation"):  # not made by Span.__new__() alone
+            self.__dealloc__()
+
+    Span.__del__ = _finalize  # type: ignore[attr-defined]
 
 
 def span_scope(span: Span) -> Scope:
@@ -569,7 +574,7 @@ def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
     if not isinstance(name, str):
         raise TypeError(f"{parameter} must be str, not {type(name).__name__}")
     if name not in names:
-        raise ValueError(f"{parameter} must be one of {', '.join(names)}: {ascii(name[:64])}")
+        raise ValueError(f"{parameter} must be one of {', '.join(names)}: {name[:64]!a}")
     return names.index(name)
 
 
@@ -628,8 +633,9 @@ def _start(
             base = effective(scope)
             is_local = scope._kind == SPAN and scope._generation == generation()
     elif type(parent) is Span:
-        base = parent.context
-        is_local = parent._generation == generation()
+        given = parent
+        base = given.context
+        is_local = given._generation == generation()
         if not is_local:
             base = base.replace(is_remote=True)
     elif type(parent) is SpanContext:

@@ -60,6 +60,8 @@ def decode_binary(octets: bytes) -> SpanContext | None:
 
 def encode_binary(context: SpanContext) -> bytes:
     """Return the binary form of *context*: 29 bytes, 27 while the decision is deferred, and the unknown fields."""
+    if not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     trace, span = ids_of(context)
     flags = _DEFERRED if context.deferred else context.flags
     octets = join_binary(trace >> 64, trace & _MASK64, span, flags)

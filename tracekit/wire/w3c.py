@@ -40,6 +40,7 @@ __all__ = [
     "parse_traceparent",
     "read_tracecontext",
     "read_w3c",
+    "write_both",
     "write_tracecontext",
     "write_w3c",
 ]
@@ -144,6 +145,11 @@ def write_w3c(context: SpanContext, carrier: Any) -> None:
     """Set ``traceparent`` and ``tracestate`` of a valid context, and ``baggage`` where there are labels."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    write_both(context, carrier)
+
+
+def write_both(context: SpanContext, carrier: Any) -> None:
+    """Do as ``write_w3c()``, without its check."""
     _write(context, carrier)
     if context._labels is not None:  # else a baggage header that the program set itself stays
         put(carrier, "baggage", str(context._labels))
