@@ -14,7 +14,7 @@ CODECS = sorted(map(str, PACKAGE.glob("_speedups*.p[yx][xi]")))
 def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
-    flags = [] if sys.platform == "win32" else ["-O2", "-fno-plt"]
+    flags = [] if sys.platform == "win32" else ["-O3", "-g0", "-fno-plt"]
     built = cythonize(
         [
             Extension(
@@ -41,4 +41,7 @@ def modules() -> list[str]:
     return [str(path) for path in stems if path.exists() and path.name != "interpreter.py"]
 
 
-setup(ext_modules=extensions() if WANTED else [])
+setup(
+    ext_modules=extensions() if WANTED else [],
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+)

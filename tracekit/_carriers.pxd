@@ -1,7 +1,7 @@
 cimport cython
 
 from ._core.context cimport SpanContext
-from ._core.scopes cimport Scope, current_context, effective, innermost
+from ._core.scopes cimport Scope, effective, innermost
 from ._core.span cimport Span
 from .wire.w3c cimport read_w3c, write_both
 

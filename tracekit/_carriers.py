@@ -10,7 +10,7 @@ from ._core.span import Span
 from .cython import compiled
 
 if not compiled:
-    from ._core.scopes import current_context
+    from ._core.scopes import effective, innermost
     from .wire.w3c import read_w3c, write_both
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
     *carrier* is a mutable mapping or a list of pairs. Where nothing is current it stays as it is.
     """
     if context is None:
-        context = current_context()
+        scope = innermost()
+        context = None if scope is None else effective(scope)
         if context is None:
             return carrier
     elif isinstance(context, Span):

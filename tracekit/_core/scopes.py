@@ -135,7 +135,9 @@ class Scope:
         close_scope(self)
 
     def __dealloc__(self) -> None:
-        _deallocate(self)
+        # An ordinary close has left nothing to do.
+        if not self._is_released or self._prev is not None or self._stand_in is not None or self._outer is not None:
+            _deallocate(self)
 
 
 if not compiled:
@@ -185,14 +187,17 @@ def linked_scope(context: SpanContext | None, until: Any = None) -> Scope:
 def open_scope(scope: Scope) -> None:
     """Make *scope* current in the running Context."""
     prev = innermost()
-    _stand_on(scope, prev)
+    scope._prev = prev
+    if scope._kind == LABELS:
+        _add_labels(scope, prev)
     if compiled:
         put(_current, scope)
     else:
         before = exchange(_current, scope)
         if before is not prev:  # a signal handler closed it between two bytecodes
-            prev = _live(before)
-            _stand_on(scope, prev)
+            scope._prev = prev = _live(before)
+            if scope._kind == LABELS:
+                _add_labels(scope, prev)
     # After the set: it makes the Context of a thread that had none.
     if prev is not None and _is_here(prev):
         scope._owner = prev._owner
@@ -200,15 +205,14 @@ def open_scope(scope: Scope) -> None:
         scope._owner = here()
 
 
-def _stand_on(scope: Scope, prev: Scope | None) -> None:
-    scope._prev = prev
-    if scope._kind == LABELS:
-        base = None if prev is None else effective(prev)
-        if base is not None and base._labels is not None:
-            scope._labels = base._labels.merge(scope._labels)
-        scope._context = with_labels(base, scope._labels)
-        scope._base = prev._base if prev is not None and prev._kind == LABELS else prev
-        scope._settled = _closed_elsewhere
+def _add_labels(scope: Scope, prev: Scope | None) -> None:
+    """Add the labels of *scope* to those that are in force in *prev*."""
+    base = None if prev is None else effective(prev)
+    if base is not None and base._labels is not None:
+        scope._labels = base._labels.merge(scope._labels)
+    scope._context = with_labels(base, scope._labels)
+    scope._base = prev._base if prev is not None and prev._kind == LABELS else prev
+    scope._settled = _closed_elsewhere
 
 
 def close_scope(scope: Scope) -> None:
@@ -229,7 +233,9 @@ def close_scope(scope: Scope) -> None:
         put(_current, inner)
         if inner is not None and inner._kind == LABELS:
             _settle(inner)
-        if is_ordinary:
+        if is_ordinary and scope._kind != LABELS:
+            scope._prev = scope._owner = None  # as _forget_prev() does
+        elif is_ordinary:
             _forget_prev(scope)
     elif inner is not None and _is_here(scope):
         if not _rebuild(inner, scope):
@@ -251,11 +257,12 @@ def _forget_prev(scope: Scope) -> None:
 
 
 def _release(scope: Scope) -> None:
-    if scope._is_released or scope._span is None:
+    if scope._is_released:
         return
-    # Contexts that inherited this scope may still ask for the span, but no longer keep it alive.
-    scope._span = weak(scope._span) if references(scope) > 1 else None
     scope._is_released = True
+    if scope._span is not None:
+        # Contexts that inherited this scope may still ask for the span, but no longer keep it alive.
+        scope._span = weak(scope._span) if references(scope) > 1 else None
 
 
 def _deallocate(scope: Scope) -> None:

@@ -43,8 +43,6 @@ cdef class Span:
     cdef readonly uint32_t dropped_attributes, dropped_events, dropped_links, truncated_values
 
     @cython.locals(scope=Scope)
-    cdef object _enter(self)
-    @cython.locals(scope=Scope)
     cdef object _leave(self)
     cpdef object _drop_scope(self, Scope scope)
     cpdef object _move_scope(self, Scope scope, Scope copy)

@@ -363,13 +363,18 @@ class Span:
             scope = innermost()
             if scope is not None and effective(scope) is self.context:
                 return self
-        self._enter()
+        scope = make_scope(SPAN, self, self.context, None)
+        if self._scope:
+            scope._outer = lent(self._scope)  # entered again while open: each opening is closed by its own exit
+        self._scope = borrow(scope)
+        open_scope(scope)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._leave()
+        if self._scope:
+            self._leave()
         if exc is not None and self._is_recorded and not self._has_ended:
             try:
                 outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value)
@@ -393,18 +398,17 @@ class Span:
         state = "ended" if self._has_ended else "open"
         return f"<Span {self._name[:64]!a} {self.context.trace_id}/{self.context.span_id} {state}>"
 
-    def _enter(self) -> None:
-        scope = make_scope(SPAN, self, self.context, None)
-        scope._outer = lent(self._scope)  # entered again while open: each opening is closed by its own exit
-        self._scope = borrow(scope)
-        open_scope(scope)
-
     def _leave(self) -> None:
         scope = lent(self._scope)
-        if scope is not None:
+        if scope is None:
+            self._scope = borrow(None)
+            return
+        if scope._outer is None:
+            self._scope = borrow(None)
+        else:
             self._scope = borrow(newest_open(scope._outer))
             scope._outer = None
-            close_scope(scope)
+        close_scope(scope)
 
     def _drop_scope(self, scope: Scope) -> None:
         """Called when *scope*, which is open, is deallocated."""
@@ -643,7 +647,9 @@ def _start(
     elif type(parent) is not Root:
         raise TypeError(f"parent must be a Span, a SpanContext or tracekit.ROOT, not {type(parent).__name__}")
 
-    self = _new_span()
+    self = Span.__new__(Span)
+    if not compiled:
+        self._blank()
     self._generation = generation()
     self._owns_context = True
     self._tracer = tracer

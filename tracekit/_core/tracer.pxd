@@ -5,6 +5,9 @@ cimport cython
 from .context cimport SpanContext, from_words, new_span_id, new_trace_id
 from .interpreter cimport DEFERRED, RANDOM, SAMPLED
 
+cdef uint64_t _MASK56
+cdef tuple _DROP, _KEEP
+
 
 @cython.final
 cdef class Tracer:

@@ -132,10 +132,11 @@ def _write(context: SpanContext, carrier: Any) -> None:
     if not context._is_valid():
         return
     text = _traceparent(context)
-    if type(carrier) is dict and not carrier:  # the common case: nothing stale to look for
-        carrier["traceparent"] = text
+    fields = carrier if type(carrier) is dict else None
+    if fields is not None and len(fields) == 0:  # the common case: nothing stale to look for
+        fields["traceparent"] = text
         if context._state is not None:
-            carrier["tracestate"] = context._state
+            fields["tracestate"] = context._state
     else:
         put(carrier, "traceparent", text)
         put(carrier, "tracestate", context._state)
