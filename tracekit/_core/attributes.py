@@ -196,7 +196,7 @@ class _Cleaner:
             if key is None and pair[0] is not None:  # counted already
                 continue
             if type(key) is not str:
-                key = key.decode("utf-8", "replace") if type(key) is bytes else ask(str, key, "")
+                key = self.text(key.decode("utf-8", "replace") if type(key) is bytes else ask(str, key, ""))
             kept[key] = self.member(pair[1], depth - 1)
         return kept
 
