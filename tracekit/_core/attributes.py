@@ -187,7 +187,7 @@ class _Cleaner:
     def mapping(self, pairs: Iterable[Any], depth: int) -> Any:
         if depth == 0:
             return MISSING
-        kept: dict[str, Any] = {}
+        kept: dict[Any, Any] = {}
         for pair in self.read(pairs):
             if type(pair) is not tuple or len(pair) != 2:
                 self.cuts += 1
@@ -195,7 +195,7 @@ class _Cleaner:
             key = self.member(pair[0], 0)
             if key is None and pair[0] is not None:  # counted already
                 continue
-            if type(key) is not str:
+            if type(key) is not str and self.converts:
                 key = self.text(key.decode("utf-8", "replace") if type(key) is bytes else ask(str, key, ""))
             kept[key] = self.member(pair[1], depth - 1)
         return kept
