@@ -126,9 +126,9 @@ def notes_in_text(notes):
     return stack(noted(*["a note"] * notes)).count("a note\n")
 
 
-def files_read(tmp_path, files, size):
-    names = [str(tmp_path / f"{files}-{size}-{number}.py") for number in range(files)]
-    for name in names:
+def files_read(tmp_path, *sizes):
+    names = [str(tmp_path / f"{number}.py") for number in range(len(sizes))]
+    for name, size in zip(names, sizes, strict=True):
         with open(name, "w") as file:
             file.write("1\n2\n3\n".ljust(size, "#"))
     stack(frames_of(*names))
@@ -206,12 +206,12 @@ def test_the_limit_is_as_documented(probe, at, beyond):
 
 
 @pytest.mark.parametrize(
-    ("files", "size", "read"), [(16, 100, 16), (17, 100, 16), (2, 1 << 18, 2), (2, (1 << 18) + 1, 1)]
+    ("sizes", "read"), [([9] * 16, 16), ([9] * 17, 16), ([1 << 18, 1 << 18], 2), ([(1 << 18) + 1, 1 << 18], 1)]
 )
-def test_files_and_octets_read_for_a_stack_trace_are_bounded(files, size, read, tmp_path, monkeypatch):
-    monkeypatch.setattr(linecache, "cache", {__file__: (1, None, [], __file__)})
-    monkeypatch.setitem(linecache.cache, frames_of.__code__.co_filename, (1, None, [], __file__))
-    assert files_read(tmp_path, files, size) == read
+def test_files_and_octets_read_for_a_stack_trace_are_bounded(sizes, read, tmp_path, monkeypatch):
+    known = dict.fromkeys([__file__, frames_of.__code__.co_filename], (1, None, [], __file__))
+    monkeypatch.setattr(linecache, "cache", known)
+    assert files_read(tmp_path, *sizes) == read
 
 
 def test_the_limits_of_a_span_have_their_documented_defaults():
