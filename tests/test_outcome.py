@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import linecache
 import pickle
 import subprocess
 import sys
@@ -513,6 +514,36 @@ def test_errors_at_the_recursion_limit_are_recorded():
     assert all("in dive\n" in event.attributes["exception.stacktrace"] for event in events)
     assert all("RecursionError: maximum" in event.attributes["exception.stacktrace"] for event in events)
     assert all(span.ended for span in memory.spans)
+
+
+def test_near_the_recursion_limit_an_error_is_recorded_whole_or_not_at_all(exporter):
+    def dive(depth, function):
+        return function() if depth == 0 else dive(depth - 1, function)
+
+    def leave_at(depth):
+        linecache.clearcache()
+        exc = raised(ValueError([[[[[["an argument"]]]]]], ExceptionGroup("g", [raised(Local("message"), Quiet())])))
+        exc.__cause__ = ExceptionGroup("g", [ExceptionGroup("g", [raised(Local("message"), Quiet())])])
+        span = tracekit.span("work")
+        try:
+            dive(depth, lambda: span.__exit__(type(exc), exc, None))
+        except RecursionError:
+            return None
+        return span
+
+    class Local(Exception):
+        def __str__(self):
+            return "a method of its own " + self.args[0]
+
+    (whole,) = leave_at(1).events
+    found = set()
+    for depth in range(sys.getrecursionlimit() - 250, sys.getrecursionlimit()):
+        span = leave_at(depth)
+        if span is not None:
+            assert span.status.code == "error"
+            found.add(len(span.events))
+            assert [event.attributes for event in span.events] in ([], [whole.attributes])
+    assert found == {0, 1}
 
 
 # ---- the work that it takes
