@@ -531,6 +531,27 @@ def raising_text(error):
     return RaisingStr()
 
 
+def hostile_frame():
+    class Locals(dict):
+        values = items = __iter__ = Raising._raise
+
+    class Meta(type):
+        @classmethod
+        def __prepare__(cls, name, bases):
+            return Locals()
+
+    class RaisingBody:
+        def __str__(self):
+            class Body(metaclass=Meta):
+                raise SystemExit
+
+    return RaisingBody()
+
+
+class Exiting:
+    __str__ = staticmethod(sys.exit)
+
+
 class NotText:
     def __str__(self):
         return 5
@@ -585,6 +606,8 @@ Itself.ITSELF._value_ = Itself.ITSELF
         (lambda: raising_text(KeyboardInterrupt()), MISSING, 0),
         (lambda: raising_text(SystemExit()), MISSING, 0),
         (lambda: raising_text(GeneratorExit()), MISSING, 0),
+        (hostile_frame, MISSING, 0),
+        (Exiting, MISSING, 0),
         (lambda: raising_text(BaseException()), MISSING, 0),
         (lambda: NotText(), MISSING, 0),
         (lambda: LyingLength(10**9), (1, 2), 0),

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
+from unittest import mock
 
 import anyio
 import anyio.lowlevel
@@ -688,6 +690,13 @@ def test_a_deep_group_has_the_outcome_of_its_leaf(make, code, depth, exporter):
     span = leave(nested(make(), depth))
     assert span.status.code == code
     assert len(span.events) == (code == "error")
+
+
+@pytest.mark.parametrize("module", [mock.MagicMock(), types.SimpleNamespace(Cancelled=5), None, object(), 5])
+def test_a_stand_in_for_a_module_in_a_test_is_no_trouble(module, exporter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trio", module)
+    assert len(leave(Quiet("message")).events) == 1
+    assert leave(asyncio.CancelledError()).status.code == "cancelled"
 
 
 # ---- in a process of its own

@@ -41,6 +41,7 @@ _ELEMENTS = 8
 _CHARACTERS = 64
 _MAX_INT_BITS = 16384
 _WARNINGS = 64  # types
+_SEQUENCES = (Sequence, Set, ValuesView)
 
 
 class Bounded(str):
@@ -107,7 +108,7 @@ class _Cleaner:
         self.cuts = 0
 
     def element(self, value: Any, depth: int) -> Any:
-        """Return *value* converted; ``MISSING`` if that raises, which costs no other element."""
+        """Return *value* converted, or ``MISSING`` if that raises."""
         try:
             return self.convert(type(value), value, depth)
         except Exception:
@@ -141,10 +142,10 @@ class _Cleaner:
         if issubclass(kind, dict) or issubclass(kind, Mapping):
             return self.mapping(value.items(), depth)
         if not self.converts:
-            return self.sequence(value, depth) if issubclass(kind, Sequence | Set) else value
+            return self.sequence(value, depth) if issubclass(kind, _SEQUENCES) else value
         simpler = _known(kind, value, self.limit)
         if simpler is MISSING:
-            if issubclass(kind, Sequence | Set | ValuesView):
+            if issubclass(kind, _SEQUENCES):
                 return self.sequence(value, depth)
             simpler = _fields(kind, value, self.limit)
         if simpler is MISSING:
@@ -201,7 +202,7 @@ class _Cleaner:
         return kept
 
     def member(self, item: Any, depth: int) -> Any:
-        """Return a member of a sequence or mapping converted; ``None`` for what is ``MISSING``, which is counted."""
+        """Return a member of a sequence or mapping converted. One that cannot be is counted and becomes ``None``."""
         kind = type(item)
         if kind is str:
             size = len(item)
@@ -217,7 +218,7 @@ class _Cleaner:
         return plain
 
     def read(self, items: Iterable[Any]) -> Sequence[Any]:
-        """Return the first elements of *items*, as many as there is room for. Its length is not asked."""
+        """Return the first elements of *items*, as many as there is room for, without asking for its length."""
         room = min(self.limit, self.elements)
         if type(items) is tuple or type(items) is list:
             self.cuts += len(items) > room
