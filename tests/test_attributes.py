@@ -335,7 +335,7 @@ def test_numpy_scalars_become_numbers_and_arrays_tuples(value, expected, caplog)
     assert caplog.messages == []
 
 
-def test_no_more_of_an_array_is_read_than_the_limit_asks():
+def test_no_more_of_an_array_is_read_than_the_limit():
     ndarray.read = 0
     plain, cuts = clean(ndarray([[1.5] * 1000] * 1000), 10)
     assert (len(plain), len(plain[0])) == (10, 10)
@@ -717,13 +717,13 @@ class EndlessMapping(collections.abc.Mapping):
 
 
 @pytest.mark.parametrize("make", [int, object, lambda: "x" * 1000], ids=["kept", "left out", "cut"])
-def test_no_more_of_a_sequence_is_read_than_the_limit_asks(make):
+def test_no_more_of_a_sequence_is_read_than_the_limit(make):
     endless = Endless(make)
     clean(endless, 10)
     assert endless.read < 1000
 
 
-def test_no_more_of_a_mapping_is_read_than_the_limit_asks():
+def test_no_more_of_a_mapping_is_read_than_the_limit():
     endless = EndlessMapping()
     clean(endless, 10)
     assert endless.read < 1000
@@ -787,7 +787,7 @@ def is_plain(value, limit, depth=3):
 
 @same
 @given(values, st.integers(0, 10))
-def test_whatever_is_kept_is_plain_and_within_its_limits(value, limit):
+def test_every_kept_value_is_plain_and_within_the_limits(value, limit):
     plain, cuts = clean(value, limit)
     assert plain is MISSING or (plain is not None and is_plain(plain, limit))
     assert cuts >= 0
@@ -796,5 +796,5 @@ def test_whatever_is_kept_is_plain_and_within_its_limits(value, limit):
         assert repr(again) == repr(plain)
 
 
-def test_missing_tells_its_name():
+def test_missing_has_a_readable_repr():
     assert repr(MISSING) == "MISSING"

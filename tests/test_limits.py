@@ -1,4 +1,4 @@
-"""Every documented limit on values and exceptions, a row each: what is kept just at the limit, and just beyond it."""
+"""Every documented limit on values and exceptions, a row each: a probe at the limit, and one beyond it."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def stack_length(frames):
     return len(text) <= 16384, len(text) > 15_500, span.truncated_values
 
 
-# The limit, the probe, and what it finds at two sizes.
+# The limit, the probe, and the result at the limit and beyond it.
 LIMITS = [
     ("levels of a value", depth_of_value, (3, "innermost"), (4, "cut")),
     ("elements of a value, times its limit", elements_of_value, (8, 80), (9, 80)),

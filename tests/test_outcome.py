@@ -167,7 +167,7 @@ def leave(exc, name="work"):
     return span
 
 
-# ---- which outcome
+# ---- the status
 
 
 CANCELLATIONS = {
@@ -226,7 +226,7 @@ def test_a_system_exit_without_a_code_is_success(code, exporter):
 
 @pytest.mark.parametrize("status", ["unset", "ok", "error", "cancelled"])
 @pytest.mark.parametrize("make", [ValueError, asyncio.CancelledError])
-def test_ok_said_by_the_program_is_final_and_all_else_gives_way(status, make, exporter):
+def test_a_status_of_ok_is_final_and_any_other_is_replaced(status, make, exporter):
     exc = make()
     with contextlib.suppress(make), tracekit.span("work") as span:
         span.set_status(status, "said")
@@ -256,7 +256,7 @@ def test_use_span_leaves_the_outcome_alone(exporter):
     span.end()
 
 
-# ---- what is recorded
+# ---- events
 
 
 def test_the_event_has_type_message_and_stack(exporter):
@@ -535,7 +535,7 @@ def test_near_the_recursion_limit_an_error_is_recorded_whole_or_not_at_all(expor
 
     class Local(Exception):
         def __str__(self):
-            return "a method of its own " + self.args[0]
+            return "the message: " + self.args[0]
 
     (whole,) = leave_at(1).events
     found = set()
@@ -548,7 +548,7 @@ def test_near_the_recursion_limit_an_error_is_recorded_whole_or_not_at_all(expor
     assert found == {0, 1}
 
 
-# ---- the work that it takes
+# ---- bounded work
 
 
 WORK = {
@@ -699,7 +699,7 @@ def test_a_stand_in_for_a_module_in_a_test_is_no_trouble(module, exporter, monke
     assert leave(asyncio.CancelledError()).status.code == "cancelled"
 
 
-# ---- in a process of its own
+# ---- in a separate process
 
 
 def run(program):
@@ -728,7 +728,7 @@ def test_a_group_that_holds_its_parts_many_times_over_does_not_hang():
     assert run(program) == "[('cancelled', 0), ('error', 1)]\n"
 
 
-def test_a_program_without_asyncio_and_trio_is_not_made_to_load_them():
+def test_asyncio_and_trio_are_not_imported():
     program = """
         import sys
         import tracekit

@@ -79,7 +79,7 @@ def stack(exc, limit=16384):
     return stack_of(exc, message_of(exc, limit), limit)
 
 
-# ---- what it says
+# ---- the text
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_stack_has_at_most_its_limit_and_keeps_its_end(name, limit):
         assert text.endswith(whole[whole.rstrip("\n").rindex("\n") :])
 
 
-# ---- the work that it takes
+# ---- bounded work
 
 
 def calls(function):

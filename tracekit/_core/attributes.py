@@ -45,7 +45,7 @@ _SEQUENCES = (Sequence, Set, ValuesView)
 
 
 class Bounded(str):
-    """Text with a limit of its own, which ``clean`` keeps whole. ``cuts`` counts its truncations."""
+    """Text with a separate limit, which ``clean`` does not cut. ``cuts`` counts its truncations."""
 
     cuts = 0
 
@@ -96,7 +96,7 @@ def whole(text: str) -> str:
 
 
 class _Cleaner:
-    """One value being converted, and what is left of its bounds."""
+    """The conversion of one value: the bounds that are left, and the truncations so far."""
 
     __slots__ = ("characters", "converts", "cuts", "elements", "limit")
 

@@ -34,7 +34,7 @@ def ask(function: Callable[[Any], Any], value: Any, default: Any = None) -> Any:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Tell whether a signal handler raised *error*, which is no ``Exception``, rather than a method of an object.
+    """Return whether a signal handler raised *error*, which is no ``Exception``, rather than a method of an object.
 
     The default handler of SIGINT has no frame: a Ctrl-C during a method of an object cannot be told from an error of it.
     """

@@ -73,7 +73,7 @@ def _is(exc: BaseException, kind: type[BaseException]) -> bool:
 
 
 def _is_success(exc: BaseException) -> bool:
-    """Tell whether the exit status is 0. For a code that is neither None nor an int the interpreter exits with 1."""
+    """Return whether the exit status is 0. For a code that is neither None nor an int the interpreter exits with 1."""
     code = ask(_exit_code, exc, 1)
     return code is None or (issubclass(type(code), int) and int.__eq__(code, 0))
 

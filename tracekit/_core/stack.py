@@ -83,7 +83,7 @@ def stack_of(exc: BaseException, message: str, limit: int) -> Bounded:
 
 
 class _Stack:
-    """A stack trace being formatted, and what is left of its bounds."""
+    """The formatting of one stack trace, and the bounds that are left."""
 
     __slots__ = ("exceptions", "files", "is_cut", "lines", "messages", "octets", "seen", "texts", "walk")
 
