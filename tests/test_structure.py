@@ -45,7 +45,6 @@ TEMPORARY = (
     ("_core.labels", "_core.twin"),
     ("_core.tracestate", "_core.twin"),
     ("_core.records", "_core.twin"),
-    ("_core.outcome", "_core.twin"),
     ("_core.otlp", "_core.span"),
     ("_core.scopes", "_core.span"),
 )

@@ -41,10 +41,11 @@ _ELEMENTS = 8
 _CHARACTERS = 64
 _MAX_INT_BITS = 16384
 _WARNINGS = 64  # types
+_SEQUENCES = (Sequence, Set, ValuesView)
 
 
 class Bounded(str):
-    """Text with a limit of its own, which ``clean`` keeps whole. ``cuts`` counts its truncations."""
+    """Text with a separate limit, which ``clean`` does not cut. ``cuts`` counts its truncations."""
 
     cuts = 0
 
@@ -66,6 +67,8 @@ def clean(value: object, limit: int) -> tuple[Any, int]:
     if kind is Bounded:
         return str.__str__(value), value.cuts  # type: ignore[attr-defined]
     cleaner = _Cleaner(limit, _ELEMENTS * limit, _CHARACTERS * limit)
+    if kind is tuple or kind is list:
+        return cleaner.sequence(value, _DEPTH), cleaner.cuts  # type: ignore[arg-type]
     plain = cleaner.element(value, _DEPTH)
     return MISSING if plain is None else plain, cleaner.cuts
 
@@ -93,7 +96,7 @@ def whole(text: str) -> str:
 
 
 class _Cleaner:
-    """One value being converted, and what is left of its bounds."""
+    """The conversion of one value: the bounds that are left, and the truncations so far."""
 
     __slots__ = ("characters", "converts", "cuts", "elements", "limit")
 
@@ -105,7 +108,7 @@ class _Cleaner:
         self.cuts = 0
 
     def element(self, value: Any, depth: int) -> Any:
-        """Return *value* converted; ``MISSING`` if that raises, which costs no other element."""
+        """Return *value* converted, or ``MISSING`` if that raises."""
         try:
             return self.convert(type(value), value, depth)
         except Exception:
@@ -116,6 +119,10 @@ class _Cleaner:
             return MISSING
 
     def convert(self, kind: Any, value: Any, depth: int) -> Any:
+        if kind is tuple or kind is list:
+            return self.sequence(value, depth)
+        if kind is dict and len(value) <= self.limit:
+            return self.mapping(list(value.items()), depth)
         # Not isinstance(), which asks a value for its __class__.
         if issubclass(kind, str):
             return self.text(value)
@@ -125,20 +132,20 @@ class _Cleaner:
             return int.__int__(value)
         if issubclass(kind, float):
             return float.__float__(value)
-        if issubclass(kind, bytes | bytearray | memoryview):
+        if issubclass(kind, (bytes, bytearray, memoryview)):
             return self.octets(kind, value)
-        if issubclass(kind, tuple | list):
-            names = None if kind is tuple or kind is list else getattr(kind, "_fields", None)
+        if issubclass(kind, (tuple, list)):
+            names = getattr(kind, "_fields", None)
             if type(names) is tuple and self.converts:
                 return self.mapping(zip(names, value, strict=True), depth)
             return self.sequence(value, depth)
-        if issubclass(kind, dict | Mapping):
+        if issubclass(kind, dict) or issubclass(kind, Mapping):
             return self.mapping(value.items(), depth)
         if not self.converts:
-            return self.sequence(value, depth) if issubclass(kind, Sequence | Set) else value
+            return self.sequence(value, depth) if issubclass(kind, _SEQUENCES) else value
         simpler = _known(kind, value, self.limit)
         if simpler is MISSING:
-            if issubclass(kind, Sequence | Set | ValuesView):
+            if issubclass(kind, _SEQUENCES):
                 return self.sequence(value, depth)
             simpler = _fields(kind, value, self.limit)
         if simpler is MISSING:
@@ -176,46 +183,47 @@ class _Cleaner:
         return octets
 
     def sequence(self, value: Iterable[Any], depth: int) -> Any:
-        if depth == 0:
-            return MISSING
-        kept: list[Any] = []
-        for item in self.read(value):
-            kind = type(item)
-            if item is None or kind is int or kind is float or kind is bool:
-                kept.append(item)
-                continue
-            plain = self.element(item, depth - 1)
-            if plain is MISSING:
-                self.cuts += 1
-                plain = None
-            kept.append(plain)
-        return tuple(kept)
+        return tuple([self.member(item, depth - 1) for item in self.read(value)]) if depth else MISSING
 
     def mapping(self, pairs: Iterable[Any], depth: int) -> Any:
         if depth == 0:
             return MISSING
-        kept: dict[str, Any] = {}
+        kept: dict[Any, Any] = {}
         for pair in self.read(pairs):
-            key = self.key(pair[0]) if type(pair) is tuple and len(pair) == 2 else MISSING
-            if key is MISSING:
+            if type(pair) is not tuple or len(pair) != 2:
                 self.cuts += 1
                 continue
-            plain = self.element(pair[1], depth - 1)
-            if plain is MISSING:
-                self.cuts += 1
-                plain = None
-            kept[key] = plain
+            key = self.member(pair[0], 0)
+            if key is None and pair[0] is not None:  # counted already
+                continue
+            if type(key) is not str and self.converts:
+                key = self.text(key.decode("utf-8", "replace") if type(key) is bytes else ask(str, key, ""))
+            kept[key] = self.member(pair[1], depth - 1)
         return kept
 
-    def key(self, key: Any) -> Any:
-        plain = self.element(key, 0)
-        if plain is MISSING or type(plain) is str:
-            return plain
-        return plain.decode("utf-8", "replace") if type(plain) is bytes else ask(str, plain, MISSING)
+    def member(self, item: Any, depth: int) -> Any:
+        """Return a member of a sequence or mapping converted. One that cannot be is counted and becomes ``None``."""
+        kind = type(item)
+        if kind is str:
+            size = len(item)
+            if size <= self.limit and size <= self.characters:
+                self.characters -= size
+                return item
+        elif item is None or kind is int or kind is float or kind is bool:
+            return item
+        plain = self.element(item, depth)
+        if plain is MISSING:
+            self.cuts += 1
+            return None
+        return plain
 
-    def read(self, items: Iterable[Any]) -> list[Any]:
-        """Return the first elements of *items*, as many as there is room for. Its length is not asked."""
+    def read(self, items: Iterable[Any]) -> Sequence[Any]:
+        """Return the first elements of *items*, as many as there is room for, without asking for its length."""
         room = min(self.limit, self.elements)
+        if type(items) is tuple or type(items) is list:
+            self.cuts += len(items) > room
+            self.elements -= min(len(items), room)
+            return items[:room]
         kept: list[Any] = []
         iterator = iter(items)
         try:

@@ -231,7 +231,7 @@ class SpanContext:
 
 
 class Link(NamedTuple):
-    """A pointer from a span to another one that caused it without being its parent."""
+    """A link from a span to another span that caused it without being its parent."""
 
     context: SpanContext
     attributes: Mapping[str, Any] = NO_ATTRIBUTES

@@ -1,4 +1,4 @@
-"""Calls into objects of the program, whose methods may raise anything."""
+"""Calls to methods of the program's objects, which may raise anything."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["ask", "class_name", "is_interrupt", "plain_text"]
 
 _NAME = 512  # characters of the name of a class
 
-# A metaclass may define attributes with these names.
+# Read past the metaclass, which may define attributes with these names.
 _name: Any = type.__dict__["__name__"].__get__
 _qualname: Any = type.__dict__["__qualname__"].__get__
 _module: Any = type.__dict__["__module__"].__get__
 _traceback: Any = BaseException.__dict__["__traceback__"].__get__
 
-# What a signal handler raises while code of this package runs passes through.
 _PACKAGE = __name__.partition(".")[0]
+_CO_OPTIMIZED = 1  # the flag of a function: the f_locals of a class body may be an object of the program
 
 
 def ask(function: Callable[[Any], Any], value: Any, default: Any = None) -> Any:
-    """Return ``function(value)``, or *default* if code of the program raised anything in there."""
+    """Return ``function(value)``, or *default* if that raises. Exceptions of signal handlers pass through."""
     try:
         return function(value)
     except Exception:
@@ -34,16 +34,19 @@ def ask(function: Callable[[Any], Any], value: Any, default: Any = None) -> Any:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Tell whether a signal handler raised *error*, and not an object of the program.
+    """Return whether a signal handler raised *error*, which is no ``Exception``, rather than a method of an object.
 
-    Python's own handler of SIGINT has no frame, so a Ctrl-C within a method of an object counts as raised by it.
+    The default handler of SIGINT has no frame: a Ctrl-C during a method of an object cannot be told from an error of it.
     """
     entry = _traceback(error)
-    while entry.tb_next is not None:
-        frame, entry = entry.tb_frame, entry.tb_next
-        # A handler written in Python gets the frame that it interrupts.
-        if any(value is frame for value in entry.tb_frame.f_locals.values()):
+    while entry is not None and entry.tb_next is not None:
+        interrupted, entry = entry.tb_frame, entry.tb_next
+        frame = entry.tb_frame
+        # The second argument of a handler is the interrupted frame.
+        if frame.f_code.co_flags & _CO_OPTIMIZED and any(value is interrupted for value in frame.f_locals.values()):
             return True
+    if entry is None or type(error) is not KeyboardInterrupt:
+        return False
     module = entry.tb_frame.f_globals.get("__name__")
     return type(module) is str and module.partition(".")[0] == _PACKAGE
 

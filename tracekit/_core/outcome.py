@@ -16,7 +16,7 @@ __all__ = ["Outcome", "exception_attributes", "mark_recorded", "outcome_of"]
 
 _LEAVES = 32  # errors of a group that one span records
 _PARTS = 10_000  # groups and members of groups that are looked at
-_TRACES = 16  # in which an exception is known to be recorded; several, as many tasks may await one failed future
+_TRACES = 16  # remembered for an exception; several, as many requests may await one failed future
 _HEADROOM = 100  # frames that recording an error may take
 
 _members: Any = BaseExceptionGroup.__dict__["exceptions"].__get__
@@ -73,7 +73,7 @@ def _is(exc: BaseException, kind: type[BaseException]) -> bool:
 
 
 def _is_success(exc: BaseException) -> bool:
-    """Tell whether the process will exit with status 0: the interpreter prints any code that is no int, and exits with 1."""
+    """Return whether the exit status is 0. For a code that is neither None nor an int the interpreter exits with 1."""
     code = ask(_exit_code, exc, 1)
     return code is None or (issubclass(type(code), int) and int.__eq__(code, 0))
 
@@ -83,21 +83,26 @@ def _exit_code(exc: Any) -> Any:
 
 
 def _cancellations() -> tuple[type[BaseException], ...]:
-    # Looked up, not imported: a program that never loaded asyncio or trio cannot have been cancelled by it.
+    # Looked up, not imported: a program that has not loaded asyncio or trio cannot be cancelled by them.
     found: list[type[BaseException]] = [GeneratorExit, KeyboardInterrupt]
     for module, name in (
         ("asyncio.exceptions", "CancelledError"),
         ("concurrent.futures._base", "CancelledError"),
         ("trio", "Cancelled"),
     ):
-        kind = getattr(sys.modules.get(module), name, None)
-        if kind is not None:
+        members = ask(_namespace, sys.modules.get(module))
+        kind: Any = members.get(name) if type(members) is dict else None
+        if issubclass(type(kind), type):  # a test may have put a mock there
             found.append(kind)
     return tuple(found)
 
 
+def _namespace(module: Any) -> Any:
+    return object.__getattribute__(module, "__dict__")  # a module that is loaded lazily stays unloaded
+
+
 def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseException, ...]]:
-    """Tell whether *exc* is more than cancellations; return its first unrecorded errors too, each once, in order."""
+    """Return whether *exc* holds more than cancellations, and its first unrecorded errors, each once, in order."""
     cancellations = _cancellations()
     verdicts: dict[int, bool] = {}  # whether a class is a cancellation, by its id: its metaclass may define __hash__
     errors: list[BaseException] = []
@@ -122,21 +127,22 @@ def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseExceptio
     return not (verdicts and all(verdicts.values())), tuple(errors)
 
 
-# The traces that have recorded an exception, which takes that along over tasks, threads and groups. Kept beside it, as
-# text made of vars(exc) gives it away, and pickles grow by it; no lock guards it, as a signal handler may need it.
+# The traces in which an exception is recorded. They are kept beside it: an attribute would appear in vars(exc), in error
+# bodies made of that, and in pickles (issue 10). There is no lock, as a signal handler may mark an exception too.
 _marks: dict[int, tuple[weakref.ref[BaseException], tuple[int, ...]]] = {}
-# Built-in exceptions take no weak reference: they carry the numbers, which mean nothing outside of this process.
+# Built-in exceptions take no weak reference. They carry hashes, which are salted: outside this process they mean nothing.
 _ATTRIBUTE = "__tracekit_trace__"
 
 
 def mark_recorded(exc: BaseException, trace_id: str) -> None:
-    """Have ``outcome_of`` leave out *exc* from now on in the trace *trace_id*."""
+    """Remember that a span of the trace has recorded *exc*: ``outcome_of`` will not return it there again."""
     traces = (*_traces(exc), hash(trace_id))[-_TRACES:]
     key = id(exc)
     try:
         _marks[key] = weakref.ref(exc, lambda _: _marks.pop(key, None)), traces
     except TypeError:
-        # Another __setattr__ might raise when it gets the numbers at unpickling: then every span records the exception.
+        # An overridden __setattr__ is called with the attribute at unpickling, and may raise. No mark, then: every span
+        # that the exception leaves records it.
         if ask(_setattr, type(exc)) is BaseException.__setattr__:
             object.__setattr__(exc, _ATTRIBUTE, traces)
 

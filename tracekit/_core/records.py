@@ -1,4 +1,4 @@
-"""The small immutable records that hang on a span, and the limits that bound it."""
+"""The immutable records of a span, and the limits on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 
 
 class Event(NamedTuple):
-    """Something that happened at one moment of a span; ``time_ns`` is Unix time."""
+    """An event during a span; ``time_ns`` is Unix time."""
 
     name: str
     time_ns: int
@@ -35,17 +35,17 @@ class Event(NamedTuple):
 
 
 class Status(NamedTuple):
-    """How a span ended: ``code`` is one of "unset", "ok", "error", "cancelled"."""
+    """The status of a span: ``code`` is one of "unset", "ok", "error", "cancelled"."""
 
     code: str
     description: str = ""
 
 
 class Limits(NamedTuple):
-    """Bounds on what one span holds; what is cut is counted on the span.
+    """Limits on one span. Everything beyond them is dropped or cut, and counted on the span.
 
-    ``value_length`` counts characters of a string or bytes value, and elements of a sequence or mapping;
-    ``stack_length`` counts characters of an exception's stack trace.
+    ``value_length`` bounds the characters of a string or bytes value, and the elements of a sequence or mapping;
+    ``stack_length`` bounds the characters of the stack trace of an exception.
     """
 
     attributes: int = 128
@@ -59,9 +59,10 @@ DEFAULT_LIMITS = Limits()
 
 
 class Account(NamedTuple):
-    """What became of the spans that an exporter took without raising, as far as they were not delivered, as of now.
+    """The undelivered spans among those that an exporter has accepted without raising.
 
-    ``queued`` it still holds, ``failed`` it has lost, ``unsampled`` it has discarded by sampling; the last two over its life.
+    ``queued`` spans it still holds, ``failed`` spans it has lost, ``unsampled`` spans it has discarded by sampling. The
+    last two are counted since the exporter was made.
     """
 
     queued: int = 0
@@ -70,7 +71,7 @@ class Account(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Where every span of this process went since it started (or was forked).
+    """The number of spans in each state, since this process started or was forked.
 
     ``started = ended + open`` and ``ended = exported + queued + dropped + failed + unsampled``.
     """

@@ -83,7 +83,7 @@ def stack_of(exc: BaseException, message: str, limit: int) -> Bounded:
 
 
 class _Stack:
-    """A stack trace being formatted, and what is left of its bounds."""
+    """The formatting of one stack trace, and the bounds that are left."""
 
     __slots__ = ("exceptions", "files", "is_cut", "lines", "messages", "octets", "seen", "texts", "walk")
 
@@ -227,18 +227,19 @@ class _Stack:
     def headline(self, exc: BaseException, limit: int) -> str:
         """Return the lines that name *exc*: its class, its message and its notes."""
         message = self.messages.get(id(exc))
-        message = message_of(exc, limit) if message is None else message[:limit]
-        _, name = class_name(type(exc))
-        lines = [f"{name}: {message}\n" if message else f"{name}\n"]
-        limit -= len(lines[0])
+        texts = [message_of(exc, limit + 1) if message is None else message]
         notes = ask(_notes, exc)
         if type(notes) is list or type(notes) is tuple:
-            for note in notes[:_NOTES]:
-                text = _text(note, max(limit, 0))
-                limit -= len(text)
-                if text:
-                    lines.append(f"{text}\n")
-        return "".join(lines)
+            texts += [_text(note, limit + 1) for note in notes[:_NOTES]]
+            self.is_cut |= len(notes) > _NOTES
+        _, name = class_name(type(exc))
+        if texts[0]:
+            name += ": "
+        for number, text in enumerate(texts):
+            self.is_cut |= len(text) > limit
+            texts[number] = text[:limit] + "\n"
+            limit -= len(texts[number]) - 1
+        return name + "".join(texts)
 
 
 def _size(filename: str) -> int:
