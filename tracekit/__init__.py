@@ -13,6 +13,7 @@ from ._handoffs.hooks import install_hooks, remove_hooks
 from ._handoffs.traced import stream, traced
 from ._propagation import extract, inject
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
+from ._signals import flush_on_signal
 from ._version import __version__
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "detached",
     "extract",
     "flush",
+    "flush_on_signal",
     "from_context",
     "inject",
     "install_hooks",
