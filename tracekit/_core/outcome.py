@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .twin import Span
 
-__all__ = ["close_with", "exception_attributes"]
+__all__ = ["close_with", "exception_attributes", "is_normal_end"]
 
 # An attribute on the exception is the one memory that crosses tasks, threads and groups with it:
 # built-in exceptions take no weak reference, and a table keyed by id() would outlive them.
@@ -17,11 +17,14 @@ _MARK = "__tracekit_trace__"
 _LEAVES = 32
 _TRACES = 16
 _STACK_FRAMES = 64
+# RFC 6455, section 7.4.1: the purpose is fulfilled, the peer goes away, it gave no code; and the connection broke.
+_NORMAL_CLOSES = (1000, 1001, 1005)
+_BROKEN = 1006
 
 
 def close_with(span: Span, exc: BaseException) -> None:
     """Set the status of *span*, which *exc* is leaving, and record what no span of its trace has recorded yet."""
-    if _is(exc, SystemExit) and not exc.code:  # type: ignore[attr-defined]
+    if is_normal_end(exc):
         return
     errors = _errors(exc)
     if not errors:
@@ -33,6 +36,26 @@ def close_with(span: Span, exc: BaseException) -> None:
             span.record_exception(error)
     text = _text(exc)
     span.set_status("error", f"{type(exc).__name__}: {text}" if text else type(exc).__name__)
+
+
+def is_normal_end(exc: BaseException) -> bool:
+    """Return whether *exc* reports an end in order: of the process, or of a websocket that its peer closed normally."""
+    if _is(exc, SystemExit):
+        return not exc.code  # type: ignore[attr-defined]
+    closed = getattr(sys.modules.get("websockets.exceptions"), "ConnectionClosedOK", None)
+    return _websocket_code(exc) in _NORMAL_CLOSES or (closed is not None and _is(exc, closed))
+
+
+def _websocket_code(exc: BaseException) -> object:
+    """Return the code with which a client left, if that is what *exc* reports; None otherwise."""
+    # Looked up, not imported, as the cancellations below.
+    disconnect = getattr(sys.modules.get("starlette.websockets"), "WebSocketDisconnect", None)
+    if disconnect is None or not _is(exc, disconnect):
+        return None
+    try:
+        return exc.code  # type: ignore[attr-defined]
+    except Exception:
+        return None
 
 
 def exception_attributes(exc: BaseException, trace_id: str) -> dict[str, Any]:
@@ -92,7 +115,7 @@ def _errors(exc: BaseException) -> list[BaseException]:
                 if id(inner) not in seen:
                     seen.add(id(inner))
                     waiting.append(inner)
-        elif not _is(part, cancellations):
+        elif not (_is(part, cancellations) or is_normal_end(part) or _websocket_code(part) == _BROKEN):
             errors.append(part)
     return errors
 
