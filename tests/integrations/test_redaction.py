@@ -151,7 +151,9 @@ def test_a_header_that_holds_a_secret_is_one(name):
     ],
 )
 def test_a_query_keeps_its_form(query, redacted):
-    assert Redaction().query(query) == redacted
+    redaction = Redaction()
+    for _ in range(2):  # then its keys are known
+        assert redaction.query(query) == redacted
 
 
 def test_more_names_can_be_secret():

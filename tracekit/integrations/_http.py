@@ -6,12 +6,12 @@ Conventions: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 from __future__ import annotations
 
 import functools
-from typing import Final
+from typing import Any, Final
 
 from .._core.errors import clip
 from .._export.notices import Notices
 
-__all__ = ["DEFAULT_PORTS", "METHODS", "NOTICES", "error_type", "is_port", "parse_host", "report"]
+__all__ = ["DEFAULT_PORTS", "METHODS", "NOTICES", "error_type", "is_port", "parse_host", "report", "server_of"]
 
 # RFC 9110, PATCH (RFC 5789) and QUERY; whoever sends requests could make up any number of others.
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
@@ -19,7 +19,6 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 NOTICES: Final = Notices()  # of all integrations together: each cause is logged once
 
 
-@functools.lru_cache(maxsize=256)
 def parse_host(host: bytes) -> tuple[str, int | None]:
     """Return address and port of a ``Host`` header; None for a port that it does not name, "" for no address at all.
 
@@ -34,6 +33,24 @@ def parse_host(host: bytes) -> tuple[str, int | None]:
     if port.isascii() and port.isdigit() and len(port) <= 5 and is_port(int(port)):
         return address, int(port)
     return address, None
+
+
+@functools.lru_cache(maxsize=256)
+def server_of(host: bytes, scheme: str, server: Any) -> tuple[str, int | None]:
+    """Return address and port of a server, from the ``Host`` header that it was sent and what it says of itself.
+
+    *server* is ASGI's pair of address and port; at a Unix socket the port is None, or the pair is. "" and None are what
+    is not known. Raises what hostile arguments raise.
+    """
+    address, port = parse_host(host)
+    if not server:
+        return address, port
+    local, listens_on = server
+    if not address:
+        return local, listens_on if is_port(listens_on) else None
+    if port is None and is_port(listens_on):
+        port = DEFAULT_PORTS.get(scheme)
+    return address, port
 
 
 def is_port(port: object) -> bool:

@@ -34,9 +34,13 @@ async def serve_lifespan(app: App, scope: MutableMapping[str, Any], receive: Rec
     servers send no shutdown at all; it is answered for. What an app raises later goes on to the server.
     """
     try:
+        is_inside = LIFESPAN_KEY in scope  # the outermost does it
         scope[LIFESPAN_KEY] = True
     except Exception:  # a middleware inside this one then flushes, too; that does no harm
-        pass
+        is_inside = False
+    if is_inside:
+        await app(scope, receive, send)
+        return
     talk = _Talk(receive, send)
     try:
         await app(scope, talk.receive, talk.send)

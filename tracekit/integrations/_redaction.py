@@ -113,22 +113,19 @@ class Redaction:
 
     def query(self, query: str) -> str:
         """Return *query*, without its ``?``, with ``REDACTED`` for the values of secrets; 1024 characters at most."""
-        query = query[:MAX_TEXT]
-        if "=" not in query:
-            return query
+        if len(query) > MAX_TEXT:
+            query = query[:MAX_TEXT]
         if ";" in query:  # separates, too, in the forms of before HTML 5
-            return ";".join([self._pairs(part) for part in query.split(";")])
-        return self._pairs(query)
+            return ";".join(["&".join(map(self._pair, part.split("&"))) for part in query.split(";")])
+        known = self._known
+        for part in query.split("&"):
+            if known.get(part.partition("=")[0]) is not False:  # it may be a secret
+                return "&".join(map(self._pair, query.split("&")))
+        return query
 
-    def _pairs(self, text: str) -> str:
-        parts = text.split("&")
-        is_changed = False
-        for at, part in enumerate(parts):
-            key, _, value = part.partition("=")
-            if value and self.is_secret(key):
-                parts[at] = f"{key}={REDACTED}"
-                is_changed = True
-        return "&".join(parts) if is_changed else text
+    def _pair(self, pair: str) -> str:
+        key, _, value = pair.partition("=")
+        return f"{key}={REDACTED}" if value and self.is_secret(key) else pair
 
     def _decide(self, name: str) -> bool:
         name = unquote(name[-_MAX_KEY:])

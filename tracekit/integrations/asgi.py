@@ -17,8 +17,8 @@ from .._configure import tracer_in_use
 from .._core.outcome import is_normal_end
 from .._propagation import extract_all
 from ._forced import Forced
-from ._http import DEFAULT_PORTS, METHODS, error_type, is_port, parse_host, report
-from ._lifespan import LIFESPAN_KEY, serve_lifespan
+from ._http import METHODS, error_type, report, server_of
+from ._lifespan import serve_lifespan
 from ._redaction import MAX_TEXT, Redaction
 
 if TYPE_CHECKING:
@@ -102,12 +102,14 @@ class TraceMiddleware:
         """Serve *scope*, with a span of its own if it is a request or a websocket."""
         try:
             kind = scope["type"]
-            is_request = (kind == "http" or kind == "websocket") and SPAN_KEY not in scope
-            is_lifespan = not is_request and kind == "lifespan" and LIFESPAN_KEY not in scope
+            is_known = SPAN_KEY in scope
         except Exception:  # no scope that there should be
-            is_request = is_lifespan = False
-        if not is_request:
-            await (serve_lifespan(self.app, scope, receive, send) if is_lifespan else self.app(scope, receive, send))
+            kind, is_known = "", True
+        if is_known or (kind != "http" and kind != "websocket"):
+            if kind == "lifespan":
+                await serve_lifespan(self.app, scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
             return
         if self._exclude is not None and self._is_excluded(scope):
             with use_context(_NOT_TRACED):
@@ -228,9 +230,13 @@ def _attributes(scope: Scope, kind: str, method: str, redaction: Redaction) -> d
     """Return what *scope* tells about the request, as far as it is well-formed."""
     get = scope.get
     scheme = get("scheme") or ("http" if kind == "http" else "ws")
-    raw_path = get("raw_path")
-    # As it was sent: in "path" the server has decoded "%2F", and "%3F".
-    path = raw_path.decode("latin-1").partition("?")[0] if type(raw_path) is bytes else get("path", "")
+    path = get("raw_path")
+    if type(path) is bytes:  # as it was sent: in "path" the server has decoded "%2F", and "%3F"
+        path = path.decode("latin-1")
+        if "?" in path:
+            path = path.partition("?")[0]
+    else:
+        path = get("path", "")
     attributes = {"http.request.method": method, "url.path": path, "url.scheme": scheme}
     try:
         host = agent = b""
@@ -245,16 +251,12 @@ def _attributes(scope: Scope, kind: str, method: str, redaction: Redaction) -> d
                     break
         if agent:
             attributes["user_agent.original"] = agent[:MAX_TEXT].decode("latin-1")
-        address, port = parse_host(host)
         server = get("server")
-        if not address and server:
-            address, port = server
+        address, port = server_of(host, scheme, server if type(server) is not list else tuple(server))
         if address:
             attributes["server.address"] = address
-        if port is None and server and is_port(server[1]):  # at a Unix socket it is None, or the whole server is
-            port = DEFAULT_PORTS.get(scheme)
-        if address and is_port(port):
-            attributes["server.port"] = port
+            if port:
+                attributes["server.port"] = port
     except Exception:  # hostile bytes, or a server that takes liberties: what was found so far will do
         pass
     try:
@@ -268,11 +270,10 @@ def _attributes(scope: Scope, kind: str, method: str, redaction: Redaction) -> d
     except Exception:
         pass
     try:
-        if (client := get("client")) and client[0]:
-            attributes["client.address"] = client[0]
-            # Where a proxy's header has named the client, the server has no port of it.
-            if is_port(client[1]):
-                attributes["network.peer.address"] = client[0]
+        if (client := get("client")) and (address := client[0]):
+            attributes["client.address"] = address
+            if client[1]:  # 0 where a proxy's header has named the client, whose port is not known then
+                attributes["network.peer.address"] = address
     except Exception:
         pass
     return attributes
@@ -387,7 +388,11 @@ class _Request(_Exchange):
         try:
             kind = message["type"]
             if kind == "http.response.start":
-                self._see_status(message)
+                status = message["status"]
+                if type(status) is int:
+                    self._status = status
+                else:
+                    self._see_status(message)
             elif kind == "http.response.body" or kind == "http.response.zerocopysend":
                 # Set before it is sent: the disconnect that follows may overtake the rest of this call.
                 self._is_complete = not message.get("more_body")
