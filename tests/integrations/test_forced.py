@@ -133,6 +133,45 @@ def test_of_too_many_those_are_followed_that_the_ratio_keeps_everywhere(clock):
     assert all(int(span.context.trace_id, 16) % NEVER >= threshold for span in kept)
 
 
+def test_a_share_that_nobody_uses_is_not_saved_up(clock):
+    service = Service(Ratio(0.01), clock, forced_per_s=0)
+    service.flood(10_000, 100, lambda: [UNSAMPLED])
+    assert service.flood(50, 0, from_an_attacker) == 10
+
+
+@pytest.mark.parametrize("headers", [{"b3": "d"}, {"b3": "1"}])
+def test_a_decision_without_ids_that_is_not_followed_leaves_it_to_the_sampler(clock, headers):
+    service = Service(Ratio(0.5), clock, formats=[b3.SINGLE], forced_per_s=0)
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert 400 <= service.flood(1_000, 0, lambda: pairs) <= 600
+
+
+@pytest.mark.parametrize("sampler", [Ratio(0.001), Rate], ids=str)
+@pytest.mark.parametrize("trace_id", [HIGHEST, None])
+def test_whoever_chooses_an_id_and_leaves_the_decision_here_is_bounded_too(clock, sampler, trace_id):
+    sampler = Rate(50, clock=clock.ns) if sampler is Rate else sampler
+    service = Service(sampler, clock, formats=[b3.SINGLE], forced_per_s=100)
+    rng = random.Random(13)
+
+    def headers():
+        chosen = trace_id or f"{rng.getrandbits(128):032x}"
+        return [(b"b3", f"{chosen}-00f067aa0ba902b7".encode())]
+
+    service.flood(5_000, 5, headers)
+    recorded = service.flood(20_000, 20, headers)
+    most = 50 * 20 * 1.3 if isinstance(sampler, Rate) else 0.001 * 20_000 + 10
+    assert 1 <= recorded <= most
+    assert all(not context.deferred for context in service.contexts)
+
+
+def test_who_leaves_the_decision_here_gets_the_whole_share(clock):
+    service = Service(Ratio(0.1), clock, formats=[b3.SINGLE], forced_per_s=0)
+    rng = random.Random(17)
+    recorded = service.flood(20_000, 20, lambda: [(b"b3", b"%032x-00f067aa0ba902b7" % rng.getrandbits(128))])
+    assert 1_850 <= recorded <= 2_150
+    assert {str(context.state) for context in service.contexts if context.sampled} == {"ot=th:e666"}
+
+
 @pytest.mark.parametrize("headers", [from_strangers(), from_an_attacker], ids=["strangers", "attacker"])
 def test_a_rate_bounds_what_comes_in_sampled_too(clock, headers):
     service = Service(Rate(50, clock=clock.ns), clock)

@@ -15,7 +15,6 @@ A trace beyond that is not recorded here, nor by the services that are called fr
 from __future__ import annotations
 
 import math
-import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,29 +59,38 @@ class Forced:
         self._share = min(_MAX_SHARE, self._share + (1 - tracer.threshold / NEVER))
 
     def admit(self, tracer: Tracer, caller: SpanContext, name: str, attributes: Mapping[str, Any]) -> SpanContext:
-        """Return *caller*, which is sampled, as it counts here: as it is, with a higher threshold, or not sampled."""
+        """Return what counts here of *caller*, which is sampled or leaves the decision to the sampler here."""
         sampler: Any = tracer.sampler
         if math.isinf(self._per_second):
             return caller
-        chance = randomness(caller) if ids_of(caller)[0] else int.from_bytes(os.urandom(7))
+        is_forced = caller.sampled
+        if not ids_of(caller)[0]:  # the trace, and with it chance, begins here
+            is_followed = not is_forced or (not isinstance(sampler, Rate) and self._take(self._per_second))
+            return caller if is_followed else _decided(caller, deferred=True)
         if isinstance(sampler, Rate):
             threshold = caller.state.sampling()[0]
-            raised = sampler.thin(chance, threshold)
+            raised = sampler.thin(randomness(caller), threshold)
             if raised >= 0 and self._take(_RATE_SLACK * sampler.per_second):
-                return caller if raised <= threshold or not raised else _raise(caller, raised)
-        elif sampler is None and chance >= tracer.threshold and self._share >= 1:
+                if is_forced and (raised <= threshold or not raised):
+                    return caller
+                return _decided(caller, f"ot=th:{threshold_text(raised)}", _SAMPLED)
+        elif sampler is not None:
+            if not is_forced or _keeps(sampler, randomness(caller), name, attributes) or self._take(self._per_second):
+                return caller
+        elif randomness(caller) >= tracer.threshold and self._share >= 1:
             self._share -= 1
             return caller
-        elif (sampler is not None and _keeps(sampler, chance, name, attributes)) or self._take(self._per_second):
+        elif is_forced and self._take(self._per_second):
             return caller
-        _notices.say(
-            "warning",
-            "forced",
-            "more traces come in sampled than the sampler here and forced_per_s=%g allow: the others are not recorded "
-            "(said once)",
-            self._per_second,
-        )
-        return _demote(caller)
+        if is_forced:
+            _notices.say(
+                "warning",
+                "forced",
+                "more traces come in sampled than the sampler here and forced_per_s=%g allow: the others are not "
+                "recorded (said once)",
+                self._per_second,
+            )
+        return _decided(caller)
 
     def _take(self, per_second: float) -> bool:
         """Take a token from the bucket, which holds as many as a second brings."""
@@ -102,20 +110,15 @@ def _keeps(sampler: Any, chance: int, name: str, attributes: Mapping[str, Any]) 
         return False
 
 
-def _raise(caller: SpanContext, threshold: int) -> SpanContext:
-    state = caller.state.decided(f"ot=th:{threshold_text(threshold)}")
-    return caller.replace(state=TraceState.parse(state))
-
-
-def _demote(caller: SpanContext) -> SpanContext:
-    """Return *caller* without its decision; where there is no span of its own, the sampler decides about a new one."""
+def _decided(caller: SpanContext, entry: str = "", sampled: int = 0, *, deferred: bool = False) -> SpanContext:
+    """Return *caller* with another decision, which *entry* of its tracestate tells."""
     return SpanContext(
         caller.id[:16],
         caller.id[16:],
-        caller.flags & ~_SAMPLED,
-        state=TraceState.parse(caller.state.decided("")),
+        (caller.flags & ~_SAMPLED) | sampled,
+        state=TraceState.parse(caller.state.decided(entry)),
         labels=caller.labels,
         is_remote=caller.is_remote,
-        deferred=not caller.is_valid,
+        deferred=deferred,
         extra=caller.extra,
     )

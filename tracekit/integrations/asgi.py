@@ -159,8 +159,8 @@ class TraceMiddleware:
                     attributes = _attributes(scope, kind, method, self._redaction)
                 if tracer.threshold or tracer.sampler is not None:  # there are traces that are not kept
                     self._forced.count(tracer)
-                    if continued is not None and continued.sampled:
-                        parent = self._forced.admit(tracer, continued, name, attributes or {})
+                    if continued is not None and attributes is not None:
+                        parent = self._forced.admit(tracer, continued, name, attributes)
             server_span = span(name, kind="server", parent=parent, links=links, attributes=attributes)
             scope[SPAN_KEY] = server_span
         except Exception as error:  # the request is served, traced or not
