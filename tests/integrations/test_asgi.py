@@ -870,7 +870,7 @@ def test_what_nobody_records_costs_no_wrapped_channels():
 
 
 def test_what_the_caller_does_not_sample_costs_no_attributes_either(exporter, monkeypatch):
-    monkeypatch.setattr(asgi, "_attributes", None)
+    monkeypatch.setattr(asgi, "attributes_of", None)
     seen = []
 
     async def app(scope, receive, send):

@@ -16,8 +16,9 @@ from .. import ROOT, Span, SpanContext, span, use_context
 from .._configure import tracer_in_use
 from .._core.outcome import is_normal_end
 from .._propagation import extract_all
+from ._asgi_scope import attributes_of, route_of
 from ._forced import Forced
-from ._http import METHODS, error_type, report, server_of
+from ._http import METHODS, error_type, report
 from ._lifespan import serve_lifespan
 from ._redaction import MAX_TEXT, Redaction
 
@@ -156,7 +157,7 @@ class TraceMiddleware:
             tracer = tracer_in_use()
             if tracer.recording:
                 if continued is None or continued.sampled or continued.deferred:
-                    attributes = _attributes(scope, kind, method, self._redaction)
+                    attributes = attributes_of(scope, kind, method, self._redaction)
                 if tracer.threshold or tracer.sampler is not None:  # there are traces that are not kept
                     self._forced.count(tracer)
                     if continued is not None and attributes is not None:
@@ -226,77 +227,6 @@ def _caller(scope: Scope) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
         return None, ()
 
 
-def _attributes(scope: Scope, kind: str, method: str, redaction: Redaction) -> dict[str, Any]:
-    """Return what *scope* tells about the request, as far as it is well-formed."""
-    get = scope.get
-    scheme = get("scheme") or ("http" if kind == "http" else "ws")
-    path = get("raw_path")
-    if type(path) is bytes:  # as it was sent: in "path" the server has decoded "%2F", and "%3F"
-        path = path.decode("latin-1")
-        if "?" in path:
-            path = path.partition("?")[0]
-    else:
-        path = get("path", "")
-    attributes = {"http.request.method": method, "url.path": path, "url.scheme": scheme}
-    try:
-        host = agent = b""
-        for name, value in get("headers", ()):
-            if name == b"host":
-                host = value
-                if agent:
-                    break
-            elif name == b"user-agent":
-                agent = value
-                if host:
-                    break
-        if agent:
-            attributes["user_agent.original"] = agent[:MAX_TEXT].decode("latin-1")
-        server = get("server")
-        address, port = server_of(host, scheme, server if type(server) is not list else tuple(server))
-        if address:
-            attributes["server.address"] = address
-            if port:
-                attributes["server.port"] = port
-    except Exception:  # hostile bytes, or a server that takes liberties: what was found so far will do
-        pass
-    try:
-        if query := get("query_string"):
-            attributes["url.query"] = redaction.query(query[:MAX_TEXT].decode("latin-1"))
-        if version := get("http_version"):
-            attributes["network.protocol.version"] = version
-        if method == "HTTP":
-            attributes["http.request.method"] = "_OTHER"
-            attributes["http.request.method_original"] = scope["method"][:64]
-    except Exception:
-        pass
-    try:
-        if (client := get("client")) and (address := client[0]):
-            attributes["client.address"] = address
-            if client[1]:  # 0 where a proxy's header has named the client, whose port is not known then
-                attributes["network.peer.address"] = address
-    except Exception:
-        pass
-    return attributes
-
-
-def _route(scope: Scope) -> str:
-    """Return the path template of the route that the app chose, where it says so as Starlette and FastAPI do, or ""."""
-    route = scope.get("route")
-    if route is None:
-        return ""
-    try:
-        # A mount's own template is overwritten by the route inside, which knows only the rest of the path.
-        prefix: str = scope["root_path"][len(scope["app_root_path"]) :] if "app_root_path" in scope else ""
-        path: str = "" if hasattr(route, "routes") else route.path
-        if prefix:
-            inner = getattr(route, "param_convertors", ())
-            outer = {str(value): name for name, value in scope["path_params"].items() if name not in inner}
-            prefix = "/".join([f"{{{outer[part]}}}" if part in outer else part for part in prefix.split("/")])
-        return prefix + path
-    except Exception:  # some other framework's idea of a route
-        return ""
-
-
 class _Exchange:
     """The two ends of one request or websocket, as the app gets them, and what is seen passing through.
 
@@ -351,7 +281,7 @@ class _Exchange:
     def _describe(self) -> None:
         """Write what is known only now: the route that the app chose, and how it went; the span ends next."""
         span = self._span
-        if route := _route(self._scope):
+        if route := route_of(self._scope):
             span.update_name(f"{span.name} {route}")
             span.set_attribute("http.route", route)
         if status := self._status:
