@@ -658,3 +658,59 @@ def test_samplers_tell_what_they_do():
         "Ratio(0.5)",
         "Rate(10)",
     ]
+
+
+class Fixed(Rate):
+    """A rate whose threshold stays what it is."""
+
+    def __init__(self, threshold):
+        super().__init__(10)
+        self._in_force = threshold, f"ot=th:{threshold_text(threshold)}"
+
+    def _adapt(self, since_ns, elapsed_ns):
+        pass
+
+
+QUARTER, HALF = 3 * NEVER // 4, NEVER // 2
+
+
+@pytest.mark.parametrize(
+    ("rate", "randomness", "before", "after"),
+    [
+        (HALF, HALF, 0, HALF),
+        (HALF, HALF - 1, 0, -1),
+        (HALF, NEVER - 1, -1, HALF),  # nothing was said
+        (HALF, NEVER - 1, NEVER, HALF),  # what was said cannot be
+        (HALF, HALF, QUARTER, HALF),  # the decision contradicts it
+        (0, QUARTER, QUARTER, QUARTER),
+        (HALF, QUARTER, QUARTER, -1),
+        (HALF, QUARTER + NEVER // 8 - 1, QUARTER, -1),
+        (HALF, QUARTER + NEVER // 8, QUARTER, QUARTER + NEVER // 8),
+        (NEVER - 1, NEVER - 1, 0, NEVER - 1),
+    ],
+)
+def test_a_rate_thins_what_was_sampled_before_by_its_own_share(rate, randomness, before, after):
+    assert Fixed(rate).thin(randomness, before) == after
+
+
+@given(
+    st.integers(0, NEVER - 1),
+    st.integers(0, NEVER - 1),
+    st.integers(-1, NEVER),
+)
+@same
+def test_a_thinned_trace_never_contradicts_its_threshold(rate, randomness, before):
+    after = Fixed(rate).thin(randomness, before)
+    assert after == -1 or (before if before <= randomness else 0) <= after <= randomness
+
+
+def test_traces_that_are_thinned_count_towards_the_rate():
+    now = [0]
+    rate = Rate(10, clock=lambda: now[0])
+    rng = random.Random(5)
+    kept = 0
+    for number in range(20_000):
+        now[0] += 1_000_000
+        is_kept = rate.thin(rng.randrange(HALF, NEVER), HALF) >= 0
+        kept += is_kept and number >= 10_000
+    assert 90 <= kept <= 110

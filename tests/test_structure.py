@@ -32,6 +32,7 @@ LAYERS = [
     "_handoffs _export",
     "_environment",
     "_configure",
+    "_signals",
     "tracekit",
     "testing _testing threads processes",
     "aio pytest_plugin",

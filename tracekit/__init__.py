@@ -20,6 +20,7 @@ from ._handoffs.hooks import install_hooks, remove_hooks
 from ._handoffs.traced import stream, traced
 from ._propagation import extract, inject
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
+from ._signals import flush_on_signal
 from ._version import __version__
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "detached",
     "extract",
     "flush",
+    "flush_on_signal",
     "from_context",
     "inject",
     "install_hooks",

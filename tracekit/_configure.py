@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -236,6 +237,7 @@ def _started() -> Pipeline:
         _pipeline = Pipeline()
         atexit.register(shutdown)
         _pipeline.finish_in_child()
+        _finish_before_celery()
     return _pipeline
 
 
@@ -243,6 +245,18 @@ def _after_fork() -> None:
     after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()
+        _finish_before_celery()
+
+
+def _finish_before_celery() -> None:
+    """Export at celery's worker_process_shutdown: a pool's process that is recycled leaves by os._exit()."""
+    ending: Any = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
+    if ending is not None:
+        ending.connect(_finish, weak=False, dispatch_uid="tracekit")
+
+
+def _finish(**_: object) -> None:
+    shutdown()
 
 
 if hasattr(os, "register_at_fork"):

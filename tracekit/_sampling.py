@@ -146,6 +146,21 @@ class Rate:
         self._kept += 1
         return True, state
 
+    def thin(self, randomness: int, threshold: int) -> int:
+        """Return the threshold under which a trace is kept that came in sampled, or -1 where it is not kept.
+
+        *threshold* is the one that it came with. What is let through counts towards the rate, as new traces do.
+        """
+        if not 0 <= threshold <= randomness:  # none was said, or one that contradicts the decision
+            threshold = 0
+        # What came in has its randomness above its threshold: spread that over the whole range again.
+        share = NEVER - threshold
+        keep, state = self.sample((randomness - threshold) * NEVER // share, "", "server", {})
+        if not keep:
+            return -1
+        rejected = int(state.removeprefix("ot=th:").ljust(_DIGITS, "0"), 16)
+        return threshold + rejected * share // NEVER
+
     def _adapt(self, since_ns: int, elapsed_ns: int) -> None:
         if since_ns != self._since_ns:  # another thread has been here; a lock might be held for ever after a fork
             return

@@ -22,16 +22,16 @@ if sys.platform != "win32":
 
 
 @contextlib.contextmanager
-def serve(app, server="uvicorn, asyncio"):
-    """Serve *app* inside ``with``, and give the port."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+def serve(app, server="uvicorn, asyncio", path=None):
+    """Serve *app* inside ``with``, and give the port; with *path* on a Unix socket, which has none."""
+    listener = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
+    listener.bind(("127.0.0.1", 0) if path is None else path)
     listener.listen(512)  # connections wait here until the server has started
     name, _, loop = server.partition(", ")
     starting = threading.Event()
     stops = []
     run = {"uvicorn": _run_uvicorn, "hypercorn": _run_hypercorn}[name]
-    port = listener.getsockname()[1]
+    port = listener.getsockname()[1] if path is None else None
     thread = threading.Thread(
         target=contextvars.Context().run, args=(run, app, listener, loop, stops, starting), name=server
     )

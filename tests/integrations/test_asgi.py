@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import anyio
@@ -10,9 +14,12 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 import tracekit
+from tracekit import AlwaysOff, Ratio
 from tracekit.integrations import asgi
+from tracekit.integrations._lifespan import LIFESPAN_KEY
 from tracekit.integrations.asgi import SPAN_KEY, TraceMiddleware
 from tracekit.testing import span_tree
 
@@ -103,9 +110,136 @@ def test_a_restarted_trace_is_sampled_here_not_there(exporter):
     assert len(exporter.spans) == 1
 
 
+@pytest.mark.parametrize("trust", ["continue", "restart", "link", "ignore"])
+def test_a_route_says_otherwise_for_all_that_is_below_it(exporter, trust):
+    others = {"continue": "ignore", "restart": "continue", "link": "restart", "ignore": "continue"}
+    seen = []
+
+    async def app(scope, receive, send):
+        labels = dict(tracekit.current_labels())
+        seen.append((tracekit.current_context().trace_id == TRACE_ID, labels, len(tracekit.current_span().links)))
+
+    middleware = TraceMiddleware(app, trust=others[trust], routes={"/partner": trust})
+    plain, chosen = TraceMiddleware(app, trust=others[trust]), TraceMiddleware(app, trust=trust)
+    for path, like in (("/partner", chosen), ("/partner/3", chosen), ("/partners", plain), ("/", plain), (5, plain)):
+        seen.clear()
+        for one in (middleware, like):
+            run(one(request_scope(CALLER, LABELS, path=path), at_once, at_once))
+        assert seen[0] == seen[1], path
+    assert len(exporter.spans) == 10
+
+
+EXCLUDE = ["/health", "/internal/metrics/", re.compile(r"\.(css|js)$"), re.compile("^/static")]
+
+
+@pytest.mark.parametrize("make", [request_scope, websocket_scope])
+@pytest.mark.parametrize(
+    ("path", "is_traced"),
+    [
+        ("/health", False),
+        ("/health/", False),
+        ("/health/live", False),
+        ("/healthy", True),
+        ("/api/health", True),
+        ("/internal/metrics", True),
+        ("/internal/metrics/", False),
+        ("/internal/metrics/a", False),
+        ("/a/b.css", False),
+        ("/a/b.css/c", True),
+        ("/statics", False),
+        ("/", True),
+        ("", True),
+        (None, True),
+        (5, True),
+        ("/health/" + "x" * 5000, True),
+    ],
+)
+def test_what_is_excluded_has_no_span_and_neither_has_what_is_done_in_it(exporter, make, path, is_traced):
+    sent = []
+
+    async def app(scope, receive, send):
+        with tracekit.span("work"):
+            sent.append(tracekit.inject({}))
+        await answer(scope, receive, send)
+
+    messages = []
+
+    async def send(message):
+        messages.append(message)
+
+    with tracekit.span("of the request before"):
+        scope = make(CALLER, path=path)
+        # The layer inside has nothing excluded, and sees that the one outside has.
+        run(TraceMiddleware(TraceMiddleware(app), exclude=EXCLUDE)(scope, at_once, send))
+    spans = [span for span in exporter.spans if span.name != "of the request before"]
+    assert [span.name for span in spans] == (["work", spans[-1].name] if is_traced else [])
+    assert (scope[SPAN_KEY] is not None) is is_traced
+    assert messages == [START, LAST]
+    (headers,) = sent
+    assert bool(int(headers["traceparent"][-2:], 16) & 1) is is_traced
+    assert (TRACE_ID in headers["traceparent"]) is is_traced
+
+
+def documented_sampler():
+    """The class of docs/sampling.md, as it stands there."""
+    text = (Path(__file__).parents[2] / "docs/sampling.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^class OnlyWhatMatters:\n(?:(?:    .*)?\n)+", text, re.MULTILINE)
+    names = {"Ratio": Ratio}
+    exec(code, names)
+    sampler = names["OnlyWhatMatters"]()
+    sampler.others = AlwaysOff()  # "a tenth of the rest" is chance
+    return sampler
+
+
+def test_the_sampler_of_the_documentation_decides_by_what_the_middleware_knows_at_the_start(exporter):
+    tracekit.configure(exporter=exporter, sampler=documented_sampler())
+    for path in ("/health", "/pay/3", "/items"):
+        run(TraceMiddleware(answer)(request_scope(path=path, raw_path=path.encode()), at_once, at_once))
+    assert [span.attributes["url.path"] for span in exporter.spans] == ["/pay/3"]
+
+
+def test_a_sampler_is_asked_with_all_that_is_known_of_the_request(exporter):
+    asked = []
+
+    class Sampler:
+        def sample(self, randomness, name, kind, attributes):
+            asked.append((name, kind, dict(attributes)))
+            return False, ""
+
+    tracekit.configure(exporter=exporter, sampler=Sampler())
+    scope = request_scope((b"user-agent", b"curl"), query_string=b"a=1&token=s3cr3t")
+    run(TraceMiddleware(answer)(scope, at_once, at_once))
+    run(TraceMiddleware(answer)(websocket_scope(), at_once, at_once))
+    assert asked[0] == (
+        "GET",
+        "server",
+        {
+            "http.request.method": "GET",
+            "url.path": "/items/3",
+            "url.scheme": "https",
+            "url.query": "a=1&token=REDACTED",
+            "server.address": "shop.example",
+            "server.port": 443,
+            "client.address": "192.0.2.1",
+            "network.peer.address": "192.0.2.1",
+            "network.protocol.version": "1.1",
+            "user_agent.original": "curl",
+        },
+    )
+    assert asked[1][:2] == ("WEBSOCKET", "server")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"exclude": "/health"}, TypeError, "exclude must be an iterable of paths and patterns, not str"),
+        ({"exclude": re.compile("a")}, TypeError, "exclude must be an iterable of paths and patterns, not Pattern"),
+        ({"exclude": None}, TypeError, "exclude must be an iterable of paths and patterns, not NoneType"),
+        ({"exclude": [5]}, TypeError, "exclude must hold str and re.Pattern[str], not int"),
+        ({"exclude": [re.compile(b"a")]}, TypeError, "exclude must hold str and re.Pattern[str], not Pattern"),
+        ({"exclude": ["health"]}, ValueError, "exclude must hold paths that start with a slash: 'health'"),
+        ({"routes": {"/": None}}, TypeError, "trust must be str, not NoneType"),
+        ({"redact": "ssn"}, TypeError, "redact must be an iterable of names, not str"),
         ({"app": None}, TypeError, "app must be an ASGI application, not NoneType"),
         ({"trust": None}, TypeError, "trust must be str, not NoneType"),
         ({"trust": "yes\n"}, ValueError, r"trust must be one of continue, restart, link, ignore: 'yes\n'"),
@@ -134,6 +268,7 @@ def test_wrong_arguments_are_named(arguments, error, message):
                 "server.address": "shop.example",
                 "server.port": 443,
                 "client.address": "192.0.2.1",
+                "network.peer.address": "192.0.2.1",
                 "network.protocol.version": "1.1",
                 "user_agent.original": "httpx",
                 "http.response.status_code": 200,
@@ -180,6 +315,7 @@ def test_wrong_arguments_are_named(arguments, error, message):
                 "server.address": "::1",
                 "server.port": 8000,
                 "client.address": "192.0.2.1",
+                "network.peer.address": "192.0.2.1",
                 "network.protocol.version": "1.1",
                 "user_agent.original": "\xff" * 1024,
                 "http.response.status_code": 200,
@@ -193,6 +329,74 @@ def test_attributes_follow_the_http_conventions(exporter, scope, name, attribute
     assert span.name == name
     assert dict(span.attributes) == attributes
     assert span.dropped_attributes == 0
+
+
+def attributes_of(exporter, **changes):
+    run(TraceMiddleware(answer)(request_scope(**changes), at_once, at_once))
+    return exporter.spans[-1].attributes
+
+
+@pytest.mark.parametrize(
+    ("raw_path", "path", "recorded"),
+    [
+        (b"/a%2Fb%3Fc/%C3%BC", "/a/b?c/\u00fc", "/a%2Fb%3Fc/%C3%BC"),
+        (b"/a?b=s3cr3t", "/a", "/a"),  # some servers leave the query in
+        (b"/\xff", "/\ufffd", "/\xff"),
+        (None, "/a b", "/a b"),
+        ("/wrong", "/a", "/a"),
+        (b"", "/a", ""),
+    ],
+)
+def test_the_path_is_recorded_as_it_was_sent(exporter, raw_path, path, recorded):
+    assert attributes_of(exporter, raw_path=raw_path, path=path)["url.path"] == recorded
+
+
+@pytest.mark.parametrize(
+    ("host", "server", "address", "port"),
+    [
+        (b"shop.example", ("127.0.0.1", 8000), "shop.example", 443),
+        (b"shop.example:8443", ("127.0.0.1", 8000), "shop.example", 8443),
+        (b"shop.example:65535", ("127.0.0.1", 8000), "shop.example", 65535),
+        (b"shop.example:65536", ("127.0.0.1", 8000), "shop.example", 443),
+        (b"shop.example:99999", ("127.0.0.1", 8000), "shop.example", 443),
+        (b"shop.example:0", ("127.0.0.1", 8000), "shop.example", 443),
+        (b"shop.example", ("/run/shop.sock", None), "shop.example", None),
+        (b"shop.example", None, "shop.example", None),  # so says uvicorn of a Unix socket
+        (b"shop.example:8443", ("/run/shop.sock", None), "shop.example", 8443),  # the client's own words
+        (b"", ("/run/shop.sock", None), "/run/shop.sock", None),
+        (b"", ("127.0.0.1", 8000), "127.0.0.1", 8000),
+        (b"", ("127.0.0.1", 0), "127.0.0.1", None),
+        (b"", ("127.0.0.1", 65536), "127.0.0.1", None),
+        (b"", ("127.0.0.1", True), "127.0.0.1", None),
+        (b"", None, None, None),
+    ],
+)
+def test_a_port_is_recorded_where_there_is_one(exporter, host, server, address, port):
+    attributes = attributes_of(exporter, headers=[(b"host", host)], server=server)
+    assert (attributes.get("server.address"), attributes.get("server.port")) == (address, port)
+
+
+@pytest.mark.parametrize(
+    ("client", "address", "peer"),
+    [
+        (("192.0.2.1", 51234), "192.0.2.1", "192.0.2.1"),
+        (["2001:db8::1", 51234], "2001:db8::1", "2001:db8::1"),
+        (("198.51.100.7", 0), "198.51.100.7", None),  # from a proxy's header, as uvicorn takes it
+        (("198.51.100.7",), "198.51.100.7", None),
+        (("", 0), None, None),  # a Unix socket
+        (("", 51234), None, None),
+        (None, None, None),
+    ],
+)
+def test_a_client_and_the_peer_of_the_connection_are_recorded_as_far_as_they_are_known(exporter, client, address, peer):
+    attributes = attributes_of(exporter, client=client)
+    assert (attributes.get("client.address"), attributes.get("network.peer.address")) == (address, peer)
+
+
+def test_secrets_of_a_query_are_left_out_and_more_can_be_named(exporter):
+    scope = request_scope(query_string=b"page=2&token[]=s3cr3t&ssn=s3cr3t")
+    run(TraceMiddleware(answer, redact=["SSN"])(scope, at_once, at_once))
+    assert exporter.spans[0].attributes["url.query"] == "page=2&token[]=REDACTED&ssn=REDACTED"
 
 
 @pytest.mark.parametrize(
@@ -341,6 +545,52 @@ def test_an_exception_is_recorded_once_and_raised_on_as_it_is(exporter):
     (span,) = [span for span in exporter.spans if span.kind == "server"]
     assert span.status.description == "ValueError: boom"
     assert span.attributes["error.type"] == "ValueError"
+    assert span.attributes["http.response.status_code"] == 500  # the server, or a layer around, answers so
+
+
+def test_an_app_that_returns_without_an_answer_is_a_500_too(exporter):
+    async def app(scope, receive, send):
+        pass
+
+    run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert span.status == ("error", "the app returned before its response was complete")
+    assert span.attributes["http.response.status_code"] == 500
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_no_answer_is_made_up_for_what_ends_more_than_the_request(exporter, error):
+    async def app(scope, receive, send):
+        raise error
+
+    with pytest.raises(error):
+        run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    assert "http.response.status_code" not in exporter.spans[0].attributes
+
+
+def test_an_exception_that_leaves_after_the_start_keeps_the_status_that_was_sent(exporter):
+    async def app(scope, receive, send):
+        await send({**START, "status": http.HTTPStatus.CREATED})
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert span.status.code == "error"
+    assert span.attributes["http.response.status_code"] == 201
+    assert type(span.attributes["http.response.status_code"]) is int
+
+
+def test_under_starlette_the_middleware_sees_the_500_of_an_unhandled_exception(exporter):
+    async def boom(request):
+        raise ValueError("boom")
+
+    app = Starlette(routes=[Route("/boom", boom)])
+    app.add_middleware(TraceMiddleware)
+    with pytest.raises(ValueError, match="boom"):
+        run(app(request_scope(path="/boom", raw_path=b"/boom"), at_once, at_once))
+    (span,) = exporter.spans
+    assert (span.name, span.attributes["http.response.status_code"]) == ("GET /boom", 500)
 
 
 def test_the_exception_behind_an_answer_of_500_is_on_the_span(exporter):
@@ -528,6 +778,7 @@ async def test_a_websocket_has_one_span_with_what_went_through_it(exporter, send
         "server.address": "shop.example",
         "server.port": 443,
         "client.address": "192.0.2.1",
+        "network.peer.address": "192.0.2.1",
         "network.protocol.version": "1.1",
         **attributes,
     }
@@ -561,12 +812,39 @@ def test_a_websocket_is_named_after_its_route_and_its_exception_is_recorded(expo
     (span,) = exporter.spans
     assert (span.name, span.status.code) == ("WEBSOCKET /items/{id}", "error")
     assert [event.name for event in span.events] == ["exception"]
+    assert "http.response.status_code" not in span.attributes  # it was accepted
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_websocket_that_is_never_answered_is_a_500(exporter, raises):
+    async def app(scope, receive, send):
+        if raises:
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom") if raises else contextlib.nullcontext():
+        run(TraceMiddleware(app)(websocket_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert (span.status.code, span.attributes["http.response.status_code"]) == ("error", 500)
+
+
+def test_a_websocket_whose_app_raises_for_a_normal_close_is_no_error(exporter):
+    async def app(scope, receive, send):
+        await send(ACCEPT)
+        raise WebSocketDisconnect(1000)
+
+    with pytest.raises(WebSocketDisconnect):
+        run(TraceMiddleware(app)(websocket_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert (span.status.code, span.events) == ("unset", ())
+    assert "error.type" not in span.attributes
 
 
 # What must not be disturbed
 
 
-@pytest.mark.parametrize("scope", [{"type": "lifespan"}, {"type": "of tomorrow"}, {"type": None}, {"type": []}, {}])
+@pytest.mark.parametrize(
+    "scope", [{"type": "lifespan", LIFESPAN_KEY: True}, {"type": "of tomorrow"}, {"type": None}, {"type": []}, {}]
+)
 def test_every_other_scope_passes_untouched(exporter, scope):
     seen = []
 
@@ -592,7 +870,7 @@ def test_what_nobody_records_costs_no_wrapped_channels():
 
 
 def test_what_the_caller_does_not_sample_costs_no_attributes_either(exporter, monkeypatch):
-    monkeypatch.setattr(asgi, "_attributes", None)
+    monkeypatch.setattr(asgi, "attributes_of", None)
     seen = []
 
     async def app(scope, receive, send):

@@ -102,6 +102,19 @@ def make_app(notes):
                     await websocket.send_text(text)
             await websocket.close(4000)
 
+    async def careless(websocket):
+        await websocket.accept()
+        while True:
+            with tracekit.span("message"):
+                text = await websocket.receive_text()
+            await websocket.send_text(text)
+
+    async def fail(request):
+        raise ValueError("boom")
+
+    inner = Starlette(routes=[Route("/fail", fail)])
+    inner.add_middleware(TraceMiddleware)
+
     app = TraceMiddleware(
         Starlette(
             routes=[
@@ -112,16 +125,19 @@ def make_app(notes):
                 Route("/endless", endless),
                 Route("/background", background),
                 Route("/boom", boom),
+                Route("/health", sync),
                 WebSocketRoute("/rooms/{name}", room),
+                WebSocketRoute("/careless", careless),
             ],
             lifespan=lifespan,
-        )
+        ),
+        exclude=["/health"],
     )
 
     async def noting(scope, receive, send):
         if scope["type"] == "http":
             notes.ambient.append(tracekit.current_context())
-        await app(scope, receive, send)
+        await (inner if scope.get("path") == "/fail" else app)(scope, receive, send)
 
     return noting
 
@@ -213,6 +229,37 @@ def test_an_exception_is_on_the_span_of_the_answer_that_it_became(exporter, clie
     assert sum(len(span.events) for span in spans) == 1
     assert spans[1].attributes["http.response.status_code"] == 500
     assert spans[1].attributes["error.type"] == "ValueError"
+
+
+def test_an_exception_is_a_500_where_a_layer_around_the_middleware_answers(exporter, client, notes):
+    assert client.get("/fail").status_code == 500
+    (span,) = spans_of(exporter, 1)
+    assert (span.name, span.status.code) == ("GET /fail", "error")
+    assert span.attributes["http.response.status_code"] == 500
+    assert span.attributes["error.type"] == "ValueError"
+
+
+def test_the_path_is_recorded_as_the_client_sent_it(exporter, client, notes):
+    assert client.get("/nowhere/a%2Fb%3Fc/%C3%BC?q=1&token%20=s3cr3t").status_code == 404
+    (span,) = spans_of(exporter, 1)
+    assert span.attributes["url.path"] == "/nowhere/a%2Fb%3Fc/%C3%BC"
+    assert span.attributes["url.query"] == "q=1&token%20=REDACTED"
+    assert span.attributes["network.peer.address"] == "127.0.0.1"
+
+
+def test_an_excluded_path_leaves_no_span_of_any_kind(exporter, client, notes):
+    assert client.get("/health", headers=caller()).status_code == 200
+    client.get("/sync")
+    assert span_tree(spans_of(exporter, 2)) == "GET /sync\n  work"
+
+
+def test_an_app_that_does_not_catch_the_end_of_a_websocket_made_no_error(exporter, port, notes):
+    with connect(f"ws://127.0.0.1:{port}/careless", compression=None) as websocket:
+        websocket.send("a")
+        assert websocket.recv(20) == "a"
+    spans = spans_of(exporter, 3)
+    assert "error" not in span_tree(spans)
+    assert [event.name for span in spans for event in span.events] == ["disconnect"]
 
 
 def test_a_websocket_is_one_span_and_its_messages_spans_are_children(exporter, port, notes):
@@ -351,3 +398,15 @@ def test_the_span_of_start_up_is_no_ones_parent(exporter, client, notes):
     client.get("/stream")
     until(lambda: len(exporter.spans) == 4)
     assert span_tree(exporter.spans).startswith("GET /stream\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets")
+def test_a_unix_socket_has_neither_port_nor_client(exporter, server, tmp_path):
+    path = str(tmp_path / "shop.sock")
+    app = TraceMiddleware(Starlette(routes=[Route("/", lambda _: PlainTextResponse("x"))]))
+    with serve(app, server, path):
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://shop.example") as client:
+            assert client.get("/").status_code == 200
+        (span,) = spans_of(exporter, 1)
+    assert span.attributes["server.address"] == "shop.example"
+    assert not {"server.port", "client.address", "network.peer.address"} & span.attributes.keys()

@@ -7,12 +7,20 @@ the status, the last body chunk and the disconnect.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import functools
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import ROOT, Span, SpanContext, span
+from .. import ROOT, Span, SpanContext, span, use_context
+from .._configure import tracer_in_use
+from .._core.outcome import is_normal_end
 from .._propagation import extract_all
-from ._http import DEFAULT_PORTS, MAX_TEXT, METHODS, error_type, parse_host, redact_query, report
+from ._asgi_scope import attributes_of, route_of
+from ._forced import Forced
+from ._http import METHODS, error_type, report
+from ._lifespan import serve_lifespan
+from ._redaction import MAX_TEXT, Redaction
 
 if TYPE_CHECKING:
     from .._core.span import Root
@@ -28,6 +36,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SPAN_KEY = "tracekit.span"
 Trust = Literal["continue", "restart", "link", "ignore"]
 _TRUST = ("continue", "restart", "link", "ignore")
+_NOT_TRACED = SpanContext(deferred=False)  # what is current under it is not recorded, here and downstream
 
 
 class TraceMiddleware:
@@ -46,16 +55,35 @@ class TraceMiddleware:
     the longest wins.
     Where several formats are configured and name different traces, the first counts and the span links to the others.
 
+    A caller's decision to record is followed as far as the sampler here would allow it, and beyond that for *forced_per_s*
+    traces a second (``Rate`` allows no more than itself, ``AlwaysOn`` everything); the others are not recorded.
+
+    *exclude* holds paths, whole segments of them, ``"/health"``, and ``re.Pattern`` objects that are searched for in the
+    path. What is excluded has no span, and neither has what is done in it, here and in the services that it calls. *redact*
+    names query parameters that are secret, besides those that are known to be.
+
     The span ends with the last body chunk or the disconnect, where the app sees one, and at the latest when
     the app returns; a response of status 500 and up waits for that, for the exception that may be behind it.
     What the app does later, in background tasks, still gets children of the span. A disconnect is an
     event on the span; before a response is complete it makes the span "cancelled".
 
     A ContextVar that the app sets does not reach the layers around it, so they find the span in
-    ``scope["tracekit.span"]``. Where it is there already, an inner ``TraceMiddleware`` does nothing.
+    ``scope["tracekit.span"]``, or None there where the path is excluded. Where it is there already, an inner
+    ``TraceMiddleware`` does nothing.
+
+    When the server shuts down, what has ended is exported before it learns that the app has, for 3 s at most.
     """
 
-    def __init__(self, app: App, *, trust: Trust = "continue", routes: Mapping[str, Trust] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        trust: Trust = "continue",
+        routes: Mapping[str, Trust] | None = None,
+        forced_per_s: float = 100,
+        exclude: Iterable[str | re.Pattern[str]] = (),
+        redact: Iterable[str] = (),
+    ) -> None:
         if not callable(app):
             raise TypeError(f"app must be an ASGI application, not {type(app).__name__}")
         if routes is not None and not isinstance(routes, Mapping):
@@ -67,12 +95,26 @@ class TraceMiddleware:
         self._trust = _checked(trust)
         by_length = sorted((routes or {}).items(), key=lambda item: -len(item[0]))
         self._routes = [(prefix, _checked(trust)) for prefix, trust in by_length]
+        self._exclude = _excluded(exclude)
+        self._forced = Forced(forced_per_s)
+        self._redaction = Redaction(redact)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve *scope*, with a span of its own if it is a request or a websocket."""
-        kind = scope.get("type")
-        if (kind != "http" and kind != "websocket") or SPAN_KEY in scope:
-            await self.app(scope, receive, send)
+        try:
+            kind = scope["type"]
+            is_known = SPAN_KEY in scope
+        except Exception:  # no scope that there should be
+            kind, is_known = "", True
+        if is_known or (kind != "http" and kind != "websocket"):
+            if kind == "lifespan":
+                await serve_lifespan(self.app, scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+            return
+        if self._exclude is not None and self._is_excluded(scope):
+            with use_context(_NOT_TRACED):
+                await self.app(scope, receive, send)
             return
         server_span = self._start(scope, kind)
         if server_span is None:
@@ -96,28 +138,31 @@ class TraceMiddleware:
         try:
             parent: SpanContext | Root = ROOT
             links: tuple[SpanContext, ...] = ()
-            may_record = True
+            continued: SpanContext | None = None
             trust = self._trust_of(scope) if self._routes else self._trust
             caller, others = (None, ()) if trust == "ignore" else _caller(scope)
             if caller is not None:
                 if trust == "continue":
-                    parent = caller
-                    may_record = caller.sampled or caller.deferred
+                    parent = continued = caller
                     links = others
                 else:
                     links = (caller, *others) if caller.is_valid else others
                     if trust == "link" and caller.labels:
                         parent = SpanContext(labels=caller.labels)
             method = scope.get("method", "GET")
-            if not isinstance(method, str) or method not in METHODS:
+            if type(method) is not str or method not in METHODS:
                 method = "HTTP"
-            server_span = span(
-                method if kind == "http" else "WEBSOCKET",
-                kind="server",
-                parent=parent,
-                links=links,
-                attributes=_attributes(scope, method) if may_record else None,
-            )
+            name = method if kind == "http" else "WEBSOCKET"
+            attributes = None
+            tracer = tracer_in_use()
+            if tracer.recording:
+                if continued is None or continued.sampled or continued.deferred:
+                    attributes = attributes_of(scope, kind, method, self._redaction)
+                if tracer.threshold or tracer.sampler is not None:  # there are traces that are not kept
+                    self._forced.count(tracer)
+                    if continued is not None and attributes is not None:
+                        parent = self._forced.admit(tracer, continued, name, attributes)
+            server_span = span(name, kind="server", parent=parent, links=links, attributes=attributes)
             scope[SPAN_KEY] = server_span
         except Exception as error:  # the request is served, traced or not
             report(error)
@@ -125,13 +170,43 @@ class TraceMiddleware:
         return server_span
 
     def _trust_of(self, scope: Scope) -> str:
-        path = scope.get("path", "")
+        path = scope.get("path")
+        if not isinstance(path, str):
+            path = ""
         return next((trust for prefix, trust in self._routes if _is_below(path, prefix)), self._trust)
+
+    def _is_excluded(self, scope: Scope) -> bool:
+        try:
+            path = scope["path"]
+            # A pattern may take long over a long path, and nobody excludes one.
+            if len(path) > MAX_TEXT or not any(is_excluded(path) for is_excluded in self._exclude or ()):
+                return False
+            scope[SPAN_KEY] = None  # which keeps an inner middleware from tracing it
+        except Exception:  # a path that is no text
+            return False
+        return True
 
 
 def _is_below(path: str, prefix: str) -> bool:
     # "/internal" is no promise about "/internals".
     return path.startswith(prefix) and (prefix.endswith("/") or path[len(prefix) : len(prefix) + 1] in ("", "/"))
+
+
+def _excluded(exclude: Iterable[str | re.Pattern[str]]) -> list[Callable[[str], object]] | None:
+    """Return the tests of which one is true for a path that is excluded; None where nothing is."""
+    if isinstance(exclude, str | bytes | re.Pattern) or not isinstance(exclude, Iterable):
+        raise TypeError(f"exclude must be an iterable of paths and patterns, not {type(exclude).__name__}")
+    tests: list[Callable[[str], object]] = []
+    for path in exclude:
+        if isinstance(path, re.Pattern) and isinstance(path.pattern, str):
+            tests.append(path.search)
+        elif not isinstance(path, str):
+            raise TypeError(f"exclude must hold str and re.Pattern[str], not {type(path).__name__}")
+        elif not path.startswith("/"):
+            raise ValueError(f"exclude must hold paths that start with a slash: {path[:64]!a}")
+        else:
+            tests.append(functools.partial(_is_below, prefix=path))
+    return tests or None
 
 
 def _checked(trust: str) -> str:
@@ -152,67 +227,11 @@ def _caller(scope: Scope) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
         return None, ()
 
 
-def _attributes(scope: Scope, method: str) -> dict[str, Any]:
-    """Return what *scope* tells about the request, as far as it is well-formed."""
-    get = scope.get
-    scheme = get("scheme") or ("http" if scope["type"] == "http" else "ws")
-    attributes = {"http.request.method": method, "url.path": get("path", ""), "url.scheme": scheme}
-    try:
-        host = agent = b""
-        for name, value in get("headers", ()):
-            if name == b"host":
-                host = value
-                if agent:
-                    break
-            elif name == b"user-agent":
-                agent = value
-                if host:
-                    break
-        if agent:
-            attributes["user_agent.original"] = agent[:MAX_TEXT].decode("latin-1")
-        address, port = parse_host(host)
-        if not address and get("server"):
-            address, port = scope["server"]
-        if address:
-            attributes["server.address"] = address
-            attributes["server.port"] = port or DEFAULT_PORTS[scheme]
-    except Exception:  # hostile bytes, or a server that takes liberties: what was found so far will do
-        pass
-    try:
-        if query := get("query_string"):
-            attributes["url.query"] = redact_query(query[:MAX_TEXT].decode("latin-1"))
-        if client := get("client"):
-            attributes["client.address"] = client[0]
-        if version := get("http_version"):
-            attributes["network.protocol.version"] = version
-        if method == "HTTP":
-            attributes["http.request.method"] = "_OTHER"
-            attributes["http.request.method_original"] = scope["method"][:64]
-    except Exception:
-        pass
-    return attributes
-
-
-def _route(scope: Scope) -> str:
-    """Return the path template of the route that the app chose, where it says so as Starlette and FastAPI do, or ""."""
-    route = scope.get("route")
-    if route is None:
-        return ""
-    try:
-        # A mount's own template is overwritten by the route inside, which knows only the rest of the path.
-        prefix: str = scope["root_path"][len(scope["app_root_path"]) :] if "app_root_path" in scope else ""
-        path: str = "" if hasattr(route, "routes") else route.path
-        if prefix:
-            inner = getattr(route, "param_convertors", ())
-            outer = {str(value): name for name, value in scope["path_params"].items() if name not in inner}
-            prefix = "/".join([f"{{{outer[part]}}}" if part in outer else part for part in prefix.split("/")])
-        return prefix + path
-    except Exception:  # some other framework's idea of a route
-        return ""
-
-
 class _Exchange:
-    """The two ends of one request or websocket, as the app gets them, and what is seen passing through."""
+    """The two ends of one request or websocket, as the app gets them, and what is seen passing through.
+
+    Whatever app and server send each other, looking at it raises nothing: they have their own errors for it.
+    """
 
     __slots__ = ("_is_complete", "_receive", "_scope", "_send", "_span", "_status")
 
@@ -225,26 +244,44 @@ class _Exchange:
         self._is_complete = False
 
     def close(self) -> None:
-        """Note that the app has returned."""
-        self._describe()
+        """Note that the app has returned; where that leaves the client without an answer, servers send a 500."""
+        try:
+            if not self._status and not self._is_complete:
+                self._status = self._answer_to_nothing()
+            self._describe()
+        except Exception as ours:
+            report(ours)
 
     def fail(self, error: BaseException) -> None:
         """Note that the app has raised *error*; the span's own exit records it."""
-        self._describe()
-        if isinstance(error, Exception):
-            self._span.set_attribute("error.type", error_type(error))
+        try:
+            is_error = isinstance(error, Exception) and not is_normal_end(error)
+            if is_error and not self._status and not self._is_complete:
+                self._status = self._answer_to_nothing()
+            self._describe()
+            if is_error:
+                self._span.set_attribute("error.type", error_type(error))
+        except Exception as ours:  # the server gets the app's own error, not this one
+            report(ours)
+
+    def _answer_to_nothing(self) -> int:
+        """Return the status with which the server answers for an app that did not, or 0."""
+        return 500
 
     def _disconnect(self) -> None:
         self._is_complete = True
-        self._span.add_event("disconnect")
-        self._span.set_status("cancelled", "the client disconnected")
-        self._describe()
+        try:
+            self._span.add_event("disconnect")
+            self._span.set_status("cancelled", "the client disconnected")
+            self._describe()
+        except Exception as ours:
+            report(ours)
         self._span.end()
 
     def _describe(self) -> None:
         """Write what is known only now: the route that the app chose, and how it went; the span ends next."""
         span = self._span
-        if route := _route(self._scope):
+        if route := route_of(self._scope):
             span.update_name(f"{span.name} {route}")
             span.set_attribute("http.route", route)
         if status := self._status:
@@ -254,9 +291,9 @@ class _Exchange:
                 span.set_status("error")
 
     def _see_status(self, message: Message) -> None:
-        status = message.get("status")
+        status = message["status"]
         if isinstance(status, int):
-            self._status = status
+            self._status = int(status)  # of http.HTTPStatus, too
 
 
 class _Request(_Exchange):
@@ -265,35 +302,50 @@ class _Request(_Exchange):
     async def receive(self) -> Message:
         message = await self._receive()
         # After the last chunk every server answers "disconnect"; that is no news of the client.
-        if not self._is_complete and message["type"] == "http.disconnect":
-            self._disconnect()
+        if not self._is_complete:
+            try:
+                is_disconnect = message["type"] == "http.disconnect"
+            except Exception:
+                return message
+            if is_disconnect:
+                self._disconnect()
         return message
 
     async def send(self, message: Message) -> None:
         if self._is_complete:
             await self._send(message)
             return
-        kind = message["type"]
-        if kind == "http.response.start":
-            self._see_status(message)
-        elif kind == "http.response.body" or kind == "http.response.zerocopysend":
-            # Set before it is sent: the disconnect that follows may overtake the rest of this call.
-            self._is_complete = not message.get("more_body")
-        elif kind == "http.response.pathsend":
-            self._is_complete = True
+        try:
+            kind = message["type"]
+            if kind == "http.response.start":
+                status = message["status"]
+                if type(status) is int:
+                    self._status = status
+                else:
+                    self._see_status(message)
+            elif kind == "http.response.body" or kind == "http.response.zerocopysend":
+                # Set before it is sent: the disconnect that follows may overtake the rest of this call.
+                self._is_complete = not message.get("more_body")
+            elif kind == "http.response.pathsend":
+                self._is_complete = True
+        except Exception:
+            pass
         try:
             await self._send(message)
         except OSError:  # which says, since version 2.4 of the specification, that the client has gone
             self._disconnect()
             raise
         if self._is_complete and self._status < 500:
-            self._describe()
+            try:
+                self._describe()
+            except Exception as ours:
+                report(ours)
             self._span.end()
 
     def close(self) -> None:
+        super().close()
         if not self._is_complete:
             self._span.set_status("error", "the app returned before its response was complete")
-        self._describe()
 
 
 class _WebSocket(_Exchange):
@@ -306,16 +358,19 @@ class _WebSocket(_Exchange):
 
     async def receive(self) -> Message:
         message = await self._receive()
-        kind = message["type"]
-        if kind == "websocket.receive":
-            self._received += 1
-        elif kind == "websocket.disconnect" and not self._is_complete:
-            # An ordinary end. Whether the connection broke the code should say, but servers differ.
-            self._is_complete = True
-            self._span.add_event("disconnect")
-            self._see_code(message)
-            self._describe()
-            self._span.end()
+        try:
+            kind = message["type"]
+            if kind == "websocket.receive":
+                self._received += 1
+            elif kind == "websocket.disconnect" and not self._is_complete:
+                # An ordinary end. Whether the connection broke the code should say, but servers differ.
+                self._is_complete = True
+                self._span.add_event("disconnect")
+                self._see_code(message)
+                self._describe()
+                self._span.end()
+        except Exception:
+            pass
         return message
 
     async def send(self, message: Message) -> None:
@@ -324,24 +379,30 @@ class _WebSocket(_Exchange):
         except OSError:
             self._disconnect()
             raise
-        kind = message["type"]
-        if kind == "websocket.send":
-            self._sent += 1
-        elif kind == "websocket.accept":
-            self._is_accepted = True
-        elif kind == "websocket.http.response.start":
-            self._see_status(message)
-        elif kind == "websocket.close":
-            self._is_complete = True
-            if self._is_accepted:
-                self._see_code(message)
-            else:
-                self._status = 403  # what the specification has servers answer
+        try:
+            kind = message["type"]
+            if kind == "websocket.send":
+                self._sent += 1
+            elif kind == "websocket.accept":
+                self._is_accepted = True
+            elif kind == "websocket.http.response.start":
+                self._see_status(message)
+            elif kind == "websocket.close":
+                self._is_complete = True
+                if self._is_accepted:
+                    self._see_code(message)
+                else:
+                    self._status = 403  # what the specification has servers answer
+        except Exception:
+            pass
+
+    def _answer_to_nothing(self) -> int:
+        return 0 if self._is_accepted else 500
 
     def _see_code(self, message: Message) -> None:
         code = message.get("code", 1000)
         if isinstance(code, int):
-            self._span.set_attribute("websocket.close_code", code)
+            self._span.set_attribute("websocket.close_code", int(code))
 
     def _describe(self) -> None:
         super()._describe()
