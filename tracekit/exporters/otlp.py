@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .._accel import encode_spans
 from .._environment import say
 from .._errors import clip
-from .._notices import Notices
+from .._notices import Notices, describe
 from .._records import Account
 from ._otlp_answers import Answer
 from ._otlp_json import encode_spans_as_json
@@ -97,7 +97,7 @@ class OTLPExporter:
         self.compression = _one_of("compression", settings["compression"], ("none", "gzip"))
         self.timeout_s = _positive("timeout_s", settings["timeout_s"])
         self._insecure = bool(settings["insecure"])
-        self._headers = _checked_headers(settings.get("headers") or {})
+        self._headers = _checked_headers(settings.get("headers") or {}, self.protocol)
         paths = ("certificate", "client_certificate", "client_key")
         self._files = tuple(None if settings.get(key) is None else os.fspath(settings[key]) for key in paths)
         self._endpoint = _checked_endpoint(endpoint or found.get("endpoint"), self.protocol)
@@ -210,6 +210,8 @@ class OTLPExporter:
         except OSError as error:  # a certificate's file
             where = f"{error.filename} cannot be read" if error.filename else f"{self.endpoint} cannot be reached"
             return Answer("later", f"{where}: {error.strerror or error}", is_lasting=True)
+        except Exception as error:  # an error in a library must not cost the batches behind this one
+            return Answer("later", f"{self.endpoint}: {describe(error)}")
 
     def _connect(self) -> _Transport:
         certificate, client_certificate, client_key = self._files
@@ -291,14 +293,14 @@ def _positive(parameter: str, value: Any) -> float:
     return float(value)
 
 
-def _checked_headers(headers: Any) -> dict[str, str]:
+def _checked_headers(headers: Any, protocol: str) -> dict[str, str]:
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers must be a mapping, not {type(headers).__name__}")
     items = list(headers.items())
     if not all(isinstance(name, str) and isinstance(value, str) for name, value in items):
         raise TypeError("headers must hold str names and values")
     try:
-        return check_headers(items)
+        return check_headers(items, protocol)
     except ValueError as error:
         raise ValueError(f"headers {error}") from None
 
