@@ -12,9 +12,9 @@ import pytest
 import trustme
 
 import tracekit
-from tracekit.exporters import _sender
-from tracekit.exporters._otlp_answers import parse_json_response
-from tracekit.exporters._otlp_settings import otlp_settings
+from tracekit.exporters._otlp import sender as _sender
+from tracekit.exporters._otlp.answers import parse_json_response
+from tracekit.exporters._otlp.settings import otlp_settings
 from tracekit.exporters.otlp import DeliveryError, OTLPExporter
 
 from .collector import Collector, GrpcCollector, hang_up, refuse, take

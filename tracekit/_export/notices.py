@@ -1,0 +1,55 @@
+"""Messages in the log about losses: each cause once, and never an error of the log itself."""
+
+from __future__ import annotations
+
+from .._core.errors import clip
+
+__all__ = ["Notices", "describe", "log", "one_line"]
+
+_CAUSES = 64
+
+
+class Notices:
+    """Report each cause once, and at most 64 of them; ``tracekit.statistics()`` counts on."""
+
+    def __init__(self) -> None:
+        self._reported: set[object] = set()
+
+    def say(self, level: str, cause: object, message: str, *arguments: object) -> None:
+        """Log *message* unless *cause* has been reported."""
+        if cause in self._reported or len(self._reported) >= _CAUSES:
+            return
+        self._reported.add(cause)
+        log(level, message, *arguments)
+
+    def lost(self, exporter: object, error: BaseException, count: int) -> None:
+        """Report that *exporter* raised *error*, which cost *count* spans."""
+        text = describe(error)
+        message = "%s failed, %d spans lost: %s (said once per cause; tracekit.statistics() counts on)"
+        self.say("error", text[:100], message, type(exporter).__name__, count, text)
+
+
+def describe(error: BaseException) -> str:
+    """Return *error* as one line, its type and its text; whatever its methods do, this does not raise."""
+    name, text = "exception", ""
+    try:
+        name = str(type(error).__name__)
+        text = str.__str__(str(error))
+    except BaseException:  # of the program's own class: even SystemExit must not end the thread that exports
+        pass
+    return f"{name}: {one_line(text)}"
+
+
+def log(level: str, message: str, *arguments: object) -> None:
+    """Log *message*; an exception of a log handler is dropped."""
+    import logging  # costs more to import than tracekit, and is needed only where something was lost
+
+    try:
+        getattr(logging.getLogger("tracekit"), level)(message, *arguments)
+    except Exception:  # a handler of the program's own must not end the export
+        pass
+
+
+def one_line(text: str, size: int = 400) -> str:
+    """Return *text* as one line of a log: cut to *size* characters, and escaped unless it is printable."""
+    return text[:size] if text[:size].isprintable() else clip(text)
