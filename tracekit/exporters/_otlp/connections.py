@@ -84,7 +84,7 @@ class _Answer(io.RawIOBase):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
-        self._answer = _Answer(sock, self.fp.detach())  # type: ignore[arg-type]
+        self._answer = _Answer(sock, self.fp.detach())
         self.fp = io.BufferedReader(self._answer)
 
     def begin(self) -> None:

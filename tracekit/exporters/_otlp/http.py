@@ -27,6 +27,7 @@ __all__ = ["HttpTransport"]
 
 MAX_RETRY_AFTER_S = 600.0
 _MAX_HEADER_BYTES = 65536
+_PIECE = 8192
 _RETRYABLE = (429, 502, 503, 504)
 _ADVICE = {
     400: "it does not understand the request: is it an OTLP collector, and of this protocol?",
@@ -134,7 +135,7 @@ def _read(response: urllib3.BaseHTTPResponse) -> bytes:
     """Return the body; ValueError if it is larger than any answer of a collector."""
     octets = bytearray()
     while len(octets) <= MAX_ANSWER_BYTES:
-        piece = response.read1(MAX_ANSWER_BYTES)
+        piece = response.read1(_PIECE)
         if not piece:
             return bytes(octets)
         octets += piece

@@ -29,8 +29,8 @@ _METADATA = frozenset("-._0123456789abcdefghijklmnopqrstuvwxyz")  # what gRPC ta
 _TOKEN = _METADATA | frozenset("!#$%&'*+^`|~")  # RFC 9110, 5.6.2
 # The request sets these itself: how long it is, what is in it, and what the connection does next.
 _RESERVED = frozenset(
-    "accept-encoding connection content-encoding content-length content-type expect host keep-alive"
-    " proxy-connection te trailer transfer-encoding upgrade".split()
+    ["accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"]
+    + ["keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"]
 )
 
 
