@@ -28,10 +28,8 @@ _HOUR_S = 3600.0
 _METADATA = frozenset("-._0123456789abcdefghijklmnopqrstuvwxyz")  # what gRPC takes
 _TOKEN = _METADATA | frozenset("!#$%&'*+^`|~")  # RFC 9110, 5.6.2
 # The request sets these itself: how long it is, what is in it, and what the connection does next.
-_RESERVED = frozenset(
-    ["accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"]
-    + ["keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"]
-)
+_FRAMING = {"connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
+_RESERVED = _FRAMING | {"accept-encoding", "content-encoding", "content-type", "host", "transfer-encoding"}
 
 
 def otlp_settings(
