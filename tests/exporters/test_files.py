@@ -222,6 +222,8 @@ def test_a_file_whose_tables_are_not_tracekits_is_not_used(make, table, column, 
     keep.shutdown() if make is store else keep.close()
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA legacy_alter_table=ON")
+    if "UNIQUE" in spoil:
+        connection.execute(f"DELETE FROM {table}")
     connection.executescript(spoil.format(table=table, column=column))
     connection.close()
     before = path.read_bytes()

@@ -14,6 +14,7 @@ import trustme
 import tracekit
 from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters._otlp.answers import parse_json_response
+from tracekit.exporters._otlp.requests import Request
 from tracekit.exporters._otlp.settings import otlp_settings
 from tracekit.exporters.otlp import DeliveryError, OTLPExporter
 
@@ -100,7 +101,7 @@ def test_a_collector_that_reads_slowly_is_bounded_by_the_timeout(tmp_path):
         thread.start()
         url = f"https://127.0.0.1:{listening.getsockname()[1]}"
         sender = OTLPExporter(url, environ={}, timeout_s=0.5, certificate=tmp_path / "ca.pem")
-        answer = sender._send(bytes(16 << 20), "application/x-protobuf", "", 0.5)
+        answer = sender._send(Request(bytes(16 << 20), 1, "application/x-protobuf", ""))
         sender.shutdown()
         over.set()
         thread.join(20)

@@ -20,7 +20,7 @@ from ._otlp.answers import Answer
 from ._otlp.json import encode_spans_as_json
 from ._otlp.outbox import Ledger, Outbox
 from ._otlp.requests import Request, SizeLimit, pack
-from ._otlp.sender import Sender, backoff_s, report_rejected
+from ._otlp.sender import Sender, backoff_s, report_rejected, report_unusable
 from ._otlp.settings import DEFAULTS, check_headers, endpoint_of, otlp_settings, without_secrets
 from ._sqlite.access import check_mode
 from ._sqlite.errors import StoreError
@@ -230,8 +230,7 @@ class OTLPExporter:
         try:
             evicted = self._put(self._outbox, request)
         except StoreError as error:
-            message = "the spool cannot be used, so spans are sent directly: %s (said once)"
-            self._notices.say("error", str(error)[:80], message, error)
+            report_unusable(self._outbox, error, self._notices)
             now = time.monotonic()
             self._spool_again = now + _IDLE * (now - begin)
             return False
@@ -247,11 +246,8 @@ class OTLPExporter:
         try:
             return outbox.put(body, spans=spans, content_type=content_type, content_encoding=encoding)
         except StoreError as error:
-            aside = outbox.set_aside() if error.is_damaged else None
-            if aside is None:
+            if not (error.is_damaged and report_unusable(outbox, error, self._notices)):
                 raise
-        message = "the spool is damaged: it is %s now, with what waited in it, and a new one is begun"
-        self._notices.say("error", "damaged", message, aside)
         return outbox.put(body, spans=spans, content_type=content_type, content_encoding=encoding)
 
     def _deliver(self, requests: Sequence[Request], loss: _Loss) -> None:
@@ -278,7 +274,8 @@ class OTLPExporter:
                 waiting.append(_Try(request, failures + 1, not_before, answer.reason))
             else:
                 parts = self._limit.split(request) if answer.is_too_large else []
-                waiting += [_Try(request._replace(body=body, spans=spans)) for body, spans in parts]
+                # First of all: once a span is refused alone, others can be told to be too large without a request.
+                waiting[:0] = [_Try(request._replace(body=body, spans=spans)) for body, spans in parts]
                 loss.add(request.spans - sum([spans for _, spans in parts]), answer.reason)
 
     def _send(self, request: Request | Batch, timeout_s: float | None = None) -> Answer:

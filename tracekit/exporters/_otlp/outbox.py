@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .._sqlite.errors import StoreError, damaged, is_full
 from .._sqlite.file import SQLiteFile, check_bytes
@@ -112,6 +112,9 @@ class Ledger(NamedTuple):
     aside: int = 0
 
 
+_Row: TypeAlias = tuple[int | None, int, str, str, bytes]  # of batches; without an id it gets the next
+
+
 class Outbox:
     """The outbox at *path*, made when first used; for any number of threads and processes.
 
@@ -153,8 +156,8 @@ class Outbox:
             raise StoreError(
                 "a batch is too large for the outbox", self.path, "allow max_bytes 8 times its size, or less a batch"
             )
-        row = (spans, content_type, content_encoding, body)
-        need = len(body) + len(body) // 128 + _MIN_ROOM
+        row = (None, spans, content_type, content_encoding, body)
+        need = _room(len(body))
         with self._file.explained():
             for evicted_bytes in (0, 2 * need, None):  # first what costs nothing
                 try:
@@ -230,17 +233,26 @@ class Outbox:
             )
 
     def replace(self, batch: Batch, parts: Sequence[tuple[bytes, int]]) -> None:
-        """Put *parts*, bodies with their numbers of spans, in the place of *batch*; the rest of its spans is rejected."""
-        need = sum([len(body) for body, _ in parts]) + _MIN_ROOM
-        with self._file.explained(), self._transaction(2 * need) as connection:
-            spans = _delete(connection, batch.id)
-            if not spans:
+        """Put *parts*, bodies with their numbers of spans, in the place of *batch*; the rest of its spans is rejected.
+
+        The first keeps the id, and with it the turn. Nothing is done where this lease is over.
+        """
+        need = _room(sum([len(body) for body, _ in parts]))
+        with self._file.explained(), self._transaction(need) as connection:
+            if not _give_back(connection, batch, 0.0):
                 return
-            _count(connection, "rejected", max(0, spans - sum([count for _, count in parts])))
+            # The number of attempts stays: it tells a lease on the whole from one on the first part.
+            connection.execute("UPDATE leases SET until_s = 0, failures = 0, sent = -1 WHERE id = ?", (batch.id,))
+            connection.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
+            if not parts:
+                connection.execute("DELETE FROM leases WHERE id = ?", (batch.id,))
+            _count(connection, "rejected", max(0, batch.spans - sum([count for _, count in parts])))
             while self._file.room(connection) < need and _evict(connection):
                 pass
+            id: int | None = batch.id
             for body, count in parts:
-                _put(connection, (count, batch.content_type, batch.content_encoding, body))
+                _put(connection, (id, count, batch.content_type, batch.content_encoding, body))
+                id = None
 
     def set_aside(self) -> str | None:
         """Rename the file, which is damaged, so that the next call begins a new one; return its name then, or None."""
@@ -275,14 +287,14 @@ class Outbox:
         if self._is_closed:
             raise StoreError("the outbox is closed", self.path, "make another one")
 
-    def _insert(self, row: tuple[int, str, str, bytes], need: int) -> int:
+    def _insert(self, row: _Row, need: int) -> int:
         with self._transaction(need) as connection:
             # On a disk filled up by this, nothing could be sent either: the log could not move into the file.
             self._file.check_disk(2 * need + self._spare)
             while self._file.room(connection) < need and _evict(connection):
                 pass
             _put(connection, row)
-            _count(connection, "put", row[0])
+            _count(connection, "put", row[1])
             pages, free = self._file.pages(connection)
             if self._file.is_too_large(pages):
                 self._file.give_back(connection, min(free, _STEP))
@@ -322,14 +334,19 @@ class Outbox:
                 self._file.give_back(connection, min(free, _FIRST_STEP << doublings))
 
 
+def _room(size: int) -> int:
+    """Return how many bytes of the file a body of *size* takes, with all the pages that change."""
+    return size + size // 128 + _MIN_ROOM
+
+
 def _count(connection: sqlite3.Connection, column: str, spans: int) -> None:
     if spans and connection.execute(f"UPDATE ledger SET {column} = {column} + ?", (spans,)).rowcount != 1:
         (file,) = [name for _, schema, name in connection.execute("PRAGMA database_list") if schema == "main"]
         raise damaged(file)
 
 
-def _put(connection: sqlite3.Connection, row: tuple[int, str, str, bytes]) -> None:
-    connection.execute("INSERT INTO batches (spans, content_type, content_encoding, body) VALUES (?, ?, ?, ?)", row)
+def _put(connection: sqlite3.Connection, row: _Row) -> None:
+    connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", row)
 
 
 def _give_back(connection: sqlite3.Connection, batch: Batch, delay_s: float) -> bool:

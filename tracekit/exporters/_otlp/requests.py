@@ -61,12 +61,13 @@ class SizeLimit:
         """Return the bodies, packed, and span counts of the two halves of *request*, which the collector found too large.
 
         Spans are left out that cannot be taken either, since one no larger than that was refused alone: so a collector
-        that takes nothing is not asked about each span. Nothing is returned where that leaves none.
+        that takes nothing is not asked about each span. Nothing is returned where that leaves none, or where the body
+        is not a request.
         """
         try:
             body = _unpacked(request.body, request.content_encoding)
             spans = list(_spans_of_json(body) if request.content_type == _JSON else _spans_of_protobuf(body))
-        except (FormatError, ValueError, TypeError, KeyError, AttributeError, zlib.error):  # not made here
+        except (FormatError, ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error):
             return []
         join = _json_of_spans if request.content_type == _JSON else _protobuf_of_spans
         if len(spans) < 2:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .answers import Answer
     from .outbox import Batch, Outbox
 
-__all__ = ["Backoff", "Sender", "backoff_s", "report_rejected"]
+__all__ = ["Backoff", "Sender", "backoff_s", "report_rejected", "report_unusable"]
 
 _FIRST_S, _LONGEST_S = 1.0, 60.0
 _LONGEST_OF_A_BATCH_S = 600.0
@@ -178,16 +178,16 @@ class Sender:
                     due_s = self._outbox.due_s()
                     self._is_empty, self._is_backing_off = due_s is None, False
                     return _LOOK_AGAIN_S if due_s is None else min(due_s, _LOOK_AGAIN_S)
-                after = batch.id
                 wait_s = self._settle(batch, self._send(batch))
+                after = batch.id if wait_s else batch.id - 1  # its first part has the same id
             except StoreError as error:
-                if self._closes_at is None:
-                    self._notices.say("error", str(error)[:80], "the spool fails: %s", error)
+                if report_unusable(self._outbox, error, self._notices, is_closing=self._closes_at is not None):
+                    continue
                 wait_s, failures = _STORE_S, _FAILURES_A_ROUND
             except Exception as error:
                 self._notices.say("error", describe(error), "sending failed: %s", describe(error))
                 wait_s = self._backoff.next_s()
-            if wait_s is None:
+            if not wait_s:
                 failures = 0
                 continue
             failures += 1
@@ -208,8 +208,8 @@ class Sender:
             batch = self._outbox.take(self._lease_s)
         return batch
 
-    def _settle(self, batch: Batch, answer: Answer) -> float | None:
-        """Record the result for *batch*; return how long to wait, None if the collector may take more."""
+    def _settle(self, batch: Batch, answer: Answer) -> float:
+        """Record the result for *batch*; return how long to wait, 0 if the collector may take more."""
         if answer.outcome == "later":
             return self._later(batch, answer)
         self._backoff.reset()
@@ -220,7 +220,7 @@ class Sender:
             self._outbox.rejected(batch)
         else:
             self._outbox.sent(batch, rejected=report_rejected(self._notices, answer, batch.spans))
-        return None
+        return 0.0
 
     def _later(self, batch: Batch, answer: Answer) -> float:
         wait_s = self._backoff.next_s(answer.after_s)
@@ -232,6 +232,17 @@ class Sender:
         else:
             self._notices.say("warning", answer.reason[:80], "%s; spans wait in the spool", answer.reason)
         return wait_s
+
+
+def report_unusable(outbox: Outbox, error: StoreError, notices: Notices, *, is_closing: bool = False) -> bool:
+    """Report *error*; where the file is damaged, rename it, so that the next call makes a new one, and return True."""
+    aside = outbox.set_aside() if error.is_damaged else None
+    if aside is not None:
+        message = "the spool is damaged: it is %s now, with the batches that waited in it, and a new one is begun"
+        notices.say("error", "damaged", message, aside)
+    elif not is_closing:
+        notices.say("error", str(error)[:80], "the spool cannot be used, so spans are sent directly: %s", error)
+    return aside is not None
 
 
 def report_rejected(notices: Notices, answer: Answer, spans: int) -> int:

@@ -72,6 +72,7 @@ class SQLiteFile:
         self._connection: sqlite3.Connection | None = None
         self._process: tuple[int, int] | None = None  # who opened the connection
         self._opened_file: tuple[int, int] | None = None  # what it opened
+        self._damaged_file: tuple[int, int] | None = None
         self._page_size = 0
         self._log = ""
         _forks.files.add(self)
@@ -88,11 +89,14 @@ class SQLiteFile:
             yield
         except (sqlite3.Error, UnicodeDecodeError, StoreError) as error:
             self.close()
-            if isinstance(error, StoreError):
-                raise
+            explained = error if isinstance(error, StoreError) else explain(error, self.path)
             if code_of(error) & 0xFF == sqlite3.SQLITE_NOTADB and self._has_our_header():
-                raise damaged(self.path) from error
-            raise explain(error, self.path) from error
+                explained = damaged(self.path)
+            if explained.is_damaged:
+                self._damaged_file = self._opened_file
+            if explained is error:
+                raise
+            raise explained from error
         finally:
             self._users.discard(thread)
 
@@ -155,24 +159,26 @@ class SQLiteFile:
     def set_aside(self) -> str | None:
         """Rename the file, which is damaged, so that the next call begins a new one; return its name then.
 
-        None where that cannot be, or the header is not of this kind of file. Of several processes that find it damaged
-        one renames it. A file that was set aside earlier is replaced.
+        None where no call has found it damaged, it cannot be renamed, or its header is not of this kind. Of several threads and processes that find
+        it damaged one renames it. A file that was set aside earlier is replaced.
         """
         path = os.path.realpath(self.path)
         aside = f"{path}.damaged"
+        if self._damaged_file is None:
+            return None
         with _forks.lock:
             self.disown()
             self._close()  # before the file below is closed, which ends SQLite's locks on it in this process
             try:
                 with open(path, "rb") as file:
-                    if not self.schema.is_in_header(file.read(100)):
-                        return None
                     if flock is not None:
                         flock(file, LOCK_EX | LOCK_NB)
-                    stat = os.fstat(file.fileno())
-                    if _identity(path) == (stat.st_dev, stat.st_ino):
+                    # Only that very file: by now another process may have put a new one in its place.
+                    if self._damaged_file == _identity(file.fileno()) == _identity(path):
+                        if not self.schema.is_in_header(file.read(100)):
+                            return None
                         _rename(path, aside)
-            except BlockingIOError:  # another process is renaming it
+            except (BlockingIOError, FileNotFoundError):  # another process renames it just now
                 pass
             except OSError:
                 return None
@@ -240,12 +246,13 @@ class SQLiteFile:
         if self._connection is None:
             self._connection = self._connect()
             self._log = f"{os.path.realpath(self.path)}-wal"
-            self._process, self._opened_file = _forks.process(), _identity(self.path)
+            self._process = _forks.process()
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
         schema = self.schema
         target = make_private(self.path, self.mode)
+        self._opened_file = _identity(target)
         connection = sqlite3.connect(target, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             prepare(connection)
@@ -260,6 +267,7 @@ class SQLiteFile:
                     connection.execute(f"PRAGMA application_id={schema.application_id}")
                     connection.execute(f"PRAGMA user_version={schema.version}")
                 connection.execute("COMMIT")
+                connection.execute("PRAGMA wal_checkpoint").fetchall()  # the ids into the file's own header
             (self._page_size,) = connection.execute("PRAGMA page_size").fetchone()
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")  # a power failure may take the last batches, never the file
@@ -345,9 +353,9 @@ def _is_file_name(name: str) -> bool:
     return True
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(file: str | int) -> tuple[int, int] | None:
     try:
-        stat = os.stat(path)
+        stat = os.stat(file)
     except OSError:
         return None
     return stat.st_dev, stat.st_ino
