@@ -57,6 +57,7 @@ THIRD_PARTIES = {
     "aio.*": {"anyio"},
     "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
+    "exporters._otlp.connections": {"urllib3"},
     "exporters._otlp.grpc": {"grpc"},
     "exporters._otlp.http": {"urllib3"},
     "integrations.httpx": {"httpx"},
