@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._accel import Sieve, SpanContext, extract, ids_of, inject, make_context, set_formats
-from ._errors import FormatError
+from ._errors import FormatError, clip
 from .wire.environ import fields_of, set_fields
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 
@@ -47,6 +47,19 @@ _NAMES = {
 def formats() -> Sequence[Format]:
     """Return the formats in use."""
     return _formats
+
+
+def check_fields(format: Format) -> None:
+    """Raise TypeError or ValueError, with the format's name, where its fields or prefixes cannot be looked for."""
+    prefixes = getattr(format, "prefixes", ())
+    try:
+        for parameter, fields in (("fields", format.fields), ("prefixes", prefixes)):
+            if not isinstance(fields, tuple):
+                raise TypeError(f"{parameter} must be a tuple, not {type(fields).__name__}")
+        Sieve(format.fields, prefixes)
+    except (TypeError, ValueError) as error:
+        name = getattr(format, "name", type(format).__name__)
+        raise type(error)(f"format {clip(name)}: {error}") from None
 
 
 def use_formats(formats: Sequence[Format]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "HEX",
@@ -59,6 +60,8 @@ MAX_STATE_MEMBERS: Final = 32
 MAX_STATE_CHARS: Final = 32 * (256 + 1 + 256) + 31
 MAX_LABELS: Final = 64
 MAX_LABEL_BYTES: Final = 8192
+
+_NOTHING: Final = object()
 
 
 def count_tracestate(text: str) -> int:
@@ -184,15 +187,25 @@ def make_members(labels: Any) -> tuple[tuple[str, str, tuple[tuple[str, str | No
     """Return a dict of str as members of ``baggage``; None where it is not that, or a key is none of a label."""
     if type(labels) is not dict:
         return None
-    for key, value in labels.items():
+    pairs = list(labels.items())  # a copy: another thread may change the dict
+    for key, value in pairs:
         if type(key) is not str or type(value) is not str or not is_label_key(key):
             return None
-    return tuple([(key, value, ()) for key, value in labels.items()])
+    return tuple([(key, value, ()) for key, value in pairs])
 
 
 def view_members(members: tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...]) -> dict[str, str]:
     """Return the members of ``baggage`` as a dict, without properties; of members with one key the last."""
-    return {key: value for key, value, _ in members}
+    view = {}
+    for member in members:
+        _check_member(member)
+        view[member[0]] = member[1]
+    return view
+
+
+def _check_member(member: object) -> None:
+    if type(member) is not tuple or len(member) != 3 or type(member[2]) is not tuple:
+        raise TypeError("members must be tuples of a key, a value and a tuple of properties")
 
 
 def join_baggage(texts: list[str]) -> str:
@@ -223,10 +236,16 @@ def _format_baggage(
 ) -> tuple[str, int]:
     pieces: list[str] = []
     size = -1  # the first member has no comma before it
-    for key, value, properties in members[:MAX_LABELS]:
+    for member in members[:MAX_LABELS]:
+        _check_member(member)
+        key, value, properties = member
+        if value is None:
+            raise TypeError("values must be str, not NoneType")
         piece = _pair(key, value, escapes)
-        for name, setting in properties:
-            piece += ";" + _pair(name, setting, escapes)
+        for setting in properties:
+            if type(setting) is not tuple or len(setting) != 2:
+                raise TypeError("properties must be tuples of a name and a value")
+            piece += ";" + _pair(*setting, escapes)
         size += 1 + len(piece)
         if size > MAX_LABEL_BYTES:
             break
@@ -235,9 +254,13 @@ def _format_baggage(
 
 
 def _pair(name: str, value: str | None, escapes: tuple[str, ...]) -> str:
-    if not name.isascii():
+    for text in (name, value):
+        if not _is_a(text, str) and (text is not value or value is not None):
+            raise TypeError(f"members must hold str, not {type(text).__name__}")
+    if not str.isascii(name):
         raise ValueError("keys must be ASCII")
-    return name if value is None else f"{name}={_escape(value, escapes)}"
+    name = str.__str__(name)
+    return name if value is None else f"{name}={_escape(str.__str__(value), escapes)}"
 
 
 def collect(carrier: Any, names: tuple[str, ...]) -> list[str | list[str] | None]:
@@ -250,66 +273,117 @@ def collect(carrier: Any, names: tuple[str, ...]) -> list[str | list[str] | None
     """
     found: list[str | list[str] | None] = [None] * len(names)
     room = MAX_FIELD_CHARS
-    is_mapping = hasattr(carrier, "items")
-    for pair in carrier.items() if is_mapping else carrier:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            continue
-        name, value = pair
-        if isinstance(name, bytes):
-            name = name.decode("latin-1")
-        elif not isinstance(name, str):
-            continue
-        elif is_mapping and name.startswith("HTTP_"):
-            name = name[5:].replace("_", "-")
-        if not name.isascii():  # "K" (Kelvin) lowers to "k"
-            continue
-        name = name.lower()
+    is_mapping = _is_mapping(carrier)
+    for pair in _pairs(carrier, is_mapping):
+        name, value = _split(pair, is_mapping)
         if name in names:
             at = names.index(name)
-            for text in value if isinstance(value, tuple | list) else (value,):
-                if not isinstance(text, str | bytes):
-                    continue
-                room -= _size(text)
-                if room < 0:
-                    return found
-                _append(found, at, _bounded(text))
+            found[at], room = _add(found[at], value, room)
+            if room < 0:
+                break
     return found
 
 
+def _is_a(value: object, *types: type) -> bool:
+    # isinstance() would also ask the value's __class__, which may be a property of the program's.
+    return issubclass(type(value), types)
+
+
+def _is_mapping(carrier: Any) -> bool:
+    return type(carrier) is not list and hasattr(carrier, "items")
+
+
+def _pairs(carrier: Any, is_mapping: bool) -> Iterator[Any]:
+    """Return the pairs of *carrier*, no further than it can be iterated over."""
+    pairs = iter(carrier.items() if is_mapping else carrier)
+    try:
+        # A dict is copied in one step, so that no other thread changes it in the middle.
+        yield from list(pairs) if type(carrier) is dict else pairs
+    except RuntimeError:  # a finaliser or another thread changed it all the same: what was found stands
+        pass
+
+
+def _items(value: Any) -> Iterator[Any]:
+    """Return what a list or tuple holds; of subclasses no method runs, so that none can fail or change a carrier."""
+    # An iterator, not a slice: a finaliser that empties the list while CPython 3.11 makes a slice of it crashes that.
+    return list.__iter__(value) if _is_a(value, list) else tuple.__iter__(value)
+
+
+def _split(pair: Any, is_mapping: bool) -> tuple[str | None, Any]:
+    """Return the name in *pair*, in lower case, and its value; None as the name where it has none."""
+    items = list(itertools.islice(_items(pair), 3)) if _is_a(pair, tuple, list) else ()
+    return (_name(items[0], is_mapping), items[1]) if len(items) == 2 else (None, None)
+
+
+def _name(key: Any, is_mapping: bool) -> str | None:
+    """Return the name that *key* spells, in lower case; None if it cannot be one."""
+    if _is_a(key, bytes):
+        name = bytes.__getitem__(key, slice(MAX_NAME_CHARS + 1)).decode("latin-1")
+    elif _is_a(key, str):
+        name = str.__str__(key)
+        if is_mapping and len(name) > 5 and name.startswith("HTTP_"):
+            name = name[5:].replace("_", "-")
+    else:
+        return None
+    # Lowering what is not ASCII would make a "k" of the Kelvin sign.
+    return name.lower() if len(name) <= MAX_NAME_CHARS and name.isascii() else None
+
+
+def _add(earlier: str | list[str] | None, value: Any, room: int) -> tuple[str | list[str] | None, int]:
+    """Return *earlier* with the texts in *value*, and how much *room* is left, below 0 if something had none."""
+    for text in _items(value) if _is_a(value, tuple, list) else (value,):
+        if not _is_a(text, str, bytes):
+            continue
+        room -= _size(text)
+        if room < 0:
+            break
+        if earlier is None:
+            earlier = _bounded(text)
+        elif isinstance(earlier, list):
+            earlier.append(_bounded(text))
+        else:
+            earlier = [earlier, _bounded(text)]
+    return earlier, room
+
+
 def _size(text: str | bytes) -> int:
-    # A subclass may have methods of its own.
-    return min(str.__len__(text) if isinstance(text, str) else bytes.__len__(text), MAX_VALUE_CHARS)
+    return min(str.__len__(text) if _is_a(text, str) else bytes.__len__(text), MAX_VALUE_CHARS)  # type: ignore[arg-type]
 
 
-def _bounded(text: str | bytes) -> str:
+def _bounded(text: Any) -> str:
     """Return *text* or octets as text; of octets past all limits what shows that."""
     # To copy a mebibyte would cost more than to refuse it.
-    return (
-        bytes.__getitem__(text, slice(MAX_VALUE_CHARS)).decode("latin-1")
-        if isinstance(text, bytes)
-        else str.__str__(text)
-    )
+    if _is_a(text, bytes):
+        return bytes.decode(bytes.__getitem__(text, slice(MAX_VALUE_CHARS)), "latin-1")
+    return str.__str__(text)
 
 
-def _append(found: list[str | list[str] | None], at: int, text: str) -> None:
-    earlier = found[at]
-    if earlier is None:
-        found[at] = text
-    elif isinstance(earlier, list):
-        earlier.append(text)
-    else:
-        found[at] = [earlier, text]
+def _field_names(names: Iterable[str], parameter: str) -> list[str]:
+    """Return *names* as a list of exact str, each of 1 to 256 lower-case ASCII characters."""
+    exact = []
+    if isinstance(names, str | bytes):
+        raise TypeError(f"{parameter} must be an iterable of str, not {type(names).__name__}")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{parameter} must be str, not {type(name).__name__}")
+        name = str.__str__(name)
+        if not 0 < len(name) <= MAX_NAME_CHARS or not name.isascii() or name != name.lower():
+            raise ValueError(
+                f"{parameter} must be 1 to {MAX_NAME_CHARS} lower-case ASCII characters: {ascii(name)[:80]}"
+            )
+        exact.append(name)
+    return exact
 
 
 @final
 class Sieve:
-    """Finds the fields of all formats in a carrier at once: *names*, and names that start with one of *prefixes*."""
+    """Finds the fields of all formats in a carrier at once: *fields*, and names that start with one of *prefixes*."""
 
     __slots__ = ("_names", "_prefixes")
 
-    def __init__(self, names: Iterable[str], prefixes: Iterable[str] = ()) -> None:
-        self._names = frozenset(names)
-        self._prefixes = tuple(prefixes)
+    def __init__(self, fields: Iterable[str], prefixes: Iterable[str] = ()) -> None:
+        self._names = frozenset(_field_names(fields, "fields"))
+        self._prefixes = tuple(_field_names(prefixes, "prefixes"))
 
     def sift(self, carrier: Any) -> dict[str, str | list[str]] | None:
         """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
@@ -317,43 +391,23 @@ class Sieve:
         At most 64 KiB are taken, of one value no more than every format refuses, of names with a prefix the first 64:
         what a peer sends is bounded before it is parsed.
         """
-        found: dict[str, str | list[str]] | None = None
+        found: dict[str, str | list[str]] = {}
         room, prefixed = MAX_FIELD_CHARS, 0
-        is_mapping = hasattr(carrier, "items")
-        for pair in carrier.items() if is_mapping else carrier:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
+        is_mapping = _is_mapping(carrier)
+        for pair in _pairs(carrier, is_mapping):
+            name, value = _split(pair, is_mapping)
+            if name is None:
                 continue
-            name, value = pair
-            if isinstance(name, bytes):
-                name = name.decode("latin-1")
-            elif not isinstance(name, str):
-                continue
-            elif is_mapping and name.startswith("HTTP_"):
-                name = name[5:].replace("_", "-")
-            if not name.isascii() or len(name) > MAX_NAME_CHARS:
-                continue
-            name = name.lower()
             if name not in self._names:
-                if not name.startswith(self._prefixes) or prefixed == MAX_LABELS:
+                if prefixed == MAX_LABELS or not name.startswith(self._prefixes):
                     continue
                 prefixed += 1
-            for text in value if isinstance(value, tuple | list) else (value,):
-                if not isinstance(text, str | bytes):
-                    continue
-                room -= _size(text)
-                if room < 0:
-                    return found
-                if found is None:
-                    found = {}
-                text = _bounded(text)
-                earlier = found.get(name)
-                if earlier is None:
-                    found[name] = text
-                elif isinstance(earlier, list):
-                    earlier.append(text)
-                else:
-                    found[name] = [earlier, text]
-        return found
+            texts, room = _add(found.get(name), value, room)
+            if texts is not None:
+                found[name] = texts
+            if room < 0:
+                break
+        return found or None
 
 
 MAX_FIELD_CHARS: Final = 65536
@@ -370,36 +424,48 @@ def put(carrier: Any, name: str, text: str | None) -> None:
     if isinstance(carrier, list):
         _put_pair(carrier, name, text)
     elif isinstance(carrier, dict):
-        for key in [key for key in carrier if key != name and _is_named(key, name)]:
-            del carrier[key]
+        for key in list(carrier):
+            # The name itself is replaced in its place.
+            if _is_named(key, name) and (type(key) is not str or key != name):
+                _remove(carrier, key)
         if text is not None:
             carrier[name] = text
         else:
             carrier.pop(name, None)
     elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
         # Some mappings ignore case, and some add to what is there where others replace it.
-        for key in [key for key in carrier.keys() if _is_named(key, name)]:  # noqa: SIM118 - not all iterate
-            try:
-                del carrier[key]
-            except KeyError:
-                pass
+        for key in list(carrier.keys()):
+            if _is_named(key, name):
+                _remove(carrier, key)
         if text is not None:
             carrier[name] = text
     else:
         raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
 
 
+def _remove(carrier: Any, key: Any) -> None:
+    """Remove *key*, whose own methods may run and fail, which costs that key only."""
+    try:
+        del carrier[key]
+    except Exception:
+        pass
+
+
 def _put_pair(pairs: list[Any], name: str, text: str | None) -> None:
-    for pair in pairs:
-        if not isinstance(pair, tuple | list) or not pair:
+    held = list(list.__iter__(pairs))
+    firsts = []
+    for pair in held:
+        first = next(_items(pair), _NOTHING) if _is_a(pair, tuple, list) else _NOTHING
+        if first is _NOTHING:
             raise TypeError(f"carrier must be a list of pairs, not of {type(pair).__name__}")
-    as_bytes = bool(pairs) and isinstance(pairs[0][0], bytes)
-    pairs[:] = [pair for pair in pairs if not _is_named(pair[0], name)]
+        firsts.append(first)
+    as_bytes = bool(firsts) and _is_a(firsts[0], bytes)
+    kept = [pair for pair, first in zip(held, firsts, strict=True) if not _is_named(first, name)]
+    if len(kept) != len(held):
+        pairs[:] = kept
     if text is not None:
         pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))
 
 
 def _is_named(key: object, name: str) -> bool:
-    if isinstance(key, bytes):
-        key = key.decode("latin-1")
-    return isinstance(key, str) and key.isascii() and key.lower() == name
+    return _name(key, False) == name

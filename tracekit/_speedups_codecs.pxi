@@ -1,5 +1,8 @@
 # The compiled twin's codecs: hex, ``tracestate`` and ``baggage`` text, and the carriers that hold them.
 
+from cpython.dict cimport PyDict_Items
+from cpython.tuple cimport PyTuple_GET_SIZE
+
 cdef const char* HEX = "0123456789abcdef"
 
 # What an octet may be part of, a bit each, so that every check is one look-up.
@@ -182,14 +185,16 @@ cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) no
     return False
 
 
-cdef object _utf8(str text):
-    """Return an object whose octets are *text* in UTF-8, lone surrogates as U+FFFD: ASCII text itself, else bytes."""
+cdef object _utf8(object text):
+    """Return an object whose octets are str *text* in UTF-8, lone surrogates as U+FFFD: ASCII text itself, else bytes."""
+    cdef str exact
     if PyUnicode_IS_ASCII(text):
         return text
+    exact = text if type(text) is str else str.__str__(text)  # a subclass may have methods of its own
     try:
-        return text.encode()
+        return exact.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+        return exact.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 cdef inline Py_ssize_t _escaped_size(const uint8_t* octets, Py_ssize_t size, uint8_t plain) noexcept:
@@ -440,7 +445,8 @@ def make_members(labels):
     cdef list members = []
     if type(labels) is not dict:
         return None
-    for key, value in (<dict>labels).items():
+    # A copy: making a member can start a garbage collection, and a finaliser may change the dict.
+    for key, value in PyDict_Items(labels):
         if type(key) is not str or type(value) is not str or not is_label_key(key):
             return None
         members.append((key, value, ()))
@@ -451,8 +457,16 @@ def view_members(tuple members not None):
     """Return the members of ``baggage`` as a dict, without properties; of members with one key the last."""
     cdef dict view = {}
     for member in members:
-        view[(<tuple?>member)[0]] = (<tuple>member)[1]
+        _check_member(member)
+        view[(<tuple>member)[0]] = (<tuple>member)[1]
     return view
+
+
+cdef inline int _check_member(object member) except -1:
+    # Exact tuples: anything else could hold something else the next time.
+    if type(member) is not tuple or PyTuple_GET_SIZE(member) != 3 or type((<tuple>member)[2]) is not tuple:
+        raise TypeError("members must be tuples of a key, a value and a tuple of properties")
+    return 0
 
 
 def join_baggage(list texts not None):
@@ -485,11 +499,13 @@ cdef str _format_baggage(tuple members, uint8_t plain, int* kept):
     cdef uint8_t[8192] out  # C_LABEL_BYTES: nothing is written before it has been counted
     cdef uint8_t* end = out
     cdef Py_ssize_t size = -1  # the first member has no comma before it
-    cdef str key, value, name
+    cdef tuple properties, setting
     kept[0] = 0
-    for key, value, properties in members:
+    for member in members:
         if kept[0] == C_LABELS:
             break
+        _check_member(member)
+        key, value, properties = <tuple>member
         size += 1 + _member_size(key, value, properties, plain)
         if size > C_LABEL_BYTES:
             break
@@ -497,26 +513,32 @@ cdef str _format_baggage(tuple members, uint8_t plain, int* kept):
             end[0] = c","
             end += 1
         end = _write_pair(key, value, end, plain)
-        for name, setting in properties:
+        for setting in properties:
             end[0] = c";"
-            end = _write_pair(name, setting, end + 1, plain)
+            end = _write_pair(setting[0], setting[1], end + 1, plain)
         kept[0] += 1
     return PyUnicode_DecodeLatin1(<const char*>out, end - out, NULL)
 
 
-cdef Py_ssize_t _member_size(str key, str value, tuple properties, uint8_t plain) except -1:
-    cdef Py_ssize_t size = _pair_size(key, value, plain)
-    cdef str name
-    for name, setting in properties:
-        size += 1 + _pair_size(name, setting, plain)
+cdef Py_ssize_t _member_size(object key, object value, tuple properties, uint8_t plain) except -1:
+    cdef Py_ssize_t size
+    if value is None:
+        raise TypeError("values must be str, not NoneType")
+    size = _pair_size(key, value, plain)
+    for setting in properties:
+        if type(setting) is not tuple or PyTuple_GET_SIZE(setting) != 2:
+            raise TypeError("properties must be tuples of a name and a value")
+        size += 1 + _pair_size((<tuple>setting)[0], (<tuple>setting)[1], plain)
     return size
 
 
-cdef Py_ssize_t _pair_size(str name, str value, uint8_t plain) except -1:
+cdef Py_ssize_t _pair_size(object name, object value, uint8_t plain) except -1:
     cdef object utf8
     cdef Py_ssize_t size = 0
     cdef const uint8_t* octets = NULL
-    if name is None or not PyUnicode_IS_ASCII(name):
+    if not isinstance(name, str) or not (value is None or isinstance(value, str)):
+        raise TypeError(f"members must hold str, not {type(value if isinstance(name, str) else name).__name__}")
+    if not PyUnicode_IS_ASCII(name):
         raise ValueError("keys must be ASCII")
     if value is None:
         return PyUnicode_GET_LENGTH(name)
@@ -525,7 +547,7 @@ cdef Py_ssize_t _pair_size(str name, str value, uint8_t plain) except -1:
     return PyUnicode_GET_LENGTH(name) + 1 + _escaped_size(octets, size, plain)
 
 
-cdef uint8_t* _write_pair(str name, str value, uint8_t* out, uint8_t plain) except NULL:
+cdef uint8_t* _write_pair(object name, object value, uint8_t* out, uint8_t plain) except NULL:
     """Write what ``_pair_size`` has counted."""
     cdef object utf8
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(name)
@@ -559,11 +581,14 @@ cdef int _collect(carrier, tuple names, list found) except -1:
     cdef Py_ssize_t position = 0, index, room = C_FIELD_CHARS
     cdef bint is_mapping
     if type(carrier) is dict:
-        # Nothing below runs code of the program's, so the dict cannot change on the way.
+        # No method of the program's runs below, but an allocation can start a garbage collection, and a finaliser
+        # may change the dict: PyDict_Next survives that, and the value is held.
         while PyDict_Next(carrier, &position, &key, &value):
             index = _find(<object>key, names, True)
-            if index >= 0 and not _take(found, index, <object>value, &room):
-                break
+            if index >= 0:
+                held = <object>value
+                if not _take(found, index, held, &room):
+                    break
         return 0
     if type(carrier) is list:
         for pair in <list>carrier:
@@ -571,21 +596,26 @@ cdef int _collect(carrier, tuple names, list found) except -1:
                 break
         return 0
     is_mapping = hasattr(carrier, "items")
-    for pair in carrier.items() if is_mapping else carrier:
-        if not _collect_pair(pair, names, found, is_mapping, &room):
-            break
+    pairs = iter(carrier.items() if is_mapping else carrier)
+    try:
+        for pair in pairs:
+            if not _collect_pair(pair, names, found, is_mapping, &room):
+                break
+    except RuntimeError:  # a finaliser or another thread changed what is iterated over: what was found stands
+        pass
     return 0
 
 
-cdef inline bint _collect_pair(pair, tuple names, list found, bint is_mapping, Py_ssize_t* room) except -1:
+cdef inline bint _collect_pair(object pair, tuple names, list found, bint is_mapping, Py_ssize_t* room) except -1:
+    # Subclasses are read as the tuple or list that they are: their methods do not run.
     cdef Py_ssize_t index
-    if type(pair) is tuple:
-        if len(<tuple>pair) == 2:
+    if isinstance(pair, tuple):
+        if PyTuple_GET_SIZE(pair) == 2:
             index = _find((<tuple>pair)[0], names, is_mapping)
             if index >= 0:
                 return _take(found, index, (<tuple>pair)[1], room)
-    elif isinstance(pair, (tuple, list)) and len(pair) == 2:
-        name, value = pair
+    elif isinstance(pair, list) and PyList_GET_SIZE(pair) == 2:
+        name, value = (<list>pair)[0], (<list>pair)[1]
         index = _find(name, names, is_mapping)
         if index >= 0:
             return _take(found, index, value, room)
@@ -629,8 +659,13 @@ cdef inline Py_ssize_t _find(object text, tuple names, bint is_mapping) noexcept
 
 cdef bint _take(list found, Py_ssize_t index, object value, Py_ssize_t* room) except -1:
     """Add what *value* holds to *found*; tell whether there is room for more."""
-    if isinstance(value, (tuple, list)):
-        for text in value:
+    if isinstance(value, tuple):
+        for text in <tuple>value:
+            if not _take_text(found, index, text, room):
+                return False
+        return True
+    if isinstance(value, list):
+        for text in <list>value:
             if not _take_text(found, index, text, room):
                 return False
         return True
@@ -673,9 +708,24 @@ cdef inline str _bounded(object text, Py_ssize_t* room):
     return text if type(text) is str else str.__str__(text)  # a subclass may have methods of its own
 
 
+cdef list _field_names(names, str parameter):
+    """Return *names* as a list of exact str, each of 1 to 256 lower-case ASCII characters."""
+    cdef list exact = []
+    if isinstance(names, (str, bytes)):
+        raise TypeError(f"{parameter} must be an iterable of str, not {type(names).__name__}")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{parameter} must be str, not {type(name).__name__}")
+        name = str.__str__(name)
+        if not 0 < len(name) <= C_NAME_CHARS or not name.isascii() or name != name.lower():
+            raise ValueError(f"{parameter} must be 1 to {C_NAME_CHARS} lower-case ASCII characters: {ascii(name)[:80]}")
+        exact.append(name)
+    return exact
+
+
 @cython.final
 cdef class Sieve:
-    """Finds the fields of all formats in a carrier at once: *names*, and names that start with one of *prefixes*."""
+    """Finds the fields of all formats in a carrier at once: *fields*, and names that start with one of *prefixes*."""
 
     cdef frozenset names
     cdef tuple prefixes
@@ -683,16 +733,16 @@ cdef class Sieve:
     cdef uint64_t[256] lengths
     cdef bint[256] is_prefix
 
-    def __init__(self, names, prefixes=()):
+    def __cinit__(self, fields=(), prefixes=()):
         cdef str name
-        self.names = frozenset(names)
-        self.prefixes = tuple(prefixes)
+        self.names = frozenset(_field_names(fields, "fields"))
+        self.prefixes = tuple(_field_names(prefixes, "prefixes"))
         for at in range(256):
             self.lengths[at] = self.is_prefix[at] = 0
         for name in self.names:
-            self.lengths[ord(name[0])] |= <uint64_t>1 << (len(name) & 63)
+            self.lengths[<uint8_t>ord(name[0])] |= <uint64_t>1 << (len(name) & 63)
         for name in self.prefixes:
-            self.is_prefix[ord(name[0])] = True
+            self.is_prefix[<uint8_t>ord(name[0])] = True
 
     def sift(self, carrier):
         """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
@@ -704,43 +754,48 @@ cdef class Sieve:
         cdef PyObject* value
         cdef Py_ssize_t position = 0, room = C_FIELD_CHARS
         cdef int prefixed = 0
-        cdef dict found = None
+        cdef dict found = {}
         cdef bint is_mapping
         cdef str name
         if type(carrier) is dict:
-            # Nothing in _name or _keep runs code of the program's, so the dict cannot change on the way.
+            # As in _collect: nothing of the program's runs but finalisers, so that what is used is held.
             while PyDict_Next(carrier, &position, &key, &value):
-                name = self._name(<object>key, True, &prefixed)
-                if name is not None:
-                    if found is None:
-                        found = {}
-                    if not _keep(found, name, <object>value, &room):
-                        break
+                if not self._may_be(<object>key, True):
+                    continue
+                held_key, held_value = <object>key, <object>value
+                name = self._name(held_key, True, &prefixed)
+                if name is not None and not _keep(found, name, held_value, &room):
+                    break
             return found or None
         if type(carrier) is list:
             for pair in <list>carrier:
-                if type(pair) is tuple and len(<tuple>pair) == 2 and not self._may_be((<tuple>pair)[0]):
-                    continue
-                if isinstance(pair, (tuple, list)) and len(pair) == 2:
-                    name = self._name(pair[0], False, &prefixed)
-                    if name is not None:
-                        if found is None:
-                            found = {}
-                        if not _keep(found, name, pair[1], &room):
-                            break
+                if not self._sift_pair(pair, False, found, &prefixed, &room):
+                    break
             return found or None
         is_mapping = hasattr(carrier, "items")
-        for pair in carrier.items() if is_mapping else carrier:
-            if isinstance(pair, (tuple, list)) and len(pair) == 2:
-                name = self._name(pair[0], is_mapping, &prefixed)
-                if name is not None:
-                    if found is None:
-                        found = {}
-                    if not _keep(found, name, pair[1], &room):
-                        break
+        pairs = iter(carrier.items() if is_mapping else carrier)
+        try:
+            for pair in pairs:
+                if not self._sift_pair(pair, is_mapping, found, &prefixed, &room):
+                    break
+        except RuntimeError:  # as in _collect
+            pass
         return found or None
 
-    cdef inline bint _may_be(self, object text) noexcept:
+    cdef bint _sift_pair(self, object pair, bint is_mapping, dict found, int* prefixed, Py_ssize_t* room) except -1:
+        cdef str name
+        if isinstance(pair, tuple):
+            if PyTuple_GET_SIZE(pair) != 2 or not self._may_be((<tuple>pair)[0], is_mapping):
+                return True
+            key, value = (<tuple>pair)[0], (<tuple>pair)[1]
+        elif isinstance(pair, list) and PyList_GET_SIZE(pair) == 2:
+            key, value = (<list>pair)[0], (<list>pair)[1]
+        else:
+            return True
+        name = self._name(key, is_mapping, prefixed)
+        return name is None or _keep(found, name, value, room)
+
+    cdef inline bint _may_be(self, object text, bint is_mapping) noexcept:
         """Tell whether *text* has the first character and the length of a name, or a prefix's first character."""
         cdef const uint8_t* chars
         cdef Py_ssize_t size
@@ -748,16 +803,23 @@ cdef class Sieve:
         if not _chars(text, &chars, &size) or size == 0 or size > C_NAME_CHARS + 5:
             return False
         first = chars[0] | 0x20 if c"A" <= chars[0] <= c"Z" else chars[0]
-        return (self.lengths[first] >> (size & 63) & 1) != 0 or self.is_prefix[first]
+        return (
+            (self.lengths[first] >> (size & 63) & 1) != 0
+            or self.is_prefix[first]
+            or (is_mapping and _is_wsgi(text, chars, size))
+        )
 
     cdef str _name(self, object text, bint is_mapping, int* prefixed):
         """Return *text* in lower case if it is one of the names."""
+        cdef const uint8_t* chars
+        cdef Py_ssize_t size
         cdef str name
-        if not self._may_be(text) and not (is_mapping and isinstance(text, str) and text.startswith("HTTP_")):
+        if not self._may_be(text, is_mapping) or not _chars(text, &chars, &size):
             return None
-        name = text.decode("latin-1") if isinstance(text, bytes) else str.__str__(text)
-        if is_mapping and isinstance(text, str) and name.startswith("HTTP_"):
-            name = name[5:].replace("_", "-")
+        if is_mapping and _is_wsgi(text, chars, size):
+            name = PyUnicode_DecodeLatin1(<const char*>chars + 5, size - 5, NULL).replace("_", "-")
+        else:
+            name = PyUnicode_DecodeLatin1(<const char*>chars, size, NULL)
         if not PyUnicode_IS_ASCII(name) or PyUnicode_GET_LENGTH(name) > C_NAME_CHARS:
             return None
         name = name.lower()
@@ -769,22 +831,17 @@ cdef class Sieve:
         return name
 
 
+cdef inline bint _is_wsgi(object text, const uint8_t* chars, Py_ssize_t size) noexcept:
+    return size > 5 and isinstance(text, str) and memcmp(chars, b"HTTP_", 5) == 0
+
+
 cdef bint _keep(dict found, str name, object value, Py_ssize_t* room) except -1:
     """Add what *value* holds to *found*; tell whether there was room for it."""
-    for text in value if isinstance(value, (tuple, list)) else (value,):
-        if not isinstance(text, (str, bytes)):
-            continue
-        text = _bounded(text, room)
-        if text is None:
-            return False
-        earlier = found.get(name)
-        if earlier is None:
-            found[name] = text
-        elif type(earlier) is list:
-            (<list>earlier).append(text)
-        else:
-            found[name] = [earlier, text]
-    return True
+    cdef list texts = [found.get(name)]
+    cdef bint has_room = _take(texts, 0, value, room)
+    if texts[0] is not None:
+        found[name] = texts[0]
+    return has_room
 
 
 def put(carrier, str name not None, str text):
@@ -806,15 +863,14 @@ cdef int _put(carrier, str name, str text) except -1:
                 PyDict_SetItem(carrier, name, text)
             return 0
         while PyDict_Next(carrier, &position, &key, NULL):
-            if <object>key is not name and _is_named(<object>key, name) and (
-                not isinstance(<object>key, str) or <object>key != name
-            ):
+            if <object>key is not name and _is_stale(<object>key, name):
+                held = <object>key  # before the list is made, which can start a garbage collection
                 if stale is None:
                     stale = []
-                stale.append(<object>key)
+                stale.append(held)
         if stale is not None:
             for other in stale:
-                (<dict>carrier).pop(other, None)
+                _remove(carrier, other)
         if text is not None:
             PyDict_SetItem(carrier, name, text)
         else:
@@ -822,19 +878,18 @@ cdef int _put(carrier, str name, str text) except -1:
     elif isinstance(carrier, list):
         _put_pair(carrier, name, text)
     elif isinstance(carrier, dict):
-        for other in [other for other in carrier if other != name and _is_named(other, name)]:
-            del carrier[other]
+        for other in list(carrier):
+            if _is_stale(other, name):
+                _remove(carrier, other)
         if text is not None:
             carrier[name] = text
         else:
             carrier.pop(name, None)
     elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
         # Some mappings ignore case, and some add to what is there where others replace it.
-        for other in [other for other in carrier.keys() if _is_named(other, name)]:
-            try:
-                del carrier[other]
-            except KeyError:
-                pass
+        for other in list(carrier.keys()):
+            if _is_named(other, name):
+                _remove(carrier, other)
         if text is not None:
             carrier[name] = text
     else:
@@ -842,15 +897,45 @@ cdef int _put(carrier, str name, str text) except -1:
     return 0
 
 
-cdef int _put_pair(list pairs, str name, str text) except -1:
-    for pair in pairs:
-        if not isinstance(pair, (tuple, list)) or not pair:
+cdef int _remove(object carrier, object key) except -1:
+    """Remove *key*, whose own methods may run and fail, which costs that key only."""
+    try:
+        del carrier[key]
+    except Exception:
+        pass
+    return 0
+
+
+cdef int _put_pair(object pairs, str name, str text) except -1:
+    # Of pairs of subclasses no method runs, so that nothing changes the list on the way.
+    cdef list kept = []
+    cdef bint as_bytes = False, is_first = True, is_stale = False
+    for pair in <list>pairs:
+        if isinstance(pair, tuple) and PyTuple_GET_SIZE(pair):
+            first = (<tuple>pair)[0]
+        elif isinstance(pair, list) and PyList_GET_SIZE(pair):
+            first = (<list>pair)[0]
+        else:
             raise TypeError(f"carrier must be a list of pairs, not of {type(pair).__name__}")
-    as_bytes = bool(pairs) and isinstance(pairs[0][0], bytes)
-    pairs[:] = [pair for pair in pairs if not _is_named(pair[0], name)]
+        if is_first:
+            as_bytes, is_first = isinstance(first, bytes), False
+        if _is_named(first, name):
+            is_stale = True
+        else:
+            kept.append(pair)
+    if is_stale:
+        pairs[:] = kept
     if text is not None:
         pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))
     return 0
+
+
+cdef inline bint _is_stale(object key, str name) noexcept:
+    """Tell whether *key* of a dict is *name* but for its case or type; *name* itself is replaced in its place."""
+    return _is_named(key, name) and not (
+        type(key) is str
+        and memcmp(PyUnicode_DATA(key), PyUnicode_DATA(name), PyUnicode_GET_LENGTH(name)) == 0
+    )
 
 
 cdef inline bint _is_named(object key, str name) noexcept:
