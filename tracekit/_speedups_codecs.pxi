@@ -186,7 +186,7 @@ cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) no
 
 
 cdef object _utf8(object text):
-    """Return an object whose octets are str *text* in UTF-8, lone surrogates as U+FFFD: ASCII text itself, else bytes."""
+    """Return str *text* in UTF-8, lone surrogates as U+FFFD: ASCII text itself, else bytes."""
     cdef str exact
     if PyUnicode_IS_ASCII(text):
         return text
