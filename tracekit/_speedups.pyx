@@ -166,7 +166,6 @@ __all__ = [
     "buffer",
     "check_baggage",
     "check_clock",
-    "collect",
     "count_tracestate",
     "current_context",
     "current_scope",

@@ -383,39 +383,45 @@ def parse_decimal(str text not None):
 cdef dict _DEBUG = {"b3": "d"}
 
 
+from libc.string cimport memchr
+
+cdef enum:
+    MAX_B3_CHARS = 256  # far more than is needed, since the parent id may be anything
+
+
 def parse_b3(str text not None):
     """Return the remote context that a ``b3`` value holds, or None if it breaks the grammar.
 
     https://github.com/openzipkin/b3-propagation#single-header
     """
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text), at
-    cdef uint64_t high = 0, low, span, parent
-    cdef uint8_t state
-    if size == 0 or size > 68 or not PyUnicode_IS_ASCII(text):
+    cdef uint64_t high = 0, low = 0, span = 0
+    cdef const uint8_t* chars = NULL
+    cdef object octets = text
+    if size == 0 or size > MAX_B3_CHARS:
         return None
-    cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(text)
+    if not PyUnicode_IS_ASCII(text):
+        octets = text.encode("ascii", "replace")  # only the parent id may be anything: nobody uses it
+    _chars(octets, &chars, &size)
     if size == 1:
         return _with_state(0, 0, 0, chars[0])
     at = 32 if size > 32 and chars[32] == c"-" else 16
     if size < at + 17 or chars[at] != c"-":
         return None
     # From here on every index below at + 17 is inside the text.
-    if at == 32:
-        if not _decode(chars, 16, &high):
-            return None
-    if not _decode(chars + at - 16, 16, &low) or not _decode(chars + at + 1, 16, &span):
+    if at == 32 and not _decode_any(chars, &high):
+        return None
+    if not _decode_any(chars + at - 16, &low) or not _decode_any(chars + at + 1, &span):
         return None
     if not (high | low) or not span:
         return None
     size -= at + 17
     chars += at + 17
-    if size == 0:
+    if size and (chars[0] != c"-" or memchr(chars, c",", size) != NULL):  # a comma: several values
+        return None
+    if size < 2 or chars[1] == c"-":
         return _make_context(high, low, span, DEFERRED, None, None, True, None)
-    if (size != 2 and size != 19) or chars[0] != c"-":
-        return None
-    if size == 19 and (chars[2] != c"-" or not _decode(chars + 3, 16, &parent) or not parent):
-        return None
-    return _with_state(high, low, span, chars[1])
+    return _with_state(high, low, span, chars[1]) if size == 2 or chars[2] == c"-" else None
 
 
 cdef SpanContext _with_state(uint64_t high, uint64_t low, uint64_t span, uint8_t state):
@@ -454,7 +460,7 @@ def format_b3(context):
     return text
 
 
-cdef tuple _B3_FIELDS = ("b3",)
+cdef Sieve _B3_FIELDS = Sieve(("b3",))
 
 
 def read_b3(carrier):
@@ -672,7 +678,7 @@ cdef str _format_traceparent(SpanContext context):
     return text
 
 
-cdef tuple _TRACECONTEXT_FIELDS = ("traceparent", "tracestate")
+cdef Sieve _TRACECONTEXT_FIELDS = Sieve(("traceparent", "tracestate"))
 
 
 def read_tracecontext(carrier):
@@ -718,7 +724,7 @@ cdef str _stripped(str text):
     return text
 
 
-cdef tuple _W3C_FIELDS = ("traceparent", "tracestate", "baggage")
+cdef Sieve _W3C_FIELDS = Sieve(("traceparent", "tracestate", "baggage"))
 
 
 def read_w3c(carrier):

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "HEX",
@@ -16,7 +16,6 @@ __all__ = [
     "MAX_STATE_MEMBERS",
     "Sieve",
     "check_baggage",
-    "collect",
     "count_tracestate",
     "escape_label",
     "format_baggage",
@@ -60,6 +59,9 @@ MAX_STATE_MEMBERS: Final = 32
 MAX_STATE_CHARS: Final = 32 * (256 + 1 + 256) + 31
 MAX_LABELS: Final = 64
 MAX_LABEL_BYTES: Final = 8192
+MAX_FIELD_CHARS: Final = 65536
+MAX_VALUE_CHARS: Final = 16448  # above the longest value that any format accepts
+MAX_NAME_CHARS: Final = 256
 
 _NOTHING: Final = object()
 
@@ -263,25 +265,92 @@ def _pair(name: str, value: str | None, escapes: tuple[str, ...]) -> str:
     return name if value is None else f"{name}={_escape(str.__str__(value), escapes)}"
 
 
-def collect(carrier: Any, names: tuple[str, ...]) -> list[str | list[str] | None]:
-    """Return what *carrier* holds under each of *names*: None, a text, or a list of texts where it came several times.
+@final
+class Sieve:
+    """Reads and writes the *fields* of wire formats, and all fields that begin with one of *prefixes*, in a carrier.
 
-    A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or
-    bytes, and a value may be a list of them. Names are lowercase ASCII and found in any case, in a
-    mapping also as WSGI spells them (``HTTP_TRACEPARENT``). Whatever is shaped otherwise is passed over.
-    At most 64 KiB are taken, of one value no more than every format refuses.
+    A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or bytes, and a value may
+    be a list or tuple of them. Fields are found in any case, in a mapping also under their WSGI name
+    (``HTTP_TRACEPARENT``). An empty field counts as absent, and anything of another shape is ignored. Subclasses are
+    read as the built-in type that they extend, so that none of their methods runs.
+
+    Fields and prefixes are 1 to 256 lower-case ASCII characters. Reads at most 64 KiB in total and the first 64 fields
+    with a prefix; a single value is cut just above the longest that any format accepts.
     """
-    found: list[str | list[str] | None] = [None] * len(names)
-    room = MAX_FIELD_CHARS
-    is_mapping = _is_mapping(carrier)
-    for pair in _pairs(carrier, is_mapping):
-        name, value = _split(pair, is_mapping)
-        if name in names:
-            at = names.index(name)
-            found[at], room = _add(found[at], value, room)
-            if room < 0:
-                break
-    return found
+
+    __slots__ = ("_fields", "_prefixes")
+
+    def __init__(self, fields: Iterable[str] = (), prefixes: Iterable[str] = ()) -> None:
+        self._fields = _field_names(fields, "fields")
+        self._prefixes = _field_names(prefixes, "prefixes")
+
+    def collect(self, carrier: Any) -> list[Any]:
+        """Return the value of each field: None, a text, or a list of texts where it has several.
+
+        Where there are prefixes, one more item is a dict of the fields that have one, by lower-case name, or None.
+        """
+        found = self.sift(carrier) or {}
+        values: list[Any] = [found.pop(field, None) for field in self._fields]
+        return [*values, found or None] if self._prefixes else values
+
+    def sift(self, carrier: Any) -> dict[str, str | list[str]] | None:
+        """Return a dict of all that ``collect()`` finds, by lower-case name, or None."""
+        found: dict[str, str | list[str]] = {}
+        room, prefixed = MAX_FIELD_CHARS, MAX_LABELS
+        is_mapping = type(carrier) is not list and hasattr(carrier, "items")
+        for key, value in _pairs(carrier, is_mapping):
+            name = _name(key, is_mapping)
+            is_field = name in self._fields
+            if name is None or not (is_field or (prefixed and name.startswith(self._prefixes))):
+                continue
+            prefixed -= not is_field
+            for text in _items(value) if _is_a(value, tuple, list) else (value,):
+                if not _is_a(text, str, bytes):
+                    continue
+                size = str.__len__(text) if _is_a(text, str) else bytes.__len__(text)
+                if size == 0 and is_field:  # a label may be empty, any other field is then as good as absent
+                    continue
+                room -= min(size, MAX_VALUE_CHARS)
+                if room < 0:
+                    return found or None
+                _append(found, name, _text(text))
+        return found or None
+
+    def put(self, carrier: Any, texts: dict[str, str | None]) -> None:
+        """Set *texts*, by name, in *carrier*, a mutable mapping or a list of pairs, and remove all other fields.
+
+        A None is not set. A list of bytes pairs gets bytes.
+        """
+        _replace(carrier, texts, self._has)
+
+    def _has(self, key: object) -> bool:
+        name = _name(key, False)
+        return name is not None and (name in self._fields or name.startswith(self._prefixes))
+
+
+def put(carrier: Any, name: str, text: str | None) -> None:
+    """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None removes it.
+
+    Fields of that name in another case are removed: more than one ``traceparent`` counts as none. A list of bytes pairs
+    gets bytes.
+    """
+    _replace(carrier, {name: text}, lambda key: _name(key, False) == name)
+
+
+def _field_names(names: Iterable[str], parameter: str) -> tuple[str, ...]:
+    exact = []
+    if isinstance(names, str | bytes):
+        raise TypeError(f"{parameter} must be an iterable of str, not {type(names).__name__}")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{parameter} must be str, not {type(name).__name__}")
+        name = str.__str__(name)
+        if not 0 < len(name) <= MAX_NAME_CHARS or not name.isascii() or name != name.lower():
+            raise ValueError(
+                f"{parameter} must be 1 to {MAX_NAME_CHARS} lower-case ASCII characters: {ascii(name)[:80]}"
+            )
+        exact.append(name)
+    return tuple(exact)
 
 
 def _is_a(value: object, *types: type) -> bool:
@@ -289,16 +358,17 @@ def _is_a(value: object, *types: type) -> bool:
     return issubclass(type(value), types)
 
 
-def _is_mapping(carrier: Any) -> bool:
-    return type(carrier) is not list and hasattr(carrier, "items")
-
-
-def _pairs(carrier: Any, is_mapping: bool) -> Iterator[Any]:
+def _pairs(carrier: Any, is_mapping: bool) -> Iterator[tuple[Any, Any]]:
     """Return the pairs of *carrier*, no further than it can be iterated over."""
+    if isinstance(carrier, str | bytes) or not (is_mapping or hasattr(carrier, "__iter__")):
+        raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
     pairs = iter(carrier.items() if is_mapping else carrier)
     try:
         # A dict is copied in one step, so that no other thread changes it in the middle.
-        yield from list(pairs) if type(carrier) is dict else pairs
+        for pair in list(pairs) if type(carrier) is dict else pairs:
+            items = list(itertools.islice(_items(pair), 3)) if _is_a(pair, tuple, list) else ()
+            if len(items) == 2:
+                yield items[0], items[1]
     except RuntimeError:  # a finaliser or another thread changed it all the same: what was found stands
         pass
 
@@ -307,12 +377,6 @@ def _items(value: Any) -> Iterator[Any]:
     """Return what a list or tuple holds; of subclasses no method runs, so that none can fail or change a carrier."""
     # An iterator, not a slice: a finaliser that empties the list while CPython 3.11 makes a slice of it crashes that.
     return list.__iter__(value) if _is_a(value, list) else tuple.__iter__(value)
-
-
-def _split(pair: Any, is_mapping: bool) -> tuple[str | None, Any]:
-    """Return the name in *pair*, in lower case, and its value; None as the name where it has none."""
-    items = list(itertools.islice(_items(pair), 3)) if _is_a(pair, tuple, list) else ()
-    return (_name(items[0], is_mapping), items[1]) if len(items) == 2 else (None, None)
 
 
 def _name(key: Any, is_mapping: bool) -> str | None:
@@ -329,143 +393,59 @@ def _name(key: Any, is_mapping: bool) -> str | None:
     return name.lower() if len(name) <= MAX_NAME_CHARS and name.isascii() else None
 
 
-def _add(earlier: str | list[str] | None, value: Any, room: int) -> tuple[str | list[str] | None, int]:
-    """Return *earlier* with the texts in *value*, and how much *room* is left, below 0 if something had none."""
-    for text in _items(value) if _is_a(value, tuple, list) else (value,):
-        if not _is_a(text, str, bytes):
-            continue
-        room -= _size(text)
-        if room < 0:
-            break
-        if earlier is None:
-            earlier = _bounded(text)
-        elif isinstance(earlier, list):
-            earlier.append(_bounded(text))
-        else:
-            earlier = [earlier, _bounded(text)]
-    return earlier, room
+def _text(text: Any) -> str:
+    # To copy a mebibyte would cost more than to reject it.
+    return (
+        bytes.__getitem__(text, slice(MAX_VALUE_CHARS)).decode("latin-1") if _is_a(text, bytes) else str.__str__(text)
+    )
 
 
-def _size(text: str | bytes) -> int:
-    return min(str.__len__(text) if _is_a(text, str) else bytes.__len__(text), MAX_VALUE_CHARS)  # type: ignore[arg-type]
+def _append(found: dict[str, str | list[str]], name: str, text: str) -> None:
+    earlier = found.get(name)
+    if earlier is None:
+        found[name] = text
+    elif isinstance(earlier, list):
+        earlier.append(text)
+    else:
+        found[name] = [earlier, text]
 
 
-def _bounded(text: Any) -> str:
-    """Return *text* or octets as text; of octets past all limits what shows that."""
-    # To copy a mebibyte would cost more than to refuse it.
-    if _is_a(text, bytes):
-        return bytes.decode(bytes.__getitem__(text, slice(MAX_VALUE_CHARS)), "latin-1")
-    return str.__str__(text)
-
-
-def _field_names(names: Iterable[str], parameter: str) -> list[str]:
-    """Return *names* as a list of exact str, each of 1 to 256 lower-case ASCII characters."""
-    exact = []
-    if isinstance(names, str | bytes):
-        raise TypeError(f"{parameter} must be an iterable of str, not {type(names).__name__}")
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"{parameter} must be str, not {type(name).__name__}")
-        name = str.__str__(name)
-        if not 0 < len(name) <= MAX_NAME_CHARS or not name.isascii() or name != name.lower():
-            raise ValueError(
-                f"{parameter} must be 1 to {MAX_NAME_CHARS} lower-case ASCII characters: {ascii(name)[:80]}"
-            )
-        exact.append(name)
-    return exact
-
-
-@final
-class Sieve:
-    """Finds the fields of all formats in a carrier at once: *fields*, and names that start with one of *prefixes*."""
-
-    __slots__ = ("_names", "_prefixes")
-
-    def __init__(self, fields: Iterable[str], prefixes: Iterable[str] = ()) -> None:
-        self._names = frozenset(_field_names(fields, "fields"))
-        self._prefixes = tuple(_field_names(prefixes, "prefixes"))
-
-    def sift(self, carrier: Any) -> dict[str, str | list[str]] | None:
-        """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
-
-        At most 64 KiB are taken, of one value no more than every format refuses, of names with a prefix the first 64:
-        what a peer sends is bounded before it is parsed.
-        """
-        found: dict[str, str | list[str]] = {}
-        room, prefixed = MAX_FIELD_CHARS, 0
-        is_mapping = _is_mapping(carrier)
-        for pair in _pairs(carrier, is_mapping):
-            name, value = _split(pair, is_mapping)
-            if name is None:
-                continue
-            if name not in self._names:
-                if prefixed == MAX_LABELS or not name.startswith(self._prefixes):
-                    continue
-                prefixed += 1
-            texts, room = _add(found.get(name), value, room)
-            if texts is not None:
-                found[name] = texts
-            if room < 0:
-                break
-        return found or None
-
-
-MAX_FIELD_CHARS: Final = 65536
-MAX_VALUE_CHARS: Final = 16448  # past the longest that any format takes
-MAX_NAME_CHARS: Final = 256
-
-
-def put(carrier: Any, name: str, text: str | None) -> None:
-    """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None takes it out.
-
-    What stood there under *name* in any case goes: two ``traceparent`` headers are none. A list of
-    bytes pairs gets bytes.
-    """
+def _replace(carrier: Any, texts: dict[str, str | None], is_stale: Callable[[object], bool]) -> None:
     if isinstance(carrier, list):
-        _put_pair(carrier, name, text)
-    elif isinstance(carrier, dict):
-        for key in list(carrier):
-            # The name itself is replaced in its place.
-            if _is_named(key, name) and (type(key) is not str or key != name):
-                _remove(carrier, key)
-        if text is not None:
-            carrier[name] = text
-        else:
-            carrier.pop(name, None)
+        _replace_pairs(carrier, texts, is_stale)
+        return
+    if isinstance(carrier, dict):
+        # A key that is going to be replaced keeps its place.
+        stale = [
+            key for key in list(carrier) if is_stale(key) and not (type(key) is str and texts.get(key) is not None)
+        ]
     elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
         # Some mappings ignore case, and some add to what is there where others replace it.
-        for key in list(carrier.keys()):
-            if _is_named(key, name):
-                _remove(carrier, key)
-        if text is not None:
-            carrier[name] = text
+        stale = [key for key in list(carrier.keys()) if is_stale(key)]
     else:
         raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
+    for key in stale:
+        try:
+            del carrier[key]
+        except Exception:  # a KeyError, or an error of the key's own methods, which costs that key only
+            pass
+    for name, text in texts.items():
+        if text is not None:
+            carrier[name] = text
 
 
-def _remove(carrier: Any, key: Any) -> None:
-    """Remove *key*, whose own methods may run and fail, which costs that key only."""
-    try:
-        del carrier[key]
-    except Exception:
-        pass
-
-
-def _put_pair(pairs: list[Any], name: str, text: str | None) -> None:
+def _replace_pairs(pairs: list[Any], texts: dict[str, str | None], is_stale: Callable[[object], bool]) -> None:
     held = list(list.__iter__(pairs))
-    firsts = []
+    keys = []
     for pair in held:
-        first = next(_items(pair), _NOTHING) if _is_a(pair, tuple, list) else _NOTHING
-        if first is _NOTHING:
+        key = next(_items(pair), _NOTHING) if _is_a(pair, tuple, list) else _NOTHING
+        if key is _NOTHING:
             raise TypeError(f"carrier must be a list of pairs, not of {type(pair).__name__}")
-        firsts.append(first)
-    as_bytes = bool(firsts) and _is_a(firsts[0], bytes)
-    kept = [pair for pair, first in zip(held, firsts, strict=True) if not _is_named(first, name)]
+        keys.append(key)
+    as_bytes = bool(keys) and _is_a(keys[0], bytes)
+    kept = [pair for pair, key in zip(held, keys, strict=True) if not is_stale(key)]
     if len(kept) != len(held):
         pairs[:] = kept
-    if text is not None:
-        pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))
-
-
-def _is_named(key: object, name: str) -> bool:
-    return _name(key, False) == name
+    for name, text in texts.items():
+        if text is not None:
+            pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))

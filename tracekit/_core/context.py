@@ -12,8 +12,8 @@ from .codecs import (
     HEX,
     MAX_LABEL_BYTES,
     MAX_STATE_CHARS,
+    Sieve,
     check_baggage,
-    collect,
     count_tracestate,
     join_baggage,
     parse_hex,
@@ -411,32 +411,27 @@ _DIGITS = frozenset("0123456789")
 _DEBUG = {"b3": "d"}
 
 
+MAX_B3_CHARS: Final = 256  # far more than is needed, since the parent id may be anything
+_B3_DECISIONS = {"0": 0, "1": SAMPLED, "d": SAMPLED}
+
+
 def parse_b3(text: str) -> SpanContext | None:
     """Return the remote context that a ``b3`` value holds, or None if it breaks the grammar.
 
     https://github.com/openzipkin/b3-propagation#single-header
     """
-    size = len(text)
-    if size == 1:
-        if text not in "01d":
-            return None
-        return make_from_parts(0, 0, 0 if text == "0" else SAMPLED, "", None, True, _DEBUG if text == "d" else None)
-    at = 32 if size > 32 and text[32] == "-" else 16
-    if size < at + 17 or text[at] != "-":
+    trace, *parts = text.split("-", 3) if len(text) <= MAX_B3_CHARS else [""]
+    if not parts and trace in _B3_DECISIONS:
+        return make_from_parts(0, 0, _B3_DECISIONS[trace], "", None, True, _DEBUG if trace == "d" else None)
+    decision = parts[1] if len(parts) > 1 else ""
+    # The parent id may be anything, since nobody uses it, but not a second value behind a comma.
+    if not parts or len(trace) not in (16, 32) or (decision and decision not in _B3_DECISIONS) or "," in text:
         return None
-    trace_id, span_id = parse_hex(text[:at], at), parse_hex(text[at + 1 : at + 17], 16)
+    trace_id, span_id = parse_hex(trace.lower(), len(trace)), parse_hex(parts[0].lower(), 16)
     if not trace_id or not span_id:
         return None
-    rest = text[at + 17 :]
-    if not rest:
-        return make_from_parts(trace_id, span_id, DEFERRED, "", None, True)
-    if len(rest) not in (2, 19) or rest[0] != "-" or rest[1] not in "01d":
-        return None
-    if len(rest) == 19 and (rest[2] != "-" or not parse_hex(rest[3:], 16)):
-        return None
-    return make_from_parts(
-        trace_id, span_id, 0 if rest[1] == "0" else SAMPLED, "", None, True, _DEBUG if rest[1] == "d" else None
-    )
+    flags = _B3_DECISIONS.get(decision, DEFERRED)
+    return make_from_parts(trace_id, span_id, flags, "", None, True, _DEBUG if decision == "d" else None)
 
 
 def format_b3(context: SpanContext) -> str:
@@ -454,12 +449,15 @@ def format_b3(context: SpanContext) -> str:
     return f"{text}-{state}" if state else text
 
 
+_B3_FIELDS = Sieve(("b3",))
+
+
 def read_b3(carrier: Any) -> SpanContext | None:
     """Return the context, or the decision alone, that ``b3`` holds; None if there is none.
 
     Raises ``FormatError`` where it is bad or came twice.
     """
-    (text,) = collect(carrier, ("b3",))
+    (text,) = _B3_FIELDS.collect(carrier)
     if text is None:
         return None
     context = parse_b3(text) if isinstance(text, str) else None
@@ -599,12 +597,16 @@ def format_traceparent(context: SpanContext) -> str:
     return f"00-{context._trace_id:032x}-{context._span_id:016x}-{context._flags & 3:02x}"
 
 
+_TRACECONTEXT_FIELDS = Sieve(("traceparent", "tracestate"))
+_BAGGAGE_FIELDS = Sieve(("baggage",))
+
+
 def read_tracecontext(carrier: Any) -> SpanContext | None:
     """Return the context of ``traceparent`` and, where that is well-formed, ``tracestate``; None if there is none.
 
     Raises ``FormatError`` where ``traceparent`` is bad or came twice.
     """
-    parent, state = collect(carrier, ("traceparent", "tracestate"))
+    parent, state = _TRACECONTEXT_FIELDS.collect(carrier)
     if parent is None:
         return None
     context = parse_traceparent(parent) if isinstance(parent, str) else None
@@ -624,7 +626,7 @@ def read_w3c(carrier: Any) -> SpanContext | None:
         context = read_tracecontext(carrier)
     except FormatError:
         context = None
-    (baggage,) = collect(carrier, ("baggage",))
+    (baggage,) = _BAGGAGE_FIELDS.collect(carrier)
     if baggage is None:
         return context
     if isinstance(baggage, list):

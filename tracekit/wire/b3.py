@@ -22,7 +22,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .._core.errors import FormatError
-from .._core.twin import collect, format_b3, make_remote, parse_hex, put, read_b3, write_b3
+from .._core.twin import Sieve, format_b3, make_remote, parse_hex, read_b3, write_b3
+from ._values import bad_hex, missing
 
 if TYPE_CHECKING:
     from .._core.twin import SpanContext
@@ -31,6 +32,8 @@ __all__ = ["MULTI", "SINGLE"]
 
 _DEFERRED = 0x100
 _DECISIONS = {"0": 0, "1": 1, "false": 0, "true": 1}
+_MULTI_FIELDS: Final = ("x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags")
+_SIEVE = Sieve(_MULTI_FIELDS)
 
 
 class _Single:
@@ -47,12 +50,12 @@ class _Single:
 
 class _Multi:
     name: Final = "b3multi"
-    fields: Final = ("x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags")
+    fields: Final = _MULTI_FIELDS
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context, or the decision alone, that the headers hold; None if they say nothing."""
-        found = collect(carrier, self.fields)
-        trace, span, parent, sampled, flags = [value[0] if isinstance(value, list) else value for value in found]
+        found = _SIEVE.collect(carrier)
+        trace, span, _, sampled, flags = [value[0] if isinstance(value, list) else value for value in found]
         decision = _DEFERRED
         if sampled is not None:
             if len(sampled) > 5 or sampled.lower() not in _DECISIONS:
@@ -61,11 +64,9 @@ class _Multi:
         extra = None
         if flags == "1":
             decision, extra = 1, {"b3": "d"}
-        if trace is None and span is None and parent is None:
+        if trace is None and span is None:
             return None if decision == _DEFERRED else make_remote(0, 0, decision, extra)
         trace_id, span_id = _id("x-b3-traceid", trace, 16, 32), _id("x-b3-spanid", span, 16)
-        if parent is not None:
-            _id("x-b3-parentspanid", parent, 16)
         return make_remote(trace_id, span_id, decision, extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
@@ -73,11 +74,13 @@ class _Multi:
         parts = format_b3(context).split("-")  # what the single header says, field by field
         has_ids = len(parts) > 1
         decision = "" if len(parts) == 2 else parts[-1]
-        put(carrier, "x-b3-traceid", parts[0] if has_ids else None)
-        put(carrier, "x-b3-spanid", parts[1] if has_ids else None)
-        put(carrier, "x-b3-parentspanid", None)
-        put(carrier, "x-b3-sampled", decision if decision in ("0", "1") else None)
-        put(carrier, "x-b3-flags", "1" if decision == "d" else None)
+        texts = {
+            "x-b3-traceid": parts[0] if has_ids else None,
+            "x-b3-spanid": parts[1] if has_ids else None,
+            "x-b3-sampled": decision if decision in ("0", "1") else None,
+            "x-b3-flags": "1" if decision == "d" else None,
+        }
+        _SIEVE.put(carrier, texts)
 
     def __reduce__(self) -> str:
         return "MULTI"
@@ -85,12 +88,11 @@ class _Multi:
 
 def _id(field: str, text: str | None, *sizes: int) -> int:
     if text is None:
-        raise FormatError(field, "missing, and without it the others mean nothing")
-    number = parse_hex(text, len(text)) if len(text) in sizes else 0
+        raise missing(field)
+    number = parse_hex(text.lower(), len(text)) if len(text) in sizes else 0
     if not number:
-        column = next((at for at, char in enumerate(text[:32], 1) if char not in "0123456789abcdef"), None)
-        reason = f"must be {' or '.join(map(str, sizes))} lowercase hex digits, not all zeros"
-        raise FormatError(field, reason, text, column)
+        reason = f"must be {' or '.join(map(str, sizes))} hex digits, not all zeros"
+        raise FormatError(field, reason, text, bad_hex(text[:32]))
     return number
 
 

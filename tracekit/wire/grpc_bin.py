@@ -29,8 +29,8 @@ from .._core.errors import FormatError
 from .._core.labels import Labels
 from .._core.twin import (
     MAX_LABEL_BYTES,
+    Sieve,
     SpanContext,
-    collect,
     decode_binary,
     decode_tags,
     encode_binary,
@@ -38,9 +38,11 @@ from .._core.twin import (
     is_label_key,
     put,
 )
+from ._values import single
 
 __all__ = ["BINARY"]
 
+_SIEVE = Sieve(("grpc-trace-bin", "grpc-tags-bin"))
 _MAX_BYTES = 512  # what decode_binary takes
 _MAX_TAG_CHARS = 255
 
@@ -54,7 +56,7 @@ class _Binary:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context that the two entries hold, or labels alone; None if there is neither."""
-        trace, tags = collect(carrier, self.fields)
+        trace, tags = _SIEVE.collect(carrier)
         if trace is None:
             labels = None if tags is None else _read_tags(tags)
             return SpanContext(labels=labels) if labels else None
@@ -96,10 +98,9 @@ def _is_tag(key: str, value: str) -> bool:
     return len(key) <= _MAX_TAG_CHARS >= len(value) and value.isascii() and value.isprintable()
 
 
-def _octets(field: str, value: str | list[str], limit: int) -> bytes:
-    """Return the octets that *value* has, octets in Latin-1 or base64."""
-    if isinstance(value, list):
-        raise FormatError(field, f"{len(value)} values, must be one")
+def _octets(field: str, found: str | list[str], limit: int) -> bytes:
+    """Return the octets that *found* has, octets in Latin-1 or base64."""
+    value = single(field, found) or ""
     is_base64 = value[:1] != "\0"  # the version, which no base64 begins with
     room, unit = ((limit + 2) // 3 * 4, "characters") if is_base64 else (limit, "octets")
     if len(value) > room:

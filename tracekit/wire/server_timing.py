@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from .._core.errors import FormatError
-from .._core.twin import collect, format_traceparent, parse_traceparent, put
+from .._core.twin import Sieve, format_traceparent, parse_traceparent, put
 
 if TYPE_CHECKING:
     from .._core.twin import SpanContext
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["SERVER_TIMING"]
 
 _FIELD: Final = "server-timing"
+_SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 8192
 # What stands between commas, or semicolons, that are not inside a quoted string.
 _METRIC = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
@@ -40,7 +41,7 @@ class _ServerTiming:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context of the last metric named ``trace``; None where there is none."""
-        (found,) = collect(carrier, self.fields)
+        (found,) = _SIEVE.collect(carrier)
         texts = [found] if isinstance(found, str) else found or []
         size = sum(map(len, texts))
         if size > _MAX_CHARS:
@@ -67,7 +68,7 @@ class _ServerTiming:
             put(added, _FIELD, metric)  # of octets where the others are
             carrier.append(added[-1])
             return
-        (found,) = collect(carrier, self.fields)
+        (found,) = _SIEVE.collect(carrier)
         metrics = [found] if isinstance(found, str) else found or []
         put(carrier, _FIELD, ", ".join([*filter(None, metrics), metric]))
 

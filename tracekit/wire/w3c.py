@@ -15,9 +15,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .._core.labels import Labels
-from .._core.twin import SpanContext, collect, join_baggage, put, read_tracecontext, write_tracecontext
+from .._core.twin import Sieve, SpanContext, join_baggage, put, read_tracecontext, write_tracecontext
 
 __all__ = ["BAGGAGE", "TRACECONTEXT"]
+
+
+_BAGGAGE_SIEVE = Sieve(("baggage",))
 
 
 class _TraceContext:
@@ -38,7 +41,7 @@ class _Baggage:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return a context of labels only; members that break the grammar are left out and counted in ``labels.dropped``."""
-        (text,) = collect(carrier, self.fields)
+        (text,) = _BAGGAGE_SIEVE.collect(carrier)
         if text is None:
             return None
         if isinstance(text, list):
