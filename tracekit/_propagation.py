@@ -96,7 +96,16 @@ def formats_named(names: str) -> tuple[list[Format], list[str]]:
 
 
 def extract_all(carrier: Any) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
-    """Return what ``extract()`` does, and the contexts of formats that name another trace, to link to."""
+    """Return the context that ``extract()`` does, and one for each other trace that a configured format names.
+
+    For middleware, which adds the latter to the server span as links::
+
+        parent, others = tracekit.extract_all(request.headers)
+        with tracekit.span("request", kind="server", parent=parent or tracekit.ROOT, links=others):
+            ...
+
+    Takes the same carriers as ``extract()``. With one format, or only W3C's, there are no others.
+    """
     if _sieve is None:
         return extract(carrier), ()
     fields = _sieve.sift(carrier)
