@@ -18,7 +18,7 @@ from ._handoffs.by_hand import Snapshot, capture, detached, wrap
 from ._handoffs.delivery import Delivery
 from ._handoffs.hooks import install_hooks, remove_hooks
 from ._handoffs.traced import stream, traced
-from ._propagation import extract, inject
+from ._propagation import extract, extract_all, inject
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
 from ._signals import flush_on_signal
 from ._version import __version__
@@ -54,6 +54,7 @@ __all__ = [
     "current_span",
     "detached",
     "extract",
+    "extract_all",
     "flush",
     "flush_on_signal",
     "from_context",

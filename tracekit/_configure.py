@@ -184,6 +184,7 @@ def _formats(formats: Sequence[Format]) -> Sequence[Format]:
     for format in formats:
         if not (hasattr(format, "read") and hasattr(format, "write") and hasattr(format, "fields")):
             raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
+        _propagation.check_fields(format)
     return tuple(formats)
 
 

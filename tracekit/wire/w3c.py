@@ -22,8 +22,8 @@ from ..cython import compiled
 
 if not compiled:
     from .._core.codecs import (
+        Sieve,
         check_baggage,
-        collect,
         count_tracestate,
         join_traceparent,
         put,
@@ -45,8 +45,9 @@ __all__ = [
     "write_w3c",
 ]
 
-_TRACECONTEXT_FIELDS: Final = ("traceparent", "tracestate")
-_W3C_FIELDS: Final = ("traceparent", "tracestate", "baggage")
+_TRACECONTEXT: Final = Sieve(("traceparent", "tracestate"))
+_BAGGAGE: Final = Sieve(("baggage",))
+_W3C: Final = Sieve(("traceparent", "tracestate", "baggage"))
 
 
 def parse_traceparent(text: str) -> SpanContext | None:
@@ -74,7 +75,7 @@ def read_tracecontext(carrier: Any) -> SpanContext | None:
 
     Raises ``FormatError`` where ``traceparent`` is bad or comes more than once.
     """
-    found = collect(carrier, _TRACECONTEXT_FIELDS)
+    found = _TRACECONTEXT.collect(carrier)
     if found[0] is None:
         return None
     context = _join(found[0], found[1])
@@ -102,7 +103,7 @@ def _join(parent: Any, state: Any) -> SpanContext | None:
 
 def read_w3c(carrier: Any) -> SpanContext | None:
     """Return the context of ``traceparent``, ``tracestate`` and ``baggage`` together; malformed fields count as absent."""
-    found = collect(carrier, _W3C_FIELDS)
+    found = _W3C.collect(carrier)
     context = _join(found[0], found[1])
     baggage: Any = found[2]
     if baggage is None:
@@ -156,9 +157,12 @@ def write_both(context: SpanContext, carrier: Any) -> None:
         put(carrier, "baggage", str(context._labels))
 
 
+_BAGGAGE = Sieve(("baggage",))
+
+
 class _TraceContext:
     name: Final = "tracecontext"
-    fields: Final = _TRACECONTEXT_FIELDS
+    fields: Final = ("traceparent", "tracestate")
 
     # The compiled functions themselves: every request pays for these two.
     read = staticmethod(read_tracecontext)
@@ -174,7 +178,7 @@ class _Baggage:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return a context of labels only; members that break the grammar are left out and counted in ``labels.dropped``."""
-        (text,) = collect(carrier, self.fields)
+        (text,) = _BAGGAGE.collect(carrier)
         if text is None:
             return None
         if isinstance(text, list):
