@@ -8,7 +8,7 @@ import os
 import pytest
 
 import tracekit
-from tracekit.exporters._outbox import Outbox
+from tracekit.exporters._otlp.outbox import Outbox
 from tracekit.exporters.console import ConsoleExporter
 from tracekit.exporters.sqlite import SQLiteExporter
 from tracekit.exporters.tail import TailSampler

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tracekit._labels import Labels
+from tracekit._core.labels import Labels
 
 from . import inputs
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import tracekit
-from tracekit import _current, _pure
-from tracekit._accel import buffer
-from tracekit._labels import NO_LABELS, make_labels, parse_labels
-from tracekit._tracestate import TraceState, make_state
+from tracekit import _current
+from tracekit._core import span as _pure
+from tracekit._core.labels import NO_LABELS, make_labels, parse_labels
+from tracekit._core.tracestate import TraceState, make_state
+from tracekit._core.twin import buffer
 
 from .contender_tracekit import NullExporter
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tracekit
-from tracekit.exporters import _sender
+from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters.otlp import OTLPExporter
 
 from .exporters.collector import Collector, Proxy, Silence, babble, be_late, cut, lose_answer, refuse, truncate
@@ -205,12 +205,12 @@ _CHILD = """
 import logging, sys
 logging.disable(logging.CRITICAL)
 import tracekit
-from tracekit.exporters import _sender
+from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters.otlp import OTLPExporter
 _sender._FIRST_S = {first}
 url, spool, child = sys.argv[1:]
 tracekit.configure(exporter=OTLPExporter(url, environ={{}}, timeout_s={timeout}, spool=spool), environ={{}})
-exporter = tracekit._tracer._pipeline._worker.intake.exporter
+exporter = tracekit._configure._pipeline._worker.intake.exporter
 export = exporter.export
 def export_and_say(spans):
     export(spans)

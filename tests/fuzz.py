@@ -101,8 +101,8 @@ _JUNK = [
 def formats_on(twin: ModuleType) -> dict[str, Any]:
     """Return every format of ``tracekit.wire`` by its name, made anew on *twin*, whichever of them the package uses."""
     found: dict[str, Any] = {}
-    used = sys.modules["tracekit._accel"]
-    sys.modules["tracekit._accel"] = twin
+    used = sys.modules["tracekit._core.twin"]
+    sys.modules["tracekit._core.twin"] = twin
     try:
         for info in pkgutil.iter_modules(wire.__path__):
             spec = importlib.util.spec_from_file_location(
@@ -115,7 +115,7 @@ def formats_on(twin: ModuleType) -> dict[str, Any]:
             constants = [getattr(module, name) for name in module.__all__ if name.isupper()]
             found.update({constant.name: constant for constant in constants})
     finally:
-        sys.modules["tracekit._accel"] = used
+        sys.modules["tracekit._core.twin"] = used
     return found
 
 

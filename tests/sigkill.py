@@ -21,8 +21,8 @@ from collections import Counter
 from types import SimpleNamespace
 from unittest import mock
 
-from tracekit.exporters import _outbox
-from tracekit.exporters._outbox import Outbox
+from tracekit.exporters._otlp import outbox as _outbox
+from tracekit.exporters._otlp.outbox import Outbox
 
 WRITERS = 2  # at a time, on one file
 A_FILE = 10  # kills; the next file is a new one, as the first moments are special

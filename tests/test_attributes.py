@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracekit._attributes import MISSING, clean
+from tracekit._core.attributes import MISSING, clean
 
 same = settings(deadline=None, derandomize=True, database=None)
 

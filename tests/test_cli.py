@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 import tracekit
-from tracekit._accel import NO_EXTENSIONS
+from tracekit._core.twin import NO_EXTENSIONS
 from tracekit._render import cells
-from tracekit.cli import main
+from tracekit.cli.main import main
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoredSpan, StoredTrace
 from tracekit.testing import CountingIds, FakeClock
 
@@ -479,7 +479,7 @@ def test_doctor_says_what_is_wrong_with_a_store_and_ends_with_status_1(tmp_path,
         ),
         (
             lambda patch: patch.setattr(
-                "tracekit._accel.span", lambda *_, **__: SimpleNamespace(context=tracekit.SpanContext())
+                "tracekit._core.twin.span", lambda *_, **__: SimpleNamespace(context=tracekit.SpanContext())
             ),
             "ids",
             "ids repeat, or are zero",
@@ -496,7 +496,7 @@ def test_doctor_finds_what_is_broken(monkeypatch, capsys, spoil, name, text):
 
 
 def test_the_command_line_needs_no_third_party_module():
-    code = "import sys, tracekit.cli; print(sorted(n for n in sys.modules if n.split('.')[0] in {'rich','anyio','trio','httpx'}))"
+    code = "import sys, tracekit.cli.main; print(sorted(n for n in sys.modules if n.split('.')[0] in {'rich','anyio','trio','httpx'}))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONPATH": PYTHONPATH}, timeout=60
     )

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import tracekit
-from tracekit.cli import main
+from tracekit.cli.main import main
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.testing import MemoryExporter
 

@@ -22,10 +22,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import tracekit
-from tracekit import _conform
-from tracekit._conform import PROTOCOL
-from tracekit._conform_checks import CHECKS, TRACE_HEADERS, problems
-from tracekit.cli import main
+from tracekit.cli.conform import service as _conform
+from tracekit.cli.conform.checks import CHECKS, TRACE_HEADERS, problems
+from tracekit.cli.conform.service import PROTOCOL
+from tracekit.cli.main import main
 from tracekit.integrations.asgi import TraceMiddleware
 from tracekit.integrations.httpx import AsyncTraceTransport
 

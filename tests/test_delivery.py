@@ -9,7 +9,7 @@ import pytest
 
 import tracekit
 from tracekit import Labels, SpanContext
-from tracekit._delivery import Delivery, open_envelope, seal
+from tracekit._handoffs.delivery import Delivery, open_envelope, seal
 from tracekit.testing import span_tree
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -117,7 +117,7 @@ def test_an_unsampled_sender_keeps_its_receiver_unsampled_but_not_a_new_root():
 
 def test_the_wait_is_an_attribute_beside_the_receivers_own(exporter, monkeypatch):
     now_ns = 1_000
-    monkeypatch.setattr("tracekit._delivery.monotonic_ns", lambda: now_ns)
+    monkeypatch.setattr("tracekit._handoffs.delivery.monotonic_ns", lambda: now_ns)
     letter = sent()
     now_ns += 2_500_000_000
     delivery = open_envelope(letter)

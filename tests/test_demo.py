@@ -19,9 +19,9 @@ import anyio.abc
 import pytest
 
 import tracekit
-from tracekit import cli
 from tracekit._render import Leaf
 from tracekit._render import tree as branches
+from tracekit.cli.main import main
 from tracekit.demo import client, services
 from tracekit.demo.catalogue import GOODS, cart, price_cents, seal
 from tracekit.demo.report import Findings, wrongs
@@ -30,7 +30,7 @@ from tracekit.exporters.sqlite import SQLiteReader
 DEADLINE_S = 60
 REQUESTS = 6
 # The command, with SIGINT as a shell in the foreground would give it, wherever the suite itself runs.
-COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from tracekit.cli import main; sys.exit(main())"
+COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from tracekit.cli.main import main; sys.exit(main())"
 INTERRUPTED = "\ninterrupted; the services have been stopped\n"
 
 TRACE = """\
@@ -218,7 +218,7 @@ def test_a_module_that_is_not_installed_is_named(monkeypatch, capsys, name):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "tracekit.demo.run", raising=False)
     monkeypatch.delitem(sys.modules, "tracekit.demo.client", raising=False)
-    assert cli.main(["demo"]) == 2
+    assert main(["demo"]) == 2
     assert capsys.readouterr() == ("", f"tracekit: the demo needs {name}: pip install 'tracekit[demo]'\n")
 
 

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracekit
-from tracekit import AlwaysOff, AlwaysOn, Limits, Ratio, _environment, _propagation, _tracer
-from tracekit._accel import buffer
-from tracekit.cli import main
-from tracekit.exporters._otlp_settings import otlp_settings, without_secrets
+from tracekit import AlwaysOff, AlwaysOn, Limits, Ratio, _configure, _environment, _propagation
+from tracekit._core.twin import buffer
+from tracekit.cli.main import main
+from tracekit.exporters._otlp.settings import otlp_settings, without_secrets
 from tracekit.exporters.sqlite import SQLiteExporter
 from tracekit.testing import MemoryExporter
 from tracekit.wire import b3, w3c
@@ -31,15 +31,15 @@ SECRET = "Zk7secret"
 
 
 def resource(key="service.name"):
-    return _tracer.tracer_in_use().resource.get(key)
+    return _configure.tracer_in_use().resource.get(key)
 
 
 def limit(name):
-    return getattr(_tracer.tracer_in_use().limits, name)
+    return getattr(_configure.tracer_in_use().limits, name)
 
 
 def threshold():
-    return _tracer.tracer_in_use().threshold
+    return _configure.tracer_in_use().threshold
 
 
 def said(caplog):
@@ -153,7 +153,7 @@ SETTINGS = [
     ),
     Setting(
         "OTEL_BSP_SCHEDULE_DELAY",
-        lambda: _tracer._pipeline._worker.interval_s,
+        lambda: _configure._pipeline._worker.interval_s,
         1.0,
         {"1": 0.001, "5000": 5.0, "3600000": 3600.0},
         dict.fromkeys(
@@ -174,7 +174,7 @@ SETTINGS = [
     ),
     Setting(
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-        lambda: _tracer._pipeline._worker.batch_size,
+        lambda: _configure._pipeline._worker.batch_size,
         2048,
         {"1": 1, "512": 512, "16384": 16384},
         dict.fromkeys(["0", "-5", "all", "16385"], "must be a whole number from 1 to 16384; 2048 is used"),
@@ -183,7 +183,7 @@ SETTINGS = [
     ),
     Setting(
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-        lambda: _tracer._pipeline._worker.batch_size,
+        lambda: _configure._pipeline._worker.batch_size,
         100,
         {"1": 1, "100": 100},
         {"101": "must be a whole number from 1 to 100; 100 is used"},
@@ -225,7 +225,7 @@ SETTINGS = [
     ],
     Setting(
         "OTEL_SDK_DISABLED",
-        lambda: _tracer.tracer_in_use().recording,
+        lambda: _configure.tracer_in_use().recording,
         True,
         {"true": False, "TRUE": False, "false": True, "False": True},
         dict.fromkeys(["yes", "1", "on", "\n\x00"], "must be true or false; false is used"),
@@ -268,7 +268,7 @@ def test_a_wrong_variable_is_one_warning_and_counts_as_unset(setting, value, why
         assert configured(setting, value) == setting.default
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("tracekit", logging.WARNING)
-    shown = tracekit._errors.clip(value.strip())
+    shown = tracekit._core.errors.clip(value.strip())
     assert record.getMessage() == f"{setting.variable} is {shown}, {why}"
     assert record.getMessage().isprintable()
 
@@ -358,7 +358,7 @@ def test_configure_costs_no_import_that_it_does_not_need(tmp_path):
 
 
 def in_use():
-    worker = _tracer._pipeline._worker
+    worker = _configure._pipeline._worker
     return None if worker is None else worker.intake.exporter
 
 
@@ -424,7 +424,7 @@ OF = "but must be one of otlp, console, sqlite, none"
 def test_the_environment_names_the_exporter(environ, kind, lines, otlp, caplog):
     tracekit.configure(environ=environ)
     assert type(in_use()).__name__ == kind
-    assert _tracer.tracer_in_use().recording == (kind != "NoneType")
+    assert _configure.tracer_in_use().recording == (kind != "NoneType")
     assert said(caplog) == lines
     memory = MemoryExporter()
     tracekit.configure(environ=environ, exporter=memory)

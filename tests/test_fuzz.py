@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tracekit import _propagation, _pure, wire
-from tracekit._accel import collect
+from tracekit import _propagation, wire
+from tracekit._core import span as _pure
+from tracekit._core.twin import collect
 
 from . import fuzz
 

@@ -12,14 +12,14 @@ import pytest
 
 import tracekit
 from tracekit import _propagation, wire
-from tracekit._dumps import MAX_BYTES, DumpError, Message, read_arguments, read_dump
-from tracekit._header import _FORMATS, _OWNERS, _PREFIXES, examine
-from tracekit._header_lines import clipped
-from tracekit._header_lines import lines as segments_of
-from tracekit._header_words import TITLES
 from tracekit._propagation import _NAMES
 from tracekit._render import cells
-from tracekit.cli import main
+from tracekit.cli.header.dumps import MAX_BYTES, DumpError, Message, read_arguments, read_dump
+from tracekit.cli.header.lines import clipped
+from tracekit.cli.header.lines import lines as segments_of
+from tracekit.cli.header.report import _FORMATS, _OWNERS, _PREFIXES, examine
+from tracekit.cli.header.words import TITLES
+from tracekit.cli.main import main
 
 from .wire.vector_files import DIRECTORY, described, expected, load
 
@@ -753,7 +753,9 @@ def test_without_rich_it_is_plain_with_one_line_that_says_what_to_install(capsys
 
 
 def test_the_command_line_does_not_load_the_wire_lab_before_it_is_asked_for():
-    code = "import sys, tracekit.cli; print(sorted(n for n in sys.modules if '_header' in n or 'wire.xray' in n))"
+    code = (
+        "import sys, tracekit.cli.main; print(sorted(n for n in sys.modules if 'cli.header' in n or 'wire.xray' in n))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONPATH": PYTHONPATH}, timeout=60
     )

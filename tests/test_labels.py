@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tracekit
 from tracekit import Labels
-from tracekit._labels import NO_LABELS
+from tracekit._core.labels import NO_LABELS
 
 from .vectors import BAGGAGE, BAGGAGE_64, BAGGAGE_512, BAGGAGE_8192, TRACEPARENT, TWINS
 

@@ -10,9 +10,9 @@ import pytest
 
 import tracekit
 from tracekit import aio, processes, threads
-from tracekit._accel import ids_of, make_context
-from tracekit._header import _FORMATS
+from tracekit._core.twin import ids_of, make_context
 from tracekit._propagation import formats
+from tracekit.cli.header.report import _FORMATS
 from tracekit.wire import b3, jaeger
 
 from .wire.vector_files import DIRECTORY, load

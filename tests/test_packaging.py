@@ -77,7 +77,7 @@ def test_the_sdist_holds_all_that_a_build_needs(built):
         "README.md",
         "LICENSE",
         "tracekit/_speedups.pyx",
-        "tracekit/_pure.py",
+        "tracekit/_core/span.py",
     } <= names
 
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import tracekit
-from tracekit import Account, _tracer
+from tracekit import Account, _configure
 from tracekit.testing import MemoryExporter
 
 LONG = 3600  # an interval that no test waits for
@@ -337,7 +337,7 @@ def test_a_new_exporter_takes_over_from_one_that_hangs(gate):
     opened = tracekit.span("open")
     end(3, "waiting")
     memory = MemoryExporter()
-    _tracer._pipeline.use(memory, capacity=8, interval_s=0.01, timeout_s=0.01)
+    _configure._pipeline.use(memory, capacity=8, interval_s=0.01, timeout_s=0.01)
     assert balance.failed == 1, "what is in its hands may or may not be delivered: it does not count as exported"
     opened.end()
     # Without a flush: the spans that wait must not need another one to be noticed.
@@ -354,7 +354,7 @@ def test_a_new_exporter_takes_over_from_one_that_hangs(gate):
 def test_what_waits_when_a_hanging_exporter_is_replaced_goes_to_the_new_one_by_itself(gate):
     end(3, "waiting")
     memory = MemoryExporter()
-    _tracer._pipeline.use(memory, capacity=8, interval_s=0.01, timeout_s=0.01)
+    _configure._pipeline.use(memory, capacity=8, interval_s=0.01, timeout_s=0.01)
     until(lambda: len(memory._spans) == 3)
 
 
@@ -492,7 +492,7 @@ def test_an_exporter_that_is_used_again_does_not_count_twice():
     tracekit.configure(exporter=exporter, export_interval_s=LONG)
     balance = Balance()
     end(2)
-    with _tracer.lend(MemoryExporter()):
+    with _configure.lend(MemoryExporter()):
         end(3)
         assert tracekit.flush()
         assert (balance.exported, balance.failed) == (5, 0)

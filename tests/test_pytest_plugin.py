@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tracekit._leaks import FINDINGS
+from tracekit._testing.leaks import FINDINGS
 
 from .leaks import BASICS, CLEAN, HEADER, LEAKS
 
@@ -797,7 +797,7 @@ def pytest_runtest_protocol(item, nextitem):
 
 def test_an_error_of_the_plugins_own_is_told_after_the_test_and_not_to_the_program(tmp_path):
     body = """
-        import tracekit._leaks
+        import tracekit._testing.leaks
 
         def fail(*arguments):
             raise KeyError("a bug")
@@ -806,13 +806,13 @@ def test_an_error_of_the_plugins_own_is_told_after_the_test_and_not_to_the_progr
         @pytest.mark.parametrize("call", ["start", "end", "late"])
         def test_bug(monkeypatch, call):
             if call == "start":
-                monkeypatch.setattr(tracekit._leaks, "_started_at", fail)
+                monkeypatch.setattr(tracekit._testing.leaks, "_started_at", fail)
             span = tracekit.span("job")
             if call == "end":
-                monkeypatch.setattr(tracekit._leaks, "_caller", fail)
+                monkeypatch.setattr(tracekit._testing.leaks, "_caller", fail)
             span.end()
             if call == "late":
-                monkeypatch.setattr(tracekit._leaks, "_caller", fail)
+                monkeypatch.setattr(tracekit._testing.leaks, "_caller", fail)
                 span.end()
 
         def test_after():

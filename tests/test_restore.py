@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 
 import tracekit
-from tracekit import Event, Labels, Limits, Link, Status, TraceState, _tracer
+from tracekit import Event, Labels, Limits, Link, Status, TraceState, _configure
 from tracekit.testing import span_tree
 
 from .vectors import TWINS
@@ -44,7 +44,7 @@ def restore(twin, **changes):
 def forget(twin):
     """Have every count start again from nothing, in the pipeline too if it is the one of this twin."""
     tracekit.configure()
-    (_tracer._after_fork if twin is TWINS[tracekit.IMPLEMENTATION] else twin.after_fork)()
+    (_configure._after_fork if twin is TWINS[tracekit.IMPLEMENTATION] else twin.after_fork)()
 
 
 @pytest.fixture

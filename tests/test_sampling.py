@@ -35,7 +35,7 @@ class TraceIds:
 
 @pytest.fixture
 def ids():
-    from tracekit._accel import set_ids
+    from tracekit._core.twin import set_ids
 
     yield lambda *trace_ids: set_ids(TraceIds(*trace_ids))
     set_ids(None)
@@ -165,7 +165,7 @@ def test_a_ratio_keeps_its_share():
 @given(st.floats(0.001, 1), st.floats(0.001, 1), st.integers(1, 2**128 - 1))
 def test_services_with_different_ratios_agree_as_far_as_they_can(one, other, trace_id):
     low, high = sorted((one, other))
-    from tracekit._accel import set_ids
+    from tracekit._core.twin import set_ids
 
     decisions = []
     for probability in (low, high):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import tracekit
-from tracekit import Labels, Limits, Link, TraceState, _tracer
+from tracekit import Labels, Limits, Link, TraceState, _configure
 from tracekit.testing import CountingIds
 
 from .vectors import TWINS
@@ -167,7 +167,7 @@ class TwinMachine(RuleBasedStateMachine):
             twin.set_tracer(twin.Tracer())
             twin.buffer.capacity, twin.buffer.is_open = 16384, False
             # As in the child of a fork: all counts are 0 again, in the pipeline too.
-            (_tracer._after_fork if name == tracekit.IMPLEMENTATION else twin.after_fork)()
+            (_configure._after_fork if name == tracekit.IMPLEMENTATION else twin.after_fork)()
 
     # ---- comparing
 

@@ -32,7 +32,7 @@ def make(request):
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now_ns=0)
-    monkeypatch.setattr("tracekit._delivery.monotonic_ns", lambda: clock.now_ns)
+    monkeypatch.setattr("tracekit._handoffs.delivery.monotonic_ns", lambda: clock.now_ns)
     return clock
 
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tracekit import FormatError, TraceState
-from tracekit._tracestate import parse_ot
+from tracekit._core.tracestate import parse_ot
 
 from .vectors import BAD_STATES, FULL_STATE, GOOD_STATES, STATE_KEY_CHARS, STATE_VALUE_CHARS
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracekit import FormatError, Labels, TraceState, _pure
-from tracekit._accel import IMPLEMENTATION
+from tracekit import FormatError, Labels, TraceState
+from tracekit._core import span as _pure
+from tracekit._core.twin import IMPLEMENTATION
 
 from .vectors import BAD_STATES, BAD_TRACEPARENTS, BAGGAGE, GOOD_STATES, GOOD_TRACEPARENTS, SPAN_ID, TRACE_ID, TWINS
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracekit import FormatError, _pure
-from tracekit._pure_codecs import utf8
+from tracekit import FormatError
+from tracekit._core import span as _pure
+from tracekit._core.codecs import utf8
 
 from .vectors import TWINS
 from .wire.strategies import TEXTS

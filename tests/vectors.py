@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from tracekit import _current, _pure
-from tracekit._accel import IMPLEMENTATION
-from tracekit._labels import NO_LABELS, make_labels, parse_labels
-from tracekit._tracestate import TraceState, make_state
+from tracekit import _current
+from tracekit._core import span as _pure
+from tracekit._core.labels import NO_LABELS, make_labels, parse_labels
+from tracekit._core.tracestate import TraceState, make_state
+from tracekit._core.twin import IMPLEMENTATION
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -6,7 +6,9 @@ import contextvars
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._accel import (
+from ._core.labels import NO_LABELS, Labels, make_labels, parse_labels
+from ._core.tracestate import TraceState, make_state
+from ._core.twin import (
     Span,
     SpanContext,
     current_context,
@@ -15,8 +17,6 @@ from ._accel import (
     set_values,
     use_scope,
 )
-from ._labels import NO_LABELS, Labels, make_labels, parse_labels
-from ._tracestate import TraceState, make_state
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

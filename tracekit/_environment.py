@@ -11,16 +11,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, TypeVar
 
-from ._errors import clip
-from ._notices import log
+from ._core.errors import clip
+from ._core.records import Limits
+from ._export.notices import log
 from ._propagation import DEFAULT_FORMATS, formats_named
-from ._records import Limits
 from ._sampling import AlwaysOff, AlwaysOn, Ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ._tracer import Exporter
+    from ._configure import Exporter
     from .wire import Format
 
     T = TypeVar("T")

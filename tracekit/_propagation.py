@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._accel import Sieve, SpanContext, extract, ids_of, inject, make_context, set_formats
-from ._errors import FormatError
+from ._core.errors import FormatError
+from ._core.twin import Sieve, SpanContext, extract, ids_of, inject, make_context, set_formats
 from .wire.environ import fields_of, set_fields
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 

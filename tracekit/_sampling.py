@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._accel import Span, SpanContext, ids_of
+from ._core.twin import Span, SpanContext, ids_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -22,15 +22,15 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from contextvars import ContextVar as _ContextVar
 from types import MappingProxyType as _MappingProxyType
 
-from ._attributes import (
+from ._core.attributes import (
     CANCELLED_KEY as _CANCELLED_KEY,
     MISSING as _MISSING,
     clean as _clean_value,
     int_text as _int_text,
 )
-from ._errors import FormatError as _FormatError, bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
-from ._outcome import close_with as _close_with, exception_attributes as _exception_attributes
-from ._records import (
+from ._core.errors import FormatError as _FormatError, bad_b3 as _bad_b3, bad_traceparent as _bad_traceparent
+from ._core.outcome import close_with as _close_with, exception_attributes as _exception_attributes
+from ._core.records import (
     DEFAULT_LIMITS as _DEFAULT_LIMITS,
     KINDS as _KINDS,
     NO_ATTRIBUTES as _NO_ATTRIBUTES,
@@ -66,6 +66,44 @@ cdef extern from *:
         return PyThreadState_Get()->context;  /* borrowed; NULL before a thread's first ContextVar */
     }
 
+    #if PY_VERSION_HEX < 0x030C0000
+    /* CPython 3.11 may collect garbage inside PyContextVar_Set(), and what a finalizer sets then is freed under its
+       feet (later versions collect between bytecodes only). */
+    #define Py_BUILD_CORE 1
+    #undef _PyGC_FINALIZED
+    #include "internal/pycore_interp.h"
+    #undef Py_BUILD_CORE
+    static inline int tk_is_collecting(void) { return PyThreadState_Get()->interp->gc.collecting; }
+    static inline PyObject *tk_set_current(PyObject *var, PyObject *value) {
+        struct _gc_runtime_state *gc = &PyThreadState_Get()->interp->gc;
+        int enabled = gc->enabled;
+        PyObject *token;
+        gc->enabled = 0;
+        token = PyContextVar_Set(var, value);
+        gc->enabled = enabled;
+        return token;
+    }
+    #else
+    #define tk_is_collecting() 0
+    #define tk_set_current PyContextVar_Set
+    #endif
+
+    /* An object made without the function that fills its fields would crash. */
+    static PyObject *tk_no_span(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        (void)type; (void)args; (void)kwargs;
+        PyErr_SetString(PyExc_TypeError, "spans are made by tracekit.span()");
+        return NULL;
+    }
+    static PyObject *tk_no_scope(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        (void)type; (void)args; (void)kwargs;
+        PyErr_SetString(PyExc_TypeError, "scopes are made by use_span(), use_context() and use_labels()");
+        return NULL;
+    }
+    static void tk_forbid_new(PyObject *span, PyObject *scope) {
+        ((PyTypeObject *)span)->tp_new = tk_no_span;
+        ((PyTypeObject *)scope)->tp_new = tk_no_scope;
+    }
+
     static inline int tk_refers_to(PyObject *ref, PyObject *target) {
     #if PY_VERSION_HEX >= 0x030D0000
         PyObject *got = NULL;
@@ -91,10 +129,12 @@ cdef extern from *:
     PyObject* tk_running_context() noexcept
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_referent(PyObject*)
+    bint tk_is_collecting() noexcept
+    object tk_set_current(object var, object value)
+    void tk_forbid_new(object span, object scope) noexcept
 
 cdef extern from "Python.h":
     int PyContextVar_Get(object var, PyObject* default, PyObject** value) except -1
-    object PyContextVar_Set(object var, object value)
     object PyWeakref_NewRef(object target, object callback)
     Py_ssize_t Py_REFCNT(object) noexcept
     bint PyUnicode_IS_ASCII(object) noexcept
@@ -228,7 +268,8 @@ cdef class Span:
     cdef readonly SpanContext context
     cdef readonly SpanContext parent
     cdef Tracer tracer
-    # The innermost open scope of this span, borrowed: it owns the span while open, and clears this when it goes.
+    # The innermost open scope of this span, or NULL. Borrowed: an open scope owns its span, and what closes, replaces
+    # or deallocates it sets this to another that is open. A closed one must never stand here.
     cdef PyObject* scope
     cdef str _name
     cdef str _kind
@@ -462,7 +503,7 @@ cdef class Span:
         if self.scope == NULL:
             return None
         scope = <Scope>self.scope
-        self.scope = <PyObject*>scope.outer if scope.outer is not None else NULL
+        self.scope = _newest_open(scope.outer)
         scope.outer = None
         return scope
 
@@ -931,7 +972,7 @@ cdef class Buffer:
     cdef list _spans
     cdef int64_t started_count, ended_count, dropped_count, unsampled_count
 
-    def __init__(self):
+    def __cinit__(self):
         self.capacity = 16384
         self.is_open = False
         self.wake = None
@@ -1018,3 +1059,6 @@ def after_fork():
     _generation += 1
     _pool_left = _steps_left = 0
     buffer.reset()
+
+
+tk_forbid_new(Span, Scope)

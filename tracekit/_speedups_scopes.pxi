@@ -28,8 +28,9 @@ cdef class Scope:
     cdef object labels
     cdef Scope prev
     cdef Scope outer  # the same span's opening before this one, where it was entered again while open
-    # What took this scope's place when one under it was closed, and, borrowed, whose place this one took.
-    cdef Scope stand_in
+    cdef Scope stand_in  # the copy that replaced this scope when one under it was closed
+    # The first scope that this one stands in for. Borrowed: where it is not NULL, origin.stand_in is this scope, and
+    # the origin clears it when it is deallocated.
     cdef PyObject* origin
     cdef object owner  # a weak reference to the opener's Context
 
@@ -49,17 +50,55 @@ cdef class Scope:
 
     def __dealloc__(self):
         if type(self.span) is Span and (<Span>self.span).scope == <PyObject*>self:
-            (<Span>self.span).scope = NULL
+            (<Span>self.span).scope = _newest_open(self.outer)
         if self.stand_in is not None and self.stand_in.origin == <PyObject*>self:
             self.stand_in.origin = NULL
-        # Iteratively: a chain of a million scopes must not recurse a million deep.
-        cdef Scope scope = self.prev, below
-        self.prev = None
-        while scope is not None and Py_REFCNT(scope) == 1:
-            below = scope.prev
-            scope.prev = None
-            scope = below
-            below = None
+        if _ends_with(self.prev) or _ends_with(self.outer) or _ends_with(self.stand_in):
+            _let_go(self)
+
+
+cdef list _released = []  # scopes to deallocate
+cdef bint _is_releasing = False
+
+
+cdef inline bint _ends_with(Scope scope) noexcept:
+    """Tell whether *scope* may be deallocated with a scope that holds it up to three times: prev, outer, stand_in."""
+    return scope is not None and Py_REFCNT(scope) <= 3
+
+
+cdef int _let_go(Scope scope) except -1:
+    """Release the scopes that *scope* holds one after the other: a chain of a million must not recurse a million deep.
+
+    The innermost call only adds to the list, the outermost empties it.
+    """
+    global _is_releasing
+    for held in (scope.prev, scope.outer, scope.stand_in):
+        if held is not None:
+            _released.append(held)
+    held = scope.prev = scope.outer = scope.stand_in = None
+    if _is_releasing:
+        return 0
+    _is_releasing = True
+    try:
+        while _released:
+            held = _released.pop()
+            held = None
+    finally:
+        _is_releasing = False
+    return 0
+
+
+cdef PyObject* _newest_open(Scope scope) noexcept:
+    """Return, borrowed, the innermost scope still open of *scope*, what replaced it, and the openings around it.
+
+    The reference that keeps it alive is its Context's, or that of a scope inside it.
+    """
+    while scope is not None:
+        scope = _newest(scope)
+        if not scope.closed:
+            return <PyObject*>scope
+        scope = scope.outer
+    return NULL
 
 
 cdef inline Scope _make_scope(int kind, object span, SpanContext context, object labels):
@@ -88,6 +127,11 @@ cdef extern from "Python.h":
     void _decref "Py_DECREF"(PyObject*) noexcept
 
 
+cdef inline int _set_current(Scope scope) except -1:
+    tk_set_current(_current, scope)
+    return 0
+
+
 cdef int _open(Scope scope) except -1:
     cdef Scope prev = _innermost()
     cdef SpanContext base
@@ -97,7 +141,7 @@ cdef int _open(Scope scope) except -1:
         if base is not None and base._labels is not None:
             scope.labels = base._labels.merge(scope.labels)
         scope.context = _with_labels(base, scope.labels)
-    PyContextVar_Set(_current, scope)
+    _set_current(scope)
     # After the set: it makes the Context of a thread that had none.
     if prev is not None and _is_here(prev):
         scope.owner = prev.owner
@@ -111,7 +155,7 @@ cdef int _close(Scope scope) except -1:
     if scope.stand_in is not None:
         _close(scope.stand_in)  # one step: it has none of its own
         if _held() is scope:  # inherited before it was replaced
-            PyContextVar_Set(_current, _live(scope.prev))
+            _set_current(_live(scope.prev))
         return 0
     if scope.closed:
         return 0
@@ -119,7 +163,7 @@ cdef int _close(Scope scope) except -1:
     held = _held()
     if held is scope:
         held = _live(scope.prev)
-        PyContextVar_Set(_current, held)
+        _set_current(held)
         if held is not None and held.kind == LABELS:
             _settle(held)
         if _is_here(scope):
@@ -128,7 +172,7 @@ cdef int _close(Scope scope) except -1:
         _rebuild(held, scope)
     else:
         if held is not None and _newest(held) is scope:
-            PyContextVar_Set(_current, _live(held.prev))  # inherited before this scope took its place
+            _set_current(_live(held.prev))  # inherited before this scope took its place
         if scope.owner is not None and tk_referent(<PyObject*>scope.owner) is None:
             _forget_prev(scope)  # its Context is gone
     _release(scope)
@@ -176,7 +220,7 @@ cdef bint _rebuild(Scope top, Scope closed) except -1:
         if not scope.closed:
             above.append(scope)
         scope = scope.prev
-    PyContextVar_Set(_current, _replace(above, _live(closed.prev)))
+    _set_current(_replace(above, _live(closed.prev)))
     return True
 
 
@@ -225,12 +269,13 @@ cdef inline SpanContext _effective(Scope scope):
 
 
 cdef object _held_span(Scope scope):
-    cdef Scope prev
+    # Not recursive: labels may be thousands deep.
+    while scope.generation == _generation and scope.kind == LABELS:
+        scope = _live(scope.prev)
+        if scope is None:
+            return None
     if scope.generation != _generation:
         return None
-    if scope.kind == LABELS:
-        prev = _live(scope.prev)
-        return None if prev is None else _held_span(prev)
     span = scope.span
     if span is None or type(span) is Span:
         return span
@@ -279,8 +324,11 @@ cdef inline Scope _innermost():
 cdef Scope _settle(Scope held):
     """Put right what was closed from elsewhere, before a task spawned from here inherits it; return the innermost."""
     cdef Scope scope = _live(held), below
+    # Reading must not write while CPython 3.11 collects garbage: it may be in the middle of another set.
+    if tk_is_collecting():
+        return scope
     if scope is not held:
-        PyContextVar_Set(_current, scope)
+        _set_current(scope)
     while scope is not None and scope.kind == LABELS:
         below = scope.prev
         while below is not None and below.kind == LABELS and not below.closed:
@@ -333,7 +381,7 @@ def current_context():
 def swap_scope(Scope scope):
     """Make *scope*, open or None, what the running Context holds, and return what it held."""
     cdef Scope held = _held()
-    PyContextVar_Set(_current, scope)
+    _set_current(scope)
     return held
 
 
@@ -360,13 +408,13 @@ cdef class Body:
         self.held = _held()
         self.replaced = _replaced
         if here == NULL:
-            PyContextVar_Set(_current, self.held)
+            _set_current(self.held)
             here = tk_running_context()
         while scope is not None and scope is not self.under:
             if scope.owner is not None and not tk_refers_to(<PyObject*>scope.owner, here):
                 scope.owner = PyWeakref_NewRef(<object>here, None)
             scope = scope.prev
-        PyContextVar_Set(_current, self.inside)
+        _set_current(self.inside)
 
     def leave(self):
         """Take them out again after the step, as it left them."""
@@ -376,7 +424,7 @@ cdef class Body:
         if not is_as_before:
             held = _restored(held)
         self.inside = _held()
-        PyContextVar_Set(_current, held)
+        _set_current(held)
         if not is_as_before and not _stands_on(self.inside, self.under):
             self.under = _floor(self.inside, self.under)
 

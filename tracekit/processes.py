@@ -29,18 +29,18 @@ from multiprocessing.reduction import ForkingPickler
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-from ._accel import Tracer, buffer, current_span, restore_span
-from ._handoff import Place, at, detached, place
+from ._configure import record_for_parent, statistics, tracer_in_use
+from ._core.records import DEFAULT_LIMITS, Limits, Link, Status
+from ._core.twin import Tracer, buffer, current_span, restore_span
+from ._handoffs.by_hand import Place, at, detached, place
 from ._propagation import DEFAULT_FORMATS, environ_of, formats
-from ._records import DEFAULT_LIMITS, Limits, Link, Status
-from ._tracer import record_for_parent, statistics, tracer_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from multiprocessing.context import BaseContext
 
-    from ._accel import Span
+    from ._core.twin import Span
     from .wire import Format
 
 __all__ = ["ProcessPoolExecutor", "environ", "pack"]

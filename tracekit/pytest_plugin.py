@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ._accel import current_scope, swap_scope
+from ._core.twin import current_scope, swap_scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from ._leaks import Watch
+    from ._testing.leaks import Watch
     from .testing import MemoryExporter
 
 __all__ = [
@@ -48,14 +48,14 @@ class _Running:
         self._exits = ExitStack()
         self._exits.callback(swap_scope, swap_scope(None))
         if _is_strict(item):
-            from ._leaks import Watch
+            from ._testing.leaks import Watch
 
             self.watch = self._exits.enter_context(Watch(str(item.config.rootpath)))
             self.record()
 
     def record(self) -> None:
         """Have spans recorded, unless they are: so that they are real, and have links."""
-        from ._tracer import tracer_in_use
+        from ._configure import tracer_in_use
         from .testing import recording
 
         if self.watch is not None and not tracer_in_use().recording:
@@ -218,7 +218,7 @@ def _allowed(item: pytest.Item) -> set[str]:
     """Return what the marks of *item* allow."""
     allowed: set[str] = set()
     for mark in item.iter_markers(_MARK):
-        from ._leaks import FINDINGS
+        from ._testing.leaks import FINDINGS
 
         words = mark.kwargs.get("allow", ())
         if mark.args or set(mark.kwargs) - {"allow"} or not isinstance(words, set | frozenset | list | tuple):

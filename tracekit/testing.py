@@ -6,8 +6,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Self
 
-from ._accel import Span, SpanContext, set_clock, set_ids
-from ._tracer import flush, lend
+from ._configure import flush, lend
+from ._core.twin import Span, SpanContext, set_clock, set_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -9,9 +9,9 @@ import threading
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
-from ._delivery import Delivery, Envelope, open_envelope, seal
-from ._handoff import capture, wrap
-from ._hooks import start_inside
+from ._handoffs.by_hand import capture, wrap
+from ._handoffs.delivery import Delivery, Envelope, open_envelope, seal
+from ._handoffs.hooks import start_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

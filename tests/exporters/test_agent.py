@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 import tracekit
-from tracekit.exporters import _sender
+from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters.otlp import OTLPExporter
 
 from .collector import Proxy, cut, refuse, truncate

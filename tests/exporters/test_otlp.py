@@ -19,8 +19,9 @@ import pytest
 import trustme
 
 import tracekit
-from tracekit.exporters import _sender, otlp
-from tracekit.exporters._otlp_http import _retry_after
+from tracekit.exporters import otlp
+from tracekit.exporters._otlp import sender as _sender
+from tracekit.exporters._otlp.http import _retry_after
 from tracekit.exporters.otlp import DeliveryError, OTLPExporter
 from tracekit.testing import MemoryExporter
 

@@ -103,7 +103,7 @@ def ids(context):
     return context.trace_id, context.span_id
 
 
-@pytest.mark.parametrize(("kind", "number"), [(kind, at + 1) for at, kind in enumerate(tracekit._records.KINDS)])
+@pytest.mark.parametrize(("kind", "number"), [(kind, at + 1) for at, kind in enumerate(tracekit._core.records.KINDS)])
 def test_kinds_are_numbered_as_in_otlp(kind, number):
     (found,) = decoded([finished(kind=kind)])
     assert found.kind == number
@@ -277,11 +277,11 @@ ATTRIBUTES = st.dictionaries(TEXT, ANY, max_size=6)
 LIFE = st.fixed_dictionaries(
     {
         "name": TEXT,
-        "kind": st.sampled_from(tracekit._records.KINDS),
+        "kind": st.sampled_from(tracekit._core.records.KINDS),
         "attributes": ATTRIBUTES,
         "events": st.lists(st.tuples(TEXT, ATTRIBUTES, st.integers(0, 1 << 63)), max_size=3),
         "links": st.lists(st.tuples(st.booleans(), ATTRIBUTES), max_size=3),
-        "status": st.tuples(st.sampled_from(tracekit._records.STATUS_CODES), TEXT),
+        "status": st.tuples(st.sampled_from(tracekit._core.records.STATUS_CODES), TEXT),
         "parent": st.sampled_from(["none", "remote", "local"]),
     }
 )

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
 import tracekit
-from tracekit.exporters import _outbox
-from tracekit.exporters._outbox import MAX_LEASE_S, Batch, Ledger, Outbox
+from tracekit.exporters._otlp import outbox as _outbox
+from tracekit.exporters._otlp.outbox import MAX_LEASE_S, Batch, Ledger, Outbox
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoreError
 
 ROOT = Path(tracekit.__file__).parents[1]
@@ -316,8 +316,8 @@ def test_processes_killed_at_random_moments_lose_nothing_that_was_put():
 
 FORK = """
 import os, sys
-from tracekit.exporters import _sqlite_file
-from tracekit.exporters._outbox import Outbox
+from tracekit.exporters._sqlite import file as _sqlite_file
+from tracekit.exporters._otlp.outbox import Outbox
 outbox = Outbox(sys.argv[1])
 def put(body):
     outbox.put(body, spans=1, content_type="", content_encoding="")
@@ -470,7 +470,7 @@ def test_the_bound_holds_where_the_room_was_overrated(path, monkeypatch):
 
 LIMITED = """
 import resource, sys
-from tracekit.exporters._outbox import Outbox
+from tracekit.exporters._otlp.outbox import Outbox
 from tracekit.exporters.sqlite import StoreError
 outbox = Outbox(sys.argv[1])
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -511,7 +511,7 @@ def test_a_file_size_limit_costs_the_batches_that_do_not_fit_and_nothing_else(pa
 
 FILL = """
 import os, sys
-from tracekit.exporters._outbox import Outbox
+from tracekit.exporters._otlp.outbox import Outbox
 path = sys.argv[1] + "/outbox.db"
 outbox = Outbox(path, max_bytes=16 << 20)
 for number in range(100):  # none of which fails

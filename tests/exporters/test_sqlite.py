@@ -449,7 +449,8 @@ def test_forks_in_the_middle_lose_and_repeat_nothing(path):
 
 FORK_AND_LET_GO = """
 import os, sys, threading, types, tracekit
-from tracekit.exporters import _sqlite_file, sqlite
+from tracekit.exporters import sqlite
+from tracekit.exporters._sqlite import file as _sqlite_file
 spans = []
 tracekit.configure(exporter=types.SimpleNamespace(export=spans.extend, shutdown=lambda: None))
 tracekit.span("x").end()

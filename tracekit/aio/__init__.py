@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .._handoff import detached, run_in_context
+from .._handoffs.by_hand import detached, run_in_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -6,14 +6,14 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
-from .._delivery import Deliveries, Delivery, Envelope, open_envelope, seal
-from .._handoff import wrap
+from .._handoffs.by_hand import wrap
+from .._handoffs.delivery import Deliveries, Delivery, Envelope, open_envelope, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
-    from .._accel import SpanContext
+    from .._core.twin import SpanContext
 
 __all__ = ["Queue", "run_in_executor"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple, Unpack
 import anyio
 import anyio.abc
 
-from .._accel import current_context, span
+from .._core.twin import current_context, span
 
 if TYPE_CHECKING:
     import contextvars
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anyio import TaskHandle
 
-    from .._accel import Span
+    from .._core.twin import Span
 
 __all__ = ["TaskGroup", "create_task_group"]
 

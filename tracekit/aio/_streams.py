@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
-from .._delivery import Deliveries, Delivery, Envelope, open_envelope, seal
+from .._handoffs.delivery import Deliveries, Delivery, Envelope, open_envelope, seal
 
 if TYPE_CHECKING:
     from types import TracebackType

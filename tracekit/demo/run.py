@@ -17,8 +17,8 @@ import anyio
 
 import tracekit
 
-from .. import cli
 from .._render import encodable, printable
+from ..cli import main as cli
 from ..exporters.sqlite import SQLiteExporter, SQLiteReader
 from .child import EXPORT_INTERVAL_S
 from .client import check_out

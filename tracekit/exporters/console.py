@@ -12,8 +12,8 @@ from .._render import Branch, Leaf, duration, encodable, moment, pairs, printabl
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from .._accel import Span
-    from .._records import Event
+    from .._core.records import Event
+    from .._core.twin import Span
 
 __all__ = ["ConsoleExporter"]
 

@@ -12,23 +12,23 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._accel import encode_spans
+from .._core.errors import clip
+from .._core.records import Account
+from .._core.twin import encode_spans
 from .._environment import say
-from .._errors import clip
-from .._notices import Notices
-from .._records import Account
-from ._otlp_answers import Answer
-from ._otlp_json import encode_spans_as_json
-from ._otlp_settings import DEFAULTS, check_headers, endpoint_of, otlp_settings, without_secrets
-from ._outbox import Ledger, Outbox
-from ._sender import Backoff, Sender, say_rejected
-from ._sqlite_file import StoreError
+from .._export.notices import Notices
+from ._otlp.answers import Answer
+from ._otlp.json import encode_spans_as_json
+from ._otlp.outbox import Ledger, Outbox
+from ._otlp.sender import Backoff, Sender, say_rejected
+from ._otlp.settings import DEFAULTS, check_headers, endpoint_of, otlp_settings, without_secrets
+from ._sqlite.file import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from .._accel import Span
-    from ._outbox import Batch
+    from .._core.twin import Span
+    from ._otlp.outbox import Batch
 
 __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", "encode_spans_as_json"]
 
@@ -263,10 +263,10 @@ def _transports(protocol: str) -> Callable[..., _Transport]:
     """Return what makes transports; at once, so that a library that is missing is said where the exporter is made."""
     try:
         if protocol == "grpc":
-            from ._otlp_grpc import GrpcTransport
+            from ._otlp.grpc import GrpcTransport
 
             return GrpcTransport
-        from ._otlp_http import HttpTransport
+        from ._otlp.http import HttpTransport
 
         return HttpTransport
     except ModuleNotFoundError as error:

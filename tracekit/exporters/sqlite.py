@@ -15,15 +15,15 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._attributes import int_text, whole
-from ._sqlite_file import SQLiteFile, StoreError, check_above_0, check_bytes, is_full
-from ._sqlite_reader import SPANS, Counts, SQLiteReader, StoredSpan, StoredTrace, read_span
+from .._core.attributes import int_text, whole
+from ._sqlite.file import SQLiteFile, StoreError, check_above_0, check_bytes, is_full
+from ._sqlite.reader import SPANS, Counts, SQLiteReader, StoredSpan, StoredTrace, read_span
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Sequence
 
-    from .._accel import Span
+    from .._core.twin import Span
 
 __all__ = ["Counts", "SQLiteExporter", "SQLiteReader", "StoreError", "StoredSpan", "StoredTrace"]
 

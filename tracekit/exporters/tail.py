@@ -14,18 +14,18 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._accel import retrace
-from .._notices import Notices
-from .._records import Account
+from .._core.records import Account
+from .._core.tracestate import make_state
+from .._core.twin import retrace
+from .._export.notices import Notices
 from .._sampling import Ratio, randomness, threshold_text
-from .._tracestate import make_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .._accel import Span
-    from .._tracer import Exporter
-    from .._tracestate import TraceState
+    from .._configure import Exporter
+    from .._core.tracestate import TraceState
+    from .._core.twin import Span
 
 __all__ = ["TailSampler"]
 

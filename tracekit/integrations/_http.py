@@ -11,7 +11,7 @@ import re
 from typing import Final
 from urllib.parse import unquote
 
-from .._errors import clip
+from .._core.errors import clip
 
 __all__ = ["DEFAULT_PORTS", "MAX_TEXT", "METHODS", "error_type", "parse_host", "redact_query", "report"]
 

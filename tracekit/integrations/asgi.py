@@ -15,7 +15,7 @@ from .._propagation import extract_all
 from ._http import DEFAULT_PORTS, MAX_TEXT, METHODS, error_type, parse_host, redact_query, report
 
 if TYPE_CHECKING:
-    from .._accel import Root
+    from .._core.twin import Root
 
 __all__ = ["SPAN_KEY", "TraceMiddleware"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from .._accel import SpanContext
+    from .._core.twin import SpanContext
 
 __all__ = ["Format"]
 

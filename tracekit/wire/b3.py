@@ -21,11 +21,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._accel import collect, format_b3, make_remote, parse_hex, put, read_b3, write_b3
-from .._errors import FormatError
+from .._core.errors import FormatError
+from .._core.twin import collect, format_b3, make_remote, parse_hex, put, read_b3, write_b3
 
 if TYPE_CHECKING:
-    from .._accel import SpanContext
+    from .._core.twin import SpanContext
 
 __all__ = ["MULTI", "SINGLE"]
 

@@ -23,11 +23,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._accel import collect, ids_of, make_remote, parse_decimal, parse_hex, put
-from .._errors import FormatError
+from .._core.errors import FormatError
+from .._core.twin import collect, ids_of, make_remote, parse_decimal, parse_hex, put
 
 if TYPE_CHECKING:
-    from .._accel import SpanContext
+    from .._core.twin import SpanContext
 
 __all__ = ["DATADOG"]
 

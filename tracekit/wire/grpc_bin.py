@@ -25,7 +25,9 @@ from __future__ import annotations
 import binascii
 from typing import Any, Final
 
-from .._accel import (
+from .._core.errors import FormatError
+from .._core.labels import Labels
+from .._core.twin import (
     MAX_LABEL_BYTES,
     SpanContext,
     collect,
@@ -36,8 +38,6 @@ from .._accel import (
     is_label_key,
     put,
 )
-from .._errors import FormatError
-from .._labels import Labels
 
 __all__ = ["BINARY"]
 

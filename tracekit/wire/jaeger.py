@@ -24,7 +24,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._accel import (
+from .._core.errors import FormatError
+from .._core.labels import Labels
+from .._core.twin import (
     MAX_LABEL_BYTES,
     Sieve,
     SpanContext,
@@ -38,8 +40,6 @@ from .._accel import (
     put,
     unescape_label,
 )
-from .._errors import FormatError
-from .._labels import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .._accel import (
+from .._core.errors import FormatError
+from .._core.labels import Labels
+from .._core.twin import (
     MAX_LABEL_BYTES,
     Sieve,
     SpanContext,
@@ -30,8 +32,6 @@ from .._accel import (
     parse_hex,
     put,
 )
-from .._errors import FormatError
-from .._labels import Labels
 
 __all__ = ["OTTRACE"]
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from .._accel import collect, format_traceparent, parse_traceparent, put
-from .._errors import FormatError
+from .._core.errors import FormatError
+from .._core.twin import collect, format_traceparent, parse_traceparent, put
 
 if TYPE_CHECKING:
-    from .._accel import SpanContext
+    from .._core.twin import SpanContext
 
 __all__ = ["SERVER_TIMING"]
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .._accel import SpanContext, collect, join_baggage, put, read_tracecontext, write_tracecontext
-from .._labels import Labels
+from .._core.labels import Labels
+from .._core.twin import SpanContext, collect, join_baggage, put, read_tracecontext, write_tracecontext
 
 __all__ = ["BAGGAGE", "TRACECONTEXT"]
 

@@ -1,0 +1,219 @@
+"""Programs of public calls that crashed the compiled form once; each runs in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import tracekit
+
+COMPILED = tracekit.IMPLEMENTATION == "compiled"
+
+
+def run(program):
+    """Run *program*, in a thread with a small stack if it defines ``main``, and return what it printed."""
+    prelude = "import contextvars, gc, sys, threading, tracekit\n"
+    epilogue = """
+if "main" in globals():
+    threading.stack_size(256 * 1024)
+    thread = threading.Thread(target=main)
+    thread.start()
+    thread.join()
+print("done")
+"""
+    result = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", prelude + textwrap.dedent(program) + epilogue],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"exit code {result.returncode}\n{result.stderr}"
+    assert result.stderr == ""
+    return result.stdout
+
+
+def test_a_span_returns_to_the_copy_that_replaced_its_scope():
+    assert run(
+        """
+        for _ in range(200):
+            outer, span = tracekit.span("outer"), tracekit.span("span")
+            outer.__enter__()
+            span.__enter__()
+            task = contextvars.copy_context()
+            task.run(span.__enter__)
+            outer.__exit__(None, None, None)  # replaces the scope of span
+            task.run(span.__exit__, None, None, None)
+            del task
+            assert tracekit.current_span() is span
+            span.__exit__(None, None, None)
+            assert tracekit.current_span() is None
+        """
+    )
+
+
+def test_a_span_returns_to_no_scope_that_was_closed():
+    assert run(
+        """
+        outer, span = tracekit.span("outer"), tracekit.span("span")
+        outer.__enter__()
+        span.__enter__()
+        tasks = [contextvars.copy_context() for _ in range(3)]
+        for task in tasks:
+            task.run(span.__enter__)
+        outer.__exit__(None, None, None)
+        for task in tasks:
+            task.run(span.__exit__, None, None, None)
+        span.__exit__(None, None, None)
+        span.__exit__(None, None, None)
+        assert tracekit.current_span() is None
+        del tasks, task, outer, span
+        gc.collect()
+        assert tracekit.statistics().open == 0
+        """
+    )
+
+
+def test_an_asyncio_child_may_enter_the_span_of_its_parent():
+    assert run(
+        """
+        import asyncio
+
+        async def child(span, entered, leave):
+            with span:
+                entered.set()
+                await leave.wait()
+
+        async def parent():
+            for _ in range(50):
+                entered, leave = asyncio.Event(), asyncio.Event()
+                outer, span = tracekit.span("outer"), tracekit.span("span")
+                outer.__enter__()
+                span.__enter__()
+                task = asyncio.create_task(child(span, entered, leave))
+                await entered.wait()
+                outer.__exit__(None, None, None)
+                leave.set()
+                await task
+                del task
+                span.__exit__(None, None, None)
+                assert tracekit.current_span() is None
+
+        asyncio.run(parent())
+        """
+    )
+
+
+def test_a_context_that_is_deallocated_leaves_an_outer_opening_of_its_span_in_place():
+    assert run(
+        """
+        with tracekit.span("span") as span:
+            task = contextvars.copy_context()
+            task.run(span.__enter__)
+            del task
+            gc.collect()  # a scope of the plain form is in a cycle with its Context
+            assert tracekit.current_span() is span
+        assert tracekit.current_span() is None
+        """
+    )
+
+
+@pytest.mark.parametrize("count", [200_000 if COMPILED else 20_000])
+def test_a_long_chain_of_openings_of_one_span_is_deallocated_without_recursion(count):
+    assert run(
+        f"""
+        def main():
+            def enter():
+                span = tracekit.span("span")
+                for _ in range({count}):
+                    span.__enter__()
+            contextvars.Context().run(enter)
+        """
+    )
+
+
+@pytest.mark.parametrize("count", [300_000 if COMPILED else 20_000])
+def test_a_long_chain_of_replaced_scopes_is_deallocated_without_recursion(count):
+    assert run(
+        f"""
+        def main():
+            tasks = []
+            def enter():
+                under = [tracekit.span("under").__enter__() for _ in range({count})]
+                tracekit.span("top").__enter__()
+                while under:
+                    tasks.append(contextvars.copy_context())  # keeps the scope that the next exit replaces
+                    under.pop().__exit__(None, None, None)
+            contextvars.Context().run(enter)
+            while tasks:  # the newest first: in the end each replaced scope keeps the next one alone
+                tasks.pop()
+        """
+    )
+
+
+@pytest.mark.parametrize("count", [100_000 if COMPILED else 5_000])
+def test_labels_may_be_opened_any_number_of_times(count):
+    assert run(
+        f"""
+        def main():
+            def enter():
+                with tracekit.span("span") as span:
+                    for _ in range({count}):
+                        tracekit.use_labels(tenant="acme").__enter__()
+                    assert tracekit.current_span() is span
+            contextvars.Context().run(enter)
+        """
+    )
+
+
+def test_objects_are_not_made_without_the_functions_that_fill_them():
+    assert run(
+        """
+        scope = type(tracekit.use_context(None))
+        for kind in (tracekit.Span, scope):
+            try:
+                made = kind.__new__(kind)
+            except TypeError:
+                continue
+            for name in dir(made):  # the plain form's object has no fields yet
+                try:
+                    getattr(made, name)
+                except AttributeError:
+                    pass
+        """
+    )
+
+
+@pytest.mark.skipif(not COMPILED and sys.version_info < (3, 12), reason="the plain form cannot tell that 3.11 collects")
+def test_a_reading_in_a_gc_callback_does_not_change_what_is_being_set():
+    assert run(
+        """
+        others = [contextvars.ContextVar(f"other{number}") for number in range(200)]
+
+        class Finalized:
+            def __init__(self):
+                self.itself = self
+            def __del__(self):
+                tracekit.current_span()
+
+        def main():
+            for variable in others:
+                variable.set(object())
+            elsewhere = contextvars.copy_context()
+            look = lambda phase, about: tracekit.current_span()
+            gc.callbacks.append(look)
+            gc.set_threshold(1, 1, 1)
+            for number in range(2000):
+                span = tracekit.span("span").__enter__()
+                elsewhere.run(span.__exit__, None, None, None)
+                Finalized()
+                for variable in others[:5]:
+                    variable.set(number)  # collects garbage half-way, on CPython 3.11
+                assert tracekit.current_span() is None
+                with tracekit.span("next"):
+                    pass
+            gc.callbacks.remove(look)
+        """
+    )

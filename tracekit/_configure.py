@@ -1,0 +1,263 @@
+"""``configure()`` and the life of the default tracer: flush, shutdown, statistics, exit, fork."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import _propagation
+from ._core.attributes import MISSING, clean
+from ._core.records import Limits, Statistics
+from ._core.twin import Tracer, after_fork, current_context, set_tracer
+from ._current import use_context
+from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from ._core.twin import Span, SpanContext
+    from ._export.pipeline import Pipeline
+    from .wire import Format
+
+__all__ = ["Exporter", "configure", "flush", "shutdown", "statistics"]
+
+_pipeline: Pipeline | None = None
+_in_use = Tracer()
+_configured_in = 0  # the process that called configure() last
+
+
+class Exporter(Protocol):
+    """Where finished spans go. Both methods are called from one thread, never at the same time.
+
+    An exporter that holds spans for longer than a call may have more. ``flush(timeout_s)``, from the same
+    thread, delivers them and tells whether it did. ``account()`` returns an ``Account`` of those that it took, and is asked after
+    each call. ``start()`` is called by ``configure()`` and ``hurry()``, which says that the end is near and ``export()`` is to
+    wait for nothing any more, by ``shutdown()``; neither may take time.
+    """
+
+    def export(self, spans: Sequence[Span]) -> None:
+        """Take *spans*, a batch at most; raise where they could not be delivered: they are counted as failed."""
+
+    def shutdown(self) -> None:
+        """Release what the exporter holds; no call follows."""
+
+
+def configure(
+    *,
+    service: str | None = None,
+    resource: Mapping[str, Any] | None = None,
+    exporter: Exporter | None = None,
+    sampler: AlwaysOn | AlwaysOff | Ratio | Sampler | None = None,
+    formats: Sequence[Format] | None = None,
+    limits: Limits | None = None,
+    buffer_size: int | None = None,
+    batch_size: int | None = None,
+    export_interval_s: float | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> None:
+    """Set up tracing for this process. Without it contexts propagate and nothing is recorded.
+
+    What is not given is as the ``OTEL_*`` variables of *environ* say (default: ``os.environ``; ``{}`` for none), else as
+    told here; docs/configuration.md lists them. A wrong variable is one warning, never an error.
+    ``OTEL_SDK_DISABLED=true`` alone wins over arguments: nothing is recorded, contexts propagate.
+
+    The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment
+    of the process name, so that the program is part of the trace it was started by.
+
+    Safe to call again: the earlier exporter first gets what it is owed, within 5 s; spans that are
+    open go to the new one. *service* is ``service.name`` of *resource* (default: "unknown_service"). Without *exporter*
+    nothing is recorded. *sampler* decides about new traces only (default: keep all). *formats* are
+    read in order and all written (default: W3C). *buffer_size* counts finished spans that wait for
+    export (default: 16384), at most *export_interval_s* (default: 1); past it spans are dropped and counted. An exporter
+    gets *batch_size* of them at once (default: 2048).
+    """
+    if service is not None and not isinstance(service, str):
+        raise TypeError(f"service must be str, not {type(service).__name__}")
+    if resource is not None and not isinstance(resource, Mapping):
+        raise TypeError(f"resource must be a mapping, not {type(resource).__name__}")
+    if isinstance(exporter, type):
+        raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
+    if exporter is not None and not callable(getattr(exporter, "export", None)):
+        raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
+    if limits is not None and not isinstance(limits, Limits):
+        raise TypeError(f"limits must be tracekit.Limits, not {type(limits).__name__}")
+    for limit in limits or ():
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise TypeError(f"limits must be ints, not {type(limit).__name__}")
+        if not 0 <= limit <= 1 << 31:
+            raise ValueError(f"limits must be 0 to {1 << 31}: {limit}")
+    for parameter, number, least in (("buffer_size", buffer_size, 2), ("batch_size", batch_size, 1)):
+        if isinstance(number, bool) or not isinstance(number, int | None):
+            raise TypeError(f"{parameter} must be int, not {type(number).__name__}")
+        if number is not None and not least <= number <= 1 << 24:
+            raise ValueError(f"{parameter} must be {least} to {1 << 24}: {number}")
+    if isinstance(export_interval_s, bool) or not isinstance(export_interval_s, int | float | None):
+        raise TypeError(f"export_interval_s must be a number, not {type(export_interval_s).__name__}")
+    if export_interval_s is not None and not 0 < export_interval_s <= 3600:
+        raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
+    if environ is not None and not isinstance(environ, Mapping):
+        raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
+    from ._environment import Environment, say  # of no use to a program that only propagates
+
+    environment = Environment(environ)
+    is_disabled = environment.is_disabled()
+    chosen = environment.formats() if formats is None else _formats(formats)
+    decide = environment.sampler() if sampler is None else _sampler(sampler)
+    bounds = environment.limits() if limits is None else limits
+    capacity = environment.buffer_size() if buffer_size is None else buffer_size
+    batch = environment.batch_size(capacity) if batch_size is None else batch_size
+    interval_s = environment.export_interval_s() if export_interval_s is None else export_interval_s
+    named = {} if service is None else {"service.name": service}
+    attributes = _resource(environment.resource(), named, resource or {})
+    # Last, when nothing can be wrong any more: it may open files and connections.
+    used = None if is_disabled else environment.exporter() if exporter is None else exporter
+    tracer = _tracer(decide, used is not None, bounds, attributes)
+
+    global _configured_in
+    _started().use(used, capacity=capacity, batch_size=batch, interval_s=interval_s, timeout_s=5.0)
+    _propagation.use_formats(chosen)
+    if not _configured_in:
+        _join(_propagation.extract_environ(os.environ))
+    _configured_in = os.getpid()
+    _use(tracer)
+    say(environment.wrong.values())
+
+
+def flush(timeout_s: float = 5.0) -> bool:
+    """Export every span that has ended; return whether that was done within *timeout_s*."""
+    return _started().flush(_seconds(timeout_s))
+
+
+def shutdown(timeout_s: float = 5.0) -> bool:
+    """Flush and close the exporter; return whether that was done within *timeout_s*. Runs at exit by itself."""
+    return _started().shutdown(_seconds(timeout_s))
+
+
+def statistics() -> Statistics:
+    """Return where every span of this process went."""
+    return _started().statistics()
+
+
+@contextlib.contextmanager
+def lend(exporter: Exporter) -> Iterator[None]:
+    """Inside ``with``, record every trace for *exporter*; then go on as before."""
+    before = _in_use
+    lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
+    with _started().lend(exporter):
+        _use(lent)
+        try:
+            yield
+        finally:
+            if _in_use is lent:
+                _use(before)
+
+
+def tracer_in_use() -> Tracer:
+    """Return what new spans are made by."""
+    return _in_use
+
+
+def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
+    """In a worker process: use *formats*, record with *tracer*, and keep that until it goes back with a result.
+
+    Where the worker has called ``configure()`` itself, that stands.
+    """
+    if _configured_in != os.getpid():
+        _started().hold()
+        _use(tracer)
+        if _propagation.formats() != formats:
+            _propagation.use_formats(formats)
+
+
+def _join(context: SpanContext | None) -> None:
+    """Make *context*, which started this process, current from here on, unless something is."""
+    if context is not None and current_context() is None:
+        use_context(context).__enter__()
+
+
+def _use(tracer: Tracer) -> None:
+    global _in_use
+    _in_use = tracer
+    set_tracer(tracer)
+
+
+def _seconds(timeout_s: float) -> float:
+    if not isinstance(timeout_s, int | float):
+        raise TypeError(f"timeout_s must be a number, not {type(timeout_s).__name__}")
+    return timeout_s
+
+
+def _formats(formats: Sequence[Format]) -> Sequence[Format]:
+    if isinstance(formats, str) or not isinstance(formats, Sequence):
+        raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
+    for format in formats:
+        if not (hasattr(format, "read") and hasattr(format, "write") and hasattr(format, "fields")):
+            raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
+    return tuple(formats)
+
+
+def _sampler(sampler: AlwaysOn | AlwaysOff | Ratio | Sampler) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
+    if isinstance(sampler, type) or not callable(getattr(sampler, "sample", None)):
+        raise TypeError(f"sampler must be a sampler such as tracekit.Ratio(0.1), not {type(sampler).__name__}")
+    return sampler
+
+
+def _tracer(
+    sampler: AlwaysOn | AlwaysOff | Ratio | Sampler,
+    recording: bool,
+    limits: Limits,
+    resource: Mapping[str, Any],
+) -> Tracer:
+    # A subclass may have a sample() of its own.
+    if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio) and type(sampler) in (AlwaysOn, AlwaysOff, Ratio):
+        return Tracer(
+            recording=recording,
+            threshold=sampler.threshold,
+            state=sampler.state,
+            limits=limits,
+            resource=resource,
+        )
+    return Tracer(recording=recording, sampler=sampler, limits=limits, resource=resource)
+
+
+def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the resource that *sources* make, the last of which wins."""
+    resource: dict[str, Any] = {
+        "telemetry.sdk.name": "tracekit",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": __version__,
+    }
+    for source in sources:
+        for key, value in source.items():
+            if not isinstance(key, str):
+                raise TypeError(f"resource must have str keys, not {type(key).__name__}")
+            plain, _ = clean(value, Limits().value_length)
+            if plain is not MISSING:
+                resource[key] = plain
+    return MappingProxyType(resource)
+
+
+def _started() -> Pipeline:
+    """Return this process's pipeline, made when it is first needed; a program that only propagates never imports it."""
+    global _pipeline
+    if _pipeline is None:
+        from ._export.pipeline import Pipeline
+
+        _pipeline = Pipeline()
+        atexit.register(shutdown)
+        _pipeline.finish_in_child()
+    return _pipeline
+
+
+def _after_fork() -> None:
+    after_fork()
+    if _pipeline is not None:
+        _pipeline.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    # Needed without configure() too: the random words drawn ahead must not be the parent's.
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""The model: contexts, scopes, spans, and the values that they hold."""

@@ -1,0 +1,1 @@
+"""Where finished spans wait, and what takes them."""

@@ -1,0 +1,1 @@
+"""How a context crosses to other tasks, threads, processes and queues."""

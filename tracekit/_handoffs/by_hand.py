@@ -1,0 +1,179 @@
+"""Hand-offs by hand: what is current here, taken along to where contextvars do not reach."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import types
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from .._core.twin import SpanContext, current_context, current_scope, linked_context, use_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from contextlib import AbstractContextManager
+
+__all__ = ["Place", "Snapshot", "at", "capture", "detached", "place", "run_in_context", "wrap"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_CONTEXT, _LABELS, _LINKED = 1, 2, 3
+
+# In a tuple: what is not current, but what a new trace is linked to, and what holds the labels in force.
+Place = SpanContext | tuple[SpanContext, SpanContext | None] | None
+
+
+class Snapshot:
+    """What was current where ``capture()`` was called: a copy of the ``contextvars.Context`` that ran there.
+
+    For any number of jobs, in any threads, at the same time. A snapshot is as large as what it holds: where only
+    the trace is wanted, long after, keep ``context``.
+    """
+
+    __slots__ = ("_copy",)
+
+    def __init__(self) -> None:
+        current_context()  # puts right what was closed elsewhere, before it is copied
+        self._copy = contextvars.copy_context()
+
+    @property
+    def context(self) -> SpanContext | None:
+        """The ids and labels that a span would continue here."""
+        return self._copy.copy().run(current_context)
+
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call *function* in a fresh copy: what it leaves open does not reach the next job."""
+        return self._copy.copy().run(function, *args, **kwargs)
+
+
+def capture() -> Snapshot:
+    """Return what is current here, for work that will run elsewhere."""
+    return Snapshot()
+
+
+def wrap(function: Callable[P, R], /) -> Callable[P, R]:
+    """Return *function* such that each call runs with what is current here, now: wherever, whenever, however often.
+
+    For callbacks, threads, pools and queues that were not made by tracekit. A coroutine function stays one. Any other,
+    wrapped, can be pickled if *function* can; in another process it continues the trace as a remote one.
+    """
+    if not callable(function):
+        raise TypeError(f"wrap takes a function, not {type(function).__name__}")
+    import inspect  # not at the top: it would double the cost of importing tracekit
+
+    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)):
+        return _Wrapped(function, capture())
+    snapshot = capture()
+
+    @functools.wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        return await _in_context(snapshot._copy.copy(), function, args, kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+class _Wrapped:
+    """A function and the snapshot that it runs in."""
+
+    def __init__(self, function: Callable[..., Any], snapshot: Snapshot) -> None:
+        functools.update_wrapper(self, function)
+        self._snapshot = snapshot  # last: a callable object may have an attribute of that name
+
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._snapshot.run(self.__wrapped__, *args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return _rewrap, (self.__wrapped__, self._snapshot.run(place))
+
+    def __repr__(self) -> str:
+        return f"<tracekit.wrap({self.__wrapped__!r})>"
+
+
+def _rewrap(function: Callable[..., Any], place: Place) -> Any:
+    with at(place):
+        return wrap(function)
+
+
+def place() -> Place:
+    """Return what is current here in a form that crosses to another process; ``at()`` makes it current there."""
+    context = current_context()
+    linked = linked_context(current_scope()) if context is None or not context.is_valid else None
+    if linked is not None:
+        return linked.replace(is_remote=True), context
+    return None if context is None else context.replace(is_remote=True)
+
+
+def at(place: Place) -> AbstractContextManager[Any]:
+    """Make current what ``place()`` returned in another process."""
+    if not isinstance(place, tuple):
+        return use_scope(_CONTEXT, None, place, None)
+    linked, labelled = place
+    link = use_scope(_LINKED, None, linked, None)
+    return link if labelled is None else _Both(link, use_scope(_LABELS, None, None, labelled.labels))
+
+
+class _Both:
+    """A scope and another inside it."""
+
+    def __init__(self, outer: AbstractContextManager[Any], inner: AbstractContextManager[Any]) -> None:
+        self._outer = outer
+        self._inner = inner
+
+    def __enter__(self) -> Any:
+        self._outer.__enter__()
+        return self._inner.__enter__()
+
+    def __exit__(self, *exc: Any) -> None:
+        self._inner.__exit__(*exc)
+        self._outer.__exit__(*exc)
+
+
+def detached() -> AbstractContextManager[None]:
+    """Inside ``with``, nothing is current, and a span is the root of a new trace, linked to what is current here.
+
+    What is spawned inside keeps to that, for as long as it lives: a background task, a ticker, a server, a pool of
+    workers, a signal handler. Nothing of the span it was started under is kept but ids.
+    """
+    context = current_context()
+    linked = context if context is not None and context.is_valid else None
+    return use_scope(_LINKED, None, linked, None)  # type: ignore[return-value]
+
+
+def run_in_context(
+    context: contextvars.Context, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[Any, Any, R]:
+    """Await ``function(*args)`` with every step of it inside *context*; ``context.run()`` would only make the coroutine.
+
+    It stays in the task that awaits it: cancel scopes and timeouts work as ever. *context* must not be
+    running in another thread or further up in this task.
+    """
+    if not isinstance(context, contextvars.Context):
+        raise TypeError(f"context must be a contextvars.Context, not {type(context).__name__}")
+    return _in_context(context, function, args, kwargs)
+
+
+async def _in_context(context: contextvars.Context, function: Any, args: Any, kwargs: Any) -> Any:
+    return await _steps(context, context.run(function, *args, **kwargs).__await__())
+
+
+@types.coroutine
+def _steps(context: contextvars.Context, steps: Generator[Any, Any, R]) -> Generator[Any, Any, R]:
+    try:
+        waiting = context.run(next, steps)
+        while True:
+            try:
+                sent = yield waiting
+            except GeneratorExit:
+                context.run(steps.close)
+                raise
+            except BaseException as thrown:
+                waiting = context.run(steps.throw, thrown)
+            else:
+                # As "await" does: an iterator need not have send().
+                waiting = context.run(next, steps) if sent is None else context.run(steps.send, sent)
+    except StopIteration as stop:
+        result: R = stop.value
+        return result

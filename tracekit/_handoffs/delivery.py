@@ -1,0 +1,90 @@
+"""Items that carry their sender's context through a queue or stream, and what a receiver makes of one."""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
+
+from .._core.twin import ROOT, Span, SpanContext, current_context, span
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+__all__ = ["Deliveries", "Delivery", "Envelope", "open_envelope", "seal"]
+
+T = TypeVar("T")
+
+# An item on its way: with what was current where it was sent, and when, on the monotonic clock. It holds no span.
+Envelope: TypeAlias = tuple[T, SpanContext | None, int]
+
+
+class Delivery(Generic[T]):
+    """A received item, its sender's ``context`` (ids and labels; None where nothing was current) and seconds on the way."""
+
+    __slots__ = ("context", "item", "waited_s")
+
+    def __init__(self, item: T, context: SpanContext | None, waited_s: float) -> None:
+        self.item = item
+        self.context = context
+        self.waited_s = waited_s
+
+    def span(
+        self,
+        name: str,
+        *,
+        root: bool = False,
+        kind: Literal["internal", "server", "client", "producer", "consumer"] = "consumer",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Span:
+        """Start a span for the work on this item, its attribute ``queue.wait_s`` the seconds that it waited.
+
+        It is a child of what was current where the item was sent: one item, one job. As *root*, for a batch or
+        after a long delay, it starts a new trace with a link to that, and without its labels. What is
+        current here, where the worker happens to have been started, is never its parent.
+        """
+        context = self.context
+        if root or context is None:
+            links = () if context is None or not context.is_valid else (context,)
+            work = span(name, kind=kind, attributes=attributes, links=links, parent=ROOT)
+        else:
+            work = span(name, kind=kind, attributes=attributes, parent=context)
+        work.set_attribute("queue.wait_s", self.waited_s)
+        return work
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.item!r} from {self.context!r} after {self.waited_s:.6f} s>"
+
+
+def seal(item: T) -> Envelope[T]:
+    """Put *item* into an envelope, here and now."""
+    return item, current_context(), monotonic_ns()
+
+
+def open_envelope(envelope: Envelope[T]) -> Delivery[T]:
+    """Make the delivery of what arrives now."""
+    item, context, sent_ns = envelope
+    return Delivery(item, context, (monotonic_ns() - sent_ns) / 1e9)
+
+
+class Deliveries(Generic[T]):
+    """Asynchronous iterator over what *receive* returns, until it raises *end*.
+
+    No generator: one that is left early is finalised later, by the loop, and trio warns of it.
+    """
+
+    __slots__ = ("_end", "_receive")
+
+    def __init__(
+        self, receive: Callable[[], Awaitable[Delivery[T]]], end: type[Exception] | tuple[type[Exception], ...]
+    ) -> None:
+        self._receive = receive
+        self._end = end
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery[T]:
+        try:
+            return await self._receive()
+        except self._end:
+            raise StopAsyncIteration from None

@@ -1,0 +1,252 @@
+"""Opt-in patches of the standard library, for code that cannot be changed: threads, pools of threads, subprocesses.
+
+A patch stays where it is as long as somebody else's stands on it: it is then switched off, and calls what it replaced.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import types
+from _thread import RLock  # threading itself is not needed to import tracekit
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from .._core.twin import current_context, current_scope, current_span, swap_scope, use_scope
+from .._propagation import environ_of
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping
+
+    from .._core.twin import Scope
+
+__all__ = ["install_hooks", "remove_hooks", "start_inside"]
+
+_LINKED = 3
+
+_lock = RLock()
+_patches: dict[tuple[type, str], _Patch] = {}
+_on = False
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def install_hooks() -> None:
+    """Patch the standard library so that code which knows nothing of tracekit hands the current trace on.
+
+    A ``threading.Thread`` or ``Timer`` runs under what is current where it is started. A job of a
+    ``concurrent.futures.ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool`` runs under what is current where it is
+    submitted; their workers under nothing. Of a daemon thread, which may serve others long after, spans are children
+    only until the span that started it ends; from then on they are roots, linked to it. ``subprocess.Popen`` puts
+    the trace into the environment, unless *env* names one itself; uvloop starts processes on its own. The trace alone
+    travels, no other context variable.
+
+    Call it early, once: a second call changes nothing, and what was started before goes on as it began.
+    """
+    import multiprocessing.pool
+    import subprocess
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = multiprocessing.pool.ThreadPool
+    hooks: list[tuple[type, str, Callable[..., Any]]] = [
+        (threading.Thread, "start", _start),
+        (ThreadPoolExecutor, "submit", _submit),
+        (subprocess.Popen, "__init__", _popen),
+        (pool, "__init__", _in_nothing),
+    ]
+    hooks += [(pool, name, _pool_job) for name in _POOL_JOBS]
+    global _on
+    with _lock:
+        for owner, name, hook in hooks:
+            patch = _patches.get((owner, name))
+            if patch is None or patch.is_gone():
+                _patches[owner, name] = _Patch(owner, name, hook)
+        _on = True
+
+
+def remove_hooks() -> None:
+    """Put back what ``install_hooks()`` replaced; what others have patched since stays as it is."""
+    global _on
+    with _lock:
+        _on = False
+        for key, patch in list(_patches.items()):
+            if patch.take_out() or patch.is_gone():
+                del _patches[key]
+
+
+class _Patch:
+    """A method of *owner* that calls *hook* instead, with the scope and the original, where there is a scope."""
+
+    __slots__ = ("_function", "_is_inherited", "_name", "_owner")
+
+    def __init__(self, owner: type, name: str, hook: Callable[..., Any]) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            scope = current_scope() if _on else None
+            if scope is None:
+                return original(*args, **kwargs)
+            return hook(scope, original, args, kwargs)
+
+        self._owner, self._name, self._function = owner, name, function
+        self._is_inherited = name not in vars(owner)
+        setattr(owner, name, function)
+
+    def take_out(self) -> bool:
+        """Undo the patch, unless something else stands in its place; return whether it is undone."""
+        if getattr(self._owner, self._name) is not self._function:
+            return False
+        if self._is_inherited:
+            delattr(self._owner, self._name)
+        else:
+            setattr(self._owner, self._name, self._function.__wrapped__)
+        return True
+
+    def is_gone(self) -> bool:
+        """Whether somebody has put back what was there before; otherwise it is in place, or under another patch."""
+        found = getattr(self._owner, self._name)
+        beneath: Any = self._function
+        while (beneath := getattr(beneath, "__wrapped__", None)) is not None:
+            if beneath is found:
+                return True
+        return False
+
+
+def _inside(scope: Scope | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call *function* in *scope*; what it leaves open there goes with it."""
+    held = swap_scope(scope)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        swap_scope(held)
+
+
+# ---- threads
+
+
+def _start(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    try:
+        is_daemon = args[0].daemon
+    except Exception:  # not a thread that can be started, which the original says best
+        return original(*args, **kwargs)
+    context = current_context()
+    if is_daemon and context is not None:
+        scope = use_scope(_LINKED, current_span(), context if context.is_valid else None, None)
+    return start_inside(args[0], functools.partial(_inside, scope), functools.partial(original, *args, **kwargs))
+
+
+def start_inside(
+    thread: threading.Thread, inside: Callable[[Callable[[], Any]], Any], start: Callable[[], None]
+) -> None:
+    """Call *start*, which starts *thread*, so that *inside* calls its ``run()``, also where a subclass has its own.
+
+    Nothing is kept once the thread runs, or cannot be started. A *context* that the thread was given wins.
+    """
+    run = _put_run(thread, inside)
+    try:
+        start()
+    except Exception:
+        if run is not None:
+            run.take_out(thread)
+        raise
+
+
+def _put_run(thread: Any, inside: Callable[[Callable[[], Any]], Any]) -> _Run | None:
+    try:
+        attributes = vars(thread)
+        if isinstance(attributes.get("_context"), Context):
+            return None
+        run = _Run(thread.run, attributes.get("run"), inside)
+    except Exception:  # not a thread that can be started
+        return None
+    # A bound method, as what it stands for: Sentry's patch calls its __func__ with the thread.
+    attributes["run"] = types.MethodType(run, thread)
+    return run
+
+
+class _Run:
+    """What a thread has as ``run`` until it runs."""
+
+    __slots__ = ("_before", "_inside", "_run")
+
+    def __init__(self, run: Callable[[], Any], before: Any, inside: Callable[[Callable[[], Any]], Any]) -> None:
+        self._run = run
+        self._before = before  # a run of the thread's own, not of its class
+        self._inside: Callable[[Callable[[], Any]], Any] | None = inside
+
+    def __call__(self, thread: threading.Thread) -> Any:
+        self.take_out(thread)
+        inside, self._inside = self._inside, None
+        return self._run() if inside is None else inside(self._run)
+
+    def take_out(self, thread: threading.Thread) -> None:
+        attributes = vars(thread)
+        if getattr(attributes.get("run"), "__func__", None) is not self:
+            return  # somebody else's, around this one
+        if self._before is None:
+            attributes.pop("run", None)
+        else:
+            attributes["run"] = self._before
+
+
+# ---- pools of threads
+
+
+def _submit(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    # What goes to another interpreter is pickled, or shared.
+    interpreters = sys.modules.get("concurrent.futures.interpreter")
+    if len(args) > 1 and not (interpreters and isinstance(args[0], interpreters.InterpreterPoolExecutor)):
+        args = (args[0], _inside, scope, *args[1:])
+    return _in_nothing(scope, original, args, kwargs)
+
+
+def _in_nothing(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001
+    """Call *original* with nothing current: a worker that it starts serves others too."""
+    return _inside(None, original, *args, **kwargs)
+
+
+# All that take a function, but apply(), which calls apply_async().
+_POOL_JOBS = ["apply_async", "imap", "imap_unordered", "map", "map_async", "starmap", "starmap_async"]
+
+
+def _pool_job(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    if len(args) > 1:
+        args = (args[0], functools.partial(_inside, scope, args[1]), *args[2:])
+    elif "func" in kwargs:
+        kwargs["func"] = functools.partial(_inside, scope, kwargs["func"])
+    return original(*args, **kwargs)
+
+
+# ---- subprocesses
+
+_ENV = 11  # the place of env among the arguments of Popen.__init__, self included
+
+
+def _popen(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001
+    if current_context() is not None:
+        try:
+            if len(args) > _ENV:
+                args = (*args[:_ENV], _with_trace(args[_ENV]), *args[_ENV + 1 :])
+            else:
+                kwargs["env"] = _with_trace(kwargs.get("env"))
+        except Exception:  # not an environment, which the original says best
+            pass
+    return original(*args, **kwargs)
+
+
+def _with_trace(env: Mapping[Any, Any] | None) -> Mapping[Any, Any]:
+    """Return what a subprocess that is to have *env* should have, as text; *env* itself if it names a trace of its own."""
+    if env is None:
+        return environ_of(os.environ)
+    given = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
+    traced = environ_of(given)
+    for name, value in given.items():
+        # What a copy of os.environ says of a trace is what this process was started with.
+        if traced.get(name) != value != os.environ.get(name):
+            return env
+    return traced

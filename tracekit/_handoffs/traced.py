@@ -1,0 +1,236 @@
+"""``@traced`` and ``stream()``: a span around a call or an iteration, in a scope that its body alone sees."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from .._core.twin import Body, current_context, current_scope, linked_context, span, swap_scope, use_scope
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+
+    from .._core.twin import Scope, Span
+
+__all__ = ["stream", "traced"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+_CONTEXT, _LABELS, _LINKED = 1, 2, 3
+
+
+@overload
+def traced(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def traced(name: str, /) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def traced(target: Any, /) -> Any:
+    """Give each call of a function its span, named after the function or, as ``@traced("name")``, otherwise.
+
+    The function stays what it is: a coroutine function, generator function or async generator function. A
+    generator's span starts with its first step and ends with its last; it is current only while
+    the body runs, so the consumer keeps its own, whichever task or thread makes the step.
+    """
+    if isinstance(target, str):
+        return functools.partial(_traced, name=target)
+    if isinstance(target, staticmethod | classmethod):
+        return _traced(target, name=target.__func__.__qualname__)
+    if not callable(target):
+        raise TypeError(f"traced takes a function or a name, not {type(target).__name__}")
+    return _traced(target, name=getattr(target, "__qualname__", type(target).__qualname__))
+
+
+def _traced(function: Any, *, name: str) -> Any:
+    if isinstance(function, staticmethod | classmethod):
+        return type(function)(_traced(function.__func__, name=name))
+    if not callable(function):
+        raise TypeError(f"traced takes a function, not {type(function).__name__}")
+    import inspect  # not at the top: it would double the cost of importing tracekit
+
+    if inspect.isasyncgenfunction(function):
+        return _traced_async_generator(function, name)
+    if inspect.isgeneratorfunction(function):
+        return _traced_generator(function, name)
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            with span(name):
+                return await function(*args, **kwargs)
+
+        return call_async
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with span(name):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def stream(steps: S, /, name: str | None = None) -> S:
+    """Return *steps*, a generator, async generator or other iterator, with a span and a scope of its own for its body.
+
+    The span starts with the first step, child of what is current where ``stream()`` is called (also when that has
+    ended meanwhile), and ends with the last; it is named after the generator unless *name* is given.
+    As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step.
+    """
+    if name is None:
+        name = getattr(steps, "__qualname__", type(steps).__qualname__)
+    elif not isinstance(name, str):
+        raise TypeError(f"name must be str, not {type(name).__name__}")
+    source: Any = steps
+    make: Callable[..., Any]
+    if hasattr(source, "__anext__"):
+        make = _traced_async_generator if hasattr(source, "asend") else _traced_async_iterator
+    elif hasattr(source, "__next__"):
+        make = _traced_generator if hasattr(source, "send") else _traced_iterator
+    else:
+        raise TypeError(f"steps must be an iterator or async iterator, not {type(steps).__name__}")
+    streamed: S = make(lambda: source, name, _lasting())()
+    return streamed
+
+
+def _lasting() -> Scope:
+    """Return a scope that nobody closes, with what is current here."""
+    context = current_context()
+    linked = linked_context(current_scope()) if context is None or not context.is_valid else None
+    if linked is None:
+        return use_scope(_CONTEXT, None, context, None)
+    lasting = use_scope(_LINKED, None, linked, None)
+    if context is not None and context.labels:
+        held = swap_scope(lasting)
+        lasting = use_scope(_LABELS, None, None, context.labels)
+        lasting.__enter__()
+        swap_scope(held)
+    return lasting
+
+
+def _open(name: str, under: Scope | None) -> tuple[Span, Body]:
+    """Start the span of a generator's body, in *under* or where this runs; return it with the scopes of the body."""
+    held = swap_scope(None)
+    swap_scope(held if under is None else under)
+    under = current_scope()
+    opened = span(name)
+    opened.__enter__()
+    return opened, Body(swap_scope(held), under)
+
+
+def _close(opened: Span, body: Body, error: BaseException | None) -> None:
+    body.enter()
+    opened.__exit__(None if error is None else type(error), error, None)
+    body.leave()
+
+
+def _traced_generator(function: Callable[P, Generator[Any, Any, Any]], name: str, under: Scope | None = None) -> Any:
+    @functools.wraps(function)
+    def steps(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
+        opened, body = _open(name, under)
+        enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
+        error: BaseException | None = None
+        try:
+            enter()
+            try:
+                generator = function(*args, **kwargs)
+                item = next(generator)
+            finally:
+                leave()
+            send = generator.send
+            while True:
+                try:
+                    sent = yield item
+                except GeneratorExit as exit:
+                    error = exit
+                    enter()
+                    try:
+                        generator.close()
+                    finally:
+                        leave()
+                    raise
+                except BaseException as thrown:
+                    enter()
+                    try:
+                        item = generator.throw(thrown)
+                    finally:
+                        leave()
+                else:
+                    enter()
+                    try:
+                        item = send(sent)
+                    finally:
+                        leave()
+        except StopIteration as stop:
+            return stop.value
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            _close(opened, body, error)
+
+    return steps
+
+
+def _traced_async_generator(
+    function: Callable[P, AsyncGenerator[Any, Any]], name: str, under: Scope | None = None
+) -> Any:
+    @functools.wraps(function)
+    async def steps(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
+        opened, body = _open(name, under)
+        enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
+        error: BaseException | None = None
+        try:
+            enter()
+            try:
+                generator = function(*args, **kwargs)
+                item = await anext(generator)
+            finally:
+                leave()
+            send = generator.asend
+            while True:
+                try:
+                    sent = yield item
+                except GeneratorExit as exit:
+                    error = exit
+                    enter()
+                    try:
+                        await generator.aclose()
+                    finally:
+                        leave()
+                    raise
+                except BaseException as thrown:
+                    enter()
+                    try:
+                        item = await generator.athrow(thrown)
+                    finally:
+                        leave()
+                else:
+                    enter()
+                    try:
+                        item = await send(sent)
+                    finally:
+                        leave()
+        except StopAsyncIteration:
+            return
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            _close(opened, body, error)
+
+    return steps
+
+
+def _traced_iterator(function: Callable[[], Iterator[Any]], name: str, under: Scope) -> Any:
+    def items() -> Generator[Any, Any, Any]:
+        return (yield from function())
+
+    return _traced_generator(items, name, under)
+
+
+def _traced_async_iterator(function: Callable[[], AsyncIterator[Any]], name: str, under: Scope) -> Any:
+    async def items() -> AsyncGenerator[Any, Any]:
+        async for item in function():
+            yield item
+
+    return _traced_async_generator(items, name, under)

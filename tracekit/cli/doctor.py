@@ -1,0 +1,198 @@
+"""The doctor: what this installation is made of, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+import sysconfig
+import tempfile
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import _propagation
+from .._core import twin as _accel
+from .._environment import Environment
+from .._render import duration, printable
+from .._version import __version__
+from ..exporters._otlp.settings import otlp_settings, without_secrets
+from ..exporters.sqlite import SQLiteExporter, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Finding", "examine"]
+
+_PACKAGES = ("anyio", "trio", "uvloop", "httpx", "urllib3", "grpcio", "rich")
+# A parent for spans that nobody is to see.
+_UNSAMPLED = _accel.SpanContext(deferred=False)
+
+
+class Finding(NamedTuple):
+    """One thing that the doctor has looked at."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def examine(db: str | None = None, endpoint: str | None = None) -> list[Finding]:
+    """Look at everything once; with *db*, also whether a span can be stored there, with *endpoint*, sent there.
+
+    An empty *endpoint* is the one that the environment names.
+    """
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("tracekit", lambda: __version__),
+        ("twin", _twin),
+        ("python", _python),
+        ("platform", platform.platform),
+        ("ids", _ids),
+        ("clock", _clock),
+        ("formats", lambda: ", ".join(format.name for format in _propagation.formats())),
+        ("sqlite", lambda: sqlite3.sqlite_version),
+        *[(name, lambda name=name: _installed(name)) for name in _PACKAGES],
+    ]
+    findings = [*(_look(name, check) for name, check in checks), *_configuration()]
+    if db is not None:
+        findings.append(_look("db", lambda: _try_store(db)))
+    if endpoint is not None:
+        findings.append(_look("endpoint", lambda: _try_send(endpoint)))
+    return findings
+
+
+def _look(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, check())
+    except Exception as error:  # whatever it is, it is what the doctor was asked for
+        text = (
+            str(error)
+            if isinstance(error, StoreError | RuntimeError | ValueError)
+            else f"{type(error).__name__}: {error}"
+        )
+        return Finding(name, False, printable(text, 2000))
+
+
+def _twin() -> str:
+    if _accel.NO_EXTENSIONS:
+        return (
+            f"{_accel.IMPLEMENTATION}: forced by TRACEKIT_NO_EXTENSIONS={os.environ.get('TRACEKIT_NO_EXTENSIONS', '')}"
+        )
+    if _accel.IMPLEMENTATION == "plain":
+        return "plain: the extension was not built; install with a C compiler at hand for the compiled one"
+    return "compiled: built for this Python"
+
+
+def _configuration() -> list[Finding]:
+    """Find what ``configure()`` makes of the environment, and every variable that is wrong."""
+    environment = Environment()
+    name = "none, OTEL_SDK_DISABLED is true" if environment.is_disabled() else environment.exporter_name()
+    path = f" {printable(environment.sqlite_path(), 1000)}" if name == "sqlite" else ""
+    facts = [f"exporter {name}{path}"]
+    wrong: list[str] = []
+    if name == "otlp":
+        settings, wrong = otlp_settings()
+        if "endpoint" in settings:
+            facts.append(f"endpoint {without_secrets(settings['endpoint'])}")
+        if "headers" in settings:
+            facts.append(f"headers {', '.join(settings['headers'])}")
+    if name in ("otlp", "console", "sqlite"):
+        environment.exporter_type(name)
+    # Only for what may be wrong with them.
+    environment.limits(), environment.export_interval_s(), environment.batch_size(environment.buffer_size())
+    facts.append(f"sampler {environment.sampler()}")
+    facts.append(f"service {printable(environment.resource()['service.name'])}")
+    facts.append(f"propagators {', '.join(format.name for format in environment.formats()) or 'none'}")
+    lines = [*environment.wrong.values(), *wrong]
+    return [
+        Finding("configuration", True, "; ".join(facts)),
+        *(Finding(variable, False, text) for variable, _, text in (line.partition(" ") for line in lines)),
+    ]
+
+
+def _python() -> str:
+    is_free = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    is_locked: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+    build = "free-threaded" if is_free else "with GIL"
+    if is_free and is_locked:
+        build += ", but the GIL is on"
+    return f"{platform.python_implementation()} {platform.python_version()}, {build}, {sys.executable}"
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _ids() -> str:
+    contexts = [_accel.span("tracekit doctor", parent=_UNSAMPLED).context for _ in range(1000)]
+    if len({context.id for context in contexts}) < 1000 or not all(context.is_valid for context in contexts):
+        raise RuntimeError("ids repeat, or are zero: os.urandom does not give random bytes")
+    return "from os.urandom; 1000 drawn, none twice"
+
+
+def _clock() -> str:
+    resolution = time.get_clock_info("monotonic").resolution
+    earlier, now = time.monotonic_ns(), time.time()
+    if time.monotonic_ns() < earlier:
+        raise RuntimeError("the monotonic clock runs backwards")
+    said = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    if now < 1_600_000_000:
+        raise RuntimeError(f"the wall clock is wrong: {said}")
+    return f"{said}; monotonic, in steps of {duration(round(resolution * 1e9))}"
+
+
+def _try_store(path: str) -> str:
+    """Store a span in the file at *path* and take it back; where there is no file yet, in another one beside it."""
+    if os.path.exists(path):
+        _store_one(path)
+        return f"{os.path.abspath(path)}: a span can be stored and read"
+    directory = os.path.dirname(os.path.abspath(path))
+    try:
+        beside = tempfile.mkdtemp(prefix=".tracekit-doctor-", dir=directory)
+    except OSError as error:
+        why = f"cannot be made ({error.strerror})"
+        raise StoreError(why, path, "make its directory, and writable for this user") from error
+    try:
+        _store_one(os.path.join(beside, "traces.db"))
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return f"{os.path.abspath(path)}: not there yet; a span can be stored beside it"
+
+
+def _store_one(path: str) -> None:
+    wanted = _accel.span("tracekit doctor", parent=_UNSAMPLED)
+    wanted.end()
+    exporter = SQLiteExporter(path)
+    try:
+        found = exporter.probe(wanted)
+    finally:
+        exporter.shutdown()
+    if (found.trace_id, found.name) != (wanted.context.trace_id, wanted.name):
+        raise RuntimeError(f"what was read from {path} is not what was stored there")
+
+
+def _try_send(endpoint: str) -> str:
+    """Send a span to the collector at *endpoint*, past any spool, and say how long it took."""
+    from ..exporters.otlp import OTLPExporter  # the libraries that it needs may not be there
+    from ..testing import recording
+
+    with recording() as spans:
+        _accel.span("tracekit doctor", parent=_accel.ROOT, attributes={"tracekit.doctor": True}).end()
+        (wanted,) = spans
+    exporter = OTLPExporter(endpoint or None)
+    begin_ns = time.monotonic_ns()
+    try:
+        answer = exporter.probe(wanted)
+    finally:
+        exporter.shutdown()
+    if answer.outcome != "taken":
+        raise RuntimeError(answer.reason)
+    if answer.rejected:
+        raise RuntimeError(f"{exporter.endpoint} rejected the span: {answer.reason}")
+    took = duration(time.monotonic_ns() - begin_ns)
+    return f"{exporter.endpoint} ({exporter.protocol}) took a span of trace {wanted.context.trace_id} in {took}"

@@ -1,0 +1,126 @@
+"""The wire lab on a terminal: each header, a caret under what is wrong with it, and its fields in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..._render import cells, cut, encodable, printable
+from .words import TITLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..screen import Segment
+    from .conversions import Conversion
+    from .faults import Problem
+    from .report import Found, Report
+
+__all__ = ["clipped", "lines"]
+
+_MAX_HEADERS = 64  # of one format
+_BAD = "bold red"
+
+
+def lines(reports: list[Report], width: int, encoding: str | None = None) -> Iterator[list[Segment]]:
+    """Give the lines that say what is in *reports*, in *width* columns as far as they hold other people's text."""
+    for at, report in enumerate(reports):
+        if at:
+            yield []
+        if report.title:
+            yield [(printable(report.title), "bold underline")]
+        for found in report.found:
+            yield from _found(found, "=" if report.is_environ else ": ", width, encoding)
+        for warning in report.warnings:
+            yield _warning(warning, "")
+        for conversion in report.conversions:
+            yield from _conversion(conversion)
+
+
+def _found(found: Found, sign: str, width: int, encoding: str | None) -> Iterator[list[Segment]]:
+    mark = ("✗", _BAD) if found.problems else ("✓", "green")
+    yield [mark, (f" {found.format}", "bold"), (f"  {TITLES[found.format]}", "dim")]
+    waiting = list(found.problems)
+    for field, name, value in found.headers[:_MAX_HEADERS]:
+        is_one = isinstance(found.fields[field], str)
+        here = [problem for problem in waiting if problem.field == field and is_one]
+        waiting = [problem for problem in waiting if problem not in here]
+        yield from _header(f"  {printable(name, 40)}{sign}", value, here, width, encoding)
+    if len(found.headers) > _MAX_HEADERS:
+        yield [(f"  … and {len(found.headers) - _MAX_HEADERS} more", "dim")]
+    for problem in waiting:
+        yield _problem(problem)
+    what_width = min(24, max((cells(printable(word.what)) for word in found.words), default=0))
+    for word in found.words:
+        shown = encodable(printable(word.value, 2 * width), encoding)
+        value = cut(shown, min(cells(shown), max(24, width - what_width - 6)))
+        meaning = f"  {printable(word.meaning, 2 * width)}" if word.meaning else ""
+        yield [(f"    {cut(printable(word.what), what_width)}  ", "dim"), (value, "bold"), (meaning, "")]
+    for warning in found.warnings:
+        yield _warning(warning)
+
+
+def _header(
+    head: str, value: str, problems: list[Problem], width: int, encoding: str | None
+) -> Iterator[list[Segment]]:
+    room = max(24, width - cells(head))
+    columns = sorted({problem.column for problem in problems if problem.column is not None})
+    for column in columns:
+        text, before = clipped(value, column, room, encoding)
+        yield [(head, "cyan"), (text, "")]
+        yield [(" " * (cells(head) + before), ""), ("^", _BAD)]
+        for problem in problems:
+            if problem.column == column:
+                yield _problem(problem)
+    if not columns:
+        yield [(head, "cyan"), (clipped(value, 1, room, encoding)[0], "")]
+    for problem in problems:
+        if problem.column is None:
+            yield _problem(problem)
+
+
+def _problem(problem: Problem) -> list[Segment]:
+    where = "" if problem.column is None else f" at column {problem.column}"
+    text = printable(f"bad {problem.field}: {problem.reason}{where}", 500)
+    return [(f"  {text}", _BAD), (f": {problem.then}", "")]
+
+
+def _warning(text: str, indent: str = "  ") -> list[Segment]:
+    return [(f"{indent}! {printable(text, 500)}", "yellow")]
+
+
+def _conversion(conversion: Conversion) -> Iterator[list[Segment]]:
+    yield [(f"as {conversion.format}", "bold"), (f"  {TITLES[conversion.format]}", "dim")]
+    for name, value in conversion.headers.items():
+        sign = "=" if conversion.format == "environ" else ": "
+        yield [(f"  {printable(name)}{sign}", "cyan"), (printable(value, len(value) + 1), "")]  # whole: to be copied
+    for lost in conversion.lost:
+        yield _warning(lost)
+    for note in conversion.notes:
+        yield [(f"    {printable(note)}", "dim")]
+
+
+def clipped(value: str, column: int, width: int, encoding: str | None = None) -> tuple[str, int]:
+    """Return what of *value* fits in *width* columns, printable, around *column*, and how many columns that comes after."""
+    at = column - 1
+    first = max(0, at - width)
+    pieces = [encodable(printable(char), encoding) for char in value[first : at + width]]
+    sizes = [cells(piece) for piece in pieces]
+    start = end = min(at - first, len(pieces))
+    used = 0
+    if first == 0 and len(value) <= at + width and sum(sizes) <= width:
+        start, end = 0, len(pieces)
+    is_growing = True
+    while is_growing and (start, end) != (0, len(pieces)):
+        is_growing = False
+        if end < len(pieces) and used + sizes[end] <= width - 2:
+            used += sizes[end]
+            end += 1
+            is_growing = True
+        if start > 0 and used + sizes[start - 1] <= width - 2:
+            start -= 1
+            used += sizes[start]
+            is_growing = True
+    left = "…" if first + start > 0 else ""
+    right = "…" if first + end < len(value) else ""
+    before = cells(left) + sum(sizes[start : at - first])
+    return left + "".join(pieces[start:end]) + right, before

@@ -1,0 +1,70 @@
+"""What the commands write: lines on standard output, coloured where it is a terminal, JSON, complaints on stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import Any
+
+from .._render import cells, cut, encodable
+
+__all__ = ["Screen", "Segment", "complain", "plural", "print_json", "shortened"]
+
+Segment = tuple[str, str]  # a text and its style, in rich's words
+
+
+def complain(text: str) -> None:
+    """Say on stderr why the command did not do what it was asked for."""
+    sys.stderr.write(f"tracekit: {text}\n")
+
+
+def print_json(value: Any) -> None:
+    """Write *value* to standard output."""
+    # ASCII, so that no name in it can steer the terminal.
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+class Screen:
+    """Standard output: its width, and its colours where it is a terminal and rich is installed."""
+
+    def __init__(self) -> None:
+        self.width = max(40, shutil.get_terminal_size((120, 24)).columns)
+        try:
+            from rich.console import Console
+        except ModuleNotFoundError:
+            self._console = None
+            complain("plain text; for colour: pip install 'tracekit[cli]'")
+        else:
+            self._console = Console(file=sys.stdout, width=self.width, highlight=False, markup=False, emoji=False)
+
+    def line(self, *segments: Segment) -> None:
+        """Write one line; whatever in it comes from other people is printable already."""
+        encoding = getattr(sys.stdout, "encoding", None)
+        drawn = [(encodable(text, encoding), style) for text, style in segments]
+        text = "".join([text for text, _ in drawn]).rstrip()
+        if self._console is not None and self._console.is_terminal and text:
+            from rich.text import Text
+
+            styled = Text.assemble(*drawn)
+            styled.rstrip()
+            with self._console.capture() as capture:  # rich itself ends the process where a pipe breaks
+                self._console.print(styled, soft_wrap=True)
+            text = capture.get().rstrip("\n")
+        sys.stdout.write(text + "\n")
+
+
+def shortened(line: list[Segment], width: int) -> list[Segment]:
+    """Return *line* cut to *width* columns."""
+    kept: list[Segment] = []
+    for text, style in line:
+        if cells(text) > width:
+            return [*kept, (cut(text, max(1, width)), style)]
+        kept.append((text, style))
+        width -= cells(text)
+    return kept
+
+
+def plural(count: int, noun: str) -> str:
+    """Return *count* and *noun*, which takes an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,208 @@
+"""Stored traces on a terminal: a table with a line for each, or one as a tree with bars for time."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from .._render import Branch, Leaf, cells, cut, duration, moment, pairs, printable, tree, value_text
+from .screen import plural, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..exporters.sqlite import StoredSpan, StoredTrace
+    from .screen import Segment
+
+__all__ = ["Waterfall", "table"]
+
+_SERVICE_STYLES = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
+_STATUS_STYLES = {"error": "bold red", "cancelled": "yellow", "ok": "green"}
+_MARKS = {"error": "✗", "cancelled": "⊘", "ok": "✓"}
+
+
+def table(traces: list[StoredTrace], width: int) -> Iterator[list[Segment]]:
+    """Give the lines of a table of *traces*, *width* columns wide."""
+    when = "%Y-%m-%d %H:%M:%S" if width >= 100 else "%m-%d %H:%M:%S"
+    if width < 100 and all(moment(trace.start_ns, "%F") == time.strftime("%F") for trace in traces):
+        when = "%H:%M:%S"
+    digits = _distinct([trace.trace_id for trace in traces])
+    rows = [
+        (
+            trace.trace_id[:digits],
+            moment(trace.start_ns, when),
+            duration(trace.duration_ns),
+            str(trace.spans),
+            trace.status,
+            printable(trace.name),
+            ", ".join(printable(service, 40) for service in trace.services),
+        )
+        for trace in traces
+    ]
+    titles = ("trace", "started", "took", "spans", "status", "root", "services")
+    widths = [max(map(cells, column)) for column in zip(titles, *rows, strict=True)]
+    left = max(16, width - sum(widths[:5]) - 2 * 6)
+    # The root's name may have what the services leave, and at least half.
+    widths[5] = min(widths[5], max(left // 2, left - widths[6]))
+    widths[6] = min(widths[6], left - widths[5])
+    for row in (titles, *rows):
+        is_title = row is titles
+        segments: list[Segment] = []
+        for at, (text, size) in enumerate(zip(row, widths, strict=True)):
+            is_number = at in {2, 3}
+            field = text.rjust(size) if is_number else cut(text, size)
+            style = "dim" if is_title else ("bold cyan", "dim", "", "", _STATUS_STYLES.get(text, "dim"), "bold", "")[at]
+            segments += [(field, style), ("  ", "")]
+        yield segments
+
+
+def _distinct(ids: list[str]) -> int:
+    """Return how many digits, at least 8, tell *ids* apart."""
+    for digits in range(8, 32):
+        if len({id[:digits] for id in ids}) == len(ids):
+            return digits
+    return 32
+
+
+class Waterfall:
+    """A trace as lines: the tree at the left, bars on one time axis at the right, details below each span."""
+
+    def __init__(self, spans: list[StoredSpan], width: int, whole: bool) -> None:
+        self.width = width
+        self.whole = whole
+        self.by_id = {span.span_id: span for span in spans}
+        self.spans = spans
+        leaves = [Leaf(span.span_id, span.parent_id, span.start_ns, span) for span in spans]
+        self.branches = list(tree(leaves, levels=width // 12))
+        self.start_ns = min(span.start_ns for span in spans)
+        self.took_ns = max(span.end_ns for span in spans) - self.start_ns
+        services = list(dict.fromkeys(span.service for span in spans))
+        self.styles = {name: _SERVICE_STYLES[at % len(_SERVICE_STYLES)] for at, name in enumerate(services)}
+        self.service_width = min(max(cells(printable(name)) for name in services), max(9, width // 8))
+        longest = max(cells(branch.head + printable(branch.span.name)) for branch in self.branches)
+        self.name_width = min(longest, width * 9 // 20)
+        # Two spaces between columns, the duration, and a sign for the status.
+        self.bar_width = max(8, width - self.name_width - self.service_width - 2 * 3 - 7 - 2)
+
+    def lines(self) -> Iterator[list[Segment]]:
+        """Give the head, the axis, and each span with its details."""
+        yield from self._head()
+        total = duration(self.took_ns)
+        axis = "0" + total.rjust(self.bar_width - 1)
+        yield [(" " * (self.name_width + self.service_width + 4) + axis, "dim")]
+        is_cut = False
+        for branch in self.branches:
+            yield self._row(branch)
+            for segments in self._details(branch.span):
+                line = [(branch.below, "dim"), *segments]
+                is_cut = is_cut or (not self.whole and cells("".join(text for text, _ in line)) > self.width)
+                yield line if self.whole else shortened(line, self.width)
+        if self.whole:
+            yield from self._resources()
+        elif is_cut or any(span.events or span.links for span in self.spans):
+            yield [("--all shows whole attributes, events and links", "dim")]
+
+    def _head(self) -> Iterator[list[Segment]]:
+        statuses = [span.status for span in self.spans]
+        orphans = sum(span.parent_id is not None and span.parent_id not in self.by_id for span in self.spans)
+        yield [("trace ", "dim"), (printable(self.spans[0].trace_id), "bold cyan")]
+        facts: list[Segment] = [
+            (moment(self.start_ns, "%Y-%m-%d %H:%M:%S"), ""),
+            (duration(self.took_ns), "bold"),
+            (plural(len(self.spans), "span"), ""),
+            (plural(len(self.styles), "service"), ""),
+        ]
+        facts += [
+            (f"{statuses.count(status)} {status}", _STATUS_STYLES[status])
+            for status in ("error", "cancelled")
+            if status in statuses
+        ]
+        if orphans:
+            facts.append((f"{orphans} without their parent", "yellow"))
+        yield [segment for fact in facts for segment in (fact, ("  ", ""))]
+
+    def _row(self, branch: Branch[StoredSpan]) -> list[Segment]:
+        span = branch.span
+        name = cut(branch.head + printable(span.name), self.name_width)
+        head = min(len(branch.head), len(name))
+        colour = self.styles[span.service]
+        is_error = span.status == "error"
+        return [
+            (name[:head], "dim"),
+            (name[head:], "bold red" if is_error else "bold"),
+            ("  ", ""),
+            (cut(printable(span.service), self.service_width), colour),
+            ("  ", ""),
+            (self._bar(span), "red" if is_error else colour),
+            ("  ", ""),
+            (duration(span.end_ns - span.start_ns).rjust(7), ""),
+            (" " + _MARKS.get(span.status, " "), _STATUS_STYLES.get(span.status, "")),
+        ]
+
+    def _bar(self, span: StoredSpan) -> str:
+        """Draw when the span ran, to half a column, at least half a column long."""
+        halves = 2 * self.bar_width
+        scale = halves / max(1, self.took_ns)
+        start = min(halves - 1, int((span.start_ns - self.start_ns) * scale))
+        end = min(halves, max(start + 1, round((span.end_ns - self.start_ns) * scale)))
+        drawn = [start <= half < end for half in range(halves)]
+        return "".join([" ╺╸━"[2 * drawn[left] + drawn[left + 1]] for left in range(0, halves, 2)])
+
+    def _details(self, span: StoredSpan) -> Iterator[list[Segment]]:
+        if span.status in {"error", "cancelled"}:
+            text = f"{span.status}: {printable(span.description, 1000)}" if span.description else span.status
+            yield [(text, _STATUS_STYLES[span.status].removeprefix("bold "))]
+        if span.parent_id is not None and span.parent_id not in self.by_id:
+            where = "another process's " if span.parent_is_remote else ""
+            yield [(f"its parent, {where}{printable(span.parent_id)}, is not in this file", "yellow")]
+        parent = self.by_id.get(span.parent_id or "")
+        # Labels propagate: below the span that has set them they are no news, but in another service.
+        if span.labels and (parent is None or (parent.labels, parent.service) != (span.labels, span.service)):
+            yield [("labels ", "dim"), ("  ".join(pairs(span.labels)), "")]
+        if self.whole:
+            yield from self._everything(span)
+        elif span.attributes:
+            yield [("  ".join(pairs(span.attributes)), "dim")]
+
+    def _everything(self, span: StoredSpan) -> Iterator[list[Segment]]:
+        yield [(f"{span.kind} span {printable(span.span_id)} at +{duration(span.start_ns - self.start_ns)}", "dim")]
+        yield from _values(span.attributes, "")
+        for event in span.events:
+            if isinstance(event, dict):
+                at = event.get("time_ns")
+                when = f"+{duration(at - self.start_ns)} " if isinstance(at, int) else ""
+                yield [(f"{when}{printable(str(event.get('name')))}", "")]
+                attributes = event.get("attributes")
+                yield from _values(attributes if isinstance(attributes, dict) else {}, "  ")
+        for link in span.links:
+            if isinstance(link, dict):
+                yield [(f"link to {printable(str(link.get('trace_id')))}/{printable(str(link.get('span_id')))}", "")]
+                attributes = link.get("attributes")
+                yield from _values(attributes if isinstance(attributes, dict) else {}, "  ")
+        counts = {
+            "attributes": span.dropped_attributes,
+            "events": span.dropped_events,
+            "links": span.dropped_links,
+            "values shortened": span.truncated_values,
+        }
+        lost = [f"{number} {what}" for what, number in counts.items() if number]
+        if lost:
+            yield [(f"past the limits: {', '.join(lost)}", "yellow")]
+
+    def _resources(self) -> Iterator[list[Segment]]:
+        said: dict[str, StoredSpan] = {value_text(span.resource, 10_000): span for span in self.spans}
+        for span in said.values():
+            yield []
+            yield [("resource of ", "dim"), (printable(span.service), self.styles[span.service])]
+            yield from _values(span.resource, "   ")
+
+
+def _values(attributes: dict[str, Any], indent: str) -> Iterator[list[Segment]]:
+    for key, value in attributes.items():
+        lines = value.splitlines() if isinstance(value, str) and "\n" in value else [value]
+        if len(lines) == 1:
+            yield [(f"{indent}{printable(key)} ", "dim"), (value_text(lines[0], 100_000), "")]
+            continue
+        yield [(f"{indent}{printable(key)}", "dim")]
+        for line in lines:
+            yield [(f"{indent}  {printable(line, 1000)}", "")]

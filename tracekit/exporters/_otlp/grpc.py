@@ -1,0 +1,127 @@
+"""OTLP over gRPC: a request is one unary call on a channel that stays open.
+
+Spec: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import grpc
+
+from ..._core.errors import FormatError
+from ..._export.notices import one_line
+from ..._version import __version__
+from .answers import Answer, fields, parse_response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["GrpcTransport"]
+
+_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_RETRYABLE = {
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+}
+_ADVICE = {
+    grpc.StatusCode.UNAUTHENTICATED: "it wants to know who asks: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
+    grpc.StatusCode.PERMISSION_DENIED: "these headers may not send spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
+    grpc.StatusCode.UNIMPLEMENTED: "it is no OTLP collector, or takes no traces",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "it has no room, and does not say when to come again",
+}
+
+
+class GrpcTransport:
+    """Calls the trace service at *endpoint*. Not shared by processes."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        headers: Mapping[str, str],
+        certificate: str | None,
+        client_certificate: str | None,
+        client_key: str | None,
+        *,
+        compression: str,
+        insecure: bool,
+    ) -> None:
+        url = urlsplit(endpoint) if "://" in endpoint else None
+        is_secure = not insecure if url is None else url.scheme == "https"
+        target = endpoint if url is None else url.netloc.rpartition("@")[2]
+        self.url = f"{'grpcs' if is_secure else 'grpc'}://{target}"
+        options = [("grpc.primary_user_agent", f"tracekit/{__version__}")]
+        if is_secure:
+            credentials = grpc.ssl_channel_credentials(_read(certificate), _read(client_key), _read(client_certificate))
+            self.channel = grpc.secure_channel(target, credentials, options)
+        else:
+            self.channel = grpc.insecure_channel(target, options)
+        self.metadata = tuple((name.lower(), value) for name, value in headers.items())
+        self.compression = grpc.Compression.Gzip if compression == "gzip" else grpc.Compression.NoCompression
+        # Without serializers a message is its bytes.
+        self.call: Any = self.channel.unary_unary(_METHOD)
+
+    def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
+        """Call with *body* and return the answer, or what was wrong on the way; after *timeout_s* at the latest."""
+        if content_type != "application/x-protobuf" or content_encoding:
+            return Answer("refused", f"{self.url}: gRPC takes plain protobuf; this was spooled for another protocol")
+        try:
+            response = self.call(body, timeout=timeout_s, metadata=self.metadata, compression=self.compression)
+        except grpc.RpcError as error:
+            return self._failed(error)
+        try:
+            rejected, message = parse_response(response)
+        except FormatError as error:
+            return Answer("later", f"{self.url} answered, but as no OTLP collector does ({error})")
+        return Answer("taken", message, rejected)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.channel.close()
+
+    def _failed(self, error: Any) -> Answer:
+        code, after_s = error.code(), _retry_after(error)
+        said = f"{self.url} answered {code.name}"
+        details = one_line(error.details() or "", 200)
+        if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_s is not None):
+            advice = "is a collector listening there?" if code is grpc.StatusCode.UNAVAILABLE else ""
+            return Answer("later", ": ".join(part for part in (said, advice, details) if part), after_s=after_s)
+        return Answer("refused", f"{said}: {_ADVICE.get(code, 'the collector does not take these spans')}: {details}")
+
+
+def _retry_after(error: Any) -> float | None:
+    """Return the delay of a ``google.rpc.RetryInfo`` in the trailing metadata."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            return _delay(value)
+    return None
+
+
+def _delay(status: bytes) -> float | None:
+    # google.rpc.Status { 3: details, each an Any { 1: type_url, 2: value } }; RetryInfo { 1: Duration { 1: s, 2: ns } }
+    try:
+        for number, detail in fields(status):
+            if number != 3 or not isinstance(detail, bytes):
+                continue
+            any_of = dict(fields(detail))
+            if any_of.get(1) == b"type.googleapis.com/google.rpc.RetryInfo":
+                info = dict(fields(any_of.get(2, b"")))  # type: ignore[arg-type]
+                duration = dict(fields(info.get(1, b"")))  # type: ignore[arg-type]
+                seconds, nanos = duration.get(1, 0), duration.get(2, 0)
+                if isinstance(seconds, int) and isinstance(nanos, int):
+                    return min(seconds + nanos / 1e9, 600.0)
+    except FormatError:
+        pass
+    return None
+
+
+def _read(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return file.read()

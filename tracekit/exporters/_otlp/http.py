@@ -1,0 +1,182 @@
+"""OTLP over HTTP: a request is one POST on a connection that stays open.
+
+Spec: https://opentelemetry.io/docs/specs/otlp/#otlphttp
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3 import exceptions as http
+
+from ..._core.errors import FormatError
+from ..._export.notices import one_line
+from ..._version import __version__
+from .answers import MAX_ANSWER_BYTES, Answer, parse_json_response, parse_response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["HttpTransport"]
+
+MAX_RETRY_AFTER_S = 600.0
+_RETRYABLE = (429, 502, 503, 504)
+_ADVICE = {
+    400: "it does not understand the request: is it an OTLP collector, and of this protocol?",
+    401: "it wants to know who asks: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
+    403: "these headers may not send spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
+    404: "the path of an OTLP/HTTP endpoint usually ends in /v1/traces",
+    405: "the path of an OTLP/HTTP endpoint usually ends in /v1/traces",
+    413: "lower buffer_size or OTEL_BSP_MAX_EXPORT_BATCH_SIZE, or raise its limit",
+    415: 'it wants another protocol: try "http/json" or "http/protobuf"',
+}
+
+
+class HttpTransport:
+    """Posts bodies to *endpoint*. Not shared by processes."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        headers: Mapping[str, str],
+        certificate: str | None,
+        client_certificate: str | None,
+        client_key: str | None,
+    ) -> None:
+        url = urllib3.util.parse_url(endpoint)
+        self.url = url._replace(auth=None, fragment=None).url
+        self.headers = {"User-Agent": f"tracekit/{__version__}", **headers}
+        if url.auth and not any(name.lower() == "authorization" for name in headers):
+            self.headers |= urllib3.util.make_headers(basic_auth=url.auth)
+        options: dict[str, Any] = {"num_pools": 1, "maxsize": 1, "retries": False}
+        if url.scheme == "https":
+            options |= {"ca_certs": certificate, "cert_file": client_certificate, "key_file": client_key}
+        proxy = getproxies().get(url.scheme or "")
+        self.pool: urllib3.PoolManager
+        if proxy and not proxy_bypass(url.host or ""):
+            self.pool = urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", **options)
+        else:
+            self.pool = urllib3.PoolManager(**options)
+
+    def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
+        """Post *body* and return the answer, or what was wrong on the way; after about *timeout_s* at the latest."""
+        headers = {**self.headers, "Content-Type": content_type}
+        if content_encoding:
+            headers["Content-Encoding"] = content_encoding
+        deadline = time.monotonic() + timeout_s
+        try:
+            response = self.pool.request(
+                "POST",
+                self.url,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(total=timeout_s),
+                redirect=False,
+                preload_content=False,
+            )
+            try:
+                return self._answer(response, _read(response, deadline))
+            finally:
+                if response.length_remaining != 0:  # not read to its end, or chunked: what follows is not known
+                    response.close()
+                response.release_conn()
+        except (http.HTTPError, OSError, ValueError) as error:
+            return _failed(error, self.url)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.pool.connection_from_url(self.url).close()  # clear() alone leaves sockets to the garbage collector
+        self.pool.clear()
+
+    def _answer(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
+        status = response.status
+        if 200 <= status < 300:
+            return self._taken(response, octets)
+        said = f"{self.url} answered {status} {one_line(response.reason or '', 60)}".rstrip()
+        if status in _RETRYABLE:
+            return Answer("later", said, after_s=_retry_after(response.headers.get("Retry-After")))
+        if 300 <= status < 400:
+            location = one_line(response.headers.get("Location", "elsewhere"), 200)
+            return Answer("refused", f"{said}: set the endpoint to {location}")
+        return Answer("refused", f"{said}: {_ADVICE.get(status, 'the collector does not take these spans')}")
+
+    def _taken(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        try:
+            if kind == "application/json":
+                rejected, message = parse_json_response(octets)
+            elif (
+                kind in ("application/x-protobuf", "application/protobuf")
+                or response.headers.get("Content-Length") == "0"
+            ):
+                rejected, message = parse_response(octets)
+            else:
+                raise FormatError("answer", f"{one_line(kind, 60) or 'no Content-Type'} is not OTLP's")
+        except FormatError as error:
+            return Answer("later", f"{self.url} answered {response.status}, but as no OTLP collector does ({error})")
+        return Answer("taken", message, rejected)
+
+
+def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    """Return the body, as far as it is of interest."""
+    octets = b""
+    while len(octets) <= MAX_ANSWER_BYTES:
+        piece = response.read1(MAX_ANSWER_BYTES)
+        if not piece:
+            return octets
+        octets += piece
+        if time.monotonic() > deadline:
+            raise http.ReadTimeoutError(response._pool, None, "the answer does not end")  # type: ignore[attr-defined]
+    raise ValueError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+
+
+def _retry_after(value: str | None) -> float | None:
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:10]), MAX_RETRY_AFTER_S)
+    try:
+        return max(0.0, min(parsedate_to_datetime(value).timestamp() - time.time(), MAX_RETRY_AFTER_S))
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+def _failed(error: Exception, url: str) -> Answer:
+    """Say of what went wrong between here and the collector what to do about it."""
+    cause: BaseException = error
+    while isinstance(cause, http.MaxRetryError | http.ProxyError) and isinstance(
+        inner := getattr(cause, "reason", None) or getattr(cause, "original_error", None), Exception
+    ):
+        cause = inner
+    text = one_line(str(cause.args[-1] if cause.args else cause), 200)
+    if isinstance(cause, http.NameResolutionError):
+        return Answer("later", f"{url}: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT")
+    if isinstance(cause, http.NewConnectionError):  # first: to urllib3 it is a time-out, too
+        why = text.rpartition("connection: ")[2].partition("] ")[2] or text
+        return Answer("later", f"{url} cannot be reached: is a collector listening there? ({why})")
+    if isinstance(cause, http.ConnectTimeoutError):
+        return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
+    if isinstance(cause, http.ReadTimeoutError):
+        return Answer("later", f"{url} does not answer in time: {text}")
+    if isinstance(cause, http.SSLError | ssl.SSLError):
+        return Answer("later", f"{url}: {_tls(str(cause))}", is_lasting=True)
+    if isinstance(cause, http.ProtocolError):
+        return Answer("later", f"{url} breaks off, or does not speak HTTP (4317 is the port of OTLP/gRPC): {text}")
+    if isinstance(cause, OSError) and cause.filename:
+        return Answer("later", f"{cause.filename} cannot be read: {cause.strerror}", is_lasting=True)
+    return Answer("later", f"{url}: {type(cause).__name__}: {text}")
+
+
+def _tls(text: str) -> str:
+    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
+        return "it does not speak TLS: write http:// instead of https://"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        why = one_line(text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0], 100)
+        return f"its certificate is not trusted ({why}): set certificate, or OTEL_EXPORTER_OTLP_CERTIFICATE"
+    return f"TLS failed: {one_line(text, 200)}"

@@ -1,0 +1,154 @@
+"""What the environment says about OTLP: the variables of OpenTelemetry's exporters.
+
+The variable that is about traces wins over the one that is about all signals. A header's value is a secret, and so is
+what stands before the ``@`` of a URL: no line tells either.
+
+Spec: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..._core.errors import clip
+from ..._environment import Environment, boolean, one_of, pairs, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["DEFAULTS", "check_headers", "endpoint_of", "otlp_settings", "without_secrets"]
+
+# What a line for a wrong variable says is used. gRPC has another endpoint: see _ENDPOINTS.
+DEFAULTS: dict[str, Any] = {"protocol": "http/protobuf", "timeout_s": 10.0, "compression": "none", "insecure": False}
+_ENDPOINTS = {"grpc": "http://localhost:4317"}
+_ENDPOINT = "http://localhost:4318/v1/traces"
+_GENERAL, _OWN = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+_PATHS = {"certificate": "CERTIFICATE", "client_certificate": "CLIENT_CERTIFICATE", "client_key": "CLIENT_KEY"}
+_HOUR_S = 3600.0
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+
+
+def otlp_settings(
+    environ: Mapping[str, str] | None = None, protocol: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments for ``OTLPExporter`` that *environ* (default: ``os.environ``) holds, and lines on what is wrong.
+
+    ``endpoint`` is whole, with the path for traces; ``insecure`` is there for gRPC only. *protocol* wins over the
+    variable's, which the others depend on.
+    """
+    environment = Environment(environ)
+    found: dict[str, Any] = {}
+
+    def read(key: str, reader: Callable[[str], Any], suffix: str = "", instead: str = "", **options: Any) -> None:
+        suffix = suffix or key.upper()
+        names = (f"OTEL_EXPORTER_OTLP_TRACES_{suffix}", f"OTEL_EXPORTER_OTLP_{suffix}")
+        value = environment.value(names, reader, None, instead or str(DEFAULTS[key]), **options)
+        if value is not None:
+            found[key] = value
+
+    read("protocol", one_of("http/protobuf", "http/json", "grpc"))
+    protocol = protocol or found.get("protocol", DEFAULTS["protocol"])
+    endpoint = _endpoint(environment, protocol)
+    if endpoint is not None:
+        found["endpoint"] = endpoint
+    read("headers", _headers, instead="no header", show=lambda _: "(kept secret)")
+    read("timeout_s", _timeout_s, "TIMEOUT", "10000")
+    read("compression", one_of("gzip", "none"))
+    for key, suffix in _PATHS.items():
+        read(key, _path, suffix, "none")
+    if protocol == "grpc":
+        read("insecure", boolean, instead="false")
+    spool = environment.value("TRACEKIT_SPOOL", _path, None, "no spool")
+    if spool is not None:
+        found["spool"] = spool
+    return found, list(environment.wrong.values())
+
+
+def without_secrets(url: str) -> str:
+    """Return *url* less user info, query and fragment; where an ``@`` stands elsewhere, less than that."""
+    head, at, tail = url.rpartition("@")
+    scheme = head.partition("://")[0] if "://" in head else ""
+    shown = (f"{scheme}://" if scheme.isalnum() else "") + f"...@{tail}" if at else url
+    return shown.partition("?")[0].partition("#")[0]
+
+
+def endpoint_of(text: str | None, protocol: str) -> str:
+    """Return the whole endpoint that *text* names: with the path for traces, where it has none; ValueError if it is none."""
+    if text is None:
+        return _ENDPOINTS.get(protocol, _ENDPOINT)
+    if protocol == "grpc":
+        return _target(text)
+    whole_url = _url(text)
+    return _url_for_traces(text) if whole_url.count("/") == 3 and whole_url.endswith("/") else text
+
+
+def _endpoint(environment: Environment, protocol: str) -> str | None:
+    default = _ENDPOINTS.get(protocol, _ENDPOINT)
+    is_grpc = protocol == "grpc"
+    after_wrong = _GENERAL if environment.text(_GENERAL) else default
+    endpoint = environment.value(_OWN, _target if is_grpc else _url, None, after_wrong, _shown)
+    if endpoint is None:
+        endpoint = environment.value(_GENERAL, _target if is_grpc else _url_for_traces, None, default, _shown)
+    return endpoint
+
+
+def _shown(url: str) -> str:
+    return clip(without_secrets(url))
+
+
+def _url(text: str, path: str = "") -> str:
+    from urllib.parse import urlsplit  # costs more to import than tracekit
+
+    try:
+        # urlsplit() itself takes out line feeds and tabs.
+        parts = urlsplit(text if text.isprintable() and " " not in text else "")
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise ValueError("must be a URL such as http://localhost:4318")
+    base = parts.path
+    if path or not base:
+        base = f"{base.removesuffix('/')}/{path}"
+    return text if base == parts.path else parts._replace(path=base).geturl()
+
+
+def _url_for_traces(text: str) -> str:
+    return _url(text, "v1/traces")
+
+
+def _target(text: str) -> str:
+    """Read what gRPC connects to: a URL, or a name that it resolves."""
+    if text.lower().startswith(("http://", "https://")):
+        _url(text)
+    elif not text.isprintable() or " " in text:
+        raise ValueError("must be a URL or HOST:PORT")
+    return text
+
+
+def _headers(text: str) -> dict[str, str]:
+    return check_headers(pairs(text))
+
+
+def check_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return *headers* with names in lower case, as gRPC wants them; ValueError, which shows no value, if one is none."""
+    found = {}
+    for at, (name, value) in enumerate(headers, 1):
+        key = name.lower()
+        if not key or not _TOKEN.issuperset(key):
+            raise ValueError(f"must hold names of headers, which that of header {at} is not")
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(f"must hold values of printable ASCII, which that of header {at} is not")
+        found[key] = value.strip()
+    return found
+
+
+def _timeout_s(text: str) -> float:
+    """Read milliseconds; 0 is no limit, of which an hour is as good."""
+    return whole(0, round(_HOUR_S * 1000))(text) / 1000 or _HOUR_S
+
+
+def _path(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must name a file")
+    return text

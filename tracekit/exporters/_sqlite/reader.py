@@ -1,0 +1,329 @@
+"""The SQLite file of traces as its readers see it: what makes it ours, and what is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from ..._core.attributes import whole
+from .file import Schema, StoreError, explain, has_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+__all__ = [
+    "SPANS",
+    "Counts",
+    "SQLiteReader",
+    "StoredSpan",
+    "StoredTrace",
+    "read_span",
+]
+
+SPANS = Schema(
+    application_id=0x74726B74,  # "trkt"
+    version=1,
+    create=(
+        """CREATE TABLE spans (
+            id INTEGER PRIMARY KEY,  -- grows in order of arrival
+            stored_s INTEGER NOT NULL,  -- Unix time of arrival
+            trace_id TEXT NOT NULL,
+            span_id TEXT NOT NULL,
+            parent_id TEXT,
+            parent_is_remote INTEGER NOT NULL,
+            service TEXT NOT NULL,
+            name TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            start_ns INTEGER NOT NULL,
+            end_ns INTEGER NOT NULL,
+            status TEXT NOT NULL,
+            description TEXT NOT NULL,
+            flags INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            attributes TEXT NOT NULL,
+            events TEXT NOT NULL,
+            links TEXT NOT NULL,
+            resource TEXT NOT NULL,
+            dropped_attributes INTEGER NOT NULL,
+            dropped_events INTEGER NOT NULL,
+            dropped_links INTEGER NOT NULL,
+            truncated_values INTEGER NOT NULL
+        )""",
+        "CREATE INDEX spans_by_trace ON spans (trace_id, start_ns)",
+    ),
+)
+
+
+class StoredTrace(NamedTuple):
+    """One trace, summed up.
+
+    ``name`` and ``service`` are its root span's, or its first span's where the root is not in the store.
+    ``services`` come in order of first appearance. ``status`` is "error" if any span's is (``errors`` counts them),
+    else "cancelled" if any span's is, else the root's. Times are Unix time.
+    """
+
+    trace_id: str
+    name: str
+    service: str
+    services: tuple[str, ...]
+    spans: int
+    start_ns: int
+    duration_ns: int
+    status: str
+    errors: int
+
+
+class StoredSpan(NamedTuple):
+    """One span as it was stored; see ``SQLiteExporter`` for what became of values that JSON cannot hold."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    parent_is_remote: bool
+    service: str
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    status: str
+    description: str
+    flags: int
+    state: str
+    labels: dict[str, Any]
+    attributes: dict[str, Any]
+    events: list[Any]
+    links: list[Any]
+    resource: dict[str, Any]
+    dropped_attributes: int
+    dropped_events: int
+    dropped_links: int
+    truncated_values: int
+
+
+_SELECT = f"SELECT {', '.join(StoredSpan._fields)} FROM spans"
+
+
+class Counts(NamedTuple):
+    """How much is in a store. Orphans are spans that name a parent, remote or not, that is not there."""
+
+    traces: int
+    spans: int
+    orphans: int
+
+
+class SQLiteReader:
+    """Read a file that ``SQLiteExporter`` writes, while it is written; a context manager, or ``close()`` it.
+
+    Each method sees one moment of the store. All, the constructor included, raise ``StoreError``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        if not os.path.lexists(self.path):
+            raise StoreError("no such file", self.path, "name the file that SQLiteExporter writes")
+        uri = f"{Path(self.path).as_uri()}?mode=ro"
+        with self._explained():
+            self._connection = sqlite3.connect(
+                uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._explained():
+                # A file that someone has damaged is shown as far as it can be.
+                self._connection.text_factory = _decode
+                self._has_schema = has_schema(self._connection, self.path, SPANS)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def traces(
+        self,
+        *,
+        limit: int = 20,
+        service: str | None = None,
+        name: str | None = None,
+        status: str | None = None,
+    ) -> list[StoredTrace]:
+        """Return the *limit* traces that started last, the newest first.
+
+        With *service* (equal), *name* (contained, case counts) or *status* (equal) only those with a span that fits all.
+        """
+        wanted = {"service = ?": service, "instr(name, ?)": name, "status = ?": status}
+        terms = {term: whole(value) for term, value in wanted.items() if value is not None}
+        where = f"WHERE trace_id IN (SELECT trace_id FROM spans WHERE {' AND '.join(terms)})" if terms else ""
+        with self._snapshot() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                f"SELECT trace_id, count(*), min(start_ns) AS start, max(end_ns) FROM spans {where}"
+                " GROUP BY trace_id ORDER BY start DESC, trace_id LIMIT ?",
+                (*terms.values(), limit),
+            )
+            return [_summary(connection, *row) for row in rows.fetchall()]
+
+    def find(self, prefix: str) -> str:
+        """Return the id of the one trace whose id begins with *prefix*, in any case."""
+        start = whole(prefix.lower())
+        with self._snapshot() as connection:
+            found: list[str] = []
+            if connection is not None:
+                # "g" is past every hex digit.
+                rows = connection.execute(
+                    "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT 4",
+                    (start, start),
+                )
+                found = [trace_id for (trace_id,) in rows]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            wrong = f"no trace begins with {prefix[:40]!a}"
+            raise StoreError(wrong, self.path, "tracekit traces list shows those that there are")
+        several = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
+        raise StoreError(f"several traces begin with {prefix[:40]!a}", self.path, f"give more of one of {several}")
+
+    def spans(self, prefix: str) -> list[StoredSpan]:
+        """Return every span of the trace whose id is, or alone begins with, *prefix*, in order of their start."""
+        trace_id = self.find(prefix)
+        with self._snapshot() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(f"{_SELECT} WHERE trace_id = ? ORDER BY start_ns, id", (trace_id,))
+            return [_span(row) for row in rows]
+
+    def counts(self) -> Counts:
+        """Count traces, spans and orphans."""
+        with self._snapshot() as connection:
+            if connection is None:
+                return Counts(0, 0, 0)
+            traces, spans = connection.execute("SELECT count(DISTINCT trace_id), count(*) FROM spans").fetchone()
+            (orphans,) = connection.execute(
+                "SELECT count(*) FROM spans WHERE parent_id IS NOT NULL"
+                " AND trace_id || parent_id NOT IN (SELECT trace_id || span_id FROM spans)"
+            ).fetchone()
+        return Counts(traces, spans, orphans)
+
+    def close(self) -> None:
+        """Close the file; no call follows."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection | None]:
+        """Give the connection inside one read transaction, or None while the file is empty."""
+        connection = self._connection
+        with self._explained():
+            if not self._has_schema:
+                self._has_schema = has_schema(connection, self.path, SPANS)
+            if not self._has_schema:
+                yield None
+                return
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                # Not kept open: a snapshot in use stops the writers' log from shrinking.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise explain(error, self.path) from error
+
+
+def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:
+    """Return the span that was stored in row *id*."""
+    return _span(connection.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone())
+
+
+def _summary(connection: sqlite3.Connection, trace_id: str, spans: int, start_ns: int, end_ns: int) -> StoredTrace:
+    name, service, status = connection.execute(
+        "SELECT name, service, status FROM spans WHERE trace_id = ? ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
+        (trace_id,),
+    ).fetchone()
+    services = connection.execute(
+        "SELECT service FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)", (trace_id,)
+    )
+    of_status = dict(
+        connection.execute("SELECT status, count(*) FROM spans WHERE trace_id = ? GROUP BY 1", (trace_id,))
+    )
+    errors = of_status.get("error", 0)
+    return StoredTrace(
+        trace_id=str(trace_id),
+        name=str(name),
+        service=str(service),
+        services=tuple([str(service) for (service,) in services]),
+        spans=spans,
+        start_ns=_int(start_ns),
+        duration_ns=_int(end_ns) - _int(start_ns),
+        status="error" if errors else "cancelled" if "cancelled" in of_status else str(status),
+        errors=errors,
+    )
+
+
+def _span(row: tuple[Any, ...]) -> StoredSpan:
+    span = StoredSpan._make(row)
+    # SQLite holds any type in any column: what another program has put there must not surprise who reads it.
+    return StoredSpan(
+        trace_id=str(span.trace_id),
+        span_id=str(span.span_id),
+        parent_id=None if span.parent_id is None else str(span.parent_id),
+        parent_is_remote=bool(span.parent_is_remote),
+        service=str(span.service),
+        name=str(span.name),
+        kind=str(span.kind),
+        start_ns=_int(span.start_ns),
+        end_ns=_int(span.end_ns),
+        status=str(span.status),
+        description=str(span.description),
+        flags=_int(span.flags),
+        state=str(span.state),
+        labels=_mapping(span.labels),
+        attributes=_mapping(span.attributes),
+        events=_sequence(span.events),
+        links=_sequence(span.links),
+        resource=_mapping(span.resource),
+        dropped_attributes=_int(span.dropped_attributes),
+        dropped_events=_int(span.dropped_events),
+        dropped_links=_int(span.dropped_links),
+        truncated_values=_int(span.truncated_values),
+    )
+
+
+def _decode(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
+
+
+def _int(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text, parse_constant=str)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _mapping(text: Any) -> dict[str, Any]:
+    value = _json(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _sequence(text: Any) -> list[Any]:
+    value = _json(text)
+    return value if isinstance(value, list) else []
