@@ -7,6 +7,9 @@ from setuptools import Extension, setup
 
 WANTED = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") in {"", "0"} and sys.implementation.name == "cpython"
 
+# CFLAGS that name a level, as those of the sanitizers do (tests/tools/asan.py), are left alone: the last one counts.
+OPTIMIZATION = [] if sys.platform == "win32" or "-O" in os.environ.get("CFLAGS", "") else ["-O2", "-fno-plt"]
+
 
 def extensions() -> list[Extension]:
     from Cython.Build import cythonize
@@ -17,7 +20,7 @@ def extensions() -> list[Extension]:
                 "tracekit._speedups",
                 ["tracekit/_speedups.pyx"],
                 depends=[f"tracekit/_speedups_{part}.pxi" for part in ("codecs", "context", "scopes", "otlp")],
-                extra_compile_args=[] if sys.platform == "win32" else ["-O2", "-fno-plt"],
+                extra_compile_args=OPTIMIZATION,
             )
         ],
         compiler_directives={"language_level": 3},

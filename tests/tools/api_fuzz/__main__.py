@@ -15,6 +15,8 @@ from . import __doc__ as about
 from . import calls, scopes  # noqa: F401  - their operations
 from .run import OPERATIONS, Fault, Fuzz, Log
 
+COMMAND = ["-X", "faulthandler", "-m", "tests.tools.api_fuzz"]
+
 
 def run_seed(options: argparse.Namespace, seed: int) -> bool:
     """Run *seed* in this process, print what was wrong, and tell whether nothing was."""
@@ -38,7 +40,7 @@ def run_apart(arguments: list[str], options: argparse.Namespace, seed: int) -> b
     """Run *seed* in a process of its own and tell whether it was well; print the last calls if not."""
     with tempfile.TemporaryDirectory() as folder:
         log = options.log or Path(folder, "calls")
-        command = [sys.executable, "-m", "tests.tools.api_fuzz", *arguments, "--seed", str(seed), "--log", str(log)]
+        command = [sys.executable, *COMMAND, *arguments, "--seed", str(seed), "--log", str(log)]
         patience_s = 120 + 3 * (options.calls / 50 if options.seconds is None else options.seconds)
         try:
             code = subprocess.run(command, timeout=patience_s, check=False).returncode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
+import operator
 import pickle
 import random
 from typing import TYPE_CHECKING, Any
@@ -13,27 +13,29 @@ import tracekit.testing
 import tracekit.threads
 
 from . import hostile
-from .run import Fuzz, compiled_modules, find, operation
+from .run import Fuzz, compiled_modules, find, is_ours, operation
 from .values import FORMATS, HEADERS, IDS, KINDS, NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 # These have operations of their own, or change what all others depend on.
-_OWN = {"configure", "flush", "shutdown", "install_hooks", "remove_hooks", "traced", "wrap", "stream"}
-PUBLIC = [name for name in tracekit.__all__ if callable(getattr(tracekit, name)) and name not in _OWN]
+OWN = {"configure", "flush", "shutdown", "install_hooks", "remove_hooks", "traced", "wrap", "stream"}
+PUBLIC = [name for name in tracekit.__all__ if callable(getattr(tracekit, name)) and name not in OWN]
 # Internal ones of which there is no undoing.
 _SETTERS = {"after_fork", "set_clock", "set_formats", "set_ids", "set_observer", "set_tracer", "set_values"}
+_FUNCTION_TYPES = {"cython_function_or_method", "builtin_function_or_method"}
 # What Python's own lookups raise, where any method is called with anything.
 LOOKUP = (AttributeError, LookupError, StopIteration, OverflowError)
-LOOKS: dict[str, Callable[[Any, Any], Any]] = {
-    "repr": lambda thing, other: repr(thing),
-    "str": lambda thing, other: str(thing),
-    "hash": lambda thing, other: hash(thing),
-    "bool": lambda thing, other: bool(thing),
-    "==": lambda thing, other: thing == other,
-    "copy": lambda thing, other: copy.copy(thing),
-    "__reduce_ex__": lambda thing, other: thing.__reduce_ex__(2),
+# And its containers, where one that is the program's own contradicts itself or changes while it is copied.
+NONSENSE = (RuntimeError, LookupError, OverflowError)
+LOOKS: dict[str, Callable[[Any], Any]] = {
+    "repr": repr,
+    "str": str,
+    "hash": hash,
+    "bool": bool,
+    "copy": copy.copy,
+    "__reduce_ex__": lambda thing: thing.__reduce_ex__(2),
 }
 
 
@@ -44,11 +46,10 @@ def internals() -> tuple[list[type], list[Any]]:
     for module in compiled_modules():
         for name, value in sorted(vars(module).items()):
             if isinstance(value, type):
-                if value.__module__.partition(".")[0] == "tracekit":
+                if is_ours(value):
                     classes[name] = value
-            elif type(value).__name__ in ("cython_function_or_method", "builtin_function_or_method"):
-                if name not in _SETTERS:
-                    functions[name] = value
+            elif type(value).__name__ in _FUNCTION_TYPES and name not in _SETTERS:
+                functions[name] = value
     return list(classes.values()), list(functions.values())
 
 
@@ -61,7 +62,8 @@ def look_at(fuzz: Fuzz, thing: Any, allow: Any = ()) -> None:
     for attribute in dir(type(thing)):
         fuzz.call(f"{name}.{attribute}", getattr, thing, attribute, allow=(AttributeError, *allow))
     for what, function in LOOKS.items():
-        fuzz.call(what, function, thing, fuzz.value(), allow=allow)
+        fuzz.call(what, function, thing, allow=allow)
+    fuzz.call("==", operator.eq, thing, fuzz.value(), allow=allow)
 
 
 # ---- spans
@@ -145,7 +147,9 @@ def restore(fuzz: Fuzz) -> None:
         rng.choice(KINDS),
         rng.choice(ends),
         rng.choice(ends),
-        rng.choice([None, {}, {"a": fuzz.value()}, {fuzz.text(): fuzz.value()}, {"a": nested}, {"a": {1: 2}}, {1: "a"}]),
+        rng.choice(
+            [None, {}, {"a": fuzz.value()}, {fuzz.text(): fuzz.value()}, {"a": nested}, {"a": {1: 2}}, {1: "a"}]
+        ),
         rng.choice([None, [("a", 1, None)], [("a", fuzz.number(), {"b": fuzz.value()})], [1], [(fuzz.value(),) * 3]]),
         rng.choice([None, [tracekit.Link(context)], [tracekit.Link(context, fuzz.mapping())], [(1, 2)]]),
         rng.choice([("ok", ""), ("error", "a"), ("cancelled", "b"), ("unset", None), ("no", "a"), (1,)]),
@@ -186,14 +190,15 @@ def make_context(fuzz: Fuzz) -> None:
     rng = fuzz.rng
     given: dict[str, Any] = {}
     if rng.random() < 0.5:
-        given["labels"] = fuzz.call("Labels", tracekit.Labels, fuzz.mapping() if rng.random() < 0.7 else fuzz.value())
+        labels = fuzz.mapping() if rng.random() < 0.7 else fuzz.value()
+        given["labels"] = fuzz.call("Labels", tracekit.Labels, labels, allow=NONSENSE)
     if rng.random() < 0.3:
         given["extra"] = rng.choice([{rng.choice(FORMATS).name: fuzz.value()}, fuzz.mapping(), fuzz.value()])
     if rng.random() < 0.3:
         given[rng.choice(["state", "labels", "is_remote", "deferred"])] = fuzz.value()
     ids = IDS if rng.random() < 0.8 else (fuzz.value(), fuzz.text())
     flags = rng.choice([0, 1, 3]) if rng.random() < 0.8 else fuzz.number()
-    fuzz.keep(fuzz.remote, fuzz.call("SpanContext", tracekit.SpanContext, *ids, flags, **given))
+    fuzz.keep(fuzz.remote, fuzz.call("SpanContext", tracekit.SpanContext, *ids, flags, allow=NONSENSE, **given))
 
 
 @operation("carriers", 2)
@@ -201,7 +206,7 @@ def use_context(fuzz: Fuzz) -> None:
     context = fuzz.pick(fuzz.remote)
     if context is not None:
         look_at(fuzz, context)
-        fuzz.keep(fuzz.remote, fuzz.call("replace", context.replace, extra=fuzz.mapping()))
+        fuzz.keep(fuzz.remote, fuzz.call("replace", context.replace, extra=fuzz.mapping(), allow=NONSENSE))
         pickled = fuzz.call("pickle", pickle.dumps, context, allow=Exception)  # what is in extra may not pickle
         if pickled is not None:
             fuzz.keep(fuzz.remote, fuzz.call("unpickle", pickle.loads, pickled, allow=Exception))
@@ -210,24 +215,33 @@ def use_context(fuzz: Fuzz) -> None:
 # ---- whatever has a public name
 
 
+def keep_ours(fuzz: Fuzz, thing: Any) -> None:
+    """Keep *thing*, to call its methods, where it is of such a class."""
+    if is_ours(type(thing)):
+        fuzz.keep(fuzz.things, thing)
+
+
 @operation("public", 10)
 def public_call(fuzz: Fuzz) -> None:
     name = fuzz.rng.choice(PUBLIC)
     arguments = [fuzz.value() for _ in range(fuzz.rng.choice([0, 1, 1, 1, 2, 3]))]
-    fuzz.keep(fuzz.things, fuzz.call(name, getattr(tracekit, name), *arguments, allow=KeyError))
+    keep_ours(fuzz, fuzz.call(name, getattr(tracekit, name), *arguments, allow=NONSENSE))
 
 
 @operation("public", 20)
 def method_call(fuzz: Fuzz) -> None:
     thing = fuzz.pick(fuzz.rng.choice([fuzz.things, fuzz.remote, fuzz.spans]))
-    if thing is None or inspect.isroutine(thing) or isinstance(thing, (type, dict, list)):
+    if thing is None:
         return
-    name = fuzz.rng.choice(dir(type(thing)))
+    names = [name for base in type(thing).__mro__ if is_ours(base) for name in vars(base)]
+    if not names:
+        return
+    name = fuzz.rng.choice(names)
     what = f"{type(thing).__name__}.{name}"
     method = fuzz.call(what, getattr, thing, name, allow=LOOKUP)
     if callable(method) and name not in ("__init_subclass__", "__class__"):
         arguments = [fuzz.value() for _ in range(fuzz.rng.choice([0, 0, 1, 1, 2]))]
-        fuzz.keep(fuzz.things, fuzz.call(what, method, *arguments, allow=LOOKUP))
+        keep_ours(fuzz, fuzz.call(what, method, *arguments, allow=LOOKUP))
 
 
 @operation("public", 2)
@@ -252,7 +266,7 @@ def bare(fuzz: Fuzz) -> None:
         return
     look_at(fuzz, thing, allow=(Exception,))
     for function in (tracekit.use_span, tracekit.use_context, tracekit.inject, tracekit.extract, tracekit.Link):
-        fuzz.keep(fuzz.things, fuzz.call(function.__name__, function, thing, allow=Exception))
+        keep_ours(fuzz, fuzz.call(function.__name__, function, thing, allow=Exception))
     fuzz.call("encode_spans", find("encode_spans"), [thing], allow=Exception)
     fuzz.keep(fuzz.spans, fuzz.call("span", tracekit.span, "a", parent=thing, allow=Exception))
     for name in dir(kind):
@@ -288,13 +302,17 @@ def internal_value(fuzz: Fuzz) -> Any:
     rng = fuzz.rng
     match rng.randrange(6):
         case 0:
-            return rng.choice([[], ["a"], ("\U0010ffff-trace",), ["\xe9"], [""], ("traceparent", "baggage"), [fuzz.text()]])
+            return rng.choice(
+                [[], ["a"], ("\U0010ffff-trace",), ["\xe9"], [""], ("traceparent", "baggage"), [fuzz.text()]]
+            )
         case 1:
             return rng.choice(HEADERS)
         case 2:
             return fuzz.carrier()
         case 3:
-            return rng.choice([(("a", "b", ()),), (("a", None, ()),), (("\xe9", "", (("a", None),)),), [1], b"\x80" * 24])
+            return rng.choice(
+                [(("a", "b", ()),), (("a", None, ()),), (("\xe9", "", (("a", None),)),), [1], b"\x80" * 24]
+            )
         case _:
             return fuzz.value()
 
@@ -381,8 +399,7 @@ def configure(fuzz: Fuzz) -> None:
         given["limits"] = rng.choice([tracekit.Limits(0, 0, 0, 0), tracekit.Limits(1, 1, 1, 1), fuzz.value()])
     if rng.random() < 0.2:
         given[rng.choice(["buffer_size", "batch_size", "export_interval_s", "environ"])] = fuzz.value()
-    # What the program's own mapping raises when it is changed under way is the program's: set-up may raise.
-    fuzz.call("configure", tracekit.configure, allow=(RuntimeError, OverflowError), **given)
+    fuzz.call("configure", tracekit.configure, allow=NONSENSE, **given)
 
 
 @operation("exporters", 1)
@@ -409,5 +426,5 @@ def configure_formats(fuzz: Fuzz) -> None:
 
 @operation("pipeline", 2)
 def ask_pipeline(fuzz: Fuzz) -> None:
-    function = fuzz.rng.choice([tracekit.flush, tracekit.statistics])
-    fuzz.call(function.__name__, function)
+    name = fuzz.rng.choice(["flush", "statistics"])
+    fuzz.call(name, getattr(tracekit, name))

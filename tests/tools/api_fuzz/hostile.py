@@ -16,7 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MARK = "_raised_by_a_hostile_object"
-_NONSENSE = (None, True, -1, 1 << 70, 3.5, "", "traceparent", b"", b"\xff", (), ("a",), [1], {}, object, NotImplemented)
+_NONSENSE: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1 << 70,
+    3.5,
+    "",
+    "traceparent",
+    b"",
+    b"\xff",
+    (),
+    ("a",),
+    [1],
+    {},
+    object,
+    NotImplemented,
+)
 
 
 class Hostility(Exception):
@@ -44,28 +60,32 @@ class Mischief:
 
     def act(self, name: str, behave: Callable[[], Any]) -> Any:
         """Be asked for the method *name*, whose proper result *behave* returns."""
-        if self.left <= 0 or threading.get_ident() != self.thread:
+        if threading.get_ident() == self.thread:
+            if name == "__del__":
+                # Contexts are not reentrant: a finaliser that runs inside ContextVar.set() and sets the variable itself
+                # breaks CPython, with any library (context.c, contextvar_set). So finalisers only read.
+                return self.read()
+            if self.left > 0:
+                self.left -= 1
+                match self.rng.randrange(10):
+                    case 0 | 1:
+                        raise self.error()
+                    case 2:
+                        return self.rng.choice(_NONSENSE)
+                    case 3 | 4 | 5:
+                        self.wreck()
+                    case 6 | 7:
+                        self.again()
+                    case 8:
+                        gc.collect(self.rng.choice([0, 0, 0, 2]))
+        try:
             return behave()
-        self.left -= 1
-        if name == "__del__":
-            # Contexts are not reentrant: a finaliser that runs inside ContextVar.set() and sets the variable itself
-            # breaks CPython, with any library (context.c, contextvar_set). So finalisers only read.
-            return self.read()
-        match self.rng.randrange(10):
-            case 0 | 1:
-                raise self.error()
-            case 2:
-                return self.rng.choice(_NONSENSE)
-            case 3 | 4 | 5:
-                self.wreck()
-            case 6 | 7:
-                self.again()
-            case 8:
-                gc.collect()
-        return behave()
+        except Exception as error:  # the object may not be any more what it was
+            setattr(error, MARK, True)
+            raise
 
     def error(self) -> BaseException:
-        """Return an exception that ``is_hostile`` knows again."""
+        """Return an exception that ``is_hostile`` recognizes."""
         kind = self.rng.choice(
             [Hostility, Hostility, HostileExit, AttributeError, KeyError, MemoryError, OSError, RecursionError]
         )

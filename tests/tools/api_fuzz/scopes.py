@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import sys
 import threading
+import traceback
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tracekit
 
 from .run import Fuzz, operation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 SMALL_STACK = 256 * 1024
+LONGEST = 40_000 if tracekit.IMPLEMENTATION == "plain" else 200_000
 
 
 @operation("scopes", 30)
@@ -93,8 +96,8 @@ def forget(fuzz: Fuzz) -> None:
 
 @operation("scopes", 20)
 def look(fuzz: Fuzz) -> None:
-    function = fuzz.rng.choice([tracekit.current_span, tracekit.current_context, tracekit.current_labels])
-    fuzz.somewhere(lambda: fuzz.call(function.__name__, function))
+    name = fuzz.rng.choice(["current_span", "current_context", "current_labels"])
+    fuzz.somewhere(lambda: fuzz.call(name, getattr(tracekit, name)))
 
 
 @operation("scopes", 10)
@@ -170,13 +173,43 @@ def body(fuzz: Fuzz) -> Iterator[int]:
     fuzz.rng.choice(WITHIN)(fuzz)
 
 
+async def async_body(fuzz: Fuzz) -> AsyncIterator[int]:
+    """Do the same as an async generator."""
+    for number in body(fuzz):
+        yield number
+
+
+class Steps:
+    """An async generator that awaits nothing, stepped like a generator."""
+
+    def __init__(self, steps: Any) -> None:
+        self._steps = steps
+
+    def __next__(self) -> Any:
+        return self._result(self._steps.__anext__())
+
+    def throw(self, error: BaseException) -> Any:
+        return self._result(self._steps.athrow(error))
+
+    def close(self) -> Any:
+        return self._result(self._steps.aclose())
+
+    def _result(self, step: Any) -> Any:
+        try:
+            step.send(None)
+        except StopIteration as stop:
+            return stop.value
+
+
 @operation("generators", 6)
 def make_steps(fuzz: Fuzz) -> None:
-    match fuzz.rng.randrange(3):
+    match fuzz.rng.randrange(4):
         case 0:
             made = fuzz.somewhere(lambda: fuzz.call("traced", tracekit.traced(body), fuzz))
         case 1:
             made = fuzz.somewhere(lambda: fuzz.call("stream", tracekit.stream, body(fuzz)))
+        case 2:
+            made = Steps(fuzz.somewhere(lambda: fuzz.call("traced", tracekit.traced(async_body), fuzz)))
         case _:
             made = fuzz.somewhere(lambda: fuzz.call("stream", tracekit.stream, iter([1, 2, 3]), "iterator"))
     fuzz.keep(fuzz.steps, made)
@@ -194,10 +227,10 @@ def step(fuzz: Fuzz) -> None:
             name, arguments = "throw", [fuzz.mischief.error()]
         case _:
             name, arguments = "__next__", []
-    try:
-        fuzz.somewhere(lambda: fuzz.call(name, getattr(steps, name), *arguments, allow=(StopIteration, GeneratorExit)))
-    except ValueError:  # it is running
-        pass
+    allow: tuple[type[BaseException], ...] = (StopIteration, StopAsyncIteration, GeneratorExit)
+    if getattr(steps, "gi_running", True):
+        allow = (*allow, RuntimeError)  # it may be running: it is in the middle of the step that does this
+    fuzz.somewhere(lambda: fuzz.call(name, getattr(steps, name), *arguments, allow=allow))
 
 
 @operation("generators", 1)
@@ -222,6 +255,33 @@ def tasks(fuzz: Fuzz) -> None:
 
     if fuzz.depth == 0:
         fuzz.in_thread(lambda: fuzz.call("tasks", run))  # a loop of its own, wherever this is
+
+
+# ---- processes
+
+
+@operation("fork", 1)
+def fork(fuzz: Fuzz) -> None:
+    """Have a child of a fork go on, with what was open; what is counted there must add up too."""
+    if fuzz.depth or fuzz.rng.random() < 0.8 or not hasattr(os, "fork"):
+        return
+    fuzz.call("fork", len, fuzz.spans)
+    child = os.fork()
+    if child:
+        if os.waitpid(child, 0)[1]:
+            fuzz.fault("fork", "the child failed")
+        return
+    code = 1
+    try:
+        fuzz.keep_going = False
+        for _ in range(20):
+            fuzz.rng.choice(WITHIN)(fuzz)
+        fuzz.check()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 # ---- chains that are longer than any stack
@@ -258,17 +318,19 @@ def labels(length: int) -> None:
 
 
 def stand_ins(length: int) -> None:
-    """Have one scope replaced many times while a task holds its first copy, which holds the next, and so on."""
-    span = tracekit.span("a")
-    under = [tracekit.use_span(span) for _ in range(length)]
-    for scope in under:
-        scope.__enter__()
-    tracekit.use_context(None).__enter__()
-    under.pop().__exit__(None, None, None)
-    task = contextvars.copy_context()
-    while under:
-        under.pop().__exit__(None, None, None)
-    task.run(tracekit.current_span)
+    """Have one scope replaced many times while tasks have its copies, each of which holds the next in the end."""
+    tasks: list[contextvars.Context] = []
+
+    def work() -> None:
+        under = [tracekit.span("a").__enter__() for _ in range(length)]
+        tracekit.span("a").__enter__()
+        while under:
+            tasks.append(contextvars.copy_context())
+            under.pop().__exit__(None, None, None)
+
+    contextvars.Context().run(work)
+    while tasks:
+        tasks.pop()
 
 
 def tasks_of_tasks(length: int) -> None:
@@ -288,7 +350,7 @@ def chain(fuzz: Fuzz) -> None:
     if fuzz.depth or fuzz.rng.random() < 0.9:
         return
     build = fuzz.rng.choice(CHAINS)
-    length = fuzz.rng.choice([1000, 20_000, 200_000 if tracekit.IMPLEMENTATION == "compiled" else 40_000])
+    length = fuzz.rng.choice([1000, 20_000, LONGEST])
 
     def work() -> None:
         contextvars.Context().run(build, length)  # made and let go here, and with it all that is current in it

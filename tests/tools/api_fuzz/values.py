@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import tracekit
@@ -36,7 +35,7 @@ NAMES = ["a", "traceparent", "http.route", "", "\udc80", "x" * 5000]
 KINDS = ["internal", "server", "client", "producer", "consumer"]
 STATUS_CODES = ["unset", "ok", "error", "cancelled"]
 _TEXTS = [NAMES, FIELDS, HEADERS, KINDS, STATUS_CODES]
-_NUMBERS = [0, 1, -1, 2, 16, 32, 1 << 31, 1 << 63, 1 << 64, -(1 << 63), 10**30]
+_NUMBERS = [0, 1, -1, 2, 16, 32, 1 << 31, 1 << 63, 1 << 64, -(1 << 63), 10**30, 1_700_000_000 * 10**9]
 POOL = 24
 
 
@@ -82,7 +81,7 @@ class Values:
 
     def number(self) -> Any:
         """Return an int."""
-        number = self.rng.choice([*_NUMBERS, time.time_ns()])
+        number = self.rng.choice(_NUMBERS)
         return hostile.HostileInt(number) if self.rng.random() < 0.5 else number
 
     def value(self, depth: int = 2) -> Any:
@@ -114,7 +113,9 @@ class Values:
             case 13:
                 return rng.choice([hostile.HostileError(), ValueError("a"), KeyError, tracekit.ROOT, hostile.Hostility])
             case 14:
-                return rng.choice([tracekit.Labels({"a": "1"}), tracekit.TraceState(), tracekit.Limits(), tracekit.Link])
+                return rng.choice(
+                    [tracekit.Labels({"a": "1"}), tracekit.TraceState(), tracekit.Limits(), tracekit.Link]
+                )
             case _:
                 return rng.choice([print, len, hostile.HostileObject, object()])
 
@@ -128,7 +129,8 @@ class Values:
         """Return a mapping, nearly always with str keys."""
         rng = self.rng
         pairs = {
-            self.text() if rng.random() < 0.95 else self.number(): self.value(depth - 1) for _ in range(rng.randrange(5))
+            self.text() if rng.random() < 0.95 else self.number(): self.value(depth - 1)
+            for _ in range(rng.randrange(5))
         }
         return self.walked(self._mapped(pairs))
 
