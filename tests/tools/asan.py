@@ -73,6 +73,7 @@ def environment() -> dict[str, str]:
         **OPTIONS,
         "LD_PRELOAD": ":".join(runtimes().values()),
         "PYTHONMALLOC": "malloc",
+        "PYTHONFAULTHANDLER": "",  # the sanitizers' own report says more
         "PYTHONPATH": str(COPY),
     }
 
@@ -126,7 +127,18 @@ def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def pytest_arguments(files: list[str]) -> list[str]:
     """Return the arguments for Python that test *files*; Hypothesis' profile for CI has no deadlines."""
     return [
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=ci", "-m", "not packaging"),
+        *(
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:faulthandler",
+            "--hypothesis-profile=ci",
+            "-m",
+            "not packaging",
+        ),
         *files,
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from . import __doc__ as about
 from . import calls, scopes  # noqa: F401  - their operations
 from .run import OPERATIONS, Fault, Fuzz, Log
 
-COMMAND = ["-X", "faulthandler", "-m", "tests.tools.api_fuzz"]
+COMMAND = ["-m", "tests.tools.api_fuzz"]
 
 
 def run_seed(options: argparse.Namespace, seed: int) -> bool:
@@ -43,7 +44,8 @@ def run_apart(arguments: list[str], options: argparse.Namespace, seed: int) -> b
         command = [sys.executable, *COMMAND, *arguments, "--seed", str(seed), "--log", str(log)]
         patience_s = 120 + 3 * (options.calls / 50 if options.seconds is None else options.seconds)
         try:
-            code = subprocess.run(command, timeout=patience_s, check=False).returncode
+            environ = {"PYTHONFAULTHANDLER": "1", **os.environ}
+            code = subprocess.run(command, env=environ, timeout=patience_s, check=False).returncode
             what = f"exit code {code}"
         except subprocess.TimeoutExpired:
             code, what = None, f"it hangs, after {patience_s:.0f} s"

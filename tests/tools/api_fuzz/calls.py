@@ -26,7 +26,7 @@ PUBLIC = [name for name in tracekit.__all__ if callable(getattr(tracekit, name))
 _SETTERS = {"after_fork", "set_clock", "set_formats", "set_ids", "set_observer", "set_tracer", "set_values"}
 _FUNCTION_TYPES = {"cython_function_or_method", "builtin_function_or_method"}
 # What Python's own lookups raise, where any method is called with anything.
-LOOKUP = (AttributeError, LookupError, StopIteration, OverflowError)
+LOOKUP = (AttributeError, LookupError, StopIteration, OverflowError, RecursionError)
 # And its containers, where one that is the program's own contradicts itself or changes while it is copied.
 NONSENSE = (RuntimeError, LookupError, OverflowError)
 LOOKS: dict[str, Callable[[Any], Any]] = {

@@ -117,7 +117,7 @@ class Values:
                     [tracekit.Labels({"a": "1"}), tracekit.TraceState(), tracekit.Limits(), tracekit.Link]
                 )
             case _:
-                return rng.choice([print, len, hostile.HostileObject, object()])
+                return rng.choice([len, hostile.HostileObject, object()])
 
     def sequence(self, depth: int = 2) -> Any:
         """Return a sequence or iterable of anything."""
