@@ -22,59 +22,46 @@ from .exporters.collector import Collector
 PACKAGE = Path(tracekit.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 
-# From the bottom up. A module may import what stands in a line above its own, and nothing beside or below it.
+# From the bottom up: what stands in ``tracekit/``, folder or module. It may import the rows above its own, and of its own row
+# nothing but itself. "|" joins what is one folder in two places: the extension is the compiled part of ``_core``.
 LAYERS = [
-    ["_version", "_errors", "_render"],
-    ["_records", "_attributes", "_outcome", "_notices"],
-    ["_pure_codecs"],
-    ["_pure_context"],
-    ["_pure_otlp", "_pure_scopes"],
-    ["_pure", "_speedups"],
-    ["_accel"],
-    ["_labels", "_tracestate"],
-    ["wire"],
-    ["wire.*"],
-    ["_current", "_sampling", "_propagation", "_traced", "_handoff", "_pipeline"],
-    ["_environment"],
-    ["_delivery", "_hooks", "_tracer"],
-    [""],
-    ["testing", "threads", "processes", "_leaks"],
-    ["aio._*"],
-    ["aio.*"],
-    ["aio"],
-    ["pytest_plugin"],
-    ["exporters", "integrations"],
-    ["exporters._sqlite_file", "exporters._otlp_answers"],
-    ["exporters._outbox"],
-    ["exporters._*", "integrations._*"],
-    ["exporters.*", "integrations.*"],
-    ["debug", "debug.*"],
-    ["_screen"],
-    ["_trace_lines", "_doctor"],
-    ["_dumps", "_header_words"],
-    ["_header_faults", "_header_conversions"],
-    ["_header"],
-    ["_header_lines"],
-    ["_conform_checks"],
-    ["_conform"],
-    ["cli"],
-    ["__main__"],
-    ["demo", "demo.*"],
+    "_version",
+    "_core|_speedups*",
+    "wire",
+    "_current _propagation _sampling _render",
+    "_handoffs _export",
+    "_environment",
+    "_configure",
+    "tracekit",
+    "testing _testing threads processes",
+    "aio pytest_plugin",
+    "exporters integrations bridges debug",
+    "demo",
+    "cli",
+    "__main__",
 ]
-# The parts of one program may import each other.
-PROGRAMS = ["demo"]
-# A command is looked up when it is called.
-COMMANDS = {("cli", "demo.run")}
+# Imports that close a circle, until scopes, context and spans are one source each and codecs have their own selector.
+TEMPORARY = (
+    ("_core.labels", "_core.twin"),
+    ("_core.tracestate", "_core.twin"),
+    ("_core.records", "_core.twin"),
+    ("_core.outcome", "_core.twin"),
+    ("_core.otlp", "_core.span"),
+    ("_core.scopes", "_core.span"),
+)
+# Nobody else imports the parts of a program, so their names need no order.
+PROGRAMS = ["cli", "demo"]
 # Who may import what is neither ours nor the standard library's.
 THIRD_PARTIES = {
     "aio": {"anyio"},
     "aio.*": {"anyio"},
-    "_screen": {"rich"},
+    "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
-    "exporters._otlp_grpc": {"grpc"},
-    "exporters._otlp_http": {"urllib3"},
+    "exporters._otlp.grpc": {"grpc"},
+    "exporters._otlp.http": {"urllib3"},
     "integrations.httpx": {"httpx"},
     "pytest_plugin": {"pytest"},
+    "_speedups*": {"cpython", "cython", "libc"},
 }
 # What makes an import slow, and is needed by nobody who only propagates.
 HEAVY = {
@@ -106,6 +93,8 @@ def _name(path):
 
 
 MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+CYTHON = {_name(path): path for path in sorted(PACKAGE.rglob("*.p[yx][xid]"))}
+SOURCES = MODULES | CYTHON
 PUBLIC = [name for name in MODULES if not any(part.startswith("_") for part in name.split("."))]
 
 
@@ -114,71 +103,135 @@ def full(name):
 
 
 def layer(name):
-    """The number of the layer of a module, from the bottom; the first line that names it."""
-    for number, patterns in enumerate(LAYERS):
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-            return number
+    """The row of a module, and its folder or itself as the table has it."""
+    top = name.partition(".")[0] or "tracekit"
+    for number, row in enumerate(LAYERS):
+        for entry in row.split():
+            if any(fnmatch.fnmatchcase(top, pattern) for pattern in entry.split("|")):
+                return number, entry
     raise AssertionError(f"{full(name)} has no layer: give it one")
 
 
-class Imports(ast.NodeVisitor):
-    """Every import of a module but those for type checkers, as (absolute name, line)."""
+def _python_imports(text):
+    """Every import of a Python source, those for type checkers and inside functions too: dots, module, names, line."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield "", alias.name, [], node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level, node.module or "", [alias.name for alias in node.names], node.lineno
 
-    def __init__(self, name, path):
-        self.package = full(name) if path.name == "__init__.py" else full(name).rpartition(".")[0]
-        self.found = []
-        self.visit(ast.parse(path.read_text(encoding="utf-8")))
 
-    def visit_If(self, node):
-        names = {part.id for part in ast.walk(node.test) if isinstance(part, ast.Name)}
-        # "TYPE_CHECKING or ..." is a choice at run time too.
-        for child in node.orelse if names == {"TYPE_CHECKING"} else [*node.body, *node.orelse]:
-            self.visit(child)
+CYTHON_IMPORT = re.compile(
+    r"""^[ \t]*(?:from\s+(?P<dots>\.*)(?P<base>[\w.]*)\s+c?import\s+(?P<names>\([^)]*\)|[^\n]*)
+               |c?import\s+(?P<modules>[^\n]*)
+               |include\s+["'](?P<file>[\w/]+)\.px[id]["'])""",
+    re.MULTILINE | re.VERBOSE,
+)
 
-    def visit_Import(self, node):
-        self.found += [(alias.name, node.lineno) for alias in node.names]
 
-    def visit_ImportFrom(self, node):
-        base = node.module or ""
-        if node.level:
-            package = self.package.split(".")
-            base = ".".join(package[: len(package) - node.level + 1] + ([base] if base else []))
-        for alias in node.names:
-            name = f"{base}.{alias.name}"
-            is_module = name.removeprefix("tracekit.") in MODULES
-            self.found.append((name if is_module else base, node.lineno))
+def _cython_imports(text):
+    """The same of a Cython source, whose includes count as imports."""
+    for match in CYTHON_IMPORT.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        listed = re.sub(r"#.*|[()]", "", match["names"] or match["modules"] or "").split(",")
+        names = [part.split()[0] for part in listed if part.strip()]
+        if match["file"]:
+            yield "", "tracekit." + match["file"].replace("/", "."), [], line
+        elif match["modules"]:
+            for name in names:
+                yield "", name, [], line
+        else:
+            yield match["dots"], match["base"], names, line
 
 
 def imports(name):
-    return Imports(name, MODULES[name]).found
+    """Every import of a source of the package, as (absolute name of the module, line)."""
+    path = SOURCES[name]
+    package = full(name) if path.name == "__init__.py" else full(name).rpartition(".")[0]
+    text = path.read_text(encoding="utf-8")
+    found = []
+    for dots, module, names, line in (_python_imports if path.suffix == ".py" else _cython_imports)(text):
+        base = module
+        if dots:
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - len(dots) + 1] + ([module] if module else []))
+        whole = [f"{base}.{part}" for part in names]
+        found += [(part if part.removeprefix("tracekit.") in SOURCES else base, line) for part in whole or [base]]
+    return found
 
 
-@pytest.mark.parametrize("name", MODULES, ids=full)
+def ours(name):
+    """The imports of the package's own sources, as (name, line)."""
+    return [
+        (imported.removeprefix("tracekit").removeprefix("."), line)
+        for imported, line in imports(name)
+        if imported.partition(".")[0] == "tracekit"
+    ]
+
+
+@pytest.mark.parametrize("name", SOURCES, ids=full)
 def test_imports_point_down(name):
-    for imported, line in imports(name):
-        if imported != "tracekit" and not imported.startswith("tracekit."):
-            continue
-        other = imported.removeprefix("tracekit").removeprefix(".")
-        is_one_program = any(name.partition(".")[0] == other.partition(".")[0] == program for program in PROGRAMS)
-        if is_one_program or (name, other) in COMMANDS:
-            continue
-        assert layer(other) < layer(name), f"{MODULES[name].name}:{line} imports {imported}, which is not below it"
+    row, entry = layer(name)
+    for other, line in ours(name):
+        assert layer(other)[1] == entry or layer(other)[0] < row, (
+            f"{SOURCES[name].name}:{line} imports {full(other)}, which is not below it"
+        )
 
 
-@pytest.mark.parametrize("name", MODULES, ids=full)
+def circular(*cut):
+    """Return the sources that are part of a circle of imports, or import one that is, without the imports *cut*."""
+    left = {name: {other for other, _ in ours(name) if (name, other) not in cut} for name in SOURCES}
+    while leaves := [name for name, others in left.items() if not others & left.keys()]:
+        for name in leaves:
+            del left[name]
+    return sorted(left)
+
+
+def test_no_imports_make_a_circle():
+    assert circular(*TEMPORARY) == []
+
+
+@pytest.mark.parametrize("arrow", TEMPORARY, ids=" -> ".join)
+def test_each_temporary_import_closes_a_circle(arrow):
+    assert circular(*[other for other in TEMPORARY if other != arrow])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "from ._core.records import (\n    Event as _Event,  # a comment, with a comma\n    Link,\n)",
+            ("_core.records",),
+        ),
+        ("from . cimport _core", ("_core",)),
+        ("from tracekit._core cimport records", ("_core.records",)),
+        ("def f():\n    import tracekit._current, tracekit.wire.b3 as b3", ("_current", "wire.b3")),
+        ("cimport tracekit._current", ("_current",)),
+        ('include "_speedups_codecs.pxi"', ("_speedups_codecs",)),
+    ],
+)
+def test_the_imports_of_cython_sources_are_found(tmp_path, monkeypatch, text, expected):
+    path = tmp_path / "probe.pyx"
+    path.write_text(text)
+    monkeypatch.setitem(SOURCES, "probe", path)
+    assert {name for name, _ in ours("probe")} == set(expected)
+
+
+@pytest.mark.parametrize("name", SOURCES, ids=full)
 def test_third_parties_are_imported_by_the_modules_that_are_about_them_only(name):
     allowed = set().union(*[names for pattern, names in THIRD_PARTIES.items() if fnmatch.fnmatchcase(name, pattern)])
     for imported, line in imports(name):
         root = imported.partition(".")[0]
         assert root == "tracekit" or root in sys.stdlib_module_names or root in allowed, (
-            f"{MODULES[name].name}:{line} imports {root}"
+            f"{SOURCES[name].name}:{line} imports {root}"
         )
 
 
 def test_only_the_selector_imports_a_twin():
-    twins = {"tracekit._core.span", "tracekit._speedups"}
-    importers = {name for name in MODULES if any(imported in twins for imported, _ in imports(name))}
-    assert importers == {"_accel"}
+    arrows = {(name, other) for name in MODULES for other, _ in ours(name)} - set(TEMPORARY)
+    importers = {name for name, other in arrows if other in {"_core.span", "_speedups"}}
+    assert importers == {"_core.twin"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("demo.")])
@@ -192,8 +245,11 @@ def test_the_demo_hands_work_on_through_tracekit_alone(name):
             assert not hands_on.intersection(alias.name for alias in node.names), f"{name}:{node.lineno}"
 
 
-@pytest.mark.parametrize("name", ["exporters", "integrations"])
-def test_packages_of_one_file_each_import_nothing(name):
+FOLDERS = sorted(name for name, path in MODULES.items() if path.name == "__init__.py")
+
+
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name not in {"", "aio", "wire"}], ids=full)
+def test_a_folder_imports_nothing(name):
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     assert [type(node) for node in tree.body] == [ast.Expr], "a docstring"
 
@@ -237,8 +293,8 @@ def test_import_tracekit_is_light():
     roots = {name.partition(".")[0] for name in loaded if "cython" not in name} - {"tracekit"}
     assert sorted(roots - sys.stdlib_module_names) == []
     assert sorted(roots & HEAVY) == []
-    ours = {name.removeprefix("tracekit").removeprefix(".") for name in loaded if name.startswith("tracekit")}
-    assert max(map(layer, ours)) == layer("")
+    names = {name.removeprefix("tracekit").removeprefix(".") for name in loaded if name.startswith("tracekit")}
+    assert max(map(layer, names)) == layer("")
 
 
 def test_import_tracekit_starts_nothing():

@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from . import _propagation
 from ._core.attributes import MISSING, clean
@@ -18,31 +18,16 @@ from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._core.twin import Span, SpanContext
+    from ._core.twin import SpanContext
+    from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
     from .wire import Format
 
-__all__ = ["Exporter", "configure", "flush", "shutdown", "statistics"]
+__all__ = ["configure", "flush", "shutdown", "statistics"]
 
 _pipeline: Pipeline | None = None
 _in_use = Tracer()
 _configured_in = 0  # the process that called configure() last
-
-
-class Exporter(Protocol):
-    """Where finished spans go. Both methods are called from one thread, never at the same time.
-
-    An exporter that holds spans for longer than a call may have more. ``flush(timeout_s)``, from the same
-    thread, delivers them and tells whether it did. ``account()`` returns an ``Account`` of those that it took, and is asked after
-    each call. ``start()`` is called by ``configure()`` and ``hurry()``, which says that the end is near and ``export()`` is to
-    wait for nothing any more, by ``shutdown()``; neither may take time.
-    """
-
-    def export(self, spans: Sequence[Span]) -> None:
-        """Take *spans*, a batch at most; raise where they could not be delivered: they are counted as failed."""
-
-    def shutdown(self) -> None:
-        """Release what the exporter holds; no call follows."""
 
 
 def configure(

@@ -20,7 +20,7 @@ from ._sampling import AlwaysOff, AlwaysOn, Ratio
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ._configure import Exporter
+    from ._export.exporter import Exporter
     from .wire import Format
 
     T = TypeVar("T")

@@ -1,5 +1,5 @@
 # cython: language_level=3, always_allow_keywords=True
-"""The compiled twin: the same names in the same order as ``_pure.py``, which says how it works.
+"""The compiled twin: the same names in the same order as ``_core/span.py``, which says how it works.
 
 What is particular here: ids are three ``uint64``; ``SpanContext``, ``Scope`` and ``Span`` come from
 freelists; a scope's owner is a weak reference to the ``contextvars.Context`` it was opened in, whose

@@ -3,9 +3,9 @@
 The same names in the same order with the same docstrings as ``_speedups.pyx``; the tests feed
 both the same input. How it works, from the bottom up:
 
-- ``_pure_codecs``: hex, ``tracestate`` and ``baggage`` text, and the carriers that hold them;
-- ``_pure_context``: ids, the clock, and ``SpanContext``, the immutable value that travels;
-- ``_pure_scopes``: ``Scope``, one opening of "this is current". The one ContextVar points to the innermost;
+- ``codecs``: hex, ``tracestate`` and ``baggage`` text, and the carriers that hold them;
+- ``context``: ids, the clock, and ``SpanContext``, the immutable value that travels;
+- ``scopes``: ``Scope``, one opening of "this is current". The one ContextVar points to the innermost;
 - here: ``Span`` and ``span()``, a unit of work; ``Tracer``, which holds what ``configure()`` decided; and
   ``Buffer``, where finished spans wait for the pipeline's thread.
 

@@ -21,8 +21,8 @@ from .notices import Notices, log
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .._configure import Exporter
     from .._core.twin import Span
+    from .exporter import Exporter
 
 __all__ = ["Pipeline"]
 

@@ -35,9 +35,9 @@ __all__ = ["FINDINGS", "Watch"]
 
 FINDINGS = ("open", "ended-twice", "late-write", "late-child", "root")
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 # What is between here and who calls a span: this module, and the plain twin.
-_TWINS = (f"{_PACKAGE}_leaks.", f"{_PACKAGE}_pure")
+_TWINS = (f"{_PACKAGE}_testing{os.sep}leaks.", f"{_PACKAGE}_core{os.sep}")
 # Whose lines say nothing about who called a function that was handed to them.
 _MACHINERY = {
     "_pytest",

@@ -14,21 +14,23 @@ from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import _propagation
-from .._core import twin as _accel
+from .._core import twin
 from .._environment import Environment
 from .._render import duration, printable
 from .._version import __version__
 from ..exporters._otlp.settings import otlp_settings, without_secrets
 from ..exporters.sqlite import SQLiteExporter, StoreError
+from .screen import Screen, print_json
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "run"]
 
 _PACKAGES = ("anyio", "trio", "uvloop", "httpx", "urllib3", "grpcio", "rich")
 # A parent for spans that nobody is to see.
-_UNSAMPLED = _accel.SpanContext(deferred=False)
+_UNSAMPLED = twin.SpanContext(deferred=False)
 
 
 class Finding(NamedTuple):
@@ -37,6 +39,23 @@ class Finding(NamedTuple):
     name: str
     ok: bool
     text: str
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``tracekit doctor``, and return its exit status."""
+    findings = examine(arguments.db, arguments.endpoint)
+    ok = all(finding.ok for finding in findings)
+    if arguments.json:
+        print_json({"ok": ok, "checks": {name: {"ok": good, "text": text} for name, good, text in findings}})
+        return 0 if ok else 1
+    screen = Screen()
+    for finding in findings:
+        mark = ("✓", "green") if finding.ok else ("✗", "bold red")
+        screen.line(
+            mark, (f" {finding.name:<13} ", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
+        )
+    screen.line(("all is well", "green") if ok else ("something is broken: see above", "bold red"))
+    return 0 if ok else 1
 
 
 def examine(db: str | None = None, endpoint: str | None = None) -> list[Finding]:
@@ -76,11 +95,9 @@ def _look(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _twin() -> str:
-    if _accel.NO_EXTENSIONS:
-        return (
-            f"{_accel.IMPLEMENTATION}: forced by TRACEKIT_NO_EXTENSIONS={os.environ.get('TRACEKIT_NO_EXTENSIONS', '')}"
-        )
-    if _accel.IMPLEMENTATION == "plain":
+    if twin.NO_EXTENSIONS:
+        return f"{twin.IMPLEMENTATION}: forced by TRACEKIT_NO_EXTENSIONS={os.environ.get('TRACEKIT_NO_EXTENSIONS', '')}"
+    if twin.IMPLEMENTATION == "plain":
         return "plain: the extension was not built; install with a C compiler at hand for the compiled one"
     return "compiled: built for this Python"
 
@@ -129,7 +146,7 @@ def _installed(distribution: str) -> str:
 
 
 def _ids() -> str:
-    contexts = [_accel.span("tracekit doctor", parent=_UNSAMPLED).context for _ in range(1000)]
+    contexts = [twin.span("tracekit doctor", parent=_UNSAMPLED).context for _ in range(1000)]
     if len({context.id for context in contexts}) < 1000 or not all(context.is_valid for context in contexts):
         raise RuntimeError("ids repeat, or are zero: os.urandom does not give random bytes")
     return "from os.urandom; 1000 drawn, none twice"
@@ -165,7 +182,7 @@ def _try_store(path: str) -> str:
 
 
 def _store_one(path: str) -> None:
-    wanted = _accel.span("tracekit doctor", parent=_UNSAMPLED)
+    wanted = twin.span("tracekit doctor", parent=_UNSAMPLED)
     wanted.end()
     exporter = SQLiteExporter(path)
     try:
@@ -182,7 +199,7 @@ def _try_send(endpoint: str) -> str:
     from ..testing import recording
 
     with recording() as spans:
-        _accel.span("tracekit doctor", parent=_accel.ROOT, attributes={"tracekit.doctor": True}).end()
+        twin.span("tracekit doctor", parent=twin.ROOT, attributes={"tracekit.doctor": True}).end()
         (wanted,) = spans
     exporter = OTLPExporter(endpoint or None)
     begin_ns = time.monotonic_ns()

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from typing import TYPE_CHECKING
 
 from .._render import printable
 from .._version import __version__
-from ..exporters.sqlite import SQLiteReader, StoreError
-from .screen import Screen, complain, plural, print_json, shortened
-from .traces import Waterfall, table
+from ..exporters.sqlite import StoreError
+from .screen import ERROR, complain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from .conform.service import Outcome
-    from .screen import Segment
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
-_ERROR, _BROKEN_PIPE, _INTERRUPTED = 2, 141, 130
+_BROKEN_PIPE, _INTERRUPTED = 141, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,13 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse has said what there is to say
-        return stop.code if isinstance(stop.code, int) else _ERROR
+        return stop.code if isinstance(stop.code, int) else ERROR
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except StoreError as error:
         complain(str(error))
-        return _ERROR
+        return ERROR
     except BrokenPipeError:
         _silence_stdout()
         return _BROKEN_PIPE
@@ -157,195 +152,45 @@ def _demo(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         missing = printable(str(error.name), 80)
         complain(f"the demo needs {missing}: pip install 'tracekit[demo]'")
-        return _ERROR
-    return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve)
+        return ERROR
+    return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve, show=_show_trace)
+
+
+def _show_trace(path: str, trace_id: str) -> int:
+    return main(["traces", "show", path, trace_id])
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    with SQLiteReader(arguments.path) as reader:
-        wanted = {key: getattr(arguments, key) for key in ("service", "name", "status")}
-        traces = reader.traces(limit=arguments.limit, **wanted)
-        if arguments.json:
-            print_json({"path": reader.path, "traces": [trace._asdict() for trace in traces]})
-            return 0
-        if not traces:
-            why = "no trace fits" if any(wanted.values()) else "no traces yet"
-            sys.stdout.write(f"{why}: {printable(reader.path, 1000)}\n")
-            return 0
-    screen = Screen()
-    for segments in table(traces, screen.width):
-        screen.line(*segments)
-    screen.line((f"tracekit traces show {shlex.quote(printable(arguments.path, 200))} TRACE", "dim"))
-    return 0
+    from .traces import run_list
+
+    return run_list(arguments)
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    with SQLiteReader(arguments.path) as reader:
-        prefix = arguments.trace_id
-        if prefix is None:
-            newest = reader.traces(limit=1)
-            if not newest:
-                raise StoreError("no traces yet", reader.path, "run what writes to it")
-            prefix = newest[0].trace_id
-        spans = reader.spans(prefix)
-    if arguments.json:
-        print_json({"trace_id": spans[0].trace_id, "spans": [span._asdict() for span in spans]})
-        return 0
-    screen = Screen()
-    for segments in Waterfall(spans, screen.width, arguments.all).lines():
-        screen.line(*segments)
-    return 0
+    from .traces import run_show
 
-
-def _conform(arguments: argparse.Namespace) -> int:
-    from .conform.service import ServiceError, conform
-
-    host, port = arguments.listen
-    screen = None if arguments.json else Screen()
-    outcomes: list[Outcome] = []
-    try:
-        found = conform(arguments.url, host=host, port=port, only=arguments.only, timeout_s=arguments.timeout)
-        for outcome in found:
-            outcomes.append(outcome)
-            if screen is not None:
-                for segments in _outcome_lines(outcome, arguments.all):
-                    screen.line(*(segments if arguments.all else shortened(segments, screen.width)))
-                sys.stdout.flush()
-            elif sys.stderr.isatty():
-                sys.stderr.write(f"\r{plural(len(outcomes), 'check')} …")
-    except ServiceError as error:
-        complain(f"{printable(arguments.url, 1000)}: {printable(str(error), 1000)}")
-        sys.stderr.write(error.advice and f"\n{error.advice}")
-        return _ERROR
-    finally:
-        if outcomes and screen is None and sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
-    if not outcomes:
-        complain(f"no check has {printable(arguments.only, 100)!r} in its name or section")
-        return _ERROR
-    failed = sum(bool(outcome.problems) for outcome in outcomes)
-    if screen is None:
-        print_json(
-            {
-                "url": arguments.url,
-                "ok": not failed,
-                "passed": len(outcomes) - failed,
-                "failed": failed,
-                "checks": [
-                    {
-                        "name": check.name,
-                        "section": check.section,
-                        "ok": not problems,
-                        "problems": problems,
-                        "sent": check.sent,
-                        "received": received,
-                    }
-                    for check, received, problems in outcomes
-                ],
-            }
-        )
-    else:
-        passed = f"{len(outcomes) - failed} of {plural(len(outcomes), 'check')} passed"
-        screen.line((f"{passed}, {failed} failed" if failed else passed, "bold red" if failed else "green"))
-    return 1 if failed else 0
-
-
-def _outcome_lines(outcome: Outcome, whole: bool) -> Iterator[list[Segment]]:
-    check, received, problems = outcome
-    yield [("✗", "bold red") if problems else ("✓", "green"), (f" {check.name}", "bold" if problems else "")]
-    if not problems and not whole:
-        return
-    rows = [("but", problem) for problem in problems]
-    rows += [("sent", text) for text in _header_texts(check.sent)]
-    for callback in received:
-        headers = [(name, value) for name, values in callback.items() for value in values]
-        rows += [("came back", text) for text in _header_texts(headers)]
-    for title, text in [*rows, ("see", check.section)]:
-        yield [(f"    {title:<11}", "dim"), (text, "red" if title == "but" else "")]
-
-
-def _header_texts(headers: Sequence[tuple[str, str]]) -> list[str]:
-    return [f"{name}: {printable(value, 10_000)}" for name, value in headers] or ["no trace header"]
-
-
-def _header(arguments: argparse.Namespace) -> int:
-    from .header.dumps import DumpError, read_arguments, read_dump
-    from .header.lines import lines
-    from .header.report import examine
-
-    try:
-        is_dump = arguments.headers in ([], ["-"])
-        messages = read_dump(_read_stdin()) if is_dump else read_arguments(arguments.headers)
-        reports = examine(messages, arguments.to)
-    except (DumpError, OSError) as error:
-        complain(printable(str(error), 2000))
-        return _ERROR
-    ok = all(report.ok for report in reports)
-    if arguments.json:
-        print_json({"ok": ok, "messages": [report.as_json() for report in reports]})
-    else:
-        screen = Screen()
-        for segments in lines(reports, screen.width, getattr(sys.stdout, "encoding", None)):
-            screen.line(*segments)
-    return 0 if ok else 1
-
-
-def _read_stdin() -> bytes:
-    """Return what stands on standard input, a byte more than is allowed at most."""
-    from .header.dumps import MAX_BYTES
-
-    if sys.stdin is None:  # closed by who started this
-        return b""
-    if sys.stdin.isatty():
-        complain("reading headers from the terminal, to the end of input")
-    return sys.stdin.buffer.read(MAX_BYTES + 1)
+    return run_show(arguments)
 
 
 def _spool(arguments: argparse.Namespace) -> int:
-    from ..exporters._otlp.outbox import Outbox
+    from .spool import run
 
-    if not os.path.exists(arguments.path):
-        raise StoreError("there is no such file", arguments.path, "name the file of OTLPExporter(spool=…)")
-    outbox = Outbox(arguments.path)
-    try:
-        ledger = outbox.ledger()
-    finally:
-        outbox.close()
-    if arguments.json:
-        print_json(ledger._asdict())
-        return 0
-    screen = Screen()
-    size = f"  in {ledger.waiting_bytes:,} bytes" if ledger.waiting else ""
-    for name, text in (
-        ("put", "since the file was made"),
-        ("sent", "taken by the collector"),
-        ("rejected", "refused by it"),
-        ("evicted", "dropped, the oldest first, for want of room"),
-        ("waiting", f"to be sent{size}"),
-    ):
-        count = getattr(ledger, name)
-        style = "bold red" if count and name in ("rejected", "evicted") else "bold"
-        screen.line((f"{name:<9}", style), (f"{count:>12,} spans", style), (f"  {text}", "dim"))
-    return 0
+    return run(arguments)
+
+
+def _header(arguments: argparse.Namespace) -> int:
+    from .header.command import run
+
+    return run(arguments)
+
+
+def _conform(arguments: argparse.Namespace) -> int:
+    from .conform.command import run
+
+    return run(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from .doctor import examine
+    from .doctor import run
 
-    findings = examine(arguments.db, arguments.endpoint)
-    ok = all(finding.ok for finding in findings)
-    if arguments.json:
-        print_json({"ok": ok, "checks": {name: {"ok": good, "text": text} for name, good, text in findings}})
-        return 0 if ok else 1
-    screen = Screen()
-    for finding in findings:
-        mark = ("✓", "green") if finding.ok else ("✗", "bold red")
-        screen.line(
-            mark, (f" {finding.name:<13} ", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
-        )
-    screen.line(("all is well", "green") if ok else ("something is broken: see above", "bold red"))
-    return 0 if ok else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run(arguments)

@@ -9,7 +9,9 @@ from typing import Any
 
 from .._render import cells, cut, encodable
 
-__all__ = ["Screen", "Segment", "complain", "plural", "print_json", "shortened"]
+__all__ = ["ERROR", "Screen", "Segment", "complain", "plural", "print_json", "shortened"]
+
+ERROR = 2  # the exit status of a command that could not do what it was asked for
 
 Segment = tuple[str, str]  # a text and its style, in rich's words
 

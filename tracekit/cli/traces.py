@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from .._render import Branch, Leaf, cells, cut, duration, moment, pairs, printable, tree, value_text
-from .screen import plural, shortened
+from ..exporters.sqlite import SQLiteReader, StoreError
+from .screen import Screen, plural, print_json, shortened
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
     from ..exporters.sqlite import StoredSpan, StoredTrace
     from .screen import Segment
 
-__all__ = ["Waterfall", "table"]
+__all__ = ["Waterfall", "run_list", "run_show", "table"]
 
 _SERVICE_STYLES = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
 _STATUS_STYLES = {"error": "bold red", "cancelled": "yellow", "ok": "green"}
 _MARKS = {"error": "✗", "cancelled": "⊘", "ok": "✓"}
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """Run ``tracekit traces list``, and return its exit status."""
+    with SQLiteReader(arguments.path) as reader:
+        wanted = {key: getattr(arguments, key) for key in ("service", "name", "status")}
+        traces = reader.traces(limit=arguments.limit, **wanted)
+        if arguments.json:
+            print_json({"path": reader.path, "traces": [trace._asdict() for trace in traces]})
+            return 0
+        if not traces:
+            why = "no trace fits" if any(wanted.values()) else "no traces yet"
+            sys.stdout.write(f"{why}: {printable(reader.path, 1000)}\n")
+            return 0
+    screen = Screen()
+    for segments in table(traces, screen.width):
+        screen.line(*segments)
+    screen.line((f"tracekit traces show {shlex.quote(printable(arguments.path, 200))} TRACE", "dim"))
+    return 0
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Run ``tracekit traces show``, and return its exit status."""
+    with SQLiteReader(arguments.path) as reader:
+        prefix = arguments.trace_id
+        if prefix is None:
+            newest = reader.traces(limit=1)
+            if not newest:
+                raise StoreError("no traces yet", reader.path, "run what writes to it")
+            prefix = newest[0].trace_id
+        spans = reader.spans(prefix)
+    if arguments.json:
+        print_json({"trace_id": spans[0].trace_id, "spans": [span._asdict() for span in spans]})
+        return 0
+    screen = Screen()
+    for segments in Waterfall(spans, screen.width, arguments.all).lines():
+        screen.line(*segments)
+    return 0
 
 
 def table(traces: list[StoredTrace], width: int) -> Iterator[list[Segment]]:

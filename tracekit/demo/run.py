@@ -18,7 +18,6 @@ import anyio
 import tracekit
 
 from .._render import encodable, printable
-from ..cli import main as cli
 from ..exporters.sqlite import SQLiteExporter, SQLiteReader
 from .child import EXPORT_INTERVAL_S
 from .client import check_out
@@ -26,9 +25,11 @@ from .report import examine, figures, trace_ids, wrongs
 from .services import ServiceError, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .services import Service
+
+    Show = Callable[[str, str], int]
 
 __all__ = ["run"]
 
@@ -44,15 +45,15 @@ _SHOWN_PROBLEMS = 5
 _WATCHED_TRACES = 20
 
 
-def run(db: str | None, requests: int, serve: bool) -> int:
+def run(db: str | None, requests: int, serve: bool, show: Show) -> int:
     """Run the demo, and return its exit status: 0 if every request was answered and every trace is whole, else 1.
 
     Spans go to the file *db*, or to a new one in a temporary directory. With *serve* the services then run on,
     and new traces are shown as they come, until Ctrl-C, after which the status is 130. Raises ``StoreError``
-    where *db* cannot be written.
+    where *db* cannot be written. ``show(path, trace_id)`` prints one trace of a file and returns the status of that.
     """
     try:
-        return _run(db, requests, serve)
+        return _run(db, requests, serve, show)
     except (KeyboardInterrupt, ServiceError, BaseExceptionGroup) as error:
         causes = list(_leaves(error))
     if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
@@ -65,13 +66,13 @@ def run(db: str | None, requests: int, serve: bool) -> int:
     return 1
 
 
-def _run(db: str | None, requests: int, serve: bool) -> int:
+def _run(db: str | None, requests: int, serve: bool, show: Show) -> int:
     path = os.path.abspath(db or Path(tempfile.mkdtemp(prefix="tracekit-"), "demo.db"))
     exporter = SQLiteExporter(path)
     probe = tracekit.span("probe", parent=tracekit.ROOT)
     probe.end()
     exporter.probe(probe)  # what cannot be written is said before anything starts
-    demo = _Demo(path, requests)
+    demo = _Demo(path, requests, show)
     tracekit.configure(service="client", exporter=exporter, export_interval_s=EXPORT_INTERVAL_S)
     try:
         anyio.run(demo.play, serve)
@@ -83,9 +84,10 @@ def _run(db: str | None, requests: int, serve: bool) -> int:
 class _Demo:
     """One run, and what became of it."""
 
-    def __init__(self, path: str, requests: int) -> None:
+    def __init__(self, path: str, requests: int, show: Show) -> None:
         self.path = path
         self.requests = requests
+        self.show = show
         self.earlier = trace_ids(path)
         self.services: list[Service] = []
         self.problems: list[str] = []
@@ -188,7 +190,7 @@ class _Demo:
             last = spans
 
     def _show(self, trace_id: str) -> None:
-        if cli.main(["traces", "show", self.path, trace_id]) == _INTERRUPTED:
+        if self.show(self.path, trace_id) == _INTERRUPTED:
             raise KeyboardInterrupt
 
     def _spans_by_trace(self) -> dict[str, int]:
@@ -230,7 +232,7 @@ def _next_steps(path: str) -> Iterator[str]:
     """Give the commands to type next, as they work where this one did."""
     program = sys.argv[0]
     if Path(program).stem != "tracekit":
-        program = f"{_near(sys.executable)} -m tracekit.cli"
+        program = f"{_near(sys.executable)} -m tracekit"
     elif shutil.which("tracekit") == os.path.abspath(program):
         program = "tracekit"
     yield "Where to look next"

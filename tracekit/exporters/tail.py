@@ -23,9 +23,9 @@ from .._sampling import Ratio, randomness, threshold_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .._configure import Exporter
     from .._core.tracestate import TraceState
     from .._core.twin import Span
+    from .._export.exporter import Exporter
 
 __all__ = ["TailSampler"]
 

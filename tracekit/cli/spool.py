@@ -1,0 +1,42 @@
+"""``tracekit spool``: what waits in the spool of an OTLP exporter, and what became of the rest."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..exporters._otlp.outbox import Outbox
+from ..exporters.sqlite import StoreError
+from .screen import Screen, print_json
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["run"]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command, and return its exit status."""
+    if not os.path.exists(arguments.path):
+        raise StoreError("there is no such file", arguments.path, "name the file of OTLPExporter(spool=…)")
+    outbox = Outbox(arguments.path)
+    try:
+        ledger = outbox.ledger()
+    finally:
+        outbox.close()
+    if arguments.json:
+        print_json(ledger._asdict())
+        return 0
+    screen = Screen()
+    size = f"  in {ledger.waiting_bytes:,} bytes" if ledger.waiting else ""
+    for name, text in (
+        ("put", "since the file was made"),
+        ("sent", "taken by the collector"),
+        ("rejected", "refused by it"),
+        ("evicted", "dropped, the oldest first, for want of room"),
+        ("waiting", f"to be sent{size}"),
+    ):
+        count = getattr(ledger, name)
+        style = "bold red" if count and name in ("rejected", "evicted") else "bold"
+        screen.line((f"{name:<9}", style), (f"{count:>12,} spans", style), (f"  {text}", "dim"))
+    return 0
