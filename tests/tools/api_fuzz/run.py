@@ -151,9 +151,9 @@ class Fuzz(Values):
             if self.depth == 0:
                 self.budget, self.mischief.left = self.mischief.left, 0
 
-    def fault(self, what: str, error: BaseException | str) -> None:
+    def fault(self, what: str, error: BaseException | str, details: str = "") -> None:
         """Raise a ``Fault``; where the run keeps going, count it, and print the first of its kind."""
-        trace = "" if isinstance(error, str) else "".join(traceback.format_exception(error, limit=-12))
+        trace = details if isinstance(error, str) else "".join(traceback.format_exception(error, limit=-12))
         told = error if isinstance(error, str) else f"{type(error).__name__}: {str(error)[:100]}"
         summary = f"{what}: {told}"
         report = "\n  ".join([f"seed {self.seed}, operation {self.operations}: {summary}", *self.recent[-8:]])
@@ -246,7 +246,7 @@ class Fuzz(Values):
             return self.fault("statistics", error)
         ended = counts.exported + counts.queued + counts.dropped + counts.failed + counts.unsampled
         if counts.started != counts.ended + counts.open or counts.ended != ended or min(counts) < 0:
-            self.fault("statistics", f"does not add up: {counts}")
+            self.fault("statistics", "does not add up", str(counts))
         return counts
 
     def finish(self, open_before: int) -> None:
