@@ -122,6 +122,15 @@ def read(fuzz: Fuzz) -> None:
         look_at(fuzz, span)
 
 
+@operation("spans", 10)
+def read_often(fuzz: Fuzz) -> None:
+    """Read what a span holds so often that the collector runs meanwhile, and may write to it."""
+    span = fuzz.pick(fuzz.spans, newest=1)
+    if span is not None:
+        name = fuzz.rng.choice(["attributes", "events", "links"])
+        fuzz.call(name, lambda: [getattr(span, name) for _ in range(20)])
+
+
 @operation("spans", 3)
 def encode(fuzz: Fuzz) -> None:
     spans = [span for span in fuzz.spans if fuzz.rng.random() < 0.5]

@@ -216,8 +216,9 @@ class Fuzz(Values):
             function(self)
 
     def read(self) -> None:
-        """Ask tracekit from a finaliser or the collector: nothing is opened, no random number of the run is used."""
-        match self.idle_rng.randrange(7):
+        """Call tracekit from a finaliser or the collector: no scope is opened, no random number of the run is used."""
+        rng = self.idle_rng
+        match rng.randrange(9):
             case 0:
                 tracekit.current_span()
             case 1:
@@ -232,9 +233,15 @@ class Fuzz(Values):
                 tracekit.capture()
             case 6:
                 tracekit.current_labels()
+            case 7 | 8 if self.spans:
+                span = self.spans[-1]
+                for _ in range(rng.choice([1, 60])):
+                    span.set_attribute(f"of a finaliser {rng.randrange(200)}", 1)
+                    span.add_event("of a finaliser")
+                    span.add_link(span)
 
     def _collecting(self, phase: str, info: Any) -> None:
-        if threading.get_ident() == self.mischief.thread and self.idle_rng.random() < 0.1:
+        if threading.get_ident() == self.mischief.thread and self.idle_rng.random() < 0.3:
             self.read()
 
     def check(self) -> Any:

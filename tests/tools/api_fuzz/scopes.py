@@ -32,14 +32,14 @@ def start(fuzz: Fuzz) -> None:
 
 @operation("scopes", 60)
 def enter(fuzz: Fuzz) -> None:
-    span = fuzz.pick(fuzz.spans[-4:])  # of a few, so that one is entered more than once
+    span = fuzz.pick(fuzz.spans, newest=4)  # of a few, so that one is entered more than once
     if span is not None:
         fuzz.somewhere(lambda: fuzz.call("span enter", span.__enter__))
 
 
 @operation("scopes", 60)
 def leave(fuzz: Fuzz) -> None:
-    span = fuzz.pick(fuzz.spans[-4:])
+    span = fuzz.pick(fuzz.spans, newest=4)
     if span is not None:
         error = fuzz.exception() if fuzz.rng.random() < 0.1 else None
         kind = None if error is None else type(error)

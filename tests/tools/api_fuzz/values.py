@@ -61,6 +61,9 @@ class Values:
         """All of them."""
         return [self.spans, self.scopes, self.contexts, self.remote, self.steps, self.things, self.watchers]
 
+    # One item at a time, never a copy of a pool: threads may share it, and on CPython 3.11, which collects garbage in the
+    # middle of list_slice() and PyList_AsTuple(), these copy what another thread has taken out meanwhile.
+
     def keep(self, pool: list[Any], item: Any) -> None:
         """Put *item* into *pool*, in the place of another where it is full."""
         if item is None:
@@ -68,11 +71,18 @@ class Values:
         if len(pool) < POOL:
             pool.append(item)
         else:
-            pool[self.rng.randrange(len(pool))] = item
+            try:
+                pool[self.rng.randrange(POOL)] = item
+            except IndexError:  # another thread has taken one out
+                pool.append(item)
 
-    def pick(self, pool: list[Any]) -> Any:
-        """Return one of *pool*, None if it is empty."""
-        return self.rng.choice(tuple(pool)) if pool else None
+    def pick(self, pool: list[Any], newest: int = POOL) -> Any:
+        """Return one of *pool*, of the *newest* of them; None if it is empty."""
+        count = min(len(pool), newest)
+        try:
+            return pool[-1 - self.rng.randrange(count)] if count else None
+        except IndexError:
+            return None
 
     def text(self) -> Any:
         """Return a str."""
