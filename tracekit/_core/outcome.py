@@ -17,7 +17,7 @@ _MARK = "__tracekit_trace__"
 _LEAVES = 32
 _TRACES = 16
 _STACK_FRAMES = 64
-# RFC 6455, section 7.4.1: the purpose is fulfilled, the peer goes away, it gave no code; and the connection broke.
+# RFC 6455, section 7.4.1: normal, going away, no code given; and the connection was lost.
 _NORMAL_CLOSES = (1000, 1001, 1005)
 _BROKEN = 1006
 
@@ -39,7 +39,7 @@ def close_with(span: Span, exc: BaseException) -> None:
 
 
 def is_normal_end(exc: BaseException) -> bool:
-    """Return whether *exc* reports an end in order: of the process, or of a websocket that its peer closed normally."""
+    """Return whether *exc* reports a normal end: of the process, or of a websocket that the peer closed."""
     if _is(exc, SystemExit):
         return not exc.code  # type: ignore[attr-defined]
     closed = getattr(sys.modules.get("websockets.exceptions"), "ConnectionClosedOK", None)
@@ -47,8 +47,8 @@ def is_normal_end(exc: BaseException) -> bool:
 
 
 def _websocket_code(exc: BaseException) -> object:
-    """Return the code with which a client left, if that is what *exc* reports; None otherwise."""
-    # Looked up, not imported, as the cancellations below.
+    """Return the close code if *exc* reports that a websocket client has gone, else None."""
+    # Looked up, not imported, like the cancellations below.
     disconnect = getattr(sys.modules.get("starlette.websockets"), "WebSocketDisconnect", None)
     if disconnect is None or not _is(exc, disconnect):
         return None
