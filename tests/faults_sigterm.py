@@ -1,6 +1,6 @@
-"""What is lost when a process is told to end: servers that get SIGTERM, celery's children that are recycled.
+"""Spans lost at the end of a process: servers that get SIGTERM, and recycled children of celery.
 
-Real processes; what was done and the spans that arrived are counted.
+Requests and tasks of real processes are compared with the spans that arrived at a collector.
 
 ``python -m tests.faults_sigterm``; ``rows()`` are rows of ``python -m tests.faults``.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 REQUESTS = 21
 
-# The span of each request is named after its path, so that none can stand for another.
+# Each request has another path, and its span is named after it.
 CONFIGURE = """
 import tracekit
 from tracekit.exporters.otlp import OTLPExporter
@@ -53,14 +53,14 @@ SERVERS: dict[str, Callable[[int], list[str]]] = {
     "hypercorn --worker-class trio": lambda fd: ["hypercorn", "app:app", f"--bind=fd://{fd}", "--worker-class=trio"],
     "gunicorn, 2 workers": lambda fd: [
         *("gunicorn", "app:app", f"--bind=fd://{fd}", "--log-level=critical"),
-        # A worker that gets SIGTERM while it boots goes on, and is killed after that many seconds.
+        # gunicorn does not stop a worker that gets SIGTERM while it boots, but kills it after that many seconds.
         *("--worker-class=asgi", "--workers=2", "--no-control-socket", "--graceful-timeout=2"),
     ],
 }
 
 
 def stopped(server: str) -> Counter[str]:
-    """Send ``REQUESTS`` requests to *server*, stop it with SIGTERM, and return the names of the spans that arrived."""
+    """Send ``REQUESTS`` requests to *server*, stop it with SIGTERM, and return the names of the exported spans."""
     with tempfile.TemporaryDirectory() as directory, Collector() as collector, socket.socket() as listener:
         Path(directory, "app.py").write_text(APP.format(url=collector.url), encoding="utf-8")
         listener.bind(("127.0.0.1", 0))
@@ -100,7 +100,7 @@ def work(number):
 
 
 def recycled() -> Counter[str]:
-    """Have celery do ``TASKS`` tasks, each in a child that is recycled, and return the names of the spans that arrived."""
+    """Run ``TASKS`` tasks in celery, recycling its child after each, and return the names of the exported spans."""
     with tempfile.TemporaryDirectory() as directory, Collector() as collector:
         folder = Path(directory, "queue")
         folder.mkdir()
@@ -119,7 +119,7 @@ def recycled() -> Counter[str]:
             deadline = time.monotonic() + 60
             while len(list(folder.glob("done-*"))) < TASKS:
                 if time.monotonic() > deadline:
-                    raise RuntimeError("celery does not work")
+                    raise RuntimeError("celery has not run its tasks in 60 s")
                 time.sleep(0.01)
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -139,7 +139,7 @@ CELERY_OPTIONS = [
 
 
 def ask(port: int, path: str) -> None:
-    """Send a request on a connection of its own, so that any worker may take it."""
+    """Send a request on a new connection, so that any worker can accept it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path, headers={"Connection": "close"})
     response = connection.getresponse()
@@ -150,7 +150,7 @@ def ask(port: int, path: str) -> None:
 
 
 def rows() -> Iterator[tuple[str, bool, int, Counter[str], str]]:
-    """Return what is printed of each server: what goes wrong, spool or not, how many were sent, what arrived, "-"."""
+    """Yield the arguments of ``tests.faults.row()``: fault, spool, number of spans, names of the exported ones, "-"."""
     for server in SERVERS:
         yield f"SIGTERM under {server}, after {REQUESTS} requests", False, REQUESTS, stopped(server), "-"
     yield f"celery recycles a child after each of {TASKS} tasks", False, TASKS, recycled(), "-"

@@ -757,7 +757,7 @@ def test_asyncio_and_trio_are_not_imported():
         (1000, "unset"),
         (1001, "unset"),
         (1005, "unset"),
-        (1006, "cancelled"),  # the connection broke; hypercorn says so of every close that the client began
+        (1006, "cancelled"),  # the connection was lost; hypercorn sends it also if the client closes
         (1002, "error"),
         (1011, "error"),
         (4000, "error"),
@@ -773,7 +773,7 @@ def test_a_client_that_closes_its_websocket_normally_is_no_error(exporter, code,
     assert len(span.events) == (status == "error")
 
 
-def test_of_a_group_a_normal_close_is_no_error_either(exporter):
+def test_a_normal_close_in_an_exception_group_is_no_error_either(exporter):
     for others in ([], [ValueError("boom")]):
         with pytest.raises(ExceptionGroup), tracekit.span("room"):
             raise ExceptionGroup("room", [WebSocketDisconnect(1000), *others])
@@ -783,13 +783,13 @@ def test_of_a_group_a_normal_close_is_no_error_either(exporter):
 
 
 @pytest.mark.parametrize(("kind", "status"), [(ConnectionClosedOK, "unset"), (ConnectionClosedError, "error")])
-def test_a_websocket_client_whose_server_closes_normally_has_no_error(exporter, kind, status):
+def test_a_server_that_closes_its_websocket_normally_is_no_error_for_the_client(exporter, kind, status):
     with pytest.raises(kind), tracekit.span("message"):
         raise kind(None, None)
     assert exporter.spans[0].status.code == status
 
 
-def test_a_disconnect_that_cannot_say_its_code_is_an_error(exporter):
+def test_a_disconnect_without_a_readable_code_is_an_error(exporter):
     class Hostile(WebSocketDisconnect):
         @property
         def code(self):

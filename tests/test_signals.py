@@ -1,4 +1,4 @@
-"""``flush_on_signal()``: in processes of their own where the signal ends them, and here where it does not."""
+"""``flush_on_signal()``, in subprocesses if the signal ends the process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROGRAM = """
 
 
 def run(program, **options):
-    """Run *program*, and return what it printed and how it ended."""
+    """Run *program*, and return its output and exit status."""
     text = textwrap.dedent(PROGRAM) + textwrap.dedent(program)
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, **options)
     assert done.stderr == ""
@@ -39,7 +39,7 @@ def run(program, **options):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_without_it_the_default_action_costs_what_was_not_exported(name):
+def test_without_it_the_default_action_loses_spans(name):
     program = f"""
         tracekit.span("last").end()
         signal.raise_signal(signal.{name})
@@ -48,7 +48,7 @@ def test_without_it_the_default_action_costs_what_was_not_exported(name):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_with_it_the_process_exports_and_then_dies_of_the_signal(name):
+def test_with_it_spans_are_exported_and_the_exit_status_names_the_signal(name):
     program = f"""
         tracekit.flush_on_signal()
         tracekit.span("last").end()
@@ -58,7 +58,7 @@ def test_with_it_the_process_exports_and_then_dies_of_the_signal(name):
     assert run(program) == (["exported last"], -getattr(signal, name))
 
 
-def test_a_handler_that_leaves_in_order_still_does(tmp_path):
+def test_a_previous_handler_that_exits_still_does(tmp_path):
     program = """
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
         tracekit.flush_on_signal()
@@ -71,7 +71,7 @@ def test_a_handler_that_leaves_in_order_still_does(tmp_path):
     assert run(program) == (["exported last", "exported finally", "shut down"], 7)
 
 
-def test_other_signals_and_a_child_of_a_fork():
+def test_it_handles_other_signals_and_works_after_a_fork():
     program = """
         tracekit.flush_on_signal(signal.SIGUSR1)
         sys.stdout.flush()
@@ -87,13 +87,13 @@ def test_other_signals_and_a_child_of_a_fork():
     assert run(program) == (["exported child", str(died), "exported parent"], died)
 
 
-def test_a_signal_that_arrives_while_another_is_flushed_waits_for_it():
+def test_a_signal_that_arrives_during_a_flush_waits_for_it():
     program = """
         from tracekit import _signals
 
         def export(spans):
             print("exporting", flush=True)
-            os.kill(os.getpid(), signal.SIGHUP)  # in this thread; its handler runs in the main one
+            os.kill(os.getpid(), signal.SIGHUP)  # sent by this thread; handled in the main thread
             while not _signals._Flush.waiting:
                 threading.Event().wait(0.001)
             print("exported", *[span.name for span in spans], flush=True)
@@ -110,7 +110,7 @@ def test_a_signal_that_arrives_while_another_is_flushed_waits_for_it():
     assert code == -signal.SIGHUP
 
 
-def test_a_collector_that_hangs_delays_the_end_by_no_more_than_was_allowed():
+def test_the_timeout_bounds_the_flush_if_a_collector_hangs():
     program = """
         Printer.export = lambda _, spans: threading.Event().wait()
         tracekit.flush_on_signal(timeout_s=0.05)
@@ -120,7 +120,7 @@ def test_a_collector_that_hangs_delays_the_end_by_no_more_than_was_allowed():
     assert run(program) == ([], -signal.SIGTERM)
 
 
-def test_a_signal_that_is_ignored_stays_ignored_and_goes_on_to_children_so():
+def test_an_ignored_signal_stays_ignored_and_children_inherit_that():
     program = """
         import subprocess
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
@@ -138,7 +138,7 @@ def test_a_signal_that_is_ignored_stays_ignored_and_goes_on_to_children_so():
 
 @pytest.fixture
 def handler():
-    """A handler of SIGUSR1 that notes its calls; all handlers are as before afterwards."""
+    """A handler of SIGUSR1 that records its calls; all handlers are restored afterwards."""
     calls = []
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)}
     signal.signal(signal.SIGUSR1, lambda *arguments: calls.append(arguments))
@@ -149,7 +149,7 @@ def handler():
 
 @pytest.fixture
 def kept():
-    """The spans that were exported, by a flush alone."""
+    """An exporter that keeps its spans; they are exported by a flush only."""
 
     class Kept(list):
         def export(self, spans):
@@ -163,17 +163,17 @@ def kept():
     return kept
 
 
-def test_the_handler_that_was_there_is_called_with_signal_and_frame_after_the_flush(handler, kept):
+def test_the_previous_handler_is_called_with_signal_and_frame_after_the_flush(handler, kept):
     tracekit.flush_on_signal(signal.SIGUSR1)
     tracekit.span("last").end()
     signal.raise_signal(signal.SIGUSR1)
     ((number, frame),) = handler
     assert number == signal.SIGUSR1
-    assert frame.f_code.co_name.startswith("test_the_handler_that_was_there")
+    assert frame.f_code.co_name.startswith("test_the_previous_handler")
     assert [span.name for span in kept] == ["last"]
 
 
-def test_calling_it_again_changes_nothing(handler, kept):
+def test_calling_it_again_has_no_effect(handler, kept):
     tracekit.flush_on_signal(signal.SIGUSR1)
     installed = signal.getsignal(signal.SIGUSR1)
     tracekit.flush_on_signal(signal.SIGUSR1, signal.SIGUSR1)
@@ -182,7 +182,7 @@ def test_calling_it_again_changes_nothing(handler, kept):
     assert len(handler) == 1
 
 
-def test_a_handler_of_others_may_be_put_around_it_and_it_around_that(handler, kept):
+def test_another_handler_may_wrap_it_and_be_wrapped_by_it(handler, kept):
     tracekit.flush_on_signal(signal.SIGUSR1)
     ours = signal.getsignal(signal.SIGUSR1)
     signal.signal(signal.SIGUSR1, lambda *arguments: ours(*arguments))
@@ -193,7 +193,7 @@ def test_a_handler_of_others_may_be_put_around_it_and_it_around_that(handler, ke
     assert [span.name for span in kept] == ["last"]
 
 
-def test_a_default_action_that_is_not_the_end_leaves_the_handler_in_place(handler, kept):
+def test_the_handler_stays_in_place_after_a_default_action_that_does_not_end_the_process(handler, kept):
     tracekit.flush_on_signal(signal.SIGCONT)
     for name in ("first", "second"):
         tracekit.span(name).end()
@@ -201,7 +201,7 @@ def test_a_default_action_that_is_not_the_end_leaves_the_handler_in_place(handle
     assert [span.name for span in kept] == ["first", "second"]
 
 
-def test_an_error_of_the_handler_that_was_there_is_the_programs(kept, handler):
+def test_an_error_of_the_previous_handler_is_raised(kept, handler):
     def broken(*_):
         raise KeyError("theirs")
 
@@ -212,7 +212,7 @@ def test_an_error_of_the_handler_that_was_there_is_the_programs(kept, handler):
             signal.raise_signal(signal.SIGUSR2)
 
 
-def test_a_flush_that_fails_is_logged_and_the_signal_acts(handler, monkeypatch, caplog):
+def test_a_failed_flush_is_logged_and_the_previous_handler_is_called(handler, monkeypatch, caplog):
     def broken(timeout_s):
         raise RuntimeError("broken")
 
@@ -223,7 +223,7 @@ def test_a_flush_that_fails_is_logged_and_the_signal_acts(handler, monkeypatch, 
     assert caplog.messages == [f"flushing on signal {int(signal.SIGUSR1)} failed: RuntimeError"]
 
 
-def test_another_thread_gets_a_clear_error():
+def test_it_is_an_error_in_another_thread():
     errors = []
 
     def work():
@@ -238,7 +238,7 @@ def test_another_thread_gets_a_clear_error():
     assert errors == ["flush_on_signal() must be called in the main thread"]
 
 
-def test_a_handler_that_python_does_not_know_is_not_replaced(monkeypatch):
+def test_a_handler_that_was_not_installed_from_python_is_not_replaced(monkeypatch):
     monkeypatch.setattr(signal, "getsignal", lambda _: None)
     with pytest.raises(
         RuntimeError, match=f"the handler of signal {int(signal.SIGTERM)} was not installed from Python"
@@ -258,6 +258,6 @@ def test_a_handler_that_python_does_not_know_is_not_replaced(monkeypatch):
         ([getattr(signal, "SIGKILL", 9)], {}, ValueError, "signal 9 cannot be handled"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, options, error, message):
+def test_invalid_arguments_are_errors(arguments, options, error, message):
     with pytest.raises(error, match=message):
         tracekit.flush_on_signal(*arguments, **options)

@@ -1,10 +1,9 @@
 """Tracing for asynchronous Python: a trace that follows your work, over every hand-off, to any backend."""
 
-from . import _core as _core  # first: it chooses between the compiled files and their sources
+from ._core.codecs import IMPLEMENTATION  # first: _core chooses between the compiled files and their sources
 
 # isort: split
 from ._configure import configure, flush, shutdown, statistics
-from ._core.codecs import IMPLEMENTATION
 from ._core.context import Link, SpanContext
 from ._core.errors import FormatError
 from ._core.labels import Labels

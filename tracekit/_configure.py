@@ -250,7 +250,7 @@ def _after_fork() -> None:
 
 
 def _finish_before_celery() -> None:
-    """Export at celery's worker_process_shutdown: a pool's process that is recycled leaves by os._exit()."""
+    """Shut down at celery's worker_process_shutdown: a recycled pool process ends with os._exit(), without atexit."""
     ending: Any = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
     if ending is not None:
         ending.connect(_finish, weak=False, dispatch_uid="tracekit")

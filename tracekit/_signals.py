@@ -1,7 +1,7 @@
-"""Signals that end a program: export what has ended before they do.
+"""Export finished spans before a signal ends the program.
 
-A signal with its default action ends a process at once: no ``finally``, no ``atexit``, and the last second of spans is
-lost. ``flush_on_signal()`` puts a handler before the one that is there.
+A signal with its default action ends a process at once, without ``finally`` and ``atexit``, and the last second of
+spans is lost. ``flush_on_signal()`` installs a handler that flushes and then calls the previous one.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["flush_on_signal"]
 
-_DEFAULT: Final = ("SIGTERM", "SIGHUP", "SIGBREAK")  # as far as the system has them
+_DEFAULT: Final = ("SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system has
 
 
 def flush_on_signal(*signals: int, timeout_s: float = 5.0) -> None:
-    """Export what has ended when one of *signals* arrives (default: SIGTERM and SIGHUP), then do as before.
+    """Export finished spans when one of *signals* arrives, then call the previous handler.
 
-    "As before" is the handler that was in place or, without one, the signal's default action: the exit status says
-    that it was the signal. The export may take *timeout_s* of that. A signal that is ignored stays so. Call it before the
-    program, or its server, installs handlers that replace others; calling it again changes nothing.
+    The default signals are SIGTERM and SIGHUP. Without a previous handler the default action follows, so the exit
+    status still names the signal. The export takes at most *timeout_s*. An ignored signal stays ignored. A handler
+    that the program or its server installs later replaces this one, unless it calls the previous handler as well.
+    Calling the function again has no effect.
 
-    Raises ``RuntimeError`` outside the main thread, where Python installs no handlers, and where the handler in place
-    was not installed from Python; ``ValueError`` for a signal that the system has not or does not let anybody handle.
+    Raises ``RuntimeError`` outside the main thread, where Python cannot install handlers, and if the previous handler
+    was not installed from Python; ``ValueError`` for a signal that does not exist or cannot be handled.
     """
-    import signal  # costs a tenth of what tracekit does, and few programs need it
+    import signal  # takes a tenth of the time of importing tracekit
     import threading
 
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
@@ -58,13 +59,13 @@ def _put_before(number: int, timeout_s: float) -> None:
     except (OSError, OverflowError, ValueError) as error:
         raise ValueError(f"signal {number} cannot be handled: {error}") from None
     if previous is None:
-        raise RuntimeError(f"the handler of signal {number} was not installed from Python: it cannot be kept")
+        raise RuntimeError(f"the handler of signal {number} was not installed from Python and would be lost")
 
 
 class _Flush:
-    """The handler of one signal: flush, then do as the handler that it was put before."""
+    """Handler of one signal: flush, then call the previous handler or take the default action."""
 
-    # Python runs handlers in the main thread, one inside the other: only that one touches these.
+    # Python runs all handlers in the main thread, nested, so no lock is needed.
     is_flushing: ClassVar = False
     waiting: ClassVar[list[_Flush]] = []
 
@@ -72,7 +73,7 @@ class _Flush:
         self._number, self._previous, self._timeout_s = number, previous, timeout_s
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if _Flush.is_flushing:  # in the frame that this signal interrupted, and not for long
+        if _Flush.is_flushing:  # this signal interrupted a flush, which is bounded
             _Flush.waiting.append(self)
             return
         _Flush.is_flushing = True
@@ -84,7 +85,7 @@ class _Flush:
             _Flush.is_flushing = False
         due = [self, *_Flush.waiting]
         _Flush.waiting.clear()
-        with contextlib.ExitStack() as stack:  # each has its turn, whatever the others raise
+        with contextlib.ExitStack() as stack:  # every handler is called, whichever of them raises
             for handler in reversed(due):
                 stack.callback(handler._go_on, frame)
 
@@ -96,4 +97,4 @@ class _Flush:
 
         handler = signal.signal(self._number, signal.SIG_DFL)
         signal.raise_signal(self._number)
-        signal.signal(self._number, handler)  # it was not the end, as for SIGCONT
+        signal.signal(self._number, handler)  # the default action did not end the process, as for SIGCONT

@@ -23,7 +23,7 @@ if sys.platform != "win32":
 
 @contextlib.contextmanager
 def serve(app, server="uvicorn, asyncio", path=None):
-    """Serve *app* inside ``with``, and give the port; with *path* on a Unix socket, which has none."""
+    """Serve *app* inside ``with`` and yield the port; None with *path*, for a Unix socket."""
     listener = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
     listener.bind(("127.0.0.1", 0) if path is None else path)
     listener.listen(512)  # connections wait here until the server has started
@@ -80,16 +80,16 @@ def _run_hypercorn(app, listener, loop, stops, starting):
 
 
 def until(is_true):
-    """Wait until *is_true*, for what other threads do; fail after 20 s."""
+    """Wait until *is_true*, for work of other threads; fail after 20 s."""
     deadline = time.monotonic() + 20
     pause = threading.Event()
     while not is_true():
-        assert time.monotonic() < deadline, "nothing came of it in 20 s"
+        assert time.monotonic() < deadline, "not true within 20 s"
         pause.wait(0.005)
 
 
 def spans_of(exporter, count):
-    """Return the spans, *count* of them, when the last has ended: a client has its answer a little earlier."""
+    """Return *count* spans after the last has ended: a client gets its response a little earlier."""
     until(lambda: len(exporter.spans) >= count)
     spans = exporter.spans
     assert len(spans) == count

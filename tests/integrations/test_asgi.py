@@ -1,4 +1,4 @@
-"""The middleware against the ASGI protocol itself; ``test_asgi_servers.py`` has the servers."""
+"""The middleware and the ASGI protocol, without a server; ``test_asgi_servers.py`` has real servers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_request_is_a_child_of_its_caller_and_current_in_the_app(exporte
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("trust", ["continue", "restart", "link", "ignore"])
-async def test_what_is_current_around_the_middleware_is_never_the_parent(exporter, trust):
+async def test_a_span_current_around_the_middleware_is_never_the_parent(exporter, trust):
     with tracekit.use_labels(leaked="yes"), tracekit.span("of the request before") as leaked:
         labels = []
 
@@ -85,7 +85,7 @@ async def test_what_is_current_around_the_middleware_is_never_the_parent(exporte
         ("ignore", False, False, {}),
     ],
 )
-def test_trust_says_what_is_made_of_the_callers_headers(exporter, trust, is_continued, is_linked, labels):
+def test_trust_sets_how_the_callers_headers_are_used(exporter, trust, is_continued, is_linked, labels):
     found = []
 
     async def app(scope, receive, send):
@@ -105,13 +105,13 @@ def test_without_a_caller_there_is_nothing_to_link_to(exporter, trust):
     assert exporter.spans[0].links == ()
 
 
-def test_a_restarted_trace_is_sampled_here_not_there(exporter):
+def test_the_sampler_decides_about_a_restarted_trace(exporter):
     run(TraceMiddleware(answer, trust="restart")(request_scope(UNSAMPLED), at_once, at_once))
     assert len(exporter.spans) == 1
 
 
 @pytest.mark.parametrize("trust", ["continue", "restart", "link", "ignore"])
-def test_a_route_says_otherwise_for_all_that_is_below_it(exporter, trust):
+def test_routes_override_trust_for_all_paths_below_them(exporter, trust):
     others = {"continue": "ignore", "restart": "continue", "link": "restart", "ignore": "continue"}
     seen = []
 
@@ -154,7 +154,7 @@ EXCLUDE = ["/health", "/internal/metrics/", re.compile(r"\.(css|js)$"), re.compi
         ("/health/" + "x" * 5000, True),
     ],
 )
-def test_what_is_excluded_has_no_span_and_neither_has_what_is_done_in_it(exporter, make, path, is_traced):
+def test_an_excluded_request_and_the_spans_inside_it_are_not_recorded(exporter, make, path, is_traced):
     sent = []
 
     async def app(scope, receive, send):
@@ -169,7 +169,7 @@ def test_what_is_excluded_has_no_span_and_neither_has_what_is_done_in_it(exporte
 
     with tracekit.span("of the request before"):
         scope = make(CALLER, path=path)
-        # The layer inside has nothing excluded, and sees that the one outside has.
+        # The inner middleware excludes nothing, but respects the outer one.
         run(TraceMiddleware(TraceMiddleware(app), exclude=EXCLUDE)(scope, at_once, send))
     spans = [span for span in exporter.spans if span.name != "of the request before"]
     assert [span.name for span in spans] == (["work", spans[-1].name] if is_traced else [])
@@ -181,24 +181,24 @@ def test_what_is_excluded_has_no_span_and_neither_has_what_is_done_in_it(exporte
 
 
 def documented_sampler():
-    """The class of docs/sampling.md, as it stands there."""
+    """Return the sampler of docs/sampling.md."""
     text = (Path(__file__).parents[2] / "docs/sampling.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^class OnlyWhatMatters:\n(?:(?:    .*)?\n)+", text, re.MULTILINE)
     names = {"Ratio": Ratio}
     exec(code, names)
     sampler = names["OnlyWhatMatters"]()
-    sampler.others = AlwaysOff()  # "a tenth of the rest" is chance
+    sampler.others = AlwaysOff()  # instead of a random tenth
     return sampler
 
 
-def test_the_sampler_of_the_documentation_decides_by_what_the_middleware_knows_at_the_start(exporter):
+def test_the_sampler_of_the_documentation_works_under_the_middleware(exporter):
     tracekit.configure(exporter=exporter, sampler=documented_sampler())
     for path in ("/health", "/pay/3", "/items"):
         run(TraceMiddleware(answer)(request_scope(path=path, raw_path=path.encode()), at_once, at_once))
     assert [span.attributes["url.path"] for span in exporter.spans] == ["/pay/3"]
 
 
-def test_a_sampler_is_asked_with_all_that_is_known_of_the_request(exporter):
+def test_a_sampler_gets_the_attributes_of_the_request(exporter):
     asked = []
 
     class Sampler:
@@ -245,13 +245,13 @@ def test_a_sampler_is_asked_with_all_that_is_known_of_the_request(exporter):
         ({"trust": "yes\n"}, ValueError, r"trust must be one of continue, restart, link, ignore: 'yes\n'"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, error, message):
+def test_invalid_arguments_are_errors(arguments, error, message):
     with pytest.raises(error) as caught:
         TraceMiddleware(**{"app": answer, **arguments})
     assert str(caught.value) == message
 
 
-# What is recorded
+# Attributes and names
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def attributes_of(exporter, **changes):
     ("raw_path", "path", "recorded"),
     [
         (b"/a%2Fb%3Fc/%C3%BC", "/a/b?c/\u00fc", "/a%2Fb%3Fc/%C3%BC"),
-        (b"/a?b=s3cr3t", "/a", "/a"),  # some servers leave the query in
+        (b"/a?b=s3cr3t", "/a", "/a"),  # some servers include the query
         (b"/\xff", "/\ufffd", "/\xff"),
         (None, "/a b", "/a b"),
         ("/wrong", "/a", "/a"),
@@ -361,8 +361,8 @@ def test_the_path_is_recorded_as_it_was_sent(exporter, raw_path, path, recorded)
         (b"shop.example:99999", ("127.0.0.1", 8000), "shop.example", 443),
         (b"shop.example:0", ("127.0.0.1", 8000), "shop.example", 443),
         (b"shop.example", ("/run/shop.sock", None), "shop.example", None),
-        (b"shop.example", None, "shop.example", None),  # so says uvicorn of a Unix socket
-        (b"shop.example:8443", ("/run/shop.sock", None), "shop.example", 8443),  # the client's own words
+        (b"shop.example", None, "shop.example", None),  # a Unix socket under uvicorn
+        (b"shop.example:8443", ("/run/shop.sock", None), "shop.example", 8443),  # given by the client
         (b"", ("/run/shop.sock", None), "/run/shop.sock", None),
         (b"", ("127.0.0.1", 8000), "127.0.0.1", 8000),
         (b"", ("127.0.0.1", 0), "127.0.0.1", None),
@@ -371,7 +371,7 @@ def test_the_path_is_recorded_as_it_was_sent(exporter, raw_path, path, recorded)
         (b"", None, None, None),
     ],
 )
-def test_a_port_is_recorded_where_there_is_one(exporter, host, server, address, port):
+def test_the_port_is_recorded_if_it_is_known_and_valid(exporter, host, server, address, port):
     attributes = attributes_of(exporter, headers=[(b"host", host)], server=server)
     assert (attributes.get("server.address"), attributes.get("server.port")) == (address, port)
 
@@ -381,19 +381,19 @@ def test_a_port_is_recorded_where_there_is_one(exporter, host, server, address, 
     [
         (("192.0.2.1", 51234), "192.0.2.1", "192.0.2.1"),
         (["2001:db8::1", 51234], "2001:db8::1", "2001:db8::1"),
-        (("198.51.100.7", 0), "198.51.100.7", None),  # from a proxy's header, as uvicorn takes it
+        (("198.51.100.7", 0), "198.51.100.7", None),  # from X-Forwarded-For, under uvicorn
         (("198.51.100.7",), "198.51.100.7", None),
         (("", 0), None, None),  # a Unix socket
         (("", 51234), None, None),
         (None, None, None),
     ],
 )
-def test_a_client_and_the_peer_of_the_connection_are_recorded_as_far_as_they_are_known(exporter, client, address, peer):
+def test_client_and_peer_are_recorded_if_they_are_known(exporter, client, address, peer):
     attributes = attributes_of(exporter, client=client)
     assert (attributes.get("client.address"), attributes.get("network.peer.address")) == (address, peer)
 
 
-def test_secrets_of_a_query_are_left_out_and_more_can_be_named(exporter):
+def test_secrets_in_a_query_are_redacted_and_names_can_be_added(exporter):
     scope = request_scope(query_string=b"page=2&token[]=s3cr3t&ssn=s3cr3t")
     run(TraceMiddleware(answer, redact=["SSN"])(scope, at_once, at_once))
     assert exporter.spans[0].attributes["url.query"] == "page=2&token[]=REDACTED&ssn=REDACTED"
@@ -403,7 +403,7 @@ def test_secrets_of_a_query_are_left_out_and_more_can_be_named(exporter):
     ("status", "code", "error_type"),
     [(200, "unset", None), (304, "unset", None), (404, "unset", None), (499, "unset", None), (500, "error", "500")],
 )
-def test_only_a_status_from_500_on_is_the_servers_error(exporter, status, code, error_type):
+def test_a_status_from_500_on_is_an_error(exporter, status, code, error_type):
     async def app(scope, receive, send):
         await send({**START, "status": status})
         await send(LAST)
@@ -462,7 +462,7 @@ def test_the_span_is_named_after_the_route_that_the_app_chose(exporter):
 
 
 @pytest.mark.parametrize("route", [None, object(), SimpleNamespace(path=None), SimpleNamespace(path=b"/"), "/items"])
-def test_any_other_idea_of_a_route_is_passed_over(exporter, route):
+def test_unknown_kinds_of_routes_are_ignored(exporter, route):
     async def app(scope, receive, send):
         scope["route"] = route
         await answer(scope, receive, send)
@@ -509,7 +509,7 @@ async def test_the_span_is_open_until_the_last_chunk_and_the_bodys_spans_are_its
         {"type": "http.response.body", "more_body": False},
     ],
 )
-def test_whatever_completes_a_response_ends_the_span(exporter, last):
+def test_every_message_that_completes_a_response_ends_the_span(exporter, last):
     async def app(scope, receive, send):
         await send(START)
         await send(last)
@@ -520,7 +520,7 @@ def test_whatever_completes_a_response_ends_the_span(exporter, last):
     assert span_tree(exporter.spans) == "GET"
 
 
-def test_an_app_that_returns_too_early_made_an_error(exporter):
+def test_an_app_that_returns_before_its_response_is_complete_is_an_error(exporter):
     async def app(scope, receive, send):
         await send(START)
         await send(MORE)
@@ -529,7 +529,7 @@ def test_an_app_that_returns_too_early_made_an_error(exporter):
     assert exporter.spans[0].status == ("error", "the app returned before its response was complete")
 
 
-def test_an_exception_is_recorded_once_and_raised_on_as_it_is(exporter):
+def test_an_exception_is_recorded_once_and_raised_unchanged(exporter):
     boom = ValueError("boom")
 
     async def app(scope, receive, send):
@@ -545,7 +545,7 @@ def test_an_exception_is_recorded_once_and_raised_on_as_it_is(exporter):
     (span,) = [span for span in exporter.spans if span.kind == "server"]
     assert span.status.description == "ValueError: boom"
     assert span.attributes["error.type"] == "ValueError"
-    assert span.attributes["http.response.status_code"] == 500  # the server, or a layer around, answers so
+    assert span.attributes["http.response.status_code"] == 500  # sent by the server, or by a layer around
 
 
 def test_an_app_that_returns_without_an_answer_is_a_500_too(exporter):
@@ -559,7 +559,7 @@ def test_an_app_that_returns_without_an_answer_is_a_500_too(exporter):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_no_answer_is_made_up_for_what_ends_more_than_the_request(exporter, error):
+def test_an_exception_that_ends_the_process_or_task_is_no_500(exporter, error):
     async def app(scope, receive, send):
         raise error
 
@@ -568,7 +568,7 @@ def test_no_answer_is_made_up_for_what_ends_more_than_the_request(exporter, erro
     assert "http.response.status_code" not in exporter.spans[0].attributes
 
 
-def test_an_exception_that_leaves_after_the_start_keeps_the_status_that_was_sent(exporter):
+def test_an_exception_after_the_start_of_the_response_keeps_its_status(exporter):
     async def app(scope, receive, send):
         await send({**START, "status": http.HTTPStatus.CREATED})
         raise ValueError("boom")
@@ -581,7 +581,7 @@ def test_an_exception_that_leaves_after_the_start_keeps_the_status_that_was_sent
     assert type(span.attributes["http.response.status_code"]) is int
 
 
-def test_under_starlette_the_middleware_sees_the_500_of_an_unhandled_exception(exporter):
+def test_an_unhandled_exception_inside_starlette_is_a_500(exporter):
     async def boom(request):
         raise ValueError("boom")
 
@@ -593,7 +593,7 @@ def test_under_starlette_the_middleware_sees_the_500_of_an_unhandled_exception(e
     assert (span.name, span.attributes["http.response.status_code"]) == ("GET /boom", 500)
 
 
-def test_the_exception_behind_an_answer_of_500_is_on_the_span(exporter):
+def test_the_exception_that_caused_a_500_is_on_the_span(exporter):
     async def app(scope, receive, send):
         await send({**START, "status": 500})
         await send(LAST)
@@ -607,7 +607,7 @@ def test_the_exception_behind_an_answer_of_500_is_on_the_span(exporter):
     assert span.attributes["http.response.status_code"] == 500
 
 
-def test_what_fails_after_a_good_answer_is_not_the_requests_fault(exporter):
+def test_an_exception_after_a_complete_response_is_no_error_of_the_request(exporter):
     async def app(scope, receive, send):
         await answer(scope, receive, send)
         with tracekit.span("background task"):
@@ -635,7 +635,7 @@ async def test_a_cancelled_request_is_cancelled_and_no_error(exporter):
 
 
 @pytest.mark.anyio
-async def test_a_disconnect_that_the_app_sees_ends_the_span_as_cancelled(exporter):
+async def test_a_disconnect_received_by_the_app_ends_the_span_as_cancelled(exporter):
     async def app(scope, receive, send):
         await send(START)
         assert (await receive())["type"] == "http.disconnect"
@@ -655,7 +655,7 @@ async def test_a_disconnect_that_the_app_sees_ends_the_span_as_cancelled(exporte
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("message", [START, MORE, LAST], ids=["start", "more", "last"])
-async def test_a_send_that_fails_says_that_the_client_has_gone(exporter, message):
+async def test_a_failing_send_means_that_the_client_has_gone(exporter, message):
     async def app(scope, receive, send):
         await send(message)
 
@@ -670,7 +670,7 @@ async def test_a_send_that_fails_says_that_the_client_has_gone(exporter, message
 
 
 @pytest.mark.anyio
-async def test_the_disconnect_after_a_complete_response_is_none(exporter):
+async def test_a_disconnect_after_a_complete_response_is_ignored(exporter):
     disconnect = {"type": "http.disconnect"}
     received = []
 
@@ -691,7 +691,7 @@ async def test_the_disconnect_after_a_complete_response_is_none(exporter):
         return disconnect
 
     async def send(message):
-        if message is LAST:  # the server's news overtakes the end of the call
+        if message is LAST:  # the server reports the disconnect before send() returns
             is_over.set()
             while not received:
                 await anyio.lowlevel.checkpoint()
@@ -765,7 +765,7 @@ SEND = {"type": "websocket.send", "text": "y"}
     ],
     ids=["talk", "broken", "closed", "rejected", "denied"],
 )
-async def test_a_websocket_has_one_span_with_what_went_through_it(exporter, sends, receives, status, attributes):
+async def test_a_websocket_has_one_span_with_its_counts_and_close_code(exporter, sends, receives, status, attributes):
     app, peer = conversation(*receives, sends=sends)
     await TraceMiddleware(app)(websocket_scope(CALLER), peer.receive, peer.send)
     (span,) = exporter.spans
@@ -786,7 +786,7 @@ async def test_a_websocket_has_one_span_with_what_went_through_it(exporter, send
 
 
 @pytest.mark.anyio
-async def test_a_websocket_whose_client_went_while_the_app_sent_is_cancelled(exporter):
+async def test_a_websocket_whose_client_has_gone_during_a_send_is_cancelled(exporter):
     async def app(scope, receive, send):
         await send(ACCEPT)
 
@@ -839,13 +839,13 @@ def test_a_websocket_whose_app_raises_for_a_normal_close_is_no_error(exporter):
     assert "error.type" not in span.attributes
 
 
-# What must not be disturbed
+# Transparency
 
 
 @pytest.mark.parametrize(
     "scope", [{"type": "lifespan", LIFESPAN_KEY: True}, {"type": "of tomorrow"}, {"type": None}, {"type": []}, {}]
 )
-def test_every_other_scope_passes_untouched(exporter, scope):
+def test_other_scopes_are_passed_on_unchanged(exporter, scope):
     seen = []
 
     async def app(*arguments):
@@ -859,7 +859,7 @@ def test_every_other_scope_passes_untouched(exporter, scope):
     assert exporter.spans == []
 
 
-def test_what_nobody_records_costs_no_wrapped_channels():
+def test_the_channels_of_an_unrecorded_request_are_not_wrapped():
     seen = []
 
     async def app(scope, receive, send):
@@ -869,7 +869,7 @@ def test_what_nobody_records_costs_no_wrapped_channels():
     assert seen == [at_once, answer, TRACE_ID]
 
 
-def test_what_the_caller_does_not_sample_costs_no_attributes_either(exporter, monkeypatch):
+def test_no_attributes_are_made_for_an_unsampled_request(exporter, monkeypatch):
     monkeypatch.setattr(asgi, "attributes_of", None)
     seen = []
 
@@ -881,7 +881,7 @@ def test_what_the_caller_does_not_sample_costs_no_attributes_either(exporter, mo
     assert exporter.spans == []
 
 
-def test_the_layers_around_find_the_span_in_the_scope(exporter):
+def test_layers_around_find_the_span_in_the_scope(exporter):
     found = []
 
     async def outer(scope, receive, send):

@@ -1,4 +1,4 @@
-"""The middleware against input that no server should pass on, and against failures of its own."""
+"""The middleware and invalid input, and errors inside the middleware."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("make", [request_scope, websocket_scope])
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in HOSTILE.items() for value in values])
-def test_a_hostile_scope_is_served_and_starts_a_fresh_trace(exporter, caplog, make, key, value):
+def test_a_hostile_scope_is_served_and_starts_a_new_trace(exporter, caplog, make, key, value):
     seen = []
 
     async def app(scope, receive, send):
@@ -107,7 +107,7 @@ def test_any_header_bytes_are_served(exporter, headers, query):
 
 
 class Raising(dict):
-    """A message, or a scope, of which nothing can be asked."""
+    """A message or a scope whose methods raise."""
 
     def _raise(self, *_):
         raise RuntimeError("hostile")
@@ -147,7 +147,7 @@ MESSAGES = [
 
 @pytest.mark.parametrize("make", [request_scope, websocket_scope])
 @pytest.mark.parametrize("message", MESSAGES)
-def test_any_message_is_passed_on_as_it_is_in_both_directions(exporter, make, message):
+def test_any_message_is_passed_on_unchanged_in_both_directions(exporter, make, message):
     sent, received = [], []
 
     async def app(scope, receive, send):
@@ -199,7 +199,7 @@ class HostileStr(Exception):
 
 @pytest.mark.parametrize("make", [request_scope, websocket_scope])
 @pytest.mark.parametrize("error", [HostileStr(), HostileMeta("Hostile", (Exception,), {})()])
-def test_the_apps_own_exception_leaves_as_it_is(monkeypatch, exporter, make, error):
+def test_any_exception_of_the_app_is_raised_unchanged(monkeypatch, exporter, make, error):
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
 
     async def app(scope, receive, send):
@@ -215,7 +215,7 @@ def test_the_apps_own_exception_leaves_as_it_is(monkeypatch, exporter, make, err
 @pytest.mark.parametrize(
     "scope", [None, 5, [], "http", object(), Raising(type="http"), MappingProxyType({"type": "http"})]
 )
-def test_a_scope_that_is_none_is_the_apps_affair(exporter, scope):
+def test_an_invalid_scope_reaches_the_app(exporter, scope):
     seen = []
 
     async def app(scope, receive, send):
@@ -227,7 +227,7 @@ def test_a_scope_that_is_none_is_the_apps_affair(exporter, scope):
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in HOSTILE.items() for value in values])
-def test_a_hostile_scope_is_served_with_every_option_too(exporter, key, value):
+def test_a_hostile_scope_is_served_with_every_option(exporter, key, value):
     seen = []
 
     async def app(scope, receive, send):
@@ -240,7 +240,7 @@ def test_a_hostile_scope_is_served_with_every_option_too(exporter, key, value):
 
 
 @pytest.mark.parametrize("scope", [request_scope(CALLER), request_scope()])
-def test_a_failure_of_tracing_itself_is_said_once_and_breaks_nothing(monkeypatch, caplog, exporter, scope):
+def test_an_error_of_tracing_is_logged_once_and_the_request_is_served(monkeypatch, caplog, exporter, scope):
     def broken(*_, **__):
         raise RuntimeError("tracing is broken")
 
@@ -257,7 +257,7 @@ def test_a_failure_of_tracing_itself_is_said_once_and_breaks_nothing(monkeypatch
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_a_format_of_the_users_own_that_fails_starts_a_fresh_trace(exporter):
+def test_a_custom_format_that_raises_starts_a_new_trace(exporter):
     class Broken:
         name, fields = "broken", ("broken",)
 
@@ -272,7 +272,7 @@ def test_a_format_of_the_users_own_that_fails_starts_a_fresh_trace(exporter):
     assert exporter.spans[0].parent is None
 
 
-def test_10000_requests_leave_no_growth():
+def test_memory_does_not_grow_with_10000_requests():
     class Nowhere:
         def export(self, spans):
             pass

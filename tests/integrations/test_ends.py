@@ -1,4 +1,4 @@
-"""Processes that end by a signal or by ``os._exit()``: the rows of ``python -m tests.faults_sigterm`` that every run has."""
+"""Processes that end by a signal or by ``os._exit()``; ``python -m tests.faults_sigterm`` has more servers."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ import tracekit
 
 from ..faults_sigterm import REQUESTS, TASKS, recycled, stopped
 
-needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM that can be handled, no fork")
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and fork()")
 
 
 @needs_posix
 @pytest.mark.parametrize("server", ["uvicorn", "uvicorn --workers 2", "hypercorn --worker-class trio"])
-def test_a_server_that_gets_sigterm_exports_every_request_that_it_answered(server):
+def test_a_server_that_gets_sigterm_loses_no_span(server):
     assert stopped(server) == {f"/{number}": 1 for number in range(REQUESTS)}
 
 
 @needs_posix
-@pytest.mark.skipif(importlib.util.find_spec("celery") is None, reason="no celery here: `make test` installs it")
-def test_a_child_that_celery_recycles_exports_what_it_did():
+@pytest.mark.skipif(
+    importlib.util.find_spec("celery") is None, reason="celery is not installed: `make test` installs it"
+)
+def test_a_recycled_child_of_celery_loses_no_span():
     assert recycled() == {f"/{number}": 1 for number in range(TASKS)}
 
 
 FORKS = """
 import os, sys, types
 
-class Signal:  # of celery's, as far as it is used
+class Signal:  # the part of celery's Signal that is used
     receivers = {}
 
     def connect(self, receiver, *, weak, dispatch_uid):
@@ -63,12 +65,12 @@ os._exit(0)
 
 
 @needs_posix
-def test_the_child_of_a_fork_listens_to_celery_wherever_that_was_loaded():
+def test_the_child_of_a_fork_handles_celerys_signal_if_celery_was_loaded_after_configure():
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("last\nshut down\n", "")
 
 
-def test_celery_that_is_half_imported_is_no_error(monkeypatch):
+def test_a_partly_imported_celery_is_no_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "celery.signals", SimpleNamespace())
     tracekit.configure()
     tracekit.flush()

@@ -1,4 +1,4 @@
-"""How many traces are recorded because a caller said so, through the middleware as a public service has it."""
+"""The bound on forced sampling, tested through the middleware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tracekit.wire import b3, datadog, jaeger, w3c, xray
 
 from .peer import LABELS, UNSAMPLED, at_once, request_scope, run
 
-HIGHEST = "f" * 32  # by its randomness kept under every ratio
+HIGHEST = "f" * 32  # kept by every ratio
 
 
 class Clock:
@@ -40,7 +40,7 @@ def clock(monkeypatch):
 
 
 class Service:
-    """A service with *sampler*; what its app saw of each request, and what was recorded."""
+    """A service with *sampler*, the contexts that its app had, and the recorded spans."""
 
     def __init__(self, sampler, clock, formats=None, **options):
         self.exporter = MemoryExporter()
@@ -87,7 +87,7 @@ def from_an_attacker():
     ],
     ids=str,
 )
-def test_what_callers_force_is_bounded(clock, sampler, allowed, headers):
+def test_forced_traces_are_bounded(clock, sampler, allowed, headers):
     service = Service(sampler, clock, forced_per_s=20)
     recorded = service.flood(10_000, 10, headers)
     assert 190 <= recorded <= 20 * 11 + allowed * 10_000 + 10
@@ -102,14 +102,14 @@ def test_the_default_is_a_hundred_a_second(clock):
     ("sampler", "forced_per_s", "kept"),
     [(AlwaysOn(), 0, 1_000), (AlwaysOff(), float("inf"), 1_000), (AlwaysOff(), 0, 0), (AlwaysOff(), 0.5, 5)],
 )
-def test_nothing_is_forced_where_everything_is_kept_and_the_bound_can_be_none_or_all(
+def test_the_bound_can_be_anything_from_zero_to_infinity_and_does_not_concern_always_on(
     clock, sampler, forced_per_s, kept
 ):
     service = Service(sampler, clock, forced_per_s=forced_per_s)
     assert abs(service.flood(1_000, 10, from_strangers()) - kept) <= 1
 
 
-def test_a_service_before_this_one_with_the_same_ratio_is_followed_whole(clock):
+def test_all_decisions_of_an_upstream_service_with_the_same_ratio_are_followed(clock):
     rng = random.Random(7)
     ratio = Ratio(0.1)
     service = Service(ratio, clock, forced_per_s=1)
@@ -121,10 +121,10 @@ def test_a_service_before_this_one_with_the_same_ratio_is_followed_whole(clock):
 
     recorded = service.flood(20_000, 1, headers)
     assert recorded == sum(context.sampled for context in service.contexts)
-    assert 1_900 <= recorded <= 2_100  # far more than one a second
+    assert 1_900 <= recorded <= 2_100  # many more than one a second
 
 
-def test_of_too_many_those_are_followed_that_the_ratio_keeps_everywhere(clock):
+def test_the_ratios_own_traces_are_preferred(clock):
     service = Service(Ratio(0.01), clock, forced_per_s=0)
     service.flood(20_000, 10, from_strangers())
     kept = service.exporter.spans
@@ -133,14 +133,14 @@ def test_of_too_many_those_are_followed_that_the_ratio_keeps_everywhere(clock):
     assert all(int(span.context.trace_id, 16) % NEVER >= threshold for span in kept)
 
 
-def test_a_share_that_nobody_uses_is_not_saved_up(clock):
+def test_an_unused_share_is_not_saved_up(clock):
     service = Service(Ratio(0.01), clock, forced_per_s=0)
     service.flood(10_000, 100, lambda: [UNSAMPLED])
     assert service.flood(50, 0, from_an_attacker) == 10
 
 
 @pytest.mark.parametrize("headers", [{"b3": "d"}, {"b3": "1"}])
-def test_a_decision_without_ids_that_is_not_followed_leaves_it_to_the_sampler(clock, headers):
+def test_the_sampler_decides_about_a_forced_trace_without_ids_that_is_not_followed(clock, headers):
     service = Service(Ratio(0.5), clock, formats=[b3.SINGLE], forced_per_s=0)
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert 400 <= service.flood(1_000, 0, lambda: pairs) <= 600
@@ -148,7 +148,7 @@ def test_a_decision_without_ids_that_is_not_followed_leaves_it_to_the_sampler(cl
 
 @pytest.mark.parametrize("sampler", [Ratio(0.001), Rate], ids=str)
 @pytest.mark.parametrize("trace_id", [HIGHEST, None])
-def test_whoever_chooses_an_id_and_leaves_the_decision_here_is_bounded_too(clock, sampler, trace_id):
+def test_deferred_decisions_with_chosen_ids_are_bounded_too(clock, sampler, trace_id):
     sampler = Rate(50, clock=clock.ns) if sampler is Rate else sampler
     service = Service(sampler, clock, formats=[b3.SINGLE], forced_per_s=100)
     rng = random.Random(13)
@@ -164,7 +164,7 @@ def test_whoever_chooses_an_id_and_leaves_the_decision_here_is_bounded_too(clock
     assert all(not context.deferred for context in service.contexts)
 
 
-def test_who_leaves_the_decision_here_gets_the_whole_share(clock):
+def test_deferred_decisions_get_the_whole_share(clock):
     service = Service(Ratio(0.1), clock, formats=[b3.SINGLE], forced_per_s=0)
     rng = random.Random(17)
     recorded = service.flood(20_000, 20, lambda: [(b"b3", b"%032x-00f067aa0ba902b7" % rng.getrandbits(128))])
@@ -173,14 +173,14 @@ def test_who_leaves_the_decision_here_gets_the_whole_share(clock):
 
 
 @pytest.mark.parametrize("headers", [from_strangers(), from_an_attacker], ids=["strangers", "attacker"])
-def test_a_rate_bounds_what_comes_in_sampled_too(clock, headers):
+def test_a_rate_bounds_forced_traces_too(clock, headers):
     service = Service(Rate(50, clock=clock.ns), clock)
     service.flood(5_000, 5, headers)
     recorded = service.flood(10_000, 10, headers)
     assert (450 if headers is not from_an_attacker else 1) <= recorded <= 50 * 10 * 1.3
 
 
-def test_a_rate_bounds_new_traces_and_those_that_come_in_together(clock):
+def test_a_rate_bounds_new_and_forced_traces_together(clock):
     service = Service(Rate(50, clock=clock.ns), clock)
     strangers = from_strangers()
     rng = random.Random(3)
@@ -192,7 +192,7 @@ def test_a_rate_bounds_new_traces_and_those_that_come_in_together(clock):
     assert 450 <= service.flood(10_000, 10, headers) <= 550
 
 
-def test_under_a_rate_each_kept_trace_stands_for_as_many_as_there_were(clock):
+def test_adjusted_counts_stay_right_under_a_rate(clock):
     rng = random.Random(11)
     upstream = Ratio(0.25)
     service = Service(Rate(50, clock=clock.ns), clock)
@@ -216,7 +216,7 @@ def test_under_a_rate_each_kept_trace_stands_for_as_many_as_there_were(clock):
     assert all(adjusted_count(span) > 4 for span in spans)
 
 
-def test_a_rate_that_keeps_all_leaves_the_tracestate_as_it_came(clock):
+def test_a_rate_that_keeps_all_traces_does_not_change_the_tracestate(clock):
     service = Service(Rate(1_000, clock=clock.ns), clock)
     for state in ("a=1", "ot=th:c;rv:ffffffffffffff"):
         service.clock.now_s += 1
@@ -225,7 +225,7 @@ def test_a_rate_that_keeps_all_leaves_the_tracestate_as_it_came(clock):
         assert str(context.state) == state
 
 
-def test_a_trace_that_is_not_followed_goes_on_unsampled_with_its_ids_labels_and_state(clock, caplog):
+def test_a_trace_beyond_the_bound_is_unsampled_and_keeps_its_ids_labels_and_state(clock, caplog):
     service = Service(Ratio(0.01), clock, forced_per_s=0)
     for _ in range(3):
         context = service.request(
@@ -236,8 +236,8 @@ def test_a_trace_that_is_not_followed_goes_on_unsampled_with_its_ids_labels_and_
         assert str(context.state) == "ot=rv:00000000000001;x:1,a=1"
     assert service.exporter.spans == []
     assert caplog.messages == [
-        "more traces come in sampled than the sampler here and forced_per_s=0 allow: the others are not recorded "
-        "(said once)"
+        "callers ask for more traces to be recorded than the sampler and forced_per_s=0 allow: the others are not "
+        "recorded (logged once)"
     ]
     assert tracekit.inject({}, context)["traceparent"].endswith("-00")
 
@@ -262,7 +262,7 @@ def test_a_trace_that_is_not_followed_goes_on_unsampled_with_its_ids_labels_and_
         ),
     ],
 )
-def test_no_format_has_a_word_that_forces_more(clock, format, headers):
+def test_no_format_can_force_more(clock, format, headers):
     service = Service(AlwaysOff(), clock, formats=[format], forced_per_s=2)
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     for _ in range(10):
@@ -285,12 +285,12 @@ def test_no_format_has_a_word_that_forces_more(clock, format, headers):
         ("continue", [traceparent(HIGHEST)], 5),
     ],
 )
-def test_only_what_is_continued_can_be_forced(clock, trust, headers, kept):
+def test_only_continued_traces_can_be_forced(clock, trust, headers, kept):
     service = Service(AlwaysOff(), clock, trust=trust, forced_per_s=5)
     assert service.flood(50, 0.1, lambda: headers) == kept
 
 
-def test_a_sampler_of_the_programs_own_is_asked_and_beyond_it_the_bound_holds(clock):
+def test_a_custom_sampler_is_asked_and_the_bound_holds_beyond_it(clock):
     asked = []
 
     class Own:
@@ -306,7 +306,7 @@ def test_a_sampler_of_the_programs_own_is_asked_and_beyond_it_the_bound_holds(cl
     assert set(asked) == {("GET", "server", "/pay"), ("GET", "server", "/items")}
 
 
-def test_a_sampler_that_fails_keeps_nothing_and_breaks_nothing(clock):
+def test_a_sampler_that_raises_keeps_nothing(clock):
     class Broken:
         def sample(self, randomness, name, kind, attributes):
             raise RuntimeError("broken")
@@ -315,7 +315,7 @@ def test_a_sampler_that_fails_keeps_nothing_and_breaks_nothing(clock):
     assert not service.request(traceparent(HIGHEST)).sampled
 
 
-def test_a_clock_that_goes_back_brings_nothing(clock):
+def test_a_clock_that_goes_back_adds_nothing(clock):
     service = Service(AlwaysOff(), clock, forced_per_s=10)
     for step in (0, -500, 0.05, -1):
         clock.now_s += step
@@ -333,7 +333,7 @@ def test_a_clock_that_goes_back_brings_nothing(clock):
         (float("nan"), ValueError, "forced_per_s must be 0 or more: nan"),
     ],
 )
-def test_a_wrong_bound_is_named(wrong, error, message):
+def test_an_invalid_bound_is_an_error(wrong, error, message):
     with pytest.raises(error) as caught:
         TraceMiddleware(print, forced_per_s=wrong)
     assert str(caught.value) == message

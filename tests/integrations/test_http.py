@@ -46,23 +46,23 @@ def test_an_error_is_named_after_its_class(error, name):
     assert _http.error_type(error) == name
 
 
-def test_what_keeps_requests_from_being_traced_is_said_once_per_kind_of_error_and_escaped(caplog, monkeypatch):
+def test_an_error_of_tracing_is_logged_once_per_class_and_escaped(caplog, monkeypatch):
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
     _http.report(ValueError("a\nb" + "x" * 500))
     _http.report(ValueError("again"))
     _http.report(KeyError("c"))
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert "not traced as it should be: ValueError: 'a\\nbxxx" in caplog.messages[0]
+    assert "not traced in full: ValueError: 'a\\nbxxx" in caplog.messages[0]
     assert len(caplog.messages[0]) < 200
 
 
-def test_neither_an_error_without_text_nor_a_log_that_fails_is_the_programs(caplog, monkeypatch):
+def test_logging_an_error_of_tracing_never_raises(caplog, monkeypatch):
     class Mute(Exception):
         def __str__(self):
             raise RuntimeError("mute")
 
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
     _http.report(Mute())
-    assert "not traced as it should be: Mute:  (said" in caplog.messages[0]
+    assert "not traced in full: Mute:  (logged" in caplog.messages[0]
     monkeypatch.setattr(caplog.handler, "emit", lambda _: 1 // 0)
     _http.report(KeyError())

@@ -1,4 +1,4 @@
-"""The flush at the server's shutdown: against the protocol, and under every server."""
+"""The flush at the server's shutdown: the protocol alone, and real servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOT_STOPPED = {"type": "lifespan.shutdown.failed", "message": "no"}
 
 
 class Kept(list):
-    """An exporter that keeps what it was handed, which without a flush is nothing: its interval is an hour."""
+    """An exporter that keeps names of spans; they are exported by a flush only, as the interval is an hour."""
 
     def __init__(self):
         self.threads = set()
@@ -51,7 +51,7 @@ def kept():
 
 
 class Server:
-    """The server's side of a lifespan; ``exported`` is what had been exported when each message came from the app."""
+    """The server's side of a lifespan; ``exported`` has the spans exported before each message from the app."""
 
     def __init__(self, kept):
         self.kept = kept
@@ -73,7 +73,7 @@ class Server:
 
 
 def talks(*, ends=STOPPED, starts=STARTED, raises=None):
-    """Return an app that speaks the protocol, with a span at its end."""
+    """Return an app that supports the protocol and ends a span at its shutdown."""
 
     async def app(scope, receive, send):
         assert await receive() == STARTUP
@@ -119,7 +119,7 @@ async def leaves_without_a_word(scope, receive, send):
     ],
     ids=["talks", "fails to stop", "does not say that it has stopped", "silent", "unknowing", "leaves", "mute"],
 )
-async def test_spans_are_exported_before_the_server_hears_of_the_end(kept, app, sent):
+async def test_spans_are_exported_before_the_shutdown_is_complete(kept, app, sent):
     tracekit.span("before").end()
     server = Server(kept)
     await server.run(TraceMiddleware(app))
@@ -131,7 +131,7 @@ async def test_spans_are_exported_before_the_server_hears_of_the_end(kept, app, 
 
 
 @pytest.mark.anyio
-async def test_what_the_app_ends_at_shutdown_is_exported_too_and_off_the_loop(kept):
+async def test_spans_of_the_shutdown_are_exported_in_another_thread(kept):
     await Server(kept).run(TraceMiddleware(talks()))
     assert kept == ["last"]
     assert threading.get_ident() not in kept.threads
@@ -147,19 +147,19 @@ async def test_an_error_at_shutdown_reaches_the_server_after_the_flush(kept):
 
 
 @pytest.mark.anyio
-async def test_a_start_up_that_fails_is_left_to_the_server(kept):
+async def test_a_failed_startup_reaches_the_server(kept):
     async def app(scope, receive, send):
         await receive()
         tracekit.span("start-up").end()
-        if is_said:
+        if is_reported:
             await send(NOT_STARTED)
         raise ValueError("boom")
 
-    for is_said in (False, True):
+    for is_reported in (False, True):
         server = Server(kept)
         with pytest.raises(ValueError, match="boom"):
             await server.run(TraceMiddleware(app))
-        assert server.sent == ([NOT_STARTED] if is_said else [])
+        assert server.sent == ([NOT_STARTED] if is_reported else [])
         assert server.waiting == [SHUTDOWN]
     assert kept == ["start-up"] * 2
 
@@ -171,14 +171,14 @@ async def test_of_several_middlewares_the_outermost_flushes_once(kept, monkeypat
     inner = TraceMiddleware(talks())
 
     async def layer(scope, receive, send):
-        await inner(dict(scope), receive, send)  # some layers copy
+        await inner(dict(scope), receive, send)  # some layers copy the scope
 
     await Server(kept).run(TraceMiddleware(TraceMiddleware(layer)))
     assert flushed == [_lifespan.FLUSH_S]
 
 
 @pytest.mark.anyio
-async def test_the_loop_goes_on_while_a_collector_hangs_and_the_end_is_bounded(kept, monkeypatch, caplog):
+async def test_the_loop_runs_while_a_collector_hangs_and_the_flush_is_bounded(kept, monkeypatch, caplog):
     is_asked, is_over = threading.Event(), threading.Event()
 
     def export(spans):
@@ -211,7 +211,7 @@ async def test_the_loop_goes_on_while_a_collector_hangs_and_the_end_is_bounded(k
 
 
 @pytest.mark.anyio
-async def test_threads_that_the_app_keeps_busy_do_not_hold_it_up(kept):
+async def test_busy_threads_of_the_app_do_not_delay_the_flush(kept):
     is_over = threading.Event()
     tracekit.span("before").end()
     async with anyio.create_task_group() as tasks:
@@ -225,7 +225,7 @@ async def test_threads_that_the_app_keeps_busy_do_not_hold_it_up(kept):
 
 
 async def in_the_default_pool(job):
-    """Run *job* as asyncio.to_thread() or trio.to_thread.run_sync() do."""
+    """Run *job* as asyncio.to_thread() or trio.to_thread.run_sync() would."""
     try:
         import asyncio
 
@@ -240,7 +240,7 @@ async def in_the_default_pool(job):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("broken", ["flush", "thread"])
-async def test_whatever_fails_in_the_flush_the_server_shuts_down(kept, monkeypatch, caplog, broken):
+async def test_the_server_shuts_down_if_the_flush_fails(kept, monkeypatch, caplog, broken):
     def fail(*_, **__):
         raise RuntimeError("broken")
 
@@ -255,7 +255,7 @@ async def test_whatever_fails_in_the_flush_the_server_shuts_down(kept, monkeypat
     assert (kept == []) is (broken == "flush")
 
 
-def test_without_a_loop_that_is_known_it_flushes_where_it_is(kept):
+def test_without_a_known_event_loop_the_flush_runs_in_this_thread(kept):
     tracekit.span("before").end()
     messages = [STARTUP, SHUTDOWN]
     sent = []
@@ -272,10 +272,10 @@ def test_without_a_loop_that_is_known_it_flushes_where_it_is(kept):
     assert kept == ["before"]
 
 
-def test_an_app_that_is_answered_for_is_named_in_the_log(kept, caplog):
+def test_answering_for_an_app_is_logged(kept, caplog):
     caplog.set_level(logging.INFO, "tracekit")
     anyio.run(Server(kept).run, TraceMiddleware(unknowing))
-    assert caplog.messages == ["the application does not speak lifespan (AssertionError): tracekit answers for it"]
+    assert caplog.messages == ["the application does not support lifespan (AssertionError): tracekit answers for it"]
 
 
 # Under real servers
@@ -321,7 +321,7 @@ class Other:
     ],
     ids=["an app that only knows http", "outermost", "two", "inside a framework"],
 )
-def test_a_server_that_stops_leaves_nothing_behind(kept, server, make):
+def test_a_server_that_stops_loses_no_span(kept, server, make):
     with serve(make(), server) as port, httpx.Client() as client:
         for _ in range(21):
             assert client.get(f"http://127.0.0.1:{port}/").status_code == 200

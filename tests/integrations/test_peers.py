@@ -1,4 +1,4 @@
-"""Which hosts get labels, whatever client asks."""
+"""Which hosts get labels from the client integrations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OWN = [
     "api.default.svc",
     "api.default.svc.cluster.local",
 ]
-STRANGERS = [
+OTHERS = [
     "",
     ".",
     "example.com",
@@ -55,13 +55,13 @@ STRANGERS = [
     "192.169.0.1",
     "11.0.0.1",
     "100.128.0.1",
-    "169.254.169.254",  # what the cloud's operator runs
+    "169.254.169.254",  # the cloud's metadata service, run by its operator
     "2001:db8::1",
     "[2001:db8::1]",
     "fe80::1",
     "fe80::1%eth0",
     "::ffff:8.8.8.8",
-    # Other spellings of addresses, which getaddrinfo() understands and we do not.
+    # Other spellings of addresses, which getaddrinfo() accepts.
     "134744072",
     "0x08080808",
     "8.8",
@@ -80,17 +80,17 @@ STRANGERS = [
 
 
 @pytest.fixture(autouse=True)
-def _nothing_said(monkeypatch):
+def _nothing_logged(monkeypatch):
     monkeypatch.setattr(_peers, "_notices", _peers.Notices())
     monkeypatch.delenv("TRACEKIT_PROPAGATE_TO", raising=False)
 
 
 @pytest.mark.parametrize("propagate_to", [None, [], ["shop.example"]], ids=str)
-def test_hosts_of_ones_own_get_labels_and_strangers_do_not(propagate_to):
+def test_own_hosts_get_labels_and_other_hosts_do_not(propagate_to):
     peers = Peers(propagate_to)
     for _ in range(2):
         assert [host for host in OWN if not peers.gets_labels(host)] == []
-        assert [host for host in STRANGERS if peers.gets_labels(host)] == []
+        assert [host for host in OTHERS if peers.gets_labels(host)] == []
 
 
 NAMED = [
@@ -126,7 +126,7 @@ def test_named_hosts_get_labels_too(propagate_to, host, gets_labels):
 
 
 @pytest.mark.parametrize(("propagate_to", "host", "gets_labels"), NAMED)
-def test_the_environment_names_them_where_the_program_does_not(propagate_to, host, gets_labels, monkeypatch):
+def test_the_environment_names_hosts_if_the_program_does_not(propagate_to, host, gets_labels, monkeypatch):
     patterns = propagate_to if isinstance(propagate_to, list) else ["a.example"]
     monkeypatch.setenv("TRACEKIT_PROPAGATE_TO", ",".join(["other.example", *patterns, ""]))
     assert Peers().gets_labels(host) is gets_labels
@@ -134,17 +134,19 @@ def test_the_environment_names_them_where_the_program_does_not(propagate_to, hos
     assert not Peers([]).gets_labels("other.example")
 
 
-def test_a_function_decides_alone():
+def test_a_function_replaces_the_default():
     asked = []
     peers = Peers(lambda host: asked.append(host) or host == "a.example")
     assert [peers.gets_labels(host) for host in ("A.EXAMPLE", "warehouse", "[::1]")] == [True, False, False]
     assert asked == ["a.example", "warehouse", "::1"]
 
 
-def test_where_a_function_fails_labels_are_kept_back_and_the_failure_is_said_once(caplog):
+def test_if_a_function_raises_labels_are_not_sent_and_the_error_is_logged_once(caplog):
     peers = Peers(lambda _: 1 // 0)
     assert [peers.gets_labels("localhost") for _ in range(2)] == [False, False]
-    assert caplog.messages == ["propagate_to failed, labels are not sent: ZeroDivisionError"]
+    assert caplog.messages == [
+        "propagate_to raised ZeroDivisionError: labels are not sent (logged once per class of error)"
+    ]
 
 
 @pytest.mark.parametrize("wrong", ["a.example", b"a.example", 5, [5], [None]])
@@ -176,13 +178,13 @@ def test_a_pattern_that_matches_no_host_is_a_value_error(wrong):
         Peers([wrong])
 
 
-def test_a_wrong_name_in_the_environment_costs_itself_and_a_warning(monkeypatch, caplog):
+def test_an_invalid_name_in_the_environment_is_ignored_with_a_warning(monkeypatch, caplog):
     monkeypatch.setenv("TRACEKIT_PROPAGATE_TO", ",".join(["a.example", *WRONG, "b.example"]))
     for _ in range(2):
         peers = Peers()
     assert [peers.gets_labels(host) for host in ("a.example", "b.example", "c.example")] == [True, True, False]
     assert len(caplog.messages) == len(WRONG)
-    assert caplog.messages[3] == "TRACEKIT_PROPAGATE_TO: 'a.*.example' is no host name"
+    assert caplog.messages[3] == "TRACEKIT_PROPAGATE_TO: invalid host name 'a.*.example' is ignored"
 
 
 def context():
@@ -196,7 +198,7 @@ def context():
     )
 
 
-def test_a_stranger_gets_everything_but_labels_and_one_line_says_how_to_change_that(caplog):
+def test_other_hosts_get_everything_but_labels_and_one_line_tells_how_to_change_that(caplog):
     whole = context()
     peers = Peers()
     for host in ("api.stripe.com", "api.stripe.com", "api.paypal.com", "warehouse"):
@@ -204,25 +206,25 @@ def test_a_stranger_gets_everything_but_labels_and_one_line_says_how_to_change_t
         assert found.replace(labels=whole.labels) == whole
         assert dict(found.labels) == ({"tenant": "acme"} if host == "warehouse" else {})
     assert caplog.messages == [
-        f"labels are not sent to {host}, which is no host of one's own; to send them name it in propagate_to= or in "
-        "TRACEKIT_PROPAGATE_TO (said once per host)"
+        f"labels are not sent to {host}, which is not one of your own hosts; to send them, add it to propagate_to= or "
+        "to TRACEKIT_PROPAGATE_TO (logged once per host)"
         for host in ("api.stripe.com", "api.paypal.com")
     ]
 
 
-def test_without_labels_there_is_nothing_to_keep_back_or_to_say(caplog):
+def test_without_labels_the_context_is_unchanged_and_nothing_is_logged(caplog):
     bare = context().replace(labels=tracekit.Labels())
     assert Peers().context_for("api.stripe.com", bare) is bare
     assert caplog.messages == []
 
 
-def test_a_hosts_name_is_a_line_of_the_log_whatever_it_is(caplog):
+def test_any_host_name_is_logged_in_one_short_line(caplog):
     Peers().context_for("a\nb" + "x" * 5000 + ".com", context())
     assert caplog.messages[0].startswith("labels are not sent to 'a\\nbxx")
     assert len(caplog.messages[0]) < 300
 
 
-def test_hosts_without_end_take_no_memory_without_end():
+def test_any_number_of_hosts_takes_bounded_memory():
     peers = Peers()
     for number in range(3_000):
         peers.gets_labels(f"{number}.example")

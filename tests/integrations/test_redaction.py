@@ -1,4 +1,4 @@
-"""Secrets in queries and headers. The lists are written down here, not taken from the code that they test."""
+"""Secrets in queries and headers. The lists are independent of the tables in the code that they test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tracekit.integrations._redaction import Redaction
 
-# Names that were seen in the queries of real services, as they are written there.
+# Names of query parameters, in the spelling of real services.
 SECRETS = [
     "access_key",
     "access_token",
@@ -83,7 +83,7 @@ SECRETS = [
     "X-Goog-Signature",
     "_csrf",
 ]
-# Headers hold secrets under names of their own.
+# Names of headers that hold secrets.
 HEADERS = ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key", "x-auth-token", "x-csrf-token"]
 PLAIN = [
     "",
@@ -116,18 +116,18 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("key", SECRETS)
-def test_the_value_of_a_secret_is_left_out_of_a_query(key):
+def test_the_value_of_a_secret_is_redacted(key):
     assert Redaction().query(f"page=2&{key}=s3cr3t&x=1") == f"page=2&{key}=REDACTED&x=1"
 
 
 @pytest.mark.parametrize("key", PLAIN)
-def test_all_other_values_stay(key):
+def test_other_values_are_kept(key):
     assert Redaction().query(f"{key}=1&b=2") == f"{key}=1&b=2"
     assert not Redaction().is_secret(key)
 
 
 @pytest.mark.parametrize("name", [*HEADERS, *[name.upper() for name in HEADERS]])
-def test_a_header_that_holds_a_secret_is_one(name):
+def test_a_header_that_holds_a_secret_is_detected(name):
     assert Redaction().is_secret(name)
 
 
@@ -152,11 +152,11 @@ def test_a_header_that_holds_a_secret_is_one(name):
 )
 def test_a_query_keeps_its_form(query, redacted):
     redaction = Redaction()
-    for _ in range(2):  # then its keys are known
+    for _ in range(2):  # the second time, its keys are cached
         assert redaction.query(query) == redacted
 
 
-def test_more_names_can_be_secret():
+def test_names_can_be_added():
     redaction = Redaction(["ssn", "X-Tenant_Pin"])
     assert redaction.query("SSN=1&x%2Dtenant-pin=2&user[ssn]=3&token=4&session=5") == (
         "SSN=REDACTED&x%2Dtenant-pin=REDACTED&user[ssn]=REDACTED&token=REDACTED&session=REDACTED"
@@ -174,13 +174,13 @@ def test_more_names_can_be_secret():
         (["-_"], ValueError, "redact must hold names with letters or digits: '-_'"),
     ],
 )
-def test_a_wrong_name_is_an_error(names, error, message):
+def test_an_invalid_name_is_an_error(names, error, message):
     with pytest.raises(error) as caught:
         Redaction(names)
     assert str(caught.value) == message
 
 
-def test_names_without_end_take_no_memory_without_end():
+def test_any_number_of_names_takes_bounded_memory():
     redaction = Redaction()
     for number in range(5_000):
         assert redaction.query(f"k{number}=1") == f"k{number}=1"
@@ -191,7 +191,7 @@ def test_names_without_end_take_no_memory_without_end():
 
 
 @given(st.text(max_size=40), st.sampled_from(["&", ";"]), st.text("abcdef", min_size=1))
-def test_no_text_before_a_secret_lets_it_through(before, separator, secret):
+def test_a_secret_is_redacted_after_any_text(before, separator, secret):
     assert Redaction().query(f"{before}{separator}sig=<{secret}>").endswith(f"{separator}sig=REDACTED")
 
 

@@ -1,4 +1,4 @@
-"""What an ASGI scope says about a request: the attributes of its server span, and the route that the app chose.
+"""Read an ASGI scope: attributes of the server span, and the route that the app chose.
 
 Conventions: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 """
@@ -17,11 +17,11 @@ __all__ = ["attributes_of", "route_of"]
 
 
 def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redaction: Redaction) -> dict[str, Any]:
-    """Return what *scope* tells about the request, as far as it is well-formed."""
+    """Return the attributes of the request in *scope*; malformed fields are left out."""
     get = scope.get
     scheme = get("scheme") or ("http" if kind == "http" else "ws")
     path = get("raw_path")
-    if type(path) is bytes:  # as it was sent: in "path" the server has decoded "%2F", and "%3F"
+    if type(path) is bytes:  # as it was sent; in "path" the server has decoded "%2F" and "%3F"
         path = path.decode("latin-1")
         if "?" in path:
             path = path.partition("?")[0]
@@ -47,7 +47,7 @@ def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redac
             attributes["server.address"] = address
             if port:
                 attributes["server.port"] = port
-    except Exception:  # hostile bytes, or a server that takes liberties: what was found so far will do
+    except Exception:  # malformed fields: keep the attributes found so far
         pass
     try:
         if query := get("query_string"):
@@ -62,7 +62,7 @@ def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redac
     try:
         if (client := get("client")) and (address := client[0]):
             attributes["client.address"] = address
-            if client[1]:  # 0 where a proxy's header has named the client, whose port is not known then
+            if client[1]:  # 0 if the client's address comes from a proxy's header
                 attributes["network.peer.address"] = address
     except Exception:
         pass
@@ -70,12 +70,12 @@ def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redac
 
 
 def route_of(scope: MutableMapping[str, Any]) -> str:
-    """Return the path template of the route that the app chose, where it says so as Starlette and FastAPI do, or ""."""
+    """Return the path template of the chosen route, as Starlette and FastAPI set it, or ""."""
     route = scope.get("route")
     if route is None:
         return ""
     try:
-        # A mount's own template is overwritten by the route inside, which knows only the rest of the path.
+        # The inner route overwrites the mount's template, and has only the rest of the path.
         prefix: str = scope["root_path"][len(scope["app_root_path"]) :] if "app_root_path" in scope else ""
         path: str = "" if hasattr(route, "routes") else route.path
         if prefix:
@@ -83,5 +83,5 @@ def route_of(scope: MutableMapping[str, Any]) -> str:
             outer = {str(value): name for name, value in scope["path_params"].items() if name not in inner}
             prefix = "/".join([f"{{{outer[part]}}}" if part in outer else part for part in prefix.split("/")])
         return prefix + path
-    except Exception:  # some other framework's idea of a route
+    except Exception:  # another framework's kind of route
         return ""

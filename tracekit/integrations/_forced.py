@@ -1,15 +1,15 @@
-"""Traces that are recorded because a caller said so, and how many of them a second.
+"""Forced sampling: a bound on the traces that are recorded because a caller asked for it.
 
-Whoever can send a request can say "sampled", or "debug" in B3 and Jaeger, and can choose the trace's id and with it
-everything that a probability decides by. So a decision that came in is followed as far as the sampler here allows:
+Any client can send "sampled", or "debug" in B3 and Jaeger. It can also choose the trace id, and with it the random bits
+that a probability sampler uses. So decisions of callers are followed only as far as the local sampler allows:
 
-- ``AlwaysOn`` keeps everything: there is nothing to force.
-- ``Ratio(p)`` allows the share p of all requests; beyond that *per_second* traces are followed.
-- ``Rate(n)`` is asked as for a new trace, with the part of the randomness that the caller's own threshold left open,
-  and bounds it all: n a second.
-- A sampler of the program's own is asked; of those that it does not keep, *per_second* are followed.
+- ``AlwaysOn`` keeps all traces, so nothing is forced.
+- ``Ratio(p)`` allows the share p of all requests, and *per_second* traces beyond that.
+- ``Rate(n)`` is asked as for a new trace, with the randomness above the caller's threshold rescaled to the whole range.
+  It bounds new traces and forced ones together to n a second.
+- A custom sampler is asked; of the traces that it rejects, *per_second* are followed.
 
-A trace beyond that is not recorded here, nor by the services that are called from here.
+Further traces are recorded neither here nor by the services that are called from here.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 __all__ = ["Forced"]
 
 _SAMPLED: Final = 0x01
-_MAX_SHARE: Final = 10.0  # traces that a Ratio's share may save up: chance is uneven
-_RATE_SLACK: Final = 1.25  # a Rate is exact within ten seconds, not within one
+_MAX_SHARE: Final = 10.0  # traces; bounds the unused share of a Ratio
+_RATE_SLACK: Final = 1.25  # within one second, a Rate may exceed its target
 
 _notices = Notices()
 
 
 class Forced:
-    """Follow the decisions of callers, and of those that the sampler would not make at most *per_second* a second.
+    """Follow callers' decisions within the sampler's bound, and *per_second* traces a second beyond it.
 
-    *clock* returns seconds. Raises ``TypeError`` or ``ValueError`` for a *per_second* that is no number from 0 on.
+    *clock* returns seconds. Raises ``TypeError`` or ``ValueError`` if *per_second* is not a number from 0 on.
     """
 
     def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,20 +51,20 @@ class Forced:
         self._per_second = per_second
         self._clock = clock
         self._since_s = clock()
-        self._tokens = math.inf  # as many as the bucket holds
+        self._tokens = math.inf  # clipped to the size of the bucket at its first use
         self._share = _MAX_SHARE
 
     def count(self, tracer: Tracer) -> None:
-        """Count a request, sampled or not, where *tracer* keeps a share of them."""
+        """Count a request, sampled or not, towards the share that *tracer* keeps."""
         self._share = min(_MAX_SHARE, self._share + (1 - tracer.threshold / NEVER))
 
     def admit(self, tracer: Tracer, caller: SpanContext, name: str, attributes: Mapping[str, Any]) -> SpanContext:
-        """Return what counts here of *caller*, which is sampled or leaves the decision to the sampler here."""
+        """Return *caller*, which is sampled or deferred, with the decision that holds here."""
         sampler: Any = tracer.sampler
         if math.isinf(self._per_second):
             return caller
         is_forced = caller.sampled
-        if not ids_of(caller)[0]:  # the trace, and with it chance, begins here
+        if not ids_of(caller)[0]:  # the trace id and its randomness are made here
             is_followed = not is_forced or (not isinstance(sampler, Rate) and self._take(self._per_second))
             return caller if is_followed else _decided(caller, deferred=True)
         if isinstance(sampler, Rate):
@@ -86,14 +86,14 @@ class Forced:
             _notices.say(
                 "warning",
                 "forced",
-                "more traces come in sampled than the sampler here and forced_per_s=%g allow: the others are not "
-                "recorded (said once)",
+                "callers ask for more traces to be recorded than the sampler and forced_per_s=%g allow: the others "
+                "are not recorded (logged once)",
                 self._per_second,
             )
         return _decided(caller)
 
     def _take(self, per_second: float) -> bool:
-        """Take a token from the bucket, which holds as many as a second brings."""
+        """Take a token from a bucket that is filled with *per_second* tokens a second and holds one second's worth."""
         now_s = self._clock()
         brought = max(0.0, now_s - self._since_s) * per_second
         self._since_s = now_s
@@ -106,12 +106,12 @@ class Forced:
 def _keeps(sampler: Any, chance: int, name: str, attributes: Mapping[str, Any]) -> bool:
     try:
         return bool(sampler.sample(chance, name, "server", attributes)[0])
-    except Exception:  # as for a new trace: it is not kept
+    except Exception:  # a new trace would not be kept either
         return False
 
 
 def _decided(caller: SpanContext, entry: str = "", sampled: int = 0, *, deferred: bool = False) -> SpanContext:
-    """Return *caller* with another decision, which *entry* of its tracestate tells."""
+    """Return *caller* with another decision, and *entry* as its threshold in tracestate."""
     return SpanContext(
         caller.id[:16],
         caller.id[16:],

@@ -1,4 +1,4 @@
-"""What server and client spans of HTTP share: method names, addresses, names of errors.
+"""Shared by server and client spans of HTTP: method names, addresses, names of errors.
 
 Conventions: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 """
@@ -13,16 +13,16 @@ from .._export.notices import Notices
 
 __all__ = ["DEFAULT_PORTS", "METHODS", "NOTICES", "error_type", "is_port", "parse_host", "report", "server_of"]
 
-# RFC 9110, PATCH (RFC 5789) and QUERY; whoever sends requests could make up any number of others.
+# RFC 9110, PATCH (RFC 5789) and QUERY. Others become "_OTHER": a client can send any number of them.
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-NOTICES: Final = Notices()  # of all integrations together: each cause is logged once
+NOTICES: Final = Notices()  # shared by the integrations: each cause is logged once
 
 
 def parse_host(host: bytes) -> tuple[str, int | None]:
-    """Return address and port of a ``Host`` header; None for a port that it does not name, "" for no address at all.
+    """Return address and port of a ``Host`` header, "" and None for missing ones.
 
-    An IPv6 address loses its brackets; user info, which does not belong there, is left out.
+    Brackets of an IPv6 address and user info are removed.
     """
     text = host[:255].decode("latin-1").rpartition("@")[2]
     if text.startswith("["):
@@ -37,10 +37,10 @@ def parse_host(host: bytes) -> tuple[str, int | None]:
 
 @functools.lru_cache(maxsize=256)
 def server_of(host: bytes, scheme: str, server: Any) -> tuple[str, int | None]:
-    """Return address and port of a server, from the ``Host`` header that it was sent and what it says of itself.
+    """Return address and port of a server, from the ``Host`` header and ASGI's ``server``; "" and None if unknown.
 
-    *server* is ASGI's pair of address and port; at a Unix socket the port is None, or the pair is. "" and None are what
-    is not known. Raises what hostile arguments raise.
+    *server* is a pair of address and port, or None. On a Unix socket the port is None, or the pair is. May raise for
+    arguments of other types.
     """
     address, port = parse_host(host)
     if not server:
@@ -54,7 +54,7 @@ def server_of(host: bytes, scheme: str, server: Any) -> tuple[str, int | None]:
 
 
 def is_port(port: object) -> bool:
-    """Return whether *port* is a port of TCP or UDP that something can listen on."""
+    """Return whether *port* is a valid port of TCP or UDP, other than 0."""
     return type(port) is int and 0 < port <= 65535
 
 
@@ -65,7 +65,7 @@ def error_type(error: BaseException) -> str:
 
 
 def report(error: Exception) -> None:
-    """Log that *error* kept a request, or a part of it, from being traced, once per class of error."""
+    """Log that *error* prevented a request from being traced in full, once per class of error."""
     try:
         text = clip(str(error))
     except Exception:
@@ -73,7 +73,7 @@ def report(error: Exception) -> None:
     NOTICES.say(
         "warning",
         type(error),
-        "a request is not traced as it should be: %s: %s (said once per kind of error)",
+        "a request is not traced in full: %s: %s (logged once per class of error)",
         type(error).__name__,
         text,
     )

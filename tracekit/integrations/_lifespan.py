@@ -1,7 +1,7 @@
-"""The end of an ASGI server: finished spans are exported when ``lifespan.shutdown`` passes.
+"""Flush at the shutdown of an ASGI server: finished spans are exported before ``lifespan.shutdown.complete``.
 
-uvicorn raises the signal that stopped it once more, with its default action, so that no ``atexit`` runs. The last
-moment to export is before ``lifespan.shutdown.complete``, for which every server waits.
+uvicorn raises the signal that stopped it again, with its default action, so no ``atexit`` function runs. Every
+server waits for ``lifespan.shutdown.complete``.
 
 Spec: https://asgi.readthedocs.io/en/latest/specs/lifespan.html
 """
@@ -19,7 +19,7 @@ from .._export.notices import log
 __all__ = ["LIFESPAN_KEY", "serve_lifespan"]
 
 LIFESPAN_KEY: Final = "tracekit.lifespan"
-FLUSH_S: Final = 3.0  # Docker kills after ten, and requests that are under way come first
+FLUSH_S: Final = 3.0  # Docker sends SIGKILL after 10 s, and running requests are finished first
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -28,15 +28,15 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
 async def serve_lifespan(app: App, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-    """Pass a lifespan on to *app*, and export what has ended before the server learns that the shutdown is complete.
+    """Run *app* with a lifespan scope, and export finished spans before the server hears of the end of the shutdown.
 
-    An app that does not speak the protocol, one that raises or returns without receiving anything, would have
-    servers send no shutdown at all; it is answered for. What an app raises later goes on to the server.
+    Servers send no shutdown event to an app that does not support the protocol: one that raises or returns without
+    receiving anything. Such an app is answered for. An error that it raises later reaches the server.
     """
     try:
-        is_inside = LIFESPAN_KEY in scope  # the outermost does it
+        is_inside = LIFESPAN_KEY in scope  # only the outermost middleware flushes
         scope[LIFESPAN_KEY] = True
-    except Exception:  # a middleware inside this one then flushes, too; that does no harm
+    except Exception:  # an inner middleware flushes, too, which is harmless
         is_inside = False
     if is_inside:
         await app(scope, receive, send)
@@ -49,8 +49,8 @@ async def serve_lifespan(app: App, scope: MutableMapping[str, Any], receive: Rec
             if talk.received > 1 and not talk.has_ended:
                 await _flush()
             raise
-        log("info", "the application does not speak lifespan (%s): tracekit answers for it", type(error).__name__)
-    # What is left of the conversation, where the app has left it early.
+        log("info", "the application does not support lifespan (%s): tracekit answers for it", type(error).__name__)
+    # The app has returned early: send and receive the messages that are left.
     if not talk.received:
         await talk.receive()
     if not talk.has_started:
@@ -62,13 +62,13 @@ async def serve_lifespan(app: App, scope: MutableMapping[str, Any], receive: Rec
 
 
 class _Talk:
-    """What server and app have said to each other."""
+    """Wraps ``receive`` and ``send``, and tracks how far the protocol has advanced."""
 
     __slots__ = ("_receive", "_send", "has_ended", "has_started", "received")
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
-        self.received = 0  # messages: the first is startup, the second shutdown
+        self.received = 0  # number of messages: the first is startup, the second shutdown
         self.has_started = self.has_ended = False
 
     async def receive(self) -> Message:
@@ -79,7 +79,7 @@ class _Talk:
     async def send(self, message: Message) -> None:
         kind = message.get("type") if isinstance(message, MutableMapping) else None
         self.has_started = True
-        if kind != "lifespan.startup.complete":  # a start-up that failed is the end, too
+        if kind != "lifespan.startup.complete":  # startup.failed ends the lifespan, too
             self.has_ended = True
             await _flush()
         await self._send(message)
@@ -88,7 +88,7 @@ class _Talk:
 async def _flush() -> None:
     try:
         is_done = await _off_the_loop(_export)
-    except Exception as error:  # the server shuts down all the same
+    except Exception as error:  # the server must shut down all the same
         log("warning", "flushing at the server's shutdown failed: %s", type(error).__name__)
     else:
         if not is_done:
@@ -104,12 +104,12 @@ def _export() -> bool:
 
 
 async def _off_the_loop(job: Callable[[], bool]) -> bool:
-    """Return what *job* returns, run in a thread; where neither asyncio nor trio runs, in this one."""
+    """Run *job* in a thread and return its result; if neither asyncio nor trio is running, in this thread."""
     trio: Any = sys.modules.get("trio")
     asyncio: Any = sys.modules.get("asyncio")
     # trio first: in its guest mode an asyncio loop is running, too.
     if trio is not None and _is_running(lambda: trio.lowlevel.current_task()):
-        # A limiter of its own: the app's threads may have taken all of the common one.
+        # A separate limiter: the app's threads may use up the default one.
         limiter = trio.CapacityLimiter(1)
         return bool(await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=limiter))
     if asyncio is None or not _is_running(asyncio.get_running_loop):
@@ -121,13 +121,13 @@ async def _off_the_loop(job: Callable[[], bool]) -> bool:
         is_done = job()
         try:
             loop.call_soon_threadsafe(lambda: done.done() or done.set_result(is_done))
-        except RuntimeError:  # the loop was closed meanwhile
+        except RuntimeError:  # the loop has been closed
             pass
 
-    # A thread of its own, for the same reason.
+    # Not the default executor, for the same reason.
     try:
         threading.Thread(target=work, name="tracekit-flush", daemon=True).start()
-    except RuntimeError:  # there are no more threads
+    except RuntimeError:  # the system cannot start another thread
         return job()
     return bool(await done)
 
@@ -135,6 +135,6 @@ async def _off_the_loop(job: Callable[[], bool]) -> bool:
 def _is_running(current: Callable[[], object]) -> bool:
     try:
         current()
-    except Exception:  # not running, or half imported by another thread
+    except Exception:  # not running, or being imported by another thread
         return False
     return True

@@ -1,12 +1,12 @@
-"""Who gets labels: the hosts of one's own. Ids and tracestate are sent everywhere.
+"""Which hosts get labels. Ids and tracestate are sent to every host.
 
-Labels hold what this program and its callers put there: tenants, names of users. They are sent to
+Labels may identify users and tenants, and callers can add their own. They are sent to
 
 - loopback, private and shared addresses: RFC 1918, RFC 4193 and RFC 6598;
-- names without a dot, and those that end in ``.internal``, ``.local``, ``.localhost`` or ``.svc``;
-- hosts that ``propagate_to=`` names or, where that is not given, ``TRACEKIT_PROPAGATE_TO``, separated by commas.
+- names without a dot, and names that end in ``.internal``, ``.local``, ``.localhost`` or ``.svc``;
+- hosts named by ``propagate_to=`` or, without that argument, by ``TRACEKIT_PROPAGATE_TO``, separated by commas.
 
-Every client integration asks ``Peers``, once for each request that it sends: a redirect is a request, too.
+Every client integration asks ``Peers`` for each request that it sends, so each hop of a redirect is checked.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _OWN_ENDINGS: Final = (".internal", ".local", ".localhost", ".svc")
 _OWN_NETWORKS: Final = [
     ipaddress.ip_network(network)
     for network in (
-        *("127.0.0.0/8", "::1", "0.0.0.0", "::"),  # the last two reach this host, as a destination
+        *("127.0.0.0/8", "::1", "0.0.0.0", "::"),  # as a destination, the last two are this host
         *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
     )
 ]
 _NAME: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch
-# getaddrinfo() takes "2130706433", "0x7f000001" and "127.1" for addresses, and they are no names without a dot.
+# Other spellings of IPv4 addresses, which getaddrinfo() accepts: "2130706433", "0x7f000001", "127.1".
 _NUMERIC: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)").fullmatch
 _MAX_KNOWN: Final = 1024
 _NO_LABELS: Final = Labels()
@@ -48,10 +48,10 @@ _notices = Notices()
 class Peers:
     """The hosts that get labels.
 
-    *propagate_to* names hosts besides those of one's own: exact, as ``.example.com`` or ``*.example.com`` for all below
-    ``example.com``, or ``*`` for every host; in ASCII, without scheme, port and path. A function, of a host's name or
-    address in lower case, decides alone. Raises ``TypeError`` or ``ValueError`` for anything else; a name in the environment
-    that is wrong is left out, with one warning.
+    *propagate_to* adds hosts to the default ones: a name or address, ``.example.com`` or ``*.example.com`` for all
+    names below ``example.com``, or ``*`` for every host, in ASCII, without scheme, port and path. A function of the
+    host's name or address, in lower case, replaces the default. Raises ``TypeError`` or ``ValueError`` for anything
+    else. An invalid name in the environment is ignored, with one warning.
     """
 
     def __init__(self, propagate_to: Iterable[str] | Callable[[str], bool] | None = None) -> None:
@@ -74,21 +74,21 @@ class Peers:
             self._add(pattern)
 
     def context_for(self, host: str, context: SpanContext) -> SpanContext:
-        """Return what *host* gets of *context*: all of it, or all but the labels."""
+        """Return *context*, without its labels if *host* must not get them."""
         if not context.labels or self.gets_labels(host):
             return context
         _notices.say(
             "warning",
             host,
-            "labels are not sent to %s, which is no host of one's own; to send them name it in propagate_to= or in %s "
-            "(said once per host)",
+            "labels are not sent to %s, which is not one of your own hosts; to send them, add it to propagate_to= or "
+            "to %s (logged once per host)",
             host if _NAME(host) else clip(host),
             PROPAGATE_TO,
         )
         return context.replace(labels=_NO_LABELS)
 
     def gets_labels(self, host: str) -> bool:
-        """Return whether *host*, a name or an address in any case, gets labels; not where a function fails."""
+        """Return whether *host*, a name or an address in any case, gets labels; False if the function raises."""
         known = self._known.get(host)
         if known is None:
             name = _normal(host)
@@ -105,8 +105,13 @@ class Peers:
     def _ask(self, decide: Callable[[str], bool], name: str) -> bool:
         try:
             return bool(decide(name))
-        except Exception as error:  # the program's own: its request is sent all the same
-            _notices.say("warning", type(error), "propagate_to failed, labels are not sent: %s", type(error).__name__)
+        except Exception as error:  # the request is sent all the same
+            _notices.say(
+                "warning",
+                type(error),
+                "propagate_to raised %s: labels are not sent (logged once per class of error)",
+                type(error).__name__,
+            )
             return False
 
     def _add(self, pattern: str) -> None:
@@ -130,7 +135,13 @@ class Peers:
             try:
                 self._add(pattern)
             except ValueError:
-                _notices.say("warning", (PROPAGATE_TO, pattern), "%s: %s is no host name", PROPAGATE_TO, clip(pattern))
+                _notices.say(
+                    "warning",
+                    (PROPAGATE_TO, pattern),
+                    "%s: invalid host name %s is ignored",
+                    PROPAGATE_TO,
+                    clip(pattern),
+                )
 
 
 def _is_own(name: str) -> bool:
@@ -138,7 +149,7 @@ def _is_own(name: str) -> bool:
     if address is not None:
         return any(address in network for network in _OWN_NETWORKS)
     bare = name.removesuffix(".")
-    # "ai." with the dot is a top-level domain of its own.
+    # With a trailing dot, "ai." is a top-level domain.
     return _is_name(bare) and ("." not in name or bare == "localhost" or bare.endswith(_OWN_ENDINGS))
 
 
@@ -152,7 +163,7 @@ def _normal(host: str) -> str:
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(name.partition("%")[0])  # without the zone of a link-local address
+        address = ipaddress.ip_address(name.partition("%")[0])  # without a zone id
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address

@@ -1,7 +1,7 @@
-"""Secrets in URLs and headers: which names mean one, and queries without their values.
+"""Redaction: detect names of secrets in queries and headers, and remove their values from queries.
 
-Names are compared in a normal form: percent-decoded, in lower case, letters and digits only. So ``X-Api-Key``,
-``x_api_key``, ``apiKey``, ``api%5Fkey`` and ``apikey[]`` are one name.
+Names are compared in a normal form: percent-decoded, in lower case, letters and digits only. ``X-Api-Key``,
+``x_api_key``, ``apiKey``, ``api%5Fkey`` and ``apikey[]`` all end in ``apikey``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["MAX_TEXT", "REDACTED", "Redaction"]
 MAX_TEXT: Final = 1024  # characters kept of a query or a header
 REDACTED: Final = "REDACTED"
 
-# Whole names, in normal form. They are too short, or too common inside other words, to be looked for anywhere else.
+# Whole names, in normal form: they are too short, or too common as a part of other words.
 _NAMES: Final = frozenset(
     {
         "code",
@@ -35,7 +35,7 @@ _NAMES: Final = frozenset(
         "totp",
     }
 )
-# What the normal form of a secret's name ends with, whatever stands before it ...
+# Endings of a name, in normal form ...
 _ENDINGS: Final = (
     "accesskey",
     "accesskeyid",
@@ -75,16 +75,16 @@ _ENDINGS: Final = (
     "userpass",
     "xsrf",
 )
-# ... and what it begins with.
+# ... and beginnings.
 _BEGINNINGS: Final = ("secret", "session")
-_MAX_KEY = 256  # characters of a key that are looked at, from its end: an ending decides
+_MAX_KEY = 256  # characters of a name that are examined, from its end
 _MAX_KNOWN = 1024
 
 
 class Redaction:
-    """Replace the values of names that mean a secret; *names* are secret besides those in the table.
+    """Detect names of secrets and redact queries; *names* adds to the names in this module.
 
-    Raises ``TypeError`` or ``ValueError`` for a name that is no text, or has no letter or digit.
+    Raises ``TypeError`` or ``ValueError`` for a name that is not a str, or has neither letters nor digits.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -101,7 +101,7 @@ class Redaction:
         self._known: dict[str, bool] = {}
 
     def is_secret(self, name: str) -> bool:
-        """Return whether *name*, of a header or of a part of a query, means a secret."""
+        """Return whether *name*, of a header or a query parameter, denotes a secret."""
         known = self._known.get(name)
         if known is None:
             known = self._decide(name)
@@ -112,14 +112,14 @@ class Redaction:
         return known
 
     def query(self, query: str) -> str:
-        """Return *query*, without its ``?``, with ``REDACTED`` for the values of secrets; 1024 characters at most."""
+        """Return *query*, given without its ``?``, cut to 1024 characters, with secret values as ``REDACTED``."""
         if len(query) > MAX_TEXT:
             query = query[:MAX_TEXT]
-        if ";" in query:  # separates, too, in the forms of before HTML 5
+        if ";" in query:  # a separator in HTML 4, appendix B.2.2
             return ";".join(["&".join(map(self._pair, part.split("&"))) for part in query.split(";")])
         known = self._known
         for part in query.split("&"):
-            if known.get(part.partition("=")[0]) is not False:  # it may be a secret
+            if known.get(part.partition("=")[0]) is not False:  # not known to be harmless
                 return "&".join(map(self._pair, query.split("&")))
         return query
 
@@ -129,7 +129,7 @@ class Redaction:
 
     def _decide(self, name: str) -> bool:
         name = unquote(name[-_MAX_KEY:])
-        # Of "user[password]" and "filter.token" the last part counts, too.
+        # Parts count, too: "user[password]", "filter.token".
         words = [_normal(name), *map(_normal, name.replace("[", ".").split("."))]
         return any(
             word in self._names or word.endswith(_ENDINGS) or word.startswith(_BEGINNINGS) for word in words if word

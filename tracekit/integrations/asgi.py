@@ -1,7 +1,7 @@
 """ASGI middleware: one server span per HTTP request or websocket, for any ASGI framework and server.
 
-How it works: the span is made from the request's own headers and is current while the app runs, and
-in the tasks and threads that it starts. ``receive`` and ``send`` are wrapped, for a recorded span only, to see
+How it works: the span's parent comes from the request's own headers. The span is current while the app runs, and
+in the tasks and threads that the app starts. For a recorded span, ``receive`` and ``send`` are wrapped to observe
 the status, the last body chunk and the disconnect.
 """
 
@@ -36,42 +36,42 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SPAN_KEY = "tracekit.span"
 Trust = Literal["continue", "restart", "link", "ignore"]
 _TRUST = ("continue", "restart", "link", "ignore")
-_NOT_TRACED = SpanContext(deferred=False)  # what is current under it is not recorded, here and downstream
+_NOT_TRACED = SpanContext(deferred=False)  # spans below it are not recorded, here or downstream
 
 
 class TraceMiddleware:
-    """Give each HTTP request and each websocket its server span; everything else passes untouched.
+    """Open a server span for each HTTP request and each websocket; pass other scopes through.
 
-    The span's parent is the caller's span, from the request's headers, or nothing; never what is
-    current around the middleware: asyncio's transports leak the Context of one request into the next
-    on the same connection. *trust* says what to make of a caller's headers:
+    The span's parent is the caller's span, as the request's headers name it. A span that is current around the
+    middleware is never the parent: asyncio's transports leak the Context of one request into the next
+    on the same connection. *trust* sets how a caller's headers are used:
 
     - ``"continue"``: the span is a child of the caller's, with its sampling decision and its labels;
     - ``"restart"``: the span starts a new trace, without labels, and links to the caller's;
     - ``"link"``: as "restart", but the caller's labels stay in force;
-    - ``"ignore"``: nothing is read.
+    - ``"ignore"``: the headers are not read.
 
-    *routes* says otherwise for paths that start with a prefix, ``{"/internal": "continue"}``, whole segments of it;
-    the longest wins.
-    Where several formats are configured and name different traces, the first counts and the span links to the others.
+    *routes* overrides *trust* by path prefix, ``{"/internal": "continue"}``. Prefixes match whole segments, and the
+    longest wins. If several configured formats name different traces, the first counts and the others become links.
 
-    A caller's decision to record is followed as far as the sampler here would allow it, and beyond that for *forced_per_s*
-    traces a second (``Rate`` allows no more than itself, ``AlwaysOn`` everything); the others are not recorded.
+    A caller's decision to record is followed as far as the sampler allows, and for *forced_per_s* traces a second
+    beyond that. ``Rate`` never allows more than its rate, ``AlwaysOn`` allows everything. The other traces are not
+    recorded.
 
-    *exclude* holds paths, whole segments of them, ``"/health"``, and ``re.Pattern`` objects that are searched for in the
-    path. What is excluded has no span, and neither has what is done in it, here and in the services that it calls. *redact*
-    names query parameters that are secret, besides those that are known to be.
+    *exclude* holds path prefixes such as ``"/health"``, which match whole segments, and ``re.Pattern`` objects, which
+    are searched for in the path. An excluded request has no span. Spans opened while it is served are not recorded, nor
+    are those of the services that it calls. *redact* adds names of query parameters whose values are secret.
 
-    The span ends with the last body chunk or the disconnect, where the app sees one, and at the latest when
-    the app returns; a response of status 500 and up waits for that, for the exception that may be behind it.
-    What the app does later, in background tasks, still gets children of the span. A disconnect is an
-    event on the span; before a response is complete it makes the span "cancelled".
+    The span ends with the last body chunk or with the disconnect that the app receives, and at the latest when
+    the app returns. With a status from 500 on it ends when the app returns, to record the exception that caused it.
+    Background tasks of the app still get children of the span. A disconnect is an event on the span; before the
+    response is complete it sets the status "cancelled".
 
     A ContextVar that the app sets does not reach the layers around it, so they find the span in
-    ``scope["tracekit.span"]``, or None there where the path is excluded. Where it is there already, an inner
-    ``TraceMiddleware`` does nothing.
+    ``scope["tracekit.span"]``; None marks an excluded path. If the key is present, an inner ``TraceMiddleware`` does
+    nothing.
 
-    When the server shuts down, what has ended is exported before it learns that the app has, for 3 s at most.
+    At the server's shutdown, finished spans are exported before ``lifespan.shutdown.complete``, for at most 3 s.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class TraceMiddleware:
         self._redaction = Redaction(redact)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve *scope*, with a span of its own if it is a request or a websocket."""
+        """Serve *scope*, inside a new server span if it is a request or a websocket."""
         try:
             kind = scope["type"]
             is_known = SPAN_KEY in scope
-        except Exception:  # no scope that there should be
+        except Exception:  # not a valid scope: the app has its own error for it
             kind, is_known = "", True
         if is_known or (kind != "http" and kind != "websocket"):
             if kind == "lifespan":
@@ -134,7 +134,7 @@ class TraceMiddleware:
                 watched.close()
 
     def _start(self, scope: Scope, kind: str) -> Span | None:
-        """Return the server span of *scope*, or None where something in the way of tracing failed."""
+        """Return the server span of *scope*, or None if tracing failed."""
         try:
             parent: SpanContext | Root = ROOT
             links: tuple[SpanContext, ...] = ()
@@ -158,13 +158,13 @@ class TraceMiddleware:
             if tracer.recording:
                 if continued is None or continued.sampled or continued.deferred:
                     attributes = attributes_of(scope, kind, method, self._redaction)
-                if tracer.threshold or tracer.sampler is not None:  # there are traces that are not kept
+                if tracer.threshold or tracer.sampler is not None:  # some traces are not kept
                     self._forced.count(tracer)
                     if continued is not None and attributes is not None:
                         parent = self._forced.admit(tracer, continued, name, attributes)
             server_span = span(name, kind="server", parent=parent, links=links, attributes=attributes)
             scope[SPAN_KEY] = server_span
-        except Exception as error:  # the request is served, traced or not
+        except Exception as error:  # the request is served without a span
             report(error)
             return None
         return server_span
@@ -178,22 +178,22 @@ class TraceMiddleware:
     def _is_excluded(self, scope: Scope) -> bool:
         try:
             path = scope["path"]
-            # A pattern may take long over a long path, and nobody excludes one.
+            # Bounds the time that a regular expression can take.
             if len(path) > MAX_TEXT or not any(is_excluded(path) for is_excluded in self._exclude or ()):
                 return False
-            scope[SPAN_KEY] = None  # which keeps an inner middleware from tracing it
-        except Exception:  # a path that is no text
+            scope[SPAN_KEY] = None  # an inner middleware skips it, too
+        except Exception:  # the path is not text
             return False
         return True
 
 
 def _is_below(path: str, prefix: str) -> bool:
-    # "/internal" is no promise about "/internals".
+    # Whole segments: "/internal" must not match "/internals".
     return path.startswith(prefix) and (prefix.endswith("/") or path[len(prefix) : len(prefix) + 1] in ("", "/"))
 
 
 def _excluded(exclude: Iterable[str | re.Pattern[str]]) -> list[Callable[[str], object]] | None:
-    """Return the tests of which one is true for a path that is excluded; None where nothing is."""
+    """Return predicates, one of which is true for an excluded path; None if nothing is excluded."""
     if isinstance(exclude, str | bytes | re.Pattern) or not isinstance(exclude, Iterable):
         raise TypeError(f"exclude must be an iterable of paths and patterns, not {type(exclude).__name__}")
     tests: list[Callable[[str], object]] = []
@@ -220,17 +220,19 @@ def _checked(trust: str) -> str:
 def _caller(scope: Scope) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
     try:
         headers = scope["headers"]
-        if not isinstance(headers, (list, tuple)):  # "iterable", says the specification: it may be one that runs once
+        if not isinstance(
+            headers, (list, tuple)
+        ):  # the specification allows any iterable, even one that can be read once
             scope["headers"] = headers = list(headers)
         return extract_all(headers)
-    except Exception:  # no headers, or a format of the user's own that fails on these
+    except Exception:  # no headers, or a custom format that raises
         return None, ()
 
 
 class _Exchange:
-    """The two ends of one request or websocket, as the app gets them, and what is seen passing through.
+    """Wraps ``receive`` and ``send`` of one request or websocket, and writes the messages' details to the span.
 
-    Whatever app and server send each other, looking at it raises nothing: they have their own errors for it.
+    Invalid messages are passed on unchanged and raise nothing here: app and server have their own errors for them.
     """
 
     __slots__ = ("_is_complete", "_receive", "_scope", "_send", "_span", "_status")
@@ -244,7 +246,7 @@ class _Exchange:
         self._is_complete = False
 
     def close(self) -> None:
-        """Note that the app has returned; where that leaves the client without an answer, servers send a 500."""
+        """Handle the return of the app; if it has not answered, servers send a 500."""
         try:
             if not self._status and not self._is_complete:
                 self._status = self._answer_to_nothing()
@@ -253,7 +255,7 @@ class _Exchange:
             report(ours)
 
     def fail(self, error: BaseException) -> None:
-        """Note that the app has raised *error*; the span's own exit records it."""
+        """Handle *error*, raised by the app; the exit of the span records it."""
         try:
             is_error = isinstance(error, Exception) and not is_normal_end(error)
             if is_error and not self._status and not self._is_complete:
@@ -261,11 +263,11 @@ class _Exchange:
             self._describe()
             if is_error:
                 self._span.set_attribute("error.type", error_type(error))
-        except Exception as ours:  # the server gets the app's own error, not this one
+        except Exception as ours:  # the server must get the app's error, not this one
             report(ours)
 
     def _answer_to_nothing(self) -> int:
-        """Return the status with which the server answers for an app that did not, or 0."""
+        """Return the status that the server sends for an app that did not answer, or 0."""
         return 500
 
     def _disconnect(self) -> None:
@@ -279,7 +281,7 @@ class _Exchange:
         self._span.end()
 
     def _describe(self) -> None:
-        """Write what is known only now: the route that the app chose, and how it went; the span ends next."""
+        """Write route and status, which are known only now, to the span; it ends next."""
         span = self._span
         if route := route_of(self._scope):
             span.update_name(f"{span.name} {route}")
@@ -293,7 +295,7 @@ class _Exchange:
     def _see_status(self, message: Message) -> None:
         status = message["status"]
         if isinstance(status, int):
-            self._status = int(status)  # of http.HTTPStatus, too
+            self._status = int(status)  # http.HTTPStatus becomes a plain int
 
 
 class _Request(_Exchange):
@@ -301,7 +303,7 @@ class _Request(_Exchange):
 
     async def receive(self) -> Message:
         message = await self._receive()
-        # After the last chunk every server answers "disconnect"; that is no news of the client.
+        # After the last chunk every server sends "disconnect", whether or not the client has gone.
         if not self._is_complete:
             try:
                 is_disconnect = message["type"] == "http.disconnect"
@@ -324,7 +326,7 @@ class _Request(_Exchange):
                 else:
                     self._see_status(message)
             elif kind == "http.response.body" or kind == "http.response.zerocopysend":
-                # Set before it is sent: the disconnect that follows may overtake the rest of this call.
+                # Set before sending: the disconnect that follows may be received before send() returns.
                 self._is_complete = not message.get("more_body")
             elif kind == "http.response.pathsend":
                 self._is_complete = True
@@ -332,7 +334,7 @@ class _Request(_Exchange):
             pass
         try:
             await self._send(message)
-        except OSError:  # which says, since version 2.4 of the specification, that the client has gone
+        except OSError:  # the client has gone (version 2.4 of the specification)
             self._disconnect()
             raise
         if self._is_complete and self._status < 500:
@@ -363,7 +365,7 @@ class _WebSocket(_Exchange):
             if kind == "websocket.receive":
                 self._received += 1
             elif kind == "websocket.disconnect" and not self._is_complete:
-                # An ordinary end. Whether the connection broke the code should say, but servers differ.
+                # A normal end. The code should tell a broken connection, but servers differ.
                 self._is_complete = True
                 self._span.add_event("disconnect")
                 self._see_code(message)
@@ -392,7 +394,7 @@ class _WebSocket(_Exchange):
                 if self._is_accepted:
                     self._see_code(message)
                 else:
-                    self._status = 403  # what the specification has servers answer
+                    self._status = 403  # sent by the server, as the specification requires
         except Exception:
             pass
 

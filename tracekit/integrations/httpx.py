@@ -3,10 +3,9 @@
     client = httpx.Client(transport=TraceTransport())
     client = httpx.AsyncClient(transport=AsyncTraceTransport(httpx.AsyncHTTPTransport(retries=2)))
 
-A redirect is a request of its own, so its span is a sibling of the first. The span is current while the
-request is sent and the response's headers are awaited; it ends when the body has been read, or
-when the response is closed. An ``inner`` transport has what httpx otherwise makes from the client's
-``verify``, ``http2``, ``limits`` and ``proxy``.
+Each hop of a redirect is a separate request, so its span is a sibling of the first. The span is current until the
+response's headers have arrived. It ends when the body has been read, or when the response is closed. Options such as
+``verify``, ``http2``, ``limits`` and ``proxy`` are arguments of the ``inner`` transport, not of the client.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/2": "2", b"HTTP/1.0": "1.0", b"HTTP/3": 
 class TraceTransport(httpx.BaseTransport):
     """Send requests through *inner* (default: ``httpx.HTTPTransport()``), each in a client span.
 
-    Every host gets ids and tracestate, in the configured formats. Labels are sent to hosts of one's own only: loopback and
-    private addresses, names without a dot or under ``.internal``, ``.local`` and ``.svc``, and to those that
-    *propagate_to* names, exact, as ``*.example.com`` for all below ``example.com``, or ``*``. A function of the
-    host's name decides alone. Default: ``TRACEKIT_PROPAGATE_TO``, names separated by commas. Each hop of a redirect counts
-    by itself.
+    Every host gets ids and tracestate, in the configured formats. Labels are sent only to loopback and private
+    addresses, to names without a dot or under ``.internal``, ``.local`` and ``.svc``, and to the hosts in
+    *propagate_to*: exact names, ``*.example.com`` for all names below ``example.com``, or ``*``. The default is
+    ``TRACEKIT_PROPAGATE_TO``, names separated by commas. A function of the host's name replaces all of these. Each hop
+    of a redirect is checked.
 
-    The values of query parameters that mean a secret are left out, *redact* names more. Statuses from 400 on are errors.
+    Values of query parameters that denote secrets are redacted; *redact* adds names. Statuses from 400 on are errors.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class TraceTransport(httpx.BaseTransport):
 class AsyncTraceTransport(httpx.AsyncBaseTransport):
     """Send requests through *inner* (default: ``httpx.AsyncHTTPTransport()``), each in a client span.
 
-    As ``TraceTransport``, with the same arguments; a request that is cancelled gives a span that says so.
+    Arguments are those of ``TraceTransport``. The span of a cancelled request has the status "cancelled".
     """
 
     def __init__(
@@ -133,7 +132,7 @@ class AsyncTraceTransport(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.SyncByteStream):
-    """A response's body, whose end is the span's; its own iterator, as a body is read once."""
+    """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
 
     def __init__(self, body: Any, span: Span) -> None:
         self._body = body
@@ -167,9 +166,9 @@ class _Stream(httpx.SyncByteStream):
 
 
 class _AsyncStream(httpx.AsyncByteStream):
-    """A response's body, whose end is the span's; its own iterator, as a body is read once."""
+    """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
 
-    # Not an async generator: one that a reader drops half-way is finalised by the event loop, too late.
+    # Not an async generator: if a reader drops one half-way, the event loop finalises it, too late.
 
     def __init__(self, body: Any, span: Span) -> None:
         self._body = body
@@ -203,7 +202,7 @@ class _AsyncStream(httpx.AsyncByteStream):
 
 
 def _start(request: httpx.Request, peers: Peers, redaction: Redaction) -> tuple[Span | None, httpx.Request]:
-    """Return the span of *request* and what to send: a copy with the context in its headers."""
+    """Return the span of *request*, and a copy of *request* with the context in its headers."""
     client_span = None
     try:
         method = request.method
@@ -211,11 +210,11 @@ def _start(request: httpx.Request, peers: Peers, redaction: Redaction) -> tuple[
         if client_span.is_recording:
             client_span.set_attributes(_attributes(method, request.url, redaction))
         context = peers.context_for(request.url.raw_host.decode("latin-1"), client_span.context)
-        # Into a copy: httpx makes a redirect's headers from the request's, and so would
-        # take what was meant for one host to the next.
+        # Into a copy: httpx copies the request's headers for a redirect, and would send the labels of one host to
+        # the next.
         copy = _copy(request)
         inject(copy.headers, context)
-    except Exception as error:  # the request is sent, traced or not
+    except Exception as error:  # the request is sent without context
         report(error)
         return client_span, request
     return client_span, copy
@@ -236,7 +235,7 @@ def _attributes(method: str, url: httpx.URL, redaction: Redaction) -> dict[str, 
     path, mark, query = target.partition("?")
     attributes: dict[str, Any] = {
         "http.request.method": method,
-        # Neither user info nor the fragment, which is not sent and where tokens travel too.
+        # Without user info and fragment, which may hold secrets.
         "url.full": f"{url.scheme}://{url.netloc.decode('latin-1')}{path}{mark}{redaction.query(query)}",
         "server.address": url.raw_host.decode("latin-1"),
     }
@@ -252,14 +251,14 @@ def _attributes(method: str, url: httpx.URL, redaction: Redaction) -> dict[str, 
 def _answer(
     client_span: Span, response: httpx.Response, wrapped: type[_Stream | _AsyncStream], kind: type
 ) -> httpx.Response:
-    """Write what the headers of *response* say; the span ends with its body, a *kind* of stream, or here without one."""
+    """Write the details of *response* to the span, which ends with the body, a *kind* of stream, or here without it."""
     try:
         if client_span.is_recording:
             _describe(client_span, response)
-    except Exception as error:  # an inner transport of the program's own that answers with something else
+    except Exception as error:  # an invalid response from the inner transport: httpx has its own error for it
         report(error)
     try:
-        # Closed: made with its content by a transport without a network, such as httpx.MockTransport.
+        # Closed: the response was made with its content, as httpx.MockTransport does.
         if not response.is_closed and isinstance(response.stream, kind):
             response.stream = wrapped(response.stream, client_span)
             return response
@@ -285,6 +284,6 @@ def _fail(client_span: Span, error: BaseException) -> None:
         if isinstance(error, Exception):
             client_span.set_attribute("error.type", error_type(error))
         client_span.__exit__(type(error), error, error.__traceback__)
-    except Exception as ours:  # the program gets its own error, not this one
+    except Exception as ours:  # the program must get its own error, not this one
         report(ours)
         client_span.end()

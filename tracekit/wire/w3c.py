@@ -40,7 +40,6 @@ __all__ = [
     "parse_traceparent",
     "read_tracecontext",
     "read_w3c",
-    "write_both",
     "write_tracecontext",
     "write_w3c",
 ]
@@ -147,10 +146,10 @@ def write_w3c(context: SpanContext, carrier: Any) -> None:
     """Set ``traceparent`` and ``tracestate`` of a valid context, and ``baggage`` where there are labels."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
-    write_both(context, carrier)
+    _write_both(context, carrier)
 
 
-def write_both(context: SpanContext, carrier: Any) -> None:
+def _write_both(context: SpanContext, carrier: Any) -> None:
     """Do as ``write_w3c()``, without its check."""
     _write(context, carrier)
     if context._labels is not None:  # else a baggage header that the program set itself stays
