@@ -14,20 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "exception_attributes", "is_normal_end", "mark_recorded", "outcome_of"]
 
-<<<<<<< HEAD
 _LEAVES = 32  # errors of a group that one span records
 _PARTS = 10_000  # groups and members of groups that are looked at
 _TRACES = 16  # remembered for an exception; several, as many requests may await one failed future
 # RFC 6455, section 7.4.1: the purpose is fulfilled, the peer goes away, it gave no code; and the connection broke.
-=======
-# An attribute on the exception is the one memory that crosses tasks, threads and groups with it:
-# built-in exceptions take no weak reference, and a table keyed by id() would outlive them.
-_MARK = "__tracekit_trace__"
-_LEAVES = 32
-_TRACES = 16
-_STACK_FRAMES = 64
-# RFC 6455, section 7.4.1: normal, going away, no code given; and the connection was lost.
->>>>>>> http
 _NORMAL_CLOSES = (1000, 1001, 1005)
 _BROKEN = 1006
 _HEADROOM = 100  # frames that recording an error may take
@@ -86,23 +76,16 @@ def _is(exc: BaseException, kind: type[BaseException]) -> bool:
 
 
 def is_normal_end(exc: BaseException) -> bool:
-    """Return whether *exc* reports a normal end: of the process, or of a websocket that the peer closed."""
+    """Return whether *exc* reports an end in order: of the process, or of a websocket that its peer closed normally."""
     if _is(exc, SystemExit):
         return _is_success(exc)
     closed = _class_of("websockets.exceptions", "ConnectionClosedOK")
     return _websocket_code(exc) in _NORMAL_CLOSES or (closed is not None and _is(exc, closed))
 
 
-<<<<<<< HEAD
 def _websocket_code(exc: BaseException) -> int | None:
     """Return the code with which a client left, if *exc* reports that; None otherwise."""
     disconnect = _class_of("starlette.websockets", "WebSocketDisconnect")
-=======
-def _websocket_code(exc: BaseException) -> object:
-    """Return the close code if *exc* reports that a websocket client has gone, else None."""
-    # Looked up, not imported, like the cancellations below.
-    disconnect = getattr(sys.modules.get("starlette.websockets"), "WebSocketDisconnect", None)
->>>>>>> http
     if disconnect is None or not _is(exc, disconnect):
         return None
     code = ask(_exit_code, exc)
