@@ -225,7 +225,7 @@ def test_only_the_selector_imports_a_form_of_the_codecs():
             imported = {module.rpartition(".")[2], *names} if dots else set()
             if not name.endswith("_plain") and any(part == "_speedups" or part.endswith("_plain") for part in imported):
                 importers.add(name)
-    assert importers == {"_core", "_core.codecs"}
+    assert importers == {"_core.codecs"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("demo.")])

@@ -11,7 +11,7 @@ from .cython import compiled
 
 if not compiled:
     from ._core.scopes import effective, innermost
-    from .wire.w3c import read_w3c, _write_both
+    from .wire.w3c import _write_both, read_w3c
 
 if TYPE_CHECKING:
     from collections.abc import Callable
