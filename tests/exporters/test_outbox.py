@@ -139,7 +139,7 @@ class Model(RuleBasedStateMachine):
         self.add(body, spans)
 
     def add(self, body, spans):
-        state = dict(id=None, attempts=0, is_held=False, until=0, failures=0, sent=-1, is_aside=False)
+        state = {"id": None, "attempts": 0, "is_held": False, "until": 0, "failures": 0, "sent": -1, "is_aside": False}
         self.batches.append(SimpleNamespace(body=body, spans=spans, **state))
 
     @rule(target=taken, who=who, lease_s=st.sampled_from([1, 60, 3600]), early=st.booleans(), past=st.booleans())

@@ -79,7 +79,7 @@ def read_tracecontext(carrier: Any) -> SpanContext | None:
         return None
     context = _join(found[0], found[1])
     if context is None:
-        raise bad_traceparent(found[0])  # type: ignore[arg-type]
+        raise bad_traceparent(found[0])
     return context
 
 
@@ -154,9 +154,6 @@ def _write_both(context: SpanContext, carrier: Any) -> None:
     _write(context, carrier)
     if context._labels is not None:  # else a baggage header that the program set itself stays
         put(carrier, "baggage", str(context._labels))
-
-
-_BAGGAGE = Sieve(("baggage",))
 
 
 class _TraceContext:
