@@ -16,7 +16,9 @@ def extensions() -> list[Extension]:
             Extension(
                 "tracekit._speedups",
                 ["tracekit/_speedups.pyx"],
-                depends=[f"tracekit/_speedups_{part}.pxi" for part in ("codecs", "context", "scopes", "otlp")],
+                depends=[
+                    f"tracekit/_speedups_{part}.pxi" for part in ("codecs", "carriers", "context", "scopes", "otlp")
+                ],
                 extra_compile_args=[] if sys.platform == "win32" else ["-O2", "-fno-plt"],
             )
         ],

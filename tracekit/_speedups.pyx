@@ -227,6 +227,7 @@ cdef enum:
 cdef uint64_t MASK56 = (<uint64_t>1 << 56) - 1
 
 include "_speedups_codecs.pxi"
+include "_speedups_carriers.pxi"
 include "_speedups_context.pxi"
 include "_speedups_scopes.pxi"
 

@@ -8,16 +8,15 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
 
+from .carriers import Sieve, put
 from .codecs import (
     HEX,
     MAX_LABEL_BYTES,
     MAX_STATE_CHARS,
-    Sieve,
     check_baggage,
     count_tracestate,
     join_baggage,
     parse_hex,
-    put,
     utf8,
 )
 from .errors import FormatError, bad_b3, bad_traceparent

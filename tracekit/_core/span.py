@@ -21,12 +21,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, final
 
 from .attributes import MISSING, clean
+from .carriers import Sieve, put
 from .codecs import (
     MAX_LABEL_BYTES,
     MAX_LABELS,
     MAX_STATE_CHARS,
     MAX_STATE_MEMBERS,
-    Sieve,
     check_baggage,
     count_tracestate,
     escape_label,
@@ -38,7 +38,6 @@ from .codecs import (
     make_members,
     parse_baggage,
     parse_hex,
-    put,
     unescape_label,
     view_members,
 )

@@ -61,7 +61,7 @@ def fields_of(environ: Mapping[str, str], formats: Sequence[Format]) -> dict[str
     """Return the fields of *formats* that *environ* holds, by their own names."""
     names = {variable(field): field for format in formats for field in format.fields}
     for prefix in _prefixes(formats):
-        names.update({name: field for name in environ if (field := _field(prefix, name))})
+        names.update({name: field for name in environ if isinstance(name, str) and (field := _field(prefix, name))})
     return {field: environ[name] for name, field in names.items() if name in environ}
 
 

@@ -124,7 +124,8 @@ def _read_tags(value: str | list[str]) -> Labels:
 
 
 def _put(carrier: Any, name: str, octets: bytes | None) -> None:
-    is_wire = isinstance(carrier, list) and bool(carrier) and isinstance(carrier[0][0], bytes)
+    first = carrier[0] if isinstance(carrier, list) and carrier else ()
+    is_wire = isinstance(first, tuple | list) and isinstance(next(iter(first), None), bytes)
     put(carrier, name, None)
     if octets is None:
         return
