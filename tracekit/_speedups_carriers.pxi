@@ -1,4 +1,4 @@
-# The compiled carriers: what holds the fields of a message, and how formats find and set theirs.
+# The compiled carriers: find and set the fields of wire formats in headers and metadata.
 
 from cpython.tuple cimport PyTuple_GET_ITEM
 
@@ -9,8 +9,8 @@ cdef enum:
 
 
 cdef struct Budget:
-    Py_ssize_t chars  # how much more text one walk may take
-    int prefixed  # how many more fields that a prefix names
+    Py_ssize_t chars  # the remaining characters of text that the walk may take
+    int prefixed  # the remaining fields with a prefix that the walk may take
 
 
 cdef struct Name:
@@ -22,7 +22,7 @@ cdef struct Name:
 @cython.final
 @cython.no_gc  # holds str only
 cdef class Sieve:
-    """Reads and writes the *fields* of wire formats, and all fields that begin with one of *prefixes*, in a carrier.
+    """The *fields* of one or more wire formats, and all fields that begin with one of *prefixes*, in carriers.
 
     A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or bytes, and a value may
     be a list or tuple of them. Fields are found in any case, in a mapping also under their WSGI name
@@ -34,7 +34,7 @@ cdef class Sieve:
     """
 
     cdef tuple fields, prefixes
-    # The lengths, modulo 64, of the names that begin with a character: nearly all other headers are rejected by it.
+    # By first character, the lengths modulo 64 of the names that begin with it: rejects nearly all other headers.
     cdef uint64_t[256] lengths
 
     def __cinit__(self, fields=(), prefixes=()):
@@ -48,16 +48,16 @@ cdef class Sieve:
             self.lengths[<uint8_t>ord(name[0])] = ~<uint64_t>0
 
     def collect(self, carrier):
-        """Return the value of each field: None, a text, or a list of texts where it has several.
+        """Return the value of each field: None, a text, or a list of several texts.
 
-        Where there are prefixes, one more item is a dict of the fields that have one, by lower-case name, or None.
+        With prefixes, the last item is a dict of the fields that begin with one, by lower-case name, or None.
         """
         cdef list found = [None] * (len(self.fields) + (1 if self.prefixes else 0))
         _collect(carrier, self, found)
         return found
 
     def sift(self, carrier):
-        """Return a dict of all that ``collect()`` finds, by lower-case name, or None."""
+        """Return all fields that ``collect()`` finds in a dict, by lower-case name, or None."""
         cdef list found = self.collect(carrier)
         cdef dict fields = found.pop() if self.prefixes else None
         cdef Py_ssize_t index
@@ -72,7 +72,7 @@ cdef class Sieve:
     def put(self, carrier, dict texts not None):
         """Set *texts*, by name, in *carrier*, a mutable mapping or a list of pairs, and remove all other fields.
 
-        A None is not set. A list of bytes pairs gets bytes.
+        Texts that are None are not set. A list of bytes pairs gets bytes.
         """
         cdef bint as_bytes = _clear(carrier, self, None, texts)
         for name, text in texts.items():
@@ -80,7 +80,7 @@ cdef class Sieve:
                 _set(carrier, name, text, as_bytes)
 
     cdef inline Py_ssize_t index(self, object key, bint is_mapping, Name* name) noexcept:
-        """Return the index of the field that *key* names, the number of fields for one with a prefix, or -1."""
+        """Return the index of the field named *key*, the number of fields if it has a prefix, or -1; fill *name*."""
         cdef Py_ssize_t index
         cdef PyObject* field
         if not _chars(key, &name.chars, &name.size):
@@ -131,7 +131,7 @@ cdef inline uint8_t _lower(uint8_t char, bint is_wsgi) noexcept:
 
 
 cdef inline bint _begins(Name* name, object wanted) noexcept:
-    """Tell whether *name*, which is long enough, begins with *wanted*, lower-case ASCII, in any case."""
+    """Return whether *name*, in any case, begins with *wanted*, which is lower-case ASCII and not longer."""
     cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(wanted)
     cdef Py_ssize_t at
     if memcmp(name.chars, chars, PyUnicode_GET_LENGTH(wanted)) == 0:
@@ -151,7 +151,7 @@ cdef inline bint _is_ascii(Name* name) noexcept:
 
 
 cdef int _collect(carrier, Sieve sieve, list found) except -1:
-    """Add what *carrier* holds to *found*, which has a place for each field and one more where there are prefixes."""
+    """Add the fields in *carrier* to *found*, which has an item for each field and, with prefixes, one more."""
     cdef PyObject* key
     cdef PyObject* value
     cdef Py_ssize_t position = 0, index
@@ -160,8 +160,8 @@ cdef int _collect(carrier, Sieve sieve, list found) except -1:
     cdef bint is_mapping
     budget.chars, budget.prefixed = C_FIELD_CHARS, C_LABELS
     if type(carrier) is dict:
-        # No method of the program's runs below, but an allocation can start a garbage collection, and a finaliser
-        # may change the dict: PyDict_Next survives that, and key and value are held.
+        # No method of a key or value runs below. But an allocation can start a garbage collection, in which a
+        # finaliser may change the dict: PyDict_Next() tolerates that, and key and value are kept alive.
         while PyDict_Next(carrier, &position, &key, &value):
             index = sieve.index(<object>key, True, &name)
             if index >= 0:
@@ -182,7 +182,7 @@ cdef int _collect(carrier, Sieve sieve, list found) except -1:
         for pair in pairs:
             if not _take_pair(sieve, found, pair, is_mapping, &budget):
                 break
-    except RuntimeError:  # a finaliser or another thread changed what is iterated over: what was found stands
+    except RuntimeError:  # a finaliser or another thread has changed the carrier: keep the fields found so far
         pass
     return 0
 
@@ -203,7 +203,7 @@ cdef inline bint _take_pair(Sieve sieve, list found, object pair, bint is_mappin
 
 
 cdef bint _take(Sieve sieve, list found, Py_ssize_t index, Name* name, object value, Budget* budget) except -1:
-    """Add what *value* holds to *found*; tell whether there is room for more."""
+    """Add the texts in *value* to *found*; return whether the budget allows more."""
     cdef list texts
     cdef dict prefixed
     cdef bint has_room
@@ -249,13 +249,13 @@ cdef bint _take_text(list found, Py_ssize_t index, object text, Py_ssize_t* room
         size = PyBytes_GET_SIZE(text)
     else:
         return True
-    if size == 0 and not is_prefixed:  # a label may be empty, any other field is then as good as absent
+    if size == 0 and not is_prefixed:  # an empty field counts as absent; a label may be empty
         return True
     room[0] -= min(size, <Py_ssize_t>C_VALUE_CHARS)
     if room[0] < 0:
         return False
     if isinstance(text, bytes):
-        # To copy a mebibyte would cost more than to reject it.
+        # Copying a mebibyte would cost more than rejecting it.
         text = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), min(size, <Py_ssize_t>C_VALUE_CHARS), NULL)
     elif type(text) is not str:
         text = str.__str__(text)
@@ -272,8 +272,8 @@ cdef bint _take_text(list found, Py_ssize_t index, object text, Py_ssize_t* room
 def put(carrier, str name not None, str text):
     """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None removes it.
 
-    Fields of that name in another case are removed: more than one ``traceparent`` counts as none. A list of bytes pairs
-    gets bytes.
+    Fields of that name in another case are removed, because more than one ``traceparent`` counts as none. A list of
+    bytes pairs gets bytes.
     """
     _put(carrier, name, text)
 
@@ -301,9 +301,9 @@ cdef int _set(carrier, name, text, bint as_bytes) except -1:
 
 
 cdef bint _clear(carrier, Sieve sieve, str name, texts) except -1:
-    """Remove the fields of *sieve*, or the field *name*; tell whether *carrier* is a list of bytes pairs.
+    """Remove the fields of *sieve*, or the field *name*; return whether *carrier* is a list of bytes pairs.
 
-    A dict keeps the keys that *texts*, a dict or the text of *name*, is going to replace in their place.
+    A dict keeps the keys whose values will be replaced by *texts*, a dict or the text of *name*.
     """
     cdef PyObject* at
     cdef Py_ssize_t position = 0
@@ -311,7 +311,7 @@ cdef bint _clear(carrier, Sieve sieve, str name, texts) except -1:
     if type(carrier) is dict:
         while PyDict_Next(carrier, &position, &at, NULL):
             if _is_field(<object>at, sieve, name) and not _is_kept(<object>at, sieve, texts, name):
-                held = <object>at  # before anything is allocated, which can start a garbage collection
+                held = <object>at  # before an allocation, which can start a garbage collection
                 if stale is None:
                     stale = []
                 stale.append(held)
@@ -320,7 +320,7 @@ cdef bint _clear(carrier, Sieve sieve, str name, texts) except -1:
     elif isinstance(carrier, dict):
         stale = [key for key in list(carrier) if _is_field(key, sieve, name) and not _is_kept(key, sieve, texts, name)]
     elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
-        # Some mappings ignore case, and some add to what is there where others replace it.
+        # Some mappings ignore case, and in some a new value does not replace the old one.
         stale = [key for key in list(carrier.keys()) if _is_field(key, sieve, name)]
     else:
         raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
@@ -328,13 +328,13 @@ cdef bint _clear(carrier, Sieve sieve, str name, texts) except -1:
         for key in stale:
             try:
                 del carrier[key]
-            except Exception:  # a KeyError, or an error of the key's own methods, which costs that key only
+            except Exception:  # a KeyError, or an error in the key's methods: the key stays
                 pass
     return False
 
 
 cdef bint _clear_list(object pairs, Sieve sieve, str name) except -1:
-    # Of pairs of subclasses no method runs, so that nothing changes the list on the way.
+    # No method of a pair runs, so nothing changes the list during the loop.
     cdef list kept = []
     cdef bint as_bytes = False, is_first = True, is_changed = False
     for pair in <list>pairs:
@@ -356,7 +356,7 @@ cdef bint _clear_list(object pairs, Sieve sieve, str name) except -1:
 
 
 cdef inline bint _is_field(object key, Sieve sieve, str name) noexcept:
-    """Tell whether *key* names a field of *sieve*, or, without one, is *name*, in any case."""
+    """Return whether *key*, in any case, is a field of *sieve* or, if that is None, *name*."""
     cdef Name found
     if sieve is not None:
         return sieve.index(key, False, &found) >= 0
@@ -369,7 +369,7 @@ cdef inline bint _is_field(object key, Sieve sieve, str name) noexcept:
 
 
 cdef inline bint _is_kept(object key, Sieve sieve, texts, str name) except -1:
-    """Tell whether *key*, which names a field, is exactly a name in *texts*, so that its value will be replaced."""
+    """Return whether *key* is exactly a name in *texts*, so that its value will be replaced."""
     if texts is None or type(key) is not str:
         return False
     if sieve is not None:

@@ -5,7 +5,7 @@ from cpython.tuple cimport PyTuple_GET_SIZE
 
 cdef const char* HEX = "0123456789abcdef"
 
-# What an octet may be part of, a bit each, so that every check is one look-up.
+# The roles that an octet may have, one bit each, so that every check is one look-up.
 cdef enum:
     STATE_FIRST = 1
     STATE_KEY = 2
@@ -13,7 +13,7 @@ cdef enum:
     TOKEN = 8
     LABEL_VALUE = 16
     UNRESERVED = 32
-    LABEL_PLAIN = 64  # may stand in a label's value as it is
+    LABEL_PLAIN = 64  # needs no encoding in a label's value
 
 cdef uint8_t[256] _class
 cdef signed char[256] _nibble  # of a lowercase hex digit, else -1
@@ -49,7 +49,7 @@ _fill_tables()
 
 
 cdef inline bint _decode(const uint8_t* text, int digits, uint64_t* number) noexcept:
-    """Read *digits* (at most 16) lowercase hex digits; tell whether they are that. The caller owns the bounds."""
+    """Read *digits* (at most 16) characters into *number*; return whether all are lowercase hex digits."""
     cdef uint64_t total = 0
     cdef int at, nibble, bad = 0
     for at in range(digits):
@@ -61,7 +61,7 @@ cdef inline bint _decode(const uint8_t* text, int digits, uint64_t* number) noex
 
 
 cdef inline bint _decode_any(const uint8_t* text, uint64_t* number) noexcept:
-    """Read 16 hex digits of either case, as ``_decode`` does."""
+    """Like ``_decode`` for 16 hex digits of either case."""
     cdef uint64_t total = 0
     cdef int at, nibble, bad = 0
     for at in range(16):
@@ -128,7 +128,7 @@ cdef inline bint _is_state_value(const uint8_t* chars, Py_ssize_t size) noexcept
 
 
 def count_tracestate(str text not None):
-    """Return how many members a ``tracestate`` value has, or -1 if it breaks the Level 2 grammar or has more than 32.
+    """Return the number of members in a ``tracestate`` value, or -1 for over 32 or for an error in the Level 2 grammar.
 
     https://www.w3.org/TR/trace-context-2/#tracestate-header
     """
@@ -165,25 +165,25 @@ cdef int _count_tracestate(str text) noexcept:
 
 
 def is_state_key(str key not None):
-    """Tell whether *key* is a Level 2 ``tracestate`` key: 1 to 256 of ``a-z 0-9 _-*/@``, first a letter or digit."""
+    """Return whether *key* is a Level 2 ``tracestate`` key: 1 to 256 of ``a-z 0-9 _-*/@``, first a letter or digit."""
     return PyUnicode_IS_ASCII(key) and _is_state_key(<const uint8_t*>PyUnicode_DATA(key), PyUnicode_GET_LENGTH(key))
 
 
 def is_state_value(str value not None):
-    """Tell whether *value* is a ``tracestate`` value: 1 to 256 printable ASCII but ``,`` and ``=``, no space last."""
+    """Return whether *value* is a ``tracestate`` value: 1 to 256 printable ASCII but ``,`` and ``=``, no space last."""
     return PyUnicode_IS_ASCII(value) and _is_state_value(
         <const uint8_t*>PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value)
     )
 
 
 def is_label_key(str key not None):
-    """Tell whether *key* is an RFC 7230 token, which is what a label's key must be."""
+    """Return whether *key* is an RFC 7230 token, as a label's key must be."""
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(key)
     return size > 0 and PyUnicode_IS_ASCII(key) and _all(<const uint8_t*>PyUnicode_DATA(key), size, TOKEN)
 
 
 cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) noexcept:
-    """Point to the octets of ASCII str or any bytes; False for all else."""
+    """Point *chars* to the octets of an ASCII str or of bytes; return False for anything else."""
     if isinstance(text, str):
         if not PyUnicode_IS_ASCII(text):
             return False
@@ -198,11 +198,11 @@ cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) no
 
 
 cdef object _utf8(object text):
-    """Return str *text* in UTF-8, lone surrogates as U+FFFD: ASCII text itself, else bytes."""
+    """Return str *text* in UTF-8, with U+FFFD for lone surrogates: ASCII text unchanged, otherwise bytes."""
     cdef str exact
     if PyUnicode_IS_ASCII(text):
         return text
-    exact = text if type(text) is str else str.__str__(text)  # a subclass may have methods of its own
+    exact = text if type(text) is str else str.__str__(text)  # a subclass may override encode()
     try:
         return exact.encode()
     except UnicodeEncodeError:
@@ -218,7 +218,7 @@ cdef inline Py_ssize_t _escaped_size(const uint8_t* octets, Py_ssize_t size, uin
 
 
 cdef inline uint8_t* _escape(const uint8_t* octets, Py_ssize_t size, uint8_t* out, uint8_t plain) noexcept:
-    """Write what ``_escaped_size`` has counted, and return where it ends."""
+    """Write as many octets as ``_escaped_size`` counted, and return the end."""
     cdef Py_ssize_t at
     cdef uint8_t octet
     for at in range(size):
@@ -235,9 +235,9 @@ cdef inline uint8_t* _escape(const uint8_t* octets, Py_ssize_t size, uint8_t* ou
 
 
 def escape_label(str value not None):
-    """Return *value* percent-encoded as UTF-8 (RFC 3986), so that no character of it can end a member or a header.
+    """Return *value* percent-encoded as UTF-8 (RFC 3986), so that no character in it can end a member or a header.
 
-    Lone surrogates, which UTF-8 cannot hold, go out as U+FFFD.
+    Lone surrogates, which UTF-8 cannot express, become U+FFFD.
     """
     cdef object utf8 = _utf8(value)
     cdef Py_ssize_t size = 0
@@ -249,9 +249,9 @@ def escape_label(str value not None):
 
 
 def unescape_label(str text not None):
-    """Return ASCII *text* with every ``%XX`` decoded as UTF-8; what is no UTF-8 becomes U+FFFD, a lone ``%`` stays."""
+    """Return ASCII *text* with every ``%XX`` decoded as UTF-8; invalid UTF-8 becomes U+FFFD, a lone ``%`` stays."""
     if not PyUnicode_IS_ASCII(text):
-        return text if "%" not in text else text.encode("ascii")  # the encoder's own error, as in the plain twin
+        return text if "%" not in text else text.encode("ascii")  # raises the encoder's error, as the plain form does
     return _unescape(<const uint8_t*>PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
 
 
@@ -263,7 +263,7 @@ cdef str _unescape(const uint8_t* chars, Py_ssize_t size):
         return PyUnicode_DecodeLatin1(<const char*>chars, size, NULL)
     cdef bytes octets = PyBytes_FromStringAndSize(NULL, size)
     cdef uint8_t* start = <uint8_t*>PyBytes_AS_STRING(octets)
-    cdef uint8_t* out = start  # never past the end: an escape only shrinks
+    cdef uint8_t* out = start  # cannot pass the end, because decoding only shortens
     at = 0
     while at < size:
         if (
@@ -282,10 +282,10 @@ cdef str _unescape(const uint8_t* chars, Py_ssize_t size):
 
 
 def parse_baggage(str text not None):
-    """Return the members of a ``baggage`` value as ``(key, value, properties)``, and how many were left out.
+    """Return the members of a ``baggage`` value as ``(key, value, properties)``, and the number of dropped ones.
 
-    A member that breaks the grammar is left out alone; so is all past 64 members or 8192 bytes, where
-    the count goes no further than 16384.
+    A malformed member is dropped alone, and so are members past 64 or past 8192 bytes. The count covers the first 16384
+    characters.
     https://www.w3.org/TR/baggage/#header-content
     """
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text), at, start, stop, end
@@ -298,7 +298,7 @@ def parse_baggage(str text not None):
     cdef list members = []
     cdef tuple member
     if size > C_LABEL_BYTES:
-        # Whole members only: cut at the last comma that the limit allows.
+        # Drop whole members: cut at the last comma within the limit.
         kind, data = PyUnicode_KIND(text), PyUnicode_DATA(text)
         end = min(size, <Py_ssize_t>(2 * C_LABEL_BYTES))
         size = C_LABEL_BYTES
@@ -315,7 +315,7 @@ def parse_baggage(str text not None):
     if PyUnicode_KIND(text) == 1:
         chars = <const uint8_t*>PyUnicode_DATA(text)
     else:
-        # No character past ASCII is legal anywhere: 0xFF stands for all that do not fit an octet.
+        # No character past ASCII is legal anywhere, so 0xFF can replace those that do not fit an octet.
         kind, data = PyUnicode_KIND(text), PyUnicode_DATA(text)
         copy = PyBytes_FromStringAndSize(NULL, size)
         for at in range(size):
@@ -351,7 +351,7 @@ cdef inline Py_ssize_t _strip(const uint8_t** chars, Py_ssize_t size) noexcept:
 
 
 cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
-    """Parse ``key=value;property;…``; None if it breaks the grammar."""
+    """Parse ``key=value;property;…``; return None if it is malformed."""
     cdef const uint8_t* end = chars + size
     cdef const uint8_t* piece = chars
     cdef const uint8_t* stop
@@ -397,7 +397,7 @@ cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
 
 
 def check_baggage(str text not None):
-    """Return how many members a ``baggage`` value has, or -1 if any of it would have to be left out or put right."""
+    """Return the number of members in a ``baggage`` value, or -1 if it is not to be sent on unchanged."""
     return _check_baggage(text)
 
 
@@ -423,7 +423,7 @@ cdef int _check_baggage(str text) noexcept:
 
 
 cdef bint _is_member(const uint8_t* piece, const uint8_t* end) noexcept:
-    """Tell whether ``_parse_member`` would take it."""
+    """Return whether ``_parse_member`` accepts the text."""
     cdef const uint8_t* stop
     cdef const uint8_t* equals
     cdef const uint8_t* part
@@ -453,11 +453,11 @@ cdef bint _is_member(const uint8_t* piece, const uint8_t* end) noexcept:
 
 
 def make_members(labels):
-    """Return a dict of str as members of ``baggage``; None where it is not that, or a key is none of a label."""
+    """Return the members of ``baggage`` for a dict of str to str; None for anything else or an invalid key."""
     cdef list members = []
     if type(labels) is not dict:
         return None
-    # A copy: making a member can start a garbage collection, and a finaliser may change the dict.
+    # A copy, because an allocation can start a garbage collection, in which a finaliser may change the dict.
     for key, value in PyDict_Items(labels):
         if type(key) is not str or type(value) is not str or not is_label_key(key):
             return None
@@ -466,7 +466,7 @@ def make_members(labels):
 
 
 def view_members(tuple members not None):
-    """Return the members of ``baggage`` as a dict, without properties; of members with one key the last."""
+    """Return the members of ``baggage`` as a dict, without properties; the last member of a key wins."""
     cdef dict view = {}
     for member in members:
         _check_member(member)
@@ -475,14 +475,14 @@ def view_members(tuple members not None):
 
 
 cdef inline int _check_member(object member) except -1:
-    # Exact tuples: anything else could hold something else the next time.
+    # Exact tuples cannot change between two reads.
     if type(member) is not tuple or PyTuple_GET_SIZE(member) != 3 or type((<tuple>member)[2]) is not tuple:
         raise TypeError("members must be tuples of a key, a value and a tuple of properties")
     return 0
 
 
 def join_baggage(list texts not None):
-    """Join repeated ``baggage`` fields, no further than the limit on all of them reaches."""
+    """Join repeated ``baggage`` fields, up to the limit on all of them together."""
     cdef list joined = []
     cdef Py_ssize_t size = 0
     for text in texts:
@@ -494,10 +494,10 @@ def join_baggage(list texts not None):
 
 
 def format_baggage(members):
-    """Return the ``baggage`` value of *members*, and how many of them it holds.
+    """Return the ``baggage`` value of *members*, and the number of members in it.
 
-    Members are left out from the end, whole, past 64 or 8192 bytes. Where they do not fit otherwise, no
-    more is percent-encoded than must be.
+    Members past 64 or past 8192 bytes are omitted. If they do not fit otherwise, only the characters that require it
+    are percent-encoded.
     """
     cdef tuple given = tuple(members)
     cdef int kept = 0
@@ -508,9 +508,9 @@ def format_baggage(members):
 
 
 cdef str _format_baggage(tuple members, uint8_t plain, int* kept):
-    cdef uint8_t[8192] out  # C_LABEL_BYTES: nothing is written before it has been counted
+    cdef uint8_t[8192] out  # C_LABEL_BYTES; every member is measured before it is written
     cdef uint8_t* end = out
-    cdef Py_ssize_t size = -1  # the first member has no comma before it
+    cdef Py_ssize_t size = -1  # the first member follows no comma
     cdef tuple properties, setting
     kept[0] = 0
     for member in members:
@@ -560,7 +560,7 @@ cdef Py_ssize_t _pair_size(object name, object value, uint8_t plain) except -1:
 
 
 cdef uint8_t* _write_pair(object name, object value, uint8_t* out, uint8_t plain) except NULL:
-    """Write what ``_pair_size`` has counted."""
+    """Write as many octets as ``_pair_size`` counted."""
     cdef object utf8
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(name)
     cdef const uint8_t* octets = NULL

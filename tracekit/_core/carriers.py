@@ -1,4 +1,4 @@
-"""The plain carriers: what holds the fields of a message, and how formats find and set theirs."""
+"""The plain carriers: find and set the fields of wire formats in headers and metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOTHING: Final = object()
 
 @final
 class Sieve:
-    """Reads and writes the *fields* of wire formats, and all fields that begin with one of *prefixes*, in a carrier.
+    """The *fields* of one or more wire formats, and all fields that begin with one of *prefixes*, in carriers.
 
     A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or bytes, and a value may
     be a list or tuple of them. Fields are found in any case, in a mapping also under their WSGI name
@@ -39,16 +39,16 @@ class Sieve:
         self._prefixes = _field_names(prefixes, "prefixes")
 
     def collect(self, carrier: Any) -> list[Any]:
-        """Return the value of each field: None, a text, or a list of texts where it has several.
+        """Return the value of each field: None, a text, or a list of several texts.
 
-        Where there are prefixes, one more item is a dict of the fields that have one, by lower-case name, or None.
+        With prefixes, the last item is a dict of the fields that begin with one, by lower-case name, or None.
         """
         found = self.sift(carrier) or {}
         values: list[Any] = [found.pop(field, None) for field in self._fields]
         return [*values, found or None] if self._prefixes else values
 
     def sift(self, carrier: Any) -> dict[str, str | list[str]] | None:
-        """Return a dict of all that ``collect()`` finds, by lower-case name, or None."""
+        """Return all fields that ``collect()`` finds in a dict, by lower-case name, or None."""
         found: dict[str, str | list[str]] = {}
         room, prefixed = MAX_FIELD_CHARS, MAX_LABELS
         is_mapping = type(carrier) is not list and hasattr(carrier, "items")
@@ -62,7 +62,7 @@ class Sieve:
                 if not is_a(text, str, bytes):
                     continue
                 size = str.__len__(text) if is_a(text, str) else bytes.__len__(text)
-                if size == 0 and is_field:  # a label may be empty, any other field is then as good as absent
+                if size == 0 and is_field:  # an empty field counts as absent; a label may be empty
                     continue
                 room -= min(size, MAX_VALUE_CHARS)
                 if room < 0:
@@ -73,7 +73,7 @@ class Sieve:
     def put(self, carrier: Any, texts: dict[str, str | None]) -> None:
         """Set *texts*, by name, in *carrier*, a mutable mapping or a list of pairs, and remove all other fields.
 
-        A None is not set. A list of bytes pairs gets bytes.
+        Texts that are None are not set. A list of bytes pairs gets bytes.
         """
         _replace(carrier, texts, self._has)
 
@@ -85,8 +85,8 @@ class Sieve:
 def put(carrier: Any, name: str, text: str | None) -> None:
     """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None removes it.
 
-    Fields of that name in another case are removed: more than one ``traceparent`` counts as none. A list of bytes pairs
-    gets bytes.
+    Fields of that name in another case are removed, because more than one ``traceparent`` counts as none. A list of
+    bytes pairs gets bytes.
     """
     _replace(carrier, {name: text}, lambda key: _name(key, False) == name)
 
@@ -108,28 +108,28 @@ def _field_names(names: Iterable[str], parameter: str) -> tuple[str, ...]:
 
 
 def _pairs(carrier: Any, is_mapping: bool) -> Iterator[tuple[Any, Any]]:
-    """Return the pairs of *carrier*, no further than it can be iterated over."""
+    """Yield the names and values in *carrier*, until the end or a change of the carrier."""
     if isinstance(carrier, str | bytes) or not (is_mapping or hasattr(carrier, "__iter__")):
         raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
     pairs = iter(carrier.items() if is_mapping else carrier)
     try:
-        # A dict is copied in one step, so that no other thread changes it in the middle.
+        # Copying a dict is one step, in which no other thread can change it.
         for pair in list(pairs) if type(carrier) is dict else pairs:
             items = list(itertools.islice(_items(pair), 3)) if is_a(pair, tuple, list) else ()
             if len(items) == 2:
                 yield items[0], items[1]
-    except RuntimeError:  # a finaliser or another thread changed it all the same: what was found stands
+    except RuntimeError:  # a finaliser or another thread has changed the carrier: keep the fields found so far
         pass
 
 
 def _items(value: Any) -> Iterator[Any]:
-    """Return what a list or tuple holds; of subclasses no method runs, so that none can fail or change a carrier."""
-    # An iterator, not a slice: a finaliser that empties the list while CPython 3.11 makes a slice of it crashes that.
+    """Iterate over a list or tuple without the methods of a subclass, which could fail or change the carrier."""
+    # Not a slice: CPython 3.11 crashes if a finaliser empties a list while it is being sliced.
     return list.__iter__(value) if is_a(value, list) else tuple.__iter__(value)
 
 
 def _name(key: Any, is_mapping: bool) -> str | None:
-    """Return the name that *key* spells, in lower case; None if it cannot be one."""
+    """Return the field name *key* in lower case, or None if it cannot be a field name."""
     if is_a(key, bytes):
         name = bytes.__getitem__(key, slice(MAX_NAME_CHARS + 1)).decode("latin-1")
     elif is_a(key, str):
@@ -138,12 +138,12 @@ def _name(key: Any, is_mapping: bool) -> str | None:
             name = name[5:].replace("_", "-")
     else:
         return None
-    # Lowering what is not ASCII would make a "k" of the Kelvin sign.
+    # str.lower() turns the Kelvin sign into "k".
     return name.lower() if len(name) <= MAX_NAME_CHARS and name.isascii() else None
 
 
 def _text(text: Any) -> str:
-    # To copy a mebibyte would cost more than to reject it.
+    # Copying a mebibyte would cost more than rejecting it.
     return bytes.__getitem__(text, slice(MAX_VALUE_CHARS)).decode("latin-1") if is_a(text, bytes) else str.__str__(text)
 
 
@@ -162,19 +162,19 @@ def _replace(carrier: Any, texts: dict[str, str | None], is_stale: Callable[[obj
         _replace_pairs(carrier, texts, is_stale)
         return
     if isinstance(carrier, dict):
-        # A key that is going to be replaced keeps its place.
+        # Keys whose values will be replaced stay.
         stale = [
             key for key in list(carrier) if is_stale(key) and not (type(key) is str and texts.get(key) is not None)
         ]
     elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
-        # Some mappings ignore case, and some add to what is there where others replace it.
+        # Some mappings ignore case, and in some a new value does not replace the old one.
         stale = [key for key in list(carrier.keys()) if is_stale(key)]
     else:
         raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
     for key in stale:
         try:
             del carrier[key]
-        except Exception:  # a KeyError, or an error of the key's own methods, which costs that key only
+        except Exception:  # a KeyError, or an error in the key's methods: the key stays
             pass
     for name, text in texts.items():
         if text is not None:

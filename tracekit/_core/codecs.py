@@ -33,13 +33,13 @@ HEX: Final = frozenset("0123456789abcdef")
 
 
 def is_a(value: object, *types: type) -> bool:
-    """Tell whether *value* is an instance of one of *types*, without a look at its ``__class__``, which may be code."""
+    """Like ``isinstance()``, but without calling ``value.__class__``, which may be a property."""
     return issubclass(type(value), types)
 
 
 def parse_hex(text: str, digits: int) -> int:
     """Return the id that *text* spells, or 0 if it is not *digits* lowercase hex digits."""
-    # int(text, 16) alone would also take "_", "+", spaces and full-width digits.
+    # int(text, 16) alone also accepts "_", "+", spaces and full-width digits.
     if len(text) != digits or not text or not HEX.issuperset(text):
         return 0
     return int(text, 16)
@@ -64,7 +64,7 @@ MAX_LABEL_BYTES: Final = 8192
 
 
 def count_tracestate(text: str) -> int:
-    """Return how many members a ``tracestate`` value has, or -1 if it breaks the Level 2 grammar or has more than 32.
+    """Return the number of members in a ``tracestate`` value, or -1 for over 32 or for an error in the Level 2 grammar.
 
     https://www.w3.org/TR/trace-context-2/#tracestate-header
     """
@@ -72,7 +72,7 @@ def count_tracestate(text: str) -> int:
         return -1
     count = 0
     for member in text.split(","):
-        # Leading spaces belong to a value, but a member begins with its key: both ends are optional white space.
+        # A value may begin with spaces, a member may not: white space at its ends is optional.
         member = member.strip(" \t")
         if not member:
             continue
@@ -84,24 +84,24 @@ def count_tracestate(text: str) -> int:
 
 
 def is_state_key(key: str) -> bool:
-    """Tell whether *key* is a Level 2 ``tracestate`` key: 1 to 256 of ``a-z 0-9 _-*/@``, first a letter or digit."""
+    """Return whether *key* is a Level 2 ``tracestate`` key: 1 to 256 of ``a-z 0-9 _-*/@``, first a letter or digit."""
     return 0 < len(key) <= 256 and key[0] in _STATE_KEY_FIRST and _STATE_KEY.issuperset(key)
 
 
 def is_state_value(value: str) -> bool:
-    """Tell whether *value* is a ``tracestate`` value: 1 to 256 printable ASCII but ``,`` and ``=``, no space last."""
+    """Return whether *value* is a ``tracestate`` value: 1 to 256 printable ASCII but ``,`` and ``=``, no space last."""
     return 0 < len(value) <= 256 and value[-1] != " " and _STATE_VALUE.issuperset(value)
 
 
 def is_label_key(key: str) -> bool:
-    """Tell whether *key* is an RFC 7230 token, which is what a label's key must be."""
+    """Return whether *key* is an RFC 7230 token, as a label's key must be."""
     return bool(key) and _TOKEN.issuperset(key)
 
 
 def escape_label(value: str) -> str:
-    """Return *value* percent-encoded as UTF-8 (RFC 3986), so that no character of it can end a member or a header.
+    """Return *value* percent-encoded as UTF-8 (RFC 3986), so that no character in it can end a member or a header.
 
-    Lone surrogates, which UTF-8 cannot hold, go out as U+FFFD.
+    Lone surrogates, which UTF-8 cannot express, become U+FFFD.
     """
     return _escape(value, _ESCAPES)
 
@@ -119,13 +119,13 @@ def utf8(text: str) -> bytes:
 
 
 def unescape_label(text: str) -> str:
-    """Return ASCII *text* with every ``%XX`` decoded as UTF-8; what is no UTF-8 becomes U+FFFD, a lone ``%`` stays."""
+    """Return ASCII *text* with every ``%XX`` decoded as UTF-8; invalid UTF-8 becomes U+FFFD, a lone ``%`` stays."""
     if "%" not in text:
         return text
     head, *parts = text.encode("ascii").split(b"%")
     octets = bytearray(head)
     for part in parts:
-        # bytes.fromhex alone would also take white space, or nothing at all.
+        # bytes.fromhex() alone also accepts white space and an empty string.
         if len(part) >= 2 and _HEX_ANY.issuperset(part[:2]):
             octets += bytes.fromhex(part[:2].decode()) + part[2:]
         else:
@@ -134,15 +134,15 @@ def unescape_label(text: str) -> str:
 
 
 def parse_baggage(text: str) -> tuple[tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...], int]:
-    """Return the members of a ``baggage`` value as ``(key, value, properties)``, and how many were left out.
+    """Return the members of a ``baggage`` value as ``(key, value, properties)``, and the number of dropped ones.
 
-    A member that breaks the grammar is left out alone; so is all past 64 members or 8192 bytes, where
-    the count goes no further than 16384.
+    A malformed member is dropped alone, and so are members past 64 or past 8192 bytes. The count covers the first 16384
+    characters.
     https://www.w3.org/TR/baggage/#header-content
     """
     dropped = 0
     if len(text) > MAX_LABEL_BYTES:
-        # Whole members only: cut at the last comma that the limit allows.
+        # Drop whole members: cut at the last comma within the limit.
         cut = text.rfind(",", 0, MAX_LABEL_BYTES + 1)
         rest = text[cut + 1 : 2 * MAX_LABEL_BYTES].split(",")
         dropped = sum([piece.strip(" \t") != "" for piece in rest])
@@ -177,16 +177,16 @@ def _parse_member(piece: str) -> tuple[str, str, tuple[tuple[str, str | None], .
 
 
 def check_baggage(text: str) -> int:
-    """Return how many members a ``baggage`` value has, or -1 if any of it would have to be left out or put right."""
+    """Return the number of members in a ``baggage`` value, or -1 if it is not to be sent on unchanged."""
     members, dropped = parse_baggage(text)
     return -1 if dropped or text.count(",") != len(members) - 1 else len(members)
 
 
 def make_members(labels: Any) -> tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...] | None:
-    """Return a dict of str as members of ``baggage``; None where it is not that, or a key is none of a label."""
+    """Return the members of ``baggage`` for a dict of str to str; None for anything else or an invalid key."""
     if type(labels) is not dict:
         return None
-    pairs = list(labels.items())  # a copy: another thread may change the dict
+    pairs = list(labels.items())  # a copy, because another thread may change the dict
     for key, value in pairs:
         if type(key) is not str or type(value) is not str or not is_label_key(key):
             return None
@@ -194,7 +194,7 @@ def make_members(labels: Any) -> tuple[tuple[str, str, tuple[tuple[str, str | No
 
 
 def view_members(members: tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...]) -> dict[str, str]:
-    """Return the members of ``baggage`` as a dict, without properties; of members with one key the last."""
+    """Return the members of ``baggage`` as a dict, without properties; the last member of a key wins."""
     view = {}
     for member in members:
         _check_member(member)
@@ -208,7 +208,7 @@ def _check_member(member: object) -> None:
 
 
 def join_baggage(texts: list[str]) -> str:
-    """Join repeated ``baggage`` fields, no further than the limit on all of them reaches."""
+    """Join repeated ``baggage`` fields, up to the limit on all of them together."""
     joined: list[str] = []
     size = 0
     for text in texts:
@@ -220,10 +220,10 @@ def join_baggage(texts: list[str]) -> str:
 
 
 def format_baggage(members: Iterable[tuple[str, str, tuple[tuple[str, str | None], ...]]]) -> tuple[str, int]:
-    """Return the ``baggage`` value of *members*, and how many of them it holds.
+    """Return the ``baggage`` value of *members*, and the number of members in it.
 
-    Members are left out from the end, whole, past 64 or 8192 bytes. Where they do not fit otherwise, no
-    more is percent-encoded than must be.
+    Members past 64 or past 8192 bytes are omitted. If they do not fit otherwise, only the characters that require it
+    are percent-encoded.
     """
     members = tuple(members)
     text, kept = _format_baggage(members, _ESCAPES)
@@ -234,7 +234,7 @@ def _format_baggage(
     members: tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...], escapes: tuple[str, ...]
 ) -> tuple[str, int]:
     pieces: list[str] = []
-    size = -1  # the first member has no comma before it
+    size = -1  # the first member follows no comma
     for member in members[:MAX_LABELS]:
         _check_member(member)
         key, value, properties = member
