@@ -308,9 +308,10 @@ def test_both_set_the_same_fields(pairs, junk, arguments, shape, texts):
             held = carrier.data if isinstance(carrier, UserDict) else carrier
             outcomes.append((result, plain(held) if isinstance(held, dict | list) else None))
             for name, text in texts.items() if result[0] == "returned" else ():
-                (value,) = twin.Sieve((name,)).collect(carrier) if len(name) < 257 else (text,)
                 if text is not None and name in arguments[0]:
-                    assert value == text
+                    # As pairs, in which a WSGI name is only a name.
+                    again = list(held.items()) if isinstance(held, dict) else held
+                    assert twin.Sieve((name,)).collect(again) == [text]
         assert outcomes[0] == outcomes[1]
 
 

@@ -28,5 +28,6 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
 
 include "_speedups_codecs.pxi"
+include "_speedups_carriers.pxi"
 include "_speedups_ids.pxi"
 include "_speedups_octets.pxi"

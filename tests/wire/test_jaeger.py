@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import UserDict
+
 import httpx
 import pytest
 from hypothesis import given, settings
@@ -137,6 +139,19 @@ def test_a_debug_id_that_is_too_long_is_left_out_and_counted(text, left_out):
     assert (len(carrier), JAEGER.left_out) == (1 - left_out, left_out)
     if carrier:
         assert ("debug-id", text) in JAEGER.read(carrier).extra["jaeger"]
+
+
+def test_a_label_whose_name_is_too_long_to_be_read_again_is_left_out_and_counted():
+    labels = Labels({"k" * 248: "1", "k" * 249: "2"})
+    assert JAEGER.read(written(SpanContext(labels=labels))).labels == {"k" * 248: "1"}
+    assert JAEGER.left_out == 1
+
+
+def test_every_stale_label_is_removed_however_many_there_are():
+    stale = {f"uberctx-k{at}": "v" * 1000 for at in range(200)}
+    for carrier in (dict(stale), UserDict(stale), list(stale.items())):
+        written(SpanContext(labels=Labels({"k": "v"})), carrier)
+        assert list(carrier) in (["uberctx-k"], [("uberctx-k", "v")])
 
 
 def test_past_64_and_8192_bytes_labels_are_left_out():

@@ -2,10 +2,11 @@
 
     traceparent   = version "-" trace-id "-" parent-id "-" flags   ; 2, 32, 16 and 2 lowercase hex digits
     tracestate    = member *31( OWS "," OWS member )               ; member = key "=" value, or empty
-    baggage       = member *63( OWS "," OWS member )               ; member = key OWS "=" OWS value *( OWS ";" OWS property )
+    baggage       = member *63( OWS "," OWS member )               ; member = key OWS "=" OWS value *( ";" property )
 
-Two ``traceparent`` values are none. A bad ``tracestate`` never costs the ``traceparent``; without a
-good ``traceparent`` there is no ``tracestate``. Several ``tracestate`` or ``baggage`` fields are one list.
+A carrier with more than one ``traceparent`` is treated as having none. A malformed ``tracestate`` does not affect the
+``traceparent``; without a valid ``traceparent`` the ``tracestate`` is ignored. Several ``tracestate`` or ``baggage``
+fields are one list.
 
 Specs: https://www.w3.org/TR/trace-context-2/ and https://www.w3.org/TR/baggage/
 """
@@ -160,7 +161,7 @@ class _TraceContext:
     name: Final = "tracecontext"
     fields: Final = ("traceparent", "tracestate")
 
-    # The compiled functions themselves: every request pays for these two.
+    # The functions of the implementation in use, without a wrapper: every request calls both.
     read = staticmethod(read_tracecontext)
     write = staticmethod(write_tracecontext)
 
@@ -173,7 +174,7 @@ class _Baggage:
     fields: Final = ("baggage",)
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return a context of labels only; members that break the grammar are left out and counted in ``labels.dropped``."""
+        """Return a context of labels only, or None; malformed members are dropped and counted in ``labels.dropped``."""
         (text,) = _BAGGAGE.collect(carrier)
         if text is None:
             return None
@@ -183,9 +184,9 @@ class _Baggage:
         return SpanContext(labels=labels) if labels else None
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set ``baggage`` where there are labels."""
+        """Set ``baggage`` if *context* has labels."""
         labels = context.labels
-        if labels:  # else a baggage header that the program set by itself stays
+        if labels:  # otherwise a baggage header that the program has set stays
             put(carrier, "baggage", str(labels))
 
     def __reduce__(self) -> str:
