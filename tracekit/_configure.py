@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import _propagation
+from ._core import misuse
 from ._core.attributes import MISSING, clean
 from ._core.records import Limits, Statistics
 from ._core.scopes import current_context
@@ -45,6 +46,7 @@ def configure(
     batch_size: int | None = None,
     export_interval_s: float | None = None,
     environ: Mapping[str, str] | None = None,
+    strict: bool | None = None,
 ) -> None:
     """Set up tracing for this process. Without it contexts propagate and nothing is recorded.
 
@@ -88,6 +90,10 @@ def configure(
         raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
     if environ is not None and not isinstance(environ, Mapping):
         raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
+    if strict is not None and not isinstance(strict, bool):
+        raise TypeError(f"strict must be bool, not {type(strict).__name__}")
+    if strict is not None:
+        misuse.set_strict(strict)
     from ._environment import Environment, say  # of no use to a program that only propagates
 
     environment = Environment(environ)

@@ -29,7 +29,7 @@ _MODULES = (
 
 
 # Values that are not compiled: both forms use the same, so that one's labels are the other's.
-_SHARED = ("errors", "guard", "log", "records", "stack", "attributes", "outcome", "labels", "tracestate")
+_SHARED = ("errors", "guard", "log", "misuse", "records", "stack", "attributes", "outcome", "labels", "tracestate")
 
 
 class Form:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..cython import cclass, compiled, final, freelist, no_gc
 from .context import SpanContext
+from .misuse import misused
 
 if not compiled:
     from .context import generation, with_labels
@@ -123,8 +124,9 @@ class Scope:
 
     def __enter__(self) -> Any:
         if self._owner is not None or self._is_closed:
-            raise RuntimeError("a scope opens once: call use_span(), use_context() or use_labels() again")
-        open_scope(self)
+            misused(RuntimeError("a scope opens once: call use_span(), use_context() or use_labels() again"))
+        else:
+            open_scope(self)
         if self._kind == SPAN:
             return held_span(self)
         return self._context if self._kind == CONTEXT else self._labels

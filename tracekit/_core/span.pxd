@@ -73,4 +73,4 @@ cdef int64_t _distance_now() except? -1
 cdef Span _start(str name, str kind, object attributes, object items, tuple links, object parent, object start_ns)
 cdef object _items(object attributes)
 cdef tuple _link(object target)
-cdef int _index(tuple names, object name, str parameter) except -1
+cdef int _index(tuple names, object name, str parameter) except -2

@@ -14,6 +14,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from .._core import misuse
 from .._core.buffer import buffer
 from .._core.context import SpanContext
 from .._core.records import Account, Statistics
@@ -367,6 +368,7 @@ class Pipeline:
             dropped=self._dropped + dropped,
             failed=self._failed + failed,
             unsampled=self._unsampled + unsampled + sampled_out,
+            misused=misuse.count(),
         )
 
     def _say_full(self) -> None:
