@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import base64
-import importlib.util
+import importlib
 import pkgutil
 import random
 import re
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tracekit
@@ -31,7 +30,8 @@ from .wire.vector_files import DIRECTORY, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import ModuleType
+
+    from .tools.forms import Form
 
 FIELDS = ("traceparent", "tracestate", "baggage")
 
@@ -98,24 +98,13 @@ _JUNK = [
 ]
 
 
-def formats_on(twin: ModuleType) -> dict[str, Any]:
-    """Return every format of ``tracekit.wire`` by its name, made anew on *twin*, whichever of them the package uses."""
+def formats_on(form: Form) -> dict[str, Any]:
+    """Return every format of ``tracekit.wire``, of one form, by its name."""
     found: dict[str, Any] = {}
-    used = sys.modules["tracekit._core.twin"]
-    sys.modules["tracekit._core.twin"] = twin
-    try:
-        for info in pkgutil.iter_modules(wire.__path__):
-            spec = importlib.util.spec_from_file_location(
-                f"tracekit.wire.{info.name}", Path(wire.__path__[0], f"{info.name}.py")
-            )
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            constants = [getattr(module, name) for name in module.__all__ if name.isupper()]
-            found.update({constant.name: constant for constant in constants})
-    finally:
-        sys.modules["tracekit._core.twin"] = used
+    for info in pkgutil.iter_modules(wire.__path__):
+        module = importlib.import_module(f"{form.package}.wire.{info.name}")
+        constants = [getattr(module, name) for name in module.__all__ if name.isupper()]
+        found.update({constant.name: constant for constant in constants})
     return found
 
 

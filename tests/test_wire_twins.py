@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracekit import FormatError
-from tracekit._core import span as _pure
-from tracekit._core.codecs import utf8
+from tracekit._core.codecs_plain import utf8
 
 from .vectors import TWINS
 from .wire.strategies import TEXTS
 
+_pure = TWINS["plain"]
 COMPILED = TWINS.get("compiled")
 
 pytestmark = pytest.mark.skipif(COMPILED is None, reason="the compiled twin was not built")

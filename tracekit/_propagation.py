@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._carriers import extract, inject, set_formats
+from ._core.codecs import Sieve
+from ._core.context import SpanContext, ids_of, make_context
 from ._core.errors import FormatError, clip
-from ._core.twin import Sieve, SpanContext, extract, ids_of, inject, make_context, set_formats
 from .wire.environ import fields_of, set_fields
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 

@@ -13,12 +13,6 @@ cdef struct Budget:
     int prefixed  # the remaining fields with a prefix that the walk may take
 
 
-cdef struct Name:
-    const uint8_t* chars
-    Py_ssize_t size
-    bint is_wsgi  # "_" stands for "-"
-
-
 @cython.final
 @cython.no_gc  # holds str only
 cdef class Sieve:
@@ -33,10 +27,6 @@ cdef class Sieve:
     with a prefix; a single value is cut just above the longest that any format accepts.
     """
 
-    cdef tuple fields, prefixes
-    # By first character, the lengths modulo 64 of the names that begin with it: rejects nearly all other headers.
-    cdef uint64_t[256] lengths
-
     def __cinit__(self, fields=(), prefixes=()):
         cdef str name
         self.fields, self.prefixes = _field_names(fields, "fields"), _field_names(prefixes, "prefixes")
@@ -47,7 +37,7 @@ cdef class Sieve:
         for name in self.prefixes:
             self.lengths[<uint8_t>ord(name[0])] = ~<uint64_t>0
 
-    def collect(self, carrier):
+    cpdef list collect(self, object carrier):
         """Return the value of each field: None, a text, or a list of several texts.
 
         With prefixes, the last item is a dict of the fields that begin with one, by lower-case name, or None.
@@ -79,7 +69,7 @@ cdef class Sieve:
             if text is not None:
                 _set(carrier, name, text, as_bytes)
 
-    cdef inline Py_ssize_t index(self, object key, bint is_mapping, Name* name) noexcept:
+    cdef Py_ssize_t index(self, object key, bint is_mapping, Name* name) noexcept:
         """Return the index of the field named *key*, the number of fields if it has a prefix, or -1; fill *name*."""
         cdef Py_ssize_t index
         cdef PyObject* field
@@ -269,7 +259,7 @@ cdef bint _take_text(list found, Py_ssize_t index, object text, Py_ssize_t* room
     return True
 
 
-def put(carrier, str name not None, str text):
+cpdef object put(object carrier, str name, str text):
     """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None removes it.
 
     Fields of that name in another case are removed, because more than one ``traceparent`` counts as none. A list of

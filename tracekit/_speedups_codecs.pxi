@@ -127,12 +127,12 @@ cdef inline bint _is_state_value(const uint8_t* chars, Py_ssize_t size) noexcept
     return 0 < size <= 256 and chars[size - 1] != c" " and _all(chars, size, STATE_VALUE)
 
 
-def count_tracestate(str text not None):
+cpdef int count_tracestate(str text) noexcept:
     """Return the number of members in a ``tracestate`` value, or -1 for over 32 or for an error in the Level 2 grammar.
 
     https://www.w3.org/TR/trace-context-2/#tracestate-header
     """
-    return _count_tracestate(text)
+    return -1 if text is None else _count_tracestate(text)
 
 
 cdef int _count_tracestate(str text) noexcept:
@@ -180,6 +180,16 @@ def is_label_key(str key not None):
     """Return whether *key* is an RFC 7230 token, as a label's key must be."""
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(key)
     return size > 0 and PyUnicode_IS_ASCII(key) and _all(<const uint8_t*>PyUnicode_DATA(key), size, TOKEN)
+
+
+cpdef str strip_space(str text):
+    """Return *text* without spaces and tabs around it."""
+    cdef Py_ssize_t size = 0 if text is None else PyUnicode_GET_LENGTH(text)
+    if size and PyUnicode_IS_ASCII(text):
+        if not _is_space((<const uint8_t*>PyUnicode_DATA(text))[0]):
+            if not _is_space((<const uint8_t*>PyUnicode_DATA(text))[size - 1]):
+                return text
+    return text.strip(" \t")
 
 
 cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) noexcept:
@@ -396,9 +406,9 @@ cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
     return (key, text, () if properties is None else tuple(properties))
 
 
-def check_baggage(str text not None):
+cpdef int check_baggage(str text) noexcept:
     """Return the number of members in a ``baggage`` value, or -1 if it is not to be sent on unchanged."""
-    return _check_baggage(text)
+    return -1 if text is None else _check_baggage(text)
 
 
 cdef int _check_baggage(str text) noexcept:

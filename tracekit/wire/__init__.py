@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from .._core.twin import SpanContext
+    from .._core.context import SpanContext
 
 __all__ = ["Format"]
 

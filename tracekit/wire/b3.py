@@ -20,21 +20,73 @@ Spec: https://github.com/openzipkin/b3-propagation
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from .._core.errors import FormatError
-from .._core.twin import Sieve, format_b3, make_remote, parse_hex, read_b3, write_b3
+from .._core.codecs import parse_hex
+from .._core.context import SpanContext, make_remote
+from .._core.errors import FormatError, bad_b3
+from ..cython import compiled
 from ._values import bad_hex, missing
 
-if TYPE_CHECKING:
-    from .._core.twin import SpanContext
+if not compiled:
+    from .._core.codecs import Sieve, join_b3, put, split_b3
+    from .._core.context import from_words
+    from .._core.interpreter import DEFERRED, SAMPLED
 
-__all__ = ["MULTI", "SINGLE"]
+__all__ = ["MULTI", "SINGLE", "format_b3", "parse_b3", "read_b3", "write_b3"]
 
-_DEFERRED = 0x100
+_SINGLE: Final = Sieve(("b3",))
 _DECISIONS = {"0": 0, "1": 1, "false": 0, "true": 1}
+_DEBUG: Final = {"b3": "d"}
+
+
+def parse_b3(text: str) -> SpanContext | None:
+    """Return the remote context that a ``b3`` value holds, or None if it breaks the grammar."""
+    high, low, span, decision = split_b3(text)
+    if decision < 0:
+        return None
+    flags = DEFERRED if decision == 0 else 0 if decision == 48 else SAMPLED  # 48 is "0", 100 is "d"
+    return from_words(high, low, span, flags, None, None, True, _DEBUG if decision == 100 else None)
+
+
+def format_b3(context: SpanContext) -> str:
+    """Return the ``b3`` value of *context*: ids and decision, or the one of them that it has, or nothing."""
+    if not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    return _text(context)
+
+
+def _text(context: SpanContext) -> str:
+    decision = 49 if context._bits & SAMPLED else 0 if context._bits & DEFERRED else 48
+    # Debug implies sampled: where another format's decision stands, it would undo that.
+    if decision == 49 and context._extra is not None and context._extra.get("b3") == "d":
+        decision = 100
+    if not context._is_valid():
+        return chr(decision) if decision else ""
+    return join_b3(context._high, context._low, context._span, decision)
+
+
+def read_b3(carrier: Any) -> SpanContext | None:
+    """Return the context, or the decision alone, that ``b3`` holds; None if there is none.
+
+    Raises ``FormatError`` where it is bad or comes more than once.
+    """
+    text: Any = _SINGLE.collect(carrier)[0]
+    if text is None:
+        return None
+    context = parse_b3(text) if type(text) is str else None
+    if context is None:
+        raise bad_b3(text)
+    return context
+
+
+def write_b3(context: SpanContext, carrier: Any) -> None:
+    """Set ``b3`` to the ids and the decision of *context*; where it has neither, remove it."""
+    put(carrier, "b3", format_b3(context) or None)
+
+
 _MULTI_FIELDS: Final = ("x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags")
-_SIEVE = Sieve(_MULTI_FIELDS)
+_MULTI: Final = Sieve(_MULTI_FIELDS)
 
 
 class _Single:
@@ -55,9 +107,9 @@ class _Multi:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the headers, which may be a sampling decision alone, or None."""
-        found = _SIEVE.collect(carrier)
+        found = _MULTI.collect(carrier)
         trace, span, _, sampled, flags = [value[0] if isinstance(value, list) else value for value in found]
-        decision = _DEFERRED
+        decision = DEFERRED
         if sampled is not None:
             if len(sampled) > 5 or sampled.lower() not in _DECISIONS:
                 raise FormatError("x-b3-sampled", "must be 0 or 1", sampled)
@@ -66,7 +118,7 @@ class _Multi:
         if flags == "1":
             decision, extra = 1, {"b3": "d"}
         if trace is None and span is None:
-            return None if decision == _DEFERRED else make_remote(0, 0, decision, extra)
+            return None if decision == DEFERRED else make_remote(0, 0, decision, extra)
         trace_id, span_id = _id("x-b3-traceid", trace, 16, 32), _id("x-b3-spanid", span, 16)
         return make_remote(trace_id, span_id, decision, extra)
 
@@ -81,7 +133,7 @@ class _Multi:
             "x-b3-sampled": decision if decision in ("0", "1") else None,
             "x-b3-flags": "1" if decision == "d" else None,
         }
-        _SIEVE.put(carrier, texts)
+        _MULTI.put(carrier, texts)
 
     def __reduce__(self) -> str:
         return "MULTI"

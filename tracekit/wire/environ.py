@@ -13,12 +13,12 @@ from __future__ import annotations
 import binascii
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.twin import read_tracecontext, read_w3c, write_w3c
+from ..wire.w3c import read_tracecontext, read_w3c, write_w3c
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
-    from .._core.twin import SpanContext
+    from .._core.context import SpanContext
     from . import Format
 
 __all__ = ["ENVIRON", "fields_of", "set_fields", "variable"]

@@ -26,26 +26,50 @@ from __future__ import annotations
 import binascii
 from typing import Any, Final
 
-from .._core.errors import FormatError
-from .._core.labels import Labels
-from .._core.twin import (
+from .._core.codecs import (
     MAX_LABEL_BYTES,
     Sieve,
-    SpanContext,
-    decode_binary,
     decode_tags,
-    encode_binary,
     encode_tags,
     is_label_key,
+    join_binary,
     put,
+    split_binary,
 )
+from .._core.context import SpanContext, ids_of, make_remote
+from .._core.errors import FormatError
+from .._core.labels import Labels
 from ._values import single
 
-__all__ = ["BINARY"]
+__all__ = ["BINARY", "decode_binary", "encode_binary"]
 
 _SIEVE = Sieve(("grpc-trace-bin", "grpc-tags-bin"))
-_MAX_BYTES = 512  # the limit of decode_binary()
+_DEFERRED = 0x100
+_MASK64 = 0xFFFF_FFFF_FFFF_FFFF
+_MAX_BYTES = 512  # the limit of split_binary()
 _MAX_TAG_CHARS = 255
+
+
+def decode_binary(octets: bytes) -> SpanContext | None:
+    """Return the remote context that the binary form holds, or None if it is malformed.
+
+    Fields may be missing. All from an unknown field on is kept, and written again.
+    """
+    high, low, span, flags, size = split_binary(octets)
+    if not size:
+        return None
+    return make_remote(high << 64 | low, span, flags, {"grpc_bin": octets[size:]} if size < len(octets) else None)
+
+
+def encode_binary(context: SpanContext) -> bytes:
+    """Return the binary form of *context*: 29 bytes, 27 while the decision is deferred, and the unknown fields."""
+    if not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
+    trace, span = ids_of(context)
+    flags = _DEFERRED if context.deferred else context.flags
+    octets = join_binary(trace >> 64, trace & _MASK64, span, flags)
+    tail = context.extra.get("grpc_bin")
+    return octets + tail if tail and _is_tail(tail, _MAX_BYTES - len(octets)) else octets
 
 
 class _Binary:

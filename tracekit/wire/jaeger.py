@@ -25,20 +25,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .._core.codecs import MAX_LABEL_BYTES, Sieve, escape_label, is_label_key, join_baggage, parse_hex, unescape_label
+from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
-from .._core.twin import (
-    MAX_LABEL_BYTES,
-    Sieve,
-    SpanContext,
-    escape_label,
-    ids_of,
-    is_label_key,
-    join_baggage,
-    make_remote,
-    parse_hex,
-    unescape_label,
-)
 from ._values import bad_hex, single
 
 if TYPE_CHECKING:

@@ -20,17 +20,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from .._core.codecs import MAX_LABEL_BYTES, Sieve, is_label_key, parse_hex
+from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
-from .._core.twin import (
-    MAX_LABEL_BYTES,
-    Sieve,
-    SpanContext,
-    ids_of,
-    is_label_key,
-    make_remote,
-    parse_hex,
-)
 from ._values import bad_hex, missing, single
 
 __all__ = ["OTTRACE"]

@@ -19,11 +19,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from .._core.codecs import Sieve, put
 from .._core.errors import FormatError
-from .._core.twin import Sieve, format_traceparent, parse_traceparent, put
+from ..wire.w3c import format_traceparent, parse_traceparent
 
 if TYPE_CHECKING:
-    from .._core.twin import SpanContext
+    from .._core.context import SpanContext
 
 __all__ = ["SERVER_TIMING"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, Final, final
 
-from .codecs import MAX_LABELS, is_a
+from .codecs_plain import MAX_LABELS, is_a
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
