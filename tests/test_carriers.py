@@ -323,6 +323,15 @@ def test_put_of_none_takes_a_field_out_in_any_case_and_leaves_the_rest(twin, nam
     assert _texts(carrier) == rest
 
 
+@pytest.mark.parametrize("name", [None, 5, b"name", object()])
+@pytest.mark.parametrize("carrier", [{}, {"a": "b"}, [], [("a", "b")], UserDict()])
+def test_a_field_that_is_put_has_a_name(twin, carrier, name):
+    before = carrier.copy()
+    with pytest.raises(TypeError):
+        twin.put(carrier, name, "text")
+    assert carrier == before
+
+
 def test_a_list_of_bytes_pairs_gets_bytes_and_every_other_list_text(twin):
     for carrier, added in (
         ([(b"host", b"x")], (b"name", b"v")),
