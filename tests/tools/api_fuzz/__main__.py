@@ -42,7 +42,7 @@ def run_apart(arguments: list[str], options: argparse.Namespace, seed: int) -> b
     with tempfile.TemporaryDirectory() as folder:
         log = options.log or Path(folder, "calls")
         command = [sys.executable, *COMMAND, *arguments, "--seed", str(seed), "--log", str(log)]
-        limit_s = 60 + 2 * (options.calls / 50 if options.seconds is None else options.seconds)
+        limit_s = 60 + (options.calls / 50 if options.seconds is None else 3 * options.seconds)
         try:
             environ = {"PYTHONFAULTHANDLER": "1", **os.environ}
             code = subprocess.run(command, env=environ, timeout=limit_s, check=False).returncode
