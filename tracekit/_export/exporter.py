@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._core.twin import Span
+    from .._core.span import Span
 
 __all__ = ["Exporter"]
 
