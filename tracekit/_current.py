@@ -71,6 +71,7 @@ def from_context(context: contextvars.Context) -> Span | None:
     if not isinstance(context, contextvars.Context):
         raise TypeError(f"context must be a contextvars.Context, not {type(context).__name__}")
     try:
-        return context.run(current_span)
+        span: Span | None = context.run(current_span)
     except RuntimeError:  # it is running already, here or in another thread
-        return context.copy().run(current_span)
+        span = context.copy().run(current_span)
+    return span

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Final
 from . import IS_COMPILED
 
 if TYPE_CHECKING or not IS_COMPILED:
+    from .carriers_plain import Sieve, put
     from .codecs_plain import (
         MAX_LABEL_BYTES,
         MAX_LABELS,
         MAX_STATE_CHARS,
         MAX_STATE_MEMBERS,
-        Sieve,
         check_baggage,
-        collect,
         count_tracestate,
         escape_label,
         format_baggage,
@@ -25,7 +24,6 @@ if TYPE_CHECKING or not IS_COMPILED:
         make_members,
         parse_baggage,
         parse_hex,
-        put,
         strip_space,
         unescape_label,
         view_members,
@@ -56,7 +54,6 @@ else:
         Octets,
         Sieve,
         check_baggage,
-        collect,
         count_tracestate,
         decode_tags,
         encode_tags,
@@ -96,7 +93,6 @@ __all__ = [
     "Octets",
     "Sieve",
     "check_baggage",
-    "collect",
     "count_tracestate",
     "decode_tags",
     "encode_tags",

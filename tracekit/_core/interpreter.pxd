@@ -1,4 +1,4 @@
-# The C form of interpreter.py, inlined where it is used. "Borrowed" pointers are objects that somebody else keeps alive.
+# The C form of interpreter.py, inlined where it is used. A borrowed pointer does not keep its object alive.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
@@ -89,7 +89,9 @@ cdef extern from *:
     /* An object made without the function that fills its fields would crash. */
     static PyObject *tk_no_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         (void)args; (void)kwargs;
-        return PyErr_Format(PyExc_TypeError, "%s objects are made by span(), use_span(), use_context() and use_labels()", type->tp_name);
+        return PyErr_Format(
+            PyExc_TypeError, "%s objects are made by span(), use_span(), use_context() and use_labels()", type->tp_name
+        );
     }
     static inline void tk_forbid_new(PyObject *kind) { ((PyTypeObject *)kind)->tp_new = tk_no_new; }
     #endif

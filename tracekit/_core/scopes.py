@@ -209,7 +209,7 @@ def _add_labels(scope: Scope, prev: Scope | None) -> None:
     """Add the labels of *scope* to those that are in force in *prev*."""
     base = None if prev is None else effective(prev)
     if base is not None and base._labels is not None:
-        scope._labels = base._labels.merge(scope._labels)
+        scope._labels = base._labels.merge(scope._labels or {})
     scope._context = with_labels(base, scope._labels)
     scope._base = prev._base if prev is not None and prev._kind == LABELS else prev
     scope._settled = _closed_elsewhere
@@ -474,11 +474,12 @@ def linked_context(scope: Scope | None) -> SpanContext | None:
 
 def swap_scope(scope: Scope | None) -> Scope | None:
     """Make *scope*, open or None, the value of the running Context, and return the one before."""
-    if not compiled:
-        before: Scope | None = exchange(_current, scope)
-        return before
-    inner = held(_current)
-    put(_current, scope)
+    inner: Scope | None
+    if compiled:
+        inner = held(_current)
+        put(_current, scope)
+    else:
+        inner = exchange(_current, scope)
     return inner
 
 

@@ -2,10 +2,11 @@
 
     traceparent   = version "-" trace-id "-" parent-id "-" flags   ; 2, 32, 16 and 2 lowercase hex digits
     tracestate    = member *31( OWS "," OWS member )               ; member = key "=" value, or empty
-    baggage       = member *63( OWS "," OWS member )               ; member = key OWS "=" OWS value *( OWS ";" OWS property )
+    baggage       = member *63( OWS "," OWS member )               ; member = key OWS "=" OWS value *( ";" property )
 
-Two ``traceparent`` values are none. A bad ``tracestate`` never costs the ``traceparent``; without a
-good ``traceparent`` there is no ``tracestate``. Several ``tracestate`` or ``baggage`` fields are one list.
+A carrier with more than one ``traceparent`` is treated as having none. A malformed ``tracestate`` does not affect the
+``traceparent``; without a valid ``traceparent`` the ``tracestate`` is ignored. Several ``tracestate`` or ``baggage``
+fields are one list.
 
 Specs: https://www.w3.org/TR/trace-context-2/ and https://www.w3.org/TR/baggage/
 """
@@ -22,8 +23,8 @@ from ..cython import compiled
 
 if not compiled:
     from .._core.codecs import (
+        Sieve,
         check_baggage,
-        collect,
         count_tracestate,
         join_traceparent,
         put,
@@ -40,13 +41,13 @@ __all__ = [
     "parse_traceparent",
     "read_tracecontext",
     "read_w3c",
-    "write_both",
     "write_tracecontext",
     "write_w3c",
 ]
 
-_TRACECONTEXT_FIELDS: Final = ("traceparent", "tracestate")
-_W3C_FIELDS: Final = ("traceparent", "tracestate", "baggage")
+_TRACECONTEXT: Final = Sieve(("traceparent", "tracestate"))
+_BAGGAGE: Final = Sieve(("baggage",))
+_W3C: Final = Sieve(("traceparent", "tracestate", "baggage"))
 
 
 def parse_traceparent(text: str) -> SpanContext | None:
@@ -74,12 +75,12 @@ def read_tracecontext(carrier: Any) -> SpanContext | None:
 
     Raises ``FormatError`` where ``traceparent`` is bad or comes more than once.
     """
-    found = collect(carrier, _TRACECONTEXT_FIELDS)
+    found = _TRACECONTEXT.collect(carrier)
     if found[0] is None:
         return None
     context = _join(found[0], found[1])
     if context is None:
-        raise bad_traceparent(found[0])  # type: ignore[arg-type]
+        raise bad_traceparent(found[0])
     return context
 
 
@@ -102,7 +103,7 @@ def _join(parent: Any, state: Any) -> SpanContext | None:
 
 def read_w3c(carrier: Any) -> SpanContext | None:
     """Return the context of ``traceparent``, ``tracestate`` and ``baggage`` together; malformed fields count as absent."""
-    found = collect(carrier, _W3C_FIELDS)
+    found = _W3C.collect(carrier)
     context = _join(found[0], found[1])
     baggage: Any = found[2]
     if baggage is None:
@@ -146,10 +147,10 @@ def write_w3c(context: SpanContext, carrier: Any) -> None:
     """Set ``traceparent`` and ``tracestate`` of a valid context, and ``baggage`` where there are labels."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
-    write_both(context, carrier)
+    _write_both(context, carrier)
 
 
-def write_both(context: SpanContext, carrier: Any) -> None:
+def _write_both(context: SpanContext, carrier: Any) -> None:
     """Do as ``write_w3c()``, without its check."""
     _write(context, carrier)
     if context._labels is not None:  # else a baggage header that the program set itself stays
@@ -158,9 +159,9 @@ def write_both(context: SpanContext, carrier: Any) -> None:
 
 class _TraceContext:
     name: Final = "tracecontext"
-    fields: Final = _TRACECONTEXT_FIELDS
+    fields: Final = ("traceparent", "tracestate")
 
-    # The compiled functions themselves: every request pays for these two.
+    # The functions of the implementation in use, without a wrapper: every request calls both.
     read = staticmethod(read_tracecontext)
     write = staticmethod(write_tracecontext)
 
@@ -173,8 +174,8 @@ class _Baggage:
     fields: Final = ("baggage",)
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return a context of labels only; members that break the grammar are left out and counted in ``labels.dropped``."""
-        (text,) = collect(carrier, self.fields)
+        """Return a context of labels only, or None; malformed members are dropped and counted in ``labels.dropped``."""
+        (text,) = _BAGGAGE.collect(carrier)
         if text is None:
             return None
         if isinstance(text, list):
@@ -183,9 +184,9 @@ class _Baggage:
         return SpanContext(labels=labels) if labels else None
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set ``baggage`` where there are labels."""
+        """Set ``baggage`` if *context* has labels."""
         labels = context.labels
-        if labels:  # else a baggage header that the program set by itself stays
+        if labels:  # otherwise a baggage header that the program has set stays
             put(carrier, "baggage", str(labels))
 
     def __reduce__(self) -> str:
