@@ -10,18 +10,20 @@ WANTED = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") in {"", "0"} and sys.imple
 PACKAGE = Path("tracekit")
 CODECS = sorted(map(str, PACKAGE.glob("_speedups*.p[yx][xi]")))
 
+# CFLAGS that name a level, as those of the sanitizers do (tests/tools/asan.py), are left alone: the last one counts.
+OPTIMIZATION = [] if sys.platform == "win32" or "-O" in os.environ.get("CFLAGS", "") else ["-O3", "-g0", "-fno-plt"]
+
 
 def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
-    flags = [] if sys.platform == "win32" else ["-O3", "-g0", "-fno-plt"]
     built = cythonize(
         [
             Extension(
                 ".".join(source.with_suffix("").parts),
                 [str(source)],
                 depends=[*CODECS, *map(str, PACKAGE.rglob("*.pxd"))],
-                extra_compile_args=flags,
+                extra_compile_args=OPTIMIZATION,
             )
             for source in map(Path, ["tracekit/_speedups.pyx", *modules()])
         ],

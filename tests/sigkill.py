@@ -110,7 +110,7 @@ def check(path, said, kills):
     ledger = outbox.ledger()
     outbox.close()
     for moment in (before, ledger):
-        if moment.put != moment.sent + moment.rejected + moment.evicted + moment.waiting:
+        if moment.put != moment.sent + moment.rejected + moment.evicted + moment.waiting + moment.aside:
             raise Violation(f"the ledger does not add up: {moment}")
     if before.waiting != len(found) or ledger.waiting:
         raise Violation(f"{len(found)} batches found: {before}, then {ledger}")

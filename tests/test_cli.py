@@ -410,15 +410,15 @@ def test_doctor_as_json_has_a_verdict_for_each_thing_it_looked_at(capsys):
     assert all(check.keys() == {"ok", "text"} and check["ok"] is True for check in checks.values())
     assert checks["tracekit"]["text"] == tracekit.__version__
     assert checks["python"]["text"].startswith(f"{platform.python_implementation()} {platform.python_version()}, ")
-    assert checks["twin"]["text"].split(":")[0] == tracekit.IMPLEMENTATION
-    assert ("TRACEKIT_NO_EXTENSIONS" in checks["twin"]["text"]) is NO_EXTENSIONS
+    assert checks["implementation"]["text"].split(":")[0] == tracekit.IMPLEMENTATION
+    assert ("TRACEKIT_NO_EXTENSIONS" in checks["implementation"]["text"]) is NO_EXTENSIONS
     assert checks["formats"]["text"] == "tracecontext, baggage"
     assert checks["anyio"]["text"][0].isdigit()
 
 
-def test_doctor_says_why_the_twin_is_plain():
+def test_doctor_says_why_the_implementation_is_plain():
     done = run("doctor", "--json", env={"TRACEKIT_NO_EXTENSIONS": "1"})
-    text = json.loads(done.stdout)["checks"]["twin"]["text"]
+    text = json.loads(done.stdout)["checks"]["implementation"]["text"]
     assert text == "plain: forced by TRACEKIT_NO_EXTENSIONS=1"
 
 

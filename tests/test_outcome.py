@@ -22,6 +22,8 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
+from starlette.websockets import WebSocketDisconnect
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
 import tracekit
 from tracekit._core import outcome
@@ -744,3 +746,59 @@ def test_asyncio_and_trio_are_not_imported():
         print([span.status.code for span in memory.spans], sorted({"asyncio", "trio"} & set(sys.modules) - before))
         """
     assert run(program) == "['cancelled', 'cancelled'] []\n"
+
+
+# Websockets
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (1000, "unset"),
+        (1001, "unset"),
+        (1005, "unset"),
+        (1006, "cancelled"),  # the connection was lost; hypercorn sends it also if the client closes
+        (1002, "error"),
+        (1011, "error"),
+        (4000, "error"),
+        (None, "error"),
+        ("1000", "error"),
+    ],
+)
+def test_a_client_that_closes_its_websocket_normally_is_no_error(exporter, code, status):
+    with pytest.raises(WebSocketDisconnect), tracekit.span("message"):
+        raise WebSocketDisconnect(code)
+    (span,) = exporter.spans
+    assert span.status.code == status
+    assert len(span.events) == (status == "error")
+
+
+def test_a_normal_close_in_an_exception_group_is_no_error_either(exporter):
+    for others in ([], [ValueError("boom")]):
+        with pytest.raises(ExceptionGroup), tracekit.span("room"):
+            raise ExceptionGroup("room", [WebSocketDisconnect(1000), *others])
+    alone, together = exporter.spans
+    assert (alone.status.code, alone.events) == ("cancelled", ())
+    assert (together.status.code, len(together.events)) == ("error", 1)
+
+
+@pytest.mark.parametrize(("kind", "status"), [(ConnectionClosedOK, "unset"), (ConnectionClosedError, "error")])
+def test_a_server_that_closes_its_websocket_normally_is_no_error_for_the_client(exporter, kind, status):
+    with pytest.raises(kind), tracekit.span("message"):
+        raise kind(None, None)
+    assert exporter.spans[0].status.code == status
+
+
+def test_a_disconnect_without_a_readable_code_is_an_error(exporter):
+    class Hostile(WebSocketDisconnect):
+        @property
+        def code(self):
+            raise RuntimeError("hostile")
+
+        @code.setter
+        def code(self, code):
+            pass
+
+    with pytest.raises(Hostile), tracekit.span("message"):
+        raise Hostile(1000)
+    assert exporter.spans[0].status.code == "error"

@@ -214,14 +214,6 @@ def carriers(draw):
 
 
 @needs_both
-@given(carrier=carriers())
-@same
-def test_collect_agrees(carrier):
-    compare("collect", carrier, FIELDS)
-    compare("collect", carrier, ("host",))
-
-
-@needs_both
 @given(carrier=carriers() | JUNK)
 @same
 def test_read_tracecontext_agrees(carrier):

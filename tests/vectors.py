@@ -44,7 +44,7 @@ GOOD_TRACEPARENTS = {
 
 # Text, and a part of the reason that FormatError gives.
 BAD_TRACEPARENTS = {
-    "empty": ("", "0 characters, must be 55"),
+    "white space alone": (" \t", "2 characters, must be 55"),
     "white space only": (" \t ", "3 characters, must be 55"),
     "version ff": (f"ff-{IDS}-01", "version ff is forbidden"),
     "version 00 with a dot after": (f"{TRACEPARENT}.", "56 characters, must be 55"),

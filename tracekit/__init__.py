@@ -1,10 +1,9 @@
 """Tracing for asynchronous Python: a trace that follows your work, over every hand-off, to any backend."""
 
-from . import _core as _core  # first: it chooses between the compiled files and their sources
+from ._core.codecs import IMPLEMENTATION  # first: _core chooses between the compiled files and their sources
 
 # isort: split
 from ._configure import configure, flush, shutdown, statistics
-from ._core.codecs import IMPLEMENTATION
 from ._core.context import Link, SpanContext
 from ._core.errors import FormatError
 from ._core.labels import Labels
@@ -18,8 +17,9 @@ from ._handoffs.by_hand import Snapshot, capture, detached, wrap
 from ._handoffs.delivery import Delivery
 from ._handoffs.hooks import install_hooks, remove_hooks
 from ._handoffs.traced import stream, traced
-from ._propagation import extract, inject
+from ._propagation import extract, extract_all, inject
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
+from ._signals import flush_on_signal
 from ._version import __version__
 
 __all__ = [
@@ -53,7 +53,9 @@ __all__ = [
     "current_span",
     "detached",
     "extract",
+    "extract_all",
     "flush",
+    "flush_on_signal",
     "from_context",
     "inject",
     "install_hooks",

@@ -11,7 +11,7 @@ from .cython import compiled
 
 if not compiled:
     from ._core.scopes import effective, innermost
-    from .wire.w3c import read_w3c, write_both
+    from .wire.w3c import _write_both, read_w3c
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +78,7 @@ def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
     elif not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
     if _write is None:
-        write_both(context, carrier)
+        _write_both(context, carrier)
     else:
         _write(context, carrier)
     return carrier

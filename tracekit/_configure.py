@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -183,6 +184,7 @@ def _formats(formats: Sequence[Format]) -> Sequence[Format]:
     for format in formats:
         if not (hasattr(format, "read") and hasattr(format, "write") and hasattr(format, "fields")):
             raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
+        _propagation.check_fields(format)
     return tuple(formats)
 
 
@@ -236,6 +238,7 @@ def _started() -> Pipeline:
         _pipeline = Pipeline()
         atexit.register(shutdown)
         _pipeline.finish_in_child()
+        _finish_before_celery()
     return _pipeline
 
 
@@ -243,6 +246,18 @@ def _after_fork() -> None:
     after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()
+        _finish_before_celery()
+
+
+def _finish_before_celery() -> None:
+    """Shut down at celery's worker_process_shutdown: a recycled pool process ends with os._exit(), without atexit."""
+    ending: Any = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
+    if ending is not None:
+        ending.connect(_finish, weak=False, dispatch_uid="tracekit")
+
+
+def _finish(**_: object) -> None:
+    shutdown()
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ._carriers import extract, inject, set_formats
 from ._core.codecs import Sieve
 from ._core.context import SpanContext, ids_of, make_context
-from ._core.errors import FormatError
+from ._core.errors import FormatError, clip
 from .wire.environ import fields_of, set_fields
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 
@@ -51,6 +51,19 @@ def formats() -> Sequence[Format]:
     return _formats
 
 
+def check_fields(format: Format) -> None:
+    """Raise TypeError or ValueError, with the format's name, where its fields or prefixes cannot be looked for."""
+    prefixes = getattr(format, "prefixes", ())
+    try:
+        for parameter, fields in (("fields", format.fields), ("prefixes", prefixes)):
+            if not isinstance(fields, tuple):
+                raise TypeError(f"{parameter} must be a tuple, not {type(fields).__name__}")
+        Sieve(format.fields, prefixes)
+    except (TypeError, ValueError) as error:
+        name = getattr(format, "name", type(format).__name__)
+        raise type(error)(f"format {clip(name)}: {error}") from None
+
+
 def use_formats(formats: Sequence[Format]) -> None:
     """Read and write *formats*, in this order, from now on."""
     global _formats, _sieve
@@ -85,7 +98,16 @@ def formats_named(names: str) -> tuple[list[Format], list[str]]:
 
 
 def extract_all(carrier: Any) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
-    """Return what ``extract()`` does, and the contexts of formats that name another trace, to link to."""
+    """Return the context that ``extract()`` does, and one for each other trace that a configured format names.
+
+    For middleware, which adds the latter to the server span as links::
+
+        parent, others = tracekit.extract_all(request.headers)
+        with tracekit.span("request", kind="server", parent=parent or tracekit.ROOT, links=others):
+            ...
+
+    Takes the same carriers as ``extract()``. With one format, or only W3C's, there are no others.
+    """
     if _sieve is None:
         return extract(carrier), ()
     fields = _sieve.sift(carrier)

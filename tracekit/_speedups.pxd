@@ -10,15 +10,31 @@ cpdef str hex_text(uint64_t high, uint64_t low, int digits)
 cpdef bytes id_octets(uint64_t high, uint64_t low, uint64_t span)
 cpdef (uint64_t, uint64_t, uint64_t, int) split_traceparent(str text) noexcept
 cpdef str join_traceparent(uint64_t high, uint64_t low, uint64_t span, int flags)
-cpdef (uint64_t, uint64_t, uint64_t, int) split_b3(str text) noexcept
+cpdef (uint64_t, uint64_t, uint64_t, int) split_b3(str text)
 cpdef str join_b3(uint64_t high, uint64_t low, uint64_t span, int decision)
 cpdef (uint64_t, uint64_t, uint64_t, int, int) split_binary(bytes octets) noexcept
 cpdef bytes join_binary(uint64_t high, uint64_t low, uint64_t span, int flags)
-cpdef list collect(object carrier, tuple names)
 cpdef object put(object carrier, str name, str text)
 cpdef int count_tracestate(str text) noexcept
 cpdef int check_baggage(str text) noexcept
 cpdef str strip_space(str text)
+
+
+cdef struct Name:
+    const uint8_t* chars
+    Py_ssize_t size
+    bint is_wsgi  # "_" stands for "-"
+
+
+@cython.final
+@cython.no_gc  # holds str only
+cdef class Sieve:
+    cdef tuple fields, prefixes
+    # The lengths, modulo 64, of the names that begin with a character: nearly all other headers are rejected by it.
+    cdef uint64_t[256] lengths
+
+    cpdef list collect(self, object carrier)
+    cdef Py_ssize_t index(self, object key, bint is_mapping, Name* name) noexcept
 
 
 @cython.final

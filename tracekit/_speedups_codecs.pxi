@@ -1,5 +1,8 @@
 # The compiled twin's codecs: hex, ``tracestate`` and ``baggage`` text, and the carriers that hold them.
 
+from cpython.dict cimport PyDict_Items
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+
 cdef const char* HEX = "0123456789abcdef"
 
 # What an octet may be part of, a bit each, so that every check is one look-up.
@@ -51,6 +54,18 @@ cdef inline bint _decode(const uint8_t* text, int digits, uint64_t* number) noex
     cdef int at, nibble, bad = 0
     for at in range(digits):
         nibble = _nibble[text[at]]
+        bad |= nibble
+        total = total << 4 | <uint64_t>(nibble & 15)
+    number[0] = total
+    return bad >= 0
+
+
+cdef inline bint _decode_any(const uint8_t* text, uint64_t* number) noexcept:
+    """Read 16 hex digits of either case, as ``_decode`` does."""
+    cdef uint64_t total = 0
+    cdef int at, nibble, bad = 0
+    for at in range(16):
+        nibble = _any_nibble[text[at]]
         bad |= nibble
         total = total << 4 | <uint64_t>(nibble & 15)
     number[0] = total
@@ -192,14 +207,16 @@ cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) no
     return False
 
 
-cdef object _utf8(str text):
-    """Return an object whose octets are *text* in UTF-8, lone surrogates as U+FFFD: ASCII text itself, else bytes."""
+cdef object _utf8(object text):
+    """Return str *text* in UTF-8, lone surrogates as U+FFFD: ASCII text itself, else bytes."""
+    cdef str exact
     if PyUnicode_IS_ASCII(text):
         return text
+    exact = text if type(text) is str else str.__str__(text)  # a subclass may have methods of its own
     try:
-        return text.encode()
+        return exact.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+        return exact.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 cdef inline Py_ssize_t _escaped_size(const uint8_t* octets, Py_ssize_t size, uint8_t plain) noexcept:
@@ -450,7 +467,8 @@ def make_members(labels):
     cdef list members = []
     if type(labels) is not dict:
         return None
-    for key, value in (<dict>labels).items():
+    # A copy: making a member can start a garbage collection, and a finaliser may change the dict.
+    for key, value in PyDict_Items(labels):
         if type(key) is not str or type(value) is not str or not is_label_key(key):
             return None
         members.append((key, value, ()))
@@ -461,8 +479,16 @@ def view_members(tuple members not None):
     """Return the members of ``baggage`` as a dict, without properties; of members with one key the last."""
     cdef dict view = {}
     for member in members:
-        view[(<tuple?>member)[0]] = (<tuple>member)[1]
+        _check_member(member)
+        view[(<tuple>member)[0]] = (<tuple>member)[1]
     return view
+
+
+cdef inline int _check_member(object member) except -1:
+    # Exact tuples: anything else could hold something else the next time.
+    if type(member) is not tuple or PyTuple_GET_SIZE(member) != 3 or type((<tuple>member)[2]) is not tuple:
+        raise TypeError("members must be tuples of a key, a value and a tuple of properties")
+    return 0
 
 
 def join_baggage(list texts not None):
@@ -495,11 +521,13 @@ cdef str _format_baggage(tuple members, uint8_t plain, int* kept):
     cdef uint8_t[8192] out  # C_LABEL_BYTES: nothing is written before it has been counted
     cdef uint8_t* end = out
     cdef Py_ssize_t size = -1  # the first member has no comma before it
-    cdef str key, value, name
+    cdef tuple properties, setting
     kept[0] = 0
-    for key, value, properties in members:
+    for member in members:
         if kept[0] == C_LABELS:
             break
+        _check_member(member)
+        key, value, properties = <tuple>member
         size += 1 + _member_size(key, value, properties, plain)
         if size > C_LABEL_BYTES:
             break
@@ -507,26 +535,32 @@ cdef str _format_baggage(tuple members, uint8_t plain, int* kept):
             end[0] = c","
             end += 1
         end = _write_pair(key, value, end, plain)
-        for name, setting in properties:
+        for setting in properties:
             end[0] = c";"
-            end = _write_pair(name, setting, end + 1, plain)
+            end = _write_pair(setting[0], setting[1], end + 1, plain)
         kept[0] += 1
     return PyUnicode_DecodeLatin1(<const char*>out, end - out, NULL)
 
 
-cdef Py_ssize_t _member_size(str key, str value, tuple properties, uint8_t plain) except -1:
-    cdef Py_ssize_t size = _pair_size(key, value, plain)
-    cdef str name
-    for name, setting in properties:
-        size += 1 + _pair_size(name, setting, plain)
+cdef Py_ssize_t _member_size(object key, object value, tuple properties, uint8_t plain) except -1:
+    cdef Py_ssize_t size
+    if value is None:
+        raise TypeError("values must be str, not NoneType")
+    size = _pair_size(key, value, plain)
+    for setting in properties:
+        if type(setting) is not tuple or PyTuple_GET_SIZE(setting) != 2:
+            raise TypeError("properties must be tuples of a name and a value")
+        size += 1 + _pair_size((<tuple>setting)[0], (<tuple>setting)[1], plain)
     return size
 
 
-cdef Py_ssize_t _pair_size(str name, str value, uint8_t plain) except -1:
+cdef Py_ssize_t _pair_size(object name, object value, uint8_t plain) except -1:
     cdef object utf8
     cdef Py_ssize_t size = 0
     cdef const uint8_t* octets = NULL
-    if name is None or not PyUnicode_IS_ASCII(name):
+    if not isinstance(name, str) or not (value is None or isinstance(value, str)):
+        raise TypeError(f"members must hold str, not {type(value if isinstance(name, str) else name).__name__}")
+    if not PyUnicode_IS_ASCII(name):
         raise ValueError("keys must be ASCII")
     if value is None:
         return PyUnicode_GET_LENGTH(name)
@@ -535,7 +569,7 @@ cdef Py_ssize_t _pair_size(str name, str value, uint8_t plain) except -1:
     return PyUnicode_GET_LENGTH(name) + 1 + _escaped_size(octets, size, plain)
 
 
-cdef uint8_t* _write_pair(str name, str value, uint8_t* out, uint8_t plain) except NULL:
+cdef uint8_t* _write_pair(object name, object value, uint8_t* out, uint8_t plain) except NULL:
     """Write what ``_pair_size`` has counted."""
     cdef object utf8
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(name)
@@ -550,109 +584,253 @@ cdef uint8_t* _write_pair(str name, str value, uint8_t* out, uint8_t plain) exce
     return _escape(octets, size, out + 1, plain)
 
 
-cpdef list collect(object carrier, tuple names):
-    """Return what *carrier* holds under each of *names*: None, a text, or a list of texts where it came several times.
+cdef enum:
+    C_FIELD_CHARS = 65536
+    C_VALUE_CHARS = 16448  # above the longest value that any format accepts
+    C_NAME_CHARS = 256
 
-    A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or
-    bytes, and a value may be a list of them. Names are lowercase ASCII and found in any case, in a
-    mapping also as WSGI spells them (``HTTP_TRACEPARENT``). Whatever is shaped otherwise is passed over.
-    At most 64 KiB are taken, of one value no more than every format refuses.
+
+cdef struct Budget:
+    Py_ssize_t chars  # how much more text one walk may take
+    int prefixed  # how many more fields that a prefix names
+
+
+@cython.final
+@cython.no_gc  # holds str only
+cdef class Sieve:
+    """Reads and writes the *fields* of wire formats, and all fields that begin with one of *prefixes*, in a carrier.
+
+    A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or bytes, and a value may
+    be a list or tuple of them. Fields are found in any case, in a mapping also under their WSGI name
+    (``HTTP_TRACEPARENT``). An empty field counts as absent, and anything of another shape is ignored. Subclasses are
+    read as the built-in type that they extend, so that none of their methods runs.
+
+    Fields and prefixes are 1 to 256 lower-case ASCII characters. Reads at most 64 KiB in total and the first 64 fields
+    with a prefix; a single value is cut just above the longest that any format accepts.
     """
-    cdef list found = [None] * len(names)
-    _collect(carrier, names, found)
-    return found
+
+    def __cinit__(self, fields=(), prefixes=()):
+        cdef str name
+        self.fields, self.prefixes = _field_names(fields, "fields"), _field_names(prefixes, "prefixes")
+        for at in range(256):
+            self.lengths[at] = 0
+        for name in self.fields:
+            self.lengths[<uint8_t>ord(name[0])] |= <uint64_t>1 << (len(name) & 63)
+        for name in self.prefixes:
+            self.lengths[<uint8_t>ord(name[0])] = ~<uint64_t>0
+
+    cpdef list collect(self, object carrier):
+        """Return the value of each field: None, a text, or a list of texts where it has several.
+
+        Where there are prefixes, one more item is a dict of the fields that have one, by lower-case name, or None.
+        """
+        cdef list found = [None] * (len(self.fields) + (1 if self.prefixes else 0))
+        _collect(carrier, self, found)
+        return found
+
+    def sift(self, carrier):
+        """Return a dict of all that ``collect()`` finds, by lower-case name, or None."""
+        cdef list found = self.collect(carrier)
+        cdef dict fields = found.pop() if self.prefixes else None
+        cdef Py_ssize_t index
+        for index in range(len(self.fields)):
+            value = found[index]
+            if value is not None:
+                if fields is None:
+                    fields = {}
+                fields[self.fields[index]] = value
+        return fields
+
+    def put(self, carrier, dict texts not None):
+        """Set *texts*, by name, in *carrier*, a mutable mapping or a list of pairs, and remove all other fields.
+
+        A None is not set. A list of bytes pairs gets bytes.
+        """
+        cdef bint as_bytes = _clear(carrier, self, None, texts)
+        for name, text in texts.items():
+            if text is not None:
+                _set(carrier, name, text, as_bytes)
+
+    cdef Py_ssize_t index(self, object key, bint is_mapping, Name* name) noexcept:
+        """Return the index of the field that *key* names, the number of fields for one with a prefix, or -1."""
+        cdef Py_ssize_t index
+        cdef PyObject* field
+        if not _chars(key, &name.chars, &name.size):
+            return -1
+        name.is_wsgi = (
+            is_mapping
+            and name.size > 5
+            and name.chars[0] == c"H"
+            and memcmp(name.chars, b"HTTP_", 5) == 0
+            and isinstance(key, str)
+        )
+        if name.is_wsgi:
+            name.chars += 5
+            name.size -= 5
+        if not 0 < name.size <= C_NAME_CHARS:
+            return -1
+        if not self.lengths[_lower(name.chars[0], name.is_wsgi)] >> (name.size & 63) & 1:
+            return -1
+        for index in range(PyTuple_GET_SIZE(self.fields)):
+            field = PyTuple_GET_ITEM(self.fields, index)
+            if PyUnicode_GET_LENGTH(<object>field) == name.size and _begins(name, <object>field):
+                return index
+        for index in range(PyTuple_GET_SIZE(self.prefixes)):
+            field = PyTuple_GET_ITEM(self.prefixes, index)
+            if PyUnicode_GET_LENGTH(<object>field) <= name.size and _begins(name, <object>field):
+                return PyTuple_GET_SIZE(self.fields) if _is_ascii(name) else -1
+        return -1
 
 
-cdef int _collect(carrier, tuple names, list found) except -1:
-    cdef PyObject* key
-    cdef PyObject* value
-    cdef Py_ssize_t position = 0, index, room = C_FIELD_CHARS
-    cdef bint is_mapping
-    if type(carrier) is dict:
-        # Nothing below runs code of the program's, so the dict cannot change on the way.
-        while PyDict_Next(carrier, &position, &key, &value):
-            index = _find(<object>key, names, True)
-            if index >= 0 and not _take(found, index, <object>value, &room):
-                break
-        return 0
-    if type(carrier) is list:
-        for pair in <list>carrier:
-            if not _collect_pair(pair, names, found, False, &room):
-                break
-        return 0
-    is_mapping = hasattr(carrier, "items")
-    for pair in carrier.items() if is_mapping else carrier:
-        if not _collect_pair(pair, names, found, is_mapping, &room):
-            break
-    return 0
+cdef tuple _field_names(names, str parameter):
+    cdef list exact = []
+    if isinstance(names, (str, bytes)):
+        raise TypeError(f"{parameter} must be an iterable of str, not {type(names).__name__}")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{parameter} must be str, not {type(name).__name__}")
+        name = str.__str__(name)
+        if not 0 < len(name) <= C_NAME_CHARS or not name.isascii() or name != name.lower():
+            raise ValueError(f"{parameter} must be 1 to {C_NAME_CHARS} lower-case ASCII characters: {ascii(name)[:80]}")
+        exact.append(name)
+    return tuple(exact)
 
 
-cdef inline bint _collect_pair(pair, tuple names, list found, bint is_mapping, Py_ssize_t* room) except -1:
-    cdef Py_ssize_t index
-    if type(pair) is tuple:
-        if len(<tuple>pair) == 2:
-            index = _find((<tuple>pair)[0], names, is_mapping)
-            if index >= 0:
-                return _take(found, index, (<tuple>pair)[1], room)
-    elif isinstance(pair, (tuple, list)) and len(pair) == 2:
-        name, value = pair
-        index = _find(name, names, is_mapping)
-        if index >= 0:
-            return _take(found, index, value, room)
-    return True
+cdef inline uint8_t _lower(uint8_t char, bint is_wsgi) noexcept:
+    if c"A" <= char <= c"Z":
+        return char | 0x20
+    return c"-" if is_wsgi and char == c"_" else char
 
 
-cdef inline bint _is_name(const uint8_t* chars, const uint8_t* name, Py_ssize_t size, bint is_wsgi) noexcept:
-    """Tell whether *chars* are the lowercase *name* in any case; in WSGI's spelling "_" stands for "-"."""
+cdef inline bint _begins(Name* name, object wanted) noexcept:
+    """Tell whether *name*, which is long enough, begins with *wanted*, lower-case ASCII, in any case."""
+    cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(wanted)
     cdef Py_ssize_t at
-    cdef uint8_t char
-    for at in range(size):
-        char = chars[at]
-        if c"A" <= char <= c"Z":
-            char |= 0x20
-        elif is_wsgi and char == c"_":
-            char = c"-"
-        if char != name[at]:
+    if memcmp(name.chars, chars, PyUnicode_GET_LENGTH(wanted)) == 0:
+        return True
+    for at in range(PyUnicode_GET_LENGTH(wanted)):
+        if _lower(name.chars[at], name.is_wsgi) != chars[at]:
             return False
     return True
 
 
-cdef inline Py_ssize_t _find(object text, tuple names, bint is_mapping) noexcept:
-    cdef const uint8_t* chars
-    cdef const uint8_t* name
-    cdef Py_ssize_t size, name_size, index
-    if not _chars(text, &chars, &size):
-        return -1
-    for index in range(len(names)):
-        if not _chars(names[index], &name, &name_size):
-            continue
-        if size == name_size and _is_name(chars, name, size, False):
-            return index
-    if is_mapping and size > 5 and isinstance(text, str) and memcmp(chars, b"HTTP_", 5) == 0:
-        for index in range(len(names)):
-            if not _chars(names[index], &name, &name_size):
-                continue
-            if size - 5 == name_size and _is_name(chars + 5, name, name_size, True):
-                return index
-    return -1
+cdef inline bint _is_ascii(Name* name) noexcept:
+    cdef Py_ssize_t at
+    for at in range(name.size):
+        if name.chars[at] >= 0x80:
+            return False
+    return True
 
 
-cdef bint _take(list found, Py_ssize_t index, object value, Py_ssize_t* room) except -1:
+cdef int _collect(carrier, Sieve sieve, list found) except -1:
+    """Add what *carrier* holds to *found*, which has a place for each field and one more where there are prefixes."""
+    cdef PyObject* key
+    cdef PyObject* value
+    cdef Py_ssize_t position = 0, index
+    cdef Budget budget
+    cdef Name name
+    cdef bint is_mapping
+    budget.chars, budget.prefixed = C_FIELD_CHARS, C_LABELS
+    if type(carrier) is dict:
+        # No method of the program's runs below, but an allocation can start a garbage collection, and a finaliser
+        # may change the dict: PyDict_Next survives that, and key and value are held.
+        while PyDict_Next(carrier, &position, &key, &value):
+            index = sieve.index(<object>key, True, &name)
+            if index >= 0:
+                held_key, held_value = <object>key, <object>value
+                if not _take(sieve, found, index, &name, held_value, &budget):
+                    break
+        return 0
+    if type(carrier) is list:
+        for pair in <list>carrier:
+            if not _take_pair(sieve, found, pair, False, &budget):
+                break
+        return 0
+    is_mapping = hasattr(carrier, "items")
+    if isinstance(carrier, (str, bytes)) or not (is_mapping or hasattr(carrier, "__iter__")):
+        raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
+    pairs = iter(carrier.items() if is_mapping else carrier)
+    try:
+        for pair in pairs:
+            if not _take_pair(sieve, found, pair, is_mapping, &budget):
+                break
+    except RuntimeError:  # a finaliser or another thread changed what is iterated over: what was found stands
+        pass
+    return 0
+
+
+cdef inline bint _take_pair(Sieve sieve, list found, object pair, bint is_mapping, Budget* budget) except -1:
+    cdef Name name
+    cdef Py_ssize_t index
+    if isinstance(pair, tuple):
+        if PyTuple_GET_SIZE(pair) != 2:
+            return True
+        key, value = (<tuple>pair)[0], (<tuple>pair)[1]
+    elif isinstance(pair, list) and PyList_GET_SIZE(pair) == 2:
+        key, value = (<list>pair)[0], (<list>pair)[1]
+    else:
+        return True
+    index = sieve.index(key, is_mapping, &name)
+    return index < 0 or _take(sieve, found, index, &name, value, budget)
+
+
+cdef bint _take(Sieve sieve, list found, Py_ssize_t index, Name* name, object value, Budget* budget) except -1:
     """Add what *value* holds to *found*; tell whether there is room for more."""
-    if isinstance(value, (tuple, list)):
-        for text in value:
-            if not _take_text(found, index, text, room):
+    cdef list texts
+    cdef dict prefixed
+    cdef bint has_room
+    if index < PyTuple_GET_SIZE(sieve.fields):
+        return _take_value(found, index, value, &budget.chars, False)
+    if budget.prefixed == 0:
+        return True
+    budget.prefixed -= 1
+    key = PyUnicode_DecodeLatin1(<const char*>name.chars, name.size, NULL).lower()
+    if name.is_wsgi:
+        key = key.replace("_", "-")
+    if found[index] is None:
+        found[index] = {}
+    prefixed = found[index]
+    texts = [prefixed.get(key)]
+    has_room = _take_value(texts, 0, value, &budget.chars, True)
+    if texts[0] is not None:
+        prefixed[key] = texts[0]
+    elif not prefixed:
+        found[index] = None
+    return has_room
+
+
+cdef bint _take_value(list found, Py_ssize_t index, object value, Py_ssize_t* room, bint is_prefixed) except -1:
+    if isinstance(value, tuple):
+        for text in <tuple>value:
+            if not _take_text(found, index, text, room, is_prefixed):
                 return False
         return True
-    return _take_text(found, index, value, room)
-
-
-cdef bint _take_text(list found, Py_ssize_t index, object text, Py_ssize_t* room) except -1:
-    if not isinstance(text, (str, bytes)):
+    if isinstance(value, list):
+        for text in <list>value:
+            if not _take_text(found, index, text, room, is_prefixed):
+                return False
         return True
-    text = _bounded(text, room)
-    if text is None:
+    return _take_text(found, index, value, room, is_prefixed)
+
+
+cdef bint _take_text(list found, Py_ssize_t index, object text, Py_ssize_t* room, bint is_prefixed) except -1:
+    cdef Py_ssize_t size
+    if isinstance(text, str):
+        size = PyUnicode_GET_LENGTH(text)
+    elif isinstance(text, bytes):
+        size = PyBytes_GET_SIZE(text)
+    else:
+        return True
+    if size == 0 and not is_prefixed:  # a label may be empty, any other field is then as good as absent
+        return True
+    room[0] -= min(size, <Py_ssize_t>C_VALUE_CHARS)
+    if room[0] < 0:
         return False
+    if isinstance(text, bytes):
+        # To copy a mebibyte would cost more than to reject it.
+        text = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), min(size, <Py_ssize_t>C_VALUE_CHARS), NULL)
+    elif type(text) is not str:
+        text = str.__str__(text)
     earlier = found[index]
     if earlier is None:
         found[index] = text
@@ -663,213 +841,109 @@ cdef bint _take_text(list found, Py_ssize_t index, object text, Py_ssize_t* room
     return True
 
 
-cdef enum:
-    C_FIELD_CHARS = 65536
-    C_VALUE_CHARS = 16448  # past the longest that any format takes
-    C_NAME_CHARS = 256
-
-
-cdef inline str _bounded(object text, Py_ssize_t* room):
-    """Return *text* or octets as text, None if there is no *room*; of octets past all limits what shows that."""
-    # To copy a mebibyte would cost more than to refuse it.
-    cdef Py_ssize_t size
-    if isinstance(text, bytes):
-        size = min(PyBytes_GET_SIZE(text), <Py_ssize_t>C_VALUE_CHARS)
-        room[0] -= size
-        return PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), size, NULL) if room[0] >= 0 else None
-    room[0] -= min(PyUnicode_GET_LENGTH(text), <Py_ssize_t>C_VALUE_CHARS)
-    if room[0] < 0:
-        return None
-    return text if type(text) is str else str.__str__(text)  # a subclass may have methods of its own
-
-
-@cython.final
-cdef class Sieve:
-    """Finds the fields of all formats in a carrier at once: *names*, and names that start with one of *prefixes*."""
-
-    cdef frozenset names
-    cdef tuple prefixes
-    # Which lengths, below 64, names with this first character have: nearly all other headers stop here.
-    cdef uint64_t[256] lengths
-    cdef bint[256] is_prefix
-
-    def __init__(self, names, prefixes=()):
-        cdef str name
-        self.names = frozenset(names)
-        self.prefixes = tuple(prefixes)
-        for at in range(256):
-            self.lengths[at] = self.is_prefix[at] = 0
-        for name in self.names:
-            self.lengths[ord(name[0])] |= <uint64_t>1 << (len(name) & 63)
-        for name in self.prefixes:
-            self.is_prefix[ord(name[0])] = True
-
-    def sift(self, carrier):
-        """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
-
-        At most 64 KiB are taken, of one value no more than every format refuses, of names with a prefix the first 64:
-        what a peer sends is bounded before it is parsed.
-        """
-        cdef PyObject* key
-        cdef PyObject* value
-        cdef Py_ssize_t position = 0, room = C_FIELD_CHARS
-        cdef int prefixed = 0
-        cdef dict found = None
-        cdef bint is_mapping
-        cdef str name
-        if type(carrier) is dict:
-            # Nothing in _name or _keep runs code of the program's, so the dict cannot change on the way.
-            while PyDict_Next(carrier, &position, &key, &value):
-                name = self._name(<object>key, True, &prefixed)
-                if name is not None:
-                    if found is None:
-                        found = {}
-                    if not _keep(found, name, <object>value, &room):
-                        break
-            return found or None
-        if type(carrier) is list:
-            for pair in <list>carrier:
-                if type(pair) is tuple and len(<tuple>pair) == 2 and not self._may_be((<tuple>pair)[0]):
-                    continue
-                if isinstance(pair, (tuple, list)) and len(pair) == 2:
-                    name = self._name(pair[0], False, &prefixed)
-                    if name is not None:
-                        if found is None:
-                            found = {}
-                        if not _keep(found, name, pair[1], &room):
-                            break
-            return found or None
-        is_mapping = hasattr(carrier, "items")
-        for pair in carrier.items() if is_mapping else carrier:
-            if isinstance(pair, (tuple, list)) and len(pair) == 2:
-                name = self._name(pair[0], is_mapping, &prefixed)
-                if name is not None:
-                    if found is None:
-                        found = {}
-                    if not _keep(found, name, pair[1], &room):
-                        break
-        return found or None
-
-    cdef inline bint _may_be(self, object text) noexcept:
-        """Tell whether *text* has the first character and the length of a name, or a prefix's first character."""
-        cdef const uint8_t* chars
-        cdef Py_ssize_t size
-        cdef uint8_t first
-        if not _chars(text, &chars, &size) or size == 0 or size > C_NAME_CHARS + 5:
-            return False
-        first = chars[0] | 0x20 if c"A" <= chars[0] <= c"Z" else chars[0]
-        return (self.lengths[first] >> (size & 63) & 1) != 0 or self.is_prefix[first]
-
-    cdef str _name(self, object text, bint is_mapping, int* prefixed):
-        """Return *text* in lower case if it is one of the names."""
-        cdef str name
-        if not self._may_be(text) and not (is_mapping and isinstance(text, str) and text.startswith("HTTP_")):
-            return None
-        name = text.decode("latin-1") if isinstance(text, bytes) else str.__str__(text)
-        if is_mapping and isinstance(text, str) and name.startswith("HTTP_"):
-            name = name[5:].replace("_", "-")
-        if not PyUnicode_IS_ASCII(name) or PyUnicode_GET_LENGTH(name) > C_NAME_CHARS:
-            return None
-        name = name.lower()
-        if name in self.names:
-            return name
-        if prefixed[0] == C_LABELS or not name.startswith(self.prefixes):
-            return None
-        prefixed[0] += 1
-        return name
-
-
-cdef bint _keep(dict found, str name, object value, Py_ssize_t* room) except -1:
-    """Add what *value* holds to *found*; tell whether there was room for it."""
-    for text in value if isinstance(value, (tuple, list)) else (value,):
-        if not isinstance(text, (str, bytes)):
-            continue
-        text = _bounded(text, room)
-        if text is None:
-            return False
-        earlier = found.get(name)
-        if earlier is None:
-            found[name] = text
-        elif type(earlier) is list:
-            (<list>earlier).append(text)
-        else:
-            found[name] = [earlier, text]
-    return True
-
-
 cpdef object put(object carrier, str name, str text):
-    """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None takes it out.
+    """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None removes it.
 
-    What stood there under *name* in any case goes: two ``traceparent`` headers are none. A list of
-    bytes pairs gets bytes.
+    Fields of that name in another case are removed: more than one ``traceparent`` counts as none. A list of bytes pairs
+    gets bytes.
     """
     _put(carrier, name, text)
 
 
 cdef int _put(carrier, str name, str text) except -1:
-    cdef PyObject* key
+    cdef bint as_bytes
+    if type(carrier) is dict and len(<dict>carrier) == 0:
+        if text is not None:
+            PyDict_SetItem(carrier, name, text)
+        return 0
+    as_bytes = _clear(carrier, None, name, text)
+    if text is not None:
+        _set(carrier, name, text, as_bytes)
+    return 0
+
+
+cdef int _set(carrier, name, text, bint as_bytes) except -1:
+    if type(carrier) is dict:
+        PyDict_SetItem(carrier, name, text)
+    elif isinstance(carrier, list):
+        carrier.append((name.encode(), text.encode()) if as_bytes else (name, text))
+    else:
+        carrier[name] = text
+    return 0
+
+
+cdef bint _clear(carrier, Sieve sieve, str name, texts) except -1:
+    """Remove the fields of *sieve*, or the field *name*; tell whether *carrier* is a list of bytes pairs.
+
+    A dict keeps the keys that *texts*, a dict or the text of *name*, is going to replace in their place.
+    """
+    cdef PyObject* at
     cdef Py_ssize_t position = 0
     cdef list stale = None
     if type(carrier) is dict:
-        if len(<dict>carrier) == 0:
-            if text is not None:
-                PyDict_SetItem(carrier, name, text)
-            return 0
-        while PyDict_Next(carrier, &position, &key, NULL):
-            if <object>key is not name and _is_named(<object>key, name) and (
-                not isinstance(<object>key, str) or <object>key != name
-            ):
+        while PyDict_Next(carrier, &position, &at, NULL):
+            if _is_field(<object>at, sieve, name) and not _is_kept(<object>at, sieve, texts, name):
+                held = <object>at  # before anything is allocated, which can start a garbage collection
                 if stale is None:
                     stale = []
-                stale.append(<object>key)
-        if stale is not None:
-            for other in stale:
-                (<dict>carrier).pop(other, None)
-        if text is not None:
-            PyDict_SetItem(carrier, name, text)
-        else:
-            (<dict>carrier).pop(name, None)
+                stale.append(held)
     elif isinstance(carrier, list):
-        _put_pair(carrier, name, text)
+        return _clear_list(carrier, sieve, name)
     elif isinstance(carrier, dict):
-        for other in [other for other in carrier if other != name and _is_named(other, name)]:
-            del carrier[other]
-        if text is not None:
-            carrier[name] = text
-        else:
-            carrier.pop(name, None)
+        stale = [key for key in list(carrier) if _is_field(key, sieve, name) and not _is_kept(key, sieve, texts, name)]
     elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
         # Some mappings ignore case, and some add to what is there where others replace it.
-        for other in [other for other in carrier.keys() if _is_named(other, name)]:
-            try:
-                del carrier[other]
-            except KeyError:
-                pass
-        if text is not None:
-            carrier[name] = text
+        stale = [key for key in list(carrier.keys()) if _is_field(key, sieve, name)]
     else:
         raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
-    return 0
+    if stale is not None:
+        for key in stale:
+            try:
+                del carrier[key]
+            except Exception:  # a KeyError, or an error of the key's own methods, which costs that key only
+                pass
+    return False
 
 
-cdef int _put_pair(list pairs, str name, str text) except -1:
-    for pair in pairs:
-        if not isinstance(pair, (tuple, list)) or not pair:
+cdef bint _clear_list(object pairs, Sieve sieve, str name) except -1:
+    # Of pairs of subclasses no method runs, so that nothing changes the list on the way.
+    cdef list kept = []
+    cdef bint as_bytes = False, is_first = True, is_changed = False
+    for pair in <list>pairs:
+        if isinstance(pair, tuple) and PyTuple_GET_SIZE(pair):
+            key = (<tuple>pair)[0]
+        elif isinstance(pair, list) and PyList_GET_SIZE(pair):
+            key = (<list>pair)[0]
+        else:
             raise TypeError(f"carrier must be a list of pairs, not of {type(pair).__name__}")
-    as_bytes = bool(pairs) and isinstance(pairs[0][0], bytes)
-    pairs[:] = [pair for pair in pairs if not _is_named(pair[0], name)]
-    if text is not None:
-        pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))
-    return 0
+        if is_first:
+            as_bytes, is_first = isinstance(key, bytes), False
+        if _is_field(key, sieve, name):
+            is_changed = True
+        else:
+            kept.append(pair)
+    if is_changed:
+        pairs[:] = kept
+    return as_bytes
 
 
-cdef inline bint _is_named(object key, str name) noexcept:
-    cdef const uint8_t* chars
-    cdef const uint8_t* wanted
-    cdef Py_ssize_t size, wanted_size
+cdef inline bint _is_field(object key, Sieve sieve, str name) noexcept:
+    """Tell whether *key* names a field of *sieve*, or, without one, is *name*, in any case."""
+    cdef Name found
+    if sieve is not None:
+        return sieve.index(key, False, &found) >= 0
+    found.is_wsgi = False
     return (
-        _chars(key, &chars, &size)
-        and _chars(name, &wanted, &wanted_size)
-        and size == wanted_size
-        and _is_name(chars, wanted, size, False)
+        _chars(key, &found.chars, &found.size)
+        and found.size == PyUnicode_GET_LENGTH(name)
+        and _begins(&found, name)
     )
+
+
+cdef inline bint _is_kept(object key, Sieve sieve, texts, str name) except -1:
+    """Tell whether *key*, which names a field, is exactly a name in *texts*, so that its value will be replaced."""
+    if texts is None or type(key) is not str:
+        return False
+    if sieve is not None:
+        return (<dict>texts).get(key) is not None
+    return memcmp(PyUnicode_DATA(key), PyUnicode_DATA(name), PyUnicode_GET_LENGTH(name)) == 0

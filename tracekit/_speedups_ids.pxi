@@ -5,6 +5,7 @@ cdef enum:
     STRETCH = 256
     DEFERRED = 0x100  # above the eight wire bits of the flags: no decision
     MAX_BINARY_BYTES = 512
+    MAX_B3_CHARS = 256  # far more than is needed, since the parent id may be anything
 
 cdef uint64_t[256] _pool
 cdef int _pool_left = 0
@@ -165,17 +166,22 @@ cpdef str join_traceparent(uint64_t high, uint64_t low, uint64_t span, int flags
     return text
 
 
-cpdef (uint64_t, uint64_t, uint64_t, int) split_b3(str text) noexcept:
+cpdef (uint64_t, uint64_t, uint64_t, int) split_b3(str text):
     """Return the words of the ids and the decision (0, ``ord`` of "0", "1" or "d") of a ``b3`` value; -1 if it is bad.
 
+    The parent id may be anything, since nobody uses it, but not a second value behind a comma.
     https://github.com/openzipkin/b3-propagation#single-header
     """
     cdef (uint64_t, uint64_t, uint64_t, int) bad = (0, 0, 0, -1)
     cdef Py_ssize_t size = 0 if text is None else PyUnicode_GET_LENGTH(text), at
-    cdef uint64_t high = 0, low, span, parent
-    if not 0 < size <= 68 or not PyUnicode_IS_ASCII(text):
+    cdef uint64_t high = 0, low = 0, span = 0
+    cdef const uint8_t* chars = NULL
+    cdef object octets = text
+    if not 0 < size <= MAX_B3_CHARS:
         return bad
-    cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(text)
+    if not PyUnicode_IS_ASCII(text):
+        octets = text.encode("ascii", "replace")  # only the parent id may be anything
+    _chars(octets, &chars, &size)
     if size == 1:
         if not _is_decision(chars[0]):
             return bad
@@ -184,20 +190,19 @@ cpdef (uint64_t, uint64_t, uint64_t, int) split_b3(str text) noexcept:
     if size < at + 17 or chars[at] != c"-":
         return bad
     # From here on every index below at + 17 is inside the text.
-    if at == 32:
-        if not _decode(chars, 16, &high):
-            return bad
-    if not _decode(chars + at - 16, 16, &low) or not _decode(chars + at + 1, 16, &span):
+    if at == 32 and not _decode_any(chars, &high):
+        return bad
+    if not _decode_any(chars + at - 16, &low) or not _decode_any(chars + at + 1, &span):
         return bad
     if not (high | low) or not span:
         return bad
     size -= at + 17
     chars += at + 17
-    if size == 0:
-        return (high, low, span, 0)
-    if (size != 2 and size != 19) or chars[0] != c"-" or not _is_decision(chars[1]):
+    if size and (chars[0] != c"-" or memchr(chars, c",", size) != NULL):
         return bad
-    if size == 19 and (chars[2] != c"-" or not _decode(chars + 3, 16, &parent) or not parent):
+    if size < 2 or chars[1] == c"-":
+        return (high, low, span, 0)
+    if not _is_decision(chars[1]) or (size > 2 and chars[2] != c"-"):
         return bad
     return (high, low, span, <int>chars[1])
 

@@ -780,19 +780,6 @@ def test_a_collector_with_every_fault_gets_every_span(spool):
         sender.shutdown()
 
 
-def test_a_spool_that_cannot_be_written_is_one_line_and_a_counted_loss(tmp_path, caplog):
-    (tmp_path / "spool.db").write_bytes(b"something else" * 100)
-    with Collector() as collector:
-        tracekit.configure(exporter=exporter(collector, spool=tmp_path / "spool.db"), environ={})
-        balance = Balance()
-        tracekit.span("job").end()
-        tracekit.flush(20)
-        assert balance.failed == 1
-        tracekit.configure()
-    assert any("not spooled" in line for line in lines(caplog))
-    assert (tmp_path / "spool.db").read_bytes() == b"something else" * 100
-
-
 def test_closing_an_exporter_with_a_spool_waits_for_a_silent_collector_no_longer_than_it_says(spool, monkeypatch):
     monkeypatch.setattr(otlp, "FAREWELL_S", 0.1)
     silence = Silence()

@@ -83,7 +83,7 @@ def python(*arguments):
 
 
 def adds_up(ledger):
-    return ledger.put == ledger.sent + ledger.rejected + ledger.evicted + ledger.waiting
+    return ledger.put == ledger.sent + ledger.rejected + ledger.evicted + ledger.waiting + ledger.aside
 
 
 # Against a model
@@ -101,15 +101,18 @@ class Model(RuleBasedStateMachine):
         self.now = 1_700_000_000
         self.clock = mock.patch.object(_outbox, "time", SimpleNamespace(time=lambda: float(self.now)))
         self.clock.start()
+        self.bound = mock.patch.object(_outbox, "MAX_FAILURES", 2)
+        self.bound.start()
         self.outboxes = [Outbox(self.path, max_bytes=MIB) for _ in range(2)]
-        self.batches = []  # waiting, the oldest first: [body, spans, attempts, is held, until when]
-        self.put = self.sent = self.rejected = self.evicted = 0
+        self.batches = []  # in the file, the oldest first
+        self.put = self.sent = self.rejected = self.evicted = self.parts = 0
 
     def teardown(self):
         for outbox in self.outboxes:
             outbox.close()
         assert rows(self.path, "PRAGMA integrity_check") == [("ok",)]
         self.clock.stop()
+        self.bound.stop()
         self.directory.cleanup()
 
     who = st.sampled_from([0, 1])
@@ -117,8 +120,8 @@ class Model(RuleBasedStateMachine):
     def waits(self, batch):
         return self.now < batch.until <= self.now + MAX_LEASE_S
 
-    def find(self, body):
-        return next((batch for batch in self.batches if batch.body == body), None)
+    def find(self, id):
+        return next((batch for batch in self.batches if batch.id == id), None)
 
     @rule(who=who, size=st.sampled_from([0, 10, 5_000, 100_000, 131_072]), spans=st.integers(1, 2000))
     def put_one(self, who, size, spans):
@@ -128,16 +131,30 @@ class Model(RuleBasedStateMachine):
         evicted = self.outboxes[who].ledger().evicted
         assert evicted == self.evicted or sum(len(batch.body) for batch in self.batches) > MIB // 3
         while self.evicted < evicted:
+            aside = [batch for batch in self.batches if batch.is_aside]
             free = [batch for batch in self.batches if not (batch.is_held and self.waits(batch))]
-            gone = (free or self.batches)[0]
+            gone = (aside or free or self.batches)[0]
             self.batches.remove(gone)
             self.evicted += gone.spans
-        self.batches.append(SimpleNamespace(body=body, spans=spans, attempts=0, is_held=False, until=0))
+        self.add(body, spans)
 
-    @rule(target=taken, who=who, lease_s=st.sampled_from([1, 60, 3600]))
-    def take(self, who, lease_s):
-        batch = self.outboxes[who].take(lease_s)
-        expected = next((batch for batch in self.batches if not self.waits(batch)), None)
+    def add(self, body, spans):
+        state = dict(id=None, attempts=0, is_held=False, until=0, failures=0, sent=-1, is_aside=False)
+        self.batches.append(SimpleNamespace(body=body, spans=spans, **state))
+
+    @rule(target=taken, who=who, lease_s=st.sampled_from([1, 60, 3600]), early=st.booleans(), past=st.booleans())
+    def take(self, who, lease_s, early, past):
+        after = max([batch.id or 0 for batch in self.batches], default=0) if past else 0
+        batch = self.outboxes[who].take(lease_s, early=early, after=after)
+        expected = next(
+            (
+                batch
+                for batch in self.batches
+                if not (batch.is_aside or (self.waits(batch) and (batch.is_held or not early)))
+                if batch.id is None or batch.id > after
+            ),
+            None,
+        )
         if expected is None:
             assert batch is None
             return multiple()
@@ -147,7 +164,9 @@ class Model(RuleBasedStateMachine):
             "application/x-protobuf",
             "gzip",
             expected.attempts,
+            expected.failures,
         )
+        expected.id = batch.id
         expected.attempts += 1
         expected.is_held, expected.until = True, self.now + lease_s
         return batch
@@ -163,18 +182,62 @@ class Model(RuleBasedStateMachine):
         self.leave(batch, batch.spans)
 
     def leave(self, batch, rejected):
-        mine = self.find(batch.body)
+        mine = self.find(batch.id)
         if mine is not None:
             self.batches.remove(mine)
-            self.sent += batch.spans - rejected
+            rejected = min(rejected, mine.spans)  # of what it was split into meanwhile
+            self.sent += mine.spans - rejected
             self.rejected += rejected
 
     @rule(who=who, batch=taken, delay_s=st.sampled_from([0, 5, 3600, 10**6]))
     def give_back(self, who, batch, delay_s):
         self.outboxes[who].give_back(batch, delay_s=delay_s)
-        mine = self.find(batch.body)
+        mine = self.find(batch.id)
         if mine is not None and mine.is_held and mine.attempts == batch.attempts + 1:
             mine.is_held, mine.until = False, self.now + min(delay_s, MAX_LEASE_S)
+
+    @rule(who=who, batch=taken, delay_s=st.sampled_from([0, 5, 3600]))
+    def fail(self, who, batch, delay_s):
+        is_aside = self.outboxes[who].failed(batch, delay_s=delay_s)
+        mine = self.find(batch.id)
+        if mine is None or not mine.is_held or mine.attempts != batch.attempts + 1:
+            assert not is_aside
+            return
+        mine.is_held, mine.until = False, self.now + delay_s
+        if mine.sent < self.sent:
+            mine.failures += 1
+            mine.sent = self.sent
+            mine.is_aside = mine.failures >= 2
+        assert is_aside == mine.is_aside
+
+    @rule(who=who)
+    def readmit(self, who):
+        self.outboxes[who].readmit()
+        for batch in self.batches:
+            if batch.is_aside:
+                batch.is_aside, batch.failures, batch.until = False, 1, 0
+
+    @rule(who=who, batch=taken, left_out=st.sampled_from([0, 1, 10**9]))
+    def replace(self, who, batch, left_out):
+        left_out = min(left_out, batch.spans)
+        first = (batch.spans - left_out) // 2
+        counts = [count for count in (first, batch.spans - left_out - first) if count]
+        self.parts += 2
+        half = batch.body[: len(batch.body) // 2]
+        parts = [(b"part %d %s" % (self.parts + at, half), count) for at, count in enumerate(counts)]
+        self.outboxes[who].replace(batch, parts)
+        mine = self.find(batch.id)
+        if mine is None or not mine.is_held or mine.attempts != batch.attempts + 1:
+            return
+        index = self.batches.index(mine)
+        self.batches.remove(mine)
+        self.rejected += left_out
+        for body, spans in parts:
+            self.add(body, spans)
+        if parts:  # the first keeps its turn
+            first = self.batches.pop(-len(parts))
+            first.id, first.attempts = mine.id, mine.attempts
+            self.batches.insert(index, first)
 
     @rule(seconds=st.sampled_from([1, 59, 61, 3601, -1, -61, -3601, 10**9, -(10**9)]))
     def clock_goes(self, seconds):
@@ -188,11 +251,21 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def the_ledger_is_right(self):
         ledger = self.outboxes[0].ledger()
-        waiting = sum(batch.spans for batch in self.batches)
-        waiting_bytes = sum(len(batch.body) for batch in self.batches)
-        assert ledger == Ledger(self.put, self.sent, self.rejected, self.evicted, waiting, waiting_bytes)
+        waiting = [batch for batch in self.batches if not batch.is_aside]
+        spans, size = sum(batch.spans for batch in waiting), sum(len(batch.body) for batch in waiting)
+        aside = sum(batch.spans for batch in self.batches if batch.is_aside)
+        assert ledger == Ledger(self.put, self.sent, self.rejected, self.evicted, spans, size, aside)
         assert adds_up(ledger)
         assert total_bytes(self.path) <= MIB
+
+    @invariant()
+    def what_is_due_is_right(self):
+        found = [
+            batch.until - self.now if self.waits(batch) else 0
+            for batch in self.batches
+            if not batch.is_aside and not (batch.is_held and self.waits(batch))
+        ]
+        assert self.outboxes[1].due_s() == (min(found) if found else None)
 
 
 class TestModel(Model.TestCase):
@@ -209,7 +282,7 @@ def test_whatever_is_put_comes_back_as_it_was(outbox):
     for body in bodies:
         outbox.put(body, spans=7, content_type="application/json", content_encoding="")
     found = [outbox.take(1) for _ in bodies]
-    assert [batch[1:] for batch in found] == [(body, 7, "application/json", "", 0) for body in bodies]
+    assert [batch[1:] for batch in found] == [(body, 7, "application/json", "", 0, 0) for body in bodies]
     assert outbox.take(1) is None
 
 
@@ -345,7 +418,7 @@ outbox.close()
 def test_after_fork_the_child_opens_its_own_connection(path):
     child, parent = python("-c", FORK, path).splitlines()
     assert child.split() == ["0"] * 5
-    assert parent == "2 1 0 0 1 7"
+    assert parent == "2 1 0 0 1 7 0"
 
 
 # Bounds
@@ -485,7 +558,7 @@ for number in range(100):
     except StoreError as error:
         said.add(str(error))
 ledger = outbox.ledger()
-assert ledger == (len(kept), 0, 0, 0, len(kept), ledger.waiting_bytes), ledger
+assert ledger == (len(kept), 0, 0, 0, len(kept), ledger.waiting_bytes, 0), ledger
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 put(100)
 found = []
@@ -493,7 +566,7 @@ while (batch := outbox.take(60)) is not None:
     found.append(int(batch.body.partition(b".")[0]))
     outbox.sent(batch)
 after = outbox.ledger()
-assert after == (len(kept), len(kept), 0, 0, 0, 0), after
+assert after == (len(kept), len(kept), 0, 0, 0, 0, 0), after
 assert found == kept, (found, kept)
 outbox.close()
 print(len(kept), *said, sep="\\n")
@@ -521,7 +594,7 @@ while (batch := outbox.take(60)) is not None:
     found.append(int(batch.body.partition(b".")[0]))
     outbox.sent(batch)
 ledger = outbox.ledger()
-assert ledger == (100, len(found), 0, 100 - len(found), 0, 0), ledger
+assert ledger == (100, len(found), 0, 100 - len(found), 0, 0, 0), ledger
 assert found == list(range(100 - len(found), 100)), found
 outbox.close()
 print(len(found))
@@ -601,8 +674,8 @@ def with_a_batch(path):
 
 def another_version(path):
     with_a_batch(path)
-    rows(path, "PRAGMA user_version = 2")
-    return lambda: rows(path, "PRAGMA user_version = 1")
+    rows(path, "PRAGMA user_version = 3")
+    return lambda: rows(path, "PRAGMA user_version = 2")
 
 
 def damaged(path):
@@ -628,7 +701,7 @@ FAILURES = [
     pytest.param(not_a_database, "not a SQLite database", "move that file away", id="not a database"),
     pytest.param(another_program, "another program's database", "name another path", id="another program's"),
     pytest.param(traces, "a file of tracekit's for something else", "name another path", id="traces"),
-    pytest.param(another_version, "has schema version 2, this tracekit knows 1", "that wrote it", id="version"),
+    pytest.param(another_version, "has schema version 3, this tracekit knows 2", "that wrote it", id="version"),
     pytest.param(damaged, "damaged", "move it away", id="damaged"),
     pytest.param(directory_in_its_place, "is a directory", "name a file in it", id="directory"),
     pytest.param(locked, "locked by another process", "fuser or lsof", id="locked"),

@@ -36,7 +36,12 @@ def test_it_reads_what_the_vector_says(case):
     check_extract(JAEGER, case)
 
 
-@pytest.mark.parametrize("case", good_cases("jaeger"))
+def _is_undecided(case):
+    # Peers reject empty flags, so a context without a decision is written as not sampled.
+    return case.context["deferred"] and case.context["span_id"].strip("0")
+
+
+@pytest.mark.parametrize("case", [case for case in good_cases("jaeger") if not _is_undecided(case.values[0])])
 def test_what_was_read_goes_out_again(case):
     check_write(JAEGER, case)
     assert JAEGER.left_out == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ class _Sources:
 def _is_compiled() -> bool:
     if not NO_EXTENSIONS:
         try:
-            from .. import _speedups  # noqa: F401
+            import_module(_PREFIX + "_speedups")
         except ModuleNotFoundError:  # not built; a broken build raises ImportError, loudly
             return False
         except ImportError as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import itertools
+from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "HEX",
@@ -15,7 +16,6 @@ __all__ = [
     "MAX_STATE_MEMBERS",
     "Sieve",
     "check_baggage",
-    "collect",
     "count_tracestate",
     "escape_label",
     "format_baggage",
@@ -60,6 +60,11 @@ MAX_STATE_MEMBERS: Final = 32
 MAX_STATE_CHARS: Final = 32 * (256 + 1 + 256) + 31
 MAX_LABELS: Final = 64
 MAX_LABEL_BYTES: Final = 8192
+MAX_FIELD_CHARS: Final = 65536
+MAX_VALUE_CHARS: Final = 16448  # above the longest value that any format accepts
+MAX_NAME_CHARS: Final = 256
+
+_NOTHING: Final = object()
 
 
 def count_tracestate(text: str) -> int:
@@ -190,15 +195,25 @@ def make_members(labels: Any) -> tuple[tuple[str, str, tuple[tuple[str, str | No
     """Return a dict of str as members of ``baggage``; None where it is not that, or a key is none of a label."""
     if type(labels) is not dict:
         return None
-    for key, value in labels.items():
+    pairs = list(labels.items())  # a copy: another thread may change the dict
+    for key, value in pairs:
         if type(key) is not str or type(value) is not str or not is_label_key(key):
             return None
-    return tuple([(key, value, ()) for key, value in labels.items()])
+    return tuple([(key, value, ()) for key, value in pairs])
 
 
 def view_members(members: tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...]) -> dict[str, str]:
     """Return the members of ``baggage`` as a dict, without properties; of members with one key the last."""
-    return {key: value for key, value, _ in members}
+    view = {}
+    for member in members:
+        _check_member(member)
+        view[member[0]] = member[1]
+    return view
+
+
+def _check_member(member: object) -> None:
+    if type(member) is not tuple or len(member) != 3 or type(member[2]) is not tuple:
+        raise TypeError("members must be tuples of a key, a value and a tuple of properties")
 
 
 def join_baggage(texts: list[str]) -> str:
@@ -229,10 +244,16 @@ def _format_baggage(
 ) -> tuple[str, int]:
     pieces: list[str] = []
     size = -1  # the first member has no comma before it
-    for key, value, properties in members[:MAX_LABELS]:
+    for member in members[:MAX_LABELS]:
+        _check_member(member)
+        key, value, properties = member
+        if value is None:
+            raise TypeError("values must be str, not NoneType")
         piece = _pair(key, value, escapes)
-        for name, setting in properties:
-            piece += ";" + _pair(name, setting, escapes)
+        for setting in properties:
+            if type(setting) is not tuple or len(setting) != 2:
+                raise TypeError("properties must be tuples of a name and a value")
+            piece += ";" + _pair(*setting, escapes)
         size += 1 + len(piece)
         if size > MAX_LABEL_BYTES:
             break
@@ -241,170 +262,196 @@ def _format_baggage(
 
 
 def _pair(name: str, value: str | None, escapes: tuple[str, ...]) -> str:
-    if not name.isascii():
+    for text in (name, value):
+        if not _is_a(text, str) and (text is not value or value is not None):
+            raise TypeError(f"members must hold str, not {type(text).__name__}")
+    if not str.isascii(name):
         raise ValueError("keys must be ASCII")
-    return name if value is None else f"{name}={_escape(value, escapes)}"
+    name = str.__str__(name)
+    return name if value is None else f"{name}={_escape(str.__str__(value), escapes)}"
 
 
-def collect(carrier: Any, names: tuple[str, ...]) -> list[str | list[str] | None]:
-    """Return what *carrier* holds under each of *names*: None, a text, or a list of texts where it came several times.
-
-    A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or
-    bytes, and a value may be a list of them. Names are lowercase ASCII and found in any case, in a
-    mapping also as WSGI spells them (``HTTP_TRACEPARENT``). Whatever is shaped otherwise is passed over.
-    At most 64 KiB are taken, of one value no more than every format refuses.
-    """
-    found: list[str | list[str] | None] = [None] * len(names)
-    room = MAX_FIELD_CHARS
-    is_mapping = hasattr(carrier, "items")
-    for pair in carrier.items() if is_mapping else carrier:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            continue
-        name, value = pair
-        if isinstance(name, bytes):
-            name = name.decode("latin-1")
-        elif not isinstance(name, str):
-            continue
-        elif is_mapping and name.startswith("HTTP_"):
-            name = name[5:].replace("_", "-")
-        if not name.isascii():  # "K" (Kelvin) lowers to "k"
-            continue
-        name = name.lower()
-        if name in names:
-            at = names.index(name)
-            for text in value if isinstance(value, tuple | list) else (value,):
-                if not isinstance(text, str | bytes):
-                    continue
-                room -= _size(text)
-                if room < 0:
-                    return found
-                _append(found, at, _bounded(text))
-    return found
-
-
-def _size(text: str | bytes) -> int:
-    # A subclass may have methods of its own.
-    return min(str.__len__(text) if isinstance(text, str) else bytes.__len__(text), MAX_VALUE_CHARS)
-
-
-def _bounded(text: str | bytes) -> str:
-    """Return *text* or octets as text; of octets past all limits what shows that."""
-    # To copy a mebibyte would cost more than to refuse it.
-    return (
-        bytes.__getitem__(text, slice(MAX_VALUE_CHARS)).decode("latin-1")
-        if isinstance(text, bytes)
-        else str.__str__(text)
-    )
-
-
-def _append(found: list[str | list[str] | None], at: int, text: str) -> None:
-    earlier = found[at]
-    if earlier is None:
-        found[at] = text
-    elif isinstance(earlier, list):
-        earlier.append(text)
-    else:
-        found[at] = [earlier, text]
-
-
+@final
 class Sieve:
-    """Finds the fields of all formats in a carrier at once: *names*, and names that start with one of *prefixes*."""
+    """Reads and writes the *fields* of wire formats, and all fields that begin with one of *prefixes*, in a carrier.
 
-    __slots__ = ("_names", "_prefixes")
+    A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or bytes, and a value may
+    be a list or tuple of them. Fields are found in any case, in a mapping also under their WSGI name
+    (``HTTP_TRACEPARENT``). An empty field counts as absent, and anything of another shape is ignored. Subclasses are
+    read as the built-in type that they extend, so that none of their methods runs.
 
-    def __init__(self, names: Iterable[str], prefixes: Iterable[str] = ()) -> None:
-        self._names = frozenset(names)
-        self._prefixes = tuple(prefixes)
+    Fields and prefixes are 1 to 256 lower-case ASCII characters. Reads at most 64 KiB in total and the first 64 fields
+    with a prefix; a single value is cut just above the longest that any format accepts.
+    """
+
+    __slots__ = ("_fields", "_prefixes")
+
+    def __init__(self, fields: Iterable[str] = (), prefixes: Iterable[str] = ()) -> None:
+        self._fields = _field_names(fields, "fields")
+        self._prefixes = _field_names(prefixes, "prefixes")
+
+    def collect(self, carrier: Any) -> list[Any]:
+        """Return the value of each field: None, a text, or a list of texts where it has several.
+
+        Where there are prefixes, one more item is a dict of the fields that have one, by lower-case name, or None.
+        """
+        found = self.sift(carrier) or {}
+        values: list[Any] = [found.pop(field, None) for field in self._fields]
+        return [*values, found or None] if self._prefixes else values
 
     def sift(self, carrier: Any) -> dict[str, str | list[str]] | None:
-        """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
-
-        At most 64 KiB are taken, of one value no more than every format refuses, of names with a prefix the first 64:
-        what a peer sends is bounded before it is parsed.
-        """
-        found: dict[str, str | list[str]] | None = None
-        room, prefixed = MAX_FIELD_CHARS, 0
-        is_mapping = hasattr(carrier, "items")
-        for pair in carrier.items() if is_mapping else carrier:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
+        """Return a dict of all that ``collect()`` finds, by lower-case name, or None."""
+        found: dict[str, str | list[str]] = {}
+        room, prefixed = MAX_FIELD_CHARS, MAX_LABELS
+        is_mapping = type(carrier) is not list and hasattr(carrier, "items")
+        for key, value in _pairs(carrier, is_mapping):
+            name = _name(key, is_mapping)
+            is_field = name in self._fields
+            if name is None or not (is_field or (prefixed and name.startswith(self._prefixes))):
                 continue
-            name, value = pair
-            if isinstance(name, bytes):
-                name = name.decode("latin-1")
-            elif not isinstance(name, str):
-                continue
-            elif is_mapping and name.startswith("HTTP_"):
-                name = name[5:].replace("_", "-")
-            if not name.isascii() or len(name) > MAX_NAME_CHARS:
-                continue
-            name = name.lower()
-            if name not in self._names:
-                if not name.startswith(self._prefixes) or prefixed == MAX_LABELS:
+            prefixed -= not is_field
+            for text in _items(value) if _is_a(value, tuple, list) else (value,):
+                if not _is_a(text, str, bytes):
                     continue
-                prefixed += 1
-            for text in value if isinstance(value, tuple | list) else (value,):
-                if not isinstance(text, str | bytes):
+                size = str.__len__(text) if _is_a(text, str) else bytes.__len__(text)
+                if size == 0 and is_field:  # a label may be empty, any other field is then as good as absent
                     continue
-                room -= _size(text)
+                room -= min(size, MAX_VALUE_CHARS)
                 if room < 0:
-                    return found
-                if found is None:
-                    found = {}
-                text = _bounded(text)
-                earlier = found.get(name)
-                if earlier is None:
-                    found[name] = text
-                elif isinstance(earlier, list):
-                    earlier.append(text)
-                else:
-                    found[name] = [earlier, text]
-        return found
+                    return found or None
+                _append(found, name, _text(text))
+        return found or None
 
+    def put(self, carrier: Any, texts: dict[str, str | None]) -> None:
+        """Set *texts*, by name, in *carrier*, a mutable mapping or a list of pairs, and remove all other fields.
 
-MAX_FIELD_CHARS: Final = 65536
-MAX_VALUE_CHARS: Final = 16448  # past the longest that any format takes
-MAX_NAME_CHARS: Final = 256
+        A None is not set. A list of bytes pairs gets bytes.
+        """
+        _replace(carrier, texts, self._has)
+
+    def _has(self, key: object) -> bool:
+        name = _name(key, False)
+        return name is not None and (name in self._fields or name.startswith(self._prefixes))
 
 
 def put(carrier: Any, name: str, text: str | None) -> None:
-    """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None takes it out.
+    """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None removes it.
 
-    What stood there under *name* in any case goes: two ``traceparent`` headers are none. A list of
-    bytes pairs gets bytes.
+    Fields of that name in another case are removed: more than one ``traceparent`` counts as none. A list of bytes pairs
+    gets bytes.
     """
+    _replace(carrier, {name: text}, lambda key: _name(key, False) == name)
+
+
+def _field_names(names: Iterable[str], parameter: str) -> tuple[str, ...]:
+    exact = []
+    if isinstance(names, str | bytes):
+        raise TypeError(f"{parameter} must be an iterable of str, not {type(names).__name__}")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{parameter} must be str, not {type(name).__name__}")
+        name = str.__str__(name)
+        if not 0 < len(name) <= MAX_NAME_CHARS or not name.isascii() or name != name.lower():
+            raise ValueError(
+                f"{parameter} must be 1 to {MAX_NAME_CHARS} lower-case ASCII characters: {ascii(name)[:80]}"
+            )
+        exact.append(name)
+    return tuple(exact)
+
+
+def _is_a(value: object, *types: type) -> bool:
+    # isinstance() would also ask the value's __class__, which may be a property of the program's.
+    return issubclass(type(value), types)
+
+
+def _pairs(carrier: Any, is_mapping: bool) -> Iterator[tuple[Any, Any]]:
+    """Return the pairs of *carrier*, no further than it can be iterated over."""
+    if isinstance(carrier, str | bytes) or not (is_mapping or hasattr(carrier, "__iter__")):
+        raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
+    pairs = iter(carrier.items() if is_mapping else carrier)
+    try:
+        # A dict is copied in one step, so that no other thread changes it in the middle.
+        for pair in list(pairs) if type(carrier) is dict else pairs:
+            items = list(itertools.islice(_items(pair), 3)) if _is_a(pair, tuple, list) else ()
+            if len(items) == 2:
+                yield items[0], items[1]
+    except RuntimeError:  # a finaliser or another thread changed it all the same: what was found stands
+        pass
+
+
+def _items(value: Any) -> Iterator[Any]:
+    """Return what a list or tuple holds; of subclasses no method runs, so that none can fail or change a carrier."""
+    # An iterator, not a slice: a finaliser that empties the list while CPython 3.11 makes a slice of it crashes that.
+    return list.__iter__(value) if _is_a(value, list) else tuple.__iter__(value)
+
+
+def _name(key: Any, is_mapping: bool) -> str | None:
+    """Return the name that *key* spells, in lower case; None if it cannot be one."""
+    if _is_a(key, bytes):
+        name = bytes.__getitem__(key, slice(MAX_NAME_CHARS + 1)).decode("latin-1")
+    elif _is_a(key, str):
+        name = str.__str__(key)
+        if is_mapping and len(name) > 5 and name.startswith("HTTP_"):
+            name = name[5:].replace("_", "-")
+    else:
+        return None
+    # Lowering what is not ASCII would make a "k" of the Kelvin sign.
+    return name.lower() if len(name) <= MAX_NAME_CHARS and name.isascii() else None
+
+
+def _text(text: Any) -> str:
+    # To copy a mebibyte would cost more than to reject it.
+    return (
+        bytes.__getitem__(text, slice(MAX_VALUE_CHARS)).decode("latin-1") if _is_a(text, bytes) else str.__str__(text)
+    )
+
+
+def _append(found: dict[str, str | list[str]], name: str, text: str) -> None:
+    earlier = found.get(name)
+    if earlier is None:
+        found[name] = text
+    elif isinstance(earlier, list):
+        earlier.append(text)
+    else:
+        found[name] = [earlier, text]
+
+
+def _replace(carrier: Any, texts: dict[str, str | None], is_stale: Callable[[object], bool]) -> None:
     if isinstance(carrier, list):
-        _put_pair(carrier, name, text)
-    elif isinstance(carrier, dict):
-        for key in [key for key in carrier if key != name and _is_named(key, name)]:
-            del carrier[key]
-        if text is not None:
-            carrier[name] = text
-        else:
-            carrier.pop(name, None)
+        _replace_pairs(carrier, texts, is_stale)
+        return
+    if isinstance(carrier, dict):
+        # A key that is going to be replaced keeps its place.
+        stale = [
+            key for key in list(carrier) if is_stale(key) and not (type(key) is str and texts.get(key) is not None)
+        ]
     elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
         # Some mappings ignore case, and some add to what is there where others replace it.
-        for key in [key for key in carrier.keys() if _is_named(key, name)]:  # noqa: SIM118 - not all iterate
-            try:
-                del carrier[key]
-            except KeyError:
-                pass
-        if text is not None:
-            carrier[name] = text
+        stale = [key for key in list(carrier.keys()) if is_stale(key)]
     else:
         raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
+    for key in stale:
+        try:
+            del carrier[key]
+        except Exception:  # a KeyError, or an error of the key's own methods, which costs that key only
+            pass
+    for name, text in texts.items():
+        if text is not None:
+            carrier[name] = text
 
 
-def _put_pair(pairs: list[Any], name: str, text: str | None) -> None:
-    for pair in pairs:
-        if not isinstance(pair, tuple | list) or not pair:
+def _replace_pairs(pairs: list[Any], texts: dict[str, str | None], is_stale: Callable[[object], bool]) -> None:
+    held = list(list.__iter__(pairs))
+    keys = []
+    for pair in held:
+        key = next(_items(pair), _NOTHING) if _is_a(pair, tuple, list) else _NOTHING
+        if key is _NOTHING:
             raise TypeError(f"carrier must be a list of pairs, not of {type(pair).__name__}")
-    as_bytes = bool(pairs) and isinstance(pairs[0][0], bytes)
-    pairs[:] = [pair for pair in pairs if not _is_named(pair[0], name)]
-    if text is not None:
-        pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))
-
-
-def _is_named(key: object, name: str) -> bool:
-    if isinstance(key, bytes):
-        key = key.decode("latin-1")
-    return isinstance(key, str) and key.isascii() and key.lower() == name
+        keys.append(key)
+    as_bytes = bool(keys) and _is_a(keys[0], bytes)
+    kept = [pair for pair, key in zip(held, keys, strict=True) if not is_stale(key)]
+    if len(kept) != len(held):
+        pairs[:] = kept
+    for name, text in texts.items():
+        if text is not None:
+            pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))

@@ -6,16 +6,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..cython import cclass, compiled, final, freelist, no_gc
-from .codecs import parse_hex
+from .codecs import forget_words, parse_hex
 from .labels import NO_LABELS, Labels
 from .records import NO_ATTRIBUTES
 from .tracestate import TraceState, make_state
 
 if not compiled:
-    from .codecs import forget_words, hex_text, id_octets, random_word, stretched_word
+    from .codecs import hex_text, id_octets, random_word, stretched_word
     from .interpreter import DEFERRED, SAMPLED
-else:
-    from .._speedups import forget_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

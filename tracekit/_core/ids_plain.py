@@ -34,6 +34,7 @@ __all__ = [
 _DEFERRED: Final = 0x100
 _MASK64: Final = 0xFFFF_FFFF_FFFF_FFFF
 _MAX_BINARY_BYTES: Final = 512
+_MAX_B3_CHARS: Final = 256  # far more than is needed, since the parent id may be anything
 _BAD: Final = (0, 0, 0, -1)
 _DIGITS: Final = frozenset("0123456789")
 _DECISIONS: Final = frozenset("01d")
@@ -115,25 +116,19 @@ def join_traceparent(high: int, low: int, span: int, flags: int) -> str:
 def split_b3(text: str) -> tuple[int, int, int, int]:
     """Return the words of the ids and the decision (0, ``ord`` of "0", "1" or "d") of a ``b3`` value; -1 if it is bad.
 
+    The parent id may be anything, since nobody uses it, but not a second value behind a comma.
     https://github.com/openzipkin/b3-propagation#single-header
     """
-    size = len(text)
-    if size == 1:
-        return (0, 0, 0, ord(text)) if text in _DECISIONS else _BAD
-    at = 32 if size > 32 and text[32] == "-" else 16
-    if size < at + 17 or text[at] != "-":
+    trace, *parts = text.split("-", 3) if len(text) <= _MAX_B3_CHARS else [""]
+    if not parts and trace in _DECISIONS:
+        return 0, 0, 0, ord(trace)
+    decision = parts[1] if len(parts) > 1 else ""
+    if not parts or len(trace) not in (16, 32) or (decision and decision not in _DECISIONS) or "," in text:
         return _BAD
-    trace, span = parse_hex(text[:at], at), parse_hex(text[at + 1 : at + 17], 16)
-    if not trace or not span:
+    trace_id, span = parse_hex(trace.lower(), len(trace)), parse_hex(parts[0].lower(), 16)
+    if not trace_id or not span:
         return _BAD
-    rest = text[at + 17 :]
-    if not rest:
-        return trace >> 64, trace & _MASK64, span, 0
-    if len(rest) not in (2, 19) or rest[0] != "-" or rest[1] not in _DECISIONS:
-        return _BAD
-    if len(rest) == 19 and (rest[2] != "-" or not parse_hex(rest[3:], 16)):
-        return _BAD
-    return trace >> 64, trace & _MASK64, span, ord(rest[1])
+    return trace_id >> 64, trace_id & _MASK64, span, ord(decision) if decision else 0
 
 
 def join_b3(high: int, low: int, span: int, decision: int) -> str:

@@ -12,11 +12,14 @@ from .stack import message_of, stack_of
 if TYPE_CHECKING:
     from .records import Limits
 
-__all__ = ["Outcome", "exception_attributes", "mark_recorded", "outcome_of"]
+__all__ = ["Outcome", "exception_attributes", "is_normal_end", "mark_recorded", "outcome_of"]
 
 _LEAVES = 32  # errors of a group that one span records
 _PARTS = 10_000  # groups and members of groups that are looked at
 _TRACES = 16  # remembered for an exception; several, as many requests may await one failed future
+# RFC 6455, section 7.4.1: the purpose is fulfilled, the peer goes away, it gave no code; and the connection broke.
+_NORMAL_CLOSES = (1000, 1001, 1005)
+_BROKEN = 1006
 _HEADROOM = 100  # frames that recording an error may take
 
 _members: Any = BaseExceptionGroup.__dict__["exceptions"].__get__
@@ -35,7 +38,7 @@ def outcome_of(exc: BaseException, trace_id: str, limit: int) -> Outcome:
 
     Never raises. At the recursion limit it returns no error, so that a span further out records it.
     """
-    if _is(exc, SystemExit) and _is_success(exc):
+    if is_normal_end(exc):
         return Outcome("unset")
     name, _ = class_name(type(exc))
     try:
@@ -72,6 +75,23 @@ def _is(exc: BaseException, kind: type[BaseException]) -> bool:
     return type.__subclasscheck__(kind, type(exc))
 
 
+def is_normal_end(exc: BaseException) -> bool:
+    """Return whether *exc* reports an end in order: of the process, or of a websocket that its peer closed normally."""
+    if _is(exc, SystemExit):
+        return _is_success(exc)
+    closed = _class_of("websockets.exceptions", "ConnectionClosedOK")
+    return _websocket_code(exc) in _NORMAL_CLOSES or (closed is not None and _is(exc, closed))
+
+
+def _websocket_code(exc: BaseException) -> int | None:
+    """Return the code with which a client left, if *exc* reports that; None otherwise."""
+    disconnect = _class_of("starlette.websockets", "WebSocketDisconnect")
+    if disconnect is None or not _is(exc, disconnect):
+        return None
+    code = ask(_exit_code, exc)
+    return code if type(code) is int else None
+
+
 def _is_success(exc: BaseException) -> bool:
     """Return whether the exit status is 0. For a code that is neither None nor an int the interpreter exits with 1."""
     code = ask(_exit_code, exc, 1)
@@ -90,11 +110,17 @@ def _cancellations() -> tuple[type[BaseException], ...]:
         ("concurrent.futures._base", "CancelledError"),
         ("trio", "Cancelled"),
     ):
-        members = ask(_namespace, sys.modules.get(module))
-        kind: Any = members.get(name) if type(members) is dict else None
-        if issubclass(type(kind), type):  # a test may have put a mock there
+        kind = _class_of(module, name)
+        if kind is not None:
             found.append(kind)
     return tuple(found)
+
+
+def _class_of(module: str, name: str) -> Any:
+    """Return a class of a module that is loaded, else None."""
+    members = ask(_namespace, sys.modules.get(module))
+    kind = members.get(name) if type(members) is dict else None
+    return kind if issubclass(type(kind), type) else None  # a test may have put a mock there
 
 
 def _namespace(module: Any) -> Any:
@@ -106,6 +132,7 @@ def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseExceptio
     cancellations = _cancellations()
     verdicts: dict[int, bool] = {}  # whether a class is a cancellation, by its id: its metaclass may define __hash__
     errors: list[BaseException] = []
+    is_error = False
     left = _PARTS
     # Not recursive, and each part once: groups may be thousands deep, or hold themselves many times over.
     waiting, seen = [exc], {id(exc)}
@@ -122,9 +149,12 @@ def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseExceptio
         kind = id(type(part))
         if kind not in verdicts:
             verdicts[kind] = any(_is(part, cancellation) for cancellation in cancellations)
-        if not verdicts[kind] and not _is_recorded(part, trace_id):
+        if verdicts[kind] or is_normal_end(part) or _websocket_code(part) == _BROKEN:
+            continue
+        is_error = True
+        if not _is_recorded(part, trace_id):
             errors.append(part)
-    return not (verdicts and all(verdicts.values())), tuple(errors)
+    return is_error or not verdicts, tuple(errors)
 
 
 # The traces in which an exception is recorded. They are kept beside it: an attribute would appear in vars(exc), in error

@@ -1,45 +1,46 @@
-"""What tracekit has to say in the log: each cause once, never an error of the log's own."""
+"""Messages in the log about losses: each cause once, and never an error of the log itself."""
 
 from __future__ import annotations
 
 from .._core.errors import clip
 from .._core.log import log
 
-__all__ = ["Notices", "log", "one_line"]
+__all__ = ["Notices", "describe", "log", "one_line"]
 
 _CAUSES = 64
 
 
 class Notices:
-    """Says each cause once, and no more than 64 of them; counting goes on elsewhere."""
+    """Report each cause once, and at most 64 of them; ``tracekit.statistics()`` counts on."""
 
     def __init__(self) -> None:
-        self._said: set[object] = set()
+        self._reported: set[object] = set()
 
     def say(self, level: str, cause: object, message: str, *arguments: object) -> None:
-        """Log *message* unless *cause* has been said."""
-        if cause in self._said or len(self._said) >= _CAUSES:
+        """Log *message* unless *cause* has been reported."""
+        if cause in self._reported or len(self._reported) >= _CAUSES:
             return
-        self._said.add(cause)
+        self._reported.add(cause)
         log(level, message, *arguments)
 
     def lost(self, exporter: object, error: BaseException, count: int) -> None:
-        """Say that *exporter* raised *error*, which cost *count* spans."""
-        try:
-            text = str(error)
-        except Exception:
-            text = ""
-        self.say(
-            "error",
-            (type(error), text[:80]),
-            "%s failed, %d spans lost: %s: %s (said once per cause; tracekit.statistics() counts on)",
-            type(exporter).__name__,
-            count,
-            type(error).__name__,
-            one_line(text),
-        )
+        """Report that *exporter* raised *error*, which cost *count* spans."""
+        text = describe(error)
+        message = "%s failed, %d spans lost: %s (said once per cause; tracekit.statistics() counts on)"
+        self.say("error", text[:100], message, type(exporter).__name__, count, text)
+
+
+def describe(error: BaseException) -> str:
+    """Return *error* as one line, its type and its text; whatever its methods do, this does not raise."""
+    name, text = "exception", ""
+    try:
+        name = str(type(error).__name__)
+        text = str.__str__(str(error))
+    except BaseException:  # of the program's own class: even SystemExit must not end the thread that exports
+        pass
+    return f"{name}: {one_line(text)}"
 
 
 def one_line(text: str, size: int = 400) -> str:
-    """Return *text*, which may be anybody's, as a line of a log can hold it: cut to *size*, escaped if need be."""
+    """Return *text* as one line of a log: cut to *size* characters, and escaped unless it is printable."""
     return text[:size] if text[:size].isprintable() else clip(text)

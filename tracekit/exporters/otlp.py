@@ -8,21 +8,22 @@ from __future__ import annotations
 import os
 import threading
 import time
-import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .._core.errors import clip
 from .._core.otlp import encode_spans
 from .._core.records import Account
 from .._environment import say
-from .._export.notices import Notices
+from .._export.notices import Notices, describe
 from ._otlp.answers import Answer
 from ._otlp.json import encode_spans_as_json
 from ._otlp.outbox import Ledger, Outbox
-from ._otlp.sender import Backoff, Sender, say_rejected
+from ._otlp.requests import Request, SizeLimit, pack
+from ._otlp.sender import Sender, backoff_s, report_rejected, report_unusable
 from ._otlp.settings import DEFAULTS, check_headers, endpoint_of, otlp_settings, without_secrets
-from ._sqlite.file import StoreError
+from ._sqlite.access import check_mode
+from ._sqlite.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ MAX_REQUEST_BYTES = 4 * 2**20  # what a gRPC server takes unless told otherwise;
 FAREWELL_S = 3.0  # how long a spool is emptied while the program ends
 _PROTOCOLS = ("http/protobuf", "http/json", "grpc")
 _LEASE_MARGIN_S = 5.0
+_IDLE = 10.0  # after a failure, the spool is left alone for this many times what the failure took
 
 
 class DeliveryError(Exception):
@@ -49,6 +51,28 @@ class _Transport(Protocol):
     def close(self) -> None: ...
 
 
+class _Loss:
+    """How many spans of one ``export()`` are lost, and why the last of them were."""
+
+    def __init__(self) -> None:
+        self.spans = 0
+        self.reason = ""
+
+    def add(self, spans: int, reason: str = "") -> None:
+        self.spans += spans
+        if spans and reason:
+            self.reason = reason
+
+
+class _Try(NamedTuple):
+    """A request, how often it has failed, the time on the monotonic clock of its next try, and why it failed last."""
+
+    request: Request
+    failures: int = 0
+    not_before: float = 0.0
+    reason: str = ""
+
+
 class OTLPExporter:
     """Send spans to the collector at *endpoint*, a URL; a path of ``/v1/traces`` is added to one without a path.
 
@@ -56,11 +80,18 @@ class OTLPExporter:
     docs/configuration.md) in *environ*, by default ``os.environ``. *protocol* is "http/protobuf", "http/json" or "grpc";
     *compression* "none" or "gzip"; the certificates are files in PEM.
 
-    A batch is tried for *timeout_s* altogether, again and again where the collector is away or answers 429, 502, 503 or
-    504, and is then lost and counted. With *spool*, the path of a file, nothing is lost: a batch is written there first,
-    and deleted when the collector has taken it, in this process or, after a crash, the next; several may share the file.
-    It takes *spool_bytes* at most; past that the oldest batches go, and are counted in ``ledger()``. A batch that is in the
-    spool counts as exported in ``tracekit.statistics()``.
+    A request has at most 4 MiB, unless a single span is larger; one that is too large for the collector is halved, down to
+    one span. Without *spool*, requests are tried until the collector has taken none for *timeout_s*, again and again where
+    it is away or answers 429, 502, 503 or 504; those left are lost and counted.
+
+    With *spool*, the path of a file, nothing is lost: a batch is written there first, and deleted when the collector has
+    taken it, in this process or, after a crash, the next; several may share the file. It takes *spool_bytes* at most; past
+    that the oldest batches are dropped, and counted in ``ledger()``. A new file gets the permissions *spool_mode*. A batch in
+    the spool counts as exported in ``tracekit.statistics()``. One that fails 32 times while others are taken is set aside, and
+    tried once more by the next process. While the file cannot be used, spans are sent directly; a damaged one is renamed to
+    ``*.damaged``.
+
+    A span that cannot be encoded costs itself alone.
     """
 
     def __init__(
@@ -77,6 +108,7 @@ class OTLPExporter:
         insecure: bool | None = None,
         spool: str | os.PathLike[str] | None = None,
         spool_bytes: int = 256 * 2**20,
+        spool_mode: int = 0o600,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         found, wrong = otlp_settings(environ, protocol)
@@ -97,13 +129,15 @@ class OTLPExporter:
         self.compression = _one_of("compression", settings["compression"], ("none", "gzip"))
         self.timeout_s = _positive("timeout_s", settings["timeout_s"])
         self._insecure = bool(settings["insecure"])
-        self._headers = _checked_headers(settings.get("headers") or {})
+        self._headers = _checked_headers(settings.get("headers") or {}, self.protocol)
         paths = ("certificate", "client_certificate", "client_key")
         self._files = tuple(None if settings.get(key) is None else os.fspath(settings[key]) for key in paths)
         self._endpoint = _checked_endpoint(endpoint or found.get("endpoint"), self.protocol)
         self.endpoint = without_secrets(self._endpoint)
         self._spool = None if settings.get("spool") is None else os.fspath(settings["spool"])
         self._spool_bytes = spool_bytes
+        check_mode("spool_mode", spool_mode)
+        self._spool_mode = spool_mode
         self._make_transport = _transports(self.protocol)
         self._failed = 0
         self._notices = Notices()
@@ -114,12 +148,20 @@ class OTLPExporter:
         self._pid = os.getpid()
         self._is_late = threading.Event()
         self._transport: _Transport | None = None
+        self._connecting = threading.RLock()
+        self._limit = SizeLimit()
+        self._span_bytes = 1  # of late, on average
         self._outbox = self._sender = None
         self._evicted = -1  # how many the spool had evicted when it was last looked at
+        self._spool_again = 0.0  # when the spool may be tried again, on the monotonic clock
         if self._spool is not None:
-            self._outbox = Outbox(self._spool, max_bytes=self._spool_bytes)
+            self._outbox = Outbox(self._spool, max_bytes=self._spool_bytes, mode=self._spool_mode)
             self._sender = Sender(
-                self._outbox, self._send_batch, self._notices, lease_s=self.timeout_s + _LEASE_MARGIN_S
+                self._outbox,
+                self._send,
+                self._limit.split,
+                self._notices,
+                lease_s=self.timeout_s + _LEASE_MARGIN_S,
             )
 
     def _adopt(self) -> None:
@@ -138,78 +180,120 @@ class OTLPExporter:
     def export(self, spans: Sequence[Span]) -> None:
         """Deliver *spans*, or put them into the spool; ``DeliveryError`` where none of them could be."""
         self._adopt()
-        lost, reason = 0, ""
-        for body, count in self._bodies(spans):
-            try:
-                lost += self._spooled(body, count) if self._outbox is not None else self._delivered(body, count)
-            except DeliveryError as error:
-                lost, reason = lost + count, str(error)
-        if reason and lost == len(spans):
-            raise DeliveryError(reason)
-        if reason:
-            self._notices.say("error", reason[:80], "%d spans lost: %s", lost, reason)
-        self._failed += lost
+        loss = _Loss()
+        direct = [request for request in self._requests(spans, loss) if not self._spooled(request)]
+        self._deliver(direct, loss)
+        if loss.reason and loss.spans == len(spans):
+            raise DeliveryError(loss.reason)
+        if loss.reason:
+            self._notices.say("error", loss.reason[:80], "%d spans lost: %s", loss.spans, loss.reason)
+        self._failed += loss.spans
 
-    def _bodies(self, spans: Sequence[Span]) -> Iterator[tuple[bytes, int]]:
-        """Give requests of at most 4 MiB, unless a single span is larger, with the number of spans in each."""
-        if not spans:
-            return
-        body = encode_spans_as_json(spans) if self.protocol == "http/json" else encode_spans(spans)
-        if len(body) <= MAX_REQUEST_BYTES or len(spans) == 1:
-            yield body, len(spans)
-        else:
-            half = len(spans) // 2
-            yield from self._bodies(spans[:half])
-            yield from self._bodies(spans[half:])
+    def _requests(self, spans: Sequence[Span], loss: _Loss) -> Iterator[Request]:
+        """Give *spans* in requests of a size that the collector takes."""
+        at = 0
+        while at < len(spans):
+            count = max(1, int(self._max_bytes // self._span_bytes))
+            yield from self._encoded(spans[at : at + count], loss)
+            at += count
 
-    def _spooled(self, body: bytes, count: int) -> int:
-        assert self._outbox is not None
-        assert self._sender is not None
-        body, content_type, content_encoding = self._packed(body)
+    def _encoded(self, spans: Sequence[Span], loss: _Loss) -> Iterator[Request]:
+        content_type = "application/json" if self.protocol == "http/json" else "application/x-protobuf"
+        # gRPC compresses by itself.
+        encoding = "gzip" if self.compression == "gzip" and self.protocol != "grpc" else ""
         try:
-            evicted = self._outbox.put(body, spans=count, content_type=content_type, content_encoding=content_encoding)
+            body = encode_spans_as_json(spans) if self.protocol == "http/json" else encode_spans(spans)
+        except Exception as error:
+            if len(spans) == 1:
+                loss.add(1, f"a span cannot be encoded: {describe(error)}")
+                return
+        else:
+            self._span_bytes = len(body) // len(spans) + 1
+            if len(body) <= self._max_bytes or len(spans) == 1:
+                yield Request(pack(body, encoding), len(spans), content_type, encoding)
+                return
+        half = len(spans) // 2
+        for part in (spans[:half], spans[half:]):
+            yield from self._encoded(part, loss)
+
+    @property
+    def _max_bytes(self) -> float:
+        """How large a request may be before it is packed, unless it holds one span."""
+        most = min(MAX_REQUEST_BYTES, self._limit.max_bytes)
+        return most if self._outbox is None else min(most, self._outbox.max_body_bytes)
+
+    def _spooled(self, request: Request) -> bool:
+        """Put *request* into the spool; False where there is none, or it cannot be used now."""
+        if self._outbox is None or self._sender is None or time.monotonic() < self._spool_again:
+            return False
+        begin = time.monotonic()
+        try:
+            evicted = self._put(self._outbox, request)
         except StoreError as error:
-            raise DeliveryError(f"not spooled: {error}") from error
+            report_unusable(self._outbox, error, self._notices)
+            now = time.monotonic()
+            self._spool_again = now + _IDLE * (now - begin)
+            return False
         if evicted > self._evicted >= 0:
             message = "the spool is full: its oldest spans are dropped (said once; `tracekit spool %s` counts on)"
             self._notices.say("warning", "evicted", message, self._spool)
         self._evicted = evicted
         self._sender.wake()
-        return 0
+        return True
 
-    def _delivered(self, body: bytes, count: int) -> int:
-        """Try until the collector has said yes or no, or the time is over; return how many spans it rejected."""
-        packed = self._packed(body)
-        deadline = time.monotonic() + self.timeout_s
-        backoff = Backoff()
-        while True:
-            answer = self._send(*packed, max(0.1, deadline - time.monotonic()))
-            if answer.outcome == "taken":
-                return say_rejected(self._notices, answer, count)
-            wait_s = backoff.next_s(answer.after_s)
-            is_over = answer.outcome == "refused" or answer.is_lasting or time.monotonic() + wait_s >= deadline
-            if is_over or self._is_late.wait(wait_s):
-                raise DeliveryError(answer.reason)
-
-    def _packed(self, body: bytes) -> tuple[bytes, str, str]:
-        content_type = "application/json" if self.protocol == "http/json" else "application/x-protobuf"
-        if self.compression == "none" or self.protocol == "grpc":  # which compresses by itself
-            return body, content_type, ""
-        # Level 1: it is the program's own processor. 31: with the header of gzip.
-        packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-        return packer.compress(body) + packer.flush(), content_type, "gzip"
-
-    def _send_batch(self, batch: Batch) -> Answer:
-        return self._send(batch.body, batch.content_type, batch.content_encoding, self.timeout_s)
-
-    def _send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
+    def _put(self, outbox: Outbox, request: Request) -> int:
+        body, spans, content_type, encoding = request
         try:
-            if self._transport is None:
-                self._transport = self._connect()
-            return self._transport.send(body, content_type, content_encoding, timeout_s)
+            return outbox.put(body, spans=spans, content_type=content_type, content_encoding=encoding)
+        except StoreError as error:
+            if not (error.is_damaged and report_unusable(outbox, error, self._notices)):
+                raise
+        return outbox.put(body, spans=spans, content_type=content_type, content_encoding=encoding)
+
+    def _deliver(self, requests: Sequence[Request], loss: _Loss) -> None:
+        """Send *requests* until the collector has taken none for ``timeout_s``; those left are lost.
+
+        Each has its own time before which it is not tried again, so one that the collector does not take holds up no other.
+        """
+        waiting = [_Try(request) for request in requests]
+        deadline = time.monotonic() + self.timeout_s
+        while waiting:
+            waiting.sort(key=lambda one: one.not_before)
+            request, failures, not_before, reason = waiting.pop(0)
+            pause_s = not_before - time.monotonic()
+            if pause_s > 0 and (not_before >= deadline or self._is_late.wait(pause_s)):
+                loss.add(request.spans, reason)
+                continue
+            left_s = max(0.1, deadline - time.monotonic())
+            answer = self._send(request, left_s / 2 if waiting else left_s)
+            if answer.outcome == "taken":
+                loss.add(report_rejected(self._notices, answer, request.spans))
+                deadline = time.monotonic() + self.timeout_s
+            elif answer.outcome == "later" and not answer.is_lasting:
+                not_before = time.monotonic() + max(backoff_s(failures), answer.after_s or 0.0)
+                waiting.append(_Try(request, failures + 1, not_before, answer.reason))
+            else:
+                parts = self._limit.split(request) if answer.is_too_large else []
+                # First of all: once a span is refused alone, others can be told to be too large without a request.
+                waiting[:0] = [_Try(request._replace(body=body, spans=spans)) for body, spans in parts]
+                loss.add(request.spans - sum([spans for _, spans in parts]), answer.reason)
+
+    def _send(self, request: Request | Batch, timeout_s: float | None = None) -> Answer:
+        body, content_type, encoding = request.body, request.content_type, request.content_encoding
+        try:
+            with self._connecting:
+                if self._transport is None:
+                    self._transport = self._connect()
+                transport = self._transport
+            answer = transport.send(body, content_type, encoding, self.timeout_s if timeout_s is None else timeout_s)
         except OSError as error:  # a certificate's file
             where = f"{error.filename} cannot be read" if error.filename else f"{self.endpoint} cannot be reached"
             return Answer("later", f"{where}: {error.strerror or error}", is_lasting=True)
+        except Exception as error:  # an error in a library must not cost the batches behind this one
+            return Answer("later", f"{self.endpoint}: {describe(error)}")
+        if answer.outcome == "taken":
+            self._limit.taken(len(body))
+        return answer
 
     def _connect(self) -> _Transport:
         certificate, client_certificate, client_key = self._files
@@ -225,8 +309,9 @@ class OTLPExporter:
     def probe(self, span: Span) -> Answer:
         """Send *span* alone, once, past the spool, and return what the collector says."""
         self._adopt()
-        ((body, _),) = self._bodies([span])
-        return self._send(*self._packed(body), self.timeout_s)
+        loss = _Loss()
+        requests = list(self._requests([span], loss))
+        return self._send(requests[0]) if requests else Answer("refused", loss.reason)
 
     def account(self) -> Account:
         """Return how many spans the collector rejected, or were lost on the way, of those that ``export()`` took."""
@@ -291,14 +376,14 @@ def _positive(parameter: str, value: Any) -> float:
     return float(value)
 
 
-def _checked_headers(headers: Any) -> dict[str, str]:
+def _checked_headers(headers: Any, protocol: str) -> dict[str, str]:
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers must be a mapping, not {type(headers).__name__}")
     items = list(headers.items())
     if not all(isinstance(name, str) and isinstance(value, str) for name, value in items):
         raise TypeError("headers must hold str names and values")
     try:
-        return check_headers(items)
+        return check_headers(items, protocol)
     except ValueError as error:
         raise ValueError(f"headers {error}") from None
 

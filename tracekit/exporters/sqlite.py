@@ -16,12 +16,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._core.attributes import int_text, whole
-from ._sqlite.file import SQLiteFile, StoreError, check_above_0, check_bytes, is_full
+from .._core.records import Account
+from .._export.notices import Notices
+from ._sqlite.errors import StoreError, is_full
+from ._sqlite.file import SQLiteFile, check_above_0, check_bytes
 from ._sqlite.reader import SPANS, Counts, SQLiteReader, StoredSpan, StoredTrace, read_span
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .._core.span import Span
 
@@ -42,7 +45,9 @@ class SQLiteExporter:
 
     A span is kept for *max_age_s* at most. The file stays below *max_bytes* (at least 1 MiB), its write-ahead log
     below half of that; the oldest traces give way, while spans come in. *lock_timeout_s* is how long a batch
-    waits for other writers. Every failure is a ``StoreError``, after which the next batch starts afresh.
+    waits for other writers. The file is readable and writable for its owner alone, unless *mode* gives it other
+    permissions when it is made. Every failure is a ``StoreError``, after which the next batch starts afresh; a span
+    that cannot be stored costs itself alone, and is counted in ``account()``.
 
     Attributes, events, links, labels and resource are JSON. What JSON cannot hold becomes: bytes
     ``{"base64": "…"}``; a float that is no number the text ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; an
@@ -58,24 +63,44 @@ class SQLiteExporter:
         max_age_s: float = 7 * 86400,
         max_bytes: int = 256 * 2**20,
         lock_timeout_s: float = 5.0,
+        mode: int = 0o600,
     ) -> None:
         check_above_0("max_age_s", max_age_s)
         check_bytes(max_bytes)
         self._file = SQLiteFile(
-            path, SPANS, max_bytes=max_bytes, max_log_bytes=max_bytes // 2, lock_timeout_s=lock_timeout_s
+            path, SPANS, max_bytes=max_bytes, max_log_bytes=max_bytes // 2, lock_timeout_s=lock_timeout_s, mode=mode
         )
         self.path = self._file.path
         self.max_age_s = max_age_s
         self.max_bytes = max_bytes
         self.lock_timeout_s = lock_timeout_s
         self._next_tidy = 0.0
+        self._failed = 0
+        self._notices = Notices()
 
     def export(self, spans: Sequence[Span]) -> None:
-        """Store *spans*; ``StoreError`` where that cannot be done."""
-        with self._file.explained():
-            self._tidy()
-            for rows, size in _chunks(spans, self.max_bytes):
-                self._write(rows, size)
+        """Store *spans*; ``StoreError`` where none of them can be stored."""
+        failed, stored = self._failed, 0
+        try:
+            with self._file.explained():
+                self._tidy()
+                for rows, size in _chunks(spans, self.max_bytes, self._lose):
+                    stored += self._write_good(rows, size)
+        except StoreError as error:
+            self._failed = failed
+            if not stored:
+                raise
+            self._failed += len(spans) - stored
+            self._notices.lost(self, error, len(spans) - stored)
+
+    def account(self) -> Account:
+        """Return how many spans could not be stored, of those that ``export()`` took."""
+        return Account(failed=self._failed)
+
+    def _lose(self, error: Exception) -> None:
+        """Count a span that is no fault of the file."""
+        self._failed += 1
+        self._notices.lost(self, error, 1)
 
     def shutdown(self) -> None:
         """Close the file."""
@@ -83,9 +108,21 @@ class SQLiteExporter:
 
     def probe(self, span: Span) -> StoredSpan:
         """Store *span* and read it back in one transaction that is then undone: nobody else ever sees it."""
-        ((rows, _),) = _chunks([span], self.max_bytes)
+        ((rows, _),) = _chunks([span], self.max_bytes, _raise)
         with self._file.explained(), self._file.transaction("ROLLBACK") as connection:
             return read_span(connection, connection.execute(_INSERT, rows[0]).lastrowid)
+
+    def _write_good(self, rows: list[tuple[Any, ...]], size: int) -> int:
+        """Write *rows* but for those that SQLite has no type for; return how many were written."""
+        try:
+            self._write(rows, size)
+            return len(rows)
+        except (OverflowError, TypeError, ValueError, sqlite3.InterfaceError, sqlite3.ProgrammingError) as error:
+            if len(rows) == 1:
+                self._lose(error)
+                return 0
+        half = len(rows) // 2
+        return self._write_good(rows[:half], size) + self._write_good(rows[half:], size)
 
     def _write(self, rows: list[tuple[Any, ...]], size: int) -> None:
         need = room = 2 * size + _MIN_ROOM
@@ -142,21 +179,30 @@ def _delete_oldest(connection: sqlite3.Connection, stored_before_s: float = math
     return True
 
 
-def _chunks(spans: Iterable[Span], max_bytes: int) -> Iterator[tuple[list[tuple[Any, ...]], int]]:
-    """Give the rows of *spans* with their size; in one piece but where it is large beside *max_bytes*."""
+def _chunks(
+    spans: Iterable[Span], max_bytes: int, lose: Callable[[Exception], None]
+) -> Iterator[tuple[list[tuple[Any, ...]], int]]:
+    """Give the rows of *spans* with their size; in one piece but where it is large beside *max_bytes*.
+
+    *lose* gets the error of a span that has no row.
+    """
     stored_s = int(time.time())
     resources: dict[int, str] = {}  # one process has one: encoded once a batch
     rows: list[tuple[Any, ...]] = []
     total = 0
     for span in spans:
-        resource = resources.get(id(span.resource))
-        if resource is None:
-            resource = resources[id(span.resource)] = _object(span.resource)
-        row = _row(span, stored_s, resource)
-        size = _bytes(row)
-        if size > max_bytes // 32:
-            row = _without_bulk(row, span)
+        try:
+            resource = resources.get(id(span.resource))
+            if resource is None:
+                resource = resources[id(span.resource)] = _object(span.resource)
+            row = _row(span, stored_s, resource)
             size = _bytes(row)
+            if size > max_bytes // 32:
+                row = _without_bulk(row, span)
+                size = _bytes(row)
+        except Exception as error:
+            lose(error)
+            continue
         if rows and total + size > max_bytes // 8:
             yield rows, total
             rows, total = [], 0
@@ -164,6 +210,10 @@ def _chunks(spans: Iterable[Span], max_bytes: int) -> Iterator[tuple[list[tuple[
         total += size
     if rows:
         yield rows, total
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _row(span: Span, stored_s: int, resource: str) -> tuple[Any, ...]:

@@ -4,9 +4,9 @@ cimport cython
 
 from .._core.context cimport SpanContext, from_words
 from .._core.interpreter cimport DEFERRED, SAMPLED
-from .._speedups cimport collect, join_b3, put, split_b3
+from .._speedups cimport Sieve, join_b3, put, split_b3
 
-cdef tuple _FIELDS
+cdef Sieve _SINGLE, _MULTI
 cdef dict _DEBUG
 
 

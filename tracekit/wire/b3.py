@@ -25,15 +25,16 @@ from .._core.codecs import parse_hex
 from .._core.context import SpanContext, make_remote
 from .._core.errors import FormatError, bad_b3
 from ..cython import compiled
+from ._values import bad_hex, missing
 
 if not compiled:
-    from .._core.codecs import collect, join_b3, put, split_b3
+    from .._core.codecs import Sieve, join_b3, put, split_b3
     from .._core.context import from_words
     from .._core.interpreter import DEFERRED, SAMPLED
 
 __all__ = ["MULTI", "SINGLE", "format_b3", "parse_b3", "read_b3", "write_b3"]
 
-_FIELDS: Final = ("b3",)
+_SINGLE: Final = Sieve(("b3",))
 _DECISIONS = {"0": 0, "1": 1, "false": 0, "true": 1}
 _DEBUG: Final = {"b3": "d"}
 
@@ -69,7 +70,7 @@ def read_b3(carrier: Any) -> SpanContext | None:
 
     Raises ``FormatError`` where it is bad or comes more than once.
     """
-    text: Any = collect(carrier, _FIELDS)[0]
+    text: Any = _SINGLE.collect(carrier)[0]
     if text is None:
         return None
     context = parse_b3(text) if type(text) is str else None
@@ -83,9 +84,13 @@ def write_b3(context: SpanContext, carrier: Any) -> None:
     put(carrier, "b3", format_b3(context) or None)
 
 
+_MULTI_FIELDS: Final = ("x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags")
+_MULTI: Final = Sieve(_MULTI_FIELDS)
+
+
 class _Single:
     name: Final = "b3"
-    fields: Final = _FIELDS
+    fields: Final = ("b3",)
 
     # The compiled functions themselves.
     read = staticmethod(read_b3)
@@ -97,12 +102,12 @@ class _Single:
 
 class _Multi:
     name: Final = "b3multi"
-    fields: Final = ("x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags")
+    fields: Final = _MULTI_FIELDS
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context, or the decision alone, that the headers hold; None if they say nothing."""
-        found = collect(carrier, self.fields)
-        trace, span, parent, sampled, flags = [value[0] if isinstance(value, list) else value for value in found]
+        found = _MULTI.collect(carrier)
+        trace, span, _, sampled, flags = [value[0] if isinstance(value, list) else value for value in found]
         decision = DEFERRED
         if sampled is not None:
             if len(sampled) > 5 or sampled.lower() not in _DECISIONS:
@@ -111,11 +116,9 @@ class _Multi:
         extra = None
         if flags == "1":
             decision, extra = 1, {"b3": "d"}
-        if trace is None and span is None and parent is None:
+        if trace is None and span is None:
             return None if decision == DEFERRED else make_remote(0, 0, decision, extra)
         trace_id, span_id = _id("x-b3-traceid", trace, 16, 32), _id("x-b3-spanid", span, 16)
-        if parent is not None:
-            _id("x-b3-parentspanid", parent, 16)
         return make_remote(trace_id, span_id, decision, extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
@@ -123,11 +126,13 @@ class _Multi:
         parts = format_b3(context).split("-")  # what the single header says, field by field
         has_ids = len(parts) > 1
         decision = "" if len(parts) == 2 else parts[-1]
-        put(carrier, "x-b3-traceid", parts[0] if has_ids else None)
-        put(carrier, "x-b3-spanid", parts[1] if has_ids else None)
-        put(carrier, "x-b3-parentspanid", None)
-        put(carrier, "x-b3-sampled", decision if decision in ("0", "1") else None)
-        put(carrier, "x-b3-flags", "1" if decision == "d" else None)
+        texts = {
+            "x-b3-traceid": parts[0] if has_ids else None,
+            "x-b3-spanid": parts[1] if has_ids else None,
+            "x-b3-sampled": decision if decision in ("0", "1") else None,
+            "x-b3-flags": "1" if decision == "d" else None,
+        }
+        _MULTI.put(carrier, texts)
 
     def __reduce__(self) -> str:
         return "MULTI"
@@ -135,12 +140,11 @@ class _Multi:
 
 def _id(field: str, text: str | None, *sizes: int) -> int:
     if text is None:
-        raise FormatError(field, "missing, and without it the others mean nothing")
-    number = parse_hex(text, len(text)) if len(text) in sizes else 0
+        raise missing(field)
+    number = parse_hex(text.lower(), len(text)) if len(text) in sizes else 0
     if not number:
-        column = next((at for at, char in enumerate(text[:32], 1) if char not in "0123456789abcdef"), None)
-        reason = f"must be {' or '.join(map(str, sizes))} lowercase hex digits, not all zeros"
-        raise FormatError(field, reason, text, column)
+        reason = f"must be {' or '.join(map(str, sizes))} hex digits, not all zeros"
+        raise FormatError(field, reason, text, bad_hex(text[:32]))
     return number
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.codecs import collect, parse_decimal, parse_hex, put
+from .._core.codecs import Sieve, parse_decimal, parse_hex, put
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
+from ._values import bad_hex, single
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CLOUDTRACE"]
 
 _FIELD: Final = "x-cloud-trace-context"
+_SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 200
 
 
@@ -36,25 +38,21 @@ class _CloudTrace:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context of the header."""
-        (text,) = collect(carrier, self.fields)
+        text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
         if text is None:
             return None
-        if isinstance(text, list):
-            raise FormatError(_FIELD, f"{len(text)} values, must be one")
-        if len(text) > _MAX_CHARS:
-            raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
-        ids, semicolon, options = text.partition(";")
+        ids, _, options = text.partition(";")
         digits, _, span = ids.partition("/")
-        trace_id = parse_hex(digits, 32)
+        trace_id = parse_hex(digits.lower(), 32)
         if not trace_id:
-            column = next((at for at, char in enumerate(digits, 1) if char not in "0123456789abcdef"), 1)
-            raise FormatError(_FIELD, "the trace id must be 32 lowercase hex digits, not all zeros", text, column)
+            reason = "the trace id must be 32 hex digits, not all zeros"
+            raise FormatError(_FIELD, reason, text, bad_hex(digits) or 1)
         span_id = parse_decimal(span) if span else 0
         if span_id < 0:
             column = next((at for at, char in enumerate(span, 34) if char not in "0123456789"), 34)
             raise FormatError(_FIELD, "the span id must be a decimal number of 64 bits", text, column)
         flags, extra = 0x100, None
-        if semicolon and options != "o=":
+        if options not in ("", "o="):
             number = parse_decimal(options[2:])
             if options[:2] != "o=" or len(options) > 5 or number < 0:
                 raise FormatError(_FIELD, "the options must be o= and up to three digits", text, len(ids) + 2)

@@ -23,9 +23,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.codecs import collect, parse_decimal, parse_hex, put
+from .._core.codecs import Sieve, parse_decimal, parse_hex
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
+from ._values import missing, single
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -37,6 +38,8 @@ _PARENT_ID: Final = "x-datadog-parent-id"
 _PRIORITY: Final = "x-datadog-sampling-priority"
 _ORIGIN: Final = "x-datadog-origin"
 _TAGS: Final = "x-datadog-tags"
+_FIELDS: Final = (_TRACE_ID, _PARENT_ID, _PRIORITY, _ORIGIN, _TAGS)
+_SIEVE = Sieve(_FIELDS)
 _DECISIONS = {"-1": 0, "0": 0, "1": 1, "2": 1}
 _PREFIX = "_dd.p."
 _TID = "_dd.p.tid"
@@ -46,23 +49,20 @@ _MAX_ORIGIN_CHARS = 256
 
 class _Datadog:
     name: Final = "datadog"
-    fields: Final = (_TRACE_ID, _PARENT_ID, _PRIORITY, _ORIGIN, _TAGS)
+    fields: Final = _FIELDS
 
     def __init__(self) -> None:
         self.left_out = 0  # how many kept words, tags or contexts could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context of the headers."""
-        texts: list[str | None] = []
-        for field, value in zip(self.fields, collect(carrier, self.fields), strict=True):
-            if isinstance(value, list):
-                raise FormatError(field, f"{len(value)} values, must be one")
-            texts.append(value)
-        trace, span, priority, origin, tags = texts
+        found = _SIEVE.collect(carrier)
+        if found == [None] * 5:
+            return None
+        trace, span, priority = [single(field, value) for field, value in zip(_FIELDS, found[:3], strict=False)]
+        origin, tags = found[3:]
         if trace is None:
-            if texts == [None] * 5:
-                return None
-            raise FormatError(_TRACE_ID, "missing, and without it the others mean nothing")
+            raise missing(_TRACE_ID)
         low = _number(_TRACE_ID, trace)
         if not low:
             raise FormatError(_TRACE_ID, "must not be 0", trace)
@@ -74,7 +74,7 @@ class _Datadog:
                 raise FormatError(_PRIORITY, "must be -1, 0, 1 or 2", priority)
             flags = _DECISIONS[priority]
             words.append(("priority", priority))
-        if origin is not None and _is_origin(origin):
+        if isinstance(origin, str) and _is_origin(origin):
             words.append(("origin", origin))
         high, kept, error = (0, "", "") if tags is None else _read_tags(tags)
         words += [(key, word) for key, word in (("tags", kept), ("error", error)) if word]
@@ -95,11 +95,14 @@ class _Datadog:
                 priority = priority if _DECISIONS.get(priority) == decision else str(decision)
         elif trace_id:
             self.left_out += 1
-        put(carrier, _TRACE_ID, str(low) if low else None)
-        put(carrier, _PARENT_ID, str(span_id) if low and span_id else None)
-        put(carrier, _PRIORITY, priority)
-        put(carrier, _ORIGIN, origin)
-        put(carrier, _TAGS, tags)
+        texts = {
+            _TRACE_ID: str(low) if low else None,
+            _PARENT_ID: str(span_id) if low and span_id else None,
+            _PRIORITY: priority,
+            _ORIGIN: origin,
+            _TAGS: tags,
+        }
+        _SIEVE.put(carrier, texts)
 
     def _words(self, kept: object) -> dict[str, str]:
         """Return what can be written of what was *kept*, by us or by a program."""
@@ -139,8 +142,10 @@ def _number(field: str, text: str) -> int:
     return number
 
 
-def _read_tags(text: str) -> tuple[int, str, str]:
+def _read_tags(text: str | list[str]) -> tuple[int, str, str]:
     """Return the high half of the trace id, the tags that propagate, and what was wrong."""
+    if isinstance(text, list):
+        return 0, "", "decoding_error"
     if len(text) > _MAX_TAGS_CHARS:
         return 0, "", "extract_max_size"
     tags: dict[str, str] = {}

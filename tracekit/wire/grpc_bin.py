@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from .._core.codecs import (
     MAX_LABEL_BYTES,
-    collect,
+    Sieve,
     decode_tags,
     encode_tags,
     is_label_key,
@@ -38,9 +38,11 @@ from .._core.codecs import (
 from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
+from ._values import single
 
 __all__ = ["BINARY", "decode_binary", "encode_binary"]
 
+_SIEVE = Sieve(("grpc-trace-bin", "grpc-tags-bin"))
 _DEFERRED = 0x100
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 _MAX_BYTES = 512  # that split_binary reads
@@ -78,7 +80,7 @@ class _Binary:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context that the two entries hold, or labels alone; None if there is neither."""
-        trace, tags = collect(carrier, self.fields)
+        trace, tags = _SIEVE.collect(carrier)
         if trace is None:
             labels = None if tags is None else _read_tags(tags)
             return SpanContext(labels=labels) if labels else None
@@ -120,10 +122,9 @@ def _is_tag(key: str, value: str) -> bool:
     return len(key) <= _MAX_TAG_CHARS >= len(value) and value.isascii() and value.isprintable()
 
 
-def _octets(field: str, value: str | list[str], limit: int) -> bytes:
-    """Return the octets that *value* has, octets in Latin-1 or base64."""
-    if isinstance(value, list):
-        raise FormatError(field, f"{len(value)} values, must be one")
+def _octets(field: str, found: str | list[str], limit: int) -> bytes:
+    """Return the octets that *found* has, octets in Latin-1 or base64."""
+    value = single(field, found) or ""
     is_base64 = value[:1] != "\0"  # the version, which no base64 begins with
     room, unit = ((limit + 2) // 3 * 4, "characters") if is_base64 else (limit, "octets")
     if len(value) > room:

@@ -24,20 +24,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.codecs import (
-    MAX_LABEL_BYTES,
-    Sieve,
-    collect,
-    escape_label,
-    is_label_key,
-    join_baggage,
-    parse_hex,
-    put,
-    unescape_label,
-)
+from .._core.codecs import MAX_LABEL_BYTES, Sieve, escape_label, is_label_key, join_baggage, parse_hex, unescape_label
 from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
+from ._values import bad_hex, single
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,19 +36,21 @@ if TYPE_CHECKING:
 __all__ = ["JAEGER"]
 
 _PREFIX = "uberctx-"
-_LABELS = Sieve((), (_PREFIX,))
-_HEX = frozenset("0123456789abcdef")
+_FIELDS: Final = ("uber-trace-id", "jaeger-debug-id", "jaeger-baggage")
+_SIEVE = Sieve(_FIELDS, (_PREFIX,))
 _PARTS = (("trace id", 32), ("span id", 16), ("parent id", 0), ("flags", 2))  # how many digits; 0: any text
 _SAMPLED = 0x01
 _DEBUG = 0x02
-_MAX_CHARS = 32 + 16 + 16 + 2 + 3 * len("%3A")
+_DEFERRED = 0x100
+_MAX_CHARS = 256  # far more than is needed, since the parent id may be anything
 _MAX_DEBUG_ID_CHARS = 256
+_MAX_KEY_CHARS = 256 - len(_PREFIX)
 _MAX_LABEL_CHARS = 2 * MAX_LABEL_BYTES  # as it is encoded, which may be longer here than in baggage
 
 
 class _Jaeger:
     name: Final = "jaeger"
-    fields: Final = ("uber-trace-id", "jaeger-debug-id", "jaeger-baggage")
+    fields: Final = _FIELDS
     prefixes: Final = (_PREFIX,)
 
     def __init__(self) -> None:
@@ -65,13 +58,11 @@ class _Jaeger:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context that the fields hold: ids, or a decision from ``jaeger-debug-id``, or labels alone."""
-        if not hasattr(carrier, "items"):
-            carrier = list(carrier)  # it is gone through twice
-        ids, debug_id, baggage = collect(carrier, self.fields)
-        found = _LABELS.sift(carrier)
-        labels = None if baggage is None and found is None else _read_labels(baggage, found or {})
-        if ids is not None:
-            context = _parse(ids)
+        ids, debug_id, baggage, fields = _SIEVE.collect(carrier)
+        labels = None if baggage is None and fields is None else _read_labels(baggage, fields or {})
+        text = single("uber-trace-id", ids, _MAX_CHARS)
+        if text is not None:
+            context = _parse(text)
         elif debug_id is not None:
             context = make_remote(0, 0, _SAMPLED, {"jaeger": (("flags", "2"), ("debug-id", _parse_debug_id(debug_id)))})
         else:
@@ -88,35 +79,26 @@ class _Jaeger:
             text = f"{trace_id:0{32 if trace_id >> 64 else 16}x}:{span_id:016x}:0:{flags:x}"
         if context.is_valid or not context.sampled:
             debug_id = None  # for who starts a trace, which it has sampled
-        put(carrier, "uber-trace-id", text)
         debug_id = debug_id and escape_label(debug_id)
         if debug_id and len(debug_id) > _MAX_DEBUG_ID_CHARS:
             debug_id = None
             self.left_out += 1
-        put(carrier, "jaeger-debug-id", debug_id)
-        put(carrier, "jaeger-baggage", None)
-        for name in _LABELS.sift(carrier) or ():
-            put(carrier, name, None)
+        texts = {"uber-trace-id": text, "jaeger-debug-id": debug_id}
         labels = context.labels
-        if not labels:
-            return
         places = len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
         for key, value in labels.items():
             text = escape_label(value)
-            if key == key.lower() and len(text) <= _MAX_LABEL_CHARS:
-                put(carrier, _PREFIX + key, text)
+            if key == key.lower() and len(key) <= _MAX_KEY_CHARS and len(text) <= _MAX_LABEL_CHARS:
+                texts[_PREFIX + key] = text
                 places -= 1
         self.left_out += places
+        _SIEVE.put(carrier, texts)
 
     def __reduce__(self) -> str:
         return "JAEGER"
 
 
-def _parse(value: str | list[str]) -> SpanContext:
-    if isinstance(value, list):
-        raise FormatError("uber-trace-id", f"{len(value)} values, must be one")
-    if len(value) > _MAX_CHARS:
-        raise FormatError("uber-trace-id", f"{len(value)} characters, must be {_MAX_CHARS} at most")
+def _parse(value: str) -> SpanContext:
     text = value.replace("%3A", ":").replace("%3a", ":")
     parts = text.split(":")
     if len(parts) != 4:
@@ -124,21 +106,22 @@ def _parse(value: str | list[str]) -> SpanContext:
     numbers = []
     column = 1
     for part, (what, digits) in zip(parts, _PARTS, strict=True):
-        if digits and not (0 < len(part) <= digits and _HEX.issuperset(part)):
-            reason = f"the {what} must be 1 to {digits} lowercase hex digits"
+        if digits and (not 0 < len(part) <= digits or bad_hex(part)) and not (part == "" and what == "flags"):
+            reason = f"the {what} must be 1 to {digits} hex digits"
             raise FormatError("uber-trace-id", reason, value, column if text == value else None)
-        numbers.append(int(part, 16) if digits else 0)
+        numbers.append(int(part or "0", 16) if digits else 0)
         column += len(part) + 1
     trace_id, span_id, _, flags = numbers
     if not trace_id or not span_id:
         raise FormatError("uber-trace-id", "ids must not be all zeros", value)
+    if not parts[3]:
+        return make_remote(trace_id, span_id, _DEFERRED)
     more = flags & ~(_SAMPLED if flags & _SAMPLED else _DEBUG)
     return make_remote(trace_id, span_id, flags & _SAMPLED, {"jaeger": (("flags", f"{more:x}"),)} if more else None)
 
 
 def _parse_debug_id(value: str | list[str]) -> str:
-    if isinstance(value, list):
-        raise FormatError("jaeger-debug-id", f"{len(value)} values, must be one")
+    value = single("jaeger-debug-id", value) or ""
     text = _decode(value) if len(value) <= 3 * _MAX_DEBUG_ID_CHARS and value.isascii() else ""
     if not 0 < len(escape_label(text)) <= _MAX_DEBUG_ID_CHARS:
         raise FormatError("jaeger-debug-id", f"must be 1 to {_MAX_DEBUG_ID_CHARS} characters, URL-encoded", value)

@@ -19,22 +19,25 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .._core.codecs import MAX_LABEL_BYTES, Sieve, collect, is_label_key, parse_hex, put
+from .._core.codecs import MAX_LABEL_BYTES, Sieve, is_label_key, parse_hex
 from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
+from ._values import bad_hex, missing, single
 
 __all__ = ["OTTRACE"]
 
 _PREFIX = "ot-baggage-"
-_LABELS = Sieve((), (_PREFIX,))
+_FIELDS: Final = ("ot-tracer-traceid", "ot-tracer-spanid", "ot-tracer-sampled")
+_SIEVE = Sieve(_FIELDS, (_PREFIX,))
+_MAX_KEY_CHARS = 256 - len(_PREFIX)
 _DEFERRED = 0x100
 _DECISIONS = {"false": 0, "true": 1, "0": 0, "1": 1}
 
 
 class _OTTrace:
     name: Final = "ottrace"
-    fields: Final = ("ot-tracer-traceid", "ot-tracer-spanid", "ot-tracer-sampled")
+    fields: Final = _FIELDS
     prefixes: Final = (_PREFIX,)
 
     def __init__(self) -> None:
@@ -42,19 +45,11 @@ class _OTTrace:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context that the fields hold, or labels alone."""
-        if not hasattr(carrier, "items"):
-            carrier = list(carrier)  # it is gone through twice
-        found = collect(carrier, self.fields)
-        fields = _LABELS.sift(carrier)
+        *found, fields = _SIEVE.collect(carrier)
         labels = None if fields is None else _read_labels(fields)
         if found == [None, None, None]:
             return SpanContext(labels=labels) if labels else None
-        texts: list[str | None] = []
-        for field, value in zip(self.fields, found, strict=True):
-            if isinstance(value, list):
-                raise FormatError(field, f"{len(value)} values, must be one")
-            texts.append(value)
-        trace, span, sampled = texts
+        trace, span, sampled = [single(field, value) for field, value in zip(_FIELDS, found, strict=True)]
         trace_id, span_id = _id("ot-tracer-traceid", trace, 32), _id("ot-tracer-spanid", span, 16)
         decision = _DEFERRED
         if sampled is not None:
@@ -71,20 +66,15 @@ class _OTTrace:
         if context.is_valid:
             trace, span = f"{trace_id:0{32 if trace_id >> 64 else 16}x}", f"{span_id:016x}"
             sampled = None if context.deferred else "true" if context.sampled else "false"
-        put(carrier, "ot-tracer-traceid", trace)
-        put(carrier, "ot-tracer-spanid", span)
-        put(carrier, "ot-tracer-sampled", sampled)
-        for name in _LABELS.sift(carrier) or ():
-            put(carrier, name, None)
+        texts = {"ot-tracer-traceid": trace, "ot-tracer-spanid": span, "ot-tracer-sampled": sampled}
         labels = context.labels
-        if not labels:
-            return
         places = len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
         for key, value in labels.items():
-            if key == key.lower() and _is_plain(value):
-                put(carrier, _PREFIX + key, value)
+            if key == key.lower() and len(key) <= _MAX_KEY_CHARS and _is_plain(value):
+                texts[_PREFIX + key] = value
                 places -= 1
         self.left_out += places
+        _SIEVE.put(carrier, texts)
 
     def __reduce__(self) -> str:
         return "OTTRACE"
@@ -92,11 +82,11 @@ class _OTTrace:
 
 def _id(field: str, text: str | None, digits: int) -> int:
     if text is None:
-        raise FormatError(field, "missing, and without it the others mean nothing")
-    number = parse_hex(text, len(text)) if 0 < len(text) <= digits else 0
+        raise missing(field)
+    number = parse_hex(text.lower(), len(text)) if 0 < len(text) <= digits else 0
     if not number:
-        column = next((at for at, char in enumerate(text[:digits], 1) if char not in "0123456789abcdef"), None)
-        raise FormatError(field, f"must be 1 to {digits} lowercase hex digits, not all zeros", text, column)
+        reason = f"must be 1 to {digits} hex digits, not all zeros"
+        raise FormatError(field, reason, text, bad_hex(text[:digits]))
     return number
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.codecs import collect, parse_decimal, parse_hex, put
+from .._core.codecs import Sieve, parse_decimal, parse_hex, put
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
+from ._values import bad_hex, single
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SEED"]
 
 _FIELD: Final = "trace-id"
+_SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 32 + 1 + 16 + 3 + 3
 
 
@@ -36,25 +38,21 @@ class _Seed:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context of the header."""
-        (text,) = collect(carrier, self.fields)
+        text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
         if text is None:
             return None
-        if isinstance(text, list):
-            raise FormatError(_FIELD, f"{len(text)} values, must be one")
-        if len(text) > _MAX_CHARS:
-            raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
-        ids, semicolon, options = text.partition(";")
+        ids, _, options = text.partition(";")
         digits, slash, span = ids.partition("/")
-        trace_id = parse_hex(digits, 32)
+        trace_id = parse_hex(digits.lower(), 32)
         if not trace_id:
-            column = next((at for at, char in enumerate(digits, 1) if char not in "0123456789abcdef"), 1)
-            raise FormatError(_FIELD, "the trace id must be 32 lowercase hex digits, not all zeros", text, column)
-        span_id = parse_hex(span.rjust(16, "0"), 16)
+            reason = "the trace id must be 32 hex digits, not all zeros"
+            raise FormatError(_FIELD, reason, text, bad_hex(digits) or 1)
+        span_id = parse_hex(span.lower().rjust(16, "0"), 16)
         if not span_id:
-            column = next((at for at, char in enumerate(span, 34) if char not in "0123456789abcdef"), 33 + len(slash))
-            raise FormatError(_FIELD, "the span id must be 1 to 16 lowercase hex digits, not all zeros", text, column)
+            reason = "the span id must be 1 to 16 hex digits, not all zeros"
+            raise FormatError(_FIELD, reason, text, bad_hex(span, 34) or 33 + len(slash))
         flags, extra = 0x100, None
-        if semicolon:
+        if options not in ("", "o="):
             number = parse_decimal(options[2:])
             if options[:2] != "o=" or len(options) > 5 or number < 0:
                 raise FormatError(_FIELD, "the options must be o= and one to three digits", text, len(ids) + 2)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.codecs import collect, put
+from .._core.codecs import Sieve, put
 from .._core.errors import FormatError
 from ..wire.w3c import format_traceparent, parse_traceparent
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SERVER_TIMING"]
 
 _FIELD: Final = "server-timing"
+_SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 8192
 # What stands between commas, or semicolons, that are not inside a quoted string.
 _METRIC = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
@@ -41,7 +42,7 @@ class _ServerTiming:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context of the last metric named ``trace``; None where there is none."""
-        (found,) = collect(carrier, self.fields)
+        (found,) = _SIEVE.collect(carrier)
         texts = [found] if isinstance(found, str) else found or []
         size = sum(map(len, texts))
         if size > _MAX_CHARS:
@@ -68,7 +69,7 @@ class _ServerTiming:
             put(added, _FIELD, metric)  # of octets where the others are
             carrier.append(added[-1])
             return
-        (found,) = collect(carrier, self.fields)
+        (found,) = _SIEVE.collect(carrier)
         metrics = [found] if isinstance(found, str) else found or []
         put(carrier, _FIELD, ", ".join([*filter(None, metrics), metric]))
 

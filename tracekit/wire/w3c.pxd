@@ -1,12 +1,12 @@
 from .._core.context cimport SpanContext, from_words
 from .._core.interpreter cimport DEFERRED, RANDOM, SAMPLED
-from .._speedups cimport check_baggage, collect, count_tracestate, join_traceparent, put, split_traceparent, strip_space
+from .._speedups cimport Sieve, check_baggage, count_tracestate, join_traceparent, put, split_traceparent, strip_space
 
 from libc.stdint cimport uint64_t
 
 cimport cython
 
-cdef tuple _TRACECONTEXT_FIELDS, _W3C_FIELDS
+cdef Sieve _TRACECONTEXT, _BAGGAGE, _W3C
 
 
 @cython.locals(high=uint64_t, low=uint64_t, span=uint64_t, flags=int)
@@ -20,4 +20,4 @@ cdef SpanContext _join(object parent, object state)
 cpdef SpanContext read_w3c(object carrier)
 @cython.locals(fields=dict)
 cdef object _write(SpanContext context, object carrier)
-cdef object write_both(SpanContext context, object carrier)
+cdef object _write_both(SpanContext context, object carrier)

@@ -22,8 +22,8 @@ from ..cython import compiled
 
 if not compiled:
     from .._core.codecs import (
+        Sieve,
         check_baggage,
-        collect,
         count_tracestate,
         join_traceparent,
         put,
@@ -40,13 +40,13 @@ __all__ = [
     "parse_traceparent",
     "read_tracecontext",
     "read_w3c",
-    "write_both",
     "write_tracecontext",
     "write_w3c",
 ]
 
-_TRACECONTEXT_FIELDS: Final = ("traceparent", "tracestate")
-_W3C_FIELDS: Final = ("traceparent", "tracestate", "baggage")
+_TRACECONTEXT: Final = Sieve(("traceparent", "tracestate"))
+_BAGGAGE: Final = Sieve(("baggage",))
+_W3C: Final = Sieve(("traceparent", "tracestate", "baggage"))
 
 
 def parse_traceparent(text: str) -> SpanContext | None:
@@ -74,7 +74,7 @@ def read_tracecontext(carrier: Any) -> SpanContext | None:
 
     Raises ``FormatError`` where ``traceparent`` is bad or comes more than once.
     """
-    found = collect(carrier, _TRACECONTEXT_FIELDS)
+    found = _TRACECONTEXT.collect(carrier)
     if found[0] is None:
         return None
     context = _join(found[0], found[1])
@@ -102,7 +102,7 @@ def _join(parent: Any, state: Any) -> SpanContext | None:
 
 def read_w3c(carrier: Any) -> SpanContext | None:
     """Return the context of ``traceparent``, ``tracestate`` and ``baggage`` together; malformed fields count as absent."""
-    found = collect(carrier, _W3C_FIELDS)
+    found = _W3C.collect(carrier)
     context = _join(found[0], found[1])
     baggage: Any = found[2]
     if baggage is None:
@@ -146,19 +146,22 @@ def write_w3c(context: SpanContext, carrier: Any) -> None:
     """Set ``traceparent`` and ``tracestate`` of a valid context, and ``baggage`` where there are labels."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
-    write_both(context, carrier)
+    _write_both(context, carrier)
 
 
-def write_both(context: SpanContext, carrier: Any) -> None:
+def _write_both(context: SpanContext, carrier: Any) -> None:
     """Do as ``write_w3c()``, without its check."""
     _write(context, carrier)
     if context._labels is not None:  # else a baggage header that the program set itself stays
         put(carrier, "baggage", str(context._labels))
 
 
+_BAGGAGE = Sieve(("baggage",))
+
+
 class _TraceContext:
     name: Final = "tracecontext"
-    fields: Final = _TRACECONTEXT_FIELDS
+    fields: Final = ("traceparent", "tracestate")
 
     # The compiled functions themselves: every request pays for these two.
     read = staticmethod(read_tracecontext)
@@ -174,7 +177,7 @@ class _Baggage:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return a context of labels only; members that break the grammar are left out and counted in ``labels.dropped``."""
-        (text,) = collect(carrier, self.fields)
+        (text,) = _BAGGAGE.collect(carrier)
         if text is None:
             return None
         if isinstance(text, list):

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.codecs import collect, parse_hex, put
+from .._core.codecs import Sieve, parse_hex, put
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
+from ._values import single
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["XRAY"]
 
 _FIELD: Final = "x-amzn-trace-id"
+_SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 1024
 _OWS = " \t"
 _SHAPES = {
-    "Root": "1-8hex-24hex, lowercase and not all zeros",
-    "Parent": "16 lowercase hex digits, not all zeros",
+    "Root": "1-8hex-24hex, not all zeros",
+    "Parent": "16 hex digits, not all zeros",
     "Sampled": "0, 1 or ?",
 }
 _DECISIONS = {"0": 0, "1": 1, "?": 0x100}
@@ -48,13 +50,9 @@ class _XRay:
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context of the header."""
-        (text,) = collect(carrier, self.fields)
+        text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
         if text is None:
             return None
-        if isinstance(text, list):
-            raise FormatError(_FIELD, f"{len(text)} values, must be one")
-        if len(text) > _MAX_CHARS:
-            raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
         known: dict[str, int] = {}
         kept: list[tuple[str, str]] = []
         end = 0
@@ -63,21 +61,15 @@ class _XRay:
             end += len(part) + 1
             piece = part.strip(_OWS)
             key, equals, value = piece.partition("=")
-            if not piece:
-                continue
-            if not (equals and key and piece.isascii() and piece.isprintable()):
-                raise FormatError(_FIELD, "a field must be key=value, in printable ASCII", text, column)
-            if key in known:
-                raise FormatError(_FIELD, f"{key} stands there twice", text, column)
-            if key in _SHAPES:
-                number = _number(key, value)
-                if number < 0:
-                    column = next((at for at, char in enumerate(piece, column) if "A" <= char <= "F"), column)
+            if key in _SHAPES and value:
+                if key in known:
+                    raise FormatError(_FIELD, f"more than one {key}", text, column)
+                known[key] = _number(key, value)
+                if known[key] < 0:
                     raise FormatError(_FIELD, f"{key} must be {_SHAPES[key]}", text, column)
-                known[key] = number
                 if (key, value) == _ASKED:
                     kept.insert(0, _ASKED)
-            else:
+            elif key not in _SHAPES and equals and key and piece.isascii() and piece.isprintable():
                 kept.append((key, value))
         if "Root" not in known:
             raise FormatError(_FIELD, "Root is missing", text)
@@ -120,10 +112,10 @@ def _number(key: str, value: str) -> int:
     if key == "Sampled":
         return _DECISIONS.get(value, -1)
     if key == "Parent":
-        return parse_hex(value, 16) or -1
+        return parse_hex(value.lower(), 16) or -1
     if len(value) != 35 or value[:2] != "1-" or value[10] != "-":
         return -1
-    return parse_hex(value[2:10] + value[11:], 32) or -1
+    return parse_hex(value[2:10].lower() + value[11:].lower(), 32) or -1
 
 
 def _pair(kept: object) -> tuple[str, str] | None:

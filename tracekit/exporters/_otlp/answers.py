@@ -22,10 +22,11 @@ MAX_ANSWER_BYTES = 65536
 
 
 class Answer(NamedTuple):
-    """What became of a request: the collector took it, refused it for good, or could not take it now.
+    """The result of a request: the collector took it, refused it for good, or could not take it now.
 
-    ``reason`` is one line that says what is wrong and what to change. Of a request that was taken, ``rejected`` spans were
-    refused. ``after_s`` is when the collector asks to be tried again. ``is_lasting``: trying again at once cannot help.
+    ``reason`` is one line that names the fault and the remedy. Of a request that was taken, ``rejected`` spans were
+    refused. ``after_s`` is the wait that the collector asks for. ``is_lasting``: an immediate retry cannot help.
+    ``is_too_large``: a request with fewer spans may be taken.
     """
 
     outcome: Literal["taken", "refused", "later"]
@@ -33,6 +34,7 @@ class Answer(NamedTuple):
     rejected: int = 0
     after_s: float | None = None
     is_lasting: bool = False
+    is_too_large: bool = False
 
 
 def parse_response(octets: bytes) -> tuple[int, str]:
@@ -54,7 +56,7 @@ def parse_json_response(octets: bytes) -> tuple[int, str]:
         answer: Any = json.loads(octets) if octets.strip() else {}
         partial = answer.get("partialSuccess") or {}
         rejected, message = int(partial.get("rejectedSpans") or 0), str(partial.get("errorMessage") or "")
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise FormatError("answer", "must be an ExportTraceServiceResponse in JSON", octets) from error
     return _checked(rejected, message)
 

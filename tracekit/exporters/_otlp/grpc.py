@@ -13,7 +13,7 @@ import grpc
 from ..._core.errors import FormatError
 from ..._export.notices import one_line
 from ..._version import __version__
-from .answers import Answer, fields, parse_response
+from .answers import MAX_ANSWER_BYTES, Answer, fields, parse_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,11 +29,13 @@ _RETRYABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DATA_LOSS,
 }
+# The details that grpcio itself gives where an answer is larger than its 4 MiB, before or after decompression.
+_LARGE_ANSWER = ("CLIENT: Received message larger", "Decompressed message larger")
 _ADVICE = {
     grpc.StatusCode.UNAUTHENTICATED: "it wants to know who asks: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
     grpc.StatusCode.PERMISSION_DENIED: "these headers may not send spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
     grpc.StatusCode.UNIMPLEMENTED: "it is no OTLP collector, or takes no traces",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "it has no room, and does not say when to come again",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "it has no room for even one of these spans, and does not ask for a retry",
 }
 
 
@@ -75,6 +77,8 @@ class GrpcTransport:
         except grpc.RpcError as error:
             return self._failed(error)
         try:
+            if len(response) > MAX_ANSWER_BYTES:
+                raise FormatError("answer", f"must be at most {MAX_ANSWER_BYTES} bytes")
             rejected, message = parse_response(response)
         except FormatError as error:
             return Answer("later", f"{self.url} answered, but as no OTLP collector does ({error})")
@@ -88,10 +92,14 @@ class GrpcTransport:
         code, after_s = error.code(), _retry_after(error)
         said = f"{self.url} answered {code.name}"
         details = one_line(error.details() or "", 200)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(mark in details for mark in _LARGE_ANSWER):
+            return Answer("later", f"{self.url} answered, but as no OTLP collector does ({details})")
         if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_s is not None):
             advice = "is a collector listening there?" if code is grpc.StatusCode.UNAVAILABLE else ""
             return Answer("later", ": ".join(part for part in (said, advice, details) if part), after_s=after_s)
-        return Answer("refused", f"{said}: {_ADVICE.get(code, 'the collector does not take these spans')}: {details}")
+        advice = _ADVICE.get(code, "the collector does not take these spans")
+        is_too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return Answer("refused", f"{said}: {advice}: {details}", is_too_large=is_too_large)
 
 
 def _retry_after(error: Any) -> float | None:

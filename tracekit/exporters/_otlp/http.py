@@ -18,6 +18,7 @@ from ..._core.errors import FormatError
 from ..._export.notices import one_line
 from ..._version import __version__
 from .answers import MAX_ANSWER_BYTES, Answer, parse_json_response, parse_response
+from .connections import POOLS, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["HttpTransport"]
 
 MAX_RETRY_AFTER_S = 600.0
+_MAX_HEADER_BYTES = 65536
+_PIECE = 8192
 _RETRYABLE = (429, 502, 503, 504)
 _ADVICE = {
     400: "it does not understand the request: is it an OTLP collector, and of this protocol?",
@@ -32,7 +35,7 @@ _ADVICE = {
     403: "these headers may not send spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
     404: "the path of an OTLP/HTTP endpoint usually ends in /v1/traces",
     405: "the path of an OTLP/HTTP endpoint usually ends in /v1/traces",
-    413: "lower buffer_size or OTEL_BSP_MAX_EXPORT_BATCH_SIZE, or raise its limit",
+    413: "a single span is larger than its limit: raise that, or lower tracekit.Limits",
     415: 'it wants another protocol: try "http/json" or "http/protobuf"',
 }
 
@@ -50,10 +53,11 @@ class HttpTransport:
     ) -> None:
         url = urllib3.util.parse_url(endpoint)
         self.url = url._replace(auth=None, fragment=None).url
-        self.headers = {"User-Agent": f"tracekit/{__version__}", **headers}
-        if url.auth and not any(name.lower() == "authorization" for name in headers):
+        self.headers = {"user-agent": f"tracekit/{__version__}"}
+        if url.auth:
             self.headers |= urllib3.util.make_headers(basic_auth=url.auth)
-        options: dict[str, Any] = {"num_pools": 1, "maxsize": 1, "retries": False}
+        self.headers |= {name.lower(): value for name, value in headers.items()}
+        options: dict[str, Any] = {"num_pools": 1, "maxsize": 2, "retries": False}
         if url.scheme == "https":
             options |= {"ca_certs": certificate, "cert_file": client_certificate, "key_file": client_key}
         proxy = getproxies().get(url.scheme or "")
@@ -62,29 +66,31 @@ class HttpTransport:
             self.pool = urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", **options)
         else:
             self.pool = urllib3.PoolManager(**options)
+        self.pool.pool_classes_by_scheme = POOLS
 
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
         """Post *body* and return the answer, or what was wrong on the way; after about *timeout_s* at the latest."""
-        headers = {**self.headers, "Content-Type": content_type}
+        headers = {**self.headers, "content-type": content_type}
         if content_encoding:
-            headers["Content-Encoding"] = content_encoding
-        deadline = time.monotonic() + timeout_s
+            headers["content-encoding"] = content_encoding
         try:
-            response = self.pool.request(
-                "POST",
-                self.url,
-                body=body,
-                headers=headers,
-                timeout=urllib3.Timeout(total=timeout_s),
-                redirect=False,
-                preload_content=False,
-            )
-            try:
-                return self._answer(response, _read(response, deadline))
-            finally:
-                if response.length_remaining != 0:  # not read to its end, or chunked: what follows is not known
-                    response.close()
-                response.release_conn()
+            with exchange(timeout_s, MAX_ANSWER_BYTES + _MAX_HEADER_BYTES):
+                response = self.pool.request(
+                    "POST",
+                    self.url,
+                    body=body,
+                    headers=headers,
+                    timeout=urllib3.Timeout(total=timeout_s),
+                    redirect=False,
+                    preload_content=False,
+                    decode_content=False,  # no encoding was asked for, and some KiB may decode to some GiB
+                )
+                try:
+                    return self._answer(response, _read(response))
+                finally:
+                    if response.length_remaining != 0:  # not read to its end, or chunked: what follows is not known
+                        response.close()
+                    response.release_conn()
         except (http.HTTPError, OSError, ValueError) as error:
             return _failed(error, self.url)
 
@@ -103,17 +109,20 @@ class HttpTransport:
         if 300 <= status < 400:
             location = one_line(response.headers.get("Location", "elsewhere"), 200)
             return Answer("refused", f"{said}: set the endpoint to {location}")
-        return Answer("refused", f"{said}: {_ADVICE.get(status, 'the collector does not take these spans')}")
+        advice = _ADVICE.get(status, "the collector does not take these spans")
+        return Answer("refused", f"{said}: {advice}", is_too_large=status == 413)
 
     def _taken(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
+        if not octets:  # all fields of the message are optional, and 204 has no content at all: RFC 9110, 15.3.5
+            return Answer("taken")
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         try:
+            if encoding != "identity":
+                raise FormatError("answer", f"the encoding {one_line(encoding, 60)} was not asked for")
             if kind == "application/json":
                 rejected, message = parse_json_response(octets)
-            elif (
-                kind in ("application/x-protobuf", "application/protobuf")
-                or response.headers.get("Content-Length") == "0"
-            ):
+            elif kind in ("application/x-protobuf", "application/protobuf"):
                 rejected, message = parse_response(octets)
             else:
                 raise FormatError("answer", f"{one_line(kind, 60) or 'no Content-Type'} is not OTLP's")
@@ -122,16 +131,14 @@ class HttpTransport:
         return Answer("taken", message, rejected)
 
 
-def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """Return the body, as far as it is of interest."""
-    octets = b""
+def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+    """Return the body; ValueError if it is larger than any answer of a collector."""
+    octets = bytearray()
     while len(octets) <= MAX_ANSWER_BYTES:
-        piece = response.read1(MAX_ANSWER_BYTES)
+        piece = response.read1(_PIECE)
         if not piece:
-            return octets
+            return bytes(octets)
         octets += piece
-        if time.monotonic() > deadline:
-            raise http.ReadTimeoutError(response._pool, None, "the answer does not end")  # type: ignore[attr-defined]
     raise ValueError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
 
 

@@ -1,8 +1,9 @@
 """A durable queue of encoded batches on their way to a collector, in one SQLite file that processes share.
 
-How it works: what is put is one row, deleted once the collector has said yes. A sender takes the oldest row with a
-lease; if it dies, the lease ends and somebody else takes it, so that every batch arrives at least once. A ledger in
-the same file changes in the same transactions: it adds up whenever and wherever a process is killed.
+How it works: a batch is one row, deleted once the collector has taken it. A sender takes a row with a lease; if it
+dies, the lease ends and another sender takes the row, so that every batch arrives at least once. Each batch has a time
+before which it is not tried again and a count of its failures, so one that the collector never takes holds up no other.
+A ledger in the same file changes in the same transactions: it adds up whenever and wherever a process is killed.
 """
 
 from __future__ import annotations
@@ -10,60 +11,82 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .._sqlite.file import Schema, SQLiteFile, StoreError, check_bytes, is_full
+from .._sqlite.errors import StoreError, damaged, is_full
+from .._sqlite.file import SQLiteFile, check_bytes
+from .._sqlite.schema import Schema
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["MAX_LEASE_S", "Batch", "Ledger", "Outbox"]
+__all__ = ["MAX_FAILURES", "MAX_LEASE_S", "Batch", "Ledger", "Outbox"]
 
 MAX_LEASE_S = 3600.0
+MAX_FAILURES = 32
 
 _SCHEMA = Schema(
     application_id=0x74726B6F,  # "trko"
-    version=1,
+    version=2,
     create=(
+        # The ids grow in order of arrival.
         """CREATE TABLE batches (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,  -- grows in order of arrival
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
             spans INTEGER NOT NULL,
             content_type TEXT NOT NULL,
             content_encoding TEXT NOT NULL,
             body BLOB NOT NULL
         )""",
-        # Apart from the batches, whose rows are long and would be written anew.
+        # For each batch that was ever taken, apart from the batches, whose rows are long and would be written anew.
+        # It can be taken again at until_s, Unix time. When its last failure was counted, the ledger had *sent*.
         """CREATE TABLE leases (
-            id INTEGER PRIMARY KEY,  -- of a batch that was taken once
+            id INTEGER PRIMARY KEY,
             attempts INTEGER NOT NULL,
             is_held INTEGER NOT NULL,
-            until_s REAL NOT NULL  -- Unix time when it can be taken again
+            until_s REAL NOT NULL,
+            failures INTEGER NOT NULL,
+            sent INTEGER NOT NULL,
+            is_aside INTEGER NOT NULL
         )""",
         "CREATE TABLE ledger (put INTEGER, sent INTEGER, rejected INTEGER, evicted INTEGER)",
         "INSERT INTO ledger VALUES (0, 0, 0, 0)",
         # Ids begin anywhere: one of a file that was removed means nothing in the file that came after it.
         "INSERT INTO sqlite_sequence VALUES ('batches', random() & 0x3fffffffffffffff)",
     ),
+    check="SELECT count(*) = 1 AND min(typeof(put + sent + rejected + evicted) = 'integer') FROM ledger",
 )
-# No clock jump can make a lease last: one that ends later than any can is none.
-_WAITS = f"leases.until_s > :now_s AND leases.until_s <= :now_s + {MAX_LEASE_S}"
+# Leases that end later than any can are ignored: the wall clock must have jumped.
+_WAITS = f"(until_s > :now_s AND until_s <= :now_s + {MAX_LEASE_S})"
+_QUEUE = "FROM batches LEFT JOIN leases USING (id)"
+_IS_ASIDE = "coalesce(is_aside, 0)"
+_IS_HELD = f"coalesce(is_held AND {_WAITS}, 0)"
+# Another program may have put anything into any column.
+_COLUMNS = (
+    "batches.id, CAST(body AS BLOB), CAST(spans AS INTEGER), CAST(content_type AS TEXT), CAST(content_encoding AS TEXT),"
+    " coalesce(CAST(attempts AS INTEGER), 0), coalesce(CAST(failures AS INTEGER), 0)"
+)
 _TAKE = (
-    "SELECT batches.id, body, spans, content_type, content_encoding, coalesce(attempts, 0) FROM batches"
-    f" LEFT JOIN leases USING (id) WHERE NOT coalesce({_WAITS}, 0) ORDER BY batches.id LIMIT 1"
+    f"SELECT {_COLUMNS} {_QUEUE} WHERE batches.id > :after AND NOT {_IS_ASIDE}"
+    f" AND NOT CASE WHEN :early THEN {_IS_HELD} ELSE coalesce({_WAITS}, 0) END ORDER BY batches.id LIMIT 1"
 )
-_OLDEST = (
-    "SELECT batches.id, length(body) FROM batches"
-    f" LEFT JOIN leases USING (id) WHERE NOT coalesce(is_held AND {_WAITS}, 0) ORDER BY batches.id LIMIT 1"
+_DUE = (
+    f"SELECT min(CASE WHEN coalesce({_WAITS}, 0) THEN until_s - :now_s ELSE 0 END) {_QUEUE}"
+    f" WHERE NOT {_IS_ASIDE} AND NOT {_IS_HELD}"
 )
-_OLDEST_OF_ALL = "SELECT id, length(body) FROM batches ORDER BY id LIMIT 1"
+# What gives way: a batch that was set aside, else the oldest that is not being sent, else the oldest.
+_EXPENDABLE = (
+    "SELECT id, length(body) FROM leases JOIN batches USING (id) WHERE is_aside ORDER BY id LIMIT 1",
+    f"SELECT batches.id, length(body) {_QUEUE} WHERE NOT {_IS_HELD} ORDER BY batches.id LIMIT 1",
+    "SELECT id, length(body) FROM batches ORDER BY id LIMIT 1",
+)
 
 _MIN_ROOM = 1 << 16  # for the pages that every change touches
 _KEEP_PAGES, _STEP, _FIRST_STEP = 256, 500, 16
 
 
 class Batch(NamedTuple):
-    """One request body, as it was put, and how often it was taken before."""
+    """One request body, as it was put; how often it was taken before, and how often that counted as a failure."""
 
     id: int
     body: bytes
@@ -71,10 +94,14 @@ class Batch(NamedTuple):
     content_type: str
     content_encoding: str
     attempts: int
+    failures: int = 0
 
 
 class Ledger(NamedTuple):
-    """Where the spans went that were put since the file was made: ``put == sent + rejected + evicted + waiting``."""
+    """Where the spans went that were put since the file was made: ``put == sent + rejected + evicted + waiting + aside``.
+
+    Those set *aside* are in the file, but are not sent any more.
+    """
 
     put: int
     sent: int
@@ -82,21 +109,31 @@ class Ledger(NamedTuple):
     evicted: int
     waiting: int
     waiting_bytes: int
+    aside: int = 0
+
+
+_Row: TypeAlias = tuple[int | None, int, str, str, bytes]  # of batches; without an id it gets the next
 
 
 class Outbox:
     """The outbox at *path*, made when first used; for any number of threads and processes.
 
     File and write-ahead log together stay below *max_bytes* (at least 1 MiB), and 1/32 of that stays free on the
-    disk: the oldest batches that nobody is just sending give way, and are counted. *lock_timeout_s* is how long a
-    call waits for other processes. All methods raise ``StoreError``; the call after one starts afresh.
+    disk: batches that were set aside and then the oldest that are not being sent give way, and are counted.
+    *lock_timeout_s* is how long a call waits for other processes. A new file gets the permissions *mode*. All methods
+    raise ``StoreError``; the call after one starts afresh.
 
     What was put outlasts the process, however it ends. A power failure may take the last batches, and bring back some
     that were sent already, but spoils nothing.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, max_bytes: int = 256 * 2**20, lock_timeout_s: float = 5.0
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = 256 * 2**20,
+        lock_timeout_s: float = 5.0,
+        mode: int = 0o600,
     ) -> None:
         check_bytes(max_bytes)
         self._file = SQLiteFile(
@@ -106,20 +143,21 @@ class Outbox:
             max_bytes=max_bytes // 32 * 23,
             max_log_bytes=max_bytes // 4,
             lock_timeout_s=lock_timeout_s,
+            mode=mode,
         )
-        self._max_body = max_bytes // 8
+        self.max_body_bytes = max_bytes // 8
         self._spare = max_bytes // 32
         self._is_closed = False
         self.path = self._file.path
 
     def put(self, body: bytes, *, spans: int, content_type: str, content_encoding: str) -> int:
         """Keep *body*, which holds *spans* and may be as large as 1/8 of ``max_bytes``; return how many were ever evicted."""
-        if len(body) > self._max_body:
+        if len(body) > self.max_body_bytes:
             raise StoreError(
                 "a batch is too large for the outbox", self.path, "allow max_bytes 8 times its size, or less a batch"
             )
-        row = (spans, content_type, content_encoding, body)
-        need = len(body) + len(body) // 128 + _MIN_ROOM
+        row = (None, spans, content_type, content_encoding, body)
+        need = _room(len(body))
         with self._file.explained():
             for evicted_bytes in (0, 2 * need, None):  # first what costs nothing
                 try:
@@ -130,52 +168,108 @@ class Outbox:
                 self._shrink(evicted_bytes)
         raise AssertionError("the last try returns or raises")
 
-    def take(self, lease_s: float) -> Batch | None:
-        """Return the oldest batch that nobody holds and that has not to wait; nobody else gets it for *lease_s*.
+    def take(self, lease_s: float, *, after: int = 0, early: bool = False) -> Batch | None:
+        """Return the oldest batch past the id *after* that may be sent now; no other sender gets it for *lease_s*.
 
-        At most ``MAX_LEASE_S``. Whoever takes a batch ends that with ``sent``, ``rejected`` or ``give_back``.
+        At most ``MAX_LEASE_S``. *early* also gives those that have to wait before they are tried again. The caller
+        ends the lease with ``sent``, ``rejected``, ``failed``, ``replace`` or ``give_back``.
         """
         if not 0 < lease_s <= MAX_LEASE_S:
             raise ValueError(f"lease_s must be above 0 and at most {MAX_LEASE_S}: {lease_s}")
         with self._file.explained():
             try:
-                return self._take(lease_s)
+                return self._take(lease_s, after, early)
             except sqlite3.OperationalError as error:
                 if not is_full(error):
                     raise
             self._file.checkpoint()
-            return self._take(lease_s)
+            return self._take(lease_s, after, early)
+
+    def due_s(self) -> float | None:
+        """Return in how many seconds the next batch may be taken; None where none waits that is not being sent."""
+        with self._file.explained(), self._file.snapshot() as connection:
+            self._check_open()
+            (due_s,) = connection.execute(_DUE, {"now_s": time.time()}).fetchone()
+            return None if due_s is None else max(0.0, due_s)
 
     def sent(self, batch: Batch, *, rejected: int = 0) -> None:
         """Delete *batch*, which has arrived, but for *rejected* of its spans; nothing if somebody else has, meanwhile."""
         with self._file.explained(), self._transaction() as connection:
             spans = _delete(connection, batch.id)
             rejected = max(0, min(rejected, spans))  # it comes from the collector
-            connection.execute(
-                "UPDATE ledger SET sent = sent + ?, rejected = rejected + ?", (spans - rejected, rejected)
-            )
+            _count(connection, "sent", spans - rejected)
+            _count(connection, "rejected", rejected)
 
     def rejected(self, batch: Batch) -> None:
         """Delete *batch*, which the collector will not have; nothing if somebody else has, meanwhile."""
         self.sent(batch, rejected=batch.spans)
 
     def give_back(self, batch: Batch, *, delay_s: float = 0.0) -> None:
-        """End this lease on *batch*; nobody takes it before *delay_s*, at most ``MAX_LEASE_S``, have passed."""
+        """End this lease on *batch*, which is not taken again before *delay_s*, at most ``MAX_LEASE_S``, have passed."""
+        with self._file.explained(), self._transaction() as connection:
+            _give_back(connection, batch, delay_s)
+
+    def failed(self, batch: Batch, *, delay_s: float) -> bool:
+        """Give *batch* back, which the collector did not take; return True where that sets it aside.
+
+        A failure counts only if spans of other batches were sent since the last one, so that no outage, however long,
+        costs a batch: the fault is the batch's own. The ``MAX_FAILURES``-th sets it aside.
+        """
+        with self._file.explained(), self._transaction() as connection:
+            if not _give_back(connection, batch, delay_s):
+                return False
+            connection.execute(
+                "UPDATE leases SET failures = failures + 1, is_aside = failures + 1 >= ?,"
+                " sent = (SELECT sent FROM ledger) WHERE id = ? AND sent < (SELECT sent FROM ledger)",
+                (MAX_FAILURES, batch.id),
+            )
+            return bool(connection.execute("SELECT is_aside FROM leases WHERE id = ?", (batch.id,)).fetchone()[0])
+
+    def readmit(self) -> None:
+        """Have the batches that were set aside tried once more."""
         with self._file.explained(), self._transaction() as connection:
             connection.execute(
-                "UPDATE leases SET is_held = 0, until_s = ? WHERE id = ? AND is_held AND attempts = ?",
-                (time.time() + min(delay_s, MAX_LEASE_S), batch.id, batch.attempts + 1),
+                "UPDATE leases SET is_aside = 0, failures = ?, until_s = 0 WHERE is_aside", (MAX_FAILURES - 1,)
             )
+
+    def replace(self, batch: Batch, parts: Sequence[tuple[bytes, int]]) -> None:
+        """Put *parts*, bodies with their numbers of spans, in the place of *batch*; the rest of its spans is rejected.
+
+        The first keeps the id, and with it the turn. Nothing is done where this lease is over.
+        """
+        need = _room(sum([len(body) for body, _ in parts]))
+        with self._file.explained(), self._transaction(need) as connection:
+            if not _give_back(connection, batch, 0.0):
+                return
+            # The number of attempts stays: it tells a lease on the whole from one on the first part.
+            connection.execute("UPDATE leases SET until_s = 0, failures = 0, sent = -1 WHERE id = ?", (batch.id,))
+            connection.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
+            if not parts:
+                connection.execute("DELETE FROM leases WHERE id = ?", (batch.id,))
+            _count(connection, "rejected", max(0, batch.spans - sum([count for _, count in parts])))
+            while self._file.room(connection) < need and _evict(connection):
+                pass
+            id: int | None = batch.id
+            for body, count in parts:
+                _put(connection, (id, count, batch.content_type, batch.content_encoding, body))
+                id = None
+
+    def set_aside(self) -> str | None:
+        """Rename the file, which is damaged, so that the next call begins a new one; return its name then, or None."""
+        return self._file.set_aside()
 
     def ledger(self) -> Ledger:
         """Return where all spans went, at one moment."""
         with self._file.explained(), self._file.snapshot() as connection:
             self._check_open()
-            row = connection.execute(
-                "SELECT put, sent, rejected, evicted, (SELECT coalesce(sum(spans), 0) FROM batches),"
-                " (SELECT coalesce(sum(length(body)), 0) FROM batches) FROM ledger"
-            ).fetchone()
-            return Ledger._make(row)
+            rows = connection.execute(
+                f"SELECT {_IS_ASIDE}, sum(spans), sum(length(body)) {_QUEUE} GROUP BY 1 ORDER BY 1"
+            ).fetchall()
+            spans, sizes = {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
+            row = connection.execute("SELECT put, sent, rejected, evicted FROM ledger").fetchone()
+            if row is None:
+                raise damaged(self.path)
+            return Ledger._make((*row, spans.get(0, 0), sizes.get(0, 0), spans.get(1, 0)))
 
     def close(self) -> None:
         """Close the file, for good; what is leased to this process waits until its lease ends."""
@@ -193,34 +287,34 @@ class Outbox:
         if self._is_closed:
             raise StoreError("the outbox is closed", self.path, "make another one")
 
-    def _insert(self, row: tuple[int, str, str, bytes], need: int) -> int:
+    def _insert(self, row: _Row, need: int) -> int:
         with self._transaction(need) as connection:
             # On a disk filled up by this, nothing could be sent either: the log could not move into the file.
             self._file.check_disk(2 * need + self._spare)
             while self._file.room(connection) < need and _evict(connection):
                 pass
-            connection.execute(
-                "INSERT INTO batches (spans, content_type, content_encoding, body) VALUES (?, ?, ?, ?)", row
-            )
-            connection.execute("UPDATE ledger SET put = put + ?", (row[0],))
+            _put(connection, row)
+            _count(connection, "put", row[1])
             pages, free = self._file.pages(connection)
             if self._file.is_too_large(pages):
                 self._file.give_back(connection, min(free, _STEP))
             return int(connection.execute("SELECT evicted FROM ledger").fetchone()[0])
 
-    def _take(self, lease_s: float) -> Batch | None:
+    def _take(self, lease_s: float, after: int, early: bool) -> Batch | None:
         with self._transaction(_MIN_ROOM) as connection:
             # Else it would be sent, and that could not be noted: sent again and again.
             self._file.check_disk(2 * _MIN_ROOM)
             now_s = time.time()
-            row = connection.execute(_TAKE, {"now_s": now_s}).fetchone()
+            row = connection.execute(_TAKE, {"now_s": now_s, "after": after, "early": early}).fetchone()
             if row is None:
                 free = self._file.pages(connection)[1]
                 self._file.give_back(connection, min(max(0, free - _KEEP_PAGES), _STEP))
                 return None
             batch = Batch._make(row)
             connection.execute(
-                "INSERT OR REPLACE INTO leases VALUES (?, ?, 1, ?)", (batch.id, batch.attempts + 1, now_s + lease_s)
+                "INSERT INTO leases VALUES (?, ?, 1, ?, 0, -1, 0) ON CONFLICT (id) DO UPDATE"
+                " SET attempts = excluded.attempts, is_held = 1, until_s = excluded.until_s",
+                (batch.id, batch.attempts + 1, now_s + lease_s),
             )
             return batch
 
@@ -240,15 +334,38 @@ class Outbox:
                 self._file.give_back(connection, min(free, _FIRST_STEP << doublings))
 
 
+def _room(size: int) -> int:
+    """Return how many bytes of the file a body of *size* takes, with all the pages that change."""
+    return size + size // 128 + _MIN_ROOM
+
+
+def _count(connection: sqlite3.Connection, column: str, spans: int) -> None:
+    if spans and connection.execute(f"UPDATE ledger SET {column} = {column} + ?", (spans,)).rowcount != 1:
+        (file,) = [name for _, schema, name in connection.execute("PRAGMA database_list") if schema == "main"]
+        raise damaged(file)
+
+
+def _put(connection: sqlite3.Connection, row: _Row) -> None:
+    connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", row)
+
+
+def _give_back(connection: sqlite3.Connection, batch: Batch, delay_s: float) -> bool:
+    """End the lease with which *batch* was taken; False if another sender has it, or has settled it."""
+    given_back = connection.execute(
+        "UPDATE leases SET is_held = 0, until_s = ? WHERE id = ? AND is_held AND attempts = ?",
+        (time.time() + min(delay_s, MAX_LEASE_S), batch.id, batch.attempts + 1),
+    )
+    return given_back.rowcount == 1
+
+
 def _evict(connection: sqlite3.Connection) -> int:
-    """Drop the oldest batch, one that somebody is just sending only if there is no other; return its bytes, 0 if there is none."""
-    oldest = connection.execute(_OLDEST, {"now_s": time.time()}).fetchone()
-    oldest = oldest or connection.execute(_OLDEST_OF_ALL).fetchone()
-    if oldest is None:
-        return 0
-    id, size = oldest
-    connection.execute("UPDATE ledger SET evicted = evicted + ?", (_delete(connection, id),))
-    return max(1, int(size))
+    """Drop a batch; return its bytes, 0 if none is left."""
+    now_s = time.time()
+    found = (connection.execute(query, {"now_s": now_s}).fetchone() for query in _EXPENDABLE)
+    id, size = next(filter(None, found), (None, 0))
+    if id is not None:
+        _count(connection, "evicted", _delete(connection, id))
+    return 0 if id is None else max(1, int(size))
 
 
 def _delete(connection: sqlite3.Connection, id: int) -> int:

@@ -1,4 +1,9 @@
-"""The thread that empties an outbox: oldest first, one at a time, again and again until the collector says yes or no."""
+"""The thread that empties an outbox: one batch at a time, the oldest first, until the collector has taken or refused each.
+
+How it works: after a failure the thread waits, longer each time, until a batch is taken; and each batch waits, longer
+each time, until it is tried again. The first keeps an outage from becoming a storm of requests. The second lets the
+other batches pass one that the collector never takes.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +13,36 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from .._sqlite.file import StoreError
+from ..._export.notices import describe
+from .._sqlite.errors import StoreError
+from .outbox import MAX_FAILURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..._export.notices import Notices
     from .answers import Answer
     from .outbox import Batch, Outbox
 
-__all__ = ["Backoff", "Sender", "say_rejected"]
+__all__ = ["Backoff", "Sender", "backoff_s", "report_rejected", "report_unusable"]
 
 _FIRST_S, _LONGEST_S = 1.0, 60.0
-_LOOK_AGAIN_S = 5.0  # other processes put and give up batches without a word
+_LONGEST_OF_A_BATCH_S = 600.0
+_LOOK_AGAIN_S = 5.0  # other processes put and give back batches without telling this one
 _STORE_S = 1.0
+_FAILURES_A_ROUND = 3  # of a flush, which does not wait between them
+_FOREVER_S = 1e9  # what a Condition can wait
+
+
+def backoff_s(failures: int, longest_s: float = _LONGEST_S) -> float:
+    """Return how long to wait after *failures* before this one: from 1 s, doubled up to *longest_s*, less a random half."""
+    wait_s = min(longest_s, _FIRST_S * 2.0 ** min(failures, 30))
+    # Not from the random module: what a program that has seeded it gets next is not ours to change.
+    return wait_s * (256 + os.urandom(1)[0]) / 512
 
 
 class Backoff:
-    """How long to wait after each failure in a row: from 1 s, doubled up to *longest_s*, less a random half."""
+    """How long to wait after each failure in a row."""
 
     def __init__(self, longest_s: float = _LONGEST_S) -> None:
         self._longest_s = longest_s
@@ -33,10 +50,9 @@ class Backoff:
 
     def next_s(self, at_least_s: float | None = None) -> float:
         """Return the next wait; a collector that asks for none at all, again and again, is not obeyed."""
-        wait_s = min(self._longest_s, _FIRST_S * 2.0 ** min(self._failures, 30))
+        wait_s = backoff_s(self._failures, self._longest_s)
         self._failures += 1
-        # Not from the random module: what a program that has seeded it gets next is not ours to change.
-        return max(at_least_s or 0.0, wait_s * (256 + os.urandom(1)[0]) / 512)
+        return max(at_least_s or 0.0, wait_s)
 
     def reset(self) -> None:
         """Begin anew, after a success."""
@@ -44,107 +60,193 @@ class Backoff:
 
 
 class Sender:
-    """Sends what is in *outbox* with *send*; of one process, and started when it is first woken."""
+    """Sends what is in *outbox* with *send*; of one process, and started when it is first woken.
 
-    def __init__(self, outbox: Outbox, send: Callable[[Batch], Answer], notices: Notices, *, lease_s: float) -> None:
+    *split* gives the parts of a batch that was too large for the collector, none where it cannot be split.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        send: Callable[[Batch], Answer],
+        split: Callable[[Batch], Sequence[tuple[bytes, int]]],
+        notices: Notices,
+        *,
+        lease_s: float,
+    ) -> None:
         self._outbox = outbox
         self._send = send
+        self._split = split
         self._notices = notices
         self._lease_s = lease_s
         self._backoff = Backoff()
         self._changed = threading.Condition()
+        self._is_running = threading.Lock()  # held by the thread, and never waited for
         self._thread: threading.Thread | None = None
         self._is_woken = False
+        self._is_backing_off = False
         self._closes_at: float | None = None
-        self._rounds = 0  # how often the thread has come to a rest
-        self._is_empty = True  # whether there was nothing left then, or no way to send it
+        self._asked = self._answered = 0  # rounds that flush() has asked for
+        self._after = 0  # the id of the batch that failed last; the one behind it is next
+        self._is_empty = True  # whether nothing was left when the thread came to rest
+        self._has_readmitted = False
 
-    def wake(self, *, at_once: bool = False) -> None:
-        """Say that there is something to send; only *at_once* cuts a back-off short."""
+    def wake(self) -> None:
+        """Announce that there is something to send; a back-off goes on."""
         with self._changed:
-            if at_once or self._is_empty:
-                self._is_woken = True
-                self._changed.notify_all()
-            if self._thread is None and self._closes_at is None:
-                self._start()
+            self._is_woken = True
+            self._changed.notify_all()
+            self._start()
 
     def _start(self) -> None:
+        if self._closes_at is not None or self._is_running.locked():
+            return
         # In this Context, the exporter's: nothing that is traced while sending is sampled.
         run = contextvars.copy_context().run
-        self._thread = threading.Thread(target=run, args=(self._run,), name="tracekit-send", daemon=True)
+        thread = threading.Thread(target=run, args=(self._run,), name="tracekit-send", daemon=True)
         try:
-            self._thread.start()
+            thread.start()
+            self._thread = thread
         except RuntimeError:  # no more threads, or the interpreter is on its way out: the outbox keeps what it has
             self._thread = None
 
     def flush(self, timeout_s: float) -> bool:
-        """Try now, and return whether all has arrived; False as soon as something could not be sent."""
-        rounds = self._rounds
-        self.wake(at_once=True)
+        """Try each batch now, whether or not it has to wait, and return whether none is left."""
         with self._changed:
-            if self._thread is None:
+            self._asked += 1
+            ticket = self._asked
+            self.wake()
+            thread = self._thread
+            if thread is None:
                 return False
-            return self._changed.wait_for(lambda: self._rounds > rounds, timeout_s) and self._is_empty
+
+            def is_over() -> bool:
+                return self._answered >= ticket or not thread.is_alive()
+
+            self._changed.wait_for(is_over, min(max(0.0, timeout_s), _FOREVER_S))
+            return self._answered >= ticket and self._is_empty
 
     def close(self, timeout_s: float) -> None:
         """Send while that works, for *timeout_s* at most; the rest stays in the outbox."""
         with self._changed:
             self._closes_at = time.monotonic() + timeout_s
-            self._is_woken = True
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
     def _run(self) -> None:
-        while True:
-            wait_s = self._round()
+        if not self._is_running.acquire(blocking=False):
+            return
+        try:
+            while not self._is_over():
+                pass
+        finally:
+            self._is_running.release()
             with self._changed:
-                self._rounds += 1
                 self._changed.notify_all()
-                if self._closes_at is not None:
-                    return
-                self._changed.wait_for(lambda: self._is_woken, wait_s)
-                self._is_woken = False
 
-    def _round(self) -> float:
-        """Send until there is nothing left or no way to send it; return how long to wait."""
+    def _is_over(self) -> bool:
+        """Send what can be sent, then rest; return True once nothing more is to be sent."""
+        try:
+            with self._changed:
+                asked, is_closing = self._asked, self._closes_at is not None
+                self._is_woken = False
+            rest_s = self._round(early=is_closing or asked > self._answered)
+            with self._changed:
+                self._answered = asked
+                self._changed.notify_all()
+                if not is_closing:
+                    self._changed.wait_for(self._has_to_go_on, rest_s)
+            return is_closing
+        except BaseException as error:  # of a log handler, perhaps: whatever it is, the thread has to go on
+            self._notices.say("error", describe(error), "sending failed: %s", describe(error))
+            time.sleep(_STORE_S)
+            return self._closes_at is not None
+
+    def _has_to_go_on(self) -> bool:
+        is_woken = self._is_woken and not self._is_backing_off
+        return is_woken or self._asked > self._answered or self._closes_at is not None
+
+    def _round(self, *, early: bool) -> float:
+        """Send until nothing is left or nothing can be sent; return how many seconds to rest."""
+        after, failures = 0, 0
         while self._closes_at is None or time.monotonic() < self._closes_at:
             try:
-                batch = self._outbox.take(self._lease_s)
+                batch = self._take(after, early=early)
                 if batch is None:
-                    self._is_empty = True
-                    return _LOOK_AGAIN_S
+                    due_s = self._outbox.due_s()
+                    self._is_empty, self._is_backing_off = due_s is None, False
+                    return _LOOK_AGAIN_S if due_s is None else min(due_s, _LOOK_AGAIN_S)
                 wait_s = self._settle(batch, self._send(batch))
+                after = batch.id if wait_s else batch.id - 1  # its first part has the same id
             except StoreError as error:
-                if self._closes_at is None:
-                    self._notices.say("error", str(error)[:80], "the spool fails: %s", error)
-                wait_s = _STORE_S
-            except Exception as error:  # nobody could catch it but this thread, which has to go on
-                self._notices.say("error", type(error), "sending failed: %s: %s", type(error).__name__, error)
+                if report_unusable(self._outbox, error, self._notices, is_closing=self._closes_at is not None):
+                    continue
+                wait_s, failures = _STORE_S, _FAILURES_A_ROUND
+            except Exception as error:
+                self._notices.say("error", describe(error), "sending failed: %s", describe(error))
                 wait_s = self._backoff.next_s()
-            if wait_s is not None:
-                self._is_empty = False
+            if not wait_s:
+                failures = 0
+                continue
+            failures += 1
+            if not early or failures >= _FAILURES_A_ROUND:
+                self._is_empty, self._is_backing_off = False, True
                 return wait_s
         return _LOOK_AGAIN_S
 
-    def _settle(self, batch: Batch, answer: Answer) -> float | None:
-        """Note what became of *batch*; return how long to wait, None if the collector takes more."""
+    def _take(self, after: int, *, early: bool) -> Batch | None:
+        if not self._has_readmitted:
+            self._outbox.readmit()
+            self._has_readmitted = True
+        if early:
+            return self._outbox.take(self._lease_s, after=after, early=True)
+        batch = self._outbox.take(self._lease_s, after=self._after)
+        if batch is None and self._after:
+            self._after = 0
+            batch = self._outbox.take(self._lease_s)
+        return batch
+
+    def _settle(self, batch: Batch, answer: Answer) -> float:
+        """Record the result for *batch*; return how long to wait, 0 if the collector may take more."""
         if answer.outcome == "later":
-            self._notices.say("warning", answer.reason[:80], "%s; spans wait in the spool", answer.reason)
-            self._outbox.give_back(batch)
-            return self._backoff.next_s(answer.after_s)
+            return self._later(batch, answer)
         self._backoff.reset()
-        if answer.outcome == "refused":
+        if answer.is_too_large and (parts := self._split(batch)):
+            self._outbox.replace(batch, parts)
+        elif answer.outcome == "refused":
             self._notices.say("error", answer.reason[:80], "%d spans lost: %s", batch.spans, answer.reason)
             self._outbox.rejected(batch)
-            return None
-        self._outbox.sent(batch, rejected=say_rejected(self._notices, answer, batch.spans))
-        return None
+        else:
+            self._outbox.sent(batch, rejected=report_rejected(self._notices, answer, batch.spans))
+        return 0.0
+
+    def _later(self, batch: Batch, answer: Answer) -> float:
+        wait_s = self._backoff.next_s(answer.after_s)
+        delay_s = max(backoff_s(batch.failures, _LONGEST_OF_A_BATCH_S), answer.after_s or 0.0)
+        self._after = batch.id
+        if self._outbox.failed(batch, delay_s=delay_s):
+            message = "%d spans set aside in the spool, after %d failures while others were taken: %s"
+            self._notices.say("error", f"aside {answer.reason[:80]}", message, batch.spans, MAX_FAILURES, answer.reason)
+        else:
+            self._notices.say("warning", answer.reason[:80], "%s; spans wait in the spool", answer.reason)
+        return wait_s
 
 
-def say_rejected(notices: Notices, answer: Answer, spans: int) -> int:
-    """Say what the collector has against a request of *spans* that it took; return how many of them it rejected."""
+def report_unusable(outbox: Outbox, error: StoreError, notices: Notices, *, is_closing: bool = False) -> bool:
+    """Report *error*; where the file is damaged, rename it, so that the next call makes a new one, and return True."""
+    aside = outbox.set_aside() if error.is_damaged else None
+    if aside is not None:
+        message = "the spool is damaged: it is %s now, with the batches that waited in it, and a new one is begun"
+        notices.say("error", "damaged", message, aside)
+    elif not is_closing:
+        notices.say("error", str(error)[:80], "the spool cannot be used, so spans are sent directly: %s", error)
+    return aside is not None
+
+
+def report_rejected(notices: Notices, answer: Answer, spans: int) -> int:
+    """Report what the collector has against a request of *spans* that it took; return how many of them it rejected."""
     if answer.rejected:
         message = "the collector rejected %d of %d spans: %s"
         notices.say("warning", answer.reason[:80], message, answer.rejected, spans, answer.reason)

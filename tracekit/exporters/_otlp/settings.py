@@ -25,7 +25,11 @@ _ENDPOINT = "http://localhost:4318/v1/traces"
 _GENERAL, _OWN = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _PATHS = {"certificate": "CERTIFICATE", "client_certificate": "CLIENT_CERTIFICATE", "client_key": "CLIENT_KEY"}
 _HOUR_S = 3600.0
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+_METADATA = frozenset("-._0123456789abcdefghijklmnopqrstuvwxyz")  # what gRPC takes
+_TOKEN = _METADATA | frozenset("!#$%&'*+^`|~")  # RFC 9110, 5.6.2
+# The request sets these itself: how long it is, what is in it, and what the connection does next.
+_FRAMING = {"connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
+_RESERVED = _FRAMING | {"accept-encoding", "content-encoding", "content-type", "host", "transfer-encoding"}
 
 
 def otlp_settings(
@@ -51,7 +55,14 @@ def otlp_settings(
     endpoint = _endpoint(environment, protocol)
     if endpoint is not None:
         found["endpoint"] = endpoint
-    read("headers", _headers, instead="no header", show=lambda _: "(kept secret)")
+    read("headers", lambda text: _headers(text, protocol), instead="no header", show=lambda _: "(kept secret)")
+    if reserved := [name for name in found.get("headers", ()) if _is_reserved(name, protocol)]:
+        found["headers"] = {name: value for name, value in found["headers"].items() if name not in reserved}
+        names = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
+        variable = next(name for name in names if environment.text(name) and name not in environment.wrong)
+        environment.wrong[variable] = (
+            f"{variable} names {', '.join(reserved)}, which the request sets itself; the other headers are used"
+        )
     read("timeout_s", _timeout_s, "TIMEOUT", "10000")
     read("compression", one_of("gzip", "none"))
     for key, suffix in _PATHS.items():
@@ -126,17 +137,34 @@ def _target(text: str) -> str:
     return text
 
 
-def _headers(text: str) -> dict[str, str]:
-    return check_headers(pairs(text))
+def _headers(text: str, protocol: str) -> dict[str, str]:
+    return _named(pairs(text), protocol)
 
 
-def check_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return *headers* with names in lower case, as gRPC wants them; ValueError, which shows no value, if one is none."""
+def check_headers(headers: Iterable[tuple[str, str]], protocol: str) -> dict[str, str]:
+    """Return *headers* with names in lower case, as gRPC wants them; ValueError, which shows no value, if one is none.
+
+    Nor may one be of those that the request sets itself, such as Content-Length.
+    """
+    found = _named(headers, protocol)
+    for name in found:
+        if _is_reserved(name, protocol):
+            raise ValueError(f"must not hold {name}, which the request sets itself")
+    return found
+
+
+def _is_reserved(name: str, protocol: str) -> bool:
+    return name in _RESERVED or (protocol == "grpc" and name.startswith("grpc-"))
+
+
+def _named(headers: Iterable[tuple[str, str]], protocol: str) -> dict[str, str]:
     found = {}
     for at, (name, value) in enumerate(headers, 1):
         key = name.lower()
-        if not key or not _TOKEN.issuperset(key):
+        if not key or not (_METADATA if protocol == "grpc" else _TOKEN).issuperset(key):
             raise ValueError(f"must hold names of headers, which that of header {at} is not")
+        if protocol == "grpc" and key.endswith("-bin"):
+            raise ValueError(f"must hold text, which a name that ends in -bin, as that of header {at}, is not for")
         if not (value.isascii() and value.isprintable()):
             raise ValueError(f"must hold values of printable ASCII, which that of header {at} is not")
         found[key] = value.strip()

@@ -1,4 +1,4 @@
-"""One SQLite file that several processes write at once, within bounds, and what is wrong with one.
+"""One SQLite file that several processes write at once, within bounds.
 
 How it works: write-ahead mode, so that readers never wait; writers take turns, each waiting for its own, and
 whoever fills the log moves it into the file. The connection belongs to the process that opened it: ``fork()``
@@ -13,108 +13,36 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from ..._render import printable
+from .access import check_mode, make_private
+from .errors import StoreError, code_of, damaged, explain
+from .schema import has_schema, prepare
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ModuleNotFoundError:  # Windows, where an open file cannot be renamed
+    flock = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SQLiteFile", "Schema", "StoreError", "check_above_0", "check_bytes", "explain", "has_schema", "is_full"]
+    from .schema import Schema
+
+__all__ = ["SQLiteFile", "check_above_0", "check_bytes"]
 
 _MIN_BYTES = 1 << 20
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 _BUSY_S = 0.05
 
 
-class StoreError(Exception):
-    """A file of tracekit's cannot be used, or does not hold what was asked for.
-
-    The message says what is wrong, then which file, then the way out; it is the same text each time for one cause.
-    """
-
-    def __init__(self, wrong: str, path: str, way_out: str) -> None:
-        # The cause stands first: the pipeline tells causes apart by the first 80 characters, and a path may be longer.
-        super().__init__(printable(f"{wrong}: {path}: {way_out}", 2000))
-
-
-def explain(error: sqlite3.Error, path: str) -> StoreError:
-    """Return the error that says what *error* from SQLite means for the file at *path*, and what to do."""
-    directory = os.path.dirname(path)
-    if os.path.isdir(path):
-        return StoreError("is a directory", path, "name a file in it")
-    if not os.path.lexists(directory):
-        return StoreError("no such directory", path, f"make it first: mkdir -p {directory}")
-    wrong, way_out = _CAUSES.get(_code(error) & 0xFF, (f"SQLite failed ({str(error)[:100]})", "try another path"))
-    return StoreError(wrong, path, way_out)
-
-
-_LOCKED = (
-    "locked by another process",
-    "end what holds the lock (fuser or lsof names it), or allow more lock_timeout_s",
-)
-_FORBIDDEN = ("no permission", "make the file and its directory writable for this user, or name another path")
-_CAUSES = {
-    sqlite3.SQLITE_BUSY: _LOCKED,
-    sqlite3.SQLITE_LOCKED: _LOCKED,
-    sqlite3.SQLITE_CANTOPEN: _FORBIDDEN,
-    sqlite3.SQLITE_PERM: _FORBIDDEN,
-    sqlite3.SQLITE_READONLY: ("read-only", _FORBIDDEN[1]),
-    sqlite3.SQLITE_FULL: ("no space left", "free some on its disk, or name a path on another"),
-    sqlite3.SQLITE_IOERR: ("disk error or file size limit", "look at the disk and at ulimit -f, or name another path"),
-    sqlite3.SQLITE_NOTADB: ("not a SQLite database", "name another path, or move that file away"),
-    sqlite3.SQLITE_CORRUPT: ("damaged", "move it away with its -wal and -shm; a new one is made"),
-}
-
-
-def is_full(error: sqlite3.Error) -> bool:
-    """Tell whether *error* is for want of room, on the disk or by ``max_page_count``: SQLite says the same of both."""
-    return _code(error) == sqlite3.SQLITE_FULL
-
-
-def _code(error: sqlite3.Error) -> int:
-    """Return the extended code, whose low byte is the primary one; where Python itself raised there is none."""
-    return getattr(error, "sqlite_errorcode", 0)
-
-
-class Schema(NamedTuple):
-    """What one kind of file holds; id and version stand in its header, where file(1) and PRAGMA show them."""
-
-    application_id: int  # four letters, "trk" and one for the kind
-    version: int
-    create: tuple[str, ...]
-
-
-def has_schema(connection: sqlite3.Connection, path: str, schema: Schema) -> bool:
-    """Tell whether the file is of this kind and version (True) or still empty (False); ``StoreError`` if it is neither."""
-    is_nested = connection.in_transaction
-    if not is_nested:
-        connection.execute("BEGIN")  # else another process could make the file between two of these
-    try:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        is_empty = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
-    finally:
-        if not is_nested and connection.in_transaction:
-            connection.execute("ROLLBACK")
-    if application == schema.application_id and version == schema.version:
-        return True
-    if application == schema.application_id:
-        wrong = f"has schema version {version}, this tracekit knows {schema.version}"
-        raise StoreError(wrong, path, "use the tracekit that wrote it, or name another path")
-    if application >> 8 == schema.application_id >> 8:
-        raise StoreError("a file of tracekit's for something else", path, "name another path")
-    if application or version or not is_empty:
-        raise StoreError("another program's database", path, "name another path")
-    return False
-
-
 class SQLiteFile:
     """The file at *path*, made at first use with the tables of *schema*; threads and processes may share it.
 
     It stays below *max_bytes*, its write-ahead log below *max_log_bytes*. *lock_timeout_s* is how long a
-    transaction waits for others. A file that was removed or replaced is let go of, and the path opened anew.
+    transaction waits for others. A new file gets the permissions *mode*. A file that was removed or replaced is let go
+    of, and the path opened anew.
     """
 
     def __init__(
@@ -125,6 +53,7 @@ class SQLiteFile:
         max_bytes: int,
         max_log_bytes: int,
         lock_timeout_s: float,
+        mode: int = 0o600,
     ) -> None:
         name = os.fspath(path)
         if not isinstance(name, str):
@@ -132,14 +61,18 @@ class SQLiteFile:
         if not name or "\0" in name or not _is_file_name(name):
             raise ValueError(f"path must name a file: {name!a}")
         check_above_0("lock_timeout_s", lock_timeout_s)
+        check_mode("mode", mode)
         self.path = os.path.abspath(name)
         self.schema = schema
         self.max_bytes = max_bytes
         self.max_log_bytes = max_log_bytes
         self.lock_timeout_s = lock_timeout_s
+        self.mode = mode
+        self._users: set[int] = set()  # threads inside explained()
         self._connection: sqlite3.Connection | None = None
         self._process: tuple[int, int] | None = None  # who opened the connection
         self._opened_file: tuple[int, int] | None = None  # what it opened
+        self._damaged_file: tuple[int, int] | None = None
         self._page_size = 0
         self._log = ""
         _forks.files.add(self)
@@ -147,13 +80,25 @@ class SQLiteFile:
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turn errors of SQLite into ``StoreError``; after one the file is opened anew, whatever has become of it."""
+        thread = threading.get_ident()
+        if thread in self._users:
+            # A signal handler or finaliser has interrupted a call that may be anywhere in its transaction.
+            raise StoreError("in use by the call that this one interrupts", self.path, "call again after it")
+        self._users.add(thread)
         try:
             yield
-        except (sqlite3.Error, StoreError) as error:
+        except (sqlite3.Error, UnicodeDecodeError, StoreError) as error:
             self.close()
-            if isinstance(error, StoreError):
+            explained = error if isinstance(error, StoreError) else explain(error, self.path)
+            if code_of(error) & 0xFF == sqlite3.SQLITE_NOTADB and self._has_our_header():
+                explained = damaged(self.path)
+            if explained.is_damaged:
+                self._damaged_file = self._opened_file
+            if explained is error:
                 raise
-            raise explain(error, self.path) from error
+            raise explained from error
+        finally:
+            self._users.discard(thread)
 
     @contextmanager
     def transaction(self, end: str = "COMMIT", *, log_bytes: int = 0) -> Iterator[sqlite3.Connection]:
@@ -211,11 +156,50 @@ class SQLiteFile:
             self.disown()
             self._close()
 
+    def set_aside(self) -> str | None:
+        """Rename the file, which is damaged, so that the next call begins a new one; return its name then.
+
+        None where no call has found it damaged, it cannot be renamed, or its header is not of this kind. Of several threads and processes that find
+        it damaged one renames it. A file that was set aside earlier is replaced.
+        """
+        path = os.path.realpath(self.path)
+        aside = f"{path}.damaged"
+        if self._damaged_file is None:
+            return None
+        with _forks.lock:
+            self.disown()
+            self._close()  # before the file below is closed, which ends SQLite's locks on it in this process
+            try:
+                with open(path, "rb") as file:
+                    if flock is not None:
+                        flock(file, LOCK_EX | LOCK_NB)
+                    # Only that very file: by now another process may have put a new one in its place.
+                    if self._damaged_file == _identity(file.fileno()) == _identity(path):
+                        if not self.schema.is_in_header(file.read(100)):
+                            return None
+                        _rename(path, aside)
+            except (BlockingIOError, FileNotFoundError):  # another process renames it just now
+                pass
+            except OSError:
+                return None
+        return aside
+
+    def _has_our_header(self) -> bool:
+        try:
+            with _forks.lock, open(self.path, "rb") as file:
+                return self.schema.is_in_header(file.read(100))
+        except OSError:
+            return False
+
     def disown(self) -> None:
         """Let go of a connection that came over a fork, without closing it: the locks and the log are the parent's."""
         if self._connection is not None and self._process != _forks.process():
             _forks.inherited.append(self._connection)
             self._connection = None
+
+    def forget_users(self) -> None:
+        """Forget the parent's threads after a fork: the child's have the same identifiers."""
+        self._users.clear()
 
     @contextmanager
     def _begun(self, statement: str, log_bytes: int | None = None) -> Iterator[sqlite3.Connection]:
@@ -245,7 +229,7 @@ class SQLiteFile:
                 return connection
             connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
-            if may_fail and _code(error) & 0xFF in _BUSY:
+            if may_fail and code_of(error) & 0xFF in _BUSY:
                 return None
             raise
         if may_fail:
@@ -262,13 +246,16 @@ class SQLiteFile:
         if self._connection is None:
             self._connection = self._connect()
             self._log = f"{os.path.realpath(self.path)}-wal"
-            self._process, self._opened_file = _forks.process(), _identity(self.path)
+            self._process = _forks.process()
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
         schema = self.schema
-        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        target = make_private(self.path, self.mode)
+        self._opened_file = _identity(target)
+        connection = sqlite3.connect(target, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
+            prepare(connection)
             if not has_schema(connection, self.path, schema):
                 # Both take effect in an empty file only.
                 connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -280,6 +267,7 @@ class SQLiteFile:
                     connection.execute(f"PRAGMA application_id={schema.application_id}")
                     connection.execute(f"PRAGMA user_version={schema.version}")
                 connection.execute("COMMIT")
+                connection.execute("PRAGMA wal_checkpoint").fetchall()  # the ids into the file's own header
             (self._page_size,) = connection.execute("PRAGMA page_size").fetchone()
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")  # a power failure may take the last batches, never the file
@@ -306,7 +294,7 @@ class _Forks:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may interrupt its holder
         self.files: WeakSet[SQLiteFile] = WeakSet()
         self.inherited: list[sqlite3.Connection] = []  # kept, because the end of a Connection closes it
         self._forked = 0
@@ -327,10 +315,11 @@ class _Forks:
 
     def after_in_child(self) -> None:
         """Start over."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._forked += 1
         for file in self.files:
             file.disown()
+            file.forget_users()
 
 
 _forks = _Forks()
@@ -364,9 +353,9 @@ def _is_file_name(name: str) -> bool:
     return True
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(file: str | int) -> tuple[int, int] | None:
     try:
-        stat = os.stat(path)
+        stat = os.stat(file)
     except OSError:
         return None
     return stat.st_dev, stat.st_ino
@@ -377,3 +366,13 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
+
+
+def _rename(path: str, aside: str) -> None:
+    # The log first: beside a new file it would be another file's.
+    for suffix in ("-wal", "-shm", ""):
+        try:
+            os.replace(path + suffix, aside + suffix)
+        except FileNotFoundError:
+            if not suffix:
+                raise

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ..._core.attributes import whole
-from .file import Schema, StoreError, explain, has_schema
+from .errors import StoreError, explain
+from .schema import Schema, has_schema, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,8 +135,7 @@ class SQLiteReader:
             )
         try:
             with self._explained():
-                # A file that someone has damaged is shown as far as it can be.
-                self._connection.text_factory = _decode
+                prepare(self._connection)
                 self._has_schema = has_schema(self._connection, self.path, SPANS)
         except BaseException:
             self._connection.close()
@@ -241,7 +241,7 @@ class SQLiteReader:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise explain(error, self.path) from error
 
 
@@ -302,10 +302,6 @@ def _span(row: tuple[Any, ...]) -> StoredSpan:
         dropped_links=_int(span.dropped_links),
         truncated_values=_int(span.truncated_values),
     )
-
-
-def _decode(octets: bytes) -> str:
-    return octets.decode("utf-8", "replace")
 
 
 def _int(value: Any) -> int:

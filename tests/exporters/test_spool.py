@@ -1,0 +1,389 @@
+"""Spools that are damaged, foreign, locked or full, and batches in them that the collector never takes."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sqlite3
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+import tracekit
+from tracekit.exporters._otlp import outbox as _outbox
+from tracekit.exporters._otlp import sender as _sender
+from tracekit.exporters._otlp.outbox import Outbox
+from tracekit.exporters._sqlite import errors as _errors
+from tracekit.exporters.otlp import OTLPExporter
+from tracekit.exporters.sqlite import StoreError
+
+from ..test_pipeline import Balance
+from .collector import Collector, refuse, take
+from .test_otlp import closed_port, exporter, lines, made, until
+from .test_outbox import adds_up, put, rows
+
+
+@pytest.fixture(autouse=True)
+def _no_long_waits(monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 0.005)
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return tmp_path / "spool.db"
+
+
+@pytest.fixture
+def collector():
+    with Collector() as collector:
+        yield collector
+
+
+def names_in(request):
+    return [span.name for outer in request.resource_spans for inner in outer.scope_spans for span in inner.spans]
+
+
+class Poisoned:
+    """Takes every batch but those with a span called poison, which it answers with *status*."""
+
+    def __init__(self, status=503):
+        self.status = status
+        self.tries = 0
+
+    def __call__(self, handler, request):
+        if any("poison" in name for name in names_in(request)):
+            self.tries += 1
+            refuse(self.status)(handler, request)
+        else:
+            take(handler, request)
+
+
+# ---- a batch that the collector never takes
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_batches_pass_those_that_are_never_taken(collector, spool, count):
+    poisoned = Poisoned()
+    collector.answers = itertools.repeat(poisoned)
+    sender = exporter(collector, spool=spool)
+    for number in range(count):
+        sender.export(made(1, f"poison {number}"))
+    for number in range(10):
+        sender.export(made(1, f"good {number}"))
+    until(lambda: sender.ledger().sent == 10)
+    assert sender.ledger()[:5] == (10 + count, 10, 0, 0, count)
+    assert len(collector.spans) == 10
+    assert poisoned.tries >= count
+    sender.shutdown()
+
+
+def test_a_batch_that_is_never_taken_is_tried_less_and_less_often_and_then_set_aside(
+    collector, spool, monkeypatch, caplog
+):
+    monkeypatch.setattr(_outbox, "MAX_FAILURES", 4)
+    poisoned = Poisoned()
+    collector.answers = itertools.repeat(poisoned)
+    sender = exporter(collector, spool=spool)
+    sender.export(made(3, "poison"))
+    good = 0
+    while not sender.ledger().aside:
+        sender.export(made(1))
+        good += 1
+        until(lambda: len(collector.spans) == good)
+    assert sender.flush(20), "nothing waits any more"
+    assert sender.ledger() == (3 + good, good, 0, 0, 0, 0, 3)
+    assert adds_up(sender.ledger())
+    sender.shutdown()
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().startswith("3 spans set aside in the spool, after 32 failures while others were taken: ")
+
+
+def test_the_next_process_tries_once_more_what_was_set_aside(collector, spool):
+    outbox = Outbox(spool)
+    for number in range(_outbox.MAX_FAILURES + 1):
+        outbox.put(b"", spans=3, content_type="application/x-protobuf", content_encoding="")
+        if number:
+            batch = outbox.take(60, early=True)
+            outbox.sent(outbox.take(60))
+            assert outbox.failed(batch, delay_s=0) == (number == _outbox.MAX_FAILURES)
+    assert outbox.ledger().aside == 3
+    assert (outbox.take(60, early=True), outbox.due_s()) == (None, None)
+    outbox.close()
+    collector.answers = iter([refuse(503)])
+    sender = exporter(collector, spool=spool)
+    sender.start()
+    until(lambda: collector.headers)
+    assert sender.flush(20)
+    ledger = sender.ledger()
+    assert (ledger.put, ledger.sent, ledger.aside) == (99, 99, 0)
+    sender.shutdown()
+
+
+def test_an_outage_however_long_sets_nothing_aside(spool, monkeypatch):
+    monkeypatch.setattr(_outbox, "MAX_FAILURES", 2)
+    with Collector(*[refuse(503)] * 8) as collector:
+        sender = exporter(collector, spool=spool)
+        for number in range(5):
+            sender.export(made(1, str(number)))
+        until(lambda: len(collector.spans) == 5)
+        assert sender.ledger()[:5] == (5, 5, 0, 0, 0)
+        assert sender.ledger().aside == 0
+        sender.shutdown()
+
+
+def test_a_flush_tries_every_batch_and_says_that_one_is_left(collector, spool, monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)
+    poisoned = Poisoned()
+    collector.answers = itertools.repeat(poisoned)
+    sender = exporter(collector, spool=spool)
+    sender.export(made(1, "poison"))
+    until(lambda: poisoned.tries == 1)
+    for number in range(5):
+        sender.export(made(1, str(number)))
+    assert not sender.flush(20)
+    assert len(collector.spans) == 5
+    assert poisoned.tries == 2
+    sender.shutdown()
+
+
+def test_a_flush_while_the_collector_is_away_is_no_storm(spool):
+    with Collector(*[refuse(503)] * 1000) as collector:
+        sender = exporter(collector, spool=spool)
+        for number in range(50):
+            sender._outbox.put(b"x", spans=1, content_type="application/x-protobuf", content_encoding="")
+        assert not sender.flush(20)
+        assert len(collector.headers) <= 3 + 1
+        sender._sender.close(0.01)
+
+
+def test_waits_of_a_batch_are_never_alike():
+    waits = [_sender.backoff_s(failures, 600.0) for failures in range(40)]
+    assert all(0.0025 * 2**at <= one <= 0.005 * 2**at for at, one in enumerate(waits[:10]))
+    assert all(300 <= one <= 600 for one in waits[20:])
+    assert len(set(waits[20:])) > 1
+
+
+# ---- a spool that cannot be used
+
+
+def foreign(path):
+    path.write_bytes(b"something else" * 100)
+
+
+def another_program(path):
+    rows(path, "CREATE TABLE theirs (x)")
+
+
+def with_a_trigger(path):
+    outbox = Outbox(path)
+    put(outbox)
+    outbox.sent(outbox.take(60))
+    outbox.close()
+    rows(path, "CREATE TRIGGER swallow BEFORE INSERT ON batches BEGIN SELECT RAISE(IGNORE); END")
+
+
+@pytest.mark.parametrize("spoil", [foreign, another_program, with_a_trigger, lambda path: path.mkdir()])
+def test_while_the_spool_cannot_be_used_spans_are_sent_directly(spoil, collector, spool, caplog):
+    spoil(spool)
+    before = spool.read_bytes() if spool.is_file() else None
+    tracekit.configure(exporter=exporter(collector, spool=spool), environ={})
+    balance = Balance()
+    for name in "abc":
+        tracekit.span(name).end()
+        tracekit.flush(20)
+    assert collector.names == Counter("abc")
+    assert (balance.exported, balance.failed, balance.queued) == (3, 0, 0)
+    tracekit.configure()
+    assert len([line for line in lines(caplog) if "sent directly" in line]) == 1
+    assert (spool.read_bytes() if spool.is_file() else None) == before
+
+
+def test_what_neither_the_spool_nor_the_collector_takes_is_a_counted_loss(spool, caplog):
+    foreign(spool)
+    url = f"http://127.0.0.1:{closed_port()}"
+    tracekit.configure(exporter=OTLPExporter(url, environ={}, spool=spool, timeout_s=0.1), environ={})
+    balance = Balance()
+    tracekit.span("job").end()
+    tracekit.flush(20)
+    assert (balance.exported, balance.failed) == (0, 1)
+    tracekit.configure()
+
+
+def test_a_spool_is_used_again_as_soon_as_it_can_be(collector, spool):
+    foreign(spool)
+    sender = exporter(collector, spool=spool)
+    sender.export(made(1, "direct"))
+    spool.unlink()
+    sender._spool_again = 0.0
+    sender.export(made(1, "spooled"))
+    assert sender.flush(20)
+    assert sender.ledger()[:2] == (1, 1)
+    assert len(collector.spans) == 2
+    sender.shutdown()
+
+
+def test_a_locked_spool_is_waited_for_once_in_a_while_only(collector, spool, monkeypatch):
+    sender = exporter(collector, spool=spool)
+    sender.export(made())
+    assert sender.flush(20)
+    sender._outbox._file.lock_timeout_s = 0.1
+    other = sqlite3.connect(spool, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    put_one = sender._outbox.put
+    tried = []
+    monkeypatch.setattr(sender._outbox, "put", lambda *body, **rest: tried.append(1) or put_one(*body, **rest))
+    for number in range(3):
+        sender.export(made(1, str(number)))
+    assert len(collector.spans) == 4
+    assert len(tried) == 1
+    other.close()
+    sender.shutdown()
+
+
+def test_on_a_full_disk_spans_are_sent_directly(collector, spool, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    sender = exporter(collector, spool=spool)
+    sender.export(made(3))
+    assert len(collector.spans) == 3
+    assert sender.account().failed == 0
+    sender.shutdown()
+
+
+def damaged(path):
+    outbox = Outbox(path)
+    put(outbox, b"x" * 10_000)
+    outbox.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + b"\x05" * (len(whole) - 100))
+
+
+def damaged_header(path):
+    outbox = Outbox(path)
+    outbox.ledger()
+    outbox.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:16] + b"\xff\xff\xff\xff" + whole[20:])
+
+
+def changed(path, *statements):
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def without_its_ledger_row(path):
+    outbox = Outbox(path)
+    put(outbox)
+    outbox.close()
+    changed(path, "DELETE FROM ledger")
+
+
+def with_names_that_are_no_text(path):
+    outbox = Outbox(path)
+    put(outbox)
+    outbox.close()
+    spoil = "UPDATE sqlite_master SET name = CAST(x'ff' AS TEXT), sql = 'x' WHERE name = 'leases'"
+    changed(path, "PRAGMA writable_schema=ON", spoil)
+
+
+DAMAGES = [damaged, damaged_header, without_its_ledger_row, with_names_that_are_no_text]
+
+
+@pytest.mark.parametrize("spoil", DAMAGES)
+def test_a_damaged_spool_is_renamed_and_a_new_one_begun(spoil, collector, spool, caplog):
+    spoil(spool)
+    before = spool.read_bytes()
+    tracekit.configure(exporter=exporter(collector, spool=spool), environ={})
+    balance = Balance()
+    for name in "abc":
+        tracekit.span(name).end()
+        assert tracekit.flush(20)
+    assert collector.names == Counter("abc")
+    assert (balance.exported, balance.failed) == (3, 0)
+    tracekit.configure()
+    aside = spool.with_name("spool.db.damaged")
+    assert aside.read_bytes() == before
+    assert rows(spool, "SELECT put, sent FROM ledger") == [(3, 3)]
+    assert [line for line in lines(caplog) if "damaged" in line] == [
+        f"the spool is damaged: it is {aside} now, with the batches that waited in it, and a new one is begun"
+    ]
+
+
+def test_a_damage_that_only_the_sender_meets_is_found_too(collector, spool, monkeypatch):
+    sender = exporter(collector, spool=spool)
+    sender._outbox.ledger()
+    take_one = sender._outbox._take
+    damages = iter([_errors.damaged(str(spool))])
+
+    def fail_once(*arguments):
+        for damage in damages:
+            raise damage
+        return take_one(*arguments)
+
+    monkeypatch.setattr(sender._outbox, "_take", fail_once)
+    sender.start()
+    until(lambda: spool.with_name("spool.db.damaged").exists())
+    sender.export(made())
+    assert sender.flush(20)
+    assert len(collector.spans) == 1
+    sender.shutdown()
+
+
+@pytest.mark.parametrize("spoil", DAMAGES)
+def test_a_damaged_spool_is_a_store_error_for_who_asks(spoil, spool):
+    spoil(spool)
+    before = spool.read_bytes()
+    for call in (lambda outbox: outbox.ledger(), put, lambda outbox: outbox.take(60), lambda outbox: outbox.due_s()):
+        outbox = Outbox(spool)
+        with pytest.raises(StoreError, match=r"damaged: .*spool\.db: "):
+            call(outbox)
+        outbox.close()
+    assert spool.read_bytes() == before
+
+
+def test_a_ledger_whose_row_goes_while_it_is_open_is_a_store_error(spool):
+    outbox = Outbox(spool)
+    put(outbox)
+    batch = outbox.take(60)
+    changed(spool, "DELETE FROM ledger")
+    for call in (outbox.ledger, lambda: put(outbox), lambda: outbox.sent(batch)):
+        with pytest.raises(StoreError, match="damaged"):
+            call()
+    assert rows(spool, "SELECT count(*) FROM batches") == [(1,)]
+    outbox.close()
+
+
+def test_values_that_are_no_text_and_no_numbers_are_read_as_far_as_they_are(spool):
+    outbox = Outbox(spool)
+    put(outbox)
+    outbox.close()
+    changed(spool, "UPDATE batches SET content_type = CAST(x'61ff' AS TEXT), spans = 'x', body = 'text'")
+    outbox = Outbox(spool)
+    batch = outbox.take(60)
+    assert (batch.body, batch.spans, batch.content_type) == (b"text", 0, "a\ufffd")
+    outbox.close()
+
+
+def test_of_several_that_find_a_spool_damaged_one_renames_it(spool):
+    damaged(spool)
+    first, second = Outbox(spool), Outbox(spool)
+    for outbox in (first, second):
+        with pytest.raises(StoreError):
+            outbox.ledger()
+    assert first.set_aside() == f"{spool}.damaged"
+    put(first)
+    assert second.set_aside() == f"{spool}.damaged"
+    first.close()
+    second.close()
+
+
+def test_a_file_that_is_not_a_spool_is_never_renamed(spool):
+    for spoil in (foreign, another_program):
+        spoil(spool)
+        assert Outbox(spool).set_aside() is None
+        assert spool.exists()
+        spool.unlink()
+    assert Outbox(spool).set_aside() is None

@@ -1,0 +1,180 @@
+"""Encoded requests: what they hold, how large they may be, and how one that is too large becomes two.
+
+    ExportTraceServiceRequest = 1: repeated ResourceSpans { 1: resource, 2: repeated ScopeSpans { 1: scope, 2: repeated Span } }
+
+Spec: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..._core.errors import FormatError
+from .answers import fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .outbox import Batch
+
+__all__ = ["Request", "SizeLimit", "pack"]
+
+_LEAST_BYTES = 1 << 16
+_MAX_UNPACKED = 64 * 2**20
+_PROTOBUF, _JSON = "application/x-protobuf", "application/json"
+
+
+class Request(NamedTuple):
+    """The body of one request, and how many spans are in it."""
+
+    body: bytes
+    spans: int
+    content_type: str
+    content_encoding: str
+
+
+def pack(body: bytes, content_encoding: str) -> bytes:
+    """Return *body* in *content_encoding*, "gzip" or ""."""
+    if not content_encoding:
+        return body
+    # Level 1: it is the program's own processor. 31: with the header of gzip.
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    return packer.compress(body) + packer.flush()
+
+
+class SizeLimit:
+    """How many bytes a request may have before it is packed, learned from those that the collector found too large."""
+
+    def __init__(self) -> None:
+        self.max_bytes: float = math.inf
+        self._too_large: float = math.inf  # the smallest request of a single span that was refused for its size
+
+    def taken(self, size: int) -> None:
+        """Note that a request of *size* bytes was taken."""
+        if size >= self._too_large:
+            self._too_large = math.inf
+
+    def split(self, request: Request | Batch) -> list[tuple[bytes, int]]:
+        """Return the bodies, packed, and span counts of the two halves of *request*, which the collector found too large.
+
+        Spans are left out that cannot be taken either, since one no larger than that was refused alone: so a collector
+        that takes nothing is not asked about each span. Nothing is returned where that leaves none, or where the body
+        is not a request.
+        """
+        try:
+            body = _unpacked(request.body, request.content_encoding)
+            spans = list(_spans_of_json(body) if request.content_type == _JSON else _spans_of_protobuf(body))
+        except (FormatError, ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error):
+            return []
+        join = _json_of_spans if request.content_type == _JSON else _protobuf_of_spans
+        if len(spans) < 2:
+            self._too_large = min(self._too_large, len(body))
+            return []
+        self.max_bytes = min(self.max_bytes, max(_LEAST_BYTES, len(body) // 2))
+        kept = [(span, size) for span in spans if (size := len(join([span]))) < self._too_large]
+        half = sum([size for _, size in kept]) / 2
+        at = total = 0
+        while at < len(kept) - 1 and (at == 0 or total + kept[at][1] <= half):
+            total += kept[at][1]
+            at += 1
+        parts = [[span for span, _ in part] for part in (kept[:at], kept[at:]) if part]
+        return [(pack(join(part), request.content_encoding), len(part)) for part in parts]
+
+
+class _Encoded(NamedTuple):
+    """One encoded span, and what stands around it: all of the ResourceSpans and the ScopeSpans but spans."""
+
+    resource: Any
+    scope: Any
+    span: Any
+
+
+def _unpacked(body: bytes, content_encoding: str) -> bytes:
+    if content_encoding != "gzip":
+        return body
+    unpacker = zlib.decompressobj(31)
+    octets = unpacker.decompress(body, _MAX_UNPACKED)
+    if not unpacker.eof:
+        raise FormatError("batch", "must be one whole stream of gzip")
+    return octets
+
+
+def _spans_of_protobuf(body: bytes) -> Iterator[_Encoded]:
+    for resource_spans in _messages(body, 1):
+        resource = _rest(resource_spans)
+        for scope_spans in _messages(resource_spans, 2):
+            scope = _rest(scope_spans)
+            for span in _messages(scope_spans, 2):
+                yield _Encoded(resource, scope, span)
+
+
+def _messages(octets: bytes, wanted: int) -> Iterator[bytes]:
+    for number, value in fields(octets):
+        if number == wanted and isinstance(value, bytes):
+            yield value
+
+
+def _rest(octets: bytes) -> bytes:
+    """Return a message without its field 2; the others of these messages are texts and messages, too."""
+    return b"".join([_message(number, value) for number, value in fields(octets) if number != 2])
+
+
+def _message(number: int, value: int | bytes) -> bytes:
+    if not isinstance(value, bytes):
+        raise FormatError("batch", "must be an ExportTraceServiceRequest")
+    size, head = len(value), bytearray([number << 3 | 2])
+    while size >= 0x80:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + value
+
+
+def _protobuf_of_spans(spans: Sequence[_Encoded]) -> bytes:
+    return b"".join(
+        [
+            _message(
+                1, resource + b"".join([_message(2, scope + _joined(inner)) for scope, inner in _grouped(outer, 1)])
+            )
+            for resource, outer in _grouped(spans, 0)
+        ]
+    )
+
+
+def _joined(spans: Iterable[_Encoded]) -> bytes:
+    return b"".join([_message(2, span.span) for span in spans])
+
+
+def _grouped(spans: Iterable[_Encoded], field: int) -> Iterator[tuple[Any, list[_Encoded]]]:
+    """Give runs of spans that have *field* in common."""
+    run: list[_Encoded] = []
+    for span in spans:
+        if run and run[0][field] != span[field]:
+            yield run[0][field], run
+            run = []
+        run.append(span)
+    if run:
+        yield run[0][field], run
+
+
+def _spans_of_json(body: bytes) -> Iterator[_Encoded]:
+    for resource_spans in json.loads(body)["resourceSpans"]:
+        resource = {key: value for key, value in resource_spans.items() if key != "scopeSpans"}
+        for scope_spans in resource_spans["scopeSpans"]:
+            scope = {key: value for key, value in scope_spans.items() if key != "spans"}
+            for span in scope_spans["spans"]:
+                yield _Encoded(resource, scope, span)
+
+
+def _json_of_spans(spans: Sequence[_Encoded]) -> bytes:
+    request = {
+        "resourceSpans": [
+            resource
+            | {"scopeSpans": [scope | {"spans": [span.span for span in inner]} for scope, inner in _grouped(outer, 1)]}
+            for resource, outer in _grouped(spans, 0)
+        ]
+    }
+    return json.dumps(request, separators=(",", ":")).encode("ascii")

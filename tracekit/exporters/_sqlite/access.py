@@ -1,0 +1,71 @@
+"""Who may read the files that hold spans, and whose files are never written to.
+
+SQLite gives its write-ahead log and the log's index the permissions of the file itself. The rules for links and for
+files in directories such as /tmp are those of Linux's ``fs.protected_symlinks`` and ``fs.protected_regular``, which
+not every system enforces.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .errors import StoreError
+
+__all__ = ["check_mode", "make_private"]
+
+_PRIVATE = 0o600
+
+
+def check_mode(parameter: str, mode: int) -> None:
+    """Raise what says that *parameter* is wrong, unless *mode* is permissions that let the owner read and write."""
+    if isinstance(mode, bool) or not isinstance(mode, int):
+        raise TypeError(f"{parameter} must be int, not {type(mode).__name__}")
+    if not 0 <= mode <= 0o777 or mode & _PRIVATE != _PRIVATE:
+        raise ValueError(f"{parameter} must be permissions such as 0o600 or 0o660: {oct(mode)}")
+
+
+def make_private(path: str, mode: int) -> str:
+    """Make the file at *path* with permissions *mode*, unless it is there, and return its name past any link.
+
+    ``StoreError`` if a link is another user's or leads to another user's file, or if another user has made the file,
+    its log or the log's index in a directory that everybody may write to.
+    """
+    if os.name == "nt":  # a new file has the permissions of its directory
+        return path
+    target = path
+    if os.path.islink(path):
+        _check_owner(path, path)
+        target = os.path.realpath(path)
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        _check_owner(target + suffix, path)
+    try:
+        file = os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, _PRIVATE)
+    except OSError:  # it is there; or SQLite will say why it cannot be made
+        return target
+    try:
+        os.fchmod(file, mode)  # whatever the umask is
+    finally:
+        os.close(file)
+    return target
+
+
+def _check_owner(name: str, path: str) -> None:
+    try:
+        found = os.lstat(name)
+    except OSError:
+        return
+    is_link = stat.S_ISLNK(found.st_mode)
+    if found.st_uid == os.geteuid() or (is_link and found.st_uid == 0):
+        return
+    if is_link or os.path.islink(path) or _is_public(os.path.dirname(name)):
+        wrong = "a link of another user's" if is_link else "another user's file"
+        raise StoreError(wrong, name, "name a path in a directory that is yours alone")
+
+
+def _is_public(directory: str) -> bool:
+    """Tell whether everybody may make files in *directory*, as in /tmp."""
+    try:
+        return bool(os.stat(directory).st_mode & stat.S_IWOTH)
+    except OSError:
+        return False

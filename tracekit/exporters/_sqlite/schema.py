@@ -1,0 +1,91 @@
+"""What makes a SQLite file one of tracekit's: the ids in its header, and the tables exactly as tracekit makes them.
+
+Ids alone prove nothing: a trigger can swallow every row, and a view can stand in the place of a table.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import StoreError, damaged
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["Schema", "has_schema", "prepare"]
+
+_MAGIC = b"SQLite format 3\0"
+_ID_AT = 68  # https://www.sqlite.org/fileformat2.html#database_header
+
+
+class Schema(NamedTuple):
+    """One kind of file; id and version stand in its header, where file(1) and PRAGMA show them."""
+
+    application_id: int  # four letters, "trk" and one for the kind
+    version: int
+    create: tuple[str, ...]
+    check: str = "SELECT 1"  # gives 1, unless a part is missing that tracekit always writes
+
+    def is_in_header(self, octets: bytes) -> bool:
+        """Tell whether *octets*, the first 100 of a file, are those of this kind of file, whatever follows."""
+        kind = self.application_id.to_bytes(4, "big")
+        return octets.startswith(_MAGIC) and octets[_ID_AT : _ID_AT + 4] == kind
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Trust nothing that the file itself defines, and read text that is no UTF-8 as far as it is."""
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.text_factory = _decode
+
+
+def _decode(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
+
+
+def has_schema(connection: sqlite3.Connection, path: str, schema: Schema) -> bool:
+    """Tell whether the file is of this kind and version (True) or still empty (False); ``StoreError`` if it is neither."""
+    is_nested = connection.in_transaction
+    if not is_nested:
+        connection.execute("BEGIN")  # else another process could make the file between two of these
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        found = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+        if application == schema.application_id and version == schema.version:
+            _check_tables(connection, path, schema, found)
+            return True
+    finally:
+        if not is_nested and connection.in_transaction:
+            connection.execute("ROLLBACK")
+    if application == schema.application_id:
+        wrong = f"has schema version {version}, this tracekit knows {schema.version}"
+        raise StoreError(wrong, path, "use the tracekit that wrote it, or name another path")
+    if application >> 8 == schema.application_id >> 8:
+        raise StoreError("a file of tracekit's for something else", path, "name another path")
+    if application or version or found:
+        raise StoreError("another program's database", path, "name another path")
+    return False
+
+
+def _check_tables(
+    connection: sqlite3.Connection, path: str, schema: Schema, found: list[tuple[str, str, str, str | None]]
+) -> None:
+    wanted = {_plain(statement) for statement in schema.create if statement.startswith("CREATE")}
+    tables = {statement.split()[2] for statement in wanted if statement.startswith("CREATE TABLE ")}
+    for kind, name, table, sql in found:
+        text = _plain(sql or "")
+        if text in wanted:
+            wanted.remove(text)
+        elif str(table).lower() in tables and not (sql is None or text.startswith("CREATE INDEX ")):
+            # An index of the user's own, that is not UNIQUE, changes no result.
+            raise StoreError(f"has a {kind} {name} that is not tracekit's", path, "name another path")
+    if wanted:
+        raise StoreError("its tables are not as tracekit makes them", path, "name another path")
+    if connection.execute(schema.check).fetchone() != (1,):
+        raise damaged(path)
+
+
+def _plain(sql: str) -> str:
+    """Return *sql*, of which SQLite keeps every space and comment, without them."""
+    return " ".join(re.sub(r"--[^\n]*", "", sql).split())
