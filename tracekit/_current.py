@@ -1,4 +1,4 @@
-"""What is current, and the three ways to make something so: a span, a remote context, labels."""
+"""The current context, and the three ways to set it: a span, a remote context, labels."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def use_span(span: Span) -> AbstractContextManager[Span]:
 
 
 def use_context(context: SpanContext | None) -> AbstractContextManager[SpanContext | None]:
-    """Make *context*, its ids and labels, current inside ``with``; None makes nothing current: a clean slate."""
+    """Make *context*, its ids and labels, current inside ``with``; with None nothing is current."""
     if context is not None and not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext or None, not {type(context).__name__}")
     return context_scope(context)
 
 
 def use_labels(mapping: Mapping[str, str] | None = None, /, **labels: str) -> AbstractContextManager[Labels]:
-    """Add labels to those in force inside ``with``: here, and in every service that is called from here.
+    """Add labels inside ``with``, for this process and every service called from it.
 
     Keys are RFC 7230 tokens and values text; of equal keys the newest wins. Raises ``TypeError`` or
     ``ValueError`` for others.
@@ -72,5 +72,5 @@ def from_context(context: contextvars.Context) -> Span | None:
         raise TypeError(f"context must be a contextvars.Context, not {type(context).__name__}")
     try:
         return context.run(current_span)
-    except RuntimeError:  # it is running already, here or in another thread
+    except RuntimeError:  # it is already running, here or in another thread
         return context.copy().run(current_span)
