@@ -38,16 +38,16 @@ interop: $(VENV)/test
 	TRACEKIT_INTEROP=1 $(BIN)/python -m pytest tests/interop
 
 w3c: $(VENV)/test
-	$(BIN)/python -m tests.w3c_harness
+	$(BIN)/python -m tests.tools.w3c_harness
 
 collector: $(VENV)/test $(PHOENIX)/ready
-	$(BIN)/python -m tests.phoenix $(PHOENIX)/bin/phoenix
+	$(BIN)/python -m tests.tools.phoenix $(PHOENIX)/bin/phoenix
 
 faults: $(VENV)/test
 	$(BIN)/python -m tests.faults
 
 fuzz: $(VENV)/test
-	$(BIN)/python -m tests.fuzz --inputs 1000000
+	$(BIN)/python -m tests.tools.fuzz --inputs 1000000
 
 asan: $(VENV)/test
 	$(BIN)/python -m tests.tools.asan

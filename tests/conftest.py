@@ -11,8 +11,8 @@ from tracekit import _environment
 from tracekit._core import misuse
 from tracekit.testing import MemoryExporter
 
-from .backends import BACKENDS
-from .vectors import TWINS
+from .tools.backends import BACKENDS
+from .tools.vectors import TWINS
 
 pytest.register_assert_rewrite("tests.wire.vector_files")
 

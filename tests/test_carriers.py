@@ -19,7 +19,7 @@ from tracekit.wire import b3
 from tracekit.wire.jaeger import JAEGER
 from tracekit.wire.w3c import TRACECONTEXT
 
-from .vectors import BAD_STATES, BAD_TRACEPARENTS, SPAN_ID, TRACE_ID, TRACEPARENT
+from .tools.vectors import BAD_STATES, BAD_TRACEPARENTS, SPAN_ID, TRACE_ID, TRACEPARENT
 
 PAIRS = [
     ("host", "shop.example"),

@@ -31,7 +31,7 @@ import tracekit
 import tracekit.threads
 from tracekit.testing import MemoryExporter, recording, span_tree
 
-from .backends import BACKENDS
+from .tools.backends import BACKENDS
 
 flavour = contextvars.ContextVar("flavour", default="plain")
 

@@ -14,7 +14,16 @@ from tracekit import FormatError, Labels, TraceState
 from tracekit._core import codecs, codecs_plain, ids_plain, octets_plain
 from tracekit._core.codecs import IMPLEMENTATION
 
-from .vectors import BAD_STATES, BAD_TRACEPARENTS, BAGGAGE, GOOD_STATES, GOOD_TRACEPARENTS, SPAN_ID, TRACE_ID, TWINS
+from .tools.vectors import (
+    BAD_STATES,
+    BAD_TRACEPARENTS,
+    BAGGAGE,
+    GOOD_STATES,
+    GOOD_TRACEPARENTS,
+    SPAN_ID,
+    TRACE_ID,
+    TWINS,
+)
 
 _pure = TWINS["plain"]
 COMPILED = TWINS.get("compiled")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tracekit import FormatError
 from tracekit._core.codecs_plain import utf8
 
-from .vectors import TWINS
+from .tools.vectors import TWINS
 from .wire.strategies import TEXTS
 
 _pure = TWINS["plain"]

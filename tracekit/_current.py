@@ -1,4 +1,4 @@
-"""What is current, and the three ways to make something so: a span, a remote context, labels."""
+"""The current context, and the three ways to set it: a span, a remote context, labels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def use_span(span: Span) -> AbstractContextManager[Span]:
 
 
 def use_context(context: SpanContext | None) -> AbstractContextManager[SpanContext | None]:
-    """Make *context*, its ids and labels, current inside ``with``; None makes nothing current: a clean slate."""
+    """Make *context*, its ids and labels, current inside ``with``; with None nothing is current."""
     if context is not None and not isinstance(context, SpanContext):
         misused(TypeError(f"context must be a SpanContext or None, not {type_name(context)}"))
         return nullcontext(context)
@@ -46,7 +46,7 @@ def use_context(context: SpanContext | None) -> AbstractContextManager[SpanConte
 
 
 def use_labels(mapping: Mapping[str, str] | None = None, /, **labels: str) -> AbstractContextManager[Labels]:
-    """Add labels to those in force inside ``with``: here, and in every service that is called from here.
+    """Add labels inside ``with``, for this process and every service called from it.
 
     Keys are RFC 7230 tokens and values text; of equal keys the newest wins. Others are left out and reported once
     per call site; strict mode raises.

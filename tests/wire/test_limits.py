@@ -10,7 +10,7 @@ import tracekit
 from tracekit import FormatError
 from tracekit.wire import cloudtrace, seed_header, server_timing, xray
 
-from ..fuzz import CARRIERS, CONFIGURED, FORMATS, NAMES
+from ..tools.fuzz import CARRIERS, CONFIGURED, FORMATS, NAMES
 
 MEBIBYTE = 1 << 20
 HEADERS = [name for name in NAMES if name != "environ"]

@@ -6,7 +6,7 @@ import pytest
 
 from tracekit import FormatError
 
-from ..fuzz import FORMATS, NAMES
+from ..tools.fuzz import FORMATS, NAMES
 from .vector_files import DIRECTORY, described, expected, load
 
 CASES = [case for file in sorted(DIRECTORY.glob("*.json")) for case in load(file.stem)]

@@ -7,7 +7,7 @@ from tracekit import FormatError, Labels, SpanContext, TraceState
 from tracekit.testing import MemoryExporter
 from tracekit.wire.w3c import BAGGAGE, TRACECONTEXT
 
-from ..vectors import (
+from ..tools.vectors import (
     BAD_STATES,
     BAD_TRACEPARENTS,
     BAGGAGE_8192,
@@ -18,7 +18,7 @@ from ..vectors import (
     TRACE_ID,
     TRACEPARENT,
 )
-from ..vectors import BAGGAGE as BAGGAGE_TEXTS
+from ..tools.vectors import BAGGAGE as BAGGAGE_TEXTS
 from .vector_files import cases, check_extract, check_read, check_write, good_cases, load
 
 LABELS = Labels({"plan": "pro"})

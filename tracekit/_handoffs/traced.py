@@ -39,7 +39,7 @@ def traced(name: str, /) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def traced(target: Any, /) -> Any:
     """Give each call of a function its span, named after the function or, as ``@traced("name")``, otherwise.
 
-    The function stays what it is: a coroutine function, generator function or async generator function. A
+    The function keeps its kind: coroutine function, generator function or async generator function. A
     generator's span starts with its first step and ends with its last; it is current only while
     the body runs, so the consumer keeps its own, whichever task or thread makes the step.
     """
@@ -83,9 +83,9 @@ def _traced(function: Any, *, name: str) -> Any:
 
 
 def stream(steps: S, /, name: str | None = None) -> S:
-    """Return *steps*, a generator, async generator or other iterator, with a span and a scope of its own for its body.
+    """Return *steps*, a generator, async generator or other iterator, with a span, and a separate scope for its body.
 
-    The span starts with the first step, child of what is current where ``stream()`` is called (also when that has
+    The span starts with the first step, child of the span current where ``stream()`` is called (also when that has
     ended meanwhile), and ends with the last; it is named after the generator unless *name* is given.
     As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step.
     """
@@ -108,7 +108,7 @@ def stream(steps: S, /, name: str | None = None) -> S:
 
 
 def _lasting() -> Scope:
-    """Return a scope that nobody closes, with what is current here."""
+    """Return a scope that is never closed, in which the current context stays current."""
     context = current_context()
     linked = linked_context(current_scope()) if context is None or not context.is_valid else None
     if linked is None:
