@@ -145,7 +145,7 @@ cdef int _put_resource_spans(Octets out, list spans) except -1:
     resource_spans = out.open(0x0A)
     part = out.open(0x0A)
     for key, value in dict(span.tracer.resource).items():
-        _put_attribute(out, 0x0A, key, value)
+        _put_attribute(out, 0x0A, str.__str__(key), value)  # of a StrEnum, say
     out.close(part)
     part = out.open(0x12)
     scope = out.open(0x0A)
