@@ -804,7 +804,7 @@ def test_a_time_of_nothing_or_less_does_not_wait(call, timeout_s, gate):
 
 
 @pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
-@pytest.mark.parametrize("timeout_s", [float("inf"), 1e300, 10**400])
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e300, 10**400], ids=["infinite", "float", "int"])
 def test_a_time_without_end_is_waited_for_as_long_as_it_takes(call, timeout_s, gate):
     waited = []
     gate.flush = lambda timeout_s: waited.append(timeout_s) or threading.Event().wait(min(timeout_s, 0)) or True
