@@ -9,7 +9,7 @@ AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test lint bench guarantees interop w3c collector faults fuzz wheel clean
+.PHONY: demo test lint bench guarantees interop w3c collector faults fuzz asan wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -48,6 +48,9 @@ faults: $(VENV)/test
 
 fuzz: $(VENV)/test
 	$(BIN)/python -m tests.fuzz --inputs 1000000
+
+asan: $(VENV)/test
+	$(BIN)/python -m tests.tools.asan
 
 wheel: $(VENV)/test
 	$(BIN)/python -m build

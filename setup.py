@@ -1,11 +1,17 @@
-"""Build the compiled twin. All metadata and settings are in pyproject.toml."""
+"""Compile the codecs, and the files of the model that have a ``.pxd``. All metadata and settings are in pyproject.toml."""
 
 import os
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 
 WANTED = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") in {"", "0"} and sys.implementation.name == "cpython"
+PACKAGE = Path("tracekit")
+CODECS = sorted(map(str, PACKAGE.glob("_speedups*.p[yx][xi]")))
+
+# CFLAGS that name a level, as those of the sanitizers do (tests/tools/asan.py), are left alone: the last one counts.
+OPTIMIZATION = [] if sys.platform == "win32" or "-O" in os.environ.get("CFLAGS", "") else ["-O3", "-g0", "-fno-plt"]
 
 
 def extensions() -> list[Extension]:
@@ -14,19 +20,30 @@ def extensions() -> list[Extension]:
     built = cythonize(
         [
             Extension(
-                "tracekit._speedups",
-                ["tracekit/_speedups.pyx"],
-                depends=[f"tracekit/_speedups_{part}.pxi" for part in ("codecs", "context", "scopes", "otlp")],
-                extra_compile_args=[] if sys.platform == "win32" else ["-O2", "-fno-plt"],
+                ".".join(source.with_suffix("").parts),
+                [str(source)],
+                depends=[*CODECS, *map(str, PACKAGE.rglob("*.pxd"))],
+                extra_compile_args=OPTIMIZATION,
             )
+            for source in map(Path, ["tracekit/_speedups.pyx", *modules()])
         ],
-        compiler_directives={"language_level": 3},
+        # Types are those of the .pxd files; annotations are for type checkers.
+        compiler_directives={"language_level": 3, "annotation_typing": False},
     )
     for extension in built:
-        # Without a compiler the install goes on, plain; a release without its extension is no release.
+        # Without a compiler the install goes on, plain; a release without its extensions is no release.
         # Set here because cythonize() drops the argument.
         extension.optional = "CIBUILDWHEEL" not in os.environ
     return built
 
 
-setup(ext_modules=extensions() if WANTED else [])
+def modules() -> list[str]:
+    """Return the Python files that are compiled: those with a ``.pxd``, but for the one that is inlined everywhere."""
+    stems = [path.with_suffix(".py") for path in sorted(PACKAGE.rglob("*.pxd"))]
+    return [str(path) for path in stems if path.exists() and path.name != "interpreter.py"]
+
+
+setup(
+    ext_modules=extensions() if WANTED else [],
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+)

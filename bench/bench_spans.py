@@ -11,8 +11,6 @@ from tracekit._core.labels import Labels
 
 from . import inputs
 
-SPAN, CONTEXT, LABELS = range(3)
-
 
 @pytest.fixture(params=["recorded", "unsampled", "unconfigured"])
 def mode(request, twin):
@@ -50,7 +48,7 @@ def bench_start_and_end(benchmark, mode):
 
 
 def bench_child_of_remote(benchmark, recording):
-    with recording.use_scope(CONTEXT, None, recording.parse_traceparent(inputs.TRACEPARENT), None):
+    with recording.context_scope(recording.parse_traceparent(inputs.TRACEPARENT)):
         benchmark(_open_and_close(recording))
 
 
@@ -162,10 +160,10 @@ def bench_current(benchmark, recording, function, current):
     remote = recording.parse_traceparent(inputs.TRACEPARENT)
     labels = Labels(inputs.LABELS)
     scope = {
-        "nothing": lambda: recording.use_scope(CONTEXT, None, None, None),
-        "span": lambda: recording.use_scope(SPAN, span, span.context, None),
-        "remote": lambda: recording.use_scope(CONTEXT, None, remote, None),
-        "labels": lambda: recording.use_scope(LABELS, None, None, labels),
+        "nothing": lambda: recording.context_scope(None),
+        "span": lambda: recording.span_scope(span),
+        "remote": lambda: recording.context_scope(remote),
+        "labels": lambda: recording.label_scope(labels),
     }[current]()
     with scope:
         benchmark(getattr(recording, function))
@@ -175,15 +173,14 @@ def bench_current(benchmark, recording, function, current):
 @pytest.mark.parametrize("kind", ["span", "remote", "labels"])
 def bench_use(benchmark, recording, kind):
     span = recording.span("parent")
-    arguments = {
-        "span": (SPAN, span, span.context, None),
-        "remote": (CONTEXT, None, recording.parse_traceparent(inputs.TRACEPARENT), None),
-        "labels": (LABELS, None, None, Labels(inputs.LABELS)),
+    make, argument = {
+        "span": (recording.span_scope, span),
+        "remote": (recording.context_scope, recording.parse_traceparent(inputs.TRACEPARENT)),
+        "labels": (recording.label_scope, Labels(inputs.LABELS)),
     }[kind]
-    use_scope = recording.use_scope
 
     def work():
-        with use_scope(*arguments):
+        with make(argument):
             pass
 
     benchmark(work)

@@ -1,18 +1,14 @@
-"""What every bench has: both twins, one recording tracer for each, and how ``pytest bench`` measures and prints."""
+"""Fixtures of every bench: both forms of the core, one recording tracer for each, and how ``pytest bench`` measures and prints."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import pytest
 
 import tracekit
-from tracekit import _current
-from tracekit._core import span as _pure
-from tracekit._core.labels import NO_LABELS, make_labels, parse_labels
-from tracekit._core.tracestate import TraceState, make_state
-from tracekit._core.twin import buffer
+from tests.tools.forms import FORMS
+from tracekit._core.buffer import buffer
 
 from .contender_tracekit import NullExporter
 
@@ -40,21 +36,12 @@ def pytest_configure(config):
     config.addinivalue_line("python_functions", "bench_*")
 
 
-def _twins():
-    twins = [pytest.param(_pure, id="plain")]
-    if tracekit.IMPLEMENTATION == "compiled":
-        twins.append(pytest.param(importlib.import_module("tracekit._speedups"), id="compiled"))
-        # Only the active twin has been told what is written above it.
-        _pure.set_values(NO_LABELS, parse_labels, make_labels, TraceState, make_state, _current._restore_context)
-    return twins
-
-
-@pytest.fixture(params=_twins())
+@pytest.fixture(params=FORMS)
 def twin(request):
-    """The module of one twin, unconfigured, with nothing current."""
-    module = request.param
-    with module.use_scope(1, None, None, None):
-        yield module
+    """The names of one form of the core, unconfigured, with nothing current."""
+    form = FORMS[request.param]
+    with form.context_scope(None):
+        yield form
 
 
 def _empty_when_half_full(buffer):

@@ -17,7 +17,9 @@ pytest.register_assert_rewrite("tests.wire.vector_files")
 
 # What is configured around the tests, here and in the processes that they start, is no part of them.
 for name in [
-    name for name in os.environ if name.startswith("OTEL_") or name in {"TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
+    name
+    for name in os.environ
+    if name.startswith("OTEL_") or name in {"TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
 ]:
     del os.environ[name]
 

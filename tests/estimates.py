@@ -1,4 +1,4 @@
-"""Whether a sum of adjusted counts is as near to the truth as it has to be."""
+"""Check that a sum of adjusted counts is close enough to the true number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 class Estimate:
-    """The number of traces that came, and the sum of what those that were kept stand for."""
+    """The true number of traces, and its estimate from the kept ones."""
 
     LUCK = math.log(2e6)  # one test in a million may fail without a fault
 

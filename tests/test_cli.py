@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import tracekit
-from tracekit._core.twin import NO_EXTENSIONS
+from tracekit._core import NO_EXTENSIONS
 from tracekit._render import cells
 from tracekit.cli.main import main
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoredSpan, StoredTrace
@@ -410,15 +410,15 @@ def test_doctor_as_json_has_a_verdict_for_each_thing_it_looked_at(capsys):
     assert all(check.keys() == {"ok", "text"} and check["ok"] is True for check in checks.values())
     assert checks["tracekit"]["text"] == tracekit.__version__
     assert checks["python"]["text"].startswith(f"{platform.python_implementation()} {platform.python_version()}, ")
-    assert checks["twin"]["text"].split(":")[0] == tracekit.IMPLEMENTATION
-    assert ("TRACEKIT_NO_EXTENSIONS" in checks["twin"]["text"]) is NO_EXTENSIONS
+    assert checks["implementation"]["text"].split(":")[0] == tracekit.IMPLEMENTATION
+    assert ("TRACEKIT_NO_EXTENSIONS" in checks["implementation"]["text"]) is NO_EXTENSIONS
     assert checks["formats"]["text"] == "tracecontext, baggage"
     assert checks["anyio"]["text"][0].isdigit()
 
 
-def test_doctor_says_why_the_twin_is_plain():
+def test_doctor_says_why_the_implementation_is_plain():
     done = run("doctor", "--json", env={"TRACEKIT_NO_EXTENSIONS": "1"})
-    text = json.loads(done.stdout)["checks"]["twin"]["text"]
+    text = json.loads(done.stdout)["checks"]["implementation"]["text"]
     assert text == "plain: forced by TRACEKIT_NO_EXTENSIONS=1"
 
 
@@ -480,7 +480,7 @@ def test_doctor_says_what_is_wrong_with_a_store_and_ends_with_status_1(tmp_path,
         ),
         (
             lambda patch: patch.setattr(
-                "tracekit._core.twin.span", lambda *_, **__: SimpleNamespace(context=tracekit.SpanContext())
+                "tracekit.cli.doctor.span", lambda *_, **__: SimpleNamespace(context=tracekit.SpanContext())
             ),
             "ids",
             "ids repeat, or are zero",

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import tracekit
 from tracekit import AlwaysOff, AlwaysOn, Limits, Ratio, _configure, _environment, _propagation
-from tracekit._core.twin import buffer
+from tracekit._core.buffer import buffer
 from tracekit.cli.main import main
 from tracekit.exporters._otlp.settings import otlp_settings, without_secrets
 from tracekit.exporters.sqlite import SQLiteExporter

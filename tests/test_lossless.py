@@ -10,7 +10,7 @@ import pytest
 
 import tracekit
 from tracekit import aio, processes, threads
-from tracekit._core.twin import ids_of, make_context
+from tracekit._core.context import ids_of, make_context
 from tracekit._propagation import formats
 from tracekit.cli.header.report import _FORMATS
 from tracekit.wire import b3, jaeger

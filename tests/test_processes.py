@@ -372,6 +372,15 @@ def test_an_error_from_deep_down_or_from_map_has_the_same_traceback(quick_pool, 
     assert [span.name for span in exporter] == ["work", "work 1", "work", "work 3"]
 
 
+@pytest.mark.parametrize("kind", ["plain", "builtin", "slots", "group", "base group", "state"])
+def test_an_error_that_a_job_recorded_is_not_recorded_again_in_the_parent(kind, pool, exporter):
+    with pytest.raises(BaseException), tracekit.span("outer"):  # noqa: PT011 - of any kind
+        pool.submit(jobs.fail, kind).result()
+    events = {span.name: len(span.events) for span in exporter.spans}
+    assert events["work"] >= 1
+    assert events["outer"] == 0
+
+
 def test_what_cannot_be_called_fails_in_the_worker_as_ever(quick_pool, standard_pool):
     assert outcome(quick_pool, None) == outcome(standard_pool, None)
     assert outcome(quick_pool, jobs.here, 1) == outcome(standard_pool, jobs.here, 1)

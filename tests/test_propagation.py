@@ -24,7 +24,7 @@ def several():
 
 
 def extract_all(**fields):
-    return _propagation.extract_all({name.replace("_", "-"): value for name, value in fields.items()})
+    return tracekit.extract_all({name.replace("_", "-"): value for name, value in fields.items()})
 
 
 def test_no_field_of_any_format_is_no_context(several):
@@ -51,6 +51,32 @@ def test_two_formats_that_agree_on_another_trace_are_one_link(several):
     uber = f"{OTHER}:e457b5a2e4d86bd1:0:1"
     _, links = extract_all(traceparent=PARENT, b3=f"{OTHER}-e457b5a2e4d86bd1-1", uber_trace_id=uber)
     assert len(links) == 1
+
+
+@pytest.mark.parametrize("formats", [None, [b3.SINGLE], [b3.SINGLE, TRACECONTEXT, jaeger.JAEGER]])
+def test_extract_all_takes_the_carriers_that_extract_takes(formats):
+    tracekit.configure(formats=formats)
+    pairs = [("traceparent", PARENT), ("b3", f"{TRACE}-{SPAN}-1"), ("accept", "*/*")]
+    makers = [dict, list, tuple, iter, lambda pairs: (pair for pair in pairs), lambda pairs: dict(pairs).items()]
+    makers.append(lambda pairs: [(name.encode(), value.encode()) for name, value in pairs])
+    for make in makers:
+        assert tracekit.extract_all(make(pairs)) == (tracekit.extract(make(pairs)), ())
+    for carrier in (None, 5, "traceparent", b"b3", object()):
+        for function in (tracekit.extract, tracekit.extract_all):
+            with pytest.raises(TypeError, match=r"^carrier must be a mapping or an iterable of pairs, not "):
+                function(carrier)
+
+
+def test_middleware_of_others_links_to_the_other_traces(several):
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, formats=[TRACECONTEXT, b3.SINGLE])
+    headers = {"traceparent": PARENT, "b3": f"{OTHER}-e457b5a2e4d86bd1-1"}
+    parent, others = tracekit.extract_all(headers)
+    with tracekit.span("request", kind="server", parent=parent or tracekit.ROOT, links=others):
+        pass
+    (span,) = memory.spans
+    assert span.context.trace_id == TRACE
+    assert [link.context.trace_id for link in span.links] == [OTHER]
 
 
 def test_a_bad_format_does_not_cost_the_good_one(several):

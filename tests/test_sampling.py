@@ -1,4 +1,4 @@
-"""Which new traces are kept: consistent ratios, a rate, the program's own sampler; and that a decision stays."""
+"""Samplers: consistent ratios, rates and custom samplers; a decision holds for the whole trace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ same = settings(deadline=None, derandomize=True, database=None)
 
 
 class TraceIds:
-    """Trace ids as a table has them; span ids count."""
+    """Given trace ids, and counting span ids."""
 
     def __init__(self, *trace_ids):
         self.trace_ids, self.count = list(trace_ids), 0
@@ -35,7 +35,7 @@ class TraceIds:
 
 @pytest.fixture
 def ids():
-    from tracekit._core.twin import set_ids
+    from tracekit._core.context import set_ids
 
     yield lambda *trace_ids: set_ids(TraceIds(*trace_ids))
     set_ids(None)
@@ -126,7 +126,7 @@ def test_a_ratio_out_of_range_is_a_value_error(wrong):
     [(0, False), (0x7FFFFFFFFFFFFF, False), (0x80000000000000, True), (0xFFFFFFFFFFFFFF, True)],
 )
 @pytest.mark.parametrize("high", [1 << 127, ((1 << 72) - 1) << 56])
-def test_a_trace_is_kept_where_its_low_56_bits_are_not_below_the_threshold(high, low56, kept, ids):
+def test_a_trace_is_kept_if_its_low_56_bits_are_not_below_the_threshold(high, low56, kept, ids):
     memory = configured(Ratio(0.5))
     ids(high | low56)
     context = root()
@@ -165,7 +165,7 @@ def test_a_ratio_keeps_its_share():
 @given(st.floats(0.001, 1), st.floats(0.001, 1), st.integers(1, 2**128 - 1))
 def test_services_with_different_ratios_agree_as_far_as_they_can(one, other, trace_id):
     low, high = sorted((one, other))
-    from tracekit._core.twin import set_ids
+    from tracekit._core.context import set_ids
 
     decisions = []
     for probability in (low, high):
@@ -176,7 +176,7 @@ def test_services_with_different_ratios_agree_as_far_as_they_can(one, other, tra
     assert decisions in ([False, False], [False, True], [True, True])
 
 
-def test_the_threshold_travels_with_the_trace():
+def test_the_threshold_is_propagated():
     configured(Ratio(1 / 16))
     while not (context := root()).sampled:
         pass
@@ -194,7 +194,7 @@ REMOTE_NOT = tracekit.SpanContext("f" * 32, "b" * 16, 0, is_remote=True)
 
 @pytest.mark.parametrize("sampler", [AlwaysOn(), AlwaysOff(), Ratio(0.5), Rate(10)], ids=repr)
 @pytest.mark.parametrize("parent", [REMOTE_KEPT, REMOTE_NOT], ids=["kept", "not kept"])
-def test_what_the_caller_decided_is_kept_to(parent, sampler):
+def test_the_callers_decision_is_followed(parent, sampler):
     memory = configured(sampler)
     with tracekit.span("server", parent=parent) as span, tracekit.span("inner") as inner:
         assert span.context.sampled is inner.context.sampled is parent.sampled
@@ -214,7 +214,7 @@ def test_the_decision_of_the_root_holds_for_the_whole_trace_over_configure():
 @pytest.mark.parametrize(
     ("low56", "kept"), [(0x7FFFFFFFFFFFFF, False), (0x80000000000000, True)], ids=["below", "not below"]
 )
-def test_a_deferred_parent_leaves_the_decision_to_us(low56, kept):
+def test_a_deferred_decision_is_made_here(low56, kept):
     memory = configured(Ratio(0.5))
     deferred = tracekit.SpanContext(f"{(1 << 127) | low56:032x}", "b" * 16, is_remote=True, deferred=True)
     with tracekit.span("server", parent=deferred) as span:
@@ -227,7 +227,7 @@ def test_a_deferred_parent_leaves_the_decision_to_us(low56, kept):
     assert len(memory.spans) == 2 * kept
 
 
-def test_a_deferred_parents_own_tracestate_stays_behind_the_threshold():
+def test_a_deferred_parents_tracestate_follows_the_threshold():
     configured(Ratio(1.0))
     deferred = tracekit.SpanContext(
         "f" * 32, "b" * 16, state=tracekit.TraceState.parse("vendor=1"), is_remote=True, deferred=True
@@ -236,7 +236,7 @@ def test_a_deferred_parents_own_tracestate_stays_behind_the_threshold():
         assert str(span.context.state) == "ot=th:0,vendor=1"
 
 
-def test_a_context_without_ids_that_was_decided_keeps_its_decision():
+def test_a_decision_without_ids_is_followed():
     configured(AlwaysOn())
     not_kept = tracekit.SpanContext(flags=0, deferred=False)
     with tracekit.span("root", parent=not_kept) as span:
@@ -273,7 +273,7 @@ def only_trace_id(state, trace_id="f" * 32):
 
 
 class Threshold:
-    """A sampler of the program's own that does as ``Ratio`` does."""
+    """A custom sampler that is equivalent to ``Ratio``."""
 
     def __init__(self, probability):
         self.ratio = Ratio(probability)
@@ -287,25 +287,25 @@ class Threshold:
 @pytest.mark.parametrize(
     ("state", "low56", "kept", "after"),
     [
-        # rv, where there is one, and never the trace id
+        # rv, if present, instead of the trace id
         ("ot=rv:6e6d1a75832a2f", 2**56 - 1, False, "ot=rv:6e6d1a75832a2f"),
         ("ot=rv:7fffffffffffff", 2**56 - 1, False, "ot=rv:7fffffffffffff"),
         ("ot=rv:80000000000000", 0, True, "ot=th:8;rv:80000000000000"),
         ("a=1,ot=rv:ffffffffffffff;x:Y.z_-,b=2", 0, True, "ot=th:8;rv:ffffffffffffff;x:Y.z_-,a=1,b=2"),
-        # an earlier threshold goes, whatever is decided
+        # an earlier threshold is removed by any decision
         ("ot=th:c;rv:ffffffffffffff", 0, True, "ot=th:8;rv:ffffffffffffff"),
         ("ot=rv:00000000000000;th:0,a=1", 2**56 - 1, False, "ot=rv:00000000000000,a=1"),
         ("a=1,ot=th:0", 0, False, "a=1"),
         ("ot=th:0", 0, False, ""),
         ("a=1,ot=th:0,b=2", 2**56 - 1, True, "ot=th:8,a=1,b=2"),
-        # what is no rv is none
+        # an invalid rv is ignored
         ("ot=rv:6e6d1a75832a2", 2**56 - 1, True, "ot=th:8;rv:6e6d1a75832a2"),
         ("ot=rv:00000000000000a", 2**56 - 1, True, "ot=th:8;rv:00000000000000a"),
         ("ot=rv:0000000000000A", 2**56 - 1, True, "ot=th:8;rv:0000000000000A"),
         ("ot=rv:", 0, False, "ot=rv:"),
         ("at=rv:ffffffffffffff", 0, False, "at=rv:ffffffffffffff"),
         ("o@ot=rv:ffffffffffffff", 0, False, "o@ot=rv:ffffffffffffff"),
-        # a malformed member says nothing, and makes room for a threshold
+        # a malformed member is ignored, and replaced by a threshold
         ("ot=rv:ffffffffffffff;rv:ffffffffffffff", 0, False, "ot=rv:ffffffffffffff;rv:ffffffffffffff"),
         ("ot=rv:ffffffffffffff;", 0, False, "ot=rv:ffffffffffffff;"),
         ("ot=rv:ffffffffffffff;1x:1", 0, False, "ot=rv:ffffffffffffff;1x:1"),
@@ -322,7 +322,7 @@ def test_a_decision_is_made_by_rv_and_written_into_the_tracestate(make, sampler,
             assert (inner.context.sampled, str(inner.context.state)) == (kept, after)
 
 
-def test_a_sampler_that_says_nothing_leaves_no_threshold_behind():
+def test_a_sampler_without_an_entry_removes_an_earlier_threshold():
     for sampler in (AlwaysOn(), Asked((True, ""))):
         configured(sampler)
         with tracekit.span("server", parent=deferred("ot=th:8;rv:ffffffffffffff,a=1")) as span:
@@ -335,7 +335,7 @@ def test_a_samplers_other_members_come_first_too():
         assert str(span.context.state) == "ot=th:4;rv:ffffffffffffff,vendor=x,a=1"
 
 
-def test_where_a_threshold_does_not_fit_it_is_left_out():
+def test_a_threshold_that_does_not_fit_is_left_out():
     configured(Ratio(0.5))
     full = "ot=rv:ffffffffffffff;x:" + "y" * 236
     with tracekit.span("server", parent=deferred(full)) as span:
@@ -352,7 +352,7 @@ def test_a_thirty_third_member_pushes_out_the_last():
         assert str(span.context.state) == ",".join(["ot=th:8", *others[:31]])
 
 
-def test_without_an_exporter_nobody_decides_and_the_tracestate_stays():
+def test_without_an_exporter_no_decision_is_made_and_the_tracestate_is_kept():
     tracekit.configure(sampler=Ratio(0.5))
     for make in (deferred, only_trace_id):
         with tracekit.span("relay", parent=make("a=1,ot=th:8;rv:00000000000000")) as span:
@@ -362,7 +362,7 @@ def test_without_an_exporter_nobody_decides_and_the_tracestate_stays():
 
 @pytest.mark.parametrize("sampler", [AlwaysOn(), AlwaysOff(), Ratio(0.5)], ids=repr)
 @pytest.mark.parametrize("flags", [0, 1])
-def test_what_was_decided_upstream_keeps_its_tracestate_to_the_letter(sampler, flags):
+def test_the_tracestate_of_a_decided_trace_is_not_changed(sampler, flags):
     configured(sampler)
     text = "a=1 ,ot=rv:00000000000000;th:8"
     parent = tracekit.SpanContext("f" * 32, "b" * 16, flags, state=state_of(text), is_remote=True)
@@ -405,13 +405,13 @@ def test_a_trace_id_is_taken_to_be_random_whatever_its_flag_says(flags, low56, k
         (0, "", 0.0),
     ],
 )
-def test_an_adjusted_count_is_what_threshold_and_decision_say_together(flags, state, count):
+def test_an_adjusted_count_follows_from_threshold_and_decision(flags, state, count):
     context = tracekit.SpanContext("f" * 32, "b" * 16, flags, state=state_of(state))
     found = tracekit.adjusted_count(context)
     assert found == (count if count is None else pytest.approx(count, rel=1e-12))
 
 
-def test_an_adjusted_count_of_nothing_decided_is_unknown_and_of_no_context_an_error():
+def test_the_adjusted_count_of_a_deferred_context_is_unknown_and_that_of_other_types_an_error():
     assert tracekit.adjusted_count(deferred("ot=th:8")) is None
     with pytest.raises(TypeError, match="context must be a SpanContext or a Span, not str"):
         tracekit.adjusted_count("ot=th:8")
@@ -423,7 +423,7 @@ def test_an_adjusted_count_of_nothing_decided_is_unknown_and_of_no_context_an_er
 @settings(same, max_examples=12)
 @given(st.lists(st.floats(0.02, 1), min_size=1, max_size=4), st.integers(0, 2**32), st.booleans())
 def test_adjusted_counts_add_up_in_every_service_of_a_chain(probabilities, seed, says_rv):
-    """Each service has a ratio of its own, requests of its own, and passes each request on to the next with luck."""
+    """Each service has another ratio and additional requests, and passes some requests on to the next."""
     luck = random.Random(seed)
     memory = configured(AlwaysOn())
     estimates = [Estimate() for _ in probabilities]
@@ -447,7 +447,7 @@ def test_adjusted_counts_add_up_in_every_service_of_a_chain(probabilities, seed,
     assert all(estimate.is_right for estimate in estimates)
 
 
-# ---- the program's own sampler
+# ---- custom samplers
 
 
 class Asked:
@@ -492,23 +492,23 @@ def test_a_sampler_is_asked_once_for_each_new_trace():
     ],
     ids=repr,
 )
-def test_whatever_a_sampler_answers_or_raises_the_program_goes_on(answer, kept, state):
+def test_invalid_answers_and_errors_of_a_sampler_do_not_reach_the_program(answer, kept, state):
     memory = configured(Asked(answer))
     context = root()
     assert (context.sampled, str(context.state)) == (kept, state)
     assert len(memory.spans) == kept
 
 
-def test_samplers_of_this_module_can_be_asked_and_say_what_configure_makes_of_them():
+def test_samplers_of_this_module_can_be_called_directly():
     for sampler in (AlwaysOn(), AlwaysOff(), Ratio(0), Ratio(0.5), Ratio(1.0)):
         for randomness in (0, (1 << 55) - 1, 1 << 55, 2**56 - 1):
             configured(sampler)
             with tracekit.span("root", parent=tracekit.SpanContext(f"{1 << 127 | randomness:032x}")) as span:
-                said = span.context.sampled, str(span.context.state)
-            assert sampler.sample(randomness, "root", "internal", {}) == said
+                expected = span.context.sampled, str(span.context.state)
+            assert sampler.sample(randomness, "root", "internal", {}) == expected
 
 
-def test_a_subclass_with_a_mind_of_its_own_is_asked():
+def test_a_subclass_that_overrides_sample_is_asked():
     class NoHealth(Ratio):
         def sample(self, randomness, name, kind, attributes):
             return (False, "") if name == "health" else super().sample(randomness, name, kind, attributes)
@@ -532,7 +532,7 @@ def test_a_sampler_is_given_plain_text():
     assert type(sampler.asked[0][1]) is str
 
 
-def test_without_an_exporter_nobody_is_asked():
+def test_without_an_exporter_no_sampler_is_asked():
     sampler = Asked((True, ""))
     tracekit.configure(sampler=sampler)
     assert not root().sampled
@@ -557,20 +557,20 @@ def test_a_rate_stays_within_a_tenth_of_its_target_at_any_load(shape, at_random)
 
 @pytest.mark.parametrize("at_random", [False, True], ids=["even", "random"])
 @pytest.mark.parametrize(("load", "per_second"), [(1, 10), (5, 10), (50, 100), (90, 100), (900, 1000)])
-def test_where_fewer_traces_come_all_are_kept(load, per_second, at_random):
+def test_all_traces_are_kept_if_there_are_fewer_than_the_target(load, per_second, at_random):
     came, kept = Traffic(per_second, at_random=at_random).run(load, 30)
     assert kept[SETTLED_S:] == came[SETTLED_S:]
 
 
 @pytest.mark.parametrize("per_second", [0.1, 1, 50, 1000])
-def test_a_rate_is_kept_whatever_it_is(per_second):
+def test_any_rate_is_kept(per_second):
     seconds, load = (1000, 20) if per_second < 1 else (60, 2000)
     kept = sum(Traffic(per_second, at_random=True).run(load, seconds)[1])
-    # At the start two may come at once, or a fifth of a second's.
+    # At the start, two traces or a fifth of a second's worth may be kept at once.
     assert kept == pytest.approx(per_second * seconds, rel=0.05, abs=8)
 
 
-def test_a_burst_is_braked_at_once_and_made_up_for():
+def test_a_burst_is_limited_at_once_and_compensated():
     traffic = Traffic(10)
     traffic.run(2, 30)
     kept = traffic.run(100_000, 3)[1]
@@ -578,7 +578,7 @@ def test_a_burst_is_braked_at_once_and_made_up_for():
     assert sum(kept) <= 40
 
 
-def test_traces_that_all_come_in_one_moment_of_a_second_are_no_burst_to_fear():
+def test_regular_bursts_once_a_second_are_kept_at_the_rate():
     traffic = Traffic(10)
     kept = 0
     for second in range(60):
@@ -588,7 +588,7 @@ def test_traces_that_all_come_in_one_moment_of_a_second_are_no_burst_to_fear():
     assert kept == pytest.approx(600, rel=0.1)
 
 
-def test_after_silence_everything_is_kept_again():
+def test_after_a_pause_all_traces_are_kept_again():
     traffic = Traffic(10)
     traffic.run(10_000, 3)
     traffic.now_ns += 3600 * 1_000_000_000
@@ -611,13 +611,13 @@ def test_the_sum_of_adjusted_counts_under_a_rate_is_the_number_of_traces(load, s
 
 
 @pytest.mark.parametrize("clock", [lambda: 0, iter(range(10**9, 0, -(10**6))).__next__], ids=["stands", "goes back"])
-def test_a_clock_that_misbehaves_breaks_nothing(clock):
+def test_an_erratic_clock_is_no_error(clock):
     sampler = Rate(10, clock=clock)
     kept = sum(sampler.sample(number * 2**49 % 2**56, "name", "internal", {})[0] for number in range(500))
     assert 2 <= kept <= 500
 
 
-def test_a_rate_says_the_threshold_it_used():
+def test_a_rate_writes_its_current_threshold():
     traffic = Traffic(10)
     traffic.run(1000, 10)
     states = {traffic.sampler.sample(2**56 - 1, "name", "internal", {})}
@@ -639,7 +639,7 @@ def test_a_rate_says_the_threshold_it_used():
         (float("inf"), ValueError),
     ],
 )
-def test_a_wrong_rate_is_named(wrong, error):
+def test_an_invalid_rate_is_an_error(wrong, error):
     with pytest.raises(error, match="per_second must be"):
         Rate(wrong)
 
@@ -651,10 +651,66 @@ def test_a_rate_samples_real_spans():
     assert 1 <= len(memory.spans) <= 100
 
 
-def test_samplers_tell_what_they_do():
+def test_samplers_have_a_readable_repr():
     assert [repr(sampler) for sampler in (AlwaysOn(), AlwaysOff(), Ratio(0.5), Rate(10))] == [
         "AlwaysOn()",
         "AlwaysOff()",
         "Ratio(0.5)",
         "Rate(10)",
     ]
+
+
+class Fixed(Rate):
+    """A rate with a constant threshold."""
+
+    def __init__(self, threshold):
+        super().__init__(10)
+        self._in_force = threshold, f"ot=th:{threshold_text(threshold)}"
+
+    def _adapt(self, since_ns, elapsed_ns):
+        pass
+
+
+QUARTER, HALF = 3 * NEVER // 4, NEVER // 2
+
+
+@pytest.mark.parametrize(
+    ("rate", "randomness", "before", "after"),
+    [
+        (HALF, HALF, 0, HALF),
+        (HALF, HALF - 1, 0, -1),
+        (HALF, NEVER - 1, -1, HALF),  # unknown
+        (HALF, NEVER - 1, NEVER, HALF),  # out of range
+        (HALF, HALF, QUARTER, HALF),  # contradicts the decision
+        (0, QUARTER, QUARTER, QUARTER),
+        (HALF, QUARTER, QUARTER, -1),
+        (HALF, QUARTER + NEVER // 8 - 1, QUARTER, -1),
+        (HALF, QUARTER + NEVER // 8, QUARTER, QUARTER + NEVER // 8),
+        (NEVER - 1, NEVER - 1, 0, NEVER - 1),
+    ],
+)
+def test_a_rate_thins_sampled_traces(rate, randomness, before, after):
+    assert Fixed(rate).thin(randomness, before) == after
+
+
+@given(
+    st.integers(0, NEVER - 1),
+    st.integers(0, NEVER - 1),
+    st.integers(-1, NEVER),
+)
+@same
+def test_a_thinned_trace_never_contradicts_its_threshold(rate, randomness, before):
+    after = Fixed(rate).thin(randomness, before)
+    assert after == -1 or (before if before <= randomness else 0) <= after <= randomness
+
+
+def test_thinned_traces_count_towards_the_rate():
+    now = [0]
+    rate = Rate(10, clock=lambda: now[0])
+    rng = random.Random(5)
+    kept = 0
+    for number in range(20_000):
+        now[0] += 1_000_000
+        is_kept = rate.thin(rng.randrange(HALF, NEVER), HALF) >= 0
+        kept += is_kept and number >= 10_000
+    assert 90 <= kept <= 110

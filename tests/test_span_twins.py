@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import tracekit
-from tracekit import Labels, Limits, Link, TraceState, _configure
+from tracekit import Labels, Limits, TraceState, _configure
 from tracekit.testing import CountingIds
 
 from .vectors import TWINS
@@ -237,10 +237,10 @@ class TwinMachine(RuleBasedStateMachine):
             choices = [
                 (),
                 [context],
-                [Link(context, {"a": "long value"})],
-                [Link(context, {1: 1})],
+                [twin.Link(context, {"a": "long value"})],
+                [twin.Link(context, {1: 1})],
                 spans,
-                [Link(span, {"a": 1}) for span in spans],
+                [twin.Link(span, {"a": 1}) for span in spans],
                 [context, 5],
                 5,
                 "text",
@@ -310,7 +310,7 @@ class TwinMachine(RuleBasedStateMachine):
 
         def link(name, twin):
             span = self.spans[name][self.pick(other)]
-            choices = [span, span.context, Link(span.context, {"a": 1}), "wrong"]
+            choices = [span, span.context, twin.Link(span.context, {"a": 1}), "wrong"]
             return self.spans[name][index].add_link(choices[kind], attributes)
 
         self.both(link)
@@ -344,18 +344,18 @@ class TwinMachine(RuleBasedStateMachine):
     def use_span(self, which, at):
         index = self.pick(which)
         if index is not None:
-            self.open(lambda n, twin: twin.use_scope(0, self.spans[n][index], self.spans[n][index].context, None), at)
+            self.open(lambda n, twin: twin.span_scope(self.spans[n][index]), at)
 
     @rule(remote=st.sampled_from([None, *REMOTE]), at=at)
     def use_context(self, remote, at):
         def make(_, twin):
-            return twin.use_scope(1, None, None if remote is None else twin.SpanContext(**REMOTE[remote]), None)
+            return twin.context_scope(None if remote is None else twin.SpanContext(**REMOTE[remote]))
 
         self.open(make, at)
 
     @rule(key=st.sampled_from("klr"), value=st.sampled_from(["", "1", "名"]), at=at)
     def use_labels(self, key, value, at):
-        self.open(lambda _, twin: twin.use_scope(2, None, None, Labels({key: value})), at)
+        self.open(lambda _, twin: twin.label_scope(Labels({key: value})), at)
 
     @rule(which=which, at=at)
     def close(self, which, at):

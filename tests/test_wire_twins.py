@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracekit import FormatError
-from tracekit._core import span as _pure
-from tracekit._core.codecs import utf8
+from tracekit._core.codecs_plain import utf8
 
 from .vectors import TWINS
 from .wire.strategies import TEXTS
 
+_pure = TWINS["plain"]
 COMPILED = TWINS.get("compiled")
 
 pytestmark = pytest.mark.skipif(COMPILED is None, reason="the compiled twin was not built")
@@ -174,27 +176,155 @@ def test_numbers_are_parsed_the_same(text, digits):
     compare("parse_hex", text, digits)
 
 
+FIELDS, PREFIXES = ("b3", "x-b3-traceid", "http_b3"), ("uberctx-", "u-")
 NAMES = st.sampled_from(
-    ["b3", "B3", "b4", "x-b3-traceid", "X-B3-TraceId", "HTTP_B3", "HTTP_X_B3_TRACEID", "uberctx-", "uberctx-a", "UBERCTX-a",
-     "HTTP_UBERCTX_A", "\u212aberctx-a", "uberctx-\xe9", "host", "", "x" * 300, "uberctx-" + "x" * 300]
+    ["b3", "B3", "b4", "x-b3-traceid", "X-B3-TraceId", "x_b3_traceid", "HTTP_B3", "HTTP_b3", "http_b3", "HTTP_HTTP_B3", "HTTP_",
+     "HTTP_X_B3_TRACEID", "HTTP_X-B3-TRACEID", "uberctx-", "uberctx-a", "UBERCTX-a", "HTTP_UBERCTX_A", "uberctx_a", "U-", "u-b",
+     "\u212aberctx-a", "b3\xe9", "uberctx-\xe9", "\xe9", "host", "", "x" * 300, "uberctx-" + "x" * 248, "uberctx-" + "x" * 249,
+     "HTTP_UBERCTX_" + "X" * 248, "HTTP_UBERCTX_" + "X" * 249, "u-" + "x" * 2000]
 )  # fmt: skip
-VALUES = st.one_of(TEXTS, st.binary(max_size=9), st.none(), st.integers(), st.lists(TEXTS | st.none(), max_size=3))
-PAIRS = st.lists(st.tuples(NAMES | NAMES.map(lambda name: name.encode("utf-8")), VALUES), max_size=8)
+LONG = st.sampled_from(["x" * 8192, "x" * 16_448, "x" * 16_449, b"x" * 40_000, "\u20ac" * 20_000])
+TEXT_OR_OCTETS = st.sampled_from(["", b"", "1", b"2\xff", "\xe9\u20ac\udc80"]) | TEXTS | LONG
+ITEMS = TEXT_OR_OCTETS | st.none() | st.integers() | st.just([["nested"]]) | st.just(bytearray(b"x"))
+VALUES = ITEMS | st.lists(ITEMS, max_size=4) | st.lists(ITEMS, max_size=3).map(tuple)
+PAIRS = st.lists(
+    st.tuples(
+        NAMES | NAMES.map(lambda name: name.encode("utf-8", "surrogatepass")) | st.none() | st.integers(), VALUES
+    ),
+    max_size=10,
+)
+JUNK = st.lists(
+    st.sampled_from([None, 5, "b3", b"b3", (), ("b3",), ["b3"], ("b3", "1", "2"), {"b3": "1"}, {"b3", "1"}]), max_size=3
+)
 
 
-@given(pairs=PAIRS)
+def fail(*_, **__):
+    raise RuntimeError("hostile")
+
+
+class Text(str):
+    # Equal and hashed as ever: a dict calls these, to keep "b3" and b"b3" apart.
+    __slots__ = ()
+    __iter__ = __len__ = __getitem__ = __contains__ = __str__ = lower = startswith = replace = encode = isascii = fail
+
+
+class Octets(bytes):
+    __iter__ = __len__ = __getitem__ = __contains__ = decode = lower = startswith = fail
+
+
+class Values(list):
+    __iter__ = __len__ = __getitem__ = __bool__ = __contains__ = fail
+
+
+class Pair(tuple):
+    __slots__ = ()
+    __iter__ = __len__ = __getitem__ = __bool__ = __contains__ = fail
+
+
+def hostile(value):
+    """*value* in subclasses none of whose methods may run."""
+    match value:
+        case str():
+            return Text(value)
+        case bytes():
+            return Octets(value)
+        case tuple():
+            return Pair([hostile(item) for item in value])
+        case list():
+            return Values([hostile(item) for item in value])
+    return value
+
+
+def plain(value):
+    """*value* in built-in types."""
+    match value:
+        case Text():
+            return str.__str__(value)
+        case Octets():
+            return bytes.__getitem__(value, slice(None))
+        case dict():
+            return {plain(key): plain(item) for key, item in dict.items(value)}
+        case tuple():
+            return tuple([plain(item) for item in tuple.__iter__(value)])
+        case list():
+            return [plain(item) for item in list.__iter__(value)]
+    return value
+
+
+SHAPES = [
+    lambda pairs: list(pairs),
+    lambda pairs: tuple(pairs),
+    lambda pairs: dict(pairs),
+    lambda pairs: iter(pairs),
+    lambda pairs: [list(pair) for pair in pairs],
+    lambda pairs: type("Sub", (dict,), {})(pairs),
+    lambda pairs: UserDict(dict(pairs)),
+    lambda pairs: dict(pairs).items(),
+    lambda pairs: [hostile(pair) for pair in pairs],
+    lambda pairs: [hostile(list(pair)) for pair in pairs],
+    lambda pairs: {key: hostile(value) for key, value in dict(pairs).items()},
+    lambda pairs: {hostile(key): value for key, value in dict(pairs).items()},
+    lambda pairs: UserDict([(hostile(key), value) for key, value in dict(pairs).items()]),
+]
+SIEVES = st.sampled_from([(FIELDS, PREFIXES), (FIELDS, ()), ((), PREFIXES), ((), ()), (("host", "b3"), ("x", "host"))])
+
+
+@given(pairs=PAIRS, junk=JUNK, arguments=SIEVES, shape=st.integers(0, len(SHAPES) - 1))
 @same
-def test_a_sieve_finds_the_same(pairs):
+def test_both_find_the_same_fields(pairs, junk, arguments, shape):
     found = []
     for twin in (_pure, COMPILED):
-        sieve = twin.Sieve(["b3", "x-b3-traceid"], ["uberctx-"])
-        carriers = (
-            pairs,
-            tuple(pairs),
-            dict(pairs),
-            iter(pairs),
-            [list(pair) for pair in pairs],
-            [*pairs, None, ("b3",)],
-        )
+        sieve = twin.Sieve(*arguments)
+        carriers = [SHAPES[shape](pairs), [*pairs, *junk], (pair for pair in [*junk, *pairs])]
         found.append([sieve.sift(carrier) for carrier in carriers])
+        listed = [sieve.collect(SHAPES[shape](pairs)) for _ in range(2)]
+        found[-1] += listed
+        if arguments[1]:
+            fields = {name: value for name, value in zip(arguments[0], listed[0], strict=False) if value is not None}
+            assert (fields | (listed[0][-1] or {}) or None) == found[-1][0]
     assert found[0] == found[1]
+    for values in found[0]:
+        for value in (values or {}).values() if isinstance(values, dict | None) else values:
+            assert value is None or type(value) in (str, list, dict)
+            assert type(value) is not list or {type(text) for text in value} == {str}
+
+
+@given(
+    pairs=PAIRS,
+    junk=JUNK,
+    arguments=SIEVES,
+    shape=st.integers(0, len(SHAPES) - 1),
+    texts=st.dictionaries(st.sampled_from(["b3", "host", "uberctx-a", "u-" + "x" * 300]), st.none() | st.just("new"), max_size=3),
+)  # fmt: skip
+@same
+def test_both_set_the_same_fields(pairs, junk, arguments, shape, texts):
+    for more in ([], junk):
+        outcomes = []
+        for twin in (_pure, COMPILED):
+            carrier = SHAPES[shape](pairs)
+            if isinstance(carrier, list):
+                carrier += more
+            result = outcome(twin.Sieve(*arguments).put, (carrier, dict(texts)))
+            held = carrier.data if isinstance(carrier, UserDict) else carrier
+            outcomes.append((result, plain(held) if isinstance(held, dict | list) else None))
+            for name, text in texts.items() if result[0] == "returned" else ():
+                if text is not None and name in arguments[0]:
+                    # As pairs, in which a WSGI name is only a name.
+                    again = list(held.items()) if isinstance(held, dict) else held
+                    assert twin.Sieve((name,)).collect(again) == [text]
+        assert outcomes[0] == outcomes[1]
+
+
+@given(pairs=PAIRS, name=st.sampled_from(["b3", "uberctx-a", "x-b3-traceid", "new"]), text=st.none() | st.just("new"))
+@same
+def test_both_put_the_same_field(pairs, name, text):
+    for shape in SHAPES:
+        outcomes = []
+        for twin in (_pure, COMPILED):
+            carrier = shape(pairs)
+            result = outcome(twin.put, (carrier, name, text))
+            held = carrier.data if isinstance(carrier, UserDict) else carrier
+            outcomes.append((result, plain(held) if isinstance(held, dict | list) else None))
+            if result[0] == "returned":
+                assert twin.Sieve((name,)).collect(list(held.items()) if isinstance(held, dict) else held) == [text]
+        assert outcomes[0] == outcomes[1]

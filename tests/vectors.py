@@ -5,34 +5,11 @@ Trace Context: https://www.w3.org/TR/trace-context-2/   Baggage: https://www.w3.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from tracekit import _current
-from tracekit._core import span as _pure
-from tracekit._core.labels import NO_LABELS, make_labels, parse_labels
-from tracekit._core.tracestate import TraceState, make_state
-from tracekit._core.twin import IMPLEMENTATION
+from .tools.forms import FORMS
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-
-def _twins() -> dict[str, ModuleType]:
-    """Return the twins that were built, by name, whichever of them the package uses."""
-    twins: dict[str, ModuleType] = {"plain": _pure}
-    try:
-        twins["compiled"] = importlib.import_module("tracekit._speedups")
-    except ModuleNotFoundError:
-        pass
-    for name, twin in twins.items():
-        if name != IMPLEMENTATION:
-            # The package has told these types to the twin that it uses.
-            twin.set_values(NO_LABELS, parse_labels, make_labels, TraceState, make_state, _current._restore_context)
-    return twins
-
-
-TWINS = _twins()
+TWINS = FORMS
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN_ID = "00f067aa0ba902b7"
@@ -67,7 +44,7 @@ GOOD_TRACEPARENTS = {
 
 # Text, and a part of the reason that FormatError gives.
 BAD_TRACEPARENTS = {
-    "empty": ("", "0 characters, must be 55"),
+    "white space alone": (" \t", "2 characters, must be 55"),
     "white space only": (" \t ", "3 characters, must be 55"),
     "version ff": (f"ff-{IDS}-01", "version ff is forbidden"),
     "version 00 with a dot after": (f"{TRACEPARENT}.", "56 characters, must be 55"),

@@ -1,19 +1,25 @@
 """Tracing for asynchronous Python: a trace that follows your work, over every hand-off, to any backend."""
 
+from ._core.codecs import IMPLEMENTATION  # first: _core chooses between the compiled files and their sources
+
+# isort: split
 from ._configure import configure, flush, shutdown, statistics
+from ._core.context import Link, SpanContext
 from ._core.errors import FormatError
 from ._core.labels import Labels
-from ._core.records import Account, Event, Limits, Link, Statistics, Status
+from ._core.records import Account, Event, Limits, Statistics, Status
+from ._core.scopes import current_context, current_span
+from ._core.span import ROOT, Span, span
 from ._core.tracestate import TraceState
-from ._core.twin import IMPLEMENTATION, ROOT, Span, SpanContext, current_context, current_span, span
 from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
 from ._export.exporter import Exporter
 from ._handoffs.by_hand import Snapshot, capture, detached, wrap
 from ._handoffs.delivery import Delivery
 from ._handoffs.hooks import install_hooks, remove_hooks
 from ._handoffs.traced import stream, traced
-from ._propagation import extract, inject
+from ._propagation import extract, extract_all, inject
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
+from ._signals import flush_on_signal
 from ._version import __version__
 
 __all__ = [
@@ -47,7 +53,9 @@ __all__ = [
     "current_span",
     "detached",
     "extract",
+    "extract_all",
     "flush",
+    "flush_on_signal",
     "from_context",
     "inject",
     "install_hooks",

@@ -5,20 +5,24 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import _propagation
 from ._core.attributes import MISSING, clean
+from ._core.buffer import buffer
 from ._core.records import Limits, Statistics
-from ._core.twin import Tracer, after_fork, buffer, current_context, set_tracer
+from ._core.scopes import current_context
+from ._core.span import after_fork, set_tracer
+from ._core.tracer import Tracer
 from ._current import use_context
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._core.twin import SpanContext
+    from ._core.context import SpanContext
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
     from .wire import Format
@@ -209,6 +213,7 @@ def _formats(formats: Sequence[Format]) -> Sequence[Format]:
     for format in formats:
         if not (hasattr(format, "read") and hasattr(format, "write") and hasattr(format, "fields")):
             raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
+        _propagation.check_fields(format)
     return tuple(formats)
 
 
@@ -264,6 +269,7 @@ def _started() -> Pipeline:
             _pipeline = made
             atexit.register(shutdown)
             made.finish_in_child()
+            _finish_before_celery()
     return _pipeline
 
 
@@ -271,6 +277,18 @@ def _after_fork() -> None:
     after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()
+        _finish_before_celery()
+
+
+def _finish_before_celery() -> None:
+    """Shut down at celery's worker_process_shutdown: a recycled pool process ends with os._exit(), without atexit."""
+    ending: Any = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
+    if ending is not None:
+        ending.connect(_finish, weak=False, dispatch_uid="tracekit")
+
+
+def _finish(**_: object) -> None:
+    shutdown()
 
 
 if hasattr(os, "register_at_fork"):

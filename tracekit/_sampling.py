@@ -1,9 +1,9 @@
-"""Samplers: which new traces are recorded. A trace that came in, or is under way, keeps the decision it has.
+"""Samplers decide which new traces are recorded. The spans of a trace follow the decision of its root.
 
-Probability sampling is consistent, as OpenTelemetry defines it. A trace has a *randomness* R, 56 bits: what tracestate
-says (``ot=rv:…``), or the last 56 bits of its id, which are taken to be random whether the flag says so or not. It is kept
-where R is not below a threshold T = (1 - p) * 2**56, and says so in tracestate (``ot=th:…``), so that every
-service with the same or a larger p keeps it too, and a reader can count back: ``adjusted_count()``.
+Probability sampling is consistent, as OpenTelemetry defines it. A trace has a *randomness* R of 56 bits: ``ot=rv:…`` in
+tracestate, or the last 56 bits of its id, which are taken to be random whatever the flag says. It is kept
+if R is not below a threshold T = (1 - p) * 2**56, which is written to tracestate (``ot=th:…``). So every
+service with the same or a larger p keeps it too, and ``adjusted_count()`` can estimate the number of all traces.
 https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._core.twin import Span, SpanContext, ids_of
+from ._core.context import SpanContext, ids_of
+from ._core.span import Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,14 +38,14 @@ _PRECISION: Final = 4
 
 
 class Sampler(Protocol):
-    """What ``configure(sampler=)`` takes besides the samplers of this module, which are samplers too: ask them in yours."""
+    """Protocol of custom samplers for ``configure(sampler=)``; they may ask the samplers of this module."""
 
     def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
-        """Say whether to keep the trace, and what a kept one's tracestate says of that: ``ot=th:…``, or "" for nothing.
+        """Return whether to keep the trace, and the entry of a kept one's tracestate, ``ot=th:…``, or "".
 
-        Asked once per new trace, inside ``span()``: keep it short. If it raises, the trace is not kept. *randomness* is
-        the trace's R. A threshold must not depend on it; where chance has no part in the decision
-        but the count of all is not known either, say nothing.
+        Called once per new trace, inside ``span()``, so it must be fast. If it raises, the trace is not kept.
+        *randomness* is the trace's R. A threshold must not depend on it. Return "" if the number of all traces is
+        not known, even if chance has no part in the decision.
         """
 
 
@@ -69,7 +70,7 @@ class Ratio:
 
 
 class AlwaysOn:
-    """Keep every trace, and say nothing of it in tracestate; ``Ratio(1.0)`` says ``ot=th:0``."""
+    """Keep every trace and write nothing to tracestate; ``Ratio(1.0)`` writes ``ot=th:0``."""
 
     threshold: Final = 0
     state: Final = ""
@@ -97,17 +98,18 @@ class AlwaysOff:
 
 
 class Rate:
-    """Keep about *per_second* traces a second, whatever the load, by adapting the probability (Dapper, section 4.4).
+    """Keep about *per_second* traces a second at any load, by adapting the probability (Dapper, section 4.4).
 
-    From two seconds after a change of load on, what is kept in ten seconds is within 10 % of the target, for targets of 10
-    a second and more, and everything is kept where fewer traces come; where they come at random, all but a few in a
-    hundred. A burst out of nothing may bring up to a second's worth more at first, which is then made up for.
+    From two seconds after a change of load, the number kept in ten seconds is within 10 % of the target, for targets
+    from 10 a second. If fewer traces come, all are kept; if they come at random, all but a few in a hundred.
+    A sudden burst may add up to a second's worth at first, which is then compensated.
     *clock* returns monotonic nanoseconds.
 
-    How: in rounds of a tenth of a second, or shorter ones when a burst comes. The load is an average of the last second, begun anew
-    where a round shows that it is another one. A balance is kept of what was kept too many or too few, and evened out over
-    the next third of a second, or the time of three traces, so that chance does not add up. The probability follows from the
-    past alone and is never 0, so that adjusted counts are right whatever the load does.
+    How it works: the probability changes in rounds of a tenth of a second, shorter in a burst. The load is averaged
+    over the last second; the average restarts when a round shows that the load has changed. A balance of traces kept
+    above or below the target is evened out over the next third of a second, or the time of three traces, so that
+    random errors do not add up. The probability follows from the past alone and is never 0, so adjusted counts are
+    right at any load.
     """
 
     _ROUND_NS: Final = 100_000_000
@@ -125,15 +127,15 @@ class Rate:
         self._since_ns = clock()
         self._seen = self._kept = 0
         self._load = 0.0  # new traces a second, averaged
-        self._averaged_ns = 0  # over how long
-        self._balance = 0.0  # traces kept too few (or, negative, too many), as far as they are to be evened out
+        self._averaged_ns = 0  # the time averaged over
+        self._balance = 0.0  # traces below the target (negative: above it) that are still to be evened out
         self._evened_s = max(0.3, 3 / per_second)
         self._most = max(2.0, per_second)
         self._most_saved = max(1.0, per_second / 4)
         self._set(1.0)
 
     def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
-        """Keep the trace with the probability in force now."""
+        """Keep the trace with the current probability."""
         since_ns = self._since_ns
         elapsed_ns = self._clock() - since_ns
         self._seen += 1
@@ -145,8 +147,23 @@ class Rate:
         self._kept += 1
         return True, state
 
+    def thin(self, randomness: int, threshold: int) -> int:
+        """Return the new threshold of a remote trace that is sampled with *threshold*, or -1 if it is not kept.
+
+        Kept traces count towards the rate, like new ones.
+        """
+        if not 0 <= threshold <= randomness:  # unknown, or in contradiction to the decision
+            threshold = 0
+        # The randomness of a sampled trace lies above its threshold: rescale it to the whole range.
+        share = NEVER - threshold
+        keep, state = self.sample((randomness - threshold) * NEVER // share, "", "server", {})
+        if not keep:
+            return -1
+        rejected = int(state.removeprefix("ot=th:").ljust(_DIGITS, "0"), 16)
+        return threshold + rejected * share // NEVER
+
     def _adapt(self, since_ns: int, elapsed_ns: int) -> None:
-        if since_ns != self._since_ns:  # another thread has been here; a lock might be held for ever after a fork
+        if since_ns != self._since_ns:  # another thread has done it; a lock might be held for ever after a fork
             return
         self._since_ns = since_ns + elapsed_ns
         seen, kept = max(1, self._seen), self._kept
@@ -157,7 +174,7 @@ class Rate:
         averaged_ns = min(elapsed_ns + (0 if is_another else self._averaged_ns), self._AVERAGE_NS)
         load = self._load + (seen / elapsed_s - self._load) * min(1.0, elapsed_ns / averaged_ns)
         self._load, self._averaged_ns = load, averaged_ns
-        # Little is saved up while all is kept, or the next burst would spend it at once.
+        # While all traces are kept, little is saved, or the next burst would spend it at once.
         most_saved = self._most if self._in_force[0] else self._most_saved
         balance = self._balance + self.per_second * elapsed_s - kept
         self._balance = min(most_saved, max(-self._most, balance))
@@ -165,9 +182,12 @@ class Rate:
         self._set(min(1.0, max(wanted, self.per_second / 4) / load))
 
     def _set(self, probability: float) -> None:
-        # Never 0: what cannot be kept is counted by nobody.
+        # Never 0: traces that cannot be kept would be missing in adjusted counts.
         rejected = min(threshold(probability), NEVER - 1)
-        self._in_force = rejected, f"ot=th:{threshold_text(rejected)}"  # one value: threads may come in between
+        self._in_force = (
+            rejected,
+            f"ot=th:{threshold_text(rejected)}",
+        )  # one tuple, so that other threads read both parts together
         self._burst = max(2.0, 2 * self.per_second * self._ROUND_NS / 1e9) + max(0.0, self._balance)
 
     def __repr__(self) -> str:
@@ -175,10 +195,10 @@ class Rate:
 
 
 def adjusted_count(context: SpanContext | Span) -> float | None:
-    """Return how many traces this one stands for: 1 / p of its threshold, 0 where it is not sampled.
+    """Return how many traces this one represents: 1 / p of its threshold, 0 if it is not sampled.
 
-    None where that is unknown: nobody has decided, tracestate has no threshold (as under ``AlwaysOn``), or one that
-    contradicts the decision. The sum over all that was kept estimates, without bias, how many there were.
+    None if unknown: the decision is deferred, tracestate has no threshold (as under ``AlwaysOn``), or the threshold
+    contradicts the decision. The sum over all kept traces is an unbiased estimate of the number of all traces.
     """
     if isinstance(context, Span):
         context = context.context
@@ -212,5 +232,5 @@ def threshold(probability: float) -> int:
 
 
 def threshold_text(threshold: int) -> str:
-    """Return *threshold* as ``th`` spells it: 14 lowercase hex digits less trailing zeros, "0" at the least."""
+    """Return *threshold* as the value of ``th``: 14 lowercase hex digits without trailing zeros, or "0"."""
     return f"{threshold:014x}".rstrip("0") or "0"

@@ -1,8 +1,11 @@
-# The compiled twin's codecs: hex, ``tracestate`` and ``baggage`` text, and the carriers that hold them.
+# The compiled codecs: hex, ``tracestate`` and ``baggage`` text.
+
+from cpython.dict cimport PyDict_Items
+from cpython.tuple cimport PyTuple_GET_SIZE
 
 cdef const char* HEX = "0123456789abcdef"
 
-# What an octet may be part of, a bit each, so that every check is one look-up.
+# The roles that an octet may have, one bit each, so that every check is one look-up.
 cdef enum:
     STATE_FIRST = 1
     STATE_KEY = 2
@@ -10,7 +13,7 @@ cdef enum:
     TOKEN = 8
     LABEL_VALUE = 16
     UNRESERVED = 32
-    LABEL_PLAIN = 64  # may stand in a label's value as it is
+    LABEL_PLAIN = 64  # needs no encoding in a label's value
 
 cdef uint8_t[256] _class
 cdef signed char[256] _nibble  # of a lowercase hex digit, else -1
@@ -46,11 +49,23 @@ _fill_tables()
 
 
 cdef inline bint _decode(const uint8_t* text, int digits, uint64_t* number) noexcept:
-    """Read *digits* (at most 16) lowercase hex digits; tell whether they are that. The caller owns the bounds."""
+    """Read *digits* (at most 16) characters into *number*; return whether all are lowercase hex digits."""
     cdef uint64_t total = 0
     cdef int at, nibble, bad = 0
     for at in range(digits):
         nibble = _nibble[text[at]]
+        bad |= nibble
+        total = total << 4 | <uint64_t>(nibble & 15)
+    number[0] = total
+    return bad >= 0
+
+
+cdef inline bint _decode_any(const uint8_t* text, uint64_t* number) noexcept:
+    """Like ``_decode`` for 16 hex digits of either case."""
+    cdef uint64_t total = 0
+    cdef int at, nibble, bad = 0
+    for at in range(16):
+        nibble = _any_nibble[text[at]]
         bad |= nibble
         total = total << 4 | <uint64_t>(nibble & 15)
     number[0] = total
@@ -112,12 +127,12 @@ cdef inline bint _is_state_value(const uint8_t* chars, Py_ssize_t size) noexcept
     return 0 < size <= 256 and chars[size - 1] != c" " and _all(chars, size, STATE_VALUE)
 
 
-def count_tracestate(str text not None):
-    """Return how many members a ``tracestate`` value has, or -1 if it breaks the Level 2 grammar or has more than 32.
+cpdef int count_tracestate(str text) noexcept:
+    """Return the number of members in a ``tracestate`` value, or -1 for over 32 or for an error in the Level 2 grammar.
 
     https://www.w3.org/TR/trace-context-2/#tracestate-header
     """
-    return _count_tracestate(text)
+    return -1 if text is None else _count_tracestate(text)
 
 
 cdef int _count_tracestate(str text) noexcept:
@@ -150,25 +165,35 @@ cdef int _count_tracestate(str text) noexcept:
 
 
 def is_state_key(str key not None):
-    """Tell whether *key* is a Level 2 ``tracestate`` key: 1 to 256 of ``a-z 0-9 _-*/@``, first a letter or digit."""
+    """Return whether *key* is a Level 2 ``tracestate`` key: 1 to 256 of ``a-z 0-9 _-*/@``, first a letter or digit."""
     return PyUnicode_IS_ASCII(key) and _is_state_key(<const uint8_t*>PyUnicode_DATA(key), PyUnicode_GET_LENGTH(key))
 
 
 def is_state_value(str value not None):
-    """Tell whether *value* is a ``tracestate`` value: 1 to 256 printable ASCII but ``,`` and ``=``, no space last."""
+    """Return whether *value* is a ``tracestate`` value: 1 to 256 printable ASCII but ``,`` and ``=``, no space last."""
     return PyUnicode_IS_ASCII(value) and _is_state_value(
         <const uint8_t*>PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value)
     )
 
 
 def is_label_key(str key not None):
-    """Tell whether *key* is an RFC 7230 token, which is what a label's key must be."""
+    """Return whether *key* is an RFC 7230 token, as a label's key must be."""
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(key)
     return size > 0 and PyUnicode_IS_ASCII(key) and _all(<const uint8_t*>PyUnicode_DATA(key), size, TOKEN)
 
 
+cpdef str strip_space(str text):
+    """Return *text* without spaces and tabs around it."""
+    cdef Py_ssize_t size = 0 if text is None else PyUnicode_GET_LENGTH(text)
+    if size and PyUnicode_IS_ASCII(text):
+        if not _is_space((<const uint8_t*>PyUnicode_DATA(text))[0]):
+            if not _is_space((<const uint8_t*>PyUnicode_DATA(text))[size - 1]):
+                return text
+    return text.strip(" \t")
+
+
 cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) noexcept:
-    """Point to the octets of ASCII str or any bytes; False for all else."""
+    """Point *chars* to the octets of an ASCII str or of bytes; return False for anything else."""
     if isinstance(text, str):
         if not PyUnicode_IS_ASCII(text):
             return False
@@ -182,14 +207,16 @@ cdef inline bint _chars(object text, const uint8_t** chars, Py_ssize_t* size) no
     return False
 
 
-cdef object _utf8(str text):
-    """Return an object whose octets are *text* in UTF-8, lone surrogates as U+FFFD: ASCII text itself, else bytes."""
+cdef object _utf8(object text):
+    """Return str *text* in UTF-8, with U+FFFD for lone surrogates: ASCII text unchanged, otherwise bytes."""
+    cdef str exact
     if PyUnicode_IS_ASCII(text):
         return text
+    exact = text if type(text) is str else str.__str__(text)  # a subclass may override encode()
     try:
-        return text.encode()
+        return exact.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+        return exact.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 cdef inline Py_ssize_t _escaped_size(const uint8_t* octets, Py_ssize_t size, uint8_t plain) noexcept:
@@ -201,7 +228,7 @@ cdef inline Py_ssize_t _escaped_size(const uint8_t* octets, Py_ssize_t size, uin
 
 
 cdef inline uint8_t* _escape(const uint8_t* octets, Py_ssize_t size, uint8_t* out, uint8_t plain) noexcept:
-    """Write what ``_escaped_size`` has counted, and return where it ends."""
+    """Write as many octets as ``_escaped_size`` counted, and return the end."""
     cdef Py_ssize_t at
     cdef uint8_t octet
     for at in range(size):
@@ -218,9 +245,9 @@ cdef inline uint8_t* _escape(const uint8_t* octets, Py_ssize_t size, uint8_t* ou
 
 
 def escape_label(str value not None):
-    """Return *value* percent-encoded as UTF-8 (RFC 3986), so that no character of it can end a member or a header.
+    """Return *value* percent-encoded as UTF-8 (RFC 3986), so that no character in it can end a member or a header.
 
-    Lone surrogates, which UTF-8 cannot hold, go out as U+FFFD.
+    Lone surrogates, which UTF-8 cannot express, become U+FFFD.
     """
     cdef object utf8 = _utf8(value)
     cdef Py_ssize_t size = 0
@@ -232,9 +259,9 @@ def escape_label(str value not None):
 
 
 def unescape_label(str text not None):
-    """Return ASCII *text* with every ``%XX`` decoded as UTF-8; what is no UTF-8 becomes U+FFFD, a lone ``%`` stays."""
+    """Return ASCII *text* with every ``%XX`` decoded as UTF-8; invalid UTF-8 becomes U+FFFD, a lone ``%`` stays."""
     if not PyUnicode_IS_ASCII(text):
-        return text if "%" not in text else text.encode("ascii")  # the encoder's own error, as in the plain twin
+        return text if "%" not in text else text.encode("ascii")  # raises the encoder's error, as the plain form does
     return _unescape(<const uint8_t*>PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
 
 
@@ -246,7 +273,7 @@ cdef str _unescape(const uint8_t* chars, Py_ssize_t size):
         return PyUnicode_DecodeLatin1(<const char*>chars, size, NULL)
     cdef bytes octets = PyBytes_FromStringAndSize(NULL, size)
     cdef uint8_t* start = <uint8_t*>PyBytes_AS_STRING(octets)
-    cdef uint8_t* out = start  # never past the end: an escape only shrinks
+    cdef uint8_t* out = start  # cannot pass the end, because decoding only shortens
     at = 0
     while at < size:
         if (
@@ -265,10 +292,10 @@ cdef str _unescape(const uint8_t* chars, Py_ssize_t size):
 
 
 def parse_baggage(str text not None):
-    """Return the members of a ``baggage`` value as ``(key, value, properties)``, and how many were left out.
+    """Return the members of a ``baggage`` value as ``(key, value, properties)``, and the number of dropped ones.
 
-    A member that breaks the grammar is left out alone; so is all past 64 members or 8192 bytes, where
-    the count goes no further than 16384.
+    A malformed member is dropped alone, and so are members past 64 or past 8192 bytes. The count covers the first 16384
+    characters.
     https://www.w3.org/TR/baggage/#header-content
     """
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text), at, start, stop, end
@@ -281,7 +308,7 @@ def parse_baggage(str text not None):
     cdef list members = []
     cdef tuple member
     if size > C_LABEL_BYTES:
-        # Whole members only: cut at the last comma that the limit allows.
+        # Drop whole members: cut at the last comma within the limit.
         kind, data = PyUnicode_KIND(text), PyUnicode_DATA(text)
         end = min(size, <Py_ssize_t>(2 * C_LABEL_BYTES))
         size = C_LABEL_BYTES
@@ -298,7 +325,7 @@ def parse_baggage(str text not None):
     if PyUnicode_KIND(text) == 1:
         chars = <const uint8_t*>PyUnicode_DATA(text)
     else:
-        # No character past ASCII is legal anywhere: 0xFF stands for all that do not fit an octet.
+        # No character past ASCII is legal anywhere, so 0xFF can replace those that do not fit an octet.
         kind, data = PyUnicode_KIND(text), PyUnicode_DATA(text)
         copy = PyBytes_FromStringAndSize(NULL, size)
         for at in range(size):
@@ -334,7 +361,7 @@ cdef inline Py_ssize_t _strip(const uint8_t** chars, Py_ssize_t size) noexcept:
 
 
 cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
-    """Parse ``key=value;property;…``; None if it breaks the grammar."""
+    """Parse ``key=value;property;…``; return None if it is malformed."""
     cdef const uint8_t* end = chars + size
     cdef const uint8_t* piece = chars
     cdef const uint8_t* stop
@@ -379,9 +406,9 @@ cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
     return (key, text, () if properties is None else tuple(properties))
 
 
-def check_baggage(str text not None):
-    """Return how many members a ``baggage`` value has, or -1 if any of it would have to be left out or put right."""
-    return _check_baggage(text)
+cpdef int check_baggage(str text) noexcept:
+    """Return the number of members in a ``baggage`` value, or -1 if it is not to be sent on unchanged."""
+    return -1 if text is None else _check_baggage(text)
 
 
 cdef int _check_baggage(str text) noexcept:
@@ -406,7 +433,7 @@ cdef int _check_baggage(str text) noexcept:
 
 
 cdef bint _is_member(const uint8_t* piece, const uint8_t* end) noexcept:
-    """Tell whether ``_parse_member`` would take it."""
+    """Return whether ``_parse_member`` accepts the text."""
     cdef const uint8_t* stop
     cdef const uint8_t* equals
     cdef const uint8_t* part
@@ -436,11 +463,12 @@ cdef bint _is_member(const uint8_t* piece, const uint8_t* end) noexcept:
 
 
 def make_members(labels):
-    """Return a dict of str as members of ``baggage``; None where it is not that, or a key is none of a label."""
+    """Return the members of ``baggage`` for a dict of str to str; None for anything else or an invalid key."""
     cdef list members = []
     if type(labels) is not dict:
         return None
-    for key, value in (<dict>labels).items():
+    # A copy, because an allocation can start a garbage collection, in which a finaliser may change the dict.
+    for key, value in PyDict_Items(labels):
         if type(key) is not str or type(value) is not str or not is_label_key(key):
             return None
         members.append((key, value, ()))
@@ -448,15 +476,23 @@ def make_members(labels):
 
 
 def view_members(tuple members not None):
-    """Return the members of ``baggage`` as a dict, without properties; of members with one key the last."""
+    """Return the members of ``baggage`` as a dict, without properties; the last member of a key wins."""
     cdef dict view = {}
     for member in members:
-        view[(<tuple?>member)[0]] = (<tuple>member)[1]
+        _check_member(member)
+        view[(<tuple>member)[0]] = (<tuple>member)[1]
     return view
 
 
+cdef inline int _check_member(object member) except -1:
+    # Exact tuples cannot change between two reads.
+    if type(member) is not tuple or PyTuple_GET_SIZE(member) != 3 or type((<tuple>member)[2]) is not tuple:
+        raise TypeError("members must be tuples of a key, a value and a tuple of properties")
+    return 0
+
+
 def join_baggage(list texts not None):
-    """Join repeated ``baggage`` fields, no further than the limit on all of them reaches."""
+    """Join repeated ``baggage`` fields, up to the limit on all of them together."""
     cdef list joined = []
     cdef Py_ssize_t size = 0
     for text in texts:
@@ -468,10 +504,10 @@ def join_baggage(list texts not None):
 
 
 def format_baggage(members):
-    """Return the ``baggage`` value of *members*, and how many of them it holds.
+    """Return the ``baggage`` value of *members*, and the number of members in it.
 
-    Members are left out from the end, whole, past 64 or 8192 bytes. Where they do not fit otherwise, no
-    more is percent-encoded than must be.
+    Members past 64 or past 8192 bytes are omitted. If they do not fit otherwise, only the characters that require it
+    are percent-encoded.
     """
     cdef tuple given = tuple(members)
     cdef int kept = 0
@@ -482,14 +518,16 @@ def format_baggage(members):
 
 
 cdef str _format_baggage(tuple members, uint8_t plain, int* kept):
-    cdef uint8_t[8192] out  # C_LABEL_BYTES: nothing is written before it has been counted
+    cdef uint8_t[8192] out  # C_LABEL_BYTES; every member is measured before it is written
     cdef uint8_t* end = out
-    cdef Py_ssize_t size = -1  # the first member has no comma before it
-    cdef str key, value, name
+    cdef Py_ssize_t size = -1  # the first member follows no comma
+    cdef tuple properties, setting
     kept[0] = 0
-    for key, value, properties in members:
+    for member in members:
         if kept[0] == C_LABELS:
             break
+        _check_member(member)
+        key, value, properties = <tuple>member
         size += 1 + _member_size(key, value, properties, plain)
         if size > C_LABEL_BYTES:
             break
@@ -497,26 +535,32 @@ cdef str _format_baggage(tuple members, uint8_t plain, int* kept):
             end[0] = c","
             end += 1
         end = _write_pair(key, value, end, plain)
-        for name, setting in properties:
+        for setting in properties:
             end[0] = c";"
-            end = _write_pair(name, setting, end + 1, plain)
+            end = _write_pair(setting[0], setting[1], end + 1, plain)
         kept[0] += 1
     return PyUnicode_DecodeLatin1(<const char*>out, end - out, NULL)
 
 
-cdef Py_ssize_t _member_size(str key, str value, tuple properties, uint8_t plain) except -1:
-    cdef Py_ssize_t size = _pair_size(key, value, plain)
-    cdef str name
-    for name, setting in properties:
-        size += 1 + _pair_size(name, setting, plain)
+cdef Py_ssize_t _member_size(object key, object value, tuple properties, uint8_t plain) except -1:
+    cdef Py_ssize_t size
+    if value is None:
+        raise TypeError("values must be str, not NoneType")
+    size = _pair_size(key, value, plain)
+    for setting in properties:
+        if type(setting) is not tuple or PyTuple_GET_SIZE(setting) != 2:
+            raise TypeError("properties must be tuples of a name and a value")
+        size += 1 + _pair_size((<tuple>setting)[0], (<tuple>setting)[1], plain)
     return size
 
 
-cdef Py_ssize_t _pair_size(str name, str value, uint8_t plain) except -1:
+cdef Py_ssize_t _pair_size(object name, object value, uint8_t plain) except -1:
     cdef object utf8
     cdef Py_ssize_t size = 0
     cdef const uint8_t* octets = NULL
-    if name is None or not PyUnicode_IS_ASCII(name):
+    if not isinstance(name, str) or not (value is None or isinstance(value, str)):
+        raise TypeError(f"members must hold str, not {type(value if isinstance(name, str) else name).__name__}")
+    if not PyUnicode_IS_ASCII(name):
         raise ValueError("keys must be ASCII")
     if value is None:
         return PyUnicode_GET_LENGTH(name)
@@ -525,8 +569,8 @@ cdef Py_ssize_t _pair_size(str name, str value, uint8_t plain) except -1:
     return PyUnicode_GET_LENGTH(name) + 1 + _escaped_size(octets, size, plain)
 
 
-cdef uint8_t* _write_pair(str name, str value, uint8_t* out, uint8_t plain) except NULL:
-    """Write what ``_pair_size`` has counted."""
+cdef uint8_t* _write_pair(object name, object value, uint8_t* out, uint8_t plain) except NULL:
+    """Write as many octets as ``_pair_size`` counted."""
     cdef object utf8
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(name)
     cdef const uint8_t* octets = NULL
@@ -538,328 +582,3 @@ cdef uint8_t* _write_pair(str name, str value, uint8_t* out, uint8_t plain) exce
     utf8 = _utf8(value)
     _chars(utf8, &octets, &size)
     return _escape(octets, size, out + 1, plain)
-
-
-def collect(carrier, tuple names not None):
-    """Return what *carrier* holds under each of *names*: None, a text, or a list of texts where it came several times.
-
-    A carrier is a mapping or an iterable of ``(name, value)`` pairs; names and values are str or
-    bytes, and a value may be a list of them. Names are lowercase ASCII and found in any case, in a
-    mapping also as WSGI spells them (``HTTP_TRACEPARENT``). Whatever is shaped otherwise is passed over.
-    At most 64 KiB are taken, of one value no more than every format refuses.
-    """
-    cdef list found = [None] * len(names)
-    _collect(carrier, names, found)
-    return found
-
-
-cdef int _collect(carrier, tuple names, list found) except -1:
-    cdef PyObject* key
-    cdef PyObject* value
-    cdef Py_ssize_t position = 0, index, room = C_FIELD_CHARS
-    cdef bint is_mapping
-    if type(carrier) is dict:
-        # Nothing below runs code of the program's, so the dict cannot change on the way.
-        while PyDict_Next(carrier, &position, &key, &value):
-            index = _find(<object>key, names, True)
-            if index >= 0 and not _take(found, index, <object>value, &room):
-                break
-        return 0
-    if type(carrier) is list:
-        for pair in <list>carrier:
-            if not _collect_pair(pair, names, found, False, &room):
-                break
-        return 0
-    is_mapping = hasattr(carrier, "items")
-    for pair in carrier.items() if is_mapping else carrier:
-        if not _collect_pair(pair, names, found, is_mapping, &room):
-            break
-    return 0
-
-
-cdef inline bint _collect_pair(pair, tuple names, list found, bint is_mapping, Py_ssize_t* room) except -1:
-    cdef Py_ssize_t index
-    if type(pair) is tuple:
-        if len(<tuple>pair) == 2:
-            index = _find((<tuple>pair)[0], names, is_mapping)
-            if index >= 0:
-                return _take(found, index, (<tuple>pair)[1], room)
-    elif isinstance(pair, (tuple, list)) and len(pair) == 2:
-        name, value = pair
-        index = _find(name, names, is_mapping)
-        if index >= 0:
-            return _take(found, index, value, room)
-    return True
-
-
-cdef inline bint _is_name(const uint8_t* chars, const uint8_t* name, Py_ssize_t size, bint is_wsgi) noexcept:
-    """Tell whether *chars* are the lowercase *name* in any case; in WSGI's spelling "_" stands for "-"."""
-    cdef Py_ssize_t at
-    cdef uint8_t char
-    for at in range(size):
-        char = chars[at]
-        if c"A" <= char <= c"Z":
-            char |= 0x20
-        elif is_wsgi and char == c"_":
-            char = c"-"
-        if char != name[at]:
-            return False
-    return True
-
-
-cdef inline Py_ssize_t _find(object text, tuple names, bint is_mapping) noexcept:
-    cdef const uint8_t* chars
-    cdef const uint8_t* name
-    cdef Py_ssize_t size, name_size, index
-    if not _chars(text, &chars, &size):
-        return -1
-    for index in range(len(names)):
-        if not _chars(names[index], &name, &name_size):
-            continue
-        if size == name_size and _is_name(chars, name, size, False):
-            return index
-    if is_mapping and size > 5 and isinstance(text, str) and memcmp(chars, b"HTTP_", 5) == 0:
-        for index in range(len(names)):
-            if not _chars(names[index], &name, &name_size):
-                continue
-            if size - 5 == name_size and _is_name(chars + 5, name, name_size, True):
-                return index
-    return -1
-
-
-cdef bint _take(list found, Py_ssize_t index, object value, Py_ssize_t* room) except -1:
-    """Add what *value* holds to *found*; tell whether there is room for more."""
-    if isinstance(value, (tuple, list)):
-        for text in value:
-            if not _take_text(found, index, text, room):
-                return False
-        return True
-    return _take_text(found, index, value, room)
-
-
-cdef bint _take_text(list found, Py_ssize_t index, object text, Py_ssize_t* room) except -1:
-    if not isinstance(text, (str, bytes)):
-        return True
-    text = _bounded(text, room)
-    if text is None:
-        return False
-    earlier = found[index]
-    if earlier is None:
-        found[index] = text
-    elif type(earlier) is list:
-        (<list>earlier).append(text)
-    else:
-        found[index] = [earlier, text]
-    return True
-
-
-cdef enum:
-    C_FIELD_CHARS = 65536
-    C_VALUE_CHARS = 16448  # past the longest that any format takes
-    C_NAME_CHARS = 256
-
-
-cdef inline str _bounded(object text, Py_ssize_t* room):
-    """Return *text* or octets as text, None if there is no *room*; of octets past all limits what shows that."""
-    # To copy a mebibyte would cost more than to refuse it.
-    cdef Py_ssize_t size
-    if isinstance(text, bytes):
-        size = min(PyBytes_GET_SIZE(text), <Py_ssize_t>C_VALUE_CHARS)
-        room[0] -= size
-        return PyUnicode_DecodeLatin1(PyBytes_AS_STRING(text), size, NULL) if room[0] >= 0 else None
-    room[0] -= min(PyUnicode_GET_LENGTH(text), <Py_ssize_t>C_VALUE_CHARS)
-    if room[0] < 0:
-        return None
-    return text if type(text) is str else str.__str__(text)  # a subclass may have methods of its own
-
-
-@cython.final
-cdef class Sieve:
-    """Finds the fields of all formats in a carrier at once: *names*, and names that start with one of *prefixes*."""
-
-    cdef frozenset names
-    cdef tuple prefixes
-    # Which lengths, below 64, names with this first character have: nearly all other headers stop here.
-    cdef uint64_t[256] lengths
-    cdef bint[256] is_prefix
-
-    def __init__(self, names, prefixes=()):
-        cdef str name
-        self.names = frozenset(names)
-        self.prefixes = tuple(prefixes)
-        for at in range(256):
-            self.lengths[at] = self.is_prefix[at] = 0
-        for name in self.names:
-            self.lengths[ord(name[0])] |= <uint64_t>1 << (len(name) & 63)
-        for name in self.prefixes:
-            self.is_prefix[ord(name[0])] = True
-
-    def sift(self, carrier):
-        """Return what is found, by its lowercase name, as ``collect`` would; None if nothing is.
-
-        At most 64 KiB are taken, of one value no more than every format refuses, of names with a prefix the first 64:
-        what a peer sends is bounded before it is parsed.
-        """
-        cdef PyObject* key
-        cdef PyObject* value
-        cdef Py_ssize_t position = 0, room = C_FIELD_CHARS
-        cdef int prefixed = 0
-        cdef dict found = None
-        cdef bint is_mapping
-        cdef str name
-        if type(carrier) is dict:
-            # Nothing in _name or _keep runs code of the program's, so the dict cannot change on the way.
-            while PyDict_Next(carrier, &position, &key, &value):
-                name = self._name(<object>key, True, &prefixed)
-                if name is not None:
-                    if found is None:
-                        found = {}
-                    if not _keep(found, name, <object>value, &room):
-                        break
-            return found or None
-        if type(carrier) is list:
-            for pair in <list>carrier:
-                if type(pair) is tuple and len(<tuple>pair) == 2 and not self._may_be((<tuple>pair)[0]):
-                    continue
-                if isinstance(pair, (tuple, list)) and len(pair) == 2:
-                    name = self._name(pair[0], False, &prefixed)
-                    if name is not None:
-                        if found is None:
-                            found = {}
-                        if not _keep(found, name, pair[1], &room):
-                            break
-            return found or None
-        is_mapping = hasattr(carrier, "items")
-        for pair in carrier.items() if is_mapping else carrier:
-            if isinstance(pair, (tuple, list)) and len(pair) == 2:
-                name = self._name(pair[0], is_mapping, &prefixed)
-                if name is not None:
-                    if found is None:
-                        found = {}
-                    if not _keep(found, name, pair[1], &room):
-                        break
-        return found or None
-
-    cdef inline bint _may_be(self, object text) noexcept:
-        """Tell whether *text* has the first character and the length of a name, or a prefix's first character."""
-        cdef const uint8_t* chars
-        cdef Py_ssize_t size
-        cdef uint8_t first
-        if not _chars(text, &chars, &size) or size == 0 or size > C_NAME_CHARS + 5:
-            return False
-        first = chars[0] | 0x20 if c"A" <= chars[0] <= c"Z" else chars[0]
-        return (self.lengths[first] >> (size & 63) & 1) != 0 or self.is_prefix[first]
-
-    cdef str _name(self, object text, bint is_mapping, int* prefixed):
-        """Return *text* in lower case if it is one of the names."""
-        cdef str name
-        if not self._may_be(text) and not (is_mapping and isinstance(text, str) and text.startswith("HTTP_")):
-            return None
-        name = text.decode("latin-1") if isinstance(text, bytes) else str.__str__(text)
-        if is_mapping and isinstance(text, str) and name.startswith("HTTP_"):
-            name = name[5:].replace("_", "-")
-        if not PyUnicode_IS_ASCII(name) or PyUnicode_GET_LENGTH(name) > C_NAME_CHARS:
-            return None
-        name = name.lower()
-        if name in self.names:
-            return name
-        if prefixed[0] == C_LABELS or not name.startswith(self.prefixes):
-            return None
-        prefixed[0] += 1
-        return name
-
-
-cdef bint _keep(dict found, str name, object value, Py_ssize_t* room) except -1:
-    """Add what *value* holds to *found*; tell whether there was room for it."""
-    for text in value if isinstance(value, (tuple, list)) else (value,):
-        if not isinstance(text, (str, bytes)):
-            continue
-        text = _bounded(text, room)
-        if text is None:
-            return False
-        earlier = found.get(name)
-        if earlier is None:
-            found[name] = text
-        elif type(earlier) is list:
-            (<list>earlier).append(text)
-        else:
-            found[name] = [earlier, text]
-    return True
-
-
-def put(carrier, str name not None, str text):
-    """Set *name* to *text* in *carrier*, a mutable mapping or a list of pairs; None takes it out.
-
-    What stood there under *name* in any case goes: two ``traceparent`` headers are none. A list of
-    bytes pairs gets bytes.
-    """
-    _put(carrier, name, text)
-
-
-cdef int _put(carrier, str name, str text) except -1:
-    cdef PyObject* key
-    cdef Py_ssize_t position = 0
-    cdef list stale = None
-    if type(carrier) is dict:
-        if len(<dict>carrier) == 0:
-            if text is not None:
-                PyDict_SetItem(carrier, name, text)
-            return 0
-        while PyDict_Next(carrier, &position, &key, NULL):
-            if <object>key is not name and _is_named(<object>key, name) and (
-                not isinstance(<object>key, str) or <object>key != name
-            ):
-                if stale is None:
-                    stale = []
-                stale.append(<object>key)
-        if stale is not None:
-            for other in stale:
-                (<dict>carrier).pop(other, None)
-        if text is not None:
-            PyDict_SetItem(carrier, name, text)
-        else:
-            (<dict>carrier).pop(name, None)
-    elif isinstance(carrier, list):
-        _put_pair(carrier, name, text)
-    elif isinstance(carrier, dict):
-        for other in [other for other in carrier if other != name and _is_named(other, name)]:
-            del carrier[other]
-        if text is not None:
-            carrier[name] = text
-        else:
-            carrier.pop(name, None)
-    elif hasattr(carrier, "keys") and hasattr(carrier, "__setitem__"):
-        # Some mappings ignore case, and some add to what is there where others replace it.
-        for other in [other for other in carrier.keys() if _is_named(other, name)]:
-            try:
-                del carrier[other]
-            except KeyError:
-                pass
-        if text is not None:
-            carrier[name] = text
-    else:
-        raise TypeError(f"carrier must be a mutable mapping or a list of pairs, not {type(carrier).__name__}")
-    return 0
-
-
-cdef int _put_pair(list pairs, str name, str text) except -1:
-    for pair in pairs:
-        if not isinstance(pair, (tuple, list)) or not pair:
-            raise TypeError(f"carrier must be a list of pairs, not of {type(pair).__name__}")
-    as_bytes = bool(pairs) and isinstance(pairs[0][0], bytes)
-    pairs[:] = [pair for pair in pairs if not _is_named(pair[0], name)]
-    if text is not None:
-        pairs.append((name.encode(), text.encode()) if as_bytes else (name, text))
-    return 0
-
-
-cdef inline bint _is_named(object key, str name) noexcept:
-    cdef const uint8_t* chars
-    cdef const uint8_t* wanted
-    cdef Py_ssize_t size, wanted_size
-    return (
-        _chars(key, &chars, &size)
-        and _chars(name, &wanted, &wanted_size)
-        and size == wanted_size
-        and _is_name(chars, wanted, size, False)
-    )

@@ -30,8 +30,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from ._configure import record_for_parent, statistics, tracer_in_use
-from ._core.records import DEFAULT_LIMITS, Limits, Link, Status
-from ._core.twin import Tracer, buffer, current_span, restore_span
+from ._core.buffer import buffer
+from ._core.context import Link, SpanContext
+from ._core.outcome import mark_recorded, outcome_of
+from ._core.records import DEFAULT_LIMITS, Limits, Status
+from ._core.scopes import current_span
+from ._core.span import restore_span
+from ._core.tracer import Tracer
 from ._handoffs.by_hand import Place, at, detached, place
 from ._propagation import DEFAULT_FORMATS, environ_of, formats
 
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from multiprocessing.context import BaseContext
 
-    from ._core.twin import Span
+    from ._core.span import Span
     from .wire import Format
 
 __all__ = ["ProcessPoolExecutor", "environ", "pack"]
@@ -192,7 +197,7 @@ def _run(carrier: tuple[Place, Any], fn: Callable[..., Any], args: Any, kwargs: 
     except BaseException as error:
         _hide_frame(error)
         if _has_news(tracer):
-            _attach(error)
+            _attach(error, where.trace_id if isinstance(where, SpanContext) else "")
         raise
     # A memoryview is handed over by interpreters, but cannot be pickled.
     return _Value(value) if _has_news(tracer) and type(value) is not memoryview else value
@@ -237,19 +242,22 @@ class _Value:
         return _with_spans(self.value, protocol)
 
 
-def _attach(error: BaseException) -> None:
-    """Have *error* take the worker's spans along when the worker pickles it, which it does next, and unpickle as itself."""
+def _attach(error: BaseException, trace_id: str = "") -> None:
+    """Have *error* take the worker's spans along when the worker pickles it, which it does next, and unpickle as itself.
+
+    If spans of the trace *trace_id* have recorded it, no span of it in the parent will.
+    """
     if type(error) not in copyreg.dispatch_table:  # which goes before: then the next result takes them
         # Past whatever __setattr__ the exception has.
-        object.__setattr__(error, "__reduce_ex__", functools.partial(_reduce_error, error))
+        object.__setattr__(error, "__reduce_ex__", functools.partial(_reduce_error, error, trace_id))
 
 
-def _reduce_error(error: BaseException, protocol: int) -> Any:
+def _reduce_error(error: BaseException, trace_id: str, protocol: int) -> Any:
     object.__delattr__(error, "__reduce_ex__")
-    return _with_spans(error, protocol)
+    return _with_spans(error, protocol, "" if outcome_of(error, trace_id, 0).errors else trace_id)
 
 
-def _with_spans(outcome: Any, protocol: int) -> Any:
+def _with_spans(outcome: Any, protocol: int, recorded_in: str = "") -> Any:
     # In bytes of its own: so what cannot be pickled costs no spans here, and what cannot be unpickled none there.
     pickled = io.BytesIO()
     try:
@@ -257,7 +265,7 @@ def _with_spans(outcome: Any, protocol: int) -> Any:
     except Exception as error:
         _attach(error)  # the worker catches it, and sends it instead
         raise
-    return _open, (_Spans(), pickled.getvalue())
+    return _open, (_Spans(), pickled.getvalue(), recorded_in)
 
 
 class _Spans:
@@ -288,8 +296,12 @@ def _values(span: Span) -> tuple[Any, ...]:
 # ---- in the parent, on the way back: in the pool's own thread or the event loop, so that nothing may be raised
 
 
-def _open(_: None, pickled: bytes) -> Any:
-    return pickle.loads(pickled)
+def _open(_: None, pickled: bytes, recorded_in: str) -> Any:
+    outcome = pickle.loads(pickled)
+    if recorded_in and isinstance(outcome, BaseException):
+        for error in outcome_of(outcome, recorded_in, 0).errors:
+            mark_recorded(error, recorded_in)
+    return outcome
 
 
 def _receive(spans: list[Any], lost: int) -> None:

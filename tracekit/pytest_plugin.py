@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ._core.twin import current_scope, swap_scope
+from ._core.scopes import current_scope, swap_scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

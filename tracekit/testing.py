@@ -6,7 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING, Self
 
 from ._configure import flush, lend
-from ._core.twin import Span, SpanContext, set_clock, set_ids
+from ._core.context import SpanContext, set_ids
+from ._core.span import Span, set_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

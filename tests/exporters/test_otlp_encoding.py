@@ -162,7 +162,7 @@ VALUES = [
     ([], ()),
     (["a", None, 1, 2.5, b"x", True], ("a", None, 1, 2.5, b"x", True)),
     ({}, {}),
-    ({"a": {"b": [1, {"c": 2}]}}, {"a": {"b": (1,)}}),  # deeper than attributes go
+    ({"a": {"b": [1, {"c": 2}]}}, {"a": {"b": (1, None)}}),  # deeper than attributes go
     ({"grüße": "\udfff"}, {"grüße": "�"}),
 ]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tracekit
 from tracekit import Account, AlwaysOn, Ratio, TraceState
-from tracekit._core.twin import set_ids
+from tracekit._core.context import set_ids
 from tracekit._sampling import NEVER
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.tail import TailSampler

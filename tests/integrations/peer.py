@@ -1,4 +1,4 @@
-"""An ASGI server and client of two queues: what the middleware's tests drive it with."""
+"""The server's side of ASGI as two lists of messages, for tests of the middleware."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def websocket_scope(*headers, **changes):
 
 
 class Peer:
-    """The server's side: what ``receive`` gives, one message after the other, and what was sent."""
+    """The server's side: ``receive`` returns *messages* one by one, ``sent`` has those of the app."""
 
     def __init__(self, *messages):
         self.messages = list(messages) or [{"type": "http.request", "body": b"", "more_body": False}]
@@ -62,7 +62,7 @@ async def answer(scope, receive, send):
 
 
 def run(coroutine):
-    """Run what never has to wait."""
+    """Run a coroutine that never waits."""
     with pytest.raises(StopIteration):
         coroutine.send(None)
 

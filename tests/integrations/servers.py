@@ -22,16 +22,16 @@ if sys.platform != "win32":
 
 
 @contextlib.contextmanager
-def serve(app, server="uvicorn, asyncio"):
-    """Serve *app* inside ``with``, and give the port."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+def serve(app, server="uvicorn, asyncio", path=None):
+    """Serve *app* inside ``with`` and yield the port; None with *path*, for a Unix socket."""
+    listener = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
+    listener.bind(("127.0.0.1", 0) if path is None else path)
     listener.listen(512)  # connections wait here until the server has started
     name, _, loop = server.partition(", ")
     starting = threading.Event()
     stops = []
     run = {"uvicorn": _run_uvicorn, "hypercorn": _run_hypercorn}[name]
-    port = listener.getsockname()[1]
+    port = listener.getsockname()[1] if path is None else None
     thread = threading.Thread(
         target=contextvars.Context().run, args=(run, app, listener, loop, stops, starting), name=server
     )
@@ -80,16 +80,16 @@ def _run_hypercorn(app, listener, loop, stops, starting):
 
 
 def until(is_true):
-    """Wait until *is_true*, for what other threads do; fail after 20 s."""
+    """Wait until *is_true*, for work of other threads; fail after 20 s."""
     deadline = time.monotonic() + 20
     pause = threading.Event()
     while not is_true():
-        assert time.monotonic() < deadline, "nothing came of it in 20 s"
+        assert time.monotonic() < deadline, "not true within 20 s"
         pause.wait(0.005)
 
 
 def spans_of(exporter, count):
-    """Return the spans, *count* of them, when the last has ended: a client has its answer a little earlier."""
+    """Return *count* spans after the last has ended: a client gets its response a little earlier."""
     until(lambda: len(exporter.spans) >= count)
     spans = exporter.spans
     assert len(spans) == count

@@ -1,7 +1,11 @@
-"""The middleware against the ASGI protocol itself; ``test_asgi_servers.py`` has the servers."""
+"""The middleware and the ASGI protocol, without a server; ``test_asgi_servers.py`` has real servers."""
 
 from __future__ import annotations
 
+import contextlib
+import http
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import anyio
@@ -10,9 +14,12 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 import tracekit
+from tracekit import AlwaysOff, Ratio
 from tracekit.integrations import asgi
+from tracekit.integrations._lifespan import LIFESPAN_KEY
 from tracekit.integrations.asgi import SPAN_KEY, TraceMiddleware
 from tracekit.testing import span_tree
 
@@ -53,7 +60,7 @@ async def test_a_request_is_a_child_of_its_caller_and_current_in_the_app(exporte
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("trust", ["continue", "restart", "link", "ignore"])
-async def test_what_is_current_around_the_middleware_is_never_the_parent(exporter, trust):
+async def test_a_span_current_around_the_middleware_is_never_the_parent(exporter, trust):
     with tracekit.use_labels(leaked="yes"), tracekit.span("of the request before") as leaked:
         labels = []
 
@@ -78,7 +85,7 @@ async def test_what_is_current_around_the_middleware_is_never_the_parent(exporte
         ("ignore", False, False, {}),
     ],
 )
-def test_trust_says_what_is_made_of_the_callers_headers(exporter, trust, is_continued, is_linked, labels):
+def test_trust_sets_how_the_callers_headers_are_used(exporter, trust, is_continued, is_linked, labels):
     found = []
 
     async def app(scope, receive, send):
@@ -98,26 +105,153 @@ def test_without_a_caller_there_is_nothing_to_link_to(exporter, trust):
     assert exporter.spans[0].links == ()
 
 
-def test_a_restarted_trace_is_sampled_here_not_there(exporter):
+def test_the_sampler_decides_about_a_restarted_trace(exporter):
     run(TraceMiddleware(answer, trust="restart")(request_scope(UNSAMPLED), at_once, at_once))
     assert len(exporter.spans) == 1
+
+
+@pytest.mark.parametrize("trust", ["continue", "restart", "link", "ignore"])
+def test_routes_override_trust_for_all_paths_below_them(exporter, trust):
+    others = {"continue": "ignore", "restart": "continue", "link": "restart", "ignore": "continue"}
+    seen = []
+
+    async def app(scope, receive, send):
+        labels = dict(tracekit.current_labels())
+        seen.append((tracekit.current_context().trace_id == TRACE_ID, labels, len(tracekit.current_span().links)))
+
+    middleware = TraceMiddleware(app, trust=others[trust], routes={"/partner": trust})
+    plain, chosen = TraceMiddleware(app, trust=others[trust]), TraceMiddleware(app, trust=trust)
+    for path, like in (("/partner", chosen), ("/partner/3", chosen), ("/partners", plain), ("/", plain), (5, plain)):
+        seen.clear()
+        for one in (middleware, like):
+            run(one(request_scope(CALLER, LABELS, path=path), at_once, at_once))
+        assert seen[0] == seen[1], path
+    assert len(exporter.spans) == 10
+
+
+EXCLUDE = ["/health", "/internal/metrics/", re.compile(r"\.(css|js)$"), re.compile("^/static")]
+
+
+@pytest.mark.parametrize("make", [request_scope, websocket_scope])
+@pytest.mark.parametrize(
+    ("path", "is_traced"),
+    [
+        ("/health", False),
+        ("/health/", False),
+        ("/health/live", False),
+        ("/healthy", True),
+        ("/api/health", True),
+        ("/internal/metrics", True),
+        ("/internal/metrics/", False),
+        ("/internal/metrics/a", False),
+        ("/a/b.css", False),
+        ("/a/b.css/c", True),
+        ("/statics", False),
+        ("/", True),
+        ("", True),
+        (None, True),
+        (5, True),
+        ("/health/" + "x" * 5000, True),
+    ],
+)
+def test_an_excluded_request_and_the_spans_inside_it_are_not_recorded(exporter, make, path, is_traced):
+    sent = []
+
+    async def app(scope, receive, send):
+        with tracekit.span("work"):
+            sent.append(tracekit.inject({}))
+        await answer(scope, receive, send)
+
+    messages = []
+
+    async def send(message):
+        messages.append(message)
+
+    with tracekit.span("of the request before"):
+        scope = make(CALLER, path=path)
+        # The inner middleware excludes nothing, but respects the outer one.
+        run(TraceMiddleware(TraceMiddleware(app), exclude=EXCLUDE)(scope, at_once, send))
+    spans = [span for span in exporter.spans if span.name != "of the request before"]
+    assert [span.name for span in spans] == (["work", spans[-1].name] if is_traced else [])
+    assert (scope[SPAN_KEY] is not None) is is_traced
+    assert messages == [START, LAST]
+    (headers,) = sent
+    assert bool(int(headers["traceparent"][-2:], 16) & 1) is is_traced
+    assert (TRACE_ID in headers["traceparent"]) is is_traced
+
+
+def documented_sampler():
+    """Return the sampler of docs/sampling.md."""
+    text = (Path(__file__).parents[2] / "docs/sampling.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^class OnlyWhatMatters:\n(?:(?:    .*)?\n)+", text, re.MULTILINE)
+    names = {"Ratio": Ratio}
+    exec(code, names)
+    sampler = names["OnlyWhatMatters"]()
+    sampler.others = AlwaysOff()  # instead of a random tenth
+    return sampler
+
+
+def test_the_sampler_of_the_documentation_works_under_the_middleware(exporter):
+    tracekit.configure(exporter=exporter, sampler=documented_sampler())
+    for path in ("/health", "/pay/3", "/items"):
+        run(TraceMiddleware(answer)(request_scope(path=path, raw_path=path.encode()), at_once, at_once))
+    assert [span.attributes["url.path"] for span in exporter.spans] == ["/pay/3"]
+
+
+def test_a_sampler_gets_the_attributes_of_the_request(exporter):
+    asked = []
+
+    class Sampler:
+        def sample(self, randomness, name, kind, attributes):
+            asked.append((name, kind, dict(attributes)))
+            return False, ""
+
+    tracekit.configure(exporter=exporter, sampler=Sampler())
+    scope = request_scope((b"user-agent", b"curl"), query_string=b"a=1&token=s3cr3t")
+    run(TraceMiddleware(answer)(scope, at_once, at_once))
+    run(TraceMiddleware(answer)(websocket_scope(), at_once, at_once))
+    assert asked[0] == (
+        "GET",
+        "server",
+        {
+            "http.request.method": "GET",
+            "url.path": "/items/3",
+            "url.scheme": "https",
+            "url.query": "a=1&token=REDACTED",
+            "server.address": "shop.example",
+            "server.port": 443,
+            "client.address": "192.0.2.1",
+            "network.peer.address": "192.0.2.1",
+            "network.protocol.version": "1.1",
+            "user_agent.original": "curl",
+        },
+    )
+    assert asked[1][:2] == ("WEBSOCKET", "server")
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"exclude": "/health"}, TypeError, "exclude must be an iterable of paths and patterns, not str"),
+        ({"exclude": re.compile("a")}, TypeError, "exclude must be an iterable of paths and patterns, not Pattern"),
+        ({"exclude": None}, TypeError, "exclude must be an iterable of paths and patterns, not NoneType"),
+        ({"exclude": [5]}, TypeError, "exclude must hold str and re.Pattern[str], not int"),
+        ({"exclude": [re.compile(b"a")]}, TypeError, "exclude must hold str and re.Pattern[str], not Pattern"),
+        ({"exclude": ["health"]}, ValueError, "exclude must hold paths that start with a slash: 'health'"),
+        ({"routes": {"/": None}}, TypeError, "trust must be str, not NoneType"),
+        ({"redact": "ssn"}, TypeError, "redact must be an iterable of names, not str"),
         ({"app": None}, TypeError, "app must be an ASGI application, not NoneType"),
         ({"trust": None}, TypeError, "trust must be str, not NoneType"),
         ({"trust": "yes\n"}, ValueError, r"trust must be one of continue, restart, link, ignore: 'yes\n'"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, error, message):
+def test_invalid_arguments_are_errors(arguments, error, message):
     with pytest.raises(error) as caught:
         TraceMiddleware(**{"app": answer, **arguments})
     assert str(caught.value) == message
 
 
-# What is recorded
+# Attributes and names
 
 
 @pytest.mark.parametrize(
@@ -134,6 +268,7 @@ def test_wrong_arguments_are_named(arguments, error, message):
                 "server.address": "shop.example",
                 "server.port": 443,
                 "client.address": "192.0.2.1",
+                "network.peer.address": "192.0.2.1",
                 "network.protocol.version": "1.1",
                 "user_agent.original": "httpx",
                 "http.response.status_code": 200,
@@ -180,6 +315,7 @@ def test_wrong_arguments_are_named(arguments, error, message):
                 "server.address": "::1",
                 "server.port": 8000,
                 "client.address": "192.0.2.1",
+                "network.peer.address": "192.0.2.1",
                 "network.protocol.version": "1.1",
                 "user_agent.original": "\xff" * 1024,
                 "http.response.status_code": 200,
@@ -195,11 +331,79 @@ def test_attributes_follow_the_http_conventions(exporter, scope, name, attribute
     assert span.dropped_attributes == 0
 
 
+def attributes_of(exporter, **changes):
+    run(TraceMiddleware(answer)(request_scope(**changes), at_once, at_once))
+    return exporter.spans[-1].attributes
+
+
+@pytest.mark.parametrize(
+    ("raw_path", "path", "recorded"),
+    [
+        (b"/a%2Fb%3Fc/%C3%BC", "/a/b?c/\u00fc", "/a%2Fb%3Fc/%C3%BC"),
+        (b"/a?b=s3cr3t", "/a", "/a"),  # some servers include the query
+        (b"/\xff", "/\ufffd", "/\xff"),
+        (None, "/a b", "/a b"),
+        ("/wrong", "/a", "/a"),
+        (b"", "/a", ""),
+    ],
+)
+def test_the_path_is_recorded_as_it_was_sent(exporter, raw_path, path, recorded):
+    assert attributes_of(exporter, raw_path=raw_path, path=path)["url.path"] == recorded
+
+
+@pytest.mark.parametrize(
+    ("host", "server", "address", "port"),
+    [
+        (b"shop.example", ("127.0.0.1", 8000), "shop.example", 443),
+        (b"shop.example:8443", ("127.0.0.1", 8000), "shop.example", 8443),
+        (b"shop.example:65535", ("127.0.0.1", 8000), "shop.example", 65535),
+        (b"shop.example:65536", ("127.0.0.1", 8000), "shop.example", 443),
+        (b"shop.example:99999", ("127.0.0.1", 8000), "shop.example", 443),
+        (b"shop.example:0", ("127.0.0.1", 8000), "shop.example", 443),
+        (b"shop.example", ("/run/shop.sock", None), "shop.example", None),
+        (b"shop.example", None, "shop.example", None),  # a Unix socket under uvicorn
+        (b"shop.example:8443", ("/run/shop.sock", None), "shop.example", 8443),  # given by the client
+        (b"", ("/run/shop.sock", None), "/run/shop.sock", None),
+        (b"", ("127.0.0.1", 8000), "127.0.0.1", 8000),
+        (b"", ("127.0.0.1", 0), "127.0.0.1", None),
+        (b"", ("127.0.0.1", 65536), "127.0.0.1", None),
+        (b"", ("127.0.0.1", True), "127.0.0.1", None),
+        (b"", None, None, None),
+    ],
+)
+def test_the_port_is_recorded_if_it_is_known_and_valid(exporter, host, server, address, port):
+    attributes = attributes_of(exporter, headers=[(b"host", host)], server=server)
+    assert (attributes.get("server.address"), attributes.get("server.port")) == (address, port)
+
+
+@pytest.mark.parametrize(
+    ("client", "address", "peer"),
+    [
+        (("192.0.2.1", 51234), "192.0.2.1", "192.0.2.1"),
+        (["2001:db8::1", 51234], "2001:db8::1", "2001:db8::1"),
+        (("198.51.100.7", 0), "198.51.100.7", None),  # from X-Forwarded-For, under uvicorn
+        (("198.51.100.7",), "198.51.100.7", None),
+        (("", 0), None, None),  # a Unix socket
+        (("", 51234), None, None),
+        (None, None, None),
+    ],
+)
+def test_client_and_peer_are_recorded_if_they_are_known(exporter, client, address, peer):
+    attributes = attributes_of(exporter, client=client)
+    assert (attributes.get("client.address"), attributes.get("network.peer.address")) == (address, peer)
+
+
+def test_secrets_in_a_query_are_redacted_and_names_can_be_added(exporter):
+    scope = request_scope(query_string=b"page=2&token[]=s3cr3t&ssn=s3cr3t")
+    run(TraceMiddleware(answer, redact=["SSN"])(scope, at_once, at_once))
+    assert exporter.spans[0].attributes["url.query"] == "page=2&token[]=REDACTED&ssn=REDACTED"
+
+
 @pytest.mark.parametrize(
     ("status", "code", "error_type"),
     [(200, "unset", None), (304, "unset", None), (404, "unset", None), (499, "unset", None), (500, "error", "500")],
 )
-def test_only_a_status_from_500_on_is_the_servers_error(exporter, status, code, error_type):
+def test_a_status_from_500_on_is_an_error(exporter, status, code, error_type):
     async def app(scope, receive, send):
         await send({**START, "status": status})
         await send(LAST)
@@ -258,7 +462,7 @@ def test_the_span_is_named_after_the_route_that_the_app_chose(exporter):
 
 
 @pytest.mark.parametrize("route", [None, object(), SimpleNamespace(path=None), SimpleNamespace(path=b"/"), "/items"])
-def test_any_other_idea_of_a_route_is_passed_over(exporter, route):
+def test_unknown_kinds_of_routes_are_ignored(exporter, route):
     async def app(scope, receive, send):
         scope["route"] = route
         await answer(scope, receive, send)
@@ -305,7 +509,7 @@ async def test_the_span_is_open_until_the_last_chunk_and_the_bodys_spans_are_its
         {"type": "http.response.body", "more_body": False},
     ],
 )
-def test_whatever_completes_a_response_ends_the_span(exporter, last):
+def test_every_message_that_completes_a_response_ends_the_span(exporter, last):
     async def app(scope, receive, send):
         await send(START)
         await send(last)
@@ -316,7 +520,7 @@ def test_whatever_completes_a_response_ends_the_span(exporter, last):
     assert span_tree(exporter.spans) == "GET"
 
 
-def test_an_app_that_returns_too_early_made_an_error(exporter):
+def test_an_app_that_returns_before_its_response_is_complete_is_an_error(exporter):
     async def app(scope, receive, send):
         await send(START)
         await send(MORE)
@@ -325,7 +529,7 @@ def test_an_app_that_returns_too_early_made_an_error(exporter):
     assert exporter.spans[0].status == ("error", "the app returned before its response was complete")
 
 
-def test_an_exception_is_recorded_once_and_raised_on_as_it_is(exporter):
+def test_an_exception_is_recorded_once_and_raised_unchanged(exporter):
     boom = ValueError("boom")
 
     async def app(scope, receive, send):
@@ -341,9 +545,55 @@ def test_an_exception_is_recorded_once_and_raised_on_as_it_is(exporter):
     (span,) = [span for span in exporter.spans if span.kind == "server"]
     assert span.status.description == "ValueError: boom"
     assert span.attributes["error.type"] == "ValueError"
+    assert span.attributes["http.response.status_code"] == 500  # sent by the server, or by a layer around
 
 
-def test_the_exception_behind_an_answer_of_500_is_on_the_span(exporter):
+def test_an_app_that_returns_without_an_answer_is_a_500_too(exporter):
+    async def app(scope, receive, send):
+        pass
+
+    run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert span.status == ("error", "the app returned before its response was complete")
+    assert span.attributes["http.response.status_code"] == 500
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_an_exception_that_ends_the_process_or_task_is_no_500(exporter, error):
+    async def app(scope, receive, send):
+        raise error
+
+    with pytest.raises(error):
+        run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    assert "http.response.status_code" not in exporter.spans[0].attributes
+
+
+def test_an_exception_after_the_start_of_the_response_keeps_its_status(exporter):
+    async def app(scope, receive, send):
+        await send({**START, "status": http.HTTPStatus.CREATED})
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert span.status.code == "error"
+    assert span.attributes["http.response.status_code"] == 201
+    assert type(span.attributes["http.response.status_code"]) is int
+
+
+def test_an_unhandled_exception_inside_starlette_is_a_500(exporter):
+    async def boom(request):
+        raise ValueError("boom")
+
+    app = Starlette(routes=[Route("/boom", boom)])
+    app.add_middleware(TraceMiddleware)
+    with pytest.raises(ValueError, match="boom"):
+        run(app(request_scope(path="/boom", raw_path=b"/boom"), at_once, at_once))
+    (span,) = exporter.spans
+    assert (span.name, span.attributes["http.response.status_code"]) == ("GET /boom", 500)
+
+
+def test_the_exception_that_caused_a_500_is_on_the_span(exporter):
     async def app(scope, receive, send):
         await send({**START, "status": 500})
         await send(LAST)
@@ -357,7 +607,7 @@ def test_the_exception_behind_an_answer_of_500_is_on_the_span(exporter):
     assert span.attributes["http.response.status_code"] == 500
 
 
-def test_what_fails_after_a_good_answer_is_not_the_requests_fault(exporter):
+def test_an_exception_after_a_complete_response_is_no_error_of_the_request(exporter):
     async def app(scope, receive, send):
         await answer(scope, receive, send)
         with tracekit.span("background task"):
@@ -385,7 +635,7 @@ async def test_a_cancelled_request_is_cancelled_and_no_error(exporter):
 
 
 @pytest.mark.anyio
-async def test_a_disconnect_that_the_app_sees_ends_the_span_as_cancelled(exporter):
+async def test_a_disconnect_received_by_the_app_ends_the_span_as_cancelled(exporter):
     async def app(scope, receive, send):
         await send(START)
         assert (await receive())["type"] == "http.disconnect"
@@ -405,7 +655,7 @@ async def test_a_disconnect_that_the_app_sees_ends_the_span_as_cancelled(exporte
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("message", [START, MORE, LAST], ids=["start", "more", "last"])
-async def test_a_send_that_fails_says_that_the_client_has_gone(exporter, message):
+async def test_a_failing_send_means_that_the_client_has_gone(exporter, message):
     async def app(scope, receive, send):
         await send(message)
 
@@ -420,7 +670,7 @@ async def test_a_send_that_fails_says_that_the_client_has_gone(exporter, message
 
 
 @pytest.mark.anyio
-async def test_the_disconnect_after_a_complete_response_is_none(exporter):
+async def test_a_disconnect_after_a_complete_response_is_ignored(exporter):
     disconnect = {"type": "http.disconnect"}
     received = []
 
@@ -441,7 +691,7 @@ async def test_the_disconnect_after_a_complete_response_is_none(exporter):
         return disconnect
 
     async def send(message):
-        if message is LAST:  # the server's news overtakes the end of the call
+        if message is LAST:  # the server reports the disconnect before send() returns
             is_over.set()
             while not received:
                 await anyio.lowlevel.checkpoint()
@@ -515,7 +765,7 @@ SEND = {"type": "websocket.send", "text": "y"}
     ],
     ids=["talk", "broken", "closed", "rejected", "denied"],
 )
-async def test_a_websocket_has_one_span_with_what_went_through_it(exporter, sends, receives, status, attributes):
+async def test_a_websocket_has_one_span_with_its_counts_and_close_code(exporter, sends, receives, status, attributes):
     app, peer = conversation(*receives, sends=sends)
     await TraceMiddleware(app)(websocket_scope(CALLER), peer.receive, peer.send)
     (span,) = exporter.spans
@@ -528,6 +778,7 @@ async def test_a_websocket_has_one_span_with_what_went_through_it(exporter, send
         "server.address": "shop.example",
         "server.port": 443,
         "client.address": "192.0.2.1",
+        "network.peer.address": "192.0.2.1",
         "network.protocol.version": "1.1",
         **attributes,
     }
@@ -535,7 +786,7 @@ async def test_a_websocket_has_one_span_with_what_went_through_it(exporter, send
 
 
 @pytest.mark.anyio
-async def test_a_websocket_whose_client_went_while_the_app_sent_is_cancelled(exporter):
+async def test_a_websocket_whose_client_has_gone_during_a_send_is_cancelled(exporter):
     async def app(scope, receive, send):
         await send(ACCEPT)
 
@@ -561,13 +812,40 @@ def test_a_websocket_is_named_after_its_route_and_its_exception_is_recorded(expo
     (span,) = exporter.spans
     assert (span.name, span.status.code) == ("WEBSOCKET /items/{id}", "error")
     assert [event.name for event in span.events] == ["exception"]
+    assert "http.response.status_code" not in span.attributes  # it was accepted
 
 
-# What must not be disturbed
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_websocket_that_is_never_answered_is_a_500(exporter, raises):
+    async def app(scope, receive, send):
+        if raises:
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom") if raises else contextlib.nullcontext():
+        run(TraceMiddleware(app)(websocket_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert (span.status.code, span.attributes["http.response.status_code"]) == ("error", 500)
 
 
-@pytest.mark.parametrize("scope", [{"type": "lifespan"}, {"type": "of tomorrow"}, {"type": None}, {"type": []}, {}])
-def test_every_other_scope_passes_untouched(exporter, scope):
+def test_a_websocket_whose_app_raises_for_a_normal_close_is_no_error(exporter):
+    async def app(scope, receive, send):
+        await send(ACCEPT)
+        raise WebSocketDisconnect(1000)
+
+    with pytest.raises(WebSocketDisconnect):
+        run(TraceMiddleware(app)(websocket_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert (span.status.code, span.events) == ("unset", ())
+    assert "error.type" not in span.attributes
+
+
+# Transparency
+
+
+@pytest.mark.parametrize(
+    "scope", [{"type": "lifespan", LIFESPAN_KEY: True}, {"type": "of tomorrow"}, {"type": None}, {"type": []}, {}]
+)
+def test_other_scopes_are_passed_on_unchanged(exporter, scope):
     seen = []
 
     async def app(*arguments):
@@ -581,7 +859,7 @@ def test_every_other_scope_passes_untouched(exporter, scope):
     assert exporter.spans == []
 
 
-def test_what_nobody_records_costs_no_wrapped_channels():
+def test_the_channels_of_an_unrecorded_request_are_not_wrapped():
     seen = []
 
     async def app(scope, receive, send):
@@ -591,8 +869,8 @@ def test_what_nobody_records_costs_no_wrapped_channels():
     assert seen == [at_once, answer, TRACE_ID]
 
 
-def test_what_the_caller_does_not_sample_costs_no_attributes_either(exporter, monkeypatch):
-    monkeypatch.setattr(asgi, "_attributes", None)
+def test_no_attributes_are_made_for_an_unsampled_request(exporter, monkeypatch):
+    monkeypatch.setattr(asgi, "attributes_of", None)
     seen = []
 
     async def app(scope, receive, send):
@@ -603,7 +881,7 @@ def test_what_the_caller_does_not_sample_costs_no_attributes_either(exporter, mo
     assert exporter.spans == []
 
 
-def test_the_layers_around_find_the_span_in_the_scope(exporter):
+def test_layers_around_find_the_span_in_the_scope(exporter):
     found = []
 
     async def outer(scope, receive, send):

@@ -1,11 +1,12 @@
-"""The middleware against input that no server should pass on, and against failures of its own."""
+"""The middleware and invalid input, and errors inside the middleware."""
 
 from __future__ import annotations
 
 import gc
 import logging
+import re
 import sys
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -56,7 +57,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("make", [request_scope, websocket_scope])
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in HOSTILE.items() for value in values])
-def test_a_hostile_scope_is_served_and_starts_a_fresh_trace(exporter, caplog, make, key, value):
+def test_a_hostile_scope_is_served_and_starts_a_new_trace(exporter, caplog, make, key, value):
     seen = []
 
     async def app(scope, receive, send):
@@ -105,12 +106,145 @@ def test_any_header_bytes_are_served(exporter, headers, query):
     assert len(exporter.spans) == 1
 
 
+class Raising(dict):
+    """A message or a scope whose methods raise."""
+
+    def _raise(self, *_):
+        raise RuntimeError("hostile")
+
+    __getitem__ = __contains__ = get = items = _raise
+
+
+class RaisingBool:
+    def __bool__(self):
+        raise RuntimeError("hostile")
+
+
+MESSAGES = [
+    None,
+    5,
+    [],
+    {},
+    {"type": None},
+    {"type": []},
+    {"type": b"http.response.start"},
+    {"type": "of tomorrow"},
+    {"type": "http.response.start"},
+    {"type": "http.response.start", "status": None},
+    {"type": "http.response.start", "status": "200"},
+    {"type": "http.response.start", "status": -1},
+    {"type": "http.response.start", "status": 10**100},
+    {"type": "http.response.body", "more_body": RaisingBool()},
+    {"type": "http.disconnect"},
+    {"type": "websocket.http.response.start"},
+    {"type": "websocket.close", "code": "1000"},
+    {"type": "websocket.close", "code": 10**100},
+    {"type": "websocket.disconnect", "code": None},
+    {"type": "websocket.disconnect"},
+    Raising(),
+]
+
+
+@pytest.mark.parametrize("make", [request_scope, websocket_scope])
+@pytest.mark.parametrize("message", MESSAGES)
+def test_any_message_is_passed_on_unchanged_in_both_directions(exporter, make, message):
+    sent, received = [], []
+
+    async def app(scope, receive, send):
+        received.append(await receive())
+        await send(message)
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return message
+
+    run(TraceMiddleware(app)(make(), receive, send))
+    assert [id(one) for one in sent + received] == [id(message)] * 2
+    assert len(exporter.spans) == 1
+
+
+@pytest.mark.parametrize("make", [request_scope, websocket_scope])
+@pytest.mark.parametrize("error", [OSError("gone"), ValueError("no")], ids=repr)
+@pytest.mark.parametrize("message", MESSAGES)
+def test_the_servers_own_error_for_a_message_reaches_the_app(exporter, make, error, message):
+    caught = []
+
+    async def app(scope, receive, send):
+        for channel in (lambda: send(message), receive):
+            try:
+                await channel()
+            except Exception as one:
+                caught.append(one)
+
+    async def broken(*_):
+        raise error
+
+    run(TraceMiddleware(app)(make(), broken, broken))
+    assert caught == [error] * 2
+
+
+class HostileMeta(type):
+    def __getattribute__(cls, name):
+        if name in {"__qualname__", "__module__"}:
+            raise RuntimeError("hostile")
+        return super().__getattribute__(name)
+
+
+class HostileStr(Exception):
+    def __str__(self):
+        raise RuntimeError("hostile")
+
+
+@pytest.mark.parametrize("make", [request_scope, websocket_scope])
+@pytest.mark.parametrize("error", [HostileStr(), HostileMeta("Hostile", (Exception,), {})()])
+def test_any_exception_of_the_app_is_raised_unchanged(monkeypatch, exporter, make, error):
+    monkeypatch.setattr(_http, "NOTICES", _http.Notices())
+
+    async def app(scope, receive, send):
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        run(TraceMiddleware(app)(make(), at_once, at_once))
+    assert caught.value is error
+    (span,) = exporter.spans
+    assert span.attributes["http.response.status_code"] == 500
+
+
+@pytest.mark.parametrize(
+    "scope", [None, 5, [], "http", object(), Raising(type="http"), MappingProxyType({"type": "http"})]
+)
+def test_an_invalid_scope_reaches_the_app(exporter, scope):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope)
+
+    for options in ({}, {"exclude": ["/"], "routes": {"/": "ignore"}}):
+        run(TraceMiddleware(app, **options)(scope, at_once, at_once))
+    assert [id(one) for one in seen] == [id(scope)] * 2
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in HOSTILE.items() for value in values])
+def test_a_hostile_scope_is_served_with_every_option(exporter, key, value):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope)
+
+    options = {"exclude": ["/health", re.compile("x")], "routes": {"/a": "restart"}, "redact": ["a"]}
+    tracekit.configure(exporter=exporter, sampler=tracekit.Ratio(0.5))
+    run(TraceMiddleware(app, **options)(request_scope(**{key: value}), at_once, at_once))
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("scope", [request_scope(CALLER), request_scope()])
-def test_a_failure_of_tracing_itself_is_said_once_and_breaks_nothing(monkeypatch, caplog, exporter, scope):
+def test_an_error_of_tracing_is_logged_once_and_the_request_is_served(monkeypatch, caplog, exporter, scope):
     def broken(*_, **__):
         raise RuntimeError("tracing is broken")
 
-    monkeypatch.setattr(_http, "_reported", set())
+    monkeypatch.setattr(_http, "NOTICES", _http.Notices())
     monkeypatch.setattr(asgi, "span", broken)
     peer = []
 
@@ -123,7 +257,7 @@ def test_a_failure_of_tracing_itself_is_said_once_and_breaks_nothing(monkeypatch
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_a_format_of_the_users_own_that_fails_starts_a_fresh_trace(exporter):
+def test_a_custom_format_that_raises_starts_a_new_trace(exporter):
     class Broken:
         name, fields = "broken", ("broken",)
 
@@ -138,7 +272,7 @@ def test_a_format_of_the_users_own_that_fails_starts_a_fresh_trace(exporter):
     assert exporter.spans[0].parent is None
 
 
-def test_10000_requests_leave_no_growth():
+def test_memory_does_not_grow_with_10000_requests():
     class Nowhere:
         def export(self, spans):
             pass

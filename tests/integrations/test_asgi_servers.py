@@ -28,14 +28,14 @@ TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 class Notes:
-    """What the app under test saw, and where it waits for the test."""
+    """Observations of the app under test, and events to synchronise with it."""
 
     def __init__(self):
         self.lifespan = []
         self.clear()
 
     def clear(self):
-        self.ambient = []  # what was current around the middleware, request by request
+        self.ambient = []  # the context around the middleware, for each request
         self.chunk_sent = threading.Event()
         self.released = threading.Event()
 
@@ -102,6 +102,19 @@ def make_app(notes):
                     await websocket.send_text(text)
             await websocket.close(4000)
 
+    async def careless(websocket):
+        await websocket.accept()
+        while True:
+            with tracekit.span("message"):
+                text = await websocket.receive_text()
+            await websocket.send_text(text)
+
+    async def fail(request):
+        raise ValueError("boom")
+
+    inner = Starlette(routes=[Route("/fail", fail)])
+    inner.add_middleware(TraceMiddleware)
+
     app = TraceMiddleware(
         Starlette(
             routes=[
@@ -112,16 +125,19 @@ def make_app(notes):
                 Route("/endless", endless),
                 Route("/background", background),
                 Route("/boom", boom),
+                Route("/health", sync),
                 WebSocketRoute("/rooms/{name}", room),
+                WebSocketRoute("/careless", careless),
             ],
             lifespan=lifespan,
-        )
+        ),
+        exclude=["/health"],
     )
 
     async def noting(scope, receive, send):
         if scope["type"] == "http":
             notes.ambient.append(tracekit.current_context())
-        await app(scope, receive, send)
+        await (inner if scope.get("path") == "/fail" else app)(scope, receive, send)
 
     return noting
 
@@ -186,7 +202,7 @@ def test_the_spans_of_a_streaming_body_are_children_of_an_open_span(exporter, cl
     assert spans[-1].kind == "server"  # it ended last
 
 
-def test_a_client_that_goes_mid_stream_is_noted(exporter, client, notes):
+def test_a_client_that_disconnects_during_a_stream_is_recorded(exporter, client, notes):
     with client.stream("GET", "/endless") as response:
         assert next(response.iter_raw()) == b"x"
         assert notes.chunk_sent.wait(20)
@@ -206,13 +222,44 @@ def test_a_background_task_is_a_child_though_the_span_ended_with_the_response(ex
     assert spans[1].start_ns >= server_span.end_ns
 
 
-def test_an_exception_is_on_the_span_of_the_answer_that_it_became(exporter, client, notes):
+def test_the_exception_that_caused_a_500_is_on_the_span(exporter, client, notes):
     assert client.get("/boom").status_code == 500
     spans = spans_of(exporter, 2)
     assert span_tree(spans) == "GET /boom [error]\n  work [error]"
     assert sum(len(span.events) for span in spans) == 1
     assert spans[1].attributes["http.response.status_code"] == 500
     assert spans[1].attributes["error.type"] == "ValueError"
+
+
+def test_an_exception_is_a_500_if_a_layer_around_the_middleware_answers(exporter, client, notes):
+    assert client.get("/fail").status_code == 500
+    (span,) = spans_of(exporter, 1)
+    assert (span.name, span.status.code) == ("GET /fail", "error")
+    assert span.attributes["http.response.status_code"] == 500
+    assert span.attributes["error.type"] == "ValueError"
+
+
+def test_the_path_is_recorded_as_the_client_sent_it(exporter, client, notes):
+    assert client.get("/nowhere/a%2Fb%3Fc/%C3%BC?q=1&token%20=s3cr3t").status_code == 404
+    (span,) = spans_of(exporter, 1)
+    assert span.attributes["url.path"] == "/nowhere/a%2Fb%3Fc/%C3%BC"
+    assert span.attributes["url.query"] == "q=1&token%20=REDACTED"
+    assert span.attributes["network.peer.address"] == "127.0.0.1"
+
+
+def test_an_excluded_request_has_no_spans(exporter, client, notes):
+    assert client.get("/health", headers=caller()).status_code == 200
+    client.get("/sync")
+    assert span_tree(spans_of(exporter, 2)) == "GET /sync\n  work"
+
+
+def test_an_app_that_does_not_catch_the_disconnect_of_a_websocket_has_no_error(exporter, port, notes):
+    with connect(f"ws://127.0.0.1:{port}/careless", compression=None) as websocket:
+        websocket.send("a")
+        assert websocket.recv(20) == "a"
+    spans = spans_of(exporter, 3)
+    assert "error" not in span_tree(spans)
+    assert [event.name for span in spans for event in span.events] == ["disconnect"]
 
 
 def test_a_websocket_is_one_span_and_its_messages_spans_are_children(exporter, port, notes):
@@ -232,7 +279,7 @@ def test_a_websocket_is_one_span_and_its_messages_spans_are_children(exporter, p
 
 
 @pytest.mark.parametrize("breaks", [False, True])
-def test_a_websocket_ends_well_when_its_client_goes(exporter, port, notes, breaks):
+def test_a_websocket_ends_without_an_error_if_its_client_disconnects(exporter, port, notes, breaks):
     with connect(f"ws://127.0.0.1:{port}/rooms/red", compression=None) as websocket:
         websocket.send("a")
         assert websocket.recv(20) == "a"
@@ -268,9 +315,9 @@ def test_200_concurrent_requests_stay_in_their_own_traces(exporter, port, notes)
         assert span.context.labels == {"number": str(number)}
 
 
-def test_requests_on_one_connection_have_nothing_to_do_with_each_other(exporter, client, notes, server):
-    # A body past the server's high-water mark makes the app's task resume reading, and with it leaves its
-    # Context behind for whoever comes next on the connection (asyncio's transports; cpython issue 140947).
+def test_requests_on_one_connection_are_independent(exporter, client, notes, server):
+    # A body above the server's high-water mark makes the app's task resume reading, which leaves the task's
+    # Context behind for the next request on the connection (asyncio's transports; CPython issue 140947).
     big = b"x" * 1_000_000
     sizes, peers = [], []
     for headers in (caller(), {}, caller(1), {}):
@@ -289,7 +336,7 @@ def test_requests_on_one_connection_have_nothing_to_do_with_each_other(exporter,
         assert notes.ambient[1] is not None, "the leak is gone: this test shows nothing"
 
 
-LEGAL = bytes([9, *range(32, 127), *range(128, 256)])  # what h11 lets through: field-content of RFC 9110
+LEGAL = bytes([9, *range(32, 127), *range(128, 256)])  # accepted by h11: field-content of RFC 9110
 GOOD = caller()["traceparent"].encode()
 
 
@@ -329,7 +376,7 @@ def test_hostile_headers_are_served_and_start_a_fresh_trace(exporter, port, note
     ],
     ids=["33 members", "every byte", "a bad key", "a good one"],
 )
-def test_a_bad_tracestate_costs_only_itself(exporter, port, notes, state, kept):
+def test_an_invalid_tracestate_is_dropped_alone(exporter, port, notes, state, kept):
     assert send_raw(port, b"traceparent: " + GOOD, b"tracestate: " + state) == 200
     spans = spans_of(exporter, 3)
     assert {span.context.trace_id for span in spans} == {TRACE_ID}
@@ -347,7 +394,19 @@ def send_raw(port, *headers):
     return int(answer.split(b" ", 2)[1])
 
 
-def test_the_span_of_start_up_is_no_ones_parent(exporter, client, notes):
+def test_the_span_of_the_startup_is_not_a_parent(exporter, client, notes):
     client.get("/stream")
     until(lambda: len(exporter.spans) == 4)
     assert span_tree(exporter.spans).startswith("GET /stream\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets")
+def test_a_unix_socket_has_neither_port_nor_client(exporter, server, tmp_path):
+    path = str(tmp_path / "shop.sock")
+    app = TraceMiddleware(Starlette(routes=[Route("/", lambda _: PlainTextResponse("x"))]))
+    with serve(app, server, path):
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://shop.example") as client:
+            assert client.get("/").status_code == 200
+        (span,) = spans_of(exporter, 1)
+    assert span.attributes["server.address"] == "shop.example"
+    assert not {"server.port", "client.address", "network.peer.address"} & span.attributes.keys()

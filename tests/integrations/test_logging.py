@@ -31,7 +31,7 @@ def _as_found():
 
 
 class Log:
-    """A logger of its own, and the lines that it wrote."""
+    """A new logger and the lines that it wrote."""
 
     def __init__(self):
         self.text = io.StringIO()
@@ -54,7 +54,7 @@ def line(span, message):
     return f"{span.context.trace_id}|{span.context.span_id}|{span.context.sampled}|{message}"
 
 
-def test_a_record_has_the_ids_of_what_is_current_where_it_is_made(exporter, log):
+def test_a_record_has_the_ids_current_in_the_code_that_logs(exporter, log):
     install()
     log.logger.warning("before")
     with tracekit.span("outer") as outer:
@@ -82,7 +82,7 @@ def test_a_record_has_the_ids_of_what_is_current_where_it_is_made(exporter, log)
     ],
     ids=["nothing", "sampled", "unsampled", "labels only"],
 )
-def test_whatever_is_current_a_formatter_that_names_the_ids_works(log, context, expected):
+def test_a_formatter_with_ids_works_with_any_context(log, context, expected):
     install()
     with tracekit.use_context(context):
         log.logger.warning("")
@@ -122,7 +122,7 @@ async def test_each_task_and_each_thread_logs_its_own_ids(exporter, log):
     assert sorted(log.lines) == sorted(expected)
 
 
-def test_the_ids_are_those_of_where_the_record_was_made_whoever_handles_it(log):
+def test_the_ids_do_not_depend_on_the_handlers_thread(log):
     install()
     records = queue.SimpleQueue()
     listener = logging.handlers.QueueListener(records, log.handler)
@@ -135,7 +135,7 @@ def test_the_ids_are_those_of_where_the_record_was_made_whoever_handles_it(log):
     assert log.lines == [line(span, "x")]
 
 
-def test_a_record_that_came_from_elsewhere_keeps_its_ids():
+def test_a_received_record_keeps_its_ids():
     install()
     with tracekit.span("outer") as span:
         record = logging.makeLogRecord({"msg": "x", "trace_id": TRACE_ID})
@@ -146,7 +146,7 @@ def test_a_record_that_came_from_elsewhere_keeps_its_ids():
 
 
 @pytest.mark.parametrize("name", ["trace_id", "span_id", "sampled"])
-def test_a_value_of_the_programs_own_in_extra_wins_and_is_no_error(log, name):
+def test_a_value_in_extra_wins_and_is_no_error(log, name):
     log.handler.setFormatter(logging.Formatter(f"%({name})s %(other)s"))
     install()
     with tracekit.span("outer"):
@@ -159,20 +159,20 @@ def test_a_value_of_the_programs_own_in_extra_wins_and_is_no_error(log, name):
 
 
 @pytest.mark.parametrize("key", ["message", "name", "args"])
-def test_what_logging_refuses_in_extra_it_still_refuses(log, key):
+def test_reserved_names_in_extra_are_still_errors(log, key):
     install()
     with pytest.raises(KeyError, match="Attempt to overwrite"):
         log.logger.warning("x", extra={key: 1, "trace_id": "mine"})
 
 
-def test_where_a_record_was_made_is_still_found(log):
+def test_a_records_source_location_is_still_right(log):
     install()
     log.handler.setFormatter(logging.Formatter("%(filename)s %(funcName)s"))
     log.logger.warning("x", extra={"trace_id": "mine"})
-    assert log.lines == ["test_logging.py test_where_a_record_was_made_is_still_found"]
+    assert log.lines == ["test_logging.py test_a_records_source_location_is_still_right"]
 
 
-def test_installing_again_changes_nothing_and_uninstalling_puts_back_what_was_there():
+def test_installing_again_has_no_effect_and_uninstalling_restores_the_factory():
     factory, maker = logging.getLogRecordFactory(), logging.Logger.makeRecord
     uninstall()
     for _ in range(2):
@@ -190,7 +190,7 @@ def fields(record):
     return {"trace_id", "span_id", "sampled"} & vars(record).keys()
 
 
-def test_a_factory_that_was_there_before_goes_on_working():
+def test_a_previous_factory_still_works():
     plain = logging.getLogRecordFactory()
 
     def theirs(*args, **kwargs):
@@ -207,7 +207,7 @@ def test_a_factory_that_was_there_before_goes_on_working():
     assert logging.getLogRecordFactory() is theirs
 
 
-def test_others_may_wrap_the_factory_and_makerecord_after_us(log):
+def test_others_may_wrap_factory_and_makerecord(log):
     install()
     ours, our_maker = logging.getLogRecordFactory(), logging.Logger.makeRecord
 
@@ -235,7 +235,7 @@ def test_others_may_wrap_the_factory_and_makerecord_after_us(log):
     assert fields(logging.makeLogRecord({})) == set()
 
 
-def test_installing_again_over_a_factory_of_others_adds_the_ids_once_and_uninstalling_takes_them_out():
+def test_installing_over_a_wrapping_factory_adds_the_ids_once_and_uninstalling_removes_them():
     install()
     ours = logging.getLogRecordFactory()
     logging.setLogRecordFactory(lambda *args, **kwargs: ours(*args, **kwargs))
@@ -245,7 +245,7 @@ def test_installing_again_over_a_factory_of_others_adds_the_ids_once_and_uninsta
     assert fields(logging.makeLogRecord({})) == set()
 
 
-def test_installing_works_again_after_someone_threw_the_factory_out():
+def test_installing_works_again_after_the_factory_was_replaced():
     install()
     logging.setLogRecordFactory(logging.LogRecord)
     assert fields(logging.makeLogRecord({})) == set()
@@ -256,7 +256,7 @@ def test_installing_works_again_after_someone_threw_the_factory_out():
 
 
 @pytest.mark.parametrize("broken", ["current_context", "record"])
-def test_no_failure_of_ours_gets_out(monkeypatch, broken):
+def test_an_error_of_the_integration_is_not_raised(monkeypatch, broken):
     class Slotted:
         __slots__ = ()
 
@@ -277,7 +277,7 @@ def test_records_of_libraries_and_of_the_root_logger_have_the_ids_too(caplog):
     assert [record.span_id for record in caplog.records] == [span.context.span_id] * 2
 
 
-def test_a_callback_of_the_loop_logs_the_ids_of_who_scheduled_it(log):
+def test_a_callback_of_the_loop_logs_the_ids_of_the_code_that_scheduled_it(log):
     install()
     spans = []
 

@@ -296,10 +296,19 @@ def test_any_text_is_read_or_refused(pairs):
     reads_or_refuses(DATADOG, pairs)
 
 
-def test_a_field_that_came_twice_is_refused_by_its_name():
-    with pytest.raises(FormatError) as caught:
-        DATADOG.read([*IDS.items(), ("x-datadog-tags", TID), ("X-Datadog-Tags", TID)])
-    assert caught.value.field == "x-datadog-tags"
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [("x-datadog-trace-id", "1"), ("x-datadog-parent-id", "1"), ("x-datadog-sampling-priority", "1")],
+)
+def test_a_field_that_came_twice_is_rejected_by_its_name(field, text):
+    with pytest.raises(FormatError, match="2 values, must be one") as caught:
+        DATADOG.read([*{**IDS, field: text}.items(), (field.title(), text)])
+    assert caught.value.field == field
+
+
+def test_an_origin_or_tags_that_came_twice_are_left_out_alone():
+    fields = {**IDS, "x-datadog-origin": ["rum", "rum"], "x-datadog-tags": [TID, TID]}
+    assert DATADOG.read(fields) == DATADOG.read(IDS).replace(extra={"datadog": (("error", "decoding_error"),)})
 
 
 def test_the_format_says_what_it_is():

@@ -141,6 +141,7 @@ def test_a_variable_that_no_field_is_called_by_is_not_read():
     tracekit.configure(formats=[JAEGER])
     environ = {"UBER_TRACE_ID": f"{TRACE_ID}:{SPAN_ID}:0:1", "UBERCTX_A": "1"}
     others = {"UBERCTX_": "2", "UBERCTX_Old": "3", "uberctx_b": "4", "UBERCTX-C": "5", "HTTP_UBERCTX_D": "6"}
+    others |= {b"UBERCTX_E": "7", None: "8", 5: "9"}
     labels = _propagation.extract_environ({**others, **environ}).labels
     assert (dict(labels), labels.dropped) == ({"a": "1"}, 0)
 

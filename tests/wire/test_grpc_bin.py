@@ -149,7 +149,7 @@ def test_a_context_without_both_ids_writes_nothing_and_takes_out_what_was_there(
     assert written(context, {"grpc-trace-bin": b"stale", "grpc-tags-bin": b"stale", "x": "1"}) == {"x": "1"}
 
 
-@pytest.mark.parametrize("carrier", [None, 5, (), "text"])
+@pytest.mark.parametrize("carrier", [None, 5, (), "text", [1], [None], [()], [[]], ["ab"]])
 def test_what_cannot_be_written_to_is_a_type_error_that_names_it(carrier):
     with pytest.raises(TypeError, match=r"^carrier must be "):
         BINARY.write(CONTEXT, carrier)

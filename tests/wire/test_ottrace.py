@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import UserDict
+
 import httpx
 import pytest
 from hypothesis import given, settings
@@ -75,6 +77,19 @@ def test_what_has_no_place_is_left_out_and_counted():
     labels = Labels([("k", "1"), ("userId", "7"), ("k", "2")]).with_member("p", "3", [("a", None), ("b", "c")])
     assert written(SpanContext(labels=labels)) == {"ot-baggage-k": "2", "ot-baggage-p": "3"}
     assert OTTRACE.left_out == 4, "userId, the first k, and two properties"
+
+
+def test_a_label_whose_name_is_too_long_to_be_read_again_is_left_out_and_counted():
+    labels = Labels({"k" * 245: "1", "k" * 246: "2"})
+    assert OTTRACE.read(written(SpanContext(labels=labels))).labels == {"k" * 245: "1"}
+    assert OTTRACE.left_out == 1
+
+
+def test_every_stale_label_is_removed_however_many_there_are():
+    stale = {f"ot-baggage-k{at}": "v" * 1000 for at in range(200)}
+    for carrier in (dict(stale), UserDict(stale), list(stale.items())):
+        written(SpanContext(labels=Labels({"k": "v"})), carrier)
+        assert list(carrier) in (["ot-baggage-k"], [("ot-baggage-k", "v")])
 
 
 def test_past_64_and_8192_bytes_labels_are_left_out():

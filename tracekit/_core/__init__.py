@@ -1,1 +1,54 @@
-"""The model: contexts, scopes, spans, and the values that they hold."""
+"""The model: contexts, scopes, spans, and the values that they hold.
+
+Codecs have two forms, C in ``_speedups.pyx`` and Python in ``*_plain.py``. All else is written once: files with a
+``.pxd`` beside them are compiled by Cython where there is a compiler, and run as they are where there is none, or
+where ``TRACEKIT_NO_EXTENSIONS=1`` is set. ``IS_COMPILED`` tells which.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+
+__all__ = ["IS_COMPILED", "NO_EXTENSIONS"]
+
+NO_EXTENSIONS = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") not in {"", "0"}
+
+
+_PREFIX = __name__.rpartition(".")[0] + "."
+
+
+class _Sources:
+    """An import hook that finds the source of a module of tracekit although an extension module stands beside it."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG004
+        if path is None or not name.startswith(_PREFIX):
+            return None
+        return FileFinder(path[0], (SourceFileLoader, SOURCE_SUFFIXES)).find_spec(name)
+
+
+def _is_compiled() -> bool:
+    if not NO_EXTENSIONS:
+        try:
+            import_module(_PREFIX + "_speedups")
+        except ModuleNotFoundError:  # not built; a broken build raises ImportError, loudly
+            return False
+        except ImportError as error:
+            if "interpreter" not in str(error):
+                raise
+            # A sub-interpreter, which extension modules do not load into.
+        else:
+            return True
+    sys.meta_path.insert(0, _Sources)
+    return False
+
+
+IS_COMPILED = _is_compiled()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from .codecs import check_baggage, format_baggage, is_label_key, make_members, parse_baggage, view_members
 from .errors import clip
-from .twin import check_baggage, format_baggage, is_label_key, make_members, parse_baggage, view_members
 
 __all__ = ["NO_LABELS", "Labels", "make_labels", "parse_labels"]
 

@@ -1,142 +1,125 @@
-"""The plain twin's OTLP encoder: finished spans into the bytes of one ``ExportTraceServiceRequest``.
+"""OTLP: finished spans as the octets of one ``ExportTraceServiceRequest``.
 
 Field numbers: opentelemetry/proto/trace/v1/trace.proto, common/v1/common.proto, resource/v1/resource.proto.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from .._version import __version__
-from .attributes import CANCELLED_KEY, int_text
-from .codecs import utf8
+from ..cython import compiled
+from .attributes import CANCELLED_KEY
 from .records import KINDS
+from .span import Span
+
+if not compiled:
+    from .codecs import Octets
+    from .span import CANCELLED, ERROR, OK
+
+    HAS_IS_REMOTE: Final = 0x100
+    IS_REMOTE: Final = 0x200
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from .context import SpanContext
-    from .span import Span
 
-__all__ = ["encode_request"]
-
-HAS_IS_REMOTE: Final = 0x100
-IS_REMOTE: Final = 0x200
+__all__ = ["encode_spans"]
 
 
-def encode_request(spans: Iterable[Span]) -> bytes:
-    """Return *spans* as one request; those of one resource together, in their order."""
-    groups: dict[int, list[Span]] = {}
+def encode_spans(spans: Iterable[Span]) -> bytes:
+    """Return *spans* as the octets of one OTLP ``ExportTraceServiceRequest``.
+
+    https://opentelemetry.io/docs/specs/otlp/ - spans of one resource stand together, in their order. Without a place in
+    OTLP: the status "cancelled", which is left unset, with its reason in the attribute ``tracekit.cancelled``; an int
+    past 64 bits, written as text in hexadecimal; a lone surrogate, written as U+FFFD. Labels stay with the context.
+    """
+    out = Octets()
+    groups: dict[int, list[Any]] = {}
+    for item in spans:
+        if type(item) is not Span:
+            raise TypeError(f"spans must hold spans, not {type(item).__name__}")
+        groups.setdefault(id(item.resource), []).append(item)
+    for group in groups.values():
+        _put_resource_spans(out, group)
+    return bytes(out)
+
+
+def _put_resource_spans(out: Octets, spans: list[Any]) -> None:
+    resource_spans = out.open(0x0A)
+    part = out.open(0x0A)
+    out.attributes(0x0A, dict(spans[0].resource))
+    out.close(part)
+    part = out.open(0x12)
+    scope = out.open(0x0A)
+    out.text(0x0A, "tracekit")
+    out.text(0x12, __version__)
+    out.close(scope)
     for span in spans:
-        groups.setdefault(id(span.resource), []).append(span)
-    return b"".join([_message(0x0A, _resource_spans(group)) for group in groups.values()])
+        _put_span(out, span)
+    out.close(part)
+    out.close(resource_spans)
 
 
-def _resource_spans(spans: list[Span]) -> bytes:
-    scope = _message(0x0A, _text(0x0A, "tracekit") + _text(0x12, __version__))
-    resource = _message(0x0A, _attributes(0x0A, spans[0].resource))
-    return resource + _message(0x12, scope + b"".join([_message(0x12, _span(span)) for span in spans]))
+def _put_span(out: Octets, span: Span) -> None:
+    whole = out.open(0x12)
+    parent = span.parent
+    _put_ids(out, span.context)
+    if parent is not None and parent._span:
+        out.span_id(0x22, parent._span)
+    out.name(0x2A, span._name)
+    out.number(0x30, KINDS.index(span._kind) + 1)
+    out.time(0x39, span._start)
+    out.time(0x41, span._stop)
+    if span._attributes is not None:
+        out.attributes(0x4A, span._attributes)
+    if span._status == CANCELLED:
+        out.attribute(0x4A, CANCELLED_KEY, span._description or "")
+    out.number(0x50, span.dropped_attributes)
+    if span._events is not None:
+        _put_events(out, span)
+    out.number(0x60, span.dropped_events)
+    if span._links is not None:
+        _put_links(out, span)
+    out.number(0x70, span.dropped_links)
+    if span._status == OK or span._status == ERROR:
+        part = out.open(0x7A)
+        if span._status == ERROR and span._description is not None:
+            out.name(0x12, span._description)
+        out.number(0x18, 1 if span._status == OK else 2)
+        out.close(part)
+    out.flags(
+        0x85, span.context._bits & 0xFF | HAS_IS_REMOTE | (IS_REMOTE if parent is not None and parent._remote else 0)
+    )
+    out.close(whole)
 
 
-def _span(span: Span) -> bytes:
-    parent, status = span.parent, span.status
-    parts = [_ids(span.context)]
-    flags = HAS_IS_REMOTE
-    if parent is not None and parent.id[16:] != bytes(8):
-        parts.append(b"\x22\x08" + parent.id[16:])
-    if parent is not None and parent.is_remote:
-        flags |= IS_REMOTE
-    parts += [
-        _name(0x2A, span.name),
-        _number(0x30, KINDS.index(span.kind) + 1),
-        _time(0x39, span.start_ns),
-        _time(0x41, span.end_ns or 0),
-        _attributes(0x4A, span.attributes),
-    ]
-    if status.code == "cancelled":
-        parts.append(_attribute(0x4A, CANCELLED_KEY, status.description))
-    parts.append(_number(0x50, span.dropped_attributes))
-    for name, time_ns, attributes in span.events:
-        parts.append(_message(0x5A, _time(0x09, time_ns) + _name(0x12, name) + _attributes(0x1A, attributes)))
-    parts.append(_number(0x60, span.dropped_events))
-    for target, attributes in span.links:
-        link_flags = HAS_IS_REMOTE | (IS_REMOTE if target.is_remote else 0)
-        link = _ids(target) + _attributes(0x22, attributes) + b"\x35" + _flags(target, link_flags)
-        parts.append(_message(0x6A, link))
-    parts.append(_number(0x70, span.dropped_links))
-    if status.code == "error":
-        parts.append(_message(0x7A, _name(0x12, status.description) + b"\x18\x02"))
-    elif status.code == "ok":
-        parts.append(_message(0x7A, b"\x18\x01"))
-    parts.append(b"\x85\x01" + _flags(span.context, flags))
-    return b"".join(parts)
+def _put_events(out: Octets, span: Span) -> None:
+    for name, time_ns, attributes in span._events or ():
+        part = out.open(0x5A)
+        out.time(0x09, time_ns)
+        out.name(0x12, name)
+        if attributes is not None:
+            out.attributes(0x1A, attributes)
+        out.close(part)
 
 
-def _ids(context: SpanContext) -> bytes:
-    octets, state = context.id, str(context.state)
-    return b"\x0a\x10" + octets[:16] + b"\x12\x08" + octets[16:] + (_text(0x1A, state) if state else b"")
+def _put_links(out: Octets, span: Span) -> None:
+    for target, attributes in span._links or ():
+        part = out.open(0x6A)
+        _put_ids(out, target)
+        out.attributes(0x22, dict(attributes))
+        out.flags(0x35, _flags(target))
+        out.close(part)
 
 
-def _flags(context: SpanContext, flags: int) -> bytes:
-    return struct.pack("<I", context.flags | flags)
+def _flags(context: SpanContext) -> int:
+    return context._bits & 0xFF | HAS_IS_REMOTE | (IS_REMOTE if context._remote else 0)
 
 
-def _attributes(tag: int, attributes: Mapping[str, Any]) -> bytes:
-    return b"".join([_attribute(tag, key, value) for key, value in attributes.items()])
-
-
-def _attribute(tag: int, key: str, value: Any) -> bytes:
-    return _message(tag, _name(0x0A, key) + _message(0x12, _value(value)))
-
-
-def _value(value: Any) -> bytes:
-    """Return an ``AnyValue``; None is one without a value. An attribute nests three levels deep at most."""
-    kind = type(value)
-    if kind is str:
-        return _text(0x0A, value)
-    if kind is bool:
-        return b"\x10\x01" if value else b"\x10\x00"
-    if kind is int:
-        if -(1 << 63) <= value < 1 << 63:
-            return b"\x18" + _varint(value & (1 << 64) - 1)
-        return _text(0x0A, int_text(value))
-    if kind is float:
-        return b"\x21" + struct.pack("<d", value)
-    if kind is bytes:
-        return _message(0x3A, value)
-    if kind is tuple:
-        return _message(0x2A, b"".join([_message(0x0A, _value(item)) for item in value]))
-    if kind is dict:
-        return _message(0x32, _attributes(0x0A, value))
-    return b""
-
-
-def _message(tag: int, octets: bytes) -> bytes:
-    size = len(octets)
-    return bytes((tag, size)) + octets if size < 0x80 else bytes((tag,)) + _varint(size) + octets
-
-
-def _text(tag: int, text: str) -> bytes:
-    return _message(tag, utf8(text))
-
-
-def _name(tag: int, text: str) -> bytes:
-    return _text(tag, text) if text else b""
-
-
-def _number(tag: int, number: int) -> bytes:
-    return bytes((tag,)) + _varint(number) if number else b""
-
-
-def _time(tag: int, time_ns: int) -> bytes:
-    return bytes((tag,)) + struct.pack("<Q", time_ns & (1 << 64) - 1) if time_ns else b""
-
-
-def _varint(number: int) -> bytes:
-    octets = bytearray()
-    while number >= 0x80:
-        octets.append(number & 0x7F | 0x80)
-        number >>= 7
-    octets.append(number)
-    return bytes(octets)
+def _put_ids(out: Octets, context: SpanContext) -> None:
+    out.trace_id(0x0A, context._high, context._low)
+    out.span_id(0x12, context._span)
+    if context._state is not None:
+        out.text(0x1A, context._state)

@@ -1,126 +1,197 @@
-"""What an exception that leaves a span says about it (GUARANTEES: outcome)."""
+"""The outcome of a span that an exception leaves: its status, and the errors to record (GUARANTEES: outcome)."""
 
 from __future__ import annotations
 
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from .guard import ask, class_name
+from .stack import message_of, stack_of
 
 if TYPE_CHECKING:
-    from .twin import Span
+    from .records import Limits
 
-__all__ = ["close_with", "exception_attributes"]
+__all__ = ["Outcome", "exception_attributes", "is_normal_end", "mark_recorded", "outcome_of"]
 
-# An attribute on the exception is the one memory that crosses tasks, threads and groups with it:
-# built-in exceptions take no weak reference, and a table keyed by id() would outlive them.
-_MARK = "__tracekit_trace__"
-_LEAVES = 32
-_TRACES = 16
-_STACK_FRAMES = 64
+_LEAVES = 32  # errors of a group that one span records
+_PARTS = 10_000  # groups and members of groups that are looked at
+_TRACES = 16  # remembered for an exception; several, as many requests may await one failed future
+# RFC 6455, section 7.4.1: the purpose is fulfilled, the peer goes away, it gave no code; and the connection broke.
+_NORMAL_CLOSES = (1000, 1001, 1005)
+_BROKEN = 1006
+_HEADROOM = 100  # frames that recording an error may take
 
-
-def close_with(span: Span, exc: BaseException) -> None:
-    """Set the status of *span*, which *exc* is leaving, and record what no span of its trace has recorded yet."""
-    if _is(exc, SystemExit) and not exc.code:  # type: ignore[attr-defined]
-        return
-    errors = _errors(exc)
-    if not errors:
-        span.set_status("cancelled", type(exc).__name__)
-        return
-    trace_id = span.context.trace_id
-    for error in errors[:_LEAVES]:
-        if _first_seen(error, trace_id):
-            span.record_exception(error)
-    text = _text(exc)
-    span.set_status("error", f"{type(exc).__name__}: {text}" if text else type(exc).__name__)
+_members: Any = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
-def exception_attributes(exc: BaseException, trace_id: str) -> dict[str, Any]:
+class Outcome(NamedTuple):
+    """The status of a span that an exception leaves, and the errors in it that no span of the trace has recorded."""
+
+    code: Literal["unset", "error", "cancelled"]
+    description: str = ""
+    errors: tuple[BaseException, ...] = ()
+
+
+def outcome_of(exc: BaseException, trace_id: str, limit: int) -> Outcome:
+    """Return the outcome of a span that *exc* leaves; the description of its status has about *limit* characters.
+
+    Never raises. At the recursion limit it returns no error, so that a span further out records it.
+    """
+    if is_normal_end(exc):
+        return Outcome("unset")
+    name, _ = class_name(type(exc))
+    try:
+        is_error, errors = _errors(exc, trace_id)
+        if errors:
+            _recurse(_HEADROOM)
+    except RecursionError:
+        return Outcome("error", name)
+    if not is_error:
+        return Outcome("cancelled", name)
+    text = message_of(exc, limit)
+    return Outcome("error", f"{name}: {text}" if text else name, errors)
+
+
+def exception_attributes(exc: BaseException, limits: Limits) -> dict[str, Any]:
     """Return the attributes of an ``exception`` event, as OpenTelemetry's semantic conventions name them.
 
-    No span of the trace that *exc* leaves from now on records it by itself.
+    Never raises: a message whose ``__str__`` does is empty.
     """
-    _first_seen(exc, trace_id)
-    import traceback  # costs 10 ms of import, and is needed only where something failed
-
-    try:
-        lines = traceback.format_exception(type(exc), exc, exc.__traceback__, limit=-_STACK_FRAMES)
-        stack = "".join(lines)
-    except Exception:  # the exception may have raising methods of its own
-        stack = ""
-    kind = type(exc)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return {"exception.type": name, "exception.message": _text(exc), "exception.stacktrace": stack}
+    _, name = class_name(type(exc))
+    message = message_of(exc, limits.value_length + 1)  # one more than the limit: the span cuts it and counts that
+    stack = stack_of(exc, message[: limits.value_length], limits.stack_length)
+    return {"exception.type": name, "exception.message": message, "exception.stacktrace": stack}
 
 
-def _text(exc: BaseException) -> str:
-    try:
-        return str(exc)
-    except Exception:
-        return ""
+def _recurse(depth: int) -> None:
+    """Raise RecursionError if there is no room for *depth* frames."""
+    if depth:
+        _recurse(depth - 1)
+
+
+def _is(exc: BaseException, kind: type[BaseException]) -> bool:
+    # Not isinstance(), which asks the exception for its __class__, nor issubclass(), which asks the metaclass of kind.
+    return type.__subclasscheck__(kind, type(exc))
+
+
+def is_normal_end(exc: BaseException) -> bool:
+    """Return whether *exc* reports an end in order: of the process, or of a websocket that its peer closed normally."""
+    if _is(exc, SystemExit):
+        return _is_success(exc)
+    closed = _class_of("websockets.exceptions", "ConnectionClosedOK")
+    return _websocket_code(exc) in _NORMAL_CLOSES or (closed is not None and _is(exc, closed))
+
+
+def _websocket_code(exc: BaseException) -> int | None:
+    """Return the code with which a client left, if *exc* reports that; None otherwise."""
+    disconnect = _class_of("starlette.websockets", "WebSocketDisconnect")
+    if disconnect is None or not _is(exc, disconnect):
+        return None
+    code = ask(_exit_code, exc)
+    return code if type(code) is int else None
+
+
+def _is_success(exc: BaseException) -> bool:
+    """Return whether the exit status is 0. For a code that is neither None nor an int the interpreter exits with 1."""
+    code = ask(_exit_code, exc, 1)
+    return code is None or (issubclass(type(code), int) and int.__eq__(code, 0))
+
+
+def _exit_code(exc: Any) -> Any:
+    return exc.code
 
 
 def _cancellations() -> tuple[type[BaseException], ...]:
-    # Looked up, not imported: a program that never loaded asyncio or trio cannot have been cancelled by it.
+    # Looked up, not imported: a program that has not loaded asyncio or trio cannot be cancelled by them.
     found: list[type[BaseException]] = [GeneratorExit, KeyboardInterrupt]
     for module, name in (
         ("asyncio.exceptions", "CancelledError"),
         ("concurrent.futures._base", "CancelledError"),
         ("trio", "Cancelled"),
     ):
-        kind = getattr(sys.modules.get(module), name, None)
+        kind = _class_of(module, name)
         if kind is not None:
             found.append(kind)
     return tuple(found)
 
 
-def _is(exc: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
-    # Not isinstance(), which would ask the exception for its __class__.
-    return issubclass(type(exc), kinds)
+def _class_of(module: str, name: str) -> Any:
+    """Return a class of a module that is loaded, else None."""
+    members = ask(_namespace, sys.modules.get(module))
+    kind = members.get(name) if type(members) is dict else None
+    return kind if issubclass(type(kind), type) else None  # a test may have put a mock there
 
 
-def _errors(exc: BaseException) -> list[BaseException]:
-    """Return the leaves of *exc* that are no cancellation, each once, in order."""
+def _namespace(module: Any) -> Any:
+    return object.__getattribute__(module, "__dict__")  # a module that is loaded lazily stays unloaded
+
+
+def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseException, ...]]:
+    """Return whether *exc* holds more than cancellations, and its first unrecorded errors, each once, in order."""
     cancellations = _cancellations()
+    verdicts: dict[int, bool] = {}  # whether a class is a cancellation, by its id: its metaclass may define __hash__
     errors: list[BaseException] = []
+    is_error = False
+    left = _PARTS
     # Not recursive, and each part once: groups may be thousands deep, or hold themselves many times over.
     waiting, seen = [exc], {id(exc)}
-    while waiting:
+    while waiting and len(errors) < _LEAVES:
         part = waiting.pop()
         if _is(part, BaseExceptionGroup):
-            for inner in reversed(BaseExceptionGroup.exceptions.__get__(part)):
-                if id(inner) not in seen:
-                    seen.add(id(inner))
-                    waiting.append(inner)
-        elif not _is(part, cancellations):
+            members = _members(part)[:left]
+            left -= len(members)
+            for member in reversed(members):
+                if id(member) not in seen:
+                    seen.add(id(member))
+                    waiting.append(member)
+            continue
+        kind = id(type(part))
+        if kind not in verdicts:
+            verdicts[kind] = any(_is(part, cancellation) for cancellation in cancellations)
+        if verdicts[kind] or is_normal_end(part) or _websocket_code(part) == _BROKEN:
+            continue
+        is_error = True
+        if not _is_recorded(part, trace_id):
             errors.append(part)
-    return errors
+    return is_error or not verdicts, tuple(errors)
 
 
-def _first_seen(exc: BaseException, trace_id: str) -> bool:
-    is_plain = type(exc).__setattr__ is BaseException.__setattr__
-    try:
-        # Past whatever __getattribute__ the exception has: every exception has a __dict__.
-        seen: tuple[str, ...] = object.__getattribute__(exc, _MARK) if is_plain else _others[id(exc)][1]
-    except (AttributeError, KeyError):
-        seen = ()
-    if trace_id in seen:
-        return False
-    seen = (*seen, trace_id)[-_TRACES:]  # several: many may wait for one future that failed
-    if is_plain:
-        object.__setattr__(exc, _MARK, seen)
-    else:
-        _mark_beside(exc, seen)
-    return True
+# The traces in which an exception is recorded. They are kept beside it: an attribute would appear in vars(exc), in error
+# bodies made of that, and in pickles (issue 10). There is no lock, as a signal handler may mark an exception too.
+_marks: dict[int, tuple[weakref.ref[BaseException], tuple[int, ...]]] = {}
+# Built-in exceptions take no weak reference. They carry hashes, which are salted: outside this process they mean nothing.
+_ATTRIBUTE = "__tracekit_trace__"
 
 
-# An exception with a __setattr__ of its own may refuse the mark when it is unpickled. Such a class is no built-in.
-_others: dict[int, tuple[weakref.ref[BaseException], tuple[str, ...]]] = {}
-
-
-def _mark_beside(exc: BaseException, seen: tuple[str, ...]) -> None:
+def mark_recorded(exc: BaseException, trace_id: str) -> None:
+    """Remember that a span of the trace has recorded *exc*: ``outcome_of`` will not return it there again."""
+    traces = (*_traces(exc), hash(trace_id))[-_TRACES:]
     key = id(exc)
     try:
-        _others[key] = (weakref.ref(exc, lambda _: _others.pop(key, None)), seen)
-    except TypeError:  # it has slots, and none for this: each span that it leaves records it
-        pass
+        _marks[key] = weakref.ref(exc, lambda _: _marks.pop(key, None)), traces
+    except TypeError:
+        # An overridden __setattr__ is called with the attribute at unpickling, and may raise. No mark, then: every span
+        # that the exception leaves records it.
+        if ask(_setattr, type(exc)) is BaseException.__setattr__:
+            object.__setattr__(exc, _ATTRIBUTE, traces)
+
+
+def _is_recorded(exc: BaseException, trace_id: str) -> bool:
+    return hash(trace_id) in _traces(exc)
+
+
+def _traces(exc: BaseException) -> tuple[int, ...]:
+    mark = _marks.get(id(exc))
+    if mark is not None and mark[0]() is exc:
+        return mark[1]
+    traces = ask(_attribute, exc)
+    return traces if type(traces) is tuple else ()
+
+
+def _attribute(exc: BaseException) -> Any:
+    return object.__getattribute__(exc, _ATTRIBUTE)
+
+
+def _setattr(kind: Any) -> Any:
+    return kind.__setattr__

@@ -1,4 +1,4 @@
-"""The small immutable records that hang on a span, and the limits that bound it."""
+"""The immutable records of a span, and the limits on it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .twin import SpanContext
-
 __all__ = [
     "DEFAULT_LIMITS",
     "KINDS",
@@ -18,7 +16,6 @@ __all__ = [
     "Account",
     "Event",
     "Limits",
-    "Link",
     "Statistics",
     "Status",
 ]
@@ -30,46 +27,42 @@ NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 
 
 class Event(NamedTuple):
-    """Something that happened at one moment of a span; ``time_ns`` is Unix time."""
+    """An event during a span; ``time_ns`` is Unix time."""
 
     name: str
     time_ns: int
     attributes: Mapping[str, Any] = NO_ATTRIBUTES
 
 
-class Link(NamedTuple):
-    """A pointer from a span to another one that caused it without being its parent."""
-
-    context: SpanContext
-    attributes: Mapping[str, Any] = NO_ATTRIBUTES
-
-
 class Status(NamedTuple):
-    """How a span ended: ``code`` is one of "unset", "ok", "error", "cancelled"."""
+    """The status of a span: ``code`` is one of "unset", "ok", "error", "cancelled"."""
 
     code: str
     description: str = ""
 
 
 class Limits(NamedTuple):
-    """Bounds on what one span holds; what is cut is counted on the span.
+    """Limits on one span. Everything beyond them is dropped or cut, and counted on the span.
 
-    ``value_length`` counts characters of a string or bytes value, and elements of a sequence or mapping.
+    ``value_length`` bounds the characters of a string or bytes value, and the elements of a sequence or mapping;
+    ``stack_length`` bounds the characters of the stack trace of an exception.
     """
 
     attributes: int = 128
     events: int = 128
     links: int = 128
     value_length: int = 4096
+    stack_length: int = 16384
 
 
 DEFAULT_LIMITS = Limits()
 
 
 class Account(NamedTuple):
-    """What became of the spans that an exporter took without raising, as far as they were not delivered, as of now.
+    """The undelivered spans among those that an exporter has accepted without raising.
 
-    ``queued`` it still holds, ``failed`` it has lost, ``unsampled`` it has discarded by sampling; the last two over its life.
+    ``queued`` spans it still holds, ``failed`` spans it has lost, ``unsampled`` spans it has discarded by sampling. The
+    last two are counted since the exporter was made.
     """
 
     queued: int = 0
@@ -78,7 +71,7 @@ class Account(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Where every span of this process went since it started (or was forked).
+    """The number of spans in each state, since this process started or was forked.
 
     ``started = ended + open`` and ``ended = exported + queued + dropped + failed + unsampled``.
     """

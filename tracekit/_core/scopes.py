@@ -1,47 +1,81 @@
-"""The plain twin's scopes: the one ContextVar and what it points to."""
+"""Scopes: the one ContextVar, and the rule that decides what is current.
+
+The variable holds a ``Scope``, one opening of "this is current", which stands on the scope that was current before.
+Closing marks a scope closed and takes it out of its own Context; a Context that inherited it keeps it as the parent,
+"child even though ended". Reading skips closed scopes that were opened in the running Context. So a close from another
+task, thread or Context, in any order, never raises and never leaves an ended span current in the Context that opened it.
+"""
 
 from __future__ import annotations
 
-import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final
 
-from .context import DEFERRED, SpanContext, generation, make_from_parts
+from ..cython import cclass, compiled, final, freelist, no_gc
+from .context import SpanContext
+
+if not compiled:
+    from .context import generation, with_labels
+    from .interpreter import (
+        borrow,
+        exchange,
+        forbid_new,
+        held,
+        here,
+        is_collecting,
+        is_gone,
+        is_here,
+        is_lent,
+        lent,
+        put,
+        references,
+        referent,
+        weak,
+    )
 
 if TYPE_CHECKING:
-    from contextvars import Token
     from types import TracebackType
 
     from .labels import Labels
-    from .span import Span
 
 __all__ = [
-    "LABELS",
-    "SPAN",
     "Body",
     "Scope",
+    "close_scope",
+    "context_scope",
     "current_context",
     "current_scope",
     "current_span",
+    "effective",
+    "held_span",
+    "innermost",
+    "label_scope",
     "linked_context",
+    "linked_scope",
+    "make_scope",
+    "newest_open",
+    "open_scope",
     "swap_scope",
-    "use_scope",
 ]
 
-_current: ContextVar[Scope | None] = ContextVar("tracekit_scope", default=None)
-# A Token of this one tells its Context from every other, copies included: reset() refuses elsewhere. It is a
-# variable of its own because a Token also holds the value before, which here is nothing.
-_here: ContextVar[None] = ContextVar("tracekit_here")
+_current: Final[ContextVar[Any]] = ContextVar("tracekit_scope", default=None)
 
-_replaced = object()  # another one each time that scopes are; counting would be a race between threads
+# Replaced by a new object whenever scopes are replaced, and whenever one is closed that the running Context did not
+# open. Counting would be a race between threads.
+_replaced = object()
+_closed_elsewhere = object()
 
-SPAN: Final = 0
-CONTEXT: Final = 1
-LABELS: Final = 2
-LINKED: Final = 3
+if not compiled:
+    SPAN: Final = 0
+    CONTEXT: Final = 1
+    LABELS: Final = 2
+    LINKED: Final = 3
 
 
 @final
+@no_gc  # in no cycle: a span points back without owning
+@freelist(128)
+@cclass
 class Scope:
     """One opening of "this is current" by a span, a remote context or labels; a context manager that opens once.
 
@@ -51,152 +85,244 @@ class Scope:
 
     __slots__ = (
         "__weakref__",
-        "_closed",
+        "_base",
         "_context",
         "_generation",
+        "_is_closed",
+        "_is_released",
         "_kind",
         "_labels",
         "_origin",
+        "_outer",
         "_owner",
         "_prev",
+        "_settled",
         "_span",
         "_stand_in",
     )
 
-    def __init__(self, kind: int, span: Span | None, context: SpanContext | None, labels: Labels | None) -> None:
-        self._kind = kind
-        self._span: Span | weakref.ref[Span] | None = span
-        self._context = context
-        self._labels = labels
-        self._prev: Scope | None = None
-        self._owner: Token[None] | None = None
-        self._closed = False
-        # What took this scope's place when one under it was closed, and whose place this one took.
-        self._stand_in: Scope | None = None
-        self._origin: weakref.ref[Scope] | None = None
-        self._generation = generation()
+    _kind: int
+    _generation: int
+    _is_closed: bool
+    _is_released: bool
+    _span: Any  # a Span; once released None, or a weak reference where others hold this scope
+    _context: SpanContext | None
+    _labels: Labels | None
+    _prev: Scope | None
+    _base: Scope | None  # of labels: the nearest scope under them that is not labels
+    _settled: object  # of labels: _closed_elsewhere when all scopes down to the base were last seen open
+    _outer: Scope | None  # the same span's opening before this one, where it was entered again while open
+    _stand_in: Scope | None  # the copy that replaced this scope when one under it was closed
+    # The first scope that this one stands in for, borrowed: where there is one, its _stand_in is this scope, and it
+    # clears this when it is deallocated.
+    _origin: Any
+    _owner: Any  # refers to the opener's Context
 
-    def __enter__(self) -> Span | SpanContext | Labels | None:
-        if self._owner is not None or self._closed:
+    def __init__(self) -> None:
+        raise TypeError("scopes are made by use_span(), use_context() and use_labels()")
+
+    def __enter__(self) -> Any:
+        if self._owner is not None or self._is_closed:
             raise RuntimeError("a scope opens once: call use_span(), use_context() or use_labels() again")
-        self._open()
+        open_scope(self)
         if self._kind == SPAN:
-            return self._held_span()
+            return held_span(self)
         return self._context if self._kind == CONTEXT else self._labels
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close()
+        close_scope(self)
 
-    def _open(self) -> None:
-        prev = current_scope()
-        self._prev = prev
-        if self._kind == LABELS:
-            base = None if prev is None else prev._effective()
-            if base is not None and base._labels is not None:
-                self._labels = base._labels.merge(self._labels)  # type: ignore[arg-type]
-            self._context = _with_labels(base, self._labels)
-        _current.set(self)
-        self._owner = _here.set(None)
-
-    def _close(self) -> None:
-        if self._stand_in is not None:
-            self._stand_in._close()  # one step: it has none of its own
-            if _current.get() is self:  # inherited before it was replaced
-                _current.set(_live(self._prev))
-            return
-        if self._closed:
-            return
-        self._closed = True
-        held = _current.get()
-        if held is self:
-            is_here = _is_here(self)
-            _current.set(_live(self._prev))
-            current_scope()
-            if is_here:
-                # An ordinary close. Nobody pops this scope again, so a chain of tasks that each start the
-                # next one does not grow; labels still need the span or remote context that they stood on.
-                self._owner = None
-                anchor = self._prev if self._kind == LABELS else None
-                while anchor is not None and anchor._kind == LABELS:
-                    anchor = anchor._prev
-                self._prev = anchor
-        elif held is not None and _is_here(self):
-            _rebuild(held, self)
-        elif held is not None and _newest(held) is self:
-            _current.set(_live(held._prev))  # inherited before this scope took its place
-        self._release()
-
-    def _release(self) -> None:
-        span = self._span
-        if span is not None and not isinstance(span, weakref.ref):
-            # Whoever inherited this scope may still ask for the span, but no longer keeps it alive.
-            self._span = weakref.ref(span)
-
-    def _effective(self) -> SpanContext | None:
-        """Return the context that is current inside this scope."""
-        if self._kind == LINKED:
-            span = self._held_span()
-            return None if span is None else span.context
-        context = self._context
-        if context is not None and self._generation != generation() and not context._is_remote:
-            return context.replace(is_remote=True)  # opened before a fork, by the parent
-        return context
-
-    def _held_span(self) -> Span | None:
-        # Not recursive: labels may be thousands deep.
-        scope: Scope | None = self
-        while scope is not None and scope._generation == generation() and scope._kind == LABELS:
-            scope = _live(scope._prev)
-        if scope is None or scope._generation != generation():
-            return None
-        span = scope._span() if isinstance(scope._span, weakref.ref) else scope._span
-        return None if scope._kind == LINKED and span is not None and span.ended else span
+    def __dealloc__(self) -> None:
+        # An ordinary close has left nothing to do.
+        if not self._is_released or self._prev is not None or self._stand_in is not None or self._outer is not None:
+            _deallocate(self)
 
 
-def _with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
-    if base is None:
-        return make_from_parts(0, 0, DEFERRED, "", labels or None, False)
-    return make_from_parts(
-        base._trace_id, base._span_id, base._flags, base._state, labels or None, base._is_remote, base._extra
-    )
+if not compiled:
+
+    def _finalize(self: Scope) -> None:
+        if hasattr(self, "_generation"):  # not made by Scope.__new__() alone
+            self.__dealloc__()
+
+    Scope.__del__ = _finalize  # type: ignore[attr-defined]
 
 
-def _is_here(scope: Scope) -> bool:
-    """Tell whether *scope* was opened in the Context that runs now."""
-    if scope._owner is None:
-        return False
-    try:
-        _here.reset(scope._owner)
-    except (ValueError, RuntimeError):
-        return False
-    scope._owner = _here.set(None)  # a Token works once
-    return True
-
-
-def _live(scope: Scope | None) -> Scope | None:
-    """Return the innermost of *scope* and those under it that is still open, or that was inherited."""
-    while scope is not None and scope._closed:
-        if _is_here(scope):
-            scope = scope._prev
-            continue
-        copy = _newest(scope)
-        if copy is scope or not _is_here(copy):
-            break
-        scope = copy  # what stands on a scope stands on what has taken its place here
+def make_scope(kind: int, span: Any, context: SpanContext | None, labels: Labels | None) -> Scope:
+    """Return a scope that is not open yet."""
+    scope = Scope.__new__(Scope)
+    if not compiled:  # C fields start as None, False and NULL
+        scope._is_closed = scope._is_released = False
+        scope._prev = scope._base = scope._outer = scope._stand_in = None
+        scope._origin = scope._owner = scope._settled = None
+    scope._kind = kind
+    scope._generation = generation()
+    scope._span = span
+    scope._context = context
+    scope._labels = labels
     return scope
 
 
-def _newest(scope: Scope) -> Scope:
-    """Return what has taken the place of *scope*, or *scope* itself."""
+def context_scope(context: SpanContext | None) -> Scope:
+    """Return a scope, not yet open, in which *context* is current; None: nothing is."""
+    return make_scope(CONTEXT, None, context, None)
+
+
+def label_scope(labels: Labels) -> Scope:
+    """Return a scope, not yet open, that adds *labels* to those in force."""
+    return make_scope(LABELS, None, None, labels)
+
+
+def linked_scope(context: SpanContext | None, until: Any = None) -> Scope:
+    """Return a scope, not yet open, in which a span is the root of a new trace that is linked to *context*.
+
+    Nothing is current in it; the span *until*, where one is given, is until it ends.
+    """
+    scope = make_scope(LINKED, None if until is None else weak(until), context, None)
+    scope._is_released = True
+    return scope
+
+
+def open_scope(scope: Scope) -> None:
+    """Make *scope* current in the running Context."""
+    prev = innermost()
+    scope._prev = prev
+    if scope._kind == LABELS:
+        _add_labels(scope, prev)
+    if compiled:
+        put(_current, scope)
+    else:
+        before = exchange(_current, scope)
+        if before is not prev:  # a signal handler closed it between two bytecodes
+            scope._prev = prev = _live(before)
+            if scope._kind == LABELS:
+                _add_labels(scope, prev)
+    # After the set: it makes the Context of a thread that had none.
+    if prev is not None and _is_here(prev):
+        scope._owner = prev._owner
+    else:
+        scope._owner = here()
+
+
+def _add_labels(scope: Scope, prev: Scope | None) -> None:
+    """Add the labels of *scope* to those that are in force in *prev*."""
+    base = None if prev is None else effective(prev)
+    if base is not None and base._labels is not None:
+        scope._labels = base._labels.merge(scope._labels or {})
+    scope._context = with_labels(base, scope._labels)
+    scope._base = prev._base if prev is not None and prev._kind == LABELS else prev
+    scope._settled = _closed_elsewhere
+
+
+def close_scope(scope: Scope) -> None:
+    """Close *scope* and put what it stands on back where it is current. Does nothing where it is closed already."""
+    global _closed_elsewhere
+    if scope._stand_in is not None:
+        close_scope(scope._stand_in)  # one step: it has none of its own
+        if held(_current) is scope:  # inherited before it was replaced
+            put(_current, _live(scope._prev))
+        return
+    if scope._is_closed:
+        return
+    scope._is_closed = True
+    inner = held(_current)
+    if inner is scope:
+        is_ordinary = _is_here(scope)
+        inner = _live(scope._prev)
+        put(_current, inner)
+        if inner is not None and inner._kind == LABELS:
+            _settle(inner)
+        if is_ordinary and scope._kind != LABELS:
+            scope._prev = scope._owner = None  # as _forget_prev() does
+        elif is_ordinary:
+            _forget_prev(scope)
+    elif inner is not None and _is_here(scope):
+        if not _rebuild(inner, scope):
+            _closed_elsewhere = object()
+    else:
+        _closed_elsewhere = object()
+        if inner is not None and newest(inner) is scope:
+            put(_current, _live(inner._prev))  # inherited before this scope took its place
+        if is_gone(scope._owner):
+            _forget_prev(scope)
+    _release(scope)
+
+
+def _forget_prev(scope: Scope) -> None:
+    """Drop what is under *scope*, which will not be current again, so that a chain of tasks does not grow."""
+    # Labels still need the span or remote context that they stood on.
+    scope._prev = scope._base if scope._kind == LABELS else None
+    scope._owner = None
+
+
+def _release(scope: Scope) -> None:
+    if scope._is_released:
+        return
+    scope._is_released = True
+    if scope._span is not None:
+        # Contexts that inherited this scope may still ask for the span, but no longer keep it alive.
+        scope._span = weak(scope._span) if references(scope) > 1 else None
+
+
+def _deallocate(scope: Scope) -> None:
+    if scope._span is not None and not scope._is_released:  # never closed: its Context is gone
+        scope._span._drop_scope(scope)
+    if scope._stand_in is not None and is_lent(scope._stand_in._origin, scope):
+        scope._stand_in._origin = borrow(None)
+    if compiled and (
+        _may_end(scope._prev) or _may_end(scope._base) or _may_end(scope._outer) or _may_end(scope._stand_in)
+    ):
+        _release_chain(scope)
+
+
+# Scopes to deallocate, one after the other: a chain of a million must not recurse a million deep.
+_released: list[Any] = []
+_is_releasing = False
+
+
+def _may_end(scope: Scope | None) -> bool:
+    """Tell whether *scope* may be deallocated with one that refers to it up to four times."""
+    return scope is not None and references(scope) <= 4
+
+
+def _release_chain(scope: Scope) -> None:
+    """Release the scopes that *scope* refers to. The outermost call empties the list, those inside it only add to it."""
+    global _is_releasing
+    _released.extend((scope._prev, scope._base, scope._outer, scope._stand_in))
+    scope._prev = scope._base = scope._outer = scope._stand_in = None
+    if _is_releasing:
+        return
+    _is_releasing = True
+    try:
+        while _released:
+            _released.pop()
+    finally:
+        _is_releasing = False
+
+
+def newest(scope: Scope) -> Scope:
+    """Return the scope that has replaced *scope*, or *scope* itself."""
     while scope._stand_in is not None:
         scope = scope._stand_in
     return scope
 
 
+def newest_open(scope: Scope | None) -> Scope | None:
+    """Return the first that is open of *scope*, its replacement, and the same span's openings before it.
+
+    What keeps it alive is its Context, or a scope that stands on it.
+    """
+    while scope is not None:
+        scope = newest(scope)
+        if not scope._is_closed:
+            return scope
+        scope = scope._outer
+    return None
+
+
 def _rebuild(top: Scope, closed: Scope) -> bool:
-    """Put copies of the scopes from *top* down to *closed*, which go on without it, in the place of the originals.
+    """Replace the scopes from *top* down to *closed* by copies that stand on what is under it.
 
     Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
     """
@@ -205,101 +331,166 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     while scope is not closed:
         if scope is None or not _is_here(scope):
             return False  # not in this chain: a generator's, whose body is not running
-        if not scope._closed:
+        if not scope._is_closed:
             above.append(scope)
         scope = scope._prev
-    _current.set(_replace(above, _live(closed._prev)))
+    put(_current, _replace(above, _live(closed._prev)))
     return True
 
 
 def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
-    """Put copies that stand on *prev* in the place of the scopes *above*, the innermost first; return the innermost."""
+    """Replace the scopes *above*, the innermost first, by copies that stand on *prev*; return the innermost copy."""
     global _replaced
     _replaced = object()
+    copies: dict[Scope, Scope] = {}
     for original in reversed(above):
-        copy = Scope(original._kind, None, original._context, original._labels)
-        copy._span, copy._generation = original._span, original._generation
-        copy._prev = prev
-        if copy._kind == LABELS:
-            copy._context = _with_labels(None if prev is None else prev._effective(), copy._labels)
-        copy._owner = _here.set(None)
-        span = original._span
-        if span is not None and not isinstance(span, weakref.ref):
-            span._replace_scope(original, copy)
-        root = original if original._origin is None else original._origin()
-        if root is not None:
-            root._stand_in, copy._origin = copy, weakref.ref(root)
+        copy = make_scope(original._kind, original._span, original._context, original._labels)
+        copy._generation = original._generation
+        copy._is_released = original._is_released
+        copy._owner = original._owner
+        _stand_on_again(copy, prev)
+        copies[original] = copy
+        # Each opening of a span knows the one before it, of which there may be a copy now.
+        copy._outer = copies.get(original._outer, original._outer) if original._outer is not None else None
+        original._outer = None
+        if original._span is not None and not original._is_released:
+            original._span._move_scope(original, copy)
+        root = lent(original._origin)
+        if root is None:
+            root = original
+        original._origin = borrow(None)  # its place is the copy's now
+        root._stand_in, copy._origin = copy, borrow(root)
         original._stand_in = copy
-        original._closed, original._owner = True, None
-        original._release()
+        original._is_closed, original._owner = True, None
+        _release(original)
         prev = copy
     return prev
 
 
-def current_scope() -> Scope | None:
-    """Return the scope that says what is current here, or None."""
-    held = _current.get()
-    return held if held is None or (not held._closed and held._kind != LABELS) else _settle(held)
+def _stand_on_again(scope: Scope, prev: Scope | None) -> None:
+    """Have the copy of a scope, whose labels are merged already, stand on *prev*."""
+    scope._prev = prev
+    if scope._kind == LABELS:
+        scope._context = with_labels(None if prev is None else effective(prev), scope._labels)
+        scope._base = prev._base if prev is not None and prev._kind == LABELS else prev
+        scope._settled = None
 
 
-def _settle(held: Scope) -> Scope | None:
-    """Put right what was closed from elsewhere, before a task spawned from here inherits it; return the innermost."""
-    scope = _live(held)
-    if scope is not held:
-        _current.set(scope)
-    while scope is not None and scope._kind == LABELS:
-        below = scope._prev
-        while below is not None and below._kind == LABELS and not below._closed:
-            below = below._prev
-        if below is None or not below._closed or not _is_here(below) or not _rebuild(scope, below):
+def effective(scope: Scope) -> SpanContext | None:
+    """Return the context that is current inside *scope*."""
+    if scope._kind == LINKED:
+        span = held_span(scope)
+        return None if span is None else span.context
+    context = scope._context
+    if context is not None and scope._generation != generation() and not context._remote:
+        return context.replace(is_remote=True)  # opened before a fork, by the parent
+    return context
+
+
+def held_span(scope: Scope | None) -> Any:
+    """Return the span that is current inside *scope*, or None where that is none of this process."""
+    while scope is not None and scope._generation == generation() and scope._kind == LABELS:
+        scope = _live(scope._base)
+    if scope is None or scope._generation != generation():
+        return None
+    span = scope._span
+    if span is not None and scope._is_released:
+        span = referent(span)
+    return None if scope._kind == LINKED and span is not None and span.ended else span
+
+
+def _is_here(scope: Scope) -> bool:
+    """Tell whether *scope* was opened in the running Context."""
+    return is_here(scope._owner)
+
+
+def _live(scope: Scope | None) -> Scope | None:
+    """Return the innermost of *scope* and those under it that is still open, or that was inherited."""
+    return _live_below(scope) if scope is not None and scope._is_closed else scope
+
+
+def _live_below(scope: Scope | None) -> Scope | None:
+    while scope is not None and scope._is_closed:
+        if _is_here(scope):
+            scope = scope._prev
+            continue
+        copy = newest(scope)
+        if copy is scope or not _is_here(copy):
             break
-        scope = _current.get()
+        scope = copy  # what stands on a scope stands on its replacement here
     return scope
 
 
-def use_scope(kind: int, span: Span | None, context: SpanContext | None, labels: Labels | None) -> Scope:
-    """Return a scope, not yet open, for a span (kind 0), a context or nothing (1), labels (2), or a link (3).
+def innermost() -> Scope | None:
+    """Return the scope that decides what is current here, or None."""
+    inner = held(_current)
+    return inner if inner is None or (not inner._is_closed and inner._kind != LABELS) else _settle(inner)
 
-    Inside a link to *context* nothing is current, and a span is the root of a new trace, linked to it; only until
-    *span* ends, where that is given, *span* is still current.
-    """
-    scope = Scope(kind, span, context, labels)
-    if kind == LINKED:
-        scope._release()
+
+def _settle(inner: Scope) -> Scope | None:
+    """Take out scopes that were closed from elsewhere, before a task spawned from here inherits them."""
+    if inner._settled is _closed_elsewhere and not inner._is_closed:
+        return inner
+    scope = _live(inner)
+    if is_collecting():
+        return scope  # a reading must not write then
+    if scope is not inner:
+        put(_current, scope)
+    while scope is not None and scope._kind == LABELS:
+        seen = _closed_elsewhere
+        below = scope._prev
+        while below is not None and below._kind == LABELS and not below._is_closed:
+            below = below._prev
+        if below is None or not below._is_closed or not _is_here(below) or not _rebuild(scope, below):
+            scope._settled = seen
+            break
+        scope = held(_current)
     return scope
 
 
-def current_span() -> Span | None:
+def current_scope() -> Scope | None:
+    """Return the scope that decides what is current here, or None."""
+    return innermost()
+
+
+def current_span() -> Any:
     """Return the span that a new span would have as its parent here, or None where that is none of this process."""
-    scope = current_scope()
-    return None if scope is None else scope._held_span()
+    scope = innermost()
+    return None if scope is None else held_span(scope)
 
 
 def current_context() -> SpanContext | None:
-    """Return what a new span would continue here: ids and labels, local or remote; None where there is neither."""
-    scope = current_scope()
-    return None if scope is None else scope._effective()
+    """Return the context that a new span would continue here, local or remote, ids and labels; None if there is none."""
+    scope = innermost()
+    return None if scope is None else effective(scope)
 
 
 def linked_context(scope: Scope | None) -> SpanContext | None:
-    """Return what the root of a new trace that is started in *scope* is linked to."""
+    """Return the context that the root of a new trace started in *scope* is linked to, or None."""
     while scope is not None and scope._kind == LABELS:
-        scope = _live(scope._prev)
+        scope = _live(scope._base)
     return None if scope is None or scope._kind != LINKED else scope._context
 
 
 def swap_scope(scope: Scope | None) -> Scope | None:
-    """Make *scope*, open or None, what the running Context holds, and return what it held."""
-    held = _current.get()
-    _current.set(scope)
-    return held
+    """Make *scope*, open or None, the value of the running Context, and return the one before."""
+    inner: Scope | None
+    if compiled:
+        inner = held(_current)
+        put(_current, scope)
+    else:
+        inner = exchange(_current, scope)
+    return inner
 
 
 @final
+@no_gc
+@freelist(16)
+@cclass
 class Body:
-    """The scopes of a generator's body, from *inside* down to *under*, to be put in place for each step.
+    """The scopes of a generator's body, from *inside* down to *under*, put in place for each step.
 
-    They go along to whichever task or thread makes the step, and what the body left open stays in them.
+    They go along to whichever task or thread makes the step; scopes that the body leaves open stay among them.
     """
 
     __slots__ = ("_held", "_inside", "_replaced", "_under")
@@ -312,40 +503,44 @@ class Body:
 
     def enter(self) -> None:
         """Put the scopes in place, for the step that follows."""
+        held_before = swap_scope(self._inside)
+        self._held = held_before
+        self._replaced = _replaced
+        # After the swap: it makes the Context of a thread that had none.
         scope = self._inside
         while scope is not None and scope is not self._under:
-            if scope._owner is not None:
-                scope._owner = _here.set(None)
+            if scope._owner is not None and not _is_here(scope):
+                scope._owner = here()
             scope = scope._prev
-        self._held = swap_scope(self._inside)
-        self._replaced = _replaced
 
     def leave(self) -> None:
-        """Take them out again after the step, as it left them."""
-        held, self._held = self._held, None
+        """Take the scopes out again after the step, as it left them."""
+        inner, self._held = self._held, None
         is_as_before = self._replaced is _replaced
-        self._inside = swap_scope(held if is_as_before else _restored(held))
+        if not is_as_before:
+            inner = _restored(inner)
+        self._inside = swap_scope(inner)
         if not is_as_before and not _stands_on(self._inside, self._under):
             self._under = _floor(self._inside, self._under)
 
 
-def _restored(held: Scope | None) -> Scope | None:
-    """Return what a consumer holds, standing on the copies where a step has replaced what it stood on.
+def _restored(inner: Scope | None) -> Scope | None:
+    """Return *inner*, which a consumer holds, or a copy of it, where a step has replaced a scope that it stands on.
 
-    The body can close what is under it, and its consumer may have opened more on that.
+    The body can close scopes under it, and its consumer may have opened more on those.
     """
     above: list[Scope] = []
-    scope = held
+    scope = inner
     while scope is not None:
-        copy = _newest(scope)
+        copy = newest(scope)
         if copy is not scope:
-            return _replace(above, _live(copy)) if _is_here(copy) else held
+            return _replace(above, _live(copy)) if _is_here(copy) else inner
         if not _is_here(scope):
             break
-        if not scope._closed:
+        if not scope._is_closed:
             above.append(scope)
         scope = scope._prev
-    return held
+    return inner
 
 
 def _stands_on(scope: Scope | None, under: Scope | None) -> bool:
@@ -355,15 +550,18 @@ def _stands_on(scope: Scope | None, under: Scope | None) -> bool:
 
 
 def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
-    """Return what a body stands on since its step has closed *under*, or what that stood on.
+    """Return the scope that a body stands on since its step has closed *under*, or a scope under that.
 
-    What is below is others', in whose Contexts it must stay; where that cannot be told, nothing is the body's own.
+    All below it are others', in whose Contexts they must stay; where that cannot be told, none is the body's.
     """
     while under is not None:
         if under._stand_in is not None:
             under = under._stand_in
-        elif under._closed and _is_here(under):
+        elif under._is_closed and _is_here(under):
             under = under._prev
         else:
             break
     return under if _stands_on(inside, under) else inside
+
+
+forbid_new(Scope)

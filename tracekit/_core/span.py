@@ -1,194 +1,64 @@
-"""The plain twin: what runs where ``_speedups`` was not built, and the type source of both.
-
-The same names in the same order with the same docstrings as ``_speedups.pyx``; the tests feed
-both the same input. How it works, from the bottom up:
-
-- ``codecs``: hex, ``tracestate`` and ``baggage`` text, and the carriers that hold them;
-- ``context``: ids, the clock, and ``SpanContext``, the immutable value that travels;
-- ``scopes``: ``Scope``, one opening of "this is current". The one ContextVar points to the innermost;
-- here: ``Span`` and ``span()``, a unit of work; ``Tracer``, which holds what ``configure()`` decided; and
-  ``Buffer``, where finished spans wait for the pipeline's thread.
-
-The compiled twin is in files of the same names, ``_speedups_codecs.pxi`` and so on.
-"""
+"""``Span``, a unit of work being recorded, ``span()``, which starts one, and the clock that both read."""
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
+import time
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from ..cython import cclass, compiled, final, freelist, no_gc
 from .attributes import MISSING, clean
-from .codecs import (
-    MAX_LABEL_BYTES,
-    MAX_LABELS,
-    MAX_STATE_CHARS,
-    MAX_STATE_MEMBERS,
-    Sieve,
-    check_baggage,
-    collect,
-    count_tracestate,
-    escape_label,
-    format_baggage,
-    is_label_key,
-    is_state_key,
-    is_state_value,
-    join_baggage,
-    make_members,
-    parse_baggage,
-    parse_hex,
-    put,
-    unescape_label,
-    view_members,
-)
-from .context import (
-    DEFERRED,
-    RANDOM,
-    SAMPLED,
-    SpanContext,
-    anchor,
-    check_clock,
-    decided_state,
-    decode_binary,
-    decode_tags,
-    encode_binary,
-    encode_tags,
-    forget_parent,
-    format_b3,
-    format_traceparent,
-    generation,
-    ids_of,
-    make_context,
-    make_from_parts,
-    make_remote,
-    new_span_id,
-    new_trace_id,
-    now,
-    parse_b3,
-    parse_decimal,
-    parse_traceparent,
-    read_b3,
-    read_tracecontext,
-    read_w3c,
-    said_randomness,
-    set_clock,
-    set_ids,
-    set_values,
-    write_b3,
-    write_tracecontext,
-    write_w3c,
-)
-from .errors import FormatError
-from .otlp import encode_request
-from .outcome import close_with, exception_attributes
-from .records import DEFAULT_LIMITS, KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Limits, Link, Status
-from .scopes import (
-    SPAN,
-    Body,
-    Scope,
-    current_context,
-    current_scope,
-    current_span,
-    linked_context,
-    swap_scope,
-    use_scope,
-)
+from .buffer import buffer
+from .context import Link, SpanContext, ids_of, new_generation
+from .outcome import exception_attributes, mark_recorded, outcome_of
+from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Status
+from .tracer import Tracer
+
+if not compiled:
+    from .context import generation
+    from .interpreter import DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns
+    from .scopes import (
+        SPAN,
+        Scope,
+        close_scope,
+        effective,
+        innermost,
+        linked_context,
+        make_scope,
+        newest_open,
+        open_scope,
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Protocol, Self
 
-    class RootSampler(Protocol):
-        def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]: ...
-
     class Observer(Protocol):
+        """Is called at every start and end of a span, and at every call that comes after the end."""
+
         def started(self, span: Span, parent: Span | SpanContext | Root | None) -> None: ...
         def ended(self, span: Span) -> None: ...
         def late(self, span: Span, method: str) -> None: ...
 
 
 __all__ = [
-    "IMPLEMENTATION",
-    "MAX_LABELS",
-    "MAX_LABEL_BYTES",
-    "MAX_STATE_CHARS",
-    "MAX_STATE_MEMBERS",
     "ROOT",
-    "Body",
-    "Buffer",
     "Root",
-    "Scope",
-    "Sieve",
     "Span",
-    "SpanContext",
-    "Tracer",
     "after_fork",
-    "buffer",
-    "check_baggage",
     "check_clock",
-    "collect",
-    "count_tracestate",
-    "current_context",
-    "current_scope",
-    "current_span",
-    "decode_binary",
-    "decode_tags",
-    "encode_binary",
-    "encode_spans",
-    "encode_tags",
-    "escape_label",
-    "extract",
-    "format_b3",
-    "format_baggage",
-    "format_traceparent",
-    "ids_of",
-    "inject",
-    "is_label_key",
-    "is_state_key",
-    "is_state_value",
-    "join_baggage",
-    "linked_context",
-    "make_context",
-    "make_members",
-    "make_remote",
-    "parse_b3",
-    "parse_baggage",
-    "parse_decimal",
-    "parse_hex",
-    "parse_traceparent",
-    "put",
-    "read_b3",
-    "read_tracecontext",
-    "read_w3c",
     "restore_span",
     "retrace",
     "set_clock",
-    "set_formats",
-    "set_ids",
     "set_observer",
     "set_tracer",
-    "set_values",
     "span",
-    "swap_scope",
-    "unescape_label",
-    "use_scope",
-    "view_members",
-    "write_b3",
-    "write_tracecontext",
-    "write_w3c",
+    "span_scope",
 ]
 
-IMPLEMENTATION: Final = "plain"
 
-_MASK56: Final = (1 << 56) - 1
-
-C = TypeVar("C")
-
-
-@final
 class Root:
     """The type of ``ROOT``: as ``parent=``, start a new trace that inherits nothing, labels included."""
 
@@ -200,211 +70,280 @@ class Root:
 
 ROOT: Final = Root()
 
-_UNSET, _OK = 0, 1
+_tracer = Tracer()
+_buffer = buffer
+_observer: Observer | None = None
+_clock: Callable[[], int] | None = None
+_ANCHOR_DRIFT_NS: Final = 5_000_000
+_MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
+_INTERNAL: Final = KINDS[0]
+_NO_LINKS: Final[tuple[Any, ...]] = ()
+
+if not compiled:  # places in STATUS_CODES
+    UNSET: Final = 0
+    OK: Final = 1
+    ERROR: Final = 2
+    CANCELLED: Final = 3
+
+
+def _distance_now() -> int:
+    return time.time_ns() - monotonic_ns()
+
+
+_anchor = _distance_now()
+
+
+def check_clock() -> None:
+    """Renew the wall clock's distance from the monotonic clock where they drifted apart by more than 5 ms.
+
+    Each span keeps the distance it started with: its duration is monotonic.
+    """
+    global _anchor
+    distance = _distance_now()
+    if not -_ANCHOR_DRIFT_NS <= distance - _anchor <= _ANCHOR_DRIFT_NS:
+        _anchor = distance
+
+
+def set_clock(clock: Callable[[], int] | None) -> None:
+    """Take the time, Unix nanoseconds, from *clock* instead of the operating system; None undoes it."""
+    global _clock
+    _clock = clock
+
+
+def set_tracer(tracer: Tracer) -> None:
+    """Start new spans with *tracer* from now on."""
+    global _tracer
+    if not isinstance(tracer, Tracer):
+        raise TypeError(f"tracer must be a Tracer, not {type(tracer).__name__}")
+    _tracer = tracer
+
+
+def set_observer(observer: Observer | None) -> None:
+    """Call *observer* at every start, every end, and every call that comes after the end; None: no one."""
+    global _observer
+    _observer = observer
+
+
+def after_fork() -> None:
+    """Drop, in the child of a fork, the parent's random words, open spans and buffered spans."""
+    new_generation()
+    buffer.reset()
 
 
 @final
+@no_gc  # holds plain values, and its scope without owning it: buffered spans cost the collector nothing
+@freelist(128)
+@cclass
 class Span:
     """A unit of work being recorded. ``with`` makes it current, and ends it; without ``with``, call ``end()``.
 
     Every method may be called from any task, thread or callback, before and after the end, and none
-    raises for what a value holds; only a wrong type of a name or key is a ``TypeError``. What is written
-    after the end, or to a span that is not recorded, is ignored. Bounded by ``Limits``: what is left
-    out is counted in ``dropped_attributes``, ``dropped_events`` and ``dropped_links``, what is
-    shortened in ``truncated_values``.
+    raises because of a value; only a wrong type of a name or key is a ``TypeError``. Calls after
+    the end, and calls to a span that is not recorded, have no effect. Bounded by ``Limits``: what exceeds them
+    is counted in ``dropped_attributes``, ``dropped_events`` and ``dropped_links``, shortened values
+    in ``truncated_values``.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_anchor",
-        "_attributes",
-        "_description",
-        "_end_ns",
-        "_ended",
-        "_events",
-        "_generation",
-        "_kind",
-        "_links",
-        "_name",
-        "_outer",
-        "_owns_context",
-        "_recorded",
-        "_scope",
-        "_start_ns",
-        "_status",
-        "_tracer",
-        "context",
-        "dropped_attributes",
-        "dropped_events",
-        "dropped_links",
-        "parent",
-        "truncated_values",
-    )
+    if not compiled:
+        __slots__ = (
+            "__weakref__",
+            "_attributes",
+            "_description",
+            "_distance",
+            "_events",
+            "_generation",
+            "_has_ended",
+            "_is_recorded",
+            "_kind",
+            "_links",
+            "_name",
+            "_owns_context",
+            "_scope",
+            "_start",
+            "_status",
+            "_stop",
+            "_tracer",
+            "context",
+            "dropped_attributes",
+            "dropped_events",
+            "dropped_links",
+            "parent",
+            "truncated_values",
+        )
 
-    context: SpanContext
-    parent: SpanContext | None
-    _tracer: Tracer
-    _generation: int
-    _name: str
-    _kind: Literal["internal", "server", "client", "producer", "consumer"]
-    _attributes: dict[str, Any] | None
-    _events: list[tuple[str, int, dict[str, Any] | None]] | None
-    _links: list[Link] | None
-    _status: int
-    _description: str
-    _start_ns: int
-    _end_ns: int
-    _anchor: int
-    _recorded: bool
-    _ended: bool
-    _owns_context: bool  # else it is the unsampled parent's
-    # The innermost open one of this span, and those around it: not owned, so that an exporter keeps no Context alive.
-    _scope: weakref.ref[Scope] | None
-    _outer: list[weakref.ref[Scope]]
-    dropped_attributes: int
-    dropped_events: int
-    dropped_links: int
-    truncated_values: int
+        context: SpanContext
+        parent: SpanContext | None
+        _tracer: Tracer
+        # The innermost open scope of this span, borrowed: an open scope owns its span, and closing, replacing or
+        # deallocating it sets this to another that is open. A closed one must never stand here.
+        _scope: Any
+        _name: str
+        _kind: Literal["internal", "server", "client", "producer", "consumer"]
+        _description: str | None
+        _attributes: dict[str, Any] | None
+        _events: list[tuple[str, int, dict[str, Any] | None]] | None
+        _links: list[Link] | None
+        _start: int
+        _stop: int
+        _distance: int  # the wall clock's from the monotonic clock
+        _generation: int
+        _status: int
+        _is_recorded: bool
+        _has_ended: bool
+        _owns_context: bool  # else it is the unsampled parent's
+        dropped_attributes: int
+        dropped_events: int
+        dropped_links: int
+        truncated_values: int
+
+        def _blank(self) -> None:
+            """Set every field, as C does for a new object."""
+            self.context = self.parent = None  # type: ignore[assignment]
+            self._attributes = self._events = self._links = self._scope = self._description = None
+            self._start = self._stop = self._distance = self._generation = self._status = 0
+            self._is_recorded = self._has_ended = self._owns_context = False
+            self.dropped_attributes = self.dropped_events = self.dropped_links = self.truncated_values = 0
 
     def __init__(self) -> None:
         raise TypeError("spans are made by tracekit.span()")
 
     @property
     def name(self) -> str:
-        """What the work is called; a low-cardinality text."""
+        """The name of the work; a low-cardinality text."""
         return self._name
 
     @property
     def kind(self) -> Literal["internal", "server", "client", "producer", "consumer"]:
-        """Which side of a hand-off between processes the span is, if any."""
+        """The span's side of a hand-off between processes, if any."""
         return self._kind
 
     @property
     def start_ns(self) -> int:
         """When the span started, Unix time in nanoseconds; 0 where it is not recorded."""
-        return self._start_ns
+        return self._start
 
     @property
     def end_ns(self) -> int | None:
         """When the span ended, Unix time in nanoseconds; None while it is open."""
-        return self._end_ns if self._ended else None
+        return self._stop if self._has_ended else None
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """What was recorded about the work; a read-only view."""
+        """The recorded attributes; a read-only view."""
         return NO_ATTRIBUTES if self._attributes is None else MappingProxyType(self._attributes)
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """What happened during the work, in order."""
-        return () if self._events is None else tuple([_event(*event) for event in self._events])
+        """The recorded events, in order."""
+        if self._events is None:
+            return ()
+        return tuple([_event(name, time_ns, attributes) for name, time_ns, attributes in self._events])
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """Which other spans caused the work."""
+        """The other spans that caused the work."""
         return () if self._links is None else tuple(self._links)
 
     @property
     def status(self) -> Status:
-        """How the work went."""
-        return Status(STATUS_CODES[self._status], self._description)
+        """The outcome of the work."""
+        return Status(STATUS_CODES[self._status], self._description or "")
 
     @property
     def resource(self) -> Mapping[str, Any]:
-        """What all spans of this process share: service name and so on."""
+        """The attributes that all spans of this process share: service name and so on."""
         return self._tracer.resource
 
     @property
     def ended(self) -> bool:
         """Whether the span has ended."""
-        return self._ended
+        return self._has_ended
 
     @property
     def is_recording(self) -> bool:
-        """Whether what is written to the span is kept: it is sampled, somebody exports it, and it has not ended."""
-        return self._recorded and not self._ended
+        """Whether further calls have an effect: the span is sampled, there is an exporter, and it has not ended."""
+        return self._is_recorded and not self._has_ended
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Record *value* under *key*, in place of an earlier one. See ``_attributes`` for what a value may be."""
+        """Record *value* under *key*, in place of an earlier one. See ``_core/attributes.py`` for the kinds of values."""
         if not isinstance(key, str):
             raise TypeError(f"key must be str, not {type(key).__name__}")
-        if self.is_recording:
-            self._put(str.__str__(key), value)
+        if self._is_recorded and not self._has_ended:
+            self._put(key if type(key) is str else str.__str__(key), value)
         else:
             self._late("set_attribute")
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Record every item of *attributes*."""
         items = _items(attributes)
-        if self.is_recording:
-            for key, value in items:
-                self._put(key, value)
+        if self._is_recorded and not self._has_ended:
+            self._put_all(items)
         else:
             self._late("set_attributes")
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, *, time_ns: int | None = None) -> None:
-        """Record that something happened, now or at *time_ns* (Unix time)."""
+        """Record an event, now or at *time_ns* (Unix time)."""
         if not isinstance(name, str):
             raise TypeError(f"name must be str, not {type(name).__name__}")
-        items = () if attributes is None else _items(attributes)
         if time_ns is not None and not isinstance(time_ns, int):
             raise TypeError(f"time_ns must be int, not {type(time_ns).__name__}")
-        if not self.is_recording:
+        items = None if attributes is None else _items(attributes)
+        if not self._is_recorded or self._has_ended:
             self._late("add_event")
             return
         if self._events is None:
             self._events = []
-        limits = self._tracer.limits
-        if len(self._events) >= limits.events:
+        if len(self._events) >= self._tracer.max_events:
             self.dropped_events += 1
             return
-        self._events.append((str.__str__(name), self._now() if time_ns is None else _ns(time_ns), self._clean(items)))
+        cleaned = self._clean(items) if items else None
+        self._events.append((str.__str__(name), self._now() if time_ns is None else _ns(time_ns), cleaned))
 
     def add_link(self, target: SpanContext | Span | Link, attributes: Mapping[str, Any] | None = None) -> None:
         """Record that *target* caused this work without being its parent."""
-        context, own = _link(target)
-        items = _items(attributes) if attributes is not None else own
-        if not self.is_recording:
+        context, items = _link(target)
+        if attributes is not None:
+            items = _items(attributes)
+        if not self._is_recorded or self._has_ended:
             self._late("add_link")
             return
         if self._links is None:
             self._links = []
-        if len(self._links) >= self._tracer.limits.links:
+        if len(self._links) >= self._tracer.max_links:
             self.dropped_links += 1
             return
-        cleaned = self._clean(items)
+        cleaned = self._clean(items) if items else None
         self._links.append(Link(context, NO_ATTRIBUTES if cleaned is None else MappingProxyType(cleaned)))
 
     def set_status(self, code: Literal["unset", "ok", "error", "cancelled"], description: str = "") -> None:
-        """Say how the work went. "ok" is final, "unset" changes nothing, as in OpenTelemetry."""
+        """Record the outcome of the work. "ok" is final, "unset" changes nothing, as in OpenTelemetry."""
         number = _index(STATUS_CODES, code, "code")
         if description is None:
             description = ""
         elif not isinstance(description, str):
             raise TypeError(f"description must be str, not {type(description).__name__}")
-        if not self.is_recording:
+        if not self._is_recorded or self._has_ended:
             self._late("set_status")
-            return
-        if number != _UNSET and self._status != _OK:
-            limit = self._tracer.limits.value_length
+        elif number != UNSET and self._status != OK:
             self._status = number
-            self._description = str.__str__(description)[:limit]
+            self._description = str.__str__(description)[: self._tracer.max_value]
 
     def record_exception(self, exception: BaseException, attributes: Mapping[str, Any] | None = None) -> None:
         """Record *exception* as an event with type, message and stack; the status stays as it is."""
         if not isinstance(exception, BaseException):
             raise TypeError(f"exception must be an exception, not {type(exception).__name__}")
         items = () if attributes is None else _items(attributes)
-        if self.is_recording:
-            self.add_event("exception", {**exception_attributes(exception, self.context.trace_id), **dict(items)})
+        if self._is_recorded and not self._has_ended:
+            self.add_event("exception", {**exception_attributes(exception, self._tracer.limits), **dict(items)})
+            mark_recorded(exception, self.context.trace_id)
         else:
             self._late("record_exception")
 
     def update_name(self, name: str) -> None:
-        """Give the span another name."""
+        """Rename the span."""
         if not isinstance(name, str):
             raise TypeError(f"name must be str, not {type(name).__name__}")
-        if self.is_recording:
+        if self._is_recorded and not self._has_ended:
             self._name = str.__str__(name)
         else:
             self._late("update_name")
@@ -413,126 +352,218 @@ class Span:
         """End the span, now or at *end_ns* (Unix time), and hand it to the exporter. Only the first call counts."""
         if end_ns is not None and not isinstance(end_ns, int):
             raise TypeError(f"end_ns must be int, not {type(end_ns).__name__}")
-        if self._ended:
+        if self._has_ended:
             self._late("end")
-            return
-        self._ended = True
-        if self._recorded:
-            end = self._now() if end_ns is None else _ns(end_ns)
-            self._end_ns = max(end, self._start_ns)
-        if self._generation == generation():  # else the parent process, which opened it, exports it
-            buffer.add(self)
-            if _observer is not None:
-                _observer.ended(self)
+        else:
+            self._end(end_ns)
 
     def __enter__(self) -> Self:
-        if not self._owns_context and current_context() is self.context:
-            return self  # an unsampled child shares its parent's context; what is current stays the same
-        scope = Scope(SPAN, self, self.context, None)
-        if self._scope is not None:  # entered again while open: each opening is closed by its own exit
-            self._outer.append(self._scope)
-        scope._open()
-        self._scope = weakref.ref(scope)
+        if not self._owns_context:
+            # An unsampled child shares its parent's context; what is current stays the same.
+            scope = innermost()
+            if scope is not None and effective(scope) is self.context:
+                return self
+        scope = make_scope(SPAN, self, self.context, None)
+        if self._scope:
+            scope._outer = lent(self._scope)  # entered again while open: each opening is closed by its own exit
+        self._scope = borrow(scope)
+        open_scope(scope)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        scope = None
-        while scope is None and self._scope is not None:  # one whose Context is gone has gone with it
-            scope = self._scope()
-            self._scope = self._outer.pop() if self._outer else None
-        if scope is not None:
-            scope._close()
-        if exc is not None and self.is_recording:
+        if self._scope:
+            self._leave()
+        if exc is not None and self._is_recorded and not self._has_ended:
             try:
-                close_with(self, exc)
-            except Exception:  # never raise into the program; a status of "error" needs no more than this
-                self.set_status("error", type(exc).__name__)
-        if not self._ended:
-            self.end()
+                outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value)
+                for error in outcome.errors:
+                    self.record_exception(error)
+                self.set_status(outcome.code, outcome.description)
+            except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
+                if self._status != OK:
+                    self._status = ERROR
+        if not self._has_ended:
+            self._end(None)
 
-    def __del__(self) -> None:
-        if not getattr(self, "_ended", True):
-            if self.is_recording and self._status == _UNSET:
-                self.set_status("cancelled", "abandoned: nobody ended the span")
-            self.end()
+    def __dealloc__(self) -> None:
+        if not self._has_ended and self.context is not None and self._generation == generation():
+            _abandon(self)
 
     def __reduce__(self) -> Any:
         raise TypeError("a span stays in its process: pickle span.context instead")
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended else "open"
-        return f"<Span {clip_name(self._name)} {self.context.trace_id}/{self.context.span_id} {state}>"
+        state = "ended" if self._has_ended else "open"
+        return f"<Span {self._name[:64]!a} {self.context.trace_id}/{self.context.span_id} {state}>"
 
-    def _replace_scope(self, original: Scope, copy: Scope) -> None:
-        if self._scope is not None and self._scope() is original:
-            self._scope = weakref.ref(copy)
-        self._outer = [weakref.ref(copy) if outer() is original else outer for outer in self._outer]
+    def _leave(self) -> None:
+        scope = lent(self._scope)
+        if scope is None:
+            self._scope = borrow(None)
+            return
+        if scope._outer is None:
+            self._scope = borrow(None)
+        else:
+            self._scope = borrow(newest_open(scope._outer))
+            scope._outer = None
+        close_scope(scope)
+
+    def _drop_scope(self, scope: Scope) -> None:
+        """Called when *scope*, which is open, is deallocated."""
+        if lent(self._scope) is None or is_lent(self._scope, scope):
+            self._scope = borrow(newest_open(scope._outer))
+
+    def _move_scope(self, scope: Scope, copy: Scope) -> None:
+        """Called when *copy* replaces *scope*."""
+        if is_lent(self._scope, scope):
+            self._scope = borrow(copy)
+
+    def _end(self, end_ns: int | None) -> None:
+        self._has_ended = True
+        if self._is_recorded:
+            stop = self._now() if end_ns is None else _ns(end_ns)
+            self._stop = max(self._start, stop)
+        if self._generation == generation():  # else the parent process, which opened it, exports it
+            _buffer.end(self, self._is_recorded)
+            if _observer is not None:
+                _observer.ended(self)
 
     def _late(self, method: str) -> None:
-        if self._ended and _observer is not None:
+        if self._has_ended and _observer is not None:
             _observer.late(self, method)
 
     def _now(self) -> int:
-        return _ns(now(self._anchor))
+        return monotonic_ns() + self._distance if _clock is None else _ns(_clock())
 
     def _put(self, key: str, value: Any) -> None:
-        if self._attributes is None:
-            self._attributes = {}
-        limits = self._tracer.limits
-        if len(self._attributes) >= limits.attributes and key not in self._attributes:
+        kind = type(value)
+        attributes = self._attributes
+        if attributes is None:
+            attributes = self._attributes = {}
+        if len(attributes) >= self._tracer.max_attributes and key not in attributes:
             self.dropped_attributes += 1
             return
-        plain, cuts = clean(value, limits.value_length)
-        self.truncated_values += cuts
-        if plain is MISSING:
-            self.dropped_attributes += 1
-        else:
-            self._attributes[key] = plain
-
-    def _clean(self, items: Iterable[tuple[str, Any]]) -> dict[str, Any] | None:
-        limits = self._tracer.limits
-        cleaned: dict[str, Any] = {}
-        for key, value in items:
-            plain, cuts = clean(value, limits.value_length)
+        if kind is str:
+            if len(value) > self._tracer.max_value:
+                value = value[: self._tracer.max_value]
+                self.truncated_values += 1
+        elif kind is not int and kind is not bool and kind is not float:
+            value, cuts = clean(value, self._tracer.max_value)
             self.truncated_values += cuts
-            if plain is MISSING or len(cleaned) >= limits.attributes:
+            if value is MISSING:
+                self.dropped_attributes += 1
+                return
+        attributes[key] = value
+
+    def _put_all(self, items: Any) -> None:
+        if type(items) is dict:
+            try:
+                for key, value in items.items():
+                    self._put(key, value)
+            except RuntimeError:  # a value of the program's own changed the dict on the way
+                pass
+        else:
+            for key, value in items:
+                self._put(key, value)
+
+    def _clean(self, items: Any) -> dict[str, Any] | None:
+        cleaned: dict[str, Any] = {}
+        for key, value in list(items.items()) if type(items) is dict else items:
+            plain, cuts = clean(value, self._tracer.max_value)
+            self.truncated_values += cuts
+            if plain is MISSING or len(cleaned) >= self._tracer.max_attributes:
                 self.dropped_attributes += 1
             else:
                 cleaned[key] = plain
         return cleaned or None
 
 
-def _ns(time_ns: int) -> int:
-    """Return a time as 64 bits hold it; the ends of that range stand for what is beyond them."""
-    return min(max(int(time_ns), 0), 0x7FFF_FFFF_FFFF_FFFF)
+if not compiled:
+
+    def _finalize(self: Span) -> None:
+        if hasattr(self, "_generation"):  # not made by Span.__new__() alone
+            self.__dealloc__()
+
+    Span.__del__ = _finalize  # type: ignore[attr-defined]
 
 
-def clip_name(name: str) -> str:
-    """Return the ``repr`` of *name* in ASCII, cut to 64 characters."""
-    return ascii(name[:64])
+def span_scope(span: Span) -> Scope:
+    """Return a scope, not yet open, in which *span* is current; it does not end the span."""
+    if not isinstance(span, Span):
+        raise TypeError(f"span must be a Span, not {type(span).__name__}")
+    return make_scope(SPAN, span, span.context, None)
+
+
+def _new_span() -> Span:
+    span = Span.__new__(Span)
+    if not compiled:
+        span._blank()
+    return span
+
+
+def _abandon(span: Span) -> None:
+    """End *span*, which nothing refers to any more: what it holds moves to another that can be exported."""
+    if not span._is_recorded:
+        _buffer.end(span, False)
+        return
+    ghost = _new_span()
+    # Ended from the start: whatever fails here while the interpreter goes down, it leaves no ghost in turn.
+    ghost._has_ended = ghost._is_recorded = ghost._owns_context = True
+    ghost.context, ghost.parent, ghost._tracer = span.context, span.parent, span._tracer
+    ghost._name, ghost._kind, ghost._description = span._name, span._kind, span._description
+    ghost._attributes, ghost._events, ghost._links = span._attributes, span._events, span._links
+    ghost._distance, ghost._generation, ghost._status = span._distance, span._generation, span._status
+    ghost._start = ghost._stop = span._start
+    ghost.dropped_attributes, ghost.dropped_events = span.dropped_attributes, span.dropped_events
+    ghost.dropped_links, ghost.truncated_values = span.dropped_links, span.truncated_values
+    if ghost._status == UNSET:
+        ghost._status, ghost._description = CANCELLED, "abandoned: nobody ended the span"
+    try:
+        stop = ghost._now()
+        if stop > ghost._start:
+            ghost._stop = stop
+    except Exception:  # a clock of the program's
+        pass
+    _buffer.end(ghost, True)
+    if _observer is not None:
+        _observer.ended(ghost)
+
+
+def _ns(time_ns: Any) -> int:
+    """Return a time as 64 bits hold it; the ends of that range stand for times beyond them."""
+    if time_ns > _MAX_NS:
+        return _MAX_NS
+    return 0 if time_ns < 0 else int(time_ns)
 
 
 def _event(name: str, time_ns: int, attributes: dict[str, Any] | None) -> Event:
     return Event(name, time_ns, NO_ATTRIBUTES if attributes is None else MappingProxyType(attributes))
 
 
-def _items(attributes: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    if not isinstance(attributes, Mapping):
+def _items(attributes: Any) -> Any:
+    """Return the pairs of a mapping with str keys as a list, or the mapping itself if it is a dict with plain ones."""
+    if type(attributes) is dict:
+        for key in attributes:
+            if type(key) is not str:
+                break
+        else:
+            return attributes
+    elif not isinstance(attributes, Mapping):
         raise TypeError(f"attributes must be a mapping, not {type(attributes).__name__}")
     try:
         items = list(attributes.items())
     except Exception:  # a mapping of the program's own costs its attributes, not the program
         return []
-    for key, _ in items:
-        if not isinstance(key, str):
-            raise TypeError(f"attributes must have str keys, not {type(key).__name__}")
-    return [(str.__str__(key), value) for key, value in items]
+    for name, _ in items:
+        if not isinstance(name, str):
+            raise TypeError(f"attributes must have str keys, not {type(name).__name__}")
+    return [(str.__str__(name), value) for name, value in items]
 
 
-def _link(target: object) -> tuple[SpanContext, list[tuple[str, Any]]]:
-    items: list[tuple[str, Any]] = []
+def _link(target: object) -> tuple[Any, Any]:
+    items: Any = None
     if isinstance(target, Link):
         target, attributes = target
         items = _items(attributes)
@@ -543,57 +574,12 @@ def _link(target: object) -> tuple[SpanContext, list[tuple[str, Any]]]:
     return target, items
 
 
-def _index(names: tuple[str, ...], name: object, parameter: str) -> int:
+def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
     if not isinstance(name, str):
         raise TypeError(f"{parameter} must be str, not {type(name).__name__}")
     if name not in names:
-        raise ValueError(f"{parameter} must be one of {', '.join(names)}: {clip_name(name)}")
+        raise ValueError(f"{parameter} must be one of {', '.join(names)}: {name[:64]!a}")
     return names.index(name)
-
-
-@final
-class Tracer:
-    """What ``configure()`` decided, as ``span()`` reads it.
-
-    ``threshold`` is the 56-bit rejection threshold of consistent probability sampling: a new trace is
-    kept where the random 56 bits of its id are not below it; ``state`` is what a kept root then carries
-    (``ot=th:…``) or empty. ``sampler``, where there is one, is asked instead.
-    """
-
-    __slots__ = ("limits", "recording", "resource", "sampler", "state", "threshold")
-
-    def __init__(
-        self,
-        *,
-        recording: bool = False,
-        threshold: int = 0,
-        state: str = "",
-        sampler: RootSampler | None = None,
-        limits: Limits = DEFAULT_LIMITS,
-        resource: Mapping[str, Any] = NO_ATTRIBUTES,
-    ) -> None:
-        self.recording = recording
-        self.threshold = threshold
-        self.state = state
-        self.sampler = sampler
-        self.limits = limits
-        self.resource = resource
-
-
-_tracer = Tracer()
-_observer: Observer | None = None
-
-
-def set_tracer(tracer: Tracer) -> None:
-    """Make *tracer* the one that new spans are made by."""
-    global _tracer
-    _tracer = tracer
-
-
-def set_observer(observer: Observer | None) -> None:
-    """Have *observer* told of every start, every end, and every call that comes after the end; None: nobody."""
-    global _observer
-    _observer = observer
 
 
 def span(
@@ -601,7 +587,7 @@ def span(
     *,
     kind: Literal["internal", "server", "client", "producer", "consumer"] = "internal",
     attributes: Mapping[str, Any] | None = None,
-    links: Iterable[SpanContext | Span | Link] = (),
+    links: Iterable[SpanContext | Span | Link] = _NO_LINKS,
     parent: Span | SpanContext | Root | None = None,
     start_ns: int | None = None,
 ) -> Span:
@@ -610,82 +596,87 @@ def span(
     *parent* takes its place in a trace from a ``Span`` or a ``SpanContext`` instead, or from nowhere
     (``tracekit.ROOT``: a new trace, no labels). *start_ns* is Unix time, for work that began earlier.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"name must be str, not {type(name).__name__}")
-    name = str.__str__(name)
-    _index(KINDS, kind, "kind")
-    items = () if attributes is None else _items(attributes)
-    if not isinstance(links, Iterable):
-        raise TypeError(f"links must be an iterable, not {type(links).__name__}")
+    items: Any = None
+    if type(name) is not str:
+        if not isinstance(name, str):
+            raise TypeError(f"name must be str, not {type(name).__name__}")
+        name = str.__str__(name)
+    if kind is not _INTERNAL:
+        kind = KINDS[_index(KINDS, kind, "kind")]  # type: ignore[assignment]
+    if attributes is not None:
+        items = _items(attributes)
+    if links is not _NO_LINKS:
+        if not isinstance(links, Iterable):
+            raise TypeError(f"links must be an iterable, not {type(links).__name__}")
+        links = tuple(links)
+        for target in links:
+            _link(target)
     if start_ns is not None and not isinstance(start_ns, int):
         raise TypeError(f"start_ns must be int, not {type(start_ns).__name__}")
-    targets = tuple(links)
-    for target in targets:
-        _link(target)
-    is_local = False  # whether the parent is a span of this process, sharing the sampling decision
-    base: SpanContext | None
+    return _start(name, kind, attributes, items, links, parent, start_ns)
+
+
+def _start(
+    name: str,
+    kind: Any,
+    attributes: Mapping[str, Any] | None,
+    items: Any,
+    links: Any,
+    parent: Span | SpanContext | Root | None,
+    start_ns: int | None,
+) -> Span:
+    """Start a span; the arguments were checked but for *parent*."""
+    tracer = _tracer
+    scope: Scope | None = None
+    base: SpanContext | None = None
     linked: SpanContext | None = None
+    is_local = False  # whether the parent is a span of this process, sharing the sampling decision
     if parent is None:
-        scope = current_scope()
-        base = None if scope is None else scope._effective()
-        is_local = scope is not None and scope._kind == SPAN and scope._generation == generation()
-    elif isinstance(parent, Span):
-        base, is_local = parent.context, True
-        if parent._generation != generation():
-            base, is_local = base.replace(is_remote=True), False
-    elif isinstance(parent, SpanContext):
+        scope = innermost()
+        if scope is not None:
+            base = effective(scope)
+            is_local = scope._kind == SPAN and scope._generation == generation()
+    elif type(parent) is Span:
+        given = parent
+        base = given.context
+        is_local = given._generation == generation()
+        if not is_local:
+            base = base.replace(is_remote=True)
+    elif type(parent) is SpanContext:
         base = parent
-    elif isinstance(parent, Root):
-        base = None
-    else:
+    elif type(parent) is not Root:
         raise TypeError(f"parent must be a Span, a SpanContext or tracekit.ROOT, not {type(parent).__name__}")
 
-    tracer = _tracer
-    self = object.__new__(Span)
-    self.parent = base if base is not None and base.is_valid else None
-    self._owns_context = True
-    if base is None or not base.is_valid:
-        self.context = _root(tracer, base, name, kind, attributes)
-        if parent is None:
-            linked = linked_context(scope)
-    elif base._flags & DEFERRED:
-        keep, state = _sample(tracer, base._trace_id, base._state, name, kind, attributes)
-        flags = (base._flags & RANDOM) | (SAMPLED if keep else 0 if tracer.recording else DEFERRED)
-        self.context = make_from_parts(base._trace_id, new_span_id(), flags, state, base._labels, False, base._extra)
-    elif is_local and tracer.recording and not base._flags & SAMPLED:
-        # Not sampled, and inside a span that is not: nobody will ever see this one, so it has no identity.
-        self.context = base
-        self._owns_context = False
-    else:
-        self.context = make_from_parts(
-            base._trace_id,
-            new_span_id(),
-            base._flags & (SAMPLED | RANDOM),
-            base._state,
-            base._labels,
-            False,
-            base._extra,
-        )
-    self._tracer = tracer
+    self = Span.__new__(Span)
+    if not compiled:
+        self._blank()
     self._generation = generation()
+    self._owns_context = True
+    self._tracer = tracer
     self._name = name
     self._kind = kind
-    self._attributes = self._events = self._links = self._scope = None
-    self._outer = []
-    self._status, self._description = _UNSET, ""
-    self._ended = False
-    self._recorded = tracer.recording and self.context.sampled
-    self.dropped_attributes = self.dropped_events = self.dropped_links = self.truncated_values = 0
-    self._start_ns = self._end_ns = 0
-    buffer.started += 1
-    if self._recorded:
-        self._anchor = anchor()
-        self._start_ns = self._now() if start_ns is None else _ns(start_ns)
-        for key, value in items:
-            self._put(key, value)
+    if base is None or not base._is_valid():
+        self.context = tracer.root(base, name, kind, attributes)
+        if scope is not None:
+            linked = linked_context(scope)
+    else:
+        self.parent = base
+        if is_local and tracer.recording and not base._bits & (SAMPLED | DEFERRED):
+            # Not sampled, and inside a span that is not: never exported, so it needs no identity.
+            self.context = base
+            self._owns_context = False
+        else:
+            self.context = tracer.child(base, name, kind, attributes)
+    _buffer.start()
+    if tracer.recording and self.context._bits & SAMPLED:
+        self._is_recorded = True
+        self._distance = _anchor
+        self._start = self._now() if start_ns is None else _ns(start_ns)
+        if items is not None:
+            self._put_all(items)
     if linked is not None:
         self.add_link(linked)
-    for target in targets:
+    for target in links:
         self.add_link(target)
     if _observer is not None:
         _observer.started(self, parent)
@@ -709,19 +700,18 @@ def restore_span(
 
     *dropped* counts attributes, events and links that were left out, and values that were shortened.
     """
-    self = object.__new__(Span)
-    self.context, self.parent = context, parent
-    self._owns_context = self._recorded = self._ended = True
-    self._tracer = _tracer
-    self._generation = generation()
-    self._name, self._kind = name, kind
-    self._attributes, self._events, self._links = attributes, events, links
-    self._scope, self._outer = None, []
-    self._status, self._description = _index(STATUS_CODES, status.code, "status"), status.description
+    self = _new_span()
+    code, description = status
+    self._status, self._description = _index(STATUS_CODES, code, "status"), description
     self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
-    self._start_ns, self._end_ns, self._anchor = start_ns, end_ns, 0
-    buffer.started += 1
-    buffer.add(self)
+    self._kind = KINDS[_index(KINDS, kind, "kind")]  # type: ignore[assignment]
+    self.parent, self._tracer, self._name = parent, _tracer, name
+    self._attributes, self._events, self._links = attributes, events, links
+    self._start, self._stop, self._generation = start_ns, end_ns, generation()
+    self._is_recorded = self._has_ended = self._owns_context = True
+    self.context = context
+    _buffer.start()
+    _buffer.end(self, True)
     if _observer is not None:
         _observer.started(self, parent)
         _observer.ended(self)
@@ -734,192 +724,11 @@ def retrace(span: Span, context: SpanContext) -> None:
         raise TypeError(f"span must be a Span, not {type(span).__name__}")
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
-    if not span._ended:
+    if not span._has_ended:
         raise ValueError("span must have ended")
     if ids_of(span.context) != ids_of(context):
         raise ValueError("context must have the span's ids")
     span.context = context
 
 
-_formats: tuple[Sieve | None, Callable[[Any], SpanContext | None], Callable[[SpanContext, Any], None]]
-_formats = (None, read_w3c, write_w3c)
-
-
-def set_formats(
-    sieve: Sieve | None = None,
-    read: Callable[[Any], SpanContext | None] = read_w3c,
-    write: Callable[[SpanContext, Any], None] = write_w3c,
-) -> None:
-    """Have ``extract()`` call *read*, and ``inject()`` call *write*; without arguments, W3C's.
-
-    *read* gets what *sieve* finds in the carrier, or, without one, the carrier.
-    """
-    global _formats
-    _formats = (sieve, read, write)
-
-
-def extract(carrier: Any) -> SpanContext | None:
-    """Return the context that *carrier* holds in any of the configured formats, or None: a new trace.
-
-    *carrier* is a mapping, or an iterable of ``(name, value)`` pairs, of str or bytes. What is
-    malformed counts as absent. The first format with ids wins, labels are added up. A context without
-    ids (``is_valid`` False) has labels or a decision only; a span opened under it is a root that keeps them.
-    """
-    if not isinstance(carrier, dict | list) and not hasattr(carrier, "items"):
-        if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
-            raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
-        carrier = list(carrier)  # every format reads it from the start
-    sieve, read, _ = _formats
-    if sieve is not None:
-        carrier = sieve.sift(carrier)
-        if carrier is None:
-            return None
-    try:
-        return read(carrier)
-    except FormatError:
-        return None
-
-
-def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
-    """Write *context*, or what is current, into *carrier* in every configured format, and return *carrier*.
-
-    *carrier* is a mutable mapping or a list of pairs. Where nothing is current it stays as it is.
-    """
-    if context is None:
-        context = current_context()
-        if context is None:
-            return carrier
-    elif isinstance(context, Span):
-        context = context.context
-    elif not isinstance(context, SpanContext):
-        raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
-    _formats[2](context, carrier)
-    return carrier
-
-
-def _root(
-    tracer: Tracer, base: SpanContext | None, name: str, kind: str, attributes: Mapping[str, Any] | None
-) -> SpanContext:
-    """Return the context of a new trace's first span, which keeps what *base* has: labels, a decision, a trace id."""
-    flags = RANDOM
-    trace_id = 0
-    if base is not None and base._trace_id:
-        trace_id, flags = base._trace_id, base._flags & RANDOM
-    else:
-        trace_id = new_trace_id()
-    state = "" if base is None else base._state
-    if base is not None and not base._flags & DEFERRED:
-        flags |= base._flags & SAMPLED
-    else:
-        keep, state = _sample(tracer, trace_id, state, name, kind, attributes)
-        if keep:
-            flags |= SAMPLED
-        elif base is not None and base._trace_id and not tracer.recording:
-            flags |= DEFERRED  # somebody else's trace, and nothing decides here
-    if base is None:
-        return make_from_parts(trace_id, new_span_id(), flags, state, None, False)
-    return make_from_parts(trace_id, new_span_id(), flags, state, base._labels, False, base._extra)
-
-
-def _sample(
-    tracer: Tracer, trace_id: int, state: str, name: str, kind: str, attributes: Mapping[str, Any] | None
-) -> tuple[bool, str]:
-    """Decide about a trace; return whether it is kept, and the tracestate that says so from here on."""
-    if not tracer.recording:
-        return False, state
-    randomness = said_randomness(state) if state else -1
-    if randomness < 0:
-        randomness = trace_id & _MASK56
-    entry = ""
-    if tracer.sampler is None:
-        keep = randomness >= tracer.threshold
-        if keep:
-            entry = tracer.state
-    else:
-        try:
-            answer, entry = tracer.sampler.sample(randomness, name, kind, attributes or NO_ATTRIBUTES)
-            keep = bool(answer)
-            if not keep or not entry or count_tracestate(entry) <= 0:
-                entry = ""
-        except Exception:  # a sampler of the user's own must not break the user's request
-            keep, entry = False, ""
-    return keep, decided_state(entry, state) if state else entry
-
-
-@final
-class Buffer:
-    """Where finished spans wait for the pipeline's thread: bounded, and counted from start to drain.
-
-    ``wake`` is called, without arguments, when a span arrives while ``is_asleep``, which that ends, and when
-    the buffer is half full.
-    """
-
-    __slots__ = ("_spans", "capacity", "dropped", "ended", "is_asleep", "is_open", "started", "unsampled", "wake")
-
-    def __init__(self) -> None:
-        self.capacity = 16384
-        self.is_open = False
-        self.wake: Callable[[], object] | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every span and every count."""
-        self._spans: deque[Span] = deque()
-        self.is_asleep = True
-        self.started = self.ended = self.dropped = self.unsampled = 0
-
-    def add(self, span: Span) -> None:
-        """Count *span*, which has ended, and keep it if it was recorded and there is room."""
-        self.ended += 1
-        if not span._recorded:
-            self.unsampled += 1
-            return
-        count = len(self._spans)
-        if count >= self.capacity or not self.is_open:
-            self.dropped += 1
-            return
-        self._spans.append(span)
-        if (self.is_asleep or count == self.capacity >> 1) and self.wake is not None:
-            self.is_asleep = False
-            self.wake()
-
-    def lose(self, count: int) -> None:
-        """Count *count* recorded spans that were lost in another process."""
-        self.started += count
-        self.ended += count
-        self.dropped += count
-
-    def drain(self) -> list[Span]:
-        """Take out every span."""
-        # Not by swapping the deque: a thread may be between reading it and appending to it.
-        return [self._spans.popleft() for _ in range(len(self._spans))]
-
-    def counts(self) -> tuple[int, int, int, int, int]:
-        """Return started, ended, dropped, unsampled and waiting, of one moment."""
-        return self.started, self.ended, self.dropped, self.unsampled, len(self._spans)
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-
-buffer: Final = Buffer()
-
-
-def encode_spans(spans: Iterable[Span]) -> bytes:
-    """Return *spans* as the bytes of one OTLP ``ExportTraceServiceRequest``.
-
-    https://opentelemetry.io/docs/specs/otlp/ - spans of one resource stand together, in their order. What OTLP has
-    no place for: the status "cancelled" is left unset, and why becomes the attribute ``tracekit.cancelled``; an int
-    past 64 bits becomes its text in hexadecimal, a lone surrogate U+FFFD. Labels stay with the context.
-    """
-    spans = list(spans)
-    for span in spans:
-        if type(span) is not Span:
-            raise TypeError(f"spans must hold spans, not {type(span).__name__}")
-    return encode_request(spans)
-
-
-def after_fork() -> None:
-    """Forget, in the child of a fork, what is the parent's: random words drawn ahead, open spans, buffered spans."""
-    forget_parent()
-    buffer.reset()
+forbid_new(Span)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from .codecs import MAX_STATE_CHARS, MAX_STATE_MEMBERS, count_tracestate, is_state_key, is_state_value
 from .errors import FormatError, clip
-from .twin import MAX_STATE_CHARS, MAX_STATE_MEMBERS, count_tracestate, is_state_key, is_state_value
 
 __all__ = ["MAX_OT_CHARS", "TraceState", "format_ot", "make_state", "parse_ot"]
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .._core.records import Account
-    from .._core.twin import Span
+    from .._core.span import Span
 
 __all__ = ["Exporter", "HoldingExporter"]
 

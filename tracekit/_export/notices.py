@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._core.errors import clip
+from .._core.log import log
 
 __all__ = ["Notices", "describe", "log", "one_line"]
 
@@ -50,16 +51,6 @@ def describe(error: BaseException) -> str:
     except BaseException:  # of the program's own class: even SystemExit must not end the thread that exports
         pass
     return f"{name}: {one_line(text)}"
-
-
-def log(level: str, message: str, *arguments: object) -> None:
-    """Log *message*; an exception of a log handler is dropped."""
-    import logging  # costs more to import than tracekit, and is needed only where something was lost
-
-    try:
-        getattr(logging.getLogger("tracekit"), level)(message, *arguments)
-    except Exception:  # a handler of the program's own must not end the export
-        pass
 
 
 def one_line(text: str, size: int = 400) -> str:

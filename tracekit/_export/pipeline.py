@@ -18,20 +18,22 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._core.buffer import buffer
+from .._core.context import SpanContext
 from .._core.records import Account, Statistics
-from .._core.twin import SpanContext, buffer, check_clock, use_scope
+from .._core.scopes import context_scope
+from .._core.span import check_clock
 from .notices import Notices, log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._core.twin import Span
+    from .._core.span import Span
     from .exporter import Exporter
 
 __all__ = ["Pipeline"]
 
 BATCH = 2048
-_CONTEXT = 1
 _UNSAMPLED = SpanContext(deferred=False)
 _PAUSE_S = 0.05
 
@@ -108,7 +110,7 @@ class _Worker:
         # Where exporters run: in no context of the program's, and whatever they trace themselves is not sampled,
         # or each batch would make spans that want to be exported.
         self.context = contextvars.Context()
-        self.context.run(lambda: use_scope(_CONTEXT, None, _UNSAMPLED, None).__enter__())
+        self.context.run(lambda: context_scope(_UNSAMPLED).__enter__())
         self.intake = _Intake(exporter, self.notices)
         self.counts = _Counts()
         self.after = after  # called when a batch has been dealt with

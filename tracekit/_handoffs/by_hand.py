@@ -7,7 +7,8 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from .._core.twin import SpanContext, current_context, current_scope, linked_context, use_scope
+from .._core.context import SpanContext
+from .._core.scopes import context_scope, current_context, current_scope, label_scope, linked_context, linked_scope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -18,7 +19,6 @@ __all__ = ["Place", "Snapshot", "at", "capture", "detached", "place", "run_in_co
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_CONTEXT, _LABELS, _LINKED = 1, 2, 3
 
 # In a tuple: what is not current, but what a new trace is linked to, and what holds the labels in force.
 Place = SpanContext | tuple[SpanContext, SpanContext | None] | None
@@ -109,10 +109,10 @@ def place() -> Place:
 def at(place: Place) -> AbstractContextManager[Any]:
     """Make current what ``place()`` returned in another process."""
     if not isinstance(place, tuple):
-        return use_scope(_CONTEXT, None, place, None)
+        return context_scope(place)
     linked, labelled = place
-    link = use_scope(_LINKED, None, linked, None)
-    return link if labelled is None else _Both(link, use_scope(_LABELS, None, None, labelled.labels))
+    link = linked_scope(linked)
+    return link if labelled is None else _Both(link, label_scope(labelled.labels))
 
 
 class _Both:
@@ -139,7 +139,7 @@ def detached() -> AbstractContextManager[None]:
     """
     context = current_context()
     linked = context if context is not None and context.is_valid else None
-    return use_scope(_LINKED, None, linked, None)  # type: ignore[return-value]
+    return linked_scope(linked)
 
 
 def run_in_context(

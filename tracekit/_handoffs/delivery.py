@@ -5,7 +5,9 @@ from __future__ import annotations
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
-from .._core.twin import ROOT, Span, SpanContext, current_context, span
+from .._core.context import SpanContext
+from .._core.scopes import current_context
+from .._core.span import ROOT, Span, span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -13,18 +13,17 @@ from _thread import RLock  # threading itself is not needed to import tracekit
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from .._core.twin import current_context, current_scope, current_span, swap_scope, use_scope
+from .._core.scopes import current_context, current_scope, current_span, linked_scope, swap_scope
 from .._propagation import environ_of
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping
 
-    from .._core.twin import Scope
+    from .._core.scopes import Scope
 
 __all__ = ["install_hooks", "remove_hooks", "start_inside"]
 
-_LINKED = 3
 
 _lock = RLock()
 _patches: dict[tuple[type, str], _Patch] = {}
@@ -136,7 +135,7 @@ def _start(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -
         return original(*args, **kwargs)
     context = current_context()
     if is_daemon and context is not None:
-        scope = use_scope(_LINKED, current_span(), context if context.is_valid else None, None)
+        scope = linked_scope(context if context.is_valid else None, until=current_span())
     return start_inside(args[0], functools.partial(_inside, scope), functools.partial(original, *args, **kwargs))
 
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from .._core.twin import Body, current_context, current_scope, linked_context, span, swap_scope, use_scope
+from .._core.scopes import (
+    Body,
+    context_scope,
+    current_context,
+    current_scope,
+    label_scope,
+    linked_context,
+    linked_scope,
+    swap_scope,
+)
+from .._core.span import span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 
-    from .._core.twin import Scope, Span
+    from .._core.scopes import Scope
+    from .._core.span import Span
 
 __all__ = ["stream", "traced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
-
-_CONTEXT, _LABELS, _LINKED = 1, 2, 3
 
 
 @overload
@@ -97,11 +106,11 @@ def _lasting() -> Scope:
     context = current_context()
     linked = linked_context(current_scope()) if context is None or not context.is_valid else None
     if linked is None:
-        return use_scope(_CONTEXT, None, context, None)
-    lasting = use_scope(_LINKED, None, linked, None)
+        return context_scope(context)
+    lasting = linked_scope(linked)
     if context is not None and context.labels:
         held = swap_scope(lasting)
-        lasting = use_scope(_LABELS, None, None, context.labels)
+        lasting = label_scope(context.labels)
         lasting.__enter__()
         swap_scope(held)
     return lasting

@@ -20,8 +20,10 @@ from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from .._core.context import SpanContext
 from .._core.errors import clip
-from .._core.twin import SpanContext, current_context, current_scope, current_span, set_observer
+from .._core.scopes import current_context, current_scope, current_span
+from .._core.span import set_observer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Any
 
-    from .._core.twin import Root, Scope, Span
+    from .._core.scopes import Scope
+    from .._core.span import Root, Span
 
 __all__ = ["FINDINGS", "Watch"]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
-    from .._core.twin import SpanContext
+    from .._core.context import SpanContext
 
 __all__ = ["Queue", "run_in_executor"]
 

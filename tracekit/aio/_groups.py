@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple, Unpack
 import anyio
 import anyio.abc
 
-from .._core.twin import current_context, span
+from .._core.scopes import current_context
+from .._core.span import span
 
 if TYPE_CHECKING:
     import contextvars
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from anyio import TaskHandle
 
-    from .._core.twin import Span
+    from .._core.span import Span
 
 __all__ = ["TaskGroup", "create_task_group"]
 

@@ -12,7 +12,7 @@ import anyio.to_process
 from anyio import BrokenWorkerProcess
 from anyio.to_process import current_default_process_limiter
 
-from .._core.twin import current_span
+from .._core.scopes import current_span
 from ..processes import _say_lost, pack
 
 if TYPE_CHECKING:

@@ -14,7 +14,10 @@ from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import _propagation
-from .._core import twin
+from .._core import NO_EXTENSIONS
+from .._core.codecs import IMPLEMENTATION
+from .._core.context import SpanContext
+from .._core.span import ROOT, span
 from .._environment import Environment
 from .._render import duration, printable
 from .._version import __version__
@@ -30,7 +33,7 @@ __all__ = ["Finding", "examine", "run"]
 
 _PACKAGES = ("anyio", "trio", "uvloop", "httpx", "urllib3", "grpcio", "rich")
 # A parent for spans that nobody is to see.
-_UNSAMPLED = twin.SpanContext(deferred=False)
+_UNSAMPLED = SpanContext(deferred=False)
 
 
 class Finding(NamedTuple):
@@ -65,7 +68,7 @@ def examine(db: str | None = None, endpoint: str | None = None) -> list[Finding]
     """
     checks: list[tuple[str, Callable[[], str]]] = [
         ("tracekit", lambda: __version__),
-        ("twin", _twin),
+        ("implementation", _implementation),
         ("python", _python),
         ("platform", platform.platform),
         ("ids", _ids),
@@ -94,10 +97,10 @@ def _look(name: str, check: Callable[[], str]) -> Finding:
         return Finding(name, False, printable(text, 2000))
 
 
-def _twin() -> str:
-    if twin.NO_EXTENSIONS:
-        return f"{twin.IMPLEMENTATION}: forced by TRACEKIT_NO_EXTENSIONS={os.environ.get('TRACEKIT_NO_EXTENSIONS', '')}"
-    if twin.IMPLEMENTATION == "plain":
+def _implementation() -> str:
+    if NO_EXTENSIONS:
+        return f"{IMPLEMENTATION}: forced by TRACEKIT_NO_EXTENSIONS={os.environ.get('TRACEKIT_NO_EXTENSIONS', '')}"
+    if IMPLEMENTATION == "plain":
         return "plain: the extension was not built; install with a C compiler at hand for the compiled one"
     return "compiled: built for this Python"
 
@@ -146,7 +149,7 @@ def _installed(distribution: str) -> str:
 
 
 def _ids() -> str:
-    contexts = [twin.span("tracekit doctor", parent=_UNSAMPLED).context for _ in range(1000)]
+    contexts = [span("tracekit doctor", parent=_UNSAMPLED).context for _ in range(1000)]
     if len({context.id for context in contexts}) < 1000 or not all(context.is_valid for context in contexts):
         raise RuntimeError("ids repeat, or are zero: os.urandom does not give random bytes")
     return "from os.urandom; 1000 drawn, none twice"
@@ -182,7 +185,7 @@ def _try_store(path: str) -> str:
 
 
 def _store_one(path: str) -> None:
-    wanted = twin.span("tracekit doctor", parent=_UNSAMPLED)
+    wanted = span("tracekit doctor", parent=_UNSAMPLED)
     wanted.end()
     exporter = SQLiteExporter(path)
     try:
@@ -199,7 +202,7 @@ def _try_send(endpoint: str) -> str:
     from ..testing import recording
 
     with recording() as spans:
-        twin.span("tracekit doctor", parent=twin.ROOT, attributes={"tracekit.doctor": True}).end()
+        span("tracekit doctor", parent=ROOT, attributes={"tracekit.doctor": True}).end()
         (wanted,) = spans
     exporter = OTLPExporter(endpoint or None)
     begin_ns = time.monotonic_ns()

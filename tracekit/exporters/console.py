@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from .._core.records import Event
-    from .._core.twin import Span
+    from .._core.span import Span
 
 __all__ = ["ConsoleExporter"]
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .._core.errors import clip
+from .._core.otlp import encode_spans
 from .._core.records import Account
-from .._core.twin import encode_spans
 from .._environment import say
 from .._export.notices import Notices, describe
 from ._otlp.answers import Answer
@@ -28,7 +28,7 @@ from ._sqlite.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from .._core.twin import Span
+    from .._core.span import Span
     from ._otlp.outbox import Batch
 
 __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", "encode_spans_as_json"]

@@ -15,16 +15,16 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._core.records import Account
+from .._core.span import retrace
 from .._core.tracestate import make_state
-from .._core.twin import retrace
 from .._export.notices import Notices
 from .._sampling import Ratio, randomness, threshold_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .._core.span import Span
     from .._core.tracestate import TraceState
-    from .._core.twin import Span
     from .._export.exporter import Exporter
 
 __all__ = ["TailSampler"]

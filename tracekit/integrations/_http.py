@@ -1,4 +1,4 @@
-"""What server and client spans of HTTP share: method names, addresses, and URLs without secrets.
+"""Shared by server and client spans of HTTP: method names, addresses, names of errors.
 
 Conventions: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 """
@@ -6,70 +6,23 @@ Conventions: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 from __future__ import annotations
 
 import functools
-import logging
-import re
-from typing import Final
-from urllib.parse import unquote
+from typing import Any, Final
 
 from .._core.errors import clip
+from .._export.notices import Notices
 
-__all__ = ["DEFAULT_PORTS", "MAX_TEXT", "METHODS", "error_type", "parse_host", "redact_query", "report"]
+__all__ = ["DEFAULT_PORTS", "METHODS", "NOTICES", "error_type", "is_port", "parse_host", "report", "server_of"]
 
-# RFC 9110, PATCH (RFC 5789) and QUERY; whoever sends requests could make up any number of others.
+# RFC 9110, PATCH (RFC 5789) and QUERY. Others become "_OTHER": a client can send any number of them.
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-MAX_TEXT: Final = 1024  # characters kept of a query or a header; more is no help to whoever reads the span
-
-_SEPARATOR = re.compile("([&;])")
-# What each of the keys below holds, or may hold when it is decoded; most queries do not, and are done with at once.
-_SUSPECT = re.compile("key|auth|jwt|pass|pwd|sig|credential|secret|token|%").search
-_SECRETS = frozenset(
-    {
-        "api-key",
-        "api_key",
-        "apikey",
-        "auth",
-        "authorization",
-        "awsaccesskeyid",
-        "jwt",
-        "passwd",
-        "pwd",
-        "sig",
-        "x-amz-credential",
-        "x-goog-credential",
-    }
-)
-_SECRET_ENDINGS = ("password", "secret", "signature", "token")
-
-_reported: set[type[BaseException]] = set()
+NOTICES: Final = Notices()  # shared by the integrations: each cause is logged once
 
 
-def redact_query(query: str) -> str:
-    """Return *query*, without its ``?``, with ``REDACTED`` for values whose keys mean signatures and credentials.
-
-    Keys count in any case and percent-encoding. More than 1024 characters are cut off.
-    """
-    query = query[:MAX_TEXT]
-    if _SUSPECT(query.lower()) is None:
-        return query
-    pieces = _SEPARATOR.split(query)
-    for at in range(0, len(pieces), 2):
-        key, _, value = pieces[at].partition("=")
-        if value and _is_secret(key):
-            pieces[at] = f"{key}=REDACTED"
-    return "".join(pieces)
-
-
-def _is_secret(key: str) -> bool:
-    plain = (unquote(key) if "%" in key else key).lower()
-    return plain in _SECRETS or plain.endswith(_SECRET_ENDINGS)
-
-
-@functools.lru_cache(maxsize=256)
 def parse_host(host: bytes) -> tuple[str, int | None]:
-    """Return address and port of a ``Host`` header; None for a port that it does not name, "" for no address at all.
+    """Return address and port of a ``Host`` header, "" and None for missing ones.
 
-    An IPv6 address loses its brackets; user info, which does not belong there, is left out.
+    Brackets of an IPv6 address and user info are removed.
     """
     text = host[:255].decode("latin-1").rpartition("@")[2]
     if text.startswith("["):
@@ -77,9 +30,32 @@ def parse_host(host: bytes) -> tuple[str, int | None]:
         port = rest.removeprefix(":")
     else:
         address, _, port = text.partition(":")
-    if port.isascii() and port.isdigit() and len(port) <= 5:
+    if port.isascii() and port.isdigit() and len(port) <= 5 and is_port(int(port)):
         return address, int(port)
     return address, None
+
+
+@functools.lru_cache(maxsize=256)
+def server_of(host: bytes, scheme: str, server: Any) -> tuple[str, int | None]:
+    """Return address and port of a server, from the ``Host`` header and ASGI's ``server``; "" and None if unknown.
+
+    *server* is a pair of address and port, or None. On a Unix socket the port is None, or the pair is. May raise for
+    arguments of other types.
+    """
+    address, port = parse_host(host)
+    if not server:
+        return address, port
+    local, listens_on = server
+    if not address:
+        return local, listens_on if is_port(listens_on) else None
+    if port is None and is_port(listens_on):
+        port = DEFAULT_PORTS.get(scheme)
+    return address, port
+
+
+def is_port(port: object) -> bool:
+    """Return whether *port* is a valid port of TCP or UDP, other than 0."""
+    return type(port) is int and 0 < port <= 65535
 
 
 def error_type(error: BaseException) -> str:
@@ -89,9 +65,15 @@ def error_type(error: BaseException) -> str:
 
 
 def report(error: Exception) -> None:
-    """Log that *error* kept a request from being traced, once per class of error; the request goes on."""
-    if type(error) not in _reported and len(_reported) < 64:
-        _reported.add(type(error))
-        logging.getLogger("tracekit").warning(
-            "a request is not traced: %s: %s (said once per kind of error)", type(error).__name__, clip(str(error))
-        )
+    """Log that *error* prevented a request from being traced in full, once per class of error."""
+    try:
+        text = clip(str(error))
+    except Exception:
+        text = ""
+    NOTICES.say(
+        "warning",
+        type(error),
+        "a request is not traced in full: %s: %s (logged once per class of error)",
+        type(error).__name__,
+        text,
+    )

@@ -1,21 +1,29 @@
 """ASGI middleware: one server span per HTTP request or websocket, for any ASGI framework and server.
 
-How it works: the span is made from the request's own headers and is current while the app runs, and
-in the tasks and threads that it starts. ``receive`` and ``send`` are wrapped, for a recorded span only, to see
+How it works: the span's parent comes from the request's own headers. The span is current while the app runs, and
+in the tasks and threads that the app starts. For a recorded span, ``receive`` and ``send`` are wrapped to observe
 the status, the last body chunk and the disconnect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import functools
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import ROOT, Span, SpanContext, span
+from .. import ROOT, Span, SpanContext, span, use_context
+from .._configure import tracer_in_use
+from .._core.outcome import is_normal_end
 from .._propagation import extract_all
-from ._http import DEFAULT_PORTS, MAX_TEXT, METHODS, error_type, parse_host, redact_query, report
+from ._asgi_scope import attributes_of, route_of
+from ._forced import Forced
+from ._http import METHODS, error_type, report
+from ._lifespan import serve_lifespan
+from ._redaction import MAX_TEXT, Redaction
 
 if TYPE_CHECKING:
-    from .._core.twin import Root
+    from .._core.span import Root
 
 __all__ = ["SPAN_KEY", "TraceMiddleware"]
 
@@ -28,34 +36,54 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SPAN_KEY = "tracekit.span"
 Trust = Literal["continue", "restart", "link", "ignore"]
 _TRUST = ("continue", "restart", "link", "ignore")
+_NOT_TRACED = SpanContext(deferred=False)  # spans below it are not recorded, here or downstream
 
 
 class TraceMiddleware:
-    """Give each HTTP request and each websocket its server span; everything else passes untouched.
+    """Open a server span for each HTTP request and each websocket; pass other scopes through.
 
-    The span's parent is the caller's span, from the request's headers, or nothing; never what is
-    current around the middleware: asyncio's transports leak the Context of one request into the next
-    on the same connection. *trust* says what to make of a caller's headers:
+    The span's parent is the caller's span, as the request's headers name it. A span that is current around the
+    middleware is never the parent: asyncio's transports leak the Context of one request into the next
+    on the same connection. *trust* sets how a caller's headers are used:
 
     - ``"continue"``: the span is a child of the caller's, with its sampling decision and its labels;
     - ``"restart"``: the span starts a new trace, without labels, and links to the caller's;
     - ``"link"``: as "restart", but the caller's labels stay in force;
-    - ``"ignore"``: nothing is read.
+    - ``"ignore"``: the headers are not read.
 
-    *routes* says otherwise for paths that start with a prefix, ``{"/internal": "continue"}``, whole segments of it;
-    the longest wins.
-    Where several formats are configured and name different traces, the first counts and the span links to the others.
+    *routes* overrides *trust* by path prefix, ``{"/internal": "continue"}``. Prefixes match whole segments, and the
+    longest wins. If several configured formats name different traces, the first counts and the others become links.
 
-    The span ends with the last body chunk or the disconnect, where the app sees one, and at the latest when
-    the app returns; a response of status 500 and up waits for that, for the exception that may be behind it.
-    What the app does later, in background tasks, still gets children of the span. A disconnect is an
-    event on the span; before a response is complete it makes the span "cancelled".
+    A caller's decision to record is followed as far as the sampler allows, and for *forced_per_s* traces a second
+    beyond that. ``Rate`` never allows more than its rate, ``AlwaysOn`` allows everything. The other traces are not
+    recorded.
+
+    *exclude* holds path prefixes such as ``"/health"``, which match whole segments, and ``re.Pattern`` objects, which
+    are searched for in the path. An excluded request has no span. Spans opened while it is served are not recorded, nor
+    are those of the services that it calls. *redact* adds names of query parameters whose values are secret.
+
+    The span ends with the last body chunk or with the disconnect that the app receives, and at the latest when
+    the app returns. With a status from 500 on it ends when the app returns, to record the exception that caused it.
+    Background tasks of the app still get children of the span. A disconnect is an event on the span; before the
+    response is complete it sets the status "cancelled".
 
     A ContextVar that the app sets does not reach the layers around it, so they find the span in
-    ``scope["tracekit.span"]``. Where it is there already, an inner ``TraceMiddleware`` does nothing.
+    ``scope["tracekit.span"]``; None marks an excluded path. If the key is present, an inner ``TraceMiddleware`` does
+    nothing.
+
+    At the server's shutdown, finished spans are exported before ``lifespan.shutdown.complete``, for at most 3 s.
     """
 
-    def __init__(self, app: App, *, trust: Trust = "continue", routes: Mapping[str, Trust] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        trust: Trust = "continue",
+        routes: Mapping[str, Trust] | None = None,
+        forced_per_s: float = 100,
+        exclude: Iterable[str | re.Pattern[str]] = (),
+        redact: Iterable[str] = (),
+    ) -> None:
         if not callable(app):
             raise TypeError(f"app must be an ASGI application, not {type(app).__name__}")
         if routes is not None and not isinstance(routes, Mapping):
@@ -67,12 +95,26 @@ class TraceMiddleware:
         self._trust = _checked(trust)
         by_length = sorted((routes or {}).items(), key=lambda item: -len(item[0]))
         self._routes = [(prefix, _checked(trust)) for prefix, trust in by_length]
+        self._exclude = _excluded(exclude)
+        self._forced = Forced(forced_per_s)
+        self._redaction = Redaction(redact)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve *scope*, with a span of its own if it is a request or a websocket."""
-        kind = scope.get("type")
-        if (kind != "http" and kind != "websocket") or SPAN_KEY in scope:
-            await self.app(scope, receive, send)
+        """Serve *scope*, inside a new server span if it is a request or a websocket."""
+        try:
+            kind = scope["type"]
+            is_known = SPAN_KEY in scope
+        except Exception:  # not a valid scope: the app has its own error for it
+            kind, is_known = "", True
+        if is_known or (kind != "http" and kind != "websocket"):
+            if kind == "lifespan":
+                await serve_lifespan(self.app, scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+            return
+        if self._exclude is not None and self._is_excluded(scope):
+            with use_context(_NOT_TRACED):
+                await self.app(scope, receive, send)
             return
         server_span = self._start(scope, kind)
         if server_span is None:
@@ -92,46 +134,79 @@ class TraceMiddleware:
                 watched.close()
 
     def _start(self, scope: Scope, kind: str) -> Span | None:
-        """Return the server span of *scope*, or None where something in the way of tracing failed."""
+        """Return the server span of *scope*, or None if tracing failed."""
         try:
             parent: SpanContext | Root = ROOT
             links: tuple[SpanContext, ...] = ()
-            may_record = True
+            continued: SpanContext | None = None
             trust = self._trust_of(scope) if self._routes else self._trust
             caller, others = (None, ()) if trust == "ignore" else _caller(scope)
             if caller is not None:
                 if trust == "continue":
-                    parent = caller
-                    may_record = caller.sampled or caller.deferred
+                    parent = continued = caller
                     links = others
                 else:
                     links = (caller, *others) if caller.is_valid else others
                     if trust == "link" and caller.labels:
                         parent = SpanContext(labels=caller.labels)
             method = scope.get("method", "GET")
-            if not isinstance(method, str) or method not in METHODS:
+            if type(method) is not str or method not in METHODS:
                 method = "HTTP"
-            server_span = span(
-                method if kind == "http" else "WEBSOCKET",
-                kind="server",
-                parent=parent,
-                links=links,
-                attributes=_attributes(scope, method) if may_record else None,
-            )
+            name = method if kind == "http" else "WEBSOCKET"
+            attributes = None
+            tracer = tracer_in_use()
+            if tracer.recording:
+                if continued is None or continued.sampled or continued.deferred:
+                    attributes = attributes_of(scope, kind, method, self._redaction)
+                if tracer.threshold or tracer.sampler is not None:  # some traces are not kept
+                    self._forced.count(tracer)
+                    if continued is not None and attributes is not None:
+                        parent = self._forced.admit(tracer, continued, name, attributes)
+            server_span = span(name, kind="server", parent=parent, links=links, attributes=attributes)
             scope[SPAN_KEY] = server_span
-        except Exception as error:  # the request is served, traced or not
+        except Exception as error:  # the request is served without a span
             report(error)
             return None
         return server_span
 
     def _trust_of(self, scope: Scope) -> str:
-        path = scope.get("path", "")
+        path = scope.get("path")
+        if not isinstance(path, str):
+            path = ""
         return next((trust for prefix, trust in self._routes if _is_below(path, prefix)), self._trust)
+
+    def _is_excluded(self, scope: Scope) -> bool:
+        try:
+            path = scope["path"]
+            # Bounds the time that a regular expression can take.
+            if len(path) > MAX_TEXT or not any(is_excluded(path) for is_excluded in self._exclude or ()):
+                return False
+            scope[SPAN_KEY] = None  # an inner middleware skips it, too
+        except Exception:  # the path is not text
+            return False
+        return True
 
 
 def _is_below(path: str, prefix: str) -> bool:
-    # "/internal" is no promise about "/internals".
+    # Whole segments: "/internal" must not match "/internals".
     return path.startswith(prefix) and (prefix.endswith("/") or path[len(prefix) : len(prefix) + 1] in ("", "/"))
+
+
+def _excluded(exclude: Iterable[str | re.Pattern[str]]) -> list[Callable[[str], object]] | None:
+    """Return predicates, one of which is true for an excluded path; None if nothing is excluded."""
+    if isinstance(exclude, str | bytes | re.Pattern) or not isinstance(exclude, Iterable):
+        raise TypeError(f"exclude must be an iterable of paths and patterns, not {type(exclude).__name__}")
+    tests: list[Callable[[str], object]] = []
+    for path in exclude:
+        if isinstance(path, re.Pattern) and isinstance(path.pattern, str):
+            tests.append(path.search)
+        elif not isinstance(path, str):
+            raise TypeError(f"exclude must hold str and re.Pattern[str], not {type(path).__name__}")
+        elif not path.startswith("/"):
+            raise ValueError(f"exclude must hold paths that start with a slash: {path[:64]!a}")
+        else:
+            tests.append(functools.partial(_is_below, prefix=path))
+    return tests or None
 
 
 def _checked(trust: str) -> str:
@@ -145,74 +220,20 @@ def _checked(trust: str) -> str:
 def _caller(scope: Scope) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
     try:
         headers = scope["headers"]
-        if not isinstance(headers, (list, tuple)):  # "iterable", says the specification: it may be one that runs once
+        if not isinstance(
+            headers, (list, tuple)
+        ):  # the specification allows any iterable, even one that can be read once
             scope["headers"] = headers = list(headers)
         return extract_all(headers)
-    except Exception:  # no headers, or a format of the user's own that fails on these
+    except Exception:  # no headers, or a custom format that raises
         return None, ()
 
 
-def _attributes(scope: Scope, method: str) -> dict[str, Any]:
-    """Return what *scope* tells about the request, as far as it is well-formed."""
-    get = scope.get
-    scheme = get("scheme") or ("http" if scope["type"] == "http" else "ws")
-    attributes = {"http.request.method": method, "url.path": get("path", ""), "url.scheme": scheme}
-    try:
-        host = agent = b""
-        for name, value in get("headers", ()):
-            if name == b"host":
-                host = value
-                if agent:
-                    break
-            elif name == b"user-agent":
-                agent = value
-                if host:
-                    break
-        if agent:
-            attributes["user_agent.original"] = agent[:MAX_TEXT].decode("latin-1")
-        address, port = parse_host(host)
-        if not address and get("server"):
-            address, port = scope["server"]
-        if address:
-            attributes["server.address"] = address
-            attributes["server.port"] = port or DEFAULT_PORTS[scheme]
-    except Exception:  # hostile bytes, or a server that takes liberties: what was found so far will do
-        pass
-    try:
-        if query := get("query_string"):
-            attributes["url.query"] = redact_query(query[:MAX_TEXT].decode("latin-1"))
-        if client := get("client"):
-            attributes["client.address"] = client[0]
-        if version := get("http_version"):
-            attributes["network.protocol.version"] = version
-        if method == "HTTP":
-            attributes["http.request.method"] = "_OTHER"
-            attributes["http.request.method_original"] = scope["method"][:64]
-    except Exception:
-        pass
-    return attributes
-
-
-def _route(scope: Scope) -> str:
-    """Return the path template of the route that the app chose, where it says so as Starlette and FastAPI do, or ""."""
-    route = scope.get("route")
-    if route is None:
-        return ""
-    try:
-        # A mount's own template is overwritten by the route inside, which knows only the rest of the path.
-        prefix: str = scope["root_path"][len(scope["app_root_path"]) :] if "app_root_path" in scope else ""
-        path: str = "" if hasattr(route, "routes") else route.path
-        if prefix:
-            inner = getattr(route, "param_convertors", ())
-            outer = {str(value): name for name, value in scope["path_params"].items() if name not in inner}
-            prefix = "/".join([f"{{{outer[part]}}}" if part in outer else part for part in prefix.split("/")])
-        return prefix + path
-    except Exception:  # some other framework's idea of a route
-        return ""
-
-
 class _Exchange:
-    """The two ends of one request or websocket, as the app gets them, and what is seen passing through."""
+    """Wraps ``receive`` and ``send`` of one request or websocket, and writes the messages' details to the span.
+
+    Invalid messages are passed on unchanged and raise nothing here: app and server have their own errors for them.
+    """
 
     __slots__ = ("_is_complete", "_receive", "_scope", "_send", "_span", "_status")
 
@@ -225,26 +246,44 @@ class _Exchange:
         self._is_complete = False
 
     def close(self) -> None:
-        """Note that the app has returned."""
-        self._describe()
+        """Handle the return of the app; if it has not answered, servers send a 500."""
+        try:
+            if not self._status and not self._is_complete:
+                self._status = self._answer_to_nothing()
+            self._describe()
+        except Exception as ours:
+            report(ours)
 
     def fail(self, error: BaseException) -> None:
-        """Note that the app has raised *error*; the span's own exit records it."""
-        self._describe()
-        if isinstance(error, Exception):
-            self._span.set_attribute("error.type", error_type(error))
+        """Handle *error*, raised by the app; the exit of the span records it."""
+        try:
+            is_error = isinstance(error, Exception) and not is_normal_end(error)
+            if is_error and not self._status and not self._is_complete:
+                self._status = self._answer_to_nothing()
+            self._describe()
+            if is_error:
+                self._span.set_attribute("error.type", error_type(error))
+        except Exception as ours:  # the server must get the app's error, not this one
+            report(ours)
+
+    def _answer_to_nothing(self) -> int:
+        """Return the status that the server sends for an app that did not answer, or 0."""
+        return 500
 
     def _disconnect(self) -> None:
         self._is_complete = True
-        self._span.add_event("disconnect")
-        self._span.set_status("cancelled", "the client disconnected")
-        self._describe()
+        try:
+            self._span.add_event("disconnect")
+            self._span.set_status("cancelled", "the client disconnected")
+            self._describe()
+        except Exception as ours:
+            report(ours)
         self._span.end()
 
     def _describe(self) -> None:
-        """Write what is known only now: the route that the app chose, and how it went; the span ends next."""
+        """Write route and status, which are known only now, to the span; it ends next."""
         span = self._span
-        if route := _route(self._scope):
+        if route := route_of(self._scope):
             span.update_name(f"{span.name} {route}")
             span.set_attribute("http.route", route)
         if status := self._status:
@@ -254,9 +293,9 @@ class _Exchange:
                 span.set_status("error")
 
     def _see_status(self, message: Message) -> None:
-        status = message.get("status")
+        status = message["status"]
         if isinstance(status, int):
-            self._status = status
+            self._status = int(status)  # http.HTTPStatus becomes a plain int
 
 
 class _Request(_Exchange):
@@ -264,36 +303,51 @@ class _Request(_Exchange):
 
     async def receive(self) -> Message:
         message = await self._receive()
-        # After the last chunk every server answers "disconnect"; that is no news of the client.
-        if not self._is_complete and message["type"] == "http.disconnect":
-            self._disconnect()
+        # After the last chunk every server sends "disconnect", whether or not the client has gone.
+        if not self._is_complete:
+            try:
+                is_disconnect = message["type"] == "http.disconnect"
+            except Exception:
+                return message
+            if is_disconnect:
+                self._disconnect()
         return message
 
     async def send(self, message: Message) -> None:
         if self._is_complete:
             await self._send(message)
             return
-        kind = message["type"]
-        if kind == "http.response.start":
-            self._see_status(message)
-        elif kind == "http.response.body" or kind == "http.response.zerocopysend":
-            # Set before it is sent: the disconnect that follows may overtake the rest of this call.
-            self._is_complete = not message.get("more_body")
-        elif kind == "http.response.pathsend":
-            self._is_complete = True
+        try:
+            kind = message["type"]
+            if kind == "http.response.start":
+                status = message["status"]
+                if type(status) is int:
+                    self._status = status
+                else:
+                    self._see_status(message)
+            elif kind == "http.response.body" or kind == "http.response.zerocopysend":
+                # Set before sending: the disconnect that follows may be received before send() returns.
+                self._is_complete = not message.get("more_body")
+            elif kind == "http.response.pathsend":
+                self._is_complete = True
+        except Exception:
+            pass
         try:
             await self._send(message)
-        except OSError:  # which says, since version 2.4 of the specification, that the client has gone
+        except OSError:  # the client has gone (version 2.4 of the specification)
             self._disconnect()
             raise
         if self._is_complete and self._status < 500:
-            self._describe()
+            try:
+                self._describe()
+            except Exception as ours:
+                report(ours)
             self._span.end()
 
     def close(self) -> None:
+        super().close()
         if not self._is_complete:
             self._span.set_status("error", "the app returned before its response was complete")
-        self._describe()
 
 
 class _WebSocket(_Exchange):
@@ -306,16 +360,19 @@ class _WebSocket(_Exchange):
 
     async def receive(self) -> Message:
         message = await self._receive()
-        kind = message["type"]
-        if kind == "websocket.receive":
-            self._received += 1
-        elif kind == "websocket.disconnect" and not self._is_complete:
-            # An ordinary end. Whether the connection broke the code should say, but servers differ.
-            self._is_complete = True
-            self._span.add_event("disconnect")
-            self._see_code(message)
-            self._describe()
-            self._span.end()
+        try:
+            kind = message["type"]
+            if kind == "websocket.receive":
+                self._received += 1
+            elif kind == "websocket.disconnect" and not self._is_complete:
+                # A normal end. The code should tell a broken connection, but servers differ.
+                self._is_complete = True
+                self._span.add_event("disconnect")
+                self._see_code(message)
+                self._describe()
+                self._span.end()
+        except Exception:
+            pass
         return message
 
     async def send(self, message: Message) -> None:
@@ -324,24 +381,30 @@ class _WebSocket(_Exchange):
         except OSError:
             self._disconnect()
             raise
-        kind = message["type"]
-        if kind == "websocket.send":
-            self._sent += 1
-        elif kind == "websocket.accept":
-            self._is_accepted = True
-        elif kind == "websocket.http.response.start":
-            self._see_status(message)
-        elif kind == "websocket.close":
-            self._is_complete = True
-            if self._is_accepted:
-                self._see_code(message)
-            else:
-                self._status = 403  # what the specification has servers answer
+        try:
+            kind = message["type"]
+            if kind == "websocket.send":
+                self._sent += 1
+            elif kind == "websocket.accept":
+                self._is_accepted = True
+            elif kind == "websocket.http.response.start":
+                self._see_status(message)
+            elif kind == "websocket.close":
+                self._is_complete = True
+                if self._is_accepted:
+                    self._see_code(message)
+                else:
+                    self._status = 403  # sent by the server, as the specification requires
+        except Exception:
+            pass
+
+    def _answer_to_nothing(self) -> int:
+        return 0 if self._is_accepted else 500
 
     def _see_code(self, message: Message) -> None:
         code = message.get("code", 1000)
         if isinstance(code, int):
-            self._span.set_attribute("websocket.close_code", code)
+            self._span.set_attribute("websocket.close_code", int(code))
 
     def _describe(self) -> None:
         super()._describe()

@@ -3,23 +3,24 @@
     client = httpx.Client(transport=TraceTransport())
     client = httpx.AsyncClient(transport=AsyncTraceTransport(httpx.AsyncHTTPTransport(retries=2)))
 
-A redirect is a request of its own, so its span is a sibling of the first. The span is current while the
-request is sent and the response's headers are awaited; it ends when the body has been read, or
-when the response is closed. An ``inner`` transport has what httpx otherwise makes from the client's
-``verify``, ``http2``, ``limits`` and ``proxy``.
+Each hop of a redirect is a separate request, so its span is a sibling of the first. The span is current until the
+response's headers have arrived. It ends when the body has been read, or when the response is closed. Options such as
+``verify``, ``http2``, ``limits`` and ``proxy`` are arguments of the ``inner`` transport, not of the client.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from .. import Span, inject, span, use_span
-from ._http import DEFAULT_PORTS, METHODS, error_type, redact_query, report
+from ._http import DEFAULT_PORTS, METHODS, error_type, is_port, report
+from ._peers import Peers
+from ._redaction import Redaction
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -31,20 +32,25 @@ _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/2": "2", b"HTTP/1.0": "1.0", b"HTTP/3": 
 class TraceTransport(httpx.BaseTransport):
     """Send requests through *inner* (default: ``httpx.HTTPTransport()``), each in a client span.
 
-    *propagate_to* limits which hosts get context and labels, in the configured formats: names, exact or
-    as ``.example.com`` or ``*.example.com`` for all below ``example.com``, or a function of the
-    ``httpx.URL``. Default: all. Statuses from 400 on are errors.
+    Every host gets ids and tracestate, in the configured formats. Labels are sent only to loopback and private
+    addresses, to names without a dot or under ``.internal``, ``.local`` and ``.svc``, and to the hosts in
+    *propagate_to*: exact names, ``*.example.com`` for all names below ``example.com``, or ``*``. The default is
+    ``TRACEKIT_PROPAGATE_TO``, names separated by commas. A function of the host's name replaces all of these. Each hop
+    of a redirect is checked.
+
+    Values of query parameters that denote secrets are redacted; *redact* adds names. Statuses from 400 on are errors.
     """
 
     def __init__(
         self,
         inner: httpx.BaseTransport | None = None,
         *,
-        propagate_to: Iterable[str] | Callable[[httpx.URL], bool] | None = None,
+        propagate_to: Iterable[str] | Callable[[str], bool] | None = None,
+        redact: Iterable[str] = (),
     ) -> None:
         if inner is not None and not isinstance(inner, httpx.BaseTransport):
             raise TypeError(f"inner must be an httpx.BaseTransport, not {type(inner).__name__}")
-        self._may_propagate = _destinations(propagate_to)
+        self._peers, self._redaction = Peers(propagate_to), Redaction(redact)
         self._inner = httpx.HTTPTransport() if inner is None else inner
 
     def __enter__(self) -> Self:
@@ -61,7 +67,7 @@ class TraceTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send *request*."""
-        client_span, request = _start(request, self._may_propagate)
+        client_span, request = _start(request, self._peers, self._redaction)
         if client_span is None:
             return self._inner.handle_request(request)
         try:
@@ -70,9 +76,7 @@ class TraceTransport(httpx.BaseTransport):
         except BaseException as error:
             _fail(client_span, error)
             raise
-        if _answer(client_span, response):
-            response.stream = _Stream(response.stream, client_span)
-        return response
+        return _answer(client_span, response, _Stream, httpx.SyncByteStream)
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -82,18 +86,19 @@ class TraceTransport(httpx.BaseTransport):
 class AsyncTraceTransport(httpx.AsyncBaseTransport):
     """Send requests through *inner* (default: ``httpx.AsyncHTTPTransport()``), each in a client span.
 
-    As ``TraceTransport``, *propagate_to* included; a request that is cancelled gives a span that says so.
+    Arguments are those of ``TraceTransport``. The span of a cancelled request has the status "cancelled".
     """
 
     def __init__(
         self,
         inner: httpx.AsyncBaseTransport | None = None,
         *,
-        propagate_to: Iterable[str] | Callable[[httpx.URL], bool] | None = None,
+        propagate_to: Iterable[str] | Callable[[str], bool] | None = None,
+        redact: Iterable[str] = (),
     ) -> None:
         if inner is not None and not isinstance(inner, httpx.AsyncBaseTransport):
             raise TypeError(f"inner must be an httpx.AsyncBaseTransport, not {type(inner).__name__}")
-        self._may_propagate = _destinations(propagate_to)
+        self._peers, self._redaction = Peers(propagate_to), Redaction(redact)
         self._inner = httpx.AsyncHTTPTransport() if inner is None else inner
 
     async def __aenter__(self) -> Self:
@@ -110,7 +115,7 @@ class AsyncTraceTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send *request*."""
-        client_span, request = _start(request, self._may_propagate)
+        client_span, request = _start(request, self._peers, self._redaction)
         if client_span is None:
             return await self._inner.handle_async_request(request)
         try:
@@ -119,9 +124,7 @@ class AsyncTraceTransport(httpx.AsyncBaseTransport):
         except BaseException as error:
             _fail(client_span, error)
             raise
-        if _answer(client_span, response):
-            response.stream = _AsyncStream(response.stream, client_span)
-        return response
+        return _answer(client_span, response, _AsyncStream, httpx.AsyncByteStream)
 
     async def aclose(self) -> None:
         """Close the inner transport."""
@@ -129,14 +132,18 @@ class AsyncTraceTransport(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.SyncByteStream):
-    """A response's body, whose end is the span's; its own iterator, as a body is read once."""
+    """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
 
     def __init__(self, body: Any, span: Span) -> None:
         self._body = body
         self._span = span
 
     def __iter__(self) -> Iterator[bytes]:
-        self._parts: Iterator[bytes] = iter(self._body)
+        try:
+            self._parts: Iterator[bytes] = iter(self._body)
+        except BaseException as error:
+            _fail(self._span, error)
+            raise
         return self
 
     def __next__(self) -> bytes:
@@ -159,16 +166,20 @@ class _Stream(httpx.SyncByteStream):
 
 
 class _AsyncStream(httpx.AsyncByteStream):
-    """A response's body, whose end is the span's; its own iterator, as a body is read once."""
+    """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
 
-    # Not an async generator: one that a reader drops half-way is finalised by the event loop, too late.
+    # Not an async generator: if a reader drops one half-way, the event loop finalises it, too late.
 
     def __init__(self, body: Any, span: Span) -> None:
         self._body = body
         self._span = span
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        self._parts: AsyncIterator[bytes] = aiter(self._body)
+        try:
+            self._parts: AsyncIterator[bytes] = aiter(self._body)
+        except BaseException as error:
+            _fail(self._span, error)
+            raise
         return self
 
     async def __anext__(self) -> bytes:
@@ -190,24 +201,23 @@ class _AsyncStream(httpx.AsyncByteStream):
         self._span.end()
 
 
-def _start(
-    request: httpx.Request, may_propagate: Callable[[httpx.URL], bool] | None
-) -> tuple[Span | None, httpx.Request]:
-    """Return the span of *request* and what to send: a copy with the context in its headers."""
+def _start(request: httpx.Request, peers: Peers, redaction: Redaction) -> tuple[Span | None, httpx.Request]:
+    """Return the span of *request*, and a copy of *request* with the context in its headers."""
     client_span = None
     try:
         method = request.method
         client_span = span(method if method in METHODS else "HTTP", kind="client")
         if client_span.is_recording:
-            client_span.set_attributes(_attributes(method, request.url))
-        if may_propagate is None or may_propagate(request.url):
-            # Into a copy: httpx makes a redirect's headers from the request's, and so would
-            # take what was meant for one host to the next.
-            request = _copy(request)
-            inject(request.headers, client_span)
-    except Exception as error:  # the request is sent, traced or not
+            client_span.set_attributes(_attributes(method, request.url, redaction))
+        context = peers.context_for(request.url.raw_host.decode("latin-1"), client_span.context)
+        # Into a copy: httpx copies the request's headers for a redirect, and would send the labels of one host to
+        # the next.
+        copy = _copy(request)
+        inject(copy.headers, context)
+    except Exception as error:  # the request is sent without context
         report(error)
-    return client_span, request
+        return client_span, request
+    return client_span, copy
 
 
 def _copy(request: httpx.Request) -> httpx.Request:
@@ -220,17 +230,17 @@ def _copy(request: httpx.Request) -> httpx.Request:
     return copy
 
 
-def _attributes(method: str, url: httpx.URL) -> dict[str, Any]:
+def _attributes(method: str, url: httpx.URL, redaction: Redaction) -> dict[str, Any]:
     target = url.raw_path.decode("latin-1")
     path, mark, query = target.partition("?")
     attributes: dict[str, Any] = {
         "http.request.method": method,
-        # Neither user info nor the fragment, which is not sent and where tokens travel too.
-        "url.full": f"{url.scheme}://{url.netloc.decode('latin-1')}{path}{mark}{redact_query(query)}",
+        # Without user info and fragment, which may hold secrets.
+        "url.full": f"{url.scheme}://{url.netloc.decode('latin-1')}{path}{mark}{redaction.query(query)}",
         "server.address": url.raw_host.decode("latin-1"),
     }
     port = url.port or DEFAULT_PORTS.get(url.scheme)
-    if port:
+    if is_port(port):
         attributes["server.port"] = port
     if method not in METHODS:
         attributes["http.request.method"] = "_OTHER"
@@ -238,65 +248,42 @@ def _attributes(method: str, url: httpx.URL) -> dict[str, Any]:
     return attributes
 
 
-def _answer(client_span: Span, response: httpx.Response) -> bool:
-    """Write what the response's headers say; return whether its body is still to come, and with it the end."""
-    if client_span.is_recording:
-        status = response.status_code
-        client_span.set_attribute("http.response.status_code", status)
-        version = _VERSIONS.get(response.extensions.get("http_version", b""))
-        if version:
-            client_span.set_attribute("network.protocol.version", version)
-        if status >= 400:
-            client_span.set_attribute("error.type", str(status))
-            client_span.set_status("error")
-    if response.is_closed:  # made with its content by a transport without a network, such as httpx.MockTransport
-        client_span.end()
-        return False
-    return True
+def _answer(
+    client_span: Span, response: httpx.Response, wrapped: type[_Stream | _AsyncStream], kind: type
+) -> httpx.Response:
+    """Write the details of *response* to the span, which ends with the body, a *kind* of stream, or here without it."""
+    try:
+        if client_span.is_recording:
+            _describe(client_span, response)
+    except Exception as error:  # an invalid response from the inner transport: httpx has its own error for it
+        report(error)
+    try:
+        # Closed: the response was made with its content, as httpx.MockTransport does.
+        if not response.is_closed and isinstance(response.stream, kind):
+            response.stream = wrapped(response.stream, client_span)
+            return response
+    except Exception as error:
+        report(error)
+    client_span.end()
+    return response
+
+
+def _describe(client_span: Span, response: httpx.Response) -> None:
+    status = response.status_code
+    client_span.set_attribute("http.response.status_code", status)
+    if status >= 400:
+        client_span.set_attribute("error.type", str(status))
+        client_span.set_status("error")
+    version = _VERSIONS.get(response.extensions.get("http_version", b""))
+    if version:
+        client_span.set_attribute("network.protocol.version", version)
 
 
 def _fail(client_span: Span, error: BaseException) -> None:
-    if isinstance(error, Exception):
-        client_span.set_attribute("error.type", error_type(error))
-    client_span.__exit__(type(error), error, error.__traceback__)
-
-
-def _destinations(
-    propagate_to: Iterable[str] | Callable[[httpx.URL], bool] | None,
-) -> Callable[[httpx.URL], bool] | None:
-    """Return the function that tells for a URL whether it gets the context; None where all do."""
-    if propagate_to is None or callable(propagate_to):
-        return propagate_to
-    if isinstance(propagate_to, str | bytes) or not isinstance(propagate_to, Iterable):
-        raise TypeError(
-            f"propagate_to must be an iterable of host names or a function, not {type(propagate_to).__name__}"
-        )
-    names: set[str] = set()
-    endings: list[str] = []
-    for pattern in propagate_to:
-        if not isinstance(pattern, str):
-            raise TypeError(f"propagate_to must hold str, not {type(pattern).__name__}")
-        host = pattern.removeprefix("*")
-        name = _normal(host.removeprefix(".")) if pattern[:1] != "*" or host[:1] == "." else ""
-        if not name:
-            raise ValueError(f"propagate_to must hold host names, without scheme, port or path: {pattern[:64]!a}")
-        if host[:1] == ".":
-            endings.append(f".{name}")
-        else:
-            names.add(name)
-    chosen = tuple(endings)
-
-    def may_propagate(url: httpx.URL) -> bool:
-        host = url.raw_host.decode("ascii").rstrip(".")
-        return host in names or host.endswith(chosen)
-
-    return may_propagate
-
-
-def _normal(host: str) -> str:
-    """Return *host* as ``httpx.URL.raw_host`` has it, or "" if it is none."""
     try:
-        name = httpx.URL(scheme="http", host=host).raw_host.decode("ascii").rstrip(".")
-    except (httpx.InvalidURL, UnicodeError):
-        return ""
-    return name if "%" not in name and "*" not in name else ""  # what no host name has, httpx escapes
+        if isinstance(error, Exception):
+            client_span.set_attribute("error.type", error_type(error))
+        client_span.__exit__(type(error), error, error.__traceback__)
+    except Exception as ours:  # the program must get its own error, not this one
+        report(ours)
+        client_span.end()

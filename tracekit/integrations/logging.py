@@ -1,4 +1,4 @@
-"""Trace ids in log records: ``trace_id``, ``span_id`` and ``sampled`` on every record, from where it is made.
+"""Trace ids in log records: ``trace_id``, ``span_id`` and ``sampled`` of the code that logs, on every record.
 
 tracekit.integrations.logging.install()
 logging.basicConfig(format="%(levelname)s %(trace_id)s %(span_id)s %(message)s")
@@ -17,7 +17,7 @@ _NOTHING: dict[str, Any] = {"trace_id": "", "span_id": "", "sampled": False}
 
 
 class _RecordFactory:
-    """The record factory that was in place, plus three attributes while ``is_active``."""
+    """Wraps the previous record factory and, while ``is_active``, adds three attributes."""
 
     __slots__ = ("is_active", "previous")
 
@@ -30,7 +30,7 @@ class _RecordFactory:
         if self.is_active:
             try:
                 record.__dict__.update(_fields())
-            except Exception:  # a record that takes no attributes is logged all the same
+            except Exception:  # a record without __dict__ is logged all the same
                 pass
         return record
 
@@ -43,7 +43,7 @@ def _fields() -> dict[str, Any]:
 
 
 def _record_maker(previous: Any) -> Any:
-    """Return *previous*, ``Logger.makeRecord``, made to let ``extra=`` have our names: it refuses what a record has."""
+    """Return a ``Logger.makeRecord`` that accepts our names in ``extra=``, which *previous* rejects."""
 
     def makeRecord(  # noqa: N802
         self: logging.Logger,
@@ -75,11 +75,11 @@ _previous_maker: Any = None
 
 
 def install() -> None:
-    """Add to every log record the ids of what is current: ``trace_id`` and ``span_id``, hex, and ``sampled``, a bool.
+    """Add the current ids to every log record: ``trace_id`` and ``span_id``, hex, and ``sampled``, a bool.
 
-    Where nothing is current the ids are empty. They are read when the record is made, in the task or
-    thread that logs, so they are right wherever it is handled. A call's own value in ``extra=`` wins.
-    Calling it again changes nothing; neither does a record factory that others put around this one.
+    Without a current context the ids are empty. They are read when the record is made, in the task or
+    thread that logs, and stay the same wherever the record is handled. Values in ``extra=`` win.
+    Calling it again has no effect, also if another record factory wraps this one.
     """
     global _factory, _maker, _previous_maker
     if _factory is not None and logging.getLogRecordFactory() is _factory:
@@ -93,7 +93,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Take out what ``install()`` put in; where others have wrapped it since, it stays and does nothing."""
+    """Undo ``install()``; a factory that others have wrapped since stays in place, inactive."""
     global _factory, _maker, _previous_maker
     if _factory is not None:
         _factory.is_active = False

@@ -1,11 +1,11 @@
 """Google Cloud's older trace header.
 
-    X-Cloud-Trace-Context = trace-id [ "/" [ span-id ] ] [ ";o=" [ options ] ]     ; 200 characters at most
-    trace-id = 32hex                                         ; lowercase, not all zeros
-    span-id  = 1*20DIGIT                                     ; DECIMAL, 64 bits; absent or 0: a trace without a span
-    options  = 1*3DIGIT                                      ; bit 0: sampled; absent: nobody has decided
+    X-Cloud-Trace-Context = trace-id [ "/" [ span-id ] ] [ ";" [ "o=" [ options ] ] ]     ; at most 200 characters
+    trace-id = 32hex                                  ; not all zeros; read in either case, written in lower case
+    span-id  = 1*20DIGIT                              ; DECIMAL, 64 bits; absent or 0: a trace without a span
+    options  = 1*3DIGIT                               ; bit 0: sampled; absent: undecided
 
-Options above 1 are kept as ``extra["cloudtrace"]``, and go out again as they came while the decision stands.
+Options above 1 are kept as ``extra["cloudtrace"]`` and written again unchanged as long as the decision is the same.
 
 Spec: https://cloud.google.com/trace/docs/trace-context#legacy-http-header
 """
@@ -14,15 +14,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .._core.codecs import Sieve, parse_decimal, parse_hex, put
+from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from .._core.twin import collect, ids_of, make_remote, parse_decimal, parse_hex, put
+from ._values import bad_hex, single
 
 if TYPE_CHECKING:
-    from .._core.twin import SpanContext
+    from .._core.context import SpanContext
 
 __all__ = ["CLOUDTRACE"]
 
 _FIELD: Final = "x-cloud-trace-context"
+_SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 200
 
 
@@ -31,29 +34,25 @@ class _CloudTrace:
     fields: Final = (_FIELD,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many kept options could not be written
+        self.left_out = 0  # number of kept options that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the header."""
-        (text,) = collect(carrier, self.fields)
+        """Return the context in the header, or None."""
+        text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
         if text is None:
             return None
-        if isinstance(text, list):
-            raise FormatError(_FIELD, f"{len(text)} values, must be one")
-        if len(text) > _MAX_CHARS:
-            raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
-        ids, semicolon, options = text.partition(";")
+        ids, _, options = text.partition(";")
         digits, _, span = ids.partition("/")
-        trace_id = parse_hex(digits, 32)
+        trace_id = parse_hex(digits.lower(), 32)
         if not trace_id:
-            column = next((at for at, char in enumerate(digits, 1) if char not in "0123456789abcdef"), 1)
-            raise FormatError(_FIELD, "the trace id must be 32 lowercase hex digits, not all zeros", text, column)
+            reason = "the trace id must be 32 hex digits, not all zeros"
+            raise FormatError(_FIELD, reason, text, bad_hex(digits) or 1)
         span_id = parse_decimal(span) if span else 0
         if span_id < 0:
             column = next((at for at, char in enumerate(span, 34) if char not in "0123456789"), 34)
             raise FormatError(_FIELD, "the span id must be a decimal number of 64 bits", text, column)
         flags, extra = 0x100, None
-        if semicolon and options != "o=":
+        if options not in ("", "o="):
             number = parse_decimal(options[2:])
             if options[:2] != "o=" or len(options) > 5 or number < 0:
                 raise FormatError(_FIELD, "the options must be o= and up to three digits", text, len(ids) + 2)
@@ -62,7 +61,7 @@ class _CloudTrace:
         return make_remote(trace_id, span_id, flags, extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the header where there is a trace id."""
+        """Set the header if *context* has a trace id, otherwise remove it."""
         trace_id, span_id = ids_of(context)
         if not trace_id:
             put(carrier, _FIELD, None)

@@ -1,21 +1,22 @@
 """Jaeger's own format.
 
-    uber-trace-id   = trace-id ":" span-id ":" parent-id ":" flags   ; ":" may come as "%3A"
-    trace-id        = 1*32HEX        ; lowercase, shorter ones are padded with zeros on the left, not all zeros
+    uber-trace-id   = trace-id ":" span-id ":" parent-id ":" [ flags ]     ; at most 256 characters; ":" may be "%3A"
+    trace-id        = 1*32HEX        ; not all zeros, padded with zeros on the left
     span-id         = 1*16HEX        ; likewise
-    parent-id       =                ; not looked at; "0" goes out
-    flags           = 1*2HEX         ; bit 0 sampled, 1 debug (with sampled only), 3 firehose
-    uberctx-<key>   = value          ; a label, URL-encoded; keys are lowercase
+    parent-id       = *<any character except ":">     ; ignored, and written as "0"
+    flags           = 1*2HEX         ; bit 0 sampled, 1 debug (with sampled only), 3 firehose; absent: undecided
+    uberctx-<key>   = value          ; a label, URL-encoded; keys are in lower case
     jaeger-baggage  = key "=" value *( "," key "=" value )     ; labels too, for requests by hand
     jaeger-debug-id = value          ; without uber-trace-id: a new trace, sampled and debug
 
-Kept in ``extra["jaeger"]``, as pairs: ``flags``, all bits but sampled, in hex, and ``debug-id``. Deferred is not a word
-of this format: it goes out as not sampled. A trace id of 64 bits goes out in 16 digits.
+Hex digits are read in either case and written in lower case. Kept in ``extra["jaeger"]``, as pairs: ``flags``, all
+bits except sampled, in hex, and ``debug-id``. An undecided context is written as not sampled, because peers reject
+empty flags. A trace id of 64 bits is written in 16 digits.
 
-Labels are read up to 64 and 8192 bytes; a bad one is left out alone and counted in ``labels.dropped``. Not written, and
-counted in ``left_out``, are labels whose keys have upper case or whose values, as they are encoded, are over 16384
-characters, a debug id that is over 256, and what this format has no place for: the properties of a label, and all
-members of one key but the last.
+Up to 64 labels and 8192 bytes are read; a malformed label is dropped alone and counted in ``labels.dropped``. Omitted
+and counted in ``left_out``: labels whose keys have upper case or more than 248 characters, or whose encoded values
+have more than 16384; debug ids of more than 256 characters; and the parts of labels that this format cannot express,
+which are properties and all members but the last of a key.
 
 Spec: https://www.jaegertracing.io/sdk-migration/#propagation-format
 """
@@ -24,22 +25,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .._core.codecs import MAX_LABEL_BYTES, Sieve, escape_label, is_label_key, join_baggage, parse_hex, unescape_label
+from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
-from .._core.twin import (
-    MAX_LABEL_BYTES,
-    Sieve,
-    SpanContext,
-    collect,
-    escape_label,
-    ids_of,
-    is_label_key,
-    join_baggage,
-    make_remote,
-    parse_hex,
-    put,
-    unescape_label,
-)
+from ._values import bad_hex, single
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,33 +37,33 @@ if TYPE_CHECKING:
 __all__ = ["JAEGER"]
 
 _PREFIX = "uberctx-"
-_LABELS = Sieve((), (_PREFIX,))
-_HEX = frozenset("0123456789abcdef")
-_PARTS = (("trace id", 32), ("span id", 16), ("parent id", 0), ("flags", 2))  # how many digits; 0: any text
+_FIELDS: Final = ("uber-trace-id", "jaeger-debug-id", "jaeger-baggage")
+_SIEVE = Sieve(_FIELDS, (_PREFIX,))
+_PARTS = (("trace id", 32), ("span id", 16), ("parent id", 0), ("flags", 2))  # the number of digits; 0: any text
 _SAMPLED = 0x01
 _DEBUG = 0x02
-_MAX_CHARS = 32 + 16 + 16 + 2 + 3 * len("%3A")
+_DEFERRED = 0x100
+_MAX_CHARS = 256  # leaves room for any parent id
 _MAX_DEBUG_ID_CHARS = 256
-_MAX_LABEL_CHARS = 2 * MAX_LABEL_BYTES  # as it is encoded, which may be longer here than in baggage
+_MAX_KEY_CHARS = 256 - len(_PREFIX)
+_MAX_LABEL_CHARS = 2 * MAX_LABEL_BYTES  # encoded, which may take more characters here than in baggage
 
 
 class _Jaeger:
     name: Final = "jaeger"
-    fields: Final = ("uber-trace-id", "jaeger-debug-id", "jaeger-baggage")
+    fields: Final = _FIELDS
     prefixes: Final = (_PREFIX,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many labels, parts of them or debug ids could not be written
+        self.left_out = 0  # number of labels, parts of labels and debug ids that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context that the fields hold: ids, or a decision from ``jaeger-debug-id``, or labels alone."""
-        if not hasattr(carrier, "items"):
-            carrier = list(carrier)  # it is gone through twice
-        ids, debug_id, baggage = collect(carrier, self.fields)
-        found = _LABELS.sift(carrier)
-        labels = None if baggage is None and found is None else _read_labels(baggage, found or {})
-        if ids is not None:
-            context = _parse(ids)
+        """Return the context in the fields, or None: ids, a decision from ``jaeger-debug-id``, or labels alone."""
+        ids, debug_id, baggage, fields = _SIEVE.collect(carrier)
+        labels = None if baggage is None and fields is None else _read_labels(baggage, fields or {})
+        text = single("uber-trace-id", ids, _MAX_CHARS)
+        if text is not None:
+            context = _parse(text)
         elif debug_id is not None:
             context = make_remote(0, 0, _SAMPLED, {"jaeger": (("flags", "2"), ("debug-id", _parse_debug_id(debug_id)))})
         else:
@@ -81,7 +71,7 @@ class _Jaeger:
         return context.replace(labels=labels) if labels else context
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set what *context* has; without ids that is its debug id and its labels."""
+        """Set the fields of *context*, which without ids are its debug id and its labels, and remove all others."""
         trace_id, span_id = ids_of(context)
         bits, debug_id = _words(context.extra.get("jaeger"))
         text = None
@@ -89,36 +79,27 @@ class _Jaeger:
             flags = bits | _SAMPLED if context.sampled else bits & ~_DEBUG
             text = f"{trace_id:0{32 if trace_id >> 64 else 16}x}:{span_id:016x}:0:{flags:x}"
         if context.is_valid or not context.sampled:
-            debug_id = None  # for who starts a trace, which it has sampled
-        put(carrier, "uber-trace-id", text)
+            debug_id = None  # only the first span of a sampled trace needs it
         debug_id = debug_id and escape_label(debug_id)
         if debug_id and len(debug_id) > _MAX_DEBUG_ID_CHARS:
             debug_id = None
             self.left_out += 1
-        put(carrier, "jaeger-debug-id", debug_id)
-        put(carrier, "jaeger-baggage", None)
-        for name in _LABELS.sift(carrier) or ():
-            put(carrier, name, None)
+        texts = {"uber-trace-id": text, "jaeger-debug-id": debug_id}
         labels = context.labels
-        if not labels:
-            return
         places = len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
         for key, value in labels.items():
             text = escape_label(value)
-            if key == key.lower() and len(text) <= _MAX_LABEL_CHARS:
-                put(carrier, _PREFIX + key, text)
+            if key == key.lower() and len(key) <= _MAX_KEY_CHARS and len(text) <= _MAX_LABEL_CHARS:
+                texts[_PREFIX + key] = text
                 places -= 1
         self.left_out += places
+        _SIEVE.put(carrier, texts)
 
     def __reduce__(self) -> str:
         return "JAEGER"
 
 
-def _parse(value: str | list[str]) -> SpanContext:
-    if isinstance(value, list):
-        raise FormatError("uber-trace-id", f"{len(value)} values, must be one")
-    if len(value) > _MAX_CHARS:
-        raise FormatError("uber-trace-id", f"{len(value)} characters, must be {_MAX_CHARS} at most")
+def _parse(value: str) -> SpanContext:
     text = value.replace("%3A", ":").replace("%3a", ":")
     parts = text.split(":")
     if len(parts) != 4:
@@ -126,21 +107,22 @@ def _parse(value: str | list[str]) -> SpanContext:
     numbers = []
     column = 1
     for part, (what, digits) in zip(parts, _PARTS, strict=True):
-        if digits and not (0 < len(part) <= digits and _HEX.issuperset(part)):
-            reason = f"the {what} must be 1 to {digits} lowercase hex digits"
+        if digits and (not 0 < len(part) <= digits or bad_hex(part)) and not (part == "" and what == "flags"):
+            reason = f"the {what} must be 1 to {digits} hex digits"
             raise FormatError("uber-trace-id", reason, value, column if text == value else None)
-        numbers.append(int(part, 16) if digits else 0)
+        numbers.append(int(part or "0", 16) if digits else 0)
         column += len(part) + 1
     trace_id, span_id, _, flags = numbers
     if not trace_id or not span_id:
         raise FormatError("uber-trace-id", "ids must not be all zeros", value)
+    if not parts[3]:
+        return make_remote(trace_id, span_id, _DEFERRED)
     more = flags & ~(_SAMPLED if flags & _SAMPLED else _DEBUG)
     return make_remote(trace_id, span_id, flags & _SAMPLED, {"jaeger": (("flags", f"{more:x}"),)} if more else None)
 
 
 def _parse_debug_id(value: str | list[str]) -> str:
-    if isinstance(value, list):
-        raise FormatError("jaeger-debug-id", f"{len(value)} values, must be one")
+    value = single("jaeger-debug-id", value) or ""
     text = _decode(value) if len(value) <= 3 * _MAX_DEBUG_ID_CHARS and value.isascii() else ""
     if not 0 < len(escape_label(text)) <= _MAX_DEBUG_ID_CHARS:
         raise FormatError("jaeger-debug-id", f"must be 1 to {_MAX_DEBUG_ID_CHARS} characters, URL-encoded", value)
@@ -148,7 +130,7 @@ def _parse_debug_id(value: str | list[str]) -> str:
 
 
 def _words(extra: object) -> tuple[int, str | None]:
-    """Return the flags and the debug id in *extra*, which programs may have made themselves."""
+    """Return the flags and the debug id in *extra*, which a program may have made."""
     bits, debug_id = 0, None
     for pair in extra if isinstance(extra, tuple) else ():
         match pair:
@@ -168,7 +150,7 @@ def _read_labels(baggage: str | list[str] | None, fields: dict[str, str | list[s
             found[key.lower()] = _decode(text)
         else:
             bad += 1
-    # Members without keys are left out and counted.
+    # Labels.parse() counts members without keys as dropped.
     return Labels.parse("=," * bad).merge(Labels(found))
 
 
@@ -186,7 +168,7 @@ def _split(baggage: str | list[str] | None) -> Iterator[tuple[str, str]]:
 
 
 def _decode(text: str) -> str:
-    # The clients for Go and Java write a space as "+", as in a form; what is really a plus is "%2B" by all of them.
+    # The clients for Go and Java write a space as "+", as in a form; all clients write a plus as "%2B".
     return unescape_label(text.replace("+", " "))
 
 

@@ -1,69 +1,56 @@
-"""OpenTracing's basic format, of LightStep's tracers and OpenTelemetry's ``ottrace``.
+"""OpenTracing's basic format, used by LightStep's tracers and OpenTelemetry's ``ottrace``.
 
-    ot-tracer-traceid = 1*32HEX             ; lowercase, shorter ones are padded with zeros on the left, not all zeros
+    ot-tracer-traceid = 1*32HEX             ; not all zeros, padded with zeros on the left
     ot-tracer-spanid  = 1*16HEX             ; likewise
     ot-tracer-sampled = "true" / "false"    ; "1" and "0" are read too; absent: the receiver decides
-    ot-baggage-<key>  = value               ; a label, as it is; keys are lowercase
+    ot-baggage-<key>  = value               ; a label, not encoded; keys are in lower case
 
-Both ids or neither. A trace id of 64 bits goes out in 16 digits, any other whole, where peers cut it in half.
+Both ids or neither. Hex digits are read in either case and written in lower case. A trace id of 64 bits is written in
+16 digits, any other in 32, where some peers cut it in half.
 
-Labels are read up to 64 and 8192 bytes; a bad one is left out alone and counted in ``labels.dropped``. Not written, and
-counted in ``left_out``, are labels whose keys have upper case, whose values are not printable ASCII or begin or end with
-a space, since nothing is encoded here, and what this format has no place for: the properties of a label, and all
-members of one key but the last.
+Up to 64 labels and 8192 bytes are read; a malformed label is dropped alone and counted in ``labels.dropped``. Omitted
+and counted in ``left_out``: labels whose keys have upper case or more than 245 characters; labels whose values are
+not printable ASCII or have a space at either end, because nothing is encoded here; and the parts of labels that this
+format cannot express, which are properties and all members but the last of a key.
 
-There is no spec but the first implementation: https://github.com/opentracing/basictracer-go/blob/master/propagation_ot.go
+No spec exists; the first implementation is https://github.com/opentracing/basictracer-go/blob/master/propagation_ot.go
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from .._core.codecs import MAX_LABEL_BYTES, Sieve, is_label_key, parse_hex
+from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
-from .._core.twin import (
-    MAX_LABEL_BYTES,
-    Sieve,
-    SpanContext,
-    collect,
-    ids_of,
-    is_label_key,
-    make_remote,
-    parse_hex,
-    put,
-)
+from ._values import bad_hex, missing, single
 
 __all__ = ["OTTRACE"]
 
 _PREFIX = "ot-baggage-"
-_LABELS = Sieve((), (_PREFIX,))
+_FIELDS: Final = ("ot-tracer-traceid", "ot-tracer-spanid", "ot-tracer-sampled")
+_SIEVE = Sieve(_FIELDS, (_PREFIX,))
+_MAX_KEY_CHARS = 256 - len(_PREFIX)
 _DEFERRED = 0x100
 _DECISIONS = {"false": 0, "true": 1, "0": 0, "1": 1}
 
 
 class _OTTrace:
     name: Final = "ottrace"
-    fields: Final = ("ot-tracer-traceid", "ot-tracer-spanid", "ot-tracer-sampled")
+    fields: Final = _FIELDS
     prefixes: Final = (_PREFIX,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many labels, or parts of them, could not be written
+        self.left_out = 0  # number of labels and parts of labels that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context that the fields hold, or labels alone."""
-        if not hasattr(carrier, "items"):
-            carrier = list(carrier)  # it is gone through twice
-        found = collect(carrier, self.fields)
-        fields = _LABELS.sift(carrier)
+        """Return the context in the fields, which may be labels alone, or None."""
+        *found, fields = _SIEVE.collect(carrier)
         labels = None if fields is None else _read_labels(fields)
         if found == [None, None, None]:
             return SpanContext(labels=labels) if labels else None
-        texts: list[str | None] = []
-        for field, value in zip(self.fields, found, strict=True):
-            if isinstance(value, list):
-                raise FormatError(field, f"{len(value)} values, must be one")
-            texts.append(value)
-        trace, span, sampled = texts
+        trace, span, sampled = [single(field, value) for field, value in zip(_FIELDS, found, strict=True)]
         trace_id, span_id = _id("ot-tracer-traceid", trace, 32), _id("ot-tracer-spanid", span, 16)
         decision = _DEFERRED
         if sampled is not None:
@@ -74,26 +61,21 @@ class _OTTrace:
         return context.replace(labels=labels) if labels else context
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set ids and decision of a valid context, and the labels."""
+        """Set the labels, and if *context* is valid its ids and decision, and remove all other fields."""
         trace_id, span_id = ids_of(context)
         trace = span = sampled = None
         if context.is_valid:
             trace, span = f"{trace_id:0{32 if trace_id >> 64 else 16}x}", f"{span_id:016x}"
             sampled = None if context.deferred else "true" if context.sampled else "false"
-        put(carrier, "ot-tracer-traceid", trace)
-        put(carrier, "ot-tracer-spanid", span)
-        put(carrier, "ot-tracer-sampled", sampled)
-        for name in _LABELS.sift(carrier) or ():
-            put(carrier, name, None)
+        texts = {"ot-tracer-traceid": trace, "ot-tracer-spanid": span, "ot-tracer-sampled": sampled}
         labels = context.labels
-        if not labels:
-            return
         places = len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
         for key, value in labels.items():
-            if key == key.lower() and _is_plain(value):
-                put(carrier, _PREFIX + key, value)
+            if key == key.lower() and len(key) <= _MAX_KEY_CHARS and _is_plain(value):
+                texts[_PREFIX + key] = value
                 places -= 1
         self.left_out += places
+        _SIEVE.put(carrier, texts)
 
     def __reduce__(self) -> str:
         return "OTTRACE"
@@ -101,11 +83,11 @@ class _OTTrace:
 
 def _id(field: str, text: str | None, digits: int) -> int:
     if text is None:
-        raise FormatError(field, "missing, and without it the others mean nothing")
-    number = parse_hex(text, len(text)) if 0 < len(text) <= digits else 0
+        raise missing(field)
+    number = parse_hex(text.lower(), len(text)) if 0 < len(text) <= digits else 0
     if not number:
-        column = next((at for at, char in enumerate(text[:digits], 1) if char not in "0123456789abcdef"), None)
-        raise FormatError(field, f"must be 1 to {digits} lowercase hex digits, not all zeros", text, column)
+        reason = f"must be 1 to {digits} hex digits, not all zeros"
+        raise FormatError(field, reason, text, bad_hex(text[:digits]))
     return number
 
 
@@ -115,12 +97,12 @@ def _read_labels(fields: dict[str, str | list[str]]) -> Labels:
         key = name[len(_PREFIX) :]
         if isinstance(text, str) and len(text) <= MAX_LABEL_BYTES and _is_plain(text) and is_label_key(key):
             found[key] = text
-    # Members without keys are left out and counted.
+    # Labels.parse() counts members without keys as dropped.
     return Labels.parse("=," * (len(fields) - len(found))).merge(Labels(found))
 
 
 def _is_plain(value: str) -> bool:
-    """Tell whether *value* comes out of a header as it went in."""
+    """Return whether *value* survives a header unchanged."""
     return value.isascii() and value.isprintable() and value == value.strip(" ")
 
 

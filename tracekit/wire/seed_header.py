@@ -1,28 +1,31 @@
-"""The header that the Go Tracing Roadmap of 2017 shows; it has no other specification than this.
+"""The header in the Go Tracing Roadmap of 2017. This docstring is its only specification.
 
-    Trace-Id = trace-id "/" span-id [ ";o=" options ]
-    trace-id = 32hex                                         ; lowercase, not all zeros
-    span-id  = 1*16hex                                       ; likewise; leading zeros are not written
-    options  = 1*3DIGIT                                      ; bit 0: sampled; absent: nobody has decided
+    Trace-Id = trace-id "/" span-id [ ";" [ "o=" [ options ] ] ]
+    trace-id = 32hex                                  ; not all zeros; read in either case, written in lower case
+    span-id  = 1*16hex                                ; likewise; written without leading zeros
+    options  = 1*3DIGIT                               ; bit 0: sampled; absent: undecided
 
-Its span id is hex where that of ``X-Cloud-Trace-Context``, which looks the same, is decimal: the name of the
-header decides. Options above 1 are kept as ``extra["seed"]``, and go out again as they came while the decision
-stands. Not among the formats that are on by default.
+The span id is in hex, unlike in ``X-Cloud-Trace-Context``, which looks the same and has it in decimal: only the name of
+the header tells them apart. Options above 1 are kept as ``extra["seed"]`` and written again unchanged as long as the
+decision is the same. Not among the default formats.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .._core.codecs import Sieve, parse_decimal, parse_hex, put
+from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from .._core.twin import collect, ids_of, make_remote, parse_decimal, parse_hex, put
+from ._values import bad_hex, single
 
 if TYPE_CHECKING:
-    from .._core.twin import SpanContext
+    from .._core.context import SpanContext
 
 __all__ = ["SEED"]
 
 _FIELD: Final = "trace-id"
+_SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 32 + 1 + 16 + 3 + 3
 
 
@@ -31,29 +34,25 @@ class _Seed:
     fields: Final = (_FIELD,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many kept options could not be written
+        self.left_out = 0  # number of kept options that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the header."""
-        (text,) = collect(carrier, self.fields)
+        """Return the context in the header, or None."""
+        text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
         if text is None:
             return None
-        if isinstance(text, list):
-            raise FormatError(_FIELD, f"{len(text)} values, must be one")
-        if len(text) > _MAX_CHARS:
-            raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
-        ids, semicolon, options = text.partition(";")
+        ids, _, options = text.partition(";")
         digits, slash, span = ids.partition("/")
-        trace_id = parse_hex(digits, 32)
+        trace_id = parse_hex(digits.lower(), 32)
         if not trace_id:
-            column = next((at for at, char in enumerate(digits, 1) if char not in "0123456789abcdef"), 1)
-            raise FormatError(_FIELD, "the trace id must be 32 lowercase hex digits, not all zeros", text, column)
-        span_id = parse_hex(span.rjust(16, "0"), 16)
+            reason = "the trace id must be 32 hex digits, not all zeros"
+            raise FormatError(_FIELD, reason, text, bad_hex(digits) or 1)
+        span_id = parse_hex(span.lower().rjust(16, "0"), 16)
         if not span_id:
-            column = next((at for at, char in enumerate(span, 34) if char not in "0123456789abcdef"), 33 + len(slash))
-            raise FormatError(_FIELD, "the span id must be 1 to 16 lowercase hex digits, not all zeros", text, column)
+            reason = "the span id must be 1 to 16 hex digits, not all zeros"
+            raise FormatError(_FIELD, reason, text, bad_hex(span, 34) or 33 + len(slash))
         flags, extra = 0x100, None
-        if semicolon:
+        if options not in ("", "o="):
             number = parse_decimal(options[2:])
             if options[:2] != "o=" or len(options) > 5 or number < 0:
                 raise FormatError(_FIELD, "the options must be o= and one to three digits", text, len(ids) + 2)
@@ -62,7 +61,7 @@ class _Seed:
         return make_remote(trace_id, span_id, flags, extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the header of a valid context."""
+        """Set the header if *context* is valid, otherwise remove it."""
         if not context.is_valid:
             put(carrier, _FIELD, None)
             return

@@ -1,14 +1,15 @@
 """AWS X-Ray's tracing header.
 
-    X-Amzn-Trace-Id = [ field ] *( OWS ";" OWS [ field ] )  ; in any order, 1024 characters at most
-    field   = root / parent / sampled / key "=" value       ; of printable ASCII; others are kept
-    root    = "Root=1-" 8hex "-" 24hex                      ; lowercase, not all zeros; the trace id, in two pieces
-    parent  = "Parent=" 16hex                               ; likewise; absent: a load balancer's, a trace without a span
-    sampled = "Sampled=" ( "0" / "1" / "?" )                ; "?": the callee shall decide; absent: nobody has
+    X-Amzn-Trace-Id = [ field ] *( OWS ";" OWS [ field ] )  ; in any order, at most 1024 characters
+    field   = root / parent / sampled / key "=" value       ; an empty one of the three counts as absent
+    root    = "Root=1-" 8hex "-" 24hex                      ; not all zeros; the trace id, in two pieces
+    parent  = "Parent=" 16hex                               ; likewise; absent (load balancers): a trace without a span
+    sampled = "Sampled=" ( "0" / "1" / "?" )                ; "?": the callee decides; absent: undecided
 
-What else there is (``Self``, ``Lineage``, ``CalledFrom`` ...) is kept as ``extra["xray"]``, in pairs, and goes out again
-behind the three, in its order; so does "?", in its place, while nobody has decided. Kept fields that no header can
-hold, or that are past 1024 characters, are left out and counted in ``left_out``.
+Hex digits are read in either case and written in lower case. All other fields (``Self``, ``Lineage``, ``CalledFrom``
+...) are kept as ``extra["xray"]``, in pairs, and written again behind the three, in their order; one that is not
+``key=value`` in printable ASCII is dropped alone. "?" is written again, in its place, while the decision is open.
+Kept fields that no header can hold, or that exceed 1024 characters, are omitted and counted in ``left_out``.
 
 Spec: https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
 and https://docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-request-tracing.html
@@ -18,20 +19,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .._core.codecs import Sieve, parse_hex, put
+from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from .._core.twin import collect, ids_of, make_remote, parse_hex, put
+from ._values import single
 
 if TYPE_CHECKING:
-    from .._core.twin import SpanContext
+    from .._core.context import SpanContext
 
 __all__ = ["XRAY"]
 
 _FIELD: Final = "x-amzn-trace-id"
+_SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 1024
 _OWS = " \t"
 _SHAPES = {
-    "Root": "1-8hex-24hex, lowercase and not all zeros",
-    "Parent": "16 lowercase hex digits, not all zeros",
+    "Root": "1-8hex-24hex, not all zeros",
+    "Parent": "16 hex digits, not all zeros",
     "Sampled": "0, 1 or ?",
 }
 _DECISIONS = {"0": 0, "1": 1, "?": 0x100}
@@ -43,17 +47,13 @@ class _XRay:
     fields: Final = (_FIELD,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many kept fields could not be written
+        self.left_out = 0  # number of kept fields that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the header."""
-        (text,) = collect(carrier, self.fields)
+        """Return the context in the header, or None."""
+        text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
         if text is None:
             return None
-        if isinstance(text, list):
-            raise FormatError(_FIELD, f"{len(text)} values, must be one")
-        if len(text) > _MAX_CHARS:
-            raise FormatError(_FIELD, f"{len(text)} characters, must be {_MAX_CHARS} at most")
         known: dict[str, int] = {}
         kept: list[tuple[str, str]] = []
         end = 0
@@ -62,21 +62,15 @@ class _XRay:
             end += len(part) + 1
             piece = part.strip(_OWS)
             key, equals, value = piece.partition("=")
-            if not piece:
-                continue
-            if not (equals and key and piece.isascii() and piece.isprintable()):
-                raise FormatError(_FIELD, "a field must be key=value, in printable ASCII", text, column)
-            if key in known:
-                raise FormatError(_FIELD, f"{key} stands there twice", text, column)
-            if key in _SHAPES:
-                number = _number(key, value)
-                if number < 0:
-                    column = next((at for at, char in enumerate(piece, column) if "A" <= char <= "F"), column)
+            if key in _SHAPES and value:
+                if key in known:
+                    raise FormatError(_FIELD, f"more than one {key}", text, column)
+                known[key] = _number(key, value)
+                if known[key] < 0:
                     raise FormatError(_FIELD, f"{key} must be {_SHAPES[key]}", text, column)
-                known[key] = number
                 if (key, value) == _ASKED:
                     kept.insert(0, _ASKED)
-            else:
+            elif key not in _SHAPES and equals and key and piece.isascii() and piece.isprintable():
                 kept.append((key, value))
         if "Root" not in known:
             raise FormatError(_FIELD, "Root is missing", text)
@@ -84,7 +78,7 @@ class _XRay:
         return make_remote(known["Root"], known.get("Parent", 0), known.get("Sampled", 0x100), extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the header where there is a trace id."""
+        """Set the header if *context* has a trace id, otherwise remove it."""
         trace_id, span_id = ids_of(context)
         if not trace_id:
             put(carrier, _FIELD, None)
@@ -115,18 +109,18 @@ class _XRay:
 
 
 def _number(key: str, value: str) -> int:
-    """Return the number that a field of ours holds, -1 where it is malformed."""
+    """Return the number in the field *key*, or -1 if it is malformed."""
     if key == "Sampled":
         return _DECISIONS.get(value, -1)
     if key == "Parent":
-        return parse_hex(value, 16) or -1
+        return parse_hex(value.lower(), 16) or -1
     if len(value) != 35 or value[:2] != "1-" or value[10] != "-":
         return -1
-    return parse_hex(value[2:10] + value[11:], 32) or -1
+    return parse_hex(value[2:10].lower() + value[11:].lower(), 32) or -1
 
 
 def _pair(kept: object) -> tuple[str, str] | None:
-    """Return what was *kept*, by us or by a program, if it comes out of a header as it went in."""
+    """Return *kept*, which a program may have made, if it is a pair that survives a header unchanged."""
     if not isinstance(kept, tuple | list) or [type(word) for word in kept] != [str, str]:
         return None
     key, value = kept

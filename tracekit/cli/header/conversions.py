@@ -5,14 +5,14 @@ from __future__ import annotations
 import binascii
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..._core.context import ids_of
 from ..._core.errors import FormatError
-from ..._core.twin import ids_of
 from .words import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..._core.twin import SpanContext
+    from ..._core.context import SpanContext
 
 __all__ = ["Conversion", "convert"]
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..._core.errors import FormatError, clip
-from ..._core.tracestate import TraceState
-from ..._core.twin import (
+from ..._core.codecs import (
     MAX_LABEL_BYTES,
     MAX_STATE_CHARS,
-    ids_of,
     is_label_key,
     is_state_key,
     is_state_value,
     join_baggage,
     parse_baggage,
 )
+from ..._core.context import ids_of
+from ..._core.errors import FormatError, clip
+from ..._core.tracestate import TraceState
 from ...wire.grpc_bin import BINARY
 from ...wire.jaeger import JAEGER
 from .words import pairs
@@ -23,7 +23,7 @@ from .words import pairs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..._core.twin import SpanContext
+    from ..._core.context import SpanContext
     from ...wire import Format
 
 __all__ = ["Problem", "losses", "suspicions"]

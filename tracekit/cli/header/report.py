@@ -10,8 +10,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import _propagation
+from ..._core.codecs import MAX_LABEL_BYTES
+from ..._core.context import SpanContext, ids_of
 from ..._core.errors import FormatError
-from ..._core.twin import MAX_LABEL_BYTES, SpanContext, ids_of
 from ...wire.b3 import MULTI, SINGLE
 from ...wire.cloudtrace import CLOUDTRACE
 from ...wire.datadog import DATADOG

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..._core.twin import ids_of
+from ..._core.context import ids_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..._core.twin import SpanContext
+    from ..._core.context import SpanContext
 
 __all__ = ["TITLES", "Word", "pairs", "words"]
 

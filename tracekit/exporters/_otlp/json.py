@@ -17,7 +17,8 @@ from ..._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..._core.twin import Span, SpanContext
+    from ..._core.context import SpanContext
+    from ..._core.span import Span
 
 __all__ = ["encode_spans_as_json"]
 

@@ -1,0 +1,201 @@
+"""Secrets in queries and headers. The lists are independent of the tables in the code that they test."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracekit.integrations._redaction import Redaction
+
+# Names of query parameters, in the spelling of real services.
+SECRETS = [
+    "access_key",
+    "access_token",
+    "accessToken",
+    "api_key",
+    "api-key",
+    "apikey",
+    "ApiKey",
+    "api%5Fkey",
+    "assertion",
+    "auth",
+    "auth_token",
+    "authkey",
+    "Authorization",
+    "AWSAccessKeyId",
+    "bearer",
+    "client_assertion",
+    "client_secret",
+    "clientSecret",
+    "code",
+    "CODE",
+    "code_verifier",
+    "csrf_token",
+    "db_password",
+    "id_token",
+    "jwt",
+    "key",
+    "%6Bey",
+    "license_key",
+    "new-password",
+    "otp",
+    "pass",
+    "passphrase",
+    "passwd",
+    "password",
+    "PHPSESSID",
+    "private_key",
+    "private-key",
+    "pwd",
+    "refresh_token",
+    "SAMLRequest",
+    "SAMLResponse",
+    "secret",
+    "secret_key",
+    "session",
+    "session_id",
+    "session-token",
+    "sessionid",
+    "sid",
+    "sig",
+    "s%69g",
+    "Signature",
+    "subscription-key",
+    "ticket",
+    "token",
+    "token%20",
+    "%20token",
+    "+token",
+    "token[]",
+    "token%5B%5D",
+    "user[password]",
+    "x[token]",
+    "x%5Btoken%5D",
+    "x[token][]",
+    "filter.token",
+    "to_ken",
+    "x-api-key",
+    "X-Amz-Credential",
+    "X-Amz-Security-Token",
+    "X-Amz-Signature",
+    "X-Goog-Credential",
+    "X-Goog-Signature",
+    "_csrf",
+]
+# Names of headers that hold secrets.
+HEADERS = ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key", "x-auth-token", "x-csrf-token"]
+PLAIN = [
+    "",
+    "accept",
+    "author",
+    "authors",
+    "bypass",
+    "color",
+    "compass",
+    "content-type",
+    "country_code",
+    "decode",
+    "design",
+    "host",
+    "keyboard",
+    "keys",
+    "keyword",
+    "max_tokens",
+    "monkey",
+    "page",
+    "passengers",
+    "q",
+    "sort_key",
+    "tokens",
+    "user-agent",
+    "x-request-id",
+    "zip_code",
+    "%ff",
+]
+
+
+@pytest.mark.parametrize("key", SECRETS)
+def test_the_value_of_a_secret_is_redacted(key):
+    assert Redaction().query(f"page=2&{key}=s3cr3t&x=1") == f"page=2&{key}=REDACTED&x=1"
+
+
+@pytest.mark.parametrize("key", PLAIN)
+def test_other_values_are_kept(key):
+    assert Redaction().query(f"{key}=1&b=2") == f"{key}=1&b=2"
+    assert not Redaction().is_secret(key)
+
+
+@pytest.mark.parametrize("name", [*HEADERS, *[name.upper() for name in HEADERS]])
+def test_a_header_that_holds_a_secret_is_detected(name):
+    assert Redaction().is_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("query", "redacted"),
+    [
+        ("", ""),
+        ("a", "a"),
+        ("token", "token"),
+        ("token=", "token="),
+        ("token=&a=1", "token=&a=1"),
+        ("sig&a=1", "sig&a=1"),
+        ("sig=s3cr3t=s3cr3t", "sig=REDACTED"),
+        ("sig=s3cr3t&sig=s3cr3t", "sig=REDACTED&sig=REDACTED"),
+        ("a=1;sig=s3cr3t;b=2", "a=1;sig=REDACTED;b=2"),
+        ("a=1&sig=s3cr3t;b=2&token=s3cr3t", "a=1&sig=REDACTED;b=2&token=REDACTED"),
+        ("&&=2&", "&&=2&"),
+        ("a=" + "x" * 2000, "a=" + "x" * 1022),
+        ("a" * 1022 + "&sig=s3cr3t", "a" * 1022 + "&s"),
+        ("x" * 300 + "_token=s3cr3t", "x" * 300 + "_token=REDACTED"),
+    ],
+)
+def test_a_query_keeps_its_form(query, redacted):
+    redaction = Redaction()
+    for _ in range(2):  # the second time, its keys are cached
+        assert redaction.query(query) == redacted
+
+
+def test_names_can_be_added():
+    redaction = Redaction(["ssn", "X-Tenant_Pin"])
+    assert redaction.query("SSN=1&x%2Dtenant-pin=2&user[ssn]=3&token=4&session=5") == (
+        "SSN=REDACTED&x%2Dtenant-pin=REDACTED&user[ssn]=REDACTED&token=REDACTED&session=REDACTED"
+    )
+    assert Redaction().query("ssn=1") == "ssn=1"
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        ("ssn", TypeError, "redact must be an iterable of names, not str"),
+        (b"ssn", TypeError, "redact must be an iterable of names, not bytes"),
+        (5, TypeError, "redact must be an iterable of names, not int"),
+        ([5], TypeError, "redact must hold str, not int"),
+        (["-_"], ValueError, "redact must hold names with letters or digits: '-_'"),
+    ],
+)
+def test_an_invalid_name_is_an_error(names, error, message):
+    with pytest.raises(error) as caught:
+        Redaction(names)
+    assert str(caught.value) == message
+
+
+def test_any_number_of_names_takes_bounded_memory():
+    redaction = Redaction()
+    for number in range(5_000):
+        assert redaction.query(f"k{number}=1") == f"k{number}=1"
+        assert redaction.query(f"k{number}token=1").endswith("=REDACTED")
+    assert len(redaction._known) <= 1024
+    redaction.query("x" * 1000 + "=1")
+    assert max(map(len, redaction._known)) <= 256
+
+
+@given(st.text(max_size=40), st.sampled_from(["&", ";"]), st.text("abcdef", min_size=1))
+def test_a_secret_is_redacted_after_any_text(before, separator, secret):
+    assert Redaction().query(f"{before}{separator}sig=<{secret}>").endswith(f"{separator}sig=REDACTED")
+
+
+@given(st.text(), st.text())
+def test_no_name_and_no_query_raises(name, query):
+    Redaction().is_secret(name)
+    Redaction().query(query)

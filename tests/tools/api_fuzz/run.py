@@ -1,0 +1,328 @@
+"""One run of the fuzz: calls chosen at random, made, logged and judged."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import importlib.machinery
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import tracekit
+import tracekit.testing
+
+from . import hostile
+from .values import Values, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+KEPT_CALLS = 50_000
+
+
+class Fault(AssertionError):
+    """Something happened that must not."""
+
+
+class Operation:
+    """What a run may do next: *function* of a group, chosen as often as *weight* says."""
+
+    def __init__(self, group: str, weight: int, function: Callable[[Fuzz], object]) -> None:
+        self.group = group
+        self.weight = weight
+        self.function = function
+
+
+OPERATIONS: list[Operation] = []
+
+
+def operation(group: str, weight: int) -> Callable[[Callable[[Fuzz], object]], Callable[[Fuzz], object]]:
+    """Make a function one of the operations."""
+
+    def register(function: Callable[[Fuzz], object]) -> Callable[[Fuzz], object]:
+        OPERATIONS.append(Operation(group, weight, function))
+        return function
+
+    return register
+
+
+def modules() -> dict[str, Any]:
+    """Return the modules of the package that are loaded, by name."""
+    return {name: module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] == "tracekit"}
+
+
+def compiled_modules() -> list[Any]:
+    """Return those that are machine code."""
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    return [module for module in modules().values() if (getattr(module, "__file__", None) or "").endswith(suffixes)]
+
+
+def is_ours(kind: type) -> bool:
+    """Tell whether *kind* is a class of the package's."""
+    return str(type.__getattribute__(kind, "__module__")).partition(".")[0] == "tracekit"
+
+
+def find(name: str) -> Any:
+    """Return what the package has under *name*, in whichever of its modules."""
+    for module in modules().values():
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise LookupError(f"no module of tracekit has {name}")
+
+
+class Log:
+    """The calls of one process in a file, each written before it is made; the last ``KEPT_CALLS`` at most."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        self._lines = 0
+
+    def write(self, line: str) -> None:
+        """Write *line* at once, past all buffers, which a crash would take along."""
+        if self._lines == KEPT_CALLS:
+            os.ftruncate(self._file, 0)
+            self._lines = 0
+        self._lines += 1
+        os.write(self._file, line.encode("utf-8", "backslashreplace") + b"\n")
+
+
+class Fuzz(Values):
+    """A run: what there is, and the random numbers that decide what is done with it."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        log: Log | None = None,
+        only: Collection[str] | None = None,
+        without: Collection[str] = (),
+        keep_going: bool = False,
+    ) -> None:
+        super().__init__(random.Random(seed), hostile.Mischief(random.Random(seed + 1), self.again, self.read))
+        # When the collector runs, and what finalisers do then, must not change what is called in between.
+        self.idle_rng = random.Random(seed + 2)
+        self.seed = seed
+        self.log = log
+        self.keep_going = keep_going
+        self.faults: Counter[str] = Counter()
+        self.operations = 0
+        self.depth = 0  # of calls inside calls
+        self.budget = 0  # how many methods of hostile objects may still misbehave
+        self.recent: list[str] = []
+        self.failed: list[tuple[str, BaseException | None]] = []  # where nobody could catch it
+        chosen = [one for one in OPERATIONS if (only is None or one.group in only) and one.group not in without]
+        self.functions = [one.function for one in chosen]
+        self.weights = [one.weight for one in chosen]
+        # What a hostile method and the body of a task or generator may do.
+        self.reentrant = [one.function for one in chosen if one.group in ("scopes", "spans", "carriers")]
+
+    def call(self, what: str, function: Callable[..., Any], *args: Any, allow: Any = (), **kwargs: Any) -> Any:
+        """Call *function* and return its result, or None if it raises what it may, or one of *allow*.
+
+        Hostile objects misbehave inside of this, and nowhere else.
+        """
+        outer, self.mischief.left = self.mischief.left, 0
+        named = "".join([f", {name}={shown(value)}" for name, value in kwargs.items()])
+        line = f"{self.operations} {'  ' * self.depth}{what}({', '.join(map(shown, args))}{named})"
+        self.recent = [*self.recent[-20:], line]
+        if self.log is not None:
+            self.log.write(line)
+        self.depth += 1
+        self.mischief.left = outer if self.depth > 1 else self.budget
+        try:
+            return function(*args, **kwargs)
+        except Fault:
+            raise
+        except BaseException as error:
+            left, self.mischief.left = self.mischief.left, 0
+            if not is_documented(error) and (isinstance(error, SystemError) or not isinstance(error, allow)):
+                self.fault(what, error)
+            self.mischief.left = left
+            return None
+        finally:
+            self.depth -= 1
+            if self.depth == 0:
+                self.budget, self.mischief.left = self.mischief.left, 0
+
+    def fault(self, what: str, error: BaseException | str, details: str = "") -> None:
+        """Raise a ``Fault``; where the run keeps going, count it, and print the first of its kind."""
+        trace = details if isinstance(error, str) else "".join(traceback.format_exception(error, limit=-12))
+        told = error if isinstance(error, str) else f"{type(error).__name__}: {str(error)[:100]}"
+        summary = f"{what}: {told}"
+        report = "\n  ".join([f"seed {self.seed}, operation {self.operations}: {summary}", *self.recent[-8:]])
+        if not self.keep_going:
+            raise Fault(f"{report}\n{trace}")
+        self.faults[summary] += 1
+        if self.faults[summary] == 1:
+            print(f"{report}\n{trace}", flush=True)
+
+    # ---- the run
+
+    def run(self, operations: int | None, seconds: float | None) -> None:
+        """Do so many *operations*, or go on for *seconds*; then check that every span is accounted for."""
+        tracekit.configure(environ={})
+        gc.collect()
+        gc.freeze()  # what is here already need not be looked through again and again
+        open_before = tracekit.statistics().open
+        handlers = sys.unraisablehook, threading.excepthook
+        threshold = gc.get_threshold()
+        sys.unraisablehook = lambda args: self.failed.append((f"finaliser {shown(args.object)}", args.exc_value))
+        threading.excepthook = lambda args: self.failed.append((f"thread {args.thread}", args.exc_value))
+        hostile.use(self.mischief)
+        gc.set_threshold(self.rng.choice([1, 7, 50, 700]), 2, 2)
+        gc.callbacks.append(self._collecting)
+        deadline = float("inf") if seconds is None else time.monotonic() + seconds
+        try:
+            contextvars.Context().run(self._loop, operations, deadline)
+        finally:
+            gc.callbacks.remove(self._collecting)
+            hostile.use(None)
+            sys.unraisablehook, threading.excepthook = handlers
+            gc.set_threshold(*threshold)
+            gc.unfreeze()
+        self.finish(open_before)
+
+    def _loop(self, operations: int | None, deadline: float) -> None:
+        tracekit.configure(exporter=tracekit.testing.MemoryExporter(), environ={})
+        while operations is None or self.operations < operations:
+            if self.operations % 16 == 0 and time.monotonic() >= deadline:
+                return
+            self.operations += 1
+            self.budget = self.rng.choice([0, 0, 1, 2, 3, 10])
+            (function,) = self.rng.choices(self.functions, self.weights)
+            function(self)
+            self.mischief.containers.clear()
+            while self.failed:
+                where, error = self.failed.pop()
+                # At the end of the stack, what the collector calls has none left either.
+                if not is_documented(error) and not isinstance(error, RecursionError):
+                    self.fault(where, error or "failed")
+            if self.operations % 2000 == 0:
+                self.check()
+
+    def again(self) -> None:
+        """Call tracekit from a method that tracekit has called."""
+        if self.depth < 4 and self.reentrant:
+            left, self.mischief.left = self.mischief.left, 0
+            function = self.rng.choice(self.reentrant)
+            self.mischief.left = left
+            function(self)
+
+    def read(self) -> None:
+        """Call tracekit from a finaliser or the collector: no scope is opened, no random number of the run is used."""
+        rng = self.idle_rng
+        match rng.randrange(9):
+            case 0:
+                tracekit.current_span()
+            case 1:
+                tracekit.current_context()
+            case 2:
+                tracekit.inject({})
+            case 3:
+                tracekit.span("of a finaliser")
+            case 4:
+                tracekit.span("of a finaliser").end()
+            case 5:
+                tracekit.capture()
+            case 6:
+                tracekit.current_labels()
+            case 7 | 8 if self.spans:
+                span = self.spans[-1]
+                for _ in range(rng.choice([1, 60])):
+                    span.set_attribute(f"of a finaliser {rng.randrange(200)}", 1)
+                    span.add_event("of a finaliser")
+                    span.add_link(span)
+
+    def _collecting(self, phase: str, info: Any) -> None:
+        if threading.get_ident() == self.mischief.thread and self.idle_rng.random() < 0.3:
+            self.read()
+
+    def check(self) -> Any:
+        """Check that ``statistics()`` adds up, and return it."""
+        tracekit.flush(20)
+        try:
+            counts = tracekit.statistics()
+        except Exception as error:
+            return self.fault("statistics", error)
+        ended = counts.exported + counts.queued + counts.dropped + counts.failed + counts.unsampled
+        if counts.started != counts.ended + counts.open or counts.ended != ended or min(counts) < 0:
+            self.fault("statistics", "does not add up", str(counts))
+        return counts
+
+    def finish(self, open_before: int) -> None:
+        """Let go of everything: then no span may be open but those that were so before."""
+        self.mischief.containers.clear()
+        for pool in self.pools:
+            pool.clear()
+        tracekit.configure(environ={})  # and what an exporter holds
+        gc.collect()
+        counts = self.check()
+        if counts is not None and counts.open != open_before:
+            self.fault("statistics", f"{counts.open - open_before} spans are open of which nothing is left")
+
+    # ---- places
+
+    def somewhere(self, function: Callable[[], Any]) -> Any:
+        """Call *function* here, in the Context of another task, or in a thread."""
+        dice = self.rng.random()
+        context = self.pick(self.contexts)
+        if dice >= 0.995:
+            return self.in_thread(function)
+        if dice < 0.5 or context is None:
+            return function()
+        entered = False
+
+        def run() -> Any:
+            nonlocal entered
+            entered = True
+            return function()
+
+        try:
+            return context.run(run)
+        except RuntimeError:
+            if entered:
+                raise
+            return function()  # that task is running already
+
+    def in_thread(self, function: Callable[[], Any], stack: int = 0) -> Any:
+        """Call *function* in a thread, alone, and wait for it; *stack* is that thread's stack in octets."""
+        result: list[Any] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            self.mischief.thread = threading.get_ident()
+            try:
+                result.append(function())
+            except BaseException as error:
+                errors.append(error)
+
+        here = self.mischief.thread
+        before = threading.stack_size(stack)
+        thread = threading.Thread(target=run)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(before)
+        thread.join()
+        self.mischief.thread = here
+        if errors:
+            raise errors.pop()
+        return result.pop()
+
+
+def is_documented(error: BaseException | None) -> bool:
+    """Tell whether a call may raise *error*, whatever it was given."""
+    if isinstance(error, SystemError):
+        return False
+    if isinstance(error, RuntimeError) and "a scope opens once" in str(error):
+        return True
+    if isinstance(error, OverflowError) and "index-sized integer" in str(error):
+        return True  # a length that no container has, of which Python says so
+    return isinstance(error, (TypeError, ValueError)) or hostile.is_hostile(error)

@@ -1,0 +1,84 @@
+"""``extract()`` and ``inject()``: between a carrier and a context, in the formats in use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._core.context import SpanContext
+from ._core.errors import FormatError
+from ._core.span import Span
+from .cython import compiled
+
+if not compiled:
+    from ._core.scopes import effective, innermost
+    from .wire.w3c import _write_both, read_w3c
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._core.codecs import Sieve
+
+__all__ = ["extract", "inject", "set_formats"]
+
+C = TypeVar("C")
+
+_sieve: Sieve | None = None
+_read: Callable[[Any], SpanContext | None] | None = None  # None: W3C's, without a detour
+_write: Callable[[SpanContext, Any], None] | None = None
+
+
+def set_formats(
+    sieve: Sieve | None = None,
+    read: Callable[[Any], SpanContext | None] | None = None,
+    write: Callable[[SpanContext, Any], None] | None = None,
+) -> None:
+    """Have ``extract()`` call *read*, and ``inject()`` call *write*; without arguments, W3C's.
+
+    *read* gets the fields that *sieve* finds in the carrier, or, without one, the carrier.
+    """
+    global _sieve, _read, _write
+    _sieve, _read, _write = sieve, read, write
+
+
+def extract(carrier: Any) -> SpanContext | None:
+    """Return the context that *carrier* holds in any of the configured formats, or None: a new trace.
+
+    *carrier* is a mapping, or an iterable of ``(name, value)`` pairs, of str or bytes. Malformed fields
+    count as absent. The first format with ids wins, labels are added up. A context without
+    ids (``is_valid`` False) has labels or a decision only; a span opened under it is a root that keeps them.
+    """
+    if type(carrier) is not dict and type(carrier) is not list and not hasattr(carrier, "items"):
+        if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
+            raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
+        carrier = list(carrier)  # every format reads it from the start
+    if _read is None:
+        return read_w3c(carrier)
+    if _sieve is not None:
+        carrier = _sieve.sift(carrier)
+        if carrier is None:
+            return None
+    try:
+        return _read(carrier)
+    except FormatError:
+        return None
+
+
+def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
+    """Write *context*, or what is current, into *carrier* in every configured format, and return *carrier*.
+
+    *carrier* is a mutable mapping or a list of pairs. Where nothing is current it stays as it is.
+    """
+    if context is None:
+        scope = innermost()
+        context = None if scope is None else effective(scope)
+        if context is None:
+            return carrier
+    elif isinstance(context, Span):
+        context = context.context
+    elif not isinstance(context, SpanContext):
+        raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
+    if _write is None:
+        _write_both(context, carrier)
+    else:
+        _write(context, carrier)
+    return carrier

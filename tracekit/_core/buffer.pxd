@@ -1,0 +1,21 @@
+from libc.stdint cimport int64_t, uint32_t
+
+cimport cython
+
+
+@cython.final
+cdef class Buffer:
+    cdef public Py_ssize_t capacity
+    cdef public bint is_open, is_asleep
+    cdef public object wake
+    cdef list _spans
+    cdef readonly int64_t started, ended, dropped, unsampled
+
+    cdef object start(self)
+    cpdef object end(self, object span, bint is_recorded)
+    cpdef reset(self)
+
+
+cdef Buffer _buffer
+cdef inline Buffer the_buffer():
+    return _buffer

@@ -1,0 +1,83 @@
+"""The buffer in which finished spans wait for the pipeline's thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ..cython import cclass, compiled, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Buffer", "buffer"]
+
+
+@final
+@cclass
+class Buffer:
+    """Finished spans that wait for export: bounded, and counted from start to drain.
+
+    ``wake`` is called, without arguments, when a span arrives while ``is_asleep``, which that ends, and when
+    the buffer is half full.
+    """
+
+    if not compiled:
+        __slots__ = ("_spans", "capacity", "dropped", "ended", "is_asleep", "is_open", "started", "unsampled", "wake")
+
+    def __init__(self) -> None:
+        self.capacity = 16384
+        self.is_open = False
+        self.wake: Callable[[], object] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Drop every span and every count."""
+        self._spans: Any = [] if compiled else deque()
+        self.is_asleep = True
+        self.started = self.ended = self.dropped = self.unsampled = 0
+
+    def start(self) -> None:
+        """Count a span that has started."""
+        self.started += 1
+
+    def end(self, span: Any, is_recorded: bool) -> None:
+        """Count *span*, which has ended, and keep it if it was recorded and there is room."""
+        self.ended += 1
+        if not is_recorded:
+            self.unsampled += 1
+            return
+        count = len(self._spans)
+        if count >= self.capacity or not self.is_open:
+            self.dropped += 1
+            return
+        self._spans.append(span)
+        if (self.is_asleep or count == self.capacity >> 1) and self.wake is not None:
+            self.is_asleep = False
+            self.wake()
+
+    def lose(self, count: int) -> None:
+        """Count *count* recorded spans that were lost in another process."""
+        self.started += count
+        self.ended += count
+        self.dropped += count
+
+    def drain(self) -> list[Any]:
+        """Take out every span."""
+        if not compiled:
+            # Not by a new deque: another thread may be between reading this one and appending to it.
+            return [self._spans.popleft() for _ in range(len(self._spans))]
+        spans: list[Any] = self._spans
+        self._spans = []
+        return spans
+
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Return started, ended, dropped, unsampled and waiting, of one moment."""
+        return self.started, self.ended, self.dropped, self.unsampled, len(self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+
+_buffer = Buffer()
+buffer = _buffer

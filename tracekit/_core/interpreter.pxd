@@ -1,0 +1,172 @@
+# The C form of interpreter.py, inlined where it is used. A borrowed pointer does not keep its object alive.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef TRACEKIT_INTERPRETER
+    #define TRACEKIT_INTERPRETER
+    #if defined(_WIN32)
+    #include <windows.h>
+    static int64_t tk_monotonic_ns(void) {
+        static LARGE_INTEGER frequency;
+        LARGE_INTEGER now;
+        if (!frequency.QuadPart) QueryPerformanceFrequency(&frequency);
+        QueryPerformanceCounter(&now);
+        return (int64_t)(now.QuadPart / frequency.QuadPart) * 1000000000
+             + (int64_t)(now.QuadPart % frequency.QuadPart) * 1000000000 / frequency.QuadPart;
+    }
+    #else
+    #include <time.h>
+    static inline int64_t tk_monotonic_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    #endif
+
+    static inline PyObject *tk_running_context(void) {
+        return PyThreadState_Get()->context;  /* borrowed; NULL before a thread's first ContextVar */
+    }
+
+    #if PY_VERSION_HEX < 0x030C0000
+    /* CPython 3.11 may collect garbage inside PyContextVar_Set(), and a finalizer that sets a variable then frees the
+       mapping that the interrupted set is reading. Later versions collect between bytecodes only. */
+    #define Py_BUILD_CORE 1
+    #undef _PyGC_FINALIZED
+    #include "internal/pycore_interp.h"
+    #undef Py_BUILD_CORE
+    static inline int tk_is_collecting(void) { return PyThreadState_Get()->interp->gc.collecting; }
+    static inline PyObject *tk_set(PyObject *var, PyObject *value) {
+        struct _gc_runtime_state *gc = &PyThreadState_Get()->interp->gc;
+        int enabled = gc->enabled;
+        PyObject *token;
+        gc->enabled = 0;
+        token = PyContextVar_Set(var, value);
+        gc->enabled = enabled;
+        return token;
+    }
+    #else
+    #define tk_is_collecting() 0
+    #define tk_set PyContextVar_Set
+    #endif
+
+    static inline int tk_put(PyObject *var, PyObject *value) {
+        PyObject *token = tk_set(var, value);
+        if (token == NULL) return -1;
+        Py_DECREF(token);
+        return 0;
+    }
+
+    static inline PyObject *tk_held(PyObject *var) {  /* new reference; None where nothing is */
+        PyObject *value = NULL;
+        if (PyContextVar_Get(var, NULL, &value) < 0) return NULL;
+        return value != NULL ? value : Py_NewRef(Py_None);
+    }
+
+    static inline int tk_refers_to(PyObject *ref, PyObject *target) {
+    #if PY_VERSION_HEX >= 0x030D0000
+        PyObject *got = NULL;
+        if (PyWeakref_GetRef(ref, &got) < 0) { PyErr_Clear(); return 0; }
+        Py_XDECREF(got);
+        return got != NULL && got == target;
+    #else
+        return PyWeakref_GetObject(ref) == target;
+    #endif
+    }
+
+    static inline PyObject *tk_referent(PyObject *ref) {  /* new reference, or None */
+    #if PY_VERSION_HEX >= 0x030D0000
+        PyObject *got = NULL;
+        if (PyWeakref_GetRef(ref, &got) < 0) PyErr_Clear();
+        return got ? got : Py_NewRef(Py_None);
+    #else
+        return Py_NewRef(PyWeakref_GetObject(ref));
+    #endif
+    }
+
+    /* An object made without the function that fills its fields would crash. */
+    static PyObject *tk_no_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        (void)args; (void)kwargs;
+        return PyErr_Format(
+            PyExc_TypeError, "%s objects are made by span(), use_span(), use_context() and use_labels()", type->tp_name
+        );
+    }
+    static inline void tk_forbid_new(PyObject *kind) { ((PyTypeObject *)kind)->tp_new = tk_no_new; }
+    #endif
+    """
+    int64_t tk_monotonic_ns() noexcept
+    PyObject* tk_running_context() noexcept
+    bint tk_is_collecting() noexcept
+    int tk_put(object, object) except -1
+    object tk_held(object)
+    bint tk_refers_to(PyObject*, PyObject*) noexcept
+    object tk_referent(PyObject*)
+    void tk_forbid_new(object) noexcept
+
+cdef extern from "Python.h":
+    object PyWeakref_NewRef(object target, object callback)
+    Py_ssize_t Py_REFCNT(object) noexcept
+
+cdef enum:
+    SAMPLED = 0x01
+    RANDOM = 0x02
+    DEFERRED = 0x100
+
+
+cdef inline int64_t monotonic_ns() noexcept:
+    return tk_monotonic_ns()
+
+
+cdef inline object held(object variable):
+    return tk_held(variable)
+
+
+cdef inline int put(object variable, object value) except -1:
+    return tk_put(variable, value)
+
+
+cdef inline bint is_collecting() noexcept:
+    return tk_is_collecting()
+
+
+cdef inline object here():
+    return PyWeakref_NewRef(<object>tk_running_context(), None)
+
+
+cdef inline bint is_here(object owner) noexcept:
+    cdef PyObject* context = tk_running_context()
+    return context != NULL and owner is not None and tk_refers_to(<PyObject*>owner, context)
+
+
+cdef inline bint is_gone(object owner) noexcept:
+    return owner is not None and tk_referent(<PyObject*>owner) is None
+
+
+cdef inline object weak(object target):
+    return PyWeakref_NewRef(target, None)
+
+
+cdef inline object referent(object ref):
+    return tk_referent(<PyObject*>ref)
+
+
+cdef inline PyObject* borrow(object target) noexcept:
+    return <PyObject*>target if target is not None else NULL
+
+
+cdef inline object lent(PyObject* borrowed):
+    return <object>borrowed if borrowed != NULL else None
+
+
+cdef inline bint is_lent(PyObject* borrowed, object target) noexcept:
+    return borrowed == <PyObject*>target
+
+
+cdef inline Py_ssize_t references(object target) noexcept:
+    return Py_REFCNT(target)
+
+
+cdef inline void forbid_new(object kind) noexcept:
+    tk_forbid_new(kind)

@@ -1,0 +1,129 @@
+"""What the core asks of the interpreter: the clock, the running Context, weak and borrowed references.
+
+``interpreter.pxd`` has the C form of each function; this is the Python form, for where nothing is compiled. The core
+imports one or the other, so that all above is written once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextvars import ContextVar, Token
+from time import monotonic_ns
+from typing import Any, Final, TypeVar
+
+__all__ = [
+    "DEFERRED",
+    "RANDOM",
+    "SAMPLED",
+    "borrow",
+    "exchange",
+    "forbid_new",
+    "held",
+    "here",
+    "is_collecting",
+    "is_gone",
+    "is_here",
+    "is_lent",
+    "lent",
+    "monotonic_ns",
+    "put",
+    "references",
+    "referent",
+    "weak",
+]
+
+T = TypeVar("T")
+
+# The W3C trace flags, and above their eight bits: no decision about sampling has been made.
+SAMPLED: Final = 0x01
+RANDOM: Final = 0x02
+DEFERRED: Final = 0x100
+
+
+def held(variable: ContextVar[T]) -> T:
+    """Return what *variable* holds in the running Context."""
+    return variable.get()
+
+
+def put(variable: ContextVar[T], value: T) -> None:
+    """Set *variable* in the running Context; no Token is kept."""
+    variable.set(value)
+
+
+def exchange(variable: ContextVar[T], value: T) -> T:
+    """Set *variable* and return what it held, with no room between for a signal handler. In C nothing comes between."""
+    before: Any = variable.set(value).old_value
+    return before if before is not Token.MISSING else None  # type: ignore[return-value]
+
+
+def is_collecting() -> bool:
+    """Tell whether setting a ContextVar is unsafe, as inside CPython 3.11's garbage collector; only C can tell."""
+    return False
+
+
+# A Token of this variable tells its Context from every other, copies included: reset() fails elsewhere. It is a
+# variable of its own because a Token also holds the value before, which here is nothing.
+_here: ContextVar[None] = ContextVar("tracekit_here")
+
+
+class _Here:
+    """Proof of a Context; scopes opened in one Context may share it."""
+
+    __slots__ = ("token",)
+
+    def __init__(self) -> None:
+        self.token: Token[None] = _here.set(None)
+
+
+def here() -> Any:
+    """Return a reference to the running Context; weak in C."""
+    return _Here()
+
+
+def is_here(owner: Any) -> bool:
+    """Tell whether *owner* refers to the running Context; None does not."""
+    if owner is None:
+        return False
+    try:
+        _here.reset(owner.token)
+    except (ValueError, RuntimeError):
+        return False
+    owner.token = _here.set(None)  # a Token works once
+    return True
+
+
+def is_gone(owner: Any) -> bool:
+    """Tell whether the Context that *owner* refers to was deallocated; here it cannot be, as a Token keeps it alive."""
+    return False
+
+
+weak = weakref.ref
+
+
+def referent(ref: weakref.ref[T]) -> T | None:
+    """Return what *ref* refers to, or None if it is gone."""
+    return ref()
+
+
+def borrow(target: T | None) -> weakref.ref[T] | None:
+    """Return a reference that does not keep *target* alive; in C a bare pointer, which its owner has to clear."""
+    return None if target is None else weakref.ref(target)
+
+
+def lent(borrowed: weakref.ref[T] | None) -> T | None:
+    """Return what was borrowed, or None."""
+    return None if borrowed is None else borrowed()
+
+
+def is_lent(borrowed: weakref.ref[T] | None, target: T) -> bool:
+    """Tell whether *borrowed* is *target*."""
+    return borrowed is not None and borrowed() is target
+
+
+def references(target: object) -> int:
+    """Return how many references there are to *target*; here always as if there were others."""
+    return 2
+
+
+def forbid_new(kind: type) -> None:
+    """Have ``kind.__new__`` raise, as C code would crash on an object whose fields were never filled."""

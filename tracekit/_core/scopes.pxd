@@ -1,0 +1,119 @@
+from libc.stdint cimport uint32_t
+
+cimport cython
+from cpython.object cimport PyObject
+
+from .context cimport SpanContext, generation, with_labels
+from .interpreter cimport (
+    borrow,
+    forbid_new,
+    held,
+    here,
+    is_collecting,
+    is_gone,
+    is_here,
+    is_lent,
+    lent,
+    put,
+    references,
+    referent,
+    weak,
+)
+
+cdef object _current
+cdef object _replaced, _closed_elsewhere
+cdef list _released
+cdef bint _is_releasing
+
+cdef enum:
+    SPAN = 0
+    CONTEXT = 1
+    LABELS = 2
+    LINKED = 3
+
+
+@cython.final
+cdef class Scope:
+    cdef int _kind
+    cdef uint32_t _generation
+    cdef bint _is_closed, _is_released
+    cdef object _span
+    cdef SpanContext _context
+    cdef object _labels
+    cdef object _settled
+    cdef Scope _prev, _base, _outer, _stand_in
+    cdef PyObject* _origin
+    cdef object _owner
+
+
+@cython.final
+cdef class Body:
+    cdef Scope _inside, _under, _held
+    cdef object _replaced
+
+
+@cython.locals(scope=Scope)
+cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
+
+
+@cython.locals(prev=Scope)
+cdef object open_scope(Scope scope)
+
+
+@cython.locals(base=SpanContext)
+cdef object _add_labels(Scope scope, Scope prev)
+
+
+@cython.locals(inner=Scope)
+cdef object close_scope(Scope scope)
+cdef object _forget_prev(Scope scope)
+cdef object _release(Scope scope)
+cdef object _deallocate(Scope scope)
+cdef bint _may_end(Scope scope) noexcept
+cdef object _release_chain(Scope scope)
+cdef Scope newest(Scope scope)
+cdef Scope newest_open(Scope scope)
+
+
+@cython.locals(scope=Scope)
+cdef bint _rebuild(Scope top, Scope closed) except -1
+
+
+@cython.locals(original=Scope, copy=Scope, root=Scope)
+cdef Scope _replace(list above, Scope prev)
+cdef object _stand_on_again(Scope scope, Scope prev)
+cdef SpanContext effective(Scope scope)
+cdef object held_span(Scope scope)
+cdef bint _is_here(Scope scope) noexcept
+cdef Scope _live(Scope scope)
+
+
+@cython.locals(copy=Scope)
+cdef Scope _live_below(Scope scope)
+
+
+@cython.locals(inner=Scope)
+cdef Scope innermost()
+
+
+@cython.locals(scope=Scope, below=Scope)
+cdef Scope _settle(Scope inner)
+cpdef SpanContext linked_context(Scope scope)
+
+
+@cython.locals(scope=Scope)
+cpdef object current_span()
+
+
+@cython.locals(scope=Scope)
+cpdef SpanContext current_context()
+
+
+@cython.locals(inner=Scope)
+cpdef Scope swap_scope(Scope scope)
+
+
+@cython.locals(scope=Scope, copy=Scope)
+cdef Scope _restored(Scope inner)
+cdef bint _stands_on(Scope scope, Scope under) noexcept
+cdef Scope _floor(Scope inside, Scope under)

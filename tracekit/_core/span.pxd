@@ -1,0 +1,76 @@
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+cimport cython
+
+from .buffer cimport Buffer, the_buffer
+from .context cimport SpanContext, generation
+from .interpreter cimport DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns
+from .scopes cimport SPAN, Scope, close_scope, effective, innermost, linked_context, make_scope, newest_open, open_scope
+from .tracer cimport Tracer
+
+cdef Tracer _tracer
+cdef Buffer _buffer
+cdef object _observer, _clock
+cdef int64_t _anchor
+cdef str _INTERNAL
+cdef tuple _NO_LINKS
+
+cdef enum:
+    UNSET = 0
+    OK = 1
+    ERROR = 2
+    CANCELLED = 3
+
+
+@cython.final
+cdef class Span:
+    cdef object __weakref__
+    cdef readonly SpanContext context
+    cdef readonly SpanContext parent
+    cdef Tracer _tracer
+    cdef PyObject* _scope
+    cdef str _name
+    cdef str _kind
+    cdef str _description
+    cdef dict _attributes
+    cdef list _events
+    cdef list _links
+    cdef int64_t _start, _stop, _distance
+    cdef uint32_t _generation
+    cdef uint8_t _status
+    cdef bint _is_recorded, _has_ended, _owns_context
+    cdef readonly uint32_t dropped_attributes, dropped_events, dropped_links, truncated_values
+
+    @cython.locals(scope=Scope)
+    cdef object _leave(self)
+    cpdef object _drop_scope(self, Scope scope)
+    cpdef object _move_scope(self, Scope scope, Scope copy)
+    cdef object _end(self, object end_ns)
+    cdef object _late(self, str method)
+    cdef int64_t _now(self) except? -1
+
+    @cython.locals(attributes=dict, kind=type)
+    cdef object _put(self, str key, object value)
+    cdef object _put_all(self, object items)
+
+    @cython.locals(cleaned=dict)
+    cdef dict _clean(self, object items)
+
+
+@cython.locals(span=Span)
+cdef Span _new_span()
+cpdef object retrace(Span span, SpanContext context)
+
+
+@cython.locals(ghost=Span)
+cdef object _abandon(Span span)
+cdef int64_t _ns(object time_ns) except? -1
+cdef int64_t _distance_now() except? -1
+
+
+@cython.locals(self=Span, tracer=Tracer, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint)
+cdef Span _start(str name, str kind, object attributes, object items, tuple links, object parent, object start_ns)
+cdef object _items(object attributes)
+cdef tuple _link(object target)
+cdef int _index(tuple names, object name, str parameter) except -1

@@ -1,0 +1,145 @@
+"""``Tracer``: the settings that ``configure()`` made, and the sampling decision about a new trace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ..cython import cclass, compiled, final
+from .codecs import count_tracestate
+from .context import SpanContext
+from .records import DEFAULT_LIMITS, NO_ATTRIBUTES
+from .tracestate import make_state
+
+if not compiled:
+    from .context import from_words, new_span_id, new_trace_id
+    from .interpreter import DEFERRED, RANDOM, SAMPLED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol
+
+    from .records import Limits
+
+    class RootSampler(Protocol):
+        """Decides about a new trace; ``randomness`` has 56 bits."""
+
+        def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]: ...
+
+
+__all__ = ["Tracer"]
+
+_MASK56: Final = (1 << 56) - 1
+_DROP: Final = (False, None)
+_KEEP: Final = (True, None)
+
+
+@final
+@cclass
+class Tracer:
+    """The settings that ``configure()`` made, as ``span()`` reads them.
+
+    ``threshold`` is the 56-bit rejection threshold of consistent probability sampling: a new trace is
+    kept where the random 56 bits of its id are not below it; ``state`` is the tracestate of a kept root
+    (``ot=th:…``) or empty. ``sampler``, where there is one, decides instead.
+    """
+
+    if not compiled:
+        __slots__ = (
+            "limits",
+            "max_attributes",
+            "max_events",
+            "max_links",
+            "max_value",
+            "recording",
+            "resource",
+            "sampler",
+            "state",
+            "threshold",
+        )
+
+    def __init__(
+        self,
+        *,
+        recording: bool = False,
+        threshold: int = 0,
+        state: str = "",
+        sampler: RootSampler | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        resource: Mapping[str, Any] = NO_ATTRIBUTES,
+    ) -> None:
+        self.recording = recording
+        self.threshold = threshold
+        self.state = state
+        self.sampler = sampler
+        self.limits = limits
+        self.resource = resource
+        self.max_attributes = limits.attributes
+        self.max_events = limits.events
+        self.max_links = limits.links
+        self.max_value = limits.value_length
+
+    def root(self, base: SpanContext | None, name: str, kind: str, attributes: Mapping[str, Any] | None) -> SpanContext:
+        """Return the context of a new trace's first span; it keeps labels, a decision and a trace id of *base*."""
+        bits = RANDOM
+        if base is None:
+            high, low = new_trace_id()
+            keep, state = self._sample(low, None, name, kind, attributes)
+            return from_words(high, low, new_span_id(), bits | SAMPLED if keep else bits, state, None, False, None)
+        has_trace = (base._high | base._low) != 0
+        if has_trace:
+            high, low, bits = base._high, base._low, base._bits & RANDOM
+        else:
+            high, low = new_trace_id()
+        state = base._state
+        if not base._bits & DEFERRED:
+            bits |= base._bits & SAMPLED
+        else:
+            keep, state = self._sample(low, state, name, kind, attributes)
+            if keep:
+                bits |= SAMPLED
+            elif has_trace and not self.recording:
+                bits |= DEFERRED  # the trace is another process's, and nothing decides here
+        return from_words(high, low, new_span_id(), bits, state, base._labels, False, base._extra)
+
+    def child(self, base: SpanContext, name: str, kind: str, attributes: Mapping[str, Any] | None) -> SpanContext:
+        """Return the context of a new span in the trace of *base*, whose decision it follows if there is one."""
+        bits = base._bits & (SAMPLED | RANDOM)
+        state = base._state
+        if base._bits & DEFERRED:
+            keep, state = self._sample(base._low, state, name, kind, attributes)
+            bits = (base._bits & RANDOM) | (SAMPLED if keep else 0 if self.recording else DEFERRED)
+        return from_words(base._high, base._low, new_span_id(), bits, state, base._labels, False, base._extra)
+
+    def _sample(
+        self, low: int, state: str | None, name: str, kind: str, attributes: Mapping[str, Any] | None
+    ) -> tuple[bool, str | None]:
+        """Decide about a trace; return whether it is kept, and its tracestate from here on."""
+        if not self.recording:
+            return _DROP if state is None else (False, state)
+        randomness = low & _MASK56
+        if state is not None:
+            said = make_state(state).sampling()[1]
+            if said >= 0:
+                randomness = said
+        entry: str | None = None
+        if self.sampler is None:
+            keep = randomness >= self.threshold
+            if keep and self.state:
+                entry = self.state
+        else:
+            keep, entry = self._ask(randomness, name, kind, attributes)
+        if state is not None:
+            return keep, make_state(state).decided(entry or "") or None
+        return (keep, entry) if entry is not None else _KEEP if keep else _DROP
+
+    def _ask(
+        self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any] | None
+    ) -> tuple[bool, str | None]:
+        try:
+            answer, entry = self.sampler.sample(randomness, name, kind, attributes or NO_ATTRIBUTES)  # type: ignore[union-attr]
+            keep = bool(answer)
+            if keep and entry and count_tracestate(entry) > 0:
+                return True, entry
+        except Exception:  # a sampler of the program's must not break its request
+            return False, None
+        return keep, None

@@ -1,0 +1,64 @@
+# The functions and types of _speedups.pyx that other compiled modules call directly.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cimport cython
+
+cpdef uint64_t random_word() except 0
+cpdef uint64_t stretched_word() except 0
+cpdef str hex_text(uint64_t high, uint64_t low, int digits)
+cpdef bytes id_octets(uint64_t high, uint64_t low, uint64_t span)
+cpdef (uint64_t, uint64_t, uint64_t, int) split_traceparent(str text) noexcept
+cpdef str join_traceparent(uint64_t high, uint64_t low, uint64_t span, int flags)
+cpdef (uint64_t, uint64_t, uint64_t, int) split_b3(str text)
+cpdef str join_b3(uint64_t high, uint64_t low, uint64_t span, int decision)
+cpdef (uint64_t, uint64_t, uint64_t, int, int) split_binary(bytes octets) noexcept
+cpdef bytes join_binary(uint64_t high, uint64_t low, uint64_t span, int flags)
+cpdef object put(object carrier, str name, str text)
+cpdef int count_tracestate(str text) noexcept
+cpdef int check_baggage(str text) noexcept
+cpdef str strip_space(str text)
+
+
+cdef struct Name:
+    const uint8_t* chars
+    Py_ssize_t size
+    bint is_wsgi  # "_" stands for "-"
+
+
+@cython.final
+@cython.no_gc  # holds str only
+cdef class Sieve:
+    cdef tuple fields, prefixes
+    # The lengths, modulo 64, of the names that begin with a character: nearly all other headers are rejected by it.
+    cdef uint64_t[256] lengths
+
+    cpdef list collect(self, object carrier)
+    cdef Py_ssize_t index(self, object key, bint is_mapping, Name* name) noexcept
+
+
+@cython.final
+@cython.no_gc
+cdef class Octets:
+    cdef uint8_t* start
+    cdef Py_ssize_t size, room
+
+    cdef int need(self, Py_ssize_t count) except -1
+    cdef int grow(self, Py_ssize_t count) except -1
+    cdef void byte(self, uint8_t octet) noexcept
+    cdef void varint(self, uint64_t number) noexcept
+    cdef void fixed64(self, uint64_t number) noexcept
+    cdef void word(self, uint64_t number) noexcept
+    cdef int raw(self, uint8_t tag, const uint8_t* octets, Py_ssize_t size) except -1
+    cdef int text(self, uint8_t tag, str text) except -1
+    cdef int name(self, uint8_t tag, str text) except -1
+    cdef int number(self, uint8_t tag, uint64_t number) except -1
+    cdef int time(self, uint8_t tag, int64_t time_ns) except -1
+    cdef int flags(self, int tag, uint32_t flags) except -1
+    cdef int trace_id(self, uint8_t tag, uint64_t high, uint64_t low) except -1
+    cdef int span_id(self, uint8_t tag, uint64_t span) except -1
+    cdef Py_ssize_t open(self, uint8_t tag) except -1
+    cdef int close(self, Py_ssize_t begin) except -1
+    cdef int attributes(self, uint8_t tag, dict attributes) except -1
+    cdef int attribute(self, uint8_t tag, str key, object value) except -1
+    cdef int value(self, object value) except -1

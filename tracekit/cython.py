@@ -1,0 +1,33 @@
+"""Stand-ins for the names of Cython that compiled files use, so that the same files run uncompiled.
+
+Cython's compiler takes ``from .cython import compiled`` for an import of its own module and resolves it at compile
+time; Python imports this file. So Cython is no dependency at run time, and ``if not compiled:`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["cclass", "compiled", "final", "freelist", "no_gc"]
+
+T = TypeVar("T")
+
+compiled: Final = False
+
+
+def cclass(kind: T) -> T:
+    """Compile a class to an extension type, with the fields that the ``.pxd`` declares."""
+    return kind
+
+
+def no_gc(kind: T) -> T:
+    """Keep objects of a class away from the garbage collector: they are in no reference cycle."""
+    return kind
+
+
+def freelist(size: int) -> Callable[[T], T]:
+    """Keep up to *size* deallocated objects of a class for reuse."""
+    return lambda kind: kind

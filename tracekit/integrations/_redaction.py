@@ -1,0 +1,140 @@
+"""Redaction: detect names of secrets in queries and headers, and remove their values from queries.
+
+Names are compared in a normal form: percent-decoded, in lower case, letters and digits only. ``X-Api-Key``,
+``x_api_key``, ``apiKey``, ``api%5Fkey`` and ``apikey[]`` all end in ``apikey``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import unquote
+
+__all__ = ["MAX_TEXT", "REDACTED", "Redaction"]
+
+MAX_TEXT: Final = 1024  # characters kept of a query or a header
+REDACTED: Final = "REDACTED"
+
+# Whole names, in normal form: they are too short, or too common as a part of other words.
+_NAMES: Final = frozenset(
+    {
+        "code",
+        "cvc",
+        "cvv",
+        "hmac",
+        "key",
+        "otp",
+        "pass",
+        "pin",
+        "samlart",
+        "samlrequest",
+        "samlresponse",
+        "sid",
+        "sig",
+        "ticket",
+        "totp",
+    }
+)
+# Endings of a name, in normal form ...
+_ENDINGS: Final = (
+    "accesskey",
+    "accesskeyid",
+    "apikey",
+    "assertion",
+    "auth",
+    "authcode",
+    "authkey",
+    "authorization",
+    "authorizationcode",
+    "bearer",
+    "codeverifier",
+    "cookie",
+    "credential",
+    "credentials",
+    "csrf",
+    "encryptionkey",
+    "jwt",
+    "licensekey",
+    "masterkey",
+    "passcode",
+    "passphrase",
+    "passwd",
+    "password",
+    "privatekey",
+    "pwd",
+    "secret",
+    "secretkey",
+    "sessid",
+    "sessionid",
+    "sharedkey",
+    "signature",
+    "signingkey",
+    "storagekey",
+    "subscriptionkey",
+    "token",
+    "userpass",
+    "xsrf",
+)
+# ... and beginnings.
+_BEGINNINGS: Final = ("secret", "session")
+_MAX_KEY = 256  # characters of a name that are examined, from its end
+_MAX_KNOWN = 1024
+
+
+class Redaction:
+    """Detect names of secrets and redact queries; *names* adds to the names in this module.
+
+    Raises ``TypeError`` or ``ValueError`` for a name that is not a str, or has neither letters nor digits.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+            raise TypeError(f"redact must be an iterable of names, not {type(names).__name__}")
+        more = set()
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"redact must hold str, not {type(name).__name__}")
+            if not _normal(name):
+                raise ValueError(f"redact must hold names with letters or digits: {name[:64]!a}")
+            more.add(_normal(name))
+        self._names = _NAMES | more
+        self._known: dict[str, bool] = {}
+
+    def is_secret(self, name: str) -> bool:
+        """Return whether *name*, of a header or a query parameter, denotes a secret."""
+        known = self._known.get(name)
+        if known is None:
+            known = self._decide(name)
+            if len(name) <= _MAX_KEY:
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+                self._known[name] = known
+        return known
+
+    def query(self, query: str) -> str:
+        """Return *query*, given without its ``?``, cut to 1024 characters, with secret values as ``REDACTED``."""
+        if len(query) > MAX_TEXT:
+            query = query[:MAX_TEXT]
+        if ";" in query:  # a separator in HTML 4, appendix B.2.2
+            return ";".join(["&".join(map(self._pair, part.split("&"))) for part in query.split(";")])
+        known = self._known
+        for part in query.split("&"):
+            if known.get(part.partition("=")[0]) is not False:  # not known to be harmless
+                return "&".join(map(self._pair, query.split("&")))
+        return query
+
+    def _pair(self, pair: str) -> str:
+        key, _, value = pair.partition("=")
+        return f"{key}={REDACTED}" if value and self.is_secret(key) else pair
+
+    def _decide(self, name: str) -> bool:
+        name = unquote(name[-_MAX_KEY:])
+        # Parts count, too: "user[password]", "filter.token".
+        words = [_normal(name), *map(_normal, name.replace("[", ".").split("."))]
+        return any(
+            word in self._names or word.endswith(_ENDINGS) or word.startswith(_BEGINNINGS) for word in words if word
+        )
+
+
+def _normal(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
