@@ -220,14 +220,14 @@ def _add_labels(scope: Scope, prev: Scope | None) -> None:
 def close_scope(scope: Scope) -> None:
     """Close *scope* and put what it stands on back where it is current. Does nothing where it is closed already."""
     global _closed_elsewhere
+    if scope._is_closed and scope._stand_in is None:
+        return
+    scope._is_closed = True  # first: a signal handler that closes a scope under this one replaces open ones only
     if scope._stand_in is not None:
         close_scope(scope._stand_in)  # one step: it has none of its own
         if held(_current) is scope:  # inherited before it was replaced
             put(_current, _live(scope._prev))
         return
-    if scope._is_closed:
-        return
-    scope._is_closed = True
     inner = held(_current)
     if inner is scope:
         is_ordinary = _is_here(scope)

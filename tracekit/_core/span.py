@@ -424,6 +424,9 @@ class Span:
 
     def _leave(self) -> None:
         scope = lent(self._scope)
+        if not compiled:
+            while scope is None and lent(self._scope) is not None:  # a signal handler replaced it meanwhile
+                scope = lent(self._scope)
         if scope is None:
             self._scope = borrow(None)
             return
