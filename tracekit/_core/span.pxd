@@ -5,7 +5,7 @@ cimport cython
 
 from .buffer cimport Buffer, the_buffer
 from .context cimport SpanContext, generation
-from .interpreter cimport DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns
+from .interpreter cimport DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns, publish
 from .scopes cimport SPAN, Scope, close_scope, effective, innermost, linked_context, make_scope, newest_open, open_scope
 from .tracer cimport Tracer
 

@@ -19,7 +19,7 @@ from .tracer import Tracer
 
 if not compiled:
     from .context import generation
-    from .interpreter import DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns
+    from .interpreter import DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns, publish
     from .scopes import (
         SPAN,
         Scope,
@@ -797,3 +797,4 @@ def retrace(span: Span, context: SpanContext) -> None:
 
 
 forbid_new(Span)
+publish(Span, b"tracekit.Span")
