@@ -66,7 +66,7 @@ ONE_FORM = {
     "test_twins.py": _BOTH,
     "test_wire_twins.py": _BOTH,
 }
-# Files that ``make test-fast`` leaves out, and the reason.
+# Files that ``make test-fast`` leaves out, and the reason. It leaves out cases of the plain form, too.
 SLOW = dict.fromkeys(
     [
         "aio/test_to_process.py",
@@ -81,6 +81,7 @@ SLOW = dict.fromkeys(
         "test_demo.py",
         "test_environ.py",
         "test_examples.py",
+        "test_header.py",
         "test_processes.py",
         "test_pytest_plugin.py",
         "test_signals.py",
@@ -118,7 +119,8 @@ def pytest_collection_modifyitems(items):
         has_form = callspec is not None and any(isinstance(value, Form) for value in callspec.params.values())
         if has_form or _matches(path, ONE_FORM):
             item.add_marker("one_form")
-        if _matches(path, SLOW):
+        is_plain = has_form and FORMS["plain"] in callspec.params.values() and len(FORMS) > 1
+        if is_plain or _matches(path, SLOW):
             item.add_marker("slow")
 
 
