@@ -12,17 +12,25 @@ AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test lint bench guarantees interop w3c collector faults fuzz asan wheel clean
+.PHONY: demo test test-fast lint bench guarantees interop w3c collector faults fuzz asan wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
 
-# Both forms at the same time; the plain one's report is shown when the compiled one's is complete.
+# The tests of one pass, which are the same in both implementations (tests/conftest.py) or build and install.
+ONCE := one_form or packaging
+
+# Two processes at a time: beside the tests of one pass, all others, plain and then compiled. Those reports come last.
 test: $(VENV)/test $(AGENT)/ready
 	@mkdir -p .cache
-	@TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "not packaging" >.cache/plain.log 2>&1 & plain=$$!; \
-	$(BIN)/python -m pytest; compiled=$$?; \
-	wait $$plain; status=$$?; cat .cache/plain.log; exit $$((compiled || status))
+	@{ TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "not ($(ONCE))"; plain=$$?; \
+	$(BIN)/python -m pytest -m "not ($(ONCE))"; exit $$((plain || $$?)); } >.cache/test.log 2>&1 & other=$$!; \
+	$(BIN)/python -m pytest -m "$(ONCE)"; once=$$?; \
+	wait $$other; status=$$?; cat .cache/test.log; exit $$((once || status))
+
+# The compiled implementation, without servers, processes and the tests that take long: under a minute, for while one types.
+test-fast: $(VENV)/test
+	$(BIN)/python -m pytest -q -m "not slow and not packaging"
 
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
