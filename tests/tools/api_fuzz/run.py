@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+import importlib
 import importlib.machinery
 import os
 import random
@@ -12,9 +13,11 @@ import threading
 import time
 import traceback
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tracekit
+import tracekit.exporters.otlp  # loads the encoder
 import tracekit.testing
 
 from . import hostile
@@ -22,7 +25,6 @@ from .values import Values, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from pathlib import Path
 
 KEPT_CALLS = 50_000
 
@@ -59,9 +61,13 @@ def modules() -> dict[str, Any]:
 
 
 def compiled_modules() -> list[Any]:
-    """Return the loaded extension modules of the package."""
-    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
-    return [module for module in modules().values() if (getattr(module, "__file__", None) or "").endswith(suffixes)]
+    """Return the extension modules of the package; none in the plain form."""
+    if tracekit.IMPLEMENTATION == "plain":
+        return []
+    folder = Path(tracekit.__file__).parent
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]  # the one of this interpreter
+    paths = [path.relative_to(folder.parent).as_posix() for path in sorted(folder.rglob(f"*{suffix}"))]
+    return [importlib.import_module(path.removesuffix(suffix).replace("/", ".")) for path in paths]
 
 
 def is_ours(kind: type) -> bool:
