@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 COPY = ROOT / ".cache" / "asan"
 SANITIZERS = "-fsanitize=address,undefined"
 # -UNDEBUG enables the assertions in Python's headers.
-COMPILE = f"{SANITIZERS} -fno-sanitize-recover=undefined -O1 -g -fno-omit-frame-pointer -UNDEBUG -DCYTHON_USE_FREELISTS=0"
+COMPILE = (
+    f"{SANITIZERS} -fno-sanitize-recover=undefined -O1 -g -fno-omit-frame-pointer -UNDEBUG -DCYTHON_USE_FREELISTS=0"
+)
 # Freed memory is filled, so that an access by Python, which is not instrumented, goes wrong at once.
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:handle_segv=2:allocator_may_return_null=1:max_free_fill_size=4096:free_fill_byte=219",

@@ -177,10 +177,12 @@ def restore(fuzz: Fuzz) -> None:
 def extract(fuzz: Fuzz) -> None:
     carrier = fuzz.carrier()
     if fuzz.rng.random() < 0.8:
-        fuzz.keep(fuzz.remote, fuzz.call("extract", tracekit.extract, carrier))
+        found = fuzz.call("extract", tracekit.extract, carrier)
     else:
         format = fuzz.rng.choice(FORMATS)
-        fuzz.keep(fuzz.remote, fuzz.call(f"{format.name} read", format.read, carrier))
+        found = fuzz.call(f"{format.name} read", format.read, carrier)
+    if isinstance(found, tracekit.SpanContext):  # an odd format may return anything
+        fuzz.keep(fuzz.remote, found)
 
 
 @operation("carriers", 40)
@@ -224,6 +226,11 @@ def use_context(fuzz: Fuzz) -> None:
 # ---- public names
 
 
+def is_public(name: str) -> bool:
+    """Return whether *name* is public or special: private methods are cdef methods in the compiled form."""
+    return not name.startswith("_") or name.endswith("__")
+
+
 def keep_ours(fuzz: Fuzz, thing: Any) -> None:
     """Keep *thing* for calls of its methods if the package defines its class."""
     if is_ours(type(thing)):
@@ -242,7 +249,7 @@ def method_call(fuzz: Fuzz) -> None:
     thing = fuzz.pick(fuzz.rng.choice([fuzz.things, fuzz.remote, fuzz.spans]))
     if thing is None:
         return
-    names = [name for base in type(thing).__mro__ if is_ours(base) for name in vars(base)]
+    names = [name for base in type(thing).__mro__ if is_ours(base) for name in vars(base) if is_public(name)]
     if not names:
         return
     name = fuzz.rng.choice(names)
@@ -278,7 +285,7 @@ def bare(fuzz: Fuzz) -> None:
         keep_ours(fuzz, fuzz.call(function.__name__, function, thing, allow=Exception))
     fuzz.call("encode_spans", find("encode_spans"), [thing], allow=Exception)
     fuzz.keep(fuzz.spans, fuzz.call("span", tracekit.span, "a", parent=thing, allow=Exception))
-    for name in dir(kind):
+    for name in filter(is_public, dir(kind)):
         method = fuzz.call(f"{kind.__name__}.{name}", getattr, thing, name, allow=Exception)
         if callable(method) and name not in ("__class__", "__init_subclass__"):
             arguments = [fuzz.rng.choice([thing, fuzz.value()]) for _ in range(fuzz.rng.randrange(3))]

@@ -138,6 +138,11 @@ def is_hostile(error: BaseException | None) -> bool:
     return False
 
 
+def is_hostile_type(kind: type) -> bool:
+    """Return whether *kind* is one of the types below."""
+    return str(type.__getattribute__(kind, "__module__")) == __name__
+
+
 mischief: Mischief | None = None  # in use
 
 
@@ -173,7 +178,7 @@ def _hostile(name: str, base: type, *names: str) -> Any:
     """Return a subclass of *base* with hostile versions of its methods *names*."""
     wanted = " ".join([_COMMON, *names]).split()
     body = {method: _method(base, method) for method in wanted if hasattr(base, method) or method == "__del__"}
-    return type(name, (base,), body)
+    return type(name, (base,), {**body, "__module__": __name__})
 
 
 HostileStr = _hostile("HostileStr", str, _SIZED, _TEXT)
