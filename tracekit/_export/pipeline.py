@@ -1,7 +1,7 @@
 """The export pipeline: a bounded buffer, one daemon thread, one exporter. Every lost span is counted.
 
 A thread and not a task: it must serve asyncio, trio and plain threads alike. The program's side
-of it is ``Buffer.add``; nothing here runs in the program's path but ``wake``, once a batch.
+of it is ``Buffer.end``; nothing here runs in the program's path but ``wake``, once a batch.
 
 Signal handlers and finalisers may call ``statistics()``, ``flush()`` and ``shutdown()`` between any two steps of this
 module. So counts are immutable and replaced in one step, what only one may do is claimed by a lock that is never waited
