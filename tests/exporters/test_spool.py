@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import sqlite3
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
@@ -387,3 +388,70 @@ def test_a_file_that_is_not_a_spool_is_never_renamed(spool):
         assert spool.exists()
         spool.unlink()
     assert Outbox(spool).set_aside() is None
+
+
+# ---- the sending thread survives everything
+
+
+class Exits(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+@pytest.mark.parametrize("error", [SystemExit(), Exits(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+def test_the_sending_thread_survives_what_is_raised_in_it(error, collector, spool, monkeypatch):
+    monkeypatch.setattr(_sender, "_STORE_S", 0.001)
+    sender = exporter(collector, spool=spool)
+    take_one = sender._outbox.take
+    errors = iter([error])
+
+    def fail_once(*arguments, **options):
+        for one in errors:
+            raise one
+        return take_one(*arguments, **options)
+
+    monkeypatch.setattr(sender._outbox, "take", fail_once)
+    sender.export(made())
+    until(lambda: len(collector.spans) == 1)
+    sender.shutdown()
+
+
+def test_a_sending_thread_that_is_gone_is_started_again(collector, spool, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    sender = exporter(collector, spool=spool)
+    ended = threading.Event()
+    go_on = sender._sender._is_over
+
+    def end_once():
+        if not ended.is_set():
+            ended.set()
+            raise SystemExit
+        return go_on()
+
+    sender._sender._is_over = end_once
+    sender.export(made(1, "first"))
+    assert ended.wait(20)
+    until(lambda: not sender._sender._is_running.locked())
+    sender.export(made(1, "second"))
+    until(lambda: len(collector.spans) == 2)
+    ended.clear()
+    until(lambda: sender.flush(20))
+    sender.shutdown()
+
+
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e300, -1, float("-inf")])
+def test_a_flush_of_the_spool_waits_as_long_as_it_says(timeout_s, collector, spool):
+    sender = exporter(collector, spool=spool)
+    sender.export(made())
+    assert sender.flush(timeout_s) or timeout_s < 0
+    assert sender.flush(20)
+    sender.shutdown()
+
+
+def test_after_a_shutdown_a_flush_of_the_old_sender_does_not_wait(collector, spool):
+    sender = exporter(collector, spool=spool)
+    sender.export(made())
+    assert sender.flush(20)
+    old = sender._sender
+    sender.shutdown()
+    assert not old.flush(float("inf"))

@@ -23,6 +23,7 @@ from .._core.context import SpanContext
 from .._core.records import Account, Statistics
 from .._core.scopes import context_scope
 from .._core.span import check_clock
+from .exporter import account_of
 from .notices import Notices, log
 
 if TYPE_CHECKING:
@@ -63,13 +64,7 @@ class _Intake:
     def ask(self) -> Account:
         """Return the exporter's account, or the one before where it gives none that can be."""
         try:
-            account = getattr(self.exporter, "account", None)
-            if account is None:
-                return self._account
-            numbers = [int.__int__(operator.index(number)) for number in Account(*account())]
-            if min(numbers) < 0:
-                raise ValueError(f"must be 0 or more: {min(numbers)}")
-            return Account(*numbers)
+            return account_of(self.exporter)
         except BaseException as error:  # of the user's own
             self._notices.raised("account()", self.exporter, error)
             return self._account
