@@ -828,7 +828,7 @@ def test_what_is_lost_when_is_measured():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n| ") == 9
+    assert done.stdout.count("\n| ") == 16
 
 
 def test_a_spool_that_is_full_is_said_once(spool, caplog):

@@ -316,15 +316,13 @@ def test_a_damaged_spool_is_renamed_and_a_new_one_begun(spoil, collector, spool,
 def test_a_damage_that_only_the_sender_meets_is_found_too(collector, spool, monkeypatch):
     sender = exporter(collector, spool=spool)
     sender._outbox.ledger()
-    take_one = sender._outbox._take
     damages = iter([_errors.damaged(str(spool))])
 
-    def fail_once(*arguments):
+    def fail_once(_):
         for damage in damages:
             raise damage
-        return take_one(*arguments)
 
-    monkeypatch.setattr(sender._outbox, "_take", fail_once)
+    monkeypatch.setattr(sender._outbox._file, "check_disk", fail_once)  # in the transaction that takes a batch
     sender.start()
     until(lambda: spool.with_name("spool.db.damaged").exists())
     sender.export(made())
@@ -379,6 +377,32 @@ def test_of_several_that_find_a_spool_damaged_one_renames_it(spool):
     assert second.set_aside() == f"{spool}.damaged"
     first.close()
     second.close()
+
+
+def test_a_file_that_another_thread_has_begun_meanwhile_is_not_renamed(spool):
+    damaged(spool)
+    outbox = Outbox(spool)
+    close = outbox._file.close
+
+    def begin_anew():
+        with pytest.raises(StoreError):
+            outbox.ledger()
+        assert outbox.set_aside() is not None
+        put(outbox)
+
+    def close_late():
+        outbox._file.close = close
+        thread = threading.Thread(target=begin_anew)
+        thread.start()
+        thread.join(20)
+        close()
+
+    outbox._file.close = close_late
+    with pytest.raises(StoreError):
+        outbox.ledger()
+    outbox.set_aside()
+    assert outbox.ledger().put == 1
+    outbox.close()
 
 
 def test_a_file_that_is_not_a_spool_is_never_renamed(spool):
