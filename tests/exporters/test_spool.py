@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import shutil
 import sqlite3
 import threading
@@ -19,7 +20,7 @@ from tracekit.exporters._sqlite import errors as _errors
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.sqlite import StoreError
 
-from ..test_pipeline import Balance
+from ..test_pipeline import Balance, Exiting
 from .collector import Collector, refuse, take
 from .test_otlp import closed_port, exporter, lines, made, until
 from .test_outbox import adds_up, put, rows
@@ -440,19 +441,37 @@ def test_the_sending_thread_survives_what_is_raised_in_it(error, collector, spoo
     sender.shutdown()
 
 
+def test_a_log_handler_that_exits_does_not_end_the_sending_thread(spool):
+    handler = Exiting()
+    logger = logging.getLogger("tracekit")
+    logger.addHandler(handler)
+    try:
+        with Collector(refuse(503), refuse(400)) as collector:
+            sender = exporter(collector, spool=spool)
+            thread = sender._sender
+            for number in range(3):
+                sender.export(made(1, str(number)))
+            until(lambda: sender.ledger().waiting == 0)
+            assert thread._is_running.locked()
+            assert (sender.ledger().rejected, len(collector.spans)) == (1, 2)
+            sender.shutdown()
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_a_sending_thread_that_is_gone_is_started_again(collector, spool, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     sender = exporter(collector, spool=spool)
     ended = threading.Event()
-    go_on = sender._sender._is_over
+    turn = sender._sender._turn
 
     def end_once():
         if not ended.is_set():
             ended.set()
             raise SystemExit
-        return go_on()
+        return turn()
 
-    sender._sender._is_over = end_once
+    sender._sender._turn = end_once
     sender.export(made(1, "first"))
     assert ended.wait(20)
     until(lambda: not sender._sender._is_running.locked())
