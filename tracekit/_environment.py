@@ -34,6 +34,8 @@ _EXPORTERS = {
     "console": ("console", "ConsoleExporter"),
     "sqlite": ("sqlite", "SQLiteExporter"),
 }
+# Names of OpenTelemetry's own exporters, which fix the protocol, whatever OTEL_EXPORTER_OTLP_PROTOCOL says.
+_OTLP_PROTOCOLS = {"otlp_proto_http": "http/protobuf", "otlp_proto_grpc": "grpc"}
 _SAMPLERS = ("always_on", "always_off", "traceidratio")
 _HEX = frozenset("0123456789abcdefABCDEF")
 
@@ -47,6 +49,7 @@ class Environment:
         self._given = variables
         self._variables = os.environ if variables is None else variables
         self.wrong: dict[str, str] = {}
+        self.otlp_protocol: str | None = None  # as the name of the exporter says, once it was read
 
     def text(self, name: str) -> str:
         """Return the value of the variable *name*, or "" where it is unset, empty or blank."""
@@ -145,7 +148,7 @@ class Environment:
     def exporter_name(self) -> str:
         """Return ``otlp``, ``console``, ``sqlite`` or ``none``."""
         names = self._names("OTEL_TRACES_EXPORTER")
-        known = [name for name in names if name in _EXPORTERS or name == "none"]
+        known = [name for name in names if name in _EXPORTERS or name in _OTLP_PROTOCOLS or name == "none"]
         has_endpoint = self.text("OTEL_EXPORTER_OTLP_ENDPOINT") or self.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
         used = known[0] if known else "otlp" if has_endpoint else "none"
         rest = [name for name in names if name != used]
@@ -154,7 +157,8 @@ class Environment:
             self.wrong["OTEL_TRACES_EXPORTER"] = (
                 f"OTEL_TRACES_EXPORTER names {left_out}, but must be one of {', '.join(_EXPORTERS)}, none; {used} is used"
             )
-        return used
+        self.otlp_protocol = _OTLP_PROTOCOLS.get(used)
+        return used if self.otlp_protocol is None else "otlp"
 
     def exporter_type(self, name: str) -> Callable[..., Exporter] | None:
         """Return the factory of the exporter *name*, or None if it cannot be imported."""
@@ -181,7 +185,8 @@ class Environment:
             if name == "sqlite":
                 return make(self.sqlite_path())
             # OTLPExporter reads its own variables.
-            return make(environ=self._given) if name == "otlp" and self._given is not None else make()
+            options = {"environ": self._given, "protocol": self.otlp_protocol} if name == "otlp" else {}
+            return make(**{key: value for key, value in options.items() if value is not None})
         except Exception as error:
             self._failed(name, error)
             return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Protocol
+
+from .._core.records import Account
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._core.records import Account
     from .._core.span import Span
 
-__all__ = ["Exporter", "HoldingExporter"]
+__all__ = ["Exporter", "HoldingExporter", "account_of"]
 
 
 class Exporter(Protocol):
@@ -47,3 +49,14 @@ class HoldingExporter(Exporter, Protocol):
 
     def hurry(self) -> None:
         """Stop waiting for retries: the program ends. Called in any thread, while ``export`` may run; must not take time."""
+
+
+def account_of(exporter: Exporter) -> Account:
+    """Return the account that *exporter* gives, empty where it has none to give; raises if it is not of ints from 0 up."""
+    account = getattr(exporter, "account", None)
+    if account is None:
+        return Account()
+    numbers = [int.__int__(operator.index(number)) for number in Account(*account())]
+    if min(numbers) < 0:
+        raise ValueError(f"must be 0 or more: {min(numbers)}")
+    return Account(*numbers)

@@ -11,7 +11,10 @@ _CAUSES = 64
 
 
 class Notices:
-    """Report each cause once, and at most 64 of them; ``tracekit.statistics()`` counts on."""
+    """Report each cause once, and at most 64 of them; ``tracekit.statistics()`` counts on.
+
+    Used by the exporting threads, so nothing that a log handler raises comes back, not even ``SystemExit``.
+    """
 
     def __init__(self) -> None:
         self._reported: set[object] = set()
@@ -21,25 +24,21 @@ class Notices:
         if cause in self._reported or len(self._reported) >= _CAUSES:
             return
         self._reported.add(cause)
-        log(level, message, *arguments)
+        try:
+            log(level, message, *arguments)
+        except BaseException:
+            pass
 
     def lost(self, exporter: object, error: BaseException, count: int) -> None:
-        """Report that *exporter* raised *error*, which cost *count* spans. Nothing that a log handler raises comes back."""
+        """Report that *exporter* raised *error*, which cost *count* spans."""
         text = describe(error)
         message = "%s failed, %d spans lost: %s (said once per cause; tracekit.statistics() counts on)"
-        self._say_safely("error", text[:100], message, type(exporter).__name__, count, text)
+        self.say("error", text[:100], message, type(exporter).__name__, count, text)
 
     def raised(self, method: str, exporter: object, error: BaseException) -> None:
-        """Report that a *method* of *exporter* raised *error*, or returned what it may not, and is ignored."""
-        self._say_safely(
-            "error", method, "%s of %s is ignored: %s (said once)", method, type(exporter).__name__, describe(error)
-        )
-
-    def _say_safely(self, level: str, cause: object, message: str, *arguments: object) -> None:
-        try:
-            self.say(level, cause, message, *arguments)
-        except BaseException:  # of a log handler: even SystemExit must not end the thread that exports
-            pass
+        """Report that *method* of *exporter* raised *error*, or returned an invalid value, and is ignored."""
+        message = "%s of %s is ignored: %s (said once)"
+        self.say("error", method, message, method, type(exporter).__name__, describe(error))
 
 
 def describe(error: BaseException) -> str:

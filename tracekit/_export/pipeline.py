@@ -1,7 +1,7 @@
 """The export pipeline: a bounded buffer, one daemon thread, one exporter. Every lost span is counted.
 
 A thread and not a task: it must serve asyncio, trio and plain threads alike. The program's side
-of it is ``Buffer.add``; nothing here runs in the program's path but ``wake``, once a batch.
+of it is ``Buffer.end``; nothing here runs in the program's path but ``wake``, once a batch.
 
 Signal handlers and finalisers may call ``statistics()``, ``flush()`` and ``shutdown()`` between any two steps of this
 module. So counts are immutable and replaced in one step, what only one may do is claimed by a lock that is never waited
@@ -24,6 +24,7 @@ from .._core.context import SpanContext
 from .._core.records import Account, Statistics
 from .._core.scopes import context_scope
 from .._core.span import check_clock
+from .exporter import account_of
 from .notices import Notices, log
 
 if TYPE_CHECKING:
@@ -64,13 +65,7 @@ class _Intake:
     def ask(self) -> Account:
         """Return the exporter's account, or the one before where it gives none that can be."""
         try:
-            account = getattr(self.exporter, "account", None)
-            if account is None:
-                return self._account
-            numbers = [int.__int__(operator.index(number)) for number in Account(*account())]
-            if min(numbers) < 0:
-                raise ValueError(f"must be 0 or more: {min(numbers)}")
-            return Account(*numbers)
+            return account_of(self.exporter)
         except BaseException as error:  # of the user's own
             self._notices.raised("account()", self.exporter, error)
             return self._account

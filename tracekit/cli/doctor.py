@@ -113,7 +113,7 @@ def _configuration() -> list[Finding]:
     facts = [f"exporter {name}{path}"]
     wrong: list[str] = []
     if name == "otlp":
-        settings, wrong = otlp_settings()
+        settings, wrong = otlp_settings(protocol=environment.otlp_protocol)
         if "endpoint" in settings:
             facts.append(f"endpoint {without_secrets(settings['endpoint'])}")
         if "headers" in settings:
