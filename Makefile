@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard tracekit/_speedups*.p[yx][xi])
+# What is compiled: the codecs, and the Python files that have a .pxd.
+TYPES := $(wildcard tracekit/*.pxd tracekit/*/*.pxd)
+CODECS := $(wildcard tracekit/_speedups*.p[yx][xi])
+SOURCES := pyproject.toml setup.py $(CODECS) $(TYPES) $(wildcard $(TYPES:.pxd=.py))
 
 # Collectors that the tests send to, each with its own idea of what else it wants installed.
 AGENT := $(VENV)/agent
@@ -33,7 +36,7 @@ lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint tracekit/_speedups.pyx tracekit/_speedups_*.pxi
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint $(CODECS) $(TYPES)
 
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
@@ -64,7 +67,8 @@ wheel: $(VENV)/test
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info tracekit/_speedups.c tracekit/_speedups*.so
+	rm -rf $(VENV) .cache build dist *.egg-info
+	find tracekit \( -name '*.so' -o -name '*.pyd' -o -name '*.c' \) -delete
 
 # One stamp an extra: installing again rebuilds the extension where a source of it has changed.
 $(VENV)/demo $(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip

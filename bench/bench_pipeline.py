@@ -17,7 +17,7 @@ def bench_buffer_add_and_drain_1000(benchmark, twin):
 
     def fill_and_drain():
         for span in spans:
-            buffer.add(span)
+            buffer.end(span, True)
         return buffer.drain()
 
     try:

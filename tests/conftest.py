@@ -15,6 +15,7 @@ import pytest
 
 import tracekit
 from tracekit import _environment
+from tracekit._core import misuse
 from tracekit.testing import MemoryExporter
 
 from .tools.backends import BACKENDS
@@ -29,6 +30,10 @@ for name in [
     if name.startswith("OTEL_") or name in {"TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
 ]:
     del os.environ[name]
+
+# A wrong argument is a mistake of the tests, here and in their processes, unless a test is about that.
+os.environ["TRACEKIT_STRICT"] = "1"
+misuse.set_strict(True)
 
 
 # Files whose tests run in the compiled pass alone, by path, and the reason: what each tests has one source that is not

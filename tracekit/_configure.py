@@ -11,7 +11,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import _propagation
+from ._core import misuse
 from ._core.attributes import MISSING, clean
+from ._core.buffer import buffer
 from ._core.records import Limits, Statistics
 from ._core.scopes import current_context
 from ._core.span import after_fork, set_tracer
@@ -45,6 +47,7 @@ def configure(
     batch_size: int | None = None,
     export_interval_s: float | None = None,
     environ: Mapping[str, str] | None = None,
+    strict: bool | None = None,
 ) -> None:
     """Set up tracing for this process. Without it contexts propagate and nothing is recorded.
 
@@ -88,6 +91,10 @@ def configure(
         raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
     if environ is not None and not isinstance(environ, Mapping):
         raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
+    if strict is not None and not isinstance(strict, bool):
+        raise TypeError(f"strict must be bool, not {type(strict).__name__}")
+    if strict is not None:
+        misuse.set_strict(strict)
     from ._environment import Environment, say  # of no use to a program that only propagates
 
     environment = Environment(environ)
@@ -129,18 +136,43 @@ def statistics() -> Statistics:
     return _started().statistics()
 
 
+class _Instead:
+    """Takes spans for *exporter* in the place of *owner*, which still gives account and is still closed."""
+
+    def __init__(self, exporter: Exporter, owner: Exporter) -> None:
+        self.export = exporter.export
+        self.shutdown = owner.shutdown
+        for name in ("account", "hurry"):
+            if hasattr(owner, name):
+                setattr(self, name, getattr(owner, name))
+
+
 @contextlib.contextmanager
 def lend(exporter: Exporter) -> Iterator[None]:
     """Inside ``with``, record every trace for *exporter*; then go on as before."""
     before = _in_use
     lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
-    with _started().lend(exporter):
-        _use(lent)
-        try:
-            yield
-        finally:
-            if _in_use is lent:
-                _use(before)
+    pipeline = _started()
+    pipeline.flush(5.0)
+    owner = pipeline.exporter
+    used = exporter if owner is None else _Instead(exporter, owner)
+    if owner is None:
+        pipeline.use(used, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+    else:
+        pipeline.exporter = used
+    _use(lent)
+    try:
+        yield
+    finally:
+        if _in_use is lent:
+            _use(before)
+        pipeline.flush(5.0)
+        if pipeline.exporter is not used:
+            pass  # configure() was called meanwhile
+        elif owner is None:
+            pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+        else:
+            pipeline.exporter = owner
 
 
 def tracer_in_use() -> Tracer:
@@ -173,9 +205,12 @@ def _use(tracer: Tracer) -> None:
 
 
 def _seconds(timeout_s: float) -> float:
+    """Return *timeout_s* as a number of seconds that can be waited: 0 where it is negative, 31 years where it is infinite."""
     if not isinstance(timeout_s, int | float):
         raise TypeError(f"timeout_s must be a number, not {type(timeout_s).__name__}")
-    return timeout_s
+    if timeout_s != timeout_s:
+        raise ValueError("timeout_s must be a number: nan")
+    return float(min(max(0.0, timeout_s), 1e9))
 
 
 def _formats(formats: Sequence[Format]) -> Sequence[Format]:
@@ -225,7 +260,7 @@ def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
                 raise TypeError(f"resource must have str keys, not {type(key).__name__}")
             plain, _ = clean(value, Limits().value_length)
             if plain is not MISSING:
-                resource[key] = plain
+                resource[str.__str__(key)] = plain  # of a StrEnum, say: encoders take plain text only
     return MappingProxyType(resource)
 
 
@@ -235,10 +270,12 @@ def _started() -> Pipeline:
     if _pipeline is None:
         from ._export.pipeline import Pipeline
 
-        _pipeline = Pipeline()
-        atexit.register(shutdown)
-        _pipeline.finish_in_child()
-        _finish_before_celery()
+        made = Pipeline()
+        if _pipeline is None:  # else a signal handler or another thread has been here meanwhile
+            _pipeline = made
+            atexit.register(shutdown)
+            made.finish_in_child()
+            _finish_before_celery()
     return _pipeline
 
 

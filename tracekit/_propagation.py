@@ -1,4 +1,4 @@
-"""Several formats at once: what ``extract()`` and ``inject()`` of the twins call where more than W3C is configured."""
+"""Several formats at once: called by ``extract()`` and ``inject()`` if more than the W3C formats are configured."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _formats: Sequence[Format] = DEFAULT_FORMATS
 _sieve: Sieve | None = None
 
 _DEFERRED = 0x100
-# As OpenTelemetry spells them, where it does.
+# The names in OTEL_PROPAGATORS, as OpenTelemetry spells them where it has them.
 _NAMES = {
     "tracecontext": ("w3c", "TRACECONTEXT"),
     "baggage": ("w3c", "BAGGAGE"),
@@ -52,7 +52,7 @@ def formats() -> Sequence[Format]:
 
 
 def check_fields(format: Format) -> None:
-    """Raise TypeError or ValueError, with the format's name, where its fields or prefixes cannot be looked for."""
+    """Raise TypeError or ValueError, with the format's name, for invalid ``fields`` or ``prefixes``."""
     prefixes = getattr(format, "prefixes", ())
     try:
         for parameter, fields in (("fields", format.fields), ("prefixes", prefixes)):
@@ -70,10 +70,10 @@ def use_formats(formats: Sequence[Format]) -> None:
     _formats = formats
     if tuple(formats) == DEFAULT_FORMATS:
         _sieve = None
-        set_formats()  # the twins have these two in one
+        set_formats()  # extract() and inject() read and write these two themselves
     elif len(formats) == 1 and not getattr(formats[0], "prefixes", ()):
         _sieve = None
-        set_formats(None, formats[0].read, formats[0].write)  # there is nothing to add up
+        set_formats(None, formats[0].read, formats[0].write)  # no other format to combine it with
     else:
         _sieve = Sieve(
             [field for format in formats for field in format.fields],
@@ -83,8 +83,8 @@ def use_formats(formats: Sequence[Format]) -> None:
 
 
 def formats_named(names: str) -> tuple[list[Format], list[str]]:
-    """Return the formats that a value of ``OTEL_PROPAGATORS`` names, in its order, and the names that are unknown."""
-    import importlib  # only the modules that are named, and only where the environment names any
+    """Return the formats in a value of ``OTEL_PROPAGATORS``, in its order, and the unknown names in it."""
+    import importlib  # imports only the modules of the named formats
 
     found: list[Format] = []
     unknown = []
@@ -98,15 +98,15 @@ def formats_named(names: str) -> tuple[list[Format], list[str]]:
 
 
 def extract_all(carrier: Any) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
-    """Return the context that ``extract()`` does, and one for each other trace that a configured format names.
+    """Return the context that ``extract()`` returns, and a context for each other trace in the carrier.
 
-    For middleware, which adds the latter to the server span as links::
+    For middleware, which links the server span to the latter::
 
         parent, others = tracekit.extract_all(request.headers)
         with tracekit.span("request", kind="server", parent=parent or tracekit.ROOT, links=others):
             ...
 
-    Takes the same carriers as ``extract()``. With one format, or only W3C's, there are no others.
+    Accepts the same carriers as ``extract()``. Only several configured formats can name several traces.
     """
     if _sieve is None:
         return extract(carrier), ()
@@ -137,7 +137,7 @@ def _trace(context: SpanContext) -> int:
 
 
 def _merge(first: SpanContext, other: SpanContext) -> SpanContext:
-    """Return *first* with what *other*, of another format and of the same trace or of none, says besides."""
+    """Return *first* completed by *other*, from another format and of the same trace or without a trace id."""
     ids = other if ids_of(first) == (0, 0) or (other.is_valid and not first.is_valid) else first
     decided = other if first.deferred else first
     flags = (ids.flags & ~1) | (decided.flags & 1) | (_DEFERRED if decided.deferred else 0)
@@ -157,13 +157,13 @@ def _write(context: SpanContext, carrier: Any) -> None:
 
 
 def extract_environ(environ: Mapping[str, str]) -> SpanContext | None:
-    """Return the context that *environ* holds: ``TRACEPARENT`` and so on, the formats' fields in upper case."""
+    """Return the context in *environ*, in ``TRACEPARENT`` and the other variables of the formats, or None."""
     carrier = fields_of(environ, _formats)
     return extract(carrier) if carrier else None
 
 
 def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return a copy of *environ* that names what is current here; where nothing is, a plain copy."""
+    """Return a copy of *environ* with the current context, if there is one."""
     variables = dict(environ)
     carrier: dict[str, Any] = inject({})
     if carrier:

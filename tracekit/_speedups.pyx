@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_Next, PyDict_SetItem
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memmove
 
 import os as _os
@@ -28,5 +28,6 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
 
 include "_speedups_codecs.pxi"
+include "_speedups_carriers.pxi"
 include "_speedups_ids.pxi"
 include "_speedups_octets.pxi"

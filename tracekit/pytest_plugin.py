@@ -48,8 +48,10 @@ class _Running:
         self._exits = ExitStack()
         self._exits.callback(swap_scope, swap_scope(None))
         if _is_strict(item):
+            from ._core import misuse
             from ._testing.leaks import Watch
 
+            self._exits.callback(misuse.set_strict, misuse.set_strict(True))
             self.watch = self._exits.enter_context(Watch(str(item.config.rootpath)))
             self.record()
 

@@ -115,7 +115,7 @@ def test_a_request_that_is_too_large_is_halved_until_it_is_taken(small, has_spoo
 
 @pytest.mark.parametrize("has_spool", [False, True])
 def test_a_span_that_is_too_large_alone_is_counted_and_the_rest_is_taken(small, has_spool, tmp_path, caplog):
-    collector, answer, options = small
+    collector, _, options = small
     sizes = [300] * 100
     sizes[3] = sizes[70] = 30_000
     tracekit.configure(

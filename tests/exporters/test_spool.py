@@ -90,7 +90,7 @@ def test_a_batch_that_is_never_taken_is_tried_less_and_less_often_and_then_set_a
     while not sender.ledger().aside:
         sender.export(made(1))
         good += 1
-        until(lambda: len(collector.spans) == good)
+        until(lambda good=good: len(collector.spans) == good)
     assert sender.flush(20), "nothing waits any more"
     assert sender.ledger() == (3 + good, good, 0, 0, 0, 0, 3)
     assert adds_up(sender.ledger())
@@ -150,7 +150,7 @@ def test_a_flush_tries_every_batch_and_says_that_one_is_left(collector, spool, m
 def test_a_flush_while_the_collector_is_away_is_no_storm(spool):
     with Collector(*[refuse(503)] * 1000) as collector:
         sender = exporter(collector, spool=spool)
-        for number in range(50):
+        for _ in range(50):
             sender._outbox.put(b"x", spans=1, content_type="application/x-protobuf", content_encoding="")
         assert not sender.flush(20)
         assert len(collector.headers) <= 3 + 1

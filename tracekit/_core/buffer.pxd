@@ -12,7 +12,7 @@ cdef class Buffer:
     cdef readonly int64_t started, ended, dropped, unsampled
 
     cdef object start(self)
-    cdef object end(self, object span, bint is_recorded)
+    cpdef object end(self, object span, bint is_recorded)
     cpdef reset(self)
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 from . import IS_COMPILED
 
 if TYPE_CHECKING or not IS_COMPILED:
+    from .carriers_plain import Sieve, put
     from .codecs_plain import (
         MAX_LABEL_BYTES,
         MAX_LABELS,
         MAX_STATE_CHARS,
         MAX_STATE_MEMBERS,
-        Sieve,
         check_baggage,
         count_tracestate,
         escape_label,
@@ -24,7 +24,6 @@ if TYPE_CHECKING or not IS_COMPILED:
         make_members,
         parse_baggage,
         parse_hex,
-        put,
         strip_space,
         unescape_label,
         view_members,

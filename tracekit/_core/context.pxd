@@ -3,7 +3,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 cimport cython
 
 from .._speedups cimport hex_text, id_octets, random_word, stretched_word
-from .interpreter cimport DEFERRED, RANDOM, SAMPLED
+from .interpreter cimport DEFERRED, RANDOM, SAMPLED, publish
 
 cdef object _ids
 cdef uint32_t _generation
@@ -30,7 +30,9 @@ cdef class SpanContext:
 
 
 @cython.locals(context=SpanContext)
-cdef SpanContext from_words(uint64_t high, uint64_t low, uint64_t span, int bits, str state, object labels, bint remote, dict extra)
+cdef SpanContext from_words(
+    uint64_t high, uint64_t low, uint64_t span, int bits, str state, object labels, bint remote, dict extra
+)
 cdef object _ids_of(SpanContext context)
 cdef bint _are_equal(SpanContext one, SpanContext other)
 cdef SpanContext with_labels(SpanContext base, object labels)

@@ -1,4 +1,4 @@
-# The C form of interpreter.py, inlined where it is used. "Borrowed" pointers are objects that somebody else keeps alive.
+# The C form of interpreter.py, inlined where it is used. A borrowed pointer does not keep its object alive.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
@@ -89,8 +89,11 @@ cdef extern from *:
     /* An object made without the function that fills its fields would crash. */
     static PyObject *tk_no_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         (void)args; (void)kwargs;
-        return PyErr_Format(PyExc_TypeError, "%s objects are made by span(), use_span(), use_context() and use_labels()", type->tp_name);
+        return PyErr_Format(
+            PyExc_TypeError, "%s objects are made by span(), use_span(), use_context() and use_labels()", type->tp_name
+        );
     }
+    static inline void tk_publish(PyObject *kind, const char *name) { ((PyTypeObject *)kind)->tp_name = name; }
     static inline void tk_forbid_new(PyObject *kind) { ((PyTypeObject *)kind)->tp_new = tk_no_new; }
     #endif
     """
@@ -101,6 +104,7 @@ cdef extern from *:
     object tk_held(object)
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_referent(PyObject*)
+    void tk_publish(object, const char*) noexcept
     void tk_forbid_new(object) noexcept
 
 cdef extern from "Python.h":
@@ -168,3 +172,7 @@ cdef inline Py_ssize_t references(object target) noexcept:
 
 cdef inline void forbid_new(object kind) noexcept:
     tk_forbid_new(kind)
+
+
+cdef inline void publish(object kind, const char* name) noexcept:
+    tk_publish(kind, name)

@@ -54,10 +54,16 @@ cdef class Body:
 
 @cython.locals(scope=Scope)
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
+
+
 @cython.locals(prev=Scope)
 cdef object open_scope(Scope scope)
+
+
 @cython.locals(base=SpanContext)
 cdef object _add_labels(Scope scope, Scope prev)
+
+
 @cython.locals(inner=Scope)
 cdef object close_scope(Scope scope)
 cdef object _forget_prev(Scope scope)
@@ -67,8 +73,12 @@ cdef bint _may_end(Scope scope) noexcept
 cdef object _release_chain(Scope scope)
 cdef Scope newest(Scope scope)
 cdef Scope newest_open(Scope scope)
+
+
 @cython.locals(scope=Scope)
 cdef bint _rebuild(Scope top, Scope closed) except -1
+
+
 @cython.locals(original=Scope, copy=Scope, root=Scope)
 cdef Scope _replace(list above, Scope prev)
 cdef object _stand_on_again(Scope scope, Scope prev)
@@ -76,19 +86,33 @@ cdef SpanContext effective(Scope scope)
 cdef object held_span(Scope scope)
 cdef bint _is_here(Scope scope) noexcept
 cdef Scope _live(Scope scope)
+
+
 @cython.locals(copy=Scope)
 cdef Scope _live_below(Scope scope)
+
+
 @cython.locals(inner=Scope)
 cdef Scope innermost()
+
+
 @cython.locals(scope=Scope, below=Scope)
 cdef Scope _settle(Scope inner)
 cpdef SpanContext linked_context(Scope scope)
+
+
 @cython.locals(scope=Scope)
 cpdef object current_span()
+
+
 @cython.locals(scope=Scope)
 cpdef SpanContext current_context()
+
+
 @cython.locals(inner=Scope)
 cpdef Scope swap_scope(Scope scope)
+
+
 @cython.locals(scope=Scope, copy=Scope)
 cdef Scope _restored(Scope inner)
 cdef bint _stands_on(Scope scope, Scope under) noexcept

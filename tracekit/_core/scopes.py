@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..cython import cclass, compiled, final, freelist, no_gc
 from .context import SpanContext
+from .misuse import misused
 
 if not compiled:
     from .context import generation, with_labels
@@ -123,8 +124,9 @@ class Scope:
 
     def __enter__(self) -> Any:
         if self._owner is not None or self._is_closed:
-            raise RuntimeError("a scope opens once: call use_span(), use_context() or use_labels() again")
-        open_scope(self)
+            misused(RuntimeError("a scope opens once: call use_span(), use_context() or use_labels() again"))
+        else:
+            open_scope(self)
         if self._kind == SPAN:
             return held_span(self)
         return self._context if self._kind == CONTEXT else self._labels
@@ -209,7 +211,7 @@ def _add_labels(scope: Scope, prev: Scope | None) -> None:
     """Add the labels of *scope* to those that are in force in *prev*."""
     base = None if prev is None else effective(prev)
     if base is not None and base._labels is not None:
-        scope._labels = base._labels.merge(scope._labels)
+        scope._labels = base._labels.merge(scope._labels or {})
     scope._context = with_labels(base, scope._labels)
     scope._base = prev._base if prev is not None and prev._kind == LABELS else prev
     scope._settled = _closed_elsewhere
@@ -218,14 +220,14 @@ def _add_labels(scope: Scope, prev: Scope | None) -> None:
 def close_scope(scope: Scope) -> None:
     """Close *scope* and put what it stands on back where it is current. Does nothing where it is closed already."""
     global _closed_elsewhere
+    if scope._is_closed and scope._stand_in is None:
+        return
+    scope._is_closed = True  # first: a signal handler that closes a scope under this one replaces open ones only
     if scope._stand_in is not None:
         close_scope(scope._stand_in)  # one step: it has none of its own
         if held(_current) is scope:  # inherited before it was replaced
             put(_current, _live(scope._prev))
         return
-    if scope._is_closed:
-        return
-    scope._is_closed = True
     inner = held(_current)
     if inner is scope:
         is_ordinary = _is_here(scope)
@@ -474,11 +476,12 @@ def linked_context(scope: Scope | None) -> SpanContext | None:
 
 def swap_scope(scope: Scope | None) -> Scope | None:
     """Make *scope*, open or None, the value of the running Context, and return the one before."""
-    if not compiled:
-        before: Scope | None = exchange(_current, scope)
-        return before
-    inner = held(_current)
-    put(_current, scope)
+    inner: Scope | None
+    if compiled:
+        inner = held(_current)
+        put(_current, scope)
+    else:
+        inner = exchange(_current, scope)
     return inner
 
 

@@ -5,7 +5,7 @@ cimport cython
 
 from .buffer cimport Buffer, the_buffer
 from .context cimport SpanContext, generation
-from .interpreter cimport DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns
+from .interpreter cimport DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns, publish
 from .scopes cimport SPAN, Scope, close_scope, effective, innermost, linked_context, make_scope, newest_open, open_scope
 from .tracer cimport Tracer
 
@@ -49,9 +49,11 @@ cdef class Span:
     cdef object _end(self, object end_ns)
     cdef object _late(self, str method)
     cdef int64_t _now(self) except? -1
+
     @cython.locals(attributes=dict, kind=type)
     cdef object _put(self, str key, object value)
     cdef object _put_all(self, object items)
+
     @cython.locals(cleaned=dict)
     cdef dict _clean(self, object items)
 
@@ -59,12 +61,16 @@ cdef class Span:
 @cython.locals(span=Span)
 cdef Span _new_span()
 cpdef object retrace(Span span, SpanContext context)
+
+
 @cython.locals(ghost=Span)
 cdef object _abandon(Span span)
 cdef int64_t _ns(object time_ns) except? -1
 cdef int64_t _distance_now() except? -1
+
+
 @cython.locals(self=Span, tracer=Tracer, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint)
 cdef Span _start(str name, str kind, object attributes, object items, tuple links, object parent, object start_ns)
 cdef object _items(object attributes)
 cdef tuple _link(object target)
-cdef int _index(tuple names, object name, str parameter) except -1
+cdef int _index(tuple names, object name, str parameter) except -2

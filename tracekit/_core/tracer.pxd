@@ -21,7 +21,9 @@ cdef class Tracer:
 
     @cython.locals(bits=int, high=uint64_t, low=uint64_t, keep=bint, state=str)
     cdef SpanContext root(self, SpanContext base, str name, str kind, object attributes)
+
     @cython.locals(bits=int, keep=bint, state=str)
     cdef SpanContext child(self, SpanContext base, str name, str kind, object attributes)
+
     @cython.locals(randomness=uint64_t, keep=bint, entry=str)
     cdef tuple _sample(self, uint64_t low, str state, str name, str kind, object attributes)

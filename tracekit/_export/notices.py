@@ -24,10 +24,22 @@ class Notices:
         log(level, message, *arguments)
 
     def lost(self, exporter: object, error: BaseException, count: int) -> None:
-        """Report that *exporter* raised *error*, which cost *count* spans."""
+        """Report that *exporter* raised *error*, which cost *count* spans. Nothing that a log handler raises comes back."""
         text = describe(error)
         message = "%s failed, %d spans lost: %s (said once per cause; tracekit.statistics() counts on)"
-        self.say("error", text[:100], message, type(exporter).__name__, count, text)
+        self._say_safely("error", text[:100], message, type(exporter).__name__, count, text)
+
+    def raised(self, method: str, exporter: object, error: BaseException) -> None:
+        """Report that a *method* of *exporter* raised *error*, or returned what it may not, and is ignored."""
+        self._say_safely(
+            "error", method, "%s of %s is ignored: %s (said once)", method, type(exporter).__name__, describe(error)
+        )
+
+    def _say_safely(self, level: str, cause: object, message: str, *arguments: object) -> None:
+        try:
+            self.say(level, cause, message, *arguments)
+        except BaseException:  # of a log handler: even SystemExit must not end the thread that exports
+            pass
 
 
 def describe(error: BaseException) -> str:

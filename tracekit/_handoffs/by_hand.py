@@ -8,6 +8,8 @@ import types
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .._core.context import SpanContext
+from .._core.guard import type_name
+from .._core.misuse import misused
 from .._core.scopes import context_scope, current_context, current_scope, label_scope, linked_context, linked_scope
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def wrap(function: Callable[P, R], /) -> Callable[P, R]:
     wrapped, can be pickled if *function* can; in another process it continues the trace as a remote one.
     """
     if not callable(function):
-        raise TypeError(f"wrap takes a function, not {type(function).__name__}")
+        misused(TypeError(f"wrap takes a function, not {type_name(function)}"))
+        return function
     import inspect  # not at the top: it would double the cost of importing tracekit
 
     if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)):

@@ -1,10 +1,11 @@
-"""Wire formats: how a context is written to and read from a carrier.
+"""Wire formats: how a context is written to a carrier and read from it.
 
-A format is a module constant with ``fields``, a strict ``read`` and a ``write``. ``extract`` and
-``inject`` in ``tracekit`` put the configured ones together and are lenient. A format pickles as the constant that it
-is, so that worker processes use what their parent does. What a context has and a format could carry but for its value
-is left out, and counted in ``left_out`` of the formats to which that can happen. Of a field's octets past 16,448 the
-rest never reaches ``read``, which is to refuse a value of that length.
+A format is a module constant with ``fields``, a strict ``read`` and a ``write``. ``tracekit.extract`` and
+``tracekit.inject`` combine the configured formats and are lenient. A format pickles as its constant, so that worker
+processes use the formats of their parent.
+
+A value that a format cannot express is omitted and counted in the format's ``left_out``. Values longer than 16,448
+octets are cut before ``read`` sees them; every format rejects a value of that length.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ __all__ = ["Format"]
 
 
 class Format(Protocol):
-    """One wire format."""
+    """A wire format."""
 
     @property
     def name(self) -> str:
-        """The name that OTEL_PROPAGATORS uses for it."""
+        """The name of the format in OTEL_PROPAGATORS."""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The lowercase names of the carrier's fields that it reads and writes."""
+        """The names of the carrier fields that the format reads and writes, in lower case."""
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context in *carrier*, None if it has none of the fields; raise ``FormatError`` if they are bad."""
+        """Return the context in *carrier*, or None without any field; raise ``FormatError`` for malformed fields."""
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the fields of *context* in *carrier*, and take out those that it has no value for."""
+        """Set the fields of *context* in *carrier*, and remove the fields that *context* has no value for."""

@@ -1,18 +1,19 @@
 """B3, Zipkin's format, in one header or in several.
 
-    b3       = decision / ids [ "-" decision [ "-" parent-id ] ]
-    ids      = trace-id "-" span-id           ; 16 or 32 and 16 lowercase hex digits, not all zeros
+    b3       = decision / ids [ "-" [ decision ] [ "-" parent-id ] ]       ; at most 256 characters
+    ids      = trace-id "-" span-id           ; 16 or 32 and 16 hex digits, not all zeros
     decision = "0" / "1" / "d"                ; denied, sampled, debug; absent: the receiver decides
+    parent-id = *<any character except ",">   ; ignored, and never written
 
     X-B3-TraceId, X-B3-SpanId                 ; the ids, both or neither
-    X-B3-ParentSpanId                         ; checked, then ignored: it is not ours to pass on
+    X-B3-ParentSpanId                         ; ignored, and never written
     X-B3-Sampled = "0" / "1"                  ; older peers also send "true" and "false"
-    X-B3-Flags   = "1"                        ; debug, which implies sampled; any other value says nothing
+    X-B3-Flags   = "1"                        ; debug, which implies sampled; any other value is ignored
 
-"When extracting state headers, the first value wins": of one of several headers that came twice the first counts, while
-two ``b3`` headers are none. A decision may come without ids. Debug is kept as ``extra["b3"] == "d"`` and goes out again, in either form,
-while the trace is sampled.
-A trace id of 64 bits goes out in 16 digits. Where both forms are configured, the first in the list wins.
+Hex digits are read in either case and written in lower case. Of several values of an ``X-B3-`` header the first counts
+("When extracting state headers, the first value wins"); several values of ``b3`` are an error. A decision may come
+without ids. Debug is kept as ``extra["b3"] == "d"`` and written again, in either form, while the trace is sampled.
+A trace id of 64 bits is written in 16 digits. Where both forms are configured, the first in the list wins.
 
 Spec: https://github.com/openzipkin/b3-propagation
 """
@@ -40,7 +41,7 @@ _DEBUG: Final = {"b3": "d"}
 
 
 def parse_b3(text: str) -> SpanContext | None:
-    """Return the remote context that a ``b3`` value holds, or None if it breaks the grammar."""
+    """Return the remote context in a ``b3`` value, or None if it is malformed."""
     high, low, span, decision = split_b3(text)
     if decision < 0:
         return None
@@ -49,7 +50,7 @@ def parse_b3(text: str) -> SpanContext | None:
 
 
 def format_b3(context: SpanContext) -> str:
-    """Return the ``b3`` value of *context*: ids and decision, or the one of them that it has, or nothing."""
+    """Return the ``b3`` value of *context*: its ids and decision, one of them, or an empty text."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     return _text(context)
@@ -57,7 +58,7 @@ def format_b3(context: SpanContext) -> str:
 
 def _text(context: SpanContext) -> str:
     decision = 49 if context._bits & SAMPLED else 0 if context._bits & DEFERRED else 48
-    # Debug implies sampled: where another format's decision stands, it would undo that.
+    # Debug implies sampled, so it must not override another format's decision.
     if decision == 49 and context._extra is not None and context._extra.get("b3") == "d":
         decision = 100
     if not context._is_valid():
@@ -66,9 +67,9 @@ def _text(context: SpanContext) -> str:
 
 
 def read_b3(carrier: Any) -> SpanContext | None:
-    """Return the context, or the decision alone, that ``b3`` holds; None if there is none.
+    """Return the context in ``b3``, which may be a sampling decision alone, or None.
 
-    Raises ``FormatError`` where it is bad or comes more than once.
+    Raises ``FormatError`` if it is malformed or has several values.
     """
     text: Any = _SINGLE.collect(carrier)[0]
     if text is None:
@@ -80,7 +81,7 @@ def read_b3(carrier: Any) -> SpanContext | None:
 
 
 def write_b3(context: SpanContext, carrier: Any) -> None:
-    """Set ``b3`` to the ids and the decision of *context*; where it has neither, remove it."""
+    """Set ``b3`` to the ids and the decision of *context*, or remove it if *context* has neither."""
     put(carrier, "b3", format_b3(context) or None)
 
 
@@ -92,7 +93,7 @@ class _Single:
     name: Final = "b3"
     fields: Final = ("b3",)
 
-    # The compiled functions themselves.
+    # The functions of the implementation in use, without a wrapper.
     read = staticmethod(read_b3)
     write = staticmethod(write_b3)
 
@@ -105,7 +106,7 @@ class _Multi:
     fields: Final = _MULTI_FIELDS
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context, or the decision alone, that the headers hold; None if they say nothing."""
+        """Return the context in the headers, which may be a sampling decision alone, or None."""
         found = _MULTI.collect(carrier)
         trace, span, _, sampled, flags = [value[0] if isinstance(value, list) else value for value in found]
         decision = DEFERRED
@@ -122,8 +123,8 @@ class _Multi:
         return make_remote(trace_id, span_id, decision, extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the headers of what *context* has of ids and decision; parent and all else is taken out."""
-        parts = format_b3(context).split("-")  # what the single header says, field by field
+        """Set the headers for the ids and the decision of *context*, and remove all other B3 headers."""
+        parts = format_b3(context).split("-")  # the fields of the single header
         has_ids = len(parts) > 1
         decision = "" if len(parts) == 2 else parts[-1]
         texts = {

@@ -1,11 +1,11 @@
 """Google Cloud's older trace header.
 
-    X-Cloud-Trace-Context = trace-id [ "/" [ span-id ] ] [ ";o=" [ options ] ]     ; 200 characters at most
-    trace-id = 32hex                                         ; lowercase, not all zeros
-    span-id  = 1*20DIGIT                                     ; DECIMAL, 64 bits; absent or 0: a trace without a span
-    options  = 1*3DIGIT                                      ; bit 0: sampled; absent: nobody has decided
+    X-Cloud-Trace-Context = trace-id [ "/" [ span-id ] ] [ ";" [ "o=" [ options ] ] ]     ; at most 200 characters
+    trace-id = 32hex                                  ; not all zeros; read in either case, written in lower case
+    span-id  = 1*20DIGIT                              ; DECIMAL, 64 bits; absent or 0: a trace without a span
+    options  = 1*3DIGIT                               ; bit 0: sampled; absent: undecided
 
-Options above 1 are kept as ``extra["cloudtrace"]``, and go out again as they came while the decision stands.
+Options above 1 are kept as ``extra["cloudtrace"]`` and written again unchanged as long as the decision is the same.
 
 Spec: https://cloud.google.com/trace/docs/trace-context#legacy-http-header
 """
@@ -34,10 +34,10 @@ class _CloudTrace:
     fields: Final = (_FIELD,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many kept options could not be written
+        self.left_out = 0  # number of kept options that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the header."""
+        """Return the context in the header, or None."""
         text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
         if text is None:
             return None
@@ -61,7 +61,7 @@ class _CloudTrace:
         return make_remote(trace_id, span_id, flags, extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the header where there is a trace id."""
+        """Set the header if *context* has a trace id, otherwise remove it."""
         trace_id, span_id = ids_of(context)
         if not trace_id:
             put(carrier, _FIELD, None)

@@ -2,19 +2,20 @@
 
     x-datadog-trace-id          = 1*20DIGIT         ; the low 64 bits, decimal, not 0
     x-datadog-parent-id         = 1*20DIGIT         ; decimal; absent or 0: a trace without a span
-    x-datadog-sampling-priority = "-1" / "0" / "1" / "2"        ; user reject, reject, keep, user keep; absent: undecided
+    x-datadog-sampling-priority = "-1" / "0" / "1" / "2"        ; user reject, reject, keep, user keep; may be absent
     x-datadog-origin            = 1*256( printable ASCII )      ; where the trace began: rum, synthetics ...
-    x-datadog-tags              = tag *( "," tag ) [ "," ]      ; 512 characters at most
+    x-datadog-tags              = tag *( "," tag ) [ "," ]      ; at most 512 characters
     tag                         = key "=" OWS value OWS         ; printable ASCII, no space in a key, no comma
-    "_dd.p.tid"                 = 16hex             ; the tag that is the high half of the trace id: lowercase, not 0
+    "_dd.p.tid"                 = 16hex             ; tag for the high half of the trace id: lower case, not all zeros
 
-Priority, origin and tags are kept as ``extra["datadog"]``, in pairs, and go out again as they came, the priority while
-the decision stands. An origin that breaks the grammar is left out, and so are tags that do not begin with ``_dd.p.``:
-they are not for propagation. A malformed ``_dd.p.tid`` is left out alone, malformed tags and those past the limit
-all of them; a pair ``error`` says so in the words of Datadog's own libraries (``_dd.propagation_error``).
+Priority, origin and tags are kept as ``extra["datadog"]``, in pairs, and written again unchanged, the priority as
+long as the decision is the same. A malformed or repeated origin is dropped alone, and so are tags that do not begin
+with ``_dd.p.``, which are not for propagation. A malformed ``_dd.p.tid`` is dropped alone; tags that are malformed,
+repeated or over the limit are dropped together. A pair ``error`` gives the reason in the words of Datadog's libraries
+(``_dd.propagation_error``), which also forbid upper case in ``_dd.p.tid``.
 
-What cannot be written is left out and counted in ``left_out``: kept words that no header can hold, all tags but
-``_dd.p.tid`` where they are past the limit, and any context whose trace id has nothing in its low 64 bits.
+Omitted and counted in ``left_out``: kept words that no header can hold, all tags but ``_dd.p.tid`` when they exceed the
+limit, and any context whose trace id is 0 in its low 64 bits.
 
 Spec: https://docs.datadoghq.com/tracing/trace_collection/trace_context_propagation/
 """
@@ -52,10 +53,10 @@ class _Datadog:
     fields: Final = _FIELDS
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many kept words, tags or contexts could not be written
+        self.left_out = 0  # number of kept words, tags and contexts that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the headers."""
+        """Return the context in the headers, or None."""
         found = _SIEVE.collect(carrier)
         if found == [None] * 5:
             return None
@@ -81,7 +82,7 @@ class _Datadog:
         return make_remote(high << 64 | low, span_id, flags, {"datadog": tuple(words)} if words else None)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the headers of a context whose trace id has a low half; all others are taken out."""
+        """Set the headers if the low half of the trace id is not 0, and remove all other Datadog headers."""
         trace_id, span_id = ids_of(context)
         low, high = trace_id & 0xFFFF_FFFF_FFFF_FFFF, trace_id >> 64
         priority = origin = tags = None
@@ -105,7 +106,7 @@ class _Datadog:
         _SIEVE.put(carrier, texts)
 
     def _words(self, kept: object) -> dict[str, str]:
-        """Return what can be written of what was *kept*, by us or by a program."""
+        """Return the valid words in *kept*, which a program may have made."""
         words: dict[str, str] = {}
         for pair in kept if isinstance(kept, tuple | list) else (kept,):
             is_pair = isinstance(pair, tuple | list) and [type(word) for word in pair] == [str, str]
@@ -118,7 +119,7 @@ class _Datadog:
         return words
 
     def _format_tags(self, kept: str, tid: str) -> str | None:
-        """Return the tags in *kept* that can be written, and *tid* among them, whatever *kept* says of it."""
+        """Return the valid tags in *kept*, with *tid* as the only ``_dd.p.tid``."""
         tags = [tag for tag in kept.split(",") if tag and (tag == tid or not tag.startswith(f"{_TID}="))]
         good = [tag for tag in tags if tag.startswith(_PREFIX) and _is_tag(tag)]
         if tid and tid not in good:
@@ -126,7 +127,7 @@ class _Datadog:
             tags.append(tid)
         text = ",".join(good)
         if len(text) > _MAX_TAGS_CHARS:
-            good, text = [tid] if tid else [], tid  # without it this would be another trace
+            good, text = [tid] if tid else [], tid  # dropping it too would change the trace id
         self.left_out += len(tags) - len(good)
         return text or None
 
@@ -143,7 +144,7 @@ def _number(field: str, text: str) -> int:
 
 
 def _read_tags(text: str | list[str]) -> tuple[int, str, str]:
-    """Return the high half of the trace id, the tags that propagate, and what was wrong."""
+    """Return the high half of the trace id, the tags that propagate, and the error in Datadog's words or ""."""
     if isinstance(text, list):
         return 0, "", "decoding_error"
     if len(text) > _MAX_TAGS_CHARS:
@@ -164,7 +165,7 @@ def _read_tags(text: str | list[str]) -> tuple[int, str, str]:
 
 
 def _is_tag(tag: str) -> bool:
-    """Tell whether *tag*, which has no comma, comes out of a header as it went in."""
+    """Return whether *tag*, which has no comma, survives a header unchanged."""
     key, _, value = tag.partition("=")
     return bool(key and value and value == value.strip(" ") and " " not in key) and _is_text(tag)
 

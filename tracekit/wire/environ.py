@@ -1,9 +1,9 @@
-"""The environment as a carrier: TRACEPARENT and so on, for what a process hands to those it starts.
+"""The environment as a carrier: TRACEPARENT and so on, for the processes that a process starts.
 
-A variable is called as the field, in upper case, with ``_`` for all that is no letter or digit, and before a digit
-that comes first. Names are exact: ``traceparent`` is no such variable, nor is CGI's ``HTTP_TRACEPARENT``. Octets stand
-there in base64. Of fields with a prefix only those are written that can be told from their variable's name, labels
-whose keys are of ``a-z``, ``0-9`` and ``_``; others are counted in ``ENVIRON.left_out``.
+The variable of a field has the field's name in upper case, with ``_`` for every character but letters and digits, and
+before a leading digit. Names are exact: neither ``traceparent`` nor CGI's ``HTTP_TRACEPARENT`` is read. Octets are
+written in base64. A field with a prefix is written only if its variable name determines it, which is the case for
+labels whose keys consist of ``a-z``, ``0-9`` and ``_``; others are counted in ``ENVIRON.left_out``.
 
 Spec: https://opentelemetry.io/docs/specs/otel/context/env-carriers/
 """
@@ -27,22 +27,22 @@ _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 
 
 class _Environ:
-    """W3C Trace Context and Baggage in the environment; its fields are those of the formats, under other names."""
+    """W3C Trace Context and Baggage in the environment: the fields of these formats under their variable names."""
 
     name: Final = "environ"
     fields: Final = ("traceparent", "tracestate", "baggage")
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many fields of any format had no variable
+        self.left_out = 0  # number of fields, of any format, that no variable name can express
 
     def read(self, carrier: Mapping[str, str]) -> SpanContext | None:
-        """Return the context that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` hold; None if there is none."""
+        """Return the context in ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE``, or None."""
         found = fields_of(carrier, [self])
-        read_tracecontext(found)  # which raises FormatError where read_w3c() is lenient
+        read_tracecontext(found)  # raises FormatError; read_w3c() is lenient
         return read_w3c(found)
 
     def write(self, context: SpanContext, carrier: MutableMapping[str, str]) -> None:
-        """Set the variables of *context*, and take out those that it has no value for."""
+        """Set the variables of *context*, and remove the variables that *context* has no value for."""
         found: dict[str, str] = {}
         write_w3c(context, found)
         set_fields(carrier, found, [self])
@@ -52,21 +52,21 @@ class _Environ:
 
 
 def variable(field: str) -> str:
-    """Return the name of the environment variable that *field* goes by."""
+    """Return the name of the environment variable for *field*."""
     name = "".join([char if char in _PLAIN else "_" for char in field]).upper()
     return name if name[:1].isalpha() or name[:1] == "_" else f"_{name}"
 
 
 def fields_of(environ: Mapping[str, str], formats: Sequence[Format]) -> dict[str, str]:
-    """Return the fields of *formats* that *environ* holds, by their own names."""
+    """Return the fields of *formats* in *environ*, by field name."""
     names = {variable(field): field for format in formats for field in format.fields}
     for prefix in _prefixes(formats):
-        names.update({name: field for name in environ if (field := _field(prefix, name))})
+        names.update({name: field for name in environ if isinstance(name, str) and (field := _field(prefix, name))})
     return {field: environ[name] for name, field in names.items() if name in environ}
 
 
 def set_fields(environ: MutableMapping[str, str], fields: Mapping[str, Any], formats: Sequence[Format]) -> None:
-    """Set the variables of *fields* in *environ*, and take out all others that *formats* have."""
+    """Set the variables of *fields* in *environ*, and remove all other variables of *formats*."""
     for field in fields_of(environ, formats):
         environ.pop(variable(field), None)
     for field, value in fields.items():
@@ -83,7 +83,7 @@ def _prefixes(formats: Sequence[Format]) -> Iterator[str]:
 
 
 def _field(prefix: str, name: str) -> str | None:
-    """Return the field that begins with *prefix* and goes by *name*; None if there is none."""
+    """Return the field with *prefix* whose variable is *name*, or None."""
     start = variable(prefix)
     field = prefix + name[len(start) :].lower()
     return field if name.startswith(start) and len(name) > len(start) and variable(field) == name else None

@@ -6,16 +6,17 @@
     span-id        = 8OCTET           ; not all zeros
     options        = OCTET            ; bit 0 sampled; absent: the receiver decides
     grpc-tags-bin  = version *( %x00 count key count value )
-    count          = 1*3OCTET         ; a varint: how many octets follow
+    count          = 1*3OCTET         ; a varint: the number of octets that follow
 
-Names that end in ``-bin`` hold octets in gRPC's Python API, and base64 on the wire. Both are read. Octets are
-written, but base64 to what is closer to the wire: names of bytes, or headers that take text only.
+Names that end in ``-bin`` hold octets in gRPC's Python API, and base64 on the wire. Both are read. Octets are written,
+except to carriers closer to the wire, names of bytes or headers of text only, which get base64.
 
-What follows an unknown field is kept as ``extra["grpc_bin"]`` and goes out again. Tags are labels; bad tags never
-cost the ids. A tag whose key is no token is left out and counted in ``labels.dropped``. Not written, and counted in
-``left_out``, are labels over 255 characters or not in printable ASCII, for which a peer must refuse all tags, what is
-past 8192 bytes, what is kept but cannot stand behind the ids within 512, and what this format has no place for: the
-properties of a label, and all members of one key but the last.
+The octets from the first unknown field on are kept as ``extra["grpc_bin"]`` and written again. Tags are labels;
+malformed tags do not affect the ids. A tag whose key is not a token is dropped and counted in ``labels.dropped``.
+
+Omitted and counted in ``left_out``: labels over 255 characters or outside printable ASCII, because peers must reject
+all tags for one of them; labels past 8192 bytes; kept octets that do not fit behind the ids within 512 bytes; and the
+parts of labels that this format cannot express, which are properties and all members but the last of a key.
 
 Spec: https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md
 """
@@ -45,7 +46,7 @@ __all__ = ["BINARY", "decode_binary", "encode_binary"]
 _SIEVE = Sieve(("grpc-trace-bin", "grpc-tags-bin"))
 _DEFERRED = 0x100
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
-_MAX_BYTES = 512  # that split_binary reads
+_MAX_BYTES = 512  # the limit of split_binary()
 _MAX_TAG_CHARS = 255
 
 
@@ -76,10 +77,10 @@ class _Binary:
     fields: Final = ("grpc-trace-bin", "grpc-tags-bin")
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many labels, parts of them or tails could not be written
+        self.left_out = 0  # number of labels, parts of labels and tails that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context that the two entries hold, or labels alone; None if there is neither."""
+        """Return the context in the two entries, which may be labels alone, or None."""
         trace, tags = _SIEVE.collect(carrier)
         if trace is None:
             labels = None if tags is None else _read_tags(tags)
@@ -96,7 +97,7 @@ class _Binary:
         return context
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set ``grpc-trace-bin`` of a valid context, and ``grpc-tags-bin`` where there are labels."""
+        """Set ``grpc-trace-bin`` if *context* is valid, ``grpc-tags-bin`` if it has labels; otherwise remove them."""
         tail = context.extra.get("grpc_bin")
         if tail and not _is_tail(tail, _MAX_BYTES - (27 if context.deferred else 29)):
             context = context.replace(extra={})
@@ -114,7 +115,7 @@ class _Binary:
 
 
 def _is_tail(tail: object, room: int) -> bool:
-    """Tell whether *tail* begins with an unknown field, else it would be read as ids."""
+    """Return whether *tail* fits and begins with an unknown field; otherwise it would be read as ids."""
     return isinstance(tail, bytes) and tail[0] > 2 and len(tail) <= room
 
 
@@ -123,9 +124,9 @@ def _is_tag(key: str, value: str) -> bool:
 
 
 def _octets(field: str, found: str | list[str], limit: int) -> bytes:
-    """Return the octets that *found* has, octets in Latin-1 or base64."""
+    """Return the octets of *found*, which is octets in Latin-1 or base64."""
     value = single(field, found) or ""
-    is_base64 = value[:1] != "\0"  # the version, which no base64 begins with
+    is_base64 = value[:1] != "\0"  # the version octet, which cannot begin base64
     room, unit = ((limit + 2) // 3 * 4, "characters") if is_base64 else (limit, "octets")
     if len(value) > room:
         raise FormatError(field, f"{len(value)} {unit}, must be {room} at most")
@@ -143,12 +144,13 @@ def _read_tags(value: str | list[str]) -> Labels:
     if tags is None:
         raise FormatError("grpc-tags-bin", "must be version 0 and pairs of counted UTF-8", value)
     found = {key: text for key, text in tags.items() if is_label_key(key)}
-    # Members without keys are left out and counted.
+    # Labels.parse() counts members without keys as dropped.
     return Labels.parse("=," * (len(tags) - len(found))).merge(Labels(found))
 
 
 def _put(carrier: Any, name: str, octets: bytes | None) -> None:
-    is_wire = isinstance(carrier, list) and bool(carrier) and isinstance(carrier[0][0], bytes)
+    first = carrier[0] if isinstance(carrier, list) and carrier else ()
+    is_wire = isinstance(first, tuple | list) and isinstance(next(iter(first), None), bytes)
     put(carrier, name, None)
     if octets is None:
         return

@@ -1,21 +1,22 @@
 """Jaeger's own format.
 
-    uber-trace-id   = trace-id ":" span-id ":" parent-id ":" flags   ; ":" may come as "%3A"
-    trace-id        = 1*32HEX        ; lowercase, shorter ones are padded with zeros on the left, not all zeros
+    uber-trace-id   = trace-id ":" span-id ":" parent-id ":" [ flags ]     ; at most 256 characters; ":" may be "%3A"
+    trace-id        = 1*32HEX        ; not all zeros, padded with zeros on the left
     span-id         = 1*16HEX        ; likewise
-    parent-id       =                ; not looked at; "0" goes out
-    flags           = 1*2HEX         ; bit 0 sampled, 1 debug (with sampled only), 3 firehose
-    uberctx-<key>   = value          ; a label, URL-encoded; keys are lowercase
+    parent-id       = *<any character except ":">     ; ignored, and written as "0"
+    flags           = 1*2HEX         ; bit 0 sampled, 1 debug (with sampled only), 3 firehose; absent: undecided
+    uberctx-<key>   = value          ; a label, URL-encoded; keys are in lower case
     jaeger-baggage  = key "=" value *( "," key "=" value )     ; labels too, for requests by hand
     jaeger-debug-id = value          ; without uber-trace-id: a new trace, sampled and debug
 
-Kept in ``extra["jaeger"]``, as pairs: ``flags``, all bits but sampled, in hex, and ``debug-id``. Deferred is not a word
-of this format: it goes out as not sampled. A trace id of 64 bits goes out in 16 digits.
+Hex digits are read in either case and written in lower case. Kept in ``extra["jaeger"]``, as pairs: ``flags``, all
+bits except sampled, in hex, and ``debug-id``. An undecided context is written as not sampled, because peers reject
+empty flags. A trace id of 64 bits is written in 16 digits.
 
-Labels are read up to 64 and 8192 bytes; a bad one is left out alone and counted in ``labels.dropped``. Not written, and
-counted in ``left_out``, are labels whose keys have upper case or whose values, as they are encoded, are over 16384
-characters, a debug id that is over 256, and what this format has no place for: the properties of a label, and all
-members of one key but the last.
+Up to 64 labels and 8192 bytes are read; a malformed label is dropped alone and counted in ``labels.dropped``. Omitted
+and counted in ``left_out``: labels whose keys have upper case or more than 248 characters, or whose encoded values
+have more than 16384; debug ids of more than 256 characters; and the parts of labels that this format cannot express,
+which are properties and all members but the last of a key.
 
 Spec: https://www.jaegertracing.io/sdk-migration/#propagation-format
 """
@@ -38,14 +39,14 @@ __all__ = ["JAEGER"]
 _PREFIX = "uberctx-"
 _FIELDS: Final = ("uber-trace-id", "jaeger-debug-id", "jaeger-baggage")
 _SIEVE = Sieve(_FIELDS, (_PREFIX,))
-_PARTS = (("trace id", 32), ("span id", 16), ("parent id", 0), ("flags", 2))  # how many digits; 0: any text
+_PARTS = (("trace id", 32), ("span id", 16), ("parent id", 0), ("flags", 2))  # the number of digits; 0: any text
 _SAMPLED = 0x01
 _DEBUG = 0x02
 _DEFERRED = 0x100
-_MAX_CHARS = 256  # far more than is needed, since the parent id may be anything
+_MAX_CHARS = 256  # leaves room for any parent id
 _MAX_DEBUG_ID_CHARS = 256
 _MAX_KEY_CHARS = 256 - len(_PREFIX)
-_MAX_LABEL_CHARS = 2 * MAX_LABEL_BYTES  # as it is encoded, which may be longer here than in baggage
+_MAX_LABEL_CHARS = 2 * MAX_LABEL_BYTES  # encoded, which may take more characters here than in baggage
 
 
 class _Jaeger:
@@ -54,10 +55,10 @@ class _Jaeger:
     prefixes: Final = (_PREFIX,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many labels, parts of them or debug ids could not be written
+        self.left_out = 0  # number of labels, parts of labels and debug ids that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context that the fields hold: ids, or a decision from ``jaeger-debug-id``, or labels alone."""
+        """Return the context in the fields, or None: ids, a decision from ``jaeger-debug-id``, or labels alone."""
         ids, debug_id, baggage, fields = _SIEVE.collect(carrier)
         labels = None if baggage is None and fields is None else _read_labels(baggage, fields or {})
         text = single("uber-trace-id", ids, _MAX_CHARS)
@@ -70,7 +71,7 @@ class _Jaeger:
         return context.replace(labels=labels) if labels else context
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set what *context* has; without ids that is its debug id and its labels."""
+        """Set the fields of *context*, which without ids are its debug id and its labels, and remove all others."""
         trace_id, span_id = ids_of(context)
         bits, debug_id = _words(context.extra.get("jaeger"))
         text = None
@@ -78,7 +79,7 @@ class _Jaeger:
             flags = bits | _SAMPLED if context.sampled else bits & ~_DEBUG
             text = f"{trace_id:0{32 if trace_id >> 64 else 16}x}:{span_id:016x}:0:{flags:x}"
         if context.is_valid or not context.sampled:
-            debug_id = None  # for who starts a trace, which it has sampled
+            debug_id = None  # only the first span of a sampled trace needs it
         debug_id = debug_id and escape_label(debug_id)
         if debug_id and len(debug_id) > _MAX_DEBUG_ID_CHARS:
             debug_id = None
@@ -129,7 +130,7 @@ def _parse_debug_id(value: str | list[str]) -> str:
 
 
 def _words(extra: object) -> tuple[int, str | None]:
-    """Return the flags and the debug id in *extra*, which programs may have made themselves."""
+    """Return the flags and the debug id in *extra*, which a program may have made."""
     bits, debug_id = 0, None
     for pair in extra if isinstance(extra, tuple) else ():
         match pair:
@@ -149,7 +150,7 @@ def _read_labels(baggage: str | list[str] | None, fields: dict[str, str | list[s
             found[key.lower()] = _decode(text)
         else:
             bad += 1
-    # Members without keys are left out and counted.
+    # Labels.parse() counts members without keys as dropped.
     return Labels.parse("=," * bad).merge(Labels(found))
 
 
@@ -167,7 +168,7 @@ def _split(baggage: str | list[str] | None) -> Iterator[tuple[str, str]]:
 
 
 def _decode(text: str) -> str:
-    # The clients for Go and Java write a space as "+", as in a form; what is really a plus is "%2B" by all of them.
+    # The clients for Go and Java write a space as "+", as in a form; all clients write a plus as "%2B".
     return unescape_label(text.replace("+", " "))
 
 

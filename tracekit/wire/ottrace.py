@@ -1,18 +1,19 @@
-"""OpenTracing's basic format, of LightStep's tracers and OpenTelemetry's ``ottrace``.
+"""OpenTracing's basic format, used by LightStep's tracers and OpenTelemetry's ``ottrace``.
 
-    ot-tracer-traceid = 1*32HEX             ; lowercase, shorter ones are padded with zeros on the left, not all zeros
+    ot-tracer-traceid = 1*32HEX             ; not all zeros, padded with zeros on the left
     ot-tracer-spanid  = 1*16HEX             ; likewise
     ot-tracer-sampled = "true" / "false"    ; "1" and "0" are read too; absent: the receiver decides
-    ot-baggage-<key>  = value               ; a label, as it is; keys are lowercase
+    ot-baggage-<key>  = value               ; a label, not encoded; keys are in lower case
 
-Both ids or neither. A trace id of 64 bits goes out in 16 digits, any other whole, where peers cut it in half.
+Both ids or neither. Hex digits are read in either case and written in lower case. A trace id of 64 bits is written in
+16 digits, any other in 32, where some peers cut it in half.
 
-Labels are read up to 64 and 8192 bytes; a bad one is left out alone and counted in ``labels.dropped``. Not written, and
-counted in ``left_out``, are labels whose keys have upper case, whose values are not printable ASCII or begin or end with
-a space, since nothing is encoded here, and what this format has no place for: the properties of a label, and all
-members of one key but the last.
+Up to 64 labels and 8192 bytes are read; a malformed label is dropped alone and counted in ``labels.dropped``. Omitted
+and counted in ``left_out``: labels whose keys have upper case or more than 245 characters; labels whose values are
+not printable ASCII or have a space at either end, because nothing is encoded here; and the parts of labels that this
+format cannot express, which are properties and all members but the last of a key.
 
-There is no spec but the first implementation: https://github.com/opentracing/basictracer-go/blob/master/propagation_ot.go
+No spec exists; the first implementation is https://github.com/opentracing/basictracer-go/blob/master/propagation_ot.go
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ class _OTTrace:
     prefixes: Final = (_PREFIX,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many labels, or parts of them, could not be written
+        self.left_out = 0  # number of labels and parts of labels that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context that the fields hold, or labels alone."""
+        """Return the context in the fields, which may be labels alone, or None."""
         *found, fields = _SIEVE.collect(carrier)
         labels = None if fields is None else _read_labels(fields)
         if found == [None, None, None]:
@@ -60,7 +61,7 @@ class _OTTrace:
         return context.replace(labels=labels) if labels else context
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set ids and decision of a valid context, and the labels."""
+        """Set the labels, and if *context* is valid its ids and decision, and remove all other fields."""
         trace_id, span_id = ids_of(context)
         trace = span = sampled = None
         if context.is_valid:
@@ -96,12 +97,12 @@ def _read_labels(fields: dict[str, str | list[str]]) -> Labels:
         key = name[len(_PREFIX) :]
         if isinstance(text, str) and len(text) <= MAX_LABEL_BYTES and _is_plain(text) and is_label_key(key):
             found[key] = text
-    # Members without keys are left out and counted.
+    # Labels.parse() counts members without keys as dropped.
     return Labels.parse("=," * (len(fields) - len(found))).merge(Labels(found))
 
 
 def _is_plain(value: str) -> bool:
-    """Tell whether *value* comes out of a header as it went in."""
+    """Return whether *value* survives a header unchanged."""
     return value.isascii() and value.isprintable() and value == value.strip(" ")
 
 

@@ -1,13 +1,13 @@
-"""The header that the Go Tracing Roadmap of 2017 shows; it has no other specification than this.
+"""The header in the Go Tracing Roadmap of 2017. This docstring is its only specification.
 
-    Trace-Id = trace-id "/" span-id [ ";o=" options ]
-    trace-id = 32hex                                         ; lowercase, not all zeros
-    span-id  = 1*16hex                                       ; likewise; leading zeros are not written
-    options  = 1*3DIGIT                                      ; bit 0: sampled; absent: nobody has decided
+    Trace-Id = trace-id "/" span-id [ ";" [ "o=" [ options ] ] ]
+    trace-id = 32hex                                  ; not all zeros; read in either case, written in lower case
+    span-id  = 1*16hex                                ; likewise; written without leading zeros
+    options  = 1*3DIGIT                               ; bit 0: sampled; absent: undecided
 
-Its span id is hex where that of ``X-Cloud-Trace-Context``, which looks the same, is decimal: the name of the
-header decides. Options above 1 are kept as ``extra["seed"]``, and go out again as they came while the decision
-stands. Not among the formats that are on by default.
+The span id is in hex, unlike in ``X-Cloud-Trace-Context``, which looks the same and has it in decimal: only the name of
+the header tells them apart. Options above 1 are kept as ``extra["seed"]`` and written again unchanged as long as the
+decision is the same. Not among the default formats.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class _Seed:
     fields: Final = (_FIELD,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many kept options could not be written
+        self.left_out = 0  # number of kept options that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the header."""
+        """Return the context in the header, or None."""
         text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
         if text is None:
             return None
@@ -61,7 +61,7 @@ class _Seed:
         return make_remote(trace_id, span_id, flags, extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the header of a valid context."""
+        """Set the header if *context* is valid, otherwise remove it."""
         if not context.is_valid:
             put(carrier, _FIELD, None)
             return

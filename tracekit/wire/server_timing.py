@@ -1,14 +1,14 @@
-"""The trace of a response, for whoever sent the request: a metric in ``Server-Timing``.
+"""The trace of a response, reported to its client: a metric in ``Server-Timing``.
 
-    Server-Timing = metric *( OWS "," OWS metric )           ; several headers are one list, 8192 characters at most
+    Server-Timing = metric *( OWS "," OWS metric )           ; several headers are one list, at most 8192 characters
     metric        = name *( OWS ";" OWS parameter )
     parameter     = token OWS "=" OWS ( token / quoted-string )
 
     "trace" ";desc=" traceparent                             ; name and key in any case
 
-Each hop adds its own behind what is there, so the last one is that of the service that was asked. One whose ``desc``
-is malformed counts only where there is no other. ``traceparent;desc="..."``, which Splunk's instrumentation writes, is
-read too. Other metrics are passed over, and stay when the trace is added.
+Each hop appends its own metric, so the last one is that of the called service. A metric with a malformed ``desc``
+counts only if there is no other. ``traceparent;desc="..."``, written by Splunk's instrumentation, is read too. All
+other metrics are ignored, and stay when a trace is appended.
 
 Spec: https://w3c.github.io/trace-context/#trace-context-server-timing-metric-format
 and https://www.w3.org/TR/server-timing/#the-server-timing-header-field
@@ -31,7 +31,7 @@ __all__ = ["SERVER_TIMING"]
 _FIELD: Final = "server-timing"
 _SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 8192
-# What stands between commas, or semicolons, that are not inside a quoted string.
+# The text between commas, or semicolons, outside of quoted strings.
 _METRIC = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
 _PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
 
@@ -41,7 +41,7 @@ class _ServerTiming:
     fields: Final = (_FIELD,)
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the last metric named ``trace``; None where there is none."""
+        """Return the context in the last metric named ``trace``, or None."""
         (found,) = _SIEVE.collect(carrier)
         texts = [found] if isinstance(found, str) else found or []
         size = sum(map(len, texts))
@@ -60,13 +60,13 @@ class _ServerTiming:
         return last
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Add the metric of a valid context behind what the header has already, which stays."""
+        """Append the metric to the header if *context* is valid; other metrics stay."""
         if not context.is_valid:
             return
         metric = f"trace;desc={format_traceparent(context)}"
         if isinstance(carrier, list):
             added = carrier[:1]
-            put(added, _FIELD, metric)  # of octets where the others are
+            put(added, _FIELD, metric)  # as octets if the other pairs are octets
             carrier.append(added[-1])
             return
         (found,) = _SIEVE.collect(carrier)
@@ -80,7 +80,7 @@ class _ServerTiming:
 def _context(parameters: list[str]) -> SpanContext | None:
     for parameter in parameters:
         key, _, value = parameter.partition("=")
-        if key.strip(" \t").lower() == "desc":  # of parameters with one name, the first is the one
+        if key.strip(" \t").lower() == "desc":  # the first parameter of a name counts
             value = value.strip(" \t")
             return parse_traceparent(value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value)
     return None

@@ -1,14 +1,15 @@
 """AWS X-Ray's tracing header.
 
-    X-Amzn-Trace-Id = [ field ] *( OWS ";" OWS [ field ] )  ; in any order, 1024 characters at most
-    field   = root / parent / sampled / key "=" value       ; of printable ASCII; others are kept
-    root    = "Root=1-" 8hex "-" 24hex                      ; lowercase, not all zeros; the trace id, in two pieces
-    parent  = "Parent=" 16hex                               ; likewise; absent: a load balancer's, a trace without a span
-    sampled = "Sampled=" ( "0" / "1" / "?" )                ; "?": the callee shall decide; absent: nobody has
+    X-Amzn-Trace-Id = [ field ] *( OWS ";" OWS [ field ] )  ; in any order, at most 1024 characters
+    field   = root / parent / sampled / key "=" value       ; an empty one of the three counts as absent
+    root    = "Root=1-" 8hex "-" 24hex                      ; not all zeros; the trace id, in two pieces
+    parent  = "Parent=" 16hex                               ; likewise; absent (load balancers): a trace without a span
+    sampled = "Sampled=" ( "0" / "1" / "?" )                ; "?": the callee decides; absent: undecided
 
-What else there is (``Self``, ``Lineage``, ``CalledFrom`` ...) is kept as ``extra["xray"]``, in pairs, and goes out again
-behind the three, in its order; so does "?", in its place, while nobody has decided. Kept fields that no header can
-hold, or that are past 1024 characters, are left out and counted in ``left_out``.
+Hex digits are read in either case and written in lower case. All other fields (``Self``, ``Lineage``, ``CalledFrom``
+...) are kept as ``extra["xray"]``, in pairs, and written again behind the three, in their order; one that is not
+``key=value`` in printable ASCII is dropped alone. "?" is written again, in its place, while the decision is open.
+Kept fields that no header can hold, or that exceed 1024 characters, are omitted and counted in ``left_out``.
 
 Spec: https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
 and https://docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-request-tracing.html
@@ -46,10 +47,10 @@ class _XRay:
     fields: Final = (_FIELD,)
 
     def __init__(self) -> None:
-        self.left_out = 0  # how many kept fields could not be written
+        self.left_out = 0  # number of kept fields that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context of the header."""
+        """Return the context in the header, or None."""
         text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
         if text is None:
             return None
@@ -77,7 +78,7 @@ class _XRay:
         return make_remote(known["Root"], known.get("Parent", 0), known.get("Sampled", 0x100), extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
-        """Set the header where there is a trace id."""
+        """Set the header if *context* has a trace id, otherwise remove it."""
         trace_id, span_id = ids_of(context)
         if not trace_id:
             put(carrier, _FIELD, None)
@@ -108,7 +109,7 @@ class _XRay:
 
 
 def _number(key: str, value: str) -> int:
-    """Return the number that a field of ours holds, -1 where it is malformed."""
+    """Return the number in the field *key*, or -1 if it is malformed."""
     if key == "Sampled":
         return _DECISIONS.get(value, -1)
     if key == "Parent":
@@ -119,7 +120,7 @@ def _number(key: str, value: str) -> int:
 
 
 def _pair(kept: object) -> tuple[str, str] | None:
-    """Return what was *kept*, by us or by a program, if it comes out of a header as it went in."""
+    """Return *kept*, which a program may have made, if it is a pair that survives a header unchanged."""
     if not isinstance(kept, tuple | list) or [type(word) for word in kept] != [str, str]:
         return None
     key, value = kept
