@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import gc
 import threading
+import weakref
 
 import pytest
 
@@ -66,6 +67,24 @@ def test_labels_opened_task_in_task_keep_no_chain_of_closed_scopes():
         assert [labels["guarded"] for labels in alive] == ["9"], "the labels that the last Context inherited"
         assert context.run(tracekit.current_span) is root
         assert context.run(tracekit.current_context).labels is alive[0]
+
+
+@pytest.mark.skipif(
+    tracekit.IMPLEMENTATION == "plain", reason="the plain form refers to a Context by a Token, which keeps it"
+)
+def test_a_scope_closed_after_its_context_is_gone_keeps_nothing_under_it(exporter):
+    def open_two():
+        outer, inner = tracekit.span("outer"), tracekit.span("inner")
+        outer.__enter__()
+        return weakref.ref(outer), inner.__enter__(), contextvars.copy_context()
+
+    outer, inner, child = contextvars.copy_context().run(open_two)
+    assert outer() is not None, "under a scope that another Context has inherited"
+    inner.__exit__(None, None, None)
+    gc.collect()
+    assert outer() is None
+    assert child.run(tracekit.current_context) == inner.context
+    assert {span.name: span.status.code for span in exporter.spans} == {"inner": "unset", "outer": "cancelled"}
 
 
 # ---- spans
