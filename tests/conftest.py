@@ -96,6 +96,7 @@ SLOW = dict.fromkeys(
 ) | dict.fromkeys(
     [
         "guarantees/*",
+        "integrations/test_forced.py",
         "test_api_fuzz.py",
         "test_fuzz.py",
         "test_sampling.py",

@@ -66,7 +66,6 @@ cdef object _add_labels(Scope scope, Scope prev)
 
 @cython.locals(inner=Scope)
 cdef object close_scope(Scope scope)
-cdef object _forget_prev(Scope scope)
 cdef object _release(Scope scope)
 cdef object _deallocate(Scope scope)
 cdef bint _may_end(Scope scope) noexcept

@@ -235,10 +235,8 @@ def close_scope(scope: Scope) -> None:
         put(_current, inner)
         if inner is not None and inner._kind == LABELS:
             _settle(inner)
-        if is_ordinary and scope._kind != LABELS:
-            scope._prev = scope._owner = None  # as _forget_prev() does
-        elif is_ordinary:
-            _forget_prev(scope)
+        if is_ordinary:
+            scope._prev = scope._owner = None  # it will not be current again, so that a chain of tasks does not grow
     elif inner is not None and _is_here(scope):
         if not _rebuild(inner, scope):
             _closed_elsewhere = object()
@@ -247,15 +245,8 @@ def close_scope(scope: Scope) -> None:
         if inner is not None and newest(inner) is scope:
             put(_current, _live(inner._prev))  # inherited before this scope took its place
         if is_gone(scope._owner):
-            _forget_prev(scope)
+            scope._prev = scope._owner = None
     _release(scope)
-
-
-def _forget_prev(scope: Scope) -> None:
-    """Drop what is under *scope*, which will not be current again, so that a chain of tasks does not grow."""
-    # Labels still need the span or remote context that they stood on.
-    scope._prev = scope._base if scope._kind == LABELS else None
-    scope._owner = None
 
 
 def _release(scope: Scope) -> None:
