@@ -1,4 +1,4 @@
-"""What an exporter is: the protocol between the pipeline and where finished spans go."""
+"""The exporter protocols: how the pipeline hands over finished spans."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ __all__ = ["Exporter", "HoldingExporter", "account_of"]
 
 
 class Exporter(Protocol):
-    """Where finished spans go. Both methods are called from one thread, never at the same time.
+    """A destination of finished spans. Both methods are called from one thread, never at the same time.
 
-    An exporter that holds spans for longer than a call, or sends them elsewhere later, may also have methods of
-    ``HoldingExporter``.
+    An exporter that holds spans for longer than a call may also have the methods of ``HoldingExporter``.
     """
 
     def export(self, spans: Sequence[Span]) -> None:
-        """Take *spans*, a batch at most; raise where they could not be delivered: they are counted as failed."""
+        """Take *spans*, at most a batch; raise if they could not be delivered, and they are counted as failed."""
 
     def shutdown(self) -> None:
         """Release what the exporter holds; no call follows."""
@@ -32,27 +31,27 @@ class Exporter(Protocol):
 class HoldingExporter(Exporter, Protocol):
     """An exporter that holds spans for longer than a call. Each of these methods is optional.
 
-    An exception in one of them is logged, and changes nothing else.
+    An exception in one of them is logged and otherwise ignored.
     """
 
     def flush(self, timeout_s: float) -> bool:
-        """Deliver what is held, for at most *timeout_s*; return whether that is done. Called from the thread of ``export``."""
+        """Deliver the held spans within *timeout_s*; return whether that is done. In the thread of ``export``."""
 
     def account(self) -> Account:
-        """Return what became of the spans taken so far. Called after each other method, from the same thread.
+        """Return the fate of the spans taken so far. Called in the thread of ``export``, after every other call.
 
-        An answer that is no ``Account`` of ints from 0 up is ignored.
+        A result other than an ``Account`` of ints of at least 0 is ignored.
         """
 
     def start(self) -> None:
-        """Prepare for the first spans. Called by ``configure()``, in its thread; must not take time."""
+        """Prepare for the first spans. Called by ``configure()`` in its thread; must return at once."""
 
     def hurry(self) -> None:
-        """Stop waiting for retries: the program ends. Called in any thread, while ``export`` may run; must not take time."""
+        """Stop waiting for retries: the program ends. Called in any thread during ``export``; must return at once."""
 
 
 def account_of(exporter: Exporter) -> Account:
-    """Return the account that *exporter* gives, empty where it has none to give; raises if it is not of ints from 0 up."""
+    """Return the checked account of *exporter*, an empty one without the method; raise if it is not valid."""
     account = getattr(exporter, "account", None)
     if account is None:
         return Account()

@@ -1,4 +1,4 @@
-"""Messages in the log about losses: each cause once, and never an error of the log itself."""
+"""Reports of losses in the log: each cause once, safe from exceptions of log handlers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CAUSES = 64
 class Notices:
     """Report each cause once, and at most 64 of them; ``tracekit.statistics()`` counts on.
 
-    Used by the exporting threads, so nothing that a log handler raises comes back, not even ``SystemExit``.
+    For the exporting threads: exceptions of log handlers are dropped, even ``SystemExit``.
     """
 
     def __init__(self) -> None:
@@ -42,12 +42,12 @@ class Notices:
 
 
 def describe(error: BaseException) -> str:
-    """Return *error* as one line, its type and its text; whatever its methods do, this does not raise."""
+    """Return the type and text of *error* as one line. Never raises, whatever the methods of *error* do."""
     name, text = "exception", ""
     try:
         name = str(type(error).__name__)
         text = str.__str__(str(error))
-    except BaseException:  # of the program's own class: even SystemExit must not end the thread that exports
+    except BaseException:  # from the program's class: even SystemExit must not end the exporting thread
         pass
     return f"{name}: {one_line(text)}"
 

@@ -1,11 +1,11 @@
 """The export pipeline: a bounded buffer, one daemon thread, one exporter. Every lost span is counted.
 
-A thread and not a task: it must serve asyncio, trio and plain threads alike. The program's side
-of it is ``Buffer.end``; nothing here runs in the program's path but ``wake``, once a batch.
+It is a thread and not a task because it serves asyncio, trio and plain threads alike. The program calls
+``Buffer.end``, and from this module only ``wake``, once per batch.
 
 Signal handlers and finalisers may call ``statistics()``, ``flush()`` and ``shutdown()`` between any two steps of this
-module. So counts are immutable and replaced in one step, what only one may do is claimed by a lock that is never waited
-for, and the one lock that is waited for is reentrant and held for a few steps that call nothing of the program's.
+module. Therefore counts are immutable and replaced in one step, a lock that makes a task exclusive is acquired without
+waiting, and the one lock that is waited for is reentrant and held for a few steps that run no user code.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PAUSE_S = 0.05
 
 
 class _Counts(NamedTuple):
-    """What became of spans that left the buffer."""
+    """The fate of spans that left the buffer."""
 
     exported: int = 0
     failed: int = 0
@@ -53,7 +53,7 @@ class _Counts(NamedTuple):
 
 
 class _Intake:
-    """An exporter, and what became of the spans that it was handed."""
+    """An exporter, and the fate of the spans that were handed to it."""
 
     def __init__(self, exporter: Exporter, notices: Notices) -> None:
         self.exporter = exporter
@@ -63,21 +63,21 @@ class _Intake:
         self._before = self._account = self.ask()
 
     def ask(self) -> Account:
-        """Return the exporter's account, or the one before where it gives none that can be."""
+        """Return the exporter's account, or the previous one if it is not valid."""
         try:
             return account_of(self.exporter)
-        except BaseException as error:  # of the user's own
+        except BaseException as error:  # from the user's code
             self._notices.raised("account()", self.exporter, error)
             return self._account
 
     def settle(self, taken: int, failed: int, account: Account) -> _Counts:
-        """Add a batch, so many *taken* and so many *failed*; return all counts so far. The rest of *taken* is held."""
+        """Add the *taken* and *failed* spans of a batch; return all counts, without spans that the exporter holds."""
         self._taken += taken
         self._failed += failed
         self._account = account
         left = self._taken
         shares = []
-        # No account can make a number negative, or their sum larger than what was taken.
+        # No account can make a count negative, or their sum larger than the number of taken spans.
         for now, before in ((account.failed, self._before.failed), (account.unsampled, self._before.unsampled)):
             shares.append(min(max(0, now - before), left))
             left -= shares[-1]
@@ -85,12 +85,12 @@ class _Intake:
         return _Counts(left - held, self._failed + shares[0], shares[1])
 
     def held(self, counts: _Counts) -> int:
-        """Return how many of the spans are not among *counts*, as the exporter still holds them."""
+        """Return the number of spans that the exporter still holds, which are not among *counts*."""
         return self._taken + self._failed - sum(counts)
 
 
 class _Job:
-    """Something for the exporting thread to do; *is_last* ends that thread."""
+    """A function to be called in the exporting thread; *is_last* ends that thread."""
 
     def __init__(self, run: Callable[[], object], *, is_last: bool = False) -> None:
         self.run = run
@@ -99,26 +99,26 @@ class _Job:
 
 
 class _Worker:
-    """One exporter and the thread that serves it, started when there is something to do, and again if it is gone."""
+    """One exporter and the thread that serves it, started on demand, and again if it is gone."""
 
     def __init__(self, exporter: Exporter, interval_s: float, batch_size: int, after: Callable[[], None]) -> None:
         self.notices = Notices()
-        # Where exporters run: in no context of the program's, and whatever they trace themselves is not sampled,
-        # or each batch would make spans that want to be exported.
+        # The Context of exporters: empty, and nothing in it is sampled, because an exporter that is traced itself
+        # would make new spans with each batch.
         self.context = contextvars.Context()
         self.context.run(lambda: context_scope(_UNSAMPLED).__enter__())
         self.intake = _Intake(exporter, self.notices)
         self.counts = _Counts()
-        self.after = after  # called when a batch has been dealt with
+        self.after = after  # called after each drain
         self.interval_s = interval_s
         self.batch_size = batch_size
-        # SimpleQueue.put neither blocks nor deadlocks where a signal handler or finaliser interrupts it.
+        # SimpleQueue.put is reentrant: signal handlers and finalisers may interrupt it.
         self.inbox: SimpleQueue[_Job | None] = SimpleQueue()
-        self.is_served = threading.Lock()  # held by the thread that serves; never waited for
+        self.is_served = threading.Lock()  # held by the serving thread; acquired without waiting
         self.served_by = 0
         self.is_over = False  # the last job is done
         self.is_abandoned = False
-        self.in_hand = 0  # drained from the buffer, and in no count yet
+        self.in_hand = 0  # spans that were drained from the buffer and not counted yet
         self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
     def wake(self) -> None:
@@ -127,34 +127,34 @@ class _Worker:
             self.start()
 
     def start(self) -> bool:
-        """Start a thread, which ends at once if there is one; False where there can be none."""
+        """Start a thread, which ends at once if another one serves; return False if no thread can be started."""
         thread = threading.Thread(target=self.serve, name="tracekit-export", daemon=True)
         try:
-            # From 3.14 on a thread may inherit its starter's Context, and with it a span.
+            # Since Python 3.14 a thread may inherit its starter's Context, and with it a span.
             self.context.copy().run(thread.start)
-        except (RuntimeError, MemoryError):  # no more threads, or the interpreter is on its way out
+        except (RuntimeError, MemoryError):  # no more threads, or the interpreter is exiting
             return False
         return True
 
     def call(self, job: _Job, timeout_s: float) -> bool:
-        """Have *job* done after all that waits; return whether it was, within *timeout_s*."""
+        """Have *job* run after all earlier ones; return whether it is done within *timeout_s*."""
         deadline = time.monotonic() + timeout_s
         if self.is_over or self.is_abandoned:
             return True
-        if self.served_by == threading.get_ident():  # from the exporter, or from a signal handler that interrupts it
+        if self.served_by == threading.get_ident():  # by the exporter, or by a signal handler that interrupts it
             return False
         self.inbox.put(job)
         while not self.is_over:
             if not self.is_served.locked() and not self.start():
                 self.serve(job)
             left_s = deadline - time.monotonic()
-            # In short waits: the thread may end for good before it sees this job.
+            # In short waits: the thread may end before it gets this job.
             if job.done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0:
                 break
         return job.done.is_set()
 
     def flush(self, timeout_s: float) -> bool:
-        """Have all that waits exported, and what the exporter holds itself delivered."""
+        """Export the spans in the buffer, and have the exporter deliver the spans that it holds."""
         deadline = time.monotonic() + timeout_s
         is_done = True
 
@@ -173,22 +173,22 @@ class _Worker:
         self.settle(0, 0)
 
     def has(self, name: str) -> bool:
-        """Tell whether the exporter has the optional method *name*."""
+        """Return whether the exporter has the optional method *name*."""
         try:
             return getattr(self.intake.exporter, name, None) is not None
-        except BaseException:  # of a property of the user's own
+        except BaseException:  # from a property of the user's class
             return False
 
     def ask(self, name: str, *arguments: object) -> Any:
-        """Call a method of the exporter's in the exporter's Context; False if it raises."""
+        """Call the exporter's method *name* in the exporter's Context; return False if it raises."""
         try:
             return self.context.copy().run(getattr(self.intake.exporter, name), *arguments)
-        except BaseException as error:  # only this thread could catch it, and it has to go on
+        except BaseException as error:  # no caller could handle it, and the thread must survive
             self.notices.lost(self.intake.exporter, error, 0)
             return False
 
     def serve(self, until: _Job | None = None) -> None:
-        """Do all that there is to do, in this thread, until *until* is done or nothing can follow."""
+        """Run jobs and export batches in the current thread until *until* or the last job is done."""
         if not self.is_served.acquire(blocking=False):
             return
         self.served_by = threading.get_ident()
@@ -198,7 +198,7 @@ class _Worker:
         finally:
             self.served_by = 0
             if not self.is_abandoned:
-                buffer.is_asleep = True  # the next span starts another thread, if this one is gone
+                buffer.is_asleep = True  # the next span starts another thread
             self.is_served.release()
 
     def _turn(self) -> None:
@@ -208,7 +208,7 @@ class _Worker:
             self.drain()
             if job is not None and not self.is_abandoned:
                 job.run()
-        except BaseException:  # whatever it is, this thread has to go on
+        except BaseException:  # no caller could handle it, and the thread must survive
             time.sleep(_PAUSE_S)
         finally:
             if job is not None:
@@ -216,10 +216,10 @@ class _Worker:
                 job.done.set()
 
     def _wait(self) -> _Job | None:
-        """Sleep until a job comes, the buffer is half full, or the interval is over and spans have come.
+        """Sleep until a job arrives, the buffer is half full, or spans have arrived at the end of an interval.
 
-        Only after an interval without spans does the next one have to wake this thread: in a busy
-        program a wake for each batch costs more than all else that the batch does.
+        Only after an interval without spans does the next span wake this thread: in a busy program, waking it for
+        each batch costs more than the rest of the batch.
         """
         deadline = time.monotonic() + self.interval_s
         while 2 * len(buffer) <= buffer.capacity:
@@ -236,7 +236,7 @@ class _Worker:
         return None
 
     def drain(self) -> None:
-        """Export all that waits in the buffer."""
+        """Export the spans in the buffer."""
         with self.lock:
             if self.is_abandoned:
                 return
@@ -255,17 +255,17 @@ class _Worker:
         self.after()
 
     def _export(self, batch: list[Span], count: int) -> None:
-        """Hand *batch* over; *count* it, as the exporter may change the list."""
+        """Export *batch* and record the result for its *count*: the exporter may change the list."""
         try:
             self.context.copy().run(self.intake.exporter.export, batch)
-        except BaseException as error:  # only this thread could catch it, and it has to go on
+        except BaseException as error:  # no caller could handle it, and the thread must survive
             self.settle(0, count)
             self.notices.lost(self.intake.exporter, error, count)
         else:
             self.settle(count, 0)
 
     def settle(self, taken: int, failed: int) -> None:
-        """Count a batch, of which so many spans were *taken* and so many *failed*, unless the exporter was given up."""
+        """Record that *taken* spans of a batch were accepted and *failed* were rejected, unless abandoned."""
         account = self.intake.ask()
         with self.lock:
             if not self.is_abandoned:
@@ -273,7 +273,10 @@ class _Worker:
                 self.counts = self.intake.settle(taken, failed, account)
 
     def abandon(self) -> _Counts:
-        """Return the final counts: what is in hand or held has failed. A hanging exporter that comes back changes nothing."""
+        """Stop counting, and return the final counts, in which spans in hand and held have failed.
+
+        An exporter that hangs now and returns later changes nothing.
+        """
         with self.lock:
             self.is_abandoned = True
             exported, failed, unsampled, _ = self.counts
@@ -281,16 +284,16 @@ class _Worker:
 
 
 class Pipeline:
-    """The exporter in use and the counts of all that came before it."""
+    """The exporter in use, and the counts of all earlier exporters."""
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
         self._lock = threading.RLock()  # one configure() or shutdown() at a time
-        # The worker in use and the counts of those before it, in one step for who reads them.
+        # The worker in use and the counts of earlier ones, which readers need from the same moment.
         self._state: tuple[_Worker | None, _Counts] = (None, _Counts())
-        self._earlier_drops = 0  # reported already, or another exporter's
+        self._earlier_drops = 0  # reported already, or of an earlier exporter
         self._are_drops_reported = False
 
     @property
@@ -299,7 +302,7 @@ class Pipeline:
 
     @property
     def exporter(self) -> Exporter | None:
-        """The exporter in use; assigning another hands spans to that, and neither flushes nor closes the one before."""
+        """The exporter in use. Assigning another one neither flushes nor closes the previous one."""
         worker = self._worker
         return None if worker is None else worker.intake.exporter
 
@@ -318,7 +321,7 @@ class Pipeline:
         timeout_s: float,
         batch_size: int = BATCH,
     ) -> None:
-        """Replace the exporter by *exporter*; the previous one is flushed first, for at most *timeout_s*, and closed."""
+        """Replace the exporter, after the previous one was flushed and closed, for at most *timeout_s*."""
         with self._lock:
             self._retire(timeout_s)
             buffer.capacity = capacity
@@ -337,14 +340,14 @@ class Pipeline:
                 worker.wake()
 
     def flush(self, timeout_s: float) -> bool:
-        """Export all that has ended before this call; return whether that was done within *timeout_s*."""
+        """Export all spans that ended before this call; return whether that was done within *timeout_s*."""
         worker = self._worker
         return worker is None or worker.flush(timeout_s)
 
     def shutdown(self, timeout_s: float) -> bool:
         """Flush, then close the exporter; spans that end later are counted as dropped."""
         deadline = time.monotonic() + timeout_s
-        if not self._lock.acquire(timeout=timeout_s):  # another thread is here
+        if not self._lock.acquire(timeout=timeout_s):  # another thread is configuring or shutting down
             return False
         try:
             is_done = self._retire(max(0.0, deadline - time.monotonic()))
@@ -366,13 +369,13 @@ class Pipeline:
         is_done = worker.call(_Job(worker.stop, is_last=True), timeout_s)
         final = worker.abandon()
         in_use, counts = self._state
-        if in_use is worker:  # else a signal handler has been here meanwhile
+        if in_use is worker:  # else a signal handler was here
             self._state = None, counts.plus(final)
         return is_done
 
     def statistics(self) -> Statistics:
-        """Return where every span went."""
-        # These first: no span is settled before it has ended.
+        """Return the fate of every span."""
+        # These counts first: no span is exported before it has ended.
         worker, counts = self._state
         if worker is not None:
             counts = counts.plus(worker.counts)
@@ -391,7 +394,7 @@ class Pipeline:
         )
 
     def hold(self) -> None:
-        """Keep spans in the buffer until another process drains it, and leave the exporter, which is the parent's, alone."""
+        """Keep spans in the buffer until they are sent to the parent process, and leave its exporter alone."""
         with self._lock:
             worker, counts = self._state
             if worker is not None:
@@ -399,7 +402,7 @@ class Pipeline:
                 self._state = None, counts
             buffer.wake = None
             buffer.is_open = True
-            self._are_drops_reported = True  # in the parent, where they are counted too
+            self._are_drops_reported = True  # the parent counts and reports them
 
     def _report_drops(self) -> None:
         dropped = self._state[1].dropped + buffer.counts()[2] - self._earlier_drops
@@ -408,7 +411,7 @@ class Pipeline:
             log("warning", "%d spans dropped: the buffer was full or closed (said once)", dropped)
 
     def after_fork(self) -> None:
-        """Start over in the child: the exporter stays, thread, lock and counts are the parent's."""
+        """Reset threads, locks and counts in the child of a fork; the exporter stays."""
         worker = self._worker
         self._reset()
         if worker is not None:
@@ -421,7 +424,7 @@ class Pipeline:
             util.register_after_fork(self, Pipeline.finish_in_child)
 
     def finish_in_child(self) -> None:
-        """Have a child of multiprocessing, which leaves by os._exit() and past atexit, deliver its spans before."""
+        """Register a shutdown for children of multiprocessing, which exit by os._exit() without atexit."""
         process: Any = sys.modules.get("multiprocessing.process")
         util: Any = sys.modules.get("multiprocessing.util")
         if process is not None and util is not None and process.parent_process() is not None:

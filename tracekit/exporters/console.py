@@ -1,4 +1,4 @@
-"""Each trace as a tree of text, once the part of it that this process has a hand in is over."""
+"""The console exporter: each trace as a tree of text, once this process has finished its part of it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _BOLD, _DIM, _RED, _YELLOW, _CYAN = "1", "2", "31", "33", "36"
 class ConsoleExporter:
     """Write a tree per trace to *stream*, standard error by default, when its local root has ended.
 
-    A local root is a span without a parent in this process. Spans that end after it are written as a late tree of their
-    own; spans that still wait for a parent are written on ``shutdown()``, or when more than *max_spans* wait, oldest trace
-    first. One tree is one write. Coloured only where the stream is a terminal and ``NO_COLOR`` is not set.
+    A local root is a span without a parent in this process. Spans that end later are written as a separate late tree.
+    Spans that wait for a parent are written by ``shutdown()``, or when more than *max_spans* wait, oldest trace first.
+    One tree is one write, coloured if the stream is a terminal and ``NO_COLOR`` is not set.
 
-    ``export()`` does not raise: a span that cannot be written, or a stream that fails, costs those spans alone. They
-    are counted in ``account()`` and logged once per cause.
+    ``export()`` does not raise. Spans that cannot be written, or are lost to a stream that fails, are counted in
+    ``account()`` and logged once per cause.
     """
 
     def __init__(self, stream: TextIO | None = None, *, max_spans: int = 8192) -> None:
@@ -50,16 +50,14 @@ class ConsoleExporter:
 
     def _forget(self) -> None:
         self._pid = os.getpid()
-        self._waiting: dict[str, list[Span]] = {}  # by trace, the one that waits longest first
+        self._waiting: dict[str, list[Span]] = {}  # by trace, oldest first
         self._count = self._failed = 0
-        self._written: OrderedDict[tuple[str, str], None] = (
-            OrderedDict()
-        )  # ids of spans that have been, the oldest first
+        self._written: OrderedDict[tuple[str, str], None] = OrderedDict()  # ids of written spans, oldest first
 
     def export(self, spans: Sequence[Span]) -> None:
-        """Write what is complete now, and keep the rest."""
+        """Write the trees that are complete, and keep the other spans."""
         if self._pid != os.getpid():
-            self._forget()  # the parent process writes what it left here
+            self._forget()  # the parent process writes its own spans
         for span in spans:
             self._waiting.setdefault(span.context.trace_id, []).append(span)
         self._count += len(spans)
@@ -70,7 +68,7 @@ class ConsoleExporter:
             self._give_up(next(iter(self._waiting)))
 
     def account(self) -> Account:
-        """Return how many spans wait for a parent, and how many could not be written."""
+        """Return the numbers of spans that wait for a parent and that could not be written."""
         return Account() if self._pid != os.getpid() else Account(queued=self._count, failed=self._failed)
 
     def shutdown(self) -> None:
@@ -81,7 +79,7 @@ class ConsoleExporter:
             self._give_up(trace_id)
 
     def _settle(self, trace_id: str) -> list[tuple[list[Span], str]]:
-        """Take out the trees of a trace that are complete, each with a note."""
+        """Remove the complete trees of a trace, and return them, each with a note."""
         waiting = self._waiting[trace_id]
         children: dict[str, list[Span]] = {}
         tops: list[tuple[Span, str]] = []
@@ -136,7 +134,7 @@ class ConsoleExporter:
             self._lose(error, len(spans))
 
     def _text(self, trace_id: str, spans: list[Span], note: str, paint: Callable[[str, str], str]) -> str:
-        """Return the tree of *spans*, without those that cannot be written."""
+        """Return the tree of *spans*, after removing those that cannot be written."""
         try:
             return "".join([f"{line}\n" for line in _lines(trace_id, spans, note, paint)])
         except Exception:
@@ -196,7 +194,7 @@ def _span_lines(branch: Branch[Span], paint: Callable[[str, str], str]) -> Itera
 
 def _event(event: Event, start_ns: int, paint: Callable[[str, str], str]) -> str:
     line = f"+{duration(event.time_ns - start_ns)} {printable(event.name)}"
-    # A stack on one line is no help.
+    # A stack trace is not readable on one line.
     shown = {key: value for key, value in event.attributes.items() if key != "exception.stacktrace"}
     return paint(_DIM, "  ".join([line, *_some(pairs(shown, _MAX_VALUE), _MAX_ATTRIBUTES)]))
 

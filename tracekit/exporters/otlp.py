@@ -1,4 +1,4 @@
-"""Spans to a collector over OTLP: HTTP with protobuf or JSON, or gRPC; by way of a spool on disk, where they are not to be lost.
+"""The OTLP exporter: HTTP with protobuf or JSON, or gRPC, and an optional spool on disk that survives the process.
 
 Spec: https://opentelemetry.io/docs/specs/otlp/ and https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 """
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", "encode_spans_as_json"]
 
-MAX_REQUEST_BYTES = 4 * 2**20  # what a gRPC server takes unless told otherwise; one span may be larger
-FAREWELL_S = 3.0  # how long a spool is emptied while the program ends
+MAX_REQUEST_BYTES = 4 * 2**20  # the default limit of gRPC servers; a single span may be larger
+FAREWELL_S = 3.0  # for emptying the spool at the end of the program
 _PROTOCOLS = ("http/protobuf", "http/json", "grpc")
 _LEASE_MARGIN_S = 5.0
-_IDLE = 10.0  # after a failure, the spool is left alone for this many times what the failure took
+_IDLE = 10.0  # after a failure, the spool rests this many times as long as the failure took
 
 
 class DeliveryError(Exception):
-    """The collector did not get a batch; the message says why, and what to change."""
+    """The collector did not accept a batch; the message gives the reason and what to change."""
 
 
 class _Transport(Protocol):
@@ -52,7 +52,7 @@ class _Transport(Protocol):
 
 
 class _Loss:
-    """How many spans of one ``export()`` are lost, and why the last of them were."""
+    """The number of spans that one ``export()`` lost, and the reason for the last of them."""
 
     def __init__(self) -> None:
         self.spans = 0
@@ -65,7 +65,7 @@ class _Loss:
 
 
 class _Try(NamedTuple):
-    """A request, how often it has failed, the time on the monotonic clock of its next try, and why it failed last."""
+    """A request, the number of its failures, the time of its next try on the monotonic clock, and its last error."""
 
     request: Request
     failures: int = 0
@@ -74,24 +74,24 @@ class _Try(NamedTuple):
 
 
 class OTLPExporter:
-    """Send spans to the collector at *endpoint*, a URL; a path of ``/v1/traces`` is added to one without a path.
+    """Send spans to the collector at *endpoint*, a URL; the path ``/v1/traces`` is added to a URL without a path.
 
-    What is not given is read from OpenTelemetry's variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and so on, see
-    docs/configuration.md) in *environ*, by default ``os.environ``. *protocol* is "http/protobuf", "http/json" or "grpc";
-    *compression* "none" or "gzip"; the certificates are files in PEM.
+    The defaults of all arguments are OpenTelemetry's variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and so on, see
+    docs/configuration.md) in *environ*, by default ``os.environ``. *protocol* is "http/protobuf", "http/json" or
+    "grpc"; *compression* is "none" or "gzip"; the certificates are PEM files.
 
-    A request has at most 4 MiB, unless a single span is larger; one that is too large for the collector is halved, down to
-    one span. Without *spool*, requests are tried until the collector has taken none for *timeout_s*, again and again where
-    it is away or answers 429, 502, 503 or 504; those left are lost and counted.
+    A request has at most 4 MiB, unless a single span is larger. A request that is too large for the collector is
+    halved, down to one span. Without *spool*, requests are retried while the collector is away or answers 429, 502, 503
+    or 504, until it has accepted none for *timeout_s*; the remaining spans are lost and counted.
 
-    With *spool*, the path of a file, nothing is lost: a batch is written there first, and deleted when the collector has
-    taken it, in this process or, after a crash, the next; several may share the file. It takes *spool_bytes* at most; past
-    that the oldest batches are dropped, and counted in ``ledger()``. A new file gets the permissions *spool_mode*. A batch in
-    the spool counts as exported in ``tracekit.statistics()``. One that fails 32 times while others are taken is set aside, and
-    tried once more by the next process. While the file cannot be used, spans are sent directly; a damaged one is renamed to
-    ``*.damaged``.
+    With *spool*, the path of a file, a batch is written to the file first and deleted when the collector has accepted
+    it, in this process or, after a crash, in the next one. Several processes may share the file. It has at most
+    *spool_bytes*; beyond that the oldest batches are dropped and counted in ``ledger()``. A new file gets the
+    permissions *spool_mode*. A batch in the spool counts as exported in ``tracekit.statistics()``. A batch that fails
+    32 times while others are accepted is set aside, and the next process tries it once more. While the file cannot be
+    used, spans are sent directly; a damaged file is renamed to ``*.damaged``.
 
-    A span that cannot be encoded costs itself alone.
+    A span that cannot be encoded is counted as failed; the rest of its batch is sent.
     """
 
     def __init__(
@@ -144,16 +144,16 @@ class OTLPExporter:
         self._begin()
 
     def _begin(self) -> None:
-        """Have nothing of another process's: no connection, no lock, no thread."""
+        """Reset state that a fork must not share: connections, locks and threads."""
         self._pid = os.getpid()
         self._is_late = threading.Event()
         self._transport: _Transport | None = None
         self._connecting = threading.RLock()
         self._limit = SizeLimit()
-        self._span_bytes = 1  # of late, on average
+        self._span_bytes = 1  # the average of the last request
         self._outbox = self._sender = None
-        self._evicted = -1  # how many the spool had evicted when it was last looked at
-        self._spool_again = 0.0  # when the spool may be tried again, on the monotonic clock
+        self._evicted = -1  # spans that the spool had evicted at the last put
+        self._spool_again = 0.0  # the next use of the spool after a failure, on the monotonic clock
         if self._spool is not None:
             self._outbox = Outbox(self._spool, max_bytes=self._spool_bytes, mode=self._spool_mode)
             self._sender = Sender(
@@ -166,19 +166,19 @@ class OTLPExporter:
 
     def _adopt(self) -> None:
         if self._pid != os.getpid():
-            # Kept, as its end would close what the parent uses, or wait for threads that only the parent has.
+            # Kept alive: its finaliser would close the parent's sockets, or wait for threads of the parent.
             self._inherited = self._transport
             self._begin()
             self._failed = 0
 
     def start(self) -> None:
-        """Begin to send what an earlier process has left in the spool."""
+        """Begin to send the batches that an earlier process left in the spool."""
         self._adopt()
         if self._sender is not None:
             self._sender.wake()
 
     def export(self, spans: Sequence[Span]) -> None:
-        """Deliver *spans*, or put them into the spool; ``DeliveryError`` where none of them could be."""
+        """Deliver *spans*, or put them into the spool; raise ``DeliveryError`` if all of them are lost."""
         self._adopt()
         loss = _Loss()
         direct = [request for request in self._requests(spans, loss) if not self._spooled(request)]
@@ -190,7 +190,7 @@ class OTLPExporter:
         self._failed += loss.spans
 
     def _requests(self, spans: Sequence[Span], loss: _Loss) -> Iterator[Request]:
-        """Give *spans* in requests of a size that the collector takes."""
+        """Yield *spans* in requests that are small enough for the collector."""
         at = 0
         while at < len(spans):
             count = max(1, int(self._max_bytes // self._span_bytes))
@@ -199,7 +199,7 @@ class OTLPExporter:
 
     def _encoded(self, spans: Sequence[Span], loss: _Loss) -> Iterator[Request]:
         content_type = "application/json" if self.protocol == "http/json" else "application/x-protobuf"
-        # gRPC compresses by itself.
+        # The gRPC library compresses messages itself.
         encoding = "gzip" if self.compression == "gzip" and self.protocol != "grpc" else ""
         try:
             body = encode_spans_as_json(spans) if self.protocol == "http/json" else encode_spans(spans)
@@ -218,12 +218,12 @@ class OTLPExporter:
 
     @property
     def _max_bytes(self) -> float:
-        """How large a request may be before it is packed, unless it holds one span."""
+        """The maximum size of a request before compression, unless it holds a single span."""
         most = min(MAX_REQUEST_BYTES, self._limit.max_bytes)
         return most if self._outbox is None else min(most, self._outbox.max_body_bytes)
 
     def _spooled(self, request: Request) -> bool:
-        """Put *request* into the spool; False where there is none, or it cannot be used now."""
+        """Put *request* into the spool; return False without a spool, or while it cannot be used."""
         if self._outbox is None or self._sender is None or time.monotonic() < self._spool_again:
             return False
         begin = time.monotonic()
@@ -251,9 +251,9 @@ class OTLPExporter:
         return outbox.put(body, spans=spans, content_type=content_type, content_encoding=encoding)
 
     def _deliver(self, requests: Sequence[Request], loss: _Loss) -> None:
-        """Send *requests* until the collector has taken none for ``timeout_s``; those left are lost.
+        """Send *requests* until the collector has accepted none for ``timeout_s``; the remaining spans are lost.
 
-        Each has its own time before which it is not tried again, so one that the collector does not take holds up no other.
+        Each request has its own time of the next try, so a request that always fails does not delay the others.
         """
         waiting = [_Try(request) for request in requests]
         deadline = time.monotonic() + self.timeout_s
@@ -274,7 +274,7 @@ class OTLPExporter:
                 waiting.append(_Try(request, failures + 1, not_before, answer.reason))
             else:
                 parts = self._limit.split(request) if answer.is_too_large else []
-                # First of all: once a span is refused alone, others can be told to be too large without a request.
+                # At the front: the size of a span that was rejected alone decides about the others without a request.
                 waiting[:0] = [_Try(request._replace(body=body, spans=spans)) for body, spans in parts]
                 loss.add(request.spans - sum([spans for _, spans in parts]), answer.reason)
 
@@ -286,10 +286,10 @@ class OTLPExporter:
                     self._transport = self._connect()
                 transport = self._transport
             answer = transport.send(body, content_type, encoding, self.timeout_s if timeout_s is None else timeout_s)
-        except OSError as error:  # a certificate's file
+        except OSError as error:  # from a certificate file
             where = f"{error.filename} cannot be read" if error.filename else f"{self.endpoint} cannot be reached"
             return Answer("later", f"{where}: {error.strerror or error}", is_lasting=True)
-        except Exception as error:  # an error in a library must not cost the batches behind this one
+        except Exception as error:  # an error in a library must not lose the batches behind this one
             return Answer("later", f"{self.endpoint}: {describe(error)}")
         if answer.outcome == "taken":
             self._limit.taken(len(body))
@@ -299,7 +299,7 @@ class OTLPExporter:
         certificate, client_certificate, client_key = self._files
         for path in self._files:
             if path is not None:
-                with open(path, "rb"):  # the library's own error would not name it
+                with open(path, "rb"):  # the library's own error does not name the file
                     pass
         options = {"compression": self.compression, "insecure": self._insecure} if self.protocol == "grpc" else {}
         return self._make_transport(
@@ -307,34 +307,34 @@ class OTLPExporter:
         )
 
     def probe(self, span: Span) -> Answer:
-        """Send *span* alone, once, past the spool, and return what the collector says."""
+        """Send *span* alone, once, without the spool, and return the collector's answer."""
         self._adopt()
         loss = _Loss()
         requests = list(self._requests([span], loss))
         return self._send(requests[0]) if requests else Answer("refused", loss.reason)
 
     def account(self) -> Account:
-        """Return how many spans the collector rejected, or were lost on the way, of those that ``export()`` took."""
+        """Return the number of accepted spans that the collector rejected or that were lost on the way."""
         self._adopt()
         return Account(failed=self._failed)
 
     def ledger(self) -> Ledger | None:
-        """Return where the spans went that were ever put into the spool; None without one, ``StoreError`` if it cannot be read."""
+        """Return the ledger of the spool, or None without one; raise ``StoreError`` if the file cannot be read."""
         self._adopt()
         return None if self._outbox is None else self._outbox.ledger()
 
     def flush(self, timeout_s: float) -> bool:
-        """Try to empty the spool now; return whether it is empty. Without a spool nothing waits."""
+        """Try to empty the spool now, and return whether it is empty; True without a spool."""
         self._adopt()
         return self._sender is None or self._sender.flush(timeout_s)
 
     def hurry(self) -> None:
-        """Wait for no collector any more that is away."""
+        """Stop waiting for retries: the program is ending."""
         self._adopt()
         self._is_late.set()
 
     def shutdown(self) -> None:
-        """Close the connection; what is in the spool is sent while that works, for 3 s at most, and stays there else."""
+        """Send the batches in the spool, for at most 3 s and while that succeeds, and close the connection."""
         self._adopt()
         if self._sender is not None:
             self._sender.close(FAREWELL_S)
@@ -346,7 +346,7 @@ class OTLPExporter:
 
 
 def _transports(protocol: str) -> Callable[..., _Transport]:
-    """Return what makes transports; at once, so that a library that is missing is said where the exporter is made."""
+    """Return the transport class. Called by the constructor, which therefore reports a missing library."""
     try:
         if protocol == "grpc":
             from ._otlp.grpc import GrpcTransport

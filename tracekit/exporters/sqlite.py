@@ -1,8 +1,8 @@
-"""Spans into one SQLite file that several processes write at once, and out of it again.
+"""The SQLite exporter and reader: a store of spans in one file that several processes write at once.
 
-How it works: a batch is one transaction, in write-ahead mode, so that readers never wait. Whoever finds too
-little room left, or spans too old, takes the oldest traces out first, in transactions of a few milliseconds that
-other writers get in between.
+How it works: a batch is one transaction in write-ahead mode, so readers never wait. A writer that finds too little
+room, or spans that are too old, first deletes the oldest traces, in transactions of a few milliseconds between which
+other writers get their turn.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ _MIN_ROOM = 1 << 16
 _MAX_TEXT = 4096
 _TIDY_S = 60.0
 _STEP, _STEPS = 500, 40
-_WHOLE_S = 3600  # a trace goes whole where it lasts no longer; one without end loses its oldest part
+_WHOLE_S = 3600  # a trace that lasts no longer is deleted as a whole; an endless one loses its oldest part
 
 
 class SQLiteExporter:
-    """Keep spans in the SQLite file at *path*, table ``spans``; made when the first span comes, shared by processes.
+    """Store spans in the SQLite file at *path*, table ``spans``, created by the first span and shared by processes.
 
-    A span is kept for *max_age_s* at most. The file stays below *max_bytes* (at least 1 MiB), its write-ahead log
-    below half of that; the oldest traces give way, while spans come in. *lock_timeout_s* is how long a batch
-    waits for other writers. The file is readable and writable for its owner alone, unless *mode* gives it other
-    permissions when it is made. Every failure is a ``StoreError``, after which the next batch starts afresh; a span
-    that cannot be stored costs itself alone, and is counted in ``account()``.
+    A span is kept for at most *max_age_s*. The file stays below *max_bytes* (at least 1 MiB), its write-ahead log
+    below half of that; while spans arrive, the oldest traces are deleted. A batch waits for other writers for at most
+    *lock_timeout_s*. A new file gets the permissions *mode*, by default for its owner alone. Every failure is a
+    ``StoreError``, after which the next batch opens the file again; a span that cannot be stored costs itself alone,
+    and is counted in ``account()``.
 
-    Attributes, events, links, labels and resource are JSON. What JSON cannot hold becomes: bytes
-    ``{"base64": "…"}``; a float that is no number the text ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; an
-    int past 64 bits its text in hexadecimal; a lone surrogate U+FFFD; a tuple an array. Names, descriptions and
-    other text columns are cut to 4096 characters and hold no NUL (U+FFFD instead); times are clamped to 64 bits.
-    Where one span is larger than 1/32 of *max_bytes*, its attributes, events and links go, counted as dropped.
+    Attributes, events, links, labels and resource are JSON. Values that JSON cannot hold are converted: bytes to
+    ``{"base64": "…"}``; a float that is not a number to ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; an int of more
+    than 64 bits to hexadecimal text; a lone surrogate to U+FFFD; a tuple to an array. Names, descriptions and other
+    text columns are cut to 4096 characters, with U+FFFD for NUL; times are clamped to 64 bits. A span larger than
+    1/32 of *max_bytes* loses its attributes, events and links, which are counted as dropped.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SQLiteExporter:
         self._notices = Notices()
 
     def export(self, spans: Sequence[Span]) -> None:
-        """Store *spans*; ``StoreError`` where none of them can be stored."""
+        """Store *spans*; raise ``StoreError`` if none of them can be stored."""
         failed, stored = self._failed, 0
         try:
             with self._file.explained():
@@ -94,11 +94,11 @@ class SQLiteExporter:
             self._notices.lost(self, error, len(spans) - stored)
 
     def account(self) -> Account:
-        """Return how many spans could not be stored, of those that ``export()`` took."""
+        """Return the number of accepted spans that could not be stored."""
         return Account(failed=self._failed)
 
     def _lose(self, error: Exception) -> None:
-        """Count a span that is no fault of the file."""
+        """Count and report a span that cannot be stored."""
         self._failed += 1
         self._notices.lost(self, error, 1)
 
@@ -107,13 +107,13 @@ class SQLiteExporter:
         self._file.close()
 
     def probe(self, span: Span) -> StoredSpan:
-        """Store *span* and read it back in one transaction that is then undone: nobody else ever sees it."""
+        """Store *span* and read it back in one transaction that is rolled back, so no other reader sees it."""
         ((rows, _),) = _chunks([span], self.max_bytes, _raise)
         with self._file.explained(), self._file.transaction("ROLLBACK") as connection:
             return read_span(connection, connection.execute(_INSERT, rows[0]).lastrowid)
 
     def _write_good(self, rows: list[tuple[Any, ...]], size: int) -> int:
-        """Write *rows* but for those that SQLite has no type for; return how many were written."""
+        """Write *rows* without those that SQLite has no type for; return the number of written rows."""
         try:
             self._write(rows, size)
             return len(rows)
@@ -140,10 +140,10 @@ class SQLiteExporter:
                         raise
                 need = room = 2 * need
             else:
-                room = need + self.max_bytes // 16  # once at it, for the next batches too
+                room = need + self.max_bytes // 16  # with some room for the next batches
 
     def _tidy(self) -> None:
-        """Now and then, delete what is too old, and give back pages that nobody will need."""
+        """Once in a while, delete spans that are too old, and give unused pages back."""
         now = time.monotonic()
         if now < self._next_tidy:
             return
@@ -162,7 +162,7 @@ class SQLiteExporter:
 
 
 def _delete_oldest(connection: sqlite3.Connection, stored_before_s: float = math.inf) -> bool:
-    """Delete about 500 spans, of those stored before *stored_before_s*, with the rest of their traces; False if there are none."""
+    """Delete about 500 spans stored before *stored_before_s*, with their traces; return False if there are none."""
     newest, stored_s = connection.execute(
         "SELECT max(id), max(stored_s) FROM (SELECT id, stored_s FROM spans ORDER BY id LIMIT ?) WHERE stored_s < ?",
         (_STEP, stored_before_s),
@@ -182,12 +182,12 @@ def _delete_oldest(connection: sqlite3.Connection, stored_before_s: float = math
 def _chunks(
     spans: Iterable[Span], max_bytes: int, lose: Callable[[Exception], None]
 ) -> Iterator[tuple[list[tuple[Any, ...]], int]]:
-    """Give the rows of *spans* with their size; in one piece but where it is large beside *max_bytes*.
+    """Yield the rows of *spans* with their size, in one piece unless that is large compared to *max_bytes*.
 
-    *lose* gets the error of a span that has no row.
+    *lose* receives the exception of each span that cannot become a row.
     """
     stored_s = int(time.time())
-    resources: dict[int, str] = {}  # one process has one: encoded once a batch
+    resources: dict[int, str] = {}  # usually one, encoded once per batch
     rows: list[tuple[Any, ...]] = []
     total = 0
     for span in spans:
@@ -277,7 +277,7 @@ def _array(items: list[dict[str, Any]]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return *value*, one that an attribute can hold, as JSON can; the rules are in the docstring of ``SQLiteExporter``."""
+    """Return the attribute value *value* as JSON can hold it, by the rules in the docstring of ``SQLiteExporter``."""
     if isinstance(value, str):
         return whole(value)
     if value is None or isinstance(value, bool):

@@ -1,10 +1,10 @@
-"""Which local traces are worth keeping, decided when they are over: errors, slow ones, and a consistent share of the rest.
+"""Tail sampling in one process: whole local traces with an error, slow ones, and a consistent share of the others.
 
-How it works. A local trace is a local root, a span whose parent is None or remote, and all that is under it in this process.
-Spans come in the order in which they end, children mostly first. Those that hang together wait in one group, which is known by the
-id of each of them and by that of the one span above them that has not come yet. A span joins the group that waits for it and
-the one that its parent is in; if it is a local root, the group is decided. What was decided is remembered by span id for those
-that come after.
+How it works: a local trace is a local root, a span whose parent is None or remote, with all spans under it in this
+process. Spans arrive in the order in which they end, children mostly first. Connected spans wait in one group, which is
+found by the id of each of them and by the id of the one span above them that has not arrived yet. An arriving span
+joins the group that awaits it and the group of its parent; a local root decides its group. The decision is remembered
+by span id for later spans.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["TailSampler"]
 
-_BATCH = 2048  # what export() is promised at most
+_BATCH = 2048  # the largest batch that an exporter receives
 
-# The threshold that the spans' own is raised to, 0 for not at all; None: they are discarded.
+# The least threshold for the spans of a group, 0 to keep theirs; None to discard the spans.
 _Decision: TypeAlias = int | None
 _AS_THEY_ARE = 0
 
 
 class _Group:
-    """Spans of one local trace that hang together, and the id of the one above them all, which is *awaited*."""
+    """Connected spans of one local trace, and the id of the span above them, which is *awaited*."""
 
     __slots__ = ("awaited", "has_error", "joined", "since_ns", "spans")
 
@@ -48,27 +48,28 @@ class _Group:
         self.spans: list[Span] = []
         self.has_error = False
         self.awaited = b""
-        self.joined: _Group | None = None  # the group that this one has become part of
+        self.joined: _Group | None = None  # the group that this one was merged into
 
 
 class TailSampler:
-    """Pass whole local traces on to *exporter*: those with an error, the slow ones, and the share *probability* of the others.
+    """Pass whole local traces on to *exporter*: traces with an error, slow traces, and a share of the others.
 
-    A local trace, a span whose parent is None or remote with all that is under it here, is decided when that local root
-    has ended. It is kept if a span has the status "error" (*keep_errors*), or the local root took longer than
-    *keep_slower_than_s*, or else by the trace's own randomness: the same traces in every service with the same
-    or a larger probability. Several local roots in one trace, such as two requests of it to this process, are decided each for itself.
-    What ends after its local root follows what was decided.
+    A local trace, a span whose parent is None or remote with all spans under it in this process, is decided when that
+    local root has ended. It is kept if a span has the status "error" (*keep_errors*), if the local root took longer
+    than *keep_slower_than_s*, or else with *probability*, by the trace's own randomness: every service with the same or
+    a larger probability keeps the same traces. Several local roots of one trace, such as two requests to this process,
+    are decided separately. Spans that end after their local root follow its decision.
 
-    Adjusted counts stay right: the spans of a trace that is kept by probability get that threshold (``ot=th``) unless they have a larger one;
-    where they have none, one of 0 is taken for granted. Those of the other traces stay as they are.
+    Adjusted counts stay right: spans that are kept by probability get its threshold (``ot=th``) unless they have a
+    larger one; a missing threshold counts as 0. Other spans are not changed.
 
-    At most *max_spans* are held, and none longer than *max_wait_s*, as far as calls come: past either, what
-    has waited longest is decided by what is known, counted in ``decided_early``; what is kept for an error or for having waited longer than
-    a slow trace takes, keeps the rest of its trace with it. *clock* returns monotonic nanoseconds.
+    At most *max_spans* are held, none for longer than *max_wait_s* as far as calls arrive. Beyond either limit the
+    oldest group is decided early by what has arrived, and counted in ``decided_early``; a group that is kept early for
+    an error, or for waiting longer than a slow trace takes, also keeps the rest of its trace. *clock* returns monotonic
+    nanoseconds.
 
-    ``export()`` does not raise. Spans that *exporter* rejects are counted as failed in ``account()`` and logged once per
-    cause, and so is a span that cannot be looked at.
+    ``export()`` does not raise. Spans that *exporter* rejects, or that cannot be inspected, are counted as failed in
+    ``account()`` and logged once per cause.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class TailSampler:
         return f"TailSampler({self.exporter!r}, probability={self.probability})"
 
     def export(self, spans: Sequence[Span]) -> None:
-        """Take *spans*; pass on what is decided now and kept, and hold the rest."""
+        """Pass on the spans that are decided and kept now, and hold the others."""
         self._check_process()
         now_ns = self._clock()
         for span in spans:
@@ -124,7 +125,7 @@ class TailSampler:
         self._forward()
 
     def flush(self, timeout_s: float) -> bool:
-        """Have *exporter* flush, if it can; what is held for longer than allowed is decided before, and the rest stays."""
+        """Decide spans that were held for too long, pass on those that are kept, and flush *exporter* if it can."""
         self._check_process()
         self._decide_overdue(self._clock())
         self._forward()
@@ -132,15 +133,15 @@ class TailSampler:
         return flush is None or bool(flush(timeout_s))
 
     def start(self) -> None:
-        """Have *exporter* start, if it can."""
+        """Start *exporter*, if it can."""
         getattr(self.exporter, "start", _nothing)()
 
     def hurry(self) -> None:
-        """Have *exporter* hurry, if it can."""
+        """Hurry *exporter*, if it can."""
         getattr(self.exporter, "hurry", _nothing)()
 
     def shutdown(self) -> None:
-        """Decide all that is held by what is known, pass on what is kept, and shut *exporter* down."""
+        """Decide all held spans early, pass on those that are kept, and shut *exporter* down."""
         self._check_process()
         now_ns = self._clock()
         while self._oldest:
@@ -149,30 +150,30 @@ class TailSampler:
         self.exporter.shutdown()
 
     def account(self) -> Account:
-        """Return what is held, what *exporter* refused and what was discarded, with what *exporter* says of itself."""
+        """Return the numbers of held, failed and discarded spans, including the account of *exporter*."""
         self._check_process()
         try:
             self._theirs = account_of(self.exporter)
-        except BaseException as error:  # of the user's own
+        except BaseException as error:  # from the user's code
             self._notices.raised("account()", self.exporter, error)
         return Account(*map(operator.add, self._account, self._theirs))
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
-            self._forget()  # the parent process passes on what it left here
+            self._forget()  # the parent process passes on its own spans
 
     def _forget(self) -> None:
         self._pid = os.getpid()
-        self._groups: dict[bytes, _Group] = {}  # by the id of every span that waits or is awaited
-        self._oldest: OrderedDict[_Group, None] = OrderedDict()  # the same, the one that waits longest first
-        self._decided: OrderedDict[bytes, _Decision] = OrderedDict()  # by span id, what was used longest ago first
+        self._groups: dict[bytes, _Group] = {}  # by the ids of waiting and awaited spans
+        self._oldest: OrderedDict[_Group, None] = OrderedDict()  # the same, oldest first
+        self._decided: OrderedDict[bytes, _Decision] = OrderedDict()  # by span id, least recently used first
         self._ready: list[Span] = []
         self._held = self._failed = self._unsampled = self.decided_early = 0
         self._account = Account()  # as of the end of the last call
         self._theirs = Account()
 
     def _arrive(self, span: Span, now_ns: int) -> None:
-        # First all that a span may raise in, then the changes.
+        # First everything in which a span may raise, then the changes.
         id, parent, took_ns = span.context.id, span.parent, (span.end_ns or 0) - span.start_ns
         is_error = self.keep_errors and span.status.code == "error"
         group = self._group(id) or _Group(now_ns)
@@ -180,7 +181,7 @@ class TailSampler:
         group.has_error = group.has_error or is_error
         self._held += 1
         if parent is None or parent.is_remote:
-            early = self._decided.get(id)  # what waited for it may have been kept before it came
+            early = self._decided.get(id)  # the group that awaited it may have been kept early
             self._release(group, self._decide(group, took_ns) if early is None else early)
         elif id in self._decided:
             decision = self._decided[id]
@@ -195,20 +196,20 @@ class TailSampler:
             self._wait(group, parent.id)
 
     def _group(self, id: bytes) -> _Group | None:
-        """Return the group in which the span with this id waits, or that waits for it."""
+        """Return the group that contains or awaits the span with this id."""
         group = self._groups.get(id)
         if group is not None and group.joined is not None:
             while group.joined is not None:
                 if group.joined.joined is not None:
-                    group.joined = group.joined.joined  # the next one who asks has half as far to go
+                    group.joined = group.joined.joined  # halves the path for the next call
                 group = group.joined
             self._groups[id] = group
         return group
 
     def _wait(self, group: _Group, parent: bytes) -> None:
-        """Have *group* wait with the group that has its *parent* or waits for it, or else wait for that itself."""
+        """Merge *group* with the group that contains or awaits its *parent*, or else have it await *parent*."""
         other = self._group(parent)
-        if other is None or other is group:  # the latter where ids go round in a circle
+        if other is None or other is group:  # the latter if the ids form a circle
             group.awaited = parent
             self._groups[parent] = group
             self._oldest.setdefault(group)
@@ -216,7 +217,7 @@ class TailSampler:
             awaited = other.awaited
             if group.since_ns < other.since_ns:
                 group, other = other, group
-            # The smaller list goes into the larger one, or a deep trace would be copied at every level.
+            # The smaller list is appended to the larger one: else a deep trace would be copied at every level.
             small, large = sorted((group.spans, other.spans), key=len)
             large += small
             other.spans, group.spans = large, []
@@ -242,7 +243,7 @@ class TailSampler:
     def _decide_early(self, group: _Group, now_ns: int) -> None:
         del self._groups[group.awaited]
         self.decided_early += len(group.spans)
-        # What a span has waited for its parent, its local root has lasted at the least.
+        # The local root has lasted at least as long as the span has waited for its parent.
         decision = self._decide(group, now_ns - group.since_ns)
         self._release(group, decision)
         if decision == _AS_THEY_ARE:
@@ -274,7 +275,7 @@ class TailSampler:
             count = len(batch)  # the exporter may change the list
             try:
                 self.exporter.export(batch)
-            except BaseException as error:  # as in the pipeline: this thread has to go on, and the other spans with it
+            except BaseException as error:  # as in the pipeline: the thread and the other spans must survive
                 self._failed += count
                 self._notices.lost(self.exporter, error, count)
         self._account = Account(self._held, self._failed, self._unsampled)
@@ -282,7 +283,7 @@ class TailSampler:
 
 def _raise_threshold(spans: list[Span], threshold: int) -> None:
     entry = f"ot=th:{threshold_text(threshold)}"
-    raised: dict[str, TraceState] = {}  # mostly one for the whole trace
+    raised: dict[str, TraceState] = {}  # usually one for the whole trace
     for span in spans:
         context = span.context
         state = context.state

@@ -1,4 +1,4 @@
-"""What a collector says to an export request, whatever it came by.
+"""The collector's answers to export requests, over HTTP and gRPC.
 
     ExportTraceServiceResponse = 1: partial_success { 1: rejected_spans (int64), 2: error_message (string) }
 
@@ -22,10 +22,10 @@ MAX_ANSWER_BYTES = 65536
 
 
 class Answer(NamedTuple):
-    """The result of a request: the collector took it, refused it for good, or could not take it now.
+    """The result of a request: "taken", "refused" for good, or to be tried again "later".
 
-    ``reason`` is one line that names the fault and the remedy. Of a request that was taken, ``rejected`` spans were
-    refused. ``after_s`` is the wait that the collector asks for. ``is_lasting``: an immediate retry cannot help.
+    ``reason`` is one line that names the fault and the remedy. ``rejected`` spans of a request that was taken were
+    refused. ``after_s`` is the wait that the collector asks for. ``is_lasting``: a retry now cannot succeed.
     ``is_too_large``: a request with fewer spans may be taken.
     """
 
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 
 
 def parse_response(octets: bytes) -> tuple[int, str]:
-    """Return how many spans were rejected and why, of a response in protobuf; ``FormatError`` if it is none."""
+    """Return the number of rejected spans and the message of a protobuf response; ``FormatError`` if it is not one."""
     rejected, message = 0, ""
     for number, value in fields(octets):
         if number == 1 and isinstance(value, bytes):
@@ -51,7 +51,7 @@ def parse_response(octets: bytes) -> tuple[int, str]:
 
 
 def parse_json_response(octets: bytes) -> tuple[int, str]:
-    """Return the same of a response in JSON."""
+    """Return the same for a JSON response."""
     try:
         answer: Any = json.loads(octets) if octets.strip() else {}
         partial = answer.get("partialSuccess") or {}
@@ -66,7 +66,7 @@ def _checked(rejected: int, message: str) -> tuple[int, str]:
 
 
 def fields(octets: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Give the fields of a protobuf message: a varint as int, all else as octets; ``FormatError`` where it breaks off."""
+    """Yield the fields of a protobuf message: varints as ints, others as bytes; ``FormatError`` if it is malformed."""
     at = 0
     while at < len(octets):
         tag, at = _varint(octets, at)

@@ -1,8 +1,8 @@
 """HTTP connections with one deadline and one size limit for a whole exchange.
 
-The time-outs of urllib3 bound each call of the socket, so a server that sends one octet at a time can hold a request for
-ever: in its status line, its headers, chunk sizes, trailers, or in endless ``100 Continue`` answers. Here every call of
-the socket gets the time that is left, and every octet of the answer counts against one limit.
+The time-outs of urllib3 bound each call to the socket, so a server that sends one octet at a time can hold a request
+for ever: in its status line, headers, chunk sizes, trailers, or in endless ``100 Continue`` answers. Here each call to
+the socket gets the remaining time, and every octet of the answer counts against one limit.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["POOLS", "exchange"]
 
-_PIECE = 65536  # ssl bounds each call of sendall()'s loop, not all of them together
+_PIECE = 65536  # SSLSocket.sendall() bounds each send() of its loop, not the loop
 
 
 class _Exchange(threading.local):
-    """The exchange that runs in this thread."""
+    """The exchange of the current thread."""
 
     deadline = float("inf")
     octets = 0
 
     def left_s(self) -> float:
-        """Return the seconds left; ``TimeoutError`` if there are none, as 0 would make the socket non-blocking."""
+        """Return the remaining seconds; raise ``TimeoutError`` at 0, which would make the socket non-blocking."""
         left_s = self.deadline - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("timed out")
@@ -45,9 +45,9 @@ _current = _Exchange()
 
 @contextmanager
 def exchange(timeout_s: float, max_octets: int) -> Iterator[None]:
-    """Inside ``with``, bound what the connections of this thread do: *timeout_s* and *max_octets* of answer, all told.
+    """Inside ``with``, bound the exchange of this thread's connections to *timeout_s* and *max_octets* of answer.
 
-    ``ValueError`` if the answer is larger. DNS look-ups are not bounded, as the system has no time-out for them.
+    A larger answer raises ``ValueError``. DNS look-ups are not bounded: the system has no time-out for them.
     """
     _current.deadline, _current.octets = time.monotonic() + timeout_s, max_octets
     try:
@@ -57,7 +57,7 @@ def exchange(timeout_s: float, max_octets: int) -> Iterator[None]:
 
 
 class _Answer(io.RawIOBase):
-    """The octets that the socket receives; ``is_over`` once the peer has closed the connection."""
+    """The octets that a socket receives; ``is_over`` once the peer has closed the connection."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock = sock
@@ -89,13 +89,13 @@ class _Response(http.client.HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
-        if self._answer.is_over:  # http.client takes the end of the connection for the end of the headers
+        if self._answer.is_over:  # to http.client the end of the connection is an end of the headers
             self.close()
             raise http.client.RemoteDisconnected("the connection ended in the middle of the headers")
 
 
 class _Bounded(HTTPConnection):
-    """The part that both schemes share."""
+    """The connection for both schemes."""
 
     response_class = _Response
 

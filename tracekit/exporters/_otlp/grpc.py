@@ -1,4 +1,4 @@
-"""OTLP over gRPC: a request is one unary call on a channel that stays open.
+"""OTLP over gRPC: each request is one unary call; the channel stays open.
 
 Spec: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 """
@@ -29,7 +29,7 @@ _RETRYABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DATA_LOSS,
 }
-# The details that grpcio itself gives where an answer is larger than its 4 MiB, before or after decompression.
+# The details of grpcio's own error for an answer of more than 4 MiB, before or after decompression.
 _LARGE_ANSWER = ("CLIENT: Received message larger", "Decompressed message larger")
 _ADVICE = {
     grpc.StatusCode.UNAUTHENTICATED: "it wants to know who asks: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
@@ -40,7 +40,7 @@ _ADVICE = {
 
 
 class GrpcTransport:
-    """Calls the trace service at *endpoint*. Not shared by processes."""
+    """Call the trace service at *endpoint*. Not shared by processes."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class GrpcTransport:
             self.channel = grpc.insecure_channel(target, options)
         self.metadata = tuple((name.lower(), value) for name, value in headers.items())
         self.compression = grpc.Compression.Gzip if compression == "gzip" else grpc.Compression.NoCompression
-        # Without serializers a message is its bytes.
+        # Without serializers messages are bytes.
         self.call: Any = self.channel.unary_unary(_METHOD)
 
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
-        """Call with *body* and return the answer, or what was wrong on the way; after *timeout_s* at the latest."""
+        """Call with *body*, and return the answer, or one that describes the failure, within *timeout_s*."""
         if content_type != "application/x-protobuf" or content_encoding:
             return Answer("refused", f"{self.url}: gRPC takes plain protobuf; this was spooled for another protocol")
         try:

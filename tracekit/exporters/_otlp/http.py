@@ -1,4 +1,4 @@
-"""OTLP over HTTP: a request is one POST on a connection that stays open.
+"""OTLP over HTTP: each request is one POST; the connection stays open.
 
 Spec: https://opentelemetry.io/docs/specs/otlp/#otlphttp
 """
@@ -41,7 +41,7 @@ _ADVICE = {
 
 
 class HttpTransport:
-    """Posts bodies to *endpoint*. Not shared by processes."""
+    """Post bodies to *endpoint*. Not shared by processes."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class HttpTransport:
         self.pool.pool_classes_by_scheme = POOLS
 
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
-        """Post *body* and return the answer, or what was wrong on the way; after about *timeout_s* at the latest."""
+        """Post *body*, and return the answer, or one that describes the failure, within *timeout_s*."""
         headers = {**self.headers, "content-type": content_type}
         if content_encoding:
             headers["content-encoding"] = content_encoding
@@ -83,12 +83,12 @@ class HttpTransport:
                     timeout=urllib3.Timeout(total=timeout_s),
                     redirect=False,
                     preload_content=False,
-                    decode_content=False,  # no encoding was asked for, and some KiB may decode to some GiB
+                    decode_content=False,  # the request asks for none, and a few KiB may decode to some GiB
                 )
                 try:
                     return self._answer(response, _read(response))
                 finally:
-                    if response.length_remaining != 0:  # not read to its end, or chunked: what follows is not known
+                    if response.length_remaining != 0:  # not read to its end, or of unknown length
                         response.close()
                     response.release_conn()
         except (http.HTTPError, OSError, ValueError) as error:
@@ -113,7 +113,7 @@ class HttpTransport:
         return Answer("refused", f"{said}: {advice}", is_too_large=status == 413)
 
     def _taken(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
-        if not octets:  # all fields of the message are optional, and 204 has no content at all: RFC 9110, 15.3.5
+        if not octets:  # all fields of the message are optional, and a 204 has no content: RFC 9110, 15.3.5
             return Answer("taken")
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -132,7 +132,7 @@ class HttpTransport:
 
 
 def _read(response: urllib3.BaseHTTPResponse) -> bytes:
-    """Return the body; ValueError if it is larger than any answer of a collector."""
+    """Return the body; raise ValueError if it is larger than any answer of a collector."""
     octets = bytearray()
     while len(octets) <= MAX_ANSWER_BYTES:
         piece = response.read1(_PIECE)
@@ -155,7 +155,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _failed(error: Exception, url: str) -> Answer:
-    """Say of what went wrong between here and the collector what to do about it."""
+    """Return the answer for a failed exchange, with a remedy where one is known."""
     cause: BaseException = error
     while isinstance(cause, http.MaxRetryError | http.ProxyError) and isinstance(
         inner := getattr(cause, "reason", None) or getattr(cause, "original_error", None), Exception
@@ -164,7 +164,7 @@ def _failed(error: Exception, url: str) -> Answer:
     text = one_line(str(cause.args[-1] if cause.args else cause), 200)
     if isinstance(cause, http.NameResolutionError):
         return Answer("later", f"{url}: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT")
-    if isinstance(cause, http.NewConnectionError):  # first: to urllib3 it is a time-out, too
+    if isinstance(cause, http.NewConnectionError):  # before its base class, ConnectTimeoutError
         why = text.rpartition("connection: ")[2].partition("] ")[2] or text
         return Answer("later", f"{url} cannot be reached: is a collector listening there? ({why})")
     if isinstance(cause, http.ConnectTimeoutError):

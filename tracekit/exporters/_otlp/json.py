@@ -1,4 +1,4 @@
-"""Finished spans as OTLP has them in JSON: ids in hex, enums and small numbers as numbers, 64 bits as text.
+"""OTLP's JSON encoding of finished spans: ids in hex, enums and 32-bit numbers as numbers, 64-bit numbers as text.
 
 Spec: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 """
@@ -27,7 +27,7 @@ _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def encode_spans_as_json(spans: Iterable[Span]) -> bytes:
-    """Return *spans* as the JSON of one ``ExportTraceServiceRequest``; what OTLP has no place for as in ``encode_spans``."""
+    """Return *spans* as the JSON of one ``ExportTraceServiceRequest``, with the exceptions of ``encode_spans``."""
     groups: dict[int, list[Span]] = {}
     for span in spans:
         groups.setdefault(id(span.resource), []).append(span)

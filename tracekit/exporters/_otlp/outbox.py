@@ -38,8 +38,8 @@ _SCHEMA = Schema(
             content_encoding TEXT NOT NULL,
             body BLOB NOT NULL
         )""",
-        # For each batch that was ever taken, apart from the batches, whose rows are long and would be written anew.
-        # It can be taken again at until_s, Unix time. When its last failure was counted, the ledger had *sent*.
+        # A row for each batch that was ever taken; not in batches, whose long rows would be rewritten each time. The
+        # batch can be taken again at until_s, Unix time. *sent* is the ledger's value at its last counted failure.
         """CREATE TABLE leases (
             id INTEGER PRIMARY KEY,
             attempts INTEGER NOT NULL,
@@ -51,12 +51,12 @@ _SCHEMA = Schema(
         )""",
         "CREATE TABLE ledger (put INTEGER, sent INTEGER, rejected INTEGER, evicted INTEGER)",
         "INSERT INTO ledger VALUES (0, 0, 0, 0)",
-        # Ids begin anywhere: one of a file that was removed means nothing in the file that came after it.
+        # Ids start at a random number: an id from a file that was removed must not match one in its successor.
         "INSERT INTO sqlite_sequence VALUES ('batches', random() & 0x3fffffffffffffff)",
     ),
     check="SELECT count(*) = 1 AND min(typeof(put + sent + rejected + evicted) = 'integer') FROM ledger",
 )
-# Leases that end later than any can are ignored: the wall clock must have jumped.
+# Ignore leases that end too far in the future: the wall clock must have jumped.
 _WAITS = f"(until_s > :now_s AND until_s <= :now_s + {MAX_LEASE_S})"
 _QUEUE = "FROM batches LEFT JOIN leases USING (id)"
 _IS_ASIDE = "coalesce(is_aside, 0)"
@@ -74,7 +74,7 @@ _DUE = (
     f"SELECT min(CASE WHEN coalesce({_WAITS}, 0) THEN until_s - :now_s ELSE 0 END) {_QUEUE}"
     f" WHERE NOT {_IS_ASIDE} AND NOT {_IS_HELD}"
 )
-# What gives way: a batch that was set aside, else the oldest that is not being sent, else the oldest.
+# The batch to evict: one that was set aside, else the oldest that is not being sent, else the oldest.
 _EXPENDABLE = (
     "SELECT id, length(body) FROM leases JOIN batches USING (id) WHERE is_aside ORDER BY id LIMIT 1",
     f"SELECT batches.id, length(body) {_QUEUE} WHERE NOT {_IS_HELD} ORDER BY batches.id LIMIT 1",
@@ -86,7 +86,7 @@ _KEEP_PAGES, _STEP, _FIRST_STEP = 256, 500, 16
 
 
 class Batch(NamedTuple):
-    """One request body, as it was put; how often it was taken before, and how often that counted as a failure."""
+    """One request body, the number of earlier attempts to send it, and the number of counted failures."""
 
     id: int
     body: bytes
@@ -98,9 +98,9 @@ class Batch(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """Where the spans went that were put since the file was made: ``put == sent + rejected + evicted + waiting + aside``.
+    """The fate of all spans put since the file was created: ``put == sent + rejected + evicted + waiting + aside``.
 
-    Those set *aside* are in the file, but are not sent any more.
+    Spans that were set *aside* are still in the file, but are no longer sent.
     """
 
     put: int
@@ -112,19 +112,19 @@ class Ledger(NamedTuple):
     aside: int = 0
 
 
-_Row: TypeAlias = tuple[int | None, int, str, str, bytes]  # of batches; without an id it gets the next
+_Row: TypeAlias = tuple[int | None, int, str, str, bytes]  # of batches; None for the next id
 
 
 class Outbox:
-    """The outbox at *path*, made when first used; for any number of threads and processes.
+    """The outbox at *path*, created at first use; shared by any number of threads and processes.
 
-    File and write-ahead log together stay below *max_bytes* (at least 1 MiB), and 1/32 of that stays free on the
-    disk: batches that were set aside and then the oldest that are not being sent give way, and are counted.
-    *lock_timeout_s* is how long a call waits for other processes. A new file gets the permissions *mode*. All methods
-    raise ``StoreError``; the call after one starts afresh.
+    File and write-ahead log together stay below *max_bytes* (at least 1 MiB), and leave 1/32 of that free on the disk:
+    batches that were set aside, then the oldest that are not being sent, are evicted and counted. A call waits for
+    other processes for at most *lock_timeout_s*. A new file gets the permissions *mode*. All methods raise
+    ``StoreError``; the next call opens the file again.
 
-    What was put outlasts the process, however it ends. A power failure may take the last batches, and bring back some
-    that were sent already, but spoils nothing.
+    Batches outlast the process, however it ends. A power failure may lose the last batches and restore some that were
+    sent already, but does not damage the file.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Outbox:
         self._file = SQLiteFile(
             path,
             _SCHEMA,
-            # The rest is for the log's index (-shm).
+            # The remainder is for the index of the log (-shm).
             max_bytes=max_bytes // 32 * 23,
             max_log_bytes=max_bytes // 4,
             lock_timeout_s=lock_timeout_s,
@@ -151,7 +151,7 @@ class Outbox:
         self.path = self._file.path
 
     def put(self, body: bytes, *, spans: int, content_type: str, content_encoding: str) -> int:
-        """Keep *body*, which holds *spans* and may be as large as 1/8 of ``max_bytes``; return how many were ever evicted."""
+        """Store *body*, of at most 1/8 of ``max_bytes``, which holds *spans*; return all evicted spans so far."""
         if len(body) > self.max_body_bytes:
             raise StoreError(
                 "a batch is too large for the outbox", self.path, "allow max_bytes 8 times its size, or less a batch"
@@ -159,7 +159,7 @@ class Outbox:
         row = (None, spans, content_type, content_encoding, body)
         need = _room(len(body))
         with self._file.explained():
-            for evicted_bytes in (0, 2 * need, None):  # first what costs nothing
+            for evicted_bytes in (0, 2 * need, None):  # first without evicting
                 try:
                     return self._insert(row, need)
                 except sqlite3.OperationalError as error:
@@ -169,10 +169,10 @@ class Outbox:
         raise AssertionError("the last try returns or raises")
 
     def take(self, lease_s: float, *, after: int = 0, early: bool = False) -> Batch | None:
-        """Return the oldest batch past the id *after* that may be sent now; no other sender gets it for *lease_s*.
+        """Return the oldest batch with an id above *after* that may be sent now, leased for *lease_s*.
 
-        At most ``MAX_LEASE_S``. *early* also gives those that have to wait before they are tried again. The caller
-        ends the lease with ``sent``, ``rejected``, ``failed``, ``replace`` or ``give_back``.
+        *lease_s* is at most ``MAX_LEASE_S``. With *early*, batches that wait for their next try count as well. The
+        caller ends the lease with ``sent``, ``rejected``, ``failed``, ``replace`` or ``give_back``.
         """
         if not 0 < lease_s <= MAX_LEASE_S:
             raise ValueError(f"lease_s must be above 0 and at most {MAX_LEASE_S}: {lease_s}")
@@ -186,34 +186,34 @@ class Outbox:
             return self._take(lease_s, after, early)
 
     def due_s(self) -> float | None:
-        """Return in how many seconds the next batch may be taken; None where none waits that is not being sent."""
+        """Return the seconds until the next batch may be taken, or None if every batch is being sent or set aside."""
         with self._file.explained(), self._file.snapshot() as connection:
             self._check_open()
             (due_s,) = connection.execute(_DUE, {"now_s": time.time()}).fetchone()
             return None if due_s is None else max(0.0, due_s)
 
     def sent(self, batch: Batch, *, rejected: int = 0) -> None:
-        """Delete *batch*, which has arrived, but for *rejected* of its spans; nothing if somebody else has, meanwhile."""
+        """Delete *batch*, which the collector accepted except for *rejected* spans, unless it is gone already."""
         with self._file.explained(), self._transaction() as connection:
             spans = _delete(connection, batch.id)
-            rejected = max(0, min(rejected, spans))  # it comes from the collector
+            rejected = max(0, min(rejected, spans))  # a number from the collector
             _count(connection, "sent", spans - rejected)
             _count(connection, "rejected", rejected)
 
     def rejected(self, batch: Batch) -> None:
-        """Delete *batch*, which the collector will not have; nothing if somebody else has, meanwhile."""
+        """Delete *batch*, which the collector rejected, unless it is gone already."""
         self.sent(batch, rejected=batch.spans)
 
     def give_back(self, batch: Batch, *, delay_s: float = 0.0) -> None:
-        """End this lease on *batch*, which is not taken again before *delay_s*, at most ``MAX_LEASE_S``, have passed."""
+        """End this lease on *batch*, which can be taken again after *delay_s*, at most ``MAX_LEASE_S``."""
         with self._file.explained(), self._transaction() as connection:
             _give_back(connection, batch, delay_s)
 
     def failed(self, batch: Batch, *, delay_s: float) -> bool:
-        """Give *batch* back, which the collector did not take; return True where that sets it aside.
+        """Give *batch* back after a failure; return True if that sets it aside.
 
-        A failure counts only if spans of other batches were sent since the last one, so that no outage, however long,
-        costs a batch: the fault is the batch's own. The ``MAX_FAILURES``-th sets it aside.
+        A failure counts only if spans of other batches were sent since the last one: in an outage, however long, the
+        batch is not at fault. The ``MAX_FAILURES``-th counted failure sets it aside.
         """
         with self._file.explained(), self._transaction() as connection:
             if not _give_back(connection, batch, delay_s):
@@ -226,22 +226,22 @@ class Outbox:
             return bool(connection.execute("SELECT is_aside FROM leases WHERE id = ?", (batch.id,)).fetchone()[0])
 
     def readmit(self) -> None:
-        """Have the batches that were set aside tried once more."""
+        """Return the batches that were set aside to the queue, for one more try."""
         with self._file.explained(), self._transaction() as connection:
             connection.execute(
                 "UPDATE leases SET is_aside = 0, failures = ?, until_s = 0 WHERE is_aside", (MAX_FAILURES - 1,)
             )
 
     def replace(self, batch: Batch, parts: Sequence[tuple[bytes, int]]) -> None:
-        """Put *parts*, bodies with their numbers of spans, in the place of *batch*; the rest of its spans is rejected.
+        """Replace *batch* by *parts*, bodies with their span counts; the remaining spans of *batch* are rejected.
 
-        The first keeps the id, and with it the turn. Nothing is done where this lease is over.
+        The first part keeps the id, and with it the position. Without a valid lease nothing changes.
         """
         need = _room(sum([len(body) for body, _ in parts]))
         with self._file.explained(), self._transaction(need) as connection:
             if not _give_back(connection, batch, 0.0):
                 return
-            # The number of attempts stays: it tells a lease on the whole from one on the first part.
+            # The number of attempts stays: it distinguishes a lease on the whole from one on the first part.
             connection.execute("UPDATE leases SET until_s = 0, failures = 0, sent = -1 WHERE id = ?", (batch.id,))
             connection.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
             if not parts:
@@ -255,11 +255,11 @@ class Outbox:
                 id = None
 
     def set_aside(self) -> str | None:
-        """Rename the file, which is damaged, so that the next call begins a new one; return its name then, or None."""
+        """Rename the damaged file, so that the next call creates a new one; return the new name, or None."""
         return self._file.set_aside()
 
     def ledger(self) -> Ledger:
-        """Return where all spans went, at one moment."""
+        """Return the ledger."""
         with self._file.explained(), self._file.snapshot() as connection:
             self._check_open()
             rows = connection.execute(
@@ -272,7 +272,7 @@ class Outbox:
             return Ledger._make((*row, spans.get(0, 0), sizes.get(0, 0), spans.get(1, 0)))
 
     def close(self) -> None:
-        """Close the file, for good; what is leased to this process waits until its lease ends."""
+        """Close the file permanently; batches leased by this process wait until their leases end."""
         self._is_closed = True
         self._file.close()
 
@@ -283,13 +283,13 @@ class Outbox:
             yield connection
 
     def _check_open(self) -> None:
-        # Inside the transaction: what a close() in another thread has closed was opened again, and is closed by this error.
+        # Inside the transaction, which opens the file again after a close() in another thread: this error closes it.
         if self._is_closed:
             raise StoreError("the outbox is closed", self.path, "make another one")
 
     def _insert(self, row: _Row, need: int) -> int:
         with self._transaction(need) as connection:
-            # On a disk filled up by this, nothing could be sent either: the log could not move into the file.
+            # On a full disk nothing could be sent either: the log could not be moved into the file.
             self._file.check_disk(2 * need + self._spare)
             while self._file.room(connection) < need and _evict(connection):
                 pass
@@ -302,7 +302,7 @@ class Outbox:
 
     def _take(self, lease_s: float, after: int, early: bool) -> Batch | None:
         with self._transaction(_MIN_ROOM) as connection:
-            # Else it would be sent, and that could not be noted: sent again and again.
+            # Without room to record it as sent, the batch would be sent again and again.
             self._file.check_disk(2 * _MIN_ROOM)
             now_s = time.time()
             row = connection.execute(_TAKE, {"now_s": now_s, "after": after, "early": early}).fetchone()
@@ -319,9 +319,9 @@ class Outbox:
             return batch
 
     def _shrink(self, evicted_bytes: int) -> None:
-        """Give the file system all that the file can do without, and *evicted_bytes* of the oldest batches too.
+        """Give free pages back to the file system, after evicting batches of *evicted_bytes*.
 
-        Little by little: that takes room itself, at first there is next to none.
+        In growing steps: each step itself needs room, of which there is little at first.
         """
         for doublings in range(16):
             self._file.checkpoint()
@@ -335,7 +335,7 @@ class Outbox:
 
 
 def _room(size: int) -> int:
-    """Return how many bytes of the file a body of *size* takes, with all the pages that change."""
+    """Return the bytes that storing a body of *size* takes, including all other pages that change."""
     return size + size // 128 + _MIN_ROOM
 
 
@@ -350,7 +350,7 @@ def _put(connection: sqlite3.Connection, row: _Row) -> None:
 
 
 def _give_back(connection: sqlite3.Connection, batch: Batch, delay_s: float) -> bool:
-    """End the lease with which *batch* was taken; False if another sender has it, or has settled it."""
+    """End the lease with which *batch* was taken; return False if it is over already."""
     given_back = connection.execute(
         "UPDATE leases SET is_held = 0, until_s = ? WHERE id = ? AND is_held AND attempts = ?",
         (time.time() + min(delay_s, MAX_LEASE_S), batch.id, batch.attempts + 1),
@@ -359,7 +359,7 @@ def _give_back(connection: sqlite3.Connection, batch: Batch, delay_s: float) -> 
 
 
 def _evict(connection: sqlite3.Connection) -> int:
-    """Drop a batch; return its bytes, 0 if none is left."""
+    """Evict a batch; return its bytes, 0 if none is left."""
     now_s = time.time()
     found = (connection.execute(query, {"now_s": now_s}).fetchone() for query in _EXPENDABLE)
     id, size = next(filter(None, found), (None, 0))
@@ -369,7 +369,7 @@ def _evict(connection: sqlite3.Connection) -> int:
 
 
 def _delete(connection: sqlite3.Connection, id: int) -> int:
-    """Delete a batch, and return how many spans it had; 0 if it is not there."""
+    """Delete a batch, and return its number of spans, 0 if it is not there."""
     row = connection.execute("SELECT spans FROM batches WHERE id = ?", (id,)).fetchone()
     connection.execute("DELETE FROM batches WHERE id = ?", (id,))
     connection.execute("DELETE FROM leases WHERE id = ?", (id,))

@@ -1,6 +1,8 @@
-"""Encoded requests: what they hold, how large they may be, and how one that is too large becomes two.
+"""Encoded requests: their size limit, and the split of one that is too large.
 
-    ExportTraceServiceRequest = 1: repeated ResourceSpans { 1: resource, 2: repeated ScopeSpans { 1: scope, 2: repeated Span } }
+    ExportTraceServiceRequest = 1: repeated ResourceSpans
+    ResourceSpans             = 1: resource, 2: repeated ScopeSpans
+    ScopeSpans                = 1: scope, 2: repeated Span
 
 Spec: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
 """
@@ -28,7 +30,7 @@ _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
 
 
 class Request(NamedTuple):
-    """The body of one request, and how many spans are in it."""
+    """The body of one request, and its number of spans."""
 
     body: bytes
     spans: int
@@ -40,29 +42,28 @@ def pack(body: bytes, content_encoding: str) -> bytes:
     """Return *body* in *content_encoding*, "gzip" or ""."""
     if not content_encoding:
         return body
-    # Level 1: it is the program's own processor. 31: with the header of gzip.
+    # Level 1, to save the program's processor time. 31: with the header of gzip.
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     return packer.compress(body) + packer.flush()
 
 
 class SizeLimit:
-    """How many bytes a request may have before it is packed, learned from those that the collector found too large."""
+    """The maximum size of requests before compression, learned from requests that the collector found too large."""
 
     def __init__(self) -> None:
         self.max_bytes: float = math.inf
-        self._too_large: float = math.inf  # the smallest request of a single span that was refused for its size
+        self._too_large: float = math.inf  # the smallest request of one span that was rejected for its size
 
     def taken(self, size: int) -> None:
-        """Note that a request of *size* bytes was taken."""
+        """Record that the collector accepted a request of *size* bytes."""
         if size >= self._too_large:
             self._too_large = math.inf
 
     def split(self, request: Request | Batch) -> list[tuple[bytes, int]]:
-        """Return the bodies, packed, and span counts of the two halves of *request*, which the collector found too large.
+        """Return the packed bodies and span counts of both halves of *request*, which was too large.
 
-        Spans are left out that cannot be taken either, since one no larger than that was refused alone: so a collector
-        that takes nothing is not asked about each span. Nothing is returned where that leaves none, or where the body
-        is not a request.
+        A span is left out if one of its size or less was rejected alone, so a collector that accepts nothing is not
+        asked about each span. The list is empty if that leaves no span, or if the body is not a request.
         """
         try:
             body = _unpacked(request.body, request.content_encoding)
@@ -85,7 +86,7 @@ class SizeLimit:
 
 
 class _Encoded(NamedTuple):
-    """One encoded span, and what stands around it: all of the ResourceSpans and the ScopeSpans but spans."""
+    """One encoded span, with the other fields of its ResourceSpans and ScopeSpans."""
 
     resource: Any
     scope: Any
@@ -118,7 +119,7 @@ def _messages(octets: bytes, wanted: int) -> Iterator[bytes]:
 
 
 def _rest(octets: bytes) -> bytes:
-    """Return a message without its field 2; the others of these messages are texts and messages, too."""
+    """Return a message without its field 2. All fields of these messages are texts and messages."""
     return b"".join([_message(number, value) for number, value in fields(octets) if number != 2])
 
 
@@ -149,7 +150,7 @@ def _joined(spans: Iterable[_Encoded]) -> bytes:
 
 
 def _grouped(spans: Iterable[_Encoded], field: int) -> Iterator[tuple[Any, list[_Encoded]]]:
-    """Give runs of spans that have *field* in common."""
+    """Yield runs of spans that have the same *field*."""
     run: list[_Encoded] = []
     for span in spans:
         if run and run[0][field] != span[field]:

@@ -1,8 +1,8 @@
-"""The thread that empties an outbox: one batch at a time, the oldest first, until the collector has taken or refused each.
+"""The thread that empties an outbox: one batch at a time, the oldest first.
 
-How it works: after a failure the thread waits, longer each time, until a batch is taken; and each batch waits, longer
-each time, until it is tried again. The first keeps an outage from becoming a storm of requests. The second lets the
-other batches pass one that the collector never takes.
+How it works: after a failure the thread backs off, longer each time, until the collector accepts a batch. Each batch
+that failed also waits for its own next try, longer each time. The first back-off prevents a storm of requests during
+an outage. The second lets other batches pass a batch that always fails.
 """
 
 from __future__ import annotations
@@ -28,41 +28,41 @@ __all__ = ["Backoff", "Sender", "backoff_s", "report_rejected", "report_unusable
 
 _FIRST_S, _LONGEST_S = 1.0, 60.0
 _LONGEST_OF_A_BATCH_S = 600.0
-_LOOK_AGAIN_S = 5.0  # other processes put and give back batches without telling this one
+_LOOK_AGAIN_S = 5.0  # other processes put and return batches without notifying this one
 _STORE_S = 1.0
-_FAILURES_A_ROUND = 3  # of a flush, which does not wait between them
-_FOREVER_S = 1e9  # what a Condition can wait
+_FAILURES_A_ROUND = 3  # for a flush, which does not wait between tries
+_FOREVER_S = 1e9  # the longest wait: a Condition rejects infinity
 
 
 def backoff_s(failures: int, longest_s: float = _LONGEST_S) -> float:
-    """Return how long to wait after *failures* before this one: from 1 s, doubled up to *longest_s*, less a random half."""
+    """Return the wait after a failure behind *failures* others: 1 s, doubled up to *longest_s*, less up to a half."""
     wait_s = min(longest_s, _FIRST_S * 2.0 ** min(failures, 30))
-    # Not from the random module: what a program that has seeded it gets next is not ours to change.
+    # Not the random module: a program that has seeded it expects its own sequence.
     return wait_s * (256 + os.urandom(1)[0]) / 512
 
 
 class Backoff:
-    """How long to wait after each failure in a row."""
+    """The waits after consecutive failures."""
 
     def __init__(self, longest_s: float = _LONGEST_S) -> None:
         self._longest_s = longest_s
         self._failures = 0
 
     def next_s(self, at_least_s: float | None = None) -> float:
-        """Return the next wait; a collector that asks for none at all, again and again, is not obeyed."""
+        """Return the next wait, at least *at_least_s*; a collector cannot ask for a shorter one."""
         wait_s = backoff_s(self._failures, self._longest_s)
         self._failures += 1
         return max(at_least_s or 0.0, wait_s)
 
     def reset(self) -> None:
-        """Begin anew, after a success."""
+        """Start over after a success."""
         self._failures = 0
 
 
 class Sender:
-    """Sends what is in *outbox* with *send*; of one process, and started when it is first woken.
+    """Send the batches in *outbox* with *send*, in a thread that the first ``wake()`` starts. Not shared by processes.
 
-    *split* gives the parts of a batch that was too large for the collector, none where it cannot be split.
+    *split* returns the parts of a batch that was too large for the collector, or nothing if it cannot be split.
     """
 
     def __init__(
@@ -81,18 +81,18 @@ class Sender:
         self._lease_s = lease_s
         self._backoff = Backoff()
         self._changed = threading.Condition()
-        self._is_running = threading.Lock()  # held by the thread, and never waited for
+        self._is_running = threading.Lock()  # held by the thread; acquired without waiting
         self._thread: threading.Thread | None = None
         self._is_woken = False
         self._is_backing_off = False
         self._closes_at: float | None = None
-        self._asked = self._answered = 0  # rounds that flush() has asked for
-        self._after = 0  # the id of the batch that failed last; the one behind it is next
-        self._is_empty = True  # whether nothing was left when the thread came to rest
+        self._asked = self._answered = 0  # rounds that flush() requested
+        self._after = 0  # the id of the batch that failed last; the batch behind it is next
+        self._is_empty = True  # at the end of the last round
         self._has_readmitted = False
 
     def wake(self) -> None:
-        """Announce that there is something to send; a back-off goes on."""
+        """Announce a new batch. A back-off is not cut short."""
         with self._changed:
             self._is_woken = True
             self._changed.notify_all()
@@ -101,17 +101,17 @@ class Sender:
     def _start(self) -> None:
         if self._closes_at is not None or self._is_running.locked():
             return
-        # In this Context, the exporter's: nothing that is traced while sending is sampled.
+        # In a copy of this Context, where nothing is sampled: an instrumented HTTP library must not trace the export.
         run = contextvars.copy_context().run
         thread = threading.Thread(target=run, args=(self._run,), name="tracekit-send", daemon=True)
         try:
             thread.start()
             self._thread = thread
-        except RuntimeError:  # no more threads, or the interpreter is on its way out: the outbox keeps what it has
+        except RuntimeError:  # no more threads, or the interpreter is exiting: the batches stay in the outbox
             self._thread = None
 
     def flush(self, timeout_s: float) -> bool:
-        """Try each batch now, whether or not it has to wait, and return whether none is left."""
+        """Try each batch now, including those that wait for a retry, and return whether the outbox is empty."""
         with self._changed:
             self._asked += 1
             ticket = self._asked
@@ -127,7 +127,7 @@ class Sender:
             return self._answered >= ticket and self._is_empty
 
     def close(self, timeout_s: float) -> None:
-        """Send while that works, for *timeout_s* at most; the rest stays in the outbox."""
+        """Send while that succeeds, for at most *timeout_s*; the other batches stay in the outbox."""
         with self._changed:
             self._closes_at = time.monotonic() + timeout_s
             self._changed.notify_all()
@@ -147,7 +147,7 @@ class Sender:
                 self._changed.notify_all()
 
     def _turn(self) -> bool:
-        """Send what can be sent, then rest; return True once nothing more is to be sent."""
+        """Run a round and rest; return True if it was the last one."""
         try:
             with self._changed:
                 asked, is_closing = self._asked, self._closes_at is not None
@@ -159,7 +159,7 @@ class Sender:
                 if not is_closing:
                     self._changed.wait_for(self._has_to_go_on, rest_s)
             return is_closing
-        except BaseException as error:  # of a log handler, perhaps: whatever it is, the thread has to go on
+        except BaseException as error:  # no caller could handle it, and the thread must survive
             self._notices.say("error", describe(error), "sending failed: %s", describe(error))
             time.sleep(_STORE_S)
             return self._closes_at is not None
@@ -169,7 +169,7 @@ class Sender:
         return is_woken or self._asked > self._answered or self._closes_at is not None
 
     def _round(self, *, early: bool) -> float:
-        """Send until nothing is left or nothing can be sent; return how many seconds to rest."""
+        """Send until nothing is left or a batch fails; return the seconds to rest. *early* ignores waits of batches."""
         after, failures = 0, 0
         while self._closes_at is None or time.monotonic() < self._closes_at:
             try:
@@ -179,7 +179,7 @@ class Sender:
                     self._is_empty, self._is_backing_off = due_s is None, False
                     return _LOOK_AGAIN_S if due_s is None else min(due_s, _LOOK_AGAIN_S)
                 wait_s = self._settle(batch, self._send(batch))
-                after = batch.id if wait_s else batch.id - 1  # its first part has the same id
+                after = batch.id if wait_s else batch.id - 1  # the first part of a split batch keeps the id
             except StoreError as error:
                 if report_unusable(self._outbox, error, self._notices, is_closing=self._closes_at is not None):
                     continue
@@ -209,7 +209,7 @@ class Sender:
         return batch
 
     def _settle(self, batch: Batch, answer: Answer) -> float:
-        """Record the result for *batch*; return how long to wait, 0 if the collector may take more."""
+        """Record the result for *batch*; return the back-off in seconds, 0 to continue at once."""
         if answer.outcome == "later":
             return self._later(batch, answer)
         self._backoff.reset()
@@ -235,7 +235,7 @@ class Sender:
 
 
 def report_unusable(outbox: Outbox, error: StoreError, notices: Notices, *, is_closing: bool = False) -> bool:
-    """Report *error*; where the file is damaged, rename it, so that the next call makes a new one, and return True."""
+    """Report *error*. If the file is damaged, rename it, so that the next call creates a new one, and return True."""
     aside = outbox.set_aside() if error.is_damaged else None
     if aside is not None:
         message = "the spool is damaged: it is %s now, with the batches that waited in it, and a new one is begun"
@@ -246,7 +246,7 @@ def report_unusable(outbox: Outbox, error: StoreError, notices: Notices, *, is_c
 
 
 def report_rejected(notices: Notices, answer: Answer, spans: int) -> int:
-    """Report what the collector has against a request of *spans* that it took; return how many of them it rejected."""
+    """Report the objections in an answer to a request of *spans*; return the number of spans that were rejected."""
     if answer.rejected:
         message = "the collector rejected %d of %d spans: %s"
         notices.say("warning", answer.reason[:80], message, answer.rejected, spans, answer.reason)

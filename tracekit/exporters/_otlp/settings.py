@@ -1,7 +1,7 @@
-"""What the environment says about OTLP: the variables of OpenTelemetry's exporters.
+"""Settings of the OTLP exporter from OpenTelemetry's environment variables.
 
-The variable that is about traces wins over the one that is about all signals. A header's value is a secret, and so is
-what stands before the ``@`` of a URL: no line tells either.
+A variable for traces wins over the one for all signals. Header values and the user info of URLs are secrets, and appear
+in no message.
 
 Spec: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 """
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULTS", "check_headers", "endpoint_of", "otlp_settings", "without_secrets"]
 
-# What a line for a wrong variable says is used. gRPC has another endpoint: see _ENDPOINTS.
+# A message about a wrong variable names the default. gRPC has its own endpoint: see _ENDPOINTS.
 DEFAULTS: dict[str, Any] = {"protocol": "http/protobuf", "timeout_s": 10.0, "compression": "none", "insecure": False}
 _ENDPOINTS = {"grpc": "http://localhost:4317"}
 _ENDPOINT = "http://localhost:4318/v1/traces"
 _GENERAL, _OWN = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _PATHS = {"certificate": "CERTIFICATE", "client_certificate": "CLIENT_CERTIFICATE", "client_key": "CLIENT_KEY"}
 _HOUR_S = 3600.0
-_METADATA = frozenset("-._0123456789abcdefghijklmnopqrstuvwxyz")  # what gRPC takes
+_METADATA = frozenset("-._0123456789abcdefghijklmnopqrstuvwxyz")  # the characters that gRPC accepts
 _TOKEN = _METADATA | frozenset("!#$%&'*+^`|~")  # RFC 9110, 5.6.2
-# The request sets these itself: how long it is, what is in it, and what the connection does next.
+# The request itself sets these: its length, its content, and the use of the connection after it.
 _FRAMING = {"connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
 _RESERVED = _FRAMING | {"accept-encoding", "content-encoding", "content-type", "host", "transfer-encoding"}
 
@@ -35,10 +35,10 @@ _RESERVED = _FRAMING | {"accept-encoding", "content-encoding", "content-type", "
 def otlp_settings(
     environ: Mapping[str, str] | None = None, protocol: str | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the arguments for ``OTLPExporter`` that *environ* (default: ``os.environ``) holds, and lines on what is wrong.
+    """Return arguments for ``OTLPExporter`` from *environ* (default: ``os.environ``), and a message per wrong variable.
 
-    ``endpoint`` is whole, with the path for traces; ``insecure`` is there for gRPC only. *protocol* wins over the
-    variable's, which the others depend on.
+    ``endpoint`` includes the path for traces; ``insecure`` is present for gRPC only. *protocol*, on which other
+    settings depend, wins over the variable.
     """
     environment = Environment(environ)
     found: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def otlp_settings(
 
 
 def without_secrets(url: str) -> str:
-    """Return *url* less user info, query and fragment; where an ``@`` stands elsewhere, less than that."""
+    """Return *url* without user info, query and fragment; an ``@`` elsewhere removes everything before it."""
     head, at, tail = url.rpartition("@")
     scheme = head.partition("://")[0] if "://" in head else ""
     shown = (f"{scheme}://" if scheme.isalnum() else "") + f"...@{tail}" if at else url
@@ -84,7 +84,7 @@ def without_secrets(url: str) -> str:
 
 
 def endpoint_of(text: str | None, protocol: str) -> str:
-    """Return the whole endpoint that *text* names: with the path for traces, where it has none; ValueError if it is none."""
+    """Return the endpoint *text* with the path for traces if it has no path; raise ValueError if it is not valid."""
     if text is None:
         return _ENDPOINTS.get(protocol, _ENDPOINT)
     if protocol == "grpc":
@@ -111,7 +111,7 @@ def _url(text: str, path: str = "") -> str:
     from urllib.parse import urlsplit  # costs more to import than tracekit
 
     try:
-        # urlsplit() itself takes out line feeds and tabs.
+        # urlsplit() removes line feeds and tabs.
         parts = urlsplit(text if text.isprintable() and " " not in text else "")
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
@@ -129,7 +129,7 @@ def _url_for_traces(text: str) -> str:
 
 
 def _target(text: str) -> str:
-    """Read what gRPC connects to: a URL, or a name that it resolves."""
+    """Check a gRPC target: a URL, or a name that gRPC resolves."""
     if text.lower().startswith(("http://", "https://")):
         _url(text)
     elif not text.isprintable() or " " in text:
@@ -142,9 +142,9 @@ def _headers(text: str, protocol: str) -> dict[str, str]:
 
 
 def check_headers(headers: Iterable[tuple[str, str]], protocol: str) -> dict[str, str]:
-    """Return *headers* with names in lower case, as gRPC wants them; ValueError, which shows no value, if one is none.
+    """Return *headers* with names in lower case, as gRPC requires.
 
-    Nor may one be of those that the request sets itself, such as Content-Length.
+    Raises ValueError, without the values, for a malformed header or one that the request sets, such as Content-Length.
     """
     found = _named(headers, protocol)
     for name in found:
@@ -172,7 +172,7 @@ def _named(headers: Iterable[tuple[str, str]], protocol: str) -> dict[str, str]:
 
 
 def _timeout_s(text: str) -> float:
-    """Read milliseconds; 0 is no limit, of which an hour is as good."""
+    """Parse milliseconds into seconds; 0, no limit, becomes an hour."""
     return whole(0, round(_HOUR_S * 1000))(text) / 1000 or _HOUR_S
 
 

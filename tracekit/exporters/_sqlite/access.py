@@ -1,7 +1,7 @@
-"""Who may read the files that hold spans, and whose files are never written to.
+"""Permissions of new files that hold spans, and protection against other users' files and links.
 
-SQLite gives its write-ahead log and the log's index the permissions of the file itself. The rules for links and for
-files in directories such as /tmp are those of Linux's ``fs.protected_symlinks`` and ``fs.protected_regular``, which
+SQLite gives its write-ahead log and the index of the log the permissions of the file. The rules for links, and for
+files in directories such as /tmp, are those of Linux's ``fs.protected_symlinks`` and ``fs.protected_regular``, which
 not every system enforces.
 """
 
@@ -18,7 +18,7 @@ _PRIVATE = 0o600
 
 
 def check_mode(parameter: str, mode: int) -> None:
-    """Raise what says that *parameter* is wrong, unless *mode* is permissions that let the owner read and write."""
+    """Raise TypeError or ValueError unless *mode* is a set of permissions that lets the owner read and write."""
     if isinstance(mode, bool) or not isinstance(mode, int):
         raise TypeError(f"{parameter} must be int, not {type(mode).__name__}")
     if not 0 <= mode <= 0o777 or mode & _PRIVATE != _PRIVATE:
@@ -26,10 +26,10 @@ def check_mode(parameter: str, mode: int) -> None:
 
 
 def make_private(path: str, mode: int) -> str:
-    """Make the file at *path* with permissions *mode*, unless it is there, and return its name past any link.
+    """Create the file at *path* with permissions *mode* unless it exists, and return its name without links.
 
-    ``StoreError`` if a link is another user's or leads to another user's file, or if another user has made the file,
-    its log or the log's index in a directory that everybody may write to.
+    Raises ``StoreError`` for another user's link, for a link to another user's file, and in a directory that everybody
+    may write to for another user's file, log or index of a log.
     """
     if os.name == "nt":  # a new file has the permissions of its directory
         return path
@@ -41,10 +41,10 @@ def make_private(path: str, mode: int) -> str:
         _check_owner(target + suffix, path)
     try:
         file = os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, _PRIVATE)
-    except OSError:  # it is there; or SQLite will say why it cannot be made
+    except OSError:  # it exists, or SQLite will report why it cannot be created
         return target
     try:
-        os.fchmod(file, mode)  # whatever the umask is
+        os.fchmod(file, mode)  # regardless of the umask
     finally:
         os.close(file)
     return target
@@ -64,7 +64,7 @@ def _check_owner(name: str, path: str) -> None:
 
 
 def _is_public(directory: str) -> bool:
-    """Tell whether everybody may make files in *directory*, as in /tmp."""
+    """Return whether everybody may create files in *directory*, as in /tmp."""
     try:
         return bool(os.stat(directory).st_mode & stat.S_IWOTH)
     except OSError:

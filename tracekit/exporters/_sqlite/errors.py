@@ -1,4 +1,4 @@
-"""Errors of tracekit's files: what is wrong, which file, and the way out."""
+"""Errors of tracekit's files: the fault, the file, and the remedy."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ __all__ = ["StoreError", "code_of", "damaged", "explain", "is_full"]
 
 
 class StoreError(Exception):
-    """A file of tracekit's cannot be used, or does not hold what was asked for.
+    """A file of tracekit's cannot be used, or does not contain the requested data.
 
-    The message names the fault, then the file, then the way out; it is the same text each time for one cause.
-    *is_damaged*: the content contradicts itself, so that only a new file helps.
+    The message names the fault, the file and the remedy, and is the same each time for one cause. ``is_damaged``: the
+    content is inconsistent, so only a new file helps.
     """
 
     def __init__(self, wrong: str, path: str, way_out: str, *, is_damaged: bool = False) -> None:
-        # The cause comes first: the pipeline tells causes apart by the first 80 characters, and a path may be longer.
+        # The fault first: causes are distinguished by their first 80 characters, and a path may be longer.
         super().__init__(printable(f"{wrong}: {path}: {way_out}", 2000))
         self.is_damaged = is_damaged
 
 
 def damaged(path: str) -> StoreError:
-    """Return the error for a file that SQLite finds corrupt, or in which a part is missing that tracekit always writes."""
+    """Return the error for a file that is corrupt, or lacks a part that tracekit always writes."""
     way_out = "move it away with its -wal and -shm; a new one is made"
     return StoreError("damaged", path, way_out, is_damaged=True)
 
 
 def explain(error: Exception, path: str) -> StoreError:
-    """Return the error that says what *error* from SQLite means for the file at *path*, and what to do."""
+    """Return the StoreError for *error* from SQLite about the file at *path*."""
     directory = os.path.dirname(path)
     if os.path.isdir(path):
         return StoreError("is a directory", path, "name a file in it")
     if not os.path.lexists(directory):
         return StoreError("no such directory", path, f"make it first: mkdir -p {directory}")
-    # UnicodeDecodeError: SQLite's own message quotes the file, whose names are no UTF-8.
+    # UnicodeDecodeError: SQLite's message quotes a name from the file that is not UTF-8.
     if isinstance(error, UnicodeDecodeError) or code_of(error) & 0xFF == sqlite3.SQLITE_CORRUPT:
         return damaged(path)
     wrong, way_out = _CAUSES.get(code_of(error) & 0xFF, (f"SQLite failed ({str(error)[:100]})", "try another path"))
@@ -61,10 +61,10 @@ _CAUSES = {
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """Tell whether *error* is for want of room, on the disk or by ``max_page_count``: SQLite says the same of both."""
+    """Return whether *error* means lack of room, on the disk or by ``max_page_count``: SQLite reports both alike."""
     return code_of(error) == sqlite3.SQLITE_FULL
 
 
 def code_of(error: Exception) -> int:
-    """Return the extended code, whose low byte is the primary one; 0 where Python itself raised."""
+    """Return SQLite's extended error code, whose low byte is the primary code; 0 for an error of Python's."""
     return getattr(error, "sqlite_errorcode", 0)

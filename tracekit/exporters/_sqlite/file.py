@@ -1,8 +1,8 @@
-"""One SQLite file that several processes write at once, within bounds.
+"""A bounded SQLite file that several processes write at once.
 
-How it works: write-ahead mode, so that readers never wait; writers take turns, each waiting for its own, and
-whoever fills the log moves it into the file. The connection belongs to the process that opened it: ``fork()``
-waits for a running transaction (a second at most), and the child opens its own.
+How it works: in write-ahead mode readers never wait, writers take turns, and the writer that fills the log moves it
+into the file. The connection belongs to the process that opened it: ``fork()`` waits for a running transaction, for at
+most a second, and the child opens its own connection.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _BUSY_S = 0.05
 
 
 class SQLiteFile:
-    """The file at *path*, made at first use with the tables of *schema*; threads and processes may share it.
+    """The file at *path*, created at first use with the tables of *schema*; shared by threads and processes.
 
-    It stays below *max_bytes*, its write-ahead log below *max_log_bytes*. *lock_timeout_s* is how long a
-    transaction waits for others. A new file gets the permissions *mode*. A file that was removed or replaced is let go
-    of, and the path opened anew.
+    It stays below *max_bytes*, and its write-ahead log below *max_log_bytes*. A transaction waits for others for at
+    most *lock_timeout_s*. A new file gets the permissions *mode*. After the file was removed or replaced, the path is
+    opened again.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class SQLiteFile:
         self.max_log_bytes = max_log_bytes
         self.lock_timeout_s = lock_timeout_s
         self.mode = mode
-        # The threads inside explained(), with the file that was open when their call failed.
+        # The threads inside explained(), and for each the file that was open when its call failed.
         self._users: dict[int, tuple[int, int] | None] = {}
         self._connection: sqlite3.Connection | None = None
-        self._process: tuple[int, int] | None = None  # who opened the connection
-        self._opened_file: tuple[int, int] | None = None  # what it opened
+        self._process: tuple[int, int] | None = None  # the process that opened the connection
+        self._opened_file: tuple[int, int] | None = None  # its device and inode
         self._damaged_file: tuple[int, int] | None = None
         self._page_size = 0
         self._log = ""
@@ -80,10 +80,10 @@ class SQLiteFile:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn errors of SQLite into ``StoreError``; after one the file is opened anew, whatever has become of it."""
+        """Turn errors of SQLite into ``StoreError``; the next call after one opens the file again."""
         thread = threading.get_ident()
         if thread in self._users:
-            # A signal handler or finaliser has interrupted a call that may be anywhere in its transaction.
+            # A signal handler or finaliser has interrupted a call, possibly in its transaction.
             raise StoreError("in use by the call that this one interrupts", self.path, "call again after it")
         self._users[thread] = None
         try:
@@ -103,38 +103,38 @@ class SQLiteFile:
 
     @contextmanager
     def transaction(self, end: str = "COMMIT", *, log_bytes: int = 0) -> Iterator[sqlite3.Connection]:
-        """Give the connection inside a write transaction that may add *log_bytes* to the log; an error undoes it."""
+        """Yield the connection in a write transaction that may add *log_bytes* to the log; exceptions roll it back."""
         with self._begun("BEGIN IMMEDIATE", log_bytes) as connection:
             yield connection
             connection.execute(end)
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection inside a read transaction, for which no writer has to wait."""
+        """Yield the connection in a read transaction, which delays no writer."""
         with self._begun("BEGIN") as connection:
             yield connection
 
     def checkpoint(self) -> None:
-        """Move the log into the file, and give its space back, unless a reader is in the way."""
+        """Move the log into the file and truncate it, unless a reader still needs it."""
         with self._begun("PRAGMA wal_checkpoint(TRUNCATE)"):
             pass
 
     def pages(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        """Return how many pages the file has, and how many of them are free."""
+        """Return the number of pages of the file, and of free pages among them."""
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         return pages, free
 
     def room(self, connection: sqlite3.Connection) -> int:
-        """Return how many bytes there is room for below ``max_bytes``."""
+        """Return the number of bytes left below ``max_bytes``."""
         pages, free = self.pages(connection)
         return self.max_bytes - (pages - free) * self._page_size
 
     def check_disk(self, need: int) -> None:
-        """Raise what SQLite raises, unless *need* bytes are left on the disk once the log has moved into the file."""
+        """Raise SQLite's error for a full disk unless *need* bytes are left after moving the log into the file."""
         try:
             free = shutil.disk_usage(os.path.dirname(self._log)).free
-        except OSError:  # SQLite will say what has become of it
+        except OSError:  # SQLite will report the fault
             return
         if free < _size(self._log) + need:
             error = sqlite3.OperationalError("database or disk is full")
@@ -142,26 +142,27 @@ class SQLiteFile:
             raise error
 
     def is_too_large(self, pages: int) -> bool:
-        """Tell whether a file of *pages* is above ``max_bytes``, as one is that was allowed more last time."""
+        """Return whether a file of *pages* exceeds ``max_bytes``, as after a larger bound in an earlier process."""
         return pages * self._page_size > self.max_bytes
 
     def give_back(self, connection: sqlite3.Connection, pages: int) -> None:
         """Give at most *pages* free pages back to the file system."""
         for _ in range(pages):
-            # Page by page: before Python 3.12 one call gives back one page, whatever it is told.
+            # Page by page: before Python 3.12 one call gives back a single page, regardless of its argument.
             connection.execute("PRAGMA incremental_vacuum(1)").fetchall()
 
     def close(self) -> None:
-        """Close the connection; what comes next opens the file again."""
+        """Close the connection; the next call opens the file again."""
         with _forks.lock:
             self.disown()
             self._close()
 
     def set_aside(self) -> str | None:
-        """Rename the file, which is damaged, so that the next call begins a new one; return its name then.
+        """Rename the damaged file, so that the next call creates a new one, and return the new name.
 
-        None where no call has found it damaged, it cannot be renamed, or its header is not of this kind. Of several threads and processes that find
-        it damaged one renames it. A file that was set aside earlier is replaced.
+        Returns None if no call has found the file damaged, if it cannot be renamed, or if its header is not of this
+        kind. One of several threads and processes that find the damage renames the file. The new name replaces a file
+        that was set aside earlier.
         """
         path = os.path.realpath(self.path)
         aside = f"{path}.damaged"
@@ -169,17 +170,17 @@ class SQLiteFile:
             return None
         with _forks.lock:
             self.disown()
-            self._close()  # before the file below is closed, which ends SQLite's locks on it in this process
+            self._close()  # closing the file below would end SQLite's locks on it in this process
             try:
                 with open(path, "rb") as file:
                     if flock is not None:
                         flock(file, LOCK_EX | LOCK_NB)
-                    # Only that very file: by now another process may have put a new one in its place.
+                    # Only the damaged file: another process may have created a new one by now.
                     if self._damaged_file == _identity(file.fileno()) == _identity(path):
                         if not self.schema.is_in_header(file.read(100)):
                             return None
                         _rename(path, aside)
-            except (BlockingIOError, FileNotFoundError):  # another process renames it just now
+            except (BlockingIOError, FileNotFoundError):  # another process is renaming it
                 pass
             except OSError:
                 return None
@@ -193,7 +194,7 @@ class SQLiteFile:
             return False
 
     def disown(self) -> None:
-        """Let go of a connection that came over a fork, without closing it: the locks and the log are the parent's."""
+        """Abandon a connection inherited across a fork, without closing it: its locks and log are the parent's."""
         if self._connection is not None and self._process != _forks.process():
             _forks.inherited.append(self._connection)
             self._connection = None
@@ -204,7 +205,7 @@ class SQLiteFile:
 
     @contextmanager
     def _begun(self, statement: str, log_bytes: int | None = None) -> Iterator[sqlite3.Connection]:
-        """Open the file if need be, wait for *statement* to get its lock, and keep fork() away for what follows."""
+        """Open the file if necessary, wait until *statement* has its lock, and delay fork() until the end."""
         deadline = time.monotonic() + self.lock_timeout_s
         while True:
             with _forks.lock:
@@ -218,12 +219,12 @@ class SQLiteFile:
                                 connection.execute("ROLLBACK")
                         return
                 except BaseException:
-                    # Here, as another thread may open another file once the lock is released.
+                    # Here, because another thread may open a new file once the lock is released.
                     if threading.get_ident() in self._users:
                         self._users[threading.get_ident()] = self._opened_file
                     raise
-            # SQLite's own wait is not fair; who comes again at a random moment gets in. Not from the random
-            # module: what a program that has seeded it gets next is not ours to change.
+            # SQLite's own wait is not fair; retries at random times are. Not the random module: a program that has
+            # seeded it expects its own sequence.
             time.sleep(_BUSY_S * (1 + os.urandom(1)[0]) / 256)
 
     def _try(self, statement: str, log_bytes: int | None, may_fail: bool) -> sqlite3.Connection | None:
@@ -232,7 +233,7 @@ class SQLiteFile:
             if not self._log_has_room(log_bytes):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.execute(statement)
-            if self._log_has_room(log_bytes):  # now that nobody else can fill it
+            if self._log_has_room(log_bytes):  # now that no other process can fill it
                 return connection
             connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
@@ -249,7 +250,7 @@ class SQLiteFile:
     def _opened(self) -> sqlite3.Connection:
         self.disown()
         if self._connection is not None and _identity(self.path) != self._opened_file:
-            self._close()  # removed or replaced: nobody will read what is written to the old file
+            self._close()  # removed or replaced: no reader would see the old file
         if self._connection is None:
             self._connection = self._connect()
             self._log = f"{os.path.realpath(self.path)}-wal"
@@ -264,7 +265,7 @@ class SQLiteFile:
         try:
             prepare(connection)
             if not has_schema(connection, self.path, schema):
-                # Both take effect in an empty file only.
+                # Both only take effect in an empty file.
                 connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("BEGIN IMMEDIATE")
@@ -274,10 +275,10 @@ class SQLiteFile:
                     connection.execute(f"PRAGMA application_id={schema.application_id}")
                     connection.execute(f"PRAGMA user_version={schema.version}")
                 connection.execute("COMMIT")
-                connection.execute("PRAGMA wal_checkpoint").fetchall()  # the ids into the file's own header
+                connection.execute("PRAGMA wal_checkpoint").fetchall()  # moves the ids into the header of the file
             (self._page_size,) = connection.execute("PRAGMA page_size").fetchone()
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")  # a power failure may take the last batches, never the file
+            connection.execute("PRAGMA synchronous=NORMAL")  # a power failure may lose the last batches, not the file
             connection.execute(f"PRAGMA max_page_count={self.max_bytes // self._page_size}")
             log_pages = self.max_log_bytes // self._page_size
             connection.execute(f"PRAGMA wal_autocheckpoint={min(1000, log_pages // 4)}")
@@ -294,34 +295,34 @@ class SQLiteFile:
 
 
 class _Forks:
-    """Keeps fork() out of transactions, and a process from its parent's connections.
+    """Delays fork() during transactions, and keeps a child from its parent's connections.
 
-    A child must not find SQLite's mutexes taken by a thread that it does not have, nor a transaction that its exit
-    would roll back in memory that it shares with the parent.
+    A child must not inherit SQLite's mutexes held by a thread that it does not have, nor a transaction that its exit
+    would roll back in memory shared with the parent.
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # a signal handler may interrupt its holder
+        self.lock = threading.RLock()  # reentrant: a signal handler may interrupt its holder
         self.files: WeakSet[SQLiteFile] = WeakSet()
-        self.inherited: list[sqlite3.Connection] = []  # kept, because the end of a Connection closes it
+        self.inherited: list[sqlite3.Connection] = []  # kept alive: the finaliser of a Connection closes it
         self._forked = 0
         self._held = threading.local()
 
     def process(self) -> tuple[int, int]:
-        """Return what differs in every process; a pid alone comes again."""
+        """Return a value that is unique to this process, unlike its pid, which may be used again."""
         return os.getpid(), self._forked
 
     def before(self) -> None:
-        """Wait for a running transaction; not for a disk that hangs."""
+        """Wait for a running transaction, for at most a second in case the disk hangs."""
         self._held.lock = self.lock.acquire(timeout=1.0)
 
     def after_in_parent(self) -> None:
-        """Let transactions go on."""
+        """Allow transactions again."""
         if self._held.lock:
             self.lock.release()
 
     def after_in_child(self) -> None:
-        """Start over."""
+        """Reset the state inherited from the parent."""
         self.lock = threading.RLock()
         self._forked += 1
         for file in self.files:
@@ -337,7 +338,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_above_0(parameter: str, number: float) -> None:
-    """Raise what says that *parameter* is wrong, unless *number* is a number above 0."""
+    """Raise TypeError or ValueError, which name *parameter*, unless *number* is a number above 0."""
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"{parameter} must be a number, not {type(number).__name__}")
     if not number > 0:
@@ -345,7 +346,7 @@ def check_above_0(parameter: str, number: float) -> None:
 
 
 def check_bytes(max_bytes: int) -> None:
-    """Raise what says that *max_bytes* is wrong, unless it is an int that leaves room for anything."""
+    """Raise TypeError or ValueError unless *max_bytes* is an int of at least 1 MiB."""
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
         raise TypeError(f"max_bytes must be int, not {type(max_bytes).__name__}")
     if max_bytes < _MIN_BYTES:
@@ -376,7 +377,7 @@ def _size(path: str) -> int:
 
 
 def _rename(path: str, aside: str) -> None:
-    # The log first: beside a new file it would be another file's.
+    # The log first: a new file must not find the log of its predecessor.
     for suffix in ("-wal", "-shm", ""):
         try:
             os.replace(path + suffix, aside + suffix)

@@ -1,4 +1,4 @@
-"""The SQLite file of traces as its readers see it: what makes it ours, and what is in it."""
+"""The schema of the SQLite store of spans, and its reader."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ SPANS = Schema(
 
 
 class StoredTrace(NamedTuple):
-    """One trace, summed up.
+    """The summary of one trace.
 
     ``name`` and ``service`` are its root span's, or its first span's where the root is not in the store.
     ``services`` come in order of first appearance. ``status`` is "error" if any span's is (``errors`` counts them),
@@ -81,7 +81,7 @@ class StoredTrace(NamedTuple):
 
 
 class StoredSpan(NamedTuple):
-    """One span as it was stored; see ``SQLiteExporter`` for what became of values that JSON cannot hold."""
+    """One span as it was stored; ``SQLiteExporter`` documents the values that JSON cannot hold."""
 
     trace_id: str
     span_id: str
@@ -111,7 +111,7 @@ _SELECT = f"SELECT {', '.join(StoredSpan._fields)} FROM spans"
 
 
 class Counts(NamedTuple):
-    """How much is in a store. Orphans are spans that name a parent, remote or not, that is not there."""
+    """The numbers of traces and spans in a store. Orphans are spans whose parent, remote or not, is not in it."""
 
     traces: int
     spans: int
@@ -151,7 +151,8 @@ class SQLiteReader:
     ) -> list[StoredTrace]:
         """Return the *limit* traces that started last, the newest first.
 
-        With *service* (equal), *name* (contained, case counts) or *status* (equal) only those with a span that fits all.
+        *service* (equal), *name* (contained, case-sensitive) and *status* (equal) select traces with a span that
+        matches all of them.
         """
         wanted = {"service = ?": service, "instr(name, ?)": name, "status = ?": status}
         terms = {term: whole(value) for term, value in wanted.items() if value is not None}
@@ -221,7 +222,7 @@ class SQLiteReader:
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection | None]:
-        """Give the connection inside one read transaction, or None while the file is empty."""
+        """Yield the connection in one read transaction, or None while the file is empty."""
         connection = self._connection
         with self._explained():
             if not self._has_schema:
@@ -233,7 +234,7 @@ class SQLiteReader:
             try:
                 yield connection
             finally:
-                # Not kept open: a snapshot in use stops the writers' log from shrinking.
+                # Not kept open: an open snapshot prevents the log from shrinking.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
@@ -277,7 +278,7 @@ def _summary(connection: sqlite3.Connection, trace_id: str, spans: int, start_ns
 
 def _span(row: tuple[Any, ...]) -> StoredSpan:
     span = StoredSpan._make(row)
-    # SQLite holds any type in any column: what another program has put there must not surprise who reads it.
+    # SQLite stores any type in any column: convert values that another program may have written.
     return StoredSpan(
         trace_id=str(span.trace_id),
         span_id=str(span.span_id),

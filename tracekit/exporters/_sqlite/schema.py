@@ -1,6 +1,6 @@
-"""What makes a SQLite file one of tracekit's: the ids in its header, and the tables exactly as tracekit makes them.
+"""Recognition of tracekit's SQLite files: by the ids in the header, and by tables exactly as tracekit creates them.
 
-Ids alone prove nothing: a trigger can swallow every row, and a view can stand in the place of a table.
+The ids alone are not enough: a trigger can discard every row, and a view can replace a table.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _ID_AT = 68  # https://www.sqlite.org/fileformat2.html#database_header
 
 
 class Schema(NamedTuple):
-    """One kind of file; id and version stand in its header, where file(1) and PRAGMA show them."""
+    """One kind of file. The header holds the id and the version, where file(1) and PRAGMA show them."""
 
     application_id: int  # four letters, "trk" and one for the kind
     version: int
     create: tuple[str, ...]
-    check: str = "SELECT 1"  # gives 1, unless a part is missing that tracekit always writes
+    check: str = "SELECT 1"  # returns 1 unless a part is missing that tracekit always writes
 
     def is_in_header(self, octets: bytes) -> bool:
-        """Tell whether *octets*, the first 100 of a file, are those of this kind of file, whatever follows."""
+        """Return whether *octets*, the first 100 of a file, are the header of this kind of file."""
         kind = self.application_id.to_bytes(4, "big")
         return octets.startswith(_MAGIC) and octets[_ID_AT : _ID_AT + 4] == kind
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Trust nothing that the file itself defines, and read text that is no UTF-8 as far as it is."""
+    """Trust no function that the file's schema names, and replace text that is not UTF-8."""
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.text_factory = _decode
 
@@ -44,10 +44,10 @@ def _decode(octets: bytes) -> str:
 
 
 def has_schema(connection: sqlite3.Connection, path: str, schema: Schema) -> bool:
-    """Tell whether the file is of this kind and version (True) or still empty (False); ``StoreError`` if it is neither."""
+    """Return True for a file of this kind and version, False for an empty one; else raise ``StoreError``."""
     is_nested = connection.in_transaction
     if not is_nested:
-        connection.execute("BEGIN")  # else another process could make the file between two of these
+        connection.execute("BEGIN")  # else another process could create the tables in between
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -78,7 +78,7 @@ def _check_tables(
         if text in wanted:
             wanted.remove(text)
         elif str(table).lower() in tables and not (sql is None or text.startswith("CREATE INDEX ")):
-            # An index of the user's own, that is not UNIQUE, changes no result.
+            # A user's own index changes no result, unless it is UNIQUE.
             raise StoreError(f"has a {kind} {name} that is not tracekit's", path, "name another path")
     if wanted:
         raise StoreError("its tables are not as tracekit makes them", path, "name another path")
@@ -87,5 +87,5 @@ def _check_tables(
 
 
 def _plain(sql: str) -> str:
-    """Return *sql*, of which SQLite keeps every space and comment, without them."""
+    """Return *sql* without extra spaces and comments, which SQLite stores too."""
     return " ".join(re.sub(r"--[^\n]*", "", sql).split())
