@@ -471,6 +471,8 @@ if __name__ == "__main__":
     ARCHITECTURE.write_text(before + picture() + rest.partition(END)[2], encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [name for name in tracekit.__all__ if hasattr(getattr(tracekit, name), "__qualname__")])
+@pytest.mark.parametrize(
+    "name", [name for name in tracekit.__all__ if hasattr(getattr(tracekit, name), "__qualname__")]
+)
 def test_public_objects_say_that_they_live_where_they_are_imported_from(name):
     assert getattr(tracekit, name).__module__ == "tracekit"
