@@ -228,7 +228,7 @@ def use_context(fuzz: Fuzz) -> None:
 
 def is_public(name: str) -> bool:
     """Return whether *name* is public or special: private methods are cdef methods in the compiled form."""
-    return not name.startswith("_") or name.endswith("__")
+    return (not name.startswith("_") or name.endswith("__")) and name != "__del__"
 
 
 def keep_ours(fuzz: Fuzz, thing: Any) -> None:

@@ -186,7 +186,7 @@ class Fuzz(Values):
         open_before = tracekit.statistics().open
         handlers = sys.unraisablehook, threading.excepthook
         threshold = gc.get_threshold()
-        sys.unraisablehook = lambda args: self.failed.append((f"finalizer {shown(args.object)}", args.exc_value))
+        sys.unraisablehook = lambda args: self.failed.append(("finalizer", args.exc_value))
         threading.excepthook = lambda args: self.failed.append((f"thread {args.thread}", args.exc_value))
         hostile.use(self.mischief)
         gc.set_threshold(self.rng.choice([1, 7, 50, 700]), 2, 2)
