@@ -417,7 +417,7 @@ def test_a_loss_is_one_clear_line(caplog):
         assert balance.failed == 2
     assert lines(caplog) == [
         f"OTLPExporter failed, 1 spans lost: DeliveryError: {collector.url} answered 404 Not Found: the path of an OTLP/HTTP "
-        "endpoint usually ends in /v1/traces (said once per cause; tracekit.statistics() counts on)"
+        "endpoint usually ends in /v1/traces (reported once per cause; tracekit.statistics() counts all)"
     ]
 
 
@@ -516,7 +516,7 @@ def test_http_where_grpc_is_expected_is_said(collector):
 
 @pytest.mark.parametrize(
     ("status", "advice"),
-    [("UNAUTHENTICATED", "set headers"), ("UNIMPLEMENTED", "no OTLP collector"), ("RESOURCE_EXHAUSTED", "no room")],
+    [("UNAUTHENTICATED", "set headers"), ("UNIMPLEMENTED", "not an OTLP collector"), ("RESOURCE_EXHAUSTED", "no room")],
 )
 def test_a_batch_that_is_refused_over_grpc_is_dropped_at_once(status, advice):
     import grpc
@@ -848,7 +848,7 @@ def test_a_spool_that_is_full_is_said_once(spool, caplog):
     sender.shutdown()
     said = [line for line in lines(caplog) if "is full" in line]
     assert said == [
-        f"the spool is full: its oldest spans are dropped (said once; `tracekit spool {spool}` counts on)",
+        f"the spool is full: its oldest spans are dropped (reported once; `tracekit spool {spool}` counts all)",
     ]
 
 
