@@ -55,7 +55,7 @@ def test_doctor_sends_to_the_endpoint_of_the_environment(capsys, monkeypatch):
     ("answer", "said"),
     [
         (refuse(404), "answered 404 Not Found: the path of an OTLP/HTTP endpoint usually ends in /v1/traces"),
-        (refuse(401), "answered 401 Unauthorized: it wants to know who asks: set headers"),
+        (refuse(401), "answered 401 Unauthorized: it requires authentication: set headers"),
         (refuse(503), "answered 503 Service Unavailable"),
         (refuse(200, b"<html>", Content_Type="text/html"), "but as no OTLP collector does"),
         (reject(1, "too old"), "rejected the span: too old"),

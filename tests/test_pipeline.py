@@ -141,7 +141,7 @@ def test_batches_are_bounded(arguments, most):
     assert sum(sizes) == balance.exported == 5000
 
 
-def test_an_exporter_runs_alone_in_a_thread_and_a_context_of_its_own():
+def test_an_exporter_runs_in_one_thread_and_in_a_separate_context():
     lock = threading.Lock()
     seen = []
 
@@ -199,7 +199,7 @@ class Hostile(Exception):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_an_exporter_that_raises_costs_its_batch_and_no_more(error, caplog):
+def test_an_exporter_that_raises_loses_only_its_batch(error, caplog):
     exporter = Raising(error)
     tracekit.configure(exporter=exporter, export_interval_s=LONG)
     balance = Balance()
@@ -215,7 +215,7 @@ def test_an_exporter_that_raises_costs_its_batch_and_no_more(error, caplog):
     assert type(error).__name__ in record.getMessage()
 
 
-def test_a_failure_is_said_once_per_cause(caplog):
+def test_a_failure_is_reported_once_per_cause(caplog):
     exporter = Raising(ValueError("down"), ValueError("down"), KeyError("other"), ValueError("down"))
     tracekit.configure(exporter=exporter, export_interval_s=LONG)
     balance = Balance()
@@ -226,7 +226,7 @@ def test_a_failure_is_said_once_per_cause(caplog):
     assert (balance.failed, balance.exported) == (4, 1)
 
 
-def test_causes_that_are_all_different_do_not_fill_the_log(caplog):
+def test_many_different_causes_do_not_fill_the_log(caplog):
     exporter = Raising(*[ValueError(f"request {number}") for number in range(300)])
     tracekit.configure(exporter=exporter, export_interval_s=LONG)
     for _ in range(300):
@@ -235,7 +235,7 @@ def test_causes_that_are_all_different_do_not_fill_the_log(caplog):
     assert 1 <= len(caplog.records) <= 64
 
 
-def test_what_is_logged_is_one_line_and_short(caplog):
+def test_log_messages_are_one_short_line(caplog):
     tracekit.configure(exporter=Raising(ValueError("a\r\nb\x1b[31m" + "x" * 10_000)), export_interval_s=LONG)
     end(1)
     assert tracekit.flush()
@@ -289,7 +289,7 @@ def test_while_the_exporter_hangs_the_program_goes_on_and_the_buffer_is_bounded(
     assert len(gate.spans) == 9
 
 
-def test_of_spans_that_find_the_buffer_full_the_newest_are_dropped_and_it_is_said_once(gate, caplog):
+def test_a_full_buffer_drops_the_newest_spans_and_is_reported_once(gate, caplog):
     for number in range(20):
         end(1, str(number))
     gate.release.set()
@@ -302,14 +302,14 @@ def test_of_spans_that_find_the_buffer_full_the_newest_are_dropped_and_it_is_sai
     assert "spans dropped" in messages[0]
 
 
-def test_a_full_buffer_is_said_while_the_program_runs_not_only_at_its_end(gate, caplog):
+def test_a_full_buffer_is_reported_while_the_program_runs(gate, caplog):
     end(20)
     gate.release.set()
     until(lambda: caplog.records)
     assert "spans dropped" in caplog.text
 
 
-def test_drops_that_were_said_are_not_said_again_after_configure(gate, caplog):
+def test_drops_are_not_reported_again_after_configure(gate, caplog):
     end(20)
     gate.release.set()
     assert tracekit.flush(20)
@@ -358,7 +358,7 @@ def test_a_new_exporter_takes_over_from_one_that_hangs(gate):
     assert [span.name for span in gate._spans] == ["in flight"], "it gets nothing more"
 
 
-def test_what_waits_when_a_hanging_exporter_is_replaced_goes_to_the_new_one_by_itself(gate):
+def test_spans_that_wait_behind_a_hanging_exporter_go_to_its_successor_without_a_flush(gate):
     end(3, "waiting")
     memory = MemoryExporter()
     _configure._pipeline.use(memory, capacity=8, interval_s=0.01, timeout_s=0.01)
@@ -438,7 +438,7 @@ def test_an_exporter_that_calls_back_into_the_pipeline_does_not_dead_lock(call):
     assert balance.exported + balance.failed + balance.dropped == 3  # shutdown() may come before the second has ended
 
 
-def test_what_an_exporter_traces_itself_is_not_exported():
+def test_spans_of_the_exporter_itself_are_not_exported():
     class Chatty(MemoryExporter):
         def export(self, spans):
             with tracekit.span("export"), tracekit.span("request") as span:
@@ -531,7 +531,7 @@ def exit_now():
         5,
     ],
 )
-def test_an_account_that_is_none_is_ignored(account, caplog):
+def test_an_invalid_account_is_ignored(account, caplog):
     exporter = MemoryExporter()
     exporter.account = account
     tracekit.configure(exporter=exporter, export_interval_s=LONG)
@@ -555,7 +555,7 @@ def test_an_account_that_is_none_is_ignored(account, caplog):
         (Account(1, True, 1), (1, 1, 1, 1)),
     ],
 )
-def test_an_account_of_more_than_was_taken_makes_no_number_negative(account, counts):
+def test_an_account_of_too_many_spans_makes_no_count_negative(account, counts):
     exporter = MemoryExporter()
     tracekit.configure(exporter=exporter, export_interval_s=LONG)
     exporter.account = lambda: account
@@ -598,7 +598,7 @@ def test_an_account_that_takes_its_time_does_not_stop_statistics():
 
 @pytest.mark.parametrize("change", [list.clear, lambda spans: spans.pop(), lambda spans: spans.extend(spans)])
 @pytest.mark.parametrize("error", [None, ValueError("down")])
-def test_what_was_handed_over_counts_whatever_comes_back(change, error):
+def test_an_exporter_that_changes_its_list_does_not_change_the_counts(change, error):
     class Changes(MemoryExporter):
         def export(self, spans):
             change(spans)
@@ -703,7 +703,7 @@ def test_a_thread_that_is_gone_is_started_again(monkeypatch):
     assert len(memory._spans) == 4
 
 
-def test_where_no_thread_can_be_started_a_flush_exports_in_the_callers_alone(monkeypatch, gate):
+def test_without_a_thread_flushes_export_in_their_callers_one_at_a_time(monkeypatch, gate):
     gate.release.set()
     assert tracekit.flush(20)
     running, most = [], []
@@ -799,13 +799,13 @@ def test_a_call_may_interrupt_another_at_any_line_and_neither_waits_for_ever(int
 
 @pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
 @pytest.mark.parametrize("timeout_s", [float("-inf"), -1, -0.0, 0])
-def test_a_time_of_nothing_or_less_does_not_wait(call, timeout_s, gate):
+def test_a_timeout_of_zero_or_less_does_not_wait(call, timeout_s, gate):
     assert not call(timeout_s)
 
 
 @pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
 @pytest.mark.parametrize("timeout_s", [float("inf"), 1e300, 10**400], ids=["infinite", "float", "int"])
-def test_a_time_without_end_is_waited_for_as_long_as_it_takes(call, timeout_s, gate):
+def test_an_infinite_timeout_waits_until_the_spans_are_exported(call, timeout_s, gate):
     waited = []
     gate.flush = lambda timeout_s: waited.append(timeout_s) or threading.Event().wait(min(timeout_s, 0)) or True
     timer = threading.Timer(0.05, gate.release.set)
@@ -818,7 +818,7 @@ def test_a_time_without_end_is_waited_for_as_long_as_it_takes(call, timeout_s, g
 
 @pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
 @pytest.mark.parametrize(("timeout_s", "error"), [(float("nan"), ValueError), ("1", TypeError), (None, TypeError)])
-def test_what_is_no_time_is_an_error(call, timeout_s, error):
+def test_an_invalid_timeout_is_an_error(call, timeout_s, error):
     with pytest.raises(error, match="timeout_s must be a number"):
         call(timeout_s)
 
@@ -864,7 +864,7 @@ def test_configure_inside_a_recording_closes_the_exporter_before_it():
     assert len(second.spans) == 5
 
 
-def test_a_flush_that_the_exporter_could_not_make_is_said_to_have_failed():
+def test_a_flush_that_the_exporter_could_not_complete_returns_false():
     exporter = MemoryExporter()
     exporter.flush = lambda _: False
     tracekit.configure(exporter=exporter)
@@ -872,7 +872,7 @@ def test_a_flush_that_the_exporter_could_not_make_is_said_to_have_failed():
     assert not tracekit.flush()
 
 
-def test_before_it_is_closed_an_exporter_is_told_to_hurry():
+def test_an_exporter_is_hurried_before_it_is_closed():
     class Patient(MemoryExporter):
         def __init__(self):
             super().__init__()
@@ -925,7 +925,7 @@ def test_while_an_exporter_is_closed_its_spans_are_still_accounted_for():
     assert balance.exported == 3
 
 
-def test_configure_closes_the_exporter_before_with_all_that_is_its_own(exporter):
+def test_configure_flushes_and_closes_the_previous_exporter(exporter):
     end(3)
     open_span = tracekit.span("open")
     second = MemoryExporter()
@@ -939,7 +939,7 @@ def test_configure_closes_the_exporter_before_with_all_that_is_its_own(exporter)
     assert (len(second._spans), len(third.spans)) == (1, 1)
 
 
-def test_configure_with_nothing_stops_recording(exporter):
+def test_configure_without_an_exporter_stops_recording(exporter):
     balance = Balance()
     open_span = tracekit.span("open")
     tracekit.configure()

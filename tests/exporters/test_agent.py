@@ -84,7 +84,7 @@ def agent(tmp_path_factory):
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 @pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
-def test_it_gets_every_span_by_every_protocol(agent, protocol, compression):
+def test_the_agent_gets_every_span_by_every_protocol(agent, protocol, compression):
     port = agent.grpc_port if protocol == "grpc" else agent.http_port
     prefix = f"{protocol} {compression} "
     sender = OTLPExporter(f"http://127.0.0.1:{port}", protocol=protocol, compression=compression, environ={})
@@ -102,7 +102,7 @@ def test_it_gets_every_span_by_every_protocol(agent, protocol, compression):
         assert int(start) == span.start_ns
 
 
-def test_through_a_line_with_faults_it_gets_every_span_that_was_spooled(agent, tmp_path, monkeypatch):
+def test_the_agent_gets_every_spooled_span_through_a_faulty_proxy(agent, tmp_path, monkeypatch):
     monkeypatch.setattr(_sender, "_FIRST_S", 0.01)
     faults = [cut, refuse(503, Retry_After="0"), truncate, refuse(429)]
     target = f"http://127.0.0.1:{agent.http_port}"

@@ -80,7 +80,7 @@ checkout  2.00 s  server  items=3  note="two words"  ~ {"a" * 32}
         ]
 
 
-def test_each_local_root_of_a_trace_is_a_tree_of_its_own(stream):
+def test_each_local_root_of_a_trace_is_a_separate_tree(stream):
     caller = tracekit.SpanContext("a" * 32, "b" * 16, 1, is_remote=True)
     first, second = tracekit.span("first", parent=caller), tracekit.span("second", parent=caller)
     tracekit.span("in second", parent=second).end()
@@ -91,7 +91,7 @@ def test_each_local_root_of_a_trace_is_a_tree_of_its_own(stream):
     assert trees(stream)[1:] == [f"trace {'a' * 32}  shop  TIME  2 spans\nfirst  0 ns\n└─ in first  0 ns\n\n"]
 
 
-def test_what_ends_after_its_root_is_a_late_tree(stream):
+def test_spans_that_end_after_their_root_are_a_late_tree(stream):
     with tracekit.span("root"):
         detached = tracekit.span("detached")
     tracekit.span("below", parent=detached).end()
@@ -115,7 +115,7 @@ def test_spans_without_their_parent_are_written_at_shutdown(stream):
     parent.end()
 
 
-def test_no_more_spans_wait_than_allowed_and_the_oldest_trace_goes_first():
+def test_the_number_of_waiting_spans_is_bounded_and_the_oldest_trace_is_written_first():
     stream = Writes()
     exporter = ConsoleExporter(stream, max_spans=10)
     tracekit.configure(service="shop", exporter=exporter)
@@ -154,7 +154,7 @@ def test_attributes_and_events_past_a_dozen_are_counted_not_written(stream):
 HOSTILE = "\x1b[31m\x1b]0;title\x07\r\n\x9b2J\u202e\ud800\x7f"
 
 
-def test_nothing_that_a_program_says_can_steer_the_terminal():
+def test_no_text_of_a_program_can_control_the_terminal():
     stream = Writes()
     tracekit.configure(service=HOSTILE, exporter=ConsoleExporter(stream))
     with tracekit.span(HOSTILE, attributes={HOSTILE: HOSTILE, "list": [HOSTILE], "map": {HOSTILE: HOSTILE}}) as span:
@@ -176,7 +176,7 @@ def test_nothing_that_a_program_says_can_steer_the_terminal():
         (True, {"TERM": "dumb"}, False),
     ],
 )
-def test_colour_is_for_terminals_that_want_it(monkeypatch, is_terminal, environment, is_coloured):
+def test_only_terminals_get_colour_unless_it_is_disabled(monkeypatch, is_terminal, environment, is_coloured):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     for name, value in environment.items():
@@ -201,14 +201,14 @@ def test_a_stream_without_these_letters_gets_ascii():
     assert "  caf\\xe9  " in text
 
 
-def test_standard_error_of_the_moment_is_the_default(capsys):
+def test_the_current_standard_error_is_the_default(capsys):
     tracekit.configure(exporter=ConsoleExporter())
     tracekit.span("x").end()
     tracekit.flush()
     assert "\nx  " in capsys.readouterr().err
 
 
-def test_a_program_without_standard_error_loses_nothing_else(monkeypatch):
+def test_a_program_without_standard_error_continues(monkeypatch):
     tracekit.configure(exporter=ConsoleExporter())
     monkeypatch.setattr(sys, "stderr", None)
     before = tracekit.statistics()
@@ -217,7 +217,7 @@ def test_a_program_without_standard_error_loses_nothing_else(monkeypatch):
     assert tracekit.statistics().exported == before.exported + 1
 
 
-def test_a_span_that_cannot_be_written_costs_itself_alone(stream, monkeypatch, caplog):
+def test_a_span_that_cannot_be_written_does_not_lose_its_tree(stream, monkeypatch, caplog):
     lines = console._span_lines
 
     def fails(branch, paint):
@@ -242,7 +242,7 @@ def test_a_span_that_cannot_be_written_costs_itself_alone(stream, monkeypatch, c
     assert "2 spans lost" not in caplog.text
 
 
-def test_spans_that_wait_for_their_parent_are_queued_and_written_once_whatever_fails(caplog):
+def test_spans_that_wait_for_their_parent_are_queued_and_written_once(caplog):
     stream = Writes()
     exporter = ConsoleExporter(stream)
     tracekit.configure(exporter=exporter)
@@ -265,7 +265,7 @@ def test_spans_that_wait_for_their_parent_are_queued_and_written_once_whatever_f
     assert "inner" not in stream.getvalue()
 
 
-def test_a_stream_that_fails_costs_its_spans_and_the_next_ones_are_written(caplog):
+def test_a_stream_that_fails_loses_only_the_spans_written_to_it(caplog):
     stream = Writes()
     stream.close()
     exporter = ConsoleExporter(stream)
@@ -281,7 +281,7 @@ def test_a_stream_that_fails_costs_its_spans_and_the_next_ones_are_written(caplo
     assert "lost" not in text
 
 
-def test_a_forked_child_does_not_write_what_waits_in_its_parent(stream, monkeypatch):
+def test_a_forked_child_does_not_write_spans_that_wait_in_its_parent(stream, monkeypatch):
     parent = tracekit.span("open")
     tracekit.span("waits", parent=parent).end()
     assert trees(stream) == []
@@ -300,7 +300,7 @@ def test_a_forked_child_does_not_write_what_waits_in_its_parent(stream, monkeypa
         ({"max_spans": 0}, ValueError, "max_spans must be at least 1: 0"),
     ],
 )
-def test_wrong_options_are_named(options, error, message):
+def test_invalid_options_are_reported(options, error, message):
     with pytest.raises(error, match=message):
         ConsoleExporter(**options)
 
@@ -355,7 +355,7 @@ def test_durations_are_in_the_unit_that_suits_them(ns, text):
         ([[[[["deep"]]]]], "[[[[…]]]]"),
     ],
 )
-def test_values_are_short_and_in_quotes_only_where_they_need_them(value, text):
+def test_values_are_short_and_quoted_only_if_necessary(value, text):
     assert pairs({"k": value}) == [f"k={text}"]
 
 
@@ -376,7 +376,7 @@ def test_wide_letters_count_twice_and_marks_not_at_all():
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), st.none() | st.integers(0, 8), st.integers(0, 3)), max_size=30))
-def test_a_tree_shows_every_span_once_whatever_points_where(spans):
+def test_a_tree_shows_every_span_once_even_with_cycles(spans):
     leaves = [
         Leaf(str(id), None if parent is None else str(parent), start, at)
         for at, (id, parent, start) in enumerate(spans)

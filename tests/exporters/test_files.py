@@ -59,7 +59,7 @@ KINDS = [pytest.param(store, id="store"), pytest.param(spool, id="spool")]
 
 @posix
 @pytest.mark.parametrize("make", KINDS)
-def test_a_new_file_its_log_and_the_index_of_that_are_its_owners_alone(make, tmp_path, open_umask):
+def test_only_the_owner_may_read_a_new_file_its_log_and_its_index(make, tmp_path, open_umask):
     path = tmp_path / "file.db"
     keep = make(path)
     assert files_of(path) == {"file.db": 0o600, "file.db-wal": 0o600, "file.db-shm": 0o600}
@@ -68,7 +68,7 @@ def test_a_new_file_its_log_and_the_index_of_that_are_its_owners_alone(make, tmp
 
 @posix
 @pytest.mark.parametrize("make", KINDS)
-def test_an_argument_opens_them_whatever_the_umask_is(make, tmp_path):
+def test_an_argument_sets_the_permissions_regardless_of_the_umask(make, tmp_path):
     path = tmp_path / "file.db"
     before = os.umask(0o077)
     try:
@@ -89,7 +89,7 @@ def test_an_exporter_passes_the_argument_to_its_spool(tmp_path):
 
 @posix
 @pytest.mark.parametrize("make", KINDS)
-def test_the_permissions_of_a_file_that_is_there_are_the_users_own(make, tmp_path):
+def test_the_permissions_of_an_existing_file_do_not_change(make, tmp_path):
     path = tmp_path / "file.db"
     path.touch(mode=0o644)
     path.chmod(0o644)
@@ -155,7 +155,7 @@ def test_another_users_link_is_not_followed_but_for_roots(make, tmp_path, monkey
 @posix
 @pytest.mark.parametrize("name", ["file.db", "file.db-wal", "file.db-shm", "file.db-journal"])
 @pytest.mark.parametrize("make", KINDS)
-def test_where_everybody_may_write_another_users_file_is_not_taken(make, name, tmp_path, monkeypatch):
+def test_another_users_file_in_a_public_directory_is_not_used(make, name, tmp_path, monkeypatch):
     tmp_path.chmod(0o1777)
     (tmp_path / name).touch()
     owned_by(monkeypatch, file=1002)
@@ -168,7 +168,7 @@ def test_where_everybody_may_write_another_users_file_is_not_taken(make, name, t
 
 @posix
 @pytest.mark.parametrize("make", KINDS)
-def test_a_link_of_ones_own_is_followed_to_a_file_that_is_still_to_be_made(make, tmp_path):
+def test_an_own_link_to_a_file_that_does_not_exist_is_followed(make, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     path = tmp_path / "file.db"
     path.symlink_to(tmp_path / "elsewhere" / "real.db")
@@ -217,7 +217,7 @@ def test_a_file_whose_tables_are_not_tracekits_is_not_used(make, table, column, 
 
 
 @pytest.mark.parametrize(("make", "table"), [(store, "spans"), (spool, "batches")])
-def test_what_a_user_adds_beside_the_tables_is_left_alone(make, table, tmp_path):
+def test_other_tables_and_plain_indexes_are_ignored(make, table, tmp_path):
     path = tmp_path / "file.db"
     make(path)
     rows(path, "CREATE TABLE notes (x)")
@@ -281,7 +281,7 @@ def test_a_call_may_interrupt_another_on_the_same_file_at_any_line_and_leaves_th
 # ---- a span that cannot be stored
 
 
-def test_a_span_that_cannot_be_stored_costs_itself_alone(tmp_path, monkeypatch, caplog):
+def test_a_span_that_cannot_be_stored_does_not_lose_its_batch(tmp_path, monkeypatch, caplog):
     from tracekit.exporters import sqlite
 
     row = sqlite._row
@@ -295,7 +295,7 @@ def test_a_span_that_cannot_be_stored_costs_itself_alone(tmp_path, monkeypatch, 
     assert "1 spans lost: ZeroDivisionError" in caplog.text
 
 
-def test_a_span_that_sqlite_has_no_type_for_costs_itself_alone(tmp_path, monkeypatch):
+def test_a_value_that_sqlite_has_no_type_for_does_not_lose_the_batch(tmp_path, monkeypatch):
     from tracekit.exporters import sqlite
 
     row = sqlite._row
@@ -311,7 +311,7 @@ def test_a_span_that_sqlite_has_no_type_for_costs_itself_alone(tmp_path, monkeyp
     assert names == [f"job {at}" for at in (0, 1, 3, 4, 6, 7)]
 
 
-def test_what_was_stored_before_a_failure_is_not_counted_as_failed(tmp_path, monkeypatch, caplog):
+def test_spans_stored_before_a_failure_are_not_counted_as_failed(tmp_path, monkeypatch, caplog):
     exporter = SQLiteExporter(tmp_path / "file.db", max_bytes=1 << 20)
     write, calls = exporter._write, []
 

@@ -119,7 +119,7 @@ def test_the_connection_stays_open(collector):
     sender.shutdown()
 
 
-def test_a_connection_that_the_collector_has_closed_meanwhile_is_opened_again(collector):
+def test_a_connection_that_the_collector_has_closed_is_opened_again(collector):
     sender = exporter(collector)
     sender.export(made())
     for connection in list(collector.connections):
@@ -129,7 +129,7 @@ def test_a_connection_that_the_collector_has_closed_meanwhile_is_opened_again(co
     sender.shutdown()
 
 
-def test_a_batch_that_is_too_large_for_one_request_goes_in_several(collector, monkeypatch):
+def test_a_batch_that_is_too_large_for_one_request_is_sent_in_several(collector, monkeypatch):
     monkeypatch.setattr(otlp, "MAX_REQUEST_BYTES", 1000)
     sender = exporter(collector)
     sender.export(made(50))
@@ -138,7 +138,7 @@ def test_a_batch_that_is_too_large_for_one_request_goes_in_several(collector, mo
     sender.shutdown()
 
 
-def test_a_span_that_is_too_large_for_one_request_goes_all_the_same(collector, monkeypatch):
+def test_a_span_that_is_too_large_for_a_request_is_sent_alone(collector, monkeypatch):
     monkeypatch.setattr(otlp, "MAX_REQUEST_BYTES", 10)
     sender = exporter(collector)
     sender.export(made(2))
@@ -173,7 +173,7 @@ def test_spans_arrive_over_grpc(compression):
         assert collector.metadata[0]["api-key"] == "secret"
 
 
-def test_a_grpc_target_without_a_scheme_is_taken_as_it_is():
+def test_a_grpc_target_without_a_scheme_is_used_unchanged():
     with GrpcCollector() as collector:
         sender = OTLPExporter(f"127.0.0.1:{collector.port}", protocol="grpc", insecure=True, environ={})
         sender.export(made())
@@ -181,7 +181,7 @@ def test_a_grpc_target_without_a_scheme_is_taken_as_it_is():
         assert len(collector.spans) == 1
 
 
-def test_what_is_not_given_is_read_from_the_environment(collector):
+def test_arguments_default_to_the_environment(collector):
     environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url.removesuffix("/v1/traces"),
         "OTEL_EXPORTER_OTLP_HEADERS": "api-key=secret",
@@ -239,7 +239,7 @@ def test_user_info_in_the_endpoint_is_sent_as_authorization(collector):
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_collector_that_has_no_time_is_asked_again(status, caplog):
+def test_a_busy_collector_is_asked_again(status, caplog):
     with Collector(refuse(status), refuse(status, Retry_After="0"), refuse(status, Retry_After="soon")) as collector:
         sender = exporter(collector)
         sender.export(made(2))
@@ -261,7 +261,7 @@ def test_a_collector_that_breaks_off_is_asked_again(fault):
         assert len(collector.headers) == 3
 
 
-def test_a_collector_that_is_not_there_yet_is_waited_for():
+def test_a_request_is_retried_until_the_collector_has_started():
     port = closed_port()
     spans = made(2)
     sender = OTLPExporter(f"http://127.0.0.1:{port}", environ={}, timeout_s=20)
@@ -306,7 +306,7 @@ def test_retry_after_is_bounded(value, seconds):
     assert _retry_after(value) == seconds
 
 
-def test_a_collector_that_asks_for_no_wait_at_all_is_not_asked_in_a_tight_loop(monkeypatch):
+def test_a_retry_after_of_zero_does_not_cause_a_tight_loop(monkeypatch):
     monkeypatch.setattr(_sender, "_FIRST_S", 1.0)
     with Collector(*[refuse(503, Retry_After="0")] * 1000) as collector:
         reason(exporter(collector, timeout_s=0.4))
@@ -322,7 +322,7 @@ def test_waits_grow_and_are_never_alike():
 
 
 @pytest.mark.parametrize("status", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"])
-def test_over_grpc_too(status):
+def test_retryable_grpc_statuses_are_retried(status):
     import grpc
 
     with GrpcCollector(lambda _, context: context.abort(grpc.StatusCode[status], "later")) as collector:
@@ -338,7 +338,7 @@ def retry_info(seconds):
     return b"\x08\x08\x1a" + bytes([len(detail)]) + detail
 
 
-def test_a_grpc_collector_without_room_is_asked_again_if_it_says_when():
+def test_resource_exhausted_with_retry_information_is_retried():
     import grpc
 
     def full(_, context):
@@ -355,7 +355,7 @@ def test_a_grpc_collector_without_room_is_asked_again_if_it_says_when():
 # ---- what is lost, and said
 
 
-def test_what_the_collector_rejects_is_counted_said_once_and_not_sent_again(caplog):
+def test_rejected_spans_are_counted_reported_once_and_not_sent_again(caplog):
     with Collector(reject(2, "no\nroom"), reject(1, "no\nroom")) as collector:
         tracekit.configure(exporter=exporter(collector), environ={})
         balance = Balance()
@@ -381,7 +381,7 @@ def test_no_more_can_be_rejected_than_were_sent(count):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 415, 418, 500, 501, 301])
-def test_a_batch_that_is_refused_is_dropped_at_once(status):
+def test_a_rejected_batch_is_dropped_at_once(status):
     with Collector(refuse(status, Location="http://elsewhere/")) as collector:
         sender = exporter(collector)
         with pytest.raises(DeliveryError, match=f"{collector.url} answered {status} .*: [a-z]"):
@@ -390,7 +390,7 @@ def test_a_batch_that_is_refused_is_dropped_at_once(status):
         assert len(collector.headers) == 1
 
 
-def test_a_part_that_is_refused_costs_that_part_alone(monkeypatch, caplog):
+def test_a_rejected_request_does_not_lose_the_rest_of_the_batch(monkeypatch, caplog):
     monkeypatch.setattr(otlp, "MAX_REQUEST_BYTES", 500)
     with Collector(take, refuse(400)) as collector:
         tracekit.configure(exporter=exporter(collector), environ={})
@@ -417,7 +417,7 @@ def test_a_loss_is_one_clear_line(caplog):
         assert balance.failed == 2
     assert lines(caplog) == [
         f"OTLPExporter failed, 1 spans lost: DeliveryError: {collector.url} answered 404 Not Found: the path of an OTLP/HTTP "
-        "endpoint usually ends in /v1/traces (said once per cause; tracekit.statistics() counts on)"
+        "endpoint usually ends in /v1/traces (reported once per cause; tracekit.statistics() counts all)"
     ]
 
 
@@ -436,21 +436,21 @@ def first_reason(sender):
     return answer.reason
 
 
-def test_a_collector_that_is_not_there_is_said():
+def test_a_missing_collector_is_reported():
     url = f"http://127.0.0.1:{closed_port()}/v1/traces"
     said = reason(OTLPExporter(url, environ={}, timeout_s=0.1))
     assert said.startswith(f"{url} cannot be reached: is a collector listening there? (")
     assert "refused" in said
 
 
-def test_a_host_that_does_not_exist_is_said():
+def test_an_unknown_host_is_reported():
     said = reason(OTLPExporter("http://no-such-host.invalid:4318", environ={}, timeout_s=0.1))
     assert said == (
         "http://no-such-host.invalid:4318/v1/traces: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT"
     )
 
 
-def test_a_collector_that_never_answers_is_not_waited_for_for_ever():
+def test_the_wait_for_a_silent_collector_is_bounded():
     silence = Silence()
     with Collector(silence) as collector:
         said = reason(exporter(collector, timeout_s=0.2))
@@ -458,7 +458,7 @@ def test_a_collector_that_never_answers_is_not_waited_for_for_ever():
         silence.over.set()
 
 
-def test_an_answer_without_an_end_is_not_read_for_ever():
+def test_reading_an_endless_answer_is_bounded():
     over = threading.Event()
 
     def drip(handler, _):
@@ -496,29 +496,29 @@ def test_an_answer_that_is_too_large_is_not_read():
         (b"[" * 60000, "application/json", "in JSON"),
     ],
 )
-def test_an_answer_that_no_collector_gives_is_said(body, kind, said):
+def test_an_answer_that_is_not_a_collectors_is_reported(body, kind, said):
     with Collector(refuse(200, body, Content_Type=kind)) as collector:
         why = first_reason(exporter(collector))
         assert "but as no OTLP collector does" in why
         assert said in why
 
 
-def test_a_port_of_grpc_is_said_to_be_one():
+def test_the_port_of_grpc_is_reported_as_such():
     with GrpcCollector() as collector:
         said = first_reason(OTLPExporter(collector.url, environ={}))
         assert "4317 is the port of OTLP/gRPC" in said
 
 
-def test_http_where_grpc_is_expected_is_said(collector):
+def test_http_on_a_grpc_port_is_reported(collector):
     said = reason(OTLPExporter(collector.url, protocol="grpc", environ={}, timeout_s=0.3))
     assert "UNAVAILABLE" in said or "DEADLINE_EXCEEDED" in said
 
 
 @pytest.mark.parametrize(
     ("status", "advice"),
-    [("UNAUTHENTICATED", "set headers"), ("UNIMPLEMENTED", "no OTLP collector"), ("RESOURCE_EXHAUSTED", "no room")],
+    [("UNAUTHENTICATED", "set headers"), ("UNIMPLEMENTED", "not an OTLP collector"), ("RESOURCE_EXHAUSTED", "no room")],
 )
-def test_a_batch_that_is_refused_over_grpc_is_dropped_at_once(status, advice):
+def test_a_batch_that_is_rejected_over_grpc_is_dropped_at_once(status, advice):
     import grpc
 
     with GrpcCollector(lambda _, context: context.abort(grpc.StatusCode[status], "no\nway")) as collector:
@@ -546,7 +546,7 @@ def tls_collector(authority):
         yield collector
 
 
-def test_a_certificate_that_is_trusted_is(tls_collector, authority, tmp_path):
+def test_a_trusted_certificate_is_accepted(tls_collector, authority, tmp_path):
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     sender = exporter(tls_collector, certificate=tmp_path / "ca.pem")
     sender.export(made())
@@ -577,19 +577,19 @@ def test_a_client_shows_its_certificate(authority, tmp_path):
         assert len(collector.spans) == 1
 
 
-def test_a_certificate_that_is_not_trusted_is_said_at_once(tls_collector):
+def test_an_untrusted_certificate_is_reported_at_once(tls_collector):
     said = reason(exporter(tls_collector, timeout_s=20))
     assert "its certificate is not trusted" in said
     assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in said
 
 
-def test_tls_where_there_is_none_is_said_at_once(collector):
+def test_a_server_without_tls_is_reported_at_once(collector):
     said = reason(OTLPExporter(collector.url.replace("http:", "https:"), environ={}, timeout_s=20))
     assert said.endswith("it does not speak TLS: write http:// instead of https://")
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_certificate_that_is_not_there_is_said_at_once(collector, protocol, tmp_path):
+def test_a_missing_certificate_file_is_reported_at_once(collector, protocol, tmp_path):
     path = tmp_path / "none.pem"
     sender = OTLPExporter("https://127.0.0.1:1", certificate=path, protocol=protocol, environ={}, timeout_s=20)
     assert reason(sender) == f"{path} cannot be read: No such file or directory"
@@ -633,7 +633,7 @@ def test_a_certificate_that_is_not_there_is_said_at_once(collector, protocol, tm
         ({"spool": "x", "spool_bytes": 5}, ValueError, "at least"),
     ],
 )
-def test_wrong_arguments_are_said(arguments, error, said):
+def test_invalid_arguments_are_reported(arguments, error, said):
     with pytest.raises(error) as caught:
         OTLPExporter(environ={}, **arguments)
     assert said in str(caught.value)
@@ -662,7 +662,7 @@ def _export_in_child(sender, url):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
-def test_a_forked_child_has_a_connection_of_its_own(collector):
+def test_a_forked_child_opens_its_own_connection(collector):
     sender = exporter(collector)
     tracekit.configure(exporter=sender, environ={})
     tracekit.span("before").end()
@@ -685,7 +685,7 @@ def test_after_a_fork_the_parents_losses_are_not_the_childs(collector):
     assert sender.account().failed == 0
 
 
-def test_its_own_requests_are_not_traced(collector, monkeypatch):
+def test_requests_of_the_exporter_are_not_traced(collector, monkeypatch):
     """As an instrumentation of urllib3 would."""
     import urllib3
 
@@ -742,7 +742,7 @@ def test_while_the_collector_is_away_spans_wait_in_the_spool(spool, caplog):
     assert lines(caplog)[0].endswith("; spans wait in the spool")
 
 
-def test_what_a_process_has_left_is_sent_by_the_next(spool, caplog):
+def test_the_next_process_sends_the_batches_that_wait(spool, caplog):
     tracekit.configure(
         exporter=OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, spool=spool, timeout_s=0.2), environ={}
     )
@@ -754,7 +754,7 @@ def test_what_a_process_has_left_is_sent_by_the_next(spool, caplog):
         tracekit.configure()
 
 
-def test_what_is_refused_for_good_does_not_hold_up_the_rest(spool, caplog):
+def test_a_rejected_batch_does_not_delay_the_others(spool, caplog):
     with Collector(refuse(400), reject(1, "one too many")) as collector:
         sender = exporter(collector, spool=spool)
         for count in (3, 5, 2):
@@ -788,7 +788,7 @@ def test_a_collector_with_every_fault_gets_every_span(spool):
         sender.shutdown()
 
 
-def test_closing_an_exporter_with_a_spool_waits_for_a_silent_collector_no_longer_than_it_says(spool, monkeypatch):
+def test_closing_an_exporter_with_a_spool_waits_for_a_silent_collector_for_a_bounded_time(spool, monkeypatch):
     monkeypatch.setattr(otlp, "FAREWELL_S", 0.1)
     silence = Silence()
     with Collector(silence) as collector:
@@ -825,7 +825,7 @@ def test_processes_share_a_spool(collector, spool):
     sender.shutdown()
 
 
-def test_what_is_lost_when_is_measured():
+def test_the_table_of_losses_can_be_measured():
     """The figures of docs/OPERATIONS.md, from a shorter run."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults", "--seconds=20", "--kills=2"],
@@ -839,7 +839,7 @@ def test_what_is_lost_when_is_measured():
     assert done.stdout.count("\n| ") == 16
 
 
-def test_a_spool_that_is_full_is_said_once(spool, caplog):
+def test_a_full_spool_is_reported_once(spool, caplog):
     sender = OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, spool=spool, spool_bytes=1 << 20)
     spans = made(500)
     while not sender.ledger().evicted:
@@ -848,7 +848,7 @@ def test_a_spool_that_is_full_is_said_once(spool, caplog):
     sender.shutdown()
     said = [line for line in lines(caplog) if "is full" in line]
     assert said == [
-        f"the spool is full: its oldest spans are dropped (said once; `tracekit spool {spool}` counts on)",
+        f"the spool is full: its oldest spans are dropped (reported once; `tracekit spool {spool}` counts all)",
     ]
 
 

@@ -109,7 +109,7 @@ def test_kinds_are_numbered_as_in_otlp(kind, number):
     assert found.kind == number
 
 
-def test_flags_tell_of_a_local_parent_of_a_remote_one_and_of_none():
+def test_flags_distinguish_local_remote_and_missing_parents():
     with tracekit.span("root") as root, tracekit.span("child") as child:
         pass
     with tracekit.span("far", parent=REMOTE) as far:
@@ -129,7 +129,7 @@ def test_flags_tell_of_a_local_parent_of_a_remote_one_and_of_none():
         ("cancelled", "", 0, "", {"tracekit.cancelled": ""}),
     ],
 )
-def test_a_status_that_otlp_does_not_know_becomes_an_attribute(code, said, number, message, attributes):
+def test_a_cancelled_status_becomes_an_attribute(code, said, number, message, attributes):
     span = tracekit.span("job")
     span.set_status(code, said)
     span.end()
@@ -183,14 +183,14 @@ def test_not_a_number_arrives():
 
 
 @pytest.mark.parametrize("value", [None, object(), {1, "a", object()}])
-def test_what_no_attribute_holds_is_left_out_and_counted(value):
+def test_values_that_no_attribute_holds_are_dropped_and_counted(value):
     span = finished(attributes={"key": value, "other": 1})
     (found,) = decoded([span])
     assert mapping(found.attributes)["other"] == 1
     assert found.dropped_attributes_count == span.dropped_attributes
 
 
-def test_what_was_left_out_is_counted():
+def test_dropped_parts_are_counted():
     limits = Limits(attributes=1, events=1, links=1)
     tracekit.configure(exporter=tracekit.testing.MemoryExporter(), limits=limits)
     span = tracekit.span("job", attributes={"a": 1, "b": 2}, links=[REMOTE, LOCAL])
@@ -209,7 +209,7 @@ def test_sizes_take_as_many_octets_as_they_need(size):
     assert found.name == "n" * size
 
 
-def test_a_resource_and_a_scope_stand_above_the_spans():
+def test_the_spans_have_a_resource_and_a_scope():
     tracekit.configure(service="shop", resource={"zone": 7}, exporter=tracekit.testing.MemoryExporter())
     octets = encode_spans([finished(), finished()])
     (group,) = ExportTraceServiceRequest.FromString(octets).resource_spans
@@ -254,7 +254,7 @@ def test_an_open_span_is_encoded_without_an_end():
     span.end()
 
 
-def test_json_is_as_otlp_has_it():
+def test_json_follows_the_otlp_mapping():
     span = finished(attributes={"n": 1, "b": b"\0"}, parent=REMOTE)
     text = encode_spans_as_json([span]).decode()
     assert f'"traceId":"{span.context.trace_id}"' in text
@@ -331,7 +331,7 @@ def test_both_twins_encode_the_same_lives_to_the_same_bytes(lives):
 
 @many
 @given(LIFE)
-def test_bytes_and_json_say_the_same(life):
+def test_protobuf_and_json_agree(life):
     span = live(TWINS[tracekit.IMPLEMENTATION], life)
     (found,) = decoded([span])
     assert found.name == span.name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -366,7 +366,7 @@ def as_opentelemetry(span):
     )
 
 
-def test_opentelemetrys_encoder_makes_as_much_of_the_same_spans_in_no_fewer_bytes():
+def test_opentelemetrys_encoder_produces_an_equal_message_in_no_fewer_bytes():
     attributes = {"a": "b", "n": 5, "t": True, "d": 0.5}
     parent = tracekit.span("parent", parent=REMOTE, kind="server", attributes=attributes)
     with parent, tracekit.span("child", links=[Link(LOCAL, {"x": 1})]) as child:

@@ -130,7 +130,7 @@ def peak_of(call):
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "deflate", "br"])
-def test_an_encoding_that_was_not_asked_for_is_not_decoded(encoding):
+def test_an_unrequested_content_encoding_is_not_decoded(encoding):
     bomb = gzip.compress(gzip.compress(bytes(100 << 20)))
     said = []
     with Collector(refuse(200, bomb, Content_Type="application/x-protobuf", Content_Encoding=encoding)) as collector:
@@ -148,12 +148,12 @@ def headers_without_end(handler, _):
         pass
 
 
-def test_an_answer_is_not_read_past_its_limit_whatever_it_consists_of():
+def test_no_part_of_an_answer_is_read_past_its_limit():
     with Collector(headers_without_end) as collector:
         assert peak_of(lambda: first_reason(exporter(collector))) < 10 << 20
 
 
-def test_a_grpc_answer_that_is_too_large_is_no_answer_of_a_collector():
+def test_a_grpc_answer_that_is_too_large_is_not_a_collectors():
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
     def answer(size):
@@ -235,7 +235,7 @@ def test_with_a_spool_an_empty_answer_empties_it(tmp_path):
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1" * 5000, '"1e999"', "[]", "{}", '"x"'])
-def test_a_number_of_rejected_spans_that_is_none_is_no_answer_of_a_collector(number):
+def test_an_invalid_number_of_rejected_spans_is_not_a_collectors(number):
     body = b'{"partialSuccess": {"rejectedSpans": %s}}' % number.encode()
     with Collector(refuse(200, body, Content_Type="application/json")) as collector:
         sender = exporter(collector, protocol="http/json")
@@ -274,7 +274,7 @@ def test_headers_that_grpc_cannot_send_are_an_error_of_the_constructor(name, why
         OTLPExporter(environ={}, protocol="grpc", headers={name: "x"})
 
 
-def test_a_reserved_header_of_the_environment_costs_itself_alone():
+def test_only_the_reserved_headers_of_the_environment_are_ignored():
     for variable in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
         found, wrong = otlp_settings({variable: "api-key=a,Host=evil,content-type=application/x-protobuf"})
         assert found["headers"] == {"api-key": "a"}
@@ -283,7 +283,7 @@ def test_a_reserved_header_of_the_environment_costs_itself_alone():
         ]
 
 
-def test_a_user_agent_of_ones_own_is_sent_alone():
+def test_a_custom_user_agent_replaces_the_default():
     sent = []
 
     def note(handler, request):
@@ -306,7 +306,7 @@ class Hostile(Exception):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), Hostile(), MemoryError()], ids=lambda e: type(e).__name__)
-def test_a_transport_that_raises_costs_its_batch_and_no_more(error, monkeypatch):
+def test_a_transport_that_raises_loses_only_its_batch(error, monkeypatch):
     with Collector() as collector:
         sender = exporter(collector, timeout_s=0.2)
         sender.export(made())

@@ -118,7 +118,7 @@ def test_a_request_that_is_too_large_is_halved_until_it_is_taken(small, has_spoo
 
 
 @pytest.mark.parametrize("has_spool", [False, True])
-def test_a_span_that_is_too_large_alone_is_counted_and_the_rest_is_taken(small, has_spool, tmp_path, caplog):
+def test_a_span_that_is_too_large_alone_is_counted_and_the_others_are_sent(small, has_spool, tmp_path, caplog):
     collector, _, options = small
     sizes = [300] * 100
     sizes[3] = sizes[70] = 30_000
@@ -151,7 +151,7 @@ def sized_here(sizes):
 
 
 @pytest.mark.parametrize("has_spool", [False, True])
-def test_a_collector_that_takes_nothing_at_all_is_not_asked_about_each_span(has_spool, tmp_path):
+def test_a_collector_that_rejects_everything_is_not_asked_about_each_span(has_spool, tmp_path):
     with Collector(*[refuse(413)] * 10_000) as collector:
         sender = exporter(collector, spool=tmp_path / "spool.db" if has_spool else None)
         spans = sized(*[300] * 1024)
@@ -166,7 +166,7 @@ def test_a_collector_that_takes_nothing_at_all_is_not_asked_about_each_span(has_
         sender.shutdown()
 
 
-def test_without_a_retry_grpcs_resource_exhausted_is_not_asked_about_each_span_either():
+def test_resource_exhausted_without_retry_information_is_not_asked_about_each_span():
     import grpc
 
     def exhausted(_, context):
@@ -180,7 +180,7 @@ def test_without_a_retry_grpcs_resource_exhausted_is_not_asked_about_each_span_e
         sender.shutdown()
 
 
-def test_requests_stay_below_4_mib_by_themselves(tmp_path):
+def test_requests_stay_below_4_mib(tmp_path):
     with Collector() as collector:
         collector.answers = itertools.repeat(Small(4 * 2**20))
         for spool in (None, tmp_path / "spool.db"):
@@ -192,7 +192,7 @@ def test_requests_stay_below_4_mib_by_themselves(tmp_path):
         assert max(request.ByteSize() for request in collector.requests) > 2**20
 
 
-def test_a_request_fits_a_small_spool_by_itself(tmp_path):
+def test_requests_fit_a_small_spool(tmp_path):
     with Collector() as collector:
         sender = exporter(collector, spool=tmp_path / "spool.db", spool_bytes=1 << 20)
         sender.export(sized(*[300] * 1000))
@@ -201,7 +201,7 @@ def test_a_request_fits_a_small_spool_by_itself(tmp_path):
         sender.shutdown()
 
 
-def test_a_smaller_size_is_kept_and_single_spans_of_any_size_are_tried():
+def test_the_size_limit_is_learned_from_rejected_requests():
     limit = SizeLimit()
     whole = encoded(sized(*[100] * 10, 5000))
     small, large = limit.split(whole)
@@ -220,7 +220,7 @@ def encoded(spans, content_type="application/x-protobuf", encoding=""):
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])
 @pytest.mark.parametrize("content_type", ["application/x-protobuf", "application/json"])
-def test_halves_hold_what_the_whole_held(content_type, encoding):
+def test_the_halves_of_a_request_hold_the_same_spans(content_type, encoding):
     spans = sized(*[100] * 7)
     tracekit.configure(service="other", exporter=(memory := MemoryExporter()))
     tracekit.span("other").end()
@@ -247,14 +247,14 @@ def test_halves_hold_what_the_whole_held(content_type, encoding):
         Request(b"[" * 100_000, 2, "application/json", ""),
     ],
 )
-def test_a_body_that_is_no_request_is_not_split(request_):
+def test_an_invalid_body_is_not_split(request_):
     assert SizeLimit().split(request_) == []
 
 
 # ---- one request does not hold up another
 
 
-def test_a_request_that_is_never_taken_does_not_cost_those_beside_it(monkeypatch):
+def test_a_request_that_always_fails_does_not_lose_the_others(monkeypatch):
     monkeypatch.setattr(otlp, "MAX_REQUEST_BYTES", 2000)
     tries = []
 
@@ -282,7 +282,7 @@ def test_a_request_that_is_never_taken_does_not_cost_those_beside_it(monkeypatch
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
 @pytest.mark.parametrize("bad", [{0}, {5}, {1, 2, 9}, {3, 4}])
-def test_a_span_that_cannot_be_encoded_costs_itself_alone(protocol, bad, monkeypatch, caplog):
+def test_a_span_that_cannot_be_encoded_does_not_lose_its_batch(protocol, bad, monkeypatch, caplog):
     for name in ("encode_spans", "encode_spans_as_json"):
         encode = getattr(otlp, name)
 
@@ -328,7 +328,7 @@ def test_keys_that_are_members_of_an_enum_are_sent_as_their_text(protocol):
         tracekit.configure(environ={})
 
 
-def test_a_resource_that_was_not_cleaned_is_encoded_all_the_same():
+def test_the_encoder_accepts_resource_keys_of_a_str_subclass():
     class Key(enum.StrEnum):
         NAME = "host.name"
 
@@ -343,7 +343,7 @@ def test_a_resource_that_was_not_cleaned_is_encoded_all_the_same():
     assert b"host.name" in otlp.encode_spans(memory.spans)
 
 
-def test_json_of_a_request_is_what_its_halves_are_made_of():
+def test_the_halves_of_a_json_request_have_its_resource():
     request = encoded(sized(1, 2, 3), "application/json")
     parts = [json.loads(body)["resourceSpans"] for body, _ in SizeLimit().split(request)]
     whole = json.loads(request.body)["resourceSpans"]

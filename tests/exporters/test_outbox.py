@@ -278,7 +278,7 @@ class TestModel(Model.TestCase):
     )
 
 
-def test_whatever_is_put_comes_back_as_it_was(outbox):
+def test_batches_are_returned_unchanged(outbox):
     bodies = [b"", b"\0\xff", "é".encode(), os.urandom(MIB)]
     for body in bodies:
         outbox.put(body, spans=7, content_type="application/json", content_encoding="")
@@ -287,7 +287,7 @@ def test_whatever_is_put_comes_back_as_it_was(outbox):
     assert outbox.take(1) is None
 
 
-def test_a_lease_by_a_clock_that_was_wrong_ends_within_the_longest_lease(outbox, clock):
+def test_a_lease_by_a_wrong_clock_ends_within_the_longest_lease(outbox, clock):
     put(outbox)
     clock.now += 10 * 365 * 86400
     assert outbox.take(MAX_LEASE_S) is not None
@@ -301,7 +301,7 @@ def test_a_lease_by_a_clock_that_was_wrong_ends_within_the_longest_lease(outbox,
 
 
 @pytest.mark.parametrize("lease_s", [0, -1, 3601, float("nan"), float("inf")])
-def test_a_lease_has_a_length_that_it_can_have(outbox, lease_s):
+def test_an_invalid_length_of_a_lease_is_an_error(outbox, lease_s):
     with pytest.raises(ValueError, match=r"lease_s must be above 0 and at most 3600"):
         outbox.take(lease_s)
 
@@ -379,7 +379,7 @@ def test_processes_that_share_a_file_send_each_batch_once_and_keep_one_ledger(pa
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_processes_killed_at_random_moments_lose_nothing_that_was_put():
+def test_processes_killed_at_random_moments_lose_no_batch():
     lines = python("-m", "tests.sigkill", "--kills", 12).splitlines()
     assert lines[-1] == "integrity_check: ok; nothing is missing"
     counts = {name: int(count) for count, name in (line.split(maxsplit=1) for line in lines[:-1])}
@@ -426,7 +426,7 @@ def test_after_fork_the_child_opens_its_own_connection(path):
 
 
 @pytest.mark.parametrize(("size", "count"), [(3_000, 300), (100_000, 30), (MIB // 8, 20)])
-def test_past_its_bound_the_oldest_give_way_and_are_counted(path, size, count):
+def test_beyond_the_bound_the_oldest_batches_are_evicted_and_counted(path, size, count):
     outbox = Outbox(path, max_bytes=MIB)
     numbers = [b"%06d" % number for number in range(count)]
     for number in numbers:
@@ -440,7 +440,7 @@ def test_past_its_bound_the_oldest_give_way_and_are_counted(path, size, count):
     assert ledger == Ledger(2 * count, 0, 0, 2 * (count - len(kept)), 2 * len(kept), len(kept) * size)
 
 
-def test_a_batch_on_its_way_gives_way_last(path):
+def test_a_batch_that_is_being_sent_is_evicted_last(path):
     outbox = Outbox(path, max_bytes=MIB)
     put(outbox, b"first")
     first = outbox.take(60)
@@ -457,7 +457,7 @@ def test_a_batch_on_its_way_gives_way_last(path):
     outbox.close()
 
 
-def test_a_batch_too_large_for_the_outbox_is_refused_and_leaves_the_others(path):
+def test_a_batch_that_is_too_large_is_rejected_and_evicts_none(path):
     outbox = Outbox(path, max_bytes=MIB)
     put(outbox)
     with pytest.raises(
@@ -527,7 +527,7 @@ def test_a_reader_that_blocks_the_log_for_ever_cannot_fill_the_disk(path):
     outbox.close()
 
 
-def test_the_bound_holds_where_the_room_was_overrated(path, monkeypatch):
+def test_the_bound_holds_if_the_room_was_overestimated(path, monkeypatch):
     outbox = Outbox(path, max_bytes=MIB)
     monkeypatch.setattr(outbox._file, "room", lambda _: 1 << 40)
     for number in range(30):
@@ -576,7 +576,7 @@ print(len(kept), *said, sep="\\n")
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
 @pytest.mark.parametrize("limit", [100_000, 200_000, 500_000])
-def test_a_file_size_limit_costs_the_batches_that_do_not_fit_and_nothing_else(path, limit):
+def test_a_file_size_limit_only_loses_batches_that_do_not_fit(path, limit):
     kept, said = python("-c", LIMITED, path, limit).splitlines()
     assert 2 < int(kept) < 100
     assert said.startswith(f"disk error or file size limit: {path}: look at the disk and at ulimit -f")
@@ -604,7 +604,7 @@ print(len(found))
 MOUNT = 'mount -t tmpfs -o size=2m tracekit "$1" && exec "$2" -c "$3" "$1"'
 
 
-def test_on_a_full_disk_the_oldest_give_way_and_what_is_left_can_be_sent(tmp_path):
+def test_on_a_full_disk_the_oldest_are_evicted_and_the_others_can_be_sent(tmp_path):
     namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if shutil.which("unshare") is None or subprocess.run([*namespace, "mount -t tmpfs t /tmp"]).returncode:
         pytest.skip("no file systems of one's own on this system")
@@ -623,7 +623,7 @@ def disk(monkeypatch):
     return disk
 
 
-def test_the_last_room_on_a_disk_is_left_to_others(path, disk):
+def test_the_last_room_on_a_disk_is_not_used(path, disk):
     outbox = Outbox(path, max_bytes=32 * MIB)
     for _ in range(3):
         put(outbox, b"x" * 10_000)
@@ -638,7 +638,7 @@ def test_the_last_room_on_a_disk_is_left_to_others(path, disk):
     outbox.close()
 
 
-def test_nothing_is_sent_where_no_room_is_left_to_note_it(outbox, disk):
+def test_nothing_is_sent_without_room_to_record_it(outbox, disk):
     put(outbox)
     disk.free = 0
     with pytest.raises(StoreError, match="no space left"):
@@ -710,7 +710,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("spoil", "wrong", "way_out"), FAILURES)
-def test_a_failure_names_cause_file_and_way_out_and_passes_with_its_cause(path, spoil, wrong, way_out):
+def test_a_failure_names_cause_file_and_remedy_and_ends_with_its_cause(path, spoil, wrong, way_out):
     mend = spoil(path)
     before = path.read_bytes() if path.is_file() else None
     outbox = Outbox(path, lock_timeout_s=0.01)
@@ -729,7 +729,7 @@ def test_a_failure_names_cause_file_and_way_out_and_passes_with_its_cause(path, 
     outbox.close()
 
 
-def test_an_outbox_is_not_taken_for_traces(path):
+def test_an_outbox_is_not_mistaken_for_a_store(path):
     with_a_batch(path)
     with pytest.raises(StoreError, match="a file of tracekit's for something else"):
         SQLiteReader(path)
@@ -744,7 +744,7 @@ def test_a_missing_directory_is_named_and_used_once_it_is_there(tmp_path):
     outbox.close()
 
 
-def test_a_file_that_is_removed_is_made_anew_and_its_batches_mean_nothing_there(path, outbox):
+def test_a_removed_file_is_created_again_and_old_batches_do_not_match_it(path, outbox):
     put(outbox, b"before")
     old = outbox.take(60)
     for file in path.parent.iterdir():
@@ -777,7 +777,7 @@ def test_the_log_of_a_file_behind_a_link_is_bounded_too(path, tmp_path):
     outbox.close()
 
 
-def test_a_closed_outbox_says_so_and_stays_closed(path, outbox):
+def test_a_closed_outbox_raises_and_stays_closed(path, outbox):
     put(outbox)
     batch = outbox.take(60)
     outbox.close()
@@ -788,7 +788,7 @@ def test_a_closed_outbox_says_so_and_stays_closed(path, outbox):
     assert list(path.parent.iterdir()) == [path], "no connection is open: SQLite has taken its log away"
 
 
-def test_nothing_is_made_before_the_first_call(path):
+def test_no_file_is_created_before_the_first_call(path):
     Outbox(path).close()
     assert not path.exists()
 
@@ -804,6 +804,6 @@ def test_nothing_is_made_before_the_first_call(path):
         ({"max_bytes": 1000}, ValueError, "max_bytes must be at least 1048576: 1000"),
     ],
 )
-def test_wrong_options_are_named(options, error, message):
+def test_invalid_options_are_reported(options, error, message):
     with pytest.raises(error, match=message):
         Outbox(**{"path": "outbox.db", **options})

@@ -65,7 +65,7 @@ class Poisoned:
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_batches_pass_those_that_are_never_taken(collector, spool, count):
+def test_batches_pass_those_that_always_fail(collector, spool, count):
     poisoned = Poisoned()
     collector.answers = itertools.repeat(poisoned)
     sender = exporter(collector, spool=spool)
@@ -80,9 +80,7 @@ def test_batches_pass_those_that_are_never_taken(collector, spool, count):
     sender.shutdown()
 
 
-def test_a_batch_that_is_never_taken_is_tried_less_and_less_often_and_then_set_aside(
-    collector, spool, monkeypatch, caplog
-):
+def test_a_batch_that_always_fails_is_set_aside(collector, spool, monkeypatch, caplog):
     monkeypatch.setattr(_outbox, "MAX_FAILURES", 4)
     poisoned = Poisoned()
     collector.answers = itertools.repeat(poisoned)
@@ -101,7 +99,7 @@ def test_a_batch_that_is_never_taken_is_tried_less_and_less_often_and_then_set_a
     assert record.getMessage().startswith("3 spans set aside in the spool, after 32 failures while others were taken: ")
 
 
-def test_the_next_process_tries_once_more_what_was_set_aside(collector, spool):
+def test_the_next_process_tries_batches_that_were_set_aside_once_more(collector, spool):
     outbox = Outbox(spool)
     for number in range(_outbox.MAX_FAILURES + 1):
         outbox.put(b"", spans=3, content_type="application/x-protobuf", content_encoding="")
@@ -134,7 +132,7 @@ def test_an_outage_however_long_sets_nothing_aside(spool, monkeypatch):
         sender.shutdown()
 
 
-def test_a_flush_tries_every_batch_and_says_that_one_is_left(collector, spool, monkeypatch):
+def test_a_flush_tries_every_batch_and_returns_false_if_one_is_left(collector, spool, monkeypatch):
     monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)
     poisoned = Poisoned()
     collector.answers = itertools.repeat(poisoned)
@@ -149,7 +147,7 @@ def test_a_flush_tries_every_batch_and_says_that_one_is_left(collector, spool, m
     sender.shutdown()
 
 
-def test_a_flush_while_the_collector_is_away_is_no_storm(spool):
+def test_a_flush_during_an_outage_stops_after_a_few_requests(spool):
     with Collector(*[refuse(503)] * 1000) as collector:
         sender = exporter(collector, spool=spool)
         for _ in range(50):
@@ -159,7 +157,7 @@ def test_a_flush_while_the_collector_is_away_is_no_storm(spool):
         sender._sender.close(0.01)
 
 
-def test_waits_of_a_batch_are_never_alike():
+def test_waits_of_a_batch_grow_and_differ():
     waits = [_sender.backoff_s(failures, 600.0) for failures in range(40)]
     assert all(0.0025 * 2**at <= one <= 0.005 * 2**at for at, one in enumerate(waits[:10]))
     assert all(300 <= one <= 600 for one in waits[20:])
@@ -201,7 +199,7 @@ def test_while_the_spool_cannot_be_used_spans_are_sent_directly(spoil, collector
     assert (spool.read_bytes() if spool.is_file() else None) == before
 
 
-def test_what_neither_the_spool_nor_the_collector_takes_is_a_counted_loss(spool, caplog):
+def test_spans_that_neither_spool_nor_collector_accepts_are_counted(spool, caplog):
     foreign(spool)
     url = f"http://127.0.0.1:{closed_port()}"
     tracekit.configure(exporter=OTLPExporter(url, environ={}, spool=spool, timeout_s=0.1), environ={})
@@ -225,7 +223,7 @@ def test_a_spool_is_used_again_as_soon_as_it_can_be(collector, spool):
     sender.shutdown()
 
 
-def test_a_locked_spool_is_waited_for_once_in_a_while_only(collector, spool, monkeypatch):
+def test_only_one_batch_waits_for_a_locked_spool(collector, spool, monkeypatch):
     sender = exporter(collector, spool=spool)
     sender.export(made())
     assert sender.flush(20)
@@ -295,7 +293,7 @@ DAMAGES = [damaged, damaged_header, without_its_ledger_row, with_names_that_are_
 
 
 @pytest.mark.parametrize("spoil", DAMAGES)
-def test_a_damaged_spool_is_renamed_and_a_new_one_begun(spoil, collector, spool, caplog):
+def test_a_damaged_spool_is_renamed_and_replaced(spoil, collector, spool, caplog):
     spoil(spool)
     before = spool.read_bytes()
     tracekit.configure(exporter=exporter(collector, spool=spool), environ={})
@@ -314,7 +312,7 @@ def test_a_damaged_spool_is_renamed_and_a_new_one_begun(spoil, collector, spool,
     ]
 
 
-def test_a_damage_that_only_the_sender_meets_is_found_too(collector, spool, monkeypatch):
+def test_damage_that_only_the_sender_finds_is_handled(collector, spool, monkeypatch):
     sender = exporter(collector, spool=spool)
     sender._outbox.ledger()
     damages = iter([_errors.damaged(str(spool))])
@@ -333,7 +331,7 @@ def test_a_damage_that_only_the_sender_meets_is_found_too(collector, spool, monk
 
 
 @pytest.mark.parametrize("spoil", DAMAGES)
-def test_a_damaged_spool_is_a_store_error_for_who_asks(spoil, spool):
+def test_every_call_on_a_damaged_spool_raises_a_store_error(spoil, spool):
     spoil(spool)
     before = spool.read_bytes()
     for call in (lambda outbox: outbox.ledger(), put, lambda outbox: outbox.take(60), lambda outbox: outbox.due_s()):
@@ -344,7 +342,7 @@ def test_a_damaged_spool_is_a_store_error_for_who_asks(spoil, spool):
     assert spool.read_bytes() == before
 
 
-def test_a_ledger_whose_row_goes_while_it_is_open_is_a_store_error(spool):
+def test_a_ledger_that_disappears_while_it_is_open_is_a_store_error(spool):
     outbox = Outbox(spool)
     put(outbox)
     batch = outbox.take(60)
@@ -356,7 +354,7 @@ def test_a_ledger_whose_row_goes_while_it_is_open_is_a_store_error(spool):
     outbox.close()
 
 
-def test_values_that_are_no_text_and_no_numbers_are_read_as_far_as_they_are(spool):
+def test_values_of_the_wrong_type_are_converted(spool):
     outbox = Outbox(spool)
     put(outbox)
     outbox.close()
@@ -367,7 +365,7 @@ def test_values_that_are_no_text_and_no_numbers_are_read_as_far_as_they_are(spoo
     outbox.close()
 
 
-def test_of_several_that_find_a_spool_damaged_one_renames_it(spool):
+def test_only_one_of_several_outboxes_renames_a_damaged_file(spool):
     damaged(spool)
     first, second = Outbox(spool), Outbox(spool)
     for outbox in (first, second):
@@ -380,7 +378,7 @@ def test_of_several_that_find_a_spool_damaged_one_renames_it(spool):
     second.close()
 
 
-def test_a_file_that_another_thread_has_begun_meanwhile_is_not_renamed(spool):
+def test_a_new_file_of_another_thread_is_not_renamed(spool):
     damaged(spool)
     outbox = Outbox(spool)
     close = outbox._file.close
@@ -424,7 +422,7 @@ class Exits(Exception):
 
 
 @pytest.mark.parametrize("error", [SystemExit(), Exits(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
-def test_the_sending_thread_survives_what_is_raised_in_it(error, collector, spool, monkeypatch):
+def test_the_sending_thread_survives_exceptions(error, collector, spool, monkeypatch):
     monkeypatch.setattr(_sender, "_STORE_S", 0.001)
     sender = exporter(collector, spool=spool)
     take_one = sender._outbox.take
@@ -483,7 +481,7 @@ def test_a_sending_thread_that_is_gone_is_started_again(collector, spool, monkey
 
 
 @pytest.mark.parametrize("timeout_s", [float("inf"), 1e300, -1, float("-inf")])
-def test_a_flush_of_the_spool_waits_as_long_as_it_says(timeout_s, collector, spool):
+def test_a_flush_of_the_spool_accepts_any_timeout(timeout_s, collector, spool):
     sender = exporter(collector, spool=spool)
     sender.export(made())
     assert sender.flush(timeout_s) or timeout_s < 0

@@ -95,7 +95,7 @@ def total_bytes(path):
 # What is stored, and how it is read
 
 
-def test_a_span_comes_back_with_everything_it_had(store):
+def test_a_stored_span_is_complete(store):
     caller = tracekit.SpanContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", 1, is_remote=True)
     with CountingIds(), FakeClock() as clock, tracekit.use_context(caller), tracekit.use_labels(tenant="acmé"):
         span = tracekit.span("GET /", kind="server", attributes={"n": 1, "t": ("a", None), "b": b"\0\xff"})
@@ -131,7 +131,7 @@ def test_a_span_comes_back_with_everything_it_had(store):
     }
 
 
-def test_traces_are_summed_up_the_newest_first(store):
+def test_traces_are_summarized_newest_first(store):
     with CountingIds(), FakeClock() as clock:
         with tracekit.span("first"):
             clock.tick(1)
@@ -171,7 +171,7 @@ def test_traces_are_summed_up_the_newest_first(store):
         ({"name": "b", "status": "error"}, []),  # one span has to fit all
     ],
 )
-def test_traces_are_chosen_by_service_name_and_status_of_one_of_their_spans(store, wanted, found):
+def test_traces_are_selected_by_service_name_and_status_of_one_span(store, wanted, found):
     with FakeClock() as clock:
         for name in "abc":
             with tracekit.span(name) as span:
@@ -184,7 +184,7 @@ def test_traces_are_chosen_by_service_name_and_status_of_one_of_their_spans(stor
     assert [trace.name for trace in store().traces(**wanted)] == found
 
 
-def test_a_trace_whose_root_is_not_there_is_named_after_its_first_span(store):
+def test_a_trace_without_its_root_is_named_after_its_first_span(store):
     remote = tracekit.SpanContext("1" * 32, "2" * 16, 1, is_remote=True)
     with FakeClock() as clock:
         for name in ("earlier", "later"):
@@ -210,7 +210,7 @@ def test_orphans_are_spans_whose_parent_is_absent_remote_or_not(store):
     ("prefix", "found"),
     [("1", f"{1:0<32}"), (f"{2:0<32}", f"{2:0<32}"), ("aB", f"{'ab':0<32}")],
 )
-def test_a_trace_is_found_by_a_prefix_that_only_it_has(store, prefix, found):
+def test_a_trace_is_found_by_a_unique_prefix(store, prefix, found):
     for start in ("1", "2", "ab", "ac"):
         tracekit.span("x", parent=tracekit.SpanContext(f"{start:0<32}", "2" * 16, 1)).end()
     assert store().find(prefix) == found
@@ -228,14 +228,14 @@ def test_a_trace_is_found_by_a_prefix_that_only_it_has(store, prefix, found):
         ("1" * 1000, f"no trace begins with '{'1' * 40}'"),
     ],
 )
-def test_a_prefix_that_fits_no_trace_or_several_is_an_error_that_says_so(store, prefix, message):
+def test_a_prefix_of_no_trace_or_of_several_is_an_error(store, prefix, message):
     for start in ("1", "ab", "ac"):
         tracekit.span("x", parent=tracekit.SpanContext(f"{start:0<32}", "2" * 16, 1)).end()
     with pytest.raises(StoreError, match=message):
         store().spans(prefix)
 
 
-def test_an_empty_file_has_no_traces_until_a_writer_comes(store, path):
+def test_an_empty_file_has_no_traces_before_the_first_writer(store, path):
     path.touch()
     with SQLiteReader(path) as reader:
         assert (reader.counts(), reader.traces()) == ((0, 0, 0), [])
@@ -252,7 +252,7 @@ def test_a_reader_changes_nothing_and_makes_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_survives_what_another_program_put_into_the_columns(store, path):
+def test_a_reader_survives_values_of_another_program(store, path):
     tracekit.span("x").end()
     store()
     connection = sqlite3.connect(path)
@@ -288,7 +288,7 @@ def test_a_reader_survives_what_another_program_put_into_the_columns(store, path
         ([[["deep", {}]]], [[["deep", None]]]),  # the core keeps three levels
     ],
 )
-def test_what_json_cannot_hold_is_stored_by_rule(store, value, stored):
+def test_values_that_json_cannot_hold_are_converted(store, value, stored):
     tracekit.span("x", attributes={"v": value}).end()
     reader = store()
     (span,) = reader.spans(reader.traces()[0].trace_id)
@@ -319,7 +319,7 @@ values = st.recursive(
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(texts, values, max_size=4), texts, texts)
-def test_whatever_a_span_holds_is_stored_as_valid_json_and_text(attributes, name, description):
+def test_any_span_is_stored_as_valid_json_and_text(attributes, name, description):
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "traces.db")
         exporter = SQLiteExporter(path)
@@ -352,7 +352,7 @@ def test_text_columns_are_cut_and_times_are_clamped(store, path):
     assert (len(name), start, end) == (4096, 2**63 - 1, 2**63 - 1)
 
 
-def test_a_span_too_large_for_the_file_loses_its_bulk_and_says_so(path):
+def test_a_span_that_is_too_large_loses_its_bulk_which_is_counted(path):
     tracekit.configure(exporter=SQLiteExporter(path, max_bytes=1 << 20), limits=tracekit.Limits(value_length=1 << 20))
     with tracekit.span("large", attributes={"big": "x" * 50_000, "small": 1}) as span:
         span.add_event("e")
@@ -381,7 +381,7 @@ assert tracekit.statistics().exported == count, tracekit.statistics()
 """
 
 
-def test_processes_write_one_file_at_once_while_it_is_read(path):
+def test_processes_write_one_file_concurrently_while_it_is_read(path):
     writers = [script(WRITE, path, f"writer-{number}", 3000) for number in range(5)]
     seen = []
     while any(writer.poll() is None for writer in writers):
@@ -487,7 +487,7 @@ exporter.shutdown()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_fork_waits_for_a_transaction_and_the_child_neither_uses_nor_closes_what_it_inherits(path):
+def test_fork_waits_for_a_transaction_and_the_child_does_not_use_the_connection(path):
     assert finish(script(FORK_AND_LET_GO, path)).split() == ["0"] * 6
     assert rows(path, "SELECT name FROM spans ORDER BY id") == [("whole",), ("x",), ("x",)]
 
@@ -560,7 +560,7 @@ def time_in_hand(monkeypatch):
     return now
 
 
-def test_spans_older_than_the_bound_go_and_their_pages_are_given_back(path, time_in_hand):
+def test_old_spans_are_deleted_and_their_pages_given_back(path, time_in_hand):
     exporter = SQLiteExporter(path, max_age_s=3600)
     old, young = recorded("old", attributes={"text": "x" * 1000}), recorded("young")
     for _ in range(10):
@@ -669,7 +669,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("spoil", "wrong", "way_out"), FAILURES)
-def test_a_failure_names_cause_file_and_way_out_and_passes_with_its_cause(path, caplog, spoil, wrong, way_out):
+def test_a_failure_names_cause_file_and_remedy_and_ends_with_its_cause(path, caplog, spoil, wrong, way_out):
     mend = spoil(path)
     tracekit.configure(exporter=SQLiteExporter(path, lock_timeout_s=0.01))
     before = tracekit.statistics()
@@ -691,14 +691,14 @@ def test_a_failure_names_cause_file_and_way_out_and_passes_with_its_cause(path, 
 
 
 @pytest.mark.parametrize(("spoil", "wrong", "way_out"), FAILURES[:5])
-def test_a_reader_says_the_same_of_such_a_file(path, spoil, wrong, way_out):
+def test_a_reader_reports_the_same_failure(path, spoil, wrong, way_out):
     spoil(path)
     with pytest.raises(StoreError, match=wrong) as caught, SQLiteReader(path) as reader:
         reader.traces()
     assert way_out in str(caught.value)
 
 
-def test_another_program_s_database_is_left_as_it_was(path):
+def test_another_programs_database_is_not_changed(path):
     another_program(path)
     before = path.read_bytes()
     with pytest.raises(StoreError):
@@ -718,13 +718,13 @@ def test_a_missing_directory_is_named_and_used_once_it_is_there(tmp_path):
     assert path.exists()
 
 
-def test_a_path_in_the_message_cannot_steer_the_terminal(tmp_path):
+def test_a_path_in_a_message_cannot_control_the_terminal(tmp_path):
     with pytest.raises(StoreError) as caught:
         store_in(tmp_path / "\x1b[31m\n" / "x.db", recorded())
     assert str(caught.value).isprintable()
 
 
-def test_a_file_that_is_removed_under_the_exporter_is_made_anew(path):
+def test_a_file_that_is_removed_is_created_again(path):
     exporter = SQLiteExporter(path)
     exporter.export([recorded("before")])
     for file in path.parent.iterdir():
@@ -762,7 +762,7 @@ for name in ("traces.db", "new.db"):
 
 
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="permissions work otherwise on this system")
-def test_a_file_or_directory_that_may_not_be_written_is_said_to_be_so():
+def test_a_file_or_directory_without_permission_is_reported():
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         lines = finish(script(READ_ONLY, directory)).splitlines()
@@ -800,7 +800,7 @@ print("done")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
-def test_a_full_disk_costs_the_spans_that_do_not_fit_and_nothing_else(path):
+def test_a_full_disk_only_loses_spans_that_do_not_fit(path):
     process = script(FULL, path)
     out, err = process.communicate(timeout=100)
     assert (process.returncode, out) == (0, "done\n"), err
@@ -810,7 +810,7 @@ def test_a_full_disk_costs_the_spans_that_do_not_fit_and_nothing_else(path):
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_file_system_without_room_is_told_from_the_file_s_own_bound(path, monkeypatch):
+def test_a_full_file_system_is_distinguished_from_the_bound_of_the_file(path, monkeypatch):
     exporter = SQLiteExporter(path)
     exporter.export([recorded()])
     exporter._file._connection.execute("PRAGMA max_page_count = 1")  # no more pages, though far from max_bytes
@@ -838,12 +838,12 @@ def test_a_file_system_without_room_is_told_from_the_file_s_own_bound(path, monk
         ({"max_bytes": 1000}, ValueError, "max_bytes must be at least 1048576: 1000"),
     ],
 )
-def test_wrong_options_are_named(options, error, message):
+def test_invalid_options_are_reported(options, error, message):
     with pytest.raises(error, match=message):
         SQLiteExporter(**{"path": "traces.db", **options})
 
 
-def test_a_relative_path_means_the_directory_of_the_moment_it_was_given(tmp_path, monkeypatch):
+def test_a_relative_path_is_resolved_by_the_constructor(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exporter = SQLiteExporter(":memory:")
     monkeypatch.chdir("/")
@@ -860,13 +860,13 @@ def test_a_probe_stores_a_span_and_leaves_nothing(path):
     assert rows(path, "SELECT name FROM spans") == [("kept",)]
 
 
-def test_nothing_is_made_before_the_first_span_comes(path):
+def test_no_file_is_created_before_the_first_span(path):
     exporter = SQLiteExporter(path)
     exporter.shutdown()
     assert not path.exists()
 
 
-def test_every_message_keeps_its_cause_within_what_tells_causes_apart(tmp_path):
+def test_every_message_starts_with_its_cause(tmp_path):
     # The pipeline logs once per cause, which is the first 80 characters.
     deep = tmp_path / ("d" * 200)
     deep.mkdir()

@@ -126,7 +126,7 @@ def test_a_local_root_that_took_longer_than_the_limit_keeps_its_trace(took_s, ke
     assert len(inner.names) == 2 * kept
 
 
-def test_each_local_root_of_a_trace_is_decided_for_itself():
+def test_each_local_root_of_a_trace_is_decided_separately():
     sampler, inner, _ = tail()
     caller = trace(LOW)
     first, second = tracekit.span("first", parent=caller), tracekit.span("second", parent=caller)
@@ -141,7 +141,7 @@ def test_each_local_root_of_a_trace_is_decided_for_itself():
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_what_ends_after_its_local_root_follows_the_decision(kept):
+def test_spans_that_end_after_their_local_root_follow_its_decision(kept):
     sampler, inner, _ = tail()
     with tracekit.span("root", parent=trace(HIGH if kept else LOW)):
         with tracekit.span("child"):
@@ -162,7 +162,7 @@ def test_what_ends_after_its_local_root_follows_the_decision(kept):
 # ---- bounds
 
 
-def test_past_max_spans_what_waited_longest_is_decided_by_what_is_known():
+def test_beyond_max_spans_the_oldest_group_is_decided_early():
     sampler, inner, _ = tail(max_spans=10)
     roots = [tracekit.span(f"root {bits:x}", parent=trace(bits)) for bits in (HIGH, LOW, HIGH)]
     for number in range(5):
@@ -181,7 +181,7 @@ def test_past_max_spans_what_waited_longest_is_decided_by_what_is_known():
     )
 
 
-def test_past_max_wait_a_trace_is_decided_at_the_next_call_whatever_it_is():
+def test_beyond_max_wait_a_trace_is_decided_at_the_next_call():
     for call in ("export", "flush"):
         sampler, inner, clock = tail(max_wait_s=10)
         root = tracekit.span("root", parent=trace(HIGH))
@@ -202,7 +202,7 @@ def test_past_max_wait_a_trace_is_decided_at_the_next_call_whatever_it_is():
         assert inner.names[2:] == ["root"]
 
 
-def test_the_age_of_what_waits_is_that_of_its_oldest_span():
+def test_the_age_of_a_group_is_that_of_its_oldest_span():
     sampler, inner, clock = tail(max_wait_s=10)
     root = tracekit.span("root", parent=trace(HIGH))
     young, old = tracekit.span("young", parent=root), tracekit.span("old", parent=root)
@@ -220,7 +220,7 @@ def test_the_age_of_what_waits_is_that_of_its_oldest_span():
 
 
 @pytest.mark.parametrize("why", ["error", "slow"])
-def test_what_is_kept_early_for_an_error_or_as_slow_keeps_the_rest_of_its_trace(why):
+def test_a_group_kept_early_for_an_error_or_as_slow_keeps_the_rest_of_its_trace(why):
     sampler, inner, clock = tail(max_wait_s=10, keep_slower_than_s=5 if why == "slow" else None)
     with tracekit.span("root", parent=trace(LOW)) as root:
         middle = tracekit.span("middle", parent=root)
@@ -241,7 +241,7 @@ def test_what_is_kept_early_for_an_error_or_as_slow_keeps_the_rest_of_its_trace(
     assert sampler.account() == (0, 0, 0)
 
 
-def test_no_more_is_remembered_than_max_spans_and_what_nobody_remembers_is_decided_for_itself():
+def test_the_number_of_remembered_decisions_is_bounded():
     sampler, inner, clock = tail(max_spans=8, max_wait_s=1)
     with tracekit.span("root", parent=trace(HIGH)):
         late = tracekit.span("late")
@@ -259,7 +259,7 @@ def test_no_more_is_remembered_than_max_spans_and_what_nobody_remembers_is_decid
     assert not sampler._oldest
 
 
-def test_a_very_deep_and_a_very_wide_trace_are_no_trouble():
+def test_very_deep_and_very_wide_traces_are_kept_whole():
     sampler, inner, _ = tail()
     memory = MemoryExporter()
     tracekit.configure(exporter=memory, buffer_size=20_000)
@@ -290,7 +290,7 @@ class SpanIds:
 
 
 @pytest.mark.parametrize("circle", [[7], [7, 8], [7, 8, 9]])
-def test_ids_that_go_round_in_a_circle_are_decided_when_they_have_waited(circle):
+def test_ids_that_form_a_circle_are_decided_after_max_wait(circle):
     sampler, inner, clock = tail(max_wait_s=1)
     caller = trace(HIGH)
     set_ids(SpanIds(*circle))
@@ -340,7 +340,7 @@ def test_the_larger_threshold_is_written_where_probability_decided_and_none_else
 
 @settings(same, max_examples=15)
 @given(st.floats(0.05, 1), st.floats(0.05, 1), st.floats(0, 0.3), st.integers(0, 2**32), st.booleans())
-def test_the_sum_of_adjusted_counts_of_what_is_kept_is_the_number_of_traces(head, share, errors, seed, all_at_head):
+def test_the_adjusted_counts_of_kept_traces_add_up_to_the_number_of_traces(head, share, errors, seed, all_at_head):
     luck = random.Random(seed)
     inner = Inner()
     sampler = TailSampler(inner, probability=share, max_spans=50)
@@ -416,7 +416,7 @@ def batches_of(spans, sizes):
 
 @settings(same, max_examples=250)
 @given(programs())
-def test_in_whatever_order_and_batches_spans_come_a_local_trace_is_passed_on_whole_or_not_at_all(program):
+def test_a_local_trace_is_passed_on_whole_or_not_at_all_in_any_order_and_batches(program):
     traces, order, sizes = program
     made = spans_of(traces)
     inner = Inner()
@@ -455,7 +455,7 @@ def test_in_whatever_order_and_batches_spans_come_a_local_trace_is_passed_on_who
 
 @settings(same, max_examples=150)
 @given(programs(), st.integers(1, 12), st.floats(0, 1))
-def test_past_the_limits_too_every_span_is_passed_on_once_or_discarded(program, max_spans, share):
+def test_beyond_the_limits_every_span_is_passed_on_once_or_discarded(program, max_spans, share):
     traces, order, sizes = program
     made = spans_of(traces)
     inner, clock = Inner(), Clock()
@@ -482,7 +482,7 @@ def test_past_the_limits_too_every_span_is_passed_on_once_or_discarded(program, 
 # ---- the exporter inside
 
 
-def test_what_the_inner_exporter_refuses_is_counted_and_said_once_and_the_rest_goes_on(caplog):
+def test_spans_that_the_inner_exporter_rejects_are_counted_and_reported_once(caplog):
     sampler, inner, _ = tail()
     open_root = tracekit.span("open", parent=trace(HIGH))
     tracekit.span("held", parent=open_root).end()
@@ -505,7 +505,7 @@ def test_what_the_inner_exporter_refuses_is_counted_and_said_once_and_the_rest_g
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), MemoryError()], ids=repr)
-def test_even_an_exit_raised_by_the_inner_exporter_costs_no_other_span(error):
+def test_an_exit_raised_by_the_inner_exporter_loses_no_other_span(error):
     sampler, inner, _ = tail()
     inner.error = error
     tracekit.span("lost", parent=trace(HIGH)).end()
@@ -513,7 +513,7 @@ def test_even_an_exit_raised_by_the_inner_exporter_costs_no_other_span(error):
     assert sampler.account() == (0, 1, 0)
 
 
-def test_an_error_that_cannot_tell_what_it_is_is_said_by_its_type(caplog):
+def test_an_error_without_text_is_reported_by_its_type(caplog):
     class Mute(Exception):
         def __str__(self):
             raise RuntimeError
@@ -554,7 +554,7 @@ def test_flush_is_passed_on_to_an_exporter_that_can():
     assert TailSampler(Inner()).flush(0.0)
 
 
-def test_shutdown_decides_all_that_is_held_before_it_shuts_the_exporter_down():
+def test_shutdown_decides_all_held_spans_first():
     sampler, inner, _ = tail()
     roots = [tracekit.span("root", parent=trace(bits)) for bits in (HIGH, LOW)]
     for root in roots:
@@ -568,7 +568,7 @@ def test_shutdown_decides_all_that_is_held_before_it_shuts_the_exporter_down():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_the_child_of_a_fork_forgets_what_its_parent_held():
+def test_the_child_of_a_fork_forgets_the_spans_of_its_parent():
     sampler, inner, _ = tail()
     root = tracekit.span("root", parent=trace(HIGH))
     tracekit.span("held", parent=root).end()
@@ -606,7 +606,7 @@ def test_the_child_of_a_fork_forgets_what_its_parent_held():
         ({"max_wait_s": float("nan")}, ValueError, "max_wait_s must be 0 to 1e9: nan"),
     ],
 )
-def test_wrong_options_are_named(options, error, message):
+def test_invalid_options_are_reported(options, error, message):
     with pytest.raises(error, match=message):
         TailSampler(**{"exporter": Inner()} | options)
 
@@ -638,7 +638,7 @@ def test_before_a_collector_statistics_add_up(caplog):
     assert not caplog.records
 
 
-def test_a_collector_that_is_away_costs_what_was_kept_and_is_said_once(caplog):
+def test_without_a_collector_the_kept_spans_are_counted_and_reported_once(caplog):
     inner = OTLPExporter("http://127.0.0.1:1", environ={}, timeout_s=0.1)
     tracekit.configure(exporter=TailSampler(inner, probability=1.0), environ={}, export_interval_s=3600)
     balance = Balance()
@@ -668,7 +668,7 @@ class Bad:
     """No span: nothing of it can be looked at."""
 
 
-def test_a_span_that_cannot_be_looked_at_costs_itself_alone(caplog):
+def test_a_span_that_cannot_be_inspected_does_not_lose_its_batch(caplog):
     memory = MemoryExporter()
     tracekit.configure(exporter=memory)
     with tracekit.span("root"), tracekit.span("child"):
@@ -685,7 +685,7 @@ def test_a_span_that_cannot_be_looked_at_costs_itself_alone(caplog):
 @pytest.mark.parametrize(
     "account", [lambda: 1 / 0, lambda: (1, 2, 3, 4), lambda: Account(failed=-1), lambda: Account("1")]
 )
-def test_an_inner_account_that_is_none_leaves_the_samplers_own(account, caplog):
+def test_an_invalid_inner_account_is_ignored(account, caplog):
     inner = MemoryExporter()
     sampler = TailSampler(inner, probability=0)
     tracekit.configure(exporter=sampler)

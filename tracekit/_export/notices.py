@@ -11,7 +11,7 @@ _CAUSES = 64
 
 
 class Notices:
-    """Report each cause once, and at most 64 of them; ``tracekit.statistics()`` counts on.
+    """Report each cause once, and at most 64 of them; ``tracekit.statistics()`` counts all.
 
     For the exporting threads: exceptions of log handlers are dropped, even ``SystemExit``.
     """
@@ -32,12 +32,12 @@ class Notices:
     def lost(self, exporter: object, error: BaseException, count: int) -> None:
         """Report that *exporter* raised *error*, which cost *count* spans."""
         text = describe(error)
-        message = "%s failed, %d spans lost: %s (said once per cause; tracekit.statistics() counts on)"
+        message = "%s failed, %d spans lost: %s (reported once per cause; tracekit.statistics() counts all)"
         self.say("error", text[:100], message, type(exporter).__name__, count, text)
 
     def raised(self, method: str, exporter: object, error: BaseException) -> None:
         """Report that *method* of *exporter* raised *error*, or returned an invalid value, and is ignored."""
-        message = "%s of %s is ignored: %s (said once)"
+        message = "%s of %s is ignored: %s (reported once)"
         self.say("error", method, message, method, type(exporter).__name__, describe(error))
 
 

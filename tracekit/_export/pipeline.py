@@ -408,7 +408,7 @@ class Pipeline:
         dropped = self._state[1].dropped + buffer.counts()[2] - self._earlier_drops
         if dropped > 0 and not self._are_drops_reported:
             self._are_drops_reported = True  # once until the next configure()
-            log("warning", "%d spans dropped: the buffer was full or closed (said once)", dropped)
+            log("warning", "%d spans dropped: the buffer was full or closed (reported once)", dropped)
 
     def after_fork(self) -> None:
         """Reset threads, locks and counts in the child of a fork; the exporter stays."""

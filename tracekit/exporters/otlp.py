@@ -235,7 +235,7 @@ class OTLPExporter:
             self._spool_again = now + _IDLE * (now - begin)
             return False
         if evicted > self._evicted >= 0:
-            message = "the spool is full: its oldest spans are dropped (said once; `tracekit spool %s` counts on)"
+            message = "the spool is full: its oldest spans are dropped (reported once; `tracekit spool %s` counts all)"
             self._notices.say("warning", "evicted", message, self._spool)
         self._evicted = evicted
         self._sender.wake()

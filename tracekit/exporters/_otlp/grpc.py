@@ -32,10 +32,10 @@ _RETRYABLE = {
 # The details of grpcio's own error for an answer of more than 4 MiB, before or after decompression.
 _LARGE_ANSWER = ("CLIENT: Received message larger", "Decompressed message larger")
 _ADVICE = {
-    grpc.StatusCode.UNAUTHENTICATED: "it wants to know who asks: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
-    grpc.StatusCode.PERMISSION_DENIED: "these headers may not send spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
-    grpc.StatusCode.UNIMPLEMENTED: "it is no OTLP collector, or takes no traces",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "it has no room for even one of these spans, and does not ask for a retry",
+    grpc.StatusCode.UNAUTHENTICATED: "it requires authentication: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
+    grpc.StatusCode.PERMISSION_DENIED: "these headers do not permit sending spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
+    grpc.StatusCode.UNIMPLEMENTED: "it is not an OTLP collector, or does not accept traces",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "it has no room for even one of these spans, and does not permit a retry",
 }
 
 
@@ -71,7 +71,7 @@ class GrpcTransport:
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
         """Call with *body*, and return the answer, or one that describes the failure, within *timeout_s*."""
         if content_type != "application/x-protobuf" or content_encoding:
-            return Answer("refused", f"{self.url}: gRPC takes plain protobuf; this was spooled for another protocol")
+            return Answer("refused", f"{self.url}: gRPC requires protobuf without encoding; this was spooled for another protocol")
         try:
             response = self.call(body, timeout=timeout_s, metadata=self.metadata, compression=self.compression)
         except grpc.RpcError as error:
@@ -97,7 +97,7 @@ class GrpcTransport:
         if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_s is not None):
             advice = "is a collector listening there?" if code is grpc.StatusCode.UNAVAILABLE else ""
             return Answer("later", ": ".join(part for part in (said, advice, details) if part), after_s=after_s)
-        advice = _ADVICE.get(code, "the collector does not take these spans")
+        advice = _ADVICE.get(code, "the collector rejects these spans")
         is_too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED
         return Answer("refused", f"{said}: {advice}: {details}", is_too_large=is_too_large)
 

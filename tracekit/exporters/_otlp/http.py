@@ -31,12 +31,12 @@ _PIECE = 8192
 _RETRYABLE = (429, 502, 503, 504)
 _ADVICE = {
     400: "it does not understand the request: is it an OTLP collector, and of this protocol?",
-    401: "it wants to know who asks: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
-    403: "these headers may not send spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
+    401: "it requires authentication: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
+    403: "these headers do not permit sending spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
     404: "the path of an OTLP/HTTP endpoint usually ends in /v1/traces",
     405: "the path of an OTLP/HTTP endpoint usually ends in /v1/traces",
     413: "a single span is larger than its limit: raise that, or lower tracekit.Limits",
-    415: 'it wants another protocol: try "http/json" or "http/protobuf"',
+    415: 'it expects another protocol: try "http/json" or "http/protobuf"',
 }
 
 
@@ -109,7 +109,7 @@ class HttpTransport:
         if 300 <= status < 400:
             location = one_line(response.headers.get("Location", "elsewhere"), 200)
             return Answer("refused", f"{said}: set the endpoint to {location}")
-        advice = _ADVICE.get(status, "the collector does not take these spans")
+        advice = _ADVICE.get(status, "the collector rejects these spans")
         return Answer("refused", f"{said}: {advice}", is_too_large=status == 413)
 
     def _taken(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
