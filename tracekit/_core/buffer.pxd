@@ -11,7 +11,6 @@ cdef class Buffer:
     cdef list _spans
     cdef readonly int64_t started, ended, dropped, unsampled
 
-    cdef object start(self)
     cpdef object end(self, object span, bint is_recorded)
     cpdef reset(self)
 

@@ -37,10 +37,6 @@ class Buffer:
         self.is_asleep = True
         self.started = self.ended = self.dropped = self.unsampled = 0
 
-    def start(self) -> None:
-        """Count a span that has started."""
-        self.started += 1
-
     def end(self, span: Any, is_recorded: bool) -> None:
         """Count *span*, which has ended, and keep it if it was recorded and there is room."""
         self.ended += 1

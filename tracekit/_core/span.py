@@ -448,14 +448,12 @@ class Span:
             self._scope = borrow(copy)
 
     def _end(self, end_ns: int | None) -> None:
-        stop = 0
         if self._is_recorded:
             stop = self._now() if end_ns is None else _ns(end_ns)
-        if self._has_ended:  # while a clock of the program's was asked
-            return
+            if self._has_ended:  # while a clock of the program's was asked
+                return
+            self._stop = stop if stop > self._start else self._start
         self._has_ended = True
-        if self._is_recorded:
-            self._stop = max(self._start, stop)
         if self._generation == generation():  # else the parent process, which opened it, exports it
             _buffer.end(self, self._is_recorded)
             if _observer is not None:
@@ -732,7 +730,7 @@ def _start(
             self._owns_context = False
         else:
             self.context = tracer.child(base, name, kind, attributes)
-    _buffer.start()
+    _buffer.started += 1
     if tracer.recording and self.context._bits & SAMPLED:
         self._is_recorded = True
         self._distance = _anchor
@@ -775,7 +773,7 @@ def restore_span(
     self._start, self._stop, self._generation = start_ns, end_ns, generation()
     self._is_recorded = self._has_ended = self._owns_context = True
     self.context = context
-    _buffer.start()
+    _buffer.started += 1
     _buffer.end(self, True)
     if _observer is not None:
         _observer.started(self, parent)

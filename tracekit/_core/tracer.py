@@ -81,10 +81,14 @@ class Tracer:
     def root(self, base: SpanContext | None, name: str, kind: str, attributes: Mapping[str, Any] | None) -> SpanContext:
         """Return the context of a new trace's first span; it keeps labels, a decision and a trace id of *base*."""
         bits = RANDOM
+        state = None
         if base is None:
             high, low = new_trace_id()
-            keep, state = self._sample(low, None, name, kind, attributes)
-            return from_words(high, low, new_span_id(), bits | SAMPLED if keep else bits, state, None, False, None)
+            if self.recording:
+                keep, state = self._sample(low, None, name, kind, attributes)
+                if keep:
+                    bits |= SAMPLED
+            return from_words(high, low, new_span_id(), bits, state, None, False, None)
         has_trace = (base._high | base._low) != 0
         if has_trace:
             high, low, bits = base._high, base._low, base._bits & RANDOM
