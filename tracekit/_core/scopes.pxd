@@ -17,6 +17,8 @@ from .interpreter cimport (
     put,
     references,
     referent,
+    track,
+    untrack,
     weak,
 )
 
@@ -31,12 +33,17 @@ cdef enum:
     LABELS = 2
     LINKED = 3
 
+cdef enum:
+    WITH_SPAN = 1
+    KEYS_ONLY = 2
+
 
 @cython.final
 cdef class Scope:
     cdef int _kind
     cdef uint32_t _generation
-    cdef bint _is_closed, _is_released
+    cdef bint _is_closed, _is_released, _carries
+    cdef int _leans
     cdef object _span
     cdef SpanContext _context
     cdef object _labels
@@ -44,6 +51,7 @@ cdef class Scope:
     cdef Scope _prev, _base, _outer, _stand_in
     cdef PyObject* _origin
     cdef object _owner
+    cdef readonly object ambient, view
 
 
 @cython.final
@@ -56,6 +64,11 @@ cdef class Body:
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 @cython.locals(prev=Scope)
 cdef object open_scope(Scope scope)
+cpdef object keep_view(Scope scope, object view)
+@cython.locals(scope=Scope)
+cpdef Scope attach_scope(object span, SpanContext context, object ambient, object view)
+cdef object _carry(Scope scope)
+cdef object _inherit(Scope scope, Scope prev)
 @cython.locals(base=SpanContext)
 cdef object _add_labels(Scope scope, Scope prev)
 @cython.locals(inner=Scope)
@@ -69,6 +82,7 @@ cdef Scope newest(Scope scope)
 cdef Scope newest_open(Scope scope)
 @cython.locals(scope=Scope)
 cdef bint _rebuild(Scope top, Scope closed) except -1
+cdef bint _leans_now(Scope scope) except -1
 @cython.locals(original=Scope, copy=Scope, root=Scope)
 cdef Scope _replace(list above, Scope prev)
 cdef object _stand_on_again(Scope scope, Scope prev)
@@ -82,6 +96,7 @@ cdef Scope _live_below(Scope scope)
 cdef Scope innermost()
 @cython.locals(scope=Scope, below=Scope)
 cdef Scope _settle(Scope inner)
+cpdef tuple inside(Scope scope)
 cpdef SpanContext linked_context(Scope scope)
 @cython.locals(scope=Scope)
 cpdef object current_span()
