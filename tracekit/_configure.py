@@ -21,6 +21,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from ._core.context import SpanContext
+    from ._core.tracer import Hooks
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
     from .wire import Format
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["configure", "flush", "shutdown", "statistics"]
 
 _pipeline: Pipeline | None = None
-_in_use = Tracer()
+_configured = Tracer()
+_hooks: Hooks | None = None
+_in_use = _configured  # with the hooks
 _configured_in = 0  # the process that called configure() last
 
 
@@ -131,14 +134,14 @@ def statistics() -> Statistics:
 @contextlib.contextmanager
 def lend(exporter: Exporter) -> Iterator[None]:
     """Inside ``with``, record every trace for *exporter*; then go on as before."""
-    before = _in_use
+    before = _configured
     lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
     with _started().lend(exporter):
         _use(lent)
         try:
             yield
         finally:
-            if _in_use is lent:
+            if _configured is lent:
                 _use(before)
 
 
@@ -165,10 +168,18 @@ def _join(context: SpanContext | None) -> None:
         use_context(context).__enter__()
 
 
+def use_hooks(hooks: Hooks | None) -> None:
+    """Call *hooks* for every span of the tracer in use and of later ones, and record for them; None: no longer."""
+    global _hooks
+    _hooks = hooks
+    _use(_configured)
+
+
 def _use(tracer: Tracer) -> None:
-    global _in_use
-    _in_use = tracer
-    set_tracer(tracer)
+    global _configured, _in_use
+    _configured = tracer
+    _in_use = tracer if _hooks is None else tracer.replace(recording=True, hooks=_hooks)
+    set_tracer(_in_use)
 
 
 def _seconds(timeout_s: float) -> float:

@@ -49,6 +49,7 @@ __all__ = [
     "current_context",
     "current_scope",
     "current_span",
+    "current_view",
     "effective",
     "held_span",
     "innermost",
@@ -522,6 +523,12 @@ def _settle(inner: Scope) -> Scope | None:
 def inside(scope: Scope) -> tuple[SpanContext | None, Any, bool]:
     """Return the context and the span that are current inside *scope*, and whether that can change while it is open."""
     return effective(scope), held_span(scope), scope._kind == LINKED or scope._generation != generation()
+
+
+def current_view() -> Any:
+    """Return what ``keep_view()`` kept with the scope that is current here, or None."""
+    scope = innermost()
+    return None if scope is None or scope._generation != generation() else scope.view
 
 
 def current_scope() -> Scope | None:

@@ -96,6 +96,8 @@ class Tracer:
         self,
         *,
         recording: bool | None = None,
+        sampler: RootSampler | None = None,
+        resource: Mapping[str, Any] | None = None,
         instrumentation: Instrumentation | None = None,
         hooks: Hooks | None = None,
     ) -> Tracer:
@@ -104,9 +106,9 @@ class Tracer:
             recording=self.recording if recording is None else recording,
             threshold=self.threshold,
             state=self.state,
-            sampler=self.sampler,
+            sampler=self.sampler if sampler is None else sampler,
             limits=self.limits,
-            resource=self.resource,
+            resource=self.resource if resource is None else resource,
             instrumentation=self.instrumentation if instrumentation is None else instrumentation,
             hooks=self.hooks if hooks is None else hooks,
         )
