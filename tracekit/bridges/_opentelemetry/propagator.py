@@ -34,7 +34,7 @@ class Propagator(textmap.TextMapPropagator):
         if context is None or context is RUNTIME.get_current():
             found = current_context()
         else:
-            found = meaning_of(context).context
+            found = meaning_of(context).context if isinstance(context, dict) else None
         if found is None:
             return
         if setter is textmap.default_setter and type(carrier) is dict:

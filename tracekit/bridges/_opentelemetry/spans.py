@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..._core.span import Span
 
-__all__ = ["KIND_NAMES", "OtelSpan", "face", "leave", "resource_of", "scope_of"]
+__all__ = ["KIND_NAMES", "OtelSpan", "face", "leave", "resource_of", "scope_of", "text_of", "time_of"]
 
 KIND_NAMES = {kind: kind.name.lower() for kind in SpanKind}
 _KINDS = {name: kind for kind, name in KIND_NAMES.items()}
@@ -86,7 +86,7 @@ class OtelSpan(ApiSpan):
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """Record an event, now or at *timestamp*, Unix nanoseconds."""
-        self.tracekit_span.add_event(_text(name), attributes_of(attributes), time_ns=_time(timestamp))
+        self.tracekit_span.add_event(text_of(name), attributes_of(attributes), time_ns=time_of(timestamp))
 
     def add_link(self, context: OtelContext, attributes: Any = None) -> None:
         """Record a link to *context*, unless it says nothing."""
@@ -96,14 +96,14 @@ class OtelSpan(ApiSpan):
 
     def update_name(self, name: str) -> None:
         """Rename the span."""
-        self.tracekit_span.update_name(_text(name))
+        self.tracekit_span.update_name(text_of(name))
 
     def set_status(self, status: OtelStatus | StatusCode, description: str | None = None) -> None:
         """Record the outcome; only an error has a description, and "ok" is final."""
         code: Any = status
         if isinstance(status, OtelStatus):
             code, description = status.status_code, status.description
-        if code not in _STATUS_NAMES:
+        if not isinstance(code, StatusCode):
             return
         text = description if code is StatusCode.ERROR and isinstance(description, str) else ""
         self.tracekit_span.set_status(_STATUS_NAMES[code], text)  # type: ignore[arg-type]
@@ -114,11 +114,11 @@ class OtelSpan(ApiSpan):
         """Record *exception* as an event with type, message, stack and whether it left the span."""
         if isinstance(exception, BaseException):
             more = {"exception.escaped": str(escaped), **(attributes_of(attributes) or {})}
-            self.tracekit_span.record_exception(exception, more, time_ns=_time(timestamp))
+            self.tracekit_span.record_exception(exception, more, time_ns=time_of(timestamp))
 
     def end(self, end_time: int | None = None) -> None:
         """End the span, now or at *end_time*, Unix nanoseconds. Only the first call counts."""
-        self.tracekit_span.end(_time(end_time))
+        self.tracekit_span.end(time_of(end_time))
 
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         if exc is not None:
@@ -149,12 +149,12 @@ class OtelSpan(ApiSpan):
         return _KINDS[self.tracekit_span.kind]
 
     @property
-    def start_time(self) -> int | None:
+    def starttime_of(self) -> int | None:
         """When the span started, Unix nanoseconds."""
         return self.tracekit_span.start_ns
 
     @property
-    def end_time(self) -> int | None:
+    def endtime_of(self) -> int | None:
         """When the span ended, Unix nanoseconds, or None."""
         return self.tracekit_span.end_ns
 
@@ -326,7 +326,8 @@ def _event(name: str, attributes: Mapping[str, Any], time_ns: int) -> Any:
     return make(name=name, attributes=attributes, timestamp=time_ns)
 
 
-def _text(name: Any) -> str:
+def text_of(name: Any) -> str:
+    """Return *name* as text, whatever it is."""
     if isinstance(name, str):
         return name
     try:
@@ -335,7 +336,8 @@ def _text(name: Any) -> str:
         return type(name).__name__
 
 
-def _time(time_ns: Any) -> int | None:
+def time_of(time_ns: Any) -> int | None:
+    """Return *time_ns* as an int, or None where it is none: now."""
     try:
         return None if time_ns is None else int(time_ns)
     except Exception:

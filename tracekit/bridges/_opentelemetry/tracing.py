@@ -23,7 +23,7 @@ from .contexts import attributes_of, link_of, relabelled
 from .processors import Processors
 from .runtime import SPAN_KEY, span_of
 from .samplers import RandomIds, sampler_of
-from .spans import KIND_NAMES, OtelSpan, face, leave, resource_of
+from .spans import KIND_NAMES, OtelSpan, face, leave, resource_of, text_of, time_of
 
 if TYPE_CHECKING:
     from opentelemetry.context.context import Context
@@ -113,27 +113,30 @@ class OtelTracer(_trace.Tracer):
         return made
 
     def _start(
-        self, name: Any, context: Mapping[str, Any] | None, kind: Any, attributes: Any, links: Any, start_time: Any
+        self, name: Any, context: Any, kind: Any, attributes: Any, links: Any, start_time: Any
     ) -> Span:
-        targets = []
-        for link in links or ():
-            target = link_of(link)
-            if target is not None:
-                targets.append(Link(target[0], target[1] or NO_ATTRIBUTES))
         return start_span(
             self._tracer(),
-            name if isinstance(name, str) else str(name),
-            KIND_NAMES.get(kind, "internal"),
+            text_of(name),
+            KIND_NAMES[kind] if isinstance(kind, SpanKind) else "internal",
             attributes_of(attributes),
-            tuple(targets),
+            _targets(links) if links else (),
             None if context is None else _parent(context),
-            start_time if start_time is None else int(start_time),
+            time_of(start_time),
         )
 
 
-def _parent(context: Mapping[str, Any]) -> Any:
+def _targets(links: Any) -> tuple[Link, ...]:
+    try:
+        found = [link_of(link) for link in links]
+    except Exception:  # not a sequence
+        return ()
+    return tuple([Link(target, attributes) for target, attributes in filter(None, found)])
+
+
+def _parent(context: Any) -> Any:
     """Return the parent that *context* names, with the labels in force here: a parent brings no baggage along."""
-    span, parent = span_of(context.get(SPAN_KEY))
+    span, parent = span_of(context.get(SPAN_KEY)) if isinstance(context, dict) else (None, None)
     here = current_context()
     labels = None if here is None else here.labels or None
     if parent is None:
