@@ -12,6 +12,7 @@ import weakref
 from unittest.mock import Mock
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from opentelemetry import baggage, context, trace
@@ -239,7 +240,7 @@ async def test_a_task_keeps_what_its_parent_detached():
     async with anyio.create_task_group() as group:
         token = context.attach(baggage.set_baggage("tenant", "a", context.set_value("key", "value")))
         group.start_soon(child)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         context.detach(token)
         assert context.get_value("key") is None
         go.set()

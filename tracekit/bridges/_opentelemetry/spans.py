@@ -149,12 +149,12 @@ class OtelSpan(ApiSpan):
         return _KINDS[self.tracekit_span.kind]
 
     @property
-    def starttime_of(self) -> int | None:
+    def start_time(self) -> int | None:
         """When the span started, Unix nanoseconds."""
         return self.tracekit_span.start_ns
 
     @property
-    def endtime_of(self) -> int | None:
+    def end_time(self) -> int | None:
         """When the span ended, Unix nanoseconds, or None."""
         return self.tracekit_span.end_ns
 

@@ -112,9 +112,7 @@ class OtelTracer(_trace.Tracer):
         made: Tracer = derived
         return made
 
-    def _start(
-        self, name: Any, context: Any, kind: Any, attributes: Any, links: Any, start_time: Any
-    ) -> Span:
+    def _start(self, name: Any, context: Any, kind: Any, attributes: Any, links: Any, start_time: Any) -> Span:
         return start_span(
             self._tracer(),
             text_of(name),
