@@ -8,9 +8,11 @@ from opentelemetry.trace import NonRecordingSpan, TraceFlags
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE, TraceState
 from opentelemetry.trace.span import SpanContext as OtelContext
 
+from ..._core.attributes import MISSING, clean
 from ..._core.codecs import is_label_key
 from ..._core.context import SpanContext, face_of_context, ids_of, make_context, set_context_face
 from ..._core.labels import NO_LABELS, Labels
+from ..._core.records import DEFAULT_LIMITS
 from ..._core.tracestate import TraceState as State
 
 if TYPE_CHECKING:
@@ -18,7 +20,17 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Link as OtelLink
 
-__all__ = ["RemoteSpan", "attributes_of", "from_otel", "labels_of", "link_of", "originals", "relabelled", "to_otel"]
+__all__ = [
+    "RemoteSpan",
+    "attributes_of",
+    "from_otel",
+    "labels_of",
+    "link_of",
+    "originals",
+    "plain_attributes",
+    "relabelled",
+    "to_otel",
+]
 
 _DEFERRED = 0x100
 
@@ -121,6 +133,14 @@ def attributes_of(attributes: Any) -> dict[str, Any] | None:
         return {key: value for key, value in attributes.items() if isinstance(key, str) and key}
     except Exception:
         return None
+
+
+def plain_attributes(attributes: Any) -> dict[str, Any]:
+    """Return the attributes of a library, in the kinds that a span's attributes have."""
+    cleaned = {
+        key: clean(value, DEFAULT_LIMITS.value_length)[0] for key, value in (attributes_of(attributes) or {}).items()
+    }
+    return {key: value for key, value in cleaned.items() if value is not MISSING}
 
 
 def link_of(link: OtelLink) -> tuple[SpanContext, dict[str, Any]] | None:

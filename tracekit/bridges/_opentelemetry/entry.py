@@ -1,7 +1,7 @@
-"""The entry points that OpenTelemetry's API loads where a variable names tracekit.
+"""The entry point that ``OTEL_PYTHON_CONTEXT=tracekit`` selects.
 
-``OTEL_PYTHON_CONTEXT`` is read while ``opentelemetry.context`` is half imported. The bridge imports that module, so it
-is imported at the first call.
+OpenTelemetry loads it while ``opentelemetry.context`` is half imported. The bridge imports that module, so the bridge is
+imported at the first call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from opentelemetry.context.context import _RuntimeContext
 if TYPE_CHECKING:
     from opentelemetry.context.context import Context
 
-__all__ = ["LazyRuntimeContext", "propagator", "tracer_provider"]
+__all__ = ["LazyRuntimeContext"]
 
 
 class LazyRuntimeContext(_RuntimeContext):
@@ -31,20 +31,6 @@ class LazyRuntimeContext(_RuntimeContext):
     def detach(self, token: Any) -> None:
         """Close the scope *token*."""
         _runtime().detach(token)
-
-
-def tracer_provider() -> Any:
-    """Install the bridge and return its provider, for ``OTEL_PYTHON_TRACER_PROVIDER=tracekit``."""
-    from ..opentelemetry import install
-
-    return install()
-
-
-def propagator() -> Any:
-    """Return a propagator over tracekit's formats, for ``OTEL_PROPAGATORS=tracekit``."""
-    from .propagator import Propagator
-
-    return Propagator()
 
 
 def _runtime() -> Any:

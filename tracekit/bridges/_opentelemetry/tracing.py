@@ -19,7 +19,7 @@ from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from ..._core.scopes import current_context
 from ..._core.span import ROOT, span_scope, start_span
-from .contexts import attributes_of, link_of, relabelled
+from .contexts import attributes_of, link_of, plain_attributes, relabelled
 from .processors import Processors
 from .runtime import SPAN_KEY, span_of
 from .samplers import RandomIds, sampler_of
@@ -245,7 +245,7 @@ class TracerProvider(_trace.TracerProvider):
         attributes: Mapping[str, Any] | None = None,
     ) -> OtelTracer:
         """Return the tracer of a library; the same one for the same arguments."""
-        items = attributes_of(attributes) or {}
+        items = plain_attributes(attributes)
         name, version, url = (
             str(part or "") for part in (instrumenting_module_name, instrumenting_library_version, schema_url)
         )
