@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
 if TYPE_CHECKING:
+    import contextvars
+
     from ._core.context import SpanContext
     from ._core.tracer import Hooks
     from ._export.exporter import Exporter
@@ -113,7 +116,7 @@ def configure(
         _join(_propagation.extract_environ(os.environ))
     _configured_in = os.getpid()
     _use(tracer)
-    say(environment.wrong.values())
+    say([*environment.wrong.values(), *_other_sdk()])
 
 
 def flush(timeout_s: float = 5.0) -> bool:
@@ -150,6 +153,13 @@ def tracer_in_use() -> Tracer:
     return _in_use
 
 
+def export_context() -> contextvars.Context:
+    """Return the Context of which exporters run in copies."""
+    from ._export.pipeline import EXPORT_CONTEXT
+
+    return EXPORT_CONTEXT
+
+
 def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
     """In a worker process: use *formats*, record with *tracer*, and keep that until it goes back with a result.
 
@@ -160,6 +170,17 @@ def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
         _use(tracer)
         if _propagation.formats() != formats:
             _propagation.use_formats(formats)
+
+
+def _other_sdk() -> list[str]:
+    """Return a line about OpenTelemetry's SDK if that traces this process too, beside tracekit."""
+    provider = getattr(sys.modules.get("opentelemetry.trace"), "_TRACER_PROVIDER", None)
+    if type(provider).__module__.partition(".")[0] != "opentelemetry" or not hasattr(provider, "add_span_processor"):
+        return []
+    return [
+        "OpenTelemetry's SDK is active too: a request makes two traces that are not connected."
+        " Call tracekit.bridges.opentelemetry.install() to have one"
+    ]
 
 
 def _join(context: SpanContext | None) -> None:

@@ -6,6 +6,7 @@ import contextvars
 import gc
 import itertools
 import logging
+import os
 import random
 import threading
 import weakref
@@ -361,3 +362,26 @@ def test_a_value_in_a_scope_that_is_current_is_not_collected():
     context.detach(token)
     del token
     assert reference() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_in_the_child_of_a_fork_the_parents_span_is_remote(tracer):
+    with tracer.start_as_current_span("parent") as span:
+        assert trace.get_current_span() is span
+        context.attach(context.set_value("key", "value"))
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            found = trace.get_current_span()
+            ok = (
+                not isinstance(found, bridge.OtelSpan)
+                and found.get_span_context().is_remote
+                and found.get_span_context().span_id == span.get_span_context().span_id
+                and context.get_value("key") == "value"
+            )
+            os.write(write, b"1" if ok else b"0")
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(read, 1) == b"1"
+        os.close(read)
+        os.close(write)

@@ -176,3 +176,23 @@ def test_processors_hear_spans_of_many_threads(provider, memory, tracer):
     for thread in threads:
         thread.join()
     assert len(memory.get_finished_spans()) == 400
+
+
+def test_instrumentations_are_suppressed_while_tracekits_exporter_runs(provider):
+    seen = []
+
+    class Exporter:
+        def export(self, spans):
+            seen.append(context.get_value(context._SUPPRESS_INSTRUMENTATION_KEY))
+            token = context.attach(context.set_value("key", "value"))
+            seen.append(context.get_value(context._SUPPRESS_HTTP_INSTRUMENTATION_KEY))
+            context.detach(token)
+
+        def shutdown(self):
+            pass
+
+    tracekit.configure(exporter=Exporter(), environ={})
+    tracekit.span("a").end()
+    assert tracekit.flush()
+    assert seen == [True, True]
+    assert context.get_value(context._SUPPRESS_INSTRUMENTATION_KEY) is None

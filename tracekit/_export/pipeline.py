@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .._core.span import Span
     from .exporter import Exporter
 
-__all__ = ["Pipeline"]
+__all__ = ["EXPORT_CONTEXT", "Pipeline"]
 
 BATCH = 2048
 _UNSAMPLED = SpanContext(deferred=False)
@@ -65,6 +65,12 @@ class _Intake:
         return self.taken - failed - unsampled - queued, self.failed + failed, queued, unsampled
 
 
+# Where exporters run, in copies: in no context of the program's, and whatever they trace themselves is not sampled, or
+# each batch would make spans that want to be exported.
+EXPORT_CONTEXT = contextvars.Context()
+EXPORT_CONTEXT.run(lambda: context_scope(_UNSAMPLED).__enter__())
+
+
 class _Worker:
     """One exporter and the thread that serves it, started when there is something to do."""
 
@@ -82,10 +88,7 @@ class _Worker:
         self.returned = (0, 0, 0, 0)  # the counts of exporters that were lent to
         self.is_abandoned = False
         self.notices = Notices()
-        # Where exporters run: in no context of the program's, and whatever they trace themselves is not sampled,
-        # or each batch would make spans that want to be exported.
-        self.context = contextvars.Context()
-        self.context.run(lambda: context_scope(_UNSAMPLED).__enter__())
+        self.context = EXPORT_CONTEXT
 
     def wake(self) -> None:
         self.inbox.put(None)

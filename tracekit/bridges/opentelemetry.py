@@ -15,7 +15,9 @@ from typing import Any
 from opentelemetry import context as _context
 from opentelemetry import propagate as _propagate
 from opentelemetry import trace as _trace
+from opentelemetry.context.context import Context
 
+from .. import _configure
 from .._core.log import log
 from ._opentelemetry.entry import LazyRuntimeContext
 from ._opentelemetry.propagator import Propagator
@@ -36,6 +38,7 @@ __all__ = [
 # What install() replaced: a module, a name, ours and the one before.
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _provider: TracerProvider | None = None
+_in_export: Any = None  # the token of the keys in the Context of tracekit's exporter
 
 
 def install(replace_sdk: bool = False) -> TracerProvider:
@@ -44,7 +47,7 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     Works before and after libraries have got their tracers, and whichever provider was set before. *replace_sdk* also
     puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own.
     """
-    global _provider
+    global _in_export, _provider
     if _provider is None:
         _provider = TracerProvider()
         if not isinstance(_context._RUNTIME_CONTEXT, LazyRuntimeContext | RuntimeContext):
@@ -55,6 +58,7 @@ def install(replace_sdk: bool = False) -> TracerProvider:
             _replace(_trace._TRACER_PROVIDER_SET_ONCE, "_done", True)
         _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
         _provider.cover_native_spans(True)
+        _in_export = _configure.export_context().run(_suppress)
     if replace_sdk:
         import opentelemetry.sdk.trace as sdk
 
@@ -65,14 +69,25 @@ def install(replace_sdk: bool = False) -> TracerProvider:
 
 def uninstall() -> None:
     """Put back what ``install()`` replaced, unless it was replaced again since."""
-    global _provider
+    global _in_export, _provider
     if _provider is not None:
         _provider.cover_native_spans(False)
-    _provider = None
+        _configure.export_context().run(RUNTIME.detach, _in_export)
+    _in_export = _provider = None
     while _replaced:
         module, name, ours, before = _replaced.pop()
         if getattr(module, name, None) is ours:
             setattr(module, name, before)
+
+
+def _suppress() -> Any:
+    """Have instrumentations leave the calls of an exporter alone, and return the token."""
+    keys = [
+        getattr(_context, name)
+        for name in ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY")
+        if hasattr(_context, name)
+    ]
+    return RUNTIME.attach(Context({**RUNTIME.get_current(), **dict.fromkeys(keys, True)}))
 
 
 def _replace(module: Any, name: str, value: Any) -> None:
