@@ -210,6 +210,18 @@ def test_propagation_in_every_configured_format(exporter):
     assert propagate.get_global_textmap().fields == {"b3"}
 
 
+def test_labels_that_were_extracted_keep_their_properties(exporter):
+    received = {"traceparent": TRACEPARENT, "baggage": "a=1;meta=x,b=2"}
+    token = context.attach(propagate.extract(received))
+    assert baggage.get_baggage("a") == "1"
+    with tracekit.span("child"):
+        sent = {}
+        propagate.inject(sent)
+    context.detach(token)
+    assert sent["baggage"] == received["baggage"]
+    assert exporter.spans[0].parent.is_remote
+
+
 def test_a_context_is_injected_without_being_current(tracer):
     span = tracer.start_span("a")
     headers = {}

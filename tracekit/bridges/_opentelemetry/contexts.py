@@ -101,6 +101,8 @@ def labels_of(baggage: Mapping[str, object], before: Labels | None) -> Labels | 
     wanted = _texts(baggage)
     if not before:
         return Labels(wanted) or None
+    if wanted == before:
+        return before
     labels = before.without(*[key for key in before if wanted.get(key) != before[key]])
     changed = {key: value for key, value in wanted.items() if before.get(key) != value}
     return (labels.merge(changed) if changed else labels) or None

@@ -56,7 +56,7 @@ def meaning_of(context: Mapping[str, Any]) -> Meaning:
     span, base = span_of(given)
     foreign = given if span is None and base is not None and not isinstance(given, RemoteSpan) else None
     baggage = context.get(BAGGAGE_KEY)
-    labels = _labels(baggage) if baggage else None
+    labels = _labels(baggage, base) if baggage else None
     base = relabelled(base, labels)
     keys = {key: value for key, value in context.items() if key not in _OWN_KEYS}
     if not keys and baggage is None and foreign is None:
@@ -81,13 +81,14 @@ def span_of(given: Any) -> tuple[Span | None, SpanContext | None]:
     return None, context if context is not None and context.is_valid else None
 
 
-def _labels(baggage: Any) -> Labels | None:
+def _labels(baggage: Any, base: SpanContext | None) -> Labels | None:
+    """Return *baggage* as labels; those that are as in *base*, or as current here, keep their properties."""
     scope = current_scope()
     ambient = None if scope is None else scope.ambient
     if ambient is not None and ambient.baggage is baggage:
         known: Labels | None = ambient.labels
         return known
-    context = current_context()
+    context = base if base is not None and base.labels else current_context()
     return labels_of(baggage, None if context is None else context.labels or None)
 
 

@@ -28,7 +28,6 @@ from .spans import KIND_NAMES, OtelSpan, face, leave, resource_of, text_of, time
 if TYPE_CHECKING:
     from opentelemetry.context.context import Context
 
-    from ..._core.span import Span
     from ..._core.tracer import Tracer
 
 __all__ = ["OtelTracer", "TracerProvider"]
@@ -42,7 +41,7 @@ class OtelTracer(_trace.Tracer):
     def __init__(self, library: Instrumentation, provider: TracerProvider) -> None:
         self.instrumentation = library
         self._provider = provider
-        self._derived: tuple[Any, Any] = (None, None)
+        self._derived: tuple[Any, Any, Any] = (None, None, None)
 
     @property
     def instrumentation_scope(self) -> Any:
@@ -68,12 +67,21 @@ class OtelTracer(_trace.Tracer):
         set_status_on_exception: bool = True,
     ) -> OtelSpan:
         """Start a span, child of *context*'s span or of what is current here; the caller ends it."""
-        span = self._start(name, context, kind, attributes, links, start_time)
+        tracer = self._tracer()
+        span = start_span(
+            tracer,
+            text_of(name),
+            KIND_NAMES[kind] if isinstance(kind, SpanKind) else "internal",
+            attributes_of(attributes),
+            _targets(links) if links else (),
+            None if context is None else _parent(context),
+            time_of(start_time),
+        )
         made = face(span)
-        made.records_exception, made.sets_status = bool(record_exception), bool(set_status_on_exception)
-        hooks = self._tracer().hooks
-        if hooks is not None and span.is_recording:
-            hooks.started(span, context)
+        if not record_exception or not set_status_on_exception:
+            made.records_exception, made.sets_status = bool(record_exception), bool(set_status_on_exception)
+        if tracer.hooks is not None and span.is_recording:
+            tracer.hooks.started(span, context)
         return made
 
     def start_as_current_span(  # type: ignore[override]
@@ -89,8 +97,7 @@ class OtelTracer(_trace.Tracer):
         end_on_exit: bool = True,
     ) -> CurrentSpan:
         """Return a context manager in which a new span is current; it is also a decorator, of coroutine functions too."""
-        start = functools.partial(
-            self.start_span,
+        arguments = (
             name,
             context,
             kind,
@@ -100,28 +107,17 @@ class OtelTracer(_trace.Tracer):
             record_exception,
             set_status_on_exception,
         )
-        return CurrentSpan(start, bool(end_on_exit))
+        return CurrentSpan(self, arguments, bool(end_on_exit))
 
     def _tracer(self) -> Tracer:
+        made_from, changed_by, derived = self._derived
         in_use = _configure.tracer_in_use()
-        made_from, derived = self._derived
         changes = self._provider.changes()
-        if made_from != (in_use, changes):
+        if made_from is not in_use or changed_by is not changes:
             derived = in_use.replace(instrumentation=self.instrumentation, **changes)
-            self._derived = (in_use, changes), derived
+            self._derived = in_use, changes, derived
         made: Tracer = derived
         return made
-
-    def _start(self, name: Any, context: Any, kind: Any, attributes: Any, links: Any, start_time: Any) -> Span:
-        return start_span(
-            self._tracer(),
-            text_of(name),
-            KIND_NAMES[kind] if isinstance(kind, SpanKind) else "internal",
-            attributes_of(attributes),
-            _targets(links) if links else (),
-            None if context is None else _parent(context),
-            time_of(start_time),
-        )
 
 
 def _targets(links: Any) -> tuple[Link, ...]:
@@ -149,14 +145,15 @@ def _parent(context: Any) -> Any:
 class CurrentSpan:
     """Starts a span and makes it current: for ``with``, and as a decorator for every call of a function."""
 
-    __slots__ = ("_ends", "_face", "_scope", "_start")
+    __slots__ = ("_arguments", "_ends", "_face", "_scope", "_tracer")
 
-    def __init__(self, start: Callable[[], OtelSpan], ends: bool) -> None:
-        self._start = start
+    def __init__(self, tracer: OtelTracer, arguments: tuple[Any, ...], ends: bool) -> None:
+        self._tracer = tracer
+        self._arguments = arguments  # of start_span()
         self._ends = ends
 
     def __enter__(self) -> OtelSpan:
-        self._face = self._start()
+        self._face = self._tracer.start_span(*self._arguments)
         self._scope: Any = span_scope(self._face.tracekit_span)
         self._scope.__enter__()
         return self._face
@@ -175,14 +172,14 @@ class CurrentSpan:
 
             @functools.wraps(function)
             async def traced_coroutine(*args: Any, **kwargs: Any) -> Any:
-                with CurrentSpan(self._start, self._ends):
+                with CurrentSpan(self._tracer, self._arguments, self._ends):
                     return await function(*args, **kwargs)
 
             return traced_coroutine
 
         @functools.wraps(function)
         def traced(*args: Any, **kwargs: Any) -> Any:
-            with CurrentSpan(self._start, self._ends):
+            with CurrentSpan(self._tracer, self._arguments, self._ends):
                 return function(*args, **kwargs)
 
         return traced
