@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import tracekit
 from tracekit.bridges import opentelemetry as bridge
+from tracekit.cli.doctor import examine
 
 
 @pytest.fixture
@@ -31,6 +32,12 @@ def test_with_the_bridge_there_is_one(caplog):
         assert caplog.messages == []
     finally:
         bridge.uninstall()
+
+
+def test_the_doctor_tells_what_to_call():
+    (finding,) = [finding for finding in examine() if finding.name == "opentelemetry"]
+    assert finding.ok
+    assert "tracekit.bridges.opentelemetry.install()" in finding.text
 
 
 def test_without_an_sdk_there_is_nothing_to_tell(caplog):
