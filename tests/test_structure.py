@@ -75,6 +75,8 @@ PROGRAMS = ["cli", "demo"]
 THIRD_PARTIES = {
     "aio": {"anyio"},
     "aio.*": {"anyio"},
+    "bridges._opentelemetry.*": {"opentelemetry"},
+    "bridges.opentelemetry": {"opentelemetry"},
     "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
     "exporters._otlp.connections": {"urllib3"},

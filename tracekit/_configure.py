@@ -23,7 +23,10 @@ from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
 if TYPE_CHECKING:
+    import contextvars
+
     from ._core.context import SpanContext
+    from ._core.tracer import Hooks
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
     from .wire import Format
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["configure", "flush", "shutdown", "statistics"]
 
 _pipeline: Pipeline | None = None
-_in_use = Tracer()
+_configured = Tracer()
+_hooks: Hooks | None = None
+_in_use = _configured  # with the hooks
 _configured_in = 0  # the process that called configure() last
 
 
@@ -118,7 +123,7 @@ def configure(
         _join(_propagation.extract_environ(os.environ))
     _configured_in = os.getpid()
     _use(tracer)
-    say(environment.wrong.values())
+    say([*environment.wrong.values(), *_other_sdk()])
 
 
 def flush(timeout_s: float = 5.0) -> bool:
@@ -150,7 +155,7 @@ class _Instead:
 @contextlib.contextmanager
 def lend(exporter: Exporter) -> Iterator[None]:
     """Inside ``with``, record every trace for *exporter*; then go on as before."""
-    before = _in_use
+    before = _configured
     lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
     pipeline = _started()
     pipeline.flush(5.0)
@@ -164,7 +169,7 @@ def lend(exporter: Exporter) -> Iterator[None]:
     try:
         yield
     finally:
-        if _in_use is lent:
+        if _configured is lent:
             _use(before)
         pipeline.flush(5.0)
         if pipeline.exporter is not used:
@@ -180,6 +185,13 @@ def tracer_in_use() -> Tracer:
     return _in_use
 
 
+def export_context() -> contextvars.Context:
+    """Return the Context of which exporters run in copies."""
+    from ._export.pipeline import EXPORT_CONTEXT
+
+    return EXPORT_CONTEXT
+
+
 def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
     """In a worker process: use *formats*, record with *tracer*, and keep that until it goes back with a result.
 
@@ -192,16 +204,35 @@ def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
             _propagation.use_formats(formats)
 
 
+def _other_sdk() -> list[str]:
+    """Return a line about OpenTelemetry's SDK if that traces this process too, beside tracekit."""
+    provider = getattr(sys.modules.get("opentelemetry.trace"), "_TRACER_PROVIDER", None)
+    if type(provider).__module__.partition(".")[0] != "opentelemetry" or not hasattr(provider, "add_span_processor"):
+        return []
+    return [
+        "OpenTelemetry's SDK is active too: a request makes two traces that are not connected."
+        " Call tracekit.bridges.opentelemetry.install() to have one"
+    ]
+
+
 def _join(context: SpanContext | None) -> None:
     """Make *context*, which started this process, current from here on, unless something is."""
     if context is not None and current_context() is None:
         use_context(context).__enter__()
 
 
+def use_hooks(hooks: Hooks | None) -> None:
+    """Call *hooks* for every span of the tracer in use and of later ones, and record for them; None: no longer."""
+    global _hooks
+    _hooks = hooks
+    _use(_configured)
+
+
 def _use(tracer: Tracer) -> None:
-    global _in_use
-    _in_use = tracer
-    set_tracer(tracer)
+    global _configured, _in_use
+    _configured = tracer
+    _in_use = tracer if _hooks is None else tracer.replace(recording=True, hooks=_hooks)
+    set_tracer(_in_use)
 
 
 def _seconds(timeout_s: float) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["cclass", "compiled", "final", "freelist", "no_gc"]
+__all__ = ["cclass", "compiled", "final", "freelist", "no_gc", "no_gc_clear"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,11 @@ def cclass(kind: T) -> T:
 
 def no_gc(kind: T) -> T:
     """Keep objects of a class away from the garbage collector: they are in no reference cycle."""
+    return kind
+
+
+def no_gc_clear(kind: T) -> T:
+    """Let the garbage collector see a class's objects, and break their cycles elsewhere: these keep their fields."""
     return kind
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Link",
     "SpanContext",
+    "face_of_context",
     "from_words",
     "generation",
     "ids_of",
@@ -37,6 +38,7 @@ __all__ = [
     "new_generation",
     "new_span_id",
     "new_trace_id",
+    "set_context_face",
     "set_ids",
     "with_labels",
 ]
@@ -89,7 +91,7 @@ class SpanContext:
     bits. ``deferred`` is true while no decision about sampling has been made.
     """
 
-    __slots__ = ("_bits", "_extra", "_high", "_is_made", "_labels", "_low", "_remote", "_span", "_state")
+    __slots__ = ("_bits", "_extra", "_face", "_high", "_is_made", "_labels", "_low", "_remote", "_span", "_state")
 
     _high: int  # the trace id's two words
     _low: int
@@ -100,6 +102,7 @@ class SpanContext:
     _remote: bool
     _extra: dict[str, Any] | None  # never changed
     _is_made: bool
+    _face: Any  # another API's form of this context, made when first asked for
 
     def __init__(
         self,
@@ -129,6 +132,8 @@ class SpanContext:
         self._labels = labels or None
         self._remote = bool(is_remote)
         self._extra = dict(extra or {}) or None
+        if not compiled:
+            self._face = None
         self._is_made = True
 
     @property
@@ -255,6 +260,8 @@ def from_words(
     context._labels = labels
     context._remote = remote
     context._extra = extra
+    if not compiled:
+        context._face = None
     context._is_made = True
     return context
 
@@ -263,9 +270,21 @@ def with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
     """Return *base*, or a context without ids, with *labels* in place of its own."""
     if base is None:
         return from_words(0, 0, 0, DEFERRED, None, labels or None, False, None)
-    return from_words(
+    context = from_words(
         base._high, base._low, base._span, base._bits, base._state, labels or None, base._remote, base._extra
     )
+    context._face = base._face
+    return context
+
+
+def face_of_context(context: SpanContext) -> Any:
+    """Return what ``set_context_face()`` kept with *context*, or None."""
+    return context._face
+
+
+def set_context_face(context: SpanContext, face: Any) -> None:
+    """Keep *face*, another API's immutable form of *context*, for as long as *context* lives."""
+    context._face = face
 
 
 def make_context(

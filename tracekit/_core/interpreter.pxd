@@ -110,6 +110,8 @@ cdef extern from *:
 cdef extern from "Python.h":
     object PyWeakref_NewRef(object target, object callback)
     Py_ssize_t Py_REFCNT(object) noexcept
+    void PyObject_GC_Track(object) noexcept
+    void PyObject_GC_UnTrack(object) noexcept
 
 cdef enum:
     SAMPLED = 0x01
@@ -168,6 +170,14 @@ cdef inline bint is_lent(PyObject* borrowed, object target) noexcept:
 
 cdef inline Py_ssize_t references(object target) noexcept:
     return Py_REFCNT(target)
+
+
+cdef inline void track(object target) noexcept:
+    PyObject_GC_Track(target)
+
+
+cdef inline void untrack(object target) noexcept:
+    PyObject_GC_UnTrack(target)
 
 
 cdef inline void forbid_new(object kind) noexcept:

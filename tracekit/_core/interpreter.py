@@ -30,6 +30,8 @@ __all__ = [
     "put",
     "references",
     "referent",
+    "track",
+    "untrack",
     "weak",
 ]
 
@@ -124,6 +126,14 @@ def is_lent(borrowed: weakref.ref[T] | None, target: T) -> bool:
 def references(target: object) -> int:
     """Return how many references there are to *target*; here always as if there were others."""
     return 2
+
+
+def track(target: object) -> None:
+    """Let the garbage collector see *target*, which it does not yet; here it sees every object."""
+
+
+def untrack(target: object) -> None:
+    """Hide *target*, which is in no cycle, from the garbage collector: it costs less so; here nothing is hidden."""
 
 
 def forbid_new(kind: type) -> None:

@@ -10,6 +10,7 @@ cdef enum:
 
 
 cdef object _put_resource_spans(Octets out, list spans)
+cdef object _put_scope_spans(Octets out, list spans)
 cdef object _put_span(Octets out, Span span)
 cdef object _put_events(Octets out, Span span)
 cdef object _put_links(Octets out, Span span)

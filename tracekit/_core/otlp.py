@@ -31,8 +31,8 @@ __all__ = ["encode_spans"]
 def encode_spans(spans: Iterable[Span]) -> bytes:
     """Return *spans* as the octets of one OTLP ``ExportTraceServiceRequest``.
 
-    https://opentelemetry.io/docs/specs/otlp/ - spans of one resource stand together, in their order. Without a place in
-    OTLP: the status "cancelled", which is left unset, with its reason in the attribute ``tracekit.cancelled``; an int
+    https://opentelemetry.io/docs/specs/otlp/ - spans of one resource and one instrumentation are grouped, in their order.
+    Without a place in OTLP: the status "cancelled", which is left unset, with its reason in the attribute ``tracekit.cancelled``; an int
     past 64 bits, written as text in hexadecimal; a lone surrogate, written as U+FFFD. Labels stay with the context.
     """
     out = Octets()
@@ -52,15 +52,28 @@ def _put_resource_spans(out: Octets, spans: list[Any]) -> None:
     # A key may be a StrEnum, say, and Octets take plain text only.
     out.attributes(0x0A, {str.__str__(key): value for key, value in spans[0].resource.items()})
     out.close(part)
+    groups: dict[int, list[Any]] = {}
+    for item in spans:
+        groups.setdefault(id(item.instrumentation), []).append(item)
+    for group in groups.values():
+        _put_scope_spans(out, group)
+    out.close(resource_spans)
+
+
+def _put_scope_spans(out: Octets, spans: list[Any]) -> None:
+    library = spans[0].instrumentation
     part = out.open(0x12)
     scope = out.open(0x0A)
-    out.text(0x0A, "tracekit")
-    out.text(0x12, __version__)
+    out.name(0x0A, "tracekit" if library is None else library.name)
+    out.name(0x12, __version__ if library is None else library.version)
+    if library is not None:
+        out.attributes(0x1A, dict(library.attributes))
     out.close(scope)
     for span in spans:
         _put_span(out, span)
+    if library is not None:
+        out.name(0x1A, library.schema_url)
     out.close(part)
-    out.close(resource_spans)
 
 
 def _put_span(out: Octets, span: Span) -> None:

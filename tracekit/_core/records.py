@@ -15,6 +15,7 @@ __all__ = [
     "STATUS_CODES",
     "Account",
     "Event",
+    "Instrumentation",
     "Limits",
     "Statistics",
     "Status",
@@ -39,6 +40,15 @@ class Status(NamedTuple):
 
     code: str
     description: str = ""
+
+
+class Instrumentation(NamedTuple):
+    """The library that made a span, which OpenTelemetry calls the instrumentation scope."""
+
+    name: str
+    version: str = ""
+    schema_url: str = ""
+    attributes: Mapping[str, Any] = NO_ATTRIBUTES
 
 
 class Limits(NamedTuple):

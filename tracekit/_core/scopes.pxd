@@ -17,6 +17,8 @@ from .interpreter cimport (
     put,
     references,
     referent,
+    track,
+    untrack,
     weak,
 )
 
@@ -31,12 +33,17 @@ cdef enum:
     LABELS = 2
     LINKED = 3
 
+cdef enum:
+    WITH_SPAN = 1
+    KEYS_ONLY = 2
+
 
 @cython.final
 cdef class Scope:
     cdef int _kind
     cdef uint32_t _generation
-    cdef bint _is_closed, _is_released
+    cdef bint _is_closed, _is_released, _carries
+    cdef int _leans
     cdef object _span
     cdef SpanContext _context
     cdef object _labels
@@ -44,6 +51,7 @@ cdef class Scope:
     cdef Scope _prev, _base, _outer, _stand_in
     cdef PyObject* _origin
     cdef object _owner
+    cdef readonly object ambient, view
 
 
 @cython.final
@@ -58,6 +66,13 @@ cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 
 @cython.locals(prev=Scope)
 cdef object open_scope(Scope scope)
+cpdef object keep_view(Scope scope, object view)
+
+
+@cython.locals(scope=Scope)
+cpdef Scope attach_scope(object span, SpanContext context, object ambient, object view)
+cdef object _carry(Scope scope)
+cdef object _inherit(Scope scope, Scope prev)
 
 
 @cython.locals(base=SpanContext)
@@ -76,6 +91,7 @@ cdef Scope newest_open(Scope scope)
 
 @cython.locals(scope=Scope)
 cdef bint _rebuild(Scope top, Scope closed) except -1
+cdef bint _leans_now(Scope scope) except -1
 
 
 @cython.locals(original=Scope, copy=Scope, root=Scope)
@@ -97,6 +113,11 @@ cdef Scope innermost()
 
 @cython.locals(scope=Scope, below=Scope)
 cdef Scope _settle(Scope inner)
+
+
+@cython.locals(scope=Scope)
+cpdef object current_view()
+cpdef tuple inside(Scope scope)
 cpdef SpanContext linked_context(Scope scope)
 
 

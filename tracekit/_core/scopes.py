@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from ..cython import cclass, compiled, final, freelist, no_gc
+from ..cython import cclass, compiled, final, freelist, no_gc_clear
 from .context import SpanContext
 from .misuse import misused
 
@@ -31,6 +31,8 @@ if not compiled:
         put,
         references,
         referent,
+        track,
+        untrack,
         weak,
     )
 
@@ -42,14 +44,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Body",
     "Scope",
+    "attach_scope",
     "close_scope",
     "context_scope",
     "current_context",
     "current_scope",
     "current_span",
+    "current_view",
     "effective",
     "held_span",
     "innermost",
+    "inside",
+    "keep_view",
     "label_scope",
     "linked_context",
     "linked_scope",
@@ -71,10 +77,12 @@ if not compiled:
     CONTEXT: Final = 1
     LABELS: Final = 2
     LINKED: Final = 3
+    WITH_SPAN: Final = 1
+    KEYS_ONLY: Final = 2
 
 
 @final
-@no_gc  # in no cycle: a span points back without owning
+@no_gc_clear  # a cycle goes through a foreign value and a Context, which is cleared; see _carry()
 @freelist(128)
 @cclass
 class Scope:
@@ -87,12 +95,14 @@ class Scope:
     __slots__ = (
         "__weakref__",
         "_base",
+        "_carries",
         "_context",
         "_generation",
         "_is_closed",
         "_is_released",
         "_kind",
         "_labels",
+        "_leans",
         "_origin",
         "_outer",
         "_owner",
@@ -100,6 +110,8 @@ class Scope:
         "_settled",
         "_span",
         "_stand_in",
+        "ambient",
+        "view",
     )
 
     _kind: int
@@ -118,6 +130,13 @@ class Scope:
     # clears this when it is deallocated.
     _origin: Any
     _owner: Any  # refers to the opener's Context
+    # Attached, not entered: closed with the scope under it (KEYS_ONLY), unless it holds an open span (WITH_SPAN).
+    _leans: int
+    _carries: bool  # whether this scope or one under it has foreign values, so that the collector sees it
+    # For the bridges to other APIs. Values that mean nothing here, inherited by the scopes that are opened on this one,
+    # and the other API's form of this scope, kept while the scope is open.
+    ambient: Any
+    view: Any
 
     def __init__(self) -> None:
         raise TypeError("scopes are made by use_span(), use_context() and use_labels()")
@@ -157,7 +176,10 @@ def make_scope(kind: int, span: Any, context: SpanContext | None, labels: Labels
     if not compiled:  # C fields start as None, False and NULL
         scope._is_closed = scope._is_released = False
         scope._prev = scope._base = scope._outer = scope._stand_in = None
-        scope._origin = scope._owner = scope._settled = None
+        scope._origin = scope._owner = scope._settled = scope.ambient = scope.view = None
+        scope._carries = False
+        scope._leans = 0
+    untrack(scope)
     scope._kind = kind
     scope._generation = generation()
     scope._span = span
@@ -186,10 +208,36 @@ def linked_scope(context: SpanContext | None, until: Any = None) -> Scope:
     return scope
 
 
+def attach_scope(span: Any, context: SpanContext | None, ambient: Any, view: Any) -> Scope:
+    """Open a scope for a bridge to another API, in which *span*, if any, and *context* are current, and return it."""
+    scope = make_scope(CONTEXT if span is None else SPAN, span, context, None)
+    scope._leans = KEYS_ONLY if span is None or held_span(innermost()) is span else WITH_SPAN
+    scope.ambient = ambient
+    keep_view(scope, view)
+    open_scope(scope)
+    return scope
+
+
+def keep_view(scope: Scope, view: Any) -> None:
+    """Keep *view*, another API's form of *scope*, until it is closed."""
+    if not scope._is_closed:
+        _carry(scope)
+        scope.view = view
+
+
+def _carry(scope: Scope) -> None:
+    """Let the garbage collector see *scope*: its Context may be reached from a foreign value that it holds."""
+    if not scope._carries:
+        scope._carries = True
+        track(scope)
+
+
 def open_scope(scope: Scope) -> None:
     """Make *scope* current in the running Context."""
     prev = innermost()
     scope._prev = prev
+    if prev is not None and prev._carries:
+        _inherit(scope, prev)
     if scope._kind == LABELS:
         _add_labels(scope, prev)
     if compiled:
@@ -198,6 +246,7 @@ def open_scope(scope: Scope) -> None:
         before = exchange(_current, scope)
         if before is not prev:  # a signal handler closed it between two bytecodes
             scope._prev = prev = _live(before)
+            _inherit(scope, prev)
             if scope._kind == LABELS:
                 _add_labels(scope, prev)
     # After the set: it makes the Context of a thread that had none.
@@ -205,6 +254,14 @@ def open_scope(scope: Scope) -> None:
         scope._owner = prev._owner
     else:
         scope._owner = here()
+
+
+def _inherit(scope: Scope, prev: Scope | None) -> None:
+    """Take over the foreign values of *prev*; an attached scope has values of its own."""
+    if not scope._leans:
+        scope.ambient = None if prev is None else prev.ambient
+    if prev is not None and prev._carries:
+        _carry(scope)
 
 
 def _add_labels(scope: Scope, prev: Scope | None) -> None:
@@ -250,6 +307,8 @@ def close_scope(scope: Scope) -> None:
 
 
 def _release(scope: Scope) -> None:
+    if scope.view is not None:
+        scope.view = None
     if scope._is_released:
         return
     scope._is_released = True
@@ -318,17 +377,26 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     """Replace the scopes from *top* down to *closed* by copies that stand on what is under it.
 
     Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
+    Attached scopes that lean on *closed* are closed with it.
     """
     above: list[Scope] = []
+    leaning: list[Scope] = []
     scope: Scope | None = top
     while scope is not closed:
         if scope is None or not _is_here(scope):
             return False  # not in this chain: a generator's, whose body is not running
         if not scope._is_closed:
-            above.append(scope)
+            (leaning if scope._leans and _leans_now(scope) else above).append(scope)
         scope = scope._prev
+    for scope in leaning:
+        scope._is_closed = True
+        _release(scope)
     put(_current, _replace(above, _live(closed._prev)))
     return True
+
+
+def _leans_now(scope: Scope) -> bool:
+    return scope._leans == KEYS_ONLY or scope._span is None or scope._is_released or scope._span.ended
 
 
 def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
@@ -341,6 +409,10 @@ def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
         copy._generation = original._generation
         copy._is_released = original._is_released
         copy._owner = original._owner
+        copy._leans, copy.ambient = original._leans, original.ambient
+        if original._carries:
+            _carry(copy)
+            copy.view = original.view if original._kind != LABELS else None
         _stand_on_again(copy, prev)
         copies[original] = copy
         # Each opening of a span knows the one before it, of which there may be a copy now.
@@ -441,6 +513,17 @@ def _settle(inner: Scope) -> Scope | None:
     return scope
 
 
+def inside(scope: Scope) -> tuple[SpanContext | None, Any, bool]:
+    """Return the context and the span that are current inside *scope*, and whether that can change while it is open."""
+    return effective(scope), held_span(scope), scope._kind == LINKED or scope._generation != generation()
+
+
+def current_view() -> Any:
+    """Return what ``keep_view()`` kept with the scope that is current here, or None."""
+    scope = innermost()
+    return None if scope is None or scope._generation != generation() else scope.view
+
+
 def current_scope() -> Scope | None:
     """Return the scope that decides what is current here, or None."""
     return innermost()
@@ -477,7 +560,6 @@ def swap_scope(scope: Scope | None) -> Scope | None:
 
 
 @final
-@no_gc
 @freelist(16)
 @cclass
 class Body:

@@ -5,7 +5,18 @@ cimport cython
 
 from .buffer cimport Buffer, the_buffer
 from .context cimport SpanContext, generation
-from .interpreter cimport DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns, publish
+from .interpreter cimport (
+    DEFERRED,
+    SAMPLED,
+    borrow,
+    forbid_new,
+    is_lent,
+    lent,
+    monotonic_ns,
+    publish,
+    referent,
+    weak,
+)
 from .scopes cimport SPAN, Scope, close_scope, effective, innermost, linked_context, make_scope, newest_open, open_scope
 from .tracer cimport Tracer
 
@@ -30,6 +41,7 @@ cdef class Span:
     cdef readonly SpanContext parent
     cdef Tracer _tracer
     cdef PyObject* _scope
+    cdef object _face
     cdef str _name
     cdef str _kind
     cdef str _description
@@ -67,10 +79,14 @@ cpdef object retrace(Span span, SpanContext context)
 cdef object _abandon(Span span)
 cdef int64_t _ns(object time_ns) except? -1
 cdef int64_t _distance_now() except? -1
+cpdef object face_of(Span span)
+cpdef object set_face(Span span, object face)
 
 
-@cython.locals(self=Span, tracer=Tracer, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint)
-cdef Span _start(str name, str kind, object attributes, object items, tuple links, object parent, object start_ns)
+@cython.locals(self=Span, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint)
+cdef Span _start(
+    Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
+)
 cdef object _items(object attributes)
 cdef tuple _link(object target)
 cdef int _index(tuple names, object name, str parameter) except -2

@@ -14,12 +14,23 @@ from .context import Link, SpanContext, ids_of, new_generation
 from .guard import type_name
 from .misuse import is_strict, misused
 from .outcome import exception_attributes, mark_recorded, outcome_of
-from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Status
+from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
 from .tracer import Tracer
 
 if not compiled:
     from .context import generation
-    from .interpreter import DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns, publish
+    from .interpreter import (
+        DEFERRED,
+        SAMPLED,
+        borrow,
+        forbid_new,
+        is_lent,
+        lent,
+        monotonic_ns,
+        publish,
+        referent,
+        weak,
+    )
     from .scopes import (
         SPAN,
         Scope,
@@ -51,13 +62,16 @@ __all__ = [
     "Span",
     "after_fork",
     "check_clock",
+    "face_of",
     "restore_span",
     "retrace",
     "set_clock",
+    "set_face",
     "set_observer",
     "set_tracer",
     "span",
     "span_scope",
+    "start_span",
 ]
 
 
@@ -153,6 +167,7 @@ class Span:
             "_description",
             "_distance",
             "_events",
+            "_face",
             "_generation",
             "_has_ended",
             "_is_recorded",
@@ -179,6 +194,7 @@ class Span:
         # The innermost open scope of this span, borrowed: an open scope owns its span, and closing, replacing or
         # deallocating it sets this to another that is open. A closed one must never stand here.
         _scope: Any
+        _face: Any  # a weak reference to another API's form of this span, or None
         _name: str
         _kind: Literal["internal", "server", "client", "producer", "consumer"]
         _description: str | None
@@ -201,7 +217,7 @@ class Span:
         def _blank(self) -> None:
             """Set every field, as C does for a new object."""
             self.context = self.parent = None  # type: ignore[assignment]
-            self._attributes = self._events = self._links = self._scope = self._description = None
+            self._attributes = self._events = self._links = self._scope = self._description = self._face = None
             self._start = self._stop = self._distance = self._generation = self._status = 0
             self._is_recorded = self._has_ended = self._owns_context = False
             self.dropped_attributes = self.dropped_events = self.dropped_links = self.truncated_values = 0
@@ -255,6 +271,11 @@ class Span:
     def resource(self) -> Mapping[str, Any]:
         """The attributes that all spans of this process share: service name and so on."""
         return self._tracer.resource
+
+    @property
+    def instrumentation(self) -> Instrumentation | None:
+        """The library that made the span, where it was made through OpenTelemetry's API."""
+        return self._tracer.instrumentation
 
     @property
     def ended(self) -> bool:
@@ -344,14 +365,17 @@ class Span:
             self._status = number
             self._description = str.__str__(description)[: self._tracer.max_value]
 
-    def record_exception(self, exception: BaseException, attributes: Mapping[str, Any] | None = None) -> None:
+    def record_exception(
+        self, exception: BaseException, attributes: Mapping[str, Any] | None = None, *, time_ns: int | None = None
+    ) -> None:
         """Record *exception* as an event with type, message and stack; the status stays as it is."""
         if not isinstance(exception, BaseException):
             misused(TypeError(f"exception must be an exception, not {type_name(exception)}"))
             return
         items = () if attributes is None else _items(attributes)
         if self._is_recorded and not self._has_ended:
-            self.add_event("exception", {**exception_attributes(exception, self._tracer.limits), **dict(items)})
+            recorded = {**exception_attributes(exception, self._tracer.limits), **dict(items)}
+            self.add_event("exception", recorded, time_ns=time_ns)
             mark_recorded(exception, self.context.trace_id)
         else:
             self._late("record_exception")
@@ -448,16 +472,22 @@ class Span:
             self._scope = borrow(copy)
 
     def _end(self, end_ns: int | None) -> None:
+        if self._tracer.hooks is not None and self._is_recorded and self._generation == generation():
+            self._tracer.hooks.ending(self)
+            if self._has_ended:
+                return
         if self._is_recorded:
             stop = self._now() if end_ns is None else _ns(end_ns)
             if self._has_ended:  # while a clock of the program's was asked
                 return
-            self._stop = stop if stop > self._start else self._start
+            self._stop = max(self._start, stop)
         self._has_ended = True
         if self._generation == generation():  # else the parent process, which opened it, exports it
             _buffer.end(self, self._is_recorded)
             if _observer is not None:
                 _observer.ended(self)
+            if self._tracer.hooks is not None and self._is_recorded:
+                self._tracer.hooks.ended(self)
 
     def _late(self, method: str) -> None:
         if self._has_ended and _observer is not None:
@@ -561,6 +591,8 @@ def _abandon(span: Span) -> None:
     _buffer.end(ghost, True)
     if _observer is not None:
         _observer.ended(ghost)
+    if ghost._tracer.hooks is not None:
+        ghost._tracer.hooks.ended(ghost)
 
 
 def _ns(time_ns: Any) -> int:
@@ -659,7 +691,37 @@ def span(
     if start_ns is not None and not isinstance(start_ns, int):
         misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
         start_ns = None
-    return _start(name, kind, attributes, items, links, parent, start_ns)
+    self = _start(_tracer, name, kind, attributes, items, links, parent, start_ns)
+    if self._is_recorded and self._tracer.hooks is not None:
+        self._tracer.hooks.started(self, None)
+    return self
+
+
+def start_span(
+    tracer: Tracer,
+    name: str,
+    kind: str,
+    attributes: Mapping[str, Any] | None,
+    links: tuple[Link, ...],
+    parent: Span | SpanContext | Root | None,
+    start_ns: int | None,
+) -> Span:
+    """Start a span with a tracer that is not the one in use, for a bridge to another API, which calls the hooks."""
+    if start_ns is not None and not isinstance(start_ns, int):
+        misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
+        start_ns = None
+    items = None if attributes is None else _items(attributes)
+    return _start(tracer, name, KINDS[max(_index(KINDS, kind, "kind"), 0)], attributes, items, links, parent, start_ns)
+
+
+def face_of(span: Span) -> Any:
+    """Return another API's form of *span* that ``set_face()`` was called with, while it lives, or None."""
+    return None if span._face is None else referent(span._face)
+
+
+def set_face(span: Span, face: Any) -> None:
+    """Remember *face*, another API's form of *span* that owns it, for as long as *face* lives."""
+    span._face = weak(face)
 
 
 def _links(links: Any) -> tuple[Any, ...]:
@@ -679,6 +741,7 @@ def _links(links: Any) -> tuple[Any, ...]:
 
 
 def _start(
+    tracer: Tracer,
     name: str,
     kind: Any,
     attributes: Mapping[str, Any] | None,
@@ -688,7 +751,6 @@ def _start(
     start_ns: int | None,
 ) -> Span:
     """Start a span; the arguments were checked but for *parent*."""
-    tracer = _tracer
     scope: Scope | None = None
     base: SpanContext | None = None
     linked: SpanContext | None = None
@@ -708,7 +770,7 @@ def _start(
         base = parent
     elif type(parent) is not Root:
         misused(TypeError(f"parent must be a Span, a SpanContext or tracekit.ROOT, not {type_name(parent)}"))
-        return _start(name, kind, attributes, items, links, None, start_ns)
+        return _start(tracer, name, kind, attributes, items, links, None, start_ns)
 
     self = Span.__new__(Span)
     if not compiled:
@@ -778,6 +840,9 @@ def restore_span(
     if _observer is not None:
         _observer.started(self, parent)
         _observer.ended(self)
+    if _tracer.hooks is not None:
+        _tracer.hooks.started(self, None)
+        _tracer.hooks.ended(self)
     return self
 
 

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Protocol
 
-    from .records import Limits
+    from .records import Instrumentation, Limits
+    from .span import Span
+
+    class Hooks(Protocol):
+        """Is called at the start of every recorded span, before its end and after it. Never raises."""
+
+        def started(self, span: Span, parent: Any) -> None: ...
+        def ending(self, span: Span) -> None: ...
+        def ended(self, span: Span) -> None: ...
 
     class RootSampler(Protocol):
         """Decides about a new trace; ``randomness`` has 56 bits."""
@@ -45,6 +53,8 @@ class Tracer:
 
     if not compiled:
         __slots__ = (
+            "hooks",
+            "instrumentation",
             "limits",
             "max_attributes",
             "max_events",
@@ -66,6 +76,8 @@ class Tracer:
         sampler: RootSampler | None = None,
         limits: Limits = DEFAULT_LIMITS,
         resource: Mapping[str, Any] = NO_ATTRIBUTES,
+        instrumentation: Instrumentation | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.recording = recording
         self.threshold = threshold
@@ -73,10 +85,33 @@ class Tracer:
         self.sampler = sampler
         self.limits = limits
         self.resource = resource
+        self.instrumentation = instrumentation
+        self.hooks = hooks
         self.max_attributes = limits.attributes
         self.max_events = limits.events
         self.max_links = limits.links
         self.max_value = limits.value_length
+
+    def replace(
+        self,
+        *,
+        recording: bool | None = None,
+        sampler: RootSampler | None = None,
+        resource: Mapping[str, Any] | None = None,
+        instrumentation: Instrumentation | None = None,
+        hooks: Hooks | None = None,
+    ) -> Tracer:
+        """Return a copy with another value of each argument that is not None."""
+        return Tracer(
+            recording=self.recording if recording is None else recording,
+            threshold=self.threshold,
+            state=self.state,
+            sampler=self.sampler if sampler is None else sampler,
+            limits=self.limits,
+            resource=self.resource if resource is None else resource,
+            instrumentation=self.instrumentation if instrumentation is None else instrumentation,
+            hooks=self.hooks if hooks is None else hooks,
+        )
 
     def root(self, base: SpanContext | None, name: str, kind: str, attributes: Mapping[str, Any] | None) -> SpanContext:
         """Return the context of a new trace's first span; it keeps labels, a decision and a trace id of *base*."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .._core.span import Span
     from .exporter import Exporter
 
-__all__ = ["Pipeline"]
+__all__ = ["EXPORT_CONTEXT", "Pipeline"]
 
 BATCH = 2048
 _UNSAMPLED = SpanContext(deferred=False)
@@ -98,15 +98,18 @@ class _Job:
         self.done = threading.Event()
 
 
+# Where exporters run, in copies: in no context of the program's, and whatever they trace themselves is not sampled, or
+# each batch would make spans that want to be exported.
+EXPORT_CONTEXT = contextvars.Context()
+EXPORT_CONTEXT.run(lambda: context_scope(_UNSAMPLED).__enter__())
+
+
 class _Worker:
     """One exporter and the thread that serves it, started on demand, and again if it is gone."""
 
     def __init__(self, exporter: Exporter, interval_s: float, batch_size: int, after: Callable[[], None]) -> None:
         self.notices = Notices()
-        # The Context of exporters: empty, and nothing in it is sampled, because an exporter that is traced itself
-        # would make new spans with each batch.
-        self.context = contextvars.Context()
-        self.context.run(lambda: context_scope(_UNSAMPLED).__enter__())
+        self.context = EXPORT_CONTEXT
         self.intake = _Intake(exporter, self.notices)
         self.counts = _Counts()
         self.after = after  # called after each drain

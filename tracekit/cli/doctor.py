@@ -76,6 +76,7 @@ def examine(db: str | None = None, endpoint: str | None = None) -> list[Finding]
         ("formats", lambda: ", ".join(format.name for format in _propagation.formats())),
         ("sqlite", lambda: sqlite3.sqlite_version),
         *[(name, lambda name=name: _installed(name)) for name in _PACKAGES],
+        ("opentelemetry", _opentelemetry),
     ]
     findings = [*(_look(name, check) for name, check in checks), *_configuration()]
     if db is not None:
@@ -103,6 +104,19 @@ def _implementation() -> str:
     if IMPLEMENTATION == "plain":
         return "plain: the extension was not built; install with a C compiler at hand for the compiled one"
     return "compiled: built for this Python"
+
+
+def _opentelemetry() -> str:
+    api, sdk = _installed("opentelemetry-api"), _installed("opentelemetry-sdk")
+    text = f"api {api}, sdk {sdk}"
+    try:
+        metadata.version("opentelemetry-sdk")
+    except metadata.PackageNotFoundError:
+        return text
+    return (
+        f"{text}: a program that sets up this SDK beside tracekit makes two traces of each request;"
+        " call tracekit.bridges.opentelemetry.install() to have one"
+    )
 
 
 def _configuration() -> list[Finding]:

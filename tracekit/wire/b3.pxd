@@ -12,5 +12,7 @@ cdef dict _DEBUG
 
 @cython.locals(high=uint64_t, low=uint64_t, span=uint64_t, decision=int, flags=int)
 cpdef SpanContext parse_b3(str text)
+
+
 @cython.locals(decision=int)
 cdef str _text(SpanContext context)

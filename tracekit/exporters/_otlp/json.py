@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ..._core.context import SpanContext
+    from ..._core.records import Instrumentation
     from ..._core.span import Span
 
 __all__ = ["encode_spans_as_json"]
@@ -35,14 +36,28 @@ def encode_spans_as_json(spans: Iterable[Span]) -> bytes:
         "resourceSpans": [
             {
                 "resource": {"attributes": _attributes(group[0].resource)},
-                "scopeSpans": [
-                    {"scope": {"name": "tracekit", "version": __version__}, "spans": [_span(span) for span in group]}
-                ],
+                "scopeSpans": _scopes(group),
             }
             for group in groups.values()
         ]
     }
     return _encode(request).encode("ascii")
+
+
+def _scopes(spans: list[Span]) -> list[dict[str, Any]]:
+    groups: dict[int, list[Span]] = {}
+    for span in spans:
+        groups.setdefault(id(span.instrumentation), []).append(span)
+    return [{**_scope(group[0].instrumentation), "spans": [_span(span) for span in group]} for group in groups.values()]
+
+
+def _scope(library: Instrumentation | None) -> dict[str, Any]:
+    if library is None:
+        return {"scope": {"name": "tracekit", "version": __version__}}
+    scope: dict[str, Any] = {"name": whole(library.name), "version": whole(library.version)}
+    if library.attributes:
+        scope["attributes"] = _attributes(library.attributes)
+    return {"scope": scope, "schemaUrl": whole(library.schema_url)} if library.schema_url else {"scope": scope}
 
 
 def _span(span: Span) -> dict[str, Any]:

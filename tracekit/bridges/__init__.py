@@ -1,0 +1,1 @@
+"""Bridges to other tracing APIs, whose libraries then run on tracekit's spans and scopes."""

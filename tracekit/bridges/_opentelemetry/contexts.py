@@ -1,0 +1,157 @@
+"""Conversion of span contexts and baggage between tracekit and OpenTelemetry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import NonRecordingSpan, TraceFlags
+from opentelemetry.trace.span import DEFAULT_TRACE_STATE, TraceState
+from opentelemetry.trace.span import SpanContext as OtelContext
+
+from ..._core.attributes import MISSING, clean
+from ..._core.codecs import is_label_key
+from ..._core.context import SpanContext, face_of_context, ids_of, make_context, set_context_face
+from ..._core.labels import NO_LABELS, Labels
+from ..._core.records import DEFAULT_LIMITS
+from ..._core.tracestate import TraceState as State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.trace import Link as OtelLink
+
+__all__ = [
+    "RemoteSpan",
+    "attributes_of",
+    "from_otel",
+    "labels_of",
+    "link_of",
+    "originals",
+    "plain_attributes",
+    "relabelled",
+    "to_otel",
+]
+
+_DEFERRED = 0x100
+
+
+class RemoteSpan(NonRecordingSpan):
+    """A parent in another process, with tracekit's SpanContext whole: flags, vendor words, a decision left open."""
+
+    def __init__(self, context: SpanContext) -> None:
+        self.tracekit_context = context
+
+    @property
+    def _context(self) -> OtelContext:  # type: ignore[override]
+        return to_otel(self.tracekit_context)
+
+    def get_span_context(self) -> OtelContext:
+        """Return OpenTelemetry's form of the context."""
+        return to_otel(self.tracekit_context)
+
+
+def to_otel(context: SpanContext) -> OtelContext:
+    """Return OpenTelemetry's form of *context*, the same object at every call."""
+    face: OtelContext | None = face_of_context(context)
+    if face is None:
+        trace_id, span_id = ids_of(context)
+        state = str(context.state)
+        face = OtelContext(
+            trace_id,
+            span_id,
+            context.is_remote,
+            TraceFlags(context.flags),
+            TraceState.from_header([state]) if state else DEFAULT_TRACE_STATE,
+        )
+        set_context_face(context, face)
+    return face
+
+
+def from_otel(face: Any) -> SpanContext | None:
+    """Return tracekit's form of an OpenTelemetry SpanContext, or None where *face* is not one that can be used."""
+    try:
+        trace_id, span_id = int(face.trace_id), int(face.span_id)
+        id = trace_id.to_bytes(16) + span_id.to_bytes(8)
+        state = str(State.parse(face.trace_state.to_header())) if face.trace_state else ""
+        flags = int(face.trace_flags) & 0xFF if trace_id and span_id else _DEFERRED
+        context = make_context(id, flags, state, None, bool(face.is_remote))
+    except Exception:  # a mock of a test, another implementation of the API
+        return None
+    if type(face) is OtelContext:
+        set_context_face(context, face)
+    return context
+
+
+def relabelled(context: SpanContext | None, labels: Labels | None) -> SpanContext | None:
+    """Return *context* with *labels* in place of its own; its OpenTelemetry form stays the same object."""
+    if (None if context is None else context.labels or None) is labels:
+        return context
+    if context is None:
+        return SpanContext(labels=labels)
+    copy = context.replace(labels=NO_LABELS if labels is None else labels)
+    set_context_face(copy, face_of_context(context))
+    return copy
+
+
+def labels_of(baggage: Mapping[str, object], before: Labels | None) -> Labels | None:
+    """Return *baggage* as labels, or None if there are none; those that are as in *before* keep their properties.
+
+    A label's key is an RFC 7230 token and its value text: other keys stay inside the process.
+    """
+    wanted = _texts(baggage)
+    if not before:
+        return Labels(wanted) or None
+    if wanted == before:
+        return before
+    labels = before.without(*[key for key in before if wanted.get(key) != before[key]])
+    changed = {key: value for key, value in wanted.items() if before.get(key) != value}
+    return (labels.merge(changed) if changed else labels) or None
+
+
+def originals(labels: Labels, baggage: Mapping[str, object] | None) -> dict[str, object]:
+    """Return *labels* as baggage, with the objects of *baggage* where these are what the labels were made from."""
+    if not baggage:
+        return dict(labels)
+    texts = _texts(baggage)
+    return {key: baggage[key] if texts.get(key) == value else value for key, value in labels.items()}
+
+
+def _texts(baggage: Mapping[str, object]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    try:
+        for key, value in baggage.items():
+            if isinstance(key, str) and is_label_key(key):
+                texts[key] = str(value)
+    except Exception:  # not a mapping, or a value without a text
+        pass
+    return texts
+
+
+def attributes_of(attributes: Any) -> dict[str, Any] | None:
+    """Return the attributes that have a key, or None; OpenTelemetry drops the others without an error."""
+    if not attributes:
+        return None
+    try:
+        return {key: value for key, value in attributes.items() if isinstance(key, str) and key}
+    except Exception:
+        return None
+
+
+def plain_attributes(attributes: Any) -> dict[str, Any]:
+    """Return the attributes of a library, in the kinds that a span's attributes have."""
+    cleaned = {
+        key: clean(value, DEFAULT_LIMITS.value_length)[0] for key, value in (attributes_of(attributes) or {}).items()
+    }
+    return {key: value for key, value in cleaned.items() if value is not MISSING}
+
+
+def link_of(link: OtelLink) -> tuple[SpanContext, dict[str, Any]] | None:
+    """Return the target and the attributes of an OpenTelemetry Link, or None where it has nothing to tell."""
+    try:
+        target = link.context
+        if not (target.is_valid or link.attributes or target.trace_state):
+            return None
+        context = from_otel(target)
+        return None if context is None else (context, attributes_of(link.attributes) or {})
+    except Exception:
+        return None

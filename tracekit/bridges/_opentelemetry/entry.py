@@ -1,0 +1,39 @@
+"""The entry point that ``OTEL_PYTHON_CONTEXT=tracekit`` selects.
+
+OpenTelemetry loads it while ``opentelemetry.context`` is half imported. The bridge imports that module, so the bridge is
+imported at the first call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context.context import _RuntimeContext
+
+if TYPE_CHECKING:
+    from opentelemetry.context.context import Context
+
+__all__ = ["LazyRuntimeContext"]
+
+
+class LazyRuntimeContext(_RuntimeContext):
+    """The bridge's RuntimeContext, imported when it is first asked."""
+
+    def attach(self, context: Context) -> Any:
+        """Open a scope for *context*."""
+        return _runtime().attach(context)
+
+    def get_current(self) -> Context:
+        """Return the view of the current scope."""
+        current: Context = _runtime().get_current()
+        return current
+
+    def detach(self, token: Any) -> None:
+        """Close the scope *token*."""
+        _runtime().detach(token)
+
+
+def _runtime() -> Any:
+    from .runtime import RUNTIME
+
+    return RUNTIME

@@ -1,0 +1,344 @@
+"""``OtelSpan``: a tracekit span as OpenTelemetry's API, and its SDK's processors and exporters, see it.
+
+The API's method names collide with those of ``Span``, so each span has a face: it owns the span, and the span knows it
+weakly. ``face()`` makes it at the first request, and returns the same one for as long as anything holds it.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import Link as OtelLink
+from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
+from opentelemetry.trace import Span as ApiSpan
+from opentelemetry.trace import Status as OtelStatus
+
+from ..._core.outcome import outcome_of
+from ..._core.records import DEFAULT_LIMITS, KINDS
+from ..._core.span import face_of, set_face
+from ..._version import __version__
+from .contexts import attributes_of, from_otel, to_otel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.trace import SpanContext as OtelContext
+
+    from ..._core.span import Span
+
+__all__ = ["KIND_NAMES", "OtelSpan", "face", "leave", "resource_of", "scope_of", "text_of", "time_of"]
+
+KIND_NAMES = {kind: kind.name.lower() for kind in SpanKind}
+_KINDS = {name: kind for kind, name in KIND_NAMES.items()}
+_STATUS_NAMES = {StatusCode.UNSET: "unset", StatusCode.OK: "ok", StatusCode.ERROR: "error"}
+_CODES = {name: code for code, name in _STATUS_NAMES.items()}
+assert set(_KINDS) == set(KINDS)
+
+
+def face(span: Span) -> OtelSpan:
+    """Return OpenTelemetry's form of *span*."""
+    found: OtelSpan | None = face_of(span)
+    if found is None:
+        is_recorded = span.is_recording or span.start_ns != 0
+        found = OtelSpan(span) if is_recorded else _UnsampledSpan(span)
+        set_face(span, found)
+    return found
+
+
+class OtelSpan(ApiSpan):
+    """A span of tracekit under OpenTelemetry's API; an instance of the SDK's ``ReadableSpan`` too, once that is loaded.
+
+    No method raises. ``tracekit_span`` is the span itself.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self.tracekit_span = span
+        # What `with span:` does about an exception, as start_span() was told.
+        self.records_exception = True
+        self.sets_status = True
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        sdk = sys.modules.get("opentelemetry.sdk.trace")
+        kind = getattr(sdk, "_Span", None)
+        return kind if isinstance(kind, type) else type(self)
+
+    def get_span_context(self) -> OtelContext:
+        """Return the span's context, the same object at every call."""
+        return to_otel(self.tracekit_span.context)
+
+    def is_recording(self) -> bool:
+        """Tell whether further calls have an effect."""
+        return self.tracekit_span.is_recording
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Record *value* under *key*."""
+        if isinstance(key, str) and key:
+            self.tracekit_span.set_attribute(key, value)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Record every item of *attributes*."""
+        items = attributes_of(attributes)
+        if items:
+            self.tracekit_span.set_attributes(items)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """Record an event, now or at *timestamp*, Unix nanoseconds."""
+        self.tracekit_span.add_event(text_of(name), attributes_of(attributes), time_ns=time_of(timestamp))
+
+    def add_link(self, context: OtelContext, attributes: Any = None) -> None:
+        """Record a link to *context*, unless it says nothing."""
+        target = from_otel(context)
+        if target is not None and (target.is_valid or attributes or target.state):
+            self.tracekit_span.add_link(target, attributes_of(attributes))
+
+    def update_name(self, name: str) -> None:
+        """Rename the span."""
+        self.tracekit_span.update_name(text_of(name))
+
+    def set_status(self, status: OtelStatus | StatusCode, description: str | None = None) -> None:
+        """Record the outcome; only an error has a description, and "ok" is final."""
+        code: Any = status
+        if isinstance(status, OtelStatus):
+            code, description = status.status_code, status.description
+        if not isinstance(code, StatusCode):
+            return
+        text = description if code is StatusCode.ERROR and isinstance(description, str) else ""
+        self.tracekit_span.set_status(_STATUS_NAMES[code], text)  # type: ignore[arg-type]
+
+    def record_exception(
+        self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
+    ) -> None:
+        """Record *exception* as an event with type, message, stack and whether it left the span."""
+        if isinstance(exception, BaseException):
+            more = {"exception.escaped": str(escaped), **(attributes_of(attributes) or {})}
+            self.tracekit_span.record_exception(exception, more, time_ns=time_of(timestamp))
+
+    def end(self, end_time: int | None = None) -> None:
+        """End the span, now or at *end_time*, Unix nanoseconds. Only the first call counts."""
+        self.tracekit_span.end(time_of(end_time))
+
+    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
+        if exc is not None:
+            leave(self.tracekit_span, exc, records=self.records_exception, sets_status=self.sets_status)
+        self.end()
+
+    # From here on as the SDK's ReadableSpan.
+
+    @property
+    def name(self) -> str:
+        """The span's name."""
+        return self.tracekit_span.name
+
+    @property
+    def context(self) -> OtelContext:
+        """The span's context."""
+        return to_otel(self.tracekit_span.context)
+
+    @property
+    def parent(self) -> OtelContext | None:
+        """The parent's context, or None."""
+        parent = self.tracekit_span.parent
+        return None if parent is None else to_otel(parent)
+
+    @property
+    def kind(self) -> SpanKind:
+        """The span's kind."""
+        return _KINDS[self.tracekit_span.kind]
+
+    @property
+    def start_time(self) -> int | None:
+        """When the span started, Unix nanoseconds."""
+        return self.tracekit_span.start_ns
+
+    @property
+    def end_time(self) -> int | None:
+        """When the span ended, Unix nanoseconds, or None."""
+        return self.tracekit_span.end_ns
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes, and ``tracekit.cancelled`` where the status is "cancelled", which OpenTelemetry lacks."""
+        span = self.tracekit_span
+        if span.status.code == "cancelled":
+            return {**span.attributes, "tracekit.cancelled": span.status.description}
+        return span.attributes
+
+    @property
+    def status(self) -> OtelStatus:
+        """The outcome."""
+        code, description = self.tracekit_span.status
+        return OtelStatus(_CODES.get(code, StatusCode.UNSET), description or None if code == "error" else None)
+
+    @property
+    def events(self) -> tuple[Any, ...]:
+        """The events."""
+        return tuple([_event(name, attributes, time_ns) for name, time_ns, attributes in self.tracekit_span.events])
+
+    @property
+    def links(self) -> tuple[OtelLink, ...]:
+        """The links."""
+        return tuple([OtelLink(to_otel(context), attributes) for context, attributes in self.tracekit_span.links])
+
+    @property
+    def resource(self) -> Any:
+        """The resource, the SDK's ``Resource`` where that is installed."""
+        return resource_of(self.tracekit_span.resource)
+
+    @property
+    def instrumentation_scope(self) -> Any:
+        """The library that made the span; tracekit for a native span."""
+        return scope_of(self.tracekit_span)
+
+    instrumentation_info = instrumentation_scope
+
+    @property
+    def dropped_attributes(self) -> int:
+        """How many attributes were dropped."""
+        return self.tracekit_span.dropped_attributes
+
+    @property
+    def dropped_events(self) -> int:
+        """How many events were dropped."""
+        return self.tracekit_span.dropped_events
+
+    @property
+    def dropped_links(self) -> int:
+        """How many links were dropped."""
+        return self.tracekit_span.dropped_links
+
+    def to_json(self, indent: int | None = 4) -> str:
+        """Return the span as the SDK's console exporter prints it."""
+        from opentelemetry.sdk.trace import ReadableSpan
+
+        readable = ReadableSpan(**{name: getattr(self, name) for name in _READABLE})
+        return str(readable.to_json(indent))
+
+    def _readable_span(self) -> OtelSpan:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # Fields of the SDK's spans that processors read although they are private.
+        if name[:1] == "_" and name[1:] in _READABLE:
+            return getattr(self, name[1:])
+        raise AttributeError(f"'Span' object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"<OtelSpan of {self.tracekit_span!r}>"
+
+
+_READABLE = frozenset(
+    {
+        "attributes",
+        "context",
+        "end_time",
+        "events",
+        "instrumentation_scope",
+        "kind",
+        "links",
+        "name",
+        "parent",
+        "resource",
+        "start_time",
+        "status",
+    }
+)
+
+
+class _UnsampledSpan(OtelSpan, NonRecordingSpan):
+    """A span that is not recorded: it has a context, and no call has an effect."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self)
+
+
+def leave(span: Span, exc: BaseException, *, records: bool, sets_status: bool) -> None:
+    """Record that *exc* leaves *span*, as ``with span:`` does: once a trace, and a cancellation is no error."""
+    if not span.is_recording or not (records or sets_status):
+        return
+    try:
+        outcome = outcome_of(exc, span.context.trace_id, DEFAULT_LIMITS.value_length)
+        if records:
+            for error in outcome.errors:
+                span.record_exception(error)
+        if sets_status:
+            span.set_status(outcome.code, outcome.description)
+    except Exception:  # the recursion limit
+        if sets_status:
+            span.set_status("error")
+
+
+def resource_of(attributes: Mapping[str, Any]) -> Any:
+    """Return the resource with *attributes*: the SDK's class where it can be imported, else one with its fields."""
+    global _resource
+    made_from, made = _resource
+    if made_from is not attributes:
+        made = _sdk("opentelemetry.sdk.resources", "Resource", _PlainResource)(dict(attributes))
+        _resource = attributes, made
+    return made
+
+
+def scope_of(span: Span) -> Any:
+    """Return the instrumentation scope of *span*: the SDK's class where it can be imported, else one with its fields."""
+    library = span.instrumentation
+    key = id(library)
+    known = _scopes.get(key)
+    if known is None or known[0] is not library:
+        make = _sdk("opentelemetry.sdk.util.instrumentation", "InstrumentationScope", _PlainScope)
+        scope = (
+            make("tracekit", __version__)
+            if library is None
+            else make(library.name, library.version, library.schema_url, dict(library.attributes))
+        )
+        if len(_scopes) >= 4096:  # a program that makes tracers without end
+            _scopes.clear()
+        known = _scopes[key] = library, scope
+    return known[1]
+
+
+class _PlainResource:
+    def __init__(self, attributes: dict[str, Any], schema_url: str = "") -> None:
+        self.attributes, self.schema_url = attributes, schema_url
+
+
+class _PlainScope:
+    def __init__(self, name: str, version: str = "", schema_url: str = "", attributes: Any = None) -> None:
+        self.name, self.version, self.schema_url, self.attributes = name, version, schema_url, attributes or {}
+
+
+_resource: tuple[Any, Any] = (None, None)
+_scopes: dict[int, tuple[Any, Any]] = {}
+
+
+def _sdk(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        made: Callable[..., Any] = getattr(__import__(module, fromlist=[name]), name)
+    except (ImportError, AttributeError):
+        return otherwise
+    return made
+
+
+def _event(name: str, attributes: Mapping[str, Any], time_ns: int) -> Any:
+    make = _sdk("opentelemetry.sdk.trace", "Event", SimpleNamespace)
+    return make(name=name, attributes=attributes, timestamp=time_ns)
+
+
+def text_of(name: Any) -> str:
+    """Return *name* as text, whatever it is."""
+    if isinstance(name, str):
+        return name
+    try:
+        return str(name)
+    except Exception:
+        return type(name).__name__
+
+
+def time_of(time_ns: Any) -> int | None:
+    """Return *time_ns* as an int, or None where it is none: now."""
+    try:
+        return None if time_ns is None else int(time_ns)
+    except Exception:
+        return None

@@ -1,0 +1,104 @@
+"""OpenTelemetry's API on tracekit: libraries that are instrumented for it make tracekit's spans, in tracekit's traces.
+
+    tracekit.configure(service="shop", exporter=...)
+    tracekit.bridges.opentelemetry.install()
+
+From then on ``opentelemetry.trace``, ``context``, ``baggage`` and ``propagate`` work on tracekit's spans, scopes, labels
+and formats, and both APIs can be mixed. Needs ``tracekit[otel]``. docs/opentelemetry.md lists the differences to the SDK.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from opentelemetry import context as _context
+from opentelemetry import propagate as _propagate
+from opentelemetry import trace as _trace
+from opentelemetry.context.context import Context
+
+from .. import _configure
+from .._core.log import log
+from ._opentelemetry.entry import LazyRuntimeContext
+from ._opentelemetry.propagator import Propagator
+from ._opentelemetry.runtime import RUNTIME, RuntimeContext
+from ._opentelemetry.spans import OtelSpan
+from ._opentelemetry.tracing import OtelTracer, TracerProvider
+
+__all__ = [
+    "OtelSpan",
+    "OtelTracer",
+    "Propagator",
+    "RuntimeContext",
+    "TracerProvider",
+    "install",
+    "uninstall",
+]
+
+# What install() replaced: a module, a name, ours and the one before.
+_replaced: list[tuple[Any, str, Any, Any]] = []
+_provider: TracerProvider | None = None
+_in_export: Any = None  # the token of the keys in the Context of tracekit's exporter
+
+
+def install(replace_sdk: bool = False) -> TracerProvider:
+    """Put tracekit under OpenTelemetry's API, and return its TracerProvider. Safe to call again.
+
+    Works before and after libraries have got their tracers, and whichever provider was set before. *replace_sdk* also
+    puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own.
+    """
+    global _in_export, _provider
+    if _provider is None:
+        _provider = TracerProvider()
+        if not isinstance(_context._RUNTIME_CONTEXT, LazyRuntimeContext | RuntimeContext):
+            RUNTIME.fallback = _context._RUNTIME_CONTEXT
+        _replace(_context, "_RUNTIME_CONTEXT", RUNTIME)
+        _replace(_trace, "_TRACER_PROVIDER", _provider)
+        if hasattr(_trace, "_TRACER_PROVIDER_SET_ONCE"):
+            _replace(_trace._TRACER_PROVIDER_SET_ONCE, "_done", True)
+        _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
+        _provider.cover_native_spans(True)
+        _in_export = _configure.export_context().run(_suppress)
+    if replace_sdk:
+        import opentelemetry.sdk.trace as sdk
+
+        if not any(module is sdk for module, *_ in _replaced):
+            _replace(sdk, "TracerProvider", TracerProvider)
+    return _provider
+
+
+def uninstall() -> None:
+    """Put back what ``install()`` replaced, unless it was replaced again since."""
+    global _in_export, _provider
+    if _provider is not None:
+        _provider.cover_native_spans(False)
+        _configure.export_context().run(RUNTIME.detach, _in_export)
+    _in_export = _provider = None
+    while _replaced:
+        module, name, ours, before = _replaced.pop()
+        if getattr(module, name, None) is ours:
+            setattr(module, name, before)
+
+
+def _suppress() -> Any:
+    """Have instrumentations leave the calls of an exporter alone, and return the token."""
+    keys = [
+        getattr(_context, name)
+        for name in ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY")
+        if hasattr(_context, name)
+    ]
+    return RUNTIME.attach(Context({**RUNTIME.get_current(), **dict.fromkeys(keys, True)}))
+
+
+def _replace(module: Any, name: str, value: Any) -> None:
+    """Set a name of OpenTelemetry's that is private, or say that this version of it has none."""
+    if not hasattr(module, name):
+        log(
+            "warning",
+            "opentelemetry has no %s: this version of its API is newer than tracekit %s knows, update tracekit",
+            name,
+            sys.modules["tracekit"].__version__,
+        )
+        return
+    _replaced.append((module, name, value, getattr(module, name)))
+    setattr(module, name, value)
