@@ -1,4 +1,4 @@
-"""Spools that are damaged, foreign, locked or full, and batches in them that the collector never takes."""
+"""Spools that are damaged, foreign, locked or full, and batches that always fail."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def names_in(request):
 
 
 class Poisoned:
-    """Takes every batch but those with a span called poison, which it answers with *status*."""
+    """Accepts every batch except those with a span called poison, which it answers with *status*."""
 
     def __init__(self, status=503):
         self.status = status
@@ -61,7 +61,7 @@ class Poisoned:
             take(handler, request)
 
 
-# ---- a batch that the collector never takes
+# ---- batches that always fail
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -91,7 +91,7 @@ def test_a_batch_that_always_fails_is_set_aside(collector, spool, monkeypatch, c
         sender.export(made(1))
         good += 1
         until(lambda good=good: len(collector.spans) == good)
-    assert sender.flush(20), "nothing waits any more"
+    assert sender.flush(20), "no batch waits any longer"
     assert sender.ledger() == (3 + good, good, 0, 0, 0, 0, 3)
     assert adds_up(sender.ledger())
     sender.shutdown()
@@ -413,7 +413,7 @@ def test_a_file_that_is_not_a_spool_is_never_renamed(spool):
     assert Outbox(spool).set_aside() is None
 
 
-# ---- the sending thread survives everything
+# ---- the sending thread
 
 
 class Exits(Exception):
