@@ -24,6 +24,7 @@ from tracekit._core.buffer import buffer
 from tracekit.cli.main import main
 from tracekit.exporters._otlp.settings import otlp_settings, without_secrets
 from tracekit.exporters.sqlite import SQLiteExporter
+from tracekit.integrations._peers import Peers
 from tracekit.testing import MemoryExporter
 from tracekit.wire import b3, w3c
 
@@ -731,6 +732,9 @@ def test_the_page_names_every_variable_that_is_read():
     ):
         tracekit.configure(environ=Noting(environ))
         otlp_settings(Noting(environ))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.environ", Noting())
+        Peers()
     page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:OTEL|TRACEKIT)_[A-Z_]+)`", page.partition("## Not read")[0]))
     assert {name.replace("_OTLP_TRACES_", "_OTLP_") for name in asked} == named - {f"{P}TRACES_ENDPOINT"}

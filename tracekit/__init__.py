@@ -72,3 +72,14 @@ __all__ = [
     "use_span",
     "wrap",
 ]
+
+
+def _claim() -> None:
+    """Have the public objects say that they live here, where users import them from."""
+    for name in __all__:
+        value = globals()[name]
+        if hasattr(value, "__qualname__") and value.__module__ != __name__:
+            value.__module__ = __name__
+
+
+_claim()

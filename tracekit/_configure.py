@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import _propagation
+from ._core import misuse
 from ._core.attributes import MISSING, clean
 from ._core.buffer import buffer
 from ._core.records import Limits, Statistics
@@ -46,17 +47,18 @@ def configure(
     batch_size: int | None = None,
     export_interval_s: float | None = None,
     environ: Mapping[str, str] | None = None,
+    strict: bool | None = None,
 ) -> None:
     """Set up tracing for this process. Without it contexts propagate and nothing is recorded.
 
-    What is not given is as the ``OTEL_*`` variables of *environ* say (default: ``os.environ``; ``{}`` for none), else as
-    told here; docs/configuration.md lists them. A wrong variable is one warning, never an error.
+    Arguments default to the ``OTEL_*`` variables of *environ* (default: ``os.environ``; ``{}`` for none), then to the
+    values given here; docs/configuration.md lists them. An invalid variable is one warning, never an error.
     ``OTEL_SDK_DISABLED=true`` alone wins over arguments: nothing is recorded, contexts propagate.
 
     The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment
-    of the process name, so that the program is part of the trace it was started by.
+    of the process name, so that the program joins the trace of its starter.
 
-    Safe to call again: the earlier exporter first gets what it is owed, within 5 s; spans that are
+    Safe to call again: the previous exporter is flushed first, for at most 5 s; spans that are
     open go to the new one. *service* is ``service.name`` of *resource* (default: "unknown_service"). Without *exporter*
     nothing is recorded. *sampler* decides about new traces only (default: keep all). *formats* are
     read in order and all written (default: W3C). *buffer_size* counts finished spans that wait for
@@ -89,6 +91,10 @@ def configure(
         raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
     if environ is not None and not isinstance(environ, Mapping):
         raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
+    if strict is not None and not isinstance(strict, bool):
+        raise TypeError(f"strict must be bool, not {type(strict).__name__}")
+    if strict is not None:
+        misuse.set_strict(strict)
     from ._environment import Environment, say  # of no use to a program that only propagates
 
     environment = Environment(environ)
@@ -121,7 +127,7 @@ def flush(timeout_s: float = 5.0) -> bool:
 
 
 def shutdown(timeout_s: float = 5.0) -> bool:
-    """Flush and close the exporter; return whether that was done within *timeout_s*. Runs at exit by itself."""
+    """Flush and close the exporter; return whether that was done within *timeout_s*. Called at exit."""
     return _started().shutdown(_seconds(timeout_s))
 
 
@@ -229,7 +235,7 @@ def _tracer(
     limits: Limits,
     resource: Mapping[str, Any],
 ) -> Tracer:
-    # A subclass may have a sample() of its own.
+    # A subclass may override sample().
     if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio) and type(sampler) in (AlwaysOn, AlwaysOff, Ratio):
         return Tracer(
             recording=recording,

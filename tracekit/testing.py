@@ -1,4 +1,4 @@
-"""What users test with, and tracekit itself: spans in memory, counting ids, a clock that stands still, trees as text."""
+"""Helpers for tests: spans in memory, sequential ids, a clock set by hand, trees as text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MemoryExporter:
 
     @property
     def spans(self) -> list[Span]:
-        """Every span that has ended so far, in a list of its own."""
+        """A new list of every span that has ended so far."""
         flush(_PATIENCE_S)
         return list(self._spans)
 
@@ -50,20 +50,20 @@ class MemoryExporter:
         self._spans.extend(spans)
 
     def shutdown(self) -> None:
-        """Note that no more spans will come."""
+        """Mark the exporter as shut down."""
         self.is_shut_down = True
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[MemoryExporter]:
-    """Inside ``with``, record every trace in memory, whatever is configured; then go on as before."""
+    """Inside ``with``, record every trace in memory instead of exporting it; the exporter is restored afterwards."""
     exporter = MemoryExporter()
     with lend(exporter):
         yield exporter
 
 
 class CountingIds:
-    """Inside ``with``, trace ids and span ids count 1, 2, 3 … instead of being random."""
+    """Inside ``with``, trace ids and span ids are 1, 2, 3 … instead of random numbers."""
 
     def __init__(self) -> None:
         self._traces = self._spans = 0

@@ -18,8 +18,8 @@ from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.tail import TailSampler
 from tracekit.testing import FakeClock, MemoryExporter, span_tree
 
-from ..estimates import Estimate
 from ..test_pipeline import Balance
+from ..tools.estimates import Estimate
 from .collector import Collector
 
 same = settings(deadline=None, derandomize=True, database=None)

@@ -22,8 +22,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 COPY = ROOT / ".cache" / "asan"
 SANITIZERS = "-fsanitize=address,undefined"
+# -UNDEBUG enables the assertions in Python's headers.
 COMPILE = (
-    # Assertions are those of Python's headers. The last one is Cython's.
     f"{SANITIZERS} -fno-sanitize-recover=undefined -O1 -g -fno-omit-frame-pointer -UNDEBUG -DCYTHON_USE_FREELISTS=0"
 )
 # Freed memory is filled, so that an access by Python, which is not instrumented, goes wrong at once.

@@ -18,6 +18,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._core import misuse
 from .._core.buffer import buffer
 from .._core.context import SpanContext
 from .._core.records import Account, Statistics
@@ -389,6 +390,7 @@ class Pipeline:
             dropped=dropped + counts.dropped,
             failed=counts.failed,
             unsampled=unsampled + counts.unsampled,
+            misused=misuse.count(),
         )
 
     def hold(self) -> None:

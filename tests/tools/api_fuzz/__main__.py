@@ -1,4 +1,4 @@
-"""``python -m tests.tools.api_fuzz``: runs seeds, each in a process of its own."""
+"""The command: runs each seed in a separate process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMAND = ["-m", "tests.tools.api_fuzz"]
 
 
 def run_seed(options: argparse.Namespace, seed: int) -> bool:
-    """Run *seed* in this process, print what was wrong, and tell whether nothing was."""
+    """Run *seed* in this process, print its faults, and return whether there were none."""
     logger = logging.getLogger("tracekit")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
@@ -38,40 +38,40 @@ def run_seed(options: argparse.Namespace, seed: int) -> bool:
 
 
 def run_apart(arguments: list[str], options: argparse.Namespace, seed: int) -> bool:
-    """Run *seed* in a process of its own and tell whether it was well; print the last calls if not."""
+    """Run *seed* in a new process and return whether it passed; print the last calls if not."""
     with tempfile.TemporaryDirectory() as folder:
         log = options.log or Path(folder, "calls")
         command = [sys.executable, *COMMAND, *arguments, "--seed", str(seed), "--log", str(log)]
-        patience_s = 120 + 3 * (options.calls / 50 if options.seconds is None else options.seconds)
+        limit_s = 60 + (options.calls / 50 if options.seconds is None else 3 * options.seconds)
         try:
             environ = {"PYTHONFAULTHANDLER": "1", **os.environ}
-            code = subprocess.run(command, env=environ, timeout=patience_s, check=False).returncode
+            code = subprocess.run(command, env=environ, timeout=limit_s, check=False).returncode
             what = f"exit code {code}"
         except subprocess.TimeoutExpired:
-            code, what = None, f"it hangs, after {patience_s:.0f} s"
+            code, what = None, f"timeout after {limit_s:.0f} s"
         if code == 0:
             return True
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        print(f"seed {seed} failed, {what}. Again: python {' '.join(command[1:])}\nits last calls:", flush=True)
+        print(f"seed {seed} failed, {what}. Replay: python {' '.join(command[1:])}\nlast calls:", flush=True)
         print("\n".join([f"  {line}" for line in lines[-12:]]), flush=True)
         return False
 
 
 def main(arguments: list[str]) -> int:
-    """Run what *arguments* ask for; return 1 if anything was wrong."""
+    """Run the seeds that *arguments* select; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.tools.api_fuzz", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     groups = ",".join(sorted({operation.group for operation in OPERATIONS}))
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds to run, each in a process of its own")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--seed", type=int, help="run this one, in this process")
-    parser.add_argument("--seconds", type=float, help="how long a seed runs")
-    parser.add_argument("--calls", type=int, help="how many operations a seed does instead (default: 20000)")
-    parser.add_argument("--log", type=Path, help="write each call to this file before it is made")
-    parser.add_argument("--only", type=_groups, help=f"choose from these groups of operations alone: {groups}")
-    parser.add_argument("--without", type=_groups, default=(), help="leave these groups out")
-    parser.add_argument("--keep-going", action="store_true", help="go on after a fault that is no crash")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: 1)")
+    parser.add_argument("--first", type=int, default=0, help="first seed (default: 0)")
+    parser.add_argument("--seed", type=int, help="run one seed in this process")
+    parser.add_argument("--seconds", type=float, help="duration of each seed")
+    parser.add_argument("--calls", type=int, help="number of operations of each seed (default: 20000)")
+    parser.add_argument("--log", type=Path, help="write each call to this file before making it")
+    parser.add_argument("--only", type=_groups, help=f"groups of operations to run, of {groups}")
+    parser.add_argument("--without", type=_groups, default=(), help="groups of operations to leave out")
+    parser.add_argument("--keep-going", action="store_true", help="continue after a fault")
     options = parser.parse_args(arguments)
     if options.calls is None and options.seconds is None:
         options.calls = 20_000

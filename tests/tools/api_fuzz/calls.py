@@ -1,4 +1,4 @@
-"""Operations on all else: spans, carriers, whatever has a public name, compiled internals, set-up."""
+"""Operations on spans, carriers, public names, compiled internals and the configuration."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .values import FORMATS, HEADERS, IDS, KINDS, NAMES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# These have operations of their own, or change what all others depend on.
+# Called by separate operations, or not at all since every other call depends on them.
 OWN = {"configure", "flush", "shutdown", "install_hooks", "remove_hooks", "traced", "wrap", "stream"}
 PUBLIC = [name for name in tracekit.__all__ if callable(getattr(tracekit, name)) and name not in OWN]
-# Internal ones of which there is no undoing.
+# Internal functions whose effect cannot be undone.
 _SETTERS = {"after_fork", "set_clock", "set_formats", "set_ids", "set_observer", "set_tracer", "set_values"}
 _FUNCTION_TYPES = {"cython_function_or_method", "builtin_function_or_method"}
-# What Python's own lookups raise, where any method is called with anything.
+# Raised by Python for random arguments of random methods.
 LOOKUP = (AttributeError, LookupError, StopIteration, OverflowError, RecursionError)
-# And its containers, where one that is the program's own contradicts itself or changes while it is copied.
+# Raised by Python for a container that is inconsistent or changes during a copy; setup functions may pass it on.
 NONSENSE = (RuntimeError, LookupError, OverflowError)
 LOOKS: dict[str, Callable[[Any], Any]] = {
     "repr": repr,
@@ -40,7 +40,7 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
 
 
 def internals() -> tuple[list[type], list[Any]]:
-    """Return the classes and the functions of the compiled modules, by name."""
+    """Return the classes and functions of the compiled modules."""
     classes: dict[str, type] = {}
     functions: dict[str, Any] = {}
     for module in compiled_modules():
@@ -57,7 +57,7 @@ CLASSES, FUNCTIONS = internals()
 
 
 def look_at(fuzz: Fuzz, thing: Any, allow: Any = ()) -> None:
-    """Read every attribute of *thing*, and do with it what any object can do."""
+    """Read every attribute of *thing* and pass it to the functions that accept any object."""
     name = type(thing).__name__
     for attribute in dir(type(thing)):
         fuzz.call(f"{name}.{attribute}", getattr, thing, attribute, allow=(AttributeError, *allow))
@@ -124,7 +124,7 @@ def read(fuzz: Fuzz) -> None:
 
 @operation("spans", 10)
 def read_often(fuzz: Fuzz) -> None:
-    """Read what a span holds so often that the collector runs meanwhile, and may write to it."""
+    """Read a span until the collector runs in the middle, which may write to that span."""
     span = fuzz.pick(fuzz.spans, newest=1)
     if span is not None:
         name = fuzz.rng.choice(["attributes", "events", "links"])
@@ -140,7 +140,7 @@ def encode(fuzz: Fuzz) -> None:
 
 @operation("spans", 1)
 def restore(fuzz: Fuzz) -> None:
-    """Make an ended span as another process sends it, odd values and all."""
+    """Restore a span of another process with odd values."""
     rng = fuzz.rng
     context = fuzz.pick(fuzz.remote) or tracekit.SpanContext(*IDS, 1)
     ends = [0, 1, -1, (1 << 63) - 1, fuzz.number()]
@@ -177,10 +177,12 @@ def restore(fuzz: Fuzz) -> None:
 def extract(fuzz: Fuzz) -> None:
     carrier = fuzz.carrier()
     if fuzz.rng.random() < 0.8:
-        fuzz.keep(fuzz.remote, fuzz.call("extract", tracekit.extract, carrier))
+        found = fuzz.call("extract", tracekit.extract, carrier)
     else:
         format = fuzz.rng.choice(FORMATS)
-        fuzz.keep(fuzz.remote, fuzz.call(f"{format.name} read", format.read, carrier))
+        found = fuzz.call(f"{format.name} read", format.read, carrier)
+    if isinstance(found, tracekit.SpanContext):  # an odd format may return anything
+        fuzz.keep(fuzz.remote, found)
 
 
 @operation("carriers", 40)
@@ -216,16 +218,21 @@ def use_context(fuzz: Fuzz) -> None:
     if context is not None:
         look_at(fuzz, context)
         fuzz.keep(fuzz.remote, fuzz.call("replace", context.replace, extra=fuzz.mapping(), allow=NONSENSE))
-        pickled = fuzz.call("pickle", pickle.dumps, context, allow=Exception)  # what is in extra may not pickle
+        pickled = fuzz.call("pickle", pickle.dumps, context, allow=Exception)  # extra may hold any object
         if pickled is not None:
             fuzz.keep(fuzz.remote, fuzz.call("unpickle", pickle.loads, pickled, allow=Exception))
 
 
-# ---- whatever has a public name
+# ---- public names
+
+
+def is_public(name: str) -> bool:
+    """Return whether *name* is public or special: private methods are cdef methods in the compiled form."""
+    return not name.startswith("_") or name.endswith("__")
 
 
 def keep_ours(fuzz: Fuzz, thing: Any) -> None:
-    """Keep *thing*, to call its methods, where it is of such a class."""
+    """Keep *thing* for calls of its methods if the package defines its class."""
     if is_ours(type(thing)):
         fuzz.keep(fuzz.things, thing)
 
@@ -242,7 +249,7 @@ def method_call(fuzz: Fuzz) -> None:
     thing = fuzz.pick(fuzz.rng.choice([fuzz.things, fuzz.remote, fuzz.spans]))
     if thing is None:
         return
-    names = [name for base in type(thing).__mro__ if is_ours(base) for name in vars(base)]
+    names = [name for base in type(thing).__mro__ if is_ours(base) for name in vars(base) if is_public(name)]
     if not names:
         return
     name = fuzz.rng.choice(names)
@@ -263,12 +270,12 @@ def queue(fuzz: Fuzz) -> None:
     fuzz.call("repr", repr, delivery)
 
 
-# ---- what is compiled, from inside: no error is wrong there, but nothing may crash
+# ---- compiled internals: they may raise any exception, but not crash
 
 
 @operation("bare", 6)
 def bare(fuzz: Fuzz) -> None:
-    """Make an object without ``__init__``, and do with it all that can be done."""
+    """Make an object with ``__new__`` alone, and call everything with it."""
     kind = fuzz.pick(CLASSES)
     thing = None if kind is None else fuzz.call(f"{kind.__name__}.__new__", kind.__new__, kind, allow=Exception)
     if thing is None:
@@ -278,7 +285,7 @@ def bare(fuzz: Fuzz) -> None:
         keep_ours(fuzz, fuzz.call(function.__name__, function, thing, allow=Exception))
     fuzz.call("encode_spans", find("encode_spans"), [thing], allow=Exception)
     fuzz.keep(fuzz.spans, fuzz.call("span", tracekit.span, "a", parent=thing, allow=Exception))
-    for name in dir(kind):
+    for name in filter(is_public, dir(kind)):
         method = fuzz.call(f"{kind.__name__}.{name}", getattr, thing, name, allow=Exception)
         if callable(method) and name not in ("__class__", "__init_subclass__"):
             arguments = [fuzz.rng.choice([thing, fuzz.value()]) for _ in range(fuzz.rng.randrange(3))]
@@ -307,7 +314,7 @@ def construct(fuzz: Fuzz) -> None:
 
 
 def internal_value(fuzz: Fuzz) -> Any:
-    """Return something that an internal function may be meant to get."""
+    """Return an argument that some internal function might expect."""
     rng = fuzz.rng
     match rng.randrange(6):
         case 0:
@@ -326,11 +333,11 @@ def internal_value(fuzz: Fuzz) -> Any:
             return fuzz.value()
 
 
-# ---- set-up
+# ---- configuration
 
 
 class Exporter:
-    """An exporter of the worse kind, with random numbers of its own, as it runs in another thread."""
+    """A hostile exporter. Its random numbers are separate, since it runs in another thread."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -365,7 +372,7 @@ class Exporter:
 
 
 class Sampler:
-    """A sampler that may answer anything."""
+    """A sampler with hostile answers."""
 
     def sample(self, *_: Any) -> Any:
         return hostile.ask("sample", lambda: (True, hostile.HostileStr("ot=th:8")))
@@ -389,7 +396,7 @@ class Format:
 
 
 def configure_plainly(fuzz: Fuzz) -> None:
-    """Keep every span in memory, in W3C's formats."""
+    """Configure an exporter in memory and the default formats."""
     fuzz.call("configure", tracekit.configure, exporter=tracekit.testing.MemoryExporter(), environ={})
 
 
@@ -419,7 +426,7 @@ def configure_exporter(fuzz: Fuzz) -> None:
 
 @operation("formats", 2)
 def configure_formats(fuzz: Fuzz) -> None:
-    """Use some of the formats, and odd ones, for a while."""
+    """Use a random selection of formats, some of them odd, for a few calls."""
     rng = fuzz.rng
     formats = rng.sample(FORMATS, rng.randrange(1, len(FORMATS)))
     if rng.random() < 0.5:

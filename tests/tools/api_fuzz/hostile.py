@@ -1,14 +1,14 @@
-"""Objects that misbehave while tracekit looks at them, for ``tests.tools.api_fuzz``.
+"""Hostile objects: subclasses of str, int, list, dict, Mapping ... whose methods misbehave while tracekit calls them.
 
-Each is a real str, int, list, dict, Mapping ... whose methods ask a ``Mischief`` first. That lets them behave, raise,
-return nonsense, clear or change the containers that are being walked, drop objects that are in use, or call tracekit again.
+Every method asks a ``Mischief`` first. It may raise, return nonsense, change the container that tracekit is iterating over,
+run the collector, or call tracekit again.
 """
 
 from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,35 +36,35 @@ _NONSENSE: tuple[Any, ...] = (
 
 
 class Hostility(Exception):
-    """The exception of a hostile object's own."""
+    """An exception of the program."""
 
 
 class HostileExit(BaseException):
-    """The same, past ``except Exception``."""
+    """One that ``except Exception`` does not catch."""
 
 
 class Mischief:
-    """What hostile objects do next; the same for the same random numbers.
+    """Decides how the next method of a hostile object behaves.
 
-    ``left`` is how many more methods may misbehave, so that nothing goes on for ever. Methods misbehave in ``thread``
-    alone; elsewhere, where the order of calls is chance, they behave.
+    ``left`` limits the number of misbehaving calls, so that every run ends. Only methods called in ``thread`` misbehave,
+    since the order of calls in other threads cannot be replayed.
     """
 
-    def __init__(self, rng: random.Random, again: Callable[[], object], read: Callable[[], object]) -> None:
+    def __init__(self, rng: random.Random, again: Callable[[], object], finalize: Callable[[], object]) -> None:
         self.rng = rng
-        self.again = again  # calls tracekit
-        self.read = read  # calls only what asks tracekit, and opens and closes nothing
+        self.again = again  # makes a random call
+        self.finalize = finalize  # makes a call that is allowed in finalizers
         self.left = 0
         self.thread = threading.get_ident()
-        self.containers: list[Any] = []  # what is being walked; the only reference but the caller's
+        self.containers: list[Any] = []  # the arguments of the current call, to be changed
 
     def act(self, name: str, behave: Callable[[], Any]) -> Any:
-        """Be asked for the method *name*, whose proper result *behave* returns."""
+        """Run the method *name*; *behave* is its normal implementation."""
         if threading.get_ident() == self.thread:
             if name == "__del__":
-                # Contexts are not reentrant: a finaliser that runs inside ContextVar.set() and sets the variable itself
-                # breaks CPython, with any library (context.c, contextvar_set). So finalisers only read.
-                return self.read()
+                # A finalizer that runs inside ContextVar.set() must not set the same variable: contextvar_set() in
+                # CPython's context.c is not reentrant. So finalizers open no scopes.
+                return self.finalize()
             if self.left > 0:
                 self.left -= 1
                 match self.rng.randrange(10):
@@ -80,7 +80,7 @@ class Mischief:
                         gc.collect(self.rng.choice([0, 0, 0, 2]))
         try:
             return behave()
-        except Exception as error:  # the object may not be any more what it was
+        except Exception as error:  # an earlier change may have made it fail
             setattr(error, MARK, True)
             raise
 
@@ -94,7 +94,7 @@ class Mischief:
         return error
 
     def wreck(self) -> None:
-        """Change what is being walked, past whatever methods it has of its own."""
+        """Change the containers of the current call, bypassing their own methods."""
         rng = self.rng
         for container in self.containers:
             how = rng.randrange(5)
@@ -107,7 +107,7 @@ class Mischief:
                 elif how == 2:
                     dict.update(container, {f"more{number}": "" for number in range(rng.choice([1, 100]))})
                 else:
-                    # Not by a key, whose __hash__ may be hostile: all but one go.
+                    # Without a lookup: the __hash__ of a key may be hostile.
                     kept = dict.popitem(container)
                     dict.clear(container)
                     dict.update(container, {"kept": kept[1]})
@@ -123,7 +123,7 @@ class Mischief:
 
 
 def is_hostile(error: BaseException | None) -> bool:
-    """Tell whether *error*, or what it came of, was raised by a hostile object."""
+    """Return whether a hostile object raised *error*, its cause or its context."""
     waiting, seen = [error], set()
     while waiting:
         part = waiting.pop()
@@ -138,17 +138,22 @@ def is_hostile(error: BaseException | None) -> bool:
     return False
 
 
-mischief: Mischief | None = None  # the one in use
+def is_hostile_type(kind: type) -> bool:
+    """Return whether *kind* is one of the types below."""
+    return str(type.__getattribute__(kind, "__module__")) == __name__
+
+
+mischief: Mischief | None = None  # in use
 
 
 def use(new: Mischief | None) -> None:
-    """Have all hostile objects ask *new*; None: they behave."""
+    """Make all hostile objects ask *new*; with None they behave normally."""
     global mischief
     mischief = new
 
 
 def ask(name: str, behave: Callable[[], Any]) -> Any:
-    """Do what the mischief in use makes of the method *name*."""
+    """Run the method *name*, whose normal implementation is *behave*."""
     return behave() if mischief is None else mischief.act(name, behave)
 
 
@@ -169,24 +174,26 @@ _NUMBER = "__index__ __int__ __float__ __lt__ __le__ __gt__ __ge__ __sub__ __rsu
 _FILLED = "__setitem__ __delitem__ keys values items get pop append extend update setdefault index count"
 
 
-def _hostile(base: type, *names: str) -> Any:
-    """Return a subclass of *base* whose methods *names*, as far as *base* has them, are hostile."""
+def _hostile(name: str, base: type, *names: str) -> Any:
+    """Return a subclass of *base* with hostile versions of its methods *names*."""
     wanted = " ".join([_COMMON, *names]).split()
-    body = {name: _method(base, name) for name in wanted if hasattr(base, name) or name == "__del__"}
-    return type(f"Hostile{base.__name__.title()}", (base,), body)
+    body = {method: _method(base, method) for method in wanted if hasattr(base, method) or method == "__del__"}
+    return type(name, (base,), {**body, "__module__": __name__})
 
 
-HostileStr = _hostile(str, _SIZED, _TEXT)
-HostileBytes = _hostile(bytes, _SIZED, _TEXT)
-HostileInt = _hostile(int, _NUMBER)
-HostileFloat = _hostile(float, _NUMBER)
-HostileList = _hostile(list, _SIZED, _FILLED)
-HostileTuple = _hostile(tuple, _SIZED, _FILLED)
-HostileDict = _hostile(dict, _SIZED, _FILLED)
-HostileObject = _hostile(object, "__len__ __iter__ __getitem__ __index__ keys items __enter__ __exit__ __call__")
+HostileStr = _hostile("HostileStr", str, _SIZED, _TEXT)
+HostileBytes = _hostile("HostileBytes", bytes, _SIZED, _TEXT)
+HostileInt = _hostile("HostileInt", int, _NUMBER)
+HostileFloat = _hostile("HostileFloat", float, _NUMBER)
+HostileList = _hostile("HostileList", list, _SIZED, _FILLED)
+HostileTuple = _hostile("HostileTuple", tuple, _SIZED, _FILLED)
+HostileDict = _hostile("HostileDict", dict, _SIZED, _FILLED)
+HostileObject = _hostile(
+    "HostileObject", object, "__len__ __iter__ __getitem__ __index__ keys items __enter__ __exit__ __call__"
+)
 
 
-class _Map(Mapping):  # type: ignore[type-arg]
+class _Map(MutableMapping):  # type: ignore[type-arg]
     def __init__(self, pairs: Any) -> None:
         self._pairs = dict(pairs)
 
@@ -206,11 +213,11 @@ class _Map(Mapping):  # type: ignore[type-arg]
         del self._pairs[key]
 
 
-HostileMapping = _hostile(_Map, _SIZED, _FILLED)
+HostileMapping = _hostile("HostileMapping", _Map, _SIZED, _FILLED)
 
 
 class HostileIterable:
-    """Iterates over *items* once, with something in between."""
+    """An iterable that is no container."""
 
     def __init__(self, items: Any) -> None:
         self._items = list(items)
@@ -223,14 +230,14 @@ class HostileIterable:
 
 
 class _HostileType(type):
-    """A metaclass whose classes do not even tell their name."""
+    """A metaclass that makes even the name of a class hostile."""
 
     def __getattribute__(cls, name: str) -> Any:
         return ask(name, lambda: type.__getattribute__(cls, name))
 
 
 class HostileError(Exception, metaclass=_HostileType):
-    """An exception to record, with methods and a class of its own."""
+    """An exception whose class and attributes are hostile too."""
 
     def __str__(self) -> str:
         return ask("__str__", lambda: "text")  # type: ignore[no-any-return]

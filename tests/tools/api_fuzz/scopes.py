@@ -1,4 +1,4 @@
-"""Operations on what is current: scopes opened and closed anywhere and in any order, generators, tasks, chains."""
+"""Operations on scopes: opened and closed in any order and any Context, in threads, generators, tasks and forks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def start(fuzz: Fuzz) -> None:
 
 @operation("scopes", 60)
 def enter(fuzz: Fuzz) -> None:
-    span = fuzz.pick(fuzz.spans, newest=4)  # of a few, so that one is entered more than once
+    span = fuzz.pick(fuzz.spans, newest=4)  # few, so that the same span is often entered again
     if span is not None:
         fuzz.somewhere(lambda: fuzz.call("span enter", span.__enter__))
 
@@ -111,7 +111,7 @@ def end(fuzz: Fuzz) -> None:
 def watch(fuzz: Fuzz) -> None:
     span = fuzz.pick(fuzz.spans)
     if span is not None:
-        fuzz.keep(fuzz.watchers, weakref.ref(span, lambda _: fuzz.read()))
+        fuzz.keep(fuzz.watchers, weakref.ref(span, lambda _: fuzz.in_finalizer()))
 
 
 @operation("scopes", 4)
@@ -124,7 +124,7 @@ def hand_over(fuzz: Fuzz) -> None:
     fuzz.somewhere(lambda: fuzz.call("wrapped", wrapped, fuzz))
 
 
-# What else goes on while these are current.
+# What threads, tasks and generators do while other scopes are open.
 WITHIN = [start, enter, enter, leave, leave, make_scope, open_scope, close_scope, copy_context, forget, look, end]
 
 
@@ -135,7 +135,7 @@ def thread(fuzz: Fuzz) -> None:
 
 @operation("race", 1)
 def race(fuzz: Fuzz) -> None:
-    """Have three threads open and close the same spans and scopes at once. Who is first differs from run to run."""
+    """Open and close the same spans and scopes in three threads at once; their order differs from run to run."""
     others = [Fuzz(fuzz.rng.getrandbits(32), only=()) for _ in range(3)]
     faults: list[BaseException] = []
 
@@ -166,7 +166,7 @@ def race(fuzz: Fuzz) -> None:
 
 
 def body(fuzz: Fuzz) -> Iterator[int]:
-    """Open, close and leave open whatever comes, between steps."""
+    """Run random operations between steps, leaving scopes open."""
     for number in range(fuzz.rng.randrange(5)):
         fuzz.rng.choice(WITHIN)(fuzz)
         yield number
@@ -174,13 +174,13 @@ def body(fuzz: Fuzz) -> Iterator[int]:
 
 
 async def async_body(fuzz: Fuzz) -> AsyncIterator[int]:
-    """Do the same as an async generator."""
+    """The same as an async generator."""
     for number in body(fuzz):
         yield number
 
 
 class Steps:
-    """An async generator that awaits nothing, stepped like a generator."""
+    """An iterator over an async generator that never suspends."""
 
     def __init__(self, steps: Any) -> None:
         self._steps = steps
@@ -229,13 +229,13 @@ def step(fuzz: Fuzz) -> None:
             name, arguments = "__next__", []
     allow: tuple[type[BaseException], ...] = (StopIteration, StopAsyncIteration, GeneratorExit)
     if getattr(steps, "gi_running", True):
-        allow = (*allow, RuntimeError)  # it may be running: it is in the middle of the step that does this
+        allow = (*allow, RuntimeError)  # it may be running: this call may be part of its step
     fuzz.somewhere(lambda: fuzz.call(name, getattr(steps, name), *arguments, allow=allow))
 
 
 @operation("generators", 1)
 def tasks(fuzz: Fuzz) -> None:
-    """Run an event loop with tasks that share what there is."""
+    """Run an event loop with tasks that share spans and scopes."""
 
     @tracekit.traced
     async def work() -> None:
@@ -254,7 +254,7 @@ def tasks(fuzz: Fuzz) -> None:
             loop.close()
 
     if fuzz.depth == 0:
-        fuzz.in_thread(lambda: fuzz.call("tasks", run))  # a loop of its own, wherever this is
+        fuzz.in_thread(lambda: fuzz.call("tasks", run))  # a loop may be running in this thread
 
 
 # ---- processes
@@ -262,7 +262,7 @@ def tasks(fuzz: Fuzz) -> None:
 
 @operation("fork", 1)
 def fork(fuzz: Fuzz) -> None:
-    """Have a child of a fork go on, with what was open; what is counted there must add up too."""
+    """Continue in a forked child, whose statistics must add up too."""
     if fuzz.depth or fuzz.rng.random() < 0.8 or not hasattr(os, "fork"):
         return
     fuzz.call("fork", len, fuzz.spans)
@@ -284,18 +284,18 @@ def fork(fuzz: Fuzz) -> None:
         os._exit(code)
 
 
-# ---- chains that are longer than any stack
+# ---- chains whose recursive deallocation would overflow the stack
 
 
 def entries(length: int) -> None:
-    """Enter one span many times, and leave it never."""
+    """Enter one span many times without exit."""
     span = tracekit.span("a")
     for _ in range(length):
         span.__enter__()
 
 
 def entries_and_exits(length: int) -> None:
-    """Enter one span many times, and leave it as often."""
+    """Enter one span many times and exit it as often."""
     span = tracekit.span("a")
     for _ in range(length):
         span.__enter__()
@@ -304,21 +304,21 @@ def entries_and_exits(length: int) -> None:
 
 
 def scopes(length: int) -> None:
-    """Open many scopes in each other."""
+    """Nest many scopes."""
     span = tracekit.span("a")
     for _ in range(length):
         tracekit.use_span(span).__enter__()
 
 
 def labels(length: int) -> None:
-    """Open spans and labels in each other; not many, as each look at labels goes through all of them."""
+    """Nest spans and labels; at most 1000, since the cost of open labels is quadratic."""
     for number in range(min(length, 1000)):
         tracekit.use_labels(a=str(number)).__enter__()
         tracekit.span("a").__enter__()
 
 
 def stand_ins(length: int) -> None:
-    """Have one scope replaced many times while tasks have its copies, each of which holds the next in the end."""
+    """Replace one scope many times while tasks hold the copies, so that finally each copy holds the next one."""
     tasks: list[contextvars.Context] = []
 
     def work() -> None:
@@ -334,7 +334,7 @@ def stand_ins(length: int) -> None:
 
 
 def tasks_of_tasks(length: int) -> None:
-    """Have each task open a span and start the next one inside it."""
+    """Start each task inside a span of the task before."""
     context = contextvars.copy_context()
     for _ in range(min(length, 20_000)):
         context.run(tracekit.span("a").__enter__)
@@ -346,13 +346,13 @@ CHAINS: list[Callable[[int], None]] = [entries, entries_and_exits, scopes, label
 
 @operation("chains", 1)
 def chain(fuzz: Fuzz) -> None:
-    """Build a chain, and let it go in a thread with a small stack."""
+    """Build and deallocate a chain in a thread with a small stack."""
     if fuzz.depth or fuzz.rng.random() < 0.9:
         return
     build = fuzz.rng.choice(CHAINS)
     length = fuzz.rng.choice([1000, 20_000, LONGEST])
 
     def work() -> None:
-        contextvars.Context().run(build, length)  # made and let go here, and with it all that is current in it
+        contextvars.Context().run(build, length)  # the Context is deallocated here too
 
     fuzz.call(f"chain of {length} {build.__name__}", fuzz.in_thread, work, SMALL_STACK)

@@ -40,9 +40,9 @@ POOL = 24
 
 
 class Values:
-    """What there is to call with: pools of what earlier calls returned, and random values beside them.
+    """Makes arguments, and keeps the results of earlier calls in pools to be used as arguments again.
 
-    A pool is bounded, so that what is in it goes sooner or later, with or without another reference.
+    A pool is bounded: new results replace old ones, which are deallocated if nothing else refers to them.
     """
 
     def __init__(self, rng: random.Random, mischief: hostile.Mischief) -> None:
@@ -53,19 +53,19 @@ class Values:
         self.contexts: list[contextvars.Context] = []
         self.remote: list[Any] = []  # SpanContexts
         self.steps: list[Any] = []  # generators
-        self.things: list[Any] = []  # whatever else was returned
+        self.things: list[Any] = []  # other objects of the package
         self.watchers: list[Any] = []  # weak references with a callback
 
     @property
     def pools(self) -> list[list[Any]]:
-        """All of them."""
+        """All pools."""
         return [self.spans, self.scopes, self.contexts, self.remote, self.steps, self.things, self.watchers]
 
-    # One item at a time, never a copy of a pool: threads may share it, and on CPython 3.11, which collects garbage in the
-    # middle of list_slice() and PyList_AsTuple(), these copy what another thread has taken out meanwhile.
+    # No pool is copied, since threads may share it: on CPython 3.11 a collection in the middle of PyList_AsTuple() or
+    # list_slice() can let another thread run, and the copy then contains deallocated items.
 
     def keep(self, pool: list[Any], item: Any) -> None:
-        """Put *item* into *pool*, in the place of another where it is full."""
+        """Add *item* to *pool*; if that is full, *item* replaces another."""
         if item is None:
             return
         if len(pool) < POOL:
@@ -73,11 +73,11 @@ class Values:
         else:
             try:
                 pool[self.rng.randrange(POOL)] = item
-            except IndexError:  # another thread has taken one out
+            except IndexError:  # another thread has removed one
                 pool.append(item)
 
     def pick(self, pool: list[Any], newest: int = POOL) -> Any:
-        """Return one of *pool*, of the *newest* of them; None if it is empty."""
+        """Return one of the *newest* items of *pool*, or None if it is empty."""
         count = min(len(pool), newest)
         try:
             return pool[-1 - self.rng.randrange(count)] if count else None
@@ -95,7 +95,7 @@ class Values:
         return hostile.HostileInt(number) if self.rng.random() < 0.5 else number
 
     def value(self, depth: int = 2) -> Any:
-        """Return anything, of containers *depth* levels."""
+        """Return anything; containers are nested at most *depth* levels deep."""
         rng = self.rng
         match rng.randrange(16):
             case 0 | 1:
@@ -148,13 +148,13 @@ class Values:
         return self.rng.choice([dict, dict, hostile.HostileDict, hostile.HostileMapping])(pairs)
 
     def walked(self, container: Any) -> Any:
-        """Have hostile objects change *container* while it is walked, perhaps."""
+        """Register *container* to be changed by hostile objects, in seven of ten cases."""
         if isinstance(container, (list, dict)) and self.rng.random() < 0.7:
             self.mischief.containers.append(container)
         return container
 
     def carrier(self) -> Any:
-        """Return a carrier. Most of its names and values are held by nothing else, so that they go when it is cleared."""
+        """Return a carrier with the only references to most of its names and values: a change deallocates them."""
         rng = self.rng
         pairs = [self._pair() for _ in range(rng.choice([0, 1, 2, 3, 6]))]
         match rng.randrange(8):
@@ -206,7 +206,7 @@ class Values:
 
 
 def shown(value: Any) -> str:
-    """Return *value* for the log, without calling a method of its own."""
+    """Return *value* for the log without calling any of its methods."""
     kind = type(value)
     name = type.__getattribute__(kind, "__name__")
     for plain in (str, bytes, int, float):
