@@ -308,7 +308,7 @@ class Hostile(Exception):
 @pytest.mark.parametrize("error", [RuntimeError("bug"), Hostile(), MemoryError()], ids=lambda e: type(e).__name__)
 def test_a_transport_that_raises_loses_only_its_batch(error, monkeypatch):
     with Collector() as collector:
-        sender = exporter(collector, timeout_s=0.2)
+        sender = exporter(collector, timeout_s=1)
         sender.export(made())
 
         def send(*_):

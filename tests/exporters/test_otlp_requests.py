@@ -267,7 +267,7 @@ def test_a_request_that_always_fails_does_not_lose_the_others(monkeypatch):
 
     with Collector() as collector:
         collector.answers = itertools.repeat(answer)
-        tracekit.configure(exporter=exporter(collector, timeout_s=0.3), environ={}, export_interval_s=3600)
+        tracekit.configure(exporter=exporter(collector, timeout_s=1), environ={}, export_interval_s=3600)
         balance = Balance()
         sized_here([300] * 40)
         assert tracekit.flush(20)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import tracekit
+from tracekit.exporters import otlp
 from tracekit.exporters._otlp import outbox as _outbox
 from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters._otlp.outbox import Outbox
@@ -228,6 +229,7 @@ def test_only_one_batch_waits_for_a_locked_spool(collector, spool, monkeypatch):
     sender.export(made())
     assert sender.flush(20)
     sender._outbox._file.lock_timeout_s = 0.1
+    monkeypatch.setattr(otlp, "_IDLE", 1e6)
     other = sqlite3.connect(spool, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     put_one = sender._outbox.put

@@ -71,7 +71,9 @@ class GrpcTransport:
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
         """Call with *body*, and return the answer, or one that describes the failure, within *timeout_s*."""
         if content_type != "application/x-protobuf" or content_encoding:
-            return Answer("refused", f"{self.url}: gRPC requires protobuf without encoding; this was spooled for another protocol")
+            return Answer(
+                "refused", f"{self.url}: gRPC requires protobuf without encoding; this was spooled for another protocol"
+            )
         try:
             response = self.call(body, timeout=timeout_s, metadata=self.metadata, compression=self.compression)
         except grpc.RpcError as error:
