@@ -1,4 +1,4 @@
-"""What is lost when: spans on their way through a collector with faults, counted at both ends; docs/OPERATIONS.md shows it.
+"""Measure losses: spans on their way to a collector with faults, counted at both ends; docs/OPERATIONS.md has the table.
 
 ``make faults``, or ``python -m tests.faults``. Real processes, real HTTP, a real file; only the waits are shorter than a
 user's: a back-off begins with a millisecond instead of a second, a batch waits 50 ms at most before it is tried again
@@ -34,14 +34,14 @@ from .exporters.collector import Collector, Proxy, Silence, babble, be_late, cut
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECONDS = 1800  # of a program that makes a batch a second
-SPANS = 20  # a batch
+SECONDS = 1800  # of a program that makes one batch per second
+SPANS = 20  # per batch
 FIRST_S, TIMEOUT_S = 0.001, 0.05
-LARGEST = 1000  # bytes of a request, for a collector that takes little
+LARGEST = 1000  # bytes of a request to a collector with a small limit
 
 
 class Failed(Exception):
-    """Something was lost that should not have been, or was not counted."""
+    """A span was lost that should not have been, or was not counted."""
 
 
 def main() -> int:
@@ -86,7 +86,7 @@ def row(what: str, spool: bool, sent: int, names: Counter[str], counted: str) ->
 
 @contextmanager
 def exporting(url: str, spool: str | None, **options: Any) -> Iterator[tuple[OTLPExporter, Any]]:
-    """Configure an exporter to *url*; give it, and what says how many spans were exported, failed and dropped since."""
+    """Configure an exporter to *url*; yield it, and a function that returns the exported, failed and dropped spans."""
     exporter = OTLPExporter(url, environ={}, timeout_s=TIMEOUT_S, spool=spool, **options)
     before = tracekit.statistics()
 
@@ -117,13 +117,13 @@ def settle(exporter: OTLPExporter) -> None:
 
 
 def accounted(names: Counter[str], sent: int, since: Any, ledger: Any) -> str:
-    """Return how the loss was counted; ``Failed`` if it was not, or if there is one in spite of a spool."""
+    """Return how the loss was counted; raise ``Failed`` if it was not, or if the spool should have prevented it."""
     exported, failed, dropped = since()
     if exported + failed + dropped != sent:
         raise Failed(f"{sent} sent, {exported} exported, {failed} failed, {dropped} dropped")
     lost = sent - len(names)
     if ledger is None:
-        # What broke off after the collector had taken it has arrived, and was counted as failed.
+        # A request that was cut after the collector had accepted it counts as failed, although it arrived.
         if not lost <= failed + dropped:
             raise Failed(f"{lost} lost, but {failed} failed and {dropped} dropped")
         return f"failed {failed:,}" if failed else "-"
@@ -154,7 +154,7 @@ def half(seconds: int, seed: int, *, spool: bool) -> None:
 
 
 def away(seconds: int, *, spool: bool) -> None:
-    """There is no collector, until there is one again."""
+    """The collector is away, then returns."""
     with Collector() as collector:
         port = collector.server_port
     with (
@@ -173,7 +173,7 @@ def away(seconds: int, *, spool: bool) -> None:
 
 
 def silent(count: int, *, spool: bool) -> None:
-    """The collector accepts, and never answers, until it is replaced."""
+    """The collector accepts connections and does not answer, then is replaced."""
     silence = Silence()
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -193,7 +193,7 @@ def silent(count: int, *, spool: bool) -> None:
 
 
 def answered(count: int, answer: Any, what: str, *, spool: bool) -> None:
-    """Make *count* batches, each of which the collector gives *answer*; none but those of batch 0 may be lost."""
+    """Make *count* batches, which the collector answers by *answer*; only spans of batch 0 may be lost."""
     with (
         tempfile.TemporaryDirectory() as directory,
         Collector() as collector,
@@ -214,7 +214,7 @@ def answered(count: int, answer: Any, what: str, *, spool: bool) -> None:
 
 
 def poison(count: int, *, spool: bool) -> None:
-    """The collector never takes the first batch."""
+    """The collector never accepts the first batch."""
 
     def answer(handler: Any, request: Any) -> None:
         is_poison = any(name.startswith("0/") for name in names_in(request))
@@ -224,7 +224,7 @@ def poison(count: int, *, spool: bool) -> None:
 
 
 def silence(count: int, *, spool: bool) -> None:
-    """The collector says nothing, in each of four ways."""
+    """The collector answers without content, in each of four ways."""
     heads = (b"204 No Content\r\n\r\n", b"200 OK\r\nContent-Length: 0\r\nContent-Type: text/plain\r\n\r\n")
     chunked = b"200 OK\r\nTransfer-Encoding: chunked\r\n"
     answers = itertools.cycle(
@@ -239,7 +239,7 @@ def silence(count: int, *, spool: bool) -> None:
 
 
 def small(count: int, *, spool: bool) -> None:
-    """The collector takes a few spans a request."""
+    """The collector accepts a few spans per request."""
 
     def answer(handler: Any, request: Any) -> None:
         (refuse(413) if request.ByteSize() > LARGEST else take)(handler, request)
@@ -254,7 +254,7 @@ def names_in(request: Any) -> Iterator[str]:
 
 
 def damaged(seconds: int) -> None:
-    """The collector is away, and the spool is overwritten with rubbish after half of the time."""
+    """The collector is away, and the spool is overwritten after half of the batches."""
     half = seconds // 2
     with Collector() as collector:
         port = collector.server_port
@@ -279,7 +279,7 @@ def damaged(seconds: int) -> None:
 
 
 def full(seconds: int) -> None:
-    """The collector stays away for longer than the spool has room."""
+    """The collector is away until the spool is full."""
     limit = 1 << 20
     with Collector() as collector:
         port = collector.server_port

@@ -1,7 +1,7 @@
-"""Kill processes that share an outbox at random moments, and look whether anything that was put is missing.
+"""Kill processes that share an outbox at random moments, and check that no batch is missing.
 
-``python -m tests.sigkill --kills 100``: exit status 1 on any violation. A batch counts as put when its process has
-said so on a pipe after ``put()`` had returned; it may be gone only if a process has said before that it delivers it.
+``python -m tests.sigkill --kills 100``: exit status 1 on any violation. A batch counts as put once its process has
+reported it on a pipe, after ``put()`` returned; it may be gone only if a process has reported before that it delivers it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from unittest import mock
 from tracekit.exporters._otlp import outbox as _outbox
 from tracekit.exporters._otlp.outbox import Outbox
 
-WRITERS = 2  # at a time, on one file
-A_FILE = 10  # kills; the next file is a new one, as the first moments are special
+WRITERS = 2  # at the same time, on one file
+A_FILE = 10  # kills; then a new file, because its creation is a special case
 LATEST_S = 0.05
 
 
 class Violation(Exception):
-    """What must not be."""
+    """A violated guarantee."""
 
 
 class Writer:
-    """A process that puts batches into the outbox at *path*, delivers some of them, and says what it does."""
+    """A process that puts batches into the outbox at *path*, delivers some of them, and reports each step."""
 
     def __init__(self, path, name):
         reading, writing = os.pipe()
@@ -43,13 +43,13 @@ class Writer:
             with contextlib.suppress(BaseException):
                 os.close(reading)
                 work(path, name, writing)
-            os._exit(1)  # it has to be killed
+            os._exit(1)  # an error: it should have been killed
         os.close(writing)
         self.pipe = reading
         os.read(reading, 1)  # it is about to open the outbox
 
     def kill(self):
-        """End it, and return what it had said, as (verb, name of the batch)."""
+        """Kill it, and return its reports, as (verb, name of the batch)."""
         os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         with open(self.pipe, "rb") as pipe:
@@ -92,7 +92,7 @@ def name_of(body):
 
 
 def check(path, said, kills):
-    """Hold what is in the outbox against what was said; return the counts."""
+    """Compare the content of the outbox with the reports; return the counts."""
     names = {verb: {name for word, name in said if word == verb} for verb in ("put", "delivers", "delivered")}
     connection = sqlite3.connect(path)
     integrity = connection.execute("PRAGMA integrity_check").fetchall()
@@ -101,7 +101,7 @@ def check(path, said, kills):
         raise Violation(f"integrity_check: {integrity}")
     outbox = Outbox(path)
     before = outbox.ledger()
-    # What a process that was killed had leased can be taken in an hour at the latest.
+    # Leases of killed processes end within an hour.
     with mock.patch.object(_outbox, "time", SimpleNamespace(time=lambda: time.time() + _outbox.MAX_LEASE_S)):
         found = []
         while (batch := outbox.take(60)) is not None:
@@ -120,7 +120,7 @@ def check(path, said, kills):
         raise Violation(f"missing: {sorted(missing)[:10]}")
     if again := names["delivered"] & set(found):
         raise Violation(f"there again: {sorted(again)[:10]}")
-    # One that was being put when its process was killed may be there, and nobody knows.
+    # A batch that was being put when its process was killed may be present without a report.
     if not 0 <= ledger.put - len(names["put"]) <= kills or ledger.evicted or ledger.rejected:
         raise Violation(f"{len(names['put'])} batches put: {ledger}")
     if not len(names["delivered"]) <= before.sent <= len(names["delivers"]):
@@ -136,7 +136,7 @@ def check(path, said, kills):
 
 
 def run(*, kills, seed):
-    """Kill that many processes, and return the counts; ``Violation`` tells what is wrong."""
+    """Kill *kills* processes, and return the counts; raise ``Violation`` on a violated guarantee."""
     rng = random.Random(seed)
     counts = Counter()
     directory = tempfile.mkdtemp(prefix="tracekit-sigkill-")

@@ -1,4 +1,4 @@
-"""The way of finished spans: whatever the exporter does, the program goes on and every span is accounted for."""
+"""The export pipeline: whatever the exporter does, the program continues and every span is counted."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def lines(caplog):
 
 
 class Balance:
-    """What happened to spans since it was made; reading it checks that none is unaccounted for."""
+    """The changes of the statistics since its creation; reading one checks that the statistics add up."""
 
     def __init__(self):
-        gc.collect()  # spans that earlier tests left in cycles end now, not in between
+        gc.collect()  # ends the spans that earlier tests left in cycles
         self.start = tracekit.statistics()
 
     def __getattr__(self, name):
@@ -65,7 +65,7 @@ class Gate(MemoryExporter):
 
 @pytest.fixture
 def gate():
-    """A hanging exporter, in use, with one span in its hands."""
+    """A hanging exporter, in use, in the middle of exporting one span."""
     gate = Gate()
     tracekit.configure(exporter=gate, buffer_size=8, export_interval_s=0.01)
     end(1, "in flight")
@@ -75,7 +75,7 @@ def gate():
 
 
 class Raising:
-    """An exporter that raises whatever it is given, one after the other, and then no more."""
+    """An exporter that raises *errors*, one per call, and then accepts spans."""
 
     def __init__(self, *errors):
         self.errors = list(errors)
@@ -164,7 +164,7 @@ def test_an_exporter_runs_in_one_thread_and_in_a_separate_context():
         for thread in threads:
             thread.join()
     assert tracekit.shutdown()
-    assert set(seen) == {(True, seen[0][1], bytes(24), False)}  # no trace, and none that is begun there is sampled
+    assert set(seen) == {(True, seen[0][1], bytes(24), False)}  # no trace, and new ones are not sampled
     assert seen[0][1] != threading.get_ident()
     assert (balance.exported, balance.failed) == (101, 0)
 
@@ -345,9 +345,9 @@ def test_a_new_exporter_takes_over_from_one_that_hangs(gate):
     end(3, "waiting")
     memory = MemoryExporter()
     _configure._pipeline.use(memory, capacity=8, interval_s=0.01, timeout_s=0.01)
-    assert balance.failed == 1, "what is in its hands may or may not be delivered: it does not count as exported"
+    assert balance.failed == 1, "the span in flight may or may not be delivered, so it does not count as exported"
     opened.end()
-    # Without a flush: the spans that wait must not need another one to be noticed.
+    # Without a flush: the waiting spans must not need another span to be exported.
     until(lambda: len(memory._spans) == 4)
     assert sorted({span.name for span in memory._spans}) == ["open", "waiting"]
     gate.release.set()
@@ -355,7 +355,7 @@ def test_a_new_exporter_takes_over_from_one_that_hangs(gate):
     assert tracekit.flush(20)
     until(lambda: len(gate._spans) == 1)
     assert (balance.exported, balance.failed, balance.queued, balance.dropped) == (5, 1, -1, 0)
-    assert [span.name for span in gate._spans] == ["in flight"], "it gets nothing more"
+    assert [span.name for span in gate._spans] == ["in flight"], "it gets no more spans"
 
 
 def test_spans_that_wait_behind_a_hanging_exporter_go_to_its_successor_without_a_flush(gate):
@@ -593,7 +593,7 @@ def test_an_account_that_takes_its_time_does_not_stop_statistics():
     assert seen
 
 
-# ---- an exporter that changes what it is handed
+# ---- an exporter that changes its batch
 
 
 @pytest.mark.parametrize("change", [list.clear, lambda spans: spans.pop(), lambda spans: spans.extend(spans)])
@@ -743,7 +743,7 @@ def test_without_a_thread_flushes_export_in_their_callers_one_at_a_time(monkeypa
     assert memory.is_shut_down
 
 
-# ---- a call that interrupts another, as a signal handler or a finaliser does
+# ---- calls from signal handlers and finalisers
 
 
 PIPELINE = Path(pipeline.__file__)
@@ -836,7 +836,7 @@ def test_a_shutdown_does_not_wait_for_another_threads_configure(gate):
     assert gate.is_shut_down
 
 
-# ---- spans in memory in the place of what is configured
+# ---- recording in memory
 
 
 def test_recording_leaves_the_exporter_in_use_open_and_its_account_alone():

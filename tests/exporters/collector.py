@@ -1,4 +1,4 @@
-"""Collectors on loopback for the tests of OTLP: one that keeps what it gets, and a proxy before any that has faults."""
+"""Collectors on loopback for the tests of OTLP: one that keeps its requests, and a proxy with faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def parse_json(octets: bytes) -> ExportTraceServiceRequest:
-    """Return a request that came as OTLP's JSON, in which ids are hex and not, as in protobuf's own, base64."""
+    """Return a request in OTLP's JSON, in which ids are hex and not base64, as in protobuf's JSON."""
     text = re.sub(
         rb'"(traceId|spanId|parentSpanId)":"([0-9a-f]+)"',
         lambda found: b'"%s":"%s"' % (found[1], base64.b64encode(bytes.fromhex(found[2].decode()))),
@@ -53,7 +53,7 @@ class Server(ThreadingHTTPServer):
         return connection, address
 
     def handle_error(self, request, client_address):
-        pass  # a client that has gone
+        pass  # the client has disconnected
 
     def server_close(self):
         self.shutdown()
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Collector(Server):
-    """Decodes with the official schema what is posted to it, and keeps it.
+    """Decodes the requests with the official schema, and keeps them.
 
     ``answers`` gives the next answers: a callable gets the handler and the request and answers itself; after
     the last, all is taken.
@@ -133,7 +133,7 @@ class Collector(Server):
 
     @property
     def spans(self):
-        """Every span that was taken."""
+        """Every accepted span."""
         with self.lock:
             return [
                 span
@@ -162,7 +162,7 @@ def refuse(status: int, body: bytes = b"", **headers: str):
 
 
 def reject(count: int, message: str):
-    """Take the request, and say that of its spans so many were rejected."""
+    """Keep the request, and answer that *count* of its spans were rejected."""
 
     def answer(handler, request):
         response = ExportTraceServiceResponse()
@@ -178,7 +178,7 @@ def reject(count: int, message: str):
 
 
 def cut(handler: Handler, _) -> None:
-    """Close the connection without a word."""
+    """Close the connection without an answer."""
     handler.close_connection = True
     hang_up(handler.connection)
 
@@ -193,7 +193,7 @@ def truncate(handler: Handler, request: ExportTraceServiceRequest | None) -> Non
 
 
 def babble(octets: bytes):
-    """Write *octets* in the place of an answer."""
+    """Write *octets* instead of an answer."""
 
     def answer(handler, request):
         handler.wfile.write(octets)
@@ -204,7 +204,7 @@ def babble(octets: bytes):
 
 
 def lose_answer(handler: Handler, _) -> None:
-    """In a proxy: pass the request on, and break off before the answer."""
+    """In a proxy: pass the request on, and disconnect before the answer."""
     raise NotImplementedError("only a proxy can")
 
 
@@ -214,7 +214,7 @@ def be_late(handler: Handler, _) -> None:
 
 
 class Silence:
-    """Accept, and never answer; until ``over`` is set, so that the server's thread can end."""
+    """Accept the request and do not answer, until ``over`` is set so that the server's thread can end."""
 
     def __init__(self) -> None:
         self.entered, self.over = threading.Event(), threading.Event()
@@ -229,7 +229,7 @@ class Silence:
 
 
 class Proxy(Server):
-    """Passes requests on to the collector at *target* but for those that ``fault(number)`` gives another answer."""
+    """Passes requests on to the collector at *target*, except those for which ``fault(number)`` returns an answer."""
 
     def __init__(self, target: str, fault: Callable[[int], Callable[[Handler, object], object] | None]) -> None:
         host = target.partition("://")[2].partition("/")[0]
@@ -271,7 +271,7 @@ class Proxy(Server):
 
 
 class GrpcCollector:
-    """The same over gRPC: ``answers`` gives what to return, or raises through the servicer's context."""
+    """The same over gRPC: ``answers`` return responses, or raise through the servicer's context."""
 
     def __init__(self, *answers) -> None:
         import grpc

@@ -1,4 +1,4 @@
-"""A collector that somebody else wrote, ``ddapm-test-agent``, as a process of its own: what it says it has got."""
+"""An independent collector, ``ddapm-test-agent``, in its own process, and the spans that it reports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Agent:
         self.process = subprocess.Popen([AGENT, "--host=127.0.0.1", *ports], stdout=log, stderr=log)
         deadline = time.monotonic() + 60
         while not self.is_up():
-            assert self.process.poll() is None, "the agent has left"
+            assert self.process.poll() is None, "the agent has exited"
             assert time.monotonic() < deadline, "the agent does not start"
             time.sleep(0.05)
 
@@ -60,7 +60,7 @@ class Agent:
             connection.close()
 
     def spans(self, prefix):
-        """The spans it has got whose names begin so."""
+        """The spans that it received whose names begin with *prefix*."""
         return [
             span
             for request in self.get("/test/session/traces")

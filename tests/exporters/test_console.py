@@ -19,7 +19,7 @@ ONE, TWO = f"{1:032x}", f"{2:032x}"
 
 
 class Writes(io.StringIO):
-    """A stream that remembers each write; a terminal if told so."""
+    """A stream that records each write, and may claim to be a terminal."""
 
     def __init__(self, *, is_terminal=False, encoding="utf-8"):
         super().__init__()
@@ -47,7 +47,7 @@ def trees(stream):
 
 @pytest.fixture
 def stream():
-    """Tracing is configured to write here, with counting ids and a clock that stands still."""
+    """The stream of the configured exporter, with counting ids and a fixed clock."""
     stream = Writes()
     tracekit.configure(service="shop", exporter=ConsoleExporter(stream))
     with CountingIds(), FakeClock():
@@ -305,7 +305,7 @@ def test_invalid_options_are_reported(options, error, message):
         ConsoleExporter(**options)
 
 
-# What it is drawn with
+# Rendering
 
 
 @pytest.mark.parametrize(

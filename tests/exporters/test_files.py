@@ -1,4 +1,4 @@
-"""Files that hold spans: who may read them, whose files are left alone, and what of them is believed."""
+"""Files that hold spans: permissions, other users' files, and files with a different schema."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_wrong_permissions_are_an_error_of_the_constructor(mode, error, tmp_path
 
 
 def owned_by(monkeypatch, **owners):
-    """Have files belong to the users that *owners* names, by their names without suffix, and this process to user 1001."""
+    """Pretend that this process runs as user 1001, who owns all files except *owners*, by name without suffix."""
     lstat = os.lstat
 
     def found(name):
@@ -162,7 +162,7 @@ def test_another_users_file_in_a_public_directory_is_not_used(make, name, tmp_pa
     with pytest.raises(StoreError, match=rf"another user's file: .*{name}: "):
         make(tmp_path / "file.db")
     tmp_path.chmod(0o700)
-    keep = make(tmp_path / "file.db")  # a directory that users share on purpose
+    keep = make(tmp_path / "file.db")  # a private directory may be shared deliberately
     del keep
 
 
@@ -177,7 +177,7 @@ def test_an_own_link_to_a_file_that_does_not_exist_is_followed(make, tmp_path):
     del keep
 
 
-# ---- what of a file is believed
+# ---- schemas
 
 
 SWALLOW = "CREATE TRIGGER swallow BEFORE INSERT ON {table} BEGIN SELECT RAISE(IGNORE); END"
@@ -239,7 +239,7 @@ def test_nothing_that_a_file_defines_is_trusted(tmp_path):
 
 
 def test_a_call_may_interrupt_another_on_the_same_file_at_any_line_and_leaves_that_one_alone(tmp_path):
-    """As a signal handler or a finaliser does; in a thread, so that a dead lock fails the test."""
+    """Like a signal handler or a finaliser; in a thread, so that a deadlock fails the test."""
     outbox = spool(tmp_path / "file.db")
     seen, said = set(), []
 

@@ -1,4 +1,4 @@
-"""Spans on their way to a collector: what arrives, what is tried again, what is lost and said, and what never happens."""
+"""The OTLP exporter: delivery, retries, losses and their reports, TLS, arguments, other processes, and the spool."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def collector():
 
 
 def made(count=1, name="job"):
-    """Finished spans that no pipeline gets."""
+    """Finished spans that no pipeline exports."""
     memory = MemoryExporter()
     tracekit.configure(service="shop", exporter=memory)
     for number in range(count):
@@ -77,7 +77,7 @@ def until(is_so):
         time.sleep(0.002)
 
 
-# ---- what arrives
+# ---- delivery
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
@@ -235,7 +235,7 @@ def test_user_info_in_the_endpoint_is_sent_as_authorization(collector):
     assert collector.headers[0]["authorization"] == "Basic bWU6c2VjcmV0"
 
 
-# ---- what is tried again
+# ---- retries
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
@@ -352,7 +352,7 @@ def test_resource_exhausted_with_retry_information_is_retried():
         assert len(collector.spans) == 1
 
 
-# ---- what is lost, and said
+# ---- losses and their reports
 
 
 def test_rejected_spans_are_counted_reported_once_and_not_sent_again(caplog):
@@ -429,7 +429,7 @@ def reason(sender):
 
 
 def first_reason(sender):
-    """What is said of the first try alone, with all the time it takes."""
+    """The reason for the failure of the first try, without a time limit."""
     answer = sender.probe(made()[0])
     sender.shutdown()
     assert answer.outcome == "later"
@@ -595,7 +595,7 @@ def test_a_missing_certificate_file_is_reported_at_once(collector, protocol, tmp
     assert reason(sender) == f"{path} cannot be read: No such file or directory"
 
 
-# ---- wrong arguments
+# ---- invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -686,7 +686,7 @@ def test_after_a_fork_the_parents_losses_are_not_the_childs(collector):
 
 
 def test_requests_of_the_exporter_are_not_traced(collector, monkeypatch):
-    """As an instrumentation of urllib3 would."""
+    """With an instrumentation of urllib3."""
     import urllib3
 
     request = urllib3.PoolManager.request
@@ -750,7 +750,7 @@ def test_the_next_process_sends_the_batches_that_wait(spool, caplog):
     assert tracekit.shutdown(20)
     with Collector() as collector:
         tracekit.configure(exporter=exporter(collector, spool=spool), environ={})
-        until(lambda: collector.names == Counter(["left"]))  # without a span of its own
+        until(lambda: collector.names == Counter(["left"]))  # without a new span
         tracekit.configure()
 
 
@@ -853,7 +853,7 @@ def test_a_full_spool_is_reported_once(spool, caplog):
 
 
 def _fork_in_the_middle(url, spool, protocol):
-    """In a process of its own: fork while the exporter's threads are at work, and export on both sides."""
+    """In its own process: fork while the exporter's threads are running, and export on both sides."""
     tracekit.configure(exporter=OTLPExporter(url, environ={}, spool=spool, protocol=protocol), environ={})
     for number in range(5):
         tracekit.span(f"before {number}").end()

@@ -1,4 +1,4 @@
-"""What goes into OTLP: read back with the official schema, beside OpenTelemetry's own encoder, from both twins."""
+"""The OTLP encoding of both implementations, against the official schema and OpenTelemetry's encoder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _recording(exporter):
 
 
 def decoded(spans):
-    """The spans of the request that *spans* are encoded as; the request is what an encoder of protobuf would make."""
+    """The spans of the request that encodes *spans*, which equals the output of protobuf's encoder."""
     octets = encode_spans(spans)
     request = ExportTraceServiceRequest.FromString(octets)
     assert request.SerializeToString() == octets
@@ -52,7 +52,7 @@ def decoded(spans):
 
 
 def plain(value):
-    """An ``AnyValue`` as Python has it."""
+    """The Python value of an ``AnyValue``."""
     kind = value.WhichOneof("value")
     if kind is None:
         return None
@@ -264,7 +264,7 @@ def test_json_follows_the_otlp_mapping():
     assert '{"key":"b","value":{"bytesValue":"AA=="}}' in text
 
 
-# ---- both twins, and OpenTelemetry's encoder
+# ---- both implementations, and OpenTelemetry's encoder
 
 TEXT = st.text(max_size=200) | st.text(st.characters(), max_size=10)
 SCALARS = TEXT | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats() | st.binary(max_size=200)
@@ -338,7 +338,7 @@ def test_protobuf_and_json_agree(life):
 
 
 def as_opentelemetry(span):
-    """The same span as OpenTelemetry has it, for its encoder."""
+    """The same span as an OpenTelemetry span, for its encoder."""
 
     def context(ours):
         return OtelContext(
@@ -377,7 +377,7 @@ def test_opentelemetrys_encoder_produces_an_equal_message_in_no_fewer_bytes():
     request = ExportTraceServiceRequest.FromString(ours)
     for group in request.resource_spans:
         for scope in group.scope_spans:
-            for span in scope.spans:  # they leave out the flags that the specification asks for
+            for span in scope.spans:  # their encoder omits the flags that the specification requires
                 span.flags &= ~0xFF
                 for link in span.links:
                     link.flags &= ~0xFF
@@ -385,7 +385,7 @@ def test_opentelemetrys_encoder_produces_an_equal_message_in_no_fewer_bytes():
         for span in group.scope_spans[0].spans:
             span.flags &= ~0xFF
             if not span.status.ByteSize():
-                span.ClearField("status")  # they say in two octets that nothing is said
+                span.ClearField("status")  # their encoder writes an empty status
     assert sorted_attributes(request) == sorted_attributes(theirs)
     assert len(ours) <= len(theirs.SerializeToString())
 

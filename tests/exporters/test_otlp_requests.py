@@ -1,4 +1,4 @@
-"""Requests are bound by octets, halved where they are too large, and cost neither each other nor the spans beside a bad one."""
+"""Requests: their size limit, the split of those that are too large, and spans that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sized(*sizes):
 
 
 class Small:
-    """Takes what is no larger than *most* bytes, and answers 413 to the rest."""
+    """Accepts requests of at most *most* bytes, and answers 413 to others."""
 
     def __init__(self, most):
         self.most = most
@@ -74,7 +74,7 @@ def take_over_grpc(collector, request):
 
 @pytest.fixture(params=["http/protobuf", "http/json", "http/protobuf gzip", "http/json gzip", "grpc"])
 def small(request):
-    """A collector that takes 20,000 bytes, with the options of an exporter for it."""
+    """A collector that accepts 20,000 bytes, its answer, and the options of an exporter for it."""
     protocol, _, compression = request.param.partition(" ")
     options = {"protocol": protocol, "compression": compression or "none"}
     if protocol == "grpc":
@@ -113,7 +113,7 @@ def test_a_request_that_is_too_large_is_halved_until_it_is_taken(small, has_spoo
     if has_spool:
         assert sender.flush(20)
     assert len(collector.spans) == 600
-    assert answer.refused == 0, "the next requests are of a size that it takes"
+    assert answer.refused == 0, "the next requests are small enough"
     sender.shutdown()
 
 
@@ -208,7 +208,7 @@ def test_the_size_limit_is_learned_from_rejected_requests():
     assert (small[1], large[1]) == (10, 1)
     assert limit.max_bytes == requests._LEAST_BYTES
     assert limit.split(Request(large[0], 1, whole.content_type, "")) == []
-    assert [count for _, count in limit.split(whole)] == [5, 5], "the large one was refused alone"
+    assert [count for _, count in limit.split(whole)] == [5, 5], "the large one was rejected alone"
     limit.taken(len(whole.body))
     assert [count for _, count in limit.split(whole)] == [10, 1]
 
@@ -251,7 +251,7 @@ def test_an_invalid_body_is_not_split(request_):
     assert SizeLimit().split(request_) == []
 
 
-# ---- one request does not hold up another
+# ---- requests that always fail
 
 
 def test_a_request_that_always_fails_does_not_lose_the_others(monkeypatch):
@@ -267,7 +267,7 @@ def test_a_request_that_always_fails_does_not_lose_the_others(monkeypatch):
 
     with Collector() as collector:
         collector.answers = itertools.repeat(answer)
-        tracekit.configure(exporter=exporter(collector, timeout_s=0.3), environ={}, export_interval_s=3600)
+        tracekit.configure(exporter=exporter(collector, timeout_s=1), environ={}, export_interval_s=3600)
         balance = Balance()
         sized_here([300] * 40)
         assert tracekit.flush(20)

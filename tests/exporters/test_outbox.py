@@ -53,7 +53,7 @@ def put(outbox, body=b"body", spans=1):
 
 
 def drain(outbox):
-    """Deliver all that can be taken, and return the bodies."""
+    """Deliver all batches that can be taken, and return their bodies."""
     bodies = []
     while (batch := outbox.take(60)) is not None:
         bodies.append(batch.body)
@@ -86,11 +86,11 @@ def adds_up(ledger):
     return ledger.put == ledger.sent + ledger.rejected + ledger.evicted + ledger.waiting + ledger.aside
 
 
-# Against a model
+# A model
 
 
 class Model(RuleBasedStateMachine):
-    """Two outboxes on one file against a list; whatever is taken, settled or given back by whom, in any order, at any time."""
+    """Two outboxes on one file, compared to a list, under any sequence of calls and clock changes."""
 
     taken = Bundle("taken")
 
@@ -186,7 +186,7 @@ class Model(RuleBasedStateMachine):
         mine = self.find(batch.id)
         if mine is not None:
             self.batches.remove(mine)
-            rejected = min(rejected, mine.spans)  # of what it was split into meanwhile
+            rejected = min(rejected, mine.spans)  # it may have been split meanwhile
             self.sent += mine.spans - rejected
             self.rejected += rejected
 
@@ -235,7 +235,7 @@ class Model(RuleBasedStateMachine):
         self.rejected += left_out
         for body, spans in parts:
             self.add(body, spans)
-        if parts:  # the first keeps its turn
+        if parts:  # the first part keeps the position
             first = self.batches.pop(-len(parts))
             first.id, first.attempts = mine.id, mine.attempts
             self.batches.insert(index, first)
@@ -339,7 +339,7 @@ def test_threads_share_one_outbox(outbox):
 
 
 def produce_and_send(path, name, count):
-    """Put *count* batches, send whichever come, and return the bodies of those."""
+    """Put *count* batches, deliver some batches, and return the bodies of those."""
     rng = random.Random(name)
     outbox = Outbox(path, lock_timeout_s=60)
     arrived = []
@@ -403,7 +403,7 @@ if not pid:
     wrong = [outbox._file._connection is not None, _sqlite_file._forks.inherited != [inherited]]
     put(b"child's")
     wrong += [outbox._file._connection is inherited, outbox.take(60).body != b"child's"]
-    outbox.sent(mine)  # carried over the fork, with its lease
+    outbox.sent(mine)  # inherited across the fork, with its lease
     outbox.close()
     wrong += [inherited.execute("SELECT 1").fetchone() != (1,)]  # not closed
     print(*map(int, wrong), flush=True)
@@ -453,7 +453,7 @@ def test_a_batch_that_is_being_sent_is_evicted_last(path):
         pass
     before = outbox.ledger()
     put(outbox, b"x" * 100_000)
-    assert outbox.ledger().evicted == before.evicted + 1, "where all are on their way, one of them"
+    assert outbox.ledger().evicted == before.evicted + 1, "if all are being sent, one of them is evicted"
     outbox.close()
 
 
@@ -588,7 +588,7 @@ import os, sys
 from tracekit.exporters._otlp.outbox import Outbox
 path = sys.argv[1] + "/outbox.db"
 outbox = Outbox(path, max_bytes=16 << 20)
-for number in range(100):  # none of which fails
+for number in range(100):  # none of these calls fails
     outbox.put(b"%d." % number + os.urandom(100_000), spans=1, content_type="", content_encoding="")
 found = []
 while (batch := outbox.take(60)) is not None:
@@ -600,7 +600,7 @@ assert found == list(range(100 - len(found), 100)), found
 outbox.close()
 print(len(found))
 """
-# A file system of 2 MiB that is this process's own.
+# A private file system of 2 MiB.
 MOUNT = 'mount -t tmpfs -o size=2m tracekit "$1" && exec "$2" -c "$3" "$1"'
 
 
@@ -647,7 +647,7 @@ def test_nothing_is_sent_without_room_to_record_it(outbox, disk):
     assert outbox.take(60).attempts == 0
 
 
-# Failures: each says what is wrong, and is over when its cause is
+# Failures: each is reported with its cause, and ends with it
 
 
 def not_a_database(path):
@@ -722,7 +722,7 @@ def test_a_failure_names_cause_file_and_remedy_and_ends_with_its_cause(path, spo
         assert str(caught.value).startswith(f"{wrong}: {path}: ")
         assert way_out in str(caught.value)
     if before is not None:
-        assert path.read_bytes() == before, "it was left alone"
+        assert path.read_bytes() == before, "the file is not changed"
     mend()
     put(outbox, b"kept")
     assert drain(outbox)[-1] == b"kept"
@@ -785,7 +785,7 @@ def test_a_closed_outbox_raises_and_stays_closed(path, outbox):
     for call in (lambda: put(outbox), lambda: outbox.take(1), lambda: outbox.sent(batch), outbox.ledger):
         with pytest.raises(StoreError, match=r"the outbox is closed: .*: make another one"):
             call()
-    assert list(path.parent.iterdir()) == [path], "no connection is open: SQLite has taken its log away"
+    assert list(path.parent.iterdir()) == [path], "no connection is open, so SQLite has removed its log"
 
 
 def test_no_file_is_created_before_the_first_call(path):

@@ -1,4 +1,4 @@
-"""Spools that are damaged, foreign, locked or full, and batches in them that the collector never takes."""
+"""Spools that are damaged, foreign, locked or full, and batches that always fail."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import tracekit
+from tracekit.exporters import otlp
 from tracekit.exporters._otlp import outbox as _outbox
 from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters._otlp.outbox import Outbox
@@ -47,7 +48,7 @@ def names_in(request):
 
 
 class Poisoned:
-    """Takes every batch but those with a span called poison, which it answers with *status*."""
+    """Accepts every batch except those with a span called poison, which it answers with *status*."""
 
     def __init__(self, status=503):
         self.status = status
@@ -61,7 +62,7 @@ class Poisoned:
             take(handler, request)
 
 
-# ---- a batch that the collector never takes
+# ---- batches that always fail
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -91,7 +92,7 @@ def test_a_batch_that_always_fails_is_set_aside(collector, spool, monkeypatch, c
         sender.export(made(1))
         good += 1
         until(lambda good=good: len(collector.spans) == good)
-    assert sender.flush(20), "nothing waits any more"
+    assert sender.flush(20), "no batch waits any longer"
     assert sender.ledger() == (3 + good, good, 0, 0, 0, 0, 3)
     assert adds_up(sender.ledger())
     sender.shutdown()
@@ -228,6 +229,7 @@ def test_only_one_batch_waits_for_a_locked_spool(collector, spool, monkeypatch):
     sender.export(made())
     assert sender.flush(20)
     sender._outbox._file.lock_timeout_s = 0.1
+    monkeypatch.setattr(otlp, "_IDLE", 1e6)
     other = sqlite3.connect(spool, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     put_one = sender._outbox.put
@@ -413,7 +415,7 @@ def test_a_file_that_is_not_a_spool_is_never_renamed(spool):
     assert Outbox(spool).set_aside() is None
 
 
-# ---- the sending thread survives everything
+# ---- the sending thread
 
 
 class Exits(Exception):

@@ -28,7 +28,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def store(path):
-    """Tracing is configured to write to *path*; calling it flushes and gives a reader."""
+    """Configure tracing to write to *path*; calling the fixture flushes and returns a reader."""
     tracekit.configure(service="shop", exporter=SQLiteExporter(path), resource={"host.name": "h1"})
     readers = []
 
@@ -44,7 +44,7 @@ def store(path):
 
 
 def recorded(name="work", **options):
-    """Return a span that has ended and that no pipeline will export."""
+    """Return a finished span that no pipeline exports."""
     spans = []
     tracekit.configure(service="shop", exporter=SimpleNamespace(export=spans.extend, shutdown=lambda: None))
     tracekit.span(name, **options).end()
@@ -53,7 +53,7 @@ def recorded(name="work", **options):
 
 
 def store_in(path, *spans):
-    """Write *spans* to *path* with an exporter that is closed again."""
+    """Write *spans* to *path* with an exporter, and close it."""
     exporter = SQLiteExporter(path)
     try:
         exporter.export(spans)
@@ -62,7 +62,7 @@ def store_in(path, *spans):
 
 
 def script(code, *arguments, **options):
-    """Start *code* in a Python of its own, with the same twin as this one."""
+    """Start *code* in a new Python process with the same implementation."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error,ignore::DeprecationWarning"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -92,7 +92,7 @@ def total_bytes(path):
     return sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
 
 
-# What is stored, and how it is read
+# Storing and reading
 
 
 def test_a_stored_span_is_complete(store):
@@ -168,7 +168,7 @@ def test_traces_are_summarized_newest_first(store):
         ({"status": "cancelled"}, ["c"]),
         ({"name": "chil"}, ["b"]),
         ({"name": "%"}, []),
-        ({"name": "b", "status": "error"}, []),  # one span has to fit all
+        ({"name": "b", "status": "error"}, []),  # one span must match all of them
     ],
 )
 def test_traces_are_selected_by_service_name_and_status_of_one_span(store, wanted, found):
@@ -266,7 +266,7 @@ def test_a_reader_survives_values_of_another_program(store, path):
     assert (span.service, span.start_ns, span.attributes, span.events, span.links) == ("7", 0, {}, [], [])
 
 
-# What JSON and SQLite cannot hold
+# Values that JSON and SQLite cannot hold
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ scalars = st.one_of(
     st.sampled_from([63, 64, 20_000]).map(lambda bits: -(1 << bits) - 1),
     st.floats(),
     st.binary(max_size=8),
-    st.text(st.characters(), max_size=8),  # surrogates and NUL among them
+    st.text(st.characters(), max_size=8),  # including surrogates and NUL
 )
 texts = st.text(st.characters(), max_size=8)
 values = st.recursive(
@@ -421,7 +421,7 @@ for number in range(12):
     pid = os.fork()
     if not pid:
         if number % 3 == 0:
-            sys.exit(0)  # a child that never exports must not harm the parent's connection when it ends
+            sys.exit(0)  # the exit of a child that never exports must not harm the parent's connection
         for _ in range(100):
             tracekit.span("child's").end()
         assert tracekit.flush(60)
@@ -459,7 +459,7 @@ exporter = sqlite.SQLiteExporter(sys.argv[1])
 exporter.export(spans)
 inherited = exporter._file._connection
 forking, done = threading.Event(), []
-os.register_at_fork(before=forking.set)  # runs before the exporter's own, which came earlier
+os.register_at_fork(before=forking.set)  # runs before the exporter's hook, which was registered earlier
 def write():
     with exporter._file.transaction() as connection:
         inside.set()
@@ -548,7 +548,7 @@ def test_one_endless_trace_loses_its_oldest_spans_only(path):
 
 @pytest.fixture
 def time_in_hand(monkeypatch):
-    """The exporter's clocks: ``now.s`` is Unix time, and every look at the monotonic one is an hour later."""
+    """The exporter's clocks: ``now.s`` is Unix time; the monotonic clock advances an hour with each call."""
     now = SimpleNamespace(s=1_700_000_000.0, monotonic=0.0)
 
     def monotonic():
@@ -611,7 +611,7 @@ def test_a_reader_that_blocks_the_log_for_ever_cannot_fill_the_disk(path):
     exporter.shutdown()
 
 
-# Failures: each says what is wrong, and is over when its cause is
+# Failures: each is reported with its cause, and ends with it
 
 
 def not_a_database(path):
@@ -734,7 +734,7 @@ def test_a_file_that_is_removed_is_created_again(path):
     assert rows(path, "SELECT name FROM spans") == [("after",)]
 
 
-# Permissions do not stop root, so the process below gives root up first.
+# Permissions do not apply to root, so the process below changes its user first.
 READ_ONLY = """
 import os, pathlib, sys, types
 import tracekit
@@ -867,7 +867,7 @@ def test_no_file_is_created_before_the_first_span(path):
 
 
 def test_every_message_starts_with_its_cause(tmp_path):
-    # The pipeline logs once per cause, which is the first 80 characters.
+    # The pipeline logs once per cause, the first characters of the message.
     deep = tmp_path / ("d" * 200)
     deep.mkdir()
     said = []

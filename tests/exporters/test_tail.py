@@ -1,4 +1,4 @@
-"""Whole local traces are kept or discarded, within bounds, and every span is accounted for; adjusted counts stay right."""
+"""The tail sampler: whole local traces are kept or discarded, within bounds, and every span is counted."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .collector import Collector
 
 same = settings(deadline=None, derandomize=True, database=None)
 
-HIGH, LOW = 2**56 - 1, 0  # randomness that every share keeps, and none but all
+HIGH, LOW = 2**56 - 1, 0  # randomness that every share keeps, and that only a share of all keeps
 
 
 class Inner:
-    """An exporter that remembers the names of what it got, in batches, and fails while told to."""
+    """An exporter that records the names of its spans, by batch, and fails on demand."""
 
     def __init__(self, error=None):
         self.error, self.batches, self.flushed, self.is_shut_down = error, [], [], False
@@ -55,13 +55,13 @@ class Clock:
 
 
 def trace(random_bits, state=""):
-    """A caller in a trace with these 56 random bits, and with an id of its own."""
+    """A caller with a new id in a trace with these 56 random bits."""
     trace_id = f"{1 << 127 | random_bits:032x}"
     return tracekit.SpanContext(trace_id, os.urandom(8), 1, state=TraceState.parse(state), is_remote=True)
 
 
 def tail(**options):
-    """A sampler that keeps half, in use, on a clock that stands still; and what it passes on."""
+    """A sampler in use that keeps half, on a fixed clock, and the spans that it passes on."""
     clock = Clock()
     sampler = TailSampler(Inner(), **{"probability": 0.5, "clock": clock} | options)
     tracekit.configure(exporter=sampler)
@@ -72,7 +72,7 @@ def th(span):
     return span.context.state.get("ot", "")
 
 
-# ---- what is kept
+# ---- decisions
 
 
 @pytest.mark.parametrize(("random_bits", "kept"), [(LOW, False), (1 << 55, True), ((1 << 55) - 1, False), (HIGH, True)])
@@ -333,7 +333,7 @@ def test_the_larger_threshold_is_written_where_probability_decided_and_none_else
     before = str(shared.state)
     tracekit.flush()
     assert [str(span.context.state) for span in inner.batches[0]] == [after, after]
-    assert (str(parent.state), str(shared.state)) == (head, before), "values that travel do not change"
+    assert (str(parent.state), str(shared.state)) == (head, before), "propagated values do not change"
     assert child.context.id == shared.id
     assert span_tree(inner.batches[0]).startswith("root")
 
@@ -388,7 +388,7 @@ def programs(draw):
 
 
 def spans_of(traces):
-    """Make the spans, all ended; each with the number of its local trace."""
+    """Return finished spans, each with the number of its local trace."""
     memory = MemoryExporter()
     tracekit.configure(exporter=memory)
     caller = {bits: trace(bits) for bits in (LOW, HIGH)}  # several local roots in one trace
@@ -436,7 +436,7 @@ def test_a_local_trace_is_passed_on_whole_or_not_at_all_in_any_order_and_batches
         own = [span for span, of in made if of == number]
         outcomes = {id(span) in kept for span in own}
         assert len(outcomes) == 1
-        # What had an error and was connected with the root when that came has kept them all.
+        # An error that was connected with the root when the root arrived keeps the whole trace.
         position = {id(made[at][0]): place for place, at in enumerate(order)}
         root = own[0]
         by_id = {span.context.span_id: span for span in own}
@@ -473,13 +473,13 @@ def test_beyond_the_limits_every_span_is_passed_on_once_or_discarded(program, ma
     assert (account.queued, account.failed) == (0, 0)
     passed_on = [id(span) for batch in inner.batches for span in batch]
     assert len(set(passed_on)) == len(passed_on) == len(made) - account.unsampled
-    # Without errors the limits change nothing: what is decided early is decided alike.
+    # Without errors the limits change nothing: an early decision is the same.
     if not any(errors for _, _, errors in traces):
         by_randomness = sum(1 + len(parents) for bits, parents, _ in traces if bits >= sampler._threshold)
         assert len(passed_on) == by_randomness
 
 
-# ---- the exporter inside
+# ---- the inner exporter
 
 
 def test_spans_that_the_inner_exporter_rejects_are_counted_and_reported_once(caplog):
@@ -665,7 +665,7 @@ def test_a_spool_behind_it_starts_and_is_hurried(tmp_path):
 
 
 class Bad:
-    """No span: nothing of it can be looked at."""
+    """Not a span: every attribute access fails."""
 
 
 def test_a_span_that_cannot_be_inspected_does_not_lose_its_batch(caplog):
