@@ -27,8 +27,9 @@ def extensions() -> list[Extension]:
             )
             for source in map(Path, ["tracekit/_speedups.pyx", *modules()])
         ],
-        # Types are those of the .pxd files; annotations are for type checkers.
-        compiler_directives={"language_level": 3, "annotation_typing": False},
+        # Types are those of the .pxd files; annotations are for type checkers. What Cython pickles of its own accord may
+        # crash: it takes a pointer for text.
+        compiler_directives={"language_level": 3, "annotation_typing": False, "auto_pickle": False},
     )
     for extension in built:
         # Without a compiler the install goes on, plain; a release without its extensions is no release.

@@ -182,3 +182,6 @@ cdef class Octets:
     def __bytes__(self):
         """Return all that was written."""
         return PyBytes_FromStringAndSize(<const char*>self.start, self.size)
+
+    def __reduce__(self):
+        raise TypeError("octets that are being written cannot be pickled")

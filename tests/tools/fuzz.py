@@ -402,9 +402,10 @@ def check_format(name: str, make: Callable[[], Any], words: Any, verdicts: Count
     if not isinstance(read, tuple):
         return
     for formats in FORMATS.values():
-        formats[name].left_out = 0
+        if hasattr(formats[name], "left_out"):
+            formats[name].left_out = 0
     sent = _written(name, contexts, verdicts)
-    is_whole = _agreed(f"{name}.left_out", [formats[name].left_out for formats in FORMATS.values()]) == 0
+    is_whole = _agreed(f"{name}.left_out", [getattr(formats[name], "left_out", 0) for formats in FORMATS.values()]) == 0
     again = {twin: outcome(formats[name].read, sent) for twin, formats in FORMATS.items()}
     said = _agreed(f"{name}.read", (None if isinstance(found, str) else _said(found) for found in again.values()))
     wanted = _said(next(iter(contexts.values())))

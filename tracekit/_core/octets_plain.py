@@ -29,6 +29,9 @@ class Octets:
         """Return all that was written."""
         return bytes(self._octets)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("octets that are being written cannot be pickled")
+
     def open(self, tag: int) -> int:
         """Begin a nested message; ``close()`` takes the position that this returns."""
         self._octets.append(tag)

@@ -89,7 +89,7 @@ def _websocket_code(exc: BaseException) -> int | None:
     if disconnect is None or not _is(exc, disconnect):
         return None
     code = ask(_exit_code, exc)
-    return code if type(code) is int else None
+    return int.__int__(code) if issubclass(type(code), int) else None
 
 
 def _is_success(exc: BaseException) -> bool:
