@@ -2,30 +2,41 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard tracekit/_speedups*.p[yx][xi])
+# What is compiled: the codecs, and the Python files that have a .pxd.
+TYPES := $(wildcard tracekit/*.pxd tracekit/*/*.pxd)
+CODECS := $(wildcard tracekit/_speedups*.p[yx][xi])
+SOURCES := pyproject.toml setup.py $(CODECS) $(TYPES) $(wildcard $(TYPES:.pxd=.py))
 
 # Collectors that the tests send to, each with its own idea of what else it wants installed.
 AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test lint bench guarantees interop w3c collector faults fuzz asan wheel clean
+.PHONY: demo test test-fast lint bench guarantees interop w3c collector faults fuzz asan wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
 
-# Both twins at the same time; the plain one's report is shown when the compiled one's is complete.
+# The tests of one pass, which are the same in both implementations (tests/conftest.py) or build and install.
+ONCE := one_form or packaging
+
+# Two processes at a time: beside the tests of one pass, all others, plain and then compiled. Those reports come last.
 test: $(VENV)/test $(AGENT)/ready
 	@mkdir -p .cache
-	@TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "not packaging" >.cache/plain.log 2>&1 & plain=$$!; \
-	$(BIN)/python -m pytest; compiled=$$?; \
-	wait $$plain; status=$$?; cat .cache/plain.log; exit $$((compiled || status))
+	@{ TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "not ($(ONCE))"; plain=$$?; \
+	$(BIN)/python -m pytest -m "not ($(ONCE))"; exit $$((plain || $$?)); } >.cache/test.log 2>&1 & other=$$!; \
+	$(BIN)/python -m pytest -m "$(ONCE)"; once=$$?; \
+	wait $$other; status=$$?; cat .cache/test.log; exit $$((once || status))
+
+# The compiled implementation, without servers, processes and the tests that take long: under a minute, for while one types.
+test-fast: $(VENV)/test
+	$(BIN)/python -m pytest -q -m "not slow and not packaging"
 
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint tracekit/_speedups.pyx tracekit/_speedups_*.pxi
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint $(CODECS) $(TYPES)
 
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
@@ -38,16 +49,16 @@ interop: $(VENV)/test
 	TRACEKIT_INTEROP=1 $(BIN)/python -m pytest tests/interop
 
 w3c: $(VENV)/test
-	$(BIN)/python -m tests.w3c_harness
+	$(BIN)/python -m tests.tools.w3c_harness
 
 collector: $(VENV)/test $(PHOENIX)/ready
-	$(BIN)/python -m tests.phoenix $(PHOENIX)/bin/phoenix
+	$(BIN)/python -m tests.tools.phoenix $(PHOENIX)/bin/phoenix
 
 faults: $(VENV)/test
 	$(BIN)/python -m tests.faults
 
 fuzz: $(VENV)/test
-	$(BIN)/python -m tests.fuzz --inputs 1000000
+	$(BIN)/python -m tests.tools.fuzz --inputs 1000000
 
 asan: $(VENV)/test
 	$(BIN)/python -m tests.tools.asan
@@ -56,7 +67,8 @@ wheel: $(VENV)/test
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info tracekit/_speedups.c tracekit/_speedups*.so
+	rm -rf $(VENV) .cache build dist *.egg-info
+	find tracekit \( -name '*.so' -o -name '*.pyd' -o -name '*.c' \) -delete
 
 # One stamp an extra: installing again rebuilds the extension where a source of it has changed.
 $(VENV)/demo $(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip

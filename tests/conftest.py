@@ -1,17 +1,25 @@
-"""Fixtures that every test has: a clean slate, spans in memory, and both twins."""
+"""Fixtures of every test: a clean slate, spans in memory, both implementations; and the tests that one pass is enough for.
+
+``make test`` runs the suite twice, with the compiled implementation and with the plain one. Tests marked ``one_form`` are
+the same in both passes, so the plain pass deselects them: see ``ONE_FORM``.
+"""
 
 from __future__ import annotations
 
+import fnmatch
+import gc
 import os
+from pathlib import Path
 
 import pytest
 
 import tracekit
 from tracekit import _environment
+from tracekit._core import misuse
 from tracekit.testing import MemoryExporter
 
-from .backends import BACKENDS
-from .vectors import TWINS
+from .tools.backends import BACKENDS
+from .tools.forms import FORMS, Form
 
 pytest.register_assert_rewrite("tests.wire.vector_files")
 
@@ -23,10 +31,116 @@ for name in [
 ]:
     del os.environ[name]
 
+# A wrong argument is a mistake of the tests, here and in their processes, unless a test is about that.
+os.environ["TRACEKIT_STRICT"] = "1"
+misuse.set_strict(True)
 
-@pytest.fixture(params=[pytest.param(twin, id=name) for name, twin in TWINS.items()])
+
+# Files whose tests run in the compiled pass alone, by path, and the reason: what each tests has one source that is not
+# compiled, or is compared in both forms by the tests themselves. Spans, scopes, hand-offs, carriers and propagation run
+# in both passes. Cases parametrised with a ``Form``, such as those of the fixture ``twin``, are marked one by one.
+_EXPORTERS = (
+    "exporters read finished spans through public properties; their encoding, test_otlp_encoding.py, runs in both"
+)
+_PROGRAMS = "a command, a demo or a page: processes that start with the implementation that the install has"
+_BOTH = "drives both forms in one process, or compares them"
+ONE_FORM = {
+    "exporters/test_[!o]*.py": _EXPORTERS,
+    "exporters/test_otlp.py": _EXPORTERS,
+    "exporters/test_otlp_[!e]*.py": _EXPORTERS,
+    "exporters/test_outbox.py": _EXPORTERS,
+    "guarantees/test_scenario.py": "the judgement of trees, not the tracer",
+    "integrations/test_asgi_servers.py": "real servers around the middleware, which test_asgi.py runs in both forms",
+    "integrations/test_redaction.py": "text in, text out: the module is not compiled",
+    "interop/*": "headers of other libraries, read as those of tests/vectors/, which both forms read",
+    "test_api_fuzz.py": "hostile objects against the compiled modules: the plain form has no memory to corrupt",
+    "test_bench.py": "the benches measure both forms",
+    "test_cli*.py": _PROGRAMS,
+    "test_compiled.py": "reads the generated C",
+    "test_conform.py": _PROGRAMS,
+    "test_demo.py": _PROGRAMS,
+    "test_english.py": "reads sources",
+    "test_environment.py": "reads environment variables: the module is not compiled",
+    "test_examples.py": _PROGRAMS,
+    "test_fuzz.py": _BOTH,
+    "test_header.py": _PROGRAMS,
+    "test_pytest_plugin.py": "pytest in processes of its own; the plugin is not compiled",
+    "test_span_twins.py": _BOTH,
+    "test_stack.py": "texts of exceptions: the module is not compiled",
+    "test_structure.py": "reads sources and the documents",
+    "test_twins.py": _BOTH,
+    "test_wire_twins.py": _BOTH,
+}
+# Files that ``make test-fast`` leaves out, and the reason. It leaves out cases of the plain form, too.
+SLOW = dict.fromkeys(
+    [
+        "aio/test_to_process.py",
+        "exporters/test_[!c]*.py",
+        "integrations/test_asgi_servers.py",
+        "integrations/test_ends.py",
+        "integrations/test_httpx.py",
+        "interop/*",
+        "test_bench.py",
+        "test_cli*.py",
+        "test_conform.py",
+        "test_demo.py",
+        "test_environ.py",
+        "test_examples.py",
+        "test_header.py",
+        "test_processes.py",
+        "test_pytest_plugin.py",
+        "test_signals.py",
+        "test_structure.py",
+    ],
+    "servers and processes",
+) | dict.fromkeys(
+    [
+        "guarantees/*",
+        "test_api_fuzz.py",
+        "test_fuzz.py",
+        "test_sampling.py",
+        "test_scope_model.py",
+        "test_span_twins.py",
+        "test_stack.py",
+        "test_stress.py",
+        "test_tracer.py",
+        "test_twins.py",
+        "test_wire_twins.py",
+        "wire/test_limits.py",
+    ],
+    "many examples, or long waits",
+)
+_TESTS = Path(__file__).parent
+
+
+def _matches(path, patterns):
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        path = item.path.relative_to(_TESTS).as_posix()
+        callspec = getattr(item, "callspec", None)
+        has_form = callspec is not None and any(isinstance(value, Form) for value in callspec.params.values())
+        if has_form or _matches(path, ONE_FORM):
+            item.add_marker("one_form")
+        is_plain = has_form and FORMS["plain"] in callspec.params.values() and len(FORMS) > 1
+        if is_plain or _matches(path, SLOW):
+            item.add_marker("slow")
+
+
+def pytest_collection_finish(session):
+    """Exempt the collected tests from garbage collection: many tests collect, and thousands of items took 0.1 s each."""
+    if len(session.items) > 500:
+        import hypothesis  # noqa: F401  - it looks for referrers when it is imported, which a frozen object has none of
+
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(params=[pytest.param(form, id=name) for name, form in FORMS.items()])
 def twin(request):
-    """The module of one twin; for what is a pure function or a value of its own."""
+    """The modules of one implementation, for pure functions and values."""
     return request.param
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import tracekit
 
-from .vectors import TWINS
+from .tools.vectors import TWINS
 
 
 def run(program, **environ):

@@ -19,7 +19,7 @@ from tracekit.wire import b3
 from tracekit.wire.jaeger import JAEGER
 from tracekit.wire.w3c import TRACECONTEXT
 
-from .vectors import BAD_STATES, BAD_TRACEPARENTS, SPAN_ID, TRACE_ID, TRACEPARENT
+from .tools.vectors import BAD_STATES, BAD_TRACEPARENTS, SPAN_ID, TRACE_ID, TRACEPARENT
 
 PAIRS = [
     ("host", "shop.example"),
@@ -133,7 +133,7 @@ def test_a_context_is_found_in_every_shape_of_carrier(name):
 
 
 @pytest.mark.parametrize("name", CARRIERS)
-def test_a_field_that_came_twice_is_found_twice_or_joined_in_every_shape_of_carrier(twin, name):
+def test_a_repeated_field_is_found_twice_or_joined_in_every_shape_of_carrier(twin, name):
     carrier = CARRIERS[name]([("a", "1"), ("field", "x"), ("field", "y"), ("z", "2")])
     (found,) = twin.Sieve(("field",)).collect(carrier)
     assert (found if isinstance(found, list) else found.replace(" ", "").split(",")) == ["x", "y"]
@@ -172,12 +172,12 @@ def test_a_field_that_came_twice_is_found_twice_or_joined_in_every_shape_of_carr
         ([("k" * 1_000_000, "1")], [None, None]),
     ],
 )
-def test_collect_finds_names_in_any_case_and_passes_over_other_shapes(twin, carrier, found):
+def test_collect_finds_names_in_any_case_and_ignores_other_shapes(twin, carrier, found):
     assert twin.Sieve(("key", "other")).collect(carrier) == found
 
 
 @pytest.mark.parametrize("carrier", [None, 5, 1.5, True, object(), "traceparent", b"traceparent", len])
-def test_what_is_no_carrier_is_a_type_error_that_names_it(carrier):
+def test_extract_from_anything_else_is_a_type_error_that_names_it(carrier):
     with pytest.raises(TypeError, match=r"^carrier must be "):
         tracekit.extract(carrier)
 
@@ -212,12 +212,12 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_carrier_with_nothing_usable_gives_none(name):
+def test_a_carrier_without_valid_fields_gives_none(name):
     assert tracekit.extract(HOSTILE[name]) is None
 
 
 @pytest.mark.parametrize("name", BAD_TRACEPARENTS)
-def test_a_bad_traceparent_drops_the_tracestate_and_keeps_the_labels(name):
+def test_a_malformed_traceparent_drops_the_tracestate_and_keeps_the_labels(name):
     carrier = {"traceparent": BAD_TRACEPARENTS[name][0], "tracestate": "foo=1"}
     assert tracekit.extract(carrier) is None
     context = tracekit.extract({**carrier, "baggage": "plan=pro"})
@@ -226,7 +226,7 @@ def test_a_bad_traceparent_drops_the_tracestate_and_keeps_the_labels(name):
 
 
 @pytest.mark.parametrize("name", BAD_STATES)
-def test_a_bad_tracestate_costs_neither_traceparent_nor_labels(name):
+def test_a_malformed_tracestate_affects_neither_traceparent_nor_labels(name):
     carrier = {"traceparent": TRACEPARENT, "tracestate": BAD_STATES[name][0], "baggage": "plan=pro"}
     context = tracekit.extract(carrier)
     assert context == SpanContext(TRACE_ID, SPAN_ID, 1, labels=Labels({"plan": "pro"}), is_remote=True)
@@ -250,7 +250,7 @@ def test_a_span_under_labels_only_is_a_root_that_keeps_them(exporter):
     assert exporter.spans == [two, one]
 
 
-def test_a_hostile_carrier_is_the_only_thing_that_suffers(exporter):
+def test_a_hostile_carrier_starts_a_new_trace(exporter):
     for carrier in HOSTILE.values():
         with tracekit.span("request", parent=tracekit.extract(carrier) or tracekit.ROOT) as span:
             headers = tracekit.inject({})
@@ -307,20 +307,29 @@ def test_inject_replaces_stale_fields_in_every_shape_of_carrier(name):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_inject_takes_out_a_stale_tracestate_where_there_is_none(name):
+def test_inject_removes_a_stale_tracestate(name):
     carrier = TARGETS[name]()
     tracekit.inject(carrier, CONTEXT.replace(state=TraceState(), labels=Labels()))
     assert [pair for pair in _texts(carrier) if pair[0].startswith("trace")] == [("traceparent", TRACEPARENT)]
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_put_of_none_takes_a_field_out_in_any_case_and_leaves_the_rest(twin, name):
+def test_put_of_none_removes_a_field_in_any_case_and_keeps_the_rest(twin, name):
     carrier = TARGETS[name]()
     rest = [pair for pair in _texts(carrier) if pair[0] != "traceparent"]
     twin.put(carrier, "traceparent", None)
     assert _texts(carrier) == rest
     twin.put(carrier, "traceparent", None)
     assert _texts(carrier) == rest
+
+
+@pytest.mark.parametrize("name", [None, 5, b"name", object()])
+@pytest.mark.parametrize("carrier", [{}, {"a": "b"}, [], [("a", "b")], UserDict()])
+def test_put_without_a_name_is_a_type_error(twin, carrier, name):
+    before = carrier.copy()
+    with pytest.raises(TypeError):
+        twin.put(carrier, name, "text")
+    assert carrier == before
 
 
 def test_a_list_of_bytes_pairs_gets_bytes_and_every_other_list_text(twin):
@@ -337,7 +346,7 @@ def test_a_list_of_bytes_pairs_gets_bytes_and_every_other_list_text(twin):
         assert len(carrier) == 1 + (carrier[0] != added)
 
 
-def test_whatever_else_a_list_holds_stays_the_same_objects(twin):
+def test_other_items_of_a_list_stay_the_same_objects(twin):
     others = [("a", object()), ["b", 1], ("c", None, "more"), ([], "x")]
     carrier = [*others, ("Name", "old")]
     twin.put(carrier, "name", "v")
@@ -348,18 +357,18 @@ def test_whatever_else_a_list_holds_stays_the_same_objects(twin):
 @pytest.mark.parametrize(
     "carrier", [None, 5, "text", b"bytes", (), (("a", "b"),), frozenset(), object(), [1], [None], [()], iter([])]
 )
-def test_what_cannot_be_written_to_is_a_type_error_that_names_it(carrier):
+def test_an_unwritable_carrier_is_a_type_error_that_names_it(carrier):
     with pytest.raises(TypeError, match=r"^carrier must be "):
         tracekit.inject(carrier, CONTEXT)
 
 
 @pytest.mark.parametrize("context", [5, "00-1-2-3", b"", {}, Labels()])
-def test_inject_of_what_is_no_context_is_a_type_error_that_names_it(context):
+def test_inject_of_anything_but_a_context_is_a_type_error_that_names_it(context):
     with pytest.raises(TypeError, match=r"^context must be "):
         tracekit.inject({}, context)
 
 
-def test_inject_writes_what_is_current_or_a_span_or_nothing(exporter):
+def test_inject_writes_the_current_context_or_a_span_or_nothing(exporter):
     carrier = {"traceparent": "mine"}
     assert tracekit.inject(carrier) is carrier
     assert carrier == {"traceparent": "mine"}
@@ -376,7 +385,7 @@ def test_labels_alone_write_baggage_alone():
         assert tracekit.inject([]) == [("baggage", "plan=pro")]
 
 
-def test_a_baggage_field_of_the_program_s_own_stays_where_there_are_no_labels():
+def test_a_baggage_field_set_by_the_program_stays_without_labels():
     own = {"baggage": "own=1"}
     assert tracekit.inject(dict(own), CONTEXT.replace(labels=Labels()))["baggage"] == "own=1"
     assert tracekit.inject(dict(own), CONTEXT)["baggage"] == "plan=pro,user=Am%C3%A9lie"
@@ -420,7 +429,7 @@ def test_no_label_splits_a_header(text, is_bytes):
 
 
 class Attack:
-    """Empty the carrier, and fail, when a method of a hostile object runs."""
+    """Called by every method of a hostile object: empties the carrier and fails."""
 
     def __init__(self):
         self.carrier = None
@@ -437,7 +446,7 @@ _NEEDED = {"__new__", "__init__", "__init_subclass__", "__subclasshook__", "__cl
 
 
 def _hostile(content, attack):
-    """Return *content* as a subclass of its type whose methods all run *attack*, and which claims another type."""
+    """Return *content* as a subclass of its type in which all methods, and ``__class__``, call *attack*."""
     base = type(content)
     methods = {name: (lambda *_, **__: attack()) for name in dir(base) if name not in _NEEDED}
     methods |= {"__hash__": base.__hash__, "__class__": property(lambda _: attack())}
@@ -521,7 +530,7 @@ def test_no_method_of_a_name_or_value_runs_while_a_field_is_put(twin, shape, pla
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("formats", [None, [TRACECONTEXT], [b3.SINGLE, TRACECONTEXT, JAEGER]])
-def test_a_hostile_name_or_value_costs_extract_and_inject_nothing(shape, place, formats):
+def test_a_hostile_name_or_value_does_not_affect_extract_and_inject(shape, place, formats):
     tracekit.configure(formats=formats)
     carrier, attack = _attacked(shape, place, "Traceparent", TRACEPARENT)
     assert tracekit.extract(carrier).trace_id == TRACE_ID
@@ -531,7 +540,7 @@ def test_a_hostile_name_or_value_costs_extract_and_inject_nothing(shape, place, 
 
 
 class Finalised:
-    """Garbage that empties a carrier when it is collected, and takes the memory that is free then."""
+    """Garbage that empties a carrier when it is collected, and reuses the freed memory."""
 
     def __init__(self, carrier):
         self.carrier = carrier
@@ -544,12 +553,12 @@ class Finalised:
 
 @contextlib.contextmanager
 def _emptied_after(allocations, carrier):
-    """Let the garbage collector empty *carrier* after so many *allocations* of what it tracks."""
+    """Make the garbage collector empty *carrier* after *allocations* tracked objects."""
     before = gc.get_threshold()
     gc.disable()
-    # CPython allocates nothing while it has lists, tuples and dicts of before at hand.
+    # Empty CPython's free lists, because objects from them do not count as allocations.
     held = [[[], {}, (number,), (number, number)] for number in range(2100)]
-    gc.freeze()  # all other objects, so that a collection is short
+    gc.freeze()  # exclude all other objects, so that a collection is quick
     Finalised(carrier)
     gc.set_threshold(allocations)
     gc.enable()
@@ -561,7 +570,7 @@ def _emptied_after(allocations, carrier):
         held.clear()
 
 
-def test_the_carrier_of_the_next_test_is_emptied():
+def test_the_garbage_collector_empties_the_carrier_of_the_next_test():
     carrier = {"key": "1"}
     with _emptied_after(1, carrier):
         lists = [[], [], []]
@@ -570,8 +579,8 @@ def test_the_carrier_of_the_next_test_is_emptied():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("work", ["collect", "sift", "put", "take out"])
-def test_a_finaliser_that_changes_the_carrier_ends_the_walk_at_most(twin, shape, work):
-    """Only CPython 3.11 collects garbage in the middle of an allocation; later ones do between two bytecodes."""
+def test_a_finaliser_that_changes_the_carrier_at_most_ends_the_walk(twin, shape, work):
+    """CPython 3.11 collects garbage during an allocation; later versions only between two bytecodes."""
     sieve = twin.Sieve(("key",), ("other-",))
     for allocations in range(1, 40):
         names = [("key", "Key", "kEy", f"other-{number}")[number % 4] for number in range(32)]
@@ -606,7 +615,7 @@ def test_a_mapping_s_own_iterator_may_change_the_dict_behind_it(twin, work):
         assert twin.Sieve(("key",)).sift(carrier) == {"key": ["2", "3"]}
 
 
-def test_a_name_that_cannot_be_taken_out_stays_and_costs_no_other(twin):
+def test_a_name_that_cannot_be_removed_stays_and_affects_no_other(twin):
     class Stuck(UserDict):
         def __delitem__(self, key):
             raise RuntimeError("stuck")
@@ -682,12 +691,12 @@ def test_configure_rejects_fields_that_are_not_lower_case_ascii_and_names_the_fo
     for formats in ([format], [TRACECONTEXT, format]):
         with pytest.raises(ValueError, match=rf"^format 'custom': {parameter} must be 1 to 256 lower-case ASCII"):
             tracekit.configure(formats=formats)
-    assert list(tracekit.inject({}, CONTEXT)) == ["b3"]  # the earlier formats stay
+    assert list(tracekit.inject({}, CONTEXT)) == ["b3"]  # the earlier formats are still in use
 
 
 @pytest.mark.parametrize("fields", [None, 5, "traceparent", ["x-custom"], {"x-custom"}, (5,), (b"x-custom",)])
 @pytest.mark.parametrize("parameter", ["fields", "prefixes"])
-def test_configure_rejects_fields_that_are_no_tuple_of_str_and_names_the_format(parameter, fields):
+def test_configure_rejects_fields_other_than_tuples_of_str_and_names_the_format(parameter, fields):
     format = Custom()
     setattr(format, parameter, fields)
     with pytest.raises(TypeError, match=rf"^format 'custom': {parameter} must be "):
@@ -695,7 +704,7 @@ def test_configure_rejects_fields_that_are_no_tuple_of_str_and_names_the_format(
 
 
 class Twice:
-    """A pair that is longer each time it is asked, up to far more than a label may be."""
+    """A pair that is longer at each iteration, beyond the limit of a label."""
 
     def __init__(self):
         self.asked = 0
@@ -724,18 +733,18 @@ class Twice:
         [None],
     ],
 )
-def test_baggage_is_made_of_exact_tuples_of_text_only(twin, members):
+def test_baggage_requires_exact_tuples_of_text(twin, members):
     with pytest.raises(TypeError):
         twin.format_baggage(members)
 
 
 @pytest.mark.parametrize("member", [None, [1, 2, ()], ["k", "v"], (), ("k",), ("k", "v"), "kv", 5, ("k", "v", None)])
-def test_a_view_of_labels_is_made_of_exact_tuples_only(twin, member):
+def test_a_view_of_labels_requires_exact_tuples(twin, member):
     with pytest.raises(TypeError):
         twin.view_members((("a", "b", ()), member))
 
 
-def test_baggage_takes_subclasses_of_str_for_the_text_that_they_are(twin):
+def test_baggage_reads_subclasses_of_str_as_str(twin):
     attack = Attack()
     hostile = [_hostile(text, attack) for text in ("k", "v\xe9\udc80", "p", "w")]
     assert twin.format_baggage([(*hostile[:2], (tuple(hostile[2:]),))]) == ("k=v%C3%A9%EF%BF%BD;p=w", 1)

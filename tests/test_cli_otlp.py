@@ -8,6 +8,7 @@ import pytest
 
 import tracekit
 from tracekit.cli.main import main
+from tracekit.exporters._otlp.outbox import Outbox
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.testing import MemoryExporter
 
@@ -123,11 +124,20 @@ def test_spool_says_what_became_of_every_span(spool, capsys):
     ]
 
 
+def test_spool_says_what_was_set_aside(tmp_path, capsys):
+    outbox = Outbox(tmp_path / "spool.db")
+    outbox.put(b"", spans=7, content_type="", content_encoding="")
+    outbox._file._connection.execute("INSERT INTO leases SELECT id, 1, 0, 0, 32, 0, 1 FROM batches")
+    outbox.close()
+    assert main(["spool", str(tmp_path / "spool.db")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ["aside", "7", "spans"]
+
+
 def test_spool_as_json_is_the_ledger_and_nothing_else(spool, capsys):
     assert main(["spool", str(spool), "--json"]) == 0
     ledger = json.loads(capsys.readouterr().out)
     assert ledger.pop("waiting_bytes") > 0
-    assert ledger == {"put": 8, "sent": 2, "rejected": 1, "evicted": 0, "waiting": 5}
+    assert ledger == {"put": 8, "sent": 2, "rejected": 1, "evicted": 0, "waiting": 5, "aside": 0}
 
 
 def test_a_spool_that_is_not_there_is_one_line_and_not_made(tmp_path, capsys):

@@ -30,7 +30,7 @@ from tracekit.integrations.asgi import TraceMiddleware
 from tracekit.integrations.httpx import AsyncTraceTransport
 
 from .integrations.servers import SERVERS, serve
-from .w3c_harness import application, count
+from .tools.w3c_harness import application, count
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 FRESH = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03"

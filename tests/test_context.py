@@ -13,7 +13,7 @@ import pytest
 from tracekit import FormatError, Labels, TraceState, _current
 from tracekit._core import context as context_module
 
-from .vectors import SPAN_ID, TRACE_ID
+from .tools.vectors import SPAN_ID, TRACE_ID
 
 STATE = TraceState.parse("foo=1, bar=2")
 LABELS = Labels.parse("user=Am%C3%A9lie;ttl=3;x,plan=pro,plan=free")

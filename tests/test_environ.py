@@ -14,7 +14,7 @@ from tracekit import _propagation
 from tracekit.processes import environ
 from tracekit.testing import MemoryExporter, span_tree
 
-from .vectors import BAD_TRACEPARENTS, SPAN_ID, TRACE_ID, TRACEPARENT, UNSAMPLED
+from .tools.vectors import BAD_TRACEPARENTS, SPAN_ID, TRACE_ID, TRACEPARENT, UNSAMPLED
 
 PROGRAM = """
     import sys

@@ -24,6 +24,7 @@ from tracekit._core.buffer import buffer
 from tracekit.cli.main import main
 from tracekit.exporters._otlp.settings import otlp_settings, without_secrets
 from tracekit.exporters.sqlite import SQLiteExporter
+from tracekit.integrations._peers import Peers
 from tracekit.testing import MemoryExporter
 from tracekit.wire import b3, w3c
 
@@ -441,6 +442,17 @@ def test_an_environment_that_is_given_is_the_exporters_too(otlp, monkeypatch):
     assert in_use().settings == {"endpoint": "http://other/v1/traces"}
 
 
+@pytest.mark.parametrize(("name", "protocol"), [("otlp_proto_http", "http/protobuf"), ("OTLP_proto_grpc", "grpc")])
+def test_the_names_of_opentelemetrys_own_exporters_fix_the_protocol(name, protocol, otlp, caplog):
+    environ = {"OTEL_TRACES_EXPORTER": name, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json", **ENDPOINT}
+    tracekit.configure(environ=environ)
+    assert in_use().arguments == {"environ": environ, "protocol": protocol}
+    assert in_use().settings["endpoint"] == ("http://collector:4318" + "/v1/traces" * (protocol != "grpc"))
+    tracekit.configure(environ={"OTEL_TRACES_EXPORTER": f"{name},console"})
+    assert type(in_use()).__name__ == "OTLPExporter"
+    assert said(caplog) == [f"OTEL_TRACES_EXPORTER names 'console', {OF}; {name.lower()} is used"]
+
+
 def test_without_what_otlp_needs_one_warning_says_what_to_install(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "tracekit.exporters.otlp", None)
     tracekit.configure(environ=ENDPOINT)
@@ -720,6 +732,9 @@ def test_the_page_names_every_variable_that_is_read():
     ):
         tracekit.configure(environ=Noting(environ))
         otlp_settings(Noting(environ))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.environ", Noting())
+        Peers()
     page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:OTEL|TRACEKIT)_[A-Z_]+)`", page.partition("## Not read")[0]))
     assert {name.replace("_OTLP_TRACES_", "_OTLP_") for name in asked} == named - {f"{P}TRACES_ENDPOINT"}

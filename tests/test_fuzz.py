@@ -9,7 +9,7 @@ import pytest
 from tracekit import _propagation, wire
 from tracekit._core.codecs import Sieve
 
-from . import fuzz
+from .tools import fuzz
 
 
 def test_20000_mutated_carriers_get_the_same_verdict_from_both_twins_and_never_an_error():
@@ -70,7 +70,7 @@ def test_a_twin_that_differs_is_found_out(monkeypatch, name, fault):
     monkeypatch.setattr(fuzz, "TWINS", {"plain": fuzz.TWINS["plain"], "faulty": faulty})
     with pytest.raises(fuzz.Mismatch) as caught:
         fuzz.run(seed=2, inputs=5_000)
-    assert "again: python -m tests.fuzz --seed 2 --first " in caught.value.__notes__[0]
+    assert "again: python -m tests.tools.fuzz --seed 2 --first " in caught.value.__notes__[0]
 
 
 class Faulty:
@@ -142,7 +142,7 @@ def test_a_fault_of_a_format_is_found_out(monkeypatch, twins, faults):
     monkeypatch.setattr(fuzz, "NAMES", ["xray"])
     with pytest.raises(fuzz.Mismatch, match=r"xray|an illegal header|_and_raise") as caught:
         fuzz.run(seed=2, inputs=2_000)
-    assert "again: python -m tests.fuzz --seed 2 --first " in caught.value.__notes__[0]
+    assert "again: python -m tests.tools.fuzz --seed 2 --first " in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS[:3])

@@ -774,7 +774,7 @@ SHOWN = re.findall(r"^\$ ([^\n]*tracekit header[^\n]*)\n((?:(?!\$ |```).*\n)*)",
 def test_the_page_has_every_format_with_its_fields():
     rows = {
         row[0]: set(re.findall(r"`([\w*-]+)`", row[1]))
-        for row in re.findall(r"^\| `(\w[\w-]*)` \| (.*?) \|", PAGE.partition("## What it costs")[0], re.MULTILINE)
+        for row in re.findall(r"^\| `(\w[\w-]*)` \| (.*?) \|", PAGE.partition("## Cost")[0], re.MULTILINE)
     }
     assert rows.pop("environ") == {"TRACEPARENT", "TRACESTATE", "BAGGAGE"}
     fields = {
@@ -810,7 +810,7 @@ def test_the_page_names_every_count():
 
 
 def test_the_page_names_every_name_of_the_environment():
-    (line,) = re.findall(r"^`OTEL_PROPAGATORS` has the names (.*)\.$", PAGE, re.MULTILINE)
+    (line,) = re.findall(r"^The names in `OTEL_PROPAGATORS` are (.*)\.$", PAGE, re.MULTILINE)
     assert re.findall(r"`(\w+)`", line) == [*_NAMES, "none"]
 
 

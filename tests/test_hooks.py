@@ -31,7 +31,7 @@ import tracekit
 import tracekit.threads
 from tracekit.testing import MemoryExporter, recording, span_tree
 
-from .backends import BACKENDS
+from .tools.backends import BACKENDS
 
 flavour = contextvars.ContextVar("flavour", default="plain")
 
@@ -246,6 +246,7 @@ def test_the_trace_alone_travels(hand_over):
     assert found == [(span.context, "plain")]
 
 
+@pytest.mark.slow  # collects garbage many times
 @pytest.mark.usefixtures("hooks")
 @each_hand_off
 def test_a_span_is_let_go_when_it_has_ended(hand_over):

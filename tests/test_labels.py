@@ -13,7 +13,7 @@ import tracekit
 from tracekit import Labels
 from tracekit._core.labels import NO_LABELS
 
-from .vectors import BAGGAGE, BAGGAGE_64, BAGGAGE_512, BAGGAGE_8192, TRACEPARENT, TWINS
+from .tools.vectors import BAGGAGE, BAGGAGE_64, BAGGAGE_512, BAGGAGE_8192, TRACEPARENT, TWINS
 
 TOKEN = "!#$%&'*+-.^_`|~" + string.digits + string.ascii_letters
 SPECIAL = "\t \"';=asdf!@#$%^&*()"

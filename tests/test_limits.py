@@ -1,4 +1,4 @@
-"""Every documented limit on values and exceptions, a row each: a probe at the limit, and one beyond it."""
+"""Every documented limit, a row each: a probe at the limit, and one beyond it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import linecache
 import logging
 import re
+import threading
 
 import pytest
 
@@ -14,6 +15,7 @@ from tracekit._core import attributes
 from tracekit._core.attributes import clean, int_text
 from tracekit._core.outcome import mark_recorded, outcome_of
 from tracekit._core.stack import message_of, stack_of
+from tracekit.exporters.sqlite import SQLiteExporter
 from tracekit.testing import MemoryExporter
 
 from .test_stack import chain, deep, frames_of, noted
@@ -174,8 +176,223 @@ def stack_length(frames):
     return len(text) <= 16384, len(text) > 15_500, span.truncated_values
 
 
+# ---- spans
+
+
+def recorded(**options):
+    tracekit.configure(exporter=MemoryExporter(), **options)
+    return tracekit.span("job")
+
+
+def attributes_of_span(count):
+    with recorded() as span:
+        for number in range(count):
+            span.set_attribute(f"key{number}", number)
+    return len(span.attributes), span.dropped_attributes
+
+
+def attributes_at_start(count):
+    tracekit.configure(exporter=MemoryExporter())
+    with tracekit.span("job", attributes={f"key{number}": number for number in range(count)}) as span:
+        return len(span.attributes), span.dropped_attributes
+
+
+def attributes_of_event(count):
+    with recorded() as span:
+        span.add_event("event", {f"key{number}": number for number in range(count)})
+    return len(span.events[0].attributes), span.dropped_attributes
+
+
+def events_of_span(count):
+    with recorded() as span:
+        for _ in range(count):
+            span.add_event("event")
+    return len(span.events), span.dropped_events
+
+
+def links_of_span(count):
+    with recorded() as span:
+        for number in range(count):
+            span.add_link(tracekit.SpanContext(TRACE, f"{number + 1:016x}"))
+    return len(span.links), span.dropped_links
+
+
+def limit_of_limits(number):
+    return error(lambda: tracekit.configure(limits=tracekit.Limits(attributes=number)))
+
+
+# ---- what is propagated
+
+
+def error(call):
+    """Return the name of the error that *call* raises, or None."""
+    try:
+        call()
+    except (ValueError, tracekit.FormatError) as exc:
+        return type(exc).__name__
+    return None
+
+
+def state_members(count):
+    return error(lambda: tracekit.TraceState({f"k{number}": "v" for number in range(count)}))
+
+
+def state_members_parsed(count):
+    return error(lambda: tracekit.TraceState.parse(",".join(f"k{number}=v" for number in range(count))))
+
+
+def state_key(length):
+    return error(lambda: tracekit.TraceState({"k" * length: "v"}))
+
+
+def state_value(length):
+    return error(lambda: tracekit.TraceState({"k": "v" * length}))
+
+
+def state_text(length):
+    return error(lambda: tracekit.TraceState.parse("k=v".ljust(length - 1, ",") + "\t"))
+
+
+def label_count(count):
+    labels = tracekit.Labels({f"k{number}": "v" for number in range(count)})
+    return len(labels), labels.dropped
+
+
+def label_bytes(length):
+    labels = tracekit.Labels({"k": "v" * (length - 2)})
+    return len(labels), labels.dropped
+
+
+def label_bytes_parsed(length):
+    labels = tracekit.Labels.parse("k=" + "v" * (length - 2))
+    return len(labels), labels.dropped
+
+
+# ---- the pipeline
+
+
+class Gate:
+    """An exporter that keeps each batch's size, and hangs until ``release`` is set."""
+
+    def __init__(self):
+        self.entered, self.release = threading.Event(), threading.Event()
+        self.sizes = []
+
+    def export(self, spans):
+        self.entered.set()
+        assert self.release.wait(20)
+        self.sizes.append(len(spans))
+
+    def shutdown(self):
+        pass
+
+
+def end(spans):
+    for _ in range(spans):
+        tracekit.span("job").end()
+
+
+def waiting(spans, **options):
+    """Return the exporter and the number of spans dropped of so many that end while one is in the exporter's hands."""
+    gate = Gate()
+    tracekit.configure(exporter=gate, export_interval_s=0.01, **options)
+    end(1)
+    assert gate.entered.wait(20)
+    dropped = tracekit.statistics().dropped
+    end(spans)
+    dropped = tracekit.statistics().dropped - dropped
+    gate.release.set()
+    assert tracekit.flush(20)
+    return gate, dropped
+
+
+def spans_waiting(spans):
+    return waiting(spans)[1]
+
+
+def spans_waiting_of_buffer(spans):
+    return waiting(spans, buffer_size=10)[1]
+
+
+def batches(spans):
+    return waiting(spans)[0].sizes
+
+
+def batches_of_size(spans):
+    return waiting(spans, batch_size=3)[0].sizes
+
+
+def buffer_size(size):
+    return error(lambda: tracekit.configure(exporter=MemoryExporter(), buffer_size=size))
+
+
+def batch_size(size):
+    return error(lambda: tracekit.configure(exporter=MemoryExporter(), batch_size=size))
+
+
+def export_interval_s(seconds):
+    return error(lambda: tracekit.configure(exporter=MemoryExporter(), export_interval_s=seconds))
+
+
+# ---- the SQLite file
+
+
+def stored(tmp_path, finish, name="job"):
+    """Return the stored form of a span that *finish* was called with."""
+    exporter = SQLiteExporter(tmp_path / "spans.db", max_bytes=1 << 20)
+    tracekit.configure(exporter=exporter, limits=tracekit.Limits(value_length=10_000))
+    with tracekit.span(name) as span:
+        finish(span)
+    try:
+        return exporter.probe(span)
+    finally:
+        exporter.shutdown()
+
+
+def least_bytes(tmp_path, size):
+    return error(lambda: SQLiteExporter(tmp_path / "spans.db", max_bytes=size))
+
+
+def stored_name(tmp_path, length):
+    return len(stored(tmp_path, tracekit.Span.end, "n" * length).name)
+
+
+def stored_description(tmp_path, length):
+    return len(stored(tmp_path, lambda span: span.set_status("error", "d" * length)).description)
+
+
+def stored_attributes(tmp_path, size):
+    """Whether attributes are kept of a span with so many octets of them; 1 MiB / 32 is 32 KiB for the whole span."""
+    values = [4000] * (size // 4000)
+    span = stored(tmp_path, lambda span: [span.set_attribute(str(n), "x" * v) for n, v in enumerate(values)])
+    return bool(span.attributes), span.dropped_attributes
+
+
 # The limit, the probe, and the result at the limit and beyond it.
 LIMITS = [
+    ("attributes of a span", attributes_of_span, (128, (128, 0)), (129, (128, 1))),
+    ("attributes given at the start", attributes_at_start, (128, (128, 0)), (129, (128, 1))),
+    ("attributes of an event", attributes_of_event, (128, (128, 0)), (129, (128, 1))),
+    ("events of a span", events_of_span, (128, (128, 0)), (129, (128, 1))),
+    ("links of a span", links_of_span, (128, (128, 0)), (129, (128, 1))),
+    ("the largest number in Limits", limit_of_limits, (1 << 31, None), ((1 << 31) + 1, "ValueError")),
+    ("members of a tracestate", state_members, (32, None), (33, "ValueError")),
+    ("members of a tracestate that is parsed", state_members_parsed, (32, None), (33, "FormatError")),
+    ("characters of a tracestate key", state_key, (256, None), (257, "ValueError")),
+    ("characters of a tracestate value", state_value, (256, None), (257, "ValueError")),
+    ("characters of a tracestate", state_text, (16447, None), (16448, "FormatError")),
+    ("labels", label_count, (64, (64, 0)), (65, (64, 1))),
+    ("octets of labels", label_bytes, (8192, (1, 0)), (8193, (0, 1))),
+    ("octets of labels that are parsed", label_bytes_parsed, (8192, (1, 0)), (8193, (0, 1))),
+    ("spans in the buffer", spans_waiting, (16384, 0), (16385, 1)),
+    ("spans in the buffer, buffer_size=", spans_waiting_of_buffer, (10, 0), (11, 1)),
+    ("spans of a batch", batches, (2048, [1, 2048]), (2049, [1, 2048, 1])),
+    ("spans of a batch, batch_size=", batches_of_size, (3, [1, 3]), (4, [1, 3, 1])),
+    ("the least buffer_size", buffer_size, (2, None), (1, "ValueError")),
+    ("the largest buffer_size", buffer_size, (1 << 24, None), ((1 << 24) + 1, "ValueError")),
+    ("the least batch_size", batch_size, (1, None), (0, "ValueError")),
+    ("the largest batch_size", batch_size, (1 << 24, None), ((1 << 24) + 1, "ValueError")),
+    ("the longest export_interval_s", export_interval_s, (3600, None), (3600.1, "ValueError")),
     ("levels of a value", depth_of_value, (3, "innermost"), (4, "cut")),
     ("elements of a value, times its limit", elements_of_value, (8, 80), (9, 80)),
     ("characters of a value, times its limit", characters_of_value, (6, 600), (7, 640)),
@@ -212,6 +429,19 @@ def test_files_and_octets_read_for_a_stack_trace_are_bounded(sizes, read, tmp_pa
     known = dict.fromkeys([__file__, frames_of.__code__.co_filename], (1, None, [], __file__))
     monkeypatch.setattr(linecache, "cache", known)
     assert files_read(tmp_path, *sizes) == read
+
+
+STORE = [
+    ("the least max_bytes", least_bytes, (1 << 20, None), ((1 << 20) - 1, "ValueError")),
+    ("characters of a stored name", stored_name, (4096, 4096), (4097, 4096)),
+    ("characters of a stored description", stored_description, (4096, 4096), (4097, 4096)),
+    ("octets of a stored span", stored_attributes, (28_000, (True, 0)), (36_000, (False, 9))),
+]
+
+
+@pytest.mark.parametrize(("probe", "at", "beyond"), [row[1:] for row in STORE], ids=[row[0] for row in STORE])
+def test_the_limit_of_the_sqlite_file_is_as_documented(tmp_path, probe, at, beyond):
+    assert (probe(tmp_path, at[0]), probe(tmp_path, beyond[0])) == (at[1], beyond[1])
 
 
 def test_the_limits_of_a_span_have_their_documented_defaults():

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 import tracekit
 from tracekit import Account, _configure
-from tracekit.testing import MemoryExporter
+from tracekit._export import pipeline
+from tracekit.testing import MemoryExporter, recording
 
 LONG = 3600  # an interval that no test waits for
 
@@ -27,6 +30,10 @@ def until(is_so):
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def lines(caplog):
+    return [record.getMessage() for record in caplog.records]
 
 
 class Balance:
@@ -502,15 +509,359 @@ def test_an_exporter_that_is_used_again_does_not_count_twice():
     assert (balance.exported, balance.failed) == (5, 1)
 
 
-@pytest.mark.parametrize("account", [lambda: 1 / 0, lambda: 5, lambda: (1, 2, 3, 4)])
-def test_an_account_that_is_none_counts_as_empty(account):
+def exit_now():
+    raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        lambda: 1 / 0,
+        exit_now,
+        lambda: 5,
+        lambda: None,
+        lambda: (1, 2, 3, 4),
+        lambda: ("a", "b", "c"),
+        lambda: Account(queued="1"),
+        lambda: Account(failed=None),
+        lambda: Account(unsampled=1.5),
+        lambda: Account(failed=float("nan")),
+        lambda: Account(queued=float("inf")),
+        lambda: Account(failed=-1),
+        5,
+    ],
+)
+def test_an_account_that_is_none_is_ignored(account, caplog):
     exporter = MemoryExporter()
     exporter.account = account
     tracekit.configure(exporter=exporter, export_interval_s=LONG)
     balance = Balance()
-    end(2)
+    for _ in range(2):
+        end(2)
+        assert tracekit.flush()
+    assert (balance.exported, balance.failed, balance.queued) == (4, 0, 0)
+    assert [line for line in lines(caplog) if "account() of MemoryExporter is ignored" in line] == lines(caplog)
+    assert len(lines(caplog)) == 1
+
+
+@pytest.mark.parametrize(
+    ("account", "counts"),
+    [
+        (Account(failed=100), (0, 4, 0, 0)),
+        (Account(unsampled=100), (0, 0, 4, 0)),
+        (Account(queued=100), (0, 0, 0, 4)),
+        (Account(3, 3, 3), (0, 3, 1, 0)),
+        (Account(1 << 70, 1 << 70, 1 << 70), (0, 4, 0, 0)),
+        (Account(1, True, 1), (1, 1, 1, 1)),
+    ],
+)
+def test_an_account_of_more_than_was_taken_makes_no_number_negative(account, counts):
+    exporter = MemoryExporter()
+    tracekit.configure(exporter=exporter, export_interval_s=LONG)
+    exporter.account = lambda: account
+    balance = Balance()
+    end(4)
     assert tracekit.flush()
-    assert (balance.exported, balance.failed) == (2, 0)
+    assert (balance.exported, balance.failed, balance.unsampled, balance.queued) == counts
+    assert tracekit.shutdown()
+    assert (balance.exported, balance.failed, balance.unsampled, balance.queued) == (
+        counts[0],
+        counts[1] + counts[3],
+        counts[2],
+        0,
+    )
+
+
+def test_an_account_that_takes_its_time_does_not_stop_statistics():
+    exporter = MemoryExporter()
+    tracekit.configure(exporter=exporter, export_interval_s=0.001)
+    asked, answer = threading.Event(), threading.Event()
+
+    def account():
+        asked.set()
+        assert answer.wait(20)
+        return Account()
+
+    exporter.account = account
+    end(3)
+    assert asked.wait(20)
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(tracekit.statistics()), daemon=True)
+    thread.start()
+    thread.join(20)
+    answer.set()
+    assert seen
+
+
+# ---- an exporter that changes what it is handed
+
+
+@pytest.mark.parametrize("change", [list.clear, lambda spans: spans.pop(), lambda spans: spans.extend(spans)])
+@pytest.mark.parametrize("error", [None, ValueError("down")])
+def test_what_was_handed_over_counts_whatever_comes_back(change, error):
+    class Changes(MemoryExporter):
+        def export(self, spans):
+            change(spans)
+            if error is not None:
+                raise error
+
+    tracekit.configure(exporter=Changes(), export_interval_s=LONG, batch_size=3)
+    balance = Balance()
+    end(5)
+    assert tracekit.flush()
+    assert (balance.exported, balance.failed, balance.queued) == ((0, 5, 0) if error else (5, 0, 0))
+
+
+# ---- the thread survives everything
+
+
+class Metaclass(type):
+    @property
+    def __name__(cls):
+        raise KeyboardInterrupt
+
+
+class Nameless(Exception, metaclass=Metaclass):
+    pass
+
+
+class Exits(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+class Odd(str):
+    def __getitem__(self, key):
+        raise SystemExit
+
+
+class Says(Exception):
+    def __str__(self):
+        return Odd("odd")
+
+
+class Exiting(logging.Handler):
+    def emit(self, record):
+        raise SystemExit
+
+
+@pytest.mark.parametrize("error", [Exits(), Nameless(), Says()], ids=["exits", "nameless", "odd"])
+def test_an_error_that_cannot_be_described_does_not_end_the_thread(error, caplog):
+    exporter = Raising(error)
+    tracekit.configure(exporter=exporter, export_interval_s=0.001)
+    balance = Balance()
+    end(1)
+    until(lambda: balance.failed == 1)
+    end(3)
+    until(lambda: balance.exported == 3)
+    assert "Raising failed, 1 spans lost" in caplog.text
+
+
+def test_a_log_handler_that_exits_does_not_end_the_thread():
+    handler = Exiting()
+    logger = logging.getLogger("tracekit")
+    logger.addHandler(handler)
+    try:
+        exporter = Raising(ValueError("one"))
+        exporter.account = lambda: None
+        tracekit.configure(exporter=exporter, export_interval_s=0.001, batch_size=2, buffer_size=8)
+        balance = Balance()
+        with pytest.raises(SystemExit):
+            logger.error("the handler works")
+        end(20)
+        until(lambda: balance.queued == 0)
+        end(1)
+        until(lambda: balance.queued == 0)
+        assert balance.failed == 2
+        assert balance.exported + balance.dropped == 19
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_thread_that_is_gone_is_started_again(monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, export_interval_s=0.001)
+    worker = _configure._pipeline._worker
+    turn, ended = worker._turn, threading.Event()
+
+    def end_once():
+        if not ended.is_set():
+            ended.set()
+            raise SystemExit  # as an asynchronous exception may, at any place
+        turn()
+
+    worker._turn = end_once
+    end(1)
+    assert ended.wait(20)
+    until(lambda: not worker.is_served.locked())
+    end(2)
+    until(lambda: len(memory._spans) == 3)
+    ended.clear()
+    end(1)
+    assert tracekit.flush(20)
+    assert len(memory._spans) == 4
+
+
+def test_where_no_thread_can_be_started_a_flush_exports_in_the_callers_alone(monkeypatch, gate):
+    gate.release.set()
+    assert tracekit.flush(20)
+    running, most = [], []
+
+    class Counts(MemoryExporter):
+        def export(self, spans):
+            running.append(1)
+            most.append(len(running))
+            time.sleep(0)
+            super().export(spans)
+            running.pop()
+
+    memory = Counts()
+    tracekit.configure(exporter=memory, export_interval_s=LONG)
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "tracekit-export":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    def work():
+        for _ in range(50):
+            end(1)
+            assert tracekit.flush(20)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1}
+    assert len(memory._spans) == 150
+    assert tracekit.shutdown(20)
+    assert memory.is_shut_down
+
+
+# ---- a call that interrupts another, as a signal handler or a finaliser does
+
+
+PIPELINE = Path(pipeline.__file__)
+CALLS = {
+    "statistics": tracekit.statistics,
+    "flush": lambda: tracekit.flush(0.01),
+    "shutdown": lambda: tracekit.shutdown(0.01),
+    "configure": lambda: tracekit.configure(exporter=MemoryExporter(), environ={}),
+    "span": lambda: end(1),
+}
+
+
+@pytest.mark.parametrize("interrupting", ["statistics", "flush", "shutdown", "span"])
+@pytest.mark.parametrize("interrupted", CALLS)
+def test_a_call_may_interrupt_another_at_any_line_and_neither_waits_for_ever(interrupted, interrupting):
+    seen = set()
+    failures = []
+
+    def interrupt(frame, event, _):
+        if Path(frame.f_code.co_filename) != PIPELINE:
+            return None
+        line = frame.f_code.co_name, frame.f_lineno
+        if event == "line" and line not in seen:
+            seen.add(line)
+            sys.settrace(None)
+            try:
+                CALLS[interrupting]()
+            except BaseException as error:
+                failures.append((line, error))
+            sys.settrace(interrupt)
+        return interrupt
+
+    def work():
+        for _ in range(3):
+            tracekit.configure(exporter=MemoryExporter(), environ={}, export_interval_s=0.001)
+            end(1)
+            sys.settrace(interrupt)
+            try:
+                CALLS[interrupted]()
+            finally:
+                sys.settrace(None)
+        tracekit.configure(environ={})
+
+    balance = Balance()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert failures == []
+    assert interrupted == "span" or seen
+    assert balance.queued == 0
+
+
+@pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
+@pytest.mark.parametrize("timeout_s", [float("-inf"), -1, -0.0, 0])
+def test_a_time_of_nothing_or_less_does_not_wait(call, timeout_s, gate):
+    assert not call(timeout_s)
+
+
+@pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e300, 10**400], ids=["infinite", "float", "int"])
+def test_a_time_without_end_is_waited_for_as_long_as_it_takes(call, timeout_s, gate):
+    waited = []
+    gate.flush = lambda timeout_s: waited.append(timeout_s) or threading.Event().wait(min(timeout_s, 0)) or True
+    timer = threading.Timer(0.05, gate.release.set)
+    timer.start()
+    assert call(timeout_s)
+    timer.join()
+    assert len(gate._spans) == 1
+    assert all(0 < seconds <= threading.TIMEOUT_MAX for seconds in waited)
+
+
+@pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
+@pytest.mark.parametrize(("timeout_s", "error"), [(float("nan"), ValueError), ("1", TypeError), (None, TypeError)])
+def test_what_is_no_time_is_an_error(call, timeout_s, error):
+    with pytest.raises(error, match="timeout_s must be a number"):
+        call(timeout_s)
+
+
+def test_a_shutdown_does_not_wait_for_another_threads_configure(gate):
+    waiting = threading.Event()
+    gate.hurry = waiting.set
+    thread = threading.Thread(target=lambda: tracekit.configure(environ={}))
+    thread.start()
+    assert waiting.wait(20)
+    assert not tracekit.shutdown(0.01)
+    assert not gate.is_shut_down
+    gate.release.set()
+    thread.join(20)
+    assert gate.is_shut_down
+
+
+# ---- spans in memory in the place of what is configured
+
+
+def test_recording_leaves_the_exporter_in_use_open_and_its_account_alone():
+    exporter = Holding()
+    tracekit.configure(exporter=exporter, export_interval_s=LONG)
+    balance = Balance()
+    with recording() as memory:
+        end(2)
+        assert [span.name for span in memory] == ["job"] * 2
+    assert not exporter.is_shut_down
+    end(3)
+    assert tracekit.flush()
+    assert (balance.exported, balance.queued, len(exporter._spans)) == (5, 0, 3)
+
+
+def test_configure_inside_a_recording_closes_the_exporter_before_it():
+    exporter, second = MemoryExporter(), MemoryExporter()
+    tracekit.configure(exporter=exporter)
+    with recording():
+        end(1)
+        tracekit.configure(exporter=second)
+        assert exporter.is_shut_down
+        end(2)
+    end(3)
+    assert len(second.spans) == 5
 
 
 def test_a_flush_that_the_exporter_could_not_make_is_said_to_have_failed():

@@ -17,7 +17,7 @@ import tracekit
 from tracekit.processes import ProcessPoolExecutor, environ, pack
 from tracekit.testing import MemoryExporter, span_tree
 
-from . import jobs
+from .tools import jobs
 
 METHODS = multiprocessing.get_all_start_methods()
 QUICK = "forkserver" if "forkserver" in METHODS else "spawn"  # does not fork this process, which has threads

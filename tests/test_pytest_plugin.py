@@ -14,7 +14,7 @@ import pytest
 
 from tracekit._testing.leaks import FINDINGS
 
-from .leaks import BASICS, CLEAN, HEADER, LEAKS
+from .tools.leaks import BASICS, CLEAN, HEADER, LEAKS
 
 REPOSITORY = Path(__file__).parent.parent
 

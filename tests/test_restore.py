@@ -10,7 +10,7 @@ import tracekit
 from tracekit import Event, Labels, Limits, Link, Status, TraceState, _configure
 from tracekit.testing import span_tree
 
-from .vectors import TWINS
+from .tools.vectors import TWINS
 
 REMOTE = {"trace_id": "a" * 32, "span_id": "b" * 16, "flags": 1, "is_remote": True}
 OWN = {

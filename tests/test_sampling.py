@@ -14,7 +14,7 @@ from tracekit import AlwaysOff, AlwaysOn, Rate, Ratio
 from tracekit._sampling import NEVER, threshold, threshold_text
 from tracekit.testing import MemoryExporter
 
-from .estimates import Estimate
+from .tools.estimates import Estimate
 
 same = settings(deadline=None, derandomize=True, database=None)
 

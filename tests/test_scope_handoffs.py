@@ -261,6 +261,7 @@ async def test_what_a_task_opens_reaches_neither_its_spawner_nor_its_siblings(an
     assert seen == [(parent, {})]
 
 
+@pytest.mark.slow  # collects garbage many times
 @pytest.mark.anyio
 @each_spawn
 async def test_a_task_that_outlives_its_parent_pins_ids_and_nothing_else(anyio_backend, group):

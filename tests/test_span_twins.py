@@ -14,7 +14,7 @@ import tracekit
 from tracekit import Labels, Limits, TraceState, _configure
 from tracekit.testing import CountingIds
 
-from .vectors import TWINS
+from .tools.vectors import TWINS
 
 NOW = 1_700_000_000_000_000_000
 REMOTE = {

@@ -14,7 +14,7 @@ import pytest
 
 import tracekit
 
-from .backends import BACKENDS
+from .tools.backends import BACKENDS
 
 IS_PLAIN = tracekit.IMPLEMENTATION == "plain"
 

@@ -22,29 +22,56 @@ from .exporters.collector import Collector
 PACKAGE = Path(tracekit.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 
-# From the bottom up: what stands in ``tracekit/``, folder or module. It may import the rows above its own, and of its own row
-# nothing but itself. "|" joins what is one folder in two places: the extension is the compiled part of ``_core``.
+# The layers of ``tracekit/`` from the bottom up: a folder or module, and what it is for. It may import the layers below its
+# own, and in its own layer only itself. "|" joins one folder in two places: the extension is a part of ``_core``.
+# ``python -m tests.test_structure`` writes them into ARCHITECTURE.md.
 LAYERS = [
-    "_version cython",
-    "_core|_speedups*",
-    "wire",
-    "_carriers",
-    "_current _propagation _sampling _render",
-    "_handoffs _export",
-    "_environment",
-    "_configure",
-    "_signals",
-    "tracekit",
-    "testing _testing threads processes",
-    "aio pytest_plugin",
-    "exporters integrations bridges debug",
-    "demo",
-    "cli",
-    "__main__",
+    {
+        "_version": "the version",
+        "cython": "stand-ins for the names of Cython that compiled files import, for where they run uncompiled",
+    },
+    {
+        "_core|_speedups*": "the model: contexts, scopes, spans, labels, tracestate, the buffer; codecs in C and in Python",
+    },
+    {"wire": "the wire formats, one a file: from a carrier to a context and back; strict"},
+    {"_carriers": "extract() and inject(): a carrier in all configured formats; lenient"},
+    {
+        "_current": "the current span, context and labels, and use_span(), use_context(), use_labels()",
+        "_propagation": "several formats at once",
+        "_sampling": "samplers, and the number of traces that a kept one stands for",
+        "_render": "trees, durations and untrusted text for terminals",
+    },
+    {
+        "_handoffs": "traced, stream, capture, wrap, detached, deliveries, hooks",
+        "_export": "the Exporter protocol, the pipeline's thread, and notices in the log",
+    },
+    {"_environment": "defaults for configure() from OpenTelemetry's environment variables"},
+    {"_configure": "configure(), and the life of the default tracer: flush, shutdown, statistics, exit, fork"},
+    {"_signals": "flush before a signal ends the program"},
+    {"tracekit": "the public names"},
+    {
+        "testing": "spans in memory, counting ids, a fake clock and trees as text, for tests",
+        "_testing": "the leak detector of the pytest plugin",
+        "threads": "the standard library's threads, pools and queue, with hand-offs",
+        "processes": "pools of processes, with hand-offs both ways",
+    },
+    {
+        "aio": "anyio's names, and asyncio's queue and executor call, with hand-offs",
+        "pytest_plugin": "a clean scope for each test, the fixture spans, strict mode",
+    },
+    {
+        "exporters": "OTLP, SQLite, console, tail sampling; parts in _otlp/ and _sqlite/",
+        "integrations": "ASGI, httpx, logging",
+        "bridges": "other tracing libraries' APIs",
+        "debug": "live pages",
+    },
+    {"demo": "tracekit demo: three processes, two frameworks"},
+    {"cli": "the command line: one command a file; header/ and conform/ have several"},
+    {"__main__": "python -m tracekit"},
 ]
-# Nobody else imports the parts of a program, so their names need no order.
+# Only a program imports its own parts, so their names need no order.
 PROGRAMS = ["cli", "demo"]
-# Who may import what is neither ours nor the standard library's.
+# The modules that may import packages outside the standard library.
 THIRD_PARTIES = {
     "aio": {"anyio"},
     "aio.*": {"anyio"},
@@ -55,9 +82,9 @@ THIRD_PARTIES = {
     "exporters._otlp.http": {"urllib3"},
     "integrations.httpx": {"httpx"},
     "pytest_plugin": {"pytest"},
-    "_speedups*": {"cpython", "cython", "libc"},
 }
-# What makes an import slow, and is needed by nobody who only propagates.
+CYTHON = {"cpython", "cython", "libc"}  # in compiled sources; no Python file imports them
+# Slow to import, and not needed to propagate.
 HEAVY = {
     "anyio",
     "asyncio",
@@ -87,8 +114,11 @@ def _name(path):
 
 
 MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-CYTHON = {_name(path): path for path in sorted(PACKAGE.rglob("*.p[yx][xid]"))}
-SOURCES = MODULES | CYTHON
+# A compiled module has two sources, ``.py`` and ``.pxd``, and imports what either imports.
+SOURCES: dict[str, list[Path]] = {}
+for _path in sorted(PACKAGE.rglob("*.p[yx]*")):
+    if _path.suffix in {".py", ".pyx", ".pxd", ".pxi"}:
+        SOURCES.setdefault(_name(_path), []).append(_path)
 PUBLIC = [name for name in MODULES if not any(part.startswith("_") for part in name.split("."))]
 
 
@@ -97,10 +127,10 @@ def full(name):
 
 
 def layer(name):
-    """The row of a module, and its folder or itself as the table has it."""
+    """Return the number of a module's layer, and its entry there: its folder, or itself."""
     top = name.partition(".")[0] or "tracekit"
     for number, row in enumerate(LAYERS):
-        for entry in row.split():
+        for entry in row:
             if any(fnmatch.fnmatchcase(top, pattern) for pattern in entry.split("|")):
                 return number, entry
     raise AssertionError(f"{full(name)} has no layer: give it one")
@@ -140,26 +170,27 @@ def _cython_imports(text):
 
 
 def imports(name):
-    """Every import of a source of the package, as (absolute name of the module, line)."""
-    path = SOURCES[name]
-    package = full(name) if path.name == "__init__.py" else full(name).rpartition(".")[0]
-    text = path.read_text(encoding="utf-8")
+    """Return every import of a module's sources, as (absolute name of the module, file and line)."""
     found = []
-    for dots, module, names, line in (_python_imports if path.suffix == ".py" else _cython_imports)(text):
-        base = module
-        if dots:
-            parents = package.split(".")
-            base = ".".join(parents[: len(parents) - len(dots) + 1] + ([module] if module else []))
-        whole = [f"{base}.{part}" for part in names]
-        found += [(part if part.removeprefix("tracekit.") in SOURCES else base, line) for part in whole or [base]]
+    for path in SOURCES[name]:
+        package = full(name) if path.name == "__init__.py" else full(name).rpartition(".")[0]
+        text = path.read_text(encoding="utf-8")
+        for dots, module, names, line in (_python_imports if path.suffix == ".py" else _cython_imports)(text):
+            base = module
+            if dots:
+                parents = package.split(".")
+                base = ".".join(parents[: len(parents) - len(dots) + 1] + ([module] if module else []))
+            for whole in [f"{base}.{part}" for part in names] or [base]:
+                known = whole.removeprefix("tracekit.") in SOURCES
+                found.append((whole if known else base, f"{path.name}:{line}"))
     return found
 
 
 def ours(name):
-    """The imports of the package's own sources, as (name, line)."""
+    """Return the imports of the package's own modules, as (name, file and line)."""
     return [
-        (imported.removeprefix("tracekit").removeprefix("."), line)
-        for imported, line in imports(name)
+        (imported.removeprefix("tracekit").removeprefix("."), place)
+        for imported, place in imports(name)
         if imported.partition(".")[0] == "tracekit"
     ]
 
@@ -167,23 +198,18 @@ def ours(name):
 @pytest.mark.parametrize("name", SOURCES, ids=full)
 def test_imports_point_down(name):
     row, entry = layer(name)
-    for other, line in ours(name):
+    for other, place in ours(name):
         assert layer(other)[1] == entry or layer(other)[0] < row, (
-            f"{SOURCES[name].name}:{line} imports {full(other)}, which is not below it"
+            f"{place} imports {full(other)}, which is not below it"
         )
 
 
-def circular(*cut):
-    """Return the sources that are part of a circle of imports, or import one that is, without the imports *cut*."""
-    left = {name: {other for other, _ in ours(name) if (name, other) not in cut} for name in SOURCES}
+def test_no_imports_make_a_circle():
+    left = {name: {other for other, _ in ours(name)} - {name} for name in SOURCES}  # a .pxd cimports its own .py's
     while leaves := [name for name, others in left.items() if not others & left.keys()]:
         for name in leaves:
             del left[name]
-    return sorted(left)
-
-
-def test_no_imports_make_a_circle():
-    assert circular() == []
+    assert sorted(left) == []  # modules in a circle, and those that import them
 
 
 @pytest.mark.parametrize(
@@ -203,19 +229,22 @@ def test_no_imports_make_a_circle():
 def test_the_imports_of_cython_sources_are_found(tmp_path, monkeypatch, text, expected):
     path = tmp_path / "probe.pyx"
     path.write_text(text)
-    monkeypatch.setitem(SOURCES, "probe", path)
+    monkeypatch.setitem(SOURCES, "probe", [path])
     assert {name for name, _ in ours("probe")} == set(expected)
 
 
+def test_the_imports_of_both_sources_of_a_compiled_module_are_found():
+    places = {(other, place.partition(":")[0]) for other, place in ours("_core.scopes")}
+    assert {("_core.interpreter", "scopes.py"), ("_core.interpreter", "scopes.pxd")} <= places
+
+
 @pytest.mark.parametrize("name", SOURCES, ids=full)
-def test_third_parties_are_imported_by_the_modules_that_are_about_them_only(name):
+def test_third_parties_are_imported_only_by_the_modules_that_are_about_them(name):
     allowed = set().union(*[names for pattern, names in THIRD_PARTIES.items() if fnmatch.fnmatchcase(name, pattern)])
-    for imported, line in imports(name):
+    for imported, place in imports(name):
         root = imported.partition(".")[0]
-        is_cython = root in {"cpython", "cython", "libc"} and SOURCES[name].with_suffix(".pxd").exists()
-        assert root == "tracekit" or is_cython or root in sys.stdlib_module_names or root in allowed, (
-            f"{SOURCES[name].name}:{line} imports {root}"
-        )
+        is_compiled = not place.partition(":")[0].endswith(".py")
+        assert root in allowed | {"tracekit"} | sys.stdlib_module_names | (CYTHON if is_compiled else set()), place
 
 
 def test_only_the_selector_imports_a_form_of_the_codecs():
@@ -226,6 +255,39 @@ def test_only_the_selector_imports_a_form_of_the_codecs():
             if not name.endswith("_plain") and any(part == "_speedups" or part.endswith("_plain") for part in imported):
                 importers.add(name)
     assert importers == {"_core.codecs"}
+
+
+# ---- the picture in ARCHITECTURE.md
+
+
+ARCHITECTURE = REPOSITORY / "ARCHITECTURE.md"
+BEGIN, END = "<!-- written by `python -m tests.test_structure` -->", "<!-- end -->"
+
+
+def picture():
+    """Return the layers from the top down, a line for each folder and module that is there."""
+    layers = []
+    for row in LAYERS:
+        lines = []
+        for entry, purpose in row.items():
+            top, _, more = entry.partition("|")
+            file = "__init__.py" if top == "tracekit" else f"{top}.py"
+            if (PACKAGE / top).is_dir():
+                lines.append((f"{top}/ {more}", purpose))
+            elif (PACKAGE / file).exists():
+                lines.append((file, purpose))
+        if lines:
+            layers.append(lines)
+    shown = [
+        f"{number:2}  {name:<20}{purpose}"
+        for number, lines in reversed(list(enumerate(layers, start=1)))
+        for name, purpose in lines
+    ]
+    return "\n".join([BEGIN, "```", *shown, "```", END])
+
+
+def test_the_picture_in_the_architecture_shows_the_layers():
+    assert picture() in ARCHITECTURE.read_text(encoding="utf-8"), "python -m tests.test_structure writes it"
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("demo.")])
@@ -283,7 +345,7 @@ def test_import_tracekit_is_light():
         print(*sorted(set(sys.modules) - before))
         """
     loaded = run(program).split()
-    # What Cython makes by itself is in no file.
+    # Modules that Cython makes in memory have no file.
     roots = {name.partition(".")[0] for name in loaded if "cython" not in name} - {"tracekit"}
     assert sorted(roots - sys.stdlib_module_names) == []
     assert sorted(roots & HEAVY) == []
@@ -356,7 +418,7 @@ def test_what_tracekit_exports_is_what_it_imports():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert imported == set(tracekit.__all__)
+    assert imported - {"_core"} == set(tracekit.__all__)
 
 
 # ---- the repository
@@ -402,3 +464,15 @@ def test_no_text_names_a_place_on_somebodys_machine():
     place = re.compile(rf"(?<![\w.:/*])/(?:{homes})/[\w.]|\b[A-Z]:\\Users\\")
     found = [f"{path}: {match.group()}" for path, text in texts() for match in place.finditer(text)]
     assert found == []
+
+
+if __name__ == "__main__":
+    before, _, rest = ARCHITECTURE.read_text(encoding="utf-8").partition(BEGIN)
+    ARCHITECTURE.write_text(before + picture() + rest.partition(END)[2], encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in tracekit.__all__ if hasattr(getattr(tracekit, name), "__qualname__")]
+)
+def test_public_objects_say_that_they_live_where_they_are_imported_from(name):
+    assert getattr(tracekit, name).__module__ == "tracekit"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -27,6 +28,38 @@ def test_the_list_of_spans_is_the_readers_own(exporter):
     tracekit.span("job").end()
     exporter.spans.clear()
     assert len(exporter.spans) == 1
+
+
+def test_a_signal_handler_may_read_what_the_frame_under_it_reads(exporter):
+    tracekit.span("job").end()
+    lines, failures = set(), []
+
+    def interrupt(frame, event, _):
+        if frame.f_code.co_filename != testing.__file__:
+            return None
+        if event == "line" and frame.f_lineno not in lines:
+            lines.add(frame.f_lineno)
+            sys.settrace(None)
+            if len(exporter.spans) > 2:
+                failures.append(frame.f_lineno)
+            sys.settrace(interrupt)
+        return interrupt
+
+    def work():
+        for call in (lambda: exporter.spans, exporter.clear, lambda: exporter.export(made)):
+            sys.settrace(interrupt)
+            try:
+                call()
+            finally:
+                sys.settrace(None)
+
+    made = exporter.spans
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(lines) >= 5
+    assert failures == []
 
 
 def test_clear_forgets_what_has_ended_so_far(exporter):

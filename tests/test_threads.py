@@ -168,6 +168,7 @@ def test_under_nothing_there_is_nothing(hand_over, exporter):
     assert sorted(span_tree(exporter.spans).split("\n")) == ["elsewhere", "job"]
 
 
+@pytest.mark.slow  # collects garbage many times
 @each_hand_off
 def test_nothing_is_kept_of_where_it_was_handed_over_when_it_is_done(hand_over):
     def hand_over_under_a_probe():

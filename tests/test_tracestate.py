@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tracekit import FormatError, TraceState
 from tracekit._core.tracestate import parse_ot
 
-from .vectors import BAD_STATES, FULL_STATE, GOOD_STATES, STATE_KEY_CHARS, STATE_VALUE_CHARS
+from .tools.vectors import BAD_STATES, FULL_STATE, GOOD_STATES, STATE_KEY_CHARS, STATE_VALUE_CHARS
 
 
 @pytest.mark.parametrize("name", GOOD_STATES)

@@ -1,4 +1,4 @@
-"""Both twins get the same input and must give the same result or the same error."""
+"""The compiled and the plain implementation give the same result or error for the same input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from tracekit import FormatError, Labels, TraceState
 from tracekit._core import codecs, codecs_plain, ids_plain, octets_plain
 from tracekit._core.codecs import IMPLEMENTATION
 
-from .vectors import BAD_STATES, BAD_TRACEPARENTS, BAGGAGE, GOOD_STATES, GOOD_TRACEPARENTS, SPAN_ID, TRACE_ID, TWINS
+from .tools.vectors import (
+    BAD_STATES,
+    BAD_TRACEPARENTS,
+    BAGGAGE,
+    GOOD_STATES,
+    GOOD_TRACEPARENTS,
+    SPAN_ID,
+    TRACE_ID,
+    TWINS,
+)
 
 _pure = TWINS["plain"]
 COMPILED = TWINS.get("compiled")
@@ -23,7 +32,7 @@ same = settings(max_examples=400, deadline=None, derandomize=True, database=None
 needs_both = pytest.mark.skipif(COMPILED is None, reason="the compiled twin was not built")
 
 
-def test_the_compiled_twin_runs_unless_it_was_turned_off_or_not_built():
+def test_the_compiled_implementation_runs_unless_it_is_disabled_or_not_built():
     is_off = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") not in {"", "0"}
     is_built = importlib.util.find_spec("tracekit._speedups") is not None
     expected = "plain" if is_off or not is_built else "compiled"
@@ -32,7 +41,7 @@ def test_the_compiled_twin_runs_unless_it_was_turned_off_or_not_built():
 
 
 def seen(value):
-    """*value* in a form that is equal for both twins."""
+    """*value* in a form that is equal for both implementations."""
     if type(value).__name__ == "SpanContext":
         return value.id, value.flags, value.deferred, str(value.state), value.labels.members, value.is_remote
     return value
@@ -48,7 +57,7 @@ def outcome(function, arguments):
 
 
 def compare(name, *arguments):
-    """Demand of both twins the same for *arguments*; what is callable among them makes one for each."""
+    """Assert that both implementations agree on *arguments*; callables among them make one for each."""
     outcomes = []
     for twin in (_pure, COMPILED):
         made = [argument() if callable(argument) else argument for argument in arguments]
@@ -73,7 +82,7 @@ VECTORS = st.sampled_from(
 
 @st.composite
 def cut_and_pasted(draw):
-    """A vector with a piece cut out and another put in."""
+    """A vector with a piece removed and another inserted."""
     text = draw(VECTORS)
     at = draw(st.integers(0, min(len(text), 300)))
     return text[:at] + draw(HEADER) + text[at + draw(st.integers(0, 20)) :]
@@ -125,7 +134,7 @@ def test_format_baggage_agrees(members):
 @needs_both
 @given(key=st.text("ab\xe9\u212a\udc80", max_size=3), name=st.text("ab\xe9\u212a\udc80", max_size=3))
 @same
-def test_format_baggage_agrees_on_keys_that_are_no_ascii(key, name):
+def test_format_baggage_agrees_on_keys_outside_ascii(key, name):
     compare("format_baggage", [(key, "v", ((name, None),))])
 
 
@@ -135,7 +144,7 @@ ODD = st.none() | st.integers() | st.binary(max_size=3) | st.builds(lambda text:
 @needs_both
 @given(labels=st.dictionaries(TOKENS | ANY | ODD, ANY | ODD, max_size=5) | st.dictionaries(TOKENS, ANY))
 @same
-def test_make_members_agrees_and_takes_labels_alone(labels):
+def test_make_members_agrees_and_accepts_labels_only(labels):
     members = compare("make_members", labels)[1]
     plain = all(type(word) is str for pair in labels.items() for word in pair)
     is_good = plain and all(compare("is_label_key", key)[1] for key in labels)
@@ -194,7 +203,7 @@ def pairs(draw):
 
 @st.composite
 def carriers(draw):
-    """What makes a carrier of some shape, time and again."""
+    """A function that makes equal carriers of some shape."""
     content = draw(pairs())
     junk = draw(st.lists(JUNK, max_size=2)) if draw(st.booleans()) else []
     return draw(
@@ -223,7 +232,7 @@ def test_read_tracecontext_agrees(carrier):
 @needs_both
 @given(carrier=carriers() | JUNK, name=st.sampled_from(FIELDS), text=st.none() | TEXTS)
 @same
-def test_put_agrees_and_leaves_the_same_behind(carrier, name, text):
+def test_put_agrees_and_leaves_equal_carriers(carrier, name, text):
     compare("put", carrier, name, text)
 
 
@@ -256,7 +265,7 @@ ARGUMENTS |= {"is_remote": TRUTHS, "deferred": TRUTHS}
 @needs_both
 @given(arguments=st.fixed_dictionaries({}, optional=ARGUMENTS))
 @same
-def test_span_contexts_are_made_or_refused_alike(arguments):
+def test_span_contexts_are_made_or_rejected_alike(arguments):
     results = [outcome(lambda twin=twin: twin.SpanContext(**arguments), ()) for twin in (_pure, COMPILED)]
     assert results[0] == results[1]
 
@@ -299,13 +308,13 @@ def test_make_context_agrees(id, flags, state, labels, is_remote):
 @needs_both
 @given(context=JUNK)
 @same
-def test_what_is_no_context_is_refused_alike(context):
+def test_anything_but_a_context_is_rejected_alike(context):
     compare("format_traceparent", context)
     compare("write_tracecontext", context, {})
 
 
 @needs_both
-def test_contexts_of_one_twin_are_not_contexts_of_the_other():
+def test_contexts_of_one_implementation_are_not_contexts_of_the_other():
     for one, other in ((_pure, COMPILED), (COMPILED, _pure)):
         context = one.SpanContext(TRACE_ID, SPAN_ID)
         assert context != other.SpanContext(TRACE_ID, SPAN_ID)
@@ -314,7 +323,7 @@ def test_contexts_of_one_twin_are_not_contexts_of_the_other():
 
 
 @needs_both
-def test_both_twins_have_the_same_names_in_the_same_order():
+def test_both_implementations_have_the_same_names_in_the_same_order():
     for module in (codecs_plain, ids_plain, octets_plain):
         for name in module.__all__:
             if name in codecs.__all__:

@@ -1,4 +1,4 @@
-"""Both twins' codecs of the wire formats get the same input and must give the same result or the same error."""
+"""The compiled and the plain codecs of the wire formats give the same result or error for the same input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tracekit import FormatError
 from tracekit._core.codecs_plain import utf8
 
-from .vectors import TWINS
+from .tools.vectors import TWINS
 from .wire.strategies import TEXTS
 
 _pure = TWINS["plain"]
@@ -22,7 +22,7 @@ same = settings(max_examples=500, deadline=None, derandomize=True, database=None
 
 
 def seen(value):
-    """*value* in a form that is equal for both twins."""
+    """*value* in a form that is equal for both implementations."""
     if type(value).__name__ == "SpanContext":
         extra = {name: (type(word), word) for name, word in value.extra.items()}
         return value.id, value.flags, value.deferred, str(value.state), value.labels, value.is_remote, extra
@@ -39,7 +39,7 @@ def outcome(function, arguments):
 
 
 def compare(name, *arguments):
-    """Demand of both twins the same for *arguments*; what is callable among them is asked with the twin."""
+    """Assert that both implementations agree on *arguments*; callables among them are called with the implementation."""
     outcomes = []
     for twin in (_pure, COMPILED):
         made = [argument(twin) if callable(argument) else argument for argument in arguments]
@@ -55,7 +55,7 @@ IDS = st.integers(0, (1 << 64) - 1) | st.sampled_from([0, 1, (1 << 64) - 1])
 
 @st.composite
 def b3_texts(draw):
-    """A ``b3`` value that is good or nearly so."""
+    """A ``b3`` value that is valid or nearly so."""
     ids = st.text(HEX, min_size=16, max_size=16)
     parts = [draw(ids | st.builds(str.__add__, ids, ids)), draw(ids), draw(st.sampled_from("01d2")), draw(ids)]
     text = "-".join(parts[: draw(st.integers(0, 5))])
@@ -67,7 +67,7 @@ def b3_texts(draw):
 
 @st.composite
 def contexts(draw):
-    """What makes one and the same context of either twin."""
+    """A function that makes the same context in either implementation."""
     high, low, span, flags = draw(IDS), draw(IDS), draw(IDS), draw(st.integers(0, 0x1FF))
     extra = draw(
         st.none()
@@ -82,7 +82,7 @@ def contexts(draw):
 
 @st.composite
 def contexts_octets(draw):
-    """The binary form of a context, good or nearly so."""
+    """The binary form of a context, valid or nearly so."""
     fields = [
         b"\0" + draw(st.binary(min_size=16, max_size=16)),
         b"\1" + draw(st.binary(min_size=8, max_size=8)),
@@ -103,7 +103,7 @@ def test_b3_is_parsed_the_same(text):
 
 @given(context=contexts())
 @same
-def test_b3_is_formatted_the_same_and_comes_in_as_it_went_out(context):
+def test_b3_is_formatted_the_same_and_reads_back_equal(context):
     _, text = compare("format_b3", context)
     compare("write_b3", context, lambda _: {"B3": "stale"})
     compare("write_b3", context, lambda _: [(b"b3", b"stale"), (b"host", b"x")])
@@ -117,7 +117,7 @@ def test_b3_is_formatted_the_same_and_comes_in_as_it_went_out(context):
 
 @pytest.mark.parametrize("name", ["format_b3", "encode_binary"])
 @pytest.mark.parametrize("context", [None, 5, "1", b"", {}])
-def test_what_is_no_context_is_the_same_error(name, context):
+def test_anything_but_a_context_is_the_same_error(name, context):
     assert compare(name, context)[0] == "TypeError"
 
 
@@ -129,7 +129,7 @@ def test_the_binary_form_is_decoded_the_same(octets):
 
 @given(context=contexts())
 @same
-def test_the_binary_form_is_encoded_the_same_and_comes_in_as_it_went_out(context):
+def test_the_binary_form_is_encoded_the_same_and_reads_back_equal(context):
     _, octets = compare("encode_binary", context)
     for twin in (_pure, COMPILED):
         again = twin.decode_binary(octets)
@@ -143,7 +143,7 @@ TAGS = st.dictionaries(KEYS, KEYS | st.integers(0, 9000).map(lambda size: "v" * 
 
 @given(tags=TAGS)
 @same
-def test_tags_are_encoded_the_same_and_come_in_as_they_went_out(tags):
+def test_tags_are_encoded_the_same_and_read_back_equal(tags):
     kind, octets = compare("encode_tags", tags)
     assert kind == "returned"
     assert len(octets) <= 8192
@@ -222,7 +222,7 @@ class Pair(tuple):
 
 
 def hostile(value):
-    """*value* in subclasses none of whose methods may run."""
+    """*value* in subclasses whose methods fail."""
     match value:
         case str():
             return Text(value)

@@ -12,7 +12,7 @@ from ._core.scopes import current_context, current_span
 from ._core.span import ROOT, Span, span
 from ._core.tracestate import TraceState
 from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
-from ._export.exporter import Exporter
+from ._export.exporter import Exporter, HoldingExporter
 from ._handoffs.by_hand import Snapshot, capture, detached, wrap
 from ._handoffs.delivery import Delivery
 from ._handoffs.hooks import install_hooks, remove_hooks
@@ -32,6 +32,7 @@ __all__ = [
     "Event",
     "Exporter",
     "FormatError",
+    "HoldingExporter",
     "Labels",
     "Limits",
     "Link",
@@ -71,3 +72,14 @@ __all__ = [
     "use_span",
     "wrap",
 ]
+
+
+def _claim() -> None:
+    """Have the public objects say that they live here, where users import them from."""
+    for name in __all__:
+        value = globals()[name]
+        if hasattr(value, "__qualname__") and value.__module__ != __name__:
+            value.__module__ = __name__
+
+
+_claim()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._core.context import SpanContext
 from ._core.errors import FormatError
+from ._core.guard import type_name
+from ._core.misuse import misused
 from ._core.span import Span
 from .cython import compiled
 
@@ -49,8 +51,12 @@ def extract(carrier: Any) -> SpanContext | None:
     """
     if type(carrier) is not dict and type(carrier) is not list and not hasattr(carrier, "items"):
         if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
-            raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type(carrier).__name__}")
-        carrier = list(carrier)  # every format reads it from the start
+            misused(TypeError(f"carrier must be a mapping or an iterable of pairs, not {type_name(carrier)}"))
+            return None
+        try:
+            carrier = list(carrier)  # every format reads it from the start
+        except Exception:  # an iterable of the program's own
+            return None
     if _read is None:
         return read_w3c(carrier)
     if _sieve is not None:
@@ -60,6 +66,9 @@ def extract(carrier: Any) -> SpanContext | None:
     try:
         return _read(carrier)
     except FormatError:
+        return None
+    except Exception as error:  # a format of the program's own
+        misused(error)
         return None
 
 
@@ -76,9 +85,13 @@ def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
     elif isinstance(context, Span):
         context = context.context
     elif not isinstance(context, SpanContext):
-        raise TypeError(f"context must be a SpanContext or a Span, not {type(context).__name__}")
-    if _write is None:
-        _write_both(context, carrier)
-    else:
-        _write(context, carrier)
+        misused(TypeError(f"context must be a SpanContext or a Span, not {type_name(context)}"))
+        return carrier
+    try:
+        if _write is None:
+            _write_both(context, carrier)
+        else:
+            _write(context, carrier)
+    except Exception as error:  # a carrier that cannot be written to, or a format of the program's own
+        misused(error)
     return carrier

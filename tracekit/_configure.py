@@ -11,7 +11,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import _propagation
+from ._core import misuse
 from ._core.attributes import MISSING, clean
+from ._core.buffer import buffer
 from ._core.records import Limits, Statistics
 from ._core.scopes import current_context
 from ._core.span import after_fork, set_tracer
@@ -45,17 +47,18 @@ def configure(
     batch_size: int | None = None,
     export_interval_s: float | None = None,
     environ: Mapping[str, str] | None = None,
+    strict: bool | None = None,
 ) -> None:
     """Set up tracing for this process. Without it contexts propagate and nothing is recorded.
 
-    What is not given is as the ``OTEL_*`` variables of *environ* say (default: ``os.environ``; ``{}`` for none), else as
-    told here; docs/configuration.md lists them. A wrong variable is one warning, never an error.
+    Arguments default to the ``OTEL_*`` variables of *environ* (default: ``os.environ``; ``{}`` for none), then to the
+    values given here; docs/configuration.md lists them. An invalid variable is one warning, never an error.
     ``OTEL_SDK_DISABLED=true`` alone wins over arguments: nothing is recorded, contexts propagate.
 
     The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment
-    of the process name, so that the program is part of the trace it was started by.
+    of the process name, so that the program joins the trace of its starter.
 
-    Safe to call again: the earlier exporter first gets what it is owed, within 5 s; spans that are
+    Safe to call again: the previous exporter is flushed first, for at most 5 s; spans that are
     open go to the new one. *service* is ``service.name`` of *resource* (default: "unknown_service"). Without *exporter*
     nothing is recorded. *sampler* decides about new traces only (default: keep all). *formats* are
     read in order and all written (default: W3C). *buffer_size* counts finished spans that wait for
@@ -88,6 +91,10 @@ def configure(
         raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
     if environ is not None and not isinstance(environ, Mapping):
         raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
+    if strict is not None and not isinstance(strict, bool):
+        raise TypeError(f"strict must be bool, not {type(strict).__name__}")
+    if strict is not None:
+        misuse.set_strict(strict)
     from ._environment import Environment, say  # of no use to a program that only propagates
 
     environment = Environment(environ)
@@ -120,7 +127,7 @@ def flush(timeout_s: float = 5.0) -> bool:
 
 
 def shutdown(timeout_s: float = 5.0) -> bool:
-    """Flush and close the exporter; return whether that was done within *timeout_s*. Runs at exit by itself."""
+    """Flush and close the exporter; return whether that was done within *timeout_s*. Called at exit."""
     return _started().shutdown(_seconds(timeout_s))
 
 
@@ -129,18 +136,43 @@ def statistics() -> Statistics:
     return _started().statistics()
 
 
+class _Instead:
+    """Takes spans for *exporter* in the place of *owner*, which still gives account and is still closed."""
+
+    def __init__(self, exporter: Exporter, owner: Exporter) -> None:
+        self.export = exporter.export
+        self.shutdown = owner.shutdown
+        for name in ("account", "hurry"):
+            if hasattr(owner, name):
+                setattr(self, name, getattr(owner, name))
+
+
 @contextlib.contextmanager
 def lend(exporter: Exporter) -> Iterator[None]:
     """Inside ``with``, record every trace for *exporter*; then go on as before."""
     before = _in_use
     lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
-    with _started().lend(exporter):
-        _use(lent)
-        try:
-            yield
-        finally:
-            if _in_use is lent:
-                _use(before)
+    pipeline = _started()
+    pipeline.flush(5.0)
+    owner = pipeline.exporter
+    used = exporter if owner is None else _Instead(exporter, owner)
+    if owner is None:
+        pipeline.use(used, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+    else:
+        pipeline.exporter = used
+    _use(lent)
+    try:
+        yield
+    finally:
+        if _in_use is lent:
+            _use(before)
+        pipeline.flush(5.0)
+        if pipeline.exporter is not used:
+            pass  # configure() was called meanwhile
+        elif owner is None:
+            pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+        else:
+            pipeline.exporter = owner
 
 
 def tracer_in_use() -> Tracer:
@@ -173,9 +205,12 @@ def _use(tracer: Tracer) -> None:
 
 
 def _seconds(timeout_s: float) -> float:
+    """Return *timeout_s* as a number of seconds that can be waited: 0 where it is negative, 31 years where it is infinite."""
     if not isinstance(timeout_s, int | float):
         raise TypeError(f"timeout_s must be a number, not {type(timeout_s).__name__}")
-    return timeout_s
+    if timeout_s != timeout_s:
+        raise ValueError("timeout_s must be a number: nan")
+    return float(min(max(0.0, timeout_s), 1e9))
 
 
 def _formats(formats: Sequence[Format]) -> Sequence[Format]:
@@ -200,7 +235,7 @@ def _tracer(
     limits: Limits,
     resource: Mapping[str, Any],
 ) -> Tracer:
-    # A subclass may have a sample() of its own.
+    # A subclass may override sample().
     if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio) and type(sampler) in (AlwaysOn, AlwaysOff, Ratio):
         return Tracer(
             recording=recording,
@@ -225,7 +260,7 @@ def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
                 raise TypeError(f"resource must have str keys, not {type(key).__name__}")
             plain, _ = clean(value, Limits().value_length)
             if plain is not MISSING:
-                resource[key] = plain
+                resource[str.__str__(key)] = plain  # of a StrEnum, say: encoders take plain text only
     return MappingProxyType(resource)
 
 
@@ -235,10 +270,12 @@ def _started() -> Pipeline:
     if _pipeline is None:
         from ._export.pipeline import Pipeline
 
-        _pipeline = Pipeline()
-        atexit.register(shutdown)
-        _pipeline.finish_in_child()
-        _finish_before_celery()
+        made = Pipeline()
+        if _pipeline is None:  # else a signal handler or another thread has been here meanwhile
+            _pipeline = made
+            atexit.register(shutdown)
+            made.finish_in_child()
+            _finish_before_celery()
     return _pipeline
 
 

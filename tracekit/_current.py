@@ -1,13 +1,16 @@
-"""What is current, and the three ways to make something so: a span, a remote context, labels."""
+"""The current context, and the three ways to set it: a span, a remote context, labels."""
 
 from __future__ import annotations
 
 import contextvars
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from ._core.context import SpanContext
+from ._core.guard import type_name
 from ._core.labels import NO_LABELS, Labels
+from ._core.misuse import misused
 from ._core.scopes import context_scope, current_context, current_span, label_scope
 from ._core.span import Span, span_scope
 
@@ -29,27 +32,48 @@ __all__ = [
 def use_span(span: Span) -> AbstractContextManager[Span]:
     """Make *span* current inside ``with``, without ending it."""
     if not isinstance(span, Span):
-        raise TypeError(f"span must be a Span, not {type(span).__name__}")
+        misused(TypeError(f"span must be a Span, not {type_name(span)}"))
+        return nullcontext(span)
     return span_scope(span)
 
 
 def use_context(context: SpanContext | None) -> AbstractContextManager[SpanContext | None]:
-    """Make *context*, its ids and labels, current inside ``with``; None makes nothing current: a clean slate."""
+    """Make *context*, its ids and labels, current inside ``with``; with None nothing is current."""
     if context is not None and not isinstance(context, SpanContext):
-        raise TypeError(f"context must be a SpanContext or None, not {type(context).__name__}")
+        misused(TypeError(f"context must be a SpanContext or None, not {type_name(context)}"))
+        return nullcontext(context)
     return context_scope(context)
 
 
 def use_labels(mapping: Mapping[str, str] | None = None, /, **labels: str) -> AbstractContextManager[Labels]:
-    """Add labels to those in force inside ``with``: here, and in every service that is called from here.
+    """Add labels inside ``with``, for this process and every service called from it.
 
-    Keys are RFC 7230 tokens and values text; of equal keys the newest wins. Raises ``TypeError`` or
-    ``ValueError`` for others.
+    Keys are RFC 7230 tokens and values text; of equal keys the newest wins. Others are left out and reported once
+    per call site; strict mode raises.
     """
     if mapping is not None and not isinstance(mapping, Mapping):
-        raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
-    added = Labels(mapping or {})
-    return label_scope(added.merge(labels) if labels else added)
+        misused(TypeError(f"mapping must be a mapping, not {type_name(mapping)}"))
+        mapping = None
+    added = NO_LABELS if mapping is None else _usable(mapping)
+    return label_scope(added.merge(_usable(labels)) if labels else added)
+
+
+def _usable(labels: Mapping[str, str]) -> Labels:
+    """Return those of *labels* that can be sent."""
+    try:
+        return Labels(labels)
+    except Exception as error:
+        misused(error)
+    usable = NO_LABELS
+    try:
+        for key, value in list(labels.items()):
+            try:
+                usable = usable.merge({key: value})
+            except (TypeError, ValueError):
+                pass
+    except Exception:  # a mapping of the program's own
+        pass
+    return usable
 
 
 def current_labels() -> Labels:
@@ -60,7 +84,7 @@ def current_labels() -> Labels:
 
 def new_context(span: Span) -> contextvars.Context:
     """Return a copy of the running ``contextvars.Context`` in which *span* is current."""
-    scope = use_span(span)
+    scope: Any = use_span(span)
     context = contextvars.copy_context()
     context.run(scope.__enter__)
     return context
@@ -69,7 +93,8 @@ def new_context(span: Span) -> contextvars.Context:
 def from_context(context: contextvars.Context) -> Span | None:
     """Return the span that is current in *context*, or None."""
     if not isinstance(context, contextvars.Context):
-        raise TypeError(f"context must be a contextvars.Context, not {type(context).__name__}")
+        misused(TypeError(f"context must be a contextvars.Context, not {type_name(context)}"))
+        return None
     try:
         span: Span | None = context.run(current_span)
     except RuntimeError:  # it is running already, here or in another thread

@@ -1,7 +1,7 @@
-"""What ``configure()`` was not told, as the environment says it: the variables of OpenTelemetry.
+"""Defaults for ``configure()`` from OpenTelemetry's environment variables.
 
-An empty value counts as unset. A wrong one does too, and makes a line that names the variable, the value and what is
-used in its place.
+An empty value counts as unset. So does an invalid one, which is reported in a line with the variable, its value and the
+default used instead.
 
 Spec: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
@@ -34,6 +34,8 @@ _EXPORTERS = {
     "console": ("console", "ConsoleExporter"),
     "sqlite": ("sqlite", "SQLiteExporter"),
 }
+# Names of OpenTelemetry's own exporters, which fix the protocol, whatever OTEL_EXPORTER_OTLP_PROTOCOL says.
+_OTLP_PROTOCOLS = {"otlp_proto_http": "http/protobuf", "otlp_proto_grpc": "grpc"}
 _SAMPLERS = ("always_on", "always_off", "traceidratio")
 _HEX = frozenset("0123456789abcdefABCDEF")
 
@@ -41,12 +43,13 @@ _said: set[str] = set()
 
 
 class Environment:
-    """One environment: each method reads what it is named after; ``wrong`` has a line for each variable that is wrong."""
+    """One environment: each method reads the setting of its name; ``wrong`` has a line for each invalid variable."""
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         self._given = variables
         self._variables = os.environ if variables is None else variables
         self.wrong: dict[str, str] = {}
+        self.otlp_protocol: str | None = None  # as the name of the exporter says, once it was read
 
     def text(self, name: str) -> str:
         """Return the value of the variable *name*, or "" where it is unset, empty or blank."""
@@ -63,9 +66,9 @@ class Environment:
         instead: str = "",
         show: Callable[[str], str] = clip,
     ) -> T:
-        """Return what *read* makes of the first of *names* that is set and right, or *default*, called *instead*.
+        """Return the first of *names* that is set and valid, read by *read*, or *default*, reported as *instead*.
 
-        *read* raises ValueError that says what the value must be; *show* spells the value in the line for it.
+        *read* raises ValueError with the values that are valid; *show* formats the value for its line.
         """
         found, used = default, instead or str(default)
         wrong = {}
@@ -84,13 +87,13 @@ class Environment:
         return found
 
     def is_disabled(self) -> bool:
-        """Say whether nothing is to be recorded."""
+        """Return whether recording is disabled."""
         return self.value("OTEL_SDK_DISABLED", boolean, False, "false")
 
     def resource(self) -> dict[str, str]:
         """Return the attributes of the resource, with the name of the service."""
         nothing: dict[str, str] = {}
-        # All of it or nothing, says the specification.
+        # The specification discards the whole value if one pair is invalid.
         found = self.value("OTEL_RESOURCE_ATTRIBUTES", _attributes, nothing, "nothing of it")
         service = self.text("OTEL_SERVICE_NAME") or found.get("service.name") or "unknown_service"
         return found | {"service.name": service}
@@ -111,7 +114,7 @@ class Environment:
         return formats
 
     def sampler(self) -> AlwaysOn | AlwaysOff | Ratio:
-        """Return the sampler of new traces; names with and without ``parentbased_`` mean the same."""
+        """Return the sampler of new traces; names with and without ``parentbased_`` are equivalent."""
         known = one_of(*_SAMPLERS, *(f"parentbased_{name}" for name in _SAMPLERS))
         name = self.value("OTEL_TRACES_SAMPLER", known, "parentbased_always_on").removeprefix("parentbased_")
         if name == "traceidratio":
@@ -119,7 +122,7 @@ class Environment:
         return AlwaysOn() if name == "always_on" else AlwaysOff()
 
     def limits(self) -> Limits:
-        """Return what one span may hold."""
+        """Return the limits of a span."""
         count, usual = whole(0, 1 << 31), Limits()
         both = ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT")
         lengths = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
@@ -131,21 +134,21 @@ class Environment:
         )
 
     def buffer_size(self) -> int:
-        """Return how many finished spans may wait."""
+        """Return the capacity of the buffer, in finished spans."""
         return self.value("OTEL_BSP_MAX_QUEUE_SIZE", whole(2, 1 << 24), 16384)
 
     def batch_size(self, buffer_size: int) -> int:
-        """Return how many spans an exporter gets at once, of *buffer_size* that may wait."""
+        """Return the size of a batch, at most *buffer_size*."""
         return self.value("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", whole(1, buffer_size), min(2048, buffer_size))
 
     def export_interval_s(self) -> float:
-        """Return how long a finished span may wait, in seconds."""
+        """Return the export interval in seconds."""
         return self.value("OTEL_BSP_SCHEDULE_DELAY", whole(1, 3_600_000), 1000) / 1000
 
     def exporter_name(self) -> str:
         """Return ``otlp``, ``console``, ``sqlite`` or ``none``."""
         names = self._names("OTEL_TRACES_EXPORTER")
-        known = [name for name in names if name in _EXPORTERS or name == "none"]
+        known = [name for name in names if name in _EXPORTERS or name in _OTLP_PROTOCOLS or name == "none"]
         has_endpoint = self.text("OTEL_EXPORTER_OTLP_ENDPOINT") or self.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
         used = known[0] if known else "otlp" if has_endpoint else "none"
         rest = [name for name in names if name != used]
@@ -154,11 +157,12 @@ class Environment:
             self.wrong["OTEL_TRACES_EXPORTER"] = (
                 f"OTEL_TRACES_EXPORTER names {left_out}, but must be one of {', '.join(_EXPORTERS)}, none; {used} is used"
             )
-        return used
+        self.otlp_protocol = _OTLP_PROTOCOLS.get(used)
+        return used if self.otlp_protocol is None else "otlp"
 
     def exporter_type(self, name: str) -> Callable[..., Exporter] | None:
-        """Return what makes an exporter *name*, or None where that cannot be imported."""
-        import importlib  # exporters stand above this module, and only the one that is named is needed
+        """Return the factory of the exporter *name*, or None if it cannot be imported."""
+        import importlib  # exporters are a layer above this module, and only the named one is needed
 
         module, kind = _EXPORTERS[name]
         try:
@@ -167,7 +171,7 @@ class Environment:
             missing = clip(error.name or str(error))
             help = "pip install 'tracekit[otlp]'" if name == "otlp" else "this Python was built without it"
             self.wrong["exporter"] = f"exporter {name} needs {missing}: {help}; nothing is exported"
-        except Exception as error:  # whatever an installation is broken by, the program goes on
+        except Exception as error:  # a broken installation must not stop the program
             self._failed(name, error)
         return None
 
@@ -181,7 +185,8 @@ class Environment:
             if name == "sqlite":
                 return make(self.sqlite_path())
             # OTLPExporter reads its own variables.
-            return make(environ=self._given) if name == "otlp" and self._given is not None else make()
+            options = {"environ": self._given, "protocol": self.otlp_protocol} if name == "otlp" else {}
+            return make(**{key: value for key, value in options.items() if value is not None})
         except Exception as error:
             self._failed(name, error)
             return None
@@ -209,18 +214,18 @@ def say(lines: Iterable[str]) -> None:
         log("warning", "%s", line)
 
 
-# ---- what value() reads with
+# ---- readers for value()
 
 
 def boolean(text: str) -> bool:
-    """Return whether *text* is "true"; nothing else is, as the specification has it."""
+    """Return whether *text* is "true"; every other value is false, as the specification requires."""
     if text.lower() not in ("true", "false"):
         raise ValueError("must be true or false")
     return text.lower() == "true"
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
-    """Return what reads a whole number from *low* to *high*."""
+    """Return a reader of integers from *low* to *high*."""
 
     def read(text: str) -> int:
         # int() alone would also take "_", "+" and full-width digits.
@@ -233,7 +238,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Return what reads one of *words*, in any case."""
+    """Return a case-insensitive reader of one of *words*."""
 
     def read(text: str) -> str:
         if text.lower() not in words:
@@ -244,7 +249,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def pairs(text: str) -> list[tuple[str, str]]:
-    """Return the pairs of ``name=value,name=value``, percent-decoded; an empty member is none."""
+    """Return the pairs of ``name=value,name=value``, percent-decoded; empty members are ignored."""
     found = []
     for at, member in enumerate(text.split(","), 1):
         name, equals, value = member.partition("=")

@@ -1,4 +1,4 @@
-"""Trees, durations and other people's text for a terminal: what the console exporter and the command line share."""
+"""Trees, durations and untrusted text for a terminal, shared by the console exporter and the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VALUE_ITEMS = 16
 
 
 class Leaf(NamedTuple, Generic[T]):
-    """What ``tree()`` has to know of a span, and the span."""
+    """A span, and the values that ``tree()`` needs of it."""
 
     span_id: str
     parent_id: str | None
@@ -41,7 +41,7 @@ class Leaf(NamedTuple, Generic[T]):
 
 
 class Branch(NamedTuple, Generic[T]):
-    """A span in its place: what to write before its line, what before further lines about it, how deep it is."""
+    """A span in its tree: the prefix of its line, the prefix of further lines about it, and its depth."""
 
     head: str
     below: str
@@ -50,9 +50,9 @@ class Branch(NamedTuple, Generic[T]):
 
 
 def tree(leaves: Iterable[Leaf[T]], *, levels: int = 12) -> Iterator[Branch[T]]:
-    """Give every span once, children after their parent, in order of start; whose parent is missing begins a tree.
+    """Give every span once, children after their parent, in order of start; a span whose parent is missing is a root.
 
-    Parents that go in circles and ids that come twice are shown too. Past *levels* the level is written, not drawn.
+    Cyclic parents and duplicate ids are shown too. Beyond *levels* the level is a number, not drawn.
     """
     ordered = sorted(leaves, key=lambda leaf: leaf.start_ns)
     known = {leaf.span_id for leaf in ordered}
@@ -60,7 +60,7 @@ def tree(leaves: Iterable[Leaf[T]], *, levels: int = 12) -> Iterator[Branch[T]]:
     for at, leaf in enumerate(ordered):
         children.setdefault(leaf.parent_id if leaf.parent_id in known else None, []).append(at)
     seen = [False] * len(ordered)
-    # Every span is tried as a root in the end: those in a circle have no way down to them.
+    # Every span is tried as a root in the end: a cycle is reachable from no root.
     for root in [*children.get(None, ()), *range(len(ordered))]:
         waiting = [(root, "", "", 0)]
         while waiting:
@@ -102,12 +102,12 @@ def moment(ns: int, format: str = "%H:%M:%S") -> str:
     """Return the local time of *ns* Unix nanoseconds."""
     try:
         return time.strftime(format, time.localtime(ns // 1_000_000_000))
-    except (OverflowError, ValueError, OSError):  # a program may have said anything
+    except (OverflowError, ValueError, OSError):  # a program may have set any time
         return "no time"
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Return *text* on one line and without what steers a terminal, such characters escaped; past *limit* it is cut."""
+    """Return *text* on one line, cut at *limit*, with the characters that control a terminal escaped."""
     if len(text) > limit:
         text = f"{text[: limit - 1]}…"
     if text.isprintable():
@@ -116,7 +116,7 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def cells(text: str) -> int:
-    """Return how many columns *text* takes in a terminal."""
+    """Return the width of *text* in a terminal, in columns."""
     if text.isascii():
         return len(text)
     return sum(map(_cells, text))
@@ -142,7 +142,7 @@ def cut(text: str, width: int) -> str:
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """Return *text* as a stream of *encoding* can write it: signs drawn in ASCII, other people's letters escaped."""
+    """Return *text* as a stream of *encoding* can write it: box characters in ASCII, other characters escaped."""
     encoding = encoding or "utf-8"
     try:
         text.encode(encoding)

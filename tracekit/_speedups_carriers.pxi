@@ -265,6 +265,8 @@ cpdef object put(object carrier, str name, str text):
     Fields of that name in another case are removed, because more than one ``traceparent`` counts as none. A list of
     bytes pairs gets bytes.
     """
+    if name is None:
+        raise TypeError("name must be str, not NoneType")
     _put(carrier, name, text)
 
 

@@ -1,15 +1,15 @@
 """Processes without an event loop: pools whose jobs continue the trace and send back their spans, and ``environ()``.
 
-How it works: ``pack()`` puts a carrier beside a job: the context that is current, what decides about recording, and the
-wire formats. In the worker the job runs in a fresh ``contextvars.Context`` in which that context is current, a remote one; the spans that
-end there wait in the worker's buffer. They are taken out when the worker pickles what the job returned or raised, so
-that pickle is their carrier: unpickling it in the parent hands them to the parent's exporter, and gives
-the plain value or the original exception. A worker that calls ``tracekit.configure()`` keeps its spans and exports them.
+How it works: ``pack()`` puts a carrier beside a job: the current context, the settings of recording, and the wire
+formats. In the worker, the job runs in a fresh ``contextvars.Context`` in which that context is current, as a remote
+one; the spans that end there wait in the worker's buffer. They are taken out when the worker pickles the job's result or
+exception, so that pickle is their carrier: unpickling it in the parent hands them to the parent's exporter, and gives the
+plain value or the original exception. A worker that calls ``tracekit.configure()`` keeps its spans and exports them.
 
-What a worker has not sent is lost with it: spans that are open, or that end after its last result, when it
-exits, dies or is killed. Where a worker dies under a job, the span that submitted the job says so.
+Spans that a worker has not sent are lost with it: those that are open, or that end after its last result, when it
+exits, dies or is killed. Where a worker dies during a job, the span that submitted the job records that.
 
-``multiprocessing.Process`` needs none of this: its child has a pipeline of its own, if it calls ``configure()`` or
+``multiprocessing.Process`` needs none of this: its child has its own pipeline, if it calls ``configure()`` or
 was forked after that. ``target=tracekit.wrap(fn)`` continues the trace there.
 """
 
@@ -56,11 +56,11 @@ R = TypeVar("R")
 Recording: TypeAlias = "tuple[int, str, tuple[int, ...] | None]"  # threshold, state, limits if they are not the default
 Settings: TypeAlias = "tuple[Recording | None, bytes | None]"  # and the formats, pickled
 
-_lost_before: dict[int, int] = {}  # what the parent knows of; by process, as a fork counts from nothing
+_lost_before: dict[int, int] = {}  # reported to the parent; by process, as a fork counts from 0
 
 
 def environ(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return a copy of *base*, or else of ``os.environ``, that names what is current here: ``TRACEPARENT`` and so on.
+    """Return a copy of *base*, or else of ``os.environ``, that names the current context: ``TRACEPARENT`` and so on.
 
     For ``subprocess.run(..., env=environ())``: a program that calls ``tracekit.configure()``, or any other that
     reads these variables, joins the trace.
@@ -69,11 +69,11 @@ def environ(base: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
-    """A ``concurrent.futures.ProcessPoolExecutor`` whose jobs are children of what is current where they are submitted.
+    """A ``concurrent.futures.ProcessPoolExecutor`` whose jobs are children of the span current at their submission.
 
-    With every start method, and whenever the workers were started. What a job records comes back with its result or
-    exception. A custom sampler stays here: what has no parent is kept by a worker. *initializer* belongs to no job:
-    its spans are roots, linked to what is current where the pool is made, and come back with the worker's first result.
+    With every start method, and whenever the workers were started. The spans of a job come back with its result or
+    exception. A custom sampler stays here: a worker records every root. *initializer* belongs to no job:
+    its spans are roots, linked to the context in which the pool is made, and come back with the worker's first result.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
         *,
         max_tasks_per_child: int | None = None,
     ) -> None:
-        if callable(initializer):  # what is not fails as it does without tracekit
+        if callable(initializer):  # else it fails as it does without tracekit
             initializer = _Initializer(initializer, place())
         super().__init__(max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Have *fn* called in a worker, as a child of what is current here."""
+        """Call *fn* in a worker, as a child of the current span."""
         run, packed = pack(fn, *args, **kwargs)
         future = super().submit(run, *packed)
         span = current_span()
@@ -106,13 +106,13 @@ class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
         chunksize: int = 1,
         **options: Any,  # buffersize, from Python 3.14 on
     ) -> Iterator[R]:
-        """Have *fn* called for each item, as a child of what is current here, in a Context of that call's own."""
+        """Call *fn* for each item, as a child of the current span, in a separate Context."""
         fn = functools.partial(_inside, place(), fn)
         return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, **options)
 
 
 def pack(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> tuple[Callable[..., R], tuple[Any, ...]]:
-    """Return a function and its arguments that are ``fn(*args, **kwargs)`` as a child of what is current here.
+    """Return a function and its arguments that call ``fn(*args, **kwargs)`` as a child of the current span.
 
     For pools that are not tracekit's, if they pickle jobs and results: ``pool.apply_async(*pack(fn, 1))`` of
     ``multiprocessing``, ``executor.submit(run, *packed)``.
@@ -120,11 +120,11 @@ def pack(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> tuple[Call
     return _run, ((place(), _settings()), fn, args, kwargs)
 
 
-# ---- in the parent, on the way out
+# ---- in the parent, for a job that is sent
 
 
 def _settings() -> Settings | None:
-    """Return what makes a worker do as this process does, as small as it pickles; None: as if nothing were configured."""
+    """Return this process's settings for a worker, pickled as small as possible; None if nothing is configured."""
     tracer = tracer_in_use()
     recording = None
     if tracer.recording:
@@ -134,12 +134,12 @@ def _settings() -> Settings | None:
 
 
 def _pickled(chosen: Sequence[Format]) -> bytes | None:
-    """Return *chosen* as octets, which cost no job anything; None for the default and for what cannot be pickled."""
+    """Return *chosen* as octets, made once for all jobs; None for the default and for values that cannot be pickled."""
     if tuple(chosen) == DEFAULT_FORMATS:
         return None
     try:
         return pickle.dumps(tuple(chosen))
-    except Exception:  # a format of the program's own
+    except Exception:  # a custom format
         return None
 
 
@@ -147,7 +147,7 @@ def _pickled(chosen: Sequence[Format]) -> bytes | None:
 
 
 def _use(settings: Settings | None) -> Tracer:
-    """Do as *settings* say, unless the worker has called ``configure()`` itself."""
+    """Apply *settings*, unless the worker has called ``configure()`` itself."""
     recording, chosen = settings or (None, None)
     tracer = _tracer(recording)
     record_for_parent(tracer, _formats(chosen))
@@ -166,7 +166,7 @@ def _tracer(recording: Recording | None) -> Tracer:
 def _formats(pickled: bytes | None) -> Sequence[Format]:
     try:
         found: Sequence[Format] = DEFAULT_FORMATS if pickled is None else pickle.loads(pickled)
-    except Exception:  # of the program's own, and not to be had here
+    except Exception:  # custom, and not importable here
         found = DEFAULT_FORMATS
     return found
 
@@ -184,7 +184,7 @@ class _Initializer:
 
     def __call__(self, /, *args: Any) -> None:
         _use(_settings() if self.settings == () else self.settings)
-        # Not in a Context of its own: the program may set variables here that its jobs read.
+        # Not in a separate Context: the program may set variables here that its jobs read.
         with at(self.place), detached():
             self.function(*args)
 
@@ -204,7 +204,7 @@ def _run(carrier: tuple[Place, Any], fn: Callable[..., Any], args: Any, kwargs: 
 
 
 def _inside(where: Place, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call *fn* in a Context of its own with what is current at *where*."""
+    """Call *fn* in a new Context in which *where* is current."""
     fresh = copy_context()
     scope = at(where)
     fresh.run(scope.__enter__)
@@ -233,7 +233,7 @@ def _lost() -> int:
 
 
 class _Value:
-    """What a job returned; it takes the worker's spans along when the worker pickles it, and unpickles as itself."""
+    """The result of a job; pickling it in the worker takes the worker's spans along, and it unpickles as the result."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -258,7 +258,7 @@ def _reduce_error(error: BaseException, trace_id: str, protocol: int) -> Any:
 
 
 def _with_spans(outcome: Any, protocol: int, recorded_in: str = "") -> Any:
-    # In bytes of its own: so what cannot be pickled costs no spans here, and what cannot be unpickled none there.
+    # In separate bytes: a result that cannot be pickled, or unpickled in the parent, costs no spans.
     pickled = io.BytesIO()
     try:
         (pickle.Pickler if parent_process() is None else ForkingPickler)(pickled, protocol).dump(outcome)
@@ -293,7 +293,7 @@ def _values(span: Span) -> tuple[Any, ...]:
     )
 
 
-# ---- in the parent, on the way back: in the pool's own thread or the event loop, so that nothing may be raised
+# ---- in the parent, for a result that arrives: in the pool's thread or the event loop, so that nothing may be raised
 
 
 def _open(_: None, pickled: bytes, recorded_in: str) -> Any:
@@ -322,6 +322,6 @@ def _check(submitted_by: weakref.ref[Span], future: Future[Any]) -> None:
 
 
 def _say_lost(span: Span | None) -> None:
-    """Say on *span*, once, that a worker died with what its jobs had recorded, which nobody can count."""
+    """Record on *span*, once, that a worker died with the spans of its jobs, which cannot be counted."""
     if span is not None and not any(event.name == "spans lost" for event in span.events):
         span.add_event("spans lost", {"reason": "worker process died"})

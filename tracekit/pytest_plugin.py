@@ -1,7 +1,7 @@
-"""The pytest plugin: every test starts with nothing current, and in strict mode its spans are looked at when it is over.
+"""The pytest plugin: every test starts with nothing current; in strict mode its spans are checked afterwards.
 
-Strict are tests with ``@pytest.mark.tracekit``, and all of them under ``--tracekit-strict`` or with
-``tracekit_strict = true`` in pytest's configuration. Fixture ``spans``: what the test has recorded.
+Strict mode applies to tests with ``@pytest.mark.tracekit``, and to all under ``--tracekit-strict`` or with
+``tracekit_strict = true`` in pytest's configuration. Fixture ``spans``: the spans that the test has recorded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LINES = 100
 
 
 class _Running:
-    """The test that runs now: the scope that it does not see, and what observes it if it is strict."""
+    """The running test: the scope around it, and its observer in strict mode."""
 
     def __init__(self, item: pytest.Item) -> None:
         self.watch: Watch | None = None
@@ -48,13 +48,15 @@ class _Running:
         self._exits = ExitStack()
         self._exits.callback(swap_scope, swap_scope(None))
         if _is_strict(item):
+            from ._core import misuse
             from ._testing.leaks import Watch
 
+            self._exits.callback(misuse.set_strict, misuse.set_strict(True))
             self.watch = self._exits.enter_context(Watch(str(item.config.rootpath)))
             self.record()
 
     def record(self) -> None:
-        """Have spans recorded, unless they are: so that they are real, and have links."""
+        """Record spans, unless they already are: only recorded spans have links."""
         from ._configure import tracer_in_use
         from .testing import recording
 
@@ -62,7 +64,7 @@ class _Running:
             self._exits.enter_context(recording())
 
     def report(self) -> str:
-        """Return what was wrong with the test's spans, as text, or nothing; end those that were left open."""
+        """Return the findings about the test's spans as text, empty if there are none, and end spans left open."""
         if self.watch is None:
             return ""
         allowed = _allowed(self._item)
@@ -72,7 +74,7 @@ class _Running:
         from ._render import printable
         from .testing import span_tree
 
-        # An id may come twice: what is not sampled has its parent's where that is not either, and ids may be counted.
+        # An id may occur twice: an unsampled span has the id of its unsampled parent, and a test may number ids.
         own = [span for span in self.watch.spans if span.parent is None or span.parent.span_id != span.context.span_id]
         spans = {span.context.span_id: span for span in own}.values()
         tree = [printable(line) for line in span_tree(spans).split("\n") if line]
@@ -84,7 +86,7 @@ class _Running:
         return "\n".join([head, *_cut(lines), *_cut(running), "", "the test's spans:", *_cut(tree)])
 
     def close(self) -> None:
-        """Put everything back."""
+        """Restore everything."""
         self._exits.close()
 
 
@@ -99,22 +101,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark known."""
+    """Register the mark."""
     text = "tracekit(allow=()): fail the test if its spans leak; allow is a set of open, ended-twice, late-write, late-child, root"
     config.addinivalue_line("markers", text)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse marks that say what they cannot mean."""
+    """Reject invalid arguments to the ``tracekit`` mark."""
     if hasattr(config, "workerinput"):
-        return  # a process of pytest-xdist, which has nobody to tell: the test will
+        return  # a process of pytest-xdist, whose output is not shown: the test reports it
     for item in items:
         _allowed(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Put everything back, also where a test is interrupted."""
+    """Restore everything, also after an interrupted test."""
     try:
         return (yield)
     finally:
@@ -130,7 +132,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
-    """Keep what a fixture of several tests opens out of the one that happens to be the first."""
+    """Keep the scopes of a fixture that several tests share out of the test that runs first."""
     if request.scope == "function":
         return (yield)
     running = request.config.stash.get(_running, None)
@@ -148,7 +150,7 @@ def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any,
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Keep what the test leaves open out of the next, which may run in the same task."""
+    """Keep scopes that the test leaves open out of the next test, which may run in the same task."""
     running = item.config.stash.get(_running, None)
     if running is not None and running.watch is not None:
         running.record()  # a fixture may have called configure()
@@ -159,7 +161,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Look at the spans after the last fixture is gone; what fails for another reason is told beside that."""
+    """Look at the spans after the last fixture is gone; reported beside any other failure."""
     running = item.config.stash.get(_running, None)
     if running is None:
         return (yield)
@@ -215,7 +217,7 @@ def _is_strict(item: pytest.Item) -> bool:
 
 
 def _allowed(item: pytest.Item) -> set[str]:
-    """Return what the marks of *item* allow."""
+    """Return the findings that the marks of *item* allow."""
     allowed: set[str] = set()
     for mark in item.iter_markers(_MARK):
         from ._testing.leaks import FINDINGS

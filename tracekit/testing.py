@@ -1,9 +1,8 @@
-"""What users test with, and tracekit itself: spans in memory, counting ids, a clock that stands still, trees as text."""
+"""Helpers for tests: spans in memory, sequential ids, a clock set by hand, trees as text."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import TYPE_CHECKING, Self
 
 from ._configure import flush, lend
@@ -23,16 +22,14 @@ class MemoryExporter:
     """Keep finished spans in ``spans``, in the order in which they ended. Reading it flushes first."""
 
     def __init__(self) -> None:
-        self._spans: list[Span] = []
-        self._lock = threading.Lock()
+        self._spans: list[Span] = []  # without a lock, which a signal handler could find taken: each step is one
         self.is_shut_down = False
 
     @property
     def spans(self) -> list[Span]:
-        """Every span that has ended so far, in a list of its own."""
+        """A new list of every span that has ended so far."""
         flush(_PATIENCE_S)
-        with self._lock:
-            return list(self._spans)
+        return list(self._spans)
 
     def __iter__(self) -> Iterator[Span]:
         return iter(self.spans)
@@ -46,29 +43,27 @@ class MemoryExporter:
     def clear(self) -> None:
         """Forget the spans that have ended so far."""
         flush(_PATIENCE_S)
-        with self._lock:
-            self._spans.clear()
+        self._spans.clear()
 
     def export(self, spans: Sequence[Span]) -> None:
         """Keep *spans*."""
-        with self._lock:
-            self._spans.extend(spans)
+        self._spans.extend(spans)
 
     def shutdown(self) -> None:
-        """Note that no more spans will come."""
+        """Mark the exporter as shut down."""
         self.is_shut_down = True
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[MemoryExporter]:
-    """Inside ``with``, record every trace in memory, whatever is configured; then go on as before."""
+    """Inside ``with``, record every trace in memory instead of exporting it; the exporter is restored afterwards."""
     exporter = MemoryExporter()
     with lend(exporter):
         yield exporter
 
 
 class CountingIds:
-    """Inside ``with``, trace ids and span ids count 1, 2, 3 … instead of being random."""
+    """Inside ``with``, trace ids and span ids are 1, 2, 3 … instead of random numbers."""
 
     def __init__(self) -> None:
         self._traces = self._spans = 0

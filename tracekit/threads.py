@@ -27,9 +27,9 @@ _SHUT_DOWN: Any = getattr(queue, "ShutDown", ())  # from Python 3.13 on
 
 
 class Thread(threading.Thread):
-    """A ``threading.Thread`` that runs under what is current where ``start()`` is called, though that may have ended.
+    """A ``threading.Thread`` that runs in the context of the call of ``start()``, though its span may have ended.
 
-    It has a Context of its own, a copy made there; a *context* that it is given, from Python 3.14 on, wins.
+    It runs in a copy of that Context; an explicit *context*, from Python 3.14 on, takes precedence.
     """
 
     def start(self) -> None:
@@ -38,14 +38,14 @@ class Thread(threading.Thread):
 
 
 class Timer(Thread, threading.Timer):
-    """A ``threading.Timer`` that calls its function under what is current where ``start()`` is called."""
+    """A ``threading.Timer`` that calls its function in the context of the call of ``start()``."""
 
 
 class ThreadPoolExecutor(futures.ThreadPoolExecutor):
-    """A ``concurrent.futures.ThreadPoolExecutor`` whose jobs run under what is current where they are submitted.
+    """A ``concurrent.futures.ThreadPoolExecutor`` whose jobs run in the context of their submission.
 
-    Each has a Context of its own, so that what one leaves open does not reach the next on the same thread. The
-    threads, and *initializer*, have nothing of who happens to submit first.
+    Each runs in a separate Context: scopes that a job leaves open do not reach the next job on the same thread. The
+    threads, and *initializer*, do not inherit the context of the first submission.
     """
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]:
@@ -55,10 +55,10 @@ class ThreadPoolExecutor(futures.ThreadPoolExecutor):
 
 
 def wrap_executor(executor: futures.Executor) -> futures.Executor:
-    """Return an executor that hands its jobs to *executor*, of any kind, each with what is current where it is submitted.
+    """Return an executor that hands its jobs to *executor*, of any kind, each in the context of its submission.
 
-    For executors that others make. One of processes is refused: ``tracekit.processes`` has one that also brings
-    back what was recorded there.
+    For executors made by other code. An executor of processes is rejected: ``tracekit.processes`` has one that
+    also brings back the spans recorded there.
     """
     if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be an Executor, not {type(executor).__name__}")
@@ -73,7 +73,7 @@ class _WrappedExecutor(futures.Executor):
         self._executor = executor
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]:
-        # What cannot be called fails as it does without tracekit.
+        # An object that is not callable fails as it does without tracekit.
         return self._executor.submit(wrap(fn) if callable(fn) else fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, **options: Any) -> None:
@@ -93,10 +93,10 @@ class _WrappedExecutor(futures.Executor):
 
 
 class Queue(queue.Queue[T]):
-    """A ``queue.Queue`` whose items carry what was current where they were put.
+    """A ``queue.Queue`` whose items carry the context of the call of ``put()``.
 
-    ``get()`` gives the item, ``get_delivery()`` and ``deliveries()`` its sender's context too. An item waits from
-    when it is in the queue: before, it is its sender that waits.
+    ``get()`` returns the item, ``get_delivery()`` and ``deliveries()`` its sender's context too. The waiting time
+    of an item starts when it is in the queue, not when its sender starts to wait for room.
     """
 
     def _put(self, item: T) -> None:

@@ -15,7 +15,7 @@ import tracekit
 from tracekit import aio
 from tracekit.testing import span_tree
 
-from .. import jobs
+from ..tools import jobs
 
 anyio_to_interpreter = pytest.importorskip("anyio.to_interpreter", exc_type=ImportError)  # there since anyio 4.10
 

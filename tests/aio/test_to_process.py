@@ -22,7 +22,7 @@ from tracekit.aio import to_process
 from tracekit.processes import ProcessPoolExecutor
 from tracekit.testing import span_tree
 
-from .. import jobs
+from ..tools import jobs
 
 pytestmark = pytest.mark.anyio
 

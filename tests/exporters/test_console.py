@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 import tracekit
 from tracekit._render import Leaf, cells, cut, duration, encodable, pairs, printable, tree, value_text
+from tracekit.exporters import console
 from tracekit.exporters.console import ConsoleExporter
 from tracekit.testing import CountingIds, FakeClock
+
+from ..test_pipeline import Balance
 
 ONE, TWO = f"{1:032x}", f"{2:032x}"
 
@@ -212,6 +215,54 @@ def test_a_program_without_standard_error_loses_nothing_else(monkeypatch):
     tracekit.span("x").end()
     tracekit.flush()
     assert tracekit.statistics().exported == before.exported + 1
+
+
+def test_a_span_that_cannot_be_written_costs_itself_alone(stream, monkeypatch, caplog):
+    lines = console._span_lines
+
+    def fails(branch, paint):
+        if branch.span.name == "bad":
+            raise RuntimeError("dictionary changed size during iteration")
+        return lines(branch, paint)
+
+    monkeypatch.setattr(console, "_span_lines", fails)
+    exporter = ConsoleExporter(stream)
+    tracekit.configure(exporter=exporter)
+    balance = Balance()
+    with tracekit.span("root"):
+        for name in ("good", "bad", "better"):
+            with tracekit.span(name):
+                pass
+    tracekit.span("bad").end()
+    tracekit.span("other").end()
+    assert tracekit.flush()
+    assert (balance.exported, balance.failed) == (4, 2)
+    text = stream.getvalue()
+    assert [name in text for name in ("root", "good", "better", "other", "bad")] == [True, True, True, True, False]
+    assert "2 spans lost" not in caplog.text
+
+
+def test_spans_that_wait_for_their_parent_are_queued_and_written_once_whatever_fails(caplog):
+    stream = Writes()
+    exporter = ConsoleExporter(stream)
+    tracekit.configure(exporter=exporter)
+    balance = Balance()
+    outer = tracekit.span("outer")
+    tracekit.span("inner", parent=outer).end()
+    assert tracekit.flush()
+    assert (balance.exported, balance.queued) == (0, 1)
+    other = tracekit.span("other")
+    broken = Writes()
+    broken.close()
+    exporter.stream = broken
+    outer.end()
+    assert tracekit.flush()
+    assert (balance.exported, balance.queued, balance.failed) == (0, 0, 2)
+    exporter.stream = stream
+    other.end()
+    assert tracekit.flush()
+    assert (balance.exported, balance.failed) == (1, 2)
+    assert "inner" not in stream.getvalue()
 
 
 def test_a_stream_that_fails_costs_its_spans_and_the_next_ones_are_written(caplog):

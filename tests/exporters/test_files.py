@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-import tracekit
+from tracekit.exporters._otlp import outbox as _outbox
 from tracekit.exporters._otlp.outbox import Outbox
 from tracekit.exporters._sqlite import access
+from tracekit.exporters._sqlite import file as _file
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoreError
-from tracekit.testing import MemoryExporter
 
 from .test_otlp import made
-from .test_outbox import put, rows
+from .test_otlp_requests import sized
+from .test_outbox import adds_up, put, rows
 
 posix = pytest.mark.skipif(os.name == "nt", reason="permissions and owners are POSIX's")
 
@@ -109,67 +112,44 @@ def test_wrong_permissions_are_an_error_of_the_constructor(mode, error, tmp_path
 # ---- other users' files
 
 
-@pytest.fixture
-def somebody_else(monkeypatch):
-    """From here on, all that is on the disk belongs to another user."""
+def owned_by(monkeypatch, **owners):
+    """Have files belong to the users that *owners* names, by their names without suffix, and this process to user 1001."""
+    lstat = os.lstat
 
-    def become():
-        monkeypatch.setattr(access.os, "geteuid", lambda: os.getuid() + 1)
+    def found(name):
+        result = lstat(name)
+        return SimpleNamespace(st_mode=result.st_mode, st_uid=owners.get(Path(name).stem, 1001))
 
-    return become
+    monkeypatch.setattr(access.os, "geteuid", lambda: 1001)
+    monkeypatch.setattr(access.os, "lstat", found)
 
 
 @posix
 @pytest.mark.parametrize("make", KINDS)
-def test_a_link_to_another_users_file_is_not_followed(make, tmp_path, somebody_else, monkeypatch):
-    path = tmp_path / "file.db"
-    theirs = tmp_path / "theirs.db"
-    theirs.touch()
-    path.symlink_to(theirs)
-    link = os.lstat(path)
-    lstat = os.lstat
-
-    def mine(name):
-        return link if Path(name) == path else lstat(name)
-
-    keep = make(tmp_path / "own.db")
-    monkeypatch.setattr(access.os, "geteuid", lambda: os.getuid() + 1)
-    monkeypatch.setattr(access.os, "lstat", lambda name: _Owned(lstat(name), Path(name) == path))
+def test_a_link_to_another_users_file_is_not_followed(make, tmp_path, monkeypatch):
+    (tmp_path / "theirs.db").touch()
+    (tmp_path / "file.db").symlink_to(tmp_path / "theirs.db")
+    owned_by(monkeypatch, theirs=1002)
     with pytest.raises(
         StoreError, match=r"another user's file: .*theirs\.db: name a path in a directory that is yours"
     ):
-        make(path)
-    assert theirs.read_bytes() == b""
-    del keep, mine
-
-
-class _Owned:
-    """A stat result of this user's, or not."""
-
-    def __init__(self, result, is_mine):
-        self.st_mode = result.st_mode
-        self.st_uid = os.getuid() + is_mine
+        make(tmp_path / "file.db")
+    assert (tmp_path / "theirs.db").read_bytes() == b""
 
 
 @posix
 @pytest.mark.parametrize("make", KINDS)
-def test_another_users_link_is_not_followed(make, tmp_path, monkeypatch):
-    path = tmp_path / "file.db"
+def test_another_users_link_is_not_followed_but_for_roots(make, tmp_path, monkeypatch):
     (tmp_path / "mine.db").touch()
-    path.symlink_to(tmp_path / "mine.db")
-    lstat = os.lstat
-    monkeypatch.setattr(access.os, "geteuid", lambda: 1001)
-    monkeypatch.setattr(access.os, "lstat", lambda name: _With(lstat(name), 1002 if Path(name) == path else 1001))
+    (tmp_path / "file.db").symlink_to(tmp_path / "mine.db")
+    owned_by(monkeypatch, file=1002)
     with pytest.raises(StoreError, match=r"a link of another user's: .*file\.db"):
-        make(path)
-    monkeypatch.undo()
+        make(tmp_path / "file.db")
     assert (tmp_path / "mine.db").read_bytes() == b""
-
-
-class _With:
-    def __init__(self, result, owner):
-        self.st_mode = result.st_mode
-        self.st_uid = owner
+    monkeypatch.undo()
+    owned_by(monkeypatch, file=0)
+    keep = make(tmp_path / "file.db")
+    del keep
 
 
 @posix
@@ -178,7 +158,7 @@ class _With:
 def test_where_everybody_may_write_another_users_file_is_not_taken(make, name, tmp_path, monkeypatch):
     tmp_path.chmod(0o1777)
     (tmp_path / name).touch()
-    monkeypatch.setattr(access.os, "geteuid", lambda: os.getuid() + 1)
+    owned_by(monkeypatch, file=1002)
     with pytest.raises(StoreError, match=rf"another user's file: .*{name}: "):
         make(tmp_path / "file.db")
     tmp_path.chmod(0o700)
@@ -258,23 +238,43 @@ def test_nothing_that_a_file_defines_is_trusted(tmp_path):
 # ---- a call that interrupts another
 
 
-def test_a_call_that_interrupts_another_on_the_same_file_fails_and_leaves_that_one_alone(tmp_path):
+def test_a_call_may_interrupt_another_on_the_same_file_at_any_line_and_leaves_that_one_alone(tmp_path):
     """As a signal handler or a finaliser does; in a thread, so that a dead lock fails the test."""
     outbox = spool(tmp_path / "file.db")
-    said = []
+    seen, said = set(), []
+
+    def interrupt(frame, event, _):
+        if frame.f_code.co_filename not in (_file.__file__, _outbox.__file__):
+            return None
+        line = frame.f_code.co_filename, frame.f_lineno
+        if event == "line" and line not in seen:
+            seen.add(line)
+            sys.settrace(None)
+            for call in (outbox.ledger, lambda: put(outbox)):
+                try:
+                    call()
+                except StoreError as error:
+                    said.append(str(error))
+            sys.settrace(interrupt)
+        return interrupt
 
     def work():
-        with outbox._file.explained(), outbox._file.transaction() as connection:
-            for call in (outbox.ledger, lambda: put(outbox)):
-                with pytest.raises(StoreError, match="in use by the call that this one interrupts"):
-                    call()
-            connection.execute("UPDATE ledger SET evicted = 0")
-        said.append(outbox.ledger())
+        for call in (outbox.ledger, lambda: put(outbox), lambda: outbox.sent(outbox.take(60)), outbox.due_s):
+            sys.settrace(interrupt)
+            try:
+                call()
+            finally:
+                sys.settrace(None)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(20)
-    assert [ledger.put for ledger in said] == [1]
+    thread.join(60)
+    assert not thread.is_alive()
+    assert len(seen) > 50
+    assert {line.partition(": ")[0] for line in said} == {"in use by the call that this one interrupts"}
+    ledger = outbox.ledger()
+    assert adds_up(ledger)
+    assert ledger.sent == 1
     outbox.close()
 
 
@@ -298,17 +298,35 @@ def test_a_span_that_cannot_be_stored_costs_itself_alone(tmp_path, monkeypatch, 
 def test_a_span_that_sqlite_has_no_type_for_costs_itself_alone(tmp_path, monkeypatch):
     from tracekit.exporters import sqlite
 
-    monkeypatch.setattr(sqlite, "_int64", lambda number: number or number)
-    memory = MemoryExporter()
-    tracekit.configure(exporter=memory)
-    for name, kind in (("a", 5), ("b", 1 << 80), ("c", 6)):
-        with monkeypatch.context() as patch:
-            patch.setattr(tracekit.testing, "flush", lambda _: True)
-            tracekit.span(name, attributes={"kind": kind}).end()
     row = sqlite._row
-    monkeypatch.setattr(sqlite, "_row", lambda span, *rest: (*row(span, *rest)[:-1], span.attributes["kind"]))
+    odd = {"job 2": 1 << 80, "job 5": object()}
+    monkeypatch.setattr(
+        sqlite, "_row", lambda span, *rest: (*row(span, *rest)[:-1], odd.get(span.name, span.truncated_values))
+    )
     exporter = SQLiteExporter(tmp_path / "file.db")
-    exporter.export(memory.spans)
-    assert exporter.account().failed == 1
+    exporter.export(made(8))
+    assert exporter.account().failed == 2
     exporter.shutdown()
-    assert [name for (name,) in rows(tmp_path / "file.db", "SELECT name FROM spans")] == ["a", "c"]
+    names = [name for (name,) in rows(tmp_path / "file.db", "SELECT name FROM spans")]
+    assert names == [f"job {at}" for at in (0, 1, 3, 4, 6, 7)]
+
+
+def test_what_was_stored_before_a_failure_is_not_counted_as_failed(tmp_path, monkeypatch, caplog):
+    exporter = SQLiteExporter(tmp_path / "file.db", max_bytes=1 << 20)
+    write, calls = exporter._write, []
+
+    def fail_second(written, size):
+        calls.append(len(written))
+        if len(calls) == 2:
+            raise sqlite3.OperationalError("disk I/O error")
+        write(written, size)
+
+    monkeypatch.setattr(exporter, "_write", fail_second)
+    exporter.export(sized(*[3000] * 80))
+    assert 0 < exporter.account().failed == 80 - calls[0]
+    assert rows(tmp_path / "file.db", "SELECT count(*) FROM spans") == [(calls[0],)]
+    calls[:] = [0]
+    with pytest.raises(StoreError):
+        exporter.export(made(2))
+    assert exporter.account().failed == 80 - len(rows(tmp_path / "file.db", "SELECT 1 FROM spans"))
+    exporter.shutdown()

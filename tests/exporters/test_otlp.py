@@ -677,6 +677,14 @@ def test_a_forked_child_has_a_connection_of_its_own(collector):
     assert len(collector.clients) == 2
 
 
+def test_after_a_fork_the_parents_losses_are_not_the_childs(collector):
+    sender = exporter(collector)
+    sender._failed = 7
+    assert sender.account().failed == 7
+    sender._pid = -1  # as if this process were the child
+    assert sender.account().failed == 0
+
+
 def test_its_own_requests_are_not_traced(collector, monkeypatch):
     """As an instrumentation of urllib3 would."""
     import urllib3
@@ -828,7 +836,7 @@ def test_what_is_lost_when_is_measured():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n| ") == 9
+    assert done.stdout.count("\n| ") == 16
 
 
 def test_a_spool_that_is_full_is_said_once(spool, caplog):

@@ -26,7 +26,7 @@ from tracekit import Limits, Link, TraceState
 from tracekit.exporters.otlp import encode_spans, encode_spans_as_json
 from tracekit.testing import FakeClock
 
-from ..vectors import TWINS
+from ..tools.vectors import TWINS
 from .collector import parse_json
 
 NOW = 1_700_000_000_000_000_000

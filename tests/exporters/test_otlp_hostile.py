@@ -109,6 +109,14 @@ def test_a_collector_that_reads_slowly_is_bounded_by_the_timeout(tmp_path):
     assert sum(received) < 16 << 20
 
 
+def test_a_grpc_collector_that_never_answers_is_bounded_by_the_timeout():
+    over = threading.Event()
+    with GrpcCollector(lambda *_: over.wait(20)) as collector:
+        assert "DEADLINE_EXCEEDED" in reason(exporter(collector, protocol="grpc", timeout_s=0.3))
+        assert not over.is_set()
+        over.set()
+
+
 # ---- memory
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 import json
 from collections import Counter
@@ -9,6 +10,9 @@ from collections import Counter
 import pytest
 
 import tracekit
+from tracekit import _configure
+from tracekit._core.span import set_tracer
+from tracekit._core.tracer import Tracer
 from tracekit.exporters import otlp
 from tracekit.exporters._otlp import requests
 from tracekit.exporters._otlp import sender as _sender
@@ -298,6 +302,45 @@ def test_a_span_that_cannot_be_encoded_costs_itself_alone(protocol, bad, monkeyp
         assert sender.probe(made(1)[0]).outcome == ("refused" if 0 in bad else "taken")
         sender.shutdown()
     assert len([line for line in lines(caplog) if "cannot be encoded" in line]) == 1
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+def test_keys_that_are_members_of_an_enum_are_sent_as_their_text(protocol):
+    class Key(enum.StrEnum):
+        NAME = "host.name"
+
+    class Kept(str):
+        def __str__(self):
+            return "not this"
+
+    with Collector() as collector:
+        sender = exporter(collector, protocol=protocol)
+        tracekit.configure(exporter=sender, resource={Key.NAME: "one", Kept("host.id"): "two"}, environ={})
+        balance = Balance()
+        with tracekit.span("job", attributes={Key.NAME: Key.NAME}):
+            pass
+        assert tracekit.flush(20)
+        assert (balance.exported, balance.failed) == (1, 0)
+        resource = collector.requests[0].resource_spans[0].resource.attributes
+        found = {item.key: item.value.string_value for item in resource}
+        assert (found["host.name"], found["host.id"]) == ("one", "two")
+        assert collector.spans[0].attributes[0].value.string_value == "host.name"
+        tracekit.configure(environ={})
+
+
+def test_a_resource_that_was_not_cleaned_is_encoded_all_the_same():
+    class Key(enum.StrEnum):
+        NAME = "host.name"
+
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, environ={})
+    before = _configure.tracer_in_use()
+    set_tracer(Tracer(recording=True, resource={Key.NAME: "one"}))
+    try:
+        tracekit.span("job").end()
+    finally:
+        set_tracer(before)
+    assert b"host.name" in otlp.encode_spans(memory.spans)
 
 
 def test_json_of_a_request_is_what_its_halves_are_made_of():

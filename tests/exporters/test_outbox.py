@@ -139,8 +139,9 @@ class Model(RuleBasedStateMachine):
         self.add(body, spans)
 
     def add(self, body, spans):
-        state = {"id": None, "attempts": 0, "is_held": False, "until": 0, "failures": 0, "sent": -1, "is_aside": False}
-        self.batches.append(SimpleNamespace(body=body, spans=spans, **state))
+        batch = SimpleNamespace(id=None, body=body, spans=spans, attempts=0, is_held=False, until=0)
+        batch.failures, batch.sent, batch.is_aside = 0, -1, False
+        self.batches.append(batch)
 
     @rule(target=taken, who=who, lease_s=st.sampled_from([1, 60, 3600]), early=st.booleans(), past=st.booleans())
     def take(self, who, lease_s, early, past):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import shutil
 import sqlite3
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from tracekit.exporters._sqlite import errors as _errors
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.sqlite import StoreError
 
-from ..test_pipeline import Balance
+from ..test_pipeline import Balance, Exiting
 from .collector import Collector, refuse, take
 from .test_otlp import closed_port, exporter, lines, made, until
 from .test_outbox import adds_up, put, rows
@@ -315,15 +317,13 @@ def test_a_damaged_spool_is_renamed_and_a_new_one_begun(spoil, collector, spool,
 def test_a_damage_that_only_the_sender_meets_is_found_too(collector, spool, monkeypatch):
     sender = exporter(collector, spool=spool)
     sender._outbox.ledger()
-    take_one = sender._outbox._take
     damages = iter([_errors.damaged(str(spool))])
 
-    def fail_once(*arguments):
+    def fail_once(_):
         for damage in damages:
             raise damage
-        return take_one(*arguments)
 
-    monkeypatch.setattr(sender._outbox, "_take", fail_once)
+    monkeypatch.setattr(sender._outbox._file, "check_disk", fail_once)  # in the transaction that takes a batch
     sender.start()
     until(lambda: spool.with_name("spool.db.damaged").exists())
     sender.export(made())
@@ -380,6 +380,32 @@ def test_of_several_that_find_a_spool_damaged_one_renames_it(spool):
     second.close()
 
 
+def test_a_file_that_another_thread_has_begun_meanwhile_is_not_renamed(spool):
+    damaged(spool)
+    outbox = Outbox(spool)
+    close = outbox._file.close
+
+    def begin_anew():
+        with pytest.raises(StoreError):
+            outbox.ledger()
+        assert outbox.set_aside() is not None
+        put(outbox)
+
+    def close_late():
+        outbox._file.close = close
+        thread = threading.Thread(target=begin_anew)
+        thread.start()
+        thread.join(20)
+        close()
+
+    outbox._file.close = close_late
+    with pytest.raises(StoreError):
+        outbox.ledger()
+    outbox.set_aside()
+    assert outbox.ledger().put == 1
+    outbox.close()
+
+
 def test_a_file_that_is_not_a_spool_is_never_renamed(spool):
     for spoil in (foreign, another_program):
         spoil(spool)
@@ -387,3 +413,88 @@ def test_a_file_that_is_not_a_spool_is_never_renamed(spool):
         assert spool.exists()
         spool.unlink()
     assert Outbox(spool).set_aside() is None
+
+
+# ---- the sending thread survives everything
+
+
+class Exits(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+@pytest.mark.parametrize("error", [SystemExit(), Exits(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+def test_the_sending_thread_survives_what_is_raised_in_it(error, collector, spool, monkeypatch):
+    monkeypatch.setattr(_sender, "_STORE_S", 0.001)
+    sender = exporter(collector, spool=spool)
+    take_one = sender._outbox.take
+    errors = iter([error])
+
+    def fail_once(*arguments, **options):
+        for one in errors:
+            raise one
+        return take_one(*arguments, **options)
+
+    monkeypatch.setattr(sender._outbox, "take", fail_once)
+    sender.export(made())
+    until(lambda: len(collector.spans) == 1)
+    sender.shutdown()
+
+
+def test_a_log_handler_that_exits_does_not_end_the_sending_thread(spool):
+    handler = Exiting()
+    logger = logging.getLogger("tracekit")
+    logger.addHandler(handler)
+    try:
+        with Collector(refuse(503), refuse(400)) as collector:
+            sender = exporter(collector, spool=spool)
+            thread = sender._sender
+            for number in range(3):
+                sender.export(made(1, str(number)))
+            until(lambda: sender.ledger().waiting == 0)
+            assert thread._is_running.locked()
+            assert (sender.ledger().rejected, len(collector.spans)) == (1, 2)
+            sender.shutdown()
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_sending_thread_that_is_gone_is_started_again(collector, spool, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    sender = exporter(collector, spool=spool)
+    ended = threading.Event()
+    turn = sender._sender._turn
+
+    def end_once():
+        if not ended.is_set():
+            ended.set()
+            raise SystemExit
+        return turn()
+
+    sender._sender._turn = end_once
+    sender.export(made(1, "first"))
+    assert ended.wait(20)
+    until(lambda: not sender._sender._is_running.locked())
+    sender.export(made(1, "second"))
+    until(lambda: len(collector.spans) == 2)
+    ended.clear()
+    until(lambda: sender.flush(20))
+    sender.shutdown()
+
+
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e300, -1, float("-inf")])
+def test_a_flush_of_the_spool_waits_as_long_as_it_says(timeout_s, collector, spool):
+    sender = exporter(collector, spool=spool)
+    sender.export(made())
+    assert sender.flush(timeout_s) or timeout_s < 0
+    assert sender.flush(20)
+    sender.shutdown()
+
+
+def test_after_a_shutdown_a_flush_of_the_old_sender_does_not_wait(collector, spool):
+    sender = exporter(collector, spool=spool)
+    sender.export(made())
+    assert sender.flush(20)
+    old = sender._sender
+    sender.shutdown()
+    assert not old.flush(float("inf"))

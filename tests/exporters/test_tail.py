@@ -18,8 +18,8 @@ from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.tail import TailSampler
 from tracekit.testing import FakeClock, MemoryExporter, span_tree
 
-from ..estimates import Estimate
 from ..test_pipeline import Balance
+from ..tools.estimates import Estimate
 from .collector import Collector
 
 same = settings(deadline=None, derandomize=True, database=None)
@@ -662,3 +662,49 @@ def test_a_spool_behind_it_starts_and_is_hurried(tmp_path):
                 tracekit.shutdown(20)
         assert tracekit.flush(20)
         assert [span.name for span in collector.spans] == ["left"]
+
+
+class Bad:
+    """No span: nothing of it can be looked at."""
+
+
+def test_a_span_that_cannot_be_looked_at_costs_itself_alone(caplog):
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory)
+    with tracekit.span("root"), tracekit.span("child"):
+        pass
+    spans = memory.spans
+    inner = MemoryExporter()
+    sampler = TailSampler(inner, probability=1)
+    sampler.export([Bad(), spans[0], Bad(), spans[1], Bad()])
+    assert [span.name for span in inner._spans] == ["child", "root"]
+    assert sampler.account() == Account(0, 3, 0)
+    assert "1 spans lost: AttributeError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "account", [lambda: 1 / 0, lambda: (1, 2, 3, 4), lambda: Account(failed=-1), lambda: Account("1")]
+)
+def test_an_inner_account_that_is_none_leaves_the_samplers_own(account, caplog):
+    inner = MemoryExporter()
+    sampler = TailSampler(inner, probability=0)
+    tracekit.configure(exporter=sampler)
+    balance = Balance()
+    inner.account = account
+    tracekit.span("job").end()
+    assert tracekit.flush()
+    assert (balance.unsampled, balance.exported) == (1, 0)
+    assert "account() of MemoryExporter is ignored" in caplog.text
+
+
+def test_an_inner_exporter_that_empties_its_list_does_not_change_the_count():
+    class Empties(MemoryExporter):
+        def export(self, spans):
+            spans.clear()
+            raise ValueError("down")
+
+    tracekit.configure(exporter=TailSampler(Empties(), probability=1))
+    balance = Balance()
+    tracekit.span("job").end()
+    assert tracekit.flush()
+    assert (balance.failed, balance.exported, balance.queued) == (1, 0, 0)

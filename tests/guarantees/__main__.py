@@ -1,7 +1,8 @@
 """Run every scenario on every backend with every tracer, and write docs/GUARANTEES.md: ``python -m tests.guarantees``.
 
-Each tracer has a process of its own for each backend: the peers patch the interpreter. One that dies, or is silent for
-too long, costs the scenario that it was at; the next process goes on with the one after.
+Each pair of tracer and backend runs in its own process, because the peers patch the interpreter. If a process dies or
+writes nothing for too long, the scenario that it was running has failed, and a new process continues with the next one.
+The page shows the trees that tracekit does not keep; the trees of all tracers are written to ``.cache/guarantees/``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.guarantees.drivers import DRIVERS
-from tests.guarantees.report import EVIDENCE, Results, evidence, failures, readme, report, text
+from tests.guarantees.report import Results, evidence, failures, readme, report, text
 from tests.guarantees.scenario import Verdict, backends_here, load, run
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "GUARANTEES.md"
-SILENT_FOR_S = 30.0  # longer than a scenario may hang, and shorter than anyone's patience
+EVIDENCE = REPOSITORY / ".cache" / "guarantees" / "evidence.md"  # not under version control: thousands of lines
+SILENT_FOR_S = 30.0  # longer than HANGS_AFTER_S
 
 
 def main() -> int:
@@ -39,7 +41,7 @@ def main() -> int:
     if options.worker:
         return _work(*options.worker, options.only, options.after)
     if options.readme:
-        print(readme(PAGE.read_text()))
+        print(readme(PAGE.read_text(encoding="utf-8")))
         return 0
     backends = [one for one in backends_here() if not options.quick or one in {"asyncio", "trio"}]
     results = _run_all(options.tracer or list(DRIVERS), backends, options.only)
@@ -47,11 +49,9 @@ def main() -> int:
     if options.quick or options.only or options.tracer:
         print(text(results))
     else:
-        PAGE.parent.mkdir(exist_ok=True)
         versions = _versions(results)
-        for path, page in ((PAGE, report(results, versions)), (PAGE.with_name(EVIDENCE), evidence(results, versions))):
-            path.write_text(page)
-            _say(f"wrote {path.relative_to(REPOSITORY)}")
+        _write(PAGE, report(results, versions))
+        _write(EVIDENCE, evidence(results, versions))
         failed += _run_programs(options.programs)
     for line in failed:
         _say(line)
@@ -61,15 +61,21 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.guarantees", description=__doc__)
     parser.add_argument(
-        "--only", metavar="TEXT", default="", help="scenarios with TEXT in name or title; print, do not write"
+        "--only", metavar="TEXT", default="", help="scenarios with TEXT in name or title; print, leave the page"
     )
-    parser.add_argument("--quick", action="store_true", help="asyncio and trio alone; print, do not write")
-    parser.add_argument("--tracer", action="append", choices=DRIVERS, help="this one alone; print, do not write")
-    parser.add_argument("--programs", type=int, default=2000, metavar="N", help="random programs a backend; 0: none")
-    parser.add_argument("--readme", action="store_true", help="print the README's part of the page as it is")
+    parser.add_argument("--quick", action="store_true", help="only asyncio and trio; print, leave the page")
+    parser.add_argument("--tracer", action="append", choices=DRIVERS, help="only this tracer; print, leave the page")
+    parser.add_argument("--programs", type=int, default=2000, metavar="N", help="random programs per backend; 0: none")
+    parser.add_argument("--readme", action="store_true", help="print the README's part of the present page")
     parser.add_argument("--worker", nargs=2, metavar=("TRACER", "BACKEND"), help=argparse.SUPPRESS)
     parser.add_argument("--after", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _write(path: Path, page: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    _say(f"wrote {path}")
 
 
 def _say(line: str) -> None:
@@ -94,8 +100,8 @@ def _run_programs(count: int) -> list[str]:
 
 
 def _work(tracer: str, backend: str, only: str, after: str) -> int:
-    """Run the scenarios after *after*, and tell of each before and after it, a line of JSON each."""
-    # Whatever else writes to standard output, here or in a child, must not get between the lines.
+    """Run the scenarios after *after*; write a line of JSON before and after each."""
+    # Other output to standard output, here or in a child, must not get between the lines.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     keys = [one for one in load() if backend in one.backends and _is_wanted(one, only)]
@@ -107,7 +113,7 @@ def _work(tracer: str, backend: str, only: str, after: str) -> int:
         print(json.dumps({"begin": one.key}), file=out)
         print(json.dumps({"end": one.key, "verdict": run(one, backend, driver)}), file=out)
     out.flush()
-    os._exit(0)  # a thread that a tracer lost, or that hangs, is not waited for
+    os._exit(0)  # does not wait for a thread that hangs or that a tracer lost
 
 
 def _is_wanted(one: Any, only: str) -> bool:
@@ -161,7 +167,7 @@ def _run_in_processes(results: Results, tracer: str, backend: str, only: str) ->
             yield begun, Verdict(word, noise=word, detail=said)
             after = begun
         elif word == "hangs" or process.returncode:
-            raise RuntimeError(f"{tracer} on {backend} {word} outside of any scenario:\n{said}")
+            raise RuntimeError(f"{tracer} on {backend} {word} outside any scenario:\n{said}")
         else:
             return
 
@@ -196,7 +202,7 @@ def _start(
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """End the process if it has not ended by itself, and with it whatever it has started."""
+    """End the process if it is still running, and the processes that it started."""
     try:
         process.wait(0.5)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""The results of all scenarios as text: the published pages, the README's part of them, and what a terminal shows."""
+"""The results of all scenarios as text: the published page, the part of it in the README, and the evidence behind it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from .scenario import ALL, KEPT, ROWS, Scenario, Verdict, is_as_said
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["EVIDENCE", "Results", "evidence", "failures", "readme", "report", "text"]
+__all__ = ["Results", "evidence", "failures", "readme", "report", "text"]
 
 OURS = ("tracekit", "tracekit (plain)")
 PEERS = ("OpenTelemetry", "ddtrace")
 COLUMNS = {"tracekit": OURS, **{peer: (peer,) for peer in PEERS}}
 TREE_LINES = 30
-EVIDENCE = "GUARANTEES_EVIDENCE.md"
 BEGIN, END = "<!-- for the README -->", "<!-- until here -->"
 
 WRITTEN = "<!-- Written by `python -m tests.guarantees`; do not edit. -->"
@@ -23,12 +22,14 @@ WRITTEN = "<!-- Written by `python -m tests.guarantees`; do not edit. -->"
 INTRODUCTION = f"""\
 {WRITTEN}
 
-# What becomes of a trace at every hand-off
+# The trace at every hand-off
 
-Every line is a scenario in `tests/guarantees/` that ran when this page was written, with each tracer on each backend: the spans that it
-finished were compared with those that it should have. Peers run in processes of their own, with their own instrumentation turned on, and where they
-have nothing for a hand-off they use anyio and the standard library as their users do. In the columns of tracekit a word holds for both its twins,
-compiled and plain: the worse one counts. What was expected, and what came instead, is in [{EVIDENCE}]({EVIDENCE}), as trees of spans.
+Each line is a scenario: a program of a few lines that ran with each tracer on each backend when this page was written. Its finished
+spans were compared with the expected ones. The peers, OpenTelemetry and ddtrace, ran in processes of their own with their own instrumentation
+turned on; where they offer nothing for a hand-off, the scenario uses anyio and the standard library, as their users do. The columns
+of tracekit show the worse result of its two implementations, compiled and plain. The last column links to the file of the scenario and names the
+function. `make guarantees` runs all scenarios, writes this page, and writes the expected and the actual trees of every other difference to
+`.cache/guarantees/evidence.md`.
 """
 
 WORDS = f"""\
@@ -36,15 +37,15 @@ WORDS = f"""\
 
 | word | meaning |
 |---|---|
-| {KEPT} | every span has the parent, the links and the status that it should; nothing was raised, logged or warned of |
-| lost | a span became the root of a trace of its own |
-| wrong parent | a span hangs under one that it does not belong to |
-| stuck | a span that should begin a trace hangs under what happened to be current |
-| missing, extra | a span did not end, or a span came that nobody asked for |
-| not linked, linked | a link is not there, or should not be |
-| shown as … | the status is wrong: a cancellation shown as error or as success, an error as success |
-| raises, logs, warns, hangs, crashes | what the program sees of it |
-| anything else | what the scenario checks besides the tree: labels, ids, what was recorded |
+| {KEPT} | every span has the expected parent, links and status; nothing was raised, logged or warned about |
+| lost | a span is the root of a new trace, but should have a parent |
+| wrong parent | a span has another parent than expected |
+| stuck | a span that should start a trace has a parent: the span that happened to be current |
+| missing, extra | an expected span did not end; an unexpected span was recorded |
+| not linked, linked | an expected link is missing; there is an unexpected link |
+| shown as … | the status is wrong: a cancellation shown as error or as success, an error shown as success |
+| raises, logs, warns, hangs, crashes | an error, a log record, a warning, a hang or a crash that the program sees |
+| other words | further checks of the scenario: labels, ids, recorded values |
 """
 
 
@@ -63,7 +64,7 @@ class Results:
             self.versions = sorted([*self.versions, version])
 
     def of(self, one: Scenario, *tracers: str) -> dict[str, Verdict]:
-        """Return by backend what the worse of *tracers* made of a scenario."""
+        """Return the verdict on each backend; with several *tracers*, the first one that is not kept."""
         found: dict[str, Verdict] = {}
         for tracer in tracers:
             for backend in self.backends:
@@ -74,16 +75,16 @@ class Results:
 
     @property
     def ran(self) -> list[Scenario]:
-        """The scenarios that ran: some need a newer Python, or another system."""
+        """The scenarios that ran; some need a newer Python or another operating system."""
         return [one for one in self.scenarios if any(key == one.key for _, _, key in self.verdicts)]
 
     @property
     def given_up(self) -> list[Scenario]:
-        """Those of them that are not kept unless tracekit is called."""
+        """The scenarios that ran and are kept only if the program calls tracekit."""
         return [one for one in self.ran if not one.is_guaranteed]
 
     def kept(self, row: int, *tracers: str) -> tuple[int, int]:
-        """Return how many scenarios of a row *tracers* keep on all backends, and how many there are."""
+        """Return the number of scenarios of a row that *tracers* keep on all backends, and the number that ran."""
         of_row = [found for one in self.scenarios if one.row == row and (found := self.of(one, *tracers))]
         return sum(all(verdict.word == KEPT for verdict in found.values()) for found in of_row), len(of_row)
 
@@ -92,7 +93,7 @@ _AS_KEPT = Verdict(KEPT)
 
 
 def failures(results: Results) -> list[str]:
-    """Return a line for each scenario that tracekit does not keep, or, where nobody can, that gives not what it says."""
+    """Return a line for each verdict on tracekit that differs from the one that the scenario promises."""
     scenarios = {one.key: one for one in results.scenarios}
     return [
         f"FAILED {key} with {tracer} on {backend}: {verdict.word}"
@@ -102,7 +103,7 @@ def failures(results: Results) -> list[str]:
 
 
 def text(results: Results) -> str:
-    """Return every verdict, and beside what was not kept the trees: for who writes scenarios."""
+    """Return all verdicts, with the trees of those that are not kept, for a terminal."""
     lines = []
     for one in results.scenarios:
         lines += ["", f"{one.key} (row {one.row}): {one.title}"]
@@ -137,20 +138,20 @@ def _by_word(found: dict[str, Verdict]) -> str:
 
 
 def report(results: Results, versions: list[str]) -> str:
-    """Return docs/GUARANTEES.md."""
-    parts = [INTRODUCTION, _measured(versions), _summary(results), _given_up(results), WORDS]
+    """Return the text of docs/GUARANTEES.md."""
+    parts = [INTRODUCTION, _measured(versions), _summary(results), _given_up(results), _unkept(results), WORDS]
     for row, title in ROWS.items():
         of_row = [one for one in results.ran if one.row == row]
         if of_row:
             parts.append(f"## {row}. {title}\n\n" + "\n".join(_table(results, of_row)) + "\n")
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part)
 
 
 def evidence(results: Results, versions: list[str]) -> str:
-    """Return what was expected and what came instead, wherever something else did."""
-    parts = [f"{WRITTEN}\n\n# What was expected, and what came\n", _measured(versions)]
+    """Return the expected and the actual trees of every scenario that a tracer does not keep."""
+    parts = [f"{WRITTEN}\n\n# Expected and actual trees\n", _measured(versions)]
     for row, title in ROWS.items():
-        differences = [line for one in results.ran if one.row == row for line in _differences(results, one)]
+        differences = [line for one in results.ran if one.row == row for line in _differences(results, one, COLUMNS)]
         if differences:
             parts.append("\n".join([f"## {row}. {title}", "", *differences]))
     return "\n".join(parts)
@@ -161,7 +162,7 @@ def _measured(versions: list[str]) -> str:
 
 
 def readme(page: str) -> str:
-    """Return the part of the page that the README shows."""
+    """Return the part of the page that the README repeats."""
     return page.partition(BEGIN)[2].partition(END)[0].strip()
 
 
@@ -196,10 +197,10 @@ def _summary(results: Results) -> str:
 
 
 def _because(unkept: int, given_up: int) -> list[str]:
-    """Say why tracekit's own column is not full."""
+    """Return the lines that explain the scenarios that tracekit does not keep."""
     if not unkept:
         return []
-    if unkept > given_up:  # what the exit status says, too
+    if unkept > given_up:  # the exit status is 1, too
         return ["", f"{unkept - given_up} of tracekit's are failures."]
     return [
         "",
@@ -208,13 +209,13 @@ def _because(unkept: int, given_up: int) -> list[str]:
 
 
 def _given_up(results: Results) -> str:
-    """Return the table of what is not kept unless tracekit is called."""
+    """Return the table of the scenarios that are kept only if the program calls tracekit."""
     if not results.given_up:
         return ""
     lines = [
         "## Not possible without being called",
         "",
-        "| scenario | row | what comes | call instead |",
+        "| scenario | row | result | call instead |",
         "|---|---|---|---|",
     ]
     for one in results.given_up:
@@ -223,17 +224,31 @@ def _given_up(results: Results) -> str:
     return "\n".join([*lines, ""])
 
 
+def _unkept(results: Results) -> str:
+    """Return the trees of the scenarios that tracekit does not keep."""
+    lines = [line for one in results.ran for line in _differences(results, one, {"tracekit": OURS})]
+    if not lines:
+        return ""
+    return "\n".join(["## Trees that differ", "", "First the expected tree of spans, then the actual one.", "", *lines])
+
+
 def _table(results: Results, of_row: list[Scenario]) -> Iterator[str]:
-    yield f"| scenario | {' | '.join(f'tracekit, {backend}' for backend in ALL)} | OpenTelemetry | ddtrace |"
-    yield "|" + "---|" * (len(ALL) + 3)
+    yield f"| scenario | {' | '.join(f'tracekit, {backend}' for backend in ALL)} | OpenTelemetry | ddtrace | function |"
+    yield "|" + "---|" * (len(ALL) + 4)
     for one in of_row:
         found = results.of(one, *OURS)
         ours = [_cell(one, backend, found, results) for backend in ALL]
         yield (
             f"| {_escaped(one.title)} | {' | '.join(ours)} | "
             + " | ".join(_by_word(results.of(one, peer)) or "not installed" for peer in PEERS)
-            + " |"
+            + f" | {_source(one)} |"
         )
+
+
+def _source(one: Scenario) -> str:
+    """Return a link to the file of a scenario, under the name of its function; line numbers would change too often."""
+    module = one.body.__module__.rpartition(".")[2]
+    return f"[`{one.body.__name__}`](../tests/guarantees/{module}.py)"
 
 
 def _cell(one: Scenario, backend: str, found: dict[str, Verdict], results: Results) -> str:
@@ -245,10 +260,10 @@ def _cell(one: Scenario, backend: str, found: dict[str, Verdict], results: Resul
     return word if one.is_guaranteed or word == KEPT else f"{word} [(call)](#not-possible-without-being-called)"
 
 
-def _differences(results: Results, one: Scenario) -> list[str]:
-    """Return what was expected of a scenario and what came instead; nothing if it was kept by all."""
+def _differences(results: Results, one: Scenario, columns: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return the expected tree of a scenario and each actual one that differs; nothing if all *columns* keep it."""
     lines = []
-    for name, tracers in COLUMNS.items():
+    for name, tracers in columns.items():
         found = results.of(one, *tracers)
         trees = dict.fromkeys(verdict.tree for verdict in found.values() if verdict.word != KEPT)
         if trees:

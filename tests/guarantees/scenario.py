@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
-from tests.backends import BACKENDS
+from tests.tools.backends import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

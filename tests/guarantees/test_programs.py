@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.backends import BACKENDS
+from tests.tools.backends import BACKENDS
 
 from .programs.running import Runner, check_programs
 

@@ -1,8 +1,9 @@
-"""The verdicts themselves: a table that is green must have been able to be red."""
+"""The verdicts on scenarios, and the page that is written from them."""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from . import __main__ as command
 from . import scenario as framework
 from .drivers import Tracekit
 from .report import Results, evidence, failures, readme, report
@@ -166,7 +168,7 @@ def results(**verdicts):
     return made
 
 
-def test_the_page_says_what_was_kept_by_whom_and_what_to_call_for_the_rest():
+def test_the_page_counts_kept_scenarios_and_names_the_call_for_the_others():
     made = results(tracekit=(KEPT, "lost"), OpenTelemetry=("lost", "lost"))
     page = report(made, ["CPython 3"])
     assert failures(made) == []
@@ -174,15 +176,60 @@ def test_the_page_says_what_was_kept_by_whom_and_what_to_call_for_the_rest():
     assert "| Spawning tasks | 1/2 | 0/2 | 0/0 |" in readme(page)
     assert "The 1 that are missing for tracekit cannot be kept unless it is called" in readme(page)
     assert "| a bare task | 2 | lost | `wrap(fn)` |" in page
-    assert "| a task \\| its group | kept | not here | 3.12+ | not here | lost | not installed |" in page
+    link = "[`body`](../tests/guarantees/test_scenario.py)"
+    assert f"| a task \\| its group | kept | not here | 3.12+ | not here | lost | not installed | {link} |" in page
     assert "newer" not in page
-    assert "### a task \\| its group\n\n```\nrequest\n```\n\nOpenTelemetry: lost\n\n```\njob\n```" in evidence(made, [])
 
 
-def test_what_should_have_been_kept_and_was_not_is_said_and_fails():
+def test_the_page_shows_the_trees_that_tracekit_does_not_keep_and_the_evidence_those_of_all_tracers():
+    made = results(tracekit=(KEPT, "lost"), OpenTelemetry=("lost", "lost"))
+    ours = "### a bare task\n\n```\nrequest\n```\n\ntracekit: lost\n\n```\njob\n```\n"
+    peers = "### a task \\| its group\n\n```\nrequest\n```\n\nOpenTelemetry: lost\n\n```\njob\n```"
+    page, trees = report(made, []), evidence(made, [])
+    assert ours in page
+    assert "OpenTelemetry: lost" not in page
+    assert ours in trees
+    assert peers in trees
+
+
+def test_a_page_on_which_tracekit_keeps_all_has_no_trees():
+    page = report(results(tracekit=(KEPT, KEPT), OpenTelemetry=("lost", "lost")), [])
+    assert "```" not in page
+
+
+@pytest.mark.parametrize("options", [["--programs", "0"], ["--programs", "0", "--quick"]])
+def test_a_run_of_everything_writes_the_page_and_the_evidence_and_a_shorter_one_writes_nothing(
+    tmp_path, monkeypatch, capsys, options
+):
+    made = results(tracekit=(KEPT, "lost"), OpenTelemetry=("lost", "lost"))
+    page, trees = tmp_path / "docs" / "page.md", tmp_path / "cache" / "guarantees" / "trees.md"
+    monkeypatch.setattr(command, "_run_all", lambda *_: made)
+    monkeypatch.setattr(command, "PAGE", page)
+    monkeypatch.setattr(command, "EVIDENCE", trees)
+    monkeypatch.setattr("sys.argv", ["guarantees", *options])
+    assert command.main() == 0
+    printed = capsys.readouterr().out
+    if "--quick" in options:
+        assert list(tmp_path.iterdir()) == []
+        assert "test_scenario.body (row 2): a task | its group" in printed
+    else:
+        assert page.read_text(encoding="utf-8").startswith("<!-- Written by")
+        assert "OpenTelemetry: lost" in trees.read_text(encoding="utf-8")
+        assert printed == ""
+
+
+def test_unexpected_results_of_tracekit_are_failures():
     made = results(tracekit=("lost", "lost"), OpenTelemetry=(KEPT, KEPT))
     assert [line.rpartition(" with ")[2] for line in failures(made)] == ["tracekit on asyncio: lost"]
     assert "1 of tracekit's are failures." in readme(report(made, []))
+
+
+def test_each_line_of_the_published_page_links_to_a_function_that_is_there():
+    page = REPOSITORY / "docs" / "GUARANTEES.md"
+    links = re.findall(r"\| \[`(\w+)`\]\(([\w./]+)\) \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(links) > 200
+    for name, link in links:
+        assert f"async def {name}(t" in (page.parent / link).read_text(encoding="utf-8")
 
 
 def test_the_readme_shows_the_pages_own_table():

@@ -29,7 +29,7 @@ _MODULES = (
 
 
 # Values that are not compiled: both forms use the same, so that one's labels are the other's.
-_SHARED = ("errors", "guard", "log", "records", "stack", "attributes", "outcome", "labels", "tracestate")
+_SHARED = ("errors", "guard", "log", "misuse", "records", "stack", "attributes", "outcome", "labels", "tracestate")
 
 
 class Form:
@@ -63,6 +63,7 @@ def _plain_package() -> str:
         os.environ["TRACEKIT_NO_EXTENSIONS"] = "1"
         try:
             spec.loader.exec_module(package)
+            tracekit._claim()  # shared classes say again that they are the first package's
         finally:
             if before is None:
                 del os.environ["TRACEKIT_NO_EXTENSIONS"]

@@ -1,4 +1,4 @@
-"""What a pickle or a program may have put into ``extra``, and what must not come of it."""
+"""Invalid ``extra`` words, from a pickle or a program, and the check that writing them does no harm."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _NESTED = st.recursive(
 
 
 def extras(words: Sequence[str]) -> st.SearchStrategy[Any]:
-    """Return anything plain, and above all pairs of what looks like *words*, which the format knows."""
+    """Return a strategy for plain values, mostly pairs of texts similar to *words*, the words of the format."""
     word = st.sampled_from(words) | _TEXTS | st.builds(str.__add__, st.sampled_from(words), _TEXTS)
     return word | st.lists(st.tuples(word, word) | _NESTED, max_size=5).map(tuple) | _NESTED
 
 
 def write_hostile(format: Any, context: Any, extra: Any) -> Any:
-    """Write *context* with *extra*, demand legal headers that say the same of the context, and return what they say."""
+    """Write *context* with *extra*, assert legal headers that read back equal, and return the read context."""
     carrier: dict[str, Any] = {}
     format.write(context.replace(extra={format.name: extra}), carrier)
     for text in carrier.values():

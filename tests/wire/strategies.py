@@ -1,4 +1,4 @@
-"""What Hypothesis feeds to every format."""
+"""Hypothesis strategies for every format."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ _LONG = st.builds(str.__mul__, st.text(st.characters(), min_size=1, max_size=4) 
 TEXTS = st.one_of(st.text(st.characters(), max_size=80), _CHARS, _LONG, st.sampled_from(_VECTORS), _cut_and_pasted())
 
 
-def reads_or_refuses(format: Any, pairs: list[tuple[str, Any]]) -> None:
-    """Demand that *format* reads *pairs* or raises ``FormatError``, that ``extract`` never raises, and that what was
-    read goes out as legal text that reads the same."""
+def reads_or_rejects(format: Any, pairs: list[tuple[str, Any]]) -> None:
+    """Assert that *format* reads *pairs* or raises ``FormatError``, that ``extract`` never raises, and that a read
+    context is written as legal text and reads back equal."""
     tracekit.configure(formats=[format])
     extracted = tracekit.extract(pairs)
     try:

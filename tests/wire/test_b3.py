@@ -10,7 +10,7 @@ from tracekit.testing import MemoryExporter
 from tracekit.wire.b3 import MULTI, SINGLE
 from tracekit.wire.w3c import TRACECONTEXT
 
-from .strategies import CONTEXTS, TEXTS, reads_or_refuses
+from .strategies import CONTEXTS, TEXTS, reads_or_rejects
 from .vector_files import cases, check_extract, check_read, check_write, good_cases
 
 FORMATS = {format.name: format for format in (SINGLE, MULTI)}
@@ -22,18 +22,18 @@ some = settings(max_examples=300, deadline=None, derandomize=True, database=None
 
 
 @pytest.mark.parametrize("case", cases("b3"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(FORMATS[case.format], case)
     check_extract(FORMATS[case.format], case)
 
 
 @pytest.mark.parametrize("case", cases("b3", "b3"))
-def test_both_twins_read_what_the_vector_says(twin, case):
+def test_both_implementations_read_the_vector(twin, case):
     check_read(SINGLE, case, twin.read_b3)
 
 
 @pytest.mark.parametrize("case", good_cases("b3"))
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     check_write(FORMATS[case.format], case)
 
 
@@ -61,7 +61,7 @@ def test_what_was_read_goes_out_again(case):
         ),
     ],
 )
-def test_a_context_goes_out_in_both_forms(context, single, multi):
+def test_a_context_is_written_in_both_forms(context, single, multi):
     carrier = {"B3": "stale", "host": "x"}
     SINGLE.write(context, carrier)
     assert carrier == {"host": "x"} | ({} if single is None else {"b3": single})
@@ -73,7 +73,7 @@ def test_a_context_goes_out_in_both_forms(context, single, multi):
 
 @pytest.mark.parametrize("format", FORMATS.values(), ids=list(FORMATS))
 @pytest.mark.parametrize("context", [None, 5, f"{IDS}-1", object()])
-def test_what_is_no_context_is_not_written(format, context):
+def test_only_a_context_can_be_written(format, context):
     with pytest.raises(TypeError, match=r"^context must be a SpanContext"):
         format.write(context, {})
 
@@ -94,13 +94,13 @@ def test_the_first_form_of_the_list_wins(formats, sampled):
 
 
 @pytest.mark.parametrize("formats", [[SINGLE, MULTI], [MULTI, SINGLE]])
-def test_a_bad_form_does_not_cost_the_good_one(formats):
+def test_a_malformed_form_does_not_affect_the_other(formats):
     tracekit.configure(formats=formats)
     assert tracekit.extract({"x-b3-traceid": TRACE_ID, "b3": f"{IDS}-1"}).trace_id == TRACE_ID
     assert tracekit.extract({"x-b3-traceid": TRACE_ID, "x-b3-spanid": SPAN_ID, "b3": "-"}).trace_id == TRACE_ID
 
 
-def test_debug_goes_on_through_spans_and_from_form_to_form():
+def test_debug_is_kept_through_spans_and_between_the_forms():
     tracekit.configure(exporter=MemoryExporter(), formats=[SINGLE, MULTI])
     with tracekit.span("serve", parent=tracekit.extract({"x-b3-flags": "1"})), tracekit.span("call") as span:
         headers = tracekit.inject({})
@@ -121,13 +121,13 @@ def test_a_decision_without_ids_decides_about_the_new_trace(text, names):
     assert [span.name for span in memory.spans] == names
 
 
-def test_who_does_not_record_leaves_a_deferred_decision_to_the_next():
+def test_a_deferred_decision_stays_deferred_without_recording():
     tracekit.configure(formats=[SINGLE, TRACECONTEXT])
     with tracekit.span("serve", parent=tracekit.extract({"b3": IDS})) as span:
         assert tracekit.inject({})["b3"] == f"{TRACE_ID}-{span.context.span_id}"
 
 
-def test_who_records_decides_what_was_deferred():
+def test_a_deferred_decision_is_made_when_recording():
     tracekit.configure(exporter=MemoryExporter(), formats=[SINGLE])
     with tracekit.span("serve", parent=tracekit.extract({"b3": IDS})) as span:
         assert tracekit.inject({}) == {"b3": f"{TRACE_ID}-{span.context.span_id}-1"}
@@ -136,7 +136,7 @@ def test_who_records_decides_what_was_deferred():
 @pytest.mark.parametrize("format", FORMATS.values(), ids=list(FORMATS))
 @given(context=CONTEXTS, is_debug=st.booleans())
 @some
-def test_whatever_goes_out_comes_in_the_same(format, context, is_debug):
+def test_a_written_context_reads_back_equal(format, context, is_debug):
     if is_debug:
         context = SpanContext(context.trace_id, context.span_id, 1, is_remote=True, extra=DEBUG)
     carrier = {}
@@ -150,12 +150,12 @@ def test_whatever_goes_out_comes_in_the_same(format, context, is_debug):
 @pytest.mark.parametrize("format", FORMATS.values(), ids=list(FORMATS))
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5), fields=st.permutations(range(5)))
 @some
-def test_any_text_is_read_or_refused(format, texts, fields):
+def test_any_text_is_read_or_rejected(format, texts, fields):
     names = format.fields * 5
-    reads_or_refuses(format, [(names[at], text) for at, text in zip(fields, texts, strict=False)])
+    reads_or_rejects(format, [(names[at], text) for at, text in zip(fields, texts, strict=False)])
 
 
-def test_formats_say_what_they_are():
+def test_the_names_and_fields_of_the_formats():
     assert (SINGLE.name, SINGLE.fields) == ("b3", ("b3",))
     assert MULTI.name == "b3multi"
     assert all(name == name.lower() for name in MULTI.fields)

@@ -13,7 +13,7 @@ from tracekit.testing import MemoryExporter
 from tracekit.wire.cloudtrace import CLOUDTRACE
 
 from .hostile import extras, write_hostile
-from .strategies import CONTEXTS, TEXTS, reads_or_refuses
+from .strategies import CONTEXTS, TEXTS, reads_or_rejects
 from .vector_files import cases, check_extract, check_read, check_write, good_cases
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "0000000000000315"
@@ -33,13 +33,13 @@ def written(context):
 
 
 @pytest.mark.parametrize("case", cases("cloudtrace"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(CLOUDTRACE, case)
     check_extract(CLOUDTRACE, case)
 
 
 @pytest.mark.parametrize("case", good_cases("cloudtrace"))
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     check_write(CLOUDTRACE, case)
     assert CLOUDTRACE.left_out == 0
 
@@ -66,7 +66,7 @@ def test_the_nine_shapes_of_app_engine_are_among_the_vectors():
         (SpanContext(), None),
     ],
 )
-def test_a_context_goes_out(context, text):
+def test_a_context_is_written(context, text):
     assert written(context) == text
     stale = {"X-Cloud-Trace-Context": "stale", "host": "x"}
     CLOUDTRACE.write(context, stale)
@@ -85,13 +85,13 @@ def test_a_context_goes_out(context, text):
         ("001", 0, False, ";o=0"),
     ],
 )
-def test_options_go_out_as_they_came_while_the_decision_stands(kept, flags, is_deferred, shown):
+def test_options_are_written_unchanged_while_the_decision_is_the_same(kept, flags, is_deferred, shown):
     context = SpanContext(TRACE_ID, SPAN_ID, flags, deferred=is_deferred, extra={"cloudtrace": kept})
     assert written(context) == f"{TRACE_ID}/789{shown}"
     assert CLOUDTRACE.left_out == 0
 
 
-def test_options_go_on_through_spans_hand_offs_and_pickles():
+def test_options_are_kept_through_spans_hand_offs_and_pickles():
     tracekit.configure(formats=[CLOUDTRACE])
     parent = tracekit.extract({"X-Cloud-Trace-Context": f"{TRACE_ID}/789;o=3"})
     with tracekit.span("serve", parent=parent) as span:
@@ -101,7 +101,7 @@ def test_options_go_on_through_spans_hand_offs_and_pickles():
     assert headers == again == {"x-cloud-trace-context": f"{TRACE_ID}/{own};o=3"}
 
 
-def test_a_deferred_decision_is_made_where_something_records():
+def test_a_deferred_decision_is_made_when_recording():
     request = {"x-cloud-trace-context": f"{TRACE_ID}/789"}
     tracekit.configure(formats=[CLOUDTRACE])
     with tracekit.span("relay", parent=tracekit.extract(request)) as relay:
@@ -115,14 +115,14 @@ def test_a_deferred_decision_is_made_where_something_records():
     "kept", [5, 1.5, b"3", ["3"], ("3",), {}, object(), "", "0003", "x", "-1", "+1", "1 ", "1_0", "1\r\n", "\0", "1;o=0", "\uff13", "\xb2"]
 )  # fmt: skip
 @pytest.mark.parametrize("flags", [0, 1])
-def test_options_that_are_none_are_left_out_and_counted(kept, flags):
+def test_invalid_options_are_omitted_and_counted(kept, flags):
     assert written(SpanContext(TRACE_ID, SPAN_ID, flags, extra={"cloudtrace": kept})) == f"{TRACE_ID}/789;o={flags}"
     assert CLOUDTRACE.left_out == 1
 
 
 @given(context=CONTEXTS, number=st.integers(0, 999), is_root=st.booleans())
 @some
-def test_whatever_goes_out_comes_in_the_same(context, number, is_root):
+def test_a_written_context_reads_back_equal(context, number, is_root):
     if is_root:
         context = SpanContext(context.trace_id, flags=context.flags, deferred=context.deferred, is_remote=True)
     if number > 1 and number & 1 == context.sampled and not context.deferred:
@@ -158,14 +158,14 @@ PIECES = st.lists(
 
 @given(pairs=st.lists(st.tuples(st.just("X-Cloud-Trace-Context"), TEXTS | PIECES), max_size=2))
 @some
-def test_any_text_is_read_or_refused(pairs):
-    reads_or_refuses(CLOUDTRACE, pairs)
+def test_any_text_is_read_or_rejected(pairs):
+    reads_or_rejects(CLOUDTRACE, pairs)
 
 
-def test_two_headers_that_a_client_joined_are_one_bad_header():
+def test_two_headers_joined_by_a_client_are_one_malformed_header():
     with pytest.raises(FormatError, match="the options must be"):
         CLOUDTRACE.read(httpx.Headers([("x-cloud-trace-context", f"{TRACE_ID}/789;o=1")] * 2))
 
 
-def test_the_format_says_what_it_is():
+def test_the_name_and_fields_of_the_format():
     assert (CLOUDTRACE.name, CLOUDTRACE.fields) == ("cloudtrace", ("x-cloud-trace-context",))

@@ -14,10 +14,10 @@ from tracekit.wire.datadog import DATADOG
 from tracekit.wire.w3c import TRACECONTEXT
 
 from .hostile import extras, write_hostile
-from .strategies import CONTEXTS, TEXTS, reads_or_refuses
+from .strategies import CONTEXTS, TEXTS, reads_or_rejects
 from .vector_files import cases, check_extract, check_read, check_write, good_cases
 
-# As one of Datadog's libraries made it: seconds, zeros, and 64 random bits.
+# A trace id made by one of Datadog's libraries: seconds, zeros, and 64 random bits.
 HIGH, LOW, SPAN_ID = "6b02919e00000000", "9dcaeb4aa48e7fcd", "00f067aa0ba902b7"
 IDS = {"x-datadog-trace-id": str(int(LOW, 16)), "x-datadog-parent-id": str(int(SPAN_ID, 16))}
 TID = f"_dd.p.tid={HIGH}"
@@ -41,7 +41,7 @@ def made(flags=1, *, high=HIGH, **kept):
 
 
 @pytest.mark.parametrize("case", cases("datadog"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(DATADOG, case)
     check_extract(DATADOG, case)
 
@@ -51,13 +51,13 @@ def error_of(case):
 
 
 @pytest.mark.parametrize("case", [param for param in good_cases("datadog") if not error_of(*param.values)])
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     check_write(DATADOG, case)
     assert DATADOG.left_out == 0
 
 
 @pytest.mark.parametrize("case", [param for param in good_cases("datadog") if error_of(*param.values)])
-def test_what_was_wrong_does_not_go_out(case):
+def test_the_error_is_not_written(case):
     context = DATADOG.read(case.carrier)
     words = tuple(pair for pair in context.extra["datadog"] if pair[0] != "error")
     carrier = {}
@@ -82,7 +82,7 @@ def test_what_was_wrong_does_not_go_out(case):
         (SpanContext(), {}),
     ],
 )  # fmt: skip
-def test_a_context_goes_out(context, carrier):
+def test_a_context_is_written(context, carrier):
     fresh = {}
     DATADOG.write(context, fresh)
     assert fresh == carrier
@@ -92,7 +92,7 @@ def test_a_context_goes_out(context, carrier):
     assert DATADOG.left_out == 0
 
 
-def test_a_trace_id_without_a_low_half_is_left_out_and_counted():
+def test_a_trace_id_without_a_low_half_is_omitted_and_counted():
     carrier = dict.fromkeys(DATADOG.fields, "stale")
     DATADOG.write(SpanContext(HIGH + "0" * 16, SPAN_ID, 1), carrier)
     assert carrier == {}
@@ -103,7 +103,7 @@ def test_a_trace_id_without_a_low_half_is_left_out_and_counted():
     ("kept", "flags", "shown"),
     [("2", 1, "2"), ("1", 1, "1"), ("0", 0, "0"), ("-1", 0, "-1"), ("2", 0, "0"), ("1", 0, "0"), ("0", 1, "1"), ("-1", 1, "1")],
 )  # fmt: skip
-def test_a_priority_goes_out_as_it_came_while_the_decision_stands(kept, flags, shown):
+def test_a_priority_is_written_unchanged_while_the_decision_is_the_same(kept, flags, shown):
     assert written(made(flags, priority=kept))["sampling-priority"] == shown
     undecided = SpanContext(HIGH + LOW, SPAN_ID, deferred=True, extra={"datadog": (("priority", kept),)})
     assert "sampling-priority" not in written(undecided)
@@ -126,12 +126,12 @@ def test_a_priority_goes_out_as_it_came_while_the_decision_stands(kept, flags, s
         ("0" * 16, f"_dd.p.dm=-4,{TID}", "_dd.p.dm=-4"),
     ],
 )
-def test_the_high_half_of_the_trace_id_is_never_another_than_the_contexts(high, tags, shown):
+def test_the_high_half_of_the_trace_id_is_always_that_of_the_context(high, tags, shown):
     assert written(made(high=high, tags=tags)).get("tags") == shown
     assert DATADOG.left_out == 0
 
 
-def test_past_512_characters_all_tags_but_the_high_half_are_left_out_and_counted():
+def test_past_512_characters_all_tags_but_the_high_half_are_omitted_and_counted():
     fits = "_dd.p.a=" + "x" * (512 - 8 - 1 - len(TID))
     assert written(made(tags=fits))["tags"] == f"{fits},{TID}"
     assert DATADOG.left_out == 0
@@ -142,7 +142,7 @@ def test_past_512_characters_all_tags_but_the_high_half_are_left_out_and_counted
     assert DATADOG.left_out == 11
 
 
-def test_words_go_on_through_spans_hand_offs_and_pickles():
+def test_words_are_kept_through_spans_hand_offs_and_pickles():
     tracekit.configure(formats=[DATADOG])
     words = {"x-datadog-sampling-priority": "2", "x-datadog-origin": "rum", "x-datadog-tags": f"_dd.p.dm=-4,{TID}"}
     with tracekit.span("serve", parent=tracekit.extract({**IDS, **words})) as span:
@@ -152,7 +152,7 @@ def test_words_go_on_through_spans_hand_offs_and_pickles():
     assert headers == again == {**IDS, **own, **words}
 
 
-def test_a_deferred_decision_is_made_where_something_records():
+def test_a_deferred_decision_is_made_when_recording():
     tracekit.configure(formats=[DATADOG])
     with tracekit.span("relay", parent=tracekit.extract(IDS)) as relay:
         assert "sampling-priority" not in written(relay.context)
@@ -222,13 +222,13 @@ class Word(StrEnum):
         (("tags", "_dd.p.a=\udc80"),),
     ],
 )
-def test_what_no_header_can_hold_is_left_out_and_counted(kept):
+def test_words_that_no_header_can_hold_are_omitted_and_counted(kept):
     bare = SpanContext("0" * 16 + LOW, SPAN_ID, deferred=True)
     assert written(bare.replace(extra={"datadog": kept})) == {}
     assert DATADOG.left_out == 1
 
 
-def test_a_bad_tag_costs_no_other():
+def test_a_malformed_tag_does_not_affect_the_others():
     assert written(made(tags="_dd.p.dm=-4,user=x,_dd.p.a=\r\n,,_dd.p.b=c"))["tags"] == f"_dd.p.dm=-4,_dd.p.b=c,{TID}"
     assert DATADOG.left_out == 2
 
@@ -244,7 +244,7 @@ ORIGINS = TEXT.map(str.strip)
 
 @given(context=CONTEXTS, tags=TAGS, origin=ORIGINS, is_user=st.booleans(), is_root=st.booleans())
 @some
-def test_whatever_goes_out_comes_in_the_same(context, tags, origin, is_user, is_root):
+def test_a_written_context_reads_back_equal(context, tags, origin, is_user, is_root):
     trace_id, span_id, flags = context.trace_id, context.span_id, context.flags
     if trace_id.endswith("0" * 16):
         trace_id = trace_id[:16] + LOW
@@ -289,29 +289,29 @@ VALUES = TEXTS | st.sampled_from(
 
 @given(pairs=st.lists(st.tuples(st.sampled_from(DATADOG.fields), VALUES), max_size=6))
 @some
-def test_any_text_is_read_or_refused(pairs):
+def test_any_text_is_read_or_rejected(pairs):
     tracekit.configure(formats=[DATADOG])
     if "error" in dict((tracekit.extract(pairs) or SpanContext()).extra.get("datadog", ())):
         pairs = [pair for pair in pairs if pair[0] != "x-datadog-tags"]
-    reads_or_refuses(DATADOG, pairs)
+    reads_or_rejects(DATADOG, pairs)
 
 
 @pytest.mark.parametrize(
     ("field", "text"),
     [("x-datadog-trace-id", "1"), ("x-datadog-parent-id", "1"), ("x-datadog-sampling-priority", "1")],
 )
-def test_a_field_that_came_twice_is_rejected_by_its_name(field, text):
+def test_a_repeated_field_is_rejected_by_its_name(field, text):
     with pytest.raises(FormatError, match="2 values, must be one") as caught:
         DATADOG.read([*{**IDS, field: text}.items(), (field.title(), text)])
     assert caught.value.field == field
 
 
-def test_an_origin_or_tags_that_came_twice_are_left_out_alone():
+def test_a_repeated_origin_or_repeated_tags_are_dropped_alone():
     fields = {**IDS, "x-datadog-origin": ["rum", "rum"], "x-datadog-tags": [TID, TID]}
     assert DATADOG.read(fields) == DATADOG.read(IDS).replace(extra={"datadog": (("error", "decoding_error"),)})
 
 
-def test_the_format_says_what_it_is():
+def test_the_name_and_fields_of_the_format():
     assert DATADOG.name == "datadog"
     assert DATADOG.fields == (
         "x-datadog-trace-id",

@@ -35,7 +35,7 @@ def _counted_from_0(monkeypatch):
 
 
 @pytest.mark.parametrize("case", cases("environ"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     if case.error is None:
         assert described(ENVIRON.read(case.carrier)) == expected(case)
     else:
@@ -46,7 +46,7 @@ def test_it_reads_what_the_vector_says(case):
 
 
 @pytest.mark.parametrize("case", good_cases("environ"))
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     context = ENVIRON.read(case.carrier)
     environ = {"PATH": "/bin", "TRACEPARENT": "stale", "TRACESTATE": "stale", "BAGGAGE": "stale"}
     ENVIRON.write(context, environ)
@@ -76,13 +76,13 @@ def test_what_was_read_goes_out_again(case):
         ("a\0\r\n", "A___"),
     ],
 )
-def test_a_field_goes_by_its_normalised_name(field, name):
+def test_the_variable_of_a_field_has_its_normalised_name(field, name):
     assert variable(field) == name
 
 
 @given(field=st.text(max_size=20))
 @some
-def test_every_field_has_a_legal_name_that_is_its_own_name(field):
+def test_every_variable_name_is_legal_and_normalises_to_itself(field):
     name = variable(field)
     assert name.replace("_", "A").isalnum()
     assert name.isascii()
@@ -95,7 +95,7 @@ FORMATS = [TRACECONTEXT, BAGGAGE, SINGLE, MULTI, JAEGER, OTTRACE, BINARY]
 
 
 @pytest.mark.parametrize("formats", [[format] for format in FORMATS if format is not BAGGAGE] + [FORMATS])
-def test_a_context_of_every_format_comes_out_of_the_environment_as_it_went_in(formats):
+def test_a_context_of_every_format_survives_the_environment(formats):
     tracekit.configure(formats=formats)
     with tracekit.use_context(CONTEXT):
         environ = _propagation.environ_of({"PATH": "/bin"})
@@ -106,7 +106,7 @@ def test_a_context_of_every_format_comes_out_of_the_environment_as_it_went_in(fo
 
 
 @pytest.mark.parametrize(("format", "prefix"), [(JAEGER, "UBERCTX_"), (OTTRACE, "OT_BAGGAGE_")])
-def test_labels_that_no_variable_can_name_are_left_out_and_counted(format, prefix):
+def test_labels_that_no_variable_can_name_are_omitted_and_counted(format, prefix):
     tracekit.configure(formats=[format])
     labels = {"a_b": "1", "a-b": "2", "a.b": "3", "9": "4"}
     with tracekit.use_context(CONTEXT.replace(labels=Labels(labels))):
@@ -119,7 +119,7 @@ def test_labels_that_no_variable_can_name_are_left_out_and_counted(format, prefi
     assert ENVIRON.left_out == 2
 
 
-def test_no_stale_variable_stays():
+def test_stale_variables_are_removed():
     tracekit.configure(formats=[TRACECONTEXT, BAGGAGE, JAEGER])
     stale = {"TRACEPARENT": "x", "TRACESTATE": "x", "BAGGAGE": "x", "UBER_TRACE_ID": "x", "JAEGER_BAGGAGE": "x"}
     others = {
@@ -137,7 +137,7 @@ def test_no_stale_variable_stays():
     assert given["TRACEPARENT"] == "x", "the caller's is a copy"
 
 
-def test_a_variable_that_no_field_is_called_by_is_not_read():
+def test_variables_without_a_field_are_not_read():
     tracekit.configure(formats=[JAEGER])
     environ = {"UBER_TRACE_ID": f"{TRACE_ID}:{SPAN_ID}:0:1", "UBERCTX_A": "1"}
     others = {"UBERCTX_": "2", "UBERCTX_Old": "3", "uberctx_b": "4", "UBERCTX-C": "5", "HTTP_UBERCTX_D": "6"}
@@ -146,19 +146,19 @@ def test_a_variable_that_no_field_is_called_by_is_not_read():
     assert (dict(labels), labels.dropped) == ({"a": "1"}, 0)
 
 
-def test_where_nothing_is_current_the_environment_is_handed_on_as_it_is():
+def test_without_a_current_context_the_environment_is_unchanged():
     given = {"TRACEPARENT": PARENT, "PATH": "/bin"}
     assert _propagation.environ_of(given) == given
 
 
-def test_a_context_without_ids_takes_out_those_of_another():
+def test_a_context_without_ids_removes_the_ids_of_another():
     environ = {"TRACEPARENT": PARENT, "TRACESTATE": "a=1", "BAGGAGE": "a=1", "PATH": "/bin"}
     ENVIRON.write(SpanContext(), environ)
     assert environ == {"PATH": "/bin"}
 
 
 @pytest.mark.parametrize("context", [None, 5, PARENT])
-def test_what_is_no_context_is_not_written(context):
+def test_only_a_context_can_be_written(context):
     environ = {"TRACEPARENT": PARENT}
     with pytest.raises(TypeError, match=r"^context must be a SpanContext"):
         ENVIRON.write(context, environ)
@@ -174,7 +174,7 @@ def test_the_environment_of_this_process_is_a_carrier(monkeypatch):
     assert ENVIRON.read(os.environ) == SpanContext(TRACE_ID, SPAN_ID, 1, is_remote=True)
 
 
-def test_a_process_that_is_started_with_it_is_in_the_trace():
+def test_a_process_started_with_it_is_in_the_trace():
     tracekit.configure(formats=[BINARY, JAEGER])
     with tracekit.use_context(CONTEXT):
         environ = _propagation.environ_of(os.environ)
@@ -194,7 +194,7 @@ NAMES = st.sampled_from(
 
 @given(environ=st.dictionaries(NAMES, TEXTS, max_size=5))
 @some
-def test_any_text_is_read_or_refused(environ):
+def test_any_text_is_read_or_rejected(environ):
     try:
         context = ENVIRON.read(environ)
     except FormatError:
@@ -206,5 +206,5 @@ def test_any_text_is_read_or_refused(environ):
     tracekit.configure()
 
 
-def test_the_format_says_what_it_is():
+def test_the_name_and_fields_of_the_format():
     assert (ENVIRON.name, ENVIRON.fields) == ("environ", ("traceparent", "tracestate", "baggage"))

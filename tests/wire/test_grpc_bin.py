@@ -16,7 +16,7 @@ from tracekit import FormatError, Labels, SpanContext
 from tracekit.wire.grpc_bin import BINARY
 from tracekit.wire.w3c import TRACECONTEXT
 
-from .strategies import CONTEXTS, TEXTS, reads_or_refuses
+from .strategies import CONTEXTS, TEXTS, reads_or_rejects
 from .vector_files import cases, check_extract, check_read, check_write, described, expected, good_cases
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d000e4736", "34f067aa0ba902b7"
@@ -41,19 +41,19 @@ def written(context, carrier=None):
 
 
 @pytest.mark.parametrize("case", cases("grpc_bin"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(BINARY, case)
     check_extract(BINARY, case)
 
 
 @pytest.mark.parametrize("case", good_cases("grpc_bin"))
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     check_write(BINARY, case)
     assert BINARY.left_out == 0
 
 
 @pytest.mark.parametrize("case", cases("grpc_bin"))
-def test_both_twins_decode_what_the_vector_says(twin, case):
+def test_both_implementations_decode_the_vector(twin, case):
     octets = case.carrier.get("grpc-trace-bin")
     if isinstance(octets, bytes):
         context = twin.decode_binary(octets)
@@ -67,7 +67,7 @@ def test_both_twins_decode_what_the_vector_says(twin, case):
 
 
 @pytest.mark.parametrize("case", good_cases("grpc_bin"))
-def test_both_twins_decode_the_tags_that_the_vector_has(twin, case):
+def test_both_implementations_decode_the_tags_of_the_vector(twin, case):
     octets = case.carrier.get("grpc-tags-bin")
     if isinstance(octets, bytes) and "labels" in case.context and "dropped" not in case.context:
         tags = twin.decode_tags(octets)
@@ -122,7 +122,7 @@ def test_octets_are_written_to_metadata(carrier, after):
     assert written(LABELLED, carrier) == after
 
 
-def test_base64_is_written_to_what_is_on_the_wire():
+def test_base64_is_written_beside_names_of_bytes():
     wire = [(b"grpc-trace-bin", WIRE), (b"grpc-tags-bin", base64.b64encode(TAGS).rstrip(b"="))]
     assert written(LABELLED, [(b"te", b"trailers")]) == [(b"te", b"trailers"), *wire]
     assert written(LABELLED, [(b"grpc-trace-bin", b"stale")]) == wire
@@ -136,7 +136,7 @@ def test_base64_is_written_to_what_is_on_the_wire():
         lambda: email.message.EmailMessage(policy=email.policy.HTTP),
     ],
 )
-def test_base64_is_written_to_headers_that_take_text_only(make):
+def test_base64_is_written_to_headers_of_text_only(make):
     headers = written(LABELLED, make())
     assert headers["grpc-trace-bin"] == WIRE.decode()
     assert BINARY.read(headers) == LABELLED
@@ -145,12 +145,12 @@ def test_base64_is_written_to_headers_that_take_text_only(make):
 @pytest.mark.parametrize(
     "context", [SpanContext(), SpanContext(flags=1), SpanContext(TRACE_ID), SpanContext(TRACE_ID, flags=1)]
 )
-def test_a_context_without_both_ids_writes_nothing_and_takes_out_what_was_there(context):
+def test_a_context_without_both_ids_writes_nothing_and_removes_stale_fields(context):
     assert written(context, {"grpc-trace-bin": b"stale", "grpc-tags-bin": b"stale", "x": "1"}) == {"x": "1"}
 
 
 @pytest.mark.parametrize("carrier", [None, 5, (), "text", [1], [None], [()], [[]], ["ab"]])
-def test_what_cannot_be_written_to_is_a_type_error_that_names_it(carrier):
+def test_an_unwritable_carrier_is_a_type_error_that_names_it(carrier):
     with pytest.raises(TypeError, match=r"^carrier must be "):
         BINARY.write(CONTEXT, carrier)
 
@@ -158,26 +158,26 @@ def test_what_cannot_be_written_to_is_a_type_error_that_names_it(carrier):
 @pytest.mark.parametrize(
     "text", ["\r", "\n", "\0", "\t", "\x7f", "\xe9", "\u20ac", "\U0001f419", "\udc80", "x" * 256]
 )  # fmt: skip
-def test_a_label_that_peers_would_refuse_is_left_out_and_counted(text):
+def test_a_label_that_peers_would_reject_is_omitted_and_counted(text):
     assert written(SpanContext(labels=Labels({"bad": text, "plan": "pro"}))) == {"grpc-tags-bin": TAGS}
     assert BINARY.left_out == 1
     assert written(SpanContext(labels=Labels({"bad": text}))) == {}
     assert BINARY.left_out == 2
 
 
-def test_a_label_with_a_long_key_is_left_out_and_counted():
+def test_a_label_with_a_long_key_is_omitted_and_counted():
     assert written(SpanContext(labels=Labels({"k" * 256: "1", "plan": "pro"}))) == {"grpc-tags-bin": TAGS}
     assert BINARY.left_out == 1
     assert BINARY.read(written(SpanContext(labels=Labels({"k" * 255: "1"})))).labels == {"k" * 255: "1"}
 
 
-def test_what_has_no_place_is_left_out_and_counted():
+def test_parts_that_the_format_cannot_express_are_omitted_and_counted():
     labels = Labels([("k", "1"), ("userId", "7"), ("k", "2")]).with_member("p", "3", [("a", None), ("b", "c")])
     assert BINARY.read(written(SpanContext(labels=labels))).labels == {"userId": "7", "k": "2", "p": "3"}
     assert BINARY.left_out == 3, "the first k, and two properties"
 
 
-def test_labels_that_tags_have_no_room_for_are_left_out_and_counted():
+def test_labels_past_the_limit_of_tags_are_omitted_and_counted():
     labels = Labels({f"{at:02d}": "v" * 124 for at in range(64)})
     assert (len(labels), len(str(labels))) == (64, 64 * (2 + 1 + 124) + 63), "within the limit, as baggage"
     octets = written(SpanContext(labels=labels))["grpc-tags-bin"]
@@ -193,7 +193,7 @@ def test_the_ids_are_those_of_a_traceparent():
     assert tracekit.extract(carrier) == CONTEXT
 
 
-def test_the_tail_goes_on_through_spans():
+def test_the_tail_is_kept_through_spans():
     tracekit.configure(formats=[BINARY])
     with tracekit.span("serve", parent=tracekit.extract([("grpc-trace-bin", OCTETS + b"\x03\xff\0")])) as span:
         octets = tracekit.inject({})["grpc-trace-bin"]
@@ -203,12 +203,12 @@ def test_the_tail_goes_on_through_spans():
 @pytest.mark.parametrize(
     "tail", ["text", 5, [b"\x03"], ("a", "b"), b"\0" + b"x" * 16, b"\1", b"\2\0", b"\3" + b"x" * 483]
 )
-def test_a_tail_that_would_not_be_read_as_one_is_left_out_and_counted(tail):
+def test_an_invalid_tail_is_omitted_and_counted(tail):
     assert written(CONTEXT.replace(extra={"grpc_bin": tail})) == {"grpc-trace-bin": OCTETS}
     assert BINARY.left_out == 1
 
 
-def test_a_tail_has_the_room_that_the_ids_leave():
+def test_a_tail_may_take_the_bytes_that_the_ids_leave():
     deferred = SpanContext(TRACE_ID, SPAN_ID, deferred=True, is_remote=True, extra={"grpc_bin": b"\3" + b"x" * 484})
     octets = written(deferred)["grpc-trace-bin"]
     assert len(octets) == 512
@@ -218,7 +218,7 @@ def test_a_tail_has_the_room_that_the_ids_leave():
 
 
 @pytest.mark.parametrize("tail", [None, b""])
-def test_no_tail_is_none_left_out(tail):
+def test_an_empty_tail_is_not_counted_as_omitted(tail):
     assert written(CONTEXT.replace(extra={"grpc_bin": tail})) == {"grpc-trace-bin": OCTETS}
     assert BINARY.left_out == 0
 
@@ -232,7 +232,7 @@ TAILS = st.binary(min_size=1, max_size=20).filter(lambda octets: octets[0] > 2)
     context=CONTEXTS, labels=st.dictionaries(KEYS, VALUES.filter(lambda text: len(text) < 256), max_size=5), tail=TAILS
 )
 @some
-def test_whatever_goes_out_comes_in_the_same(context, labels, tail):
+def test_a_written_context_reads_back_equal(context, labels, tail):
     context = context.replace(labels=Labels(labels), extra={"grpc_bin": tail})
     carrier = written(context)
     assert BINARY.read(carrier) == context
@@ -250,13 +250,13 @@ MUTATED = st.builds(
 
 @given(pairs=st.lists(st.tuples(NAMES, st.binary(max_size=40) | MUTATED | TEXTS), max_size=3))
 @some
-def test_any_octets_are_read_or_refused(pairs):
-    reads_or_refuses(BINARY, pairs)
+def test_any_octets_are_read_or_rejected(pairs):
+    reads_or_rejects(BINARY, pairs)
 
 
 @given(octets=st.binary(max_size=60) | MUTATED)
 @some
-def test_octets_and_their_base64_say_the_same(octets):
+def test_octets_and_their_base64_read_the_same(octets):
     def read(value):
         try:
             return BINARY.read({"grpc-trace-bin": value})
@@ -267,5 +267,5 @@ def test_octets_and_their_base64_say_the_same(octets):
         assert read(octets) == read(base64.b64encode(octets)) == read(base64.b64encode(octets).rstrip(b"="))
 
 
-def test_the_format_says_what_it_is():
+def test_the_name_and_fields_of_the_format():
     assert (BINARY.name, BINARY.fields) == ("grpc_bin", ("grpc-trace-bin", "grpc-tags-bin"))

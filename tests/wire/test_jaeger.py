@@ -12,7 +12,7 @@ from tracekit import Labels, SpanContext
 from tracekit.testing import MemoryExporter
 from tracekit.wire.jaeger import JAEGER
 
-from .strategies import CONTEXTS, TEXTS, reads_or_refuses
+from .strategies import CONTEXTS, TEXTS, reads_or_rejects
 from .vector_files import cases, check_extract, check_read, check_write, good_cases
 
 TRACE_ID, SPAN_ID = "80f198ee56343ba864fe8b2a57d3eff7", "e457b5a2e4d86bd1"
@@ -33,7 +33,7 @@ def written(context, carrier=None):
 
 
 @pytest.mark.parametrize("case", cases("jaeger"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(JAEGER, case)
     check_extract(JAEGER, case)
 
@@ -44,7 +44,7 @@ def _is_undecided(case):
 
 
 @pytest.mark.parametrize("case", [case for case in good_cases("jaeger") if not _is_undecided(case.values[0])])
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     check_write(JAEGER, case)
     assert JAEGER.left_out == 0
 
@@ -76,7 +76,7 @@ def extra(*pairs):
         (SpanContext(), {}),
     ],
 )
-def test_a_context_goes_out(context, carrier):
+def test_a_context_is_written(context, carrier):
     assert written(context) == carrier
     stale = {"Uber-Trace-Id": "x", "JAEGER-DEBUG-ID": "x", "jaeger-baggage": "x=1", "Uberctx-Old": "1", "host": "x"}
     assert written(context, stale) == {"host": "x", **carrier}
@@ -87,7 +87,7 @@ def test_a_context_goes_out(context, carrier):
     ["debug", b"\x02", 5, None, (), ("flags",), (5,), (("flags", 2),), (("flags", ""),), (("flags", "222"),),
      (("flags", "zz"),), (("flags", "2", "3"),), (("debug-id", None),), (("debug-id", ""),), {"flags": "2"}],
 )  # fmt: skip
-def test_words_that_it_did_not_make_itself_are_left_out(words):
+def test_invalid_words_are_omitted(words):
     assert written(SpanContext(TRACE_ID, SPAN_ID, 1, extra={"jaeger": words})) == {"uber-trace-id": f"{IDS}:1"}
     assert written(SpanContext(flags=1, extra={"jaeger": words})) == {}
 
@@ -111,21 +111,21 @@ def test_labels_are_found_by_their_prefix_in_every_shape_of_carrier(carrier):
 
 
 @pytest.mark.parametrize("make", [dict, list, httpx.Headers])
-def test_no_stale_label_stays(make):
+def test_stale_labels_are_removed(make):
     carrier = make([("Uberctx-Old", "1"), ("uberctx-plan", "free"), ("accept", "*/*")])
     JAEGER.write(SpanContext(TRACE_ID, SPAN_ID, 1, labels=Labels({"plan": "pro"})), carrier)
     assert dict(carrier) == {"accept": "*/*", "uber-trace-id": f"{IDS}:1", "uberctx-plan": "pro"}
     assert JAEGER.read(carrier).labels == {"plan": "pro"}
 
 
-def test_what_has_no_place_is_left_out_and_counted():
+def test_parts_that_the_format_cannot_express_are_omitted_and_counted():
     labels = Labels([("k", "1"), ("userId", "7"), ("k", "2")]).with_member("p", "3", [("a", None), ("b", "c")])
     assert written(SpanContext(labels=labels)) == {"uberctx-k": "2", "uberctx-p": "3"}
     assert JAEGER.left_out == 4, "userId, the first k, and two properties"
 
 
 @pytest.mark.parametrize(("text", "left_out"), [("=" * 5461 + "x", 0), ("=" * 5462, 1)], ids=["fits", "too long"])
-def test_a_label_that_is_too_long_as_it_is_encoded_is_left_out_and_counted(text, left_out):
+def test_a_label_that_is_too_long_when_encoded_is_omitted_and_counted(text, left_out):
     carrier = written(SpanContext(labels=Labels({"k": text})))
     assert (len(carrier), JAEGER.left_out) == (1 - left_out, left_out)
     pairs = [(name.encode(), value.encode()) for name, value in carrier.items()]
@@ -134,14 +134,14 @@ def test_a_label_that_is_too_long_as_it_is_encoded_is_left_out_and_counted(text,
 
 
 @pytest.mark.parametrize(("text", "left_out"), [("x" * 256, 0), ("x" * 257, 1), ("\xe9" * 42, 0), ("\xe9" * 43, 1)])
-def test_a_debug_id_that_is_too_long_is_left_out_and_counted(text, left_out):
+def test_a_debug_id_that_is_too_long_is_omitted_and_counted(text, left_out):
     carrier = written(SpanContext(flags=1, extra=extra(("debug-id", text))))
     assert (len(carrier), JAEGER.left_out) == (1 - left_out, left_out)
     if carrier:
         assert ("debug-id", text) in JAEGER.read(carrier).extra["jaeger"]
 
 
-def test_a_label_whose_name_is_too_long_to_be_read_again_is_left_out_and_counted():
+def test_a_label_whose_name_is_too_long_to_be_read_again_is_omitted_and_counted():
     labels = Labels({"k" * 248: "1", "k" * 249: "2"})
     assert JAEGER.read(written(SpanContext(labels=labels))).labels == {"k" * 248: "1"}
     assert JAEGER.left_out == 1
@@ -154,7 +154,7 @@ def test_every_stale_label_is_removed_however_many_there_are():
         assert list(carrier) in (["uberctx-k"], [("uberctx-k", "v")])
 
 
-def test_past_64_and_8192_bytes_labels_are_left_out():
+def test_labels_past_64_or_8192_bytes_are_dropped():
     many = {f"uberctx-k{at:02d}": "v" for at in range(100)}
     assert list(JAEGER.read(many).labels) == [f"k{at:02d}" for at in range(64)]
     large = JAEGER.read({f"uberctx-k{at}": "v" * 1000 for at in range(10)}).labels
@@ -167,20 +167,20 @@ def test_past_64_and_8192_bytes_labels_are_left_out():
 @pytest.mark.parametrize(
     "text", ["a\r\nset-cookie: b", "a\nb", "a\0b", "a b ", " ", "+", "%", "%41", "a,b=c;d", "\xe9\u20ac\U0001f419", "\x7f\x1b[0m", "\"'\\"]
 )  # fmt: skip
-def test_no_label_splits_a_header_and_each_comes_out_as_it_went_in(text):
+def test_labels_split_no_header_and_read_back_equal(text):
     carrier = written(SpanContext(TRACE_ID, SPAN_ID, 1, labels=Labels({"k": text})))
     request = httpx.Request("GET", "http://shop.example/", headers=carrier)
     assert all("!" <= char <= "~" for char in request.headers["uberctx-k"])
     assert JAEGER.read(request.headers).labels == {"k": text}
 
 
-def test_debug_goes_on_through_spans():
+def test_debug_is_kept_through_spans():
     tracekit.configure(exporter=MemoryExporter(), formats=[JAEGER])
     with tracekit.span("serve", parent=tracekit.extract({"uber-trace-id": f"{IDS}:b"})) as span:
         assert tracekit.inject({}) == {"uber-trace-id": f"{TRACE_ID}:{span.context.span_id}:0:b"}
 
 
-def test_a_debug_id_starts_a_trace_that_is_sampled_and_debug_and_keeps_it():
+def test_a_debug_id_starts_a_sampled_debug_trace_and_is_kept():
     memory = MemoryExporter()
     tracekit.configure(exporter=memory, formats=[JAEGER], sampler=tracekit.AlwaysOff())
     parent = tracekit.extract({"jaeger-debug-id": "ticket-7", "jaeger-baggage": "tenant=acme"})
@@ -199,7 +199,7 @@ KEYS = st.text("abc-_.~!#$%&'*+^`|019", min_size=1, max_size=8)
 @given(context=CONTEXTS.filter(lambda context: not context.deferred), labels=st.dictionaries(KEYS, VALUES, max_size=5),
        bits=st.integers(0, 127).map(lambda bits: bits << 1))  # fmt: skip
 @some
-def test_whatever_goes_out_comes_in_the_same(context, labels, bits):
+def test_a_written_context_reads_back_equal(context, labels, bits):
     words = extra(("flags", f"{bits & ~2 if not context.sampled else bits:x}"))
     context = context.replace(labels=Labels(labels), extra=words if words["jaeger"][0][1] != "0" else {})
     carrier = written(context)
@@ -214,10 +214,10 @@ NAMES = st.sampled_from(
 
 @given(pairs=st.lists(st.tuples(NAMES, TEXTS), max_size=6))
 @some
-def test_any_text_is_read_or_refused(pairs):
-    reads_or_refuses(JAEGER, pairs)
+def test_any_text_is_read_or_rejected(pairs):
+    reads_or_rejects(JAEGER, pairs)
 
 
-def test_the_format_says_what_it_is():
+def test_the_name_and_fields_of_the_format():
     assert (JAEGER.name, JAEGER.prefixes) == ("jaeger", ("uberctx-",))
     assert JAEGER.fields == ("uber-trace-id", "jaeger-debug-id", "jaeger-baggage")

@@ -1,4 +1,4 @@
-"""Every field of every format has a limit, and what is past it is refused before it is parsed: at no cost of its size."""
+"""Every field of every format has a limit: longer values are rejected, at a constant cost, before they are parsed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tracekit
 from tracekit import FormatError
 from tracekit.wire import cloudtrace, seed_header, server_timing, xray
 
-from ..fuzz import CARRIERS, CONFIGURED, FORMATS, NAMES
+from ..tools.fuzz import CARRIERS, CONFIGURED, FORMATS, NAMES
 
 MEBIBYTE = 1 << 20
 HEADERS = [name for name in NAMES if name != "environ"]
@@ -21,13 +21,13 @@ def fields_of(format):
 
 
 def good(name):
-    """A carrier that the format reads, so that a field is not passed over for lack of another."""
+    """A valid carrier of the format, so that no field is ignored because another is missing."""
     carriers = [carrier for carrier in CARRIERS[name, True] if len({key.lower() for key, _ in carrier}) == len(carrier)]
     return {key.lower(): text for key, text in max(carriers, key=len)}
 
 
 def held_while(function, *arguments):
-    """How many octets *function* holds at most, whatever it returns or raises."""
+    """The peak number of octets allocated by *function*, whether it returns or raises."""
     tracemalloc.start()
     try:
         function(*arguments)
@@ -52,12 +52,12 @@ def test_a_mebibyte_in_one_field_is_not_copied_not_even_in_pieces(twin, name, fi
 
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("twin", FORMATS)
-def test_neither_are_many_small_values_of_one_field(twin, name):
+def test_many_small_values_of_one_field_are_not_copied(twin, name):
     format = FORMATS[twin][name]
     for field in fields_of(format):
         pairs = [*good(name).items(), *[(field, "a=1")] * 10_000]
         listed = held_while(list, [None] * 10_000)
-        # All that is made of them is the list that says how many they are, which grows by an eighth at a time.
+        # Only the list of values is allocated, which grows by an eighth at a time.
         assert held_while(format.read, pairs) < 3 * listed
 
 
@@ -88,7 +88,7 @@ def test_with_all_formats_configured_a_mebibyte_is_not_taken_from_the_carrier(fo
             assert tracekit.extract(carrier) is None
 
 
-def test_a_format_that_parses_first_is_found_out():
+def test_the_measurement_detects_a_format_that_parses_first():
     def read(carrier):
         return [piece.partition("=") for piece in carrier["field"].split(",")]
 

@@ -11,7 +11,7 @@ import tracekit
 from tracekit import Labels, SpanContext
 from tracekit.wire.ottrace import OTTRACE
 
-from .strategies import CONTEXTS, TEXTS, reads_or_refuses
+from .strategies import CONTEXTS, TEXTS, reads_or_rejects
 from .vector_files import cases, check_extract, check_read, check_write, good_cases
 
 TRACE_ID, SPAN_ID = "80f198ee56343ba864fe8b2a57d3eff7", "e457b5a2e4d86bd1"
@@ -32,13 +32,13 @@ def written(context, carrier=None):
 
 
 @pytest.mark.parametrize("case", cases("ottrace"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(OTTRACE, case)
     check_extract(OTTRACE, case)
 
 
 @pytest.mark.parametrize("case", good_cases("ottrace"))
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     check_write(OTTRACE, case)
     assert OTTRACE.left_out == 0
 
@@ -59,7 +59,7 @@ def test_what_was_read_goes_out_again(case):
         (SpanContext(), {}),
     ],
 )
-def test_a_context_goes_out(context, carrier):
+def test_a_context_is_written(context, carrier):
     assert written(context) == carrier
     stale = {"OT-Tracer-TraceId": "x", "ot-tracer-spanid": "x", "Ot-Tracer-Sampled": "x", "Ot-Baggage-Old": "1"}
     assert written(context, {**stale, "host": "x"}) == {"host": "x", **carrier}
@@ -68,18 +68,18 @@ def test_a_context_goes_out(context, carrier):
 @pytest.mark.parametrize(
     "text", ["a\r\nset-cookie: b", "a\nb", "\0", " a", "a ", " ", "a\tb", "\xe9", "\u20ac", "\U0001f419", "\udc80", "\x7f", "\x1b[0m"]
 )  # fmt: skip
-def test_a_label_that_a_header_cannot_hold_is_left_out_and_counted(text):
+def test_a_label_that_no_header_can_hold_is_omitted_and_counted(text):
     assert written(SpanContext(labels=Labels({"bad": text, "good": "1"}))) == {"ot-baggage-good": "1"}
     assert OTTRACE.left_out == 1
 
 
-def test_what_has_no_place_is_left_out_and_counted():
+def test_parts_that_the_format_cannot_express_are_omitted_and_counted():
     labels = Labels([("k", "1"), ("userId", "7"), ("k", "2")]).with_member("p", "3", [("a", None), ("b", "c")])
     assert written(SpanContext(labels=labels)) == {"ot-baggage-k": "2", "ot-baggage-p": "3"}
     assert OTTRACE.left_out == 4, "userId, the first k, and two properties"
 
 
-def test_a_label_whose_name_is_too_long_to_be_read_again_is_left_out_and_counted():
+def test_a_label_whose_name_is_too_long_to_be_read_again_is_omitted_and_counted():
     labels = Labels({"k" * 245: "1", "k" * 246: "2"})
     assert OTTRACE.read(written(SpanContext(labels=labels))).labels == {"k" * 245: "1"}
     assert OTTRACE.left_out == 1
@@ -92,7 +92,7 @@ def test_every_stale_label_is_removed_however_many_there_are():
         assert list(carrier) in (["ot-baggage-k"], [("ot-baggage-k", "v")])
 
 
-def test_past_64_and_8192_bytes_labels_are_left_out():
+def test_labels_past_64_or_8192_bytes_are_dropped():
     many = {f"ot-baggage-k{at:02d}": "v" for at in range(100)}
     assert list(OTTRACE.read(many).labels) == [f"k{at:02d}" for at in range(64)]
     large = OTTRACE.read({f"ot-baggage-k{at}": "v" * 1000 for at in range(10)}).labels
@@ -107,7 +107,7 @@ def test_labels_are_found_by_their_prefix_in_every_shape_of_carrier():
         assert OTTRACE.read(carrier) == context
 
 
-def test_labels_go_on_through_spans():
+def test_labels_are_kept_through_spans():
     tracekit.configure(formats=[OTTRACE])
     with tracekit.span("serve", parent=tracekit.extract({**IDS, "ot-tracer-sampled": "true", "ot-baggage-k": "v"})):
         headers = tracekit.inject({})
@@ -121,7 +121,7 @@ KEYS = st.text("abc-_.~!#$%&'*+^`|019", min_size=1, max_size=8)
 
 @given(context=CONTEXTS, labels=st.dictionaries(KEYS, VALUES, max_size=5))
 @some
-def test_whatever_goes_out_comes_in_the_same(context, labels):
+def test_a_written_context_reads_back_equal(context, labels):
     context = context.replace(labels=Labels(labels))
     carrier = written(context)
     assert OTTRACE.read(carrier) == context
@@ -135,10 +135,10 @@ NAMES = st.sampled_from(
 
 @given(pairs=st.lists(st.tuples(NAMES, TEXTS), max_size=6))
 @some
-def test_any_text_is_read_or_refused(pairs):
-    reads_or_refuses(OTTRACE, pairs)
+def test_any_text_is_read_or_rejected(pairs):
+    reads_or_rejects(OTTRACE, pairs)
 
 
-def test_the_format_says_what_it_is():
+def test_the_name_and_fields_of_the_format():
     assert (OTTRACE.name, OTTRACE.prefixes) == ("ottrace", ("ot-baggage-",))
     assert OTTRACE.fields == ("ot-tracer-traceid", "ot-tracer-spanid", "ot-tracer-sampled")

@@ -15,7 +15,7 @@ from tracekit.wire.cloudtrace import CLOUDTRACE
 from tracekit.wire.seed_header import SEED
 
 from .hostile import extras, write_hostile
-from .strategies import CONTEXTS, TEXTS, reads_or_refuses
+from .strategies import CONTEXTS, TEXTS, reads_or_rejects
 from .vector_files import cases, check_extract, check_read, check_write, good_cases
 
 # The Go Tracing Roadmap, "Trace context".
@@ -36,7 +36,7 @@ def written(context):
     return carrier.pop("trace-id", None)
 
 
-def test_the_roadmaps_example_request_comes_in_and_goes_out_byte_for_byte():
+def test_the_roadmaps_example_request_is_read_and_written_byte_for_byte():
     tracekit.configure(formats=[SEED])
     request, *lines = EXAMPLE.removesuffix(b"\r\n\r\n").split(b"\r\n")
     context = tracekit.extract([tuple(line.split(b": ")) for line in lines])
@@ -48,18 +48,18 @@ def test_the_roadmaps_example_request_comes_in_and_goes_out_byte_for_byte():
 
 
 @pytest.mark.parametrize("case", cases("seed_header"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(SEED, case)
     check_extract(SEED, case)
 
 
 @pytest.mark.parametrize("case", good_cases("seed_header"))
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     check_write(SEED, case)
     assert SEED.left_out == 0
 
 
-def test_it_is_on_only_where_it_is_asked_for():
+def test_it_is_not_a_default_format():
     assert SEED not in DEFAULT_FORMATS
     assert formats_named("seed,trace-id,seed_header") == ([], ["seed", "trace-id", "seed_header"])
     carrier = {"trace-id": f"{TRACE_ID}/e1;o=1"}
@@ -68,7 +68,7 @@ def test_it_is_on_only_where_it_is_asked_for():
         assert "trace-id" not in tracekit.inject({})
 
 
-def test_the_name_of_the_header_decides_what_the_span_is():
+def test_the_name_of_the_header_decides_how_the_span_id_is_read():
     tracekit.configure(formats=[SEED, CLOUDTRACE])
     text = f"{TRACE_ID}/12;o=1"
     assert tracekit.extract({"trace-id": text}).span_id == "0000000000000012"
@@ -91,7 +91,7 @@ def test_the_name_of_the_header_decides_what_the_span_is():
         (SpanContext(), None),
     ],
 )
-def test_a_context_goes_out(context, text):
+def test_a_context_is_written(context, text):
     assert written(context) == text
     stale = {"Trace-Id": "stale", "host": "x"}
     SEED.write(context, stale)
@@ -109,13 +109,13 @@ def test_a_context_goes_out(context, text):
         ("001", 1, False, ";o=001"),
     ],
 )
-def test_options_go_out_as_they_came_while_the_decision_stands(kept, flags, is_deferred, shown):
+def test_options_are_written_unchanged_while_the_decision_is_the_same(kept, flags, is_deferred, shown):
     context = SpanContext(TRACE_ID, SPAN_ID, flags, deferred=is_deferred, extra={"seed": kept})
     assert written(context) == f"{TRACE_ID}/e1{shown}"
     assert SEED.left_out == 0
 
 
-def test_options_go_on_through_spans_hand_offs_and_pickles():
+def test_options_are_kept_through_spans_hand_offs_and_pickles():
     tracekit.configure(formats=[SEED])
     with tracekit.span("serve", parent=tracekit.extract({"Trace-Id": f"{TRACE_ID}/e1;o=3"})) as span:
         headers = tracekit.wrap(tracekit.inject)({})
@@ -124,7 +124,7 @@ def test_options_go_on_through_spans_hand_offs_and_pickles():
     assert headers == again == {"trace-id": f"{TRACE_ID}/{own};o=3"}
 
 
-def test_a_deferred_decision_is_made_where_something_records():
+def test_a_deferred_decision_is_made_when_recording():
     request = {"trace-id": f"{TRACE_ID}/e1"}
     tracekit.configure(formats=[SEED])
     with tracekit.span("relay", parent=tracekit.extract(request)) as relay:
@@ -138,14 +138,14 @@ def test_a_deferred_decision_is_made_where_something_records():
     "kept", [5, 1.5, b"3", ["3"], ("3",), {}, object(), "", "0003", "x", "-1", "+1", "1 ", "1_0", "1\r\n", "\0", "1;o=0", "\uff13", "\xb2"]
 )  # fmt: skip
 @pytest.mark.parametrize("flags", [0, 1])
-def test_options_that_are_none_are_left_out_and_counted(kept, flags):
+def test_invalid_options_are_omitted_and_counted(kept, flags):
     assert written(SpanContext(TRACE_ID, SPAN_ID, flags, extra={"seed": kept})) == f"{TRACE_ID}/e1;o={flags}"
     assert SEED.left_out == 1
 
 
 @given(context=CONTEXTS, number=st.integers(0, 999))
 @some
-def test_whatever_goes_out_comes_in_the_same(context, number):
+def test_a_written_context_reads_back_equal(context, number):
     if number > 1 and number & 1 == context.sampled and not context.deferred:
         context = context.replace(extra={"seed": str(number)})
     text = written(context)
@@ -167,14 +167,14 @@ PIECES = st.lists(
 
 @given(pairs=st.lists(st.tuples(st.just("Trace-Id"), TEXTS | PIECES), max_size=2))
 @some
-def test_any_text_is_read_or_refused(pairs):
-    reads_or_refuses(SEED, pairs)
+def test_any_text_is_read_or_rejected(pairs):
+    reads_or_rejects(SEED, pairs)
 
 
-def test_two_headers_that_a_client_joined_are_one_bad_header():
+def test_two_headers_joined_by_a_client_are_one_malformed_header():
     with pytest.raises(FormatError, match=r"^bad trace-id: 80 characters, must be 55 at most$"):
         SEED.read(httpx.Headers([("trace-id", f"{TRACE_ID}/e1;o=0")] * 2))
 
 
-def test_the_format_says_what_it_is():
+def test_the_name_and_fields_of_the_format():
     assert (SEED.name, SEED.fields) == ("seed", ("trace-id",))

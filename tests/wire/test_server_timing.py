@@ -27,13 +27,13 @@ some = settings(max_examples=300, deadline=None, derandomize=True, database=None
 
 
 @pytest.mark.parametrize("case", cases("server_timing"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(SERVER_TIMING, case)
     check_extract(SERVER_TIMING, case)
 
 
 @pytest.mark.parametrize("case", good_cases("server_timing"))
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     context = SERVER_TIMING.read(case.carrier)
     written = {}
     SERVER_TIMING.write(context, written)
@@ -48,14 +48,14 @@ def test_what_was_read_goes_out_again(case):
     [SpanContext(), SpanContext(TRACE_ID, flags=1), SpanContext(span_id=SPAN_ID, flags=1), SpanContext(flags=1)],
 )
 @pytest.mark.parametrize("carrier", [{}, {"Server-Timing": METRIC}, [("server-timing", "db;dur=5")], [(b"a", b"b")]])
-def test_a_context_without_both_ids_adds_nothing_and_takes_nothing_out(context, carrier):
+def test_a_context_without_both_ids_changes_nothing(context, carrier):
     before = carrier.copy()
     SERVER_TIMING.write(context, carrier)
     assert carrier == before
 
 
 class IgnoringCase(MutableMapping):
-    """Headers as many frameworks have them: names in any case, one value each."""
+    """Headers as in many frameworks: names in any case, one value each."""
 
     def __init__(self, pairs):
         self._pairs = {}
@@ -118,13 +118,13 @@ OTHERS = [("Host", "x"), ("Server-Timing", 'miss, db;dur=53;desc="a, b"'), ("Ser
 
 
 def metrics_in(carrier):
-    """All metrics of *carrier*, in their order."""
+    """All metrics in *carrier*, in order."""
     (found,) = tracekit._core.codecs.Sieve(("server-timing",)).collect(carrier)
     return ", ".join([found] if isinstance(found, str) else found or [])
 
 
 @pytest.mark.parametrize("name", CARRIERS)
-def test_it_is_added_behind_what_is_there_in_every_shape_of_carrier(name):
+def test_it_is_appended_in_every_shape_of_carrier(name):
     carrier = CARRIERS[name](OTHERS)
     SERVER_TIMING.write(CONTEXT, carrier)
     assert metrics_in(carrier) == f'miss, db;dur=53;desc="a, b", app;dur=47.2, {METRIC}'
@@ -133,7 +133,7 @@ def test_it_is_added_behind_what_is_there_in_every_shape_of_carrier(name):
 
 
 @pytest.mark.parametrize("name", CARRIERS)
-def test_it_is_added_behind_the_trace_of_a_callee(name):
+def test_it_is_appended_after_the_trace_of_a_callee(name):
     callee = SpanContext("f" * 32, "f" * 16, is_remote=True)
     carrier = CARRIERS[name]([("host", "x")])
     SERVER_TIMING.write(callee, carrier)
@@ -143,7 +143,7 @@ def test_it_is_added_behind_the_trace_of_a_callee(name):
 
 
 @pytest.mark.parametrize("name", CARRIERS)
-def test_it_is_set_where_there_is_none(name):
+def test_it_is_set_in_a_carrier_without_one(name):
     carrier = CARRIERS[name]([("host", "x")])
     SERVER_TIMING.write(CONTEXT, carrier)
     assert metrics_in(carrier) == METRIC
@@ -162,12 +162,12 @@ def test_it_is_set_where_there_is_none(name):
         ({"Server-Timing": None}, {"server-timing": METRIC}),
     ],
 )
-def test_a_carrier_holds_it_in_its_own_kind(carrier, after):
+def test_it_has_the_type_of_the_other_pairs(carrier, after):
     SERVER_TIMING.write(CONTEXT, carrier)
     assert carrier == after
 
 
-def test_what_stands_in_a_list_of_octets_stays_octet_for_octet():
+def test_other_octets_in_a_list_stay_unchanged():
     others = [(b"Server-Timing", b"db;desc=\xe9\xff"), (b"x", b"y"), (b"server-timing", b""), [b"SERVER-TIMING", b"\0"]]
     carrier = list(others)
     SERVER_TIMING.write(CONTEXT, carrier)
@@ -176,19 +176,19 @@ def test_what_stands_in_a_list_of_octets_stays_octet_for_octet():
 
 
 @pytest.mark.parametrize("carrier", [None, 5, "text", (), (("a", "b"),), object(), [1], [None], [()], iter([])])
-def test_what_cannot_be_written_to_is_a_type_error_that_names_it(carrier):
+def test_an_unwritable_carrier_is_a_type_error_that_names_it(carrier):
     with pytest.raises(TypeError, match=r"carrier must be|not iterable"):
         SERVER_TIMING.write(CONTEXT, carrier)
 
 
-def test_other_formats_words_do_not_go_out():
+def test_words_of_other_formats_are_not_written():
     context = CONTEXT.replace(extra={"server-timing": "a\r\nb: c", "b3": "d", "xray": (("a", "\r\n"),)})
     carrier = {}
     SERVER_TIMING.write(context, carrier)
     assert carrier == {"server-timing": METRIC}
 
 
-def test_a_deferred_decision_goes_out_as_the_specification_has_it():
+def test_a_deferred_decision_is_written_as_specified():
     carrier = {}
     SERVER_TIMING.write(SpanContext(TRACE_ID, SPAN_ID, deferred=True), carrier)
     assert carrier == {"server-timing": METRIC[:-1] + "0"}, "0 is the default"
@@ -196,7 +196,7 @@ def test_a_deferred_decision_goes_out_as_the_specification_has_it():
 
 @given(context=CONTEXTS, flags=st.integers(0, 3))
 @some
-def test_whatever_goes_out_comes_in_the_same(context, flags):
+def test_a_written_context_reads_back_equal(context, flags):
     context = SpanContext(context.trace_id, context.span_id, flags, deferred=False, is_remote=True)
     carrier = {}
     SERVER_TIMING.write(context, carrier)
@@ -214,7 +214,7 @@ PIECES = st.lists(
 
 @given(texts=st.lists(TEXTS | PIECES, max_size=3))
 @some
-def test_any_text_is_read_or_refused_and_stays(texts):
+def test_any_text_is_read_or_rejected_and_stays(texts):
     tracekit.configure(formats=[SERVER_TIMING])
     pairs = [("Server-Timing", text) for text in texts]
     extracted = tracekit.extract(pairs)
@@ -232,5 +232,5 @@ def test_any_text_is_read_or_refused_and_stays(texts):
         assert SERVER_TIMING.read(carrier) == CONTEXT
 
 
-def test_the_format_says_what_it_is():
+def test_the_name_and_fields_of_the_format():
     assert (SERVER_TIMING.name, SERVER_TIMING.fields) == ("server-timing", ("server-timing",))

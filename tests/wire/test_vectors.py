@@ -1,4 +1,4 @@
-"""Every vector on both twins at once, whichever of them the package uses."""
+"""Every vector on both implementations, independent of the one in use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tracekit import FormatError
 
-from ..fuzz import FORMATS, NAMES
+from ..tools.fuzz import FORMATS, NAMES
 from .vector_files import DIRECTORY, described, expected, load
 
 CASES = [case for file in sorted(DIRECTORY.glob("*.json")) for case in load(file.stem)]
@@ -18,13 +18,13 @@ KINDS = {
     "no ASCII": lambda case: not str([*case.carrier.values()]).isascii() or "\\u" in ascii([*case.carrier.values()]),
     "canonical": lambda case: case.canonical,
 }
-# An environment has one value of a name.
+# A variable of the environment has one value.
 EXCEPT = {("environ", "several values"), ("baggage", "bad")}
 
 
 @pytest.mark.parametrize("twin", FORMATS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_twin_reads_and_writes_what_the_vectors_say(twin, name):
+def test_both_implementations_read_and_write_the_vectors(twin, name):
     format = FORMATS[twin][name]
     for case in CASES:
         if case.format != name:

@@ -7,7 +7,7 @@ from tracekit import FormatError, Labels, SpanContext, TraceState
 from tracekit.testing import MemoryExporter
 from tracekit.wire.w3c import BAGGAGE, TRACECONTEXT
 
-from ..vectors import (
+from ..tools.vectors import (
     BAD_STATES,
     BAD_TRACEPARENTS,
     BAGGAGE_8192,
@@ -18,7 +18,7 @@ from ..vectors import (
     TRACE_ID,
     TRACEPARENT,
 )
-from ..vectors import BAGGAGE as BAGGAGE_TEXTS
+from ..tools.vectors import BAGGAGE as BAGGAGE_TEXTS
 from .vector_files import cases, check_extract, check_read, check_write, good_cases, load
 
 LABELS = Labels({"plan": "pro"})
@@ -26,22 +26,22 @@ FORMATS = {format.name: format for format in (TRACECONTEXT, BAGGAGE)}
 
 
 @pytest.mark.parametrize("case", cases("w3c"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(FORMATS[case.format], case)
     check_extract(FORMATS[case.format], case)
 
 
 @pytest.mark.parametrize("case", cases("w3c", "tracecontext"))
-def test_both_twins_read_what_the_vector_says(twin, case):
+def test_both_implementations_read_the_vector(twin, case):
     check_read(TRACECONTEXT, case, twin.read_tracecontext)
 
 
 @pytest.mark.parametrize("case", good_cases("w3c"))
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     check_write(FORMATS[case.format], case)
 
 
-def test_the_vectors_for_others_are_the_tables():
+def test_the_json_vectors_equal_the_tables():
     texts = {str(value) for case in load("w3c") for value in case.carrier.values()}
     rows = (*GOOD_TRACEPARENTS.values(), *BAD_TRACEPARENTS.values(), *GOOD_STATES.values(), *BAD_STATES.values())
     for text in [row[0] for row in (*rows, *BAGGAGE_TEXTS.values())]:
@@ -61,7 +61,7 @@ def test_a_good_traceparent_is_a_remote_context(twin, name):
 
 
 @pytest.mark.parametrize("name", GOOD_TRACEPARENTS)
-def test_it_goes_out_as_version_00_with_known_flags_only(twin, name):
+def test_it_is_written_as_version_00_with_known_flags_only(twin, name):
     text, trace_id, span_id, flags = GOOD_TRACEPARENTS[name]
     context = twin.parse_traceparent(text)
     assert twin.format_traceparent(context) == f"00-{trace_id}-{span_id}-{flags & 3:02x}"
@@ -71,7 +71,7 @@ def test_it_goes_out_as_version_00_with_known_flags_only(twin, name):
 
 
 @pytest.mark.parametrize("name", BAD_TRACEPARENTS)
-def test_a_bad_traceparent_is_refused_with_the_reason(twin, name):
+def test_a_malformed_traceparent_is_rejected_with_the_reason(twin, name):
     text, reason = BAD_TRACEPARENTS[name]
     assert twin.parse_traceparent(text) is None
     for carrier in ({"traceparent": text}, [("TRACEPARENT", text), ("tracestate", "foo=1"), ("baggage", "a=b")]):
@@ -94,7 +94,7 @@ def test_a_bad_traceparent_is_refused_with_the_reason(twin, name):
         {"traceparent": [TRACEPARENT, TRACEPARENT]},
     ],
 )
-def test_two_traceparents_are_none_and_refused(twin, carrier):
+def test_two_traceparents_are_rejected(twin, carrier):
     with pytest.raises(FormatError, match=r"^bad traceparent: 2 values, must be one$"):
         twin.read_tracecontext(carrier)
 
@@ -111,12 +111,12 @@ def test_two_traceparents_are_none_and_refused(twin, carrier):
         iter(()),
     ],
 )
-def test_without_a_traceparent_there_is_nothing_to_read(twin, carrier):
+def test_without_a_traceparent_nothing_is_read(twin, carrier):
     assert twin.read_tracecontext(carrier) is None
 
 
 @pytest.mark.parametrize("name", GOOD_STATES)
-def test_a_good_tracestate_goes_out_as_it_came(twin, name):
+def test_a_valid_tracestate_is_written_unchanged(twin, name):
     text, members = GOOD_STATES[name]
     context = twin.read_tracecontext({"traceparent": TRACEPARENT, "tracestate": text})
     assert list(context.state.items()) == members
@@ -126,7 +126,7 @@ def test_a_good_tracestate_goes_out_as_it_came(twin, name):
 
 
 @pytest.mark.parametrize("name", BAD_STATES)
-def test_a_bad_tracestate_is_left_out_and_costs_nothing_else(twin, name):
+def test_a_malformed_tracestate_is_dropped_alone(twin, name):
     text = BAD_STATES[name][0]
     only = twin.read_tracecontext({"traceparent": TRACEPARENT})
     assert twin.read_tracecontext({"traceparent": TRACEPARENT, "tracestate": text}) == only
@@ -160,7 +160,7 @@ def test_several_tracestate_fields_are_one_list(twin, texts, joined):
 
 
 @pytest.mark.parametrize("context", [None, 5, TRACEPARENT, object()])
-def test_what_is_no_context_is_not_written(twin, context):
+def test_only_a_context_can_be_written(twin, context):
     with pytest.raises(TypeError, match=r"^context must be a SpanContext"):
         twin.format_traceparent(context)
     with pytest.raises(TypeError, match=r"^context must be a SpanContext"):
@@ -185,7 +185,7 @@ def test_a_context_without_both_ids_writes_nothing(twin, arguments):
         (TraceState(), None),
     ],
 )
-def test_writing_replaces_what_the_carrier_had(twin, state, text):
+def test_writing_replaces_earlier_fields(twin, state, text):
     carrier = {"Traceparent": "old", "TraceState": "old=1"}
     twin.write_tracecontext(twin.SpanContext(TRACE_ID, SPAN_ID, 1, state=state), carrier)
     assert carrier == {"traceparent": TRACEPARENT} | ({} if text is None else {"tracestate": text})
@@ -227,13 +227,13 @@ def test_several_baggage_fields_are_one_list_under_one_limit(texts, written):
 
 
 @pytest.mark.parametrize(("text", "carrier"), [("", {}), ("a=1", {"baggage": "a=1"})])
-def test_baggage_is_written_where_there_are_labels(text, carrier):
+def test_baggage_is_written_for_labels_only(text, carrier):
     written = {}
     BAGGAGE.write(SpanContext(labels=Labels.parse(text)), written)
     assert written == carrier
 
 
-def test_formats_say_what_they_are():
+def test_the_names_and_fields_of_the_formats():
     assert (TRACECONTEXT.name, TRACECONTEXT.fields) == ("tracecontext", ("traceparent", "tracestate"))
     assert (BAGGAGE.name, BAGGAGE.fields) == ("baggage", ("baggage",))
 
@@ -244,8 +244,8 @@ def test_the_harness_has_41_tests():
 
 @pytest.mark.parametrize("is_recording", [True, False])
 @pytest.mark.parametrize("name", HARNESS)
-def test_a_service_does_what_the_w3c_harness_wants(name, is_recording):
-    """A request comes in as ASGI has it, and the service answers it by calls of its own, a client span each."""
+def test_a_service_passes_the_w3c_harness(name, is_recording):
+    """A service that receives an ASGI request and makes further calls, each in a client span."""
     if is_recording:
         tracekit.configure(exporter=MemoryExporter())
     for request in HARNESS[name]:

@@ -14,7 +14,7 @@ from tracekit.testing import MemoryExporter
 from tracekit.wire.xray import XRAY
 
 from .hostile import extras, write_hostile
-from .strategies import CONTEXTS, TEXTS, reads_or_refuses
+from .strategies import CONTEXTS, TEXTS, reads_or_rejects
 from .vector_files import cases, check_extract, check_read, check_write, good_cases
 
 TRACE_ID, SPAN_ID = "5759e988bd862e3fe1be46a994272793", "53995c3f42cd8ad8"
@@ -36,13 +36,13 @@ def written(context):
 
 
 @pytest.mark.parametrize("case", cases("xray"))
-def test_it_reads_what_the_vector_says(case):
+def test_the_vector_is_read(case):
     check_read(XRAY, case)
     check_extract(XRAY, case)
 
 
 @pytest.mark.parametrize("case", good_cases("xray"))
-def test_what_was_read_goes_out_again(case):
+def test_a_read_context_is_written_again(case):
     check_write(XRAY, case)
     assert XRAY.left_out == 0
 
@@ -63,7 +63,7 @@ def test_what_was_read_goes_out_again(case):
         (SpanContext(), None),
     ],
 )  # fmt: skip
-def test_a_context_goes_out(context, text):
+def test_a_context_is_written(context, text):
     assert written(context) == text
     stale = {"X-Amzn-Trace-Id": "stale", "host": "x"}
     XRAY.write(context, stale)
@@ -73,14 +73,14 @@ def test_a_context_goes_out(context, text):
 @pytest.mark.parametrize(
     ("flags", "is_deferred", "shown"), [(0, True, ";Sampled=?"), (0, False, ";Sampled=0"), (1, False, ";Sampled=1")]
 )
-def test_the_callee_is_asked_until_somebody_has_decided(flags, is_deferred, shown):
+def test_the_question_mark_is_kept_until_a_decision(flags, is_deferred, shown):
     extra = {"xray": (("Sampled", "?"), LINEAGE)}
     context = SpanContext(TRACE_ID, SPAN_ID, flags, deferred=is_deferred, extra=extra)
     assert written(context) == f"{ROOT};{PARENT}{shown};Lineage=1:a87bd80c:1|68fd508a:5"
     assert XRAY.left_out == 0
 
 
-def test_other_fields_go_on_through_spans_hand_offs_and_pickles():
+def test_other_fields_are_kept_through_spans_hand_offs_and_pickles():
     tracekit.configure(formats=[XRAY])
     request = {"X-Amzn-Trace-Id": f"Self=1-67891233-12456789abcdef012345678;{ROOT};{PARENT};Sampled=0;CalledFrom=app"}
     with tracekit.span("serve", parent=tracekit.extract(request)) as span:
@@ -92,7 +92,7 @@ def test_other_fields_go_on_through_spans_hand_offs_and_pickles():
 
 
 @pytest.mark.parametrize("decision", ["", ";Sampled=?"])
-def test_a_deferred_decision_is_made_where_something_records(decision):
+def test_a_deferred_decision_is_made_when_recording(decision):
     tracekit.configure(formats=[XRAY])
     with tracekit.span("relay", parent=tracekit.extract({"x-amzn-trace-id": f"{ROOT};{PARENT}{decision}"})) as relay:
         assert written(relay.context) == f"{ROOT};Parent={relay.context.span_id}{decision}"
@@ -152,7 +152,7 @@ GOOD = (("CalledFrom", "app"),)
         (("a", "x" * 1024),),
     ],
 )
-def test_what_no_header_can_hold_is_left_out_and_counted(kept):
+def test_words_that_no_header_can_hold_are_omitted_and_counted(kept):
     context = SpanContext(TRACE_ID, SPAN_ID, deferred=True)
     assert written(context.replace(extra={"xray": kept})) == f"{ROOT};{PARENT}"
     assert XRAY.left_out == 1
@@ -161,7 +161,7 @@ def test_what_no_header_can_hold_is_left_out_and_counted(kept):
         assert XRAY.left_out == 2
 
 
-def test_past_1024_characters_whole_fields_are_left_out():
+def test_whole_fields_past_1024_characters_are_omitted():
     kept = tuple((f"k{at:02d}", "x" * 96) for at in range(20))
     text = written(SpanContext(TRACE_ID, SPAN_ID, 1, extra={"xray": (*kept, ("z", "1"))}))
     assert text == f"{ROOT};{PARENT};Sampled=1;" + ";".join(f"{key}={value}" for key, value in kept[:9]) + ";z=1"
@@ -189,7 +189,7 @@ PAIRS = st.lists(
 
 @given(context=CONTEXTS, kept=PAIRS, is_root=st.booleans())
 @some
-def test_whatever_goes_out_comes_in_the_same(context, kept, is_root):
+def test_a_written_context_reads_back_equal(context, kept, is_root):
     if is_root:
         context = SpanContext(context.trace_id, flags=context.flags, deferred=context.deferred, is_remote=True)
     context = context.replace(extra={"xray": tuple(kept)} if kept else {})
@@ -218,15 +218,15 @@ SHUFFLED = st.lists(
 
 @given(pairs=st.lists(st.tuples(NAMES, TEXTS | SHUFFLED), max_size=2))
 @some
-def test_any_text_is_read_or_refused(pairs):
-    reads_or_refuses(XRAY, pairs)
+def test_any_text_is_read_or_rejected(pairs):
+    reads_or_rejects(XRAY, pairs)
 
 
-def test_two_headers_that_a_client_joined_are_one_bad_header():
+def test_two_headers_joined_by_a_client_are_one_malformed_header():
     headers = httpx.Headers([("x-amzn-trace-id", f"{ROOT};{PARENT};Sampled=1")] * 2)
     with pytest.raises(FormatError, match="Sampled must be 0, 1 or "):
         XRAY.read(headers)
 
 
-def test_the_format_says_what_it_is():
+def test_the_name_and_fields_of_the_format():
     assert (XRAY.name, XRAY.fields) == ("xray", ("x-amzn-trace-id",))

@@ -1,20 +1,20 @@
-"""Read ``tests/vectors/*.json``, and hold a format to what a vector there says.
+"""Read ``tests/vectors/*.json`` and compare a format with a vector.
 
 A file is a list of objects::
 
     {
-        "name": what the case is about, in words that stand alone,
-        "spec": URL and section that decide it,
-        "format": the name of the format; may be missing where the file has one format, and is the file's name then,
+        "name": the case, in words that need no context,
+        "spec": URL and section of the specification,
+        "format": the name of the format; default: the name of the file,
         "carrier": {field: text, or a list of texts, or {"hex": octets}},
-        "context": {"trace_id", "span_id", "flags", "deferred", and where there are any "state", "labels", "extra"},
+        "context": {"trace_id", "span_id", "flags", "deferred", and optionally "state", "labels", "extra"},
         "error": a part of the message of the ``FormatError``,
-        "canonical": true where writing what was read must give the carrier again
+        "canonical": true if writing the context must reproduce the carrier
     }
 
-``labels`` is an object, or a list of ``[key, value, [[property, value or null], …]]`` where order, duplicates or
-properties matter; ``dropped`` beside it says how many were left out. In ``extra``, pairs are lists of two, octets are
-``{"hex": …}``. Without ``context`` and ``error`` there is nothing to read, and ``read`` returns None.
+``labels`` is an object, or a list of ``[key, value, [[property, value or null], …]]`` if order, duplicates or
+properties matter; ``dropped`` beside it is the number of dropped labels. In ``extra``, pairs are lists of two and
+octets are ``{"hex": …}``. Without ``context`` and ``error``, ``read`` returns None.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DIRECTORY = Path(__file__).parent.parent / "vectors"
 
 
 class Case(NamedTuple):
-    """One vector."""
+    """A vector."""
 
     name: str
     spec: str
@@ -66,19 +66,19 @@ def load(file: str) -> list[Case]:
 
 
 def cases(file: str, format: str | None = None) -> list[Any]:
-    """Return the vectors of *file*, of one *format* in it or of all, as parameters of a test."""
+    """Return the vectors in *file*, all or those of *format*, as parameters of a test."""
     found = [case for case in load(file) if format in (None, case.format)]
     assert found, f"no vectors of {format} in {file}"
     return [pytest.param(case, id=case.name) for case in found]
 
 
 def good_cases(file: str, format: str | None = None) -> list[Any]:
-    """Return those of ``cases`` that have a context."""
+    """Return the vectors of ``cases()`` that have a context."""
     return [param for param in cases(file, format) if param.values[0].context is not None]
 
 
 def described(context: Any) -> dict[str, Any] | None:
-    """Return *context* in the words of the vectors."""
+    """Return *context* as a vector describes it."""
     if context is None:
         return None
     shown: dict[str, Any] = {
@@ -99,7 +99,7 @@ def described(context: Any) -> dict[str, Any] | None:
 
 
 def expected(case: Case) -> dict[str, Any] | None:
-    """Return the context of *case*, spelled out."""
+    """Return the context of *case* with all defaults filled in."""
     if case.context is None:
         return None
     shown = dict(case.context)
@@ -111,7 +111,7 @@ def expected(case: Case) -> dict[str, Any] | None:
 
 
 def check_read(format: Any, case: Case, read: Any = None) -> None:
-    """Demand that *format* reads the carrier, in every shape, as *case* says; *read* is a twin's in its place."""
+    """Assert that *format*, or *read* in its place, reads the carrier of *case* in every shape as expected."""
     read = read or format.read
     for carrier in shapes(case.carrier):
         if case.error is None:
@@ -128,14 +128,14 @@ def check_read(format: Any, case: Case, read: Any = None) -> None:
 
 
 def check_extract(format: Any, case: Case) -> None:
-    """Demand that ``extract`` finds the same where *format* is configured alone, and nothing where it is bad."""
+    """Assert that ``extract`` with *format* alone returns the same context, and None for a malformed carrier."""
     tracekit.configure(formats=[format])
     for carrier in shapes(case.carrier):
         assert described(tracekit.extract(carrier)) == expected(case)
 
 
 def check_write(format: Any, case: Case) -> None:
-    """Demand that what was read goes out so that it reads the same; where it is canonical, as it came."""
+    """Assert that the read context is written so that it reads back equal, and a canonical carrier unchanged."""
     context = format.read(case.carrier)
     assert context is not None
     written: dict[str, Any] = {}
@@ -150,13 +150,13 @@ def check_write(format: Any, case: Case) -> None:
 
 
 def _carried(context: Any) -> dict[str, Any] | None:
-    # What was left out on the way in is counted there; of the flags, only those that W3C knows go out.
+    # Dropped labels are counted when they are read, and only the flags that W3C defines are written.
     shown = described(context)
     return shown and {**shown, "flags": shown["flags"] & 3, "dropped": 0}
 
 
 def shapes(carrier: dict[str, Any]) -> list[Any]:
-    """Return *carrier* as a mapping, as pairs with names in other case, and as pairs of bytes."""
+    """Return *carrier* as a mapping, as pairs with names in another case, and as pairs of bytes."""
     pairs = [(name, one) for name, value in carrier.items() for one in (value if isinstance(value, list) else [value])]
     found: list[Any] = [carrier, [(name.title(), value) for name, value in pairs]]
     try:

@@ -40,7 +40,7 @@ def _is_compiled() -> bool:
         try:
             import_module(_PREFIX + "_speedups")
         except ModuleNotFoundError:  # not built; a broken build raises ImportError, loudly
-            return False
+            pass
         except ImportError as error:
             if "interpreter" not in str(error):
                 raise

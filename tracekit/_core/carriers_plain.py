@@ -88,6 +88,8 @@ def put(carrier: Any, name: str, text: str | None) -> None:
     Fields of that name in another case are removed, because more than one ``traceparent`` counts as none. A list of
     bytes pairs gets bytes.
     """
+    if not is_a(name, str):
+        raise TypeError(f"name must be str, not {type(name).__name__}")
     _replace(carrier, {name: text}, lambda key: _name(key, False) == name)
 
 

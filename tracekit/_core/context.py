@@ -13,7 +13,7 @@ from .tracestate import TraceState, make_state
 
 if not compiled:
     from .codecs import hex_text, id_octets, random_word, stretched_word
-    from .interpreter import DEFERRED, SAMPLED
+    from .interpreter import DEFERRED, SAMPLED, publish
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -344,3 +344,6 @@ def _restore(
 ) -> SpanContext:
     """Rebuild a pickled SpanContext."""
     return make_context(id, flags, str(TraceState.parse(state)), Labels.parse(labels) or None, is_remote, extra)
+
+
+publish(SpanContext, b"tracekit.SpanContext")

@@ -1,4 +1,4 @@
-"""Errors of tracekit: whose fault it is decides the class.
+"""Errors of tracekit: the class depends on who is at fault.
 
 A peer's fault is a :class:`FormatError`; the caller's fault is the built-in
 ``TypeError`` or ``ValueError``, which name the parameter.
@@ -13,11 +13,10 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class FormatError(ValueError):
-    """Text or bytes from outside break the grammar of their format.
+    """Raised for text or bytes from outside that break the grammar of their format.
 
-    ``field`` names the header (or other field), ``reason`` says what is wrong with it, ``column`` where in
-    the value, counted from 1, as far as that is one place. The offending value stands in the message escaped and
-    clipped, never whole.
+    ``field`` names the header (or other field), ``reason`` describes the fault, ``column`` its
+    position in the value, from 1, if it has one. The message shows the value escaped and cut.
     """
 
     def __init__(self, field: str, reason: str, value: object = None, column: int | None = None) -> None:
@@ -42,7 +41,7 @@ def clip(value: object) -> str:
 
 
 def bad_traceparent(value: str | list[str]) -> FormatError:
-    """Return the error that says what is wrong with a ``traceparent``, or with several of them."""
+    """Return the error that describes the fault of a ``traceparent``, or of several of them."""
     if isinstance(value, list):
         return FormatError("traceparent", f"{len(value)} values, must be one")
     text = value[:512].strip(" \t")
@@ -69,7 +68,7 @@ def bad_traceparent(value: str | list[str]) -> FormatError:
 
 
 def bad_b3(value: str | list[str]) -> FormatError:
-    """Return the error that says what is wrong with a ``b3``, or with several of them."""
+    """Return the error that describes the fault of a ``b3``, or of several of them."""
     if isinstance(value, list):
         return FormatError("b3", f"{len(value)} values, must be one")
     if len(value) > 256:

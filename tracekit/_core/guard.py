@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ask", "class_name", "is_interrupt", "plain_text"]
+__all__ = ["ask", "class_name", "is_interrupt", "plain_text", "type_name"]
 
 _NAME = 512  # characters of the name of a class
 
@@ -57,6 +57,11 @@ def class_name(kind: type) -> tuple[str, str]:
     qualified = plain_text(ask(_qualname, kind), _NAME)
     module = plain_text(ask(_module, kind), _NAME)
     return name, qualified if module in ("", "builtins") else f"{module}.{qualified}"
+
+
+def type_name(value: object) -> str:
+    """Return the name of the class of *value*, for messages; whatever its metaclass does, this does not raise."""
+    return class_name(type(value))[0]
 
 
 def plain_text(text: Any, limit: int) -> str:

@@ -93,6 +93,7 @@ cdef extern from *:
             PyExc_TypeError, "%s objects are made by span(), use_span(), use_context() and use_labels()", type->tp_name
         );
     }
+    static inline void tk_publish(PyObject *kind, const char *name) { ((PyTypeObject *)kind)->tp_name = name; }
     static inline void tk_forbid_new(PyObject *kind) { ((PyTypeObject *)kind)->tp_new = tk_no_new; }
     #endif
     """
@@ -103,6 +104,7 @@ cdef extern from *:
     object tk_held(object)
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_referent(PyObject*)
+    void tk_publish(object, const char*) noexcept
     void tk_forbid_new(object) noexcept
 
 cdef extern from "Python.h":
@@ -170,3 +172,7 @@ cdef inline Py_ssize_t references(object target) noexcept:
 
 cdef inline void forbid_new(object kind) noexcept:
     tk_forbid_new(kind)
+
+
+cdef inline void publish(object kind, const char* name) noexcept:
+    tk_publish(kind, name)

@@ -26,6 +26,7 @@ __all__ = [
     "is_lent",
     "lent",
     "monotonic_ns",
+    "publish",
     "put",
     "references",
     "referent",
@@ -127,3 +128,8 @@ def references(target: object) -> int:
 
 def forbid_new(kind: type) -> None:
     """Have ``kind.__new__`` raise, as C code would crash on an object whose fields were never filled."""
+
+
+def publish(kind: type, name: bytes) -> None:
+    """Have *kind* say that it lives in the module that users import it from; *name* is its full name there."""
+    kind.__module__ = name.decode().rpartition(".")[0]

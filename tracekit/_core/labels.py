@@ -1,4 +1,4 @@
-"""Labels: what a trace carries to everything downstream, as W3C Baggage defines it.
+"""Labels: key-value pairs that a trace propagates to every service downstream, as W3C Baggage defines them.
 
 https://www.w3.org/TR/baggage/
 """
@@ -20,15 +20,15 @@ Member: TypeAlias = tuple[str, str, tuple[Property, ...]]
 class Labels(Mapping[str, str]):
     """An immutable mapping of str to str that travels with the context.
 
-    Keys are RFC 7230 tokens; values are any text. ``members`` also has what the mapping view leaves
-    out: duplicates of a key, in order (the view shows the last), and the properties of each member.
-    Never more than 64 members or 8192 bytes on the wire: what is past that is left out, whole members
-    from the end, and counted in ``dropped``.
+    Keys are RFC 7230 tokens; values are any text. ``members`` also has the parts that the
+    mapping view omits: duplicates of a key, in order (the view shows the last), and the properties of each member.
+    At most 64 members and 8192 bytes are sent: excess members are dropped whole, from the end, and counted in
+    ``dropped``.
     """
 
     __slots__ = ("_dropped", "_members", "_text", "_view")
 
-    _members: tuple[Member, ...] | None  # these and the next two are made when first asked for
+    _members: tuple[Member, ...] | None  # this and the next two are computed on first access
     _text: str | None
     _view: dict[str, str] | None
     _dropped: int
@@ -46,7 +46,7 @@ class Labels(Mapping[str, str]):
 
     @classmethod
     def parse(cls, text: str) -> Labels:
-        """Return the labels of a ``baggage`` value; a member that breaks the grammar is left out alone, and counted."""
+        """Return the labels of a ``baggage`` value; an invalid member is dropped and counted."""
         if not isinstance(text, str):
             raise TypeError(f"text must be str, not {type(text).__name__}")
         return parse_labels(str.__str__(text))
@@ -61,11 +61,11 @@ class Labels(Mapping[str, str]):
 
     @property
     def dropped(self) -> int:
-        """How many members were left out, because they were malformed or past a limit."""
+        """The number of members dropped because they were invalid or beyond a limit."""
         return self._dropped
 
     def merge(self, other: Mapping[str, str]) -> Labels:
-        """Return these labels with those of *other*, which win: all members of a key they share give way to theirs."""
+        """Return these labels with those of *other*, which replace all members of a key that both have."""
         newer = Labels(other)
         if not self.members and not self._dropped:
             return newer
@@ -75,7 +75,7 @@ class Labels(Mapping[str, str]):
         return _bounded((*kept, *newer.members), self._dropped + newer._dropped)
 
     def without(self, *keys: str) -> Labels:
-        """Return these labels less every member with one of *keys*."""
+        """Return these labels without the members of *keys*."""
         return _bounded(tuple([member for member in self.members if member[0] not in keys]), self._dropped)
 
     def with_member(self, key: str, value: str, properties: Iterable[Property] = ()) -> Labels:
@@ -162,7 +162,7 @@ def _member(key: object, value: object, properties: tuple[Property, ...] = ()) -
 
 
 def parse_labels(text: str) -> Labels:
-    """Return the labels of a ``baggage`` value, which is checked now and taken apart when somebody looks."""
+    """Return the labels of a ``baggage`` value, which is checked now and parsed on first access."""
     if check_baggage(text) > 0:
         return make_labels(text.strip(" \t"))
     return _bounded(*parse_baggage(text))
@@ -172,7 +172,7 @@ _new = object.__new__
 
 
 def make_labels(text: str) -> Labels:
-    """Return the labels of a ``baggage`` value that has been checked; it goes out as it came."""
+    """Return the labels of a ``baggage`` value that has been checked; it is sent unchanged."""
     labels = _new(Labels)
     labels._members = labels._view = None
     labels._text = text

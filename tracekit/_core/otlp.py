@@ -49,7 +49,8 @@ def encode_spans(spans: Iterable[Span]) -> bytes:
 def _put_resource_spans(out: Octets, spans: list[Any]) -> None:
     resource_spans = out.open(0x0A)
     part = out.open(0x0A)
-    out.attributes(0x0A, dict(spans[0].resource))
+    # A key may be a StrEnum, say, and Octets take plain text only.
+    out.attributes(0x0A, {str.__str__(key): value for key, value in spans[0].resource.items()})
     out.close(part)
     part = out.open(0x12)
     scope = out.open(0x0A)

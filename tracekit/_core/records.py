@@ -73,7 +73,8 @@ class Account(NamedTuple):
 class Statistics(NamedTuple):
     """The number of spans in each state, since this process started or was forked.
 
-    ``started = ended + open`` and ``ended = exported + queued + dropped + failed + unsampled``.
+    ``started = ended + open`` and ``ended = exported + queued + dropped + failed + unsampled``. ``misused`` counts
+    arguments that were left out because they could not be used.
     """
 
     started: int
@@ -84,3 +85,4 @@ class Statistics(NamedTuple):
     dropped: int
     failed: int
     unsampled: int
+    misused: int = 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..cython import cclass, compiled, final, freelist, no_gc
 from .context import SpanContext
+from .misuse import misused
 
 if not compiled:
     from .context import generation, with_labels
@@ -123,8 +124,9 @@ class Scope:
 
     def __enter__(self) -> Any:
         if self._owner is not None or self._is_closed:
-            raise RuntimeError("a scope opens once: call use_span(), use_context() or use_labels() again")
-        open_scope(self)
+            misused(RuntimeError("a scope opens once: call use_span(), use_context() or use_labels() again"))
+        else:
+            open_scope(self)
         if self._kind == SPAN:
             return held_span(self)
         return self._context if self._kind == CONTEXT else self._labels
@@ -218,14 +220,14 @@ def _add_labels(scope: Scope, prev: Scope | None) -> None:
 def close_scope(scope: Scope) -> None:
     """Close *scope* and put what it stands on back where it is current. Does nothing where it is closed already."""
     global _closed_elsewhere
+    if scope._is_closed and scope._stand_in is None:
+        return
+    scope._is_closed = True  # first: a signal handler that closes a scope under this one replaces open ones only
     if scope._stand_in is not None:
         close_scope(scope._stand_in)  # one step: it has none of its own
         if held(_current) is scope:  # inherited before it was replaced
             put(_current, _live(scope._prev))
         return
-    if scope._is_closed:
-        return
-    scope._is_closed = True
     inner = held(_current)
     if inner is scope:
         is_ordinary = _is_here(scope)

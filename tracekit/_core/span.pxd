@@ -5,7 +5,7 @@ cimport cython
 
 from .buffer cimport Buffer, the_buffer
 from .context cimport SpanContext, generation
-from .interpreter cimport DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns
+from .interpreter cimport DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns, publish
 from .scopes cimport SPAN, Scope, close_scope, effective, innermost, linked_context, make_scope, newest_open, open_scope
 from .tracer cimport Tracer
 
@@ -73,4 +73,4 @@ cdef int64_t _distance_now() except? -1
 cdef Span _start(str name, str kind, object attributes, object items, tuple links, object parent, object start_ns)
 cdef object _items(object attributes)
 cdef tuple _link(object target)
-cdef int _index(tuple names, object name, str parameter) except -1
+cdef int _index(tuple names, object name, str parameter) except -2

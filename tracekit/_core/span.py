@@ -11,13 +11,15 @@ from ..cython import cclass, compiled, final, freelist, no_gc
 from .attributes import MISSING, clean
 from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
+from .guard import type_name
+from .misuse import is_strict, misused
 from .outcome import exception_attributes, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Status
 from .tracer import Tracer
 
 if not compiled:
     from .context import generation
-    from .interpreter import DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns
+    from .interpreter import DEFERRED, SAMPLED, borrow, forbid_new, is_lent, lent, monotonic_ns, publish
     from .scopes import (
         SPAN,
         Scope,
@@ -137,8 +139,8 @@ def after_fork() -> None:
 class Span:
     """A unit of work being recorded. ``with`` makes it current, and ends it; without ``with``, call ``end()``.
 
-    Every method may be called from any task, thread or callback, before and after the end, and none
-    raises because of a value; only a wrong type of a name or key is a ``TypeError``. Calls after
+    Every method may be called from any task, thread or callback, before and after the end, and none raises: a wrong
+    argument is left out, counted and reported once per call site; strict mode raises. Calls after
     the end, and calls to a span that is not recorded, have no effect. Bounded by ``Limits``: what exceeds them
     is counted in ``dropped_attributes``, ``dropped_events`` and ``dropped_links``, shortened values
     in ``truncated_values``.
@@ -267,8 +269,8 @@ class Span:
     def set_attribute(self, key: str, value: Any) -> None:
         """Record *value* under *key*, in place of an earlier one. See ``_core/attributes.py`` for the kinds of values."""
         if not isinstance(key, str):
-            raise TypeError(f"key must be str, not {type(key).__name__}")
-        if self._is_recorded and not self._has_ended:
+            misused(TypeError(f"key must be str, not {type_name(key)}"))
+        elif self._is_recorded and not self._has_ended:
             self._put(key if type(key) is str else str.__str__(key), value)
         else:
             self._late("set_attribute")
@@ -284,9 +286,11 @@ class Span:
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, *, time_ns: int | None = None) -> None:
         """Record an event, now or at *time_ns* (Unix time)."""
         if not isinstance(name, str):
-            raise TypeError(f"name must be str, not {type(name).__name__}")
+            misused(TypeError(f"name must be str, not {type_name(name)}"))
+            name = ""
         if time_ns is not None and not isinstance(time_ns, int):
-            raise TypeError(f"time_ns must be int, not {type(time_ns).__name__}")
+            misused(TypeError(f"time_ns must be int, not {type_name(time_ns)}"))
+            time_ns = None
         items = None if attributes is None else _items(attributes)
         if not self._is_recorded or self._has_ended:
             self._late("add_event")
@@ -297,11 +301,17 @@ class Span:
             self.dropped_events += 1
             return
         cleaned = self._clean(items) if items else None
-        self._events.append((str.__str__(name), self._now() if time_ns is None else _ns(time_ns), cleaned))
+        event = (str.__str__(name), self._now() if time_ns is None else _ns(time_ns), cleaned)
+        if self._has_ended:  # meanwhile, in another thread: the exporter may be reading it
+            self._late("add_event")
+        else:
+            self._events.append(event)
 
     def add_link(self, target: SpanContext | Span | Link, attributes: Mapping[str, Any] | None = None) -> None:
         """Record that *target* caused this work without being its parent."""
         context, items = _link(target)
+        if context is None:
+            return
         if attributes is not None:
             items = _items(attributes)
         if not self._is_recorded or self._has_ended:
@@ -313,7 +323,10 @@ class Span:
             self.dropped_links += 1
             return
         cleaned = self._clean(items) if items else None
-        self._links.append(Link(context, NO_ATTRIBUTES if cleaned is None else MappingProxyType(cleaned)))
+        if self._has_ended:
+            self._late("add_link")
+        else:
+            self._links.append(Link(context, NO_ATTRIBUTES if cleaned is None else MappingProxyType(cleaned)))
 
     def set_status(self, code: Literal["unset", "ok", "error", "cancelled"], description: str = "") -> None:
         """Record the outcome of the work. "ok" is final, "unset" changes nothing, as in OpenTelemetry."""
@@ -321,7 +334,10 @@ class Span:
         if description is None:
             description = ""
         elif not isinstance(description, str):
-            raise TypeError(f"description must be str, not {type(description).__name__}")
+            misused(TypeError(f"description must be str, not {type_name(description)}"))
+            description = ""
+        if number < 0:
+            return
         if not self._is_recorded or self._has_ended:
             self._late("set_status")
         elif number != UNSET and self._status != OK:
@@ -331,7 +347,8 @@ class Span:
     def record_exception(self, exception: BaseException, attributes: Mapping[str, Any] | None = None) -> None:
         """Record *exception* as an event with type, message and stack; the status stays as it is."""
         if not isinstance(exception, BaseException):
-            raise TypeError(f"exception must be an exception, not {type(exception).__name__}")
+            misused(TypeError(f"exception must be an exception, not {type_name(exception)}"))
+            return
         items = () if attributes is None else _items(attributes)
         if self._is_recorded and not self._has_ended:
             self.add_event("exception", {**exception_attributes(exception, self._tracer.limits), **dict(items)})
@@ -342,8 +359,8 @@ class Span:
     def update_name(self, name: str) -> None:
         """Rename the span."""
         if not isinstance(name, str):
-            raise TypeError(f"name must be str, not {type(name).__name__}")
-        if self._is_recorded and not self._has_ended:
+            misused(TypeError(f"name must be str, not {type_name(name)}"))
+        elif self._is_recorded and not self._has_ended:
             self._name = str.__str__(name)
         else:
             self._late("update_name")
@@ -351,7 +368,8 @@ class Span:
     def end(self, end_ns: int | None = None) -> None:
         """End the span, now or at *end_ns* (Unix time), and hand it to the exporter. Only the first call counts."""
         if end_ns is not None and not isinstance(end_ns, int):
-            raise TypeError(f"end_ns must be int, not {type(end_ns).__name__}")
+            misused(TypeError(f"end_ns must be int, not {type_name(end_ns)}"))
+            end_ns = None
         if self._has_ended:
             self._late("end")
         else:
@@ -391,6 +409,12 @@ class Span:
         if not self._has_ended and self.context is not None and self._generation == generation():
             _abandon(self)
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
     def __reduce__(self) -> Any:
         raise TypeError("a span stays in its process: pickle span.context instead")
 
@@ -400,6 +424,9 @@ class Span:
 
     def _leave(self) -> None:
         scope = lent(self._scope)
+        if not compiled:
+            while scope is None and lent(self._scope) is not None:  # a signal handler replaced it meanwhile
+                scope = lent(self._scope)
         if scope is None:
             self._scope = borrow(None)
             return
@@ -421,9 +448,13 @@ class Span:
             self._scope = borrow(copy)
 
     def _end(self, end_ns: int | None) -> None:
-        self._has_ended = True
+        stop = 0
         if self._is_recorded:
             stop = self._now() if end_ns is None else _ns(end_ns)
+        if self._has_ended:  # while a clock of the program's was asked
+            return
+        self._has_ended = True
+        if self._is_recorded:
             self._stop = max(self._start, stop)
         if self._generation == generation():  # else the parent process, which opened it, exports it
             _buffer.end(self, self._is_recorded)
@@ -451,6 +482,9 @@ class Span:
                 self.truncated_values += 1
         elif kind is not int and kind is not bool and kind is not float:
             value, cuts = clean(value, self._tracer.max_value)
+            if self._has_ended:  # meanwhile, in another thread: the exporter may be reading the dict
+                self._late("set_attribute")
+                return
             self.truncated_values += cuts
             if value is MISSING:
                 self.dropped_attributes += 1
@@ -492,7 +526,7 @@ if not compiled:
 def span_scope(span: Span) -> Scope:
     """Return a scope, not yet open, in which *span* is current; it does not end the span."""
     if not isinstance(span, Span):
-        raise TypeError(f"span must be a Span, not {type(span).__name__}")
+        raise TypeError(f"span must be a Span, not {type_name(span)}")
     return make_scope(SPAN, span, span.context, None)
 
 
@@ -533,6 +567,8 @@ def _abandon(span: Span) -> None:
 
 def _ns(time_ns: Any) -> int:
     """Return a time as 64 bits hold it; the ends of that range stand for times beyond them."""
+    if type(time_ns) is not int:
+        time_ns = int.__int__(time_ns)  # a subclass may have methods of its own
     if time_ns > _MAX_NS:
         return _MAX_NS
     return 0 if time_ns < 0 else int(time_ns)
@@ -551,18 +587,25 @@ def _items(attributes: Any) -> Any:
         else:
             return attributes
     elif not isinstance(attributes, Mapping):
-        raise TypeError(f"attributes must be a mapping, not {type(attributes).__name__}")
+        misused(TypeError(f"attributes must be a mapping, not {type_name(attributes)}"))
+        return []
     try:
-        items = list(attributes.items())
+        pairs = list(attributes.items())
     except Exception:  # a mapping of the program's own costs its attributes, not the program
         return []
-    for name, _ in items:
-        if not isinstance(name, str):
-            raise TypeError(f"attributes must have str keys, not {type(name).__name__}")
-    return [(str.__str__(name), value) for name, value in items]
+    items = []
+    for pair in pairs:
+        if type(pair) is not tuple or len(pair) != 2:
+            misused(TypeError(f"attributes must be a mapping whose items() are pairs, not {type_name(pair)}"))
+        elif isinstance(pair[0], str):
+            items.append((str.__str__(pair[0]), pair[1]))
+        else:
+            misused(TypeError(f"attributes must have str keys, not {type_name(pair[0])}"))
+    return items
 
 
 def _link(target: object) -> tuple[Any, Any]:
+    """Return the context and the attributes of *target*; None for a context that is none."""
     items: Any = None
     if isinstance(target, Link):
         target, attributes = target
@@ -570,16 +613,21 @@ def _link(target: object) -> tuple[Any, Any]:
     if isinstance(target, Span):
         target = target.context
     if not isinstance(target, SpanContext):
-        raise TypeError(f"links must hold a SpanContext, a Span or a Link, not {type(target).__name__}")
+        misused(TypeError(f"links must hold a SpanContext, a Span or a Link, not {type_name(target)}"))
+        return None, None
     return target, items
 
 
 def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
+    """Return the place of *name* in *names*, or -1."""
     if not isinstance(name, str):
-        raise TypeError(f"{parameter} must be str, not {type(name).__name__}")
-    if name not in names:
-        raise ValueError(f"{parameter} must be one of {', '.join(names)}: {name[:64]!a}")
-    return names.index(name)
+        misused(TypeError(f"{parameter} must be str, not {type_name(name)}"))
+        return -1
+    text = str.__str__(name)
+    if text not in names:
+        misused(ValueError(f"{parameter} must be one of {', '.join(names)}: {text[:64]!a}"))
+        return -1
+    return names.index(text)
 
 
 def span(
@@ -599,21 +647,37 @@ def span(
     items: Any = None
     if type(name) is not str:
         if not isinstance(name, str):
-            raise TypeError(f"name must be str, not {type(name).__name__}")
+            misused(TypeError(f"name must be str, not {type_name(name)}"))
+            name = ""
         name = str.__str__(name)
     if kind is not _INTERNAL:
-        kind = KINDS[_index(KINDS, kind, "kind")]  # type: ignore[assignment]
+        kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
     if attributes is not None:
         items = _items(attributes)
+        if items is not attributes:
+            attributes = dict(items)  # as the sampler sees them
     if links is not _NO_LINKS:
-        if not isinstance(links, Iterable):
-            raise TypeError(f"links must be an iterable, not {type(links).__name__}")
-        links = tuple(links)
-        for target in links:
-            _link(target)
+        links = _links(links)
     if start_ns is not None and not isinstance(start_ns, int):
-        raise TypeError(f"start_ns must be int, not {type(start_ns).__name__}")
+        misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
+        start_ns = None
     return _start(name, kind, attributes, items, links, parent, start_ns)
+
+
+def _links(links: Any) -> tuple[Any, ...]:
+    """Return those of *links* that can be used."""
+    try:
+        targets = tuple(links)
+    except Exception as error:
+        if is_strict() and isinstance(links, Iterable):
+            raise
+        misused(
+            TypeError(f"links must be an iterable, not {type_name(links)}")
+            if not isinstance(links, Iterable)
+            else error
+        )
+        return ()
+    return tuple([target for target in targets if _link(target)[0] is not None])
 
 
 def _start(
@@ -645,7 +709,8 @@ def _start(
     elif type(parent) is SpanContext:
         base = parent
     elif type(parent) is not Root:
-        raise TypeError(f"parent must be a Span, a SpanContext or tracekit.ROOT, not {type(parent).__name__}")
+        misused(TypeError(f"parent must be a Span, a SpanContext or tracekit.ROOT, not {type_name(parent)}"))
+        return _start(name, kind, attributes, items, links, None, start_ns)
 
     self = Span.__new__(Span)
     if not compiled:
@@ -702,9 +767,9 @@ def restore_span(
     """
     self = _new_span()
     code, description = status
-    self._status, self._description = _index(STATUS_CODES, code, "status"), description
+    self._status, self._description = max(_index(STATUS_CODES, code, "status"), UNSET), description
     self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
-    self._kind = KINDS[_index(KINDS, kind, "kind")]  # type: ignore[assignment]
+    self._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
     self.parent, self._tracer, self._name = parent, _tracer, name
     self._attributes, self._events, self._links = attributes, events, links
     self._start, self._stop, self._generation = start_ns, end_ns, generation()
@@ -732,3 +797,4 @@ def retrace(span: Span, context: SpanContext) -> None:
 
 
 forbid_new(Span)
+publish(Span, b"tracekit.Span")

@@ -1,4 +1,4 @@
-"""The W3C tracestate: a short list in which each vendor passes its own word along.
+"""The W3C tracestate: a short list in which each tracing vendor propagates one value.
 
 https://www.w3.org/TR/trace-context-2/#tracestate-header
 """
@@ -23,7 +23,7 @@ _SUBVALUE = _SUBKEY | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ._-")
 class TraceState(Mapping[str, str]):
     """An immutable mapping of vendor key to value, newest first; at most 32 members.
 
-    Text that came in and was not changed goes out as it came, duplicates and white space between them included.
+    Text that was received and not changed is sent unchanged, duplicates and white space included.
     """
 
     __slots__ = ("_text", "_view")
@@ -45,7 +45,7 @@ class TraceState(Mapping[str, str]):
 
     @classmethod
     def parse(cls, text: str) -> TraceState:
-        """Return the tracestate that *text* spells, kept to the letter.
+        """Return the tracestate of *text*, which is kept unchanged.
 
         Raises ``FormatError`` where a member breaks the Level 2 grammar, or there are more than 32.
         """
@@ -58,7 +58,7 @@ class TraceState(Mapping[str, str]):
         return make_state(text.strip(" \t") if count else "")
 
     def set(self, key: str, value: str) -> TraceState:
-        """Return a tracestate with *key* first, as the standard wants of a changed member; a 33rd pushes out the last."""
+        """Return a tracestate with *key* first, as the standard requires of a changed member; a 33rd is dropped."""
         others = [f"{k}={v}" for k, v in self.items() if k != key]
         return make_state(",".join([_member(key, value), *others[: MAX_STATE_MEMBERS - 1]]))
 
@@ -76,14 +76,14 @@ class TraceState(Mapping[str, str]):
         subkeys = told | {key: value for key, value in said.items() if key != "th"}
         if said:
             text = format_ot(subkeys)
-            if len(text) > MAX_OT_CHARS:  # the threshold is what has to give way: better unknown than wrong
+            if len(text) > MAX_OT_CHARS:  # drop the threshold: better unknown than wrong
                 text = format_ot({key: value for key, value in subkeys.items() if key != "th"})
             members.pop("ot")
             members = {"ot": text, **members} if text else members
         return ",".join([f"{key}={value}" for key, value in list(members.items())[:MAX_STATE_MEMBERS]])
 
     def sampling(self) -> tuple[int, int]:
-        """Return rejection threshold and randomness, 56 bits each, as the ``ot`` member says them; -1 what it does not.
+        """Return rejection threshold and randomness, 56 bits each, of the ``ot`` member; -1 for one that it lacks.
 
         https://opentelemetry.io/docs/specs/otel/trace/tracestate-handling/
         """
@@ -107,7 +107,7 @@ class TraceState(Mapping[str, str]):
             for member in self._text.split(","):
                 key, equals, value = member.strip(" \t").partition("=")
                 if equals:
-                    view.setdefault(key, value)  # of duplicates the first is the newest
+                    view.setdefault(key, value)  # the first of duplicates is the newest
             self._view = view
         return view
 

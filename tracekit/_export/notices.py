@@ -11,7 +11,10 @@ _CAUSES = 64
 
 
 class Notices:
-    """Report each cause once, and at most 64 of them; ``tracekit.statistics()`` counts on."""
+    """Report each cause once, and at most 64 of them; ``tracekit.statistics()`` counts on.
+
+    Used by the exporting threads, so nothing that a log handler raises comes back, not even ``SystemExit``.
+    """
 
     def __init__(self) -> None:
         self._reported: set[object] = set()
@@ -21,13 +24,21 @@ class Notices:
         if cause in self._reported or len(self._reported) >= _CAUSES:
             return
         self._reported.add(cause)
-        log(level, message, *arguments)
+        try:
+            log(level, message, *arguments)
+        except BaseException:
+            pass
 
     def lost(self, exporter: object, error: BaseException, count: int) -> None:
         """Report that *exporter* raised *error*, which cost *count* spans."""
         text = describe(error)
         message = "%s failed, %d spans lost: %s (said once per cause; tracekit.statistics() counts on)"
         self.say("error", text[:100], message, type(exporter).__name__, count, text)
+
+    def raised(self, method: str, exporter: object, error: BaseException) -> None:
+        """Report that *method* of *exporter* raised *error*, or returned an invalid value, and is ignored."""
+        message = "%s of %s is ignored: %s (said once)"
+        self.say("error", method, message, method, type(exporter).__name__, describe(error))
 
 
 def describe(error: BaseException) -> str:

@@ -1,28 +1,34 @@
-"""The way of finished spans: one bounded buffer, one daemon thread, one exporter, every loss counted.
+"""The export pipeline: a bounded buffer, one daemon thread, one exporter. Every lost span is counted.
 
 A thread and not a task: it must serve asyncio, trio and plain threads alike. The program's side
-of it is ``Buffer.add`` in the twins; nothing here runs in the program's path but ``wake``, once a batch.
+of it is ``Buffer.end``; nothing here runs in the program's path but ``wake``, once a batch.
+
+Signal handlers and finalisers may call ``statistics()``, ``flush()`` and ``shutdown()`` between any two steps of this
+module. So counts are immutable and replaced in one step, what only one may do is claimed by a lock that is never waited
+for, and the one lock that is waited for is reentrant and held for a few steps that call nothing of the program's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
+import operator
 import sys
 import threading
 import time
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._core import misuse
 from .._core.buffer import buffer
 from .._core.context import SpanContext
 from .._core.records import Account, Statistics
 from .._core.scopes import context_scope
 from .._core.span import check_clock
+from .exporter import account_of
 from .notices import Notices, log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .._core.span import Span
     from .exporter import Exporter
@@ -31,141 +37,185 @@ __all__ = ["Pipeline"]
 
 BATCH = 2048
 _UNSAMPLED = SpanContext(deferred=False)
+_PAUSE_S = 0.05
+
+
+class _Counts(NamedTuple):
+    """What became of spans that left the buffer."""
+
+    exported: int = 0
+    failed: int = 0
+    unsampled: int = 0
+    dropped: int = 0
+
+    def plus(self, other: _Counts) -> _Counts:
+        return _Counts(*map(operator.add, self, other))
 
 
 class _Intake:
-    """What one exporter has taken, and what has become of it."""
+    """An exporter, and what became of the spans that it was handed."""
 
-    def __init__(self, exporter: Exporter) -> None:
+    def __init__(self, exporter: Exporter, notices: Notices) -> None:
         self.exporter = exporter
-        self.taken = self.failed = 0
-        self._account = Account()
-        self._before = self._account = self._ask()
+        self._notices = notices
+        self._taken = self._failed = 0
+        self._before = self._account = Account()
+        self._before = self._account = self.ask()
 
-    def _ask(self) -> Account:
-        account = getattr(self.exporter, "account", None)
-        if account is None:
-            return Account()
+    def ask(self) -> Account:
+        """Return the exporter's account, or the one before where it gives none that can be."""
         try:
-            return Account(*account())
-        except Exception:  # an exporter of the user's own
+            return account_of(self.exporter)
+        except BaseException as error:  # of the user's own
+            self._notices.raised("account()", self.exporter, error)
             return self._account
 
-    def settle(self, taken: int, failed: int) -> None:
-        """Take down that of another batch so many were *taken*, and so many refused."""
-        self.taken += taken
-        self.failed += failed
-        self._account = self._ask()
+    def settle(self, taken: int, failed: int, account: Account) -> _Counts:
+        """Add a batch, so many *taken* and so many *failed*; return all counts so far. The rest of *taken* is held."""
+        self._taken += taken
+        self._failed += failed
+        self._account = account
+        left = self._taken
+        shares = []
+        # No account can make a number negative, or their sum larger than what was taken.
+        for now, before in ((account.failed, self._before.failed), (account.unsampled, self._before.unsampled)):
+            shares.append(min(max(0, now - before), left))
+            left -= shares[-1]
+        held = min(max(0, account.queued - self._before.queued), left)
+        return _Counts(left - held, self._failed + shares[0], shares[1])
 
-    def counts(self) -> tuple[int, int, int, int]:
-        """Return how many were exported, failed, are queued, and were sampled out."""
-        failed = self._account.failed - self._before.failed
-        unsampled = self._account.unsampled - self._before.unsampled
-        queued = self._account.queued - self._before.queued
-        return self.taken - failed - unsampled - queued, self.failed + failed, queued, unsampled
+    def held(self, counts: _Counts) -> int:
+        """Return how many of the spans are not among *counts*, as the exporter still holds them."""
+        return self._taken + self._failed - sum(counts)
+
+
+class _Job:
+    """Something for the exporting thread to do; *is_last* ends that thread."""
+
+    def __init__(self, run: Callable[[], object], *, is_last: bool = False) -> None:
+        self.run = run
+        self.is_last = is_last
+        self.done = threading.Event()
 
 
 class _Worker:
-    """One exporter and the thread that serves it, started when there is something to do."""
+    """One exporter and the thread that serves it, started when there is something to do, and again if it is gone."""
 
     def __init__(self, exporter: Exporter, interval_s: float, batch_size: int, after: Callable[[], None]) -> None:
-        self.intake = _Intake(exporter)
-        self.lender: _Intake | None = None  # whose place the intake has for a while
-        self.after = after  # called when a batch has been dealt with
-        self.interval_s = interval_s
-        self.batch_size = batch_size
-        # SimpleQueue.put neither blocks nor deadlocks where a signal handler or finaliser interrupts it.
-        self.inbox: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
-        self.thread: threading.Thread | None = None
-        self.lock = threading.Lock()  # between this thread and statistics(), never in the program's path
-        self.in_flight = 0
-        self.returned = (0, 0, 0, 0)  # the counts of exporters that were lent to
-        self.is_abandoned = False
         self.notices = Notices()
         # Where exporters run: in no context of the program's, and whatever they trace themselves is not sampled,
         # or each batch would make spans that want to be exported.
         self.context = contextvars.Context()
         self.context.run(lambda: context_scope(_UNSAMPLED).__enter__())
+        self.intake = _Intake(exporter, self.notices)
+        self.counts = _Counts()
+        self.after = after  # called when a batch has been dealt with
+        self.interval_s = interval_s
+        self.batch_size = batch_size
+        # SimpleQueue.put neither blocks nor deadlocks where a signal handler or finaliser interrupts it.
+        self.inbox: SimpleQueue[_Job | None] = SimpleQueue()
+        self.is_served = threading.Lock()  # held by the thread that serves; never waited for
+        self.served_by = 0
+        self.is_over = False  # the last job is done
+        self.is_abandoned = False
+        self.in_hand = 0  # drained from the buffer, and in no count yet
+        self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
     def wake(self) -> None:
         self.inbox.put(None)
-        if self.thread is None:
+        if not self.is_served.locked():
             self.start()
 
-    def start(self) -> None:
-        thread = threading.Thread(target=self._run, name="tracekit-export", daemon=True)
-        self.thread = thread
+    def start(self) -> bool:
+        """Start a thread, which ends at once if there is one; False where there can be none."""
+        thread = threading.Thread(target=self.serve, name="tracekit-export", daemon=True)
         try:
             # From 3.14 on a thread may inherit its starter's Context, and with it a span.
             self.context.copy().run(thread.start)
-        except RuntimeError:  # no more threads, or the interpreter is on its way out: drain() runs in flush()
-            self.thread = None
-
-    def call(self, job: Callable[[], None], timeout_s: float) -> bool:
-        """Have the thread do *job* after all that waits, and tell whether it did within *timeout_s*."""
-        if self.is_abandoned:
-            return True
-        if self.thread is None:
-            self.start()
-        thread = self.thread
-        if thread is None:
-            job()
-            return True
-        if thread is threading.current_thread():
+        except (RuntimeError, MemoryError):  # no more threads, or the interpreter is on its way out
             return False
-        done = threading.Event()
-
-        def answer() -> bool:
-            job()
-            done.set()
-            return job == self.stop
-
-        self.inbox.put(answer)
-        deadline = time.monotonic() + timeout_s
-        # In short waits: the thread may have left for good before it saw this.
-        while not done.wait(max(0.0, min(0.05, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline or not thread.is_alive():
-                return done.is_set()
         return True
+
+    def call(self, job: _Job, timeout_s: float) -> bool:
+        """Have *job* done after all that waits; return whether it was, within *timeout_s*."""
+        deadline = time.monotonic() + timeout_s
+        if self.is_over or self.is_abandoned:
+            return True
+        if self.served_by == threading.get_ident():  # from the exporter, or from a signal handler that interrupts it
+            return False
+        self.inbox.put(job)
+        while not self.is_over:
+            if not self.is_served.locked() and not self.start():
+                self.serve(job)
+            left_s = deadline - time.monotonic()
+            # In short waits: the thread may end for good before it sees this job.
+            if job.done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0:
+                break
+        return job.done.is_set()
 
     def flush(self, timeout_s: float) -> bool:
         """Have all that waits exported, and what the exporter holds itself delivered."""
         deadline = time.monotonic() + timeout_s
         is_done = True
 
-        def job() -> None:
+        def run() -> None:
             nonlocal is_done
             self.drain()
-            flush = getattr(self.intake.exporter, "flush", None)
-            if flush is not None:
-                is_done = bool(self.ask(flush, max(0.0, deadline - time.monotonic())))
+            if self.has("flush"):
+                is_done = bool(self.ask("flush", max(0.0, deadline - time.monotonic())))
+                self.settle(0, 0)
 
-        return self.call(job, timeout_s) and is_done
+        return self.call(_Job(run), timeout_s) and is_done
 
     def stop(self) -> None:
         self.drain()
-        self.ask(self.intake.exporter.shutdown)
+        self.ask("shutdown")
+        self.settle(0, 0)
 
-    def ask(self, method: Callable[..., Any], *arguments: object) -> Any:
-        """Call a method of the exporter's that may settle what it holds."""
+    def has(self, name: str) -> bool:
+        """Tell whether the exporter has the optional method *name*."""
         try:
-            return self.context.copy().run(method, *arguments)
-        except BaseException as error:  # nobody could catch it but this thread, which has to go on
-            self.complain(error, 0)
+            return getattr(self.intake.exporter, name, None) is not None
+        except BaseException:  # of a property of the user's own
             return False
-        finally:
-            with self.lock:
-                if not self.is_abandoned:
-                    self.intake.settle(0, 0)
 
-    def _run(self) -> None:
-        while True:
+    def ask(self, name: str, *arguments: object) -> Any:
+        """Call a method of the exporter's in the exporter's Context; False if it raises."""
+        try:
+            return self.context.copy().run(getattr(self.intake.exporter, name), *arguments)
+        except BaseException as error:  # only this thread could catch it, and it has to go on
+            self.notices.lost(self.intake.exporter, error, 0)
+            return False
+
+    def serve(self, until: _Job | None = None) -> None:
+        """Do all that there is to do, in this thread, until *until* is done or nothing can follow."""
+        if not self.is_served.acquire(blocking=False):
+            return
+        self.served_by = threading.get_ident()
+        try:
+            while not (self.is_over or self.is_abandoned or (until is not None and until.done.is_set())):
+                self._turn()
+        finally:
+            self.served_by = 0
+            if not self.is_abandoned:
+                buffer.is_asleep = True  # the next span starts another thread, if this one is gone
+            self.is_served.release()
+
+    def _turn(self) -> None:
+        job = None
+        try:
             job = self._wait()
             self.drain()
-            if self.is_abandoned or (job is not None and job()):
-                return
+            if job is not None and not self.is_abandoned:
+                job.run()
+        except BaseException:  # whatever it is, this thread has to go on
+            time.sleep(_PAUSE_S)
+        finally:
+            if job is not None:
+                self.is_over = self.is_over or job.is_last
+                job.done.set()
 
-    def _wait(self) -> Callable[[], bool] | None:
+    def _wait(self) -> _Job | None:
         """Sleep until a job comes, the buffer is half full, or the interval is over and spans have come.
 
         Only after an interval without spans does the next one have to wake this thread: in a busy
@@ -186,76 +236,78 @@ class _Worker:
         return None
 
     def drain(self) -> None:
+        """Export all that waits in the buffer."""
         with self.lock:
             if self.is_abandoned:
                 return
             check_clock()
             spans = buffer.drain()
-            self.in_flight += len(spans)
-        for start in range(0, len(spans), self.batch_size):
-            self._export(spans[start : start + self.batch_size])
+            self.in_hand += len(spans)
+        left = len(spans)
+        try:
+            for start in range(0, len(spans), self.batch_size):
+                batch = spans[start : start + self.batch_size]
+                left -= len(batch)
+                self._export(batch, len(batch))
+        finally:
+            if left:
+                self.settle(0, left)
         self.after()
 
-    def _export(self, batch: list[Span]) -> None:
-        failure: BaseException | None = None
+    def _export(self, batch: list[Span], count: int) -> None:
+        """Hand *batch* over; *count* it, as the exporter may change the list."""
         try:
             self.context.copy().run(self.intake.exporter.export, batch)
-        except BaseException as error:  # nobody could catch it but this thread, which has to go on
-            failure = error
+        except BaseException as error:  # only this thread could catch it, and it has to go on
+            self.settle(0, count)
+            self.notices.lost(self.intake.exporter, error, count)
+        else:
+            self.settle(count, 0)
+
+    def settle(self, taken: int, failed: int) -> None:
+        """Count a batch, of which so many spans were *taken* and so many *failed*, unless the exporter was given up."""
+        account = self.intake.ask()
         with self.lock:
-            if self.is_abandoned:
-                return
-            self.in_flight -= len(batch)
-            if failure is None:
-                self.intake.settle(len(batch), 0)
-            else:
-                self.intake.settle(0, len(batch))
-        if failure is not None:
-            self.complain(failure, len(batch))
+            if not self.is_abandoned:
+                self.in_hand -= taken + failed
+                self.counts = self.intake.settle(taken, failed, account)
 
-    def complain(self, error: BaseException, lost: int) -> None:
-        self.notices.lost(self.intake.exporter, error, lost)
-
-    def lend(self, exporter: Exporter) -> None:
+    def abandon(self) -> _Counts:
+        """Return the final counts: what is in hand or held has failed. A hanging exporter that comes back changes nothing."""
         with self.lock:
-            self.lender, self.intake = self.intake, _Intake(exporter)
-
-    def give_back(self) -> None:
-        with self.lock:
-            if self.lender is not None:
-                self.returned = _add(self.returned, _final(self.intake))
-                self.intake, self.lender = self.lender, None
-
-    def counts(self) -> tuple[int, int, int, int]:
-        """Return how many spans were exported, failed, are queued, and were sampled out; the lock is held."""
-        counts = _add(self.returned, self.intake.counts())
-        if self.lender is not None:
-            counts = _add(counts, self.lender.counts())
-        exported, failed, queued, unsampled = counts
-        return exported, failed, queued + self.in_flight, unsampled
-
-
-Counts = tuple[int, int, int, int]
-
-
-def _add(one: Counts, other: Counts) -> Counts:
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
-
-
-def _final(intake: _Intake) -> Counts:
-    """Return what an exporter that nobody will ask again has done: what it still holds is lost."""
-    exported, failed, queued, unsampled = intake.counts()
-    return exported, failed + queued, 0, unsampled
+            self.is_abandoned = True
+            exported, failed, unsampled, _ = self.counts
+            return _Counts(exported, failed + self.in_hand + self.intake.held(self.counts), unsampled)
 
 
 class Pipeline:
     """The exporter in use and the counts of all that came before it."""
 
     def __init__(self) -> None:
-        self._worker: _Worker | None = None
-        self._exported = self._failed = self._unsampled = self._dropped = 0
-        self._said = 0  # how many drops had been said, or were another exporter's
+        self._reset()
+
+    def _reset(self) -> None:
         self._lock = threading.RLock()  # one configure() or shutdown() at a time
+        # The worker in use and the counts of those before it, in one step for who reads them.
+        self._state: tuple[_Worker | None, _Counts] = (None, _Counts())
+        self._earlier_drops = 0  # reported already, or another exporter's
+        self._are_drops_reported = False
+
+    @property
+    def _worker(self) -> _Worker | None:
+        return self._state[0]
+
+    @property
+    def exporter(self) -> Exporter | None:
+        """The exporter in use; assigning another hands spans to that, and neither flushes nor closes the one before."""
+        worker = self._worker
+        return None if worker is None else worker.intake.exporter
+
+    @exporter.setter
+    def exporter(self, exporter: Exporter) -> None:
+        worker = self._worker
+        if worker is not None:
+            worker.intake.exporter = exporter
 
     def use(
         self,
@@ -266,129 +318,110 @@ class Pipeline:
         timeout_s: float,
         batch_size: int = BATCH,
     ) -> None:
-        """Put *exporter* in the place of the one before, which gets what it has still to get, for *timeout_s* at most."""
+        """Replace the exporter by *exporter*; the previous one is flushed first, for at most *timeout_s*, and closed."""
         with self._lock:
             self._retire(timeout_s)
             buffer.capacity = capacity
-            self._said = self.statistics().dropped
+            self._earlier_drops = self.statistics().dropped
+            self._are_drops_reported = False
             buffer.is_open = exporter is not None
             buffer.is_asleep = True
             if exporter is None:
                 return
-            self._worker = worker = _Worker(exporter, interval_s, batch_size, self._say_full)
+            worker = _Worker(exporter, interval_s, batch_size, self._report_drops)
+            self._state = worker, self._state[1]
             buffer.wake = worker.wake
-            if hasattr(exporter, "start"):
-                worker.ask(exporter.start)
+            if worker.has("start"):
+                worker.ask("start")
             if len(buffer):
                 worker.wake()
 
     def flush(self, timeout_s: float) -> bool:
-        """Export all that has ended before this call; tell whether that was done within *timeout_s*."""
+        """Export all that has ended before this call; return whether that was done within *timeout_s*."""
         worker = self._worker
         return worker is None or worker.flush(timeout_s)
 
     def shutdown(self, timeout_s: float) -> bool:
         """Flush, then close the exporter; spans that end later are counted as dropped."""
-        with self._lock:
-            done = self._retire(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        if not self._lock.acquire(timeout=timeout_s):  # another thread is here
+            return False
+        try:
+            is_done = self._retire(max(0.0, deadline - time.monotonic()))
             buffer.is_open = False
-            self._dropped += len(buffer.drain())
-            self._say_full()
-            return done
+            worker, counts = self._state
+            self._state = worker, counts.plus(_Counts(dropped=len(buffer.drain())))
+            self._report_drops()
+            return is_done
+        finally:
+            self._lock.release()
 
     def _retire(self, timeout_s: float) -> bool:
         worker = self._worker
         buffer.wake = None
         if worker is None:
             return True
-        hurry = getattr(worker.intake.exporter, "hurry", None)
-        if hurry is not None:
-            worker.ask(hurry)
-        done = worker.call(worker.stop, timeout_s)
-        with worker.lock:
-            if not worker.is_abandoned:
-                worker.is_abandoned = True  # a hanging exporter may come back: its batch has been counted by then
-                exported, failed, queued, unsampled = worker.counts()
-                self._exported += exported
-                self._failed += failed + queued
-                self._unsampled += unsampled
-            self._worker = None
-        return done
+        if worker.has("hurry"):
+            worker.ask("hurry")
+        is_done = worker.call(_Job(worker.stop, is_last=True), timeout_s)
+        final = worker.abandon()
+        in_use, counts = self._state
+        if in_use is worker:  # else a signal handler has been here meanwhile
+            self._state = None, counts.plus(final)
+        return is_done
 
     def statistics(self) -> Statistics:
         """Return where every span went."""
-        worker = self._worker
-        if worker is None:
-            return self._sum(0, 0, 0, 0)
-        with worker.lock:
-            if worker.is_abandoned:
-                return self._sum(0, 0, 0, 0)
-            return self._sum(*worker.counts())
-
-    @contextlib.contextmanager
-    def lend(self, exporter: Exporter) -> Iterator[None]:
-        """Inside ``with``, hand spans to *exporter*; the one in use gets nothing, and stays open."""
-        lender = self._worker
-        self.flush(5.0)
-        if lender is None:
-            self.use(exporter, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
-        else:
-            lender.lend(exporter)
-        lent = self._worker
-        try:
-            yield
-        finally:
-            self.flush(5.0)
-            if self._worker is not lent:
-                pass  # somebody called configure() meanwhile
-            elif lender is None:
-                self.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
-            else:
-                lender.give_back()
-
-    def hold(self) -> None:
-        """Keep spans in the buffer until somebody drains it, and leave the exporter, which is the parent's, alone."""
-        with self._lock:
-            if self._worker is not None:
-                self._worker.is_abandoned = True
-                self._worker = None
-            buffer.wake = None
-            buffer.is_open = True
-            self._said = -1 << 62  # what is dropped is said in the parent, where it is counted too
-
-    def _sum(self, exported: int, failed: int, queued: int, sampled_out: int) -> Statistics:
+        # These first: no span is settled before it has ended.
+        worker, counts = self._state
+        if worker is not None:
+            counts = counts.plus(worker.counts)
         started, ended, dropped, unsampled, waiting = buffer.counts()
+        settled = dropped + unsampled + sum(counts)
         return Statistics(
             started=started,
             ended=ended,
             open=started - ended,
-            exported=self._exported + exported,
-            queued=waiting + queued,
-            dropped=self._dropped + dropped,
-            failed=self._failed + failed,
-            unsampled=self._unsampled + unsampled + sampled_out,
+            exported=counts.exported,
+            queued=waiting if worker is None else ended - settled,
+            dropped=dropped + counts.dropped,
+            failed=counts.failed,
+            unsampled=unsampled + counts.unsampled,
+            misused=misuse.count(),
         )
 
-    def _say_full(self) -> None:
-        dropped = self._dropped + buffer.counts()[2] - self._said
-        if dropped > 0 and self._said >= 0:
-            self._said = -1 << 62  # once until the next configure()
+    def hold(self) -> None:
+        """Keep spans in the buffer until another process drains it, and leave the exporter, which is the parent's, alone."""
+        with self._lock:
+            worker, counts = self._state
+            if worker is not None:
+                worker.is_abandoned = True
+                self._state = None, counts
+            buffer.wake = None
+            buffer.is_open = True
+            self._are_drops_reported = True  # in the parent, where they are counted too
+
+    def _report_drops(self) -> None:
+        dropped = self._state[1].dropped + buffer.counts()[2] - self._earlier_drops
+        if dropped > 0 and not self._are_drops_reported:
+            self._are_drops_reported = True  # once until the next configure()
             log("warning", "%d spans dropped: the buffer was full or closed (said once)", dropped)
 
     def after_fork(self) -> None:
         """Start over in the child: the exporter stays, thread, lock and counts are the parent's."""
         worker = self._worker
-        self.__init__()  # type: ignore[misc]
+        self._reset()
         if worker is not None:
-            exporter, after = worker.intake.exporter, self._say_full
-            self._worker = worker = _Worker(exporter, worker.interval_s, worker.batch_size, after)
+            exporter, after = worker.intake.exporter, self._report_drops
+            worker = _Worker(exporter, worker.interval_s, worker.batch_size, after)
+            self._state = worker, _Counts()
             buffer.wake = worker.wake
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:
             util.register_after_fork(self, Pipeline.finish_in_child)
 
     def finish_in_child(self) -> None:
-        """See to it that a child of multiprocessing, which leaves by os._exit() and past atexit, delivers before."""
+        """Have a child of multiprocessing, which leaves by os._exit() and past atexit, deliver its spans before."""
         process: Any = sys.modules.get("multiprocessing.process")
         util: Any = sys.modules.get("multiprocessing.util")
         if process is not None and util is not None and process.parent_process() is not None:

@@ -1,4 +1,4 @@
-"""Hand-offs by hand: what is current here, taken along to where contextvars do not reach."""
+"""Hand-offs by hand: take the current context to code that contextvars do not reach."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import types
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .._core.context import SpanContext
+from .._core.guard import type_name
+from .._core.misuse import misused
 from .._core.scopes import context_scope, current_context, current_scope, label_scope, linked_context, linked_scope
 
 if TYPE_CHECKING:
@@ -20,21 +22,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# In a tuple: what is not current, but what a new trace is linked to, and what holds the labels in force.
+# In a tuple: a context that is not current, but that a new trace is linked to, or that holds the labels in force.
 Place = SpanContext | tuple[SpanContext, SpanContext | None] | None
 
 
 class Snapshot:
-    """What was current where ``capture()`` was called: a copy of the ``contextvars.Context`` that ran there.
+    """The context in which ``capture()`` was called: a copy of the ``contextvars.Context``.
 
-    For any number of jobs, in any threads, at the same time. A snapshot is as large as what it holds: where only
+    For any number of jobs, in any threads, at the same time. A snapshot is as large as its values: where only
     the trace is wanted, long after, keep ``context``.
     """
 
     __slots__ = ("_copy",)
 
     def __init__(self) -> None:
-        current_context()  # puts right what was closed elsewhere, before it is copied
+        current_context()  # removes scopes that were closed elsewhere, before the copy
         self._copy = contextvars.copy_context()
 
     @property
@@ -43,23 +45,24 @@ class Snapshot:
         return self._copy.copy().run(current_context)
 
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call *function* in a fresh copy: what it leaves open does not reach the next job."""
+        """Call *function* in a fresh copy: scopes that it leaves open do not reach the next job."""
         return self._copy.copy().run(function, *args, **kwargs)
 
 
 def capture() -> Snapshot:
-    """Return what is current here, for work that will run elsewhere."""
+    """Capture the current context, for work that will run elsewhere."""
     return Snapshot()
 
 
 def wrap(function: Callable[P, R], /) -> Callable[P, R]:
-    """Return *function* such that each call runs with what is current here, now: wherever, whenever, however often.
+    """Return *function* such that each call runs in the context current now, in any thread, at any time.
 
     For callbacks, threads, pools and queues that were not made by tracekit. A coroutine function stays one. Any other,
     wrapped, can be pickled if *function* can; in another process it continues the trace as a remote one.
     """
     if not callable(function):
-        raise TypeError(f"wrap takes a function, not {type(function).__name__}")
+        misused(TypeError(f"wrap takes a function, not {type_name(function)}"))
+        return function
     import inspect  # not at the top: it would double the cost of importing tracekit
 
     if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)):
@@ -98,7 +101,7 @@ def _rewrap(function: Callable[..., Any], place: Place) -> Any:
 
 
 def place() -> Place:
-    """Return what is current here in a form that crosses to another process; ``at()`` makes it current there."""
+    """Return the current context in a form that can be pickled; ``at()`` makes it current in another process."""
     context = current_context()
     linked = linked_context(current_scope()) if context is None or not context.is_valid else None
     if linked is not None:
@@ -132,9 +135,9 @@ class _Both:
 
 
 def detached() -> AbstractContextManager[None]:
-    """Inside ``with``, nothing is current, and a span is the root of a new trace, linked to what is current here.
+    """Inside ``with``, nothing is current, and a span is the root of a new trace, linked to the context outside.
 
-    What is spawned inside keeps to that, for as long as it lives: a background task, a ticker, a server, a pool of
+    Work spawned inside keeps that for its whole life: a background task, a ticker, a server, a pool of
     workers, a signal handler. Nothing of the span it was started under is kept but ids.
     """
     context = current_context()

@@ -1,4 +1,4 @@
-"""Items that carry their sender's context through a queue or stream, and what a receiver makes of one."""
+"""Items that carry their sender's context through a queue or stream, and their delivery to a receiver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Deliveries", "Delivery", "Envelope", "open_envelope", "seal"]
 
 T = TypeVar("T")
 
-# An item on its way: with what was current where it was sent, and when, on the monotonic clock. It holds no span.
+# A queued item, the context of its sender, and the time of sending on the monotonic clock. It holds no span.
 Envelope: TypeAlias = tuple[T, SpanContext | None, int]
 
 
@@ -40,9 +40,9 @@ class Delivery(Generic[T]):
     ) -> Span:
         """Start a span for the work on this item, its attribute ``queue.wait_s`` the seconds that it waited.
 
-        It is a child of what was current where the item was sent: one item, one job. As *root*, for a batch or
-        after a long delay, it starts a new trace with a link to that, and without its labels. What is
-        current here, where the worker happens to have been started, is never its parent.
+        It is a child of the span current where the item was sent: one item, one job. As *root*, for a batch or
+        after a long delay, it starts a new trace with a link to that, and without its labels. The span
+        current here, where the worker was started, is never its parent.
         """
         context = self.context
         if root or context is None:

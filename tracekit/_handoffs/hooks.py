@@ -1,6 +1,6 @@
 """Opt-in patches of the standard library, for code that cannot be changed: threads, pools of threads, subprocesses.
 
-A patch stays where it is as long as somebody else's stands on it: it is then switched off, and calls what it replaced.
+A patch stays in place while another library's patch is on top of it: it is switched off, and calls the original.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if hasattr(os, "register_at_fork"):
 def install_hooks() -> None:
     """Patch the standard library so that code which knows nothing of tracekit hands the current trace on.
 
-    A ``threading.Thread`` or ``Timer`` runs under what is current where it is started. A job of a
-    ``concurrent.futures.ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool`` runs under what is current where it is
+    A ``threading.Thread`` or ``Timer`` runs in the context of its start. A job of a
+    ``concurrent.futures.ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool`` runs in the context in which it is
     submitted; their workers under nothing. Of a daemon thread, which may serve others long after, spans are children
     only until the span that started it ends; from then on they are roots, linked to it. ``subprocess.Popen`` puts
     the trace into the environment, unless *env* names one itself; uvloop starts processes on its own. The trace alone
     travels, no other context variable.
 
-    Call it early, once: a second call changes nothing, and what was started before goes on as it began.
+    Call it early, once: a second call changes nothing, and threads and jobs that were started before are not affected.
     """
     import multiprocessing.pool
     import subprocess
@@ -107,7 +107,7 @@ class _Patch:
         return True
 
     def is_gone(self) -> bool:
-        """Whether somebody has put back what was there before; otherwise it is in place, or under another patch."""
+        """Whether the original has been put back; otherwise the patch is in place, or under another one."""
         found = getattr(self._owner, self._name)
         beneath: Any = self._function
         while (beneath := getattr(beneath, "__wrapped__", None)) is not None:
@@ -117,7 +117,7 @@ class _Patch:
 
 
 def _inside(scope: Scope | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call *function* in *scope*; what it leaves open there goes with it."""
+    """Call *function* in *scope*, which closes the scopes that it leaves open."""
     held = swap_scope(scope)
     try:
         return function(*args, **kwargs)
@@ -163,13 +163,13 @@ def _put_run(thread: Any, inside: Callable[[Callable[[], Any]], Any]) -> _Run | 
         run = _Run(thread.run, attributes.get("run"), inside)
     except Exception:  # not a thread that can be started
         return None
-    # A bound method, as what it stands for: Sentry's patch calls its __func__ with the thread.
+    # A bound method, as the original is one: Sentry's patch calls its __func__ with the thread.
     attributes["run"] = types.MethodType(run, thread)
     return run
 
 
 class _Run:
-    """What a thread has as ``run`` until it runs."""
+    """The ``run`` of a thread until it runs."""
 
     __slots__ = ("_before", "_inside", "_run")
 
@@ -186,7 +186,7 @@ class _Run:
     def take_out(self, thread: threading.Thread) -> None:
         attributes = vars(thread)
         if getattr(attributes.get("run"), "__func__", None) is not self:
-            return  # somebody else's, around this one
+            return  # another library's, around this one
         if self._before is None:
             attributes.pop("run", None)
         else:
@@ -197,7 +197,7 @@ class _Run:
 
 
 def _submit(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    # What goes to another interpreter is pickled, or shared.
+    # Arguments for another interpreter are pickled, or shared.
     interpreters = sys.modules.get("concurrent.futures.interpreter")
     if len(args) > 1 and not (interpreters and isinstance(args[0], interpreters.InterpreterPoolExecutor)):
         args = (args[0], _inside, scope, *args[1:])
@@ -239,13 +239,13 @@ def _popen(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -
 
 
 def _with_trace(env: Mapping[Any, Any] | None) -> Mapping[Any, Any]:
-    """Return what a subprocess that is to have *env* should have, as text; *env* itself if it names a trace of its own."""
+    """Return the environment of a subprocess that is started with *env*; *env* itself if it names a trace."""
     if env is None:
         return environ_of(os.environ)
     given = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
     traced = environ_of(given)
     for name, value in given.items():
-        # What a copy of os.environ says of a trace is what this process was started with.
+        # A trace in a copy of os.environ is the one that this process was started with.
         if traced.get(name) != value != os.environ.get(name):
             return env
     return traced

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from .._core.guard import type_name
+from .._core.misuse import misused
 from .._core.scopes import (
     Body,
     context_scope,
@@ -37,7 +39,7 @@ def traced(name: str, /) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def traced(target: Any, /) -> Any:
     """Give each call of a function its span, named after the function or, as ``@traced("name")``, otherwise.
 
-    The function stays what it is: a coroutine function, generator function or async generator function. A
+    The function keeps its kind: coroutine function, generator function or async generator function. A
     generator's span starts with its first step and ends with its last; it is current only while
     the body runs, so the consumer keeps its own, whichever task or thread makes the step.
     """
@@ -46,7 +48,8 @@ def traced(target: Any, /) -> Any:
     if isinstance(target, staticmethod | classmethod):
         return _traced(target, name=target.__func__.__qualname__)
     if not callable(target):
-        raise TypeError(f"traced takes a function or a name, not {type(target).__name__}")
+        misused(TypeError(f"traced takes a function or a name, not {type_name(target)}"))
+        return target
     return _traced(target, name=getattr(target, "__qualname__", type(target).__qualname__))
 
 
@@ -54,7 +57,8 @@ def _traced(function: Any, *, name: str) -> Any:
     if isinstance(function, staticmethod | classmethod):
         return type(function)(_traced(function.__func__, name=name))
     if not callable(function):
-        raise TypeError(f"traced takes a function, not {type(function).__name__}")
+        misused(TypeError(f"traced takes a function, not {type_name(function)}"))
+        return function
     import inspect  # not at the top: it would double the cost of importing tracekit
 
     if inspect.isasyncgenfunction(function):
@@ -79,16 +83,17 @@ def _traced(function: Any, *, name: str) -> Any:
 
 
 def stream(steps: S, /, name: str | None = None) -> S:
-    """Return *steps*, a generator, async generator or other iterator, with a span and a scope of its own for its body.
+    """Return *steps*, a generator, async generator or other iterator, with a span, and a separate scope for its body.
 
-    The span starts with the first step, child of what is current where ``stream()`` is called (also when that has
+    The span starts with the first step, child of the span current where ``stream()`` is called (also when that has
     ended meanwhile), and ends with the last; it is named after the generator unless *name* is given.
     As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step.
     """
     if name is None:
         name = getattr(steps, "__qualname__", type(steps).__qualname__)
     elif not isinstance(name, str):
-        raise TypeError(f"name must be str, not {type(name).__name__}")
+        misused(TypeError(f"name must be str, not {type_name(name)}"))
+        name = type(steps).__qualname__
     source: Any = steps
     make: Callable[..., Any]
     if hasattr(source, "__anext__"):
@@ -96,13 +101,14 @@ def stream(steps: S, /, name: str | None = None) -> S:
     elif hasattr(source, "__next__"):
         make = _traced_generator if hasattr(source, "send") else _traced_iterator
     else:
-        raise TypeError(f"steps must be an iterator or async iterator, not {type(steps).__name__}")
+        misused(TypeError(f"steps must be an iterator or async iterator, not {type_name(steps)}"))
+        return steps
     streamed: S = make(lambda: source, name, _lasting())()
     return streamed
 
 
 def _lasting() -> Scope:
-    """Return a scope that nobody closes, with what is current here."""
+    """Return a scope that is never closed, in which the current context stays current."""
     context = current_context()
     linked = linked_context(current_scope()) if context is None or not context.is_valid else None
     if linked is None:

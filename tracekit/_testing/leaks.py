@@ -1,7 +1,7 @@
-"""What a test's spans should not do, noted while they do it: what the pytest plugin's strict mode is made of.
+"""Detect misuse of spans during a test: the findings of the pytest plugin's strict mode.
 
 A ``Watch`` observes every span. It takes no lock, as a finaliser or a signal handler may start or end one in the
-middle of anything; it keeps every span alive, so that one which nobody ended is found and not collected.
+middle of anything; it keeps every span alive, so that one that was never ended is found and not collected.
 
 Whether a trace was lost is seen from where its root starts. The test's own Contexts are known by a Token, which can
 be reset in no other. A Context that was copied from one of them holds the number of spans that the test had
@@ -39,9 +39,9 @@ __all__ = ["FINDINGS", "Watch"]
 FINDINGS = ("open", "ended-twice", "late-write", "late-child", "root")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-# What is between here and who calls a span: this module, and the plain twin.
-_TWINS = (f"{_PACKAGE}_testing{os.sep}leaks.", f"{_PACKAGE}_core{os.sep}")
-# Whose lines say nothing about who called a function that was handed to them.
+# The frames between here and the caller of a span: this module, and the core where it runs uncompiled.
+_OWN = (f"{_PACKAGE}_testing{os.sep}leaks.", f"{_PACKAGE}_core{os.sep}")
+# Packages whose lines say nothing about the caller of a function that was handed to them.
 _MACHINERY = {
     "_pytest",
     "anyio",
@@ -58,8 +58,8 @@ _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _QUEUES = "tracekit.threads.Queue, tracekit.aio.Queue or aio.create_memory_object_stream() for what it is sent"
 _HOOKS = "tracekit.wrap() or tracekit.install_hooks()"
 _WRAP_TASK = "tracekit.wrap() where a thread, or a Context of its own, starts it"
-# By the module of the innermost frame that calls what it was handed: what that is called, what mends it, and what
-# mends it where the context was handed over, but before there was one.
+# By the module of the innermost frame that calls the function it was handed: the name of the hand-off, its fix, and
+# the fix where the context was handed over before there was one.
 _HAND_OFFS = {
     "concurrent.futures._base": ("a callback of a Future", "tracekit.wrap()", ""),
     "concurrent.futures.thread": (
@@ -99,7 +99,7 @@ class _Life:
 
 
 class Watch:
-    """Inside ``with``, observe every span; ``findings()`` tells what was wrong, with files relative to *folder*."""
+    """Inside ``with``, observe every span; ``findings()`` reports the misuse, with files relative to *folder*."""
 
     def __init__(self, folder: str) -> None:
         self.is_paused = False  # what starts meanwhile is not the test's
@@ -114,7 +114,7 @@ class Watch:
         # The test's own Contexts, and the scopes that were current in them before its first line.
         self._tokens: list[Token[tuple[int, int]]] = []
         self._outermost: list[Scope | None] = [None]
-        # What the test itself has opened: how many, which of them are open, who was there when none was any more.
+        # The spans that the test itself has opened: how many, which are open, and the Context when the last one closed.
         self._opened = 0
         self._open: set[int] = set()
         self._threads_after: set[threading.Thread] = set()
@@ -134,7 +134,7 @@ class Watch:
         set_observer(_watching)
 
     def begin(self) -> None:
-        """Say that the test itself begins here: this Context is its own, and what is current was made for it."""
+        """Mark the start of the test: this Context belongs to it, and the current scopes were made for it."""
         if not self._is_own():
             self._own()
         self._outermost.append(current_scope())
@@ -142,10 +142,10 @@ class Watch:
         if span is not None and not span.ended and id(span) not in self._open:
             self._count(span)
 
-    # ---- what an observer is told; nothing here may raise into the program
+    # ---- the observer's methods; none may raise into the program
 
     def started(self, span: Span, parent: Span | SpanContext | Root | None) -> None:
-        """Note where *span* starts, and what is wrong with that."""
+        """Note where *span* starts, and any misuse in that."""
         if self.is_paused:
             return
         try:
@@ -171,9 +171,9 @@ class Watch:
     def late(self, span: Span, method: str) -> None:
         """Note that *method* of *span* was called after its end."""
         try:
-            # What an earlier test left running is not this one's, and what tracekit writes late is nobody's mistake.
+            # Spans of an earlier test's tasks are not this test's, and late writes of tracekit are not misuse.
             is_known = id(span) in self._lives or (not self.is_paused and self._is_own())
-            if is_known and _caller(_TWINS) is _caller():
+            if is_known and _caller(_OWN) is _caller():
                 self._late.append((span, method, _line(_caller())))
         except Exception as error:
             self._fail(error)
@@ -200,7 +200,7 @@ class Watch:
             self._count(span)
 
     def _parent(self, span: Span, given: Span | SpanContext | Root | None) -> Span | None:
-        """Return the parent of *span*, unless it is another process's, or given as the context of what may be over."""
+        """Return the parent of *span*, unless it is of another process, or given as a context that may have ended."""
         context = span.parent
         if context is None or context.is_remote or isinstance(given, SpanContext):
             return None
@@ -257,7 +257,7 @@ class Watch:
         return [life.span for life in self._lives.copy().values()]
 
     def findings(self, allow: Collection[str] = ()) -> list[tuple[str, str]]:
-        """Return what was wrong: the word of ``FINDINGS`` for it, unless in *allow*, and a line of text."""
+        """Return the findings that are not in *allow*: the word of ``FINDINGS`` and a line of text each."""
         if self._errors:
             raise self._errors[0]
         found: list[tuple[str, _Site, str]] = []
@@ -277,7 +277,7 @@ class Watch:
         ]
 
     def _wrong(self, life: _Life) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with the start of a span, and with there being no end."""
+        """Yield the findings about the start of a span, and about a missing end."""
         links = {link.context.span_id for link in life.span.links}
         if not life.span.ended:
             still = f"; the {_thread(life.thread)} that opened it is still running" if _runs(life.thread) else ""
@@ -295,7 +295,7 @@ class Watch:
         return sorted([_thread(thread) for thread in started if _runs(thread) and thread.name != "tracekit-export"])
 
     def end_open(self) -> None:
-        """End what nobody ended, as the garbage collector would have."""
+        """End the spans that are still open, as the garbage collector would have."""
         set_observer(None)
         for span in self.spans:
             if not span.ended:
@@ -325,7 +325,7 @@ def _is_machinery(frame: FrameType) -> bool:
 
 
 def _started_at(caller: FrameType) -> _Site:
-    """Return the line of *caller*; where that only calls what it was handed, the first line of the function."""
+    """Return the line of *caller*; where that only calls a function it was handed, the first line of the function."""
     frame = sys._getframe(1) if _is_machinery(caller) else caller
     while frame is not caller and frame.f_back is not None:
         # What @traced, or a task group, calls.

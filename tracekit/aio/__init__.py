@@ -1,7 +1,7 @@
 """The anyio layer: anyio's names and signatures, and a trace that follows over each of them.
 
 ``from tracekit import aio`` in place of ``import anyio`` for what hands work on: tasks, threads, processes,
-streams. Where anyio's own function keeps what is promised, it is that function. asyncio's queue and executor call are
+streams. Where anyio's function already keeps the guarantee, it is re-exported. asyncio's queue and executor call are
 here too; anyio is imported with the first name that needs it.
 """
 
@@ -63,7 +63,7 @@ def __dir__() -> list[str]:
 def spawn_detached(
     task_group: Any, func: Callable[..., Coroutine[Any, Any, Any]], /, *args: Any, name: object = None
 ) -> Any:
-    """Start ``func(*args)`` in *task_group*, where its spans are roots of their own, linked to what is current here.
+    """Start ``func(*args)`` in *task_group*, where its spans are roots of new traces, linked to the current context.
 
     For what outlives the work that started it: a periodic tick, a listener, a pool's worker. *task_group* is
     anyio's or tracekit's, a trio nursery or an ``asyncio.TaskGroup``; returns what starting a task there returns.

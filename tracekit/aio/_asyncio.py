@@ -30,7 +30,7 @@ class Queue(asyncio.Queue[T]):
     when it is in the queue: before, it is its sender that waits.
     """
 
-    # What came with the item that was taken last. Nothing awaits between the taking and the looking.
+    # The context of the item that was taken last. Nothing awaits between taking and reading it.
     _came_with: tuple[SpanContext | None, int]
 
     def _put(self, item: T) -> None:
@@ -57,8 +57,8 @@ class Queue(asyncio.Queue[T]):
 def run_in_executor(executor: Executor | None, func: Callable[[Unpack[Args]], T], *args: *Args) -> asyncio.Future[T]:
     """Run *func* in an executor of any kind, the loop's own if None, as ``loop.run_in_executor`` of the running loop does.
 
-    What is current here is current there, in a Context of that call's own; what a process of
-    ``concurrent.futures.ProcessPoolExecutor`` records comes back with the result.
+    *func* runs in the current context, in a separate copy of it; the spans of a process of
+    ``concurrent.futures.ProcessPoolExecutor`` come back with the result.
     """
     loop = asyncio.get_running_loop()
     if not callable(func):  # fails as it does without tracekit

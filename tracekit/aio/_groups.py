@@ -33,7 +33,7 @@ Args = TypeVarTuple("Args")
 def create_task_group(name: str | None = None) -> anyio.abc.TaskGroup:
     """Return anyio's task group as it is, or with *name* a ``TaskGroup`` with spans.
 
-    In both a task is the child of what is current where it is started: by whom, not in whose group.
+    In both, a task is the child of the span current where it is started, whichever group runs it.
     """
     return anyio.create_task_group() if name is None else TaskGroup(name)
 
@@ -49,7 +49,7 @@ class TaskGroup(anyio.abc.TaskGroup):
     - "deadline": that of the group's ``cancel_scope``, or of an anyio scope around the group;
     - "caller": all else: ``cancel()`` of a scope or task, an error further out, asyncio's own timeouts.
 
-    What is raised is anyio's, untouched, and recorded once, on the span that raised it. A task that is cancelled by
+    Exceptions are anyio's, and recorded once, on the span that raised them. A task that is cancelled by
     ``asyncio.Task.cancel()`` before its first step never runs and has no span.
     """
 
@@ -94,7 +94,7 @@ class TaskGroup(anyio.abc.TaskGroup):
     def start_soon(  # type: ignore[misc]  # final since anyio 4.14, abstract before
         self, func: Callable[[Unpack[Args]], Coroutine[Any, Any, T]], *args: *Args, name: object = None
     ) -> TaskHandle[T]:
-        """Start a task, child of what is current here; return what anyio's own ``start_soon`` returns."""
+        """Start a task, child of the current span; return the result of anyio's ``start_soon``."""
         task = _Task(self._cancellation, func, name)
         try:
             task.handle = handle = self._group.start_soon(task, *args, name=name)  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ class TaskGroup(anyio.abc.TaskGroup):
     def create_task(
         self, coro: Coroutine[Any, Any, T], *, name: object = None, context: contextvars.Context | None = None
     ) -> TaskHandle[T]:
-        """Start a task, child of what is current here, or in *context* if given; needs anyio 4.14."""
+        """Start a task, child of the current span, or in *context* if given; needs anyio 4.14."""
         if not isinstance(coro, Coroutine):
             return self._group.create_task(coro, name=name, context=context)  # the error is anyio's
         task = _Task(self._cancellation, coro, name)
@@ -122,7 +122,7 @@ class TaskGroup(anyio.abc.TaskGroup):
     async def start(
         self, func: Callable[..., Coroutine[Any, Any, Any]], *args: object, name: object = None, **options: Any
     ) -> Any:
-        """Start a task, child of what is current here, and wait for its ``task_status.started()``, as anyio does."""
+        """Start a task, child of the current span, and wait for its ``task_status.started()``, as anyio does."""
         __tracebackhide__ = True
         task = _Task(self._cancellation, func, name)
         task.deadline = anyio.current_effective_deadline()
@@ -142,7 +142,7 @@ class _Task:
         self.is_in_group = True
         self.deadline = math.inf
         self.cancelled_by = ""
-        current_context()  # puts right what was closed elsewhere, before the task inherits it
+        current_context()  # removes scopes that were closed elsewhere, before the task inherits them
         self.spawned_ns = monotonic_ns()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -197,7 +197,7 @@ class _Cancellation:
 
     def __init__(self, group: anyio.abc.TaskGroup) -> None:
         self.group = group
-        self.deadline = math.inf  # of what is around the group
+        self.deadline = math.inf  # of the scopes around the group
         self._error = ""
         self._by = ""
 
@@ -217,13 +217,13 @@ class _Cancellation:
                     own.set_attribute("task.cancelled_by", by)
                     own.set_status("cancelled", f"by sibling: {self._error}" if by == "sibling" else f"by {by}")
                     own.end()  # before its exit would say less
-        except Exception:  # no loop is left to ask, or an exception group of somebody's own does not split
+        except Exception:  # no loop is running, or a custom exception group does not split
             pass
 
     def _note(self, exc: BaseException, task: _Task | None) -> None:
         """Remember *exc* if it is what cancels the group, not raised by something that was cancelled already."""
         status = None if task is None else getattr(task.handle, "status", None)
-        if status is not None and status.name == "CANCELLING":  # the task by itself
+        if status is not None and status.name == "CANCELLING":  # the task alone
             is_cancelled = self.group.cancel_scope.cancel_called
         else:
             is_cancelled = anyio.current_effective_deadline() == -math.inf
@@ -243,7 +243,7 @@ class _Cancellation:
             return self._by
         if by:  # an error further out, or cancel() of the group's own scope
             return "caller"
-        # anyio has not said, so it is old, or the cancellation is asyncio's; what is left is to look at the clock.
+        # anyio has not said, so it is old, or the cancellation is asyncio's; only the clock is left to look at.
         now = anyio.current_time()
         if scope.cancel_called and scope.deadline <= now:
             return "deadline"
@@ -285,7 +285,7 @@ def _evidence(exc: BaseException, group_scope: anyio.CancelScope) -> str:
 def _watch(
     steps: Coroutine[Any, Any, T], cancellation: _Cancellation, task: _Task | None = None
 ) -> Generator[Any, Any, T]:
-    """Await *steps* of the group or of a starting task, and note what is thrown in before they cancel others for it.
+    """Await *steps* of the group or of a starting task, and note an exception thrown in before others are cancelled.
 
     On asyncio those are told less of why.
     """
@@ -299,7 +299,7 @@ def _watch(
             except BaseException as exc:
                 cancellation.leave(exc, None, task)
                 thrown.append(exc)
-            # Not within the handler, which would become the context of what is raised.
+            # Not within the handler, whose exception would become the context of the raised one.
             waiting = steps.throw(thrown.pop()) if thrown else steps.send(sent)
     except StopIteration as stop:
         result: T = stop.value

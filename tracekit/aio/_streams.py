@@ -22,7 +22,7 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class MemoryObjectSendStream(ObjectSendStream[T_contra], Generic[T_contra]):
-    """The sending end: what is current where ``send`` or ``send_nowait`` is called goes with the item.
+    """The sending end: the context of the call of ``send`` or ``send_nowait`` travels with the item.
 
     Methods and errors are those of ``anyio.streams.memory.MemoryObjectSendStream``.
     """
@@ -37,11 +37,11 @@ class MemoryObjectSendStream(ObjectSendStream[T_contra], Generic[T_contra]):
         self._stream.send_nowait(seal(item))
 
     async def send(self, item: T_contra) -> None:
-        """Send *item*, waiting for room or a receiver; the wait is part of what the receiver sees as waited."""
+        """Send *item*, waiting for room or a receiver; the wait counts as waiting for the receiver, too."""
         await self._stream.send(seal(item))
 
     def clone(self) -> MemoryObjectSendStream[T_contra]:
-        """Return another sending end of the same stream, to be closed by itself."""
+        """Return another sending end of the same stream, which must be closed separately."""
         return MemoryObjectSendStream(self._stream.clone())
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class MemoryObjectReceiveStream(ObjectReceiveStream[T_co], Generic[T_co]):
         return Deliveries(self.receive_delivery, anyio.EndOfStream)
 
     def clone(self) -> MemoryObjectReceiveStream[T_co]:
-        """Return another receiving end of the same stream, to be closed by itself."""
+        """Return another receiving end of the same stream, which must be closed separately."""
         return MemoryObjectReceiveStream(self._stream.clone())
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class create_memory_object_stream(  # noqa: N801
 ):
     """Return a sending and a receiving end, as ``anyio.create_memory_object_stream`` does.
 
-    A class, as anyio's is, for the sake of ``create_memory_object_stream[int](5)``; what it returns is a plain tuple.
+    A class, as anyio's is, for the sake of ``create_memory_object_stream[int](5)``; it returns a plain tuple.
     """
 
     def __new__(  # type: ignore[misc]

@@ -1,7 +1,7 @@
 """``anyio.from_thread`` as it is: each call runs in its own copy of the Context of the thread that makes it.
 
-A portal belongs to nobody: whoever calls through it is the parent, not who started it. A context manager that is
-entered through a portal makes nothing current in the thread: its ``__aenter__`` runs in a task of its own.
+A portal has no context: the parent is the caller, not the code that started the portal. A context manager that is
+entered through a portal makes nothing current in the thread: its ``__aenter__`` runs in a separate task.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""``anyio.to_interpreter``, whose jobs are children of what is current where ``run_sync`` was awaited.
+"""``anyio.to_interpreter``, whose jobs are children of the span current where ``run_sync`` was awaited.
 
-What a job records comes back with its result or exception; see ``tracekit.processes``. Needs Python 3.13.
+The spans of a job come back with its result or exception; see ``tracekit.processes``. Needs Python 3.13.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Args = TypeVarTuple("Args")
 
 
 async def run_sync(func: Callable[[Unpack[Args]], T], *args: *Args, limiter: CapacityLimiter | None = None) -> T:
-    """Call *func* in a subinterpreter, as ``anyio.to_interpreter.run_sync`` does, as a child of what is current here."""
+    """Call *func* in a subinterpreter, as ``anyio.to_interpreter.run_sync`` does, as a child of the current span."""
     __tracebackhide__ = True
     run, packed = pack(func, *args)
     return await anyio.to_interpreter.run_sync(run, *packed, limiter=limiter)

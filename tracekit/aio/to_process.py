@@ -1,7 +1,7 @@
-"""``anyio.to_process``, whose jobs are children of what is current where ``run_sync`` was awaited.
+"""``anyio.to_process``, whose jobs are children of the span current where ``run_sync`` was awaited.
 
-What a job records comes back with its result or exception; see ``tracekit.processes``. A worker that is killed,
-as one is by cancelling a call that is *cancellable*, takes with it what its job has recorded.
+The spans of a job come back with its result or exception; see ``tracekit.processes``. A worker that is killed,
+as one is by cancelling a call that is *cancellable*, loses the spans of its job.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def run_sync(
     cancellable: bool = False,
     limiter: CapacityLimiter | None = None,
 ) -> T:
-    """Call *func* in a worker process, as ``anyio.to_process.run_sync`` does, as a child of what is current here."""
+    """Call *func* in a worker process, as ``anyio.to_process.run_sync`` does, as a child of the current span."""
     __tracebackhide__ = True
     run, packed = pack(func, *args)
     try:

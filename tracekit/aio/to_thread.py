@@ -1,6 +1,6 @@
 """``anyio.to_thread`` as it is: each job runs in its own copy of the Context in which ``run_sync`` was awaited.
 
-So it is the child of what was current there, though that may have ended, and what it leaves open stays with it.
+So it is the child of the span current there, though that may have ended, and scopes that it leaves open do not leak.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The doctor: what this installation is made of, and what is wrong with it."""
+"""The doctor: the parts of this installation, and their faults."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "examine", "run"]
 
 _PACKAGES = ("anyio", "trio", "uvloop", "httpx", "urllib3", "grpcio", "rich")
-# A parent for spans that nobody is to see.
+# A parent for spans that are not exported.
 _UNSAMPLED = SpanContext(deferred=False)
 
 
@@ -88,7 +88,7 @@ def examine(db: str | None = None, endpoint: str | None = None) -> list[Finding]
 def _look(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, True, check())
-    except Exception as error:  # whatever it is, it is what the doctor was asked for
+    except Exception as error:  # any failure is a finding of the doctor
         text = (
             str(error)
             if isinstance(error, StoreError | RuntimeError | ValueError)
@@ -113,14 +113,14 @@ def _configuration() -> list[Finding]:
     facts = [f"exporter {name}{path}"]
     wrong: list[str] = []
     if name == "otlp":
-        settings, wrong = otlp_settings()
+        settings, wrong = otlp_settings(protocol=environment.otlp_protocol)
         if "endpoint" in settings:
             facts.append(f"endpoint {without_secrets(settings['endpoint'])}")
         if "headers" in settings:
             facts.append(f"headers {', '.join(settings['headers'])}")
     if name in ("otlp", "console", "sqlite"):
         environment.exporter_type(name)
-    # Only for what may be wrong with them.
+    # Only to find faults in them.
     environment.limits(), environment.export_interval_s(), environment.batch_size(environment.buffer_size())
     facts.append(f"sampler {environment.sampler()}")
     facts.append(f"service {printable(environment.resource()['service.name'])}")

@@ -1,4 +1,4 @@
-"""The command ``tracekit``: a demo, the traces in a SQLite file, trace headers, and what is wrong with an installation."""
+"""The command ``tracekit``: a demo, the traces in a SQLite file, trace headers, and the faults of an installation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _silence_stdout() -> None:
-    """Let what is still buffered for a reader that has gone go nowhere, instead of into an error at exit."""
+    """Discard output that is buffered for a reader that has gone: flushing it at exit would fail."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # not a real file

@@ -1,4 +1,4 @@
-"""What the commands write: lines on standard output, coloured where it is a terminal, JSON, complaints on stderr."""
+"""The output of the commands: lines on standard output, coloured on a terminal, JSON, and errors on stderr."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .._render import cells, cut, encodable
 
 __all__ = ["ERROR", "Screen", "Segment", "complain", "plural", "print_json", "shortened"]
 
-ERROR = 2  # the exit status of a command that could not do what it was asked for
+ERROR = 2  # the exit status of a command that failed
 
 Segment = tuple[str, str]  # a text and its style, in rich's words
 
 
 def complain(text: str) -> None:
-    """Say on stderr why the command did not do what it was asked for."""
+    """Print on stderr why the command failed."""
     sys.stderr.write(f"tracekit: {text}\n")
 
 

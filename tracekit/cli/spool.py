@@ -35,8 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
         ("rejected", "refused by it"),
         ("evicted", "dropped, the oldest first, for want of room"),
         ("waiting", f"to be sent{size}"),
+        ("aside", "failed too often while others were taken; the next process tries once more"),
     ):
         count = getattr(ledger, name)
-        style = "bold red" if count and name in ("rejected", "evicted") else "bold"
+        if name == "aside" and not count:
+            continue
+        style = "bold red" if count and name in ("rejected", "evicted", "aside") else "bold"
         screen.line((f"{name:<9}", style), (f"{count:>12,} spans", style), (f"  {text}", "dim"))
     return 0

@@ -84,7 +84,7 @@ def table(traces: list[StoredTrace], width: int) -> Iterator[list[Segment]]:
     titles = ("trace", "started", "took", "spans", "status", "root", "services")
     widths = [max(map(cells, column)) for column in zip(titles, *rows, strict=True)]
     left = max(16, width - sum(widths[:5]) - 2 * 6)
-    # The root's name may have what the services leave, and at least half.
+    # The root's name gets the width that the services leave, and at least half.
     widths[5] = min(widths[5], max(left // 2, left - widths[6]))
     widths[6] = min(widths[6], left - widths[5])
     for row in (titles, *rows):

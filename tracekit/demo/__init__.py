@@ -1,1 +1,1 @@
-"""The demo: a client and two services in processes of their own, and the one trace that goes through them."""
+"""The demo: a client and two services in separate processes, and the trace that passes through them."""

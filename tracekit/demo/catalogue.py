@@ -1,4 +1,4 @@
-"""What the demo's shop has, and the arithmetic that its processes do and check: goods, carts, prices, seals."""
+"""The goods of the demo's shop, and the arithmetic that its processes do and check: carts, prices, seals."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _ROUNDS: Final = 4000  # of the seal: about a millisecond of work, without the i
 
 
 class Product(NamedTuple):
-    """What it costs, and how many shelves deep in the warehouse it lies."""
+    """The price, and the number of shelves to search in the warehouse."""
 
     price_cents: int
     shelf: int
 
 
 class Cart(NamedTuple):
-    """Whose shop it is in, and how many of what are in it."""
+    """The tenant, and the number of each good."""
 
     tenant: str
     items: Mapping[str, int]
@@ -61,6 +61,6 @@ def price_cents(cart: Cart) -> int:
 
 
 def seal(tenant: str, items: Mapping[str, int]) -> str:
-    """Return the seal of a reservation, slow on purpose: what a service does well to leave to a thread."""
+    """Return the seal of a reservation, slow on purpose: work that belongs in a thread."""
     text = " ".join(f"{count}x{name}" for name, count in sorted(items.items()))
     return hashlib.pbkdf2_hmac("sha256", text.encode(), tenant.encode(), _ROUNDS, 12).hex()

@@ -1,4 +1,4 @@
-"""The demo's client: checks out many carts at the same time, each in a trace of its own, and checks each receipt."""
+"""The demo's client: checks out many carts at the same time, each in a separate trace, and checks each receipt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AT_ONCE = 100  # as many as httpx has connections: what waits for one costs it 
 
 
 async def check_out(url: str, requests: int, *, on_answer: Callable[[], object]) -> list[str]:
-    """Send *requests* to the storefront at *url*, 100 at the same time; return what was wrong with the answers."""
+    """Send *requests* to the storefront at *url*, 100 at the same time; return the faults of the answers."""
     problems: dict[int, str] = {}
     receipts: dict[int, list[str]] = {}
 
@@ -51,7 +51,7 @@ async def check_out(url: str, requests: int, *, on_answer: Callable[[], object])
     ):
         for number in range(requests):
             tasks.start_soon(send, number)
-    # Not sooner: to check a seal takes a while, and would delay what is still under way.
+    # Not sooner: to check a seal takes a while, and would delay the requests that are in progress.
     problems |= {number: "wrong receipt" for number, lines in receipts.items() if not _is_right(lines, number)}
     return [f"cart {number}: {problem}" for number, problem in sorted(problems.items())]
 

@@ -1,4 +1,4 @@
-"""What the demo's file holds after a run, and what is wrong with it."""
+"""The contents of the demo's file after a run, and their faults."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def trace_ids(path: str) -> set[str]:
 
 
 def examine(path: str, *, earlier: Collection[str]) -> Findings:
-    """Return what the file *path* holds, less the traces *earlier*."""
+    """Return the contents of the file *path* without the traces *earlier*."""
     with SQLiteReader(path) as reader:
         traces = [trace for trace in reader.traces(limit=_EVERY) if trace.trace_id not in earlier]
         spans = [reader.spans(trace.trace_id) for trace in traces]
@@ -93,7 +93,7 @@ def figures(findings: Findings, lost: int) -> Iterator[str]:
 
 
 def wrongs(findings: Findings, *, requests: int, lost: int) -> Iterator[str]:
-    """Give what should not be, after *requests* of which each is to be one trace."""
+    """Yield the faults after *requests*, each of which must be one trace."""
     if findings.traces != requests:
         yield f"there are {findings.traces} traces, not one for each of {requests} requests"
     if findings.whole != findings.traces:

@@ -71,7 +71,7 @@ def _run(db: str | None, requests: int, serve: bool, show: Show) -> int:
     exporter = SQLiteExporter(path)
     probe = tracekit.span("probe", parent=tracekit.ROOT)
     probe.end()
-    exporter.probe(probe)  # what cannot be written is said before anything starts
+    exporter.probe(probe)  # a file that cannot be written is reported before anything starts
     demo = _Demo(path, requests, show)
     tracekit.configure(service="client", exporter=exporter, export_interval_s=EXPORT_INTERVAL_S)
     try:
@@ -130,7 +130,7 @@ class _Demo:
             self.problems.append(f"{len(wrong) - _SHOWN_PROBLEMS} more requests")
 
     def report(self) -> int:
-        """Show one trace, the figures, and what is wrong; return the exit status."""
+        """Show one trace, the figures, and the faults; return the exit status."""
         findings = examine(self.path, earlier=self.earlier)
         lost = self._lost()
         problems = [*self.problems, *wrongs(findings, requests=self.requests, lost=lost)]
@@ -170,7 +170,7 @@ class _Demo:
             await anyio.sleep(_POLL_S)
 
     async def _watch(self, url: str) -> None:
-        """Show each trace that somebody else's request makes."""
+        """Show each trace that a request from outside makes."""
         _say("\nThe services go on running. From another terminal:\n")
         traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
         _say(f"  curl -X POST {url}/checkout/7")
@@ -206,12 +206,12 @@ class _StatusLine:
         self._width = 0
 
     def show(self, text: str) -> None:
-        """Write *text* over what the line says."""
+        """Overwrite the line with *text*."""
         if self._is_terminal:
             self._write(text)
 
     def keep(self, text: str) -> None:
-        """Write *text* over what the line says, and begin a new one."""
+        """Overwrite the line with *text*, and begin a new one."""
         self._write(f"{text}\n")
         self._width = 0
 

@@ -31,7 +31,7 @@ _LINES = 20
 
 
 class ServiceError(Exception):
-    """A service did not start, or ended though nobody had asked it to."""
+    """Raised when a service does not start, or ends unasked."""
 
     def __init__(self, service: Service, what: str) -> None:
         output = "".join(f"\n    {printable(line, 500)}" for line in service.output) or " none"
@@ -39,7 +39,7 @@ class ServiceError(Exception):
 
 
 class Service:
-    """What is known of one service while it runs, and after.
+    """The state of one service while it runs, and after.
 
     ``statistics`` is where its spans went, by its own account; None until it has ended in order.
     """
@@ -59,7 +59,7 @@ class Service:
         with anyio.CancelScope(shield=True):  # asyncio forgets a process whose start is cancelled
             process = await anyio.open_process(
                 [sys.executable, "-m", f"{__package__}.{self.name}", *arguments],
-                stdin=subprocess.PIPE,  # whatever ends us ends this pipe, and that ends the service
+                stdin=subprocess.PIPE,  # it closes when this process ends, and that ends the service
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us alone: we stop the services in order

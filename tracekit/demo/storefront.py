@@ -66,7 +66,7 @@ async def reserve(warehouse: httpx.AsyncClient, order: Cart, answer: dict[str, A
 
 @tracekit.traced
 async def price(order: Cart, answer: dict[str, Any]) -> None:
-    """Price the cart in a thread, as one does with what would hold up the event loop."""
+    """Price the cart in a thread: it would block the event loop."""
     answer["total_cents"] = await aio.to_thread.run_sync(add_up, order)
 
 
@@ -114,7 +114,7 @@ async def conform(request: Request) -> Response:
 
 
 def _is_here(url: httpx.URL) -> bool:
-    """Return whether *url* is this machine's, by an address: what a name stands for can change."""
+    """Return whether *url* is this machine's, by an address: the address of a name can change."""
     try:
         return url.scheme == "http" and ipaddress.ip_address(url.host).is_loopback
     except ValueError:

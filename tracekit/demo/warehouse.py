@@ -38,7 +38,7 @@ logger = logging.getLogger("warehouse")
 
 
 class BadOrder(Exception):
-    """The caller asks for what the warehouse cannot do."""
+    """Raised for a request that the warehouse cannot serve."""
 
 
 async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -64,7 +64,7 @@ async def reserve(items: dict[str, int]) -> dict[str, Any]:
     async with aio.create_task_group() as tasks:
         for name, count in items.items():
             tasks.start_soon(pick, name, count, picked)
-    tenant = tracekit.current_labels().get("tenant", "")  # nobody passed it: it came with the trace
+    tenant = tracekit.current_labels().get("tenant", "")  # not an argument: it is propagated with the trace
     code = await aio.to_thread.run_sync(seal_box, tenant, items)
     return {"picked": sorted(picked), "seal": code}
 

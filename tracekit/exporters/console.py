@@ -7,6 +7,8 @@ import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TextIO
 
+from .._core.records import Account
+from .._export.notices import Notices
 from .._render import Branch, Leaf, duration, encodable, moment, pairs, printable, tree
 
 if TYPE_CHECKING:
@@ -26,9 +28,12 @@ _BOLD, _DIM, _RED, _YELLOW, _CYAN = "1", "2", "31", "33", "36"
 class ConsoleExporter:
     """Write a tree per trace to *stream*, standard error by default, when its local root has ended.
 
-    A local root is a span without a parent in this process. What ends after it is written as a late tree of its own;
-    what still waits for a parent is written on ``shutdown()``, or when more than *max_spans* wait, oldest trace
+    A local root is a span without a parent in this process. Spans that end after it are written as a late tree of their
+    own; spans that still wait for a parent are written on ``shutdown()``, or when more than *max_spans* wait, oldest trace
     first. One tree is one write. Coloured only where the stream is a terminal and ``NO_COLOR`` is not set.
+
+    ``export()`` does not raise: a span that cannot be written, or a stream that fails, costs those spans alone. They
+    are counted in ``account()`` and logged once per cause.
     """
 
     def __init__(self, stream: TextIO | None = None, *, max_spans: int = 8192) -> None:
@@ -40,12 +45,13 @@ class ConsoleExporter:
             raise ValueError(f"max_spans must be at least 1: {max_spans}")
         self.stream = stream
         self.max_spans = max_spans
+        self._notices = Notices()
         self._forget()
 
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._waiting: dict[str, list[Span]] = {}  # by trace, the one that waits longest first
-        self._count = 0
+        self._count = self._failed = 0
         self._written: OrderedDict[tuple[str, str], None] = (
             OrderedDict()
         )  # ids of spans that have been, the oldest first
@@ -58,19 +64,24 @@ class ConsoleExporter:
             self._waiting.setdefault(span.context.trace_id, []).append(span)
         self._count += len(spans)
         for trace_id in dict.fromkeys([span.context.trace_id for span in spans]):
-            self._settle(trace_id)
+            for found, note in self._settle(trace_id):
+                self._write(trace_id, found, note)
         while self._count > self.max_spans:
             self._give_up(next(iter(self._waiting)))
 
+    def account(self) -> Account:
+        """Return how many spans wait for a parent, and how many could not be written."""
+        return Account() if self._pid != os.getpid() else Account(queued=self._count, failed=self._failed)
+
     def shutdown(self) -> None:
-        """Write all that has been waiting for a parent."""
+        """Write all spans that wait for a parent."""
         if self._pid != os.getpid():
             self._forget()
         for trace_id in list(self._waiting):
             self._give_up(trace_id)
 
-    def _settle(self, trace_id: str) -> None:
-        """Write the trees of a trace whose top nobody else has to wait for."""
+    def _settle(self, trace_id: str) -> list[tuple[list[Span], str]]:
+        """Take out the trees of a trace that are complete, each with a note."""
         waiting = self._waiting[trace_id]
         children: dict[str, list[Span]] = {}
         tops: list[tuple[Span, str]] = []
@@ -82,9 +93,8 @@ class ConsoleExporter:
                 tops.append((span, "late"))
             else:
                 children.setdefault(parent.span_id, []).append(span)
-        if not tops:
-            return
         left = {id(span): span for span in waiting}
+        trees = []
         for top, note in tops:
             found: list[Span] = []
             below = [top]
@@ -93,12 +103,14 @@ class ConsoleExporter:
                 if left.pop(id(span), None) is not None:
                     found.append(span)
                     below += reversed(children.get(span.context.span_id, []))
-            self._count -= len(found)
-            self._write(trace_id, found, note)
+            if found:  # else a span came twice
+                trees.append((found, note))
+        self._count -= len(waiting) - len(left)
         if left:
             self._waiting[trace_id] = list(left.values())
         else:
             del self._waiting[trace_id]
+        return trees
 
     def _give_up(self, trace_id: str) -> None:
         spans = self._waiting.pop(trace_id)
@@ -113,12 +125,37 @@ class ConsoleExporter:
         stream = sys.stderr if self.stream is None else self.stream
         if stream is None:  # a program without a console
             return
-        paint = _paint if _has_colour(stream) else _plain
-        text = "".join([f"{line}\n" for line in _lines(trace_id, spans, note, paint)])
-        stream.write(encodable(text, getattr(stream, "encoding", None)))
-        flush = getattr(stream, "flush", None)
-        if flush is not None:
-            flush()
+        try:
+            paint = _paint if _has_colour(stream) else _plain
+            text = self._text(trace_id, spans, note, paint)
+            stream.write(encodable(text, getattr(stream, "encoding", None)))
+            flush = getattr(stream, "flush", None)
+            if flush is not None:
+                flush()
+        except Exception as error:
+            self._lose(error, len(spans))
+
+    def _text(self, trace_id: str, spans: list[Span], note: str, paint: Callable[[str, str], str]) -> str:
+        """Return the tree of *spans*, without those that cannot be written."""
+        try:
+            return "".join([f"{line}\n" for line in _lines(trace_id, spans, note, paint)])
+        except Exception:
+            good = []
+            for span in spans:
+                try:
+                    list(_lines(trace_id, [span], note, paint))
+                    good.append(span)
+                except Exception as error:
+                    self._lose(error, 1)
+            if len(good) == len(spans):
+                raise
+            del spans[:]
+            spans += good
+            return self._text(trace_id, spans, note, paint) if good else ""
+
+    def _lose(self, error: Exception, count: int) -> None:
+        self._failed += count
+        self._notices.lost(self, error, count)
 
 
 def _lines(trace_id: str, spans: list[Span], note: str, paint: Callable[[str, str], str]) -> Iterator[str]:

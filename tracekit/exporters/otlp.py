@@ -315,6 +315,7 @@ class OTLPExporter:
 
     def account(self) -> Account:
         """Return how many spans the collector rejected, or were lost on the way, of those that ``export()`` took."""
+        self._adopt()
         return Account(failed=self._failed)
 
     def ledger(self) -> Ledger | None:

@@ -9,6 +9,7 @@ that come after.
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections import OrderedDict
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from .._core.records import Account
 from .._core.span import retrace
 from .._core.tracestate import make_state
+from .._export.exporter import account_of
 from .._export.notices import Notices
 from .._sampling import Ratio, randomness, threshold_text
 
@@ -65,7 +67,8 @@ class TailSampler:
     has waited longest is decided by what is known, counted in ``decided_early``; what is kept for an error or for having waited longer than
     a slow trace takes, keeps the rest of its trace with it. *clock* returns monotonic nanoseconds.
 
-    ``export()`` does not raise. What *exporter* refuses is counted as failed in ``account()`` and logged once per cause.
+    ``export()`` does not raise. Spans that *exporter* rejects are counted as failed in ``account()`` and logged once per
+    cause, and so is a span that cannot be looked at.
     """
 
     def __init__(
@@ -110,7 +113,11 @@ class TailSampler:
         self._check_process()
         now_ns = self._clock()
         for span in spans:
-            self._arrive(span, now_ns)
+            try:
+                self._arrive(span, now_ns)
+            except Exception as error:
+                self._failed += 1
+                self._notices.lost(self, error, 1)
             while self._held > self.max_spans:
                 self._decide_early(next(iter(self._oldest)), now_ns)
         self._decide_overdue(now_ns)
@@ -144,9 +151,11 @@ class TailSampler:
     def account(self) -> Account:
         """Return what is held, what *exporter* refused and what was discarded, with what *exporter* says of itself."""
         self._check_process()
-        account = getattr(self.exporter, "account", None)
-        theirs = Account() if account is None else account()
-        return Account(*[ours + its for ours, its in zip(self._account, theirs, strict=True)])
+        try:
+            self._theirs = account_of(self.exporter)
+        except BaseException as error:  # of the user's own
+            self._notices.raised("account()", self.exporter, error)
+        return Account(*map(operator.add, self._account, self._theirs))
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
@@ -160,17 +169,19 @@ class TailSampler:
         self._ready: list[Span] = []
         self._held = self._failed = self._unsampled = self.decided_early = 0
         self._account = Account()  # as of the end of the last call
+        self._theirs = Account()
 
     def _arrive(self, span: Span, now_ns: int) -> None:
-        id, parent = span.context.id, span.parent
+        # First all that a span may raise in, then the changes.
+        id, parent, took_ns = span.context.id, span.parent, (span.end_ns or 0) - span.start_ns
+        is_error = self.keep_errors and span.status.code == "error"
         group = self._group(id) or _Group(now_ns)
         group.spans.append(span)
-        if self.keep_errors and not group.has_error:
-            group.has_error = span.status.code == "error"
+        group.has_error = group.has_error or is_error
         self._held += 1
         if parent is None or parent.is_remote:
             early = self._decided.get(id)  # what waited for it may have been kept before it came
-            self._release(group, self._decide(group, (span.end_ns or 0) - span.start_ns) if early is None else early)
+            self._release(group, self._decide(group, took_ns) if early is None else early)
         elif id in self._decided:
             decision = self._decided[id]
             self._release(group, decision)
@@ -260,11 +271,12 @@ class TailSampler:
         ready, self._ready = self._ready, []
         for start in range(0, len(ready), _BATCH):
             batch = ready[start : start + _BATCH]
+            count = len(batch)  # the exporter may change the list
             try:
                 self.exporter.export(batch)
             except BaseException as error:  # as in the pipeline: this thread has to go on, and the other spans with it
-                self._failed += len(batch)
-                self._notices.lost(self.exporter, error, len(batch))
+                self._failed += count
+                self._notices.lost(self.exporter, error, count)
         self._account = Account(self._held, self._failed, self._unsampled)
 
 

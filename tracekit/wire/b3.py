@@ -41,7 +41,7 @@ _DEBUG: Final = {"b3": "d"}
 
 
 def parse_b3(text: str) -> SpanContext | None:
-    """Return the remote context that a ``b3`` value holds, or None if it breaks the grammar."""
+    """Return the remote context in a ``b3`` value, or None if it is malformed."""
     high, low, span, decision = split_b3(text)
     if decision < 0:
         return None
@@ -50,7 +50,7 @@ def parse_b3(text: str) -> SpanContext | None:
 
 
 def format_b3(context: SpanContext) -> str:
-    """Return the ``b3`` value of *context*: ids and decision, or the one of them that it has, or nothing."""
+    """Return the ``b3`` value of *context*: its ids and decision, one of them, or an empty text."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     return _text(context)
@@ -58,7 +58,7 @@ def format_b3(context: SpanContext) -> str:
 
 def _text(context: SpanContext) -> str:
     decision = 49 if context._bits & SAMPLED else 0 if context._bits & DEFERRED else 48
-    # Debug implies sampled: where another format's decision stands, it would undo that.
+    # Debug implies sampled, so it must not override another format's decision.
     if decision == 49 and context._extra is not None and context._extra.get("b3") == "d":
         decision = 100
     if not context._is_valid():
@@ -67,9 +67,9 @@ def _text(context: SpanContext) -> str:
 
 
 def read_b3(carrier: Any) -> SpanContext | None:
-    """Return the context, or the decision alone, that ``b3`` holds; None if there is none.
+    """Return the context in ``b3``, which may be a sampling decision alone, or None.
 
-    Raises ``FormatError`` where it is bad or comes more than once.
+    Raises ``FormatError`` if it is malformed or has several values.
     """
     text: Any = _SINGLE.collect(carrier)[0]
     if text is None:
@@ -81,7 +81,7 @@ def read_b3(carrier: Any) -> SpanContext | None:
 
 
 def write_b3(context: SpanContext, carrier: Any) -> None:
-    """Set ``b3`` to the ids and the decision of *context*; where it has neither, remove it."""
+    """Set ``b3`` to the ids and the decision of *context*, or remove it if *context* has neither."""
     put(carrier, "b3", format_b3(context) or None)
 
 

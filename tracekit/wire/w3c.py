@@ -51,16 +51,16 @@ _W3C: Final = Sieve(("traceparent", "tracestate", "baggage"))
 
 
 def parse_traceparent(text: str) -> SpanContext | None:
-    """Return the remote context that a ``traceparent`` value holds, or None if it breaks the grammar.
+    """Return the remote context in a ``traceparent`` value, or None if it is malformed.
 
-    Versions above 00 are read as far as 00 goes; optional white space around the value is ignored.
+    Of versions above 00 the fields of 00 are read. White space around the value is ignored.
     """
     high, low, span, flags = split_traceparent(text)
     return None if flags < 0 else from_words(high, low, span, flags, None, None, True, None)
 
 
 def format_traceparent(context: SpanContext) -> str:
-    """Return the ``traceparent`` value of *context*, version 00; flags that the standard does not know are sent as 0."""
+    """Return the ``traceparent`` value of *context*, version 00, with flags unknown to the standard cleared."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     return _traceparent(context)
@@ -71,9 +71,9 @@ def _traceparent(context: SpanContext) -> str:
 
 
 def read_tracecontext(carrier: Any) -> SpanContext | None:
-    """Return the context of ``traceparent`` and, where that is well-formed, ``tracestate``; None if there is none.
+    """Return the context in ``traceparent`` and ``tracestate``, or None without a ``traceparent``.
 
-    Raises ``FormatError`` where ``traceparent`` is bad or comes more than once.
+    Raises ``FormatError`` if ``traceparent`` is malformed or has several values; a malformed ``tracestate`` is dropped.
     """
     found = _TRACECONTEXT.collect(carrier)
     if found[0] is None:
@@ -85,14 +85,14 @@ def read_tracecontext(carrier: Any) -> SpanContext | None:
 
 
 def _join(parent: Any, state: Any) -> SpanContext | None:
-    """Return the context of a ``traceparent`` and a ``tracestate`` as ``collect()`` found them; None if it is bad."""
+    """Return the context for the values that ``collect()`` found, or None for a malformed ``traceparent``."""
     if not isinstance(parent, str):
         return None
     context = parse_traceparent(parent)
     if context is None or state is None:
         return context
     if type(state) is list:
-        # Only text within the limit is joined.
+        # Joins only text within the limit.
         if sum([len(text) for text in state]) > MAX_STATE_CHARS:
             return context
         state = ",".join(state)
@@ -102,7 +102,7 @@ def _join(parent: Any, state: Any) -> SpanContext | None:
 
 
 def read_w3c(carrier: Any) -> SpanContext | None:
-    """Return the context of ``traceparent``, ``tracestate`` and ``baggage`` together; malformed fields count as absent."""
+    """Return the context in ``traceparent``, ``tracestate`` and ``baggage``; malformed fields count as absent."""
     found = _W3C.collect(carrier)
     context = _join(found[0], found[1])
     baggage: Any = found[2]
@@ -123,7 +123,7 @@ def read_w3c(carrier: Any) -> SpanContext | None:
 
 
 def write_tracecontext(context: SpanContext, carrier: Any) -> None:
-    """Set ``traceparent``, and ``tracestate`` where there is one; an invalid context writes neither."""
+    """Set ``traceparent`` and ``tracestate`` if *context* is valid."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     _write(context, carrier)
@@ -134,7 +134,7 @@ def _write(context: SpanContext, carrier: Any) -> None:
         return
     text = _traceparent(context)
     fields = carrier if type(carrier) is dict else None
-    if fields is not None and len(fields) == 0:  # the common case: nothing stale to look for
+    if fields is not None and len(fields) == 0:  # the common case: no stale fields to remove
         fields["traceparent"] = text
         if context._state is not None:
             fields["tracestate"] = context._state
@@ -144,16 +144,16 @@ def _write(context: SpanContext, carrier: Any) -> None:
 
 
 def write_w3c(context: SpanContext, carrier: Any) -> None:
-    """Set ``traceparent`` and ``tracestate`` of a valid context, and ``baggage`` where there are labels."""
+    """Set ``traceparent`` and ``tracestate`` if *context* is valid, and ``baggage`` if it has labels."""
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     _write_both(context, carrier)
 
 
 def _write_both(context: SpanContext, carrier: Any) -> None:
-    """Do as ``write_w3c()``, without its check."""
+    """Like ``write_w3c()``, but without its type check."""
     _write(context, carrier)
-    if context._labels is not None:  # else a baggage header that the program set itself stays
+    if context._labels is not None:  # otherwise a baggage header that the program has set stays
         put(carrier, "baggage", str(context._labels))
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from tests.backends import BACKENDS
+from tests.tools.backends import BACKENDS
 
 from .running import Runner, check_programs
 

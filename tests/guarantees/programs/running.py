@@ -24,7 +24,7 @@ import trio
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 import tracekit
-from tests.backends import BACKENDS
+from tests.tools.backends import BACKENDS
 from tracekit import aio, threads
 
 from .model import MAX_NODES, UNKNOWN

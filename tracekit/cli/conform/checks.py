@@ -1,4 +1,4 @@
-"""The checks of ``tracekit conform``: what is sent to a service, and what must be true of the headers it sends on.
+"""The checks of ``tracekit conform``: requests to a service, and conditions on the headers that it sends on.
 
 All of it comes from the specifications; nothing here knows how tracekit itself reads or writes a header.
 
@@ -23,14 +23,14 @@ Callback: TypeAlias = dict[str, list[str]]  # the values of each trace header th
 
 
 class Rule(NamedTuple):
-    """What must be true of the callbacks of one request."""
+    """A condition on the callbacks of one request."""
 
     text: str
     holds: Callable[[Sequence[Callback]], bool]
 
 
 class Check(NamedTuple):
-    """One request, and what must become of it; *section* is the place that says so."""
+    """One request and its expected callbacks; *section* is the section of the specification that requires them."""
 
     name: str
     section: str
@@ -48,7 +48,7 @@ def problems(check: Check, received: Sequence[Callback]) -> Iterator[str]:
                 return
 
 
-# ---- what can be true of callbacks
+# ---- conditions on callbacks
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _STATE_MEMBER = re.compile(
@@ -76,7 +76,7 @@ def _pieces(callback: Callback, name: str) -> list[str]:
 
 
 def _entry(piece: str) -> tuple[str, str, tuple[tuple[str, str | None], ...]]:
-    """Return what a member of baggage means: key, value and properties, decoded."""
+    """Return a member of baggage decoded: key, value and properties."""
     (key, _, value), *more = [part.partition("=") for part in piece.split(";")]
     properties = [
         (name.strip(" \t"), unquote(setting.strip(" \t")) if equals else None) for name, equals, setting in more
@@ -104,7 +104,7 @@ def _is_valid(callback: Callback) -> bool:
 
 
 def _fresh(*sent: Header) -> Rule:
-    """Return the rule that the trace-id owes nothing to what was *sent*, cut, filled or folded as it may be."""
+    """Return the rule that the trace-id contains no part of a *sent* one, truncated, padded or folded."""
     texts = [value.lower() for _, value in sent]
     return _each(
         "the trace-id must be a new one", lambda call: not any(_fields(call)[0][8:24] in text for text in texts)
@@ -195,7 +195,7 @@ def _restarts(name: str, section: str, *sent: Header) -> Check:
 
 
 def _state(name: str, section: str, texts: Sequence[str], *must: Rule, header: str = "tracestate") -> Check:
-    """Return a check of *texts*, a header each: whatever they are, the trace goes on, and nothing illegal goes out."""
+    """Return a check of *texts*, a header each: valid or not, the trace continues, and every header sent is valid."""
     sent = (_parent(flags="00"), *[(header, text) for text in texts])
     return Check(f"tracestate: {name}", _TRACE_CONTEXT + section, sent, (_VALID, _CONTINUED, _LEGAL_STATE, *must))
 

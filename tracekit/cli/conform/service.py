@@ -1,7 +1,7 @@
-"""Conformance: send a running service trace headers of every kind, and check what it sends on.
+"""Conformance: send a running service trace headers of every kind, and check the headers that it sends on.
 
 The service takes a POST of ``[{"url": ..., "arguments": [...]}]`` with headers of ours, and POSTs its arguments to each
-url, where we listen: the headers that arrive there are what the checks look at.
+url, where we listen: the checks look at the headers that arrive there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAX_BODY = 65_536
 
 
 class ServiceError(Exception):
-    """There is nothing to check: why not, and in ``advice`` what the service must do, where it can be reached at all."""
+    """Raised when no check can run, with the reason; ``advice`` is for a service that can be reached."""
 
     def __init__(self, why: str, advice: str = "") -> None:
         super().__init__(why)
@@ -51,7 +51,7 @@ class ServiceError(Exception):
 
 
 class Outcome(NamedTuple):
-    """What became of a check: the trace headers of each callback that came, and in words what is wrong."""
+    """The result of a check: the trace headers of each callback, and the faults in words."""
 
     check: Check
     received: list[Callback]
@@ -102,7 +102,7 @@ class _Service:
         self.is_reached = False
 
     def call(self, headers: Sequence[Header], calls: int) -> tuple[list[Callback], str]:
-        """Send a request with *headers*; return its callbacks, in the order asked for, and what the service did."""
+        """Send a request with *headers*; return its callbacks, in the requested order, and the service's answer."""
         deadline_s = time.monotonic() + self._timeout_s
         paths = self._listener.expect(calls)
         try:
@@ -149,7 +149,7 @@ def _hang_up(connected: socket.socket) -> None:
 
 
 class _Listener(http.server.ThreadingHTTPServer):
-    """Takes callbacks, and only those that are expected: what comes too late for its check goes nowhere."""
+    """Receives expected callbacks only: one that arrives too late for its check is discarded."""
 
     def __init__(self, host: str, port: int) -> None:
         if ":" in host:
@@ -205,7 +205,7 @@ class _Listener(http.server.ThreadingHTTPServer):
         return found
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a service that hangs up on us is told of by what is missing
+        pass  # a connection that the service closes shows as missing callbacks
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

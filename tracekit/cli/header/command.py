@@ -1,4 +1,4 @@
-"""``tracekit header``: what trace headers say, what is wrong with them, and what they are in other formats."""
+"""``tracekit header``: the meaning of trace headers, their faults, and their equivalents in other formats."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read_stdin() -> bytes:
-    """Return what stands on standard input, a byte more than is allowed at most."""
+    """Read standard input, up to one byte more than the limit."""
     if sys.stdin is None:  # closed by who started this
         return b""
     if sys.stdin.isatty():

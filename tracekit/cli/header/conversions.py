@@ -1,4 +1,4 @@
-"""A context in another format, and what is lost on the way: found by reading back what that has written."""
+"""A context in another format, and the values lost in it: found by reading the written headers back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Conversion", "convert"]
 
 
 class Conversion(NamedTuple):
-    """A message's context in another format, what that cannot carry, and what it spells in another way."""
+    """A message's context in another format, the values it cannot carry, and those it spells differently."""
 
     format: str
     headers: dict[str, str]
@@ -47,7 +47,7 @@ def convert(context: SpanContext, name: str, format: Any) -> Conversion:
 
 
 def _changes(context: SpanContext, back: SpanContext, name: str) -> Iterator[str]:
-    """Give what is another when a peer reads what was written."""
+    """Yield the values that a peer reads differently."""
     trace_id, span_id = ids_of(context)
     back_trace, back_span = ids_of(back)
     if trace_id != back_trace:
@@ -86,7 +86,7 @@ def _said_by(key: str) -> str:
 
 
 def _moves(context: SpanContext, name: str) -> Iterator[str]:
-    """Give what a peer finds in another place, or spelt in another way."""
+    """Yield the values that a peer finds in another field, or in another spelling."""
     trace_id, span_id = ids_of(context)
     if not trace_id:
         return

@@ -30,7 +30,7 @@ _START = re.compile(r"(?:HTTP/[\d.]+ (?P<status>\d{3})\b|(?P<method>[A-Z]+) (?P<
 
 
 class DumpError(ValueError):
-    """What was given is nothing that headers can be found in; the message says what was expected."""
+    """Raised when the input contains no headers; the message names the inputs that are supported."""
 
 
 class Message(NamedTuple):
@@ -160,7 +160,7 @@ def _fields(headers: Any) -> Iterator[tuple[str, str]]:
 
 def _title(method: object, target: object, status: object) -> str:
     if isinstance(method, str) and isinstance(target, str):
-        return f"request {method} {re.split('[?#]', target, maxsplit=1)[0]}"  # what is behind may be secret
+        return f"request {method} {re.split('[?#]', target, maxsplit=1)[0]}"  # the query may be secret
     if isinstance(status, str | int):
         return f"response {str(status)[:3]}"
     return "headers"

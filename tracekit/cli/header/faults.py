@@ -1,4 +1,4 @@
-"""What is wrong with trace headers beyond what their format refuses as a whole, and what is seldom meant."""
+"""Faults of trace headers that do not make their format reject them, and values that are seldom intended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MAX_PROBLEMS = 8  # of one kind, in one header
 
 
 class Problem(NamedTuple):
-    """What is wrong with a field, at which column (from 1) if that is one place, and what follows from it."""
+    """A fault of a field, its column (from 1) if it has one, and its consequence."""
 
     field: str
     reason: str
@@ -85,7 +85,7 @@ def _baggage_losses(value: str | list[str]) -> Iterator[Problem]:
     bad = 0
     start = 1
     for piece in text[:MAX_LABEL_BYTES].split(","):
-        # The last may be cut: what is past the limit is said below.
+        # The last may be cut: the limit is reported below.
         if piece.strip(" \t") and not parse_baggage(piece)[0] and start + len(piece) <= MAX_LABEL_BYTES + 1:
             bad += 1
             if bad <= _MAX_PROBLEMS:
@@ -100,7 +100,7 @@ def _baggage_losses(value: str | list[str]) -> Iterator[Problem]:
 
 
 def _baggage_reason(piece: str) -> tuple[str, int]:
-    """Return what is wrong with a member, and how far from its start."""
+    """Return the fault of a member, and its offset."""
     start = 0
     for at, part in enumerate(piece.split(";")):
         key, equals, value = part.partition("=")
@@ -162,7 +162,7 @@ def _datadog_losses(fields: dict[str, str | list[str]], words: dict[str, str]) -
 
 
 def suspicions(name: str, fields: dict[str, str | list[str]], context: SpanContext | None) -> Iterator[str]:
-    """Give what is legal in *fields*, and still seldom meant."""
+    """Yield values in *fields* that are valid but seldom intended."""
     for field, value in fields.items():
         is_quoted = isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
         if is_quoted and field not in ("server-timing", "baggage"):

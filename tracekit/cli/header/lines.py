@@ -1,4 +1,4 @@
-"""The wire lab on a terminal: each header, a caret under what is wrong with it, and its fields in words."""
+"""The wire lab on a terminal: each header, a caret under each fault, and its fields in words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BAD = "bold red"
 
 
 def lines(reports: list[Report], width: int, encoding: str | None = None) -> Iterator[list[Segment]]:
-    """Give the lines that say what is in *reports*, in *width* columns as far as they hold other people's text."""
+    """Yield the lines of *reports*; untrusted text is wrapped at *width* columns."""
     for at, report in enumerate(reports):
         if at:
             yield []

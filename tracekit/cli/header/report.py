@@ -1,4 +1,4 @@
-"""The wire lab: what the trace headers of a message say, what is wrong with them, and how other formats would say it.
+"""The wire lab: the meaning of a message's trace headers, their faults, and their equivalents in other formats.
 
 ``examine()`` asks the formats themselves, each for its own fields, and ``extract`` for all of them together.
 """
@@ -79,7 +79,7 @@ class Found(NamedTuple):
 
     format: str
     headers: list[Header]
-    fields: dict[str, str | list[str]]  # what the format was given to read
+    fields: dict[str, str | list[str]]  # the input of the format
     context: SpanContext | None
     words: list[Word]
     problems: list[Problem]

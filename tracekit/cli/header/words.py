@@ -1,4 +1,4 @@
-"""What a trace header says, field by field, in words."""
+"""The fields of a trace header in words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TITLES = {
 
 
 class Word(NamedTuple):
-    """One thing that a header says, and what that means."""
+    """One value of a header, and its meaning."""
 
     what: str
     value: str
@@ -99,7 +99,7 @@ def _state_meaning(key: str, value: str) -> str:
 
 
 def _extra_words(name: str, kept: Any) -> Iterator[Word]:
-    """Give what the format *name* said beyond ids and decision."""
+    """Yield the values of the format *name* beyond ids and decision."""
     if name in ("b3", "b3multi") and kept == "d":
         yield Word("debug", "yes", "every service is to record this trace")
     elif name == "jaeger":
@@ -135,5 +135,5 @@ _TAGS = {"_dd.p.tid": "the high 64 bits of the trace id", "_dd.p.dm": "who decid
 
 
 def pairs(kept: Any) -> list[tuple[str, str]]:
-    """Return what a format has *kept*, if it keeps pairs."""
+    """Return the pairs that a format has *kept*, if it keeps pairs."""
     return [(pair[0], pair[1]) for pair in kept] if isinstance(kept, tuple) else []

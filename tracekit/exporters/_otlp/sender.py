@@ -139,14 +139,14 @@ class Sender:
         if not self._is_running.acquire(blocking=False):
             return
         try:
-            while not self._is_over():
+            while not self._turn():
                 pass
         finally:
             self._is_running.release()
             with self._changed:
                 self._changed.notify_all()
 
-    def _is_over(self) -> bool:
+    def _turn(self) -> bool:
         """Send what can be sent, then rest; return True once nothing more is to be sent."""
         try:
             with self._changed:

@@ -68,7 +68,8 @@ class SQLiteFile:
         self.max_log_bytes = max_log_bytes
         self.lock_timeout_s = lock_timeout_s
         self.mode = mode
-        self._users: set[int] = set()  # threads inside explained()
+        # The threads inside explained(), with the file that was open when their call failed.
+        self._users: dict[int, tuple[int, int] | None] = {}
         self._connection: sqlite3.Connection | None = None
         self._process: tuple[int, int] | None = None  # who opened the connection
         self._opened_file: tuple[int, int] | None = None  # what it opened
@@ -84,7 +85,7 @@ class SQLiteFile:
         if thread in self._users:
             # A signal handler or finaliser has interrupted a call that may be anywhere in its transaction.
             raise StoreError("in use by the call that this one interrupts", self.path, "call again after it")
-        self._users.add(thread)
+        self._users[thread] = None
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError, StoreError) as error:
@@ -93,12 +94,12 @@ class SQLiteFile:
             if code_of(error) & 0xFF == sqlite3.SQLITE_NOTADB and self._has_our_header():
                 explained = damaged(self.path)
             if explained.is_damaged:
-                self._damaged_file = self._opened_file
+                self._damaged_file = self._users[thread]
             if explained is error:
                 raise
             raise explained from error
         finally:
-            self._users.discard(thread)
+            self._users.pop(thread, None)
 
     @contextmanager
     def transaction(self, end: str = "COMMIT", *, log_bytes: int = 0) -> Iterator[sqlite3.Connection]:
@@ -207,14 +208,20 @@ class SQLiteFile:
         deadline = time.monotonic() + self.lock_timeout_s
         while True:
             with _forks.lock:
-                connection = self._try(statement, log_bytes, time.monotonic() < deadline)
-                if connection is not None:
-                    try:
-                        yield connection
-                    finally:
-                        if connection.in_transaction:
-                            connection.execute("ROLLBACK")
-                    return
+                try:
+                    connection = self._try(statement, log_bytes, time.monotonic() < deadline)
+                    if connection is not None:
+                        try:
+                            yield connection
+                        finally:
+                            if connection.in_transaction:
+                                connection.execute("ROLLBACK")
+                        return
+                except BaseException:
+                    # Here, as another thread may open another file once the lock is released.
+                    if threading.get_ident() in self._users:
+                        self._users[threading.get_ident()] = self._opened_file
+                    raise
             # SQLite's own wait is not fair; who comes again at a random moment gets in. Not from the random
             # module: what a program that has seeded it gets next is not ours to change.
             time.sleep(_BUSY_S * (1 + os.urandom(1)[0]) / 256)

@@ -1,6 +1,6 @@
 """Send spans to arize-phoenix, started for it on loopback, by every protocol it takes; read them back by query.
 
-``make collector``, or ``python -m tests.phoenix PATH/TO/phoenix``.
+``make collector``, or ``python -m tests.tools.phoenix PATH/TO/phoenix``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import tracekit
 from tracekit.exporters.otlp import OTLPExporter
 
-from .exporters.test_agent import free_ports
+from ..exporters.test_agent import free_ports
 
 START_S, ARRIVE_S = 180, 60
 QUERY = """

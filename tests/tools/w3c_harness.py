@@ -1,4 +1,4 @@
-"""Point the public W3C trace-context harness at our ASGI middleware and httpx transport: ``python -m tests.w3c_harness``.
+"""Point the public W3C trace-context harness at our ASGI middleware and httpx transport: ``python -m tests.tools.w3c_harness``.
 
 The harness is not ours and not in this repository: ``--harness DIR`` is a checkout of https://github.com/w3c/trace-context;
 without it the pinned commit is cloned into .cache/. It needs aiohttp: where this interpreter has none, ``--python FILE`` is
@@ -28,7 +28,7 @@ from tracekit._core.codecs import IMPLEMENTATION
 from tracekit.integrations.asgi import TraceMiddleware
 from tracekit.integrations.httpx import AsyncTraceTransport
 
-from .integrations.servers import serve
+from ..integrations.servers import serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ REPOSITORY = "https://github.com/w3c/trace-context"
 COMMIT = "acab820be9db7b3433668baa5cdd43f57f4c4be0"
 TESTS = 41  # that the commit has at these two levels
 LEVELS = {"SPEC_LEVEL": "2", "STRICT_LEVEL": "2"}
-CACHE = Path(__file__).parents[1] / ".cache"
+CACHE = Path(__file__).parents[2] / ".cache"
 DEADLINE_S = 300
 
 
@@ -61,7 +61,7 @@ class CannotRunError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the harness, say what came of it, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.w3c_harness", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.w3c_harness", description=__doc__)
     parser.add_argument("--harness", metavar="DIR", type=Path, help="a checkout of w3c/trace-context")
     parser.add_argument("--python", metavar="FILE", help="a Python that has aiohttp, for the harness")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Throw mutated and random headers at both twins: ``python -m tests.fuzz --inputs 200000 --seed 1``.
+"""Throw mutated and random headers at both twins: ``python -m tests.tools.fuzz --inputs 200000 --seed 1``.
 
 Each input is one carrier. Every other one has W3C's fields: both twins must give the same value or the same
 ``FormatError``, which must be what the grammar, written here once more as regular expressions, says. The rest have
@@ -24,14 +24,14 @@ import tracekit
 from tracekit import FormatError, Labels, _propagation, wire
 from tracekit.wire.w3c import BAGGAGE, TRACECONTEXT
 
+from ..wire.vector_files import DIRECTORY, load
 from . import vectors
 from .vectors import TWINS
-from .wire.vector_files import DIRECTORY, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .tools.forms import Form
+    from .forms import Form
 
 FIELDS = ("traceparent", "tracestate", "baggage")
 
@@ -518,7 +518,7 @@ def run(*, seed: int, inputs: int, first: int = 0) -> Counter[str]:
                 check_w3c(pairs, rng, verdicts)
         except Mismatch as error:
             error.add_note(
-                f"again: python -m tests.fuzz --seed {seed} --first {number} --inputs 1\n{ascii(pairs)[:2000]}"
+                f"again: python -m tests.tools.fuzz --seed {seed} --first {number} --inputs 1\n{ascii(pairs)[:2000]}"
             )
             raise
     verdicts["inputs"] = inputs

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .tools.forms import FORMS
+from .forms import FORMS
 
 TWINS = FORMS
 

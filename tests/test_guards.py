@@ -1,0 +1,144 @@
+"""Guards and bounds whose removal no other test noticed: each test here fails without the guard that it names."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import threading
+
+import pytest
+
+import tracekit
+from tracekit._core.span import set_clock
+
+MAX_NS = (1 << 63) - 1
+
+
+# ---- scopes
+
+
+def test_a_generator_that_closes_a_scope_of_its_consumer_leaves_the_scopes_of_its_creator(exporter):
+    """``_rebuild()`` stops at a scope that another Context opened: it must not replace that scope's parent."""
+    outer = tracekit.span("outer")
+    outer.__enter__()
+    base = tracekit.use_labels(of="consumer")
+    base.__enter__()
+    seen = {}
+
+    @tracekit.traced
+    def body():
+        yield
+        base.__exit__(None, None, None)  # the consumer's, and not in the chain of this body
+        yield
+
+    def create():
+        seen["span"] = tracekit.span("creator")
+        seen["span"].__enter__()
+        seen["body"] = body()
+        next(seen["body"])
+
+    def close():
+        seen["body"].close()
+        seen["span"].__exit__(None, None, None)
+        return tracekit.current_context().labels
+
+    creator = contextvars.copy_context()
+    creator.run(create)
+    next(seen["body"])
+    assert not tracekit.current_context().labels
+    assert dict(creator.run(close)) == {"of": "consumer"}, "inherited, so it stays the creator's parent"
+    outer.__exit__(None, None, None)
+
+
+def test_labels_opened_task_in_task_keep_no_chain_of_closed_scopes():
+    """Labels refer to the nearest scope that is not labels, and a closed scope drops the scope that it stood on."""
+
+    def open_and_copy(depth):
+        with tracekit.use_labels(guarded=depth):
+            return contextvars.copy_context()
+
+    with tracekit.span("root") as root:
+        context = contextvars.copy_context()
+        for depth in range(10):
+            context = context.run(open_and_copy, str(depth))
+        gc.collect()
+        alive = [labels for labels in gc.get_objects() if type(labels) is tracekit.Labels and "guarded" in labels]
+        assert [labels["guarded"] for labels in alive] == ["9"], "the labels that the last Context inherited"
+        assert context.run(tracekit.current_span) is root
+        assert context.run(tracekit.current_context).labels is alive[0]
+
+
+# ---- spans
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"), [(-1, 0), (-(1 << 70), 0), (0, 0), (MAX_NS, MAX_NS), (MAX_NS + 1, MAX_NS), (1 << 70, MAX_NS)]
+)
+def test_times_beyond_64_bits_become_the_nearest_that_fits(exporter, given, recorded):
+    span = tracekit.span("job", start_ns=given)
+    span.add_event("event", time_ns=given)
+    span.end(end_ns=given)
+    assert (span.start_ns, span.events[0].time_ns, span.end_ns) == (recorded, recorded, recorded)
+
+
+@pytest.mark.parametrize(("given", "recorded"), [(-1, 0), (1 << 70, MAX_NS)])
+def test_a_clock_beyond_64_bits_is_read_as_the_nearest_time_that_fits(exporter, given, recorded):
+    set_clock(lambda: given)
+    try:
+        with tracekit.span("job") as span:
+            span.add_event("event")
+    finally:
+        set_clock(None)
+    assert (span.start_ns, span.events[0].time_ns, span.end_ns) == (recorded, recorded, recorded)
+
+
+def test_a_time_is_recorded_as_a_plain_int(exporter):
+    class Time(int):
+        pass
+
+    span = tracekit.span("job", start_ns=Time(5))
+    span.end(end_ns=Time(6))
+    assert [type(time) for time in (span.start_ns, span.end_ns)] == [int, int]
+
+
+# ---- the pipeline
+
+
+class Hanging:
+    """An exporter that hangs in ``export()`` until ``release`` is set, then raises, and counts calls of ``account()``."""
+
+    def __init__(self, error=None):
+        self.entered, self.release, self.left = threading.Event(), threading.Event(), threading.Event()
+        self.error = error
+        self.asked = 0
+
+    def export(self, spans):
+        self.entered.set()
+        assert self.release.wait(20)
+        if self.error is not None:
+            raise self.error
+
+    def account(self):
+        self.asked += 1
+        return 0, 0, 0
+
+    def shutdown(self):
+        raise AssertionError("given up before")
+
+
+@pytest.mark.parametrize("error", [None, ValueError("too late")], ids=["exports", "fails"])
+def test_a_batch_of_an_exporter_that_was_given_up_is_accounted_once(caplog, error):
+    exporter = Hanging(error)
+    threads = set(threading.enumerate())
+    tracekit.configure(exporter=exporter, export_interval_s=0.01)
+    tracekit.span("job").end()
+    assert exporter.entered.wait(20)
+    (thread,) = set(threading.enumerate()) - threads
+    failed = tracekit.statistics().failed
+    assert not tracekit.shutdown(0.01)
+    assert tracekit.statistics().failed == failed + 1
+    asked, logged, statistics = exporter.asked, len(caplog.records), tracekit.statistics()
+    exporter.release.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert (exporter.asked, len(caplog.records), tracekit.statistics()) == (asked, logged, statistics)
