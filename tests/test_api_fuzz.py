@@ -30,12 +30,14 @@ def fuzz(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_some_thousand_calls_crash_nothing_and_every_span_is_accounted_for():
     done = fuzz("--seeds", "2", "--calls", "3000")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(f"{tracekit.IMPLEMENTATION}: 3000 operations, 0 faults") == 2
 
 
+@pytest.mark.slow
 def test_a_seed_makes_the_same_calls_again(tmp_path):
     logs = []
     groups = "scopes,generators,threads,spans,public,configure"
@@ -43,7 +45,7 @@ def test_a_seed_makes_the_same_calls_again(tmp_path):
         fuzz("--seed", "5", "--calls", "500", "--only", groups, "--keep-going", "--log", str(tmp_path / name))
         logs.append(re.sub(r" [0-9a-f]+>", ">", (tmp_path / name).read_text()))
     assert logs[0] == logs[1]
-    assert logs[0].count("\n") > 500
+    assert logs[0].count("\n") > 400
 
 
 def test_a_crash_is_told_with_the_last_calls_and_how_to_have_it_again(monkeypatch, capfd):
@@ -111,8 +113,8 @@ FAULTS = [
     ("inject", raises(KeyError("a")), "KeyError"),
     ("extract", raises(SystemError("a")), "SystemError"),
     ("extract", _after_a_hostile_error, "SystemError"),
-    ("extract", _in_a_thread, "thread.*AttributeError: lost"),
-    ("extract", _in_a_finalizer, "finalizer.*AttributeError: lost"),
+    ("extract", _in_a_thread, "thread .*AttributeError: lost"),
+    ("extract", _in_a_finalizer, "finalizer: AttributeError: lost"),
     ("extract", _kept_open, r"\d+ spans stay open without a reference"),
     ("statistics", raises(TypeError("unsupported operand")), "statistics: TypeError"),
     ("statistics", broken_statistics, "does not add up"),
