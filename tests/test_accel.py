@@ -12,8 +12,6 @@ import pytest
 
 import tracekit
 
-from .tools.vectors import TWINS
-
 
 def run(program, **environ):
     environ = {**os.environ, **environ}

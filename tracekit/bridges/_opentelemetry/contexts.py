@@ -83,7 +83,7 @@ def from_otel(face: Any) -> SpanContext | None:
 
 
 def relabelled(context: SpanContext | None, labels: Labels | None) -> SpanContext | None:
-    """Return *context* with *labels* in place of its own; its OpenTelemetry form stays the same object."""
+    """Return *context* with *labels* in place of those it has; its OpenTelemetry form stays the same object."""
     if (None if context is None else context.labels or None) is labels:
         return context
     if context is None:
@@ -109,7 +109,7 @@ def labels_of(baggage: Mapping[str, object], before: Labels | None) -> Labels | 
 
 
 def originals(labels: Labels, baggage: Mapping[str, object] | None) -> dict[str, object]:
-    """Return *labels* as baggage, with the objects of *baggage* where these are what the labels were made from."""
+    """Return *labels* as baggage, with the objects of *baggage* if the labels were made from them."""
     if not baggage:
         return dict(labels)
     texts = _texts(baggage)

@@ -29,7 +29,7 @@ class Propagator(textmap.TextMapPropagator):
     def inject(
         self, carrier: Any, context: Context | None = None, setter: textmap.Setter[Any] = textmap.default_setter
     ) -> None:
-        """Write *context*, or what is current, into *carrier* by *setter*."""
+        """Write *context*, or the current one, into *carrier* by *setter*."""
         found: SpanContext | None
         if context is None or context is RUNTIME.get_current():
             found = current_context()

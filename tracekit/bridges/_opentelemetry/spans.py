@@ -327,7 +327,7 @@ def _event(name: str, attributes: Mapping[str, Any], time_ns: int) -> Any:
 
 
 def text_of(name: Any) -> str:
-    """Return *name* as text, whatever it is."""
+    """Return *name*, of any type, as text."""
     if isinstance(name, str):
         return name
     try:

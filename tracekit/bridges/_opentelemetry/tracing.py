@@ -66,7 +66,7 @@ class OtelTracer(_trace.Tracer):
         record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> OtelSpan:
-        """Start a span, child of *context*'s span or of what is current here; the caller ends it."""
+        """Start a span, child of *context*'s span or of the current one; the caller ends it."""
         tracer = self._tracer()
         span = start_span(
             tracer,
@@ -256,7 +256,7 @@ class TracerProvider(_trace.TracerProvider):
     def add_span_processor(self, span_processor: Any) -> None:
         """Call *span_processor* at the start and the end of every recorded span.
 
-        It runs where the span starts and ends, as in OpenTelemetry, so a slow one slows the program; what it raises is
+        It runs where the span starts and ends, as in OpenTelemetry, so a slow one slows the program; its exceptions are
         logged. The processors of the installed provider also get the spans of ``tracekit.span()``.
         """
         if not self._processors and self._shuts_down_on_exit:
