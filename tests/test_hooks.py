@@ -29,6 +29,7 @@ import trio
 
 import tracekit
 import tracekit.threads
+from tracekit._core.scopes import Scope
 from tracekit.testing import MemoryExporter, recording, span_tree
 
 from .tools.backends import BACKENDS
@@ -549,7 +550,7 @@ def test_a_timer_that_sets_the_next_one_does_not_grow():
         with tracekit.span("tick"):
             if number in {10, 50}:  # to look at all objects of a whole run of tests takes long
                 gc.collect()
-                scopes[number] = sum(type(thing).__name__ == "Scope" for thing in gc.get_objects())
+                scopes[number] = sum(type(thing) is Scope for thing in gc.get_objects())
             if number == 50:
                 done.set()
             else:

@@ -62,7 +62,14 @@ def fields_of(environ: Mapping[str, str], formats: Sequence[Format]) -> dict[str
     names = {variable(field): field for format in formats for field in format.fields}
     for prefix in _prefixes(formats):
         names.update({name: field for name in environ if isinstance(name, str) and (field := _field(prefix, name))})
-    return {field: environ[name] for name, field in names.items() if name in environ}
+    found = {}
+    for name, field in names.items():
+        try:
+            if name in environ:
+                found[field] = environ[name]
+        except KeyError:  # of a key with an __eq__ of the program's
+            pass
+    return found
 
 
 def set_fields(environ: MutableMapping[str, str], fields: Mapping[str, Any], formats: Sequence[Format]) -> None:
