@@ -260,7 +260,10 @@ class Span:
     @property
     def links(self) -> tuple[Link, ...]:
         """The other spans that caused the work."""
-        return () if self._links is None else tuple(self._links)
+        if self._links is None:
+            return ()
+        # Not tuple(self._links): CPython 3.11 may collect while it makes the tuple, and a finalizer add a link.
+        return tuple([link for link in self._links])  # noqa: C416
 
     @property
     def status(self) -> Status:
@@ -727,7 +730,7 @@ def set_face(span: Span, face: Any) -> None:
 def _links(links: Any) -> tuple[Any, ...]:
     """Return those of *links* that can be used."""
     try:
-        targets = tuple(links)
+        targets = [target for target in links]  # noqa: C416 - a finalizer may change a list; see Span.links
     except Exception as error:
         if is_strict() and isinstance(links, Iterable):
             raise
