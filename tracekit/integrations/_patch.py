@@ -15,8 +15,8 @@ _MISSING: Any = object()
 class Patches:
     """The attributes that one integration has replaced.
 
-    Replacements must look at ``is_active`` and do nothing of ours when it is False: another package may have wrapped
-    them, so that ``restore()`` cannot take them out.
+    Replacements look at ``is_active`` and trace nothing when it is False: another package may have wrapped them, so that
+    ``restore()`` cannot take them out.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Patches:
         """Set the attribute *name* of *owner*, a class or module, to ``make(the one before)``.
 
         Does nothing if *owner* has no such attribute, as in another version of the package. In a class, ``make`` gets
-        what the class itself or its bases hold: a function, not a bound method.
+        the function of the class or of its bases, not a bound method.
         """
         inherited = getattr(owner, name, _MISSING)
         own = vars(owner).get(name, _MISSING)
@@ -39,7 +39,7 @@ class Patches:
         self.is_active = True
 
     def restore(self) -> None:
-        """Put back what ``replace()`` replaced, unless another package has replaced it since."""
+        """Put the former attributes back, where no other package has replaced ours since."""
         self.is_active = False
         while self._replaced:
             owner, name, ours, own = self._replaced.pop()
