@@ -1,6 +1,6 @@
 """A meta path finder that reports the first import of some modules, right after their code has run.
 
-Plain Python without imports, because ``tracekit run`` loads this file into every interpreter.
+Plain Python with hardly any import, because ``tracekit run`` loads this file into every interpreter.
 
 How it works: the finder asks the finders behind it, and puts a loader in place of theirs. That loader gives the module its
 real loader back before the module's code runs, so neither the module nor a debugger sees it.
@@ -131,9 +131,9 @@ def start(wanted: list[Library]) -> None:
             return
         is_loading = True
         try:
-            from ._instrument import run_program
+            import importlib
 
-            run_program(wanted)
+            importlib.import_module("tracekit._instrument").run_program(wanted)
         except Exception as error:  # the program runs, untraced
             HOOK.remove()
             sys.stderr.write(f"tracekit: not traced: {type(error).__name__}: {error}\n")

@@ -51,7 +51,8 @@ def instrument(*targets: Any, **options: Any) -> None:
     integrations come first; the bridge is installed before the first instrumentor of OpenTelemetry, and no library is
     traced by both. *options* go to each integration. Calling it again has no effect.
 
-    A library that cannot be instrumented is logged once and left alone; ``tracekit doctor`` has the reason. Raises
+    A library that cannot be instrumented is logged once and left alone; ``tracekit doctor`` lists versions that do not
+    fit. Raises
     ``ValueError`` for an unknown name, ``TypeError`` for an object that no integration takes.
     """
     if not targets and options:
@@ -214,8 +215,14 @@ def _use_integration(library: Library, options: dict[str, Any]) -> None:
         for other in library.instead:
             _want(other, {})
         return
+    was_on = library in _undo
     _undo[library] = turn_off
-    turn_on(**options)
+    try:
+        turn_on(**options)
+    except Exception:
+        if not was_on:
+            _turn_off(library)  # half of its patches
+        raise
 
 
 def _use_instrumentor(library: Library, options: dict[str, Any]) -> None:
