@@ -125,9 +125,10 @@ def start(wanted: list[Library]) -> None:
     """
     is_loading = False
 
-    def load(_: str) -> None:
+    def load(name: str) -> None:
         nonlocal is_loading
-        if is_loading:  # imported by tracekit itself, or by another thread meanwhile: run_program() looks for it
+        # When tracekit is loading, the import is its own or another thread's: run_program() looks for it.
+        if is_loading or name not in reasons:
             return
         is_loading = True
         try:
@@ -138,10 +139,9 @@ def start(wanted: list[Library]) -> None:
             HOOK.remove()
             sys.stderr.write(f"tracekit: not traced: {type(error).__name__}: {error}\n")
 
+    reasons = {name for library in wanted if not library.is_late for name in library.modules} | {"tracekit"}
     HOOK.imported = load
-    HOOK.modules.update(name for library in wanted if not library.is_late for name in library.modules)
-    HOOK.modules.update(name for library in wanted for other in library.instead for name in other.modules)
-    HOOK.modules.add("tracekit")
+    HOOK.modules.update(reasons, *[one.modules for library in wanted for one in (library, *library.instead)])
     HOOK.install()
-    for name in HOOK.modules.intersection(sys.modules):
+    for name in reasons.intersection(sys.modules):
         load(name)
