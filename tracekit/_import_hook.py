@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["HOOK", "ImportHook", "start"]
 
 
+def _ignore(_: str) -> None:
+    pass
+
+
 class ImportHook:
     """Calls ``imported(name)`` after each import, or reload, of one of ``modules``; both may be replaced at any time.
 
@@ -34,7 +38,7 @@ class ImportHook:
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
-        self.imported: Callable[[str], None] = str
+        self.imported: Callable[[str], None] = _ignore
         self.loading: set[str] = set()
         # Searches that are under way: another hook of this kind may ask this one again.
         self._searches: set[tuple[int, str]] = set()
@@ -66,7 +70,7 @@ class ImportHook:
         return spec
 
     def _ask(self, name: str, path: Any, target: Any) -> ModuleSpec | None:
-        """Ask the finders behind this one; what they raise is the program's."""
+        """Ask the finders behind this one; their exceptions are for the program."""
         finders = list(sys.meta_path)
         at = finders.index(self) + 1 if self in finders else 0
         for finder in finders[at:]:
@@ -98,13 +102,13 @@ class _Loader:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    @property  # who only looks for a spec may ask for the type of its loader
+    @property  # type: ignore[misc]  # who only looks for a spec may ask for the type of its loader
     def __class__(self) -> Any:
         return type(self._inner)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         create = getattr(self._inner, "create_module", None)
-        return None if create is None else create(spec)  # type: ignore[no-any-return]
+        return None if create is None else create(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         spec = module.__spec__

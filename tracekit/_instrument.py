@@ -202,7 +202,7 @@ def _instrument(library: Library, *modules: str) -> None:
 
 
 def _use_integration(library: Library, options: dict[str, Any]) -> None:
-    """Call ``instrument()`` of an integration: once for each of its modules, because it leaves out what is not imported."""
+    """Call ``instrument()`` of an integration: once for each of its modules: it may leave out others."""
     for other in library.instead:
         if _is_on(other) and other not in _undo:
             raise RuntimeError(f"the program has instrumented it with {other.package}")

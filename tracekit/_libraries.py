@@ -79,7 +79,7 @@ _OTEL_MODULES = {
     "tortoiseorm": ("tortoise",),
     "urllib": ("urllib.request",),
 }
-# Nothing is traced without settings of their own, or the context that they hand on is handed on by tracekit.
+# These trace nothing without settings, or hand on a context that tracekit hands on already.
 _OTEL_BY_NAME_ONLY = ("asgi", "asyncio", "dbapi", "system_metrics", "threading", "wsgi")
 
 

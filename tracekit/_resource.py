@@ -1,4 +1,4 @@
-"""Detectors of the resource: what the process, its host and its container are, for ``configure()``.
+"""Detectors of the resource for ``configure()``: attributes of the process, its host and its container.
 
 Attributes: https://opentelemetry.io/docs/specs/semconv/resource/, of the version in ``_version.py``. A detector reads
 variables and small files; it starts no process and asks no network. One that fails finds nothing.
@@ -22,7 +22,7 @@ __all__ = ["container_id", "detect", "renew"]
 _VARIABLE = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
 _MAX_FILE = 1 << 20
 _NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
-# What the downward API gives to a container has no fixed names; those without K8S_ count only in a pod.
+# Variables of the downward API have no fixed names; those without K8S_ count only in a pod.
 _KUBERNETES = {
     "k8s.cluster.name": ("K8S_CLUSTER_NAME",),
     "k8s.container.name": ("K8S_CONTAINER_NAME", "CONTAINER_NAME"),

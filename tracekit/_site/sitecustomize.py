@@ -9,7 +9,8 @@ import os
 import sys
 
 
-def _start():  # type: ignore[no-untyped-def]
+def _start():
+    # type: () -> None
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if entry != here]
     settings = [os.environ.get(name, "") for name in ("TRACEKIT_RUN_ONLY", "TRACEKIT_RUN_EXCLUDE")]
@@ -27,7 +28,8 @@ def _start():  # type: ignore[no-untyped-def]
             sys.stderr.write("tracekit: not traced: %s: %s\n" % (type(error).__name__, error))  # noqa: UP031
 
 
-def _install(settings):  # type: ignore[no-untyped-def]
+def _install(settings):
+    # type: (list[str]) -> None
     spec = None
     for finder in sys.meta_path:
         spec = spec or finder.find_spec("tracekit", None)
@@ -48,7 +50,8 @@ def _install(settings):  # type: ignore[no-untyped-def]
     loaded["_import_hook"].start(loaded["_libraries"].chosen(*settings))
 
 
-def _import_next():  # type: ignore[no-untyped-def]
+def _import_next():
+    # type: () -> None
     """Import the program's own ``sitecustomize``, which this one hides."""
     ours = sys.modules.pop("sitecustomize", None)
     try:

@@ -47,7 +47,7 @@ _PACKAGES = {
 
 
 class Coverage(NamedTuple):
-    """A library that is installed here. *traced_by* is a package, or "": then *change* says what would have it traced."""
+    """A library that is installed here. *traced_by* is a package, or "": then *change* is the remedy."""
 
     name: str
     traced_by: str
@@ -89,7 +89,7 @@ def _is_there(module: str) -> bool:
 
 
 def _conflict(package: str) -> str:
-    """Return what is wrong with the versions of *package* and its library, "" if they fit."""
+    """Return the conflict between the versions of *package* and of its library, "" if they fit."""
     try:
         dependencies: Any = importlib.import_module("opentelemetry.instrumentation.dependencies")
         conflict = dependencies.get_dist_dependency_conflicts(metadata.distribution(package))

@@ -80,8 +80,8 @@ def isolation(command: Sequence[str]) -> str:
     """Return the option of *command* with which Python ignores PYTHONPATH or ``sitecustomize``, or ""."""
     program, arguments = command[0], command[1:]
     if not _PYTHON.fullmatch(os.path.basename(program)):
-        words = _interpreter(shutil.which(program))
-        return isolation(words) if words and _PYTHON.fullmatch(os.path.basename(words[0])) else ""
+        first = _interpreter(shutil.which(program))
+        return isolation(first) if first and _PYTHON.fullmatch(os.path.basename(first[0])) else ""
     words = iter(arguments)
     for word in words:
         if not word.startswith("-") or word in ("-", "--"):
