@@ -202,7 +202,7 @@ def _instrument(library: Library, *modules: str) -> None:
 
 
 def _use_integration(library: Library, options: dict[str, Any]) -> None:
-    """Call ``instrument()`` of an integration: once for each of its modules: it may leave out others."""
+    """Call ``instrument()`` of an integration, again for each of its modules: it may have left out the others."""
     for other in library.instead:
         if _is_on(other) and other not in _undo:
             raise RuntimeError(f"the program has instrumented it with {other.package}")
