@@ -30,6 +30,8 @@ LAYERS = [
         "_version": "the version",
         "cython": "stand-ins for the names of Cython that compiled files import, for where they run uncompiled",
     },
+    {"_libraries": "the libraries that can be instrumented: a table, and entry points"},
+    {"_import_hook": "reports the imports of these libraries, and loads tracekit at the first under tracekit run"},
     {
         "_core|_speedups*": "the model: contexts, scopes, spans, labels, tracestate, the buffer; codecs in C and in Python",
     },
@@ -46,8 +48,12 @@ LAYERS = [
         "_export": "the Exporter protocol, the pipeline's thread, and notices in the log",
     },
     {"_environment": "defaults for configure() from OpenTelemetry's environment variables"},
+    {"_resource": "detectors of the resource: process, host, container, pod"},
     {"_configure": "configure(), and the life of the default tracer: flush, shutdown, statistics, exit, fork"},
-    {"_signals": "flush before a signal ends the program"},
+    {
+        "_signals": "flush before a signal ends the program",
+        "_instrument": "instrument() and uninstrument(): integrations, or OpenTelemetry's instrumentors on the bridge",
+    },
     {"tracekit": "the public names"},
     {
         "testing": "spans in memory, counting ids, a fake clock and trees as text, for tests",
@@ -66,7 +72,10 @@ LAYERS = [
         "debug": "live pages",
     },
     {"demo": "tracekit demo: three processes, two frameworks"},
-    {"cli": "the command line: one command a file; header/ and conform/ have several"},
+    {
+        "cli": "the command line: one command a file; header/ and conform/ have several",
+        "_site": "the sitecustomize that tracekit run puts into a program",
+    },
     {"__main__": "python -m tracekit"},
 ]
 # Only a program imports its own parts, so their names need no order.

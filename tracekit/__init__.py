@@ -17,6 +17,7 @@ from ._handoffs.by_hand import Snapshot, capture, detached, wrap
 from ._handoffs.delivery import Delivery
 from ._handoffs.hooks import install_hooks, remove_hooks
 from ._handoffs.traced import stream, traced
+from ._instrument import instrument, uninstrument
 from ._propagation import extract, extract_all, inject
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
 from ._signals import flush_on_signal
@@ -60,6 +61,7 @@ __all__ = [
     "from_context",
     "inject",
     "install_hooks",
+    "instrument",
     "new_context",
     "remove_hooks",
     "shutdown",
@@ -67,6 +69,7 @@ __all__ = [
     "statistics",
     "stream",
     "traced",
+    "uninstrument",
     "use_context",
     "use_labels",
     "use_span",

@@ -38,6 +38,7 @@ _configured = Tracer()
 _hooks: Hooks | None = None
 _in_use = _configured  # with the hooks
 _configured_in = 0  # the process that called configure() last
+_detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() set, and its detected attributes
 
 
 def configure(
@@ -101,6 +102,7 @@ def configure(
     if strict is not None:
         misuse.set_strict(strict)
     from ._environment import Environment, say  # of no use to a program that only propagates
+    from ._resource import detect
 
     environment = Environment(environ)
     is_disabled = environment.is_disabled()
@@ -111,18 +113,20 @@ def configure(
     batch = environment.batch_size(capacity) if batch_size is None else batch_size
     interval_s = environment.export_interval_s() if export_interval_s is None else export_interval_s
     named = {} if service is None else {"service.name": service}
-    attributes = _resource(environment.resource(), named, resource or {})
+    detected = detect(environment)
+    attributes = _resource(detected, environment.resource(), named, resource or {})
     # Last, when nothing can be wrong any more: it may open files and connections.
     used = None if is_disabled else environment.exporter() if exporter is None else exporter
     tracer = _tracer(decide, used is not None, bounds, attributes)
 
-    global _configured_in
+    global _configured_in, _detected
     _started().use(used, capacity=capacity, batch_size=batch, interval_s=interval_s, timeout_s=5.0)
     _propagation.use_formats(chosen)
     if not _configured_in:
         _join(_propagation.extract_environ(os.environ))
     _configured_in = os.getpid()
     _use(tracer)
+    _detected = tracer, detected
     say([*environment.wrong.values(), *_other_sdk()])
 
 
@@ -315,6 +319,19 @@ def _after_fork() -> None:
     if _pipeline is not None:
         _pipeline.after_fork()
         _finish_before_celery()
+    if _detected is not None and _detected[0] is _configured:
+        _renew_resource(_configured, _detected[1])
+
+
+def _renew_resource(tracer: Tracer, detected: Mapping[str, Any]) -> None:
+    """Give the child of a fork its own process id and instance."""
+    global _detected
+    from ._resource import renew
+
+    renewed = renew(tracer.resource, detected)
+    own = tracer.replace(resource=MappingProxyType(renewed))
+    _use(own)
+    _detected = own, {key: renewed[key] for key in detected if key in renewed}
 
 
 def _finish_before_celery() -> None:

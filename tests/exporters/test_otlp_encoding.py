@@ -210,7 +210,9 @@ def test_sizes_take_as_many_octets_as_they_need(size):
 
 
 def test_the_spans_have_a_resource_and_a_scope():
-    tracekit.configure(service="shop", resource={"zone": 7}, exporter=tracekit.testing.MemoryExporter())
+    environ = {"OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "none"}
+    exporter = tracekit.testing.MemoryExporter()
+    tracekit.configure(service="shop", resource={"zone": 7}, exporter=exporter, environ=environ)
     octets = encode_spans([finished(), finished()])
     (group,) = ExportTraceServiceRequest.FromString(octets).resource_spans
     resource = mapping(group.resource.attributes)

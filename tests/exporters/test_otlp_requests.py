@@ -34,7 +34,9 @@ def _no_long_waits(monkeypatch):
 def sized(*sizes):
     """Finished spans, each with an attribute of that size."""
     memory = MemoryExporter()
-    tracekit.configure(service="shop", exporter=memory, limits=tracekit.Limits(value_length=1 << 30))
+    limits = tracekit.Limits(value_length=1 << 30)
+    environ = {"OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "none"}  # the same octets on every machine
+    tracekit.configure(service="shop", exporter=memory, limits=limits, environ=environ)
     for number, size in enumerate(sizes):
         tracekit.span(f"span {number}", attributes={"text": "x" * size}).end()
     return memory.spans

@@ -23,6 +23,7 @@ from .._render import duration, printable
 from .._version import __version__
 from ..exporters._otlp.settings import otlp_settings, without_secrets
 from ..exporters.sqlite import SQLiteExporter, StoreError
+from .libraries import coverage
 from .screen import Screen, print_json
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     findings = examine(arguments.db, arguments.endpoint)
     ok = all(finding.ok for finding in findings)
     if arguments.json:
-        print_json({"ok": ok, "checks": {name: {"ok": good, "text": text} for name, good, text in findings}})
+        checks = {name: {"ok": good, "text": text} for name, good, text in findings}
+        print_json({"ok": ok, "checks": checks, "libraries": [row._asdict() for row in coverage()]})
         return 0 if ok else 1
     screen = Screen()
     for finding in findings:
@@ -57,6 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
         screen.line(
             mark, (f" {finding.name:<13} ", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
         )
+    screen.line(("libraries that tracekit run and tracekit.instrument() trace, and how to trace the others", "bold"))
+    for name, traced_by, change in coverage():
+        text = f"by {traced_by}" if traced_by else f"not traced: {change}"
+        screen.line((f"  {name:<13} ", "bold"), (printable(text, 2000), "" if traced_by else "yellow"))
     screen.line(("all is well", "green") if ok else ("something is broken: see above", "bold red"))
     return 0 if ok else 1
 

@@ -53,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tracekit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    run = commands.add_parser("run", help="a program, with the libraries that it uses traced; nothing in it changes")
+    run.add_argument("--only", metavar="A,B", default="", help="trace these libraries alone")
+    run.add_argument("--exclude", metavar="A,B", default="", help="trace all but these")
+    run.add_argument("--no-children", action="store_true", help="do not trace the processes that the program starts")
+    run.add_argument("--in-process", action="store_true", help="run a Python program in this process, as for python -I")
+    run.add_argument("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="the program and its arguments")
+    run.set_defaults(run=_run)
+
     demo = commands.add_parser("demo", help="two services, a client, and the trace of one of its requests")
     demo.add_argument("--serve", action="store_true", help="keep the services running")
     demo.add_argument("--db", metavar="PATH", help="the SQLite file to write to (default: a new temporary one)")
@@ -144,6 +152,12 @@ def _listen_on(text: str) -> tuple[str, int]:
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise argparse.ArgumentTypeError("must be HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .run import run
+
+    return run(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

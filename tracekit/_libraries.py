@@ -1,0 +1,241 @@
+"""The libraries that can be instrumented: tracekit's own integrations, and entry points of installed packages.
+
+``tracekit run`` loads this file into every interpreter before anything else, so it imports only ``os`` and ``sys``, and
+reads the packages' metadata directly: ``importlib.metadata`` takes longer to import than the whole search.
+
+- ``tracekit.integrations``: a module with ``instrument(target=None, **options)`` and ``uninstrument(target=None)``.
+- ``opentelemetry_instrumentor``: a class of OpenTelemetry's ``BaseInstrumentor``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["Library", "chosen", "entry_points", "libraries", "names", "resolve"]
+
+OWN_GROUP = "tracekit.integrations"
+OTEL_GROUP = "opentelemetry_instrumentor"
+
+
+class Library:
+    """How a library is instrumented.
+
+    *load* is a module of tracekit's or of a third party's, or ``module:Class`` of an OpenTelemetry instrumentor. *package*
+    is the distribution that has it. The library is instrumented when one of *modules* is imported, without any at once. *replaces* holds names
+    of instrumentors that are left out for it, *instead* those of them that are installed. *by_name_only*: not among "all
+    libraries". *is_late*: importing the library is no reason to load tracekit, because it makes no spans.
+    """
+
+    __slots__ = (
+        "by_name_only",
+        "instead",
+        "is_late",
+        "is_opentelemetry",
+        "load",
+        "modules",
+        "name",
+        "package",
+        "replaces",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        load: str,
+        modules: tuple[str, ...],
+        *,
+        package: str = "tracekit",
+        replaces: tuple[str, ...] = (),
+        by_name_only: bool = False,
+        is_late: bool = False,
+        is_opentelemetry: bool = False,
+    ) -> None:
+        self.name, self.load, self.modules, self.package = name, load, modules, package
+        self.replaces, self.by_name_only, self.is_late = replaces, by_name_only, is_late
+        self.is_opentelemetry = is_opentelemetry
+        self.instead: list[Library] = []
+
+    def __repr__(self) -> str:
+        return f"<Library {self.name} by {self.package}>"
+
+
+# Names whose module is called otherwise; those that need an object or a configuration, and so have none, are left out.
+_OTEL_MODULES = {
+    "aiohttp-client": ("aiohttp",),
+    "aiohttp-server": ("aiohttp",),
+    "asyncclick": ("asyncclick",),
+    "boto": ("boto",),
+    "boto3": ("boto3",),
+    "google-genai": ("google.genai",),
+    "grpc_aio_client": ("grpc",),
+    "grpc_aio_server": ("grpc",),
+    "grpc_client": ("grpc",),
+    "grpc_server": ("grpc",),
+    "kafka": ("kafka",),
+    "mysql": ("mysql.connector",),
+    "mysqlclient": ("MySQLdb",),
+    "openai": ("openai",),
+    "tortoiseorm": ("tortoise",),
+    "urllib": ("urllib.request",),
+}
+# These trace nothing without settings, or hand on a context that tracekit hands on already.
+_OTEL_BY_NAME_ONLY = ("asgi", "asyncio", "dbapi", "system_metrics", "threading", "wsgi")
+
+
+def _own() -> list[Library]:
+    def own(name: str, *modules: str, replaces: str = "", by_name_only: bool = False, is_late: bool = False) -> Library:
+        load, names = f"tracekit.integrations.{name}", tuple(replaces.split())
+        return Library(name, load, modules, replaces=names, by_name_only=by_name_only, is_late=is_late)
+
+    return [
+        own("aiohttp", "aiohttp", replaces="aiohttp-client aiohttp-server"),
+        own("arq", "arq"),
+        own("asgi", "starlette", "fastapi", replaces="asgi starlette fastapi"),
+        own("celery", "celery", replaces="celery"),
+        own("grpc", "grpc", replaces="grpc_client grpc_server grpc_aio_client grpc_aio_server"),
+        own("http_client", "http.client", replaces="urllib urllib3 requests"),
+        own("http_server", "http.server", "socketserver", "wsgiref.simple_server", "xmlrpc.server"),
+        own("httpx", "httpx", replaces="httpx"),
+        own("httpx2", "httpx2", replaces="httpx2"),
+        own("logging", "logging", replaces="logging", is_late=True),
+        own("sqlalchemy", "sqlalchemy", replaces="sqlalchemy"),
+        own("subprocess", "subprocess", by_name_only=True, is_late=True),
+        own("taskiq", "taskiq"),
+        own("threads", replaces="threading", is_late=True),  # nothing is handed on before tracekit is there
+        own("wsgi", "flask", "django", replaces="wsgi flask django"),
+    ]
+
+
+_found: dict[str, Library] | None = None
+
+
+def libraries() -> dict[str, Library]:
+    """Return the libraries that something installed can instrument, by name; packages are searched once."""
+    global _found
+    if _found is None:
+        _found = _search()
+    return _found
+
+
+def _search() -> dict[str, Library]:
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "integrations")
+    found = {library.name: library for library in _own() if os.path.exists(os.path.join(folder, f"{library.name}.py"))}
+    replaced = {name: library for library in found.values() for name in library.replaces}
+    by_others = entry_points((OWN_GROUP, OTEL_GROUP))
+    for group, name, value, package, _ in by_others:
+        if group == OWN_GROUP and name not in found:
+            found[name] = Library(name, value, (_identifier(name),), package=package)
+    for group, name, value, package, requires in by_others:
+        if group != OTEL_GROUP or ":" not in value:
+            continue
+        modules = _OTEL_MODULES.get(name) or tuple({_identifier(name): 0, **dict.fromkeys(map(_identifier, requires))})
+        is_special = name in _OTEL_BY_NAME_ONLY
+        library = Library(name, value, modules, package=package, by_name_only=is_special, is_opentelemetry=True)
+        native = replaced.get(name) or found.get(name)
+        if native is not None and not native.is_opentelemetry:
+            native.instead.append(library)
+        elif native is None:  # of two packages with one name the first one counts, as it does for imports
+            found[name] = library
+    return found
+
+
+def _identifier(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def resolve(name: str) -> Library | None:
+    """Return the library of *name*, which may also be one of its modules, or of a replaced instrumentor."""
+    found = libraries()
+    known = found.get(name) or found.get(name.replace("-", "_"))
+    if known is None:
+        for library in found.values():
+            if name in library.modules or name in library.replaces:
+                return library
+    return known
+
+
+def names() -> list[str]:
+    """Return every name that ``resolve()`` knows."""
+    found = {name for library in libraries().values() for name in (library.name, *library.modules, *library.replaces)}
+    return sorted(found)
+
+
+def chosen(only: str = "", exclude: str = "") -> list[Library]:
+    """Return the libraries of the comma-separated names *only*, or all, without those of *exclude*.
+
+    ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` excludes, too; ``*`` in it means all. Unknown names are ignored.
+    """
+    disabled = _split(os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""))
+    if "*" in disabled:
+        return []
+    left_out = [resolve(name) for name in (*_split(exclude), *disabled)]
+    named = _split(only)
+    wanted = map(resolve, named) if named else [one for one in libraries().values() if not one.by_name_only]
+    kept: list[Library] = []
+    for library in wanted:
+        if library is not None and library not in left_out and library not in kept:
+            kept.append(library)
+    return kept
+
+
+def _split(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def entry_points(groups: tuple[str, ...]) -> list[tuple[str, str, str, str, list[str]]]:
+    """Return (group, name, value, package, required packages of its extra "instruments") of installed packages.
+
+    Packages in folders of ``sys.path`` only, not in archives. The first package of a name counts.
+    """
+    found, seen = [], set()
+    for folder in sys.path:
+        try:
+            entries = sorted(os.listdir(folder or "."))
+        except (OSError, ValueError):
+            continue
+        for entry in entries:
+            if not entry.endswith((".dist-info", ".egg-info")):
+                continue
+            package = entry.rpartition(".")[0].partition("-")[0].replace("_", "-")
+            if package.lower() in seen:
+                continue
+            seen.add(package.lower())
+            path = os.path.join(folder or ".", entry)
+            text = _read(os.path.join(path, "entry_points.txt"))
+            if not any(f"[{group}]" in text for group in groups):
+                continue
+            requires = _instrumented(_read(os.path.join(path, "METADATA")))
+            found += [(group, name, value, package, requires) for group, name, value in _rows(text, groups)]
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _rows(text: str, groups: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    rows, group = [], ""
+    for line in text.splitlines():
+        line = line.strip()
+        if line.startswith("["):
+            group = line.strip("[] ")
+        elif group in groups and "=" in line and not line.startswith(("#", ";")):
+            name, _, value = line.partition("=")
+            rows.append((group, name.strip(), value.partition("[")[0].strip()))
+    return rows
+
+
+def _instrumented(metadata: str) -> list[str]:
+    """Return the names of the packages that the extra "instruments" or "instruments-any" requires."""
+    found = []
+    for line in metadata.partition("\n\n")[0].splitlines():
+        if line.startswith("Requires-Dist:") and "extra" in line and "instruments" in line:
+            requirement = line[len("Requires-Dist:") :].strip()
+            end = next((at for at, letter in enumerate(requirement) if not (letter.isalnum() or letter in "-_.")), None)
+            found.append(requirement[:end])
+    return found

@@ -1,0 +1,1 @@
+"""The folder that ``tracekit run`` puts on PYTHONPATH; it holds ``sitecustomize`` alone."""
