@@ -55,6 +55,7 @@ __all__ = [
     "held_span",
     "innermost",
     "inside",
+    "is_in_place",
     "keep_view",
     "label_scope",
     "linked_context",
@@ -62,6 +63,7 @@ __all__ = [
     "make_scope",
     "newest_open",
     "open_scope",
+    "put_context",
     "swap_scope",
 ]
 
@@ -225,6 +227,15 @@ def keep_view(scope: Scope, view: Any) -> None:
         scope.view = view
 
 
+def put_context(scope: Scope, context: SpanContext) -> None:
+    """Let *scope*, which a span opened, have the changed *context* of this span."""
+    if scope._kind == SPAN:
+        scope._context = context
+        scope.view = None
+    if scope._stand_in is not None:
+        put_context(scope._stand_in, context)
+
+
 def _carry(scope: Scope) -> None:
     """Let the garbage collector see *scope*: its Context may be reached from a foreign value that it holds."""
     if not scope._carries:
@@ -358,6 +369,11 @@ def newest(scope: Scope) -> Scope:
     while scope._stand_in is not None:
         scope = scope._stand_in
     return scope
+
+
+def is_in_place(scope: Scope, other: Scope) -> bool:
+    """Return whether *other* is *scope* or has replaced it."""
+    return newest(scope) is other
 
 
 def newest_open(scope: Scope | None) -> Scope | None:
