@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import weakref
 
@@ -75,6 +76,8 @@ def test_the_active_scope_and_span_are_the_very_objects(tracer):
             assert tracer.scope_manager.active is not a
             with tracekit.use_span(a.span.tracekit_span):
                 assert tracer.active_span is a.span
+        with tracekit.use_labels(user="ada"):
+            assert tracer.scope_manager.active is a
         assert tracer.scope_manager.active is a
     assert tracer.active_span is None
 
@@ -111,6 +114,15 @@ def test_a_scope_survives_the_end_of_a_span_under_it(exporter, tracer):
         assert tracekit.current_labels() == {"user": "ada"}
     assert tracer.scope_manager.active is None
     assert [span.name for span in exporter.spans] == ["under", "over"]
+
+
+def test_a_span_that_is_left_open_inside_does_not_keep_a_scope_open(exporter, tracer):
+    with tracer.start_active_span("a"):
+        inner = tracekit.span("left open")
+        inner.__enter__()
+    assert [span.name for span in exporter.spans] == ["a"]
+    inner.__exit__(None, None, None)
+    assert tracer.scope_manager.active is None
 
 
 @pytest.mark.parametrize("is_sampled", [True, False])
@@ -354,6 +366,16 @@ def test_a_task_inherits_the_scope_and_does_not_keep_its_span(exporter, tracer):
         assert await task == context
 
     asyncio.run(run())
+
+
+def test_a_hooked_thread_knows_the_scope(exporter, tracer):
+    found = []
+    with tracer.start_active_span("a") as a:
+        job = tracekit.wrap(lambda: found.append(tracer.scope_manager.active))
+        contextvars.Context().run(job)
+        inside = tracekit.new_context(a.span.tracekit_span)
+        found.append(inside.run(lambda: tracer.scope_manager.active.span))
+    assert found == [a, a.span]
 
 
 def test_a_scope_that_is_never_closed_is_freed_with_its_task(exporter, tracer):

@@ -68,7 +68,10 @@ cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 cdef object open_scope(Scope scope)
 cpdef object keep_view(Scope scope, object view)
 cpdef object put_context(Scope scope, SpanContext context)
-cpdef bint is_in_place(Scope scope, Scope other) except -1
+
+
+@cython.locals(inner=Scope)
+cpdef bint is_current(Scope scope) except -1
 
 
 @cython.locals(scope=Scope)

@@ -55,7 +55,7 @@ __all__ = [
     "held_span",
     "innermost",
     "inside",
-    "is_in_place",
+    "is_current",
     "keep_view",
     "label_scope",
     "linked_context",
@@ -371,11 +371,6 @@ def newest(scope: Scope) -> Scope:
     return scope
 
 
-def is_in_place(scope: Scope, other: Scope) -> bool:
-    """Return whether *other* is *scope* or has replaced it."""
-    return newest(scope) is other
-
-
 def newest_open(scope: Scope | None) -> Scope | None:
     """Return the first that is open of *scope*, its replacement, and the same span's openings before it.
 
@@ -532,6 +527,14 @@ def _settle(inner: Scope) -> Scope | None:
 def inside(scope: Scope) -> tuple[SpanContext | None, Any, bool]:
     """Return the context and the span that are current inside *scope*, and whether that can change while it is open."""
     return effective(scope), held_span(scope), scope._kind == LINKED or scope._generation != generation()
+
+
+def is_current(scope: Scope) -> bool:
+    """Return whether *scope*, or the copy that replaced it, is the innermost one here apart from labels."""
+    inner = innermost()
+    while inner is not None and inner._kind == LABELS:
+        inner = _live(inner._base)
+    return inner is newest(scope)
 
 
 def current_view() -> Any:

@@ -1,39 +1,34 @@
 """OpenTracing's ScopeManager over tracekit's scopes.
 
-An active scope is a scope of tracekit that has the OpenTracing ``Scope`` among its foreign values, so tasks, threads and
-``tracekit.span()`` inherit it.
+tracekit's scopes decide which span is active. The ContextVar here only keeps the ``Scope`` objects of the running Context,
+because programs start scopes without a reference to them and close them through ``ScopeManager.active``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 import opentracing
 
 from ... import _current
-from ..._core.scopes import attach_scope, current_scope, current_span, is_in_place
+from ..._core.scopes import context_scope, current_span, is_current, put_context
+from ..._core.span import span_scope
 from .spans import Span, leave
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ..._core.context import SpanContext
+    from ..._core.span import Span as TracekitSpan
+
 __all__ = ["Scope", "ScopeManager", "patch_no_parent_scope"]
 
-_KEY = "tracekit-opentracing-scope"
-
-
-class Ambient(NamedTuple):
-    """Foreign values of a scope, with the fields that the bridge to OpenTelemetry reads."""
-
-    keys: dict[str, object]
-    baggage: Any = None
-    labels: Any = None
-    span: Any = None
-    span_id: bytes = b""
+_places: ContextVar[tuple[_Place, ...]] = ContextVar("tracekit_opentracing_scopes", default=())
 
 
 class _Place:
-    """Holds the ``Scope`` until it is closed: tasks that inherited it do not keep its span alive."""
+    """Holds a ``Scope`` until it is closed: tasks that inherited it do not keep its span alive."""
 
     __slots__ = ("scope",)
 
@@ -42,7 +37,7 @@ class _Place:
 
 
 class Scope(opentracing.Scope):  # type: ignore[misc]
-    """The time in which a span is active. Closing one that is not the active scope does nothing."""
+    """The time in which a span is active. Closing it does nothing while one that was opened later is open."""
 
     def __init__(self, manager: ScopeManager, span: Any, finish_on_close: bool = False) -> None:
         super().__init__(manager, span)
@@ -52,17 +47,30 @@ class Scope(opentracing.Scope):  # type: ignore[misc]
 
     def close(self) -> None:
         """Make the span that was active before active again; finish this one if that was asked for."""
-        if self._place is None or self.manager.active is not self:
+        if self._place is None or _innermost() not in (None, self):
             return
         opened, self._opened = self._opened, None
         if opened is None:  # closed by another thread meanwhile
             return
-        self._place.scope = self._place = None
+        self._place.scope = None
+        self._place = None
         opened.__exit__(None, None, None)
         if isinstance(self.span, Span):
-            self.span.scopes.remove(opened)
+            self.span.scopes.remove(self)
         if self._finishes:
             self.span.finish()
+
+    def put_context(self, context: SpanContext) -> None:
+        """Take over the changed context of the span."""
+        if self._opened is not None:
+            put_context(self._opened, context)
+
+    def is_of(self, now: TracekitSpan | None) -> bool:
+        """Return whether *now*, the current span, is this scope's; None is that of another tracer's span."""
+        if isinstance(self.span, Span):
+            return self.span.tracekit_span is now
+        opened = self._opened
+        return opened is not None and is_current(opened)
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -86,31 +94,36 @@ class ScopeManager(opentracing.ScopeManager):  # type: ignore[misc]
         scope = Scope(self, span, finish_on_close)
         scope._place = _Place(scope)
         inner = span.tracekit_span if isinstance(span, Span) else None
-        here = current_scope()
-        before = None if here is None else here.ambient
-        keys = {_KEY: scope._place} if before is None else {**before.keys, _KEY: scope._place}
-        ambient = Ambient(keys) if before is None else before._replace(keys=keys)
-        scope._opened = attach_scope(inner, None if inner is None else inner.context, ambient, None)
-        if inner is not None:
-            span.scopes.append(scope._opened)
+        scope._opened = context_scope(None) if inner is None else span_scope(inner)
+        scope._opened.__enter__()
+        if isinstance(span, Span):
+            span.scopes.append(scope)
+        _places.set((*(place for place in _places.get() if place.scope is not None), scope._place))
         return scope
 
     @property
     def active(self) -> Any:
         """The innermost scope that is not closed, or None."""
-        here = current_scope()
-        if here is None:
-            return None
-        place = None if here.ambient is None else here.ambient.keys.get(_KEY)
-        scope = None if place is None else place.scope
         now = current_span()
+        scope = _innermost()
         if scope is not None:
-            if isinstance(scope.span, Span):
-                if scope.span.tracekit_span is now:
-                    return scope
-            elif now is None and is_in_place(scope._opened, here):
+            if scope.is_of(now):
                 return scope
+        elif now is not None:
+            # In a thread to which only tracekit's scopes were handed.
+            scopes = Span.of(self._tracer, now).scopes
+            if scopes:
+                return scopes[-1]
         return None if now is None else Scope(self, Span.of(self._tracer, now))
+
+
+def _innermost() -> Any:
+    """Return the scope that was opened last of those that are open in the running Context, or None."""
+    for place in reversed(_places.get()):
+        scope = place.scope
+        if scope is not None:
+            return scope
+    return None
 
 
 def patch_no_parent_scope() -> None:

@@ -12,7 +12,6 @@ from ..._core.guard import type_name
 from ..._core.misuse import misused
 from ..._core.outcome import outcome_of
 from ..._core.records import DEFAULT_LIMITS, KINDS
-from ..._core.scopes import put_context
 from ..._core.span import rekind, relabel, resample
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class Span(opentracing.Span):  # type: ignore[misc]
     def __init__(self, tracer: Any, span: TracekitSpan) -> None:
         self._tracer = tracer
         self.tracekit_span = span
-        self.scopes: list[Any] = []  # in which a ScopeManager has made it current
+        self.scopes: list[Any] = []  # the open ones of a ScopeManager
 
     @classmethod
     def of(cls, tracer: Any, span: TracekitSpan) -> Span:
@@ -156,7 +155,7 @@ class Span(opentracing.Span):  # type: ignore[misc]
     def _spread(self) -> None:
         """Have the changed context in the scopes that a ScopeManager opened."""
         for scope in list(self.scopes):
-            put_context(scope, self.tracekit_span.context)
+            scope.put_context(self.tracekit_span.context)
 
 
 # By the id of tracekit's span, which the value keeps alive.
