@@ -105,7 +105,7 @@ cpdef object resample(Span span, bint sampled, object start_ns=*)
 cdef object _put_context(Span span, SpanContext context)
 
 
-@cython.locals(self=Span, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint)
+@cython.locals(self=Span, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint, added=dict)
 cdef Span _start(
     Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
 )

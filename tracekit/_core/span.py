@@ -805,6 +805,7 @@ def _start(
     scope: Scope | None = None
     base: SpanContext | None = None
     linked: SpanContext | None = None
+    added: dict[str, Any] | None = {} if tracer.sees_trace else None  # by the sampler
     is_local = False  # whether the parent is a span of this process, sharing the sampling decision
     if parent is None:
         scope = innermost()
@@ -832,7 +833,7 @@ def _start(
     self._name = name
     self._kind = kind
     if base is None or not base._is_valid():
-        self.context = tracer.root(base, name, kind, attributes)
+        self.context = tracer.root(base, name, kind, attributes, links, added)
         if scope is not None:
             linked = linked_context(scope)
     else:
@@ -842,7 +843,7 @@ def _start(
             self.context = base
             self._owns_context = False
         else:
-            self.context = tracer.child(base, name, kind, attributes)
+            self.context = tracer.child(base, name, kind, attributes, links, added)
     _buffer.started += 1
     if tracer.recording and self.context._bits & SAMPLED:
         self._is_recorded = True
@@ -850,6 +851,8 @@ def _start(
         self._start = self._now() if start_ns is None else _ns(start_ns)
         if items is not None:
             self._put_all(items)
+        if added:
+            self._put_all(_items(added))
     if linked is not None:
         self.add_link(linked)
     for target in links:
