@@ -416,3 +416,22 @@ def test_processors_get_the_spans(exporter, provider, tracer):
     provider.add_span_processor(SimpleSpanProcessor(memory))
     tracer.start_span("a").finish()
     assert [span.name for span in memory.get_finished_spans()] == ["a"]
+
+
+def test_processors_get_the_start_of_a_span_that_is_sampled_late(exporter, provider, tracer):
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    class Log(SpanProcessor):
+        def on_start(self, span, parent_context=None):
+            log.append(("start", span.name))
+
+        def on_end(self, span):
+            log.append(("end", span.name))
+
+    log = []
+    tracekit.configure(exporter=exporter, sampler=tracekit.AlwaysOff(), environ={})
+    provider.add_span_processor(Log())
+    tracer.start_span("late").set_tag("sampling.priority", 1).finish()
+    tracer.start_span("at once", tags={"sampling.priority": 1}).finish()
+    tracer.start_span("never").finish()
+    assert log == [("start", "late"), ("end", "late"), ("start", "at once"), ("end", "at once")]

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 import opentracing
 
+from ... import _configure
 from ..._core.guard import type_name
 from ..._core.misuse import misused
 from ..._core.outcome import outcome_of
@@ -99,6 +100,9 @@ class Span(opentracing.Span):  # type: ignore[misc]
             if priority is not None and priority != span.context.sampled:
                 resample(span, priority)
                 self._spread()
+                hooks = _configure.tracer_in_use().hooks
+                if hooks is not None and span.is_recording:
+                    hooks.started(span, None)
         elif key == "span.kind":
             if value in _KINDS:
                 rekind(span, value)
