@@ -67,11 +67,6 @@ cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 @cython.locals(prev=Scope)
 cdef object open_scope(Scope scope)
 cpdef object keep_view(Scope scope, object view)
-cpdef object put_context(Scope scope, SpanContext context)
-
-
-@cython.locals(inner=Scope)
-cpdef bint is_current(Scope scope) except -1
 
 
 @cython.locals(scope=Scope)
@@ -92,6 +87,13 @@ cdef bint _may_end(Scope scope) noexcept
 cdef object _release_chain(Scope scope)
 cdef Scope newest(Scope scope)
 cdef Scope newest_open(Scope scope)
+cpdef object put_context(Scope scope, SpanContext context)
+
+
+@cython.locals(inner=Scope)
+cpdef bint is_current(Scope scope) except -1
+
+
 
 
 @cython.locals(scope=Scope)

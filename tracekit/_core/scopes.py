@@ -227,15 +227,6 @@ def keep_view(scope: Scope, view: Any) -> None:
         scope.view = view
 
 
-def put_context(scope: Scope, context: SpanContext) -> None:
-    """Let *scope*, which a span opened, have the changed *context* of this span."""
-    if scope._kind == SPAN:
-        scope._context = context
-        scope.view = None
-    if scope._stand_in is not None:
-        put_context(scope._stand_in, context)
-
-
 def _carry(scope: Scope) -> None:
     """Let the garbage collector see *scope*: its Context may be reached from a foreign value that it holds."""
     if not scope._carries:
@@ -529,14 +520,6 @@ def inside(scope: Scope) -> tuple[SpanContext | None, Any, bool]:
     return effective(scope), held_span(scope), scope._kind == LINKED or scope._generation != generation()
 
 
-def is_current(scope: Scope) -> bool:
-    """Return whether *scope*, or the copy that replaced it, is the innermost one here apart from labels."""
-    inner = innermost()
-    while inner is not None and inner._kind == LABELS:
-        inner = _live(inner._base)
-    return inner is newest(scope)
-
-
 def current_view() -> Any:
     """Return what ``keep_view()`` kept with the scope that is current here, or None."""
     scope = innermost()
@@ -558,6 +541,23 @@ def current_context() -> SpanContext | None:
     """Return the context that a new span would continue here, local or remote, ids and labels; None if there is none."""
     scope = innermost()
     return None if scope is None else effective(scope)
+
+
+def is_current(scope: Scope) -> bool:
+    """Return whether *scope*, or the copy that replaced it, is the innermost one here apart from labels."""
+    inner = innermost()
+    while inner is not None and inner._kind == LABELS:
+        inner = _live(inner._base)
+    return inner is newest(scope)
+
+
+def put_context(scope: Scope, context: SpanContext) -> None:
+    """Let *scope*, which a span opened, have the changed *context* of this span."""
+    if scope._kind == SPAN:
+        scope._context = context
+        scope.view = None
+    if scope._stand_in is not None:
+        put_context(scope._stand_in, context)
 
 
 def linked_context(scope: Scope | None) -> SpanContext | None:

@@ -93,6 +93,15 @@ cdef int64_t _ns(object time_ns) except? -1
 cdef int64_t _distance_now() except? -1
 cpdef object face_of(Span span)
 cpdef object set_face(Span span, object face)
+
+
+@cython.locals(self=Span, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint, added=dict)
+cdef Span _start(
+    Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
+)
+cdef object _items(object attributes)
+cdef tuple _link(object target)
+cdef int _index(tuple names, object name, str parameter) except -2
 cpdef object relabel(Span span, object labels)
 cpdef object rekind(Span span, str kind)
 
@@ -103,12 +112,3 @@ cpdef object resample(Span span, bint sampled, object start_ns=*)
 
 @cython.locals(scope=Scope)
 cdef object _put_context(Span span, SpanContext context)
-
-
-@cython.locals(self=Span, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint, added=dict)
-cdef Span _start(
-    Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
-)
-cdef object _items(object attributes)
-cdef tuple _link(object target)
-cdef int _index(tuple names, object name, str parameter) except -2

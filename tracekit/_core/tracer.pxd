@@ -33,5 +33,13 @@ cdef class Tracer:
 
     @cython.locals(randomness=uint64_t, keep=bint, entry=str, state=str, trace_id=object)
     cdef tuple _sample(
-        self, uint64_t high, uint64_t low, SpanContext base, str name, str kind, object attributes, object links, dict added
+        self,
+        uint64_t high,
+        uint64_t low,
+        SpanContext base,
+        str name,
+        str kind,
+        object attributes,
+        object links,
+        dict added,
     )
