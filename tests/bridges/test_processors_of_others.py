@@ -224,8 +224,11 @@ def test_a_faulty_processor_disturbs_neither_the_program_nor_the_others(exporter
         _shop()
     assert not provider.force_flush()
     assert len(memory.get_finished_spans()) == len(exporter.spans) == 6
+    provider.shutdown()
     failed = [record.getMessage().partition(" ")[0] for record in caplog.records]
-    assert sorted(failed) == ["Faulty._on_ending", "Faulty.force_flush", "Faulty.on_end", "Faulty.on_start"]
+    assert sorted(failed) == [
+        f"Faulty.{method}" for method in ("_on_ending", "force_flush", "on_end", "on_start", "shutdown")
+    ]
 
 
 def test_an_exporter_that_hangs_does_not_hold_up_the_program(exporter, provider):

@@ -94,8 +94,6 @@ cpdef object put_context(Scope scope, SpanContext context)
 cpdef bint is_current(Scope scope) except -1
 
 
-
-
 @cython.locals(scope=Scope)
 cdef bint _rebuild(Scope top, Scope closed) except -1
 cdef bint _leans_now(Scope scope) except -1
