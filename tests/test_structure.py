@@ -40,6 +40,7 @@ LAYERS = [
     {
         "_current": "the current span, context and labels, and use_span(), use_context(), use_labels()",
         "_propagation": "several formats at once",
+        "_foreign": "OpenTelemetry's samplers and id generators, for configure()",
         "_sampling": "samplers, and the number of traces that a kept one stands for",
         "_render": "trees, durations and untrusted text for terminals",
     },
@@ -85,7 +86,9 @@ THIRD_PARTIES = {
     "aio": {"anyio"},
     "aio.*": {"anyio"},
     "bridges._opentelemetry.*": {"opentelemetry"},
+    "bridges._opentracing.*": {"opentracing"},
     "bridges.opentelemetry": {"opentelemetry"},
+    "bridges.opentracing": {"opentracing"},
     "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
     "exporters._otlp.connections": {"urllib3"},

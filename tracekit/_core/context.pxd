@@ -7,10 +7,15 @@ from .interpreter cimport DEFERRED, RANDOM, SAMPLED, publish
 
 cdef object _ids
 cdef uint32_t _generation
+cdef int _trace_bits
 
 
 cdef inline uint32_t generation() noexcept:
     return _generation
+
+
+cdef inline int new_trace_bits() noexcept:
+    return _trace_bits
 
 
 cdef (uint64_t, uint64_t) new_trace_id() except *

@@ -13,7 +13,7 @@ from .tracestate import TraceState, make_state
 
 if not compiled:
     from .codecs import hex_text, id_octets, random_word, stretched_word
-    from .interpreter import DEFERRED, SAMPLED, publish
+    from .interpreter import DEFERRED, RANDOM, SAMPLED, publish
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,7 @@ __all__ = [
     "make_remote",
     "new_generation",
     "new_span_id",
+    "new_trace_bits",
     "new_trace_id",
     "set_context_face",
     "set_ids",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _ids: Ids | None = None
+_trace_bits = RANDOM  # the flags of new traces
 _generation = 0  # how many forks lie between this process and the one that imported tracekit
 _MASK64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -53,6 +55,10 @@ if not compiled:
         """Return a number that changes in the child of a fork."""
         return _generation
 
+    def new_trace_bits() -> int:
+        """Return the flags that a new trace starts with."""
+        return _trace_bits
+
 
 def new_generation() -> None:
     """Start over in the child of a fork: spans opened before are the parent's, and so are random words drawn ahead."""
@@ -61,10 +67,13 @@ def new_generation() -> None:
     forget_words()
 
 
-def set_ids(source: Ids | None) -> None:
-    """Take ids from *source* (``trace_id()`` and ``span_id()`` return ints); None: from the operating system again."""
-    global _ids
-    _ids = source
+def set_ids(source: Ids | None, are_random: bool = True) -> None:
+    """Take ids from *source* (``trace_id()`` and ``span_id()`` return ints); None: from the operating system again.
+
+    *are_random*: whether the last 56 bits of its trace ids are random, as the flag of new traces says.
+    """
+    global _ids, _trace_bits
+    _ids, _trace_bits = source, RANDOM if are_random else 0
 
 
 def new_trace_id() -> tuple[int, int]:

@@ -87,6 +87,11 @@ cdef bint _may_end(Scope scope) noexcept
 cdef object _release_chain(Scope scope)
 cdef Scope newest(Scope scope)
 cdef Scope newest_open(Scope scope)
+cpdef object put_context(Scope scope, SpanContext context)
+
+
+@cython.locals(inner=Scope)
+cpdef bint is_current(Scope scope) except -1
 
 
 @cython.locals(scope=Scope)

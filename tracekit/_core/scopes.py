@@ -55,6 +55,7 @@ __all__ = [
     "held_span",
     "innermost",
     "inside",
+    "is_current",
     "keep_view",
     "label_scope",
     "linked_context",
@@ -62,6 +63,7 @@ __all__ = [
     "make_scope",
     "newest_open",
     "open_scope",
+    "put_context",
     "swap_scope",
 ]
 
@@ -539,6 +541,23 @@ def current_context() -> SpanContext | None:
     """Return the context that a new span would continue here, local or remote, ids and labels; None if there is none."""
     scope = innermost()
     return None if scope is None else effective(scope)
+
+
+def is_current(scope: Scope) -> bool:
+    """Return whether *scope*, or the copy that replaced it, is the innermost one here apart from labels."""
+    inner = innermost()
+    while inner is not None and inner._kind == LABELS:
+        inner = _live(inner._base)
+    return inner is newest(scope)
+
+
+def put_context(scope: Scope, context: SpanContext) -> None:
+    """Let *scope*, which a span opened, have the changed *context* of this span."""
+    if scope._kind == SPAN:
+        scope._context = context
+        scope.view = None
+    if scope._stand_in is not None:
+        put_context(scope._stand_in, context)
 
 
 def linked_context(scope: Scope | None) -> SpanContext | None:

@@ -16,11 +16,13 @@ from .misuse import is_strict, misused
 from .outcome import exception_attributes, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
 from .tracer import Tracer
+from .tracestate import make_state
 
 if not compiled:
-    from .context import generation
+    from .context import from_words, generation, new_span_id, with_labels
     from .interpreter import (
         DEFERRED,
+        RANDOM,
         SAMPLED,
         borrow,
         forbid_new,
@@ -41,12 +43,15 @@ if not compiled:
         make_scope,
         newest_open,
         open_scope,
+        put_context,
     )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Protocol, Self
+
+    from .labels import Labels
 
     class Observer(Protocol):
         """Is called at every start and end of a span, and at every call that comes after the end."""
@@ -63,6 +68,9 @@ __all__ = [
     "after_fork",
     "check_clock",
     "face_of",
+    "rekind",
+    "relabel",
+    "resample",
     "restore_span",
     "retrace",
     "set_clock",
@@ -727,6 +735,46 @@ def set_face(span: Span, face: Any) -> None:
     span._face = weak(face)
 
 
+def relabel(span: Span, labels: Labels) -> None:
+    """Give *span* other labels, for the children that start from now on, and where ``with span:`` made it current."""
+    _put_context(span, with_labels(span.context, labels))
+
+
+def rekind(span: Span, kind: str) -> None:
+    """Give *span*, which is open, another kind."""
+    if span._is_recorded and not span._has_ended:
+        span._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
+
+
+def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
+    """Take another sampling decision about *span*, which is open, and so about children that start from now on.
+
+    A span that becomes sampled starts now or at *start_ns*, and has no attributes. The number of traces that it stands
+    for is no longer known, so its tracestate loses the threshold.
+    """
+    base = span.context
+    if span._has_ended or (sampled and not span._tracer.recording) or sampled == bool(base._bits & SAMPLED):
+        return
+    bits = (base._bits & RANDOM) | (SAMPLED if sampled else 0)
+    state = None if base._state is None else make_state(base._state).decided("") or None
+    # An unsampled span may share its parent's context.
+    id = base._span if span._owns_context else new_span_id()
+    span._owns_context = True
+    _put_context(span, from_words(base._high, base._low, id, bits, state, base._labels, False, base._extra))
+    if sampled and not span._start:
+        span._distance = _anchor
+        span._start = span._now() if start_ns is None else _ns(start_ns)
+    span._is_recorded = sampled
+
+
+def _put_context(span: Span, context: SpanContext) -> None:
+    span.context = context
+    scope = lent(span._scope)
+    while scope is not None:
+        put_context(scope, context)
+        scope = scope._outer
+
+
 def _links(links: Any) -> tuple[Any, ...]:
     """Return those of *links* that can be used."""
     try:
@@ -757,6 +805,7 @@ def _start(
     scope: Scope | None = None
     base: SpanContext | None = None
     linked: SpanContext | None = None
+    added: dict[str, Any] | None = {} if tracer.sees_trace else None  # by the sampler
     is_local = False  # whether the parent is a span of this process, sharing the sampling decision
     if parent is None:
         scope = innermost()
@@ -784,7 +833,7 @@ def _start(
     self._name = name
     self._kind = kind
     if base is None or not base._is_valid():
-        self.context = tracer.root(base, name, kind, attributes)
+        self.context = tracer.root(base, name, kind, attributes, links, added)
         if scope is not None:
             linked = linked_context(scope)
     else:
@@ -794,7 +843,7 @@ def _start(
             self.context = base
             self._owns_context = False
         else:
-            self.context = tracer.child(base, name, kind, attributes)
+            self.context = tracer.child(base, name, kind, attributes, links, added)
     _buffer.started += 1
     if tracer.recording and self.context._bits & SAMPLED:
         self._is_recorded = True
@@ -802,6 +851,8 @@ def _start(
         self._start = self._now() if start_ns is None else _ns(start_ns)
         if items is not None:
             self._put_all(items)
+        if added:
+            self._put_all(_items(added))
     if linked is not None:
         self.add_link(linked)
     for target in links:

@@ -28,7 +28,7 @@ __all__ = [
 
 SPANS = Schema(
     application_id=0x74726B74,  # "trkt"
-    version=1,
+    version=2,
     create=(
         """CREATE TABLE spans (
             id INTEGER PRIMARY KEY,  -- grows in order of arrival
@@ -51,6 +51,7 @@ SPANS = Schema(
             events TEXT NOT NULL,
             links TEXT NOT NULL,
             resource TEXT NOT NULL,
+            instrumentation TEXT NOT NULL,
             dropped_attributes INTEGER NOT NULL,
             dropped_events INTEGER NOT NULL,
             dropped_links INTEGER NOT NULL,
@@ -81,7 +82,10 @@ class StoredTrace(NamedTuple):
 
 
 class StoredSpan(NamedTuple):
-    """One span as it was stored; ``SQLiteExporter`` documents the values that JSON cannot hold."""
+    """One span as it was stored; ``SQLiteExporter`` documents the values that JSON cannot hold.
+
+    ``instrumentation`` has the fields of ``Span.instrumentation``; it is empty for the spans of ``tracekit.span()``.
+    """
 
     trace_id: str
     span_id: str
@@ -101,6 +105,7 @@ class StoredSpan(NamedTuple):
     events: list[Any]
     links: list[Any]
     resource: dict[str, Any]
+    instrumentation: dict[str, Any]
     dropped_attributes: int
     dropped_events: int
     dropped_links: int
@@ -298,6 +303,7 @@ def _span(row: tuple[Any, ...]) -> StoredSpan:
         events=_sequence(span.events),
         links=_sequence(span.links),
         resource=_mapping(span.resource),
+        instrumentation=_mapping(span.instrumentation),
         dropped_attributes=_int(span.dropped_attributes),
         dropped_events=_int(span.dropped_events),
         dropped_links=_int(span.dropped_links),
