@@ -245,6 +245,19 @@ def test_the_lifespan_runs_once_and_flushes(exporter):
     assert tree(exporter) == "GET /items/{id}\n  work"
 
 
+def test_an_error_of_a_middleware_in_the_lifespan_reaches_the_server(exporter):
+    class Broken:
+        def __init__(self, app):
+            pass
+
+        async def __call__(self, scope, receive, send):
+            raise ZeroDivisionError
+
+    asgi.instrument()
+    with pytest.raises(ZeroDivisionError), client(starlette(middleware=[Middleware(Broken)])):
+        pass
+
+
 @pytest.mark.parametrize("target", [object(), Starlette, PlainTextResponse("x"), Peer().send])
 def test_another_object_is_rejected(target):
     with pytest.raises(TypeError, match="Starlette"):

@@ -52,6 +52,7 @@ def instrument(middleware_class: Any, target: Any, options: Mapping[str, Any]) -
     """Trace *target*, or all applications; ``asgi.instrument()`` documents it."""
     global _default, _objects
     middleware = middleware_class(_no_app, **options)
+    middleware.has_lifespan = True
     if target is None:
         import starlette.applications  # noqa: F401
 
@@ -108,7 +109,7 @@ def _patch() -> bool:
                 if hasattr(exceptions, error):
                     _patches.replace(getattr(exceptions, error), "__init__", _noted)
             telemetry = sys.modules.get("fastapi.telemetry._asgi")
-            if hasattr(telemetry, "NativeTelemetry"):
+            if telemetry is not None and hasattr(telemetry, "NativeTelemetry"):
                 _patches.replace(telemetry.NativeTelemetry, "__call__", _without_tracing)
     return len(_patched) > before
 

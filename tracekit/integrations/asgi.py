@@ -76,6 +76,8 @@ class TraceMiddleware:
     At the server's shutdown, finished spans are exported before ``lifespan.shutdown.complete``, for at most 3 s.
     """
 
+    has_lifespan = False  # whether the app is known to support the lifespan protocol
+
     def __init__(
         self,
         app: App,
@@ -109,7 +111,7 @@ class TraceMiddleware:
             kind, is_known = "", True
         if is_known or (kind != "http" and kind != "websocket"):
             if kind == "lifespan":
-                await serve_lifespan(self.app, scope, receive, send)
+                await serve_lifespan(self.app, scope, receive, send, is_supported=self.has_lifespan)
             else:
                 await self.app(scope, receive, send)
             return
