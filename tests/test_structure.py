@@ -82,6 +82,7 @@ THIRD_PARTIES = {
     "exporters._otlp.connections": {"urllib3"},
     "exporters._otlp.grpc": {"grpc"},
     "exporters._otlp.http": {"urllib3"},
+    "integrations.asgi": {"starlette"},
     "integrations.httpx": {"httpx"},
     "pytest_plugin": {"pytest"},
 }

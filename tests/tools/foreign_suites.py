@@ -25,7 +25,15 @@ class Suite(NamedTuple):
 
 SUITES = {
     "starlette": Suite(("asgi",), ("tests",)),
-    "fastapi": Suite(("asgi",), ("tests", "--ignore=tests/test_tutorial", "--ignore=tests/benchmarks")),
+    "fastapi": Suite(
+        ("asgi",),
+        (
+            "tests",
+            "--ignore=tests/test_tutorial",
+            "--ignore=tests/benchmarks",
+            "--ignore=tests/test_prepare_release.py",
+        ),
+    ),
     "flask": Suite(("wsgi",), ("tests",)),
     "http.server": Suite(("http_server",), ("--pyargs", "test.test_httpservers", "test.test_socketserver")),
     "wsgiref": Suite(("http_server", "wsgi"), ("--pyargs", "test.test_wsgiref")),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import Span, use_context
 from .._core.outcome import is_normal_end
-from . import _asgi_frameworks
+from ._asgi_frameworks import APPLICATIONS
 from ._asgi_scope import SPAN_KEY, attributes_of, route_of
 from ._extras import Extras, extras
 from ._http import METHODS, error_type, report
@@ -382,9 +382,17 @@ def instrument(target: Any = None, **options: Any) -> None:
 
     Raises ``TypeError`` for another object, or for invalid options: those of ``TraceMiddleware`` are checked at once.
     """
-    _asgi_frameworks.instrument(TraceMiddleware, target, options)
+    if target is None:
+        import starlette.applications  # noqa: F401
+    middleware = TraceMiddleware(_no_app, **options)
+    middleware.has_lifespan = True
+    APPLICATIONS.instrument(target, middleware)
 
 
 def uninstrument(target: Any = None) -> None:
     """Undo ``instrument(target)``. Raises ``TypeError`` for another object."""
-    _asgi_frameworks.uninstrument(target)
+    APPLICATIONS.uninstrument(target)
+
+
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand for the application in a middleware that is copied for each one."""
