@@ -12,6 +12,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +51,12 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in SUITES:
         print(f"usage: python -m tests.tools.foreign_suites {'|'.join(SUITES)} [PATH] [PYTEST ARGUMENTS]")
         return 2
-    name, path, more = arguments[0], (arguments[1:2] or ["."])[0], arguments[2:]
+    with tempfile.TemporaryDirectory() as empty:
+        return compare(arguments[0], (arguments[1:2] or [empty])[0], arguments[2:])
+
+
+def compare(name: str, path: str, more: list[str]) -> int:
+    """Run the suite *name* in the folder *path*, untraced and traced, and return the exit status."""
     runs = []
     for mode in ("untraced", "traced"):
         command = [sys.executable, __file__, mode, name, *more]
