@@ -61,7 +61,7 @@ LAYERS = [
     },
     {
         "exporters": "OTLP, SQLite, console, tail sampling; parts in _otlp/ and _sqlite/",
-        "integrations": "ASGI, httpx, logging",
+        "integrations": "ASGI, WSGI, http.server, httpx, logging",
         "bridges": "other tracing libraries' APIs",
         "debug": "live pages",
     },

@@ -24,7 +24,7 @@ ROUTE_KEY: Final = "tracekit.route"  # set by a framework's hook
 def path_of(environ: Mapping[str, Any]) -> str:
     """Return the decoded path, for prefixes of ``routes`` and ``exclude``; "" if it is malformed."""
     try:
-        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
     except Exception:
         return ""
