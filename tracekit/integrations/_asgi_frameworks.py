@@ -69,12 +69,15 @@ def _noted(patches: Patches, original: Callable[..., None]) -> Callable[..., Non
 
 
 def _without_tracing(patches: Patches, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Have FastAPI's telemetry record metrics and logs alone for a request that has our span."""
+    """Have FastAPI's telemetry make no spans for tracekit for a request that has one; metrics and logs stay.
+
+    Spans for another tracer provider stay, too.
+    """
 
     @functools.wraps(original)
     async def __call__(self: Any, **arguments: Any) -> None:  # noqa: N807
         try:
-            if patches.is_active and SPAN_KEY in arguments["scope"]:
+            if patches.is_active and SPAN_KEY in arguments["scope"] and _is_ours(self.config["tracer_provider"]):
                 quiet = vars(self).get(_QUIET)
                 if quiet is None:
                     quiet = copy.copy(self)
@@ -86,6 +89,12 @@ def _without_tracing(patches: Patches, original: Callable[..., Any]) -> Callable
         await original(self, **arguments)
 
     return __call__
+
+
+def _is_ours(provider: Any) -> bool:
+    if provider is None:
+        provider = sys.modules["opentelemetry.trace"].get_tracer_provider()
+    return type(provider).__module__.startswith("tracekit.")
 
 
 APPLICATIONS: Final = Applications(

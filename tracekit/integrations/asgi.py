@@ -378,7 +378,7 @@ def instrument(target: Any = None, **options: Any) -> None:
     An object's own instrumentation comes before that of all. Among all applications, those with their own
     ``TraceMiddleware`` are left out. Further calls do nothing until ``uninstrument()``. For FastAPI, invalid requests
     are events ``validation_error`` on the current span, with the place and the kind of up to 8 errors and no values;
-    FastAPI's own spans through OpenTelemetry are switched off for traced requests.
+    spans that FastAPI makes for tracekit's OpenTelemetry bridge are left out.
 
     Raises ``TypeError`` for another object, or for invalid options: those of ``TraceMiddleware`` are checked at once.
     """

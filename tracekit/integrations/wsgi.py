@@ -131,7 +131,7 @@ class _Response:
 
     __slots__ = (
         *("_body", "_environ", "_error", "_extras", "_file", "_has_ended", "_has_sent", "_is_complete", "_next"),
-        *("_result", "_root", "_scope", "_span", "_start_response", "_status", "_write"),
+        *("_result", "_root", "_route", "_scope", "_span", "_start_response", "_status", "_write"),
     )
 
     def __init__(
@@ -145,7 +145,7 @@ class _Response:
         self._root = environ.get("SCRIPT_NAME", "")
         self._status = 0
         self._has_sent = self._is_complete = self._has_ended = False
-        self._error = ""
+        self._error = self._route = ""
         self._file: Any = None
         self._next: Any = None
 
@@ -210,6 +210,7 @@ class _Response:
     def start(self, *arguments: Any, **named: Any) -> Callable[[bytes], object]:
         """Pass a call of ``start_response`` on, and note the status."""
         span, status = self._span, 0
+        self._route = route_of(self._environ, self._root)  # now: Flask removes it when its own handling ends
         try:
             status = int(arguments[0][:3])
             if self._extras is not None and span is not None:
@@ -290,7 +291,7 @@ class _Response:
 
     def _describe(self, span: Span, error: BaseException | None = None) -> None:
         try:
-            if route := route_of(self._environ, self._root):
+            if route := self._route or route_of(self._environ, self._root):
                 span.update_name(f"{span.name} {route}")
                 span.set_attribute("http.route", route)
             is_error = isinstance(error, Exception) and not is_normal_end(error)
