@@ -101,7 +101,10 @@ def route_of(environ: Mapping[str, Any], root: Any) -> str:
     try:
         route = environ.get(ROUTE_KEY)
         if route is None:
-            route = environ["werkzeug.request"].url_rule.rule
+            request = environ.get("werkzeug.request")
+            if request is None:
+                return ""
+            route = request.url_rule.rule
         prefix = environ.get("SCRIPT_NAME", "")[len(root) :]
         return f"{prefix}{route}" if type(route) is str else ""
     except Exception:  # no route, or another framework's kind of request

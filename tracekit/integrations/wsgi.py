@@ -284,14 +284,11 @@ class _Response:
         self._has_ended = True
         if self._span is not None:
             self._describe(self._span, error)
-        if error is None:
-            self._scope.__exit__(None, None, None)
-        else:
-            self._scope.__exit__(type(error), error, None)
+        self._scope.__exit__(None if error is None else type(error), error, None)
 
     def _describe(self, span: Span, error: BaseException | None = None) -> None:
         try:
-            if route := self._route or route_of(self._environ, self._root):
+            if route := self._route or ("" if self._status else route_of(self._environ, self._root)):
                 span.update_name(f"{span.name} {route}")
                 span.set_attribute("http.route", route)
             is_error = isinstance(error, Exception) and not is_normal_end(error)
