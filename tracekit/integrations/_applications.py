@@ -2,7 +2,8 @@
 
 The ``__call__`` of the framework's classes is replaced, once. The replacement calls the application's middleware, which
 it keeps in the application's ``__dict__``: made for the one application by ``instrument(app)``, or at its first request
-if all are traced. So it does not matter what the application has built, or answered, before.
+if all are traced. So the application may have been built,
+and may have answered requests, before.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _KEY: Final = "_tracekit"  # in the __dict__ of an application
 
 
 class _Installed:
-    """The middleware of one application. *default* is the one that it was copied from, None for one of its own."""
+    """The middleware of one application. *default* is the one that it was copied from, None for an explicit one."""
 
     __slots__ = ("default", "middleware", "original")
 

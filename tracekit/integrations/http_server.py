@@ -250,7 +250,7 @@ def _attributes_of(handler: Any, method: str, path: str, query: str, redaction: 
     return attributes
 
 
-# The replacements. Each calls the original with its own arguments and raises nothing of its own.
+# The replacements. Each calls the original with its own arguments and adds no exceptions.
 
 
 def _handling(original: Callable[..., Any]) -> Callable[..., Any]:
