@@ -320,7 +320,10 @@ class _Response:
 
     def __del__(self) -> None:
         try:
-            if not self._has_ended and self._span is not None:  # the server dropped it without closing it
+            # Dropped by the server without a close. An unfinished generator refers to this object, so both are freed
+            # in any order: then the span reports itself as abandoned.
+            is_done = self._is_complete or type(self._result) is list or type(self._result) is tuple
+            if is_done and not self._has_ended and self._span is not None:
                 self._describe(self._span)
                 self._span.end()
         except BaseException:
