@@ -35,7 +35,7 @@ SUITES = {
             "--ignore=tests/test_prepare_release.py",
         ),
     ),
-    "flask": Suite(("wsgi",), ("tests",)),
+    "flask": Suite(("wsgi",), ("tests", "--ignore=tests/test_cli.py")),
     "http.server": Suite(("http_server",), ("--pyargs", "test.test_httpservers", "test.test_socketserver")),
     "wsgiref": Suite(("http_server", "wsgi"), ("--pyargs", "test.test_wsgiref")),
     "xmlrpc": Suite(("http_server",), ("--pyargs", "test.test_xmlrpc", "test.test_docxmlrpc")),
