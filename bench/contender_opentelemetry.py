@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from . import inputs
-from .contender_tracekit import request_subject
+from .contender_tracekit import request_subject, wsgi_subject
 from .measure import Subject
 
 if TYPE_CHECKING:
@@ -132,6 +132,11 @@ def subjects() -> dict[str, Subject]:
     # Its spans for each receive and send, which no other contender makes, are left out: they would cost it 80 % more.
     app = OpenTelemetryMiddleware(inputs.application(), tracer_provider=provider, exclude_spans=["receive", "send"])
     found["asgi"] = request_subject(app, flush)
+    try:
+        from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as WsgiMiddleware
+    except ModuleNotFoundError:
+        return found
+    found["wsgi"] = wsgi_subject(WsgiMiddleware(inputs.wsgi_application, tracer_provider=provider), flush)
     return found
 
 

@@ -25,6 +25,18 @@ PRINTED = {
           send
           audit
         """,
+    "flask_app.py": """
+        /price/7 200 ['42']
+        /report 200 ['0']
+        /health 200 ['ok']
+        /nowhere 404 ['<!doctype']
+        GET /price/<cart>
+          add up
+        GET /report
+          line 0
+          line 1
+        GET
+        """,
     "service.py": """
         acme: 42
         buy

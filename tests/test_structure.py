@@ -68,7 +68,7 @@ LAYERS = [
     },
     {
         "exporters": "OTLP, SQLite, console, tail sampling; parts in _otlp/ and _sqlite/",
-        "integrations": "ASGI, httpx, logging",
+        "integrations": "ASGI, WSGI, http.server, httpx, logging",
         "bridges": "other tracing libraries' APIs",
         "debug": "live pages",
     },
@@ -94,6 +94,7 @@ THIRD_PARTIES = {
     "exporters._otlp.connections": {"urllib3"},
     "exporters._otlp.grpc": {"grpc"},
     "exporters._otlp.http": {"urllib3"},
+    "integrations.asgi": {"starlette"},
     "integrations.httpx": {"httpx"},
     "pytest_plugin": {"pytest"},
 }
