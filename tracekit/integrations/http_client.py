@@ -133,6 +133,8 @@ def _reader(original: Callable[..., Any]) -> Any:
             raise
         if response.fp is None:  # the end of the body
             vars(response).pop(_FIELD, None)
+            if response.length:
+                _cut_off(traced[0])
             end(traced[0])
         return part
 
@@ -207,6 +209,13 @@ def _answer(response: Any, traced: tuple[Span, int]) -> None:
     except Exception as error:  # a response class of the program's own
         report(error)
         end(client_span)
+
+
+def _cut_off(client_span: Span) -> None:
+    """Record that the connection ended before the body: read in parts, http.client raises nothing then."""
+    if client_span.is_recording:
+        client_span.set_attribute("error.type", "http.client.IncompleteRead")
+        client_span.set_status("error", "the connection ended before the body")
 
 
 def _is_of_connection(error: BaseException) -> bool:
