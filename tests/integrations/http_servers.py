@@ -39,7 +39,7 @@ class Shop(http.server.BaseHTTPRequestHandler):
         if name in {"chunked", "chunked-cut"}:
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
-            self.wfile.write(b"5\r\nabcde\r\n5\r\nabcde\r\n" if name == "chunked" else b"5\r\nabcde\r\n5\r\nab")
+            self.wfile.write(b"5\r\nabcd\n\r\n5\r\nabcde\r\n" if name == "chunked" else b"5\r\nabcde\r\n5\r\nab")
             if name == "chunked":
                 self.wfile.write(b"0\r\n\r\n")
             else:
