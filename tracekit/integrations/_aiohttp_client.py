@@ -63,22 +63,8 @@ class TracekitConfig(aiohttp.TraceConfig):
 
     async def _answered(self, session: Any, attempt: SimpleNamespace, parameters: Any) -> None:
         client_span = _span_of(attempt)
-        if client_span is None:
-            return
-        try:
-            response = parameters.response
-            if client_span.is_recording:
-                answer(client_span, response.status, _version(response))
-                connection = response.connection
-                if connection is not None and response.status != 101:  # the body has not arrived yet
-                    before = sys.exception()
-                    connection.add_callback(
-                        functools.partial(_finish, client_span, response.content, 0 if before is None else id(before))
-                    )
-                    return
-        except Exception as error:
-            report(error)
-        end(client_span)
+        if client_span is not None:
+            _end_with(client_span, parameters.response)
 
     async def _failed(self, session: Any, attempt: SimpleNamespace, parameters: Any) -> None:
         client_span = _span_of(attempt)
@@ -100,78 +86,127 @@ class TracekitConfig(aiohttp.TraceConfig):
                 return
             client_span, written = self._client.start(method, url.scheme, host, url.port, url.raw_path_qs, resends)
             attempt.tracekit_span, attempt.written, attempt.resends = client_span, written, resends
-            for name in stale_fields(written):
-                if name in headers:
-                    headers.popall(name)
-            headers.update(written)
+            _write(headers, written)
         except Exception as error:  # the request is sent all the same
             report(error)
 
 
 class Sessions:
-    """Add a configuration to sessions that exist already, one by one or all, and take it away."""
+    """Trace the requests of all sessions, or of some, with less work for aiohttp than its signals cause.
+
+    ``ClientSession._request()`` gets one more client middleware, the innermost. aiohttp calls it for each attempt: each
+    hop of a redirect, each repetition on a new connection, each request that other middlewares make.
+    """
 
     def __init__(self) -> None:
         self._patches = Patches()
-        self._seen: weakref.WeakSet[aiohttp.ClientSession] = weakref.WeakSet()
+        self._all: Client | None = None
+        self._some: weakref.WeakKeyDictionary[aiohttp.ClientSession, Client] = weakref.WeakKeyDictionary()
 
-    def instrument(self, client: Client) -> None:
-        """Trace the requests of every session."""
-        if self._patches.is_active:
-            return
-        config = _frozen(client)
+    def instrument(self, session: aiohttp.ClientSession | None, client: Client) -> None:
+        """Trace the requests of *session*, or of every session."""
+        if session is None:
+            self._all = self._all or client
+        else:
+            self._some.setdefault(session, client)
+        if not self._patches.is_active:
+            self._patches.replace(aiohttp.ClientSession, "_request", self._patch)
 
-        def patch(original: Callable[..., Any]) -> Any:
-            @functools.wraps(original)
-            def _request(session: Any, *args: Any, **kwargs: Any) -> Any:
-                if self._patches.is_active:
-                    try:
-                        if _add(session, config):
-                            self._seen.add(session)
-                    except Exception as error:
-                        report(error)
-                return original(session, *args, **kwargs)
+    def uninstrument(self, session: aiohttp.ClientSession | None) -> None:
+        """Undo ``instrument()`` with the same session."""
+        if session is None:
+            self._all = None
+        else:
+            self._some.pop(session, None)
+        if self._all is None and not self._some:
+            self._patches.restore()
 
-            return _request
+    def _patch(self, original: Callable[..., Any]) -> Any:
+        @functools.wraps(original)
+        def _request(session: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._patches.is_active:
+                try:
+                    client = self._some.get(session, self._all) if self._some else self._all
+                    if client is not None and not _has_config(session):
+                        others = kwargs.get("middlewares")
+                        if others is None:
+                            others = session._middlewares
+                        kwargs["middlewares"] = (*others, _Attempts(client))
+                except Exception as error:
+                    report(error)
+            return original(session, *args, **kwargs)
 
-        self._patches.replace(aiohttp.ClientSession, "_request", patch)
-
-    def uninstrument(self) -> None:
-        """Undo ``instrument()``."""
-        self._patches.restore()
-        for session in list(self._seen):
-            remove(session)
-        self._seen.clear()
-
-    def instrument_one(self, session: aiohttp.ClientSession, client: Client) -> None:
-        """Trace the requests of *session*."""
-        if session in self._seen:  # with other options, and beyond uninstrument()
-            self._seen.discard(session)
-            remove(session)
-        _add(session, _frozen(client))
-
-
-def _frozen(client: Client) -> TracekitConfig:
-    config = TracekitConfig(client)
-    config.is_installed = True  # type: ignore[attr-defined]
-    config.freeze()
-    return config
+        return _request
 
 
-def _add(session: Any, config: TracekitConfig) -> bool:
-    configs = session._trace_configs
-    for found in configs:
-        if type(found) is TracekitConfig:
-            return False
-    session._trace_configs = [*configs, config]  # the list may be the program's
-    return True
+class _Attempts:
+    """The client middleware of one request."""
+
+    __slots__ = ("_client", "_count")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._count = 0
+
+    async def __call__(self, request: Any, handler: Any) -> Any:
+        client_span = self._start(request)
+        if client_span is None:
+            return await handler(request)
+        try:
+            response = await handler(request)
+        except BaseException as error:
+            fail(client_span, error)
+            raise
+        _end_with(client_span, response)
+        return response
+
+    def _start(self, request: Any) -> Span | None:
+        client_span = None
+        try:
+            url = request.url
+            host = url.raw_host or ""
+            if is_traced_above(host):
+                return None
+            client_span, written = self._client.start(
+                request.method, url.scheme, host, url.port, url.raw_path_qs, self._count
+            )
+            self._count += 1
+            _write(request.headers, written)
+        except Exception as error:  # the request is sent all the same
+            report(error)
+        return client_span
 
 
-def remove(session: aiohttp.ClientSession) -> None:
-    """Undo ``instrument_one()``."""
-    session._trace_configs = [
-        config for config in session._trace_configs if not getattr(config, "is_installed", False)
-    ]
+def _has_config(session: Any) -> bool:
+    for config in session._trace_configs:
+        if type(config) is TracekitConfig:
+            return True
+    return False
+
+
+def _write(headers: Any, written: dict[str, str]) -> None:
+    """Set the *written* headers in place of all that a reader could take for them."""
+    for name in stale_fields(written):
+        if name in headers:
+            headers.popall(name)
+    headers.update(written)
+
+
+def _end_with(client_span: Span, response: Any) -> None:
+    """Record *response*, and end the span with its body."""
+    try:
+        if client_span.is_recording:
+            answer(client_span, response.status, _version(response))
+            connection = response.connection
+            if connection is not None and response.status != 101:  # the body has not arrived yet
+                before = sys.exception()
+                connection.add_callback(
+                    functools.partial(_finish, client_span, response.content, 0 if before is None else id(before))
+                )
+                return
+    except Exception as error:
+        report(error)
+    end(client_span)
 
 
 def _span_of(attempt: SimpleNamespace) -> Span | None:

@@ -15,7 +15,6 @@ Conventions: https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-c
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import Span, current_span, inject, span
@@ -26,13 +25,15 @@ from ._redaction import Redaction
 from ._suppression import is_http_suppressed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from ..wire import Format
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Client", "answer", "end", "fail", "is_traced_above", "stale_fields"]
 
 _ORIGINALS: Final = 64  # characters kept of an unknown method
+_MAX_KNOWN: Final = 1024  # entries of a cache
+
+_stale: dict[tuple[str, ...], frozenset[str]] = {}
+_stale_formats: Any = None
 
 
 class Client:
@@ -42,7 +43,7 @@ class Client:
     are secret, see ``Redaction``. Raises ``TypeError`` or ``ValueError`` for invalid ones.
     """
 
-    __slots__ = ("_peers", "_redaction")
+    __slots__ = ("_origins", "_peers", "_redaction")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Client:
     ) -> None:
         self._peers = Peers(propagate_to)
         self._redaction = Redaction(redact)
+        self._origins: dict[tuple[str, str, int | None], tuple[str, int | None]] = {}
 
     def start(
         self, method: str, scheme: str, host: str, port: int | None, target: str, resends: int = 0
@@ -69,16 +71,14 @@ class Client:
     def _attributes(
         self, method: str, scheme: str, host: str, port: int | None, target: str, resends: int
     ) -> dict[str, Any]:
-        target = target.partition("#")[0]
+        if "#" in target:
+            target = target.partition("#")[0]
         path, mark, query = target.partition("?")
-        default = DEFAULT_PORTS.get(scheme)
+        origin, port = self._origins.get((scheme, host, port)) or self._origin(scheme, host, port)
         if path.startswith("/") or "://" not in path:
-            netloc = f"[{host}]" if ":" in host else host
-            if port is not None and port != default:
-                netloc = f"{netloc}:{port}"
             if path and not path.startswith("/"):  # "*" of OPTIONS
                 path = f"/{path}"
-            path = f"{scheme}://{netloc}{path}"
+            path = f"{origin}{path}"
         elif "@" in path:
             path = _without_user(path)
         attributes: dict[str, Any] = {
@@ -86,8 +86,7 @@ class Client:
             "url.full": f"{path}?{self._redaction.query(query)}" if mark else path,
             "server.address": host,
         }
-        port = port or default
-        if is_port(port):
+        if port is not None:
             attributes["server.port"] = port
         if method not in METHODS:
             attributes["http.request.method"] = "_OTHER"
@@ -95,6 +94,20 @@ class Client:
         if resends:
             attributes["http.request.resend_count"] = resends
         return attributes
+
+    def _origin(self, scheme: str, host: str, port: int | None) -> tuple[str, int | None]:
+        """Return the beginning of a URL, and the port if it is a valid one."""
+        default = DEFAULT_PORTS.get(scheme)
+        netloc = f"[{host}]" if ":" in host else host
+        if port is not None and port != default:
+            netloc = f"{netloc}:{port}"
+        number = port or default
+        found = f"{scheme}://{netloc}", number if is_port(number) else None
+        if len(host) <= 255:
+            if len(self._origins) >= _MAX_KNOWN:
+                self._origins.clear()
+            self._origins[scheme, host, port] = found
+        return found
 
 
 def is_traced_above(host: str) -> bool:
@@ -148,12 +161,19 @@ def stale_fields(written: Iterable[str]) -> frozenset[str]:
     They are all fields of the configured formats, since a reader would find another trace in them; a ``baggage`` header
     of the program's own stays where no labels are sent.
     """
-    return _stale(tuple(formats())) | frozenset(written)
-
-
-@functools.lru_cache(maxsize=8)
-def _stale(formats: Sequence[Format]) -> frozenset[str]:
-    return frozenset(field.lower() for format in formats for field in format.fields) - {"baggage"}
+    global _stale_formats
+    in_use = formats()
+    if in_use is not _stale_formats:
+        _stale_formats = in_use
+        _stale.clear()
+    names = tuple(written)
+    found = _stale.get(names)
+    if found is None:
+        if len(_stale) >= _MAX_KNOWN:
+            _stale.clear()
+        fields = frozenset(field.lower() for format in in_use for field in format.fields)
+        found = _stale[names] = (fields - {"baggage"}) | frozenset(names)
+    return found
 
 
 def _without_user(url: str) -> str:

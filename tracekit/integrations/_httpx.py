@@ -247,14 +247,19 @@ class Library:
 
         A copy: httpx copies the request's headers for a redirect, and would send the labels of one host to the next.
         """
+        copied = self.module.Headers(request.headers, request.headers._encoding)
         stale = _octets(stale_fields(headers))
-        pairs = [pair for pair in request.headers.raw if pair[0].lower() not in stale]
-        pairs += [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+        # Triples of name, name in lower case, and value.
+        listed = [header for header in copied._list if header[1] not in stale]
+        for name, value in headers.items():
+            octets = name.encode("ascii")
+            listed.append((octets, octets, value.encode("ascii")))
+        copied._list = listed
         kind = type(request)
         copy = kind.__new__(kind)
         # All fields: an inner transport may look at the content, and what it puts into ``extensions`` comes back.
         copy.__dict__.update(request.__dict__)
-        copy.headers = self.module.Headers(pairs, request.headers._encoding)
+        copy.headers = copied
         return copy
 
     def instrument(self, target: Any = None, **options: Any) -> None:

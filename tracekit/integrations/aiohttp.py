@@ -7,8 +7,9 @@
     app = web.Application(middlewares=[middleware()])
 
 **Client.** Each hop of a redirect has its own span. A span ends when the response's body has arrived, or when the
-response is closed; the span of a websocket ends with its handshake. aiohttp repeats a request on a new connection if a
-kept one was closed; that is part of the span, as is anything that client middlewares do.
+response is closed; the span of a websocket ends with its handshake. With ``instrument()`` requests that client
+middlewares repeat, or aiohttp after a kept connection was closed, have a span each, and a request costs half as much;
+with a ``TraceConfig``, which is called once for all of them, they are parts of one span.
 
 **Server.** The span is named after the route, with the path template of the resource. ``raise web.HTTPNotFound()`` is a
 response, not an error. The span ends when the handler and the middlewares inside have returned, before aiohttp sends
@@ -24,7 +25,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from ._aiohttp_client import Sessions, TracekitConfig, remove
+from ._aiohttp_client import Sessions, TracekitConfig
 from ._aiohttp_server import SPAN_KEY, Server
 from ._client import Client
 from ._patch import Patches
@@ -62,7 +63,7 @@ def instrument(target: aiohttp.ClientSession | web.Application | None = None, **
     an application that runs already.
     """
     if isinstance(target, aiohttp.ClientSession):
-        _sessions.instrument_one(target, Client(**options))
+        _sessions.instrument(target, Client(**options))
     elif isinstance(target, web.Application):
         if not any(hasattr(found, _FIELD) for found in target.middlewares):
             target.middlewares.insert(0, _middleware(Server(**options)))
@@ -75,13 +76,13 @@ def instrument(target: aiohttp.ClientSession | web.Application | None = None, **
         server = {name: value for name, value in options.items() if name != "propagate_to"}
         served, sent = Server(**server), Client(**client)
         _patches.replace(web.Application, "_handle", functools.partial(_handle, served))
-        _sessions.instrument(sent)
+        _sessions.instrument(None, sent)
 
 
 def uninstrument(target: aiohttp.ClientSession | web.Application | None = None) -> None:
     """Undo ``instrument(target)``. An application that runs already keeps its middleware, which does nothing then."""
     if isinstance(target, aiohttp.ClientSession):
-        remove(target)
+        _sessions.uninstrument(target)
     elif isinstance(target, web.Application):
         for found in list(target.middlewares):
             server = getattr(found, _FIELD, None)
@@ -95,7 +96,7 @@ def uninstrument(target: aiohttp.ClientSession | web.Application | None = None) 
         )
     else:
         _patches.restore()
-        _sessions.uninstrument()
+        _sessions.uninstrument(None)
 
 
 def _middleware(server: Server) -> Any:

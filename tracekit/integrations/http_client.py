@@ -86,7 +86,7 @@ def _endheaders(client: Client, original: Callable[..., Any]) -> Any:
 def _getresponse(original: Callable[..., Any]) -> Any:
     @functools.wraps(original)
     def getresponse(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        traced = vars(connection).pop(_FIELD, None)
+        traced = connection.__dict__.pop(_FIELD, None)
         if traced is None:
             return original(connection, *args, **kwargs)
         try:
@@ -106,8 +106,8 @@ def _getresponse(original: Callable[..., Any]) -> Any:
 def _close_connection(original: Callable[..., Any]) -> Any:
     @functools.wraps(original)
     def close(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        if _FIELD in vars(connection):
-            client_span, before = vars(connection).pop(_FIELD)
+        if _FIELD in connection.__dict__:
+            client_span, before = connection.__dict__.pop(_FIELD)
             error = sys.exception()
             if error is not None and id(error) != before:
                 fail(client_span, error)
@@ -122,17 +122,17 @@ def _close_connection(original: Callable[..., Any]) -> Any:
 def _reader(original: Callable[..., Any]) -> Any:
     @functools.wraps(original)
     def read(response: Any, *args: Any, **kwargs: Any) -> Any:
-        traced = vars(response).get(_FIELD)
+        traced = response.__dict__.get(_FIELD)
         if traced is None:
             return original(response, *args, **kwargs)
         try:
             part = original(response, *args, **kwargs)
         except BaseException as error:
-            vars(response).pop(_FIELD, None)
+            response.__dict__.pop(_FIELD, None)
             fail(traced[0], error)
             raise
         if response.fp is None:  # the end of the body
-            vars(response).pop(_FIELD, None)
+            response.__dict__.pop(_FIELD, None)
             if response.length:
                 _cut_off(traced[0])
             end(traced[0])
@@ -144,8 +144,8 @@ def _reader(original: Callable[..., Any]) -> Any:
 def _close_response(original: Callable[..., Any]) -> Any:
     @functools.wraps(original)
     def close(response: Any, *args: Any, **kwargs: Any) -> Any:
-        if _FIELD in vars(response):
-            client_span, before = vars(response).pop(_FIELD)
+        if _FIELD in response.__dict__:
+            client_span, before = response.__dict__.pop(_FIELD)
             # urllib3 reads chunked bodies past the methods of http.client, and closes the response after an error.
             error = sys.exception()
             if error is not None and id(error) != before and _is_of_connection(error):
@@ -190,12 +190,21 @@ def _write(buffer: list[bytes], headers: dict[str, str]) -> None:
     """Add *headers* to the lines in *buffer*, in place of earlier ones."""
     stale = stale_fields(headers)
     lines = b"\n".join(buffer).lower()
-    if any(b"\n" + name.encode("ascii") + b":" in lines for name in stale):
-        buffer[1:] = [
-            line for line in buffer[1:] if line.partition(b":")[0].decode("latin-1").strip().lower() not in stale
-        ]
+    for needle in _needles(stale):
+        if needle in lines:
+            buffer[1:] = [line for line in buffer[1:] if _name_of(line) not in stale]
+            break
     for name, value in headers.items():
         buffer.append(f"{name}: {value}".encode("ascii"))
+
+
+@functools.lru_cache(maxsize=64)
+def _needles(names: frozenset[str]) -> tuple[bytes, ...]:
+    return tuple(b"\n" + name.encode("ascii") for name in names)
+
+
+def _name_of(line: bytes) -> str:
+    return line.partition(b":")[0].decode("latin-1").strip().lower()
 
 
 def _answer(response: Any, traced: tuple[Span, int]) -> None:
