@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .. import Span, current_span, inject, span
+from .. import Span, current_context, current_span, inject, span
+from .._configure import tracer_in_use
 from .._propagation import formats
 from ._http import DEFAULT_PORTS, METHODS, error_type, is_port, report
 from ._peers import Peers
@@ -63,9 +64,12 @@ class Client:
         *host* is without port and brackets, a *port* of None is the scheme's. *target* is path and query, or a whole
         URL as proxies get it, whose user info and fragment are left out. *resends* counts the attempts before.
         """
-        client_span = span(method if method in METHODS else "HTTP", kind="client")
-        if client_span.is_recording:
-            client_span.set_attributes(self._attributes(method, scheme, host, port, target, resends))
+        attributes = None
+        if tracer_in_use().recording:
+            parent = current_context()
+            if parent is None or parent.sampled or parent.deferred:
+                attributes = self._attributes(method, scheme, host, port, target, resends)
+        client_span = span(method if method in METHODS else "HTTP", kind="client", attributes=attributes)
         return client_span, inject({}, self._peers.context_for(host, client_span.context))
 
     def _attributes(

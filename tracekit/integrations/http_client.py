@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import http.client
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -189,18 +190,17 @@ def _start(client: Client, connection: Any) -> Span | None:
 def _write(buffer: list[bytes], headers: dict[str, str]) -> None:
     """Add *headers* to the lines in *buffer*, in place of earlier ones."""
     stale = stale_fields(headers)
-    lines = b"\n".join(buffer).lower()
-    for needle in _needles(stale):
-        if needle in lines:
-            buffer[1:] = [line for line in buffer[1:] if _name_of(line) not in stale]
-            break
+    if _search(stale)(b"\n".join(buffer)):
+        buffer[1:] = [line for line in buffer[1:] if _name_of(line) not in stale]
     for name, value in headers.items():
         buffer.append(f"{name}: {value}".encode("ascii"))
 
 
 @functools.lru_cache(maxsize=64)
-def _needles(names: frozenset[str]) -> tuple[bytes, ...]:
-    return tuple(b"\n" + name.encode("ascii") for name in names)
+def _search(names: frozenset[str]) -> Callable[[bytes], object]:
+    """Return a function that looks for headers with these names, which are tokens of RFC 9110, in joined lines."""
+    alternatives = "|".join(map(re.escape, sorted(names)))
+    return re.compile(rf"\n(?:{alternatives})[ \t]*:".encode("ascii"), re.IGNORECASE).search
 
 
 def _name_of(line: bytes) -> str:
