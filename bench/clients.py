@@ -112,7 +112,7 @@ def aiohttp_() -> Callable[[], object]:
 
     runner = asyncio.Runner()
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(_: web.Request) -> web.Response:
         return web.Response(text="ok")
 
     async def start() -> tuple[aiohttp.ClientSession, str]:
@@ -236,7 +236,9 @@ def main(arguments: list[str] | None = None) -> int:
     for _ in range(1 if options.smoke else options.processes):
         for contender in CONTENDERS:
             command = [sys.executable, "-m", "bench.clients", f"--one={contender}", *["--smoke"] * options.smoke]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
+            done = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1]
+            )
             for row, figure in json.loads(done.stdout).items():
                 best[contender][row] = min(figure, best[contender].get(row, figure))
     print("| µs added per request | bare | tracekit | OpenTelemetry | target |\n|---|---|---|---|---|")

@@ -61,7 +61,7 @@ LAYERS = [
     },
     {
         "exporters": "OTLP, SQLite, console, tail sampling; parts in _otlp/ and _sqlite/",
-        "integrations": "ASGI, httpx, logging",
+        "integrations": "ASGI, httpx, http.client, aiohttp, logging",
         "bridges": "other tracing libraries' APIs",
         "debug": "live pages",
     },
@@ -82,7 +82,11 @@ THIRD_PARTIES = {
     "exporters._otlp.connections": {"urllib3"},
     "exporters._otlp.grpc": {"grpc"},
     "exporters._otlp.http": {"urllib3"},
+    "integrations._aiohttp_client": {"aiohttp", "yarl"},
+    "integrations._aiohttp_server": {"aiohttp"},
+    "integrations.aiohttp": {"aiohttp"},
     "integrations.httpx": {"httpx"},
+    "integrations.httpx2": {"httpx2"},
     "pytest_plugin": {"pytest"},
 }
 CYTHON = {"cpython", "cython", "libc"}  # in compiled sources; no Python file imports them

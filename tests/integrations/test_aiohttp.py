@@ -460,14 +460,23 @@ def test_requests_on_one_connection_are_traces_of_their_own(exporter):
 
 
 def test_a_client_that_goes_away_cancels_the_span(exporter):
+    served = []
+
+    @web.middleware
+    async def outer(request, handler):
+        try:
+            return await handler(request)
+        finally:
+            served[0].set()
+
     async def test(session, base):
+        served.append(asyncio.Event())
         async with session.get(f"{base}/endless") as response:
             await response.content.readany()
             response.close()
-        while not exporter.spans:
-            await asyncio.sleep(0.001)
+        await served[0].wait()
 
-    server(test)
+    run(test, outer, integration.middleware())
     (span,) = exporter.spans
     assert span.status == ("cancelled", "the client disconnected")
     assert [event.name for event in span.events] == ["disconnect"]
@@ -495,7 +504,9 @@ def test_excluded_paths_have_no_span_and_nothing_below(exporter):
     assert exporter.spans == []
 
 
-@pytest.mark.parametrize(("trust", "continues", "links"), [("continue", True, 0), ("restart", False, 1), ("ignore", False, 0)])
+@pytest.mark.parametrize(
+    ("trust", "continues", "links"), [("continue", True, 0), ("restart", False, 1), ("ignore", False, 0)]
+)
 def test_trust_is_that_of_the_other_servers(exporter, trust, continues, links):
     async def test(session, base):
         async with session.get(f"{base}/headers", headers={"traceparent": CALLER}) as response:
@@ -509,7 +520,9 @@ def test_trust_is_that_of_the_other_servers(exporter, trust, continues, links):
 
 def test_two_traceparents_are_none(exporter):
     async def test(session, base):
-        async with session.get(f"{base}/headers", headers=[("traceparent", CALLER), ("traceparent", CALLER)]) as response:
+        async with session.get(
+            f"{base}/headers", headers=[("traceparent", CALLER), ("traceparent", CALLER)]
+        ) as response:
             await response.read()
 
     server(test)

@@ -189,7 +189,9 @@ def test_each_hop_of_a_redirect_has_a_sibling_span(exporter, base):
 
 def test_each_retry_has_a_span(exporter, base):
     with urllib3.PoolManager() as pool:
-        response = pool.request("GET", f"{base}/status/503", retries=urllib3.Retry(2, status_forcelist=[503], raise_on_status=False))
+        response = pool.request(
+            "GET", f"{base}/status/503", retries=urllib3.Retry(2, status_forcelist=[503], raise_on_status=False)
+        )
     assert response.status == 503
     assert [span.attributes["http.response.status_code"] for span in exporter.spans] == [503, 503, 503]
 

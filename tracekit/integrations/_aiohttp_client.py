@@ -178,10 +178,7 @@ class _Attempts:
 
 
 def _has_config(session: Any) -> bool:
-    for config in session._trace_configs:
-        if type(config) is TracekitConfig:
-            return True
-    return False
+    return any([type(config) is TracekitConfig for config in session._trace_configs])  # noqa: C419 - mostly empty
 
 
 def _write(headers: Any, written: dict[str, str]) -> None:

@@ -243,7 +243,7 @@ class Library:
         self._transports = ((self.module.Client, transport), (self.module.AsyncClient, async_transport))
 
     def with_headers(self, request: Any, headers: dict[str, str]) -> Any:
-        """Return a copy of *request* that has *headers* in place of its own.
+        """Return a copy of *request* with *headers*, which replace older ones.
 
         A copy: httpx copies the request's headers for a redirect, and would send the labels of one host to the next.
         """
@@ -255,9 +255,9 @@ class Library:
             octets = name.encode("ascii")
             listed.append((octets, octets, value.encode("ascii")))
         copied._list = listed
-        kind = type(request)
+        kind: Any = type(request)
         copy = kind.__new__(kind)
-        # All fields: an inner transport may look at the content, and what it puts into ``extensions`` comes back.
+        # All fields: an inner transport may look at the content, and the program sees its changes of ``extensions``.
         copy.__dict__.update(request.__dict__)
         copy.headers = copied
         return copy
@@ -315,7 +315,7 @@ class Library:
             patches.replace(client, "_transport_for_url", patch(transport))
 
 
-def _wrapped(transport: type[Any], inner: Any, client: Client, *, is_installed: bool = False) -> Any:
+def _wrapped(transport: Any, inner: Any, client: Client, *, is_installed: bool = False) -> Any:
     """Return a *transport* around *inner*, any object with its methods."""
     traced = transport.__new__(transport)
     traced._inner, traced._client = inner, client
