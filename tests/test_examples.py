@@ -44,6 +44,15 @@ PRINTED = {
             GET /price/{cart}
               add up
         """,
+    "aiohttp_app.py": """
+        acme: 42
+        buy
+          GET
+            GET /old/{cart}
+          GET
+            GET /price/{cart}
+              add up
+        """,
     "nursery.py": """
         order [cancelled]
           pick
