@@ -13,7 +13,7 @@ from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
 from .guard import type_name
 from .misuse import is_strict, misused
-from .outcome import exception_attributes, mark_recorded, outcome_of
+from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
 from .tracer import Tracer
 
@@ -423,8 +423,9 @@ class Span:
         if exc is not None and self._is_recorded and not self._has_ended:
             try:
                 outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value)
-                for error in outcome.errors:
-                    self.record_exception(error)
+                for error, recorded in exception_events(outcome.errors, self._tracer.limits):
+                    self.add_event("exception", recorded)
+                    mark_recorded(error, self.context.trace_id)
                 self.set_status(outcome.code, outcome.description)
             except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
                 if self._status != OK:
