@@ -311,10 +311,11 @@ def _started() -> Pipeline:
 
 
 def _after_fork() -> None:
-    after_fork()
+    parents_spans = after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()
         _finish_before_celery()
+    del parents_spans  # now that callbacks of weak references to them find the child's state
 
 
 def _finish_before_celery() -> None:

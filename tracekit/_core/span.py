@@ -140,10 +140,10 @@ def set_observer(observer: Observer | None) -> None:
     _observer = observer
 
 
-def after_fork() -> None:
-    """Drop, in the child of a fork, the parent's random words, open spans and buffered spans."""
+def after_fork() -> Any:
+    """Forget, in the child of a fork, the parent's random words, open spans and buffered spans; return the latter."""
     new_generation()
-    buffer.reset()
+    return buffer.reset()
 
 
 @final

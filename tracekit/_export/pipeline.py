@@ -355,8 +355,10 @@ class Pipeline:
         try:
             is_done = self._retire(max(0.0, deadline - time.monotonic()))
             buffer.is_open = False
+            spans = buffer.drain()
             worker, counts = self._state
-            self._state = worker, counts.plus(_Counts(dropped=len(buffer.drain())))
+            self._state = worker, counts.plus(_Counts(dropped=len(spans)))
+            del spans  # not before: callbacks of weak references to them may be here again
             self._report_drops()
             return is_done
         finally:
@@ -421,6 +423,7 @@ class Pipeline:
             exporter, after = worker.intake.exporter, self._report_drops
             worker = _Worker(exporter, worker.interval_s, worker.batch_size, after)
             self._state = worker, _Counts()
+            buffer.is_asleep = True
             buffer.wake = worker.wake
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:
