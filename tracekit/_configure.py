@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import contextvars
 
     from ._core.context import SpanContext
+    from ._core.span import Span
     from ._core.tracer import Hooks
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
@@ -202,6 +203,11 @@ def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
         _use(tracer)
         if _propagation.formats() != formats:
             _propagation.use_formats(formats)
+
+
+def take_for_parent() -> list[Span]:
+    """In a worker process: return the spans that go back with a result; they count as exported here."""
+    return _started().take()
 
 
 def _other_sdk() -> list[str]:

@@ -536,7 +536,7 @@ class Span:
 
     def _clean(self, items: Any) -> dict[str, Any] | None:
         cleaned: dict[str, Any] = {}
-        for key, value in list(items.items()) if type(items) is dict else items:
+        for key, value in items.copy().items() if type(items) is dict else items:  # a finalizer may change it
             plain, cuts = clean(value, self._tracer.max_value)
             self.truncated_values += cuts
             if plain is MISSING or len(cleaned) >= self._tracer.max_attributes:

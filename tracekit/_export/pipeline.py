@@ -403,11 +403,18 @@ class Pipeline:
         with self._lock:
             worker, counts = self._state
             if worker is not None:
-                worker.is_abandoned = True
-                self._state = None, counts
+                self._state = None, counts.plus(worker.abandon())
             buffer.wake = None
             buffer.is_open = True
             self._are_drops_reported = True  # the parent counts and reports them
+
+    def take(self) -> list[Span]:
+        """Return the spans in the buffer, for the parent process to export; they count as exported here."""
+        with self._lock:
+            spans = buffer.drain()
+            worker, counts = self._state
+            self._state = worker, counts.plus(_Counts(exported=len(spans)))
+            return spans
 
     def _report_drops(self) -> None:
         dropped = self._state[1].dropped + buffer.counts()[2] - self._earlier_drops
