@@ -552,6 +552,18 @@ def test_a_stream_of_a_traced_generator_is_that_generator_and_starts_where_it_wa
     assert not _places
 
 
+def test_the_place_of_a_closed_generator_is_not_that_of_another_at_its_address(exporter):
+    with tracekit.span("endpoint"):
+        closed = tracekit.stream(plain_steps())
+    closed.close()
+    another = plain_steps()
+    _places[id(another.gi_frame)] = _places.popitem()[1]  # as if the freed frame were reused
+    with tracekit.span("other"):
+        assert list(another) == [1]
+    assert span_tree(exporter.spans) == "endpoint\nother\n  steps"
+    assert not _places
+
+
 def test_a_stream_of_a_traced_generator_has_the_name_it_is_given(exporter):
     with tracekit.span("endpoint"):
         assert list(tracekit.stream(plain_steps(), "stream")) == [1]

@@ -23,7 +23,7 @@ from .._core.span import span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
-    from types import CodeType
+    from types import CodeType, FrameType
 
     from .._core.scopes import Scope
     from .._core.span import Span
@@ -132,7 +132,7 @@ def stream(steps: S, /, name: str | None = None) -> S:
     return streamed
 
 
-# Where traced generators will start that were passed to stream(), by the id of their frame, which they own.
+# The scopes in which traced generators start that were passed to stream(), by the id of their frame.
 _places: dict[int, tuple[Scope, weakref.ref[Any]]] = {}
 
 
@@ -148,6 +148,15 @@ def _is_placed(steps: Any) -> bool:
         key = id(frame)
         _places[key] = _lasting(), weakref.ref(steps, lambda _: _places.pop(key, None))
     return True
+
+
+def _place_of(frame: FrameType) -> Scope | None:
+    """Return the scope in which the generator that has *frame* must start, if it was passed to ``stream()``."""
+    scope, reference = _places.pop(id(frame), (None, None))
+    steps: Any = None if reference is None else reference()
+    # A generator that is closed before it starts frees its frame, and another may be at its address.
+    is_of_frame = getattr(steps, "gi_frame", None) is frame or getattr(steps, "ag_frame", None) is frame
+    return scope if is_of_frame else None
 
 
 def _lasting() -> Scope:
@@ -167,9 +176,8 @@ def _lasting() -> Scope:
 
 def _open(name: str, under: Scope | None) -> tuple[Span, Body]:
     """Start the span of a generator's body, in *under* or where this runs; return it with the scopes of the body."""
-    if _places:
-        found = _places.pop(id(sys._getframe(1)), None)  # of the generator, which calls this
-        under = found[0] if under is None and found is not None else under
+    if _places and under is None:
+        under = _place_of(sys._getframe(1))
     held = swap_scope(None)
     swap_scope(held if under is None else under)
     under = current_scope()
