@@ -12,7 +12,7 @@ AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test test-fast lint bench guarantees interop w3c collector faults fuzz asan pythons wheel clean
+.PHONY: demo test test-fast lint bench guarantees interop w3c collector faults soak fuzz asan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -56,6 +56,9 @@ collector: $(VENV)/test $(PHOENIX)/ready
 
 faults: $(VENV)/test
 	$(BIN)/python -m tests.faults
+
+soak: $(VENV)/test
+	$(BIN)/python -m tests.soak
 
 fuzz: $(VENV)/test
 	$(BIN)/python -m tests.tools.fuzz --inputs 1000000

@@ -13,7 +13,7 @@ from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
 from .guard import type_name
 from .misuse import is_strict, misused
-from .outcome import exception_attributes, mark_recorded, outcome_of
+from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
 from .tracer import Tracer
 from .tracestate import make_state
@@ -148,10 +148,10 @@ def set_observer(observer: Observer | None) -> None:
     _observer = observer
 
 
-def after_fork() -> None:
-    """Drop, in the child of a fork, the parent's random words, open spans and buffered spans."""
+def after_fork() -> Any:
+    """Forget, in the child of a fork, the parent's random words, open spans and buffered spans; return the latter."""
     new_generation()
-    buffer.reset()
+    return buffer.reset()
 
 
 @final
@@ -431,8 +431,9 @@ class Span:
         if exc is not None and self._is_recorded and not self._has_ended:
             try:
                 outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value)
-                for error in outcome.errors:
-                    self.record_exception(error)
+                for error, recorded in exception_events(outcome.errors, self._tracer.limits):
+                    self.add_event("exception", recorded)
+                    mark_recorded(error, self.context.trace_id)
                 self.set_status(outcome.code, outcome.description)
             except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
                 if self._status != OK:
@@ -543,7 +544,7 @@ class Span:
 
     def _clean(self, items: Any) -> dict[str, Any] | None:
         cleaned: dict[str, Any] = {}
-        for key, value in list(items.items()) if type(items) is dict else items:
+        for key, value in items.copy().items() if type(items) is dict else items:  # a finalizer may change it
             plain, cuts = clean(value, self._tracer.max_value)
             self.truncated_values += cuts
             if plain is MISSING or len(cleaned) >= self._tracer.max_attributes:
