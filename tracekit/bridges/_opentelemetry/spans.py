@@ -7,7 +7,7 @@ it. ``face()`` makes it at the first request, and returns the same one for as lo
 from __future__ import annotations
 
 import sys
-from types import MethodType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Link as OtelLink
@@ -247,41 +247,77 @@ class OtelSpan:
         """Return the span as the SDK's console exporter prints it."""
         from opentelemetry.sdk.trace import ReadableSpan
 
-        readable = ReadableSpan(**{name: getattr(self, name) for name in _READABLE})
+        readable = ReadableSpan(
+            name=self.name,
+            context=self.context,
+            parent=self.parent,
+            resource=self.resource,
+            attributes=self.attributes,
+            events=self.events,
+            links=self.links,
+            kind=self.kind,
+            status=self.status,
+            start_time=self.start_time,
+            end_time=self.end_time,
+            instrumentation_scope=self.instrumentation_scope,
+        )
         return str(readable.to_json(indent))
 
     def _readable_span(self) -> OtelSpan:
         return self
 
-    def __getattr__(self, name: str) -> Any:
-        # Fields of the SDK's spans that processors read although they are private.
-        if name[:1] == "_" and name[1:] in _READABLE:
-            return getattr(self, name[1:])
-        method = getattr(ApiSpan, name, None)  # a newer API's
-        if callable(method) and name[:1] != "_":
-            return MethodType(method, self)
-        raise AttributeError(f"'Span' object has no attribute {name!r}")
+    # Fields of the SDK's spans that processors read although they are private. Not __getattr__(): it would slow each call.
+
+    @property
+    def _attributes(self) -> Any:
+        return self.attributes
+
+    @property
+    def _context(self) -> Any:
+        return self.context
+
+    @property
+    def _end_time(self) -> Any:
+        return self.end_time
+
+    @property
+    def _events(self) -> Any:
+        return self.events
+
+    @property
+    def _instrumentation_scope(self) -> Any:
+        return self.instrumentation_scope
+
+    @property
+    def _kind(self) -> Any:
+        return self.kind
+
+    @property
+    def _links(self) -> Any:
+        return self.links
+
+    @property
+    def _name(self) -> Any:
+        return self.name
+
+    @property
+    def _parent(self) -> Any:
+        return self.parent
+
+    @property
+    def _resource(self) -> Any:
+        return self.resource
+
+    @property
+    def _start_time(self) -> Any:
+        return self.start_time
+
+    @property
+    def _status(self) -> Any:
+        return self.status
 
     def __repr__(self) -> str:
         return f"<OtelSpan of {self.tracekit_span!r}>"
-
-
-_READABLE = frozenset(
-    {
-        "attributes",
-        "context",
-        "end_time",
-        "events",
-        "instrumentation_scope",
-        "kind",
-        "links",
-        "name",
-        "parent",
-        "resource",
-        "start_time",
-        "status",
-    }
-)
 
 
 ApiSpan.register(OtelSpan)
