@@ -64,11 +64,12 @@ cdef class Body:
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 
 
-@cython.locals(prev=Scope)
 cdef object open_scope(Scope scope)
+cdef object _open_on(Scope scope, Scope prev)
 cdef object keep_view(Scope scope, object view)
 
 
+@cython.locals(prev=Scope)
 cdef object attach_scope(Scope scope, object view)
 cdef object _carry(Scope scope)
 cdef object _inherit(Scope scope, Scope prev)

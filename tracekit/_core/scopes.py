@@ -208,10 +208,11 @@ def linked_scope(context: SpanContext | None, until: Any = None) -> Scope:
 
 def attach_scope(scope: Scope, view: Any) -> None:
     """Open *scope*, which a bridge to another API made, and keep *view*, that API's form of it."""
+    prev = innermost()
     span = scope._span
-    scope._leans = KEYS_ONLY if span is None or held_span(innermost()) is span else WITH_SPAN
+    scope._leans = KEYS_ONLY if span is None or held_span(prev) is span else WITH_SPAN
     keep_view(scope, view)
-    open_scope(scope)
+    _open_on(scope, prev)
 
 
 def keep_view(scope: Scope, view: Any) -> None:
@@ -230,7 +231,11 @@ def _carry(scope: Scope) -> None:
 
 def open_scope(scope: Scope) -> None:
     """Make *scope* current in the running Context."""
-    prev = innermost()
+    _open_on(scope, innermost())
+
+
+def _open_on(scope: Scope, prev: Scope | None) -> None:
+    """Make *scope* current, where *prev* is."""
     scope._prev = prev
     if prev is not None and prev._carries:
         _inherit(scope, prev)

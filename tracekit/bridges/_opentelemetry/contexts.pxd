@@ -3,9 +3,10 @@ cimport cython
 from ..._core.context cimport SpanContext, with_labels
 from ..._core.interpreter cimport DEFERRED
 
-cdef object _FLAGS
+cdef object _FLAGS, _new
 cdef bint _IS_TUPLE
 
+cpdef object remote_span(SpanContext context)
 cpdef object to_otel(SpanContext context)
 
 

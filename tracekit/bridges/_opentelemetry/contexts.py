@@ -34,6 +34,7 @@ __all__ = [
     "originals",
     "plain_attributes",
     "relabelled",
+    "remote_span",
     "to_otel",
 ]
 
@@ -47,11 +48,18 @@ _IS_TUPLE = (
 )
 
 
+_new: Any = object.__new__
+
+
 class RemoteSpan(NonRecordingSpan):
     """A parent in another process, with tracekit's SpanContext whole: flags, vendor words, a decision left open."""
 
-    def __init__(self, context: SpanContext) -> None:
-        self.tracekit_context = context
+    __slots__ = ("tracekit_context",)
+
+    tracekit_context: SpanContext
+
+    def __init__(self) -> None:
+        raise TypeError("made by remote_span()")
 
     @property
     def _context(self) -> OtelContext:  # type: ignore[override]
@@ -60,6 +68,13 @@ class RemoteSpan(NonRecordingSpan):
     def get_span_context(self) -> OtelContext:
         """Return OpenTelemetry's form of the context."""
         return to_otel(self.tracekit_context)
+
+
+def remote_span(context: SpanContext) -> RemoteSpan:
+    """Return *context* as a span of OpenTelemetry's."""
+    made = _new(RemoteSpan)
+    made.tracekit_context = context
+    return made  # type: ignore[no-any-return]
 
 
 def to_otel(context: SpanContext) -> Any:

@@ -3,7 +3,8 @@ cimport cython
 from ..._core.context cimport SpanContext
 from ..._core.interpreter cimport DEFERRED
 from ..._core.scopes cimport current_context
-from .runtime cimport scope_for, value_of
+from .contexts cimport remote_span
+from .runtime cimport put_value, scope_for, value_of
 
 cdef object _GETTER, _SETTER, _EMPTY
 
@@ -13,7 +14,7 @@ cdef class Propagator:
     pass
 
 
-@cython.locals(values=dict, baggage=dict)
+@cython.locals(baggage=dict)
 cdef object _with(object context, SpanContext found)
 
 

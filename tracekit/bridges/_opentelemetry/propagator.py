@@ -10,12 +10,12 @@ from opentelemetry.propagators import textmap
 from ... import _propagation
 from ..._core.scopes import current_context
 from ...cython import cclass, compiled, final
-from .contexts import RemoteSpan
 from .runtime import BAGGAGE_KEY, SPAN_KEY
 
 if not compiled:
     from ..._core.interpreter import DEFERRED
-    from .runtime import scope_for, value_of
+    from .contexts import remote_span
+    from .runtime import put_value, scope_for, value_of
 
 if TYPE_CHECKING:
     from ..._core.context import SpanContext
@@ -80,18 +80,17 @@ textmap.TextMapPropagator.register(Propagator)
 
 def _with(context: Any, found: SpanContext) -> Context:
     """Return *context* with *found* as its span and its labels as baggage beside those that are there."""
-    values: dict[str, object] = {}
-    values.update(context)
+    made = Context(context) if context else Context()
     if found._is_valid() or not found._bits & DEFERRED:
-        values[SPAN_KEY] = RemoteSpan(found)
+        put_value(made, SPAN_KEY, remote_span(found))
     if found._labels is not None:
         baggage: dict[str, object] = {}
         earlier = value_of(context, BAGGAGE_KEY)
         if earlier:
             baggage.update(earlier)
         baggage.update(found._labels)
-        values[BAGGAGE_KEY] = baggage
-    return Context(values)
+        put_value(made, BAGGAGE_KEY, baggage)
+    return made
 
 
 def _pairs(carrier: Any, getter: textmap.Getter[Any]) -> list[tuple[str, str]]:

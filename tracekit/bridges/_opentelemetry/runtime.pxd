@@ -18,18 +18,23 @@ from ..._core.scopes cimport (
     make_scope,
 )
 from ..._core.span cimport Span
-from .contexts cimport from_otel, relabelled
+from .contexts cimport from_otel, relabelled, remote_span
 from .spans cimport OtelSpan, face
 
 cdef extern from "Python.h":
-    PyObject* PyDict_GetItem(object, object) noexcept
+    PyObject* PyDict_GetItemWithError(object, object) except? NULL
+    int PyDict_SetItem(object, object, object) except -1
 
 cdef object _EMPTY, _NO_KEYS
 
 
 cdef inline object value_of(object context, object key):
-    cdef PyObject* value = PyDict_GetItem(context, key)
+    cdef PyObject* value = PyDict_GetItemWithError(context, key)
     return <object>value if value != NULL else None
+
+
+cdef inline object put_value(object context, object key, object value):
+    PyDict_SetItem(context, key, value)
 
 
 @cython.final
@@ -56,5 +61,5 @@ cdef SpanContext context_of(object given)
 cdef object _labels(object baggage, SpanContext base)
 
 
-@cython.locals(ambient=Ambient, context=SpanContext, values=dict)
+@cython.locals(ambient=Ambient, context=SpanContext)
 cdef object _view(Scope scope)

@@ -34,7 +34,7 @@ if not compiled:
         keep_view,
         make_scope,
     )
-    from .contexts import from_otel, relabelled
+    from .contexts import from_otel, relabelled, remote_span
     from .spans import face
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..._core.context import SpanContext
     from ..._core.labels import Labels
 
-__all__ = ["BAGGAGE_KEY", "RUNTIME", "SPAN_KEY", "RuntimeContext", "context_of", "scope_for", "value_of"]
+__all__ = ["BAGGAGE_KEY", "RUNTIME", "SPAN_KEY", "RuntimeContext", "context_of", "put_value", "scope_for", "value_of"]
 
 BAGGAGE_KEY: Final = _baggage._BAGGAGE_KEY
 _EMPTY: Final = Context()
@@ -54,6 +54,10 @@ if not compiled:
     def value_of(context: Any, key: str) -> Any:
         """Return the value of *key* in *context*, a dict of any class, or None."""
         return dict.get(context, key)
+
+    def put_value(context: Context, key: str, value: object) -> None:
+        """Set the value of *key* in *context*, which is being made."""
+        dict.__setitem__(context, key, value)
 
 
 @final
@@ -75,7 +79,6 @@ class Ambient:
 def scope_for(context: Mapping[str, Any]) -> Scope:
     """Return a scope, not yet open, in which what *context*, an OpenTelemetry Context, holds is current. Never raises."""
     given = value_of(context, SPAN_KEY)
-    baggage = value_of(context, BAGGAGE_KEY)
     base: SpanContext | None = None
     foreign = None
     if given is not None:
@@ -83,12 +86,13 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
             made = given
             span = made.tracekit_span
             base = span.context
-            if baggage is None and base._labels is None and len(context) == 1:
+            if base._labels is None and len(context) == 1:
                 return make_scope(SPAN, span, base, None)
         else:
             base = context_of(given)
             if base is not None and type(given) is not RemoteSpan:
                 foreign = given
+    baggage = value_of(context, BAGGAGE_KEY)
     labels = _labels(baggage, base) if baggage else None
     scope = make_scope(CONTEXT, None, relabelled(base, labels), None)
     if type(given) is OtelSpan:
@@ -187,23 +191,18 @@ def _view(scope: Scope) -> Context:
     context = effective(scope)
     span = held_span(scope)
     ambient = scope.ambient
-    values: dict[str, object] = {}
-    if ambient is not None and ambient.keys:
-        values.update(ambient.keys)
+    view = Context() if ambient is None or not ambient.keys else Context(ambient.keys)
     if span is not None:
-        values[SPAN_KEY] = face(span)
+        put_value(view, SPAN_KEY, face(span))
     elif context is not None and (context._is_valid() or not context._bits & DEFERRED):
-        if ambient is not None and ambient._span is not None and ambient._span_id == context.id:
-            values[SPAN_KEY] = ambient._span
-        else:
-            values[SPAN_KEY] = RemoteSpan(context)
+        is_foreign = ambient is not None and ambient._span is not None and ambient._span_id == context.id
+        put_value(view, SPAN_KEY, ambient._span if is_foreign else remote_span(context))
     labels = None if context is None else context._labels
     if ambient is not None and ambient._labels is labels:
         if ambient._baggage is not None:
-            values[BAGGAGE_KEY] = ambient._baggage
+            put_value(view, BAGGAGE_KEY, ambient._baggage)
     elif labels is not None:
-        values[BAGGAGE_KEY] = originals(labels, None if ambient is None else ambient._baggage)
-    view = Context(values)
+        put_value(view, BAGGAGE_KEY, originals(labels, None if ambient is None else ambient._baggage))
     if scope._kind != LINKED and scope._generation == generation():
         keep_view(scope, view)
     return view

@@ -36,7 +36,7 @@ cdef class CurrentSpan:
     cdef bint _records, _sets, _ends
 
 
-@cython.locals(in_use=Tracer)
+@cython.locals(in_use=Tracer, derived=tuple)
 cdef Tracer _tracer_of(OtelTracer self)
 
 

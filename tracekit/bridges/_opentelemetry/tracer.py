@@ -123,13 +123,13 @@ class OtelTracer:
 
 def _tracer_of(self: OtelTracer) -> Tracer:
     """Return the tracer in use with the changes of the provider and the library."""
-    made_from, changed_by, derived = self._derived
+    derived = self._derived
     in_use = tracer_in_use()
     changes = self._settings.changes
-    if made_from is not in_use or changed_by is not changes:
-        derived = in_use.replace(instrumentation=self.instrumentation, **changes)
-        self._derived = in_use, changes, derived
-    return derived  # type: ignore[no-any-return]
+    if derived[0] is not in_use or derived[1] is not changes:
+        derived = (in_use, changes, in_use.replace(instrumentation=self.instrumentation, **changes))
+        self._derived = derived
+    return derived[2]  # type: ignore[no-any-return]
 
 
 def _start(
