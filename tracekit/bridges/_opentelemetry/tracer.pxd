@@ -1,7 +1,8 @@
 cimport cython
 
 from ..._core.context cimport SpanContext
-from ..._core.scopes cimport SPAN, Scope, close_scope, current_context, make_scope, open_scope
+from ..._core.interpreter cimport lent
+from ..._core.scopes cimport SPAN, Scope, close_scope, current_context, current_span, make_scope, open_scope
 from ..._core.span cimport Span, start_with, tracer_in_use
 from ..._core.tracer cimport Tracer
 from .contexts cimport attributes_of, relabelled
@@ -32,7 +33,8 @@ cdef class CurrentSpan:
     cdef OtelSpan _given, _made
     cdef Scope _scope
     cdef OtelTracer _tracer
-    cdef object _name, _context, _kind, _attributes, _links, _start_time
+    cdef object _name
+    cdef tuple _options
     cdef bint _records, _sets, _ends
 
 
@@ -60,11 +62,7 @@ cdef CurrentSpan _current_span(
     OtelTracer tracer,
     OtelSpan given,
     object name,
-    object context,
-    object kind,
-    object attributes,
-    object links,
-    object start_time,
+    tuple options,
     bint records,
     bint sets,
     bint ends,
@@ -75,3 +73,7 @@ cdef object _decorated(CurrentSpan current, object function)
 
 @cython.locals(here=SpanContext)
 cdef Scope _scope_of(Span span)
+
+
+@cython.locals(native=Span)
+cpdef object get_current_span(object context=*)

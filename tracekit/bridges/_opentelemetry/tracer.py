@@ -12,14 +12,15 @@ from opentelemetry.trace import SpanKind
 
 from ..._core.context import Link
 from ..._core.records import KINDS
-from ..._core.span import ROOT
+from ..._core.span import ROOT, Span
 from ...cython import cclass, compiled, final, freelist
 from .contexts import link_of
 from .runtime import SPAN_KEY
 from .spans import KIND_NAMES, OtelSpan, scope_of, text_of
 
 if not compiled:
-    from ..._core.scopes import SPAN, close_scope, current_context, make_scope, open_scope
+    from ..._core.interpreter import lent
+    from ..._core.scopes import SPAN, close_scope, current_context, current_span, make_scope, open_scope
     from ..._core.span import start_with, tracer_in_use
     from .contexts import attributes_of, relabelled
     from .runtime import context_of, value_of
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
 
     from ..._core.records import Instrumentation
     from ..._core.scopes import Scope
-    from ..._core.span import Span
     from ..._core.tracer import Tracer
 
-__all__ = ["CurrentSpan", "OtelTracer", "Settings", "use_span"]
+__all__ = ["CurrentSpan", "OtelTracer", "Settings", "get_current_span", "use_span"]
 
 _INTERNAL: Final = KINDS[0]
 _SPAN_KINDS: Final = tuple([kind for name in KINDS for kind, known in KIND_NAMES.items() if known == name])
 _api_use_span: Final = _trace.use_span
+_api_get_current_span: Final = _trace.get_current_span
 
 
 @final
@@ -106,18 +107,17 @@ class OtelTracer:
         end_on_exit: bool = True,
     ) -> CurrentSpan:
         """Return a context manager in which a new span is current; it is also a decorator, of coroutine functions too."""
+        options = None
+        if (
+            context is not None
+            or attributes is not None
+            or links is not None
+            or start_time is not None
+            or kind is not _SPAN_KINDS[0]
+        ):
+            options = (context, kind, attributes, links, start_time)
         return _current_span(
-            self,
-            None,
-            name,
-            context,
-            kind,
-            attributes,
-            links,
-            start_time,
-            bool(record_exception),
-            bool(set_status_on_exception),
-            bool(end_on_exit),
+            self, None, name, options, bool(record_exception), bool(set_status_on_exception), bool(end_on_exit)
         )
 
 
@@ -192,18 +192,14 @@ class CurrentSpan:
 
     if not compiled:
         __slots__ = (
-            "_attributes",
-            "_context",
             "_ends",
             "_given",
-            "_kind",
-            "_links",
             "_made",
             "_name",
+            "_options",
             "_records",
             "_scope",
             "_sets",
-            "_start_time",
             "_tracer",
         )
 
@@ -212,11 +208,9 @@ class CurrentSpan:
         _scope: Scope | None
         _tracer: OtelTracer | None  # where no span is given
         _name: Any
-        _context: Any
-        _kind: Any
-        _attributes: Any
-        _links: Any
-        _start_time: Any
+        _options: (
+            tuple[Any, ...] | None
+        )  # of start_span(), from the context to the start time, where one is not the default
         _records: bool
         _sets: bool
         _ends: bool
@@ -224,9 +218,11 @@ class CurrentSpan:
     def __enter__(self) -> OtelSpan:
         made = self._given
         if made is None:
-            made = _start(
-                self._tracer, self._name, self._context, self._kind, self._attributes, self._links, self._start_time
-            )
+            options = self._options
+            if options is None:
+                made = _start(self._tracer, self._name, None, _SPAN_KINDS[0], None, None, None)
+            else:
+                made = _start(self._tracer, self._name, options[0], options[1], options[2], options[3], options[4])
             made._records, made._sets = self._records, self._sets
             scope = make_scope(SPAN, made.tracekit_span, made.tracekit_span.context, None)
         else:
@@ -256,11 +252,7 @@ def _current_span(
     tracer: OtelTracer | None,
     given: OtelSpan | None,
     name: Any,
-    context: Any,
-    kind: Any,
-    attributes: Any,
-    links: Any,
-    start_time: Any,
+    options: tuple[Any, ...] | None,
     records: bool,
     sets: bool,
     ends: bool,
@@ -268,9 +260,7 @@ def _current_span(
     current = CurrentSpan.__new__(CurrentSpan)
     if not compiled:
         current._made = current._scope = None
-    current._tracer, current._given = tracer, given
-    current._name, current._context, current._kind = name, context, kind
-    current._attributes, current._links, current._start_time = attributes, links, start_time
+    current._tracer, current._given, current._name, current._options = tracer, given, name, options
     current._records, current._sets, current._ends = records, sets, ends
     return current
 
@@ -281,11 +271,7 @@ def _again(current: CurrentSpan) -> CurrentSpan:
         current._tracer,
         current._given,
         current._name,
-        current._context,
-        current._kind,
-        current._attributes,
-        current._links,
-        current._start_time,
+        current._options,
         current._records,
         current._sets,
         current._ends,
@@ -327,18 +313,23 @@ def use_span(
     if type(span) is not OtelSpan:
         return _api_use_span(span, end_on_exit, record_exception, set_status_on_exception)
     return _current_span(
-        None,
-        span,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        bool(record_exception),
-        bool(set_status_on_exception),
-        bool(end_on_exit),
+        None, span, None, None, bool(record_exception), bool(set_status_on_exception), bool(end_on_exit)
     )
+
+
+def get_current_span(context: Any = None) -> Any:
+    """Return the span of *context*, or the current one.
+
+    Takes the place of ``opentelemetry.trace.get_current_span()``, which makes the whole Context of each scope for this.
+    """
+    if context is None:
+        span = current_span()
+        if type(span) is Span:
+            native = span
+            made = lent(native._face)
+            if made is not None:
+                return made
+    return _api_get_current_span(context)
 
 
 _trace.Tracer.register(OtelTracer)
