@@ -28,8 +28,6 @@ if not compiled:
         lent,
         monotonic_ns,
         publish,
-        referent,
-        weak,
     )
     from .scopes import (
         SPAN,

@@ -21,9 +21,9 @@ from .. import _configure
 from .._core.log import log
 from ._opentelemetry.entry import LazyRuntimeContext
 from ._opentelemetry.propagator import Propagator
+from ._opentelemetry.provider import TracerProvider
 from ._opentelemetry.runtime import RUNTIME, RuntimeContext
 from ._opentelemetry.spans import OtelSpan
-from ._opentelemetry.provider import TracerProvider
 from ._opentelemetry.tracer import OtelTracer, get_current_span, use_span
 
 __all__ = [

@@ -107,6 +107,5 @@ def _pairs(carrier: Any, getter: textmap.Getter[Any]) -> list[tuple[str, str]]:
         if isinstance(values, str):
             pairs.append((name, values))
         else:
-            for value in values:
-                pairs.append((name, value))
+            pairs.extend([(name, value) for value in values])
     return pairs

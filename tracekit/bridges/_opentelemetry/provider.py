@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace as _trace
 
@@ -14,9 +13,12 @@ from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from .contexts import plain_attributes
 from .processors import Processors
-from .samplers import RandomIds, sampler_of
+from .samplers import RandomIds, limits_of, sampler_of
 from .spans import resource_of
 from .tracer import OtelTracer, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["TracerProvider"]
 
@@ -24,8 +26,8 @@ __all__ = ["TracerProvider"]
 class TracerProvider(_trace.TracerProvider):
     """OpenTelemetry's TracerProvider. Spans go to the exporter of ``tracekit.configure()`` and to the processors.
 
-    Takes the SDK's arguments. *sampler* decides about new traces only; *id_generator*, *span_limits* and what else the
-    SDK takes are ignored, with one warning: ``tracekit.configure()`` has settings for them.
+    Takes the SDK's arguments. *sampler* decides about new traces only. *id_generator* and what else the SDK takes are
+    ignored, with one warning: ``tracekit.configure()`` has settings for them.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class TracerProvider(_trace.TracerProvider):
         resource: Any = None,
         shutdown_on_exit: bool = True,
         active_span_processor: Any = None,
+        span_limits: Any = None,
         **ignored: Any,
     ) -> None:
         self._given_sampler = sampler
@@ -48,6 +51,8 @@ class TracerProvider(_trace.TracerProvider):
             changes["resource"] = dict(getattr(resource, "attributes", None) or {})
         if sampler is not None:
             changes["sampler"] = sampler_of(sampler)
+        if span_limits is not None:
+            changes["limits"] = limits_of(span_limits)
         self._settings.changes = changes
         names = sorted(name for name, value in ignored.items() if value is not None)
         if names:
@@ -72,7 +77,7 @@ class TracerProvider(_trace.TracerProvider):
         """A source of random ids."""
         return RandomIds()
 
-    def get_tracer(
+    def get_tracer(  # type: ignore[override]
         self,
         instrumenting_module_name: str,
         instrumenting_library_version: str | None = None,

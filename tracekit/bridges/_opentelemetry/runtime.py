@@ -138,7 +138,7 @@ def _labels(baggage: Any, base: SpanContext | None) -> Labels | None:
     if scope is not None and scope.ambient is not None:
         ambient = scope.ambient
         if ambient._baggage is baggage:
-            return ambient._labels
+            return ambient._labels  # type: ignore[no-any-return]
     context = base if base is not None and base._labels is not None else current_context()
     return labels_of(baggage, None if context is None else context._labels)
 

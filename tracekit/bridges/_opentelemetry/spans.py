@@ -83,7 +83,7 @@ class OtelSpan:
 
     def get_span_context(self) -> OtelContext:
         """Return the span's context, the same object at every call."""
-        return to_otel(self.tracekit_span.context)
+        return to_otel(self.tracekit_span.context)  # type: ignore[no-any-return]
 
     def is_recording(self) -> bool:
         """Tell whether further calls have an effect."""
@@ -166,7 +166,7 @@ class OtelSpan:
     @property
     def context(self) -> OtelContext:
         """The span's context."""
-        return to_otel(self.tracekit_span.context)
+        return to_otel(self.tracekit_span.context)  # type: ignore[no-any-return]
 
     @property
     def parent(self) -> OtelContext | None:

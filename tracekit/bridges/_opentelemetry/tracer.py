@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace as _trace
@@ -27,6 +26,8 @@ if not compiled:
     from .spans import face, leave, time_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from opentelemetry.context.context import Context
 
     from ..._core.records import Instrumentation
@@ -70,7 +71,7 @@ class OtelTracer:
     @property
     def instrumentation_scope(self) -> Any:
         """The library, in the SDK's class where it can be imported."""
-        return scope_of(self)
+        return scope_of(self)  # type: ignore[arg-type]
 
     @property
     def resource(self) -> Any:
@@ -178,7 +179,7 @@ def _parent(context: Any) -> Any:
         span = made.tracekit_span
         parent = span.context
         return span if parent._labels is labels else relabelled(parent, labels)
-    parent = None if given is None else context_of(given)
+    parent = None if given is None else context_of(given)  # type: ignore[assignment]
     if parent is None:
         return ROOT if labels is None else relabelled(None, labels)
     return relabelled(parent, labels)
@@ -206,7 +207,7 @@ class CurrentSpan:
         _given: OtelSpan | None
         _made: OtelSpan | None  # while it is current
         _scope: Scope | None
-        _tracer: OtelTracer | None  # where no span is given
+        _tracer: Any  # None where a span is given
         _name: Any
         _options: (
             tuple[Any, ...] | None
