@@ -41,6 +41,7 @@ lint: $(VENV)/lint
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
 	$(BIN)/python -m bench.export
+	$(BIN)/python -m bench.bridge
 
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees

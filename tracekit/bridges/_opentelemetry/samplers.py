@@ -1,17 +1,19 @@
-"""OpenTelemetry's samplers and id generators, on either side."""
+"""OpenTelemetry's samplers, id generators and span limits, on either side."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
+from ..._core.records import DEFAULT_LIMITS, Limits
 from .spans import KIND_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RandomIds", "sampler_of"]
+__all__ = ["RandomIds", "limits_of", "sampler_of"]
 
+_MOST = 1 << 31
 _KINDS = {name: kind for kind, name in KIND_NAMES.items()}
 
 
@@ -46,3 +48,14 @@ class _Sampler:
 def sampler_of(sampler: Any) -> Any:
     """Return *sampler*, one of OpenTelemetry's, as ``tracekit.configure()`` takes it."""
     return _Sampler(sampler)
+
+
+def limits_of(limits: Any) -> Limits:
+    """Return *limits*, the SDK's ``SpanLimits``, as tracekit's; those that it leaves open are tracekit's defaults."""
+    names = ("max_span_attributes", "max_events", "max_links", "max_span_attribute_length")
+    given = [getattr(limits, name, None) for name in names]
+    values = [
+        default if not isinstance(value, int) else min(max(value, 0), _MOST)
+        for value, default in zip(given, DEFAULT_LIMITS, strict=False)
+    ]
+    return DEFAULT_LIMITS._replace(attributes=values[0], events=values[1], links=values[2], value_length=values[3])
