@@ -50,9 +50,12 @@ class Propagator(textmap.TextMapPropagator):
         context: Context | None = None,
         getter: textmap.Getter[Any] = textmap.default_getter,
     ) -> Context:
-        """Return *context*, or the current one, with the span context and the baggage that *carrier* holds."""
+        """Return *context*, or an empty one, with the span context and the baggage that *carrier* holds.
+
+        Not the current one, as in OpenTelemetry: a server that attaches the result inherits nothing of the last request.
+        """
         if context is None:
-            context = RUNTIME.get_current()
+            context = Context()
         try:
             found = _propagation.extract(_pairs(carrier, getter))
         except Exception:  # a getter of the program's, or a carrier that it does not know

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import inspect
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ from ..._core.span import ROOT, span_scope, start_span
 from .contexts import attributes_of, link_of, plain_attributes, relabelled
 from .processors import Processors
 from .runtime import SPAN_KEY, span_of
-from .samplers import RandomIds, sampler_of
-from .spans import KIND_NAMES, OtelSpan, face, leave, resource_of, text_of, time_of
+from .samplers import RandomIds, limits_of, sampler_in_use, sampler_of
+from .spans import KIND_NAMES, OtelSpan, face, keep_resource, leave, resource_of, scope_of, text_of, time_of
 
 if TYPE_CHECKING:
     from opentelemetry.context.context import Context
@@ -46,9 +47,14 @@ class OtelTracer(_trace.Tracer):
     @property
     def instrumentation_scope(self) -> Any:
         """The library, in the SDK's class where it can be imported."""
-        from .spans import scope_of
-
         return scope_of(self)  # type: ignore[arg-type]
+
+    _instrumentation_scope = instrumentation_scope  # read by libraries although it is private
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        kind = getattr(sys.modules.get("opentelemetry.sdk.trace"), "Tracer", None)
+        return kind if isinstance(kind, type) else type(self)
 
     @property
     def resource(self) -> Any:
@@ -188,8 +194,8 @@ class CurrentSpan:
 class TracerProvider(_trace.TracerProvider):
     """OpenTelemetry's TracerProvider. Spans go to the exporter of ``tracekit.configure()`` and to the processors.
 
-    Takes the SDK's arguments. *sampler* decides about new traces only; *id_generator*, *span_limits* and what else the
-    SDK takes are ignored, with one warning: ``tracekit.configure()`` has settings for them.
+    Takes the SDK's arguments. *sampler* decides about new traces only. *id_generator* and other arguments of the SDK's
+    are ignored, with one warning.
     """
 
     def __init__(
@@ -198,6 +204,8 @@ class TracerProvider(_trace.TracerProvider):
         resource: Any = None,
         shutdown_on_exit: bool = True,
         active_span_processor: Any = None,
+        id_generator: Any = None,
+        span_limits: Any = None,
         **ignored: Any,
     ) -> None:
         self._given_sampler = sampler
@@ -208,12 +216,16 @@ class TracerProvider(_trace.TracerProvider):
         self._covers_native = False
         self._changes: dict[str, Any] = {}
         if resource is not None:
-            self._changes["resource"] = dict(getattr(resource, "attributes", None) or {})
+            self._changes["resource"] = given = attributes_of(getattr(resource, "attributes", None)) or {}
+            keep_resource(given, resource)
         if sampler is not None:
             self._changes["sampler"] = sampler_of(sampler)
-        names = sorted(name for name, value in ignored.items() if value is not None)
+        if span_limits is not None:
+            self._changes["limits"] = limits_of(span_limits, _configure.tracer_in_use().limits)
+        names = sorted(name for name, value in {"id_generator": id_generator, **ignored}.items() if value is not None)
         if names:
-            log("warning", "tracekit's TracerProvider ignores %s: see tracekit.configure()", ", ".join(names))
+            log("warning", "tracekit's TracerProvider ignores %s", ", ".join(names))
+        self._given_processor = active_span_processor
         if active_span_processor is not None:
             self.add_span_processor(active_span_processor)
 
@@ -225,9 +237,14 @@ class TracerProvider(_trace.TracerProvider):
 
     @property
     def sampler(self) -> Any:
-        """The sampler that was given, or that of ``tracekit.configure()``; None where a fixed ratio decides."""
+        """The sampler that was given, or that of ``tracekit.configure()``."""
         given = self._given_sampler
-        return _configure.tracer_in_use().sampler if given is None else given
+        return sampler_in_use(_configure.tracer_in_use()) if given is None else given
+
+    @property
+    def _active_span_processor(self) -> Any:
+        # Read by libraries although it is private.
+        return self._processors if self._given_processor is None else self._given_processor
 
     @property
     def id_generator(self) -> RandomIds:
