@@ -173,7 +173,8 @@ def test_the_page_counts_kept_scenarios_and_names_the_call_for_the_others():
     page = report(made, ["CPython 3"])
     assert failures(made) == []
     assert "2 scenarios, 1 of them kept by tracekit on every backend, and 1 only if it is called." in page
-    assert "| Spawning tasks | 1/2 | 0/2 | 0/0 |" in readme(page)
+    assert "| Spawning tasks | 1/2 | 0/0 | 0/2 | 0/0 |" in readme(page)
+    assert "| all | 1/2 | 0/0 | 0/2 | 0/0 |" in readme(page)
     assert "The 1 that are missing for tracekit cannot be kept unless it is called" in readme(page)
     assert "| a bare task | 2 | lost | `wrap(fn)` |" in page
     link = "[`body`](../tests/guarantees/test_scenario.py)"

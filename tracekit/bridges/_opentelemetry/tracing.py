@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import inspect
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["OtelTracer", "TracerProvider"]
 
 _Links = Sequence[Any] | None
+_NO_CHANGES: dict[str, Any] = {}
 
 
 class OtelTracer(_trace.Tracer):
@@ -208,13 +210,15 @@ class TracerProvider(_trace.TracerProvider):
         span_limits: Any = None,
         **ignored: Any,
     ) -> None:
+        self._is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
         self._given_sampler = sampler
         self._given_resource = resource
         self._shuts_down_on_exit = shutdown_on_exit
         self._processors = Processors()
         self._tracers: dict[Any, OtelTracer] = {}
         self._covers_native = False
-        self._changes: dict[str, Any] = {}
+        # Spans are recorded and have the hooks from the start: their end is of interest to a processor added meanwhile.
+        self._changes: dict[str, Any] = {"recording": True, "hooks": self._processors}
         if resource is not None:
             self._changes["resource"] = given = attributes_of(getattr(resource, "attributes", None)) or {}
             keep_resource(given, resource)
@@ -257,8 +261,10 @@ class TracerProvider(_trace.TracerProvider):
         instrumenting_library_version: str | None = None,
         schema_url: str | None = None,
         attributes: Mapping[str, Any] | None = None,
-    ) -> OtelTracer:
+    ) -> _trace.Tracer:
         """Return the tracer of a library; the same one for the same arguments."""
+        if self._is_disabled:
+            return _trace.NoOpTracer()
         items = plain_attributes(attributes)
         name, version, url = (
             str(part or "") for part in (instrumenting_module_name, instrumenting_library_version, schema_url)
@@ -279,19 +285,21 @@ class TracerProvider(_trace.TracerProvider):
         if not self._processors and self._shuts_down_on_exit:
             atexit.register(self._processors.shutdown)
         self._processors.add(span_processor)
-        self._changes = {**self._changes, "recording": True, "hooks": self._processors}
-        if self._covers_native:
+        if self._covers_native and not self._is_disabled:
             _configure.use_hooks(self._processors)
 
     def cover_native_spans(self, covers: bool) -> None:
         """Have the processors called for the spans of ``tracekit.span()`` too, from now on, or no longer."""
         self._covers_native = covers
-        if self._processors:
+        if self._processors and not self._is_disabled:
             _configure.use_hooks(self._processors if covers else None)
 
     def changes(self) -> dict[str, Any]:
-        """Return what distinguishes this provider's tracers from the tracer in use."""
-        return self._changes
+        """Return the settings in which this provider's tracers differ from the tracer in use.
+
+        A provider that covers the native spans has none: without exporters and processors, nothing is recorded.
+        """
+        return _NO_CHANGES if self._covers_native else self._changes
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Flush the processors and tracekit's exporter; return whether all was exported in time."""
