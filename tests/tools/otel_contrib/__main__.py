@@ -57,12 +57,26 @@ def run(python: Path, directory: Path, tracer: str, *tests: str) -> set[str]:
             "TRACEKIT_SUITE_TRACER": tracer,
             "TRACEKIT_SUITE_RESULTS": str(results),
         }
-        command = [python, "-m", "pytest", "-q", "-p", "plugin", "-p", "no:cacheprovider", "-p", "no:tracekit", *(tests or ["tests"])]
+        command = [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "plugin",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:tracekit",
+            *(tests or ["tests"]),
+        ]
         with open(f"/tmp/contrib/log-{tracer}-{directory.name}", "w") as log:
-          try:
-            subprocess.run(command, cwd=directory, env=variables, timeout=SUITE_S, stdout=log, stderr=subprocess.STDOUT)
-          except subprocess.TimeoutExpired:
-            print(f"{directory.name} on {tracer}: stopped after {SUITE_S} s", file=sys.stderr)
+            try:
+                subprocess.run(
+                    command, cwd=directory, env=variables, timeout=SUITE_S, stdout=log, stderr=subprocess.STDOUT
+                )
+            except subprocess.TimeoutExpired:
+                print(f"{directory.name} on {tracer}: stopped after {SUITE_S} s", file=sys.stderr)
         lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
     return {test for test, outcome in lines if outcome == "passed"} - {
         test for test, outcome in lines if outcome == "failed"
