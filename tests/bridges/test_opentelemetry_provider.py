@@ -122,7 +122,7 @@ def test_a_link_without_ids_is_kept_for_its_state(tracer):
 
 def test_the_deprecated_form_of_the_scope(tracer):
     span = tracer.start_span("span")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="InstrumentationScope"):
         assert span.instrumentation_info.name == "library"
     span.end()
 

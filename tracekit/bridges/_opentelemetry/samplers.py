@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..._core.records import Limits
 from .spans import KIND_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..._core.records import Limits
     from ..._core.tracer import Tracer
 
 __all__ = ["RandomIds", "limits_of", "sampler_in_use", "sampler_of"]
