@@ -62,16 +62,14 @@ __all__ = [
     "Span",
     "after_fork",
     "check_clock",
-    "face_of",
     "restore_span",
     "retrace",
     "set_clock",
-    "set_face",
     "set_observer",
     "set_tracer",
     "span",
     "span_scope",
-    "start_span",
+    "start_with",
 ]
 
 
@@ -124,6 +122,13 @@ def set_clock(clock: Callable[[], int] | None) -> None:
     """Take the time, Unix nanoseconds, from *clock* instead of the operating system; None undoes it."""
     global _clock
     _clock = clock
+
+
+if not compiled:
+
+    def tracer_in_use() -> Tracer:
+        """Return the tracer that new spans are started with."""
+        return _tracer
 
 
 def set_tracer(tracer: Tracer) -> None:
@@ -194,7 +199,7 @@ class Span:
         # The innermost open scope of this span, borrowed: an open scope owns its span, and closing, replacing or
         # deallocating it sets this to another that is open. A closed one must never stand here.
         _scope: Any
-        _face: Any  # a weak reference to another API's form of this span, or None
+        _face: Any  # another API's form of this span, borrowed: it owns the span, and clears this when it goes
         _name: str
         _kind: Literal["internal", "server", "client", "producer", "consumer"]
         _description: str | None
@@ -700,31 +705,20 @@ def span(
     return self
 
 
-def start_span(
+def start_with(
     tracer: Tracer,
     name: str,
     kind: str,
-    attributes: Mapping[str, Any] | None,
+    attributes: dict[str, Any] | None,
     links: tuple[Link, ...],
     parent: Span | SpanContext | Root | None,
     start_ns: int | None,
 ) -> Span:
-    """Start a span with a tracer that is not the one in use, for a bridge to another API, which calls the hooks."""
-    if start_ns is not None and not isinstance(start_ns, int):
-        misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
-        start_ns = None
-    items = None if attributes is None else _items(attributes)
-    return _start(tracer, name, KINDS[max(_index(KINDS, kind, "kind"), 0)], attributes, items, links, parent, start_ns)
+    """Start a span for a bridge to another API, which has checked the arguments, and calls the hooks.
 
-
-def face_of(span: Span) -> Any:
-    """Return another API's form of *span* that ``set_face()`` was called with, while it lives, or None."""
-    return None if span._face is None else referent(span._face)
-
-
-def set_face(span: Span, face: Any) -> None:
-    """Remember *face*, another API's form of *span* that owns it, for as long as *face* lives."""
-    span._face = weak(face)
+    *name* and the keys of *attributes* are str and none of its subclasses, *kind* is one of ``KINDS``.
+    """
+    return _start(tracer, name, kind, attributes, attributes, links, parent, start_ns)
 
 
 def _links(links: Any) -> tuple[Any, ...]:

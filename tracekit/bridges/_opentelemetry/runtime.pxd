@@ -1,0 +1,60 @@
+cimport cython
+from cpython.object cimport PyObject
+
+from ..._core.context cimport SpanContext, generation
+from ..._core.interpreter cimport DEFERRED
+from ..._core.scopes cimport (
+    CONTEXT,
+    LINKED,
+    SPAN,
+    Scope,
+    attach_scope,
+    close_scope,
+    current_context,
+    effective,
+    held_span,
+    innermost,
+    keep_view,
+    make_scope,
+)
+from ..._core.span cimport Span
+from .contexts cimport from_otel, relabelled
+from .spans cimport OtelSpan, face
+
+cdef extern from "Python.h":
+    PyObject* PyDict_GetItem(object, object) noexcept
+
+cdef object _EMPTY, _NO_KEYS
+
+
+cdef inline object value_of(object context, object key):
+    cdef PyObject* value = PyDict_GetItem(context, key)
+    return <object>value if value != NULL else None
+
+
+@cython.final
+cdef class Ambient:
+    cdef readonly object keys
+    cdef object _baggage, _labels, _span, _span_id
+
+
+@cython.final
+cdef class RuntimeContext:
+    cdef public object fallback
+
+
+@cython.locals(base=SpanContext, made=OtelSpan, span=Span, scope=Scope, ambient=Ambient, count=Py_ssize_t)
+cpdef Scope scope_for(object context)
+cdef dict _other_keys(object context)
+
+
+@cython.locals(context=SpanContext)
+cdef SpanContext context_of(object given)
+
+
+@cython.locals(scope=Scope, ambient=Ambient, context=SpanContext)
+cdef object _labels(object baggage, SpanContext base)
+
+
+@cython.locals(ambient=Ambient, context=SpanContext, values=dict)
+cdef object _view(Scope scope)
