@@ -74,8 +74,7 @@ class OtelTracer:
 
     @property
     def _instrumentation_scope(self) -> Any:
-        # Read by libraries although it is private.
-        return scope_of(self)
+        return self.instrumentation_scope  # read by libraries although it is private
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
