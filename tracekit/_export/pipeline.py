@@ -298,6 +298,7 @@ class Pipeline:
         self._state: tuple[_Worker | None, _Counts] = (None, _Counts())
         self._earlier_drops = 0  # reported already, or of an earlier exporter
         self._are_drops_reported = False
+        self._has_exported = False  # without an exporter, spans are recorded for span processors alone
 
     @property
     def _worker(self) -> _Worker | None:
@@ -330,7 +331,7 @@ class Pipeline:
             buffer.capacity = capacity
             self._earlier_drops = self.statistics().dropped
             self._are_drops_reported = False
-            buffer.is_open = exporter is not None
+            buffer.is_open = self._has_exported = exporter is not None
             buffer.is_asleep = True
             if exporter is None:
                 return
@@ -418,7 +419,7 @@ class Pipeline:
 
     def _report_drops(self) -> None:
         dropped = self._state[1].dropped + buffer.counts()[2] - self._earlier_drops
-        if dropped > 0 and not self._are_drops_reported:
+        if dropped > 0 and self._has_exported and not self._are_drops_reported:
             self._are_drops_reported = True  # once until the next configure()
             log("warning", "%d spans dropped: the buffer was full or closed (reported once)", dropped)
 

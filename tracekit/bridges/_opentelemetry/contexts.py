@@ -99,7 +99,8 @@ def from_otel(face: Any) -> SpanContext | None:
     try:
         trace_id, span_id = int(face.trace_id), int(face.span_id)
         id = trace_id.to_bytes(16) + span_id.to_bytes(8)
-        state = str(State.parse(face.trace_state.to_header())) if face.trace_state else ""
+        given = face.trace_state or ""
+        state = str(State.parse(given if isinstance(given, str) else given.to_header())) if given else ""
         flags = int(face.trace_flags) & 0xFF if trace_id and span_id else DEFERRED
         context = make_context(id, flags, state, None, bool(face.is_remote))
     except Exception:  # a mock of a test, another implementation of the API

@@ -62,7 +62,10 @@ class Propagator:
         context: Context | None = None,
         getter: textmap.Getter[Any] = textmap.default_getter,
     ) -> Context:
-        """Return *context*, or an empty one, with the span context and the baggage that *carrier* holds."""
+        """Return *context*, or an empty one, with the span context and the baggage that *carrier* holds.
+
+        Not the current one, as in OpenTelemetry: a server that attaches the result inherits nothing of the last request.
+        """
         if context is None:
             context = _EMPTY
         try:

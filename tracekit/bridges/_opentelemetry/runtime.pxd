@@ -45,6 +45,7 @@ cdef class Ambient:
 
 @cython.final
 cdef class RuntimeContext:
+    cdef dict __dict__  # tests of others replace its methods
     cdef public object fallback
 
 

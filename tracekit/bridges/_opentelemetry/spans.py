@@ -15,6 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
 from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import Status as OtelStatus
 
+from ..._core.misuse import misused
 from ..._core.outcome import outcome_of
 from ..._core.records import KINDS
 from ..._version import __version__
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..._core.span import Span
 
-__all__ = ["KIND_NAMES", "OtelSpan", "face", "leave", "resource_of", "scope_of", "text_of", "time_of"]
+__all__ = ["KIND_NAMES", "OtelSpan", "face", "keep_resource", "leave", "resource_of", "scope_of", "text_of", "time_of"]
 
 KIND_NAMES = {kind: kind.name.lower() for kind in SpanKind}
 _KINDS = {name: kind for kind, name in KIND_NAMES.items()}
@@ -124,6 +125,8 @@ class OtelSpan:
         """Record the outcome; only an error has a description, and "ok" is final."""
         code: Any = status
         if isinstance(status, OtelStatus):
+            if description is not None:
+                misused(TypeError("set_status() takes a description with a StatusCode, not with a Status"))
             code, description = status.status_code, status.description
         if not isinstance(code, StatusCode):
             return
@@ -225,8 +228,10 @@ class OtelSpan:
 
     @property
     def instrumentation_info(self) -> Any:
-        """The same under its older name."""
-        return scope_of(self.tracekit_span)
+        """The library as the SDK's deprecated class, which warns."""
+        scope = self.instrumentation_scope
+        make = _sdk("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo", _PlainScope)
+        return make(scope.name, scope.version, scope.schema_url)
 
     @property
     def dropped_attributes(self) -> int:
@@ -351,12 +356,19 @@ def leave(span: Span, exc: BaseException, records: bool, sets_status: bool) -> N
 
 def resource_of(attributes: Mapping[str, Any]) -> Any:
     """Return the resource with *attributes*: the SDK's class where it can be imported, else one with its fields."""
-    global _resource
-    made_from, made = _resource
-    if made_from is not attributes:
+    known = _resources.get(id(attributes))
+    if known is None or known[0] is not attributes:
         made = _sdk("opentelemetry.sdk.resources", "Resource", _PlainResource)(dict(attributes))
-        _resource = attributes, made
-    return made
+        return keep_resource(attributes, made)
+    return known[1]
+
+
+def keep_resource(attributes: Mapping[str, Any], resource: Any) -> Any:
+    """Have ``resource_of()`` return *resource* for the very object *attributes*, and return it."""
+    if len(_resources) >= 4096:  # a program that makes providers without end
+        _resources.clear()
+    _resources[id(attributes)] = attributes, resource
+    return resource
 
 
 def scope_of(span: Span) -> Any:
@@ -387,7 +399,7 @@ class _PlainScope:
         self.name, self.version, self.schema_url, self.attributes = name, version, schema_url, attributes or {}
 
 
-_resource: tuple[Any, Any] = (None, None)
+_resources: dict[int, tuple[Any, Any]] = {}
 _scopes: dict[int, tuple[Any, Any]] = {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace as _trace
@@ -72,6 +73,15 @@ class OtelTracer:
     def instrumentation_scope(self) -> Any:
         """The library, in the SDK's class where it can be imported."""
         return scope_of(self)  # type: ignore[arg-type]
+
+    @property
+    def _instrumentation_scope(self) -> Any:
+        return self.instrumentation_scope  # read by libraries although it is private
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        kind = getattr(sys.modules.get("opentelemetry.sdk.trace"), "Tracer", None)
+        return kind if isinstance(kind, type) else OtelTracer
 
     @property
     def resource(self) -> Any:
