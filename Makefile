@@ -12,7 +12,7 @@ AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test test-fast lint bench guarantees interop w3c collector faults fuzz asan wheel clean
+.PHONY: demo test test-fast lint bench guarantees interop w3c collector faults fuzz asan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -62,6 +62,9 @@ fuzz: $(VENV)/test
 
 asan: $(VENV)/test
 	$(BIN)/python -m tests.tools.asan
+
+pythons: $(VENV)/test
+	$(BIN)/python -m tests.tools.pythons
 
 wheel: $(VENV)/test
 	$(BIN)/python -m build

@@ -8,11 +8,11 @@ import tracekit
 from tracekit.testing import MemoryExporter
 
 
-def bench_buffer_add_and_drain_1000(benchmark, twin):
-    twin.set_tracer(twin.Tracer(recording=True))
-    spans = [twin.span("work") for _ in range(1000)]
-    twin.set_tracer(twin.Tracer())
-    buffer = twin.buffer
+def bench_buffer_add_and_drain_1000(benchmark, form):
+    form.set_tracer(form.Tracer(recording=True))
+    spans = [form.span("work") for _ in range(1000)]
+    form.set_tracer(form.Tracer())
+    buffer = form.buffer
     buffer.is_open = True
 
     def fill_and_drain():

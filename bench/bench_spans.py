@@ -13,17 +13,17 @@ from . import inputs
 
 
 @pytest.fixture(params=["recorded", "unsampled", "unconfigured"])
-def mode(request, twin):
-    """The twin's module in one of the three states that a program may be in."""
+def mode(request, form):
+    """The form's module in one of the three states that a program may be in."""
     if request.param != "unconfigured":
         request.getfixturevalue("recording")
     if request.param == "unsampled":
-        twin.set_tracer(twin.Tracer(recording=True, threshold=1 << 56))
-    return twin
+        form.set_tracer(form.Tracer(recording=True, threshold=1 << 56))
+    return form
 
 
-def _open_and_close(twin):
-    span = twin.span
+def _open_and_close(form):
+    span = form.span
 
     def work():
         with span("work"):

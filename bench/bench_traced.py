@@ -1,4 +1,4 @@
-"""``@traced`` and the public scopes, on the active twin."""
+"""``@traced`` and the public scopes, on the active form."""
 
 from __future__ import annotations
 

@@ -14,21 +14,21 @@ ID = bytes.fromhex(inputs.TRACEPARENT[3:35] + inputs.TRACEPARENT[36:52])
 
 
 @pytest.fixture
-def context(twin):
-    return twin.parse_traceparent(inputs.TRACEPARENT)
+def context(form):
+    return form.parse_traceparent(inputs.TRACEPARENT)
 
 
-def bench_parse_hex(benchmark, twin):
-    benchmark(twin.parse_hex, inputs.TRACEPARENT[3:35], 32)
+def bench_parse_hex(benchmark, form):
+    benchmark(form.parse_hex, inputs.TRACEPARENT[3:35], 32)
 
 
-def bench_new_context_of_hex(benchmark, twin):
+def bench_new_context_of_hex(benchmark, form):
     trace_id, span_id = inputs.TRACEPARENT[3:35], inputs.TRACEPARENT[36:52]
-    benchmark(twin.SpanContext, trace_id, span_id, 1)
+    benchmark(form.SpanContext, trace_id, span_id, 1)
 
 
-def bench_make_context(benchmark, twin):
-    benchmark(twin.make_context, ID, 1, "", None, True)
+def bench_make_context(benchmark, form):
+    benchmark(form.make_context, ID, 1, "", None, True)
 
 
 @pytest.mark.parametrize("name", ["trace_id", "span_id", "id", "sampled", "is_valid", "state", "labels"])
@@ -41,8 +41,8 @@ def bench_hash_context(benchmark, context):
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["equal", "unequal"])
-def bench_compare_contexts(benchmark, twin, context, same):
-    other = twin.make_context(context.id if same else bytes(24), 1, "", None, True)
+def bench_compare_contexts(benchmark, form, context, same):
+    other = form.make_context(context.id if same else bytes(24), 1, "", None, True)
     benchmark(lambda: context == other)
 
 

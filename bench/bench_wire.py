@@ -47,38 +47,38 @@ def _params(table):
 
 
 @pytest.mark.parametrize("text", _params(TRACEPARENTS))
-def bench_parse_traceparent(benchmark, twin, text):
-    benchmark(twin.parse_traceparent, text)
+def bench_parse_traceparent(benchmark, form, text):
+    benchmark(form.parse_traceparent, text)
 
 
-def bench_format_traceparent(benchmark, twin):
-    benchmark(twin.format_traceparent, twin.parse_traceparent(inputs.TRACEPARENT))
+def bench_format_traceparent(benchmark, form):
+    benchmark(form.format_traceparent, form.parse_traceparent(inputs.TRACEPARENT))
 
 
 @pytest.mark.parametrize("text", _params(STATES))
-def bench_count_tracestate(benchmark, twin, text):
-    benchmark(twin.count_tracestate, text)
+def bench_count_tracestate(benchmark, form, text):
+    benchmark(form.count_tracestate, text)
 
 
 @pytest.mark.parametrize("text", _params(BAGGAGES))
-def bench_parse_baggage(benchmark, twin, text):
-    benchmark(twin.parse_baggage, text)
+def bench_parse_baggage(benchmark, form, text):
+    benchmark(form.parse_baggage, text)
 
 
 @pytest.mark.parametrize("count", [3, 64])
-def bench_format_baggage(benchmark, twin, count):
-    members, _ = twin.parse_baggage(BAGGAGES[f"{count} labels"])
-    benchmark(twin.format_baggage, members)
+def bench_format_baggage(benchmark, form, count):
+    members, _ = form.parse_baggage(BAGGAGES[f"{count} labels"])
+    benchmark(form.format_baggage, members)
 
 
 @pytest.mark.parametrize("value", ["gold", "ünïcode & spaces, 100 %"])
-def bench_escape_and_unescape_label(benchmark, twin, value):
-    benchmark(lambda: twin.unescape_label(twin.escape_label(value)))
+def bench_escape_and_unescape_label(benchmark, form, value):
+    benchmark(lambda: form.unescape_label(form.escape_label(value)))
 
 
 @pytest.mark.parametrize("carrier", _params(CARRIERS))
-def bench_read_tracecontext(benchmark, twin, carrier):
-    read = twin.read_tracecontext
+def bench_read_tracecontext(benchmark, form, carrier):
+    read = form.read_tracecontext
 
     def lenient():
         try:
@@ -93,9 +93,9 @@ def bench_read_tracecontext(benchmark, twin, carrier):
 @pytest.mark.parametrize(
     "headers", _params({key: HEADERS[key] for key in ("traceparent", "traceparent and tracestate")})
 )
-def bench_write_tracecontext(benchmark, twin, headers, carrier):
-    context = twin.read_tracecontext(headers)
-    write = twin.write_tracecontext
+def bench_write_tracecontext(benchmark, form, headers, carrier):
+    context = form.read_tracecontext(headers)
+    write = form.write_tracecontext
     benchmark(lambda: write(context, carrier()))
 
 

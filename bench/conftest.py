@@ -37,7 +37,7 @@ def pytest_configure(config):
 
 
 @pytest.fixture(params=FORMS)
-def twin(request):
+def form(request):
     """The names of one form of the core, unconfigured, with nothing current."""
     form = FORMS[request.param]
     with form.context_scope(None):
@@ -50,21 +50,21 @@ def _empty_when_half_full(buffer):
 
 
 @pytest.fixture
-def recording(twin):
-    """The twin's module, recording every span."""
-    twin.set_tracer(twin.Tracer(recording=True))
-    twin.buffer.is_open = True
-    _empty_when_half_full(twin.buffer)
-    yield twin
-    twin.set_tracer(twin.Tracer())
-    twin.buffer.is_open = False
-    twin.buffer.wake = None
-    twin.buffer.reset()
+def recording(form):
+    """The form's module, recording every span."""
+    form.set_tracer(form.Tracer(recording=True))
+    form.buffer.is_open = True
+    _empty_when_half_full(form.buffer)
+    yield form
+    form.set_tracer(form.Tracer())
+    form.buffer.is_open = False
+    form.buffer.wake = None
+    form.buffer.reset()
 
 
 @pytest.fixture
 def configure():
-    """``tracekit.configure``, on the active twin, with an exporter that does nothing."""
+    """``tracekit.configure``, on the active form, with an exporter that does nothing."""
 
     def configure(**settings):
         tracekit.configure(service="bench", exporter=NullExporter(), **settings)

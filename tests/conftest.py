@@ -38,7 +38,7 @@ misuse.set_strict(True)
 
 # Files whose tests run in the compiled pass alone, by path, and the reason: what each tests has one source that is not
 # compiled, or is compared in both forms by the tests themselves. Spans, scopes, hand-offs, carriers and propagation run
-# in both passes. Cases parametrised with a ``Form``, such as those of the fixture ``twin``, are marked one by one.
+# in both passes. Cases parametrised with a ``Form``, such as those of the fixture ``form``, are marked one by one.
 _EXPORTERS = (
     "exporters read finished spans through public properties; their encoding, test_otlp_encoding.py, runs in both"
 )
@@ -65,11 +65,11 @@ ONE_FORM = {
     "test_fuzz.py": _BOTH,
     "test_header.py": _PROGRAMS,
     "test_pytest_plugin.py": "pytest in processes of its own; the plugin is not compiled",
-    "test_span_twins.py": _BOTH,
+    "test_span_forms.py": _BOTH,
     "test_stack.py": "texts of exceptions: the module is not compiled",
     "test_structure.py": "reads sources and the documents",
-    "test_twins.py": _BOTH,
-    "test_wire_twins.py": _BOTH,
+    "test_forms.py": _BOTH,
+    "test_wire_forms.py": _BOTH,
 }
 # Files that ``make test-fast`` leaves out, and the reason. It leaves out cases of the plain form, too.
 SLOW = dict.fromkeys(
@@ -101,12 +101,12 @@ SLOW = dict.fromkeys(
         "test_fuzz.py",
         "test_sampling.py",
         "test_scope_model.py",
-        "test_span_twins.py",
+        "test_span_forms.py",
         "test_stack.py",
         "test_stress.py",
         "test_tracer.py",
-        "test_twins.py",
-        "test_wire_twins.py",
+        "test_forms.py",
+        "test_wire_forms.py",
         "wire/test_limits.py",
     ],
     "many examples, or long waits",
@@ -140,7 +140,7 @@ def pytest_collection_finish(session):
 
 
 @pytest.fixture(params=[pytest.param(form, id=name) for name, form in FORMS.items()])
-def twin(request):
+def form(request):
     """The modules of one implementation, for pure functions and values."""
     return request.param
 

@@ -1,4 +1,4 @@
-"""Which twin is in use, and why."""
+"""Which form is in use, and why."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def run(program, **environ):
 
 
 @pytest.mark.parametrize(("value", "forced"), [("1", True), ("yes", True), ("0", False), ("", False)])
-def test_the_plain_twin_can_be_forced(value, forced):
+def test_the_plain_form_can_be_forced(value, forced):
     is_built = importlib.util.find_spec("tracekit._speedups") is not None
     wanted = "plain" if forced or not is_built else "compiled"
     assert run("import tracekit; print(tracekit.IMPLEMENTATION)", TRACEKIT_NO_EXTENSIONS=value) == [wanted]
 
 
-def test_a_sub_interpreter_gets_the_plain_twin():
+def test_a_sub_interpreter_gets_the_plain_form():
     """The extension loads into one interpreter a process; the others must not do without tracing for that."""
     program = """
         import tracekit

@@ -133,9 +133,9 @@ def test_a_context_is_found_in_every_shape_of_carrier(name):
 
 
 @pytest.mark.parametrize("name", CARRIERS)
-def test_a_repeated_field_is_found_twice_or_joined_in_every_shape_of_carrier(twin, name):
+def test_a_repeated_field_is_found_twice_or_joined_in_every_shape_of_carrier(form, name):
     carrier = CARRIERS[name]([("a", "1"), ("field", "x"), ("field", "y"), ("z", "2")])
-    (found,) = twin.Sieve(("field",)).collect(carrier)
+    (found,) = form.Sieve(("field",)).collect(carrier)
     assert (found if isinstance(found, list) else found.replace(" ", "").split(",")) == ["x", "y"]
 
 
@@ -172,8 +172,8 @@ def test_a_repeated_field_is_found_twice_or_joined_in_every_shape_of_carrier(twi
         ([("k" * 1_000_000, "1")], [None, None]),
     ],
 )
-def test_collect_finds_names_in_any_case_and_ignores_other_shapes(twin, carrier, found):
-    assert twin.Sieve(("key", "other")).collect(carrier) == found
+def test_collect_finds_names_in_any_case_and_ignores_other_shapes(form, carrier, found):
+    assert form.Sieve(("key", "other")).collect(carrier) == found
 
 
 @pytest.mark.parametrize("carrier", [None, 5, 1.5, True, object(), "traceparent", b"traceparent", len])
@@ -314,25 +314,25 @@ def test_inject_removes_a_stale_tracestate(name):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_put_of_none_removes_a_field_in_any_case_and_keeps_the_rest(twin, name):
+def test_put_of_none_removes_a_field_in_any_case_and_keeps_the_rest(form, name):
     carrier = TARGETS[name]()
     rest = [pair for pair in _texts(carrier) if pair[0] != "traceparent"]
-    twin.put(carrier, "traceparent", None)
+    form.put(carrier, "traceparent", None)
     assert _texts(carrier) == rest
-    twin.put(carrier, "traceparent", None)
+    form.put(carrier, "traceparent", None)
     assert _texts(carrier) == rest
 
 
 @pytest.mark.parametrize("name", [None, 5, b"name", object()])
 @pytest.mark.parametrize("carrier", [{}, {"a": "b"}, [], [("a", "b")], UserDict()])
-def test_put_without_a_name_is_a_type_error(twin, carrier, name):
+def test_put_without_a_name_is_a_type_error(form, carrier, name):
     before = carrier.copy()
     with pytest.raises(TypeError):
-        twin.put(carrier, name, "text")
+        form.put(carrier, name, "text")
     assert carrier == before
 
 
-def test_a_list_of_bytes_pairs_gets_bytes_and_every_other_list_text(twin):
+def test_a_list_of_bytes_pairs_gets_bytes_and_every_other_list_text(form):
     for carrier, added in (
         ([(b"host", b"x")], (b"name", b"v")),
         ([(b"name", b"old")], (b"name", b"v")),
@@ -341,15 +341,15 @@ def test_a_list_of_bytes_pairs_gets_bytes_and_every_other_list_text(twin):
         ([("host", b"x")], ("name", "v")),
         ([], ("name", "v")),
     ):
-        twin.put(carrier, "name", "v")
+        form.put(carrier, "name", "v")
         assert carrier[-1] == added
         assert len(carrier) == 1 + (carrier[0] != added)
 
 
-def test_other_items_of_a_list_stay_the_same_objects(twin):
+def test_other_items_of_a_list_stay_the_same_objects(form):
     others = [("a", object()), ["b", 1], ("c", None, "more"), ([], "x")]
     carrier = [*others, ("Name", "old")]
-    twin.put(carrier, "name", "v")
+    form.put(carrier, "name", "v")
     assert [id(pair) for pair in carrier[:-1]] == [id(pair) for pair in others]
     assert carrier[-1] == ("name", "v")
 
@@ -483,19 +483,19 @@ def _attacked(shape, place, name, text):
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["traceparent", "TraceParent", "HTTP_TRACEPARENT", "x-trace"])
-def test_no_method_of_a_name_or_value_runs_while_a_carrier_is_read(twin, shape, place, name):
+def test_no_method_of_a_name_or_value_runs_while_a_carrier_is_read(form, shape, place, name):
     is_wsgi = hasattr(SHAPES[shape]([]), "items") and place != "a name of bytes"
     is_found = name != "x-trace" and (name != "HTTP_TRACEPARENT" or is_wsgi)
     for read, found in (
         (
-            lambda carrier: twin.Sieve(("traceparent", "tracestate")).collect(carrier),
+            lambda carrier: form.Sieve(("traceparent", "tracestate")).collect(carrier),
             [TRACEPARENT if is_found else None, "a=1"],
         ),
         (
-            twin.Sieve(("traceparent", "other"), ("tra",)).sift,
+            form.Sieve(("traceparent", "other"), ("tra",)).sift,
             ({"traceparent": TRACEPARENT} if is_found else {}) | {"tracestate": "a=1", "other": "2"},
         ),
-        (twin.Sieve((), ("missing",)).sift, None),
+        (form.Sieve((), ("missing",)).sift, None),
     ):
         carrier, attack = _attacked(shape, place, name, TRACEPARENT)
         assert read(carrier) == found
@@ -504,14 +504,14 @@ def test_no_method_of_a_name_or_value_runs_while_a_carrier_is_read(twin, shape, 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("shape", ["list", "subclass of list"])
-def test_no_method_of_a_pair_runs_while_a_carrier_is_read_or_written(twin, shape, place):
+def test_no_method_of_a_pair_runs_while_a_carrier_is_read_or_written(form, shape, place):
     attack = Attack()
     first = PLACES[place](attack, "traceparent", TRACEPARENT)
     pairs = [_hostile(first, attack), _hostile(list(first), attack), ("other", "2")]
     attack.carrier = carrier = SHAPES[shape](pairs)
-    assert twin.Sieve(("traceparent",)).collect(carrier) == [[TRACEPARENT] * 2]
-    assert twin.Sieve(("traceparent",)).sift(carrier) == {"traceparent": [TRACEPARENT] * 2}
-    twin.put(carrier, "traceparent", None)
+    assert form.Sieve(("traceparent",)).collect(carrier) == [[TRACEPARENT] * 2]
+    assert form.Sieve(("traceparent",)).sift(carrier) == {"traceparent": [TRACEPARENT] * 2}
+    form.put(carrier, "traceparent", None)
     assert (attack.runs, carrier) == (0, [("other", "2")])
 
 
@@ -519,12 +519,12 @@ def test_no_method_of_a_pair_runs_while_a_carrier_is_read_or_written(twin, shape
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["traceparent", "TraceParent", "x-trace"])
 @pytest.mark.parametrize("text", ["new", None])
-def test_no_method_of_a_name_or_value_runs_while_a_field_is_put(twin, shape, place, name, text):
+def test_no_method_of_a_name_or_value_runs_while_a_field_is_put(form, shape, place, name, text):
     carrier, attack = _attacked(shape, place, name, TRACEPARENT)
-    twin.put(carrier, "traceparent", text)
+    form.put(carrier, "traceparent", text)
     assert attack.runs == 0
     assert len(carrier) == 3 + (name == "x-trace") + (text is not None)
-    assert twin.Sieve(("traceparent", "other")).collect(carrier) == [text, "2"]
+    assert form.Sieve(("traceparent", "other")).collect(carrier) == [text, "2"]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -579,9 +579,9 @@ def test_the_garbage_collector_empties_the_carrier_of_the_next_test():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("work", ["collect", "sift", "put", "take out"])
-def test_a_finaliser_that_changes_the_carrier_at_most_ends_the_walk(twin, shape, work):
+def test_a_finaliser_that_changes_the_carrier_at_most_ends_the_walk(form, shape, work):
     """CPython 3.11 collects garbage during an allocation; later versions only between two bytecodes."""
-    sieve = twin.Sieve(("key",), ("other-",))
+    sieve = form.Sieve(("key",), ("other-",))
     for allocations in range(1, 40):
         names = [("key", "Key", "kEy", f"other-{number}")[number % 4] for number in range(32)]
         values = [[f"v{number}" * 3, b"v%d" % number * 3] for number in range(32)]
@@ -590,17 +590,17 @@ def test_a_finaliser_that_changes_the_carrier_at_most_ends_the_walk(twin, shape,
         del names, values
         with _emptied_after(allocations, carrier):
             if work == "collect":
-                found = twin.Sieve(("key",)).collect(carrier)
+                found = form.Sieve(("key",)).collect(carrier)
             elif work == "sift":
                 found = list((sieve.sift(carrier) or {}).values())
             else:
-                found = [twin.put(carrier, "key", "new" if work == "put" else None)]
+                found = [form.put(carrier, "key", "new" if work == "put" else None)]
         for texts in found:
             assert known.issuperset([texts] if isinstance(texts, str) else texts or [])
 
 
 @pytest.mark.parametrize("work", ["collect", "sift"])
-def test_a_mapping_s_own_iterator_may_change_the_dict_behind_it(twin, work):
+def test_a_mapping_s_own_iterator_may_change_the_dict_behind_it(form, work):
     class Hostile(dict):
         def items(self):
             for pair in dict.items(self):
@@ -610,12 +610,12 @@ def test_a_mapping_s_own_iterator_may_change_the_dict_behind_it(twin, work):
 
     carrier = Hostile({"a": "1", "key": ["2", "3"], "other": "4"})
     if work == "collect":
-        assert twin.Sieve(("key",)).collect(carrier) == [["2", "3"]]
+        assert form.Sieve(("key",)).collect(carrier) == [["2", "3"]]
     else:
-        assert twin.Sieve(("key",)).sift(carrier) == {"key": ["2", "3"]}
+        assert form.Sieve(("key",)).sift(carrier) == {"key": ["2", "3"]}
 
 
-def test_a_name_that_cannot_be_removed_stays_and_affects_no_other(twin):
+def test_a_name_that_cannot_be_removed_stays_and_affects_no_other(form):
     class Stuck(UserDict):
         def __delitem__(self, key):
             raise RuntimeError("stuck")
@@ -626,7 +626,7 @@ def test_a_name_that_cannot_be_removed_stays_and_affects_no_other(twin):
 
     for make in (Stuck, StuckDict):
         carrier = make({"Key": "old", "other": "1"})
-        twin.put(carrier, "key", "new")
+        form.put(carrier, "key", "new")
         assert dict(carrier) == {"Key": "old", "other": "1", "key": "new"}
 
 
@@ -643,32 +643,32 @@ BAD_FIELDS = [
 
 @pytest.mark.parametrize("fields", BAD_FIELDS)
 @pytest.mark.parametrize("parameter", ["fields", "prefixes"])
-def test_a_sieve_s_fields_and_prefixes_are_lower_case_ascii(twin, parameter, fields):
+def test_a_sieve_s_fields_and_prefixes_are_lower_case_ascii(form, parameter, fields):
     with pytest.raises(ValueError, match=rf"^{parameter} must be 1 to 256 lower-case ASCII characters: '"):
-        twin.Sieve(**{"fields": (), parameter: fields})
+        form.Sieve(**{"fields": (), parameter: fields})
 
 
 @pytest.mark.parametrize("fields", [None, 5, "traceparent", b"x", [b"traceparent"], (None,), [5], {"a": 1, 2: 3}])
 @pytest.mark.parametrize("parameter", ["fields", "prefixes"])
-def test_a_sieve_s_fields_and_prefixes_are_str(twin, parameter, fields):
+def test_a_sieve_s_fields_and_prefixes_are_str(form, parameter, fields):
     with pytest.raises(TypeError):
-        twin.Sieve(**{"fields": (), parameter: fields})
+        form.Sieve(**{"fields": (), parameter: fields})
 
 
-def test_a_sieve_takes_subclasses_of_str_as_text(twin):
+def test_a_sieve_takes_subclasses_of_str_as_text(form):
     attack = Attack()
-    sieve = twin.Sieve([_hostile("key", attack)], (_hostile("other-", attack),))
+    sieve = form.Sieve([_hostile("key", attack)], (_hostile("other-", attack),))
     assert sieve.sift({"KEY": "1", "Other-x": "2"}) == {"key": "1", "other-x": "2"}
-    assert twin.Sieve(["x" * 256], ["y" * 256]).sift({"x" * 256: "1", "y" * 256: "2"}) == {
+    assert form.Sieve(["x" * 256], ["y" * 256]).sift({"x" * 256: "1", "y" * 256: "2"}) == {
         "x" * 256: "1",
         "y" * 256: "2",
     }
     assert attack.runs == 0
 
 
-def test_a_sieve_made_without_its_constructor_finds_nothing(twin):
-    if twin.__name__.endswith("_speedups"):
-        assert twin.Sieve.__new__(twin.Sieve).sift({"key": "1", "HTTP_KEY": "2"}) is None
+def test_a_sieve_made_without_its_constructor_finds_nothing(form):
+    if form.__name__.endswith("_speedups"):
+        assert form.Sieve.__new__(form.Sieve).sift({"key": "1", "HTTP_KEY": "2"}) is None
 
 
 class Custom:
@@ -733,19 +733,19 @@ class Twice:
         [None],
     ],
 )
-def test_baggage_requires_exact_tuples_of_text(twin, members):
+def test_baggage_requires_exact_tuples_of_text(form, members):
     with pytest.raises(TypeError):
-        twin.format_baggage(members)
+        form.format_baggage(members)
 
 
 @pytest.mark.parametrize("member", [None, [1, 2, ()], ["k", "v"], (), ("k",), ("k", "v"), "kv", 5, ("k", "v", None)])
-def test_a_view_of_labels_requires_exact_tuples(twin, member):
+def test_a_view_of_labels_requires_exact_tuples(form, member):
     with pytest.raises(TypeError):
-        twin.view_members((("a", "b", ()), member))
+        form.view_members((("a", "b", ()), member))
 
 
-def test_baggage_reads_subclasses_of_str_as_str(twin):
+def test_baggage_reads_subclasses_of_str_as_str(form):
     attack = Attack()
     hostile = [_hostile(text, attack) for text in ("k", "v\xe9\udc80", "p", "w")]
-    assert twin.format_baggage([(*hostile[:2], (tuple(hostile[2:]),))]) == ("k=v%C3%A9%EF%BF%BD;p=w", 1)
+    assert form.format_baggage([(*hostile[:2], (tuple(hostile[2:]),))]) == ("k=v%C3%A9%EF%BF%BD;p=w", 1)
     assert attack.runs == 0

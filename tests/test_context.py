@@ -21,21 +21,21 @@ FULL = {"trace_id": TRACE_ID, "span_id": SPAN_ID, "flags": 3, "state": STATE, "l
 
 
 def fields(context):
-    """All that a context of either twin tells about itself."""
+    """All that a context of either form tells about itself."""
     state, labels = str(context.state), context.labels.members
     return context.id, context.flags, context.deferred, state, labels, context.is_remote
 
 
-def test_an_empty_context_is_all_zeros_and_nobody_has_decided(twin):
-    context = twin.SpanContext()
+def test_an_empty_context_is_all_zeros_and_nobody_has_decided(form):
+    context = form.SpanContext()
     assert (context.trace_id, context.span_id, context.id) == ("0" * 32, "0" * 16, bytes(24))
     assert (context.flags, context.sampled, context.deferred) == (0, False, True)
     assert (context.is_valid, context.is_remote) == (False, False)
     assert (context.state, context.labels) == (TraceState(), Labels())
 
 
-def test_a_full_context_tells_what_it_was_given(twin):
-    context = twin.SpanContext(**FULL)
+def test_a_full_context_tells_what_it_was_given(form):
+    context = form.SpanContext(**FULL)
     assert (context.trace_id, context.span_id, context.flags) == (TRACE_ID, SPAN_ID, 3)
     assert context.id == bytes.fromhex(TRACE_ID + SPAN_ID)
     assert (context.sampled, context.deferred, context.is_valid, context.is_remote) == (True, False, True, True)
@@ -46,13 +46,13 @@ def test_a_full_context_tells_what_it_was_given(twin):
 
 @pytest.mark.parametrize("trace_id", [TRACE_ID, bytes.fromhex(TRACE_ID)])
 @pytest.mark.parametrize("span_id", [SPAN_ID, bytes.fromhex(SPAN_ID)])
-def test_ids_are_hex_or_bytes(twin, trace_id, span_id):
-    assert twin.SpanContext(trace_id, span_id) == twin.SpanContext(TRACE_ID, SPAN_ID)
+def test_ids_are_hex_or_bytes(form, trace_id, span_id):
+    assert form.SpanContext(trace_id, span_id) == form.SpanContext(TRACE_ID, SPAN_ID)
 
 
 @pytest.mark.parametrize(("trace_id", "span_id"), [(TRACE_ID, "0" * 16), ("0" * 32, SPAN_ID), (bytes(16), bytes(8))])
-def test_a_context_without_both_ids_is_not_valid(twin, trace_id, span_id):
-    assert not twin.SpanContext(trace_id, span_id, 1).is_valid
+def test_a_context_without_both_ids_is_not_valid(form, trace_id, span_id):
+    assert not form.SpanContext(trace_id, span_id, 1).is_valid
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_a_context_without_both_ids_is_not_valid(twin, trace_id, span_id):
         ({"labels": LABELS}, True),
     ],
 )
-def test_deferred_is_what_was_said_or_that_ids_and_flags_say_nothing(twin, arguments, deferred):
-    context = twin.SpanContext(**arguments)
+def test_deferred_is_what_was_said_or_that_ids_and_flags_say_nothing(form, arguments, deferred):
+    context = form.SpanContext(**arguments)
     assert context.deferred is deferred
     assert context.flags == arguments.get("flags", 0)
 
 
 @pytest.mark.parametrize("flags", range(256))
-def test_every_flag_is_kept_and_only_the_lowest_is_sampled(twin, flags):
-    context = twin.SpanContext(TRACE_ID, SPAN_ID, flags)
+def test_every_flag_is_kept_and_only_the_lowest_is_sampled(form, flags):
+    context = form.SpanContext(TRACE_ID, SPAN_ID, flags)
     assert context.flags == flags
     assert context.sampled is (flags % 2 == 1)
 
@@ -83,24 +83,24 @@ def test_every_flag_is_kept_and_only_the_lowest_is_sampled(twin, flags):
     "name",
     ["trace_id", "span_id", "id", "flags", "sampled", "deferred", "state", "labels", "is_remote", "is_valid", "colour"],
 )
-def test_a_context_does_not_change(twin, name):
-    context = twin.SpanContext(**FULL)
+def test_a_context_does_not_change(form, name):
+    context = form.SpanContext(**FULL)
     with pytest.raises(AttributeError):
         setattr(context, name, getattr(context, name, None))
     with pytest.raises(AttributeError):
         delattr(context, name)
-    assert fields(context) == fields(twin.SpanContext(**FULL))
+    assert fields(context) == fields(form.SpanContext(**FULL))
 
 
 @pytest.mark.parametrize(
     "arguments",
     [{}, FULL, {"deferred": False}, {"deferred": False, "state": STATE}, {"deferred": False, "is_remote": True}],
 )
-def test_init_called_again_changes_nothing(twin, arguments):
-    context = twin.SpanContext(**arguments)
+def test_init_called_again_changes_nothing(form, arguments):
+    context = form.SpanContext(**arguments)
     with contextlib.suppress(AttributeError):
         context.__init__("1" * 32, "1" * 16, 2)
-    assert fields(context) == fields(twin.SpanContext(**arguments))
+    assert fields(context) == fields(form.SpanContext(**arguments))
 
 
 CHANGES = {
@@ -114,40 +114,40 @@ CHANGES = {
 }
 
 
-def test_equal_values_are_equal_and_hash_alike(twin):
-    context, other = twin.SpanContext(**FULL), twin.SpanContext(**FULL)
+def test_equal_values_are_equal_and_hash_alike(form):
+    context, other = form.SpanContext(**FULL), form.SpanContext(**FULL)
     assert context is not other
     assert context == other
     assert hash(context) == hash(other)
     assert len({context, other}) == 1
-    assert context == twin.SpanContext(**{**FULL, "labels": Labels.parse(str(LABELS))})
-    assert twin.SpanContext(labels=Labels(), state=TraceState()) == twin.SpanContext()
+    assert context == form.SpanContext(**{**FULL, "labels": Labels.parse(str(LABELS))})
+    assert form.SpanContext(labels=Labels(), state=TraceState()) == form.SpanContext()
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_one_other_value_makes_another_context(twin, name):
-    context, other = twin.SpanContext(**FULL), twin.SpanContext(**{**FULL, name: CHANGES[name]})
+def test_one_other_value_makes_another_context(form, name):
+    context, other = form.SpanContext(**FULL), form.SpanContext(**{**FULL, name: CHANGES[name]})
     assert context != other
     assert len({context, other}) == 2
 
 
-def test_contexts_whose_tracestates_are_equal_are_equal(twin):
+def test_contexts_whose_tracestates_are_equal_are_equal(form):
     spaced, dense = TraceState.parse("a=1 , b=2"), TraceState.parse("a=1,b=2")
     assert spaced == dense
-    assert twin.SpanContext(TRACE_ID, SPAN_ID, state=spaced) == twin.SpanContext(TRACE_ID, SPAN_ID, state=dense)
+    assert form.SpanContext(TRACE_ID, SPAN_ID, state=spaced) == form.SpanContext(TRACE_ID, SPAN_ID, state=dense)
 
 
 @pytest.mark.parametrize("other", [None, 1, TRACE_ID, bytes(24), (), object()])
-def test_a_context_is_unequal_to_anything_else(twin, other):
-    context = twin.SpanContext(**FULL)
+def test_a_context_is_unequal_to_anything_else(form, other):
+    context = form.SpanContext(**FULL)
     assert context != other
     assert not context == other  # noqa: SIM201 - the other operator
 
 
 @pytest.mark.parametrize("operation", ["<", "<=", ">", ">="])
-def test_contexts_have_no_order(twin, operation):
+def test_contexts_have_no_order(form, operation):
     with pytest.raises(TypeError):
-        eval(f"a {operation} b", {"a": twin.SpanContext(), "b": twin.SpanContext()})
+        eval(f"a {operation} b", {"a": form.SpanContext(), "b": form.SpanContext()})
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_contexts_have_no_order(twin, operation):
         ({"labels": "a=b"}, "labels"),
     ],
 )
-def test_a_wrong_type_is_a_type_error_that_names_the_parameter(twin, arguments, parameter):
+def test_a_wrong_type_is_a_type_error_that_names_the_parameter(form, arguments, parameter):
     with pytest.raises(TypeError, match=f"^{parameter} must be "):
-        twin.SpanContext(**arguments)
+        form.SpanContext(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -195,45 +195,45 @@ def test_a_wrong_type_is_a_type_error_that_names_the_parameter(twin, arguments, 
         ({"flags": 1 << 70}, "flags"),
     ],
 )
-def test_a_bad_value_is_a_value_error_that_names_the_parameter_and_is_fit_to_print(twin, arguments, parameter):
+def test_a_bad_value_is_a_value_error_that_names_the_parameter_and_is_fit_to_print(form, arguments, parameter):
     with pytest.raises(ValueError, match=f"^{parameter} must be ") as caught:
-        twin.SpanContext(**arguments)
+        form.SpanContext(**arguments)
     assert str(caught.value).isascii()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 200
 
 
-def test_what_replace_is_not_given_stays(twin):
-    context = twin.SpanContext(**FULL, deferred=True)
+def test_what_replace_is_not_given_stays(form):
+    context = form.SpanContext(**FULL, deferred=True)
     assert context.replace() == context
     changed = {name: CHANGES[name] for name in ("state", "labels", "is_remote")}
     for name, value in changed.items():
         other = context.replace(**{name: value})
-        assert other == twin.SpanContext(**{**FULL, name: value}, deferred=True)
-    assert context.replace(**changed) == twin.SpanContext(**{**FULL, **changed}, deferred=True)
-    assert context.replace(labels=Labels(), state=TraceState()) == twin.SpanContext(
+        assert other == form.SpanContext(**{**FULL, name: value}, deferred=True)
+    assert context.replace(**changed) == form.SpanContext(**{**FULL, **changed}, deferred=True)
+    assert context.replace(labels=Labels(), state=TraceState()) == form.SpanContext(
         TRACE_ID, SPAN_ID, 3, is_remote=True, deferred=True
     )
-    assert context == twin.SpanContext(**FULL, deferred=True)
+    assert context == form.SpanContext(**FULL, deferred=True)
 
 
 @pytest.mark.parametrize(("name", "value"), [("state", "foo=1"), ("labels", {"a": "b"})])
-def test_replace_names_the_parameter_of_a_wrong_type(twin, name, value):
+def test_replace_names_the_parameter_of_a_wrong_type(form, name, value):
     with pytest.raises(TypeError, match=f"^{name} must be "):
-        twin.SpanContext().replace(**{name: value})
+        form.SpanContext().replace(**{name: value})
 
 
-def test_make_context_takes_bytes_and_flags_with_deferred_above_them(twin):
+def test_make_context_takes_bytes_and_flags_with_deferred_above_them(form):
     ids = bytes.fromhex(TRACE_ID + SPAN_ID)
-    context = twin.make_context(ids, 0x103, "foo=1", LABELS, True)
+    context = form.make_context(ids, 0x103, "foo=1", LABELS, True)
     assert fields(context) == (ids, 3, True, "foo=1", LABELS.members, True)
-    assert twin.make_context(ids, 0xFF03, "", None, False) == twin.SpanContext(TRACE_ID, SPAN_ID, 3, deferred=True)
+    assert form.make_context(ids, 0xFF03, "", None, False) == form.SpanContext(TRACE_ID, SPAN_ID, 3, deferred=True)
 
 
 @pytest.mark.parametrize("size", [0, 23, 25, 48])
-def test_make_context_wants_24_bytes(twin, size):
+def test_make_context_wants_24_bytes(form, size):
     with pytest.raises(ValueError, match="24 bytes"):
-        twin.make_context(bytes(size), 0, "", None, False)
+        form.make_context(bytes(size), 0, "", None, False)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +266,8 @@ def test_make_context_wants_24_bytes(twin, size):
         ("\udc31" * 16, 16, 0),
     ],
 )
-def test_parse_hex_takes_lowercase_hex_of_that_length_and_nothing_else(twin, text, digits, number):
-    assert twin.parse_hex(text, digits) == number
+def test_parse_hex_takes_lowercase_hex_of_that_length_and_nothing_else(form, text, digits, number):
+    assert form.parse_hex(text, digits) == number
 
 
 CONTEXTS = {
@@ -331,7 +331,7 @@ BUILT = "compiled" if importlib.util.find_spec("tracekit._speedups") else "plain
 @pytest.mark.parametrize(
     ("writer", "reader"), [("compiled", "plain"), ("plain", "compiled"), ("plain", "plain"), ("compiled", "compiled")]
 )
-def test_a_pickle_crosses_processes_and_twins(writer, reader):
+def test_a_pickle_crosses_processes_and_forms(writer, reader):
     turned_off = {"plain": "1", "compiled": "0"}
     pickled = run(WRITE, turned_off[writer])
     by, contexts = pickle.loads(pickled)

@@ -12,7 +12,7 @@ from tracekit._core.codecs import Sieve
 from .tools import fuzz
 
 
-def test_20000_mutated_carriers_get_the_same_verdict_from_both_twins_and_never_an_error():
+def test_20000_mutated_carriers_get_the_same_verdict_from_both_forms_and_never_an_error():
     verdicts = fuzz.run(seed=2, inputs=20_000)
     assert verdicts["inputs"] == 20_000
     # Neither all good nor all bad, or it would show little.
@@ -28,7 +28,7 @@ def test_20000_mutated_carriers_get_the_same_verdict_from_both_twins_and_never_a
     assert verdicts["fields written"] > 10_000
 
 
-def test_every_format_is_there_on_every_twin():
+def test_every_format_is_there_on_every_form():
     assert set(fuzz.FORMATS) == set(fuzz.TWINS)
     for name, formats in fuzz.FORMATS.items():
         context = formats["xray"].read({"x-amzn-trace-id": "Root=1-5759e988-bd862e3fe1be46a994272793"})
@@ -65,7 +65,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS)
-def test_a_twin_that_differs_is_found_out(monkeypatch, name, fault):
+def test_a_form_that_differs_is_found_out(monkeypatch, name, fault):
     faulty = SimpleNamespace(**{**fuzz.TWINS["plain"].names(), name: fault})
     monkeypatch.setattr(fuzz, "TWINS", {"plain": fuzz.TWINS["plain"], "faulty": faulty})
     with pytest.raises(fuzz.Mismatch) as caught:
@@ -131,14 +131,14 @@ WRONG = [
 
 
 @pytest.mark.parametrize(
-    ("twins", "faults"),
+    ("forms", "faults"),
     [(["plain", "faulty"], faults) for faults in READ_OTHERWISE + WRONG] + [(["faulty"], faults) for faults in WRONG],
     ids=lambda value: value[0] if isinstance(value, list) else next(iter(value.values())).__name__.strip("_"),
 )
-def test_a_fault_of_a_format_is_found_out(monkeypatch, twins, faults):
+def test_a_fault_of_a_format_is_found_out(monkeypatch, forms, faults):
     good = fuzz.FORMATS["plain"]
     faulty = {**good, "xray": Faulty(good["xray"], **faults)}
-    monkeypatch.setattr(fuzz, "FORMATS", dict.fromkeys(twins, good) | {"faulty": faulty})
+    monkeypatch.setattr(fuzz, "FORMATS", dict.fromkeys(forms, good) | {"faulty": faulty})
     monkeypatch.setattr(fuzz, "NAMES", ["xray"])
     with pytest.raises(fuzz.Mismatch, match=r"xray|an illegal header|_and_raise") as caught:
         fuzz.run(seed=2, inputs=2_000)
@@ -146,7 +146,7 @@ def test_a_fault_of_a_format_is_found_out(monkeypatch, twins, faults):
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS[:3])
-def test_a_fault_that_both_twins_have_is_found_out(monkeypatch, name, fault):
+def test_a_fault_that_both_forms_have_is_found_out(monkeypatch, name, fault):
     monkeypatch.setattr(fuzz, "TWINS", {"faulty": SimpleNamespace(**{**fuzz.TWINS["plain"].names(), name: fault})})
     with pytest.raises(fuzz.Mismatch):
         fuzz.run(seed=2, inputs=5_000)

@@ -21,9 +21,9 @@ PLAIN = string.ascii_letters + string.digits + "-._~/"
 
 
 @pytest.mark.parametrize("name", BAGGAGE)
-def test_baggage_is_read_member_by_member(twin, name):
+def test_baggage_is_read_member_by_member(form, name):
     text, members, dropped = BAGGAGE[name]
-    assert twin.parse_baggage(text) == (tuple(members), dropped)
+    assert form.parse_baggage(text) == (tuple(members), dropped)
     labels = Labels.parse(text)
     assert labels.members == tuple(members)
     assert labels.dropped == dropped
@@ -31,11 +31,11 @@ def test_baggage_is_read_member_by_member(twin, name):
 
 
 @pytest.mark.parametrize("name", BAGGAGE)
-def test_what_was_read_and_is_written_reads_the_same(twin, name):
-    members = twin.parse_baggage(BAGGAGE[name][0])[0]
-    text, count = twin.format_baggage(members)
+def test_what_was_read_and_is_written_reads_the_same(form, name):
+    members = form.parse_baggage(BAGGAGE[name][0])[0]
+    text, count = form.format_baggage(members)
     assert count == len(members)
-    assert twin.parse_baggage(text) == (members, 0)
+    assert form.parse_baggage(text) == (members, 0)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_what_was_read_and_is_written_reads_the_same(twin, name):
         ([("k", "1", ()), ("j", "2", ()), ("k", "3", ())], "k=1,j=2,k=3"),
     ],
 )
-def test_baggage_is_written_with_all_but_plain_characters_encoded(twin, members, text):
-    assert twin.format_baggage(members) == (text, len(members))
+def test_baggage_is_written_with_all_but_plain_characters_encoded(form, members, text):
+    assert form.format_baggage(members) == (text, len(members))
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_baggage_is_written_with_all_but_plain_characters_encoded(twin, members,
         ([("a", "\xe9" * 1366, ())], 0),
     ],
 )
-def test_past_64_members_or_8192_bytes_whole_members_are_left_out_from_the_end(twin, members, count):
-    text, kept = twin.format_baggage(members)
+def test_past_64_members_or_8192_bytes_whole_members_are_left_out_from_the_end(form, members, count):
+    text, kept = form.format_baggage(members)
     assert kept == count
     assert len(text) <= 8192
-    assert twin.parse_baggage(text) == (tuple(members[:count]), 0)
+    assert form.parse_baggage(text) == (tuple(members[:count]), 0)
 
 
 @pytest.mark.parametrize(
@@ -118,17 +118,17 @@ def test_limits_hold_on_construction_too_and_are_counted():
 
 
 @pytest.mark.parametrize("octet", range(256))
-def test_each_character_of_a_key_and_of_a_value(twin, octet):
+def test_each_character_of_a_key_and_of_a_value(form, octet):
     char = chr(octet)
-    assert twin.is_label_key(char) is twin.is_label_key(f"a{char}z") is (char in TOKEN)
-    escaped = twin.escape_label(char)
+    assert form.is_label_key(char) is form.is_label_key(f"a{char}z") is (char in TOKEN)
+    escaped = form.escape_label(char)
     assert escaped == (char if char in PLAIN else "".join(f"%{byte:02X}" for byte in char.encode()))
-    assert twin.unescape_label(escaped) == char
+    assert form.unescape_label(escaped) == char
 
 
 @pytest.mark.parametrize("key", ["", "\u212a", "\uff4b", "\ud800", "k" * 100_000 + " "])
-def test_what_is_no_token_is_no_key(twin, key):
-    assert not twin.is_label_key(key)
+def test_what_is_no_token_is_no_key(form, key):
+    assert not form.is_label_key(key)
 
 
 @pytest.mark.parametrize(
@@ -143,20 +143,20 @@ def test_what_is_no_token_is_no_key(twin, key):
         ("\udc19\ud83d", "%EF%BF%BD%EF%BF%BD"),
     ],
 )
-def test_a_lone_surrogate_goes_out_as_the_replacement_character(twin, value, text):
-    assert twin.escape_label(value) == text
+def test_a_lone_surrogate_goes_out_as_the_replacement_character(form, value, text):
+    assert form.escape_label(value) == text
 
 
 @given(st.text(st.characters()), st.sampled_from(sorted(TWINS)))
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)
 def test_any_value_comes_back_from_what_was_written(value, name):
-    twin = TWINS[name]
-    text = twin.escape_label(value)
+    form = TWINS[name]
+    text = form.escape_label(value)
     assert set(text) <= set(PLAIN + "%")
     if any("\ud800" <= char <= "\udfff" for char in value):
-        assert twin.unescape_label(text) == value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert form.unescape_label(text) == value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     else:
-        assert twin.unescape_label(text) == value
+        assert form.unescape_label(text) == value
 
 
 @given(st.text("abc019fFgG% +-_xX"), st.sampled_from(sorted(TWINS)))

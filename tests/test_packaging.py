@@ -1,4 +1,4 @@
-"""The wheel holds the extension, the sdist builds it again, and a machine without a compiler gets the plain twin."""
+"""The wheel holds the extension, the sdist builds it again, and a machine without a compiler gets the plain form."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_every_module_of_the_package_is_in_the_wheel(built):
     assert wanted <= names
 
 
-def test_without_a_compiler_the_install_goes_on_with_the_plain_twin(source, tmp_path):
+def test_without_a_compiler_the_plain_form_is_installed(source, tmp_path):
     copy = shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("build", "dist", "*.so", "*.c"))
     done = run(sys.executable, "-m", "build", "--no-isolation", "--wheel", copy, cwd=copy, CC="false")
     assert done.returncode == 0, done.stdout + done.stderr

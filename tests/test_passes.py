@@ -17,10 +17,10 @@ def test_every_pattern_matches_a_file(pattern):
     assert list(TESTS.glob(pattern))
 
 
-def test_a_case_with_a_form_is_of_one_pass(request, twin):
-    assert twin in FORMS.values()
+def test_a_case_with_a_form_is_of_one_pass(request, form):
+    assert form in FORMS.values()
     assert request.node.get_closest_marker("one_form")
-    assert bool(request.node.get_closest_marker("slow")) == (twin is FORMS["plain"] and "compiled" in FORMS)
+    assert bool(request.node.get_closest_marker("slow")) == (form is FORMS["plain"] and "compiled" in FORMS)
 
 
 def test_other_tests_run_in_both_passes(request):

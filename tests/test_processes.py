@@ -303,7 +303,7 @@ def test_a_job_that_configures_its_worker_takes_what_it_has_along(exporter, tmp_
 
 
 @pytest.mark.parametrize("plain", ["0", "1"], ids=["compiled", "plain"])
-def test_worker_and_parent_may_use_different_twins(plain, exporter, monkeypatch):
+def test_worker_and_parent_may_use_different_forms(plain, exporter, monkeypatch):
     monkeypatch.setenv("TRACEKIT_NO_EXTENSIONS", plain)
     with make_pool("spawn") as pool, tracekit.span("parent"), tracekit.use_labels(tenant="acme"):
         used = pool.submit(jobs.implementation).result()

@@ -63,7 +63,7 @@ def since(before):
 
 # ---- 200,000 spans, two rounds of them: the second must not need more memory than the first
 
-SPANS = 50_000 if IS_PLAIN else 200_000  # the plain twin makes the same statement in less time
+SPANS = 50_000 if IS_PLAIN else 200_000  # the plain form makes the same statement in less time
 THREADS = 8
 TASKS = 1000
 
@@ -145,7 +145,7 @@ def test_unsampled_spans_are_accounted_for_too():
 
 # ---- nothing grows
 
-# The plain twin makes the same statement in less time.
+# The plain form makes the same statement in less time.
 STAGES = (2000, 20_000) if IS_PLAIN else (2000, 100_000)
 
 
@@ -214,7 +214,7 @@ def _handed_over(parent):
 
 LIVES = [_in_turn, _overlapping, _closed_elsewhere, _closed_by_a_copy, _labels_overlapping]
 if tracekit.IMPLEMENTATION == "compiled":
-    # The plain twin cannot tell that the Context of a scope closed elsewhere is gone, and keeps what is under it.
+    # The plain form cannot tell that the Context of a scope closed elsewhere is gone, and keeps what is under it.
     LIVES.append(_handed_over)
 
 

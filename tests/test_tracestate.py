@@ -14,18 +14,18 @@ from .tools.vectors import BAD_STATES, FULL_STATE, GOOD_STATES, STATE_KEY_CHARS,
 
 
 @pytest.mark.parametrize("name", GOOD_STATES)
-def test_good_text_is_counted_seen_in_order_and_goes_out_as_it_came(twin, name):
+def test_good_text_is_counted_seen_in_order_and_goes_out_as_it_came(form, name):
     text, members = GOOD_STATES[name]
     state = TraceState.parse(text)
     assert list(state.items()) == members
     assert str(state) == text
     # Duplicates count as members, though a reader sees one of them.
-    assert twin.count_tracestate(text) == sum(1 for member in text.split(",") if member.strip(" \t"))
+    assert form.count_tracestate(text) == sum(1 for member in text.split(",") if member.strip(" \t"))
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t", ",", " , ,\t,"])
-def test_text_without_members_is_an_empty_tracestate(twin, text):
-    assert twin.count_tracestate(text) == 0
+def test_text_without_members_is_an_empty_tracestate(form, text):
+    assert form.count_tracestate(text) == 0
     state = TraceState.parse(text)
     assert not state
     assert str(state) == ""
@@ -39,9 +39,9 @@ def test_white_space_around_the_whole_is_no_part_of_it(text, kept):
 
 
 @pytest.mark.parametrize("name", BAD_STATES)
-def test_bad_text_is_refused_with_the_reason(twin, name):
+def test_bad_text_is_refused_with_the_reason(form, name):
     text, reason = BAD_STATES[name]
-    assert twin.count_tracestate(text) == -1
+    assert form.count_tracestate(text) == -1
     with pytest.raises(FormatError, match=reason) as caught:
         TraceState.parse(text)
     assert caught.value.field == "tracestate"
@@ -53,18 +53,18 @@ def test_bad_text_is_refused_with_the_reason(twin, name):
 
 
 @pytest.mark.parametrize("code", range(0x100))
-def test_each_character_of_a_key_and_a_value(twin, code):
+def test_each_character_of_a_key_and_a_value(form, code):
     char = chr(code)
-    assert twin.is_state_key(f"a{char}") is (char in STATE_KEY_CHARS)
-    assert twin.is_state_key(char) is (char in STATE_KEY_CHARS[:36])
-    assert twin.is_state_value(f"{char}a") is (char in STATE_VALUE_CHARS)
-    assert twin.is_state_value(char) is (char in STATE_VALUE_CHARS and char != " ")
+    assert form.is_state_key(f"a{char}") is (char in STATE_KEY_CHARS)
+    assert form.is_state_key(char) is (char in STATE_KEY_CHARS[:36])
+    assert form.is_state_value(f"{char}a") is (char in STATE_VALUE_CHARS)
+    assert form.is_state_value(char) is (char in STATE_VALUE_CHARS and char != " ")
 
 
 @pytest.mark.parametrize(("size", "is_good"), [(0, False), (1, True), (256, True), (257, False), (100_000, False)])
-def test_the_length_of_a_key_and_a_value(twin, size, is_good):
-    assert twin.is_state_key("k" * size) is is_good
-    assert twin.is_state_value("v" * size) is is_good
+def test_the_length_of_a_key_and_a_value(form, size, is_good):
+    assert form.is_state_key("k" * size) is is_good
+    assert form.is_state_value("v" * size) is is_good
 
 
 def test_a_mapping_becomes_text_in_its_order():

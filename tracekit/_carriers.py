@@ -73,7 +73,7 @@ def extract(carrier: Any) -> SpanContext | None:
 
 
 def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
-    """Write *context*, or what is current, into *carrier* in every configured format, and return *carrier*.
+    """Write *context*, by default the current one, into *carrier* in every configured format, and return *carrier*.
 
     *carrier* is a mutable mapping or a list of pairs. Where nothing is current it stays as it is.
     """

@@ -1,7 +1,7 @@
 """Samplers decide which new traces are recorded. The spans of a trace follow the decision of its root.
 
 Probability sampling is consistent, as OpenTelemetry defines it. A trace has a *randomness* R of 56 bits: ``ot=rv:…`` in
-tracestate, or the last 56 bits of its id, which are taken to be random whatever the flag says. It is kept
+tracestate, or the last 56 bits of its id, which count as random with and without the flag. It is kept
 if R is not below a threshold T = (1 - p) * 2**56, which is written to tracestate (``ot=th:…``). So every
 service with the same or a larger p keeps it too, and ``adjusted_count()`` can estimate the number of all traces.
 https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/

@@ -1,8 +1,8 @@
 # cython: language_level=3, always_allow_keywords=True
-"""Compiled codecs: the names of ``_core/codecs_plain.py``, which says what each does, in C.
+"""Compiled codecs: the names of ``_core/codecs_plain.py``, in C. The docstrings are there.
 
-They know text, octets and numbers only, no span and no context, and stand below all that does. What every path here
-relies on is said where it relies on it: bounds before the index, the GIL around every list and counter.
+They know text, octets and numbers only, no span and no context. Comments name the condition on which a path relies:
+a bound before the index, the GIL around a list or a counter.
 """
 
 cimport cython

@@ -169,7 +169,7 @@ cpdef str join_traceparent(uint64_t high, uint64_t low, uint64_t span, int flags
 cpdef (uint64_t, uint64_t, uint64_t, int) split_b3(str text):
     """Return the words of the ids and the decision (0, ``ord`` of "0", "1" or "d") of a ``b3`` value; -1 if it is bad.
 
-    The parent id may be anything, since nobody uses it, but not a second value behind a comma.
+    The parent id is not used, so it may be anything but a second value behind a comma.
     https://github.com/openzipkin/b3-propagation#single-header
     """
     cdef (uint64_t, uint64_t, uint64_t, int) bad = (0, 0, 0, -1)

@@ -35,7 +35,7 @@ cdef class Octets:
             number >>= 7
         self.byte(<uint8_t>number)
 
-    cdef inline void fixed64(self, uint64_t number) noexcept:  # little-endian, whatever the machine is
+    cdef inline void fixed64(self, uint64_t number) noexcept:  # little-endian on every machine
         cdef int at
         for at in range(8):
             self.byte(<uint8_t>(number >> 8 * at))
@@ -77,7 +77,7 @@ cdef class Octets:
         return 0
 
     cdef Py_ssize_t open(self, uint8_t tag) except -1:
-        """Begin a nested message; what this returns ends it."""
+        """Begin a nested message, and return the position with which it is ended."""
         self.need(MAX_SCALAR)
         self.byte(tag)
         self.size += 1

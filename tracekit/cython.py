@@ -1,6 +1,6 @@
 """Stand-ins for the names of Cython that compiled files use, so that the same files run uncompiled.
 
-Cython's compiler takes ``from .cython import compiled`` for an import of its own module and resolves it at compile
+Cython's compiler takes ``from .cython import compiled`` for an import of Cython's module and resolves it at compile
 time; Python imports this file. So Cython is no dependency at run time, and ``if not compiled:`` costs nothing.
 """
 

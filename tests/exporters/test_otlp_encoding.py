@@ -287,13 +287,13 @@ LIFE = st.fixed_dictionaries(
 )
 
 
-def live(twin, life):
-    """A span of *twin* that has had this life."""
-    remote = twin.SpanContext("a" * 32, "b" * 16, 3, state=TraceState({"x": "1"}), is_remote=True)
-    local = twin.SpanContext("c" * 32, "d" * 16, 1)
-    parent = {"none": twin.ROOT, "remote": remote, "local": local}[life["parent"]]
+def live(form, life):
+    """A span of *form* that has had this life."""
+    remote = form.SpanContext("a" * 32, "b" * 16, 3, state=TraceState({"x": "1"}), is_remote=True)
+    local = form.SpanContext("c" * 32, "d" * 16, 1)
+    parent = {"none": form.ROOT, "remote": remote, "local": local}[life["parent"]]
     links = [(remote if is_remote else local, attributes) for is_remote, attributes in life["links"]]
-    span = twin.span(life["name"], kind=life["kind"], attributes=life["attributes"], parent=parent)
+    span = form.span(life["name"], kind=life["kind"], attributes=life["attributes"], parent=parent)
     for context, attributes in links:
         span.add_link(context, attributes)
     for name, attributes, time_ns in life["events"]:
@@ -311,21 +311,21 @@ class Ones:
         return 1
 
 
-@pytest.mark.skipif("compiled" not in TWINS, reason="the compiled twin was not built")
+@pytest.mark.skipif("compiled" not in TWINS, reason="the compiled form was not built")
 @many
 @given(st.lists(LIFE, max_size=3))
-def test_both_twins_encode_the_same_lives_to_the_same_bytes(lives):
+def test_both_forms_encode_the_same_lives_to_the_same_bytes(lives):
     made = []
-    for twin in TWINS.values():
-        twin.set_ids(Ones())
-        twin.set_clock(lambda: NOW)
-        twin.set_tracer(twin.Tracer(recording=True, resource={"service.name": "x"}))
+    for form in TWINS.values():
+        form.set_ids(Ones())
+        form.set_clock(lambda: NOW)
+        form.set_tracer(form.Tracer(recording=True, resource={"service.name": "x"}))
         try:
-            made.append(twin.encode_spans([live(twin, life) for life in lives]))
+            made.append(form.encode_spans([live(form, life) for life in lives]))
         finally:
-            twin.set_ids(None)
-            twin.set_clock(None)
-            twin.set_tracer(twin.Tracer())
+            form.set_ids(None)
+            form.set_clock(None)
+            form.set_tracer(form.Tracer())
     assert made[0] == made[1]
 
 

@@ -725,7 +725,7 @@ def _low(ids: Any) -> tuple[int, int]:
     return ids.trace_id & (1 << 64) - 1, ids.span_id
 
 
-# By the names of the table's columns; tracekit is there twice, each time with one twin.
+# By the names of the table's columns; tracekit is there twice, each time with one form.
 DRIVERS: dict[str, Callable[[], Driver]] = {
     "tracekit": Tracekit,
     "tracekit (plain)": Tracekit,

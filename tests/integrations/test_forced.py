@@ -9,7 +9,7 @@ import pytest
 import tracekit
 from tracekit import AlwaysOff, AlwaysOn, Rate, Ratio, adjusted_count
 from tracekit._sampling import NEVER
-from tracekit.integrations import _forced, asgi
+from tracekit.integrations import _forced, _server
 from tracekit.integrations._forced import Forced
 from tracekit.integrations.asgi import TraceMiddleware
 from tracekit.testing import MemoryExporter
@@ -34,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(asgi, "Forced", lambda per_second: Forced(per_second, clock=clock))
+    monkeypatch.setattr(_server, "Forced", lambda per_second: Forced(per_second, clock=clock))
     monkeypatch.setattr(_forced, "_notices", _forced.Notices())
     return clock
 

@@ -1,8 +1,8 @@
-"""Throw mutated and random headers at both twins: ``python -m tests.tools.fuzz --inputs 200000 --seed 1``.
+"""Throw mutated and random headers at both forms: ``python -m tests.tools.fuzz --inputs 200000 --seed 1``.
 
-Each input is one carrier. Every other one has W3C's fields: both twins must give the same value or the same
+Each input is one carrier. Every other one has W3C's fields: both forms must give the same value or the same
 ``FormatError``, which must be what the grammar, written here once more as regular expressions, says. The rest have
-the fields of one format of all: it must do the same on both twins and raise nothing but ``FormatError``, and, with all
+the fields of one format of all: it must do the same on both forms and raise nothing but ``FormatError``, and, with all
 formats configured, ``extract`` must not raise. What goes out again must be legal headers that read the same, whatever
 hostile words the context has. Input *n* of a seed is always the same: ``--first n --inputs 1``.
 """
@@ -108,7 +108,7 @@ def formats_on(form: Form) -> dict[str, Any]:
     return found
 
 
-FORMATS = {name: formats_on(twin) for name, twin in TWINS.items()}
+FORMATS = {name: formats_on(form) for name, form in TWINS.items()}
 NAMES = sorted(FORMATS["plain"])
 # The environment has names of its own, and is no header.
 CONFIGURED = [
@@ -139,7 +139,7 @@ class Text(str):
 
 
 class Mismatch(AssertionError):
-    """A twin, ``extract`` or ``inject`` did what it must not."""
+    """A form, ``extract`` or ``inject`` did what it must not."""
 
 
 def _random_text(rng: random.Random) -> str:
@@ -289,7 +289,7 @@ def make_shape(pairs: list[Any], rng: random.Random) -> Callable[[], Any]:
 
 
 def fields_of(context: Any) -> Any:
-    """Return all that *context*, of either twin, holds."""
+    """Return all that *context*, of either form, holds."""
     if context is None:
         return None
     state, labels = str(context.state), context.labels.members
@@ -310,10 +310,10 @@ def outcome(function: Any, subject: Any, *arguments: Any) -> Any:
 
 
 def _same(function: str, subject: Any, *arguments: Any, view: Any = None) -> Any:
-    """Return what *function* of every twin makes of *subject*, a value or what makes one."""
+    """Return what *function* of every form makes of *subject*, a value or what makes one."""
     outcomes = []
-    for twin in TWINS.values():
-        found = outcome(getattr(twin, function), subject, *arguments)
+    for form in TWINS.values():
+        found = outcome(getattr(form, function), subject, *arguments)
         outcomes.append(found if view is None or isinstance(found, str) else view(found))
     for found in outcomes[1:]:
         if found != outcomes[0] or type(found) is not type(outcomes[0]):
@@ -327,7 +327,7 @@ def _expect(is_so: bool, what: str, *shown: Any) -> None:
 
 
 def check_text(text: str, verdicts: Counter[str]) -> None:
-    """Feed one text to the codecs of both twins, and compare with the grammar."""
+    """Feed one text to the codecs of both forms, and compare with the grammar."""
     context = _same("parse_traceparent", text, view=fields_of)
     match = _TRACEPARENT.fullmatch(text.strip(" \t"))
     is_good = (
@@ -369,8 +369,8 @@ def check_text(text: str, verdicts: Counter[str]) -> None:
 
 
 def check_carrier(make: Callable[[], Any], verdicts: Counter[str]) -> None:
-    """Read one carrier by both twins, by the formats and by ``extract``, and send on what was found."""
-    found = [outcome(twin.Sieve(FIELDS).collect, make) for twin in TWINS.values()]
+    """Read one carrier by both forms, by the formats and by ``extract``, and send on what was found."""
+    found = [outcome(form.Sieve(FIELDS).collect, make) for form in TWINS.values()]
     _expect(all(fields == found[0] for fields in found), "the implementations collect different fields", *found)
     read = _same("read_tracecontext", make, view=fields_of)
     verdicts["refused" if isinstance(read, str) else "read" if read else "absent"] += 1
@@ -393,8 +393,8 @@ def check_carrier(make: Callable[[], Any], verdicts: Counter[str]) -> None:
 
 
 def check_format(name: str, make: Callable[[], Any], words: Any, verdicts: Counter[str]) -> None:
-    """Read one carrier by one format on both twins, and send on what was found, with hostile *words* too."""
-    contexts = {twin: outcome(formats[name].read, make) for twin, formats in FORMATS.items()}
+    """Read one carrier by one format on both forms, and send on what was found, with hostile *words* too."""
+    contexts = {form: outcome(formats[name].read, make) for form, formats in FORMATS.items()}
     read = _agreed(
         f"{name}.read", (found if isinstance(found, str) else fields_of(found) for found in contexts.values())
     )
@@ -406,7 +406,7 @@ def check_format(name: str, make: Callable[[], Any], words: Any, verdicts: Count
             formats[name].left_out = 0
     sent = _written(name, contexts, verdicts)
     is_whole = _agreed(f"{name}.left_out", [getattr(formats[name], "left_out", 0) for formats in FORMATS.values()]) == 0
-    again = {twin: outcome(formats[name].read, sent) for twin, formats in FORMATS.items()}
+    again = {form: outcome(formats[name].read, sent) for form, formats in FORMATS.items()}
     said = _agreed(f"{name}.read", (None if isinstance(found, str) else _said(found) for found in again.values()))
     wanted = _said(next(iter(contexts.values())))
     if name == "jaeger" and wanted is not None and any(wanted[0]):
@@ -419,22 +419,22 @@ def check_format(name: str, make: Callable[[], Any], words: Any, verdicts: Count
     if said is None:
         return
     _expect(_written(name, again, verdicts) == sent, f"{name}: what went out goes out otherwise", sent, make())
-    hostile = {twin: context.replace(extra={name: words}) for twin, context in contexts.items()}
+    hostile = {form: context.replace(extra={name: words}) for form, context in contexts.items()}
     sent = _written(name, hostile, verdicts)
-    for twin, formats in FORMATS.items():
+    for form, formats in FORMATS.items():
         found = outcome(formats[name].read, sent)
         _expect(not isinstance(found, str), f"{name}: what hostile words made is bad", sent, words, found)
-        _expect(found is None or found.id == hostile[twin].id, f"{name}: hostile words change the ids", sent, words)
+        _expect(found is None or found.id == hostile[form].id, f"{name}: hostile words change the ids", sent, words)
         if found is not None and (found.id[16:] != bytes(8) or found.sampled):  # without ids not every format has one
             _expect(found.sampled == said[1], f"{name}: hostile words change the decision", sent, words)
 
 
 def _written(name: str, contexts: dict[str, Any], verdicts: Counter[str]) -> dict[str, Any]:
-    """Return what *contexts*, one of each twin, write, which must be the same and legal."""
+    """Return what *contexts*, one of each form, write, which must be the same and legal."""
     carriers: list[dict[str, Any]] = []
-    for twin, context in contexts.items():
+    for form, context in contexts.items():
         carriers.append({})
-        found = outcome(FORMATS[twin][name].write, context, carriers[-1])
+        found = outcome(FORMATS[form][name].write, context, carriers[-1])
         _expect(found is None, f"{name}.write raised", found)
     for field, text in _agreed(f"{name}.write", carriers).items():
         _expect(name == "environ" or bool(_SENT_NAME.fullmatch(field)), "an illegal name goes out", field, text)
@@ -527,13 +527,13 @@ def run(*, seed: int, inputs: int, first: int = 0) -> Counter[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Throw mutated and random headers at both twins.")
+    parser = argparse.ArgumentParser(description="Throw mutated and random headers at both forms.")
     parser.add_argument("--inputs", type=int, default=200_000, help="how many carriers (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="same seed, same inputs (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the number of the first input (default: %(default)s)")
     parser.add_argument("--jobs", type=int, help="how many processes (default: one for each processor)")
     arguments = parser.parse_args()
-    print(f"twins: {', '.join(TWINS)}; formats: {', '.join(NAMES)}; seed {arguments.seed}", flush=True)
+    print(f"forms: {', '.join(TWINS)}; formats: {', '.join(NAMES)}; seed {arguments.seed}", flush=True)
     verdicts: Counter[str] = Counter()
     end = arguments.first + arguments.inputs
     with ProcessPoolExecutor(arguments.jobs) as pool:

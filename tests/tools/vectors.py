@@ -1,4 +1,4 @@
-"""Inputs and what each must give, shared by tests and benches: W3C Trace Context Level 2, W3C Baggage, and both twins.
+"""Inputs and what each must give, shared by tests and benches: W3C Trace Context Level 2, W3C Baggage, and both forms.
 
 Trace Context: https://www.w3.org/TR/trace-context-2/   Baggage: https://www.w3.org/TR/baggage/
 """

@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         status, output = _run(python, folder, f"http://127.0.0.1:{port}/test")
     print(output)
     counts = count(output)
-    print(f"W3C harness {_commit(folder)[:7]}, {IMPLEMENTATION} twin: {counts.passed} of {TESTS} passed")
+    print(f"W3C harness {_commit(folder)[:7]}, {IMPLEMENTATION} form: {counts.passed} of {TESTS} passed")
     return 0 if status == 0 and counts == (TESTS, 0, 0) else 1
 
 

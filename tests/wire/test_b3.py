@@ -28,8 +28,8 @@ def test_the_vector_is_read(case):
 
 
 @pytest.mark.parametrize("case", cases("b3", "b3"))
-def test_both_implementations_read_the_vector(twin, case):
-    check_read(SINGLE, case, twin.read_b3)
+def test_both_implementations_read_the_vector(form, case):
+    check_read(SINGLE, case, form.read_b3)
 
 
 @pytest.mark.parametrize("case", good_cases("b3"))

@@ -53,27 +53,27 @@ def test_a_read_context_is_written_again(case):
 
 
 @pytest.mark.parametrize("case", cases("grpc_bin"))
-def test_both_implementations_decode_the_vector(twin, case):
+def test_both_implementations_decode_the_vector(form, case):
     octets = case.carrier.get("grpc-trace-bin")
     if isinstance(octets, bytes):
-        context = twin.decode_binary(octets)
+        context = form.decode_binary(octets)
         if case.context is None:
             assert context is None
             return
         shown = {name: value for name, value in expected(case).items() if name != "labels"}
         assert described(context) == shown
         if case.canonical:
-            assert twin.encode_binary(context) == octets
+            assert form.encode_binary(context) == octets
 
 
 @pytest.mark.parametrize("case", good_cases("grpc_bin"))
-def test_both_implementations_decode_the_tags_of_the_vector(twin, case):
+def test_both_implementations_decode_the_tags_of_the_vector(form, case):
     octets = case.carrier.get("grpc-tags-bin")
     if isinstance(octets, bytes) and "labels" in case.context and "dropped" not in case.context:
-        tags = twin.decode_tags(octets)
+        tags = form.decode_tags(octets)
         assert tags == case.context["labels"]
         if case.canonical:
-            assert twin.encode_tags(tags) == octets
+            assert form.encode_tags(tags) == octets
 
 
 PAIRS = [("grpc-trace-bin", OCTETS), ("grpc-tags-bin", TAGS)]

@@ -41,9 +41,9 @@ def held_while(function, *arguments):
 
 @pytest.mark.parametrize("fill", ["0", "a", "f0", " ", ",", ";", "a=1,", "a=1;", "-", '"', "%41", "\xe9", "\uff11"])
 @pytest.mark.parametrize("name", HEADERS)
-@pytest.mark.parametrize("twin", FORMATS)
-def test_a_mebibyte_in_one_field_is_not_copied_not_even_in_pieces(twin, name, fill):
-    format = FORMATS[twin][name]
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_mebibyte_in_one_field_is_not_copied_not_even_in_pieces(form, name, fill):
+    format = FORMATS[form][name]
     for field in fields_of(format):
         text = fill * (MEBIBYTE // len(fill))
         for value in (text, text.encode()) if text.isascii() else (text,):
@@ -51,9 +51,9 @@ def test_a_mebibyte_in_one_field_is_not_copied_not_even_in_pieces(twin, name, fi
 
 
 @pytest.mark.parametrize("name", HEADERS)
-@pytest.mark.parametrize("twin", FORMATS)
-def test_many_small_values_of_one_field_are_not_copied(twin, name):
-    format = FORMATS[twin][name]
+@pytest.mark.parametrize("form", FORMATS)
+def test_many_small_values_of_one_field_are_not_copied(form, name):
+    format = FORMATS[form][name]
     for field in fields_of(format):
         pairs = [*good(name).items(), *[(field, "a=1")] * 10_000]
         listed = held_while(list, [None] * 10_000)

@@ -22,10 +22,10 @@ KINDS = {
 EXCEPT = {("environ", "several values"), ("baggage", "bad")}
 
 
-@pytest.mark.parametrize("twin", FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", NAMES)
-def test_both_implementations_read_and_write_the_vectors(twin, name):
-    format = FORMATS[twin][name]
+def test_both_implementations_read_and_write_the_vectors(form, name):
+    format = FORMATS[form][name]
     for case in CASES:
         if case.format != name:
             continue

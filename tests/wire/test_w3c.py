@@ -32,8 +32,8 @@ def test_the_vector_is_read(case):
 
 
 @pytest.mark.parametrize("case", cases("w3c", "tracecontext"))
-def test_both_implementations_read_the_vector(twin, case):
-    check_read(TRACECONTEXT, case, twin.read_tracecontext)
+def test_both_implementations_read_the_vector(form, case):
+    check_read(TRACECONTEXT, case, form.read_tracecontext)
 
 
 @pytest.mark.parametrize("case", good_cases("w3c"))
@@ -50,33 +50,33 @@ def test_the_json_vectors_equal_the_tables():
 
 
 @pytest.mark.parametrize("name", GOOD_TRACEPARENTS)
-def test_a_good_traceparent_is_a_remote_context(twin, name):
+def test_a_good_traceparent_is_a_remote_context(form, name):
     text, trace_id, span_id, flags = GOOD_TRACEPARENTS[name]
-    context = twin.parse_traceparent(text)
-    assert context == twin.SpanContext(trace_id, span_id, flags, is_remote=True)
+    context = form.parse_traceparent(text)
+    assert context == form.SpanContext(trace_id, span_id, flags, is_remote=True)
     assert (context.is_valid, context.sampled, context.deferred) == (True, flags % 2 == 1, False)
     if text.isascii():
-        assert twin.read_tracecontext([(b"TraceParent", text.encode())]) == context
-    assert twin.read_tracecontext({"traceparent": text}) == context
+        assert form.read_tracecontext([(b"TraceParent", text.encode())]) == context
+    assert form.read_tracecontext({"traceparent": text}) == context
 
 
 @pytest.mark.parametrize("name", GOOD_TRACEPARENTS)
-def test_it_is_written_as_version_00_with_known_flags_only(twin, name):
+def test_it_is_written_as_version_00_with_known_flags_only(form, name):
     text, trace_id, span_id, flags = GOOD_TRACEPARENTS[name]
-    context = twin.parse_traceparent(text)
-    assert twin.format_traceparent(context) == f"00-{trace_id}-{span_id}-{flags & 3:02x}"
+    context = form.parse_traceparent(text)
+    assert form.format_traceparent(context) == f"00-{trace_id}-{span_id}-{flags & 3:02x}"
     carrier = {}
-    twin.write_tracecontext(context, carrier)
+    form.write_tracecontext(context, carrier)
     assert carrier == {"traceparent": f"00-{trace_id}-{span_id}-{flags & 3:02x}"}
 
 
 @pytest.mark.parametrize("name", BAD_TRACEPARENTS)
-def test_a_malformed_traceparent_is_rejected_with_the_reason(twin, name):
+def test_a_malformed_traceparent_is_rejected_with_the_reason(form, name):
     text, reason = BAD_TRACEPARENTS[name]
-    assert twin.parse_traceparent(text) is None
+    assert form.parse_traceparent(text) is None
     for carrier in ({"traceparent": text}, [("TRACEPARENT", text), ("tracestate", "foo=1"), ("baggage", "a=b")]):
         with pytest.raises(FormatError, match=reason) as caught:
-            twin.read_tracecontext(carrier)
+            form.read_tracecontext(carrier)
         assert caught.value.field == "traceparent"
         message = str(caught.value)
         assert message.startswith("bad traceparent: ")
@@ -94,9 +94,9 @@ def test_a_malformed_traceparent_is_rejected_with_the_reason(twin, name):
         {"traceparent": [TRACEPARENT, TRACEPARENT]},
     ],
 )
-def test_two_traceparents_are_rejected(twin, carrier):
+def test_two_traceparents_are_rejected(form, carrier):
     with pytest.raises(FormatError, match=r"^bad traceparent: 2 values, must be one$"):
-        twin.read_tracecontext(carrier)
+        form.read_tracecontext(carrier)
 
 
 @pytest.mark.parametrize(
@@ -111,26 +111,26 @@ def test_two_traceparents_are_rejected(twin, carrier):
         iter(()),
     ],
 )
-def test_without_a_traceparent_nothing_is_read(twin, carrier):
-    assert twin.read_tracecontext(carrier) is None
+def test_without_a_traceparent_nothing_is_read(form, carrier):
+    assert form.read_tracecontext(carrier) is None
 
 
 @pytest.mark.parametrize("name", GOOD_STATES)
-def test_a_valid_tracestate_is_written_unchanged(twin, name):
+def test_a_valid_tracestate_is_written_unchanged(form, name):
     text, members = GOOD_STATES[name]
-    context = twin.read_tracecontext({"traceparent": TRACEPARENT, "tracestate": text})
+    context = form.read_tracecontext({"traceparent": TRACEPARENT, "tracestate": text})
     assert list(context.state.items()) == members
     carrier = {}
-    twin.write_tracecontext(context, carrier)
+    form.write_tracecontext(context, carrier)
     assert carrier == {"traceparent": TRACEPARENT, "tracestate": text}
 
 
 @pytest.mark.parametrize("name", BAD_STATES)
-def test_a_malformed_tracestate_is_dropped_alone(twin, name):
+def test_a_malformed_tracestate_is_dropped_alone(form, name):
     text = BAD_STATES[name][0]
-    only = twin.read_tracecontext({"traceparent": TRACEPARENT})
-    assert twin.read_tracecontext({"traceparent": TRACEPARENT, "tracestate": text}) == only
-    assert twin.read_tracecontext({"traceparent": TRACEPARENT, "tracestate": ["good=1", text]}) == only
+    only = form.read_tracecontext({"traceparent": TRACEPARENT})
+    assert form.read_tracecontext({"traceparent": TRACEPARENT, "tracestate": text}) == only
+    assert form.read_tracecontext({"traceparent": TRACEPARENT, "tracestate": ["good=1", text]}) == only
 
 
 @pytest.mark.parametrize(
@@ -154,25 +154,25 @@ def test_a_malformed_tracestate_is_dropped_alone(twin, name):
         (["a=" + "x" * 256] * 100, ""),
     ],
 )
-def test_several_tracestate_fields_are_one_list(twin, texts, joined):
-    context = twin.read_tracecontext([("traceparent", TRACEPARENT), *[("tracestate", text) for text in texts]])
+def test_several_tracestate_fields_are_one_list(form, texts, joined):
+    context = form.read_tracecontext([("traceparent", TRACEPARENT), *[("tracestate", text) for text in texts]])
     assert str(context.state) == joined
 
 
 @pytest.mark.parametrize("context", [None, 5, TRACEPARENT, object()])
-def test_only_a_context_can_be_written(twin, context):
+def test_only_a_context_can_be_written(form, context):
     with pytest.raises(TypeError, match=r"^context must be a SpanContext"):
-        twin.format_traceparent(context)
+        form.format_traceparent(context)
     with pytest.raises(TypeError, match=r"^context must be a SpanContext"):
-        twin.write_tracecontext(context, {})
+        form.write_tracecontext(context, {})
 
 
 @pytest.mark.parametrize(
     "arguments", [{}, {"trace_id": TRACE_ID}, {"span_id": SPAN_ID}, {"flags": 1, "state": TraceState({"a": "1"})}]
 )
-def test_a_context_without_both_ids_writes_nothing(twin, arguments):
+def test_a_context_without_both_ids_writes_nothing(form, arguments):
     carrier = {"other": "1"}
-    twin.write_tracecontext(twin.SpanContext(**arguments), carrier)
+    form.write_tracecontext(form.SpanContext(**arguments), carrier)
     assert carrier == {"other": "1"}
 
 
@@ -185,9 +185,9 @@ def test_a_context_without_both_ids_writes_nothing(twin, arguments):
         (TraceState(), None),
     ],
 )
-def test_writing_replaces_earlier_fields(twin, state, text):
+def test_writing_replaces_earlier_fields(form, state, text):
     carrier = {"Traceparent": "old", "TraceState": "old=1"}
-    twin.write_tracecontext(twin.SpanContext(TRACE_ID, SPAN_ID, 1, state=state), carrier)
+    form.write_tracecontext(form.SpanContext(TRACE_ID, SPAN_ID, 1, state=state), carrier)
     assert carrier == {"traceparent": TRACEPARENT} | ({} if text is None else {"tracestate": text})
 
 

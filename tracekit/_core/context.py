@@ -267,7 +267,7 @@ def from_words(
 
 
 def with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
-    """Return *base*, or a context without ids, with *labels* in place of its own."""
+    """Return *base*, or a context without ids, with *labels* in place of those of *base*."""
     if base is None:
         return from_words(0, 0, 0, DEFERRED, None, labels or None, False, None)
     context = from_words(

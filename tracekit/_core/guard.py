@@ -60,7 +60,7 @@ def class_name(kind: type) -> tuple[str, str]:
 
 
 def type_name(value: object) -> str:
-    """Return the name of the class of *value*, for messages; whatever its metaclass does, this does not raise."""
+    """Return the name of the class of *value*, for messages. A metaclass of the program cannot make it raise."""
     return class_name(type(value))[0]
 
 

@@ -116,7 +116,7 @@ def join_traceparent(high: int, low: int, span: int, flags: int) -> str:
 def split_b3(text: str) -> tuple[int, int, int, int]:
     """Return the words of the ids and the decision (0, ``ord`` of "0", "1" or "d") of a ``b3`` value; -1 if it is bad.
 
-    The parent id may be anything, since nobody uses it, but not a second value behind a comma.
+    The parent id is not used, so it may be anything but a second value behind a comma.
     https://github.com/openzipkin/b3-propagation#single-header
     """
     trace, *parts = text.split("-", 3) if len(text) <= _MAX_B3_CHARS else [""]

@@ -1,7 +1,7 @@
-"""What the core asks of the interpreter: the clock, the running Context, weak and borrowed references.
+"""Services of the interpreter that the core uses: the clock, the running Context, weak and borrowed references.
 
 ``interpreter.pxd`` has the C form of each function; this is the Python form, for where nothing is compiled. The core
-imports one or the other, so that all above is written once.
+imports one or the other, so that all code above exists once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def put(variable: ContextVar[T], value: T) -> None:
 
 
 def exchange(variable: ContextVar[T], value: T) -> T:
-    """Set *variable* and return what it held, with no room between for a signal handler. In C nothing comes between."""
+    """Set *variable* and return its former value. No signal handler runs between the two steps, in C as well."""
     before: Any = variable.set(value).old_value
     return before if before is not Token.MISSING else None  # type: ignore[return-value]
 
@@ -65,7 +65,7 @@ def is_collecting() -> bool:
 
 
 # A Token of this variable tells its Context from every other, copies included: reset() fails elsewhere. It is a
-# variable of its own because a Token also holds the value before, which here is nothing.
+# separate variable because a Token also holds the former value, which here is None.
 _here: ContextVar[None] = ContextVar("tracekit_here")
 
 
@@ -114,7 +114,7 @@ def borrow(target: T | None) -> weakref.ref[T] | None:
 
 
 def lent(borrowed: weakref.ref[T] | None) -> T | None:
-    """Return what was borrowed, or None."""
+    """Return the borrowed object, or None if it is gone."""
     return None if borrowed is None else borrowed()
 
 

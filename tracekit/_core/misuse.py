@@ -1,7 +1,7 @@
 """Wrong arguments on the program's path: counted and reported once per call site, raised in strict mode only.
 
 Tracing must not break the program that it watches, so ``span()``, the methods of ``Span``, ``use_span()`` and so on
-leave out what they cannot use. Strict mode, for development and tests, raises the same text instead.
+leave out arguments that they cannot use. Strict mode, for development and tests, raises the same text instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Scopes: the one ContextVar, and the rule that decides what is current.
+"""Scopes: the one ContextVar, and the rule that decides which one is current.
 
 The variable holds a ``Scope``, one opening of "this is current", which stands on the scope that was current before.
-Closing marks a scope closed and takes it out of its own Context; a Context that inherited it keeps it as the parent,
+Closing marks a scope closed and removes it from the Context that opened it; a Context that inherited it keeps it as the parent,
 "child even though ended". Reading skips closed scopes that were opened in the running Context. So a close from another
 task, thread or Context, in any order, never raises and never leaves an ended span current in the Context that opened it.
 """
@@ -257,7 +257,7 @@ def open_scope(scope: Scope) -> None:
 
 
 def _inherit(scope: Scope, prev: Scope | None) -> None:
-    """Take over the foreign values of *prev*; an attached scope has values of its own."""
+    """Take over the foreign values of *prev*; an attached scope brings its values."""
     if not scope._leans:
         scope.ambient = None if prev is None else prev.ambient
     if prev is not None and prev._carries:
@@ -275,13 +275,13 @@ def _add_labels(scope: Scope, prev: Scope | None) -> None:
 
 
 def close_scope(scope: Scope) -> None:
-    """Close *scope* and put what it stands on back where it is current. Does nothing where it is closed already."""
+    """Close *scope*, and make the scope under it current where *scope* is current. Does nothing where it is closed already."""
     global _closed_elsewhere
     if scope._is_closed and scope._stand_in is None:
         return
     scope._is_closed = True  # first: a signal handler that closes a scope under this one replaces open ones only
     if scope._stand_in is not None:
-        close_scope(scope._stand_in)  # one step: it has none of its own
+        close_scope(scope._stand_in)  # one step: a copy has no copy
         if held(_current) is scope:  # inherited before it was replaced
             put(_current, _live(scope._prev))
         return
@@ -374,7 +374,7 @@ def newest_open(scope: Scope | None) -> Scope | None:
 
 
 def _rebuild(top: Scope, closed: Scope) -> bool:
-    """Replace the scopes from *top* down to *closed* by copies that stand on what is under it.
+    """Replace the scopes from *top* down to *closed* by copies that stand on the scope under it.
 
     Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
     Attached scopes that lean on *closed* are closed with it.
@@ -482,12 +482,12 @@ def _live_below(scope: Scope | None) -> Scope | None:
         copy = newest(scope)
         if copy is scope or not _is_here(copy):
             break
-        scope = copy  # what stands on a scope stands on its replacement here
+        scope = copy  # a scope above stands on the replacement here
     return scope
 
 
 def innermost() -> Scope | None:
-    """Return the scope that decides what is current here, or None."""
+    """Return the scope that is current here, or None."""
     inner = held(_current)
     return inner if inner is None or (not inner._is_closed and inner._kind != LABELS) else _settle(inner)
 
@@ -525,7 +525,7 @@ def current_view() -> Any:
 
 
 def current_scope() -> Scope | None:
-    """Return the scope that decides what is current here, or None."""
+    """Return the scope that is current here, or None."""
     return innermost()
 
 

@@ -410,7 +410,7 @@ class Span:
 
     def __enter__(self) -> Self:
         if not self._owns_context:
-            # An unsampled child shares its parent's context; what is current stays the same.
+            # An unsampled child shares its parent's context, so the current scope stays.
             scope = innermost()
             if scope is not None and effective(scope) is self.context:
                 return self
@@ -580,7 +580,7 @@ def _new_span() -> Span:
 
 
 def _abandon(span: Span) -> None:
-    """End *span*, which nothing refers to any more: what it holds moves to another that can be exported."""
+    """End *span*, which is being deallocated: its fields move to another span, which can be exported."""
     if not span._is_recorded:
         _buffer.end(span, False)
         return
@@ -612,7 +612,7 @@ def _abandon(span: Span) -> None:
 def _ns(time_ns: Any) -> int:
     """Return a time as 64 bits hold it; the ends of that range stand for times beyond them."""
     if type(time_ns) is not int:
-        time_ns = int.__int__(time_ns)  # a subclass may have methods of its own
+        time_ns = int.__int__(time_ns)  # a subclass may override methods
     if time_ns > _MAX_NS:
         return _MAX_NS
     return 0 if time_ns < 0 else int(time_ns)
@@ -690,7 +690,7 @@ def span(
     parent: Span | SpanContext | Root | None = None,
     start_ns: int | None = None,
 ) -> Span:
-    """Start a span, child of what is current here; ``with`` makes it current and ends it.
+    """Start a span, a child of the current one; ``with`` makes it current and ends it.
 
     *parent* takes its place in a trace from a ``Span`` or a ``SpanContext`` instead, or from nowhere
     (``tracekit.ROOT``: a new trace, no labels). *start_ns* is Unix time, for work that began earlier.

@@ -25,7 +25,7 @@ class Exporter(Protocol):
         """Take *spans*, at most a batch; raise if they could not be delivered, and they are counted as failed."""
 
     def shutdown(self) -> None:
-        """Release what the exporter holds; no call follows."""
+        """Release the exporter's resources; no call follows."""
 
 
 class HoldingExporter(Exporter, Protocol):

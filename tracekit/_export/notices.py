@@ -42,7 +42,7 @@ class Notices:
 
 
 def describe(error: BaseException) -> str:
-    """Return the type and text of *error* as one line. Never raises, whatever the methods of *error* do."""
+    """Return the type and text of *error* as one line. Methods of *error* cannot make it raise."""
     name, text = "exception", ""
     try:
         name = str(type(error).__name__)

@@ -98,8 +98,8 @@ class _Job:
         self.done = threading.Event()
 
 
-# Where exporters run, in copies: in no context of the program's, and whatever they trace themselves is not sampled, or
-# each batch would make spans that want to be exported.
+# Exporters run in copies of this Context, without the program's. Spans that they make are not sampled: otherwise each
+# batch would make spans to be exported.
 EXPORT_CONTEXT = contextvars.Context()
 EXPORT_CONTEXT.run(lambda: context_scope(_UNSAMPLED).__enter__())
 

@@ -64,7 +64,7 @@ class TailSampler:
     larger one; a missing threshold counts as 0. Other spans are not changed.
 
     At most *max_spans* are held, none for longer than *max_wait_s* as far as calls arrive. Beyond either limit the
-    oldest group is decided early by what has arrived, and counted in ``decided_early``; a group that is kept early for
+    oldest group is decided early by the spans that have arrived, and counted in ``decided_early``; a group that is kept early for
     an error, or for waiting longer than a slow trace takes, also keeps the rest of its trace. *clock* returns monotonic
     nanoseconds.
 

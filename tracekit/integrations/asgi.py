@@ -7,23 +7,19 @@ the status, the last body chunk and the disconnect.
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from .. import ROOT, Span, SpanContext, span, use_context
-from .._configure import tracer_in_use
+from .. import Span, use_context
 from .._core.outcome import is_normal_end
-from .._propagation import extract_all
 from ._asgi_scope import attributes_of, route_of
-from ._forced import Forced
 from ._http import METHODS, error_type, report
 from ._lifespan import serve_lifespan
-from ._redaction import MAX_TEXT, Redaction
+from ._redaction import Redaction
+from ._server import NOT_TRACED, Callers, Trust, excluded
 
 if TYPE_CHECKING:
-    from .._core.span import Root
+    import re
 
 __all__ = ["SPAN_KEY", "TraceMiddleware"]
 
@@ -34,9 +30,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SPAN_KEY = "tracekit.span"
-Trust = Literal["continue", "restart", "link", "ignore"]
-_TRUST = ("continue", "restart", "link", "ignore")
-_NOT_TRACED = SpanContext(deferred=False)  # spans below it are not recorded, here or downstream
 
 
 class TraceMiddleware:
@@ -86,17 +79,9 @@ class TraceMiddleware:
     ) -> None:
         if not callable(app):
             raise TypeError(f"app must be an ASGI application, not {type(app).__name__}")
-        if routes is not None and not isinstance(routes, Mapping):
-            raise TypeError(f"routes must be a mapping, not {type(routes).__name__}")
-        for prefix in routes or ():
-            if not isinstance(prefix, str):
-                raise TypeError(f"routes must have str keys, not {type(prefix).__name__}")
         self.app = app
-        self._trust = _checked(trust)
-        by_length = sorted((routes or {}).items(), key=lambda item: -len(item[0]))
-        self._routes = [(prefix, _checked(trust)) for prefix, trust in by_length]
-        self._exclude = _excluded(exclude)
-        self._forced = Forced(forced_per_s)
+        self._callers = Callers(trust, routes, forced_per_s)
+        self._is_excluded = excluded(exclude)
         self._redaction = Redaction(redact)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,8 +97,8 @@ class TraceMiddleware:
             else:
                 await self.app(scope, receive, send)
             return
-        if self._exclude is not None and self._is_excluded(scope):
-            with use_context(_NOT_TRACED):
+        if self._is_excluded is not None and self._excludes(scope):
+            with use_context(NOT_TRACED):
                 await self.app(scope, receive, send)
             return
         server_span = self._start(scope, kind)
@@ -133,100 +118,41 @@ class TraceMiddleware:
             if server_span.is_recording:
                 watched.close()
 
+    def _excludes(self, scope: Scope) -> bool:
+        try:
+            if self._is_excluded is None or not self._is_excluded(scope.get("path")):
+                return False
+            scope[SPAN_KEY] = None  # an inner middleware skips it, too
+        except Exception:  # not a valid scope
+            return False
+        return True
+
     def _start(self, scope: Scope, kind: str) -> Span | None:
         """Return the server span of *scope*, or None if tracing failed."""
         try:
-            parent: SpanContext | Root = ROOT
-            links: tuple[SpanContext, ...] = ()
-            continued: SpanContext | None = None
-            trust = self._trust_of(scope) if self._routes else self._trust
-            caller, others = (None, ()) if trust == "ignore" else _caller(scope)
-            if caller is not None:
-                if trust == "continue":
-                    parent = continued = caller
-                    links = others
-                else:
-                    links = (caller, *others) if caller.is_valid else others
-                    if trust == "link" and caller.labels:
-                        parent = SpanContext(labels=caller.labels)
             method = scope.get("method", "GET")
             if type(method) is not str or method not in METHODS:
                 method = "HTTP"
             name = method if kind == "http" else "WEBSOCKET"
-            attributes = None
-            tracer = tracer_in_use()
-            if tracer.recording:
-                if continued is None or continued.sampled or continued.deferred:
-                    attributes = attributes_of(scope, kind, method, self._redaction)
-                if tracer.threshold or tracer.sampler is not None:  # some traces are not kept
-                    self._forced.count(tracer)
-                    if continued is not None and attributes is not None:
-                        parent = self._forced.admit(tracer, continued, name, attributes)
-            server_span = span(name, kind="server", parent=parent, links=links, attributes=attributes)
+            server_span = self._callers.start(
+                name, scope.get("path"), _headers(scope), attributes_of, scope, kind, method, self._redaction
+            )
             scope[SPAN_KEY] = server_span
         except Exception as error:  # the request is served without a span
             report(error)
             return None
         return server_span
 
-    def _trust_of(self, scope: Scope) -> str:
-        path = scope.get("path")
-        if not isinstance(path, str):
-            path = ""
-        return next((trust for prefix, trust in self._routes if _is_below(path, prefix)), self._trust)
 
-    def _is_excluded(self, scope: Scope) -> bool:
+def _headers(scope: Scope) -> Any:
+    headers = scope.get("headers", ())
+    # The specification allows any iterable, even one that can be read once.
+    if not isinstance(headers, list | tuple):
         try:
-            path = scope["path"]
-            # Bounds the time that a regular expression can take.
-            if len(path) > MAX_TEXT or not any(is_excluded(path) for is_excluded in self._exclude or ()):
-                return False
-            scope[SPAN_KEY] = None  # an inner middleware skips it, too
-        except Exception:  # the path is not text
-            return False
-        return True
-
-
-def _is_below(path: str, prefix: str) -> bool:
-    # Whole segments: "/internal" must not match "/internals".
-    return path.startswith(prefix) and (prefix.endswith("/") or path[len(prefix) : len(prefix) + 1] in ("", "/"))
-
-
-def _excluded(exclude: Iterable[str | re.Pattern[str]]) -> list[Callable[[str], object]] | None:
-    """Return predicates, one of which is true for an excluded path; None if nothing is excluded."""
-    if isinstance(exclude, str | bytes | re.Pattern) or not isinstance(exclude, Iterable):
-        raise TypeError(f"exclude must be an iterable of paths and patterns, not {type(exclude).__name__}")
-    tests: list[Callable[[str], object]] = []
-    for path in exclude:
-        if isinstance(path, re.Pattern) and isinstance(path.pattern, str):
-            tests.append(path.search)
-        elif not isinstance(path, str):
-            raise TypeError(f"exclude must hold str and re.Pattern[str], not {type(path).__name__}")
-        elif not path.startswith("/"):
-            raise ValueError(f"exclude must hold paths that start with a slash: {path[:64]!a}")
-        else:
-            tests.append(functools.partial(_is_below, prefix=path))
-    return tests or None
-
-
-def _checked(trust: str) -> str:
-    if not isinstance(trust, str):
-        raise TypeError(f"trust must be str, not {type(trust).__name__}")
-    if trust not in _TRUST:
-        raise ValueError(f"trust must be one of {', '.join(_TRUST)}: {trust[:64]!a}")
-    return trust
-
-
-def _caller(scope: Scope) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
-    try:
-        headers = scope["headers"]
-        if not isinstance(
-            headers, (list, tuple)
-        ):  # the specification allows any iterable, even one that can be read once
             scope["headers"] = headers = list(headers)
-        return extract_all(headers)
-    except Exception:  # no headers, or a custom format that raises
-        return None, ()
+        except Exception:
+            return ()
+    return headers
 
 
 class _Exchange:

@@ -1,4 +1,4 @@
-"""Both twins' spans and scopes are driven through the same life, at random, and must look the same all the way."""
+"""Both forms' spans and scopes are driven through the same life, at random, and must look the same all the way."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ def real(drawn):
     return RaisingText("hostile text") if drawn == HOSTILE else drawn
 
 
-class TwinMachine(RuleBasedStateMachine):
-    """Everything is done to every twin; what a twin returned, raised or shows is compared by what it looks like."""
+class FormMachine(RuleBasedStateMachine):
+    """Everything is done to every form; what a form returned, raised or shows is compared by what it looks like."""
 
     @initialize()
     def start(self):
@@ -146,12 +146,12 @@ class TwinMachine(RuleBasedStateMachine):
         self.scopes = {name: [] for name in TWINS}
         self.now = NOW
         self.counts = {}
-        for name, twin in TWINS.items():
-            twin.set_ids(CountingIds())
-            twin.set_clock(lambda: self.now)
-            twin.buffer.capacity, twin.buffer.is_open, twin.buffer.wake = 5, True, None
-            twin.buffer.drain()
-            self.counts[name] = twin.buffer.counts()
+        for name, form in TWINS.items():
+            form.set_ids(CountingIds())
+            form.set_clock(lambda: self.now)
+            form.buffer.capacity, form.buffer.is_open, form.buffer.wake = 5, True, None
+            form.buffer.drain()
+            self.counts[name] = form.buffer.counts()
         self.use_tracer("all")
 
     def teardown(self):
@@ -161,44 +161,44 @@ class TwinMachine(RuleBasedStateMachine):
         self.spans = self.scopes = self.contexts = None
         gc.collect()
         gc.unfreeze()
-        for name, twin in TWINS.items():
-            twin.set_ids(None)
-            twin.set_clock(None)
-            twin.set_tracer(twin.Tracer())
-            twin.buffer.capacity, twin.buffer.is_open = 16384, False
+        for name, form in TWINS.items():
+            form.set_ids(None)
+            form.set_clock(None)
+            form.set_tracer(form.Tracer())
+            form.buffer.capacity, form.buffer.is_open = 16384, False
             # As in the child of a fork: all counts are 0 again, in the pipeline too.
-            (_configure._after_fork if name == tracekit.IMPLEMENTATION else twin.after_fork)()
+            (_configure._after_fork if name == tracekit.IMPLEMENTATION else form.after_fork)()
 
     # ---- comparing
 
     def seen(self, name, value):
-        """*value* in a form that is equal for all twins."""
-        twin = TWINS[name]
-        if isinstance(value, twin.Span):
+        """*value* in a form that is equal for all forms."""
+        form = TWINS[name]
+        if isinstance(value, form.Span):
             found = [index for index, span in enumerate(self.spans[name]) if span is value]
-            # An abandoned span lives on in the plain twin's buffer; the compiled twin's has a copy of it.
+            # An abandoned span lives on in the plain form's buffer; the compiled form's has a copy of it.
             return ("span", found[0]) if found else None
-        if isinstance(value, twin.SpanContext):
+        if isinstance(value, form.SpanContext):
             labels = value.labels.members
             return (value.id, value.flags, value.deferred, str(value.state), labels, value.is_remote, value.is_valid)
         if isinstance(value, Mapping) and not isinstance(value, Labels):
             return {key: self.seen(name, item) for key, item in value.items()}
         if isinstance(value, tuple):
             return tuple([self.seen(name, item) for item in value])
-        if isinstance(value, twin.Scope):
+        if isinstance(value, form.Scope):
             return "scope"
         return str.__str__(value) if isinstance(value, str) else value
 
     def both(self, do, at=0):
-        """Do *do* with every twin in one of the Contexts, and demand that all come out the same."""
+        """Do *do* with every form in one of the Contexts, and demand that all come out the same."""
         context = self.contexts[at % len(self.contexts)]
         outcomes, results = [], []
-        for name, twin in TWINS.items():
+        for name, form in TWINS.items():
             try:
-                result = context[name].run(do, name, twin)
+                result = context[name].run(do, name, form)
             except (TypeError, ValueError, RuntimeError) as error:
                 result = None
-                outcomes.append(type(error))  # of two wrong arguments each twin may name another
+                outcomes.append(type(error))  # of two wrong arguments each form may name another
             else:
                 outcomes.append(self.seen(name, result))
             results.append(result)
@@ -229,18 +229,18 @@ class TwinMachine(RuleBasedStateMachine):
         self.add(at, "under", parent=parent)
 
     def links(self, which):
-        """A function that makes what is linked to, for one twin."""
+        """A function that makes what is linked to, for one form."""
 
-        def make(name, twin):
-            context = twin.SpanContext(**REMOTE["full"])
+        def make(name, form):
+            context = form.SpanContext(**REMOTE["full"])
             spans = self.spans[name][:1]
             choices = [
                 (),
                 [context],
-                [twin.Link(context, {"a": "long value"})],
-                [twin.Link(context, {1: 1})],
+                [form.Link(context, {"a": "long value"})],
+                [form.Link(context, {1: 1})],
                 spans,
-                [twin.Link(span, {"a": 1}) for span in spans],
+                [form.Link(span, {"a": 1}) for span in spans],
                 [context, 5],
                 5,
                 "text",
@@ -251,16 +251,16 @@ class TwinMachine(RuleBasedStateMachine):
         return make
 
     def add(self, at, span_name, *, parent=None, links=None, **arguments):
-        def make(name, twin):
+        def make(name, form):
             chosen = parent
             if isinstance(parent, int):
                 chosen = self.spans[name][self.pick(parent)]
             elif parent == "root":
-                chosen = twin.ROOT
+                chosen = form.ROOT
             elif parent in REMOTE:
-                chosen = twin.SpanContext(**REMOTE[parent])
-            made = () if links is None else links(name, twin)
-            return twin.span(real(span_name), parent=chosen, links=made, **arguments)
+                chosen = form.SpanContext(**REMOTE[parent])
+            made = () if links is None else links(name, form)
+            return form.span(real(span_name), parent=chosen, links=made, **arguments)
 
         made = self.both(make, at)
         if None not in made:
@@ -308,9 +308,9 @@ class TwinMachine(RuleBasedStateMachine):
         if index is None:
             return
 
-        def link(name, twin):
+        def link(name, form):
             span = self.spans[name][self.pick(other)]
-            choices = [span, span.context, twin.Link(span.context, {"a": 1}), "wrong"]
+            choices = [span, span.context, form.Link(span.context, {"a": 1}), "wrong"]
             return self.spans[name][index].add_link(choices[kind], attributes)
 
         self.both(link)
@@ -344,18 +344,18 @@ class TwinMachine(RuleBasedStateMachine):
     def use_span(self, which, at):
         index = self.pick(which)
         if index is not None:
-            self.open(lambda n, twin: twin.span_scope(self.spans[n][index]), at)
+            self.open(lambda n, form: form.span_scope(self.spans[n][index]), at)
 
     @rule(remote=st.sampled_from([None, *REMOTE]), at=at)
     def use_context(self, remote, at):
-        def make(_, twin):
-            return twin.context_scope(None if remote is None else twin.SpanContext(**REMOTE[remote]))
+        def make(_, form):
+            return form.context_scope(None if remote is None else form.SpanContext(**REMOTE[remote]))
 
         self.open(make, at)
 
     @rule(key=st.sampled_from("klr"), value=st.sampled_from(["", "1", "名"]), at=at)
     def use_labels(self, key, value, at):
-        self.open(lambda _, twin: twin.label_scope(Labels({key: value})), at)
+        self.open(lambda _, form: form.label_scope(Labels({key: value})), at)
 
     @rule(which=which, at=at)
     def close(self, which, at):
@@ -379,7 +379,7 @@ class TwinMachine(RuleBasedStateMachine):
     def end_task(self, at):
         if len(self.contexts) > 1:
             del self.contexts[at % len(self.contexts)]
-            # When a closed scope lets go of what was under it, once its task is gone, is each twin's own affair.
+            # When a closed scope lets go of what was under it, once its task is gone, is each form's own affair.
             for scopes in self.scopes.values():
                 scopes.clear()
             gc.collect()
@@ -388,8 +388,8 @@ class TwinMachine(RuleBasedStateMachine):
 
     @rule(tracer=st.sampled_from(sorted(TRACERS)))
     def use_tracer(self, tracer):
-        for twin in TWINS.values():
-            twin.set_tracer(twin.Tracer(**TRACERS[tracer]))
+        for form in TWINS.values():
+            form.set_tracer(form.Tracer(**TRACERS[tracer]))
 
     @rule()
     def forget_the_oldest(self):
@@ -400,13 +400,13 @@ class TwinMachine(RuleBasedStateMachine):
 
     @rule()
     def drain(self):
-        self.both(lambda name, twin: tuple([self.look(name, span) for span in twin.buffer.drain()]))
+        self.both(lambda name, form: tuple([self.look(name, span) for span in form.buffer.drain()]))
 
     @rule()
     def fork(self):
-        for name, twin in TWINS.items():
-            twin.after_fork()
-            self.counts[name] = twin.buffer.counts()
+        for name, form in TWINS.items():
+            form.after_fork()
+            self.counts[name] = form.buffer.counts()
 
     # ---- what must be the same
 
@@ -431,19 +431,19 @@ class TwinMachine(RuleBasedStateMachine):
     @invariant()
     def the_same_is_current_in_every_task(self):
         for index in range(len(getattr(self, "contexts", ()))):
-            self.both(lambda _, twin: (twin.current_span(), twin.current_context()), index)
+            self.both(lambda _, form: (form.current_span(), form.current_context()), index)
 
     @invariant()
     def the_counts_are_the_same(self):
         if hasattr(self, "counts"):
             self.both(
-                lambda name, twin: tuple(
-                    [now - then for now, then in zip(twin.buffer.counts(), self.counts[name], strict=True)]
+                lambda name, form: tuple(
+                    [now - then for now, then in zip(form.buffer.counts(), self.counts[name], strict=True)]
                 )
             )
 
 
-TestTwinsOfSpans = TwinMachine.TestCase
-TestTwinsOfSpans.settings = settings(
+TestFormsOfSpans = FormMachine.TestCase
+TestFormsOfSpans.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, database=None
 )

@@ -29,7 +29,7 @@ _pure = TWINS["plain"]
 COMPILED = TWINS.get("compiled")
 
 same = settings(max_examples=400, deadline=None, derandomize=True, database=None)
-needs_both = pytest.mark.skipif(COMPILED is None, reason="the compiled twin was not built")
+needs_both = pytest.mark.skipif(COMPILED is None, reason="the compiled form was not built")
 
 
 def test_the_compiled_implementation_runs_unless_it_is_disabled_or_not_built():
@@ -37,7 +37,7 @@ def test_the_compiled_implementation_runs_unless_it_is_disabled_or_not_built():
     is_built = importlib.util.find_spec("tracekit._speedups") is not None
     expected = "plain" if is_off or not is_built else "compiled"
     assert expected == IMPLEMENTATION
-    assert [twin.IMPLEMENTATION for twin in TWINS.values()] == list(TWINS)
+    assert [form.IMPLEMENTATION for form in TWINS.values()] == list(TWINS)
 
 
 def seen(value):
@@ -59,9 +59,9 @@ def outcome(function, arguments):
 def compare(name, *arguments):
     """Assert that both implementations agree on *arguments*; callables among them make one for each."""
     outcomes = []
-    for twin in (_pure, COMPILED):
+    for form in (_pure, COMPILED):
         made = [argument() if callable(argument) else argument for argument in arguments]
-        result = outcome(getattr(twin, name), made)
+        result = outcome(getattr(form, name), made)
         outcomes.append((result, [seen(argument) for argument in made if isinstance(argument, dict | list)]))
     assert outcomes[0] == outcomes[1]
     assert type(outcomes[0][0][1]) is type(outcomes[1][0][1])
@@ -266,7 +266,7 @@ ARGUMENTS |= {"is_remote": TRUTHS, "deferred": TRUTHS}
 @given(arguments=st.fixed_dictionaries({}, optional=ARGUMENTS))
 @same
 def test_span_contexts_are_made_or_rejected_alike(arguments):
-    results = [outcome(lambda twin=twin: twin.SpanContext(**arguments), ()) for twin in (_pure, COMPILED)]
+    results = [outcome(lambda form=form: form.SpanContext(**arguments), ()) for form in (_pure, COMPILED)]
     assert results[0] == results[1]
 
 
@@ -278,16 +278,16 @@ def test_span_contexts_are_made_or_rejected_alike(arguments):
 )
 @same
 def test_span_contexts_behave_alike(arguments, others, changes):
-    def life(twin):
-        context, other = twin.SpanContext(**arguments), twin.SpanContext(**others)
+    def life(form):
+        context, other = form.SpanContext(**arguments), form.SpanContext(**others)
         ids = context.trace_id, context.span_id, context.id
         facts = context.sampled, context.deferred, context.is_valid, context.is_remote, context.flags
-        equal = context == other, context != other, context == twin.SpanContext(**arguments)
-        hashed = hash(context) == hash(twin.SpanContext(**arguments))
+        equal = context == other, context != other, context == form.SpanContext(**arguments)
+        hashed = hash(context) == hash(form.SpanContext(**arguments))
         changed = outcome(lambda: context.replace(**changes), ())
         sent = {}
-        twin.write_tracecontext(context, sent)
-        return ids, facts, equal, hashed, repr(context), changed, sent, twin.format_traceparent(context), seen(context)
+        form.write_tracecontext(context, sent)
+        return ids, facts, equal, hashed, repr(context), changed, sent, form.format_traceparent(context), seen(context)
 
     assert life(_pure) == life(COMPILED)
 

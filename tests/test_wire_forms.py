@@ -17,7 +17,7 @@ from .wire.strategies import TEXTS
 _pure = TWINS["plain"]
 COMPILED = TWINS.get("compiled")
 
-pytestmark = pytest.mark.skipif(COMPILED is None, reason="the compiled twin was not built")
+pytestmark = pytest.mark.skipif(COMPILED is None, reason="the compiled form was not built")
 same = settings(max_examples=500, deadline=None, derandomize=True, database=None)
 
 
@@ -41,9 +41,9 @@ def outcome(function, arguments):
 def compare(name, *arguments):
     """Assert that both implementations agree on *arguments*; callables among them are called with the implementation."""
     outcomes = []
-    for twin in (_pure, COMPILED):
-        made = [argument(twin) if callable(argument) else argument for argument in arguments]
-        outcomes.append((outcome(getattr(twin, name), made), [seen(carrier) for carrier in made]))
+    for form in (_pure, COMPILED):
+        made = [argument(form) if callable(argument) else argument for argument in arguments]
+        outcomes.append((outcome(getattr(form, name), made), [seen(carrier) for carrier in made]))
     assert outcomes[0] == outcomes[1]
     assert type(outcomes[0][0][1]) is type(outcomes[1][0][1])
     return outcomes[0][0]
@@ -77,7 +77,7 @@ def contexts(draw):
             min_size=1,
         )
     )
-    return lambda twin: twin.make_remote(high << 64 | low, span, flags, extra)
+    return lambda form: form.make_remote(high << 64 | low, span, flags, extra)
 
 
 @st.composite
@@ -107,10 +107,10 @@ def test_b3_is_formatted_the_same_and_reads_back_equal(context):
     _, text = compare("format_b3", context)
     compare("write_b3", context, lambda _: {"B3": "stale"})
     compare("write_b3", context, lambda _: [(b"b3", b"stale"), (b"host", b"x")])
-    for twin in (_pure, COMPILED):
-        again = twin.parse_b3(text)
+    for form in (_pure, COMPILED):
+        again = form.parse_b3(text)
         if again is not None:
-            assert twin.format_b3(again) == text
+            assert form.format_b3(again) == text
         else:
             assert text == ""
 
@@ -131,10 +131,10 @@ def test_the_binary_form_is_decoded_the_same(octets):
 @same
 def test_the_binary_form_is_encoded_the_same_and_reads_back_equal(context):
     _, octets = compare("encode_binary", context)
-    for twin in (_pure, COMPILED):
-        again = twin.decode_binary(octets)
+    for form in (_pure, COMPILED):
+        again = form.decode_binary(octets)
         if again is not None and again.extra.get("grpc_bin", b"\xff") >= b"\3":
-            assert twin.encode_binary(again)[:27] == octets[:27]
+            assert form.encode_binary(again)[:27] == octets[:27]
 
 
 KEYS = st.text(st.characters(), max_size=200) | st.sampled_from(["", "k", "k" * 127, "k" * 128, "k" * 9000])
@@ -273,8 +273,8 @@ SIEVES = st.sampled_from([(FIELDS, PREFIXES), (FIELDS, ()), ((), PREFIXES), ((),
 @same
 def test_both_find_the_same_fields(pairs, junk, arguments, shape):
     found = []
-    for twin in (_pure, COMPILED):
-        sieve = twin.Sieve(*arguments)
+    for form in (_pure, COMPILED):
+        sieve = form.Sieve(*arguments)
         carriers = [SHAPES[shape](pairs), [*pairs, *junk], (pair for pair in [*junk, *pairs])]
         found.append([sieve.sift(carrier) for carrier in carriers])
         listed = [sieve.collect(SHAPES[shape](pairs)) for _ in range(2)]
@@ -300,18 +300,18 @@ def test_both_find_the_same_fields(pairs, junk, arguments, shape):
 def test_both_set_the_same_fields(pairs, junk, arguments, shape, texts):
     for more in ([], junk):
         outcomes = []
-        for twin in (_pure, COMPILED):
+        for form in (_pure, COMPILED):
             carrier = SHAPES[shape](pairs)
             if isinstance(carrier, list):
                 carrier += more
-            result = outcome(twin.Sieve(*arguments).put, (carrier, dict(texts)))
+            result = outcome(form.Sieve(*arguments).put, (carrier, dict(texts)))
             held = carrier.data if isinstance(carrier, UserDict) else carrier
             outcomes.append((result, plain(held) if isinstance(held, dict | list) else None))
             for name, text in texts.items() if result[0] == "returned" else ():
                 if text is not None and name in arguments[0]:
                     # As pairs, in which a WSGI name is only a name.
                     again = list(held.items()) if isinstance(held, dict) else held
-                    assert twin.Sieve((name,)).collect(again) == [text]
+                    assert form.Sieve((name,)).collect(again) == [text]
         assert outcomes[0] == outcomes[1]
 
 
@@ -320,11 +320,11 @@ def test_both_set_the_same_fields(pairs, junk, arguments, shape, texts):
 def test_both_put_the_same_field(pairs, name, text):
     for shape in SHAPES:
         outcomes = []
-        for twin in (_pure, COMPILED):
+        for form in (_pure, COMPILED):
             carrier = shape(pairs)
-            result = outcome(twin.put, (carrier, name, text))
+            result = outcome(form.put, (carrier, name, text))
             held = carrier.data if isinstance(carrier, UserDict) else carrier
             outcomes.append((result, plain(held) if isinstance(held, dict | list) else None))
             if result[0] == "returned":
-                assert twin.Sieve((name,)).collect(list(held.items()) if isinstance(held, dict) else held) == [text]
+                assert form.Sieve((name,)).collect(list(held.items()) if isinstance(held, dict) else held) == [text]
         assert outcomes[0] == outcomes[1]

@@ -1,0 +1,205 @@
+"""Run the suite on every CPython that this machine can have, and print a table: interpreter x form of the code.
+
+    make pythons                                       all of them
+    python -m tests.tools.pythons --only 3.14          one
+    python -m tests.tools.pythons -- tests/aio -x      with arguments for pytest
+
+Interpreters come from pyenv, where it is installed, and for newer versions from Debian's unstable distribution, which
+``debootstrap`` unpacks into a folder (needs root; about 900 MB and 4 minutes, once). Folder and environments stay below
+``$XDG_CACHE_HOME/tracekit`` for the next run. What cannot be had is named. The exit status is 1 if a test failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracekit"
+SID = CACHE / "sid"
+# A chroot has its own /proc, and what is mounted for it vanishes with the mount namespace.
+ENTER = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"',
+    str(SID),
+]
+PACKAGES = ["ca-certificates", "gcc", "g++", "git", "libc6-dev", "make"]
+FORMS = ("compiled", "plain")
+
+
+class Python:
+    """An interpreter: its command, and the folder of its environment as it sees it."""
+
+    def __init__(self, name: str, command: list[str], root: Path, inside: str) -> None:
+        self.name = name
+        self.root = root  # this machine's path of the folder
+        self.inside = inside  # the interpreter's path of the same folder
+        self._command = command
+
+    def run(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the environment's Python in the copy of the tree."""
+        program = 'cd "$0" && exec "$@"'
+        return subprocess.run(
+            [*self._enter(), "sh", "-c", program, f"{self.inside}/tree", f"{self.inside}/venv/bin/python", *arguments],
+            env={
+                **os.environ,
+                "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+                "HOME": "/root",
+                "LC_ALL": "C.UTF-8",
+                **variables,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=check,
+        )
+
+    def _enter(self) -> list[str]:
+        return ENTER if self.inside != str(self.root) else []
+
+    def prepare(self) -> None:
+        """Copy the tree, tracked files and new ones, and install it with the needs of its tests."""
+        tree = self.root / "tree"
+        shutil.rmtree(tree, ignore_errors=True)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            check=True,
+        )
+        for name in filter(None, listed.stdout.decode().split("\0")):
+            if (REPOSITORY / name).is_file():
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(REPOSITORY / name, tree / name)
+        if not (self.root / "venv").exists():
+            subprocess.run([*self._enter(), *self._command, "-m", "venv", f"{self.inside}/venv"], check=True)
+        self.run("-m", "pip", "install", "--quiet", "--editable", ".[test]")
+
+    def test(self, form: str, arguments: list[str]) -> str:
+        """Return the last line of pytest's report; the whole goes to a file beside the tree."""
+        done = self.run(
+            *("-m", "pytest", "-q", "-m", "not packaging", *arguments),
+            check=False,
+            TRACEKIT_NO_EXTENSIONS="1" if form == "plain" else "",
+        )
+        (self.root / f"{form}.log").write_text(done.stdout, encoding="utf-8")
+        found = re.findall(r"^=*\s*(\d+ (?:passed|failed|error).*?) in ", done.stdout, re.MULTILINE)
+        return found[-1] if found else f"exit status {done.returncode}"
+
+
+def pythons() -> tuple[list[Python], list[str]]:
+    """Return the interpreters that can be had, and a line for each that cannot."""
+    found, missing = [], []
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for version in ("3.11", "3.12", "3.13"):
+        folders = sorted(pyenv.glob(f"{version}.*"))
+        command = str(folders[-1] / "bin" / "python") if folders else shutil.which(f"python{version}")
+        if command is None:
+            missing.append(f"{version}: neither pyenv nor PATH has it")
+            continue
+        root = CACHE / version
+        root.mkdir(parents=True, exist_ok=True)
+        found.append(Python(version, [command], root, str(root)))
+    reason = _unpack_sid()
+    for version in ("3.14", "3.15"):
+        if reason:
+            missing.append(f"{version}: {reason}")
+            continue
+        root = SID / "tracekit" / version
+        root.mkdir(parents=True, exist_ok=True)
+        if not (SID / "usr" / "bin" / f"python{version}").exists():
+            done = _apt("install", f"python{version}-venv", f"python{version}-dev")
+            if done.returncode:
+                missing.append(f"{version}: {done.stdout.splitlines()[-1]}")
+                continue
+        found.append(Python(version, [f"python{version}"], root, f"/tracekit/{version}"))
+    return found, missing
+
+
+def _unpack_sid() -> str:
+    """Make the folder with Debian's unstable distribution; return why there is none, or ""."""
+    if not (SID / "usr" / "bin" / "git").exists():
+        if os.geteuid():
+            return "debootstrap needs root"
+        if shutil.which("debootstrap") is None or shutil.which("unshare") is None:
+            return "debootstrap is not installed (apt-get install debootstrap)"
+        say(f"unpacking Debian unstable into {SID}, once")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["debootstrap", "--variant=minbase", "sid", str(SID), _mirror()],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            return f"debootstrap failed: {done.stdout.splitlines()[-1]}"
+        for file in ("etc/resolv.conf", "etc/hosts"):
+            shutil.copy2("/" + file, SID / file)
+        done = _apt("install", *PACKAGES)
+        if done.returncode:
+            return f"apt-get failed: {done.stdout.splitlines()[-1]}"
+        # A proxy's certificates, where the machine has one.
+        certificates = Path(os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt"))
+        if certificates.exists():
+            shutil.copy2(certificates, SID / str(certificates).lstrip("/"))
+    return ""
+
+
+def _mirror() -> str:
+    """Return the mirror that apt is set up with."""
+    sources = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
+    text = "\n".join(path.read_text() for path in sources if path.is_file())
+    found = re.search(r"^(?:deb(?: \[.*\])? |URIs: *)(\S+/debian/?)(?:\s|$)", text, re.MULTILINE)
+    return found[1] if found else "https://deb.debian.org/debian"
+
+
+def _apt(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ENTER, "apt-get", "--quiet", "--yes", "--no-install-recommends", *arguments],
+        env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "DEBIAN_FRONTEND": "noninteractive"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.pythons", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", action="append", metavar="VERSION", help="this interpreter only; may be repeated")
+    parser.add_argument("--form", choices=FORMS, action="append", help="compiled or plain only")
+    parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
+    arguments = parser.parse_args()
+    found, missing = pythons()
+    rows, is_bad = [], False
+    for python in found:
+        if arguments.only and python.name not in arguments.only:
+            continue
+        say(f"{python.name}: installing")
+        python.prepare()
+        for form in arguments.form or FORMS:
+            say(f"{python.name}: {form}")
+            result = python.test(form, arguments.pytest)
+            is_bad = is_bad or "passed" not in result or "failed" in result or "error" in result
+            rows.append(f"| {python.name} | {form} | {result} |")
+            say(rows[-1])
+            say(f"    {python.root / form}.log")
+    print("\n".join(["| Python | form | result |", "|---|---|---|", *rows, *missing]))
+    return int(is_bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Server spans: whose child a request's span is, shared by every server integration."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from .. import ROOT, Span, SpanContext, span
+from .._configure import tracer_in_use
+from .._propagation import extract_all
+from ._forced import Forced
+from ._redaction import MAX_TEXT
+
+if TYPE_CHECKING:
+    from .._core.span import Root
+
+__all__ = ["NOT_TRACED", "Callers", "Trust", "excluded"]
+
+Trust = Literal["continue", "restart", "link", "ignore"]
+_TRUST = ("continue", "restart", "link", "ignore")
+NOT_TRACED = SpanContext(deferred=False)  # spans below it are not recorded, here or downstream
+
+
+class Callers:
+    """How far a server follows its callers; ``TraceMiddleware`` of ASGI documents the arguments.
+
+    Raises ``TypeError`` or ``ValueError`` for invalid ones.
+    """
+
+    def __init__(self, trust: Trust, routes: Mapping[str, Trust] | None, forced_per_s: float) -> None:
+        if routes is not None and not isinstance(routes, Mapping):
+            raise TypeError(f"routes must be a mapping, not {type(routes).__name__}")
+        for prefix in routes or ():
+            if not isinstance(prefix, str):
+                raise TypeError(f"routes must have str keys, not {type(prefix).__name__}")
+        self._trust = _checked(trust)
+        by_length = sorted((routes or {}).items(), key=lambda item: -len(item[0]))
+        self._routes = [(prefix, _checked(trust)) for prefix, trust in by_length]
+        self._forced = Forced(forced_per_s)
+
+    def start(
+        self, name: str, path: Any, headers: Any, attributes_of: Callable[..., dict[str, Any]], *arguments: Any
+    ) -> Span:
+        """Start the server span of a request with these headers, a carrier for ``extract()``.
+
+        ``attributes_of(*arguments)`` is called only for a request that may be recorded.
+        """
+        parent: SpanContext | Root = ROOT
+        links: tuple[SpanContext, ...] = ()
+        continued: SpanContext | None = None
+        trust = self._trust_of(path) if self._routes else self._trust
+        caller, others = (None, ()) if trust == "ignore" else _caller(headers)
+        if caller is not None:
+            if trust == "continue":
+                parent = continued = caller
+                links = others
+            else:
+                links = (caller, *others) if caller.is_valid else others
+                if trust == "link" and caller.labels:
+                    parent = SpanContext(labels=caller.labels)
+        attributes = None
+        tracer = tracer_in_use()
+        if tracer.recording:
+            if continued is None or continued.sampled or continued.deferred:
+                attributes = attributes_of(*arguments)
+            if tracer.threshold or tracer.sampler is not None:  # some traces are not kept
+                self._forced.count(tracer)
+                if continued is not None and attributes is not None:
+                    parent = self._forced.admit(tracer, continued, name, attributes)
+        return span(name, kind="server", parent=parent, links=links, attributes=attributes)
+
+    def _trust_of(self, path: Any) -> str:
+        if not isinstance(path, str):
+            path = ""
+        return next((trust for prefix, trust in self._routes if _is_below(path, prefix)), self._trust)
+
+
+def _caller(headers: Any) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
+    try:
+        return extract_all(headers)
+    except Exception:  # no headers, or a custom format that raises
+        return None, ()
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    # Whole segments: "/internal" must not match "/internals".
+    return path.startswith(prefix) and (prefix.endswith("/") or path[len(prefix) : len(prefix) + 1] in ("", "/"))
+
+
+def excluded(exclude: Iterable[str | re.Pattern[str]]) -> Callable[[Any], bool] | None:
+    """Return a predicate of paths from *exclude*, prefixes of whole segments and patterns; None if it is empty.
+
+    Raises ``TypeError`` or ``ValueError`` if it holds anything else.
+    """
+    if isinstance(exclude, str | bytes | re.Pattern) or not isinstance(exclude, Iterable):
+        raise TypeError(f"exclude must be an iterable of paths and patterns, not {type(exclude).__name__}")
+    tests: list[Callable[[str], object]] = []
+    for path in exclude:
+        if isinstance(path, re.Pattern) and isinstance(path.pattern, str):
+            tests.append(path.search)
+        elif not isinstance(path, str):
+            raise TypeError(f"exclude must hold str and re.Pattern[str], not {type(path).__name__}")
+        elif not path.startswith("/"):
+            raise ValueError(f"exclude must hold paths that start with a slash: {path[:64]!a}")
+        else:
+            tests.append(functools.partial(_is_below, prefix=path))
+    if not tests:
+        return None
+
+    def is_excluded(path: Any) -> bool:
+        # The bound on the length bounds the time that a regular expression can take.
+        return isinstance(path, str) and len(path) <= MAX_TEXT and any(test(path) for test in tests)
+
+    return is_excluded
+
+
+def _checked(trust: str) -> str:
+    if not isinstance(trust, str):
+        raise TypeError(f"trust must be str, not {type(trust).__name__}")
+    if trust not in _TRUST:
+        raise ValueError(f"trust must be one of {', '.join(_TRUST)}: {trust[:64]!a}")
+    return trust
