@@ -14,7 +14,7 @@ from .records import KINDS
 from .span import Span
 
 if not compiled:
-    from .codecs import Octets
+    from .codecs import Entries, Octets
     from .span import CANCELLED, ERROR, OK
 
     HAS_IS_REMOTE: Final = 0x100
@@ -23,7 +23,6 @@ if not compiled:
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .codecs import Entries
     from .context import SpanContext
     from .tracer import Tracer
 
