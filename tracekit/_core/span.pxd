@@ -5,9 +5,10 @@ cimport cython
 
 from .._speedups cimport Entries, Items, has_text_keys
 from .buffer cimport Buffer, the_buffer
-from .context cimport SpanContext, generation
+from .context cimport SpanContext, child_context, generation
 from .interpreter cimport (
     DEFERRED,
+    RANDOM,
     SAMPLED,
     borrow,
     forbid_new,
@@ -59,6 +60,8 @@ cdef class Span:
     cdef object _leave(self)
     cpdef object _drop_scope(self, Scope scope)
     cpdef object _move_scope(self, Scope scope, Scope copy)
+
+    @cython.locals(stop=int64_t)
     cdef object _end(self, object end_ns)
     cdef object _late(self, str method)
     cdef int64_t _now(self) except? -1

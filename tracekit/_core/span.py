@@ -19,9 +19,10 @@ from .tracer import Tracer
 
 if not compiled:
     from .codecs import Entries, Items, has_text_keys
-    from .context import generation
+    from .context import child_context, generation
     from .interpreter import (
         DEFERRED,
+        RANDOM,
         SAMPLED,
         borrow,
         forbid_new,
@@ -486,9 +487,12 @@ class Span:
             if self._has_ended:
                 return
         if self._is_recorded:
-            stop = self._now() if end_ns is None else _ns(end_ns)
-            if self._has_ended:  # while a clock of the program's was asked
-                return
+            if end_ns is None and _clock is None:
+                stop = monotonic_ns() + self._distance
+            else:
+                stop = self._now() if end_ns is None else _ns(end_ns)
+                if self._has_ended:  # while a clock of the program's was asked
+                    return
             self._stop = max(self._start, stop)
         self._has_ended = True
         if self._generation == generation():  # else the parent process, which opened it, exports it
@@ -811,13 +815,18 @@ def _start(
             # Not sampled, and inside a span that is not: never exported, so it needs no identity.
             self.context = base
             self._owns_context = False
+        elif not base._bits & DEFERRED:
+            self.context = child_context(base, base._bits & (SAMPLED | RANDOM), base._state)
         else:
             self.context = tracer.child(base, name, kind, attributes)
     _buffer.started += 1
     if tracer.recording and self.context._bits & SAMPLED:
         self._is_recorded = True
         self._distance = _anchor
-        self._start = self._now() if start_ns is None else _ns(start_ns)
+        if start_ns is None:
+            self._start = monotonic_ns() + _anchor if _clock is None else _ns(_clock())
+        else:
+            self._start = _ns(start_ns)
         if items is not None:
             self._put_all(items)
     if linked is not None:
