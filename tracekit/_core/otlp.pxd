@@ -12,7 +12,6 @@ cdef enum:
     IS_REMOTE = 0x200
 
 
-
 @cython.locals(span=Span, tracer=Tracer, group=list)
 cpdef bytes encode_spans(object spans)
 cdef object _put_resource_spans(Octets out, list groups)
