@@ -118,7 +118,11 @@ class Tracer:
         state = None
         if base is None:
             high, low = new_trace_id()
-            if self.recording:
+            if self.recording and self.sampler is None:
+                if low & _MASK56 >= self.threshold:
+                    bits |= SAMPLED
+                    state = self.state or None
+            elif self.recording:
                 keep, state = self._sample(low, None, name, kind, attributes)
                 if keep:
                     bits |= SAMPLED
