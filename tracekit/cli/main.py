@@ -8,6 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from .._distribution import install_hint
 from .._render import printable
 from .._version import __version__
 from ..exporters.sqlite import StoreError
@@ -251,7 +252,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         from ..demo.run import run
     except ModuleNotFoundError as error:
         missing = printable(str(error.name), 80)
-        complain(f"the demo needs {missing}: pip install 'tracekit[demo]'")
+        complain(f"the demo needs {missing}: {install_hint('demo')}")
         return ERROR
     return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve, show=_show_trace)
 
@@ -312,7 +313,7 @@ def _completion(arguments: argparse.Namespace) -> int:
     try:
         import shtab
     except ModuleNotFoundError:
-        complain("completion needs shtab: pip install 'tracekit[cli]'")
+        complain(f"completion needs shtab: {install_hint('cli')}")
         return ERROR
     sys.stdout.write(shtab.complete(_parser(), shell=arguments.shell))
     return 0

@@ -7,6 +7,7 @@ import shutil
 import sys
 from typing import Any
 
+from .._distribution import install_hint
 from .._render import cells, cut, encodable
 
 __all__ = ["ERROR", "Screen", "Segment", "complain", "plural", "print_json", "print_json_line", "shortened"]
@@ -41,7 +42,7 @@ class Screen:
             from rich.console import Console
         except ModuleNotFoundError:
             self._console = None
-            complain("plain text; for colour: pip install 'tracekit[cli]'")
+            complain(f"plain text; for colour: {install_hint('cli')}")
         else:
             self._console = Console(file=sys.stdout, width=self.width, highlight=False, markup=False, emoji=False)
 
