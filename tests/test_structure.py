@@ -446,7 +446,7 @@ def test_what_tracekit_exports_is_what_it_imports():
 
 
 # docs/testing.md is about tests: test_pytest_plugin.py runs them.
-PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "docs").glob("*.md"))]
+PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "docs").rglob("*.md"))]
 PAGES.remove(Path("docs/testing.md"))
 
 
@@ -461,6 +461,24 @@ def test_the_code_of_a_page_runs(tmp_path, path):
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert bool(collector.spans) == bool(sends)
+
+
+def test_the_readme_has_the_rows_of_the_page_on_performance_and_is_short():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 130
+    page = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
+    measured = {tuple(cells(line)[:4]) for line in page.splitlines() if line.startswith("|")}
+    rows = [
+        cells(line)
+        for line in text.partition("## The cost")[2].partition("\n## ")[0].splitlines()
+        if line.startswith("|")
+    ]
+    assert len(rows) == 8
+    assert {tuple(row) for row in rows[2:]} <= measured
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def texts():
