@@ -10,6 +10,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import re
 import threading
 
 import tracekit
@@ -364,8 +365,9 @@ def describe_error(error):
     }
     return {
         "type": type(error),
-        "args": [repr(argument) for argument in error.args],
-        "text": str(error),
+        # Without addresses, which pickle's messages name since Python 3.14.
+        "args": [re.sub("0x[0-9a-f]+", "0x", repr(argument)) for argument in error.args],
+        "text": re.sub("0x[0-9a-f]+", "0x", str(error)),
         # But for what says that a span of this trace has recorded it, which each traced process sets anew.
         "attributes": sorted(
             (name, repr(value)) for name, value in vars(error).items() if name != "__tracekit_trace__"
