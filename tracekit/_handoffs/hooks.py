@@ -136,7 +136,9 @@ def _start(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -
     context = current_context()
     if is_daemon and context is not None:
         scope = linked_scope(context if context.is_valid else None, until=current_span())
-    return start_inside(args[0], functools.partial(_inside, scope), functools.partial(original, *args, **kwargs))
+    # With nothing current: where threads inherit the Context of their start, the scope is not to be another one.
+    start = functools.partial(_inside, None, original, *args, **kwargs)
+    return start_inside(args[0], functools.partial(_inside, scope), start)
 
 
 def start_inside(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from .._handoffs.by_hand import wrap
@@ -69,4 +70,5 @@ def run_in_executor(executor: Executor | None, func: Callable[[Unpack[Args]], T]
 
         run, packed = (func, args) if isinstance(executor, ProcessPoolExecutor) else pack(func, *args)
         return loop.run_in_executor(executor, run, *packed)
-    return loop.run_in_executor(executor, wrap(func), *args)
+    # From an empty Context: since Python 3.14 a worker may inherit that of its first job.
+    return Context().run(loop.run_in_executor, executor, wrap(func), *args)
