@@ -157,7 +157,10 @@ def _compare(
     if not rows:
         return
     subjects = {name: peer.subjects() for name, peer in peers.items()}
-    subjects[BARE] = {"asgi": contender_tracekit.request_subject(inputs.application())}
+    subjects[BARE] = {
+        "asgi": contender_tracekit.request_subject(inputs.application()),
+        "wsgi": contender_tracekit.wsgi_subject(inputs.wsgi_application),
+    }
     for row in rows:
         _say(f"  {row.work}")
         if row.key == "bytes":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tracekit
 from tracekit.exporters.otlp import encode_spans
+from tracekit.integrations.wsgi import TraceMiddleware as WsgiMiddleware
 from tracekit.wire.w3c import TRACECONTEXT
 
 from . import inputs
@@ -126,6 +127,7 @@ def subjects() -> dict[str, Subject]:
     middleware = asgi()
     if middleware is not None:
         found["asgi"] = request_subject(middleware(inputs.application()), flush)
+    found["wsgi"] = wsgi_subject(WsgiMiddleware(inputs.wsgi_application), flush)
     return found
 
 
@@ -133,6 +135,11 @@ def request_subject(app: Callable[..., Any], after: Callable[[], object] = lambd
     """Return one request to *app*, in a task, with a scope of its own as a server makes it."""
     names = {"app": app, "scope": inputs.HTTP_SCOPE, "receive": inputs.receive, "send": inputs.send}
     return Subject("await app(dict(scope), receive, send)", names, after=after, chunk=100, in_task=True)
+
+
+def wsgi_subject(app: Callable[..., Any], after: Callable[[], object] = lambda: None) -> Subject:
+    """Return one request to *app*, a WSGI application, with an environ of its own as a server makes it."""
+    return Subject("serve(app)", {"serve": inputs.serve_wsgi, "app": app}, after=after, chunk=100)
 
 
 def asgi() -> Callable[..., Any] | None:

@@ -74,6 +74,41 @@ def application() -> Callable[..., Awaitable[None]]:
     return Starlette(routes=[Route("/items/{number:int}", item)])
 
 
+WSGI_ENVIRON: dict[str, Any] = {
+    "REQUEST_METHOD": "GET",
+    "SCRIPT_NAME": "",
+    "PATH_INFO": "/items/42",
+    "RAW_URI": "/items/42?page=2",
+    "QUERY_STRING": "page=2",
+    "SERVER_NAME": "127.0.0.1",
+    "SERVER_PORT": "8000",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "REMOTE_ADDR": "127.0.0.1",
+    "REMOTE_PORT": "50312",
+    "wsgi.url_scheme": "http",
+    **{
+        f"HTTP_{name.upper().replace('-', '_')}": value
+        for name, value in REQUEST.items()
+        if name not in {"tracestate", "baggage"}
+    },
+}
+
+
+def wsgi_application(_environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Answer with a few bytes of text: the application that the WSGI middleware is put around."""
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"ok"]
+
+
+def serve_wsgi(app: Callable[..., Any]) -> None:
+    """Do a server's part for one request."""
+    result = app(dict(WSGI_ENVIRON), lambda *_: None)
+    for _ in result:
+        pass
+    if hasattr(result, "close"):
+        result.close()
+
+
 async def receive() -> dict[str, Any]:
     """Give the request's body: none."""
     return {"type": "http.request", "body": b"", "more_body": False}

@@ -83,6 +83,7 @@ ROWS = (
     Row("write_parent", "one format alone: write traceparent"),
     Row("otlp", "OTLP encoding, a span with 5 attributes and an event, in protobuf", 30),
     Row("asgi", "ASGI middleware, added to a request", 15),
+    Row("wsgi", "WSGI middleware, added to a request"),
     Row("bytes", "bytes held per finished span (5 attributes, an event)", 4, unit="B"),
 )
 

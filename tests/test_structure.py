@@ -40,6 +40,7 @@ LAYERS = [
     {
         "_current": "the current span, context and labels, and use_span(), use_context(), use_labels()",
         "_propagation": "several formats at once",
+        "_foreign": "OpenTelemetry's samplers and id generators, for configure()",
         "_sampling": "samplers, and the number of traces that a kept one stands for",
         "_render": "trees, durations and untrusted text for terminals",
     },
@@ -67,7 +68,7 @@ LAYERS = [
     },
     {
         "exporters": "OTLP, SQLite, console, tail sampling; parts in _otlp/ and _sqlite/",
-        "integrations": "ASGI, httpx, logging",
+        "integrations": "servers, clients, RPC, databases, queues and logs: one library a file",
         "bridges": "other tracing libraries' APIs",
         "debug": "live pages",
     },
@@ -85,13 +86,20 @@ THIRD_PARTIES = {
     "aio": {"anyio"},
     "aio.*": {"anyio"},
     "bridges._opentelemetry.*": {"opentelemetry"},
+    "bridges._opentracing.*": {"opentracing"},
     "bridges.opentelemetry": {"opentelemetry"},
+    "bridges.opentracing": {"opentracing"},
     "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
     "exporters._otlp.connections": {"urllib3"},
     "exporters._otlp.grpc": {"grpc"},
     "exporters._otlp.http": {"urllib3"},
+    "integrations.asgi": {"starlette"},
+    "integrations._aiohttp_client": {"aiohttp", "yarl"},
+    "integrations._aiohttp_server": {"aiohttp"},
+    "integrations.aiohttp": {"aiohttp"},
     "integrations.httpx": {"httpx"},
+    "integrations.httpx2": {"httpx2"},
     "pytest_plugin": {"pytest"},
 }
 CYTHON = {"cpython", "cython", "libc"}  # in compiled sources; no Python file imports them

@@ -14,6 +14,7 @@ from . import _propagation
 from ._core import misuse
 from ._core.attributes import MISSING, clean
 from ._core.buffer import buffer
+from ._core.context import set_ids
 from ._core.records import Limits, Statistics
 from ._core.scopes import current_context
 from ._core.span import after_fork, set_tracer
@@ -24,12 +25,28 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     import contextvars
+    from typing import Protocol
 
     from ._core.context import SpanContext
+    from ._core.span import Span
     from ._core.tracer import Hooks
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
     from .wire import Format
+
+    class OtelSampler(Protocol):
+        """OpenTelemetry's Sampler."""
+
+        def should_sample(
+            self, parent_context: Any, trace_id: int, name: str, kind: Any, attributes: Any, links: Any
+        ) -> Any: ...
+
+    class OtelIds(Protocol):
+        """OpenTelemetry's IdGenerator."""
+
+        def generate_trace_id(self) -> int: ...
+        def generate_span_id(self) -> int: ...
+
 
 __all__ = ["configure", "flush", "shutdown", "statistics"]
 
@@ -37,6 +54,7 @@ _pipeline: Pipeline | None = None
 _configured = Tracer()
 _hooks: Hooks | None = None
 _in_use = _configured  # with the hooks
+_has_generator = False  # whether ids come from a generator of the program's
 _configured_in = 0  # the process that called configure() last
 _detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() set, and its detected attributes
 
@@ -46,7 +64,8 @@ def configure(
     service: str | None = None,
     resource: Mapping[str, Any] | None = None,
     exporter: Exporter | None = None,
-    sampler: AlwaysOn | AlwaysOff | Ratio | Sampler | None = None,
+    sampler: AlwaysOn | AlwaysOff | Ratio | Sampler | OtelSampler | None = None,
+    id_generator: OtelIds | None = None,
     formats: Sequence[Format] | None = None,
     limits: Limits | None = None,
     buffer_size: int | None = None,
@@ -66,7 +85,8 @@ def configure(
 
     Safe to call again: the previous exporter is flushed first, for at most 5 s; spans that are
     open go to the new one. *service* is ``service.name`` of *resource* (default: "unknown_service"). Without *exporter*
-    nothing is recorded. *sampler* decides about new traces only (default: keep all). *formats* are
+    nothing is recorded. *sampler* decides about new traces only (default: keep all); it and *id_generator* (default:
+    random ids of tracekit's) may be OpenTelemetry's. *formats* are
     read in order and all written (default: W3C). *buffer_size* counts finished spans that wait for
     export (default: 16384), at most *export_interval_s* (default: 1); past it spans are dropped and counted. An exporter
     gets *batch_size* of them at once (default: 2048).
@@ -79,6 +99,13 @@ def configure(
         raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
     if exporter is not None and not callable(getattr(exporter, "export", None)):
         raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
+    if id_generator is not None and (
+        isinstance(id_generator, type)
+        or not all(callable(getattr(id_generator, f"generate_{part}_id", None)) for part in ("trace", "span"))
+    ):
+        raise TypeError(
+            f"id_generator must have generate_trace_id() and generate_span_id(), not {type(id_generator).__name__}"
+        )
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits must be tracekit.Limits, not {type(limits).__name__}")
     for limit in limits or ():
@@ -125,6 +152,7 @@ def configure(
     if not _configured_in:
         _join(_propagation.extract_environ(os.environ))
     _configured_in = os.getpid()
+    _use_ids(id_generator)
     _use(tracer)
     _detected = tracer, detected
     say([*environment.wrong.values(), *_other_sdk()])
@@ -208,6 +236,11 @@ def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
             _propagation.use_formats(formats)
 
 
+def take_for_parent() -> list[Span]:
+    """In a worker process: return the spans that go back with a result; they count as exported here."""
+    return _started().take()
+
+
 def _other_sdk() -> list[str]:
     """Return a line about OpenTelemetry's SDK if that traces this process too, beside tracekit."""
     provider = getattr(sys.modules.get("opentelemetry.trace"), "_TRACER_PROVIDER", None)
@@ -258,10 +291,31 @@ def _formats(formats: Sequence[Format]) -> Sequence[Format]:
     return tuple(formats)
 
 
-def _sampler(sampler: AlwaysOn | AlwaysOff | Ratio | Sampler) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
-    if isinstance(sampler, type) or not callable(getattr(sampler, "sample", None)):
-        raise TypeError(f"sampler must be a sampler such as tracekit.Ratio(0.1), not {type(sampler).__name__}")
-    return sampler
+def _sampler(sampler: Any) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
+    if not isinstance(sampler, type):
+        if callable(getattr(sampler, "sample", None)):
+            made: Sampler = sampler
+            return made
+        if callable(getattr(sampler, "should_sample", None)):
+            from ._foreign import ForeignSampler
+
+            return ForeignSampler(sampler)
+    raise TypeError(
+        f"sampler must be a sampler such as tracekit.Ratio(0.1), or one of OpenTelemetry's, not {type(sampler).__name__}"
+    )
+
+
+def _use_ids(generator: OtelIds | None) -> None:
+    """Take ids from *generator*; None: from the operating system, where an earlier generator supplied them."""
+    global _has_generator
+    if generator is not None:
+        from ._foreign import ForeignIds
+
+        ids = ForeignIds(generator)
+        set_ids(ids, ids.are_random)
+    elif _has_generator:
+        set_ids(None)
+    _has_generator = generator is not None
 
 
 def _tracer(
@@ -315,12 +369,13 @@ def _started() -> Pipeline:
 
 
 def _after_fork() -> None:
-    after_fork()
+    parents_spans = after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()
         _finish_before_celery()
     if _detected is not None and _detected[0] is _configured:
         _renew_resource(_configured, _detected[1])
+    del parents_spans  # now that callbacks of weak references to them find the child's state
 
 
 def _renew_resource(tracer: Tracer, detected: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "cut",
     "duration",
     "encodable",
+    "library_text",
     "moment",
     "pairs",
     "printable",
@@ -154,6 +155,11 @@ def encodable(text: str, encoding: str | None) -> str:
 def pairs(attributes: Mapping[str, Any], limit: int = 80) -> list[str]:
     """Return *attributes* as printable ``key=value``, a value cut to *limit* characters."""
     return [f"{printable(key, 80)}={value_text(value, limit)}" for key, value in attributes.items()]
+
+
+def library_text(name: str, version: str, limit: int = 200) -> str:
+    """Return the library that made a span, with its version, on one line."""
+    return printable(f"{name} {version}" if version else name, limit)
 
 
 def value_text(value: Any, limit: int = 80, depth: int = _VALUE_DEPTH) -> str:

@@ -7,10 +7,15 @@ from .interpreter cimport DEFERRED, RANDOM, SAMPLED, publish
 
 cdef object _ids
 cdef uint32_t _generation
+cdef int _trace_bits
 
 
 cdef inline uint32_t generation() noexcept:
     return _generation
+
+
+cdef inline int new_trace_bits() noexcept:
+    return _trace_bits
 
 
 cdef (uint64_t, uint64_t) new_trace_id() except *
@@ -34,8 +39,6 @@ cdef class SpanContext:
 cdef SpanContext from_words(
     uint64_t high, uint64_t low, uint64_t span, int bits, str state, object labels, bint remote, dict extra
 )
-cpdef object face_of_context(SpanContext context)
-cpdef object set_context_face(SpanContext context, object face)
 cdef object _ids_of(SpanContext context)
 cdef bint _are_equal(SpanContext one, SpanContext other)
 

@@ -13,7 +13,7 @@ from .tracestate import TraceState, make_state
 
 if not compiled:
     from .codecs import hex_text, id_octets, random_word, stretched_word
-    from .interpreter import DEFERRED, SAMPLED, publish
+    from .interpreter import DEFERRED, RANDOM, SAMPLED, publish
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Link",
     "SpanContext",
-    "face_of_context",
     "from_words",
     "generation",
     "ids_of",
@@ -37,13 +36,14 @@ __all__ = [
     "make_remote",
     "new_generation",
     "new_span_id",
+    "new_trace_bits",
     "new_trace_id",
-    "set_context_face",
     "set_ids",
     "with_labels",
 ]
 
 _ids: Ids | None = None
+_trace_bits = RANDOM  # the flags of new traces
 _generation = 0  # how many forks lie between this process and the one that imported tracekit
 _MASK64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -53,6 +53,10 @@ if not compiled:
         """Return a number that changes in the child of a fork."""
         return _generation
 
+    def new_trace_bits() -> int:
+        """Return the flags that a new trace starts with."""
+        return _trace_bits
+
 
 def new_generation() -> None:
     """Start over in the child of a fork: spans opened before are the parent's, and so are random words drawn ahead."""
@@ -61,10 +65,13 @@ def new_generation() -> None:
     forget_words()
 
 
-def set_ids(source: Ids | None) -> None:
-    """Take ids from *source* (``trace_id()`` and ``span_id()`` return ints); None: from the operating system again."""
-    global _ids
-    _ids = source
+def set_ids(source: Ids | None, are_random: bool = True) -> None:
+    """Take ids from *source* (``trace_id()`` and ``span_id()`` return ints); None: from the operating system again.
+
+    *are_random*: whether the last 56 bits of its trace ids are random, as the flag of new traces says.
+    """
+    global _ids, _trace_bits
+    _ids, _trace_bits = source, RANDOM if are_random else 0
 
 
 def new_trace_id() -> tuple[int, int]:
@@ -102,7 +109,7 @@ class SpanContext:
     _remote: bool
     _extra: dict[str, Any] | None  # never changed
     _is_made: bool
-    _face: Any  # another API's form of this context, made when first asked for
+    _face: Any  # another API's immutable form of this context, made when first asked for
 
     def __init__(
         self,
@@ -275,16 +282,6 @@ def with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
     )
     context._face = base._face
     return context
-
-
-def face_of_context(context: SpanContext) -> Any:
-    """Return what ``set_context_face()`` kept with *context*, or None."""
-    return context._face
-
-
-def set_context_face(context: SpanContext, face: Any) -> None:
-    """Keep *face*, another API's immutable form of *context*, for as long as *context* lives."""
-    context._face = face
 
 
 def make_context(

@@ -65,13 +65,13 @@ cdef class Body:
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 
 
-@cython.locals(prev=Scope)
 cdef object open_scope(Scope scope)
-cpdef object keep_view(Scope scope, object view)
+cdef object _open_on(Scope scope, Scope prev)
+cdef object keep_view(Scope scope, object view)
 
 
-@cython.locals(scope=Scope)
-cpdef Scope attach_scope(object span, SpanContext context, object ambient, object view)
+@cython.locals(prev=Scope)
+cdef object attach_scope(Scope scope, object view)
 cdef object _carry(Scope scope)
 cdef object _inherit(Scope scope, Scope prev)
 
@@ -88,6 +88,11 @@ cdef bint _may_end(Scope scope) noexcept
 cdef object _release_chain(Scope scope)
 cdef Scope newest(Scope scope)
 cdef Scope newest_open(Scope scope)
+cpdef object put_context(Scope scope, SpanContext context)
+
+
+@cython.locals(inner=Scope)
+cpdef bint is_current(Scope scope) except -1
 
 
 @cython.locals(scope=Scope)
@@ -120,9 +125,6 @@ cdef Scope _unstick(Scope inner)
 cdef Scope _settle(Scope inner)
 
 
-@cython.locals(scope=Scope)
-cpdef object current_view()
-cpdef tuple inside(Scope scope)
 cpdef SpanContext linked_context(Scope scope)
 
 

@@ -1,12 +1,13 @@
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport cython
 
 from .buffer cimport Buffer, the_buffer
-from .context cimport SpanContext, generation
+from .context cimport SpanContext, from_words, generation, new_span_id, with_labels
 from .interpreter cimport (
     DEFERRED,
+    RANDOM,
     SAMPLED,
     borrow,
     forbid_new,
@@ -17,7 +18,18 @@ from .interpreter cimport (
     referent,
     weak,
 )
-from .scopes cimport SPAN, Scope, close_scope, effective, innermost, linked_context, make_scope, newest_open, open_scope
+from .scopes cimport (
+    SPAN,
+    Scope,
+    close_scope,
+    effective,
+    innermost,
+    linked_context,
+    make_scope,
+    newest_open,
+    open_scope,
+    put_context,
+)
 from .tracer cimport Tracer
 
 cdef Tracer _tracer
@@ -26,6 +38,11 @@ cdef object _observer, _clock
 cdef int64_t _anchor
 cdef str _INTERNAL
 cdef tuple _NO_LINKS
+
+
+cdef inline Tracer tracer_in_use():
+    return _tracer
+
 
 cdef enum:
     UNSET = 0
@@ -41,7 +58,7 @@ cdef class Span:
     cdef readonly SpanContext parent
     cdef Tracer _tracer
     cdef PyObject* _scope
-    cdef object _face
+    cdef PyObject* _face
     cdef str _name
     cdef str _kind
     cdef str _description
@@ -79,14 +96,25 @@ cpdef object retrace(Span span, SpanContext context)
 cdef object _abandon(Span span)
 cdef int64_t _ns(object time_ns) except? -1
 cdef int64_t _distance_now() except? -1
-cpdef object face_of(Span span)
-cpdef object set_face(Span span, object face)
+cpdef Span start_with(
+    Tracer tracer, str name, str kind, dict attributes, tuple links, object parent, object start_ns
+)
 
 
-@cython.locals(self=Span, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint)
+@cython.locals(self=Span, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint, added=dict)
 cdef Span _start(
     Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
 )
 cdef object _items(object attributes)
 cdef tuple _link(object target)
 cdef int _index(tuple names, object name, str parameter) except -2
+cpdef object relabel(Span span, object labels)
+cpdef object rekind(Span span, str kind)
+
+
+@cython.locals(base=SpanContext, bits=int, state=str, id=uint64_t)
+cpdef object resample(Span span, bint sampled, object start_ns=*)
+
+
+@cython.locals(scope=Scope)
+cdef object _put_context(Span span, SpanContext context)

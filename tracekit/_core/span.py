@@ -13,14 +13,16 @@ from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
 from .guard import type_name
 from .misuse import is_strict, misused
-from .outcome import exception_attributes, mark_recorded, outcome_of
+from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
 from .tracer import Tracer
+from .tracestate import make_state
 
 if not compiled:
-    from .context import generation
+    from .context import from_words, generation, new_span_id, with_labels
     from .interpreter import (
         DEFERRED,
+        RANDOM,
         SAMPLED,
         borrow,
         forbid_new,
@@ -28,8 +30,6 @@ if not compiled:
         lent,
         monotonic_ns,
         publish,
-        referent,
-        weak,
     )
     from .scopes import (
         SPAN,
@@ -41,12 +41,15 @@ if not compiled:
         make_scope,
         newest_open,
         open_scope,
+        put_context,
     )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Protocol, Self
+
+    from .labels import Labels
 
     class Observer(Protocol):
         """Is called at every start and end of a span, and at every call that comes after the end."""
@@ -62,16 +65,17 @@ __all__ = [
     "Span",
     "after_fork",
     "check_clock",
-    "face_of",
+    "rekind",
+    "relabel",
+    "resample",
     "restore_span",
     "retrace",
     "set_clock",
-    "set_face",
     "set_observer",
     "set_tracer",
     "span",
     "span_scope",
-    "start_span",
+    "start_with",
 ]
 
 
@@ -126,6 +130,13 @@ def set_clock(clock: Callable[[], int] | None) -> None:
     _clock = clock
 
 
+if not compiled:
+
+    def tracer_in_use() -> Tracer:
+        """Return the tracer that new spans are started with."""
+        return _tracer
+
+
 def set_tracer(tracer: Tracer) -> None:
     """Start new spans with *tracer* from now on."""
     global _tracer
@@ -140,10 +151,10 @@ def set_observer(observer: Observer | None) -> None:
     _observer = observer
 
 
-def after_fork() -> None:
-    """Drop, in the child of a fork, the parent's random words, open spans and buffered spans."""
+def after_fork() -> Any:
+    """Forget, in the child of a fork, the parent's random words, open spans and buffered spans; return the latter."""
     new_generation()
-    buffer.reset()
+    return buffer.reset()
 
 
 @final
@@ -194,7 +205,7 @@ class Span:
         # The innermost open scope of this span, borrowed: an open scope owns its span, and closing, replacing or
         # deallocating it sets this to another that is open. A closed one must never stand here.
         _scope: Any
-        _face: Any  # a weak reference to another API's form of this span, or None
+        _face: Any  # another API's form of this span, borrowed: it owns the span, and clears this when it goes
         _name: str
         _kind: Literal["internal", "server", "client", "producer", "consumer"]
         _description: str | None
@@ -423,8 +434,9 @@ class Span:
         if exc is not None and self._is_recorded and not self._has_ended:
             try:
                 outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value)
-                for error in outcome.errors:
-                    self.record_exception(error)
+                for error, recorded in exception_events(outcome.errors, self._tracer.limits):
+                    self.add_event("exception", recorded)
+                    mark_recorded(error, self.context.trace_id)
                 self.set_status(outcome.code, outcome.description)
             except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
                 if self._status != OK:
@@ -535,7 +547,7 @@ class Span:
 
     def _clean(self, items: Any) -> dict[str, Any] | None:
         cleaned: dict[str, Any] = {}
-        for key, value in list(items.items()) if type(items) is dict else items:
+        for key, value in items.copy().items() if type(items) is dict else items:  # a finalizer may change it
             plain, cuts = clean(value, self._tracer.max_value)
             self.truncated_values += cuts
             if plain is MISSING or len(cleaned) >= self._tracer.max_attributes:
@@ -700,31 +712,60 @@ def span(
     return self
 
 
-def start_span(
+def start_with(
     tracer: Tracer,
     name: str,
     kind: str,
-    attributes: Mapping[str, Any] | None,
+    attributes: dict[str, Any] | None,
     links: tuple[Link, ...],
     parent: Span | SpanContext | Root | None,
     start_ns: int | None,
 ) -> Span:
-    """Start a span with a tracer that is not the one in use, for a bridge to another API, which calls the hooks."""
-    if start_ns is not None and not isinstance(start_ns, int):
-        misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
-        start_ns = None
-    items = None if attributes is None else _items(attributes)
-    return _start(tracer, name, KINDS[max(_index(KINDS, kind, "kind"), 0)], attributes, items, links, parent, start_ns)
+    """Start a span for a bridge to another API, which has checked the arguments, and calls the hooks.
+
+    *name* and the keys of *attributes* are str and none of its subclasses, *kind* is one of ``KINDS``.
+    """
+    return _start(tracer, name, kind, attributes, attributes, links, parent, start_ns)
 
 
-def face_of(span: Span) -> Any:
-    """Return another API's form of *span* that ``set_face()`` was called with, while it lives, or None."""
-    return None if span._face is None else referent(span._face)
+def relabel(span: Span, labels: Labels) -> None:
+    """Give *span* other labels, for the children that start from now on, and where ``with span:`` made it current."""
+    _put_context(span, with_labels(span.context, labels))
 
 
-def set_face(span: Span, face: Any) -> None:
-    """Remember *face*, another API's form of *span* that owns it, for as long as *face* lives."""
-    span._face = weak(face)
+def rekind(span: Span, kind: str) -> None:
+    """Give *span*, which is open, another kind."""
+    if span._is_recorded and not span._has_ended:
+        span._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
+
+
+def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
+    """Take another sampling decision about *span*, which is open, and so about children that start from now on.
+
+    A span that becomes sampled starts now or at *start_ns*, and has no attributes. The number of traces that it stands
+    for is no longer known, so its tracestate loses the threshold.
+    """
+    base = span.context
+    if span._has_ended or (sampled and not span._tracer.recording) or sampled == bool(base._bits & SAMPLED):
+        return
+    bits = (base._bits & RANDOM) | (SAMPLED if sampled else 0)
+    state = None if base._state is None else make_state(base._state).decided("") or None
+    # An unsampled span may share its parent's context.
+    id = base._span if span._owns_context else new_span_id()
+    span._owns_context = True
+    _put_context(span, from_words(base._high, base._low, id, bits, state, base._labels, False, base._extra))
+    if sampled and not span._start:
+        span._distance = _anchor
+        span._start = span._now() if start_ns is None else _ns(start_ns)
+    span._is_recorded = sampled
+
+
+def _put_context(span: Span, context: SpanContext) -> None:
+    span.context = context
+    scope = lent(span._scope)
+    while scope is not None:
+        put_context(scope, context)
+        scope = scope._outer
 
 
 def _links(links: Any) -> tuple[Any, ...]:
@@ -757,6 +798,7 @@ def _start(
     scope: Scope | None = None
     base: SpanContext | None = None
     linked: SpanContext | None = None
+    added: dict[str, Any] | None = {} if tracer.sees_trace else None  # by the sampler
     is_local = False  # whether the parent is a span of this process, sharing the sampling decision
     if parent is None:
         scope = innermost()
@@ -784,7 +826,7 @@ def _start(
     self._name = name
     self._kind = kind
     if base is None or not base._is_valid():
-        self.context = tracer.root(base, name, kind, attributes)
+        self.context = tracer.root(base, name, kind, attributes, links, added)
         if scope is not None:
             linked = linked_context(scope)
     else:
@@ -794,7 +836,7 @@ def _start(
             self.context = base
             self._owns_context = False
         else:
-            self.context = tracer.child(base, name, kind, attributes)
+            self.context = tracer.child(base, name, kind, attributes, links, added)
     _buffer.started += 1
     if tracer.recording and self.context._bits & SAMPLED:
         self._is_recorded = True
@@ -802,6 +844,8 @@ def _start(
         self._start = self._now() if start_ns is None else _ns(start_ns)
         if items is not None:
             self._put_all(items)
+        if added:
+            self._put_all(_items(added))
     if linked is not None:
         self.add_link(linked)
     for target in links:

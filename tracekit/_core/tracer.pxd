@@ -2,7 +2,7 @@ from libc.stdint cimport uint64_t
 
 cimport cython
 
-from .context cimport SpanContext, from_words, new_span_id, new_trace_id
+from .context cimport SpanContext, from_words, new_span_id, new_trace_bits, new_trace_id
 from .interpreter cimport DEFERRED, RANDOM, SAMPLED
 
 cdef uint64_t _MASK56
@@ -11,7 +11,7 @@ cdef tuple _DROP, _KEEP
 
 @cython.final
 cdef class Tracer:
-    cdef readonly bint recording
+    cdef readonly bint recording, sees_trace
     cdef readonly uint64_t threshold
     cdef readonly str state
     cdef readonly object sampler
@@ -22,10 +22,24 @@ cdef class Tracer:
     cdef Py_ssize_t max_attributes, max_events, max_links, max_value
 
     @cython.locals(bits=int, high=uint64_t, low=uint64_t, keep=bint, state=str)
-    cdef SpanContext root(self, SpanContext base, str name, str kind, object attributes)
+    cdef SpanContext root(
+        self, SpanContext base, str name, str kind, object attributes, object links, dict added
+    )
 
     @cython.locals(bits=int, keep=bint, state=str)
-    cdef SpanContext child(self, SpanContext base, str name, str kind, object attributes)
+    cdef SpanContext child(
+        self, SpanContext base, str name, str kind, object attributes, object links, dict added
+    )
 
-    @cython.locals(randomness=uint64_t, keep=bint, entry=str)
-    cdef tuple _sample(self, uint64_t low, str state, str name, str kind, object attributes)
+    @cython.locals(randomness=uint64_t, keep=bint, entry=str, state=str, trace_id=object)
+    cdef tuple _sample(
+        self,
+        uint64_t high,
+        uint64_t low,
+        SpanContext base,
+        str name,
+        str kind,
+        object attributes,
+        object links,
+        dict added,
+    )

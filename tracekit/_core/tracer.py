@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..cython import cclass, compiled, final
 from .codecs import count_tracestate
-from .context import SpanContext
+from .context import Link, SpanContext
 from .records import DEFAULT_LIMITS, NO_ATTRIBUTES
 from .tracestate import make_state
 
 if not compiled:
-    from .context import from_words, new_span_id, new_trace_id
+    from .context import from_words, new_span_id, new_trace_bits, new_trace_id
     from .interpreter import DEFERRED, RANDOM, SAMPLED
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Tracer:
 
     ``threshold`` is the 56-bit rejection threshold of consistent probability sampling: a new trace is
     kept where the random 56 bits of its id are not below it; ``state`` is the tracestate of a kept root
-    (``ot=th:…``) or empty. ``sampler``, where there is one, decides instead.
+    (``ot=th:…``) or empty. ``sampler``, where there is one, decides instead; if it ``sees_trace``, with
+    ``sample_trace()``, which also gets trace id, parent and links, and returns attributes for the root.
     """
 
     if not compiled:
@@ -62,6 +63,7 @@ class Tracer:
             "recording",
             "resource",
             "sampler",
+            "sees_trace",
             "state",
             "threshold",
         )
@@ -82,6 +84,7 @@ class Tracer:
         self.threshold = threshold
         self.state = state
         self.sampler = sampler
+        self.sees_trace = hasattr(sampler, "sample_trace")
         self.limits = limits
         self.resource = resource
         self.instrumentation = instrumentation
@@ -96,6 +99,7 @@ class Tracer:
         *,
         recording: bool | None = None,
         sampler: RootSampler | None = None,
+        limits: Limits | None = None,
         resource: Mapping[str, Any] | None = None,
         instrumentation: Instrumentation | None = None,
         hooks: Hooks | None = None,
@@ -106,20 +110,31 @@ class Tracer:
             threshold=self.threshold,
             state=self.state,
             sampler=self.sampler if sampler is None else sampler,
-            limits=self.limits,
+            limits=self.limits if limits is None else limits,
             resource=self.resource if resource is None else resource,
             instrumentation=self.instrumentation if instrumentation is None else instrumentation,
             hooks=self.hooks if hooks is None else hooks,
         )
 
-    def root(self, base: SpanContext | None, name: str, kind: str, attributes: Mapping[str, Any] | None) -> SpanContext:
-        """Return the context of a new trace's first span; it keeps labels, a decision and a trace id of *base*."""
-        bits = RANDOM
+    def root(
+        self,
+        base: SpanContext | None,
+        name: str,
+        kind: str,
+        attributes: Mapping[str, Any] | None,
+        links: Any,
+        added: dict[str, Any] | None,
+    ) -> SpanContext:
+        """Return the context of a new trace's first span; it keeps labels, a decision and a trace id of *base*.
+
+        *added* receives the attributes that the sampler returns.
+        """
+        bits = new_trace_bits()
         state = None
         if base is None:
             high, low = new_trace_id()
             if self.recording:
-                keep, state = self._sample(low, None, name, kind, attributes)
+                keep, state = self._sample(high, low, None, name, kind, attributes, links, added)
                 if keep:
                     bits |= SAMPLED
             return from_words(high, low, new_span_id(), bits, state, None, False, None)
@@ -132,26 +147,43 @@ class Tracer:
         if not base._bits & DEFERRED:
             bits |= base._bits & SAMPLED
         else:
-            keep, state = self._sample(low, state, name, kind, attributes)
+            keep, state = self._sample(high, low, base, name, kind, attributes, links, added)
             if keep:
                 bits |= SAMPLED
             elif has_trace and not self.recording:
                 bits |= DEFERRED  # the trace is another process's, and nothing decides here
         return from_words(high, low, new_span_id(), bits, state, base._labels, False, base._extra)
 
-    def child(self, base: SpanContext, name: str, kind: str, attributes: Mapping[str, Any] | None) -> SpanContext:
+    def child(
+        self,
+        base: SpanContext,
+        name: str,
+        kind: str,
+        attributes: Mapping[str, Any] | None,
+        links: Any,
+        added: dict[str, Any] | None,
+    ) -> SpanContext:
         """Return the context of a new span in the trace of *base*, whose decision it follows if there is one."""
         bits = base._bits & (SAMPLED | RANDOM)
         state = base._state
         if base._bits & DEFERRED:
-            keep, state = self._sample(base._low, state, name, kind, attributes)
+            keep, state = self._sample(base._high, base._low, base, name, kind, attributes, links, added)
             bits = (base._bits & RANDOM) | (SAMPLED if keep else 0 if self.recording else DEFERRED)
         return from_words(base._high, base._low, new_span_id(), bits, state, base._labels, False, base._extra)
 
     def _sample(
-        self, low: int, state: str | None, name: str, kind: str, attributes: Mapping[str, Any] | None
+        self,
+        high: int,
+        low: int,
+        base: SpanContext | None,
+        name: str,
+        kind: str,
+        attributes: Mapping[str, Any] | None,
+        links: Any,
+        added: dict[str, Any] | None,
     ) -> tuple[bool, str | None]:
         """Decide about a trace; return whether it is kept, and its tracestate from here on."""
+        state = None if base is None else base._state
         if not self.recording:
             return _DROP if state is None else (False, state)
         randomness = low & _MASK56
@@ -164,8 +196,11 @@ class Tracer:
             keep = randomness >= self.threshold
             if keep and self.state:
                 entry = self.state
-        else:
+        elif added is None:
             keep, entry = self._ask(randomness, name, kind, attributes)
+        else:
+            trace_id: Any = high  # an int of any size: C's would lose bits
+            keep, entry = self._ask_about(trace_id << 64 | low, base, name, kind, attributes, links, added)
         if state is not None:
             return keep, make_state(state).decided(entry or "") or None
         return (keep, entry) if entry is not None else _KEEP if keep else _DROP
@@ -178,6 +213,29 @@ class Tracer:
             keep = bool(answer)
             if keep and entry and count_tracestate(entry) > 0:
                 return True, entry
+        except Exception:  # a sampler of the program's must not break its request
+            return False, None
+        return keep, None
+
+    def _ask_about(
+        self,
+        trace_id: int,
+        parent: SpanContext | None,
+        name: str,
+        kind: str,
+        attributes: Mapping[str, Any] | None,
+        links: Any,
+        added: dict[str, Any],
+    ) -> tuple[bool, str | None]:
+        sampler: Any = self.sampler
+        try:
+            given = [link if isinstance(link, Link) else Link(getattr(link, "context", link)) for link in links]
+            answer, entry, more = sampler.sample_trace(trace_id, parent, name, kind, attributes or NO_ATTRIBUTES, given)
+            keep = bool(answer)
+            if keep:
+                added.update(more)
+                if entry and count_tracestate(entry) > 0:
+                    return True, entry
         except Exception:  # a sampler of the program's must not break its request
             return False, None
         return keep, None

@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
     show.add_argument("trace_id", metavar="TRACE_ID", nargs="?", help="the id or how it begins (default: the newest)")
     show.add_argument("--all", action="store_true", help="everything: whole attributes, events, links, ids, resource")
+    show.add_argument("--scope", action="store_true", help="the library that made each span, if it is not tracekit's")
     show.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     show.set_defaults(run=_show)
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from .._render import Branch, Leaf, cells, cut, duration, moment, pairs, printable, tree, value_text
+from .._render import Branch, Leaf, cells, cut, duration, library_text, moment, pairs, printable, tree, value_text
 from ..exporters.sqlite import SQLiteReader, StoreError
 from .screen import Screen, plural, print_json, shortened
 
@@ -58,7 +58,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         print_json({"trace_id": spans[0].trace_id, "spans": [span._asdict() for span in spans]})
         return 0
     screen = Screen()
-    for segments in Waterfall(spans, screen.width, arguments.all).lines():
+    for segments in Waterfall(spans, screen.width, arguments.all, arguments.scope).lines():
         screen.line(*segments)
     return 0
 
@@ -109,9 +109,10 @@ def _distinct(ids: list[str]) -> int:
 class Waterfall:
     """A trace as lines: the tree at the left, bars on one time axis at the right, details below each span."""
 
-    def __init__(self, spans: list[StoredSpan], width: int, whole: bool) -> None:
+    def __init__(self, spans: list[StoredSpan], width: int, whole: bool, scope: bool = False) -> None:
         self.width = width
         self.whole = whole
+        self.scope = scope or whole
         self.by_id = {span.span_id: span for span in spans}
         self.spans = spans
         leaves = [Leaf(span.span_id, span.parent_id, span.start_ns, span) for span in spans]
@@ -201,10 +202,19 @@ class Waterfall:
         # Labels propagate: below the span that has set them they are no news, but in another service.
         if span.labels and (parent is None or (parent.labels, parent.service) != (span.labels, span.service)):
             yield [("labels ", "dim"), ("  ".join(pairs(span.labels)), "")]
+        if self.scope and span.instrumentation:
+            yield from self._instrumentation(span.instrumentation)
         if self.whole:
             yield from self._everything(span)
         elif span.attributes:
             yield [("  ".join(pairs(span.attributes)), "dim")]
+
+    def _instrumentation(self, library: dict[str, Any]) -> Iterator[list[Segment]]:
+        name, version, url = (str(library.get(key, "")) for key in ("name", "version", "schema_url"))
+        attributes = library.get("attributes")
+        words = pairs(attributes) if isinstance(attributes, dict) else []
+        text = "  ".join([library_text(name, version), *([printable(url)] if url else []), *words])
+        yield [("scope ", "dim"), (text, "")]
 
     def _everything(self, span: StoredSpan) -> Iterator[list[Segment]]:
         yield [(f"{span.kind} span {printable(span.span_id)} at +{duration(span.start_ns - self.start_ns)}", "dim")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from .._core.records import Account
 from .._export.notices import Notices
-from .._render import Branch, Leaf, duration, encodable, moment, pairs, printable, tree
+from .._render import Branch, Leaf, duration, encodable, library_text, moment, pairs, printable, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -181,6 +181,9 @@ def _span_lines(branch: Branch[Span], paint: Callable[[str, str], str]) -> Itera
     if code != "unset":
         text = f"{code}: {printable(description)}" if description else code
         line += "  " + paint(_RED if code == "error" else _YELLOW if code == "cancelled" else _DIM, text)
+    if span.instrumentation is not None:
+        name, version, *_ = span.instrumentation
+        line += "  " + paint(_DIM, f"[{library_text(name, version, _MAX_VALUE)}]")
     for word in _some(pairs(span.attributes, _MAX_VALUE), _MAX_ATTRIBUTES):
         line += "  " + paint(_DIM, word)
     if span.links:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from .._core.records import Instrumentation
     from .._core.span import Span
 
 __all__ = ["Counts", "SQLiteExporter", "SQLiteReader", "StoreError", "StoredSpan", "StoredTrace"]
@@ -49,7 +50,7 @@ class SQLiteExporter:
     ``StoreError``, after which the next batch opens the file again; a span that cannot be stored costs itself alone,
     and is counted in ``account()``.
 
-    Attributes, events, links, labels and resource are JSON. Values that JSON cannot hold are converted: bytes to
+    Attributes, events, links, labels, resource and instrumentation are JSON. Values that JSON cannot hold are converted: bytes to
     ``{"base64": "…"}``; a float that is not a number to ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; an int of more
     than 64 bits to hexadecimal text; a lone surrogate to U+FFFD; a tuple to an array. Names, descriptions and other
     text columns are cut to 4096 characters, with U+FFFD for NUL; times are clamped to 64 bits. A span larger than
@@ -188,6 +189,7 @@ def _chunks(
     """
     stored_s = int(time.time())
     resources: dict[int, str] = {}  # usually one, encoded once per batch
+    libraries: dict[int, str] = {}
     rows: list[tuple[Any, ...]] = []
     total = 0
     for span in spans:
@@ -195,7 +197,10 @@ def _chunks(
             resource = resources.get(id(span.resource))
             if resource is None:
                 resource = resources[id(span.resource)] = _object(span.resource)
-            row = _row(span, stored_s, resource)
+            library = libraries.get(id(span.instrumentation))
+            if library is None:
+                library = libraries[id(span.instrumentation)] = _library(span.instrumentation)
+            row = _row(span, stored_s, resource, library)
             size = _bytes(row)
             if size > max_bytes // 32:
                 row = _without_bulk(row, span)
@@ -216,7 +221,7 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def _row(span: Span, stored_s: int, resource: str) -> tuple[Any, ...]:
+def _row(span: Span, stored_s: int, resource: str, library: str) -> tuple[Any, ...]:
     context, parent, status = span.context, span.parent, span.status
     return (
         stored_s,
@@ -243,6 +248,7 @@ def _row(span: Span, stored_s: int, resource: str) -> tuple[Any, ...]:
             ]
         ),
         resource,
+        library,
         span.dropped_attributes,
         span.dropped_events,
         span.dropped_links,
@@ -257,8 +263,9 @@ def _bytes(row: tuple[Any, ...]) -> int:
 def _without_bulk(row: tuple[Any, ...], span: Span) -> tuple[Any, ...]:
     cells = dict(zip(_COLUMNS, row, strict=True))
     cells.update(attributes="{}", events="[]", links="[]")
-    if len(cells["resource"]) > 2 * _MAX_TEXT:
-        cells["resource"] = "{}"
+    for column in ("resource", "instrumentation"):
+        if len(cells[column]) > 2 * _MAX_TEXT:
+            cells[column] = "{}"
     cells["dropped_attributes"] += len(span.attributes)
     cells["dropped_events"] += len(span.events)
     cells["dropped_links"] += len(span.links)
@@ -270,6 +277,20 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 def _object(attributes: Mapping[str, Any]) -> str:
     return _encode(_plain(attributes))
+
+
+def _library(library: Instrumentation | None) -> str:
+    if library is None:
+        return "{}"
+    name, version, schema_url, attributes = library
+    return _object(
+        {
+            "name": _text(name),
+            "version": _text(version),
+            "schema_url": _text(schema_url),
+            "attributes": attributes,
+        }
+    )
 
 
 def _array(items: list[dict[str, Any]]) -> str:

@@ -13,7 +13,9 @@ from ._redaction import MAX_TEXT, Redaction
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-__all__ = ["attributes_of", "route_of"]
+__all__ = ["SPAN_KEY", "attributes_of", "route_of"]
+
+SPAN_KEY = "tracekit.span"
 
 
 def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redaction: Redaction) -> dict[str, Any]:

@@ -27,11 +27,14 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
-async def serve_lifespan(app: App, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+async def serve_lifespan(
+    app: App, scope: MutableMapping[str, Any], receive: Receive, send: Send, *, is_supported: bool = False
+) -> None:
     """Run *app* with a lifespan scope, and export finished spans before the server hears of the end of the shutdown.
 
     Servers send no shutdown event to an app that does not support the protocol: one that raises or returns without
-    receiving anything. Such an app is answered for. An error that it raises later reaches the server.
+    receiving anything. Such an app is answered for. An error that it raises later reaches the server, and so does every
+    error of an app for which *is_supported* says that it has the protocol.
     """
     try:
         is_inside = LIFESPAN_KEY in scope  # only the outermost middleware flushes
@@ -45,7 +48,7 @@ async def serve_lifespan(app: App, scope: MutableMapping[str, Any], receive: Rec
     try:
         await app(scope, talk.receive, talk.send)
     except Exception as error:
-        if talk.received:
+        if talk.received or is_supported:
             if talk.received > 1 and not talk.has_ended:
                 await _flush()
             raise

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import Span, use_context
 from .._core.outcome import is_normal_end
-from ._asgi_scope import attributes_of, route_of
+from ._asgi_frameworks import APPLICATIONS
+from ._asgi_scope import SPAN_KEY, attributes_of, route_of
+from ._extras import Extras, extras
 from ._http import METHODS, error_type, report
 from ._lifespan import serve_lifespan
 from ._redaction import Redaction
@@ -21,7 +23,7 @@ from ._server import NOT_TRACED, Callers, Trust, excluded
 if TYPE_CHECKING:
     import re
 
-__all__ = ["SPAN_KEY", "TraceMiddleware"]
+__all__ = ["SPAN_KEY", "TraceMiddleware", "instrument", "uninstrument"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,7 +31,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-SPAN_KEY = "tracekit.span"
+_STARTS = ("websocket.accept", "websocket.http.response.start")
 
 
 class TraceMiddleware:
@@ -64,8 +66,17 @@ class TraceMiddleware:
     ``scope["tracekit.span"]``; None marks an excluded path. If the key is present, an inner ``TraceMiddleware`` does
     nothing.
 
+    *capture_request_headers* and *capture_response_headers* name headers to record, as attributes
+    ``http.request.header.<name>`` and ``http.response.header.<name>``: at most 8 values of 1024 characters each, and
+    "REDACTED" for secrets. ``on_request(span, scope)`` is called when a recorded span has started, and
+    ``on_response(span, scope, message)`` before the message that starts the response is sent: of the types
+    ``http.response.start``, ``websocket.accept`` and ``websocket.http.response.start``. An exception that one of them
+    raises is logged once per class and does not reach the app.
+
     At the server's shutdown, finished spans are exported before ``lifespan.shutdown.complete``, for at most 3 s.
     """
+
+    has_lifespan = False  # whether the app is known to support the lifespan protocol
 
     def __init__(
         self,
@@ -76,6 +87,10 @@ class TraceMiddleware:
         forced_per_s: float = 100,
         exclude: Iterable[str | re.Pattern[str]] = (),
         redact: Iterable[str] = (),
+        capture_request_headers: Iterable[str] = (),
+        capture_response_headers: Iterable[str] = (),
+        on_request: Callable[[Span, Scope], object] | None = None,
+        on_response: Callable[[Span, Scope, Message], object] | None = None,
     ) -> None:
         if not callable(app):
             raise TypeError(f"app must be an ASGI application, not {type(app).__name__}")
@@ -83,6 +98,9 @@ class TraceMiddleware:
         self._callers = Callers(trust, routes, forced_per_s)
         self._is_excluded = excluded(exclude)
         self._redaction = Redaction(redact)
+        self._extras = extras(
+            self._redaction, capture_request_headers, capture_response_headers, on_request, on_response
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve *scope*, inside a new server span if it is a request or a websocket."""
@@ -93,7 +111,7 @@ class TraceMiddleware:
             kind, is_known = "", True
         if is_known or (kind != "http" and kind != "websocket"):
             if kind == "lifespan":
-                await serve_lifespan(self.app, scope, receive, send)
+                await serve_lifespan(self.app, scope, receive, send, is_supported=self.has_lifespan)
             else:
                 await self.app(scope, receive, send)
             return
@@ -109,7 +127,9 @@ class TraceMiddleware:
             if not server_span.is_recording:
                 await self.app(scope, receive, send)
                 return
-            watched = (_Request if kind == "http" else _WebSocket)(server_span, scope, receive, send)
+            if self._extras is not None:
+                self._extras.request(server_span, _headers(scope), scope)
+            watched = (_Request if kind == "http" else _WebSocket)(server_span, scope, receive, send, self._extras)
             try:
                 await self.app(scope, watched.receive, watched.send)
             except BaseException as error:
@@ -161,13 +181,14 @@ class _Exchange:
     Invalid messages are passed on unchanged and raise nothing here: app and server have their own errors for them.
     """
 
-    __slots__ = ("_is_complete", "_receive", "_scope", "_send", "_span", "_status")
+    __slots__ = ("_extras", "_is_complete", "_receive", "_scope", "_send", "_span", "_status")
 
-    def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send, extras: Extras | None) -> None:
         self._span = span
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._extras = extras
         self._status = 0
         self._is_complete = False
 
@@ -218,6 +239,10 @@ class _Exchange:
                 span.set_attribute("error.type", str(status))
                 span.set_status("error")
 
+    def _see_start(self, message: Message) -> None:
+        if self._extras is not None:
+            self._extras.response(self._span, message.get("headers"), self._scope, message)
+
     def _see_status(self, message: Message) -> None:
         status = message["status"]
         if isinstance(status, int):
@@ -251,6 +276,8 @@ class _Request(_Exchange):
                     self._status = status
                 else:
                     self._see_status(message)
+                if self._extras is not None:
+                    self._see_start(message)
             elif kind == "http.response.body" or kind == "http.response.zerocopysend":
                 # Set before sending: the disconnect that follows may be received before send() returns.
                 self._is_complete = not message.get("more_body")
@@ -279,8 +306,8 @@ class _Request(_Exchange):
 class _WebSocket(_Exchange):
     __slots__ = ("_is_accepted", "_received", "_sent")
 
-    def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(span, scope, receive, send)
+    def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send, extras: Extras | None) -> None:
+        super().__init__(span, scope, receive, send, extras)
         self._is_accepted = False
         self._received = self._sent = 0
 
@@ -302,6 +329,11 @@ class _WebSocket(_Exchange):
         return message
 
     async def send(self, message: Message) -> None:
+        try:
+            if self._extras is not None and message["type"] in _STARTS:
+                self._see_start(message)
+        except Exception:
+            pass
         try:
             await self._send(message)
         except OSError:
@@ -336,3 +368,31 @@ class _WebSocket(_Exchange):
         super()._describe()
         self._span.set_attribute("websocket.messages_received", self._received)
         self._span.set_attribute("websocket.messages_sent", self._sent)
+
+
+def instrument(target: Any = None, **options: Any) -> None:
+    """Trace *target*, a ``Starlette`` or ``FastAPI`` application, or, without one, all of them.
+
+    The span is outside the application's own middleware, also outside Starlette's ``ServerErrorMiddleware``. *options*
+    are the keyword arguments of ``TraceMiddleware``. Applications may exist, and may have answered requests, before.
+    An object's own instrumentation comes before that of all. Among all applications, those with their own
+    ``TraceMiddleware`` are left out. Further calls do nothing until ``uninstrument()``. For FastAPI, invalid requests
+    are events ``validation_error`` on the current span, with the place and the kind of up to 8 errors and no values;
+    spans that FastAPI makes for tracekit's OpenTelemetry bridge are left out.
+
+    Raises ``TypeError`` for another object, or for invalid options: those of ``TraceMiddleware`` are checked at once.
+    """
+    if target is None:
+        import starlette.applications  # noqa: F401
+    middleware = TraceMiddleware(_no_app, **options)
+    middleware.has_lifespan = True
+    APPLICATIONS.instrument(target, middleware)
+
+
+def uninstrument(target: Any = None) -> None:
+    """Undo ``instrument(target)``. Raises ``TypeError`` for another object."""
+    APPLICATIONS.uninstrument(target)
+
+
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand for the application in a middleware that is copied for each one."""

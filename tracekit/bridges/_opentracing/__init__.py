@@ -1,0 +1,1 @@
+"""OpenTracing: spans, scopes and the binary format."""
