@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from ._handoffs.by_hand import capture, wrap
 from ._handoffs.delivery import Delivery, Envelope, open_envelope, seal
-from ._handoffs.hooks import start_inside
+from ._handoffs.hooks import start_inside, starts_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +77,9 @@ class _WrappedExecutor(futures.Executor):
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]:
         # An object that is not callable fails as it does without tracekit.
         fn = wrap(fn) if callable(fn) else fn
-        return contextvars.Context().run(self._executor.submit, fn, *args, **kwargs)  # see ThreadPoolExecutor
+        if starts_threads(self._executor):
+            return contextvars.Context().run(self._executor.submit, fn, *args, **kwargs)  # see ThreadPoolExecutor
+        return self._executor.submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, **options: Any) -> None:
         self._executor.shutdown(wait, **options)
