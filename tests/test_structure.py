@@ -89,6 +89,7 @@ THIRD_PARTIES = {
     "bridges._opentracing.*": {"opentracing"},
     "bridges.opentelemetry": {"opentelemetry"},
     "bridges.opentracing": {"opentracing"},
+    "cli.main": {"shtab"},
     "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
     "exporters._otlp.connections": {"urllib3"},

@@ -9,7 +9,7 @@ from typing import Any
 
 from .._render import cells, cut, encodable
 
-__all__ = ["ERROR", "Screen", "Segment", "complain", "plural", "print_json", "shortened"]
+__all__ = ["ERROR", "Screen", "Segment", "complain", "plural", "print_json", "print_json_line", "shortened"]
 
 ERROR = 2  # the exit status of a command that failed
 
@@ -25,6 +25,11 @@ def print_json(value: Any) -> None:
     """Write *value* to standard output."""
     # ASCII, so that no name in it can steer the terminal.
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_json_line(value: Any) -> None:
+    """Write *value* as one line."""
+    sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
 
 
 class Screen:
