@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..cython import cclass, compiled, final
+from .free_threading import HAS_GIL, indivisible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,10 @@ class Buffer:
         self.is_asleep = True
         self.started = self.ended = self.dropped = self.unsampled = 0
         return spans
+
+    def start(self) -> None:
+        """Count a span that has started; with the GIL, adding to ``started`` does the same."""
+        self.started += 1
 
     def end(self, span: Any, is_recorded: bool) -> None:
         """Count *span*, which has ended, and keep it if it was recorded and there is room."""
@@ -89,6 +94,10 @@ class Buffer:
     def __len__(self) -> int:
         return len(self._spans)
 
+
+if not compiled and not HAS_GIL:
+    for _name in ("reset", "start", "end", "lose", "drain", "counts"):
+        setattr(Buffer, _name, indivisible(getattr(Buffer, _name)))
 
 _buffer = Buffer()
 buffer = _buffer

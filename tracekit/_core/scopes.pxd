@@ -23,6 +23,7 @@ from .interpreter cimport (
 )
 
 cdef object _current
+cdef bint _threads_inherit
 cdef object _replaced, _closed_elsewhere
 cdef list _released
 cdef bint _is_releasing
@@ -114,6 +115,10 @@ cdef Scope _live_below(Scope scope)
 
 @cython.locals(inner=Scope)
 cdef Scope innermost()
+
+
+@cython.locals(context=SpanContext, scope=Scope)
+cdef Scope _unstick(Scope inner)
 
 
 @cython.locals(scope=Scope, below=Scope)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..cython import cclass, compiled, final, freelist, no_gc_clear
 from .context import SpanContext
+from .inherited import INHERITS, is_inherited
 from .misuse import misused
 
 if not compiled:
@@ -66,6 +67,7 @@ __all__ = [
 ]
 
 _current: Final[ContextVar[Any]] = ContextVar("tracekit_scope", default=None)
+_threads_inherit: Final = INHERITS
 
 # Replaced by a new object whenever scopes are replaced, and whenever one is closed that the running Context did not
 # open. Counting would be a race between threads.
@@ -491,8 +493,23 @@ def _live_below(scope: Scope | None) -> Scope | None:
 
 def innermost() -> Scope | None:
     """Return the scope that is current here, or None."""
-    inner = held(_current)
+    inner = _unstick(held(_current)) if _threads_inherit else held(_current)
     return inner if inner is None or (not inner._is_closed and inner._kind != LABELS) else _settle(inner)
+
+
+def _unstick(inner: Scope | None) -> Scope | None:
+    """Return *inner*, or where this thread inherited it a scope in its place, in which its span is current until it ends.
+
+    From then on spans are roots that are linked to it: a thread may serve others long after.
+    """
+    if not is_inherited(_current, inner) or inner is None or inner._kind == LINKED or _is_here(inner):
+        return inner
+    context = effective(inner)
+    if context is None or not context.is_valid:
+        context = linked_context(inner)
+    scope = linked_scope(context, until=held_span(inner))
+    put(_current, scope)
+    return scope
 
 
 def _settle(inner: Scope) -> Scope | None:
@@ -560,6 +577,8 @@ def linked_context(scope: Scope | None) -> SpanContext | None:
 def swap_scope(scope: Scope | None) -> Scope | None:
     """Make *scope*, open or None, the value of the running Context, and return the one before."""
     inner: Scope | None
+    if _threads_inherit:
+        _unstick(held(_current))
     if compiled:
         inner = held(_current)
         put(_current, scope)

@@ -11,6 +11,7 @@ from ..cython import cclass, compiled, final, freelist, no_gc
 from .attributes import MISSING, clean
 from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
+from .free_threading import HAS_GIL, claim
 from .guard import type_name
 from .misuse import is_strict, misused
 from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
@@ -505,7 +506,10 @@ class Span:
                 if self._has_ended:  # while a clock of the program's was asked
                     return
             self._stop = max(self._start, stop)
-        self._has_ended = True
+        if compiled or HAS_GIL:
+            self._has_ended = True
+        elif not claim(self, "_has_ended"):
+            return
         if self._generation == generation():  # else the parent process, which opened it, exports it
             _buffer.end(self, self._is_recorded)
             if _observer is not None:
@@ -860,7 +864,10 @@ def _start(
             self.context = child_context(base, base._bits & (SAMPLED | RANDOM), base._state)
         else:
             self.context = tracer.child(base, name, kind, attributes, links, added)
-    _buffer.started += 1
+    if compiled or HAS_GIL:
+        _buffer.started += 1
+    else:
+        _buffer.start()
     if tracer.recording and self.context._bits & SAMPLED:
         self._is_recorded = True
         self._distance = _anchor
@@ -916,7 +923,10 @@ def restore_span(
     self._start, self._stop, self._generation = start_ns, end_ns, generation()
     self._is_recorded = self._has_ended = self._owns_context = True
     self.context = context
-    _buffer.started += 1
+    if compiled or HAS_GIL:
+        _buffer.started += 1
+    else:
+        _buffer.start()
     _buffer.end(self, True)
     if _observer is not None:
         _observer.started(self, parent)
