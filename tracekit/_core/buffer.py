@@ -23,7 +23,18 @@ class Buffer:
     """
 
     if not compiled:
-        __slots__ = ("_spans", "capacity", "dropped", "ended", "is_asleep", "is_open", "started", "unsampled", "wake")
+        __slots__ = (
+            "_spans",
+            "capacity",
+            "dropped",
+            "ended",
+            "is_asleep",
+            "is_open",
+            "passed",
+            "started",
+            "unsampled",
+            "wake",
+        )
 
     def __init__(self) -> None:
         self.capacity = 16384
@@ -42,7 +53,7 @@ class Buffer:
         self._spans = fresh
         self.wake = None
         self.is_asleep = True
-        self.started = self.ended = self.dropped = self.unsampled = 0
+        self.started = self.ended = self.dropped = self.unsampled = self.passed = 0
         return spans
 
     def end(self, span: Any, is_recorded: bool) -> None:
@@ -59,6 +70,11 @@ class Buffer:
         if (self.is_asleep or count == self.capacity >> 1) and self.wake is not None:
             self.is_asleep = False
             self.wake()
+
+    def processed(self) -> None:
+        """Count a span that has ended and that only span processors have got: there is no exporter."""
+        self.ended += 1
+        self.passed += 1
 
     def lose(self, count: int) -> None:
         """Count *count* recorded spans that were lost in another process."""
@@ -82,9 +98,9 @@ class Buffer:
         self._spans = fresh
         return spans
 
-    def counts(self) -> tuple[int, int, int, int, int]:
-        """Return started, ended, dropped, unsampled and waiting, of one moment."""
-        return self.started, self.ended, self.dropped, self.unsampled, len(self._spans)
+    def counts(self) -> tuple[int, int, int, int, int, int]:
+        """Return started, ended, dropped, unsampled, passed to span processors alone, and waiting, of one moment."""
+        return self.started, self.ended, self.dropped, self.unsampled, self.passed, len(self._spans)
 
     def __len__(self) -> int:
         return len(self._spans)

@@ -108,6 +108,8 @@ cdef Span _start(
 cdef object _items(object attributes)
 cdef tuple _link(object target)
 cdef int _index(tuple names, object name, str parameter) except -2
+cdef object _process(Span span)
+cpdef object amend(Span span, str name, dict attributes, object status)
 cpdef object relabel(Span span, object labels)
 cpdef object rekind(Span span, str kind)
 

@@ -64,6 +64,7 @@ __all__ = [
     "Root",
     "Span",
     "after_fork",
+    "amend",
     "check_clock",
     "rekind",
     "relabel",
@@ -498,11 +499,12 @@ class Span:
             self._stop = max(self._start, stop)
         self._has_ended = True
         if self._generation == generation():  # else the parent process, which opened it, exports it
-            _buffer.end(self, self._is_recorded)
+            if self._tracer.hooks is not None and self._is_recorded:
+                _process(self)
+            else:
+                _buffer.end(self, self._is_recorded)
             if _observer is not None:
                 _observer.ended(self)
-            if self._tracer.hooks is not None and self._is_recorded:
-                self._tracer.hooks.ended(self)
 
     def _late(self, method: str) -> None:
         if self._has_ended and _observer is not None:
@@ -603,11 +605,24 @@ def _abandon(span: Span) -> None:
             ghost._stop = stop
     except Exception:  # a clock of the program's
         pass
-    _buffer.end(ghost, True)
+    _process(ghost)
     if _observer is not None:
         _observer.ended(ghost)
-    if ghost._tracer.hooks is not None:
-        ghost._tracer.hooks.ended(ghost)
+
+
+def _process(span: Span) -> None:
+    """Call the hooks for *span*, which has ended, then buffer it: a hook may still ``amend()`` it."""
+    hooks = span._tracer.hooks
+    if hooks is None:
+        _buffer.end(span, True)
+        return
+    try:
+        hooks.ended(span)
+    finally:
+        if _buffer.is_open or not hooks:
+            _buffer.end(span, True)
+        else:
+            _buffer.processed()
 
 
 def _ns(time_ns: Any) -> int:
@@ -760,6 +775,19 @@ def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
     span._is_recorded = sampled
 
 
+def amend(span: Span, name: str | None, attributes: dict[str, Any] | None, status: Status | None) -> None:
+    """Replace what is not None in *span*, which may have ended, for the hooks: the exporter gets it afterwards."""
+    if not span._is_recorded:
+        return
+    if name is not None:
+        span._name = name
+    if attributes is not None:
+        span._attributes = span._clean(attributes)
+    if status is not None:
+        span._status = max(_index(STATUS_CODES, status.code, "code"), UNSET)
+        span._description = status.description[: span._tracer.max_value]
+
+
 def _put_context(span: Span, context: SpanContext) -> None:
     span.context = context
     scope = lent(span._scope)
@@ -867,6 +895,7 @@ def restore_span(
     links: list[Link] | None,
     status: Status,
     dropped: tuple[int, int, int, int],
+    instrumentation: Instrumentation | None = None,
 ) -> Span:
     """Return the span that another process recorded with these values, and hand it to the exporter.
 
@@ -878,18 +907,19 @@ def restore_span(
     self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
     self._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
     self.parent, self._tracer, self._name = parent, _tracer, name
+    if instrumentation is not None:
+        self._tracer = _tracer.replace(instrumentation=instrumentation)
     self._attributes, self._events, self._links = attributes, events, links
     self._start, self._stop, self._generation = start_ns, end_ns, generation()
     self._is_recorded = self._has_ended = self._owns_context = True
     self.context = context
     _buffer.started += 1
-    _buffer.end(self, True)
+    if self._tracer.hooks is not None:
+        self._tracer.hooks.started(self, None)
+    _process(self)
     if _observer is not None:
         _observer.started(self, parent)
         _observer.ended(self)
-    if _tracer.hooks is not None:
-        _tracer.hooks.started(self, None)
-        _tracer.hooks.ended(self)
     return self
 
 

@@ -76,6 +76,7 @@ def uninstall() -> None:
     if _provider is not None:
         _provider.cover_native_spans(False)
         _configure.export_context().run(RUNTIME.detach, _in_export)
+        _configure.use_generator(None)
     _in_export = _provider = None
     while _replaced:
         module, name, ours, before = _replaced.pop()

@@ -27,8 +27,9 @@ __all__ = ["TracerProvider"]
 class TracerProvider(_trace.TracerProvider):
     """OpenTelemetry's TracerProvider. Spans go to the exporter of ``tracekit.configure()`` and to the processors.
 
-    Takes the SDK's arguments. *sampler* decides about new traces only. *id_generator* and other arguments of the SDK's
-    are ignored, with one warning.
+    Takes the SDK's arguments. *sampler* decides about new traces only. *id_generator* makes the ids of the whole process,
+    those of ``tracekit.span()`` too, unless ``tracekit.configure()`` was given one. Other arguments of the SDK's are
+    ignored, with one warning.
     """
 
     def __init__(
@@ -59,7 +60,10 @@ class TracerProvider(_trace.TracerProvider):
         if span_limits is not None:
             changes["limits"] = limits_of(span_limits, _configure.tracer_in_use().limits)
         self._settings.changes = self._changes = changes
-        names = sorted(name for name, value in {"id_generator": id_generator, **ignored}.items() if value is not None)
+        self._given_generator = id_generator
+        if id_generator is not None:
+            _configure.use_generator(id_generator)
+        names = sorted(name for name, value in ignored.items() if value is not None)
         if names:
             log("warning", "tracekit's TracerProvider ignores %s", ", ".join(names))
         self._given_processor = active_span_processor
@@ -84,9 +88,9 @@ class TracerProvider(_trace.TracerProvider):
         return self._processors if self._given_processor is None else self._given_processor
 
     @property
-    def id_generator(self) -> RandomIds:
-        """A source of random ids."""
-        return RandomIds()
+    def id_generator(self) -> Any:
+        """The source of ids that was given, or one of random ids."""
+        return RandomIds() if self._given_generator is None else self._given_generator
 
     def get_tracer(
         self,

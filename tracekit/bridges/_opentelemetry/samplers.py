@@ -5,18 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..._core.records import Limits
-from .spans import KIND_NAMES
+from ..._foreign import ForeignSampler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..._core.records import Limits
     from ..._core.tracer import Tracer
 
 __all__ = ["RandomIds", "limits_of", "sampler_in_use", "sampler_of"]
-
-_KINDS = {name: kind for kind, name in KIND_NAMES.items()}
 
 
 class RandomIds:
@@ -35,21 +30,9 @@ class RandomIds:
         return True
 
 
-class _Sampler:
-    """An OpenTelemetry sampler as one of tracekit's; only the decision counts, not attributes that it would add."""
-
-    def __init__(self, sampler: Any) -> None:
-        self._sampler = sampler
-
-    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
-        # Ratio samplers compare the low 64 bits of the trace id, of which tracekit's samplers get 56.
-        result = self._sampler.should_sample(None, randomness << 8, name, _KINDS[kind], attributes, ())
-        return bool(result.decision.is_sampled()), ""
-
-
 def sampler_of(sampler: Any) -> Any:
     """Return *sampler*, one of OpenTelemetry's, as ``tracekit.configure()`` takes it."""
-    return _Sampler(sampler)
+    return ForeignSampler(sampler)
 
 
 def sampler_in_use(tracer: Tracer) -> Any:
