@@ -72,7 +72,7 @@ class Buffer:
             self.wake()
 
     def processed(self) -> None:
-        """Count a span that has ended and that only span processors have got: there is no exporter."""
+        """Count a span that has ended as passed: span processors alone have got it, as there is no exporter."""
         self.ended += 1
         self.passed += 1
 
@@ -98,9 +98,9 @@ class Buffer:
         self._spans = fresh
         return spans
 
-    def counts(self) -> tuple[int, int, int, int, int, int]:
-        """Return started, ended, dropped, unsampled, passed to span processors alone, and waiting, of one moment."""
-        return self.started, self.ended, self.dropped, self.unsampled, self.passed, len(self._spans)
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Return started, ended, dropped, unsampled and waiting, of one moment."""
+        return self.started, self.ended, self.dropped, self.unsampled, len(self._spans)
 
     def __len__(self) -> int:
         return len(self._spans)

@@ -776,7 +776,7 @@ def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
 
 
 def amend(span: Span, name: str | None, attributes: dict[str, Any] | None, status: Status | None) -> None:
-    """Replace what is not None in *span*, which may have ended, for the hooks: the exporter gets it afterwards."""
+    """Replace fields of *span*, which may have ended, for the hooks; the exporter gets it afterwards. None: unchanged."""
     if not span._is_recorded:
         return
     if name is not None:

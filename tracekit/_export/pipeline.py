@@ -385,7 +385,8 @@ class Pipeline:
         worker, counts = self._state
         if worker is not None:
             counts = counts.plus(worker.counts)
-        started, ended, dropped, unsampled, passed, waiting = buffer.counts()
+        passed = buffer.passed
+        started, ended, dropped, unsampled, waiting = buffer.counts()
         settled = dropped + unsampled + passed + sum(counts)
         return Statistics(
             started=started,

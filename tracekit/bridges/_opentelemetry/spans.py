@@ -273,7 +273,7 @@ class OtelSpan:
         return self
 
     # Fields of the SDK's spans that processors read, and some write, although they are private. Not __getattr__(): it would
-    # slow each call. What a processor writes in on_end() still reaches the exporters, tracekit's too.
+    # slow each call. A change made in on_end() still reaches the exporters, tracekit's too.
 
     @property
     def _attributes(self) -> Any:
