@@ -321,9 +321,9 @@ def _receive(spans: list[Any], lost: int) -> None:
         try:
             *start, links, status, dropped, library = values
             links = [Link(context, MappingProxyType(attributes)) for context, attributes in links or ()] or None
-            restore_span(
-                *start, links, Status(*status), dropped, None if library is None else _instrumentation(library)
-            )
+            instrumentation = None if library is None else _instrumentation(library)
+            restored = (*start, links, Status(*status), dropped, instrumentation)
+            restore_span(*restored)
         except Exception:
             buffer.lose(1)
 

@@ -18,7 +18,7 @@ cdef class Tracer:
     cdef readonly object limits
     cdef readonly object resource
     cdef readonly object instrumentation
-    cdef readonly object hooks
+    cdef public object hooks
     cdef Py_ssize_t max_attributes, max_events, max_links, max_value
 
     @cython.locals(bits=int, high=uint64_t, low=uint64_t, keep=bint, state=str)

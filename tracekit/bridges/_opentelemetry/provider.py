@@ -50,8 +50,7 @@ class TracerProvider(_trace.TracerProvider):
         self._tracers: dict[Any, OtelTracer] = {}
         self._covers_native = False
         self._settings = Settings()
-        # Spans are recorded and have the hooks from the start: their end is of interest to a processor added meanwhile.
-        changes: dict[str, Any] = {"recording": True, "hooks": self._processors}
+        changes: dict[str, Any] = {"recording": True}
         if resource is not None:
             changes["resource"] = given = attributes_of(getattr(resource, "attributes", None)) or {}
             keep_resource(given, resource)
@@ -124,6 +123,14 @@ class TracerProvider(_trace.TracerProvider):
         if not self._processors and self._shuts_down_on_exit:
             atexit.register(self._processors.shutdown)
         self._processors.add(span_processor)
+        if "hooks" not in self._changes:
+            # Into the tracers in use, too: the end of a span that is open now is of interest to the processor.
+            changes = {**self._changes, "hooks": self._processors}
+            if self._settings.changes is self._changes:
+                self._settings.changes = changes
+                for tracer in list(self._tracers.values()):
+                    tracer._hook(self._processors)
+            self._changes = changes
         if self._covers_native and not self._is_disabled:
             _configure.use_hooks(self._processors)
 

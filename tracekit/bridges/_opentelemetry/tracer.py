@@ -87,6 +87,11 @@ class OtelTracer:
         """The resource of the provider."""
         return self._provider.resource
 
+    def _hook(self, hooks: Any) -> None:
+        """Call *hooks* for the spans of this tracer from now on, the open ones included."""
+        if self._derived[2] is not None:
+            self._derived[2].hooks = hooks
+
     def start_span(
         self,
         name: str,
