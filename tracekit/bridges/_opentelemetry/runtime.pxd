@@ -24,8 +24,9 @@ from .spans cimport OtelSpan, face
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     int PyDict_SetItem(object, object, object) except -1
+    object PyObject_GenericGetDict(object, void*)
 
-cdef object _EMPTY, _NO_KEYS
+cdef object _EMPTY, _NO_KEYS, _NAMES, _api_detach
 
 
 cdef inline object value_of(object context, object key):
@@ -64,3 +65,13 @@ cdef object _labels(object baggage, SpanContext base)
 
 @cython.locals(ambient=Ambient, context=SpanContext)
 cdef object _view(Scope scope)
+cdef RuntimeContext _runtime
+
+
+cdef inline bint is_in_place(RuntimeContext runtime) except -1:
+    return value_of(_NAMES, "_RUNTIME_CONTEXT") is runtime and not <dict>PyObject_GenericGetDict(runtime, NULL)
+
+
+
+@cython.locals(scope=Scope)
+cdef object _current_view()
