@@ -16,6 +16,7 @@ from ..._core.scopes cimport (
     innermost,
     keep_view,
     make_scope,
+    visible_scope,
 )
 from ..._core.span cimport Span
 from .contexts cimport from_otel, relabelled, remote_span
@@ -26,7 +27,7 @@ cdef extern from "Python.h":
     int PyDict_SetItem(object, object, object) except -1
     object PyObject_GenericGetDict(object, void*)
 
-cdef object _EMPTY, _NO_KEYS, _NAMES, _api_detach
+cdef object _EMPTY, _NO_KEYS
 
 
 cdef inline object value_of(object context, object key):
@@ -68,8 +69,8 @@ cdef object _view(Scope scope)
 cdef RuntimeContext _runtime
 
 
-cdef inline bint is_in_place(RuntimeContext runtime) except -1:
-    return value_of(_NAMES, "_RUNTIME_CONTEXT") is runtime and not <dict>PyObject_GenericGetDict(runtime, NULL)
+cdef inline bint is_untouched(RuntimeContext runtime) except -1:
+    return not <dict>PyObject_GenericGetDict(runtime, NULL)
 
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import baggage as _baggage
-from opentelemetry import context as _context
 from opentelemetry.context.context import Context, _RuntimeContext
 from opentelemetry.trace import INVALID_SPAN
 from opentelemetry.trace.propagation import _SPAN_KEY as SPAN_KEY
@@ -34,6 +33,7 @@ if not compiled:
         innermost,
         keep_view,
         make_scope,
+        visible_scope,
     )
     from .contexts import from_otel, relabelled, remote_span
     from .spans import face
@@ -61,8 +61,6 @@ __all__ = [
 BAGGAGE_KEY: Final = _baggage._BAGGAGE_KEY
 _EMPTY: Final = Context()
 _NO_KEYS: Final[dict[str, object]] = {}
-_NAMES: Final = vars(_context)
-_api_detach: Final = _context.detach
 
 if not compiled:
 
@@ -74,9 +72,8 @@ if not compiled:
         """Set the value of *key* in *context*, which is being made."""
         dict.__setitem__(context, key, value)
 
-
-    def is_in_place(runtime: RuntimeContext) -> bool:
-        """Return whether the methods of *runtime* may be inlined: it is the API's, and no test has replaced one of them."""
+    def is_untouched(runtime: RuntimeContext) -> bool:
+        """Return whether the methods of *runtime* may be inlined: tests of others replace them."""
         return False
 
 
@@ -107,14 +104,14 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
             span = made.tracekit_span
             base = span.context
             if base._labels is None and len(context) == 1:
-                return make_scope(SPAN, span, base, None)
+                return visible_scope(SPAN, span, base)
         else:
             base = context_of(given)
             if base is not None and type(given) is not RemoteSpan:
                 foreign = given
     baggage = value_of(context, BAGGAGE_KEY)
     labels = _labels(baggage, base) if baggage else None
-    scope = make_scope(CONTEXT, None, relabelled(base, labels), None)
+    scope = visible_scope(CONTEXT, None, relabelled(base, labels))
     if type(given) is OtelSpan:
         made = given
         scope._kind = SPAN
@@ -238,27 +235,24 @@ RUNTIME = _runtime
 
 def get_current() -> Context:
     """Return the current Context. Takes the place of ``opentelemetry.context.get_current()``."""
-    if is_in_place(_runtime):
+    if is_untouched(_runtime):
         return _current_view()
-    current: Context = _context._RUNTIME_CONTEXT.get_current()
+    current: Context = RUNTIME.get_current()
     return current
 
 
 def attach(context: Context) -> Any:
     """Make *context* current, and return a token for ``detach()``. Takes the place of ``opentelemetry.context.attach()``."""
-    if is_in_place(_runtime):
+    if is_untouched(_runtime):
         scope = scope_for(context) if isinstance(context, dict) else make_scope(CONTEXT, None, None, None)
         attach_scope(scope, context)
         return scope
-    return _context._RUNTIME_CONTEXT.attach(context)
+    return RUNTIME.attach(context)
 
 
 def detach(token: Any) -> None:
     """Close the scope that ``attach()`` returned. Takes the place of ``opentelemetry.context.detach()``."""
-    if type(token) is Scope and is_in_place(_runtime):
+    if type(token) is Scope and is_untouched(_runtime):
         close_scope(token)
     else:
-        try:
-            _context._RUNTIME_CONTEXT.detach(token)
-        except Exception:
-            _api_detach(token)  # which logs it
+        RUNTIME.detach(token)
