@@ -122,6 +122,31 @@ def test_a_link_without_ids_is_kept_for_its_state(tracer):
     span.end()
 
 
+def test_events_and_links_have_limits_of_their_own(provider, memory):
+    limits = sdk.SpanLimits(
+        max_span_attribute_length=5, max_attribute_length=2, max_event_attributes=1, max_link_attributes=0
+    )
+    given = {"a": "1234567", "b": 1}
+    link = trace.Link(trace.SpanContext(5, 6, is_remote=True), given)
+    span = _provider(memory, span_limits=limits).get_tracer("x").start_span("span", attributes=given, links=[link])
+    span.add_event("event", given)
+    span.end()
+    assert dict(span.attributes) == {"a": "12345", "b": 1}
+    assert [dict(part.attributes) for part in (*span.events, *span.links)] == [{"a": "12"}, {}]
+
+
+def test_a_provider_reads_the_limits_in_the_environment(provider, memory, monkeypatch):
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1")
+    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "2")
+    span = _provider(memory).get_tracer("x").start_span("span", attributes={"a": "123", "b": 1})
+    assert dict(span.attributes) == {"a": "12"}
+    span.end()
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
+    span = _provider(memory).get_tracer("x").start_span("span", attributes={"a": "123", "b": 1})
+    assert dict(span.attributes) == {"a": "123", "b": 1}
+    span.end()
+
+
 def test_the_deprecated_form_of_the_scope(tracer):
     span = tracer.start_span("span")
     with pytest.warns(DeprecationWarning, match="InstrumentationScope"):

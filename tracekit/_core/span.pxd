@@ -89,7 +89,7 @@ cdef class Span:
     cdef object _put_all(self, object items)
 
     @cython.locals(cleaned=Items)
-    cdef Items _clean(self, object items)
+    cdef Items _clean(self, object items, Py_ssize_t most, Py_ssize_t length)
 
 
 @cython.locals(span=Span)

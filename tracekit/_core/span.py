@@ -341,7 +341,8 @@ class Span:
         if self._events.count() >= self._tracer.max_events:
             self.dropped_events += 1
             return
-        cleaned = self._clean(items) if items else None
+        tracer = self._tracer
+        cleaned = self._clean(items, tracer.max_event_attributes, tracer.max_part_value) if items else None
         name = str.__str__(name)
         number = self._now() if time_ns is None else _ns(time_ns)
         if self._has_ended:  # meanwhile, in another thread: the exporter may be reading it
@@ -364,7 +365,8 @@ class Span:
         if self._links.count() >= self._tracer.max_links:
             self.dropped_links += 1
             return
-        cleaned = self._clean(items) if items else None
+        tracer = self._tracer
+        cleaned = self._clean(items, tracer.max_link_attributes, tracer.max_part_value) if items else None
         if self._has_ended:
             self._late("add_link")
         else:
@@ -561,12 +563,12 @@ class Span:
             for key, value in items:
                 self._put(key, value)
 
-    def _clean(self, items: Any) -> Items | None:
+    def _clean(self, items: Any, most: int, length: int) -> Items | None:
         cleaned = Items()
         for key, value in items.copy().items() if type(items) is dict else items:  # a finalizer may change it
-            plain, cuts = clean(value, self._tracer.max_value)
+            plain, cuts = clean(value, length)
             self.truncated_values += cuts
-            if plain is MISSING or cleaned.count() >= self._tracer.max_attributes:
+            if plain is MISSING or cleaned.count() >= most:
                 self.dropped_attributes += 1
             else:
                 cleaned.put(key, plain)
@@ -803,7 +805,7 @@ def amend(span: Span, name: str | None, attributes: dict[str, Any] | None, statu
     if name is not None:
         span._name = name
     if attributes is not None:
-        span._attributes = span._clean(attributes)
+        span._attributes = span._clean(attributes, span._tracer.max_attributes, span._tracer.max_value)
     if status is not None:
         span._status = max(_index(STATUS_CODES, status.code, "code"), UNSET)
         span._description = status.description[: span._tracer.max_value]

@@ -14,7 +14,7 @@ from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from .contexts import attributes_of, plain_attributes
 from .processors import Processors
-from .samplers import RandomIds, limits_of, sampler_in_use, sampler_of
+from .samplers import RandomIds, limits_in_environment, limits_of, part_limits_of, sampler_in_use, sampler_of
 from .spans import keep_resource, resource_of
 from .tracer import OtelTracer, Settings
 
@@ -56,8 +56,10 @@ class TracerProvider(_trace.TracerProvider):
             keep_resource(given, resource)
         if sampler is not None:
             changes["sampler"] = sampler_of(sampler)
-        if span_limits is not None:
-            changes["limits"] = limits_of(span_limits, _configure.tracer_in_use().limits)
+        bounds = limits_in_environment() if span_limits is None else span_limits
+        if bounds is not None:
+            usual = _configure.tracer_in_use().limits
+            changes["limits"], changes["parts"] = limits_of(bounds, usual), part_limits_of(bounds, usual)
         self._settings.changes = self._changes = changes
         self._given_generator = id_generator
         if id_generator is not None:

@@ -72,8 +72,8 @@ if not compiled:
         """Set the value of *key* in *context*, which is being made."""
         dict.__setitem__(context, key, value)
 
-    def is_untouched(runtime: RuntimeContext) -> bool:
-        """Return whether the methods of *runtime* may be inlined: tests of others replace them."""
+    def is_untouched(_: RuntimeContext) -> bool:
+        """Return whether the runtime's methods may be inlined: tests of others replace them."""
         return False
 
 
