@@ -94,6 +94,14 @@ def test_a_job_is_a_child_of_the_span_that_submitted_it_and_its_spans_come_back(
     assert (work.parent.span_id, work.parent.is_remote) == (parent.context.span_id, True)
 
 
+def test_a_span_of_a_worker_keeps_its_instrumentation(quick_pool, exporter):
+    for _ in range(2):
+        quick_pool.submit(jobs.library_span, "span").result()
+    first, second = exporter.spans
+    assert tuple(first.instrumentation) == jobs.LIBRARY
+    assert first.instrumentation is second.instrumentation  # which exporters group by
+
+
 def test_a_worker_does_not_stick_to_its_first_job(pool, exporter):
     for name in ("one", "two"):
         with tracekit.span(name):

@@ -55,7 +55,7 @@ _pipeline: Pipeline | None = None
 _configured = Tracer()
 _hooks: Hooks | None = None
 _in_use = _configured  # with the hooks
-_has_generator = False  # whether ids come from a generator of the program's
+_generators: tuple[OtelIds | None, OtelIds | None] = None, None  # given to configure(), and to a bridge
 _configured_in = 0  # the process that called configure() last
 _detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() set, and its detected attributes
 
@@ -164,7 +164,7 @@ def configure(
     if not _configured_in:
         _join(_propagation.extract_environ(os.environ))
     _configured_in = os.getpid()
-    _use_ids(id_generator)
+    _use_ids(id_generator, _generators[1])
     _use(tracer)
     _detected = tracer, detected
     say([*environment.wrong.values(), *_other_sdk()])
@@ -326,17 +326,23 @@ def _sampler(sampler: Any) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
     )
 
 
-def _use_ids(generator: OtelIds | None) -> None:
-    """Take ids from *generator*; None: from the operating system, where an earlier generator supplied them."""
-    global _has_generator
+def use_generator(generator: OtelIds | None) -> None:
+    """Take ids from *generator*, which a bridge was given, unless ``configure()`` is given one; None: no longer."""
+    _use_ids(_generators[0], generator)
+
+
+def _use_ids(given: OtelIds | None, bridged: OtelIds | None) -> None:
+    """Take ids from the first of the two; without one, from the operating system, where an earlier one supplied them."""
+    global _generators
+    before, _generators = _generators, (given, bridged)
+    generator = bridged if given is None else given
     if generator is not None:
         from ._foreign import ForeignIds
 
         ids = ForeignIds(generator)
         set_ids(ids, ids.are_random)
-    elif _has_generator:
+    elif before != (None, None):
         set_ids(None)
-    _has_generator = generator is not None
 
 
 def _tracer(

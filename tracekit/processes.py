@@ -35,7 +35,7 @@ from ._configure import record_for_parent, statistics, take_for_parent, tracer_i
 from ._core.buffer import buffer
 from ._core.context import Link, SpanContext
 from ._core.outcome import mark_recorded, outcome_of
-from ._core.records import DEFAULT_LIMITS, Limits, Status
+from ._core.records import DEFAULT_LIMITS, Instrumentation, Limits, Status
 from ._core.scopes import current_span
 from ._core.span import restore_span
 from ._core.tracer import Tracer
@@ -305,6 +305,7 @@ def _values(span: Span) -> tuple[Any, ...]:
         [(link.context, dict(link.attributes)) for link in span.links] or None,
         tuple(span.status),
         (span.dropped_attributes, span.dropped_events, span.dropped_links, span.truncated_values),
+        None if span.instrumentation is None else (*span.instrumentation[:3], dict(span.instrumentation.attributes)),
     )
 
 
@@ -319,13 +320,24 @@ def _open(_: None, pickled: bytes, recorded_in: str) -> Any:
     return outcome
 
 
+_instrumentations: dict[str, Instrumentation] = {}
+
+
+def _instrumentation(fields: tuple[Any, ...]) -> Instrumentation:
+    """Return the same object for the same *fields*: exporters group spans by it."""
+    if len(_instrumentations) >= 4096:  # a program that makes tracers without end
+        _instrumentations.clear()
+    return _instrumentations.setdefault(repr(fields), Instrumentation(*fields))
+
+
 def _receive(spans: list[Any], lost: int) -> None:
     buffer.lose(lost)
     for values in spans:
         try:
-            *start, links, status, dropped = values
+            *start, links, status, dropped, library = values
             links = [Link(context, MappingProxyType(attributes)) for context, attributes in links or ()] or None
-            restored = (*start, links, Status(*status), dropped)
+            instrumentation = None if library is None else _instrumentation(library)
+            restored = (*start, links, Status(*status), dropped, instrumentation)
             restore_span(*restored)
         except Exception:
             buffer.lose(1)

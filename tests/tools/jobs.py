@@ -16,6 +16,7 @@ import threading
 import tracekit
 from tracekit.processes import ProcessPoolExecutor
 
+LIBRARY = "library", "1.2", "https://schema/1", {"a": 1}
 VARIABLE = contextvars.ContextVar("variable", default="unset")
 
 
@@ -33,6 +34,13 @@ def here():
         return None
     state, labels = str(context.state), dict(context.labels)
     return context.trace_id, context.span_id, context.flags, state, labels, context.is_remote
+
+
+def library_span(name):
+    """Make a span through OpenTelemetry's API, as a library would."""
+    from tracekit.bridges.opentelemetry import TracerProvider
+
+    TracerProvider(shutdown_on_exit=False).get_tracer(*LIBRARY).start_span(name).end()
 
 
 def statistics():

@@ -65,6 +65,14 @@ cdef class Body:
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 
 
+@cython.locals(scope=Scope)
+cdef Scope visible_scope(int kind, object span, SpanContext context)
+
+
+@cython.locals(scope=Scope)
+cdef Scope _blank(int kind, object span, SpanContext context)
+
+
 cdef object open_scope(Scope scope)
 cdef object _open_on(Scope scope, Scope prev)
 cdef object keep_view(Scope scope, object view)

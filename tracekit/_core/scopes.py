@@ -64,6 +64,7 @@ __all__ = [
     "open_scope",
     "put_context",
     "swap_scope",
+    "visible_scope",
 ]
 
 _current: Final[ContextVar[Any]] = ContextVar("tracekit_scope", default=None)
@@ -174,19 +175,32 @@ if not compiled:
 
 def make_scope(kind: int, span: Any, context: SpanContext | None, labels: Labels | None) -> Scope:
     """Return a scope that is not open yet."""
+    scope = _blank(kind, span, context)
+    untrack(scope)
+    scope._labels = labels
+    return scope
+
+
+def visible_scope(kind: int, span: Any, context: SpanContext | None) -> Scope:
+    """Return a scope that is not open yet and that will have foreign values: the garbage collector sees it."""
+    scope = _blank(kind, span, context)
+    scope._carries = True
+    return scope
+
+
+def _blank(kind: int, span: Any, context: SpanContext | None) -> Scope:
     scope = Scope.__new__(Scope)
     if not compiled:  # C fields start as None, False and NULL
         scope._is_closed = scope._is_released = False
         scope._prev = scope._base = scope._outer = scope._stand_in = None
         scope._origin = scope._owner = scope._settled = scope.ambient = scope.view = None
+        scope._labels = None
         scope._carries = False
         scope._leans = 0
-    untrack(scope)
     scope._kind = kind
     scope._generation = generation()
     scope._span = span
     scope._context = context
-    scope._labels = labels
     return scope
 
 

@@ -89,7 +89,7 @@ cdef class Span:
     cdef object _put_all(self, object items)
 
     @cython.locals(cleaned=Items)
-    cdef Items _clean(self, object items)
+    cdef Items _clean(self, object items, Py_ssize_t most, Py_ssize_t length)
 
 
 @cython.locals(span=Span)
@@ -118,6 +118,8 @@ cdef Items _kept(object attributes)
 cdef object _viewed(Items items)
 cdef tuple _link(object target)
 cdef int _index(tuple names, object name, str parameter) except -2
+cdef object _process(Span span)
+cpdef object amend(Span span, str name, dict attributes, object status)
 cpdef object relabel(Span span, object labels)
 cpdef object rekind(Span span, str kind)
 

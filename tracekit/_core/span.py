@@ -66,6 +66,7 @@ __all__ = [
     "Root",
     "Span",
     "after_fork",
+    "amend",
     "check_clock",
     "rekind",
     "relabel",
@@ -341,7 +342,8 @@ class Span:
         if self._events.count() >= self._tracer.max_events:
             self.dropped_events += 1
             return
-        cleaned = self._clean(items) if items else None
+        tracer = self._tracer
+        cleaned = self._clean(items, tracer.max_event_attributes, tracer.max_part_value) if items else None
         name = str.__str__(name)
         number = self._now() if time_ns is None else _ns(time_ns)
         if self._has_ended:  # meanwhile, in another thread: the exporter may be reading it
@@ -364,7 +366,8 @@ class Span:
         if self._links.count() >= self._tracer.max_links:
             self.dropped_links += 1
             return
-        cleaned = self._clean(items) if items else None
+        tracer = self._tracer
+        cleaned = self._clean(items, tracer.max_link_attributes, tracer.max_part_value) if items else None
         if self._has_ended:
             self._late("add_link")
         else:
@@ -511,11 +514,12 @@ class Span:
         elif not claim(self, "_has_ended"):
             return
         if self._generation == generation():  # else the parent process, which opened it, exports it
-            _buffer.end(self, self._is_recorded)
+            if self._tracer.hooks is not None and self._is_recorded:
+                _process(self)
+            else:
+                _buffer.end(self, self._is_recorded)
             if _observer is not None:
                 _observer.ended(self)
-            if self._tracer.hooks is not None and self._is_recorded:
-                self._tracer.hooks.ended(self)
 
     def _late(self, method: str) -> None:
         if self._has_ended and _observer is not None:
@@ -563,12 +567,12 @@ class Span:
             for key, value in items:
                 self._put(key, value)
 
-    def _clean(self, items: Any) -> Items | None:
+    def _clean(self, items: Any, most: int, length: int) -> Items | None:
         cleaned = Items()
         for key, value in items.copy().items() if type(items) is dict else items:  # a finalizer may change it
-            plain, cuts = clean(value, self._tracer.max_value)
+            plain, cuts = clean(value, length)
             self.truncated_values += cuts
-            if plain is MISSING or cleaned.count() >= self._tracer.max_attributes:
+            if plain is MISSING or cleaned.count() >= most:
                 self.dropped_attributes += 1
             else:
                 cleaned.put(key, plain)
@@ -621,11 +625,24 @@ def _abandon(span: Span) -> None:
             ghost._stop = stop
     except Exception:  # a clock of the program's
         pass
-    _buffer.end(ghost, True)
+    _process(ghost)
     if _observer is not None:
         _observer.ended(ghost)
-    if ghost._tracer.hooks is not None:
-        ghost._tracer.hooks.ended(ghost)
+
+
+def _process(span: Span) -> None:
+    """Call the hooks for *span*, which has ended, then buffer it: a hook may still ``amend()`` it."""
+    hooks = span._tracer.hooks
+    if hooks is None:
+        _buffer.end(span, True)
+        return
+    try:
+        hooks.ended(span)
+    finally:
+        if _buffer.is_open or not hooks:
+            _buffer.end(span, True)
+        else:
+            _buffer.processed()
 
 
 def _ns(time_ns: Any) -> int:
@@ -785,6 +802,19 @@ def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
     span._is_recorded = sampled
 
 
+def amend(span: Span, name: str | None, attributes: dict[str, Any] | None, status: Status | None) -> None:
+    """Replace fields of *span*, which may have ended, for the hooks; the exporter gets it afterwards. None: unchanged."""
+    if not span._is_recorded:
+        return
+    if name is not None:
+        span._name = name
+    if attributes is not None:
+        span._attributes = span._clean(attributes, span._tracer.max_attributes, span._tracer.max_value)
+    if status is not None:
+        span._status = max(_index(STATUS_CODES, status.code, "code"), UNSET)
+        span._description = status.description[: span._tracer.max_value]
+
+
 def _put_context(span: Span, context: SpanContext) -> None:
     span.context = context
     scope = lent(span._scope)
@@ -900,6 +930,7 @@ def restore_span(
     links: list[Link] | None,
     status: Status,
     dropped: tuple[int, int, int, int],
+    instrumentation: Instrumentation | None = None,
 ) -> Span:
     """Return the span that another process recorded with these values, and hand it to the exporter.
 
@@ -911,6 +942,8 @@ def restore_span(
     self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
     self._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
     self.parent, self._tracer, self._name = parent, _tracer, name
+    if instrumentation is not None:
+        self._tracer = _tracer.replace(instrumentation=instrumentation)
     self._attributes = _kept(attributes)
     if events:
         self._events = Entries()
@@ -927,13 +960,12 @@ def restore_span(
         _buffer.started += 1
     else:
         _buffer.start()
-    _buffer.end(self, True)
+    if self._tracer.hooks is not None:
+        self._tracer.hooks.started(self, None)
+    _process(self)
     if _observer is not None:
         _observer.started(self, parent)
         _observer.ended(self)
-    if _tracer.hooks is not None:
-        _tracer.hooks.started(self, None)
-        _tracer.hooks.ended(self)
     return self
 
 
