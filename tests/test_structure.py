@@ -39,6 +39,7 @@ LAYERS = [
     {"_carriers": "extract() and inject(): a carrier in all configured formats; lenient"},
     {
         "_current": "the current span, context and labels, and use_span(), use_context(), use_labels()",
+        "_event_logs": "event_log(): the recent history of long-lived objects",
         "_propagation": "several formats at once",
         "_foreign": "OpenTelemetry's samplers and id generators, for configure()",
         "_sampling": "samplers, and the number of traces that a kept one stands for",

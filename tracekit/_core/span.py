@@ -24,12 +24,15 @@ if not compiled:
         DEFERRED,
         RANDOM,
         SAMPLED,
+        SUPPRESSED,
         borrow,
         forbid_new,
         is_lent,
         lent,
         monotonic_ns,
         publish,
+        referent,
+        weak,
     )
     from .scopes import (
         SPAN,
@@ -65,6 +68,7 @@ __all__ = [
     "Span",
     "after_fork",
     "check_clock",
+    "open_spans",
     "rekind",
     "relabel",
     "resample",
@@ -76,6 +80,7 @@ __all__ = [
     "span",
     "span_scope",
     "start_with",
+    "watch_spans",
 ]
 
 
@@ -98,12 +103,16 @@ _ANCHOR_DRIFT_NS: Final = 5_000_000
 _MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
 _INTERNAL: Final = KINDS[0]
 _NO_LINKS: Final[tuple[Any, ...]] = ()
+_is_watching = False
 
 if not compiled:  # places in STATUS_CODES
     UNSET: Final = 0
     OK: Final = 1
     ERROR: Final = 2
     CANCELLED: Final = 3
+
+    # The open spans by id(), oldest first; C has a doubly linked list of borrowed pointers.
+    _listed: dict[int, Any] = {}
 
 
 def _distance_now() -> int:
@@ -154,6 +163,10 @@ def set_observer(observer: Observer | None) -> None:
 def after_fork() -> Any:
     """Forget, in the child of a fork, the parent's random words, open spans and buffered spans; return the latter."""
     new_generation()
+    taken: list[Span] = []
+    open_spans(taken, _MAX_NS)
+    for span in taken:
+        _delist(span)
     return buffer.reset()
 
 
@@ -181,6 +194,7 @@ class Span:
             "_face",
             "_generation",
             "_has_ended",
+            "_is_listed",
             "_is_recorded",
             "_kind",
             "_links",
@@ -218,6 +232,7 @@ class Span:
         _generation: int
         _status: int
         _is_recorded: bool
+        _is_listed: bool  # among the open spans
         _has_ended: bool
         _owns_context: bool  # else it is the unsampled parent's
         dropped_attributes: int
@@ -230,7 +245,7 @@ class Span:
             self.context = self.parent = None  # type: ignore[assignment]
             self._attributes = self._events = self._links = self._scope = self._description = self._face = None
             self._start = self._stop = self._distance = self._generation = self._status = 0
-            self._is_recorded = self._has_ended = self._owns_context = False
+            self._is_recorded = self._has_ended = self._owns_context = self._is_listed = False
             self.dropped_attributes = self.dropped_events = self.dropped_links = self.truncated_values = 0
 
     def __init__(self) -> None:
@@ -445,6 +460,8 @@ class Span:
             self._end(None)
 
     def __dealloc__(self) -> None:
+        if self._is_listed:
+            _delist(self)
         if not self._has_ended and self.context is not None and self._generation == generation():
             _abandon(self)
 
@@ -497,6 +514,8 @@ class Span:
                 return
             self._stop = max(self._start, stop)
         self._has_ended = True
+        if self._is_listed:
+            _delist(self)
         if self._generation == generation():  # else the parent process, which opened it, exports it
             _buffer.end(self, self._is_recorded)
             if _observer is not None:
@@ -564,6 +583,81 @@ if not compiled:
             self.__dealloc__()
 
     Span.__del__ = _finalize  # type: ignore[attr-defined]
+
+
+def watch_spans(watches: bool) -> None:
+    """Start or stop to list open spans; those that are listed stay so until they end."""
+    global _is_watching
+    _is_watching = watches
+
+
+def open_spans(taken: list[Span], limit: int) -> bool:
+    """Append to *taken*, which earlier calls filled, up to *limit* further open spans; return whether there may be more.
+
+    They come in the order in which they started. C holds the interpreter for about 20 ns per span.
+    """
+    if not compiled:
+        return _open_spans(taken, limit)
+    pointer = _oldest
+    for at in range(len(taken) - 1, -1, -1):
+        span = taken[at]
+        if span._is_listed:
+            pointer = span._newer
+            break
+    while pointer and limit > 0:
+        span = lent(pointer)
+        taken.append(span)
+        pointer = span._newer
+        limit -= 1
+    return True if pointer else False  # noqa: SIM210 - bool() cannot take a pointer
+
+
+if not compiled:
+
+    def _open_spans(taken: list[Span], limit: int) -> bool:
+        newest = next((id(span) for span in reversed(taken) if span._is_listed), 0)
+        listed = list(_listed.items())
+        keys = [key for key, _ in listed]
+        start = keys.index(newest) + 1 if newest in keys else 0
+        taken += [span for _, ref in listed[start : start + limit] if (span := referent(ref)) is not None]
+        return start + limit < len(listed)
+
+
+def _enlist(span: Span) -> None:
+    if span._is_listed:
+        return
+    span._is_listed = True
+    if not compiled:
+        _listed[id(span)] = weak(span)
+        return
+    global _oldest, _newest
+    span._older = _newest
+    if _newest:
+        previous = lent(_newest)
+        previous._newer = borrow(span)
+    else:
+        _oldest = borrow(span)
+    _newest = borrow(span)
+
+
+def _delist(span: Span) -> None:
+    """Called at the end of *span*, and when it is deallocated: no pointer to it may be left."""
+    span._is_listed = False
+    if not compiled:
+        _listed.pop(id(span), None)
+        return
+    global _oldest, _newest
+    if span._older:
+        older = lent(span._older)
+        older._newer = span._newer
+    else:
+        _oldest = span._newer
+    if span._newer:
+        newer = lent(span._newer)
+        newer._older = span._older
+    else:
+        _newest = span._older
+    span._older = span._newer = borrow(None)
 
 
 def span_scope(span: Span) -> Scope:
@@ -757,7 +851,9 @@ def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
     if sampled and not span._start:
         span._distance = _anchor
         span._start = span._now() if start_ns is None else _ns(start_ns)
-    span._is_recorded = sampled
+    span._is_recorded = sampled or (span._is_recorded and span._tracer.records_all)
+    if span._is_recorded and _is_watching:
+        _enlist(span)
 
 
 def _put_context(span: Span, context: SpanContext) -> None:
@@ -831,15 +927,24 @@ def _start(
             linked = linked_context(scope)
     else:
         self.parent = base
-        if is_local and tracer.recording and not base._bits & (SAMPLED | DEFERRED):
-            # Not sampled, and inside a span that is not: never exported, so it needs no identity.
+        if (
+            is_local
+            and tracer.recording
+            and not base._bits & (SAMPLED | DEFERRED)
+            and (base._bits & SUPPRESSED or not tracer.records_all)
+        ):
+            # Not sampled, and inside a span that is not: never recorded, so it needs no identity.
             self.context = base
             self._owns_context = False
         else:
             self.context = tracer.child(base, name, kind, attributes, links, added)
     _buffer.started += 1
-    if tracer.recording and self.context._bits & SAMPLED:
+    if (tracer.recording and self.context._bits & SAMPLED) or (
+        tracer.records_all and not self.context._bits & SUPPRESSED
+    ):
         self._is_recorded = True
+        if _is_watching:
+            _enlist(self)
         self._distance = _anchor
         self._start = self._now() if start_ns is None else _ns(start_ns)
         if items is not None:

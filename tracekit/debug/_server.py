@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._configure import export_context
 from ._access import Authorize, Gate, Visitor
+from ._recorder import recorder
 from ._respond import respond
 
 if TYPE_CHECKING:
@@ -47,11 +48,16 @@ class Server:
 
 
 def serve(
-    host: str = "127.0.0.1", port: int = 6070, *, auth: Authorize | None = None, hosts: Iterable[str] = ()
+    host: str = "127.0.0.1",
+    port: int = 6070,
+    *,
+    auth: Authorize | None = None,
+    hosts: Iterable[str] = (),
+    unsampled: bool = True,
 ) -> Server:
     """Serve the pages at ``http://HOST:PORT/debug/`` from a daemon thread, and return the server.
 
-    Port 0 takes a free one. *auth* and *hosts* are those of ``app()``; without *auth* only loopback peers may see the
+    Port 0 takes a free one. *auth*, *hosts* and *unsampled* are those of ``app()``; without *auth* only loopback peers may see the
     pages, also where *host* is not a loopback address. Requests to this server are not traced. The child of a fork does
     not serve. Raises ``OSError`` where the address cannot be used.
     """
@@ -63,6 +69,7 @@ def serve(
         raise ValueError(f"port must be 0 to 65535: {port}")
     server = _HTTPServer(host, port, Gate(auth, [*hosts, host]))
     _servers.add(server)
+    recorder.start(records_all=unsampled)
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="tracekit-debug", daemon=True)
     export_context().copy().run(thread.start)
     return Server(server)
