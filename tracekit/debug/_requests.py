@@ -31,11 +31,7 @@ _LATENCIES: Final = ("minute", "hour", "total")
 _LAST: Final = _ERRORS + len(_LATENCIES)
 _SHOWN: Final = 20
 _MOST: Final = 1000
-_NAMES: Final = [
-    "≥ 0",
-    *[f"≥ {duration(bound).replace('.00', '').replace('.0', '')}" for bound in BOUNDS_NS[1:]],
-    "errors",
-]
+_NAMES: Final = ("≥ 0", "≥ 50 ms", "≥ 100 ms", "≥ 200 ms", "≥ 500 ms", "≥ 1 s", "≥ 10 s", "≥ 100 s", "errors")
 
 
 class _Open:
@@ -119,7 +115,9 @@ class _Families:
             yield Markup('<table class="families"><thead><tr><th scope="col">Family</th><th scope="col">Open</th>')
             for name in _NAMES:
                 yield markup('<th scope="col">{}</th>', name)
-            yield Markup('<th scope="col" colspan="3">Latency: p50 · p99</th></tr></thead><tbody>')
+            for window in _LATENCIES:
+                yield markup('<th scope="col">p50 · p99, {}</th>', window)
+            yield Markup("</tr></thead><tbody>")
             for key, count, family in self._rows:
                 yield self._row(key, count, family)
             yield Markup("</tbody></table>")
@@ -145,9 +143,7 @@ class _Families:
         for at, window in enumerate(_LATENCIES, _ERRORS + 1):
             found = None if family is None else _summary(_sums(family, window))
             shown = f"{duration(found['p50_ns'])} · {duration(found['p99_ns'])}" if found and found["count"] else "-"
-            cells.append(
-                markup('<td class="latency"><a href="{}">{}: {}</a></td>', _link(fam=name, b=at), window, shown)
-            )
+            cells.append(markup('<td class="latency"><a href="{}">{}</a></td>', _link(fam=name, b=at), shown))
         return Markup("".join([*cells, "</tr>"]))
 
 
@@ -174,7 +170,7 @@ class _Bucket:
                 for family in found[:1]:
                     traces = [trace for trace in family.rings[bucket] if not sampled_only or trace.root.context.sampled]
                     self._count = family.errors if bucket == _ERRORS else family.buckets[bucket]
-            traces.reverse()
+        traces.reverse()
         self._traces: list[Shown] = []
         for trace in traces:
             request.pace()

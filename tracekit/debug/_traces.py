@@ -184,11 +184,7 @@ class Shown:
             below,
             event.name,
             self._attributes_html(shown),
-            Markup("<details><summary>stack</summary><pre>")
-            + Markup("\n").join([markup("{}", line) for line in lines])
-            + Markup("</pre></details>")
-            if lines
-            else "",
+            _stack_html(lines) if lines else "",
         )
 
     def _attributes_html(self, mapping: Mapping[str, Any]) -> Markup:
@@ -197,6 +193,11 @@ class Shown:
             for key, value in self._values(mapping).items()
         ]
         return Markup("".join(found))
+
+
+def _stack_html(lines: list[str]) -> Markup:
+    shown = "\n".join([markup("{}", line) for line in lines])
+    return Markup(f"<details><summary>stack</summary><pre>{shown}</pre></details>")
 
 
 def _end(span: Span, now_ns: int) -> int:
