@@ -42,7 +42,7 @@ cdef str _INTERNAL
 cdef tuple _NO_LINKS
 cdef PyObject* _oldest
 cdef PyObject* _newest
-cdef bint _is_watching
+cdef int _watchers
 
 
 cdef inline Tracer tracer_in_use():

@@ -104,7 +104,7 @@ _ANCHOR_DRIFT_NS: Final = 5_000_000
 _MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
 _INTERNAL: Final = KINDS[0]
 _NO_LINKS: Final[tuple[Any, ...]] = ()
-_is_watching = False
+_watchers = 0
 
 if not compiled:  # places in STATUS_CODES
     UNSET: Final = 0
@@ -600,9 +600,9 @@ if not compiled:
 
 
 def watch_spans(watches: bool) -> None:
-    """Start or stop to list open spans; those that are listed stay so until they end."""
-    global _is_watching
-    _is_watching = watches
+    """List open spans until as many calls with False as with True; those that are listed stay so until they end."""
+    global _watchers
+    _watchers += 1 if watches else -1
 
 
 def open_spans(taken: list[Span], limit: int) -> bool:
@@ -873,7 +873,7 @@ def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
         span._distance = _anchor
         span._start = span._now() if start_ns is None else _ns(start_ns)
     span._is_recorded = sampled or (span._is_recorded and span._tracer.records_all)
-    if span._is_recorded and _is_watching:
+    if span._is_recorded and _watchers:
         _enlist(span)
 
 
@@ -966,7 +966,7 @@ def _start(
         tracer.records_all and not self.context._bits & SUPPRESSED
     ):
         self._is_recorded = True
-        if _is_watching:
+        if _watchers:
             _enlist(self)
         self._distance = _anchor
         if start_ns is None:

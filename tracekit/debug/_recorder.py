@@ -102,14 +102,16 @@ class Recorder:
 
     def start(self, *, records_all: bool) -> None:
         """Record finished requests, and list open ones, from now on. Further calls can only turn *records_all* on."""
-        self.is_on = True
-        watch_spans(True)
+        if not self.is_on:
+            self.is_on = True
+            watch_spans(True)
         add_tap(self.take, records_all=records_all)
 
     def stop(self) -> None:
         """Stop, and forget everything."""
-        self.is_on = False
-        watch_spans(False)
+        if self.is_on:
+            self.is_on = False
+            watch_spans(False)
         remove_tap(self.take)
         with self.lock:
             self._forget()
