@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._core.context import SpanContext
     from ._core.span import Span
     from ._core.tracer import Hooks
+    from ._environment import Environment
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
     from .wire import Format
@@ -161,6 +162,8 @@ def configure(
     _use_ids(id_generator)
     _use(tracer)
     _detected = tracer, detected
+    if not is_disabled:
+        _serve_pages(environment)
     say([*environment.wrong.values(), *_other_sdk()])
 
 
@@ -245,6 +248,18 @@ def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
 def take_for_parent() -> list[Span]:
     """In a worker process: return the spans that go back with a result; they count as exported here."""
     return _started().take()
+
+
+def _serve_pages(environment: Environment) -> None:
+    """Serve the debug pages where the environment asks for them."""
+    address = environment.debug_pages()
+    if address is not None:
+        import importlib  # the pages are a layer above this module
+
+        try:
+            importlib.import_module(".debug._server", __package__).serve_once(*address)
+        except Exception as error:  # the pages must not stop the program
+            environment.wrong["debug"] = f"the debug pages are not served: {type(error).__name__}: {error}"[:400]
 
 
 def _other_sdk() -> list[str]:

@@ -30,7 +30,7 @@ def app(
     see the pages. *hosts* are the names of this server, beside loopback names, that requests may use.
 
     Requests are recorded for the pages from now on, also where no exporter is configured, and with *unsampled* also
-    those that sampling drops; neither changes what is exported or sent to other services.
+    those that sampling drops; neither changes the export, or the decision that other services get.
     """
     gate = Gate(auth, hosts)
     recorder.start(records_all=unsampled)

@@ -46,7 +46,7 @@ class _Families:
         logs, self._unlisted = open_logs()
         families: dict[str, list[EventLog]] = {}
         for log in logs:
-            families.setdefault(log.family, []).append(log)
+            families.setdefault(printable(log.family), []).append(log)
         now_ns = time.time_ns()
         self._rows = [(name, _counts(families[name], now_ns)) for name in sorted(families)]
 
@@ -104,7 +104,7 @@ class _Logs:
         logs = [
             log
             for log in open_logs()[0]
-            if log.family == name and (not bucket or _has_error(log, _WINDOWS[bucket - 1][1], now_ns))
+            if printable(log.family) == name and (not bucket or _has_error(log, _WINDOWS[bucket - 1][1], now_ns))
         ]
         self._name, self._bucket = name, bucket
         self._count = len(logs)

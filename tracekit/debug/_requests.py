@@ -53,7 +53,8 @@ class _Open:
 
 
 def _text(key: tuple[str, str]) -> str:
-    return f"{key[0]} {key[1]}".lstrip()
+    """Return the name of a family on the page and in URLs."""
+    return printable(f"{key[0]} {key[1]}".lstrip())
 
 
 def _link(**arguments: object) -> str:
@@ -85,7 +86,7 @@ class _Families:
     def json(self) -> dict[str, Any]:
         families = []
         for key, count, family in self._rows:
-            row: dict[str, Any] = {"family": printable(_text(key)), "open": count}
+            row: dict[str, Any] = {"family": _text(key), "open": count}
             if family is not None:
                 row["buckets"] = dict(zip(map(str, BOUNDS_NS), family.buckets, strict=True))
                 row["errors"] = family.errors

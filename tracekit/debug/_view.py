@@ -124,7 +124,7 @@ def json_chunks(value: Mapping[str, Any], pace: Callable[[], None]) -> Iterator[
         is_mapping = isinstance(value, Mapping)
         if depth == 0 or not (is_mapping or isinstance(value, list)):
             pace()
-            yield encode(value).replace("<", "\\u003c")  # no markup, whatever a browser takes it for
+            yield encode(value).replace("<", "\\u003c")  # no markup, even if sniffed as HTML
             return
         yield "{" if is_mapping else "["
         for at, item in enumerate(value):
