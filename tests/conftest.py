@@ -27,7 +27,8 @@ pytest.register_assert_rewrite("tests.wire.vector_files")
 for name in [
     name
     for name in os.environ
-    if name.startswith("OTEL_") or name in {"TRACEKIT_DEBUG_PAGES", "TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
+    if name.startswith("OTEL_")
+    or name in {"TRACEKIT_DEBUG_PAGES", "TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
 ]:
     del os.environ[name]
 

@@ -160,7 +160,7 @@ def _name(value: Any, parameter: str) -> str:
 
 
 def _stack(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:
-    frames = []
+    frames: list[tuple[str, int, str]] = []
     while frame is not None and len(frames) < _FRAMES:
         frames.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back

@@ -20,7 +20,16 @@ def get(path="/", query="", *, gate=None, client="127.0.0.1", method="GET", **he
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "127.0.0.1:6070", "127.8.9.1", "localhost", "LOCALHOST:80", "localhost.:80", "app.localhost", "[::1]:6070"],
+    [
+        "127.0.0.1",
+        "127.0.0.1:6070",
+        "127.8.9.1",
+        "localhost",
+        "LOCALHOST:80",
+        "localhost.:80",
+        "app.localhost",
+        "[::1]:6070",
+    ],
 )
 def test_names_of_the_loopback_interface_are_ours(host):
     assert get(host=host).status == 200
@@ -63,7 +72,9 @@ def test_requests_from_other_sites_are_rejected(site):
     assert get(sec_fetch_site="same-origin").status == get(sec_fetch_site="none").status == 200
 
 
-@pytest.mark.parametrize("origin", ["null", "http://evil.example", "http://127.0.0.1:8000", "", "http://127.0.0.1:6070/x"])
+@pytest.mark.parametrize(
+    "origin", ["null", "http://evil.example", "http://127.0.0.1:8000", "", "http://127.0.0.1:6070/x"]
+)
 def test_requests_from_other_origins_are_rejected(origin):
     assert get(origin=origin).status == 403
     assert get(origin="http://127.0.0.1:6070").status == 200

@@ -100,7 +100,9 @@ def test_a_child_of_a_fork_has_none_of_its_parents_spans():
     own.end()
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["start", "end", "drop"])), max_size=60), st.integers(1, 4))
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["start", "end", "drop"])), max_size=60), st.integers(1, 4)
+)
 def test_the_list_is_what_is_open(steps, portion):
     slots = {}
     order = []

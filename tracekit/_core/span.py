@@ -112,8 +112,10 @@ if not compiled:  # places in STATUS_CODES
     ERROR: Final = 2
     CANCELLED: Final = 3
 
-    # The open spans by id(), oldest first; C has a doubly linked list of borrowed pointers.
+    # The open spans by id(), oldest first. C has a doubly linked list instead, whose pointers are borrowed.
     _listed: dict[int, Any] = {}
+    _oldest: Any = None
+    _newest: Any = None
 
 
 def _distance_now() -> int:
@@ -234,6 +236,8 @@ class Span:
         _status: int
         _is_recorded: bool
         _is_listed: bool  # among the open spans
+        _older: Any  # C's neighbours in the list
+        _newer: Any
         _has_ended: bool
         _owns_context: bool  # else it is the unsampled parent's
         dropped_attributes: int
@@ -619,7 +623,7 @@ def open_spans(taken: list[Span], limit: int) -> bool:
             pointer = span._newer
             break
     while pointer and limit > 0:
-        span = lent(pointer)
+        span = lent(pointer)  # type: ignore[assignment]
         taken.append(span)
         pointer = span._newer
         limit -= 1
@@ -648,7 +652,7 @@ def _enlist(span: Span) -> None:
     span._older = _newest
     if _newest:
         previous = lent(_newest)
-        previous._newer = borrow(span)
+        previous._newer = borrow(span)  # type: ignore[union-attr]
     else:
         _oldest = borrow(span)
     _newest = borrow(span)
@@ -663,12 +667,12 @@ def _delist(span: Span) -> None:
     global _oldest, _newest
     if span._older:
         older = lent(span._older)
-        older._newer = span._newer
+        older._newer = span._newer  # type: ignore[union-attr]
     else:
         _oldest = span._newer
     if span._newer:
         newer = lent(span._newer)
-        newer._older = span._older
+        newer._older = span._older  # type: ignore[union-attr]
     else:
         _newest = span._older
     span._older = span._newer = borrow(None)
