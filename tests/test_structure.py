@@ -35,6 +35,7 @@ LAYERS = [
     {
         "_core|_speedups*": "the model: contexts, scopes, spans, labels, tracestate, the buffer; codecs in C and in Python",
     },
+    {"_distribution": "the name on the package index, and a clash with the package that has ours there"},
     {"wire": "the wire formats, one a file: from a carrier to a context and back; strict"},
     {"_carriers": "extract() and inject(): a carrier in all configured formats; lenient"},
     {
@@ -90,6 +91,7 @@ THIRD_PARTIES = {
     "bridges._opentracing.*": {"opentracing"},
     "bridges.opentelemetry": {"opentelemetry"},
     "bridges.opentracing": {"opentracing"},
+    "cli.main": {"shtab"},
     "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
     "exporters._otlp.connections": {"urllib3"},

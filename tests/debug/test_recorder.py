@@ -115,9 +115,9 @@ def test_a_span_that_ends_after_its_root_is_found(pages):
 
 def test_two_local_roots_of_one_trace_are_two_requests(pages):
     outer = tracekit.span("outer", kind="server")
-    with tracekit.use_context(outer.context.replace(is_remote=True)):
-        with tracekit.span("inner", kind="server"), tracekit.span("below"):
-            pass
+    incoming = tracekit.use_context(outer.context.replace(is_remote=True))
+    with incoming, tracekit.span("inner", kind="server"), tracekit.span("below"):
+        pass
     outer.end()
     found = rows()
     assert (found["server outer"]["buckets"]["0"], found["server inner"]["buckets"]["0"]) == (1, 1)

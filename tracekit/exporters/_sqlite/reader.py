@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
+from array import array
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -15,12 +17,13 @@ from .schema import Schema, has_schema, prepare
 from .search import INDEXES, Found, Search, Sort, find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 __all__ = [
     "SPANS",
     "Counts",
+    "Figures",
     "SQLiteReader",
     "StoredSpan",
     "StoredTrace",
@@ -124,6 +127,19 @@ class Counts(NamedTuple):
     orphans: int
 
 
+class Figures(NamedTuple):
+    """Figures of the spans of one service and name; percentiles are those of a span that was measured."""
+
+    service: str
+    name: str
+    spans: int
+    errors: int
+    p50_ns: int
+    p95_ns: int
+    p99_ns: int
+    slowest_ns: int
+
+
 class SQLiteReader:
     """Read a file that ``SQLiteExporter`` writes, while it is written; a context manager, or ``close()`` it.
 
@@ -202,6 +218,54 @@ class SQLiteReader:
             rows = connection.execute(f"{_SELECT} WHERE trace_id = ? ORDER BY start_ns, id", (trace_id,))
             return [_span(row) for row in rows]
 
+    def select(self, ids: Sequence[str] | None = None, *, since_ns: int | None = None) -> list[StoredSpan]:
+        """Return the spans of the traces *ids* (default: of all), trace by trace; only those from *since_ns* on."""
+        terms: list[str] = ["start_ns >= ?"]
+        values: list[Any] = [-(1 << 63) if since_ns is None else since_ns]
+        found: list[StoredSpan] = []
+        with self._snapshot() as connection:
+            if connection is None:
+                return []
+            for trace_id in [None] if ids is None else ids:
+                only = [] if trace_id is None else ["trace_id = ?"]
+                rows = connection.execute(
+                    f"{_SELECT} WHERE {' AND '.join(terms + only)} ORDER BY trace_id, start_ns, id",
+                    (*values, *([] if trace_id is None else [trace_id])),
+                )
+                found += map(_span, rows)
+        return found
+
+    def figures(
+        self, *, since_ns: int | None = None, service: str | None = None, name: str | None = None
+    ) -> list[Figures]:
+        """Return count, errors and latency of each service and name, the most frequent first.
+
+        *service* (equal) and *name* (contained) select spans, as does *since_ns*, Unix time of their start.
+        """
+        terms: list[str] = ["start_ns >= ?"]
+        values: list[Any] = [-(1 << 63) if since_ns is None else since_ns]
+        for term, value in (("service = ?", service), ("instr(name, ?)", name)):
+            if value is not None:
+                terms.append(term)
+                values.append(whole(value))
+        found: list[Figures] = []
+        with self._snapshot() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                "SELECT service, name, CAST(end_ns AS INTEGER) - CAST(start_ns AS INTEGER) AS took, status = 'error'"
+                f" FROM spans WHERE {' AND '.join(terms)} ORDER BY service, name, took",
+                values,
+            )
+            for (of_service, of_name), group in itertools.groupby(rows, key=lambda row: row[:2]):
+                took = array("q")
+                errors = 0
+                for _, _, took_ns, is_error in group:
+                    took.append(took_ns)
+                    errors += bool(is_error)
+                found.append(Figures(str(of_service), str(of_name), len(took), errors, *_percentiles(took)))
+        return sorted(found, key=lambda row: (-row.spans, row.service, row.name))
+
     def counts(self) -> Counts:
         """Count traces, spans and orphans."""
         with self._snapshot() as connection:
@@ -250,6 +314,12 @@ class SQLiteReader:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise explain(error, self.path) from error
+
+
+def _percentiles(ordered: Sequence[int]) -> tuple[int, int, int, int]:
+    last = len(ordered) - 1
+    p50, p95, p99 = (ordered[min(last, len(ordered) * percent // 100)] for percent in (50, 95, 99))
+    return p50, p95, p99, ordered[last]
 
 
 def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:
