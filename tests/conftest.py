@@ -46,7 +46,7 @@ _EXPORTERS = (
 _PROGRAMS = "a command, a demo or a page: processes that start with the implementation that the install has"
 _BOTH = "drives both forms in one process, or compares them"
 ONE_FORM = {
-    "debug/test_[!o]*.py": "pages read spans through public properties: the modules are not compiled",
+    "debug/test_[!or]*.py": "pages read spans through public properties: only the recorder and the list of spans are compiled",
     "exporters/test_[!o]*.py": _EXPORTERS,
     "exporters/test_otlp.py": _EXPORTERS,
     "exporters/test_otlp_[!e]*.py": _EXPORTERS,
