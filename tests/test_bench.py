@@ -89,6 +89,16 @@ def test_what_export_sustains_is_printed():
         assert f"\n| {way} | 1,000 | " in done.stdout
 
 
+def test_the_bridge_is_printed_beside_the_sdk():
+    from bench.bridge import ROWS
+
+    done = run("-m", "bench.bridge", "--smoke")
+    assert done.returncode == 0, done.stderr
+    for row in ROWS:
+        assert f"\n| {row.work} | " in done.stdout
+    assert "`install()`" in done.stdout
+
+
 def test_peers_that_are_not_installed_are_said_to_be():
     done = compare("--smoke", "--only", "child,bytes,import", absent=frozenset({"opentelemetry", "ddtrace"}))
     assert done.returncode == 0, done.stderr

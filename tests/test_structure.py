@@ -68,7 +68,7 @@ LAYERS = [
     },
     {
         "exporters": "OTLP, SQLite, console, tail sampling; parts in _otlp/ and _sqlite/",
-        "integrations": "ASGI, WSGI, http.server, httpx, logging",
+        "integrations": "servers, clients, RPC, databases, queues and logs: one library a file",
         "bridges": "other tracing libraries' APIs",
         "debug": "live pages",
     },
@@ -95,7 +95,11 @@ THIRD_PARTIES = {
     "exporters._otlp.grpc": {"grpc"},
     "exporters._otlp.http": {"urllib3"},
     "integrations.asgi": {"starlette"},
+    "integrations._aiohttp_client": {"aiohttp", "yarl"},
+    "integrations._aiohttp_server": {"aiohttp"},
+    "integrations.aiohttp": {"aiohttp"},
     "integrations.httpx": {"httpx"},
+    "integrations.httpx2": {"httpx2"},
     "pytest_plugin": {"pytest"},
 }
 CYTHON = {"cpython", "cython", "libc"}  # in compiled sources; no Python file imports them

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Link",
     "SpanContext",
-    "face_of_context",
     "from_words",
     "generation",
     "ids_of",
@@ -39,7 +38,6 @@ __all__ = [
     "new_span_id",
     "new_trace_bits",
     "new_trace_id",
-    "set_context_face",
     "set_ids",
     "with_labels",
 ]
@@ -111,7 +109,7 @@ class SpanContext:
     _remote: bool
     _extra: dict[str, Any] | None  # never changed
     _is_made: bool
-    _face: Any  # another API's form of this context, made when first asked for
+    _face: Any  # another API's immutable form of this context, made when first asked for
 
     def __init__(
         self,
@@ -284,16 +282,6 @@ def with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
     )
     context._face = base._face
     return context
-
-
-def face_of_context(context: SpanContext) -> Any:
-    """Return what ``set_context_face()`` kept with *context*, or None."""
-    return context._face
-
-
-def set_context_face(context: SpanContext, face: Any) -> None:
-    """Keep *face*, another API's immutable form of *context*, for as long as *context* lives."""
-    context._face = face
 
 
 def make_context(

@@ -39,6 +39,11 @@ cdef int64_t _anchor
 cdef str _INTERNAL
 cdef tuple _NO_LINKS
 
+
+cdef inline Tracer tracer_in_use():
+    return _tracer
+
+
 cdef enum:
     UNSET = 0
     OK = 1
@@ -53,7 +58,7 @@ cdef class Span:
     cdef readonly SpanContext parent
     cdef Tracer _tracer
     cdef PyObject* _scope
-    cdef object _face
+    cdef PyObject* _face
     cdef str _name
     cdef str _kind
     cdef str _description
@@ -91,8 +96,9 @@ cpdef object retrace(Span span, SpanContext context)
 cdef object _abandon(Span span)
 cdef int64_t _ns(object time_ns) except? -1
 cdef int64_t _distance_now() except? -1
-cpdef object face_of(Span span)
-cpdef object set_face(Span span, object face)
+cpdef Span start_with(
+    Tracer tracer, str name, str kind, dict attributes, tuple links, object parent, object start_ns
+)
 
 
 @cython.locals(self=Span, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint, added=dict)

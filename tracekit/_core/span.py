@@ -13,7 +13,7 @@ from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
 from .guard import type_name
 from .misuse import is_strict, misused
-from .outcome import exception_attributes, mark_recorded, outcome_of
+from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
 from .tracer import Tracer
 from .tracestate import make_state
@@ -30,8 +30,6 @@ if not compiled:
         lent,
         monotonic_ns,
         publish,
-        referent,
-        weak,
     )
     from .scopes import (
         SPAN,
@@ -67,19 +65,17 @@ __all__ = [
     "Span",
     "after_fork",
     "check_clock",
-    "face_of",
     "rekind",
     "relabel",
     "resample",
     "restore_span",
     "retrace",
     "set_clock",
-    "set_face",
     "set_observer",
     "set_tracer",
     "span",
     "span_scope",
-    "start_span",
+    "start_with",
 ]
 
 
@@ -134,6 +130,13 @@ def set_clock(clock: Callable[[], int] | None) -> None:
     _clock = clock
 
 
+if not compiled:
+
+    def tracer_in_use() -> Tracer:
+        """Return the tracer that new spans are started with."""
+        return _tracer
+
+
 def set_tracer(tracer: Tracer) -> None:
     """Start new spans with *tracer* from now on."""
     global _tracer
@@ -148,10 +151,10 @@ def set_observer(observer: Observer | None) -> None:
     _observer = observer
 
 
-def after_fork() -> None:
-    """Drop, in the child of a fork, the parent's random words, open spans and buffered spans."""
+def after_fork() -> Any:
+    """Forget, in the child of a fork, the parent's random words, open spans and buffered spans; return the latter."""
     new_generation()
-    buffer.reset()
+    return buffer.reset()
 
 
 @final
@@ -202,7 +205,7 @@ class Span:
         # The innermost open scope of this span, borrowed: an open scope owns its span, and closing, replacing or
         # deallocating it sets this to another that is open. A closed one must never stand here.
         _scope: Any
-        _face: Any  # a weak reference to another API's form of this span, or None
+        _face: Any  # another API's form of this span, borrowed: it owns the span, and clears this when it goes
         _name: str
         _kind: Literal["internal", "server", "client", "producer", "consumer"]
         _description: str | None
@@ -431,8 +434,9 @@ class Span:
         if exc is not None and self._is_recorded and not self._has_ended:
             try:
                 outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value)
-                for error in outcome.errors:
-                    self.record_exception(error)
+                for error, recorded in exception_events(outcome.errors, self._tracer.limits):
+                    self.add_event("exception", recorded)
+                    mark_recorded(error, self.context.trace_id)
                 self.set_status(outcome.code, outcome.description)
             except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
                 if self._status != OK:
@@ -543,7 +547,7 @@ class Span:
 
     def _clean(self, items: Any) -> dict[str, Any] | None:
         cleaned: dict[str, Any] = {}
-        for key, value in list(items.items()) if type(items) is dict else items:
+        for key, value in items.copy().items() if type(items) is dict else items:  # a finalizer may change it
             plain, cuts = clean(value, self._tracer.max_value)
             self.truncated_values += cuts
             if plain is MISSING or len(cleaned) >= self._tracer.max_attributes:
@@ -708,31 +712,20 @@ def span(
     return self
 
 
-def start_span(
+def start_with(
     tracer: Tracer,
     name: str,
     kind: str,
-    attributes: Mapping[str, Any] | None,
+    attributes: dict[str, Any] | None,
     links: tuple[Link, ...],
     parent: Span | SpanContext | Root | None,
     start_ns: int | None,
 ) -> Span:
-    """Start a span with a tracer that is not the one in use, for a bridge to another API, which calls the hooks."""
-    if start_ns is not None and not isinstance(start_ns, int):
-        misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
-        start_ns = None
-    items = None if attributes is None else _items(attributes)
-    return _start(tracer, name, KINDS[max(_index(KINDS, kind, "kind"), 0)], attributes, items, links, parent, start_ns)
+    """Start a span for a bridge to another API, which has checked the arguments, and calls the hooks.
 
-
-def face_of(span: Span) -> Any:
-    """Return another API's form of *span* that ``set_face()`` was called with, while it lives, or None."""
-    return None if span._face is None else referent(span._face)
-
-
-def set_face(span: Span, face: Any) -> None:
-    """Remember *face*, another API's form of *span* that owns it, for as long as *face* lives."""
-    span._face = weak(face)
+    *name* and the keys of *attributes* are str and none of its subclasses, *kind* is one of ``KINDS``.
+    """
+    return _start(tracer, name, kind, attributes, attributes, links, parent, start_ns)
 
 
 def relabel(span: Span, labels: Labels) -> None:
