@@ -8,14 +8,13 @@ import contextlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import grpc
 import grpc.aio
 import pytest
 
 import tracekit
-from tracekit._core.scopes import attach_scope
+from tracekit.bridges import opentelemetry as bridge
 from tracekit.integrations import _grpc
 from tracekit.integrations import grpc as tracing
 from tracekit.integrations._peers import PROPAGATE_TO
@@ -299,12 +298,12 @@ def test_status_codes(exporter, traced, is_async, code, client, server):
         async with aio_serving(unary_unary=coroutine) as address, grpc.aio.insecure_channel(address) as channel:
             await stub(channel)(b"1")
 
+    def run():
+        with serving(unary_unary=handler) as address:
+            call(address)
+
     with pytest.raises(grpc.RpcError) as raised:
-        if is_async:
-            asyncio.run(main())
-        else:
-            with serving(unary_unary=handler) as address:
-                call(address)
+        asyncio.run(main()) if is_async else run()
     assert raised.value.code() is status
     found = only(exporter, "client"), only(exporter, "server")
     assert [one.status.code for one in found] == [client, server]
@@ -348,12 +347,12 @@ def test_a_handler_that_raises(exporter, traced, is_async, name):
             else:
                 assert [one async for one in made] == []
 
+    def run():
+        with serving(**behaviors) as address, grpc.insecure_channel(address) as channel:
+            list(stub(channel, name)(b"1"))
+
     with pytest.raises(grpc.RpcError):
-        if is_async:
-            asyncio.run(main())
-        else:
-            with serving(**behaviors) as address, grpc.insecure_channel(address) as channel:
-                list(stub(channel, name)(b"1"))
+        asyncio.run(main()) if is_async else run()
     server, client = only(exporter, "server", name), only(exporter, "client", name)
     assert (server.status.code, server.status.description) == ("error", "ValueError: no")
     assert [event.name for event in server.events] == ["exception"]
@@ -732,20 +731,26 @@ def test_interceptors_of_the_program_stay_and_each_attempt_has_a_span(exporter, 
             seen.append(details.method)
             return continuation(details)
 
-    with serving({"interceptors": [Watch()]}, **SYNC) as address:
-        with grpc.insecure_channel(address) as channel, tracekit.span("root"):
-            assert stub(grpc.intercept_channel(channel, Retry()))(b"1") == b"1"
+    options = {"interceptors": [Watch()]}
+    with serving(options, **SYNC) as address, grpc.insecure_channel(address) as channel, tracekit.span("root"):
+        assert stub(grpc.intercept_channel(channel, Retry()))(b"1") == b"1"
     assert seen == ["/shop.Shop/unary_unary"] * 2
     calls = ["  shop.Shop/unary_unary", "    shop.Shop/unary_unary", "      work"] * 2
     assert span_tree(exporter.spans).splitlines() == ["root", *calls]
 
 
 def test_opentelemetrys_suppression_is_honoured(exporter, untraced_server, traced):
-    scope = attach_scope(None, None, SimpleNamespace(keys={"suppress_instrumentation": True}), None)
+    from opentelemetry import context
+
+    bridge.install()
     try:
-        assert call(untraced_server) == b"[]"
+        token = context.attach(context.set_value("suppress_instrumentation", True))
+        try:
+            assert call(untraced_server) == b"[]"
+        finally:
+            context.detach(token)
     finally:
-        scope.__exit__(None, None, None)
+        bridge.uninstall()
     assert exporter.spans == []
 
 
@@ -772,10 +777,7 @@ def test_one_trace_from_http_through_grpc_to_http_in_threads(exporter, traced):
 
     class Front(BaseHTTPRequestHandler):
         def do_GET(self):
-            if self.path == "/front":
-                answer = call(address)
-            else:
-                answer = b"back"
+            answer = call(address) if self.path == "/front" else b"back"
             self.send_response(200)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

@@ -13,14 +13,14 @@ Conventions: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote
 
 import grpc
 
 from .. import Span, SpanContext, current_context, inject, span
 from .._configure import tracer_in_use
-from .._propagation import formats
+from ._client import stale_fields
 from ._http import error_type, is_port, report
 from ._peers import Peers
 from ._server import NOT_TRACED, Callers, Trust, excluded
@@ -33,11 +33,13 @@ __all__ = [
     "AsyncCounted",
     "Client",
     "Counted",
+    "Known",
     "Method",
     "Server",
     "end",
     "fail",
     "number_of",
+    "remember",
     "settle",
 ]
 
@@ -163,6 +165,19 @@ def number_of(code: Any) -> int | None:
     return number if type(number) is int else UNKNOWN
 
 
+# By method: the handler of a server, and the same one traced.
+Known: TypeAlias = dict[Any, tuple[Any, Any]]
+_MAX_KNOWN: Final = 1024
+
+
+def remember(known: Known, method: Any, handler: Any, traced: Any) -> Any:
+    """Return *traced*, kept in *known* for the next call of the method."""
+    if len(known) >= _MAX_KNOWN:
+        known.clear()
+    known[method] = handler, traced
+    return traced
+
+
 class Counted:
     """Iterator of a call's messages that counts them; other attributes are those of *messages*."""
 
@@ -214,30 +229,13 @@ def _written(metadata: Any, written: dict[str, Any]) -> Any:
     ours = [(name.lower(), value) for name, value in written.items() if _is_sendable(value)]
     if not metadata:
         return ours
-    stale = _stale_names(formats())
-    names = {name for name, _ in ours}
-    kept = []
-    for name, value in metadata:
-        key = name.lower()
-        if key in names or (key in stale and key != "baggage"):  # the program's own baggage where no labels are sent
-            continue
-        kept.append((name, value))
-    return kept + ours
+    stale = stale_fields(name for name, _ in ours)
+    return [pair for pair in metadata if pair[0].lower() not in stale] + ours
 
 
 def _is_sendable(value: Any) -> bool:
     # gRPC rejects the whole call for any other value: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
     return isinstance(value, bytes) or (value.isascii() and value.isprintable())
-
-
-_stale: tuple[Any, frozenset[str]] = None, frozenset()
-
-
-def _stale_names(in_use: Any) -> frozenset[str]:
-    global _stale
-    if _stale[0] is not in_use:
-        _stale = in_use, frozenset(field.lower() for format in in_use for field in format.fields)
-    return _stale[1]
 
 
 # ---- attributes

@@ -18,11 +18,13 @@ from ._grpc import (
     UNKNOWN,
     AsyncCounted,
     Counted,
+    Known,
     Method,
     Server,
     end,
     fail,
     number_of,
+    remember,
     settle,
 )
 from ._http import report
@@ -142,14 +144,18 @@ class AioInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, server: Server, sync: Any) -> None:
         self._server = server
         self._sync = sync
+        self._known: Known = {}
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Return the handler, traced."""
         handler = await continuation(details)
         if handler is None or not self._server.is_active:
             return handler
+        known = self._known.get(details.method)
+        if known is not None and known[0] is handler:
+            return known[1]
         try:
-            return self._traced(details.method, handler)
+            return remember(self._known, details.method, handler, self._traced(details.method, handler))
         except Exception as error:  # a handler class of the program's own
             report(error)
             return handler

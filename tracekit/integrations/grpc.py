@@ -31,11 +31,13 @@ from ._grpc import (
     UNKNOWN,
     Client,
     Counted,
+    Known,
     Method,
     Server,
     end,
     fail,
     number_of,
+    remember,
     settle,
 )
 from ._grpc_aio import AIO_METHODS, AioInterceptor
@@ -284,13 +286,17 @@ def _end_with(client_span: Span, call: Any) -> None:
 class _Interceptor(grpc.ServerInterceptor):
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._known: Known = {}
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Return the handler, traced."""
         handler = continuation(details)
         if handler is None or not self._server.is_active:
             return handler
-        return _Sync(self._server, details.method, handler).handler
+        known = self._known.get(details.method)
+        if known is not None and known[0] is handler:
+            return known[1]
+        return remember(self._known, details.method, handler, _Sync(self._server, details.method, handler).handler)
 
 
 class _Sync:
@@ -438,9 +444,10 @@ def _returned(server_span: Span, context: Any) -> None:
         return
     try:
         code = number_of(context.code())
-        if not context.is_active():
-            code = _gone(context) if code is None else code
-        settle(server_span, OK if code is None else code, context.details(), is_server=True)
+        if code is None:
+            settle(server_span, OK if context.is_active() else _gone(context))
+        else:
+            settle(server_span, code, context.details(), is_server=True)
     except Exception as error:
         report(error)
 
