@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import shutil
+import signal
 import subprocess
 
 __all__ = ["postgres_server", "redis_server"]
@@ -60,5 +61,5 @@ def postgres_server(folder):
                 raise RuntimeError("postgres did not start")
             yield str(folder)
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # it does not wait for its clients
             server.stderr.close()

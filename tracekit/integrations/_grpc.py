@@ -88,7 +88,8 @@ class Method:
                 attributes = self._attributes
         client_span = span(self._name, kind="client", attributes=attributes)
         try:
-            written = inject({}, self._client._peers.context_for(self._host, client_span.context))
+            written: dict[str, Any] = {}
+            inject(written, self._client._peers.context_for(self._host, client_span.context))
             metadata = _written(metadata, written)
         except Exception as error:  # metadata that gRPC has its own error for
             report(error)

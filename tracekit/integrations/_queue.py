@@ -42,7 +42,8 @@ def process(
 
 def carrier_of() -> dict[str, str]:
     """Return the current context in the configured formats, values that are text alone: not every queue takes octets."""
-    return {name: value for name, value in inject({}).items() if isinstance(value, str)}
+    carrier: dict[str, Any] = {}
+    return {name: value for name, value in inject(carrier).items() if isinstance(value, str)}
 
 
 def set_error(ours: Span, error: BaseException) -> None:
