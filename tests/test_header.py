@@ -747,7 +747,7 @@ def test_without_rich_it_is_plain_with_one_line_that_says_what_to_install(capsys
     expected = capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main(["header", "b3: 0"]) == 0
-    assert capsys.readouterr() == (expected, "tracekit: plain text; for colour: pip install 'tracekit[cli]'\n")
+    assert capsys.readouterr() == (expected, "tracekit: plain text; for colour: pip install 'tracekit-async[cli]'\n")
     assert main(["header", "b3: 0", "--json"]) == 0
     assert capsys.readouterr().err == ""
 
@@ -762,13 +762,12 @@ def test_the_command_line_does_not_load_the_wire_lab_before_it_is_asked_for():
     assert (done.stdout.strip(), done.stderr) == (b"[]", b"")
 
 
-# docs/wire.md and README.md
+# docs/wire.md
 
 
 PAGE = (REPOSITORY / "docs" / "wire.md").read_text(encoding="utf-8") if (REPOSITORY / "docs").is_dir() else ""
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # A command and what it prints, each up to the next one.
-SHOWN = re.findall(r"^\$ ([^\n]*tracekit header[^\n]*)\n((?:(?!\$ |```).*\n)*)", PAGE + README, re.MULTILINE)
+SHOWN = re.findall(r"^\$ ([^\n]*tracekit header[^\n]*)\n((?:(?!\$ |```).*\n)*)", PAGE, re.MULTILINE)
 
 
 def test_the_page_has_every_format_with_its_fields():
@@ -833,5 +832,5 @@ def test_the_output_that_the_pages_show_is_real(command, output):
 
 
 def test_the_pages_show_what_is_checked():
-    assert len([output for _, output in SHOWN if output]) == 4
+    assert len([output for _, output in SHOWN if output]) == 3
     assert all(output or command.endswith("in every other format") for command, output in SHOWN)

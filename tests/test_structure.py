@@ -35,6 +35,7 @@ LAYERS = [
     {
         "_core|_speedups*": "the model: contexts, scopes, spans, labels, tracestate, the buffer; codecs in C and in Python",
     },
+    {"_distribution": "the name on the package index, and a clash with the package that has ours there"},
     {"wire": "the wire formats, one a file: from a carrier to a context and back; strict"},
     {"_carriers": "extract() and inject(): a carrier in all configured formats; lenient"},
     {
@@ -89,6 +90,7 @@ THIRD_PARTIES = {
     "bridges._opentracing.*": {"opentracing"},
     "bridges.opentelemetry": {"opentelemetry"},
     "bridges.opentracing": {"opentracing"},
+    "cli.main": {"shtab"},
     "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
     "exporters._otlp.connections": {"urllib3"},
@@ -451,7 +453,7 @@ def test_what_tracekit_exports_is_what_it_imports():
 
 
 # docs/testing.md is about tests: test_pytest_plugin.py runs them.
-PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "docs").glob("*.md"))]
+PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "docs").rglob("*.md"))]
 PAGES.remove(Path("docs/testing.md"))
 
 
@@ -466,6 +468,24 @@ def test_the_code_of_a_page_runs(tmp_path, path):
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert bool(collector.spans) == bool(sends)
+
+
+def test_the_readme_has_the_rows_of_the_page_on_performance_and_is_short():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 130
+    page = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
+    measured = {tuple(cells(line)[:4]) for line in page.splitlines() if line.startswith("|")}
+    rows = [
+        cells(line)
+        for line in text.partition("## The cost")[2].partition("\n## ")[0].splitlines()
+        if line.startswith("|")
+    ]
+    assert len(rows) == 8
+    assert {tuple(row) for row in rows[2:]} <= measured
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def texts():

@@ -20,6 +20,7 @@ from ._core.scopes import current_context
 from ._core.span import after_fork, set_tracer
 from ._core.tracer import Tracer
 from ._current import use_context
+from ._distribution import warn_of_clash
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
@@ -400,6 +401,7 @@ def _finish(**_: object) -> None:
     shutdown()
 
 
+warn_of_clash()
 if hasattr(os, "register_at_fork"):
     # Needed without configure() too: the random words drawn ahead must not be the parent's.
     os.register_at_fork(after_in_child=_after_fork)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._core.errors import clip
 from ._core.records import Limits
+from ._distribution import install_hint
 from ._export.notices import log
 from ._propagation import DEFAULT_FORMATS, formats_named
 from ._sampling import AlwaysOff, AlwaysOn, Ratio
@@ -169,7 +170,7 @@ class Environment:
             return getattr(importlib.import_module(f".exporters.{module}", __package__), kind)  # type: ignore[no-any-return]
         except ImportError as error:
             missing = clip(error.name or str(error))
-            help = "pip install 'tracekit[otlp]'" if name == "otlp" else "this Python was built without it"
+            help = install_hint("otlp") if name == "otlp" else "this Python was built without it"
             self.wrong["exporter"] = f"exporter {name} needs {missing}: {help}; nothing is exported"
         except Exception as error:  # a broken installation must not stop the program
             self._failed(name, error)

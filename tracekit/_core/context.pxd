@@ -39,6 +39,10 @@ cdef class SpanContext:
 cdef SpanContext from_words(
     uint64_t high, uint64_t low, uint64_t span, int bits, str state, object labels, bint remote, dict extra
 )
+
+
+@cython.locals(context=SpanContext)
+cdef SpanContext child_context(SpanContext base, int bits, str state)
 cdef object _ids_of(SpanContext context)
 cdef bint _are_equal(SpanContext one, SpanContext other)
 

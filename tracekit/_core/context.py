@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Link",
     "SpanContext",
+    "child_context",
     "from_words",
     "generation",
     "ids_of",
@@ -268,6 +269,23 @@ def from_words(
     context._remote = remote
     context._extra = extra
     if not compiled:
+        context._face = None
+    context._is_made = True
+    return context
+
+
+def child_context(base: SpanContext, bits: int, state: str | None) -> SpanContext:
+    """Return the context of a new span in the trace of *base*, with these flags and this tracestate."""
+    context = SpanContext.__new__(SpanContext)
+    context._high = base._high
+    context._low = base._low
+    context._span = new_span_id()
+    context._bits = bits
+    context._state = state
+    context._labels = base._labels
+    context._extra = base._extra
+    if not compiled:
+        context._remote = False
         context._face = None
     context._is_made = True
     return context

@@ -3,8 +3,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport cython
 
+from .._speedups cimport Entries, Items, has_text_keys
 from .buffer cimport Buffer, the_buffer
-from .context cimport SpanContext, from_words, generation, new_span_id, with_labels
+from .context cimport SpanContext, child_context, from_words, generation, new_span_id, with_labels
 from .interpreter cimport (
     DEFERRED,
     RANDOM,
@@ -62,9 +63,9 @@ cdef class Span:
     cdef str _name
     cdef str _kind
     cdef str _description
-    cdef dict _attributes
-    cdef list _events
-    cdef list _links
+    cdef Items _attributes
+    cdef Entries _events
+    cdef Entries _links
     cdef int64_t _start, _stop, _distance
     cdef uint32_t _generation
     cdef uint8_t _status
@@ -75,16 +76,20 @@ cdef class Span:
     cdef object _leave(self)
     cpdef object _drop_scope(self, Scope scope)
     cpdef object _move_scope(self, Scope scope, Scope copy)
+
+    @cython.locals(stop=int64_t)
     cdef object _end(self, object end_ns)
     cdef object _late(self, str method)
     cdef int64_t _now(self) except? -1
 
-    @cython.locals(attributes=dict, kind=type)
+    @cython.locals(attributes=Items, kind=type)
     cdef object _put(self, str key, object value)
+
+    @cython.locals(attributes=Items)
     cdef object _put_all(self, object items)
 
-    @cython.locals(cleaned=dict)
-    cdef dict _clean(self, object items)
+    @cython.locals(cleaned=Items)
+    cdef Items _clean(self, object items)
 
 
 @cython.locals(span=Span)
@@ -106,6 +111,11 @@ cdef Span _start(
     Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
 )
 cdef object _items(object attributes)
+
+
+@cython.locals(items=Items)
+cdef Items _kept(object attributes)
+cdef object _viewed(Items items)
 cdef tuple _link(object target)
 cdef int _index(tuple names, object name, str parameter) except -2
 cpdef object relabel(Span span, object labels)

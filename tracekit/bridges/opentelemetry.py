@@ -4,7 +4,7 @@
     tracekit.bridges.opentelemetry.install()
 
 From then on ``opentelemetry.trace``, ``context``, ``baggage`` and ``propagate`` work on tracekit's spans, scopes, labels
-and formats, and both APIs can be mixed. Needs ``tracekit[otel]``. docs/opentelemetry.md lists the differences to the SDK.
+and formats, and both APIs can be mixed. Needs ``tracekit-async[otel]``. docs/opentelemetry.md lists the differences to the SDK.
 """
 
 from __future__ import annotations

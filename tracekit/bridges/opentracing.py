@@ -3,7 +3,7 @@
     tracekit.configure(service="shop", exporter=...)
     opentracing.set_global_tracer(tracekit.bridges.opentracing.Tracer())
 
-Needs ``tracekit[opentracing]``. docs/migrating.md lists the words of both APIs and the differences.
+Needs ``tracekit-async[opentracing]``. docs/migrating.md lists the words of both APIs and the differences.
 """
 
 from __future__ import annotations
