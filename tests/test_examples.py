@@ -54,6 +54,17 @@ PRINTED = {
             GET /price/{cart}
               add up
         """,
+    "grpc_service.py": """
+        42 2
+        buy
+          shop.Prices/Price
+            shop.Prices/Price
+              SELECT
+          shop.Prices/Items
+            shop.Prices/Items
+              look up
+              look up
+        """,
     "nursery.py": """
         order [cancelled]
           pick

@@ -101,9 +101,16 @@ THIRD_PARTIES = {
     "integrations.asgi": {"starlette"},
     "integrations._aiohttp_client": {"aiohttp", "yarl"},
     "integrations._aiohttp_server": {"aiohttp"},
+    "integrations._grpc": {"grpc"},
+    "integrations._grpc_aio": {"grpc"},
     "integrations.aiohttp": {"aiohttp"},
+    "integrations.arq": {"arq"},
+    "integrations.celery": {"celery"},
+    "integrations.grpc": {"grpc"},
     "integrations.httpx": {"httpx"},
     "integrations.httpx2": {"httpx2"},
+    "integrations.sqlalchemy": {"sqlalchemy"},
+    "integrations.taskiq": {"taskiq"},
     "pytest_plugin": {"pytest"},
 }
 CYTHON = {"cpython", "cython", "libc"}  # in compiled sources; no Python file imports them

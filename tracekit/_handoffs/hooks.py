@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .._core.scopes import Scope
 
-__all__ = ["install_hooks", "remove_hooks", "start_inside", "starts_threads"]
+__all__ = ["install_hooks", "put_into_environment", "remove_hooks", "start_inside", "starts_threads"]
 
 
 _lock = RLock()
@@ -54,7 +54,7 @@ def install_hooks() -> None:
     hooks: list[tuple[type, str, Callable[..., Any]]] = [
         (threading.Thread, "start", _start),
         (ThreadPoolExecutor, "submit", _submit),
-        (subprocess.Popen, "__init__", _popen),
+        (subprocess.Popen, "__init__", put_into_environment),
         (pool, "__init__", _in_nothing),
     ]
     hooks += [(pool, name, _pool_job) for name in _POOL_JOBS]
@@ -240,7 +240,13 @@ def _pool_job(scope: Scope | None, original: Callable[..., Any], args: Any, kwar
 _ENV = 11  # the place of env among the arguments of Popen.__init__, self included
 
 
-def _popen(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001
+def put_into_environment(
+    scope: Scope,  # noqa: ARG001
+    original: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+) -> Any:
+    """Call ``Popen.__init__()``, or a function that takes *env* by keyword, with the current context in *env*."""
     if current_context() is not None:
         try:
             if len(args) > _ENV:
