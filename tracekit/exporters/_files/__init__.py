@@ -1,0 +1,1 @@
+"""Files that other programs open: a trace in the format of another tool."""

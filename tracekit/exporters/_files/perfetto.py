@@ -1,0 +1,173 @@
+"""Chrome's trace event format, which Perfetto's UI, ``chrome://tracing`` and Speedscope open.
+
+A service is a process of the format, and a *lane* is a thread. Slices of one thread must nest, and concurrent spans do
+not, so each lane holds a span with those descendants that nest in it; a span that overlaps another one, or outlives its
+parent, starts on a free lane. Arrows (flow events) lead from a parent to a child on another lane, and along links.
+
+Format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import TextIO
+
+    from .._sqlite.reader import StoredSpan
+
+__all__ = ["write_perfetto"]
+
+
+class _Place(NamedTuple):
+    """The position of a slice; times are nanoseconds since the first span."""
+
+    process: int
+    lane: int
+    start: int
+    end: int
+
+
+class _Lanes:
+    """The lanes of one service. A lane is a stack of open slices: (end, trace id, span id)."""
+
+    def __init__(self) -> None:
+        self._stacks: list[list[tuple[int, str, str]]] = []
+        self._busy: list[tuple[int, int]] = []  # heap of end and lane of each outermost slice
+        self._free: list[int] = []  # heap
+
+    def put(self, span: StoredSpan, start: int, end: int, preferred: int | None) -> int:
+        """Return the lane of *span*, which starts no earlier than those before; *preferred* is its parent's."""
+        while self._busy and self._busy[0][0] <= start:
+            _, lane = heapq.heappop(self._busy)
+            self._stacks[lane].clear()
+            heapq.heappush(self._free, lane)
+        slice = (end, span.trace_id, span.span_id)
+        if preferred is not None:
+            stack = self._stacks[preferred]
+            while stack and stack[-1][0] <= start and stack[-1][1:] != (span.trace_id, span.parent_id):
+                stack.pop()
+            if stack and stack[-1][1:] == (span.trace_id, span.parent_id) and end <= stack[-1][0]:
+                stack.append(slice)
+                return preferred
+        if self._free:
+            lane = heapq.heappop(self._free)
+        else:
+            lane = len(self._stacks)
+            self._stacks.append([])
+        self._stacks[lane].append(slice)
+        heapq.heappush(self._busy, (end, lane))
+        return lane
+
+    def __len__(self) -> int:
+        return len(self._stacks)
+
+
+def write_perfetto(spans: Iterable[StoredSpan], file: TextIO) -> None:
+    """Write *spans*, of any number of traces, to *file* as one JSON object. ``ts`` counts from the first span."""
+    ordered = _ordered(list(spans))
+    base = ordered[0].start_ns if ordered else 0
+    file.write(f'{{"displayTimeUnit":"ns","otherData":{{"start_unix_ns":"{base}"}},"traceEvents":[')
+    separator = "\n"
+    for event in _events(ordered, base):
+        file.write(separator + event)
+        separator = ",\n"
+    file.write("\n]}\n")
+
+
+def _ordered(spans: list[StoredSpan]) -> list[StoredSpan]:
+    """Return *spans* by start; of those that start together, a parent comes before its children."""
+    parents = {(span.trace_id, span.span_id): (span.trace_id, span.parent_id) for span in spans}
+    depths: dict[Any, int] = {}
+    for id in parents:
+        path: list[Any] = []
+        on_path = set()
+        while id in parents and id not in depths and id not in on_path:  # ids of strangers may form a circle
+            path.append(id)
+            on_path.add(id)
+            id = parents[id]
+        depth = depths.get(id, -1)
+        for step in reversed(path):
+            depth += 1
+            depths[step] = depth
+    return sorted(spans, key=lambda span: (span.start_ns, depths[span.trace_id, span.span_id], -span.end_ns))
+
+
+def _events(spans: list[StoredSpan], base: int) -> Iterator[str]:
+    processes: dict[str, int] = {}
+    lanes: dict[str, _Lanes] = {}
+    places: dict[tuple[str, str], _Place] = {}
+    for span in spans:
+        process = processes.setdefault(span.service, len(processes) + 1)
+        if span.service not in lanes:
+            lanes[span.service] = _Lanes()
+            yield _encode({"ph": "M", "name": "process_name", "pid": process, "args": {"name": span.service}})
+        start = span.start_ns - base
+        end = max(start, span.end_ns - base)
+        parent = places.get((span.trace_id, span.parent_id or ""))
+        preferred = parent.lane if parent is not None and parent.process == process else None
+        known = len(lanes[span.service])
+        lane = lanes[span.service].put(span, start, end, preferred)
+        if lane == known:
+            name = {"name": f"lane {lane + 1}"}
+            yield _encode({"ph": "M", "name": "thread_name", "pid": process, "tid": lane + 1, "args": name})
+        place = _Place(process, lane, start, end)
+        places[span.trace_id, span.span_id] = place
+        yield from _slice(span, place, base)
+    flow = 0
+    for span in spans:
+        place = places[span.trace_id, span.span_id]
+        sources = [("child", (span.trace_id, span.parent_id or ""))]
+        sources += [("link", (_text(link, "trace_id"), _text(link, "span_id"))) for link in span.links]
+        for name, id in sources:
+            source = places.get(id)
+            if source is None or (name == "child" and source[:2] == place[:2]):
+                continue
+            flow += 1
+            # An arrow starts in its source's slice, and not after it arrives.
+            begin = max(source.start, min(place.start, source.end))
+            common = {"cat": name, "name": name, "id": flow}
+            yield _at({"ph": "s", **common}, source, begin)
+            yield _at({"ph": "f", "bp": "e", **common}, place, place.start)
+
+
+def _slice(span: StoredSpan, place: _Place, base: int) -> Iterator[str]:
+    details: dict[str, Any] = {"trace_id": span.trace_id, "span_id": span.span_id, "parent_id": span.parent_id}
+    if span.status != "unset":
+        details["status"] = f"{span.status}: {span.description}" if span.description else span.status
+    shown = {
+        "ph": "X",
+        "name": span.name,
+        "cat": span.kind if span.status != "error" else f"{span.kind},error",
+        "args": details | {f"attributes.{key}": value for key, value in span.attributes.items()},
+    }
+    if span.status == "error":
+        shown["cname"] = "terrible"  # Chrome's name for red
+    yield _at(shown, place, place.start, place.end - place.start)
+    for event in span.events:
+        if isinstance(event, dict) and isinstance(event.get("time_ns"), int):
+            named = {"ph": "i", "s": "t", "name": str(event.get("name", "")), "args": event.get("attributes") or {}}
+            yield _at(named, place, event["time_ns"] - base)
+
+
+def _at(event: dict[str, Any], place: _Place, start: int, duration: int | None = None) -> str:
+    """Return *event* with its place. Times are decimal fractions of microseconds, which a float would round."""
+    where = f'"pid":{place.process},"tid":{place.lane + 1},"ts":{_micros(start)}'
+    if duration is not None:
+        where += f',"dur":{_micros(duration)}'
+    return f"{_encode(event)[:-1]},{where}}}"
+
+
+def _micros(ns: int) -> str:
+    sign, ns = ("-", -ns) if ns < 0 else ("", ns)
+    return f"{sign}{ns // 1000}.{ns % 1000:03d}"
+
+
+def _text(link: Any, key: str) -> str:
+    return str(link.get(key, "")) if isinstance(link, dict) else ""
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
