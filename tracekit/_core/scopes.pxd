@@ -17,6 +17,7 @@ from .interpreter cimport (
     put,
     references,
     referent,
+    running_context,
     track,
     untrack,
     weak,
@@ -123,6 +124,11 @@ cdef Scope _settle(Scope inner)
 @cython.locals(scope=Scope)
 cpdef object current_view()
 cpdef tuple inside(Scope scope)
+
+
+@cython.locals(inner=Scope, scope=Scope)
+cpdef tuple inside_context(object context)
+cpdef object thread_context(unsigned long ident)
 cpdef SpanContext linked_context(Scope scope)
 
 

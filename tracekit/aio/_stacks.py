@@ -1,0 +1,184 @@
+"""Stacks of suspended coroutines and of threads, and the event loops that run in threads. Nothing here runs or raises.
+
+A suspended coroutine has no stack; the chain of what it awaits takes its place: ``cr_await``, ``gi_yieldfrom`` and
+``ag_await``. The steps of an asynchronous generator hide it (CPython issue 76991), and the garbage collector's
+``get_referents()`` finds it.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from .._core.guard import ask, plain_text
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+__all__ = ["Place", "Running", "awaits", "places", "running", "stack_text"]
+
+_WALK: Final = 4096  # frames or awaitables
+_OUTERMOST: Final = 8  # kept of a longer stack, beside the innermost
+_INNERMOST: Final = 24
+_FILE: Final = 400  # characters, of the end
+_NAME: Final = 200
+_LOCALS: Final = 1000
+_OUTER_FRAMES: Final = 64  # of a thread, searched for a loop
+
+# Objects that stand for the next step of another one, which they do not name.
+_HIDING: Final = {"anext_awaitable", "async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
+
+
+class Place(NamedTuple):
+    """A line of a stack."""
+
+    function: str
+    file: str
+    line: int
+
+
+class Running(NamedTuple):
+    """A thread: its innermost frame, and the event loops that run in it."""
+
+    frame: FrameType
+    loops: list[Any]  # of asyncio
+    roots: list[Any]  # the root tasks of trio
+
+
+class _Kept:
+    """The outermost and the innermost places of a stack that is given from the outside in."""
+
+    def __init__(self) -> None:
+        self.first: list[tuple[CodeType, int]] = []
+        self.last: deque[tuple[CodeType, int]] = deque(maxlen=_INNERMOST)
+
+    def add(self, code: CodeType, line: int) -> None:
+        if len(self.first) < _OUTERMOST:
+            self.first.append((code, line))
+        else:
+            self.last.append((code, line))
+
+    def places(self) -> tuple[Place, ...]:
+        return tuple([_place(code, line) for code, line in (*self.first, *self.last)])
+
+
+def _place(code: CodeType, line: int) -> Place:
+    return Place(plain_text(code.co_qualname, _NAME), plain_text(code.co_filename, 4 * _FILE)[-_FILE:], line)
+
+
+def awaits(awaitable: Any) -> tuple[tuple[Place, ...], list[FrameType]]:
+    """Return where each coroutine of the chain that starts with *awaitable* is suspended, outermost first, and frames.
+
+    Of a chain of more than 32 the middle is left out. The frames are the first four.
+    """
+    kept, frames = _Kept(), []
+    following, seen = awaitable, 0
+    while following is not None and seen < _WALK:
+        seen += 1
+        frame, inner = ask(_inner, following, (None, None))
+        if frame is not None:
+            kept.add(frame.f_code, frame.f_lineno or 0)
+            if len(frames) < 4:
+                frames.append(frame)
+        following = inner
+    return kept.places(), frames
+
+
+def _inner(awaitable: Any) -> tuple[FrameType | None, Any]:
+    kind = type(awaitable)
+    if hasattr(kind, "cr_frame"):
+        return awaitable.cr_frame, awaitable.cr_await
+    if hasattr(kind, "gi_frame"):
+        return awaitable.gi_frame, awaitable.gi_yieldfrom
+    if hasattr(kind, "ag_frame"):
+        return awaitable.ag_frame, awaitable.ag_await
+    if kind.__name__ in _HIDING:
+        for referent in gc.get_referents(awaitable):
+            names = ("cr_frame", "gi_frame", "ag_frame")
+            if any(hasattr(type(referent), name) for name in names) or type(referent).__name__ in _HIDING:
+                return None, referent
+    return None, None
+
+
+def places(frame: FrameType | None, outermost: FrameType | None = None) -> tuple[Place, ...]:
+    """Return the stack that ends in *frame*, outermost first, from *outermost* on where that is part of it.
+
+    Of more than 32 lines the middle is left out.
+    """
+    backwards: list[tuple[CodeType, int]] = []
+    while frame is not None and len(backwards) < _WALK:
+        backwards.append((frame.f_code, frame.f_lineno or 0))
+        if frame is outermost:
+            break
+        frame = frame.f_back
+    kept = _Kept()
+    for code, line in reversed(backwards):
+        kept.add(code, line)
+    return kept.places()
+
+
+def stack_text(stack: tuple[Place, ...]) -> str:
+    """Return *stack* as the lines of a traceback, without the source."""
+    return "".join([f'  File "{place.file}", line {place.line}, in {place.function}\n' for place in stack])
+
+
+def running() -> dict[int, Running]:
+    """Return every thread by its identifier."""
+    codes = _loop_codes()
+    found: dict[int, Running] = {}
+    for ident, innermost in sys._current_frames().items():
+        loops: list[Any] = []
+        roots: list[Any] = []
+        outermost: deque[FrameType] = deque(maxlen=_OUTER_FRAMES)
+        frame: FrameType | None = innermost
+        for _ in range(_WALK):
+            if frame is None:
+                break
+            outermost.append(frame)
+            frame = frame.f_back
+        for frame in reversed(outermost):
+            name = codes.get(frame.f_code)
+            if name is not None:
+                holder = frame.f_locals.get(name)
+                _add(roots, getattr(holder, "init_task", None)) if name == "runner" else _add_loop(loops, holder)
+            elif sys.version_info >= (3, 13) and "asyncio" in sys.modules:
+                # A loop in C has no frame. In its caller's it is a variable. Reading those before 3.13 would keep their
+                # values alive; there, its tasks are found without its thread.
+                for value in list(frame.f_locals.values())[:_LOCALS]:
+                    _add_loop(loops, value)
+        found[ident] = Running(innermost, loops, roots)
+    return found
+
+
+def _add(found: list[Any], value: Any) -> None:
+    if value is not None and all(value is not other for other in found):
+        found.append(value)
+
+
+def _add_loop(loops: list[Any], value: Any) -> None:
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is None:
+        return
+    if issubclass(type(value), asyncio.Runner):
+        value = value._loop
+    if issubclass(type(value), asyncio.AbstractEventLoop) and ask(type(value).is_running, value, False):
+        _add(loops, value)
+
+
+def _loop_codes() -> dict[CodeType, str]:
+    """Return the functions of asyncio and trio that run a loop, and the name of the variable that leads to it."""
+    codes: dict[CodeType, str] = {}
+    for module, path, variable in (
+        ("asyncio.runners", "Runner.run", "self"),
+        ("asyncio.base_events", "BaseEventLoop.run_forever", "self"),
+        ("trio._core._run", "run", "runner"),
+    ):
+        function: Any = sys.modules.get(module)
+        for name in path.split("."):
+            function = getattr(function, name, None)
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            codes[code] = variable
+    return codes
