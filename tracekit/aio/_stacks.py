@@ -73,7 +73,8 @@ def awaits(awaitable: Any) -> tuple[tuple[Place, ...], list[FrameType]]:
 
     Of a chain of more than 32 the middle is left out. The frames are the first four.
     """
-    kept, frames = _Kept(), []
+    kept = _Kept()
+    frames: list[FrameType] = []
     following, seen = awaitable, 0
     while following is not None and seen < _WALK:
         seen += 1

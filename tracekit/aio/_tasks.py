@@ -22,7 +22,7 @@ from ._stacks import Place, awaits, places, running
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["CurrentSpan", "Place", "TaskInfo", "snapshot", "tasks"]
+__all__ = ["CurrentSpan", "Place", "TaskInfo", "context_of", "snapshot", "tasks"]
 
 _LIMIT: Final = 10_000
 _NAME: Final = 200
@@ -44,7 +44,10 @@ _WAITING: Final = {
 
 
 class CurrentSpan(NamedTuple):
-    """The span that is current in a task. ``name`` is "" and ``age_s`` None where only its ids are known."""
+    """The span that is current in a task. ``name`` is "" where only its ids are known, for ended and remote ones.
+
+    ``age_s`` is None there, and where the span is not recorded.
+    """
 
     name: str
     trace_id: str
@@ -203,7 +206,7 @@ class _Look:
             parent,
             kind if named is None else plain_text(named.cancellation.name, _NAME),
             "" if group is None else _id(id(group)),
-            self.span(ask(_context_of, task)),
+            self.span(ask(context_of, task)),
             None if named is None else max(self.now_ns - named.spawned_ns, 0) / 1e9,
             self.idle_s(task, None if waiter is None else ask(weakref.ref, waiter)),
             stack,
@@ -243,8 +246,9 @@ class _Look:
         coro = task.coro
         stack, frames = awaits(coro)
         is_running = getattr(coro, "cr_running", False)
-        public = [place.function for place in stack if not place.file.endswith("_traps.py")]  # else all end there
-        waits_for = public[-1] if public and not is_running else ""
+        while stack and stack[-1].file.endswith("_traps.py"):  # where every wait of trio ends
+            stack = stack[:-1]
+        waits_for = stack[-1].function if stack and not is_running else ""
         kind = "" if nursery is None else "trio.Nursery"
         if is_running:
             state = "running"
@@ -279,9 +283,9 @@ class _Look:
         found, span = (None, None) if context is None else ask(inside_context, context, (None, None))
         if found is None:
             return None
-        if span is None or not span.context.sampled:
-            return CurrentSpan("", found.trace_id, found.span_id, None, span is not None and span.ended)
-        age_s = max(self.time_ns - span.start_ns, 0) / 1e9
+        if span is None:
+            return CurrentSpan("", found.trace_id, found.span_id, None, False)
+        age_s = max(self.time_ns - span.start_ns, 0) / 1e9 if span.start_ns else None  # 0 where it is not recorded
         return CurrentSpan(plain_text(span.name, _NAME), found.trace_id, found.span_id, age_s, span.ended)
 
     def idle_s(self, task: Any, mark: Any) -> float | None:
@@ -334,7 +338,8 @@ def _asyncio_tasks(module: Any, loops: list[Any]) -> Iterable[Any]:
     return found.values()
 
 
-def _context_of(task: Any) -> Any:
+def context_of(task: Any) -> Any:
+    """Return the Context of an asyncio *task*, or None."""
     if hasattr(task, "get_context"):
         return task.get_context()
     # Python 3.11: the first Context that the task refers to is its own, that of a callback follows.

@@ -15,7 +15,7 @@ class GroupWaits(NamedTuple):
     """How long the tasks of the groups of one name waited for their first step, since the process started."""
 
     group: str
-    count: int
+    tasks: int
     mean_s: float
     worst_s: float
     worst_task: str

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._render import Leaf, duration, printable, tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..aio import TaskInfo
 
@@ -60,7 +60,7 @@ def stuck_s(task: Task) -> float:
     return float(span["age_s"]) if is_waiting and span is not None and span["age_s"] is not None else 0.0
 
 
-def rows(tasks: list[Task]) -> Iterator[Row]:
+def rows(tasks: Sequence[Task]) -> Iterator[Row]:
     """Give *tasks* as a tree of threads, tasks and task groups; among siblings the longest stuck first."""
     longest: dict[str, float] = {}
     parents = {task["id"]: task["parent"] for task in tasks}
@@ -111,7 +111,7 @@ def where(task: Task, count: int = _PLACES) -> str:
     return printable(" > ".join((["…"] if len(places) > count else []) + places[-count:]), 2000)
 
 
-def lines(tasks: list[Task], is_list: bool = False) -> Iterator[str]:
+def lines(tasks: Sequence[Task], is_list: bool = False) -> Iterator[str]:
     """Give *tasks* as text: a tree, or a list with the longest stuck first."""
     if is_list:
         for task in sorted(tasks, key=stuck_s, reverse=True):
