@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -26,6 +27,8 @@ _FILE: Final = 400  # characters, of the end
 _NAME: Final = 200
 _LOCALS: Final = 1000
 _OUTER_FRAMES: Final = 64  # of a thread, searched for a loop
+
+_RUNS: Final = {"get_loop", "run_forever", "run_until_complete"}  # names in code that runs a loop
 
 # Objects that stand for the next step of another one, which they do not name.
 _HIDING: Final = {"anext_awaitable", "async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
@@ -45,6 +48,7 @@ class Running(NamedTuple):
     frame: FrameType
     loops: list[Any]  # of asyncio
     roots: list[Any]  # the root tasks of trio
+    guests: list[Any]  # the root tasks of loops in guest mode that this thread waits for, which run in another
 
 
 class _Kept:
@@ -128,10 +132,12 @@ def stack_text(stack: tuple[Place, ...]) -> str:
 def running() -> dict[int, Running]:
     """Return every thread by its identifier."""
     codes = _loop_codes()
+    here = threading.get_ident()
     found: dict[int, Running] = {}
     for ident, innermost in sys._current_frames().items():
         loops: list[Any] = []
         roots: list[Any] = []
+        guests: list[Any] = []
         outermost: deque[FrameType] = deque(maxlen=_OUTER_FRAMES)
         frame: FrameType | None = innermost
         for _ in range(_WALK):
@@ -143,13 +149,23 @@ def running() -> dict[int, Running]:
             name = codes.get(frame.f_code)
             if name is not None:
                 holder = frame.f_locals.get(name)
-                _add(roots, getattr(holder, "init_task", None)) if name == "runner" else _add_loop(loops, holder)
-            elif sys.version_info >= (3, 13) and "asyncio" in sys.modules:
-                # A loop in C has no frame. In its caller's it is a variable. Reading those before 3.13 would keep their
-                # values alive; there, its tasks are found without its thread.
+                if name == "runner":
+                    _add(roots, getattr(holder, "init_task", None))
+                elif type(holder).__name__ == "GuestState":
+                    is_host = frame.f_code.co_name == "guest_tick"
+                    _add(roots if is_host else guests, getattr(holder.runner, "init_task", None))
+                else:
+                    _add_loop(loops, holder)
+            elif not _RUNS.isdisjoint(frame.f_code.co_names):
+                # A loop in C has no frame; in its caller's it is a variable, or an attribute of one. Before 3.13, reading
+                # those keeps their values until the caller returns.
                 for value in list(frame.f_locals.values())[:_LOCALS]:
                     _add_loop(loops, value)
-        found[ident] = Running(innermost, loops, roots)
+                    for attribute in ask(_attributes, value, ()):
+                        _add_loop(loops, attribute)
+        if ident == here:
+            _add(roots, _root_here())
+        found[ident] = Running(innermost, loops, roots, guests)
     return found
 
 
@@ -168,6 +184,18 @@ def _add_loop(loops: list[Any], value: Any) -> None:
         _add(loops, value)
 
 
+def _attributes(value: Any) -> list[Any]:
+    return list(object.__getattribute__(value, "__dict__").values())[:_LOCALS]
+
+
+def _root_here() -> Any:
+    trio: Any = sys.modules.get("trio")
+    try:
+        return None if trio is None else trio.lowlevel.current_root_task()
+    except (AttributeError, RuntimeError):  # trio is being imported, or runs no loop here
+        return None
+
+
 def _loop_codes() -> dict[CodeType, str]:
     """Return the functions of asyncio and trio that run a loop, and the name of the variable that leads to it."""
     codes: dict[CodeType, str] = {}
@@ -175,6 +203,7 @@ def _loop_codes() -> dict[CodeType, str]:
         ("asyncio.runners", "Runner.run", "self"),
         ("asyncio.base_events", "BaseEventLoop.run_forever", "self"),
         ("trio._core._run", "run", "runner"),
+        ("trio._core._run", "GuestState.guest_tick", "self"),
     ):
         function: Any = sys.modules.get(module)
         for name in path.split("."):
@@ -182,4 +211,7 @@ def _loop_codes() -> dict[CodeType, str]:
         code = getattr(function, "__code__", None)
         if code is not None:
             codes[code] = variable
+            for inner in code.co_consts:
+                if getattr(inner, "co_name", "") == "get_events":
+                    codes[inner] = variable
     return codes

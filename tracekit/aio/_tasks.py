@@ -21,12 +21,14 @@ from ._stacks import Place, awaits, places, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from types import FrameType
 
 __all__ = ["CurrentSpan", "Place", "TaskInfo", "context_of", "snapshot", "tasks"]
 
 _LIMIT: Final = 10_000
 _NAME: Final = 200
 _AWAITED_BY: Final = 16
+_PACKAGE: Final = __name__.partition(".")[0]
 # A thread whose innermost Python function is one of these modules' waits, for a lock, a job or the network.
 _WAITING: Final = {
     "concurrent.futures.thread",
@@ -131,14 +133,20 @@ class _Look:
         global _seen
         found = [self.thread(ident) for ident in self.threads]
         found += self.asyncio()
-        for ident, thread in self.threads.items():
-            for root in thread.roots:
-                found += self.trio(root, ident)
+        roots = {id(root): (root, ident) for ident, thread in self.threads.items() for root in thread.roots}
+        for thread in self.threads.values():
+            for root in thread.guests:
+                roots.setdefault(id(root), (root, None))  # the thread of its host is not known
+        for root, ident in roots.values():
+            found += self.trio(root, ident)
         _seen = self.seen
         return found
 
     def thread(self, ident: int) -> TaskInfo:
         frame = self.threads[ident].frame
+        if ident == threading.get_ident():
+            while frame.f_back is not None and _is_ours(frame):
+                frame = frame.f_back
         module = frame.f_globals.get("__name__")
         state = "waiting" if type(module) is str and module in _WAITING else "running"
         span = self.span(thread_context(ident))
@@ -228,7 +236,7 @@ class _Look:
 
     # ---- trio
 
-    def trio(self, root: Any, ident: int) -> list[TaskInfo]:
+    def trio(self, root: Any, ident: int | None) -> list[TaskInfo]:
         infos: list[TaskInfo] = []
         waiting: list[tuple[Any, Any, Any]] = [(root, None, None)]
         while waiting and self.room > 0:
@@ -242,7 +250,7 @@ class _Look:
                 waiting += [(child, task, nursery) for child in nursery.child_tasks]
         return infos
 
-    def trio_task(self, task: Any, ident: int, owner: Any, nursery: Any) -> TaskInfo:
+    def trio_task(self, task: Any, ident: int | None, owner: Any, nursery: Any) -> TaskInfo:
         coro = task.coro
         stack, frames = awaits(coro)
         is_running = getattr(coro, "cr_running", False)
@@ -252,7 +260,7 @@ class _Look:
         kind = "" if nursery is None else "trio.Nursery"
         if is_running:
             state = "running"
-            stack = places(self.threads[ident].frame, coro.cr_frame)
+            stack = stack if ident is None else places(self.threads[ident].frame, coro.cr_frame)
         elif getattr(task, "_next_send_fn", None) is not None:
             state = "ready"
         else:
@@ -265,8 +273,8 @@ class _Look:
             plain_text(task.name, _NAME),
             "trio",
             state,
-            self.names.get(ident, ""),
-            _id(ident) if owner is None else _id(id(owner)),
+            "" if ident is None else self.names.get(ident, ""),
+            None if ident is None and owner is None else _id(ident if owner is None else id(owner)),
             kind if named is None else plain_text(named.cancellation.name, _NAME),
             "" if nursery is None else _id(id(nursery)),
             self.span(task.context),
@@ -297,6 +305,11 @@ class _Look:
         since_ns = before.since_ns if before is not None and is_same else self.now_ns
         self.seen[id(task)] = _Seen(weakref.ref(task), mark, since_ns)
         return (self.now_ns - since_ns) / 1e9 if is_same else None
+
+
+def _is_ours(frame: FrameType) -> bool:
+    name = frame.f_globals.get("__name__")
+    return type(name) is str and name.partition(".")[0] == _PACKAGE
 
 
 def _is_same(before: Any, mark: Any) -> bool:

@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     target = tasks.add_mutually_exclusive_group(required=True)
     target.add_argument("--pid", metavar="N", type=_count, help="the process; needs Python 3.14 on both sides")
     target.add_argument("--url", metavar="URL", help="its debug pages, such as http://127.0.0.1:6070/debug/")
+    tasks.add_argument(
+        "--wake", action="store_true", help="stop and continue the process at once, so that an idle one answers (Linux)"
+    )
     tasks.add_argument("--name", metavar="TEXT", default="", help="only tasks with this in a name, span or function")
     tasks.add_argument("--list", action="store_true", help="no tree: the longest stuck first")
     tasks.add_argument(

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run, and return the exit status."""
     try:
         timeout_s = arguments.timeout
-        tasks = _fetch(arguments.url, timeout_s) if arguments.url else _attach(arguments.pid, timeout_s)
+        tasks = _fetch(arguments.url, timeout_s) if arguments.url else _attach(arguments.pid, timeout_s, arguments.wake)
     except (OSError, RuntimeError, ValueError) as error:
         complain(str(error))
         return ERROR
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _attach(pid: int, timeout_s: float) -> list[Task]:
+def _attach(pid: int, timeout_s: float, wake: bool) -> list[Task]:
     """Have the process *pid* write its tasks to a file, by PEP 768, and return them."""
     remote_exec = getattr(sys, "remote_exec", None)
     if remote_exec is None:
@@ -79,6 +79,8 @@ def _attach(pid: int, timeout_s: float) -> list[Task]:
             remote_exec(pid, script)
         except (OSError, RuntimeError) as error:
             raise RuntimeError(f"process {pid} cannot be attached to: {type(error).__name__}: {error}") from None
+        if wake:
+            _wake(pid)
         return _tasks_in(_await(pid, answer, time.monotonic() + timeout_s, timeout_s))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,6 +97,20 @@ def _hand_over(pid: int, folder: str, script: str) -> None:
             os.chown(path, owner.st_uid, owner.st_gid)
 
 
+def _wake(pid: int) -> None:
+    """Stop and continue the process, which ends the system call that its main thread waits in (signal(7))."""
+    import signal
+
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(_POLL_S)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    except (AttributeError, OSError) as error:
+        raise RuntimeError(f"process {pid} cannot be woken: {type(error).__name__}: {error}") from None
+
+
 def _await(pid: int, answer: str, deadline: float, timeout_s: float) -> bytes:
     while True:
         try:
@@ -108,7 +124,7 @@ def _await(pid: int, answer: str, deadline: float, timeout_s: float) -> bytes:
         if time.monotonic() > deadline:
             raise RuntimeError(
                 f"process {pid} did not answer in {timeout_s:g} s: it answers when its main thread runs Python code "
-                "next, so not while that waits in a system call or in C code"
+                "next, so not while that waits in a system call or in C code (--wake interrupts a system call)"
             )
         time.sleep(_POLL_S)
 
