@@ -18,7 +18,7 @@ from .._core.guard import ask, plain_text
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
-__all__ = ["Place", "Running", "awaits", "places", "running", "stack_text"]
+__all__ = ["Place", "Running", "Stacks", "running", "stack_text"]
 
 _WALK: Final = 4096  # frames or awaitables
 _OUTERMOST: Final = 8  # kept of a longer stack, beside the innermost
@@ -51,44 +51,67 @@ class Running(NamedTuple):
     guests: list[Any]  # the root tasks of loops in guest mode that this thread waits for, which run in another
 
 
-class _Kept:
-    """The outermost and the innermost places of a stack that is given from the outside in."""
+class Stacks:
+    """The stacks of one look at many tasks. Equal stacks are one object: objects that stay cost garbage collections."""
 
     def __init__(self) -> None:
-        self.first: list[tuple[CodeType, int]] = []
-        self.last: deque[tuple[CodeType, int]] = deque(maxlen=_INNERMOST)
+        self._places: dict[tuple[int, int], Place] = {}
+        self._stacks: dict[tuple[int, ...], tuple[Place, ...]] = {}
+        self._codes: list[CodeType] = []  # kept alive, as the keys are their ids
 
-    def add(self, code: CodeType, line: int) -> None:
-        if len(self.first) < _OUTERMOST:
-            self.first.append((code, line))
-        else:
-            self.last.append((code, line))
+    def awaits(self, awaitable: Any) -> tuple[tuple[Place, ...], list[FrameType]]:
+        """Return where each coroutine of the chain from *awaitable* on is suspended, outermost first, and frames.
 
-    def places(self) -> tuple[Place, ...]:
-        return tuple([_place(code, line) for code, line in (*self.first, *self.last)])
+        Of a chain of more than 32 the middle is left out. The frames are the first four.
+        """
+        frames: list[FrameType] = []
+        codes: list[CodeType] = []
+        lines: list[int] = []
+        following, seen = awaitable, 0
+        while following is not None and seen < _WALK:
+            seen += 1
+            frame, inner = ask(_inner, following, (None, None))
+            if frame is not None:
+                codes.append(frame.f_code)
+                lines.append(frame.f_lineno or 0)
+                if len(frames) < 4:
+                    frames.append(frame)
+            following = inner
+        return self._stack(codes, lines), frames
 
+    def places(self, frame: FrameType | None, outermost: FrameType | None = None) -> tuple[Place, ...]:
+        """Return the stack that ends in *frame*, outermost first, from *outermost* on where that is part of it.
 
-def _place(code: CodeType, line: int) -> Place:
-    return Place(plain_text(code.co_qualname, _NAME), plain_text(code.co_filename, 4 * _FILE)[-_FILE:], line)
+        Of more than 32 lines the middle is left out.
+        """
+        codes: list[CodeType] = []
+        lines: list[int] = []
+        while frame is not None and len(codes) < _WALK:
+            codes.append(frame.f_code)
+            lines.append(frame.f_lineno or 0)
+            if frame is outermost:
+                break
+            frame = frame.f_back
+        return self._stack(codes[::-1], lines[::-1])
 
+    def _stack(self, codes: list[CodeType], lines: list[int]) -> tuple[Place, ...]:
+        if len(codes) > _OUTERMOST + _INNERMOST:
+            codes = codes[:_OUTERMOST] + codes[-_INNERMOST:]
+            lines = lines[:_OUTERMOST] + lines[-_INNERMOST:]
+        key = (*map(id, codes), *lines)
+        found = self._stacks.get(key)
+        if found is None:
+            found = self._stacks[key] = tuple(map(self._place, codes, lines))
+        return found
 
-def awaits(awaitable: Any) -> tuple[tuple[Place, ...], list[FrameType]]:
-    """Return where each coroutine of the chain that starts with *awaitable* is suspended, outermost first, and frames.
-
-    Of a chain of more than 32 the middle is left out. The frames are the first four.
-    """
-    kept = _Kept()
-    frames: list[FrameType] = []
-    following, seen = awaitable, 0
-    while following is not None and seen < _WALK:
-        seen += 1
-        frame, inner = ask(_inner, following, (None, None))
-        if frame is not None:
-            kept.add(frame.f_code, frame.f_lineno or 0)
-            if len(frames) < 4:
-                frames.append(frame)
-        following = inner
-    return kept.places(), frames
+    def _place(self, code: CodeType, line: int) -> Place:
+        key = id(code), line
+        found = self._places.get(key)
+        if found is None:
+            file = plain_text(code.co_filename, 4 * _FILE)[-_FILE:]
+            found = self._places[key] = Place(plain_text(code.co_qualname, _NAME), file, line)
+            self._codes.append(code)
+        return found
 
 
 def _inner(awaitable: Any) -> tuple[FrameType | None, Any]:
@@ -105,23 +128,6 @@ def _inner(awaitable: Any) -> tuple[FrameType | None, Any]:
             if any(hasattr(type(referent), name) for name in names) or type(referent).__name__ in _HIDING:
                 return None, referent
     return None, None
-
-
-def places(frame: FrameType | None, outermost: FrameType | None = None) -> tuple[Place, ...]:
-    """Return the stack that ends in *frame*, outermost first, from *outermost* on where that is part of it.
-
-    Of more than 32 lines the middle is left out.
-    """
-    backwards: list[tuple[CodeType, int]] = []
-    while frame is not None and len(backwards) < _WALK:
-        backwards.append((frame.f_code, frame.f_lineno or 0))
-        if frame is outermost:
-            break
-        frame = frame.f_back
-    kept = _Kept()
-    for code, line in reversed(backwards):
-        kept.add(code, line)
-    return kept.places()
 
 
 def stack_text(stack: tuple[Place, ...]) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .._core.guard import ask, plain_text, type_name
 from .._core.scopes import inside_context, thread_context
-from ._stacks import Place, awaits, places, running
+from ._stacks import Place, Stacks, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -97,6 +97,7 @@ class _Seen(NamedTuple):
 
 
 _seen: dict[int, _Seen] = {}
+_roots: list[tuple[Any, int | None]] = []  # weak references to the root tasks of trio, and their threads
 
 
 def tasks() -> list[TaskInfo]:
@@ -124,6 +125,7 @@ class _Look:
         self.now_ns = monotonic_ns()
         self.time_ns = time.time_ns()
         self.threads = running()
+        self.stacks = Stacks()
         self.names = {thread.ident: plain_text(ask(_name_of, thread), _NAME) for thread in threading.enumerate()}
         self.room = _LIMIT
         self.seen: dict[int, _Seen] = {}
@@ -133,14 +135,25 @@ class _Look:
         global _seen
         found = [self.thread(ident) for ident in self.threads]
         found += self.asyncio()
-        roots = {id(root): (root, ident) for ident, thread in self.threads.items() for root in thread.roots}
-        for thread in self.threads.values():
-            for root in thread.guests:
-                roots.setdefault(id(root), (root, None))  # the thread of its host is not known
-        for root, ident in roots.values():
+        for root, ident in self.roots():
             found += self.trio(root, ident)
         _seen = self.seen
         return found
+
+    def roots(self) -> list[tuple[Any, int | None]]:
+        """Return the root tasks of trio and their threads; in guest mode a thread is known once a look found it."""
+        global _roots
+        roots: dict[int, tuple[Any, int | None]] = {}
+        for reference, ident in _roots:
+            root = reference()
+            if root is not None and getattr(root.coro, "cr_frame", None) is not None:
+                roots[id(root)] = root, ident if ident in self.threads else None
+        for thread_ident, thread in self.threads.items():
+            roots.update({id(root): (root, thread_ident) for root in thread.roots})
+            for root in thread.guests:
+                roots.setdefault(id(root), (root, None))
+        _roots = [(weakref.ref(root), ident) for root, ident in roots.values()]
+        return list(roots.values())
 
     def thread(self, ident: int) -> TaskInfo:
         frame = self.threads[ident].frame
@@ -151,7 +164,7 @@ class _Look:
         state = "waiting" if type(module) is str and module in _WAITING else "running"
         span = self.span(thread_context(ident))
         name = self.names.get(ident, "")
-        stack = places(frame)
+        stack = self.stacks.places(frame)
         return TaskInfo(
             _id(ident), name, "thread", state, name, None, "", "", span, None, None, stack, stack[-1].function, ()
         )
@@ -188,11 +201,11 @@ class _Look:
 
     def asyncio_task(self, task: Any, waiter: Any, ident: int | None, is_current: bool) -> TaskInfo:
         coro = task.get_coro()
-        stack, frames = awaits(coro)
+        stack, frames = self.stacks.awaits(coro)
         if is_current:
             state = "running"
             if ident in self.threads and coro is not None:
-                stack = places(self.threads[ident].frame, getattr(coro, "cr_frame", None)) or stack
+                stack = self.stacks.places(self.threads[ident].frame, getattr(coro, "cr_frame", None)) or stack
         elif waiter is None:
             state = "ready"
         else:
@@ -252,7 +265,7 @@ class _Look:
 
     def trio_task(self, task: Any, ident: int | None, owner: Any, nursery: Any) -> TaskInfo:
         coro = task.coro
-        stack, frames = awaits(coro)
+        stack, frames = self.stacks.awaits(coro)
         is_running = getattr(coro, "cr_running", False)
         while stack and stack[-1].file.endswith("_traps.py"):  # where every wait of trio ends
             stack = stack[:-1]
@@ -260,7 +273,7 @@ class _Look:
         kind = "" if nursery is None else "trio.Nursery"
         if is_running:
             state = "running"
-            stack = stack if ident is None else places(self.threads[ident].frame, coro.cr_frame)
+            stack = stack if ident is None else self.stacks.places(self.threads[ident].frame, coro.cr_frame)
         elif getattr(task, "_next_send_fn", None) is not None:
             state = "ready"
         else:

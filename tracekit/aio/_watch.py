@@ -26,7 +26,7 @@ from .._configure import export_context
 from .._core.guard import ask, plain_text
 from .._core.scopes import inside_context, thread_context
 from .._export.notices import Notices, describe
-from ._stacks import Place, places, stack_text
+from ._stacks import Place, Stacks, stack_text
 from ._tasks import context_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class _Part:
         span = self.span
         if not self.is_marked:
             self.is_marked = True
-            self.stack = places(sys._current_frames().get(ident))
+            self.stack = Stacks().places(sys._current_frames().get(ident))
             if span is not None and span.is_recording:
                 before = span.attributes.get(_BLOCKED)
                 self.before_ms = before if isinstance(before, float) else 0.0

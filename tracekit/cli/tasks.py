@@ -140,7 +140,9 @@ def _fetch(url: str, timeout_s: float) -> list[Task]:
     try:
         with urllib.request.urlopen(address, timeout=timeout_s) as response:
             return _tasks_in(response.read(_MAX_ANSWER + 1))
-    except OSError as error:  # HTTP errors among them
+    except OSError as error:
+        if isinstance(error, urllib.request.HTTPError):
+            error.close()
         raise RuntimeError(f"{printable(address)}: {printable(str(error))}") from None
 
 

@@ -65,7 +65,7 @@ class _Dump:
         if not self._is_writing.acquire(blocking=False):
             return
         try:
-            shown = "\n".join(lines([as_json(info) for info in snapshot()]))
+            shown = "\n".join(lines(as_json(snapshot())))
             text = f"tracekit: tasks of process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n{shown}\n"
             if self.path is None:
                 sys.stderr.write(text)
@@ -81,7 +81,7 @@ class _Dump:
 
 def write_json(path: str) -> None:
     """Write all tasks to the new file *path*, complete under its name or not at all."""
-    answer = {"pid": os.getpid(), "tasks": [as_json(info) for info in snapshot()]}
+    answer = {"pid": os.getpid(), "tasks": as_json(snapshot())}
     partial = f"{path}.part"
     with open(partial, "x", encoding="utf-8") as file:
         json.dump(answer, file)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._render import Leaf, duration, printable, tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ..aio import TaskInfo
 
@@ -27,14 +27,18 @@ class Row(NamedTuple):
     group: str
 
 
-def as_json(info: TaskInfo) -> dict[str, Any]:
-    """Return *info* as JSON holds it."""
-    return {
-        **info._asdict(),
-        "span": None if info.span is None else info.span._asdict(),
-        "awaits": [place._asdict() for place in info.awaits],
-        "awaited_by": list(info.awaited_by),
-    }
+def as_json(infos: Iterable[TaskInfo], pace: Callable[[], None] = lambda: None) -> list[Task]:
+    """Return *infos* as JSON holds them; call *pace* between them. Equal stacks are one list."""
+    stacks: dict[int, list[dict[str, Any]]] = {}
+    found: list[Task] = []
+    for info in infos:
+        pace()
+        stack = stacks.get(id(info.awaits))
+        if stack is None:
+            stack = stacks[id(info.awaits)] = [place._asdict() for place in info.awaits]
+        changes = {"span": None if info.span is None else info.span._asdict(), "awaits": stack}
+        found.append({**info._asdict(), **changes, "awaited_by": list(info.awaited_by)})
+    return found
 
 
 def matching(tasks: Iterable[Task], text: str) -> list[Task]:

@@ -25,10 +25,7 @@ class _Tasks:
 
     def __init__(self, request: Request) -> None:
         begin_ns = time.monotonic_ns()
-        tasks: list[Task] = []
-        for info in snapshot(request.pace):
-            request.pace()
-            tasks.append(as_json(info))
+        tasks = as_json(snapshot(request.pace), request.pace)
         self._took_ns = time.monotonic_ns() - begin_ns
         self._count = len(tasks)
         self._text = request.arguments.get("name", "")
