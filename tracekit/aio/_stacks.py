@@ -1,6 +1,6 @@
 """Stacks of suspended coroutines and of threads, and the event loops that run in threads. Nothing here runs or raises.
 
-A suspended coroutine has no stack; the chain of what it awaits takes its place: ``cr_await``, ``gi_yieldfrom`` and
+A suspended coroutine has no stack; the chain of its awaitables takes that place: ``cr_await``, ``gi_yieldfrom`` and
 ``ag_await``. The steps of an asynchronous generator hide it (CPython issue 76991), and the garbage collector's
 ``get_referents()`` finds it.
 """
@@ -159,7 +159,7 @@ def running() -> dict[int, Running]:
                     _add(roots, getattr(holder, "init_task", None))
                 elif type(holder).__name__ == "GuestState":
                     is_host = frame.f_code.co_name == "guest_tick"
-                    _add(roots if is_host else guests, getattr(holder.runner, "init_task", None))
+                    _add(roots if is_host else guests, getattr(getattr(holder, "runner", None), "init_task", None))
                 else:
                     _add_loop(loops, holder)
             elif not _RUNS.isdisjoint(frame.f_code.co_names):

@@ -1,4 +1,4 @@
-"""``tasks()``: every task of asyncio and trio and every thread, with its span and what it waits for.
+"""``tasks()``: every task of asyncio and trio and every thread, with its span and the calls that it waits in.
 
 It works from any thread, also while the loops run, and is a look from outside: no loop is woken and no Context entered.
 Tasks are read one after the other, so a task that runs meanwhile may be shown a little earlier or later than another.
@@ -66,7 +66,7 @@ class TaskInfo(NamedTuple):
     of that group and ``group_id`` tells it from others, both "" without one.
     ``backend`` is "asyncio", "trio" or "thread"; ``state`` is "running", "ready" (its next step is scheduled),
     "waiting", "cancelling" (waiting, and cancelled), for threads "running" or "waiting".
-    ``awaits`` is the chain of suspended calls, outermost first, or the stack of what runs; of more than 32 the middle
+    ``awaits`` is the chain of suspended calls, outermost first, or the stack of a running one; of more than 32 the middle
     is left out. ``waits_for`` names the innermost object of the chain, "" where there is none.
     ``age_s`` is known for tasks of named groups. ``idle_s`` is the least time since the task's last step: since the
     first ``tasks()`` that saw it waiting for the same thing, None at the first look and where it is not known.
@@ -287,7 +287,7 @@ class _Look:
             "trio",
             state,
             "" if ident is None else self.names.get(ident, ""),
-            None if ident is None and owner is None else _id(ident if owner is None else id(owner)),
+            _id(id(owner)) if owner is not None else None if ident is None else _id(ident),
             kind if named is None else plain_text(named.cancellation.name, _NAME),
             "" if nursery is None else _id(id(nursery)),
             self.span(task.context),

@@ -106,14 +106,16 @@ class LoopWatch:
         self._part: _Part | None = None
         self._longest: _Part | None = None  # of the turn
         self._lock = threading.Lock()  # the loop takes it after a stall only
-        self._has_stopped = threading.Event()
+        self._has_stopped = False
+        self._stopping = threading.Lock()  # released to stop; waiting for it costs less than for an Event
+        self._stopping.acquire()
         self._turns: _Timer | _Instrument
         self._watchdog = threading.Thread(target=self._run, name="tracekit-loop-watch", daemon=True)
 
     @property
     def is_active(self) -> bool:
         """Whether the loop is still watched."""
-        return not self._has_stopped.is_set()
+        return not self._has_stopped
 
     @property
     def worst(self) -> list[Stall]:
@@ -136,14 +138,18 @@ class LoopWatch:
         self.stop()
 
     def _end(self) -> None:
-        self._has_stopped.set()
+        self._has_stopped = True
+        try:
+            self._stopping.release()
+        except RuntimeError:  # it was stopped before
+            pass
         self._part = self._longest = None
         if _watches.get(self._ident) is self:
             del _watches[self._ident]
 
     def _run(self) -> None:
         due_ns = 0
-        while not self._has_stopped.wait(self._interval_s):
+        while not self._stopping.acquire(timeout=self._interval_s) and not self._has_stopped:
             now_ns = monotonic_ns()
             # Where this thread itself did not run, the loop could not either; it gets another chance.
             is_late = due_ns and now_ns - due_ns > self._threshold_ns

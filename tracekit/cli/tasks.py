@@ -1,4 +1,4 @@
-"""``tracekit tasks``: what every task of a running process is doing, from inside it or from its page."""
+"""``tracekit tasks``: the tasks of a running process and where they wait, from inside it or from its page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["run"]
 _MAX_ANSWER: Final = 64 << 20  # octets; 10,000 tasks take about 30 MiB
 _POLL_S: Final = 0.02
 
-# What the process runs: an error of it is the answer, and nothing of it stays.
+# The process runs this. An error in it is the answer, and no name of it stays.
 _SCRIPT: Final = """\
 def _write_tasks():
     path = {path!r}
@@ -151,7 +151,7 @@ def _tasks_in(answer: bytes) -> list[Task]:
         raise ValueError(f"the answer is longer than {_MAX_ANSWER >> 20} MiB")
     try:
         tasks = json.loads(answer)["tasks"]
-        list(lines(tasks))  # it is what it must be
+        list(lines(tasks))  # raises where it has another form
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise ValueError("the answer is not a list of tasks: is it tracekit's, of this version?") from None
     found: list[Task] = tasks

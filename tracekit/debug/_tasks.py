@@ -1,4 +1,4 @@
-"""``/debug/tasks``: every task and thread, what is current in it, and where it waits."""
+"""``/debug/tasks``: every task and thread with its current span, and where it waits."""
 
 from __future__ import annotations
 
