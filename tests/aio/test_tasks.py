@@ -601,3 +601,29 @@ def test_a_task_class_of_the_program_that_raises_costs_only_its_line():
         return names
 
     assert sorted(asyncio.run(main())) == ["main", "x" * 200]
+
+
+def test_a_look_that_fails_is_empty_and_reported_once(monkeypatch, caplog):
+    monkeypatch.setattr(_tasks, "_notices", _tasks.Notices())
+    monkeypatch.setattr(_tasks, "running", lambda: 1 / 0)
+    assert aio.tasks() == aio.tasks() == []
+    (record,) = caplog.records
+    assert "tasks() failed: ZeroDivisionError" in record.getMessage()
+
+
+def test_attributes_of_the_programs_task_class_may_raise():
+    class Hostile(asyncio.Task):
+        @property
+        def _fut_waiter(self):
+            raise ZeroDivisionError
+
+    async def main():
+        task = Hostile(innermost(), name="hostile")
+        await checkpoint()
+        await checkpoint()
+        state = by_name()["hostile"].state
+        task.cancel()
+        await asyncio.wait([task])
+        return state
+
+    assert asyncio.run(main()) == "ready"  # its future is not known

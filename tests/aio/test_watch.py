@@ -42,7 +42,7 @@ def _nothing_is_left(caplog):
 
 def look(watch):
     """Let another thread look, while this one waits for it, as a blocking call would."""
-    thread = threading.Thread(target=watch._look)
+    thread = threading.Thread(target=watch._wake)
     thread.start()
     thread.join()
 
@@ -203,7 +203,7 @@ def test_an_idle_loop_of_trio_is_not_blocked(clock, by_hand, exporter):
 
             def later():
                 clock.now_ns += 5000 * MS
-                watch._look()
+                watch._wake()
 
             await trio.to_thread.run_sync(later)
             assert (watch.stalls, watch._part) == (0, None)
@@ -234,16 +234,61 @@ def test_a_loop_that_rests_between_two_runs_is_not_blocked(clock, by_hand):
 @pytest.mark.anyio
 async def test_a_failure_of_the_look_is_reported_once_and_harmless(clock, by_hand, caplog, monkeypatch):
     monkeypatch.setattr(_watch, "_notices", _watch.Notices())
-    monkeypatch.setattr(_watch._Part, "mark", lambda *_: 1 / 0)
+    mark, failures = _watch._Part.mark, [ZeroDivisionError]
+    monkeypatch.setattr(_watch._Part, "mark", lambda *arguments: 1 / 0 if failures else mark(*arguments))
     with watching(clock) as watch, tracekit.span("slow"):
-        block(watch, clock, 300)
+        clock.now_ns += 100 * MS
+        watch._sample(watch._turns.state()[0], clock.now_ns - 100 * MS, clock.now_ns, False)
+        watch._part.is_marked = True
         await turn(watch, clock)
     (record,) = caplog.records
     assert "watch_loop() failed: ZeroDivisionError" in record.getMessage()
     caplog.clear()
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(("cpu_ms", "is_marked"), [(250, True), (40, False)])
+async def test_c_code_that_holds_the_gil_is_told_from_a_stopped_process(clock, by_hand, exporter, cpu_ms, is_marked):
+    """The watchdog could not run: it looks once, when the call returns."""
+    cpu_ns = 0
+    with watching(clock) as watch:
+        watch._cpu_ns = lambda: cpu_ns
+        look(watch)
+        with tracekit.span("computing"):
+            cpu_ns = cpu_ms * MS
+            clock.now_ns += 300 * MS
+            look(watch)
+        await turn(watch, clock)
+        assert (watch.stalls, watch.pauses) == ((1, 0) if is_marked else (0, 1))
+    (span,) = exporter.spans
+    assert span.attributes == ({"tracekit.loop.blocked_ms": 300.0} if is_marked else {})
+
+
+def test_two_loops_of_a_thread_have_two_watches(by_hand):
+    async def start():
+        return aio.watch_loop(100)
+
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+    watches = [loop.run_until_complete(start()) for loop in loops]
+    assert watches[0] is not watches[1]
+    assert _watch.watches() == watches
+    for loop, watch in zip(loops, watches, strict=True):
+        watch.stop()
+        loop.close()
+
+
 # ---- with the thread
+
+
+@pytest.mark.anyio
+async def test_c_code_that_holds_the_gil_is_found(exporter):
+    with aio.watch_loop(5):
+        await checkpoint()
+        with tracekit.span("computing"):
+            sum(range(5_000_000))
+    (span,) = exporter.spans
+    assert span.attributes["tracekit.loop.blocked_ms"] >= 5
+    assert "test_watch.py" in span.events[0].attributes["code.stacktrace"]
 
 
 @pytest.mark.anyio

@@ -28,7 +28,7 @@ _NAME: Final = 200
 _LOCALS: Final = 1000
 _OUTER_FRAMES: Final = 64  # of a thread, searched for a loop
 
-_RUNS: Final = {"get_loop", "run_forever", "run_until_complete"}  # names in code that runs a loop
+_RUNS: Final = {"run_forever", "run_until_complete"}  # names in code that runs a loop
 
 # Objects that stand for the next step of another one, which they do not name.
 _HIDING: Final = {"anext_awaitable", "async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}

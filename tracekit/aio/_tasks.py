@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .._core.guard import ask, plain_text, type_name
 from .._core.scopes import inside_context, thread_context
+from .._export.notices import Notices, describe
 from ._stacks import Place, Stacks, running
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class _Seen(NamedTuple):
     since_ns: int
 
 
+_notices = Notices()
 _seen: dict[int, _Seen] = {}
 _roots: list[tuple[Any, int | None]] = []  # weak references to the root tasks of trio, and their threads
 
@@ -113,7 +115,8 @@ def snapshot(pace: Callable[[], None] = lambda: None) -> list[TaskInfo]:
     """Return what ``tasks()`` returns; call *pace* between tasks."""
     try:
         return _Look(pace).infos()
-    except RecursionError:
+    except Exception as error:  # the program is at its recursion limit, or an object of it is hostile in a new way
+        _notices.say("error", type(error), "tasks() failed: %s (reported once per cause)", describe(error))
         return []
 
 
@@ -186,16 +189,16 @@ class _Look:
                 break
             self.room -= 1
             self.pace()
-            waiter = getattr(task, "_fut_waiter", None)
+            waiter = ask(_waiter_of, task)
             found.append((task, waiter))
             if waiter is not None:
-                for future in (waiter, *_children(waiter)):
+                for future in (waiter, *ask(_children, waiter, ())):
                     self.waiters[id(future)] = task
         infos = []
         for task, waiter in found:
             self.pace()
             loop = ask(_loop_of, task)
-            ident = threads.get(id(loop)) or getattr(loop, "_thread_id", None)
+            ident = threads.get(id(loop)) or ask(_thread_of, loop)
             infos.append(ask(lambda task: self.asyncio_task(task, waiter, ident, id(task) in current), task))  # noqa: B023
         return [info for info in infos if info is not None]
 
@@ -342,6 +345,15 @@ def _name_of(thread: threading.Thread) -> str:
 
 def _is_done(task: Any) -> bool:
     return bool(task.done())
+
+
+def _waiter_of(task: Any) -> Any:
+    return getattr(task, "_fut_waiter", None)
+
+
+def _thread_of(loop: Any) -> Any:
+    ident = getattr(loop, "_thread_id", None)  # asyncio's own loops
+    return ident if type(ident) is int else None
 
 
 def _loop_of(task: Any) -> Any:

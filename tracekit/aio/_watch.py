@@ -6,6 +6,8 @@ the thread reads the stack of the loop's thread and marks the span that is curre
 loop turns again, so the mark cannot wait for that. Two looks in a row must find the same span and task, so a turn of
 many short steps blames none.
 
+C code that holds the GIL keeps this thread from looking, and then it looks late: see ``LoopWatch._wake()``.
+
 Times are lower bounds. On asyncio a blocking call that starts before the timer is due counts from then on.
 """
 
@@ -30,6 +32,7 @@ from ._stacks import Place, Stacks, stack_text
 from ._tasks import context_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from .._core.span import Span
@@ -41,8 +44,10 @@ _NAME: Final = 200
 _BLOCKED: Final = "tracekit.loop.blocked_ms"
 _EVENT: Final = "tracekit.loop.blocked"
 
+_FAILED: Final = "watch_loop() failed: %s (reported once per cause)"
+
 _notices = Notices()
-_watches: dict[int, LoopWatch] = {}  # by thread: one loop runs in a thread
+_watches: dict[int, LoopWatch] = {}  # by the id of the loop of asyncio or the root task of trio
 _numbers = count()
 
 
@@ -91,7 +96,8 @@ class _Part:
 class LoopWatch:
     """A watch over one event loop, until the loop ends, ``stop()``, or the end of ``with``."""
 
-    def __init__(self, backend: str, threshold_s: float) -> None:
+    def __init__(self, backend: str, threshold_s: float, key: int) -> None:
+        self._key = key
         self.backend = backend
         self.threshold_s = threshold_s
         self.thread = threading.current_thread().name
@@ -110,6 +116,8 @@ class LoopWatch:
         self._stopping = threading.Lock()  # released to stop; waiting for it costs less than for an Event
         self._stopping.acquire()
         self._turns: _Timer | _Instrument
+        self._cpu_ns = _thread_clock()
+        self._woken_ns, self._woken_cpu_ns = monotonic_ns(), self._cpu_ns()
         self._watchdog = threading.Thread(target=self._run, name="tracekit-loop-watch", daemon=True)
 
     @property
@@ -144,35 +152,38 @@ class LoopWatch:
         except RuntimeError:  # it was stopped before
             pass
         self._part = self._longest = None
-        if _watches.get(self._ident) is self:
-            del _watches[self._ident]
+        if _watches.get(self._key) is self:
+            del _watches[self._key]
 
     def _run(self) -> None:
-        due_ns = 0
-        while not self._stopping.acquire(timeout=self._interval_s) and not self._has_stopped:
-            now_ns = monotonic_ns()
-            # Where this thread itself did not run, the loop could not either; it gets another chance.
-            is_late = due_ns and now_ns - due_ns > self._threshold_ns
-            due_ns = now_ns + round(self._interval_s * 1e9)
-            if self._turns.has_ended():
-                break
-            if not is_late:
-                self._look()
-        self._end()
-
-    def _look(self) -> None:
-        """Look once whether the loop turns; called in the watchdog's thread."""
         try:
-            turn, since_ns = self._turns.state()
-            if since_ns == 0 or monotonic_ns() - since_ns < self._threshold_ns // 2:
-                return
-            with self._lock:
-                if self._turns.state()[0] == turn:
-                    self._sample(turn, since_ns, monotonic_ns())
-        except Exception as error:  # a defect of ours must not end the watch
-            _notices.say("error", type(error), "watch_loop() failed: %s (reported once per cause)", describe(error))
+            while not self._stopping.acquire(timeout=self._interval_s) and not self._has_stopped:
+                if self._turns.has_ended():
+                    break
+                self._wake()
+        except Exception as error:  # a defect of ours costs the watch, and nothing else
+            _notices.say("error", type(error), _FAILED, describe(error))
+        finally:
+            self._end()
 
-    def _sample(self, turn: int, since_ns: int, now_ns: int) -> None:
+    def _wake(self) -> None:
+        """Look whether the loop turns; called every half threshold in the watchdog's thread.
+
+        Where this thread comes late itself, no thread ran, and the loop gets another chance, unless its thread used the
+        processor: then C code held the GIL, and this thread gets it when that returns.
+        """
+        now_ns, cpu_ns = monotonic_ns(), self._cpu_ns()
+        is_late = now_ns - self._woken_ns > self._threshold_ns + self._threshold_ns // 2
+        is_held = is_late and (cpu_ns - self._woken_cpu_ns) * 2 >= self._threshold_ns
+        self._woken_ns, self._woken_cpu_ns = now_ns, cpu_ns
+        turn, since_ns = self._turns.state()
+        if (is_late and not is_held) or since_ns == 0 or now_ns - since_ns < self._threshold_ns // 2:
+            return
+        with self._lock:
+            if self._turns.state()[0] == turn:
+                self._sample(turn, since_ns, monotonic_ns(), is_held)
+
+    def _sample(self, turn: int, since_ns: int, now_ns: int, is_held: bool) -> None:
         before = self._part
         task, context = self._turns.current()
         is_first = before is None or before.turn != turn
@@ -180,8 +191,12 @@ class LoopWatch:
         if before is None or is_first or (before.ids, before.task) != (part.ids, part.task):
             self._part = part
             self._longest = None if is_first else self._longest
-        elif now_ns - before.since_ns >= self._threshold_ns:
-            self._mark(before, now_ns)
+            if not is_held:
+                return
+        else:
+            part = before
+        if now_ns - part.since_ns >= self._threshold_ns:
+            self._mark(part, now_ns)
 
     def _mark(self, part: _Part, now_ns: int) -> None:
         part.mark(now_ns, self._ident)
@@ -190,28 +205,42 @@ class LoopWatch:
 
     def _turned(self, blocked_ns: int) -> None:
         """Take note that a turn is over that took *blocked_ns*; called in the loop's thread, for long turns only."""
-        with self._lock:
-            part, self._part = self._part, None
-            now_ns = monotonic_ns()
-            if part is None and blocked_ns >= 2 * self._threshold_ns:
-                self.pauses += 1
-                self.paused_s += blocked_ns / 1e9
-                return
-            if part is not None and part.is_marked:
-                self._mark(part, now_ns)
-            longest, self._longest = self._longest, None
-            self.stalls += 1
-            self.blocked_s += blocked_ns / 1e9
-            if longest is None:
-                stall = Stall(time.time_ns(), blocked_ns / 1e9, "", "", "", "", ())
-            else:
-                name = "" if longest.span is None else plain_text(longest.span.name, _NAME)
-                stall = Stall(time.time_ns(), blocked_ns / 1e9, longest.task, name, *longest.ids, longest.stack)
-            entry = (stall.blocked_s, next(_numbers), stall)
-            if len(self._worst) < _WORST:
-                heapq.heappush(self._worst, entry)
-            else:
-                heapq.heappushpop(self._worst, entry)
+        try:
+            with self._lock:
+                self._note(blocked_ns, monotonic_ns())
+        except Exception as error:
+            _notices.say("error", type(error), _FAILED, describe(error))
+
+    def _note(self, blocked_ns: int, now_ns: int) -> None:
+        part, self._part = self._part, None
+        if part is None and blocked_ns >= 2 * self._threshold_ns:
+            self.pauses += 1
+            self.paused_s += blocked_ns / 1e9
+            return
+        if part is not None and part.is_marked:
+            self._mark(part, now_ns)
+        longest, self._longest = self._longest, None
+        self.stalls += 1
+        self.blocked_s += blocked_ns / 1e9
+        if longest is None:
+            stall = Stall(time.time_ns(), blocked_ns / 1e9, "", "", "", "", ())
+        else:
+            name = "" if longest.span is None else plain_text(longest.span.name, _NAME)
+            stall = Stall(time.time_ns(), blocked_ns / 1e9, longest.task, name, *longest.ids, longest.stack)
+        entry = (stall.blocked_s, next(_numbers), stall)
+        if len(self._worst) < _WORST:
+            heapq.heappush(self._worst, entry)
+        else:
+            heapq.heappushpop(self._worst, entry)
+
+
+def _thread_clock() -> Callable[[], int]:
+    """Return a clock of the processor time of this thread for other threads, in nanoseconds; else of the process."""
+    try:
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+    except (AttributeError, OSError):
+        return time.process_time_ns
+    return lambda: time.clock_gettime_ns(clock)
 
 
 class _Timer:
@@ -324,18 +353,17 @@ def watch_loop(threshold_ms: float = 100) -> LoopWatch:
     if not 1 <= threshold_ms <= 60_000:
         raise ValueError(f"threshold_ms must be 1 to 60,000: {threshold_ms}")
     root, loop = _running()
-    ident = threading.get_ident()
-    before = _watches.get(ident)
+    key = id(loop if root is None else root)
+    before = _watches.get(key)
     if before is not None and not before._turns.has_ended():
         return before
-    watch = LoopWatch("trio" if root is not None else "asyncio", threshold_ms / 1000)
-    if root is not None:
-        instrument = _Instrument(watch, root)
-        watch._turns = instrument
-        sys.modules["trio"].lowlevel.add_instrument(instrument)
-    else:
+    watch = LoopWatch("asyncio" if root is None else "trio", threshold_ms / 1000, key)
+    if root is None:
         watch._turns = _Timer(watch, loop)
-    _watches[ident] = watch
+    else:
+        watch._turns = instrument = _Instrument(watch, root)
+        sys.modules["trio"].lowlevel.add_instrument(instrument)
+    _watches[key] = watch
     export_context().copy().run(watch._watchdog.start)
     return watch
 
