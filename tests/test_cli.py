@@ -362,7 +362,7 @@ def test_without_rich_it_is_plain_with_one_line_that_says_what_to_install(shop, 
     expected = capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main([*command, str(shop)]) == 0
-    assert capsys.readouterr() == (expected, "tracekit: plain text; for colour: pip install 'tracekit[cli]'\n")
+    assert capsys.readouterr() == (expected, "tracekit: plain text; for colour: pip install 'tracekit-async[cli]'\n")
     assert main([*command, str(shop), "--json"]) == 0
     assert capsys.readouterr().err == ""
 
@@ -393,7 +393,7 @@ def test_demo_without_its_dependencies_says_what_to_install(monkeypatch, capsys)
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["demo"]) == 2
-    assert capsys.readouterr() == ("", "tracekit: the demo needs starlette: pip install 'tracekit[demo]'\n")
+    assert capsys.readouterr() == ("", "tracekit: the demo needs starlette: pip install 'tracekit-async[demo]'\n")
 
 
 # doctor

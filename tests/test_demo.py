@@ -219,7 +219,7 @@ def test_a_module_that_is_not_installed_is_named(monkeypatch, capsys, name):
     monkeypatch.delitem(sys.modules, "tracekit.demo.run", raising=False)
     monkeypatch.delitem(sys.modules, "tracekit.demo.client", raising=False)
     assert main(["demo"]) == 2
-    assert capsys.readouterr() == ("", f"tracekit: the demo needs {name}: pip install 'tracekit[demo]'\n")
+    assert capsys.readouterr() == ("", f"tracekit: the demo needs {name}: pip install 'tracekit-async[demo]'\n")
 
 
 def test_with_serve_a_trace_that_somebody_else_began_is_shown(tmp_path):

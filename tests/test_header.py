@@ -747,7 +747,7 @@ def test_without_rich_it_is_plain_with_one_line_that_says_what_to_install(capsys
     expected = capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main(["header", "b3: 0"]) == 0
-    assert capsys.readouterr() == (expected, "tracekit: plain text; for colour: pip install 'tracekit[cli]'\n")
+    assert capsys.readouterr() == (expected, "tracekit: plain text; for colour: pip install 'tracekit-async[cli]'\n")
     assert main(["header", "b3: 0", "--json"]) == 0
     assert capsys.readouterr().err == ""
 

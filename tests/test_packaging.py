@@ -99,3 +99,33 @@ def test_a_release_build_without_its_extension_fails(source, tmp_path):
     copy = shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("build", "dist", "*.so", "*.c"))
     done = run(sys.executable, "-m", "build", "--no-isolation", "--wheel", copy, cwd=copy, CC="false", CIBUILDWHEEL="1")
     assert done.returncode != 0
+
+
+def test_a_distribution_of_the_same_package_name_is_named(tmp_path):
+    from tracekit._distribution import find_clash
+
+    package = tmp_path / "tracekit"
+    package.mkdir()
+    (tmp_path / "tracekit_async-1.0.dist-info").mkdir()
+    assert find_clash(str(package)) == ""
+    assert find_clash(str(tmp_path / "gone" / "tracekit")) == ""
+    (tmp_path / "tracekit-2.3.1.dist-info").mkdir()
+    assert find_clash(str(package)) == "tracekit 2.3.1"
+
+
+def test_a_clash_is_one_line_at_import(tmp_path):
+    (tmp_path / "tracekit").symlink_to(ROOT / "tracekit")
+    (tmp_path / "tracekit-2.3.1.dist-info").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import tracekit"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        0,
+        "tracekit 2.3.1 is installed in the same folder as tracekit-async: uninstall both, and install one again\n",
+    )

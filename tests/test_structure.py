@@ -35,10 +35,12 @@ LAYERS = [
     {
         "_core|_speedups*": "the model: contexts, scopes, spans, labels, tracestate, the buffer; codecs in C and in Python",
     },
+    {"_distribution": "the name on the package index, and a clash with the package that has ours there"},
     {"wire": "the wire formats, one a file: from a carrier to a context and back; strict"},
     {"_carriers": "extract() and inject(): a carrier in all configured formats; lenient"},
     {
         "_current": "the current span, context and labels, and use_span(), use_context(), use_labels()",
+        "_event_logs": "event_log(): the recent history of long-lived objects",
         "_propagation": "several formats at once",
         "_foreign": "OpenTelemetry's samplers and id generators, for configure()",
         "_sampling": "samplers, and the number of traces that a kept one stands for",
@@ -89,6 +91,7 @@ THIRD_PARTIES = {
     "bridges._opentracing.*": {"opentracing"},
     "bridges.opentelemetry": {"opentelemetry"},
     "bridges.opentracing": {"opentracing"},
+    "cli.main": {"shtab"},
     "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
     "exporters._otlp.connections": {"urllib3"},
@@ -323,7 +326,9 @@ def test_the_demo_hands_work_on_through_tracekit_alone(name):
 FOLDERS = sorted(name for name, path in MODULES.items() if path.name == "__init__.py")
 
 
-@pytest.mark.parametrize("name", [name for name in FOLDERS if name not in {"", "_core", "aio", "debug", "wire"}], ids=full)
+@pytest.mark.parametrize(
+    "name", [name for name in FOLDERS if name not in {"", "_core", "aio", "debug", "wire"}], ids=full
+)
 def test_a_folder_imports_nothing(name):
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     assert [type(node) for node in tree.body] == [ast.Expr], "a docstring"

@@ -12,6 +12,7 @@ from ._core.scopes import current_context, current_span
 from ._core.span import ROOT, Span, span
 from ._core.tracestate import TraceState
 from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
+from ._event_logs import EventLog, event_log
 from ._export.exporter import Exporter, HoldingExporter
 from ._handoffs.by_hand import Snapshot, capture, detached, wrap
 from ._handoffs.delivery import Delivery
@@ -31,6 +32,7 @@ __all__ = [
     "AlwaysOn",
     "Delivery",
     "Event",
+    "EventLog",
     "Exporter",
     "FormatError",
     "HoldingExporter",
@@ -54,6 +56,7 @@ __all__ = [
     "current_labels",
     "current_span",
     "detached",
+    "event_log",
     "extract",
     "extract_all",
     "flush",

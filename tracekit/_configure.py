@@ -20,15 +20,19 @@ from ._core.scopes import current_context
 from ._core.span import after_fork, set_tracer
 from ._core.tracer import Tracer
 from ._current import use_context
+from ._distribution import warn_of_clash
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
 if TYPE_CHECKING:
     import contextvars
+    from collections.abc import Callable
     from typing import Protocol
 
     from ._core.context import SpanContext
+    from ._core.span import Span
     from ._core.tracer import Hooks
+    from ._environment import Environment
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
     from .wire import Format
@@ -52,7 +56,9 @@ __all__ = ["configure", "flush", "shutdown", "statistics"]
 _pipeline: Pipeline | None = None
 _configured = Tracer()
 _hooks: Hooks | None = None
-_in_use = _configured  # with the hooks
+_in_use = _configured  # with the hooks, and recording all where a reader asks for it
+_is_disabled = False  # by the environment
+_records_all = False  # for a tap
 _has_generator = False  # whether ids come from a generator of the program's
 _configured_in = 0  # the process that called configure() last
 _detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() set, and its detected attributes
@@ -144,8 +150,11 @@ def configure(
     # Last, when nothing can be wrong any more: it may open files and connections.
     used = None if is_disabled else environment.exporter() if exporter is None else exporter
     tracer = _tracer(decide, used is not None, bounds, attributes)
+    if getattr(used, "records_all", False) is True:
+        tracer = tracer.replace(records_all=True)
 
-    global _configured_in, _detected
+    global _configured_in, _detected, _is_disabled
+    _is_disabled = is_disabled
     _started().use(used, capacity=capacity, batch_size=batch, interval_s=interval_s, timeout_s=5.0)
     _propagation.use_formats(chosen)
     if not _configured_in:
@@ -154,6 +163,8 @@ def configure(
     _use_ids(id_generator)
     _use(tracer)
     _detected = tracer, detected
+    if not is_disabled:
+        _serve_pages(environment)
     say([*environment.wrong.values(), *_other_sdk()])
 
 
@@ -235,6 +246,23 @@ def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
             _propagation.use_formats(formats)
 
 
+def take_for_parent() -> list[Span]:
+    """In a worker process: return the spans that go back with a result; they count as exported here."""
+    return _started().take()
+
+
+def _serve_pages(environment: Environment) -> None:
+    """Serve the debug pages where the environment asks for them."""
+    address = environment.debug_pages()
+    if address is not None:
+        import importlib  # the pages are a layer above this module
+
+        try:
+            importlib.import_module(".debug._server", __package__).serve_once(*address)
+        except Exception as error:  # the pages must not stop the program
+            environment.wrong["debug"] = f"the debug pages are not served: {type(error).__name__}: {error}"[:400]
+
+
 def _other_sdk() -> list[str]:
     """Return a line about OpenTelemetry's SDK if that traces this process too, beside tracekit."""
     provider = getattr(sys.modules.get("opentelemetry.trace"), "_TRACER_PROVIDER", None)
@@ -259,10 +287,42 @@ def use_hooks(hooks: Hooks | None) -> None:
     _use(_configured)
 
 
+def add_tap(take: Callable[[Sequence[Span]], object], *, records_all: bool) -> None:
+    """Call *take* with every batch of finished spans, in the exporting thread, also where no exporter is configured.
+
+    With *records_all*, spans of traces that are not sampled are recorded for it; they do not reach the exporter.
+    """
+    global _records_all
+    pipeline = _started()
+    taps = pipeline.taps
+    if take not in taps.taps:
+        taps.taps += (take,)
+    if pipeline.exporter is None:
+        pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+    _records_all = _records_all or records_all
+    _use(_configured)
+
+
+def remove_tap(take: Callable[[Sequence[Span]], object]) -> None:
+    """Undo ``add_tap()``; where no tap is left, recording is as ``configure()`` set it."""
+    global _records_all
+    pipeline = _started()
+    pipeline.taps.taps = tuple([other for other in pipeline.taps.taps if other != take])
+    if not pipeline.taps.taps:
+        _records_all = False
+        _use(_configured)
+        if pipeline.exporter is None:
+            pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+
+
 def _use(tracer: Tracer) -> None:
     global _configured, _in_use
     _configured = tracer
     _in_use = tracer if _hooks is None else tracer.replace(recording=True, hooks=_hooks)
+    if _records_all and not _is_disabled:
+        _in_use = _in_use.replace(records_all=True)
+    if _in_use.records_all:
+        _started().taps.may_be_unsampled = True
     set_tracer(_in_use)
 
 
@@ -363,12 +423,13 @@ def _started() -> Pipeline:
 
 
 def _after_fork() -> None:
-    after_fork()
+    parents_spans = after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()
         _finish_before_celery()
     if _detected is not None and _detected[0] is _configured:
         _renew_resource(_configured, _detected[1])
+    del parents_spans  # now that callbacks of weak references to them find the child's state
 
 
 def _renew_resource(tracer: Tracer, detected: Mapping[str, Any]) -> None:
@@ -393,6 +454,7 @@ def _finish(**_: object) -> None:
     shutdown()
 
 
+warn_of_clash()
 if hasattr(os, "register_at_fork"):
     # Needed without configure() too: the random words drawn ahead must not be the parent's.
     os.register_at_fork(after_in_child=_after_fork)

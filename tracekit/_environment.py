@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._core.errors import clip
 from ._core.records import Limits
+from ._distribution import install_hint
 from ._export.notices import log
 from ._propagation import DEFAULT_FORMATS, formats_named
 from ._sampling import AlwaysOff, AlwaysOn, Ratio
@@ -169,7 +170,7 @@ class Environment:
             return getattr(importlib.import_module(f".exporters.{module}", __package__), kind)  # type: ignore[no-any-return]
         except ImportError as error:
             missing = clip(error.name or str(error))
-            help = "pip install 'tracekit[otlp]'" if name == "otlp" else "this Python was built without it"
+            help = install_hint("otlp") if name == "otlp" else "this Python was built without it"
             self.wrong["exporter"] = f"exporter {name} needs {missing}: {help}; nothing is exported"
         except Exception as error:  # a broken installation must not stop the program
             self._failed(name, error)
@@ -194,6 +195,11 @@ class Environment:
     def sqlite_path(self) -> str:
         """Return the file for the exporter ``sqlite``."""
         return self.value("TRACEKIT_SQLITE_PATH", _file_name, "traces.db")
+
+    def debug_pages(self) -> tuple[str, int] | None:
+        """Return host and port at which the process serves its debug pages, or None."""
+        nowhere: tuple[str, int] | None = None
+        return self.value("TRACEKIT_DEBUG_PAGES", _address, nowhere, "no address")
 
     def _failed(self, name: str, error: Exception) -> None:
         text = str(error)[:400]
@@ -286,6 +292,13 @@ def _share(text: str) -> float:
     if not 0 <= number <= 1:
         raise ValueError("must be a number from 0 to 1")
     return number
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:6070")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _file_name(text: str) -> str:

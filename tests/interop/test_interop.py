@@ -51,7 +51,7 @@ def missing():
         importlib.util.find_spec("opentelemetry") is None
         or importlib.util.find_spec("opentelemetry.propagators.b3") is None
     ):
-        return "OpenTelemetry Python is not installed: pip install tracekit[interop]"
+        return "OpenTelemetry Python is not installed: pip install tracekit-async[interop]"
     return install()
 
 

@@ -131,6 +131,7 @@ cdef enum:
     SAMPLED = 0x01
     RANDOM = 0x02
     DEFERRED = 0x100
+    SUPPRESSED = 0x200
 
 
 cdef inline int64_t monotonic_ns() noexcept:

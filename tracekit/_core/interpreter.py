@@ -15,6 +15,7 @@ __all__ = [
     "DEFERRED",
     "RANDOM",
     "SAMPLED",
+    "SUPPRESSED",
     "borrow",
     "exchange",
     "forbid_new",
@@ -42,6 +43,7 @@ T = TypeVar("T")
 SAMPLED: Final = 0x01
 RANDOM: Final = 0x02
 DEFERRED: Final = 0x100
+SUPPRESSED: Final = 0x200  # not recorded, whatever readers inside the process ask for
 
 
 def held(variable: ContextVar[T]) -> T:

@@ -2,8 +2,8 @@ from libc.stdint cimport uint64_t
 
 cimport cython
 
-from .context cimport SpanContext, from_words, new_span_id, new_trace_bits, new_trace_id
-from .interpreter cimport DEFERRED, RANDOM, SAMPLED
+from .context cimport SpanContext, child_context, from_words, new_span_id, new_trace_bits, new_trace_id
+from .interpreter cimport DEFERRED, RANDOM, SAMPLED, SUPPRESSED
 
 cdef uint64_t _MASK56
 cdef tuple _DROP, _KEEP
@@ -11,7 +11,7 @@ cdef tuple _DROP, _KEEP
 
 @cython.final
 cdef class Tracer:
-    cdef readonly bint recording, sees_trace
+    cdef readonly bint recording, records_all, sees_trace
     cdef readonly uint64_t threshold
     cdef readonly str state
     cdef readonly object sampler

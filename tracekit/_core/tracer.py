@@ -11,8 +11,8 @@ from .records import DEFAULT_LIMITS, NO_ATTRIBUTES
 from .tracestate import make_state
 
 if not compiled:
-    from .context import from_words, new_span_id, new_trace_bits, new_trace_id
-    from .interpreter import DEFERRED, RANDOM, SAMPLED
+    from .context import child_context, from_words, new_span_id, new_trace_bits, new_trace_id
+    from .interpreter import DEFERRED, RANDOM, SAMPLED, SUPPRESSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +49,8 @@ class Tracer:
     kept where the random 56 bits of its id are not below it; ``state`` is the tracestate of a kept root
     (``ot=th:…``) or empty. ``sampler``, where there is one, decides instead; if it ``sees_trace``, with
     ``sample_trace()``, which also gets trace id, parent and links, and returns attributes for the root.
+    ``records_all`` records the spans of traces that are not kept as well, for readers inside the process: their
+    contexts stay unsampled, and the exporter does not get them.
     """
 
     if not compiled:
@@ -61,6 +63,7 @@ class Tracer:
             "max_links",
             "max_value",
             "recording",
+            "records_all",
             "resource",
             "sampler",
             "sees_trace",
@@ -72,6 +75,7 @@ class Tracer:
         self,
         *,
         recording: bool = False,
+        records_all: bool = False,
         threshold: int = 0,
         state: str = "",
         sampler: RootSampler | None = None,
@@ -81,6 +85,7 @@ class Tracer:
         hooks: Hooks | None = None,
     ) -> None:
         self.recording = recording
+        self.records_all = records_all
         self.threshold = threshold
         self.state = state
         self.sampler = sampler
@@ -98,7 +103,9 @@ class Tracer:
         self,
         *,
         recording: bool | None = None,
+        records_all: bool | None = None,
         sampler: RootSampler | None = None,
+        limits: Limits | None = None,
         resource: Mapping[str, Any] | None = None,
         instrumentation: Instrumentation | None = None,
         hooks: Hooks | None = None,
@@ -106,10 +113,11 @@ class Tracer:
         """Return a copy with another value of each argument that is not None."""
         return Tracer(
             recording=self.recording if recording is None else recording,
+            records_all=self.records_all if records_all is None else records_all,
             threshold=self.threshold,
             state=self.state,
             sampler=self.sampler if sampler is None else sampler,
-            limits=self.limits,
+            limits=self.limits if limits is None else limits,
             resource=self.resource if resource is None else resource,
             instrumentation=self.instrumentation if instrumentation is None else instrumentation,
             hooks=self.hooks if hooks is None else hooks,
@@ -132,7 +140,11 @@ class Tracer:
         state = None
         if base is None:
             high, low = new_trace_id()
-            if self.recording:
+            if self.recording and self.sampler is None:
+                if low & _MASK56 >= self.threshold:
+                    bits |= SAMPLED
+                    state = self.state or None
+            elif self.recording:
                 keep, state = self._sample(high, low, None, name, kind, attributes, links, added)
                 if keep:
                     bits |= SAMPLED
@@ -144,7 +156,9 @@ class Tracer:
             high, low = new_trace_id()
         state = base._state
         if not base._bits & DEFERRED:
-            bits |= base._bits & SAMPLED
+            bits |= base._bits & (SAMPLED | SUPPRESSED)
+            if not (has_trace or base._remote or base._bits & SAMPLED):
+                bits |= SUPPRESSED  # below SpanContext(deferred=False): an exporter's own work, or an excluded request
         else:
             keep, state = self._sample(high, low, base, name, kind, attributes, links, added)
             if keep:
@@ -163,12 +177,11 @@ class Tracer:
         added: dict[str, Any] | None,
     ) -> SpanContext:
         """Return the context of a new span in the trace of *base*, whose decision it follows if there is one."""
-        bits = base._bits & (SAMPLED | RANDOM)
-        state = base._state
-        if base._bits & DEFERRED:
-            keep, state = self._sample(base._high, base._low, base, name, kind, attributes, links, added)
-            bits = (base._bits & RANDOM) | (SAMPLED if keep else 0 if self.recording else DEFERRED)
-        return from_words(base._high, base._low, new_span_id(), bits, state, base._labels, False, base._extra)
+        if not base._bits & DEFERRED:
+            return child_context(base, base._bits & (SAMPLED | RANDOM | SUPPRESSED), base._state)
+        keep, state = self._sample(base._high, base._low, base, name, kind, attributes, links, added)
+        bits = (base._bits & RANDOM) | (SAMPLED if keep else 0 if self.recording else DEFERRED)
+        return child_context(base, bits, state)
 
     def _sample(
         self,

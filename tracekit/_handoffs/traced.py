@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+import weakref
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from .._core.guard import type_name
@@ -20,12 +22,13 @@ from .._core.scopes import (
 from .._core.span import span
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+    from types import CodeType, FrameType
 
     from .._core.scopes import Scope
     from .._core.span import Span
 
-__all__ = ["stream", "traced"]
+__all__ = ["stream", "traced", "untraced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,13 +69,7 @@ def _traced(function: Any, *, name: str) -> Any:
     if inspect.isgeneratorfunction(function):
         return _traced_generator(function, name)
     if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            with span(name):
-                return await function(*args, **kwargs)
-
-        return call_async
+        return _traced_coroutine_function(function, name)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -82,13 +79,41 @@ def _traced(function: Any, *, name: str) -> Any:
     return call
 
 
+def _traced_coroutine_function(function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> Any:
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        with span(name):
+            return await function(*args, **kwargs)
+
+    return call
+
+
+def untraced(coro: Any) -> tuple[str, Callable[[], Coroutine[Any, Any, Any]]] | None:
+    """Return the span's name, and a call of the function without it, if *coro* is a call under ``@traced``, not begun.
+
+    For a caller that opens the span itself. *coro* must be closed then.
+    """
+    if getattr(coro, "cr_code", None) is not _COROUTINE:
+        return None
+    import inspect
+
+    if inspect.getcoroutinestate(coro) != inspect.CORO_CREATED:
+        return None
+    found = inspect.getcoroutinelocals(coro)
+    return found["name"], functools.partial(found["function"], *found["args"], **found["kwargs"])
+
+
 def stream(steps: S, /, name: str | None = None) -> S:
     """Return *steps*, a generator, async generator or other iterator, with a span, and a separate scope for its body.
 
     The span starts with the first step, child of the span current where ``stream()`` is called (also when that has
     ended meanwhile), and ends with the last; it is named after the generator unless *name* is given.
     As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step.
+
+    A generator under ``@traced`` has its span: without *name* it is returned itself, to start under the current span.
     """
+    if name is None and _is_placed(steps):
+        return steps
     if name is None:
         name = getattr(steps, "__qualname__", type(steps).__qualname__)
     elif not isinstance(name, str):
@@ -105,6 +130,33 @@ def stream(steps: S, /, name: str | None = None) -> S:
         return steps
     streamed: S = make(lambda: source, name, _lasting())()
     return streamed
+
+
+# The scopes in which traced generators start that were passed to stream(), by the id of their frame.
+_places: dict[int, tuple[Scope, weakref.ref[Any]]] = {}
+
+
+def _is_placed(steps: Any) -> bool:
+    """Return whether *steps* is a traced generator, and if so have its span start under the current one."""
+    if getattr(steps, "gi_code", None) is _GENERATOR:
+        frame = steps.gi_frame
+    elif getattr(steps, "ag_code", None) is _ASYNC_GENERATOR:
+        frame = steps.ag_frame
+    else:
+        return False
+    if frame is not None:  # it has not ended
+        key = id(frame)
+        _places[key] = _lasting(), weakref.ref(steps, lambda _: _places.pop(key, None))
+    return True
+
+
+def _place_of(frame: FrameType) -> Scope | None:
+    """Return the scope in which the generator that has *frame* must start, if it was passed to ``stream()``."""
+    scope, reference = _places.pop(id(frame), (None, None))
+    steps: Any = None if reference is None else reference()
+    # A generator that is closed before it starts frees its frame, and another may be at its address.
+    is_of_frame = getattr(steps, "gi_frame", None) is frame or getattr(steps, "ag_frame", None) is frame
+    return scope if is_of_frame else None
 
 
 def _lasting() -> Scope:
@@ -124,6 +176,8 @@ def _lasting() -> Scope:
 
 def _open(name: str, under: Scope | None) -> tuple[Span, Body]:
     """Start the span of a generator's body, in *under* or where this runs; return it with the scopes of the body."""
+    if _places and under is None:
+        under = _place_of(sys._getframe(1))
     held = swap_scope(None)
     swap_scope(held if under is None else under)
     under = current_scope()
@@ -249,3 +303,17 @@ def _traced_async_iterator(function: Callable[[], AsyncIterator[Any]], name: str
             yield item
 
     return _traced_async_generator(items, name, under)
+
+
+def _code_of(maker: Callable[..., Any]) -> CodeType:
+    """Return the code that all functions made by *maker* share."""
+
+    def example() -> None: ...
+
+    code: CodeType = maker(example, "").__code__
+    return code
+
+
+_COROUTINE = _code_of(_traced_coroutine_function)
+_GENERATOR = _code_of(_traced_generator)
+_ASYNC_GENERATOR = _code_of(_traced_async_generator)

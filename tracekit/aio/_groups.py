@@ -15,6 +15,7 @@ import anyio.abc
 from .._core.scopes import current_context
 from .._core.span import span
 from ._waits import note_wait
+from .._handoffs.traced import untraced
 
 if TYPE_CHECKING:
     import contextvars
@@ -43,7 +44,7 @@ class TaskGroup(anyio.abc.TaskGroup):
     """anyio's task group with a span for itself, current in its body, and one for each task.
 
     A task's span is named after the task, or else its function, starts with the task's first step, and says in
-    ``task.wait_s`` how many seconds that took to come. One that was cancelled has the status "cancelled" and says by
+    ``task.wait_s`` how many seconds that took to come. It is also the span of a function under ``@traced``. One that was cancelled has the status "cancelled" and says by
     what in ``task.cancelled_by``; so does the group's own:
 
     - "sibling": another task of the group, or its body, had raised;
@@ -137,6 +138,7 @@ class GroupTask:
         self.__wrapped__ = func
         self.__module__ = getattr(func, "__module__", "")
         self.cancellation = cancellation
+        self.is_named = name is not None
         self.name = _span_name(func) if name is None else str(name)
         self.coro: Any = None
         self.handle: Any = None
@@ -159,12 +161,18 @@ class GroupTask:
     async def run(self) -> Any:
         __tracebackhide__ = True
         waited_ns = monotonic_ns() - self.spawned_ns
+        traced = untraced(self.coro)
+        if traced is not None and not self.is_named:
+            self.name = traced[0]
         note_wait(self.cancellation.name, self.name, waited_ns)
         with span(self.name) as own:
             if own.is_recording:
                 own.set_attribute("task.wait_s", waited_ns / 1e9)
                 self.deadline = min(self.deadline, anyio.current_effective_deadline())
             try:
+                if traced is not None:
+                    self.coro.close()
+                    self.coro = traced[1]()
                 return await self.coro
             except BaseException as exc:
                 self.cancellation.leave(exc, own, self)

@@ -18,6 +18,7 @@ from .._core import NO_EXTENSIONS
 from .._core.codecs import IMPLEMENTATION
 from .._core.context import SpanContext
 from .._core.span import ROOT, span
+from .._distribution import NAME, find_clash
 from .._environment import Environment
 from .._render import duration, printable
 from .._version import __version__
@@ -74,6 +75,7 @@ def examine(db: str | None = None, endpoint: str | None = None) -> list[Finding]
     """
     checks: list[tuple[str, Callable[[], str]]] = [
         ("tracekit", lambda: __version__),
+        ("distribution", _distribution),
         ("implementation", _implementation),
         ("python", _python),
         ("platform", platform.platform),
@@ -102,6 +104,16 @@ def _look(name: str, check: Callable[[], str]) -> Finding:
             else f"{type(error).__name__}: {error}"
         )
         return Finding(name, False, printable(text, 2000))
+
+
+def _distribution() -> str:
+    clash = find_clash(os.path.dirname(os.path.dirname(__file__)))
+    if clash:
+        raise RuntimeError(f"{clash} is installed in the same folder: uninstall both, and install {NAME} again")
+    try:
+        return f"{NAME} {metadata.version(NAME)}"
+    except metadata.PackageNotFoundError:
+        return f"{NAME}: not installed, imported from a folder"
 
 
 def _implementation() -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
+from .._distribution import install_hint
 from .._render import printable
 from .._version import __version__
 from ..exporters.sqlite import StoreError
@@ -76,8 +78,53 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--service", metavar="NAME", help="only traces with a span of this service")
     listing.add_argument("--name", metavar="TEXT", help="only traces with a span whose name contains this")
     listing.add_argument("--status", choices=("unset", "ok", "error", "cancelled"), help="only traces with such a span")
+    listing.add_argument(
+        "--where",
+        metavar="KEY=VALUE",
+        type=_pair,
+        action="append",
+        default=[],
+        help="only traces with a span that has this attribute; repeatable",
+    )
+    listing.add_argument(
+        "--since", metavar="TIME", type=_moment, help="started within 30s, 5m, 2h, 1d, or since a date"
+    )
+    listing.add_argument("--slower", metavar="TIME", type=_duration, help="took at least 100ms, 2s …")
+    listing.add_argument("--faster", metavar="TIME", type=_duration, help="took at most 100ms, 2s …")
+    listing.add_argument(
+        "--sort",
+        choices=("start", "duration", "spans", "errors"),
+        default="start",
+        help="largest first (default: start)",
+    )
+    listing.add_argument("--follow", action="store_true", help="go on with new traces as they arrive; the oldest first")
     listing.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
+    listing.add_argument("--jsonl", action="store_true", help="a line of JSON for each trace")
     listing.set_defaults(run=_list)
+    stats = traces.add_parser("stats", help="count, errors and latency of the spans, a line for each service and name")
+    stats.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
+    stats.add_argument("--since", metavar="TIME", type=_moment, help="started within 30s, 5m, 2h, 1d, or since a date")
+    stats.add_argument("--service", metavar="NAME", help="only spans of this service")
+    stats.add_argument("--name", metavar="TEXT", help="only spans whose name contains this")
+    stats.add_argument("--limit", metavar="N", type=_count, default=40, help="how many lines (default: 40)")
+    stats.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
+    stats.set_defaults(run=_stats)
+    export = traces.add_parser("export", help="traces as a file for other programs")
+    export.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
+    export.add_argument("trace_id", metavar="TRACE_ID", nargs="*", help="the ids or how they begin (default: all)")
+    export.add_argument(
+        "--format", choices=("otlp", "jaeger", "perfetto"), default="otlp", help="(default: otlp, its JSON encoding)"
+    )
+    export.add_argument("--since", metavar="TIME", type=_moment, help="started within 30s, 5m, 2h, 1d, or since a date")
+    export.add_argument("--output", "-o", metavar="FILE", help="(default: standard output)")
+    export.set_defaults(run=_export)
+    delete = traces.add_parser("delete", help="remove traces from the file")
+    delete.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
+    delete.add_argument("trace_id", metavar="TRACE_ID", nargs="*", help="the ids or how they begin")
+    delete.add_argument(
+        "--before", metavar="TIME", type=_moment, help="all that started before: 2h ago, 7d ago, a date"
+    )
+    delete.set_defaults(run=_delete)
     show = traces.add_parser("show", help="one trace as a tree, with bars for time")
     show.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
     show.add_argument("trace_id", metavar="TRACE_ID", nargs="?", help="the id or how it begins (default: the newest)")
@@ -135,6 +182,10 @@ def _parser() -> argparse.ArgumentParser:
     conform.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     conform.set_defaults(run=_conform)
 
+    completion = commands.add_parser("completion", help="a script that completes this command's arguments in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=_completion)
+
     doctor = commands.add_parser("doctor", help="what this installation is made of, and what is wrong with it")
     doctor.add_argument("--db", metavar="PATH", help="also try to store a span there, and leave nothing behind")
     doctor.add_argument(
@@ -154,6 +205,41 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+_UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+
+
+def _duration(text: str) -> int:
+    """Return nanoseconds from "100ms", "2.5s", "5m"."""
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    try:
+        found = float(number) * _UNITS_NS[text[len(number) :]]
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError("must be a number and a unit: 100ms, 2.5s, 5m, 2h, 1d") from None
+    if not 0 <= found < 1 << 63:
+        raise argparse.ArgumentTypeError("must be 0 or more, and at most 292 years")
+    return int(found)
+
+
+def _moment(text: str) -> int:
+    """Return Unix time in nanoseconds from "5m", which is five minutes ago, or a date, in local time without an offset."""
+    from datetime import datetime
+
+    try:
+        return int(datetime.fromisoformat(text).timestamp()) * 10**9
+    except (OverflowError, ValueError):
+        try:
+            return time.time_ns() - _duration(text)
+        except argparse.ArgumentTypeError:
+            raise argparse.ArgumentTypeError("must be 30s, 5m, 2h, 1d … or a date such as 2026-02-28T09:30") from None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError("must be KEY=VALUE")
+    return key, value
 
 
 def _seconds(text: str) -> float:
@@ -181,7 +267,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         from ..demo.run import run
     except ModuleNotFoundError as error:
         missing = printable(str(error.name), 80)
-        complain(f"the demo needs {missing}: pip install 'tracekit[demo]'")
+        complain(f"the demo needs {missing}: {install_hint('demo')}")
         return ERROR
     return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve, show=_show_trace)
 
@@ -208,6 +294,24 @@ def _tasks(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _stats(arguments: argparse.Namespace) -> int:
+    from .stats import run
+
+    return run(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .exchange import run_export
+
+    return run_export(arguments)
+
+
+def _delete(arguments: argparse.Namespace) -> int:
+    from .exchange import run_delete
+
+    return run_delete(arguments)
+
+
 def _spool(arguments: argparse.Namespace) -> int:
     from .spool import run
 
@@ -224,6 +328,16 @@ def _conform(arguments: argparse.Namespace) -> int:
     from .conform.command import run
 
     return run(arguments)
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        complain(f"completion needs shtab: {install_hint('cli')}")
+        return ERROR
+    sys.stdout.write(shtab.complete(_parser(), shell=arguments.shell))
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

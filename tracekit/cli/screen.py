@@ -7,9 +7,10 @@ import shutil
 import sys
 from typing import Any
 
+from .._distribution import install_hint
 from .._render import cells, cut, encodable
 
-__all__ = ["ERROR", "Screen", "Segment", "complain", "plural", "print_json", "shortened"]
+__all__ = ["ERROR", "Screen", "Segment", "complain", "plural", "print_json", "print_json_line", "shortened"]
 
 ERROR = 2  # the exit status of a command that failed
 
@@ -27,6 +28,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+def print_json_line(value: Any) -> None:
+    """Write *value* as one line."""
+    sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
+
+
 class Screen:
     """Standard output: its width, and its colours where it is a terminal and rich is installed."""
 
@@ -36,7 +42,7 @@ class Screen:
             from rich.console import Console
         except ModuleNotFoundError:
             self._console = None
-            complain("plain text; for colour: pip install 'tracekit[cli]'")
+            complain(f"plain text; for colour: {install_hint('cli')}")
         else:
             self._console = Console(file=sys.stdout, width=self.width, highlight=False, markup=False, emoji=False)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._render import Branch, Leaf, cells, cut, duration, library_text, moment, pairs, printable, tree, value_text
 from ..exporters.sqlite import SQLiteReader, StoreError
-from .screen import Screen, plural, print_json, shortened
+from .screen import Screen, plural, print_json, print_json_line, shortened
 
 if TYPE_CHECKING:
     import argparse
@@ -22,16 +22,33 @@ __all__ = ["Waterfall", "run_list", "run_show", "table"]
 
 _SERVICE_STYLES = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
 _STATUS_STYLES = {"error": "bold red", "cancelled": "yellow", "ok": "green"}
+_FIRST = ("http.response.status_code", "rpc.grpc.status_code", "error.type")  # of the attributes in a line
+_FOLLOW_S = 1.0
+_FOLLOWED = 2000  # traces
 _MARKS = {"error": "✗", "cancelled": "⊘", "ok": "✓"}
 
 
 def run_list(arguments: argparse.Namespace) -> int:
     """Run ``tracekit traces list``, and return its exit status."""
+    wanted = {
+        "service": arguments.service,
+        "name": arguments.name,
+        "status": arguments.status,
+        "attributes": dict(arguments.where),
+        "since_ns": arguments.since,
+        "slower_ns": arguments.slower,
+        "faster_ns": arguments.faster,
+    }
     with SQLiteReader(arguments.path) as reader:
-        wanted = {key: getattr(arguments, key) for key in ("service", "name", "status")}
-        traces = reader.traces(limit=arguments.limit, **wanted)
+        traces = reader.traces(limit=arguments.limit, sort=arguments.sort, **wanted)
         if arguments.json:
             print_json({"path": reader.path, "traces": [trace._asdict() for trace in traces]})
+            return 0
+        if arguments.follow:
+            return _follow(reader, traces, wanted, arguments)
+        if arguments.jsonl:
+            for trace in traces:
+                print_json_line(trace._asdict())
             return 0
         if not traces:
             why = "no trace fits" if any(wanted.values()) else "no traces yet"
@@ -42,6 +59,31 @@ def run_list(arguments: argparse.Namespace) -> int:
         screen.line(*segments)
     screen.line((f"tracekit traces show {shlex.quote(printable(arguments.path, 200))} TRACE", "dim"))
     return 0
+
+
+def _follow(
+    reader: SQLiteReader, traces: list[StoredTrace], wanted: dict[str, Any], arguments: argparse.Namespace
+) -> int:
+    """Write *traces* and then those that arrive, until the program is interrupted. A trace that grows is written once."""
+    screen = Screen()
+    written: dict[str, None] = {}  # the newest ids, in order
+    is_first = True
+    while True:
+        fresh = [trace for trace in reversed(traces) if trace.trace_id not in written]
+        if arguments.jsonl:
+            for trace in fresh:
+                print_json_line(trace._asdict())
+        elif fresh:
+            titles, *lines = table(fresh, screen.width)
+            for segments in ([titles] if is_first else []) + lines:
+                screen.line(*segments)
+            is_first = False
+        sys.stdout.flush()
+        written.update(dict.fromkeys(trace.trace_id for trace in fresh))
+        for old in list(written)[:-_FOLLOWED]:
+            del written[old]
+        time.sleep(_FOLLOW_S)
+        traces = reader.traces(limit=_FOLLOWED // 2, **wanted)
 
 
 def run_show(arguments: argparse.Namespace) -> int:
@@ -207,7 +249,9 @@ class Waterfall:
         if self.whole:
             yield from self._everything(span)
         elif span.attributes:
-            yield [("  ".join(pairs(span.attributes)), "dim")]
+            # First those that a reader looks for.
+            known = {key: span.attributes[key] for key in _FIRST if key in span.attributes}
+            yield [("  ".join(pairs({**known, **span.attributes})), "dim")]
 
     def _instrumentation(self, library: dict[str, Any]) -> Iterator[list[Segment]]:
         name, version, url = (str(library.get(key, "")) for key in ("name", "version", "schema_url"))

@@ -16,6 +16,7 @@ from .._export.notices import Notices
 __all__ = ["Access", "Authorize", "Gate", "Visitor"]
 
 _MAX_HOST: Final = 255
+_ANY: Final = ("", "0.0.0.0", "::")  # addresses to bind to that are no names of the server
 _FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 _notices = Notices()
@@ -52,15 +53,16 @@ class Gate:
 
     *auth* is called with each visitor whose request is not from another site; without it, only loopback peers may see
     the pages, with sensitive values. *hosts* are further names of this server that ``Host`` may contain, without port;
-    names of the loopback interface are always accepted. Raises ``TypeError`` for other arguments.
+    names of the loopback interface and *bound*, the address of the server, are always accepted. Raises ``TypeError``
+    for other arguments.
     """
 
-    def __init__(self, auth: Authorize | None = None, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, auth: Authorize | None = None, hosts: Iterable[str] = (), bound: str = "") -> None:
         if auth is not None and not callable(auth):
             raise TypeError(f"auth must be callable, not {type(auth).__name__}")
         if isinstance(hosts, str | bytes) or not isinstance(hosts, Iterable):
             raise TypeError(f"hosts must be an iterable of names, not {type(hosts).__name__}")
-        names = set()
+        names = set() if bound in _ANY else {bound.lower()}
         for host in hosts:
             if not isinstance(host, str):
                 raise TypeError(f"hosts must hold str, not {type(host).__name__}")

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from ._access import Authorize, Gate, Visitor
+from ._recorder import recorder
 from ._respond import Response, respond
 
 if TYPE_CHECKING:
@@ -19,14 +20,20 @@ __all__ = ["app", "wsgi_app"]
 _executor: ThreadPoolExecutor | None = None
 
 
-def app(*, auth: Authorize | None = None, hosts: Iterable[str] = ()) -> Callable[..., Awaitable[None]]:
+def app(
+    *, auth: Authorize | None = None, hosts: Iterable[str] = (), unsampled: bool = True
+) -> Callable[..., Awaitable[None]]:
     """Return an ASGI application with the pages: ``application.mount("/debug", tracekit.debug.app())``.
 
     Pages are drawn in a thread, so the event loop of asyncio or trio is not blocked. *auth*, called in that thread,
     returns an ``Access`` or a bool for each ``Visitor``; without it only loopback peers without a proxy in between may
     see the pages. *hosts* are the names of this server, beside loopback names, that requests may use.
+
+    Requests are recorded for the pages from now on, also where no exporter is configured, and with *unsampled* also
+    those that sampling drops; neither changes the export, or the decision that other services get.
     """
     gate = Gate(auth, hosts)
+    recorder.start(records_all=unsampled)
 
     async def pages(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -42,9 +49,12 @@ def app(*, auth: Authorize | None = None, hosts: Iterable[str] = ()) -> Callable
     return pages
 
 
-def wsgi_app(*, auth: Authorize | None = None, hosts: Iterable[str] = ()) -> Callable[..., Iterable[bytes]]:
+def wsgi_app(
+    *, auth: Authorize | None = None, hosts: Iterable[str] = (), unsampled: bool = True
+) -> Callable[..., Iterable[bytes]]:
     """Return a WSGI application with the pages; the arguments are those of ``app()``."""
     gate = Gate(auth, hosts)
+    recorder.start(records_all=unsampled)
 
     def pages(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         headers = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 from .._export.notices import Notices, describe
 from .._render import printable
@@ -117,7 +117,12 @@ def _chunks(kind: str, page: Page, view: View, request: Request) -> Iterable[str
         for piece in view.html():
             request.pace()
             yield piece
-        yield markup('</main><footer>process {} · <a href="?format=json">JSON</a></footer></body></html>', os.getpid())
+        others = [f"?{urlencode({**request.arguments, 'format': other})}" for other in ("json", "text")]
+        yield markup(
+            '</main><footer>process {} · <a href="{}">JSON</a> · <a href="{}">text</a></footer></body></html>',
+            os.getpid(),
+            *others,
+        )
 
 
 def _head(page: Page) -> Markup:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 import weakref
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final
 
 from .._configure import export_context
+from .._core.log import log
 from ._access import Authorize, Gate, Visitor
+from ._recorder import recorder
 from ._respond import respond
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Server", "serve"]
+__all__ = ["Server", "serve", "serve_once"]
 
 _PREFIX: Final = "/debug"
 _TIMEOUT_S: Final = 10.0
 _MAX_CLIENTS: Final = 16
 
 _servers: weakref.WeakSet[_HTTPServer] = weakref.WeakSet()
+_asked: dict[tuple[str, int], int] = {}  # the process that served each address of the environment
 
 
 class Server:
@@ -47,11 +52,16 @@ class Server:
 
 
 def serve(
-    host: str = "127.0.0.1", port: int = 6070, *, auth: Authorize | None = None, hosts: Iterable[str] = ()
+    host: str = "127.0.0.1",
+    port: int = 6070,
+    *,
+    auth: Authorize | None = None,
+    hosts: Iterable[str] = (),
+    unsampled: bool = True,
 ) -> Server:
     """Serve the pages at ``http://HOST:PORT/debug/`` from a daemon thread, and return the server.
 
-    Port 0 takes a free one. *auth* and *hosts* are those of ``app()``; without *auth* only loopback peers may see the
+    Port 0 takes a free one. *auth*, *hosts* and *unsampled* are those of ``app()``; without *auth* only loopback peers may see the
     pages, also where *host* is not a loopback address. Requests to this server are not traced. The child of a fork does
     not serve. Raises ``OSError`` where the address cannot be used.
     """
@@ -61,11 +71,27 @@ def serve(
         raise TypeError(f"port must be int, not {type(port).__name__}")
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be 0 to 65535: {port}")
-    server = _HTTPServer(host, port, Gate(auth, [*hosts, host]))
+    server = _HTTPServer(host, port, Gate(auth, hosts, host))
     _servers.add(server)
+    recorder.start(records_all=unsampled)
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="tracekit-debug", daemon=True)
     export_context().copy().run(thread.start)
     return Server(server)
+
+
+def serve_once(host: str, port: int) -> None:
+    """Serve the pages for ``TRACEKIT_DEBUG_PAGES``, once per process; where *port* is taken, at a free one."""
+    if _asked.get((host, port)) == os.getpid():
+        return
+    try:
+        server = serve(host, port)
+        log("info", "debug pages: %s", server.url)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not port:
+            raise
+        server = serve(host, 0)  # another worker of the same program has the port
+        log("warning", "debug pages: %s: port %d is in use", server.url, port)
+    _asked[host, port] = os.getpid()
 
 
 class _HTTPServer(ThreadingHTTPServer):
@@ -80,6 +106,11 @@ class _HTTPServer(ThreadingHTTPServer):
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        """Bind; the standard library's method also asks a name server about the host, which may take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve one connection in a thread; beyond the bound it is closed."""

@@ -11,11 +11,12 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from .._render import printable, value_text
 
-__all__ = ["Markup", "Pace", "Page", "Request", "View", "attributes", "json_chunks", "markup", "plain"]
+__all__ = ["REDACTED", "Markup", "Pace", "Page", "Request", "View", "attributes", "json_chunks", "markup", "plain"]
 
 _BUSY_NS: Final = 400_000
 _PAUSE_S: Final = 50e-6
 _MAX_TEXT: Final = 4096
+REDACTED: Final = "[redacted]"
 
 
 class Pace:
@@ -95,9 +96,13 @@ def markup(template: str, *values: object) -> Markup:
     return Markup(template.format(*[_escaped(value) for value in values]))
 
 
-def attributes(mapping: Mapping[str, Any], limit: int = 400) -> dict[str, Any]:
-    """Return span attributes as JSON holds them."""
-    return {printable(key, 200): plain(value, limit) for key, value in list(mapping.items())}
+def attributes(mapping: Mapping[str, Any], limit: int = 400, *, shows_sensitive: bool = True) -> dict[str, Any]:
+    """Return span attributes as JSON holds them. Without *shows_sensitive*, only numbers and booleans are shown."""
+    found = {}
+    for key, value in list(mapping.items()):
+        is_shown = shows_sensitive or value is None or isinstance(value, bool | int | float)
+        found[printable(key, 200)] = plain(value, limit) if is_shown else REDACTED
+    return found
 
 
 def plain(value: Any, limit: int = 400) -> Any:
@@ -119,7 +124,7 @@ def json_chunks(value: Mapping[str, Any], pace: Callable[[], None]) -> Iterator[
         is_mapping = isinstance(value, Mapping)
         if depth == 0 or not (is_mapping or isinstance(value, list)):
             pace()
-            yield encode(value)
+            yield encode(value).replace("<", "\\u003c")  # no markup, even if sniffed as HTML
             return
         yield "{" if is_mapping else "["
         for at, item in enumerate(value):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from .._core.errors import clip
 from .._core.otlp import encode_spans
 from .._core.records import Account
+from .._distribution import install_hint
 from .._environment import say
 from .._export.notices import Notices, describe
 from ._otlp.answers import Answer
@@ -357,7 +358,7 @@ def _transports(protocol: str) -> Callable[..., _Transport]:
         return HttpTransport
     except ModuleNotFoundError as error:
         extra = "otlp-grpc" if protocol == "grpc" else "otlp"
-        message = f"{protocol} needs {error.name}: pip install 'tracekit[{extra}]'"
+        message = f"{protocol} needs {error.name}: {install_hint(extra)}"
         raise ModuleNotFoundError(message, name=error.name) from error
 
 

@@ -20,7 +20,7 @@ from .._core.records import Account
 from .._export.notices import Notices
 from ._sqlite.errors import StoreError, is_full
 from ._sqlite.file import SQLiteFile, check_above_0, check_bytes
-from ._sqlite.reader import SPANS, Counts, SQLiteReader, StoredSpan, StoredTrace, read_span
+from ._sqlite.reader import SPANS, Counts, Figures, SQLiteReader, StoredSpan, StoredTrace, read_span
 
 if TYPE_CHECKING:
     import os
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .._core.records import Instrumentation
     from .._core.span import Span
 
-__all__ = ["Counts", "SQLiteExporter", "SQLiteReader", "StoreError", "StoredSpan", "StoredTrace"]
+__all__ = ["Counts", "Figures", "SQLiteExporter", "SQLiteReader", "StoreError", "StoredSpan", "StoredTrace"]
 
 _COLUMNS = ("stored_s", *StoredSpan._fields)
 _INSERT = f"INSERT INTO spans ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -93,6 +93,23 @@ class SQLiteExporter:
                 raise
             self._failed += len(spans) - stored
             self._notices.lost(self, error, len(spans) - stored)
+
+    def delete(self, ids: Sequence[str], *, before_ns: int | None = None) -> int:
+        """Delete the traces *ids*, and those that started before *before_ns*, Unix time; return the number of spans."""
+        count = 0
+        with self._file.explained():
+            if before_ns is not None:
+                with self._file.snapshot() as connection:
+                    rows = connection.execute(
+                        "SELECT trace_id FROM spans GROUP BY trace_id HAVING min(start_ns) < ?", (before_ns,)
+                    )
+                    ids = [*ids, *[trace_id for (trace_id,) in rows]]
+            for start in range(0, len(ids), _STEP):  # in steps, between which other writers get their turn
+                with self._file.transaction() as connection:
+                    for trace_id in ids[start : start + _STEP]:
+                        count += connection.execute("DELETE FROM spans WHERE trace_id = ?", (trace_id,)).rowcount
+        self._next_tidy = 0.0
+        return count
 
     def account(self) -> Account:
         """Return the number of accepted spans that could not be stored."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
+from array import array
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -12,14 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from ..._core.attributes import whole
 from .errors import StoreError, explain
 from .schema import Schema, has_schema, prepare
+from .search import INDEXES, Found, Search, Sort, find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 __all__ = [
     "SPANS",
     "Counts",
+    "Figures",
     "SQLiteReader",
     "StoredSpan",
     "StoredTrace",
@@ -57,7 +61,7 @@ SPANS = Schema(
             dropped_links INTEGER NOT NULL,
             truncated_values INTEGER NOT NULL
         )""",
-        "CREATE INDEX spans_by_trace ON spans (trace_id, start_ns)",
+        *INDEXES,
     ),
 )
 
@@ -123,6 +127,19 @@ class Counts(NamedTuple):
     orphans: int
 
 
+class Figures(NamedTuple):
+    """Figures of the spans of one service and name; percentiles are those of a span that was measured."""
+
+    service: str
+    name: str
+    spans: int
+    errors: int
+    p50_ns: int
+    p95_ns: int
+    p99_ns: int
+    slowest_ns: int
+
+
 class SQLiteReader:
     """Read a file that ``SQLiteExporter`` writes, while it is written; a context manager, or ``close()`` it.
 
@@ -150,27 +167,27 @@ class SQLiteReader:
         self,
         *,
         limit: int = 20,
+        sort: Sort = "start",
         service: str | None = None,
         name: str | None = None,
         status: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        slower_ns: int | None = None,
+        faster_ns: int | None = None,
     ) -> list[StoredTrace]:
-        """Return the *limit* traces that started last, the newest first.
+        """Return the *limit* traces that started last, or the first in order of *sort*, the newest or largest first.
 
-        *service* (equal), *name* (contained, case-sensitive) and *status* (equal) select traces with a span that
-        matches all of them.
+        *service* (equal), *name* (contained, case-sensitive), *status* (equal) and *attributes* (equal as text) select
+        traces with a span that matches all of them. The trace itself started at *since_ns* or later and before
+        *until_ns*, Unix time, and took at least *slower_ns* and at most *faster_ns*.
         """
-        wanted = {"service = ?": service, "instr(name, ?)": name, "status = ?": status}
-        terms = {term: whole(value) for term, value in wanted.items() if value is not None}
-        where = f"WHERE trace_id IN (SELECT trace_id FROM spans WHERE {' AND '.join(terms)})" if terms else ""
+        search = Search(service, name, status, attributes or {}, since_ns, until_ns, slower_ns, faster_ns)
         with self._snapshot() as connection:
             if connection is None:
                 return []
-            rows = connection.execute(
-                f"SELECT trace_id, count(*), min(start_ns) AS start, max(end_ns) FROM spans {where}"
-                " GROUP BY trace_id ORDER BY start DESC, trace_id LIMIT ?",
-                (*terms.values(), limit),
-            )
-            return [_summary(connection, *row) for row in rows.fetchall()]
+            return [_summary(connection, found) for found in find(connection, search, limit, sort)]
 
     def find(self, prefix: str) -> str:
         """Return the id of the one trace whose id begins with *prefix*, in any case."""
@@ -200,6 +217,54 @@ class SQLiteReader:
                 return []
             rows = connection.execute(f"{_SELECT} WHERE trace_id = ? ORDER BY start_ns, id", (trace_id,))
             return [_span(row) for row in rows]
+
+    def select(self, ids: Sequence[str] | None = None, *, since_ns: int | None = None) -> list[StoredSpan]:
+        """Return the spans of the traces *ids* (default: of all), trace by trace; only those from *since_ns* on."""
+        terms: list[str] = ["start_ns >= ?"]
+        values: list[Any] = [-(1 << 63) if since_ns is None else since_ns]
+        found: list[StoredSpan] = []
+        with self._snapshot() as connection:
+            if connection is None:
+                return []
+            for trace_id in [None] if ids is None else ids:
+                only = [] if trace_id is None else ["trace_id = ?"]
+                rows = connection.execute(
+                    f"{_SELECT} WHERE {' AND '.join(terms + only)} ORDER BY trace_id, start_ns, id",
+                    (*values, *([] if trace_id is None else [trace_id])),
+                )
+                found += map(_span, rows)
+        return found
+
+    def figures(
+        self, *, since_ns: int | None = None, service: str | None = None, name: str | None = None
+    ) -> list[Figures]:
+        """Return count, errors and latency of each service and name, the most frequent first.
+
+        *service* (equal) and *name* (contained) select spans, as does *since_ns*, Unix time of their start.
+        """
+        terms: list[str] = ["start_ns >= ?"]
+        values: list[Any] = [-(1 << 63) if since_ns is None else since_ns]
+        for term, value in (("service = ?", service), ("instr(name, ?)", name)):
+            if value is not None:
+                terms.append(term)
+                values.append(whole(value))
+        found: list[Figures] = []
+        with self._snapshot() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                "SELECT service, name, CAST(end_ns AS INTEGER) - CAST(start_ns AS INTEGER) AS took, status = 'error'"
+                f" FROM spans WHERE {' AND '.join(terms)} ORDER BY service, name, took",
+                values,
+            )
+            for (of_service, of_name), group in itertools.groupby(rows, key=lambda row: row[:2]):
+                took = array("q")
+                errors = 0
+                for _, _, took_ns, is_error in group:
+                    took.append(took_ns)
+                    errors += bool(is_error)
+                found.append(Figures(str(of_service), str(of_name), len(took), errors, *_percentiles(took)))
+        return sorted(found, key=lambda row: (-row.spans, row.service, row.name))
 
     def counts(self) -> Counts:
         """Count traces, spans and orphans."""
@@ -251,33 +316,36 @@ class SQLiteReader:
             raise explain(error, self.path) from error
 
 
+def _percentiles(ordered: Sequence[int]) -> tuple[int, int, int, int]:
+    last = len(ordered) - 1
+    p50, p95, p99 = (ordered[min(last, len(ordered) * percent // 100)] for percent in (50, 95, 99))
+    return p50, p95, p99, ordered[last]
+
+
 def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:
     """Return the span that was stored in row *id*."""
     return _span(connection.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone())
 
 
-def _summary(connection: sqlite3.Connection, trace_id: str, spans: int, start_ns: int, end_ns: int) -> StoredTrace:
+def _summary(connection: sqlite3.Connection, found: Found) -> StoredTrace:
     name, service, status = connection.execute(
         "SELECT name, service, status FROM spans WHERE trace_id = ? ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
-        (trace_id,),
+        (found.trace_id,),
     ).fetchone()
     services = connection.execute(
-        "SELECT service FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)", (trace_id,)
+        "SELECT service FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)",
+        (found.trace_id,),
     )
-    of_status = dict(
-        connection.execute("SELECT status, count(*) FROM spans WHERE trace_id = ? GROUP BY 1", (trace_id,))
-    )
-    errors = of_status.get("error", 0)
     return StoredTrace(
-        trace_id=str(trace_id),
+        trace_id=str(found.trace_id),
         name=str(name),
         service=str(service),
         services=tuple([str(service) for (service,) in services]),
-        spans=spans,
-        start_ns=_int(start_ns),
-        duration_ns=_int(end_ns) - _int(start_ns),
-        status="error" if errors else "cancelled" if "cancelled" in of_status else str(status),
-        errors=errors,
+        spans=found.spans,
+        start_ns=_int(found.start_ns),
+        duration_ns=_int(found.end_ns) - _int(found.start_ns),
+        status="error" if found.errors else "cancelled" if found.cancelled else str(status),
+        errors=found.errors,
     )
 
 

@@ -1,0 +1,39 @@
+"""The distribution on the package index, whose name is not the package's: "tracekit" belongs to another project there."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from ._core.log import log
+
+__all__ = ["NAME", "find_clash", "install_hint", "warn_of_clash"]
+
+NAME = "tracekit-async"
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs the optional dependencies *extra*."""
+    return f"pip install '{NAME}[{extra}]'"
+
+
+def find_clash(package: str) -> str:
+    """Return the name and version of another distribution that has put a package ``tracekit`` here, or "".
+
+    *package* is the path of this package's folder. The other one's files are in the same folder, and whichever was
+    installed last has replaced files of the first.
+    """
+    try:
+        names = os.listdir(os.path.dirname(package))
+    except OSError:
+        return ""
+    # A distribution of a release is a folder "name-version.dist-info" beside its packages.
+    found = [match for match in map(re.compile(r"(tracekit)-([^-]+)\.dist-info").fullmatch, names) if match]
+    return f"{found[0][1]} {found[0][2]}" if found else ""
+
+
+def warn_of_clash() -> None:
+    """Log one line if another distribution is in this folder."""
+    other = find_clash(os.path.dirname(__file__))
+    if other:
+        log("warning", "%s is installed in the same folder as %s: uninstall both, and install one again", other, NAME)
