@@ -14,8 +14,8 @@ import anyio.abc
 
 from .._core.scopes import current_context
 from .._core.span import span
-from ._waits import note_wait
 from .._handoffs.traced import untraced
+from ._waits import note_wait
 
 if TYPE_CHECKING:
     import contextvars
