@@ -66,7 +66,7 @@ LAYERS = [
         "processes": "pools of processes, with hand-offs both ways",
     },
     {
-        "aio": "anyio's names, and asyncio's queue and executor call, with hand-offs",
+        "aio": "anyio's names, asyncio's queue and executor call, with hand-offs; tasks() and watch_loop()",
         "pytest_plugin": "a clean scope for each test, the fixture spans, strict mode",
     },
     {

@@ -33,6 +33,7 @@ __all__ = [
     "put",
     "references",
     "referent",
+    "running_context",
     "track",
     "untrack",
     "weak",
@@ -130,6 +131,11 @@ def lent(borrowed: weakref.ref[T] | None) -> T | None:
 def is_lent(borrowed: weakref.ref[T] | None, target: T) -> bool:
     """Tell whether *borrowed* is *target*."""
     return borrowed is not None and borrowed() is target
+
+
+def running_context(ident: int) -> Any:
+    """Return the running Context of the thread *ident*, or None; only C can tell."""
+    return None
 
 
 def references(target: object) -> int:

@@ -17,6 +17,7 @@ from .interpreter cimport (
     put,
     references,
     referent,
+    running_context,
     track,
     untrack,
     weak,
@@ -133,6 +134,9 @@ cdef Scope _unstick(Scope inner)
 cdef Scope _settle(Scope inner)
 
 
+@cython.locals(inner=Scope, scope=Scope)
+cpdef tuple inside_context(object context)
+cpdef object thread_context(unsigned long ident)
 cpdef SpanContext linked_context(Scope scope)
 
 

@@ -32,6 +32,7 @@ if not compiled:
         put,
         references,
         referent,
+        running_context,
         track,
         untrack,
         weak,
@@ -54,6 +55,7 @@ __all__ = [
     "effective",
     "held_span",
     "innermost",
+    "inside_context",
     "is_current",
     "keep_view",
     "label_scope",
@@ -64,6 +66,7 @@ __all__ = [
     "open_scope",
     "put_context",
     "swap_scope",
+    "thread_context",
     "visible_scope",
 ]
 
@@ -545,6 +548,26 @@ def _settle(inner: Scope) -> Scope | None:
             break
         scope = held(_current)
     return scope
+
+
+def inside_context(context: Any) -> tuple[SpanContext | None, Any]:
+    """Return the context and the span that are current in *context*, the ``contextvars.Context`` of another task.
+
+    For a look from outside: nothing is entered, written or settled. Where the innermost scope is closed and one under
+    it is open, it is the open one.
+    """
+    inner = context.get(_current)
+    scope = inner
+    while scope is not None and scope._is_closed:
+        scope = newest(scope) if scope._stand_in is not None else scope._prev
+    if scope is None:
+        scope = inner
+    return (None, None) if scope is None else (effective(scope), held_span(scope))
+
+
+def thread_context(ident: int) -> Any:
+    """Return the running ``contextvars.Context`` of the thread *ident*, or None; the plain form knows none."""
+    return running_context(ident)
 
 
 def current_scope() -> Scope | None:
