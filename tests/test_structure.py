@@ -43,6 +43,7 @@ LAYERS = [
         "_foreign": "OpenTelemetry's samplers and id generators, for configure()",
         "_sampling": "samplers, and the number of traces that a kept one stands for",
         "_render": "trees, durations and untrusted text for terminals",
+        "_secrets": "names that denote secrets",
     },
     {
         "_handoffs": "traced, stream, capture, wrap, detached, deliveries, hooks",

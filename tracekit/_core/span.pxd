@@ -37,7 +37,7 @@ cdef Buffer _buffer
 cdef object _observer, _clock
 cdef int64_t _anchor
 cdef str _INTERNAL
-cdef tuple _NO_LINKS
+cdef tuple _NO_LINKS, _NO_CLASSES
 
 cdef enum:
     UNSET = 0
@@ -60,6 +60,7 @@ cdef class Span:
     cdef dict _attributes
     cdef list _events
     cdef list _links
+    cdef tuple _expected
     cdef int64_t _start, _stop, _distance
     cdef uint32_t _generation
     cdef uint8_t _status
@@ -101,6 +102,7 @@ cdef Span _start(
 )
 cdef object _items(object attributes)
 cdef tuple _link(object target)
+cdef tuple _classes(object expected)
 cdef int _index(tuple names, object name, str parameter) except -2
 cpdef object relabel(Span span, object labels)
 cpdef object rekind(Span span, str kind)
