@@ -97,6 +97,8 @@ THIRD_PARTIES = {
     "exporters._otlp.http": {"urllib3"},
     "integrations.asgi": {"starlette"},
     "integrations.httpx": {"httpx"},
+    "integrations.loguru": {"loguru"},
+    "integrations.structlog": {"structlog"},
     "pytest_plugin": {"pytest"},
 }
 CYTHON = {"cpython", "cython", "libc"}  # in compiled sources; no Python file imports them

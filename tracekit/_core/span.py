@@ -730,7 +730,7 @@ def span(
         expected = _classes(expected)
     self = _start(_tracer, name, kind, attributes, items, links, parent, start_ns)
     if expected is not _NO_CLASSES:
-        self._expected = expected  # type: ignore[assignment]
+        self._expected = expected
     if self._is_recorded and self._tracer.hooks is not None:
         self._tracer.hooks.started(self, None)
     return self
