@@ -12,7 +12,7 @@ AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test test-fast lint bench guarantees interop w3c collector faults fuzz asan pythons wheel clean
+.PHONY: demo test test-fast lint bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -41,12 +41,17 @@ lint: $(VENV)/lint
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
 	$(BIN)/python -m bench.export
+	$(BIN)/python -m bench.bridge
 
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees
 
 interop: $(VENV)/test
 	TRACEKIT_INTEROP=1 $(BIN)/python -m pytest tests/interop
+
+# CONTRIB is a checkout of opentelemetry-python-contrib; OTEL, which may be left out, one of opentelemetry-python.
+otel-contrib: $(VENV)/test
+	$(BIN)/python -m tests.tools.otel_contrib $(CONTRIB) $(if $(OTEL),--sdk $(OTEL))
 
 w3c: $(VENV)/test
 	$(BIN)/python -m tests.tools.w3c_harness
@@ -56,6 +61,9 @@ collector: $(VENV)/test $(PHOENIX)/ready
 
 faults: $(VENV)/test
 	$(BIN)/python -m tests.faults
+
+soak: $(VENV)/test
+	$(BIN)/python -m tests.soak
 
 fuzz: $(VENV)/test
 	$(BIN)/python -m tests.tools.fuzz --inputs 1000000

@@ -31,7 +31,7 @@ _LINE = re.compile(r"\s*([\d,]+) \([\d. ]+%\)\s+(?:\S*:)?(\S.*?)(?: \[.*\])?$")
 def main(arguments: list[str] | None = None) -> int:
     """Print instructions for each unit of work, in all and by function."""
     parser = argparse.ArgumentParser(prog="python -m bench.callgrind", description=__doc__)
-    parser.add_argument("row", help="a row's key, as in rows.py, or floor, token_floor")
+    parser.add_argument("row", help="a row's key, as in rows.py, floor, token_floor, or otel_ and one of bridge.py")
     parser.add_argument("--functions", type=int, default=25, metavar="N", help="how many functions to name")
     parser.add_argument("--inclusive", action="store_true", help="count with each function what it calls")
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)  # this is the process that valgrind runs
@@ -57,6 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _subject(row: str) -> Subject:
     if row in floors.CONTEXT_MANAGERS:
         return Subject("with floor():\n    pass", {"floor": floors.context_manager(row)})
+    if row.startswith("otel_"):
+        from . import bridge
+
+        contender_tracekit.record()
+        made = bridge.bridge.TracerProvider().get_tracer("bench")
+        return bridge.subjects(made, bridge.installed, lambda: None)[row.removeprefix("otel_")]
     return contender_tracekit.subjects()[row]
 
 

@@ -23,7 +23,7 @@ from .contender_tracekit import request_subject, wsgi_subject
 from .measure import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 VERSION = version("opentelemetry-sdk")
 
@@ -41,14 +41,19 @@ def _processor(exporter: SpanExporter) -> BatchSpanProcessor:
     )
 
 
+def provider() -> tuple[TracerProvider, Callable[[], object]]:
+    """Return a provider with a BatchSpanProcessor, and the function that drains its queue."""
+    made = TracerProvider()
+    processor = _processor(_NullExporter())
+    made.add_span_processor(processor)
+    return made, processor.force_flush
+
+
 def subjects() -> dict[str, Subject]:
     """Return what is measured for each row, under the row's key."""
-    provider = TracerProvider()
-    processor = _processor(_NullExporter())
-    provider.add_span_processor(processor)
-    tracer = provider.get_tracer("bench")
+    recording, flush = provider()
+    tracer = recording.get_tracer("bench")
     span = tracer.start_as_current_span
-    flush = processor.force_flush
     never_provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF))
     never_provider.add_span_processor(_processor(_NullExporter()))
     never = never_provider.get_tracer("bench")
@@ -130,7 +135,7 @@ def subjects() -> dict[str, Subject]:
     except ModuleNotFoundError:
         return found
     # Its spans for each receive and send, which no other contender makes, are left out: they would cost it 80 % more.
-    app = OpenTelemetryMiddleware(inputs.application(), tracer_provider=provider, exclude_spans=["receive", "send"])
+    app = OpenTelemetryMiddleware(inputs.application(), tracer_provider=recording, exclude_spans=["receive", "send"])
     found["asgi"] = request_subject(app, flush)
     try:
         from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as WsgiMiddleware
@@ -149,13 +154,13 @@ def hold(count: int) -> list[ReadableSpan]:
             kept.extend(spans)
             return SpanExportResult.SUCCESS
 
-    provider = TracerProvider()
-    provider.add_span_processor(_processor(Keep()))
-    tracer = provider.get_tracer("bench")
+    kept_by = TracerProvider()
+    kept_by.add_span_processor(_processor(Keep()))
+    tracer = kept_by.get_tracer("bench")
     with tracer.start_as_current_span("parent"):
         for number in range(count):
             with tracer.start_as_current_span("work", attributes=inputs.attributes_of(number)) as span:
                 span.add_event("cache miss")
     del span
-    provider.shutdown()
+    kept_by.shutdown()
     return kept

@@ -25,7 +25,7 @@ from .rows import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Line", "lines", "machine", "text"]
+__all__ = ["Line", "amount", "compared", "lines", "machine", "table", "text", "verdict"]
 
 NOT_INSTALLED = "not installed"
 
@@ -44,13 +44,14 @@ def lines(document: Mapping[str, Any]) -> list[Line]:
     """Return a line for each row that *document* has figures of."""
     measured = document["figures"]
     return [
-        *(_compared(row, measured[row.key]) for row in ROWS if row.key in measured),
+        *(compared(row, measured[row.key]) for row in ROWS if row.key in measured),
         *(_floored(row, measured[row.key]) for row in FLOOR_ROWS if row.key in measured),
         *(_added(row, measured[row.key]) for row in HANDOFF_ROWS if row.key in measured),
     ]
 
 
-def _compared(row: Row, figures: Mapping[str, float]) -> Line:
+def compared(row: Row, figures: Mapping[str, float]) -> Line:
+    """Return the line of a row whose ratio is to OpenTelemetry."""
     bare = figures.get(BARE, 0.0)
     own = {name: value if name == BARE else value - bare for name, value in figures.items()}
     ratio = own[OTEL] / own[OURS] if OTEL in own and own.get(OURS, 0) > 0 else None
@@ -77,20 +78,20 @@ def text(document: Mapping[str, Any], lines: list[Line]) -> str:
     parts = [f"{names}; {document['machine']}. {processes}."]
     compared = [_compared_cells(line, versions) for line in lines if isinstance(line.row, Row)]
     if compared:
-        parts.append(_table(["work", OURS, OTEL, "ratio", "target", "met", DDTRACE, "Dapper, 2010"], compared))
+        parts.append(table(["work", OURS, OTEL, "ratio", "target", "met", DDTRACE, "Dapper, 2010"], compared))
     floored = [_floored_cells(line) for line in lines if isinstance(line.row, FloorRow)]
     if floored:
-        parts.append(_table(["work", "against", OURS, "floor", "ratio", "at most", "met"], floored))
+        parts.append(table(["work", "against", OURS, "floor", "ratio", "at most", "met"], floored))
     added = [_added_cells(line) for line in lines if isinstance(line.row, HandoffRow)]
     if added:
-        parts.append(_table(["hand-off", OURS, "without", "added", "at most", "met"], added))
+        parts.append(table(["hand-off", OURS, "without", "added", "at most", "met"], added))
     formats = [
         _format_cells(name, document["figures"][f"format {name}"])
         for name in FORMAT_ROWS
         if f"format {name}" in document["figures"]
     ]
     if formats:
-        parts.append(_table(["format", *_FORMAT_COLUMNS], formats))
+        parts.append(table(["format", *_FORMAT_COLUMNS], formats))
     return "\n\n".join(parts)
 
 
@@ -112,16 +113,16 @@ def _processor() -> str:
 def _compared_cells(line: Line, versions: Mapping[str, str | None]) -> list[str]:
     row = line.row
     assert isinstance(row, Row)
-    bare = f" (the bare one takes {_amount(line.figures[BARE], row.unit)})" if BARE in line.figures else ""
+    bare = f" (the bare one takes {amount(line.figures[BARE], row.unit)})" if BARE in line.figures else ""
     return [
         row.work + bare,
         _cell(line, OURS, versions),
         _cell(line, OTEL, versions),
         "-" if line.ratio is None else f"{line.ratio:.1f}x",
         "-" if row.at_least is None else f"{row.at_least:g}x",
-        _verdict(line),
+        verdict(line),
         _cell(line, DDTRACE, versions),
-        "-" if row.dapper_ns is None else _amount(row.dapper_ns, "ns"),
+        "-" if row.dapper_ns is None else amount(row.dapper_ns, "ns"),
     ]
 
 
@@ -131,11 +132,11 @@ def _floored_cells(line: Line) -> list[str]:
     return [
         row.work,
         row.floor,
-        _amount(line.figures[OURS], "ns"),
-        _amount(line.figures[FLOOR], "ns") if FLOOR in line.figures else "not measured",
+        amount(line.figures[OURS], "ns"),
+        amount(line.figures[FLOOR], "ns") if FLOOR in line.figures else "not measured",
         "-" if line.ratio is None else f"{line.ratio:.2f}",
         f"{row.at_most:.2f}",
-        _verdict(line),
+        verdict(line),
     ]
 
 
@@ -143,14 +144,14 @@ def _added_cells(line: Line) -> list[str]:
     row = line.row
     assert isinstance(row, HandoffRow)
     assert line.ratio is not None
-    target = f"{row.share:.0%}" if row.share else "-" if line.target is None else _amount(line.target, row.unit)
+    target = f"{row.share:.0%}" if row.share else "-" if line.target is None else amount(line.target, row.unit)
     return [
         row.work,
-        _amount(line.figures[OURS], row.unit),
-        _amount(line.figures[BARE], row.unit),
-        _amount(max(line.ratio, 0.0), row.unit),
+        amount(line.figures[OURS], row.unit),
+        amount(line.figures[BARE], row.unit),
+        amount(max(line.ratio, 0.0), row.unit),
         target,
-        _verdict(line),
+        verdict(line),
     ]
 
 
@@ -158,7 +159,7 @@ _FORMAT_COLUMNS = ("read", f"read, {OTEL}", "absent", "bad", "1 MiB", "write", f
 
 
 def _format_cells(name: str, figures: Mapping[str, float]) -> list[str]:
-    return [f"`{name}`", *[_amount(figures[column], "ns") if column in figures else "-" for column in _FORMAT_COLUMNS]]
+    return [f"`{name}`", *[amount(figures[column], "ns") if column in figures else "-" for column in _FORMAT_COLUMNS]]
 
 
 def _cell(line: Line, name: str, versions: Mapping[str, str | None]) -> str:
@@ -168,16 +169,18 @@ def _cell(line: Line, name: str, versions: Mapping[str, str | None]) -> str:
         return "-"
     # Its spans are partly made in Rust, and tracemalloc counts what Python allocates.
     unseen = " and native memory" if (line.row.key, name) == ("bytes", DDTRACE) else ""
-    return _amount(line.figures[name], line.row.unit) + unseen
+    return amount(line.figures[name], line.row.unit) + unseen
 
 
-def _verdict(line: Line) -> str:
+def verdict(line: Line) -> str:
+    """Return whether the line's target was met, as text."""
     if line.target is None:
         return ""
     return "not measured" if line.met is None else "yes" if line.met else "**no**"
 
 
-def _amount(value: float, unit: str) -> str:
+def amount(value: float, unit: str) -> str:
+    """Return a figure with its unit."""
     if unit != "ns":
         return f"{value:,.0f} {unit}"
     for size, name in ((1e6, "ms"), (1e3, "µs")):
@@ -186,6 +189,7 @@ def _amount(value: float, unit: str) -> str:
     return f"{value:.1f} ns" if value < 100 else f"{value:.0f} ns"
 
 
-def _table(head: list[str], lines: list[list[str]]) -> str:
+def table(head: list[str], lines: list[list[str]]) -> str:
+    """Return a table in Markdown."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))

@@ -29,6 +29,7 @@ from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters._otlp.outbox import MAX_FAILURES
 from tracekit.exporters.otlp import OTLPExporter
 
+from . import faults_sigterm
 from .exporters.collector import Collector, Proxy, Silence, babble, be_late, cut, lose_answer, refuse, take, truncate
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def main() -> int:
         full(options.seconds)
         damaged(options.seconds)
         killed(options.kills, options.seed)
+        stopped()
     except Failed as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
@@ -366,6 +368,14 @@ def killed(kills: int, seed: int) -> None:
         raise Failed(f"{len(missing)} of {len(promised)} spans that were spooled did not arrive: {ledger}")
     kept = Counter({name: count for name, count in names.items() if name in promised})
     row(f"SIGKILL at {kills} random moments, half of all requests fail", True, len(promised), kept, "-")
+
+
+def stopped() -> None:
+    """Servers get SIGTERM, and children of celery are recycled."""
+    for what, spool, sent, names, counted in faults_sigterm.rows():
+        if len(names) < sent:
+            raise Failed(f"{what}: {len(names)} of {sent} spans arrived")
+        row(what, spool, sent, names, counted)
 
 
 def _integrity(path: str) -> str:

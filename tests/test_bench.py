@@ -89,6 +89,16 @@ def test_what_export_sustains_is_printed():
         assert f"\n| {way} | 1,000 | " in done.stdout
 
 
+def test_the_bridge_is_printed_beside_the_sdk():
+    from bench.bridge import ROWS
+
+    done = run("-m", "bench.bridge", "--smoke")
+    assert done.returncode == 0, done.stderr
+    for row in ROWS:
+        assert f"\n| {row.work} | " in done.stdout
+    assert "`install()`" in done.stdout
+
+
 def test_peers_that_are_not_installed_are_said_to_be():
     done = compare("--smoke", "--only", "child,bytes,import", absent=frozenset({"opentelemetry", "ddtrace"}))
     assert done.returncode == 0, done.stderr
@@ -103,3 +113,23 @@ def test_a_check_fails_where_a_target_was_not_measured():
 
 def test_a_check_passes_where_no_target_is_missed():
     assert compare("--smoke", "--check", "--only", "root").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.one_form
+def test_the_bench_of_a_service_counts_every_span_of_every_request():
+    done = run("-m", "bench.service", "--rounds", "1", "--seconds", "1", "--only", "tracekit")
+    assert done.returncode == 0, done.stderr
+    head, _, untraced, traced = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    assert untraced[0] == "none"
+    assert traced[0] == "tracekit"
+    assert traced[head.index("spans lost")] == "0.0%"
+    assert int(traced[head.index("requests a second")].replace(",", "")) > 0
+
+
+def test_the_bench_of_a_service_names_the_peers_that_are_not_installed():
+    code = f"{ABSENT.format(names={'ddtrace', 'fastotel'})}\nfrom bench.service_child import CONTENDERS, is_installed\n"
+    done = run("-c", code + "print([name for name in CONTENDERS if is_installed(name)])")
+    assert done.returncode == 0, done.stderr
+    assert {"none", "tracekit"} <= set(eval(done.stdout))
+    assert not {"ddtrace", "fastotel"} & set(eval(done.stdout))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -44,6 +45,15 @@ PRINTED = {
             GET /price/{cart}
               add up
         """,
+    "aiohttp_app.py": """
+        acme: 42
+        buy
+          GET
+            GET /old/{cart}
+          GET
+            GET /price/{cart}
+              add up
+        """,
     "nursery.py": """
         order [cancelled]
           pick
@@ -58,3 +68,25 @@ def test_an_example_prints_what_it_promises(name):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == textwrap.dedent(PRINTED[name]).strip()
+
+
+README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_readmes_tour_makes_the_tree_that_it_shows(tmp_path):
+    tour = README.partition("## A minute's tour")[2].partition("## Every wire format")[0]
+    first, *_, last = re.findall(r"```python\n(.*?)```", tour, re.DOTALL)
+    show = """
+from tracekit.testing import recording, span_tree
+
+with recording() as exporter:
+    exec(compile(LAST, "README.md", "exec"), globals())
+    print(span_tree(sorted(exporter.spans, key=lambda span: span.start_ns)))
+"""
+    program = f"{first}\nLAST = {last!r}\n{show}"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (shown,) = re.findall(r"```\n(checkout\n.*?)```", tour, re.DOTALL)
+    assert done.stdout == shown

@@ -157,3 +157,39 @@ def test_a_batch_of_an_exporter_that_was_given_up_is_accounted_once(caplog, erro
     assert not thread.is_alive()
     assert tracekit.statistics() == statistics
     assert len(caplog.records) == (0 if error is None else 1), "the reason is reported once"
+
+
+# ---- attributes
+
+
+@pytest.mark.parametrize("call", ["add_event", "add_link"])
+def test_a_finalizer_that_changes_a_dict_while_it_is_copied_costs_nothing(call, exporter):
+    """``_clean()`` copies the dict in one step: CPython 3.11 may collect garbage while it makes a list of the items."""
+
+    class Grows:
+        def __init__(self, values):
+            self.itself, self.values = self, values
+
+        def __del__(self):
+            self.values["late"] = 1
+
+    before = gc.get_threshold()
+    span = tracekit.span("span")
+    for threshold in range(2, 150, 3):  # at any step
+        values = {f"key {number}": number for number in range(100)}
+        gc.collect()
+        gc.disable()
+        try:
+            Grows(values)
+            gc.set_threshold(threshold)
+            gc.enable()
+            if call == "add_event":
+                span.add_event("event", values)
+            else:
+                span.add_link(tracekit.SpanContext("a" * 32, "b" * 16), values)
+        finally:
+            gc.enable()
+            gc.set_threshold(*before)
+    span.end()
+    items = span.events if call == "add_event" else span.links
+    assert {len(item.attributes) for item in items} <= {100, 101}

@@ -30,6 +30,7 @@ import trio
 import tracekit
 import tracekit.threads
 from tracekit._core.scopes import Scope
+from tracekit._handoffs.hooks import _inside
 from tracekit.testing import MemoryExporter, recording, span_tree
 
 from .tools.backends import BACKENDS
@@ -311,6 +312,32 @@ def test_an_executor_that_is_made_under_the_first_request_serves_each_under_its_
     pool.shutdown()
     assert len(workers) == 1
     assert span_tree(exporter.spans) == "request 0\n  job\n  part of it\n    job\nrequest 1\n  job\njob"
+
+
+@pytest.mark.usefixtures("hooks")
+@pytest.mark.parametrize("hand_over", ["submit", "map", *[f"ThreadPool.{name}" for name in ["apply", *POOL_JOBS]]])
+def test_a_span_that_one_job_forgets_is_not_the_parent_in_the_next_though_nothing_is_current(hand_over):
+    found = []
+
+    def forget():
+        found.append(tracekit.current_span())
+        tracekit.span("forgotten").__enter__()
+
+    with contextlib.ExitStack() as pools:
+        if "." in hand_over:
+            call = getattr(pools.enter_context(ThreadPool(1)), hand_over.partition(".")[2])
+        else:
+            call = getattr(pools.enter_context(futures.ThreadPoolExecutor(1)), hand_over)
+        for _ in range(2):
+            if hand_over == "submit":
+                call(forget).result()
+            elif "apply" in hand_over:
+                done = call(forget)
+                done is None or done.get()
+            else:
+                done = call(lambda *_: forget(), [()])
+                list(done.get() if hasattr(done, "get") else done)
+    assert found == [None, None]
 
 
 @pytest.mark.usefixtures("hooks")
@@ -913,7 +940,7 @@ def recorded(monkeypatch):
     tracekit.remove_hooks()
 
 
-def test_where_nothing_is_current_nothing_is_added(recorded):
+def test_where_nothing_is_current_nothing_is_added_but_a_scope_for_a_pools_job(recorded):
     thread = threading.Thread(target=int)
 
     def all_three():
@@ -926,7 +953,7 @@ def test_where_nothing_is_current_nothing_is_added(recorded):
     thread.join()
     assert recorded == [
         ("start", (), {}, None),
-        ("submit", (int, "5"), {"base": 10}, None),
+        ("submit", (_inside, None, int, "5"), {"base": 10}, None),
         ("start", (), {}, None),
         ("__init__", (NOTHING,), {}, None),
     ]

@@ -14,6 +14,7 @@ import pytest
 
 import tracekit
 from tracekit import Account, _configure
+from tracekit._core.buffer import Buffer
 from tracekit._export import pipeline
 from tracekit.testing import MemoryExporter, recording
 
@@ -274,6 +275,32 @@ def test_an_error_in_shutdown_is_logged_and_nothing_else(caplog):
     assert len(exporter.got) == 1
 
 
+def test_a_finalizer_that_drains_the_buffer_while_it_is_drained_doubles_no_span():
+    class Drains:
+        def __del__(self):
+            drained.append(full.drain())
+
+    full, drained = Buffer(), []
+    full.is_open = True
+    for item in "abc":
+        full.end(item, True)
+    gc.collect()
+    gc.disable()
+    before = gc.get_threshold()
+    try:
+        cycle = Drains()
+        cycle.itself = cycle
+        del cycle
+        gc.set_threshold(1)
+        gc.enable()
+        drained.append(full.drain())
+    finally:
+        gc.enable()
+        gc.set_threshold(*before)
+    gc.collect()
+    assert sorted(item for spans in drained for item in spans) == ["a", "b", "c"]
+
+
 # ---- an exporter that hangs or is slow
 
 
@@ -356,6 +383,17 @@ def test_a_new_exporter_takes_over_from_one_that_hangs(gate):
     until(lambda: len(gate._spans) == 1)
     assert (balance.exported, balance.failed, balance.queued, balance.dropped) == (5, 1, -1, 0)
     assert [span.name for span in gate._spans] == ["in flight"], "it gets no more spans"
+
+
+def test_a_batch_that_is_exported_after_its_exporter_was_given_up_changes_no_count(gate):
+    worker = _configure._pipeline._worker
+    (thread,) = (thread for thread in threading.enumerate() if thread.ident == worker.served_by)
+    final = worker.abandon()
+    before = worker.counts, worker.in_hand
+    gate.release.set()
+    thread.join(20)
+    assert [span.name for span in gate.spans] == ["in flight"]
+    assert (worker.counts, worker.in_hand, final.failed) == (*before, 1)
 
 
 def test_spans_that_wait_behind_a_hanging_exporter_go_to_its_successor_without_a_flush(gate):

@@ -218,6 +218,14 @@ def test_what_did_not_fit_the_workers_buffer_is_counted_and_said_here(quick_pool
     caplog.clear()
 
 
+def test_the_statistics_of_a_worker_add_up_after_its_spans_were_sent(pool, exporter):
+    before = pool.submit(jobs.statistics).result()
+    pool.submit(jobs.work, "work", "part").result()
+    after = pool.submit(jobs.statistics).result()
+    assert after.ended == after.exported + after.queued + after.dropped + after.failed + after.unsampled
+    assert (after.exported - before.exported, after.queued) == (2, 0)
+
+
 def test_spans_that_come_back_to_nobody_are_counted_as_dropped(quick_pool, exporter, fifo):
     before = tracekit.statistics()
     quick_pool.submit(jobs.wait_for, fifo)

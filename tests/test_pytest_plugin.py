@@ -298,32 +298,18 @@ def test_marks_of_module_class_and_test_add_up(tmp_path):
         ("(alow={'open'})", "pytest.mark.tracekit takes allow={...} and nothing else"),
     ],
 )
-def test_a_mark_that_means_nothing_is_a_usage_error(tmp_path, mark, message):
+def test_a_mark_that_means_nothing_is_an_error_of_the_test(tmp_path, mark, message):
     body = f"""
         @pytest.mark.tracekit{mark}
-        def test_job():
-            pass
-        """
-    run = Run(tmp_path, {"job": body})
-    assert run.code == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: test_job.py::test_job: {message}\n" in run.output
-    assert run.reports == []
-
-
-def test_in_a_process_of_xdist_it_is_an_error_of_the_test(tmp_path):
-    worker = "\ndef pytest_configure(config):\n    config.workerinput = {}\n"
-    body = """
-        @pytest.mark.tracekit(allow={"opne"})
         def test_job():
             pass
 
         def test_other():
             assert tracekit.current_context() is None
         """
-    run = Run(tmp_path, {"conftest.py": textwrap.dedent(CONFTEST) + worker, "job": body})
-    assert run.outcomes == {"job": "teardown failed", "other": "passed"}
-    (text,) = run.errors("job").values()
-    assert "UsageError: test_job.py::test_job: allow of pytest.mark.tracekit must hold" in text
+    run = Run(tmp_path, {"job": body})
+    assert run.outcomes == {"job": "setup failed", "other": "passed"}
+    assert list(run.errors("job").values()) == [message]
 
 
 def test_a_test_that_fails_keeps_its_own_failure_and_is_told_the_rest_beside_it(tmp_path):

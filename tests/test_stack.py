@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tracekit._core.outcome import exception_events
+from tracekit._core.records import DEFAULT_LIMITS
 from tracekit._core.stack import message_of, stack_of
 
 same = settings(deadline=None, derandomize=True, database=None, max_examples=200)
@@ -282,6 +284,42 @@ def test_a_bounded_number_of_octets_is_read(tmp_path, empty_cache):
         (tmp_path / name).write_text("1\n2 source\n3 source\n" + "#" * 300_000)
     stack(frames_of(*names))
     assert list(empty_cache) == [names[2]]
+
+
+def recorded(*errors):
+    return [attributes for _, attributes in exception_events(errors, DEFAULT_LIMITS)]
+
+
+def test_the_errors_of_a_group_share_the_bounds_on_files(tmp_path, empty_cache):
+    names = [str(tmp_path / f"{number}.py") for number in range(32)]
+    for name in names:
+        (tmp_path / name).write_text("1\n2 source\n3 source\n")
+    stacks = [attributes["exception.stacktrace"] for attributes in recorded(*map(frames_of, names))]
+    assert len(empty_cache) == 16
+    assert [stack.count(" source\n") for stack in stacks] == [1] * 16 + [0] * 16
+    assert all(f'  File "{name}", line 2, in call\n' in stack for name, stack in zip(names, stacks, strict=True))
+
+
+def test_the_errors_of_a_group_share_the_bound_on_messages():
+    found = [attributes["exception.message"] for attributes in recorded(*[Local("m" * 3000) for _ in range(32)])]
+    lengths = [len(message) for message in found]
+    assert (lengths[0], lengths[-1]) == (3000, 128)
+    assert sum(lengths) <= 24 * 1024 + 32 * 129
+    assert [message.cuts for message in found] == [int(length < 3000) for length in lengths]
+
+
+def test_a_cause_that_errors_of_a_group_share_is_in_the_stack_of_each():
+    cause = raised(KeyError("cause"))
+    stacks = [
+        attributes["exception.stacktrace"] for attributes in recorded(*[raised(Local(), cause) for _ in range(3)])
+    ]
+    assert [stack.count("KeyError: 'cause'\n") for stack in stacks] == [1] * 3
+
+
+@pytest.mark.parametrize("length", [2, 300])
+def test_the_errors_of_a_group_take_a_bounded_number_of_calls(length):
+    errors = [chain(length) for _ in range(32)]
+    assert calls(lambda: recorded(*errors)) < 12_000
 
 
 def test_files_that_are_not_there_and_loaders_that_raise_cost_only_the_line(empty_cache):

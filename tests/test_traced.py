@@ -17,6 +17,7 @@ import trio
 
 import tracekit
 from tracekit import traced
+from tracekit._handoffs.traced import _places
 from tracekit.testing import span_tree
 
 
@@ -530,6 +531,50 @@ def test_a_stream_begins_under_what_was_current_at_the_call_though_that_was_clos
     assert span_tree(exporter.spans) == "request\nother ~ request\nbody ~ request"
 
 
+def test_a_stream_of_a_traced_generator_is_that_generator_and_starts_where_it_was_streamed(exporter):
+    @traced
+    def body():
+        yield here()
+
+    with tracekit.span("endpoint"):
+        steps = body()
+        assert tracekit.stream(steps) is steps
+        assert tracekit.stream(tracekit.stream(steps)) is steps
+        unused = tracekit.stream(body())
+    with tracekit.span("other"):
+        assert list(steps) == [body.__qualname__]
+        assert list(tracekit.stream(steps)) == []  # it has ended
+    with tracekit.span("plain"):
+        assert list(body()) == [body.__qualname__]
+    unused.close()
+    del steps, unused
+    assert span_tree(exporter.spans) == f"endpoint\n  {body.__qualname__}\nother\nplain\n  {body.__qualname__}"
+    assert not _places
+
+
+def test_the_place_of_a_closed_generator_is_not_that_of_another_at_its_address(exporter):
+    with tracekit.span("endpoint"):
+        closed = tracekit.stream(plain_steps())
+    closed.close()
+    another = plain_steps()
+    _places[id(another.gi_frame)] = _places.popitem()[1]  # as if the freed frame were reused
+    with tracekit.span("other"):
+        assert list(another) == [1]
+    assert span_tree(exporter.spans) == "endpoint\nother\n  steps"
+    assert not _places
+
+
+def test_a_stream_of_a_traced_generator_has_the_name_it_is_given(exporter):
+    with tracekit.span("endpoint"):
+        assert list(tracekit.stream(plain_steps(), "stream")) == [1]
+    assert span_tree(exporter.spans) == "endpoint\n  stream\n    steps"
+
+
+@traced("steps")
+def plain_steps():
+    yield 1
+
+
 def test_nested_traced_generators_stack_like_calls(exporter):
     @traced("outer")
     def outer():
@@ -587,6 +632,21 @@ async def test_the_consumer_of_an_async_generator_keeps_its_own_scope(anyio_back
     assert span_tree(exporter.spans) == (
         "consumer\n  body\n    step 0\n    step 1\n    step 2\n  use 0\n  use 1\n  use 2"
     )
+
+
+@pytest.mark.anyio
+async def test_a_stream_of_a_traced_async_generator_is_that_generator(anyio_backend, exporter):
+    @traced("body")
+    async def body():
+        yield here()
+
+    with tracekit.span("endpoint"):
+        steps = body()
+        assert tracekit.stream(steps) is steps
+    with tracekit.span("other"):
+        assert [item async for item in steps] == ["body"]
+    assert span_tree(exporter.spans) == "endpoint\n  body\nother"
+    assert not _places
 
 
 @pytest.mark.anyio

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 import tracekit
-from tracekit import traced
+from tracekit import aio, traced
 from tracekit.testing import span_tree
 
 
@@ -181,6 +181,25 @@ def test_nothing_is_converted_for_a_span_that_is_not_recorded():
 
     tracekit.configure(sampler=tracekit.AlwaysOff())
     traced(capture_args=["a"])(lambda a: None)(Unwanted())
+
+
+@pytest.mark.anyio
+async def test_a_task_of_a_named_group_keeps_the_options(anyio_backend, exporter):
+    @traced("work", kind="consumer", capture_args=["a"], expected=Missing)
+    async def work(a):
+        raise Missing
+
+    with pytest.raises(ExceptionGroup):
+        async with aio.create_task_group("group") as group:
+            group.start_soon(work, 1)
+    with pytest.raises(ExceptionGroup):
+        async with aio.create_task_group("group") as group:
+            group.start_soon(work, 2, name="named")
+    found = [span for span in exporter.spans if "a" in span.attributes]
+    assert [(span.name, span.kind, span.attributes["a"], span.status.code) for span in found] == [
+        ("work", "consumer", 1, "unset"),
+        ("named", "consumer", 2, "unset"),
+    ]
 
 
 # ---- expected

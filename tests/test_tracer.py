@@ -360,6 +360,29 @@ def test_a_forked_child_starts_empty_and_exports_its_own_only(fork_only):
     ]
 
 
+def test_a_callback_about_a_span_that_the_child_forgets_may_end_another(fork_only):
+    program = """
+        import weakref
+
+        tracekit.configure(exporter=Lines(), export_interval_s=3600)
+        span = tracekit.span("parent's")
+        watcher = weakref.ref(span, lambda _: tracekit.span("callback's").end())
+        span.end()
+        del span
+
+        def child():
+            tracekit.span("child's").end()
+            counts = tracekit.statistics()
+            assert (counts.started, counts.ended, counts.queued) == (2, 2, 2), counts
+            assert tracekit.flush()
+            assert tracekit.statistics().exported == 2, tracekit.statistics()
+
+        assert fork(child) == 0
+        tracekit.configure()
+        """
+    assert sorted(run_forking(program)[:2]) == ["callback's root unset", "child's root unset"]
+
+
 def test_a_span_open_at_the_fork_is_remote_in_the_child_and_the_parents_to_export(fork_only):
     program = """
         tracekit.configure(exporter=Lines(), export_interval_s=3600)

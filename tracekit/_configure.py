@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ._core.context import SpanContext
+    from ._core.span import Span
     from ._core.tracer import Hooks
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
@@ -235,6 +236,11 @@ def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
             _propagation.use_formats(formats)
 
 
+def take_for_parent() -> list[Span]:
+    """In a worker process: return the spans that go back with a result; they count as exported here."""
+    return _started().take()
+
+
 def _other_sdk() -> list[str]:
     """Return a line about OpenTelemetry's SDK if that traces this process too, beside tracekit."""
     provider = getattr(sys.modules.get("opentelemetry.trace"), "_TRACER_PROVIDER", None)
@@ -368,12 +374,13 @@ def _started() -> Pipeline:
 
 
 def _after_fork() -> None:
-    after_fork()
+    parents_spans = after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()
         _finish_before_celery()
     if _detected is not None and _detected[0] is _configured:
         _renew_resource(_configured, _detected[1])
+    del parents_spans  # now that callbacks of weak references to them find the child's state
 
 
 def _renew_resource(tracer: Tracer, detected: Mapping[str, Any]) -> None:

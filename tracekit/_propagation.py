@@ -24,6 +24,7 @@ __all__ = [
     "formats",
     "formats_named",
     "inject",
+    "names",
     "use_formats",
 ]
 
@@ -46,6 +47,19 @@ _NAMES = {
 }
 
 
+def _names_of(formats: Sequence[Format]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    fields = dict.fromkeys([field for format in formats for field in format.fields])
+    return tuple(fields), tuple([prefix for format in formats for prefix in getattr(format, "prefixes", ())])
+
+
+_names = _names_of(DEFAULT_FORMATS)
+
+
+def names() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the fields of the formats in use, and the prefixes of further ones."""
+    return _names
+
+
 def formats() -> Sequence[Format]:
     """Return the formats in use."""
     return _formats
@@ -66,8 +80,8 @@ def check_fields(format: Format) -> None:
 
 def use_formats(formats: Sequence[Format]) -> None:
     """Read and write *formats*, in this order, from now on."""
-    global _formats, _sieve
-    _formats = formats
+    global _formats, _names, _sieve
+    _formats, _names = formats, _names_of(formats)
     if tuple(formats) == DEFAULT_FORMATS:
         _sieve = None
         set_formats()  # extract() and inject() read and write these two themselves
@@ -75,10 +89,7 @@ def use_formats(formats: Sequence[Format]) -> None:
         _sieve = None
         set_formats(None, formats[0].read, formats[0].write)  # no other format to combine it with
     else:
-        _sieve = Sieve(
-            [field for format in formats for field in format.fields],
-            [prefix for format in formats for prefix in getattr(format, "prefixes", ())],
-        )
+        _sieve = Sieve(*_names)
         set_formats(_sieve, _read, _write)
 
 

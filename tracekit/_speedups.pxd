@@ -1,5 +1,6 @@
 # The functions and types of _speedups.pyx that other compiled modules call directly.
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport cython
@@ -37,6 +38,45 @@ cdef class Sieve:
     cdef Py_ssize_t index(self, object key, bint is_mapping, Name* name) noexcept
 
 
+cpdef bint has_text_keys(dict items) noexcept
+
+
+@cython.final
+@cython.no_gc
+cdef class Items:
+    cdef PyObject** pairs
+    cdef Py_ssize_t size, room
+    cdef dict seen
+
+    cdef int reserve(self, Py_ssize_t count) except -1
+    cdef void append(self, PyObject* key, PyObject* value) noexcept
+    cdef Py_ssize_t find(self, str key) noexcept
+    cdef Py_ssize_t count(self) noexcept
+    cdef bint has(self, str key) noexcept
+    cdef int put(self, str key, object value) except -1
+    cdef bint fill(self, dict items, Py_ssize_t max_count, Py_ssize_t max_length) except -1
+    cdef dict mapping(self)
+
+
+cdef struct Entry:
+    PyObject* head
+    int64_t number
+    PyObject* items
+
+
+@cython.final
+@cython.no_gc
+cdef class Entries:
+    cdef Entry* entries
+    cdef Py_ssize_t size, room
+
+    cdef Py_ssize_t count(self) noexcept
+    cdef int append(self, object head, int64_t number, Items items) except -1
+    cdef object head(self, Py_ssize_t at)
+    cdef int64_t number(self, Py_ssize_t at) noexcept
+    cdef Items items(self, Py_ssize_t at)
+
+
 @cython.final
 @cython.no_gc
 cdef class Octets:
@@ -60,5 +100,6 @@ cdef class Octets:
     cdef Py_ssize_t open(self, uint8_t tag) except -1
     cdef int close(self, Py_ssize_t begin) except -1
     cdef int attributes(self, uint8_t tag, dict attributes) except -1
+    cdef int items(self, uint8_t tag, Items items) except -1
     cdef int attribute(self, uint8_t tag, str key, object value) except -1
     cdef int value(self, object value) except -1

@@ -26,8 +26,11 @@ cdef extern from "Python.h":
     object PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
     object PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
+    void* PyMem_Realloc(void* block, size_t size)
+    void PyMem_Free(void* block)
 
 include "_speedups_codecs.pxi"
 include "_speedups_carriers.pxi"
 include "_speedups_ids.pxi"
+include "_speedups_items.pxi"
 include "_speedups_octets.pxi"

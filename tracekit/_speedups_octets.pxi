@@ -1,10 +1,6 @@
 # The octets of protocol buffers, with attributes as OTLP has them. A nested message is written behind one octet for
 # its size, and moved where the size takes more. Field numbers: opentelemetry/proto/common/v1/common.proto.
 
-cdef extern from "Python.h":
-    void* PyMem_Realloc(void* block, size_t size)
-    void PyMem_Free(void* block)
-
 cdef enum:
     MAX_SCALAR = 16  # octets that a tag and a varint or fixed number take at most
 
@@ -128,6 +124,12 @@ cdef class Octets:
     cdef int attributes(self, uint8_t tag, dict attributes) except -1:
         for key, value in attributes.items():
             self.attribute(tag, key, value)
+        return 0
+
+    cdef int items(self, uint8_t tag, Items items) except -1:
+        cdef Py_ssize_t at
+        for at in range(items.size):
+            self.attribute(tag, <str>items.pairs[2 * at], <object>items.pairs[2 * at + 1])
         return 0
 
     cdef int attribute(self, uint8_t tag, str key, object value) except -1:

@@ -29,7 +29,7 @@ from multiprocessing.reduction import ForkingPickler
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-from ._configure import record_for_parent, statistics, tracer_in_use
+from ._configure import record_for_parent, statistics, take_for_parent, tracer_in_use
 from ._core.buffer import buffer
 from ._core.context import Link, SpanContext
 from ._core.outcome import mark_recorded, outcome_of
@@ -274,7 +274,7 @@ class _Spans:
     def __reduce__(self) -> Any:
         lost = _lost()
         _lost_before[os.getpid()] = statistics().dropped
-        return _receive, ([_values(span) for span in buffer.drain()], lost)
+        return _receive, ([_values(span) for span in take_for_parent()], lost)
 
 
 def _values(span: Span) -> tuple[Any, ...]:

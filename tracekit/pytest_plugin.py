@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "pytest_addoption",
-    "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_fixture_setup",
     "pytest_runtest_call",
@@ -44,7 +43,7 @@ class _Running:
     def __init__(self, item: pytest.Item) -> None:
         self.watch: Watch | None = None
         self.passes = True
-        self._item = item
+        self._allowed = _allowed(item)
         self._exits = ExitStack()
         self._exits.callback(swap_scope, swap_scope(None))
         if _is_strict(item):
@@ -67,8 +66,7 @@ class _Running:
         """Return the findings about the test's spans as text, empty if there are none, and end spans left open."""
         if self.watch is None:
             return ""
-        allowed = _allowed(self._item)
-        found = self.watch.findings(allowed)
+        found = self.watch.findings(self._allowed)
         if not found:
             return ""
         from ._render import printable
@@ -79,7 +77,7 @@ class _Running:
         spans = {span.context.span_id: span for span in own}.values()
         tree = [printable(line) for line in span_tree(spans).split("\n") if line]
         running = [f"the {thread} is still running" for thread in self.watch.threads()]
-        if "open" not in allowed:
+        if "open" not in self._allowed:
             self.watch.end_open()
         head = f"tracekit: {', '.join(dict(found))}"
         lines = [line for _, line in found]
@@ -106,14 +104,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", text)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Reject invalid arguments to the ``tracekit`` mark."""
-    if hasattr(config, "workerinput"):
-        return  # a process of pytest-xdist, whose output is not shown: the test reports it
-    for item in items:
-        _allowed(item)
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Restore everything, also after an interrupted test."""
@@ -125,9 +115,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Start the test, fixtures included, with nothing current."""
+    """Start the test, fixtures included, with nothing current; reject invalid arguments to the ``tracekit`` mark."""
     item.config.stash[_running] = _Running(item)
-    return (yield)
+    result = yield
+    # Last: without the setup of other plugins, their teardown fails. Not in the collection: there, an error in a process
+    # of pytest-xdist is not shown.
+    wrong = _wrong(item)
+    if wrong:
+        pytest.fail(wrong, pytrace=False)
+    return result
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -216,21 +212,25 @@ def _is_strict(item: pytest.Item) -> bool:
     return item.get_closest_marker(_MARK) is not None
 
 
-def _allowed(item: pytest.Item) -> set[str]:
-    """Return the findings that the marks of *item* allow."""
-    allowed: set[str] = set()
+def _wrong(item: pytest.Item) -> str:
+    """Return the error in the marks of *item*; empty if there is none."""
     for mark in item.iter_markers(_MARK):
         from ._testing.leaks import FINDINGS
 
         words = mark.kwargs.get("allow", ())
         if mark.args or set(mark.kwargs) - {"allow"} or not isinstance(words, set | frozenset | list | tuple):
-            raise pytest.UsageError(f"{item.nodeid}: pytest.mark.tracekit takes allow={{...}} and nothing else")
+            return "pytest.mark.tracekit takes allow={...} and nothing else"
         for word in words:
             if word not in FINDINGS:
-                text = f"allow of pytest.mark.tracekit must hold {', '.join(FINDINGS)}, not {word!r:.64}"
-                raise pytest.UsageError(f"{item.nodeid}: {text}")
-        allowed.update(words)
-    return allowed
+                return f"allow of pytest.mark.tracekit must hold {', '.join(FINDINGS)}, not {word!r:.64}"
+    return ""
+
+
+def _allowed(item: pytest.Item) -> set[str]:
+    """Return the findings that the marks of *item* allow."""
+    if _wrong(item):
+        return set()
+    return {word for mark in item.iter_markers(_MARK) for word in mark.kwargs.get("allow", ())}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import subprocess
@@ -55,6 +56,21 @@ def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"module 'tracekit.aio' has no attribute 'sleep'"):
         aio.sleep
     assert not hasattr(aio, "__wrapped__")
+
+
+def test_a_type_checker_does_not_take_every_name_for_one_of_the_module():
+    tree = ast.parse(inspect.getsource(aio))
+    assert "__getattr__" not in {getattr(node, "name", "") for node in tree.body}
+    (hidden,) = (
+        node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "not TYPE_CHECKING"
+    )
+    assert [node.name for node in hidden.body] == ["__getattr__"]
+
+
+def test_the_types_of_the_streams_are_exported():
+    send, receive = aio.create_memory_object_stream(1)
+    with send, receive:
+        assert (type(send), type(receive)) == (aio.MemoryObjectSendStream, aio.MemoryObjectReceiveStream)
 
 
 # What has its signature from anyio, but for what is added.

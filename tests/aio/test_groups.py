@@ -123,6 +123,63 @@ async def test_a_named_group_has_a_span_and_each_task_one(exporter):
     assert tree(exporter) == expected + ("\n  third\n    work" if HAS_HANDLES else "")
 
 
+class Shop:
+    @tracekit.traced
+    async def reserve(self, item):
+        assert tracekit.current_span().attributes["task.wait_s"] >= 0
+        await checkpoint()
+
+    @tracekit.traced("sell")
+    async def sell_all(self, *, task_status=anyio.TASK_STATUS_IGNORED):
+        task_status.started(here())
+        raise ValueError("failed")
+
+
+@pytest.mark.parametrize("how", ["start_soon", "partial", "create_task"])
+async def test_the_span_of_a_traced_function_is_its_tasks(how, exporter):
+    if how == "create_task" and not HAS_HANDLES:
+        pytest.skip("needs anyio 4.14")
+    async with aio.create_task_group("group") as group:
+        for options in ({}, {"name": "second"}):
+            if how == "start_soon":
+                group.start_soon(Shop().reserve, "rope", **options)
+            elif how == "partial":
+                group.start_soon(functools.partial(Shop().reserve, item="rope"), **options)
+            else:
+                group.create_task(Shop().reserve("rope"), **options)
+    assert tree(exporter) == "group\n  Shop.reserve\n  second"
+
+
+async def test_a_traced_function_with_a_name_gives_it_to_its_task(exporter):
+    with raising(ValueError):
+        async with aio.create_task_group("group") as group:
+            group.start_soon(forever)
+            assert await group.start(Shop().sell_all) == "sell"
+    assert tree(exporter) == "group [error]\n  forever [cancelled]\n  sell [error]"
+    assert named(exporter, "forever").status.description == "by sibling: sell raised ValueError"
+    assert [len(span.events) for span in exporter.spans if span.name == "sell"] == [1]
+
+
+async def test_a_decorator_over_a_traced_function_is_called(exporter):
+    traced = Shop().reserve
+
+    @functools.wraps(traced)
+    async def decorated(item):
+        with tracekit.span("decorator"):
+            await tracekit.traced("within")(job)()
+
+    async with aio.create_task_group("group") as group:
+        group.start_soon(decorated, "rope")
+    assert tree(exporter) == "group\n  Shop.reserve\n    decorator\n      within\n        work"
+
+
+async def test_wrong_arguments_of_a_traced_function_are_an_error_of_its_task(exporter):
+    with raising(TypeError):
+        async with aio.create_task_group("group") as group:
+            group.start_soon(Shop().reserve)
+    assert tree(exporter) == "group [error]\n  Shop.reserve [error]"
+
+
 class Callable:
     async def method(self):
         assert here() == "Callable.method"

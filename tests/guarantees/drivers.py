@@ -24,7 +24,7 @@ from .scenario import Node
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["DRIVERS", "Datadog", "Driver", "OpenTelemetry", "Tracekit"]
+__all__ = ["DRIVERS", "Datadog", "Driver", "OpenTelemetry", "OpenTelemetryOnTracekit", "Tracekit"]
 
 
 class Driver:
@@ -247,9 +247,8 @@ def _called(name: str, kind: object) -> str:
     return str(kind) if kind in {"server", "client"} else name
 
 
-class Tracekit(Driver):
-    name = "tracekit"
-    pytest_plugins = ("tracekit.pytest_plugin",)
+class _Recorded(Driver):
+    """The spans are those that tracekit's exporter gets."""
 
     def begin(self, backend: str) -> None:
         super().begin(backend)
@@ -262,6 +261,28 @@ class Tracekit(Driver):
 
     def finish(self) -> None:
         self.tracekit.configure()
+
+    def nodes(self) -> list[Node]:
+        found = []
+        for span in self.exporter.spans:
+            node = Node(
+                _called(span.name, span.kind),
+                span.status.code.replace("unset", ""),
+                "remote" if span.parent and span.parent.is_remote else None,
+                exceptions=tuple(
+                    str(event.attributes["exception.type"]) for event in span.events if event.name == "exception"
+                ),
+                attributes=tuple(span.attributes.items()),
+            )
+            found.append(
+                (span.context.id, span.parent and span.parent.id, node, [link.context.id for link in span.links])
+            )
+        return _ordered(found)
+
+
+class Tracekit(_Recorded):
+    name = "tracekit"
+    pytest_plugins = ("tracekit.pytest_plugin",)
 
     def version(self) -> str:
         import tracekit
@@ -285,23 +306,6 @@ class Tracekit(Driver):
         from tracekit import processes
 
         return processes
-
-    def nodes(self) -> list[Node]:
-        found = []
-        for span in self.exporter.spans:
-            node = Node(
-                _called(span.name, span.kind),
-                span.status.code.replace("unset", ""),
-                "remote" if span.parent and span.parent.is_remote else None,
-                exceptions=tuple(
-                    str(event.attributes["exception.type"]) for event in span.events if event.name == "exception"
-                ),
-                attributes=tuple(span.attributes.items()),
-            )
-            found.append(
-                (span.context.id, span.parent and span.parent.id, node, [link.context.id for link in span.links])
-            )
-        return _ordered(found)
 
     def span(self, name: str, *, links: Any = (), root: bool = False) -> Any:
         if root:
@@ -398,18 +402,13 @@ class OpenTelemetry(Driver):
     """The SDK with a ``SimpleSpanProcessor``, and its instrumentation of threads and asyncio where that is installed."""
 
     name = "OpenTelemetry"
+    _exporter: Any = None
 
     def __init__(self) -> None:
         from opentelemetry import trace
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
         self.aio, self.threads, self.processes = _standard_aio(self), _STANDARD_THREADS, _STANDARD_PROCESSES
-        self._exporter = InMemorySpanExporter()
-        provider = TracerProvider()
-        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        trace.set_tracer_provider(provider)
+        self._prepare()
         self._tracer = trace.get_tracer("guarantees")
         self._instrumentation = []
         for module, kind in (("threading", "ThreadingInstrumentor"), ("asyncio", "AsyncioInstrumentor")):
@@ -420,9 +419,21 @@ class OpenTelemetry(Driver):
             getattr(package, kind)().instrument()
             self._instrumentation.append(module)
 
+    def _prepare(self) -> None:
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+        self._exporter = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        trace.set_tracer_provider(provider)
+
     def begin(self, backend: str) -> None:
         super().begin(backend)
-        self._exporter.clear()
+        if self._exporter is not None:
+            self._exporter.clear()
 
     def version(self) -> str:
         with_instrumentation = "".join(f", {module} instrumented" for module in self._instrumentation)
@@ -557,6 +568,20 @@ class OpenTelemetry(Driver):
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
         return OpenTelemetryMiddleware(app, exclude_spans=["receive", "send"])
+
+
+class OpenTelemetryOnTracekit(_Recorded, OpenTelemetry):
+    """The same programs with the bridge installed."""
+
+    name = "OpenTelemetry API on tracekit"
+
+    def _prepare(self) -> None:
+        from tracekit.bridges import opentelemetry
+
+        opentelemetry.install()
+
+    def version(self) -> str:
+        return f"OpenTelemetry API {importlib.metadata.version('opentelemetry-api')} on tracekit"
 
 
 def _ids(context: Any) -> tuple[int, int]:
@@ -730,5 +755,6 @@ DRIVERS: dict[str, Callable[[], Driver]] = {
     "tracekit": Tracekit,
     "tracekit (plain)": Tracekit,
     "OpenTelemetry": OpenTelemetry,
+    "OpenTelemetry API on tracekit": OpenTelemetryOnTracekit,
     "ddtrace": Datadog,
 }

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 __all__ = ["Results", "evidence", "failures", "readme", "report", "text"]
 
 OURS = ("tracekit", "tracekit (plain)")
-PEERS = ("OpenTelemetry", "ddtrace")
+BRIDGE, SDK = "OpenTelemetry API on tracekit", "OpenTelemetry"
+PEERS = (BRIDGE, SDK, "ddtrace")
+# The scenarios that OpenTelemetry's SDK keeps and the bridge to its API does not, with the reason.
+WORSE = {
+    "test_generators.left_open": "a closed span hides every span inside it from the SDK, forgotten or not; tracekit "
+    "keeps those that are open, as the scenarios of row 1 need",
+}
 COLUMNS = {"tracekit": OURS, **{peer: (peer,) for peer in PEERS}}
 TREE_LINES = 30
 BEGIN, END = "<!-- for the README -->", "<!-- until here -->"
@@ -25,8 +31,9 @@ INTRODUCTION = f"""\
 # The trace at every hand-off
 
 Each line is a scenario: a program of a few lines that ran with each tracer on each backend when this page was written. Its finished
-spans were compared with the expected ones. The peers, OpenTelemetry and ddtrace, ran in processes of their own with their own instrumentation
-turned on; where they offer nothing for a hand-off, the scenario uses anyio and the standard library, as their users do. The columns
+spans were compared with the expected ones. The peers, OpenTelemetry's SDK and ddtrace, ran in processes of their own with their own instrumentation
+turned on; where they offer nothing for a hand-off, the scenario uses anyio and the standard library, as their users do. "{BRIDGE}"
+is the program of the column "OpenTelemetry", which uses that API alone, with `tracekit.bridges.opentelemetry.install()`. The columns
 of tracekit show the worse result of its two implementations, compiled and plain. The last column links to the file of the scenario and names the
 function. `make guarantees` runs all scenarios, writes this page, and writes the expected and the actual trees of every other difference to
 `.cache/guarantees/evidence.md`.
@@ -93,9 +100,18 @@ _AS_KEPT = Verdict(KEPT)
 
 
 def failures(results: Results) -> list[str]:
-    """Return a line for each verdict on tracekit that differs from the one that the scenario promises."""
+    """Return a line for each verdict on tracekit that differs from the one that the scenario promises.
+
+    The bridge to OpenTelemetry's API promises nothing but what the SDK keeps.
+    """
     scenarios = {one.key: one for one in results.scenarios}
-    return [
+    worse = [
+        f"FAILED {key} with {tracer} on {backend}: {verdict.word}, and the SDK keeps it"
+        for (tracer, backend, key), verdict in results.verdicts.items()
+        if tracer == BRIDGE and key not in WORSE and verdict.word != KEPT
+        if (of_sdk := results.verdicts.get((SDK, backend, key))) is not None and of_sdk.word == KEPT
+    ]
+    return worse + [
         f"FAILED {key} with {tracer} on {backend}: {verdict.word}"
         for (tracer, backend, key), verdict in results.verdicts.items()
         if tracer in OURS and not is_as_said(scenarios[key], verdict)
@@ -183,17 +199,27 @@ def _summary(results: Results) -> str:
             "",
             f"{total} scenarios, {kept} of them kept by tracekit on every backend"
             + (f", and {given_up} only if it is called." if given_up else "."),
-            *[f"Kept by all three: {'; '.join(rest)}."] * bool(rest),
+            *[f"Kept by all: {'; '.join(rest)}."] * bool(rest),
             "",
             BEGIN,
-            "| scenarios kept on every backend | tracekit | OpenTelemetry | ddtrace |",
-            "|---|---|---|---|",
+            f"| scenarios kept on every backend | {' | '.join(COLUMNS)} |",
+            "|" + "---|" * (len(COLUMNS) + 1),
             *short,
+            _total(results),
             *_because(total - kept, given_up),
             END,
             "",
         ]
     )
+
+
+def _total(results: Results) -> str:
+    """Return the last line of the table."""
+    sums = [
+        [sum(numbers) for numbers in zip(*[results.kept(row, *tracers) for row in ROWS], strict=True)]
+        for tracers in COLUMNS.values()
+    ]
+    return "| all | " + " | ".join(f"{kept}/{total}" for kept, total in sums) + " |"
 
 
 def _because(unkept: int, given_up: int) -> list[str]:
@@ -233,8 +259,8 @@ def _unkept(results: Results) -> str:
 
 
 def _table(results: Results, of_row: list[Scenario]) -> Iterator[str]:
-    yield f"| scenario | {' | '.join(f'tracekit, {backend}' for backend in ALL)} | OpenTelemetry | ddtrace | function |"
-    yield "|" + "---|" * (len(ALL) + 4)
+    yield f"| scenario | {' | '.join(f'tracekit, {backend}' for backend in ALL)} | {' | '.join(PEERS)} | function |"
+    yield "|" + "---|" * (len(ALL) + len(PEERS) + 2)
     for one in of_row:
         found = results.of(one, *OURS)
         ours = [_cell(one, backend, found, results) for backend in ALL]

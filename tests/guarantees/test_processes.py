@@ -240,6 +240,9 @@ async def joins(t):
         "OpenTelemetry": "from opentelemetry import trace; from opentelemetry.sdk.trace import TracerProvider;"
         "trace.set_tracer_provider(TracerProvider());"
         "print(hex(trace.get_tracer('x').start_span('work').get_span_context().trace_id))",
+        "OpenTelemetry API on tracekit": "import tracekit; from tracekit.bridges import opentelemetry;"
+        "tracekit.configure(); opentelemetry.install(); from opentelemetry import trace;"
+        "print(hex(trace.get_tracer('x').start_span('work').get_span_context().trace_id))",
         "ddtrace": "from ddtrace.trace import tracer; print(hex(tracer.trace('work').trace_id))",
     }
     environ = {**os.environ, "TRACEPARENT": f"00-{trace_id}-00f067aa0ba902b7-01"}

@@ -14,7 +14,7 @@ import pytest
 from . import __main__ as command
 from . import scenario as framework
 from .drivers import Tracekit
-from .report import Results, evidence, failures, readme, report
+from .report import BRIDGE, WORSE, Results, evidence, failures, readme, report
 from .scenario import KEPT, Tree, Verdict, judge, run, scenario
 
 REPOSITORY = Path(__file__).parents[2]
@@ -161,7 +161,7 @@ def results(**verdicts):
     kept = scenario(row=2, title="a task | its group", expect="request")(body)
     given_up = scenario(row=2, title="a bare task", expect="request", instead="`wrap(fn)`")(other)
     newer = scenario(row=9, title="of a newer Python", expect="", backends=())(third)
-    made = Results([kept, given_up, newer], ["tracekit", "OpenTelemetry"], ["asyncio"])
+    made = Results([kept, given_up, newer], ["tracekit", "OpenTelemetry", BRIDGE], ["asyncio"])
     for tracer, words in verdicts.items():
         for one, word in zip((kept, given_up), words, strict=True):
             made.verdicts[tracer, "asyncio", one.key] = Verdict(word, "job" if word != KEPT else "request")
@@ -173,11 +173,15 @@ def test_the_page_counts_kept_scenarios_and_names_the_call_for_the_others():
     page = report(made, ["CPython 3"])
     assert failures(made) == []
     assert "2 scenarios, 1 of them kept by tracekit on every backend, and 1 only if it is called." in page
-    assert "| Spawning tasks | 1/2 | 0/2 | 0/0 |" in readme(page)
+    assert "| Spawning tasks | 1/2 | 0/0 | 0/2 | 0/0 |" in readme(page)
+    assert "| all | 1/2 | 0/0 | 0/2 | 0/0 |" in readme(page)
     assert "The 1 that are missing for tracekit cannot be kept unless it is called" in readme(page)
     assert "| a bare task | 2 | lost | `wrap(fn)` |" in page
     link = "[`body`](../tests/guarantees/test_scenario.py)"
-    assert f"| a task \\| its group | kept | not here | 3.12+ | not here | lost | not installed | {link} |" in page
+    assert (
+        f"| a task \\| its group | kept | not here | 3.12+ | not here | not installed | lost | not installed | {link} |"
+        in page
+    )
     assert "newer" not in page
 
 
@@ -222,6 +226,15 @@ def test_unexpected_results_of_tracekit_are_failures():
     made = results(tracekit=("lost", "lost"), OpenTelemetry=(KEPT, KEPT))
     assert [line.rpartition(" with ")[2] for line in failures(made)] == ["tracekit on asyncio: lost"]
     assert "1 of tracekit's are failures." in readme(report(made, []))
+
+
+def test_a_scenario_that_only_the_sdk_keeps_is_a_failure_of_the_bridge(monkeypatch):
+    made = results(tracekit=(KEPT, "lost"), OpenTelemetry=(KEPT, "lost"), **{BRIDGE: ("lost", "stuck")})
+    assert failures(made) == [
+        f"FAILED test_scenario.body with {BRIDGE} on asyncio: lost, and the SDK keeps it",
+    ]
+    monkeypatch.setitem(WORSE, "test_scenario.body", "a reason")
+    assert failures(made) == []
 
 
 def test_each_line_of_the_published_page_links_to_a_function_that_is_there():

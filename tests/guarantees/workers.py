@@ -21,7 +21,7 @@ def _span(tracer, name):
         import tracekit
 
         return tracekit.span(name)
-    if tracer == "OpenTelemetry":
+    if tracer.startswith("OpenTelemetry"):
         from opentelemetry import trace
 
         return trace.get_tracer("guarantees").start_as_current_span(name)
@@ -37,7 +37,7 @@ def trace_here(tracer):
 
         context = tracekit.current_context()
         return context and context.trace_id
-    if tracer == "OpenTelemetry":
+    if tracer.startswith("OpenTelemetry"):
         from opentelemetry import trace
 
         context = trace.get_current_span().get_span_context()

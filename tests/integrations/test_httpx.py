@@ -9,8 +9,7 @@ import httpx
 import pytest
 
 import tracekit
-from tracekit.integrations import _http, _peers
-from tracekit.integrations import httpx as integration
+from tracekit.integrations import _client, _http, _peers
 from tracekit.integrations.asgi import TraceMiddleware
 from tracekit.integrations.httpx import AsyncTraceTransport, TraceTransport
 from tracekit.testing import span_tree
@@ -590,7 +589,7 @@ def test_an_error_of_tracing_is_logged_once_and_the_request_is_sent(monkeypatch,
         raise RuntimeError("tracing is broken")
 
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
-    monkeypatch.setattr(integration, "span", broken)
+    monkeypatch.setattr(_client, "span", broken)
     for _ in range(2):
         assert way.request("GET", base).status_code == 200
     assert [record.name for record in caplog.records if record.levelname == "WARNING"] == ["tracekit"]

@@ -122,7 +122,9 @@ class _Cleaner:
         if kind is tuple or kind is list:
             return self.sequence(value, depth)
         if kind is dict and len(value) <= self.limit:
-            return self.mapping(list(value.items()), depth)
+            return self.mapping(
+                list(value.copy().items()), depth
+            )  # list() may collect garbage, whose finalizers change it
         # Not isinstance(), which asks a value for its __class__.
         if issubclass(kind, str):
             return self.text(value)

@@ -29,13 +29,21 @@ class Buffer:
         self.capacity = 16384
         self.is_open = False
         self.wake: Callable[[], object] | None = None
+        self._spans: Any = [] if compiled else deque()
         self.reset()
 
-    def reset(self) -> None:
-        """Drop every span and every count."""
-        self._spans: Any = [] if compiled else deque()
+    def reset(self) -> Any:
+        """Reset every count, forget every span and ``wake``; return the spans.
+
+        The caller drops them when the reset is complete: weak references to spans have callbacks, which may end spans.
+        """
+        spans = self._spans
+        fresh: Any = [] if compiled else deque()
+        self._spans = fresh
+        self.wake = None
         self.is_asleep = True
         self.started = self.ended = self.dropped = self.unsampled = 0
+        return spans
 
     def end(self, span: Any, is_recorded: bool) -> None:
         """Count *span*, which has ended, and keep it if it was recorded and there is room."""
@@ -60,11 +68,18 @@ class Buffer:
 
     def drain(self) -> list[Any]:
         """Take out every span."""
+        # First: it may collect garbage, and a finalizer may drain this buffer.
+        fresh: list[Any] = []
         if not compiled:
             # Not by a new deque: another thread may be between reading this one and appending to it.
-            return [self._spans.popleft() for _ in range(len(self._spans))]
+            for _ in range(len(self._spans)):
+                try:
+                    fresh.append(self._spans.popleft())
+                except IndexError:  # another thread drains it too
+                    break
+            return fresh
         spans: list[Any] = self._spans
-        self._spans = []
+        self._spans = fresh
         return spans
 
     def counts(self) -> tuple[int, int, int, int, int]:

@@ -44,6 +44,7 @@ if TYPE_CHECKING or not IS_COMPILED:
         split_traceparent,
         stretched_word,
     )
+    from .items_plain import Entries, Items, has_text_keys
     from .octets_plain import Octets
 else:
     from .._speedups import (
@@ -51,6 +52,8 @@ else:
         MAX_LABELS,
         MAX_STATE_CHARS,
         MAX_STATE_MEMBERS,
+        Entries,
+        Items,
         Octets,
         Sieve,
         check_baggage,
@@ -60,6 +63,7 @@ else:
         escape_label,
         forget_words,
         format_baggage,
+        has_text_keys,
         hex_text,
         id_octets,
         is_label_key,
@@ -90,6 +94,8 @@ __all__ = [
     "MAX_LABEL_BYTES",
     "MAX_STATE_CHARS",
     "MAX_STATE_MEMBERS",
+    "Entries",
+    "Items",
     "Octets",
     "Sieve",
     "check_baggage",
@@ -99,6 +105,7 @@ __all__ = [
     "escape_label",
     "forget_words",
     "format_baggage",
+    "has_text_keys",
     "hex_text",
     "id_octets",
     "is_label_key",

@@ -192,7 +192,7 @@ def make_members(labels: Any) -> tuple[tuple[str, str, tuple[tuple[str, str | No
     """Return the members of ``baggage`` for a dict of str to str; None for anything else or an invalid key."""
     if type(labels) is not dict:
         return None
-    pairs = list(labels.items())  # a copy, because another thread may change the dict
+    pairs = list(labels.copy().items())  # a copy, because another thread or a finalizer may change the dict
     for key, value in pairs:
         if type(key) is not str or type(value) is not str or not is_label_key(key):
             return None

@@ -39,8 +39,10 @@ cdef class SpanContext:
 cdef SpanContext from_words(
     uint64_t high, uint64_t low, uint64_t span, int bits, str state, object labels, bint remote, dict extra
 )
-cpdef object face_of_context(SpanContext context)
-cpdef object set_context_face(SpanContext context, object face)
+
+
+@cython.locals(context=SpanContext)
+cdef SpanContext child_context(SpanContext base, int bits, str state)
 cdef object _ids_of(SpanContext context)
 cdef bint _are_equal(SpanContext one, SpanContext other)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Link",
     "SpanContext",
-    "face_of_context",
+    "child_context",
     "from_words",
     "generation",
     "ids_of",
@@ -39,7 +39,6 @@ __all__ = [
     "new_span_id",
     "new_trace_bits",
     "new_trace_id",
-    "set_context_face",
     "set_ids",
     "with_labels",
 ]
@@ -111,7 +110,7 @@ class SpanContext:
     _remote: bool
     _extra: dict[str, Any] | None  # never changed
     _is_made: bool
-    _face: Any  # another API's form of this context, made when first asked for
+    _face: Any  # another API's immutable form of this context, made when first asked for
 
     def __init__(
         self,
@@ -275,6 +274,23 @@ def from_words(
     return context
 
 
+def child_context(base: SpanContext, bits: int, state: str | None) -> SpanContext:
+    """Return the context of a new span in the trace of *base*, with these flags and this tracestate."""
+    context = SpanContext.__new__(SpanContext)
+    context._high = base._high
+    context._low = base._low
+    context._span = new_span_id()
+    context._bits = bits
+    context._state = state
+    context._labels = base._labels
+    context._extra = base._extra
+    if not compiled:
+        context._remote = False
+        context._face = None
+    context._is_made = True
+    return context
+
+
 def with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
     """Return *base*, or a context without ids, with *labels* in place of those of *base*."""
     if base is None:
@@ -284,16 +300,6 @@ def with_labels(base: SpanContext | None, labels: Labels | None) -> SpanContext:
     )
     context._face = base._face
     return context
-
-
-def face_of_context(context: SpanContext) -> Any:
-    """Return what ``set_context_face()`` kept with *context*, or None."""
-    return context._face
-
-
-def set_context_face(context: SpanContext, face: Any) -> None:
-    """Keep *face*, another API's immutable form of *context*, for as long as *context* lives."""
-    context._face = face
 
 
 def make_context(

@@ -78,6 +78,8 @@ class Octets:
         for key, value in attributes.items():
             self.attribute(tag, key, value)
 
+    items = attributes
+
     def attribute(self, tag: int, key: str, value: Any) -> None:
         """Write a ``KeyValue``."""
         whole = self.open(tag)

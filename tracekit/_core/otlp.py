@@ -14,7 +14,7 @@ from .records import KINDS
 from .span import Span
 
 if not compiled:
-    from .codecs import Octets
+    from .codecs import Entries, Octets
     from .span import CANCELLED, ERROR, OK
 
     HAS_IS_REMOTE: Final = 0x100
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .context import SpanContext
+    from .tracer import Tracer
 
 __all__ = ["encode_spans"]
 
@@ -36,26 +37,30 @@ def encode_spans(spans: Iterable[Span]) -> bytes:
     past 64 bits, written as text in hexadecimal; a lone surrogate, written as U+FFFD. Labels stay with the context.
     """
     out = Octets()
-    groups: dict[int, list[Any]] = {}
+    # By the identity of the resource, and then of the instrumentation.
+    groups: dict[int, dict[int, list[Any]]] = {}
+    tracer: Tracer | None = None
+    group: list[Any] = []
     for item in spans:
         if type(item) is not Span:
             raise TypeError(f"spans must hold spans, not {type(item).__name__}")
-        groups.setdefault(id(item.resource), []).append(item)
-    for group in groups.values():
-        _put_resource_spans(out, group)
+        span: Span = item
+        if span._tracer is not tracer:
+            tracer = span._tracer
+            group = groups.setdefault(id(tracer.resource), {}).setdefault(id(tracer.instrumentation), [])
+        group.append(span)
+    for by_instrumentation in groups.values():
+        _put_resource_spans(out, list(by_instrumentation.values()))
     return bytes(out)
 
 
-def _put_resource_spans(out: Octets, spans: list[Any]) -> None:
+def _put_resource_spans(out: Octets, groups: list[list[Any]]) -> None:
     resource_spans = out.open(0x0A)
     part = out.open(0x0A)
     # A key may be a StrEnum, say, and Octets take plain text only.
-    out.attributes(0x0A, {str.__str__(key): value for key, value in spans[0].resource.items()})
+    out.attributes(0x0A, {str.__str__(key): value for key, value in groups[0][0].resource.items()})
     out.close(part)
-    groups: dict[int, list[Any]] = {}
-    for item in spans:
-        groups.setdefault(id(item.instrumentation), []).append(item)
-    for group in groups.values():
+    for group in groups:
         _put_scope_spans(out, group)
     out.close(resource_spans)
 
@@ -87,15 +92,15 @@ def _put_span(out: Octets, span: Span) -> None:
     out.time(0x39, span._start)
     out.time(0x41, span._stop)
     if span._attributes is not None:
-        out.attributes(0x4A, span._attributes)
+        out.items(0x4A, span._attributes)
     if span._status == CANCELLED:
         out.attribute(0x4A, CANCELLED_KEY, span._description or "")
     out.number(0x50, span.dropped_attributes)
     if span._events is not None:
-        _put_events(out, span)
+        _put_events(out, span._events)
     out.number(0x60, span.dropped_events)
     if span._links is not None:
-        _put_links(out, span)
+        _put_links(out, span._links)
     out.number(0x70, span.dropped_links)
     if span._status == OK or span._status == ERROR:
         part = out.open(0x7A)
@@ -109,21 +114,25 @@ def _put_span(out: Octets, span: Span) -> None:
     out.close(whole)
 
 
-def _put_events(out: Octets, span: Span) -> None:
-    for name, time_ns, attributes in span._events or ():
+def _put_events(out: Octets, events: Entries) -> None:
+    for at in range(events.count()):
         part = out.open(0x5A)
-        out.time(0x09, time_ns)
-        out.name(0x12, name)
-        if attributes is not None:
-            out.attributes(0x1A, attributes)
+        out.time(0x09, events.number(at))
+        out.name(0x12, events.head(at))
+        items = events.items(at)
+        if items is not None:
+            out.items(0x1A, items)
         out.close(part)
 
 
-def _put_links(out: Octets, span: Span) -> None:
-    for target, attributes in span._links or ():
+def _put_links(out: Octets, links: Entries) -> None:
+    for at in range(links.count()):
         part = out.open(0x6A)
+        target = links.head(at)
         _put_ids(out, target)
-        out.attributes(0x22, dict(attributes))
+        items = links.items(at)
+        if items is not None:
+            out.items(0x22, items)
         out.flags(0x35, _flags(target))
         out.close(part)
 

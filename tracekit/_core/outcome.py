@@ -7,12 +7,14 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .guard import ask, class_name
-from .stack import message_of, stack_of
+from .stack import Texts, message_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from .records import Limits
 
-__all__ = ["Outcome", "exception_attributes", "is_normal_end", "mark_recorded", "outcome_of"]
+__all__ = ["Outcome", "exception_attributes", "exception_events", "is_normal_end", "mark_recorded", "outcome_of"]
 
 _LEAVES = 32  # errors of a group that one span records
 _PARTS = 10_000  # groups and members of groups that are looked at
@@ -42,7 +44,8 @@ def outcome_of(
 ) -> Outcome:
     """Return the outcome of a span that *exc* leaves; the description of its status has about *limit* characters.
 
-    Exceptions of the classes *expected*, alone or in groups, are no errors. Never raises. At the recursion limit it returns no error, so that a span further out records it.
+    Exceptions of the classes *expected*, alone or in groups, are no errors. Never raises. At the recursion limit it
+    returns no error, so that a span further out records it.
     """
     if is_normal_end(exc):
         return Outcome("unset")
@@ -59,17 +62,29 @@ def outcome_of(
     return Outcome("error", f"{name}: {text}" if text else name, errors, awaited)
 
 
-def exception_attributes(exc: BaseException, limits: Limits, with_stack: bool = True) -> dict[str, Any]:
+def exception_attributes(
+    exc: BaseException, limits: Limits, texts: Texts | None = None, with_stack: bool = True
+) -> dict[str, Any]:
     """Return the attributes of an ``exception`` event, as OpenTelemetry's semantic conventions name them.
 
     Never raises: a message whose ``__str__`` does is empty.
     """
     _, name = class_name(type(exc))
-    message = message_of(exc, limits.value_length + 1)  # one more than the limit: the span cuts it and counts that
+    texts = texts or Texts()
+    message = texts.message(exc, limits.value_length)
     if not with_stack:
         return {"exception.type": name, "exception.message": message}
-    stack = stack_of(exc, message[: limits.value_length], limits.stack_length)
+    stack = texts.stack(exc, limits.stack_length)
     return {"exception.type": name, "exception.message": message, "exception.stacktrace": stack}
+
+
+def exception_events(
+    errors: Iterable[BaseException], limits: Limits, with_stack: bool = True
+) -> Iterator[tuple[BaseException, dict[str, Any]]]:
+    """Yield each of the *errors* that leave one span with its attributes. The bounds are for all of them together."""
+    texts = Texts()
+    for error in errors:
+        yield error, exception_attributes(error, limits, texts, with_stack)
 
 
 def _recurse(depth: int) -> None:

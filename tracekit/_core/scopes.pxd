@@ -64,13 +64,13 @@ cdef class Body:
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 
 
-@cython.locals(prev=Scope)
 cdef object open_scope(Scope scope)
-cpdef object keep_view(Scope scope, object view)
+cdef object _open_on(Scope scope, Scope prev)
+cdef object keep_view(Scope scope, object view)
 
 
-@cython.locals(scope=Scope)
-cpdef Scope attach_scope(object span, SpanContext context, object ambient, object view)
+@cython.locals(prev=Scope)
+cdef object attach_scope(Scope scope, object view)
 cdef object _carry(Scope scope)
 cdef object _inherit(Scope scope, Scope prev)
 
@@ -120,9 +120,6 @@ cdef Scope innermost()
 cdef Scope _settle(Scope inner)
 
 
-@cython.locals(scope=Scope)
-cpdef object current_view()
-cpdef tuple inside(Scope scope)
 cpdef SpanContext linked_context(Scope scope)
 
 

@@ -50,11 +50,9 @@ __all__ = [
     "current_context",
     "current_scope",
     "current_span",
-    "current_view",
     "effective",
     "held_span",
     "innermost",
-    "inside",
     "is_current",
     "keep_view",
     "label_scope",
@@ -210,14 +208,13 @@ def linked_scope(context: SpanContext | None, until: Any = None) -> Scope:
     return scope
 
 
-def attach_scope(span: Any, context: SpanContext | None, ambient: Any, view: Any) -> Scope:
-    """Open a scope for a bridge to another API, in which *span*, if any, and *context* are current, and return it."""
-    scope = make_scope(CONTEXT if span is None else SPAN, span, context, None)
-    scope._leans = KEYS_ONLY if span is None or held_span(innermost()) is span else WITH_SPAN
-    scope.ambient = ambient
+def attach_scope(scope: Scope, view: Any) -> None:
+    """Open *scope*, which a bridge to another API made, and keep *view*, that API's form of it."""
+    prev = innermost()
+    span = scope._span
+    scope._leans = KEYS_ONLY if span is None or held_span(prev) is span else WITH_SPAN
     keep_view(scope, view)
-    open_scope(scope)
-    return scope
+    _open_on(scope, prev)
 
 
 def keep_view(scope: Scope, view: Any) -> None:
@@ -236,7 +233,11 @@ def _carry(scope: Scope) -> None:
 
 def open_scope(scope: Scope) -> None:
     """Make *scope* current in the running Context."""
-    prev = innermost()
+    _open_on(scope, innermost())
+
+
+def _open_on(scope: Scope, prev: Scope | None) -> None:
+    """Make *scope* current, where *prev* is."""
     scope._prev = prev
     if prev is not None and prev._carries:
         _inherit(scope, prev)
@@ -513,17 +514,6 @@ def _settle(inner: Scope) -> Scope | None:
             break
         scope = held(_current)
     return scope
-
-
-def inside(scope: Scope) -> tuple[SpanContext | None, Any, bool]:
-    """Return the context and the span that are current inside *scope*, and whether that can change while it is open."""
-    return effective(scope), held_span(scope), scope._kind == LINKED or scope._generation != generation()
-
-
-def current_view() -> Any:
-    """Return what ``keep_view()`` kept with the scope that is current here, or None."""
-    scope = innermost()
-    return None if scope is None or scope._generation != generation() else scope.view
 
 
 def current_scope() -> Scope | None:

@@ -3,8 +3,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport cython
 
+from .._speedups cimport Entries, Items, has_text_keys
 from .buffer cimport Buffer, the_buffer
-from .context cimport SpanContext, from_words, generation, new_span_id, with_labels
+from .context cimport SpanContext, child_context, from_words, generation, new_span_id, with_labels
 from .interpreter cimport (
     DEFERRED,
     RANDOM,
@@ -39,6 +40,11 @@ cdef int64_t _anchor
 cdef str _INTERNAL
 cdef tuple _NO_LINKS, _NO_CLASSES
 
+
+cdef inline Tracer tracer_in_use():
+    return _tracer
+
+
 cdef enum:
     UNSET = 0
     OK = 1
@@ -53,13 +59,13 @@ cdef class Span:
     cdef readonly SpanContext parent
     cdef Tracer _tracer
     cdef PyObject* _scope
-    cdef object _face
+    cdef PyObject* _face
     cdef str _name
     cdef str _kind
     cdef str _description
-    cdef dict _attributes
-    cdef list _events
-    cdef list _links
+    cdef Items _attributes
+    cdef Entries _events
+    cdef Entries _links
     cdef tuple _expected
     cdef int64_t _start, _stop, _distance
     cdef uint32_t _generation
@@ -71,16 +77,20 @@ cdef class Span:
     cdef object _leave(self)
     cpdef object _drop_scope(self, Scope scope)
     cpdef object _move_scope(self, Scope scope, Scope copy)
+
+    @cython.locals(stop=int64_t)
     cdef object _end(self, object end_ns)
     cdef object _late(self, str method)
     cdef int64_t _now(self) except? -1
 
-    @cython.locals(attributes=dict, kind=type)
+    @cython.locals(attributes=Items, kind=type)
     cdef object _put(self, str key, object value)
+
+    @cython.locals(attributes=Items)
     cdef object _put_all(self, object items)
 
-    @cython.locals(cleaned=dict)
-    cdef dict _clean(self, object items)
+    @cython.locals(cleaned=Items)
+    cdef Items _clean(self, object items)
 
 
 @cython.locals(span=Span)
@@ -92,8 +102,9 @@ cpdef object retrace(Span span, SpanContext context)
 cdef object _abandon(Span span)
 cdef int64_t _ns(object time_ns) except? -1
 cdef int64_t _distance_now() except? -1
-cpdef object face_of(Span span)
-cpdef object set_face(Span span, object face)
+cpdef Span start_with(
+    Tracer tracer, str name, str kind, dict attributes, tuple links, object parent, object start_ns
+)
 
 
 @cython.locals(self=Span, scope=Scope, base=SpanContext, linked=SpanContext, given=Span, is_local=bint, added=dict)
@@ -101,6 +112,11 @@ cdef Span _start(
     Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
 )
 cdef object _items(object attributes)
+
+
+@cython.locals(items=Items)
+cdef Items _kept(object attributes)
+cdef object _viewed(Items items)
 cdef tuple _link(object target)
 cdef tuple _classes(object expected)
 cdef int _index(tuple names, object name, str parameter) except -2

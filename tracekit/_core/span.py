@@ -13,13 +13,14 @@ from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
 from .guard import type_name
 from .misuse import is_strict, misused
-from .outcome import exception_attributes, mark_recorded, outcome_of
+from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
 from .tracer import Tracer
 from .tracestate import make_state
 
 if not compiled:
-    from .context import from_words, generation, new_span_id, with_labels
+    from .codecs import Entries, Items, has_text_keys
+    from .context import child_context, from_words, generation, new_span_id, with_labels
     from .interpreter import (
         DEFERRED,
         RANDOM,
@@ -30,8 +31,6 @@ if not compiled:
         lent,
         monotonic_ns,
         publish,
-        referent,
-        weak,
     )
     from .scopes import (
         SPAN,
@@ -67,19 +66,17 @@ __all__ = [
     "Span",
     "after_fork",
     "check_clock",
-    "face_of",
     "rekind",
     "relabel",
     "resample",
     "restore_span",
     "retrace",
     "set_clock",
-    "set_face",
     "set_observer",
     "set_tracer",
     "span",
     "span_scope",
-    "start_span",
+    "start_with",
 ]
 
 
@@ -135,6 +132,13 @@ def set_clock(clock: Callable[[], int] | None) -> None:
     _clock = clock
 
 
+if not compiled:
+
+    def tracer_in_use() -> Tracer:
+        """Return the tracer that new spans are started with."""
+        return _tracer
+
+
 def set_tracer(tracer: Tracer) -> None:
     """Start new spans with *tracer* from now on."""
     global _tracer
@@ -149,10 +153,10 @@ def set_observer(observer: Observer | None) -> None:
     _observer = observer
 
 
-def after_fork() -> None:
-    """Drop, in the child of a fork, the parent's random words, open spans and buffered spans."""
+def after_fork() -> Any:
+    """Forget, in the child of a fork, the parent's random words, open spans and buffered spans; return the latter."""
     new_generation()
-    buffer.reset()
+    return buffer.reset()
 
 
 @final
@@ -204,13 +208,13 @@ class Span:
         # The innermost open scope of this span, borrowed: an open scope owns its span, and closing, replacing or
         # deallocating it sets this to another that is open. A closed one must never stand here.
         _scope: Any
-        _face: Any  # a weak reference to another API's form of this span, or None
+        _face: Any  # another API's form of this span, borrowed: it owns the span, and clears this when it goes
         _name: str
         _kind: Literal["internal", "server", "client", "producer", "consumer"]
         _description: str | None
-        _attributes: dict[str, Any] | None
-        _events: list[tuple[str, int, dict[str, Any] | None]] | None
-        _links: list[Link] | None
+        _attributes: Items | None
+        _events: Entries | None
+        _links: Entries | None
         _expected: tuple[type[BaseException], ...] | None
         _start: int
         _stop: int
@@ -260,22 +264,26 @@ class Span:
     @property
     def attributes(self) -> Mapping[str, Any]:
         """The recorded attributes; a read-only view."""
-        return NO_ATTRIBUTES if self._attributes is None else MappingProxyType(self._attributes)
+        return _viewed(self._attributes)
 
     @property
     def events(self) -> tuple[Event, ...]:
         """The recorded events, in order."""
-        if self._events is None:
+        events = self._events
+        if events is None:
             return ()
-        return tuple([_event(name, time_ns, attributes) for name, time_ns, attributes in self._events])
+        # Not tuple() of a generator: CPython 3.11 may collect while it makes the tuple, and a finalizer add an event.
+        return tuple(
+            [Event(events.head(at), events.number(at), _viewed(events.items(at))) for at in range(events.count())]
+        )
 
     @property
     def links(self) -> tuple[Link, ...]:
         """The other spans that caused the work."""
-        if self._links is None:
+        links = self._links
+        if links is None:
             return ()
-        # Not tuple(self._links): CPython 3.11 may collect while it makes the tuple, and a finalizer add a link.
-        return tuple([link for link in self._links])  # noqa: C416
+        return tuple([Link(links.head(at), _viewed(links.items(at))) for at in range(links.count())])
 
     @property
     def status(self) -> Status:
@@ -332,16 +340,17 @@ class Span:
             self._late("add_event")
             return
         if self._events is None:
-            self._events = []
-        if len(self._events) >= self._tracer.max_events:
+            self._events = Entries()
+        if self._events.count() >= self._tracer.max_events:
             self.dropped_events += 1
             return
         cleaned = self._clean(items) if items else None
-        event = (str.__str__(name), self._now() if time_ns is None else _ns(time_ns), cleaned)
+        name = str.__str__(name)
+        number = self._now() if time_ns is None else _ns(time_ns)
         if self._has_ended:  # meanwhile, in another thread: the exporter may be reading it
             self._late("add_event")
         else:
-            self._events.append(event)
+            self._events.append(name, number, cleaned)
 
     def add_link(self, target: SpanContext | Span | Link, attributes: Mapping[str, Any] | None = None) -> None:
         """Record that *target* caused this work without being its parent."""
@@ -354,15 +363,15 @@ class Span:
             self._late("add_link")
             return
         if self._links is None:
-            self._links = []
-        if len(self._links) >= self._tracer.max_links:
+            self._links = Entries()
+        if self._links.count() >= self._tracer.max_links:
             self.dropped_links += 1
             return
         cleaned = self._clean(items) if items else None
         if self._has_ended:
             self._late("add_link")
         else:
-            self._links.append(Link(context, NO_ATTRIBUTES if cleaned is None else MappingProxyType(cleaned)))
+            self._links.append(context, 0, cleaned)
 
     def set_status(self, code: Literal["unset", "ok", "error", "cancelled"], description: str = "") -> None:
         """Record the outcome of the work. "ok" is final, "unset" changes nothing, as in OpenTelemetry."""
@@ -435,10 +444,11 @@ class Span:
         if exc is not None and self._is_recorded and not self._has_ended:
             try:
                 outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value, self._expected)
-                for error in outcome.expected:
-                    self.add_event("exception", exception_attributes(error, self._tracer.limits, with_stack=False))
-                for error in outcome.errors:
-                    self.record_exception(error)
+                for _, recorded in exception_events(outcome.expected, self._tracer.limits, with_stack=False):
+                    self.add_event("exception", recorded)
+                for error, recorded in exception_events(outcome.errors, self._tracer.limits):
+                    self.add_event("exception", recorded)
+                    mark_recorded(error, self.context.trace_id)
                 self.set_status(outcome.code, outcome.description)
             except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
                 if self._status != OK:
@@ -508,9 +518,12 @@ class Span:
             if self._has_ended:
                 return
         if self._is_recorded:
-            stop = self._now() if end_ns is None else _ns(end_ns)
-            if self._has_ended:  # while a clock of the program's was asked
-                return
+            if end_ns is None and _clock is None:
+                stop = monotonic_ns() + self._distance
+            else:
+                stop = self._now() if end_ns is None else _ns(end_ns)
+                if self._has_ended:  # while a clock of the program's was asked
+                    return
             self._stop = max(self._start, stop)
         self._has_ended = True
         if self._generation == generation():  # else the parent process, which opened it, exports it
@@ -531,8 +544,8 @@ class Span:
         kind = type(value)
         attributes = self._attributes
         if attributes is None:
-            attributes = self._attributes = {}
-        if len(attributes) >= self._tracer.max_attributes and key not in attributes:
+            attributes = self._attributes = Items()
+        if attributes.count() >= self._tracer.max_attributes and not attributes.has(key):
             self.dropped_attributes += 1
             return
         if kind is str:
@@ -548,10 +561,15 @@ class Span:
             if value is MISSING:
                 self.dropped_attributes += 1
                 return
-        attributes[key] = value
+        attributes.put(key, value)
 
     def _put_all(self, items: Any) -> None:
         if type(items) is dict:
+            attributes = self._attributes
+            if attributes is None and items:
+                attributes = self._attributes = Items()
+            if attributes is None or attributes.fill(items, self._tracer.max_attributes, self._tracer.max_value):
+                return
             try:
                 for key, value in items.items():
                     self._put(key, value)
@@ -561,16 +579,16 @@ class Span:
             for key, value in items:
                 self._put(key, value)
 
-    def _clean(self, items: Any) -> dict[str, Any] | None:
-        cleaned: dict[str, Any] = {}
-        for key, value in list(items.items()) if type(items) is dict else items:
+    def _clean(self, items: Any) -> Items | None:
+        cleaned = Items()
+        for key, value in items.copy().items() if type(items) is dict else items:  # a finalizer may change it
             plain, cuts = clean(value, self._tracer.max_value)
             self.truncated_values += cuts
-            if plain is MISSING or len(cleaned) >= self._tracer.max_attributes:
+            if plain is MISSING or cleaned.count() >= self._tracer.max_attributes:
                 self.dropped_attributes += 1
             else:
-                cleaned[key] = plain
-        return cleaned or None
+                cleaned.put(key, plain)
+        return cleaned if cleaned.count() else None
 
 
 if not compiled:
@@ -635,17 +653,24 @@ def _ns(time_ns: Any) -> int:
     return 0 if time_ns < 0 else int(time_ns)
 
 
-def _event(name: str, time_ns: int, attributes: dict[str, Any] | None) -> Event:
-    return Event(name, time_ns, NO_ATTRIBUTES if attributes is None else MappingProxyType(attributes))
+def _viewed(items: Items | None) -> Mapping[str, Any]:
+    return NO_ATTRIBUTES if items is None else MappingProxyType(items.mapping())
+
+
+def _kept(attributes: Mapping[str, Any] | None) -> Items | None:
+    """Return attributes that another process has checked already as this one keeps them."""
+    if not attributes:
+        return None
+    items = Items()
+    for key, value in attributes.items():
+        items.put(key, value)
+    return items
 
 
 def _items(attributes: Any) -> Any:
     """Return the pairs of a mapping with str keys as a list, or the mapping itself if it is a dict with plain ones."""
     if type(attributes) is dict:
-        for key in attributes:
-            if type(key) is not str:
-                break
-        else:
+        if has_text_keys(attributes):
             return attributes
     elif not isinstance(attributes, Mapping):
         misused(TypeError(f"attributes must be a mapping, not {type_name(attributes)}"))
@@ -747,31 +772,20 @@ def _classes(expected: Any) -> tuple[type[BaseException], ...]:
     return classes
 
 
-def start_span(
+def start_with(
     tracer: Tracer,
     name: str,
     kind: str,
-    attributes: Mapping[str, Any] | None,
+    attributes: dict[str, Any] | None,
     links: tuple[Link, ...],
     parent: Span | SpanContext | Root | None,
     start_ns: int | None,
 ) -> Span:
-    """Start a span with a tracer that is not the one in use, for a bridge to another API, which calls the hooks."""
-    if start_ns is not None and not isinstance(start_ns, int):
-        misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
-        start_ns = None
-    items = None if attributes is None else _items(attributes)
-    return _start(tracer, name, KINDS[max(_index(KINDS, kind, "kind"), 0)], attributes, items, links, parent, start_ns)
+    """Start a span for a bridge to another API, which has checked the arguments, and calls the hooks.
 
-
-def face_of(span: Span) -> Any:
-    """Return another API's form of *span* that ``set_face()`` was called with, while it lives, or None."""
-    return None if span._face is None else referent(span._face)
-
-
-def set_face(span: Span, face: Any) -> None:
-    """Remember *face*, another API's form of *span* that owns it, for as long as *face* lives."""
-    span._face = weak(face)
+    *name* and the keys of *attributes* are str and none of its subclasses, *kind* is one of ``KINDS``.
+    """
+    return _start(tracer, name, kind, attributes, attributes, links, parent, start_ns)
 
 
 def relabel(span: Span, labels: Labels) -> None:
@@ -881,13 +895,18 @@ def _start(
             # Not sampled, and inside a span that is not: never exported, so it needs no identity.
             self.context = base
             self._owns_context = False
+        elif not base._bits & DEFERRED:
+            self.context = child_context(base, base._bits & (SAMPLED | RANDOM), base._state)
         else:
             self.context = tracer.child(base, name, kind, attributes, links, added)
     _buffer.started += 1
     if tracer.recording and self.context._bits & SAMPLED:
         self._is_recorded = True
         self._distance = _anchor
-        self._start = self._now() if start_ns is None else _ns(start_ns)
+        if start_ns is None:
+            self._start = monotonic_ns() + _anchor if _clock is None else _ns(_clock())
+        else:
+            self._start = _ns(start_ns)
         if items is not None:
             self._put_all(items)
         if added:
@@ -924,7 +943,15 @@ def restore_span(
     self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
     self._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
     self.parent, self._tracer, self._name = parent, _tracer, name
-    self._attributes, self._events, self._links = attributes, events, links
+    self._attributes = _kept(attributes)
+    if events:
+        self._events = Entries()
+        for event, time_ns, attributes in events:
+            self._events.append(event, time_ns, _kept(attributes))
+    if links:
+        self._links = Entries()
+        for link in links:
+            self._links.append(link[0], 0, _kept(link[1]))
     self._start, self._stop, self._generation = start_ns, end_ns, generation()
     self._is_recorded = self._has_ended = self._owns_context = True
     self.context = context

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["message_of", "stack_of"]
+__all__ = ["Texts", "message_of", "stack_of"]
 
-# Bounds on the text of one exception.
+# Bounds on the text of one exception, or of the errors in one group together.
 _EXCEPTIONS = 32  # formatted: causes, contexts, and members of groups
 _CHAIN = 1_000  # causes and contexts counted
 _FRAMES = 64  # formatted for each exception, from the innermost on ...
 _OUTERMOST = 8  # ... and so many more, from the outermost on
 _WALK = 10_000  # frames counted
 _MEMBERS = 15  # formatted for each group, as traceback does
+_CHARACTERS = 24 * 1024  # of messages ...
+_LEAST_MESSAGE = 128  # ... but so many of each
 _DEPTH = 4  # levels of groups within groups
 _NOTES = 16  # for each exception
 _FILES = 16  # source files newly read
@@ -74,21 +76,22 @@ def stack_of(exc: BaseException, message: str, limit: int) -> Bounded:
 
     The end is kept: *exc* with its innermost frames. Lines in brackets count the frames and causes left out.
     """
-    stack = _Stack()
-    stack.messages[id(exc)] = message
-    text = stack.chain(exc, limit - min(_RESERVE, limit // 4), _DEPTH)
-    bounded = Bounded(text[-limit:] if limit else "")
-    bounded.cuts = int(stack.is_cut or len(text) > limit)
-    return bounded
+    texts = Texts()
+    texts.messages[id(exc)] = message
+    return texts.stack(exc, limit)
 
 
-class _Stack:
-    """The formatting of one stack trace, and the bounds that are left."""
+class Texts:
+    """The messages and stack traces of one exception or of several, and the bounds that are left for all of them."""
 
-    __slots__ = ("exceptions", "files", "is_cut", "lines", "messages", "octets", "seen", "texts", "walk")
+    __slots__ = (
+        "characters", "counted", "exceptions", "files", "is_cut", "lines", "messages", "octets", "seen", "texts", "walk"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.is_cut = False
+        self.characters = _CHARACTERS
+        self.counted = 0
         self.exceptions = _EXCEPTIONS
         self.walk = _WALK
         self.files = _FILES
@@ -97,6 +100,25 @@ class _Stack:
         self.messages: dict[int, str] = {}
         self.texts: dict[tuple[int, int], str] = {}
         self.seen: set[int] = set()
+
+    def message(self, exc: BaseException, limit: int) -> Bounded:
+        """Return ``str(exc)``, cut to *limit* characters, or to fewer where many have been written."""
+        limit = min(limit, max(self.characters, _LEAST_MESSAGE))
+        text = message_of(exc, limit + 1)
+        bounded = Bounded(text[:limit])
+        bounded.cuts = int(len(text) > limit)
+        self.characters -= len(text)
+        self.messages[id(exc)] = bounded
+        return bounded
+
+    def stack(self, exc: BaseException, limit: int) -> Bounded:
+        """Return the stack trace of *exc* and of its causes in at most *limit* characters, as ``stack_of()`` does."""
+        self.is_cut = False
+        self.seen.clear()
+        text = self.chain(exc, limit - min(_RESERVE, limit // 4), _DEPTH)
+        bounded = Bounded(text[-limit:] if limit else "")
+        bounded.cuts = int(self.is_cut or len(text) > limit)
+        return bounded
 
     def chain(self, exc: BaseException, room: int, depth: int) -> str:
         """Return *exc* and its causes, the root first, in about *room* characters. The nearest are kept, and the root."""
@@ -119,9 +141,10 @@ class _Stack:
         links: list[tuple[BaseException, str]] = []
         following: BaseException | None = exc
         relation = ""
-        while following is not None and id(following) not in self.seen and len(links) < _CHAIN:
+        while following is not None and id(following) not in self.seen and (not links or self.counted < _CHAIN):
             self.seen.add(id(following))
             links.append((following, relation))
+            self.counted += 1
             cause = _cause(following)
             if cause is not None:
                 following, relation = cause, _CAUSE
@@ -227,7 +250,10 @@ class _Stack:
     def headline(self, exc: BaseException, limit: int) -> str:
         """Return the lines that name *exc*: its class, its message and its notes."""
         message = self.messages.get(id(exc))
-        texts = [message_of(exc, limit + 1) if message is None else message]
+        if message is None:
+            message = self.message(exc, limit)
+            self.is_cut |= bool(message.cuts)
+        texts: list[str] = [message]
         notes = ask(_notes, exc)
         if type(notes) is list or type(notes) is tuple:
             texts += [_text(note, limit + 1) for note in notes[:_NOTES]]

@@ -2,7 +2,7 @@ from libc.stdint cimport uint64_t
 
 cimport cython
 
-from .context cimport SpanContext, from_words, new_span_id, new_trace_bits, new_trace_id
+from .context cimport SpanContext, child_context, from_words, new_span_id, new_trace_bits, new_trace_id
 from .interpreter cimport DEFERRED, RANDOM, SAMPLED
 
 cdef uint64_t _MASK56

@@ -11,7 +11,7 @@ from .records import DEFAULT_LIMITS, NO_ATTRIBUTES
 from .tracestate import make_state
 
 if not compiled:
-    from .context import from_words, new_span_id, new_trace_bits, new_trace_id
+    from .context import child_context, from_words, new_span_id, new_trace_bits, new_trace_id
     from .interpreter import DEFERRED, RANDOM, SAMPLED
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Tracer:
         *,
         recording: bool | None = None,
         sampler: RootSampler | None = None,
+        limits: Limits | None = None,
         resource: Mapping[str, Any] | None = None,
         instrumentation: Instrumentation | None = None,
         hooks: Hooks | None = None,
@@ -109,7 +110,7 @@ class Tracer:
             threshold=self.threshold,
             state=self.state,
             sampler=self.sampler if sampler is None else sampler,
-            limits=self.limits,
+            limits=self.limits if limits is None else limits,
             resource=self.resource if resource is None else resource,
             instrumentation=self.instrumentation if instrumentation is None else instrumentation,
             hooks=self.hooks if hooks is None else hooks,
@@ -132,7 +133,11 @@ class Tracer:
         state = None
         if base is None:
             high, low = new_trace_id()
-            if self.recording:
+            if self.recording and self.sampler is None:
+                if low & _MASK56 >= self.threshold:
+                    bits |= SAMPLED
+                    state = self.state or None
+            elif self.recording:
                 keep, state = self._sample(high, low, None, name, kind, attributes, links, added)
                 if keep:
                     bits |= SAMPLED
@@ -163,12 +168,11 @@ class Tracer:
         added: dict[str, Any] | None,
     ) -> SpanContext:
         """Return the context of a new span in the trace of *base*, whose decision it follows if there is one."""
-        bits = base._bits & (SAMPLED | RANDOM)
-        state = base._state
-        if base._bits & DEFERRED:
-            keep, state = self._sample(base._high, base._low, base, name, kind, attributes, links, added)
-            bits = (base._bits & RANDOM) | (SAMPLED if keep else 0 if self.recording else DEFERRED)
-        return from_words(base._high, base._low, new_span_id(), bits, state, base._labels, False, base._extra)
+        if not base._bits & DEFERRED:
+            return child_context(base, base._bits & (SAMPLED | RANDOM), base._state)
+        keep, state = self._sample(base._high, base._low, base, name, kind, attributes, links, added)
+        bits = (base._bits & RANDOM) | (SAMPLED if keep else 0 if self.recording else DEFERRED)
+        return child_context(base, bits, state)
 
     def _sample(
         self,

@@ -298,6 +298,7 @@ class Pipeline:
         self._state: tuple[_Worker | None, _Counts] = (None, _Counts())
         self._earlier_drops = 0  # reported already, or of an earlier exporter
         self._are_drops_reported = False
+        self._has_exported = False  # without an exporter, spans are recorded for span processors alone
 
     @property
     def _worker(self) -> _Worker | None:
@@ -330,7 +331,7 @@ class Pipeline:
             buffer.capacity = capacity
             self._earlier_drops = self.statistics().dropped
             self._are_drops_reported = False
-            buffer.is_open = exporter is not None
+            buffer.is_open = self._has_exported = exporter is not None
             buffer.is_asleep = True
             if exporter is None:
                 return
@@ -355,8 +356,10 @@ class Pipeline:
         try:
             is_done = self._retire(max(0.0, deadline - time.monotonic()))
             buffer.is_open = False
+            spans = buffer.drain()
             worker, counts = self._state
-            self._state = worker, counts.plus(_Counts(dropped=len(buffer.drain())))
+            self._state = worker, counts.plus(_Counts(dropped=len(spans)))
+            del spans  # not before: callbacks of weak references to them may be here again
             self._report_drops()
             return is_done
         finally:
@@ -401,15 +404,22 @@ class Pipeline:
         with self._lock:
             worker, counts = self._state
             if worker is not None:
-                worker.is_abandoned = True
-                self._state = None, counts
+                self._state = None, counts.plus(worker.abandon())
             buffer.wake = None
             buffer.is_open = True
             self._are_drops_reported = True  # the parent counts and reports them
 
+    def take(self) -> list[Span]:
+        """Return the spans in the buffer, for the parent process to export; they count as exported here."""
+        with self._lock:
+            spans = buffer.drain()
+            worker, counts = self._state
+            self._state = worker, counts.plus(_Counts(exported=len(spans)))
+            return spans
+
     def _report_drops(self) -> None:
         dropped = self._state[1].dropped + buffer.counts()[2] - self._earlier_drops
-        if dropped > 0 and not self._are_drops_reported:
+        if dropped > 0 and self._has_exported and not self._are_drops_reported:
             self._are_drops_reported = True  # once until the next configure()
             log("warning", "%d spans dropped: the buffer was full or closed (reported once)", dropped)
 
@@ -421,6 +431,7 @@ class Pipeline:
             exporter, after = worker.intake.exporter, self._report_drops
             worker = _Worker(exporter, worker.interval_s, worker.batch_size, after)
             self._state = worker, _Counts()
+            buffer.is_asleep = True
             buffer.wake = worker.wake
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:

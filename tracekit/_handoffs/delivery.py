@@ -42,7 +42,8 @@ class Delivery(Generic[T]):
 
         It is a child of the span current where the item was sent: one item, one job. As *root*, for a batch or
         after a long delay, it starts a new trace with a link to that, and without its labels. The span
-        current here, where the worker was started, is never its parent.
+        current here, where the worker was started, is never its parent. It follows that context's decision about
+        recording, without a bound: where contexts come from other services, the integration that received them has one.
         """
         context = self.context
         if root or context is None:

@@ -38,7 +38,7 @@ def install_hooks() -> None:
 
     A ``threading.Thread`` or ``Timer`` runs in the context of its start. A job of a
     ``concurrent.futures.ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool`` runs in the context in which it is
-    submitted; their workers under nothing. Of a daemon thread, which may serve others long after, spans are children
+    submitted, and in no other job's if that is none; their workers under nothing. Of a daemon thread, which may serve others long after, spans are children
     only until the span that started it ends; from then on they are roots, linked to it. ``subprocess.Popen`` puts
     the trace into the environment, unless *env* names one itself; uvloop starts processes on its own. The trace alone
     travels, no other context variable.
@@ -78,17 +78,23 @@ def remove_hooks() -> None:
 
 
 class _Patch:
-    """A method of *owner* that calls *hook* instead, with the scope and the original, where there is a scope."""
+    """A method of *owner* that calls *hook* instead, with the scope and the original.
+
+    Where there is no scope, only hooks of a pool's jobs are called: an earlier job may have left one open in the worker.
+    """
 
     __slots__ = ("_function", "_is_inherited", "_name", "_owner")
 
     def __init__(self, owner: type, name: str, hook: Callable[..., Any]) -> None:
         original = getattr(owner, name)
+        is_for_jobs = hook in (_submit, _pool_job)
 
         @functools.wraps(original)
         def function(*args: Any, **kwargs: Any) -> Any:
-            scope = current_scope() if _on else None
-            if scope is None:
+            if not _on:
+                return original(*args, **kwargs)
+            scope = current_scope()
+            if scope is None and not is_for_jobs:
                 return original(*args, **kwargs)
             return hook(scope, original, args, kwargs)
 
@@ -196,7 +202,7 @@ class _Run:
 # ---- pools of threads
 
 
-def _submit(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def _submit(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     # Arguments for another interpreter are pickled, or shared.
     interpreters = sys.modules.get("concurrent.futures.interpreter")
     if len(args) > 1 and not (interpreters and isinstance(args[0], interpreters.InterpreterPoolExecutor)):
@@ -204,7 +210,7 @@ def _submit(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) 
     return _in_nothing(scope, original, args, kwargs)
 
 
-def _in_nothing(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001
+def _in_nothing(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001
     """Call *original* with nothing current: a worker that it starts serves others too."""
     return _inside(None, original, *args, **kwargs)
 
@@ -213,7 +219,7 @@ def _in_nothing(scope: Scope, original: Callable[..., Any], args: Any, kwargs: A
 _POOL_JOBS = ["apply_async", "imap", "imap_unordered", "map", "map_async", "starmap", "starmap_async"]
 
 
-def _pool_job(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def _pool_job(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if len(args) > 1:
         args = (args[0], functools.partial(_inside, scope, args[1]), *args[2:])
     elif "func" in kwargs:

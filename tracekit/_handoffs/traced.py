@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+import weakref
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from .._core.attributes import MISSING
@@ -22,13 +24,23 @@ from .._core.span import span
 from ._arguments import recorder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+    )
+    from types import CodeType, FrameType
 
     from .._core.scopes import Scope
     from .._core.span import Span
     from ._arguments import Recorder
 
-__all__ = ["stream", "traced"]
+__all__ = ["stream", "traced", "untraced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,15 +112,7 @@ def _traced(function: Any, *, name: str | None, capture_args: Any, options: dict
     if inspect.isgeneratorfunction(function):
         return _traced_generator(function, start, record=record)
     if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            with start() as opened:
-                if record is not None:
-                    record(opened, args, kwargs)
-                return await function(*args, **kwargs)
-
-        return call_async
+        return _traced_coroutine_function(function, start, record)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -120,13 +124,56 @@ def _traced(function: Any, *, name: str | None, capture_args: Any, options: dict
     return call
 
 
+def _traced_coroutine_function(
+    function: Callable[..., Coroutine[Any, Any, Any]], start: Callable[[], Span], record: Recorder | None = None
+) -> Any:
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        with start() as opened:
+            if record is not None:
+                record(opened, args, kwargs)
+            return await function(*args, **kwargs)
+
+    return call
+
+
+def untraced(
+    coro: Any, name: str | None = None
+) -> tuple[Callable[[], Span], Callable[[], Coroutine[Any, Any, Any]]] | None:
+    """Return functions that start the span of *coro* and call its function without it, if it is under ``@traced``.
+
+    None if it is not, or if it has begun. For a caller that opens the span itself, with *name* instead of the
+    function's. *coro* must be closed then.
+    """
+    if getattr(coro, "cr_code", None) is not _COROUTINE:
+        return None
+    import inspect
+
+    if inspect.getcoroutinestate(coro) != inspect.CORO_CREATED:
+        return None
+    found = inspect.getcoroutinelocals(coro)
+    start, record, args, kwargs = (found[key] for key in ("start", "record", "args", "kwargs"))
+
+    def begin() -> Span:
+        opened: Span = start() if name is None else span(name, **start.keywords)
+        if record is not None:
+            record(opened, args, kwargs)
+        return opened
+
+    return begin, functools.partial(found["function"], *args, **kwargs)
+
+
 def stream(steps: S, /, name: str | None = None) -> S:
     """Return *steps*, a generator, async generator or other iterator, with a span, and a separate scope for its body.
 
     The span starts with the first step, child of the span current where ``stream()`` is called (also when that has
     ended meanwhile), and ends with the last; it is named after the generator unless *name* is given.
     As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step.
+
+    A generator under ``@traced`` has its span: without *name* it is returned itself, to start under the current span.
     """
+    if name is None and _is_placed(steps):
+        return steps
     if name is None:
         name = getattr(steps, "__qualname__", type(steps).__qualname__)
     elif not isinstance(name, str):
@@ -143,6 +190,33 @@ def stream(steps: S, /, name: str | None = None) -> S:
         return steps
     streamed: S = make(lambda: source, functools.partial(span, name), _lasting())()
     return streamed
+
+
+# The scopes in which traced generators start that were passed to stream(), by the id of their frame.
+_places: dict[int, tuple[Scope, weakref.ref[Any]]] = {}
+
+
+def _is_placed(steps: Any) -> bool:
+    """Return whether *steps* is a traced generator, and if so have its span start under the current one."""
+    if getattr(steps, "gi_code", None) is _GENERATOR:
+        frame = steps.gi_frame
+    elif getattr(steps, "ag_code", None) is _ASYNC_GENERATOR:
+        frame = steps.ag_frame
+    else:
+        return False
+    if frame is not None:  # it has not ended
+        key = id(frame)
+        _places[key] = _lasting(), weakref.ref(steps, lambda _: _places.pop(key, None))
+    return True
+
+
+def _place_of(frame: FrameType) -> Scope | None:
+    """Return the scope in which the generator that has *frame* must start, if it was passed to ``stream()``."""
+    scope, reference = _places.pop(id(frame), (None, None))
+    steps: Any = None if reference is None else reference()
+    # A generator that is closed before it starts frees its frame, and another may be at its address.
+    is_of_frame = getattr(steps, "gi_frame", None) is frame or getattr(steps, "ag_frame", None) is frame
+    return scope if is_of_frame else None
 
 
 def _lasting() -> Scope:
@@ -162,6 +236,8 @@ def _lasting() -> Scope:
 
 def _open(start: Callable[[], Span], under: Scope | None) -> tuple[Span, Body]:
     """Start the span of a generator's body, in *under* or where this runs; return it with the scopes of the body."""
+    if _places and under is None:
+        under = _place_of(sys._getframe(1))
     held = swap_scope(None)
     swap_scope(held if under is None else under)
     under = current_scope()
@@ -299,3 +375,17 @@ def _traced_async_iterator(function: Callable[[], AsyncIterator[Any]], start: Ca
             yield item
 
     return _traced_async_generator(items, start, under)
+
+
+def _code_of(maker: Callable[..., Any]) -> CodeType:
+    """Return the code that all functions made by *maker* share."""
+
+    def example() -> None: ...
+
+    code: CodeType = maker(example, span).__code__
+    return code
+
+
+_COROUTINE = _code_of(_traced_coroutine_function)
+_GENERATOR = _code_of(_traced_generator)
+_ASYNC_GENERATOR = _code_of(_traced_async_generator)

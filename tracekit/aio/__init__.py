@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from . import from_thread, to_interpreter, to_process, to_thread
     from ._asyncio import Queue, run_in_executor
     from ._groups import TaskGroup, create_task_group
-    from ._streams import create_memory_object_stream
+    from ._streams import MemoryObjectReceiveStream, MemoryObjectSendStream, create_memory_object_stream
 
 __all__ = [
+    "MemoryObjectReceiveStream",
+    "MemoryObjectSendStream",
     "Queue",
     "TaskGroup",
     "create_memory_object_stream",
@@ -35,6 +37,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "MemoryObjectReceiveStream": "_streams",
+    "MemoryObjectSendStream": "_streams",
     "Queue": "_asyncio",
     "TaskGroup": "_groups",
     "create_memory_object_stream": "_streams",
@@ -47,13 +51,15 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name) if home else import_module(f"{__name__}.{name}")
-    globals()[name] = value  # the next look-up does not come here
-    return value
+if not TYPE_CHECKING:  # or a type checker takes every name for one of this module
+
+    def __getattr__(name: str) -> Any:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{home}"), name) if home else import_module(f"{__name__}.{name}")
+        globals()[name] = value  # the next look-up does not come here
+        return value
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,7 @@ import anyio.abc
 
 from .._core.scopes import current_context
 from .._core.span import span
+from .._handoffs.traced import untraced
 
 if TYPE_CHECKING:
     import contextvars
@@ -42,7 +43,7 @@ class TaskGroup(anyio.abc.TaskGroup):
     """anyio's task group with a span for itself, current in its body, and one for each task.
 
     A task's span is named after the task, or else its function, starts with the task's first step, and says in
-    ``task.wait_s`` how many seconds that took to come. One that was cancelled has the status "cancelled" and says by
+    ``task.wait_s`` how many seconds that took to come. It is also the span of a function under ``@traced``. One that was cancelled has the status "cancelled" and says by
     what in ``task.cancelled_by``; so does the group's own:
 
     - "sibling": another task of the group, or its body, had raised;
@@ -136,6 +137,7 @@ class _Task:
         self.__wrapped__ = func
         self.__module__ = getattr(func, "__module__", "")
         self.cancellation = cancellation
+        self.is_named = name is not None
         self.name = _span_name(func) if name is None else str(name)
         self.coro: Any = None
         self.handle: Any = None
@@ -158,11 +160,18 @@ class _Task:
     async def run(self) -> Any:
         __tracebackhide__ = True
         waited_ns = monotonic_ns() - self.spawned_ns
-        with span(self.name) as own:
+        traced = untraced(self.coro, self.name if self.is_named else None)
+        begin = functools.partial(span, self.name) if traced is None else traced[0]
+        with begin() as own:
+            if traced is not None:
+                self.name = own.name
             if own.is_recording:
                 own.set_attribute("task.wait_s", waited_ns / 1e9)
                 self.deadline = min(self.deadline, anyio.current_effective_deadline())
             try:
+                if traced is not None:
+                    self.coro.close()
+                    self.coro = traced[1]()
                 return await self.coro
             except BaseException as exc:
                 self.cancellation.leave(exc, own, self)

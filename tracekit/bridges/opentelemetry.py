@@ -21,9 +21,10 @@ from .. import _configure
 from .._core.log import log
 from ._opentelemetry.entry import LazyRuntimeContext
 from ._opentelemetry.propagator import Propagator
+from ._opentelemetry.provider import TracerProvider
 from ._opentelemetry.runtime import RUNTIME, RuntimeContext
 from ._opentelemetry.spans import OtelSpan
-from ._opentelemetry.tracing import OtelTracer, TracerProvider
+from ._opentelemetry.tracer import OtelTracer, get_current_span, use_span
 
 __all__ = [
     "OtelSpan",
@@ -57,6 +58,8 @@ def install(replace_sdk: bool = False) -> TracerProvider:
         if hasattr(_trace, "_TRACER_PROVIDER_SET_ONCE"):
             _replace(_trace._TRACER_PROVIDER_SET_ONCE, "_done", True)
         _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
+        _replace(_trace, "use_span", use_span)
+        _replace(_trace, "get_current_span", get_current_span)
         _provider.cover_native_spans(True)
         _in_export = _configure.export_context().run(_suppress)
     if replace_sdk:

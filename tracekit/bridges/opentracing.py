@@ -18,7 +18,7 @@ from .._core.context import Link
 from .._core.context import SpanContext as TracekitContext
 from .._core.guard import type_name
 from .._core.misuse import misused
-from .._core.span import ROOT, resample, start_span
+from .._core.span import ROOT, resample, start_with
 from .._core.span import Span as TracekitSpan
 from ._opentracing.binary import read_binary, write_binary
 from ._opentracing.scopes import Scope, ScopeManager, patch_no_parent_scope
@@ -86,7 +86,7 @@ class Tracer(opentracing.Tracer):  # type: ignore[misc]
         tracer = _configure.tracer_in_use()
         start_ns = nanoseconds(start_time, "start_time")
         name = text_of(operation_name)
-        made = start_span(tracer, name, kind_of(given.get("span.kind")), given or None, links, parent, start_ns)
+        made = start_with(tracer, name, kind_of(given.get("span.kind")), given or None, links, parent, start_ns)
         priority = priority_of(given.get("sampling.priority"))
         if priority is not None and priority != made.context.sampled:
             resample(made, priority, start_ns)

@@ -6,29 +6,32 @@ instrumentations below it do not trace the call again; exporters set it around t
 
 from __future__ import annotations
 
-from typing import Any
+import sys
 
 from .._core.scopes import current_scope
 
 __all__ = ["is_http_suppressed", "is_suppressed"]
 
-_ALL = "suppress_instrumentation"
-_HTTP = "suppress_http_instrumentation"
-
 
 def is_suppressed() -> bool:
     """Return whether no instrumentation shall make spans here."""
-    keys = _keys()
-    return bool(keys) and bool(keys.get(_ALL))
+    return _is_set("suppress_instrumentation")
 
 
 def is_http_suppressed() -> bool:
     """Return whether no HTTP client instrumentation shall make spans here."""
-    keys = _keys()
-    return bool(keys) and bool(keys.get(_HTTP) or keys.get(_ALL))
+    return _is_set("suppress_http_instrumentation") or _is_set("suppress_instrumentation")
 
 
-def _keys() -> Any:
+def _is_set(name: str) -> bool:
+    """Tell whether the current Context has a value under *name*, or under the key that the API makes of it at import."""
     scope = current_scope()
     ambient = None if scope is None else scope.ambient
-    return None if ambient is None else ambient.keys
+    if ambient is None or not ambient.keys:
+        return False
+    # Such values get here through the bridge alone, which imports the API.
+    key = getattr(sys.modules.get("opentelemetry.context"), f"_{name.upper()}_KEY", name)
+    try:
+        return bool(ambient.keys.get(name) or ambient.keys.get(key))
+    except Exception:  # a value of the program's that is neither true nor false
+        return False

@@ -10,10 +10,15 @@ from opentelemetry.trace.span import SpanContext as OtelContext
 
 from ..._core.attributes import MISSING, clean
 from ..._core.codecs import is_label_key
-from ..._core.context import SpanContext, face_of_context, ids_of, make_context, set_context_face
-from ..._core.labels import NO_LABELS, Labels
+from ..._core.context import SpanContext, ids_of, make_context
+from ..._core.labels import Labels
 from ..._core.records import DEFAULT_LIMITS
 from ..._core.tracestate import TraceState as State
+from ...cython import compiled
+
+if not compiled:
+    from ..._core.context import with_labels
+    from ..._core.interpreter import DEFERRED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,41 +34,63 @@ __all__ = [
     "originals",
     "plain_attributes",
     "relabelled",
+    "remote_span",
     "to_otel",
 ]
 
-_DEFERRED = 0x100
+_FLAGS = tuple([TraceFlags(bits) for bits in range(256)])
+
+# OpenTelemetry's SpanContext is a tuple. Making it as one skips its checks, where its fields are those known here.
+_IS_TUPLE = (
+    issubclass(OtelContext, tuple)
+    and isinstance(OtelContext(1, 2, True), tuple)
+    and tuple(OtelContext(1, 2, True)) == (1, 2, True, TraceFlags(0), DEFAULT_TRACE_STATE, True)
+)
+
+
+_new: Any = object.__new__
 
 
 class RemoteSpan(NonRecordingSpan):
     """A parent in another process, with tracekit's SpanContext whole: flags, vendor words, a decision left open."""
 
-    def __init__(self, context: SpanContext) -> None:
-        self.tracekit_context = context
+    __slots__ = ("tracekit_context",)
+
+    tracekit_context: SpanContext
+
+    def __init__(self) -> None:
+        raise TypeError("made by remote_span()")
 
     @property
     def _context(self) -> OtelContext:  # type: ignore[override]
-        return to_otel(self.tracekit_context)
+        return to_otel(self.tracekit_context)  # type: ignore[no-any-return]
 
     def get_span_context(self) -> OtelContext:
         """Return OpenTelemetry's form of the context."""
-        return to_otel(self.tracekit_context)
+        return to_otel(self.tracekit_context)  # type: ignore[no-any-return]
 
 
-def to_otel(context: SpanContext) -> OtelContext:
+def remote_span(context: SpanContext) -> RemoteSpan:
+    """Return *context* as a span of OpenTelemetry's."""
+    made = _new(RemoteSpan)
+    made.tracekit_context = context
+    return made  # type: ignore[no-any-return]
+
+
+def to_otel(context: SpanContext) -> Any:
     """Return OpenTelemetry's form of *context*, the same object at every call."""
-    face: OtelContext | None = face_of_context(context)
+    face = context._face
     if face is None:
         trace_id, span_id = ids_of(context)
-        state = str(context.state)
-        face = OtelContext(
-            trace_id,
-            span_id,
-            context.is_remote,
-            TraceFlags(context.flags),
-            TraceState.from_header([state]) if state else DEFAULT_TRACE_STATE,
-        )
-        set_context_face(context, face)
+        flags = _FLAGS[context._bits & 0xFF]
+        state = DEFAULT_TRACE_STATE if context._state is None else TraceState.from_header([context._state])
+        is_remote = bool(context._remote)
+        if _IS_TUPLE:
+            fields = (trace_id, span_id, is_remote, flags, state, trace_id != 0 and span_id != 0)
+            face = tuple.__new__(OtelContext, fields)
+        else:
+            face = OtelContext(trace_id, span_id, is_remote, flags, state)
+        context._face = face
     return face
 
 
@@ -72,25 +99,22 @@ def from_otel(face: Any) -> SpanContext | None:
     try:
         trace_id, span_id = int(face.trace_id), int(face.span_id)
         id = trace_id.to_bytes(16) + span_id.to_bytes(8)
-        state = str(State.parse(face.trace_state.to_header())) if face.trace_state else ""
-        flags = int(face.trace_flags) & 0xFF if trace_id and span_id else _DEFERRED
+        given = face.trace_state or ""
+        state = str(State.parse(given if isinstance(given, str) else given.to_header())) if given else ""
+        flags = int(face.trace_flags) & 0xFF if trace_id and span_id else DEFERRED
         context = make_context(id, flags, state, None, bool(face.is_remote))
     except Exception:  # a mock of a test, another implementation of the API
         return None
-    if type(face) is OtelContext:
-        set_context_face(context, face)
+    if type(face) is OtelContext and type(face.trace_state) is TraceState:
+        context._face = face
     return context
 
 
 def relabelled(context: SpanContext | None, labels: Labels | None) -> SpanContext | None:
     """Return *context* with *labels* in place of those it has; its OpenTelemetry form stays the same object."""
-    if (None if context is None else context.labels or None) is labels:
+    if (None if context is None else context._labels) is labels:
         return context
-    if context is None:
-        return SpanContext(labels=labels)
-    copy = context.replace(labels=NO_LABELS if labels is None else labels)
-    set_context_face(copy, face_of_context(context))
-    return copy
+    return with_labels(context, labels)
 
 
 def labels_of(baggage: Mapping[str, object], before: Labels | None) -> Labels | None:
@@ -129,11 +153,18 @@ def _texts(baggage: Mapping[str, object]) -> dict[str, str]:
 
 def attributes_of(attributes: Any) -> dict[str, Any] | None:
     """Return the attributes that have a key, or None; OpenTelemetry drops the others without an error."""
-    if not attributes:
+    if attributes is None:
         return None
+    if type(attributes) is dict:
+        given = attributes
+        for key in given:
+            if type(key) is not str or not key:
+                break
+        else:
+            return given
     try:
-        return {key: value for key, value in attributes.items() if isinstance(key, str) and key}
-    except Exception:
+        return {str.__str__(key): value for key, value in attributes.items() if isinstance(key, str) and key}
+    except Exception:  # not a mapping
         return None
 
 

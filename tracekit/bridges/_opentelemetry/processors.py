@@ -21,44 +21,44 @@ class Processors:
     """
 
     def __init__(self) -> None:
-        self._all: tuple[Any, ...] = ()
+        self._span_processors: tuple[Any, ...] = ()  # as the SDK calls it: libraries read it although it is private
         self._reported: set[tuple[int, str]] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._all)
+        return bool(self._span_processors)
 
     def add(self, processor: Any) -> None:
         """Call *processor* too from now on."""
-        self._all += (processor,)
+        self._span_processors += (processor,)
 
     def started(self, span: Span, parent: Any) -> None:
         """Call ``on_start``; *parent* is the OpenTelemetry Context that was given, or None."""
         made = face(span)
-        for processor in self._all:
+        for processor in self._span_processors:
             self._call(processor, "on_start", made, parent_context=parent)
 
     def ending(self, span: Span) -> None:
         """Call ``_on_ending``, which not every processor has; the span can still be changed."""
-        for processor in self._all:
+        for processor in self._span_processors:
             if hasattr(processor, "_on_ending"):
                 self._call(processor, "_on_ending", face(span))
 
     def ended(self, span: Span) -> None:
         """Call ``on_end``."""
         made = face(span)
-        for processor in self._all:
+        for processor in self._span_processors:
             self._call(processor, "on_end", made)
 
     def shutdown(self) -> None:
         """Shut all processors down."""
-        for processor in self._all:
+        for processor in self._span_processors:
             self._call(processor, "shutdown")
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Flush all processors; return whether that was done in time."""
         deadline = time.monotonic() + timeout_millis / 1000
         is_done = True
-        for processor in self._all:
+        for processor in self._span_processors:
             left = int((deadline - time.monotonic()) * 1000)
             if left <= 0:
                 return False

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context.context import Context
 from opentelemetry.propagators import textmap
 
 from ... import _propagation
 from ..._core.scopes import current_context
-from .contexts import RemoteSpan
-from .runtime import BAGGAGE_KEY, RUNTIME, SPAN_KEY, meaning_of
+from ...cython import cclass, compiled, final
+from .runtime import BAGGAGE_KEY, SPAN_KEY
+
+if not compiled:
+    from ..._core.interpreter import DEFERRED
+    from .contexts import remote_span
+    from .runtime import put_value, scope_for, value_of
 
 if TYPE_CHECKING:
     from ..._core.context import SpanContext
 
 __all__ = ["Propagator"]
 
+_GETTER: Final = textmap.default_getter
+_SETTER: Final = textmap.default_setter
+_EMPTY: Final = Context()
 
-class Propagator(textmap.TextMapPropagator):
+
+@final
+@cclass
+class Propagator:
     """Reads and writes every format that ``tracekit.configure(formats=...)`` names, baggage included."""
 
     @property
     def fields(self) -> set[str]:
         """The names of the formats' fields."""
-        return {field for format in _propagation.formats() for field in format.fields}
+        return set(_propagation.names()[0])
 
     def inject(
         self, carrier: Any, context: Context | None = None, setter: textmap.Setter[Any] = textmap.default_setter
     ) -> None:
         """Write *context*, or the current one, into *carrier* by *setter*."""
-        found: SpanContext | None
-        if context is None or context is RUNTIME.get_current():
+        if context is None:
             found = current_context()
+        elif isinstance(context, dict):
+            found = scope_for(context)._context
         else:
-            found = meaning_of(context).context if isinstance(context, dict) else None
+            return
         if found is None:
             return
-        if setter is textmap.default_setter and type(carrier) is dict:
+        if setter is _SETTER and type(carrier) is dict:
             _propagation.inject(carrier, found)
             return
         headers: dict[str, str] = {}
@@ -50,34 +62,53 @@ class Propagator(textmap.TextMapPropagator):
         context: Context | None = None,
         getter: textmap.Getter[Any] = textmap.default_getter,
     ) -> Context:
-        """Return *context*, or the current one, with the span context and the baggage that *carrier* holds."""
+        """Return *context*, or an empty one, with the span context and the baggage that *carrier* holds.
+
+        Not the current one, as in OpenTelemetry: a server that attaches the result inherits nothing of the last request.
+        """
         if context is None:
-            context = RUNTIME.get_current()
+            context = _EMPTY
         try:
-            found = _propagation.extract(_pairs(carrier, getter))
+            if getter is _GETTER and type(carrier) is dict:
+                found = _propagation.extract(carrier)
+            else:
+                found = _propagation.extract(_pairs(carrier, getter))
         except Exception:  # a getter of the program's, or a carrier that it does not know
             return context
-        if found is None:
-            return context
-        values: dict[str, object] = dict(context)
-        if found.is_valid or not found.deferred:
-            values[SPAN_KEY] = RemoteSpan(found)
-        if found.labels:
-            earlier: Any = context.get(BAGGAGE_KEY) or {}
-            values[BAGGAGE_KEY] = {**earlier, **found.labels}
-        return Context(values)
+        return context if found is None else _with(context, found)
+
+
+textmap.TextMapPropagator.register(Propagator)
+
+
+def _with(context: Any, found: SpanContext) -> Context:
+    """Return *context* with *found* as its span and its labels as baggage beside those that are there."""
+    made = Context(context) if context else Context()
+    if found._is_valid() or not found._bits & DEFERRED:
+        put_value(made, SPAN_KEY, remote_span(found))
+    if found._labels is not None:
+        baggage: dict[str, object] = {}
+        earlier = value_of(context, BAGGAGE_KEY)
+        if earlier:
+            baggage.update(earlier)
+        baggage.update(found._labels)
+        put_value(made, BAGGAGE_KEY, baggage)
+    return made
 
 
 def _pairs(carrier: Any, getter: textmap.Getter[Any]) -> list[tuple[str, str]]:
     """Return the formats' fields in *carrier*, asked for by name; prefixes need the list of all names."""
-    formats = _propagation.formats()
-    names = [field for format in formats for field in format.fields]
-    prefixes = tuple([prefix for format in formats for prefix in getattr(format, "prefixes", ())])
+    names, prefixes = _propagation.names()
     if prefixes:
-        names += [name for name in getter.keys(carrier) or () if name.lower().startswith(prefixes)]
+        more = [name for name in getter.keys(carrier) or () if name.lower().startswith(prefixes)]
+        names = tuple(dict.fromkeys([*names, *more]))
     pairs: list[tuple[str, str]] = []
-    for name in dict.fromkeys(names):
+    for name in names:
         values = getter.get(carrier, name)
-        if values:
-            pairs += [(name, value) for value in ([values] if isinstance(values, str) else values)]
+        if not values:
+            continue
+        if isinstance(values, str):
+            pairs.append((name, values))
+        else:
+            pairs.extend([(name, value) for value in values])
     return pairs

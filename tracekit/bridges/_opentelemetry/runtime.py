@@ -7,115 +7,175 @@ thread, in any order, more than once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import baggage as _baggage
 from opentelemetry.context.context import Context, _RuntimeContext
 from opentelemetry.trace import INVALID_SPAN
 from opentelemetry.trace.propagation import _SPAN_KEY as SPAN_KEY
 
-from ..._core.scopes import Scope, attach_scope, current_context, current_scope, current_view, inside, keep_view
-from .contexts import RemoteSpan, from_otel, labels_of, originals, relabelled
-from .spans import OtelSpan, face
+from ..._core.scopes import Scope, current_context
+from ...cython import cclass, compiled, final, freelist
+from .contexts import RemoteSpan, labels_of, originals
+from .spans import OtelSpan
+
+if not compiled:
+    from ..._core.context import generation
+    from ..._core.interpreter import DEFERRED
+    from ..._core.scopes import (
+        CONTEXT,
+        LINKED,
+        SPAN,
+        attach_scope,
+        close_scope,
+        effective,
+        held_span,
+        innermost,
+        keep_view,
+        make_scope,
+    )
+    from .contexts import from_otel, relabelled, remote_span
+    from .spans import face
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..._core.context import SpanContext
     from ..._core.labels import Labels
-    from ..._core.span import Span
 
-__all__ = ["BAGGAGE_KEY", "RUNTIME", "SPAN_KEY", "Meaning", "RuntimeContext", "meaning_of", "span_of"]
+__all__ = ["BAGGAGE_KEY", "RUNTIME", "SPAN_KEY", "RuntimeContext", "context_of", "put_value", "scope_for", "value_of"]
 
-BAGGAGE_KEY = _baggage._BAGGAGE_KEY
-_EMPTY = Context()
-_OWN_KEYS = (SPAN_KEY, BAGGAGE_KEY)
+BAGGAGE_KEY: Final = _baggage._BAGGAGE_KEY
+_EMPTY: Final = Context()
+_NO_KEYS: Final[dict[str, object]] = {}
+
+if not compiled:
+
+    def value_of(context: Any, key: str) -> Any:
+        """Return the value of *key* in *context*, a dict of any class, or None."""
+        return dict.get(context, key)
+
+    def put_value(context: Context, key: str, value: object) -> None:
+        """Set the value of *key* in *context*, which is being made."""
+        dict.__setitem__(context, key, value)
 
 
-class Ambient(NamedTuple):
+@final
+@freelist(16)
+@cclass
+class Ambient:
     """The values of a Context that tracekit has no use for; scopes inherit them."""
 
-    keys: dict[str, object]  # all but the span and the baggage
-    baggage: Mapping[str, object] | None  # the very objects, which the labels were made from
-    labels: Labels | None
-    span: Any  # of another implementation of the API
-    span_id: bytes  # its ids: it is current where they are
+    if not compiled:
+        __slots__ = ("_baggage", "_labels", "_span", "_span_id", "keys")
+
+    keys: Mapping[str, object]  # all but the span and the baggage
+    _baggage: Any  # the very objects, which the labels were made from
+    _labels: Labels | None
+    _span: Any  # of another implementation of the API
+    _span_id: bytes | None  # its ids: it is current where they are
 
 
-class Meaning(NamedTuple):
-    """The parts of a Context."""
-
-    span: Span | None
-    context: SpanContext | None
-    ambient: Ambient | None
-
-
-def meaning_of(context: Mapping[str, Any]) -> Meaning:
-    """Return the parts of *context*, an OpenTelemetry Context. Never raises."""
-    given = context.get(SPAN_KEY)
-    span, base = span_of(given)
-    foreign = given if span is None and base is not None and not isinstance(given, RemoteSpan) else None
-    baggage = context.get(BAGGAGE_KEY)
+def scope_for(context: Mapping[str, Any]) -> Scope:
+    """Return a scope, not yet open, in which what *context*, an OpenTelemetry Context, holds is current. Never raises."""
+    given = value_of(context, SPAN_KEY)
+    base: SpanContext | None = None
+    foreign = None
+    if given is not None:
+        if type(given) is OtelSpan:
+            made = given
+            span = made.tracekit_span
+            base = span.context
+            if base._labels is None and len(context) == 1:
+                return make_scope(SPAN, span, base, None)
+        else:
+            base = context_of(given)
+            if base is not None and type(given) is not RemoteSpan:
+                foreign = given
+    baggage = value_of(context, BAGGAGE_KEY)
     labels = _labels(baggage, base) if baggage else None
-    base = relabelled(base, labels)
-    keys = {key: value for key, value in context.items() if key not in _OWN_KEYS}
-    if not keys and baggage is None and foreign is None:
-        return Meaning(span, base, None)
-    id = base.id if foreign is not None and base is not None else b""
-    return Meaning(span, base, Ambient(keys, baggage, labels, foreign, id))
+    scope = make_scope(CONTEXT, None, relabelled(base, labels), None)
+    if type(given) is OtelSpan:
+        made = given
+        scope._kind = SPAN
+        scope._span = made.tracekit_span
+    count = len(context) - (SPAN_KEY in context) - (BAGGAGE_KEY in context)
+    if count or baggage is not None or foreign is not None:
+        ambient = Ambient.__new__(Ambient)
+        ambient.keys = _other_keys(context) if count else _NO_KEYS
+        ambient._baggage = baggage
+        ambient._labels = labels
+        ambient._span = foreign
+        ambient._span_id = None if foreign is None or base is None else base.id
+        scope.ambient = ambient
+    return scope
 
 
-def span_of(given: Any) -> tuple[Span | None, SpanContext | None]:
-    """Return the span, if it is tracekit's, and the context of a Context's span."""
-    kind = type(given)
-    if given is None or given is INVALID_SPAN:
-        return None, None
-    if issubclass(kind, OtelSpan):
-        return given.tracekit_span, given.tracekit_span.context
-    if kind is RemoteSpan:
-        return None, given.tracekit_context
+def _other_keys(context: Any) -> dict[str, object]:
+    keys = dict(context)
+    keys.pop(SPAN_KEY, None)
+    keys.pop(BAGGAGE_KEY, None)
+    return keys
+
+
+def context_of(given: Any) -> SpanContext | None:
+    """Return the context of a Context's span that is not one of tracekit's."""
+    if given is INVALID_SPAN:
+        return None
+    if type(given) is RemoteSpan:
+        remote: SpanContext = given.tracekit_context
+        return remote
     try:
         context = from_otel(given.get_span_context())
     except Exception:  # a mock of a test
-        return None, None
-    return None, context if context is not None and context.is_valid else None
+        return None
+    return context if context is not None and context.is_valid else None
 
 
 def _labels(baggage: Any, base: SpanContext | None) -> Labels | None:
     """Return *baggage* as labels; those that are as in *base*, or as current here, keep their properties."""
-    scope = current_scope()
-    ambient = None if scope is None else scope.ambient
-    if ambient is not None and ambient.baggage is baggage:
-        known: Labels | None = ambient.labels
-        return known
-    context = base if base is not None and base.labels else current_context()
-    return labels_of(baggage, None if context is None else context.labels or None)
+    scope = innermost()
+    if scope is not None and scope.ambient is not None:
+        ambient = scope.ambient
+        if ambient._baggage is baggage:
+            return ambient._labels  # type: ignore[no-any-return]
+    context = base if base is not None and base._labels is not None else current_context()
+    return labels_of(baggage, None if context is None else context._labels)
 
 
-class RuntimeContext(_RuntimeContext):
-    """OpenTelemetry's current Context, kept in tracekit's scopes."""
+@final
+@cclass
+class RuntimeContext:
+    """OpenTelemetry's current Context, kept in tracekit's scopes.
 
-    fallback: Any = None  # the runtime before install(), for tokens that it made
+    ``fallback`` is the runtime before ``install()``, for the tokens that it made.
+    """
+
+    if not compiled:
+        fallback: Any = None
 
     def get_current(self) -> Context:
         """Return the view of the current scope, the same object while nothing changes."""
-        view: Context | None = current_view()
-        if view is not None:
-            return view
-        scope = current_scope()
-        return _EMPTY if scope is None else _view(scope)
+        scope = innermost()
+        if scope is None:
+            return _EMPTY
+        if scope.view is not None and scope._generation == generation():
+            return scope.view  # type: ignore[no-any-return]
+        return _view(scope)
 
     def attach(self, context: Context) -> Any:
-        """Make *context* current, and return a token for ``detach()``."""
-        if not isinstance(context, dict):
-            # OpenTelemetry takes any object here. It has no meaning but is returned as the current one.
-            return attach_scope(None, None, None, context)
-        return attach_scope(*meaning_of(context), context)
+        """Make *context* current, and return a token for ``detach()``.
+
+        OpenTelemetry takes any object here. One that is no Context has no meaning, but is returned as the current one.
+        """
+        scope = scope_for(context) if isinstance(context, dict) else make_scope(CONTEXT, None, None, None)
+        attach_scope(scope, context)
+        return scope
 
     def detach(self, token: Any) -> None:
         """Close the scope that ``attach()`` returned, from anywhere, in any order. Does nothing the second time."""
-        if isinstance(token, Scope):
-            token.__exit__(None, None, None)
+        if type(token) is Scope:
+            close_scope(token)
         elif self.fallback is not None:
             try:
                 self.fallback.detach(token)
@@ -123,23 +183,27 @@ class RuntimeContext(_RuntimeContext):
                 pass
 
 
+_RuntimeContext.register(RuntimeContext)
+
+
 def _view(scope: Scope) -> Context:
-    context, span, changes = inside(scope)
-    ambient: Ambient | None = scope.ambient
-    values: dict[str, object] = {} if ambient is None else dict(ambient.keys)
+    """Return OpenTelemetry's form of *scope*, and keep it with the scope if nothing can change while that is open."""
+    context = effective(scope)
+    span = held_span(scope)
+    ambient = scope.ambient
+    view = Context() if ambient is None or not ambient.keys else Context(ambient.keys)
     if span is not None:
-        values[SPAN_KEY] = face(span)
-    elif context is not None and (context.is_valid or not context.deferred):
-        is_foreign = ambient is not None and ambient.span is not None and ambient.span_id == context.id
-        values[SPAN_KEY] = ambient.span if is_foreign and ambient is not None else RemoteSpan(context)
-    labels = None if context is None else context.labels or None
-    if ambient is not None and ambient.labels is labels:
-        if ambient.baggage is not None:
-            values[BAGGAGE_KEY] = ambient.baggage
+        put_value(view, SPAN_KEY, face(span))
+    elif context is not None and (context._is_valid() or not context._bits & DEFERRED):
+        is_foreign = ambient is not None and ambient._span is not None and ambient._span_id == context.id
+        put_value(view, SPAN_KEY, ambient._span if is_foreign else remote_span(context))
+    labels = None if context is None else context._labels
+    if ambient is not None and ambient._labels is labels:
+        if ambient._baggage is not None:
+            put_value(view, BAGGAGE_KEY, ambient._baggage)
     elif labels is not None:
-        values[BAGGAGE_KEY] = originals(labels, None if ambient is None else ambient.baggage)
-    view = Context(values)
-    if not changes:
+        put_value(view, BAGGAGE_KEY, originals(labels, None if ambient is None else ambient._baggage))
+    if scope._kind != LINKED and scope._generation == generation():
         keep_view(scope, view)
     return view
 

@@ -1,7 +1,7 @@
 """``OtelSpan``: a tracekit span as OpenTelemetry's API, and its SDK's processors and exporters, see it.
 
-The API's method names collide with those of ``Span``, so each span has a face: it owns the span, and the span knows it
-weakly. ``face()`` makes it at the first request, and returns the same one for as long as anything holds it.
+The API's method names collide with those of ``Span``, so each span has a face: it owns the span, and the span borrows
+it. ``face()`` makes it at the first request, and returns the same one for as long as anything holds it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
 from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import Status as OtelStatus
 
+from ..._core.misuse import misused
 from ..._core.outcome import outcome_of
-from ..._core.records import DEFAULT_LIMITS, KINDS
-from ..._core.span import face_of, set_face
+from ..._core.records import KINDS
 from ..._version import __version__
-from .contexts import attributes_of, from_otel, to_otel
+from ...cython import cclass, compiled, final, freelist, no_gc_clear
+from .contexts import attributes_of
+
+if not compiled:
+    from ..._core.interpreter import borrow, is_lent, lent
+    from .contexts import from_otel, to_otel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..._core.span import Span
 
-__all__ = ["KIND_NAMES", "OtelSpan", "face", "leave", "resource_of", "scope_of", "text_of", "time_of"]
+__all__ = ["KIND_NAMES", "OtelSpan", "face", "keep_resource", "leave", "resource_of", "scope_of", "text_of", "time_of"]
 
 KIND_NAMES = {kind: kind.name.lower() for kind in SpanKind}
 _KINDS = {name: kind for kind, name in KIND_NAMES.items()}
@@ -39,50 +44,68 @@ assert set(_KINDS) == set(KINDS)
 
 def face(span: Span) -> OtelSpan:
     """Return OpenTelemetry's form of *span*."""
-    found: OtelSpan | None = face_of(span)
+    found = lent(span._face)
     if found is None:
-        is_recorded = span.is_recording or span.start_ns != 0
-        found = OtelSpan(span) if is_recorded else _UnsampledSpan(span)
-        set_face(span, found)
+        found = OtelSpan.__new__(OtelSpan)
+        found.tracekit_span = span
+        found._records = found._sets = True
+        span._face = borrow(found)
     return found
 
 
-class OtelSpan(ApiSpan):
+@final
+@no_gc_clear  # a cycle goes through an attribute of the program's, and its dict is cleared; see __dealloc__()
+@freelist(64)
+@cclass
+class OtelSpan:
     """A span of tracekit under OpenTelemetry's API; an instance of the SDK's ``ReadableSpan`` too, once that is loaded.
 
-    No method raises. ``tracekit_span`` is the span itself.
+    No method raises. ``tracekit_span`` is the span itself. Attributes of others' (``span.anything = 1``) are kept for as
+    long as this object lives: while the span is current, or something holds it.
     """
 
-    def __init__(self, span: Span) -> None:
-        self.tracekit_span = span
-        # What `with span:` does about an exception, as start_span() was told.
-        self.records_exception = True
-        self.sets_status = True
+    if not compiled:
+        tracekit_span: Span
+        _records: bool  # what `with span:` does about an exception, as start_span() was told
+        _sets: bool
+
+    def __init__(self) -> None:
+        raise TypeError("spans are made by Tracer.start_span()")
+
+    def __dealloc__(self) -> None:
+        if self.tracekit_span is not None and is_lent(self.tracekit_span._face, self):
+            self.tracekit_span._face = borrow(None)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        sdk = sys.modules.get("opentelemetry.sdk.trace")
-        kind = getattr(sdk, "_Span", None)
-        return kind if isinstance(kind, type) else type(self)
+        if not self.tracekit_span._is_recorded:
+            return NonRecordingSpan
+        return OtelSpan if _sdk_span is None and not _has_sdk() else _sdk_span  # type: ignore[return-value]
 
     def get_span_context(self) -> OtelContext:
         """Return the span's context, the same object at every call."""
-        return to_otel(self.tracekit_span.context)
+        return to_otel(self.tracekit_span.context)  # type: ignore[no-any-return]
 
     def is_recording(self) -> bool:
         """Tell whether further calls have an effect."""
-        return self.tracekit_span.is_recording
+        return self.tracekit_span._is_recorded and not self.tracekit_span._has_ended
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Record *value* under *key*."""
-        if isinstance(key, str) and key:
-            self.tracekit_span.set_attribute(key, value)
+        span = self.tracekit_span
+        if not span._is_recorded or span._has_ended:
+            span._late("set_attribute")
+        elif isinstance(key, str) and key:
+            span._put(key if type(key) is str else str.__str__(key), value)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Record every item of *attributes*."""
         items = attributes_of(attributes)
-        if items:
-            self.tracekit_span.set_attributes(items)
+        span = self.tracekit_span
+        if not span._is_recorded or span._has_ended:
+            span._late("set_attributes")
+        elif items:
+            span._put_all(items)
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """Record an event, now or at *timestamp*, Unix nanoseconds."""
@@ -102,6 +125,8 @@ class OtelSpan(ApiSpan):
         """Record the outcome; only an error has a description, and "ok" is final."""
         code: Any = status
         if isinstance(status, OtelStatus):
+            if description is not None:
+                misused(TypeError("set_status() takes a description with a StatusCode, not with a Status"))
             code, description = status.status_code, status.description
         if not isinstance(code, StatusCode):
             return
@@ -118,12 +143,21 @@ class OtelSpan(ApiSpan):
 
     def end(self, end_time: int | None = None) -> None:
         """End the span, now or at *end_time*, Unix nanoseconds. Only the first call counts."""
-        self.tracekit_span.end(time_of(end_time))
+        self.tracekit_span.end(None if end_time is None else time_of(end_time))
+
+    def __enter__(self) -> OtelSpan:
+        return self
 
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         if exc is not None:
-            leave(self.tracekit_span, exc, records=self.records_exception, sets_status=self.sets_status)
+            leave(self.tracekit_span, exc, self._records, self._sets)
         self.end()
+
+    def __copy__(self) -> OtelSpan:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> OtelSpan:
+        return self
 
     # From here on as the SDK's ReadableSpan.
 
@@ -135,7 +169,7 @@ class OtelSpan(ApiSpan):
     @property
     def context(self) -> OtelContext:
         """The span's context."""
-        return to_otel(self.tracekit_span.context)
+        return to_otel(self.tracekit_span.context)  # type: ignore[no-any-return]
 
     @property
     def parent(self) -> OtelContext | None:
@@ -192,7 +226,12 @@ class OtelSpan(ApiSpan):
         """The library that made the span; tracekit for a native span."""
         return scope_of(self.tracekit_span)
 
-    instrumentation_info = instrumentation_scope
+    @property
+    def instrumentation_info(self) -> Any:
+        """The library as the SDK's deprecated class, which warns."""
+        scope = self.instrumentation_scope
+        make = _sdk("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo", _PlainScope)
+        return make(scope.name, scope.version, scope.schema_url)
 
     @property
     def dropped_attributes(self) -> int:
@@ -213,54 +252,98 @@ class OtelSpan(ApiSpan):
         """Return the span as the SDK's console exporter prints it."""
         from opentelemetry.sdk.trace import ReadableSpan
 
-        readable = ReadableSpan(**{name: getattr(self, name) for name in _READABLE})
+        readable = ReadableSpan(
+            name=self.name,
+            context=self.context,
+            parent=self.parent,
+            resource=self.resource,
+            attributes=self.attributes,
+            events=self.events,
+            links=self.links,
+            kind=self.kind,
+            status=self.status,
+            start_time=self.start_time,
+            end_time=self.end_time,
+            instrumentation_scope=self.instrumentation_scope,
+        )
         return str(readable.to_json(indent))
 
     def _readable_span(self) -> OtelSpan:
         return self
 
-    def __getattr__(self, name: str) -> Any:
-        # Fields of the SDK's spans that processors read although they are private.
-        if name[:1] == "_" and name[1:] in _READABLE:
-            return getattr(self, name[1:])
-        raise AttributeError(f"'Span' object has no attribute {name!r}")
+    # Fields of the SDK's spans that processors read although they are private. Not __getattr__(): it would slow each call.
+
+    @property
+    def _attributes(self) -> Any:
+        return self.attributes
+
+    @property
+    def _context(self) -> Any:
+        return self.context
+
+    @property
+    def _end_time(self) -> Any:
+        return self.end_time
+
+    @property
+    def _events(self) -> Any:
+        return self.events
+
+    @property
+    def _instrumentation_scope(self) -> Any:
+        return self.instrumentation_scope
+
+    @property
+    def _kind(self) -> Any:
+        return self.kind
+
+    @property
+    def _links(self) -> Any:
+        return self.links
+
+    @property
+    def _name(self) -> Any:
+        return self.name
+
+    @property
+    def _parent(self) -> Any:
+        return self.parent
+
+    @property
+    def _resource(self) -> Any:
+        return self.resource
+
+    @property
+    def _start_time(self) -> Any:
+        return self.start_time
+
+    @property
+    def _status(self) -> Any:
+        return self.status
 
     def __repr__(self) -> str:
         return f"<OtelSpan of {self.tracekit_span!r}>"
 
 
-_READABLE = frozenset(
-    {
-        "attributes",
-        "context",
-        "end_time",
-        "events",
-        "instrumentation_scope",
-        "kind",
-        "links",
-        "name",
-        "parent",
-        "resource",
-        "start_time",
-        "status",
-    }
-)
+ApiSpan.register(OtelSpan)
+_sdk_span: type | None = None  # the class of the SDK's spans, once it is loaded
 
 
-class _UnsampledSpan(OtelSpan, NonRecordingSpan):
-    """A span that is not recorded: it has a context, and no call has an effect."""
+def _has_sdk() -> bool:
+    """Look for the SDK, which the program may import at any time."""
+    global _sdk_span
+    found = getattr(sys.modules.get("opentelemetry.sdk.trace"), "_Span", None)
+    if isinstance(found, type):
+        _sdk_span = found
+    return _sdk_span is not None
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return type(self)
 
-
-def leave(span: Span, exc: BaseException, *, records: bool, sets_status: bool) -> None:
+def leave(span: Span, exc: BaseException, records: bool, sets_status: bool) -> None:
     """Record that *exc* leaves *span*, as ``with span:`` does: once a trace, and a cancellation is no error."""
-    if not span.is_recording or not (records or sets_status):
+    if not span._is_recorded or span._has_ended or not (records or sets_status):
         return
     try:
-        outcome = outcome_of(exc, span.context.trace_id, DEFAULT_LIMITS.value_length)
+        outcome = outcome_of(exc, span.context.trace_id, span._tracer.max_value)
         if records:
             for error in outcome.errors:
                 span.record_exception(error)
@@ -273,12 +356,19 @@ def leave(span: Span, exc: BaseException, *, records: bool, sets_status: bool) -
 
 def resource_of(attributes: Mapping[str, Any]) -> Any:
     """Return the resource with *attributes*: the SDK's class where it can be imported, else one with its fields."""
-    global _resource
-    made_from, made = _resource
-    if made_from is not attributes:
+    known = _resources.get(id(attributes))
+    if known is None or known[0] is not attributes:
         made = _sdk("opentelemetry.sdk.resources", "Resource", _PlainResource)(dict(attributes))
-        _resource = attributes, made
-    return made
+        return keep_resource(attributes, made)
+    return known[1]
+
+
+def keep_resource(attributes: Mapping[str, Any], resource: Any) -> Any:
+    """Have ``resource_of()`` return *resource* for the very object *attributes*, and return it."""
+    if len(_resources) >= 4096:  # a program that makes providers without end
+        _resources.clear()
+    _resources[id(attributes)] = attributes, resource
+    return resource
 
 
 def scope_of(span: Span) -> Any:
@@ -309,7 +399,7 @@ class _PlainScope:
         self.name, self.version, self.schema_url, self.attributes = name, version, schema_url, attributes or {}
 
 
-_resource: tuple[Any, Any] = (None, None)
+_resources: dict[int, tuple[Any, Any]] = {}
 _scopes: dict[int, tuple[Any, Any]] = {}
 
 

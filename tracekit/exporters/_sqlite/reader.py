@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from ..._core.attributes import whole
 from .errors import StoreError, explain
 from .schema import Schema, has_schema, prepare
+from .search import INDEXES, Found, Search, Sort, find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
 __all__ = [
@@ -57,7 +58,7 @@ SPANS = Schema(
             dropped_links INTEGER NOT NULL,
             truncated_values INTEGER NOT NULL
         )""",
-        "CREATE INDEX spans_by_trace ON spans (trace_id, start_ns)",
+        *INDEXES,
     ),
 )
 
@@ -150,27 +151,27 @@ class SQLiteReader:
         self,
         *,
         limit: int = 20,
+        sort: Sort = "start",
         service: str | None = None,
         name: str | None = None,
         status: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        slower_ns: int | None = None,
+        faster_ns: int | None = None,
     ) -> list[StoredTrace]:
-        """Return the *limit* traces that started last, the newest first.
+        """Return the *limit* traces that started last, or the first in order of *sort*, the newest or largest first.
 
-        *service* (equal), *name* (contained, case-sensitive) and *status* (equal) select traces with a span that
-        matches all of them.
+        *service* (equal), *name* (contained, case-sensitive), *status* (equal) and *attributes* (equal as text) select
+        traces with a span that matches all of them. The trace itself started at *since_ns* or later and before
+        *until_ns*, Unix time, and took at least *slower_ns* and at most *faster_ns*.
         """
-        wanted = {"service = ?": service, "instr(name, ?)": name, "status = ?": status}
-        terms = {term: whole(value) for term, value in wanted.items() if value is not None}
-        where = f"WHERE trace_id IN (SELECT trace_id FROM spans WHERE {' AND '.join(terms)})" if terms else ""
+        search = Search(service, name, status, attributes or {}, since_ns, until_ns, slower_ns, faster_ns)
         with self._snapshot() as connection:
             if connection is None:
                 return []
-            rows = connection.execute(
-                f"SELECT trace_id, count(*), min(start_ns) AS start, max(end_ns) FROM spans {where}"
-                " GROUP BY trace_id ORDER BY start DESC, trace_id LIMIT ?",
-                (*terms.values(), limit),
-            )
-            return [_summary(connection, *row) for row in rows.fetchall()]
+            return [_summary(connection, found) for found in find(connection, search, limit, sort)]
 
     def find(self, prefix: str) -> str:
         """Return the id of the one trace whose id begins with *prefix*, in any case."""
@@ -256,28 +257,25 @@ def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:
     return _span(connection.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone())
 
 
-def _summary(connection: sqlite3.Connection, trace_id: str, spans: int, start_ns: int, end_ns: int) -> StoredTrace:
+def _summary(connection: sqlite3.Connection, found: Found) -> StoredTrace:
     name, service, status = connection.execute(
         "SELECT name, service, status FROM spans WHERE trace_id = ? ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
-        (trace_id,),
+        (found.trace_id,),
     ).fetchone()
     services = connection.execute(
-        "SELECT service FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)", (trace_id,)
+        "SELECT service FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)",
+        (found.trace_id,),
     )
-    of_status = dict(
-        connection.execute("SELECT status, count(*) FROM spans WHERE trace_id = ? GROUP BY 1", (trace_id,))
-    )
-    errors = of_status.get("error", 0)
     return StoredTrace(
-        trace_id=str(trace_id),
+        trace_id=str(found.trace_id),
         name=str(name),
         service=str(service),
         services=tuple([str(service) for (service,) in services]),
-        spans=spans,
-        start_ns=_int(start_ns),
-        duration_ns=_int(end_ns) - _int(start_ns),
-        status="error" if errors else "cancelled" if "cancelled" in of_status else str(status),
-        errors=errors,
+        spans=found.spans,
+        start_ns=_int(found.start_ns),
+        duration_ns=_int(found.end_ns) - _int(found.start_ns),
+        status="error" if found.errors else "cancelled" if found.cancelled else str(status),
+        errors=found.errors,
     )
 
 

@@ -1,0 +1,166 @@
+"""What the bridge puts in place of functions of the API, and what it gives to objects that are extension types."""
+
+from __future__ import annotations
+
+import copy
+from unittest.mock import Mock
+
+import pytest
+from opentelemetry import context, propagate, trace
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+
+import tracekit
+from tracekit.bridges import opentelemetry as bridge
+
+EARLY_USE_SPAN, EARLY_CURRENT_SPAN = trace.use_span, trace.get_current_span
+
+
+def test_objects_are_instances_of_the_classes_of_the_api(tracer):
+    with tracer.start_as_current_span("a") as span:
+        assert isinstance(span, trace.Span)
+        assert isinstance(span, ReadableSpan)
+        assert not isinstance(span, trace.NonRecordingSpan)
+    assert isinstance(tracer, trace.Tracer)
+    assert isinstance(propagate.get_global_textmap(), TextMapPropagator)
+
+
+def test_no_method_of_the_api_is_missing(tracer):
+    with tracer.start_as_current_span("a") as span:
+        assert {name for name in dir(trace.Span) if name[:1] != "_"} <= set(dir(span))
+    assert {name for name in dir(trace.Tracer) if name[:1] != "_"} <= set(dir(tracer))
+    assert {name for name in dir(TextMapPropagator) if name[:1] != "_"} <= set(dir(bridge.Propagator))
+
+
+def test_a_span_and_a_tracer_take_attributes_of_others(tracer):
+    with tracer.start_as_current_span("a") as span:
+        span.anything = span
+        assert trace.get_current_span().anything is span
+        assert copy.copy(span) is span
+        assert copy.deepcopy(span) is span
+    tracer.start_span = Mock()
+    assert tracer.start_span("b") is tracer.start_span.return_value
+
+
+def test_the_functions_of_the_api_are_put_back():
+    bridge.install()
+    assert trace.use_span is not EARLY_USE_SPAN
+    bridge.uninstall()
+    assert (trace.use_span, trace.get_current_span) == (EARLY_USE_SPAN, EARLY_CURRENT_SPAN)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_use_span_of_before_and_after_install_does_the_same(exporter, tracer, early):
+    use_span = EARLY_USE_SPAN if early else trace.use_span
+    current = EARLY_CURRENT_SPAN if early else trace.get_current_span
+    with tracekit.use_labels(tenant="a"), use_span(tracer.start_span("a"), end_on_exit=True) as span:
+        assert current() is span
+        assert tracekit.current_span() is span.tracekit_span
+        assert tracekit.current_labels() == {"tenant": "a"}
+        with tracekit.span("inside") as inside:
+            assert current().tracekit_span is inside
+        assert current() is span
+    assert current() is trace.INVALID_SPAN
+    assert [span.name for span in exporter.spans] == ["inside", "a"]
+
+
+def test_use_span_keeps_the_keys_of_the_current_context(tracer):
+    token = context.attach(context.set_value("key", "value"))
+    with trace.use_span(tracer.start_span("a"), end_on_exit=True):
+        assert context.get_value("key") == "value"
+    context.detach(token)
+
+
+def test_use_span_records_an_exception_and_leaves_the_span_open(exporter, tracer):
+    span = tracer.start_span("a")
+    with pytest.raises(ValueError, match="broken"), trace.use_span(span):
+        raise ValueError("broken")
+    assert span.is_recording()
+    assert span.status.status_code is trace.StatusCode.ERROR
+    assert [event.name for event in span.events] == ["exception"]
+    with (
+        pytest.raises(ValueError, match="again"),
+        trace.use_span(span, record_exception=False, set_status_on_exception=False),
+    ):
+        raise ValueError("again")
+    assert len(span.events) == 1
+    span.end()
+
+
+def test_use_span_decorates_a_function(exporter, tracer):
+    span = tracer.start_span("a")
+
+    @trace.use_span(span)
+    def work():
+        return trace.get_current_span()
+
+    assert work() is span
+    assert work() is span
+    span.end()
+
+
+def test_use_span_takes_the_spans_of_others(provider):
+    foreign = TracerProvider().get_tracer("other").start_span("foreign")
+    with trace.use_span(foreign, end_on_exit=True) as span:
+        assert span is foreign
+        assert trace.get_current_span() is foreign
+    assert not foreign.is_recording()
+    mock = Mock()
+    with trace.use_span(mock, end_on_exit=True) as span:
+        assert span is mock
+    mock.end.assert_called_once()
+
+
+def test_one_context_manager_makes_a_span_each_time(exporter, tracer):
+    current = tracer.start_as_current_span("a", attributes={"n": 1}, kind=trace.SpanKind.CLIENT)
+    for _ in range(2):
+        with current:
+            pass
+    assert [(span.name, span.kind, dict(span.attributes)) for span in exporter.spans] == [("a", "client", {"n": 1})] * 2
+    current.__exit__(None, None, None)
+
+
+def test_span_limits_of_the_sdk_are_those_of_the_spans(exporter, provider):
+    limits = SpanLimits(max_span_attributes=2, max_events=1, max_links=0, max_span_attribute_length=3)
+    tracer = bridge.TracerProvider(span_limits=limits).get_tracer("limited")
+    with tracer.start_as_current_span("a", attributes={"a": "12345", "b": 2, "c": 3}) as span:
+        span.add_event("kept")
+        span.add_event("dropped")
+        span.add_link(trace.SpanContext(1, 2, is_remote=True))
+    (made,) = exporter.spans
+    assert dict(made.attributes) == {"a": "123", "b": 2}
+    assert (made.dropped_attributes, made.dropped_events, made.dropped_links) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("limits", [Mock(), object(), SpanLimits(max_events=None)])
+def test_span_limits_that_say_nothing_leave_tracekits_own(exporter, provider, limits):
+    with bridge.TracerProvider(span_limits=limits).get_tracer("x").start_as_current_span("a") as span:
+        span.add_event("kept")
+    assert len(exporter.spans[0].events) == 1
+
+
+class NoItems(dict):
+    def items(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": 7},
+        {"name": "a", "context": "no context"},
+        {"name": "a", "context": {trace.propagation._SPAN_KEY: Mock()}},
+        {"name": "a", "kind": "client"},
+        {"name": "a", "attributes": [("a", 1)]},
+        {"name": "a", "attributes": {1: 2, "": 3, "b": object()}},
+        {"name": "a", "attributes": NoItems(a=1)},
+        {"name": "a", "links": 7},
+        {"name": "a", "links": [None, Mock(), object()]},
+        {"name": "a", "start_time": "soon"},
+    ],
+)
+def test_bad_arguments_cost_themselves_only(exporter, tracer, arguments):
+    with tracer.start_as_current_span(**arguments) as span:
+        assert trace.get_current_span() is span
+    tracer.start_span(**arguments).end()
+    assert [span.name for span in exporter.spans] == [str(arguments["name"])] * 2

@@ -1,0 +1,91 @@
+"""Finished spans that wait for export do not wake the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+import tracekit
+
+COUNT = 100_000
+
+
+class Discard:
+    def export(self, spans):
+        pass
+
+    def shutdown(self):
+        pass
+
+
+@pytest.fixture
+def buffered():
+    """Spans wait in the buffer until the test ends."""
+    tracekit.configure(exporter=Discard(), buffer_size=2 * COUNT + 10, export_interval_s=3600)
+    yield
+    tracekit.configure()
+
+
+def bare(span, target):
+    pass
+
+
+def attributes(span, target):
+    span.set_attribute("cart.items", 3)
+    span.set_attributes({"url.path": "/items/42", "retry.delay": 0.25, "cached": True})
+
+
+def events_and_links(span, target):
+    span.add_event("cache miss", {"key": "items/42"})
+    span.add_event("cache filled")
+    span.add_link(target, {"reason": "batch"})
+    span.add_link(target)
+
+
+@pytest.mark.skipif(tracekit.IMPLEMENTATION == "plain", reason="the plain form keeps attributes in a dict")
+@pytest.mark.parametrize("work", [bare, attributes, events_and_links])
+def test_buffered_spans_cause_no_collection(buffered, work):
+    target = tracekit.SpanContext("1" * 32, "2" * 16, 1)
+    with tracekit.span("parent"):
+        with tracekit.span("first", attributes={"item.id": 42, "cache.hit": False}) as span:
+            work(span, target)
+        gc.collect()
+        before = [generation["collections"] for generation in gc.get_stats()]
+        for _ in range(COUNT):
+            with tracekit.span("work", attributes={"item.id": 42, "cache.hit": False}) as span:
+                work(span, target)
+        after = [generation["collections"] for generation in gc.get_stats()]
+    assert tracekit.statistics().queued >= COUNT
+    assert after == before
+
+
+def test_the_attributes_of_a_span_are_a_live_view(buffered):
+    with tracekit.span("work", attributes={"a": 1}) as span:
+        seen = span.attributes
+        span.set_attribute("b", 2)
+        span.set_attribute("a", 3)
+        span.set_attributes({"c": 4})
+    assert seen == {"a": 3, "b": 2, "c": 4} == dict(span.attributes)
+    assert list(seen) == ["a", "b", "c"]
+    with pytest.raises(TypeError):
+        seen["a"] = 5
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_equal_keys_are_one_whatever_object_they_are(buffered, others):
+    with tracekit.span("work", attributes={f"other {number}": number for number in range(others)}) as span:
+        for key in ("k", "kéy", "k\u0101", "\U0001f600"):
+            span.set_attribute(key, 1)
+            span.set_attribute("".join(list(key)), 2)
+            span.set_attributes({"".join(list(key)): 3})
+    assert list(span.attributes.values())[others:] == [3, 3, 3, 3]
+
+
+def test_a_limit_counts_keys_not_calls(buffered):
+    tracekit.configure(exporter=Discard(), limits=tracekit.Limits(attributes=2), export_interval_s=3600)
+    with tracekit.span("work", attributes={"a": 1, "b": 2, "c": 3}) as span:
+        span.set_attributes({"b": 4, "a": 5})
+        span.set_attributes({"d": 6, "b": 7})
+    assert dict(span.attributes) == {"a": 5, "b": 7}
+    assert span.dropped_attributes == 2

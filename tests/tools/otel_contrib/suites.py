@@ -1,0 +1,123 @@
+"""The suites, their requirements, and the tests that are known to fail on tracekit alone."""
+
+from __future__ import annotations
+
+__all__ = ["DIFFERENT", "PRIVATE", "REQUIREMENTS", "SDK_TESTS", "SUITES"]
+
+SUITES = [
+    "wsgi",
+    "asgi",
+    "flask",
+    "django",
+    "fastapi",
+    "starlette",
+    "httpx",
+    "requests",
+    "urllib",
+    "urllib3",
+    "aiohttp-client",
+    "aiohttp-server",
+    "sqlite3",
+    "dbapi",
+    "sqlalchemy",
+    "psycopg",
+    "asyncpg",
+    "redis",
+    "celery",
+    "grpc",
+    "jinja2",
+    "asyncio",
+    "logging",
+    "threading",
+    "tornado",
+    "falcon",
+    "pyramid",
+    "click",
+    "pika",
+    "aio-pika",
+    "kafka-python",
+]
+
+# One environment for all suites: newer versions than the suites pin, except where their tests need an older one.
+REQUIREMENTS = [
+    "aio-pika",
+    "aiohttp",
+    "aiosqlite",
+    "asgiref",
+    "asyncpg",
+    "blinker",
+    "celery",
+    "click",
+    "django<6",
+    "fakeredis",
+    "falcon>=4,<5",
+    "fastapi==0.137.2",
+    "flask",
+    "greenlet",
+    "grpcio",
+    "hatchling",
+    "http_server_mock==1.7",
+    "httpx",
+    "httpx2",
+    "jinja2",
+    "kafka-python==3.0.8",
+    "mocket==3.14.1",
+    "opentelemetry-api",
+    "opentelemetry-sdk",
+    "opentelemetry-semantic-conventions",
+    "opentelemetry-test-utils",
+    "packaging",
+    "pika",
+    "protobuf==3.20.3",
+    "psycopg[binary]",
+    "pyparsing",
+    "pyramid",
+    "pytest",
+    "pytest-aiohttp",
+    "pytest-asyncio",
+    "python-dateutil",
+    "redis<6",
+    "requests",
+    "respx",
+    "setuptools<82",
+    "sqlalchemy>=2,<2.1",
+    "starlette==1.3.1",
+    "tornado",
+    "urllib3",
+    "werkzeug",
+    "wrapt>=1,<3",
+]
+
+# Of OpenTelemetry Python's own tests, those of traces. Most test classes of the SDK that tracekit does not replace.
+SDK_TESTS = ("tests/trace",)
+
+PRIVATE = "reads private names of the SDK"
+_METRICS = "metrics of the SDK about itself: tracekit.statistics() instead"
+_LOGS = "wants a log record: late calls and empty names have no effect, and nothing is logged"
+_EVENT_LIMITS = "wants other limits for attributes of events and links than for those of spans"
+_ENVIRONMENT = "tracekit.configure() reads the limits in the environment, not each provider"
+
+# The tests that fail on tracekit alone, by the beginning of their name, with the reason.
+DIFFERENT = {
+    "TestClientProto::test_client_interceptor_falsy_response": "patches a method of the SDK's class",
+    "TestSpan::test_add_link_with_invalid_span_context_with_tracestate": "a tracestate that is a text, no TraceState",
+    "TestSpan::test_ended_span": _LOGS,
+    "TestSpan::test_invalid_attribute_values": "an attribute of an unknown type is recorded as its repr(), not as None",
+    "TestSpan::test_status_cannot_set_unset": _LOGS,
+    "TestSpanCreation::test_invalid_instrumentation_info": _LOGS,
+    "TestSpanCreation::test_span_processor_for_source": PRIVATE,
+    "TestSpanCreation::test_update_resource": PRIVATE,
+    "TestSpanLimits::test_dropped_attributes": "a span counts dropped attributes of its events and links, too",
+    "TestSpanLimits::test_span_limits_code": _EVENT_LIMITS,
+    "TestSpanLimits::test_span_limits_default_to_env": _EVENT_LIMITS,
+    "TestSpanLimits::test_span_limits_env": _ENVIRONMENT,
+    "TestSpanLimits::test_span_limits_global_env": _ENVIRONMENT,
+    "TestSpanLimits::test_span_no_limits_env": _ENVIRONMENT,
+    "TestTracer::test_get_tracer_sdk_sets_default_tracer_config_if_configurator_raises": PRIVATE,
+    "TestTracer::test_start_span_returns_invalid_span_if_not_enabled": PRIVATE,
+    "TestTracerProvider::test_default_tracer_configurator": PRIVATE,
+    "TestTracerProvider::test_rule_based_tracer_configurator": PRIVATE,
+    "TestTracerProvider::test_set_tracer_configurator_sets_default_tracer_config_if_configurator_raises": PRIVATE,
+    "TestTracerProvider::test_tracer_provider_init_default": PRIVATE,
+    "TestTracerProviderMetrics::": _METRICS,
+}

@@ -1,0 +1,182 @@
+# The attributes, events and links of a span: arrays of owned references, which the garbage collector neither counts nor
+# visits, so that a buffer full of spans triggers no collection. They hold plain values, so they are in no cycle.
+
+from cpython.float cimport PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
+cdef extern from "Python.h":
+    bint PyUnicode_CheckExact(object) noexcept
+    bint PyBool_Check(object) noexcept
+    PyObject* Py_XNewRef(PyObject*) noexcept
+    void Py_XDECREF(PyObject*) noexcept
+
+
+cdef inline bint _is_same(object one, object other) noexcept:
+    """Tell whether two texts of type str are equal."""
+    if <PyObject*>one == <PyObject*>other:
+        return True
+    return (
+        PyUnicode_GET_LENGTH(one) == PyUnicode_GET_LENGTH(other)
+        and PyUnicode_KIND(one) == PyUnicode_KIND(other)
+        and not memcmp(
+            PyUnicode_DATA(one), PyUnicode_DATA(other), <size_t>(PyUnicode_GET_LENGTH(one) * PyUnicode_KIND(one))
+        )
+    )
+
+
+cpdef bint has_text_keys(dict items) noexcept:
+    """Tell whether all keys are of type str, and none of a subclass."""
+    cdef PyObject* key
+    cdef PyObject* value
+    cdef Py_ssize_t at = 0
+    while PyDict_Next(items, &at, &key, &value):
+        if not PyUnicode_CheckExact(<object>key):
+            return False
+    return True
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
+cdef class Items:
+    """The attributes of a span, an event or a link, in the order in which their keys came."""
+    # No Python code runs inside: keys are of type str, and replaced values are plain ones.
+
+    def __dealloc__(self):
+        cdef Py_ssize_t at
+        for at in range(2 * self.size):
+            Py_DECREF(<object>self.pairs[at])
+        PyMem_Free(self.pairs)
+
+    cdef int reserve(self, Py_ssize_t count) except -1:
+        """Make room for *count* more, exactly so many at first."""
+        cdef Py_ssize_t room
+        cdef void* block
+        if self.room - self.size >= count:
+            return 0
+        room = self.size + count + (self.size >> 1)
+        block = PyMem_Realloc(self.pairs, 2 * <size_t>room * sizeof(PyObject*))
+        if block == NULL:
+            raise MemoryError
+        self.pairs, self.room = <PyObject**>block, room
+        return 0
+
+    cdef inline void append(self, PyObject* key, PyObject* value) noexcept:
+        cdef PyObject** pair = self.pairs + 2 * self.size
+        pair[0], pair[1] = key, value
+        Py_INCREF(<object>key)
+        Py_INCREF(<object>value)
+        self.size += 1
+
+    cdef Py_ssize_t find(self, str key) noexcept:
+        cdef Py_ssize_t at
+        for at in range(self.size):
+            if _is_same(<object>self.pairs[2 * at], key):
+                return at
+        return -1
+
+    cdef Py_ssize_t count(self) noexcept:
+        return self.size
+
+    cdef bint has(self, str key) noexcept:
+        return self.find(key) >= 0
+
+    cdef int put(self, str key, object value) except -1:
+        cdef Py_ssize_t at = self.find(key)
+        cdef PyObject* before
+        if at < 0:
+            self.reserve(1 if self.size else 4)
+            self.append(<PyObject*>key, <PyObject*>value)
+        else:
+            before = self.pairs[2 * at + 1]
+            self.pairs[2 * at + 1] = <PyObject*>value
+            Py_INCREF(value)
+            Py_DECREF(<object>before)
+        if self.seen is not None:
+            self.seen[key] = value
+        return 0
+
+    cdef bint fill(self, dict items, Py_ssize_t max_count, Py_ssize_t max_length) except -1:
+        """Put all *items* and return True; or put none where one would have to be converted, cut or left out."""
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef Py_ssize_t at = 0
+        if self.size + len(items) > max_count:
+            return False
+        while PyDict_Next(items, &at, &key, &value):
+            if PyUnicode_CheckExact(<object>value):
+                if PyUnicode_GET_LENGTH(<object>value) > max_length:
+                    return False
+            elif not (
+                PyLong_CheckExact(<object>value) or PyFloat_CheckExact(<object>value) or PyBool_Check(<object>value)
+            ):
+                return False
+        at = 0
+        if self.size:
+            while PyDict_Next(items, &at, &key, &value):
+                self.put(<str>key, <object>value)
+            return True
+        self.reserve(len(items))
+        while PyDict_Next(items, &at, &key, &value):
+            self.append(key, value)
+        return True
+
+    cdef dict mapping(self):
+        """Return the dict that holds them, always the same; later ones enter it, too."""
+        cdef dict made
+        cdef Py_ssize_t at
+        if self.seen is None:
+            made = {}
+            if self.seen is None:  # a finalizer may run while a dict is made
+                for at in range(self.size):
+                    made[<object>self.pairs[2 * at]] = <object>self.pairs[2 * at + 1]
+                self.seen = made
+        return self.seen
+
+    def __reduce__(self):
+        raise TypeError("the attributes of a span are pickled as a dict")
+
+
+@cython.final
+@cython.no_gc
+cdef class Entries:
+    """The events of a span (a name, a time, attributes or None), or its links (a context, 0, attributes or None)."""
+
+    def __dealloc__(self):
+        cdef Py_ssize_t at
+        for at in range(self.size):
+            Py_DECREF(<object>self.entries[at].head)
+            Py_XDECREF(self.entries[at].items)
+        PyMem_Free(self.entries)
+
+    cdef Py_ssize_t count(self) noexcept:
+        return self.size
+
+    cdef int append(self, object head, int64_t number, Items items) except -1:
+        cdef void* block
+        cdef Py_ssize_t room
+        if self.size == self.room:
+            room = self.size + (self.size >> 1) + 1
+            block = PyMem_Realloc(self.entries, <size_t>room * sizeof(Entry))
+            if block == NULL:
+                raise MemoryError
+            self.entries, self.room = <Entry*>block, room
+        Py_INCREF(head)
+        self.entries[self.size].head = <PyObject*>head
+        self.entries[self.size].number = number
+        self.entries[self.size].items = NULL if items is None else Py_XNewRef(<PyObject*>items)
+        self.size += 1
+        return 0
+
+    cdef object head(self, Py_ssize_t at):
+        return <object>self.entries[at].head
+
+    cdef int64_t number(self, Py_ssize_t at) noexcept:
+        return self.entries[at].number
+
+    cdef Items items(self, Py_ssize_t at):
+        return <Items>self.entries[at].items if self.entries[at].items != NULL else None
+
+    def __reduce__(self):
+        raise TypeError("the events of a span are pickled as a list")

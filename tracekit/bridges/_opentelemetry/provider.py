@@ -1,0 +1,147 @@
+"""OpenTelemetry's ``TracerProvider`` over tracekit."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace as _trace
+
+from ... import _configure
+from ..._core.log import log
+from ..._core.records import NO_ATTRIBUTES, Instrumentation
+from .contexts import attributes_of, plain_attributes
+from .processors import Processors
+from .samplers import RandomIds, limits_of, sampler_in_use, sampler_of
+from .spans import keep_resource, resource_of
+from .tracer import OtelTracer, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TracerProvider"]
+
+
+class TracerProvider(_trace.TracerProvider):
+    """OpenTelemetry's TracerProvider. Spans go to the exporter of ``tracekit.configure()`` and to the processors.
+
+    Takes the SDK's arguments. *sampler* decides about new traces only. *id_generator* and other arguments of the SDK's
+    are ignored, with one warning.
+    """
+
+    def __init__(
+        self,
+        sampler: Any = None,
+        resource: Any = None,
+        shutdown_on_exit: bool = True,
+        active_span_processor: Any = None,
+        id_generator: Any = None,
+        span_limits: Any = None,
+        **ignored: Any,
+    ) -> None:
+        self._is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+        self._given_sampler = sampler
+        self._given_resource = resource
+        self._shuts_down_on_exit = shutdown_on_exit
+        self._processors = Processors()
+        self._tracers: dict[Any, OtelTracer] = {}
+        self._covers_native = False
+        self._settings = Settings()
+        # Spans are recorded and have the hooks from the start: their end is of interest to a processor added meanwhile.
+        changes: dict[str, Any] = {"recording": True, "hooks": self._processors}
+        if resource is not None:
+            changes["resource"] = given = attributes_of(getattr(resource, "attributes", None)) or {}
+            keep_resource(given, resource)
+        if sampler is not None:
+            changes["sampler"] = sampler_of(sampler)
+        if span_limits is not None:
+            changes["limits"] = limits_of(span_limits, _configure.tracer_in_use().limits)
+        self._settings.changes = self._changes = changes
+        names = sorted(name for name, value in {"id_generator": id_generator, **ignored}.items() if value is not None)
+        if names:
+            log("warning", "tracekit's TracerProvider ignores %s", ", ".join(names))
+        self._given_processor = active_span_processor
+        if active_span_processor is not None:
+            self.add_span_processor(active_span_processor)
+
+    @property
+    def resource(self) -> Any:
+        """The resource that was given, or that of ``tracekit.configure()``."""
+        given = self._given_resource
+        return resource_of(_configure.tracer_in_use().resource) if given is None else given
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler that was given, or that of ``tracekit.configure()``."""
+        given = self._given_sampler
+        return sampler_in_use(_configure.tracer_in_use()) if given is None else given
+
+    @property
+    def _active_span_processor(self) -> Any:
+        # Read by libraries although it is private.
+        return self._processors if self._given_processor is None else self._given_processor
+
+    @property
+    def id_generator(self) -> RandomIds:
+        """A source of random ids."""
+        return RandomIds()
+
+    def get_tracer(
+        self,
+        instrumenting_module_name: str,
+        instrumenting_library_version: str | None = None,
+        schema_url: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return the tracer of a library; the same one for the same arguments."""
+        if self._is_disabled:
+            return _trace.NoOpTracer()
+        items = plain_attributes(attributes)
+        name, version, url = (
+            str(part or "") for part in (instrumenting_module_name, instrumenting_library_version, schema_url)
+        )
+        key = (name, version, url, repr(sorted(items.items(), key=lambda item: item[0])))
+        tracer = self._tracers.get(key)
+        if tracer is None:
+            library = Instrumentation(name, version, url, items or NO_ATTRIBUTES)
+            if len(self._tracers) >= 4096:  # a program that makes tracers without end
+                self._tracers.clear()
+            tracer = self._tracers.setdefault(key, OtelTracer(library, self, self._settings))
+        return tracer
+
+    def add_span_processor(self, span_processor: Any) -> None:
+        """Call *span_processor* at the start and the end of every recorded span.
+
+        It runs where the span starts and ends, as in OpenTelemetry, so a slow one slows the program; its exceptions are
+        logged. The processors of the installed provider also get the spans of ``tracekit.span()``.
+        """
+        if not self._processors and self._shuts_down_on_exit:
+            atexit.register(self._processors.shutdown)
+        self._processors.add(span_processor)
+        if self._covers_native and not self._is_disabled:
+            _configure.use_hooks(self._processors)
+
+    def cover_native_spans(self, covers: bool) -> None:
+        """Have the processors called for the spans of ``tracekit.span()`` too, from now on, or no longer.
+
+        The tracers of a provider that does so are the tracer in use: without exporters and processors, nothing is recorded.
+        """
+        self._covers_native = covers
+        self._settings.changes = {} if covers else self._changes
+        if self._processors and not self._is_disabled:
+            _configure.use_hooks(self._processors if covers else None)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Flush the processors and tracekit's exporter; return whether all was exported in time."""
+        deadline = time.monotonic() + timeout_millis / 1000
+        is_done = self._processors.force_flush(timeout_millis)
+        return _configure.flush(max(0.0, deadline - time.monotonic())) and is_done
+
+    def shutdown(self) -> None:
+        """Shut the processors down and, where this provider is the installed one, tracekit's exporter."""
+        atexit.unregister(self._processors.shutdown)
+        self._processors.shutdown()
+        if self._covers_native:
+            _configure.shutdown()

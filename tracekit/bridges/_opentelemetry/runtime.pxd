@@ -1,0 +1,66 @@
+cimport cython
+from cpython.object cimport PyObject
+
+from ..._core.context cimport SpanContext, generation
+from ..._core.interpreter cimport DEFERRED
+from ..._core.scopes cimport (
+    CONTEXT,
+    LINKED,
+    SPAN,
+    Scope,
+    attach_scope,
+    close_scope,
+    current_context,
+    effective,
+    held_span,
+    innermost,
+    keep_view,
+    make_scope,
+)
+from ..._core.span cimport Span
+from .contexts cimport from_otel, relabelled, remote_span
+from .spans cimport OtelSpan, face
+
+cdef extern from "Python.h":
+    PyObject* PyDict_GetItemWithError(object, object) except? NULL
+    int PyDict_SetItem(object, object, object) except -1
+
+cdef object _EMPTY, _NO_KEYS
+
+
+cdef inline object value_of(object context, object key):
+    cdef PyObject* value = PyDict_GetItemWithError(context, key)
+    return <object>value if value != NULL else None
+
+
+cdef inline object put_value(object context, object key, object value):
+    PyDict_SetItem(context, key, value)
+
+
+@cython.final
+cdef class Ambient:
+    cdef readonly object keys
+    cdef object _baggage, _labels, _span, _span_id
+
+
+@cython.final
+cdef class RuntimeContext:
+    cdef dict __dict__  # tests of others replace its methods
+    cdef public object fallback
+
+
+@cython.locals(base=SpanContext, made=OtelSpan, span=Span, scope=Scope, ambient=Ambient, count=Py_ssize_t)
+cpdef Scope scope_for(object context)
+cdef dict _other_keys(object context)
+
+
+@cython.locals(context=SpanContext)
+cdef SpanContext context_of(object given)
+
+
+@cython.locals(scope=Scope, ambient=Ambient, context=SpanContext)
+cdef object _labels(object baggage, SpanContext base)
+
+
+@cython.locals(ambient=Ambient, context=SpanContext)
+cdef object _view(Scope scope)

@@ -1,0 +1,346 @@
+"""OpenTelemetry's ``Tracer`` over tracekit, ``start_as_current_span()`` and ``use_span()``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace as _trace
+from opentelemetry.trace import SpanKind
+
+from ..._core.context import Link
+from ..._core.records import KINDS
+from ..._core.span import ROOT, Span
+from ...cython import cclass, compiled, final, freelist
+from .contexts import link_of
+from .runtime import SPAN_KEY
+from .spans import KIND_NAMES, OtelSpan, scope_of, text_of
+
+if not compiled:
+    from ..._core.interpreter import lent
+    from ..._core.scopes import SPAN, close_scope, current_context, current_span, make_scope, open_scope
+    from ..._core.span import start_with, tracer_in_use
+    from .contexts import attributes_of, relabelled
+    from .runtime import context_of, value_of
+    from .spans import face, leave, time_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.context.context import Context
+
+    from ..._core.records import Instrumentation
+    from ..._core.scopes import Scope
+    from ..._core.tracer import Tracer
+
+__all__ = ["CurrentSpan", "OtelTracer", "Settings", "get_current_span", "use_span"]
+
+_INTERNAL: Final = KINDS[0]
+_SPAN_KINDS: Final = tuple([kind for name in KINDS for kind, known in KIND_NAMES.items() if known == name])
+_api_use_span: Final = _trace.use_span
+_api_get_current_span: Final = _trace.get_current_span
+
+
+@final
+@cclass
+class Settings:
+    """What distinguishes the tracers of a provider from the tracer in use; the provider replaces ``changes``."""
+
+    if not compiled:
+        changes: dict[str, Any]
+
+
+@final
+@cclass
+class OtelTracer:
+    """OpenTelemetry's Tracer of one library."""
+
+    if not compiled:
+        instrumentation: Instrumentation
+        _provider: Any
+        _settings: Settings
+        _derived: tuple[Any, Any, Any]
+
+    def __init__(self, library: Instrumentation, provider: Any, settings: Settings) -> None:
+        self.instrumentation = library
+        self._provider = provider
+        self._settings = settings
+        self._derived = (None, None, None)
+
+    @property
+    def instrumentation_scope(self) -> Any:
+        """The library, in the SDK's class where it can be imported."""
+        return scope_of(self)  # type: ignore[arg-type]
+
+    @property
+    def _instrumentation_scope(self) -> Any:
+        return self.instrumentation_scope  # read by libraries although it is private
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        kind = getattr(sys.modules.get("opentelemetry.sdk.trace"), "Tracer", None)
+        return kind if isinstance(kind, type) else OtelTracer
+
+    @property
+    def resource(self) -> Any:
+        """The resource of the provider."""
+        return self._provider.resource
+
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Any = None,
+        links: Sequence[Any] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+    ) -> OtelSpan:
+        """Start a span, child of *context*'s span or of the current one; the caller ends it."""
+        made = _start(self, name, context, kind, attributes, links, start_time)
+        if not record_exception or not set_status_on_exception:
+            made._records, made._sets = bool(record_exception), bool(set_status_on_exception)
+        return made
+
+    def start_as_current_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Any = None,
+        links: Sequence[Any] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+        end_on_exit: bool = True,
+    ) -> CurrentSpan:
+        """Return a context manager in which a new span is current; it is also a decorator, of coroutine functions too."""
+        options = None
+        if (
+            context is not None
+            or attributes is not None
+            or links is not None
+            or start_time is not None
+            or kind is not _SPAN_KINDS[0]
+        ):
+            options = (context, kind, attributes, links, start_time)
+        return _current_span(
+            self, None, name, options, bool(record_exception), bool(set_status_on_exception), bool(end_on_exit)
+        )
+
+
+def _tracer_of(self: OtelTracer) -> Tracer:
+    """Return the tracer in use with the changes of the provider and the library."""
+    derived = self._derived
+    in_use = tracer_in_use()
+    changes = self._settings.changes
+    if derived[0] is not in_use or derived[1] is not changes:
+        derived = (in_use, changes, in_use.replace(instrumentation=self.instrumentation, **changes))
+        self._derived = derived
+    return derived[2]  # type: ignore[no-any-return]
+
+
+def _start(
+    self: OtelTracer, name: Any, context: Any, kind: Any, attributes: Any, links: Any, start_time: Any
+) -> OtelSpan:
+    tracer = _tracer_of(self)
+    if type(name) is not str:
+        name = str.__str__(text_of(name))
+    span = start_with(
+        tracer,
+        name,
+        _INTERNAL if kind is _SPAN_KINDS[0] else _kind_name(kind),
+        None if attributes is None else attributes_of(attributes),
+        () if links is None else _targets(links),
+        None if context is None else _parent(context),
+        None if start_time is None else time_of(start_time),
+    )
+    made = face(span)
+    if tracer.hooks is not None and span._is_recorded:
+        tracer.hooks.started(span, context)
+    return made
+
+
+def _kind_name(kind: Any) -> str:
+    for number in range(5):
+        if kind is _SPAN_KINDS[number]:
+            return KINDS[number]
+    return _INTERNAL
+
+
+def _targets(links: Any) -> tuple[Link, ...]:
+    try:
+        found = [link_of(link) for link in links]
+    except Exception:  # not a sequence
+        return ()
+    return tuple([Link(target[0], target[1]) for target in found if target is not None])
+
+
+def _parent(context: Any) -> Any:
+    """Return the parent that *context* names, with the labels in force here: a parent brings no baggage along."""
+    given = value_of(context, SPAN_KEY) if isinstance(context, dict) else None
+    here = current_context()
+    labels = None if here is None else here._labels
+    if type(given) is OtelSpan:
+        made = given
+        span = made.tracekit_span
+        parent = span.context
+        return span if parent._labels is labels else relabelled(parent, labels)
+    parent = None if given is None else context_of(given)  # type: ignore[assignment]
+    if parent is None:
+        return ROOT if labels is None else relabelled(None, labels)
+    return relabelled(parent, labels)
+
+
+@final
+@freelist(64)
+@cclass
+class CurrentSpan:
+    """Makes a span current that it starts, or one that it is given: for ``with``, and as a decorator of functions."""
+
+    if not compiled:
+        __slots__ = (
+            "_ends",
+            "_given",
+            "_made",
+            "_name",
+            "_options",
+            "_records",
+            "_scope",
+            "_sets",
+            "_tracer",
+        )
+
+        _given: OtelSpan | None
+        _made: OtelSpan | None  # while it is current
+        _scope: Scope | None
+        _tracer: Any  # None where a span is given
+        _name: Any
+        _options: (
+            tuple[Any, ...] | None
+        )  # of start_span(), from the context to the start time, where one is not the default
+        _records: bool
+        _sets: bool
+        _ends: bool
+
+    def __enter__(self) -> OtelSpan:
+        made = self._given
+        if made is None:
+            options = self._options
+            if options is None:
+                made = _start(self._tracer, self._name, None, _SPAN_KINDS[0], None, None, None)
+            else:
+                made = _start(self._tracer, self._name, options[0], options[1], options[2], options[3], options[4])
+            made._records, made._sets = self._records, self._sets
+            scope = make_scope(SPAN, made.tracekit_span, made.tracekit_span.context, None)
+        else:
+            scope = _scope_of(made.tracekit_span)
+        self._made, self._scope = made, scope
+        open_scope(scope)
+        return made
+
+    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
+        made = self._made
+        scope = self._scope
+        self._made = self._scope = None
+        if made is None or scope is None:
+            return
+        span = made.tracekit_span
+        close_scope(scope)
+        if exc is not None:
+            leave(span, exc, self._records, self._sets)
+        if self._ends and not span._has_ended:
+            span._end(None)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return _decorated(self, function)
+
+
+def _current_span(
+    tracer: OtelTracer | None,
+    given: OtelSpan | None,
+    name: Any,
+    options: tuple[Any, ...] | None,
+    records: bool,
+    sets: bool,
+    ends: bool,
+) -> CurrentSpan:
+    current = CurrentSpan.__new__(CurrentSpan)
+    if not compiled:
+        current._made = current._scope = None
+    current._tracer, current._given, current._name, current._options = tracer, given, name, options
+    current._records, current._sets, current._ends = records, sets, ends
+    return current
+
+
+def _again(current: CurrentSpan) -> CurrentSpan:
+    """Return a context manager that does the same."""
+    return _current_span(
+        current._tracer,
+        current._given,
+        current._name,
+        current._options,
+        current._records,
+        current._sets,
+        current._ends,
+    )
+
+
+def _decorated(current: CurrentSpan, function: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def traced_coroutine(*args: Any, **kwargs: Any) -> Any:
+            with _again(current):
+                return await function(*args, **kwargs)
+
+        return traced_coroutine
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with _again(current):
+            return function(*args, **kwargs)
+
+    return traced
+
+
+def _scope_of(span: Span) -> Scope:
+    """Return a scope, not yet open, in which *span* is current with the labels in force here."""
+    here = current_context()
+    return make_scope(SPAN, span, relabelled(span.context, None if here is None else here._labels), None)
+
+
+def use_span(
+    span: Any, end_on_exit: bool = False, record_exception: bool = True, set_status_on_exception: bool = True
+) -> Any:
+    """Return a context manager in which *span* is current; it is also a decorator.
+
+    Takes the place of ``opentelemetry.trace.use_span()``, which does the same by ``attach()`` and a generator, and still
+    handles the spans of other implementations.
+    """
+    if type(span) is not OtelSpan:
+        return _api_use_span(span, end_on_exit, record_exception, set_status_on_exception)
+    return _current_span(
+        None, span, None, None, bool(record_exception), bool(set_status_on_exception), bool(end_on_exit)
+    )
+
+
+def get_current_span(context: Any = None) -> Any:
+    """Return the span of *context*, or the current one.
+
+    Takes the place of ``opentelemetry.trace.get_current_span()``, which makes the whole Context of each scope for this.
+    """
+    if context is None:
+        span = current_span()
+        if type(span) is Span:
+            native = span
+            made = lent(native._face)
+            if made is not None:
+                return made
+    return _api_get_current_span(context)
+
+
+_trace.Tracer.register(OtelTracer)

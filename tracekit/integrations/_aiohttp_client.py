@@ -1,0 +1,249 @@
+"""The client half of the aiohttp integration: a ``TraceConfig`` whose signals start and end client spans."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from yarl import URL
+
+from ._client import Client, answer, end, fail, is_traced_above, stale_fields
+from ._http import report
+from ._patch import Patches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import SimpleNamespace
+
+    from .. import Span
+
+__all__ = ["Sessions", "TracekitConfig"]
+
+_CLOSED: Final = "Connection closed"  # aiohttp's text in the body of a response that the program closed
+
+
+class TracekitConfig(aiohttp.TraceConfig):
+    """The signals of one set of options. Its type tells it from the program's own."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._client = client
+        self.on_request_start.append(self._started)
+        self.on_request_redirect.append(self._redirected)
+        self.on_request_end.append(self._answered)
+        self.on_request_exception.append(self._failed)
+
+    async def _started(self, session: Any, attempt: SimpleNamespace, parameters: Any) -> None:
+        self._start(attempt, parameters.method, parameters.url, parameters.headers, 0)
+
+    async def _redirected(self, session: Any, attempt: SimpleNamespace, parameters: Any) -> None:
+        client_span = _span_of(attempt)
+        if client_span is None:
+            return
+        try:
+            response, headers = parameters.response, parameters.headers
+            answer(client_span, response.status, _version(response))
+            url = _location(parameters.url, response)
+            if url is None:  # aiohttp sends no further request: it returns this response, or raises
+                return
+            end(client_span)
+            for name in attempt.written:  # the next host may not get labels
+                headers.popall(name, None)
+            status, method = response.status, parameters.method
+            if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
+                method = "GET"
+            self._start(attempt, method, url, headers, attempt.resends + 1)
+        except Exception as error:
+            report(error)
+            end(client_span)
+
+    async def _answered(self, session: Any, attempt: SimpleNamespace, parameters: Any) -> None:
+        client_span = _span_of(attempt)
+        if client_span is not None:
+            _end_with(client_span, parameters.response)
+
+    async def _failed(self, session: Any, attempt: SimpleNamespace, parameters: Any) -> None:
+        client_span = _span_of(attempt)
+        if client_span is None:
+            return
+        error = parameters.exception
+        try:
+            if isinstance(error, aiohttp.ClientResponseError) and error.status >= 100:
+                answer(client_span, error.status)
+        except Exception as ours:
+            report(ours)
+        fail(client_span, error)
+
+    def _start(self, attempt: SimpleNamespace, method: str, url: URL, headers: Any, resends: int) -> None:
+        attempt.tracekit_span = None
+        try:
+            host = url.raw_host or ""
+            if is_traced_above(host):
+                return
+            client_span, written = self._client.start(method, url.scheme, host, url.port, url.raw_path_qs, resends)
+            attempt.tracekit_span, attempt.written, attempt.resends = client_span, written, resends
+            _write(headers, written)
+        except Exception as error:  # the request is sent all the same
+            report(error)
+
+
+class Sessions:
+    """Trace the requests of all sessions, or of some, with less work for aiohttp than its signals cause.
+
+    ``ClientSession._request()`` gets one more client middleware, the innermost. aiohttp calls it for each attempt: each
+    hop of a redirect, each repetition on a new connection, each request that other middlewares make.
+    """
+
+    def __init__(self) -> None:
+        self._patches = Patches()
+        self._all: Client | None = None
+        self._some: weakref.WeakKeyDictionary[aiohttp.ClientSession, Client] = weakref.WeakKeyDictionary()
+
+    def instrument(self, session: aiohttp.ClientSession | None, client: Client) -> None:
+        """Trace the requests of *session*, or of every session."""
+        if session is None:
+            self._all = self._all or client
+        else:
+            self._some.setdefault(session, client)
+        if not self._patches.is_active:
+            self._patches.replace(aiohttp.ClientSession, "_request", self._patch)
+
+    def uninstrument(self, session: aiohttp.ClientSession | None) -> None:
+        """Undo ``instrument()`` with the same session."""
+        if session is None:
+            self._all = None
+        else:
+            self._some.pop(session, None)
+        if self._all is None and not self._some:
+            self._patches.restore()
+
+    def _patch(self, original: Callable[..., Any]) -> Any:
+        @functools.wraps(original)
+        def _request(session: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._patches.is_active:
+                try:
+                    client = self._some.get(session, self._all) if self._some else self._all
+                    if client is not None and not _has_config(session):
+                        others = kwargs.get("middlewares")
+                        if others is None:
+                            others = session._middlewares
+                        kwargs["middlewares"] = (*others, _Attempts(client))
+                except Exception as error:
+                    report(error)
+            return original(session, *args, **kwargs)
+
+        return _request
+
+
+class _Attempts:
+    """The client middleware of one request."""
+
+    __slots__ = ("_client", "_count")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._count = 0
+
+    async def __call__(self, request: Any, handler: Any) -> Any:
+        client_span = self._start(request)
+        if client_span is None:
+            return await handler(request)
+        try:
+            response = await handler(request)
+        except BaseException as error:
+            fail(client_span, error)
+            raise
+        _end_with(client_span, response)
+        return response
+
+    def _start(self, request: Any) -> Span | None:
+        client_span = None
+        try:
+            url = request.url
+            host = url.raw_host or ""
+            if is_traced_above(host):
+                return None
+            client_span, written = self._client.start(
+                request.method, url.scheme, host, url.port, url.raw_path_qs, self._count
+            )
+            self._count += 1
+            _write(request.headers, written)
+        except Exception as error:  # the request is sent all the same
+            report(error)
+        return client_span
+
+
+def _has_config(session: Any) -> bool:
+    return any([type(config) is TracekitConfig for config in session._trace_configs])  # noqa: C419 - mostly empty
+
+
+def _write(headers: Any, written: dict[str, str]) -> None:
+    """Set the *written* headers in place of all that a reader could take for them."""
+    for name in stale_fields(written):
+        if name in headers:
+            headers.popall(name)
+    headers.update(written)
+
+
+def _end_with(client_span: Span, response: Any) -> None:
+    """Record *response*, and end the span with its body."""
+    try:
+        if client_span.is_recording:
+            answer(client_span, response.status, _version(response))
+            connection = response.connection
+            if connection is not None and response.status != 101:  # the body has not arrived yet
+                before = sys.exception()
+                connection.add_callback(
+                    functools.partial(_finish, client_span, response.content, 0 if before is None else id(before))
+                )
+                return
+    except Exception as error:
+        report(error)
+    end(client_span)
+
+
+def _span_of(attempt: SimpleNamespace) -> Span | None:
+    return getattr(attempt, "tracekit_span", None)
+
+
+def _version(response: Any) -> str | None:
+    version = response.version
+    return None if version is None else f"{version[0]}.{version[1]}"
+
+
+def _location(url: URL, response: Any) -> URL | None:
+    """Return the URL that aiohttp will follow *response* to, or None if it will not."""
+    text = response.headers.get("Location") or response.headers.get("URI")
+    if not text:
+        return None
+    try:
+        location = url.join(URL(text))
+    except ValueError:
+        return None
+    return location if location.scheme in ("http", "https") and location.raw_host else None
+
+
+def _finish(client_span: Span, content: Any, before: int) -> None:
+    """End the span: the connection is free again, or closed."""
+    try:
+        error = content.exception()
+        if error is None or str(error) == _CLOSED:
+            # Nothing failed, or the program closed the response: perhaps because reading it was cancelled.
+            error = sys.exception()
+            if error is not None and (id(error) == before or not _is_of_reading(error)):
+                error = None
+        if error is not None:
+            fail(client_span, error)
+    except Exception as ours:
+        report(ours)
+    end(client_span)
+
+
+def _is_of_reading(error: BaseException) -> bool:
+    if isinstance(error, aiohttp.ClientResponseError):  # of raise_for_status(): the status says it
+        return False
+    return isinstance(error, asyncio.CancelledError | OSError | aiohttp.ClientError)

@@ -1,0 +1,5 @@
+cimport cython
+
+
+@cython.locals(attributes=dict)
+cpdef dict attributes_of(object scope, object kind, object method, object redaction)

@@ -1,0 +1,186 @@
+"""Client spans of HTTP, shared by every client integration: names, attributes, headers, errors, redaction.
+
+One span is one attempt: each hop of a redirect and each retry has its own, and they are siblings. A span ends with the
+response's body, or at once where there is none.
+
+No span is made, and no header is written, where
+
+- OpenTelemetry's suppression keys are set: an instrumentation above traces this request and has written its headers,
+  or an exporter is sending;
+- the current span is an open client span of HTTP for the same host: a library above sends this request through this
+  one.
+
+Conventions: https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-client
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from .. import Span, current_context, current_span, inject, span
+from .._configure import tracer_in_use
+from .._propagation import formats
+from ._http import DEFAULT_PORTS, METHODS, error_type, is_port, report
+from ._peers import Peers
+from ._redaction import Redaction
+from ._suppression import is_http_suppressed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Client", "answer", "end", "fail", "is_traced_above", "stale_fields"]
+
+_ORIGINALS: Final = 64  # characters kept of an unknown method
+_MAX_KNOWN: Final = 1024  # entries of a cache
+
+_stale: dict[tuple[str, ...], frozenset[str]] = {}
+_stale_formats: Any = None
+
+
+class Client:
+    """Start the client spans of one integration.
+
+    *propagate_to* names the hosts that get labels, see ``Peers``; *redact* adds names of query parameters whose values
+    are secret, see ``Redaction``. Raises ``TypeError`` or ``ValueError`` for invalid ones.
+    """
+
+    __slots__ = ("_origins", "_peers", "_redaction")
+
+    def __init__(
+        self,
+        *,
+        propagate_to: Iterable[str] | Callable[[str], bool] | None = None,
+        redact: Iterable[str] = (),
+    ) -> None:
+        self._peers = Peers(propagate_to)
+        self._redaction = Redaction(redact)
+        self._origins: dict[tuple[str, str, int | None], tuple[str, int | None]] = {}
+
+    def start(
+        self, method: str, scheme: str, host: str, port: int | None, target: str, resends: int = 0
+    ) -> tuple[Span, dict[str, str]]:
+        """Return the span of an attempt, and the headers that carry its context.
+
+        *host* is without port and brackets, a *port* of None is the scheme's. *target* is path and query, or a whole
+        URL as proxies get it, whose user info and fragment are left out. *resends* counts the attempts before.
+        """
+        attributes = None
+        if tracer_in_use().recording:
+            parent = current_context()
+            if parent is None or parent.sampled or parent.deferred:
+                attributes = self._attributes(method, scheme, host, port, target, resends)
+        client_span = span(method if method in METHODS else "HTTP", kind="client", attributes=attributes)
+        return client_span, inject({}, self._peers.context_for(host, client_span.context))
+
+    def _attributes(
+        self, method: str, scheme: str, host: str, port: int | None, target: str, resends: int
+    ) -> dict[str, Any]:
+        if "#" in target:
+            target = target.partition("#")[0]
+        path, mark, query = target.partition("?")
+        origin, port = self._origins.get((scheme, host, port)) or self._origin(scheme, host, port)
+        if path.startswith("/") or "://" not in path:
+            if path and not path.startswith("/"):  # "*" of OPTIONS
+                path = f"/{path}"
+            path = f"{origin}{path}"
+        elif "@" in path:
+            path = _without_user(path)
+        attributes: dict[str, Any] = {
+            "http.request.method": method,
+            "url.full": f"{path}?{self._redaction.query(query)}" if mark else path,
+            "server.address": host,
+        }
+        if port is not None:
+            attributes["server.port"] = port
+        if method not in METHODS:
+            attributes["http.request.method"] = "_OTHER"
+            attributes["http.request.method_original"] = method[:_ORIGINALS]
+        if resends:
+            attributes["http.request.resend_count"] = resends
+        return attributes
+
+    def _origin(self, scheme: str, host: str, port: int | None) -> tuple[str, int | None]:
+        """Return the beginning of a URL, and the port if it is a valid one."""
+        default = DEFAULT_PORTS.get(scheme)
+        netloc = f"[{host}]" if ":" in host else host
+        if port is not None and port != default:
+            netloc = f"{netloc}:{port}"
+        number = port or default
+        found = f"{scheme}://{netloc}", number if is_port(number) else None
+        if len(host) <= 255:
+            if len(self._origins) >= _MAX_KNOWN:
+                self._origins.clear()
+            self._origins[scheme, host, port] = found
+        return found
+
+
+def is_traced_above(host: str) -> bool:
+    """Return whether this request, to *host*, is traced by a library above, or must not be traced."""
+    if is_http_suppressed():
+        return True
+    above = current_span()
+    if above is None or above.kind != "client" or not above.is_recording:
+        return False
+    attributes = above.attributes
+    return "http.request.method" in attributes and attributes.get("server.address") == host
+
+
+def answer(client_span: Span, status: Any, version: str | None = None) -> None:
+    """Write the details of a response to the span, which stays open. Statuses from 400 on are errors."""
+    if not client_span.is_recording:
+        return
+    try:
+        client_span.set_attribute("http.response.status_code", status)
+        if status >= 400:
+            client_span.set_attribute("error.type", str(int(status)))
+            client_span.set_status("error")
+        if version:
+            client_span.set_attribute("network.protocol.version", version)
+    except Exception as error:  # an invalid response: the library has its own error for it
+        report(error)
+
+
+def end(client_span: Span) -> None:
+    """End the span, if it is open."""
+    if not client_span.ended:
+        client_span.end()
+
+
+def fail(client_span: Span, error: BaseException) -> None:
+    """Record *error*, which ended the attempt, and end the span."""
+    if client_span.ended:
+        return
+    try:
+        if isinstance(error, Exception):
+            client_span.set_attribute("error.type", error_type(error))
+        client_span.__exit__(type(error), error, error.__traceback__)
+    except Exception as ours:  # the program must get its own error, not this one
+        report(ours)
+        client_span.end()
+
+
+def stale_fields(written: Iterable[str]) -> frozenset[str]:
+    """Return the names, in lower case, of headers that a request must not keep beside the *written* ones.
+
+    They are all fields of the configured formats, since a reader would find another trace in them; a ``baggage`` header
+    of the program's own stays where no labels are sent.
+    """
+    global _stale_formats
+    in_use = formats()
+    if in_use is not _stale_formats:
+        _stale_formats = in_use
+        _stale.clear()
+    names = tuple(written)
+    found = _stale.get(names)
+    if found is None:
+        if len(_stale) >= _MAX_KNOWN:
+            _stale.clear()
+        fields = frozenset(field.lower() for format in in_use for field in format.fields)
+        found = _stale[names] = (fields - {"baggage"}) | frozenset(names)
+    return found
+
+
+def _without_user(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"

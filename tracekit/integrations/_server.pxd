@@ -1,0 +1,1 @@
+# Its functions are compiled as they are.
