@@ -73,6 +73,9 @@ LAYERS = [
         "bridges": "other tracing libraries' APIs",
         "debug": "live pages",
     },
+    {
+        "metrics|_metrics": "RED metrics from finished spans, for OTLP and Prometheus; parts in _metrics/",
+    },
     {"demo": "tracekit demo: three processes, two frameworks"},
     {
         "cli": "the command line: one command a file; header/ and conform/ have several",

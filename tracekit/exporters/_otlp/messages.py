@@ -66,8 +66,6 @@ _POINT: Final[Schema] = {
     "bucketCounts": (6, "fixed64s"),
     "explicitBounds": (7, "doubles"),
     "exemplars": (8, _EXEMPLAR),
-    "min": (11, "double"),
-    "max": (12, "double"),
 }
 _EXPONENTIAL_POINT: Final[Schema] = {
     "attributes": (1, _ATTRIBUTE),
@@ -79,8 +77,6 @@ _EXPONENTIAL_POINT: Final[Schema] = {
     "zeroCount": (7, "fixed64"),
     "positive": (8, {"offset": (1, "zigzag"), "bucketCounts": (2, "varints")}),
     "exemplars": (11, _EXEMPLAR),
-    "min": (12, "double"),
-    "max": (13, "double"),
 }
 _METRIC: Final[Schema] = {
     "name": (1, "text"),
