@@ -726,7 +726,7 @@ def span(
     start_ns: int | None = None,
     expected: type[BaseException] | tuple[type[BaseException], ...] = _NO_CLASSES,
 ) -> Span:
-    """Start a span, a child of the current one; ``with`` makes it current and ends it.
+    """Start a span, a child of the current one; ``with``, or ``async with``, makes it current and ends it.
 
     *parent* takes its place in a trace from a ``Span`` or a ``SpanContext`` instead, or from nowhere
     (``tracekit.ROOT``: a new trace, no labels). *start_ns* is Unix time, for work that began earlier.

@@ -71,10 +71,11 @@ class Exponential:
             self.zero += weight
         else:
             at = self._index(seconds)
-            low, high = min(self.weights, default=at), max(self.weights, default=at)
-            while max(high, at) - min(low, at) >= MAX_BUCKETS:
-                self._halve()
-                low, high, at = low >> 1, high >> 1, at >> 1
+            if at not in self.weights:
+                low, high = min(self.weights, default=at), max(self.weights, default=at)
+                while max(high, at) - min(low, at) >= MAX_BUCKETS:
+                    self._halve()
+                    low, high, at = low >> 1, high >> 1, at >> 1
             self.weights[at] = self.weights.get(at, 0.0) + weight
         self.sum += seconds * weight
         # By the power of two, so that slow and fast spans are among them.

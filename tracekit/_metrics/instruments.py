@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .._core.span import Span
 
 __all__ = ["BOUNDS", "Attributes", "Instrument", "attributes_of", "instrument_of"]
@@ -84,39 +86,39 @@ _BY_KIND: Final[dict[str, tuple[tuple[str, Instrument], ...]]] = {
 }
 
 
-def instrument_of(span: Span, internal: bool) -> Instrument | None:
-    """Return the instrument of *span*; None for a span that only *internal* would measure."""
-    attributes = span.attributes
-    for mark, instrument in _BY_KIND.get(span.kind, ()):
+def instrument_of(kind: str, attributes: Mapping[str, Any], internal: bool) -> Instrument | None:
+    """Return the instrument of a span; None for one that only *internal* would measure."""
+    if kind == "internal":
+        return _OTHER if internal else None
+    for mark, instrument in _BY_KIND.get(kind, ()):
         if mark in attributes:
             return instrument
-    return _OTHER if internal or span.kind != "internal" else None
+    return _OTHER
 
 
-def attributes_of(span: Span, instrument: Instrument) -> Attributes:
+def attributes_of(span: Span, attributes: Mapping[str, Any], instrument: Instrument) -> Attributes:
     """Return the attributes of the span's series: those of the convention, and ``error.type`` for an error."""
-    attributes = span.attributes
+    code = span.status.code
     found: list[tuple[str, Any]] = []
     if instrument is _OTHER:
-        found = [("span.name", span.name[:_MAX_VALUE]), ("span.kind", span.kind), ("status.code", span.status.code)]
+        found = [("span.name", span.name[:_MAX_VALUE]), ("span.kind", span.kind), ("status.code", code)]
     for key in instrument.keys:
-        value = attributes.get(key)
-        if type(value) is str:
-            found.append((key, value[:_MAX_VALUE]))
-        elif type(value) is int or type(value) is bool:
-            found.append((key, value))
-    error = _error_type(span)
-    if error is not None:
-        found.append(("error.type", error))
+        if key in attributes:
+            value = attributes[key]
+            if type(value) is str:
+                found.append((key, value if len(value) <= _MAX_VALUE else value[:_MAX_VALUE]))
+            elif type(value) is int or type(value) is bool:
+                found.append((key, value))
+    error = attributes.get("error.type")
+    if type(error) is str:
+        found.append(("error.type", error[:_MAX_VALUE]))
+    elif code == "error":
+        found.append(("error.type", _error_type(span)))
     return tuple(found)
 
 
-def _error_type(span: Span) -> str | None:
-    error = span.attributes.get("error.type")
-    if type(error) is str:
-        return error[:_MAX_VALUE]
-    if span.status.code != "error":
-        return None
+def _error_type(span: Span) -> str:
+    """Return the type of the last recorded exception."""
     for _, _, attributes in reversed(span.events):
         kind = attributes.get("exception.type")
         if type(kind) is str:

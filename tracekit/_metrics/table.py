@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .._sampling import adjusted_count
 from .histograms import Exemplar, Explicit, Exponential
 from .instruments import attributes_of, instrument_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .._core.span import Span
     from .instruments import Attributes, Instrument
 
@@ -31,11 +33,15 @@ class Table:
         self._internal, self._max_series = internal, max_series
         self.start_ns = time.time_ns()
         self.instruments: dict[Instrument, Series] = {}
-        self.resource: dict[str, object] = {}
+        self.resource: Mapping[str, Any] = {}
 
     def add(self, span: Span) -> None:
         """Measure *span*, as often as its trace counts for others that were not sampled."""
-        instrument = instrument_of(span, self._internal)
+        kind = span.kind
+        if kind == "internal" and not self._internal:
+            return
+        attributes = span.attributes
+        instrument = instrument_of(kind, attributes, self._internal)
         end_ns = span.end_ns
         if instrument is None or end_ns is None:
             return
@@ -46,15 +52,15 @@ class Table:
         if not weight:
             return
         series = self.instruments.setdefault(instrument, {})
-        attributes = attributes_of(span, instrument)
-        histogram = series.get(attributes)
+        key = attributes_of(span, attributes, instrument)
+        histogram = series.get(key)
         if histogram is None:
             if len(series) >= self._max_series - 1:
-                attributes = OVERFLOW
-            histogram = series.get(attributes)
+                key = OVERFLOW
+            histogram = series.get(key)
             if histogram is None:
                 bounds = instrument.bounds if self._bounds is None else self._bounds
-                histogram = series[attributes] = Exponential() if self._exponential else Explicit(bounds)
+                histogram = series[key] = Exponential() if self._exponential else Explicit(bounds)
         seconds = (end_ns - span.start_ns) / 1e9
         histogram.add(weight, Exemplar(context.trace_id, context.span_id, seconds, end_ns))
-        self.resource = span.resource  # type: ignore[assignment]
+        self.resource = span.resource

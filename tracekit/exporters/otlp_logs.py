@@ -177,7 +177,7 @@ class OTLPLogHandler(logging.Handler):
         for key, value in (*attributes.items(), *extra):
             if value is None:
                 continue
-            plain, _ = clean(value, self._limits.value_length if key != "exception.stacktrace" else len(value))
+            plain, _ = clean(value, self._limits.value_length)
             if plain is MISSING or len(kept) >= self._limits.attributes:
                 dropped += 1
             else:
