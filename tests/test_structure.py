@@ -46,6 +46,7 @@ LAYERS = [
         "_foreign": "OpenTelemetry's samplers and id generators, for configure()",
         "_sampling": "samplers, and the number of traces that a kept one stands for",
         "_render": "trees, durations and untrusted text for terminals",
+        "_secrets": "names that denote secrets",
     },
     {
         "_handoffs": "traced, stream, capture, wrap, detached, deliveries, hooks",
@@ -74,6 +75,9 @@ LAYERS = [
         "integrations": "servers, clients, RPC, databases, queues and logs: one library a file",
         "bridges": "other tracing libraries' APIs",
         "debug": "live pages about this process: requests, event logs, tasks, the loop",
+    },
+    {
+        "metrics|_metrics": "RED metrics from finished spans, for OTLP and Prometheus; parts in _metrics/",
     },
     {"demo": "tracekit demo: three processes, two frameworks"},
     {
@@ -111,6 +115,8 @@ THIRD_PARTIES = {
     "integrations.httpx2": {"httpx2"},
     "integrations.sqlalchemy": {"sqlalchemy"},
     "integrations.taskiq": {"taskiq"},
+    "integrations.loguru": {"loguru"},
+    "integrations.structlog": {"structlog"},
     "pytest_plugin": {"pytest"},
 }
 CYTHON = {"cpython", "cython", "libc"}  # in compiled sources; no Python file imports them

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         def generate_span_id(self) -> int: ...
 
 
-__all__ = ["configure", "flush", "shutdown", "statistics"]
+__all__ = ["configure", "current_resource", "flush", "shutdown", "statistics"]
 
 _pipeline: Pipeline | None = None
 _configured = Tracer()
@@ -431,6 +431,11 @@ def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
             if plain is not MISSING:
                 resource[str.__str__(key)] = plain  # of a StrEnum, say: encoders take plain text only
     return MappingProxyType(resource)
+
+
+def current_resource() -> Mapping[str, Any]:
+    """Return the resource that ``configure()`` set; an empty one before."""
+    return _configured.resource
 
 
 def _started() -> Pipeline:

@@ -681,7 +681,7 @@ def test_after_a_fork_the_parents_losses_are_not_the_childs(collector):
     sender = exporter(collector)
     sender._failed = 7
     assert sender.account().failed == 7
-    sender._pid = -1  # as if this process were the child
+    sender._client._pid = -1  # as if this process were the child
     assert sender.account().failed == 0
 
 

@@ -52,7 +52,7 @@ if not compiled:
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Protocol, Self
+    from typing import Never, Protocol, Self
 
     from .labels import Labels
 
@@ -107,6 +107,7 @@ _MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
 _INTERNAL: Final = KINDS[0]
 _NO_LINKS: Final[tuple[Any, ...]] = ()
 _watchers = 0
+_NO_CLASSES: Final[tuple[type[BaseException], ...]] = ()
 
 if not compiled:  # places in STATUS_CODES
     UNSET: Final = 0
@@ -196,6 +197,7 @@ class Span:
             "_description",
             "_distance",
             "_events",
+            "_expected",
             "_face",
             "_generation",
             "_has_ended",
@@ -231,6 +233,7 @@ class Span:
         _attributes: Items | None
         _events: Entries | None
         _links: Entries | None
+        _expected: tuple[type[BaseException], ...] | None
         _start: int
         _stop: int
         _distance: int  # the wall clock's from the monotonic clock
@@ -251,6 +254,7 @@ class Span:
             """Set every field, as C does for a new object."""
             self.context = self.parent = None  # type: ignore[assignment]
             self._attributes = self._events = self._links = self._scope = self._description = self._face = None
+            self._expected = None
             self._start = self._stop = self._distance = self._generation = self._status = 0
             self._is_recorded = self._has_ended = self._owns_context = self._is_listed = False
             self.dropped_attributes = self.dropped_events = self.dropped_links = self.truncated_values = 0
@@ -462,7 +466,9 @@ class Span:
             self._leave()
         if exc is not None and self._is_recorded and not self._has_ended:
             try:
-                outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value)
+                outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value, self._expected)
+                for _, recorded in exception_events(outcome.expected, self._tracer.limits, with_stack=False):
+                    self.add_event("exception", recorded)
                 for error, recorded in exception_events(outcome.errors, self._tracer.limits):
                     self.add_event("exception", recorded)
                     mark_recorded(error, self.context.trace_id)
@@ -472,6 +478,20 @@ class Span:
                     self._status = ERROR
         if not self._has_ended:
             self._end(None)
+
+    async def __aenter__(self) -> Self:
+        """Do the same as ``with``; there is nothing to wait for."""
+        self.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, exc, traceback)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Never:
+        """Raise TypeError: this span has started already, so it cannot be a decorator."""
+        raise TypeError(f"a span is no decorator: write @tracekit.traced({self._name[:64]!a})")
 
     def __dealloc__(self) -> None:
         if self._is_listed:
@@ -823,11 +843,15 @@ def span(
     links: Iterable[SpanContext | Span | Link] = _NO_LINKS,
     parent: Span | SpanContext | Root | None = None,
     start_ns: int | None = None,
+    expected: type[BaseException] | tuple[type[BaseException], ...] = _NO_CLASSES,
 ) -> Span:
-    """Start a span, a child of the current one; ``with`` makes it current and ends it.
+    """Start a span, a child of the current one; ``with``, or ``async with``, makes it current and ends it.
 
     *parent* takes its place in a trace from a ``Span`` or a ``SpanContext`` instead, or from nowhere
     (``tracekit.ROOT``: a new trace, no labels). *start_ns* is Unix time, for work that began earlier.
+
+    An exception of the classes *expected* that leaves ``with`` is no error: it is an event with type and message,
+    without a stack trace, and the status stays unset. It is an error of a span further out that does not expect it.
     """
     items: Any = None
     if type(name) is not str:
@@ -846,10 +870,25 @@ def span(
     if start_ns is not None and not isinstance(start_ns, int):
         misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
         start_ns = None
+    if expected is not _NO_CLASSES:
+        expected = _classes(expected)
     self = _start(_tracer, name, kind, attributes, items, links, parent, start_ns)
+    if expected is not _NO_CLASSES:
+        self._expected = expected
     if self._is_recorded and self._tracer.hooks is not None:
         self._tracer.hooks.started(self, None)
     return self
+
+
+def _classes(expected: Any) -> tuple[type[BaseException], ...]:
+    """Return *expected*, a class of exceptions or a tuple of them, as a tuple; an empty one if it is neither."""
+    classes = expected if type(expected) is tuple else (expected,)
+    for one in classes:
+        # Not issubclass(), which asks the metaclass.
+        if not issubclass(type(one), type) or not type.__subclasscheck__(BaseException, one):
+            misused(TypeError(f"expected must be a class of exceptions or a tuple of them, not {type_name(one)}"))
+            return _NO_CLASSES
+    return classes
 
 
 def start_with(

@@ -247,11 +247,11 @@ def report_unusable(outbox: Outbox, error: StoreError, notices: Notices, *, is_c
     return aside is not None
 
 
-def report_rejected(notices: Notices, answer: Answer, spans: int) -> int:
+def report_rejected(notices: Notices, answer: Answer, spans: int, thing: str = "spans") -> int:
     """Report the objections in an answer to a request of *spans*; return the number of spans that were rejected."""
     if answer.rejected:
-        message = "the collector rejected %d of %d spans: %s"
-        notices.say("warning", answer.reason[:80], message, answer.rejected, spans, answer.reason)
+        message = "the collector rejected %d of %d %s: %s"
+        notices.say("warning", answer.reason[:80], message, answer.rejected, spans, thing, answer.reason)
     elif answer.reason:
         notices.say("warning", answer.reason[:80], "the collector says: %s", answer.reason)
     return min(answer.rejected, spans)
