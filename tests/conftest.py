@@ -27,7 +27,8 @@ pytest.register_assert_rewrite("tests.wire.vector_files")
 for name in [
     name
     for name in os.environ
-    if name.startswith("OTEL_") or name in {"TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
+    if name.startswith("OTEL_")
+    or name in {"TRACEKIT_DEBUG_PAGES", "TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
 ]:
     del os.environ[name]
 
@@ -45,6 +46,7 @@ _EXPORTERS = (
 _PROGRAMS = "a command, a demo or a page: processes that start with the implementation that the install has"
 _BOTH = "drives both forms in one process, or compares them"
 ONE_FORM = {
+    "debug/test_[!or]*.py": "pages read spans through public properties: only the recorder and the list of spans are compiled",
     "exporters/test_[!o]*.py": _EXPORTERS,
     "exporters/test_otlp.py": _EXPORTERS,
     "exporters/test_otlp_[!e]*.py": _EXPORTERS,

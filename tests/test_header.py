@@ -148,7 +148,7 @@ def test_a_dump_is_text_of_whoever_made_it(encoding):
         (b"", "nothing came: expected 'name: value' lines, a curl -v dump"),
         (b" \r\n\t", "nothing came: "),
         (b"no header here", "no headers: expected "),
-        (b'{\n "b3": 0,}', "no JSON at line 2 column 10: no headers: expected "),
+        (b'{\n "b3": 0 1}', "no JSON at line 2 column 10: no headers: expected "),
         (b"[" * 200_000, "no JSON: no headers: expected "),
         (b'{"a": ' + b"9" * 10_000 + b"}", "no JSON: no headers: expected "),
         (b"b3: 0\n" + b" " * MAX_BYTES, "more than 16 MiB: expected "),

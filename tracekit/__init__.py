@@ -1,5 +1,8 @@
 """Tracing for asynchronous Python: a trace that follows your work, over every hand-off, to any backend."""
 
+import sys
+from typing import TYPE_CHECKING
+
 from ._core.codecs import IMPLEMENTATION  # first: _core chooses between the compiled files and their sources
 
 # isort: split
@@ -12,6 +15,7 @@ from ._core.scopes import current_context, current_span
 from ._core.span import ROOT, Span, span
 from ._core.tracestate import TraceState
 from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
+from ._event_logs import EventLog, event_log
 from ._export.exporter import Exporter, HoldingExporter
 from ._handoffs.by_hand import Snapshot, capture, detached, wrap
 from ._handoffs.delivery import Delivery
@@ -22,6 +26,7 @@ from ._propagation import extract, extract_all, inject
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
 from ._signals import flush_on_signal
 from ._version import __version__
+from ._words import explain as _explain
 
 __all__ = [
     "IMPLEMENTATION",
@@ -31,6 +36,7 @@ __all__ = [
     "AlwaysOn",
     "Delivery",
     "Event",
+    "EventLog",
     "Exporter",
     "FormatError",
     "HoldingExporter",
@@ -54,6 +60,7 @@ __all__ = [
     "current_labels",
     "current_span",
     "detached",
+    "event_log",
     "extract",
     "extract_all",
     "flush",
@@ -86,3 +93,9 @@ def _claim() -> None:
 
 
 _claim()
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        raise AttributeError(_explain(name), name=name, obj=sys.modules[__name__])

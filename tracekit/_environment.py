@@ -176,9 +176,10 @@ class Environment:
             self._failed(name, error)
         return None
 
-    def exporter(self) -> Exporter | None:
-        """Return a new exporter, or None where none is named or it cannot be made."""
-        name = self.exporter_name()
+    def exporter(self, name: str | None = None) -> Exporter | None:
+        """Return a new exporter, *name* or the one that the environment names; None if there is none, or it fails."""
+        if name is None:
+            name = self.exporter_name()
         make = None if name == "none" else self.exporter_type(name)
         if make is None:
             return None
@@ -195,6 +196,11 @@ class Environment:
     def sqlite_path(self) -> str:
         """Return the file for the exporter ``sqlite``."""
         return self.value("TRACEKIT_SQLITE_PATH", _file_name, "traces.db")
+
+    def debug_pages(self) -> tuple[str, int] | None:
+        """Return host and port at which the process serves its debug pages, or None."""
+        nowhere: tuple[str, int] | None = None
+        return self.value("TRACEKIT_DEBUG_PAGES", _address, nowhere, "no address")
 
     def _failed(self, name: str, error: Exception) -> None:
         text = str(error)[:400]
@@ -287,6 +293,13 @@ def _share(text: str) -> float:
     if not 0 <= number <= 1:
         raise ValueError("must be a number from 0 to 1")
     return number
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:6070")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _file_name(text: str) -> str:

@@ -11,10 +11,13 @@ from contextvars import ContextVar, Token
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
+from .free_threading import HAS_GIL
+
 __all__ = [
     "DEFERRED",
     "RANDOM",
     "SAMPLED",
+    "SUPPRESSED",
     "borrow",
     "exchange",
     "forbid_new",
@@ -30,6 +33,7 @@ __all__ = [
     "put",
     "references",
     "referent",
+    "running_context",
     "track",
     "untrack",
     "weak",
@@ -41,6 +45,7 @@ T = TypeVar("T")
 SAMPLED: Final = 0x01
 RANDOM: Final = 0x02
 DEFERRED: Final = 0x100
+SUPPRESSED: Final = 0x200  # not recorded, whatever readers inside the process ask for
 
 
 def held(variable: ContextVar[T]) -> T:
@@ -100,7 +105,12 @@ def is_gone(owner: Any) -> bool:
     return False
 
 
-weak = weakref.ref
+def _weak(target: Any) -> weakref.ref[Any]:
+    """Return a weak reference to *target*, which may be one already: another thread has just made it."""
+    return target if type(target) is weakref.ref else weakref.ref(target)
+
+
+weak = weakref.ref if HAS_GIL else _weak
 
 
 def referent(ref: weakref.ref[T]) -> T | None:
@@ -121,6 +131,11 @@ def lent(borrowed: weakref.ref[T] | None) -> T | None:
 def is_lent(borrowed: weakref.ref[T] | None, target: T) -> bool:
     """Tell whether *borrowed* is *target*."""
     return borrowed is not None and borrowed() is target
+
+
+def running_context(ident: int) -> Any:
+    """Return the running Context of the thread *ident*, or None; only C can tell."""
+    return None
 
 
 def references(target: object) -> int:

@@ -10,6 +10,7 @@ from .interpreter cimport (
     DEFERRED,
     RANDOM,
     SAMPLED,
+    SUPPRESSED,
     borrow,
     forbid_new,
     is_lent,
@@ -39,6 +40,9 @@ cdef object _observer, _clock
 cdef int64_t _anchor
 cdef str _INTERNAL
 cdef tuple _NO_LINKS
+cdef PyObject* _oldest
+cdef PyObject* _newest
+cdef int _watchers
 
 
 cdef inline Tracer tracer_in_use():
@@ -59,6 +63,8 @@ cdef class Span:
     cdef readonly SpanContext parent
     cdef Tracer _tracer
     cdef PyObject* _scope
+    cdef PyObject* _older
+    cdef PyObject* _newer
     cdef PyObject* _face
     cdef str _name
     cdef str _kind
@@ -69,7 +75,7 @@ cdef class Span:
     cdef int64_t _start, _stop, _distance
     cdef uint32_t _generation
     cdef uint8_t _status
-    cdef bint _is_recorded, _has_ended, _owns_context
+    cdef bint _is_recorded, _has_ended, _owns_context, _is_listed
     cdef readonly uint32_t dropped_attributes, dropped_events, dropped_links, truncated_values
 
     @cython.locals(scope=Scope)
@@ -89,7 +95,19 @@ cdef class Span:
     cdef object _put_all(self, object items)
 
     @cython.locals(cleaned=Items)
-    cdef Items _clean(self, object items)
+    cdef Items _clean(self, object items, Py_ssize_t most, Py_ssize_t length)
+
+
+@cython.locals(previous=Span)
+cdef object _enlist(Span span)
+
+
+@cython.locals(older=Span, newer=Span)
+cdef object _delist(Span span)
+
+
+@cython.locals(span=Span)
+cpdef object open_spans(list taken, Py_ssize_t limit)
 
 
 @cython.locals(span=Span)
@@ -118,6 +136,8 @@ cdef Items _kept(object attributes)
 cdef object _viewed(Items items)
 cdef tuple _link(object target)
 cdef int _index(tuple names, object name, str parameter) except -2
+cdef object _process(Span span)
+cpdef object amend(Span span, str name, dict attributes, object status)
 cpdef object relabel(Span span, object labels)
 cpdef object rekind(Span span, str kind)
 

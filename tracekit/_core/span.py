@@ -11,6 +11,7 @@ from ..cython import cclass, compiled, final, freelist, no_gc
 from .attributes import MISSING, clean
 from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
+from .free_threading import HAS_GIL, claim
 from .guard import type_name
 from .misuse import is_strict, misused
 from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
@@ -25,12 +26,15 @@ if not compiled:
         DEFERRED,
         RANDOM,
         SAMPLED,
+        SUPPRESSED,
         borrow,
         forbid_new,
         is_lent,
         lent,
         monotonic_ns,
         publish,
+        referent,
+        weak,
     )
     from .scopes import (
         SPAN,
@@ -65,7 +69,9 @@ __all__ = [
     "Root",
     "Span",
     "after_fork",
+    "amend",
     "check_clock",
+    "open_spans",
     "rekind",
     "relabel",
     "resample",
@@ -77,6 +83,7 @@ __all__ = [
     "span",
     "span_scope",
     "start_with",
+    "watch_spans",
 ]
 
 
@@ -99,12 +106,18 @@ _ANCHOR_DRIFT_NS: Final = 5_000_000
 _MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
 _INTERNAL: Final = KINDS[0]
 _NO_LINKS: Final[tuple[Any, ...]] = ()
+_watchers = 0
 
 if not compiled:  # places in STATUS_CODES
     UNSET: Final = 0
     OK: Final = 1
     ERROR: Final = 2
     CANCELLED: Final = 3
+
+    # The open spans by id(), oldest first. C has a doubly linked list instead, whose pointers are borrowed.
+    _listed: dict[int, Any] = {}
+    _oldest: Any = None
+    _newest: Any = None
 
 
 def _distance_now() -> int:
@@ -155,6 +168,10 @@ def set_observer(observer: Observer | None) -> None:
 def after_fork() -> Any:
     """Forget, in the child of a fork, the parent's random words, open spans and buffered spans; return the latter."""
     new_generation()
+    taken: list[Span] = []
+    open_spans(taken, _MAX_NS)
+    for span in taken:
+        _delist(span)
     return buffer.reset()
 
 
@@ -182,6 +199,7 @@ class Span:
             "_face",
             "_generation",
             "_has_ended",
+            "_is_listed",
             "_is_recorded",
             "_kind",
             "_links",
@@ -219,6 +237,9 @@ class Span:
         _generation: int
         _status: int
         _is_recorded: bool
+        _is_listed: bool  # among the open spans
+        _older: Any  # C's neighbours in the list
+        _newer: Any
         _has_ended: bool
         _owns_context: bool  # else it is the unsampled parent's
         dropped_attributes: int
@@ -231,7 +252,7 @@ class Span:
             self.context = self.parent = None  # type: ignore[assignment]
             self._attributes = self._events = self._links = self._scope = self._description = self._face = None
             self._start = self._stop = self._distance = self._generation = self._status = 0
-            self._is_recorded = self._has_ended = self._owns_context = False
+            self._is_recorded = self._has_ended = self._owns_context = self._is_listed = False
             self.dropped_attributes = self.dropped_events = self.dropped_links = self.truncated_values = 0
 
     def __init__(self) -> None:
@@ -340,7 +361,8 @@ class Span:
         if self._events.count() >= self._tracer.max_events:
             self.dropped_events += 1
             return
-        cleaned = self._clean(items) if items else None
+        tracer = self._tracer
+        cleaned = self._clean(items, tracer.max_event_attributes, tracer.max_part_value) if items else None
         name = str.__str__(name)
         number = self._now() if time_ns is None else _ns(time_ns)
         if self._has_ended:  # meanwhile, in another thread: the exporter may be reading it
@@ -363,7 +385,8 @@ class Span:
         if self._links.count() >= self._tracer.max_links:
             self.dropped_links += 1
             return
-        cleaned = self._clean(items) if items else None
+        tracer = self._tracer
+        cleaned = self._clean(items, tracer.max_link_attributes, tracer.max_part_value) if items else None
         if self._has_ended:
             self._late("add_link")
         else:
@@ -451,6 +474,8 @@ class Span:
             self._end(None)
 
     def __dealloc__(self) -> None:
+        if self._is_listed:
+            _delist(self)
         if not self._has_ended and self.context is not None and self._generation == generation():
             _abandon(self)
 
@@ -505,13 +530,19 @@ class Span:
                 if self._has_ended:  # while a clock of the program's was asked
                     return
             self._stop = max(self._start, stop)
-        self._has_ended = True
+        if compiled or HAS_GIL:
+            self._has_ended = True
+        elif not claim(self, "_has_ended"):
+            return
+        if self._is_listed:
+            _delist(self)
         if self._generation == generation():  # else the parent process, which opened it, exports it
-            _buffer.end(self, self._is_recorded)
+            if self._tracer.hooks is not None and self._is_recorded:
+                _process(self)
+            else:
+                _buffer.end(self, self._is_recorded)
             if _observer is not None:
                 _observer.ended(self)
-            if self._tracer.hooks is not None and self._is_recorded:
-                self._tracer.hooks.ended(self)
 
     def _late(self, method: str) -> None:
         if self._has_ended and _observer is not None:
@@ -559,12 +590,12 @@ class Span:
             for key, value in items:
                 self._put(key, value)
 
-    def _clean(self, items: Any) -> Items | None:
+    def _clean(self, items: Any, most: int, length: int) -> Items | None:
         cleaned = Items()
         for key, value in items.copy().items() if type(items) is dict else items:  # a finalizer may change it
-            plain, cuts = clean(value, self._tracer.max_value)
+            plain, cuts = clean(value, length)
             self.truncated_values += cuts
-            if plain is MISSING or cleaned.count() >= self._tracer.max_attributes:
+            if plain is MISSING or cleaned.count() >= most:
                 self.dropped_attributes += 1
             else:
                 cleaned.put(key, plain)
@@ -578,6 +609,81 @@ if not compiled:
             self.__dealloc__()
 
     Span.__del__ = _finalize  # type: ignore[attr-defined]
+
+
+def watch_spans(watches: bool) -> None:
+    """List open spans until as many calls with False as with True; those that are listed stay so until they end."""
+    global _watchers
+    _watchers += 1 if watches else -1
+
+
+def open_spans(taken: list[Span], limit: int) -> bool:
+    """Append to *taken*, which earlier calls filled, up to *limit* further open spans; return whether there may be more.
+
+    They come in the order in which they started. C holds the interpreter for about 20 ns per span.
+    """
+    if not compiled:
+        return _open_spans(taken, limit)
+    pointer = _oldest
+    for at in range(len(taken) - 1, -1, -1):
+        span = taken[at]
+        if span._is_listed:
+            pointer = span._newer
+            break
+    while pointer and limit > 0:
+        span = lent(pointer)  # type: ignore[assignment]
+        taken.append(span)
+        pointer = span._newer
+        limit -= 1
+    return True if pointer else False  # noqa: SIM210 - bool() cannot take a pointer
+
+
+if not compiled:
+
+    def _open_spans(taken: list[Span], limit: int) -> bool:
+        newest = next((id(span) for span in reversed(taken) if span._is_listed), 0)
+        listed = list(_listed.items())
+        keys = [key for key, _ in listed]
+        start = keys.index(newest) + 1 if newest in keys else 0
+        taken += [span for _, ref in listed[start : start + limit] if (span := referent(ref)) is not None]
+        return start + limit < len(listed)
+
+
+def _enlist(span: Span) -> None:
+    if span._is_listed:
+        return
+    span._is_listed = True
+    if not compiled:
+        _listed[id(span)] = weak(span)
+        return
+    global _oldest, _newest
+    span._older = _newest
+    if _newest:
+        previous = lent(_newest)
+        previous._newer = borrow(span)  # type: ignore[union-attr]
+    else:
+        _oldest = borrow(span)
+    _newest = borrow(span)
+
+
+def _delist(span: Span) -> None:
+    """Called at the end of *span*, and when it is deallocated: no pointer to it may be left."""
+    span._is_listed = False
+    if not compiled:
+        _listed.pop(id(span), None)
+        return
+    global _oldest, _newest
+    if span._older:
+        older = lent(span._older)
+        older._newer = span._newer  # type: ignore[union-attr]
+    else:
+        _oldest = span._newer
+    if span._newer:
+        newer = lent(span._newer)
+        newer._older = span._older  # type: ignore[union-attr]
+    else:
+        _newest = span._older
+    span._older = span._newer = borrow(None)
 
 
 def span_scope(span: Span) -> Scope:
@@ -617,11 +723,24 @@ def _abandon(span: Span) -> None:
             ghost._stop = stop
     except Exception:  # a clock of the program's
         pass
-    _buffer.end(ghost, True)
+    _process(ghost)
     if _observer is not None:
         _observer.ended(ghost)
-    if ghost._tracer.hooks is not None:
-        ghost._tracer.hooks.ended(ghost)
+
+
+def _process(span: Span) -> None:
+    """Call the hooks for *span*, which has ended, then buffer it: a hook may still ``amend()`` it."""
+    hooks = span._tracer.hooks
+    if hooks is None:
+        _buffer.end(span, True)
+        return
+    try:
+        hooks.ended(span)
+    finally:
+        if _buffer.is_open or not hooks:
+            _buffer.end(span, True)
+        else:
+            _buffer.processed()
 
 
 def _ns(time_ns: Any) -> int:
@@ -778,7 +897,22 @@ def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
     if sampled and not span._start:
         span._distance = _anchor
         span._start = span._now() if start_ns is None else _ns(start_ns)
-    span._is_recorded = sampled
+    span._is_recorded = sampled or (span._is_recorded and span._tracer.records_all)
+    if span._is_recorded and _watchers:
+        _enlist(span)
+
+
+def amend(span: Span, name: str | None, attributes: dict[str, Any] | None, status: Status | None) -> None:
+    """Replace fields of *span*, which may have ended, for the hooks; the exporter gets it afterwards. None: unchanged."""
+    if not span._is_recorded:
+        return
+    if name is not None:
+        span._name = name
+    if attributes is not None:
+        span._attributes = span._clean(attributes, span._tracer.max_attributes, span._tracer.max_value)
+    if status is not None:
+        span._status = max(_index(STATUS_CODES, status.code, "code"), UNSET)
+        span._description = status.description[: span._tracer.max_value]
 
 
 def _put_context(span: Span, context: SpanContext) -> None:
@@ -852,17 +986,29 @@ def _start(
             linked = linked_context(scope)
     else:
         self.parent = base
-        if is_local and tracer.recording and not base._bits & (SAMPLED | DEFERRED):
-            # Not sampled, and inside a span that is not: never exported, so it needs no identity.
+        if (
+            is_local
+            and tracer.recording
+            and not base._bits & (SAMPLED | DEFERRED)
+            and (base._bits & SUPPRESSED or not tracer.records_all)
+        ):
+            # Not sampled, and inside a span that is not: never recorded, so it needs no identity.
             self.context = base
             self._owns_context = False
         elif not base._bits & DEFERRED:
-            self.context = child_context(base, base._bits & (SAMPLED | RANDOM), base._state)
+            self.context = child_context(base, base._bits & (SAMPLED | RANDOM | SUPPRESSED), base._state)
         else:
             self.context = tracer.child(base, name, kind, attributes, links, added)
-    _buffer.started += 1
-    if tracer.recording and self.context._bits & SAMPLED:
+    if compiled or HAS_GIL:
+        _buffer.started += 1
+    else:
+        _buffer.start()
+    if (tracer.recording and self.context._bits & SAMPLED) or (
+        tracer.records_all and not self.context._bits & SUPPRESSED
+    ):
         self._is_recorded = True
+        if _watchers:
+            _enlist(self)
         self._distance = _anchor
         if start_ns is None:
             self._start = monotonic_ns() + _anchor if _clock is None else _ns(_clock())
@@ -893,6 +1039,7 @@ def restore_span(
     links: list[Link] | None,
     status: Status,
     dropped: tuple[int, int, int, int],
+    instrumentation: Instrumentation | None = None,
 ) -> Span:
     """Return the span that another process recorded with these values, and hand it to the exporter.
 
@@ -904,6 +1051,8 @@ def restore_span(
     self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
     self._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
     self.parent, self._tracer, self._name = parent, _tracer, name
+    if instrumentation is not None:
+        self._tracer = _tracer.replace(instrumentation=instrumentation)
     self._attributes = _kept(attributes)
     if events:
         self._events = Entries()
@@ -916,14 +1065,16 @@ def restore_span(
     self._start, self._stop, self._generation = start_ns, end_ns, generation()
     self._is_recorded = self._has_ended = self._owns_context = True
     self.context = context
-    _buffer.started += 1
-    _buffer.end(self, True)
+    if compiled or HAS_GIL:
+        _buffer.started += 1
+    else:
+        _buffer.start()
+    if self._tracer.hooks is not None:
+        self._tracer.hooks.started(self, None)
+    _process(self)
     if _observer is not None:
         _observer.started(self, parent)
         _observer.ended(self)
-    if _tracer.hooks is not None:
-        _tracer.hooks.started(self, None)
-        _tracer.hooks.ended(self)
     return self
 
 

@@ -3,7 +3,7 @@ from libc.stdint cimport uint64_t
 cimport cython
 
 from .context cimport SpanContext, child_context, from_words, new_span_id, new_trace_bits, new_trace_id
-from .interpreter cimport DEFERRED, RANDOM, SAMPLED
+from .interpreter cimport DEFERRED, RANDOM, SAMPLED, SUPPRESSED
 
 cdef uint64_t _MASK56
 cdef tuple _DROP, _KEEP
@@ -11,15 +11,17 @@ cdef tuple _DROP, _KEEP
 
 @cython.final
 cdef class Tracer:
-    cdef readonly bint recording, sees_trace
+    cdef readonly bint recording, records_all, sees_trace
     cdef readonly uint64_t threshold
     cdef readonly str state
     cdef readonly object sampler
     cdef readonly object limits
     cdef readonly object resource
     cdef readonly object instrumentation
-    cdef readonly object hooks
+    cdef public object hooks
+    cdef readonly object parts
     cdef Py_ssize_t max_attributes, max_events, max_links, max_value
+    cdef Py_ssize_t max_event_attributes, max_link_attributes, max_part_value
 
     @cython.locals(bits=int, high=uint64_t, low=uint64_t, keep=bint, state=str)
     cdef SpanContext root(

@@ -12,7 +12,7 @@ from .tracestate import make_state
 
 if not compiled:
     from .context import child_context, from_words, new_span_id, new_trace_bits, new_trace_id
-    from .interpreter import DEFERRED, RANDOM, SAMPLED
+    from .interpreter import DEFERRED, RANDOM, SAMPLED, SUPPRESSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +49,9 @@ class Tracer:
     kept where the random 56 bits of its id are not below it; ``state`` is the tracestate of a kept root
     (``ot=th:…``) or empty. ``sampler``, where there is one, decides instead; if it ``sees_trace``, with
     ``sample_trace()``, which also gets trace id, parent and links, and returns attributes for the root.
+    ``parts`` are other limits on the attributes of an event, of a link, and on the length of their values.
+    ``records_all`` records the spans of traces that are not kept as well, for readers inside the process: their
+    contexts stay unsampled, and the exporter does not get them.
     """
 
     if not compiled:
@@ -57,10 +60,15 @@ class Tracer:
             "instrumentation",
             "limits",
             "max_attributes",
+            "max_event_attributes",
             "max_events",
+            "max_link_attributes",
             "max_links",
+            "max_part_value",
             "max_value",
+            "parts",
             "recording",
+            "records_all",
             "resource",
             "sampler",
             "sees_trace",
@@ -72,6 +80,7 @@ class Tracer:
         self,
         *,
         recording: bool = False,
+        records_all: bool = False,
         threshold: int = 0,
         state: str = "",
         sampler: RootSampler | None = None,
@@ -79,8 +88,10 @@ class Tracer:
         resource: Mapping[str, Any] = NO_ATTRIBUTES,
         instrumentation: Instrumentation | None = None,
         hooks: Hooks | None = None,
+        parts: tuple[int, int, int] | None = None,
     ) -> None:
         self.recording = recording
+        self.records_all = records_all
         self.threshold = threshold
         self.state = state
         self.sampler = sampler
@@ -93,20 +104,29 @@ class Tracer:
         self.max_events = limits.events
         self.max_links = limits.links
         self.max_value = limits.value_length
+        self.parts = parts
+        self.max_event_attributes, self.max_link_attributes, self.max_part_value = parts or (
+            limits.attributes,
+            limits.attributes,
+            limits.value_length,
+        )
 
     def replace(
         self,
         *,
         recording: bool | None = None,
+        records_all: bool | None = None,
         sampler: RootSampler | None = None,
         limits: Limits | None = None,
         resource: Mapping[str, Any] | None = None,
         instrumentation: Instrumentation | None = None,
         hooks: Hooks | None = None,
+        parts: tuple[int, int, int] | None = None,
     ) -> Tracer:
         """Return a copy with another value of each argument that is not None."""
         return Tracer(
             recording=self.recording if recording is None else recording,
+            records_all=self.records_all if records_all is None else records_all,
             threshold=self.threshold,
             state=self.state,
             sampler=self.sampler if sampler is None else sampler,
@@ -114,6 +134,7 @@ class Tracer:
             resource=self.resource if resource is None else resource,
             instrumentation=self.instrumentation if instrumentation is None else instrumentation,
             hooks=self.hooks if hooks is None else hooks,
+            parts=self.parts if parts is None else parts,
         )
 
     def root(
@@ -149,7 +170,9 @@ class Tracer:
             high, low = new_trace_id()
         state = base._state
         if not base._bits & DEFERRED:
-            bits |= base._bits & SAMPLED
+            bits |= base._bits & (SAMPLED | SUPPRESSED)
+            if not (has_trace or base._remote or base._bits & SAMPLED):
+                bits |= SUPPRESSED  # below SpanContext(deferred=False): an exporter's own work, or an excluded request
         else:
             keep, state = self._sample(high, low, base, name, kind, attributes, links, added)
             if keep:
@@ -169,7 +192,7 @@ class Tracer:
     ) -> SpanContext:
         """Return the context of a new span in the trace of *base*, whose decision it follows if there is one."""
         if not base._bits & DEFERRED:
-            return child_context(base, base._bits & (SAMPLED | RANDOM), base._state)
+            return child_context(base, base._bits & (SAMPLED | RANDOM | SUPPRESSED), base._state)
         keep, state = self._sample(base._high, base._low, base, name, kind, attributes, links, added)
         bits = (base._bits & RANDOM) | (SAMPLED if keep else 0 if self.recording else DEFERRED)
         return child_context(base, bits, state)

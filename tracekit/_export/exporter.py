@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .._core.span import Span
 
-__all__ = ["Exporter", "HoldingExporter", "account_of"]
+__all__ = ["Discard", "Exporter", "HoldingExporter", "account_of"]
 
 
 class Exporter(Protocol):
@@ -48,6 +48,24 @@ class HoldingExporter(Exporter, Protocol):
 
     def hurry(self) -> None:
         """Stop waiting for retries: the program ends. Called in any thread during ``export``; must return at once."""
+
+
+class Discard:
+    """The exporter where none is configured but taps are: spans count as sampled out."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def export(self, spans: Sequence[Span]) -> None:
+        """Discard *spans*."""
+        self._count += len(spans)
+
+    def account(self) -> Account:
+        """Return the number of discarded spans."""
+        return Account(unsampled=self._count)
+
+    def shutdown(self) -> None:
+        """Do nothing."""
 
 
 def account_of(exporter: Exporter) -> Account:

@@ -24,11 +24,11 @@ from .._core.context import SpanContext
 from .._core.records import Account, Statistics
 from .._core.scopes import context_scope
 from .._core.span import check_clock
-from .exporter import account_of
+from .exporter import Discard, account_of
 from .notices import Notices, log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .._core.span import Span
     from .exporter import Exporter
@@ -58,7 +58,7 @@ class _Intake:
     def __init__(self, exporter: Exporter, notices: Notices) -> None:
         self.exporter = exporter
         self._notices = notices
-        self._taken = self._failed = 0
+        self._taken = self._failed = self._left_out = 0
         self._before = self._account = Account()
         self._before = self._account = self.ask()
 
@@ -70,10 +70,14 @@ class _Intake:
             self._notices.raised("account()", self.exporter, error)
             return self._account
 
-    def settle(self, taken: int, failed: int, account: Account) -> _Counts:
-        """Add the *taken* and *failed* spans of a batch; return all counts, without spans that the exporter holds."""
+    def settle(self, taken: int, failed: int, left_out: int, account: Account) -> _Counts:
+        """Add the spans of a batch: *taken*, *failed*, and *left_out* because their traces are not sampled.
+
+        Return all counts, without spans that the exporter holds.
+        """
         self._taken += taken
         self._failed += failed
+        self._left_out += left_out
         self._account = account
         left = self._taken
         shares = []
@@ -82,11 +86,11 @@ class _Intake:
             shares.append(min(max(0, now - before), left))
             left -= shares[-1]
         held = min(max(0, account.queued - self._before.queued), left)
-        return _Counts(left - held, self._failed + shares[0], shares[1])
+        return _Counts(left - held, self._failed + shares[0], shares[1] + self._left_out)
 
     def held(self, counts: _Counts) -> int:
         """Return the number of spans that the exporter still holds, which are not among *counts*."""
-        return self._taken + self._failed - sum(counts)
+        return self._taken + self._failed + self._left_out - sum(counts)
 
 
 class _Job:
@@ -107,7 +111,10 @@ EXPORT_CONTEXT.run(lambda: context_scope(_UNSAMPLED).__enter__())
 class _Worker:
     """One exporter and the thread that serves it, started on demand, and again if it is gone."""
 
-    def __init__(self, exporter: Exporter, interval_s: float, batch_size: int, after: Callable[[], None]) -> None:
+    def __init__(
+        self, exporter: Exporter, interval_s: float, batch_size: int, after: Callable[[], None], taps: Taps
+    ) -> None:
+        self.taps = taps
         self.notices = Notices()
         self.context = EXPORT_CONTEXT
         self.intake = _Intake(exporter, self.notices)
@@ -259,21 +266,40 @@ class _Worker:
 
     def _export(self, batch: list[Span], count: int) -> None:
         """Export *batch* and record the result for its *count*: the exporter may change the list."""
+        for take in self.taps.taps:
+            try:
+                take(batch)
+            except Exception as error:  # of ours, but no reader of spans may cost an exporter its spans
+                self.notices.raised("take()", take, error)
+        left_out = 0
+        if self.taps.may_be_unsampled and not self.wants_all():
+            batch = [span for span in batch if span.context.sampled]
+            left_out, count = count - len(batch), len(batch)
+            if not batch:
+                self.settle(0, 0, left_out)
+                return
         try:
             self.context.copy().run(self.intake.exporter.export, batch)
         except BaseException as error:  # no caller could handle it, and the thread must survive
-            self.settle(0, count)
+            self.settle(0, count, left_out)
             self.notices.lost(self.intake.exporter, error, count)
         else:
-            self.settle(count, 0)
+            self.settle(count, 0, left_out)
 
-    def settle(self, taken: int, failed: int) -> None:
+    def wants_all(self) -> bool:
+        """Return whether the exporter takes the spans of traces that are not sampled, too."""
+        try:
+            return getattr(self.intake.exporter, "records_all", False) is True
+        except BaseException:  # from a property of the user's class
+            return False
+
+    def settle(self, taken: int, failed: int, left_out: int = 0) -> None:
         """Record that *taken* spans of a batch were accepted and *failed* were rejected, unless abandoned."""
         account = self.intake.ask()
         with self.lock:
             if not self.is_abandoned:
-                self.in_hand -= taken + failed
-                self.counts = self.intake.settle(taken, failed, account)
+                self.in_hand -= taken + failed + left_out
+                self.counts = self.intake.settle(taken, failed, left_out, account)
 
     def abandon(self) -> _Counts:
         """Stop counting, and return the final counts, in which spans in hand and held have failed.
@@ -286,10 +312,19 @@ class _Worker:
             return _Counts(exported, failed + self.in_hand + self.intake.held(self.counts), unsampled)
 
 
+class Taps:
+    """The readers of finished spans beside the exporter: each is called with every batch, in the exporting thread."""
+
+    def __init__(self) -> None:
+        self.taps: tuple[Callable[[Sequence[Span]], object], ...] = ()
+        self.may_be_unsampled = False  # whether spans were recorded whose traces are not sampled
+
+
 class Pipeline:
     """The exporter in use, and the counts of all earlier exporters."""
 
     def __init__(self) -> None:
+        self.taps = Taps()
         self._reset()
 
     def _reset(self) -> None:
@@ -308,7 +343,7 @@ class Pipeline:
     def exporter(self) -> Exporter | None:
         """The exporter in use. Assigning another one neither flushes nor closes the previous one."""
         worker = self._worker
-        return None if worker is None else worker.intake.exporter
+        return None if worker is None or isinstance(worker.intake.exporter, Discard) else worker.intake.exporter
 
     @exporter.setter
     def exporter(self, exporter: Exporter) -> None:
@@ -331,11 +366,14 @@ class Pipeline:
             buffer.capacity = capacity
             self._earlier_drops = self.statistics().dropped
             self._are_drops_reported = False
-            buffer.is_open = self._has_exported = exporter is not None
+            self._has_exported = exporter is not None
+            if exporter is None and self.taps.taps:
+                exporter = Discard()
+            buffer.is_open = exporter is not None
             buffer.is_asleep = True
             if exporter is None:
                 return
-            worker = _Worker(exporter, interval_s, batch_size, self._report_drops)
+            worker = _Worker(exporter, interval_s, batch_size, self._report_drops, self.taps)
             self._state = worker, self._state[1]
             buffer.wake = worker.wake
             if worker.has("start"):
@@ -385,13 +423,14 @@ class Pipeline:
         worker, counts = self._state
         if worker is not None:
             counts = counts.plus(worker.counts)
+        passed = buffer.passed
         started, ended, dropped, unsampled, waiting = buffer.counts()
-        settled = dropped + unsampled + sum(counts)
+        settled = dropped + unsampled + passed + sum(counts)
         return Statistics(
             started=started,
             ended=ended,
             open=started - ended,
-            exported=counts.exported,
+            exported=passed + counts.exported,
             queued=waiting if worker is None else ended - settled,
             dropped=dropped + counts.dropped,
             failed=counts.failed,
@@ -429,7 +468,7 @@ class Pipeline:
         self._reset()
         if worker is not None:
             exporter, after = worker.intake.exporter, self._report_drops
-            worker = _Worker(exporter, worker.interval_s, worker.batch_size, after)
+            worker = _Worker(exporter, worker.interval_s, worker.batch_size, after, self.taps)
             self._state = worker, _Counts()
             buffer.is_asleep = True
             buffer.wake = worker.wake

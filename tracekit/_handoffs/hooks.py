@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .._core.scopes import Scope
 
-__all__ = ["install_hooks", "put_into_environment", "remove_hooks", "start_inside"]
+__all__ = ["install_hooks", "put_into_environment", "remove_hooks", "start_inside", "starts_threads"]
 
 
 _lock = RLock()
@@ -142,7 +142,9 @@ def _start(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -
     context = current_context()
     if is_daemon and context is not None:
         scope = linked_scope(context if context.is_valid else None, until=current_span())
-    return start_inside(args[0], functools.partial(_inside, scope), functools.partial(original, *args, **kwargs))
+    # With nothing current: where threads inherit the Context of their start, the scope is not to be another one.
+    start = functools.partial(_inside, None, original, *args, **kwargs)
+    return start_inside(args[0], functools.partial(_inside, scope), start)
 
 
 def start_inside(
@@ -208,6 +210,12 @@ def _submit(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs
     if len(args) > 1 and not (interpreters and isinstance(args[0], interpreters.InterpreterPoolExecutor)):
         args = (args[0], _inside, scope, *args[1:])
     return _in_nothing(scope, original, args, kwargs)
+
+
+def starts_threads(executor: object) -> bool:
+    """Tell whether ``submit()`` of *executor* starts threads, which may inherit the Context that it is called in."""
+    pools = sys.modules.get("concurrent.futures.thread")  # imported by the program that has such an executor
+    return pools is not None and isinstance(executor, pools.ThreadPoolExecutor)
 
 
 def _in_nothing(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001

@@ -65,9 +65,10 @@ class Client:
         URL as proxies get it, whose user info and fragment are left out. *resends* counts the attempts before.
         """
         attributes = None
-        if tracer_in_use().recording:
+        tracer = tracer_in_use()
+        if tracer.recording or tracer.records_all:
             parent = current_context()
-            if parent is None or parent.sampled or parent.deferred:
+            if tracer.records_all or parent is None or parent.sampled or parent.deferred:
                 attributes = self._attributes(method, scheme, host, port, target, resends)
         client_span = span(method if method in METHODS else "HTTP", kind="client", attributes=attributes)
         return client_span, inject({}, self._peers.context_for(host, client_span.context))

@@ -62,12 +62,13 @@ class Callers:
                     parent = SpanContext(labels=caller.labels)
         attributes = None
         tracer = tracer_in_use()
-        if tracer.recording:
-            if continued is None or continued.sampled or continued.deferred:
+        if tracer.recording or tracer.records_all:
+            may_be_kept = tracer.recording and (continued is None or continued.sampled or continued.deferred)
+            if may_be_kept or tracer.records_all:
                 attributes = attributes_of(*arguments)
             if tracer.threshold or tracer.sampler is not None:  # some traces are not kept
                 self._forced.count(tracer)
-                if continued is not None and attributes is not None:
+                if continued is not None and attributes is not None and may_be_kept:
                     parent = self._forced.admit(tracer, continued, name, attributes)
         return span(name, kind="server", parent=parent, links=links, attributes=attributes)
 

@@ -85,11 +85,12 @@ def _ordered(spans: list[StoredSpan]) -> list[StoredSpan]:
     for id in parents:
         path: list[Any] = []
         on_path = set()
-        while id in parents and id not in depths and id not in on_path:  # ids of strangers may form a circle
-            path.append(id)
-            on_path.add(id)
-            id = parents[id]
-        depth = depths.get(id, -1)
+        step: Any = id
+        while step in parents and step not in depths and step not in on_path:  # ids of strangers may form a circle
+            path.append(step)
+            on_path.add(step)
+            step = parents[step]
+        depth = depths.get(step, -1)
         for step in reversed(path):
             depth += 1
             depths[step] = depth
@@ -112,8 +113,8 @@ def _events(spans: list[StoredSpan], base: int) -> Iterator[str]:
         known = len(lanes[span.service])
         lane = lanes[span.service].put(span, start, end, preferred)
         if lane == known:
-            name = {"name": f"lane {lane + 1}"}
-            yield _encode({"ph": "M", "name": "thread_name", "pid": process, "tid": lane + 1, "args": name})
+            named = {"name": f"lane {lane + 1}"}
+            yield _encode({"ph": "M", "name": "thread_name", "pid": process, "tid": lane + 1, "args": named})
         place = _Place(process, lane, start, end)
         places[span.trace_id, span.span_id] = place
         yield from _slice(span, place, base)

@@ -121,7 +121,7 @@ class Sender:
                 return False
 
             def is_over() -> bool:
-                return self._answered >= ticket or not thread.is_alive()
+                return self._answered >= ticket or self._thread is not thread or not thread.is_alive()
 
             self._changed.wait_for(is_over, min(max(0.0, timeout_s), _FOREVER_S))
             return self._answered >= ticket and self._is_empty
@@ -144,6 +144,8 @@ class Sender:
         finally:
             self._is_running.release()
             with self._changed:
+                if self._thread is threading.current_thread():
+                    self._thread = None  # it is still alive, and no one will tell flush() when it is not
                 self._changed.notify_all()
 
     def _turn(self) -> bool:

@@ -1,0 +1,244 @@
+"""The pages under real servers: alone in a thread, mounted in ASGI and WSGI applications, named by the environment."""
+
+import http.client
+import http.server
+import json
+import os
+import socket
+import threading
+import wsgiref.simple_server
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+import tracekit
+from tracekit import debug
+from tracekit.debug import _server
+from tracekit.integrations.asgi import TraceMiddleware
+
+from ..integrations import servers
+
+pytestmark = pytest.mark.slow
+
+
+def get(port, path, method="GET", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def server():
+    server = debug.serve(port=0)
+    yield server
+    server.close()
+
+
+def test_a_thread_serves_the_pages(server):
+    assert server.url == f"http://127.0.0.1:{server.port}/debug/"
+    status, headers, body = get(server.port, "/debug/")
+    assert (status, headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    assert body.startswith(b"requests")
+    assert get(server.port, "/debug/requests?format=json")[0] == 200
+    assert get(server.port, "/")[1]["Location"] == "/debug/"
+    assert get(server.port, "/debug")[1]["Location"] == "debug/"
+    assert get(server.port, "/other")[0] == 404
+    assert get(server.port, "/debug/", Host="evil.example")[0] == 403
+    assert get(server.port, "/debug/", "POST")[0] == 405
+
+
+def test_head_has_no_body(server):
+    status, headers, body = get(server.port, "/debug/", "HEAD")
+    assert (status, body) == (200, b"")
+    assert int(headers["Content-Length"]) > 0
+
+
+def test_files_of_the_package_are_served(server):
+    page = get(server.port, "/debug/", Accept="text/html")[2].decode()
+    for name, type in (("debug.css", "text/css"), ("debug.js", "text/javascript")):
+        assert f"static/{name}" in page
+        status, headers, body = get(server.port, f"/debug/static/{name}")
+        assert status == 200
+        assert headers["Content-Type"].startswith(type)
+        assert body
+
+
+def test_a_closed_server_leaves_the_port(server):
+    server.close()
+    server.close()
+    with pytest.raises(ConnectionRefusedError):
+        get(server.port, "/debug/")
+    debug.serve(port=server.port).close()
+
+
+def test_requests_for_pages_are_not_traced(exporter, server):
+    tracekit.instrument("http.server")
+    try:
+        assert get(server.port, "/debug/requests")[0] == 200
+        tracekit.flush()
+        assert exporter.spans == []
+        assert b"debug" not in get(server.port, "/debug/requests?format=json")[2]
+    finally:
+        tracekit.uninstrument("http.server")
+
+
+def test_connections_are_bounded(server):
+    held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(_server._MAX_CLIENTS)]
+    servers.until(lambda: server._server.clients._value == 0)
+    with pytest.raises((http.client.HTTPException, OSError)):
+        get(server.port, "/debug/")
+    for connection in held:
+        connection.close()
+    servers.until(lambda: server._server.clients._value == _server._MAX_CLIENTS)
+    assert get(server.port, "/debug/")[0] == 200
+
+
+@pytest.mark.parametrize("octets", [b"\r\n\r\n", b"GET", b"\x00\xff" * 100, b"GET / HTTP/9.9\r\n\r\n", b"A" * 100_000])
+def test_other_protocols_get_an_answer_or_a_closed_connection(server, octets, capfd):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(octets)
+        connection.shutdown(socket.SHUT_WR)
+        try:
+            while connection.recv(65536):
+                pass
+        except ConnectionResetError:
+            pass
+    assert get(server.port, "/debug/")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_the_child_of_a_fork_does_not_hold_the_port(server):
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    os.close(reading)
+    server.close()
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            get(server.port, "/debug/")
+    finally:
+        os.close(writing)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"host": 1}, TypeError, "host must be str, not int"),
+        ({"port": "80"}, TypeError, "port must be int, not str"),
+        ({"port": True}, TypeError, "port must be int, not bool"),
+        ({"port": 65536}, ValueError, "port must be 0 to 65535: 65536"),
+        ({"host": "203.0.113.1", "port": 0}, OSError, "."),
+    ],
+)
+def test_a_wrong_address_is_named(arguments, error, words):
+    with pytest.raises(error, match=words):
+        debug.serve(**arguments)
+
+
+@pytest.mark.parametrize("server", servers.SERVERS)
+def test_an_asgi_application_serves_the_pages(server, exporter):
+    async def home(request):
+        return PlainTextResponse("home")
+
+    application = Starlette(routes=[Route("/", home), Mount("/debug", debug.app())])
+    with servers.serve(TraceMiddleware(application, exclude=["/debug"]), server) as port:
+        assert get(port, "/")[0] == 200
+        servers.spans_of(exporter, 1)
+        found = json.loads(get(port, "/debug/requests?format=json")[2])
+        assert [row["family"] for row in found["families"]] == ["server GET /"]
+        assert get(port, "/debug/static/debug.css")[1]["content-type"].startswith("text/css")
+        assert get(port, "/debug/", Host="evil.example")[0] == 403
+        assert get(port, "/debug/", Origin="http://evil.example")[0] == 403
+        assert get(port, "/debug/", "HEAD")[2] == b""
+        assert get(port, "/debug/", "DELETE")[0] == 405
+    tracekit.flush()
+    assert len(exporter.spans) == 1
+
+
+def test_the_application_alone_has_a_lifespan():
+    with servers.serve(debug.app(), "uvicorn, asyncio") as port:
+        assert get(port, "/events")[0] == 200
+
+
+def test_a_wsgi_application_serves_the_pages(exporter):
+    pages = debug.wsgi_app()
+
+    class Quiet(wsgiref.simple_server.WSGIRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    def application(environ, start_response):
+        assert wsgiref.util.shift_path_info(environ) == "debug"
+        return pages(environ, start_response)
+
+    server = wsgiref.simple_server.make_server("127.0.0.1", 0, application, handler_class=Quiet)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        assert get(server.server_port, "/debug/requests", Accept="text/html")[0] == 200
+        assert get(server.server_port, "/debug")[1]["Location"] == "debug/"
+        assert get(server.server_port, "/debug/", Host="evil.example")[0] == 403
+        assert get(server.server_port, "/debug/", X_Forwarded_For="127.0.0.1")[0] == 403
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The servers that the environment asked for, closed after the test."""
+    monkeypatch.setattr(_server, "_asked", {})
+    before = set(_server._servers)
+    yield lambda: [server for server in _server._servers if server not in before]
+    for server in list(_server._servers):
+        if server not in before:
+            _server.Server(server).close()
+
+
+def test_the_environment_names_an_address_once(asked, caplog):
+    caplog.set_level("INFO", "tracekit")
+    for _ in range(2):
+        tracekit.configure(environ={"TRACEKIT_DEBUG_PAGES": "127.0.0.1:0"})
+    (server,) = asked()
+    assert get(server.server_port, "/debug/")[0] == 200
+    assert f"debug pages: http://127.0.0.1:{server.server_port}/debug/" in caplog.text
+
+
+def test_a_port_that_is_taken_is_replaced_by_a_free_one(asked, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        tracekit.configure(environ={"TRACEKIT_DEBUG_PAGES": f"127.0.0.1:{taken}"})
+        (server,) = asked()
+    assert server.server_port != taken
+    assert get(server.server_port, "/debug/")[0] == 200
+    assert f"port {taken} is in use" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["6070", ":6070", "localhost:", "localhost:http", "127.0.0.1:65536", "[::1]"])
+def test_an_invalid_address_is_a_warning(asked, value, caplog):
+    tracekit.configure(environ={"TRACEKIT_DEBUG_PAGES": value})
+    assert asked() == []
+    assert "must be HOST:PORT, such as 127.0.0.1:6070; no address is used" in caplog.text
+
+
+def test_an_address_that_cannot_be_used_is_a_warning(asked, caplog):
+    tracekit.configure(environ={"TRACEKIT_DEBUG_PAGES": "203.0.113.1:6070"})
+    assert asked() == []
+    assert "the debug pages are not served: OSError" in caplog.text
+
+
+def test_a_disabled_sdk_serves_nothing(asked):
+    tracekit.configure(environ={"TRACEKIT_DEBUG_PAGES": "127.0.0.1:0", "OTEL_SDK_DISABLED": "true"})
+    assert asked() == []

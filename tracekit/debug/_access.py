@@ -1,0 +1,128 @@
+"""Who may see the pages: the checks of a request before any page is made.
+
+A server on the loopback interface is open to every page in a browser of the same machine. So ``Host`` must name this
+server (DNS rebinding gives a stranger's name to 127.0.0.1), and ``Origin`` and ``Sec-Fetch-Site`` must not name another
+site. Behind a proxy every client seems local, so the default also rejects requests that a proxy has forwarded.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from .._export.notices import Notices
+
+__all__ = ["Access", "Authorize", "Gate", "Visitor"]
+
+_MAX_HOST: Final = 255
+_ANY: Final = ("", "0.0.0.0", "::")  # addresses to bind to that are no names of the server
+_FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+
+_notices = Notices()
+
+
+class Visitor(NamedTuple):
+    """A request for a page, as ``auth=`` sees it."""
+
+    client: str | None  # the address of the peer; None on a Unix socket, and where the server does not know it
+    method: str
+    path: str
+    headers: Mapping[str, str]  # by name in lower case; repeated ones joined with ", "
+
+
+class Access(NamedTuple):
+    """The answer of ``auth=``: whether the visitor may see the pages, and values that were marked sensitive."""
+
+    pages: bool
+    sensitive: bool = False
+
+
+Authorize: TypeAlias = Callable[[Visitor], Access | bool]
+
+
+class Rejection(NamedTuple):
+    """The reason for a rejection: a status of HTTP, and one line for the visitor."""
+
+    status: Literal[400, 403, 405]
+    reason: str
+
+
+class Gate:
+    """Decides about visitors.
+
+    *auth* is called with each visitor whose request is not from another site; without it, only loopback peers may see
+    the pages, with sensitive values. *hosts* are further names of this server that ``Host`` may contain, without port;
+    names of the loopback interface and *bound*, the address of the server, are always accepted. Raises ``TypeError``
+    for other arguments.
+    """
+
+    def __init__(self, auth: Authorize | None = None, hosts: Iterable[str] = (), bound: str = "") -> None:
+        if auth is not None and not callable(auth):
+            raise TypeError(f"auth must be callable, not {type(auth).__name__}")
+        if isinstance(hosts, str | bytes) or not isinstance(hosts, Iterable):
+            raise TypeError(f"hosts must be an iterable of names, not {type(hosts).__name__}")
+        names = set() if bound in _ANY else {bound.lower()}
+        for host in hosts:
+            if not isinstance(host, str):
+                raise TypeError(f"hosts must hold str, not {type(host).__name__}")
+            names.add(host.lower().removesuffix("."))
+        self._auth = auth or _local
+        self._hosts = frozenset(names)
+
+    def check(self, visitor: Visitor) -> Access | Rejection:
+        """Return the access of *visitor*, or the reason for its rejection. Never raises."""
+        if visitor.method not in ("GET", "HEAD"):
+            return Rejection(405, "only GET and HEAD: the pages change nothing")
+        headers = visitor.headers
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            return Rejection(403, "Host is not a name of this server: open the page by a loopback name, or add hosts=")
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return Rejection(403, "the request comes from another site: open the page by its address")
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            return Rejection(403, "the request comes from another origin: open the page by its address")
+        try:
+            answer = self._auth(visitor)
+            access = answer if isinstance(answer, Access) else Access(answer is True)
+        except Exception as error:
+            _notices.raised("auth", self._auth, error)
+            access = Access(False)
+        return access if access.pages is True else Rejection(403, "not for this client: only loopback, or see auth=")
+
+    def _is_ours(self, host: str) -> bool:
+        if len(host) > _MAX_HOST:
+            return False
+        name, _ = _split(host.lower())
+        if name in self._hosts or name == "localhost" or name.endswith(".localhost"):
+            return True
+        return _is_loopback(name)
+
+
+def _split(host: str) -> tuple[str, str]:
+    """Return name and port of a ``Host``, both "" where it is malformed."""
+    if host.startswith("["):
+        name, bracket, port = host[1:].partition("]")
+        is_good = bool(bracket) and (not port or port[0] == ":")
+        port = port[1:]
+    else:
+        name, _, port = host.partition(":")
+        is_good = True
+    if not is_good or (port and not (port.isascii() and port.isdigit())):
+        return "", ""
+    return name.removesuffix("."), port
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+
+
+def _local(visitor: Visitor) -> Access:
+    """Accept loopback peers that did not come through a proxy."""
+    is_local = visitor.client is not None and _is_loopback(visitor.client)
+    return Access(is_local and not any(name in visitor.headers for name in _FORWARDED), sensitive=True)

@@ -1,0 +1,165 @@
+"""From a request to a response, whatever server carries them: checks, routes, formats, headers."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import parse_qsl, quote, urlencode
+
+from .._export.notices import Notices, describe
+from .._render import printable
+from ._access import Access, Gate, Visitor
+from ._pages import INDEX, PAGES
+from ._view import Markup, Pace, Request, json_chunks, markup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._view import Page, View
+
+__all__ = ["Response", "respond"]
+
+_CSP: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS: Final = (
+    ("Content-Security-Policy", _CSP),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+)
+_TYPES: Final = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "json": "application/json",
+    "text": "text/plain; charset=utf-8",
+}
+_STATIC: Final = {"debug.css": "css", "debug.js": "js"}
+_MAX_QUERY: Final = 4096
+_MAX_ARGUMENTS: Final = 32
+
+_notices = Notices()
+_files: dict[str, bytes] = {}
+
+
+class Response(NamedTuple):
+    """A response of HTTP; ``headers`` include Content-Length and Content-Type."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+def respond(gate: Gate, visitor: Visitor, path: str, query: str) -> Response:
+    """Return the response to *visitor* for *path*, which is "" or starts with "/", below the mount. Never raises."""
+    try:
+        access = gate.check(visitor)
+        if not isinstance(access, Access):
+            return _plain(access.status, access.reason, allow=access.status == 405)
+        return _route(access, visitor, path, query)
+    except Exception as error:  # a defect of a page must not reach the program
+        _notices.say("error", type(error), "a debug page failed: %s (reported once per cause)", describe(error))
+        return _plain(500, f"the page failed: {describe(error)}")
+
+
+def _route(access: Access, visitor: Visitor, path: str, query: str) -> Response:
+    if path == "":  # links are relative to the folder
+        return _plain(308, "moved", [("Location", quote(visitor.path.rpartition("/")[2]) + "/")])
+    name = path[1:]
+    if name.startswith("static/"):
+        return _static(name.removeprefix("static/"))
+    page = INDEX if name == "" else PAGES.get(name)
+    if page is None:
+        return _plain(404, "there is no such page")
+    if len(query) > _MAX_QUERY:
+        return _plain(414, f"the query must be at most {_MAX_QUERY} characters")
+    arguments: dict[str, str] = {}
+    try:
+        for key, value in parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_ARGUMENTS):
+            arguments.setdefault(key, value)
+    except ValueError:
+        return _plain(400, f"the query must have at most {_MAX_ARGUMENTS} arguments")
+    shows_sensitive = access.sensitive is True and arguments.get("show_sensitive") != "0"
+    request = Request(arguments, shows_sensitive, Pace())
+    kind = arguments.get("format") or _preferred(visitor.headers.get("accept", ""))
+    if kind not in ("html", "json", "text"):
+        return _plain(400, "format must be html, json or text")
+    view = page.view(request)
+    return _made(200, kind, _chunks(kind, page, view, request))
+
+
+def _preferred(accept: str) -> str:
+    """Return the format for an ``Accept``: the first known type; HTML only where it is named, as browsers do."""
+    known = {"text/html": "html", "application/json": "json", "text/plain": "text"}
+    for item in accept[:1024].split(","):
+        found = known.get(item.partition(";")[0].strip().lower())
+        if found is not None:
+            return found
+    return "text"
+
+
+def _chunks(kind: str, page: Page, view: View, request: Request) -> Iterable[str]:
+    if kind == "json":
+        yield from json_chunks(view.json(), request.pace)
+    elif kind == "text":
+        for line in view.text():
+            request.pace()
+            yield printable(line, 1 << 20)
+            yield "\n"
+    else:
+        yield _head(page)
+        for piece in view.html():
+            request.pace()
+            yield piece
+        others = [f"?{urlencode({**request.arguments, 'format': other})}" for other in ("json", "text")]
+        yield markup(
+            '</main><footer>process {} · <a href="{}">JSON</a> · <a href="{}">text</a></footer></body></html>',
+            os.getpid(),
+            *others,
+        )
+
+
+def _head(page: Page) -> Markup:
+    links = [
+        markup(
+            '<a href="{}"{}>{}</a>', other.name, Markup(' aria-current="page"' if other is page else ""), other.title
+        )
+        for other in PAGES.values()
+    ]
+    return markup(
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>{} · tracekit</title>'
+        '<link rel="stylesheet" href="static/debug.css"><link rel="icon" href="data:,">'
+        '<script src="static/debug.js" defer></script></head>'
+        '<body><header><a class="home" href="./">tracekit</a><nav>{}</nav></header><main><h1>{}</h1>',
+        page.title,
+        Markup("".join(links)),
+        page.title,
+    )
+
+
+def _static(name: str) -> Response:
+    if name not in _STATIC:
+        return _plain(404, "there is no such file")
+    if name not in _files:
+        _files[name] = files(__package__).joinpath("static", name).read_bytes()
+    return _response(200, _TYPES[_STATIC[name]], _files[name])
+
+
+def _made(status: int, kind: str, chunks: Iterable[str]) -> Response:
+    return _response(status, _TYPES[kind], b"".join([chunk.encode("utf-8", "replace") for chunk in chunks]))
+
+
+def _plain(status: int, line: str, more: Iterable[tuple[str, str]] = (), *, allow: bool = False) -> Response:
+    headers = [*more, ("Allow", "GET, HEAD")] if allow else more
+    return _response(status, _TYPES["text"], f"{printable(line, 400)}\n".encode("utf-8", "replace"), headers)
+
+
+def _response(status: int, type: str, body: bytes, more: Iterable[tuple[str, str]] = ()) -> Response:
+    return Response(status, [*_HEADERS, *more, ("Content-Type", type), ("Content-Length", str(len(body)))], body)

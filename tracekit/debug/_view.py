@@ -1,0 +1,138 @@
+"""The types that a page is made of, and HTML that cannot contain markup of a stranger."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+from .._render import printable, value_text
+
+__all__ = ["REDACTED", "Markup", "Pace", "Page", "Request", "View", "attributes", "json_chunks", "markup", "plain"]
+
+_BUSY_NS: Final = 400_000
+_PAUSE_S: Final = 50e-6
+_MAX_TEXT: Final = 4096
+REDACTED: Final = "[redacted]"
+
+
+class Pace:
+    """Gives the interpreter to other threads again and again while a page is drawn.
+
+    Without it a thread that computes keeps the interpreter for ``sys.getswitchinterval()``, 5 ms, each time.
+    """
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter_ns()
+
+    def __call__(self) -> None:
+        """Pause for a moment if 0.4 ms have passed since the last pause."""
+        if time.perf_counter_ns() - self._since > _BUSY_NS:
+            time.sleep(_PAUSE_S)  # 0 would not do: CPython may take the interpreter again before a waiting thread
+            self._since = time.perf_counter_ns()
+
+
+class Request(NamedTuple):
+    """One request for a page. ``arguments`` are those of the URL, the first of each name, at most 32."""
+
+    arguments: Mapping[str, str]
+    shows_sensitive: bool  # else the page shows "[redacted]" in place of values that were marked sensitive
+    pace: Callable[[], None]  # to be called between items
+
+    def number(self, name: str, default: int, low: int, high: int) -> int:
+        """Return the argument *name* as a number between *low* and *high*, or *default* where it is none."""
+        text = self.arguments.get(name, "")
+        is_number = text.isascii() and text.isdigit() and len(text) < 10
+        return min(max(int(text), low), high) if is_number else default
+
+    def flag(self, name: str) -> bool:
+        """Return whether the argument *name* is set, and not to 0 or false."""
+        return self.arguments.get(name, "").lower() not in ("", "0", "false")
+
+
+class View(Protocol):
+    """The content of a page, a snapshot. Its methods may be slow if they call ``Request.pace`` between items."""
+
+    def json(self) -> Mapping[str, Any]:
+        """Return the content as plain data: dict, list, str, int, float, bool, None."""
+
+    def text(self) -> Iterable[str]:
+        """Yield the lines of a page of text."""
+
+    def html(self) -> Iterable[Markup]:
+        """Yield the pieces of the page's ``<main>``."""
+
+
+class Page(NamedTuple):
+    """A page at ``/debug/NAME``; ``view`` takes the snapshot. See ``_pages.py`` for the table of all pages."""
+
+    name: str
+    title: str
+    summary: str  # one line for the index
+    view: Callable[[Request], View]
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def _escaped(value: object) -> str:
+    if type(value) is Markup:
+        return value
+    text = value if type(value) is str else str(value)
+    return html.escape(printable(text, _MAX_TEXT))
+
+
+def markup(template: str, *values: object) -> Markup:
+    """Return the HTML *template* with each ``{}`` replaced by a value: ``Markup`` unchanged, all else escaped.
+
+    Attribute values in the template need double quotes.
+    """
+    return Markup(template.format(*[_escaped(value) for value in values]))
+
+
+def attributes(mapping: Mapping[str, Any], limit: int = 400, *, shows_sensitive: bool = True) -> dict[str, Any]:
+    """Return span attributes as JSON holds them. Without *shows_sensitive*, only numbers and booleans are shown."""
+    found = {}
+    for key, value in list(mapping.items()):
+        is_shown = shows_sensitive or value is None or isinstance(value, bool | int | float)
+        found[printable(key, 200)] = plain(value, limit) if is_shown else REDACTED
+    return found
+
+
+def plain(value: Any, limit: int = 400) -> Any:
+    """Return an attribute value as JSON holds it; values of other types become text of at most *limit* characters."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    return printable(value, limit) if isinstance(value, str) else value_text(value, limit)
+
+
+def json_chunks(value: Mapping[str, Any], pace: Callable[[], None]) -> Iterator[str]:
+    """Yield *value* as JSON in small pieces: the items of lists two levels deep are encoded one by one."""
+    encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+    def pieces(value: Any, depth: int) -> Iterator[str]:
+        is_mapping = isinstance(value, Mapping)
+        if depth == 0 or not (is_mapping or isinstance(value, list)):
+            pace()
+            yield encode(value).replace("<", "\\u003c")  # no markup, even if sniffed as HTML
+            return
+        yield "{" if is_mapping else "["
+        for at, item in enumerate(value):
+            yield "," if at else ""
+            if is_mapping:
+                yield f"{encode(item)}:"
+            yield from pieces(value[item] if is_mapping else item, depth - 1)
+        yield "}" if is_mapping else "]"
+
+    yield from pieces(value, 4)
+    yield "\n"
