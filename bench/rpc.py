@@ -172,9 +172,9 @@ def opentelemetry() -> Callable[[], object]:
         GrpcAioInstrumentorServer,
         GrpcInstrumentorClient,
         GrpcInstrumentorServer,
-        SQLAlchemyInstrumentor,
     ):
         instrumentor().instrument()
+    SQLAlchemyInstrumentor().instrument(skip_dep_check=True)  # it works with SQLAlchemy 2.1, and does not say so
     return provider.force_flush
 
 

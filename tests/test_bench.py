@@ -99,6 +99,18 @@ def test_the_bridge_is_printed_beside_the_sdk():
     assert "`install()`" in done.stdout
 
 
+def test_calls_and_statements_are_printed_beside_opentelemetry():
+    done = run("-m", "bench.rpc", "--smoke")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ")[0] for line in done.stdout.splitlines()[2:]]
+    assert rows == [
+        "| gRPC unary, in memory",
+        "| gRPC unary, in threads",
+        "| gRPC unary, asyncio",
+        "| SQLAlchemy statement",
+    ]
+
+
 def test_peers_that_are_not_installed_are_said_to_be():
     done = compare("--smoke", "--only", "child,bytes,import", absent=frozenset({"opentelemetry", "ddtrace"}))
     assert done.returncode == 0, done.stderr

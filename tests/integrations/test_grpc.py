@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +217,70 @@ def test_handlers_that_read_and_write_through_their_context(exporter, traced):
 
     asyncio.run(main())
     assert span_tree(exporter.spans) == "shop.Shop/stream_stream\n  shop.Shop/stream_stream\n    work"
+
+
+def test_requests_that_are_taken_one_by_one(exporter, traced):
+    async def handler(requests, context):
+        return await anext(requests) + await anext(requests)
+
+    async def main():
+        async with aio_serving(stream_unary=handler) as address, grpc.aio.insecure_channel(address) as channel:
+            assert await stub(channel, "stream_unary")([b"1", b"2", b"3"]) == b"12"
+
+    asyncio.run(main())
+    assert only(exporter, "server", "stream_unary").attributes["rpc.requests_per_rpc"] == 2
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_responses_that_are_no_iterator_are_rejected_as_before(exporter, is_traced):
+    if is_traced:
+        tracing.instrument()
+    try:
+        with (
+            serving(unary_stream=lambda *_: [b"1"]) as address,
+            grpc.insecure_channel(address) as channel,
+            pytest.raises(grpc.RpcError, match="not an iterator"),
+        ):
+            list(stub(channel, "unary_stream")(b"1"))
+    finally:
+        tracing.uninstrument()
+
+
+def test_errors_without_a_status(exporter):
+    class Channel(grpc.Channel):
+        def unary_unary(self, *_, **__):
+            def call(*_, **__):
+                raise grpc.RpcError("no status")
+
+            return call
+
+        subscribe = unsubscribe = unary_stream = stream_unary = stream_stream = close = None
+
+        def __enter__(self): ...
+        def __exit__(self, *_): ...
+
+    channel = Channel()
+    tracing.instrument(channel)
+    with pytest.raises(grpc.RpcError, match="no status"):
+        stub(channel)(b"1")
+    failed = only(exporter, "client")
+    assert (failed.status.code, failed.attributes["error.type"]) == ("error", "grpc.RpcError")
+
+
+def test_a_sampler_cannot_change_later_spans(exporter, untraced_server):
+    class Sampler:
+        def sample(self, chance, name, kind, attributes):
+            attributes["changed"] = attributes.get("changed", 0) + 1
+            return True, ""
+
+        description = "changes its arguments"
+
+    tracekit.configure(exporter=exporter, sampler=Sampler())
+    with grpc.insecure_channel(untraced_server) as channel:
+        tracing.instrument(channel)
+        for _ in range(2):
+            stub(channel)(b"1")
+    assert {one.attributes.get("changed", 1) for one in exporter.spans} == {1}
 
 
 def test_the_call_objects_are_those_of_the_library(exporter):
@@ -500,6 +565,30 @@ def test_an_asynchronous_stream_that_its_client_leaves_early(exporter, traced):
     asyncio.run(main())
     client, server = only(exporter, "client", "unary_stream"), only(exporter, "server", "unary_stream")
     assert (client.status.code, server.status.code) == ("cancelled", "cancelled")
+
+
+def test_calls_cancelled_at_each_await(exporter, traced):
+    async def attempt(channel, after):
+        async def work():
+            await stub(channel)(b"1")
+            return [one async for one in stub(channel, "unary_stream")(b"1")]
+
+        task = asyncio.ensure_future(work())
+        for _ in range(after):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def main():
+        async with aio_serving(**AIO) as address, grpc.aio.insecure_channel(address) as channel:
+            await asyncio.gather(*[attempt(channel, after) for after in range(60)])
+            assert await stub(channel)(b"1") == b"1"
+
+    asyncio.run(main())
+    gc.collect()
+    assert tracekit.statistics().open == 0
+    assert {one.status.code for one in exporter.spans} <= {"unset", "cancelled"}
 
 
 # ---- metadata

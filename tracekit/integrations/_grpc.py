@@ -4,8 +4,8 @@ Metadata. A client writes every configured format, with names in lower case; a s
 ``grpc-trace-bin`` is not among them: gRPC's core keeps it from applications (seen with grpcio 1.85), as it does
 ``grpc-tags-bin``, so a handler or an interceptor in Python never gets it.
 
-Status. On a client every code but OK is an error. On a server only the codes are that the conventions name: the others
-tell the caller of its own mistake. CANCELLED is the status "cancelled" on both.
+Status. On a client every code but OK is an error. On a server only the codes that the conventions name are errors: the
+others report a mistake of the caller. CANCELLED is the status "cancelled" on both.
 
 Conventions: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
 """
@@ -85,7 +85,7 @@ class Method:
         if tracer_in_use().recording:
             parent = current_context()
             if parent is None or parent.sampled or parent.deferred:
-                attributes = self._attributes
+                attributes = {**self._attributes}  # samplers of the program's get it
         client_span = span(self._name, kind="client", attributes=attributes)
         try:
             written: dict[str, Any] = {}
@@ -217,6 +217,8 @@ class AsyncCounted:
         return self
 
     async def __anext__(self) -> Any:
+        if self._step is None:
+            self.__aiter__()
         message = await self._step()
         self.count += 1
         return message
@@ -269,9 +271,9 @@ def _described_for(path: str, target: str) -> tuple[str, dict[str, Any], str]:
 
 def _with_peer(attributes: dict[str, Any], context: Any) -> dict[str, Any]:
     address, port = _parse_peer(context.peer())
-    if not address:
-        return attributes
-    found = {**attributes, "client.address": address, "network.peer.address": address}
+    found = {**attributes}
+    if address:
+        found["client.address"] = found["network.peer.address"] = address
     if port:
         found["network.peer.port"] = port
     return found

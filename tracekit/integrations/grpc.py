@@ -185,12 +185,12 @@ class _Call:
             request = sent = Counted(request)
         try:
             response = call(request, timeout, metadata, *args, **kwargs)
-        except grpc.RpcError as error:
-            _count(client_span, sent)
-            _end_with(client_span, error)
-            raise
         except BaseException as error:
-            fail(client_span, error)
+            _count(client_span, sent)
+            if isinstance(error, grpc.RpcError) and hasattr(error, "code"):
+                _end_with(client_span, error)
+            else:
+                fail(client_span, error)
             raise
         _count(client_span, sent)
         settle(client_span, OK)
@@ -375,7 +375,7 @@ class _Responses:
         """Call the handler."""
         self._body.enter()
         try:
-            self._messages = iter(behavior(request, self._context))
+            self._messages = behavior(request, self._context)
         except BaseException as error:
             self._fail(error)
             raise

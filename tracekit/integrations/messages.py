@@ -66,7 +66,7 @@ def from_amqp(message: T, headers: Mapping[str, Any] | None = None) -> Delivery[
 def sqs_attributes(attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return *attributes* with the current context, for ``MessageAttributes``, of which SQS allows ten.
 
-    What does not fit is left out, from the end of the configured formats. The receiver has to ask for the attributes:
+    Fields that do not fit are left out, from the end of the configured formats. The receiver has to ask for the attributes:
     ``receive_message(MessageAttributeNames=["All"], AttributeNames=["SentTimestamp"])``.
     """
     found = dict(attributes or {})

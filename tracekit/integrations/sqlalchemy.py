@@ -4,7 +4,7 @@
     tracekit.integrations.sqlalchemy.instrument(engine)    # or one; an AsyncEngine, too
 
 The span covers ``cursor.execute()`` or ``executemany()`` and ends before rows are fetched. It has the statement without
-literals, and never parameters. Connections, and what a transaction sends on its own, have no span.
+literals, and never parameters. Connecting, ``COMMIT`` and ``ROLLBACK`` have no span.
 
 How it works: listeners of ``before_cursor_execute``, ``after_cursor_execute`` and ``handle_error``, which SQLAlchemy
 calls in the task of the program for asynchronous engines, too. The span is an attribute of the execution's context, so
