@@ -94,8 +94,6 @@ SDK_TESTS = ("tests/trace",)
 PRIVATE = "reads private names of the SDK"
 _METRICS = "metrics of the SDK about itself: tracekit.statistics() instead"
 _LOGS = "wants a log record: late calls and empty names have no effect, and nothing is logged"
-_EVENT_LIMITS = "wants other limits for attributes of events and links than for those of spans"
-_ENVIRONMENT = "tracekit.configure() reads the limits in the environment, not each provider"
 
 # The tests that fail on tracekit alone, by the beginning of their name, with the reason.
 DIFFERENT = {
@@ -108,11 +106,6 @@ DIFFERENT = {
     "TestSpanCreation::test_span_processor_for_source": PRIVATE,
     "TestSpanCreation::test_update_resource": PRIVATE,
     "TestSpanLimits::test_dropped_attributes": "a span counts dropped attributes of its events and links, too",
-    "TestSpanLimits::test_span_limits_code": _EVENT_LIMITS,
-    "TestSpanLimits::test_span_limits_default_to_env": _EVENT_LIMITS,
-    "TestSpanLimits::test_span_limits_env": _ENVIRONMENT,
-    "TestSpanLimits::test_span_limits_global_env": _ENVIRONMENT,
-    "TestSpanLimits::test_span_no_limits_env": _ENVIRONMENT,
     "TestTracer::test_get_tracer_sdk_sets_default_tracer_config_if_configurator_raises": PRIVATE,
     "TestTracer::test_start_span_returns_invalid_span_if_not_enabled": PRIVATE,
     "TestTracerProvider::test_default_tracer_configurator": PRIVATE,
