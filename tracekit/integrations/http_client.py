@@ -14,9 +14,11 @@ tunnel through a proxy, has none: its time is part of the request that needs it.
 from __future__ import annotations
 
 import functools
-import http.client
 import re
 import sys
+
+# Not "import http.client": instrument() is called while the program imports that, before it is an attribute of http.
+from http import client as http_client
 from typing import TYPE_CHECKING, Any, Final
 
 from ._client import Client, answer, end, fail, is_traced_above, stale_fields
@@ -49,12 +51,12 @@ def instrument(target: None = None, **options: Any) -> None:
     if _patches.is_active:
         return
     client = Client(**options)
-    _patches.replace(http.client.HTTPConnection, "endheaders", functools.partial(_endheaders, client))
-    _patches.replace(http.client.HTTPConnection, "getresponse", _getresponse)
-    _patches.replace(http.client.HTTPConnection, "close", _close_connection)
+    _patches.replace(http_client.HTTPConnection, "endheaders", functools.partial(_endheaders, client))
+    _patches.replace(http_client.HTTPConnection, "getresponse", _getresponse)
+    _patches.replace(http_client.HTTPConnection, "close", _close_connection)
     for name in _READERS:
-        _patches.replace(http.client.HTTPResponse, name, _reader)
-    _patches.replace(http.client.HTTPResponse, "close", _close_response)
+        _patches.replace(http_client.HTTPResponse, name, _reader)
+    _patches.replace(http_client.HTTPResponse, "close", _close_response)
 
 
 def uninstrument(target: None = None) -> None:
@@ -92,7 +94,7 @@ def _getresponse(original: Callable[..., Any]) -> Any:
             return original(connection, *args, **kwargs)
         try:
             response = original(connection, *args, **kwargs)
-        except http.client.ResponseNotReady:  # the response before has not been read
+        except http_client.ResponseNotReady:  # the response before has not been read
             setattr(connection, _FIELD, traced)
             raise
         except BaseException as error:
@@ -229,5 +231,5 @@ def _cut_off(client_span: Span) -> None:
 
 def _is_of_connection(error: BaseException) -> bool:
     # urllib3 raises its own errors from those of the standard library.
-    kinds = (OSError, http.client.HTTPException)
+    kinds = (OSError, http_client.HTTPException)
     return isinstance(error, kinds) or isinstance(error.__context__, kinds)
