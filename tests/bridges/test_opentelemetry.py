@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
@@ -377,3 +378,23 @@ def test_tracekit_imports_nothing_of_opentelemetry():
     program = "import sys, tracekit; tracekit.configure(); print([m for m in sys.modules if m.startswith('opentel')])"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", ["spans.OtelSpan", "tracer.OtelTracer", "tracer.CurrentSpan", "runtime.Ambient"])
+def test_an_object_made_without_init_raises_and_does_not_crash(kind):
+    import importlib
+
+    module, _, name = kind.partition(".")
+    cls = getattr(importlib.import_module(f"tracekit.bridges._opentelemetry.{module}"), name)
+    bare = cls.__new__(cls)
+    reached = 0
+    for attribute in vars(cls):
+        if attribute.startswith("__") and attribute not in {"__class__", "__enter__", "__exit__"}:
+            continue
+        for arguments in ((), ("x",), (None, None, None)):
+            with contextlib.suppress(Exception):
+                found = getattr(bare, attribute)
+                reached += 1
+                if callable(found):
+                    found(*arguments)
+    assert reached or kind == "runtime.Ambient"

@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """Conversion of span contexts and baggage between tracekit and OpenTelemetry."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """``RuntimeContext``: tracekit's scopes as the store of OpenTelemetry's current Context.
 
 There is no second ContextVar. The current Context is a view of the innermost scope, made when first asked for and kept

@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """``OtelSpan``: a tracekit span as OpenTelemetry's API, and its SDK's processors and exporters, see it.
 
 The API's method names collide with those of ``Span``, so each span has a face: it owns the span, and the span borrows

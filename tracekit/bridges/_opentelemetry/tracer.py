@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """OpenTelemetry's ``Tracer`` over tracekit, ``start_as_current_span()`` and ``use_span()``."""
 
 from __future__ import annotations
