@@ -59,6 +59,19 @@ cdef extern from *:
         return 0;
     }
 
+    /* The running Context of another thread, a new reference, or None. The GIL keeps it from changing, and threads that
+       Python knows from ending; a thread that is added meanwhile is added before the one that is looked at. */
+    static PyObject *tk_thread_context(unsigned long ident) {
+        PyThreadState *thread = PyInterpreterState_ThreadHead(PyThreadState_Get()->interp);
+        for (; thread != NULL; thread = PyThreadState_Next(thread)) {
+            if (thread->thread_id == ident) {
+                PyObject *context = thread->context;
+                return Py_NewRef(context != NULL ? context : Py_None);
+            }
+        }
+        return Py_NewRef(Py_None);
+    }
+
     static inline PyObject *tk_held(PyObject *var) {  /* new reference; None where nothing is */
         PyObject *value = NULL;
         if (PyContextVar_Get(var, NULL, &value) < 0) return NULL;
@@ -99,6 +112,7 @@ cdef extern from *:
     """
     int64_t tk_monotonic_ns() noexcept
     PyObject* tk_running_context() noexcept
+    object tk_thread_context(unsigned long)
     bint tk_is_collecting() noexcept
     int tk_put(object, object) except -1
     object tk_held(object)
@@ -167,6 +181,10 @@ cdef inline object lent(PyObject* borrowed):
 
 cdef inline bint is_lent(PyObject* borrowed, object target) noexcept:
     return borrowed == <PyObject*>target
+
+
+cdef inline object running_context(unsigned long ident):
+    return tk_thread_context(ident)
 
 
 cdef inline Py_ssize_t references(object target) noexcept:

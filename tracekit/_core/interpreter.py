@@ -11,6 +11,8 @@ from contextvars import ContextVar, Token
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
+from .free_threading import HAS_GIL
+
 __all__ = [
     "DEFERRED",
     "RANDOM",
@@ -31,6 +33,7 @@ __all__ = [
     "put",
     "references",
     "referent",
+    "running_context",
     "track",
     "untrack",
     "weak",
@@ -102,7 +105,12 @@ def is_gone(owner: Any) -> bool:
     return False
 
 
-weak = weakref.ref
+def _weak(target: Any) -> weakref.ref[Any]:
+    """Return a weak reference to *target*, which may be one already: another thread has just made it."""
+    return target if type(target) is weakref.ref else weakref.ref(target)
+
+
+weak = weakref.ref if HAS_GIL else _weak
 
 
 def referent(ref: weakref.ref[T]) -> T | None:
@@ -123,6 +131,11 @@ def lent(borrowed: weakref.ref[T] | None) -> T | None:
 def is_lent(borrowed: weakref.ref[T] | None, target: T) -> bool:
     """Tell whether *borrowed* is *target*."""
     return borrowed is not None and borrowed() is target
+
+
+def running_context(ident: int) -> Any:
+    """Return the running Context of the thread *ident*, or None; only C can tell."""
+    return None
 
 
 def references(target: object) -> int:

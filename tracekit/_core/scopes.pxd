@@ -17,12 +17,14 @@ from .interpreter cimport (
     put,
     references,
     referent,
+    running_context,
     track,
     untrack,
     weak,
 )
 
 cdef object _current
+cdef bint _threads_inherit
 cdef object _replaced, _closed_elsewhere
 cdef list _released
 cdef bint _is_releasing
@@ -62,6 +64,14 @@ cdef class Body:
 
 @cython.locals(scope=Scope)
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
+
+
+@cython.locals(scope=Scope)
+cdef Scope visible_scope(int kind, object span, SpanContext context)
+
+
+@cython.locals(scope=Scope)
+cdef Scope _blank(int kind, object span, SpanContext context)
 
 
 cdef object open_scope(Scope scope)
@@ -116,10 +126,17 @@ cdef Scope _live_below(Scope scope)
 cdef Scope innermost()
 
 
+@cython.locals(context=SpanContext, scope=Scope)
+cdef Scope _unstick(Scope inner)
+
+
 @cython.locals(scope=Scope, below=Scope)
 cdef Scope _settle(Scope inner)
 
 
+@cython.locals(inner=Scope, scope=Scope)
+cpdef tuple inside_context(object context)
+cpdef object thread_context(unsigned long ident)
 cpdef SpanContext linked_context(Scope scope)
 
 

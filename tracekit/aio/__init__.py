@@ -2,7 +2,8 @@
 
 ``from tracekit import aio`` in place of ``import anyio`` for what hands work on: tasks, threads, processes,
 streams. Where anyio's function already keeps the guarantee, it is re-exported. asyncio's queue and executor call are
-here too; anyio is imported with the first name that needs it.
+here too, and two looks at running loops: ``tasks()`` and ``watch_loop()``. anyio is imported with the first name that
+needs it.
 """
 
 from __future__ import annotations
@@ -19,35 +20,49 @@ if TYPE_CHECKING:
     from ._asyncio import Queue, run_in_executor
     from ._groups import TaskGroup, create_task_group
     from ._streams import MemoryObjectReceiveStream, MemoryObjectSendStream, create_memory_object_stream
+    from ._tasks import CurrentSpan, Place, TaskInfo, tasks
+    from ._watch import LoopWatch, watch_loop
 
 __all__ = [
+    "CurrentSpan",
+    "LoopWatch",
     "MemoryObjectReceiveStream",
     "MemoryObjectSendStream",
+    "Place",
     "Queue",
     "TaskGroup",
+    "TaskInfo",
     "create_memory_object_stream",
     "create_task_group",
     "from_thread",
     "run_in_context",
     "run_in_executor",
     "spawn_detached",
+    "tasks",
     "to_interpreter",
     "to_process",
     "to_thread",
+    "watch_loop",
 ]
 
 _HOMES = {
+    "CurrentSpan": "_tasks",
+    "LoopWatch": "_watch",
     "MemoryObjectReceiveStream": "_streams",
     "MemoryObjectSendStream": "_streams",
+    "Place": "_tasks",
     "Queue": "_asyncio",
     "TaskGroup": "_groups",
+    "TaskInfo": "_tasks",
     "create_memory_object_stream": "_streams",
     "create_task_group": "_groups",
     "from_thread": "",
     "run_in_executor": "_asyncio",
+    "tasks": "_tasks",
     "to_interpreter": "",
     "to_process": "",
     "to_thread": "",
+    "watch_loop": "_watch",
 }
 
 

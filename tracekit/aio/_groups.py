@@ -15,6 +15,7 @@ import anyio.abc
 from .._core.scopes import current_context
 from .._core.span import span
 from .._handoffs.traced import untraced
+from ._waits import note_wait
 
 if TYPE_CHECKING:
     import contextvars
@@ -57,7 +58,7 @@ class TaskGroup(anyio.abc.TaskGroup):
     def __init__(self, name: str) -> None:
         self._name = name
         self._group = anyio.create_task_group()
-        self._cancellation = _Cancellation(self._group)
+        self._cancellation = _Cancellation(self._group, name)
         self.cancel_scope = self._group.cancel_scope  # on trio there is none until the group is entered
 
     async def __aenter__(self) -> Self:
@@ -96,7 +97,7 @@ class TaskGroup(anyio.abc.TaskGroup):
         self, func: Callable[[Unpack[Args]], Coroutine[Any, Any, T]], *args: *Args, name: object = None
     ) -> TaskHandle[T]:
         """Start a task, child of the current span; return the result of anyio's ``start_soon``."""
-        task = _Task(self._cancellation, func, name)
+        task = GroupTask(self._cancellation, func, name)
         try:
             task.handle = handle = self._group.start_soon(task, *args, name=name)  # type: ignore[arg-type]
         except BaseException:
@@ -110,7 +111,7 @@ class TaskGroup(anyio.abc.TaskGroup):
         """Start a task, child of the current span, or in *context* if given; needs anyio 4.14."""
         if not isinstance(coro, Coroutine):
             return self._group.create_task(coro, name=name, context=context)  # the error is anyio's
-        task = _Task(self._cancellation, coro, name)
+        task = GroupTask(self._cancellation, coro, name)
         task.coro = coro
         try:
             name = _task_name(coro) if name is None else name
@@ -125,12 +126,12 @@ class TaskGroup(anyio.abc.TaskGroup):
     ) -> Any:
         """Start a task, child of the current span, and wait for its ``task_status.started()``, as anyio does."""
         __tracebackhide__ = True
-        task = _Task(self._cancellation, func, name)
+        task = GroupTask(self._cancellation, func, name)
         task.deadline = anyio.current_effective_deadline()
         return await _watch(self._group.start(task, *args, name=name, **options), self._cancellation, task)
 
 
-class _Task:
+class GroupTask:
     """What anyio calls instead of a task's function, under the names of that function."""
 
     def __init__(self, cancellation: _Cancellation, func: Any, name: object) -> None:
@@ -160,10 +161,12 @@ class _Task:
     async def run(self) -> Any:
         __tracebackhide__ = True
         waited_ns = monotonic_ns() - self.spawned_ns
-        traced = untraced(self.coro)
-        if traced is not None and not self.is_named:
-            self.name = traced[0]
-        with span(self.name) as own:
+        traced = untraced(self.coro, self.name if self.is_named else None)
+        begin = functools.partial(span, self.name) if traced is None else traced[0]
+        with begin() as own:
+            if traced is not None:
+                self.name = own.name
+            note_wait(self.cancellation.name, self.name, waited_ns)
             if own.is_recording:
                 own.set_attribute("task.wait_s", waited_ns / 1e9)
                 self.deadline = min(self.deadline, anyio.current_effective_deadline())
@@ -191,7 +194,7 @@ class _Task:
 class _Status:
     """A ``task_status`` that tells that the task has moved from the caller of ``start()`` into the group."""
 
-    def __init__(self, status: anyio.abc.TaskStatus[Any], task: _Task) -> None:
+    def __init__(self, status: anyio.abc.TaskStatus[Any], task: GroupTask) -> None:
         self._status = status
         self._task = task
 
@@ -203,13 +206,14 @@ class _Status:
 class _Cancellation:
     """What cancelled a group: noted where that begins, and told to the spans that it ends."""
 
-    def __init__(self, group: anyio.abc.TaskGroup) -> None:
+    def __init__(self, group: anyio.abc.TaskGroup, name: str) -> None:
         self.group = group
+        self.name = name
         self.deadline = math.inf  # of the scopes around the group
         self._error = ""
         self._by = ""
 
-    def leave(self, exc: BaseException | None, own: Span | None, task: _Task | None = None) -> None:
+    def leave(self, exc: BaseException | None, own: Span | None, task: GroupTask | None = None) -> None:
         """Note what *exc* does to the group as it leaves *task*, or the group's body; *own* ends by a cancellation."""
         try:
             if exc is not None and not _is_cancellation(exc):
@@ -228,7 +232,7 @@ class _Cancellation:
         except Exception:  # no loop is running, or a custom exception group does not split
             pass
 
-    def _note(self, exc: BaseException, task: _Task | None) -> None:
+    def _note(self, exc: BaseException, task: GroupTask | None) -> None:
         """Remember *exc* if it is what cancels the group, not raised by something that was cancelled already."""
         status = None if task is None else getattr(task.handle, "status", None)
         if status is not None and status.name == "CANCELLING":  # the task alone
@@ -238,7 +242,7 @@ class _Cancellation:
         if not self._error and not is_cancelled:
             self._error = f"{'the body' if task is None else task.name} raised {type(exc).__name__}"
 
-    def _find(self, exc: BaseException | None, task: _Task | None) -> str:
+    def _find(self, exc: BaseException | None, task: GroupTask | None) -> str:
         if task is not None and task.cancelled_by:
             return task.cancelled_by  # its starter was
         scope = self.group.cancel_scope
@@ -291,7 +295,7 @@ def _evidence(exc: BaseException, group_scope: anyio.CancelScope) -> str:
 
 @types.coroutine
 def _watch(
-    steps: Coroutine[Any, Any, T], cancellation: _Cancellation, task: _Task | None = None
+    steps: Coroutine[Any, Any, T], cancellation: _Cancellation, task: GroupTask | None = None
 ) -> Generator[Any, Any, T]:
     """Await *steps* of the group or of a starting task, and note an exception thrown in before others are cancelled.
 

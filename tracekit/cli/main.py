@@ -133,6 +133,21 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     show.set_defaults(run=_show)
 
+    tasks = commands.add_parser("tasks", help="what every task of a running process is doing, and where it waits")
+    target = tasks.add_mutually_exclusive_group(required=True)
+    target.add_argument("--pid", metavar="N", type=_count, help="the process; needs Python 3.14 on both sides")
+    target.add_argument("--url", metavar="URL", help="its debug pages, such as http://127.0.0.1:6070/debug/")
+    tasks.add_argument(
+        "--wake", action="store_true", help="stop and continue the process at once, so that an idle one answers (Linux)"
+    )
+    tasks.add_argument("--name", metavar="TEXT", default="", help="only tasks with this in a name, span or function")
+    tasks.add_argument("--list", action="store_true", help="no tree: the longest stuck first")
+    tasks.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="how long to wait for the answer (default: 5)"
+    )
+    tasks.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
+    tasks.set_defaults(run=_tasks)
+
     spool = commands.add_parser(
         "spool", help="what waits in the spool of an OTLP exporter, and what became of the rest"
     )
@@ -271,6 +286,12 @@ def _show(arguments: argparse.Namespace) -> int:
     from .traces import run_show
 
     return run_show(arguments)
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    from .tasks import run
+
+    return run(arguments)
 
 
 def _stats(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@
 
 from ._access import Access, Visitor
 from ._apps import app, wsgi_app
+from ._dump import dump_on_signal
 from ._server import Server, serve
 
-__all__ = ["Access", "Server", "Visitor", "app", "serve", "wsgi_app"]
+__all__ = ["Access", "Server", "Visitor", "app", "dump_on_signal", "serve", "wsgi_app"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from . import _events, _requests
+from . import _events, _loop, _requests, _tasks
 from ._view import Markup, Page, Request, markup
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INDEX", "PAGES"]
 
-PAGES: Final[dict[str, Page]] = {page.name: page for page in (_requests.PAGE, _events.PAGE)}
+PAGES: Final[dict[str, Page]] = {page.name: page for page in (_requests.PAGE, _events.PAGE, _tasks.PAGE, _loop.PAGE)}
 
 
 class _Index:

@@ -1,0 +1,268 @@
+"""/debug/tasks and /debug/loop, the tree of tasks as text, and tasks on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from html.parser import HTMLParser
+
+import anyio
+import pytest
+
+import tracekit
+from tracekit import aio
+from tracekit.aio import _waits
+from tracekit.debug import _loop, _task_text, _tasks, dump_on_signal
+from tracekit.debug._view import Request, json_chunks
+
+pytestmark = pytest.mark.one_form  # text and pages; test_tasks.py and test_watch.py run in both
+
+HOSTILE = '<script>alert("1")</script>\x1b[31m'
+
+
+def request(**arguments):
+    return Request(arguments, False, lambda: None)
+
+
+def task(name, parent=None, **changes):
+    return {
+        "id": name,
+        "name": name,
+        "backend": "asyncio",
+        "state": "waiting",
+        "thread": "MainThread",
+        "parent": parent,
+        "group": "",
+        "group_id": "",
+        "span": None,
+        "age_s": None,
+        "idle_s": None,
+        "awaits": [{"function": "work", "file": "/srv/app/main.py", "line": 7}],
+        "waits_for": "Future",
+        "awaited_by": [],
+        **changes,
+    }
+
+
+SPAN = {"name": "pay", "trace_id": "1" * 32, "span_id": "2" * 16, "age_s": 3.0, "has_ended": False}
+TASKS = [
+    task("MainThread", backend="thread"),
+    task("quick", "MainThread", idle_s=0.5),
+    task("owner", "MainThread"),
+    task("child a", "owner", group="checkout", group_id="1", idle_s=9.0, span=SPAN),
+    task("child b", "owner", group="trio.Nursery", group_id="2", state="ready", waits_for=""),
+]
+
+
+def test_tasks_are_a_tree_with_their_groups_and_the_longest_stuck_first():
+    assert "\n".join(_task_text.lines(TASKS)) == textwrap.dedent(
+        """\
+        MainThread  waiting
+        │    work (app/main.py:7)
+        ├─ owner  waiting  waits for Future
+        │  │    work (app/main.py:7)
+        │  ├─ (checkout)
+        │  │  └─ child a  waiting for at least 9.00 s  span pay 3.00 s trace 11111111111111111111111111111111  waits for Future
+        │  │          work (app/main.py:7)
+        │  └─ (trio.Nursery)
+        │     └─ child b  ready
+        │             work (app/main.py:7)
+        └─ quick  waiting for at least 500 ms  waits for Future
+                work (app/main.py:7)"""
+    )
+
+
+def test_a_list_has_the_longest_stuck_first():
+    lines = list(_task_text.lines(TASKS, is_list=True))
+    assert [line.split("  ")[0] for line in lines[:4:2]] == ["child a", "quick"]
+
+
+def test_tasks_that_wait_for_each_other_are_shown():
+    tasks = [task("a", "b", idle_s=1.0), task("b", "a", idle_s=2.0), task("c", "gone")]
+    assert sum("main.py" in line for line in _task_text.lines(tasks)) == 3
+
+
+@pytest.mark.parametrize("text", ["CHILD A", "checkout", "pay", "1111"])
+def test_a_filter_finds_names_groups_spans_and_traces(text):
+    assert [found["name"] for found in _task_text.matching(TASKS, text)] == ["child a"]
+
+
+def test_a_filter_finds_functions():
+    assert _task_text.matching(TASKS, "WORK") == TASKS
+    assert _task_text.matching(TASKS, "nothing") == []
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        assert not [name for name, _ in attrs if name.startswith("on") or name == "style"]
+
+
+def in_a_task(page, **arguments):
+    """Return the three forms of a page while a task with a hostile name waits in a span with a hostile name."""
+
+    async def work():
+        with tracekit.span(HOSTILE):
+            await anyio.sleep_forever()
+
+    async def main():
+        async with aio.create_task_group(HOSTILE) as group:
+            group.start_soon(work, name=HOSTILE)
+            await anyio.wait_all_tasks_blocked()
+            view = page.view(request(**arguments))
+            group.cancel_scope.cancel()
+        return "".join(view.html()), "\n".join(view.text()), json.loads("".join(json_chunks(view.json(), lambda: None)))
+
+    return anyio.run(main)
+
+
+@pytest.mark.parametrize("view", ["tree", "list"])
+def test_hostile_names_are_text_in_every_form(view, exporter):
+    html, text, data = in_a_task(_tasks.PAGE, view=view, name="alert")
+    tags = Tags()
+    tags.feed(html)
+    assert "script" not in tags.tags
+    assert "&lt;script&gt;" in html
+    assert "\x1b" not in html + text
+    assert {found["name"] for found in data["tasks"]} >= {HOSTILE}
+    assert {found["span"]["name"] for found in data["tasks"]} == {HOSTILE}
+    assert data["count"] > len(data["tasks"])
+
+
+def test_the_filter_is_shown_as_text(exporter):
+    html, text, data = in_a_task(_tasks.PAGE, name='"><script>')
+    assert 'value="&quot;&gt;&lt;script&gt;"' in html
+    assert data["tasks"] == []
+    assert text.startswith("0 of ")
+
+
+def test_the_table_of_the_page_is_bounded(monkeypatch):
+    monkeypatch.setattr(_tasks, "_SHOWN", 2)
+    html = "".join(_tasks.PAGE.view(request(view="list")).html())
+    monkeypatch.setattr(_tasks, "_SHOWN", 0)
+    assert "further tasks" in "".join(_tasks.PAGE.view(request()).html())
+    assert html.count("<tr><td>") <= 2
+
+
+def test_the_page_paces_itself():
+    paces = []
+    _tasks.PAGE.view(Request({}, False, lambda: paces.append(1)))
+    assert paces
+
+
+def test_the_page_of_loops_shows_watches_stalls_and_groups(monkeypatch):
+    monkeypatch.setattr(_waits, "_tallies", {})
+
+    async def main():
+        with aio.watch_loop(1000) as watch:
+            _waits.note_wait(HOSTILE, "task", 2_000_000)
+            watch._turned(1_500_000_000)  # less than two thresholds: a stall that no look fell into
+            view = _loop.PAGE.view(request())
+            return "".join(view.html()), "\n".join(view.text()), view.json()
+
+    html, text, data = asyncio.run(main())
+    assert "1 stalls of 1.00 s or more, 1.50 s in total" in text
+    assert "2.00 ms (task), 2.00 ms, 1" in text
+    tags = Tags()
+    tags.feed(html)
+    assert "script" not in tags.tags
+    assert [loop["stalls"] for loop in data["loops"]] == [1]
+    assert data["groups"][0]["worst_task"] == "task"
+    json.dumps(data)
+
+
+def test_without_a_watch_the_page_says_how():
+    assert "tracekit.aio.watch_loop()" in "\n".join(_loop.PAGE.view(request()).text())
+
+
+# ---- on a signal
+
+PROGRAM = """
+    import asyncio, signal, sys
+    import tracekit, tracekit.debug
+
+    tracekit.debug.dump_on_signal(signal.SIGUSR1, *sys.argv[1:])
+
+    async def work():
+        await asyncio.Event().wait()
+
+    async def main():
+        task = asyncio.create_task(work(), name="stuck")
+        await asyncio.sleep(0)
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        task.cancel()
+
+    asyncio.run(main())
+    """
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+@pytest.mark.parametrize("target", ["stderr", "file"])
+def test_a_signal_writes_the_tasks(target, tmp_path):
+    path = tmp_path / "tasks.txt"
+    os.mkfifo(path)  # so that reading it waits
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), *([str(path)] if target == "file" else [])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGUSR1)
+            if target == "file":
+                text = path.read_text()
+            else:
+                text = process.stderr.readline()
+                while "stuck" not in text:
+                    line = process.stderr.readline()
+                    assert line
+                    text += line
+        finally:
+            process.stdin.close()
+        assert process.wait(60) == 0
+    assert f"tracekit: tasks of process {process.pid}" in text
+    assert "stuck  waiting" in text
+
+
+def test_a_handler_of_the_program_is_called_too(monkeypatch, tmp_path):
+    calls = []
+    before = signal.signal(signal.SIGINT, lambda *arguments: calls.append(arguments[0]))
+    try:
+        dump_on_signal(signal.SIGINT, tmp_path / "tasks.txt")
+        dump_on_signal(signal.SIGINT, tmp_path / "tasks.txt")  # replaces the first
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert calls == [signal.SIGINT]
+
+
+def test_wrong_signals_are_errors():
+    with pytest.raises(TypeError, match="must be an int"):
+        dump_on_signal("SIGUSR1")
+    with pytest.raises(ValueError, match="signal 12345 cannot be handled"):
+        dump_on_signal(12345)
+    if hasattr(signal, "SIGKILL"):
+        with pytest.raises(ValueError, match="cannot be handled"):
+            dump_on_signal(signal.SIGKILL)
+
+
+def test_in_another_thread_it_is_a_runtime_error():
+    async def main():
+        await asyncio.to_thread(dump_on_signal, signal.SIGINT)
+
+    with pytest.raises(RuntimeError, match="in the main thread"):
+        asyncio.run(main())

@@ -1,0 +1,88 @@
+"""The tasks of this process for readers outside it: on a signal as text, and for ``tracekit tasks --pid`` as JSON."""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .._export.notices import describe, log
+from ..aio._tasks import snapshot
+from ._task_text import as_json, lines
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["dump_on_signal", "write_json"]
+
+
+def dump_on_signal(number: int, path: str | os.PathLike[str] | None = None) -> None:
+    """Write all tasks as text when signal *number* arrives: to stderr, or appended to the file *path*.
+
+    A handler that Python has for the signal is called afterwards. The text is written by a thread, so the signal costs
+    the program no more than starting it. Raises ``RuntimeError`` outside the main thread, where Python cannot install
+    handlers; ``ValueError`` for a signal that does not exist or cannot be handled.
+    """
+    import signal
+
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"number must be an int such as signal.SIGUSR1, not {type(number).__name__}")
+    target = None if path is None else os.fsdecode(path)
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("dump_on_signal() must be called in the main thread")
+    try:
+        previous = signal.getsignal(number)
+        if isinstance(previous, _Dump):
+            previous = previous.previous
+        signal.signal(number, _Dump(target, previous))
+    except (OSError, OverflowError, ValueError) as error:
+        raise ValueError(f"signal {number} cannot be handled: {error}") from None
+
+
+class _Dump:
+    """The handler of a signal."""
+
+    def __init__(self, path: str | None, previous: Any) -> None:
+        self.path = path
+        self.previous = previous
+        self._is_writing = threading.Lock()
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        # In a thread: the main thread may hold any lock at this moment, that of stderr among them. Thread.start() would
+        # wait for the new thread, which may wait for a lock of threading that is held here.
+        try:
+            _thread.start_new_thread(self._write, ())
+        except Exception as error:
+            log("warning", "tasks could not be written: %s", describe(error))
+        if callable(self.previous):
+            self.previous(number, frame)
+
+    def _write(self) -> None:
+        if not self._is_writing.acquire(blocking=False):
+            return
+        try:
+            shown = "\n".join(lines(as_json(snapshot())))
+            text = f"tracekit: tasks of process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n{shown}\n"
+            if self.path is None:
+                sys.stderr.write(text)
+                sys.stderr.flush()
+            else:
+                with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text)
+        except Exception as error:
+            log("warning", "tasks could not be written: %s", describe(error))
+        finally:
+            self._is_writing.release()
+
+
+def write_json(path: str) -> None:
+    """Write all tasks to the new file *path*, complete under its name or not at all."""
+    answer = {"pid": os.getpid(), "tasks": as_json(snapshot())}
+    partial = f"{path}.part"
+    with open(partial, "x", encoding="utf-8") as file:
+        json.dump(answer, file)
+    os.replace(partial, path)
