@@ -12,7 +12,7 @@ AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test test-fast lint bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
+.PHONY: demo test test-fast lint docs bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -37,6 +37,11 @@ lint: $(VENV)/lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint $(CODECS) $(TYPES)
+
+# The pages, as HTML in .cache/docs.
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs .cache/docs
+	@echo "open .cache/docs/index.html"
 
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
@@ -82,7 +87,7 @@ clean:
 	find tracekit \( -name '*.so' -o -name '*.pyd' -o -name '*.c' \) -delete
 
 # One stamp an extra: installing again rebuilds the extension where a source of it has changed.
-$(VENV)/demo $(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip
+$(VENV)/demo $(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip
 	$(BIN)/pip install --quiet --editable ".[$*]"
 	@touch $@
 

@@ -98,7 +98,6 @@ def subjects(
     recorded = start("recorded")
     with_span = trace.set_span_in_context(recorded, context.Context())
     with_key = context.set_value("key", "value", with_span)
-    api = {"attach": context.attach, "detach": context.detach}
     both = {**inputs.PARENT_ONLY, **inputs.LABELS_ONLY}
     octets = [(name.encode(), value.encode()) for name, value in inputs.REQUEST.items()]
     return {
@@ -121,9 +120,11 @@ def subjects(
         "get_current_span": work("trace.get_current_span()", trace=trace),
         "span_context": work("span.get_span_context().trace_id", span=recorded),
         "is_recording": work("span.is_recording()", span=recorded),
-        "attach": work("detach(attach(given))", given=with_span, **api),
-        "attach_key": work("detach(attach(given))", given=with_key, **api),
-        "baggage": work("detach(attach(set_baggage('tenant', 'a')))", set_baggage=baggage.set_baggage, **api),
+        "attach": work("api.detach(api.attach(given))", given=with_span, api=context),
+        "attach_key": work("api.detach(api.attach(given))", given=with_key, api=context),
+        "baggage": work(
+            "api.detach(api.attach(set_baggage('tenant', 'a')))", set_baggage=baggage.set_baggage, api=context
+        ),
         "inject": work("inject({})", inject=propagate.inject),
         "extract": work("extract(carrier)", installed, extract=propagate.extract, carrier=inputs.PARENT_ONLY),
         "extract_getter": work(

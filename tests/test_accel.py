@@ -34,12 +34,14 @@ def test_a_sub_interpreter_gets_the_plain_form():
         import tracekit
         try:
             import _interpreters
-            number, run = _interpreters.create(), _interpreters.exec
+            run = _interpreters.exec
         except ModuleNotFoundError:
-            import _xxsubinterpreters
-            number, run = _xxsubinterpreters.create(), _xxsubinterpreters.run_string
+            import _xxsubinterpreters as _interpreters
+            run = _interpreters.run_string
+        number = _interpreters.create()
         print(tracekit.IMPLEMENTATION, flush=True)
         run(number, "import tracekit\\nwith tracekit.span('s') as s: print(tracekit.current_span() is s, flush=True)")
+        _interpreters.destroy(number)
         with tracekit.span("s") as span:
             print(tracekit.current_span() is span)
         """

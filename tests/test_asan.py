@@ -50,7 +50,7 @@ def test_every_subject_of_the_long_form_has_tests():
     assert len(asan.test_files(asan.SUBJECTS)) >= len(asan.SUBJECTS)
 
 
-def test_the_tests_of_spans_scopes_contexts_and_carriers_pass():
+def test_the_tests_of_spans_scopes_contexts_carriers_and_the_bridge_pass():
     code, output = run(*asan.pytest_arguments(asan.test_files(asan.SHORT)))
     assert code == 0, output
 

@@ -594,7 +594,10 @@ def test_a_finaliser_that_changes_the_carrier_at_most_ends_the_walk(form, shape,
             elif work == "sift":
                 found = list((sieve.sift(carrier) or {}).values())
             else:
-                found = [form.put(carrier, "key", "new" if work == "put" else None)]
+                # A mapping's own iterator raises that, which inject() reports.
+                with contextlib.suppress(RuntimeError) if shape == "UserDict" else contextlib.nullcontext():
+                    form.put(carrier, "key", "new" if work == "put" else None)
+                found = []
         for texts in found:
             assert known.issuperset([texts] if isinstance(texts, str) else texts or [])
 

@@ -54,6 +54,17 @@ PRINTED = {
             GET /price/{cart}
               add up
         """,
+    "grpc_service.py": """
+        42 2
+        buy
+          shop.Prices/Price
+            shop.Prices/Price
+              SELECT
+          shop.Prices/Items
+            shop.Prices/Items
+              look up
+              look up
+        """,
     "nursery.py": """
         order [cancelled]
           pick
@@ -70,17 +81,16 @@ def test_an_example_prints_what_it_promises(name):
     assert done.stdout.strip() == textwrap.dedent(PRINTED[name]).strip()
 
 
-README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+PAGE = (EXAMPLES.parent / "docs" / "propagation.md").read_text(encoding="utf-8")
 
 
-def test_readmes_tour_makes_the_tree_that_it_shows(tmp_path):
-    tour = README.partition("## A minute's tour")[2].partition("## Every wire format")[0]
-    first, *_, last = re.findall(r"```python\n(.*?)```", tour, re.DOTALL)
+def test_the_page_on_propagation_shows_the_tree_that_its_code_makes(tmp_path):
+    first, *_, last = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     show = """
 from tracekit.testing import recording, span_tree
 
 with recording() as exporter:
-    exec(compile(LAST, "README.md", "exec"), globals())
+    exec(compile(LAST, "propagation.md", "exec"), globals())
     print(span_tree(sorted(exporter.spans, key=lambda span: span.start_ns)))
 """
     program = f"{first}\nLAST = {last!r}\n{show}"
@@ -88,5 +98,5 @@ with recording() as exporter:
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
-    (shown,) = re.findall(r"```\n(checkout\n.*?)```", tour, re.DOTALL)
+    (shown,) = re.findall(r"```\n(checkout\n.*?)```", PAGE, re.DOTALL)
     assert done.stdout == shown

@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).parent.parent
 LAYERS = [
     {
         "_version": "the version",
+        "_words": "names of other tracers, and what to write instead",
         "cython": "stand-ins for the names of Cython that compiled files import, for where they run uncompiled",
     },
     {"_libraries": "the libraries that can be instrumented: a table, and entry points"},
@@ -45,6 +46,7 @@ LAYERS = [
         "_foreign": "OpenTelemetry's samplers and id generators, for configure()",
         "_sampling": "samplers, and the number of traces that a kept one stands for",
         "_render": "trees, durations and untrusted text for terminals",
+        "_secrets": "names that denote secrets",
     },
     {
         "_handoffs": "traced, stream, capture, wrap, detached, deliveries, hooks",
@@ -74,6 +76,9 @@ LAYERS = [
         "bridges": "other tracing libraries' APIs",
         "debug": "live pages about this process: requests, event logs, tasks, the loop",
     },
+    {
+        "metrics|_metrics": "RED metrics from finished spans, for OTLP and Prometheus; parts in _metrics/",
+    },
     {"demo": "tracekit demo: three processes, two frameworks"},
     {
         "cli": "the command line: one command a file; header/ and conform/ have several",
@@ -100,9 +105,18 @@ THIRD_PARTIES = {
     "integrations.asgi": {"starlette"},
     "integrations._aiohttp_client": {"aiohttp", "yarl"},
     "integrations._aiohttp_server": {"aiohttp"},
+    "integrations._grpc": {"grpc"},
+    "integrations._grpc_aio": {"grpc"},
     "integrations.aiohttp": {"aiohttp"},
+    "integrations.arq": {"arq"},
+    "integrations.celery": {"celery"},
+    "integrations.grpc": {"grpc"},
     "integrations.httpx": {"httpx"},
     "integrations.httpx2": {"httpx2"},
+    "integrations.sqlalchemy": {"sqlalchemy"},
+    "integrations.taskiq": {"taskiq"},
+    "integrations.loguru": {"loguru"},
+    "integrations.structlog": {"structlog"},
     "pytest_plugin": {"pytest"},
 }
 CYTHON = {"cpython", "cython", "libc"}  # in compiled sources; no Python file imports them
@@ -442,14 +456,15 @@ def test_what_tracekit_exports_is_what_it_imports():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert imported - {"_core"} == set(tracekit.__all__)
+    private = {"_core", "_explain", "TYPE_CHECKING"}
+    assert imported - private == set(tracekit.__all__)
 
 
 # ---- the repository
 
 
 # docs/testing.md is about tests: test_pytest_plugin.py runs them.
-PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "docs").glob("*.md"))]
+PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "docs").rglob("*.md"))]
 PAGES.remove(Path("docs/testing.md"))
 
 
@@ -464,6 +479,24 @@ def test_the_code_of_a_page_runs(tmp_path, path):
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert bool(collector.spans) == bool(sends)
+
+
+def test_the_readme_has_the_rows_of_the_page_on_performance_and_is_short():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 130
+    page = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
+    measured = {tuple(cells(line)[:4]) for line in page.splitlines() if line.startswith("|")}
+    rows = [
+        cells(line)
+        for line in text.partition("## The cost")[2].partition("\n## ")[0].splitlines()
+        if line.startswith("|")
+    ]
+    assert len(rows) == 8
+    assert {tuple(row) for row in rows[2:]} <= measured
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def texts():

@@ -1,5 +1,8 @@
 """Tracing for asynchronous Python: a trace that follows your work, over every hand-off, to any backend."""
 
+import sys
+from typing import TYPE_CHECKING
+
 from ._core.codecs import IMPLEMENTATION  # first: _core chooses between the compiled files and their sources
 
 # isort: split
@@ -23,6 +26,7 @@ from ._propagation import extract, extract_all, inject
 from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
 from ._signals import flush_on_signal
 from ._version import __version__
+from ._words import explain as _explain
 
 __all__ = [
     "IMPLEMENTATION",
@@ -89,3 +93,9 @@ def _claim() -> None:
 
 
 _claim()
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        raise AttributeError(_explain(name), name=name, obj=sys.modules[__name__])

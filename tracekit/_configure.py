@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import _propagation
 from ._core import misuse
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         def generate_span_id(self) -> int: ...
 
 
-__all__ = ["configure", "flush", "shutdown", "statistics"]
+__all__ = ["configure", "current_resource", "flush", "shutdown", "statistics"]
 
 _pipeline: Pipeline | None = None
 _configured = Tracer()
@@ -59,19 +59,19 @@ _hooks: Hooks | None = None
 _in_use = _configured  # with the hooks, and recording all where a reader asks for it
 _is_disabled = False  # by the environment
 _records_all = False  # for a tap
-_has_generator = False  # whether ids come from a generator of the program's
+_generators: tuple[OtelIds | None, OtelIds | None] = None, None  # given to configure(), and to a bridge
 _configured_in = 0  # the process that called configure() last
 _detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() set, and its detected attributes
 
 
 def configure(
-    *,
+    *wrong: object,
     service: str | None = None,
     resource: Mapping[str, Any] | None = None,
-    exporter: Exporter | None = None,
+    exporter: Exporter | Literal["otlp", "sqlite", "console"] | None = None,
     sampler: AlwaysOn | AlwaysOff | Ratio | Sampler | OtelSampler | None = None,
     id_generator: OtelIds | None = None,
-    formats: Sequence[Format] | None = None,
+    formats: Sequence[Format | str] | None = None,
     limits: Limits | None = None,
     buffer_size: int | None = None,
     batch_size: int | None = None,
@@ -91,18 +91,24 @@ def configure(
     Safe to call again: the previous exporter is flushed first, for at most 5 s; spans that are
     open go to the new one. *service* is ``service.name`` of *resource* (default: "unknown_service"). Without *exporter*
     nothing is recorded. *sampler* decides about new traces only (default: keep all); it and *id_generator* (default:
-    random ids of tracekit's) may be OpenTelemetry's. *formats* are
-    read in order and all written (default: W3C). *buffer_size* counts finished spans that wait for
+    random ids of tracekit's) may be OpenTelemetry's. *exporter* may be "otlp", "sqlite" or
+    "console", which take their settings from *environ*. *formats* are read in order and all written (default: W3C); names
+    are those of ``OTEL_PROPAGATORS``. *buffer_size* counts finished spans that wait for
     export (default: 16384), at most *export_interval_s* (default: 1); past it spans are dropped and counted. An exporter
     gets *batch_size* of them at once (default: 2048).
     """
+    if wrong:
+        raise TypeError("configure() takes keyword arguments only: configure(service='shop', exporter=...)")
     if service is not None and not isinstance(service, str):
         raise TypeError(f"service must be str, not {type(service).__name__}")
     if resource is not None and not isinstance(resource, Mapping):
         raise TypeError(f"resource must be a mapping, not {type(resource).__name__}")
     if isinstance(exporter, type):
         raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
-    if exporter is not None and not callable(getattr(exporter, "export", None)):
+    if isinstance(exporter, str):
+        if exporter not in ("otlp", "sqlite", "console"):
+            raise ValueError(f"exporter must be 'otlp', 'sqlite', 'console' or an exporter, not {exporter[:64]!a}")
+    elif exporter is not None and not callable(getattr(exporter, "export", None)):
         raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
     if id_generator is not None and (
         isinstance(id_generator, type)
@@ -148,7 +154,12 @@ def configure(
     detected = detect(environment)
     attributes = _resource(detected, environment.resource(), named, resource or {})
     # Last, when nothing can be wrong any more: it may open files and connections.
-    used = None if is_disabled else environment.exporter() if exporter is None else exporter
+    if is_disabled:
+        used = None
+    elif exporter is None or isinstance(exporter, str):
+        used = environment.exporter(exporter)
+    else:
+        used = exporter
     tracer = _tracer(decide, used is not None, bounds, attributes)
     if getattr(used, "records_all", False) is True:
         tracer = tracer.replace(records_all=True)
@@ -160,7 +171,7 @@ def configure(
     if not _configured_in:
         _join(_propagation.extract_environ(os.environ))
     _configured_in = os.getpid()
-    _use_ids(id_generator)
+    _use_ids(id_generator, _generators[1])
     _use(tracer)
     _detected = tracer, detected
     if not is_disabled:
@@ -335,14 +346,23 @@ def _seconds(timeout_s: float) -> float:
     return float(min(max(0.0, timeout_s), 1e9))
 
 
-def _formats(formats: Sequence[Format]) -> Sequence[Format]:
+def _formats(formats: Sequence[Format | str]) -> Sequence[Format]:
     if isinstance(formats, str) or not isinstance(formats, Sequence):
         raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
+    found: list[Format] = []
     for format in formats:
+        if isinstance(format, str):
+            named, unknown = _propagation.formats_named(format)
+            if unknown or not named:
+                known = ", ".join(_propagation.names_of_formats())
+                raise ValueError(f"formats must hold formats, or names such as {known}; not {format[:64]!a}")
+            found += named
+            continue
         if not (hasattr(format, "read") and hasattr(format, "write") and hasattr(format, "fields")):
             raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
         _propagation.check_fields(format)
-    return tuple(formats)
+        found.append(format)
+    return tuple(found)
 
 
 def _sampler(sampler: Any) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
@@ -359,17 +379,23 @@ def _sampler(sampler: Any) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
     )
 
 
-def _use_ids(generator: OtelIds | None) -> None:
-    """Take ids from *generator*; None: from the operating system, where an earlier generator supplied them."""
-    global _has_generator
+def use_generator(generator: OtelIds | None) -> None:
+    """Take ids from *generator*, which a bridge was given, unless ``configure()`` is given one; None: no longer."""
+    _use_ids(_generators[0], generator)
+
+
+def _use_ids(given: OtelIds | None, bridged: OtelIds | None) -> None:
+    """Take ids from the first of the two; without one, from the operating system, where an earlier one supplied them."""
+    global _generators
+    before, _generators = _generators, (given, bridged)
+    generator = bridged if given is None else given
     if generator is not None:
         from ._foreign import ForeignIds
 
         ids = ForeignIds(generator)
         set_ids(ids, ids.are_random)
-    elif _has_generator:
+    elif before != (None, None):
         set_ids(None)
-    _has_generator = generator is not None
 
 
 def _tracer(
@@ -405,6 +431,11 @@ def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
             if plain is not MISSING:
                 resource[str.__str__(key)] = plain  # of a StrEnum, say: encoders take plain text only
     return MappingProxyType(resource)
+
+
+def current_resource() -> Mapping[str, Any]:
+    """Return the resource that ``configure()`` set; an empty one before."""
+    return _configured.resource
 
 
 def _started() -> Pipeline:

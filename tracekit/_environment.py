@@ -176,9 +176,10 @@ class Environment:
             self._failed(name, error)
         return None
 
-    def exporter(self) -> Exporter | None:
-        """Return a new exporter, or None where none is named or it cannot be made."""
-        name = self.exporter_name()
+    def exporter(self, name: str | None = None) -> Exporter | None:
+        """Return a new exporter, *name* or the one that the environment names; None if there is none, or it fails."""
+        if name is None:
+            name = self.exporter_name()
         make = None if name == "none" else self.exporter_type(name)
         if make is None:
             return None

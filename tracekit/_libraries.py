@@ -99,8 +99,10 @@ def _own() -> list[Library]:
         own("httpx", "httpx", replaces="httpx"),
         own("httpx2", "httpx2", replaces="httpx2"),
         own("logging", "logging", replaces="logging", is_late=True),
+        own("loguru", "loguru", is_late=True),
         own("sqlalchemy", "sqlalchemy", replaces="sqlalchemy"),
-        own("subprocess", "subprocess", by_name_only=True, is_late=True),
+        own("structlog", "structlog", is_late=True),
+        own("subprocess", "subprocess", "asyncio.subprocess", by_name_only=True, is_late=True),
         own("taskiq", "taskiq"),
         own("threads", replaces="threading", is_late=True),  # nothing is handed on before tracekit is there
         own("wsgi", "flask", "django", replaces="wsgi flask django"),

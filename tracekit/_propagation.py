@@ -108,6 +108,11 @@ def formats_named(names: str) -> tuple[list[Format], list[str]]:
     return found, unknown
 
 
+def names_of_formats() -> list[str]:
+    """Return the names that ``formats_named()`` knows."""
+    return sorted(_NAMES)
+
+
 def extract_all(carrier: Any) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
     """Return the context that ``extract()`` returns, and a context for each other trace in the carrier.
 

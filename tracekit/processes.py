@@ -21,19 +21,21 @@ import functools
 import io
 import os
 import pickle
+import re
+import sys
 import weakref
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import copy_context
 from multiprocessing.process import parent_process
 from multiprocessing.reduction import ForkingPickler
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from ._configure import record_for_parent, statistics, take_for_parent, tracer_in_use
 from ._core.buffer import buffer
 from ._core.context import Link, SpanContext
 from ._core.outcome import mark_recorded, outcome_of
-from ._core.records import DEFAULT_LIMITS, Limits, Status
+from ._core.records import DEFAULT_LIMITS, Instrumentation, Limits, Status
 from ._core.scopes import current_span
 from ._core.span import restore_span
 from ._core.tracer import Tracer
@@ -55,6 +57,20 @@ R = TypeVar("R")
 
 Recording: TypeAlias = "tuple[int, str, tuple[int, ...] | None]"  # threshold, state, limits if they are not the default
 Settings: TypeAlias = "tuple[Recording | None, bytes | None]"  # and the formats, pickled
+
+
+def _is_interpreter() -> bool:
+    """Tell whether this is a subinterpreter of Python 3.14 or later."""
+    try:
+        import _interpreters
+
+        return sys.version_info >= (3, 14) and bool(_interpreters.get_current() != _interpreters.get_main())
+    except ImportError:
+        return False
+
+
+# Interpreters hand these over, and pickle may not: such a result leaves the spans to the next one.
+_SHARED = {memoryview, FunctionType} if _is_interpreter() else {memoryview}
 
 _lost_before: dict[int, int] = {}  # reported to the parent; by process, as a fork counts from 0
 
@@ -199,8 +215,7 @@ def _run(carrier: tuple[Place, Any], fn: Callable[..., Any], args: Any, kwargs: 
         if _has_news(tracer):
             _attach(error, where.trace_id if isinstance(where, SpanContext) else "")
         raise
-    # A memoryview is handed over by interpreters, but cannot be pickled.
-    return _Value(value) if _has_news(tracer) and type(value) is not memoryview else value
+    return _Value(value) if _has_news(tracer) and type(value) not in _SHARED else value
 
 
 def _inside(where: Place, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -290,6 +305,7 @@ def _values(span: Span) -> tuple[Any, ...]:
         [(link.context, dict(link.attributes)) for link in span.links] or None,
         tuple(span.status),
         (span.dropped_attributes, span.dropped_events, span.dropped_links, span.truncated_values),
+        None if span.instrumentation is None else (*span.instrumentation[:3], dict(span.instrumentation.attributes)),
     )
 
 
@@ -304,24 +320,41 @@ def _open(_: None, pickled: bytes, recorded_in: str) -> Any:
     return outcome
 
 
+_instrumentations: dict[str, Instrumentation] = {}
+
+
+def _instrumentation(fields: tuple[Any, ...]) -> Instrumentation:
+    """Return the same object for the same *fields*: exporters group spans by it."""
+    if len(_instrumentations) >= 4096:  # a program that makes tracers without end
+        _instrumentations.clear()
+    return _instrumentations.setdefault(repr(fields), Instrumentation(*fields))
+
+
 def _receive(spans: list[Any], lost: int) -> None:
     buffer.lose(lost)
     for values in spans:
         try:
-            *start, links, status, dropped = values
+            *start, links, status, dropped, library = values
             links = [Link(context, MappingProxyType(attributes)) for context, attributes in links or ()] or None
-            restored = (*start, links, Status(*status), dropped)
+            instrumentation = None if library is None else _instrumentation(library)
+            restored = (*start, links, Status(*status), dropped, instrumentation)
             restore_span(*restored)
         except Exception:
             buffer.lose(1)
 
 
 def _check(submitted_by: weakref.ref[Span], future: Future[Any]) -> None:
-    if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
-        _say_lost(submitted_by())
+    error = None if future.cancelled() else future.exception()
+    if isinstance(error, BrokenProcessPool):
+        _say_lost(submitted_by(), error)
 
 
-def _say_lost(span: Span | None) -> None:
+def _say_lost(span: Span | None, error: BaseException | None = None) -> None:
     """Record on *span*, once, that a worker died with the spans of its jobs, which cannot be counted."""
     if span is not None and not any(event.name == "spans lost" for event in span.events):
-        span.add_event("spans lost", {"reason": "worker process died"})
+        attributes: dict[str, Any] = {"reason": "worker process died"}
+        cause = "" if error is None else str(error.__cause__)[:1000]
+        code = re.search(r"exit code (-?\d{1,10})\b", cause)  # since Python 3.15
+        if code is not None:
+            attributes["process.exit.code"] = int(code[1])  # negative: the number of a signal
+        span.add_event("spans lost", attributes)

@@ -40,6 +40,37 @@ class MemoryExporter:
     def __getitem__(self, index: int) -> Span:
         return self.spans[index]
 
+    def find(self, name: str) -> Span:
+        """Return the one span called *name*; raise ``LookupError``, which lists the names, if there is none or several."""
+        found = self.find_all(name)
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(dict.fromkeys(repr(span.name) for span in self.spans)) or "no spans"
+        raise LookupError(f"{len(found) or 'no'} spans are called {name!r}; there are {names}")
+
+    def find_all(self, name: str) -> list[Span]:
+        """Return the spans called *name*, in the order in which they ended."""
+        return [span for span in self.spans if span.name == name]
+
+    def roots(self) -> list[Span]:
+        """Return the spans without a parent among those recorded."""
+        spans = self.spans
+        known = {span.context.span_id for span in spans}
+        return [span for span in spans if span.parent is None or span.parent.span_id not in known]
+
+    def children(self, parent: Span | str) -> list[Span]:
+        """Return the spans whose parent is *parent*, a span or the name of one."""
+        span_id = (self.find(parent) if isinstance(parent, str) else parent).context.span_id
+        return [span for span in self.spans if span.parent is not None and span.parent.span_id == span_id]
+
+    def names(self) -> list[str]:
+        """Return the names, in the order in which the spans ended."""
+        return [span.name for span in self.spans]
+
+    def tree(self) -> str:
+        """Return the spans as text, see ``span_tree()``."""
+        return span_tree(self.spans)
+
     def clear(self) -> None:
         """Forget the spans that have ended so far."""
         flush(_PATIENCE_S)

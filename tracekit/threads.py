@@ -7,11 +7,12 @@ import queue
 import sys
 import threading
 from concurrent import futures
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from ._handoffs.by_hand import capture, wrap
 from ._handoffs.delivery import Delivery, Envelope, open_envelope, seal
-from ._handoffs.hooks import start_inside
+from ._handoffs.hooks import start_inside, starts_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +35,8 @@ class Thread(threading.Thread):
 
     def start(self) -> None:
         """Start the thread, as ``threading.Thread.start`` does."""
-        start_inside(self, capture().run, super().start)
+        # From an empty Context: since Python 3.14 the thread may inherit its starter's, and keep it as long as it lives.
+        start_inside(self, capture().run, partial(contextvars.Context().run, super().start))
 
 
 class Timer(Thread, threading.Timer):
@@ -50,7 +52,7 @@ class ThreadPoolExecutor(futures.ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]:
         """Schedule ``fn(*args, **kwargs)``, as ``Executor.submit`` does."""
-        # From an empty Context: from Python 3.14 on a thread may inherit its starter's.
+        # From an empty Context: since Python 3.14 a worker may inherit that of its first job.
         return contextvars.Context().run(super().submit, capture().run, fn, *args, **kwargs)  # type: ignore[arg-type]
 
 
@@ -74,7 +76,10 @@ class _WrappedExecutor(futures.Executor):
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[R]:
         # An object that is not callable fails as it does without tracekit.
-        return self._executor.submit(wrap(fn) if callable(fn) else fn, *args, **kwargs)
+        fn = wrap(fn) if callable(fn) else fn
+        if starts_threads(self._executor):
+            return contextvars.Context().run(self._executor.submit, fn, *args, **kwargs)  # see ThreadPoolExecutor
+        return self._executor.submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, **options: Any) -> None:
         self._executor.shutdown(wait, **options)

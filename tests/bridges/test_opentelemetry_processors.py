@@ -160,8 +160,8 @@ def test_a_provider_of_the_programs_own_has_its_sampler_resource_and_processors(
 
 
 def test_arguments_that_are_ignored_are_named(caplog):
-    bridge.TracerProvider(id_generator=object())
-    assert "id_generator" in caplog.text
+    bridge.TracerProvider(meter_provider=object())
+    assert "meter_provider" in caplog.text
 
 
 def test_processors_hear_spans_of_many_threads(provider, memory, tracer):

@@ -7,11 +7,13 @@ from unittest import mock
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.context.context import Context
 from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import sampling
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 import tracekit
 from tracekit._core import misuse
@@ -120,6 +122,31 @@ def test_a_link_without_ids_is_kept_for_its_state(tracer):
     span.end()
 
 
+def test_events_and_links_have_limits_of_their_own(provider, memory):
+    limits = sdk.SpanLimits(
+        max_span_attribute_length=5, max_attribute_length=2, max_event_attributes=1, max_link_attributes=0
+    )
+    given = {"a": "1234567", "b": 1}
+    link = trace.Link(trace.SpanContext(5, 6, is_remote=True), given)
+    span = _provider(memory, span_limits=limits).get_tracer("x").start_span("span", attributes=given, links=[link])
+    span.add_event("event", given)
+    span.end()
+    assert dict(span.attributes) == {"a": "12345", "b": 1}
+    assert [dict(part.attributes) for part in (*span.events, *span.links)] == [{"a": "12"}, {}]
+
+
+def test_a_provider_reads_the_limits_in_the_environment(provider, memory, monkeypatch):
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1")
+    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "2")
+    span = _provider(memory).get_tracer("x").start_span("span", attributes={"a": "123", "b": 1})
+    assert dict(span.attributes) == {"a": "12"}
+    span.end()
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
+    span = _provider(memory).get_tracer("x").start_span("span", attributes={"a": "123", "b": 1})
+    assert dict(span.attributes) == {"a": "123", "b": 1}
+    span.end()
+
+
 def test_the_deprecated_form_of_the_scope(tracer):
     span = tracer.start_span("span")
     with pytest.warns(DeprecationWarning, match="InstrumentationScope"):
@@ -156,3 +183,141 @@ def test_spans_for_processors_alone_are_not_reported_as_lost(memory, caplog):
         bridge.uninstall()
     assert [span.name for span in memory.get_finished_spans()] == ["span"]
     assert caplog.records == []
+
+
+def test_the_sampler_of_a_provider_is_asked_as_by_the_sdk(exporter, provider, memory):
+    class Recording:
+        def should_sample(self, parent, trace_id, name, kind=None, attributes=None, links=None, trace_state=None):
+            calls.append((trace.get_current_span(parent).get_span_context(), trace_id, name, kind, attributes, links))
+            state = trace.TraceState([("mine", "1")])
+            return sampling.SamplingResult(sampling.Decision.RECORD_AND_SAMPLE, {"rule": "all"}, state)
+
+    calls = []
+    tracer = _provider(memory, sampler=Recording()).get_tracer("library")
+    link = trace.Link(trace.SpanContext(5, 6, is_remote=True), {"why": "batch"})
+    with tracer.start_as_current_span("root", kind=trace.SpanKind.CLIENT, attributes={"a": 1}, links=[link]) as root:
+        tracer.start_span("child").end()
+    ((parent, trace_id, name, kind, attributes, links),) = calls
+    assert not parent.is_valid
+    assert (trace_id, name, kind) == (root.get_span_context().trace_id, "root", trace.SpanKind.CLIENT)
+    assert dict(attributes) == {"a": 1}
+    assert [(each.context.span_id, dict(each.attributes)) for each in links] == [(6, {"why": "batch"})]
+    child, made = memory.get_finished_spans()
+    assert dict(made.attributes) == {"a": 1, "rule": "all"}
+    assert child.context.trace_state.to_header() == made.context.trace_state.to_header() == "mine=1"
+
+
+def test_the_ids_of_a_provider_are_those_of_the_process(exporter, memory):
+    class Ids(RandomIdGenerator):
+        def generate_trace_id(self):
+            return 7
+
+    def trace_ids():
+        with (
+            tracekit.span("native") as native,
+            own.get_tracer("library").start_as_current_span("span", Context()) as span,
+        ):
+            return int(native.context.trace_id, 16), span.get_span_context().trace_id
+
+    bridge.install()
+    try:
+        given = Ids()
+        own = _provider(memory, id_generator=given)
+        assert own.id_generator is given
+        assert trace_ids() == (7, 7)
+        tracekit.configure(exporter=exporter, environ={})
+        assert trace_ids() == (7, 7)
+        tracekit.configure(exporter=exporter, id_generator=RandomIdGenerator(), environ={})
+        assert 7 not in trace_ids()
+        tracekit.configure(exporter=exporter, environ={})
+        assert trace_ids() == (7, 7)
+    finally:
+        bridge.uninstall()
+    assert 7 not in trace_ids()
+
+
+def test_a_proxy_of_a_tracer_calls_the_methods_of_its_class(tracer, exporter):
+    class Proxy:  # as openinference's OITracer, a wrapt.ObjectProxy
+        def __getattr__(self, name):
+            return getattr(tracer, name)
+
+        def start_span(self, *args, **kwargs):
+            return tracer.__class__.start_span(self, *args, **kwargs)
+
+    with tracer.__class__.start_as_current_span(Proxy(), "outer", kind=trace.SpanKind.SERVER):
+        Proxy().start_span("inner").end()
+    inner, outer = exporter.spans
+    assert (inner.parent, outer.kind) == (outer.context, "server")
+
+
+def test_a_processor_may_write_private_fields_before_the_exporter_gets_the_span(exporter, provider, memory):
+    class Writer(sdk.SpanProcessor):
+        def on_end(self, span):
+            span._attributes = {**span.attributes, "added": 1}
+            span._status = trace.Status(trace.StatusCode.ERROR, "why")
+            span._name = f"{span.name}!"
+
+    provider.add_span_processor(Writer())
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    with tracekit.span("native", attributes={"a": "b"}):
+        pass
+    with pytest.raises(GeneratorExit), tracekit.span("cancelled"):
+        raise GeneratorExit
+    unsampled = trace.get_tracer("x").start_span("unsampled", bridge_context(sampled=False))
+    unsampled._attributes = {"a": 1}
+    for spans in exporter.spans, memory.get_finished_spans():
+        assert [(span.name, dict(span.attributes)) for span in spans] == [
+            ("native!", {"a": "b", "added": 1}),
+            ("cancelled!", {"added": 1}),
+        ]
+    assert {tuple(span.status) for span in exporter.spans} == {("error", "why")}
+    assert dict(unsampled.attributes) == {}
+
+
+def bridge_context(*, sampled):
+    parent = trace.SpanContext(5, 6, is_remote=True, trace_flags=trace.TraceFlags(int(sampled)))
+    return trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
+
+
+def test_spans_that_processors_alone_get_count_as_exported(memory):
+    tracekit.configure(environ={})
+    provider = bridge.install()
+    try:
+        before = tracekit.statistics()
+        trace.get_tracer("library").start_span("nothing gets it").end()
+        provider.add_span_processor(SimpleSpanProcessor(memory))
+        for name in "ab":
+            trace.get_tracer("library").start_span(name).end()
+        after = tracekit.statistics()
+    finally:
+        bridge.uninstall()
+    assert len(memory.get_finished_spans()) == 2
+    counts = after.exported, after.unsampled, after.dropped, after.queued, after.ended
+    assert [
+        now - then
+        for now, then in zip(
+            counts, (before.exported, before.unsampled, before.dropped, before.queued, before.ended), strict=True
+        )
+    ] == [2, 1, 0, 0, 3]
+
+
+def test_the_stacks_of_a_group_share_one_bound(exporter, tracer):
+    def fail(depth):
+        if depth:
+            fail(depth - 1)
+        raise ValueError("x" * 4000)
+
+    errors = []
+    for _ in range(20):
+        try:
+            fail(100)
+        except ValueError as error:
+            errors.append(error)
+    sizes = []
+    for start in tracekit.span, tracer.start_as_current_span:
+        with pytest.raises(ExceptionGroup), start("span"):
+            raise ExceptionGroup("many", errors)
+        events = exporter.spans[-1].events
+        sizes.append([sum(map(len, event.attributes.values())) for event in events])
+    assert sizes[0] == sizes[1]
+    assert sizes[0][0] > sizes[0][-1]

@@ -180,7 +180,9 @@ def test_openinferences_processor_runs_on_the_spans_of_both_apis(exporter, provi
     with tracekit.span("native", attributes=attributes):
         trace.get_tracer("library").start_span("otel", attributes=attributes).end()
     assert seen == [("otel", "m"), ("native", "m")]
-    assert [dict(span.attributes) for span in exporter.spans] == [attributes, attributes]
+    assert [span.attributes["llm.model_name"] for span in exporter.spans] == ["m", "m"]
+    assert [span.attributes["gen_ai.request.model"] for span in exporter.spans] == ["m", "m"]
+    assert {span.status.code for span in exporter.spans} == {"ok"}
     assert caplog.records == []
 
 

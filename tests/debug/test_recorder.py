@@ -8,7 +8,6 @@ import pytest
 import tracekit
 from tracekit import debug
 from tracekit._configure import tracer_in_use
-from tracekit.debug import _recorder
 from tracekit.debug._access import Gate, Visitor
 from tracekit.debug._recorder import FAMILY, Recorder, recorder
 from tracekit.debug._respond import respond
@@ -197,7 +196,7 @@ def test_the_windows_move():
     sums = {}
     for seconds in (0, 59, 60, 3599, 3600):
         now = 0
-        mine._forget()
+        mine.forget()
         mine.take(memory.spans)
         (family,) = mine.families.values()
         now_ns = seconds * 10**9
@@ -225,9 +224,8 @@ def test_a_large_trace_loses_its_middle():
     assert (len(trace.spans), trace.left_out, mine.pending, mine.kept) == (200, 800, 0, 200)
 
 
-def test_samples_are_bounded_in_spans(monkeypatch):
-    monkeypatch.setattr(_recorder, "MAX_SPANS", 25)
-    mine = Recorder()
+def test_samples_are_bounded_in_spans():
+    mine = Recorder(max_spans=25)
     mine.take(spans(10, roots=5, name="GET /{}"))
     held = [len(trace.spans) for family in mine.families.values() for trace in family.rings[0]]
     assert held == [0, 0, 0, 10, 10]
@@ -242,14 +240,13 @@ def test_samples_that_leave_their_ring_are_not_counted_any_more():
     assert mine.kept == 20
 
 
-def test_spans_whose_root_does_not_come_are_bounded(monkeypatch):
-    monkeypatch.setattr(_recorder, "MAX_PENDING", 10)
-    mine = Recorder()
-    children = [span for span in spans(3, roots=8) if span.parent is not None]
-    mine.take(children)
+def test_spans_whose_root_does_not_come_are_bounded():
+    mine = Recorder(max_pending=10)
+    everything = spans(3, roots=8)
+    mine.take([span for span in everything if span.parent is not None])
     assert mine.pending <= 10
     assert mine.pending + mine.evicted == 24
-    assert sum(map(len, mine._pending.values())) == mine.pending
+    assert sum([len(mine.waiting_below(parent)) for parent in everything if parent.parent is None]) == mine.pending
 
 
 def test_families_are_bounded():

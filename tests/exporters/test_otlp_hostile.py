@@ -314,7 +314,7 @@ def test_a_transport_that_raises_loses_only_its_batch(error, monkeypatch):
         def send(*_):
             raise error
 
-        monkeypatch.setattr(sender._transport, "send", send)
+        monkeypatch.setattr(sender._client._transport, "send", send)
         with pytest.raises(DeliveryError, match=type(error).__name__):
             sender.export(made())
         monkeypatch.undo()

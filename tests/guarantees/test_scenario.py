@@ -245,7 +245,13 @@ def test_each_line_of_the_published_page_links_to_a_function_that_is_there():
         assert f"async def {name}(t" in (page.parent / link).read_text(encoding="utf-8")
 
 
-def test_the_readme_shows_the_pages_own_table():
+def test_the_page_on_propagation_and_the_readme_show_the_pages_own_table():
     table = readme((REPOSITORY / "docs" / "GUARANTEES.md").read_text(encoding="utf-8"))
     assert table.count("\n") > 10
-    assert table in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert table in (REPOSITORY / "docs" / "propagation.md").read_text(encoding="utf-8")
+    section = (
+        (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## The guarantee")[2].partition("\n## ")[0]
+    )
+    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 4
+    assert set(rows) <= set(table.splitlines())

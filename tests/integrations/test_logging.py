@@ -14,7 +14,7 @@ import pytest
 
 import tracekit
 from tracekit.integrations import logging as integration
-from tracekit.integrations.logging import install, uninstall
+from tracekit.integrations.logging import instrument, uninstrument
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 FORMAT = "%(trace_id)s|%(span_id)s|%(sampled)s|%(message)s"
@@ -25,7 +25,7 @@ NOTHING = "||False|"
 def _as_found():
     factory, maker = logging.getLogRecordFactory(), logging.Logger.makeRecord
     yield
-    uninstall()
+    uninstrument()
     logging.setLogRecordFactory(factory)
     logging.Logger.makeRecord = maker
 
@@ -55,7 +55,7 @@ def line(span, message):
 
 
 def test_a_record_has_the_ids_current_in_the_code_that_logs(exporter, log):
-    install()
+    instrument()
     log.logger.warning("before")
     with tracekit.span("outer") as outer:
         log.logger.warning("in %s", "outer")
@@ -83,7 +83,7 @@ def test_a_record_has_the_ids_current_in_the_code_that_logs(exporter, log):
     ids=["nothing", "sampled", "unsampled", "labels only"],
 )
 def test_a_formatter_with_ids_works_with_any_context(log, context, expected):
-    install()
+    instrument()
     with tracekit.use_context(context):
         log.logger.warning("")
     assert log.lines == [expected]
@@ -94,7 +94,7 @@ def test_a_formatter_with_ids_works_with_any_context(log, context, expected):
     [("%", FORMAT), ("{", "{trace_id}|{span_id}|{sampled}|{message}"), ("$", "$trace_id|$span_id|$sampled|$message")],
 )
 def test_every_style_of_format_finds_the_ids(log, style, format):
-    install()
+    instrument()
     log.handler.setFormatter(logging.Formatter(format, style=style))
     with tracekit.span("outer") as span:
         log.logger.warning("x")
@@ -103,7 +103,7 @@ def test_every_style_of_format_finds_the_ids(log, style, format):
 
 @pytest.mark.anyio
 async def test_each_task_and_each_thread_logs_its_own_ids(exporter, log):
-    install()
+    instrument()
     expected = []
 
     def in_thread(name):
@@ -123,7 +123,7 @@ async def test_each_task_and_each_thread_logs_its_own_ids(exporter, log):
 
 
 def test_the_ids_do_not_depend_on_the_handlers_thread(log):
-    install()
+    instrument()
     records = queue.SimpleQueue()
     listener = logging.handlers.QueueListener(records, log.handler)
     log.logger.removeHandler(log.handler)
@@ -136,7 +136,7 @@ def test_the_ids_do_not_depend_on_the_handlers_thread(log):
 
 
 def test_a_received_record_keeps_its_ids():
-    install()
+    instrument()
     with tracekit.span("outer") as span:
         record = logging.makeLogRecord({"msg": "x", "trace_id": TRACE_ID})
     assert record.trace_id == TRACE_ID
@@ -148,25 +148,25 @@ def test_a_received_record_keeps_its_ids():
 @pytest.mark.parametrize("name", ["trace_id", "span_id", "sampled"])
 def test_a_value_in_extra_wins_and_is_no_error(log, name):
     log.handler.setFormatter(logging.Formatter(f"%({name})s %(other)s"))
-    install()
+    instrument()
     with tracekit.span("outer"):
         log.logger.warning("x", extra={name: "mine", "other": 1})
         logging.LoggerAdapter(log.logger, {name: "adapted", "other": 2}).warning("x")
     assert log.lines == ["mine 1", "adapted 2"]
-    uninstall()
+    uninstrument()
     log.logger.warning("x", extra={name: "mine", "other": 3})
     assert log.lines[2:] == ["mine 3"]
 
 
 @pytest.mark.parametrize("key", ["message", "name", "args"])
 def test_reserved_names_in_extra_are_still_errors(log, key):
-    install()
+    instrument()
     with pytest.raises(KeyError, match="Attempt to overwrite"):
         log.logger.warning("x", extra={key: 1, "trace_id": "mine"})
 
 
 def test_a_records_source_location_is_still_right(log):
-    install()
+    instrument()
     log.handler.setFormatter(logging.Formatter("%(filename)s %(funcName)s"))
     log.logger.warning("x", extra={"trace_id": "mine"})
     assert log.lines == ["test_logging.py test_a_records_source_location_is_still_right"]
@@ -174,14 +174,14 @@ def test_a_records_source_location_is_still_right(log):
 
 def test_installing_again_has_no_effect_and_uninstalling_restores_the_factory():
     factory, maker = logging.getLogRecordFactory(), logging.Logger.makeRecord
-    uninstall()
+    uninstrument()
     for _ in range(2):
-        install()
+        instrument()
         once = logging.getLogRecordFactory()
-        install()
+        instrument()
         assert logging.getLogRecordFactory() is once
-        uninstall()
-        uninstall()
+        uninstrument()
+        uninstrument()
         assert logging.getLogRecordFactory() is factory
         assert logging.Logger.makeRecord is maker
 
@@ -199,16 +199,16 @@ def test_a_previous_factory_still_works():
         return record
 
     logging.setLogRecordFactory(theirs)
-    install()
+    instrument()
     record = logging.makeLogRecord({})
     assert record.theirs
     assert len(fields(record)) == 3
-    uninstall()
+    uninstrument()
     assert logging.getLogRecordFactory() is theirs
 
 
 def test_others_may_wrap_factory_and_makerecord(log):
-    install()
+    instrument()
     ours, our_maker = logging.getLogRecordFactory(), logging.Logger.makeRecord
 
     def theirs(*args, **kwargs):
@@ -221,37 +221,37 @@ def test_others_may_wrap_factory_and_makerecord(log):
     logging.Logger.makeRecord = their_maker
     log.logger.warning("x", extra={"trace_id": "mine"})
     assert log.lines == ["mine||False|x"]
-    uninstall()
+    uninstrument()
     assert logging.getLogRecordFactory() is theirs
     assert fields(logging.makeLogRecord({})) == set()
     for _ in range(3):
-        install()
-        install()
+        instrument()
+        instrument()
         log.logger.warning("x", extra={"trace_id": "mine"})
         assert log.lines[-1] == "mine||False|x"
-        uninstall()
+        uninstrument()
     assert logging.getLogRecordFactory() is theirs
     assert logging.Logger.makeRecord is their_maker
     assert fields(logging.makeLogRecord({})) == set()
 
 
 def test_installing_over_a_wrapping_factory_adds_the_ids_once_and_uninstalling_removes_them():
-    install()
+    instrument()
     ours = logging.getLogRecordFactory()
     logging.setLogRecordFactory(lambda *args, **kwargs: ours(*args, **kwargs))
-    install()
+    instrument()
     assert len(fields(logging.makeLogRecord({}))) == 3
-    uninstall()
+    uninstrument()
     assert fields(logging.makeLogRecord({})) == set()
 
 
 def test_installing_works_again_after_the_factory_was_replaced():
-    install()
+    instrument()
     logging.setLogRecordFactory(logging.LogRecord)
     assert fields(logging.makeLogRecord({})) == set()
-    install()
+    instrument()
     assert len(fields(logging.makeLogRecord({}))) == 3
-    uninstall()
+    uninstrument()
     assert logging.getLogRecordFactory() is logging.LogRecord
 
 
@@ -263,14 +263,14 @@ def test_an_error_of_the_integration_is_not_raised(monkeypatch, broken):
     if broken == "record":
         logging.setLogRecordFactory(lambda *_, **__: Slotted())
     else:
-        monkeypatch.setattr(integration, "current_context", lambda: 1 // 0)
-    install()
+        monkeypatch.setattr(integration, "log_fields", lambda datadog: 1 // 0)
+    instrument()
     record = logging.getLogRecordFactory()("test", 30, "", 1, "x", (), None)
     assert type(record) is (Slotted if broken == "record" else logging.LogRecord)
 
 
 def test_records_of_libraries_and_of_the_root_logger_have_the_ids_too(caplog):
-    install()
+    instrument()
     with tracekit.span("outer") as span:
         logging.getLogger("asyncio").warning("x")
         logging.warning("y")
@@ -278,7 +278,7 @@ def test_records_of_libraries_and_of_the_root_logger_have_the_ids_too(caplog):
 
 
 def test_a_callback_of_the_loop_logs_the_ids_of_the_code_that_scheduled_it(log):
-    install()
+    instrument()
     spans = []
 
     async def main():
@@ -295,3 +295,27 @@ def test_a_callback_of_the_loop_logs_the_ids_of_the_code_that_scheduled_it(log):
 
     asyncio.run(main())
     assert log.lines == [line(spans[0], "x")]
+
+
+def test_the_service_and_datadogs_names_are_on_every_record_on_request(exporter):
+    tracekit.configure(
+        service="shop",
+        exporter=exporter,
+        resource={"service.version": "1.2", "deployment.environment.name": "prod"},
+    )
+    instrument()
+    assert vars(logging.makeLogRecord({}))["service.name"] == "shop"
+    assert "dd.trace_id" not in vars(logging.makeLogRecord({}))
+    instrument(datadog=True)
+    with tracekit.span("s") as span:
+        found = vars(logging.makeLogRecord({}))
+    assert found["dd.trace_id"] == str(int(span.context.trace_id[16:], 16))
+    assert found["dd.span_id"] == str(int(span.context.span_id, 16))
+    assert [found[f"dd.{name}"] for name in ("service", "env", "version")] == ["shop", "prod", "1.2"]
+    assert (vars(logging.makeLogRecord({}))["dd.trace_id"], found["sampled"]) == ("0", True)
+
+
+@pytest.mark.parametrize("call", [instrument, uninstrument])
+def test_a_single_logger_is_a_type_error(call):
+    with pytest.raises(TypeError, match="not for a Logger"):
+        call(logging.getLogger("x"))

@@ -34,11 +34,11 @@ OPTIONS = {
 # What the tests that run are about, by patterns for their files' names; each must find some.
 SUBJECTS = [
     *("span", "scope", "context", "carrier", "forms|codecs|implementations", "memory", "labels", "tracestate"),
-    *("attributes", "propagation", "restore", "traced", "otlp", "/wire/"),
+    *("attributes", "propagation", "restore", "traced", "otlp", "/wire/", "/bridges/test_opentelemetry"),
 ]
 OTHER_SUBJECTS = re.compile("/(guarantees|interop|cli)/|_cli|_sqlite|_bench")
 # The short form runs these.
-SHORT = ["/test_span.py", "/test_scope.py", "/test_context.py", "/test_carriers.py"]
+SHORT = ["/test_span.py", "/test_scope.py", "/test_context.py", "/test_carriers.py", "/bridges/test_opentelemetry"]
 
 
 @cache

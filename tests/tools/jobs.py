@@ -10,11 +10,13 @@ import gc
 import multiprocessing
 import os
 import pickle
+import re
 import threading
 
 import tracekit
 from tracekit.processes import ProcessPoolExecutor
 
+LIBRARY = "library", "1.2", "https://schema/1", {"a": 1}
 VARIABLE = contextvars.ContextVar("variable", default="unset")
 
 
@@ -32,6 +34,13 @@ def here():
         return None
     state, labels = str(context.state), dict(context.labels)
     return context.trace_id, context.span_id, context.flags, state, labels, context.is_remote
+
+
+def library_span(name):
+    """Make a span through OpenTelemetry's API, as a library would."""
+    from tracekit.bridges.opentelemetry import TracerProvider
+
+    TracerProvider(shutdown_on_exit=False).get_tracer(*LIBRARY).start_span(name).end()
 
 
 def statistics():
@@ -355,6 +364,10 @@ def fail_or_work(number):
     return work(f"work {number}")
 
 
+def _without_addresses(text):
+    return re.sub("0x[0-9a-f]+", "0x", text)
+
+
 def describe_error(error):
     """All that is to be seen of an error that came out of a pool."""
     with contextlib.suppress(Exception):
@@ -364,13 +377,17 @@ def describe_error(error):
     }
     return {
         "type": type(error),
-        "args": [repr(argument) for argument in error.args],
-        "text": str(error),
-        # But for what says that a span of this trace has recorded it, which each traced process sets anew.
+        # Without addresses, which pickle's messages name since Python 3.14.
+        "args": [_without_addresses(repr(argument)) for argument in error.args],
+        "text": _without_addresses(str(error)),
+        # But for what says that a span of this trace has recorded it, which each traced process sets anew, and for the
+        # way to what pickle could not save, which Python 3.15 notes: a traced job is one level further down.
         "attributes": sorted(
-            (name, repr(value)) for name, value in vars(error).items() if name != "__tracekit_trace__"
+            (name, repr(value))
+            for name, value in vars(error).items()
+            if name != "__tracekit_trace__" and not (name == "__notes__" and "when serializing" in repr(value))
         ),
         "members": members,
-        "cause": (type(error.__cause__), str(error.__cause__)),
+        "cause": (type(error.__cause__), _without_addresses(str(error.__cause__))),
         "leaves": [describe_error(leaf) for leaf in getattr(error, "exceptions", ())],
     }

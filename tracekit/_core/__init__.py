@@ -2,7 +2,7 @@
 
 Codecs have two forms, C in ``_speedups.pyx`` and Python in ``*_plain.py``. All else is written once: files with a
 ``.pxd`` beside them are compiled by Cython where there is a compiler, and run as they are where there is none, or
-where ``TRACEKIT_NO_EXTENSIONS=1`` is set. ``IS_COMPILED`` tells which.
+where ``TRACEKIT_NO_EXTENSIONS=1`` is set or the interpreter runs without the GIL. ``IS_COMPILED`` tells which.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import sys
 from importlib import import_module
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from typing import TYPE_CHECKING
+
+from .free_threading import HAS_GIL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +38,8 @@ class _Sources:
 
 
 def _is_compiled() -> bool:
-    if not NO_EXTENSIONS:
+    # Without the GIL, importing an extension module that does not claim to be safe there would turn it on, with a warning.
+    if not NO_EXTENSIONS and HAS_GIL:
         try:
             import_module(_PREFIX + "_speedups")
         except ModuleNotFoundError:  # not built; a broken build raises ImportError, loudly

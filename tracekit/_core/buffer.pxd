@@ -9,9 +9,10 @@ cdef class Buffer:
     cdef public bint is_open, is_asleep
     cdef public object wake
     cdef list _spans
-    cdef readonly int64_t started, ended, dropped, unsampled
+    cdef readonly int64_t started, ended, dropped, unsampled, passed
 
     cpdef object end(self, object span, bint is_recorded)
+    cpdef object processed(self)
     cpdef reset(self)
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..cython import cclass, compiled, final
+from .free_threading import HAS_GIL, indivisible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,18 @@ class Buffer:
     """
 
     if not compiled:
-        __slots__ = ("_spans", "capacity", "dropped", "ended", "is_asleep", "is_open", "started", "unsampled", "wake")
+        __slots__ = (
+            "_spans",
+            "capacity",
+            "dropped",
+            "ended",
+            "is_asleep",
+            "is_open",
+            "passed",
+            "started",
+            "unsampled",
+            "wake",
+        )
 
     def __init__(self) -> None:
         self.capacity = 16384
@@ -42,8 +54,12 @@ class Buffer:
         self._spans = fresh
         self.wake = None
         self.is_asleep = True
-        self.started = self.ended = self.dropped = self.unsampled = 0
+        self.started = self.ended = self.dropped = self.unsampled = self.passed = 0
         return spans
+
+    def start(self) -> None:
+        """Count a span that has started; with the GIL, adding to ``started`` does the same."""
+        self.started += 1
 
     def end(self, span: Any, is_recorded: bool) -> None:
         """Count *span*, which has ended, and keep it if it was recorded and there is room."""
@@ -59,6 +75,11 @@ class Buffer:
         if (self.is_asleep or count == self.capacity >> 1) and self.wake is not None:
             self.is_asleep = False
             self.wake()
+
+    def processed(self) -> None:
+        """Count a span that has ended as passed: span processors alone have got it, as there is no exporter."""
+        self.ended += 1
+        self.passed += 1
 
     def lose(self, count: int) -> None:
         """Count *count* recorded spans that were lost in another process."""
@@ -89,6 +110,10 @@ class Buffer:
     def __len__(self) -> int:
         return len(self._spans)
 
+
+if not compiled and not HAS_GIL:
+    for _name in ("reset", "start", "end", "lose", "drain", "counts"):
+        setattr(Buffer, _name, indivisible(getattr(Buffer, _name)))
 
 _buffer = Buffer()
 buffer = _buffer

@@ -11,6 +11,8 @@ from contextvars import ContextVar, Token
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
+from .free_threading import HAS_GIL
+
 __all__ = [
     "DEFERRED",
     "RANDOM",
@@ -103,7 +105,12 @@ def is_gone(owner: Any) -> bool:
     return False
 
 
-weak = weakref.ref
+def _weak(target: Any) -> weakref.ref[Any]:
+    """Return a weak reference to *target*, which may be one already: another thread has just made it."""
+    return target if type(target) is weakref.ref else weakref.ref(target)
+
+
+weak = weakref.ref if HAS_GIL else _weak
 
 
 def referent(ref: weakref.ref[T]) -> T | None:

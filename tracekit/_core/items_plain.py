@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .free_threading import HAS_GIL
+
 __all__ = ["Entries", "Items", "has_text_keys"]
 
 
@@ -40,8 +42,8 @@ class Items(dict[str, Any]):
         return True
 
     def mapping(self) -> dict[str, Any]:
-        """Return the dict that holds them, always the same; later ones enter it, too."""
-        return self
+        """Return the dict that holds them, always the same; later ones enter it, too. Without the GIL, a copy."""
+        return self if HAS_GIL else dict(self)
 
 
 class Entries:

@@ -14,6 +14,8 @@ from .codecs_plain import utf8
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .items_plain import Items
+
 __all__ = ["Octets"]
 
 
@@ -78,7 +80,9 @@ class Octets:
         for key, value in attributes.items():
             self.attribute(tag, key, value)
 
-    items = attributes
+    def items(self, tag: int, items: Items) -> None:
+        """Write each of *items* as a ``KeyValue``."""
+        self.attributes(tag, items.mapping())
 
     def attribute(self, tag: int, key: str, value: Any) -> None:
         """Write a ``KeyValue``."""

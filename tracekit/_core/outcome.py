@@ -28,34 +28,43 @@ _members: Any = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
 class Outcome(NamedTuple):
-    """The status of a span that an exception leaves, and the errors in it that no span of the trace has recorded."""
+    """The status of a span that an exception leaves, and the errors in it that no span of the trace has recorded.
+
+    ``expected`` are exceptions that are no errors of this span.
+    """
 
     code: Literal["unset", "error", "cancelled"]
     description: str = ""
     errors: tuple[BaseException, ...] = ()
+    expected: tuple[BaseException, ...] = ()
 
 
-def outcome_of(exc: BaseException, trace_id: str, limit: int) -> Outcome:
+def outcome_of(
+    exc: BaseException, trace_id: str, limit: int, expected: tuple[type[BaseException], ...] | None = None
+) -> Outcome:
     """Return the outcome of a span that *exc* leaves; the description of its status has about *limit* characters.
 
-    Never raises. At the recursion limit it returns no error, so that a span further out records it.
+    Exceptions of the classes *expected*, alone or in groups, are no errors. Never raises. At the recursion limit it
+    returns no error, so that a span further out records it.
     """
     if is_normal_end(exc):
         return Outcome("unset")
     name, _ = class_name(type(exc))
     try:
-        is_error, errors = _errors(exc, trace_id)
+        is_error, errors, awaited = _errors(exc, trace_id, expected or ())
         if errors:
             _recurse(_HEADROOM)
     except RecursionError:
         return Outcome("error", name)
     if not is_error:
-        return Outcome("cancelled", name)
+        return Outcome("unset", expected=awaited) if awaited else Outcome("cancelled", name)
     text = message_of(exc, limit)
-    return Outcome("error", f"{name}: {text}" if text else name, errors)
+    return Outcome("error", f"{name}: {text}" if text else name, errors, awaited)
 
 
-def exception_attributes(exc: BaseException, limits: Limits, texts: Texts | None = None) -> dict[str, Any]:
+def exception_attributes(
+    exc: BaseException, limits: Limits, texts: Texts | None = None, with_stack: bool = True
+) -> dict[str, Any]:
     """Return the attributes of an ``exception`` event, as OpenTelemetry's semantic conventions name them.
 
     Never raises: a message whose ``__str__`` does is empty.
@@ -63,15 +72,19 @@ def exception_attributes(exc: BaseException, limits: Limits, texts: Texts | None
     _, name = class_name(type(exc))
     texts = texts or Texts()
     message = texts.message(exc, limits.value_length)
+    if not with_stack:
+        return {"exception.type": name, "exception.message": message}
     stack = texts.stack(exc, limits.stack_length)
     return {"exception.type": name, "exception.message": message, "exception.stacktrace": stack}
 
 
-def exception_events(errors: Iterable[BaseException], limits: Limits) -> Iterator[tuple[BaseException, dict[str, Any]]]:
+def exception_events(
+    errors: Iterable[BaseException], limits: Limits, with_stack: bool = True
+) -> Iterator[tuple[BaseException, dict[str, Any]]]:
     """Yield each of the *errors* that leave one span with its attributes. The bounds are for all of them together."""
     texts = Texts()
     for error in errors:
-        yield error, exception_attributes(error, limits, texts)
+        yield error, exception_attributes(error, limits, texts, with_stack)
 
 
 def _recurse(depth: int) -> None:
@@ -137,17 +150,27 @@ def _namespace(module: Any) -> Any:
     return object.__getattribute__(module, "__dict__")  # a module that is loaded lazily stays unloaded
 
 
-def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseException, ...]]:
-    """Return whether *exc* holds more than cancellations, and its first unrecorded errors, each once, in order."""
+def _errors(
+    exc: BaseException, trace_id: str, expected: tuple[type[BaseException], ...]
+) -> tuple[bool, tuple[BaseException, ...], tuple[BaseException, ...]]:
+    """Return whether *exc* holds an error, its first unrecorded errors, and its first *expected* exceptions.
+
+    Each exception is returned once, in order. Cancellations are none of these.
+    """
     cancellations = _cancellations()
     verdicts: dict[int, bool] = {}  # whether a class is a cancellation, by its id: its metaclass may define __hash__
     errors: list[BaseException] = []
+    awaited: list[BaseException] = []
     is_error = False
     left = _PARTS
     # Not recursive, and each part once: groups may be thousands deep, or hold themselves many times over.
     waiting, seen = [exc], {id(exc)}
     while waiting and len(errors) < _LEAVES:
         part = waiting.pop()
+        if expected and any(_is(part, kind) for kind in expected):
+            if len(awaited) < _LEAVES:
+                awaited.append(part)
+            continue
         if _is(part, BaseExceptionGroup):
             members = _members(part)[:left]
             left -= len(members)
@@ -164,7 +187,7 @@ def _errors(exc: BaseException, trace_id: str) -> tuple[bool, tuple[BaseExceptio
         is_error = True
         if not _is_recorded(part, trace_id):
             errors.append(part)
-    return is_error or not verdicts, tuple(errors)
+    return is_error or not (verdicts or awaited), tuple(errors), tuple(awaited)
 
 
 # The traces in which an exception is recorded. They are kept beside it: an attribute would appear in vars(exc), in error

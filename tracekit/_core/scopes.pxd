@@ -24,6 +24,7 @@ from .interpreter cimport (
 )
 
 cdef object _current
+cdef bint _threads_inherit
 cdef object _replaced, _closed_elsewhere
 cdef list _released
 cdef bint _is_releasing
@@ -63,6 +64,14 @@ cdef class Body:
 
 @cython.locals(scope=Scope)
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
+
+
+@cython.locals(scope=Scope)
+cdef Scope visible_scope(int kind, object span, SpanContext context)
+
+
+@cython.locals(scope=Scope)
+cdef Scope _blank(int kind, object span, SpanContext context)
 
 
 cdef object open_scope(Scope scope)
@@ -115,6 +124,10 @@ cdef Scope _live_below(Scope scope)
 
 @cython.locals(inner=Scope)
 cdef Scope innermost()
+
+
+@cython.locals(context=SpanContext, scope=Scope)
+cdef Scope _unstick(Scope inner)
 
 
 @cython.locals(scope=Scope, below=Scope)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..cython import cclass, compiled, final, freelist, no_gc_clear
 from .context import SpanContext
+from .inherited import INHERITS, is_inherited
 from .misuse import misused
 
 if not compiled:
@@ -66,9 +67,11 @@ __all__ = [
     "put_context",
     "swap_scope",
     "thread_context",
+    "visible_scope",
 ]
 
 _current: Final[ContextVar[Any]] = ContextVar("tracekit_scope", default=None)
+_threads_inherit: Final = INHERITS
 
 # Replaced by a new object whenever scopes are replaced, and whenever one is closed that the running Context did not
 # open. Counting would be a race between threads.
@@ -175,19 +178,32 @@ if not compiled:
 
 def make_scope(kind: int, span: Any, context: SpanContext | None, labels: Labels | None) -> Scope:
     """Return a scope that is not open yet."""
+    scope = _blank(kind, span, context)
+    untrack(scope)
+    scope._labels = labels
+    return scope
+
+
+def visible_scope(kind: int, span: Any, context: SpanContext | None) -> Scope:
+    """Return a scope that is not open yet and that will have foreign values: the garbage collector sees it."""
+    scope = _blank(kind, span, context)
+    scope._carries = True
+    return scope
+
+
+def _blank(kind: int, span: Any, context: SpanContext | None) -> Scope:
     scope = Scope.__new__(Scope)
     if not compiled:  # C fields start as None, False and NULL
         scope._is_closed = scope._is_released = False
         scope._prev = scope._base = scope._outer = scope._stand_in = None
         scope._origin = scope._owner = scope._settled = scope.ambient = scope.view = None
+        scope._labels = None
         scope._carries = False
         scope._leans = 0
-    untrack(scope)
     scope._kind = kind
     scope._generation = generation()
     scope._span = span
     scope._context = context
-    scope._labels = labels
     return scope
 
 
@@ -494,8 +510,23 @@ def _live_below(scope: Scope | None) -> Scope | None:
 
 def innermost() -> Scope | None:
     """Return the scope that is current here, or None."""
-    inner = held(_current)
+    inner = _unstick(held(_current)) if _threads_inherit else held(_current)
     return inner if inner is None or (not inner._is_closed and inner._kind != LABELS) else _settle(inner)
+
+
+def _unstick(inner: Scope | None) -> Scope | None:
+    """Return *inner*, or where this thread inherited it a scope in its place, in which its span is current until it ends.
+
+    From then on spans are roots that are linked to it: a thread may serve others long after.
+    """
+    if not is_inherited(_current, inner) or inner is None or inner._kind == LINKED or _is_here(inner):
+        return inner
+    context = effective(inner)
+    if context is None or not context.is_valid:
+        context = linked_context(inner)
+    scope = linked_scope(context, until=held_span(inner))
+    put(_current, scope)
+    return scope
 
 
 def _settle(inner: Scope) -> Scope | None:
@@ -583,6 +614,8 @@ def linked_context(scope: Scope | None) -> SpanContext | None:
 def swap_scope(scope: Scope | None) -> Scope | None:
     """Make *scope*, open or None, the value of the running Context, and return the one before."""
     inner: Scope | None
+    if _threads_inherit:
+        _unstick(held(_current))
     if compiled:
         inner = held(_current)
         put(_current, scope)

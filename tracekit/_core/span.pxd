@@ -39,7 +39,7 @@ cdef Buffer _buffer
 cdef object _observer, _clock
 cdef int64_t _anchor
 cdef str _INTERNAL
-cdef tuple _NO_LINKS
+cdef tuple _NO_LINKS, _NO_CLASSES
 cdef PyObject* _oldest
 cdef PyObject* _newest
 cdef int _watchers
@@ -72,6 +72,7 @@ cdef class Span:
     cdef Items _attributes
     cdef Entries _events
     cdef Entries _links
+    cdef tuple _expected
     cdef int64_t _start, _stop, _distance
     cdef uint32_t _generation
     cdef uint8_t _status
@@ -95,7 +96,7 @@ cdef class Span:
     cdef object _put_all(self, object items)
 
     @cython.locals(cleaned=Items)
-    cdef Items _clean(self, object items)
+    cdef Items _clean(self, object items, Py_ssize_t most, Py_ssize_t length)
 
 
 @cython.locals(previous=Span)
@@ -135,7 +136,10 @@ cdef object _items(object attributes)
 cdef Items _kept(object attributes)
 cdef object _viewed(Items items)
 cdef tuple _link(object target)
+cdef tuple _classes(object expected)
 cdef int _index(tuple names, object name, str parameter) except -2
+cdef object _process(Span span)
+cpdef object amend(Span span, str name, dict attributes, object status)
 cpdef object relabel(Span span, object labels)
 cpdef object rekind(Span span, str kind)
 

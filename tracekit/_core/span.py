@@ -11,6 +11,7 @@ from ..cython import cclass, compiled, final, freelist, no_gc
 from .attributes import MISSING, clean
 from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
+from .free_threading import HAS_GIL, claim
 from .guard import type_name
 from .misuse import is_strict, misused
 from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
@@ -51,7 +52,7 @@ if not compiled:
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Protocol, Self
+    from typing import Never, Protocol, Self
 
     from .labels import Labels
 
@@ -68,6 +69,7 @@ __all__ = [
     "Root",
     "Span",
     "after_fork",
+    "amend",
     "check_clock",
     "open_spans",
     "rekind",
@@ -105,6 +107,7 @@ _MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
 _INTERNAL: Final = KINDS[0]
 _NO_LINKS: Final[tuple[Any, ...]] = ()
 _watchers = 0
+_NO_CLASSES: Final[tuple[type[BaseException], ...]] = ()
 
 if not compiled:  # places in STATUS_CODES
     UNSET: Final = 0
@@ -194,6 +197,7 @@ class Span:
             "_description",
             "_distance",
             "_events",
+            "_expected",
             "_face",
             "_generation",
             "_has_ended",
@@ -229,6 +233,7 @@ class Span:
         _attributes: Items | None
         _events: Entries | None
         _links: Entries | None
+        _expected: tuple[type[BaseException], ...] | None
         _start: int
         _stop: int
         _distance: int  # the wall clock's from the monotonic clock
@@ -249,6 +254,7 @@ class Span:
             """Set every field, as C does for a new object."""
             self.context = self.parent = None  # type: ignore[assignment]
             self._attributes = self._events = self._links = self._scope = self._description = self._face = None
+            self._expected = None
             self._start = self._stop = self._distance = self._generation = self._status = 0
             self._is_recorded = self._has_ended = self._owns_context = self._is_listed = False
             self.dropped_attributes = self.dropped_events = self.dropped_links = self.truncated_values = 0
@@ -359,7 +365,8 @@ class Span:
         if self._events.count() >= self._tracer.max_events:
             self.dropped_events += 1
             return
-        cleaned = self._clean(items) if items else None
+        tracer = self._tracer
+        cleaned = self._clean(items, tracer.max_event_attributes, tracer.max_part_value) if items else None
         name = str.__str__(name)
         number = self._now() if time_ns is None else _ns(time_ns)
         if self._has_ended:  # meanwhile, in another thread: the exporter may be reading it
@@ -382,7 +389,8 @@ class Span:
         if self._links.count() >= self._tracer.max_links:
             self.dropped_links += 1
             return
-        cleaned = self._clean(items) if items else None
+        tracer = self._tracer
+        cleaned = self._clean(items, tracer.max_link_attributes, tracer.max_part_value) if items else None
         if self._has_ended:
             self._late("add_link")
         else:
@@ -458,7 +466,9 @@ class Span:
             self._leave()
         if exc is not None and self._is_recorded and not self._has_ended:
             try:
-                outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value)
+                outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value, self._expected)
+                for _, recorded in exception_events(outcome.expected, self._tracer.limits, with_stack=False):
+                    self.add_event("exception", recorded)
                 for error, recorded in exception_events(outcome.errors, self._tracer.limits):
                     self.add_event("exception", recorded)
                     mark_recorded(error, self.context.trace_id)
@@ -468,6 +478,20 @@ class Span:
                     self._status = ERROR
         if not self._has_ended:
             self._end(None)
+
+    async def __aenter__(self) -> Self:
+        """Do the same as ``with``; there is nothing to wait for."""
+        self.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, exc, traceback)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Never:
+        """Raise TypeError: this span has started already, so it cannot be a decorator."""
+        raise TypeError(f"a span is no decorator: write @tracekit.traced({self._name[:64]!a})")
 
     def __dealloc__(self) -> None:
         if self._is_listed:
@@ -526,15 +550,19 @@ class Span:
                 if self._has_ended:  # while a clock of the program's was asked
                     return
             self._stop = max(self._start, stop)
-        self._has_ended = True
+        if compiled or HAS_GIL:
+            self._has_ended = True
+        elif not claim(self, "_has_ended"):
+            return
         if self._is_listed:
             _delist(self)
         if self._generation == generation():  # else the parent process, which opened it, exports it
-            _buffer.end(self, self._is_recorded)
+            if self._tracer.hooks is not None and self._is_recorded:
+                _process(self)
+            else:
+                _buffer.end(self, self._is_recorded)
             if _observer is not None:
                 _observer.ended(self)
-            if self._tracer.hooks is not None and self._is_recorded:
-                self._tracer.hooks.ended(self)
 
     def _late(self, method: str) -> None:
         if self._has_ended and _observer is not None:
@@ -582,12 +610,12 @@ class Span:
             for key, value in items:
                 self._put(key, value)
 
-    def _clean(self, items: Any) -> Items | None:
+    def _clean(self, items: Any, most: int, length: int) -> Items | None:
         cleaned = Items()
         for key, value in items.copy().items() if type(items) is dict else items:  # a finalizer may change it
-            plain, cuts = clean(value, self._tracer.max_value)
+            plain, cuts = clean(value, length)
             self.truncated_values += cuts
-            if plain is MISSING or cleaned.count() >= self._tracer.max_attributes:
+            if plain is MISSING or cleaned.count() >= most:
                 self.dropped_attributes += 1
             else:
                 cleaned.put(key, plain)
@@ -715,11 +743,24 @@ def _abandon(span: Span) -> None:
             ghost._stop = stop
     except Exception:  # a clock of the program's
         pass
-    _buffer.end(ghost, True)
+    _process(ghost)
     if _observer is not None:
         _observer.ended(ghost)
-    if ghost._tracer.hooks is not None:
-        ghost._tracer.hooks.ended(ghost)
+
+
+def _process(span: Span) -> None:
+    """Call the hooks for *span*, which has ended, then buffer it: a hook may still ``amend()`` it."""
+    hooks = span._tracer.hooks
+    if hooks is None:
+        _buffer.end(span, True)
+        return
+    try:
+        hooks.ended(span)
+    finally:
+        if _buffer.is_open or not hooks:
+            _buffer.end(span, True)
+        else:
+            _buffer.processed()
 
 
 def _ns(time_ns: Any) -> int:
@@ -802,11 +843,15 @@ def span(
     links: Iterable[SpanContext | Span | Link] = _NO_LINKS,
     parent: Span | SpanContext | Root | None = None,
     start_ns: int | None = None,
+    expected: type[BaseException] | tuple[type[BaseException], ...] = _NO_CLASSES,
 ) -> Span:
-    """Start a span, a child of the current one; ``with`` makes it current and ends it.
+    """Start a span, a child of the current one; ``with``, or ``async with``, makes it current and ends it.
 
     *parent* takes its place in a trace from a ``Span`` or a ``SpanContext`` instead, or from nowhere
     (``tracekit.ROOT``: a new trace, no labels). *start_ns* is Unix time, for work that began earlier.
+
+    An exception of the classes *expected* that leaves ``with`` is no error: it is an event with type and message,
+    without a stack trace, and the status stays unset. It is an error of a span further out that does not expect it.
     """
     items: Any = None
     if type(name) is not str:
@@ -825,10 +870,25 @@ def span(
     if start_ns is not None and not isinstance(start_ns, int):
         misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
         start_ns = None
+    if expected is not _NO_CLASSES:
+        expected = _classes(expected)
     self = _start(_tracer, name, kind, attributes, items, links, parent, start_ns)
+    if expected is not _NO_CLASSES:
+        self._expected = expected
     if self._is_recorded and self._tracer.hooks is not None:
         self._tracer.hooks.started(self, None)
     return self
+
+
+def _classes(expected: Any) -> tuple[type[BaseException], ...]:
+    """Return *expected*, a class of exceptions or a tuple of them, as a tuple; an empty one if it is neither."""
+    classes = expected if type(expected) is tuple else (expected,)
+    for one in classes:
+        # Not issubclass(), which asks the metaclass.
+        if not issubclass(type(one), type) or not type.__subclasscheck__(BaseException, one):
+            misused(TypeError(f"expected must be a class of exceptions or a tuple of them, not {type_name(one)}"))
+            return _NO_CLASSES
+    return classes
 
 
 def start_with(
@@ -879,6 +939,19 @@ def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
     span._is_recorded = sampled or (span._is_recorded and span._tracer.records_all)
     if span._is_recorded and _watchers:
         _enlist(span)
+
+
+def amend(span: Span, name: str | None, attributes: dict[str, Any] | None, status: Status | None) -> None:
+    """Replace fields of *span*, which may have ended, for the hooks; the exporter gets it afterwards. None: unchanged."""
+    if not span._is_recorded:
+        return
+    if name is not None:
+        span._name = name
+    if attributes is not None:
+        span._attributes = span._clean(attributes, span._tracer.max_attributes, span._tracer.max_value)
+    if status is not None:
+        span._status = max(_index(STATUS_CODES, status.code, "code"), UNSET)
+        span._description = status.description[: span._tracer.max_value]
 
 
 def _put_context(span: Span, context: SpanContext) -> None:
@@ -965,7 +1038,10 @@ def _start(
             self.context = child_context(base, base._bits & (SAMPLED | RANDOM | SUPPRESSED), base._state)
         else:
             self.context = tracer.child(base, name, kind, attributes, links, added)
-    _buffer.started += 1
+    if compiled or HAS_GIL:
+        _buffer.started += 1
+    else:
+        _buffer.start()
     if (tracer.recording and self.context._bits & SAMPLED) or (
         tracer.records_all and not self.context._bits & SUPPRESSED
     ):
@@ -1002,6 +1078,7 @@ def restore_span(
     links: list[Link] | None,
     status: Status,
     dropped: tuple[int, int, int, int],
+    instrumentation: Instrumentation | None = None,
 ) -> Span:
     """Return the span that another process recorded with these values, and hand it to the exporter.
 
@@ -1013,6 +1090,8 @@ def restore_span(
     self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
     self._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
     self.parent, self._tracer, self._name = parent, _tracer, name
+    if instrumentation is not None:
+        self._tracer = _tracer.replace(instrumentation=instrumentation)
     self._attributes = _kept(attributes)
     if events:
         self._events = Entries()
@@ -1025,14 +1104,16 @@ def restore_span(
     self._start, self._stop, self._generation = start_ns, end_ns, generation()
     self._is_recorded = self._has_ended = self._owns_context = True
     self.context = context
-    _buffer.started += 1
-    _buffer.end(self, True)
+    if compiled or HAS_GIL:
+        _buffer.started += 1
+    else:
+        _buffer.start()
+    if self._tracer.hooks is not None:
+        self._tracer.hooks.started(self, None)
+    _process(self)
     if _observer is not None:
         _observer.started(self, parent)
         _observer.ended(self)
-    if _tracer.hooks is not None:
-        _tracer.hooks.started(self, None)
-        _tracer.hooks.ended(self)
     return self
 
 

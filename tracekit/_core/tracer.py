@@ -49,6 +49,7 @@ class Tracer:
     kept where the random 56 bits of its id are not below it; ``state`` is the tracestate of a kept root
     (``ot=th:…``) or empty. ``sampler``, where there is one, decides instead; if it ``sees_trace``, with
     ``sample_trace()``, which also gets trace id, parent and links, and returns attributes for the root.
+    ``parts`` are other limits on the attributes of an event, of a link, and on the length of their values.
     ``records_all`` records the spans of traces that are not kept as well, for readers inside the process: their
     contexts stay unsampled, and the exporter does not get them.
     """
@@ -59,9 +60,13 @@ class Tracer:
             "instrumentation",
             "limits",
             "max_attributes",
+            "max_event_attributes",
             "max_events",
+            "max_link_attributes",
             "max_links",
+            "max_part_value",
             "max_value",
+            "parts",
             "recording",
             "records_all",
             "resource",
@@ -83,6 +88,7 @@ class Tracer:
         resource: Mapping[str, Any] = NO_ATTRIBUTES,
         instrumentation: Instrumentation | None = None,
         hooks: Hooks | None = None,
+        parts: tuple[int, int, int] | None = None,
     ) -> None:
         self.recording = recording
         self.records_all = records_all
@@ -98,6 +104,12 @@ class Tracer:
         self.max_events = limits.events
         self.max_links = limits.links
         self.max_value = limits.value_length
+        self.parts = parts
+        self.max_event_attributes, self.max_link_attributes, self.max_part_value = parts or (
+            limits.attributes,
+            limits.attributes,
+            limits.value_length,
+        )
 
     def replace(
         self,
@@ -109,6 +121,7 @@ class Tracer:
         resource: Mapping[str, Any] | None = None,
         instrumentation: Instrumentation | None = None,
         hooks: Hooks | None = None,
+        parts: tuple[int, int, int] | None = None,
     ) -> Tracer:
         """Return a copy with another value of each argument that is not None."""
         return Tracer(
@@ -121,6 +134,7 @@ class Tracer:
             resource=self.resource if resource is None else resource,
             instrumentation=self.instrumentation if instrumentation is None else instrumentation,
             hooks=self.hooks if hooks is None else hooks,
+            parts=self.parts if parts is None else parts,
         )
 
     def root(

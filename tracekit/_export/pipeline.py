@@ -423,13 +423,14 @@ class Pipeline:
         worker, counts = self._state
         if worker is not None:
             counts = counts.plus(worker.counts)
+        passed = buffer.passed
         started, ended, dropped, unsampled, waiting = buffer.counts()
-        settled = dropped + unsampled + sum(counts)
+        settled = dropped + unsampled + passed + sum(counts)
         return Statistics(
             started=started,
             ended=ended,
             open=started - ended,
-            exported=counts.exported,
+            exported=passed + counts.exported,
             queued=waiting if worker is None else ended - settled,
             dropped=dropped + counts.dropped,
             failed=counts.failed,

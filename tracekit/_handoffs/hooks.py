@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .._core.scopes import Scope
 
-__all__ = ["install_hooks", "remove_hooks", "start_inside"]
+__all__ = ["install_hooks", "put_into_environment", "remove_hooks", "start_inside", "starts_threads"]
 
 
 _lock = RLock()
@@ -54,7 +54,7 @@ def install_hooks() -> None:
     hooks: list[tuple[type, str, Callable[..., Any]]] = [
         (threading.Thread, "start", _start),
         (ThreadPoolExecutor, "submit", _submit),
-        (subprocess.Popen, "__init__", _popen),
+        (subprocess.Popen, "__init__", put_into_environment),
         (pool, "__init__", _in_nothing),
     ]
     hooks += [(pool, name, _pool_job) for name in _POOL_JOBS]
@@ -142,7 +142,9 @@ def _start(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -
     context = current_context()
     if is_daemon and context is not None:
         scope = linked_scope(context if context.is_valid else None, until=current_span())
-    return start_inside(args[0], functools.partial(_inside, scope), functools.partial(original, *args, **kwargs))
+    # With nothing current: where threads inherit the Context of their start, the scope is not to be another one.
+    start = functools.partial(_inside, None, original, *args, **kwargs)
+    return start_inside(args[0], functools.partial(_inside, scope), start)
 
 
 def start_inside(
@@ -210,6 +212,12 @@ def _submit(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs
     return _in_nothing(scope, original, args, kwargs)
 
 
+def starts_threads(executor: object) -> bool:
+    """Tell whether ``submit()`` of *executor* starts threads, which may inherit the Context that it is called in."""
+    pools = sys.modules.get("concurrent.futures.thread")  # imported by the program that has such an executor
+    return pools is not None and isinstance(executor, pools.ThreadPoolExecutor)
+
+
 def _in_nothing(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001
     """Call *original* with nothing current: a worker that it starts serves others too."""
     return _inside(None, original, *args, **kwargs)
@@ -232,7 +240,13 @@ def _pool_job(scope: Scope | None, original: Callable[..., Any], args: Any, kwar
 _ENV = 11  # the place of env among the arguments of Popen.__init__, self included
 
 
-def _popen(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001
+def put_into_environment(
+    scope: Scope,  # noqa: ARG001
+    original: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+) -> Any:
+    """Call ``Popen.__init__()``, or a function that takes *env* by keyword, with the current context in *env*."""
     if current_context() is not None:
         try:
             if len(args) > _ENV:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from .._core.guard import type_name
+from .._core.attributes import MISSING
+from .._core.guard import class_name, type_name
 from .._core.misuse import misused
 from .._core.scopes import (
     Body,
@@ -20,13 +21,24 @@ from .._core.scopes import (
     swap_scope,
 )
 from .._core.span import span
+from ._arguments import recorder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+    )
     from types import CodeType, FrameType
 
     from .._core.scopes import Scope
     from .._core.span import Span
+    from ._arguments import Recorder
 
 __all__ = ["stream", "traced", "untraced"]
 
@@ -38,60 +50,100 @@ S = TypeVar("S")
 @overload
 def traced(function: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
-def traced(name: str, /) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-def traced(target: Any, /) -> Any:
+def traced(
+    name: str = ...,
+    /,
+    *,
+    kind: Literal["internal", "server", "client", "producer", "consumer"] = ...,
+    attributes: Mapping[str, Any] | None = ...,
+    capture_args: Iterable[str] | Mapping[str, str] = ...,
+    expected: type[BaseException] | tuple[type[BaseException], ...] = ...,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def traced(
+    target: Any = MISSING,
+    /,
+    *,
+    kind: Any = "internal",
+    attributes: Any = None,
+    capture_args: Any = (),
+    expected: Any = (),
+) -> Any:
     """Give each call of a function its span, named after the function or, as ``@traced("name")``, otherwise.
+
+    *kind*, *attributes* and *expected* are those of ``span()``. *capture_args* names arguments that become attributes
+    of the same name, or as a mapping their names and the attributes' names: ``{"order": "shop.order.id"}``. Their
+    values are converted and cut as all attributes are; None is left out. Arguments whose names denote secrets, also
+    within mappings and objects, are recorded as ``REDACTED``.
 
     The function keeps its kind: coroutine function, generator function or async generator function. A
     generator's span starts with its first step and ends with its last; it is current only while
-    the body runs, so the consumer keeps its own, whichever task or thread makes the step.
+    the body runs, so the consumer keeps its own, whichever task or thread makes the step. With ``classmethod``,
+    ``staticmethod`` and ``property`` either order works, except that a property itself cannot be traced.
     """
+    given = (("kind", kind, "internal"), ("attributes", attributes, None), ("expected", expected, ()))
+    options = {key: value for key, value, default in given if value is not default}
     if isinstance(target, str):
-        return functools.partial(_traced, name=target)
-    if isinstance(target, staticmethod | classmethod):
-        return _traced(target, name=target.__func__.__qualname__)
-    if not callable(target):
-        misused(TypeError(f"traced takes a function or a name, not {type_name(target)}"))
-        return target
-    return _traced(target, name=getattr(target, "__qualname__", type(target).__qualname__))
+        return functools.partial(_traced, name=target, capture_args=capture_args, options=options)
+    if target is MISSING:
+        return functools.partial(_traced, name=None, capture_args=capture_args, options=options)
+    return _traced(target, name=None, capture_args=capture_args, options=options)
 
 
-def _traced(function: Any, *, name: str) -> Any:
+def _traced(function: Any, *, name: str | None, capture_args: Any, options: dict[str, Any]) -> Any:
     if isinstance(function, staticmethod | classmethod):
-        return type(function)(_traced(function.__func__, name=name))
+        inner = _traced(function.__func__, name=name, capture_args=capture_args, options=options)
+        return type(function)(inner)
+    if isinstance(function, type):
+        message = f"traced takes a function, not the class {class_name(function)[0]}: decorate its methods"
+        misused(TypeError(message))
+        return function
     if not callable(function):
-        misused(TypeError(f"traced takes a function, not {type_name(function)}"))
+        advice = ": write @property above @traced" if isinstance(function, property) else ""
+        misused(TypeError(f"traced takes a function or a name, not {type_name(function)}{advice}"))
         return function
     import inspect  # not at the top: it would double the cost of importing tracekit
 
+    if name is None:
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+    start: Callable[[], Span] = functools.partial(span, name, **options)
+    record = recorder(function, capture_args)
     if inspect.isasyncgenfunction(function):
-        return _traced_async_generator(function, name)
+        return _traced_async_generator(function, start, record=record)
     if inspect.isgeneratorfunction(function):
-        return _traced_generator(function, name)
+        return _traced_generator(function, start, record=record)
     if inspect.iscoroutinefunction(function):
-        return _traced_coroutine_function(function, name)
+        return _traced_coroutine_function(function, start, record)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with span(name):
+        with start() as opened:
+            if record is not None:
+                record(opened, args, kwargs)
             return function(*args, **kwargs)
 
     return call
 
 
-def _traced_coroutine_function(function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> Any:
+def _traced_coroutine_function(
+    function: Callable[..., Coroutine[Any, Any, Any]], start: Callable[[], Span], record: Recorder | None = None
+) -> Any:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        with span(name):
+        with start() as opened:
+            if record is not None:
+                record(opened, args, kwargs)
             return await function(*args, **kwargs)
 
     return call
 
 
-def untraced(coro: Any) -> tuple[str, Callable[[], Coroutine[Any, Any, Any]]] | None:
-    """Return the span's name, and a call of the function without it, if *coro* is a call under ``@traced``, not begun.
+def untraced(
+    coro: Any, name: str | None = None
+) -> tuple[Callable[[], Span], Callable[[], Coroutine[Any, Any, Any]]] | None:
+    """Return functions that start the span of *coro* and call its function without it, if it is under ``@traced``.
 
-    For a caller that opens the span itself. *coro* must be closed then.
+    None if it is not, or if it has begun. For a caller that opens the span itself, with *name* instead of the
+    function's. *coro* must be closed then.
     """
     if getattr(coro, "cr_code", None) is not _COROUTINE:
         return None
@@ -100,7 +152,15 @@ def untraced(coro: Any) -> tuple[str, Callable[[], Coroutine[Any, Any, Any]]] | 
     if inspect.getcoroutinestate(coro) != inspect.CORO_CREATED:
         return None
     found = inspect.getcoroutinelocals(coro)
-    return found["name"], functools.partial(found["function"], *found["args"], **found["kwargs"])
+    start, record, args, kwargs = (found[key] for key in ("start", "record", "args", "kwargs"))
+
+    def begin() -> Span:
+        opened: Span = start() if name is None else span(name, **start.keywords)
+        if record is not None:
+            record(opened, args, kwargs)
+        return opened
+
+    return begin, functools.partial(found["function"], *args, **kwargs)
 
 
 def stream(steps: S, /, name: str | None = None) -> S:
@@ -128,7 +188,7 @@ def stream(steps: S, /, name: str | None = None) -> S:
     else:
         misused(TypeError(f"steps must be an iterator or async iterator, not {type_name(steps)}"))
         return steps
-    streamed: S = make(lambda: source, name, _lasting())()
+    streamed: S = make(lambda: source, functools.partial(span, name), _lasting())()
     return streamed
 
 
@@ -174,14 +234,14 @@ def _lasting() -> Scope:
     return lasting
 
 
-def _open(name: str, under: Scope | None) -> tuple[Span, Body]:
+def _open(start: Callable[[], Span], under: Scope | None) -> tuple[Span, Body]:
     """Start the span of a generator's body, in *under* or where this runs; return it with the scopes of the body."""
     if _places and under is None:
         under = _place_of(sys._getframe(1))
     held = swap_scope(None)
     swap_scope(held if under is None else under)
     under = current_scope()
-    opened = span(name)
+    opened = start()
     opened.__enter__()
     return opened, Body(swap_scope(held), under)
 
@@ -192,10 +252,17 @@ def _close(opened: Span, body: Body, error: BaseException | None) -> None:
     body.leave()
 
 
-def _traced_generator(function: Callable[P, Generator[Any, Any, Any]], name: str, under: Scope | None = None) -> Any:
+def _traced_generator(
+    function: Callable[P, Generator[Any, Any, Any]],
+    start: Callable[[], Span],
+    under: Scope | None = None,
+    record: Recorder | None = None,
+) -> Any:
     @functools.wraps(function)
     def steps(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
-        opened, body = _open(name, under)
+        opened, body = _open(start, under)
+        if record is not None:
+            record(opened, args, kwargs)
         enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
         error: BaseException | None = None
         try:
@@ -241,11 +308,16 @@ def _traced_generator(function: Callable[P, Generator[Any, Any, Any]], name: str
 
 
 def _traced_async_generator(
-    function: Callable[P, AsyncGenerator[Any, Any]], name: str, under: Scope | None = None
+    function: Callable[P, AsyncGenerator[Any, Any]],
+    start: Callable[[], Span],
+    under: Scope | None = None,
+    record: Recorder | None = None,
 ) -> Any:
     @functools.wraps(function)
     async def steps(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
-        opened, body = _open(name, under)
+        opened, body = _open(start, under)
+        if record is not None:
+            record(opened, args, kwargs)
         enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
         error: BaseException | None = None
         try:
@@ -290,19 +362,19 @@ def _traced_async_generator(
     return steps
 
 
-def _traced_iterator(function: Callable[[], Iterator[Any]], name: str, under: Scope) -> Any:
+def _traced_iterator(function: Callable[[], Iterator[Any]], start: Callable[[], Span], under: Scope) -> Any:
     def items() -> Generator[Any, Any, Any]:
         return (yield from function())
 
-    return _traced_generator(items, name, under)
+    return _traced_generator(items, start, under)
 
 
-def _traced_async_iterator(function: Callable[[], AsyncIterator[Any]], name: str, under: Scope) -> Any:
+def _traced_async_iterator(function: Callable[[], AsyncIterator[Any]], start: Callable[[], Span], under: Scope) -> Any:
     async def items() -> AsyncGenerator[Any, Any]:
         async for item in function():
             yield item
 
-    return _traced_async_generator(items, name, under)
+    return _traced_async_generator(items, start, under)
 
 
 def _code_of(maker: Callable[..., Any]) -> CodeType:
@@ -310,7 +382,7 @@ def _code_of(maker: Callable[..., Any]) -> CodeType:
 
     def example() -> None: ...
 
-    code: CodeType = maker(example, "").__code__
+    code: CodeType = maker(example, span).__code__
     return code
 
 

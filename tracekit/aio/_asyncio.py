@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from .._handoffs.by_hand import wrap
 from .._handoffs.delivery import Deliveries, Delivery, Envelope, open_envelope, seal
+from .._handoffs.hooks import starts_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,4 +71,7 @@ def run_in_executor(executor: Executor | None, func: Callable[[Unpack[Args]], T]
 
         run, packed = (func, args) if isinstance(executor, ProcessPoolExecutor) else pack(func, *args)
         return loop.run_in_executor(executor, run, *packed)
+    if executor is None or starts_threads(executor):
+        # From an empty Context: since Python 3.14 a worker may inherit that of its first job.
+        return Context().run(loop.run_in_executor, executor, wrap(func), *args)
     return loop.run_in_executor(executor, wrap(func), *args)

@@ -161,11 +161,12 @@ class GroupTask:
     async def run(self) -> Any:
         __tracebackhide__ = True
         waited_ns = monotonic_ns() - self.spawned_ns
-        traced = untraced(self.coro)
-        if traced is not None and not self.is_named:
-            self.name = traced[0]
-        note_wait(self.cancellation.name, self.name, waited_ns)
-        with span(self.name) as own:
+        traced = untraced(self.coro, self.name if self.is_named else None)
+        begin = functools.partial(span, self.name) if traced is None else traced[0]
+        with begin() as own:
+            if traced is not None:
+                self.name = own.name
+            note_wait(self.cancellation.name, self.name, waited_ns)
             if own.is_recording:
                 own.set_attribute("task.wait_s", waited_ns / 1e9)
                 self.deadline = min(self.deadline, anyio.current_effective_deadline())

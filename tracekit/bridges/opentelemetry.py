@@ -22,7 +22,7 @@ from .._core.log import log
 from ._opentelemetry.entry import LazyRuntimeContext
 from ._opentelemetry.propagator import Propagator
 from ._opentelemetry.provider import TracerProvider
-from ._opentelemetry.runtime import RUNTIME, RuntimeContext
+from ._opentelemetry.runtime import RUNTIME, RuntimeContext, attach, detach, get_current
 from ._opentelemetry.spans import OtelSpan
 from ._opentelemetry.tracer import OtelTracer, get_current_span, use_span
 
@@ -58,6 +58,8 @@ def install(replace_sdk: bool = False) -> TracerProvider:
         if hasattr(_trace, "_TRACER_PROVIDER_SET_ONCE"):
             _replace(_trace._TRACER_PROVIDER_SET_ONCE, "_done", True)
         _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
+        for function in attach, detach, get_current:
+            _replace(_context, function.__name__, function)
         _replace(_trace, "use_span", use_span)
         _replace(_trace, "get_current_span", get_current_span)
         _provider.cover_native_spans(True)
@@ -76,6 +78,7 @@ def uninstall() -> None:
     if _provider is not None:
         _provider.cover_native_spans(False)
         _configure.export_context().run(RUNTIME.detach, _in_export)
+        _configure.use_generator(None)
     _in_export = _provider = None
     while _replaced:
         module, name, ours, before = _replaced.pop()

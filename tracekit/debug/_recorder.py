@@ -14,36 +14,51 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from .._configure import add_tap, remove_tap
+from .._core.records import STATUS_CODES
 from .._core.span import open_spans, watch_spans
+from ..cython import cclass, compiled, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .._core.context import SpanContext
     from .._core.span import Span
 
-__all__ = ["BOUNDS_NS", "FAMILY", "MAX_PENDING", "MAX_SPANS", "Counts", "Family", "Recorder", "Trace", "recorder"]
+__all__ = ["BOUNDS_NS", "FAMILY", "Counts", "Family", "Recorder", "Trace", "recorder"]
 
 FAMILY: Final = "tracekit.family"  # the attribute that names the family of a local root, in place of kind and name
 BOUNDS_NS: Final = (0, 50_000_000, 100_000_000, 200_000_000, 500_000_000, 10**9, 10**10, 10**11)
-_SLOW_NS: Final = BOUNDS_NS[1]
-_PER_BUCKET: Final = 10
-MAX_SPANS: Final = 20_000  # of all samples, without their roots
-MAX_PENDING: Final = 20_000
-_MAX_TRACE: Final = 200  # spans of one sample: past that the middle ones are discarded
-_MAX_FAMILIES: Final = 256
-_OTHER: Final = ("", "(other families)")
+MAX_FAMILIES: Final = 256
+SLOTS: Final = 37  # a histogram counts by the bit length of the duration in microseconds: 1 µs, 2 µs, 4 µs ... 19 h
 _PORTION: Final = 2048  # open spans: 40 µs
-# A histogram counts by the bit length of the duration in microseconds: 1 µs, 2 µs, 4 µs ... 19 h.
-SLOTS: Final = 37
+_OTHER: Final = ("", "(other families)")
 _MINUTE_NS: Final = 10 * 10**9  # a slot of the last minute
 _HOUR_NS: Final = 600 * 10**9
-_WINDOW: Final = 6  # slots
+_ERROR: Final = STATUS_CODES.index("error")
+_SPREAD: Final = 0x1E3779B97F4A7C15
+
+if not compiled:
+    _SLOW_NS: Final = BOUNDS_NS[1]
+    _PER_BUCKET: Final = 10
+    _MAX_TRACE: Final = 200  # spans of one sample: past that the middle ones are discarded
+    _WINDOW: Final = 6  # slots
+    _MASK: Final = (1 << 64) - 1
 
 
+def _key_of(context: SpanContext) -> int:
+    """Return 64 bits of the ids of *context*, which tell spans apart also where ids are small numbers."""
+    if compiled:
+        return context._low * _SPREAD ^ context._span
+    return (context._low * _SPREAD & _MASK) ^ context._span
+
+
+@final
+@cclass
 class Trace:
     """A finished local trace: its root, the spans below it in the order in which they ended, and those left out."""
 
-    __slots__ = ("left_out", "rings", "root", "spans")
+    if not compiled:
+        __slots__ = ("left_out", "rings", "root", "spans")
 
     def __init__(self, root: Span, spans: list[Span], left_out: int) -> None:
         self.root = root
@@ -52,53 +67,90 @@ class Trace:
         self.rings = 0  # that hold it
 
 
+@final
+@cclass
 class Counts:
-    """A latency histogram of a moving window: slots of *slot_ns*, or one without end if that is 0."""
+    """A latency histogram of a moving window: six slots of *slot_ns*, or one without end if that is 0."""
 
-    __slots__ = ("_at", "_slot_ns", "slots")
+    if not compiled:
+        __slots__ = ("_at", "_slot_ns", "slots")
 
     def __init__(self, slot_ns: int) -> None:
         self._slot_ns = slot_ns
         self._at = 0
-        self.slots = [[0] * SLOTS for _ in range(_WINDOW if slot_ns else 1)]
+        self.slots: list[list[int]] = [[0] * SLOTS for _ in range(_WINDOW if slot_ns else 1)]
 
-    def current(self, now_ns: int) -> list[int]:
-        """Return the slot to count in, after clearing those that are over."""
-        if not self._slot_ns:
-            return self.slots[0]
-        at = now_ns // self._slot_ns
+    def count(self, now_ns: int, slot: int) -> None:
+        """Count a duration in *slot*."""
+        at = now_ns // self._slot_ns if self._slot_ns else 0
+        if at > self._at:
+            self._move(at)
+        column: list[int] = self.slots[self._at % _WINDOW]
+        column[slot] += 1
+
+    def _move(self, at: int) -> None:
+        """Clear the slots that are over."""
         for passed in range(min(at - self._at, _WINDOW)):
             self.slots[(at - passed) % _WINDOW] = [0] * SLOTS
-        self._at = max(self._at, at)
-        return self.slots[self._at % _WINDOW]
+        self._at = at
 
     def sums(self, now_ns: int) -> list[int]:
         """Return the counts of the window."""
-        self.current(now_ns)
+        at = now_ns // self._slot_ns if self._slot_ns else 0
+        if at > self._at:
+            self._move(at)
         return [sum(column) for column in zip(*self.slots, strict=True)]
 
 
+@final
+@cclass
 class Family:
     """The counts and samples of the local roots of one kind and name."""
 
-    __slots__ = ("buckets", "errors", "hour", "key", "minute", "rings", "total")
+    if not compiled:
+        __slots__ = ("buckets", "errors", "hour", "key", "minute", "rings", "total")
 
     def __init__(self, key: tuple[str, str]) -> None:
         self.key = key
         self.buckets = [0] * len(BOUNDS_NS)  # number of traces that took at least as long
         self.errors = 0
-        self.rings: list[deque[Trace]] = [deque() for _ in range(len(BOUNDS_NS) + 1)]  # the last: errors
-        self.minute, self.hour, self.total = Counts(_MINUTE_NS), Counts(_HOUR_NS), Counts(0)
+        self.rings: list[list[Trace]] = [[] for _ in range(len(BOUNDS_NS) + 1)]  # oldest first; the last: errors
+        self.minute = Counts(_MINUTE_NS)
+        self.hour = Counts(_HOUR_NS)
+        self.total = Counts(0)
 
 
+@final
+@cclass
 class Recorder:
     """Finished requests, since it was started; ``lock`` is held by readers, for a short time."""
 
-    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    if not compiled:
+        __slots__ = (
+            "_clock",
+            "_pending",
+            "_pid",
+            "_samples",
+            "evicted",
+            "families",
+            "is_on",
+            "kept",
+            "lock",
+            "max_pending",
+            "max_spans",
+            "pending",
+            "trimmed",
+        )
+
+    def __init__(
+        self, clock: Callable[[], int] = time.monotonic_ns, *, max_spans: int = 20_000, max_pending: int = 20_000
+    ) -> None:
+        self.max_spans = max_spans  # of all samples, without their roots
+        self.max_pending = max_pending
         self.lock = threading.Lock()
         self.is_on = False
         self._clock = clock
-        self._forget()
+        self.forget()
 
     def start(self, *, records_all: bool) -> None:
         """Record finished requests, and list open ones, from now on. Further calls can only turn *records_all* on."""
@@ -114,12 +166,13 @@ class Recorder:
             watch_spans(False)
         remove_tap(self.take)
         with self.lock:
-            self._forget()
+            self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Forget every request."""
         self._pid = os.getpid()
         self.families: dict[tuple[str, str], Family] = {}
-        self._pending: dict[bytes, list[Span]] = {}  # finished spans by the id of their parent, oldest first
+        self._pending: dict[int, list[Span]] = {}  # finished spans by the key of their parent, oldest first
         self._samples: deque[Trace] = deque()  # those with spans, oldest first
         self.pending = self.evicted = self.kept = self.trimmed = 0
 
@@ -127,39 +180,48 @@ class Recorder:
         """Count and sample the spans of *batch*. Called in the exporting thread."""
         with self.lock:
             if self._pid != os.getpid():
-                self._forget()  # the parent process shows its own
-            now_ns = self._clock()
-            pending = self._pending
-            for span in batch:
-                parent = span.parent
-                if parent is None or parent.is_remote:
-                    self._finish(span, now_ns)
-                    continue
-                id = parent.id
-                waiting = pending.get(id)
-                if waiting is None:
-                    pending[id] = [span]
-                else:
-                    waiting.append(span)
-                self.pending += 1
-            while self.pending > MAX_PENDING:
-                gone = len(pending.pop(next(iter(pending))))
-                self.pending -= gone
-                self.evicted += gone
+                self.forget()  # the parent process shows its own
+            self._take(batch, self._clock())
+
+    def _take(self, batch: Sequence[Span], now_ns: int) -> None:
+        for span in batch:
+            parent = span.parent
+            if parent is None or parent._remote:
+                self._finish(span, now_ns)
+                continue
+            key = _key_of(parent)
+            waiting = self._pending.get(key)
+            if waiting is None:
+                self._pending[key] = [span]
+            else:
+                waiting.append(span)
+            self.pending += 1
+        while self.pending > self.max_pending:
+            gone = len(self._pending.pop(next(iter(self._pending))))
+            self.pending -= gone
+            self.evicted += gone
 
     def _finish(self, root: Span, now_ns: int) -> None:
         key = family_of(root)
         family = self.families.get(key)
         if family is None:
-            if len(self.families) >= _MAX_FAMILIES:
+            if len(self.families) >= MAX_FAMILIES:
                 key = _OTHER
-            family = self.families.setdefault(key, Family(key))
-        took_ns = (root.end_ns or 0) - root.start_ns
-        slot = min((took_ns // 1000).bit_length(), SLOTS - 1)
-        family.minute.current(now_ns)[slot] += 1
-        family.hour.current(now_ns)[slot] += 1
-        family.total.slots[0][slot] += 1
-        trace = Trace(root, *self._below(root))
+            family = self.families.get(key)
+            if family is None:
+                family = self.families[key] = Family(key)
+        took_ns = root._stop - root._start
+        micros = took_ns // 1000
+        slot = 0
+        while micros and slot < SLOTS - 1:
+            micros >>= 1
+            slot += 1
+        family.minute.count(now_ns, slot)
+        family.hour.count(now_ns, slot)
+        family.total.count(now_ns, slot)
+        trace = Trace(root, [], 0)
+        if self.pending:
+            self._gather(trace)
         family.buckets[0] += 1
         self._keep(family.rings[0], trace)
         if took_ns >= _SLOW_NS:
@@ -168,38 +230,40 @@ class Recorder:
                     break
                 family.buckets[at] += 1
                 self._keep(family.rings[at], trace)
-        if root.status.code == "error":
+        if root._status == _ERROR:
             family.errors += 1
-            self._keep(family.rings[-1], trace)
+            self._keep(family.rings[len(BOUNDS_NS)], trace)
         if trace.spans:
             self.kept += len(trace.spans)
             self._samples.append(trace)
-            while self.kept > MAX_SPANS:
+            while self.kept > self.max_spans:
                 self._trim(self._samples.popleft())
-            if len(self._samples) > 2 * MAX_SPANS:  # most of them are gone from their rings
+            if len(self._samples) > 2 * self.max_spans:  # most of them are gone from their rings
                 self._samples = deque([sample for sample in self._samples if sample.spans])
 
-    def _below(self, root: Span) -> tuple[list[Span], int]:
-        """Take the waiting spans below *root*; return at most 200 of them, and the number of the others."""
-        if not self._pending:
-            return [], 0
+    def _gather(self, trace: Trace) -> None:
+        """Move the waiting spans below the root of *trace* to it: at most 200, the others are left out."""
         found: list[Span] = []
-        waiting = [root.context.id]
-        while waiting:
-            children = self._pending.pop(waiting.pop(), None)
+        span = trace.root
+        at = 0
+        while True:
+            children = self._pending.pop(_key_of(span.context), None)
             if children is not None:
                 found += children
-                waiting += [child.context.id for child in children]
+            if at == len(found):
+                break
+            span = found[at]
+            at += 1
         self.pending -= len(found)
-        if len(found) <= _MAX_TRACE:
-            return found, 0
-        found.sort(key=lambda span: span.start_ns)
-        left_out = len(found) - _MAX_TRACE
-        return found[: _MAX_TRACE // 2] + found[-_MAX_TRACE // 2 :], left_out
+        if len(found) > _MAX_TRACE:
+            found.sort(key=_start_of)
+            trace.left_out = len(found) - _MAX_TRACE
+            found = found[: _MAX_TRACE // 2] + found[len(found) - _MAX_TRACE // 2 :]
+        trace.spans = found
 
-    def _keep(self, ring: deque[Trace], trace: Trace) -> None:
+    def _keep(self, ring: list[Trace], trace: Trace) -> None:
         if len(ring) == _PER_BUCKET:
-            oldest = ring.popleft()
+            oldest = ring.pop(0)
             oldest.rings -= 1
             if not oldest.rings and oldest.spans:
                 self.kept -= len(oldest.spans)
@@ -213,15 +277,22 @@ class Recorder:
         self.trimmed += len(trace.spans)
         trace.spans = []
 
-    def waiting_below(self, id: bytes) -> list[Span]:
-        """Return the finished spans that wait for the span with this id: of open traces, and late ones."""
-        return list(self._pending.get(id, ()))
+    def waiting_below(self, span: Span) -> list[Span]:
+        """Return the finished spans that wait for *span*: of open traces, and late ones."""
+        return list(self._pending.get(_key_of(span.context), ()))
+
+
+def _start_of(span: Span) -> int:
+    return span._start
 
 
 def family_of(root: Span) -> tuple[str, str]:
     """Return the key of the family of a local root: kind and name, or "" and the attribute ``tracekit.family``."""
-    named = root.attributes.get(FAMILY)
-    return ("", named) if isinstance(named, str) else (root.kind, root.name)
+    if root._attributes is not None and root._attributes.has(FAMILY):
+        named = root.attributes[FAMILY]
+        if isinstance(named, str):
+            return "", named
+    return root._kind, root._name
 
 
 def all_open_spans(pace: Callable[[], None], most: int = 200_000) -> tuple[list[Span], bool]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 from .._render import duration, printable
-from ._recorder import BOUNDS_NS, MAX_PENDING, MAX_SPANS, Trace, all_open_spans, family_of, recorder
+from ._recorder import BOUNDS_NS, Trace, all_open_spans, family_of, recorder
 from ._traces import Shown, labels_of
 from ._view import Markup, Page, Request, markup
 
@@ -79,8 +79,8 @@ class _Families:
     def _note(self) -> str:
         kept, pending, trimmed, evicted = self._memory
         return (
-            f"memory: samples hold {kept:,} of at most {MAX_SPANS:,} spans ({trimmed:,} discarded to stay below), "
-            f"{pending:,} of at most {MAX_PENDING:,} wait for their parent ({evicted:,} discarded)"
+            f"memory: samples hold {kept:,} of at most {recorder.max_spans:,} spans ({trimmed:,} discarded to stay below), "
+            f"{pending:,} of at most {recorder.max_pending:,} wait for their parent ({evicted:,} discarded)"
         )
 
     def json(self) -> dict[str, Any]:
@@ -93,8 +93,8 @@ class _Families:
                 row["latency"] = {name: _summary(_sums(family, name)) for name in _LATENCIES}
             families.append(row)
         kept, pending, trimmed, evicted = self._memory
-        memory = {"spans": kept, "max_spans": MAX_SPANS, "discarded": trimmed}
-        waiting = {"spans": pending, "max_spans": MAX_PENDING, "discarded": evicted}
+        memory = {"spans": kept, "max_spans": recorder.max_spans, "discarded": trimmed}
+        waiting = {"spans": pending, "max_spans": recorder.max_pending, "discarded": evicted}
         return {"families": families, "samples": memory, "waiting": waiting, "is_cut": self._is_cut}
 
     def text(self) -> Iterator[str]:
@@ -260,8 +260,7 @@ def _spans(trace: Trace, opened: _Open) -> list[Span]:
         for span in spans:  # which grows
             if len(spans) > _MOST:
                 break
-            key = span.context.id
-            for child in [*recorder.waiting_below(key), *opened.below.get(key, ())]:
+            for child in [*recorder.waiting_below(span), *opened.below.get(span.context.id, ())]:
                 if id(child) not in known:
                     known.add(id(child))
                     spans.append(child)

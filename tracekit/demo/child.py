@@ -33,7 +33,7 @@ EXPORT_INTERVAL_S: Final = 0.25
 @contextlib.contextmanager
 def recording(service: str, path: str) -> Iterator[None]:
     """Write the spans of *service* to the file *path*; at the end flush, and say where they all went."""
-    trace_logging.install()
+    trace_logging.instrument()
     logging.basicConfig(format="%(name)s %(levelname)s trace %(trace_id)s: %(message)s", stream=sys.stdout)
     tracekit.configure(service=service, exporter=SQLiteExporter(path), export_interval_s=EXPORT_INTERVAL_S)
     try:

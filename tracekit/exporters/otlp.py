@@ -5,29 +5,24 @@ Spec: https://opentelemetry.io/docs/specs/otlp/ and https://opentelemetry.io/doc
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from .._core.errors import clip
 from .._core.otlp import encode_spans
 from .._core.records import Account
-from .._distribution import install_hint
-from .._environment import say
-from .._export.notices import Notices, describe
+from .._export.notices import describe
 from ._otlp.answers import Answer
+from ._otlp.client import Client
 from ._otlp.json import encode_spans_as_json
 from ._otlp.outbox import Ledger, Outbox
 from ._otlp.requests import Request, SizeLimit, pack
 from ._otlp.sender import Sender, backoff_s, report_rejected, report_unusable
-from ._otlp.settings import DEFAULTS, check_headers, endpoint_of, otlp_settings, without_secrets
 from ._sqlite.access import check_mode
 from ._sqlite.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .._core.span import Span
     from ._otlp.outbox import Batch
@@ -36,20 +31,12 @@ __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", 
 
 MAX_REQUEST_BYTES = 4 * 2**20  # the default limit of gRPC servers; a single span may be larger
 FAREWELL_S = 3.0  # for emptying the spool at the end of the program
-_PROTOCOLS = ("http/protobuf", "http/json", "grpc")
 _LEASE_MARGIN_S = 5.0
 _IDLE = 10.0  # after a failure, the spool rests this many times as long as the failure took
 
 
 class DeliveryError(Exception):
     """The collector did not accept a batch; the message gives the reason and what to change."""
-
-
-class _Transport(Protocol):
-    url: str
-
-    def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer: ...
-    def close(self) -> None: ...
 
 
 class _Loss:
@@ -112,9 +99,8 @@ class OTLPExporter:
         spool_mode: int = 0o600,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        found, wrong = otlp_settings(environ, protocol)
-        say(wrong)
         given = {
+            "endpoint": endpoint,
             "headers": headers,
             "timeout_s": timeout_s,
             "compression": compression,
@@ -125,31 +111,19 @@ class OTLPExporter:
             "insecure": insecure,
             "spool": spool,
         }
-        settings = {**DEFAULTS, **found, **{key: value for key, value in given.items() if value is not None}}
-        self.protocol = _one_of("protocol", settings["protocol"], _PROTOCOLS)
-        self.compression = _one_of("compression", settings["compression"], ("none", "gzip"))
-        self.timeout_s = _positive("timeout_s", settings["timeout_s"])
-        self._insecure = bool(settings["insecure"])
-        self._headers = _checked_headers(settings.get("headers") or {}, self.protocol)
-        paths = ("certificate", "client_certificate", "client_key")
-        self._files = tuple(None if settings.get(key) is None else os.fspath(settings[key]) for key in paths)
-        self._endpoint = _checked_endpoint(endpoint or found.get("endpoint"), self.protocol)
-        self.endpoint = without_secrets(self._endpoint)
-        self._spool = None if settings.get("spool") is None else os.fspath(settings["spool"])
+        self._client = Client("traces", given, environ)
+        self.endpoint, self.protocol = self._client.endpoint, self._client.protocol
+        self.compression, self.timeout_s = self._client.compression, self._client.timeout_s
+        self._spool = self._client.spool
+        self._notices = self._client.notices
         self._spool_bytes = spool_bytes
         check_mode("spool_mode", spool_mode)
         self._spool_mode = spool_mode
-        self._make_transport = _transports(self.protocol)
         self._failed = 0
-        self._notices = Notices()
         self._begin()
 
     def _begin(self) -> None:
         """Reset state that a fork must not share: connections, locks and threads."""
-        self._pid = os.getpid()
-        self._is_late = threading.Event()
-        self._transport: _Transport | None = None
-        self._connecting = threading.RLock()
         self._limit = SizeLimit()
         self._span_bytes = 1  # the average of the last request
         self._outbox = self._sender = None
@@ -166,9 +140,7 @@ class OTLPExporter:
             )
 
     def _adopt(self) -> None:
-        if self._pid != os.getpid():
-            # Kept alive: its finaliser would close the parent's sockets, or wait for threads of the parent.
-            self._inherited = self._transport
+        if self._client.adopted():
             self._begin()
             self._failed = 0
 
@@ -199,9 +171,7 @@ class OTLPExporter:
             at += count
 
     def _encoded(self, spans: Sequence[Span], loss: _Loss) -> Iterator[Request]:
-        content_type = "application/json" if self.protocol == "http/json" else "application/x-protobuf"
-        # The gRPC library compresses messages itself.
-        encoding = "gzip" if self.compression == "gzip" and self.protocol != "grpc" else ""
+        content_type, encoding = self._client.content_type, self._client.content_encoding
         try:
             body = encode_spans_as_json(spans) if self.protocol == "http/json" else encode_spans(spans)
         except Exception as error:
@@ -262,7 +232,7 @@ class OTLPExporter:
             waiting.sort(key=lambda one: one.not_before)
             request, failures, not_before, reason = waiting.pop(0)
             pause_s = not_before - time.monotonic()
-            if pause_s > 0 and (not_before >= deadline or self._is_late.wait(pause_s)):
+            if pause_s > 0 and (not_before >= deadline or self._client.is_late.wait(pause_s)):
                 loss.add(request.spans, reason)
                 continue
             left_s = max(0.1, deadline - time.monotonic())
@@ -280,32 +250,10 @@ class OTLPExporter:
                 loss.add(request.spans - sum([spans for _, spans in parts]), answer.reason)
 
     def _send(self, request: Request | Batch, timeout_s: float | None = None) -> Answer:
-        body, content_type, encoding = request.body, request.content_type, request.content_encoding
-        try:
-            with self._connecting:
-                if self._transport is None:
-                    self._transport = self._connect()
-                transport = self._transport
-            answer = transport.send(body, content_type, encoding, self.timeout_s if timeout_s is None else timeout_s)
-        except OSError as error:  # from a certificate file
-            where = f"{error.filename} cannot be read" if error.filename else f"{self.endpoint} cannot be reached"
-            return Answer("later", f"{where}: {error.strerror or error}", is_lasting=True)
-        except Exception as error:  # an error in a library must not lose the batches behind this one
-            return Answer("later", f"{self.endpoint}: {describe(error)}")
+        answer = self._client.send(request.body, request.content_type, request.content_encoding, timeout_s)
         if answer.outcome == "taken":
-            self._limit.taken(len(body))
+            self._limit.taken(len(request.body))
         return answer
-
-    def _connect(self) -> _Transport:
-        certificate, client_certificate, client_key = self._files
-        for path in self._files:
-            if path is not None:
-                with open(path, "rb"):  # the library's own error does not name the file
-                    pass
-        options = {"compression": self.compression, "insecure": self._insecure} if self.protocol == "grpc" else {}
-        return self._make_transport(
-            self._endpoint, self._headers, certificate, client_certificate, client_key, **options
-        )
 
     def probe(self, span: Span) -> Answer:
         """Send *span* alone, once, without the spool, and return the collector's answer."""
@@ -332,7 +280,7 @@ class OTLPExporter:
     def hurry(self) -> None:
         """Stop waiting for retries: the program is ending."""
         self._adopt()
-        self._is_late.set()
+        self._client.is_late.set()
 
     def shutdown(self) -> None:
         """Send the batches in the spool, for at most 3 s and while that succeeds, and close the connection."""
@@ -341,59 +289,6 @@ class OTLPExporter:
             self._sender.close(FAREWELL_S)
         if self._outbox is not None:
             self._outbox.close()
-        if self._transport is not None:
-            self._transport.close()
+        self._client.close()
+        self._client.begin()
         self._begin()
-
-
-def _transports(protocol: str) -> Callable[..., _Transport]:
-    """Return the transport class. Called by the constructor, which therefore reports a missing library."""
-    try:
-        if protocol == "grpc":
-            from ._otlp.grpc import GrpcTransport
-
-            return GrpcTransport
-        from ._otlp.http import HttpTransport
-
-        return HttpTransport
-    except ModuleNotFoundError as error:
-        extra = "otlp-grpc" if protocol == "grpc" else "otlp"
-        message = f"{protocol} needs {error.name}: {install_hint(extra)}"
-        raise ModuleNotFoundError(message, name=error.name) from error
-
-
-def _one_of(parameter: str, value: Any, words: tuple[str, ...]) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{parameter} must be str, not {type(value).__name__}")
-    if value not in words:
-        raise ValueError(f"{parameter} must be one of {', '.join(words)}: {value[:64]!a}")
-    return value
-
-
-def _positive(parameter: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{parameter} must be a number, not {type(value).__name__}")
-    if not 0 < value <= 3600:
-        raise ValueError(f"{parameter} must be above 0 and at most 3600: {value}")
-    return float(value)
-
-
-def _checked_headers(headers: Any, protocol: str) -> dict[str, str]:
-    if not isinstance(headers, Mapping):
-        raise TypeError(f"headers must be a mapping, not {type(headers).__name__}")
-    items = list(headers.items())
-    if not all(isinstance(name, str) and isinstance(value, str) for name, value in items):
-        raise TypeError("headers must hold str names and values")
-    try:
-        return check_headers(items, protocol)
-    except ValueError as error:
-        raise ValueError(f"headers {error}") from None
-
-
-def _checked_endpoint(endpoint: Any, protocol: str) -> str:
-    if endpoint is not None and not isinstance(endpoint, str):
-        raise TypeError(f"endpoint must be str, not {type(endpoint).__name__}")
-    try:
-        return endpoint_of(endpoint, protocol)
-    except ValueError as error:
-        raise ValueError(f"endpoint {error}: {clip(without_secrets(endpoint or ''))}") from None

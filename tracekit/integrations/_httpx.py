@@ -140,6 +140,10 @@ class AsyncTransport(_Transport):
     ) -> None:
         await self._inner.__aexit__(exc_type, exc_value, traceback)
 
+    def handle_request(self, request: Any) -> Any:
+        """Raise TypeError: the transport of an ``httpx.Client`` must not be asynchronous."""
+        raise TypeError("AsyncTraceTransport is for httpx.AsyncClient; give httpx.Client a TraceTransport")
+
     async def handle_async_request(self, request: Any) -> Any:
         """Send *request*."""
         client_span, request = self._start(request)

@@ -1,7 +1,6 @@
 """Redaction: detect names of secrets in queries and headers, and remove their values from queries.
 
-Names are compared in a normal form: percent-decoded, in lower case, letters and digits only. ``X-Api-Key``,
-``x_api_key``, ``apiKey``, ``api%5Fkey`` and ``apikey[]`` all end in ``apikey``.
+Names are percent-decoded, and then compared as in ``_secrets.py``: ``api%5Fkey`` is ``apikey``, too.
 """
 
 from __future__ import annotations
@@ -10,73 +9,13 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
 
+from .._secrets import is_secret_name, normal
+
 __all__ = ["MAX_TEXT", "REDACTED", "Redaction"]
 
 MAX_TEXT: Final = 1024  # characters kept of a query or a header
 REDACTED: Final = "REDACTED"
 
-# Whole names, in normal form: they are too short, or too common as a part of other words.
-_NAMES: Final = frozenset(
-    {
-        "code",
-        "cvc",
-        "cvv",
-        "hmac",
-        "key",
-        "otp",
-        "pass",
-        "pin",
-        "samlart",
-        "samlrequest",
-        "samlresponse",
-        "sid",
-        "sig",
-        "ticket",
-        "totp",
-    }
-)
-# Endings of a name, in normal form ...
-_ENDINGS: Final = (
-    "accesskey",
-    "accesskeyid",
-    "apikey",
-    "assertion",
-    "auth",
-    "authcode",
-    "authkey",
-    "authorization",
-    "authorizationcode",
-    "bearer",
-    "codeverifier",
-    "cookie",
-    "credential",
-    "credentials",
-    "csrf",
-    "encryptionkey",
-    "jwt",
-    "licensekey",
-    "masterkey",
-    "passcode",
-    "passphrase",
-    "passwd",
-    "password",
-    "privatekey",
-    "pwd",
-    "secret",
-    "secretkey",
-    "sessid",
-    "sessionid",
-    "sharedkey",
-    "signature",
-    "signingkey",
-    "storagekey",
-    "subscriptionkey",
-    "token",
-    "userpass",
-    "xsrf",
-)
-# ... and beginnings.
-_BEGINNINGS: Final = ("secret", "session")
 _MAX_KEY = 256  # characters of a name that are examined, from its end
 _MAX_KNOWN = 1024
 
@@ -94,10 +33,10 @@ class Redaction:
         for name in names:
             if not isinstance(name, str):
                 raise TypeError(f"redact must hold str, not {type(name).__name__}")
-            if not _normal(name):
+            if not normal(name):
                 raise ValueError(f"redact must hold names with letters or digits: {name[:64]!a}")
-            more.add(_normal(name))
-        self._names = _NAMES | more
+            more.add(normal(name))
+        self._more = frozenset(more)
         self._known: dict[str, bool] = {}
 
     def is_secret(self, name: str) -> bool:
@@ -128,13 +67,4 @@ class Redaction:
         return f"{key}={REDACTED}" if value and self.is_secret(key) else pair
 
     def _decide(self, name: str) -> bool:
-        name = unquote(name[-_MAX_KEY:])
-        # Parts count, too: "user[password]", "filter.token".
-        words = [_normal(name), *map(_normal, name.replace("[", ".").split("."))]
-        return any(
-            word in self._names or word.endswith(_ENDINGS) or word.startswith(_BEGINNINGS) for word in words if word
-        )
-
-
-def _normal(name: str) -> str:
-    return "".join(filter(str.isalnum, name.lower()))
+        return is_secret_name(unquote(name[-_MAX_KEY:]), self._more)

@@ -1,6 +1,6 @@
-"""Trace ids in log records: ``trace_id``, ``span_id`` and ``sampled`` of the code that logs, on every record.
+"""Trace ids in log records: ``trace_id``, ``span_id``, ``sampled`` and ``service.name`` on every record.
 
-tracekit.integrations.logging.install()
+tracekit.instrument("logging")
 logging.basicConfig(format="%(levelname)s %(trace_id)s %(span_id)s %(message)s")
 """
 
@@ -9,37 +9,31 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .. import current_context
+from ._log_fields import DATADOG_NAMES, NAMES, log_fields
 
-__all__ = ["install", "uninstall"]
+__all__ = ["instrument", "uninstrument"]
 
-_NOTHING: dict[str, Any] = {"trace_id": "", "span_id": "", "sampled": False}
+_ALL = frozenset((*NAMES, *DATADOG_NAMES))
 
 
 class _RecordFactory:
-    """Wraps the previous record factory and, while ``is_active``, adds three attributes."""
+    """Wraps the previous record factory and, while ``is_active``, adds the fields."""
 
-    __slots__ = ("is_active", "previous")
+    __slots__ = ("datadog", "is_active", "previous")
 
-    def __init__(self, previous: Any) -> None:
+    def __init__(self, previous: Any, datadog: bool) -> None:
         self.previous = previous
+        self.datadog = datadog
         self.is_active = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record: logging.LogRecord = self.previous(*args, **kwargs)
         if self.is_active:
             try:
-                record.__dict__.update(_fields())
+                record.__dict__.update(log_fields(self.datadog))
             except Exception:  # a record without __dict__ is logged all the same
                 pass
         return record
-
-
-def _fields() -> dict[str, Any]:
-    context = current_context()
-    if context is None or not context.is_valid:
-        return _NOTHING
-    return {"trace_id": context.trace_id, "span_id": context.span_id, "sampled": context.sampled}
 
 
 def _record_maker(previous: Any) -> Any:
@@ -58,7 +52,7 @@ def _record_maker(previous: Any) -> Any:
         extra: Any = None,
         sinfo: str | None = None,
     ) -> logging.LogRecord:
-        given = {key: extra[key] for key in _NOTHING if key in extra} if extra else None
+        given = {key: extra[key] for key in extra if key in _ALL} if extra else None
         if given:
             extra = {key: value for key, value in extra.items() if key not in given}
         record: logging.LogRecord = previous(self, name, level, fn, lno, msg, args, exc_info, func, extra, sinfo)
@@ -74,27 +68,30 @@ _maker: Any = None
 _previous_maker: Any = None
 
 
-def install() -> None:
-    """Add the current ids to every log record: ``trace_id`` and ``span_id``, hex, and ``sampled``, a bool.
+def instrument(target: None = None, *, datadog: bool = False) -> None:
+    """Add the current ids and the service to every log record; *datadog* adds ``dd.trace_id`` and so on.
 
-    Without a current context the ids are empty. They are read when the record is made, in the task or
+    ``trace_id`` and ``span_id`` are hex, ``sampled`` is a bool, ``service.name`` is that of ``configure()``. Without a
+    current context the ids are empty. They are read when the record is made, in the task or
     thread that logs, and stay the same wherever the record is handled. Values in ``extra=`` win.
-    Calling it again has no effect, also if another record factory wraps this one.
+    Calling it again has no effect, also if another record factory wraps this one, except for another *datadog*.
     """
     global _factory, _maker, _previous_maker
-    if _factory is not None and logging.getLogRecordFactory() is _factory:
+    _check(target)
+    if _factory is not None and logging.getLogRecordFactory() is _factory and _factory.datadog == datadog:
         return
-    uninstall()
-    _factory = _RecordFactory(logging.getLogRecordFactory())
+    uninstrument()
+    _factory = _RecordFactory(logging.getLogRecordFactory(), datadog)
     logging.setLogRecordFactory(_factory)
     _previous_maker = logging.Logger.makeRecord
     _maker = _record_maker(_previous_maker)
     logging.Logger.makeRecord = _maker  # type: ignore[method-assign]
 
 
-def uninstall() -> None:
-    """Undo ``install()``; a factory that others have wrapped since stays in place, inactive."""
+def uninstrument(target: None = None) -> None:
+    """Undo ``instrument()``; a factory that others have wrapped since stays in place, inactive."""
     global _factory, _maker, _previous_maker
+    _check(target)
     if _factory is not None:
         _factory.is_active = False
         if logging.getLogRecordFactory() is _factory:
@@ -102,3 +99,8 @@ def uninstall() -> None:
     if _maker is not None and logging.Logger.makeRecord is _maker:
         logging.Logger.makeRecord = _previous_maker  # type: ignore[method-assign]
     _factory = _maker = _previous_maker = None
+
+
+def _check(target: object) -> None:
+    if target is not None:
+        raise TypeError(f"log records are made by one factory for all loggers, not for a {type(target).__name__}")

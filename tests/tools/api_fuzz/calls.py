@@ -228,7 +228,8 @@ def use_context(fuzz: Fuzz) -> None:
 
 def is_public(name: str) -> bool:
     """Return whether *name* is public or special: private methods are cdef methods in the compiled form."""
-    return (not name.startswith("_") or name.endswith("__")) and name != "__del__"
+    # Python 3.14 makes __annotate_func__ for a NamedTuple: it raises NotImplementedError for most formats.
+    return (not name.startswith("_") or name.endswith("__")) and name not in {"__del__", "__annotate_func__"}
 
 
 def keep_ours(fuzz: Fuzz, thing: Any) -> None:

@@ -14,7 +14,7 @@ from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from .contexts import attributes_of, plain_attributes
 from .processors import Processors
-from .samplers import RandomIds, limits_of, sampler_in_use, sampler_of
+from .samplers import RandomIds, limits_in_environment, limits_of, part_limits_of, sampler_in_use, sampler_of
 from .spans import keep_resource, resource_of
 from .tracer import OtelTracer, Settings
 
@@ -27,8 +27,9 @@ __all__ = ["TracerProvider"]
 class TracerProvider(_trace.TracerProvider):
     """OpenTelemetry's TracerProvider. Spans go to the exporter of ``tracekit.configure()`` and to the processors.
 
-    Takes the SDK's arguments. *sampler* decides about new traces only. *id_generator* and other arguments of the SDK's
-    are ignored, with one warning.
+    Takes the SDK's arguments. *sampler* decides about new traces only. *id_generator* makes the ids of the whole process,
+    those of ``tracekit.span()`` too, unless ``tracekit.configure()`` was given one. Other arguments of the SDK's are
+    ignored, with one warning.
     """
 
     def __init__(
@@ -49,17 +50,21 @@ class TracerProvider(_trace.TracerProvider):
         self._tracers: dict[Any, OtelTracer] = {}
         self._covers_native = False
         self._settings = Settings()
-        # Spans are recorded and have the hooks from the start: their end is of interest to a processor added meanwhile.
-        changes: dict[str, Any] = {"recording": True, "hooks": self._processors}
+        changes: dict[str, Any] = {"recording": True}
         if resource is not None:
             changes["resource"] = given = attributes_of(getattr(resource, "attributes", None)) or {}
             keep_resource(given, resource)
         if sampler is not None:
             changes["sampler"] = sampler_of(sampler)
-        if span_limits is not None:
-            changes["limits"] = limits_of(span_limits, _configure.tracer_in_use().limits)
+        bounds = limits_in_environment() if span_limits is None else span_limits
+        if bounds is not None:
+            usual = _configure.tracer_in_use().limits
+            changes["limits"], changes["parts"] = limits_of(bounds, usual), part_limits_of(bounds, usual)
         self._settings.changes = self._changes = changes
-        names = sorted(name for name, value in {"id_generator": id_generator, **ignored}.items() if value is not None)
+        self._given_generator = id_generator
+        if id_generator is not None:
+            _configure.use_generator(id_generator)
+        names = sorted(name for name, value in ignored.items() if value is not None)
         if names:
             log("warning", "tracekit's TracerProvider ignores %s", ", ".join(names))
         self._given_processor = active_span_processor
@@ -84,9 +89,9 @@ class TracerProvider(_trace.TracerProvider):
         return self._processors if self._given_processor is None else self._given_processor
 
     @property
-    def id_generator(self) -> RandomIds:
-        """A source of random ids."""
-        return RandomIds()
+    def id_generator(self) -> Any:
+        """The source of ids that was given, or one of random ids."""
+        return RandomIds() if self._given_generator is None else self._given_generator
 
     def get_tracer(
         self,
@@ -120,6 +125,14 @@ class TracerProvider(_trace.TracerProvider):
         if not self._processors and self._shuts_down_on_exit:
             atexit.register(self._processors.shutdown)
         self._processors.add(span_processor)
+        if "hooks" not in self._changes:
+            # Into the tracers in use, too: the end of a span that is open now is of interest to the processor.
+            changes = {**self._changes, "hooks": self._processors}
+            if self._settings.changes is self._changes:
+                self._settings.changes = changes
+                for tracer in list(self._tracers.values()):
+                    tracer._hook(self._processors)
+            self._changes = changes
         if self._covers_native and not self._is_disabled:
             _configure.use_hooks(self._processors)
 

@@ -16,6 +16,7 @@ from ..._core.scopes cimport (
     innermost,
     keep_view,
     make_scope,
+    visible_scope,
 )
 from ..._core.span cimport Span
 from .contexts cimport from_otel, relabelled, remote_span
@@ -24,6 +25,7 @@ from .spans cimport OtelSpan, face
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     int PyDict_SetItem(object, object, object) except -1
+    object PyObject_GenericGetDict(object, void*)
 
 cdef object _EMPTY, _NO_KEYS
 
@@ -64,3 +66,13 @@ cdef object _labels(object baggage, SpanContext base)
 
 @cython.locals(ambient=Ambient, context=SpanContext)
 cdef object _view(Scope scope)
+cdef RuntimeContext _runtime
+
+
+cdef inline bint is_untouched(RuntimeContext runtime) except -1:
+    return not <dict>PyObject_GenericGetDict(runtime, NULL)
+
+
+
+@cython.locals(scope=Scope)
+cdef object _current_view()

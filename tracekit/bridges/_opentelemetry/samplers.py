@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..._core.records import Limits
-from .spans import KIND_NAMES
+from ..._foreign import ForeignSampler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..._core.records import Limits
     from ..._core.tracer import Tracer
 
-__all__ = ["RandomIds", "limits_of", "sampler_in_use", "sampler_of"]
-
-_KINDS = {name: kind for kind, name in KIND_NAMES.items()}
+__all__ = [
+    "RandomIds",
+    "limits_in_environment",
+    "limits_of",
+    "part_limits_of",
+    "sampler_in_use",
+    "sampler_of",
+]
 
 
 class RandomIds:
@@ -35,21 +37,9 @@ class RandomIds:
         return True
 
 
-class _Sampler:
-    """An OpenTelemetry sampler as one of tracekit's; only the decision counts, not attributes that it would add."""
-
-    def __init__(self, sampler: Any) -> None:
-        self._sampler = sampler
-
-    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
-        # Ratio samplers compare the low 64 bits of the trace id, of which tracekit's samplers get 56.
-        result = self._sampler.should_sample(None, randomness << 8, name, _KINDS[kind], attributes, ())
-        return bool(result.decision.is_sampled()), ""
-
-
 def sampler_of(sampler: Any) -> Any:
     """Return *sampler*, one of OpenTelemetry's, as ``tracekit.configure()`` takes it."""
-    return _Sampler(sampler)
+    return ForeignSampler(sampler)
 
 
 def sampler_in_use(tracer: Tracer) -> Any:
@@ -69,7 +59,7 @@ def limits_of(given: Any, usual: Limits) -> Limits:
     """Return the SDK's ``SpanLimits`` as tracekit's, with *usual* for the ones that tracekit alone has.
 
     None, a number without a limit, is the largest that ``tracekit.configure()`` takes; a length without a limit is the
-    usual one. Attributes of events and links have the limits of the span's.
+    usual one.
     """
     length = getattr(given, "max_span_attribute_length", None)
     return usual._replace(
@@ -78,6 +68,31 @@ def limits_of(given: Any, usual: Limits) -> Limits:
         links=_count(getattr(given, "max_links", None)),
         value_length=usual.value_length if length is None else _count(length),
     )
+
+
+def part_limits_of(given: Any, usual: Limits) -> tuple[int, int, int]:
+    """Return the limits of the SDK's ``SpanLimits`` on the attributes of an event, of a link, and on their length."""
+    length = getattr(given, "max_attribute_length", None)
+    return (
+        _count(getattr(given, "max_event_attributes", None)),
+        _count(getattr(given, "max_link_attributes", None)),
+        usual.value_length if length is None else _count(length),
+    )
+
+
+def limits_in_environment() -> Any:
+    """Return the SDK's ``SpanLimits`` where its variables are set and it can be imported, else None.
+
+    A variable that is set to an empty text means no limit there, unlike for ``tracekit.configure()``.
+    """
+    if not any(name.startswith("OTEL_") and name.endswith("_LIMIT") for name in os.environ):
+        return None
+    try:
+        from opentelemetry.sdk.trace import SpanLimits
+
+        return SpanLimits()
+    except (ImportError, ValueError):  # no SDK, or a variable that holds no number
+        return None
 
 
 def _count(limit: Any) -> int:

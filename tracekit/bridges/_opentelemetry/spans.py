@@ -16,8 +16,9 @@ from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import Status as OtelStatus
 
 from ..._core.misuse import misused
-from ..._core.outcome import outcome_of
-from ..._core.records import KINDS
+from ..._core.outcome import exception_events, mark_recorded, outcome_of
+from ..._core.records import KINDS, Status
+from ..._core.span import amend
 from ..._version import __version__
 from ...cython import cclass, compiled, final, freelist, no_gc_clear
 from .contexts import attributes_of
@@ -271,11 +272,19 @@ class OtelSpan:
     def _readable_span(self) -> OtelSpan:
         return self
 
-    # Fields of the SDK's spans that processors read although they are private. Not __getattr__(): it would slow each call.
+    # Fields of the SDK's spans that processors read, and some write, although they are private. Not __getattr__(): it would
+    # slow each call. A change made in on_end() still reaches the exporters, tracekit's too.
 
     @property
     def _attributes(self) -> Any:
         return self.attributes
+
+    @_attributes.setter
+    def _attributes(self, attributes: Any) -> None:
+        items = dict(attributes_of(attributes) or {})
+        if self.tracekit_span.status.code == "cancelled":
+            items.pop("tracekit.cancelled", None)  # which the status says
+        amend(self.tracekit_span, None, items, None)
 
     @property
     def _context(self) -> Any:
@@ -305,6 +314,10 @@ class OtelSpan:
     def _name(self) -> Any:
         return self.name
 
+    @_name.setter
+    def _name(self, name: Any) -> None:
+        amend(self.tracekit_span, str.__str__(text_of(name)), None, None)
+
     @property
     def _parent(self) -> Any:
         return self.parent
@@ -320,6 +333,11 @@ class OtelSpan:
     @property
     def _status(self) -> Any:
         return self.status
+
+    @_status.setter
+    def _status(self, status: Any) -> None:
+        if isinstance(status, OtelStatus):
+            amend(self.tracekit_span, None, None, Status(_STATUS_NAMES[status.status_code], status.description or ""))
 
     def __repr__(self) -> str:
         return f"<OtelSpan of {self.tracekit_span!r}>"
@@ -345,8 +363,9 @@ def leave(span: Span, exc: BaseException, records: bool, sets_status: bool) -> N
     try:
         outcome = outcome_of(exc, span.context.trace_id, span._tracer.max_value)
         if records:
-            for error in outcome.errors:
-                span.record_exception(error)
+            for error, recorded in exception_events(outcome.errors, span._tracer.limits):
+                span.add_event("exception", recorded)
+                mark_recorded(error, span.context.trace_id)
         if sets_status:
             span.set_status(outcome.code, outcome.description)
     except Exception:  # the recursion limit

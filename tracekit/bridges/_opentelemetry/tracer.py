@@ -80,13 +80,17 @@ class OtelTracer:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        kind = getattr(sys.modules.get("opentelemetry.sdk.trace"), "Tracer", None)
-        return kind if isinstance(kind, type) else OtelTracer
+        return _tracer_class()
 
     @property
     def resource(self) -> Any:
         """The resource of the provider."""
         return self._provider.resource
+
+    def _hook(self, hooks: Any) -> None:
+        """Call *hooks* for the spans of this tracer from now on, the open ones included."""
+        if self._derived[2] is not None:
+            self._derived[2].hooks = hooks
 
     def start_span(
         self,
@@ -100,6 +104,22 @@ class OtelTracer:
         set_status_on_exception: bool = True,
     ) -> OtelSpan:
         """Start a span, child of *context*'s span or of the current one; the caller ends it."""
+        return self._start_span(
+            name, context, kind, attributes, links, start_time, record_exception, set_status_on_exception
+        )
+
+    def _start_span(
+        self,
+        name: str,
+        context: Context | None,
+        kind: SpanKind,
+        attributes: Any,
+        links: Sequence[Any] | None,
+        start_time: int | None,
+        record_exception: bool,
+        set_status_on_exception: bool,
+    ) -> OtelSpan:
+        """``start_span()`` under a name that a proxy passes on."""
         made = _start(self, name, context, kind, attributes, links, start_time)
         if not record_exception or not set_status_on_exception:
             made._records, made._sets = bool(record_exception), bool(set_status_on_exception)
@@ -130,6 +150,58 @@ class OtelTracer:
         return _current_span(
             self, None, name, options, bool(record_exception), bool(set_status_on_exception), bool(end_on_exit)
         )
+
+
+_tracer_classes: dict[type, type] = {}  # by the class that they extend
+
+
+def _tracer_class() -> type:
+    """Return the class that an ``OtelTracer`` names as its own: one of the SDK's tracers, once the SDK is loaded.
+
+    Wrappers call its methods with themselves in place of the tracer (openinference's ``OITracer``), which those of a
+    compiled class reject.
+    """
+    kind = getattr(sys.modules.get("opentelemetry.sdk.trace"), "Tracer", None)
+    base = kind if isinstance(kind, type) else _trace.Tracer
+    made = _tracer_classes.get(base)
+    if made is None:
+        methods = {"start_span": _start_span_of, "start_as_current_span": _start_as_current_span_of}
+        made = _tracer_classes[base] = type(base)("OtelTracer", (base,), {"__module__": __name__, **methods})
+    return made
+
+
+def _start_span_of(
+    self: Any,
+    name: str,
+    context: Any = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Any = None,
+    links: Any = None,
+    start_time: int | None = None,
+    record_exception: bool = True,
+    set_status_on_exception: bool = True,
+) -> Any:
+    return self._start_span(
+        name, context, kind, attributes, links, start_time, record_exception, set_status_on_exception
+    )
+
+
+def _start_as_current_span_of(
+    self: Any,
+    name: str,
+    context: Any = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Any = None,
+    links: Any = None,
+    start_time: int | None = None,
+    record_exception: bool = True,
+    set_status_on_exception: bool = True,
+    end_on_exit: bool = True,
+) -> Any:
+    made = self.start_span(
+        name, context, kind, attributes, links, start_time, record_exception, set_status_on_exception
+    )  # a wrapper's
+    return _trace.use_span(made, end_on_exit, record_exception, set_status_on_exception)
 
 
 def _tracer_of(self: OtelTracer) -> Tracer:

@@ -55,7 +55,9 @@ def parse_json_response(octets: bytes) -> tuple[int, str]:
     try:
         answer: Any = json.loads(octets) if octets.strip() else {}
         partial = answer.get("partialSuccess") or {}
-        rejected, message = int(partial.get("rejectedSpans") or 0), str(partial.get("errorMessage") or "")
+        rejected, message = 0, str(partial.get("errorMessage") or "")
+        for name in ("rejectedSpans", "rejectedLogRecords", "rejectedDataPoints"):
+            rejected += int(partial.get(name) or 0)
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise FormatError("answer", "must be an ExportTraceServiceResponse in JSON", octets) from error
     return _checked(rejected, message)

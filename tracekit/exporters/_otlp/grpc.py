@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GrpcTransport"]
 
-_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_METHODS = {
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+}
 _RETRYABLE = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -34,13 +38,13 @@ _LARGE_ANSWER = ("CLIENT: Received message larger", "Decompressed message larger
 _ADVICE = {
     grpc.StatusCode.UNAUTHENTICATED: "it requires authentication: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
     grpc.StatusCode.PERMISSION_DENIED: "these headers do not permit sending spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
-    grpc.StatusCode.UNIMPLEMENTED: "it is not an OTLP collector, or does not accept traces",
+    grpc.StatusCode.UNIMPLEMENTED: "it is not an OTLP collector, or does not accept {signal}",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "it has no room for even one of these spans, and does not permit a retry",
 }
 
 
 class GrpcTransport:
-    """Call the trace service at *endpoint*. Not shared by processes."""
+    """Call the service for *signal* at *endpoint*. Not shared by processes."""
 
     def __init__(
         self,
@@ -52,10 +56,12 @@ class GrpcTransport:
         *,
         compression: str,
         insecure: bool,
+        signal: str = "traces",
     ) -> None:
         url = urlsplit(endpoint) if "://" in endpoint else None
         is_secure = not insecure if url is None else url.scheme == "https"
         target = endpoint if url is None else url.netloc.rpartition("@")[2]
+        self.signal = signal
         self.url = f"{'grpcs' if is_secure else 'grpc'}://{target}"
         options = [("grpc.primary_user_agent", f"tracekit/{__version__}")]
         if is_secure:
@@ -66,7 +72,7 @@ class GrpcTransport:
         self.metadata = tuple((name.lower(), value) for name, value in headers.items())
         self.compression = grpc.Compression.Gzip if compression == "gzip" else grpc.Compression.NoCompression
         # Without serializers messages are bytes.
-        self.call: Any = self.channel.unary_unary(_METHOD)
+        self.call: Any = self.channel.unary_unary(_METHODS[signal])
 
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
         """Call with *body*, and return the answer, or one that describes the failure, within *timeout_s*."""
@@ -99,7 +105,7 @@ class GrpcTransport:
         if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_s is not None):
             advice = "is a collector listening there?" if code is grpc.StatusCode.UNAVAILABLE else ""
             return Answer("later", ": ".join(part for part in (said, advice, details) if part), after_s=after_s)
-        advice = _ADVICE.get(code, "the collector rejects these spans")
+        advice = _ADVICE.get(code, "the collector rejects these spans").format(signal=self.signal)
         is_too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED
         return Answer("refused", f"{said}: {advice}: {details}", is_too_large=is_too_large)
 

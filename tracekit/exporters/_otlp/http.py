@@ -33,8 +33,8 @@ _ADVICE = {
     400: "it does not understand the request: is it an OTLP collector, and of this protocol?",
     401: "it requires authentication: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
     403: "these headers do not permit sending spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
-    404: "the path of an OTLP/HTTP endpoint usually ends in /v1/traces",
-    405: "the path of an OTLP/HTTP endpoint usually ends in /v1/traces",
+    404: "the path of an OTLP/HTTP endpoint usually ends in /v1/{signal}",
+    405: "the path of an OTLP/HTTP endpoint usually ends in /v1/{signal}",
     413: "a single span is larger than its limit: raise that, or lower tracekit.Limits",
     415: 'it expects another protocol: try "http/json" or "http/protobuf"',
 }
@@ -50,7 +50,10 @@ class HttpTransport:
         certificate: str | None,
         client_certificate: str | None,
         client_key: str | None,
+        *,
+        signal: str = "traces",
     ) -> None:
+        self.signal = signal
         url = urllib3.util.parse_url(endpoint)
         self.url = url._replace(auth=None, fragment=None).url
         self.headers = {"user-agent": f"tracekit/{__version__}"}
@@ -109,7 +112,7 @@ class HttpTransport:
         if 300 <= status < 400:
             location = one_line(response.headers.get("Location", "elsewhere"), 200)
             return Answer("refused", f"{said}: set the endpoint to {location}")
-        advice = _ADVICE.get(status, "the collector rejects these spans")
+        advice = _ADVICE.get(status, "the collector rejects these spans").format(signal=self.signal)
         return Answer("refused", f"{said}: {advice}", is_too_large=status == 413)
 
     def _taken(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:

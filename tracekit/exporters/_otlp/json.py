@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..._core.records import Instrumentation
     from ..._core.span import Span
 
-__all__ = ["encode_spans_as_json"]
+__all__ = ["attributes_as_json", "encode_json", "encode_spans_as_json", "value_as_json"]
 
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
@@ -35,12 +35,17 @@ def encode_spans_as_json(spans: Iterable[Span]) -> bytes:
     request = {
         "resourceSpans": [
             {
-                "resource": {"attributes": _attributes(group[0].resource)},
+                "resource": {"attributes": attributes_as_json(group[0].resource)},
                 "scopeSpans": _scopes(group),
             }
             for group in groups.values()
         ]
     }
+    return encode_json(request)
+
+
+def encode_json(request: dict[str, Any]) -> bytes:
+    """Return *request*, a message in OTLP's JSON mapping, as octets."""
     return _encode(request).encode("ascii")
 
 
@@ -56,15 +61,15 @@ def _scope(library: Instrumentation | None) -> dict[str, Any]:
         return {"scope": {"name": "tracekit", "version": __version__}}
     scope: dict[str, Any] = {"name": whole(library.name), "version": whole(library.version)}
     if library.attributes:
-        scope["attributes"] = _attributes(library.attributes)
+        scope["attributes"] = attributes_as_json(library.attributes)
     return {"scope": scope, "schemaUrl": whole(library.schema_url)} if library.schema_url else {"scope": scope}
 
 
 def _span(span: Span) -> dict[str, Any]:
     parent, status = span.parent, span.status
-    attributes = _attributes(span.attributes)
+    attributes = attributes_as_json(span.attributes)
     if status.code == "cancelled":
-        attributes.append({"key": CANCELLED_KEY, "value": _value(status.description)})
+        attributes.append({"key": CANCELLED_KEY, "value": value_as_json(status.description)})
     found = {
         **_ids(span.context),
         "parentSpanId": "" if parent is None or not int(parent.span_id, 16) else parent.span_id,
@@ -75,14 +80,14 @@ def _span(span: Span) -> dict[str, Any]:
         "attributes": attributes,
         "droppedAttributesCount": span.dropped_attributes,
         "events": [
-            {"timeUnixNano": str(time_ns), "name": whole(name), "attributes": _attributes(items)}
+            {"timeUnixNano": str(time_ns), "name": whole(name), "attributes": attributes_as_json(items)}
             for name, time_ns, items in span.events
         ],
         "droppedEventsCount": span.dropped_events,
         "links": [
             {
                 **_ids(target),
-                "attributes": _attributes(items),
+                "attributes": attributes_as_json(items),
                 "flags": target.flags | _HAS_IS_REMOTE | (_IS_REMOTE if target.is_remote else 0),
             }
             for target, items in span.links
@@ -106,11 +111,13 @@ def _ids(context: SpanContext) -> dict[str, str]:
     return {**ids, "traceState": state} if state else ids
 
 
-def _attributes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": whole(key), "value": _value(value)} for key, value in attributes.items()]
+def attributes_as_json(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return *attributes* as ``KeyValue`` messages."""
+    return [{"key": whole(key), "value": value_as_json(value)} for key, value in attributes.items()]
 
 
-def _value(value: Any) -> dict[str, Any]:
+def value_as_json(value: Any) -> dict[str, Any]:
+    """Return *value* as an ``AnyValue`` message."""
     if isinstance(value, str):
         return {"stringValue": whole(value)}
     if isinstance(value, bool):
@@ -125,7 +132,7 @@ def _value(value: Any) -> dict[str, Any]:
     if isinstance(value, bytes):
         return {"bytesValue": b64encode(value).decode("ascii")}
     if isinstance(value, tuple):
-        return {"arrayValue": {"values": [_value(item) for item in value]}}
+        return {"arrayValue": {"values": [value_as_json(item) for item in value]}}
     if isinstance(value, dict):
-        return {"kvlistValue": {"values": _attributes(value)}}
+        return {"kvlistValue": {"values": attributes_as_json(value)}}
     return {}

@@ -121,7 +121,7 @@ class Sender:
                 return False
 
             def is_over() -> bool:
-                return self._answered >= ticket or not thread.is_alive()
+                return self._answered >= ticket or self._thread is not thread or not thread.is_alive()
 
             self._changed.wait_for(is_over, min(max(0.0, timeout_s), _FOREVER_S))
             return self._answered >= ticket and self._is_empty
@@ -144,6 +144,8 @@ class Sender:
         finally:
             self._is_running.release()
             with self._changed:
+                if self._thread is threading.current_thread():
+                    self._thread = None  # it is still alive, and no one will tell flush() when it is not
                 self._changed.notify_all()
 
     def _turn(self) -> bool:
@@ -245,11 +247,11 @@ def report_unusable(outbox: Outbox, error: StoreError, notices: Notices, *, is_c
     return aside is not None
 
 
-def report_rejected(notices: Notices, answer: Answer, spans: int) -> int:
+def report_rejected(notices: Notices, answer: Answer, spans: int, thing: str = "spans") -> int:
     """Report the objections in an answer to a request of *spans*; return the number of spans that were rejected."""
     if answer.rejected:
-        message = "the collector rejected %d of %d spans: %s"
-        notices.say("warning", answer.reason[:80], message, answer.rejected, spans, answer.reason)
+        message = "the collector rejected %d of %d %s: %s"
+        notices.say("warning", answer.reason[:80], message, answer.rejected, spans, thing, answer.reason)
     elif answer.reason:
         notices.say("warning", answer.reason[:80], "the collector says: %s", answer.reason)
     return min(answer.rejected, spans)

@@ -1,6 +1,6 @@
 """Settings of the OTLP exporter from OpenTelemetry's environment variables.
 
-A variable for traces wins over the one for all signals. Header values and the user info of URLs are secrets, and appear
+A variable for one signal, such as traces, wins over the one for all signals. Header values and the user info of URLs are secrets, and appear
 in no message.
 
 Spec: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
@@ -21,8 +21,8 @@ __all__ = ["DEFAULTS", "check_headers", "endpoint_of", "otlp_settings", "without
 # A message about a wrong variable names the default. gRPC has its own endpoint: see _ENDPOINTS.
 DEFAULTS: dict[str, Any] = {"protocol": "http/protobuf", "timeout_s": 10.0, "compression": "none", "insecure": False}
 _ENDPOINTS = {"grpc": "http://localhost:4317"}
-_ENDPOINT = "http://localhost:4318/v1/traces"
-_GENERAL, _OWN = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+_ENDPOINT = "http://localhost:4318/v1/"
+_GENERAL = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _PATHS = {"certificate": "CERTIFICATE", "client_certificate": "CLIENT_CERTIFICATE", "client_key": "CLIENT_KEY"}
 _HOUR_S = 3600.0
 _METADATA = frozenset("-._0123456789abcdefghijklmnopqrstuvwxyz")  # the characters that gRPC accepts
@@ -33,32 +33,33 @@ _RESERVED = _FRAMING | {"accept-encoding", "content-encoding", "content-type", "
 
 
 def otlp_settings(
-    environ: Mapping[str, str] | None = None, protocol: str | None = None
+    environ: Mapping[str, str] | None = None, protocol: str | None = None, signal: str = "traces"
 ) -> tuple[dict[str, Any], list[str]]:
     """Return arguments for ``OTLPExporter`` from *environ* (default: ``os.environ``), and a message per wrong variable.
 
-    ``endpoint`` includes the path for traces; ``insecure`` is present for gRPC only. *protocol*, on which other
+    *signal* is "traces", "logs" or "metrics". ``endpoint`` includes the path for it; ``insecure`` is present for gRPC only. *protocol*, on which other
     settings depend, wins over the variable.
     """
     environment = Environment(environ)
     found: dict[str, Any] = {}
+    prefix = f"OTEL_EXPORTER_OTLP_{signal.upper()}_"
 
     def read(key: str, reader: Callable[[str], Any], suffix: str = "", instead: str = "", **options: Any) -> None:
         suffix = suffix or key.upper()
-        names = (f"OTEL_EXPORTER_OTLP_TRACES_{suffix}", f"OTEL_EXPORTER_OTLP_{suffix}")
+        names = (f"{prefix}{suffix}", f"OTEL_EXPORTER_OTLP_{suffix}")
         value = environment.value(names, reader, None, instead or str(DEFAULTS[key]), **options)
         if value is not None:
             found[key] = value
 
     read("protocol", one_of("http/protobuf", "http/json", "grpc"))
     protocol = protocol or found.get("protocol", DEFAULTS["protocol"])
-    endpoint = _endpoint(environment, protocol)
+    endpoint = _endpoint(environment, protocol, signal)
     if endpoint is not None:
         found["endpoint"] = endpoint
     read("headers", lambda text: _headers(text, protocol), instead="no header", show=lambda _: "(kept secret)")
     if reserved := [name for name in found.get("headers", ()) if _is_reserved(name, protocol)]:
         found["headers"] = {name: value for name, value in found["headers"].items() if name not in reserved}
-        names = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
+        names = (f"{prefix}HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
         variable = next(name for name in names if environment.text(name) and name not in environment.wrong)
         environment.wrong[variable] = (
             f"{variable} names {', '.join(reserved)}, which the request sets itself; the other headers are used"
@@ -69,7 +70,7 @@ def otlp_settings(
         read(key, _path, suffix, "none")
     if protocol == "grpc":
         read("insecure", boolean, instead="false")
-    spool = environment.value("TRACEKIT_SPOOL", _path, None, "no spool")
+    spool = environment.value("TRACEKIT_SPOOL", _path, None, "no spool") if signal == "traces" else None
     if spool is not None:
         found["spool"] = spool
     return found, list(environment.wrong.values())
@@ -83,23 +84,25 @@ def without_secrets(url: str) -> str:
     return shown.partition("?")[0].partition("#")[0]
 
 
-def endpoint_of(text: str | None, protocol: str) -> str:
-    """Return the endpoint *text* with the path for traces if it has no path; raise ValueError if it is not valid."""
+def endpoint_of(text: str | None, protocol: str, signal: str = "traces") -> str:
+    """Return the endpoint *text* with the path for *signal* if it has no path; raise ValueError if it is not valid."""
     if text is None:
-        return _ENDPOINTS.get(protocol, _ENDPOINT)
+        return _ENDPOINTS.get(protocol, _ENDPOINT + signal)
     if protocol == "grpc":
         return _target(text)
     whole_url = _url(text)
-    return _url_for_traces(text) if whole_url.count("/") == 3 and whole_url.endswith("/") else text
+    return _url(text, f"v1/{signal}") if whole_url.count("/") == 3 and whole_url.endswith("/") else text
 
 
-def _endpoint(environment: Environment, protocol: str) -> str | None:
-    default = _ENDPOINTS.get(protocol, _ENDPOINT)
+def _endpoint(environment: Environment, protocol: str, signal: str) -> str | None:
+    default = _ENDPOINTS.get(protocol, _ENDPOINT + signal)
     is_grpc = protocol == "grpc"
     after_wrong = _GENERAL if environment.text(_GENERAL) else default
-    endpoint = environment.value(_OWN, _target if is_grpc else _url, None, after_wrong, _shown)
+    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
+    endpoint = environment.value(own, _target if is_grpc else _url, None, after_wrong, _shown)
     if endpoint is None:
-        endpoint = environment.value(_GENERAL, _target if is_grpc else _url_for_traces, None, default, _shown)
+        general = _target if is_grpc else lambda text: _url(text, f"v1/{signal}")
+        endpoint = environment.value(_GENERAL, general, None, default, _shown)
     return endpoint
 
 
@@ -122,10 +125,6 @@ def _url(text: str, path: str = "") -> str:
     if path or not base:
         base = f"{base.removesuffix('/')}/{path}"
     return text if base == parts.path else parts._replace(path=base).geturl()
-
-
-def _url_for_traces(text: str) -> str:
-    return _url(text, "v1/traces")
 
 
 def _target(text: str) -> str:

@@ -78,6 +78,15 @@ class SQLiteFile:
         self._log = ""
         _forks.files.add(self)
 
+    def __del__(self) -> None:
+        # Python 3.13 and later warn of a connection that its owner has not closed. Without the lock: in a finaliser,
+        # it might be another thread's.
+        try:
+            self.disown()
+            self._close()
+        except Exception:  # __init__() has failed, or the interpreter is exiting
+            pass
+
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turn errors of SQLite into ``StoreError``; the next call after one opens the file again."""

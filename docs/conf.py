@@ -1,0 +1,19 @@
+"""Sphinx's configuration. ``make docs`` takes each warning for an error."""
+
+from tracekit import __version__
+
+project = "tracekit"
+author = "the tracekit contributors"
+release = version = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+source_suffix = {".md": "markdown"}
+root_doc = "index"
+html_theme = "furo"
+html_title = f"tracekit {version}"
+html_show_copyright = False
+myst_heading_anchors = 4
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+# "Span" in a signature: one of tracekit, and one of each bridge.
+suppress_warnings = ["ref.python"]

@@ -1,0 +1,377 @@
+"""OTLP for log records: their encoding, read by the official schema, and the sending thread."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import logging
+import multiprocessing
+import os
+import re
+import threading
+
+import pytest
+import urllib3
+from google.protobuf import json_format
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+import tracekit
+from tracekit.exporters import otlp_logs
+from tracekit.exporters.otlp_logs import OTLPLogHandler
+
+from .collector import Handler, Server
+
+
+def parse(handler, body):
+    if handler.headers.get("Content-Encoding") == "gzip":
+        body = gzip.decompress(body)
+    if handler.headers["Content-Type"] != "application/json":
+        return ExportLogsServiceRequest.FromString(body)
+    ids = re.compile(rb'"(traceId|spanId)":"([0-9a-f]+)"')
+    text = ids.sub(
+        lambda found: b'"%s":"%s"' % (found[1], base64.b64encode(bytes.fromhex(found[2].decode()))),
+        body,
+    )
+    return json_format.Parse(text, ExportLogsServiceRequest())
+
+
+class Logs(Server):
+    """Keeps the requests; *answers* holds the status of the next answers, 200 after these."""
+
+    def __init__(self, *answers):
+        self.requests, self.paths = [], []
+        self.received = threading.Event()
+        self.pause = None
+        logs, statuses = self, iter(answers)
+
+        class Answering(Handler):
+            def do_POST(self):
+                request = parse(self, self.body())
+                if logs.pause is not None:
+                    logs.pause.wait(10)
+                status = next(statuses, 200)
+                if status == 200:
+                    logs.requests.append(request)
+                logs.paths.append(self.path)
+                self.answer(status, b"", Content_Type=self.headers["Content-Type"])
+                logs.received.set()
+
+        super().__init__(Answering)
+        self.url = self.url.removesuffix("/v1/traces")
+
+    @property
+    def scopes(self):
+        return [scope for request in self.requests for part in request.resource_logs for scope in part.scope_logs]
+
+    @property
+    def records(self):
+        return [record for scope in self.scopes for record in scope.log_records]
+
+    @property
+    def bodies(self):
+        return [record.body.string_value for record in self.records]
+
+
+@pytest.fixture
+def logs():
+    with Logs() as collector:
+        yield collector
+
+
+@pytest.fixture
+def attach():
+    """Make a handler, and attach it to a new logger."""
+    made = []
+
+    def attach(collector, name="shop", **options):
+        handler = OTLPLogHandler(collector.url, environ={}, **options)
+        made.append(handler)
+        logger = logging.Logger(name)
+        logger.addHandler(handler)
+        return handler, logger
+
+    yield attach
+    for handler in made:
+        handler.close()
+
+
+def made(**fields):
+    return logging.makeLogRecord({"name": "n", "levelno": 20, "levelname": "INFO", **fields})
+
+
+def values(record):
+    return {
+        one.key: getattr(one.value, one.value.WhichOneof("value"))
+        for one in record.attributes
+        if one.value.WhichOneof("value")
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"protocol": "http/json"}, {"compression": "gzip"}, {"protocol": "http/json", "compression": "gzip"}],
+    ids=str,
+)
+def test_a_record_arrives_with_everything(options, logs, attach, exporter):
+    tracekit.configure(service="web", exporter=exporter)
+    handler, logger = attach(logs, **options)
+    with tracekit.span("s") as span:
+        logger.warning("order %d \ud800", 7, extra={"user": "ann", "parts": [1, 2.5, {"a": b"x"}], "none": None})
+    handler.flush()
+    (scope,) = logs.scopes
+    (record,) = scope.log_records
+    (resource,) = [part.resource for request in logs.requests for part in request.resource_logs]
+    assert ("service.name", "web") in [(one.key, one.value.string_value) for one in resource.attributes]
+    assert scope.scope.name == "shop"
+    assert (record.severity_number, record.severity_text) == (13, "WARNING")
+    assert record.body.string_value == "order 7 \ufffd"
+    assert (record.trace_id.hex(), record.span_id.hex(), record.flags & 1) == (*span_ids(span), 1)
+    assert record.observed_time_unix_nano >= record.time_unix_nano > 1_600_000_000_000_000_000
+    found = values(record)
+    assert found["user"] == "ann"
+    assert found["code.function.name"] == "test_a_record_arrives_with_everything"
+    assert found["code.file.path"] == __file__
+    assert found["thread.name"] == threading.current_thread().name
+    one, two, three = found["parts"].values
+    assert (one.int_value, two.double_value) == (1, 2.5)
+    assert three.kvlist_value.values[0].value.bytes_value == b"x"
+    assert "none" not in found
+    assert logs.paths == ["/v1/logs"]
+
+
+def span_ids(span):
+    return span.context.trace_id, span.context.span_id
+
+
+def test_both_encodings_are_the_same_message(logs, attach, monkeypatch):
+    monkeypatch.setattr(otlp_logs.time, "time_ns", lambda: 5)
+    record = logging.makeLogRecord({"msg": "x", "levelno": 40, "name": "n", "extra": (True, -1, float("nan"), "t")})
+    for protocol in ("http/json", "http/protobuf"):
+        handler, _ = attach(logs, protocol=protocol)
+        handler.handle(record)
+        handler.flush()
+    first, second = logs.requests
+    assert str(first) == str(second)  # as text: a NaN is not equal to itself
+
+
+def test_outside_a_span_a_record_has_no_ids(logs, attach):
+    handler, logger = attach(logs)
+    logger.info("x")
+    handler.flush()
+    assert (logs.records[0].trace_id, logs.records[0].flags) == (b"", 0)
+
+
+def test_an_exception_is_recorded_with_its_stack(logs, attach):
+    handler, logger = attach(logs)
+    try:
+        raise KeyError("k")
+    except KeyError:
+        logger.exception("failed")
+    handler.flush()
+    found = values(logs.records[0])
+    assert (found["exception.type"], found["exception.message"]) == ("KeyError", "'k'")
+    assert 'raise KeyError("k")' in found["exception.stacktrace"]
+
+
+def test_ids_that_a_record_brings_along_win(logs, attach):
+    handler, _ = attach(logs)
+    ids = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "span_id": "00f067aa0ba902b7", "sampled": True}
+    with tracekit.span("another"):
+        handler.handle(made(**ids))
+        handler.handle(made(trace_id="x", span_id=5))
+    handler.flush()
+    assert logs.records[0].trace_id.hex() == ids["trace_id"]
+    assert not values(logs.records[0]).keys() & ids.keys()
+
+
+@pytest.mark.parametrize(
+    ("level", "number"),
+    [(0, 0), (5, 1), (10, 5), (15, 7), (20, 9), (25, 11), (30, 13), (40, 17), (49, 20), (50, 21), (999, 24)],
+)
+def test_levels_become_severities(level, number, logs, attach):
+    handler, _ = attach(logs)
+    handler.handle(made(levelno=level))
+    handler.flush()
+    assert logs.records[0].severity_number == number
+
+
+def test_level_filters_and_formatter_of_the_handler_count(logs, attach):
+    handler, logger = attach(logs, level="ERROR")
+    handler.addFilter(lambda record: record.getMessage() != "unwanted")
+    handler.setFormatter(logging.Formatter("<%(message)s>"))
+    logger.warning("low")
+    logger.error("unwanted")
+    logger.error("wanted")
+    handler.flush()
+    assert logs.bodies == ["<wanted>"]
+
+
+def test_the_thread_sends_without_a_flush_and_batches(logs, attach, monkeypatch):
+    monkeypatch.setattr(otlp_logs, "_INTERVAL_S", 0.01)
+    _, logger = attach(logs)
+    for number in range(5):
+        logger.info("%d", number)
+    assert logs.received.wait(10)
+
+
+def test_a_full_queue_drops_and_counts_and_the_program_does_not_wait(attach, caplog):
+    with Logs() as logs:
+        logs.pause = threading.Event()
+        handler, logger = attach(logs, capacity=10)
+        logger.info("first")
+        handler.flush(0)  # the thread sends it, and waits for the answer
+        for number in range(30):
+            logger.info("%d", number)
+        assert len(handler._queue) <= 10
+        assert handler.dropped >= 19
+        logs.pause.set()
+        handler.flush()
+        assert len(logs.records) == 31 - handler.dropped
+    assert caplog.messages == ["log records are dropped: the queue of 10 is full (reported once)"]
+
+
+def test_hostile_arguments_cost_only_their_record(logs, attach):
+    class Hostile:
+        def __str__(self):
+            raise RuntimeError
+
+    handler, logger = attach(logs)
+    logger.info("%s", Hostile())
+    logger.info("%d", "no number")
+    logger.info("x", extra={"hostile": Hostile()})
+    logger.info("y")
+    handler.flush()
+    assert logs.bodies == ["x", "y"]
+    assert (handler.failed, logs.records[0].dropped_attributes_count) == (2, 1)
+
+
+def test_texts_and_attributes_are_bounded(logs, attach):
+    handler, logger = attach(logs, limits=tracekit.Limits(attributes=6, value_length=10))
+    logger.info("x" * 100_000, extra={"a": "y" * 1000, "b": 1, "c": 2})
+    handler.flush()
+    (record,) = logs.records
+    assert len(record.body.string_value) == 16384
+    assert values(record)["a"] == "y" * 10
+    assert (len(record.attributes), record.dropped_attributes_count) == (6, 2)
+
+
+def test_the_log_of_the_sending_thread_is_not_sent(logs, attach, monkeypatch):
+    handler, _ = attach(logs)
+    urllib3_log = logging.getLogger("urllib3")
+    monkeypatch.setattr(urllib3_log, "level", logging.DEBUG)
+    urllib3_log.addHandler(handler)
+    try:
+        handler.handle(made(msg="x"))
+        handler.flush()
+        urllib3.PoolManager().request("POST", logs.url, body=b"").close()  # the program's own use is logged
+        handler.flush()
+    finally:
+        urllib3_log.removeHandler(handler)
+    assert logs.bodies[0] == "x"
+    assert all("urllib3" in scope.scope.name for scope in logs.scopes[1:])
+    assert len(handler._queue) == 0
+
+
+def test_sending_makes_no_spans(logs, attach, exporter):
+    handler, logger = attach(logs)
+    seen = []
+
+    def encode(records, original=handler._encode):
+        seen.append(tracekit.span("inside").context.sampled)
+        return original(records)
+
+    handler._encode = encode
+    with tracekit.span("s"):
+        logger.info("x")
+        handler.flush()
+    assert seen == [False]
+
+
+def test_a_failure_that_may_pass_is_retried_and_another_one_is_counted(attach, caplog, monkeypatch):
+    monkeypatch.setattr("tracekit.exporters._otlp.client.backoff_s", lambda failures: 0.0)
+    with Logs(503, 200, 400) as logs:
+        handler, logger = attach(logs)
+        logger.info("a")
+        handler.flush()
+        assert (logs.bodies, handler.failed) == (["a"], 0)
+        logger.info("b")
+        handler.flush()
+        assert (logs.bodies, handler.failed) == (["a"], 1)
+    assert "1 log records lost" in caplog.text
+
+
+def test_a_request_that_is_too_large_is_halved(attach):
+    with Logs(413, 200, 200) as logs:
+        handler, logger = attach(logs)
+        for number in range(4):
+            logger.info("%d", number)
+        handler.flush()
+        assert [len(request.resource_logs[0].scope_logs[0].log_records) for request in logs.requests] == [2, 2]
+        assert logs.bodies == ["0", "1", "2", "3"]
+
+
+def test_a_path_that_is_not_there_is_reported_with_the_path_for_logs(attach, caplog):
+    with Logs(404) as logs:
+        handler, logger = attach(logs)
+        logger.info("a")
+        handler.flush()
+    assert "usually ends in /v1/logs" in caplog.text
+
+
+def test_the_end_of_the_program_sends_the_rest(logs, attach):
+    handler, logger = attach(logs)
+    logger.info("last")
+    handler.close()
+    assert logs.bodies == ["last"]
+
+
+def log_in_child(handler):
+    handler.handle(made(msg="child"))
+    handler.flush()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_of_a_fork_sends_its_own_records_alone(logs, attach):
+    handler, logger = attach(logs)
+    logger.info("before")
+    child = multiprocessing.get_context("fork").Process(target=log_in_child, args=(handler,))
+    child.start()
+    child.join(10)
+    assert logs.bodies == ["child"]
+    handler.flush()
+    assert logs.bodies == ["child", "before"]
+
+
+def test_the_variables_for_logs_win(monkeypatch):
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:1",
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://localhost:2/x",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://localhost:3",
+    }
+    assert OTLPLogHandler(environ=environ).endpoint == "http://localhost:2/x"
+    del environ["OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"]
+    assert OTLPLogHandler(environ=environ).endpoint == "http://localhost:1/v1/logs"
+    assert OTLPLogHandler(environ={}).endpoint == "http://localhost:4318/v1/logs"
+
+
+@pytest.mark.parametrize(("capacity", "error"), [(0, ValueError), ("5", TypeError), (True, TypeError)])
+def test_a_wrong_capacity_is_an_error(capacity, error):
+    with pytest.raises(error, match="capacity must be"):
+        OTLPLogHandler(capacity=capacity, environ={})
+
+
+def test_loguru_and_structlog_reach_it(logs, attach, exporter):
+    import loguru
+    import structlog
+
+    handler, logger = attach(logs)
+    sink = loguru.logger.add(handler, format="{message}")
+    with tracekit.span("s") as span:
+        loguru.logger.info("of loguru")
+        structlog.wrap_logger(logger, processors=[structlog.stdlib.render_to_log_kwargs]).info("of structlog", a=5)
+    handler.flush()
+    loguru.logger.remove(sink)
+    assert logs.bodies == ["of loguru", "of structlog"]
+    assert [record.span_id.hex() for record in logs.records] == [span.context.span_id] * 2
+    assert values(logs.records[1])["a"] == 5

@@ -1,0 +1,242 @@
+"""SQLAlchemy: real engines, synchronous and asynchronous, on SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import weakref
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import tracekit
+from tracekit.bridges import opentelemetry as bridge
+from tracekit.integrations import sqlalchemy as tracing
+from tracekit.testing import span_tree
+
+
+@pytest.fixture
+def engine():
+    made = sa.create_engine("sqlite://")
+    with made.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT UNIQUE)"))
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def traced(engine):
+    tracing.instrument(engine)
+    yield engine
+    tracing.uninstrument(engine)
+
+
+def run(engine, statement, *parameters):
+    with engine.begin() as connection:
+        return connection.execute(sa.text(statement), *parameters)
+
+
+def test_a_statement(exporter, traced):
+    with tracekit.span("request"):
+        run(traced, "INSERT INTO items (name) VALUES ('secret')")
+    assert span_tree(exporter.spans) == "request\n  INSERT items"
+    statement = exporter.spans[0]
+    assert (statement.kind, statement.status.code) == ("client", "unset")
+    assert statement.attributes == {
+        "db.system.name": "sqlite",
+        "db.query.text": "INSERT INTO items (name) VALUES (?)",
+        "db.query.summary": "INSERT items",
+    }
+
+
+def test_the_server(exporter):
+    for url, expected in {
+        "postgresql+psycopg://u:secret@db.internal:5433/shop": ("postgresql", "shop", "db.internal", 5433),
+        "postgresql+asyncpg://db.internal/shop": ("postgresql", "shop", "db.internal", None),
+        "sqlite:////tmp/file.db": ("sqlite", "/tmp/file.db", None, None),
+    }.items():
+        engine = type("Engine", (), {"url": sa.make_url(url)})()
+        found = tracing._attributes_of(engine, sa.make_url(url).get_backend_name())
+        names = ("db.system.name", "db.namespace", "server.address", "server.port")
+        assert tuple(map(found.get, names)) == expected
+        assert "secret" not in repr(found)
+
+
+def test_many_parameters_at_once(exporter, traced):
+    run(traced, "INSERT INTO items (name) VALUES (:name)", [{"name": "a"}, {"name": "b"}])
+    (statement,) = exporter.spans
+    assert statement.attributes["db.operation.batch.size"] == 2
+
+
+def test_inserts_in_batches_of_sqlalchemys_own(exporter, traced):
+    table = sa.Table("items", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text))
+    with traced.begin() as connection:
+        rows = [{"name": str(number)} for number in range(5)]
+        made = connection.execute(
+            sa.insert(table).returning(table.c.id), rows, execution_options={"insertmanyvalues_page_size": 2}
+        )
+        assert len(made.all()) == 5
+    assert [one.name for one in exporter.spans] == ["INSERT items"] * 3
+
+
+def test_a_statement_that_fails(exporter, traced):
+    run(traced, "INSERT INTO items (name) VALUES ('a')")
+    with pytest.raises(sa.exc.IntegrityError):
+        run(traced, "INSERT INTO items (name) VALUES ('a')")
+    statement = exporter.spans[1]
+    assert statement.status.code == "error"
+    assert statement.attributes["error.type"] == "SQLITE_CONSTRAINT_UNIQUE"
+    assert statement.attributes["db.response.status_code"] == "SQLITE_CONSTRAINT_UNIQUE"
+    assert [event.name for event in statement.events] == ["exception"]
+
+
+def test_an_asynchronous_engine(exporter):
+    async def main():
+        engine = create_async_engine("sqlite+aiosqlite://")
+        tracing.instrument(engine)
+        async with engine.begin() as connection:
+            with tracekit.span("request"):
+                await connection.execute(sa.text("SELECT 1"))
+                with pytest.raises(sa.exc.OperationalError):
+                    await connection.execute(sa.text("SELECT 1 FROM missing"))
+        tracing.uninstrument(engine)
+        async with engine.begin() as connection:
+            await connection.execute(sa.text("SELECT 2"))
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert span_tree(exporter.spans) == "request\n  SELECT\n  SELECT missing [error]"
+
+
+def test_a_statement_cancelled_at_each_await(exporter, tmp_path):
+    async def attempt(engine, after):
+        async def work():
+            async with engine.connect() as connection:
+                await connection.execute(sa.text("SELECT 1"))
+
+        task = asyncio.ensure_future(work())
+        for _ in range(after):
+            await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            return False
+        return True
+
+    async def main():
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/items.db", pool_size=40)
+        tracing.instrument(engine)
+        try:
+            await asyncio.gather(*[attempt(engine, after) for after in range(40)])
+            async with engine.connect() as connection:
+                assert (await connection.execute(sa.text("SELECT 7"))).scalar() == 7
+            assert engine.pool.checkedout() == 0
+        finally:
+            tracing.uninstrument(engine)
+            await engine.dispose()
+
+    asyncio.run(main())
+    gc.collect()
+    statistics = tracekit.statistics()
+    assert statistics.open == 0
+    assert {one.status.code for one in exporter.spans} <= {"unset", "cancelled"}
+
+
+def test_all_engines(exporter, engine):
+    tracing.instrument()
+    tracing.instrument()
+    tracing.instrument(engine)  # one span all the same
+    later = sa.create_engine("sqlite://")
+    try:
+        for one in (engine, later):
+            run(one, "SELECT 1")
+    finally:
+        tracing.uninstrument()
+        run(engine, "SELECT 2")
+        tracing.uninstrument(engine)
+        later.dispose()
+    run(engine, "SELECT 3")
+    assert len(exporter.spans) == 3
+
+
+def test_listeners_are_removed(engine):
+    before = [len(list(getattr(engine.dispatch, name))) for name in ("before_cursor_execute", "after_cursor_execute")]
+    tracing.instrument(engine)
+    tracing.uninstrument(engine)
+    after = [len(list(getattr(engine.dispatch, name))) for name in ("before_cursor_execute", "after_cursor_execute")]
+    assert after == before
+    tracing.uninstrument(engine)
+    with pytest.raises(TypeError, match="target must be"):
+        tracing.instrument(7)
+    with pytest.raises(TypeError):
+        tracing.instrument(engine, nonsense=1)
+
+
+def test_tracekit_instrument_takes_an_engine(exporter, engine):
+    tracekit.instrument(engine)
+    run(engine, "SELECT 1")
+    tracekit.uninstrument(engine)
+    assert [one.name for one in exporter.spans] == ["SELECT"]
+
+
+def test_nothing_is_held(exporter):
+    engine = sa.create_engine("sqlite://")
+    tracing.instrument(engine)
+    run(engine, "SELECT 1")
+    reference = weakref.ref(engine)
+    engine.dispose()
+    del engine
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_listener_of_the_program_that_raises(exporter, traced):
+    def no(*_):
+        raise ValueError("no")
+
+    sa.event.listen(traced, "before_cursor_execute", no)
+    with pytest.raises(ValueError, match="no"):
+        run(traced, "SELECT 1")
+    sa.event.remove(traced, "before_cursor_execute", no)
+    gc.collect()
+    run(traced, "SELECT 2")
+    assert tracekit.statistics().open == 0
+
+
+def test_a_large_statement(exporter, traced):
+    value = "x" * 1_000_000
+    assert run(traced, f"SELECT 1 WHERE 'a' = '{value}'") is not None
+    (statement,) = exporter.spans
+    assert statement.attributes["db.query.text"] == "SELECT ? WHERE ? = ?"
+
+
+def test_an_unsampled_trace_is_not_described(exporter, traced, monkeypatch):
+    monkeypatch.setattr(tracing, "describe", None)
+    with tracekit.use_context(tracekit.SpanContext("1" * 32, "2" * 16, 0)):
+        run(traced, "SELECT 1")
+    assert exporter.spans == []
+
+
+def test_what_tracing_raises_does_not_reach_the_program(exporter, traced, monkeypatch, caplog):
+    monkeypatch.setattr(tracing, "describe", None)
+    with caplog.at_level(logging.WARNING, "tracekit"):
+        run(traced, "SELECT 1")
+    assert exporter.spans == []
+
+
+def test_opentelemetrys_suppression_is_honoured(exporter, traced):
+    from opentelemetry import context
+
+    bridge.install()
+    try:
+        token = context.attach(context.set_value("suppress_instrumentation", True))
+        try:
+            run(traced, "SELECT 1")
+        finally:
+            context.detach(token)
+    finally:
+        bridge.uninstall()
+    assert exporter.spans == []

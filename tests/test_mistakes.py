@@ -1,0 +1,131 @@
+"""Typical mistakes, and the messages, which say what to write."""
+
+import re
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+import tracekit
+from tracekit.exporters.console import ConsoleExporter
+from tracekit.integrations.httpx import AsyncTraceTransport
+from tracekit.wire import b3, w3c
+
+MISTAKES = {
+    "a service by position": (
+        lambda: tracekit.configure("shop"),
+        "configure() takes keyword arguments only: configure(service='shop', exporter=...)",
+    ),
+    "an exporter that there is not": (
+        lambda: tracekit.configure(exporter="jaeger"),
+        "exporter must be 'otlp', 'sqlite', 'console' or an exporter, not 'jaeger'",
+    ),
+    "an exporter's class": (
+        lambda: tracekit.configure(exporter=ConsoleExporter),
+        "exporter must be an instance, not the class ConsoleExporter",
+    ),
+    "one format by name": (lambda: tracekit.configure(formats="b3"), "formats must be a sequence of formats, not str"),
+    "a format that there is not": (
+        lambda: tracekit.configure(formats=["zipkin"]),
+        "formats must hold formats, or names such as … not 'zipkin'",
+    ),
+    "a module as a format": (
+        lambda: tracekit.configure(formats=[w3c]),
+        "formats must hold formats such as w3c.TRACECONTEXT, not module",
+    ),
+    "a share as a sampler": (
+        lambda: tracekit.configure(sampler=0.1),
+        "sampler must be a sampler such as tracekit.Ratio(0.1) …",
+    ),
+    "a percentage": (lambda: tracekit.Ratio(10), "probability must be 0 to 1: 10"),
+    "a resource that is a name": (lambda: tracekit.configure(resource="shop"), "resource must be a mapping, not str"),
+    "a timeout as text": (lambda: tracekit.flush("5"), "timeout_s must be a number, not str"),
+    "an asynchronous transport in a synchronous client": (
+        lambda: httpx.Client(transport=AsyncTraceTransport()).get("http://127.0.0.1:1"),
+        "AsyncTraceTransport is for httpx.AsyncClient; give httpx.Client a TraceTransport",
+    ),
+    "a name of OpenTelemetry's": (
+        lambda: tracekit.get_tracer("shop"),
+        "module 'tracekit' has no attribute 'get_tracer'; write tracekit.span(name) …",
+    ),
+    "another name of OpenTelemetry's": (
+        lambda: tracekit.start_as_current_span("x"),
+        "module 'tracekit' has no attribute 'start_as_current_span'; write with tracekit.span(name): ...",
+    ),
+    "a name that there is not": (lambda: tracekit.unknown, "module 'tracekit' has no attribute 'unknown'"),
+    # On the program's path, in strict mode: elsewhere they are logged once for each line.
+    "a kind in upper case": (
+        lambda: tracekit.span("x", kind="SERVER"),
+        "kind must be one of internal, server, client, producer, consumer: 'SERVER'",
+    ),
+    "a status of OpenTelemetry's": (
+        lambda: tracekit.span("x").set_status("ERROR"),
+        "code must be one of unset, ok, error, cancelled: 'ERROR'",
+    ),
+    "a header in place of headers": (
+        lambda: tracekit.extract("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        "carrier must be a mapping or an iterable of pairs, not str",
+    ),
+    "a name in place of a span": (lambda: tracekit.use_span("x"), "span must be a Span, not str"),
+    "traced on a value": (lambda: tracekit.traced("x")(3), "traced takes a function, not int"),
+    "a label that is no text": (lambda: tracekit.use_labels(n=3), "a label's value must be str, not int: label 'n'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_what_to_write(name):
+    make, message = MISTAKES[name]
+    with pytest.raises((AttributeError, TypeError, ValueError)) as caught:
+        make()
+    # " …" stands for any text.
+    pattern = ".*".join(map(re.escape, message.split(" …")))
+    assert re.fullmatch(pattern, str(caught.value))
+
+
+def test_an_exporter_by_name_takes_its_settings_from_the_environment(tmp_path):
+    path = tmp_path / "named.db"
+    tracekit.configure(service="shop", exporter="sqlite", environ={"TRACEKIT_SQLITE_PATH": str(path)})
+    tracekit.span("x").end()
+    tracekit.shutdown()
+    assert path.exists()
+
+
+def test_formats_by_name_are_the_constants():
+    tracekit.configure(formats=["b3", w3c.TRACECONTEXT, "b3multi"], environ={})
+    assert [*tracekit.inject({}, tracekit.SpanContext("a" * 32, "b" * 16))] == [
+        *b3.SINGLE.fields,
+        "traceparent",
+        *[field for field in b3.MULTI.fields if "parent" not in field and "flags" not in field],
+    ]
+
+
+def test_type_checkers_see_no_names_but_those_that_are_there(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("import tracekit\n\ntracekit.get_tracer('x')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-incremental", str(program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "No module named mypy" in done.stderr:
+        pytest.skip("mypy is not installed: make lint installs it")
+    assert 'Module has no attribute "get_tracer"' in done.stdout
+
+
+def test_the_span_fixture_finds_spans_by_name(spans):
+    with tracekit.span("checkout"):
+        tracekit.span("reserve").end()
+        tracekit.span("reserve").end()
+    assert spans.names() == ["reserve", "reserve", "checkout"]
+    assert spans.find("checkout").name == "checkout"
+    assert len(spans.find_all("reserve")) == 2
+    assert spans.roots() == [spans.find("checkout")]
+    assert [span.name for span in spans.children("checkout")] == ["reserve", "reserve"]
+    assert spans.tree() == "checkout\n  reserve\n  reserve"
+    with pytest.raises(LookupError, match="2 spans are called 'reserve'; there are 'reserve', 'checkout'"):
+        spans.find("reserve")
+    with pytest.raises(LookupError, match="no spans are called 'pay'; there are 'reserve', 'checkout'"):
+        spans.find("pay")

@@ -1,0 +1,54 @@
+"""Interpreters that run without the GIL: there one lock makes the steps indivisible that the GIL keeps whole elsewhere.
+
+The plain implementation alone runs there, because the extension modules do not claim to be safe without the GIL.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from _thread import RLock
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["HAS_GIL", "claim", "indivisible"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Where another extension module turns the GIL on later, the lock costs a little and does no harm.
+HAS_GIL: Final = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+_lock = RLock()  # reentrant: a signal handler or a finaliser may interrupt its holder
+
+
+def _renew() -> None:
+    global _lock
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
+def indivisible(function: Callable[P, R]) -> Callable[P, R]:
+    """Return *function*, which calls none of the program's code, such that one thread at a time runs it."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _lock:
+            return function(*args, **kwargs)
+
+    return call
+
+
+def claim(thing: Any, flag: str) -> bool:
+    """Set the attribute *flag* of *thing*; return False if another thread has set it before."""
+    with _lock:
+        if getattr(thing, flag):
+            return False
+        setattr(thing, flag, True)
+        return True

@@ -1,0 +1,108 @@
+"""Arguments of traced functions as attributes, secrets redacted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from .._core.guard import type_name
+from .._core.misuse import misused
+from .._secrets import is_secret_name
+
+if TYPE_CHECKING:
+    from .._core.span import Span
+
+__all__ = ["Recorder", "recorder"]
+
+Recorder = Callable[["Span", tuple[Any, ...], dict[str, Any]], None]
+_REDACTED: Final = "REDACTED"
+
+
+def recorder(function: Callable[..., Any], names: Any) -> Recorder | None:
+    """Return a function that records the arguments *names* of a call of *function*, or None if there are none.
+
+    *names* are names of parameters, or a mapping from these to keys of attributes. A name that is no parameter is
+    reported and left out, unless *function* takes any keyword.
+    """
+    keys = _keys(names)
+    if not keys:
+        return None
+    import inspect  # not at the top: it would double the cost of importing tracekit
+
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # some functions in C have no signature
+        parameters = []
+    by_name = {one.name: (at, one) for at, one in enumerate(parameters)}
+    rest = {one.name for one in parameters}
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    found: list[tuple[str, str, int, Any, str]] = []
+    for name, key in keys.items():
+        if name not in by_name and not takes_any:
+            misused(ValueError(f"capture_args must hold parameters of the function: {name[:64]!a}"))
+            continue
+        at, one = by_name.get(name, (-1, None))
+        if one is None:
+            found.append((name, key, -1, None, "keyword"))
+        elif one.kind is one.VAR_POSITIONAL:
+            found.append((name, key, at, None, "positions"))
+        elif one.kind is one.VAR_KEYWORD:
+            found.append((name, key, -1, None, "keywords"))
+        else:
+            position = -1 if one.kind is one.KEYWORD_ONLY else at
+            found.append((name, key, position, None if one.default is one.empty else one.default, "keyword"))
+    secret = {name for name in keys if is_secret_name(name)}
+
+    def record(span: Span, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not span.is_recording:
+            return
+        for name, key, at, default, kind in found:
+            if kind == "positions":
+                value: Any = args[at:]
+            elif kind == "keywords":
+                value = {word: kwargs[word] for word in kwargs if word not in rest}
+            elif 0 <= at < len(args):
+                value = args[at]
+            else:
+                value = kwargs.get(name, default)
+            if value is None:
+                continue
+            if name in secret:
+                span.set_attribute(key, _REDACTED)
+                continue
+            span.set_attribute(key, value)
+            kept = span.attributes.get(key)
+            if type(kept) is dict or type(kept) is tuple:  # after the conversion, which makes dicts of objects
+                plain = _without_secrets(kept)
+                if plain is not kept:
+                    span.set_attribute(key, plain)
+
+    return record
+
+
+def _keys(names: Any) -> dict[str, str]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        misused(TypeError(f"capture_args must be an iterable of names, or a mapping, not {type_name(names)}"))
+        return {}
+    pairs = names.items() if isinstance(names, Mapping) else ((name, name) for name in names)
+    keys = {}
+    for name, key in pairs:
+        if isinstance(name, str) and isinstance(key, str):
+            keys[name] = key
+        else:
+            misused(TypeError("capture_args must hold str"))
+    return keys
+
+
+def _without_secrets(value: Any) -> Any:
+    """Return a cleaned attribute value with ``REDACTED`` for secrets in its mappings; *value* itself if it has none."""
+    if type(value) is dict:
+        plain: Any = {
+            key: _REDACTED if type(key) is str and item is not None and is_secret_name(key) else _without_secrets(item)
+            for key, item in value.items()
+        }
+        return plain if any(plain[key] is not item for key, item in value.items()) else value
+    if type(value) is tuple:
+        items = [_without_secrets(item) for item in value]
+        return tuple(items) if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    return value

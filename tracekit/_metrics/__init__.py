@@ -1,0 +1,1 @@
+"""Parts of ``tracekit.metrics``: instruments, histograms, and their encodings."""

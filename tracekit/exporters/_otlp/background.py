@@ -1,0 +1,106 @@
+"""A thread that delivers one signal in the background: started on demand, asleep while there is nothing to do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from ..._export.pipeline import EXPORT_CONTEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Background"]
+
+_PAUSE_S = 0.05
+
+
+class Background:
+    """Calls *work* in a daemon thread, *interval_s* after ``notify()``, and again while it returns True.
+
+    ``notify()`` neither waits nor takes a lock that a signal handler might hold. *work* runs without the program's
+    Context, and the spans that it makes are not recorded. Not shared by processes.
+    """
+
+    def __init__(self, work: Callable[[], bool], interval_s: float, name: str) -> None:
+        self._work = work
+        self._interval_s = interval_s
+        self._name = name
+        # SimpleQueue.put is reentrant: signal handlers and finalisers may interrupt it. None: work now.
+        self._inbox: SimpleQueue[threading.Event | None] = SimpleQueue()
+        self._is_asleep = True
+        self._is_served = threading.Lock()  # held by the serving thread; acquired without waiting
+        self._is_over = False
+        self.served_by = 0
+
+    def notify(self) -> None:
+        """Have *work* called after the interval."""
+        if self._is_asleep:
+            self._is_asleep = False
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Wake the thread: the first time it begins its interval, then it ends it."""
+        self._inbox.put(None)
+        if not self._is_served.locked():
+            self._start()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Have *work* called now; return whether it has returned within *timeout_s*."""
+        deadline = time.monotonic() + timeout_s
+        if self.served_by == threading.get_ident():  # by a signal handler, or by a library's log
+            return False
+        done = threading.Event()
+        self._inbox.put(done)
+        while not done.is_set():
+            if not self._is_served.locked() and not self._start():
+                return False
+            left_s = deadline - time.monotonic()
+            # In short waits: the thread may end before it gets this job.
+            if done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0:
+                break
+        return done.is_set()
+
+    def close(self, timeout_s: float) -> bool:
+        """Have *work* called for the last time."""
+        self._is_over = True
+        return self.flush(timeout_s)
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+        try:
+            EXPORT_CONTEXT.copy().run(thread.start)  # since Python 3.14 a thread may inherit its starter's Context
+        except (RuntimeError, MemoryError):  # no more threads, or the interpreter is exiting
+            return False
+        return True
+
+    def _serve(self) -> None:
+        if not self._is_served.acquire(blocking=False):
+            return
+        self.served_by = threading.get_ident()
+        again = False
+        try:
+            while True:
+                job = None
+                if not again:
+                    job = self._inbox.get()
+                if job is None:
+                    try:
+                        job = self._inbox.get(timeout=self._interval_s)
+                    except Empty:
+                        pass
+                self._is_asleep = True  # before the work: what arrives meanwhile is work for the next time
+                try:
+                    again = EXPORT_CONTEXT.copy().run(self._work)
+                except BaseException:  # no caller could handle it, and the thread must survive
+                    time.sleep(_PAUSE_S)
+                if job is not None:
+                    job.set()
+                if self._is_over and self._inbox.empty():
+                    return
+        finally:
+            self.served_by = 0
+            self._is_asleep = True
+            self._is_served.release()

@@ -1,0 +1,276 @@
+"""Log records of the standard library over OTLP, with the ids of the span in which they were made.
+
+Severity: https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .._configure import current_resource
+from .._core.attributes import MISSING, clean, whole
+from .._core.outcome import exception_attributes
+from .._core.records import Limits
+from .._core.scopes import current_context
+from .._version import __version__
+from ._otlp.background import Background
+from ._otlp.client import Client
+from ._otlp.json import attributes_as_json, encode_json, value_as_json
+from ._otlp.messages import LOGS, encode_message
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["OTLPLogHandler"]
+
+_BATCH = 1024
+_INTERVAL_S = 1.0
+_FAREWELL_S = 3.0
+_MAX_BODY = 16384  # characters of a message
+# The attributes of every record, and those that tracekit.integrations.logging adds.
+_USUAL = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
+    "asctime",
+    "dd.env",
+    "dd.service",
+    "dd.span_id",
+    "dd.trace_id",
+    "dd.version",
+    "message",
+    "sampled",
+    "service.name",
+    "span_id",
+    "taskName",
+    "trace_id",
+}
+
+
+class _Record(NamedTuple):
+    """A log record with nothing of the program's: texts, numbers and cleaned attributes."""
+
+    logger: str
+    time_ns: int
+    level: int
+    level_name: str
+    body: str
+    attributes: dict[str, Any]
+    dropped: int
+    trace_id: str
+    span_id: str
+    flags: int
+
+
+class OTLPLogHandler(logging.Handler):
+    """Send log records to the collector at *endpoint*; the path ``/v1/logs`` is added to a URL without a path.
+
+    The defaults of all arguments are OpenTelemetry's variables in *environ* (``OTEL_EXPORTER_OTLP_LOGS_ENDPOINT``,
+    ``OTEL_EXPORTER_OTLP_ENDPOINT`` and so on), as for ``OTLPExporter``; the resource is that of ``configure()``.
+
+    The logging code never waits: the record is copied, within *limits*, to a queue of *capacity* records. A thread
+    sends the queue once a second, and retries for *timeout_s*. Records that find the queue full, or that the collector
+    does not take, are counted in ``dropped`` and ``failed``, and reported once in the log. ``extra=`` becomes
+    attributes. Records of the sending thread itself are not sent.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        level: int | str = logging.NOTSET,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        compression: str | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        client_certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        protocol: str | None = None,
+        insecure: bool | None = None,
+        capacity: int = 4096,
+        limits: Limits = Limits(),  # noqa: B008 - immutable
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        given = {
+            "endpoint": endpoint,
+            "headers": headers,
+            "timeout_s": timeout_s,
+            "compression": compression,
+            "certificate": certificate,
+            "client_certificate": client_certificate,
+            "client_key": client_key,
+            "protocol": protocol,
+            "insecure": insecure,
+        }
+        self._client = Client("logs", given, environ)
+        self.endpoint = self._client.endpoint
+        if isinstance(capacity, bool) or not isinstance(capacity, int):
+            raise TypeError(f"capacity must be int, not {type(capacity).__name__}")
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1: {capacity}")
+        self._capacity = capacity
+        self._limits = limits
+        self._begin()
+        super().__init__(level)
+
+    def _begin(self) -> None:
+        self._queue: deque[_Record] = deque()
+        self._background = Background(self._send_all, _INTERVAL_S, "tracekit-logs")
+        self.dropped = self.failed = 0
+
+    def _adopt(self) -> None:
+        """Leave the queue to the parent, in the child of a fork."""
+        if self._client.adopted():
+            self._begin()
+
+    def createLock(self) -> None:  # noqa: N802
+        """Use no lock: a signal handler that logs must not wait for the code that it interrupted."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Filter and queue *record*; never raises."""
+        try:
+            kept: Any = self.filter(record)
+            if kept:
+                self.emit(kept if isinstance(kept, logging.LogRecord) else record)
+            return kept
+        except Exception:  # of a filter
+            self.failed += 1
+            return False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a copy of *record* for the sending thread."""
+        background = self._background
+        if background.served_by == get_ident():  # of the library that sends
+            return
+        try:
+            self._adopt()
+            if len(self._queue) >= self._capacity:
+                self.dropped += 1
+                return
+            self._queue.append(self._copy(record))
+            if 2 * len(self._queue) == self._capacity:
+                self._background.hurry()
+            else:
+                self._background.notify()
+        except Exception:  # of the program's arguments and attributes
+            self.failed += 1
+
+    def _copy(self, record: logging.LogRecord) -> _Record:
+        fields = record.__dict__
+        text = self.format(record) if self.formatter is not None else record.getMessage()
+        attributes: dict[str, Any] = {
+            "code.file.path": record.pathname,
+            "code.function.name": record.funcName,
+            "code.line.number": record.lineno,
+            "thread.id": record.thread,
+            "thread.name": record.threadName,
+        }
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            attributes |= exception_attributes(error, self._limits)
+        kept: dict[str, Any] = {}
+        dropped = 0
+        extra = [(key, fields[key]) for key in [*fields] if key not in _USUAL]
+        for key, value in (*attributes.items(), *extra):
+            if value is None:
+                continue
+            plain, _ = clean(value, self._limits.value_length)
+            if plain is MISSING or len(kept) >= self._limits.attributes:
+                dropped += 1
+            else:
+                kept[str(key)] = plain
+        trace_id, span_id, flags = _ids(fields)
+        return _Record(
+            str(record.name),
+            int(record.created * 1e9),
+            int(record.levelno),
+            str(record.levelname),
+            text[:_MAX_BODY],
+            kept,
+            dropped,
+            trace_id,
+            span_id,
+            flags,
+        )
+
+    def _send_all(self) -> bool:
+        """Send the queue; what arrives meanwhile is left for the next call."""
+        deadline = time.monotonic() + self._client.timeout_s
+        for _ in range(len(self._queue) // _BATCH + 1):
+            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+            if batch:
+                self.failed += self._client.deliver(batch, self._encode, deadline, "log records")
+        if self.dropped:
+            message = "log records are dropped: the queue of %d is full (reported once)"
+            self._client.notices.say("warning", "dropped", message, self._capacity)
+        return bool(self._queue)
+
+    def _encode(self, records: Sequence[_Record]) -> bytes:
+        scopes: dict[str, list[dict[str, Any]]] = {}
+        now = str(time.time_ns())
+        for record in records:
+            scopes.setdefault(record.logger, []).append(_message(record, now))
+        request = {
+            "resourceLogs": [
+                {
+                    "resource": {"attributes": attributes_as_json(current_resource())},
+                    "scopeLogs": [
+                        {"scope": {"name": whole(name), "version": __version__}, "logRecords": messages}
+                        for name, messages in scopes.items()
+                    ],
+                }
+            ]
+        }
+        return encode_json(request) if self._client.protocol == "http/json" else encode_message(request, LOGS)
+
+    def flush(self, timeout_s: float = _FAREWELL_S) -> None:
+        """Send the queue now, for at most *timeout_s*. ``logging.shutdown()`` calls this at the end of the program."""
+        self._adopt()
+        if self._queue:
+            self._background.flush(timeout_s)
+
+    def close(self) -> None:
+        """Send the queue, for at most 3 s and without waiting for retries, and close the connection."""
+        self._adopt()
+        self._client.is_late.set()
+        if self._queue:
+            self._background.close(_FAREWELL_S)
+        self._client.close()
+        super().close()
+
+
+def _ids(fields: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Return the ids that the record already has, of the code that made it, or those current here."""
+    trace_id, span_id = fields.get("trace_id"), fields.get("span_id")
+    if type(trace_id) is str and type(span_id) is str and len(trace_id) == 32 and len(span_id) == 16:
+        return trace_id, span_id, 1 if fields.get("sampled") is True else 0
+    context = current_context()
+    if context is None or not context.is_valid:
+        return "", "", 0
+    return context.trace_id, context.span_id, context.flags
+
+
+def _message(record: _Record, now: str) -> dict[str, Any]:
+    found = {
+        "timeUnixNano": str(record.time_ns),
+        "observedTimeUnixNano": now,
+        "severityNumber": _severity(record.level),
+        "severityText": whole(record.level_name),
+        "body": value_as_json(record.body),
+        "attributes": attributes_as_json(record.attributes),
+    }
+    if record.dropped:
+        found["droppedAttributesCount"] = record.dropped
+    if record.trace_id:
+        found |= {"flags": record.flags, "traceId": record.trace_id, "spanId": record.span_id}
+    return found
+
+
+def _severity(level: int) -> int:
+    """Return OTLP's number: 1 to 4 are TRACE, 5 DEBUG, 9 INFO, 13 WARN, 17 ERROR, 21 to 24 FATAL."""
+    if level < logging.DEBUG:
+        return 1 if level > 0 else 0
+    return min(24, level // 10 * 4 + 1 + level % 10 * 4 // 10)

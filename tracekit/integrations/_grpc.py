@@ -1,0 +1,333 @@
+"""Shared by the synchronous and the asynchronous half of the gRPC integration: metadata, attributes, status codes.
+
+Metadata. A client writes every configured format, with names in lower case; a server reads them. OpenCensus's
+``grpc-trace-bin`` is not among them: gRPC's core keeps it from applications (seen with grpcio 1.85), as it does
+``grpc-tags-bin``, so a handler or an interceptor in Python never gets it.
+
+Status. On a client every code but OK is an error. On a server only the codes are that the conventions name: the others
+tell the caller of its own mistake. CANCELLED is the status "cancelled" on both.
+
+Conventions: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import unquote
+
+import grpc
+
+from .. import Span, SpanContext, current_context, inject, span
+from .._configure import tracer_in_use
+from ._client import stale_fields
+from ._http import error_type, is_port, report
+from ._peers import Peers
+from ._server import NOT_TRACED, Callers, Trust, excluded
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = [
+    "AsyncCounted",
+    "Client",
+    "Counted",
+    "Known",
+    "Method",
+    "Server",
+    "end",
+    "fail",
+    "number_of",
+    "remember",
+    "settle",
+]
+
+OK: Final = 0
+CANCELLED: Final = 1
+UNKNOWN: Final = 2
+DEADLINE_EXCEEDED: Final = 4
+# UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+_SERVER_ERRORS: Final = frozenset({2, 4, 12, 13, 14, 15})
+_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
+_MAX_NAME: Final = 256  # characters kept of a method's name
+
+
+class Client:
+    """Start the client spans of some channels. *propagate_to* names the hosts that get labels, see ``Peers``."""
+
+    __slots__ = ("_peers", "is_active")
+
+    def __init__(self, *, propagate_to: Iterable[str] | Callable[[str], bool] | None = None) -> None:
+        self._peers = Peers(propagate_to)
+        self.is_active = True
+
+
+class Method:
+    """A method as the stub of a channel calls it."""
+
+    __slots__ = ("_attributes", "_client", "_host", "_name")
+
+    def __init__(self, client: Client, channel: Any, method: str | bytes) -> None:
+        self._client = client
+        path = method.decode("utf-8", "replace") if isinstance(method, bytes) else method
+        # Interceptors of the program's have the channel make a method anew for each call.
+        self._name, self._attributes, self._host = _described_for(path, _target_of(channel))
+
+    @property
+    def is_active(self) -> bool:
+        """Whether calls are traced."""
+        return self._client.is_active
+
+    def start(self, metadata: Any) -> tuple[Span, Any]:
+        """Return the span of a call, and the call's *metadata* with the span's context."""
+        attributes = None
+        if tracer_in_use().recording:
+            parent = current_context()
+            if parent is None or parent.sampled or parent.deferred:
+                attributes = self._attributes
+        client_span = span(self._name, kind="client", attributes=attributes)
+        try:
+            written: dict[str, Any] = {}
+            inject(written, self._client._peers.context_for(self._host, client_span.context))
+            metadata = _written(metadata, written)
+        except Exception as error:  # metadata that gRPC has its own error for
+            report(error)
+        return client_span, metadata
+
+
+class Server:
+    """Start the server spans of some servers; the arguments are those of ``server_interceptor()``."""
+
+    def __init__(
+        self,
+        *,
+        trust: Trust = "continue",
+        routes: Mapping[str, Trust] | None = None,
+        forced_per_s: float = 100,
+        exclude: Iterable[str | re.Pattern[str]] = (),
+    ) -> None:
+        self.is_active = True
+        self._callers = Callers(trust, routes, forced_per_s)
+        self._is_excluded = excluded(exclude)
+
+    def start(self, method: str, context: Any) -> Span | SpanContext | None:
+        """Return the span of a call, ``NOT_TRACED`` for an excluded one, and None for one that cannot be traced."""
+        try:
+            if self._is_excluded is not None and self._is_excluded(method):
+                return NOT_TRACED
+            name, attributes = _described_often(method)
+            metadata = context.invocation_metadata() or ()
+            return self._callers.start(name, method, metadata, _with_peer, attributes, context)
+        except Exception as error:  # the call is served without a span
+            report(error)
+            return None
+
+
+def end(ours: Span) -> None:
+    """Close the scope of the span if it has one, and end the span if it is open."""
+    ours.__exit__(None, None, None)
+
+
+def settle(ours: Span, code: int, details: Any = "", *, is_server: bool = False) -> None:
+    """Record the status *code* of a call."""
+    if not ours.is_recording:
+        return
+    try:
+        ours.set_attribute("rpc.grpc.status_code", code)
+        if code == CANCELLED:
+            ours.set_status("cancelled", _text(details))
+        elif code != OK and (not is_server or code in _SERVER_ERRORS):
+            ours.set_attribute("error.type", _NAMES.get(code, str(code)))
+            ours.set_status("error", _text(details))
+    except Exception as error:
+        report(error)
+
+
+def fail(ours: Span, error: BaseException, code: int | None = None) -> None:
+    """Record *error*, which is not a status, and the status *code* that it leads to, and end the span."""
+    try:
+        if ours.is_recording:
+            if code is not None:
+                ours.set_attribute("rpc.grpc.status_code", code)
+            if isinstance(error, Exception):
+                ours.set_attribute("error.type", error_type(error))
+        ours.__exit__(type(error), error, error.__traceback__)
+    except Exception as failed:  # the program must get its own error, not this one
+        report(failed)
+        end(ours)
+
+
+def number_of(code: Any) -> int | None:
+    """Return the number of a status code, which gRPC gives as an enum or as a number; None if there is none."""
+    if code is None:
+        return None
+    number: object = code.value[0] if isinstance(code, grpc.StatusCode) else code
+    return number if type(number) is int else UNKNOWN
+
+
+# By method: the handler of a server, and the same one traced.
+Known: TypeAlias = dict[Any, tuple[Any, Any]]
+_MAX_KNOWN: Final = 1024
+
+
+def remember(known: Known, method: Any, handler: Any, traced: Any) -> Any:
+    """Return *traced*, kept in *known* for the next call of the method."""
+    if len(known) >= _MAX_KNOWN:
+        known.clear()
+    known[method] = handler, traced
+    return traced
+
+
+class Counted:
+    """Iterator of a call's messages that counts them; other attributes are those of *messages*."""
+
+    __slots__ = ("count", "messages")
+
+    def __init__(self, messages: Any) -> None:
+        self.messages = messages
+        self.count = 0
+
+    def __iter__(self) -> Counted:
+        return self
+
+    def __next__(self) -> Any:
+        message = next(self.messages)
+        self.count += 1
+        return message
+
+    next = __next__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.messages, name)
+
+
+class AsyncCounted:
+    """Asynchronous iterator of a call's messages that counts them."""
+
+    __slots__ = ("_step", "count", "messages")
+
+    def __init__(self, messages: Any) -> None:
+        self.messages = messages
+        self.count = 0
+        self._step: Any = None
+
+    def __aiter__(self) -> AsyncCounted:
+        self._step = self.messages.__aiter__().__anext__
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self._step()
+        self.count += 1
+        return message
+
+
+# ---- metadata
+
+
+def _written(metadata: Any, written: dict[str, Any]) -> Any:
+    """Return *metadata* with the fields *written*, in place of all that a reader could take for them."""
+    ours = [(name.lower(), value) for name, value in written.items() if _is_sendable(value)]
+    if not metadata:
+        return ours
+    stale = stale_fields(name for name, _ in ours)
+    return [pair for pair in metadata if pair[0].lower() not in stale] + ours
+
+
+def _is_sendable(value: Any) -> bool:
+    # gRPC rejects the whole call for any other value: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+    return isinstance(value, bytes) or (value.isascii() and value.isprintable())
+
+
+# ---- attributes
+
+
+def _described(path: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a call's span, and its attributes, from ``/package.Service/Method``."""
+    name = path.lstrip("/")[:_MAX_NAME]
+    service, _, method = name.rpartition("/")
+    attributes: dict[str, Any] = {"rpc.system": "grpc", "rpc.method": method}
+    if service:
+        attributes["rpc.service"] = service
+    return name, attributes
+
+
+_described_often = functools.lru_cache(maxsize=1024)(_described)  # of methods that a server has
+
+
+@functools.lru_cache(maxsize=1024)
+def _described_for(path: str, target: str) -> tuple[str, dict[str, Any], str]:
+    """Return the name of a client's span, its attributes, which are not to be changed, and the host of *target*."""
+    name, attributes = _described(path)
+    host, port = _parse_target(target)
+    if host:
+        attributes["server.address"] = host
+    if port:
+        attributes["server.port"] = port
+    return name, attributes, host
+
+
+def _with_peer(attributes: dict[str, Any], context: Any) -> dict[str, Any]:
+    address, port = _parse_peer(context.peer())
+    if not address:
+        return attributes
+    found = {**attributes, "client.address": address, "network.peer.address": address}
+    if port:
+        found["network.peer.port"] = port
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_peer(peer: str) -> tuple[str, int | None]:
+    """Return address and port from ``ipv4:127.0.0.1:50051``, ``ipv6:%5B::1%5D:50051`` or ``unix:/path``."""
+    kind, _, rest = peer[:1024].partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return (rest, None) if kind == "unix" else ("", None)
+    return _split_port(unquote(rest))
+
+
+def _parse_target(target: str) -> tuple[str, int | None]:
+    """Return the server's address and port from a channel's target: https://grpc.github.io/grpc/core/md_doc_naming.html"""
+    kind, colon, rest = target.partition(":")
+    if kind in ("unix", "unix-abstract") and colon:
+        return rest.removeprefix("//")[:_MAX_NAME], None
+    if "//" in target:  # scheme://authority/endpoint
+        target = target.partition("//")[2].partition("/")[2]
+    elif kind in ("dns", "ipv4", "ipv6", "vsock", "xds"):
+        target = rest
+    return _split_port(target.partition(",")[0][:_MAX_NAME])  # the first of several addresses
+
+
+def _split_port(text: str) -> tuple[str, int | None]:
+    if text.startswith("["):
+        address, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":")
+    elif text.count(":") == 1:
+        address, _, port = text.partition(":")
+    else:
+        address, port = text, ""
+    if port.isascii() and port.isdigit() and len(port) <= 5 and is_port(int(port)):
+        return address, int(port)
+    return address, None
+
+
+def _target_of(channel: Any) -> str:
+    """Return the target of *channel*, which may be the outer one of some that intercept calls; "" if unknown."""
+    for _ in range(32):
+        target = getattr(channel, "_target", None)
+        if target is None:
+            target = getattr(channel, "target", None)
+        if isinstance(target, bytes):
+            return target.decode("utf-8", "replace")
+        if isinstance(target, str):
+            return target
+        channel = getattr(channel, "_channel", None)
+        if channel is None:
+            break
+    return ""
+
+
+def _text(details: Any) -> str:
+    if isinstance(details, bytes):
+        return details.decode("utf-8", "replace")
+    return details if isinstance(details, str) else ""

@@ -1,0 +1,76 @@
+"""Spans of queues of tasks, shared by their integrations.
+
+A span of kind "producer" covers sending, and the carrier travels with the message. A span of kind "consumer" covers the
+task. It is a child of the producer, as one message is one task; with *root*, for tasks that start long after, it begins
+a new trace that is linked to the producer. A message without a context begins a new trace, too: the worker's own current
+span is never the parent.
+
+Conventions: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import ROOT, Span, SpanContext, extract, inject, span
+from ._http import error_type, report
+
+__all__ = ["carrier_of", "process", "send", "set_error"]
+
+_MAX_NAME = 256  # characters kept of a task's name
+
+
+def send(system: str, task: str, destination: str | None, message_id: str | None = None) -> Span:
+    """Start the span of sending a message for *task*."""
+    return _start("send", system, task, destination, message_id, "producer", None, ())
+
+
+def process(
+    system: str, task: str, destination: str | None, message_id: str | None, carrier: Any, *, root: bool = False
+) -> Span:
+    """Start the span of running *task*, whose message came with *carrier*, a mapping or None."""
+    try:
+        sender = extract(carrier) if carrier else None
+    except Exception as error:
+        report(error)
+        sender = None
+    if sender is None:
+        return _start("process", system, task, destination, message_id, "consumer", ROOT, ())
+    links = (sender,) if root and sender.is_valid else ()
+    return _start("process", system, task, destination, message_id, "consumer", ROOT if root else sender, links)
+
+
+def carrier_of() -> dict[str, str]:
+    """Return the current context in the configured formats, values that are text alone: not every queue takes octets."""
+    carrier: dict[str, Any] = {}
+    return {name: value for name, value in inject(carrier).items() if isinstance(value, str)}
+
+
+def set_error(ours: Span, error: BaseException) -> None:
+    """Record the class of *error* as ``error.type``."""
+    if isinstance(error, Exception):
+        ours.set_attribute("error.type", error_type(error))
+
+
+def _start(
+    operation: str,
+    system: str,
+    task: Any,
+    destination: Any,
+    message_id: Any,
+    kind: Any,
+    parent: Any,
+    links: tuple[SpanContext, ...],
+) -> Span:
+    name = str(task)[:_MAX_NAME]
+    attributes = {
+        "messaging.system": system,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+        "messaging.task.name": name,
+    }
+    if isinstance(destination, str):
+        attributes["messaging.destination.name"] = destination
+    if isinstance(message_id, str):
+        attributes["messaging.message.id"] = message_id
+    return span(f"{operation} {name}", kind=kind, attributes=attributes, parent=parent, links=links)

@@ -1,0 +1,92 @@
+"""Trace ids in structlog's events: ``trace_id``, ``span_id``, ``sampled`` and ``service.name``.
+
+``tracekit.instrument("structlog")`` adds them to every event, whatever processors are configured. ``TraceProcessor`` adds
+them at its position among the processors.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from structlog import BoundLoggerBase
+
+from ._log_fields import log_fields
+from ._patch import Patches
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+__all__ = ["TraceProcessor", "instrument", "uninstrument"]
+
+
+class TraceProcessor:
+    """A processor that adds the fields; *datadog* adds ``dd.trace_id`` and so on. Keys that the event has win.
+
+    Without a current context it adds the service alone.
+    """
+
+    def __init__(self, *, datadog: bool = False) -> None:
+        self._datadog = datadog
+
+    def __call__(self, logger: Any, method_name: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Add the fields to *event_dict* and return it."""
+        try:
+            for key, value in _fields(self._datadog).items():
+                event_dict.setdefault(key, value)
+        except Exception:  # of a mapping of the program's
+            pass
+        return event_dict
+
+
+_patches: Patches | None = None
+
+
+def instrument(target: None = None, *, datadog: bool = False) -> None:
+    """Add the fields to every event of every logger, before its processors run. Keys that the event has win.
+
+    The hook point is ``BoundLoggerBase._process_event``, which structlog documents for wrapper classes: unlike the list
+    of processors, ``structlog.configure()`` does not replace it. Calling it again changes *datadog* alone.
+    """
+    global _patches
+    _check(target)
+    uninstrument()
+    _patches = patches = Patches()
+
+    def make(original: Any) -> Any:
+        @functools.wraps(original)
+        def process_event(self: Any, method_name: str, event: Any, event_kw: dict[str, Any]) -> Any:
+            added = {}
+            if patches.is_active:
+                try:
+                    bound = self._context
+                    added = {key: value for key, value in _fields(datadog).items() if key not in bound}
+                except Exception:  # a wrapper class without a context
+                    pass
+            return original(self, method_name, event, {**added, **event_kw})
+
+        return process_event
+
+    patches.replace(BoundLoggerBase, "_process_event", make)
+
+
+def uninstrument(target: None = None) -> None:
+    """Undo ``instrument()``; a method that others have wrapped since stays in place, without effect."""
+    global _patches
+    _check(target)
+    if _patches is not None:
+        _patches.restore()
+    _patches = None
+
+
+def _fields(datadog: bool) -> dict[str, Any]:
+    fields = log_fields(datadog)
+    return fields if fields["trace_id"] else {key: fields[key] for key in fields if key.endswith(_OF_SERVICE)}
+
+
+_OF_SERVICE = ("service.name", "dd.service", "dd.env", "dd.version")
+
+
+def _check(target: object) -> None:
+    if target is not None:
+        raise TypeError(f"structlog is instrumented as a whole, not a {type(target).__name__}: use TraceProcessor")
