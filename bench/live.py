@@ -1,22 +1,27 @@
 """Print the cost of the debug pages: per span, and of a page of 1,000 open requests while an event loop runs beside it.
 
-``python -m bench.live``. A stop is the time between two steps of an event loop that has nothing else to do, above its
-usual time: the longest one while pages are drawn in another thread, as ``debug.app()`` and ``debug.serve()`` do.
+``python -m bench.live``. A *hold* is the CPU time for which drawing keeps the interpreter from other threads, between two
+pauses: the longest of all pages. A *stop* is the time between two steps of an event loop that has nothing else to do while
+pages are drawn in another thread, as ``debug.app()`` and ``debug.serve()`` do; on a busy machine it is the scheduler's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
 from statistics import median
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import tracekit
+from tracekit.debug import _respond
 from tracekit.debug._access import Gate, Visitor
 from tracekit.debug._recorder import Recorder, recorder
 from tracekit.debug._respond import respond
+from tracekit.debug._view import Pace
 from tracekit.testing import MemoryExporter
 
 if TYPE_CHECKING:
@@ -70,13 +75,31 @@ def span_costs() -> tuple[float, float]:
     return median(differences), median(taken)
 
 
-def page(query: str) -> float:
+def page(query: str, clock: Callable[[], int] = time.perf_counter_ns) -> float:
     """Draw the page once; return its nanoseconds."""
     headers = {"host": "localhost", "accept": "text/html"}
-    begin = time.perf_counter_ns()
+    begin = clock()
     response = respond(Gate(), Visitor("127.0.0.1", "GET", "/debug/requests", headers), "/requests", query)
     assert response.status == 200
-    return time.perf_counter_ns() - begin
+    return clock() - begin
+
+
+class TimedPace(Pace):
+    """Notes the CPU time between two pauses."""
+
+    longest_ns = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begin = time.thread_time_ns()
+
+    def __call__(self) -> None:
+        before = self._since
+        now = time.thread_time_ns()
+        super().__call__()
+        if self._since != before:  # it has paused
+            TimedPace.longest_ns = max(TimedPace.longest_ns, now - self._begin)
+            self._begin = time.thread_time_ns()
 
 
 async def steps(done: threading.Event) -> list[int]:
@@ -120,16 +143,25 @@ def main() -> int:
     recorder.start(records_all=True)
     held = [tracekit.span("GET /", kind="server") for _ in range(OPEN)]
     held += [tracekit.span("query", parent=span) for span in held[:OPEN]]
+    gc.collect()
+    gc.freeze()  # a collection of all that was made above would count as a hold
     _, usual = pages(None)
     rows.append(("longest step without pages", max(usual), "ms", 1e6, 0))
     for name, query in PAGES.items():
+        cpu = median([page(query, time.thread_time_ns) for _ in range(ROUNDS)])
+        rows.append((f"{name}: CPU", cpu, "ms", 1e6, 0))
         alone = median([page(query) for _ in range(ROUNDS)])
         rows.append((f"{name}: alone", alone, "ms", 1e6, TARGETS_NS["page"]))
+        TimedPace.longest_ns = 0
+        with mock.patch.object(_respond, "Pace", TimedPace):
+            for _ in range(ROUNDS):
+                page(query)
+        rows.append((f"{name}: longest hold", TimedPace.longest_ns, "ms", 1e6, TARGETS_NS["stop"]))
         times, found = pages(query)
         rows.append((f"{name}: beside a busy loop", median(times), "ms", 1e6, 0))
         found.sort()
         rows.append((f"{name}: longest stop", found[-1], "ms", 1e6, 0))
-        rows.append((f"{name}: stop, 99.9 % are below", found[len(found) * 999 // 1000], "ms", 1e6, TARGETS_NS["stop"]))
+        rows.append((f"{name}: stop, 99.9 % are below", found[len(found) * 999 // 1000], "ms", 1e6, 0))
     for span in held:
         span.end()
     for name, figure, unit, scale, target in rows:

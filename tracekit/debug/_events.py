@@ -177,7 +177,7 @@ class _Logs:
                 "error" if log.errors else "",
                 _when(log.start_ns),
                 log.title,
-                f"{log.errors:,} errors" if log.errors else "",
+                f"{log.errors:,} error{'s' if log.errors > 1 else ''}" if log.errors else "",
             )
             if self._is_expanded:
                 yield Markup("<details><summary>made at</summary><pre>")

@@ -202,8 +202,9 @@ class _Bucket:
             _link(fam=self._name, b=self._bucket, exp=toggle),
             "collapse all" if self._expands else "expand all",
         )
+        link = _link(fam=self._name, b=self._bucket)
         for trace in self._traces:
-            yield from trace.html(_link(fam=self._name, b=self._bucket, trace=trace.span_id))
+            yield from trace.html(f"{link}&trace={trace.span_id}")
 
     def _title(self) -> str:
         kind = "open" if self._bucket == _OPEN else _NAMES[self._bucket]

@@ -51,7 +51,7 @@ class FlightRecorder:
     (*on_error*) or takes longer than *slower_s*, but at most one in *min_interval_s*; when the signal *dump_on_signal*
     arrives, after whose previous handler is called; and by ``dump()``. Files are ``flight-TIME-PROCESS-NUMBER-REASON.db`` in
     *directory*, each at most *max_bytes* (at least 1 MiB), for the owner alone; the oldest of more than *max_files* are
-    deleted. ``tracekit traces list --db FILE`` reads them.
+    deleted. ``tracekit traces list FILE`` reads them.
 
     Raises ``TypeError`` or ``ValueError`` for invalid arguments, and ``RuntimeError`` for *dump_on_signal* outside the
     main thread. Later failures are logged once per cause.
@@ -211,7 +211,8 @@ class FlightRecorder:
                 count += len(batch)
         finally:
             store.shutdown()
-        log("warning", "flight recorder: %d spans written to %s (%s)", count, path, reason)
+        level = "info" if reason == "dump" else "warning"  # the program knows about dump()
+        log(level, "flight recorder: %d spans written to %s (%s)", count, path, reason)
         self._delete_old()
         return path
 
