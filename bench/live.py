@@ -24,6 +24,8 @@ from tracekit.debug._respond import respond
 from tracekit.debug._view import Pace
 from tracekit.testing import MemoryExporter
 
+from . import live_tasks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -167,6 +169,8 @@ def main() -> int:
     for name, figure, unit, scale, target in rows:
         wanted = f"  target {target / scale:g} {unit}" if target else ""
         print(f"{name:<52} {figure / scale:>9.2f} {unit}{wanted}")
+    for name, value in live_tasks.rows():
+        print(f"{name:<52} {value:>12}")
     return 0
 
 

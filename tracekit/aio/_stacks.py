@@ -163,8 +163,8 @@ def running() -> dict[int, Running]:
                 else:
                     _add_loop(loops, holder)
             elif not _RUNS.isdisjoint(frame.f_code.co_names):
-                # A loop in C has no frame; in its caller's it is a variable, or an attribute of one. Before 3.13, reading
-                # those keeps their values until the caller returns.
+                # A loop in C has no frame; in its caller's it is a variable, or an attribute of one. Before 3.13,
+                # reading those keeps their values until the caller returns.
                 for value in list(frame.f_locals.values())[:_LOCALS]:
                     _add_loop(loops, value)
                     for attribute in ask(_attributes, value, ()):

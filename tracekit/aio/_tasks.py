@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CurrentSpan", "Place", "TaskInfo", "context_of", "snapshot", "tasks"]
 
+_PACKAGE: Final = __name__.partition(".")[0]
 _LIMIT: Final = 10_000
 _NAME: Final = 200
 _AWAITED_BY: Final = 16
-_PACKAGE: Final = __name__.partition(".")[0]
 # A thread whose innermost Python function is one of these modules' waits, for a lock, a job or the network.
 _WAITING: Final = {
     "concurrent.futures.thread",
@@ -43,6 +43,8 @@ _WAITING: Final = {
     "trio._core._io_kqueue",
     "trio._core._io_windows",
     "trio._core._thread_cache",
+    f"{_PACKAGE}._export.pipeline",
+    f"{_PACKAGE}.aio._watch",
 }
 
 
@@ -63,12 +65,12 @@ class TaskInfo(NamedTuple):
     """A task or a thread.
 
     ``id`` is unique in its snapshot, and ``parent`` the id of the task that owns its nursery or task group, else of the
-    task that waits for it, if one does, else of the thread of the loop; None for a thread. ``group`` is the name or kind
-    of that group and ``group_id`` tells it from others, both "" without one.
+    task that waits for it, if one does, else of the thread of the loop; None for a thread. ``group`` is the name or
+    kind of that group and ``group_id`` tells it from others, both "" without one.
     ``backend`` is "asyncio", "trio" or "thread"; ``state`` is "running", "ready" (its next step is scheduled),
     "waiting", "cancelling" (waiting, and cancelled), for threads "running" or "waiting".
-    ``awaits`` is the chain of suspended calls, outermost first, or the stack of a running one; of more than 32 the middle
-    is left out. ``waits_for`` names the innermost object of the chain, "" where there is none.
+    ``awaits`` is the chain of suspended calls, outermost first, or the stack of a running one; of more than 32 the
+    middle is left out. ``waits_for`` names the innermost object of the chain, "" where there is none.
     ``age_s`` is known for tasks of named groups. ``idle_s`` is the least time since the task's last step: since the
     first ``tasks()`` that saw it waiting for the same thing, None at the first look and where it is not known.
     """
@@ -199,7 +201,8 @@ class _Look:
             self.pace()
             loop = ask(_loop_of, task)
             ident = threads.get(id(loop)) or ask(_thread_of, loop)
-            infos.append(ask(lambda task: self.asyncio_task(task, waiter, ident, id(task) in current), task))  # noqa: B023
+            is_current = id(task) in current
+            infos.append(ask(lambda task: self.asyncio_task(task, waiter, ident, is_current), task))  # noqa: B023
         return [info for info in infos if info is not None]
 
     def asyncio_task(self, task: Any, waiter: Any, ident: int | None, is_current: bool) -> TaskInfo:
@@ -402,7 +405,7 @@ def _described(future: Any) -> str:
 
 
 def _asyncio_group(task: Any) -> tuple[str, Any, Any]:
-    """Return the kind of the task group of *task*, the group and the task that owns it; found by the group's callback."""
+    """Return the kind of the task group of *task*, the group and the task that owns it, by the group's callback."""
     for entry in list(getattr(task, "_callbacks", None) or ())[:8]:
         callback = entry[0] if type(entry) is tuple else entry
         group = getattr(callback, "__self__", None)

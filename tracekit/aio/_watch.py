@@ -343,7 +343,7 @@ def watch_loop(threshold_ms: float = 100) -> LoopWatch:
     """Watch the running event loop of asyncio, uvloop or trio, and mark spans whose code blocks it for *threshold_ms*.
 
     Such a span gets the attribute ``tracekit.loop.blocked_ms``, the sum over its stalls, and for each an event
-    ``tracekit.loop.blocked`` with ``code.stacktrace``, the stack that blocked. The page ``/debug/loop`` shows the worst.
+    ``tracekit.loop.blocked`` with the stack in ``code.stacktrace``. The page ``/debug/loop`` shows the worst.
     A loop has one watch; a second call returns it. Its thread ends with the loop, within half a threshold.
 
     *threshold_ms* is 1 to 60,000. Raises ``RuntimeError`` outside a running loop.

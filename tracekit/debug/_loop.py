@@ -67,16 +67,20 @@ class _Loops:
                     for place in stall["stack"]
                 ]
                 yield markup(
-                    "<details><summary>{}</summary><ol>{}</ol></details>", _stall(stall), Markup("".join(places))
+                    '<details class="row"><summary>{}</summary><ol>{}</ol></details>',
+                    _stall(stall),
+                    Markup("".join(places)),
                 )
         if self._groups:
             yield Markup(
-                "<h2>Tasks of named groups: wait for the first step</h2><table><thead><tr><th>Group</th><th>Tasks</th>"
+                '<h2>Tasks of named groups: wait for the first step</h2><table class="families"><thead><tr>'
+                "<th>Group</th><th>Tasks</th>"
                 "<th>Mean</th><th>Worst</th><th>Task</th></tr></thead><tbody>"
             )
             for group in self._groups:
                 yield markup(
-                    "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                    '<tr class="row"><th>{}</th><td class="took">{}</td><td class="took">{}</td>'
+                    '<td class="took">{}</td><td class="took">{}</td></tr>',
                     group["group"],
                     group["tasks"],
                     _short(group["mean_s"]),

@@ -55,15 +55,15 @@ class _Tasks:
             self._headline(),
         )
         yield Markup(
-            '<table class="tasks"><thead><tr><th>Task</th><th>State</th><th>Last step</th><th>Age</th><th>Span</th>'
-            "<th>Waits for</th><th>Where</th></tr></thead><tbody>"
+            '<table class="families tasks"><thead><tr><th>Task</th><th>State</th><th>Last step</th><th>Age</th>'
+            "<th>Span</th><th>Waits for</th><th>Where</th></tr></thead><tbody>"
         )
         for number, (head, task, group) in enumerate(self._rows()):
             if number == _SHOWN:
                 yield markup('<tr><td colspan="7">further tasks are in the text and the JSON</td></tr>')
                 break
             if task is None:
-                yield markup('<tr class="group"><td colspan="7"><code>{}</code>({})</td></tr>', head, group)
+                yield markup('<tr class="row"><th colspan="7"><span class="tree">{}</span>({})</th></tr>', head, group)
             else:
                 yield _row(head, task)
         yield Markup("</tbody></table>")
@@ -94,7 +94,7 @@ def _row(head: str, task: Task) -> Markup:
         for place in task["awaits"]
     ]
     return markup(
-        "<tr><td><code>{}</code>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>"
+        '<tr class="row"><th><span class="tree">{}</span>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>'
         "<td><details><summary>{}</summary><ol>{}</ol></details></td></tr>",
         head,
         task["name"] or task["id"],
