@@ -67,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--requests", metavar="N", type=_count, default=50, help="how many requests (default: 50)")
     demo.set_defaults(run=_demo)
 
+    from .ui import add_arguments as add_ui_arguments
+
+    viewer = commands.add_parser("ui", help="receive traces of any language over OTLP, and show them in a browser")
+    add_ui_arguments(viewer)
+    viewer.set_defaults(run=_ui)
+
     traces = commands.add_parser("traces", help="what a SQLite file of traces holds").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -173,6 +179,12 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _show_trace(path: str, trace_id: str) -> int:
     return main(["traces", "show", path, trace_id])
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from .ui import run
+
+    return run(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:
