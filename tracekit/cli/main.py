@@ -14,6 +14,7 @@ from .screen import ERROR, complain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 __all__ = ["main"]
 
@@ -174,11 +175,17 @@ def _demo(arguments: argparse.Namespace) -> int:
         missing = printable(str(error.name), 80)
         complain(f"the demo needs {missing}: pip install 'tracekit[demo]'")
         return ERROR
-    return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve, show=_show_trace)
+    return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve, show=_show_trace, view=_view)
 
 
 def _show_trace(path: str, trace_id: str) -> int:
     return main(["traces", "show", path, trace_id])
+
+
+def _view(path: str) -> AbstractContextManager[Sequence[str]]:
+    from .ui import viewing
+
+    return viewing(path)
 
 
 def _ui(arguments: argparse.Namespace) -> int:

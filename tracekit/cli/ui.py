@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..ui.server import Viewer
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "run", "viewing"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +67,18 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: viewer.stop())
     asyncio.run(viewer.serve())
     return 0
+
+
+@contextlib.contextmanager
+def viewing(path: str) -> Iterator[list[str]]:
+    """Show the file at *path*, on a free port, until the end of the block; give lines that say where."""
+    try:
+        from ..ui.server import viewer
+    except ModuleNotFoundError as error:
+        yield [f"no viewer: it needs {printable(str(error.name), 80)}: pip install 'tracekit[ui]'"]
+        return
+    with viewer(path, port=0, http_port=None, grpc_port=None) as running:
+        yield [f"in a browser: {running.urls['pages']}"]
 
 
 def _welcome(viewer: Viewer) -> Iterator[str]:

@@ -116,9 +116,10 @@ class Pages:
             search = parse_search(query.get("q", ""))
             limit = min(max(_integer(query.get("limit"), _LIMIT) or 1, 1), _MAX_LIMIT)
             before = _integer(query.get("before"), None)
+            after = _integer(query.get("after"), None) or 0
         except BadSearch as error:
             return _json({"error": str(error)}, 400)
-        return await self._ask(lambda queries: queries.search(search, limit=limit, before=before))
+        return await self._ask(lambda queries: queries.search(search, limit=limit, before=before, after=after))
 
     async def _answer_trace(self, request: Request) -> Response:
         trace_id = request.path_params["trace_id"]
@@ -143,7 +144,9 @@ class Pages:
         if self._watchers >= _MAX_WATCHERS:
             return _json({"error": "too many pages are open"}, 503)
         return StreamingResponse(
-            self._events(), media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
+            self._events(),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
 
     async def _events(self) -> AsyncIterator[str]:
@@ -181,5 +184,5 @@ def _integer(text: str | None, default: int | None) -> int | None:
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise BadSearch("limit and before must be whole numbers")
+        raise BadSearch("limit, before and after must be whole numbers")
     return int(text)

@@ -10,11 +10,7 @@ cdef enum:
     FIXED32 = 5
 
 
-cdef inline uint64_t _shifted(uint64_t octet, int shift) noexcept:
-    return octet << shift if shift < 64 else 0
-
-
-cdef class Reader:
+cdef class _Reader:
     cdef readonly list rows
     cdef readonly int64_t rejected, size
     cdef bytes _data

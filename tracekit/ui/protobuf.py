@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..cython import cclass, compiled, final
-from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, unquoted, quote
+from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, quote, unquoted
 
 if TYPE_CHECKING:
     from .rows import Row
@@ -32,14 +32,14 @@ def read_request(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
 
     Rejected are spans without valid ids. The size is an upper estimate of the rows' bytes. Raises ``Malformed``.
     """
-    reader = Reader(octets, stored_s)
+    reader = _Reader(octets, stored_s)
     reader.request()
     return reader.rows, reader.rejected, reader.size
 
 
 @final
 @cclass
-class Reader:
+class _Reader:
     """A position in the octets of one request, and the rows read so far."""
 
     if not compiled:
@@ -391,13 +391,10 @@ class Reader:
         while at < end and shift < 70:
             octet = data[at]
             at += 1
-            if compiled:
-                number |= _shifted(octet & 0x7F, shift)
-            else:
-                number |= (octet & 0x7F) << shift
+            number |= (octet & 0x7F) << shift
             if octet < 0x80:
                 self._at = at
-                return number if compiled else number & 0xFFFF_FFFF_FFFF_FFFF
+                return number & 0xFFFF_FFFF_FFFF_FFFF
             shift += 7
         raise Malformed("a number is cut off or too long")
 

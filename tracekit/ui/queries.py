@@ -1,4 +1,4 @@
-"""What the pages ask of the store: traces that a search finds, one trace, the map of services.
+"""The questions of the pages to the store: traces that a search finds, one trace, the map of services.
 
 How it works: a search reads the spans newest first, in slices of row ids, until it has found enough traces or its time
 is up; the answer has the position to go on from. So the first answer comes as fast on a store of a million spans as on
@@ -24,7 +24,7 @@ __all__ = ["MAX_SPANS", "Queries"]
 MAX_SPANS: Final = 50_000  # of a trace on its page
 _SLICE: Final = 10_000
 _BUDGET_S: Final = 0.12
-_MAP_SPANS: Final = 50_000
+_MAP_SPANS: Final = 20_000
 _MAX_DEPTH: Final = 100
 
 
@@ -36,10 +36,11 @@ class Queries(SQLiteReader):
         with self._snapshot() as connection:
             return 0 if connection is None else _last_id(connection)
 
-    def search(self, search: Search, *, limit: int, before: int | None = None) -> dict[str, Any]:
+    def search(self, search: Search, *, limit: int, before: int | None = None, after: int = 0) -> dict[str, Any]:
         """Return up to *limit* traces with a span that meets *search*, those with the newest spans first.
 
         ``next`` is the position for ``before`` to go on from, None at the end. The same trace may be found again there.
+        ``last`` is the position for ``after``, to find later the spans that have arrived since.
         """
         if search.trace_id and not search.conditions:
             return self._by_id(search.trace_id, limit)
@@ -50,7 +51,8 @@ class Queries(SQLiteReader):
                 return {"traces": [], "next": None, "last": 0}
             last = _last_id(connection)
             (first,) = connection.execute("SELECT coalesce(min(id), 1) FROM spans").fetchone()
-            end = last + 1 if before is None else before
+            first = max(first, after + 1)
+            end = last + 1 if before is None else min(before, last + 1)
             terms = ["id >= ?", "id < ?", *search.conditions]
             if search.trace_id:
                 terms.append("substr(trace_id, 1, ?) = ?")
@@ -135,7 +137,7 @@ class Queries(SQLiteReader):
             return sorted([str(service) for (service,) in rows])
 
     def map(self) -> dict[str, Any]:
-        """Return the services and the calls between them in the newest 50,000 spans.
+        """Return the services and the calls between them in the newest 20,000 spans.
 
         A service's numbers are those of its entries: spans whose parent is remote, of another service, or absent.
         """
@@ -204,7 +206,8 @@ def _paths(spans: list[dict[str, Any]]) -> list[tuple[tuple[Any, ...], int]]:
     known: dict[str, tuple[Any, ...]] = {}
     found = []
     for span in spans:
-        chain, at = [], span
+        chain: list[dict[str, Any]] = []
+        at: dict[str, Any] | None = span
         while at is not None and at["span_id"] not in known and len(chain) < _MAX_DEPTH:
             chain.append(at)
             known[at["span_id"]] = ()  # ends a circle of parents

@@ -1,4 +1,4 @@
-"""Rows of the store as the receiver makes them, whatever the encoding of a request; see ``StoredSpan`` for the fields."""
+"""Rows of the store as the receiver makes them from either encoding of a request; see ``StoredSpan`` for the fields."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = [
     "base64_text",
     "double_text",
     "finished",
-    "unquoted",
     "number_text",
     "quote",
+    "unquoted",
 ]
 
 Row = tuple[Any, ...]  # as SQLiteExporter.store() takes it
@@ -73,8 +73,8 @@ def finished(
         _column(service),
         _column(name),
         _KINDS[kind] if kind < 6 else "internal",
-        start_ns if start_ns <= _MAX_TIME else _MAX_TIME,
-        end_ns if end_ns <= _MAX_TIME else _MAX_TIME,
+        min(start_ns, _MAX_TIME),
+        min(end_ns, _MAX_TIME),
         status,
         _column(description),
         flags & 0xFF,

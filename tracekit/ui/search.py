@@ -1,11 +1,11 @@
 """The language of the search box: words, and conditions that one span of a trace must all meet.
 
-    word                the name contains it, in any case; 8 to 32 hexadecimal digits: the trace id begins with it
-    service:shop        also name: kind: status: trace:
-    >100ms  <2s         the duration; units ns us ms s m h, without one ms
-    since:15m  until:5m the start: so long ago, or a date and time such as 2030-01-31T12:00
-    key=value           an attribute, label or resource attribute; key=* for any value
-    "two words"         quotes keep spaces together
+word                the name contains it, in any case; 8 to 32 hexadecimal digits: the trace id begins with it
+service:shop        also name: kind: status: trace:
+>100ms  <2s         the duration; units ns us ms s m h, without one ms
+since:15m  until:5m the start: so long ago, or a date and time such as 2030-01-31T12:00
+key=value           an attribute, label or resource attribute; key=* for any value
+"two words"         quotes keep spaces together
 """
 
 from __future__ import annotations
@@ -110,12 +110,14 @@ def _name(text: str) -> tuple[str, list[Any], str]:
 def _attribute(key: str, value: str) -> tuple[str, list[Any], str]:
     # The columns hold compact JSON, in which a key stands between quotes that no text can contain.
     start = f"{json.dumps(key, ensure_ascii=False)}:"
-    wanted = [start]
-    if value != "*":
-        wanted = [start + json.dumps(value, ensure_ascii=False), f"{start}{value},", f"{start}{value}}}"]
+    wanted = [start + json.dumps(value, ensure_ascii=False), f"{start}{value},", f"{start}{value}}}"]
     columns = ("attributes", "labels", "resource")
-    tests = [f"instr({column}, ?)" for column in columns for _ in wanted]
-    return f"({' OR '.join(tests)})", wanted * len(columns), ""
+    if value == "*":
+        return f"({' OR '.join([f'instr({column}, ?)' for column in columns])})", [start] * len(columns), ""
+    # The key alone first: most spans do not have it.
+    tests = " OR ".join(["instr({0}, ?)"] * len(wanted))
+    tests = " OR ".join([f"instr({column}, ?) AND ({tests.format(column)})" for column in columns])
+    return f"({tests})", [start, *wanted] * len(columns), ""
 
 
 def _duration(text: str) -> int:

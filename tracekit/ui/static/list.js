@@ -9,6 +9,7 @@ const COLUMNS = [
   { key: "errors", title: "Errors", of: (trace) => trace.errors },
 ];
 const PAGE = 50;
+const LIVE = 200;
 const MOST = 1000;
 
 export class ListPage {
@@ -18,6 +19,7 @@ export class ListPage {
     this.status = status;
     this.traces = new Map();
     this.sort = { key: "time", down: true };
+    this.last = 0;
     this.selected = null;
     this.marks = [];
     this.next = null;
@@ -43,6 +45,7 @@ export class ListPage {
       do {
         const found = await this.ask(before);
         this.add(found.traces);
+        if (before === null) this.last = found.last;
         before = this.next = found.next;
         this.reached = found.reached_ns;
         this.fillRows();
@@ -57,8 +60,8 @@ export class ListPage {
     }
   }
 
-  ask(before) {
-    const parameters = new URLSearchParams({ q: this.query, limit: PAGE });
+  ask(before, after = 0) {
+    const parameters = new URLSearchParams({ q: this.query, limit: after ? LIVE : PAGE, after });
     if (before !== null) parameters.set("before", before);
     return api(`traces?${parameters}`);
   }
@@ -85,7 +88,9 @@ export class ListPage {
     try {
       do {
         this.isStale = false;
-        this.add((await this.ask(null)).traces, this.traces.size > 0);
+        const found = await this.ask(null, this.last);
+        this.last = found.last;
+        this.add(found.traces, true);
         if (!this.isClosed) this.fillRows();
         await new Promise((done) => setTimeout(done, 400)); // at most twice a second
       } while (this.isStale && !this.isClosed);

@@ -6,6 +6,8 @@ const WIDE = 190;
 const HIGH = 74;
 const GAP_X = 150;
 const GAP_Y = 34;
+const MOST_LABELS = 6;
+const FAILING = 0.05;
 
 export class MapPage {
   constructor(main, status) {
@@ -78,11 +80,18 @@ function picture(map) {
   const column = columns(map);
   const heights = [];
   const place = new Map();
-  for (const service of map.services) {
-    const x = column.get(service.name) ?? 0;
-    const y = heights[x] ?? 0;
-    heights[x] = y + 1;
-    place.set(service.name, { x, y });
+  const last = Math.max(...column.values());
+  for (let x = 0; x <= last; x++) {
+    // Near its callers: fewer lines cross.
+    const weight = (name) => {
+      const above = map.calls.filter((call) => call.to === name && place.has(call.from)).map((call) => place.get(call.from).y);
+      return above.length ? above.reduce((sum, y) => sum + y, 0) / above.length : 0;
+    };
+    const names = map.services.map(({ name }) => name).filter((name) => column.get(name) === x);
+    const weights = new Map(names.map((name) => [name, weight(name)]));
+    names.sort((a, b) => weights.get(a) - weights.get(b));
+    names.forEach((name, y) => place.set(name, { x, y }));
+    heights[x] = names.length;
   }
   const most = Math.max(...heights.filter(Boolean));
   const width = heights.length * WIDE + (heights.length - 1) * GAP_X + 40;
@@ -92,8 +101,9 @@ function picture(map) {
     spot.left = 20 + spot.x * (WIDE + GAP_X);
     spot.top = 20 + (spot.y + free) * (HIGH + GAP_Y);
   }
+  const isSparse = map.calls.length <= MOST_LABELS;
   const busiest = Math.max(1, ...map.calls.map((call) => call.count));
-  const edges = map.calls.map((call) => edge(call, place.get(call.from), place.get(call.to), busiest));
+  const edges = map.calls.map((call) => edge(call, place.get(call.from), place.get(call.to), busiest, isSparse));
   const nodes = map.services.map((service) => node(service, place.get(service.name)));
   return s("svg", { class: "graph", viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": "Services and calls" },
     s("defs", {}, s("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" },
@@ -101,7 +111,7 @@ function picture(map) {
     edges, nodes);
 }
 
-function edge(call, from, to, busiest) {
+function edge(call, from, to, busiest, isLabelled) {
   const forward = to.left > from.left;
   const [x1, y1] = [from.left + WIDE, from.top + HIGH / 2];
   const [x2, y2] = forward ? [to.left - 3, to.top + HIGH / 2] : [to.left + WIDE + 3, to.top + HIGH / 2 + 10];
@@ -110,10 +120,10 @@ function edge(call, from, to, busiest) {
     : `M${x1} ${y1}C${x1 + bend} ${y1 + 40} ${x2 + bend} ${y2 + 40} ${x2} ${y2}`;
   const thick = 1 + 2.5 * Math.sqrt(call.count / busiest);
   const middle = forward ? [(x1 + x2) / 2, (y1 + y2) / 2] : [Math.max(x1, x2) + 40, (y1 + y2) / 2 + 30];
-  return s("g", { class: call.errors ? "edge error" : "edge" },
+  return s("g", { class: call.errors >= call.count * FAILING ? "edge error" : "edge" },
     s("title", {}, `${call.from} → ${call.to}: ${describe(call)}`),
     s("path", { d: path, "stroke-width": thick, "marker-end": "url(#tip)" }),
-    s("text", { x: middle[0], y: middle[1] - 8 }, `${rate(call.per_s)} · p95 ${duration(call.p95_ns)}`));
+    isLabelled && s("text", { x: middle[0], y: middle[1] - 8 }, `${rate(call.per_s)} · p95 ${duration(call.p95_ns)}`));
 }
 
 function node(service, { left, top }) {
