@@ -49,6 +49,8 @@ bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
 	$(BIN)/python -m bench.export
 	$(BIN)/python -m bench.bridge
+	$(BIN)/python -m bench.receiver
+	$(BIN)/python -m bench.ui
 
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees

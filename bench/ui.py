@@ -79,9 +79,11 @@ def paint(url: str, browser: str) -> list[float]:
                 ".observe(document, {childList: true, subtree: true})"
             )
             page.goto(f"{url}/")
-            page.wait_for_function("window.firstRow && performance.getEntriesByName('first-contentful-paint').length")
+            page.locator("tbody tr").first.wait_for()
             found = page.evaluate(
-                "[performance.getEntriesByName('first-contentful-paint')[0].startTime, window.firstRow]"
+                "new Promise(done => new PerformanceObserver(list => done("
+                "[list.getEntriesByName('first-contentful-paint')[0].startTime, window.firstRow]"
+                ")).observe({type: 'paint', buffered: true}))"
             )
             best = [min(pair) for pair in zip(best, found, strict=True)]
             context.close()

@@ -1,7 +1,7 @@
 // Pages by address, keys, the theme, and the stream of events. The address after "#" is a deep link:
 //   #/?q=SEARCH   #/trace/ID/SPAN   #/map   #/compare/ID/ID
 
-import { $, api, count } from "./dom.js";
+import { $, api, count, plural } from "./dom.js";
 import { ComparePage } from "./compare.js";
 import { ListPage } from "./list.js";
 import { MapPage } from "./map.js";
@@ -11,6 +11,7 @@ const main = $("main");
 let page = null;
 let status = null;
 let isLive = true;
+let pausedAt = 0;
 
 function route() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
@@ -57,7 +58,8 @@ function showLive(isConnected) {
   const button = $("live");
   button.className = `live ${isConnected ? (isLive ? "on" : "paused") : "off"}`;
   const spans = status?.stored ? ` · ${count(status.stored)} received` : "";
-  button.lastElementChild.textContent = isConnected ? (isLive ? `live${spans}` : "paused") : "not connected";
+  const missed = !isLive && status?.last > pausedAt ? ` · ${plural(status.last - pausedAt, "new span")}` : "";
+  button.lastElementChild.textContent = isConnected ? (isLive ? `live${spans}` : `paused${missed}`) : "not connected";
   button.setAttribute("aria-pressed", String(isLive));
   const losses = ["rejected", "evicted", "failed_requests"].filter((name) => status?.[name]).map((name) => `${count(status[name])} ${name.replace("_", " ")}`);
   button.title = ["Pause or follow (p)", ...losses].join("\n");
@@ -66,6 +68,7 @@ function showLive(isConnected) {
 
 function setLive(wanted) {
   isLive = wanted;
+  pausedAt = status?.last ?? 0;
   showLive(true);
   if (isLive && status) page?.live?.(status);
 }

@@ -47,7 +47,7 @@ export const count = (number) => Number(number).toLocaleString("en");
 export const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
 /** Milliseconds since the epoch; nanoseconds come as text, because they exceed a number's precision. */
-export const millis = (ns) => Number(BigInt(ns) / 1000000n);
+export const millis = (ns) => Number(BigInt(ns) / 1000n) / 1000;
 
 export function clock(ns) {
   const date = new Date(millis(ns));

@@ -128,9 +128,8 @@ function edge(call, from, to, busiest, isLabelled) {
 
 function node(service, { left, top }) {
   const share = service.count ? service.errors / service.count : 0;
-  return s("a", { href: `#/?q=${encodeURIComponent(`service:${quoted(service.name)}`)}`, class: "node", "aria-label": `${service.name}: ${describe(service)}` },
-    s("title", {}, `${service.name}: ${describe(service)}`),
-    s("rect", { class: "box", x: left, y: top, width: WIDE, height: HIGH, rx: 8 }),
+  return s("a", { href: `#/?q=${encodeURIComponent(`service:${quoted(service.name)}`)}`, class: "node" },
+    s("rect", { class: "box", x: left, y: top, width: WIDE, height: HIGH, rx: 8 }, s("title", {}, `${service.name}: ${describe(service)}`)),
     s("rect", { class: colour(service.name), x: left, y: top + 10, width: 4, height: HIGH - 20, rx: 2 }),
     s("text", { class: "name", x: left + 16, y: top + 25 }, clip(service.name, 22)),
     s("text", { class: "small", x: left + 16, y: top + 44 }, service.count ? `${rate(service.per_s)} · p50 ${duration(service.p50_ns)}` : "calls only"),

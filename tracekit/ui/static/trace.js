@@ -154,10 +154,11 @@ export class TracePage {
   row(span, row) {
     const isOpen = !this.collapsed.has(span);
     const name = h("div", { class: "what" },
-      h("span", { class: "caret" }, span.children.length ? (isOpen ? "▾" : "▸") : ""),
+      h("span", { class: "caret", "aria-hidden": "true" }, span.children.length ? (isOpen ? "▾" : "▸") : ""),
       h("span", { class: `stripe ${colour(span.service)}` }),
       h("span", { class: "operation" }, span.name || "(no name)"),
       h("span", { class: "dim" }, clip(span.service, 40)),
+      span.status !== "unset" && h("span", { class: "hidden" }, span.status),
       !isOpen && h("span", { class: "tag" }, `+${count(span.below)}`),
       Boolean(span.has_links) && h("span", { class: "tag", title: "has links" }, "link"));
     name.style.paddingLeft = `${6 + Math.min(span.depth, 24) * 14}px`;
@@ -172,7 +173,6 @@ export class TracePage {
     const element = h("div", {
       class: `row ${span.status}`, role: "treeitem", id: `row-${row}`, "data-row": row, "aria-level": span.depth + 1,
       "aria-expanded": span.children.length ? String(isOpen) : null, "aria-selected": "false",
-      "aria-label": `${clip(span.name, 100)}, ${span.service}, ${duration(length)}${span.status === "unset" ? "" : `, ${span.status}`}`,
     }, name, h("div", { class: "line" }, bar, label));
     element.style.transform = `translateY(${row * ROW}px)`;
     return element;
