@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -39,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``tracekit ui`` until Ctrl-C, and return its exit status."""
+    import asyncio  # the parser of every command imports this module
+
     try:
         from ..ui.server import Viewer
     except ModuleNotFoundError as error:

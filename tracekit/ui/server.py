@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,6 @@ from .receiver import Receiver
 from .store import SpanStore
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from starlette.types import ASGIApp
@@ -160,7 +160,8 @@ def viewer(path: str | os.PathLike[str], **options: Any) -> Iterator[Viewer]:
 def _bound(port: int) -> tuple[socket.socket, str]:
     bound = socket.socket()
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # elsewhere it would share the port with another program
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((_HOST, port))
         bound.listen(128)
     except OSError as error:

@@ -5,6 +5,7 @@ import { api, chip, clip, clock, colour, copy, count, duration, failure, h, plur
 const ROW = 28;
 const SPARE = 12;
 const TICKS = 5;
+const LONG = 200;
 
 export class TracePage {
   constructor(main, traceId, spanId) {
@@ -384,7 +385,11 @@ function section(title, values, isOpen = true) {
 }
 
 function table(entries) {
-  return h("dl", { class: "pairs" }, entries.map(([key, value]) => [h("dt", {}, key), h("dd", {}, shown(value))]));
+  return h("dl", { class: "pairs" }, entries.map(([key, value]) => {
+    const text = shown(value);
+    const name = text.length > LONG || text.includes("\n") ? "long" : "";
+    return [h("dt", { class: name }, key), h("dd", { class: name }, text)];
+  }));
 }
 
 function shown(value) {
@@ -394,7 +399,7 @@ function shown(value) {
 function event(found) {
   const attributes = Object.entries(found.attributes ?? {});
   return h("div", { class: "event" },
-    h("div", {}, h("b", {}, shown(found.name ?? "")), h("span", { class: "dim" }, ` ${duration(found.offset_ns)}`)),
+    h("div", {}, h("b", {}, shown(found.name ?? "")), h("span", { class: "dim" }, ` after ${duration(found.offset_ns)}`)),
     attributes.length ? table(attributes) : null);
 }
 
