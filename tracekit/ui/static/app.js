@@ -68,7 +68,7 @@ function showLive(isConnected) {
 
 function setLive(wanted) {
   isLive = wanted;
-  pausedAt = status?.last ?? 0;
+  pausedAt = page?.last ?? status?.last ?? 0; // the list may be ahead of the last event
   showLive(true);
   if (isLive && status) page?.live?.(status);
 }
