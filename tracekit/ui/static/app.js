@@ -34,6 +34,7 @@ function route() {
     $("search").value = search;
     page = new ListPage(main, search, status);
   }
+  page.isPaused = !isLive;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.page === name || (name === "trace" && link.dataset.page === "list")) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -68,6 +69,7 @@ function showLive(isConnected) {
 
 function setLive(wanted) {
   isLive = wanted;
+  if (page) page.isPaused = !isLive;
   pausedAt = page?.last ?? status?.last ?? 0; // the list may be ahead of the last event
   showLive(true);
   if (isLive && status) page?.live?.(status);

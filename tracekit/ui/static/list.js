@@ -89,11 +89,12 @@ export class ListPage {
       do {
         this.isStale = false;
         const found = await this.ask(null, this.last);
+        if (this.isClosed || this.isPaused) break;
         this.last = found.last;
         this.add(found.traces, true);
-        if (!this.isClosed) this.fillRows();
+        this.fillRows();
         await new Promise((done) => setTimeout(done, 400)); // at most twice a second
-      } while (this.isStale && !this.isClosed);
+      } while (this.isStale && !this.isClosed && !this.isPaused);
     } catch {
       // the next event tries again
     } finally {

@@ -42,7 +42,7 @@ export class TracePage {
     this.isLoading = true;
     try {
       const found = await api(`traces?q=trace:${this.traceId}&limit=1`);
-      if (found.traces[0] && found.traces[0].spans !== this.trace.spans.length && !this.trace.is_cut && !this.isClosed) {
+      if (found.traces[0] && found.traces[0].spans !== this.trace.spans.length && !this.trace.is_cut && !this.isClosed && !this.isPaused) {
         await this.load();
       }
     } catch {
