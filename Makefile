@@ -10,9 +10,11 @@ SOURCES := pyproject.toml setup.py $(CODECS) $(TYPES) $(wildcard $(TYPES:.pxd=.p
 # Collectors that the tests send to, each with its own idea of what else it wants installed.
 AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
+# Checks of accessibility, from the npm registry.
+AXE := .cache/axe-core/package/axe.min.js
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test test-fast lint docs bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
+.PHONY: demo test test-fast ui-test lint docs bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -32,6 +34,11 @@ test: $(VENV)/test $(AGENT)/ready
 test-fast: $(VENV)/test
 	$(BIN)/python -m pytest -q -m "not slow and not packaging"
 
+# The pages of tracekit ui in headless Chromium (Debian: apt-get install chromium), with the spans of a demo, axe-core's
+# checks and new pictures for docs/images/.
+ui-test: $(VENV)/test $(AXE)
+	TRACEKIT_UI_TEST=1 TRACEKIT_TEST_AXE=$(AXE) TRACEKIT_UI_PICTURES=docs/images $(BIN)/python -m pytest tests/ui
+
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,6 +54,8 @@ bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
 	$(BIN)/python -m bench.export
 	$(BIN)/python -m bench.bridge
+	$(BIN)/python -m bench.receiver
+	$(BIN)/python -m bench.ui
 
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees
@@ -94,6 +103,11 @@ $(VENV)/demo $(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/bench: $(VENV)/%: $(
 $(AGENT)/ready: | $(VENV)/pip
 	$(PYTHON) -m venv $(AGENT)
 	$(AGENT)/bin/pip install --quiet "ddapm-test-agent>=1.60"
+	@touch $@
+
+$(AXE):
+	@mkdir -p .cache/axe-core
+	cd .cache/axe-core && npm pack --silent axe-core@4 && tar xzf axe-core-4*.tgz package/axe.min.js
 	@touch $@
 
 $(PHOENIX)/ready: | $(VENV)/pip

@@ -376,7 +376,7 @@ def test_demo_runs_with_the_options_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "tracekit.demo.run", module)
     assert main(["demo"]) == 7
     assert main(["demo", "--serve", "--db", "x.db", "--requests", "3"]) == 7
-    assert all(callable(call.pop("show")) for call in calls)
+    assert all(callable(call.pop("show")) and callable(call.pop("view")) for call in calls)
     assert calls == [
         {"db": None, "requests": 50, "serve": False},
         {"db": "x.db", "requests": 3, "serve": True},

@@ -184,6 +184,7 @@ def test_no_span_fails(played):
         r"  spans without their parent +0",
         r"  spans dropped or failed +0",
         r"  warehouse spans with labels +30  of 30; the storefront set them",
+        r"    a browser   \S+.* ui \S+traces\.db",
         r"    all traces  \S+.* traces list \S+traces\.db",
         r"    one trace   \S+.* traces show \S+traces\.db",
         r"    your own    \S+.* demo --serve",
@@ -225,6 +226,7 @@ def test_a_module_that_is_not_installed_is_named(monkeypatch, capsys, name):
 def test_with_serve_a_trace_that_somebody_else_began_is_shown(tmp_path):
     with Demo(tmp_path / "traces.db", "--serve", "--requests", "1") as demo:
         url = demo.read_until(r"curl -X POST (http://\S+)$")[1]
+        page = demo.read_until(r"in a browser: (http://127\.0\.0\.1:\d+)$")[1]
         demo.read_until("Ctrl-C stops")
         trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
         headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
@@ -233,6 +235,8 @@ def test_with_serve_a_trace_that_somebody_else_began_is_shown(tmp_path):
             assert len(response.read().splitlines()) == 4
         demo.read_until(f"trace {trace_id}")
         demo.read_until(r"└─ receipt_line")
+        with opener.open(f"{page}/api/traces?q={trace_id}") as response:
+            assert b'"services":[["storefront",11],["warehouse",5]]' in response.read()
         demo.process.send_signal(signal.SIGINT)
         assert demo.finish() == 130, demo.output
         assert demo.services() == []

@@ -79,7 +79,10 @@ LAYERS = [
     {
         "metrics|_metrics": "RED metrics from finished spans, for OTLP and Prometheus; parts in _metrics/",
     },
-    {"demo": "tracekit demo: three processes, two frameworks"},
+    {
+        "demo": "tracekit demo: three processes, two frameworks",
+        "ui": "tracekit ui: an OTLP receiver in front of the SQLite store, and pages that show it",
+    },
     {
         "cli": "the command line: one command a file; header/ and conform/ have several",
         "_site": "the sitecustomize that tracekit run puts into a program",
@@ -118,6 +121,11 @@ THIRD_PARTIES = {
     "integrations.loguru": {"loguru"},
     "integrations.structlog": {"structlog"},
     "pytest_plugin": {"pytest"},
+    "ui.grpc": {"grpc"},
+    "ui.guard": {"starlette"},
+    "ui.pages": {"starlette"},
+    "ui.receiver": {"starlette"},
+    "ui.server": {"starlette", "uvicorn"},
 }
 CYTHON = {"cpython", "cython", "libc"}  # in compiled sources; no Python file imports them
 # Slow to import, and not needed to propagate.

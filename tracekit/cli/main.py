@@ -16,6 +16,7 @@ from .screen import ERROR, complain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 __all__ = ["main"]
 
@@ -68,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--db", metavar="PATH", help="the SQLite file to write to (default: a new temporary one)")
     demo.add_argument("--requests", metavar="N", type=_count, default=50, help="how many requests (default: 50)")
     demo.set_defaults(run=_demo)
+
+    from .ui import add_arguments as add_ui_arguments
+
+    viewer = commands.add_parser("ui", help="receive traces of any language over OTLP, and show them in a browser")
+    add_ui_arguments(viewer)
+    viewer.set_defaults(run=_ui)
 
     traces = commands.add_parser("traces", help="what a SQLite file of traces holds").add_subparsers(
         required=True, metavar="COMMAND"
@@ -269,11 +276,23 @@ def _demo(arguments: argparse.Namespace) -> int:
         missing = printable(str(error.name), 80)
         complain(f"the demo needs {missing}: {install_hint('demo')}")
         return ERROR
-    return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve, show=_show_trace)
+    return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve, show=_show_trace, view=_view)
 
 
 def _show_trace(path: str, trace_id: str) -> int:
     return main(["traces", "show", path, trace_id])
+
+
+def _view(path: str) -> AbstractContextManager[Sequence[str]]:
+    from .ui import viewing
+
+    return viewing(path)
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from .ui import run
+
+    return run(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -25,11 +25,13 @@ from .report import examine, figures, trace_ids, wrongs
 from .services import ServiceError, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from .services import Service
 
     Show = Callable[[str, str], int]
+    View = Callable[[str], AbstractContextManager[Sequence[str]]]
 
 __all__ = ["run"]
 
@@ -45,15 +47,16 @@ _SHOWN_PROBLEMS = 5
 _WATCHED_TRACES = 20
 
 
-def run(db: str | None, requests: int, serve: bool, show: Show) -> int:
+def run(db: str | None, requests: int, serve: bool, show: Show, view: View) -> int:
     """Run the demo, and return its exit status: 0 if every request was answered and every trace is whole, else 1.
 
     Spans go to the file *db*, or to a new one in a temporary directory. With *serve* the services then run on,
     and new traces are shown as they come, until Ctrl-C, after which the status is 130. Raises ``StoreError``
     where *db* cannot be written. ``show(path, trace_id)`` prints one trace of a file and returns the status of that.
+    ``view(path)`` shows the file in a browser for as long as its block runs, and gives lines that say where.
     """
     try:
-        return _run(db, requests, serve, show)
+        return _run(db, requests, serve, show, view)
     except (KeyboardInterrupt, ServiceError, BaseExceptionGroup) as error:
         causes = list(_leaves(error))
     if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
@@ -66,13 +69,13 @@ def run(db: str | None, requests: int, serve: bool, show: Show) -> int:
     return 1
 
 
-def _run(db: str | None, requests: int, serve: bool, show: Show) -> int:
+def _run(db: str | None, requests: int, serve: bool, show: Show, view: View) -> int:
     path = os.path.abspath(db or Path(tempfile.mkdtemp(prefix="tracekit-"), "demo.db"))
     exporter = SQLiteExporter(path)
     probe = tracekit.span("probe", parent=tracekit.ROOT)
     probe.end()
     exporter.probe(probe)  # a file that cannot be written is reported before anything starts
-    demo = _Demo(path, requests, show)
+    demo = _Demo(path, requests, show, view)
     tracekit.configure(service="client", exporter=exporter, export_interval_s=EXPORT_INTERVAL_S)
     try:
         anyio.run(demo.play, serve)
@@ -84,10 +87,11 @@ def _run(db: str | None, requests: int, serve: bool, show: Show) -> int:
 class _Demo:
     """One run, and what became of it."""
 
-    def __init__(self, path: str, requests: int, show: Show) -> None:
+    def __init__(self, path: str, requests: int, show: Show, view: View) -> None:
         self.path = path
         self.requests = requests
         self.show = show
+        self.view = view
         self.earlier = trace_ids(path)
         self.services: list[Service] = []
         self.problems: list[str] = []
@@ -108,7 +112,8 @@ class _Demo:
                     tracekit.flush()
                     await self._settle()
                     self.report()
-                    await self._watch(storefront.url)
+                    with self.view(self.path) as places:
+                        await self._watch(storefront.url, places)
                 status.show("  stopping …")
         status.show("")
 
@@ -169,12 +174,15 @@ class _Demo:
             last = counts
             await anyio.sleep(_POLL_S)
 
-    async def _watch(self, url: str) -> None:
+    async def _watch(self, url: str, places: Sequence[str]) -> None:
         """Show each trace that a request from outside makes."""
         _say("\nThe services go on running. From another terminal:\n")
         traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
         _say(f"  curl -X POST {url}/checkout/7")
         _say(f"  curl -X POST {url}/checkout/8 \\\n    -H 'traceparent: {traceparent}'")
+        _say("")
+        for place in places:
+            _say(f"  {place}")
         _say("\nEach new trace is shown here. Ctrl-C stops the services.")
         last = self._spans_by_trace()
         shown = dict(last)
@@ -236,6 +244,7 @@ def _next_steps(path: str) -> Iterator[str]:
     elif shutil.which("tracekit") == os.path.abspath(program):
         program = "tracekit"
     yield "Where to look next"
+    yield f"  a browser   {program} ui {_near(path)}"
     yield f"  all traces  {program} traces list {_near(path)}"
     yield f"  one trace   {program} traces show {_near(path)}"
     yield f"  your own    {program} demo --serve"

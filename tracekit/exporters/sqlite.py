@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .._core.records import Instrumentation
     from .._core.span import Span
 
+    Row = tuple[Any, ...]  # a cell for each of _COLUMNS
+
 __all__ = ["Counts", "Figures", "SQLiteExporter", "SQLiteReader", "StoreError", "StoredSpan", "StoredTrace"]
 
 _COLUMNS = ("stored_s", *StoredSpan._fields)
@@ -55,6 +57,8 @@ class SQLiteExporter:
     than 64 bits to hexadecimal text; a lone surrogate to U+FFFD; a tuple to an array. Names, descriptions and other
     text columns are cut to 4096 characters, with U+FFFD for NUL; times are clamped to 64 bits. A span larger than
     1/32 of *max_bytes* loses its attributes, events and links, which are counted as dropped.
+
+    ``evicted`` counts the spans that this object deleted for lack of room; those past *max_age_s* are not among them.
     """
 
     def __init__(
@@ -76,23 +80,36 @@ class SQLiteExporter:
         self.max_bytes = max_bytes
         self.lock_timeout_s = lock_timeout_s
         self._next_tidy = 0.0
+        self.evicted = 0
         self._failed = 0
         self._notices = Notices()
 
     def export(self, spans: Sequence[Span]) -> None:
         """Store *spans*; raise ``StoreError`` if none of them can be stored."""
+        self._store(_chunks(_rows(spans, self._lose), self.max_bytes), len(spans))
+
+    def store(self, rows: list[Row], size: int) -> int:
+        """Store *rows*: the second of storage, then the fields of ``StoredSpan``, with JSON as text.
+
+        *size* is an upper estimate of their bytes. Returns the number of stored rows; raises like ``export()``.
+        """
+        is_small = size <= self.max_bytes // 32
+        return self._store([(rows, size)] if is_small else _chunks(rows, self.max_bytes), len(rows))
+
+    def _store(self, chunks: Iterable[tuple[list[Row], int]], count: int) -> int:
         failed, stored = self._failed, 0
         try:
             with self._file.explained():
                 self._tidy()
-                for rows, size in _chunks(spans, self.max_bytes, self._lose):
+                for rows, size in chunks:
                     stored += self._write_good(rows, size)
         except StoreError as error:
             self._failed = failed
             if not stored:
                 raise
-            self._failed += len(spans) - stored
-            self._notices.lost(self, error, len(spans) - stored)
+            self._failed += count - stored
+            self._notices.lost(self, error, count - stored)
+        return stored
 
     def delete(self, ids: Sequence[str], *, before_ns: int | None = None) -> int:
         """Delete the traces *ids*, and those that started before *before_ns*, Unix time; return the number of spans."""
@@ -126,11 +143,11 @@ class SQLiteExporter:
 
     def probe(self, span: Span) -> StoredSpan:
         """Store *span* and read it back in one transaction that is rolled back, so no other reader sees it."""
-        ((rows, _),) = _chunks([span], self.max_bytes, _raise)
+        ((rows, _),) = _chunks(_rows([span], _raise), self.max_bytes)
         with self._file.explained(), self._file.transaction("ROLLBACK") as connection:
             return read_span(connection, connection.execute(_INSERT, rows[0]).lastrowid)
 
-    def _write_good(self, rows: list[tuple[Any, ...]], size: int) -> int:
+    def _write_good(self, rows: list[Row], size: int) -> int:
         """Write *rows* without those that SQLite has no type for; return the number of written rows."""
         try:
             self._write(rows, size)
@@ -142,14 +159,15 @@ class SQLiteExporter:
         half = len(rows) // 2
         return self._write_good(rows[:half], size) + self._write_good(rows[half:], size)
 
-    def _write(self, rows: list[tuple[Any, ...]], size: int) -> None:
+    def _write(self, rows: list[Row], size: int) -> None:
         need = room = 2 * size + _MIN_ROOM
         while True:
             try:
                 with self._file.transaction() as connection:
-                    if self._file.room(connection) >= room or not _delete_oldest(connection):
+                    if self._file.room(connection) >= room or not (deleted := _delete_oldest(connection)):
                         connection.executemany(_INSERT, rows)
                         return
+                self.evicted += deleted
             except sqlite3.OperationalError as error:
                 if not is_full(error) or need > self.max_bytes // 2:
                     raise
@@ -170,7 +188,7 @@ class SQLiteExporter:
         for _ in range(_STEPS):
             with self._file.transaction() as connection:
                 if _delete_oldest(connection, stored_before_s):
-                    continue
+                    continue  # too old, which is not evicted
                 pages, free = self._file.pages(connection)
                 is_done = free <= pages // 4 and not self._file.is_too_large(pages)
                 if is_done or not free:
@@ -179,36 +197,47 @@ class SQLiteExporter:
         self._next_tidy = now + (min(_TIDY_S, self.max_age_s / 10) if is_done else 1.0)
 
 
-def _delete_oldest(connection: sqlite3.Connection, stored_before_s: float = math.inf) -> bool:
-    """Delete about 500 spans stored before *stored_before_s*, with their traces; return False if there are none."""
+def _delete_oldest(connection: sqlite3.Connection, stored_before_s: float = math.inf) -> int:
+    """Delete about 500 spans stored before *stored_before_s*, with their traces; return the number of deleted spans."""
     newest, stored_s = connection.execute(
         "SELECT max(id), max(stored_s) FROM (SELECT id, stored_s FROM spans ORDER BY id LIMIT ?) WHERE stored_s < ?",
         (_STEP, stored_before_s),
     ).fetchone()
     if newest is None:
-        return False
-    connection.execute(
+        return 0
+    rest = connection.execute(
         "DELETE FROM spans WHERE id IN ("
         " SELECT rest.id FROM (SELECT DISTINCT trace_id FROM spans WHERE id <= ?) AS old"
         " JOIN spans AS rest ON rest.trace_id = old.trace_id WHERE rest.start_ns <= ? LIMIT ?)",
         (newest, _int64((stored_s + _WHOLE_S) * 1_000_000_000), 4 * _STEP),
     )
-    connection.execute("DELETE FROM spans WHERE id <= ?", (newest,))
-    return True
+    oldest = connection.execute("DELETE FROM spans WHERE id <= ?", (newest,))
+    return rest.rowcount + oldest.rowcount
 
 
-def _chunks(
-    spans: Iterable[Span], max_bytes: int, lose: Callable[[Exception], None]
-) -> Iterator[tuple[list[tuple[Any, ...]], int]]:
-    """Yield the rows of *spans* with their size, in one piece unless that is large compared to *max_bytes*.
+def _chunks(rows: Iterable[Row], max_bytes: int) -> Iterator[tuple[list[Row], int]]:
+    """Yield *rows* with their size, in one piece unless that is large compared to *max_bytes*."""
+    chunk: list[Row] = []
+    total = 0
+    for row in rows:
+        size = _bytes(row)
+        if size > max_bytes // 32:
+            row = _without_bulk(row)
+            size = _bytes(row)
+        if chunk and total + size > max_bytes // 8:
+            yield chunk, total
+            chunk, total = [], 0
+        chunk.append(row)
+        total += size
+    if chunk:
+        yield chunk, total
 
-    *lose* receives the exception of each span that cannot become a row.
-    """
+
+def _rows(spans: Iterable[Span], lose: Callable[[Exception], None]) -> Iterator[Row]:
+    """Yield the rows of *spans*; *lose* receives the exception of each span that cannot become a row."""
     stored_s = int(time.time())
     resources: dict[int, str] = {}  # usually one, encoded once per batch
     libraries: dict[int, str] = {}
-    rows: list[tuple[Any, ...]] = []
-    total = 0
     for span in spans:
         try:
             resource = resources.get(id(span.resource))
@@ -218,27 +247,17 @@ def _chunks(
             if library is None:
                 library = libraries[id(span.instrumentation)] = _library(span.instrumentation)
             row = _row(span, stored_s, resource, library)
-            size = _bytes(row)
-            if size > max_bytes // 32:
-                row = _without_bulk(row, span)
-                size = _bytes(row)
         except Exception as error:
             lose(error)
             continue
-        if rows and total + size > max_bytes // 8:
-            yield rows, total
-            rows, total = [], 0
-        rows.append(row)
-        total += size
-    if rows:
-        yield rows, total
+        yield row
 
 
 def _raise(error: Exception) -> None:
     raise error
 
 
-def _row(span: Span, stored_s: int, resource: str, library: str) -> tuple[Any, ...]:
+def _row(span: Span, stored_s: int, resource: str, library: str) -> Row:
     context, parent, status = span.context, span.parent, span.status
     return (
         stored_s,
@@ -273,19 +292,18 @@ def _row(span: Span, stored_s: int, resource: str, library: str) -> tuple[Any, .
     )
 
 
-def _bytes(row: tuple[Any, ...]) -> int:
+def _bytes(row: Row) -> int:
     return 200 + sum([len(cell) if cell.isascii() else 4 * len(cell) for cell in row if isinstance(cell, str)])
 
 
-def _without_bulk(row: tuple[Any, ...], span: Span) -> tuple[Any, ...]:
+def _without_bulk(row: Row) -> Row:
     cells = dict(zip(_COLUMNS, row, strict=True))
+    for column in ("attributes", "events", "links"):
+        cells[f"dropped_{column}"] += len(json.loads(cells[column]))
     cells.update(attributes="{}", events="[]", links="[]")
     for column in ("resource", "instrumentation"):
         if len(cells[column]) > 2 * _MAX_TEXT:
             cells[column] = "{}"
-    cells["dropped_attributes"] += len(span.attributes)
-    cells["dropped_events"] += len(span.events)
-    cells["dropped_links"] += len(span.links)
     return tuple(cells.values())
 
 

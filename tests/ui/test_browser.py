@@ -1,0 +1,365 @@
+"""The pages in a real browser: headless Chromium, driven as a user would.
+
+``make ui-test`` runs all of it, with the spans of a real ``tracekit demo``, axe-core's checks and new pictures for
+docs/images/; ``make test`` leaves those out, and all where Chromium is not installed.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tracekit.ui.server import viewer
+
+from .conftest import Running, span
+
+pytestmark = [pytest.mark.one_form, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+IS_WHOLE = os.environ.get("TRACEKIT_UI_TEST") == "1"
+AXE = os.environ.get("TRACEKIT_TEST_AXE")
+MAX_PICTURE_BYTES = 150_000
+
+HOSTILE = [
+    "<script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "\"><svg onload=document.title='owned'>",
+    "javascript:document.title='owned'",
+    "{{constructor.constructor('document.title=1')()}}",
+    "</title></style></textarea><b>bold</b>",
+    "&lt;b&gt; &#60;b&#62;",
+    "\u202eright to left \u2066isolated",
+    "",
+    "n" * 4000,
+]
+
+
+@pytest.fixture
+def page(chromium):
+    """A page in a profile of its own; a message on the console, or a request to another site, fails the test."""
+    context = chromium.new_context(
+        viewport={"width": 1360, "height": 820}, color_scheme="light", reduced_motion="reduce"
+    )
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    wrong, requested = [], []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url))
+    page.expected_failures = 0
+    yield page
+    own = page.url.partition("#")[0]
+    context.close()
+    assert [text for text in wrong if not text.startswith("Failed to load resource")] == []
+    assert len(wrong) == page.expected_failures, wrong
+    assert [url for url in requested if not url.startswith((own, "data:"))] == []
+
+
+def names(page):
+    return page.locator("tbody td.name a").all_inner_texts()
+
+
+def shop(ui):
+    """Send three traces: a good one of two services, one with an error, and a slow one."""
+    ui.send(
+        span("GET /cart", trace=1, id=1, start_ms=0, ms=40, attributes={"http.response.status_code": 200}),
+        service="web",
+    )
+    ui.send(span("load", trace=1, id=2, parent=1, start_ms=5, ms=20), service="cart")
+    ui.send(span("POST /checkout", trace=2, id=1, start_ms=1000, ms=90, status=2), service="web")
+    ui.send(span("GET /slow", trace=3, id=1, start_ms=2000, ms=900), service="web")
+
+
+def test_an_empty_store_says_how_to_send_spans(ui, page):
+    page.goto(ui.url)
+    page.get_by_text("No traces yet").wait_for()
+    text = page.locator("main").inner_text()
+    assert f"OTEL_EXPORTER_OTLP_ENDPOINT={ui.viewer.urls['http']}" in text
+    assert "tracekit demo --db" in text
+    ui.send(span("first"))
+    page.get_by_role("link", name="first").wait_for()
+    assert not page.get_by_text("No traces yet").is_visible()
+
+
+def test_traces_appear_while_requests_run(ui, page):
+    page.goto(ui.url)
+    for trace in range(1, 6):
+        ui.send(span(f"request {trace}", trace=trace, start_ms=trace))
+        page.get_by_role("link", name=f"request {trace}").wait_for()
+    assert names(page) == [f"request {trace}" for trace in range(5, 0, -1)]
+    assert "5 received" in page.locator("#live").inner_text()
+    ui.send(span("later", trace=5, id=2, parent=1))
+    page.locator("tbody tr", has_text="request 5").locator("td", has_text="2").first.wait_for()
+
+
+def test_a_paused_page_does_not_change_until_it_follows_again(ui, page):
+    page.goto(ui.url)
+    ui.send(span("before", trace=1))
+    page.get_by_role("link", name="before").wait_for()
+    page.keyboard.press("p")
+    page.get_by_role("button", name="paused").wait_for()
+    ui.send(span("during", trace=2, start_ms=5))
+    page.get_by_role("button", name="paused · 1 new span").wait_for()
+    assert names(page) == ["before"]
+    page.keyboard.press("p")
+    page.get_by_role("link", name="during").wait_for()
+
+
+def test_a_search_is_a_link_and_a_bad_one_says_why(ui, page):
+    shop(ui)
+    page.goto(ui.url)
+    page.get_by_role("link", name="GET /cart").wait_for()
+    page.keyboard.press("/")
+    page.keyboard.type("service:web >100ms")
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    assert names(page) == ["GET /slow"]
+    assert page.url.endswith("#/?q=service%3Aweb%20%3E100ms")
+    page.goto(f"{ui.url}/#/?q=http.response.status_code%3D200")
+    page.get_by_role("link", name="GET /cart").wait_for()
+    assert page.locator("#search").input_value() == "http.response.status_code=200"
+    page.goto(f"{ui.url}/#/?q=status:bad")
+    page.get_by_text("status is one of unset, ok, error, cancelled").wait_for()
+    page.goto(f"{ui.url}/#/?q=nothing.like.this")
+    page.get_by_text("No trace fits").wait_for()
+    page.expected_failures = 1
+
+
+def test_the_list_is_sorted_and_opened_by_keyboard(ui, page):
+    shop(ui)
+    page.goto(ui.url)
+    page.get_by_role("link", name="GET /cart").wait_for()
+    assert names(page) == ["GET /slow", "POST /checkout", "GET /cart"]
+    page.keyboard.press("s")
+    assert names(page) == ["GET /slow", "POST /checkout", "GET /cart"]
+    page.keyboard.press("s")
+    assert names(page)[0] == "GET /cart"  # by number of spans
+    page.get_by_role("button", name="Started").click()
+    page.get_by_role("button", name="Started").click()
+    assert names(page) == ["GET /cart", "POST /checkout", "GET /slow"]
+    for key in "jjk":
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="GET /cart").wait_for()
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.locator("aside").get_by_role("heading", name="load").wait_for()
+    assert page.url.endswith(f"#/trace/{1:032x}/{2:016x}")
+    page.keyboard.press("Escape")
+    assert page.locator("aside").is_hidden()
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="POST /checkout").wait_for()
+    page.keyboard.press("?")
+    page.get_by_role("heading", name="Keys and search").wait_for()
+    page.keyboard.press("Escape")
+
+
+def test_a_deep_link_shows_the_span_with_everything(ui, page):
+    event = {"timeUnixNano": "0", "name": "retried", "attributes": []}
+    target = {"traceId": f"{7:032x}", "spanId": f"{8:016x}"}
+    status = {"code": 2, "message": "Connection reset"}
+    attributes = {"db.system.name": "postgresql", "rows": 12}
+    ui.send(
+        span("root", trace=1, id=1),
+        span("query", trace=1, id=2, parent=1, events=[event], links=[target], attributes=attributes)
+        | {"status": status},
+    )
+    page.goto(f"{ui.url}/#/trace/{1:032x}/{2:016x}")
+    aside = page.locator("aside")
+    aside.get_by_role("heading", name="query").wait_for()
+    text = aside.inner_text()
+    for expected in (
+        "shop",
+        "server",
+        "error",
+        "Connection reset",
+        "db.system.name",
+        "postgresql",
+        "12",
+        "retried",
+        target["traceId"],
+    ):
+        assert expected in text
+    assert aside.get_by_role("link").get_attribute("href") == f"#/trace/{7:032x}/{8:016x}"
+    page.goto(f"{ui.url}/#/trace/{9:032x}")
+    page.get_by_text("no such trace").wait_for()
+    page.expected_failures = 1
+
+
+def test_ten_thousand_spans_are_drawn_a_screen_at_a_time(ui, page):
+    spans = [span("root", trace=1, id=1, ms=100_000)]
+    spans += [
+        span(f"step {id}", trace=1, id=id, parent=1 if id % 10 == 2 else id - 1, start_ms=id, ms=5)
+        for id in range(2, 10_001)
+    ]
+    ui.send(*spans)
+    page.goto(f"{ui.url}/#/trace/{1:032x}")
+    rows = page.locator("[role=treeitem]")
+    rows.first.wait_for()
+    assert rows.count() < 100
+    # Scrolling through all of it must not draw more than a screen at a time, nor keep what it has left.
+    most = page.evaluate(
+        """async () => {
+          const scroller = document.querySelector(".waterfall");
+          let most = 0;
+          for (let step = 0; step <= 60; step++) {
+            scroller.scrollTop = (scroller.scrollHeight * step) / 60;
+            await new Promise(requestAnimationFrame);
+            await new Promise(requestAnimationFrame);
+            most = Math.max(most, document.querySelectorAll(".row").length);
+          }
+          return most;
+        }"""
+    )
+    assert 20 < most < 100
+    page.get_by_text("step 10000", exact=True).wait_for()
+    page.keyboard.press("g")
+    page.keyboard.press("h")
+    expect(page.locator(".row")).to_have_count(1)
+    page.keyboard.press("l")
+    page.get_by_label("Find in this trace").fill("step 7777")
+    page.keyboard.press("Enter")
+    page.locator("aside").get_by_role("heading", name="step 7777").wait_for()
+
+
+def test_a_circle_of_parents_and_a_missing_root_are_shown(ui, page):
+    ui.send(
+        span("a", id=1, parent=2),
+        span("b", id=2, parent=1),
+        span("self", id=3, parent=3),
+        span("orphan", id=4, parent=99),
+    )
+    page.goto(f"{ui.url}/#/trace/{1:032x}")
+    page.locator("[role=treeitem]").nth(3).wait_for()
+    assert sorted(page.locator(".operation").all_inner_texts()) == ["a", "b", "orphan", "self"]
+
+
+def test_hostile_text_is_text(ui, page):
+    for trace, text in enumerate(HOSTILE, 1):
+        event = {"timeUnixNano": "0", "name": text, "attributes": []}
+        hostile = span(text, trace=trace, events=[event], traceState=text[:100], attributes={text: text})
+        child = span(text, trace=trace, id=2, parent=1, status=2)
+        ui.send(
+            hostile, child | {"status": {"code": 2, "message": text}}, service=text or "none", resource={text: text}
+        )
+        ui.send(span("called", trace=trace, id=3, parent=2), service="callee")
+    page.goto(ui.url)
+    expect(page.locator("tbody tr")).to_have_count(len(HOSTILE))
+    assert HOSTILE[0] in names(page)
+    for trace, text in enumerate(HOSTILE, 1):
+        page.goto(f"{ui.url}/#/trace/{trace:032x}/{1:016x}")
+        expect(page.locator("aside h2")).to_have_text(text or "(no name)")
+    page.goto(f"{ui.url}/#/map")
+    page.locator(".node").first.wait_for()
+    page.goto(f"{ui.url}/#/compare/{1:032x}/{2:032x}")
+    page.locator("table.compare tbody tr").first.wait_for()
+    for link, answer in (
+        (f"trace/{HOSTILE[1]}", "no such trace"),
+        (f"?q={HOSTILE[2]}", "This search cannot be understood"),
+        (f"compare/{HOSTILE[1]}/x", "That did not work"),
+        ("trace/%E0%A4%A", "no such trace"),
+        (HOSTILE[0], "right to left"),
+    ):
+        page.evaluate("hash => { location.hash = `#/${hash}` }", link)
+        expect(page.locator("main")).to_contain_text(answer)
+    page.expected_failures = 6  # of the addresses above, three by the comparison
+    assert page.title() != "owned"
+    assert page.locator("main script, main img, main b, main svg[onload]").count() == 0
+
+
+def test_the_map_leads_to_a_search_and_two_traces_are_compared(ui, page):
+    shop(ui)
+    page.goto(f"{ui.url}/#/map")
+    page.locator(".node", has_text="cart").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    assert page.locator("#search").input_value() == "service:cart"
+    page.goto(f"{ui.url}/#/")
+    expect(page.locator("tbody tr")).to_have_count(3)
+    for key in "jcjc":
+        page.keyboard.press(key)
+    page.get_by_role("heading", name="Compare").wait_for()
+    page.get_by_text("only in B").wait_for()
+    assert f"#/compare/{3:032x}/{2:032x}" in page.url
+
+
+def test_the_theme_is_kept(ui, page):
+    page.goto(ui.url)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    page.keyboard.press("t")
+    dark = page.evaluate(ground)
+    assert light != dark
+    page.reload()
+    assert page.evaluate(ground) == dark
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The store that a real ``tracekit demo`` has written."""
+    if not IS_WHOLE:
+        pytest.skip("make ui-test runs the demo")
+    path = tmp_path_factory.mktemp("demo") / "demo.db"
+    command = [sys.executable, "-m", "tracekit", "demo", "--db", str(path), "--requests", "60"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    with viewer(path, port=0, http_port=0, grpc_port=None) as running:
+        yield Running(running)
+
+
+PAGES = ["list", "trace", "map", "compare", "help"]
+
+
+def show(page, ui, name):
+    """Open the page *name* with the demo's traces."""
+    traces = ui.get("/api/traces").json["traces"]
+    first, second = sorted([traces[0]["trace_id"], traces[-1]["trace_id"]])
+    address = {"trace": f"#/trace/{first}", "map": "#/map", "compare": f"#/compare/{first}/{second}"}.get(name, "#/")
+    page.goto(f"{ui.url}/{address}")
+    wanted = {
+        "trace": "[role=treeitem]",
+        "map": ".node",
+        "compare": "table.compare",
+        "list": "tbody tr",
+        "help": "tbody tr",
+    }
+    page.locator(wanted[name]).first.wait_for()
+    if name == "trace":
+        page.locator("[role=treeitem]", has_text="reserve").first.click()
+        page.locator("aside h2").wait_for()
+    if name == "help":
+        page.keyboard.press("?")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_serious(demo, page, name, theme):
+    if AXE is None:
+        pytest.skip("TRACEKIT_TEST_AXE does not name axe-core's axe.min.js: make ui-test fetches it")
+    page.emulate_media(color_scheme=theme)
+    show(page, demo, name)
+    page.evaluate(Path(AXE).read_text(encoding="utf-8"))  # not through the page, whose policy forbids it
+    found = page.evaluate("axe.run().then(found => found.violations)")
+    serious = [
+        f"{violation['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"][:3]
+    ]
+    assert serious == []
+
+
+@pytest.mark.parametrize(("name", "theme"), [("list", "light"), ("trace", "dark")])
+def test_pictures_for_the_documents(demo, page, name, theme, tmp_path):
+    page.emulate_media(color_scheme=theme)
+    page.set_viewport_size({"width": 1200, "height": 640})
+    show(page, demo, name)
+    expect(page.locator("#live")).to_contain_class("on")
+    picture = tmp_path / f"ui-{name}.png"
+    page.screenshot(path=picture)
+    assert 10_000 < picture.stat().st_size < MAX_PICTURE_BYTES
+    target = os.environ.get("TRACEKIT_UI_PICTURES")
+    if target:
+        shutil.copy(picture, Path(target) / picture.name)

@@ -1,0 +1,234 @@
+"""The OTLP receivers: real servers, real exporters, and requests that no exporter sends."""
+
+import gzip
+import http.client
+import json
+import socket
+import threading
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+
+import tracekit
+from tracekit.exporters.otlp import OTLPExporter
+from tracekit.exporters.sqlite import SQLiteReader, StoreError
+from tracekit.ui.server import Viewer, viewer
+from tracekit.ui.store import MAX_REQUEST_BYTES, Busy, SpanStore
+
+from .conftest import Running, bomb, request, span
+from .test_protobuf import full_request
+
+pytestmark = [pytest.mark.one_form, pytest.mark.slow]
+
+
+def counts(ui):
+    found = ui.store.counts()
+    with SQLiteReader(ui.store.path) as reader:
+        assert reader.counts().spans == found.stored - found.evicted
+    return found
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_every_span_of_our_exporter_arrives(ui, protocol, compression):
+    url = ui.viewer.urls["grpc"] if protocol == "grpc" else ui.viewer.urls["http"] + "/v1/traces"
+    exporter = OTLPExporter(url, protocol=protocol, compression=compression, insecure=protocol == "grpc", environ={})
+    tracekit.configure(service="shop", exporter=exporter, environ={})
+    for number in range(3000):
+        tracekit.span("job", attributes={"number": number}).end()
+    assert tracekit.flush()
+    tracekit.shutdown()
+    found = counts(ui)
+    assert (found.stored, found.rejected, found.failed_requests, found.evicted) == (3000, 0, 0, 0)
+
+
+def test_opentelemetrys_exporter_is_understood(ui):
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(ui.viewer.urls["http"] + "/v1/traces")))
+    with provider.get_tracer("their.library").start_as_current_span("theirs"):
+        pass
+    provider.shutdown()
+    with SQLiteReader(ui.store.path) as reader:
+        (trace,) = reader.traces()
+        (found,) = reader.spans(trace.trace_id)
+    assert (found.name, found.instrumentation["name"]) == ("theirs", "their.library")
+
+
+def test_rejected_spans_are_reported_and_the_rest_is_stored(ui):
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": [span(), span(traceId="")]}]}]}
+    answer = ui.post(json.dumps(body).encode(), "application/json")
+    assert answer.status == 200
+    assert answer.json["partialSuccess"]["rejectedSpans"] == "1"
+    good = full_request()
+    octets = good + good.replace(b"t" * 16, bytes(16))
+    answer = ui.post(octets)
+    response = ExportTraceServiceResponse.FromString(answer.body)
+    assert (answer.status, response.partial_success.rejected_spans) == (200, 1)
+    assert "without a valid trace id" in response.partial_success.error_message
+    found = counts(ui)
+    assert (found.stored, found.rejected) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "why"),
+    [
+        (b"\x0a\x05", {}, 400, b"cannot decode"),
+        (b"no gzip", {"Content_Encoding": "gzip"}, 400, b"not gzip"),
+        (gzip.compress(b"\x0a\x00")[:-4], {"Content_Encoding": "gzip"}, 400, b"cut off"),
+        (gzip.compress(b"\x0a\x00") + b"x", {"Content_Encoding": "gzip"}, 400, b"follows"),
+        (bomb(MAX_REQUEST_BYTES + 1), {"Content_Encoding": "gzip"}, 413, b"smaller batches"),
+        (b"", {"Content_Length": str(MAX_REQUEST_BYTES + 1)}, 413, b"smaller batches"),
+        (b"", {"Content_Encoding": "br"}, 415, b"Content-Encoding"),
+        (b"", {"Host": "evil.example"}, 403, b"Host"),
+        (b"", {"Origin": "https://evil.example"}, 403, b"another site"),
+        (b"", {"Origin": "null"}, 403, b"another site"),
+    ],
+    ids=["protobuf", "gzip", "cut", "more", "bomb", "length", "brotli", "host", "origin", "null"],
+)
+def test_a_bad_request_is_answered_with_its_error_and_counted(ui, body, headers, status, why):
+    answer = ui.post(body, **headers)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/x-protobuf")
+    assert why in answer.body
+    assert ui.store.counts()[:3] == (1, 1, 0)
+    ui.send(span())  # the receiver works on
+
+
+def test_an_error_in_json_is_answered_in_json(ui):
+    answer = ui.post(b"{", "application/json")
+    assert (answer.status, answer.json["code"]) == (400, 3)
+    assert ui.post(b"{}", "text/plain").status == 415
+    assert ui.post(b"{}", "application/json", path="/v1/logs").status == 404
+    assert request(ui.viewer.urls["http"], path="/v1/traces").status == 405
+    assert ui.url.encode() in request(ui.viewer.urls["http"]).body
+
+
+def test_a_local_page_may_send_its_spans(ui):
+    origin = "http://localhost:3000"
+    answer = request(ui.viewer.urls["http"], "OPTIONS", "/v1/traces", headers={"Origin": origin})
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (204, origin)
+    assert ui.post(full_request(), Origin=origin).headers["access-control-allow-origin"] == origin
+    assert ui.store.counts().stored == 1
+
+
+def test_a_body_without_length_that_becomes_too_large_is_not_read_to_its_end(ui):
+    host, port = ui.viewer.urls["http"].removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=15)
+
+    def chunks():
+        while True:
+            yield bytes(1 << 20)
+
+    try:
+        headers = {"Content-Type": "application/x-protobuf", "Transfer-Encoding": "chunked"}
+        try:
+            connection.request("POST", "/v1/traces", chunks(), headers, encode_chunked=True)
+        except OSError:
+            pass  # it was closed while we sent
+        assert connection.getresponse().status == 413
+    except ConnectionError:
+        pass  # the answer was lost with the connection
+    finally:
+        connection.close()
+    assert ui.store.counts()[:3] == (1, 1, 0)
+
+
+def test_requests_past_the_memory_bound_are_to_be_repeated(ui):
+    for _ in range(60):
+        ui.store.reserve(1 << 20)
+    with pytest.raises(Busy):
+        ui.store.reserve(1)
+    answer = ui.post(full_request())
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    for _ in range(60):
+        ui.store.release(1 << 20)
+    assert ui.post(full_request()).status == 200
+
+
+def test_a_store_that_fails_is_to_be_tried_again(ui, monkeypatch):
+    def fail(*arguments):
+        raise StoreError("disk I/O error", ui.store.path, "look at the disk")
+
+    monkeypatch.setattr(ui.store._exporter, "store", fail)
+    answer = ui.post(full_request())
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    channel = grpc.insecure_channel(ui.viewer.urls["grpc"].removeprefix("http://"))
+    with channel, pytest.raises(grpc.RpcError) as caught:
+        export(channel, full_request())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    monkeypatch.undo()
+    assert ui.post(full_request()).status == 200
+    assert ui.store.counts()[:3] == (3, 2, 1)
+
+
+def export(channel, octets):
+    return channel.unary_unary(
+        "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        response_deserializer=ExportTraceServiceResponse.FromString,
+    )(octets, timeout=15)
+
+
+def test_grpc_answers_with_its_codes(ui):
+    with grpc.insecure_channel(ui.viewer.urls["grpc"].removeprefix("http://")) as channel:
+        good = full_request()
+        assert export(channel, good + good.replace(b"t" * 16, bytes(16))).partial_success.rejected_spans == 1
+        for octets, code in [
+            (b"\x0a\x05", grpc.StatusCode.INVALID_ARGUMENT),
+            (bytes(MAX_REQUEST_BYTES + 1), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ]:
+            with pytest.raises(grpc.RpcError) as caught:
+                export(channel, octets)
+            assert caught.value.code() is code
+        assert TraceServiceStub(channel)  # the names of the service are theirs
+    found = counts(ui)
+    assert (found.stored, found.rejected, found.failed_requests) == (1, 1, 1)
+
+
+def test_a_full_store_evicts_the_oldest_and_counts_them(tmp_path):
+    store = SpanStore(tmp_path / "small.db", max_bytes=1 << 20)
+    big = json.dumps({"k": "x" * 1000})
+    for trace in range(60):
+        spans = [span(trace=trace + 1, id=id + 1, attributes={"bulk": big}) for id in range(50)]
+        body = {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}
+        assert store.put(json.dumps(body).encode(), is_json=True) == 0
+    found = store.counts()
+    store.close()
+    with SQLiteReader(store.path) as reader:
+        left = reader.counts().spans
+        traces = [int(trace.trace_id, 16) for trace in reader.traces(limit=100)]
+    assert found.stored == 3000 == left + found.evicted
+    assert 0 < left < 1000
+    assert sorted(traces) == list(range(61 - len(traces), 61))
+
+
+def test_concurrent_senders_lose_nothing(ui):
+    def send(sender):
+        for batch in range(10):
+            ui.send(*[span(trace=sender + 1, id=1 + batch * 20 + at) for at in range(20)])
+
+    threads = [threading.Thread(target=send, args=[sender]) for sender in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts(ui).stored == 6 * 200
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name in ("port", "http_port", "grpc_port"):
+            ports = {"port": 0, "http_port": 0, "grpc_port": 0, name: port}
+            with pytest.raises(OSError, match=f"port {port}"):
+                Viewer(tmp_path / "spans.db", **ports)
+
+
+def test_without_receivers_there_are_only_pages(tmp_path):
+    with viewer(tmp_path / "spans.db", port=0, http_port=None, grpc_port=None) as running:
+        assert set(running.urls) == {"pages"}
+        assert Running(running).get("/api/status").json["stored"] == 0

@@ -1,0 +1,117 @@
+"""``tracekit ui``: receive traces over OTLP, and show them in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._render import printable
+from .screen import ERROR, complain
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from ..ui.server import Viewer
+
+__all__ = ["add_arguments", "run", "viewing"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to *parser*."""
+    parser.add_argument(
+        "path", metavar="PATH", nargs="?", help="the SQLite file to write and show (default: one in the home directory)"
+    )
+    parser.add_argument("--port", metavar="N", type=_port, default=4319, help="of the pages (default: 4319)")
+    parser.add_argument("--http-port", metavar="N", type=_port, default=4318, help="of OTLP/HTTP (default: 4318)")
+    parser.add_argument("--grpc-port", metavar="N", type=_port, default=4317, help="of OTLP/gRPC (default: 4317)")
+    parser.add_argument("--no-receiver", action="store_true", help="only show the file")
+    parser.add_argument(
+        "--max-mb", metavar="N", type=_megabytes, default=1024, help="the size at which the oldest traces are evicted"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``tracekit ui`` until Ctrl-C, and return its exit status."""
+    import asyncio  # the parser of every command imports this module
+
+    try:
+        from ..ui.server import Viewer
+    except ModuleNotFoundError as error:
+        complain(f"the viewer needs {printable(str(error.name), 80)}: pip install 'tracekit-async[ui]'")
+        return ERROR
+    path = arguments.path or _default_path()
+    try:
+        viewer = Viewer(
+            path,
+            port=arguments.port,
+            http_port=None if arguments.no_receiver else arguments.http_port,
+            grpc_port=None if arguments.no_receiver else arguments.grpc_port,
+            max_bytes=arguments.max_mb * 2**20,
+        )
+    except OSError as error:
+        complain(f"{error}; name a free port with --port, --http-port or --grpc-port, or 0 for any")
+        return ERROR
+    for line in _welcome(viewer):
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    if arguments.open:
+        import webbrowser
+
+        webbrowser.open(viewer.urls["pages"])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: viewer.stop())
+    asyncio.run(viewer.serve())
+    return 0
+
+
+@contextlib.contextmanager
+def viewing(path: str) -> Iterator[list[str]]:
+    """Show the file at *path*, on a free port, until the end of the block; give lines that say where."""
+    try:
+        from ..ui.server import viewer
+    except ModuleNotFoundError as error:
+        yield [f"no viewer: it needs {printable(str(error.name), 80)}: pip install 'tracekit-async[ui]'"]
+        return
+    with viewer(path, port=0, http_port=None, grpc_port=None) as running:
+        yield [f"in a browser: {running.urls['pages']}"]
+
+
+def _welcome(viewer: Viewer) -> Iterator[str]:
+    yield f"  look at      {viewer.urls['pages']}"
+    if "http" in viewer.urls:
+        yield f"  OTLP/HTTP    {viewer.urls['http']}   (protobuf, JSON)"
+    if "grpc" in viewer.urls:
+        yield f"  OTLP/gRPC    {viewer.urls['grpc']}"
+    if viewer.grpc_missing:
+        yield "  OTLP/gRPC    off: grpcio is not installed (pip install grpcio)"
+    yield f"  store        {printable(viewer.store.path, 1000)}"
+    yield ""
+    yield "Ctrl-C ends it."
+
+
+def _default_path() -> str:
+    """Return a file for the user's own traces, and create its directory."""
+    state = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME", "")
+    folder = Path(state or Path.home() / ".local" / "state") / "tracekit"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(folder / "traces.db")
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError
+    return number
+
+
+def _megabytes(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1 << 20:
+        raise ValueError
+    return number

@@ -1,0 +1,66 @@
+"""The OTLP/gRPC receiver: grpcio's server, with bytes in place of messages.
+
+Spec: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+
+from ..exporters.sqlite import StoreError
+from .receiver import protobuf_response
+from .rows import Malformed
+from .store import MAX_REQUEST_BYTES, Busy, TooLarge
+
+if TYPE_CHECKING:
+    from .store import SpanStore
+
+__all__ = ["start"]
+
+_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
+_MAX_CALLS = 16
+
+
+def start(store: SpanStore, port: int) -> tuple[Any, int]:
+    """Start a server on the loopback interface; return it and its port. Raises ``OSError`` if *port* is in use.
+
+    A request of more than ``MAX_REQUEST_BYTES`` is answered with RESOURCE_EXHAUSTED by grpcio.
+    """
+
+    def export(octets: bytes, context: Any) -> bytes:
+        def fail(code: grpc.StatusCode, reason: str) -> NoReturn:
+            store.failed()
+            context.abort(code, reason)
+            raise AssertionError("abort() raises")
+
+        try:
+            store.reserve(len(octets))
+        except Busy:
+            fail(grpc.StatusCode.UNAVAILABLE, "too many requests wait to be stored")
+        try:
+            return protobuf_response(store.put(octets))
+        except Malformed as error:
+            fail(grpc.StatusCode.INVALID_ARGUMENT, f"cannot decode the request: {error}")
+        except TooLarge:
+            fail(grpc.StatusCode.INVALID_ARGUMENT, f"a request may have {MAX_REQUEST_BYTES} bytes")
+        except StoreError as error:
+            fail(grpc.StatusCode.UNAVAILABLE, str(error))
+        finally:
+            store.release(len(octets))
+
+    server = grpc.server(
+        ThreadPoolExecutor(2, thread_name_prefix="tracekit-otlp-grpc"),
+        options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0)],
+        maximum_concurrent_rpcs=_MAX_CALLS,
+    )
+    handlers = {"Export": grpc.unary_unary_rpc_method_handler(export)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+    try:
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
+    except RuntimeError as error:
+        raise OSError(f"port {port} cannot be bound") from error
+    server.start()
+    return server, port

@@ -1,0 +1,199 @@
+"""OTLP's JSON encoding of spans as rows of the store.
+
+Spec: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding - names in lowerCamelCase, ids in hexadecimal of
+any case, numbers of 64 bits as text or numbers, enums as numbers; unknown names are ignored.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Any
+
+from .._core.attributes import CANCELLED_KEY, whole
+from .rows import MAX_DEPTH, Malformed, base64_text, finished, number_text, quote
+
+if TYPE_CHECKING:
+    from .rows import Row
+
+__all__ = ["read_request"]
+
+_HEX = frozenset("0123456789abcdef")
+
+
+def read_request(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
+    """Return the same as ``protobuf.read_request()`` for a request in JSON."""
+    try:
+        request = json.loads(octets)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"not JSON: {error}"[:200]) from None
+    rows: list[Row] = []
+    rejected = 0
+    size = 2 * len(octets)
+    for resource_spans in _list(_object(request), "resourceSpans"):
+        items = _pairs(_object(resource_spans.get("resource") or {}))
+        resource = _joined(items)
+        service = str(json.loads(items.get("service.name", '"unknown_service"')))
+        for scope_spans in _list(resource_spans, "scopeSpans"):
+            library = _library(scope_spans)
+            for span in _list(scope_spans, "spans"):
+                row = _row(span, stored_s, service, resource, library)
+                if row is None:
+                    rejected += 1
+                else:
+                    rows.append(row)
+                    size += 400 + len(resource) + len(library)
+    return rows, rejected, size
+
+
+def _row(span: dict[str, Any], stored_s: int, service: str, resource: str, library: str) -> Row | None:
+    trace_id, span_id = _id(span.get("traceId"), 32), _id(span.get("spanId"), 16)
+    if not trace_id or not span_id:
+        return None
+    attributes = _pairs(span)
+    reason = attributes.pop(CANCELLED_KEY, None)
+    status = _object(span.get("status") or {})
+    links = _list(span, "links")
+    kept = [text for link in links if (text := _link(link))]
+    return finished(
+        stored_s,
+        trace_id,
+        span_id,
+        _id(span.get("parentSpanId"), 16) or None,
+        service,
+        _text(span.get("name")),
+        _number(span.get("kind"), 32),
+        _number(span.get("startTimeUnixNano"), 64),
+        _number(span.get("endTimeUnixNano"), 64),
+        _number(status.get("code"), 32),
+        _text(status.get("message")),
+        None if reason is None else str(json.loads(reason)),
+        _number(span.get("flags"), 32),
+        _text(span.get("traceState")),
+        _joined(attributes),
+        "[" + ",".join([_event(event) for event in _list(span, "events")]) + "]",
+        "[" + ",".join(kept) + "]",
+        resource,
+        library,
+        _number(span.get("droppedAttributesCount"), 32),
+        _number(span.get("droppedEventsCount"), 32),
+        _number(span.get("droppedLinksCount"), 32) + len(links) - len(kept),
+    )
+
+
+def _library(scope_spans: dict[str, Any]) -> str:
+    scope = _object(scope_spans.get("scope") or {})
+    name = _text(scope.get("name"))
+    if name in ("", "tracekit"):
+        return "{}"
+    return (
+        f'{{"name":{quote(name)},"version":{quote(_text(scope.get("version")))},'
+        f'"schema_url":{quote(_text(scope_spans.get("schemaUrl")))},"attributes":{_joined(_pairs(scope))}}}'
+    )
+
+
+def _event(event: dict[str, Any]) -> str:
+    time_ns = _number(event.get("timeUnixNano"), 64)
+    return f'{{"name":{quote(_text(event.get("name")))},"time_ns":{time_ns},"attributes":{_joined(_pairs(event))}}}'
+
+
+def _link(link: dict[str, Any]) -> str | None:
+    trace_id, span_id = _id(link.get("traceId"), 32), _id(link.get("spanId"), 16)
+    if not trace_id or not span_id:
+        return None
+    return f'{{"trace_id":"{trace_id}","span_id":"{span_id}","attributes":{_joined(_pairs(link))}}}'
+
+
+def _pairs(holder: dict[str, Any], name: str = "attributes", depth: int = 0) -> dict[str, str]:
+    """Return the attributes of *holder* as keys and values in JSON."""
+    return {_text(item.get("key")): _value(item.get("value"), depth) for item in _list(holder, name)}
+
+
+def _joined(pairs: dict[str, str]) -> str:
+    return "{" + ",".join([f"{quote(key)}:{value}" for key, value in pairs.items()]) + "}"
+
+
+def _value(value: Any, depth: int) -> str:
+    if depth > MAX_DEPTH:
+        raise Malformed(f"values are nested deeper than {MAX_DEPTH}")
+    for kind, held in _object(value or {}).items():
+        if kind == "stringValue":
+            return quote(_text(held))
+        if kind == "boolValue":
+            return "true" if held is True else "false"
+        if kind == "intValue":
+            return str(_signed(held))
+        if kind == "doubleValue":
+            return number_text(_double(held))
+        if kind == "bytesValue":
+            return base64_text(_octets(held))
+        if kind == "arrayValue":
+            return "[" + ",".join([_value(item, depth + 1) for item in _list(_object(held), "values")]) + "]"
+        if kind == "kvlistValue":
+            return _joined(_pairs(_object(held), "values", depth + 1))
+    return "null"
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Malformed(f"an object was expected, not {type(value).__name__}")
+    return value
+
+
+def _list(holder: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    items = holder.get(name) or []
+    if not isinstance(items, list):
+        raise Malformed(f"{name} must be an array")
+    for item in items:
+        _object(item)
+    return items
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Malformed(f"text was expected, not {type(value).__name__}")
+    return whole(value)
+
+
+def _id(value: Any, digits: int) -> str:
+    text = _text(value).lower()
+    return text if len(text) == digits and _HEX.issuperset(text) and text.strip("0") else ""
+
+
+def _signed(value: Any) -> int:
+    if isinstance(value, str) and len(value) <= 20:
+        try:
+            value = int(value)
+        except ValueError:
+            pass
+    if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
+        raise Malformed("an integer of 64 bits was expected")
+    return value
+
+
+def _number(value: Any, bits: int) -> int:
+    """Return an unsigned number of *bits*; absent, it is 0."""
+    if value is None:
+        return 0
+    if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << bits:
+        raise Malformed(f"an unsigned integer of {bits} bits was expected")
+    return value
+
+
+def _double(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise Malformed("a number was expected") from None
+
+
+def _octets(value: Any) -> bytes:
+    try:
+        return base64.b64decode(_text(value))
+    except (binascii.Error, ValueError):
+        raise Malformed("base64 was expected") from None

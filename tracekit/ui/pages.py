@@ -1,0 +1,188 @@
+"""The ASGI application of the pages: static files, an API in JSON, and server-sent events. It changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from importlib.resources import files
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from starlette.applications import Starlette
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from ..exporters.sqlite import StoreError
+from .guard import Guard
+from .queries import Queries
+from .search import BadSearch, parse_search
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from concurrent.futures import Executor
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp
+
+    T = TypeVar("T")
+
+__all__ = ["Pages"]
+
+_KINDS: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+}
+_LIMIT, _MAX_LIMIT = 50, 200
+_POLL_S, _BEAT_POLLS = 0.25, 40
+_MAX_WATCHERS = 32
+_TRACE_ID = re.compile(r"[0-9a-f]{32}\Z")
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # ASCII; a browser reads no markup in it
+
+
+class Pages:
+    """The pages of the store at *path*; *status* is called for the state of the receiver that they show.
+
+    Queries run in *executor*, each of its threads with its own connection.
+    """
+
+    def __init__(self, path: str, executor: Executor, status: Callable[[], dict[str, Any]]) -> None:
+        self._path = path
+        self._executor = executor
+        self._status = status
+        self._local = threading.local()
+        self._opened: list[Queries] = []
+        self._watchers = 0
+        self.closing = asyncio.Event()  # ends the streams of events
+        self._files: dict[str, tuple[bytes, str]] = {}
+        for file in files(__package__).joinpath("static").iterdir():
+            if kind := _KINDS.get(PurePath(file.name).suffix):
+                self._files["/" if file.name == "index.html" else f"/{file.name}"] = file.read_bytes(), kind
+        routes = [
+            *[Route(path, self._file) for path in self._files],
+            Route("/api/status", self._answer_status),
+            Route("/api/traces", self._answer_traces),
+            Route("/api/traces/{trace_id}", self._answer_trace),
+            Route("/api/traces/{trace_id}/spans/{id:int}", self._answer_span),
+            Route("/api/compare", self._answer_compare),
+            Route("/api/map", self._answer_map),
+            Route("/api/live", self._answer_live),
+        ]
+        self.app: ASGIApp = Guard(Starlette(routes=routes))
+
+    def _read(self, question: Callable[[Queries], T]) -> T:
+        """Ask *question* in a thread of the executor; after an error, the file is opened again."""
+        queries: Queries | None = getattr(self._local, "queries", None)
+        if queries is None:
+            queries = self._local.queries = Queries(self._path)
+            self._opened.append(queries)
+        try:
+            return question(queries)
+        except BaseException:
+            self._local.queries = None
+            self._opened.remove(queries)
+            queries.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connections, after the executor has ended."""
+        for queries in self._opened:
+            queries.close()
+
+    async def _ask(self, question: Callable[[Queries], Any]) -> Response:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._executor, self._read, question)
+        except StoreError as error:
+            return _json({"error": str(error)}, 503)
+        except Exception as error:  # another program can have written anything into the file
+            return _json({"error": f"the store cannot be read: {type(error).__name__}"}, 500)
+        if found is None:
+            return _json({"error": "no such trace: it may have been evicted"}, 404)
+        return _json(found)
+
+    async def _file(self, request: Request) -> Response:
+        content, kind = self._files[request.url.path]
+        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+
+    async def _answer_status(self, request: Request) -> Response:
+        return await self._ask(lambda queries: self._status() | {"last": queries.last_id()})
+
+    async def _answer_traces(self, request: Request) -> Response:
+        query = request.query_params
+        try:
+            search = parse_search(query.get("q", ""))
+            limit = min(max(_integer(query.get("limit"), _LIMIT) or 1, 1), _MAX_LIMIT)
+            before = _integer(query.get("before"), None)
+            after = _integer(query.get("after"), None) or 0
+        except BadSearch as error:
+            return _json({"error": str(error)}, 400)
+        return await self._ask(lambda queries: queries.search(search, limit=limit, before=before, after=after))
+
+    async def _answer_trace(self, request: Request) -> Response:
+        trace_id = request.path_params["trace_id"]
+        return await self._ask(lambda queries: queries.trace(trace_id))
+
+    async def _answer_span(self, request: Request) -> Response:
+        trace_id, id = request.path_params["trace_id"], request.path_params["id"]
+        if id >= 1 << 63:
+            return _json({"error": "no such span"}, 404)
+        return await self._ask(lambda queries: queries.span(trace_id, id))
+
+    async def _answer_compare(self, request: Request) -> Response:
+        ids = request.query_params.get("a", ""), request.query_params.get("b", "")
+        if not all(map(_TRACE_ID.match, ids)):
+            return _json({"error": "a and b must be trace ids"}, 400)
+        return await self._ask(lambda queries: queries.compare(ids))
+
+    async def _answer_map(self, request: Request) -> Response:
+        return await self._ask(lambda queries: queries.map())
+
+    async def _answer_live(self, request: Request) -> Response:
+        if self._watchers >= _MAX_WATCHERS:
+            return _json({"error": "too many pages are open"}, 503)
+        return StreamingResponse(
+            self._events(),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+    async def _events(self) -> AsyncIterator[str]:
+        """Yield an event after spans have arrived, at most four a second, and a comment every ten seconds."""
+        loop = asyncio.get_running_loop()
+        last, polls = -1, 0
+        self._watchers += 1
+        try:
+            while not self.closing.is_set():
+                try:
+                    newest = await loop.run_in_executor(self._executor, self._read, Queries.last_id)
+                except StoreError:
+                    newest = last
+                if newest != last:
+                    last, polls = newest, 0
+                    yield f"event: spans\ndata: {_encode(self._status() | {'last': newest})}\n\n"
+                elif polls >= _BEAT_POLLS:
+                    polls = 0
+                    yield ": still here\n\n"
+                polls += 1
+                try:
+                    await asyncio.wait_for(self.closing.wait(), _POLL_S)
+                except TimeoutError:
+                    pass
+        finally:
+            self._watchers -= 1
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    headers = {"cache-control": "no-store"}
+    return Response(_encode(value), status, media_type="application/json", headers=headers)
+
+
+def _integer(text: str | None, default: int | None) -> int | None:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise BadSearch("limit, before and after must be whole numbers")
+    return int(text)

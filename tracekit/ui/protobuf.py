@@ -1,0 +1,440 @@
+"""OTLP's protobuf encoding of spans as rows of the store, read in one pass and without message objects.
+
+Field numbers: opentelemetry/proto/trace/v1/trace.proto, common/v1/common.proto, resource/v1/resource.proto. Wire format:
+https://protobuf.dev/programming-guides/encoding/ - unknown fields are skipped, and of a repeated single field the last
+one counts.
+
+How it works: attributes, events and links become JSON text directly, because the store keeps them as text. Compiled,
+it takes about 2 µs per span; google's protobuf takes ten times that to build the objects and to read them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..cython import cclass, compiled, final
+from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, quote, unquoted
+
+if TYPE_CHECKING:
+    from .rows import Row
+
+__all__ = ["read_request"]
+
+if not compiled:
+    VARINT: Final = 0
+    FIXED64: Final = 1
+    TEXT: Final = 2
+    FIXED32: Final = 5
+
+
+def read_request(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
+    """Return the rows of an ``ExportTraceServiceRequest``, the number of rejected spans, and the size in bytes.
+
+    Rejected are spans without valid ids. The size is an upper estimate of the rows' bytes. Raises ``Malformed``.
+    """
+    reader = _Reader(octets, stored_s)
+    reader.request()
+    return reader.rows, reader.rejected, reader.size
+
+
+@final
+@cclass
+class _Reader:
+    """A position in the octets of one request, and the rows read so far."""
+
+    if not compiled:
+        __slots__ = (
+            "_at",
+            "_data",
+            "_key",
+            "_length",
+            "_library",
+            "_reason",
+            "_resource",
+            "_service",
+            "_stored_s",
+            "rejected",
+            "rows",
+            "size",
+        )
+        rows: list[Row]
+        rejected: int
+        size: int
+        _data: bytes
+        _at: int
+        _length: int
+        _key: str
+        _reason: str | None
+        _resource: str
+        _service: str
+        _library: str
+        _stored_s: int
+
+    def __init__(self, octets: bytes, stored_s: int) -> None:
+        self._data = octets
+        self._length = len(octets)
+        self._at = 0
+        self._stored_s = stored_s
+        self._key = ""
+        self._reason = None
+        self._service = "unknown_service"
+        self._resource = self._library = "{}"
+        self.rows = []
+        self.rejected = 0
+        self.size = 2 * len(octets)
+
+    def request(self) -> None:
+        """Read the whole request."""
+        while self._at < self._length:
+            tag = self._varint(self._length)
+            if tag == 0x0A:  # resource_spans
+                self._resource_spans(self._end(self._length))
+            else:
+                self._skip(tag, self._length)
+
+    def _resource_spans(self, end: int) -> None:
+        # A sender may write the resource after the spans: find it first.
+        begin = self._at
+        self._service = "unknown_service"
+        self._resource = "{}"
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x0A:  # resource
+                self._read_resource(self._end(end))
+            else:
+                self._skip(tag, end)
+        self._at = begin
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x12:  # scope_spans
+                self._scope_spans(self._end(end))
+            else:
+                self._skip(tag, end)
+
+    def _read_resource(self, end: int) -> None:
+        attributes = []
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x0A:  # attributes
+                value = self._attribute(self._end(end), 0)
+                if self._key == "service.name" and value[0] == '"':
+                    self._service = unquoted(value)
+                attributes.append(f"{quote(self._key)}:{value}")
+            else:
+                self._skip(tag, end)
+        self._resource = "{" + ",".join(attributes) + "}"
+
+    def _scope_spans(self, end: int) -> None:
+        begin = self._at
+        name = version = schema_url = ""
+        attributes = "{}"
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x0A:  # scope
+                part = self._end(end)
+                items = []
+                while self._at < part:
+                    tag = self._varint(part)
+                    if tag == 0x0A:
+                        name = self._text(part)
+                    elif tag == 0x12:
+                        version = self._text(part)
+                    elif tag == 0x1A:
+                        value = self._attribute(self._end(part), 0)
+                        items.append(f"{quote(self._key)}:{value}")
+                    else:
+                        self._skip(tag, part)
+                attributes = "{" + ",".join(items) + "}"
+            elif tag == 0x1A:
+                schema_url = self._text(end)
+            else:
+                self._skip(tag, end)
+        if not name or name == "tracekit":
+            self._library = "{}"
+        else:
+            self._library = (
+                f'{{"name":{quote(name)},"version":{quote(version)},'
+                f'"schema_url":{quote(schema_url)},"attributes":{attributes}}}'
+            )
+        overhead = 400 + len(self._resource) + len(self._library)
+        self._at = begin
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x12:  # spans
+                self._span(self._end(end))
+                self.size += overhead
+            else:
+                self._skip(tag, end)
+
+    def _span(self, end: int) -> None:
+        trace_id = span_id = state = name = description = ""
+        parent_id: str | None = None
+        kind = code = flags = dropped_attributes = dropped_events = dropped_links = 0
+        start = stop = 0
+        attributes: list[str] | None = None
+        events: list[str] | None = None
+        links: list[str] | None = None
+        self._reason = None
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x4A:
+                value = self._attribute(self._end(end), 0)
+                if self._key == "tracekit.cancelled" and value[0] == '"':
+                    self._reason = unquoted(value)
+                    continue
+                if attributes is None:
+                    attributes = []
+                attributes.append(f"{quote(self._key)}:{value}")
+            elif tag == 0x0A:
+                trace_id = self._id(end, 16)
+            elif tag == 0x12:
+                span_id = self._id(end, 8)
+            elif tag == 0x22:
+                parent_id = self._id(end, 8) or None
+            elif tag == 0x1A:
+                state = self._text(end)
+            elif tag == 0x2A:
+                name = self._text(end)
+            elif tag == 0x30:
+                kind = self._small(end)
+            elif tag == 0x39:
+                start = self._fixed64(end)
+            elif tag == 0x41:
+                stop = self._fixed64(end)
+            elif tag == 0x50:
+                dropped_attributes = self._small(end)
+            elif tag == 0x5A:
+                if events is None:
+                    events = []
+                events.append(self._event(self._end(end)))
+            elif tag == 0x60:
+                dropped_events = self._small(end)
+            elif tag == 0x6A:
+                if links is None:
+                    links = []
+                link = self._link(self._end(end))
+                if link is None:
+                    dropped_links += 1
+                else:
+                    links.append(link)
+            elif tag == 0x70:
+                dropped_links += self._small(end)
+            elif tag == 0x7A:
+                part = self._end(end)
+                while self._at < part:
+                    tag = self._varint(part)
+                    if tag == 0x12:
+                        description = self._text(part)
+                    elif tag == 0x18:
+                        code = self._small(part)
+                    else:
+                        self._skip(tag, part)
+            elif tag == 0x85:
+                flags = self._fixed32(end)
+            else:
+                self._skip(tag, end)
+        if not trace_id or not span_id:
+            self.rejected += 1
+            return
+        self.rows.append(
+            finished(
+                self._stored_s,
+                trace_id,
+                span_id,
+                parent_id,
+                self._service,
+                name,
+                kind,
+                start,
+                stop,
+                code,
+                description,
+                self._reason,
+                flags,
+                state,
+                "{" + ",".join(attributes) + "}" if attributes is not None else "{}",
+                "[" + ",".join(events) + "]" if events is not None else "[]",
+                "[" + ",".join(links) + "]" if links is not None else "[]",
+                self._resource,
+                self._library,
+                dropped_attributes,
+                dropped_events,
+                dropped_links,
+            )
+        )
+
+    def _event(self, end: int) -> str:
+        time_ns = 0
+        name = ""
+        attributes = []
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x09:
+                time_ns = self._fixed64(end)
+            elif tag == 0x12:
+                name = self._text(end)
+            elif tag == 0x1A:
+                value = self._attribute(self._end(end), 0)
+                attributes.append(f"{quote(self._key)}:{value}")
+            else:
+                self._skip(tag, end)
+        return f'{{"name":{quote(name)},"time_ns":{time_ns},"attributes":{{{",".join(attributes)}}}}}'
+
+    def _link(self, end: int) -> str | None:
+        trace_id = span_id = ""
+        attributes = []
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x0A:
+                trace_id = self._id(end, 16)
+            elif tag == 0x12:
+                span_id = self._id(end, 8)
+            elif tag == 0x22:
+                value = self._attribute(self._end(end), 0)
+                attributes.append(f"{quote(self._key)}:{value}")
+            else:
+                self._skip(tag, end)
+        if not trace_id or not span_id:
+            return None
+        return f'{{"trace_id":"{trace_id}","span_id":"{span_id}","attributes":{{{",".join(attributes)}}}}}'
+
+    def _attribute(self, end: int, depth: int) -> str:
+        """Read a ``KeyValue``: return the value as JSON text, and leave the key in ``_key``."""
+        key = ""
+        value = "null"
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x0A:
+                key = self._text(end)
+            elif tag == 0x12:
+                value = self._value(self._end(end), depth)
+            else:
+                self._skip(tag, end)
+        self._key = key
+        return value
+
+    def _value(self, end: int, depth: int) -> str:
+        """Read an ``AnyValue`` as JSON text."""
+        if depth > MAX_DEPTH:
+            raise Malformed(f"values are nested deeper than {MAX_DEPTH}")
+        value = "null"
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x0A:
+                value = quote(self._text(end))
+            elif tag == 0x10:
+                value = "true" if self._varint(end) else "false"
+            elif tag == 0x18:
+                value = str(self._signed(end))
+            elif tag == 0x21:
+                value = double_text(self._fixed64(end))
+            elif tag == 0x2A:  # array_value
+                part = self._end(end)
+                items = []
+                while self._at < part:
+                    tag = self._varint(part)
+                    if tag == 0x0A:
+                        items.append(self._value(self._end(part), depth + 1))
+                    else:
+                        self._skip(tag, part)
+                value = "[" + ",".join(items) + "]"
+            elif tag == 0x32:  # kvlist_value
+                part = self._end(end)
+                items = []
+                while self._at < part:
+                    tag = self._varint(part)
+                    if tag == 0x0A:
+                        item = self._attribute(self._end(part), depth + 1)
+                        items.append(f"{quote(self._key)}:{item}")
+                    else:
+                        self._skip(tag, part)
+                value = "{" + ",".join(items) + "}"
+            elif tag == 0x3A:
+                part = self._end(end)
+                value = base64_text(self._data[self._at : part])
+                self._at = part
+            else:
+                self._skip(tag, end)
+        return value
+
+    def _text(self, end: int) -> str:
+        stop = self._end(end)
+        begin = self._at
+        self._at = stop
+        return self._data[begin:stop].decode("utf-8", "replace")
+
+    def _id(self, end: int, size: int) -> str:
+        """Read an id in hexadecimal, or "" for one of another size or of zeros."""
+        stop = self._end(end)
+        begin = self._at
+        self._at = stop
+        if stop - begin != size:
+            return ""
+        text = self._data[begin:stop].hex()
+        return text if text.strip("0") else ""
+
+    def _end(self, end: int) -> int:
+        """Read the length of a field; return where the field ends."""
+        length = self._varint(end)
+        left = end - self._at
+        if length > left:
+            raise Malformed("a field is longer than its message")
+        return self._at + length
+
+    def _varint(self, end: int) -> int:
+        data = self._data
+        at = self._at
+        number = shift = 0
+        if at < end and data[at] < 0x80:
+            self._at = at + 1
+            return data[at]
+        while at < end and shift < 70:
+            octet = data[at]
+            at += 1
+            number |= (octet & 0x7F) << shift
+            if octet < 0x80:
+                self._at = at
+                return number & 0xFFFF_FFFF_FFFF_FFFF
+            shift += 7
+        raise Malformed("a number is cut off or too long")
+
+    def _signed(self, end: int) -> int:
+        number = self._varint(end)
+        return number if compiled or number < 1 << 63 else number - (1 << 64)
+
+    def _small(self, end: int) -> int:
+        """Read a number of 32 bits."""
+        return self._varint(end) & 0xFFFF_FFFF
+
+    def _fixed64(self, end: int) -> int:
+        return self._fixed(end, 8)
+
+    def _fixed32(self, end: int) -> int:
+        return self._fixed(end, 4)
+
+    def _fixed(self, end: int, size: int) -> int:
+        begin = self._at
+        if size > end - begin:
+            raise Malformed("a number is cut off")
+        self._at = begin + size
+        data = self._data
+        number = 0
+        for at in range(begin + size - 1, begin - 1, -1):
+            number = number << 8 | data[at]
+        return number
+
+    def _skip(self, tag: int, end: int) -> None:
+        """Skip a field that is not read here."""
+        wire = tag & 7
+        if tag < 8 or tag > 0xFFFF_FFFF:
+            raise Malformed("bad field number")
+        if wire == TEXT:
+            self._at = self._end(end)
+        elif wire == VARINT:
+            self._varint(end)
+        elif wire == FIXED64:
+            self._fixed64(end)
+        elif wire == FIXED32:
+            self._fixed32(end)
+        else:
+            raise Malformed(f"bad wire type {wire}")

@@ -1,0 +1,264 @@
+"""The questions of the pages to the store: traces that a search finds, one trace, the map of services.
+
+How it works: a search reads the spans newest first, in slices of row ids, until it has found enough traces or its time
+is up; the answer has the position to go on from. So the first answer comes as fast on a store of a million spans as on
+one of a hundred, no answer takes long, and the store needs no index for it, which every writer would pay for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from ..exporters._sqlite.reader import read_span
+from ..exporters.sqlite import SQLiteReader
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from .search import Search
+
+__all__ = ["MAX_SPANS", "Queries"]
+
+MAX_SPANS: Final = 50_000  # of a trace on its page
+_SLICE: Final = 10_000
+_BUDGET_S: Final = 0.12
+_MAP_SPANS: Final = 20_000
+_MAX_DEPTH: Final = 100
+
+
+class Queries(SQLiteReader):
+    """Read the store for the pages. All answers can be written as JSON."""
+
+    def last_id(self) -> int:
+        """Return the row id of the newest span, 0 in an empty store."""
+        with self._snapshot() as connection:
+            return 0 if connection is None else _last_id(connection)
+
+    def search(self, search: Search, *, limit: int, before: int | None = None, after: int = 0) -> dict[str, Any]:
+        """Return up to *limit* traces with a span that meets *search*, those with the newest spans first.
+
+        ``next`` is the position for ``before`` to go on from, None at the end. The same trace may be found again there.
+        ``last`` is the position for ``after``, to find later the spans that have arrived since.
+        """
+        if search.trace_id and not search.conditions:
+            return self._by_id(search.trace_id, limit)
+        found: dict[str, None] = {}
+        deadline = time.monotonic() + _BUDGET_S
+        with self._snapshot() as connection:
+            if connection is None:
+                return {"traces": [], "next": None, "last": 0}
+            last = _last_id(connection)
+            (first,) = connection.execute("SELECT coalesce(min(id), 1) FROM spans").fetchone()
+            first = max(first, after + 1)
+            end = last + 1 if before is None else min(before, last + 1)
+            terms = ["id >= ?", "id < ?", *search.conditions]
+            if search.trace_id:
+                terms.append("substr(trace_id, 1, ?) = ?")
+            statement = f"SELECT id, trace_id FROM spans WHERE {' AND '.join(terms)} ORDER BY id DESC"
+            more = (len(search.trace_id), search.trace_id) if search.trace_id else ()
+            while end > first and len(found) < limit and time.monotonic() < deadline:
+                begin = max(first, end - _SLICE)
+                for id, trace_id in connection.execute(statement, (begin, end, *search.parameters, *more)):
+                    found[str(trace_id)] = None
+                    if len(found) >= limit:
+                        begin = id
+                        break
+                end = begin
+            traces = [_summary(connection, trace_id) for trace_id in found]
+            reached = None
+            if end > first:
+                row = connection.execute("SELECT start_ns FROM spans WHERE id >= ? LIMIT 1", (end,)).fetchone()
+                reached = row and row[0]
+        return {"traces": traces, "next": end if end > first else None, "reached_ns": str(reached or 0), "last": last}
+
+    def _by_id(self, prefix: str, limit: int) -> dict[str, Any]:
+        with self._snapshot() as connection:
+            if connection is None:
+                return {"traces": [], "next": None, "last": 0}
+            rows = connection.execute(
+                "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT ?",
+                (prefix, prefix, limit),
+            ).fetchall()
+            traces = [_summary(connection, str(trace_id)) for (trace_id,) in rows]
+            return {"traces": traces, "next": None, "last": _last_id(connection)}
+
+    def trace(self, trace_id: str) -> dict[str, Any] | None:
+        """Return the first ``MAX_SPANS`` spans of a trace, without their attributes; None if it has none.
+
+        Times are in nanoseconds after ``start_ns``, which is text: JavaScript's numbers are too short for it.
+        """
+        with self._snapshot() as connection:
+            if connection is None:
+                return None
+            rows = connection.execute(
+                "SELECT id, span_id, parent_id, parent_is_remote, service, name, kind, start_ns, end_ns, status,"
+                " events <> '[]', links <> '[]' FROM spans WHERE trace_id = ? ORDER BY start_ns, id LIMIT ?",
+                (trace_id, MAX_SPANS),
+            ).fetchall()
+            if not rows:
+                return None
+            summary = _summary(connection, trace_id)
+        start_ns = rows[0][7]
+        names = ("id", "span_id", "parent_id", "is_remote", "service", "name", "kind", "start", "end", "status")
+        spans = [
+            dict(zip((*names, "has_events", "has_links"), row, strict=True))
+            | {"start": row[7] - start_ns, "end": row[8] - start_ns}
+            for row in rows
+        ]
+        return {**summary, "spans": spans, "is_cut": summary["spans"] > len(spans)}
+
+    def span(self, trace_id: str, id: int) -> dict[str, Any] | None:
+        """Return everything about the span in row *id*; None if it is gone."""
+        with self._snapshot() as connection:
+            if connection is None:
+                return None
+            known = connection.execute("SELECT 1 FROM spans WHERE id = ? AND trace_id = ?", (id, trace_id)).fetchone()
+            if known is None:
+                return None
+            span = read_span(connection, id)
+        found = span._asdict()
+        found["start_ns"], found["duration_ns"] = str(span.start_ns), span.end_ns - span.start_ns
+        del found["end_ns"]
+        for event in found["events"]:
+            if isinstance(event, dict) and isinstance(event.get("time_ns"), int):
+                event["offset_ns"] = event["time_ns"] - span.start_ns
+        return found
+
+    def services(self) -> list[str]:
+        """Return the services of the newest spans, sorted."""
+        with self._snapshot() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                "SELECT DISTINCT service FROM spans WHERE id > ? LIMIT 200", (_last_id(connection) - _MAP_SPANS,)
+            )
+            return sorted([str(service) for (service,) in rows])
+
+    def map(self) -> dict[str, Any]:
+        """Return the services and the calls between them in the newest 20,000 spans.
+
+        A service's numbers are those of its entries: spans whose parent is remote, of another service, or absent.
+        """
+        with self._snapshot() as connection:
+            if connection is None:
+                return {"services": [], "calls": [], "spans": 0, "seconds": 0}
+            rows = connection.execute(
+                "SELECT trace_id, span_id, parent_id, service, status, start_ns, end_ns FROM spans WHERE id > ?",
+                (_last_id(connection) - _MAP_SPANS,),
+            ).fetchall()
+        owner = {(row[0], row[1]): row[3] for row in rows}
+        entries: dict[str, list[tuple[int, bool]]] = defaultdict(list)
+        calls: dict[tuple[str, str], list[tuple[int, bool]]] = defaultdict(list)
+        for trace_id, _, parent_id, service, status, start_ns, end_ns in rows:
+            caller = owner.get((trace_id, parent_id)) if parent_id is not None else None
+            measured = (end_ns - start_ns, status == "error")
+            if caller != service:
+                entries[str(service)].append(measured)
+                if caller is not None:
+                    calls[str(caller), str(service)].append(measured)
+        seconds = (max(row[6] for row in rows) - min(row[5] for row in rows)) / 1e9 if rows else 0.0
+        for service in {str(row[3]) for row in rows}:
+            entries[service]  # also those that are never entered in these spans
+        return {
+            "services": [{"name": name, **_numbers(found, seconds)} for name, found in sorted(entries.items())],
+            "calls": [
+                {"from": caller, "to": service, **_numbers(found, seconds)}
+                for (caller, service), found in sorted(calls.items())
+            ],
+            "spans": len(rows),
+            "seconds": seconds,
+        }
+
+    def compare(self, trace_ids: tuple[str, str]) -> list[dict[str, Any]] | None:
+        """Return the two traces' spans side by side, merged by their path of services and names; None if one is gone.
+
+        Each row has the number of spans and their total duration in both, in depth-first order.
+        """
+        sides = [self.trace(trace_id) for trace_id in trace_ids]
+        merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for side, trace in enumerate(sides):
+            if trace is None:
+                return None
+            for path, duration in _paths(trace["spans"]):
+                row = merged.get(path)
+                if row is None:
+                    service, name = path[-1]
+                    row = merged[path] = {"service": service, "name": name, "depth": len(path) - 1}
+                    row.update(counts=[0, 0], durations=[0, 0])
+                row["counts"][side] += 1
+                row["durations"][side] += duration
+        children: dict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
+        for path in merged:
+            children[path[:-1]].append(path)
+        rows, waiting = [], children[()][::-1]
+        while waiting:
+            path = waiting.pop()
+            rows.append(merged[path])
+            waiting += children[path][::-1]
+        return rows
+
+
+def _paths(spans: list[dict[str, Any]]) -> list[tuple[tuple[Any, ...], int]]:
+    """Return the path of services and names from the root to each span, with the span's duration."""
+    by_id = {span["span_id"]: span for span in spans}
+    known: dict[str, tuple[Any, ...]] = {}
+    found = []
+    for span in spans:
+        chain: list[dict[str, Any]] = []
+        at: dict[str, Any] | None = span
+        while at is not None and at["span_id"] not in known and len(chain) < _MAX_DEPTH:
+            chain.append(at)
+            known[at["span_id"]] = ()  # ends a circle of parents
+            at = by_id.get(at["parent_id"])
+        path = known[at["span_id"]] if at is not None and at["span_id"] in known else ()
+        for link in reversed(chain):
+            path = (*path, (link["service"], link["name"]))[-_MAX_DEPTH:]
+            known[link["span_id"]] = path
+        found.append((known[span["span_id"]], max(0, span["end"] - span["start"])))
+    return found
+
+
+def _numbers(measured: list[tuple[int, bool]], seconds: float) -> dict[str, Any]:
+    durations = sorted([duration for duration, _ in measured])
+    count = len(durations)
+    percentiles = {
+        f"p{percent}_ns": durations[min(count - 1, count * percent // 100)] if count else 0 for percent in (50, 95, 99)
+    }
+    errors = sum([failed for _, failed in measured])
+    return {"count": count, "errors": errors, "per_s": count / seconds if seconds > 0 else 0.0, **percentiles}
+
+
+def _last_id(connection: sqlite3.Connection) -> int:
+    (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM spans").fetchone()
+    return int(last)
+
+
+def _summary(connection: sqlite3.Connection, trace_id: str) -> dict[str, Any]:
+    """Return one line of the list: about the whole trace, and about its root or else its first span."""
+    parts = connection.execute(
+        "SELECT service, count(*), min(start_ns), max(end_ns), sum(status = 'error'), sum(status = 'cancelled')"
+        " FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)",
+        (trace_id,),
+    ).fetchall()
+    name, service, kind, status, parent_id = connection.execute(
+        "SELECT name, service, kind, status, parent_id FROM spans WHERE trace_id = ?"
+        " ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
+        (trace_id,),
+    ).fetchone()
+    errors, cancelled = sum([part[4] for part in parts]), sum([part[5] for part in parts])
+    start_ns = min([part[2] for part in parts])
+    return {
+        "trace_id": trace_id,
+        "name": name,
+        "service": service,
+        "kind": kind,
+        "has_root": parent_id is None,
+        "status": "error" if errors else "cancelled" if cancelled else status,
+        "errors": errors,
+        "spans": sum([part[1] for part in parts]),
+        "services": [[part[0], part[1]] for part in parts],
+        "start_ns": str(start_ns),
+        "duration_ns": max([part[3] for part in parts]) - start_ns,
+    }

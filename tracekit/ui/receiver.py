@@ -1,0 +1,177 @@
+"""The OTLP/HTTP receiver: an ASGI application that answers after the spans are in the store.
+
+Spec: https://opentelemetry.io/docs/specs/otlp/#otlphttp - 400 for a malformed request, which the sender drops; 413 for
+one that is too large; 429 and 503 with ``Retry-After`` for one that the sender shall repeat. An error is a
+``google.rpc.Status``, a response with rejected spans a ``partial_success``, in the encoding of the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Final
+
+from ..exporters.sqlite import StoreError
+from .guard import headers_of, is_local_origin, is_loopback
+from .rows import Malformed
+from .store import MAX_REQUEST_BYTES, Busy, TooLarge
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from starlette.types import Receive, Scope, Send
+
+    from .store import SpanStore
+
+__all__ = ["REJECTED", "Receiver", "protobuf_response"]
+
+_BODY_S: Final = 30.0
+_TYPES: Final = {"application/x-protobuf": False, "application/protobuf": False, "application/json": True}
+# The codes of google.rpc.Status, by the status of HTTP.
+_CODES: Final = {400: 3, 403: 7, 404: 12, 405: 12, 408: 4, 413: 8, 415: 3, 429: 8, 503: 14}
+REJECTED: Final = "spans without a valid trace id and span id, or that the store cannot hold"
+
+
+class _Failure(Exception):
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Receiver:
+    """Accept ``POST /v1/traces``; spans are decoded and stored by *executor*, one request at a time."""
+
+    def __init__(self, store: SpanStore, executor: Executor, page: str = "") -> None:
+        self._store = store
+        self._executor = executor
+        self._page = page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        headers = headers_of(scope)
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_json = _TYPES.get(content_type)
+        origin = headers.get("origin")
+        extra: list[tuple[bytes, bytes]] = []
+        try:
+            if not is_loopback(headers.get("host", "")):
+                raise _Failure(403, "Host is not a name of this machine: send to localhost")
+            if origin is not None:
+                # A program in a local page may send its spans; a page from elsewhere may not.
+                if not is_local_origin(origin):
+                    raise _Failure(403, "the request comes from another site")
+                extra = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
+                if scope["method"] == "OPTIONS":
+                    extra.append((b"access-control-allow-headers", b"content-type, content-encoding"))
+                    await _answer(send, 204, b"", b"", extra)
+                    return
+            if scope["path"] == "/" and scope["method"] == "GET":
+                text = f"tracekit ui receives OTLP here: POST /v1/traces. The pages: {self._page}\n"
+                await _answer(send, 200, b"text/plain; charset=utf-8", text.encode(), extra)
+                return
+            rejected = await self._export(scope, receive, headers, is_json)
+        except _Failure as failure:
+            if scope["path"] == "/v1/traces":
+                self._store.failed()
+            if failure.status in (429, 503):
+                extra.append((b"retry-after", b"1"))
+            if failure.status != 429:
+                extra.append((b"connection", b"close"))  # the rest of the body has not been read
+            await _answer(send, failure.status, *_status(failure, is_json), extra)
+            return
+        if is_json:
+            partial = {"partialSuccess": {"rejectedSpans": str(rejected), "errorMessage": REJECTED}} if rejected else {}
+            await _answer(send, 200, b"application/json", json.dumps(partial).encode(), extra)
+        else:
+            await _answer(send, 200, b"application/x-protobuf", protobuf_response(rejected), extra)
+
+    async def _export(self, scope: Scope, receive: Receive, headers: dict[str, str], is_json: bool | None) -> int:
+        if scope["path"] != "/v1/traces":
+            raise _Failure(404, "tracekit ui stores traces only: POST /v1/traces")
+        if scope["method"] != "POST":
+            raise _Failure(405, "POST is required")
+        if is_json is None:
+            raise _Failure(415, f"Content-Type must be one of {', '.join(_TYPES)}")
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip"):
+            raise _Failure(415, "Content-Encoding must be gzip or absent")
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > MAX_REQUEST_BYTES:
+            raise _too_large()
+        held = 0
+        try:
+            parts: list[bytes] = []
+            try:
+                async with asyncio.timeout(_BODY_S):
+                    while True:
+                        message = await receive()
+                        if message["type"] == "http.disconnect":
+                            raise _Failure(400, "the connection was closed before the end of the body")
+                        part = message.get("body", b"")
+                        self._store.reserve(len(part))
+                        held += len(part)
+                        if held > MAX_REQUEST_BYTES:
+                            raise _too_large()
+                        parts.append(part)
+                        if not message.get("more_body"):
+                            break
+            except TimeoutError:
+                raise _Failure(408, f"the body did not arrive within {_BODY_S:.0f} s") from None
+            body = b"".join(parts)
+            loop = asyncio.get_running_loop()
+            is_gzip = encoding == "gzip"
+            return await loop.run_in_executor(
+                self._executor, lambda: self._store.put(body, is_json=is_json, is_gzip=is_gzip)
+            )
+        except Busy:
+            raise _Failure(429, "too many requests wait to be stored") from None
+        except Malformed as error:
+            raise _Failure(400, f"cannot decode the request: {error}") from None
+        except TooLarge:
+            raise _too_large() from None
+        except StoreError as error:
+            raise _Failure(503, str(error)) from None
+        finally:
+            self._store.release(held)
+
+
+def _too_large() -> _Failure:
+    return _Failure(413, f"a request may have {MAX_REQUEST_BYTES} bytes: export in smaller batches")
+
+
+async def _answer(send: Send, status: int, kind: bytes, body: bytes, extra: list[tuple[bytes, bytes]]) -> None:
+    headers = [(b"content-length", str(len(body)).encode()), (b"x-content-type-options", b"nosniff"), *extra]
+    if kind:
+        headers.append((b"content-type", kind))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _status(failure: _Failure, is_json: bool | None) -> tuple[bytes, bytes]:
+    """Return the content type and the body of a ``google.rpc.Status``."""
+    code, text = _CODES[failure.status], str(failure)
+    if is_json is False:
+        return b"application/x-protobuf", b"\x08" + _varint(code) + b"\x12" + _sized(text.encode())
+    return b"application/json", json.dumps({"code": code, "message": text}).encode()
+
+
+def protobuf_response(rejected: int) -> bytes:
+    """Return an ``ExportTraceServiceResponse``."""
+    if not rejected:
+        return b""
+    return b"\x0a" + _sized(b"\x08" + _varint(rejected) + b"\x12" + _sized(REJECTED.encode()))
+
+
+def _sized(octets: bytes) -> bytes:
+    return _varint(len(octets)) + octets
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

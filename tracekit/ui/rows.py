@@ -1,0 +1,120 @@
+"""Rows of the store as the receiver makes them from either encoding of a request; see ``StoredSpan`` for the fields."""
+
+from __future__ import annotations
+
+import json
+import struct
+from base64 import b64encode
+from json.encoder import encode_basestring as quote
+from typing import Any, Final
+
+from .._core.records import KINDS
+
+__all__ = [
+    "MAX_DEPTH",
+    "Malformed",
+    "Row",
+    "base64_text",
+    "double_text",
+    "finished",
+    "number_text",
+    "quote",
+    "unquoted",
+]
+
+Row = tuple[Any, ...]  # as SQLiteExporter.store() takes it
+
+MAX_DEPTH: Final = 32
+_MAX_TEXT: Final = 4096
+_MAX_TIME: Final = (1 << 63) - 1
+_IS_REMOTE: Final = 0x200
+_KINDS: Final = ("internal", *KINDS)  # by OTLP's numbers: 0 is unspecified
+_CODES: Final = ("unset", "ok", "error")
+
+
+class Malformed(ValueError):
+    """Raised when a request cannot be decoded."""
+
+
+def finished(
+    stored_s: int,
+    trace_id: str,
+    span_id: str,
+    parent_id: str | None,
+    service: str,
+    name: str,
+    kind: int,
+    start_ns: int,
+    end_ns: int,
+    code: int,
+    description: str,
+    cancelled: str | None,
+    flags: int,
+    state: str,
+    attributes: str,
+    events: str,
+    links: str,
+    resource: str,
+    library: str,
+    dropped_attributes: int,
+    dropped_events: int,
+    dropped_links: int,
+) -> Row:
+    """Return the row of a span. *cancelled* is the reason of the attribute ``tracekit.cancelled``, None without it."""
+    status = _CODES[code] if code < 3 else "unset"
+    if cancelled is not None and code != 2:
+        status, description = "cancelled", cancelled
+    return (
+        stored_s,
+        trace_id,
+        span_id,
+        parent_id,
+        flags & _IS_REMOTE != 0,
+        _column(service),
+        _column(name),
+        _KINDS[kind] if kind < 6 else "internal",
+        min(start_ns, _MAX_TIME),
+        min(end_ns, _MAX_TIME),
+        status,
+        _column(description),
+        flags & 0xFF,
+        _column(state),
+        "{}",
+        attributes,
+        events,
+        links,
+        resource,
+        library,
+        dropped_attributes,
+        dropped_events,
+        dropped_links,
+        0,
+    )
+
+
+def _column(text: str) -> str:
+    if len(text) > _MAX_TEXT:
+        text = text[:_MAX_TEXT]
+    return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+def unquoted(quoted: str) -> str:
+    """Return the text that *quoted* holds in JSON."""
+    return str(json.loads(quoted))
+
+
+def base64_text(octets: bytes) -> str:
+    """Return bytes as the store holds them in JSON."""
+    return f'{{"base64":"{b64encode(octets).decode()}"}}'
+
+
+def double_text(bits: int) -> str:
+    """Return the double with these *bits* as the store holds it in JSON."""
+    return number_text(struct.unpack("<d", struct.pack("<Q", bits))[0])
+
+
+def number_text(number: float) -> str:
+    """Return *number* as the store holds it in JSON."""
+    if number - number == 0:
+        return repr(number)
+    return '"NaN"' if number != number else '"Infinity"' if number > 0 else '"-Infinity"'

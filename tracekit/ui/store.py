@@ -1,0 +1,121 @@
+"""The store behind the receiver: requests become rows in one thread at a time, and every span is counted."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import zlib
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..exporters.sqlite import SQLiteExporter
+from . import json, protobuf
+from .rows import Malformed
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["MAX_REQUEST_BYTES", "Busy", "Counts", "SpanStore", "TooLarge"]
+
+MAX_REQUEST_BYTES: Final = 20 * 2**20  # the default of OpenTelemetry's collector
+_MAX_WAITING_BYTES: Final = 3 * MAX_REQUEST_BYTES
+
+
+class TooLarge(ValueError):
+    """Raised for a request of more than ``MAX_REQUEST_BYTES``."""
+
+
+class Busy(Exception):
+    """Raised for a request when too many others wait."""
+
+
+class Counts(NamedTuple):
+    """What happened to the spans of all requests since the start.
+
+    ``stored`` are committed to the store, ``rejected`` had no valid ids or could not be stored, ``evicted`` were stored
+    earlier and deleted for lack of room. ``failed_requests`` were answered with an error and are not counted as spans.
+    """
+
+    requests: int
+    failed_requests: int
+    stored: int
+    rejected: int
+    evicted: int
+
+
+class SpanStore:
+    """The SQLite file at *path*, below *max_bytes*: spans that do not fit replace the oldest, however young.
+
+    Safe to use from several threads. ``reserve()`` before a body is read, ``put()`` it, and ``release()`` in any case.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int) -> None:
+        self._exporter = SQLiteExporter(path, max_age_s=math.inf, max_bytes=max_bytes)
+        self._writing = threading.Lock()
+        self._counting = threading.Lock()
+        self._waiting_bytes = 0
+        self._requests = self._failed = self._stored = self._rejected = 0
+        self.path = self._exporter.path
+        self._exporter.store([], 0)  # creates the file, or raises StoreError
+
+    def reserve(self, size: int) -> None:
+        """Make room for *size* bytes of a waiting request; raise ``Busy`` if there is none."""
+        with self._counting:
+            if self._waiting_bytes + size > _MAX_WAITING_BYTES:
+                raise Busy
+            self._waiting_bytes += size
+
+    def release(self, size: int) -> None:
+        """Undo ``reserve()``."""
+        with self._counting:
+            self._waiting_bytes -= size
+
+    def put(self, octets: bytes, *, is_json: bool = False, is_gzip: bool = False) -> int:
+        """Store the spans of one ``ExportTraceServiceRequest``; return the number of rejected spans.
+
+        The spans are committed when this returns. Raises ``Malformed``, ``TooLarge`` or ``StoreError``, and then none
+        is stored, or the sender may send them again.
+        """
+        with self._writing:  # one request at a time is unpacked: that bounds the memory
+            if is_gzip:
+                octets = _unpacked(octets)
+            if len(octets) > MAX_REQUEST_BYTES:
+                raise TooLarge
+            read = json.read_request if is_json else protobuf.read_request
+            rows, rejected, size = read(octets, int(time.time()))
+            stored = self._exporter.store(rows, size) if rows else 0
+        rejected += len(rows) - stored
+        with self._counting:
+            self._requests += 1
+            self._stored += stored
+            self._rejected += rejected
+        return rejected
+
+    def failed(self) -> None:
+        """Count a request that was answered with an error."""
+        with self._counting:
+            self._requests += 1
+            self._failed += 1
+
+    def counts(self) -> Counts:
+        """Return the counts so far."""
+        with self._counting:
+            return Counts(self._requests, self._failed, self._stored, self._rejected, self._exporter.evicted)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._writing:
+            self._exporter.shutdown()
+
+
+def _unpacked(octets: bytes) -> bytes:
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacker.decompress(octets, MAX_REQUEST_BYTES + 1)
+    except zlib.error:
+        raise Malformed("the body is not gzip") from None
+    if len(text) > MAX_REQUEST_BYTES:
+        raise TooLarge
+    if not unpacker.eof or unpacker.unused_data:
+        raise Malformed("the gzip body is cut off, or something follows it")
+    return text
