@@ -141,7 +141,7 @@ def subjects() -> dict[str, Subject]:
         from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as WsgiMiddleware
     except ModuleNotFoundError:
         return found
-    found["wsgi"] = wsgi_subject(WsgiMiddleware(inputs.wsgi_application, tracer_provider=provider), flush)
+    found["wsgi"] = wsgi_subject(WsgiMiddleware(inputs.wsgi_application, tracer_provider=recording), flush)
     return found
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import concurrent.futures
 import copyreg
 import functools
+import importlib
 import io
 import os
 import pickle
@@ -62,9 +63,8 @@ Settings: TypeAlias = "tuple[Recording | None, bytes | None]"  # and the formats
 def _is_interpreter() -> bool:
     """Tell whether this is a subinterpreter of Python 3.14 or later."""
     try:
-        import _interpreters
-
-        return sys.version_info >= (3, 14) and bool(_interpreters.get_current() != _interpreters.get_main())
+        interpreters = importlib.import_module("_interpreters")  # CPython's own, since 3.13
+        return sys.version_info >= (3, 14) and bool(interpreters.get_current() != interpreters.get_main())
     except ImportError:
         return False
 
