@@ -467,7 +467,9 @@ def test_a_worker_that_dies_breaks_the_pool_as_ever_and_the_submitting_span_says
             futures = [pool.submit(jobs.exit_at_once) for _ in range(2)]
             errors = [future.exception() for future in futures]
             # Without the worker's pid.
-            found.append([(type(error), error.args, re.sub("Process [0-9]+", "", repr(error.__cause__))) for error in errors])
+            found.append(
+                [(type(error), error.args, re.sub("Process [0-9]+", "", repr(error.__cause__))) for error in errors]
+            )
             with pytest.raises(concurrent.futures.process.BrokenProcessPool) as caught:
                 pool.submit(jobs.work)
             found[-1].append(caught.value.args)

@@ -74,7 +74,9 @@ def race(threads: int, spans: int) -> list[str]:
     if now != expected:
         errors.append(f"counted {now}, expected {expected}")
     if len(exporter.ids) != total or len({span for _, span in exporter.ids}) != total:
-        errors.append(f"{len(exporter.ids)} spans arrived with {len({span for _, span in exporter.ids})} ids, not {total}")
+        errors.append(
+            f"{len(exporter.ids)} spans arrived with {len({span for _, span in exporter.ids})} ids, not {total}"
+        )
     if {trace for trace, _ in exporter.ids} != {parent.context.trace_id}:
         errors.append("a span is in another trace")
     return errors

@@ -1,4 +1,4 @@
-"""What a thread inherits from the thread that started it, where threads inherit the Context of their start.
+"""Values that a thread inherits from its starter, where threads inherit the Context of their start.
 
 Since Python 3.14 with ``-X thread_inherit_context=1``, the default of free-threaded builds, ``Thread.start()`` copies the
 running Context for the new thread. A pool's worker or another thread that lives on would then put the work of every later
@@ -26,7 +26,7 @@ _probe: ContextVar[object] = ContextVar("tracekit_probe")
 def is_inherited(variable: ContextVar[Any], value: object) -> bool:
     """Tell, once a thread, whether *value* of *variable* was inherited by the Context that the thread runs in.
 
-    To be called before each access to *variable*, because the first call in a thread reads what it inherited. Copies of
+    To be called before each access to *variable*, because the first call in a thread reads the inherited value. Copies of
     the thread's Context are those of jobs that were handed over, or of tasks: there the answer is False.
     """
     try:
