@@ -413,6 +413,9 @@ def test_doctor_as_json_has_a_verdict_for_each_thing_it_looked_at(capsys):
     assert checks["python"]["text"].startswith(f"{platform.python_implementation()} {platform.python_version()}, ")
     assert checks["implementation"]["text"].split(":")[0] == tracekit.IMPLEMENTATION
     assert ("TRACEKIT_NO_EXTENSIONS" in checks["implementation"]["text"]) is NO_EXTENSIONS
+    inherits = getattr(sys.flags, "thread_inherit_context", 0)
+    starts = ("start in an empty", "inherit the")[inherits]
+    assert checks["threads"]["text"].startswith(f"{starts} Context")
     assert checks["formats"]["text"] == "tracecontext, baggage"
     assert checks["anyio"]["text"][0].isdigit()
 

@@ -59,19 +59,6 @@ R = TypeVar("R")
 Recording: TypeAlias = "tuple[int, str, tuple[int, ...] | None]"  # threshold, state, limits if they are not the default
 Settings: TypeAlias = "tuple[Recording | None, bytes | None]"  # and the formats, pickled
 
-
-def _is_interpreter() -> bool:
-    """Tell whether this is a subinterpreter of Python 3.14 or later."""
-    try:
-        interpreters = importlib.import_module("_interpreters")  # CPython's own, since 3.13
-        return sys.version_info >= (3, 14) and bool(interpreters.get_current() != interpreters.get_main())
-    except ImportError:
-        return False
-
-
-# Interpreters hand these over, and pickle may not: such a result leaves the spans to the next one.
-_SHARED = {memoryview, FunctionType} if _is_interpreter() else {memoryview}
-
 _lost_before: dict[int, int] = {}  # reported to the parent; by process, as a fork counts from 0
 
 
@@ -215,7 +202,17 @@ def _run(carrier: tuple[Place, Any], fn: Callable[..., Any], args: Any, kwargs: 
         if _has_news(tracer):
             _attach(error, where.trace_id if isinstance(where, SpanContext) else "")
         raise
-    return _Value(value) if _has_news(tracer) and type(value) not in _SHARED else value
+    return _Value(value) if _has_news(tracer) and not _is_shared(value) else value
+
+
+def _is_shared(value: object) -> bool:
+    """Tell whether interpreters hand *value* over, and pickle may not: its spans come with the next result."""
+    if type(value) is not FunctionType:
+        return type(value) is memoryview
+    if sys.version_info < (3, 14):
+        return False
+    interpreters: Any = importlib.import_module("concurrent.interpreters")
+    return bool(interpreters.get_current() != interpreters.get_main())
 
 
 def _inside(where: Place, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

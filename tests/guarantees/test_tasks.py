@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import sys
 
 import anyio
 import trio
@@ -50,6 +51,28 @@ async def task_group(t):
     async with asyncio.TaskGroup() as group:
         with t.span("request"):
             group.create_task(job(t)())
+
+
+@scenario(
+    row=2,
+    title="`asyncio.TaskGroup.cancel()`: the tasks are cancelled, the request goes on",
+    expect="""
+    request
+      job [cancelled]
+      rest
+    """,
+    backends=ASYNCIO if sys.version_info >= (3, 15) else (),
+)
+async def task_group_cancel(t):
+    async def work():
+        with t.span("job"):
+            group.cancel()
+            await asyncio.sleep(3600)
+
+    with t.span("request"):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work())
+        t.mark("rest")
 
 
 @scenario(row=2, title="`start_soon`; the parent ends before", expect=ENDED)

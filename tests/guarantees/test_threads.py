@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import gc
 import multiprocessing.pool
 import os
@@ -300,6 +301,40 @@ async def one_snapshot(t):
         thread.start()
     for thread in threads:
         await anyio.to_thread.run_sync(thread.join)
+
+
+@scenario(
+    row=3,
+    title="`threading.Thread(context=)` with a copy of the request's, on any build",
+    expect="""
+    request
+      job
+    """,
+    backends=ALL if sys.version_info >= (3, 14) else (),
+)
+async def thread_context(t):
+    with t.span("request"):
+        thread = threading.Thread(target=t.mark, args=("job",), context=contextvars.copy_context())
+        thread.start()
+        await anyio.to_thread.run_sync(thread.join)
+
+
+@scenario(
+    row=3,
+    title="a stock pool's worker, started under the first request: the second request's job is only linked to the first",
+    expect="""
+    job ~ request
+    request
+    second request
+    """,
+    backends=ALL if getattr(sys.flags, "thread_inherit_context", 0) else (),
+)
+async def stock_pool_that_inherits(t):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with t.span("request"):
+            pool.submit(int).result()
+        with t.span("second request"):
+            pool.submit(t.mark, "job").result()
 
 
 @scenario(

@@ -5,8 +5,10 @@
     python -m tests.tools.pythons -- tests/aio -x      with arguments for pytest
 
 Interpreters come from pyenv, where it is installed, and for newer versions from Debian's unstable distribution, which
-``debootstrap`` unpacks into a folder (needs root; about 900 MB and 4 minutes, once). Folder and environments stay below
-``$XDG_CACHE_HOME/tracekit`` for the next run. What cannot be had is named. The exit status is 1 if a test failed.
+``debootstrap`` unpacks into a folder (needs root; about 900 MB and 4 minutes, once). There a free-threaded 3.13 is built
+from Debian's source; it runs the tests of spans, scopes and threads, because other packages have no wheels for it. Where
+threads can inherit the Context of their start, the tests of threads run once more with that switched on. Folder and
+environments stay below ``$XDG_CACHE_HOME/tracekit``. What cannot be had is named. The exit status is 1 if a test failed.
 """
 
 from __future__ import annotations
@@ -17,7 +19,12 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REPOSITORY = Path(__file__).parent.parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracekit"
@@ -32,7 +39,16 @@ ENTER = [
     str(SID),
 ]
 PACKAGES = ["ca-certificates", "gcc", "g++", "git", "libc6-dev", "make"]
-FORMS = ("compiled", "plain")
+FORMS = ("compiled", "plain", "inherits")  # the last: compiled, and threads inherit the Context of their start
+FREE_THREADED = "3.13t"
+FREE_THREADED_TESTS = [
+    f"tests/test_{name}.py"
+    for name in (
+        *("accel", "attributes", "context", "delivery", "free_threading", "handoff", "inherited", "labels", "limits"),
+        *("misuse", "pipeline", "scope", "scope_handoffs", "span", "threads", "threads_queue", "traced", "tracer"),
+    )
+]
+INHERITING_TESTS = ["tests/guarantees", "tests/test_inherited.py", "tests/aio/test_asyncio.py"]
 
 
 class Python:
@@ -81,15 +97,31 @@ class Python:
                 shutil.copy2(REPOSITORY / name, tree / name)
         if not (self.root / "venv").exists():
             subprocess.run([*self._enter(), *self._command, "-m", "venv", f"{self.inside}/venv"], check=True)
-        self.run("-m", "pip", "install", "--quiet", "--editable", ".[test]")
+        if self.name == FREE_THREADED:
+            # The newest hypothesis has no wheel for it.
+            needs = ["anyio", "cython", "hypothesis<6.140", "pytest", "setuptools>=77", "trio"]
+            self.run("-m", "pip", "install", "--quiet", *needs)
+            install = ("--no-deps", "--no-build-isolation", "--editable", ".")
+            self.run("-m", "pip", "install", "--quiet", *install, TRACEKIT_NO_EXTENSIONS="1")
+        else:
+            self.run("-m", "pip", "install", "--quiet", "--editable", ".[test]")
+
+    def forms(self) -> Sequence[str]:
+        """Return the forms of the code that run here."""
+        if self.name == FREE_THREADED:
+            return ("plain",)
+        return FORMS if self.name in ("3.14", "3.15") else FORMS[:2]
 
     def test(self, form: str, arguments: list[str]) -> str:
         """Return the last line of pytest's report; the whole goes to a file beside the tree."""
-        done = self.run(
-            *("-m", "pytest", "-q", "-m", "not packaging", *arguments),
-            check=False,
-            TRACEKIT_NO_EXTENSIONS="1" if form == "plain" else "",
-        )
+        variables = {"TRACEKIT_NO_EXTENSIONS": "1" if form == "plain" else ""}
+        if self.name == FREE_THREADED:
+            arguments = [*FREE_THREADED_TESTS, "-k", "not uvloop", *arguments]
+            variables = {"TRACEKIT_TESTS_SHARED_SPANS": "20000"}
+        if form == "inherits":
+            arguments = [*INHERITING_TESTS, *arguments]
+            variables["PYTHON_THREAD_INHERIT_CONTEXT"] = "1"
+        done = self.run(*("-m", "pytest", "-q", "-m", "not packaging", *arguments), check=False, **variables)
         (self.root / f"{form}.log").write_text(done.stdout, encoding="utf-8")
         found = re.findall(r"^=*\s*(\d+ (?:passed|failed|error).*?) in ", done.stdout, re.MULTILINE)
         return found[-1] if found else f"exit status {done.returncode}"
@@ -121,7 +153,55 @@ def pythons() -> tuple[list[Python], list[str]]:
                 missing.append(f"{version}: {done.stdout.splitlines()[-1]}")
                 continue
         found.append(Python(version, [f"python{version}"], root, f"/tracekit/{version}"))
+    reason = reason or _build_free_threaded()
+    if reason:
+        missing.append(f"{FREE_THREADED}: {reason}")
+    else:
+        root = SID / "tracekit" / FREE_THREADED
+        root.mkdir(parents=True, exist_ok=True)
+        found.append(Python(FREE_THREADED, [f"{_PREFIX}/bin/python3"], root, f"/tracekit/{FREE_THREADED}"))
     return found, missing
+
+
+_PREFIX = f"/tracekit/{FREE_THREADED}-python"  # as the chroot sees it
+_NEEDS = ["libbz2-dev", "libffi-dev", "liblzma-dev", "libsqlite3-dev", "libssl-dev", "xz-utils", "zlib1g-dev"]
+
+
+def _build_free_threaded() -> str:
+    """Build CPython without the GIL from the newest source of 3.13 that Debian's pool has; return why not, or ""."""
+    if (SID / _PREFIX.lstrip("/") / "bin" / "python3").exists():
+        return ""
+    pool = f"{_mirror().rstrip('/')}/pool/main/p/python3.13/"
+    try:
+        with urllib.request.urlopen(pool, timeout=60) as answer:
+            names = set(re.findall(r"python3\.13_3\.13\.\d+\.orig\.tar\.xz", answer.read().decode()))
+        newest = max(names, key=lambda name: int(name.split(".")[3]))
+        sources = SID / "tracekit" / "src"
+        shutil.rmtree(sources, ignore_errors=True)
+        sources.mkdir(parents=True)
+        with urllib.request.urlopen(pool + newest, timeout=300) as answer, open(sources / "p.tar.xz", "wb") as file:
+            shutil.copyfileobj(answer, file)
+    except (OSError, ValueError) as error:
+        return f"the mirror has no source: {error}"
+    done = _apt("install", *_NEEDS)
+    if done.returncode:
+        return f"apt-get failed: {done.stdout.splitlines()[-1]}"
+    say(f"building {newest} without the GIL, once")
+    steps = (
+        "cd /tracekit/src && tar xf p.tar.xz && cd Python-3.13.*/",
+        f"./configure -q --disable-gil --prefix={_PREFIX}",
+        "make -s -j2",
+        "make -s install",
+    )
+    done = subprocess.run(
+        [*ENTER, "sh", "-c", " && ".join(steps)],
+        env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return f"the build failed: {done.stdout.splitlines()[-1]}" if done.returncode else ""
 
 
 def _unpack_sid() -> str:
@@ -180,7 +260,7 @@ def main() -> int:
     """Run, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.pythons", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", metavar="VERSION", help="this interpreter only; may be repeated")
-    parser.add_argument("--form", choices=FORMS, action="append", help="compiled or plain only")
+    parser.add_argument("--form", choices=FORMS, action="append", help="this form only; may be repeated")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     arguments = parser.parse_args()
     found, missing = pythons()
@@ -190,7 +270,9 @@ def main() -> int:
             continue
         say(f"{python.name}: installing")
         python.prepare()
-        for form in arguments.form or FORMS:
+        for form in python.forms():
+            if arguments.form and form not in arguments.form:
+                continue
             say(f"{python.name}: {form}")
             result = python.test(form, arguments.pytest)
             is_bad = is_bad or "passed" not in result or "failed" in result or "error" in result

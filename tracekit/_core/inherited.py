@@ -1,4 +1,4 @@
-"""Scopes that a thread inherits from the thread that started it, where threads inherit the Context of their start.
+"""Values that a thread inherits from its starter, where threads inherit the Context of their start.
 
 Since Python 3.14 with ``-X thread_inherit_context=1``, the default of free-threaded builds, ``Thread.start()`` copies the
 running Context for the new thread. A pool's worker or another thread that lives on would then put the work of every later

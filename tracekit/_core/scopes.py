@@ -39,6 +39,7 @@ if not compiled:
     )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from .labels import Labels
@@ -168,9 +169,11 @@ class Scope:
 
 
 if not compiled:
+    import sys
 
-    def _finalize(self: Scope) -> None:
-        if hasattr(self, "_generation"):  # not made by Scope.__new__() alone
+    def _finalize(self: Scope, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Not one made by Scope.__new__() alone, nor at the interpreter's end: modules may be empty by then.
+        if hasattr(self, "_generation") and not is_finalizing():
             self.__dealloc__()
 
     Scope.__del__ = _finalize  # type: ignore[attr-defined]

@@ -623,9 +623,11 @@ class Span:
 
 
 if not compiled:
+    import sys
 
-    def _finalize(self: Span) -> None:
-        if hasattr(self, "_generation"):  # not made by Span.__new__() alone
+    def _finalize(self: Span, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Not one made by Span.__new__() alone, nor at the interpreter's end: modules may be empty by then.
+        if hasattr(self, "_generation") and not is_finalizing():
             self.__dealloc__()
 
     Span.__del__ = _finalize  # type: ignore[attr-defined]

@@ -73,6 +73,5 @@ def run_in_executor(executor: Executor | None, func: Callable[[Unpack[Args]], T]
         return loop.run_in_executor(executor, run, *packed)
     if executor is None or starts_threads(executor):
         # From an empty Context: since Python 3.14 a worker may inherit that of its first job.
-        start: Any = loop.run_in_executor
-        return Context().run(start, executor, wrap(func), *args)  # type: ignore[no-any-return]
+        return Context().run(loop.run_in_executor, executor, wrap(func), *args)  # type: ignore[arg-type]
     return loop.run_in_executor(executor, wrap(func), *args)

@@ -17,6 +17,8 @@ from .. import _propagation
 from .._core import NO_EXTENSIONS
 from .._core.codecs import IMPLEMENTATION
 from .._core.context import SpanContext
+from .._core.free_threading import HAS_GIL
+from .._core.inherited import INHERITS
 from .._core.span import ROOT, span
 from .._distribution import NAME, find_clash
 from .._environment import Environment
@@ -78,6 +80,7 @@ def examine(db: str | None = None, endpoint: str | None = None) -> list[Finding]
         ("distribution", _distribution),
         ("implementation", _implementation),
         ("python", _python),
+        ("threads", _threads),
         ("platform", platform.platform),
         ("ids", _ids),
         ("clock", _clock),
@@ -119,9 +122,18 @@ def _distribution() -> str:
 def _implementation() -> str:
     if NO_EXTENSIONS:
         return f"{IMPLEMENTATION}: forced by TRACEKIT_NO_EXTENSIONS={os.environ.get('TRACEKIT_NO_EXTENSIONS', '')}"
+    if not HAS_GIL:
+        return "plain: this interpreter runs without the GIL, for which the extension modules are not built"
     if IMPLEMENTATION == "plain":
         return "plain: the extension was not built; install with a C compiler at hand for the compiled one"
     return "compiled: built for this Python"
+
+
+def _threads() -> str:
+    if not hasattr(sys.flags, "thread_inherit_context"):
+        return "start in an empty Context"
+    context = "inherit the Context of their start" if INHERITS else "start in an empty Context"
+    return f"{context}: thread_inherit_context={int(INHERITS)}"
 
 
 def _opentelemetry() -> str:
