@@ -41,6 +41,9 @@ class Octets:
         """End the nested message that began at *begin*."""
         self._octets[begin:begin] = _varint(len(self._octets) - begin)
 
+    # The compiled form leaves room for a longer size.
+    open_long, close_long = open, close
+
     def text(self, tag: int, text: str) -> None:
         """Write a text, also an empty one."""
         self._counted(tag, utf8(text))
