@@ -48,12 +48,15 @@ cdef class Items:
     cdef Py_ssize_t size, room
     cdef dict seen
 
+    cdef void clear(self) noexcept
     cdef int reserve(self, Py_ssize_t count) except -1
     cdef void append(self, PyObject* key, PyObject* value) noexcept
     cdef Py_ssize_t find(self, str key) noexcept
     cdef Py_ssize_t count(self) noexcept
     cdef bint has(self, str key) noexcept
     cdef int put(self, str key, object value) except -1
+    cdef int add(self, str key, object value) except -1
+    cdef bint fits(self, Py_ssize_t max_count, Py_ssize_t max_length) noexcept
     cdef bint fill(self, dict items, Py_ssize_t max_count, Py_ssize_t max_length) except -1
     cdef dict mapping(self)
 

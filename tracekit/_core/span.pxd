@@ -37,7 +37,7 @@ cdef Tracer _tracer
 cdef Buffer _buffer
 cdef object _observer, _clock
 cdef int64_t _anchor
-cdef str _INTERNAL
+cdef str _INTERNAL, _SERVER
 cdef tuple _NO_LINKS
 
 
@@ -85,7 +85,7 @@ cdef class Span:
     @cython.locals(attributes=Items, kind=type)
     cdef object _put(self, str key, object value)
 
-    @cython.locals(attributes=Items)
+    @cython.locals(attributes=Items, given=Items)
     cdef object _put_all(self, object items)
 
     @cython.locals(cleaned=Items)
@@ -110,6 +110,12 @@ cpdef Span start_with(
 cdef Span _start(
     Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
 )
+@cython.locals(self=Span)
+cpdef Span start_server_span(Tracer tracer, str name, object attributes, tuple links, object parent)
+
+
+@cython.locals(items=Items)
+cpdef dict mapping_of(object attributes)
 cdef object _items(object attributes)
 
 
@@ -117,6 +123,7 @@ cdef object _items(object attributes)
 cdef Items _kept(object attributes)
 cdef object _viewed(Items items)
 cdef tuple _link(object target)
+cdef object _kind(object kind)
 cdef int _index(tuple names, object name, str parameter) except -2
 cpdef object relabel(Span span, object labels)
 cpdef object rekind(Span span, str kind)
