@@ -781,7 +781,7 @@ def start_server_span(
     if type(attributes) is Items:
         # A sampler of the program's gets a dict; it may change it.
         seen = None if tracer.sampler is None else mapping_of(attributes)
-    self = _start(tracer, name, _SERVER, seen, attributes, links, parent, None)  # type: ignore[arg-type]
+    self = _start(tracer, name, _SERVER, seen, attributes, links, parent, None)
     if self._is_recorded and tracer.hooks is not None:
         tracer.hooks.started(self, None)
     return self

@@ -46,9 +46,7 @@ class Callers:
         self._routes = [(prefix, _checked(trust)) for prefix, trust in by_length]
         self._forced = Forced(forced_per_s)
 
-    def start(
-        self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], *arguments: Any
-    ) -> Span:
+    def start(self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], *arguments: Any) -> Span:
         """Start the server span of a request with these headers, a carrier for ``extract()``.
 
         ``attributes_of(*arguments)``, a dict with str keys or an ``Items``, is called only for a request that may be
