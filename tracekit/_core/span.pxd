@@ -110,6 +110,8 @@ cpdef Span start_with(
 cdef Span _start(
     Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
 )
+
+
 @cython.locals(self=Span)
 cpdef Span start_server_span(Tracer tracer, str name, object attributes, tuple links, object parent)
 
