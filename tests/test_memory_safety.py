@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import textwrap
@@ -217,3 +218,19 @@ def test_a_reading_in_a_gc_callback_does_not_change_what_is_being_set():
             gc.callbacks.remove(look)
         """
     )
+
+
+def test_a_span_that_another_finalizer_ends_is_counted_once(exporter):
+    class Owner:
+        def __del__(self):
+            self.span.end()
+
+    before = tracekit.statistics().open
+    gc.collect()
+    span = tracekit.span("work")  # before its owner: the collector calls finalizers in this order
+    owner = Owner()
+    owner.span, owner.cycle = span, owner
+    del owner, span
+    gc.collect()
+    assert tracekit.statistics().open == before
+    assert [span.name for span in exporter.spans] == ["work"]

@@ -653,3 +653,11 @@ def test_a_tree_of_spans_is_what_the_code_looks_like(exporter):
         with tracekit.span("pay", links=[REMOTE]):
             pass
     assert span_tree(exporter.spans) == "checkout\n  reserve\n    query\n  pay ~ bbbbbbbbbbbbbbbb"
+
+
+def test_a_view_of_no_attributes_shows_those_that_are_set_later(exporter):
+    span = tracekit.span("work", attributes={"dropped": None})
+    view = span.attributes
+    span.set_attributes({"kept": 1})
+    assert view == span.attributes == {"kept": 1}
+    span.end()

@@ -42,6 +42,13 @@ def set_formats(
     _sieve, _read, _write = sieve, read, write
 
 
+if not compiled:
+
+    def reads_w3c() -> bool:
+        """Tell whether ``extract()`` reads the W3C formats only."""
+        return _read is None
+
+
 def extract(carrier: Any) -> SpanContext | None:
     """Return the context that *carrier* holds in any of the configured formats, or None: a new trace.
 

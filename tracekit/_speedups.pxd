@@ -48,12 +48,15 @@ cdef class Items:
     cdef Py_ssize_t size, room
     cdef dict seen
 
+    cdef void clear(self) noexcept
     cdef int reserve(self, Py_ssize_t count) except -1
     cdef void append(self, PyObject* key, PyObject* value) noexcept
     cdef Py_ssize_t find(self, str key) noexcept
     cdef Py_ssize_t count(self) noexcept
     cdef bint has(self, str key) noexcept
     cdef int put(self, str key, object value) except -1
+    cdef int add(self, str key, object value) except -1
+    cdef bint fits(self, Py_ssize_t max_count, Py_ssize_t max_length) noexcept
     cdef bint fill(self, dict items, Py_ssize_t max_count, Py_ssize_t max_length) except -1
     cdef dict mapping(self)
 
@@ -97,9 +100,14 @@ cdef class Octets:
     cdef int flags(self, int tag, uint32_t flags) except -1
     cdef int trace_id(self, uint8_t tag, uint64_t high, uint64_t low) except -1
     cdef int span_id(self, uint8_t tag, uint64_t span) except -1
+    cdef void copy(self, const uint8_t* octets, Py_ssize_t size) noexcept
     cdef Py_ssize_t open(self, uint8_t tag) except -1
+    cdef Py_ssize_t open_long(self, uint8_t tag) except -1
     cdef int close(self, Py_ssize_t begin) except -1
+    cdef int close_long(self, Py_ssize_t begin) except -1
+    cdef int end(self, Py_ssize_t begin, int room) except -1
     cdef int attributes(self, uint8_t tag, dict attributes) except -1
     cdef int items(self, uint8_t tag, Items items) except -1
     cdef int attribute(self, uint8_t tag, str key, object value) except -1
+    cdef bint short(self, uint8_t tag, str key, str value) except -1
     cdef int value(self, object value) except -1

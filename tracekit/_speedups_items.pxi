@@ -25,6 +25,12 @@ cdef inline bint _is_same(object one, object other) noexcept:
     )
 
 
+cdef inline bint _is_plain(PyObject* value, Py_ssize_t max_length) noexcept:
+    if PyUnicode_CheckExact(<object>value):
+        return PyUnicode_GET_LENGTH(<object>value) <= max_length
+    return PyLong_CheckExact(<object>value) or PyFloat_CheckExact(<object>value) or PyBool_Check(<object>value)
+
+
 cpdef bint has_text_keys(dict items) noexcept:
     """Tell whether all keys are of type str, and none of a subclass."""
     cdef PyObject* key
@@ -44,10 +50,14 @@ cdef class Items:
     # No Python code runs inside: keys are of type str, and replaced values are plain ones.
 
     def __dealloc__(self):
-        cdef Py_ssize_t at
-        for at in range(2 * self.size):
-            Py_DECREF(<object>self.pairs[at])
+        self.clear()
         PyMem_Free(self.pairs)
+
+    cdef void clear(self) noexcept:
+        cdef Py_ssize_t at, count = 2 * self.size
+        self.size = 0
+        for at in range(count):
+            Py_DECREF(<object>self.pairs[at])
 
     cdef int reserve(self, Py_ssize_t count) except -1:
         """Make room for *count* more, exactly so many at first."""
@@ -97,6 +107,20 @@ cdef class Items:
             self.seen[key] = value
         return 0
 
+    cdef int add(self, str key, object value) except -1:
+        """Put *value* under *key*, which is not there yet."""
+        self.reserve(1)
+        self.append(<PyObject*>key, <PyObject*>value)
+        return 0
+
+    cdef bint fits(self, Py_ssize_t max_count, Py_ssize_t max_length) noexcept:
+        """Tell whether none would have to be converted, cut or left out."""
+        cdef Py_ssize_t at
+        for at in range(self.size):
+            if not _is_plain(self.pairs[2 * at + 1], max_length):
+                return False
+        return self.size <= max_count
+
     cdef bint fill(self, dict items, Py_ssize_t max_count, Py_ssize_t max_length) except -1:
         """Put all *items* and return True; or put none where one would have to be converted, cut or left out."""
         cdef PyObject* key
@@ -104,22 +128,20 @@ cdef class Items:
         cdef Py_ssize_t at = 0
         if self.size + len(items) > max_count:
             return False
-        while PyDict_Next(items, &at, &key, &value):
-            if PyUnicode_CheckExact(<object>value):
-                if PyUnicode_GET_LENGTH(<object>value) > max_length:
+        if not self.size and self.seen is None:
+            self.reserve(len(items))
+            while PyDict_Next(items, &at, &key, &value):
+                if not _is_plain(value, max_length):
+                    self.clear()
                     return False
-            elif not (
-                PyLong_CheckExact(<object>value) or PyFloat_CheckExact(<object>value) or PyBool_Check(<object>value)
-            ):
+                self.append(key, value)
+            return True
+        while PyDict_Next(items, &at, &key, &value):
+            if not _is_plain(value, max_length):
                 return False
         at = 0
-        if self.size:
-            while PyDict_Next(items, &at, &key, &value):
-                self.put(<str>key, <object>value)
-            return True
-        self.reserve(len(items))
         while PyDict_Next(items, &at, &key, &value):
-            self.append(key, value)
+            self.put(<str>key, <object>value)
         return True
 
     cdef dict mapping(self):

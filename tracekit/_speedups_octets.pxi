@@ -36,9 +36,11 @@ cdef class Octets:
         self.byte(<uint8_t>number)
 
     cdef inline void fixed64(self, uint64_t number) noexcept:  # little-endian on every machine
+        cdef uint8_t* octets = self.start + self.size
         cdef int at
-        for at in range(8):
-            self.byte(<uint8_t>(number >> 8 * at))
+        for at in range(8):  # one store where the machine is little-endian
+            octets[at] = <uint8_t>(number >> 8 * at)
+        self.size += 8
 
     cdef inline void word(self, uint64_t number) noexcept:  # big-endian, as ids are
         _put_word(number, self.start + self.size)
@@ -48,9 +50,12 @@ cdef class Octets:
         self.need(size + MAX_SCALAR)
         self.byte(tag)
         self.varint(<uint64_t>size)
+        self.copy(octets, size)
+        return 0
+
+    cdef inline void copy(self, const uint8_t* octets, Py_ssize_t size) noexcept:
         memcpy(self.start + self.size, octets, <size_t>size)
         self.size += size
-        return 0
 
     cdef int text(self, uint8_t tag, str text) except -1:
         cdef object utf8
@@ -83,27 +88,44 @@ cdef class Octets:
         self.size += 1
         return self.size
 
+    cdef Py_ssize_t open_long(self, uint8_t tag) except -1:
+        """Begin a nested message of probably 128 to 16,383 octets; ``close_long()`` ends it."""
+        self.need(MAX_SCALAR)
+        self.byte(tag)
+        self.size += 2
+        return self.size
+
     cdef int close(self, Py_ssize_t begin) except -1:
+        return self.end(begin, 1)
+
+    cdef int close_long(self, Py_ssize_t begin) except -1:
+        return self.end(begin, 2)
+
+    cdef inline int end(self, Py_ssize_t begin, int room) except -1:
+        """Write the size of the message that begins at *begin* into the *room* octets before it, or move the message."""
         cdef Py_ssize_t size = self.size - begin
         cdef Py_ssize_t rest = size >> 7
-        cdef int more = 0
-        if rest:
-            while rest:
-                more += 1
-                rest >>= 7
-            self.need(more)
-            memmove(self.start + begin + more, self.start + begin, <size_t>size)
-        self.size = begin - 1
+        cdef int taken = 1
+        while rest:
+            taken += 1
+            rest >>= 7
+        if taken != room:
+            self.need(MAX_SCALAR)
+            memmove(self.start + begin + taken - room, self.start + begin, <size_t>size)
+        self.size = begin - room
         self.varint(<uint64_t>size)
         self.size += size
         return 0
 
     cdef int flags(self, int tag, uint32_t flags) except -1:
         cdef int at
+        cdef uint8_t* octets
         self.need(MAX_SCALAR)
         self.varint(<uint64_t>tag)
+        octets = self.start + self.size
         for at in range(4):  # fixed32, little-endian
-            self.byte(<uint8_t>(flags >> 8 * at))
+            octets[at] = <uint8_t>(flags >> 8 * at)
+        self.size += 4
         return 0
 
     cdef int trace_id(self, uint8_t tag, uint64_t high, uint64_t low) except -1:
@@ -133,13 +155,34 @@ cdef class Octets:
         return 0
 
     cdef int attribute(self, uint8_t tag, str key, object value) except -1:
-        cdef Py_ssize_t whole = self.open(tag), part
+        cdef Py_ssize_t whole, part
+        if type(value) is str and self.short(tag, key, <str>value):
+            return 0
+        whole = self.open(tag)
         self.name(0x0A, key)
         part = self.open(0x12)
         self.value(value)
         self.close(part)
         self.close(whole)
         return 0
+
+    cdef bint short(self, uint8_t tag, str key, str value) except -1:
+        """Write an attribute in one piece, if all its sizes take one octet and its texts are ASCII; return whether."""
+        cdef Py_ssize_t key_size = PyUnicode_GET_LENGTH(key), size = PyUnicode_GET_LENGTH(value)
+        cdef uint8_t* octets
+        if not key_size or key_size + size > 0x7F - 6 or not PyUnicode_IS_ASCII(key) or not PyUnicode_IS_ASCII(value):
+            return False
+        self.need(0x7F + MAX_SCALAR)
+        octets = self.start + self.size
+        octets[0], octets[1] = tag, <uint8_t>(key_size + size + 6)
+        octets[2], octets[3] = 0x0A, <uint8_t>key_size
+        memcpy(octets + 4, PyUnicode_DATA(key), <size_t>key_size)
+        octets += 4 + key_size
+        octets[0], octets[1] = 0x12, <uint8_t>(size + 2)
+        octets[2], octets[3] = 0x0A, <uint8_t>size
+        memcpy(octets + 4, PyUnicode_DATA(value), <size_t>size)
+        self.size += key_size + size + 8
+        return True
 
     cdef int value(self, object value) except -1:
         """Write an ``AnyValue``; None is one without a value. An attribute nests three levels deep at most."""

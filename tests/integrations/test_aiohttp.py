@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 import tracekit
-from tracekit.integrations import _client, _http, _peers, _server
+from tracekit.integrations import _aiohttp_server, _client, _http, _peers
 from tracekit.integrations import aiohttp as integration
 from tracekit.testing import span_tree
 
@@ -687,7 +687,7 @@ def test_an_error_of_tracing_is_logged_once_and_the_request_is_served(exporter, 
         for _ in range(2):
             assert await fetch(session, base)
 
-    monkeypatch.setattr(_server, "span", fail)
+    monkeypatch.setattr(_aiohttp_server, "_attributes_of", fail)
     server(test)
     assert [record.name for record in caplog.records if record.levelname == "WARNING"] == ["tracekit"]
 

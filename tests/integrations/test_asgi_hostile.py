@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import tracekit
-from tracekit.integrations import _http, _server
+from tracekit.integrations import _http, asgi
 from tracekit.integrations.asgi import TraceMiddleware
 
 from .peer import CALLER, LABELS, LAST, START, answer, at_once, request_scope, run, websocket_scope
@@ -245,7 +245,7 @@ def test_an_error_of_tracing_is_logged_once_and_the_request_is_served(monkeypatc
         raise RuntimeError("tracing is broken")
 
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
-    monkeypatch.setattr(_server, "span", broken)
+    monkeypatch.setattr(asgi, "attributes_of", broken)
     peer = []
 
     async def send(message):

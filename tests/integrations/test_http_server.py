@@ -274,14 +274,12 @@ def test_hooks_that_raise_are_reported_once(monkeypatch, exporter, caplog, port)
 
 
 def test_an_error_of_tracing_is_reported_once_and_the_request_served(monkeypatch, exporter, caplog, port):
-    from tracekit.integrations import _server
-
     def broken(*_, **__):
         raise RuntimeError("tracing is broken")
 
     http_server.instrument()
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
-    monkeypatch.setattr(_server, "span", broken)
+    monkeypatch.setattr(http_server, "_attributes_of", broken)
     assert [ask(port) for _ in range(2)] == [200] * 2
     assert len(caplog.records) == 1
 

@@ -11,7 +11,7 @@ from wsgiref.validate import validator
 import pytest
 
 import tracekit
-from tracekit.integrations import _http
+from tracekit.integrations import _http, wsgi
 from tracekit.integrations.wsgi import SPAN_KEY, TraceMiddleware
 from tracekit.testing import span_tree
 from tracekit.wire import b3
@@ -607,13 +607,11 @@ def test_hooks_that_raise_are_reported_once(monkeypatch, exporter, caplog):
 
 
 def test_an_error_of_tracing_is_reported_once_and_the_request_served(monkeypatch, exporter, caplog):
-    from tracekit.integrations import _server
-
     def broken(*_, **__):
         raise RuntimeError("tracing is broken")
 
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
-    monkeypatch.setattr(_server, "span", broken)
+    monkeypatch.setattr(wsgi, "attributes_of", broken)
     for _ in range(2):
         assert serve(hello) == b"hello"
     assert len(caplog.records) == 1

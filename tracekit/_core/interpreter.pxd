@@ -78,6 +78,8 @@ cdef extern from *:
         return value != NULL ? value : Py_NewRef(Py_None);
     }
 
+    static PyObject *tk_last_here;  /* the weak reference that tk_here() made last */
+
     static inline int tk_refers_to(PyObject *ref, PyObject *target) {
     #if PY_VERSION_HEX >= 0x030D0000
         PyObject *got = NULL;
@@ -87,6 +89,17 @@ cdef extern from *:
     #else
         return PyWeakref_GetObject(ref) == target;
     #endif
+    }
+
+    static inline PyObject *tk_here(void) {  /* new reference */
+        PyObject *context = tk_running_context(), *ref = tk_last_here;
+        if (ref == NULL || !tk_refers_to(ref, context)) {
+            ref = PyWeakref_NewRef(context, NULL);
+            if (ref == NULL) return NULL;
+            Py_XSETREF(tk_last_here, Py_NewRef(ref));
+            return ref;
+        }
+        return Py_NewRef(ref);
     }
 
     static inline PyObject *tk_referent(PyObject *ref) {  /* new reference, or None */
@@ -117,6 +130,7 @@ cdef extern from *:
     int tk_put(object, object) except -1
     object tk_held(object)
     bint tk_refers_to(PyObject*, PyObject*) noexcept
+    object tk_here()
     object tk_referent(PyObject*)
     void tk_publish(object, const char*) noexcept
     void tk_forbid_new(object) noexcept
@@ -151,7 +165,7 @@ cdef inline bint is_collecting() noexcept:
 
 
 cdef inline object here():
-    return PyWeakref_NewRef(<object>tk_running_context(), None)
+    return tk_here()
 
 
 cdef inline bint is_here(object owner) noexcept:

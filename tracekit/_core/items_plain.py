@@ -18,28 +18,39 @@ def has_text_keys(items: dict[Any, Any]) -> bool:
     return all(type(key) is str for key in items)
 
 
+def _are_plain(items: dict[str, Any], max_length: int) -> bool:
+    for value in items.values():
+        kind = type(value)
+        if kind is str:
+            if len(value) > max_length:
+                return False
+        elif kind is not int and kind is not float and kind is not bool:
+            return False
+    return True
+
+
 class Items(dict[str, Any]):
     """The attributes of a span, an event or a link, in the order in which their keys came."""
 
     __slots__ = ()
 
-    put = dict.__setitem__
+    put = add = dict.__setitem__
     has = dict.__contains__
     count = dict.__len__
 
     def fill(self, items: dict[str, Any], max_count: int, max_length: int) -> bool:
         """Put all *items* and return True; or put none where one would have to be converted, cut or left out."""
-        if len(self) + len(items) > max_count:
+        if len(self) + len(items) > max_count or not _are_plain(items, max_length):
             return False
-        for value in items.values():
-            kind = type(value)
-            if kind is str:
-                if len(value) > max_length:
-                    return False
-            elif kind is not int and kind is not float and kind is not bool:
-                return False
         self.update(items)
         return True
+
+    def reserve(self, count: int) -> None:
+        """Make room for *count* more."""
+
+    def fits(self, max_count: int, max_length: int) -> bool:
+        """Tell whether none would have to be converted, cut or left out."""
+        return len(self) <= max_count and _are_plain(self, max_length)
 
     def mapping(self) -> dict[str, Any]:
         """Return the dict that holds them, always the same; later ones enter it, too. Without the GIL, a copy."""

@@ -43,6 +43,14 @@ class Octets:
         """End the nested message that began at *begin*."""
         self._octets[begin:begin] = _varint(len(self._octets) - begin)
 
+    def open_long(self, tag: int) -> int:
+        """Begin a nested message; the compiled form leaves room for a longer size."""
+        return self.open(tag)
+
+    def close_long(self, begin: int) -> None:
+        """End the nested message that ``open_long()`` began at *begin*."""
+        self.close(begin)
+
     def text(self, tag: int, text: str) -> None:
         """Write a text, also an empty one."""
         self._counted(tag, utf8(text))

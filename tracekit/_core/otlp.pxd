@@ -7,6 +7,8 @@ from .context cimport SpanContext
 from .span cimport CANCELLED, ERROR, OK, Span
 from .tracer cimport Tracer
 
+cdef str _INTERNAL
+
 cdef enum:
     HAS_IS_REMOTE = 0x100
     IS_REMOTE = 0x200

@@ -13,6 +13,8 @@ from .attributes import CANCELLED_KEY
 from .records import KINDS
 from .span import Span
 
+_INTERNAL: Final = KINDS[0]
+
 if not compiled:
     from .codecs import Entries, Octets
     from .span import CANCELLED, ERROR, OK
@@ -82,13 +84,13 @@ def _put_scope_spans(out: Octets, spans: list[Any]) -> None:
 
 
 def _put_span(out: Octets, span: Span) -> None:
-    whole = out.open(0x12)
+    whole = out.open_long(0x12)
     parent = span.parent
     _put_ids(out, span.context)
     if parent is not None and parent._span:
         out.span_id(0x22, parent._span)
     out.name(0x2A, span._name)
-    out.number(0x30, KINDS.index(span._kind) + 1)
+    out.number(0x30, 1 if span._kind is _INTERNAL else KINDS.index(span._kind) + 1)
     out.time(0x39, span._start)
     out.time(0x41, span._stop)
     if span._attributes is not None:
@@ -111,7 +113,7 @@ def _put_span(out: Octets, span: Span) -> None:
     out.flags(
         0x85, span.context._bits & 0xFF | HAS_IS_REMOTE | (IS_REMOTE if parent is not None and parent._remote else 0)
     )
-    out.close(whole)
+    out.close_long(whole)
 
 
 def _put_events(out: Octets, events: Entries) -> None:

@@ -38,7 +38,7 @@ cdef Tracer _tracer
 cdef Buffer _buffer
 cdef object _observer, _clock
 cdef int64_t _anchor
-cdef str _INTERNAL
+cdef str _INTERNAL, _SERVER
 cdef tuple _NO_LINKS, _NO_CLASSES
 cdef PyObject* _oldest
 cdef PyObject* _newest
@@ -92,7 +92,7 @@ cdef class Span:
     @cython.locals(attributes=Items, kind=type)
     cdef object _put(self, str key, object value)
 
-    @cython.locals(attributes=Items)
+    @cython.locals(attributes=Items, given=Items)
     cdef object _put_all(self, object items)
 
     @cython.locals(cleaned=Items)
@@ -129,6 +129,14 @@ cpdef Span start_with(
 cdef Span _start(
     Tracer tracer, str name, str kind, object attributes, object items, tuple links, object parent, object start_ns
 )
+
+
+@cython.locals(self=Span)
+cpdef Span start_server_span(Tracer tracer, str name, object attributes, tuple links, object parent)
+
+
+@cython.locals(items=Items)
+cpdef dict mapping_of(object attributes)
 cdef object _items(object attributes)
 
 
@@ -137,6 +145,7 @@ cdef Items _kept(object attributes)
 cdef object _viewed(Items items)
 cdef tuple _link(object target)
 cdef tuple _classes(object expected)
+cdef object _kind(object kind)
 cdef int _index(tuple names, object name, str parameter) except -2
 cdef object _process(Span span)
 cpdef object amend(Span span, str name, dict attributes, object status)

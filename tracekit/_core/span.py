@@ -71,6 +71,7 @@ __all__ = [
     "after_fork",
     "amend",
     "check_clock",
+    "mapping_of",
     "open_spans",
     "rekind",
     "relabel",
@@ -82,6 +83,7 @@ __all__ = [
     "set_tracer",
     "span",
     "span_scope",
+    "start_server_span",
     "start_with",
     "watch_spans",
 ]
@@ -105,6 +107,7 @@ _clock: Callable[[], int] | None = None
 _ANCHOR_DRIFT_NS: Final = 5_000_000
 _MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
 _INTERNAL: Final = KINDS[0]
+_SERVER: Final = KINDS[1]
 _NO_LINKS: Final[tuple[Any, ...]] = ()
 _watchers = 0
 _NO_CLASSES: Final[tuple[type[BaseException], ...]] = ()
@@ -575,7 +578,7 @@ class Span:
         kind = type(value)
         attributes = self._attributes
         if attributes is None:
-            attributes = self._attributes = Items()
+            attributes = self._attributes = Items.__new__(Items)
         if attributes.count() >= self._tracer.max_attributes and not attributes.has(key):
             self.dropped_attributes += 1
             return
@@ -595,10 +598,16 @@ class Span:
         attributes.put(key, value)
 
     def _put_all(self, items: Any) -> None:
-        if type(items) is dict:
-            attributes = self._attributes
+        attributes = self._attributes
+        if type(items) is Items:
+            given: Items = items
+            if attributes is None and given.fits(self._tracer.max_attributes, self._tracer.max_value):
+                self._attributes = given
+            else:
+                self._put_all(dict(given.mapping()))
+        elif type(items) is dict:
             if attributes is None and items:
-                attributes = self._attributes = Items()
+                attributes = self._attributes = Items.__new__(Items)
             if attributes is None or attributes.fill(items, self._tracer.max_attributes, self._tracer.max_value):
                 return
             try:
@@ -724,6 +733,7 @@ def _new_span() -> Span:
 
 def _abandon(span: Span) -> None:
     """End *span*, which is being deallocated: its fields move to another span, which can be exported."""
+    span._has_ended = True  # in the plain form another finalizer may call it after this
     if not span._is_recorded:
         _buffer.end(span, False)
         return
@@ -825,6 +835,13 @@ def _link(target: object) -> tuple[Any, Any]:
     return target, items
 
 
+def _kind(kind: Any) -> Any:
+    for known in KINDS:
+        if kind is known:
+            return known
+    return KINDS[max(_index(KINDS, kind, "kind"), 0)]
+
+
 def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
     """Return the place of *name* in *names*, or -1."""
     if not isinstance(name, str):
@@ -862,7 +879,7 @@ def span(
             name = ""
         name = str.__str__(name)
     if kind is not _INTERNAL:
-        kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
+        kind = _kind(kind)
     if attributes is not None:
         items = _items(attributes)
         if items is not attributes:
@@ -907,6 +924,35 @@ def start_with(
     *name* and the keys of *attributes* are str and none of its subclasses, *kind* is one of ``KINDS``.
     """
     return _start(tracer, name, kind, attributes, attributes, links, parent, start_ns)
+
+
+def start_server_span(
+    tracer: Tracer,
+    name: str,
+    attributes: Items | dict[str, Any] | None,
+    links: tuple[Any, ...],
+    parent: SpanContext | Root,
+) -> Span:
+    """Start a span of a server integration, with the tracer in use; the arguments are checked.
+
+    *name* and the keys of *attributes* are str and none of its subclasses. An ``Items`` becomes the span's.
+    """
+    seen = attributes
+    if type(attributes) is Items:
+        # A sampler of the program's gets a dict; it may change it.
+        seen = None if tracer.sampler is None else mapping_of(attributes)
+    self = _start(tracer, name, _SERVER, seen, attributes, links, parent, None)
+    if self._is_recorded and tracer.hooks is not None:
+        tracer.hooks.started(self, None)
+    return self
+
+
+def mapping_of(attributes: Any) -> dict[str, Any]:
+    """Return a dict of *attributes*, a dict or an ``Items``."""
+    if type(attributes) is Items:
+        items: Items = attributes
+        return dict(items.mapping())
+    return dict(attributes)
 
 
 def relabel(span: Span, labels: Labels) -> None:

@@ -1,5 +1,13 @@
 cimport cython
 
+from .._speedups cimport Items
 
-@cython.locals(attributes=dict)
-cpdef dict attributes_of(object scope, object kind, object method, object redaction)
+cdef Py_ssize_t _ROOM
+
+
+@cython.locals(attributes=Items, fields=dict, text=str)
+cpdef Items attributes_of(object scope, object kind, object method, object redaction)
+
+
+@cython.locals(plain=bytes)
+cdef str _latin(object octets, Py_ssize_t most)

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..cython import compiled
 from ._http import server_of
 from ._redaction import MAX_TEXT, Redaction
+
+if not compiled:
+    from .._core.codecs import Items
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -16,23 +20,28 @@ if TYPE_CHECKING:
 __all__ = ["SPAN_KEY", "attributes_of", "route_of"]
 
 SPAN_KEY = "tracekit.span"
+_ROOM = 12  # attributes that most requests have, with the status
 
 
-def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redaction: Redaction) -> dict[str, Any]:
+def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redaction: Redaction) -> Items:
     """Return the attributes of the request in *scope*; malformed fields are left out."""
-    get = scope.get
-    scheme = get("scheme") or ("http" if kind == "http" else "ws")
-    path = get("raw_path")
+    fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
+    scheme = fields.get("scheme") or ("http" if kind == "http" else "ws")
+    path = fields.get("raw_path")
     if type(path) is bytes:  # as it was sent; in "path" the server has decoded "%2F" and "%3F"
-        path = path.decode("latin-1")
-        if "?" in path:
-            path = path.partition("?")[0]
+        text = _latin(path, len(path))
+        path = text.partition("?")[0] if "?" in text else text
     else:
-        path = get("path", "")
-    attributes = {"http.request.method": method, "url.path": path, "url.scheme": scheme}
+        path = fields.get("path", "")
+    attributes = Items.__new__(Items)
+    attributes.reserve(_ROOM)
+    attributes.add("http.request.method", "_OTHER" if method == "HTTP" else method)
+    attributes.add("url.path", path)
+    attributes.add("url.scheme", scheme)
     try:
-        host = agent = b""
-        for name, value in get("headers", ()):
+        host: Any = b""
+        agent: Any = b""
+        for name, value in fields.get("headers", ()):
             if name == b"host":
                 host = value
                 if agent:
@@ -42,33 +51,41 @@ def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redac
                 if host:
                     break
         if agent:
-            attributes["user_agent.original"] = agent[:MAX_TEXT].decode("latin-1")
-        server = get("server")
+            attributes.add("user_agent.original", _latin(agent, MAX_TEXT))
+        server = fields.get("server")
         address, port = server_of(host, scheme, server if type(server) is not list else tuple(server))
         if address:
-            attributes["server.address"] = address
+            attributes.add("server.address", address)
             if port:
-                attributes["server.port"] = port
+                attributes.add("server.port", port)
     except Exception:  # malformed fields: keep the attributes found so far
         pass
     try:
-        if query := get("query_string"):
-            attributes["url.query"] = redaction.query(query[:MAX_TEXT].decode("latin-1"))
-        if version := get("http_version"):
-            attributes["network.protocol.version"] = version
+        if query := fields.get("query_string"):
+            attributes.add("url.query", redaction.query(_latin(query, MAX_TEXT)))
+        if version := fields.get("http_version"):
+            attributes.add("network.protocol.version", version)
         if method == "HTTP":
-            attributes["http.request.method"] = "_OTHER"
-            attributes["http.request.method_original"] = scope["method"][:64]
+            attributes.add("http.request.method_original", fields["method"][:64])
     except Exception:
         pass
     try:
-        if (client := get("client")) and (address := client[0]):
-            attributes["client.address"] = address
+        if (client := fields.get("client")) and (address := client[0]):
+            attributes.add("client.address", address)
             if client[1]:  # 0 if the client's address comes from a proxy's header
-                attributes["network.peer.address"] = address
+                attributes.add("network.peer.address", address)
     except Exception:
         pass
     return attributes
+
+
+def _latin(octets: Any, most: int) -> str:
+    """Return the first *most* of *octets* as text."""
+    if type(octets) is bytes:
+        plain: bytes = octets
+        return plain[:most].decode("latin-1")
+    text: str = octets[:most].decode("latin-1")
+    return text
 
 
 def route_of(scope: MutableMapping[str, Any]) -> str:

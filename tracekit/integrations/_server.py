@@ -7,11 +7,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import ROOT, Span, SpanContext, span
-from .._configure import tracer_in_use
+from .. import ROOT, Span, SpanContext
+from .._carriers import extract
 from .._propagation import extract_all
+from ..cython import cclass, compiled
 from ._forced import Forced
 from ._redaction import MAX_TEXT
+
+if not compiled:
+    from .._carriers import reads_w3c
+    from .._core.span import mapping_of, start_server_span, tracer_in_use
 
 if TYPE_CHECKING:
     from .._core.span import Root
@@ -23,6 +28,7 @@ _TRUST = ("continue", "restart", "link", "ignore")
 NOT_TRACED = SpanContext(deferred=False)  # spans below it are not recorded, here or downstream
 
 
+@cclass
 class Callers:
     """How far a server follows its callers; ``TraceMiddleware`` of ASGI documents the arguments.
 
@@ -40,13 +46,17 @@ class Callers:
         self._routes = [(prefix, _checked(trust)) for prefix, trust in by_length]
         self._forced = Forced(forced_per_s)
 
-    def start(
-        self, name: str, path: Any, headers: Any, attributes_of: Callable[..., dict[str, Any]], *arguments: Any
-    ) -> Span:
+    def start(self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], *arguments: Any) -> Span:
         """Start the server span of a request with these headers, a carrier for ``extract()``.
 
-        ``attributes_of(*arguments)`` is called only for a request that may be recorded.
+        ``attributes_of(*arguments)``, a dict with str keys or an ``Items``, is called only for a request that may be
+        recorded.
         """
+        return self._start(name, path, headers, attributes_of, arguments)
+
+    def _start(
+        self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Span:
         parent: SpanContext | Root = ROOT
         links: tuple[SpanContext, ...] = ()
         continued: SpanContext | None = None
@@ -69,8 +79,8 @@ class Callers:
             if tracer.threshold or tracer.sampler is not None:  # some traces are not kept
                 self._forced.count(tracer)
                 if continued is not None and attributes is not None and may_be_kept:
-                    parent = self._forced.admit(tracer, continued, name, attributes)
-        return span(name, kind="server", parent=parent, links=links, attributes=attributes)
+                    parent = self._forced.admit(tracer, continued, name, mapping_of(attributes))
+        return start_server_span(tracer, name, attributes, links, parent)
 
     def _trust_of(self, path: Any) -> str:
         if not isinstance(path, str):
@@ -80,7 +90,7 @@ class Callers:
 
 def _caller(headers: Any) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
     try:
-        return extract_all(headers)
+        return (extract(headers), ()) if reads_w3c() else extract_all(headers)
     except Exception:  # no headers, or a custom format that raises
         return None, ()
 
