@@ -437,6 +437,15 @@ def test_doctor_tells_what_is_not_installed(capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["checks"]["uvloop"]["text"] == "not installed"
 
 
+def test_doctor_prints_columns(capsys):
+    assert main(["doctor"]) == 0
+    checks, _, libraries = capsys.readouterr().out.partition("\nlibraries that ")
+    columns = [re.match(r"\S (\S+  +)\S", line) for line in checks.splitlines()]
+    assert len({column.end() for column in columns}) == 1
+    columns = [re.match(r"  (\S+  +)(by|not traced)", line) for line in libraries.splitlines()[1:-1]]
+    assert len({column.start(2) for column in columns}) == 1
+
+
 def test_doctor_stores_a_span_and_leaves_nothing(shop, tmp_path, capsys):
     with SQLiteReader(shop) as reader:
         before = reader.counts()

@@ -118,7 +118,7 @@ def test_spool_says_what_became_of_every_span(spool, capsys):
     assert [line.split()[:3] for line in lines] == [
         ["put", "8", "spans"],
         ["sent", "2", "spans"],
-        ["rejected", "1", "spans"],
+        ["rejected", "1", "span"],
         ["evicted", "0", "spans"],
         ["waiting", "5", "spans"],
     ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
+import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -131,6 +134,16 @@ def test_an_answer_that_is_none(address, capsys, monkeypatch, path, reason):
     status, out, err = run(capsys, "--url", address + path)
     assert (status, out) == (2, "")
     assert reason in err
+
+
+def test_an_address_where_no_process_listens(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/debug/"
+        status, out, err = run(capsys, "--url", url)
+    assert (status, out) == (2, "")
+    assert f"{url}tasks?format=json cannot be reached: does the process serve tracekit.debug there? (" in err
+    assert err.endswith(f"({os.strerror(errno.ECONNREFUSED)})\n")
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:6070", "ftp://x/"])

@@ -503,6 +503,24 @@ def test_the_readme_has_the_rows_of_the_page_on_performance_and_is_short():
     assert {tuple(row) for row in rows[2:]} <= measured
 
 
+def test_the_table_of_contents_has_every_page_once():
+    text = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+    entries = re.findall(
+        r"^(\w+)$", "".join(re.findall(r"^```\{toctree\}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)), re.MULTILINE
+    )
+    assert sorted(entries) == sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md") if path.stem != "index")
+
+
+def test_the_reference_has_every_public_module_but_those_of_programs():
+    text = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\.\. automodule:: (.*)$", text, re.MULTILINE)
+    folders = {"bridges", "exporters", "integrations"}
+    wanted = {full(name) for name in WITH_NAMES if name.partition(".")[0] in folders}
+    assert wanted <= set(found)
+    assert len(found) == len(set(found))
+    assert set(found) <= {full(name) for name in PUBLIC}
+
+
 def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 

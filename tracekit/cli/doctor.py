@@ -57,15 +57,18 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"ok": ok, "checks": checks, "libraries": [row._asdict() for row in coverage()]})
         return 0 if ok else 1
     screen = Screen()
+    width = max(len(finding.name) for finding in findings)
     for finding in findings:
         mark = ("✓", "green") if finding.ok else ("✗", "bold red")
         screen.line(
-            mark, (f" {finding.name:<13} ", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
+            mark, (f" {finding.name:<{width}}  ", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
         )
     screen.line(("libraries that tracekit run and tracekit.instrument() trace, and how to trace the others", "bold"))
-    for name, traced_by, change in coverage():
+    rows = coverage()
+    width = max((len(row.name) for row in rows), default=0)
+    for name, traced_by, change in rows:
         text = f"by {traced_by}" if traced_by else f"not traced: {change}"
-        screen.line((f"  {name:<13} ", "bold"), (printable(text, 2000), "" if traced_by else "yellow"))
+        screen.line((f"  {name:<{width}}  ", "bold"), (printable(text, 2000), "" if traced_by else "yellow"))
     screen.line(("all is well", "green") if ok else ("something is broken: see above", "bold red"))
     return 0 if ok else 1
 

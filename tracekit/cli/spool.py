@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, text in (
         ("put", "since the file was made"),
         ("sent", "taken by the collector"),
-        ("rejected", "refused by it"),
+        ("rejected", "rejected by it"),
         ("evicted", "dropped, the oldest first, for want of room"),
         ("waiting", f"to be sent{size}"),
         ("aside", "failed too often while others were taken; the next process tries once more"),
@@ -41,5 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         if name == "aside" and not count:
             continue
         style = "bold red" if count and name in ("rejected", "evicted", "aside") else "bold"
-        screen.line((f"{name:<9}", style), (f"{count:>12,} spans", style), (f"  {text}", "dim"))
+        screen.line(
+            (f"{name:<9}", style), (f"{count:>12,} {'span ' if count == 1 else 'spans'}", style), (f"  {text}", "dim")
+        )
     return 0

@@ -140,10 +140,15 @@ def _fetch(url: str, timeout_s: float) -> list[Task]:
     try:
         with urllib.request.urlopen(address, timeout=timeout_s) as response:
             return _tasks_in(response.read(_MAX_ANSWER + 1))
-    except OSError as error:
-        if isinstance(error, urllib.request.HTTPError):
-            error.close()
+    except urllib.request.HTTPError as error:
+        error.close()
         raise RuntimeError(f"{printable(address)}: {printable(str(error))}") from None
+    except OSError as error:
+        why = getattr(error, "reason", error)  # the error inside a URLError
+        why = printable(str(getattr(why, "strerror", None) or why))
+        raise RuntimeError(
+            f"{printable(address)} cannot be reached: does the process serve tracekit.debug there? ({why})"
+        ) from None
 
 
 def _tasks_in(answer: bytes) -> list[Task]:

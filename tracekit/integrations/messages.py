@@ -1,5 +1,7 @@
 """Headers of Kafka, AMQP and SQS messages: the context to send with a message, and the delivery of a received one.
 
+::
+
     producer.send("orders", value, headers=messages.kafka_headers())
     for record in consumer:
         with messages.from_kafka(record).span("process orders"):
