@@ -61,7 +61,9 @@ otel-contrib: $(VENV)/test
 w3c: $(VENV)/test
 	$(BIN)/python -m tests.tools.w3c_harness
 
+# The OpenTelemetry Collector, which Go builds the first time (it is skipped without Go), and Phoenix.
 collector: $(VENV)/test $(PHOENIX)/ready
+	$(BIN)/python -m tests.tools.collector
 	$(BIN)/python -m tests.tools.phoenix $(PHOENIX)/bin/phoenix
 
 faults: $(VENV)/test
