@@ -51,8 +51,9 @@ bench: $(VENV)/bench
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees
 
+# Services of OpenTelemetry JS, Python and Go; without Go its tests are skipped, and the reason is printed.
 interop: $(VENV)/test
-	TRACEKIT_INTEROP=1 $(BIN)/python -m pytest tests/interop
+	TRACEKIT_INTEROP=1 $(BIN)/python -m pytest -rs tests/interop
 
 # CONTRIB is a checkout of opentelemetry-python-contrib; OTEL, which may be left out, one of opentelemetry-python.
 otel-contrib: $(VENV)/test
