@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +11,8 @@ import trustme
 import tracekit
 
 from ..golang import BuildError, Missing, build
-from . import faults, fields
+from . import __doc__ as description
+from . import faults, fields, rate
 from .server import Failed, Server
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run all checks, and return 1 at the first that fails. Without Go nothing is checked, and that is printed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.collector", description=description)
+    parser.add_argument("--rate", type=int, metavar="N", help="only send N spans a second, and count those that arrive")
+    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="for --rate (default: 10)")
+    options = parser.parse_args()
     print("building the OpenTelemetry Collector: the first time takes minutes …", flush=True)
     try:
         program = build(Path(__file__).parent)
@@ -30,6 +36,8 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
+        if options.rate:
+            return 0 if run(Server(program, folder), rate.check, options.rate, options.seconds) else 1
         authority, certificate = folder / "authority.pem", (folder / "certificate.pem", folder / "key.pem")
         issuer = trustme.CA()
         issued = issuer.issue_cert("127.0.0.1")
