@@ -19,8 +19,8 @@ class BuildError(Exception):
     """The program does not compile, or a module cannot be downloaded; the message is Go's."""
 
 
-def build(source: Path) -> Path:
-    """Return the program of the folder *source*, built in ``$XDG_CACHE_HOME/tracekit/go`` if its sources have changed.
+def build(source: Path, package: str = ".") -> Path:
+    """Return the program *package* of the module in the folder *source*, built in ``$XDG_CACHE_HOME/tracekit/go`` if its sources have changed.
 
     The direct dependencies in ``go.mod`` are pinned and decide all others. Go completes the file in the cache, so the
     repository holds neither the list of indirect modules nor ``go.sum``.
@@ -37,7 +37,7 @@ def build(source: Path) -> Path:
         for path in sources:
             shutil.copy(path, folder)
         # Renamed when complete: an interrupted build must not leave half a program.
-        command = [go, "build", "-mod=mod", "-o", "unfinished", "."]
+        command = [go, "build", "-mod=mod", "-o", "unfinished", package]
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=BUILD_S)
         except subprocess.TimeoutExpired:

@@ -10,9 +10,10 @@ import trustme
 
 import tracekit
 
+from ...exporters.test_agent import free_ports
 from ..golang import BuildError, Missing, build
 from . import __doc__ as description
-from . import faults, fields, rate
+from . import faults, fields, jaeger, rate
 from .server import Failed, Server
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def main() -> int:
             server = Server(program, folder / name, tls)
             if not run(server, compare, authority if tls else None):
                 return 1
+        if not behind(program, folder / "jaeger"):
+            return 1
         for protocol in ("http/protobuf", "grpc"):
             print(f"faults, {protocol}, with a spool", flush=True)
             folder = Path(directory) / f"faults-{protocol[:4]}"
@@ -67,6 +70,19 @@ def compare(server: Server, authority: Path | None) -> None:
             print(
                 f"{server.scheme}, {protocol}, compression {compression}: {count} fields of 3 spans equal", flush=True
             )
+
+
+def behind(program: Path, folder: Path) -> bool:
+    """Build Jaeger, and check it behind the Collector."""
+    print("building Jaeger: the first time takes ten minutes …", flush=True)
+    try:
+        other = build(Path(__file__).parent / "jaeger_module", "github.com/jaegertracing/jaeger/cmd/jaeger")
+    except BuildError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return False
+    folder.mkdir()
+    ports = free_ports(3)
+    return run(Server(program, folder, forward=f"127.0.0.1:{ports[2]}"), jaeger.check, other, ports)
 
 
 def run(server: Server, check: Callable[..., None], *arguments: Any) -> bool:

@@ -60,14 +60,18 @@ def check(server: Server, protocol: str, compression: str, certificate: Path | N
                         raise Failed(f"{span.name} arrived twice")
                     found[span.span_id.hex()] = fields(span)
                     check_resource(group, {"service.name": "shop", **resource})
+    compare(found, wanted)
+    return sum(map(len, wanted.values()))
+
+
+def compare(found: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> None:
+    """Raise ``Failed`` for the first field that differs."""
     for span_id, expected in wanted.items():
         got = found[span_id]
         for name in expected.keys() | got.keys():
             if got.get(name) != expected.get(name):
-                raise Failed(
-                    f"{name} of {expected['name']}: {got.get(name)!r} arrived, {expected.get(name)!r} was sent"
-                )
-    return sum(map(len, wanted.values()))
+                span = expected["name"]
+                raise Failed(f"{name} of {span!r}: {got.get(name)!r} arrived, {expected.get(name)!r} was sent")
 
 
 def check_resource(group: ResourceSpans, sent: dict[str, str]) -> None:

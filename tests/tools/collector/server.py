@@ -28,9 +28,14 @@ class Failed(Exception):
 
 
 class Server:
-    """A Collector that keeps its ports and its file when it is stopped and started again."""
+    """A Collector that keeps its ports and its file when it is stopped and started again.
 
-    def __init__(self, program: Path, directory: Path, certificate: tuple[Path, Path] | None = None) -> None:
+    It has TLS with a *certificate* and its key, and also sends the spans to *forward*, a host and port.
+    """
+
+    def __init__(
+        self, program: Path, directory: Path, certificate: tuple[Path, Path] | None = None, forward: str = ""
+    ) -> None:
         self.program = program
         self.file, self.log = directory / "spans.jsonl", directory / "log"
         self.http_port, self.grpc_port = free_ports(2)
@@ -44,6 +49,9 @@ class Server:
         if certificate is not None:
             self.configs.append("tls.yaml")
             self.environ["COLLECTOR_CERTIFICATE"], self.environ["COLLECTOR_KEY"] = map(str, certificate)
+        if forward:
+            self.configs.append("forward.yaml")
+            self.environ["COLLECTOR_FORWARD"] = forward
         self.process: subprocess.Popen[bytes] | None = None
 
     def url(self, protocol: str) -> str:
