@@ -60,8 +60,9 @@ bench: $(VENV)/bench
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees
 
+# Services of OpenTelemetry JS, Python and Go; without Go its tests are skipped, and the reason is printed.
 interop: $(VENV)/test
-	TRACEKIT_INTEROP=1 $(BIN)/python -m pytest tests/interop
+	TRACEKIT_INTEROP=1 $(BIN)/python -m pytest -rs tests/interop
 
 # CONTRIB is a checkout of opentelemetry-python-contrib; OTEL, which may be left out, one of opentelemetry-python.
 otel-contrib: $(VENV)/test
@@ -70,7 +71,9 @@ otel-contrib: $(VENV)/test
 w3c: $(VENV)/test
 	$(BIN)/python -m tests.tools.w3c_harness
 
+# The OpenTelemetry Collector, which Go builds the first time (it is skipped without Go), and Phoenix.
 collector: $(VENV)/test $(PHOENIX)/ready
+	$(BIN)/python -m tests.tools.collector
 	$(BIN)/python -m tests.tools.phoenix $(PHOENIX)/bin/phoenix
 
 faults: $(VENV)/test

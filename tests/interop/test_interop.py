@@ -1,9 +1,10 @@
-"""A trace and its labels survive tracekit to OpenTelemetry JS to OpenTelemetry Python to tracekit, over real HTTP."""
+"""A trace and its labels survive OpenTelemetry JS, Python and Go between two services of tracekit, over real HTTP."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ import pytest
 import tracekit
 from tracekit.testing import MemoryExporter
 from tracekit.wire import b3, jaeger, w3c
+
+from ..tools.golang import Missing, build
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".cache" / "interop"
@@ -98,6 +101,19 @@ def relays():
         yield node, python
 
 
+@pytest.fixture(scope="module")
+def go():
+    """The port of the service of OpenTelemetry Go, which is built the first time; without Go the tests are skipped."""
+    if not MUST:
+        pytest.skip("`make interop` builds the service of OpenTelemetry Go")
+    try:
+        program = build(HERE / "go")
+    except Missing as reason:
+        pytest.skip(str(reason))
+    with relay(program, cwd=HERE) as port:
+        yield port
+
+
 @pytest.fixture
 def arrived():
     """A service at the end of the way: its url, and the headers of what came."""
@@ -126,7 +142,8 @@ def through(port, name, url):
 
 def send(url, headers):
     request = urllib.request.Request(url, b"", headers)
-    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20).close()
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as response:
+        return response.read()
 
 
 @pytest.mark.parametrize("is_sampled", [True, False], ids=["sampled", "not sampled"])
@@ -150,6 +167,59 @@ def test_a_trace_and_its_labels_survive_javascript_and_python(relays, arrived, n
         # OpenTelemetry Python writes a space as "+", which in W3C Baggage is a plus; a plus it writes as %2B.
         expected = {key: value.replace(" ", "+") for key, value in LABELS.items()}
     assert context.labels == expected
+
+
+STATES = {"none": {}, "one": {"x": "1"}, "two": {"vendor@tenant": "a b:c?", "x": "~!"}}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("is_sampled", [True, False], ids=["sampled", "not sampled"])
+def test_a_trace_and_its_labels_survive_go(go, arrived, is_sampled, state):
+    end, seen = arrived
+    state = tracekit.TraceState(STATES[state])
+    sent, context, answer = travel_with_state(is_sampled, through(go, "w3c", end), seen, state)
+    assert answer == {
+        "traceId": sent.trace_id,
+        "parentId": sent.span_id,
+        "sampled": is_sampled,
+        "tracestate": str(state),
+        "labels": LABELS,
+    }
+    assert (context.trace_id, context.flags) == (sent.trace_id, sent.flags)
+    assert context.span_id != sent.span_id
+    assert context.state == state
+    assert context.labels == LABELS
+
+
+@pytest.mark.parametrize("is_sampled", [True, False], ids=["sampled", "not sampled"])
+def test_a_trace_and_its_labels_survive_go_and_javascript(go, relays, arrived, is_sampled):
+    (node, _), (end, seen) = relays, arrived
+    state = tracekit.TraceState(STATES["two"])
+    url = through(go, "w3c", through(node, "w3c", through(go, "w3c", end)))
+    sent, context, _ = travel_with_state(is_sampled, url, seen, state)
+    assert (context.trace_id, context.sampled, context.state) == (sent.trace_id, is_sampled, state)
+    assert context.labels == LABELS
+
+
+def test_every_request_through_go_keeps_its_own_trace(go, arrived):
+    end, seen = arrived
+    tracekit.configure(exporter=MemoryExporter(), environ={})
+    sent = []
+    for number in range(500):
+        with tracekit.use_labels({"number": str(number)}), tracekit.span("client") as span:
+            send(through(go, "w3c", end), tracekit.inject({}))
+        sent.append((span.context.trace_id, {"number": str(number)}))
+    assert [(context.trace_id, context.labels) for context in map(tracekit.extract, seen)] == sent
+
+
+def travel_with_state(is_sampled, url, seen, state):
+    """As ``travel()`` in W3C's formats, for a request that continues a random trace id with *state*."""
+    tracekit.configure(exporter=MemoryExporter(), environ={})
+    origin = tracekit.SpanContext("a" * 32, "b" * 16, 2 | is_sampled, state=state, is_remote=True)
+    with tracekit.use_context(origin), tracekit.use_labels(LABELS), tracekit.span("client") as span:
+        answer = send(url, tracekit.inject({}))
+    (headers,) = seen
+    return span.context, tracekit.extract(headers), json.loads(answer)
 
 
 def travel(name, is_sampled, url, seen):

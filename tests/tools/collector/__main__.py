@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trustme
+
+import tracekit
+
+from ...exporters.test_agent import free_ports
+from ..golang import BuildError, Missing, build
+from . import __doc__ as description
+from . import faults, fields, jaeger, rate
+from .server import Failed, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def main() -> int:
+    """Run all checks, and return 1 at the first that fails. Without Go nothing is checked, and that is printed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.collector", description=description)
+    parser.add_argument("--rate", type=int, metavar="N", help="only send N spans a second, and count those that arrive")
+    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="for --rate (default: 10)")
+    options = parser.parse_args()
+    print("building the OpenTelemetry Collector: the first time takes minutes …", flush=True)
+    try:
+        program = build(Path(__file__).parent)
+    except Missing as reason:
+        print(f"SKIPPED, the OpenTelemetry Collector: {reason}")
+        return 0
+    except BuildError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        if options.rate:
+            return 0 if run(Server(program, folder), rate.check, options.rate, options.seconds) else 1
+        authority, certificate = folder / "authority.pem", (folder / "certificate.pem", folder / "key.pem")
+        issuer = trustme.CA()
+        issued = issuer.issue_cert("127.0.0.1")
+        issuer.cert_pem.write_to_path(authority)
+        issued.cert_chain_pems[0].write_to_path(certificate[0])
+        issued.private_key_pem.write_to_path(certificate[1])
+        for name, tls in (("plain", None), ("tls", certificate)):
+            (folder / name).mkdir()
+            server = Server(program, folder / name, tls)
+            if not run(server, compare, authority if tls else None):
+                return 1
+        if not behind(program, folder / "jaeger"):
+            return 1
+        for protocol in ("http/protobuf", "grpc"):
+            print(f"faults, {protocol}, with a spool", flush=True)
+            folder = Path(directory) / f"faults-{protocol[:4]}"
+            folder.mkdir()
+            server = Server(program, folder)
+            if not run(server, faults.check, protocol, folder / "spool.db"):
+                return 1
+    print("every span was read back")
+    return 0
+
+
+def compare(server: Server, authority: Path | None) -> None:
+    for protocol in ("http/protobuf", "http/json", "grpc"):
+        for compression in ("none", "gzip"):
+            count = fields.check(server, protocol, compression, authority)
+            print(
+                f"{server.scheme}, {protocol}, compression {compression}: {count} fields of 3 spans equal", flush=True
+            )
+
+
+def behind(program: Path, folder: Path) -> bool:
+    """Build Jaeger, and check it behind the Collector."""
+    print("building Jaeger: the first time takes ten minutes …", flush=True)
+    try:
+        other = build(Path(__file__).parent / "jaeger_module", "github.com/jaegertracing/jaeger/cmd/jaeger")
+    except BuildError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return False
+    folder.mkdir()
+    ports = free_ports(3)
+    return run(Server(program, folder, forward=f"127.0.0.1:{ports[2]}"), jaeger.check, other, ports)
+
+
+def run(server: Server, check: Callable[..., None], *arguments: Any) -> bool:
+    """Call *check* while *server* is up; print the reason and the Collector's log if it fails."""
+    with server:
+        try:
+            server.start()
+            check(server, *arguments)
+        except Failed as error:
+            print(f"failed: {error}\n--- log ---\n{server.log.read_text()[-3000:]}", file=sys.stderr)
+            return False
+        finally:
+            tracekit.configure(environ={})  # closes the connection
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
