@@ -653,3 +653,12 @@ def test_a_tree_of_spans_is_what_the_code_looks_like(exporter):
         with tracekit.span("pay", links=[REMOTE]):
             pass
     assert span_tree(exporter.spans) == "checkout\n  reserve\n    query\n  pay ~ bbbbbbbbbbbbbbbb"
+
+
+def test_a_view_taken_while_there_were_no_attributes_shows_later_ones():
+    span = tracekit.span("test")
+    span.set_attribute("none", None)
+    before = span.attributes
+    span.set_attributes({"a": 1, "b": "2"})
+    span.end()
+    assert before == span.attributes == {"a": 1, "b": "2"}

@@ -113,7 +113,7 @@ cdef class Items:
             ):
                 return False
         at = 0
-        if self.size:
+        if self.size or self.seen is not None:
             while PyDict_Next(items, &at, &key, &value):
                 self.put(<str>key, <object>value)
             return True
