@@ -655,7 +655,7 @@ def test_a_tree_of_spans_is_what_the_code_looks_like(exporter):
     assert span_tree(exporter.spans) == "checkout\n  reserve\n    query\n  pay ~ bbbbbbbbbbbbbbbb"
 
 
-def test_a_view_taken_while_there_were_no_attributes_shows_later_ones():
+def test_a_view_taken_while_there_were_no_attributes_shows_later_ones(exporter):
     span = tracekit.span("test")
     span.set_attribute("none", None)
     before = span.attributes
