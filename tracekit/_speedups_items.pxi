@@ -12,6 +12,10 @@ cdef extern from "Python.h":
     void Py_XDECREF(PyObject*) noexcept
 
 
+cdef enum:
+    SEARCHED = 128  # attributes: the default limit
+
+
 cdef inline bint _is_same(object one, object other) noexcept:
     """Tell whether two texts of type str are equal."""
     if <PyObject*>one == <PyObject*>other:
@@ -69,8 +73,26 @@ cdef class Items:
         Py_INCREF(<object>value)
         self.size += 1
 
-    cdef Py_ssize_t find(self, str key) noexcept:
+    cdef int make_index(self) except -1:
+        cdef dict made
         cdef Py_ssize_t at
+        if self.index is None:
+            made = {}
+            if self.index is None:  # a finalizer may run while a dict is made
+                for at in range(self.size):
+                    made[<object>self.pairs[2 * at]] = at
+                self.index = made
+        return 0
+
+    cdef Py_ssize_t find(self, str key) except? -2:
+        """Return the place of *key*, or -1. With many keys, which needs a raised limit, an index replaces the search."""
+        cdef Py_ssize_t at
+        cdef object place
+        if self.size > SEARCHED:
+            self.make_index()
+        if self.index is not None:
+            place = self.index.get(key)
+            return -1 if place is None else <Py_ssize_t>place
         for at in range(self.size):
             if _is_same(<object>self.pairs[2 * at], key):
                 return at
@@ -79,7 +101,7 @@ cdef class Items:
     cdef Py_ssize_t count(self) noexcept:
         return self.size
 
-    cdef bint has(self, str key) noexcept:
+    cdef bint has(self, str key) except -1:
         return self.find(key) >= 0
 
     cdef int put(self, str key, object value) except -1:
@@ -88,6 +110,8 @@ cdef class Items:
         if at < 0:
             self.reserve(1 if self.size else 4)
             self.append(<PyObject*>key, <PyObject*>value)
+            if self.index is not None:
+                self.index[key] = self.size - 1
         else:
             before = self.pairs[2 * at + 1]
             self.pairs[2 * at + 1] = <PyObject*>value
@@ -102,6 +126,8 @@ cdef class Items:
         cdef PyObject* key
         cdef PyObject* value
         cdef Py_ssize_t at = 0
+        if self.size and self.size + len(items) > SEARCHED:
+            self.make_index()  # before anything of *items* is borrowed, which a finalizer may change
         if self.size + len(items) > max_count:
             return False
         while PyDict_Next(items, &at, &key, &value):
