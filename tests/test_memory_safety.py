@@ -234,3 +234,28 @@ def test_a_span_that_another_finalizer_ends_is_counted_once(exporter):
     gc.collect()
     assert tracekit.statistics().open == before
     assert [span.name for span in exporter.spans] == ["work"]
+
+
+@pytest.mark.parametrize("change", ["tracekit.span('new')", "kept.pop().end()", "open_spans([], 100)"])
+def test_callbacks_of_weak_references_to_an_open_span_change_and_read_the_list_of_open_spans(change):
+    assert run(
+        f"""
+        import weakref
+        from tracekit._core.span import open_spans, watch_spans
+        from tracekit.testing import MemoryExporter
+
+        tracekit.configure(exporter=MemoryExporter())
+        watch_spans(True)
+        kept, new = [], []
+        for _ in range(200):
+            kept.append(tracekit.span("older"))
+            dying = tracekit.span("dying", attributes={{"a": "b" * 50}})
+            weakref.finalize(dying, lambda: new.append({change}))
+            kept.append(tracekit.span("newer"))
+            del dying
+        taken = []
+        open_spans(taken, 1000)
+        assert len(taken) == tracekit.statistics().open
+        assert "dying" not in {{span.name for span in taken}}
+        """
+    )

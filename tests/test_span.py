@@ -661,3 +661,30 @@ def test_a_view_of_no_attributes_shows_those_that_are_set_later(exporter):
     span.set_attributes({"kept": 1})
     assert view == span.attributes == {"kept": 1}
     span.end()
+
+
+def test_a_view_taken_while_there_were_no_attributes_shows_later_ones(exporter):
+    span = tracekit.span("test")
+    span.set_attribute("none", None)
+    before = span.attributes
+    span.set_attributes({"a": 1, "b": "2"})
+    span.end()
+    assert before == span.attributes == {"a": 1, "b": "2"}
+
+
+def test_many_attributes_under_a_raised_limit_are_found_replaced_and_bounded():
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, limits=tracekit.Limits(attributes=1000))
+    span = tracekit.span("test", attributes={f"k{number}": number for number in range(100)})
+    for number in range(90, 600):
+        span.set_attribute(f"k{number}", -number)
+    span.set_attributes({f"k{number}": "x" for number in range(500, 1000)})
+    span.set_attributes({f"k{number}": "y" for number in range(990, 1010)})
+    span.set_attribute("k0", "z")
+    span.end()
+    expected = {f"k{number}": number for number in range(100)} | {f"k{number}": -number for number in range(90, 600)}
+    expected |= {f"k{number}": "x" for number in range(500, 990)} | {f"k{number}": "y" for number in range(990, 1000)}
+    expected["k0"] = "z"
+    assert span.attributes == expected
+    assert list(span.attributes) == [f"k{number}" for number in range(1000)]
+    assert span.dropped_attributes == 10

@@ -46,14 +46,15 @@ cpdef bint has_text_keys(dict items) noexcept
 cdef class Items:
     cdef PyObject** pairs
     cdef Py_ssize_t size, room
-    cdef dict seen
+    cdef dict seen, places
 
     cdef void clear(self) noexcept
     cdef int reserve(self, Py_ssize_t count) except -1
     cdef void append(self, PyObject* key, PyObject* value) noexcept
-    cdef Py_ssize_t find(self, str key) noexcept
+    cdef int make_index(self) except -1
+    cdef Py_ssize_t find(self, str key) except? -2
     cdef Py_ssize_t count(self) noexcept
-    cdef bint has(self, str key) noexcept
+    cdef bint has(self, str key) except -1
     cdef int put(self, str key, object value) except -1
     cdef int add(self, str key, object value) except -1
     cdef bint fits(self, Py_ssize_t max_count, Py_ssize_t max_length) noexcept

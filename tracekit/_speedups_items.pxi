@@ -12,6 +12,10 @@ cdef extern from "Python.h":
     void Py_XDECREF(PyObject*) noexcept
 
 
+cdef enum:
+    SEARCHED = 128  # attributes: the default limit
+
+
 cdef inline bint _is_same(object one, object other) noexcept:
     """Tell whether two texts of type str are equal."""
     if <PyObject*>one == <PyObject*>other:
@@ -56,6 +60,7 @@ cdef class Items:
     cdef void clear(self) noexcept:
         cdef Py_ssize_t at, count = 2 * self.size
         self.size = 0
+        self.places = None
         for at in range(count):
             Py_DECREF(<object>self.pairs[at])
 
@@ -79,8 +84,26 @@ cdef class Items:
         Py_INCREF(<object>value)
         self.size += 1
 
-    cdef Py_ssize_t find(self, str key) noexcept:
+    cdef int make_index(self) except -1:
+        cdef dict made
         cdef Py_ssize_t at
+        if self.places is None:
+            made = {}
+            if self.places is None:  # a finalizer may run while a dict is made
+                for at in range(self.size):
+                    made[<object>self.pairs[2 * at]] = at
+                self.places = made
+        return 0
+
+    cdef Py_ssize_t find(self, str key) except? -2:
+        """Return the place of *key*, or -1. With many keys, which needs a raised limit, an index replaces the search."""
+        cdef Py_ssize_t at
+        cdef object place
+        if self.size > SEARCHED:
+            self.make_index()
+        if self.places is not None:
+            place = self.places.get(key)
+            return -1 if place is None else <Py_ssize_t>place
         for at in range(self.size):
             if _is_same(<object>self.pairs[2 * at], key):
                 return at
@@ -89,7 +112,7 @@ cdef class Items:
     cdef Py_ssize_t count(self) noexcept:
         return self.size
 
-    cdef bint has(self, str key) noexcept:
+    cdef bint has(self, str key) except -1:
         return self.find(key) >= 0
 
     cdef int put(self, str key, object value) except -1:
@@ -98,6 +121,8 @@ cdef class Items:
         if at < 0:
             self.reserve(1 if self.size else 4)
             self.append(<PyObject*>key, <PyObject*>value)
+            if self.places is not None:
+                self.places[key] = self.size - 1
         else:
             before = self.pairs[2 * at + 1]
             self.pairs[2 * at + 1] = <PyObject*>value
@@ -111,6 +136,8 @@ cdef class Items:
         """Put *value* under *key*, which is not there yet."""
         self.reserve(1)
         self.append(<PyObject*>key, <PyObject*>value)
+        if self.places is not None:
+            self.places[key] = self.size - 1
         return 0
 
     cdef bint fits(self, Py_ssize_t max_count, Py_ssize_t max_length) noexcept:
@@ -126,9 +153,11 @@ cdef class Items:
         cdef PyObject* key
         cdef PyObject* value
         cdef Py_ssize_t at = 0
+        if self.size and self.size + len(items) > SEARCHED:
+            self.make_index()  # before anything of *items* is borrowed, which a finalizer may change
         if self.size + len(items) > max_count:
             return False
-        if not self.size and self.seen is None:
+        if not self.size and self.seen is None and self.places is None:
             self.reserve(len(items))
             while PyDict_Next(items, &at, &key, &value):
                 if not _is_plain(value, max_length):

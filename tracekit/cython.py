@@ -6,16 +6,21 @@ time; Python imports this file. So Cython is no dependency at run time, and ``if
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["cclass", "compiled", "final", "freelist", "no_gc", "no_gc_clear"]
+__all__ = ["cast", "cclass", "compiled", "final", "freelist", "no_gc", "no_gc_clear"]
 
 T = TypeVar("T")
 
 compiled: Final = False
+
+
+def cast(kind: type[T], pointer: Any) -> T:
+    """Take *pointer*, which is borrowed, for an object of *kind*, without a reference of its own."""
+    return pointer  # type: ignore[no-any-return]
 
 
 def cclass(kind: T) -> T:

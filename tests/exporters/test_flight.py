@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -213,6 +214,27 @@ def test_a_full_disk_or_a_missing_right_costs_the_file_alone(record, tmp_path, c
     assert recorder.dump() is None
     assert "no file was written" in caplog.text
     assert len(record.memory.spans) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
+def test_a_disk_that_fills_up_is_reported_once_and_keeps_no_half_files(record, tmp_path, caplog):
+    import resource
+
+    recorder = record(max_files=2)
+    for _ in range(500):
+        with tracekit.span("root", attributes={"key": "value" * 50}):
+            pass
+    tracekit.flush()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        paths = [recorder.dump() for _ in range(3)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert paths == [None, None, None]
+    assert list(tmp_path.iterdir()) == []
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["flight recorder"]
+    assert recorder.dump() is not None
 
 
 def test_the_exporter_that_raises_costs_its_spans_alone(record, tmp_path):

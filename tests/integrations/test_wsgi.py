@@ -645,3 +645,22 @@ def test_memory_does_not_grow_with_requests(exporter):
         assert gc.collect() == 0  # no cycles: a request is freed when its server drops it
     finally:
         gc.enable()
+
+
+def test_an_iterable_whose_attributes_cannot_be_asked_for_is_served(exporter):
+    class Body:
+        def __init__(self):
+            self.parts = iter([b"x", b"y"])
+
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+        def __iter__(self):
+            return self.parts
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return Body()
+
+    result = TraceMiddleware(app)(environ_of(), Server().start_response)
+    assert [*result] == [b"x", b"y"]

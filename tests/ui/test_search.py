@@ -42,6 +42,7 @@ def fits(text):
         "", "cart", "CART", "name:cart", '"GET /cart"', "_1%", "service:shop", 'service:"shop"', "kind:server", "status:error",
         ">100ms", ">=0.1s", "<151", "<1h >1us", "since:2m", "until:30s", "since:2001-09-08T00:00", "4bf92f35", "4BF92F3577",
         "trace:4b", "http.response.status_code=500", "ok=true", "last=7", "q=*", "tenant=blue", "host.name=h1",
+        f"<{'9' * 400}", f"since:{'9' * 400}d", "since:1000-01-01", "until:9999-12-30",
         'q="say \\"hi\\""', "service:shop status:error >100ms tenant=blue cart",
     ],
 )  # fmt: skip
@@ -54,7 +55,7 @@ def test_what_fits(text):
     [
         "basket", "cartx1", "service:sho", "kind:client", "status:ok", ">200ms", "<100ms", "since:30s", "until:2m", "4bf92f36",
         "http.response.status_code=50", "status_code=500", "ok=false", "tenant=blu", "nothing=*", "q=say", "cart basket",
-        "hi=*", "'; DROP TABLE spans; --",
+        "hi=*", "'; DROP TABLE spans; --", f">{'9' * 400}", "until:1000-01-02", "since:9999-12-30",
     ],
 )  # fmt: skip
 def test_what_does_not_fit(text):

@@ -190,7 +190,8 @@ cdef inline PyObject* borrow(object target) noexcept:
 
 
 cdef inline object lent(PyObject* borrowed):
-    return <object>borrowed if borrowed != NULL else None
+    # Without references it is being deallocated: callbacks of its weak references run before it is forgotten here.
+    return <object>borrowed if borrowed != NULL and Py_REFCNT(<object>borrowed) > 0 else None
 
 
 cdef inline bint is_lent(PyObject* borrowed, object target) noexcept:

@@ -99,11 +99,7 @@ cdef class Span:
     cdef Items _clean(self, object items, Py_ssize_t most, Py_ssize_t length)
 
 
-@cython.locals(previous=Span)
 cdef object _enlist(Span span)
-
-
-@cython.locals(older=Span, newer=Span)
 cdef object _delist(Span span)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ..cython import cclass, compiled, final, freelist, no_gc
+from ..cython import cast, cclass, compiled, final, freelist, no_gc
 from .attributes import MISSING, clean
 from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
@@ -663,9 +663,10 @@ def open_spans(taken: list[Span], limit: int) -> bool:
             break
     while pointer and limit > 0:
         span = lent(pointer)  # type: ignore[assignment]
-        taken.append(span)
-        pointer = span._newer
-        limit -= 1
+        if span is not None:  # else it is being deallocated
+            taken.append(span)
+            limit -= 1
+        pointer = cast(Span, pointer)._newer
     return True if pointer else False  # noqa: SIM210 - bool() cannot take a pointer
 
 
@@ -690,8 +691,8 @@ def _enlist(span: Span) -> None:
     global _oldest, _newest
     span._older = _newest
     if _newest:
-        previous = lent(_newest)
-        previous._newer = borrow(span)  # type: ignore[union-attr]
+        # cast(), not lent(): a neighbour that is being deallocated must get no reference, but stays in the list so long.
+        cast(Span, _newest)._newer = borrow(span)
     else:
         _oldest = borrow(span)
     _newest = borrow(span)
@@ -705,13 +706,11 @@ def _delist(span: Span) -> None:
         return
     global _oldest, _newest
     if span._older:
-        older = lent(span._older)
-        older._newer = span._newer  # type: ignore[union-attr]
+        cast(Span, span._older)._newer = span._newer
     else:
         _oldest = span._newer
     if span._newer:
-        newer = lent(span._newer)
-        newer._older = span._older  # type: ignore[union-attr]
+        cast(Span, span._newer)._older = span._older
     else:
         _newest = span._older
     span._older = span._newer = borrow(None)

@@ -185,7 +185,7 @@ class FlightRecorder:
             return self._write_file(reason)
         except Exception as error:
             message = "flight recorder: no file was written: %s (reported once per cause)"
-            self._notices.say("error", describe(error)[:100], message, describe(error))
+            self._notices.say("error", type(error), message, describe(error))  # its text names the file
             return None
         finally:
             self._is_writing.release()
@@ -209,8 +209,11 @@ class FlightRecorder:
                 for start in range(0, len(batch), _BATCH):
                     store.export(batch[start : start + _BATCH])
                 count += len(batch)
-        finally:
+        except BaseException:
             store.shutdown()
+            _delete(path)  # a full disk needs no useless files
+            raise
+        store.shutdown()
         level = "info" if reason == "dump" else "warning"  # the program knows about dump()
         log(level, "flight recorder: %d spans written to %s (%s)", count, path, reason)
         self._delete_old()
@@ -227,11 +230,7 @@ class FlightRecorder:
         """Delete the oldest files of more than *max_files*; names that are not the recorder's are left alone."""
         names = sorted([name for name in os.listdir(self.directory) if _OURS(name)], key=self._age)
         for name in names[: -self.max_files]:
-            for suffix in ("", "-wal", "-shm"):
-                try:
-                    os.unlink(os.path.join(self.directory, name + suffix))
-                except FileNotFoundError:  # another process may delete, too
-                    pass
+            _delete(os.path.join(self.directory, name))
 
     def _age(self, name: str) -> tuple[str, int, str]:
         _, moment, _, number, _ = name.split("-")
@@ -299,6 +298,14 @@ def _handle(recorder: FlightRecorder, number: int) -> None:
         previous = signal.signal(number, handle)
     except (OSError, OverflowError, ValueError) as error:
         raise ValueError(f"dump_on_signal: signal {number} cannot be handled: {error}") from None
+
+
+def _delete(path: str) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            os.unlink(path + suffix)
+        except FileNotFoundError:  # another process may delete, too
+            pass
 
 
 def _nothing() -> None:

@@ -171,7 +171,7 @@ class _Response:
         if is_listed and self._span is not None:
             return _List(self, result)
         if not is_listed and not self._is_file(result, wrapper):
-            return _Sized(self, result) if hasattr(result, "__len__") else self
+            return _Sized(self, result) if hasattr(type(result), "__len__") else self
         if is_listed or not self._watch_close(result):
             self._step(self._finish)
         return result

@@ -21,6 +21,7 @@ from .._core.records import KINDS, STATUS_CODES
 __all__ = ["BadSearch", "Search", "parse_search"]
 
 _MAX_TEXT, _MAX_TERMS = 1000, 20
+_MAX_NS = (1 << 63) - 1024  # as SQLite holds it; a float has it exactly
 _TOKEN = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+|"')
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)?\Z")
@@ -124,13 +125,14 @@ def _duration(text: str) -> int:
     found = _DURATION.match(text)
     if found is None:
         raise BadSearch(f"not a duration: {text[:40]!r}; such as 100ms or 2s")
-    return min(int(float(found[1]) * _UNITS[found[2] or "ms"]), (1 << 63) - 1)
+    return int(min(float(found[1]) * _UNITS[found[2] or "ms"], _MAX_NS))
 
 
 def _moment(text: str, now_ns: int) -> int:
     if _DURATION.match(text):
         return max(now_ns - _duration(text), 0)
     try:
-        return int(datetime.fromisoformat(text).timestamp()) * 10**9
+        seconds = int(datetime.fromisoformat(text).timestamp())
     except (ValueError, OverflowError, OSError):
         raise BadSearch(f"not a time: {text[:40]!r}; such as 15m or 2030-01-31T12:00") from None
+    return min(max(seconds * 10**9, 0), _MAX_NS)
