@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import gc
+import logging
 import os
 from pathlib import Path
 
@@ -182,8 +183,14 @@ def _clean_slate():
     """Each test starts with nothing current and nothing configured, and nothing said."""
     _environment._said.clear()
     tracekit.configure()
+    # Servers and workers of other packages set up logging when they run inside a test.
+    logger, root = logging.getLogger("tracekit"), logging.root
+    before = logger.disabled, logger.level, logger.propagate, root.level, root.manager.disable
     with tracekit.use_context(None):
         yield
+    logger.disabled, level, logger.propagate, root_level, root.manager.disable = before
+    logger.setLevel(level)
+    root.setLevel(root_level)
     tracekit.configure()
 
 

@@ -68,7 +68,7 @@ MISTAKES = {
         "carrier must be a mapping or an iterable of pairs, not str",
     ),
     "a name in place of a span": (lambda: tracekit.use_span("x"), "span must be a Span, not str"),
-    "traced on a value": (lambda: tracekit.traced("x")(3), "traced takes a function, not int"),
+    "traced on a value": (lambda: tracekit.traced("x")(3), "traced takes a function or a name, not int"),
     "a label that is no text": (lambda: tracekit.use_labels(n=3), "a label's value must be str, not int: label 'n'"),
 }
 
