@@ -185,12 +185,11 @@ def _clean_slate():
     tracekit.configure()
     # Servers and workers of other packages set up logging when they run inside a test.
     logger, root = logging.getLogger("tracekit"), logging.root
-    before = logger.disabled, logger.level, logger.propagate, root.level, root.manager.disable
+    logger.disabled, logger.propagate, root.manager.disable = False, True, 0
+    logger.setLevel(logging.NOTSET)
+    root.setLevel(logging.WARNING)
     with tracekit.use_context(None):
         yield
-    logger.disabled, level, logger.propagate, root_level, root.manager.disable = before
-    logger.setLevel(level)
-    root.setLevel(root_level)
     tracekit.configure()
 
 
