@@ -46,11 +46,11 @@ cpdef bint has_text_keys(dict items) noexcept
 cdef class Items:
     cdef PyObject** pairs
     cdef Py_ssize_t size, room
-    cdef dict seen, index
+    cdef dict seen, places
 
     cdef int reserve(self, Py_ssize_t count) except -1
     cdef void append(self, PyObject* key, PyObject* value) noexcept
-    cdef int make_index(self) except -1
+    cdef int make_places(self) except -1
     cdef Py_ssize_t find(self, str key) except? -2
     cdef Py_ssize_t count(self) noexcept
     cdef bint has(self, str key) except -1

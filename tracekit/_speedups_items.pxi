@@ -73,15 +73,15 @@ cdef class Items:
         Py_INCREF(<object>value)
         self.size += 1
 
-    cdef int make_index(self) except -1:
+    cdef int make_places(self) except -1:
         cdef dict made
         cdef Py_ssize_t at
-        if self.index is None:
+        if self.places is None:
             made = {}
-            if self.index is None:  # a finalizer may run while a dict is made
+            if self.places is None:  # a finalizer may run while a dict is made
                 for at in range(self.size):
                     made[<object>self.pairs[2 * at]] = at
-                self.index = made
+                self.places = made
         return 0
 
     cdef Py_ssize_t find(self, str key) except? -2:
@@ -89,9 +89,9 @@ cdef class Items:
         cdef Py_ssize_t at
         cdef object place
         if self.size > SEARCHED:
-            self.make_index()
-        if self.index is not None:
-            place = self.index.get(key)
+            self.make_places()
+        if self.places is not None:
+            place = self.places.get(key)
             return -1 if place is None else <Py_ssize_t>place
         for at in range(self.size):
             if _is_same(<object>self.pairs[2 * at], key):
@@ -110,8 +110,8 @@ cdef class Items:
         if at < 0:
             self.reserve(1 if self.size else 4)
             self.append(<PyObject*>key, <PyObject*>value)
-            if self.index is not None:
-                self.index[key] = self.size - 1
+            if self.places is not None:
+                self.places[key] = self.size - 1
         else:
             before = self.pairs[2 * at + 1]
             self.pairs[2 * at + 1] = <PyObject*>value
@@ -127,7 +127,7 @@ cdef class Items:
         cdef PyObject* value
         cdef Py_ssize_t at = 0
         if self.size and self.size + len(items) > SEARCHED:
-            self.make_index()  # before anything of *items* is borrowed, which a finalizer may change
+            self.make_places()  # before anything of *items* is borrowed, which a finalizer may change
         if self.size + len(items) > max_count:
             return False
         while PyDict_Next(items, &at, &key, &value):

@@ -19,7 +19,7 @@ compiled: Final = False
 
 
 def cast(kind: type[T], pointer: Any) -> T:
-    """Take *pointer*, which is borrowed, for an object of *kind*, without a reference of its own."""
+    """Take *pointer*, which is borrowed, for an object of *kind*, and count no reference."""
     return pointer  # type: ignore[no-any-return]
 
 
