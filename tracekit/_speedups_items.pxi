@@ -85,7 +85,7 @@ cdef class Items:
         return 0
 
     cdef Py_ssize_t find(self, str key) except? -2:
-        """Return the place of *key*, or -1. With many keys, which needs a raised limit, an index replaces the search."""
+        """Return the place of *key*, or -1. For many keys (under a raised limit) an index replaces the search."""
         cdef Py_ssize_t at
         cdef object place
         if self.size > SEARCHED:
