@@ -51,7 +51,7 @@ cdef class Items:
     cdef void clear(self) noexcept
     cdef int reserve(self, Py_ssize_t count) except -1
     cdef void append(self, PyObject* key, PyObject* value) noexcept
-    cdef int make_index(self) except -1
+    cdef int make_places(self) except -1
     cdef Py_ssize_t find(self, str key) except? -2
     cdef Py_ssize_t count(self) noexcept
     cdef bint has(self, str key) except -1

@@ -84,7 +84,7 @@ cdef class Items:
         Py_INCREF(<object>value)
         self.size += 1
 
-    cdef int make_index(self) except -1:
+    cdef int make_places(self) except -1:
         cdef dict made
         cdef Py_ssize_t at
         if self.places is None:
@@ -96,11 +96,11 @@ cdef class Items:
         return 0
 
     cdef Py_ssize_t find(self, str key) except? -2:
-        """Return the place of *key*, or -1. With many keys, which needs a raised limit, an index replaces the search."""
+        """Return the place of *key*, or -1. For many keys (under a raised limit) an index replaces the search."""
         cdef Py_ssize_t at
         cdef object place
         if self.size > SEARCHED:
-            self.make_index()
+            self.make_places()
         if self.places is not None:
             place = self.places.get(key)
             return -1 if place is None else <Py_ssize_t>place
@@ -154,7 +154,7 @@ cdef class Items:
         cdef PyObject* value
         cdef Py_ssize_t at = 0
         if self.size and self.size + len(items) > SEARCHED:
-            self.make_index()  # before anything of *items* is borrowed, which a finalizer may change
+            self.make_places()  # before anything of *items* is borrowed, which a finalizer may change
         if self.size + len(items) > max_count:
             return False
         if not self.size and self.seen is None and self.places is None:

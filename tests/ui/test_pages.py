@@ -157,6 +157,8 @@ def test_a_trace_and_everything_about_a_span(ui):
         (f"/api/traces/{1:032x}/spans/77", 404),
         (f"/api/traces/{2:032x}/spans/1", 404),
         (f"/api/traces/{1:032x}/spans/{10**30}", 404),
+        (f"/api/traces/{1:032x}/spans/{'9' * 5000}", 404),
+        (f"/api/traces/{1:032x}/spans/-1", 404),
         ("/api/traces?q=status:bad", 400),
         ("/api/traces?limit=-1", 400),
         ("/api/traces?before=" + "9" * 19, 400),

@@ -65,7 +65,7 @@ class Pages:
             Route("/api/status", self._answer_status),
             Route("/api/traces", self._answer_traces),
             Route("/api/traces/{trace_id}", self._answer_trace),
-            Route("/api/traces/{trace_id}/spans/{id:int}", self._answer_span),
+            Route("/api/traces/{trace_id}/spans/{id}", self._answer_span),
             Route("/api/compare", self._answer_compare),
             Route("/api/map", self._answer_map),
             Route("/api/live", self._answer_live),
@@ -126,8 +126,10 @@ class Pages:
         return await self._ask(lambda queries: queries.trace(trace_id))
 
     async def _answer_span(self, request: Request) -> Response:
-        trace_id, id = request.path_params["trace_id"], request.path_params["id"]
-        if id >= 1 << 63:
+        trace_id, text = request.path_params["trace_id"], request.path_params["id"]
+        try:
+            id = _integer(text, None) or 0
+        except BadSearch:  # not starlette's {id:int}, which raises ValueError for thousands of digits
             return _json({"error": "no such span"}, 404)
         return await self._ask(lambda queries: queries.span(trace_id, id))
 
