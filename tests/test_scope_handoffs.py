@@ -525,3 +525,16 @@ def test_what_stands_on_a_scope_stands_on_what_has_taken_its_place():
     labels.__exit__(None, None, None)
     assert tracekit.current_context() is None
     generator.close()
+
+
+def test_a_context_that_a_task_closes_is_gone_below_labels_in_the_context_that_opened_it():
+    remote = tracekit.SpanContext("c" * 32, "0" * 15 + "1")
+    outer = tracekit.use_context(remote)
+    outer.__enter__()
+    task = contextvars.copy_context()
+    with tracekit.use_labels(a="b"):
+        task.run(outer.__exit__, None, None, None)
+        assert task.run(tracekit.current_context) is None
+        context = tracekit.current_context()
+        assert context is None or not context.is_valid
+        assert tracekit.current_labels() == {"a": "b"}

@@ -319,6 +319,8 @@ def close_scope(scope: Scope) -> None:
             _settle(inner)
         if is_ordinary:
             scope._prev = scope._owner = None  # it will not be current again, so that a chain of tasks does not grow
+        else:
+            _closed_elsewhere = object()  # inherited: labels may stand on it in the Context that opened it
     elif inner is not None and _is_here(scope):
         if not _rebuild(inner, scope):
             _closed_elsewhere = object()
