@@ -15,7 +15,7 @@ __all__ = ["Entries", "Items", "has_text_keys"]
 
 def has_text_keys(items: dict[Any, Any]) -> bool:
     """Tell whether all keys are of type str, and none of a subclass."""
-    return all([type(key) is str for key in [*items]])  # copied: a finalizer may change it
+    return all(type(key) is str for key in [*items])  # copied: a finalizer may change it
 
 
 def _are_plain(items: dict[str, Any], max_length: int) -> bool:
