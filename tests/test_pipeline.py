@@ -473,7 +473,8 @@ def test_an_exporter_that_calls_back_into_the_pipeline_does_not_dead_lock(call):
     assert answered.wait(20)
     tracekit.shutdown(10)
     assert balance.queued == 0
-    assert balance.exported + balance.failed + balance.dropped == 3  # shutdown() may come before the second has ended
+    # shutdown() may come before the second has ended; configure() without an exporter records none of the later ones.
+    assert balance.exported + balance.failed + balance.dropped + balance.unsampled == 3
 
 
 def test_spans_of_the_exporter_itself_are_not_exported():
@@ -710,8 +711,8 @@ def test_a_log_handler_that_exits_does_not_end_the_thread():
         until(lambda: balance.queued == 0)
         end(1)
         until(lambda: balance.queued == 0)
-        assert balance.failed == 2
-        assert balance.exported + balance.dropped == 19
+        assert balance.failed in {1, 2}  # a batch, which the thread may take after its first span
+        assert balance.exported + balance.dropped == 21 - balance.failed
     finally:
         logger.removeHandler(handler)
 
