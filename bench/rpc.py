@@ -230,7 +230,9 @@ def main(arguments: list[str] | None = None) -> int:
     best: dict[str, dict[str, float]] = {contender: {} for contender in CONTENDERS}
     missing = [name for name in ("grpc", "sqlalchemy") if not _is_there(f"opentelemetry.instrumentation.{name}")]
     if missing:
-        print(f"OpenTelemetry is left out: opentelemetry-instrumentation-{missing[0]} is not installed", file=sys.stderr)
+        print(
+            f"OpenTelemetry is left out: opentelemetry-instrumentation-{missing[0]} is not installed", file=sys.stderr
+        )
     for _ in range(1 if options.smoke else options.processes):
         for contender in CONTENDERS:
             if missing and contender == "opentelemetry":
