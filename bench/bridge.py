@@ -1,7 +1,7 @@
 """Print OpenTelemetry's API on tracekit beside its SDK with a BatchSpanProcessor, in one run: ``python -m bench.bridge``.
 
 Both contenders run the same statements, on tracers of their own: the API is the same. The bridge is installed around each
-of tracekit's chunks and taken out again, untimed. How rounds are made is said in ``measure``.
+of tracekit's chunks and taken out again, untimed. ``measure`` describes the rounds.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Octets:
 def subjects(
     tracer: trace.Tracer, installed: Callable[[], AbstractContextManager[object]], flush: Callable[[], object]
 ) -> dict[str, Subject]:
-    """Return what is measured for each row, by *tracer*, whose implementation is in place inside *installed*."""
+    """Return the measured subject of each row, by *tracer*, whose implementation is in place inside *installed*."""
 
     @contextmanager
     def inside() -> Iterator[None]:

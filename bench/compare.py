@@ -2,7 +2,7 @@
 
 The result goes to standard output as Markdown, progress to standard error. A figure is the best round that a
 contender had in any of several processes, since what memory a process happens to get makes it faster or slower
-from start to end, and confirmed in another; a ratio is one best over another. How rounds are made is said in ``measure``, how each
+from start to end, and confirmed in another; a ratio is one best over another. ``measure`` describes the rounds, how each
 contender is set up in its own module. Peers that are not installed are left out and said to be.
 """
 

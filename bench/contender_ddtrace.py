@@ -52,7 +52,7 @@ tracer.configure(trace_processors=[_filter])
 
 
 def subjects() -> dict[str, Subject]:
-    """Return what is measured for each row, under the row's key."""
+    """Return the measured subject of each row, under the row's key."""
     span, extract, inject = tracer.trace, HTTPPropagator.extract, HTTPPropagator.inject
 
     def parent() -> AbstractContextManager[object]:

@@ -50,7 +50,7 @@ def provider() -> tuple[TracerProvider, Callable[[], object]]:
 
 
 def subjects() -> dict[str, Subject]:
-    """Return what is measured for each row, under the row's key."""
+    """Return the measured subject of each row, under the row's key."""
     recording, flush = provider()
     tracer = recording.get_tracer("bench")
     span = tracer.start_as_current_span

@@ -68,7 +68,7 @@ def parent() -> AbstractContextManager[object]:
 
 
 def subjects() -> dict[str, Subject]:
-    """Return what is measured for each row, under the row's key."""
+    """Return the measured subject of each row, under the row's key."""
     record()
     recorded = tracekit.span("recorded")
     with unsampled():
