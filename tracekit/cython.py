@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["cast", "cclass", "compiled", "final", "freelist", "no_gc", "no_gc_clear"]
+__all__ = ["cast", "cclass", "compiled", "final", "freelist", "no_gc", "no_gc_clear", "nonecheck"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,11 @@ def no_gc(kind: T) -> T:
 def no_gc_clear(kind: T) -> T:
     """Let the garbage collector see a class's objects, and break their cycles elsewhere: these keep their fields."""
     return kind
+
+
+def nonecheck(on: bool) -> Callable[[T], T]:
+    """Raise AttributeError where a function reads a field of None, which the C types of its arguments allow."""
+    return lambda function: function
 
 
 def freelist(size: int) -> Callable[[T], T]:

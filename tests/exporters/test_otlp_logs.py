@@ -245,6 +245,41 @@ def test_hostile_arguments_cost_only_their_record(logs, attach):
     assert (handler.failed, logs.records[0].dropped_attributes_count) == (2, 1)
 
 
+def test_records_that_the_conversion_of_a_record_makes_are_sent_once(logs, attach):
+    class Chatty(Exception):
+        def __str__(self):
+            logger.info("inside")
+            for number in range(3):
+                logger.info(f"part {number}")
+            return "chatty"
+
+    handler, logger = attach(logs)
+    handler.setFormatter(logging.Formatter("%(message)s"))  # converts the exception, as the attributes do
+    try:
+        raise Chatty
+    except Chatty:
+        logger.exception("failed")
+    handler.flush()
+    assert [body.partition("\n")[0] for body in logs.bodies] == ["inside", "part 0", "part 1", "part 2", "failed"]
+    logger.info("next")
+    logger.info("next")
+    handler.flush()
+    assert logs.bodies[-2:] == ["next", "next"]
+    assert (handler.failed, handler._copying) == (0, {})
+
+
+def test_an_object_that_logs_itself_in_its_conversion_makes_one_record(logs, attach):
+    class Endless:
+        def __str__(self):
+            logger.info("I am %s", self)
+            return "endless"
+
+    handler, logger = attach(logs)
+    logger.info("%s", Endless())
+    handler.flush()
+    assert logs.bodies == ["I am endless", "endless"]
+
+
 def test_texts_and_attributes_are_bounded(logs, attach):
     handler, logger = attach(logs, limits=tracekit.Limits(attributes=6, value_length=10))
     logger.info("x" * 100_000, extra={"a": "y" * 1000, "b": 1, "c": 2})

@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from ..cython import cclass, compiled, final, freelist, no_gc_clear
+from ..cython import cclass, compiled, final, freelist, no_gc_clear, nonecheck
 from .context import SpanContext
 from .inherited import INHERITS, is_inherited
 from .misuse import misused
@@ -597,9 +597,10 @@ def is_current(scope: Scope) -> bool:
     inner = innermost()
     while inner is not None and inner._kind == LABELS:
         inner = _live(inner._base)
-    return inner is newest(scope)
+    return scope is not None and inner is newest(scope)
 
 
+@nonecheck(True)
 def put_context(scope: Scope, context: SpanContext) -> None:
     """Let *scope*, which a span opened, have the changed *context* of this span."""
     if scope._kind == SPAN:

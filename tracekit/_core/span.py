@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ..cython import cast, cclass, compiled, final, freelist, no_gc
+from ..cython import cast, cclass, compiled, final, freelist, no_gc, nonecheck
 from .attributes import MISSING, clean
 from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
@@ -936,6 +936,8 @@ def start_server_span(
 
     *name* and the keys of *attributes* are str and none of its subclasses. An ``Items`` becomes the span's.
     """
+    if tracer is None:
+        raise TypeError("start_server_span() needs a tracer")
     seen = attributes
     if type(attributes) is Items:
         # A sampler of the program's gets a dict; it may change it.
@@ -954,6 +956,7 @@ def mapping_of(attributes: Any) -> dict[str, Any]:
     return dict(attributes)
 
 
+@nonecheck(True)
 def relabel(span: Span, labels: Labels) -> None:
     """Give *span* other labels, for the children that start from now on, and where ``with span:`` made it current."""
     _put_context(span, with_labels(span.context, labels))
@@ -965,6 +968,7 @@ def rekind(span: Span, kind: str) -> None:
         span._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
 
 
+@nonecheck(True)
 def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
     """Take another sampling decision about *span*, which is open, and so about children that start from now on.
 

@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """The recorder of finished requests: counts by family, and samples, bounded in number and in spans.
 
 It is a tap of the export pipeline, so it costs the program's path nothing. A *trace* here is the local part of a trace: a

@@ -73,7 +73,8 @@ class OTLPLogHandler(logging.Handler):
     The logging code never waits: the record is copied, within *limits*, to a queue of *capacity* records. A thread
     sends the queue once a second, and retries for *timeout_s*. Records that find the queue full, or that the collector
     does not take, are counted in ``dropped`` and ``failed``, and reported once in the log. ``extra=`` becomes
-    attributes. Records of the sending thread itself are not sent.
+    attributes. Records of the sending thread itself are not sent. Text conversions of a record's values may log, too:
+    these records are sent, but once, however often a value is converted.
     """
 
     def __init__(
@@ -118,6 +119,8 @@ class OTLPLogHandler(logging.Handler):
     def _begin(self) -> None:
         self._queue: deque[_Record] = deque()
         self._background = Background(self._send_all, _INTERVAL_S, "tracekit-logs")
+        # By thread: the record that is being copied and those that its values make meanwhile, each by its log call.
+        self._copying: dict[int, dict[tuple[object, ...], logging.LogRecord]] = {}
         self.dropped = self.failed = 0
 
     def _adopt(self) -> None:
@@ -150,13 +153,37 @@ class OTLPLogHandler(logging.Handler):
             if len(self._queue) >= self._capacity:
                 self.dropped += 1
                 return
-            self._queue.append(self._copy(record))
+            copied = self._copy_once(record)
+            if copied is None:
+                return
+            self._queue.append(copied)
             if 2 * len(self._queue) == self._capacity:
                 self._background.hurry()
             else:
                 self._background.notify()
         except Exception:  # of the program's arguments and attributes
             self.failed += 1
+
+    def _copy_once(self, record: logging.LogRecord) -> _Record | None:
+        """Return a copy of *record*, or None if the same call logged it before, while another record is being copied.
+
+        The formatter and the attributes convert an exception each; a ``__str__`` may also log the object itself.
+        """
+        arguments = record.args if isinstance(record.args, tuple) else (record.args,)
+        text = record.msg if type(record.msg) is str else id(record.msg)
+        made_by = (record.pathname, record.lineno, text, *[id(argument) for argument in arguments])
+        thread = get_ident()
+        seen = self._copying.get(thread)
+        if seen is not None:
+            if made_by in seen:
+                return None
+            seen[made_by] = record  # keeps the objects, so that no later ones have their ids
+            return self._copy(record)
+        self._copying[thread] = {made_by: record}
+        try:
+            return self._copy(record)
+        finally:
+            self._copying.pop(thread, None)  # the child of a fork has begun anew
 
     def _copy(self, record: logging.LogRecord) -> _Record:
         fields = record.__dict__

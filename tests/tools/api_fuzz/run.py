@@ -277,10 +277,20 @@ class Fuzz(Values):
         for pool in self.pools:
             pool.clear()
         tracekit.configure(environ={})  # drops the exporter, which may hold spans
+        # configure() waits 5 s for the exporter. One that is still at work may have a span open: see calls.Exporter.
+        for thread in threading.enumerate():
+            if thread.name == "tracekit-export":
+                thread.join(30)
+        # The traceback of an error holds every object of its frames. A finalizer may have failed after the last check.
+        while self.failed:
+            where, error = self.failed.pop()
+            if not is_documented(error) and not isinstance(error, RecursionError):
+                self.fault(where, error or "failed")
+            del error
         gc.collect()
         counts = self.check()
         if counts is not None and counts.open != open_before:
-            self.fault("statistics", f"{counts.open - open_before} spans stay open without a reference")
+            self.fault("statistics", f"{counts.open - open_before} spans stay open without a reference", holders())
 
     # ---- places
 
@@ -330,6 +340,17 @@ class Fuzz(Values):
         if errors:
             raise errors.pop()
         return result.pop()
+
+
+def holders() -> str:
+    """Return a description of the objects that refer to spans or scopes, and of those that refer to these objects."""
+    lines = [f"threads: {', '.join([thread.name for thread in threading.enumerate()])}"]
+    for thing in gc.get_objects():
+        for held in gc.get_referents(thing):
+            if is_ours(type(held)) and type(held).__name__ in ("Span", "Scope", "OtelSpan") and len(lines) < 100:
+                lines.append(f"{shown(held)} is held by {shown(thing)}")
+                lines += [f"    which {shown(one)} holds" for one in gc.get_referrers(thing)[:5]]
+    return "\n".join(lines)
 
 
 def is_documented(error: BaseException | None) -> bool:

@@ -80,7 +80,7 @@ class OtelSpan:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        if not self.tracekit_span._is_recorded:
+        if self.tracekit_span is not None and not self.tracekit_span._is_recorded:
             return NonRecordingSpan
         return OtelSpan if _sdk_span is None and not _has_sdk() else _sdk_span  # type: ignore[return-value]
 

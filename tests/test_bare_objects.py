@@ -1,0 +1,36 @@
+"""None and objects made by ``__new__`` alone, for everything compiled: an exception at most, never a crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tracekit
+
+from .tools.api_fuzz import bare
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(tracekit.IMPLEMENTATION == "plain", reason="only C reads fields of None")
+def test_nothing_compiled_crashes_for_objects_without_fields():
+    command = [sys.executable, "-m", "tests.tools.api_fuzz.bare"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = int(done.stdout.rsplit("\n", 2)[-2].partition(" ")[0])
+    assert count > 100
+
+
+def test_a_crash_is_detected_with_the_last_call(monkeypatch):
+    def crash(*arguments):
+        if len(arguments) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert bare.crash_of(crash) == f"signal 9: {bare.name_of(crash)}(NoneType, NoneType)"
+    assert bare.crash_of(len) is None
