@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import re
+import signal
 import threading
 
 import pytest
@@ -496,3 +497,28 @@ def test_a_child_of_a_fork_begins_anew():
     assert "http_server" not in after
     assert 'span_name="child"' in after
     assert "http_server" in red.prometheus()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="needs SIGUSR2")
+def test_a_signal_handler_may_read_the_metrics_while_they_are_read(monkeypatch):
+    red = measured(("server", HTTP, 0.1))
+    text_of, inside = metrics.text_of, []
+
+    def interrupted(table, openmetrics):
+        if not inside:
+            signal.raise_signal(signal.SIGUSR2)
+        return text_of(table, openmetrics)
+
+    def handle(number, frame):
+        assert red._lock.acquire(blocking=False)  # else the next line would wait for ever
+        red._lock.release()
+        inside.append(red)
+        inside.append(red.prometheus())
+
+    monkeypatch.setattr(metrics, "text_of", interrupted)
+    before = signal.signal(signal.SIGUSR2, handle)
+    try:
+        text = red.prometheus()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert inside == [red, text]

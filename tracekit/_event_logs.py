@@ -27,7 +27,9 @@ _MAX_NAME: Final = 200
 _MAX_LOGS: Final = 10_000
 _FRAMES: Final = 8
 
-_open: weakref.WeakSet[EventLog] = weakref.WeakSet()
+# By identity. A dict, because its values are copied in one step, while a WeakSet raises if another thread adds a log
+# during an iteration.
+_open: dict[int, weakref.ref[EventLog]] = {}
 _unlisted = 0
 
 
@@ -93,7 +95,7 @@ class EventLog:
     def finish(self) -> None:
         """Remove the log from the page. Later lines have no effect."""
         self.is_finished = True
-        _open.discard(self)
+        _open.pop(id(self), None)
 
     def entries(self) -> tuple[list[Entry], list[Entry]]:
         """Return the entries before and after those that were discarded."""
@@ -141,7 +143,8 @@ def event_log(family: str, title: str) -> EventLog:
     frame = sys._getframe(1) if hasattr(sys, "_getframe") else None
     log = EventLog(_name(family, "family"), _name(title, "title"), _stack(frame))
     if len(_open) < _MAX_LOGS:
-        _open.add(log)
+        key = id(log)
+        _open[key] = weakref.ref(log, lambda _: _open.pop(key, None))
     else:
         _unlisted += 1
     return log
@@ -149,7 +152,8 @@ def event_log(family: str, title: str) -> EventLog:
 
 def open_logs() -> tuple[list[EventLog], int]:
     """Return the open logs, oldest first, and the number of logs that were not listed since the start."""
-    return sorted(_open, key=lambda log: log.start_ns), _unlisted
+    logs = list(filter(None, [reference() for reference in list(_open.values())]))
+    return sorted(logs, key=lambda log: log.start_ns), _unlisted
 
 
 def _name(value: Any, parameter: str) -> str:

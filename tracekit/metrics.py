@@ -143,7 +143,8 @@ class RedMetrics:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # of the table; never held while anything else is waited for
+        # Of the table; never held while anything else is waited for. Reentrant: a signal handler may interrupt its holder.
+        self._lock = threading.RLock()
         self._table = Table(self._bounds, self._is_exponential, self._internal, self._max_series)
         self._pushed_ns = 0
         self._background: Background | None = None

@@ -398,3 +398,34 @@ def test_an_object_made_without_init_raises_and_does_not_crash(kind):
                 if callable(found):
                     found(*arguments)
     assert reached or kind == "runtime.Ambient"
+
+
+class Hostile:
+    """An object whose conversions raise an exception that ``except Exception`` does not catch."""
+
+    def __str__(self):
+        raise KeyboardInterrupt
+
+    __int__ = __index__ = __float__ = __repr__ = __str__
+
+
+class HostileText(str):
+    def __str__(self):
+        raise ValueError
+
+
+def test_conversions_that_raise_do_not_reach_the_program(tracer):
+    for name in (Hostile(), HostileText("a")):
+        assert trace.get_tracer(name).start_span("a") is not None
+        with tracer.start_as_current_span(name, start_time=Hostile()) as span:
+            span.update_name(name)
+            span.add_event(name, timestamp=Hostile())
+            span.record_exception(ValueError(), timestamp=Hostile())
+            span.end(Hostile())
+    assert tracer.start_span(Hostile()).name == "Hostile"
+
+
+def test_a_span_made_without_init_may_be_asked_for_its_class():
+    bare = bridge.OtelSpan.__new__(bridge.OtelSpan)
+    assert not isinstance(bare, int)
+    assert isinstance(bare, bridge.OtelSpan)

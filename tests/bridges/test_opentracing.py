@@ -435,3 +435,27 @@ def test_processors_get_the_start_of_a_span_that_is_sampled_late(exporter, provi
     tracer.start_span("at once", tags={"sampling.priority": 1}).finish()
     tracer.start_span("never").finish()
     assert log == [("start", "late"), ("end", "late"), ("start", "at once"), ("end", "at once")]
+
+
+class Hostile:
+    """An object whose conversions raise an exception that ``except Exception`` does not catch."""
+
+    def __str__(self):
+        raise KeyboardInterrupt
+
+    __int__ = __index__ = __float__ = __repr__ = __str__
+
+
+@pytest.mark.usefixtures("lenient")
+def test_conversions_that_raise_do_not_reach_the_program(tracer):
+    tags = {"a": Hostile(), "span.kind": [Hostile()], "sampling.priority": Hostile()}
+    span = tracer.start_span(Hostile(), tags=tags, start_time=Hostile())
+    for key, value in tags.items():
+        span.set_tag(key, value)
+    span.set_tag("sampling.priority", 10**400)
+    span.set_operation_name(Hostile())
+    span.log_kv({"event": Hostile(), "error.object": Hostile()}, timestamp=Hostile())
+    span.set_baggage_item("a", Hostile())
+    span.set_baggage_item(Hostile(), "a")
+    assert span.get_baggage_item(Hostile()) is None
+    span.finish(Hostile())

@@ -1,6 +1,7 @@
 """Event logs: lazy formatting, the middle dropped, errors by age, and safety from arguments and misuse."""
 
 import gc
+import sys
 
 import pytest
 
@@ -142,3 +143,36 @@ def test_long_texts_are_cut():
         log.printf("%s", "y" * 10_000)
         assert (len(log.family), len(log.title)) == (200, 200)
         assert [len(entry.text()) for entry in log.entries()[0]] == [4096, 4096]
+
+
+def test_logs_that_are_made_and_finished_while_they_are_listed_are_no_error():
+    kept = [tracekit.event_log("listed", str(number)) for number in range(3)]
+    made = []
+
+    def interrupt(frame, event, argument):  # as another thread does between two bytecodes
+        sys.settrace(None)
+        made.append(tracekit.event_log("listed", "during"))
+        tracekit.event_log("listed", "short").finish()
+        sys.settrace(interrupt)
+        return interrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        logs, _ = open_logs()
+    finally:
+        sys.settrace(before)
+    assert len(made) > 1
+    assert [log for log in logs if log in kept] == kept
+    for log in (*kept, *made):
+        log.finish()
+    assert not [log for log in open_logs()[0] if log.family == "listed"]
+
+
+def test_a_log_that_is_deallocated_leaves_the_list():
+    before = len(_event_logs._open)
+    log = tracekit.event_log("gone", "title")
+    assert len(_event_logs._open) == before + 1
+    del log
+    gc.collect()
+    assert len(_event_logs._open) <= before

@@ -332,3 +332,35 @@ def test_signals_need_the_main_thread():
     thread.start()
     thread.join()
     assert "main thread" in errors[0]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="needs SIGUSR2")
+def test_a_signal_handler_that_dumps_does_not_wait_for_the_file_that_it_interrupts(record, tmp_path, monkeypatch):
+    from tracekit.exporters import flight
+
+    inside = []
+
+    class Interrupted(flight.SQLiteExporter):
+        def export(self, spans):
+            if not inside:
+                monkeypatch.setattr(flight, "_END_S", 1e100)  # longer than a lock can wait: an error
+                signal.raise_signal(signal.SIGUSR2)
+            super().export(spans)
+
+    def handle(number, frame):
+        assert recorder._lock.acquire(blocking=False)  # the interrupted frame may hold it
+        assert recorder._lock.acquire(blocking=False)
+        recorder._lock.release()
+        recorder._lock.release()
+        inside.append(recorder.dump())
+
+    recorder = record()
+    monkeypatch.setattr(flight, "SQLiteExporter", Interrupted)
+    before = signal.signal(signal.SIGUSR2, handle)
+    try:
+        tracekit.span("a").end()
+        assert recorder.dump() is not None
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert inside == [None]
+    assert files(tmp_path) == {"dump.db": ["a"]}

@@ -111,8 +111,10 @@ class FlightRecorder:
 
     def _forget(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # for the ring; held for a few steps
+        # For the ring; held for a few steps. Reentrant: a signal handler may interrupt its holder.
+        self._lock = threading.RLock()
         self._is_writing = threading.Lock()  # one file at a time
+        self._written_by = 0  # the thread that holds it
         self._ring: deque[tuple[int, list[Span]]] = deque()  # batches with the time of their arrival
         self._count = self._unsampled = self._number = 0
         self._last_ns: int | None = None  # of the last file that was written without a request for it
@@ -179,8 +181,11 @@ class FlightRecorder:
         return self._write("dump", wait_s=_END_S)
 
     def _write(self, reason: str, wait_s: float = 0.0) -> str | None:
+        if self._written_by == threading.get_ident():  # by a signal handler: the file that it interrupts is enough
+            return None
         if not self._is_writing.acquire(timeout=wait_s):
             return None
+        self._written_by = threading.get_ident()
         try:
             return self._write_file(reason)
         except Exception as error:
@@ -188,6 +193,7 @@ class FlightRecorder:
             self._notices.say("error", type(error), message, describe(error))  # its text names the file
             return None
         finally:
+            self._written_by = 0
             self._is_writing.release()
 
     def _write_file(self, reason: str) -> str | None:

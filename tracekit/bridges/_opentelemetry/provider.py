@@ -15,7 +15,7 @@ from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from .contexts import attributes_of, plain_attributes
 from .processors import Processors
 from .samplers import RandomIds, limits_in_environment, limits_of, part_limits_of, sampler_in_use, sampler_of
-from .spans import keep_resource, resource_of
+from .spans import keep_resource, resource_of, text_of
 from .tracer import OtelTracer, Settings
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class TracerProvider(_trace.TracerProvider):
             return _trace.NoOpTracer()
         items = plain_attributes(attributes)
         name, version, url = (
-            str(part or "") for part in (instrumenting_module_name, instrumenting_library_version, schema_url)
+            "" if part is None else str.__str__(text_of(part))
+            for part in (instrumenting_module_name, instrumenting_library_version, schema_url)
         )
         key = (name, version, url, repr(sorted(items.items(), key=lambda item: item[0])))
         tracer = self._tracers.get(key)

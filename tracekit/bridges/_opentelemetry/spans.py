@@ -16,6 +16,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
 from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import Status as OtelStatus
 
+from ..._core.guard import ask, type_name
 from ..._core.misuse import misused
 from ..._core.outcome import exception_events, mark_recorded, outcome_of
 from ..._core.records import KINDS, Status
@@ -440,15 +441,10 @@ def text_of(name: Any) -> str:
     """Return *name*, of any type, as text."""
     if isinstance(name, str):
         return name
-    try:
-        return str(name)
-    except Exception:
-        return type(name).__name__
+    found = ask(str, name)
+    return type_name(name) if found is None else found  # type: ignore[no-any-return]
 
 
 def time_of(time_ns: Any) -> int | None:
     """Return *time_ns* as an int, or None where it is none: now."""
-    try:
-        return None if time_ns is None else int(time_ns)
-    except Exception:
-        return None
+    return None if time_ns is None else ask(int, time_ns)

@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import opentracing
 
 from ... import _configure
-from ..._core.guard import type_name
+from ..._core.guard import ask, type_name
 from ..._core.misuse import misused
 from ..._core.outcome import outcome_of
 from ..._core.records import DEFAULT_LIMITS, KINDS
@@ -189,25 +189,20 @@ def items_of(mapping: Any, parameter: str) -> dict[str, Any]:
 
 def kind_of(value: Any) -> str:
     """Return the kind that the tag ``span.kind`` names."""
-    return value if value in _KINDS else KINDS[0]
+    return value if type(value) is str and value in _KINDS else KINDS[0]
 
 
 def priority_of(value: Any) -> bool | None:
     """Return whether the tag ``sampling.priority`` asks for the trace; None where it does not decide."""
-    try:
-        return None if value is None else float(value) > 0
-    except (TypeError, ValueError):
-        return None
+    number = None if value is None else ask(float, value)
+    return None if number is None else number > 0
 
 
 def text_of(value: Any) -> str:
     """Return *value* as text, "" for None and where ``str()`` fails."""
     if isinstance(value, str):
         return str.__str__(value)
-    try:
-        return "" if value is None else str(value)
-    except Exception:  # of the program's
-        return ""
+    return "" if value is None else ask(str, value, "")
 
 
 def plain(value: Any) -> Any:
@@ -221,10 +216,8 @@ def nanoseconds(seconds: Any, parameter: str) -> int | None:
     """Return *seconds*, Unix time, in nanoseconds; None for none."""
     if seconds is None:
         return None
-    try:
-        if math.isfinite(seconds):
-            return int(seconds * 1e9)
-    except (TypeError, ValueError, OverflowError):
-        pass
+    number = None if isinstance(seconds, str | bytes | bytearray) else ask(float, seconds)
+    if number is not None and math.isfinite(number):
+        return int(number * 1e9)
     misused(TypeError(f"{parameter} must be a number of seconds, not {type_name(seconds)}"))
     return None
