@@ -499,6 +499,20 @@ def test_a_child_of_a_fork_begins_anew():
     assert "http_server" in red.prometheus()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_flush_in_the_child_of_a_fork_does_not_wait_for_the_parents_thread():
+    with Collector() as collector:
+        push = OTLPMetrics(collector.url.removesuffix("/v1/traces") + "/v1/metrics", interval_s=3600, environ={})
+        red = measured(("server", HTTP, 1), push=push)
+        assert red._background is not None and red._background._is_served.locked()
+        child = os.fork()
+        if not child:
+            os._exit(0 if red.flush(0.0) else 1)  # there is nothing to wait for
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        red.shutdown()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="needs SIGUSR2")
 def test_a_signal_handler_may_read_the_metrics_while_they_are_read(monkeypatch):
     red = measured(("server", HTTP, 0.1))

@@ -197,6 +197,7 @@ class RedMetrics:
 
     def flush(self, timeout_s: float) -> bool:
         """Send all series now, and have the exporter deliver its spans."""
+        self._adopt()
         deadline = time.monotonic() + timeout_s
         flush = getattr(self.exporter, "flush", None)
         is_done = flush is None or bool(flush(timeout_s))
@@ -210,6 +211,7 @@ class RedMetrics:
 
     def hurry(self) -> None:
         """Stop waiting for retries."""
+        self._adopt()
         if self._push is not None:
             self._push._client.is_late.set()
         hurry = getattr(self.exporter, "hurry", None)
