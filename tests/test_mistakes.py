@@ -102,7 +102,10 @@ def test_formats_by_name_are_the_constants():
 
 def test_type_checkers_see_no_names_but_those_that_are_there(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text("import tracekit\n\ntracekit.get_tracer('x')\n")
+    program.write_text(
+        "import tracekit\nimport tracekit.aio as aio\n\ntracekit.get_tracer('x')\naio.nothing\n"
+        "def receive(stream: aio.MemoryObjectReceiveStream[int]) -> aio.MemoryObjectSendStream[int] | None: ...\n"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--no-incremental", str(program)],
         capture_output=True,
@@ -113,6 +116,8 @@ def test_type_checkers_see_no_names_but_those_that_are_there(tmp_path):
     if "No module named mypy" in done.stderr:
         pytest.skip("mypy is not installed: make lint installs it")
     assert 'Module has no attribute "get_tracer"' in done.stdout
+    assert 'Module has no attribute "nothing"' in done.stdout
+    assert "Found 2 errors" in done.stdout
 
 
 def test_the_span_fixture_finds_spans_by_name(spans):

@@ -312,6 +312,25 @@ def test_a_mark_that_means_nothing_is_an_error_of_the_test(tmp_path, mark, messa
     assert list(run.errors("job").values()) == [message]
 
 
+@pytest.mark.slow
+def test_a_mark_that_means_nothing_is_the_same_error_in_a_worker_of_xdist(tmp_path):
+    body = """
+        @pytest.mark.tracekit("open")
+        def test_job():
+            pass
+
+        def test_other():
+            pass
+        """
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "shared").mkdir()
+    alone = Run(tmp_path / "alone", {"job": body})
+    shared = Run(tmp_path / "shared", {"job": body}, "-n", "1", plugins=["xdist"])
+    assert "created: 1/1 worker" in shared.output
+    assert shared.outcomes == alone.outcomes == {"job": "setup failed", "other": "passed"}
+    assert shared.errors("job") == alone.errors("job")
+
+
 def test_a_test_that_fails_keeps_its_own_failure_and_is_told_the_rest_beside_it(tmp_path):
     body = """
         @pytest.fixture

@@ -337,6 +337,21 @@ def attributes_of(exporter, **changes):
 
 
 @pytest.mark.parametrize(
+    ("host", "server", "client", "recorded"),
+    [
+        (b"x:99999", ("a", 70000), ("", 0), {"server.address": "x"}),  # beyond any port; a client without an address
+        (b"x:0", ("a", -1), None, {"server.address": "x"}),
+        (b"", ("a", 65536), ("", 1), {"server.address": "a"}),
+        (b"", ("a", 65535), ("", 1), {"server.address": "a", "server.port": 65535}),
+    ],
+)
+def test_only_real_ports_and_addresses_are_recorded(exporter, host, server, client, recorded):
+    found = attributes_of(exporter, headers=[(b"host", host)], server=server, client=client)
+    keys = {"server.address", "server.port", "client.address", "client.port", "network.peer.address"}
+    assert {key: found[key] for key in found if key in keys} == recorded
+
+
+@pytest.mark.parametrize(
     ("raw_path", "path", "recorded"),
     [
         (b"/a%2Fb%3Fc/%C3%BC", "/a/b?c/\u00fc", "/a%2Fb%3Fc/%C3%BC"),
