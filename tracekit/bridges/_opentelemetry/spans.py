@@ -442,7 +442,7 @@ def text_of(name: Any) -> str:
     if isinstance(name, str):
         return name
     found = ask(str, name)
-    return type_name(name) if found is None else found  # type: ignore[no-any-return]
+    return type_name(name) if found is None else found
 
 
 def time_of(time_ns: Any) -> int | None:
