@@ -450,37 +450,13 @@ class Span:
             self._end(end_ns)
 
     def __enter__(self) -> Self:
-        if not self._owns_context:
-            # An unsampled child shares its parent's context, so the current scope stays.
-            scope = innermost()
-            if scope is not None and effective(scope) is self.context:
-                return self
-        scope = make_scope(SPAN, self, self.context, None)
-        if self._scope:
-            scope._outer = lent(self._scope)  # entered again while open: each opening is closed by its own exit
-        self._scope = borrow(scope)
-        open_scope(scope)
+        _enter(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._scope:
-            self._leave()
-        if exc is not None and self._is_recorded and not self._has_ended:
-            try:
-                outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value, self._expected)
-                for _, recorded in exception_events(outcome.expected, self._tracer.limits, with_stack=False):
-                    self.add_event("exception", recorded)
-                for error, recorded in exception_events(outcome.errors, self._tracer.limits):
-                    self.add_event("exception", recorded)
-                    mark_recorded(error, self.context.trace_id)
-                self.set_status(outcome.code, outcome.description)
-            except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
-                if self._status != OK:
-                    self._status = ERROR
-        if not self._has_ended:
-            self._end(None)
+        _exit(self, kind, exc, traceback)
 
     async def __aenter__(self) -> Self:
         """Do the same as ``with``; there is nothing to wait for."""
@@ -629,6 +605,41 @@ class Span:
             else:
                 cleaned.put(key, plain)
         return cleaned if cleaned.count() else None
+
+
+def _enter(self: Span) -> Span:
+    if not self._owns_context:
+        # An unsampled child shares its parent's context, so the current scope stays.
+        scope = innermost()
+        if scope is not None and effective(scope) is self.context:
+            return self
+    scope = make_scope(SPAN, self, self.context, None)
+    if self._scope:
+        scope._outer = lent(self._scope)  # entered again while open: each opening is closed by its own exit
+    self._scope = borrow(scope)
+    open_scope(scope)
+    return self
+
+
+def _exit(
+    self: Span, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+) -> None:
+    if self._scope:
+        self._leave()
+    if exc is not None and self._is_recorded and not self._has_ended:
+        try:
+            outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value, self._expected)
+            for _, recorded in exception_events(outcome.expected, self._tracer.limits, with_stack=False):
+                self.add_event("exception", recorded)
+            for error, recorded in exception_events(outcome.errors, self._tracer.limits):
+                self.add_event("exception", recorded)
+                mark_recorded(error, self.context.trace_id)
+            self.set_status(outcome.code, outcome.description)
+        except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
+            if self._status != OK:
+                self._status = ERROR
+    if not self._has_ended:
+        self._end(None)
 
 
 if not compiled:
@@ -898,6 +909,19 @@ def span(
     return self
 
 
+def _simple(name: Any, attributes: Any) -> Any:
+    """Do the same as ``span(name, attributes=attributes)`` for a *name* that is str and no subclass."""
+    items: Any = None
+    if attributes is not None:
+        items = _items(attributes)
+        if items is not attributes:
+            attributes = dict(items)
+    self = _start(_tracer, name, _INTERNAL, attributes, items, _NO_LINKS, None, None)
+    if self._is_recorded and self._tracer.hooks is not None:
+        self._tracer.hooks.started(self, None)
+    return self
+
+
 def _classes(expected: Any) -> tuple[type[BaseException], ...]:
     """Return *expected*, a class of exceptions or a tuple of them, as a tuple; an empty one if it is neither."""
     classes = expected if type(expected) is tuple else (expected,)
@@ -1044,8 +1068,8 @@ def _start(
     if parent is None:
         scope = innermost()
         if scope is not None:
-            base = effective(scope)
             is_local = scope._kind == SPAN and scope._generation == generation()
+            base = scope._context if is_local else effective(scope)
     elif type(parent) is Span:
         given = parent
         base = given.context
@@ -1066,7 +1090,7 @@ def _start(
     self._tracer = tracer
     self._name = name
     self._kind = kind
-    if base is None or not base._is_valid():
+    if base is None or not base._span or not base._high | base._low:  # none, or not valid
         self.context = tracer.root(base, name, kind, attributes, links, added)
         if scope is not None:
             linked = linked_context(scope)
@@ -1179,3 +1203,5 @@ def retrace(span: Span, context: SpanContext) -> None:
 
 forbid_new(Span)
 publish(Span, b"tracekit.Span")
+if compiled:
+    quicken(Span, span)  # noqa: F821 - inlined from the .pxd
