@@ -136,6 +136,8 @@ cdef extern from *:
     }
 
     static PyObject *tk_method_getattro(PyObject *descriptor, PyObject *name) {
+        if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "__get__") == 0)
+            return PyObject_GenericGetAttr(descriptor, name);
         return PyObject_GetAttr(((tk_method *)descriptor)->function, name);
     }
 

@@ -1063,7 +1063,9 @@ def _start(
     scope: Scope | None = None
     base: SpanContext | None = None
     linked: SpanContext | None = None
-    added: dict[str, Any] | None = {} if tracer.sees_trace else None  # by the sampler
+    added: dict[str, Any] | None = None  # by the sampler
+    if tracer.sees_trace:
+        added = {}
     is_local = False  # whether the parent is a span of this process, sharing the sampling decision
     if parent is None:
         scope = innermost()
@@ -1130,8 +1132,9 @@ def _start(
             self._put_all(_items(added))
     if linked is not None:
         self.add_link(linked)
-    for target in links:
-        self.add_link(target)
+    if links is not _NO_LINKS:
+        for target in links:
+            self.add_link(target)
     if _observer is not None:
         _observer.started(self, parent)
     return self
