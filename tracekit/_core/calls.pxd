@@ -9,7 +9,7 @@ cdef extern from *:
     /* Before CPython 3.14, ``with`` makes two bound methods at each entry, objects that the garbage collector tracks.
        These are not tracked, are kept for reuse, and call C; what is no plain call goes to the method as it was. */
     typedef PyObject *(*tk_enter)(PyObject *);
-    typedef PyObject *(*tk_exit)(PyObject *, PyObject *, PyObject *, PyObject *);
+    typedef PyObject *(*tk_exit)(PyObject *, PyObject *);  /* with the exception, or None */
 
     typedef struct {  /* in the class */
         PyObject_HEAD
@@ -36,8 +36,7 @@ cdef extern from *:
         if (kwnames == NULL) {
             Py_ssize_t count = PyVectorcall_NARGS(nargsf);
             if (count == 0 && bound->method->enter != NULL) return bound->method->enter(bound->self);
-            if (count == 3 && bound->method->exit != NULL)
-                return bound->method->exit(bound->self, args[0], args[1], args[2]);
+            if (count == 3 && bound->method->exit != NULL) return bound->method->exit(bound->self, args[1]);
         }
         method = PyMethod_New(bound->method->function, bound->self);
         if (method == NULL) return NULL;
@@ -209,7 +208,7 @@ cdef extern from *:
     #endif
     """
     ctypedef object (*tk_enter)(object)
-    ctypedef object (*tk_exit)(object, object, object, object)
+    ctypedef object (*tk_exit)(object, object)
     ctypedef object (*tk_start)(object, object)
     int tk_bind(object kind, const char* name, tk_enter enter, tk_exit exit) except -1
     int tk_quicken(object function, tk_start simple) except -1

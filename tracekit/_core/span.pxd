@@ -104,7 +104,7 @@ cdef class Span:
 cdef object _enter(Span self)
 
 
-cdef object _exit(Span self, object kind, object exc, object traceback)
+cdef object _exit(Span self, object exc)
 
 
 @cython.locals(self=Span)

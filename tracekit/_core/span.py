@@ -150,6 +150,9 @@ def set_clock(clock: Callable[[], int] | None) -> None:
 
 if not compiled:
 
+    def quicken(kind: type[Span], function: Callable[..., Span]) -> None:
+        """Give ``with span()`` its shorter way in C; see ``calls.pxd``."""
+
     def tracer_in_use() -> Tracer:
         """Return the tracer that new spans are started with."""
         return _tracer
@@ -456,7 +459,7 @@ class Span:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _exit(self, kind, exc, traceback)
+        _exit(self, exc)
 
     async def __aenter__(self) -> Self:
         """Do the same as ``with``; there is nothing to wait for."""
@@ -621,9 +624,7 @@ def _enter(self: Span) -> Span:
     return self
 
 
-def _exit(
-    self: Span, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-) -> None:
+def _exit(self: Span, exc: BaseException | None) -> None:
     if self._scope:
         self._leave()
     if exc is not None and self._is_recorded and not self._has_ended:
@@ -1206,5 +1207,4 @@ def retrace(span: Span, context: SpanContext) -> None:
 
 forbid_new(Span)
 publish(Span, b"tracekit.Span")
-if compiled:
-    quicken(Span, span)  # noqa: F821 - inlined from the .pxd
+quicken(Span, span)
