@@ -515,7 +515,9 @@ def _live_below(scope: Scope | None) -> Scope | None:
 
 def innermost() -> Scope | None:
     """Return the scope that is current here, or None."""
-    inner = _unstick(held(_current)) if _threads_inherit else held(_current)
+    inner = held(_current)
+    if _threads_inherit:
+        inner = _unstick(inner)
     return inner if inner is None or (not inner._is_closed and inner._kind != LABELS) else _settle(inner)
 
 
@@ -583,7 +585,11 @@ def current_scope() -> Scope | None:
 def current_span() -> Any:
     """Return the span that a new span would have as its parent here, or None where that is none of this process."""
     scope = innermost()
-    return None if scope is None else held_span(scope)
+    if scope is None:
+        return None
+    if scope._kind == SPAN and not scope._is_released and scope._generation == generation():
+        return scope._span  # as held_span() does
+    return held_span(scope)
 
 
 def current_context() -> SpanContext | None:

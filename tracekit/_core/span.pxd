@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 cimport cython
 
 from .._speedups cimport Entries, Items, has_text_keys
+from .calls cimport tk_bind, tk_enter, tk_exit, tk_quicken, tk_start
 from .buffer cimport Buffer, the_buffer
 from .context cimport SpanContext, child_context, from_words, generation, new_span_id, with_labels
 from .interpreter cimport (
@@ -97,6 +98,23 @@ cdef class Span:
 
     @cython.locals(cleaned=Items)
     cdef Items _clean(self, object items, Py_ssize_t most, Py_ssize_t length)
+
+
+@cython.locals(scope=Scope)
+cdef object _enter(Span self)
+
+
+cdef object _exit(Span self, object exc)
+
+
+@cython.locals(self=Span)
+cdef object _simple(object name, object attributes)
+
+
+cdef inline int quicken(object kind, object function) except -1:
+    tk_bind(kind, b"__enter__", <tk_enter>_enter, NULL)
+    tk_bind(kind, b"__exit__", NULL, <tk_exit>_exit)
+    return tk_quicken(function, <tk_start>_simple)
 
 
 cdef object _enlist(Span span)

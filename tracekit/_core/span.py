@@ -150,6 +150,9 @@ def set_clock(clock: Callable[[], int] | None) -> None:
 
 if not compiled:
 
+    def quicken(kind: type[Span], function: Callable[..., Span]) -> None:
+        """Give ``with span()`` its shorter way in C; see ``calls.pxd``."""
+
     def tracer_in_use() -> Tracer:
         """Return the tracer that new spans are started with."""
         return _tracer
@@ -450,37 +453,13 @@ class Span:
             self._end(end_ns)
 
     def __enter__(self) -> Self:
-        if not self._owns_context:
-            # An unsampled child shares its parent's context, so the current scope stays.
-            scope = innermost()
-            if scope is not None and effective(scope) is self.context:
-                return self
-        scope = make_scope(SPAN, self, self.context, None)
-        if self._scope:
-            scope._outer = lent(self._scope)  # entered again while open: each opening is closed by its own exit
-        self._scope = borrow(scope)
-        open_scope(scope)
+        _enter(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._scope:
-            self._leave()
-        if exc is not None and self._is_recorded and not self._has_ended:
-            try:
-                outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value, self._expected)
-                for _, recorded in exception_events(outcome.expected, self._tracer.limits, with_stack=False):
-                    self.add_event("exception", recorded)
-                for error, recorded in exception_events(outcome.errors, self._tracer.limits):
-                    self.add_event("exception", recorded)
-                    mark_recorded(error, self.context.trace_id)
-                self.set_status(outcome.code, outcome.description)
-            except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
-                if self._status != OK:
-                    self._status = ERROR
-        if not self._has_ended:
-            self._end(None)
+        _exit(self, exc)
 
     async def __aenter__(self) -> Self:
         """Do the same as ``with``; there is nothing to wait for."""
@@ -629,6 +608,39 @@ class Span:
             else:
                 cleaned.put(key, plain)
         return cleaned if cleaned.count() else None
+
+
+def _enter(self: Span) -> Span:
+    if not self._owns_context:
+        # An unsampled child shares its parent's context, so the current scope stays.
+        scope = innermost()
+        if scope is not None and effective(scope) is self.context:
+            return self
+    scope = make_scope(SPAN, self, self.context, None)
+    if self._scope:
+        scope._outer = lent(self._scope)  # entered again while open: each opening is closed by its own exit
+    self._scope = borrow(scope)
+    open_scope(scope)
+    return self
+
+
+def _exit(self: Span, exc: BaseException | None) -> None:
+    if self._scope:
+        self._leave()
+    if exc is not None and self._is_recorded and not self._has_ended:
+        try:
+            outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value, self._expected)
+            for _, recorded in exception_events(outcome.expected, self._tracer.limits, with_stack=False):
+                self.add_event("exception", recorded)
+            for error, recorded in exception_events(outcome.errors, self._tracer.limits):
+                self.add_event("exception", recorded)
+                mark_recorded(error, self.context.trace_id)
+            self.set_status(outcome.code, outcome.description)
+        except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
+            if self._status != OK:
+                self._status = ERROR
+    if not self._has_ended:
+        self._end(None)
 
 
 if not compiled:
@@ -898,6 +910,19 @@ def span(
     return self
 
 
+def _simple(name: Any, attributes: Any) -> Any:
+    """Do the same as ``span(name, attributes=attributes)`` for a *name* that is str and no subclass."""
+    items: Any = None
+    if attributes is not None:
+        items = _items(attributes)
+        if items is not attributes:
+            attributes = dict(items)
+    self = _start(_tracer, name, _INTERNAL, attributes, items, _NO_LINKS, None, None)
+    if self._is_recorded and self._tracer.hooks is not None:
+        self._tracer.hooks.started(self, None)
+    return self
+
+
 def _classes(expected: Any) -> tuple[type[BaseException], ...]:
     """Return *expected*, a class of exceptions or a tuple of them, as a tuple; an empty one if it is neither."""
     classes = expected if type(expected) is tuple else (expected,)
@@ -1043,13 +1068,15 @@ def _start(
     scope: Scope | None = None
     base: SpanContext | None = None
     linked: SpanContext | None = None
-    added: dict[str, Any] | None = {} if tracer.sees_trace else None  # by the sampler
+    added: dict[str, Any] | None = None  # by the sampler
+    if tracer.sees_trace:
+        added = {}
     is_local = False  # whether the parent is a span of this process, sharing the sampling decision
     if parent is None:
         scope = innermost()
         if scope is not None:
-            base = effective(scope)
             is_local = scope._kind == SPAN and scope._generation == generation()
+            base = scope._context if is_local else effective(scope)
     elif type(parent) is Span:
         given = parent
         base = given.context
@@ -1070,7 +1097,7 @@ def _start(
     self._tracer = tracer
     self._name = name
     self._kind = kind
-    if base is None or not base._is_valid():
+    if base is None or not base._span or not base._high | base._low:  # none, or not valid
         self.context = tracer.root(base, name, kind, attributes, links, added)
         if scope is not None:
             linked = linked_context(scope)
@@ -1110,8 +1137,9 @@ def _start(
             self._put_all(_items(added))
     if linked is not None:
         self.add_link(linked)
-    for target in links:
-        self.add_link(target)
+    if links is not _NO_LINKS:
+        for target in links:
+            self.add_link(target)
     if _observer is not None:
         _observer.started(self, parent)
     return self
@@ -1183,3 +1211,4 @@ def retrace(span: Span, context: SpanContext) -> None:
 
 forbid_new(Span)
 publish(Span, b"tracekit.Span")
+quicken(Span, span)
