@@ -1,7 +1,7 @@
 """The SQLite exporter and reader: a store of spans in one file that several processes write at once.
 
 How it works: a batch is one transaction in write-ahead mode, so readers never wait. A writer that finds too little
-room, or spans that are too old, first deletes the oldest traces, in transactions of a few milliseconds between which
+room, or spans that are too old, first deletes the oldest traces, in transactions of some 20 ms between which
 other writers get their turn.
 """
 
@@ -49,7 +49,9 @@ _INSERT = f"INSERT INTO spans ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * l
 _MIN_ROOM = 1 << 16
 _MAX_TEXT = 4096
 _TIDY_S = 60.0
-_STEP, _STEPS = 500, 40
+# Rows of a transaction: many of them share the pages of an index, whose changes are most of the work.
+_STEP, _STEPS = 2000, 40
+_TRACES = 500
 _WHOLE_S = 3600  # a trace that lasts no longer is deleted as a whole; an endless one loses its oldest part
 
 
@@ -58,7 +60,8 @@ class SQLiteExporter:
 
     A span is kept for at most *max_age_s*. The file stays below *max_bytes* (at least 1 MiB), its write-ahead log
     below half of that; while spans arrive, the oldest traces are deleted. A batch waits for other writers for at most
-    *lock_timeout_s*. A new file gets the permissions *mode*, by default for its owner alone. Every failure is a
+    *lock_timeout_s*. A new file gets the permissions *mode*, by default for its owner alone. SQLite's cache of pages in
+    this process has at most *cache_bytes*. Every failure is a
     ``StoreError``, after which the next batch opens the file again; a span that cannot be stored costs itself alone,
     and is counted in ``account()``.
 
@@ -80,12 +83,20 @@ class SQLiteExporter:
         max_bytes: int = 256 * 2**20,
         lock_timeout_s: float = 5.0,
         mode: int = 0o600,
+        cache_bytes: int = 2 * 2**20,
     ) -> None:
         check_above_0("max_age_s", max_age_s)
-        check_bytes(max_bytes)
+        check_bytes("max_bytes", max_bytes)
         self._file = SQLiteFile(
-            path, SPANS, max_bytes=max_bytes, max_log_bytes=max_bytes // 2, lock_timeout_s=lock_timeout_s, mode=mode
+            path,
+            SPANS,
+            max_bytes=max_bytes,
+            max_log_bytes=max_bytes // 2,
+            lock_timeout_s=lock_timeout_s,
+            mode=mode,
+            cache_bytes=cache_bytes,
         )
+        self._step = max(100, min(_STEP, max_bytes >> 15))  # some fiftieth of a small file
         self.path = self._file.path
         self.max_age_s = max_age_s
         self.max_bytes = max_bytes
@@ -144,9 +155,9 @@ class SQLiteExporter:
                         "SELECT trace_id FROM spans GROUP BY trace_id HAVING min(start_ns) < ?", (before_ns,)
                     )
                     ids = [*ids, *[trace_id for (trace_id,) in rows]]
-            for start in range(0, len(ids), _STEP):  # in steps, between which other writers get their turn
+            for start in range(0, len(ids), _TRACES):  # in steps, between which other writers get their turn
                 with self._file.transaction() as connection:
-                    for trace_id in ids[start : start + _STEP]:
+                    for trace_id in ids[start : start + _TRACES]:
                         count += connection.execute("DELETE FROM spans WHERE trace_id = ?", (trace_id,)).rowcount
                         connection.execute("DELETE FROM logs WHERE trace_id = ?", (trace_id,))
         self._next_tidy = 0.0
@@ -188,7 +199,9 @@ class SQLiteExporter:
         while True:
             try:
                 with self._file.transaction() as connection:
-                    if self._file.room(connection) >= room or not any(deleted := _delete_oldest(connection)):
+                    if self._file.room(connection) >= room or not any(
+                        deleted := _delete_oldest(connection, self._step)
+                    ):
                         connection.executemany(insert, rows)
                         return
                 self.evicted += deleted.spans
@@ -212,13 +225,13 @@ class SQLiteExporter:
         is_done = False
         for _ in range(_STEPS):
             with self._file.transaction() as connection:
-                if any(_delete_oldest(connection, stored_before_s)):
+                if any(_delete_oldest(connection, self._step, stored_before_s)):
                     continue  # too old, which is not evicted
                 pages, free = self._file.pages(connection)
                 is_done = free <= pages // 4 and not self._file.is_too_large(pages)
                 if is_done or not free:
                     break
-                self._file.give_back(connection, min(free, _STEP))
+                self._file.give_back(connection, min(free, self._step))
         self._next_tidy = now + (min(_TIDY_S, self.max_age_s / 10) if is_done else 1.0)
 
 
@@ -227,8 +240,8 @@ class _Deleted(NamedTuple):
     logs: int = 0
 
 
-def _delete_oldest(connection: sqlite3.Connection, stored_before_s: float = math.inf) -> _Deleted:
-    """Delete about 500 spans with their traces, or 500 log records, stored before *stored_before_s*.
+def _delete_oldest(connection: sqlite3.Connection, step: int, stored_before_s: float = math.inf) -> _Deleted:
+    """Delete about *step* spans with their traces, or *step* log records, stored before *stored_before_s*.
 
     The older ones are deleted; of those stored in the same second, the more numerous.
     """
@@ -241,7 +254,7 @@ def _delete_oldest(connection: sqlite3.Connection, stored_before_s: float = math
     newest, stored_s = connection.execute(
         "SELECT max(id), max(stored_s)"
         f" FROM (SELECT id, stored_s FROM {'logs' if is_log else 'spans'} ORDER BY id LIMIT ?) WHERE stored_s < ?",
-        (_STEP, stored_before_s),
+        (step, stored_before_s),
     ).fetchone()
     if newest is None:
         return _Deleted()
@@ -251,7 +264,7 @@ def _delete_oldest(connection: sqlite3.Connection, stored_before_s: float = math
         "DELETE FROM spans WHERE id IN ("
         " SELECT rest.id FROM (SELECT DISTINCT trace_id FROM spans WHERE id <= ?) AS old"
         " JOIN spans AS rest ON rest.trace_id = old.trace_id WHERE rest.start_ns <= ? LIMIT ?)",
-        (newest, _int64((stored_s + _WHOLE_S) * 1_000_000_000), 4 * _STEP),
+        (newest, _int64((stored_s + _WHOLE_S) * 1_000_000_000), 4 * step),
     )
     oldest = connection.execute("DELETE FROM spans WHERE id <= ?", (newest,))
     return _Deleted(spans=rest.rowcount + oldest.rowcount)

@@ -20,6 +20,7 @@ __all__ = ["MAX_REQUEST_BYTES", "Busy", "Counts", "SpanStore", "TooLarge"]
 Signal: TypeAlias = Literal["traces", "logs"]
 
 MAX_REQUEST_BYTES: Final = 20 * 2**20  # the default of OpenTelemetry's collector
+_CACHE_BYTES: Final = 16 * 2**20  # ids of traces are random: each batch changes pages all over the index
 _MAX_WAITING_BYTES: Final = 3 * MAX_REQUEST_BYTES
 
 
@@ -55,7 +56,7 @@ class SpanStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int) -> None:
-        self._exporter = SQLiteExporter(path, max_age_s=math.inf, max_bytes=max_bytes)
+        self._exporter = SQLiteExporter(path, max_age_s=math.inf, max_bytes=max_bytes, cache_bytes=_CACHE_BYTES)
         self._writing = threading.Lock()
         self._counting = threading.Lock()
         self._waiting_bytes = 0
