@@ -128,7 +128,7 @@ class Pages:
 
     async def _answer_logs(self, request: Request) -> Response:
         trace_id = request.path_params["trace_id"]
-        return await self._ask(lambda queries: queries.logs(trace_id))
+        return await self._ask(lambda queries: queries.records(trace_id))
 
     async def _answer_span(self, request: Request) -> Response:
         trace_id, text = request.path_params["trace_id"], request.path_params["id"]

@@ -119,7 +119,7 @@ class Queries(SQLiteReader):
         ]
         return {**summary, "spans": spans, "is_cut": summary["spans"] > len(spans)}
 
-    def logs(self, trace_id: str) -> dict[str, Any]:
+    def records(self, trace_id: str) -> dict[str, Any]:
         """Return the first log records of a trace by their time, after the start of its first span."""
         with self._snapshot() as connection:
             if connection is None:

@@ -93,7 +93,7 @@ class SpanStore:
             else:
                 read, store = encoding.read_request, self._exporter.store
             rows, rejected, size = read(octets, int(time.time()))
-            stored = store(rows, size) if rows else 0
+            stored: int = store(rows, size) if rows else 0
         rejected += len(rows) - stored
         with self._counting:
             self._requests += 1

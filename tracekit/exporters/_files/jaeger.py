@@ -133,7 +133,8 @@ def read_jaeger(document: dict[str, Any]) -> dict[str, Any]:
 
 def _otlp(span: dict[str, Any], tags: dict[str, Any]) -> dict[str, Any]:
     start_ns = int(span["startTime"]) * 1000
-    parents, links = [], []
+    parents: list[str] = []
+    links: list[dict[str, str]] = []
     for reference in span.get("references") or []:
         ids = _id(reference["traceID"], 32), _id(reference["spanID"], 16)
         if reference["refType"] == "CHILD_OF" and ids[0] == _id(span["traceID"], 32) and not parents:

@@ -77,12 +77,24 @@ def read_logs(
 
 def _log(row: StoredLog) -> StoredLog:
     # SQLite stores any type in any column: convert values that another program may have written.
-    texts = {name: str(getattr(row, name)) for name in ("trace_id", "span_id", "service", "level", "logger", "event")}
-    numbers = ("time_ns", "severity", "dropped_attributes")
-    whole = {name: value if isinstance(value := getattr(row, name), int) else 0 for name in numbers}
     attributes = _json(row.attributes)
-    known = attributes if isinstance(attributes, dict) else {}
-    return StoredLog(**texts, **whole, body=_json(row.body), attributes=known)
+    return StoredLog(
+        trace_id=str(row.trace_id),
+        span_id=str(row.span_id),
+        service=str(row.service),
+        time_ns=_int(row.time_ns),
+        severity=_int(row.severity),
+        level=str(row.level),
+        logger=str(row.logger),
+        event=str(row.event),
+        body=_json(row.body),
+        attributes=attributes if isinstance(attributes, dict) else {},
+        dropped_attributes=_int(row.dropped_attributes),
+    )
+
+
+def _int(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _json(text: Any) -> Any:
