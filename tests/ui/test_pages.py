@@ -130,6 +130,7 @@ def test_a_line_of_the_list(ui):
         "status": "error",
         "errors": 1,
         "spans": 3,
+        "logs": 0,
         "services": [["web", 2], ["db", 1]],
         "duration_ns": 112_000_000,
     }
