@@ -92,9 +92,9 @@ class SpanStore:
                 read, store = encoding.read_logs, self._exporter.store_logs
             else:
                 read, store = encoding.read_request, self._exporter.store
-            rows, rejected, size = read(octets, int(time.time()))
-            stored: int = store(rows, size) if rows else 0
-        rejected += len(rows) - stored
+            rows, without_ids, size = read(octets, int(time.time()))
+            stored = store(rows, size) if rows else 0
+        rejected: int = without_ids + len(rows) - stored
         with self._counting:
             self._requests += 1
             if signal == "logs":
