@@ -56,6 +56,7 @@ bench: $(VENV)/bench
 	$(BIN)/python -m bench.bridge
 	$(BIN)/python -m bench.receiver
 	$(BIN)/python -m bench.ui
+	$(BIN)/python -m bench.live
 
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees

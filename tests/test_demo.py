@@ -227,6 +227,7 @@ def test_with_serve_a_trace_that_somebody_else_began_is_shown(tmp_path):
     with Demo(tmp_path / "traces.db", "--serve", "--requests", "1") as demo:
         url = demo.read_until(r"curl -X POST (http://\S+)$")[1]
         page = demo.read_until(r"in a browser: (http://127\.0\.0\.1:\d+)$")[1]
+        live = [demo.read_until(rf"live pages of the {name}: (\S+)$")[1] for name in ("storefront", "warehouse")]
         demo.read_until("Ctrl-C stops")
         trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
         headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
@@ -237,6 +238,9 @@ def test_with_serve_a_trace_that_somebody_else_began_is_shown(tmp_path):
         demo.read_until(r"└─ receipt_line")
         with opener.open(f"{page}/api/traces?q={trace_id}") as response:
             assert b'"services":[["storefront",11],["warehouse",5]]' in response.read()
+        for url, path in zip(live, ("/checkout/{number}", "/reservations"), strict=True):
+            with opener.open(f"{url}requests?format=json") as response:
+                assert f"server POST {path}" in [family["family"] for family in json.load(response)["families"]]
         demo.process.send_signal(signal.SIGINT)
         assert demo.finish() == 130, demo.output
         assert demo.services() == []

@@ -122,7 +122,6 @@ THIRD_PARTIES = {
     "integrations.structlog": {"structlog"},
     "pytest_plugin": {"pytest"},
     "ui.grpc": {"grpc"},
-    "ui.guard": {"starlette"},
     "ui.pages": {"starlette"},
     "ui.receiver": {"starlette"},
     "ui.server": {"starlette", "uvicorn"},

@@ -315,11 +315,11 @@ def test_spans_stored_before_a_failure_are_not_counted_as_failed(tmp_path, monke
     exporter = SQLiteExporter(tmp_path / "file.db", max_bytes=1 << 20)
     write, calls = exporter._write, []
 
-    def fail_second(written, size):
+    def fail_second(insert, written, size):
         calls.append(len(written))
         if len(calls) == 2:
             raise sqlite3.OperationalError("disk I/O error")
-        write(written, size)
+        write(insert, written, size)
 
     monkeypatch.setattr(exporter, "_write", fail_second)
     exporter.export(sized(*[3000] * 80))

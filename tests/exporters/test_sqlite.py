@@ -627,8 +627,8 @@ def another_program(path):
 
 def another_version(path):
     store_in(path, recorded())
-    rows(path, "PRAGMA user_version = 3")
-    return lambda: rows(path, "PRAGMA user_version = 2")
+    rows(path, "PRAGMA user_version = 4")
+    return lambda: rows(path, "PRAGMA user_version = 3")
 
 
 def damaged(path):
@@ -660,7 +660,7 @@ FAILURES = [
     pytest.param(not_a_database, "not a SQLite database", "move that file away", id="not a database"),
     pytest.param(another_program, "another program's database", "name another path", id="another program's"),
     pytest.param(
-        another_version, "has schema version 3, this tracekit knows 2", "the tracekit that wrote it", id="version"
+        another_version, "has schema version 4, this tracekit knows 3", "the tracekit that wrote it", id="version"
     ),
     pytest.param(damaged, "damaged", "move it away", id="damaged"),
     pytest.param(directory_in_its_place, "is a directory", "name a file in it", id="directory"),

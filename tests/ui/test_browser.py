@@ -4,6 +4,7 @@
 docs/images/; ``make test`` leaves those out, and all where Chromium is not installed.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+import tracekit
+import tracekit.debug
 from tracekit.ui.server import viewer
 
-from .conftest import Running, span
+from .conftest import Running, pairs, span
 
 pytestmark = [pytest.mark.one_form, pytest.mark.slow]
 
@@ -52,7 +55,7 @@ def page(chromium):
     page.on("request", lambda request: requested.append(request.url))
     page.expected_failures = 0
     yield page
-    own = page.url.partition("#")[0]
+    own = "/".join(page.url.split("/")[:3])
     context.close()
     assert [text for text in wrong if not text.startswith("Failed to load resource")] == []
     assert len(wrong) == page.expected_failures, wrong
@@ -271,6 +274,24 @@ def test_hostile_text_is_text(ui, page):
     assert page.locator("main script, main img, main b, main svg[onload]").count() == 0
 
 
+def test_log_records_are_text_at_their_spans_and_lead_to_them(ui, page):
+    trace_id = ui.send(span("outer", id=1, ms=50), span("inner", id=2, parent=1, start_ms=5))
+    trace = {"trace_id": trace_id, "start_ns": 0}
+    for id, body in ((1, "fine"), (2, HOSTILE[1])):
+        log(ui, trace, {"start": 0, "span_id": f"{id:016x}"}, 17, "ERROR", body)
+    page.goto(f"{ui.url}/#/trace/{trace_id}")
+    page.locator("[role=treeitem]", has_text="inner").click()
+    expect(page.locator("aside .log-body")).to_have_text(HOSTILE[1])
+    assert page.locator("aside img").count() == 0
+    page.keyboard.press("o")
+    expect(page.locator("aside .log-body")).to_have_text(["fine", HOSTILE[1]])
+    page.locator("aside .log button", has_text="outer").click()
+    expect(page.locator("aside h2")).to_have_text("outer")
+    expect(page.locator("aside .log-body")).to_have_text("fine")
+    log(ui, trace, {"start": 0, "span_id": f"{1:016x}"}, 9, "INFO", "late")
+    expect(page.locator("aside .log-body")).to_have_text(["late", "fine"])
+
+
 def test_the_map_leads_to_a_search_and_two_traces_are_compared(ui, page):
     shop(ui)
     page.goto(f"{ui.url}/#/map")
@@ -306,7 +327,30 @@ def demo(tmp_path_factory):
     command = [sys.executable, "-m", "tracekit", "demo", "--db", str(path), "--requests", "60"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     with viewer(path, port=0, http_port=0, grpc_port=None) as running:
-        yield Running(running)
+        ui = Running(running)
+        for trace in ui.get("/api/traces").json["traces"]:
+            spans = ui.get(f"/api/traces/{trace['trace_id']}").json["spans"]
+            (found,) = [span for span in spans if span["name"] == "reserve" and span["service"] == "storefront"]
+            log(ui, trace, found, 9, "INFO", "asking the warehouse for 3 items")
+            log(ui, trace, found, 13, "WARNING", "stock of tea is low")
+        yield ui
+
+
+def log(ui, trace, span, severity, level, body):
+    """Send a log record of *span*."""
+    record = {
+        "timeUnixNano": str(int(trace["start_ns"]) + span["start"] + 100_000 * severity),
+        "severityNumber": severity,
+        "severityText": level,
+        "traceId": trace["trace_id"],
+        "spanId": span["span_id"],
+        "body": {"stringValue": body},
+        "attributes": pairs({"warehouse.aisle": 7}),
+    }
+    scope_logs = [{"scope": {"name": "storefront.orders"}, "logRecords": [record]}]
+    resource = {"attributes": pairs({"service.name": "storefront"})}
+    body = {"resourceLogs": [{"resource": resource, "scopeLogs": scope_logs}]}
+    assert ui.post(json.dumps(body).encode(), "application/json", path="/v1/logs").status == 200
 
 
 PAGES = ["list", "trace", "map", "compare", "help"]
@@ -351,15 +395,61 @@ def test_axe_finds_nothing_serious(demo, page, name, theme):
     assert serious == []
 
 
-@pytest.mark.parametrize(("name", "theme"), [("list", "light"), ("trace", "dark")])
+PICTURES = [("list", "light"), ("trace", "dark"), ("map", "light"), ("compare", "dark")]
+
+
+@pytest.mark.parametrize(("name", "theme"), PICTURES)
 def test_pictures_for_the_documents(demo, page, name, theme, tmp_path):
     page.emulate_media(color_scheme=theme)
     page.set_viewport_size({"width": 1200, "height": 640})
     show(page, demo, name)
     expect(page.locator("#live")).to_contain_class("on")
-    picture = tmp_path / f"ui-{name}.png"
+    keep(page, tmp_path / f"ui-{name}.png")
+
+
+@pytest.mark.skipif(not IS_WHOLE, reason="make ui-test makes pictures")
+@pytest.mark.parametrize(
+    ("name", "theme", "query"),
+    [
+        ("requests", "light", ""),
+        ("requests-open", "dark", "requests?fam=server+GET+/orders/{id}&b=-1&exp=1"),
+        ("events", "light", "events?fam=redis.Connection&exp=1"),
+        ("tasks", "dark", ""),
+        ("loop", "light", ""),
+    ],
+)
+def test_pictures_of_the_debug_pages(page, name, theme, query, tmp_path):
+    server = tracekit.debug.serve(port=0)
+    tracekit.configure(service="shop", environ={})
+    connection = tracekit.event_log("redis.Connection", "10.0.0.1:6379")
+    connection.printf("connected to %s", "10.0.0.1:6379")
+    connection.errorf("no answer for %d s", 5)
+    try:
+        for number in range(40):
+            with tracekit.span(f"GET /{('orders/{id}', 'carts/{id}')[number % 2]}", kind="server") as served:
+                with tracekit.span("SELECT orders", kind="client", attributes={"db.system.name": "postgresql"}):
+                    pass
+                if number % 10 == 7:
+                    served.set_status("error", "no stock")
+        tracekit.flush()
+        with tracekit.span("GET /orders/{id}", kind="server", attributes={"http.route": "/orders/{id}"}) as served:
+            served.add_event("cache miss", {"key": "order:7"})
+            with tracekit.span("SELECT orders", kind="client"):
+                page.emulate_media(color_scheme=theme)
+                page.set_viewport_size({"width": 1200, "height": 640})
+                page.goto(server.url + (query or name))
+                page.locator("main h1").wait_for()
+                keep(page, tmp_path / f"debug-{name}.png")
+    finally:
+        connection.finish()
+        server.close()
+        tracekit.shutdown()
+
+
+def keep(page, picture):
+    """Take a picture of *page*, and copy it to where ``make ui-test`` wants it."""
     page.screenshot(path=picture)
-    assert 10_000 < picture.stat().st_size < MAX_PICTURE_BYTES
+    assert 5_000 < picture.stat().st_size < MAX_PICTURE_BYTES
     target = os.environ.get("TRACEKIT_UI_PICTURES")
     if target:
         shutil.copy(picture, Path(target) / picture.name)

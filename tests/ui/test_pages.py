@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tracekit.ui
-from tracekit.ui.guard import is_loopback
+from tracekit.debug._access import names_loopback
 from tracekit.ui.server import viewer
 
 from .conftest import Running, request, span
@@ -67,7 +67,7 @@ def test_who_may_ask(shared, method, headers, status, path):
     "host", ["", "a" * 300, "127.0.0.1:x", "[::1", "localhost:80, localhost", "\u0661\u0662\u0667.0.0.1", "0.0.0.0"]
 )
 def test_no_name_of_loopback(host):
-    assert not is_loopback(host)
+    assert not names_loopback(host)
 
 
 def test_the_files_hold_no_inline_code_and_name_no_other_site():
@@ -130,6 +130,7 @@ def test_a_line_of_the_list(ui):
         "status": "error",
         "errors": 1,
         "spans": 3,
+        "logs": 0,
         "services": [["web", 2], ["db", 1]],
         "duration_ns": 112_000_000,
     }

@@ -103,7 +103,7 @@ def test_an_error_in_json_is_answered_in_json(ui):
     answer = ui.post(b"{", "application/json")
     assert (answer.status, answer.json["code"]) == (400, 3)
     assert ui.post(b"{}", "text/plain").status == 415
-    assert ui.post(b"{}", "application/json", path="/v1/logs").status == 404
+    assert ui.post(b"{}", "application/json", path="/v1/metrics").status == 404
     assert request(ui.viewer.urls["http"], path="/v1/traces").status == 405
     assert ui.url.encode() in request(ui.viewer.urls["http"]).body
 

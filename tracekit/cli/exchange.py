@@ -1,32 +1,45 @@
-"""Traces of a store as files for other programs, and the removal of traces."""
+"""Traces of a store as files for other programs, traces from such files, and the removal of traces."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..exporters._files.jaeger import write_jaeger
+from .._render import printable
+from ..exporters._files.jaeger import read_jaeger, write_jaeger
 from ..exporters._files.otlp import write_otlp
-from ..exporters._files.perfetto import write_perfetto
+from ..exporters._files.perfetto import read_perfetto, write_perfetto
 from ..exporters.sqlite import SQLiteExporter, SQLiteReader
 from .screen import ERROR, complain, plural
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Iterator
-    from typing import TextIO
+    from typing import Any, TextIO
 
     from ..exporters.sqlite import StoredSpan
+    from ..ui.rows import Row
 
-__all__ = ["run_delete", "run_export"]
+__all__ = ["run_delete", "run_export", "run_import"]
 
 _WRITERS: dict[str, Callable[[Iterable[StoredSpan], TextIO], None]] = {
     "jaeger": write_jaeger,
     "otlp": write_otlp,
     "perfetto": write_perfetto,
 }
+
+# By the name that a file of the format begins with; each makes an OTLP request of it.
+_READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "resourceSpans": lambda request: request,
+    "data": read_jaeger,
+    "traceEvents": read_perfetto,
+}
+_MAX_BYTES = 1 << 29
 
 
 def run_export(arguments: argparse.Namespace) -> int:
@@ -63,6 +76,89 @@ def _replacing(path: str) -> Iterator[TextIO]:
         if os.path.exists(part):
             os.unlink(part)
         raise
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    """Run ``tracekit traces import``, and return its exit status."""
+    from ..ui.rows import Malformed
+
+    try:
+        with open(0 if arguments.file == "-" else arguments.file, "rb") as file:
+            octets = file.read(_MAX_BYTES + 1)
+        if len(octets) > _MAX_BYTES:
+            raise Malformed(f"a file may have {_MAX_BYTES >> 20} MiB")
+        rows, rejected = _rows(octets)
+    except OSError as error:
+        complain(f"{arguments.file} cannot be read: {error.strerror}")
+        return ERROR
+    except Malformed as error:
+        complain(f"{arguments.file} cannot be imported: {printable(str(error), 200)}")
+        return ERROR
+    exporter = SQLiteExporter(arguments.path, max_age_s=math.inf, max_bytes=1 << 40)  # evicts nothing
+    try:
+        exporter.store([], 0)  # creates the file
+        fresh = _unknown(rows, arguments.path)
+        stored = exporter.store(fresh, 4 * len(octets)) if fresh else 0
+    finally:
+        exporter.shutdown()
+    known, failed = len(rows) - len(fresh), rejected + len(fresh) - stored
+    line = f"{plural(stored, 'span')} imported"
+    line += f", {known} were there already" if known else ""
+    line += f", {failed} rejected" if failed else ""
+    sys.stdout.write(f"{line}\n")
+    return 0
+
+
+def _rows(octets: bytes) -> tuple[list[Row], int]:
+    """Return the rows of a file in any of the formats, and the number of spans without valid ids."""
+    from ..ui.json import read_parsed
+    from ..ui.rows import Malformed
+
+    rows: list[Row] = []
+    rejected, stored_s = 0, int(time.time())
+    for document in _documents(octets):
+        try:
+            read = next((read for key, read in _READERS.items() if key in document), None)
+            if read is None:
+                raise Malformed(f"no {', '.join(_READERS)} in it")
+            found, without_ids, _ = read_parsed(read(document), stored_s, 0)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            if isinstance(error, Malformed):
+                raise
+            raise Malformed(f"its parts are not as expected: {type(error).__name__}: {error}") from None
+        rows += found
+        rejected += without_ids
+    return rows, rejected
+
+
+def _documents(octets: bytes) -> list[dict[str, Any]]:
+    """Return the objects of a file: one, or one a line, as OpenTelemetry's collector writes them."""
+    from ..ui.rows import Malformed
+
+    try:
+        try:
+            documents = [json.loads(octets)]
+        except ValueError:
+            documents = [json.loads(line) for line in octets.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"not JSON: {error}") from None
+    if not documents or not all(isinstance(document, dict) for document in documents):
+        raise Malformed("a JSON object was expected")
+    return documents
+
+
+def _unknown(rows: list[Row], path: str) -> list[Row]:
+    """Return the *rows* of spans that are not in the store yet, each once."""
+    known: set[tuple[str, str]] = set()
+    with SQLiteReader(path) as reader:
+        for trace_id in {row[1] for row in rows}:
+            known.update([(span.trace_id, span.span_id) for span in reader.select([trace_id])])
+    fresh = []
+    for row in rows:
+        if (row[1], row[2]) not in known:
+            known.add((row[1], row[2]))
+            fresh.append(row)
+    return fresh
 
 
 def run_delete(arguments: argparse.Namespace) -> int:

@@ -125,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--since", metavar="TIME", type=_moment, help="started within 30s, 5m, 2h, 1d, or since a date")
     export.add_argument("--output", "-o", metavar="FILE", help="(default: standard output)")
     export.set_defaults(run=_export)
+    importing = traces.add_parser("import", help="traces from a file: OTLP's JSON, Jaeger's JSON, our Perfetto export")
+    importing.add_argument("path", metavar="PATH", help="the SQLite file to add to; a new one is created")
+    importing.add_argument("file", metavar="FILE", help="the file to read, of any of the formats; - is standard input")
+    importing.set_defaults(run=_import)
     delete = traces.add_parser("delete", help="remove traces from the file")
     delete.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
     delete.add_argument("trace_id", metavar="TRACE_ID", nargs="*", help="the ids or how they begin")
@@ -136,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
     show.add_argument("trace_id", metavar="TRACE_ID", nargs="?", help="the id or how it begins (default: the newest)")
     show.add_argument("--all", action="store_true", help="everything: whole attributes, events, links, ids, resource")
+    show.add_argument("--logs", action="store_true", help="its log records, below the spans that they were made in")
     show.add_argument("--scope", action="store_true", help="the library that made each span, if it is not tracekit's")
     show.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     show.set_defaults(run=_show)
@@ -323,6 +328,12 @@ def _export(arguments: argparse.Namespace) -> int:
     from .exchange import run_export
 
     return run_export(arguments)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from .exchange import run_import
+
+    return run_import(arguments)
 
 
 def _delete(arguments: argparse.Namespace) -> int:

@@ -13,9 +13,9 @@ from .screen import Screen, plural, print_json, print_json_line, shortened
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from ..exporters.sqlite import StoredSpan, StoredTrace
+    from ..exporters.sqlite import StoredLog, StoredSpan, StoredTrace
     from .screen import Segment
 
 __all__ = ["Waterfall", "run_list", "run_show", "table"]
@@ -25,6 +25,7 @@ _STATUS_STYLES = {"error": "bold red", "cancelled": "yellow", "ok": "green"}
 _FIRST = ("http.response.status_code", "rpc.grpc.status_code", "error.type")  # of the attributes in a line
 _FOLLOW_S = 1.0
 _FOLLOWED = 2000  # traces
+_WARNING, _ERROR = 13, 17  # severities of OTLP
 _MARKS = {"error": "✗", "cancelled": "⊘", "ok": "✓"}
 
 
@@ -96,11 +97,13 @@ def run_show(arguments: argparse.Namespace) -> int:
                 raise StoreError("no traces yet", reader.path, "run what writes to it")
             prefix = newest[0].trace_id
         spans = reader.spans(prefix)
+        logs = reader.logs(spans[0].trace_id) if arguments.logs else []
     if arguments.json:
-        print_json({"trace_id": spans[0].trace_id, "spans": [span._asdict() for span in spans]})
+        found = {"trace_id": spans[0].trace_id, "spans": [span._asdict() for span in spans]}
+        print_json({**found, "logs": [log._asdict() for log in logs]} if arguments.logs else found)
         return 0
     screen = Screen()
-    for segments in Waterfall(spans, screen.width, arguments.all, arguments.scope).lines():
+    for segments in Waterfall(spans, screen.width, arguments.all, arguments.scope, logs).lines():
         screen.line(*segments)
     return 0
 
@@ -151,12 +154,22 @@ def _distinct(ids: list[str]) -> int:
 class Waterfall:
     """A trace as lines: the tree at the left, bars on one time axis at the right, details below each span."""
 
-    def __init__(self, spans: list[StoredSpan], width: int, whole: bool, scope: bool = False) -> None:
+    def __init__(
+        self,
+        spans: list[StoredSpan],
+        width: int,
+        whole: bool,
+        scope: bool = False,
+        logs: Sequence[StoredLog] = (),
+    ) -> None:
         self.width = width
         self.whole = whole
         self.scope = scope or whole
         self.by_id = {span.span_id: span for span in spans}
         self.spans = spans
+        self.logs: dict[str, list[StoredLog]] = {}
+        for log in logs:
+            self.logs.setdefault(log.span_id if log.span_id in self.by_id else "", []).append(log)
         leaves = [Leaf(span.span_id, span.parent_id, span.start_ns, span) for span in spans]
         self.branches = list(tree(leaves, levels=width // 12))
         self.start_ns = min(span.start_ns for span in spans)
@@ -182,6 +195,9 @@ class Waterfall:
                 line = [(branch.below, "dim"), *segments]
                 is_cut = is_cut or (not self.whole and cells("".join(text for text, _ in line)) > self.width)
                 yield line if self.whole else shortened(line, self.width)
+        if "" in self.logs:
+            yield [("log records of no span in this file", "dim")]
+            yield from self._log_lines("")
         if self.whole:
             yield from self._resources()
         elif is_cut or any(span.events or span.links for span in self.spans):
@@ -252,6 +268,20 @@ class Waterfall:
             # First those that a reader looks for.
             known = {key: span.attributes[key] for key in _FIRST if key in span.attributes}
             yield [("  ".join(pairs({**known, **span.attributes})), "dim")]
+        yield from self._log_lines(span.span_id)
+
+    def _log_lines(self, span_id: str) -> Iterator[list[Segment]]:
+        for log in self.logs.get(span_id, ()):
+            style = "red" if log.severity >= _ERROR else "yellow" if log.severity >= _WARNING else ""
+            text = log.body if isinstance(log.body, str) else value_text(log.body, 1000)
+            parts = [printable(part, 200) for part in (log.logger, log.event) if part]
+            yield [
+                (f"+{duration(log.time_ns - self.start_ns)} ", "dim"),
+                (f"{printable(log.level, 20)} ", style),
+                (": ".join([*parts, printable(text, 4000)]), ""),
+            ]
+            if self.whole:
+                yield from _values(log.attributes, "  ")
 
     def _instrumentation(self, library: dict[str, Any]) -> Iterator[list[Segment]]:
         name, version, url = (str(library.get(key, "")) for key in ("name", "version", "schema_url"))

@@ -1,4 +1,4 @@
-"""Who may see the pages: the checks of a request before any page is made.
+"""Who may see pages of this machine: the checks of a request before any page is made. ``tracekit ui`` uses them, too.
 
 A server on the loopback interface is open to every page in a browser of the same machine. So ``Host`` must name this
 server (DNS rebinding gives a stranger's name to 127.0.0.1), and ``Origin`` and ``Sec-Fetch-Site`` must not name another
@@ -10,10 +10,34 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 from .._export.notices import Notices
 
-__all__ = ["Access", "Authorize", "Gate", "Visitor"]
+__all__ = [
+    "SECURITY_HEADERS",
+    "Access",
+    "Authorize",
+    "Gate",
+    "Rejection",
+    "Visitor",
+    "headers_by_name",
+    "is_local_origin",
+    "names_loopback",
+]
+
+_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+SECURITY_HEADERS: Final = (
+    ("Content-Security-Policy", _POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
 
 _MAX_HOST: Final = 255
 _ANY: Final = ("", "0.0.0.0", "::")  # addresses to bind to that are no names of the server
@@ -77,7 +101,7 @@ class Gate:
         headers = visitor.headers
         host = headers.get("host", "")
         if not self._is_ours(host):
-            return Rejection(403, "Host is not a name of this server: open the page by a loopback name, or add hosts=")
+            return Rejection(403, "Host is not a name of this server: open the page as localhost, or see hosts=")
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return Rejection(403, "the request comes from another site: open the page by its address")
         origin = headers.get("origin")
@@ -92,12 +116,33 @@ class Gate:
         return access if access.pages is True else Rejection(403, "not for this client: only loopback, or see auth=")
 
     def _is_ours(self, host: str) -> bool:
-        if len(host) > _MAX_HOST:
-            return False
-        name, _ = _split(host.lower())
-        if name in self._hosts or name == "localhost" or name.endswith(".localhost"):
-            return True
-        return _is_loopback(name)
+        return names_loopback(host) or (len(host) <= _MAX_HOST and _split(host.lower())[0] in self._hosts)
+
+
+def headers_by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return ASGI's *headers* by name in lower case; repeated ones are joined with ", ", which no check accepts."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        key, text = bytes(name).decode("latin-1").lower(), bytes(value).decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
+def names_loopback(host: str) -> bool:
+    """Return whether *host*, a value of ``Host``, is an address or a name of the loopback interface."""
+    if len(host) > _MAX_HOST:
+        return False
+    name, _ = _split(host.lower())
+    return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
+
+
+def is_local_origin(origin: str) -> bool:
+    """Return whether *origin*, a value of ``Origin``, is a page that this machine serves."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and names_loopback(parts.netloc)
 
 
 def _split(host: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from ._access import Authorize, Gate, Visitor
+from ._access import Authorize, Gate, Visitor, headers_by_name
 from ._recorder import recorder
 from ._respond import Response, respond
 
@@ -77,11 +77,7 @@ def wsgi_app(
 
 
 def _answer(gate: Gate, scope: MutableMapping[str, Any]) -> Response:
-    headers: dict[str, str] = {}
-    for name, value in scope.get("headers", ()):
-        key = bytes(name).decode("latin-1").lower()
-        text = bytes(value).decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    headers = headers_by_name(scope.get("headers", ()))
     client = scope.get("client")
     path, root = scope.get("path", ""), scope.get("root_path", "")
     # Servers disagree whether the path contains the mount.

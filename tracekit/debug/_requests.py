@@ -184,7 +184,8 @@ class _Bucket:
             "family": printable(self._name),
             "bucket": self._bucket,
             "count": self._count,
-            "traces": [trace.json(self._request.pace) for trace in self._traces],
+            # One at a time: the objects of all would start a long collection of garbage.
+            "traces": (trace.json(self._request.pace) for trace in self._traces),
         }
 
     def text(self) -> Iterator[str]:

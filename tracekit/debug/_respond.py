@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from .._export.notices import Notices, describe
 from .._render import printable
-from ._access import Access, Gate, Visitor
+from ._access import SECURITY_HEADERS, Access, Gate, Visitor
 from ._pages import INDEX, PAGES
 from ._view import Markup, Pace, Request, json_chunks, markup
 
@@ -20,19 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Response", "respond"]
 
-_CSP: Final = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-_HEADERS: Final = (
-    ("Content-Security-Policy", _CSP),
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "no-store"),
-)
+_HEADERS: Final = (*SECURITY_HEADERS, ("Cache-Control", "no-store"))
 _TYPES: Final = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",

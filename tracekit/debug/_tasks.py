@@ -49,7 +49,7 @@ class _Tasks:
         yield markup(
             '<form><input type="search" name="name" value="{}" placeholder="name, span, function" aria-label="Filter"> '
             '<select name="view" aria-label="View"><option value="tree">tree</option><option value="list"{}>longest '
-            "stuck first</option></select> <button>Show</button></form><p>{}</p>",
+            'stuck first</option></select> <button>Show</button></form><p class="note">{}</p>',
             self._text,
             Markup(" selected" if self._is_list else ""),
             self._headline(),

@@ -7,12 +7,13 @@ import json
 import math
 import re
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from .._render import printable, value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["REDACTED", "Markup", "Pace", "Page", "Request", "View", "attributes", "json_chunks", "markup", "plain"]
 
@@ -62,7 +63,7 @@ class View(Protocol):
     """The content of a page, a snapshot. Its methods may be slow if they call ``Request.pace`` between items."""
 
     def json(self) -> Mapping[str, Any]:
-        """Return the content as plain data: dict, list, str, int, float, bool, None."""
+        """Return the content as plain data: dict, list, an iterator in place of a long list, str, int, float, bool, None."""
 
     def text(self) -> Iterable[str]:
         """Yield the lines of a page of text."""
@@ -129,7 +130,9 @@ def json_chunks(value: Any, pace: Callable[[], None]) -> Iterator[str]:
 
 
 def _pieces(value: Any, pace: Callable[[], None], encode: Callable[[Any], str]) -> Iterator[str]:
-    if isinstance(value, list):
+    if isinstance(value, Iterator):
+        is_small, ends = False, "[]"
+    elif isinstance(value, list):
         is_small, ends = len(value) <= _SMALL and not any(map(_is_nested, value)), "[]"
     else:
         is_small, ends = not isinstance(value, dict) or not any(map(_is_nested, value.values())), "{}"
@@ -147,4 +150,4 @@ def _pieces(value: Any, pace: Callable[[], None], encode: Callable[[Any], str]) 
 
 
 def _is_nested(value: Any) -> bool:
-    return isinstance(value, dict | list)
+    return isinstance(value, dict | list | Iterator)

@@ -1,6 +1,6 @@
 """The service's side of a demo process: record, say where it listens, stop when told, account for every span.
 
-Two lines on standard output are for the command: ``listening URL`` and, last, ``statistics JSON``.
+Three lines on standard output are for the command: ``pages URL``, ``listening URL`` and, last, ``statistics JSON``.
 SIGTERM ends the service, and so does the end of standard input: should the command be killed, no
 service outlives it.
 """
@@ -17,14 +17,16 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import tracekit
+import tracekit.debug
 from tracekit.exporters.sqlite import SQLiteExporter
 from tracekit.integrations import logging as trace_logging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["EXPORT_INTERVAL_S", "LISTENING", "STATISTICS", "announce", "on_stop", "recording"]
+__all__ = ["EXPORT_INTERVAL_S", "LISTENING", "PAGES", "STATISTICS", "announce", "on_stop", "recording"]
 
+PAGES: Final = "pages "
 LISTENING: Final = "listening "
 STATISTICS: Final = "statistics "
 EXPORT_INTERVAL_S: Final = 0.25
@@ -32,13 +34,16 @@ EXPORT_INTERVAL_S: Final = 0.25
 
 @contextlib.contextmanager
 def recording(service: str, path: str) -> Iterator[None]:
-    """Write the spans of *service* to the file *path*; at the end flush, and say where they all went."""
+    """Write the spans of *service* to the file *path* and serve its live pages; at the end report what became of all spans."""
     trace_logging.instrument()
     logging.basicConfig(format="%(name)s %(levelname)s trace %(trace_id)s: %(message)s", stream=sys.stdout)
     tracekit.configure(service=service, exporter=SQLiteExporter(path), export_interval_s=EXPORT_INTERVAL_S)
+    pages = tracekit.debug.serve(port=0)
+    print(PAGES + pages.url, flush=True)  # noqa: T201
     try:
         yield
     finally:
+        pages.close()
         tracekit.shutdown()
         print(STATISTICS + json.dumps(tracekit.statistics()._asdict()), flush=True)  # noqa: T201
 

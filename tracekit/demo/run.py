@@ -183,6 +183,8 @@ class _Demo:
         _say("")
         for place in places:
             _say(f"  {place}")
+        for service in self.services:
+            _say(f"  live pages of the {service.name}: {service.pages}")
         _say("\nEach new trace is shown here. Ctrl-C stops the services.")
         last = self._spans_by_trace()
         shown = dict(last)

@@ -16,7 +16,7 @@ from anyio.streams.text import TextReceiveStream
 
 from .. import aio
 from .._render import printable
-from .child import LISTENING, STATISTICS
+from .child import LISTENING, PAGES, STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,7 +47,7 @@ class Service:
     def __init__(self, name: str) -> None:
         self.name = name
         self.pid = 0
-        self.url = ""
+        self.url = self.pages = ""
         self.output: deque[str] = deque(maxlen=_LINES)
         self.statistics: dict[str, int] | None = None
         self.ended = ""
@@ -80,7 +80,9 @@ class Service:
         async for text in output:
             *lines, self._line = (self._line + text).split("\n")
             for line in lines:
-                if line.startswith(LISTENING):
+                if line.startswith(PAGES):
+                    self.pages = line.removeprefix(PAGES)
+                elif line.startswith(LISTENING):
                     self.url = line.removeprefix(LISTENING)
                     self.listens.set()
                 elif line.startswith(STATISTICS):

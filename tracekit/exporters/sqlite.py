@@ -1,7 +1,7 @@
 """The SQLite exporter and reader: a store of spans in one file that several processes write at once.
 
 How it works: a batch is one transaction in write-ahead mode, so readers never wait. A writer that finds too little
-room, or spans that are too old, first deletes the oldest traces, in transactions of a few milliseconds between which
+room, or spans that are too old, first deletes the oldest traces, in transactions of some 20 ms between which
 other writers get their turn.
 """
 
@@ -13,13 +13,14 @@ import sqlite3
 import time
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._core.attributes import int_text, whole
 from .._core.records import Account
 from .._export.notices import Notices
 from ._sqlite.errors import StoreError, is_full
 from ._sqlite.file import SQLiteFile, check_above_0, check_bytes
+from ._sqlite.logs import INSERT_LOG, StoredLog, log_without_bulk
 from ._sqlite.reader import SPANS, Counts, Figures, SQLiteReader, StoredSpan, StoredTrace, read_span
 
 if TYPE_CHECKING:
@@ -29,9 +30,18 @@ if TYPE_CHECKING:
     from .._core.records import Instrumentation
     from .._core.span import Span
 
-    Row = tuple[Any, ...]  # a cell for each of _COLUMNS
+    Row = tuple[Any, ...]  # a cell for each of _COLUMNS, or of the columns of the table of logs
 
-__all__ = ["Counts", "Figures", "SQLiteExporter", "SQLiteReader", "StoreError", "StoredSpan", "StoredTrace"]
+__all__ = [
+    "Counts",
+    "Figures",
+    "SQLiteExporter",
+    "SQLiteReader",
+    "StoreError",
+    "StoredLog",
+    "StoredSpan",
+    "StoredTrace",
+]
 
 _COLUMNS = ("stored_s", *StoredSpan._fields)
 _INSERT = f"INSERT INTO spans ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -39,7 +49,9 @@ _INSERT = f"INSERT INTO spans ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * l
 _MIN_ROOM = 1 << 16
 _MAX_TEXT = 4096
 _TIDY_S = 60.0
-_STEP, _STEPS = 500, 40
+# Rows of a transaction: many of them share the pages of an index, whose changes are most of the work.
+_STEP, _STEPS = 2000, 40
+_TRACES = 500
 _WHOLE_S = 3600  # a trace that lasts no longer is deleted as a whole; an endless one loses its oldest part
 
 
@@ -48,7 +60,8 @@ class SQLiteExporter:
 
     A span is kept for at most *max_age_s*. The file stays below *max_bytes* (at least 1 MiB), its write-ahead log
     below half of that; while spans arrive, the oldest traces are deleted. A batch waits for other writers for at most
-    *lock_timeout_s*. A new file gets the permissions *mode*, by default for its owner alone. Every failure is a
+    *lock_timeout_s*. A new file gets the permissions *mode*, by default for its owner alone. SQLite's cache of pages in
+    this process has at most *cache_bytes*. Every failure is a
     ``StoreError``, after which the next batch opens the file again; a span that cannot be stored costs itself alone,
     and is counted in ``account()``.
 
@@ -58,7 +71,8 @@ class SQLiteExporter:
     text columns are cut to 4096 characters, with U+FFFD for NUL; times are clamped to 64 bits. A span larger than
     1/32 of *max_bytes* loses its attributes, events and links, which are counted as dropped.
 
-    ``evicted`` counts the spans that this object deleted for lack of room; those past *max_age_s* are not among them.
+    ``evicted`` counts the spans that this object deleted for lack of room, ``evicted_logs`` the log records; those past
+    *max_age_s* are not among them.
     """
 
     def __init__(
@@ -69,40 +83,57 @@ class SQLiteExporter:
         max_bytes: int = 256 * 2**20,
         lock_timeout_s: float = 5.0,
         mode: int = 0o600,
+        cache_bytes: int = 2 * 2**20,
     ) -> None:
         check_above_0("max_age_s", max_age_s)
-        check_bytes(max_bytes)
+        check_bytes("max_bytes", max_bytes)
         self._file = SQLiteFile(
-            path, SPANS, max_bytes=max_bytes, max_log_bytes=max_bytes // 2, lock_timeout_s=lock_timeout_s, mode=mode
+            path,
+            SPANS,
+            max_bytes=max_bytes,
+            max_log_bytes=max_bytes // 2,
+            lock_timeout_s=lock_timeout_s,
+            mode=mode,
+            cache_bytes=cache_bytes,
         )
+        self._step = max(100, min(_STEP, max_bytes >> 15))  # some fiftieth of a small file
         self.path = self._file.path
         self.max_age_s = max_age_s
         self.max_bytes = max_bytes
         self.lock_timeout_s = lock_timeout_s
         self._next_tidy = 0.0
-        self.evicted = 0
+        self.evicted = self.evicted_logs = 0
         self._failed = 0
         self._notices = Notices()
 
     def export(self, spans: Sequence[Span]) -> None:
         """Store *spans*; raise ``StoreError`` if none of them can be stored."""
-        self._store(_chunks(_rows(spans, self._lose), self.max_bytes), len(spans))
+        self._store(_INSERT, _chunks(_rows(spans, self._lose), self.max_bytes, _without_bulk), len(spans))
 
     def store(self, rows: list[Row], size: int) -> int:
         """Store *rows*: the second of storage, then the fields of ``StoredSpan``, with JSON as text.
 
         *size* is an upper estimate of their bytes. Returns the number of stored rows; raises like ``export()``.
         """
-        is_small = size <= self.max_bytes // 32
-        return self._store([(rows, size)] if is_small else _chunks(rows, self.max_bytes), len(rows))
+        return self._store(_INSERT, self._pieces(rows, size, _without_bulk), len(rows))
 
-    def _store(self, chunks: Iterable[tuple[list[Row], int]], count: int) -> int:
+    def store_logs(self, rows: list[Row], size: int) -> int:
+        """Store *rows* of the table ``logs``: the second of storage, then the fields of ``StoredLog``. See ``store()``.
+
+        A record larger than 1/32 of *max_bytes* keeps the beginning of its body only.
+        """
+        return self._store(INSERT_LOG, self._pieces(rows, size, log_without_bulk), len(rows))
+
+    def _pieces(self, rows: list[Row], size: int, shrink: Callable[[Row], Row]) -> Iterable[tuple[list[Row], int]]:
+        return [(rows, size)] if size <= self.max_bytes // 32 else _chunks(rows, self.max_bytes, shrink)
+
+    def _store(self, insert: str, chunks: Iterable[tuple[list[Row], int]], count: int) -> int:
         failed, stored = self._failed, 0
         try:
             with self._file.explained():
                 self._tidy()
                 for rows, size in chunks:
-                    stored += self._write_good(rows, size)
+                    stored += self._write_good(insert, rows, size)
         except StoreError as error:
             self._failed = failed
             if not stored:
@@ -112,7 +143,10 @@ class SQLiteExporter:
         return stored
 
     def delete(self, ids: Sequence[str], *, before_ns: int | None = None) -> int:
-        """Delete the traces *ids*, and those that started before *before_ns*, Unix time; return the number of spans."""
+        """Delete the traces *ids*, and those that started before *before_ns*, Unix time, with their log records.
+
+        Returns the number of deleted spans.
+        """
         count = 0
         with self._file.explained():
             if before_ns is not None:
@@ -121,19 +155,20 @@ class SQLiteExporter:
                         "SELECT trace_id FROM spans GROUP BY trace_id HAVING min(start_ns) < ?", (before_ns,)
                     )
                     ids = [*ids, *[trace_id for (trace_id,) in rows]]
-            for start in range(0, len(ids), _STEP):  # in steps, between which other writers get their turn
+            for start in range(0, len(ids), _TRACES):  # in steps, between which other writers get their turn
                 with self._file.transaction() as connection:
-                    for trace_id in ids[start : start + _STEP]:
+                    for trace_id in ids[start : start + _TRACES]:
                         count += connection.execute("DELETE FROM spans WHERE trace_id = ?", (trace_id,)).rowcount
+                        connection.execute("DELETE FROM logs WHERE trace_id = ?", (trace_id,))
         self._next_tidy = 0.0
         return count
 
     def account(self) -> Account:
-        """Return the number of accepted spans that could not be stored."""
+        """Return the number of accepted spans and log records that could not be stored."""
         return Account(failed=self._failed)
 
     def _lose(self, error: Exception) -> None:
-        """Count and report a span that cannot be stored."""
+        """Count and report a row that cannot be stored."""
         self._failed += 1
         self._notices.lost(self, error, 1)
 
@@ -143,31 +178,34 @@ class SQLiteExporter:
 
     def probe(self, span: Span) -> StoredSpan:
         """Store *span* and read it back in one transaction that is rolled back, so no other reader sees it."""
-        ((rows, _),) = _chunks(_rows([span], _raise), self.max_bytes)
+        ((rows, _),) = _chunks(_rows([span], _raise), self.max_bytes, _without_bulk)
         with self._file.explained(), self._file.transaction("ROLLBACK") as connection:
             return read_span(connection, connection.execute(_INSERT, rows[0]).lastrowid)
 
-    def _write_good(self, rows: list[Row], size: int) -> int:
+    def _write_good(self, insert: str, rows: list[Row], size: int) -> int:
         """Write *rows* without those that SQLite has no type for; return the number of written rows."""
         try:
-            self._write(rows, size)
+            self._write(insert, rows, size)
             return len(rows)
         except (OverflowError, TypeError, ValueError, sqlite3.InterfaceError, sqlite3.ProgrammingError) as error:
             if len(rows) == 1:
                 self._lose(error)
                 return 0
         half = len(rows) // 2
-        return self._write_good(rows[:half], size) + self._write_good(rows[half:], size)
+        return self._write_good(insert, rows[:half], size) + self._write_good(insert, rows[half:], size)
 
-    def _write(self, rows: list[Row], size: int) -> None:
+    def _write(self, insert: str, rows: list[Row], size: int) -> None:
         need = room = 2 * size + _MIN_ROOM
         while True:
             try:
                 with self._file.transaction() as connection:
-                    if self._file.room(connection) >= room or not (deleted := _delete_oldest(connection)):
-                        connection.executemany(_INSERT, rows)
+                    if self._file.room(connection) >= room or not any(
+                        deleted := _delete_oldest(connection, self._step)
+                    ):
+                        connection.executemany(insert, rows)
                         return
-                self.evicted += deleted
+                self.evicted += deleted.spans
+                self.evicted_logs += deleted.logs
             except sqlite3.OperationalError as error:
                 if not is_full(error) or need > self.max_bytes // 2:
                     raise
@@ -187,42 +225,59 @@ class SQLiteExporter:
         is_done = False
         for _ in range(_STEPS):
             with self._file.transaction() as connection:
-                if _delete_oldest(connection, stored_before_s):
+                if any(_delete_oldest(connection, self._step, stored_before_s)):
                     continue  # too old, which is not evicted
                 pages, free = self._file.pages(connection)
                 is_done = free <= pages // 4 and not self._file.is_too_large(pages)
                 if is_done or not free:
                     break
-                self._file.give_back(connection, min(free, _STEP))
+                self._file.give_back(connection, min(free, self._step))
         self._next_tidy = now + (min(_TIDY_S, self.max_age_s / 10) if is_done else 1.0)
 
 
-def _delete_oldest(connection: sqlite3.Connection, stored_before_s: float = math.inf) -> int:
-    """Delete about 500 spans stored before *stored_before_s*, with their traces; return the number of deleted spans."""
+class _Deleted(NamedTuple):
+    spans: int = 0
+    logs: int = 0
+
+
+def _delete_oldest(connection: sqlite3.Connection, step: int, stored_before_s: float = math.inf) -> _Deleted:
+    """Delete about *step* spans with their traces, or *step* log records, stored before *stored_before_s*.
+
+    The older ones are deleted; of those stored in the same second, the more numerous.
+    """
+    ages = connection.execute(
+        "SELECT (SELECT stored_s FROM logs ORDER BY id LIMIT 1), (SELECT max(id) - min(id) FROM logs),"
+        " (SELECT stored_s FROM spans ORDER BY id LIMIT 1), (SELECT max(id) - min(id) FROM spans)"
+    )
+    log_s, logs, span_s, spans = ages.fetchone()
+    is_log = log_s is not None and (span_s is None or (log_s, -logs) < (span_s, -spans))
     newest, stored_s = connection.execute(
-        "SELECT max(id), max(stored_s) FROM (SELECT id, stored_s FROM spans ORDER BY id LIMIT ?) WHERE stored_s < ?",
-        (_STEP, stored_before_s),
+        "SELECT max(id), max(stored_s)"
+        f" FROM (SELECT id, stored_s FROM {'logs' if is_log else 'spans'} ORDER BY id LIMIT ?) WHERE stored_s < ?",
+        (step, stored_before_s),
     ).fetchone()
     if newest is None:
-        return 0
+        return _Deleted()
+    if is_log:
+        return _Deleted(logs=connection.execute("DELETE FROM logs WHERE id <= ?", (newest,)).rowcount)
     rest = connection.execute(
         "DELETE FROM spans WHERE id IN ("
         " SELECT rest.id FROM (SELECT DISTINCT trace_id FROM spans WHERE id <= ?) AS old"
         " JOIN spans AS rest ON rest.trace_id = old.trace_id WHERE rest.start_ns <= ? LIMIT ?)",
-        (newest, _int64((stored_s + _WHOLE_S) * 1_000_000_000), 4 * _STEP),
+        (newest, _int64((stored_s + _WHOLE_S) * 1_000_000_000), 4 * step),
     )
     oldest = connection.execute("DELETE FROM spans WHERE id <= ?", (newest,))
-    return rest.rowcount + oldest.rowcount
+    return _Deleted(spans=rest.rowcount + oldest.rowcount)
 
 
-def _chunks(rows: Iterable[Row], max_bytes: int) -> Iterator[tuple[list[Row], int]]:
-    """Yield *rows* with their size, in one piece unless that is large compared to *max_bytes*."""
+def _chunks(rows: Iterable[Row], max_bytes: int, shrink: Callable[[Row], Row]) -> Iterator[tuple[list[Row], int]]:
+    """Yield *rows* with their size, in one piece unless that is large compared to *max_bytes*; *shrink* large rows."""
     chunk: list[Row] = []
     total = 0
     for row in rows:
         size = _bytes(row)
         if size > max_bytes // 32:
-            row = _without_bulk(row)
+            row = shrink(row)
             size = _bytes(row)
         if chunk and total + size > max_bytes // 8:
             yield chunk, total

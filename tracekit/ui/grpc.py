@@ -6,7 +6,8 @@ Spec: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 
@@ -16,11 +17,14 @@ from .rows import Malformed
 from .store import MAX_REQUEST_BYTES, Busy, TooLarge
 
 if TYPE_CHECKING:
-    from .store import SpanStore
+    from .store import Signal, SpanStore
 
 __all__ = ["start"]
 
-_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
+_SERVICES: Final[dict[str, Signal]] = {
+    "opentelemetry.proto.collector.trace.v1.TraceService": "traces",
+    "opentelemetry.proto.collector.logs.v1.LogsService": "logs",
+}
 _MAX_CALLS = 16
 
 
@@ -30,7 +34,7 @@ def start(store: SpanStore, port: int) -> tuple[Any, int]:
     A request of more than ``MAX_REQUEST_BYTES`` is answered with RESOURCE_EXHAUSTED by grpcio.
     """
 
-    def export(octets: bytes, context: Any) -> bytes:
+    def export(signal: Signal, octets: bytes, context: Any) -> bytes:
         def fail(code: grpc.StatusCode, reason: str) -> NoReturn:
             store.failed()
             context.abort(code, reason)
@@ -41,7 +45,7 @@ def start(store: SpanStore, port: int) -> tuple[Any, int]:
         except Busy:
             fail(grpc.StatusCode.UNAVAILABLE, "too many requests wait to be stored")
         try:
-            return protobuf_response(store.put(octets))
+            return protobuf_response(store.put(octets, signal))
         except Malformed as error:
             fail(grpc.StatusCode.INVALID_ARGUMENT, f"cannot decode the request: {error}")
         except TooLarge:
@@ -56,8 +60,9 @@ def start(store: SpanStore, port: int) -> tuple[Any, int]:
         options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0)],
         maximum_concurrent_rpcs=_MAX_CALLS,
     )
-    handlers = {"Export": grpc.unary_unary_rpc_method_handler(export)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+    for service, signal in _SERVICES.items():
+        handlers = {"Export": grpc.unary_unary_rpc_method_handler(partial(export, signal))}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     try:
         port = server.add_insecure_port(f"127.0.0.1:{port}")
     except RuntimeError as error:

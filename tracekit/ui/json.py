@@ -1,4 +1,4 @@
-"""OTLP's JSON encoding of spans as rows of the store.
+"""OTLP's JSON encoding of spans and log records as rows of the store.
 
 Spec: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding - names in lowerCamelCase, ids in hexadecimal of
 any case, numbers of 64 bits as text or numbers, enums as numbers; unknown names are ignored.
@@ -12,26 +12,26 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .._core.attributes import CANCELLED_KEY, whole
-from .rows import MAX_DEPTH, Malformed, base64_text, finished, number_text, quote
+from .rows import MAX_DEPTH, Malformed, base64_text, finished, logged, number_text, quote
 
 if TYPE_CHECKING:
     from .rows import Row
 
-__all__ = ["read_request"]
+__all__ = ["read_logs", "read_parsed", "read_request"]
 
 _HEX = frozenset("0123456789abcdef")
 
 
 def read_request(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
     """Return the same as ``protobuf.read_request()`` for a request in JSON."""
-    try:
-        request = json.loads(octets)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"not JSON: {error}"[:200]) from None
+    return read_parsed(_parsed(octets), stored_s, 2 * len(octets))
+
+
+def read_parsed(request: dict[str, Any], stored_s: int, size: int) -> tuple[list[Row], int, int]:
+    """Return the same for a request that has been parsed, whose text has half of *size* bytes."""
     rows: list[Row] = []
     rejected = 0
-    size = 2 * len(octets)
-    for resource_spans in _list(_object(request), "resourceSpans"):
+    for resource_spans in _list(request, "resourceSpans"):
         items = _pairs(_object(resource_spans.get("resource") or {}))
         resource = _joined(items)
         service = str(json.loads(items.get("service.name", '"unknown_service"')))
@@ -45,6 +45,45 @@ def read_request(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
                     rows.append(row)
                     size += 400 + len(resource) + len(library)
     return rows, rejected, size
+
+
+def read_logs(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
+    """Return the same as ``protobuf.read_logs()`` for a request in JSON."""
+    rows: list[Row] = []
+    size = 2 * len(octets)
+    for resource_logs in _list(_parsed(octets), "resourceLogs"):
+        items = _pairs(_object(resource_logs.get("resource") or {}))
+        service = str(json.loads(items.get("service.name", '"unknown_service"')))
+        for scope_logs in _list(resource_logs, "scopeLogs"):
+            logger = _text(_object(scope_logs.get("scope") or {}).get("name"))
+            for record in _list(scope_logs, "logRecords"):
+                rows.append(
+                    logged(
+                        stored_s,
+                        _id(record.get("traceId"), 32),
+                        _id(record.get("spanId"), 16),
+                        service,
+                        _number(record.get("timeUnixNano"), 64) or _number(record.get("observedTimeUnixNano"), 64),
+                        _number(record.get("severityNumber"), 32),
+                        _text(record.get("severityText")),
+                        logger,
+                        _text(record.get("eventName")),
+                        _value(record.get("body"), 0),
+                        _joined(_pairs(record)),
+                        _number(record.get("droppedAttributesCount"), 32),
+                    )
+                )
+                size += 400 + len(logger)
+    return rows, 0, size
+
+
+def _parsed(octets: bytes) -> dict[str, Any]:
+    try:
+        return _object(json.loads(octets))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, Malformed):
+            raise
+        raise Malformed(f"not JSON: {error}"[:200]) from None
 
 
 def _row(span: dict[str, Any], stored_s: int, service: str, resource: str, library: str) -> Row | None:

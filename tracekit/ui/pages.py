@@ -14,8 +14,8 @@ from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from ..debug._access import SECURITY_HEADERS, Gate, Rejection, Visitor, headers_by_name
 from ..exporters.sqlite import StoreError
-from .guard import Guard
 from .queries import Queries
 from .search import BadSearch, parse_search
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     T = TypeVar("T")
 
@@ -65,12 +65,13 @@ class Pages:
             Route("/api/status", self._answer_status),
             Route("/api/traces", self._answer_traces),
             Route("/api/traces/{trace_id}", self._answer_trace),
+            Route("/api/traces/{trace_id}/logs", self._answer_logs),
             Route("/api/traces/{trace_id}/spans/{id}", self._answer_span),
             Route("/api/compare", self._answer_compare),
             Route("/api/map", self._answer_map),
             Route("/api/live", self._answer_live),
         ]
-        self.app: ASGIApp = Guard(Starlette(routes=routes))
+        self.app: ASGIApp = _guarded(Starlette(routes=routes))
 
     def _read(self, question: Callable[[Queries], T]) -> T:
         """Ask *question* in a thread of the executor; after an error, the file is opened again."""
@@ -108,7 +109,7 @@ class Pages:
         return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
     async def _answer_status(self, request: Request) -> Response:
-        return await self._ask(lambda queries: self._status() | {"last": queries.last_id()})
+        return await self._ask(lambda queries: self._status() | {"last": queries.last_ids()[0]})
 
     async def _answer_traces(self, request: Request) -> Response:
         query = request.query_params
@@ -124,6 +125,10 @@ class Pages:
     async def _answer_trace(self, request: Request) -> Response:
         trace_id = request.path_params["trace_id"]
         return await self._ask(lambda queries: queries.trace(trace_id))
+
+    async def _answer_logs(self, request: Request) -> Response:
+        trace_id = request.path_params["trace_id"]
+        return await self._ask(lambda queries: queries.records(trace_id))
 
     async def _answer_span(self, request: Request) -> Response:
         trace_id, text = request.path_params["trace_id"], request.path_params["id"]
@@ -152,19 +157,19 @@ class Pages:
         )
 
     async def _events(self) -> AsyncIterator[str]:
-        """Yield an event after spans have arrived, at most four a second, and a comment every ten seconds."""
+        """Yield an event after spans or log records have arrived, at most four a second, and a comment every ten seconds."""
         loop = asyncio.get_running_loop()
-        last, polls = -1, 0
+        last, polls = (-1, -1), 0
         self._watchers += 1
         try:
             while not self.closing.is_set():
                 try:
-                    newest = await loop.run_in_executor(self._executor, self._read, Queries.last_id)
+                    newest = await loop.run_in_executor(self._executor, self._read, Queries.last_ids)
                 except StoreError:
                     newest = last
                 if newest != last:
                     last, polls = newest, 0
-                    yield f"event: spans\ndata: {_encode(self._status() | {'last': newest})}\n\n"
+                    yield f"event: spans\ndata: {_encode(self._status() | {'last': newest[0]})}\n\n"
                 elif polls >= _BEAT_POLLS:
                     polls = 0
                     yield ": still here\n\n"
@@ -175,6 +180,36 @@ class Pages:
                     pass
         finally:
             self._watchers -= 1
+
+
+def _guarded(app: ASGIApp) -> ASGIApp:
+    """Return *app* for visitors of this machine alone, by the rules of the debug pages, with the headers of safety."""
+    gate = Gate()
+    more = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS]
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # a WebSocket has no such header as Sec-Fetch-Site, and no use here
+            await send({"type": "websocket.close", "code": 1008})
+            return
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *more]}
+            await send(message)
+
+        client = scope.get("client")
+        headers = headers_by_name(scope["headers"])
+        found = gate.check(Visitor(client[0] if client else None, scope["method"], scope["path"], headers))
+        if isinstance(found, Rejection):
+            answer = Response(f"{found.reason}\n", found.status, media_type="text/plain")
+            await answer(scope, receive, send_safely)
+        else:
+            await app(scope, receive, send_safely)
+
+    return guarded
 
 
 def _json(value: Any, status: int = 200) -> Response:

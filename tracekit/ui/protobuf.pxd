@@ -15,7 +15,8 @@ cdef class _Reader:
     cdef readonly int64_t rejected, size
     cdef bytes _data
     cdef Py_ssize_t _at, _length
-    cdef str _key, _resource, _service, _library
+    cdef str _key, _resource, _service, _library, _logger
+    cdef bint _are_logs
     cdef object _reason
     cdef object _stored_s
 
@@ -37,6 +38,11 @@ cdef class _Reader:
         links=list, value=str,
     )
     cdef object _span(self, Py_ssize_t end)
+
+    @cython.locals(
+        tag=uint64_t, severity=uint32_t, dropped=uint32_t, time=uint64_t, observed=uint64_t, attributes=list, value=str,
+    )
+    cdef object _log(self, Py_ssize_t end)
 
     @cython.locals(tag=uint64_t, time_ns=uint64_t, attributes=list, value=str)
     cdef str _event(self, Py_ssize_t end)

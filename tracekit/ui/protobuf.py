@@ -1,6 +1,7 @@
-"""OTLP's protobuf encoding of spans as rows of the store, read in one pass and without message objects.
+"""OTLP's protobuf encoding of spans and log records as rows of the store, read in one pass and without message objects.
 
-Field numbers: opentelemetry/proto/trace/v1/trace.proto, common/v1/common.proto, resource/v1/resource.proto. Wire format:
+Field numbers: opentelemetry/proto/trace/v1/trace.proto, logs/v1/logs.proto, common/v1/common.proto,
+resource/v1/resource.proto. Requests of logs have the outer fields of those of spans. Wire format:
 https://protobuf.dev/programming-guides/encoding/ - unknown fields are skipped, and of a repeated single field the last
 one counts.
 
@@ -13,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..cython import cclass, compiled, final
-from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, quote, unquoted
+from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, quote, unquoted
 
 if TYPE_CHECKING:
     from .rows import Row
 
-__all__ = ["read_request"]
+__all__ = ["read_logs", "read_request"]
 
 if not compiled:
     VARINT: Final = 0
@@ -37,6 +38,14 @@ def read_request(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
     return reader.rows, reader.rejected, reader.size
 
 
+def read_logs(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
+    """Return the rows of an ``ExportLogsServiceRequest``, 0, and their size; see ``read_request()``."""
+    reader = _Reader(octets, stored_s)
+    reader._are_logs = True
+    reader.request()
+    return reader.rows, 0, reader.size
+
+
 @final
 @cclass
 class _Reader:
@@ -44,11 +53,13 @@ class _Reader:
 
     if not compiled:
         __slots__ = (
+            "_are_logs",
             "_at",
             "_data",
             "_key",
             "_length",
             "_library",
+            "_logger",
             "_reason",
             "_resource",
             "_service",
@@ -68,14 +79,17 @@ class _Reader:
         _resource: str
         _service: str
         _library: str
+        _logger: str
         _stored_s: int
+        _are_logs: bool
 
     def __init__(self, octets: bytes, stored_s: int) -> None:
         self._data = octets
         self._length = len(octets)
         self._at = 0
         self._stored_s = stored_s
-        self._key = ""
+        self._are_logs = False
+        self._key = self._logger = ""
         self._reason = None
         self._service = "unknown_service"
         self._resource = self._library = "{}"
@@ -87,7 +101,7 @@ class _Reader:
         """Read the whole request."""
         while self._at < self._length:
             tag = self._varint(self._length)
-            if tag == 0x0A:  # resource_spans
+            if tag == 0x0A:  # resource_spans, resource_logs
                 self._resource_spans(self._end(self._length))
             else:
                 self._skip(tag, self._length)
@@ -106,7 +120,7 @@ class _Reader:
         self._at = begin
         while self._at < end:
             tag = self._varint(end)
-            if tag == 0x12:  # scope_spans
+            if tag == 0x12:  # scope_spans, scope_logs
                 self._scope_spans(self._end(end))
             else:
                 self._skip(tag, end)
@@ -156,12 +170,16 @@ class _Reader:
                 f'{{"name":{quote(name)},"version":{quote(version)},'
                 f'"schema_url":{quote(schema_url)},"attributes":{attributes}}}'
             )
-        overhead = 400 + len(self._resource) + len(self._library)
+        self._logger = name
+        overhead = 400 + (len(name) if self._are_logs else len(self._resource) + len(self._library))
         self._at = begin
         while self._at < end:
             tag = self._varint(end)
-            if tag == 0x12:  # spans
-                self._span(self._end(end))
+            if tag == 0x12:  # spans, log_records
+                if self._are_logs:
+                    self._log(self._end(end))
+                else:
+                    self._span(self._end(end))
                 self.size += overhead
             else:
                 self._skip(tag, end)
@@ -260,6 +278,54 @@ class _Reader:
                 dropped_attributes,
                 dropped_events,
                 dropped_links,
+            )
+        )
+
+    def _log(self, end: int) -> None:
+        trace_id = span_id = level = name = ""
+        body = "null"
+        severity = dropped = 0
+        time = observed = 0
+        attributes = []
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == 0x09:
+                time = self._fixed64(end)
+            elif tag == 0x10:
+                severity = self._small(end)
+            elif tag == 0x1A:
+                level = self._text(end)
+            elif tag == 0x2A:
+                body = self._value(self._end(end), 0)
+            elif tag == 0x32:
+                value = self._attribute(self._end(end), 0)
+                attributes.append(f"{quote(self._key)}:{value}")
+            elif tag == 0x38:
+                dropped = self._small(end)
+            elif tag == 0x4A:
+                trace_id = self._id(end, 16)
+            elif tag == 0x52:
+                span_id = self._id(end, 8)
+            elif tag == 0x59:
+                observed = self._fixed64(end)
+            elif tag == 0x62:
+                name = self._text(end)
+            else:
+                self._skip(tag, end)
+        self.rows.append(
+            logged(
+                self._stored_s,
+                trace_id,
+                span_id,
+                self._service,
+                time or observed,
+                severity,
+                level,
+                self._logger,
+                name,
+                body,
+                "{" + ",".join(attributes) + "}",
+                dropped,
             )
         )
 

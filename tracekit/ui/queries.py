@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from ..exporters._sqlite.logs import read_logs
 from ..exporters._sqlite.reader import read_span
 from ..exporters.sqlite import SQLiteReader
 
@@ -26,15 +27,19 @@ _SLICE: Final = 10_000
 _BUDGET_S: Final = 0.12
 _MAP_SPANS: Final = 20_000
 _MAX_DEPTH: Final = 100
+_MAX_LOGS: Final = 500  # of a span, or of a trace
 
 
 class Queries(SQLiteReader):
     """Read the store for the pages. All answers can be written as JSON."""
 
-    def last_id(self) -> int:
-        """Return the row id of the newest span, 0 in an empty store."""
+    def last_ids(self) -> tuple[int, int]:
+        """Return the row ids of the newest span and of the newest log record, 0 without any."""
         with self._snapshot() as connection:
-            return 0 if connection is None else _last_id(connection)
+            if connection is None:
+                return 0, 0
+            (log,) = connection.execute("SELECT coalesce(max(id), 0) FROM logs").fetchone()
+            return _last_id(connection), int(log)
 
     def search(self, search: Search, *, limit: int, before: int | None = None, after: int = 0) -> dict[str, Any]:
         """Return up to *limit* traces with a span that meets *search*, those with the newest spans first.
@@ -100,14 +105,29 @@ class Queries(SQLiteReader):
             if not rows:
                 return None
             summary = _summary(connection, trace_id)
+            logs = dict(
+                connection.execute(
+                    "SELECT span_id, count(*) FROM logs WHERE trace_id = ? GROUP BY span_id", (trace_id,)
+                )
+            )
         start_ns = rows[0][7]
         names = ("id", "span_id", "parent_id", "is_remote", "service", "name", "kind", "start", "end", "status")
         spans = [
             dict(zip((*names, "has_events", "has_links"), row, strict=True))
-            | {"start": row[7] - start_ns, "end": row[8] - start_ns}
+            | {"start": row[7] - start_ns, "end": row[8] - start_ns, "logs": logs.get(row[1], 0)}
             for row in rows
         ]
         return {**summary, "spans": spans, "is_cut": summary["spans"] > len(spans)}
+
+    def records(self, trace_id: str) -> dict[str, Any]:
+        """Return the first log records of a trace by their time, after the start of its first span."""
+        with self._snapshot() as connection:
+            if connection is None:
+                return {"logs": [], "is_cut": False}
+            (start_ns,) = connection.execute(
+                "SELECT coalesce(min(start_ns), 0) FROM spans WHERE trace_id = ?", (trace_id,)
+            ).fetchone()
+            return _logs(connection, trace_id, None, start_ns)
 
     def span(self, trace_id: str, id: int) -> dict[str, Any] | None:
         """Return everything about the span in row *id*; None if it is gone."""
@@ -118,7 +138,8 @@ class Queries(SQLiteReader):
             if known is None:
                 return None
             span = read_span(connection, id)
-        found = span._asdict()
+            logs = _logs(connection, trace_id, span.span_id, span.start_ns)
+        found = span._asdict() | {"logs": logs["logs"], "logs_are_cut": logs["is_cut"]}
         found["start_ns"], found["duration_ns"] = str(span.start_ns), span.end_ns - span.start_ns
         del found["end_ns"]
         for event in found["events"]:
@@ -230,6 +251,14 @@ def _numbers(measured: list[tuple[int, bool]], seconds: float) -> dict[str, Any]
     return {"count": count, "errors": errors, "per_s": count / seconds if seconds > 0 else 0.0, **percentiles}
 
 
+def _logs(connection: sqlite3.Connection, trace_id: str, span_id: str | None, start_ns: int) -> dict[str, Any]:
+    found = read_logs(connection, trace_id, span_id, limit=_MAX_LOGS + 1)
+    shown = [log._asdict() | {"offset_ns": log.time_ns - start_ns} for log in found[:_MAX_LOGS]]
+    for log in shown:
+        del log["time_ns"]
+    return {"logs": shown, "is_cut": len(found) > _MAX_LOGS}
+
+
 def _last_id(connection: sqlite3.Connection) -> int:
     (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM spans").fetchone()
     return int(last)
@@ -249,6 +278,7 @@ def _summary(connection: sqlite3.Connection, trace_id: str) -> dict[str, Any]:
     ).fetchone()
     errors, cancelled = sum([part[4] for part in parts]), sum([part[5] for part in parts])
     start_ns = min([part[2] for part in parts])
+    (logs,) = connection.execute("SELECT count(*) FROM logs WHERE trace_id = ?", (trace_id,)).fetchone()
     return {
         "trace_id": trace_id,
         "name": name,
@@ -258,6 +288,7 @@ def _summary(connection: sqlite3.Connection, trace_id: str) -> dict[str, Any]:
         "status": "error" if errors else "cancelled" if cancelled else status,
         "errors": errors,
         "spans": sum([part[1] for part in parts]),
+        "logs": logs,
         "services": [[part[0], part[1]] for part in parts],
         "start_ns": str(start_ns),
         "duration_ns": max([part[3] for part in parts]) - start_ns,

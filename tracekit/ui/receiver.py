@@ -11,8 +11,8 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Final
 
+from ..debug._access import headers_by_name, is_local_origin, names_loopback
 from ..exporters.sqlite import StoreError
-from .guard import headers_of, is_local_origin, is_loopback
 from .rows import Malformed
 from .store import MAX_REQUEST_BYTES, Busy, TooLarge
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from .store import SpanStore
+    from .store import Signal, SpanStore
 
 __all__ = ["REJECTED", "Receiver", "protobuf_response"]
 
@@ -29,6 +29,8 @@ _BODY_S: Final = 30.0
 _TYPES: Final = {"application/x-protobuf": False, "application/protobuf": False, "application/json": True}
 # The codes of google.rpc.Status, by the status of HTTP.
 _CODES: Final = {400: 3, 403: 7, 404: 12, 405: 12, 408: 4, 413: 8, 415: 3, 429: 8, 503: 14}
+_PATHS: Final[dict[str, Signal]] = {"/v1/traces": "traces", "/v1/logs": "logs"}
+_REJECTED_NAMES: Final = {"traces": "rejectedSpans", "logs": "rejectedLogRecords"}
 REJECTED: Final = "spans without a valid trace id and span id, or that the store cannot hold"
 
 
@@ -39,7 +41,7 @@ class _Failure(Exception):
 
 
 class Receiver:
-    """Accept ``POST /v1/traces``; spans are decoded and stored by *executor*, one request at a time."""
+    """Accept ``POST /v1/traces`` and ``/v1/logs``; *executor* decodes and stores one request at a time."""
 
     def __init__(self, store: SpanStore, executor: Executor, page: str = "") -> None:
         self._store = store
@@ -50,13 +52,14 @@ class Receiver:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        headers = headers_of(scope)
+        headers = headers_by_name(scope["headers"])
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         is_json = _TYPES.get(content_type)
         origin = headers.get("origin")
         extra: list[tuple[bytes, bytes]] = []
+        signal = _PATHS.get(scope["path"])
         try:
-            if not is_loopback(headers.get("host", "")):
+            if not names_loopback(headers.get("host", "")):
                 raise _Failure(403, "Host is not a name of this machine: send to localhost")
             if origin is not None:
                 # A program in a local page may send its spans; a page from elsewhere may not.
@@ -68,12 +71,14 @@ class Receiver:
                     await _answer(send, 204, b"", b"", extra)
                     return
             if scope["path"] == "/" and scope["method"] == "GET":
-                text = f"tracekit ui receives OTLP here: POST /v1/traces. The pages: {self._page}\n"
+                text = f"tracekit ui receives OTLP here: POST /v1/traces, /v1/logs. The pages: {self._page}\n"
                 await _answer(send, 200, b"text/plain; charset=utf-8", text.encode(), extra)
                 return
-            rejected = await self._export(scope, receive, headers, is_json)
+            if signal is None:
+                raise _Failure(404, "tracekit ui stores traces and logs: POST /v1/traces, /v1/logs")
+            rejected = await self._export(signal, scope, receive, headers, is_json)
         except _Failure as failure:
-            if scope["path"] == "/v1/traces":
+            if signal is not None:
                 self._store.failed()
             if failure.status in (429, 503):
                 extra.append((b"retry-after", b"1"))
@@ -82,14 +87,15 @@ class Receiver:
             await _answer(send, failure.status, *_status(failure, is_json), extra)
             return
         if is_json:
-            partial = {"partialSuccess": {"rejectedSpans": str(rejected), "errorMessage": REJECTED}} if rejected else {}
+            name = _REJECTED_NAMES[signal]
+            partial = {"partialSuccess": {name: str(rejected), "errorMessage": REJECTED}} if rejected else {}
             await _answer(send, 200, b"application/json", json.dumps(partial).encode(), extra)
         else:
             await _answer(send, 200, b"application/x-protobuf", protobuf_response(rejected), extra)
 
-    async def _export(self, scope: Scope, receive: Receive, headers: dict[str, str], is_json: bool | None) -> int:
-        if scope["path"] != "/v1/traces":
-            raise _Failure(404, "tracekit ui stores traces only: POST /v1/traces")
+    async def _export(
+        self, signal: Signal, scope: Scope, receive: Receive, headers: dict[str, str], is_json: bool | None
+    ) -> int:
         if scope["method"] != "POST":
             raise _Failure(405, "POST is required")
         if is_json is None:
@@ -123,7 +129,7 @@ class Receiver:
             loop = asyncio.get_running_loop()
             is_gzip = encoding == "gzip"
             return await loop.run_in_executor(
-                self._executor, lambda: self._store.put(body, is_json=is_json, is_gzip=is_gzip)
+                self._executor, lambda: self._store.put(body, signal, is_json=is_json, is_gzip=is_gzip)
             )
         except Busy:
             raise _Failure(429, "too many requests wait to be stored") from None
@@ -158,7 +164,7 @@ def _status(failure: _Failure, is_json: bool | None) -> tuple[bytes, bytes]:
 
 
 def protobuf_response(rejected: int) -> bytes:
-    """Return an ``ExportTraceServiceResponse``."""
+    """Return an ``ExportTraceServiceResponse``, or that of logs, which has the same fields."""
     if not rejected:
         return b""
     return b"\x0a" + _sized(b"\x08" + _varint(rejected) + b"\x12" + _sized(REJECTED.encode()))

@@ -1,4 +1,4 @@
-"""Rows of the store as the receiver makes them from either encoding of a request; see ``StoredSpan`` for the fields."""
+"""Rows of the store as the receiver makes them from either encoding of a request; see ``StoredSpan`` and ``StoredLog``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ __all__ = [
     "base64_text",
     "double_text",
     "finished",
+    "logged",
     "number_text",
     "quote",
     "unquoted",
@@ -29,6 +30,7 @@ _MAX_TEXT: Final = 4096
 _MAX_TIME: Final = (1 << 63) - 1
 _IS_REMOTE: Final = 0x200
 _KINDS: Final = ("internal", *KINDS)  # by OTLP's numbers: 0 is unspecified
+_SEVERITIES: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")  # four numbers each, from 1 on
 _CODES: Final = ("unset", "ok", "error")
 
 
@@ -89,6 +91,38 @@ def finished(
         dropped_events,
         dropped_links,
         0,
+    )
+
+
+def logged(
+    stored_s: int,
+    trace_id: str,
+    span_id: str,
+    service: str,
+    time_ns: int,
+    severity: int,
+    level: str,
+    logger: str,
+    event: str,
+    body: str,
+    attributes: str,
+    dropped_attributes: int,
+) -> Row:
+    """Return the row of a log record. Without a level it gets the name of its severity."""
+    known = _SEVERITIES[(min(severity, 24) - 1) // 4] if severity else ""
+    return (
+        stored_s,
+        trace_id,
+        span_id if trace_id else "",
+        _column(service),
+        min(time_ns, _MAX_TIME),
+        min(severity, 24),
+        _column(level) or known,
+        _column(logger),
+        _column(event),
+        body,
+        attributes,
+        dropped_attributes,
     )
 
 

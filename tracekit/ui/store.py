@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import zlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from ..exporters.sqlite import SQLiteExporter
 from . import json, protobuf
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_REQUEST_BYTES", "Busy", "Counts", "SpanStore", "TooLarge"]
 
+Signal: TypeAlias = Literal["traces", "logs"]
+
 MAX_REQUEST_BYTES: Final = 20 * 2**20  # the default of OpenTelemetry's collector
+_CACHE_BYTES: Final = 16 * 2**20  # ids of traces are random: each batch changes pages all over the index
 _MAX_WAITING_BYTES: Final = 3 * MAX_REQUEST_BYTES
 
 
@@ -30,10 +33,11 @@ class Busy(Exception):
 
 
 class Counts(NamedTuple):
-    """What happened to the spans of all requests since the start.
+    """What happened to the spans and log records of all requests since the start.
 
     ``stored`` are committed to the store, ``rejected`` had no valid ids or could not be stored, ``evicted`` were stored
     earlier and deleted for lack of room. ``failed_requests`` were answered with an error and are not counted as spans.
+    ``logs`` and ``evicted_logs`` are the log records that were stored and deleted.
     """
 
     requests: int
@@ -41,6 +45,8 @@ class Counts(NamedTuple):
     stored: int
     rejected: int
     evicted: int
+    logs: int
+    evicted_logs: int
 
 
 class SpanStore:
@@ -50,11 +56,11 @@ class SpanStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int) -> None:
-        self._exporter = SQLiteExporter(path, max_age_s=math.inf, max_bytes=max_bytes)
+        self._exporter = SQLiteExporter(path, max_age_s=math.inf, max_bytes=max_bytes, cache_bytes=_CACHE_BYTES)
         self._writing = threading.Lock()
         self._counting = threading.Lock()
         self._waiting_bytes = 0
-        self._requests = self._failed = self._stored = self._rejected = 0
+        self._requests = self._failed = self._stored = self._rejected = self._logs = 0
         self.path = self._exporter.path
         self._exporter.store([], 0)  # creates the file, or raises StoreError
 
@@ -70,24 +76,31 @@ class SpanStore:
         with self._counting:
             self._waiting_bytes -= size
 
-    def put(self, octets: bytes, *, is_json: bool = False, is_gzip: bool = False) -> int:
-        """Store the spans of one ``ExportTraceServiceRequest``; return the number of rejected spans.
+    def put(self, octets: bytes, signal: Signal = "traces", *, is_json: bool = False, is_gzip: bool = False) -> int:
+        """Store the spans, or log records, of one request; return the number of those that are rejected.
 
-        The spans are committed when this returns. Raises ``Malformed``, ``TooLarge`` or ``StoreError``, and then none
-        is stored, or the sender may send them again.
+        They are committed when this returns. Raises ``Malformed``, ``TooLarge`` or ``StoreError``, and then none is
+        stored, or the sender may send them again.
         """
         with self._writing:  # one request at a time is unpacked: that bounds the memory
             if is_gzip:
                 octets = _unpacked(octets)
             if len(octets) > MAX_REQUEST_BYTES:
                 raise TooLarge
-            read = json.read_request if is_json else protobuf.read_request
-            rows, rejected, size = read(octets, int(time.time()))
-            stored = self._exporter.store(rows, size) if rows else 0
-        rejected += len(rows) - stored
+            encoding = json if is_json else protobuf
+            if signal == "logs":
+                read, store = encoding.read_logs, self._exporter.store_logs
+            else:
+                read, store = encoding.read_request, self._exporter.store
+            rows, without_ids, size = read(octets, int(time.time()))
+            stored = store(rows, size) if rows else 0
+        rejected: int = without_ids + len(rows) - stored
         with self._counting:
             self._requests += 1
-            self._stored += stored
+            if signal == "logs":
+                self._logs += stored
+            else:
+                self._stored += stored
             self._rejected += rejected
         return rejected
 
@@ -100,7 +113,10 @@ class SpanStore:
     def counts(self) -> Counts:
         """Return the counts so far."""
         with self._counting:
-            return Counts(self._requests, self._failed, self._stored, self._rejected, self._exporter.evicted)
+            evicted = self._exporter.evicted, self._exporter.evicted_logs
+            return Counts(
+                self._requests, self._failed, self._stored, self._rejected, evicted[0], self._logs, evicted[1]
+            )
 
     def close(self) -> None:
         """Close the file."""

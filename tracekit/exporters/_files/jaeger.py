@@ -1,4 +1,8 @@
-"""Spans of a store as the JSON of Jaeger's query API, which Jaeger's UI opens ("JSON File")."""
+"""Spans of a store as the JSON of Jaeger's query API, which Jaeger's UI opens ("JSON File"), and back.
+
+Tags for what Jaeger has no field for: https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/. The format
+has microseconds, and no link attributes, flags or tracestate; values that are neither text nor number are JSON text.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..._core.attributes import CANCELLED_KEY
+from ..._core.records import KINDS
+from .values import key_values, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,8 +19,10 @@ if TYPE_CHECKING:
 
     from .._sqlite.reader import StoredSpan
 
-__all__ = ["write_jaeger"]
+__all__ = ["read_jaeger", "write_jaeger"]
 
+_STATUSES = {"OK": 1, "ERROR": 2}
+_KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -52,6 +60,8 @@ def _span(span: StoredSpan, process: str) -> dict[str, Any]:
     tags = [*_tags(span.attributes), {"key": "span.kind", "type": "string", "value": span.kind}]
     if span.status == "error":
         tags += [{"key": "error", "type": "bool", "value": True}]
+    if span.status in ("ok", "error"):
+        tags += [{"key": "otel.status_code", "type": "string", "value": span.status.upper()}]
     if span.status == "cancelled":
         tags += [{"key": CANCELLED_KEY, "type": "string", "value": span.description}]
     elif span.description:
@@ -102,3 +112,70 @@ def _tag(key: str, value: Any) -> dict[str, Any]:
     if isinstance(value, float):
         return {"key": key, "type": "float64", "value": value}
     return {"key": key, "type": "string", "value": value if isinstance(value, str) else _ENCODE(value)}
+
+
+def read_jaeger(document: dict[str, Any]) -> dict[str, Any]:
+    """Return *document*, as Jaeger's API and ``write_jaeger()`` make it, as an OTLP request. Raises on another shape."""
+    found = []
+    for trace in document["data"]:
+        processes = trace.get("processes", {})
+        for span in trace["spans"]:
+            process = span.get("process") or processes.get(span.get("processID"), {})
+            resource = {**_values(process.get("tags")), "service.name": process.get("serviceName", "unknown_service")}
+            tags = _values(span.get("tags"))
+            scope = {
+                "name": tags.pop("otel.scope.name", tags.pop("otel.library.name", "")),
+                "version": tags.pop("otel.scope.version", tags.pop("otel.library.version", "")),
+            }
+            found.append(request(resource, scope, _otlp(span, tags)))
+    return {"resourceSpans": found}
+
+
+def _otlp(span: dict[str, Any], tags: dict[str, Any]) -> dict[str, Any]:
+    start_ns = int(span["startTime"]) * 1000
+    parents: list[str] = []
+    links: list[dict[str, str]] = []
+    for reference in span.get("references") or []:
+        ids = _id(reference["traceID"], 32), _id(reference["spanID"], 16)
+        if reference["refType"] == "CHILD_OF" and ids[0] == _id(span["traceID"], 32) and not parents:
+            parents.append(ids[1])
+        else:
+            links.append({"traceId": ids[0], "spanId": ids[1]})
+    is_error = str(tags.pop("error", "")).lower() == "true"
+    code = _STATUSES.get(str(tags.pop("otel.status_code", "")).upper(), 2 if is_error else 0)
+    return {
+        "traceId": _id(span["traceID"], 32),
+        "spanId": _id(span["spanID"], 16),
+        "parentSpanId": parents[0] if parents else _id(span.get("parentSpanID") or "", 16),
+        "name": span["operationName"],
+        "kind": _KINDS.get(str(tags.pop("span.kind", "internal")), 1),
+        "startTimeUnixNano": start_ns,
+        "endTimeUnixNano": start_ns + int(span["duration"]) * 1000,
+        "status": {"code": code, "message": tags.pop("otel.status_description", "")},
+        "attributes": key_values(tags),
+        "events": [_event(log) for log in span.get("logs") or []],
+        "links": links,
+    }
+
+
+def _id(text: str, digits: int) -> str:
+    """Return an id of Jaeger's, which may lack leading zeros; an absent one stays so."""
+    return text.rjust(digits, "0") if text else ""
+
+
+def _values(tags: list[dict[str, Any]] | None) -> dict[str, Any]:
+    return {tag["key"]: _value(tag.get("type"), tag.get("value")) for tag in tags or []}
+
+
+def _value(kind: str | None, value: Any) -> Any:
+    if kind == "int64":
+        return int(value)
+    if kind == "float64":
+        return float(value)
+    return {"base64": value} if kind == "binary" else value
+
+
+def _event(log: dict[str, Any]) -> dict[str, Any]:
+    fields = _values(log.get("fields"))
+    name = str(fields.pop("event", fields.pop("message", "log")))
+    return {"timeUnixNano": int(log["timestamp"]) * 1000, "name": name, "attributes": key_values(fields)}

@@ -4,6 +4,8 @@ A service is a process of the format, and a *lane* is a thread. Slices of one th
 not, so each lane holds a span with those descendants that nest in it; a span that overlaps another one, or outlives its
 parent, starts on a free lane. Arrows (flow events) lead from a parent to a child on another lane, and along links.
 
+A file that was written here can be read again: of its spans, the resource, flags and tracestate are missing.
+
 Format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
@@ -13,13 +15,22 @@ import heapq
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..._core.attributes import CANCELLED_KEY
+from ..._core.records import KINDS
+from .values import key_values, request
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TextIO
 
     from .._sqlite.reader import StoredSpan
 
-__all__ = ["write_perfetto"]
+__all__ = ["read_perfetto", "write_perfetto"]
+
+
+_PREFIX = "attributes."
+_KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
+_CODES = {"ok": 1, "error": 2}
 
 
 class _Place(NamedTuple):
@@ -139,11 +150,13 @@ def _slice(span: StoredSpan, place: _Place, base: int) -> Iterator[str]:
     details: dict[str, Any] = {"trace_id": span.trace_id, "span_id": span.span_id, "parent_id": span.parent_id}
     if span.status != "unset":
         details["status"] = f"{span.status}: {span.description}" if span.description else span.status
+    if span.links:
+        details["links"] = span.links
     shown = {
         "ph": "X",
         "name": span.name,
         "cat": span.kind if span.status != "error" else f"{span.kind},error",
-        "args": details | {f"attributes.{key}": value for key, value in span.attributes.items()},
+        "args": details | {f"{_PREFIX}{key}": value for key, value in span.attributes.items()},
     }
     if span.status == "error":
         shown["cname"] = "terrible"  # Chrome's name for red
@@ -172,3 +185,51 @@ def _text(link: Any, key: str) -> str:
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def read_perfetto(document: dict[str, Any]) -> dict[str, Any]:
+    """Return *document*, as ``write_perfetto()`` makes it, as an OTLP request. Raises on another shape."""
+    base = int(document["otherData"]["start_unix_ns"])
+    services: dict[Any, str] = {}
+    found: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []  # of the last span
+    for event in document["traceEvents"]:
+        if event["ph"] == "M" and event["name"] == "process_name":
+            services[event["pid"]] = event["args"]["name"]
+        elif event["ph"] == "X":
+            events = []
+            resource = {"service.name": services[event["pid"]]}
+            found.append(request(resource, {}, _otlp(event, base, events)))
+        elif event["ph"] == "i":  # follows its span
+            at = base + round(event["ts"] * 1000)
+            events.append({"timeUnixNano": at, "name": event["name"], "attributes": key_values(event["args"])})
+    return {"resourceSpans": found}
+
+
+def _otlp(event: dict[str, Any], base: int, events: list[dict[str, Any]]) -> dict[str, Any]:
+    details = event["args"]
+    start_ns = base + round(event["ts"] * 1000)  # exact: a float has 53 bits, and nanoseconds of 100 days fewer
+    attributes = {key.removeprefix(_PREFIX): value for key, value in details.items() if key.startswith(_PREFIX)}
+    status, _, description = details.get("status", "").partition(": ")
+    if status == "cancelled":
+        attributes[CANCELLED_KEY] = description
+    return {
+        "traceId": details["trace_id"],
+        "spanId": details["span_id"],
+        "parentSpanId": details["parent_id"],
+        "name": event["name"],
+        "kind": _KINDS.get(event["cat"].partition(",")[0], 1),
+        "startTimeUnixNano": start_ns,
+        "endTimeUnixNano": start_ns + round(event["dur"] * 1000),
+        "status": {"code": _CODES.get(status, 0), "message": "" if status == "cancelled" else description},
+        "attributes": key_values(attributes),
+        "events": events,
+        "links": [
+            {
+                "traceId": link["trace_id"],
+                "spanId": link["span_id"],
+                "attributes": key_values(link.get("attributes") or {}),
+            }
+            for link in details.get("links", [])
+        ],
+    }

@@ -135,7 +135,7 @@ class Outbox:
         lock_timeout_s: float = 5.0,
         mode: int = 0o600,
     ) -> None:
-        check_bytes(max_bytes)
+        check_bytes("max_bytes", max_bytes)
         self._file = SQLiteFile(
             path,
             _SCHEMA,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ..._core.attributes import whole
 from .errors import StoreError, explain
+from .logs import LOGS, StoredLog, read_logs
 from .schema import Schema, has_schema, prepare
 from .search import INDEXES, Found, Search, Sort, find
 
@@ -25,6 +26,7 @@ __all__ = [
     "Counts",
     "Figures",
     "SQLiteReader",
+    "StoredLog",
     "StoredSpan",
     "StoredTrace",
     "read_span",
@@ -32,7 +34,7 @@ __all__ = [
 
 SPANS = Schema(
     application_id=0x74726B74,  # "trkt"
-    version=2,
+    version=3,
     create=(
         """CREATE TABLE spans (
             id INTEGER PRIMARY KEY,  -- grows in order of arrival
@@ -62,6 +64,7 @@ SPANS = Schema(
             truncated_values INTEGER NOT NULL
         )""",
         *INDEXES,
+        *LOGS,
     ),
 )
 
@@ -217,6 +220,12 @@ class SQLiteReader:
                 return []
             rows = connection.execute(f"{_SELECT} WHERE trace_id = ? ORDER BY start_ns, id", (trace_id,))
             return [_span(row) for row in rows]
+
+    def logs(self, prefix: str, *, limit: int = 10_000) -> list[StoredLog]:
+        """Return the first *limit* log records of the trace whose id is, or alone begins with, *prefix*, by their time."""
+        trace_id = self.find(prefix)
+        with self._snapshot() as connection:
+            return [] if connection is None else read_logs(connection, trace_id, limit=limit)
 
     def select(self, ids: Sequence[str] | None = None, *, since_ns: int | None = None) -> list[StoredSpan]:
         """Return the spans of the traces *ids* (default: of all), trace by trace; only those from *since_ns* on."""

@@ -36,13 +36,15 @@ export class TracePage {
     }
   }
 
-  /** Spans have arrived: draw again if some are of this trace. */
+  /** Spans or log records have arrived: draw again if some are of this trace. */
   async live() {
     if (this.isLoading || !this.trace) return;
     this.isLoading = true;
     try {
       const found = await api(`traces?q=trace:${this.traceId}&limit=1`);
-      if (found.traces[0] && found.traces[0].spans !== this.trace.spans.length && !this.trace.is_cut && !this.isClosed && !this.isPaused) {
+      const [now] = found.traces;
+      const hasMore = now && (now.logs !== this.trace.logs || (now.spans !== this.trace.spans.length && !this.trace.is_cut));
+      if (hasMore && !this.isClosed && !this.isPaused) {
         await this.load();
       }
     } catch {
@@ -84,6 +86,7 @@ export class TracePage {
         !trace.has_root && h("span", { class: "tag" }, "no root span"),
         trace.is_cut && h("span", { class: "tag" }, `the first ${count(trace.spans.length)} of ${count(trace.span_count)} spans`),
         h("span", { class: "space" }), this.find,
+        trace.logs > 0 && h("button", { type: "button", title: "The log records of the trace (o)", onclick: () => this.showLogs() }, plural(trace.logs, "log record")),
         h("a", { class: "button", href: `#/compare/${trace.trace_id}` }, "Compare")));
     this.overview = h("canvas", { class: "overview", height: 48, "aria-hidden": "true" });
     this.ticks = h("div", { class: "ticks", "aria-hidden": "true" },
@@ -161,6 +164,7 @@ export class TracePage {
       h("span", { class: "dim" }, clip(span.service, 40)),
       span.status !== "unset" && h("span", { class: "hidden" }, span.status),
       !isOpen && h("span", { class: "tag" }, `+${count(span.below)}`),
+      span.logs > 0 && h("span", { class: "tag", title: plural(span.logs, "log record") }, `${count(span.logs)} log${span.logs === 1 ? "" : "s"}`),
       Boolean(span.has_links) && h("span", { class: "tag", title: "has links" }, "link"));
     name.style.paddingLeft = `${6 + Math.min(span.depth, 24) * 14}px`;
     const length = Math.max(0, span.end - span.start);
@@ -240,6 +244,27 @@ export class TracePage {
     }
   }
 
+  /** Every log record of the trace, beside the waterfall; each leads to its span. */
+  async showLogs() {
+    this.unselect();
+    this.aside.hidden = false;
+    try {
+      const found = await api(`traces/${this.traceId}/logs`, "span");
+      if (this.selected || this.isClosed) return;
+      const spans = new Map(this.trace.spans.map((span) => [span.span_id, span]));
+      const lead = (record) => {
+        const span = spans.get(record.span_id);
+        return span && h("button", { type: "button", class: "quiet", title: "Go to the span", onclick: () => this.select(span, true) }, clip(span.name || "(no name)", 40));
+      };
+      this.aside.replaceChildren(
+        h("div", { class: "aside-top" }, h("h2", {}, "Log records"),
+          h("button", { type: "button", class: "icon", "aria-label": "Close", onclick: () => this.unselect() }, "×")),
+        ...records(found.logs, found.is_cut, lead));
+    } catch (error) {
+      if (error.name !== "AbortError") this.aside.replaceChildren(failure(error));
+    }
+  }
+
   drawOverview() {
     const canvas = this.overview;
     const width = canvas.clientWidth;
@@ -289,6 +314,7 @@ export class TracePage {
     else if (key === "g" || key === "Home") this.move(-this.rows.length - 1);
     else if (key === "G" || key === "End") this.move(this.rows.length);
     else if (key === "e") this.jump((other) => other.status === "error", "No span has an error");
+    else if (key === "o" && this.trace.logs) this.showLogs();
     else if (key === "c") location.hash = `#/compare/${this.traceId}`;
     else if (key === "Enter" && !span) this.move(1);
     else if (key === "Enter" && span.children.length) this.toggle(span);
@@ -365,6 +391,7 @@ function details(found, span, page) {
   if (found.description) parts.push(h("p", { class: `message ${found.status}` }, found.description));
   parts.push(section("Attributes", found.attributes));
   if (found.events.length) parts.push(h("section", {}, h("h3", {}, `Events ${found.events.length}`), found.events.map(event)));
+  if (found.logs.length) parts.push(h("section", {}, h("h3", {}, `Logs ${found.logs.length}`), records(found.logs, found.logs_are_cut)));
   if (found.links.length) parts.push(h("section", {}, h("h3", {}, `Links ${found.links.length}`), found.links.map(link)));
   parts.push(section("Labels", found.labels), section("Resource", found.resource, false));
   const library = found.instrumentation;
@@ -401,6 +428,21 @@ function event(found) {
   return h("div", { class: "event" },
     h("div", {}, h("b", {}, shown(found.name ?? "")), h("span", { class: "dim" }, ` after ${duration(found.offset_ns)}`)),
     attributes.length ? table(attributes) : null);
+}
+
+/** Log records, a line each; *lead* makes an element that leads from a record to its span. */
+function records(logs, isCut, lead = () => null) {
+  const lines = logs.map((record) => {
+    const severity = record.severity >= 17 ? "error" : record.severity >= 13 ? "warn" : "";
+    const attributes = Object.entries(record.attributes ?? {});
+    return h("div", { class: `log ${severity}` },
+      h("div", { class: "log-top" }, h("span", { class: "dim mono" }, duration(record.offset_ns)), h("b", {}, record.level || "LOG"),
+        h("span", { class: "dim" }, clip(record.logger || record.service, 40)), lead(record)),
+      h("div", { class: "log-body" }, record.event && `${record.event}: `, shown(record.body ?? "")),
+      attributes.length ? h("details", {}, h("summary", { class: "dim" }, plural(attributes.length, "attribute")), table(attributes)) : null);
+  });
+  if (isCut) lines.push(h("p", { class: "dim" }, `the first ${count(logs.length)}`));
+  return lines;
 }
 
 function link(found) {

@@ -1,0 +1,104 @@
+"""Log records in a store of spans: the table, which the receiver of ``tracekit ui`` fills, and its rows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["INSERT_LOG", "LOGS", "StoredLog", "log_without_bulk", "read_logs"]
+
+LOGS: Final = (
+    """CREATE TABLE logs (
+        id INTEGER PRIMARY KEY,  -- grows in order of arrival
+        stored_s INTEGER NOT NULL,  -- Unix time of arrival
+        trace_id TEXT NOT NULL,  -- empty outside of traces
+        span_id TEXT NOT NULL,
+        service TEXT NOT NULL,
+        time_ns INTEGER NOT NULL,
+        severity INTEGER NOT NULL,  -- as OTLP has it: 1 to 24, 0 is unknown
+        level TEXT NOT NULL,
+        logger TEXT NOT NULL,
+        event TEXT NOT NULL,
+        body TEXT NOT NULL,
+        attributes TEXT NOT NULL,
+        dropped_attributes INTEGER NOT NULL
+    )""",
+    "CREATE INDEX logs_by_trace ON logs (trace_id, time_ns)",
+)
+
+
+class StoredLog(NamedTuple):
+    """One log record as it was stored. ``body`` is any value of JSON; ``trace_id`` and ``span_id`` may be empty."""
+
+    trace_id: str
+    span_id: str
+    service: str
+    time_ns: int
+    severity: int
+    level: str
+    logger: str
+    event: str
+    body: Any
+    attributes: dict[str, Any]
+    dropped_attributes: int
+
+
+_COLUMNS: Final = ("stored_s", *StoredLog._fields)
+_BODY, _ATTRIBUTES, _DROPPED = (_COLUMNS.index(name) for name in ("body", "attributes", "dropped_attributes"))
+_SHORT: Final = 1000
+INSERT_LOG: Final = f"INSERT INTO logs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+
+
+def log_without_bulk(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return *row* with the first 1000 characters of its body as text, and without its attributes."""
+    cells = list(row)
+    body = json.loads(cells[_BODY])
+    text = body if isinstance(body, str) else cells[_BODY]
+    cells[_BODY] = json.dumps(f"{text[:_SHORT]} …", ensure_ascii=False)
+    cells[_DROPPED] += len(json.loads(cells[_ATTRIBUTES]))
+    cells[_ATTRIBUTES] = "{}"
+    return tuple(cells)
+
+
+def read_logs(
+    connection: sqlite3.Connection, trace_id: str, span_id: str | None = None, *, limit: int
+) -> list[StoredLog]:
+    """Return the first *limit* records of a trace, or of one of its spans, in order of their time."""
+    only = "" if span_id is None else " AND span_id = ?"
+    rows = connection.execute(
+        f"SELECT {', '.join(StoredLog._fields)} FROM logs WHERE trace_id = ?{only} ORDER BY time_ns, id LIMIT ?",
+        (trace_id, *(() if span_id is None else (span_id,)), limit),
+    )
+    return [_log(StoredLog._make(row)) for row in rows]
+
+
+def _log(row: StoredLog) -> StoredLog:
+    # SQLite stores any type in any column: convert values that another program may have written.
+    attributes = _json(row.attributes)
+    return StoredLog(
+        trace_id=str(row.trace_id),
+        span_id=str(row.span_id),
+        service=str(row.service),
+        time_ns=_int(row.time_ns),
+        severity=_int(row.severity),
+        level=str(row.level),
+        logger=str(row.logger),
+        event=str(row.event),
+        body=_json(row.body),
+        attributes=attributes if isinstance(attributes, dict) else {},
+        dropped_attributes=_int(row.dropped_attributes),
+    )
+
+
+def _int(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text, parse_constant=str)
+    except (TypeError, ValueError, RecursionError):
+        return None
