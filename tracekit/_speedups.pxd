@@ -45,7 +45,7 @@ cpdef bint has_text_keys(dict items) noexcept
 @cython.no_gc
 cdef class Items:
     cdef PyObject** pairs
-    cdef Py_ssize_t size, room
+    cdef Py_ssize_t size, room, left_out
     cdef dict seen, places
 
     cdef void clear(self) noexcept

@@ -132,6 +132,21 @@ def test_span_limits_of_the_sdk_are_those_of_the_spans(exporter, provider):
     assert (made.dropped_attributes, made.dropped_events, made.dropped_links) == (1, 1, 1)
 
 
+def test_each_event_and_link_counts_its_dropped_attributes(exporter, provider):
+    limits = SpanLimits(max_event_attributes=1, max_link_attributes=1)
+    given = {"a": 1, "b": 2, "c": 3}
+    with bridge.TracerProvider(span_limits=limits).get_tracer("x").start_as_current_span("a") as span:
+        span.add_event("none")
+        span.add_event("two", given)
+        span.add_link(trace.SpanContext(1, 2, is_remote=True), given)
+        span.set_attribute("bad", None)
+    assert [event.dropped_attributes for event in span.events] == [0, 2]
+    assert [link.dropped_attributes for link in span.links] == [2]
+    assert [dict(part.attributes) for part in (*span.events, *span.links)] == [{}, {"a": 1}, {"a": 1}]
+    assert span.dropped_attributes == 1
+    assert exporter.spans[0].dropped_attributes == 5, "tracekit's span counts them all"
+
+
 @pytest.mark.parametrize("limits", [Mock(), object(), SpanLimits(max_events=None)])
 def test_span_limits_that_say_nothing_leave_tracekits_own(exporter, provider, limits):
     with bridge.TracerProvider(span_limits=limits).get_tracer("x").start_as_current_span("a") as span:

@@ -21,6 +21,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
 import tracekit
 from tracekit.bridges import opentelemetry as bridge
+from tracekit.bridges._opentelemetry import contexts
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +193,44 @@ def test_unchanged_labels_keep_their_properties():
         token = context.attach(baggage.set_baggage("c", "3"))
         assert str(tracekit.current_labels()) == "a=1;meta=x,b=2,c=3"
         context.detach(token)
+
+
+def test_labels_of_baggage_are_made_when_something_asks_for_them(exporter, monkeypatch):
+    made = []
+    real = contexts._labels_now
+    monkeypatch.setattr(contexts, "_labels_now", lambda *args: made.append(args) or real(*args))
+    given = {"tenant": "a", "no token": "b"}
+    token = context.attach(context.Context({baggage._BAGGAGE_KEY: given}))
+    with tracekit.span("inside") as inside:
+        assert dict(baggage.get_all()) == given
+    assert made == []
+    given["tenant"] = "changed later"
+    assert inside.context.labels == {"tenant": "a"}
+    assert (str(inside.context.labels), inside.context.labels.dropped, len(made)) == ("tenant=a", 0, 1)
+    context.detach(token)
+
+
+def test_labels_that_were_never_asked_for_do_not_pile_up():
+    tokens = [context.attach(baggage.set_baggage("number", str(number))) for number in range(3000)]
+    assert tracekit.current_labels() == {"number": "2999"}
+    for token in tokens:
+        context.detach(token)
+    labels = tracekit.Labels.parse("a=1;meta=x")
+    with tracekit.use_context(tracekit.SpanContext(labels=labels)):
+        tokens = [context.attach(baggage.set_baggage(f"n{number}", "0")) for number in range(3)]
+        assert str(tracekit.current_labels()) == "a=1;meta=x,n0=0,n1=0,n2=0"
+        for token in tokens:
+            context.detach(token)
+
+
+def test_baggage_without_a_key_that_a_header_can_carry_is_no_label():
+    token = context.attach(baggage.set_baggage("no token", "a"))
+    carrier = {}
+    with tracekit.span("inside") as inside:
+        tracekit.inject(carrier)
+    assert inside.context.labels == {}
+    assert "baggage" not in carrier
+    context.detach(token)
 
 
 def test_baggage_that_no_header_can_carry_stays_in_the_process():

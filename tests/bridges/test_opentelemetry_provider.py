@@ -321,3 +321,20 @@ def test_the_stacks_of_a_group_share_one_bound(exporter, tracer):
         sizes.append([sum(map(len, event.attributes.values())) for event in events])
     assert sizes[0] == sizes[1]
     assert sizes[0][0] > sizes[0][-1]
+
+
+def test_update_resource_holds_for_the_spans_from_then_on(exporter, provider):
+    made = bridge.TracerProvider(resource=Resource({"one": "one", "two": "old"}))
+    tracer = made.get_tracer("x")
+    before = tracer.start_span("before")
+    made._update_resource(Resource({"two": "new"}))
+    after = tracer.start_span("after")
+    assert tracer.resource is made.resource
+    assert after.resource is made.resource
+    assert dict(before.resource.attributes) == {"one": "one", "two": "old"}
+    before.end()
+    after.end()
+    assert [dict(span.resource) for span in exporter.spans] == [
+        {"one": "one", "two": "old"},
+        {"one": "one", "two": "new"},
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -188,6 +189,24 @@ def test_values_that_no_attribute_holds_are_dropped_and_counted(value):
     (found,) = decoded([span])
     assert mapping(found.attributes)["other"] == 1
     assert found.dropped_attributes_count == span.dropped_attributes
+
+
+def test_dropped_attributes_are_counted_where_they_were():
+    limits = Limits(attributes=1)
+    tracekit.configure(exporter=tracekit.testing.MemoryExporter(), limits=limits)
+    given = {"a": 1, "b": 2, "c": 3}
+    span = tracekit.span("job", attributes={"a": 1, "b": 2}, links=[tracekit.Link(REMOTE, given)])
+    span.add_event("whole", {"a": 1})
+    span.add_event("cut", given)
+    span.end()
+    (found,) = decoded([span])
+    assert found.dropped_attributes_count == 1
+    assert [event.dropped_attributes_count for event in found.events] == [0, 2]
+    assert [link.dropped_attributes_count for link in found.links] == [2]
+    (same,) = json.loads(encode_spans_as_json([span]))["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert same["droppedAttributesCount"] == 1
+    assert [event.get("droppedAttributesCount") for event in same["events"]] == [None, 2]
+    assert [link.get("droppedAttributesCount") for link in same["links"]] == [2]
 
 
 def test_dropped_parts_are_counted():

@@ -47,9 +47,18 @@ cdef extern from *:
         gc->enabled = enabled;
         return token;
     }
+    static inline int tk_take_back(PyObject *var, PyObject *token) {
+        struct _gc_runtime_state *gc = &PyThreadState_Get()->interp->gc;
+        int enabled = gc->enabled, result;
+        gc->enabled = 0;
+        result = PyContextVar_Reset(var, token);
+        gc->enabled = enabled;
+        return result;
+    }
     #else
     #define tk_is_collecting() 0
     #define tk_set PyContextVar_Set
+    #define tk_take_back PyContextVar_Reset
     #endif
 
     static inline int tk_put(PyObject *var, PyObject *value) {
@@ -127,6 +136,8 @@ cdef extern from *:
     PyObject* tk_running_context() noexcept
     object tk_thread_context(unsigned long)
     bint tk_is_collecting() noexcept
+    object tk_set(object, object)
+    int tk_take_back(object, object) except -1
     int tk_put(object, object) except -1
     object tk_held(object)
     bint tk_refers_to(PyObject*, PyObject*) noexcept
@@ -158,6 +169,14 @@ cdef inline object held(object variable):
 
 cdef inline int put(object variable, object value) except -1:
     return tk_put(variable, value)
+
+
+cdef inline object put_with_token(object variable, object value):
+    return tk_set(variable, value)
+
+
+cdef inline int take_back(object variable, object token) except -1:
+    return tk_take_back(variable, token)
 
 
 cdef inline bint is_collecting() noexcept:

@@ -32,7 +32,14 @@ def _are_plain(items: dict[str, Any], max_length: int) -> bool:
 class Items(dict[str, Any]):
     """The attributes of a span, an event or a link, in the order in which their keys came."""
 
-    __slots__ = ()
+    __slots__ = ("left_out",)
+
+    left_out: int  # how many items of an event or a link were left out
+
+    def __new__(cls) -> Items:
+        made = super().__new__(cls)
+        made.left_out = 0
+        return made
 
     put = add = dict.__setitem__
     has = dict.__contains__

@@ -5,13 +5,13 @@ https://www.w3.org/TR/baggage/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from .codecs import check_baggage, format_baggage, is_label_key, make_members, parse_baggage, view_members
 from .errors import clip
 
-__all__ = ["NO_LABELS", "Labels", "make_labels", "parse_labels"]
+__all__ = ["NO_LABELS", "Labels", "later_labels", "make_labels", "parse_labels"]
 
 Property: TypeAlias = tuple[str, str | None]
 Member: TypeAlias = tuple[str, str, tuple[Property, ...]]
@@ -26,12 +26,13 @@ class Labels(Mapping[str, str]):
     ``dropped``.
     """
 
-    __slots__ = ("_dropped", "_members", "_text", "_view")
+    __slots__ = ("_dropped", "_members", "_source", "_text", "_view")
 
     _members: tuple[Member, ...] | None  # this and the next two are computed on first access
     _text: str | None
     _view: dict[str, str] | None
-    _dropped: int
+    _dropped: int  # unset until _source is used
+    _source: tuple[Callable[..., Labels | None], Any, Labels | None] | None  # unset but by later_labels()
 
     def __new__(cls, labels: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> Labels:
         if isinstance(labels, Labels):
@@ -56,13 +57,27 @@ class Labels(Mapping[str, str]):
         """All members in order, ``(key, value, properties)`` each; a property is ``(name, value or None)``."""
         members = self._members
         if members is None:
-            members = self._members = parse_baggage(self._text or "")[0]
+            members = self._made() if self._text is None else parse_baggage(self._text)[0]
+            self._members = members
         return members
 
     @property
     def dropped(self) -> int:
         """The number of members dropped because they were invalid or beyond a limit."""
+        if self._members is None and self._text is None:
+            self._members = self._made()
         return self._dropped
+
+    def _made(self) -> tuple[Member, ...]:
+        source = self._source
+        if source is None:  # meanwhile, in another thread
+            return self._members or ()
+        make, wanted, before = source
+        made = make(wanted, before) or NO_LABELS
+        self._dropped = made.dropped
+        self._members = members = made.members
+        self._text, self._source = str(made), None
+        return members
 
     def merge(self, other: Mapping[str, str]) -> Labels:
         """Return these labels with those of *other*, which replace all members of a key that both have."""
@@ -177,6 +192,25 @@ def make_labels(text: str) -> Labels:
     labels._members = labels._view = None
     labels._text = text
     labels._dropped = 0
+    return labels
+
+
+def later_labels(
+    make: Callable[[dict[str, str], Labels | None], Labels | None], wanted: dict[str, str], before: Labels | None
+) -> Labels:
+    """Return the labels that ``make(wanted, before)`` makes on first access; there must be one at least.
+
+    Text alone may be in *wanted*: contexts, which the garbage collector does not see, refer to labels.
+    """
+    if before is not None and before._members is None and before._text is None:
+        source = before._source
+        if source is not None and source[2] is None:
+            before = None  # no member of it has properties
+        else:
+            before.members  # noqa: B018 (used now, so that no chain of them grows)
+    labels = _new(Labels)
+    labels._members = labels._view = labels._text = None
+    labels._source = make, wanted, before
     return labels
 
 

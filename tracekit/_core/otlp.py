@@ -11,7 +11,7 @@ from .._version import __version__
 from ..cython import compiled
 from .attributes import CANCELLED_KEY
 from .records import KINDS
-from .span import Span
+from .span import Span, dropped_parts
 
 _INTERNAL: Final = KINDS[0]
 
@@ -97,7 +97,8 @@ def _put_span(out: Octets, span: Span) -> None:
         out.items(0x4A, span._attributes)
     if span._status == CANCELLED:
         out.attribute(0x4A, CANCELLED_KEY, span._description or "")
-    out.number(0x50, span.dropped_attributes)
+    if span.dropped_attributes:
+        out.number(0x50, dropped_parts(span)[0])
     if span._events is not None:
         _put_events(out, span._events)
     out.number(0x60, span.dropped_events)
@@ -124,6 +125,7 @@ def _put_events(out: Octets, events: Entries) -> None:
         items = events.items(at)
         if items is not None:
             out.items(0x1A, items)
+            out.number(0x20, items.left_out)
         out.close(part)
 
 
@@ -135,6 +137,7 @@ def _put_links(out: Octets, links: Entries) -> None:
         items = links.items(at)
         if items is not None:
             out.items(0x22, items)
+            out.number(0x28, items.left_out)
         out.flags(0x35, _flags(target))
         out.close(part)
 

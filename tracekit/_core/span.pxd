@@ -162,6 +162,11 @@ cdef tuple _classes(object expected)
 cdef object _kind(object kind)
 cdef int _index(tuple names, object name, str parameter) except -2
 cdef object _process(Span span)
+
+
+@cython.locals(entries=Entries, at=Py_ssize_t)
+cpdef tuple dropped_parts(Span span)
+cdef Py_ssize_t _dropped_of(Items items) noexcept
 cpdef object amend(Span span, str name, dict attributes, object status)
 cpdef object relabel(Span span, object labels)
 cpdef object rekind(Span span, str kind)

@@ -71,6 +71,7 @@ __all__ = [
     "after_fork",
     "amend",
     "check_clock",
+    "dropped_parts",
     "mapping_of",
     "open_spans",
     "rekind",
@@ -605,9 +606,10 @@ class Span:
             self.truncated_values += cuts
             if plain is MISSING or cleaned.count() >= most:
                 self.dropped_attributes += 1
+                cleaned.left_out += 1
             else:
                 cleaned.put(key, plain)
-        return cleaned if cleaned.count() else None
+        return cleaned if cleaned.count() or cleaned.left_out else None
 
 
 def _enter(self: Span) -> Span:
@@ -652,6 +654,19 @@ if not compiled:
             self.__dealloc__()
 
     Span.__del__ = _finalize  # type: ignore[attr-defined]
+
+
+def dropped_parts(span: Span) -> tuple[int, list[int], list[int]]:
+    """Return how many attributes *span* itself has lost, and each of its events and links; the span counts them all."""
+    parts: tuple[list[int], list[int]] = ([], [])
+    for entries, dropped in zip((span._events, span._links), parts, strict=True):
+        if entries is not None:
+            dropped.extend([_dropped_of(entries.items(at)) for at in range(entries.count())])
+    return max(0, span.dropped_attributes - sum(parts[0]) - sum(parts[1])), *parts
+
+
+def _dropped_of(items: Items | None) -> int:
+    return 0 if items is None else items.left_out
 
 
 def watch_spans(watches: bool) -> None:

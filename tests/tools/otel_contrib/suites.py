@@ -104,8 +104,6 @@ DIFFERENT = {
     "TestSpan::test_status_cannot_set_unset": _LOGS,
     "TestSpanCreation::test_invalid_instrumentation_info": _LOGS,
     "TestSpanCreation::test_span_processor_for_source": PRIVATE,
-    "TestSpanCreation::test_update_resource": PRIVATE,
-    "TestSpanLimits::test_dropped_attributes": "a span counts dropped attributes of its events and links, too",
     "TestTracer::test_get_tracer_sdk_sets_default_tracer_config_if_configurator_raises": PRIVATE,
     "TestTracer::test_start_span_returns_invalid_span_if_not_enabled": PRIVATE,
     "TestTracerProvider::test_default_tracer_configurator": PRIVATE,

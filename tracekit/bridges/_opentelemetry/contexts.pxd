@@ -13,6 +13,9 @@ cpdef object to_otel(SpanContext context)
 @cython.locals(context=SpanContext)
 cpdef SpanContext from_otel(object face)
 cpdef SpanContext relabelled(SpanContext context, object labels)
+
+
+@cython.locals(given=dict, is_any=bint)
 cpdef object labels_of(object baggage, object before)
 
 

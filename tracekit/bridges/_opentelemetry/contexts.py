@@ -12,7 +12,7 @@ from opentelemetry.trace.span import SpanContext as OtelContext
 from ..._core.attributes import MISSING, clean
 from ..._core.codecs import is_label_key
 from ..._core.context import SpanContext, ids_of, make_context
-from ..._core.labels import Labels
+from ..._core.labels import Labels, later_labels
 from ..._core.records import DEFAULT_LIMITS
 from ..._core.tracestate import TraceState as State
 from ...cython import compiled
@@ -118,11 +118,24 @@ def relabelled(context: SpanContext | None, labels: Labels | None) -> SpanContex
     return with_labels(context, labels)
 
 
-def labels_of(baggage: Mapping[str, object], before: Labels | None) -> Labels | None:
+def labels_of(baggage: Any, before: Labels | None) -> Labels | None:
     """Return *baggage* as labels, or None if there are none; those that are as in *before* keep their properties.
 
-    A label's key is an RFC 7230 token and its value text: other keys stay inside the process.
+    A label's key is an RFC 7230 token and its value text: other keys stay inside the process. Where all is text, the labels
+    are made when something asks for them.
     """
+    if type(baggage) is dict:
+        given = baggage
+        is_any = False
+        for key, value in given.items():
+            if type(key) is not str or type(value) is not str:
+                return _labels_now(baggage, before)
+            is_any = is_any or is_label_key(key)
+        return later_labels(_labels_now, given.copy(), before) if is_any else None
+    return _labels_now(baggage, before)
+
+
+def _labels_now(baggage: Mapping[str, object], before: Labels | None) -> Labels | None:
     wanted = _texts(baggage)
     if not before:
         return Labels(wanted) or None

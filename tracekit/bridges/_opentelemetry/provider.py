@@ -147,6 +147,17 @@ class TracerProvider(_trace.TracerProvider):
         if self._processors and not self._is_disabled:
             _configure.use_hooks(self._processors if covers else None)
 
+    def _update_resource(self, resource: Any) -> None:
+        """Merge *resource* into that of the spans from now on, as the SDK's provider does for configurators."""
+        merged = self.resource.merge(resource)
+        self._given_resource = merged
+        given = attributes_of(merged.attributes) or {}
+        keep_resource(given, merged)
+        is_own = self._settings.changes is self._changes
+        self._changes = {**self._changes, "resource": given}
+        if is_own:
+            self._settings.changes = self._changes
+
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Flush the processors and tracekit's exporter; return whether all was exported in time."""
         deadline = time.monotonic() + timeout_millis / 1000

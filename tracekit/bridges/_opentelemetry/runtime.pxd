@@ -9,8 +9,8 @@ from ..._core.scopes cimport (
     SPAN,
     Scope,
     attach_scope,
-    close_scope,
     current_context,
+    detach_scope,
     effective,
     held_span,
     innermost,
@@ -25,7 +25,8 @@ from .spans cimport OtelSpan, face
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     int PyDict_SetItem(object, object, object) except -1
-    object PyObject_GenericGetDict(object, void*)
+    PyObject** _PyObject_GetDictPtr(object) noexcept
+    Py_ssize_t PyDict_GET_SIZE(PyObject*) noexcept
 
 cdef object _EMPTY, _NO_KEYS
 
@@ -43,6 +44,20 @@ cdef inline object put_value(object context, object key, object value):
 cdef class Ambient:
     cdef readonly object keys
     cdef object _baggage, _labels, _span, _span_id
+
+
+@cython.final
+cdef class Token:
+    cdef Scope _scope
+    cdef object _token
+
+
+@cython.locals(scope=Scope, token=Token)
+cdef Token _attach(object context)
+
+
+@cython.locals(scope=Scope)
+cdef object _detach(Token token)
 
 
 @cython.final
@@ -69,9 +84,9 @@ cdef object _view(Scope scope)
 cdef RuntimeContext _runtime
 
 
-cdef inline bint is_untouched(RuntimeContext runtime) except -1:
-    return not <dict>PyObject_GenericGetDict(runtime, NULL)
-
+cdef inline bint is_untouched(RuntimeContext runtime) noexcept:
+    cdef PyObject* replaced = _PyObject_GetDictPtr(runtime)[0]
+    return replaced == NULL or PyDict_GET_SIZE(replaced) == 0
 
 
 @cython.locals(scope=Scope)

@@ -2,7 +2,7 @@
 """``RuntimeContext``: tracekit's scopes as the store of OpenTelemetry's current Context.
 
 There is no second ContextVar. The current Context is a view of the innermost scope, made when first asked for and kept
-with the scope; ``attach()`` opens a scope and returns it as the token, so a token can be detached from any task or
+with the scope; ``attach()`` opens a scope and returns a token that holds it, so a token can be detached from any task or
 thread, in any order, more than once.
 """
 
@@ -15,7 +15,7 @@ from opentelemetry.context.context import Context, _RuntimeContext
 from opentelemetry.trace import INVALID_SPAN
 from opentelemetry.trace.propagation import _SPAN_KEY as SPAN_KEY
 
-from ..._core.scopes import Scope, current_context
+from ..._core.scopes import current_context
 from ...cython import cclass, compiled, final, freelist
 from .contexts import RemoteSpan, labels_of, originals
 from .spans import OtelSpan
@@ -28,7 +28,7 @@ if not compiled:
         LINKED,
         SPAN,
         attach_scope,
-        close_scope,
+        detach_scope,
         effective,
         held_span,
         innermost,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from ..._core.context import SpanContext
     from ..._core.labels import Labels
+    from ..._core.scopes import Scope
 
 __all__ = [
     "BAGGAGE_KEY",
@@ -92,6 +93,35 @@ class Ambient:
     _labels: Labels | None
     _span: Any  # of another implementation of the API
     _span_id: bytes | None  # its ids: it is current where they are
+
+
+@final
+@freelist(16)
+@cclass
+class Token:
+    """The result of ``attach()``. Nothing else of this Context refers to its scope, so its last reference can be told."""
+
+    if not compiled:
+        __slots__ = ("_scope", "_token")
+
+    _scope: Scope | None  # None once it is detached
+    _token: Any  # of the ContextVar
+
+
+def _attach(context: Any) -> Token:
+    scope = scope_for(context) if isinstance(context, dict) else make_scope(CONTEXT, None, None, None)
+    token = Token.__new__(Token)
+    token._token = attach_scope(scope, context)
+    token._scope = scope
+    return token
+
+
+def _detach(token: Token) -> None:
+    scope = token._scope
+    if scope is not None:
+        given = token._token
+        token._scope = token._token = None
+        detach_scope(scope, given)
 
 
 def scope_for(context: Mapping[str, Any]) -> Scope:
@@ -181,14 +211,12 @@ class RuntimeContext:
 
         OpenTelemetry takes any object here. One that is no Context has no meaning, but is returned as the current one.
         """
-        scope = scope_for(context) if isinstance(context, dict) else make_scope(CONTEXT, None, None, None)
-        attach_scope(scope, context)
-        return scope
+        return _attach(context)
 
     def detach(self, token: Any) -> None:
         """Close the scope that ``attach()`` returned, from anywhere, in any order. Does nothing the second time."""
-        if type(token) is Scope:
-            close_scope(token)
+        if type(token) is Token:
+            _detach(token)
         elif self.fallback is not None:
             try:
                 self.fallback.detach(token)
@@ -245,15 +273,13 @@ def get_current() -> Context:
 def attach(context: Context) -> Any:
     """Make *context* current, and return a token for ``detach()``. Takes the place of ``opentelemetry.context.attach()``."""
     if is_untouched(_runtime):
-        scope = scope_for(context) if isinstance(context, dict) else make_scope(CONTEXT, None, None, None)
-        attach_scope(scope, context)
-        return scope
+        return _attach(context)
     return RUNTIME.attach(context)
 
 
 def detach(token: Any) -> None:
     """Close the scope that ``attach()`` returned. Takes the place of ``opentelemetry.context.detach()``."""
-    if type(token) is Scope and is_untouched(_runtime):
-        close_scope(token)
+    if type(token) is Token and is_untouched(_runtime):
+        _detach(token)
     else:
         RUNTIME.detach(token)

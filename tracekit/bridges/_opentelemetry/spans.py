@@ -11,6 +11,7 @@ import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.trace import Link as OtelLink
 from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
 from opentelemetry.trace import Span as ApiSpan
@@ -20,7 +21,7 @@ from ..._core.guard import ask, type_name
 from ..._core.misuse import misused
 from ..._core.outcome import exception_events, mark_recorded, outcome_of
 from ..._core.records import KINDS, Status
-from ..._core.span import amend
+from ..._core.span import amend, dropped_parts
 from ..._version import __version__
 from ...cython import cclass, compiled, final, freelist, no_gc_clear
 from .contexts import attributes_of
@@ -212,12 +213,26 @@ class OtelSpan:
     @property
     def events(self) -> tuple[Any, ...]:
         """The events."""
-        return tuple([_event(name, attributes, time_ns) for name, time_ns, attributes in self.tracekit_span.events])
+        events = self.tracekit_span.events
+        dropped = dropped_parts(self.tracekit_span)[1]
+        return tuple(
+            [
+                _event(name, _bounded(attributes, lost), time_ns)
+                for (name, time_ns, attributes), lost in zip(events, dropped, strict=False)
+            ]
+        )
 
     @property
     def links(self) -> tuple[OtelLink, ...]:
         """The links."""
-        return tuple([OtelLink(to_otel(context), attributes) for context, attributes in self.tracekit_span.links])
+        links = self.tracekit_span.links
+        dropped = dropped_parts(self.tracekit_span)[2]
+        return tuple(
+            [
+                OtelLink(to_otel(context), _bounded(attributes, lost))
+                for (context, attributes), lost in zip(links, dropped, strict=False)
+            ]
+        )
 
     @property
     def resource(self) -> Any:
@@ -238,8 +253,8 @@ class OtelSpan:
 
     @property
     def dropped_attributes(self) -> int:
-        """How many attributes were dropped."""
-        return self.tracekit_span.dropped_attributes
+        """How many attributes were dropped, those of events and links apart: each has a count."""
+        return self.tracekit_span.dropped_attributes and dropped_parts(self.tracekit_span)[0]
 
     @property
     def dropped_events(self) -> int:
@@ -435,6 +450,15 @@ def _sdk(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[...,
 def _event(name: str, attributes: Mapping[str, Any], time_ns: int) -> Any:
     make = _sdk("opentelemetry.sdk.trace", "Event", SimpleNamespace)
     return make(name=name, attributes=attributes, timestamp=time_ns)
+
+
+def _bounded(attributes: Mapping[str, Any], dropped: int) -> Mapping[str, Any]:
+    """Return *attributes* of an event or a link in the class that has the number of those that were dropped."""
+    if not dropped:
+        return attributes
+    made = BoundedAttributes(attributes=dict(attributes))
+    made.dropped = dropped
+    return made
 
 
 def text_of(name: Any) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._core.attributes import CANCELLED_KEY, int_text, whole
 from ..._core.records import KINDS
+from ..._core.span import dropped_parts
 from ..._version import __version__
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _scope(library: Instrumentation | None) -> dict[str, Any]:
 
 def _span(span: Span) -> dict[str, Any]:
     parent, status = span.parent, span.status
+    dropped, of_events, of_links = dropped_parts(span)
     attributes = attributes_as_json(span.attributes)
     if status.code == "cancelled":
         attributes.append({"key": CANCELLED_KEY, "value": value_as_json(status.description)})
@@ -78,19 +80,25 @@ def _span(span: Span) -> dict[str, Any]:
         "startTimeUnixNano": str(span.start_ns),
         "endTimeUnixNano": str(span.end_ns or 0),
         "attributes": attributes,
-        "droppedAttributesCount": span.dropped_attributes,
+        "droppedAttributesCount": dropped,
         "events": [
-            {"timeUnixNano": str(time_ns), "name": whole(name), "attributes": attributes_as_json(items)}
-            for name, time_ns, items in span.events
+            {
+                "timeUnixNano": str(time_ns),
+                "name": whole(name),
+                "attributes": attributes_as_json(items),
+                **({"droppedAttributesCount": lost} if lost else {}),
+            }
+            for (name, time_ns, items), lost in zip(span.events, of_events, strict=False)
         ],
         "droppedEventsCount": span.dropped_events,
         "links": [
             {
                 **_ids(target),
                 "attributes": attributes_as_json(items),
+                **({"droppedAttributesCount": lost} if lost else {}),
                 "flags": target.flags | _HAS_IS_REMOTE | (_IS_REMOTE if target.is_remote else 0),
             }
-            for target, items in span.links
+            for (target, items), lost in zip(span.links, of_links, strict=False)
         ],
         "droppedLinksCount": span.dropped_links,
         "status": _status(*status),
