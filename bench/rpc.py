@@ -59,7 +59,7 @@ def in_memory(contender: str) -> Callable[[], object]:
     context, details = Context(), type("Details", (), {"method": "/shop.Shop/Buy"})
     if contender == "bare":
         return lambda: handler.unary_unary(b"1", context)
-    from tracekit.integrations import _grpc
+    from tracekit.integrations import _grpc, _grpc_calls
     from tracekit.integrations import grpc as tracing
 
     interceptor = tracing.server_interceptor()
@@ -67,7 +67,7 @@ def in_memory(contender: str) -> Callable[[], object]:
     def call(request: bytes, *_: Any) -> Any:
         return interceptor.intercept_service(lambda _: handler, details).unary_unary(request, context)
 
-    stub = tracing.METHODS["unary_unary"](call, _grpc.Method(_grpc.Client(), Channel(), "/shop.Shop/Buy"))
+    stub = _grpc_calls.METHODS["unary_unary"](call, _grpc.Method(_grpc.Client(), Channel(), "/shop.Shop/Buy"))
     return lambda: stub(b"1")
 
 

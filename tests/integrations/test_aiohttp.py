@@ -663,7 +663,7 @@ def test_invalid_options_are_errors_and_nothing_is_patched(options):
 # Bad input
 
 
-@pytest.mark.parametrize("broken", ["is_port", "inject", "formats"])
+@pytest.mark.parametrize("broken", ["is_port", "inject", "names"])
 def test_an_error_of_tracing_is_logged_once_and_the_request_is_sent(exporter, monkeypatch, caplog, broken):
     def fail(*_, **__):
         raise RuntimeError("tracing is broken")

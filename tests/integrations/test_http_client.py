@@ -394,7 +394,7 @@ def test_a_bomb_of_headers_is_sent_whole(exporter, port):
     assert len(exporter.spans) == 1
 
 
-@pytest.mark.parametrize("broken", ["is_port", "inject", "formats"])
+@pytest.mark.parametrize("broken", ["is_port", "inject", "names"])
 def test_an_error_of_tracing_is_logged_once_and_the_request_is_sent(exporter, way, base, monkeypatch, caplog, broken):
     def fail(*_, **__):
         raise RuntimeError("tracing is broken")

@@ -20,22 +20,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .._carriers import inject
-from .._propagation import formats
+from .._propagation import names
 from ..cython import cclass, compiled
 from ._http import DEFAULT_PORTS, METHODS, error_type, is_port, report
 from ._peers import Peers
 from ._redaction import Redaction
-from ._suppression import is_http_suppressed
 
 if not compiled:
     from .._core.codecs import Items
     from .._core.scopes import effective, held_span, innermost
     from .._core.span import Span, start_request_span, tracer_in_use
+    from ._suppression import is_http_suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Client", "answer", "end", "fail", "is_traced_above", "stale_fields"]
+__all__ = [
+    "Client",
+    "answer",
+    "end",
+    "fail",
+    "headers_for",
+    "is_traced_above",
+    "may_record",
+    "stale_fields",
+]
 
 # Names of spans: a method may be of a subclass of str, such as http.HTTPMethod.
 _NAMES: Final = {method: method for method in METHODS}
@@ -44,7 +53,7 @@ _ORIGINALS: Final = 64  # characters kept of an unknown method
 _MAX_KNOWN: Final = 1024  # entries of a cache
 
 _stale: dict[tuple[str, ...], frozenset[str]] = {}
-_stale_formats: Any = None
+_stale_fields: Any = None
 
 
 @cclass
@@ -76,19 +85,10 @@ class Client:
         *host* is without port and brackets, a *port* of None is the scheme's. *target* is path and query, or a whole
         URL as proxies get it, whose user info and fragment are left out. *resends* counts the attempts before.
         """
-        attributes = None
         name = _NAMES.get(method, "HTTP")
-        tracer = tracer_in_use()
-        if tracer.recording or tracer.records_all:
-            scope = innermost()
-            parent = None if scope is None else effective(scope)
-            if tracer.records_all or parent is None or parent.sampled or parent.deferred:
-                attributes = self._attributes(method, name, scheme, host, port, target, resends)
-        client_span = start_request_span(tracer, name, "client", attributes, (), None)
-        context = client_span.context
-        if context._labels is not None:
-            context = self._peers.context_for(host, context)
-        return client_span, inject({}, context)
+        attributes = self._attributes(method, name, scheme, host, port, target, resends) if may_record() else None
+        client_span = start_request_span(tracer_in_use(), name, "client", attributes, (), None)
+        return client_span, headers_for(client_span, self._peers, host)
 
     def _attributes(
         self, method: str, name: str, scheme: str, host: str, port: int | None, target: str, resends: int
@@ -134,6 +134,26 @@ class Client:
                 self._origins.clear()
             self._origins[scheme, host, port] = found
         return found
+
+
+def may_record() -> bool:
+    """Return whether a span that starts here may be recorded, so that its attributes are of use."""
+    tracer = tracer_in_use()
+    if tracer.records_all:
+        return True
+    if not tracer.recording:
+        return False
+    scope = innermost()
+    parent = None if scope is None else effective(scope)
+    return parent is None or parent.sampled or parent.deferred
+
+
+def headers_for(client_span: Span, peers: Peers, host: str) -> dict[str, str]:
+    """Return the headers that carry the context of *client_span* to *host*, which may get its labels, or not."""
+    context = client_span.context
+    if context._labels is not None:
+        context = peers.context_for(host, context)
+    return inject({}, context)
 
 
 def is_traced_above(host: str) -> bool:
@@ -193,18 +213,17 @@ def stale_fields(written: Iterable[str]) -> frozenset[str]:
     They are all fields of the configured formats, since a reader would find another trace in them; a ``baggage`` header
     of the program's own stays where no labels are sent.
     """
-    global _stale_formats
-    in_use = formats()
-    if in_use is not _stale_formats:
-        _stale_formats = in_use
+    global _stale_fields
+    fields, _ = names()
+    if fields is not _stale_fields:
+        _stale_fields = fields
         _stale.clear()
-    names = tuple(written)
-    found = _stale.get(names)
+    key = tuple(written)
+    found = _stale.get(key)
     if found is None:
         if len(_stale) >= _MAX_KNOWN:
             _stale.clear()
-        fields = frozenset([field.lower() for format in in_use for field in format.fields])
-        found = _stale[names] = (fields - {"baggage"}) | frozenset(names)
+        found = _stale[key] = (frozenset(map(str.lower, fields)) - {"baggage"}) | frozenset(key)
     return found
 
 

@@ -17,7 +17,7 @@ from ..cython import compiled
 from ._http import parse_host, report
 
 if not compiled:
-    from .._core.span import Span
+    from .._core.span import Span  # noqa: TC001 - compiled, it comes from the .pxd
     from ._client import Client, answer, end, fail, is_traced_above, stale_fields
 
 if TYPE_CHECKING:
