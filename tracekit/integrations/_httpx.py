@@ -160,7 +160,7 @@ def _with_headers(library: Library, request: Any, headers: dict[str, str]) -> An
     for name, value in headers.items():
         octets = name.encode("ascii")
         listed.append((octets, octets, value.encode("ascii")))
-    kind = library.headers
+    kind: Any = library.headers
     copied = kind.__new__(kind)
     copied.__dict__.update(request.headers.__dict__)
     copied._list = listed
