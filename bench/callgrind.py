@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         for run in [_start(options.row, count, out) for count, out in runs]:
             if run.wait():
                 return 1
-        few, many = (_by_function(out, inclusive=options.inclusive) for _, out in runs)
+        few, many = (by_function(out, inclusive=options.inclusive) for _, out in runs)
     many.subtract(few)
     print(f"{options.row}: {many.pop(TOTAL) / (MANY - FEW):,.0f} instructions")
     for function, count in many.most_common(options.functions):
@@ -88,7 +88,7 @@ def _start(row: str, count: int, out: Path) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def _by_function(out: Path, *, inclusive: bool) -> Counter[str]:
+def by_function(out: Path, *, inclusive: bool) -> Counter[str]:
     command = [
         "callgrind_annotate",
         "--threshold=100",

@@ -1,31 +1,23 @@
 """Print the time that tracing adds to a request, by client library, beside OpenTelemetry: ``python -m bench.clients``.
 
-Instrumentations patch classes, so each contender runs in processes of its own, which take turns; a figure is the best
-round of all its processes, and the added time is the difference from the bare library. http.client reads and writes
-memory, httpx has a transport that answers at once, and aiohttp's client talks to aiohttp's server over loopback in one
-event loop. OpenTelemetry is its contrib package of the row on the SDK; it has none for http.client alone, so urllib3,
-which is built on it, is a row, too. The clock is the CPU time of the process, and nothing is exported.
+See ``bench/added.py`` for the method. http.client reads and writes memory, httpx has a transport that answers at once,
+and aiohttp's client talks to aiohttp's server over loopback in one event loop. OpenTelemetry is its contrib package of
+the row on the SDK; it has none for http.client alone, so urllib3, which is built on it, is a row, too.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
 import http.client
 import io
-import json
-import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .added import Bench, Row, main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONTENDERS = ["bare", "tracekit", "opentelemetry"]
-TARGETS = {"http.client": 6.0, "urllib3": None, "httpx": 15.0, "httpx async": None, "aiohttp client + server": 15.0}
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 URL = "http://shop.example/items/3?page=2&q=shoes"
 HEADERS = {"accept": "*/*", "user-agent": "bench/1", "accept-encoding": "gzip"}
@@ -44,7 +36,7 @@ class Loopback:
         return io.BytesIO(RESPONSE)
 
 
-def http_client() -> Callable[[], object]:
+def http_client(_: str) -> Callable[[], object]:
     connection = http.client.HTTPConnection("shop.example")
     connection.sock = Loopback()  # type: ignore[assignment]
 
@@ -55,7 +47,7 @@ def http_client() -> Callable[[], object]:
     return request
 
 
-def urllib3_() -> Callable[[], object]:
+def urllib3_(_: str) -> Callable[[], object]:
     import urllib3
     import urllib3.connectionpool
     import urllib3.util.connection
@@ -106,7 +98,7 @@ def httpx_(is_async: bool, made: Callable[[object], object]) -> Callable[[], obj
     return lambda: runner.run(many())
 
 
-def aiohttp_() -> Callable[[], object]:
+def aiohttp_(_: str) -> Callable[[], object]:
     import aiohttp
     from aiohttp import web
 
@@ -145,12 +137,12 @@ def _instrument_client(client: object) -> None:
 
 
 MANY = 50  # requests in one run of an event loop
-ROWS: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
-    "http.client": (http_client, 1),
-    "urllib3": (urllib3_, 1),
-    "httpx": (lambda: httpx_(False, _instrument_client), 1),
-    "httpx async": (lambda: httpx_(True, _instrument_client), MANY),
-    "aiohttp client + server": (aiohttp_, MANY),
+ROWS = {
+    "http.client": Row(http_client, 6, contenders=("tracekit",)),
+    "urllib3": Row(urllib3_),
+    "httpx": Row(lambda _: httpx_(False, _instrument_client), 15),
+    "httpx async": Row(lambda _: httpx_(True, _instrument_client), units=MANY),
+    "aiohttp client + server": Row(aiohttp_, 15, units=MANY),
 }
 
 
@@ -193,61 +185,12 @@ def opentelemetry() -> Callable[[], object]:
     return provider.force_flush
 
 
-def measure(contender: str, seconds: float, rounds: int) -> dict[str, float]:
-    """Return microseconds per request, by row: the best of *rounds*, of *seconds* each."""
-    flush = {"bare": lambda: None, "tracekit": tracekit, "opentelemetry": opentelemetry}[contender]
-    after: Any = flush() if contender != "bare" else flush
-    found = {}
-    for row, (make, units) in ROWS.items():
-        if contender == "opentelemetry" and row == "http.client":
-            continue
-        request = make()
-        best = float("inf")
-        for number in range(rounds + 1):
-            spent = count = 0
-            while not count or spent < seconds * 1e9:
-                gc.disable()
-                begin = time.process_time_ns()
-                for _ in range(100 // units):
-                    request()
-                spent += time.process_time_ns() - begin
-                gc.enable()
-                count += 100 // units * units
-                after()
-            gc.collect()
-            if number:
-                best = min(best, spent / count / 1000)
-        found[row] = best
-    return found
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.clients", description=__doc__)
-    parser.add_argument("--processes", type=int, default=3, help="of each contender")
-    parser.add_argument("--smoke", action="store_true", help="every row once: whether it runs, not how fast")
-    parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    seconds, rounds = (0.0, 1) if options.smoke else (0.05, 5)
-    if options.one:
-        print(json.dumps(measure(options.one, seconds, rounds)))
-        return 0
-    best: dict[str, dict[str, float]] = {contender: {} for contender in CONTENDERS}
-    for _ in range(1 if options.smoke else options.processes):
-        for contender in CONTENDERS:
-            command = [sys.executable, "-m", "bench.clients", f"--one={contender}", *["--smoke"] * options.smoke]
-            done = subprocess.run(
-                command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1]
-            )
-            for row, figure in json.loads(done.stdout).items():
-                best[contender][row] = min(figure, best[contender].get(row, figure))
-    print("| µs added per request | bare | tracekit | OpenTelemetry | target |\n|---|---|---|---|---|")
-    for row, target in TARGETS.items():
-        bare = best["bare"][row]
-        added = [f"+{best[name][row] - bare:.1f}" if row in best[name] else "-" for name in CONTENDERS[1:]]
-        print(f"| {row} | {bare:.1f} | {' | '.join(added)} | {'-' if target is None else f'{target:.0f}'} |")
-    return 0
-
+BENCH = Bench(
+    "bench.clients",
+    ROWS,
+    {"tracekit": tracekit, "opentelemetry": opentelemetry},
+    ("aiohttp_client", "aiohttp_server", "httpx", "urllib3"),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(BENCH))

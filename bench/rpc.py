@@ -1,40 +1,30 @@
 """Print the time that tracing adds to a gRPC call and to a statement of SQLAlchemy: ``python -m bench.rpc``.
 
-As in ``bench.clients``, each contender runs in processes of its own, which take turns; a figure is the best round of all
-its processes, and the added time is the difference from the bare library. The clock is the CPU time of the process, all
-threads, and nothing is exported. gRPC's client talks to its server over loopback, in one process, and the span of the
-client is the parent of the server's. "in memory" leaves gRPC's core out, whose time varies more than tracing adds: the
-method of a stub calls a handler directly. OpenTelemetry is its contrib package on the SDK; its interceptors have no way
-around the core. A statement is ``SELECT`` with one parameter on SQLite in memory.
+See ``bench/added.py`` for the method. gRPC's client talks to its server over loopback, in one process, and the span of
+the client is the parent of the server's. Two columns are the floor of any tracer there. "nothing" has an interceptor on
+the server, and a function around the method of the stub, that do nothing. "header" also writes one ``traceparent`` into
+the metadata, and reads the metadata, the address of the peer and the status on the server. "in memory" leaves gRPC's
+core out, whose time varies more than tracing adds: the method of a stub calls a handler directly. OpenTelemetry is its
+contrib package on the SDK; its interceptors have no way around the core. A statement is ``SELECT`` with one parameter on
+SQLite in memory.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
-import importlib.util
-import json
 import os
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .added import Bench, Row, main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONTENDERS = ["bare", "tracekit", "opentelemetry"]
-TARGETS = {
-    "gRPC unary, in memory": 15.0,
-    "gRPC unary, in threads": 15.0,
-    "gRPC unary, asyncio": 15.0,
-    "SQLAlchemy statement": 8.0,
-}
 MANY = 50  # calls in one run of an event loop
-METADATA = (("user-agent", "grpc-python/1.85.3"), ("traceparent", f"00-{'1' * 32}-{'2' * 16}-01"))
+TRACEPARENT = (("traceparent", f"00-{'1' * 32}-{'2' * 16}-01"),)
+METADATA = (("user-agent", "grpc-python/1.85.3"), *TRACEPARENT)
 
 
 def _handlers(handler: Any) -> Any:
@@ -69,7 +59,7 @@ def in_memory(contender: str) -> Callable[[], object]:
     context, details = Context(), type("Details", (), {"method": "/shop.Shop/Buy"})
     if contender == "bare":
         return lambda: handler.unary_unary(b"1", context)
-    from tracekit.integrations import _grpc
+    from tracekit.integrations import _grpc, _grpc_calls
     from tracekit.integrations import grpc as tracing
 
     interceptor = tracing.server_interceptor()
@@ -77,25 +67,69 @@ def in_memory(contender: str) -> Callable[[], object]:
     def call(request: bytes, *_: Any) -> Any:
         return interceptor.intercept_service(lambda _: handler, details).unary_unary(request, context)
 
-    stub = tracing.METHODS["unary_unary"](call, _grpc.Method(_grpc.Client(), Channel(), "/shop.Shop/Buy"))
+    stub = _grpc_calls.METHODS["unary_unary"](call, _grpc.Method(_grpc.Client(), Channel(), "/shop.Shop/Buy"))
     return lambda: stub(b"1")
 
 
-def in_threads(_: str) -> Callable[[], object]:
+def in_threads(contender: str) -> Callable[[], object]:
     import grpc
 
-    server = grpc.server(ThreadPoolExecutor(1))
+    class Nothing(grpc.ServerInterceptor):
+        def intercept_service(self, continuation: Any, details: Any) -> Any:
+            return continuation(details)
+
+    class Header(grpc.ServerInterceptor):
+        def intercept_service(self, continuation: Any, details: Any) -> Any:
+            behavior = continuation(details).unary_unary
+
+            def serve(request: bytes, context: Any) -> Any:
+                context.invocation_metadata(), context.peer()
+                response = behavior(request, context)
+                context.code()
+                return response
+
+            return grpc.unary_unary_rpc_method_handler(serve)
+
+    interceptors = {"nothing": [Nothing()], "header": [Header()]}
+    server = grpc.server(ThreadPoolExecutor(1), interceptors=interceptors.get(contender))
     server.add_generic_rpc_handlers((_handlers(lambda request, _: request),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-    stub = channel.unary_unary("/shop.Shop/Buy")
+    stub = _floor(contender, channel.unary_unary("/shop.Shop/Buy"))
     _keep.append((server, channel))
     return lambda: stub(b"1")
 
 
-def on_asyncio(_: str) -> Callable[[], object]:
+def _floor(contender: str, stub: Any) -> Any:
+    """Return *stub* with the least that a tracer puts around it."""
+    if contender == "nothing":
+        return lambda request, metadata=None: stub(request, metadata=metadata)
+    if contender == "header":
+        return lambda request: stub(request, metadata=TRACEPARENT)
+    return stub
+
+
+def on_asyncio(contender: str) -> Callable[[], object]:
     import grpc.aio
+
+    class Nothing(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, details: Any) -> Any:
+            return await continuation(details)
+
+    class Header(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, details: Any) -> Any:
+            behavior = (await continuation(details)).unary_unary
+
+            async def serve(request: bytes, context: Any) -> Any:
+                context.invocation_metadata(), context.peer()
+                response = await behavior(request, context)
+                context.code()
+                return response
+
+            return grpc.unary_unary_rpc_method_handler(serve)
+
+    interceptors = {"nothing": [Nothing()], "header": [Header()]}
 
     runner = asyncio.Runner()
 
@@ -103,13 +137,13 @@ def on_asyncio(_: str) -> Callable[[], object]:
         return request
 
     async def start() -> Any:
-        server = grpc.aio.server()
+        server = grpc.aio.server(interceptors=interceptors.get(contender))
         server.add_generic_rpc_handlers((_handlers(handler),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         _keep.append((server, channel))
-        return channel.unary_unary("/shop.Shop/Buy")
+        return _floor(contender, channel.unary_unary("/shop.Shop/Buy"))
 
     stub = runner.run(start())
 
@@ -131,12 +165,17 @@ def statement(_: str) -> Callable[[], object]:
 
 
 _keep: list[Any] = []
-ROWS: dict[str, tuple[Callable[[str], Callable[[], object]], int]] = {
-    "gRPC unary, in memory": (in_memory, 1),
-    "gRPC unary, in threads": (in_threads, 1),
-    "gRPC unary, asyncio": (on_asyncio, MANY),
-    "SQLAlchemy statement": (statement, 1),
+OVER_LOOPBACK = ("nothing", "header", "tracekit", "opentelemetry")
+ROWS = {
+    "gRPC unary, in memory": Row(in_memory, 15, contenders=("tracekit",)),
+    "gRPC unary, in threads": Row(in_threads, 15, contenders=OVER_LOOPBACK),
+    "gRPC unary, asyncio": Row(on_asyncio, 15, MANY, OVER_LOOPBACK),
+    "SQLAlchemy statement": Row(statement, 8),
 }
+
+
+def _with_interceptors() -> Callable[[], object]:
+    return lambda: None  # the rows have them
 
 
 def tracekit() -> Callable[[], object]:
@@ -179,77 +218,12 @@ def opentelemetry() -> Callable[[], object]:
     return provider.force_flush
 
 
-def measure(contender: str, seconds: float, rounds: int) -> dict[str, float]:
-    """Return microseconds per call, by row: the best of *rounds*, of *seconds* each."""
-    if contender == "bare":
-        flush: Callable[[], object] = lambda: None  # noqa: E731
-    else:
-        flush = {"tracekit": tracekit, "opentelemetry": opentelemetry}[contender]()
-    found = {}
-    for row, (make, units) in ROWS.items():
-        if contender == "opentelemetry" and make is in_memory:
-            continue
-        call = make(contender)
-        best = float("inf")
-        for number in range(rounds + 1):
-            spent = count = 0
-            while not count or spent < seconds * 1e9:
-                gc.disable()
-                begin = time.process_time_ns()
-                for _ in range(100 // units):
-                    call()
-                spent += time.process_time_ns() - begin
-                gc.enable()
-                count += 100 // units * units
-                flush()
-            gc.collect()
-            if number:
-                best = min(best, spent / count / 1000)
-        found[row] = best
-    return found
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.rpc", description=__doc__)
-    parser.add_argument("--processes", type=int, default=3, help="of each contender")
-    parser.add_argument("--smoke", action="store_true", help="every row once: whether it runs, not how fast")
-    parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    seconds, rounds = (0.0, 1) if options.smoke else (0.1, 5)
-    if options.one:
-        print(json.dumps(measure(options.one, seconds, rounds)), flush=True)
-        os._exit(0)  # without waiting for servers
-    best: dict[str, dict[str, float]] = {contender: {} for contender in CONTENDERS}
-    missing = [name for name in ("grpc", "sqlalchemy") if not _is_there(f"opentelemetry.instrumentation.{name}")]
-    if missing:
-        print(
-            f"OpenTelemetry is left out: opentelemetry-instrumentation-{missing[0]} is not installed", file=sys.stderr
-        )
-    for _ in range(1 if options.smoke else options.processes):
-        for contender in CONTENDERS:
-            if missing and contender == "opentelemetry":
-                continue
-            command = [sys.executable, "-m", "bench.rpc", f"--one={contender}", *["--smoke"] * options.smoke]
-            done = subprocess.run(
-                command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1]
-            )
-            for row, figure in json.loads(done.stdout).items():
-                best[contender][row] = min(figure, best[contender].get(row, figure))
-    print("| µs added | bare | tracekit | OpenTelemetry | target |\n|---|---|---|---|---|")
-    for row, target in TARGETS.items():
-        bare = best["bare"][row]
-        added = [f"+{best[name][row] - bare:.1f}" if row in best[name] else "-" for name in CONTENDERS[1:]]
-        print(f"| {row} | {bare:.1f} | {' | '.join(added)} | {target:.0f} |")
-    return 0
-
+BENCH = Bench(
+    "bench.rpc",
+    ROWS,
+    {"nothing": _with_interceptors, "header": _with_interceptors, "tracekit": tracekit, "opentelemetry": opentelemetry},
+    ("grpc", "sqlalchemy"),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(BENCH))

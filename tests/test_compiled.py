@@ -2,6 +2,7 @@
 
 A field that a ``.pxd`` declares without ``public`` or ``readonly`` has no name at run time. Through a variable without a
 type, Cython compiles the access to a look-up by name all the same: an ``AttributeError`` on the path that gets there.
+A class without ``@cclass`` stays a class of Python in a compiled module, too: it may have fields of the same names.
 """
 
 from __future__ import annotations
@@ -38,7 +39,13 @@ def private_fields(root):
         for body in _CLASS.finditer(path.read_text(encoding="utf-8"))
         for field in _FIELD.finditer(body["body"])
         for name in field["names"].split(",")
-    } - {"__weakref__"}
+    } - {"__weakref__", "__dict__"}
+
+
+def is_in_a_plain_class(lines):
+    """Tell whether the last of *lines* is in a class that stays one of Python's, whose fields all have names."""
+    at = max((at for at, line in enumerate(lines) if line.startswith("class ")), default=0)
+    return at > 0 and "@cclass" not in lines[max(at - 4, 0) : at]
 
 
 def look_ups(generated, fields, root):
@@ -54,7 +61,10 @@ def look_ups(generated, fields, root):
     wrong = []
     for (file, number, field), count in sorted(found.items()):
         source = root / files[file]
-        line = source.read_text(encoding="utf-8").splitlines()[number - 1]
+        lines = source.read_text(encoding="utf-8").splitlines()
+        line = lines[number - 1]
+        if f"self.{field}" in line and is_in_a_plain_class(lines[:number]):
+            continue
         # A public name beside it, as in "self._state or self.state", may be looked up.
         others = [
             name for name in re.findall(r"\.(\w+)", line) if name.strip("_") == field.strip("_") and name != field
@@ -85,7 +95,8 @@ def test_a_look_up_by_name_is_found(tmp_path):
         "def untyped(x):\n    return x._inner, x.shown\n\n\n"
         "def assigned(x):\n    x._inner = 1\n\n\n"
         "def beside(x, self: Probe):\n    return x.inner, self._inner\n\n\n"
-        "def both(x):\n    return x.inner, x._inner\n"
+        "def both(x):\n    return x.inner, x._inner\n\n\n"
+        "class Plain:\n    def __init__(self):\n        self._inner = 1\n"
     )
     command = [sys.executable, "-m", "cython", "-3", "probe.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)

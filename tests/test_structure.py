@@ -110,6 +110,8 @@ THIRD_PARTIES = {
     "integrations._aiohttp_server": {"aiohttp"},
     "integrations._grpc": {"grpc"},
     "integrations._grpc_aio": {"grpc"},
+    "integrations._grpc_calls": {"grpc"},
+    "integrations._grpc_handlers": {"grpc"},
     "integrations.aiohttp": {"aiohttp"},
     "integrations.arq": {"arq"},
     "integrations.celery": {"celery"},

@@ -16,7 +16,7 @@ import pytest
 
 import tracekit
 from tracekit.bridges import opentelemetry as bridge
-from tracekit.integrations import _grpc
+from tracekit.integrations import _client, _grpc
 from tracekit.integrations import grpc as tracing
 from tracekit.integrations._peers import PROPAGATE_TO
 from tracekit.testing import span_tree
@@ -848,7 +848,7 @@ def test_what_tracing_raises_does_not_reach_the_program(exporter, traced, monkey
         raise RuntimeError("ours")
 
     with serving(**SYNC) as address:
-        monkeypatch.setattr(_grpc, "_written", broken)
+        monkeypatch.setattr(_client, "inject", broken)
         monkeypatch.setattr(_grpc, "_described_often", broken)
         with caplog.at_level(logging.WARNING, "tracekit"):
             assert call(address) == b"1"

@@ -589,7 +589,7 @@ def test_an_error_of_tracing_is_logged_once_and_the_request_is_sent(monkeypatch,
         raise RuntimeError("tracing is broken")
 
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
-    monkeypatch.setattr(_client, "span", broken)
+    monkeypatch.setattr(_client, "is_port", broken)
     for _ in range(2):
         assert way.request("GET", base).status_code == 200
     assert [record.name for record in caplog.records if record.levelname == "WARNING"] == ["tracekit"]

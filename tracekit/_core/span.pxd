@@ -39,7 +39,7 @@ cdef Tracer _tracer
 cdef Buffer _buffer
 cdef object _observer, _clock
 cdef int64_t _anchor
-cdef str _INTERNAL, _SERVER
+cdef str _INTERNAL
 cdef tuple _NO_LINKS, _NO_CLASSES
 cdef PyObject* _oldest
 cdef PyObject* _newest
@@ -146,7 +146,7 @@ cdef Span _start(
 
 
 @cython.locals(self=Span)
-cpdef Span start_server_span(Tracer tracer, str name, object attributes, tuple links, object parent)
+cpdef Span start_request_span(Tracer tracer, str name, str kind, object attributes, tuple links, object parent)
 
 
 @cython.locals(items=Items)

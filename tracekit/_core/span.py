@@ -84,7 +84,7 @@ __all__ = [
     "set_tracer",
     "span",
     "span_scope",
-    "start_server_span",
+    "start_request_span",
     "start_with",
     "watch_spans",
 ]
@@ -108,7 +108,6 @@ _clock: Callable[[], int] | None = None
 _ANCHOR_DRIFT_NS: Final = 5_000_000
 _MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
 _INTERNAL: Final = KINDS[0]
-_SERVER: Final = KINDS[1]
 _NO_LINKS: Final[tuple[Any, ...]] = ()
 _watchers = 0
 _NO_CLASSES: Final[tuple[type[BaseException], ...]] = ()
@@ -965,16 +964,18 @@ def start_with(
     return _start(tracer, name, kind, attributes, attributes, links, parent, start_ns)
 
 
-def start_server_span(
+def start_request_span(
     tracer: Tracer,
     name: str,
+    kind: str,
     attributes: Items | dict[str, Any] | None,
     links: tuple[Any, ...],
-    parent: SpanContext | Root,
+    parent: SpanContext | Root | None,
 ) -> Span:
-    """Start a span of a server integration, with the tracer in use; the arguments are checked.
+    """Start a span of an integration, with the tracer in use; the arguments are checked.
 
-    *name* and the keys of *attributes* are str and none of its subclasses. An ``Items`` becomes the span's.
+    *name* and the keys of *attributes* are str and none of its subclasses, *kind* is one of ``KINDS``. An ``Items``
+    becomes the span's.
     """
     if tracer is None:
         raise TypeError("start_server_span() needs a tracer")
@@ -982,7 +983,7 @@ def start_server_span(
     if type(attributes) is Items:
         # A sampler of the program's gets a dict; it may change it.
         seen = None if tracer.sampler is None else mapping_of(attributes)
-    self = _start(tracer, name, _SERVER, seen, attributes, links, parent, None)
+    self = _start(tracer, name, kind, seen, attributes, links, parent, None)
     if self._is_recorded and tracer.hooks is not None:
         tracer.hooks.started(self, None)
     return self

@@ -1,4 +1,7 @@
-"""The client half of the aiohttp integration: a ``TraceConfig`` whose signals start and end client spans."""
+"""The client half of the aiohttp integration: a ``TraceConfig`` whose signals start and end client spans.
+
+Compiled: see ``_client.py``.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,21 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 from yarl import URL
 
-from ._client import Client, answer, end, fail, is_traced_above, stale_fields
+from ..cython import compiled
 from ._http import report
 from ._patch import Patches
+
+if not compiled:
+    from .._core.span import Span  # noqa: TC001 - compiled, it comes from the .pxd
+    from ._client import Client, answer, end, fail, is_traced_above, stale_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import SimpleNamespace
 
-    from .. import Span
-
 __all__ = ["Sessions", "TracekitConfig"]
 
+_VERSIONS: Final[dict[Any, str]] = {aiohttp.HttpVersion10: "1.0", aiohttp.HttpVersion11: "1.1"}
 _CLOSED: Final = "Connection closed"  # aiohttp's text in the body of a response that the program closed
 
 
@@ -178,7 +184,10 @@ class _Attempts:
 
 
 def _has_config(session: Any) -> bool:
-    return any([type(config) is TracekitConfig for config in session._trace_configs])  # noqa: C419 - mostly empty
+    for config in session._trace_configs:  # noqa: SIM110 - mostly empty
+        if type(config) is TracekitConfig:
+            return True
+    return False
 
 
 def _write(headers: Any, written: dict[str, str]) -> None:
@@ -192,7 +201,7 @@ def _write(headers: Any, written: dict[str, str]) -> None:
 def _end_with(client_span: Span, response: Any) -> None:
     """Record *response*, and end the span with its body."""
     try:
-        if client_span.is_recording:
+        if client_span._is_recorded and not client_span._has_ended:
             answer(client_span, response.status, _version(response))
             connection = response.connection
             if connection is not None and response.status != 101:  # the body has not arrived yet
@@ -212,7 +221,7 @@ def _span_of(attempt: SimpleNamespace) -> Span | None:
 
 def _version(response: Any) -> str | None:
     version = response.version
-    return None if version is None else f"{version[0]}.{version[1]}"
+    return None if version is None else _VERSIONS.get(version) or f"{version[0]}.{version[1]}"
 
 
 def _location(url: URL, response: Any) -> URL | None:

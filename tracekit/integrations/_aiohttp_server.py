@@ -1,28 +1,47 @@
-"""The server half of the aiohttp integration: a server span around the handler of each request."""
+"""The server half of the aiohttp integration: a server span around the handler of each request.
+
+Compiled: see ``_client.py``.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
-from .. import Span, use_context, use_span
-from ._client import end
+from .. import use_context
+from .._core.span import span_scope
+from ..cython import cclass, compiled
 from ._http import METHODS, error_type, report, server_of
-from ._redaction import MAX_TEXT, Redaction
-from ._server import NOT_TRACED, Callers, Trust, excluded
+from ._redaction import MAX_TEXT
+from ._server import NOT_TRACED, Trust, excluded
+
+if not compiled:
+    from .._core.codecs import Items
+    from .._core.span import Span
+    from ._client import end
+    from ._redaction import Redaction
+    from ._server import Callers
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-__all__ = ["SPAN_KEY", "Server"]
+    from ._patch import Patches
+
+__all__ = ["SPAN_KEY", "Server", "handle_of"]
 
 # From 3.14 on, aiohttp warns of keys that are text.
 SPAN_KEY: Any = web.RequestKey("tracekit.span", object) if hasattr(web, "RequestKey") else "tracekit.span"
 
 
+_VERSIONS: Final[dict[Any, str]] = {HttpVersion10: "1.0", HttpVersion11: "1.1"}
+_ROOM = 11  # attributes that most requests have, with route and status
+
+
+@cclass
 class Server:
     """Serve requests inside server spans; the arguments are those of ``asgi.TraceMiddleware``."""
 
@@ -53,7 +72,7 @@ class Server:
         server_span = self._start(request)
         if server_span is None:
             return await handler(request)
-        with use_span(server_span):
+        with span_scope(server_span):
             try:
                 response = await handler(request)
             except web.HTTPException as answer:  # a response, in aiohttp
@@ -70,8 +89,8 @@ class Server:
         try:
             method = request.method
             name = method if method in METHODS else "HTTP"
-            server_span = self._callers.start(
-                name, request.path, request.raw_headers, _attributes_of, request, name, self._redaction
+            server_span = self._callers._start(
+                name, request.path, request.raw_headers, _attributes_of, (request, name, self._redaction)
             )
             request[SPAN_KEY] = server_span
         except Exception as error:  # the request is served without a span
@@ -80,38 +99,51 @@ class Server:
         return server_span
 
 
-def _attributes_of(request: web.Request, method: str, redaction: Redaction) -> dict[str, Any]:
+def handle_of(server: Server, patches: Patches, original: Any) -> Any:
+    """Return the method that replaces ``Application._handle``."""
+
+    @functools.wraps(original)
+    def _handle(app: web.Application, request: web.Request) -> Awaitable[web.StreamResponse]:
+        if patches.is_active:
+            return server.serve(request, functools.partial(original, app))
+        response: Awaitable[web.StreamResponse] = original(app, request)
+        return response
+
+    return _handle
+
+
+def _attributes_of(request: web.Request, method: str, redaction: Redaction) -> Items:
     url, headers, version = request.rel_url, request.headers, request.version
     transport = request.transport
     is_secure = transport is not None and transport.get_extra_info("sslcontext") is not None
     scheme = "https" if is_secure else "http"
-    attributes: dict[str, Any] = {
-        "http.request.method": method,
-        "url.path": url.raw_path,
-        "url.scheme": scheme,
-        "network.protocol.version": f"{version[0]}.{version[1]}",
-    }
+    attributes = Items.__new__(Items)
+    attributes.reserve(_ROOM)
+    attributes.add("http.request.method", "_OTHER" if method == "HTTP" else method)
+    attributes.add("url.path", url.raw_path)
+    attributes.add("url.scheme", scheme)
+    attributes.add("network.protocol.version", _VERSIONS.get(version) or f"{version[0]}.{version[1]}")
     if method == "HTTP":
-        attributes["http.request.method"] = "_OTHER"
-        attributes["http.request.method_original"] = request.method[:64]
+        attributes.add("http.request.method_original", request.method[:64])
     if query := url.raw_query_string:
-        attributes["url.query"] = redaction.query(query)
+        attributes.add("url.query", redaction.query(query))
     if agent := headers.get("User-Agent"):
-        attributes["user_agent.original"] = agent[:MAX_TEXT]
+        attributes.add("user_agent.original", agent[:MAX_TEXT])
     server = None if transport is None else transport.get_extra_info("sockname")
     server = server[:2] if isinstance(server, tuple) else None  # a path, for a Unix socket
     address, port = server_of(headers.get("Host", "").encode("utf-8", "surrogateescape"), scheme, server)
     if address:
-        attributes["server.address"] = address
+        attributes.add("server.address", address)
         if port:
-            attributes["server.port"] = port
+            attributes.add("server.port", port)
     if remote := request.remote:
-        attributes["client.address"] = attributes["network.peer.address"] = remote
+        attributes.add("client.address", remote)
+        attributes.add("network.peer.address", remote)
     return attributes
 
 
 def _finish(server_span: Span, request: web.Request, status: int) -> None:
-    if server_span.is_recording:
+    if server_span._is_recorded and not server_span._has_ended:
         try:
             _describe(server_span, request, status)
         except Exception as error:
@@ -144,13 +176,14 @@ def _fail(server_span: Span, request: web.Request, error: BaseException) -> None
 
 def _describe(server_span: Span, request: web.Request, status: int) -> None:
     """Write route and status, which are known only now, to the span; it ends next."""
-    resource = request.match_info.route.resource if request.match_info is not None else None
+    match = request.match_info
+    resource = None if match is None else match.route.resource
     if resource is not None:
         route = resource.canonical
-        server_span.update_name(f"{server_span.name} {route}")
-        server_span.set_attribute("http.route", route)
+        server_span.update_name(f"{server_span._name} {route}")
+        server_span._put("http.route", route)
     if status:
-        server_span.set_attribute("http.response.status_code", status)
+        server_span._put("http.response.status_code", status)
         if status >= 500:
-            server_span.set_attribute("error.type", str(status))
+            server_span._put("error.type", str(status))
             server_span.set_status("error")

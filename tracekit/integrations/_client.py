@@ -10,6 +10,8 @@ No span is made, and no header is written, where
 - the current span is an open client span of HTTP for the same host: a library above sends this request through this
   one.
 
+Compiled: this is most of the work for a request.
+
 Conventions: https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-client
 """
 
@@ -17,26 +19,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .. import Span, current_context, current_span, inject, span
-from .._configure import tracer_in_use
-from .._propagation import formats
+from .._carriers import inject
+from .._propagation import names
+from ..cython import cclass, compiled
 from ._http import DEFAULT_PORTS, METHODS, error_type, is_port, report
 from ._peers import Peers
 from ._redaction import Redaction
-from ._suppression import is_http_suppressed
+
+if not compiled:
+    from .._core.codecs import Items
+    from .._core.scopes import effective, held_span, innermost
+    from .._core.span import Span, start_request_span, tracer_in_use
+    from ._suppression import is_http_suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Client", "answer", "end", "fail", "is_traced_above", "stale_fields"]
+__all__ = [
+    "Client",
+    "answer",
+    "end",
+    "fail",
+    "headers_for",
+    "is_traced_above",
+    "may_record",
+    "stale_fields",
+]
 
+# Names of spans: a method may be of a subclass of str, such as http.HTTPMethod.
+_NAMES: Final = {method: method for method in METHODS}
+_ROOM: Final = 7  # attributes that most requests have, with those of the response
 _ORIGINALS: Final = 64  # characters kept of an unknown method
 _MAX_KNOWN: Final = 1024  # entries of a cache
 
 _stale: dict[tuple[str, ...], frozenset[str]] = {}
-_stale_formats: Any = None
+_stale_fields: Any = None
 
 
+@cclass
 class Client:
     """Start the client spans of one integration.
 
@@ -44,7 +64,8 @@ class Client:
     are secret, see ``Redaction``. Raises ``TypeError`` or ``ValueError`` for invalid ones.
     """
 
-    __slots__ = ("_origins", "_peers", "_redaction")
+    if not compiled:
+        __slots__ = ("_origins", "_peers", "_redaction")
 
     def __init__(
         self,
@@ -64,40 +85,40 @@ class Client:
         *host* is without port and brackets, a *port* of None is the scheme's. *target* is path and query, or a whole
         URL as proxies get it, whose user info and fragment are left out. *resends* counts the attempts before.
         """
-        attributes = None
-        tracer = tracer_in_use()
-        if tracer.recording or tracer.records_all:
-            parent = current_context()
-            if tracer.records_all or parent is None or parent.sampled or parent.deferred:
-                attributes = self._attributes(method, scheme, host, port, target, resends)
-        client_span = span(method if method in METHODS else "HTTP", kind="client", attributes=attributes)
-        return client_span, inject({}, self._peers.context_for(host, client_span.context))
+        name = _NAMES.get(method, "HTTP")
+        attributes = self._attributes(method, name, scheme, host, port, target, resends) if may_record() else None
+        client_span = start_request_span(tracer_in_use(), name, "client", attributes, (), None)
+        return client_span, headers_for(client_span, self._peers, host)
 
     def _attributes(
-        self, method: str, scheme: str, host: str, port: int | None, target: str, resends: int
-    ) -> dict[str, Any]:
-        if "#" in target:
-            target = target.partition("#")[0]
-        path, mark, query = target.partition("?")
-        origin, port = self._origins.get((scheme, host, port)) or self._origin(scheme, host, port)
+        self, method: str, name: str, scheme: str, host: str, port: int | None, target: str, resends: int
+    ) -> Items:
+        path = target if type(target) is str else str(target)
+        if "#" in path:
+            path = path.partition("#")[0]
+        query = None
+        if "?" in path:
+            path, _, query = path.partition("?")
+        found = self._origins.get((scheme, host, port))
+        if found is None:
+            found = self._origin(scheme, host, port)
         if path.startswith("/") or "://" not in path:
             if path and not path.startswith("/"):  # "*" of OPTIONS
                 path = f"/{path}"
-            path = f"{origin}{path}"
+            path = found[0] + path
         elif "@" in path:
             path = _without_user(path)
-        attributes: dict[str, Any] = {
-            "http.request.method": method,
-            "url.full": f"{path}?{self._redaction.query(query)}" if mark else path,
-            "server.address": host,
-        }
-        if port is not None:
-            attributes["server.port"] = port
-        if method not in METHODS:
-            attributes["http.request.method"] = "_OTHER"
-            attributes["http.request.method_original"] = method[:_ORIGINALS]
+        attributes = Items.__new__(Items)
+        attributes.reserve(_ROOM)
+        attributes.add("http.request.method", "_OTHER" if name == "HTTP" else name)
+        attributes.add("url.full", path if query is None else f"{path}?{self._redaction.query(query)}")
+        attributes.add("server.address", host)
+        if found[1] is not None:
+            attributes.add("server.port", found[1])
+        if name == "HTTP":
+            attributes.add("http.request.method_original", method[:_ORIGINALS])
         if resends:
-            attributes["http.request.resend_count"] = resends
+            attributes.add("http.request.resend_count", resends)
         return attributes
 
     def _origin(self, scheme: str, host: str, port: int | None) -> tuple[str, int | None]:
@@ -115,41 +136,67 @@ class Client:
         return found
 
 
+def may_record() -> bool:
+    """Return whether a span that starts here may be recorded, so that its attributes are of use."""
+    tracer = tracer_in_use()
+    if tracer.records_all:
+        return True
+    if not tracer.recording:
+        return False
+    scope = innermost()
+    parent = None if scope is None else effective(scope)
+    return parent is None or parent.sampled or parent.deferred
+
+
+def headers_for(client_span: Span, peers: Peers, host: str) -> dict[str, str]:
+    """Return the headers that carry the context of *client_span* to *host*, which may get its labels, or not."""
+    context = client_span.context
+    if context._labels is not None:
+        context = peers.context_for(host, context)
+    return inject({}, context)
+
+
 def is_traced_above(host: str) -> bool:
     """Return whether this request, to *host*, is traced by a library above, or must not be traced."""
-    if is_http_suppressed():
-        return True
-    above = current_span()
-    if above is None or above.kind != "client" or not above.is_recording:
+    scope = innermost()
+    if scope is None:
         return False
-    attributes = above.attributes
+    if scope.ambient is not None and is_http_suppressed():
+        return True
+    above = held_span(scope)
+    if above is None:
+        return False
+    span = above
+    if span._kind != "client" or not span._is_recorded or span._has_ended:
+        return False
+    attributes = span.attributes
     return "http.request.method" in attributes and attributes.get("server.address") == host
 
 
 def answer(client_span: Span, status: Any, version: str | None = None) -> None:
     """Write the details of a response to the span, which stays open. Statuses from 400 on are errors."""
-    if not client_span.is_recording:
+    if not client_span._is_recorded or client_span._has_ended:
         return
     try:
-        client_span.set_attribute("http.response.status_code", status)
+        client_span._put("http.response.status_code", status)
         if status >= 400:
-            client_span.set_attribute("error.type", str(int(status)))
+            client_span._put("error.type", str(int(status)))
             client_span.set_status("error")
         if version:
-            client_span.set_attribute("network.protocol.version", version)
+            client_span._put("network.protocol.version", version)
     except Exception as error:  # an invalid response: the library has its own error for it
         report(error)
 
 
 def end(client_span: Span) -> None:
     """End the span, if it is open."""
-    if not client_span.ended:
-        client_span.end()
+    if not client_span._has_ended:
+        client_span._end(None)
 
 
 def fail(client_span: Span, error: BaseException) -> None:
     """Record *error*, which ended the attempt, and end the span."""
-    if client_span.ended:
+    if client_span._has_ended:
         return
     try:
         if isinstance(error, Exception):
@@ -157,7 +204,7 @@ def fail(client_span: Span, error: BaseException) -> None:
         client_span.__exit__(type(error), error, error.__traceback__)
     except Exception as ours:  # the program must get its own error, not this one
         report(ours)
-        client_span.end()
+        end(client_span)
 
 
 def stale_fields(written: Iterable[str]) -> frozenset[str]:
@@ -166,18 +213,17 @@ def stale_fields(written: Iterable[str]) -> frozenset[str]:
     They are all fields of the configured formats, since a reader would find another trace in them; a ``baggage`` header
     of the program's own stays where no labels are sent.
     """
-    global _stale_formats
-    in_use = formats()
-    if in_use is not _stale_formats:
-        _stale_formats = in_use
+    global _stale_fields
+    fields, _ = names()
+    if fields is not _stale_fields:
+        _stale_fields = fields
         _stale.clear()
-    names = tuple(written)
-    found = _stale.get(names)
+    key = tuple(written)
+    found = _stale.get(key)
     if found is None:
         if len(_stale) >= _MAX_KNOWN:
             _stale.clear()
-        fields = frozenset(field.lower() for format in in_use for field in format.fields)
-        found = _stale[names] = (fields - {"baggage"}) | frozenset(names)
+        found = _stale[key] = (frozenset(map(str.lower, fields)) - {"baggage"}) | frozenset(key)
     return found
 
 

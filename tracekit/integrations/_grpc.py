@@ -7,6 +7,8 @@ Metadata. A client writes every configured format, with names in lower case; a s
 Status. On a client every code but OK is an error. On a server only the codes that the conventions name are errors: the
 others report a mistake of the caller. CANCELLED is the status "cancelled" on both.
 
+Compiled: see ``_client.py``.
+
 Conventions: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
 """
 
@@ -18,18 +20,25 @@ from urllib.parse import unquote
 
 import grpc
 
-from .. import Span, SpanContext, current_context, inject, span
-from .._configure import tracer_in_use
-from ._client import stale_fields
+from ..cython import cclass, compiled
 from ._http import error_type, is_port, report
 from ._peers import Peers
-from ._server import NOT_TRACED, Callers, Trust, excluded
+from ._server import NOT_TRACED, Trust, excluded
+
+if not compiled:
+    from .._core.codecs import Items
+    from .._core.span import Span, start_request_span, tracer_in_use
+    from ._client import headers_for, may_record, stale_fields
+    from ._server import Callers
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Iterable, Mapping
 
+    from .. import SpanContext
+
 __all__ = [
+    "KINDS",
     "AsyncCounted",
     "Client",
     "Counted",
@@ -37,11 +46,15 @@ __all__ = [
     "Method",
     "Server",
     "end",
+    "end_with",
     "fail",
+    "kind_of",
     "number_of",
     "remember",
     "settle",
 ]
+
+KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 OK: Final = 0
 CANCELLED: Final = 1
@@ -49,24 +62,30 @@ UNKNOWN: Final = 2
 DEADLINE_EXCEEDED: Final = 4
 # UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 _SERVER_ERRORS: Final = frozenset({2, 4, 12, 13, 14, 15})
+_OK: Final = grpc.StatusCode.OK
 _NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 _MAX_NAME: Final = 256  # characters kept of a method's name
+_ROOM: Final = 7  # attributes that most calls have on a server, with the status
 
 
+@cclass
 class Client:
     """Start the client spans of some channels. *propagate_to* names the hosts that get labels, see ``Peers``."""
 
-    __slots__ = ("_peers", "is_active")
+    if not compiled:
+        __slots__ = ("_peers", "is_active")
 
     def __init__(self, *, propagate_to: Iterable[str] | Callable[[str], bool] | None = None) -> None:
         self._peers = Peers(propagate_to)
         self.is_active = True
 
 
+@cclass
 class Method:
     """A method as the stub of a channel calls it."""
 
-    __slots__ = ("_attributes", "_client", "_host", "_name")
+    if not compiled:
+        __slots__ = ("_attributes", "_client", "_host", "_name")
 
     def __init__(self, client: Client, channel: Any, method: str | bytes) -> None:
         self._client = client
@@ -82,20 +101,19 @@ class Method:
     def start(self, metadata: Any) -> tuple[Span, Any]:
         """Return the span of a call, and the call's *metadata* with the span's context."""
         attributes = None
-        if tracer_in_use().recording:
-            parent = current_context()
-            if parent is None or parent.sampled or parent.deferred:
-                attributes = {**self._attributes}  # samplers of the program's get it
-        client_span = span(self._name, kind="client", attributes=attributes)
+        tracer = tracer_in_use()
+        if may_record():
+            # A sampler of the program's may change it.
+            attributes = self._attributes if tracer.sampler is None else {**self._attributes}
+        client_span = start_request_span(tracer, self._name, "client", attributes, (), None)
         try:
-            written: dict[str, Any] = {}
-            inject(written, self._client._peers.context_for(self._host, client_span.context))
-            metadata = _written(metadata, written)
+            metadata = _written(metadata, headers_for(client_span, self._client._peers, self._host))
         except Exception as error:  # metadata that gRPC has its own error for
             report(error)
         return client_span, metadata
 
 
+@cclass
 class Server:
     """Start the server spans of some servers; the arguments are those of ``server_interceptor()``."""
 
@@ -118,7 +136,7 @@ class Server:
                 return NOT_TRACED
             name, attributes = _described_often(method)
             metadata = context.invocation_metadata() or ()
-            return self._callers.start(name, method, metadata, _with_peer, attributes, context)
+            return self._callers._start(name, method, metadata, _with_peer, (attributes, context))
         except Exception as error:  # the call is served without a span
             report(error)
             return None
@@ -129,12 +147,12 @@ def end(ours: Span) -> None:
     ours.__exit__(None, None, None)
 
 
-def settle(ours: Span, code: int, details: Any = "", *, is_server: bool = False) -> None:
+def settle(ours: Span, code: int, details: Any = "", is_server: bool = False) -> None:
     """Record the status *code* of a call."""
-    if not ours.is_recording:
+    if not ours._is_recorded or ours._has_ended:
         return
     try:
-        ours.set_attribute("rpc.grpc.status_code", code)
+        ours._put("rpc.grpc.status_code", code)
         if code == CANCELLED:
             ours.set_status("cancelled", _text(details))
         elif code != OK and (not is_server or code in _SERVER_ERRORS):
@@ -158,10 +176,25 @@ def fail(ours: Span, error: BaseException, code: int | None = None) -> None:
         end(ours)
 
 
+def end_with(client_span: Span, call: Any) -> None:
+    """End the span with the status of *call*, a call object or the error that is one."""
+    try:
+        if client_span._is_recorded and not client_span._has_ended:
+            code = number_of(call.code())
+            if code is None:
+                code = UNKNOWN
+            settle(client_span, code, call.details() if code else "")
+    except Exception as error:  # of an interceptor's own call object
+        report(error)
+    end(client_span)
+
+
 def number_of(code: Any) -> int | None:
     """Return the number of a status code, which gRPC gives as an enum or as a number; None if there is none."""
     if code is None:
         return None
+    if code is _OK:
+        return OK
     number: object = code.value[0] if isinstance(code, grpc.StatusCode) else code
     return number if type(number) is int else UNKNOWN
 
@@ -177,6 +210,11 @@ def remember(known: Known, method: Any, handler: Any, traced: Any) -> Any:
         known.clear()
     known[method] = handler, traced
     return traced
+
+
+def kind_of(handler: Any) -> str:
+    """Return the kind of a server's handler, one of ``KINDS``."""
+    return KINDS[2 * bool(handler.request_streaming) + bool(handler.response_streaming)]
 
 
 class Counted:
@@ -232,7 +270,7 @@ def _written(metadata: Any, written: dict[str, Any]) -> Any:
     ours = [(name.lower(), value) for name, value in written.items() if _is_sendable(value)]
     if not metadata:
         return ours
-    stale = stale_fields(name for name, _ in ours)
+    stale = stale_fields([name for name, _ in ours])
     return [pair for pair in metadata if pair[0].lower() not in stale] + ours
 
 
@@ -269,13 +307,17 @@ def _described_for(path: str, target: str) -> tuple[str, dict[str, Any], str]:
     return name, attributes, host
 
 
-def _with_peer(attributes: dict[str, Any], context: Any) -> dict[str, Any]:
+def _with_peer(attributes: dict[str, Any], context: Any) -> Items:
     address, port = _parse_peer(context.peer())
-    found = {**attributes}
+    found = Items.__new__(Items)
+    found.reserve(_ROOM)
+    for name, value in attributes.items():
+        found.add(name, value)
     if address:
-        found["client.address"] = found["network.peer.address"] = address
+        found.add("client.address", address)
+        found.add("network.peer.address", address)
     if port:
-        found["network.peer.port"] = port
+        found.add("network.peer.port", port)
     return found
 
 

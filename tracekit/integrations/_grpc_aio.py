@@ -1,4 +1,7 @@
-"""The asynchronous half of the gRPC integration: methods of ``grpc.aio`` channels, and an interceptor of its servers."""
+"""The asynchronous servers of the gRPC integration: an interceptor, and handlers that open the span of a call.
+
+Not compiled: gRPC asks ``inspect`` whether a handler is a coroutine function.
+"""
 
 from __future__ import annotations
 
@@ -17,125 +20,21 @@ from ._grpc import (
     OK,
     UNKNOWN,
     AsyncCounted,
-    Counted,
     Known,
-    Method,
     Server,
     end,
     fail,
+    kind_of,
     number_of,
     remember,
     settle,
 )
 from ._http import report
-from ._suppression import is_suppressed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["AIO_METHODS", "AioInterceptor"]
-
-
-# ---- clients
-
-
-class _AioCall:
-    """A method of a stub."""
-
-    __slots__ = ("_inner", "_method")
-
-    def __init__(self, inner: Any, method: Method) -> None:
-        self._inner, self._method = inner, method
-
-    def __call__(self, *args: Any, metadata: Any = None, **kwargs: Any) -> Any:
-        """Start a call."""
-        if not self._method.is_active or is_suppressed():
-            return self._inner(*args, metadata=metadata, **kwargs)
-        client_span, metadata = self._method.start(metadata)
-        sent = None
-        if self._is_stream:
-            args, kwargs, sent = _counted(args, kwargs)
-        try:
-            call = self._inner(*args, metadata=metadata, **kwargs)
-        except BaseException as error:
-            fail(client_span, error)
-            raise
-        try:
-            call.add_done_callback(functools.partial(_done, client_span, sent))
-        except Exception as error:
-            report(error)
-            end(client_span)
-        return call
-
-    _is_stream = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
-class _UnaryUnary(_AioCall, grpc.aio.UnaryUnaryMultiCallable):
-    pass
-
-
-class _UnaryStream(_AioCall, grpc.aio.UnaryStreamMultiCallable):
-    pass
-
-
-class _StreamUnary(_AioCall, grpc.aio.StreamUnaryMultiCallable):
-    _is_stream = True
-
-
-class _StreamStream(_AioCall, grpc.aio.StreamStreamMultiCallable):
-    _is_stream = True
-
-
-AIO_METHODS: dict[str, Any] = {
-    "unary_unary": _UnaryUnary,
-    "unary_stream": _UnaryStream,
-    "stream_unary": _StreamUnary,
-    "stream_stream": _StreamStream,
-}
-
-
-def _counted(args: Any, kwargs: Any) -> tuple[Any, Any, AsyncCounted | Counted | None]:
-    """Return the arguments of a call with its requests counted; None for a call that writes them one by one."""
-    requests = args[0] if args else kwargs.get("request_iterator")
-    sent: AsyncCounted | Counted
-    if hasattr(requests, "__aiter__"):
-        sent = AsyncCounted(requests)
-    elif hasattr(requests, "__iter__"):
-        sent = Counted(iter(requests))
-    else:
-        return args, kwargs, None
-    if args:
-        return (sent, *args[1:]), kwargs, sent
-    return args, {**kwargs, "request_iterator": sent}, sent
-
-
-def _done(client_span: Span, sent: AsyncCounted | Counted | None, call: Any) -> None:
-    """End the span of *call*, which has its status."""
-    try:
-        if client_span.is_recording:
-            if sent is not None:
-                client_span.set_attribute("rpc.requests_per_rpc", sent.count)
-            code = number_of(_now(call.code()))
-            settle(client_span, UNKNOWN if code is None else code, _now(call.details()))
-    except Exception as error:
-        report(error)
-    end(client_span)
-
-
-def _now(coroutine: Any) -> Any:
-    """Return the result of a coroutine that need not wait, as the call is done; None if it waits."""
-    try:
-        coroutine.send(None)
-    except StopIteration as result:
-        return result.value
-    coroutine.close()
-    return None
-
-
-# ---- servers
+__all__ = ["AioInterceptor"]
 
 
 class AioInterceptor(grpc.aio.ServerInterceptor):
@@ -162,8 +61,7 @@ class AioInterceptor(grpc.aio.ServerInterceptor):
 
     def _traced(self, method: str | bytes, handler: Any) -> Any:
         path = method.decode("utf-8", "replace") if isinstance(method, bytes) else method
-        streams_in, streams_out = handler.request_streaming, handler.response_streaming
-        kind = f"{'stream' if streams_in else 'unary'}_{'stream' if streams_out else 'unary'}"
+        streams_in, kind = handler.request_streaming, kind_of(handler)
         behavior = getattr(handler, kind)
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         arguments = handler.request_deserializer, handler.response_serializer
@@ -239,7 +137,8 @@ def _returned(server_span: Span, context: Any, received: AsyncCounted | None, co
     if server_span.is_recording:
         try:
             _record(server_span, received, count)
-            settle(server_span, number_of(context.code()) or OK, context.details(), is_server=True)
+            code = number_of(context.code()) or OK
+            settle(server_span, code, context.details() if code else "", True)
         except Exception as error:
             report(error)
     end(server_span)
@@ -258,7 +157,7 @@ def _raised(
             else:
                 code = number_of(context.code()) or UNKNOWN
             if code in (CANCELLED, DEADLINE_EXCEEDED) or isinstance(error, grpc.aio.AbortError):
-                settle(server_span, code, context.details(), is_server=True)
+                settle(server_span, code, context.details(), True)
                 end(server_span)
                 return
     except Exception as failed:

@@ -1,7 +1,7 @@
 """The parts of the httpx integration that do not depend on which module is used: ``httpx`` or its successor ``httpx2``.
 
 The two have the same classes with the same methods, but none of one is an instance of the other's. A ``Library`` binds
-the parts to one of them.
+the parts to one of them. Compiled: see ``_client.py``.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .. import Span, use_span
-from ._client import Client, answer, end, fail, is_traced_above, stale_fields
+from .._core.span import span_scope
+from ..cython import compiled
 from ._http import report
 from ._patch import Patches
 
+if not compiled:
+    from .._core.span import Span
+    from ._client import Client, answer, end, fail, is_traced_above, stale_fields
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-    from types import ModuleType, TracebackType
+    from types import ModuleType
     from typing import Self
 
 __all__ = ["AsyncTransport", "Library", "SyncTransport"]
@@ -28,46 +32,9 @@ class _Transport:
     """The part that both kinds of transport share; ``library`` is set by the module that binds them."""
 
     library: ClassVar[Library]
-    _inner: Any
-    _client: Client
+    _base: ClassVar[str]  # the class of the library that *inner* must be of
+    _default: ClassVar[str]
     _is_installed = False  # by instrument(client), which uninstrument(client) undoes
-
-    def _start(self, request: Any) -> tuple[Span | None, Any]:
-        """Return the span of *request*, and a copy of *request* with the context in its headers."""
-        client_span = None
-        try:
-            url = request.url
-            host = url.raw_host.decode("latin-1")
-            if is_traced_above(host):
-                return None, request
-            client_span, headers = self._client.start(
-                request.method, url.scheme, host, url.port, url.raw_path.decode("latin-1")
-            )
-            return client_span, self.library.with_headers(request, headers)
-        except Exception as error:  # the request is sent without context
-            report(error)
-            return client_span, request
-
-    def _answer(self, client_span: Span, response: Any, wrapped: Any, kind: type) -> Any:
-        """Write *response* to the span, which ends with the body, a *kind* of stream, or here without it."""
-        try:
-            if client_span.is_recording:
-                answer(client_span, response.status_code, _VERSIONS.get(response.extensions.get("http_version", b"")))
-        except Exception as error:  # an invalid response from the inner transport: httpx has its own error for it
-            report(error)
-        try:
-            # Closed: the response was made with its content, as httpx.MockTransport does.
-            if not response.is_closed and isinstance(response.stream, kind):
-                response.stream = wrapped(response.stream, client_span)
-                return response
-        except Exception as error:
-            report(error)
-        client_span.end()
-        return response
-
-
-class SyncTransport(_Transport):
-    """``TraceTransport`` without its base class of httpx."""
 
     def __init__(
         self,
@@ -77,35 +44,37 @@ class SyncTransport(_Transport):
         redact: Iterable[str] = (),
     ) -> None:
         module = self.library.module
-        if inner is not None and not isinstance(inner, module.BaseTransport):
-            raise TypeError(f"inner must be an {module.__name__}.BaseTransport, not {type(inner).__name__}")
+        if inner is not None and not isinstance(inner, getattr(module, self._base)):
+            raise TypeError(f"inner must be an {module.__name__}.{self._base}, not {type(inner).__name__}")
         self._client = Client(propagate_to=propagate_to, redact=redact)
-        self._inner = module.HTTPTransport() if inner is None else inner
+        self._inner: Any = getattr(module, self._default)() if inner is None else inner
+
+
+class SyncTransport(_Transport):
+    """``TraceTransport`` without its base class of httpx."""
+
+    _base = "BaseTransport"
+    _default = "HTTPTransport"
 
     def __enter__(self) -> Self:
         self._inner.__enter__()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        self._inner.__exit__(exc_type, exc_value, traceback)
+    def __exit__(self, *error: Any) -> None:
+        self._inner.__exit__(*error)
 
     def handle_request(self, request: Any) -> Any:
         """Send *request*."""
-        client_span, request = self._start(request)
+        client_span, request = _start(self._client, self.library, request)
         if client_span is None:
             return self._inner.handle_request(request)
         try:
-            with use_span(client_span):
+            with span_scope(client_span):
                 response = self._inner.handle_request(request)
         except BaseException as error:
             fail(client_span, error)
             raise
-        return self._answer(client_span, response, self.library.stream, self.library.module.SyncByteStream)
+        return _answer(client_span, response, self.library.stream, self.library.module.SyncByteStream)
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -115,30 +84,15 @@ class SyncTransport(_Transport):
 class AsyncTransport(_Transport):
     """``AsyncTraceTransport`` without its base class of httpx."""
 
-    def __init__(
-        self,
-        inner: Any = None,
-        *,
-        propagate_to: Iterable[str] | Callable[[str], bool] | None = None,
-        redact: Iterable[str] = (),
-    ) -> None:
-        module = self.library.module
-        if inner is not None and not isinstance(inner, module.AsyncBaseTransport):
-            raise TypeError(f"inner must be an {module.__name__}.AsyncBaseTransport, not {type(inner).__name__}")
-        self._client = Client(propagate_to=propagate_to, redact=redact)
-        self._inner = module.AsyncHTTPTransport() if inner is None else inner
+    _base = "AsyncBaseTransport"
+    _default = "AsyncHTTPTransport"
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        await self._inner.__aexit__(exc_type, exc_value, traceback)
+    async def __aexit__(self, *error: Any) -> None:
+        await self._inner.__aexit__(*error)
 
     def handle_request(self, request: Any) -> Any:
         """Raise TypeError: the transport of an ``httpx.Client`` must not be asynchronous."""
@@ -146,28 +100,86 @@ class AsyncTransport(_Transport):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send *request*."""
-        client_span, request = self._start(request)
+        client_span, request = _start(self._client, self.library, request)
         if client_span is None:
             return await self._inner.handle_async_request(request)
         try:
-            with use_span(client_span):
+            with span_scope(client_span):
                 response = await self._inner.handle_async_request(request)
         except BaseException as error:
             fail(client_span, error)
             raise
-        return self._answer(client_span, response, self.library.async_stream, self.library.module.AsyncByteStream)
+        return _answer(client_span, response, self.library.async_stream, self.library.module.AsyncByteStream)
 
     async def aclose(self) -> None:
         """Close the inner transport."""
         await self._inner.aclose()
 
 
-class _Stream:
-    """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
+def _start(client: Client, library: Library, request: Any) -> tuple[Span | None, Any]:
+    """Return the span of *request*, and a copy of *request* with the context in its headers."""
+    client_span = None
+    try:
+        url = request.url
+        host = url.raw_host.decode("latin-1")
+        if is_traced_above(host):
+            return None, request
+        client_span, headers = client.start(request.method, url.scheme, host, url.port, url.raw_path.decode("latin-1"))
+        return client_span, _with_headers(library, request, headers)
+    except Exception as error:  # the request is sent without context
+        report(error)
+        return client_span, request
 
+
+def _answer(client_span: Span, response: Any, wrapped: Any, kind: Any) -> Any:
+    """Write *response* to the span, which ends with the body, a *kind* of stream, or here without it."""
+    try:
+        if client_span._is_recorded:
+            answer(client_span, response.status_code, _VERSIONS.get(response.extensions.get("http_version", b"")))
+    except Exception as error:  # an invalid response from the inner transport: httpx has its own error for it
+        report(error)
+    try:
+        # Closed: the response was made with its content, as httpx.MockTransport does.
+        if not response.is_closed and isinstance(response.stream, kind):
+            response.stream = wrapped(response.stream, client_span)
+            return response
+    except Exception as error:
+        report(error)
+    end(client_span)
+    return response
+
+
+def _with_headers(library: Library, request: Any, headers: dict[str, str]) -> Any:
+    """Return a copy of *request* with *headers*, which replace older ones.
+
+    A copy: httpx copies the request's headers for a redirect, and would send the labels of one host to the next.
+    """
+    stale = _octets(stale_fields(headers))
+    # Triples of name, name in lower case, and value.
+    listed = [header for header in request.headers._list if header[1] not in stale]
+    for name, value in headers.items():
+        octets = name.encode("ascii")
+        listed.append((octets, octets, value.encode("ascii")))
+    kind: Any = library.headers
+    copied = kind.__new__(kind)
+    copied.__dict__.update(request.headers.__dict__)
+    copied._list = listed
+    kind = type(request)
+    copy = kind.__new__(kind)
+    # All fields: an inner transport may look at the content, and the program sees its changes of ``extensions``.
+    copy.__dict__.update(request.__dict__)
+    copy.headers = copied
+    return copy
+
+
+class _Body:
     def __init__(self, body: Any, span: Span) -> None:
         self._body = body
         self._span = span
+
+
+class _Stream(_Body):
+    """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -196,14 +208,10 @@ class _Stream:
         end(self._span)
 
 
-class _AsyncStream:
+class _AsyncStream(_Body):
     """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
 
     # Not an async generator: if a reader drops one half-way, the event loop finalises it, too late.
-
-    def __init__(self, body: Any, span: Span) -> None:
-        self._body = body
-        self._span = span
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -237,6 +245,7 @@ class Library:
 
     def __init__(self, module: ModuleType) -> None:
         self.module: Any = module
+        self.headers: Any = module.Headers
         self.stream = type("TraceStream", (_Stream, self.module.SyncByteStream), {})
         self.async_stream = type("AsyncTraceStream", (_AsyncStream, self.module.AsyncByteStream), {})
         self._patches = Patches()
@@ -245,26 +254,6 @@ class Library:
         """Take the classes that this library's module defines."""
         transport.library = async_transport.library = self
         self._transports = ((self.module.Client, transport), (self.module.AsyncClient, async_transport))
-
-    def with_headers(self, request: Any, headers: dict[str, str]) -> Any:
-        """Return a copy of *request* with *headers*, which replace older ones.
-
-        A copy: httpx copies the request's headers for a redirect, and would send the labels of one host to the next.
-        """
-        copied = self.module.Headers(request.headers, request.headers._encoding)
-        stale = _octets(stale_fields(headers))
-        # Triples of name, name in lower case, and value.
-        listed = [header for header in copied._list if header[1] not in stale]
-        for name, value in headers.items():
-            octets = name.encode("ascii")
-            listed.append((octets, octets, value.encode("ascii")))
-        copied._list = listed
-        kind: Any = type(request)
-        copy = kind.__new__(kind)
-        # All fields: an inner transport may look at the content, and the program sees its changes of ``extensions``.
-        copy.__dict__.update(request.__dict__)
-        copy.headers = copied
-        return copy
 
     def instrument(self, target: Any = None, **options: Any) -> None:
         """Trace *target*, a client, or every client."""
@@ -322,7 +311,7 @@ class Library:
 def _wrapped(transport: Any, inner: Any, client: Client, *, is_installed: bool = False) -> Any:
     """Return a *transport* around *inner*, any object with its methods."""
     traced = transport.__new__(transport)
-    traced._inner, traced._client = inner, client
+    traced.__dict__.update(_inner=inner, _client=client)
     if is_installed:
         traced._is_installed = True
     return traced

@@ -10,14 +10,49 @@ Conventions: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spa
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from .. import ROOT, Span, SpanContext, extract, inject, span
 from ._http import error_type, report
 
-__all__ = ["carrier_of", "process", "send", "set_error"]
+__all__ = ["Traced", "carrier_of", "process", "send", "set_error"]
 
 _MAX_NAME = 256  # characters kept of a task's name
+
+
+class Traced:
+    """The applications or brokers of *kind* whose tasks are traced, each with its option *root*."""
+
+    def __init__(self, kind: type[Any], named: str) -> None:
+        self._kind, self._named = kind, named
+        self._all: bool | None = None
+        self._some: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+    def add(self, target: Any, root: bool) -> None:
+        """Trace *target*, or all if it is None; the first *root* counts. Raises ``TypeError`` for other objects."""
+        self._check(target)
+        if target is not None:
+            self._some.setdefault(target, root)
+        elif self._all is None:
+            self._all = root
+
+    def remove(self, target: Any) -> bool:
+        """Undo ``add(target)``, and return whether none is left. Raises ``TypeError`` for other objects."""
+        self._check(target)
+        if target is None:
+            self._all = None
+        else:
+            self._some.pop(target, None)
+        return self._all is None and not self._some
+
+    def root_for(self, target: Any) -> bool | None:
+        """Return the option *root* for the tasks of *target*, or None if they are not traced."""
+        return self._some.get(target, self._all)
+
+    def _check(self, target: object) -> None:
+        if target is not None and not isinstance(target, self._kind):
+            raise TypeError(f"target must be a {self._named}, not {type(target).__name__}")
 
 
 def send(system: str, task: str, destination: str | None, message_id: str | None = None) -> Span:

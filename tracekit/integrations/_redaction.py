@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from .._secrets import is_secret_name, normal
+from ..cython import cclass
 
 __all__ = ["MAX_TEXT", "REDACTED", "Redaction"]
 
@@ -20,6 +21,7 @@ _MAX_KEY = 256  # characters of a name that are examined, from its end
 _MAX_KNOWN = 1024
 
 
+@cclass
 class Redaction:
     """Detect names of secrets and redact queries; *names* adds to the names in this module.
 
@@ -55,12 +57,15 @@ class Redaction:
         if len(query) > MAX_TEXT:
             query = query[:MAX_TEXT]
         if ";" in query:  # a separator in HTML 4, appendix B.2.2
-            return ";".join(["&".join(map(self._pair, part.split("&"))) for part in query.split(";")])
+            return ";".join([self._redacted(part) for part in query.split(";")])
         known = self._known
         for part in query.split("&"):
             if known.get(part.partition("=")[0]) is not False:  # not known to be harmless
-                return "&".join(map(self._pair, query.split("&")))
+                return self._redacted(query)
         return query
+
+    def _redacted(self, query: str) -> str:
+        return "&".join([self._pair(pair) for pair in query.split("&")])
 
     def _pair(self, pair: str) -> str:
         key, _, value = pair.partition("=")

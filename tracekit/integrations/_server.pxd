@@ -1,7 +1,7 @@
 cimport cython
 
 from .._carriers cimport reads_w3c
-from .._core.span cimport mapping_of, start_server_span, tracer_in_use
+from .._core.span cimport mapping_of, start_request_span, tracer_in_use
 from .._core.tracer cimport Tracer
 
 

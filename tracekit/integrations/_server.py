@@ -16,7 +16,7 @@ from ._redaction import MAX_TEXT
 
 if not compiled:
     from .._carriers import reads_w3c
-    from .._core.span import mapping_of, start_server_span, tracer_in_use
+    from .._core.span import mapping_of, start_request_span, tracer_in_use
 
 if TYPE_CHECKING:
     from .._core.span import Root
@@ -80,7 +80,7 @@ class Callers:
                 self._forced.count(tracer)
                 if continued is not None and attributes is not None and may_be_kept:
                     parent = self._forced.admit(tracer, continued, name, mapping_of(attributes))
-        return start_server_span(tracer, name, attributes, links, parent)
+        return start_request_span(tracer, name, "server", attributes, links, parent)
 
     def _trust_of(self, path: Any) -> str:
         if not isinstance(path, str):

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sys
 
-from .._core.scopes import current_scope
+from ..cython import compiled
+
+if not compiled:
+    from .._core.scopes import innermost
 
 __all__ = ["is_http_suppressed", "is_suppressed"]
 
@@ -25,7 +28,7 @@ def is_http_suppressed() -> bool:
 
 def _is_set(name: str) -> bool:
     """Tell whether the current Context has a value under *name*, or under the key that the API makes of it at import."""
-    scope = current_scope()
+    scope = innermost()
     ambient = None if scope is None else scope.ambient
     if ambient is None or not ambient.keys:
         return False

@@ -26,7 +26,7 @@ import aiohttp
 from aiohttp import web
 
 from ._aiohttp_client import Sessions, TracekitConfig
-from ._aiohttp_server import SPAN_KEY, Server
+from ._aiohttp_server import SPAN_KEY, Server, handle_of
 from ._client import Client
 from ._patch import Patches
 
@@ -75,7 +75,7 @@ def instrument(target: aiohttp.ClientSession | web.Application | None = None, **
         client = {name: value for name, value in options.items() if name in _CLIENT_OPTIONS}
         server = {name: value for name, value in options.items() if name != "propagate_to"}
         served, sent = Server(**server), Client(**client)
-        _patches.replace(web.Application, "_handle", functools.partial(_handle, served))
+        _patches.replace(web.Application, "_handle", functools.partial(handle_of, served, _patches))
         _sessions.instrument(None, sent)
 
 
@@ -106,14 +106,3 @@ def _middleware(server: Server) -> Any:
 
     setattr(trace, _FIELD, server)
     return trace
-
-
-def _handle(server: Server, original: Any) -> Any:
-    @functools.wraps(original)
-    async def _handle(app: web.Application, request: web.Request) -> web.StreamResponse:
-        if not _patches.is_active:
-            response: web.StreamResponse = await original(app, request)
-            return response
-        return await server.serve(request, functools.partial(original, app))
-
-    return _handle

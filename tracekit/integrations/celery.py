@@ -14,7 +14,6 @@ How it works: ``Celery.send_task()`` is patched, and workers report tasks by the
 from __future__ import annotations
 
 import functools
-import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery, signals
@@ -22,7 +21,7 @@ from celery import Celery, signals
 from .. import Span, span
 from ._http import report
 from ._patch import Patches
-from ._queue import carrier_of, process, send, set_error
+from ._queue import Traced, carrier_of, process, send, set_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +34,7 @@ _SYSTEM: Final = "celery"
 _ID: Final = "tracekit.integrations.celery"  # of the receivers of signals
 
 _patches = Patches()
-_all: list[bool] = []  # root= of instrument(), for all applications
-_some: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # and for some
+_traced = Traced(Celery, "Celery application")
 
 
 def instrument(target: Celery | None = None, *, root: bool = False) -> None:
@@ -44,11 +42,7 @@ def instrument(target: Celery | None = None, *, root: bool = False) -> None:
 
     With *root* a task begins a new trace, linked to its sender. Raises ``TypeError`` for other objects.
     """
-    _check(target)
-    if target is None:
-        _all[:] = _all or [root]
-    else:
-        _some.setdefault(target, root)
+    _traced.add(target, root)
     if not _patches.is_active:
         _patches.replace(Celery, "send_task", _send_task)
         for signal, receiver in _RECEIVERS.items():
@@ -57,31 +51,16 @@ def instrument(target: Celery | None = None, *, root: bool = False) -> None:
 
 def uninstrument(target: Celery | None = None) -> None:
     """Undo ``instrument(target)``."""
-    _check(target)
-    if target is None:
-        _all.clear()
-    else:
-        _some.pop(target, None)
-    if not _all and not _some:
+    if _traced.remove(target):
         _patches.restore()
         for signal in _RECEIVERS:
             getattr(signals, signal).disconnect(dispatch_uid=_ID)
 
 
-def _check(target: object) -> None:
-    if target is not None and not isinstance(target, Celery):
-        raise TypeError(f"target must be a Celery application, not {type(target).__name__}")
-
-
-def _root_for(app: Any) -> bool | None:
-    """Return the option *root* for the tasks of *app*, or None if they are not traced."""
-    return _some.get(app, _all[0] if _all else None)
-
-
 def _send_task(original: Callable[..., Any]) -> Any:
     @functools.wraps(original)
     def send_task(app: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
-        if _root_for(app) is None:
+        if _traced.root_for(app) is None:
             return original(app, name, *args, **kwargs)
         try:
             queue = kwargs.get("queue") or kwargs.get("routing_key") or app.conf.task_default_queue
@@ -102,7 +81,7 @@ def _send_task(original: Callable[..., Any]) -> Any:
 
 def _started(task: Any = None, task_id: Any = None, **_: Any) -> None:
     try:
-        root = _root_for(task.app)
+        root = _traced.root_for(task.app)
         if root is None:
             return
         request = task.request

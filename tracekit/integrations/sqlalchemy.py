@@ -10,6 +10,8 @@ How it works: listeners of ``before_cursor_execute``, ``after_cursor_execute`` a
 calls in the task of the program for asynchronous engines, too. The span is an attribute of the execution's context, so
 it is freed with it.
 
+Compiled: see ``_client.py``.
+
 Conventions: https://opentelemetry.io/docs/specs/semconv/database/sql/
 """
 
@@ -21,17 +23,22 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from .. import current_context, span
-from .._configure import tracer_in_use
+from ..cython import compiled
 from ._http import error_type, is_port, report
 from ._sql import describe
-from ._suppression import is_suppressed
+
+if not compiled:
+    from .._core.codecs import Items
+    from .._core.span import start_request_span, tracer_in_use
+    from ._client import end, may_record
+    from ._suppression import is_suppressed
 
 __all__ = ["instrument", "uninstrument"]
 
 _FIELD: Final = "_tracekit_span"  # of an execution's context, or of a connection that executes without one
 _ENGINE_FIELD: Final = "_tracekit_attributes"
 _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db", "redshift": "aws.redshift"}
+_ROOM: Final = 7  # attributes that most statements have
 _MAX_STATE: Final = 64  # characters of a database's code of an error
 
 
@@ -43,7 +50,8 @@ def instrument(target: Engine | AsyncEngine | None = None) -> None:
     engine = _checked(target)
     for name, listener in _LISTENERS.items():
         if not event.contains(engine, name, listener):
-            event.listen(engine, name, listener)
+            # With *retval*, SQLAlchemy calls the listener itself rather than a function around it.
+            event.listen(engine, name, listener, **({"retval": True} if listener is _before else {}))
 
 
 def uninstrument(target: Engine | AsyncEngine | None = None) -> None:
@@ -64,37 +72,49 @@ def _checked(target: object) -> Any:
     return target
 
 
-def _before(conn: Any, cursor: Any, statement: Any, parameters: Any, context: Any, executemany: Any) -> None:  # noqa: ARG001
+def _before(
+    conn: Any,
+    cursor: Any,  # noqa: ARG001
+    statement: Any,
+    parameters: Any,
+    context: Any,
+    executemany: Any,
+) -> tuple[Any, Any]:
     try:
-        owner = conn if context is None else context
-        if owner.__dict__.get(_FIELD) is not None or is_suppressed():  # the engine and all engines are instrumented
-            return
-        dialect = conn.dialect.name
-        is_recorded = False
-        if tracer_in_use().recording:
-            parent = current_context()
-            is_recorded = parent is None or parent.sampled or parent.deferred
-        if not is_recorded:
-            owner.__dict__[_FIELD] = span(_SYSTEMS.get(dialect, dialect), kind="client")
-            return
-        engine = conn.engine
-        attributes = dict(engine.__dict__.get(_ENGINE_FIELD) or _attributes_of(engine, dialect))
-        text, summary = describe(statement, dialect)
-        attributes["db.query.text"] = text
-        if summary:
-            attributes["db.query.summary"] = summary
-        if executemany and len(parameters) > 1:
-            attributes["db.operation.batch.size"] = len(parameters)
-        name = summary or attributes.get("db.namespace") or attributes["db.system.name"]
-        owner.__dict__[_FIELD] = span(name, kind="client", attributes=attributes)
+        _start(conn, statement, parameters, conn if context is None else context, executemany)
     except Exception as error:  # the statement is executed without a span
         report(error)
+    return statement, parameters
+
+
+def _start(conn: Any, statement: Any, parameters: Any, owner: Any, executemany: Any) -> None:
+    fields = owner.__dict__
+    if fields.get(_FIELD) is not None or is_suppressed():  # the engine and all engines are instrumented
+        return
+    dialect = conn.dialect.name
+    name = _SYSTEMS.get(dialect, dialect)
+    attributes = None
+    if may_record():
+        engine = conn.engine
+        known = engine.__dict__.get(_ENGINE_FIELD) or _attributes_of(engine, dialect)
+        text, summary = describe(statement, dialect)
+        attributes = Items.__new__(Items)
+        attributes.reserve(_ROOM)
+        for key, value in known.items():
+            attributes.add(key, value)
+        attributes.add("db.query.text", text)
+        if summary:
+            attributes.add("db.query.summary", summary)
+        if executemany and len(parameters) > 1:
+            attributes.add("db.operation.batch.size", len(parameters))
+        name = summary or known.get("db.namespace") or name
+    fields[_FIELD] = start_request_span(tracer_in_use(), str(name), "client", attributes, (), None)
 
 
 def _after(conn: Any, cursor: Any, statement: Any, parameters: Any, context: Any, executemany: Any) -> None:  # noqa: ARG001
     ours = (conn if context is None else context).__dict__.pop(_FIELD, None)
     if ours is not None:
-        ours.end()
+        end(ours)
 
 
 def _failed(exception_context: Any) -> None:

@@ -13,7 +13,6 @@ How it works: ``AsyncKicker`` prepares and sends messages, ``Receiver.run_task()
 from __future__ import annotations
 
 import functools
-import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from taskiq import AsyncBroker
@@ -22,7 +21,7 @@ from taskiq.receiver import Receiver
 
 from ._http import report
 from ._patch import Patches
-from ._queue import carrier_of, process, send, set_error
+from ._queue import Traced, carrier_of, process, send, set_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +33,7 @@ __all__ = ["instrument", "uninstrument"]
 _SYSTEM: Final = "taskiq"
 
 _patches = Patches()
-_all: list[bool] = []  # root= of instrument(), for all brokers
-_some: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # and for some
+_traced = Traced(AsyncBroker, "taskiq broker")
 
 
 def instrument(target: AsyncBroker | None = None, *, root: bool = False) -> None:
@@ -43,11 +41,7 @@ def instrument(target: AsyncBroker | None = None, *, root: bool = False) -> None
 
     With *root* a task begins a new trace, linked to its sender. Raises ``TypeError`` for other objects.
     """
-    _check(target)
-    if target is None:
-        _all[:] = _all or [root]
-    else:
-        _some.setdefault(target, root)
+    _traced.add(target, root)
     if not _patches.is_active:
         _patches.replace(AsyncKicker, "kiq", _kiq)
         _patches.replace(AsyncKicker, "_prepare_message", _prepare)
@@ -56,29 +50,14 @@ def instrument(target: AsyncBroker | None = None, *, root: bool = False) -> None
 
 def uninstrument(target: AsyncBroker | None = None) -> None:
     """Undo ``instrument(target)``."""
-    _check(target)
-    if target is None:
-        _all.clear()
-    else:
-        _some.pop(target, None)
-    if not _all and not _some:
+    if _traced.remove(target):
         _patches.restore()
-
-
-def _check(target: object) -> None:
-    if target is not None and not isinstance(target, AsyncBroker):
-        raise TypeError(f"target must be a taskiq broker, not {type(target).__name__}")
-
-
-def _root_for(broker: Any) -> bool | None:
-    """Return the option *root* for the tasks of *broker*, or None if they are not traced."""
-    return _some.get(broker, _all[0] if _all else None)
 
 
 def _kiq(original: Callable[..., Any]) -> Any:
     @functools.wraps(original)
     async def kiq(kicker: Any, *args: Any, **kwargs: Any) -> Any:
-        if _root_for(kicker.broker) is None:
+        if _traced.root_for(kicker.broker) is None:
             return await original(kicker, *args, **kwargs)
         with send(_SYSTEM, kicker.task_name, None) as ours:
             task = await original(kicker, *args, **kwargs)
@@ -93,7 +72,7 @@ def _prepare(original: Callable[..., Any]) -> Any:
     @functools.wraps(original)
     def _prepare_message(kicker: Any, *args: Any, **kwargs: Any) -> Any:
         message = original(kicker, *args, **kwargs)
-        if _root_for(kicker.broker) is not None:
+        if _traced.root_for(kicker.broker) is not None:
             try:
                 message.labels.update(carrier_of())
             except Exception as error:  # the task is sent without its context
@@ -106,7 +85,7 @@ def _prepare(original: Callable[..., Any]) -> Any:
 def _run_task(original: Callable[..., Any]) -> Any:
     @functools.wraps(original)
     async def run_task(receiver: Any, target: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
-        root = _root_for(receiver.broker)
+        root = _traced.root_for(receiver.broker)
         ours = None if root is None else _start(message, root)
         if ours is None:
             return await original(receiver, target, message, *args, **kwargs)

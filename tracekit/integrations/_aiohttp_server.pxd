@@ -1,0 +1,26 @@
+cimport cython
+
+from .._core.span cimport Span
+from .._speedups cimport Items
+from ._client cimport end
+from ._redaction cimport Redaction
+from ._server cimport Callers
+
+cdef dict _VERSIONS
+cdef Py_ssize_t _ROOM
+
+
+cdef class Server:
+    cdef public bint is_active
+    cdef Callers _callers
+    cdef object _is_excluded
+    cdef Redaction _redaction
+
+    cdef Span _start(self, object request)
+
+
+@cython.locals(attributes=Items)
+cpdef Items _attributes_of(object request, str method, Redaction redaction)
+cdef object _finish(Span server_span, object request, object status)
+cdef object _fail(Span server_span, object request, object error)
+cdef object _describe(Span server_span, object request, object status)

@@ -1,0 +1,14 @@
+cimport cython
+
+
+cdef class Redaction:
+    cdef frozenset _more
+    cdef readonly dict _known
+
+    cpdef bint is_secret(self, str name) except -1
+
+    @cython.locals(known=dict, part=str)
+    cpdef str query(self, str query)
+    cdef str _redacted(self, str query)
+    cdef str _pair(self, str pair)
+    cdef bint _decide(self, str name) except -1
