@@ -22,9 +22,10 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 COPY = ROOT / ".cache" / "asan"
 SANITIZERS = "-fsanitize=address,undefined"
-# -UNDEBUG enables the assertions in Python's headers.
+# -UNDEBUG enables the assertions in Python's headers. -O0 compiles in a quarter of the time that -O1 takes, and what is
+# undefined is still there to be found.
 COMPILE = (
-    f"{SANITIZERS} -fno-sanitize-recover=undefined -O1 -g -fno-omit-frame-pointer -UNDEBUG -DCYTHON_USE_FREELISTS=0"
+    f"{SANITIZERS} -fno-sanitize-recover=undefined -O0 -g1 -fno-omit-frame-pointer -UNDEBUG -DCYTHON_USE_FREELISTS=0"
 )
 # Freed memory is filled, so that an access by Python, which is not instrumented, goes wrong at once.
 OPTIONS = {
