@@ -11,9 +11,9 @@ import trustme
 import tracekit
 
 from ...exporters.test_agent import free_ports
-from ..golang import BuildError, Missing, build
+from ..builds import BuildError, Missing, golang
 from . import __doc__ as description
-from . import faults, fields, jaeger, rate
+from . import faults, fields, jaeger, rate, sampling
 from .server import Failed, Server
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main() -> int:
     options = parser.parse_args()
     print("building the OpenTelemetry Collector: the first time takes minutes …", flush=True)
     try:
-        program = build(Path(__file__).parent)
+        program = golang(Path(__file__).parent)
     except Missing as reason:
         print(f"SKIPPED, the OpenTelemetry Collector: {reason}")
         return 0
@@ -50,7 +50,7 @@ def main() -> int:
             server = Server(program, folder / name, tls)
             if not run(server, compare, authority if tls else None):
                 return 1
-        if not behind(program, folder / "jaeger"):
+        if not older(folder / "older") or not behind(program, folder / "jaeger"):
             return 1
         for protocol in ("http/protobuf", "grpc"):
             print(f"faults, {protocol}, with a spool", flush=True)
@@ -72,11 +72,27 @@ def compare(server: Server, authority: Path | None) -> None:
             )
 
 
+def older(folder: Path) -> bool:
+    """Build an older Collector, and check the fields of spans in it, and sampling."""
+    print("building an older Collector, with tail_sampling and spanmetrics: the first time takes minutes …", flush=True)
+    try:
+        program = golang(Path(__file__).parent / "sampling_module")
+    except BuildError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return False
+    for name in ("fields", "sampling"):
+        (folder / name).mkdir(parents=True)
+    if not run(Server(program, folder / "fields"), compare, None):
+        return False
+    print(f"sampling: {sampling.HEAD} by tracekit, then {sampling.TAIL} and all errors by tail_sampling", flush=True)
+    return run(Server(program, folder / "sampling", is_sampling=True), sampling.check)
+
+
 def behind(program: Path, folder: Path) -> bool:
     """Build Jaeger, and check it behind the Collector."""
     print("building Jaeger: the first time takes ten minutes …", flush=True)
     try:
-        other = build(Path(__file__).parent / "jaeger_module", "github.com/jaegertracing/jaeger/cmd/jaeger")
+        other = golang(Path(__file__).parent / "jaeger_module", "github.com/jaegertracing/jaeger/cmd/jaeger")
     except BuildError as error:
         print(f"failed: {error}", file=sys.stderr)
         return False

@@ -30,11 +30,17 @@ class Failed(Exception):
 class Server:
     """A Collector that keeps its ports and its file when it is stopped and started again.
 
-    It has TLS with a *certificate* and its key, and also sends the spans to *forward*, a host and port.
+    It has TLS with a *certificate* and its key, also sends the spans to *forward*, a host and port, and with
+    *is_sampling* has tail_sampling and spanmetrics.
     """
 
     def __init__(
-        self, program: Path, directory: Path, certificate: tuple[Path, Path] | None = None, forward: str = ""
+        self,
+        program: Path,
+        directory: Path,
+        certificate: tuple[Path, Path] | None = None,
+        forward: str = "",
+        is_sampling: bool = False,
     ) -> None:
         self.program = program
         self.file, self.log = directory / "spans.jsonl", directory / "log"
@@ -52,6 +58,17 @@ class Server:
         if forward:
             self.configs.append("forward.yaml")
             self.environ["COLLECTOR_FORWARD"] = forward
+        self.arguments: list[str] = []
+        self.metrics_all, self.metrics_kept = directory / "all.jsonl", directory / "kept.jsonl"
+        if is_sampling:
+            self.configs.append("sampling.yaml")
+            self.arguments.append("--feature-gates=processor.tailsamplingprocessor.usetracestate")
+            self.environ |= {
+                "COLLECTOR_METRICS_ALL": str(self.metrics_all),
+                "COLLECTOR_METRICS_KEPT": str(self.metrics_kept),
+                "COLLECTOR_METRICS_INTERVAL": "1s",
+                "COLLECTOR_DECISION_WAIT": "2s",
+            }
         self.process: subprocess.Popen[bytes] | None = None
 
     def url(self, protocol: str) -> str:
@@ -61,7 +78,9 @@ class Server:
         configs = [word for name in self.configs for word in ("--config", str(EXAMPLES / name))]
         environment = {**os.environ, **self.environ, **environ}
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([self.program, *configs], env=environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [self.program, *self.arguments, *configs], env=environment, stdout=log, stderr=log
+            )
         wait_until(self.is_up, START_S, "the Collector did not start")
 
     def is_up(self) -> bool:
