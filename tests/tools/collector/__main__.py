@@ -13,7 +13,7 @@ import tracekit
 from ...exporters.test_agent import free_ports
 from ..builds import BuildError, Missing, golang
 from . import __doc__ as description
-from . import faults, fields, jaeger, rate, sampling
+from . import faults, fields, jaeger, peers, rate, sampling
 from .server import Failed, Server
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def main() -> int:
             server = Server(program, folder / name, tls)
             if not run(server, compare, authority if tls else None):
                 return 1
+        if not unusual(program, folder, issuer):
+            return 1
         if not older(folder / "older") or not behind(program, folder / "jaeger"):
             return 1
         for protocol in ("http/protobuf", "grpc"):
@@ -70,6 +72,20 @@ def compare(server: Server, authority: Path | None) -> None:
             print(
                 f"{server.scheme}, {protocol}, compression {compression}: {count} fields of 3 spans equal", flush=True
             )
+
+
+def unusual(program: Path, folder: Path, issuer: trustme.CA) -> bool:
+    """Check Collectors that are hard to reach."""
+    print("with a spool", flush=True)
+    for check, arguments in ((peers.grpc_alone, ()), (peers.buffered, ()), (peers.expiring, (issuer,))):
+        (folder / check.__name__).mkdir()
+        try:
+            check(program, folder / check.__name__, *arguments)
+        except Failed as error:
+            log = (folder / check.__name__ / "log").read_text()[-3000:]
+            print(f"failed: {error}\n--- log ---\n{log}", file=sys.stderr)
+            return False
+    return True
 
 
 def older(folder: Path) -> bool:

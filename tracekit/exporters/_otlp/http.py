@@ -176,7 +176,7 @@ def _failed(error: Exception, url: str) -> Answer:
     if isinstance(cause, http.ConnectTimeoutError):
         return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
     if isinstance(cause, http.ReadTimeoutError):
-        return Answer("later", f"{url} does not answer in time: {text}")
+        return Answer("later", f"{url} does not answer in time: {text.rpartition(': ')[2]}")
     if isinstance(cause, http.SSLError | ssl.SSLError):
         fault = tls_fault(str(cause))
         # A server of gRPC alone closes connections that do not offer HTTP/2.
