@@ -180,7 +180,7 @@ def _failed(error: Exception, url: str) -> Answer:
     if isinstance(cause, http.SSLError | ssl.SSLError):
         fault = tls_fault(str(cause))
         # A server of gRPC alone closes connections that do not offer HTTP/2.
-        fault = fault or f"TLS failed, as at a port of OTLP/gRPC, 4317: {one_line(str(cause), 200)}"
+        fault = fault or f"TLS failed (4317 is the port of OTLP/gRPC): {one_line(str(cause), 200)}"
         return Answer("later", f"{url}: {fault}", is_lasting=True)
     if isinstance(cause, http.ProtocolError):
         return Answer("later", f"{url} breaks off, or does not speak HTTP (4317 is the port of OTLP/gRPC): {text}")
