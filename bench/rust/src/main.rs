@@ -21,7 +21,10 @@ impl Reporter for NullReporter {
 
 /// The CPU time of all threads of this process, the clock of measure.py.
 fn clock() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `now` is a valid timespec for the call to fill.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -62,7 +65,10 @@ fn chunk(row: &str) -> u64 {
 
 fn main() {
     // Reports between the chunks, as tracekit exports: the interval never passes.
-    fastrace::set_reporter(NullReporter, Config::default().report_interval(Duration::from_secs(3600)));
+    fastrace::set_reporter(
+        NullReporter,
+        Config::default().report_interval(Duration::from_secs(3600)),
+    );
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("standard input");
         let (row, slice) = line.split_once(' ').expect("a row and nanoseconds");

@@ -21,12 +21,19 @@ const THREADS: usize = 16;
 fn format_of(path: &str) -> Result<TextMapCompositePropagator> {
     let ids: Box<dyn TextMapPropagator + Send + Sync> = match path.trim_matches('/') {
         "w3c" => Box::new(TraceContextPropagator::new()),
-        "b3" => Box::new(opentelemetry_zipkin::Propagator::with_encoding(B3Encoding::SingleHeader)),
-        "b3multi" => Box::new(opentelemetry_zipkin::Propagator::with_encoding(B3Encoding::MultipleHeader)),
+        "b3" => Box::new(opentelemetry_zipkin::Propagator::with_encoding(
+            B3Encoding::SingleHeader,
+        )),
+        "b3multi" => Box::new(opentelemetry_zipkin::Propagator::with_encoding(
+            B3Encoding::MultipleHeader,
+        )),
         "jaeger" => Box::new(opentelemetry_jaeger_propagator::Propagator::new()),
         other => return Err(format!("no format {other}").into()),
     };
-    Ok(TextMapCompositePropagator::new(vec![ids, Box::new(BaggagePropagator::new())]))
+    Ok(TextMapCompositePropagator::new(vec![
+        ids,
+        Box::new(BaggagePropagator::new()),
+    ]))
 }
 
 struct Relay {
@@ -41,8 +48,14 @@ impl Relay {
         let inside = remote.with_span(self.tracer.start_with_context("relay", &remote));
         let mut line = form_urlencoded::Serializer::new(String::new());
         line.append_pair("service", "rust")
-            .append_pair("trace_id", &inside.span().span_context().trace_id().to_string())
-            .append_pair("span_id", &inside.span().span_context().span_id().to_string())
+            .append_pair(
+                "trace_id",
+                &inside.span().span_context().trace_id().to_string(),
+            )
+            .append_pair(
+                "span_id",
+                &inside.span().span_context().span_id().to_string(),
+            )
             .append_pair("parent_id", &parent.span_id().to_string())
             .append_pair("flags", &format!("{:02x}", parent.trace_flags().to_u8()))
             .append_pair("tracestate", &parent.trace_state().header());
@@ -53,7 +66,10 @@ impl Relay {
         if !route.is_empty() {
             let (next, rest) = route.split_once('\n').unwrap_or((route, ""));
             let client = inside.with_span(self.tracer.start_with_context("call", &inside));
-            line.append_pair("sent_id", &client.span().span_context().span_id().to_string());
+            line.append_pair(
+                "sent_id",
+                &client.span().span_context().span_id().to_string(),
+            );
             let mut sent = HashMap::new();
             format_of(next.rsplit('/').next().unwrap_or(""))?.inject_context(&client, &mut sent);
             let mut request = self.agent.post(next);
@@ -71,7 +87,12 @@ impl Relay {
         let headers = request
             .headers()
             .iter()
-            .map(|header| (header.field.as_str().as_str().to_lowercase(), header.value.as_str().to_owned()))
+            .map(|header| {
+                (
+                    header.field.as_str().as_str().to_lowercase(),
+                    header.value.as_str().to_owned(),
+                )
+            })
             .collect();
         let response = match self.serve(request.url(), &headers, &route) {
             Ok(text) => tiny_http::Response::from_string(text),
@@ -84,16 +105,24 @@ impl Relay {
 fn main() {
     let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").expect("no port"));
     let agent = ureq::Agent::config_builder().proxy(None).build().into();
-    let relay = Arc::new(Relay { tracer: SdkTracerProvider::builder().build().tracer("interop"), agent });
+    let relay = Arc::new(Relay {
+        tracer: SdkTracerProvider::builder().build().tracer("interop"),
+        agent,
+    });
     for _ in 0..THREADS {
         let (server, relay) = (server.clone(), relay.clone());
         thread::spawn(move || {
             for request in server.incoming_requests() {
-                relay.answer(request).unwrap_or_else(|error| eprintln!("{error}"));
+                relay
+                    .answer(request)
+                    .unwrap_or_else(|error| eprintln!("{error}"));
             }
         });
     }
-    println!("{}", server.server_addr().to_ip().expect("a TCP port").port());
+    println!(
+        "{}",
+        server.server_addr().to_ip().expect("a TCP port").port()
+    );
     io::copy(&mut io::stdin(), &mut io::sink()).ok(); // the test that started this has ended when stdin closes
     process::exit(0);
 }
