@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,10 +98,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     figures = dict(measure(program, SMOKE if options.smoke else FULL))
-    version = next(line for line in (HERE / "Cargo.toml").read_text().splitlines() if line.startswith("fastrace"))
-    print(
-        f"tracekit {contender_tracekit.VERSION}, fastrace {version.split('=')[3].split(chr(34))[0]}; {report.machine()}.\n"
-    )
+    manifest = tomllib.loads((HERE / "Cargo.toml").read_text())
+    version = manifest["dependencies"]["fastrace"]["version"].lstrip("=")
+    print(f"tracekit {contender_tracekit.VERSION}, fastrace {version}; {report.machine()}.\n")
     head = ["", OURS, FASTRACE, "tracekit / fastrace", FLOOR]
     print(report.table(head, [cells(row, found) for row, found in figures.items()]))
     return 0
