@@ -61,9 +61,10 @@ bench: $(VENV)/bench
 guarantees: $(VENV)/bench
 	$(BIN)/python -m tests.guarantees
 
-# Services of OpenTelemetry JS, Python and Go; without Go its tests are skipped, and the reason is printed.
+# Services of OpenTelemetry in Go, Java, JavaScript, Python and Rust, built the first time, which takes minutes. Tests of a
+# language that is not installed are skipped, and the reason is printed. `make interop REQUESTS=10000` sends more.
 interop: $(VENV)/test
-	TRACEKIT_INTEROP=1 $(BIN)/python -m pytest -rs tests/interop
+	TRACEKIT_INTEROP=1 TRACEKIT_INTEROP_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -rs tests/interop
 
 # CONTRIB is a checkout of opentelemetry-python-contrib; OTEL, which may be left out, one of opentelemetry-python.
 otel-contrib: $(VENV)/test

@@ -27,6 +27,16 @@ def test_nothing_compiled_crashes_for_objects_without_fields():
     assert count > 100
 
 
+def test_a_proxy_without_its_inner_object_has_no_attributes_instead_of_endless_recursion():
+    from tracekit import _import_hook
+    from tracekit.exporters import flight
+    from tracekit.integrations import _grpc, _grpc_calls
+
+    for kind in (_import_hook._Loader, flight._OpenSpan, _grpc.Counted, _grpc_calls._OneResponse):
+        with pytest.raises(AttributeError):
+            kind.__new__(kind).anything  # noqa: B018
+
+
 def test_a_crash_is_detected_with_the_last_call(monkeypatch):
     def crash(*arguments):
         if len(arguments) == 2:

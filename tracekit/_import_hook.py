@@ -100,6 +100,8 @@ class _Loader:
         self._inner, self._hook = inner, hook
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_inner":  # not set: an object that copy() made
+            raise AttributeError(name)
         return getattr(self._inner, name)
 
     @property  # type: ignore[misc]  # who only looks for a spec may ask for the type of its loader

@@ -181,6 +181,8 @@ class GroupTask:
                 raise
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__wrapped__":  # not set: an object that copy() made
+            raise AttributeError(name)
         return getattr(self.__wrapped__, name)
 
     def __repr__(self) -> str:

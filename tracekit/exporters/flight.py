@@ -284,6 +284,8 @@ class _OpenSpan:
         self.attributes = {**span.attributes, "tracekit.open": True}
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_span":  # not set: an object that copy() made
+            raise AttributeError(name)
         return getattr(self._span, name)
 
 

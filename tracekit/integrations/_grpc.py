@@ -237,6 +237,8 @@ class Counted:
     next = __next__
 
     def __getattr__(self, name: str) -> Any:
+        if name == "messages":  # not set: an object that copy() made
+            raise AttributeError(name)
         return getattr(self.messages, name)
 
 

@@ -1,5 +1,5 @@
-"""Send spans to a real OpenTelemetry Collector, compare every field it received, and interrupt it while a spool is used.
+"""Send spans to real OpenTelemetry Collectors: every field, tail sampling, odd peers, and interruptions with a spool.
 
-``make collector``, or ``python -m tests.tools.collector``. The Collector is built with Go from ``main.go``, once; its
-configuration is ``examples/collector/``.
+``make collector``, or ``python -m tests.tools.collector``. A Collector is built with Go from ``main.go``, an older one with
+tail_sampling from ``sampling_module/``, once; their configuration is ``examples/collector/``.
 """

@@ -11,9 +11,9 @@ import trustme
 import tracekit
 
 from ...exporters.test_agent import free_ports
-from ..golang import BuildError, Missing, build
+from ..builds import BuildError, Missing, golang
 from . import __doc__ as description
-from . import faults, fields, jaeger, rate
+from . import faults, fields, jaeger, peers, rate, sampling
 from .server import Failed, Server
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main() -> int:
     options = parser.parse_args()
     print("building the OpenTelemetry Collector: the first time takes minutes …", flush=True)
     try:
-        program = build(Path(__file__).parent)
+        program = golang(Path(__file__).parent)
     except Missing as reason:
         print(f"SKIPPED, the OpenTelemetry Collector: {reason}")
         return 0
@@ -50,7 +50,9 @@ def main() -> int:
             server = Server(program, folder / name, tls)
             if not run(server, compare, authority if tls else None):
                 return 1
-        if not behind(program, folder / "jaeger"):
+        if not unusual(program, folder, issuer):
+            return 1
+        if not older(folder / "older") or not behind(program, folder / "jaeger"):
             return 1
         for protocol in ("http/protobuf", "grpc"):
             print(f"faults, {protocol}, with a spool", flush=True)
@@ -72,11 +74,41 @@ def compare(server: Server, authority: Path | None) -> None:
             )
 
 
+def unusual(program: Path, folder: Path, issuer: trustme.CA) -> bool:
+    """Check Collectors that are hard to reach."""
+    print("with a spool", flush=True)
+    for check, arguments in ((peers.grpc_alone, ()), (peers.buffered, ()), (peers.expiring, (issuer,))):
+        (folder / check.__name__).mkdir()
+        try:
+            check(program, folder / check.__name__, *arguments)
+        except Failed as error:
+            log = (folder / check.__name__ / "log").read_text()[-3000:]
+            print(f"failed: {error}\n--- log ---\n{log}", file=sys.stderr)
+            return False
+    return True
+
+
+def older(folder: Path) -> bool:
+    """Build an older Collector, and check the fields of spans in it, and sampling."""
+    print("building an older Collector, with tail_sampling and spanmetrics: the first time takes minutes …", flush=True)
+    try:
+        program = golang(Path(__file__).parent / "sampling_module")
+    except BuildError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return False
+    for name in ("fields", "sampling"):
+        (folder / name).mkdir(parents=True)
+    if not run(Server(program, folder / "fields"), compare, None):
+        return False
+    print(f"sampling: {sampling.HEAD} by tracekit, then {sampling.TAIL} and all errors by tail_sampling", flush=True)
+    return run(Server(program, folder / "sampling", is_sampling=True), sampling.check)
+
+
 def behind(program: Path, folder: Path) -> bool:
     """Build Jaeger, and check it behind the Collector."""
     print("building Jaeger: the first time takes ten minutes …", flush=True)
     try:
-        other = build(Path(__file__).parent / "jaeger_module", "github.com/jaegertracing/jaeger/cmd/jaeger")
+        other = golang(Path(__file__).parent / "jaeger_module", "github.com/jaegertracing/jaeger/cmd/jaeger")
     except BuildError as error:
         print(f"failed: {error}", file=sys.stderr)
         return False

@@ -15,7 +15,7 @@ from ...exporters.collector import parse_json
 from ...exporters.test_agent import free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
@@ -30,11 +30,18 @@ class Failed(Exception):
 class Server:
     """A Collector that keeps its ports and its file when it is stopped and started again.
 
-    It has TLS with a *certificate* and its key, and also sends the spans to *forward*, a host and port.
+    It has TLS with a *certificate* and its key, also sends the spans to *forward*, a host and port, and with
+    *is_sampling* has tail_sampling and spanmetrics. *configs* replace ``file.yaml``, and may leave HTTP out.
     """
 
     def __init__(
-        self, program: Path, directory: Path, certificate: tuple[Path, Path] | None = None, forward: str = ""
+        self,
+        program: Path,
+        directory: Path,
+        certificate: tuple[Path, Path] | None = None,
+        forward: str = "",
+        is_sampling: bool = False,
+        configs: Sequence[Path] = (),
     ) -> None:
         self.program = program
         self.file, self.log = directory / "spans.jsonl", directory / "log"
@@ -45,41 +52,59 @@ class Server:
             "COLLECTOR_GRPC": f"127.0.0.1:{self.grpc_port}",
             "COLLECTOR_FILE": str(self.file),
         }
-        self.configs = ["file.yaml"]
+        self.configs = [*configs] or [EXAMPLES / "file.yaml"]
+        self.has_http = not configs
         if certificate is not None:
-            self.configs.append("tls.yaml")
+            self.configs.append(EXAMPLES / "tls.yaml")
             self.environ["COLLECTOR_CERTIFICATE"], self.environ["COLLECTOR_KEY"] = map(str, certificate)
         if forward:
-            self.configs.append("forward.yaml")
+            self.configs.append(EXAMPLES / "forward.yaml")
             self.environ["COLLECTOR_FORWARD"] = forward
+        self.arguments: list[str] = []
+        self.metrics_all, self.metrics_kept = directory / "all.jsonl", directory / "kept.jsonl"
+        if is_sampling:
+            self.configs.append(EXAMPLES / "sampling.yaml")
+            self.arguments.append("--feature-gates=processor.tailsamplingprocessor.usetracestate")
+            self.environ |= {
+                "COLLECTOR_METRICS_ALL": str(self.metrics_all),
+                "COLLECTOR_METRICS_KEPT": str(self.metrics_kept),
+                "COLLECTOR_METRICS_INTERVAL": "1s",
+                "COLLECTOR_DECISION_WAIT": "2s",
+            }
         self.process: subprocess.Popen[bytes] | None = None
 
     def url(self, protocol: str) -> str:
         return f"{self.scheme}://127.0.0.1:{self.grpc_port if protocol == 'grpc' else self.http_port}"
 
     def start(self, **environ: str) -> None:
-        configs = [word for name in self.configs for word in ("--config", str(EXAMPLES / name))]
+        configs = [word for name in self.configs for word in ("--config", str(name))]
         environment = {**os.environ, **self.environ, **environ}
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([self.program, *configs], env=environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [self.program, *self.arguments, *configs], env=environment, stdout=log, stderr=log
+            )
         wait_until(self.is_up, START_S, "the Collector did not start")
 
     def is_up(self) -> bool:
         if self.process is None or self.process.poll() is not None:
             raise Failed("the Collector has exited")
         try:
-            if self.scheme == "https":
-                context = ssl._create_unverified_context()
-                connection = http.client.HTTPSConnection("127.0.0.1", self.http_port, timeout=5, context=context)
-            else:
-                connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=5)
-            connection.request("GET", "/")
-            connection.getresponse().read()
-            connection.close()
             socket.create_connection(("127.0.0.1", self.grpc_port), 5).close()
+            if self.has_http:
+                self.ask()
         except OSError:
             return False
         return True
+
+    def ask(self) -> None:
+        """Get an answer over HTTP, or raise ``OSError``."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=5)
+        if self.scheme == "https":
+            context = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection("127.0.0.1", self.http_port, timeout=5, context=context)
+        connection.request("GET", "/")
+        connection.getresponse().read()
+        connection.close()
 
     def stop(self) -> None:
         """End the process with SIGTERM; the Collector writes every span that it has accepted first."""

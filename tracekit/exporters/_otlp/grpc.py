@@ -14,6 +14,7 @@ from ..._core.errors import FormatError
 from ..._export.notices import one_line
 from ..._version import __version__
 from .answers import MAX_ANSWER_BYTES, Answer, fields, parse_response
+from .causes import grpc_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +60,7 @@ class GrpcTransport:
         signal: str = "traces",
     ) -> None:
         url = urlsplit(endpoint) if "://" in endpoint else None
-        is_secure = not insecure if url is None else url.scheme == "https"
+        self.is_secure = is_secure = not insecure if url is None else url.scheme == "https"
         target = endpoint if url is None else url.netloc.rpartition("@")[2]
         self.signal = signal
         self.url = f"{'grpcs' if is_secure else 'grpc'}://{target}"
@@ -102,6 +103,11 @@ class GrpcTransport:
         details = one_line(error.details() or "", 200)
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(mark in details for mark in _LARGE_ANSWER):
             return Answer("later", f"{self.url} answered, but as no OTLP collector does ({details})")
+        fault = (
+            grpc_fault(error.details() or "", is_secure=self.is_secure) if code is grpc.StatusCode.UNAVAILABLE else ""
+        )
+        if fault:
+            return Answer("later", f"{self.url}: {fault}", after_s=after_s, is_lasting="certificate" in fault)
         if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_s is not None):
             advice = "is a collector listening there?" if code is grpc.StatusCode.UNAVAILABLE else ""
             return Answer("later", ": ".join(part for part in (said, advice, details) if part), after_s=after_s)

@@ -18,6 +18,7 @@ from ..._core.errors import FormatError
 from ..._export.notices import one_line
 from ..._version import __version__
 from .answers import MAX_ANSWER_BYTES, Answer, parse_json_response, parse_response
+from .causes import tls_fault
 from .connections import POOLS, exchange
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ class HttpTransport:
             location = one_line(response.headers.get("Location", "elsewhere"), 200)
             return Answer("refused", f"{said}: set the endpoint to {location}")
         advice = _ADVICE.get(status, "the collector rejects these spans").format(signal=self.signal)
+        if status == 400 and b"HTTPS" in octets:  # as Go's servers and nginx answer
+            advice = "it speaks TLS: write https:// instead of http://"
         return Answer("refused", f"{said}: {advice}", is_too_large=status == 413)
 
     def _taken(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
@@ -173,20 +176,14 @@ def _failed(error: Exception, url: str) -> Answer:
     if isinstance(cause, http.ConnectTimeoutError):
         return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
     if isinstance(cause, http.ReadTimeoutError):
-        return Answer("later", f"{url} does not answer in time: {text}")
+        return Answer("later", f"{url} does not answer in time: {text.rpartition(': ')[2]}")
     if isinstance(cause, http.SSLError | ssl.SSLError):
-        return Answer("later", f"{url}: {_tls(str(cause))}", is_lasting=True)
+        fault = tls_fault(str(cause))
+        # A server of gRPC alone closes connections that do not offer HTTP/2.
+        fault = fault or f"TLS failed (4317 is the port of OTLP/gRPC): {one_line(str(cause), 200)}"
+        return Answer("later", f"{url}: {fault}", is_lasting=True)
     if isinstance(cause, http.ProtocolError):
         return Answer("later", f"{url} breaks off, or does not speak HTTP (4317 is the port of OTLP/gRPC): {text}")
     if isinstance(cause, OSError) and cause.filename:
         return Answer("later", f"{cause.filename} cannot be read: {cause.strerror}", is_lasting=True)
     return Answer("later", f"{url}: {type(cause).__name__}: {text}")
-
-
-def _tls(text: str) -> str:
-    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
-        return "it does not speak TLS: write http:// instead of https://"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        why = one_line(text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0], 100)
-        return f"its certificate is not trusted ({why}): set certificate, or OTEL_EXPORTER_OTLP_CERTIFICATE"
-    return f"TLS failed: {one_line(text, 200)}"
