@@ -34,7 +34,7 @@ def test_a_proxy_without_its_inner_object_has_no_attributes_instead_of_endless_r
 
     for kind in (_import_hook._Loader, flight._OpenSpan, _grpc.Counted, _grpc_calls._OneResponse):
         with pytest.raises(AttributeError):
-            kind.__new__(kind).anything  # noqa: B018
+            kind.__new__(kind).anything
 
 
 def test_a_crash_is_detected_with_the_last_call(monkeypatch):

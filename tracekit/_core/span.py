@@ -655,6 +655,7 @@ if not compiled:
     Span.__del__ = _finalize  # type: ignore[attr-defined]
 
 
+@nonecheck(True)
 def dropped_parts(span: Span) -> tuple[int, list[int], list[int]]:
     """Return how many attributes *span* itself has lost, and each of its events and links; the span counts them all."""
     parts: tuple[list[int], list[int]] = ([], [])

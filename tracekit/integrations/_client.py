@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """Client spans of HTTP, shared by every client integration: names, attributes, headers, errors, redaction.
 
 One span is one attempt: each hop of a redirect and each retry has its own, and they are siblings. A span ends with the

@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """Shared by the synchronous and the asynchronous half of the gRPC integration: metadata, attributes, status codes.
 
 Metadata. A client writes every configured format, with names in lower case; a server reads them. OpenCensus's
