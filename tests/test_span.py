@@ -668,7 +668,8 @@ def test_a_view_of_no_attributes_shows_those_that_are_set_later(exporter):
     span = tracekit.span("work", attributes={"dropped": None})
     view = span.attributes
     span.set_attributes({"kept": 1})
-    assert view == span.attributes == {"kept": 1}
+    assert span.attributes == {"kept": 1}
+    assert view == ({"kept": 1} if HAS_GIL else {})  # without the GIL it is a copy, which other threads do not change
     span.end()
 
 
@@ -678,7 +679,8 @@ def test_a_view_taken_while_there_were_no_attributes_shows_later_ones(exporter):
     before = span.attributes
     span.set_attributes({"a": 1, "b": "2"})
     span.end()
-    assert before == span.attributes == {"a": 1, "b": "2"}
+    assert span.attributes == {"a": 1, "b": "2"}
+    assert before == ({"a": 1, "b": "2"} if HAS_GIL else {})  # without the GIL it is a copy
 
 
 def test_many_attributes_under_a_raised_limit_are_found_replaced_and_bounded():
