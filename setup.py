@@ -12,6 +12,8 @@ CODECS = sorted(map(str, PACKAGE.glob("_speedups*.p[yx][xi]")))
 
 # CFLAGS that name a level, as those of the sanitizers do (tests/tools/asan.py), are left alone: the last one counts.
 OPTIMIZATION = [] if sys.platform == "win32" or "-O" in os.environ.get("CFLAGS", "") else ["-O3", "-g0", "-fno-plt"]
+# Symbols are needed by none but a debugger, and are a tenth of the wheel.
+STRIP = ["-Wl,-s"] if OPTIMIZATION and sys.platform == "linux" else []
 
 
 def extensions() -> list[Extension]:
@@ -24,6 +26,7 @@ def extensions() -> list[Extension]:
                 [str(source)],
                 depends=[*CODECS, *map(str, PACKAGE.rglob("*.pxd"))],
                 extra_compile_args=OPTIMIZATION,
+                extra_link_args=STRIP,
             )
             for source in map(Path, ["tracekit/_speedups.pyx", *modules()])
         ],

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from google.protobuf import json_format
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 import tracekit
 from tracekit.cli.main import main
 from tracekit.exporters._otlp.json import encode_spans_as_json
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader
 from tracekit.testing import CountingIds, FakeClock, MemoryExporter
+
+from .exporters.collector import parse_json
 
 DAY_NS = 86400 * 10**9
 
@@ -176,23 +176,13 @@ def test_stats_are_figures_of_each_name(spans, path, capsys):
 
 def messages(text):
     """Return the spans of an OTLP JSON request, as the official schema reads them, by id."""
-    request = json_format.Parse(_ids_as_base64(text), ExportTraceServiceRequest())
+    request = parse_json(text.encode())
     return {
         span.span_id: (resource.resource.SerializeToString(), scope.scope.SerializeToString(), span.SerializeToString())
         for resource in request.resource_spans
         for scope in resource.scope_spans
         for span in scope.spans
     }
-
-
-def _ids_as_base64(text):
-    """Ids are hexadecimal in OTLP's JSON, against the rule of protobuf's."""
-    import base64
-
-    def convert(match):
-        return f'"{match[1]}":"{base64.b64encode(bytes.fromhex(match[2])).decode()}"'
-
-    return re.sub(r'"(traceId|spanId|parentSpanId)":"([0-9a-f]*)"', convert, text)
 
 
 def test_exported_otlp_is_the_request_that_the_exporter_would_have_sent(path, tmp_path, capsys):

@@ -34,6 +34,9 @@ class Interrupt:
 
     def run(self, function):
         before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = (
+            True  # CPython 3.12 has events of bytecodes where a frame asked before settrace()
+        )
         sys.settrace(self)
         try:
             function()

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-def parse_json(octets: bytes) -> ExportTraceServiceRequest:
-    """Return a request in OTLP's JSON, in which ids are hex and not base64, as in protobuf's JSON."""
+def parse_json(octets: bytes, kind: Any = ExportTraceServiceRequest) -> Any:
+    """Return the request of *kind* in OTLP's JSON, in which ids are hex and not base64, as in protobuf's JSON."""
     text = re.sub(
         rb'"(traceId|spanId|parentSpanId)":"([0-9a-f]+)"',
         lambda found: b'"%s":"%s"' % (found[1], base64.urlsafe_b64encode(bytes.fromhex(found[2].decode()))),
@@ -32,7 +32,7 @@ def parse_json(octets: bytes) -> ExportTraceServiceRequest:
     )
     # In the URL-safe alphabet, the only one that protobuf's parser reads without a warning since Python 3.15.
     text = re.sub(rb'"bytesValue":"[^"]*"', lambda found: found[0].translate(bytes.maketrans(b"+/", b"-_")), text)
-    return json_format.Parse(text, ExportTraceServiceRequest())
+    return json_format.Parse(text, kind())
 
 
 class Server(ThreadingHTTPServer):

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import logging
 import multiprocessing
 import os
-import re
 import threading
 
 import pytest
 import urllib3
-from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 import tracekit
 from tracekit.exporters import otlp_logs
 from tracekit.exporters.otlp_logs import OTLPLogHandler
 
-from .collector import Handler, Server
+from .collector import Handler, Server, parse_json
 
 
 def parse(handler, body):
@@ -27,12 +24,7 @@ def parse(handler, body):
         body = gzip.decompress(body)
     if handler.headers["Content-Type"] != "application/json":
         return ExportLogsServiceRequest.FromString(body)
-    ids = re.compile(rb'"(traceId|spanId)":"([0-9a-f]+)"')
-    text = ids.sub(
-        lambda found: b'"%s":"%s"' % (found[1], base64.b64encode(bytes.fromhex(found[2].decode()))),
-        body,
-    )
-    return json_format.Parse(text, ExportLogsServiceRequest())
+    return parse_json(body, ExportLogsServiceRequest)
 
 
 class Logs(Server):

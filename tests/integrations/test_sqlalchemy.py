@@ -110,6 +110,8 @@ def test_an_asynchronous_engine(exporter):
     assert span_tree(exporter.spans) == "request\n  SELECT\n  SELECT missing [error]"
 
 
+# aiosqlite leaves connections open whose making was cancelled, without tracekit as well; Python 3.13 and later report them.
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
 def test_a_statement_cancelled_at_each_await(exporter, tmp_path):
     async def attempt(engine, after):
         async def work():

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import IO
 
 REPOSITORY = Path(__file__).parent.parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracekit"
@@ -60,7 +61,9 @@ class Python:
         self.inside = inside  # the interpreter's path of the same folder
         self._command = command
 
-    def run(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, output: IO[str] | None = None, check: bool = True, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run the environment's Python in the copy of the tree."""
         program = 'cd "$0" && exec "$@"'
         return subprocess.run(
@@ -72,7 +75,7 @@ class Python:
                 "LC_ALL": "C.UTF-8",
                 **variables,
             },
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if output is None else output,
             stderr=subprocess.STDOUT,
             text=True,
             check=check,
@@ -113,7 +116,7 @@ class Python:
         return FORMS if self.name in ("3.14", "3.15") else FORMS[:2]
 
     def test(self, form: str, arguments: list[str]) -> str:
-        """Return the last line of pytest's report; the whole goes to a file beside the tree."""
+        """Return the last line of pytest's report; all of it goes to a file beside the tree, while the tests run."""
         variables = {"TRACEKIT_NO_EXTENSIONS": "1" if form == "plain" else ""}
         if self.name == FREE_THREADED:
             arguments = [*FREE_THREADED_TESTS, "-k", "not uvloop", *arguments]
@@ -121,9 +124,11 @@ class Python:
         if form == "inherits":
             arguments = [*INHERITING_TESTS, *arguments]
             variables["PYTHON_THREAD_INHERIT_CONTEXT"] = "1"
-        done = self.run(*("-m", "pytest", "-q", "-m", "not packaging", *arguments), check=False, **variables)
-        (self.root / f"{form}.log").write_text(done.stdout, encoding="utf-8")
-        found = re.findall(r"^=*\s*(\d+ (?:passed|failed|error).*?) in ", done.stdout, re.MULTILINE)
+        log = self.root / f"{form}.log"
+        with open(log, "w", encoding="utf-8") as file:
+            command = ("-m", "pytest", "-q", "-m", "not packaging", *arguments)
+            done = self.run(*command, output=file, check=False, **variables)
+        found = re.findall(r"^=*\s*(\d+ (?:passed|failed|error).*?) in ", log.read_text(errors="replace"), re.MULTILINE)
         return found[-1] if found else f"exit status {done.returncode}"
 
 

@@ -7,7 +7,7 @@ imports one or the other, so that all code above exists once.
 from __future__ import annotations
 
 import weakref
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
@@ -48,6 +48,10 @@ DEFERRED: Final = 0x100
 SUPPRESSED: Final = 0x200  # not recorded, whatever readers inside the process ask for
 
 
+# Token.MISSING, an attribute that subinterpreters of CPython 3.12 and 3.13 do not have.
+_MISSING: Final = Context().run(ContextVar[None]("tracekit_unset").set, None).old_value
+
+
 def held(variable: ContextVar[T]) -> T:
     """Return what *variable* holds in the running Context."""
     return variable.get()
@@ -61,7 +65,7 @@ def put(variable: ContextVar[T], value: T) -> None:
 def exchange(variable: ContextVar[T], value: T) -> T:
     """Set *variable* and return its former value. No signal handler runs between the two steps, in C as well."""
     before: Any = variable.set(value).old_value
-    return before if before is not Token.MISSING else None  # type: ignore[return-value]
+    return before if before is not _MISSING else None  # type: ignore[return-value]
 
 
 def put_with_token(variable: ContextVar[T], value: T) -> Token[T]:

@@ -1,12 +1,11 @@
-"""The immutable records of a span, and the limits on it."""
+"""The immutable records of a span, and the limits on it.
 
-from __future__ import annotations
+Annotations are objects here and not text: NamedTuple compiles each text, which took half of this module's import.
+"""
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 __all__ = [
     "DEFAULT_LIMITS",
