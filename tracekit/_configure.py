@@ -14,6 +14,7 @@ from . import _propagation
 from ._core import misuse
 from ._core.attributes import MISSING, clean
 from ._core.buffer import buffer
+from ._core.checks import check_above_0, check_bool, check_int
 from ._core.context import set_ids
 from ._core.records import Limits, Statistics
 from ._core.scopes import current_context
@@ -120,24 +121,16 @@ def configure(
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits must be tracekit.Limits, not {type(limits).__name__}")
     for limit in limits or ():
-        if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"limits must be ints, not {type(limit).__name__}")
-        if not 0 <= limit <= 1 << 31:
-            raise ValueError(f"limits must be 0 to {1 << 31}: {limit}")
+        check_int("limits", limit, 0, 1 << 31)
     for parameter, number, least in (("buffer_size", buffer_size, 2), ("batch_size", batch_size, 1)):
-        if isinstance(number, bool) or not isinstance(number, int | None):
-            raise TypeError(f"{parameter} must be int, not {type(number).__name__}")
-        if number is not None and not least <= number <= 1 << 24:
-            raise ValueError(f"{parameter} must be {least} to {1 << 24}: {number}")
-    if isinstance(export_interval_s, bool) or not isinstance(export_interval_s, int | float | None):
-        raise TypeError(f"export_interval_s must be a number, not {type(export_interval_s).__name__}")
-    if export_interval_s is not None and not 0 < export_interval_s <= 3600:
-        raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
+        if number is not None:
+            check_int(parameter, number, least, 1 << 24)
+    if export_interval_s is not None:
+        check_above_0("export_interval_s", export_interval_s, 3600)
     if environ is not None and not isinstance(environ, Mapping):
         raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
-    if strict is not None and not isinstance(strict, bool):
-        raise TypeError(f"strict must be bool, not {type(strict).__name__}")
     if strict is not None:
+        check_bool("strict", strict)
         misuse.set_strict(strict)
     from ._environment import Environment, say  # of no use to a program that only propagates
     from ._resource import detect
