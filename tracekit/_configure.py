@@ -6,15 +6,14 @@ import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _propagation
+from ._arguments import check_arguments, formats_of, sampler_of
 from ._core import misuse
 from ._core.attributes import MISSING, clean
 from ._core.buffer import buffer
-from ._core.checks import check_above_0, check_bool, check_int
 from ._core.context import set_ids
 from ._core.records import Limits, Statistics
 from ._core.scopes import current_context
@@ -27,9 +26,9 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable
-    from typing import Protocol
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from ._arguments import OtelIds, OtelSampler
     from ._core.context import SpanContext
     from ._core.span import Span
     from ._core.tracer import Hooks
@@ -37,19 +36,6 @@ if TYPE_CHECKING:
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
     from .wire import Format
-
-    class OtelSampler(Protocol):
-        """OpenTelemetry's Sampler."""
-
-        def should_sample(
-            self, parent_context: Any, trace_id: int, name: str, kind: Any, attributes: Any, links: Any
-        ) -> Any: ...
-
-    class OtelIds(Protocol):
-        """OpenTelemetry's IdGenerator."""
-
-        def generate_trace_id(self) -> int: ...
-        def generate_span_id(self) -> int: ...
 
 
 __all__ = ["configure", "current_resource", "flush", "shutdown", "statistics"]
@@ -100,45 +86,18 @@ def configure(
     """
     if wrong:
         raise TypeError("configure() takes keyword arguments only: configure(service='shop', exporter=...)")
-    if service is not None and not isinstance(service, str):
-        raise TypeError(f"service must be str, not {type(service).__name__}")
-    if resource is not None and not isinstance(resource, Mapping):
-        raise TypeError(f"resource must be a mapping, not {type(resource).__name__}")
-    if isinstance(exporter, type):
-        raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
-    if isinstance(exporter, str):
-        if exporter not in ("otlp", "sqlite", "console"):
-            raise ValueError(f"exporter must be 'otlp', 'sqlite', 'console' or an exporter, not {exporter[:64]!a}")
-    elif exporter is not None and not callable(getattr(exporter, "export", None)):
-        raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
-    if id_generator is not None and (
-        isinstance(id_generator, type)
-        or not all(callable(getattr(id_generator, f"generate_{part}_id", None)) for part in ("trace", "span"))
-    ):
-        raise TypeError(
-            f"id_generator must have generate_trace_id() and generate_span_id(), not {type(id_generator).__name__}"
-        )
-    if limits is not None and not isinstance(limits, Limits):
-        raise TypeError(f"limits must be tracekit.Limits, not {type(limits).__name__}")
-    for limit in limits or ():
-        check_int("limits", limit, 0, 1 << 31)
-    for parameter, number, least in (("buffer_size", buffer_size, 2), ("batch_size", batch_size, 1)):
-        if number is not None:
-            check_int(parameter, number, least, 1 << 24)
-    if export_interval_s is not None:
-        check_above_0("export_interval_s", export_interval_s, 3600)
-    if environ is not None and not isinstance(environ, Mapping):
-        raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
+    check_arguments(
+        service, resource, exporter, id_generator, limits, buffer_size, batch_size, export_interval_s, environ, strict
+    )
     if strict is not None:
-        check_bool("strict", strict)
         misuse.set_strict(strict)
     from ._environment import Environment, say  # of no use to a program that only propagates
     from ._resource import detect
 
     environment = Environment(environ)
     is_disabled = environment.is_disabled()
-    chosen = environment.formats() if formats is None else _formats(formats)
-    decide = environment.sampler() if sampler is None else _sampler(sampler)
+    chosen = environment.formats() if formats is None else formats_of(formats)
+    decide = environment.sampler() if sampler is None else sampler_of(sampler)
     bounds = environment.limits() if limits is None else limits
     capacity = environment.buffer_size() if buffer_size is None else buffer_size
     batch = environment.batch_size(capacity) if batch_size is None else batch_size
@@ -233,7 +192,7 @@ def tracer_in_use() -> Tracer:
 
 def export_context() -> contextvars.Context:
     """Return the Context of which exporters run in copies."""
-    from ._export.pipeline import EXPORT_CONTEXT
+    from ._export.worker import EXPORT_CONTEXT
 
     return EXPORT_CONTEXT
 
@@ -337,39 +296,6 @@ def _seconds(timeout_s: float) -> float:
     if timeout_s != timeout_s:
         raise ValueError("timeout_s must be a number: nan")
     return float(min(max(0.0, timeout_s), 1e9))
-
-
-def _formats(formats: Sequence[Format | str]) -> Sequence[Format]:
-    if isinstance(formats, str) or not isinstance(formats, Sequence):
-        raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
-    found: list[Format] = []
-    for format in formats:
-        if isinstance(format, str):
-            named, unknown = _propagation.formats_named(format)
-            if unknown or not named:
-                known = ", ".join(_propagation.names_of_formats())
-                raise ValueError(f"formats must hold formats, or names such as {known}; not {format[:64]!a}")
-            found += named
-            continue
-        if not (hasattr(format, "read") and hasattr(format, "write") and hasattr(format, "fields")):
-            raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
-        _propagation.check_fields(format)
-        found.append(format)
-    return tuple(found)
-
-
-def _sampler(sampler: Any) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
-    if not isinstance(sampler, type):
-        if callable(getattr(sampler, "sample", None)):
-            made: Sampler = sampler
-            return made
-        if callable(getattr(sampler, "should_sample", None)):
-            from ._foreign import ForeignSampler
-
-            return ForeignSampler(sampler)
-    raise TypeError(
-        f"sampler must be a sampler such as tracekit.Ratio(0.1), or one of OpenTelemetry's, not {type(sampler).__name__}"
-    )
 
 
 def use_generator(generator: OtelIds | None) -> None:

@@ -38,7 +38,7 @@ def check_above_0(parameter: str, value: Any, most: float = float("inf")) -> Non
         raise ValueError(f"{parameter} must be above 0{limit}: {value}")
 
 
-def nanoseconds(parameter: str, seconds: Any) -> int:
+def nanoseconds(parameter: str, seconds: float) -> int:
     """Return *seconds* in ns; raise ``TypeError`` or ``ValueError`` unless it is a number from 0 to 1e9."""
     check_number(parameter, seconds, 0, 1_000_000_000)
     return round(seconds * 1e9)

@@ -43,7 +43,7 @@ _WAITING: Final = {
     "trio._core._io_kqueue",
     "trio._core._io_windows",
     "trio._core._thread_cache",
-    f"{_PACKAGE}._export.pipeline",
+    f"{_PACKAGE}._export.worker",
     f"{_PACKAGE}.aio._watch",
 }
 
