@@ -72,17 +72,20 @@ def configure(
     values given here; docs/configuration.md lists them. An invalid variable is one warning, never an error.
     ``OTEL_SDK_DISABLED=true`` alone wins over arguments: nothing is recorded, contexts propagate.
 
-    The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment
-    of the process name, so that the program joins the trace of its starter.
+    *service* is ``service.name`` of *resource* (default: "unknown_service"). *exporter* may be "otlp", "sqlite" or
+    "console", which take their settings from *environ*; without one, nothing is recorded. *sampler* decides about new
+    traces only (default: keep all); it and *id_generator* (default: random ids) may be OpenTelemetry's. *formats* are read
+    in order and all written (default: W3C); names are those of ``OTEL_PROPAGATORS``. *limits* bound each span. With
+    *strict*, wrong arguments on the program's path raise; otherwise each is left out and reported once.
 
-    Safe to call again: the previous exporter is flushed first, for at most 5 s; spans that are
-    open go to the new one. *service* is ``service.name`` of *resource* (default: "unknown_service"). Without *exporter*
-    nothing is recorded. *sampler* decides about new traces only (default: keep all); it and *id_generator* (default:
-    random ids of tracekit's) may be OpenTelemetry's. *exporter* may be "otlp", "sqlite" or
-    "console", which take their settings from *environ*. *formats* are read in order and all written (default: W3C); names
-    are those of ``OTEL_PROPAGATORS``. *buffer_size* counts finished spans that wait for
-    export (default: 16384), at most *export_interval_s* (default: 1); past it spans are dropped and counted. An exporter
-    gets *batch_size* of them at once (default: 2048).
+    *buffer_size* finished spans (default: 16384, at most 2**24) wait for export, at most *export_interval_s* (default: 1 s,
+    at most 3600); further ones are dropped and counted. An exporter gets *batch_size* of them at once (default: 2048).
+
+    The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment of the
+    process name, so that the program joins the trace of its starter. Later calls first flush the previous exporter, for
+    at most 5 s; spans that are open then go to the new one.
+
+    Raises ``TypeError`` or ``ValueError`` for an invalid argument.
     """
     if wrong:
         raise TypeError("configure() takes keyword arguments only: configure(service='shop', exporter=...)")
@@ -186,7 +189,7 @@ def lend(exporter: Exporter) -> Iterator[None]:
 
 
 def tracer_in_use() -> Tracer:
-    """Return what new spans are made by."""
+    """Return the tracer of new spans."""
     return _in_use
 
 
@@ -198,9 +201,9 @@ def export_context() -> contextvars.Context:
 
 
 def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
-    """In a worker process: use *formats*, record with *tracer*, and keep that until it goes back with a result.
+    """In a worker process: use *formats*, record with *tracer*, and keep the spans until a result takes them back.
 
-    Where the worker has called ``configure()`` itself, that stands.
+    A ``configure()`` of the worker wins.
     """
     if _configured_in != os.getpid():
         _started().hold()

@@ -41,7 +41,7 @@ _OURS: Final = re.compile(r"flight-\d{8}T\d{6}-\d+-\d+-[a-z]+\.db").fullmatch
 
 
 class FlightRecorder:
-    """Keep the spans of the last *seconds*, whatever sampling decides, and write them to a file when it matters.
+    """Keep the spans of the last *seconds*, sampled or not, and write them to a file when it matters.
 
     ``configure(exporter=FlightRecorder(OTLPExporter()))``: *exporter* gets the sampled spans as without the recorder, and
     contexts that are sent to other services stay sampled or not as the sampler decided; None exports nothing. The
