@@ -7,7 +7,7 @@ cdef extern from *:
     #include <structmember.h>
 
     /* Before CPython 3.14, ``with`` makes two bound methods at each entry, objects that the garbage collector tracks.
-       These are not tracked, are kept for reuse, and call C; any other call goes to the original method. */
+       These are not tracked, are kept for reuse, and call C; other calls go to the original method. */
     typedef PyObject *(*tk_enter)(PyObject *);
     typedef PyObject *(*tk_exit)(PyObject *, PyObject *);  /* with the exception, or None */
 

@@ -98,16 +98,16 @@ class GrpcTransport:
 
     def _failed(self, error: Any) -> Answer:
         code, after_s = error.code(), _retry_after(error)
-        line = f"{self.url} answered {code.name}"
+        said = f"{self.url} answered {code.name}"
         details = one_line(error.details() or "", 200)
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(mark in details for mark in _LARGE_ANSWER):
             return Answer("later", f"{self.url} answered, but as no OTLP collector does ({details})")
         if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_s is not None):
             advice = "is a collector listening there?" if code is grpc.StatusCode.UNAVAILABLE else ""
-            return Answer("later", ": ".join(part for part in (line, advice, details) if part), after_s=after_s)
+            return Answer("later", ": ".join(part for part in (said, advice, details) if part), after_s=after_s)
         advice = _ADVICE.get(code, "the collector rejects these spans").format(signal=self.signal)
         is_too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        return Answer("refused", f"{line}: {advice}: {details}", is_too_large=is_too_large)
+        return Answer("refused", f"{said}: {advice}: {details}", is_too_large=is_too_large)
 
 
 def _retry_after(error: Any) -> float | None:

@@ -106,14 +106,14 @@ class HttpTransport:
         status = response.status
         if 200 <= status < 300:
             return self._taken(response, octets)
-        line = f"{self.url} answered {status} {one_line(response.reason or '', 60)}".rstrip()
+        said = f"{self.url} answered {status} {one_line(response.reason or '', 60)}".rstrip()
         if status in _RETRYABLE:
-            return Answer("later", line, after_s=_retry_after(response.headers.get("Retry-After")))
+            return Answer("later", said, after_s=_retry_after(response.headers.get("Retry-After")))
         if 300 <= status < 400:
             location = one_line(response.headers.get("Location", "elsewhere"), 200)
-            return Answer("refused", f"{line}: set the endpoint to {location}")
+            return Answer("refused", f"{said}: set the endpoint to {location}")
         advice = _ADVICE.get(status, "the collector rejects these spans").format(signal=self.signal)
-        return Answer("refused", f"{line}: {advice}", is_too_large=status == 413)
+        return Answer("refused", f"{said}: {advice}", is_too_large=status == 413)
 
     def _taken(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
         if not octets:  # all fields of the message are optional, and a 204 has no content: RFC 9110, 15.3.5
