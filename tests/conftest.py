@@ -174,6 +174,13 @@ def _frozen(request):
         gc.freeze()
 
 
+@pytest.fixture
+def nothing_is_logged(caplog):
+    """Fail the test if anything was logged during its call."""
+    yield
+    assert not caplog.get_records("call")
+
+
 @pytest.fixture(params=[pytest.param(form, id=name) for name, form in FORMS.items()])
 def form(request):
     """The modules of one implementation, for pure functions and values."""

@@ -18,6 +18,8 @@ from tracekit.cli.main import main
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoredSpan, StoredTrace
 from tracekit.testing import CountingIds, FakeClock
 
+from .tools.terminal import in_terminal, without_reader
+
 PYTHONPATH = str(Path(tracekit.__file__).parents[1])
 COMMAND = [sys.executable, "-m", "tracekit"]
 HOSTILE = "[bold]\x1b[31m\x1b]0;title\x07\r\n\x9b2J\u202e\ud800\x7f"
@@ -299,49 +301,10 @@ def test_help_and_version_are_status_0(capsys):
 
 
 def test_a_reader_that_goes_away_is_no_error(shop):
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    try:
-        done = subprocess.run(
-            [*COMMAND, "traces", "show", str(shop), "--all"],
-            stdout=write_end,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": PYTHONPATH},
-            timeout=60,
-        )
-    finally:
-        os.close(write_end)
-    assert (done.returncode, done.stderr) == (141, b"")
+    assert without_reader("traces", "show", shop, "--all") == (141, b"")
 
 
 # Colour
-
-
-def in_terminal(*arguments, width, **env):
-    """Run the command in a terminal of its own; return status and what it wrote there."""
-    import fcntl
-    import struct
-    import termios
-
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "TERM": "xterm-256color", **env}
-    del environment["COLUMNS"]
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    )
-    os.close(theirs)
-    chunks = []
-    while True:
-        try:
-            chunk = os.read(ours, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not chunk:
-            break
-        chunks.append(chunk)
-    os.close(ours)
-    return process.wait(60), b"".join(chunks).decode().replace("\r\n", "\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")

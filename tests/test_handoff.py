@@ -18,13 +18,9 @@ import tracekit
 from tracekit.aio import run_in_context
 from tracekit.testing import span_tree
 
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
+
 flavour = contextvars.ContextVar("flavour", default="plain")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
 
 
 def work(name="work"):

@@ -21,6 +21,7 @@ from tracekit.cli.header.report import _FORMATS, _OWNERS, _PREFIXES, examine
 from tracekit.cli.header.words import TITLES
 from tracekit.cli.main import main
 
+from .tools.terminal import in_terminal, without_reader
 from .wire.vector_files import DIRECTORY, described, expected, load
 
 REPOSITORY = Path(__file__).parent.parent
@@ -689,50 +690,13 @@ def test_a_closed_standard_input_is_an_empty_one():
 
 
 def test_a_reader_that_goes_away_is_no_error():
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    try:
-        done = subprocess.run(
-            [*COMMAND, *EXAMPLES["datadog"], "--to", "all"],
-            stdout=write_end,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": PYTHONPATH},
-            timeout=60,
-        )
-    finally:
-        os.close(write_end)
-    assert (done.returncode, done.stderr) == (141, b"")
-
-
-def in_terminal(*arguments, width, **env):
-    """Run the command in a terminal of its own; return status and what it wrote there."""
-    import fcntl
-    import struct
-    import termios
-
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "TERM": "xterm-256color", **env}
-    del environment["COLUMNS"]
-    process = subprocess.Popen([*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    chunks = []
-    while True:
-        try:
-            chunk = os.read(ours, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not chunk:
-            break
-        chunks.append(chunk)
-    os.close(ours)
-    return process.wait(60), b"".join(chunks).decode().replace("\r\n", "\n")
+    assert without_reader("header", *EXAMPLES["datadog"], "--to", "all") == (141, b"")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 @pytest.mark.parametrize(("env", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 def test_a_terminal_gets_colour_unless_it_declines(env, is_coloured):
-    status, shown = in_terminal(f"traceparent: {BAD_PARENT}", width=50, **env)
+    status, shown = in_terminal("header", f"traceparent: {BAD_PARENT}", width=50, **env)
     assert status == 1
     plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
     assert ("\x1b[1;31m" in shown) is is_coloured

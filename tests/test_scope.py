@@ -13,11 +13,7 @@ import pytest
 import tracekit
 from tracekit.testing import span_tree
 
-
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
 
 
 def exit(scope):

@@ -20,6 +20,8 @@ import trio
 import tracekit
 from tracekit.testing import span_tree
 
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
+
 ASYNCIO = [pytest.param(("asyncio", {}), id="asyncio")]
 if sys.platform != "win32":
     ASYNCIO.append(pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
@@ -37,12 +39,6 @@ TRIO = [pytest.param(("trio", {}), id="trio")]
 @pytest.fixture(params=ASYNCIO + TRIO)
 def anyio_backend(request):
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
 
 
 @pytest.fixture

@@ -18,13 +18,9 @@ import tracekit
 from tracekit.testing import span_tree
 from tracekit.threads import Thread, ThreadPoolExecutor, Timer, wrap_executor
 
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
+
 flavour = contextvars.ContextVar("flavour", default="plain")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
 
 
 class Worker(Thread):

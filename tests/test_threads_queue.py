@@ -14,13 +14,11 @@ import tracekit
 from tracekit.testing import span_tree
 from tracekit.threads import Queue
 
+from .tools.current import here
+
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
+
 needs_shutdown = pytest.mark.skipif(not hasattr(queue.Queue, "shutdown"), reason="Python 3.13 brought it")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
 
 
 @pytest.fixture(params=[queue.Queue, Queue], ids=["queue", "tracekit"])
@@ -34,12 +32,6 @@ def clock(monkeypatch):
     clock = SimpleNamespace(now_ns=0)
     monkeypatch.setattr("tracekit._handoffs.delivery.monotonic_ns", lambda: clock.now_ns)
     return clock
-
-
-def here():
-    """The name of the current span."""
-    span = tracekit.current_span()
-    return None if span is None else span.name
 
 
 def start(function, *args):

@@ -20,17 +20,9 @@ from tracekit import traced
 from tracekit._handoffs.traced import _places
 from tracekit.testing import span_tree
 
+from .tools.current import here
 
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
-
-
-def here():
-    """The name of the current span."""
-    span = tracekit.current_span()
-    return None if span is None else span.name
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
 
 
 # ---- functions

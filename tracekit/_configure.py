@@ -6,11 +6,11 @@ import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _propagation
+from ._arguments import check_arguments, formats_of, sampler_of
 from ._core import misuse
 from ._core.attributes import MISSING, clean
 from ._core.buffer import buffer
@@ -26,9 +26,9 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable
-    from typing import Protocol
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from ._arguments import OtelIds, OtelSampler
     from ._core.context import SpanContext
     from ._core.span import Span
     from ._core.tracer import Hooks
@@ -36,19 +36,6 @@ if TYPE_CHECKING:
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
     from .wire import Format
-
-    class OtelSampler(Protocol):
-        """OpenTelemetry's Sampler."""
-
-        def should_sample(
-            self, parent_context: Any, trace_id: int, name: str, kind: Any, attributes: Any, links: Any
-        ) -> Any: ...
-
-    class OtelIds(Protocol):
-        """OpenTelemetry's IdGenerator."""
-
-        def generate_trace_id(self) -> int: ...
-        def generate_span_id(self) -> int: ...
 
 
 __all__ = ["configure", "current_resource", "flush", "shutdown", "statistics"]
@@ -85,58 +72,26 @@ def configure(
     values given here; docs/configuration.md lists them. An invalid variable is one warning, never an error.
     ``OTEL_SDK_DISABLED=true`` alone wins over arguments: nothing is recorded, contexts propagate.
 
-    The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment
-    of the process name, so that the program joins the trace of its starter.
+    *service* is ``service.name`` of *resource* (default: "unknown_service"). *exporter* may be "otlp", "sqlite" or
+    "console", which take their settings from *environ*; without one, nothing is recorded. *sampler* decides about new
+    traces only (default: keep all); it and *id_generator* (default: random ids) may be OpenTelemetry's. *formats* are read
+    in order and all written (default: W3C); names are those of ``OTEL_PROPAGATORS``. *limits* bound each span. With
+    *strict*, wrong arguments on the program's path raise; otherwise each is left out and reported once.
 
-    Safe to call again: the previous exporter is flushed first, for at most 5 s; spans that are
-    open go to the new one. *service* is ``service.name`` of *resource* (default: "unknown_service"). Without *exporter*
-    nothing is recorded. *sampler* decides about new traces only (default: keep all); it and *id_generator* (default:
-    random ids of tracekit's) may be OpenTelemetry's. *exporter* may be "otlp", "sqlite" or
-    "console", which take their settings from *environ*. *formats* are read in order and all written (default: W3C); names
-    are those of ``OTEL_PROPAGATORS``. *buffer_size* counts finished spans that wait for
-    export (default: 16384), at most *export_interval_s* (default: 1); past it spans are dropped and counted. An exporter
-    gets *batch_size* of them at once (default: 2048).
+    *buffer_size* finished spans (default: 16384, at most 2**24) wait for export, at most *export_interval_s* (default: 1 s,
+    at most 3600); further ones are dropped and counted. An exporter gets *batch_size* of them at once (default: 2048).
+
+    The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment of the
+    process name, so that the program joins the trace of its starter. Later calls first flush the previous exporter, for
+    at most 5 s; spans that are open then go to the new one.
+
+    Raises ``TypeError`` or ``ValueError`` for an invalid argument.
     """
     if wrong:
         raise TypeError("configure() takes keyword arguments only: configure(service='shop', exporter=...)")
-    if service is not None and not isinstance(service, str):
-        raise TypeError(f"service must be str, not {type(service).__name__}")
-    if resource is not None and not isinstance(resource, Mapping):
-        raise TypeError(f"resource must be a mapping, not {type(resource).__name__}")
-    if isinstance(exporter, type):
-        raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
-    if isinstance(exporter, str):
-        if exporter not in ("otlp", "sqlite", "console"):
-            raise ValueError(f"exporter must be 'otlp', 'sqlite', 'console' or an exporter, not {exporter[:64]!a}")
-    elif exporter is not None and not callable(getattr(exporter, "export", None)):
-        raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
-    if id_generator is not None and (
-        isinstance(id_generator, type)
-        or not all(callable(getattr(id_generator, f"generate_{part}_id", None)) for part in ("trace", "span"))
-    ):
-        raise TypeError(
-            f"id_generator must have generate_trace_id() and generate_span_id(), not {type(id_generator).__name__}"
-        )
-    if limits is not None and not isinstance(limits, Limits):
-        raise TypeError(f"limits must be tracekit.Limits, not {type(limits).__name__}")
-    for limit in limits or ():
-        if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"limits must be ints, not {type(limit).__name__}")
-        if not 0 <= limit <= 1 << 31:
-            raise ValueError(f"limits must be 0 to {1 << 31}: {limit}")
-    for parameter, number, least in (("buffer_size", buffer_size, 2), ("batch_size", batch_size, 1)):
-        if isinstance(number, bool) or not isinstance(number, int | None):
-            raise TypeError(f"{parameter} must be int, not {type(number).__name__}")
-        if number is not None and not least <= number <= 1 << 24:
-            raise ValueError(f"{parameter} must be {least} to {1 << 24}: {number}")
-    if isinstance(export_interval_s, bool) or not isinstance(export_interval_s, int | float | None):
-        raise TypeError(f"export_interval_s must be a number, not {type(export_interval_s).__name__}")
-    if export_interval_s is not None and not 0 < export_interval_s <= 3600:
-        raise ValueError(f"export_interval_s must be above 0 and at most 3600: {export_interval_s}")
-    if environ is not None and not isinstance(environ, Mapping):
-        raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
-    if strict is not None and not isinstance(strict, bool):
-        raise TypeError(f"strict must be bool, not {type(strict).__name__}")
+    check_arguments(
+        service, resource, exporter, id_generator, limits, buffer_size, batch_size, export_interval_s, environ, strict
+    )
     if strict is not None:
         misuse.set_strict(strict)
     from ._environment import Environment, say  # of no use to a program that only propagates
@@ -144,8 +99,8 @@ def configure(
 
     environment = Environment(environ)
     is_disabled = environment.is_disabled()
-    chosen = environment.formats() if formats is None else _formats(formats)
-    decide = environment.sampler() if sampler is None else _sampler(sampler)
+    chosen = environment.formats() if formats is None else formats_of(formats)
+    decide = environment.sampler() if sampler is None else sampler_of(sampler)
     bounds = environment.limits() if limits is None else limits
     capacity = environment.buffer_size() if buffer_size is None else buffer_size
     batch = environment.batch_size(capacity) if batch_size is None else batch_size
@@ -234,21 +189,21 @@ def lend(exporter: Exporter) -> Iterator[None]:
 
 
 def tracer_in_use() -> Tracer:
-    """Return what new spans are made by."""
+    """Return the tracer of new spans."""
     return _in_use
 
 
 def export_context() -> contextvars.Context:
     """Return the Context of which exporters run in copies."""
-    from ._export.pipeline import EXPORT_CONTEXT
+    from ._export.worker import EXPORT_CONTEXT
 
     return EXPORT_CONTEXT
 
 
 def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
-    """In a worker process: use *formats*, record with *tracer*, and keep that until it goes back with a result.
+    """In a worker process: use *formats*, record with *tracer*, and keep the spans until a result takes them back.
 
-    Where the worker has called ``configure()`` itself, that stands.
+    A ``configure()`` of the worker wins.
     """
     if _configured_in != os.getpid():
         _started().hold()
@@ -344,39 +299,6 @@ def _seconds(timeout_s: float) -> float:
     if timeout_s != timeout_s:
         raise ValueError("timeout_s must be a number: nan")
     return float(min(max(0.0, timeout_s), 1e9))
-
-
-def _formats(formats: Sequence[Format | str]) -> Sequence[Format]:
-    if isinstance(formats, str) or not isinstance(formats, Sequence):
-        raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
-    found: list[Format] = []
-    for format in formats:
-        if isinstance(format, str):
-            named, unknown = _propagation.formats_named(format)
-            if unknown or not named:
-                known = ", ".join(_propagation.names_of_formats())
-                raise ValueError(f"formats must hold formats, or names such as {known}; not {format[:64]!a}")
-            found += named
-            continue
-        if not (hasattr(format, "read") and hasattr(format, "write") and hasattr(format, "fields")):
-            raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
-        _propagation.check_fields(format)
-        found.append(format)
-    return tuple(found)
-
-
-def _sampler(sampler: Any) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
-    if not isinstance(sampler, type):
-        if callable(getattr(sampler, "sample", None)):
-            made: Sampler = sampler
-            return made
-        if callable(getattr(sampler, "should_sample", None)):
-            from ._foreign import ForeignSampler
-
-            return ForeignSampler(sampler)
-    raise TypeError(
-        f"sampler must be a sampler such as tracekit.Ratio(0.1), or one of OpenTelemetry's, not {type(sampler).__name__}"
-    )
 
 
 def use_generator(generator: OtelIds | None) -> None:

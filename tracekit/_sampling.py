@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ._core.checks import check_number
 from ._core.context import SpanContext, ids_of
 from ._core.span import Span
 
@@ -53,10 +54,7 @@ class Ratio:
     """Keep the share *probability*, 0 to 1, of all traces; the same ones in every service."""
 
     def __init__(self, probability: float) -> None:
-        if isinstance(probability, bool) or not isinstance(probability, int | float):
-            raise TypeError(f"probability must be a number, not {type(probability).__name__}")
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability must be 0 to 1: {probability}")
+        check_number("probability", probability, 0, 1)
         self.probability = probability
         self.threshold = threshold(probability)
         self.state = f"ot=th:{threshold_text(self.threshold)}" if self.threshold < NEVER else ""

@@ -10,6 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._configure import flush
+from ._core.checks import check_number
 from ._export.notices import log
 
 if TYPE_CHECKING:
@@ -34,10 +35,7 @@ def flush_on_signal(*signals: int, timeout_s: float = 5.0) -> None:
     import signal  # takes a tenth of the time of importing tracekit
     import threading
 
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-        raise TypeError(f"timeout_s must be a number, not {type(timeout_s).__name__}")
-    if not 0 <= timeout_s <= 3600:
-        raise ValueError(f"timeout_s must be 0 to 3600: {timeout_s}")
+    check_number("timeout_s", timeout_s, 0, 3600)
     for number in signals:
         if not isinstance(number, int):
             raise TypeError(f"signals must be ints such as signal.SIGTERM, not {type(number).__name__}")

@@ -14,6 +14,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
+from ._core.checks import check_above_0, check_int
 from ._core.records import Account
 from ._environment import Environment, say, whole
 from ._export.exporter import account_of
@@ -64,27 +65,14 @@ class OTLPMetrics:
         insecure: bool | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        given = {
-            "endpoint": endpoint,
-            "headers": headers,
-            "timeout_s": timeout_s,
-            "compression": compression,
-            "certificate": certificate,
-            "client_certificate": client_certificate,
-            "client_key": client_key,
-            "protocol": protocol,
-            "insecure": insecure,
-        }
-        self._client = Client("metrics", given, environ)
+        files = (certificate, client_certificate, client_key)
+        self._client = Client("metrics", environ, endpoint, headers, timeout_s, compression, files, protocol, insecure)
         self.endpoint = self._client.endpoint
         if interval_s is None:
             environment = Environment(environ)
             interval_s = environment.value("OTEL_METRIC_EXPORT_INTERVAL", whole(1, 86_400_000), 60_000) / 1000
             say(environment.wrong.values())
-        elif isinstance(interval_s, bool) or not isinstance(interval_s, int | float):
-            raise TypeError(f"interval_s must be a number, not {type(interval_s).__name__}")
-        if not 0 < interval_s <= 86_400:
-            raise ValueError(f"interval_s must be above 0 and at most 86400: {interval_s}")
+        check_above_0("interval_s", interval_s, 86_400)
         self.interval_s = interval_s
         self.failed = 0  # data points that were lost
 
@@ -132,10 +120,7 @@ class RedMetrics:
         self._bounds = _bounds(buckets)
         self._is_exponential = buckets == "exponential"
         self._internal = internal
-        if isinstance(max_series, bool) or not isinstance(max_series, int):
-            raise TypeError(f"max_series must be int, not {type(max_series).__name__}")
-        if max_series < 2:
-            raise ValueError(f"max_series must be at least 2: {max_series}")
+        check_int("max_series", max_series, 2)
         self._max_series = max_series
         self._notices = Notices()
         self._begin()

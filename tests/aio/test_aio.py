@@ -19,11 +19,7 @@ import tracekit
 from tracekit import aio
 from tracekit.testing import span_tree
 
-
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
 
 
 def run(program):

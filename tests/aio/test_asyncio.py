@@ -18,7 +18,9 @@ import tracekit
 from tracekit.aio import Queue, run_in_executor
 from tracekit.testing import span_tree
 
-pytestmark = pytest.mark.anyio
+from ..tools.current import here
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_is_logged")]
 
 ASYNCIO = [pytest.param(("asyncio", {}), id="asyncio")]
 if sys.platform != "win32":
@@ -40,12 +42,6 @@ def anyio_backend(request):
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
-
-
 @pytest.fixture(params=[asyncio.Queue, Queue], ids=["asyncio", "tracekit"])
 def make(request):
     """Both classes, for what must be the same of both."""
@@ -57,12 +53,6 @@ def clock(monkeypatch):
     clock = SimpleNamespace(now_ns=0)
     monkeypatch.setattr("tracekit._handoffs.delivery.monotonic_ns", lambda: clock.now_ns)
     return clock
-
-
-def here():
-    """The name of the current span."""
-    span = tracekit.current_span()
-    return None if span is None else span.name
 
 
 async def settle():

@@ -24,7 +24,7 @@ import tracekit
 from tracekit import aio
 from tracekit.testing import FakeClock, span_tree
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_is_logged")]
 
 HAS_HANDLES = hasattr(anyio.abc.TaskGroup, "create_task")
 # From anyio 4.11 on; before, a deadline is known from when the group was entered and the task began.
@@ -37,12 +37,6 @@ def _time_stands_still():
     """So that what trio starts in an order of its own stands in that of its name: see ``tree``."""
     with FakeClock():
         yield
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
 
 
 @pytest.fixture

@@ -16,13 +16,9 @@ import tracekit
 from tracekit.aio import create_memory_object_stream
 from tracekit.testing import MemoryExporter, span_tree
 
-pytestmark = pytest.mark.anyio
+from ..tools.current import here
 
-
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_is_logged")]
 
 
 @pytest.fixture(params=[anyio.create_memory_object_stream, create_memory_object_stream], ids=["anyio", "tracekit"])
@@ -36,12 +32,6 @@ def clock(monkeypatch):
     clock = SimpleNamespace(now_ns=0)
     monkeypatch.setattr("tracekit._handoffs.delivery.monotonic_ns", lambda: clock.now_ns)
     return clock
-
-
-def here():
-    """The name of the current span."""
-    span = tracekit.current_span()
-    return None if span is None else span.name
 
 
 # ---- as anyio's

@@ -21,6 +21,8 @@ from tracekit import aio
 from tracekit.aio import from_thread, to_thread
 from tracekit.testing import FakeClock, span_tree
 
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
+
 variable = contextvars.ContextVar("variable", default=None)
 
 
@@ -29,12 +31,6 @@ def _time_stands_still():
     """So that what runs at the same time stands in the order of its name: see ``tree``."""
     with FakeClock():
         yield
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_logged(caplog):
-    yield
-    assert not caplog.get_records("call")
 
 
 @pytest.fixture

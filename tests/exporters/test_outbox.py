@@ -24,6 +24,8 @@ from tracekit.exporters._otlp import outbox as _outbox
 from tracekit.exporters._otlp.outbox import MAX_LEASE_S, Batch, Ledger, Outbox
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoreError
 
+from .files import another_program, directory_in_its_place, not_a_database, rows, total_bytes
+
 ROOT = Path(tracekit.__file__).parents[1]
 MIB = 1 << 20
 
@@ -59,18 +61,6 @@ def drain(outbox):
         bodies.append(batch.body)
         outbox.sent(batch)
     return bodies
-
-
-def rows(path, query, *values):
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute(query, values).fetchall()
-    finally:
-        connection.close()
-
-
-def total_bytes(path):
-    return sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
 
 
 def python(*arguments):
@@ -650,16 +640,6 @@ def test_nothing_is_sent_without_room_to_record_it(outbox, disk):
 # Failures: each is reported with its cause, and ends with it
 
 
-def not_a_database(path):
-    path.write_bytes(b"no database\n" * 1000)
-    return path.unlink
-
-
-def another_program(path):
-    rows(path, "CREATE TABLE theirs (x)")
-    return path.unlink
-
-
 def traces(path):
     tracekit.configure(exporter=SQLiteExporter(path))
     tracekit.span("x").end()
@@ -684,11 +664,6 @@ def damaged(path):
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + b"\x05" * (len(whole) - 100))
     return path.unlink
-
-
-def directory_in_its_place(path):
-    path.mkdir()
-    return path.rmdir
 
 
 def locked(path):

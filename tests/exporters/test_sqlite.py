@@ -18,6 +18,8 @@ import tracekit
 from tracekit.exporters.sqlite import Counts, SQLiteExporter, SQLiteReader, StoreError
 from tracekit.testing import CountingIds, FakeClock
 
+from .files import another_program, directory_in_its_place, not_a_database, rows, total_bytes
+
 ROOT = Path(tracekit.__file__).parents[1]
 
 
@@ -78,18 +80,6 @@ def finish(process):
     out, err = process.communicate(timeout=100)
     assert (process.returncode, err) == (0, "")
     return out
-
-
-def rows(path, query, *values):
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute(query, values).fetchall()
-    finally:
-        connection.close()
-
-
-def total_bytes(path):
-    return sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
 
 
 # Storing and reading
@@ -615,16 +605,6 @@ def test_a_reader_that_blocks_the_log_for_ever_cannot_fill_the_disk(path):
 # Failures: each is reported with its cause, and ends with it
 
 
-def not_a_database(path):
-    path.write_bytes(b"no database\n" * 1000)
-    return path.unlink
-
-
-def another_program(path):
-    rows(path, "CREATE TABLE theirs (x)")
-    return path.unlink
-
-
 def another_version(path):
     store_in(path, recorded())
     rows(path, "PRAGMA user_version = 4")
@@ -636,11 +616,6 @@ def damaged(path):
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + b"\x05" * (len(whole) - 100))
     return path.unlink
-
-
-def directory_in_its_place(path):
-    path.mkdir()
-    return path.rmdir
 
 
 def locked(path):

@@ -599,11 +599,11 @@ def test_the_child_of_a_fork_forgets_the_spans_of_its_parent():
         ({"probability": "1"}, TypeError, "probability must be a number, not str"),
         ({"keep_errors": 1}, TypeError, "keep_errors must be bool, not int"),
         ({"keep_slower_than_s": "1"}, TypeError, "keep_slower_than_s must be a number, not str"),
-        ({"keep_slower_than_s": -1}, ValueError, "keep_slower_than_s must be 0 to 1e9: -1"),
+        ({"keep_slower_than_s": -1}, ValueError, "keep_slower_than_s must be 0 to 1000000000: -1"),
         ({"max_spans": 0}, ValueError, "max_spans must be at least 1: 0"),
         ({"max_spans": True}, TypeError, "max_spans must be int, not bool"),
         ({"max_wait_s": None}, TypeError, "max_wait_s must be a number, not NoneType"),
-        ({"max_wait_s": float("nan")}, ValueError, "max_wait_s must be 0 to 1e9: nan"),
+        ({"max_wait_s": float("nan")}, ValueError, "max_wait_s must be 0 to 1000000000: nan"),
     ],
 )
 def test_invalid_options_are_reported(options, error, message):

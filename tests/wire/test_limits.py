@@ -65,7 +65,7 @@ def test_many_small_values_of_one_field_are_not_copied(form, name):
     ("module", "parsers"),
     [
         (cloudtrace, ["parse_hex", "parse_decimal", "make_remote"]),
-        (seed_header, ["parse_hex", "parse_decimal", "make_remote"]),
+        (seed_header, ["parse_hex", "read_options", "make_remote"]),
         (server_timing, ["parse_traceparent", "_METRIC", "_PARAMETER"]),
         (xray, ["parse_hex", "make_remote", "_number", "_DECISIONS"]),
     ],

@@ -10,314 +10,25 @@ waiting, and the one lock that is waited for is reentrant and held for a few ste
 
 from __future__ import annotations
 
-import contextvars
-import operator
 import sys
 import threading
 import time
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .._core import misuse
 from .._core.buffer import buffer
-from .._core.context import SpanContext
-from .._core.records import Account, Statistics
-from .._core.scopes import context_scope
-from .._core.span import check_clock
-from .exporter import Discard, account_of
-from .notices import Notices, log
+from .._core.records import Statistics
+from .exporter import Discard
+from .notices import log
+from .worker import Counts, Job, Taps, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from .._core.span import Span
     from .exporter import Exporter
 
-__all__ = ["EXPORT_CONTEXT", "Pipeline"]
+__all__ = ["Pipeline"]
 
 BATCH = 2048
-_UNSAMPLED = SpanContext(deferred=False)
-_PAUSE_S = 0.05
-
-
-class _Counts(NamedTuple):
-    """The fate of spans that left the buffer."""
-
-    exported: int = 0
-    failed: int = 0
-    unsampled: int = 0
-    dropped: int = 0
-
-    def plus(self, other: _Counts) -> _Counts:
-        return _Counts(*map(operator.add, self, other))
-
-
-class _Intake:
-    """An exporter, and the fate of the spans that were handed to it."""
-
-    def __init__(self, exporter: Exporter, notices: Notices) -> None:
-        self.exporter = exporter
-        self._notices = notices
-        self._taken = self._failed = self._left_out = 0
-        self._before = self._account = Account()
-        self._before = self._account = self.ask()
-
-    def ask(self) -> Account:
-        """Return the exporter's account, or the previous one if it is not valid."""
-        try:
-            return account_of(self.exporter)
-        except BaseException as error:  # from the user's code
-            self._notices.raised("account()", self.exporter, error)
-            return self._account
-
-    def settle(self, taken: int, failed: int, left_out: int, account: Account) -> _Counts:
-        """Add the spans of a batch: *taken*, *failed*, and *left_out* because their traces are not sampled.
-
-        Return all counts, without spans that the exporter holds.
-        """
-        self._taken += taken
-        self._failed += failed
-        self._left_out += left_out
-        self._account = account
-        left = self._taken
-        shares = []
-        # No account can make a count negative, or their sum larger than the number of taken spans.
-        for now, before in ((account.failed, self._before.failed), (account.unsampled, self._before.unsampled)):
-            shares.append(min(max(0, now - before), left))
-            left -= shares[-1]
-        held = min(max(0, account.queued - self._before.queued), left)
-        return _Counts(left - held, self._failed + shares[0], shares[1] + self._left_out)
-
-    def held(self, counts: _Counts) -> int:
-        """Return the number of spans that the exporter still holds, which are not among *counts*."""
-        return self._taken + self._failed + self._left_out - sum(counts)
-
-
-class _Job:
-    """A function to be called in the exporting thread; *is_last* ends that thread."""
-
-    def __init__(self, run: Callable[[], object], *, is_last: bool = False) -> None:
-        self.run = run
-        self.is_last = is_last
-        self.done = threading.Event()
-
-
-# Exporters run in copies of this Context, without the program's. Spans that they make are not sampled: otherwise each
-# batch would make spans to be exported.
-EXPORT_CONTEXT = contextvars.Context()
-EXPORT_CONTEXT.run(lambda: context_scope(_UNSAMPLED).__enter__())
-
-
-class _Worker:
-    """One exporter and the thread that serves it, started on demand, and again if it is gone."""
-
-    def __init__(
-        self, exporter: Exporter, interval_s: float, batch_size: int, after: Callable[[], None], taps: Taps
-    ) -> None:
-        self.taps = taps
-        self.notices = Notices()
-        self.context = EXPORT_CONTEXT
-        self.intake = _Intake(exporter, self.notices)
-        self.counts = _Counts()
-        self.after = after  # called after each drain
-        self.interval_s = interval_s
-        self.batch_size = batch_size
-        # SimpleQueue.put is reentrant: signal handlers and finalisers may interrupt it.
-        self.inbox: SimpleQueue[_Job | None] = SimpleQueue()
-        self.is_served = threading.Lock()  # held by the serving thread; acquired without waiting
-        self.served_by = 0
-        self.is_over = False  # the last job is done
-        self.is_abandoned = False
-        self.in_hand = 0  # spans that were drained from the buffer and not counted yet
-        self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
-
-    def wake(self) -> None:
-        self.inbox.put(None)
-        if not self.is_served.locked():
-            self.start()
-
-    def start(self) -> bool:
-        """Start a thread, which ends at once if another one serves; return False if no thread can be started."""
-        thread = threading.Thread(target=self.serve, name="tracekit-export", daemon=True)
-        try:
-            # Since Python 3.14 a thread may inherit its starter's Context, and with it a span.
-            self.context.copy().run(thread.start)
-        except (RuntimeError, MemoryError):  # no more threads, or the interpreter is exiting
-            return False
-        return True
-
-    def call(self, job: _Job, timeout_s: float) -> bool:
-        """Have *job* run after all earlier ones; return whether it is done within *timeout_s*."""
-        deadline = time.monotonic() + timeout_s
-        if self.is_over or self.is_abandoned:
-            return True
-        if self.served_by == threading.get_ident():  # by the exporter, or by a signal handler that interrupts it
-            return False
-        self.inbox.put(job)
-        while not self.is_over:
-            if not self.is_served.locked() and not self.start():
-                self.serve(job)
-            left_s = deadline - time.monotonic()
-            # In short waits: the thread may end before it gets this job.
-            if job.done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0:
-                break
-        return job.done.is_set()
-
-    def flush(self, timeout_s: float) -> bool:
-        """Export the spans in the buffer, and have the exporter deliver the spans that it holds."""
-        deadline = time.monotonic() + timeout_s
-        is_done = True
-
-        def run() -> None:
-            nonlocal is_done
-            self.drain()
-            if self.has("flush"):
-                is_done = bool(self.ask("flush", max(0.0, deadline - time.monotonic())))
-                self.settle(0, 0)
-
-        return self.call(_Job(run), timeout_s) and is_done
-
-    def stop(self) -> None:
-        self.drain()
-        self.ask("shutdown")
-        self.settle(0, 0)
-
-    def has(self, name: str) -> bool:
-        """Return whether the exporter has the optional method *name*."""
-        try:
-            return getattr(self.intake.exporter, name, None) is not None
-        except BaseException:  # from a property of the user's class
-            return False
-
-    def ask(self, name: str, *arguments: object) -> Any:
-        """Call the exporter's method *name* in the exporter's Context; return False if it raises."""
-        try:
-            return self.context.copy().run(getattr(self.intake.exporter, name), *arguments)
-        except BaseException as error:  # no caller could handle it, and the thread must survive
-            self.notices.lost(self.intake.exporter, error, 0)
-            return False
-
-    def serve(self, until: _Job | None = None) -> None:
-        """Run jobs and export batches in the current thread until *until* or the last job is done."""
-        if not self.is_served.acquire(blocking=False):
-            return
-        self.served_by = threading.get_ident()
-        try:
-            while not (self.is_over or self.is_abandoned or (until is not None and until.done.is_set())):
-                self._turn()
-        finally:
-            self.served_by = 0
-            if not self.is_abandoned:
-                buffer.is_asleep = True  # the next span starts another thread
-            self.is_served.release()
-
-    def _turn(self) -> None:
-        job = None
-        try:
-            job = self._wait()
-            self.drain()
-            if job is not None and not self.is_abandoned:
-                job.run()
-        except BaseException:  # no caller could handle it, and the thread must survive
-            time.sleep(_PAUSE_S)
-        finally:
-            if job is not None:
-                self.is_over = self.is_over or job.is_last
-                job.done.set()
-
-    def _wait(self) -> _Job | None:
-        """Sleep until a job arrives, the buffer is half full, or spans have arrived at the end of an interval.
-
-        Only after an interval without spans does the next span wake this thread: in a busy program, waking it for
-        each batch costs more than the rest of the batch.
-        """
-        deadline = time.monotonic() + self.interval_s
-        while 2 * len(buffer) <= buffer.capacity:
-            try:
-                job = self.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
-            except Empty:
-                if len(buffer):
-                    return None
-                buffer.is_asleep = True
-                job = None if len(buffer) else self.inbox.get()
-                deadline = time.monotonic() + self.interval_s
-            if job is not None:
-                return job
-        return None
-
-    def drain(self) -> None:
-        """Export the spans in the buffer."""
-        with self.lock:
-            if self.is_abandoned:
-                return
-            check_clock()
-            spans = buffer.drain()
-            self.in_hand += len(spans)
-        left = len(spans)
-        try:
-            for start in range(0, len(spans), self.batch_size):
-                batch = spans[start : start + self.batch_size]
-                left -= len(batch)
-                self._export(batch, len(batch))
-        finally:
-            if left:
-                self.settle(0, left)
-        self.after()
-
-    def _export(self, batch: list[Span], count: int) -> None:
-        """Export *batch* and record the result for its *count*: the exporter may change the list."""
-        for take in self.taps.taps:
-            try:
-                take(batch)
-            except Exception as error:  # of ours, but no reader of spans may cost an exporter its spans
-                self.notices.raised("take()", take, error)
-        left_out = 0
-        if self.taps.may_be_unsampled and not self.wants_all():
-            batch = [span for span in batch if span.context.sampled]
-            left_out, count = count - len(batch), len(batch)
-            if not batch:
-                self.settle(0, 0, left_out)
-                return
-        try:
-            self.context.copy().run(self.intake.exporter.export, batch)
-        except BaseException as error:  # no caller could handle it, and the thread must survive
-            self.settle(0, count, left_out)
-            self.notices.lost(self.intake.exporter, error, count)
-        else:
-            self.settle(count, 0, left_out)
-
-    def wants_all(self) -> bool:
-        """Return whether the exporter takes the spans of traces that are not sampled, too."""
-        try:
-            return getattr(self.intake.exporter, "records_all", False) is True
-        except BaseException:  # from a property of the user's class
-            return False
-
-    def settle(self, taken: int, failed: int, left_out: int = 0) -> None:
-        """Record that *taken* spans of a batch were accepted and *failed* were rejected, unless abandoned."""
-        account = self.intake.ask()
-        with self.lock:
-            if not self.is_abandoned:
-                self.in_hand -= taken + failed + left_out
-                self.counts = self.intake.settle(taken, failed, left_out, account)
-
-    def abandon(self) -> _Counts:
-        """Stop counting, and return the final counts, in which spans in hand and held have failed.
-
-        An exporter that hangs now and returns later changes nothing.
-        """
-        with self.lock:
-            self.is_abandoned = True
-            exported, failed, unsampled, _ = self.counts
-            return _Counts(exported, failed + self.in_hand + self.intake.held(self.counts), unsampled)
-
-
-class Taps:
-    """The readers of finished spans beside the exporter: each is called with every batch, in the exporting thread."""
-
-    def __init__(self) -> None:
-        self.taps: tuple[Callable[[Sequence[Span]], object], ...] = ()
-        self.may_be_unsampled = False  # whether spans were recorded whose traces are not sampled
 
 
 class Pipeline:
@@ -330,13 +41,13 @@ class Pipeline:
     def _reset(self) -> None:
         self._lock = threading.RLock()  # one configure() or shutdown() at a time
         # The worker in use and the counts of earlier ones, which readers need from the same moment.
-        self._state: tuple[_Worker | None, _Counts] = (None, _Counts())
+        self._state: tuple[Worker | None, Counts] = (None, Counts())
         self._earlier_drops = 0  # reported already, or of an earlier exporter
         self._are_drops_reported = False
         self._has_exported = False  # without an exporter, spans are recorded for span processors alone
 
     @property
-    def _worker(self) -> _Worker | None:
+    def _worker(self) -> Worker | None:
         return self._state[0]
 
     @property
@@ -373,7 +84,7 @@ class Pipeline:
             buffer.is_asleep = True
             if exporter is None:
                 return
-            worker = _Worker(exporter, interval_s, batch_size, self._report_drops, self.taps)
+            worker = Worker(exporter, interval_s, batch_size, self._report_drops, self.taps)
             self._state = worker, self._state[1]
             buffer.wake = worker.wake
             if worker.has("start"):
@@ -396,7 +107,7 @@ class Pipeline:
             buffer.is_open = False
             spans = buffer.drain()
             worker, counts = self._state
-            self._state = worker, counts.plus(_Counts(dropped=len(spans)))
+            self._state = worker, counts.plus(Counts(dropped=len(spans)))
             del spans  # not before: callbacks of weak references to them may be here again
             self._report_drops()
             return is_done
@@ -410,7 +121,7 @@ class Pipeline:
             return True
         if worker.has("hurry"):
             worker.ask("hurry")
-        is_done = worker.call(_Job(worker.stop, is_last=True), timeout_s)
+        is_done = worker.call(Job(worker.stop, is_last=True), timeout_s)
         final = worker.abandon()
         in_use, counts = self._state
         if in_use is worker:  # else a signal handler was here
@@ -453,7 +164,7 @@ class Pipeline:
         with self._lock:
             spans = buffer.drain()
             worker, counts = self._state
-            self._state = worker, counts.plus(_Counts(exported=len(spans)))
+            self._state = worker, counts.plus(Counts(exported=len(spans)))
             return spans
 
     def _report_drops(self) -> None:
@@ -468,8 +179,8 @@ class Pipeline:
         self._reset()
         if worker is not None:
             exporter, after = worker.intake.exporter, self._report_drops
-            worker = _Worker(exporter, worker.interval_s, worker.batch_size, after, self.taps)
-            self._state = worker, _Counts()
+            worker = Worker(exporter, worker.interval_s, worker.batch_size, after, self.taps)
+            self._state = worker, Counts()
             buffer.is_asleep = True
             buffer.wake = worker.wake
         util: Any = sys.modules.get("multiprocessing.util")

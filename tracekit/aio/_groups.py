@@ -194,7 +194,7 @@ class GroupTask:
 
 
 class _Status:
-    """A ``task_status`` that tells that the task has moved from the caller of ``start()`` into the group."""
+    """A ``task_status`` that reports that the task has moved from the caller of ``start()`` into the group."""
 
     def __init__(self, status: anyio.abc.TaskStatus[Any], task: GroupTask) -> None:
         self._status = status
@@ -257,12 +257,12 @@ class _Cancellation:
             return self._by
         if by:  # an error further out, or cancel() of the group's own scope
             return "caller"
-        # anyio has not said, so it is old, or the cancellation is asyncio's; only the clock is left to look at.
+        # anyio gave no reason: it is old, or the cancellation is asyncio's. Only the clock remains.
         now = anyio.current_time()
         if scope.cancel_called and scope.deadline <= now:
             return "deadline"
         deadlines = (self.deadline, math.inf if task is None else task.deadline)
-        # -inf: cancelled before, by whatever
+        # -inf: cancelled before, for any reason
         return "deadline" if any(-math.inf < deadline <= now for deadline in deadlines) else "caller"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
@@ -21,31 +21,19 @@ T_co = TypeVar("T_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
 
 
-class MemoryObjectSendStream(ObjectSendStream[T_contra], Generic[T_contra]):
-    """The sending end: the context of the call of ``send`` or ``send_nowait`` travels with the item.
-
-    Methods and errors are those of ``anyio.streams.memory.MemoryObjectSendStream``.
-    """
+class _End:
+    """The methods of both ends."""
 
     __slots__ = ("_stream",)
 
-    def __init__(self, stream: memory.MemoryObjectSendStream[Envelope[T_contra]]) -> None:
-        self._stream = stream
-
-    def send_nowait(self, item: T_contra) -> None:
-        """Send *item* if that needs no waiting; raise ``anyio.WouldBlock`` if it does."""
-        self._stream.send_nowait(seal(item))
-
-    async def send(self, item: T_contra) -> None:
-        """Send *item*, waiting for room or a receiver; the wait counts as waiting for the receiver, too."""
-        await self._stream.send(seal(item))
-
-    def clone(self) -> MemoryObjectSendStream[T_contra]:
-        """Return another sending end of the same stream, which must be closed separately."""
-        return MemoryObjectSendStream(self._stream.clone())
+    _stream: memory.MemoryObjectSendStream[Any] | memory.MemoryObjectReceiveStream[Any]
 
     def close(self) -> None:
-        """Close this end; the last one to close ends the stream for its receivers."""
+        """Close this end.
+
+        After the last sender, receivers get ``anyio.EndOfStream``; after the last receiver, senders get
+        ``anyio.BrokenResourceError``.
+        """
         self._stream.close()
 
     async def aclose(self) -> None:
@@ -65,13 +53,41 @@ class MemoryObjectSendStream(ObjectSendStream[T_contra], Generic[T_contra]):
         self._stream.close()
 
 
-class MemoryObjectReceiveStream(ObjectReceiveStream[T_co], Generic[T_co]):
+class MemoryObjectSendStream(_End, ObjectSendStream[T_contra], Generic[T_contra]):
+    """The sending end: the context of the call of ``send`` or ``send_nowait`` travels with the item.
+
+    Methods and errors are those of ``anyio.streams.memory.MemoryObjectSendStream``.
+    """
+
+    __slots__ = ()
+
+    _stream: memory.MemoryObjectSendStream[Envelope[T_contra]]
+
+    def __init__(self, stream: memory.MemoryObjectSendStream[Envelope[T_contra]]) -> None:
+        self._stream = stream
+
+    def send_nowait(self, item: T_contra) -> None:
+        """Send *item* if that needs no waiting; raise ``anyio.WouldBlock`` if it does."""
+        self._stream.send_nowait(seal(item))
+
+    async def send(self, item: T_contra) -> None:
+        """Send *item*, waiting for room or a receiver; the wait counts as waiting for the receiver, too."""
+        await self._stream.send(seal(item))
+
+    def clone(self) -> MemoryObjectSendStream[T_contra]:
+        """Return another sending end of the same stream, which must be closed separately."""
+        return MemoryObjectSendStream(self._stream.clone())
+
+
+class MemoryObjectReceiveStream(_End, ObjectReceiveStream[T_co], Generic[T_co]):
     """The receiving end: ``receive()`` and iteration give the item, ``receive_delivery()`` and ``deliveries()`` its context too.
 
     Methods and errors are those of ``anyio.streams.memory.MemoryObjectReceiveStream``.
     """
 
-    __slots__ = ("_stream",)
+    __slots__ = ()
+
+    _stream: memory.MemoryObjectReceiveStream[Envelope[T_co]]
 
     def __init__(self, stream: memory.MemoryObjectReceiveStream[Envelope[T_co]]) -> None:
         self._stream = stream
@@ -99,26 +115,6 @@ class MemoryObjectReceiveStream(ObjectReceiveStream[T_co], Generic[T_co]):
     def clone(self) -> MemoryObjectReceiveStream[T_co]:
         """Return another receiving end of the same stream, which must be closed separately."""
         return MemoryObjectReceiveStream(self._stream.clone())
-
-    def close(self) -> None:
-        """Close this end; after the last one, senders get ``anyio.BrokenResourceError``."""
-        self._stream.close()
-
-    async def aclose(self) -> None:
-        """Close this end."""
-        self._stream.close()
-
-    def statistics(self) -> memory.MemoryObjectStreamStatistics:
-        """Return the numbers of items and of tasks that wait, and of open ends."""
-        return self._stream.statistics()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stream.close()
 
 
 class create_memory_object_stream(  # noqa: N801

@@ -43,7 +43,7 @@ _WAITING: Final = {
     "trio._core._io_kqueue",
     "trio._core._io_windows",
     "trio._core._thread_cache",
-    f"{_PACKAGE}._export.pipeline",
+    f"{_PACKAGE}._export.worker",
     f"{_PACKAGE}.aio._watch",
 }
 
@@ -66,7 +66,7 @@ class TaskInfo(NamedTuple):
 
     ``id`` is unique in its snapshot, and ``parent`` the id of the task that owns its nursery or task group, else of the
     task that waits for it, if one does, else of the thread of the loop; None for a thread. ``group`` is the name or
-    kind of that group and ``group_id`` tells it from others, both "" without one.
+    kind of that group and ``group_id`` distinguishes it from others, both "" without one.
     ``backend`` is "asyncio", "trio" or "thread"; ``state`` is "running", "ready" (its next step is scheduled),
     "waiting", "cancelling" (waiting, and cancelled), for threads "running" or "waiting".
     ``awaits`` is the chain of suspended calls, outermost first, or the stack of a running one; of more than 32 the

@@ -25,6 +25,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from .._configure import export_context
+from .._core.checks import check_number
 from .._core.guard import ask, plain_text
 from .._core.scopes import inside_context, thread_context
 from .._export.notices import Notices, describe
@@ -346,12 +347,9 @@ def watch_loop(threshold_ms: float = 100) -> LoopWatch:
     ``tracekit.loop.blocked`` with the stack in ``code.stacktrace``. The page ``/debug/loop`` shows the worst.
     A loop has one watch; a second call returns it. Its thread ends with the loop, within half a threshold.
 
-    *threshold_ms* is 1 to 60,000. Raises ``RuntimeError`` outside a running loop.
+    *threshold_ms* is 1 to 60000. Raises ``RuntimeError`` outside a running loop.
     """
-    if isinstance(threshold_ms, bool) or not isinstance(threshold_ms, int | float):
-        raise TypeError(f"threshold_ms must be a number, not {type(threshold_ms).__name__}")
-    if not 1 <= threshold_ms <= 60_000:
-        raise ValueError(f"threshold_ms must be 1 to 60,000: {threshold_ms}")
+    check_number("threshold_ms", threshold_ms, 1, 60_000)
     root, loop = _running()
     key = id(loop if root is None else root)
     before = _watches.get(key)

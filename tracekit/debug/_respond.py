@@ -1,4 +1,4 @@
-"""From a request to a response, whatever server carries them: checks, routes, formats, headers."""
+"""Responses to requests for pages, for any server: checks, routes, formats, headers."""
 
 from __future__ import annotations
 

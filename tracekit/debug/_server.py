@@ -12,6 +12,7 @@ from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final
 
 from .._configure import export_context
+from .._core.checks import check_int
 from .._core.log import log
 from ._access import Authorize, Gate, Visitor
 from ._recorder import recorder
@@ -67,10 +68,7 @@ def serve(
     """
     if not isinstance(host, str):
         raise TypeError(f"host must be str, not {type(host).__name__}")
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port must be int, not {type(port).__name__}")
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port must be 0 to 65535: {port}")
+    check_int("port", port, 0, 65535)
     server = _HTTPServer(host, port, Gate(auth, hosts, host))
     _servers.add(server)
     recorder.start(records_all=unsampled)

@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TextIO
 
+from .._core.checks import check_int
 from .._core.records import Account
 from .._export.notices import Notices
 from .._render import Branch, Leaf, duration, encodable, library_text, moment, pairs, printable, tree
@@ -39,10 +40,7 @@ class ConsoleExporter:
     def __init__(self, stream: TextIO | None = None, *, max_spans: int = 8192) -> None:
         if stream is not None and not callable(getattr(stream, "write", None)):
             raise TypeError(f"stream must have write(), not {type(stream).__name__}")
-        if isinstance(max_spans, bool) or not isinstance(max_spans, int):
-            raise TypeError(f"max_spans must be int, not {type(max_spans).__name__}")
-        if max_spans < 1:
-            raise ValueError(f"max_spans must be at least 1: {max_spans}")
+        check_int("max_spans", max_spans, 1)
         self.stream = stream
         self.max_spans = max_spans
         self._notices = Notices()

@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from .._configure import export_context, flush
+from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.span import open_spans, watch_spans
 from .._export.exporter import Discard, account_of
@@ -40,7 +41,7 @@ _OURS: Final = re.compile(r"flight-\d{8}T\d{6}-\d+-\d+-[a-z]+\.db").fullmatch
 
 
 class FlightRecorder:
-    """Keep the spans of the last *seconds*, whatever sampling decides, and write them to a file when it matters.
+    """Keep the spans of the last *seconds*, sampled or not, and write them to a file when it matters.
 
     ``configure(exporter=FlightRecorder(OTLPExporter()))``: *exporter* gets the sampled spans as without the recorder, and
     contexts that are sent to other services stay sampled or not as the sampler decided; None exports nothing. The
@@ -76,17 +77,10 @@ class FlightRecorder:
     ) -> None:
         if exporter is not None and (isinstance(exporter, type) or not callable(getattr(exporter, "export", None))):
             raise TypeError(f"exporter must be an instance with export() and shutdown(), not {exporter!r:.80}")
-        if not isinstance(on_error, bool):
-            raise TypeError(f"on_error must be bool, not {type(on_error).__name__}")
-        for parameter, number, least in (
-            ("max_spans", max_spans, 1),
-            ("max_files", max_files, 1),
-            ("max_bytes", max_bytes, _MIN_BYTES),
-        ):
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{parameter} must be int, not {type(number).__name__}")
-            if number < least:
-                raise ValueError(f"{parameter} must be at least {least}: {number}")
+        check_bool("on_error", on_error)
+        check_int("max_spans", max_spans, 1)
+        check_int("max_files", max_files, 1)
+        check_int("max_bytes", max_bytes, _MIN_BYTES)
         self.exporter: Exporter = Discard() if exporter is None else exporter
         self.seconds = seconds
         self.directory = os.path.abspath(os.fspath(directory))
@@ -96,9 +90,9 @@ class FlightRecorder:
         self.max_spans = max_spans
         self.max_files = max_files
         self.max_bytes = max_bytes
-        self._age_ns = _ns("seconds", seconds)
-        self._slow_ns = None if slower_s is None else _ns("slower_s", slower_s)
-        self._interval_ns = _ns("min_interval_s", min_interval_s)
+        self._age_ns = nanoseconds("seconds", seconds)
+        self._slow_ns = None if slower_s is None else nanoseconds("slower_s", slower_s)
+        self._interval_ns = nanoseconds("min_interval_s", min_interval_s)
         self._clock = clock
         self._notices = Notices()
         self._is_started = False
@@ -318,11 +312,3 @@ def _delete(path: str) -> None:
 
 def _nothing() -> None:
     pass
-
-
-def _ns(name: str, seconds: float) -> int:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"{name} must be a number, not {type(seconds).__name__}")
-    if not 0 <= seconds <= 1e9:
-        raise ValueError(f"{name} must be 0 to 1e9: {seconds}")
-    return round(seconds * 1e9)

@@ -99,19 +99,10 @@ class OTLPExporter:
         spool_mode: int = 0o600,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        given = {
-            "endpoint": endpoint,
-            "headers": headers,
-            "timeout_s": timeout_s,
-            "compression": compression,
-            "certificate": certificate,
-            "client_certificate": client_certificate,
-            "client_key": client_key,
-            "protocol": protocol,
-            "insecure": insecure,
-            "spool": spool,
-        }
-        self._client = Client("traces", given, environ)
+        files = (certificate, client_certificate, client_key)
+        self._client = Client(
+            "traces", environ, endpoint, headers, timeout_s, compression, files, protocol, insecure, spool
+        )
         self.endpoint, self.protocol = self._client.endpoint, self._client.protocol
         self.compression, self.timeout_s = self._client.compression, self._client.timeout_s
         self._spool = self._client.spool

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._configure import current_resource
 from .._core.attributes import MISSING, clean, whole
+from .._core.checks import check_int
 from .._core.outcome import exception_attributes
 from .._core.records import Limits
 from .._core.scopes import current_context
@@ -94,23 +95,10 @@ class OTLPLogHandler(logging.Handler):
         limits: Limits = Limits(),  # noqa: B008 - immutable
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        given = {
-            "endpoint": endpoint,
-            "headers": headers,
-            "timeout_s": timeout_s,
-            "compression": compression,
-            "certificate": certificate,
-            "client_certificate": client_certificate,
-            "client_key": client_key,
-            "protocol": protocol,
-            "insecure": insecure,
-        }
-        self._client = Client("logs", given, environ)
+        files = (certificate, client_certificate, client_key)
+        self._client = Client("logs", environ, endpoint, headers, timeout_s, compression, files, protocol, insecure)
         self.endpoint = self._client.endpoint
-        if isinstance(capacity, bool) or not isinstance(capacity, int):
-            raise TypeError(f"capacity must be int, not {type(capacity).__name__}")
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1: {capacity}")
+        check_int("capacity", capacity, 1)
         self._capacity = capacity
         self._limits = limits
         self._begin()

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._core.attributes import int_text, whole
+from .._core.checks import check_above_0
 from .._core.records import Account
 from .._export.notices import Notices
 from ._sqlite.errors import StoreError, is_full
-from ._sqlite.file import SQLiteFile, check_above_0, check_bytes
+from ._sqlite.file import SQLiteFile, check_bytes
 from ._sqlite.logs import INSERT_LOG, StoredLog, log_without_bulk
 from ._sqlite.reader import SPANS, Counts, Figures, SQLiteReader, StoredSpan, StoredTrace, read_span
 

@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
+from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.span import retrace
 from .._core.tracestate import make_state
@@ -87,21 +88,17 @@ class TailSampler:
             raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
         if not callable(getattr(exporter, "export", None)):
             raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
-        if not isinstance(keep_errors, bool):
-            raise TypeError(f"keep_errors must be bool, not {type(keep_errors).__name__}")
-        if isinstance(max_spans, bool) or not isinstance(max_spans, int):
-            raise TypeError(f"max_spans must be int, not {type(max_spans).__name__}")
-        if max_spans < 1:
-            raise ValueError(f"max_spans must be at least 1: {max_spans}")
+        check_bool("keep_errors", keep_errors)
+        check_int("max_spans", max_spans, 1)
         self.exporter = exporter
         self.probability = probability
         self._threshold = Ratio(probability).threshold
         self.keep_errors = keep_errors
         self.keep_slower_than_s = keep_slower_than_s
-        self._slow_ns = None if keep_slower_than_s is None else _ns("keep_slower_than_s", keep_slower_than_s)
+        self._slow_ns = None if keep_slower_than_s is None else nanoseconds("keep_slower_than_s", keep_slower_than_s)
         self.max_spans = max_spans
         self.max_wait_s = max_wait_s
-        self._wait_ns = _ns("max_wait_s", max_wait_s)
+        self._wait_ns = nanoseconds("max_wait_s", max_wait_s)
         self._clock = clock
         self._notices = Notices()
         self._forget()
@@ -296,11 +293,3 @@ def _raise_threshold(spans: list[Span], threshold: int) -> None:
 
 def _nothing() -> None:
     pass
-
-
-def _ns(name: str, seconds: float) -> int:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"{name} must be a number, not {type(seconds).__name__}")
-    if not 0 <= seconds <= 1e9:
-        raise ValueError(f"{name} must be 0 to 1e9: {seconds}")
-    return round(seconds * 1e9)

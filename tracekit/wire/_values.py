@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from .._core.codecs import parse_decimal
 from .._core.errors import FormatError
 
-__all__ = ["bad_hex", "missing", "single"]
+if TYPE_CHECKING:
+    from .._core.context import SpanContext
+
+__all__ = ["bad_hex", "missing", "read_options", "single", "write_options"]
 
 
 def single(field: str, value: str | list[str] | None, max_chars: int | None = None) -> str | None:
@@ -24,3 +30,26 @@ def missing(field: str) -> FormatError:
 def bad_hex(text: str, start: int = 1) -> int | None:
     """Return the column of the first character in *text* that is not a hex digit, counted from *start*, or None."""
     return next((at for at, char in enumerate(text, start) if char not in "0123456789abcdefABCDEF"), None)
+
+
+def read_options(field: str, text: str, ids: str, options: str) -> tuple[int, str | None]:
+    """Return the flags in *options*, behind *ids* in *text*, and their digits where those say more than the flags.
+
+    options = "" / "o=" [ 1*3DIGIT ]; bit 0: sampled; absent: undecided. Raises ``FormatError`` for anything else.
+    """
+    if options in ("", "o="):
+        return 0x100, None
+    number = parse_decimal(options[2:])
+    if options[:2] != "o=" or len(options) > 5 or number < 0:
+        raise FormatError(field, "the options must be o= and up to three digits", text, len(ids) + 2)
+    return number & 1, options[2:] if options[2:] not in ("0", "1") else None
+
+
+def write_options(context: SpanContext, kept: Any) -> tuple[str, bool]:
+    """Return the options for *context*, with their delimiter, and whether *kept*, of ``read_options()``, is valid."""
+    number = parse_decimal(kept) if type(kept) is str and len(kept) <= 3 else -1
+    is_valid = kept is None or number >= 0
+    if context.deferred:
+        return "", is_valid
+    decision = context.flags & 1
+    return f";o={kept if number >= 0 and number & 1 == decision else decision}", is_valid

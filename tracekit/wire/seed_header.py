@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.codecs import Sieve, parse_decimal, parse_hex, put
+from .._core.codecs import Sieve, parse_hex, put
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from ._values import bad_hex, single
+from ._values import bad_hex, read_options, single, write_options
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -51,14 +51,8 @@ class _Seed:
         if not span_id:
             reason = "the span id must be 1 to 16 hex digits, not all zeros"
             raise FormatError(_FIELD, reason, text, bad_hex(span, 34) or 33 + len(slash))
-        flags, extra = 0x100, None
-        if options not in ("", "o="):
-            number = parse_decimal(options[2:])
-            if options[:2] != "o=" or len(options) > 5 or number < 0:
-                raise FormatError(_FIELD, "the options must be o= and one to three digits", text, len(ids) + 2)
-            flags = number & 1
-            extra = {"seed": options[2:]} if options[2:] not in ("0", "1") else None
-        return make_remote(trace_id, span_id, flags, extra)
+        flags, kept = read_options(_FIELD, text, ids, options)
+        return make_remote(trace_id, span_id, flags, None if kept is None else {"seed": kept})
 
     def write(self, context: SpanContext, carrier: Any) -> None:
         """Set the header if *context* is valid, otherwise remove it."""
@@ -66,14 +60,10 @@ class _Seed:
             put(carrier, _FIELD, None)
             return
         text = f"{context.trace_id}/{ids_of(context)[1]:x}"
-        kept = context.extra.get("seed")
-        number = parse_decimal(kept) if type(kept) is str and len(kept) <= 3 else -1
-        if kept is not None and number < 0:
+        options, is_valid = write_options(context, context.extra.get("seed"))
+        if not is_valid:
             self.left_out += 1
-        if not context.deferred:
-            decision = context.flags & 1
-            text += f";o={kept if number >= 0 and number & 1 == decision else decision}"
-        put(carrier, _FIELD, text)
+        put(carrier, _FIELD, text + options)
 
     def __reduce__(self) -> str:
         return "SEED"

@@ -112,7 +112,7 @@ def _values(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """Return *value* as it was before the store made JSON of it, as far as JSON tells."""
+    """Return *value* as it was before the store made JSON of it, as far as JSON shows it."""
     if isinstance(value, list):
         return tuple([_value(item) for item in value])
     if isinstance(value, dict):

@@ -7,7 +7,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from ..._export.pipeline import EXPORT_CONTEXT
+from ..._export.worker import EXPORT_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from ..._core.checks import check_above_0
 from ..._core.errors import clip
 from ..._distribution import install_hint
 from ..._environment import say
@@ -15,7 +16,7 @@ from ..._export.notices import Notices, describe
 from .answers import Answer
 from .requests import pack
 from .sender import backoff_s, report_rejected
-from .settings import DEFAULTS, check_headers, endpoint_of, otlp_settings, without_secrets
+from .settings import DEFAULTS, PATHS, check_headers, endpoint_of, otlp_settings, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 T = TypeVar("T")
+_Path: TypeAlias = "str | os.PathLike[str]"
 
 _PROTOCOLS = ("http/protobuf", "http/json", "grpc")
 
@@ -37,23 +39,45 @@ class _Transport(Protocol):
 class Client:
     """Sends encoded requests of one *signal* to a collector. Not shared by processes: call ``adopted()`` before each use.
 
-    The settings are those of *given* that are not None, else those of *environ*: see ``OTLPExporter``. Raises
-    ``TypeError`` or ``ValueError`` for a wrong argument, ``ModuleNotFoundError`` where a library is missing.
+    The arguments are those of ``OTLPExporter``, with *files* for the certificates and the key; None stands for the
+    setting of *environ*. Raises ``TypeError`` or ``ValueError`` for a wrong argument, ``ModuleNotFoundError`` where a
+    library is missing.
     """
 
-    def __init__(self, signal: str, given: Mapping[str, Any], environ: Mapping[str, str] | None) -> None:
-        found, wrong = otlp_settings(environ, given.get("protocol"), signal)
+    def __init__(
+        self,
+        signal: str,
+        environ: Mapping[str, str] | None,
+        endpoint: str | None,
+        headers: Mapping[str, str] | None,
+        timeout_s: float | None,
+        compression: str | None,
+        files: tuple[_Path | None, _Path | None, _Path | None],
+        protocol: str | None,
+        insecure: bool | None,
+        spool: _Path | None = None,
+    ) -> None:
+        found, wrong = otlp_settings(environ, protocol, signal)
         say(wrong)
+        given = {
+            "headers": headers,
+            "timeout_s": timeout_s,
+            "compression": compression,
+            **dict(zip(PATHS, files, strict=True)),
+            "protocol": protocol,
+            "insecure": insecure,
+            "spool": spool,
+        }
         settings = {**DEFAULTS, **found, **{key: value for key, value in given.items() if value is not None}}
         self.signal = signal
         self.protocol = _one_of("protocol", settings["protocol"], _PROTOCOLS)
         self.compression = _one_of("compression", settings["compression"], ("none", "gzip"))
-        self.timeout_s = _positive("timeout_s", settings["timeout_s"])
+        check_above_0("timeout_s", settings["timeout_s"], 3600)
+        self.timeout_s = float(settings["timeout_s"])
         self._insecure = bool(settings["insecure"])
         self._headers = _checked_headers(settings.get("headers") or {}, self.protocol)
-        paths = ("certificate", "client_certificate", "client_key")
-        self._files = tuple(None if settings.get(key) is None else os.fspath(settings[key]) for key in paths)
-        self._endpoint = _checked_endpoint(given.get("endpoint") or found.get("endpoint"), self.protocol, signal)
+        self._files = tuple(None if settings.get(key) is None else os.fspath(settings[key]) for key in PATHS)
+        self._endpoint = _checked_endpoint(endpoint or found.get("endpoint"), self.protocol, signal)
         self.endpoint = without_secrets(self._endpoint)
         self.content_type = "application/json" if self.protocol == "http/json" else "application/x-protobuf"
         # The gRPC library compresses messages itself.
@@ -165,14 +189,6 @@ def _one_of(parameter: str, value: Any, words: tuple[str, ...]) -> str:
     if value not in words:
         raise ValueError(f"{parameter} must be one of {', '.join(words)}: {value[:64]!a}")
     return value
-
-
-def _positive(parameter: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{parameter} must be a number, not {type(value).__name__}")
-    if not 0 < value <= 3600:
-        raise ValueError(f"{parameter} must be above 0 and at most 3600: {value}")
-    return float(value)
 
 
 def _checked_headers(headers: Any, protocol: str) -> dict[str, str]:

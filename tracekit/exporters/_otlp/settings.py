@@ -1,7 +1,7 @@
 """Settings of the OTLP exporter from OpenTelemetry's environment variables.
 
-A variable for one signal, such as traces, wins over the one for all signals. Header values and the user info of URLs are secrets, and appear
-in no message.
+A variable for one signal, such as traces, wins over the one for all signals. Header values and the user info of URLs are
+secrets, and appear in no message.
 
 Spec: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 """
@@ -16,14 +16,14 @@ from ..._environment import Environment, boolean, one_of, pairs, whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["DEFAULTS", "check_headers", "endpoint_of", "otlp_settings", "without_secrets"]
+__all__ = ["DEFAULTS", "PATHS", "check_headers", "endpoint_of", "otlp_settings", "without_secrets"]
 
 # A message about a wrong variable names the default. gRPC has its own endpoint: see _ENDPOINTS.
 DEFAULTS: dict[str, Any] = {"protocol": "http/protobuf", "timeout_s": 10.0, "compression": "none", "insecure": False}
 _ENDPOINTS = {"grpc": "http://localhost:4317"}
 _ENDPOINT = "http://localhost:4318/v1/"
 _GENERAL = "OTEL_EXPORTER_OTLP_ENDPOINT"
-_PATHS = {"certificate": "CERTIFICATE", "client_certificate": "CLIENT_CERTIFICATE", "client_key": "CLIENT_KEY"}
+PATHS = {"certificate": "CERTIFICATE", "client_certificate": "CLIENT_CERTIFICATE", "client_key": "CLIENT_KEY"}
 _HOUR_S = 3600.0
 _METADATA = frozenset("-._0123456789abcdefghijklmnopqrstuvwxyz")  # the characters that gRPC accepts
 _TOKEN = _METADATA | frozenset("!#$%&'*+^`|~")  # RFC 9110, 5.6.2
@@ -37,8 +37,8 @@ def otlp_settings(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return arguments for ``OTLPExporter`` from *environ* (default: ``os.environ``), and a message per wrong variable.
 
-    *signal* is "traces", "logs" or "metrics". ``endpoint`` includes the path for it; ``insecure`` is present for gRPC only. *protocol*, on which other
-    settings depend, wins over the variable.
+    *signal* is "traces", "logs" or "metrics". ``endpoint`` includes the path for it; ``insecure`` is present for gRPC
+    only. *protocol*, on which other settings depend, wins over the variable.
     """
     environment = Environment(environ)
     found: dict[str, Any] = {}
@@ -66,7 +66,7 @@ def otlp_settings(
         )
     read("timeout_s", _timeout_s, "TIMEOUT", "10000")
     read("compression", one_of("gzip", "none"))
-    for key, suffix in _PATHS.items():
+    for key, suffix in PATHS.items():
         read(key, _path, suffix, "none")
     if protocol == "grpc":
         read("insecure", boolean, instead="false")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from ..._core.checks import check_above_0, check_int
 from .access import check_mode, make_private
 from .errors import StoreError, code_of, damaged, explain
 from .schema import has_schema, prepare
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from .schema import Schema
 
-__all__ = ["SQLiteFile", "check_above_0", "check_bytes"]
+__all__ = ["SQLiteFile", "check_bytes"]
 
 _MIN_BYTES = 1 << 20
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
@@ -352,20 +353,9 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def check_above_0(parameter: str, number: float) -> None:
-    """Raise TypeError or ValueError, which name *parameter*, unless *number* is a number above 0."""
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise TypeError(f"{parameter} must be a number, not {type(number).__name__}")
-    if not number > 0:
-        raise ValueError(f"{parameter} must be above 0: {number}")
-
-
 def check_bytes(parameter: str, size: int) -> None:
     """Raise TypeError or ValueError, which name *parameter*, unless *size* is an int of at least 1 MiB."""
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"{parameter} must be int, not {type(size).__name__}")
-    if size < _MIN_BYTES:
-        raise ValueError(f"{parameter} must be at least {_MIN_BYTES}: {size}")
+    check_int(parameter, size, _MIN_BYTES)
 
 
 def _is_file_name(name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["INSERT_LOG", "LOGS", "StoredLog", "log_without_bulk", "read_logs"]
+__all__ = ["INSERT_LOG", "LOGS", "StoredLog", "int_of", "json_of", "log_without_bulk", "read_logs"]
 
 LOGS: Final = (
     """CREATE TABLE logs (
@@ -77,27 +77,29 @@ def read_logs(
 
 def _log(row: StoredLog) -> StoredLog:
     # SQLite stores any type in any column: convert values that another program may have written.
-    attributes = _json(row.attributes)
+    attributes = json_of(row.attributes)
     return StoredLog(
         trace_id=str(row.trace_id),
         span_id=str(row.span_id),
         service=str(row.service),
-        time_ns=_int(row.time_ns),
-        severity=_int(row.severity),
+        time_ns=int_of(row.time_ns),
+        severity=int_of(row.severity),
         level=str(row.level),
         logger=str(row.logger),
         event=str(row.event),
-        body=_json(row.body),
+        body=json_of(row.body),
         attributes=attributes if isinstance(attributes, dict) else {},
-        dropped_attributes=_int(row.dropped_attributes),
+        dropped_attributes=int_of(row.dropped_attributes),
     )
 
 
-def _int(value: Any) -> int:
+def int_of(value: Any) -> int:
+    """Return *value*, a cell that another program may have changed, or 0 if it is no int."""
     return value if isinstance(value, int) else 0
 
 
-def _json(text: Any) -> Any:
+def json_of(text: Any) -> Any:
+    """Return the value of the cell *text*, or None if it is no JSON."""
     try:
         return json.loads(text, parse_constant=str)
     except (TypeError, ValueError, RecursionError):

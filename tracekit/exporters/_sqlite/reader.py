@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sqlite3
 from array import array
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ..._core.attributes import whole
 from .errors import StoreError, explain
-from .logs import LOGS, StoredLog, read_logs
+from .logs import LOGS, StoredLog, int_of, json_of, read_logs
 from .schema import Schema, has_schema, prepare
 from .search import INDEXES, Found, Search, Sort, find
 
@@ -351,8 +350,8 @@ def _summary(connection: sqlite3.Connection, found: Found) -> StoredTrace:
         service=str(service),
         services=tuple([str(service) for (service,) in services]),
         spans=found.spans,
-        start_ns=_int(found.start_ns),
-        duration_ns=_int(found.end_ns) - _int(found.start_ns),
+        start_ns=int_of(found.start_ns),
+        duration_ns=int_of(found.end_ns) - int_of(found.start_ns),
         status="error" if found.errors else "cancelled" if found.cancelled else str(status),
         errors=found.errors,
     )
@@ -369,11 +368,11 @@ def _span(row: tuple[Any, ...]) -> StoredSpan:
         service=str(span.service),
         name=str(span.name),
         kind=str(span.kind),
-        start_ns=_int(span.start_ns),
-        end_ns=_int(span.end_ns),
+        start_ns=int_of(span.start_ns),
+        end_ns=int_of(span.end_ns),
         status=str(span.status),
         description=str(span.description),
-        flags=_int(span.flags),
+        flags=int_of(span.flags),
         state=str(span.state),
         labels=_mapping(span.labels),
         attributes=_mapping(span.attributes),
@@ -381,29 +380,18 @@ def _span(row: tuple[Any, ...]) -> StoredSpan:
         links=_sequence(span.links),
         resource=_mapping(span.resource),
         instrumentation=_mapping(span.instrumentation),
-        dropped_attributes=_int(span.dropped_attributes),
-        dropped_events=_int(span.dropped_events),
-        dropped_links=_int(span.dropped_links),
-        truncated_values=_int(span.truncated_values),
+        dropped_attributes=int_of(span.dropped_attributes),
+        dropped_events=int_of(span.dropped_events),
+        dropped_links=int_of(span.dropped_links),
+        truncated_values=int_of(span.truncated_values),
     )
 
 
-def _int(value: Any) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def _json(text: Any) -> Any:
-    try:
-        return json.loads(text, parse_constant=str)
-    except (TypeError, ValueError, RecursionError):
-        return None
-
-
 def _mapping(text: Any) -> dict[str, Any]:
-    value = _json(text)
+    value = json_of(text)
     return value if isinstance(value, dict) else {}
 
 
 def _sequence(text: Any) -> list[Any]:
-    value = _json(text)
+    value = json_of(text)
     return value if isinstance(value, list) else []

@@ -1,0 +1,113 @@
+"""Checks of the arguments of ``configure()``. Messages name the parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ._core.checks import check_above_0, check_bool, check_int
+from ._core.records import Limits
+from ._propagation import check_fields, formats_named, names_of_formats
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
+    from .wire import Format
+
+    class OtelSampler(Protocol):
+        """OpenTelemetry's Sampler."""
+
+        def should_sample(
+            self, parent_context: Any, trace_id: int, name: str, kind: Any, attributes: Any, links: Any
+        ) -> Any: ...
+
+    class OtelIds(Protocol):
+        """OpenTelemetry's IdGenerator."""
+
+        def generate_trace_id(self) -> int: ...
+        def generate_span_id(self) -> int: ...
+
+
+__all__ = ["check_arguments", "formats_of", "sampler_of"]
+
+
+def check_arguments(
+    service: Any,
+    resource: Any,
+    exporter: Any,
+    id_generator: Any,
+    limits: Any,
+    buffer_size: Any,
+    batch_size: Any,
+    export_interval_s: Any,
+    environ: Any,
+    strict: Any,
+) -> None:
+    """Raise ``TypeError`` or ``ValueError`` for an invalid argument; None is valid for all."""
+    if service is not None and not isinstance(service, str):
+        raise TypeError(f"service must be str, not {type(service).__name__}")
+    if resource is not None and not isinstance(resource, Mapping):
+        raise TypeError(f"resource must be a mapping, not {type(resource).__name__}")
+    if isinstance(exporter, type):
+        raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
+    if isinstance(exporter, str):
+        if exporter not in ("otlp", "sqlite", "console"):
+            raise ValueError(f"exporter must be 'otlp', 'sqlite', 'console' or an exporter, not {exporter[:64]!a}")
+    elif exporter is not None and not callable(getattr(exporter, "export", None)):
+        raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
+    if id_generator is not None and (
+        isinstance(id_generator, type)
+        or not all(callable(getattr(id_generator, f"generate_{part}_id", None)) for part in ("trace", "span"))
+    ):
+        raise TypeError(
+            f"id_generator must have generate_trace_id() and generate_span_id(), not {type(id_generator).__name__}"
+        )
+    if limits is not None and not isinstance(limits, Limits):
+        raise TypeError(f"limits must be tracekit.Limits, not {type(limits).__name__}")
+    for limit in limits or ():
+        check_int("limits", limit, 0, 1 << 31)
+    for parameter, number, least in (("buffer_size", buffer_size, 2), ("batch_size", batch_size, 1)):
+        if number is not None:
+            check_int(parameter, number, least, 1 << 24)
+    if export_interval_s is not None:
+        check_above_0("export_interval_s", export_interval_s, 3600)
+    if environ is not None and not isinstance(environ, Mapping):
+        raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
+    if strict is not None:
+        check_bool("strict", strict)
+
+
+def formats_of(formats: Sequence[Format | str]) -> Sequence[Format]:
+    """Return *formats* with names resolved; raise ``TypeError`` or ``ValueError`` for anything that is no format."""
+    if isinstance(formats, str) or not isinstance(formats, Sequence):
+        raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
+    found: list[Format] = []
+    for format in formats:
+        if isinstance(format, str):
+            named, unknown = formats_named(format)
+            if unknown or not named:
+                known = ", ".join(names_of_formats())
+                raise ValueError(f"formats must hold formats, or names such as {known}; not {format[:64]!a}")
+            found += named
+            continue
+        if not (hasattr(format, "read") and hasattr(format, "write") and hasattr(format, "fields")):
+            raise TypeError(f"formats must hold formats such as w3c.TRACECONTEXT, not {type(format).__name__}")
+        check_fields(format)
+        found.append(format)
+    return tuple(found)
+
+
+def sampler_of(sampler: Any) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
+    """Return *sampler*, wrapped if it is OpenTelemetry's; raise ``TypeError`` for anything that is no sampler."""
+    if not isinstance(sampler, type):
+        if callable(getattr(sampler, "sample", None)):
+            made: Sampler = sampler
+            return made
+        if callable(getattr(sampler, "should_sample", None)):
+            from ._foreign import ForeignSampler
+
+            return ForeignSampler(sampler)
+    raise TypeError(
+        f"sampler must be a sampler such as tracekit.Ratio(0.1), or one of OpenTelemetry's, not {type(sampler).__name__}"
+    )

@@ -1,0 +1,49 @@
+"""Checks of arguments: TypeError for another type, ValueError for a number out of range, with the parameter's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["check_above_0", "check_bool", "check_int", "check_number", "nanoseconds"]
+
+
+def check_bool(parameter: str, value: Any) -> None:
+    """Raise ``TypeError`` unless *value* is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{parameter} must be bool, not {type(value).__name__}")
+
+
+def check_int(parameter: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raise ``TypeError`` unless *value* is an int and no bool, ``ValueError`` unless it is *least* to *most*."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{parameter} must be int, not {type(value).__name__}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(
+            f"{parameter} must be {f'at least {least}' if most is None else f'{least} to {most}'}: {value}"
+        )
+
+
+def check_number(parameter: str, value: Any, least: float, most: float) -> None:
+    """Raise ``TypeError`` unless *value* is an int or float and no bool, ``ValueError`` unless it is *least* to *most*."""
+    _check_type(parameter, value)
+    if not least <= value <= most:
+        raise ValueError(f"{parameter} must be {least} to {most}: {value}")
+
+
+def check_above_0(parameter: str, value: Any, most: float = float("inf")) -> None:
+    """Raise ``TypeError`` unless *value* is an int or float and no bool, ``ValueError`` unless it is above 0, to *most*."""
+    _check_type(parameter, value)
+    if not 0 < value <= most:
+        limit = "" if most == float("inf") else f" and at most {most}"
+        raise ValueError(f"{parameter} must be above 0{limit}: {value}")
+
+
+def nanoseconds(parameter: str, seconds: float) -> int:
+    """Return *seconds* in ns; raise ``TypeError`` or ``ValueError`` unless it is a number from 0 to 1e9."""
+    check_number(parameter, seconds, 0, 1_000_000_000)
+    return round(seconds * 1e9)
+
+
+def _check_type(parameter: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{parameter} must be a number, not {type(value).__name__}")
