@@ -263,7 +263,6 @@ def _title(name):
 
 
 STALE = [("Host", "x"), ("Traceparent", "old"), ("TRACESTATE", "old=1"), ("traceparent", "older"), ("Accept", "y")]
-STALE_ONCE = [STALE[0], STALE[1], STALE[2], STALE[4]]
 
 TARGETS = {
     "dict": lambda: dict(STALE),

@@ -162,7 +162,6 @@ _LEGAL_STATE = _each(
         and all(map(_STATE_MEMBER.fullmatch, _pieces(call, "tracestate")))
     ),
 )
-_NO_STATE = _each("there must be no tracestate member that was sent", lambda call: not _pieces(call, "tracestate"))
 _LEGAL_BAGGAGE = _each(
     "baggage, if any, must be a list of key=value by the grammar",
     lambda call: all(map(_BAGGAGE_MEMBER.fullmatch, _pieces(call, "baggage"))),
