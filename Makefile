@@ -99,8 +99,13 @@ clean:
 	rm -rf $(VENV) .cache build dist *.egg-info
 	find tracekit \( -name '*.so' -o -name '*.pyd' -o -name '*.c' \) -delete
 
+# The first installation that people wait for prints its progress.
+$(VENV)/demo: $(SOURCES)
+	@$(PYTHON) tests/tools/first_install.py $(VENV) demo
+	@touch $@
+
 # One stamp an extra: installing again rebuilds the extension where a source of it has changed.
-$(VENV)/demo $(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip
+$(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip
 	$(BIN)/pip install --quiet --editable ".[$*]"
 	@touch $@
 
