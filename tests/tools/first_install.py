@@ -23,7 +23,7 @@ SHOWN_LINES = 40  # of the output of a command that fails
 STEPS = [
     (re.compile(r"\s*Collecting ([\w.\[\],-]+)"), "fetching {0}"),
     (re.compile(r"\s*Installing build dependencies"), "fetching Cython and setuptools"),
-    (re.compile(r"\s*\[ *(\d+)/(\d+)\] Cythonizing (\S+)"), "Cython: {0} of {1} files, {2}"),
+    (re.compile(r"\s*\[ *(\d+)/(\d+)\] Cythonizing ([\w./]+)"), "Cython: {0} of {1} files, {2}"),
     (re.compile(r"\s*building '([\w.]+)' extension"), "C compiler: {count} of {files} modules, {0}"),
     (re.compile(r"\s*Installing collected packages"), "installing the packages"),
 ]
@@ -53,9 +53,18 @@ def run(command: list[str], doing: str, start_s: float) -> int:
     """Run *command*, print a line for each step and at least every `PERIOD_S`; print its output only if it fails."""
     progress = Progress()
     progress.doing = doing
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
+    ) as process:
+        output = follow(process, progress, start_s)
+    if process.returncode:
+        sys.stdout.writelines(output)
+        say(f"failed with status {process.returncode}: {' '.join(command)}", start_s)
+    return process.returncode
+
+
+def follow(process: subprocess.Popen[str], progress: Progress, start_s: float) -> deque[str]:
+    """Print the progress of *process* until it closes its output, and return the last lines of that."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     output: deque[str] = deque(maxlen=SHOWN_LINES)
 
@@ -76,14 +85,9 @@ def run(command: list[str], doing: str, start_s: float) -> int:
             last_s = time.monotonic()
             continue
         if line is None:
-            break
+            return output
         output.append(line)
         progress.read(line)
-    status = process.wait()
-    if status:
-        sys.stdout.writelines(output)
-        say(f"failed with status {status}: {' '.join(command)}", start_s)
-    return status
 
 
 def say(text: str, start_s: float) -> None:
