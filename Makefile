@@ -10,11 +10,12 @@ SOURCES := pyproject.toml setup.py $(CODECS) $(TYPES) $(wildcard $(TYPES:.pxd=.p
 # Collectors that the tests send to, each with its own idea of what else it wants installed.
 AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
-# Checks of accessibility, from the npm registry.
+# Checks of accessibility, and a type checker, from the npm registry.
 AXE := .cache/axe-core/package/axe.min.js
+PYRIGHT := .cache/pyright/package/index.js
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test test-fast ui-test lint docs bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
+.PHONY: demo test test-fast ui-test lint types docs bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -44,6 +45,10 @@ lint: $(VENV)/lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint $(CODECS) $(TYPES)
+
+# The examples and the code of the documents, with mypy and pyright (needs node and npm).
+types: $(VENV)/lint $(PYRIGHT)
+	TRACEKIT_TEST_PYRIGHT=$(CURDIR)/$(PYRIGHT) $(BIN)/python -m pytest tests/test_types.py
 
 # The pages, as HTML in .cache/docs.
 docs: $(VENV)/docs
@@ -100,8 +105,13 @@ clean:
 	rm -rf $(VENV) .cache build dist *.egg-info
 	find tracekit \( -name '*.so' -o -name '*.pyd' -o -name '*.c' \) -delete
 
+# The first installation that people wait for prints its progress.
+$(VENV)/demo: $(SOURCES)
+	@$(PYTHON) tests/tools/first_install.py $(VENV) demo
+	@touch $@
+
 # One stamp an extra: installing again rebuilds the extension where a source of it has changed.
-$(VENV)/demo $(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip
+$(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/pip
 	$(BIN)/pip install --quiet --editable ".[$*]"
 	@touch $@
 
@@ -113,6 +123,11 @@ $(AGENT)/ready: | $(VENV)/pip
 $(AXE):
 	@mkdir -p .cache/axe-core
 	cd .cache/axe-core && npm pack --silent axe-core@4 && tar xzf axe-core-4*.tgz package/axe.min.js
+	@touch $@
+
+$(PYRIGHT):
+	@mkdir -p .cache/pyright
+	cd .cache/pyright && npm pack --silent pyright@1 && tar xzf pyright-1*.tgz
 	@touch $@
 
 $(PHOENIX)/ready: | $(VENV)/pip

@@ -1,5 +1,6 @@
 """Compile the codecs, and the files of the model that have a ``.pxd``. All metadata and settings are in pyproject.toml."""
 
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def extensions() -> list[Extension]:
         ],
         # Types are those of the .pxd files; annotations are for type checkers. What Cython pickles of its own accord may
         # crash: it takes a pointer for text.
+        # Processes that do not begin by importing this file again.
+        nthreads=(os.cpu_count() or 1) if multiprocessing.get_start_method() == "fork" else 0,
         compiler_directives={"language_level": 3, "annotation_typing": False, "auto_pickle": False},
     )
     for extension in built:

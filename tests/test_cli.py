@@ -279,9 +279,8 @@ def test_an_empty_store_says_so(path, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["traces"],
-        ["traces", "list"],
+        ["traces", "export"],
         ["traces", "list", "x", "--limit", "0"],
         ["demo", "--requests", "x"],
         ["bogus"],
@@ -292,6 +291,42 @@ def test_wrong_arguments_are_status_2_with_the_usage(capsys, arguments):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("usage: tracekit")
+
+
+def test_without_arguments_the_five_first_commands_are_printed_and_each_exists(capsys):
+    assert main([]) == 0
+    out, err = capsys.readouterr()
+    commands = [line.split() for line in out.splitlines() if line.startswith("  tracekit ")]
+    assert (len(commands), err) == (5, "")
+    for _, *words in commands:
+        assert main([*words[: 1 + (words[0] == "traces")], "--help"]) == 0
+
+
+def test_list_show_and_stats_without_a_path_read_the_default_store(shop, monkeypatch, capsys):
+    monkeypatch.chdir(shop.parent)  # its name is traces.db
+    monkeypatch.delenv("TRACEKIT_SQLITE_PATH", raising=False)
+    for command in ("list", "show", "stats"):
+        assert main(["traces", command, "traces.db", "--json"]) == 0
+        named = capsys.readouterr()
+        assert main(["traces", command, "--json"]) == 0
+        assert capsys.readouterr() == named
+
+
+def test_the_default_store_is_the_one_that_the_environment_names(shop, monkeypatch, capsys, tmp_path):
+    shop.rename(tmp_path / "other.db")
+    monkeypatch.setenv("TRACEKIT_SQLITE_PATH", str(tmp_path / "other.db"))
+    assert main(["traces", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == str(tmp_path / "other.db")
+
+
+def test_a_trace_id_alone_is_looked_up_in_the_default_store(shop, monkeypatch, capsys):
+    monkeypatch.chdir(shop.parent)
+    monkeypatch.delenv("TRACEKIT_SQLITE_PATH", raising=False)
+    first = f"{1:032x}"
+    assert main(["traces", "show", first, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trace_id"] == first
+    assert main(["traces", "show", "no-id.db"]) == 2
+    assert "no such file" in capsys.readouterr().err
 
 
 def test_help_and_version_are_status_0(capsys):

@@ -22,7 +22,7 @@ import tracekit
 from tracekit._render import Leaf
 from tracekit._render import tree as branches
 from tracekit.cli.main import main
-from tracekit.demo import client, services
+from tracekit.demo import client, comparison, services
 from tracekit.demo.catalogue import GOODS, cart, price_cents, seal
 from tracekit.demo.report import Findings, wrongs
 from tracekit.exporters.sqlite import SQLiteReader
@@ -178,12 +178,16 @@ def test_no_span_fails(played):
         r"  storefront  uvicorn on asyncio  http://127\.0\.0\.1:\d+ +process \d+",
         rf"  client      httpx on asyncio    {REQUESTS} of {REQUESTS} right in \d\.\d\d s +process \d+",
         r"trace [0-9a-f]{32}",
+        r".*  http\.response\.status_code=200  .*",
         r".*labels tenant=\w+  cart=\d",
         rf"  traces +{REQUESTS}  one for each request, through all three",
         r"  spans +108  12 client, 66 storefront, 30 warehouse",
         r"  spans without their parent +0",
         r"  spans dropped or failed +0",
         r"  warehouse spans with labels +30  of 30; the storefront set them",
+        r"  The same program, traced by OpenTelemetry, its SDK and its instrumentation of ASGI and httpx:",
+        r".* receipt_line +storefront +\S+ µs  <- not under receipt",
+        r"  20 of 90 spans, receipt_line, are not under receipt: it ended after \S+ µs\.",
         r"    a browser   \S+.* ui \S+traces\.db",
         r"    all traces  \S+.* traces list \S+traces\.db",
         r"    one trace   \S+.* traces show \S+traces\.db",
@@ -198,6 +202,11 @@ def test_the_demo_fits_into_its_terminal_and_writes_no_control_characters_where_
     head = played.output.partition("Where to look next")[0]
     assert max(map(len, head.splitlines())) <= 100
     assert not re.search(r"[\r\x1b]", played.output)
+
+
+def test_the_printed_trace_is_one_of_those_that_were_sent_alone(played):
+    number = re.search(r"cart\.number=(\d+)", played.output)[1]
+    assert int(number) >= REQUESTS - client.WARM
 
 
 def test_a_second_run_adds_to_the_file_and_counts_only_its_own(played):
@@ -221,6 +230,37 @@ def test_a_module_that_is_not_installed_is_named(monkeypatch, capsys, name):
     monkeypatch.delitem(sys.modules, "tracekit.demo.client", raising=False)
     assert main(["demo"]) == 2
     assert capsys.readouterr() == ("", f"tracekit: the demo needs {name}: pip install 'tracekit-async[demo]'\n")
+
+
+SPANS = [
+    comparison.PeerSpan("1", "a", None, "buy", "client", 0, 9),
+    comparison.PeerSpan("1", "b", "a", "POST /checkout/7", "storefront", 1, 8),
+    comparison.PeerSpan("1", "c", "b", "receipt", "storefront", 2, 3),
+    comparison.PeerSpan("1", "d", "b", "receipt_line", "storefront", 4, 5),
+]
+
+
+def test_a_span_under_another_parent_is_marked_and_counted():
+    wanted = [span._replace(parent_id="c") if span.name == "receipt_line" else span for span in SPANS]
+    text = "\n".join(comparison.lines(SPANS, wanted))
+    assert text.count("<- not under receipt") == 1
+    assert text.endswith("1 of 4 spans, receipt_line, are not under receipt: it ended after 1 ns.")
+    text = "\n".join(comparison.lines(SPANS, SPANS))
+    assert "<-" not in text
+    assert text.endswith("Every span has the same parent as in tracekit's trace.")
+
+
+def test_without_opentelemetry_the_demo_names_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(comparison, "PEER", ("nothing.of_the_kind",))
+    first, second = comparison.compare(tmp_path, [])
+    assert first.endswith("pip install 'tracekit-async[demo]'")
+    assert second == "(there is no nothing.of_the_kind)"
+
+
+def test_a_comparison_that_fails_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(comparison, "_REQUESTS", "many")
+    (line,) = comparison.compare(tmp_path, [])
+    assert line.startswith("OpenTelemetry's run of the same program failed: ValueError")
 
 
 def test_with_serve_a_trace_that_somebody_else_began_is_shown(tmp_path):

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
+import threading
+import time
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tracekit.exporters.sqlite import SQLiteReader, StoreError
+
 pytestmark = pytest.mark.packaging
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# The program, and the commands for a newcomer.
+FIRST = re.search(
+    r"^## Five commands$.*?^```python\n(.*?)^```.*?^```console\n(.*?)^```", README, re.DOTALL | re.MULTILINE
+)
 PROBE = (
     "import tracekit, tracekit.wire.w3c, tracekit.exporters.sqlite; print(tracekit.IMPLEMENTATION, tracekit.__file__)"
 )
@@ -136,3 +151,94 @@ def test_a_clash_is_one_line_at_import(tmp_path):
         0,
         "tracekit 2.3.1 is installed in the same folder as tracekit-async: uninstall both, and install one again\n",
     )
+
+
+def test_the_five_commands_of_the_readme_show_a_request_in_the_viewer(built, tmp_path):
+    program, script = FIRST.groups()
+    commands = re.findall(r"^\$ (.*)$", script, re.MULTILINE)
+    assert len(commands) == 5
+    (tmp_path / "shop.py").write_text(program, encoding="utf-8")
+    (tmp_path / "dist").mkdir()
+    shutil.copy(built[1], tmp_path / "dist")
+    venv.create(tmp_path / "env", with_pip=True)
+    environ = {
+        "PATH": os.pathsep.join([str(tmp_path / "env" / "bin"), os.environ["PATH"]]),
+        "HOME": str(tmp_path),
+        "BROWSER": f"{shlex.quote(str(tmp_path / 'browser'))} %s",
+        **{name: os.environ[name] for name in os.environ if name.startswith(("PIP_", "SSL_", "REQUESTS_", "HTTP"))},
+    }
+    (tmp_path / "browser").write_text(f'#!/bin/sh\necho "$1" > {shlex.quote(str(tmp_path / "opened"))}\n')
+    (tmp_path / "browser").chmod(0o700)
+
+    def type_in(command):
+        return subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    done = type_in(commands[0])
+    if done.returncode and type_in("pip download --no-deps --dest index fastapi").returncode:
+        pytest.skip(f"the package index cannot be reached: {done.stderr[-500:]}")
+    assert done.returncode == 0, done.stderr
+    # As written, but for the ports: those of the machine may be in use.
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environ["PORT"] = str(port)
+    with running(f"exec env {commands[1].removesuffix(' &')} --port $PORT", tmp_path, environ) as output:
+        wait_for("Application startup complete", output)
+        done = type_in(commands[2].replace("8000", "$PORT"))
+        assert json.loads(done.stdout) == {"item": "lantern", "price": 42}
+        wait_for_span(tmp_path / "traces.db")
+        shown = type_in(commands[3])
+        assert (shown.returncode, shown.stdout.count("GET /price/{item}")) == (0, 1), shown.stderr
+        with running(f"exec {commands[4]} --port 0", tmp_path, environ) as lines:
+            page = wait_for("look at +(http://\\S+)", lines)[1]
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(f"{page}/api/traces", timeout=60) as answer:
+                assert b"GET /price/{item}" in answer.read()
+            wait_for("Ctrl-C ends it", lines)
+    assert (tmp_path / "opened").read_text().strip() == page
+
+
+@contextlib.contextmanager
+def running(command, cwd, environ):
+    """Run *command* in a shell, give its output, and end it with SIGTERM."""
+    environ = {**environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        ["bash", "-c", command],
+        cwd=cwd,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        watchdog = threading.Timer(120, process.kill)
+        watchdog.start()
+        try:
+            yield process.stdout
+        finally:
+            watchdog.cancel()
+            process.terminate()
+            for _ in process.stdout:
+                pass
+
+
+def wait_for(pattern, lines):
+    """Read *lines* up to the one with *pattern*, and return its match."""
+    read = []
+    for line in lines:
+        read.append(line)
+        if found := re.search(pattern, line):
+            return found
+    raise AssertionError(f"{pattern!r} never came:\n{''.join(read)}")
+
+
+def wait_for_span(path):
+    """Wait until the file *path*, which another process writes within a second, holds a span."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(StoreError), SQLiteReader(path) as reader:
+            if reader.counts().spans:
+                return
+        assert time.monotonic() < deadline, "no span came"
+        time.sleep(0.05)

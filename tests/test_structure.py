@@ -103,6 +103,7 @@ THIRD_PARTIES = {
     "cli.main": {"shtab"},
     "cli.screen": {"rich"},
     "demo.*": {"anyio", "httpx", "hypercorn", "starlette", "trio", "uvicorn"},
+    "demo.peer": {"anyio", "httpx", "opentelemetry"},
     "exporters._otlp.connections": {"urllib3"},
     "exporters._otlp.grpc": {"grpc"},
     "exporters._otlp.http": {"urllib3"},

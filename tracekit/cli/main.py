@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -21,10 +22,24 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _BROKEN_PIPE, _INTERRUPTED = 141, 130
+_WELCOME = """\
+tracekit: tracing for asynchronous Python. First steps:
+
+  tracekit demo                        watch three services make traces
+  tracekit run -- uvicorn shop:app     trace your own program; its spans go to traces.db
+  tracekit traces list                 list the traces in traces.db
+  tracekit traces show                 show the newest one as a tree
+  tracekit ui traces.db --open         see them in a browser
+
+All commands: tracekit --help
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv*, and return its exit status: 2 where it could not be done, with a line on stderr."""
+    if not (sys.argv[1:] if argv is None else argv):
+        sys.stdout.write(_WELCOME)
+        return 0
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse has said what there is to say
@@ -49,6 +64,10 @@ def _silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # not a real file
         pass
+
+
+_STORE_HELP = "a file of SQLiteExporter (default: TRACEKIT_SQLITE_PATH or traces.db)"
+_TRACE_ID = re.compile("[0-9a-f]{1,32}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND"
     )
     listing = traces.add_parser("list", help="the newest traces, a line each")
-    listing.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
+    listing.add_argument("path", metavar="PATH", nargs="?", type=_store, default="", help=_STORE_HELP)
     listing.add_argument("--limit", metavar="N", type=_count, default=20, help="how many (default: 20)")
     listing.add_argument("--service", metavar="NAME", help="only traces with a span of this service")
     listing.add_argument("--name", metavar="TEXT", help="only traces with a span whose name contains this")
@@ -109,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--jsonl", action="store_true", help="a line of JSON for each trace")
     listing.set_defaults(run=_list)
     stats = traces.add_parser("stats", help="count, errors and latency of the spans, a line for each service and name")
-    stats.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
+    stats.add_argument("path", metavar="PATH", nargs="?", type=_store, default="", help=_STORE_HELP)
     stats.add_argument("--since", metavar="TIME", type=_moment, help="started within 30s, 5m, 2h, 1d, or since a date")
     stats.add_argument("--service", metavar="NAME", help="only spans of this service")
     stats.add_argument("--name", metavar="TEXT", help="only spans whose name contains this")
@@ -137,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     delete.set_defaults(run=_delete)
     show = traces.add_parser("show", help="one trace as a tree, with bars for time")
-    show.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
+    show.add_argument("path", metavar="PATH", nargs="?", default="", help=_STORE_HELP)
     show.add_argument("trace_id", metavar="TRACE_ID", nargs="?", help="the id or how it begins (default: the newest)")
     show.add_argument("--all", action="store_true", help="everything: whole attributes, events, links, ids, resource")
     show.add_argument("--logs", action="store_true", help="its log records, below the spans that they were made in")
@@ -300,6 +319,11 @@ def _ui(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _store(path: str) -> str:
+    """Return *path*, or the file that the exporter "sqlite" writes by default."""
+    return path or os.environ.get("TRACEKIT_SQLITE_PATH") or "traces.db"
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from .traces import run_list
 
@@ -309,6 +333,10 @@ def _list(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from .traces import run_show
 
+    path, trace_id = arguments.path, arguments.trace_id
+    if trace_id is None and not os.path.exists(path) and _TRACE_ID.fullmatch(path):  # the id alone
+        path, trace_id = "", path
+    arguments.path, arguments.trace_id = _store(path), trace_id
     return run_show(arguments)
 
 

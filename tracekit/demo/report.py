@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..exporters.sqlite import SQLiteReader
+from .client import WARM
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -22,8 +23,8 @@ class Findings(NamedTuple):
     """The traces of one run, counted.
 
     ``orphans`` name a parent that is not in their trace, ``whole`` traces have spans of all three services,
-    ``labelled`` spans are the warehouse's with the labels that the storefront set. ``typical`` is the whole
-    trace of median duration, None where there is none.
+    ``labelled`` spans are the warehouse's with the labels that the storefront set. ``typical`` is of
+    median duration among the last whole traces, None where there is none.
     """
 
     traces: int
@@ -48,7 +49,7 @@ def examine(path: str, *, earlier: Collection[str]) -> Findings:
         spans = [reader.spans(trace.trace_id) for trace in traces]
     counts = Counter(span.service for trace in spans for span in trace)
     whole = [trace for trace in traces if set(SERVICES) <= set(trace.services)]
-    whole.sort(key=lambda trace: trace.duration_ns)
+    last = sorted(sorted(whole, key=lambda trace: trace.start_ns)[-WARM:], key=lambda trace: trace.duration_ns)
     return Findings(
         traces=len(traces),
         whole=len(whole),
@@ -56,7 +57,7 @@ def examine(path: str, *, earlier: Collection[str]) -> Findings:
         orphans=sum(map(_orphans, spans)),
         by_service={service: counts[service] for service in SERVICES},
         labelled=sum(_is_labelled(span) for trace in spans for span in trace if span.service == "warehouse"),
-        typical=whole[len(whole) // 2] if whole else None,
+        typical=last[len(last) // 2] if last else None,
     )
 
 

@@ -21,6 +21,7 @@ from .._render import encodable, printable
 from ..exporters.sqlite import SQLiteExporter, SQLiteReader
 from .child import EXPORT_INTERVAL_S
 from .client import check_out
+from .comparison import compare
 from .report import examine, figures, trace_ids, wrongs
 from .services import ServiceError, running
 
@@ -81,7 +82,7 @@ def _run(db: str | None, requests: int, serve: bool, show: Show, view: View) -> 
         anyio.run(demo.play, serve)
     finally:
         tracekit.shutdown()
-    return demo.report()
+    return demo.report(with_peer=True)
 
 
 class _Demo:
@@ -134,8 +135,8 @@ class _Demo:
         if len(wrong) > _SHOWN_PROBLEMS:
             self.problems.append(f"{len(wrong) - _SHOWN_PROBLEMS} more requests")
 
-    def report(self) -> int:
-        """Show one trace, the figures, and the faults; return the exit status."""
+    def report(self, *, with_peer: bool = False) -> int:
+        """Show one trace, the figures, and the faults; *with_peer* also OpenTelemetry's trace. Return the exit status."""
         findings = examine(self.path, earlier=self.earlier)
         lost = self._lost()
         problems = [*self.problems, *wrongs(findings, requests=self.requests, lost=lost)]
@@ -151,6 +152,17 @@ class _Demo:
             for service in self.services:
                 for line in service.output:
                     _say(f"  {service.name}: {printable(line, 500)}")
+            _say("")
+        if with_peer and findings.typical is not None:
+            with SQLiteReader(self.path) as reader:
+                ours = reader.spans(findings.typical.trace_id)
+            status = _StatusLine()
+            status.show("  the same program with OpenTelemetry …")
+            with tempfile.TemporaryDirectory(prefix="tracekit-") as folder:
+                drawn = list(compare(Path(folder), ours))
+            status.show("")
+            for line in drawn:
+                _say(f"  {line}".rstrip())
             _say("")
         for line in _next_steps(self.path):
             _say(f"  {line}")

@@ -90,8 +90,8 @@ _MULTI: Final = Sieve(_MULTI_FIELDS)
 
 
 class _Single:
-    name: Final = "b3"
-    fields: Final = ("b3",)
+    name: str = "b3"
+    fields: tuple[str, ...] = ("b3",)
 
     # The functions of the implementation in use, without a wrapper.
     read = staticmethod(read_b3)
@@ -102,8 +102,8 @@ class _Single:
 
 
 class _Multi:
-    name: Final = "b3multi"
-    fields: Final = _MULTI_FIELDS
+    name: str = "b3multi"
+    fields: tuple[str, ...] = _MULTI_FIELDS
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the headers, which may be a sampling decision alone, or None."""

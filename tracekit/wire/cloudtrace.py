@@ -30,8 +30,8 @@ _MAX_CHARS = 200
 
 
 class _CloudTrace:
-    name: Final = "cloudtrace"
-    fields: Final = (_FIELD,)
+    name: str = "cloudtrace"
+    fields: tuple[str, ...] = (_FIELD,)
 
     def __init__(self) -> None:
         self.left_out = 0  # number of kept options that could not be written

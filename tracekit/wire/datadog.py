@@ -49,8 +49,8 @@ _MAX_ORIGIN_CHARS = 256
 
 
 class _Datadog:
-    name: Final = "datadog"
-    fields: Final = _FIELDS
+    name: str = "datadog"
+    fields: tuple[str, ...] = _FIELDS
 
     def __init__(self) -> None:
         self.left_out = 0  # number of kept words, tags and contexts that could not be written

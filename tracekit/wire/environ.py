@@ -29,8 +29,8 @@ _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 class _Environ:
     """W3C Trace Context and Baggage in the environment: the fields of these formats under their variable names."""
 
-    name: Final = "environ"
-    fields: Final = ("traceparent", "tracestate", "baggage")
+    name: str = "environ"
+    fields: tuple[str, ...] = ("traceparent", "tracestate", "baggage")
 
     def __init__(self) -> None:
         self.left_out = 0  # number of fields, of any format, that no variable name can express

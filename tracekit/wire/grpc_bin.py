@@ -73,8 +73,8 @@ def encode_binary(context: SpanContext) -> bytes:
 
 
 class _Binary:
-    name: Final = "grpc_bin"
-    fields: Final = ("grpc-trace-bin", "grpc-tags-bin")
+    name: str = "grpc_bin"
+    fields: tuple[str, ...] = ("grpc-trace-bin", "grpc-tags-bin")
 
     def __init__(self) -> None:
         self.left_out = 0  # number of labels, parts of labels and tails that could not be written

@@ -50,8 +50,8 @@ _MAX_LABEL_CHARS = 2 * MAX_LABEL_BYTES  # encoded, which may take more character
 
 
 class _Jaeger:
-    name: Final = "jaeger"
-    fields: Final = _FIELDS
+    name: str = "jaeger"
+    fields: tuple[str, ...] = _FIELDS
     prefixes: Final = (_PREFIX,)
 
     def __init__(self) -> None:

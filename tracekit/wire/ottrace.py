@@ -37,8 +37,8 @@ _DECISIONS = {"false": 0, "true": 1, "0": 0, "1": 1}
 
 
 class _OTTrace:
-    name: Final = "ottrace"
-    fields: Final = _FIELDS
+    name: str = "ottrace"
+    fields: tuple[str, ...] = _FIELDS
     prefixes: Final = (_PREFIX,)
 
     def __init__(self) -> None:

@@ -30,8 +30,8 @@ _MAX_CHARS = 32 + 1 + 16 + 3 + 3
 
 
 class _Seed:
-    name: Final = "seed"
-    fields: Final = (_FIELD,)
+    name: str = "seed"
+    fields: tuple[str, ...] = (_FIELD,)
 
     def __init__(self) -> None:
         self.left_out = 0  # number of kept options that could not be written

@@ -37,8 +37,8 @@ _PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
 
 
 class _ServerTiming:
-    name: Final = "server-timing"
-    fields: Final = (_FIELD,)
+    name: str = "server-timing"
+    fields: tuple[str, ...] = (_FIELD,)
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the last metric named ``trace``, or None."""

@@ -158,8 +158,8 @@ def _write_both(context: SpanContext, carrier: Any) -> None:
 
 
 class _TraceContext:
-    name: Final = "tracecontext"
-    fields: Final = ("traceparent", "tracestate")
+    name: str = "tracecontext"
+    fields: tuple[str, ...] = ("traceparent", "tracestate")
 
     # The functions of the implementation in use, without a wrapper: every request calls both.
     read = staticmethod(read_tracecontext)
@@ -170,8 +170,8 @@ class _TraceContext:
 
 
 class _Baggage:
-    name: Final = "baggage"
-    fields: Final = ("baggage",)
+    name: str = "baggage"
+    fields: tuple[str, ...] = ("baggage",)
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return a context of labels only, or None; malformed members are dropped and counted in ``labels.dropped``."""

@@ -43,8 +43,8 @@ _ASKED = ("Sampled", "?")
 
 
 class _XRay:
-    name: Final = "xray"
-    fields: Final = (_FIELD,)
+    name: str = "xray"
+    fields: tuple[str, ...] = (_FIELD,)
 
     def __init__(self) -> None:
         self.left_out = 0  # number of kept fields that could not be written
