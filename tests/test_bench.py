@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -129,18 +130,25 @@ def test_a_check_passes_where_no_target_is_missed():
 
 @pytest.mark.slow
 @pytest.mark.one_form
-def test_the_bench_of_a_service_counts_every_span_of_every_request():
-    done = run("-m", "bench.service", "--rounds", "1", "--seconds", "1", "--only", "tracekit")
+@pytest.mark.parametrize("form", [[], ["--full", "--workers", "2"]], ids=["plain", "full"])
+def test_the_bench_of_a_service_counts_every_span_of_every_request(form, tmp_path):
+    svg = tmp_path / "service.svg"
+    short = ["--rounds", "1", "--seconds", "1", "--sampling", "1", "--only", "tracekit", "--svg", str(svg)]
+    done = run("-m", "bench.service", *short, *form)
     assert done.returncode == 0, done.stderr
-    head, _, untraced, traced = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    head, _, untraced, traced = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows]
     assert untraced[0] == "none"
     assert traced[0] == "tracekit"
-    assert traced[head.index("spans lost")] == "0.0%"
+    assert traced[head.index("spans arrived")] == "100.0%"
     assert int(traced[head.index("requests a second")].replace(",", "")) > 0
+    assert float(traced[head.index("p50 / p99 / p99.9")].split()[0]) > 0
+    bars = [element for element in ElementTree.parse(svg).iter() if element.tag.endswith("}rect")]
+    assert len(bars) == 3 * len([untraced, traced])
 
 
 def test_the_bench_of_a_service_names_the_peers_that_are_not_installed():
-    code = f"{ABSENT.format(names={'ddtrace', 'fastotel'})}\nfrom bench.service_child import CONTENDERS, is_installed\n"
+    code = f"{ABSENT.format(names={'ddtrace', 'fastotel'})}\nfrom bench.service_contenders import CONTENDERS, is_installed\n"
     done = run("-c", code + "print([name for name in CONTENDERS if is_installed(name)])")
     assert done.returncode == 0, done.stderr
     assert {"none", "tracekit"} <= set(eval(done.stdout))
