@@ -153,3 +153,46 @@ def test_the_bench_of_a_service_names_the_peers_that_are_not_installed():
     assert done.returncode == 0, done.stderr
     assert {"none", "tracekit"} <= set(eval(done.stdout))
     assert not {"ddtrace", "fastotel"} & set(eval(done.stdout))
+
+
+@pytest.mark.one_form
+def test_the_simulated_fleet_is_right_and_the_same_for_the_same_seed():
+    small = ("-m", "bench.fleet", "--services", "50", "--traces", "600", "--clients", "200", "--seed", "3")
+    first, second = run(*small), run(*small)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout == second.stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.stdout.splitlines() if "|" in line]
+    assert [row[-1] for row in rows[2:5]] == ["yes", "yes", "yes"]
+    pressed = {(row[0], row[1]): row for row in rows[7:]}
+    for asked in ("none", "5 s", "30 s"):
+        ours, plain = pressed[asked, "tracekit"], pressed[asked, "without jitter"]
+        assert float(plain[2]) == 10.0  # all clients in the same tenth of a second
+        assert float(ours[2]) < 4
+        assert float(ours[4]) < float(plain[4])
+
+
+@pytest.mark.one_form
+def test_estimates_that_are_off_are_not_right():
+    from bench.fleet import Estimate, Outcome
+
+    def estimate(count):
+        made = Estimate()
+        for number in range(400):
+            made.add(0.25, count if number % 4 == 0 else None)
+        return made
+
+    assert Outcome("right", {"all": estimate(4.0)}, [estimate(4.0)] * 20).is_right
+    assert not Outcome("wrong", {"all": estimate(6.0)}, [estimate(4.0)] * 20).is_right
+    assert not Outcome("wrong", {"all": estimate(4.0)}, [estimate(6.0)] * 20).is_right
+
+
+@pytest.mark.one_form
+def test_the_costs_of_a_fleet_follow_from_the_measured_sizes():
+    done = run("-m", "bench.fleet", "--costs")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    spans = {row[0]: int(row[1].replace(",", "")) for row in rows[2:]}
+    assert spans["all"] == 100_000 * 10_000
+    assert spans["`Ratio(0.01)`"] == spans["all"] // 100
+    assert spans["`Rate(10)`"] == 100_000 * 10 * 8
+    assert all(float(row[2].split()[0]) > 0 for row in rows[2:])
