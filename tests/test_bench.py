@@ -196,3 +196,11 @@ def test_the_costs_of_a_fleet_follow_from_the_measured_sizes():
     assert spans["`Ratio(0.01)`"] == spans["all"] // 100
     assert spans["`Rate(10)`"] == 100_000 * 10 * 8
     assert all(float(row[2].split()[0]) > 0 for row in rows[2:])
+
+
+def test_the_bench_of_the_gil_measures_a_portion_a_batch_and_a_buffer():
+    done = run("-m", "bench.hold", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["512", "2,048", "16,384"]
+    assert all(float(row[1].split()[0]) > 0 for row in rows[2:])
