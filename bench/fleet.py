@@ -9,9 +9,10 @@ A simulation on a clock of its own, with tracekit's samplers and back-off, the s
 - **back-pressure**: a collector hangs, then answers 503 to all clients at the same moment, and comes back with half as
   much capacity again as it needs.
 
-Traffic is skewed: the load of the n-th service is proportional to 1/n. An estimate is the sum of ``adjusted_count()`` over
-the kept traces, and *sd* its standard deviation, from the probabilities that were in force; *off* is the difference from
-the truth. In *services within 1.96 sd*, each service that should keep 30 traces or more is an estimate: 95 % should be.
+Traffic is skewed: the load of the n-th service is proportional to 1/n. An estimate is the sum of ``adjusted_count()``
+over the kept traces, and *sd* its standard deviation, from the probabilities that were in force; *off* is the
+difference from the truth. In *services within 1.96 sd*, each service that should keep 30 traces or more is an
+estimate: 95 % should be.
 
 ``python -m bench.fleet --costs`` prints network, collectors and storage of 100,000 processes of 10,000 spans a second.
 """
@@ -90,7 +91,7 @@ class Outcome(NamedTuple):
 
     @property
     def is_right(self) -> bool:
-        """Whether the estimates are as chance allows: within four standard deviations, and so is the share of services."""
+        """Whether the estimates, and the share of services, are within four standard deviations."""
         room = 4 * (0.95 * 0.05 / max(1, len(self.judged))) ** 0.5
         offs = [abs(one.off) for one in self.kinds.values()]
         return max(offs) <= 4 and self.within >= 0.95 - max(0.01, room)
@@ -135,7 +136,7 @@ class _Tally:
 
 
 def head(services: int, total: float, seconds: float, rng: random.Random) -> Outcome:
-    """Sample each trace at its root with the ratio of its service; the two services behind follow the root's decision."""
+    """Sample each trace at its root with the ratio of its service; two more services follow the decision."""
     tally = _Tally(services)
     samplers = [Ratio(RATIOS[number % len(RATIOS)]) for number in range(services)]
     for service, load in enumerate(loads(services, total)):

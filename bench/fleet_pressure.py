@@ -1,9 +1,10 @@
 """Back-pressure: what a collector gets from clients that it has turned away at the same moment; for ``bench.fleet``.
 
 Each client sends a batch a second, at its own moment, in the way of the exporter's spool: after a failure it waits for
-``Backoff.next_s()``, the real one; then it tries one batch, and after a success sends those that have waited, one after
-the other. The collector hangs for five seconds, answers all waiting requests with 503 at once, is away for another twenty,
-and comes back with half as much capacity again as the clients need; what is beyond that is answered with 503.
+``Backoff.next_s()``, the real one; then it tries one batch, and after a success sends those that have waited, one
+after the other. The collector hangs for five seconds, answers all waiting requests with 503 at once, is away for
+another twenty, and comes back with half as much capacity again as the clients need; what is beyond that is answered
+with 503.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Print how long the exporting thread holds the GIL at a time: ``python -m bench.hold``; a second.
 
 Encoding and freeing spans are single calls into C, in which no other thread runs; the figures are their CPU time, the
-median and the maximum of some rounds. The exporter encodes ``PORTION`` spans at a time and the pipeline frees a batch at a
-time; the rows of a whole buffer are what other threads would wait for otherwise. JSON is written in Python, which gives the
-GIL back every 5 ms.
+median and the maximum of some rounds. The exporter encodes ``PORTION`` spans at a time and the pipeline frees a batch
+at a time; the rows of a whole buffer are what other threads would wait for otherwise. JSON is written in Python, which
+gives the GIL back every 5 ms.
 """
 
 from __future__ import annotations

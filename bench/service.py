@@ -2,13 +2,14 @@
 
 A uvicorn process on one core serves a Starlette application that makes eight spans a request, the server's own among
 them, and exports them to a collector on loopback that reads and forgets. wrk sends requests from another core; without
-wrk, a generator in Python. Contenders take turns, window by window, since a machine's speed drifts; a ratio is the median
-over the rounds, so both of its figures were measured within seconds.
+wrk, a generator in Python. Contenders take turns, window by window, since a machine's speed drifts; a ratio is the
+median over the rounds, so both of its figures were measured within seconds.
 
-A round has two windows: saturation, and the requests a second of 70 % of the untraced service's, for the latencies. CPU
-and resident memory are the server's, by the operating system's accounting. The collector counts the spans that arrive; of
-ddtrace all do at any share, since Datadog's agent needs them for its statistics. With ``--full`` most of the spans come from the instrumentation of httpx, gRPC and SQLAlchemy, and with ``--workers 2``
-two processes share the port.
+A round has two windows: saturation, and the requests a second of 70 % of the untraced service's, for the latencies.
+CPU and resident memory are the server's, by the operating system's accounting. The collector counts the spans that
+arrive; of ddtrace all do at any share, since Datadog's agent needs them for its statistics. With ``--full`` most of
+the spans come from the instrumentation of httpx, gRPC and SQLAlchemy, and with ``--workers 2`` two processes share the
+port.
 """
 
 from __future__ import annotations

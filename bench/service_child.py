@@ -1,7 +1,7 @@
 """The processes of ``bench.service``: a server that one contender traces, a collector, a load generator.
 
-``python -m bench.service_child serve CONTENDER URL SHARE PORT FORM``, ``collect COUNT`` and ``load HOST PORT PATH SECONDS
-CONNECTIONS PAUSE_MS``. Each prints its ports or figures as JSON.
+``python -m bench.service_child serve CONTENDER URL SHARE PORT FORM``, ``collect COUNT`` and ``load HOST PORT PATH
+SECONDS CONNECTIONS PAUSE_MS``. Each prints its ports or figures as JSON.
 """
 
 from __future__ import annotations

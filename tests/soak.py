@@ -110,7 +110,7 @@ class Failed(Exception):
 
 
 class Counting(Collector):
-    """A collector that is well, fails half of its answers, or is away; it counts the spans that it confirmed, by name."""
+    """A collector that is well, fails half of its answers, or is away; it counts the spans it confirmed."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
