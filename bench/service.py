@@ -1,10 +1,15 @@
-"""Print what tracing costs a whole service at saturation: ``python -m bench.service``.
+"""Print what tracing costs a whole service, in requests a second, latency, CPU and memory: ``python -m bench.service``.
 
-A uvicorn process with one worker on one core serves a Starlette application that makes eight spans a request, the
-server's own among them, and exports them to a collector on loopback that reads and forgets. wrk sends requests over
-eight connections from another core; without wrk, a generator in Python. Contenders take turns, window by window, since
-a machine's speed drifts; "of untraced" is the median over the rounds, so both of a ratio were measured within seconds.
-CPU is the server's, all threads, by the operating system's accounting. The collector counts the spans that arrive.
+A uvicorn process on one core serves a Starlette application that makes eight spans a request, the server's own among
+them, and exports them to a collector on loopback that reads and forgets. wrk sends requests from another core; without
+wrk, a generator in Python. Contenders take turns, window by window, since a machine's speed drifts; a ratio is the
+median over the rounds, so both of its figures were measured within seconds.
+
+A round has two windows: saturation, and the requests a second of 70 % of the untraced service's, for the latencies.
+CPU and resident memory are the server's, by the operating system's accounting. The collector counts the spans that
+arrive; of ddtrace all do at any share, since Datadog's agent needs them for its statistics. With ``--full`` most of
+the spans come from the instrumentation of httpx, gRPC and SQLAlchemy, and with ``--workers 2`` two processes share the
+port.
 """
 
 from __future__ import annotations
@@ -12,21 +17,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
+import signal
 import subprocess
 import sys
-import urllib.request
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .service_child import CONNECTIONS, CONTENDERS, STEPS
+from .service_contenders import CONTENDERS
+from .service_picture import picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
 PATH = "/items/42"
+BUSY_CONNECTIONS = 8  # of each worker, at saturation
+CALM_CONNECTIONS = 64  # of each worker, with pauses
+LOAD = 0.7  # of the untraced service's requests a second
+STEPS = {"plain": 7, "full": 2}  # spans of a request that the collector counts
 
 
 class Window(NamedTuple):
@@ -34,41 +48,70 @@ class Window(NamedTuple):
 
     requests_per_s: float
     cpu_us: float  # of a request
-    collections: tuple[float, ...]  # of a thousand requests, by generation
+    latency_ms: tuple[float, float, float]  # p50, p99, p99.9
+
+
+class Result(NamedTuple):
+    """The windows of one contender at one share of sampled traces; *arrived* is the share of the spans that arrived."""
+
+    contender: str
+    share: float
+    busy: list[Window]
+    calm: list[Window]
+    resident_mb: float
+    arrived: float
 
 
 class Service:
-    """A server process of one contender."""
+    """The server processes of one contender: one, or several workers on one port."""
 
-    def __init__(self, contender: str, url: str, cores: set[int]) -> None:
-        self.requests = 0
-        self.process, (self.port,) = _child(cores, "serve", contender, url)
+    def __init__(self, contender: str, url: str, share: float, form: str, cores: list[set[int]]) -> None:
+        self.contender = contender
+        self.busy: list[Window] = []
+        self.calm: list[Window] = []
+        self.resident_mb = 0.0
+        self.served = 0
+        self.port = 0
+        self.workers: list[subprocess.Popen[str]] = []
+        try:
+            for own in cores:
+                worker, (self.port,) = _child(own, "serve", contender, url, str(share), str(self.port), form)
+                self.workers.append(worker)
+        except BaseException:
+            self.kill()
+            raise
 
-    def cpu_s(self) -> float:
-        """Return the CPU time that all threads of the process have taken."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    def _cpu_s(self) -> float:
+        """Return the CPU time that all threads of the workers have taken."""
+        ticks = 0
+        for worker in self.workers:
+            fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / TICKS_PER_S
 
-    def figures(self) -> tuple[int, list[int]]:
-        """Return the number of requests served, and of garbage collections by generation."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/figures", timeout=10) as answer:
-            served, *collections = json.load(answer)
-        return served, collections
-
-    def measure(self, seconds: int, cores: set[int]) -> Window:
-        """Have *seconds* of load made from *cores*."""
-        (before, collections), cpu_s = self.figures(), self.cpu_s()
-        took_s = _load(self.port, seconds, cores)
-        cpu_s = self.cpu_s() - cpu_s
-        self.requests, now = self.figures()
-        count = self.requests - before
-        made = [(after - before) / count * 1000 for before, after in zip(collections, now, strict=True)]
-        return Window(count / took_s, cpu_s / count * 1e6, tuple(made))
+    def measure(self, seconds: float, cores: set[int], pause_ms: float = 0.0) -> Window:
+        """Have *seconds* of load made from *cores*, with pauses of *pause_ms* between the requests of a connection."""
+        cpu_s = self._cpu_s()
+        connections = (CALM_CONNECTIONS if pause_ms else BUSY_CONNECTIONS) * len(self.workers)
+        found = _load(self.port, seconds, connections, pause_ms, cores)
+        cpu_s = self._cpu_s() - cpu_s
+        pages = [int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) for worker in self.workers]
+        self.resident_mb = max(self.resident_mb, sum(pages) * PAGE / 2**20)
+        count = found["requests"]
+        return Window(count / found["seconds"], cpu_s / count * 1e6, tuple(found["latency_ms"]))
 
     def stop(self) -> None:
-        """Have the server shut down, which exports what is left."""
-        self.process.terminate()
-        self.process.wait(30)
+        """Have the workers shut down, which exports the remaining spans."""
+        for worker in self.workers:
+            worker.send_signal(signal.SIGINT)
+        for worker in self.workers:
+            self.served += int(worker.communicate(timeout=30)[0] or 0)
+
+    def kill(self) -> None:
+        """End the workers that still run."""
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
 
 
 def _child(cores: set[int], *arguments: str) -> tuple[subprocess.Popen[str], list[int]]:
@@ -82,103 +125,221 @@ def _child(cores: set[int], *arguments: str) -> tuple[subprocess.Popen[str], lis
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     assert process.stdout is not None
-    return process, json.loads(process.stdout.readline())
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{' '.join(arguments)} ended with {process.wait()}")
+    return process, json.loads(line)
 
 
-def _load(port: int, seconds: int, cores: set[int]) -> float:
-    """Send requests for *seconds*; return how long that took."""
+def _load(port: int, seconds: float, connections: int, pause_ms: float, cores: set[int]) -> dict[str, Any]:
+    """Send requests for *seconds*; return their number, the time, and the latencies."""
     if shutil.which("wrk"):
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"http://127.0.0.1:{port}{PATH}"]
+        script = str(Path(__file__).with_name("service.lua"))
+        url = f"http://127.0.0.1:{port}{PATH}"
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds:g}s",
+            "--timeout",
+            "20s",
+            "-s",
+            script,
+            url,
+            "--",
+            str(pause_ms),
+        ]
     else:
-        command = [sys.executable, "-m", "bench.service_child", "load", "127.0.0.1", str(port), PATH, str(seconds)]
+        numbers = [str(seconds), str(connections), str(pause_ms)]
+        command = [sys.executable, "-m", "bench.service_child", "load", "127.0.0.1", str(port), PATH, *numbers]
     done = subprocess.run(
         command,
         check=True,
         capture_output=True,
         text=True,
         cwd=ROOT,
+        timeout=seconds + 30,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
-    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
+    found: dict[str, Any] = json.loads(done.stdout.rstrip().rpartition("\n")[2])
+    if found["failed"] or not found["requests"]:
         raise RuntimeError(done.stdout)
-    found = re.search(r"requests in ([\d.]+)s", done.stdout)
-    return float(found[1] if found else done.stdout)
+    return found
 
 
-def measure(contenders: list[str], rounds: int, seconds: int) -> tuple[dict[str, list[Window]], dict[str, float]]:
-    """Return the windows of each contender, and the share of its spans that did not arrive."""
+def measure(
+    contenders: list[str], share: float, rounds: int, seconds: int, form: str, workers: int, say: Callable[[str], None]
+) -> list[Result]:
+    """Return a result for each of *contenders*; one that fails is left out, and reported with *say*."""
     available = sorted(os.sched_getaffinity(0))
-    server_cores, other_cores = {available[0]}, {available[-1]}
-    windows: dict[str, list[Window]] = {contender: [] for contender in contenders}
+    server_cores = [{available[number % len(available)]} for number in range(workers)]
+    load_cores = {available[-1]}
+    results: list[Result] = []
     with ExitStack() as stack:
-        collector, ports = _child(other_cores, "collect", str(len(contenders)))
+        collector, ports = _child(load_cores, "collect", str(len(contenders)))
+        stack.callback(collector.wait)
         stack.callback(collector.kill)
-        services: dict[str, Service] = {}
-        for contender, port in zip(contenders, ports, strict=True):
-            services[contender] = Service(contender, f"http://127.0.0.1:{port}", server_cores)
-            stack.callback(services[contender].process.kill)
-            services[contender].measure(1, other_cores)  # a warm-up
+        services: dict[str, tuple[int, Service]] = {}
+
+        def attempt(name: str, work: Callable[[], object]) -> bool:
+            try:
+                work()
+            except (RuntimeError, subprocess.SubprocessError, OSError, ValueError) as error:
+                say(f"{name} failed and is left out: {error}")
+                if name == "none":
+                    raise
+                services.pop(name, None)
+                return False
+            return True
+
+        untraced = 0.0
+
+        def start(place: int, name: str) -> None:
+            nonlocal untraced
+            service = Service(name, f"http://127.0.0.1:{ports[place]}", share, form, server_cores)
+            stack.callback(service.kill)
+            services[name] = place, service
+            warm = service.measure(1, load_cores)
+            warm = service.measure(1, load_cores)
+            untraced = untraced or warm.requests_per_s
+
+        for place, name in enumerate(contenders):
+            say(f"starting {name}")
+            attempt(name, lambda: start(place, name))  # noqa: B023
+        pause_ms = max(1.0, round(CALM_CONNECTIONS * workers / (LOAD * untraced) * 1000))
         for number in range(rounds):
-            for contender, service in services.items():
-                windows[contender].append(service.measure(seconds, other_cores))
-            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-        for service in services.values():
-            service.stop()
-        counts = json.loads(collector.communicate()[0])
-    lost = {
-        contender: 1 - arrived / (STEPS * service.requests)
-        for (contender, service), arrived in zip(services.items(), counts, strict=True)
-    }
-    return windows, lost
+            for name, (_, service) in [*services.items()]:
+
+                def windows(service: Service = service) -> None:
+                    service.busy.append(service.measure(seconds, load_cores))
+                    service.calm.append(service.measure(seconds, load_cores, pause_ms))
+
+                attempt(name, windows)
+            say(f"{share:.0%} sampled: round {number + 1} of {rounds}")
+        for name, (_, service) in [*services.items()]:
+            attempt(name, service.stop)
+        counts = json.loads(collector.communicate(timeout=30)[0])
+        for name, (place, service) in services.items():
+            arrived = counts[place] / (STEPS[form] * max(1, service.served))
+            results.append(Result(name, share, service.busy, service.calm, service.resident_mb, arrived))
+    return results
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.service", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="windows of each contender (default: 5)")
-    parser.add_argument("--seconds", type=int, default=3, help="length of a window (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="windows of each contender (default: 3)")
+    parser.add_argument("--seconds", type=int, default=2, help="length of a window (default: 2)")
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, with commas between")
+    parser.add_argument("--sampling", default="1,0.1,0.01", help="shares of sampled traces (default: 1,0.1,0.01)")
+    parser.add_argument("--workers", type=int, default=1, help="server processes (default: 1)")
+    parser.add_argument("--full", action="store_true", help="an application with httpx, gRPC and SQLAlchemy")
+    parser.add_argument("--svg", metavar="PATH", help="also draw the results at the first share of --sampling")
     options = parser.parse_args()
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(CONTENDERS):
         parser.error(f"no such contender: {', '.join(unknown)}")
-    present = [
-        "none",
-        *[name for name in wanted if name != "none" and _child(os.sched_getaffinity(0), "installed", name)[1]],
-    ]
-    windows, lost = measure(present, options.rounds, options.seconds)
-    print("\n".join(_table(windows, lost)))
+    begin = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - begin:4.0f} s  {text}", file=sys.stderr, flush=True)
+
+    present = ["none", *[name for name in wanted if name != "none" and _is_installed(name)]]
+    form = "full" if options.full else "plain"
+    results: list[Result] = []
+    for share in map(float, options.sampling.split(",")):
+        results += measure(present, share, options.rounds, options.seconds, form, options.workers, say)
+    title = f"{_machine()}, {_workers(options.workers)}, {form} application, {LOAD:.0%} load for latencies"
+    print(f"{title}.\n")
+    print("\n".join(table(results)))
     for name in wanted:
-        if name not in windows and name != "none":
+        if name not in present:
             print(f"\n{name} is not installed: pip install -e .[bench]")
+    if options.svg:
+        first = [result for result in results if result.share == results[0].share]
+        Path(options.svg).write_text(picture(summaries(first), title), encoding="utf-8")
+        say(f"wrote {options.svg}")
     return 0
 
 
-def _table(windows: dict[str, list[Window]], lost: dict[str, float]) -> list[str]:
-    untraced = windows["none"]
+def _is_installed(contender: str) -> bool:
+    command = [sys.executable, "-m", "bench.service_child", "installed", contender]
+    return bool(json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout))
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
+
+
+def _machine() -> str:
+    from .report import machine
+
+    return machine()
+
+
+class Summary(NamedTuple):
+    """The figures of one contender, and its ratios to the untraced service of the same share."""
+
+    contender: str
+    share: float
+    requests_per_s: float
+    of_untraced: float
+    cpu_us: float
+    added_us: float
+    calm_per_s: float
+    latency_ms: tuple[float, ...]
+    p99_of_untraced: float
+    resident_mb: float
+    arrived: float
+
+
+def summaries(results: list[Result]) -> list[Summary]:
+    """Return a summary of each result; the untraced service must be among those of each share."""
+    untraced = {result.share: result for result in results if result.contender == "none"}
+    found = []
+    for own in results:
+        none = untraced[own.share]
+        found.append(
+            Summary(
+                own.contender,
+                own.share,
+                max(one.requests_per_s for one in own.busy),
+                median(a.requests_per_s / b.requests_per_s for a, b in zip(own.busy, none.busy, strict=True)),
+                min(one.cpu_us for one in own.busy),
+                median(a.cpu_us - b.cpu_us for a, b in zip(own.busy, none.busy, strict=True)),
+                median(one.requests_per_s for one in own.calm),
+                tuple(median(values) for values in zip(*[one.latency_ms for one in own.calm], strict=True)),
+                median(a.latency_ms[1] / b.latency_ms[1] for a, b in zip(own.calm, none.calm, strict=True)),
+                own.resident_mb,
+                own.arrived,
+            )
+        )
+    return found
+
+
+def table(results: list[Result]) -> list[str]:
+    """Return the lines of a Markdown table."""
     lines = [
-        "| tracing by | requests a second | of untraced | CPU a request | of untraced's | added | spans lost | collections in 1,000 requests |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| tracing by | sampled | requests a second | of untraced | CPU a request | added | at a load of | p50 / p99 / p99.9 "
+        "| p99 of untraced's | resident | spans arrived |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for contender, own in windows.items():
+    for one in summaries(results):
+        is_traced = one.contender != "none"
         cells = [
-            f"{max(window.requests_per_s for window in own):,.0f}",
-            f"{_ratio([one.requests_per_s for one in own], [one.requests_per_s for one in untraced]):.2f}",
-            f"{min(window.cpu_us for window in own):,.0f} µs",
-            f"{_ratio([one.cpu_us for one in own], [one.cpu_us for one in untraced]):.2f}",
-            f"{_added(own, untraced):,.0f} µs",
-            "" if contender == "none" else f"{lost[contender]:.1%}",
-            " / ".join(f"{median(found):.1f}" for found in zip(*[window.collections for window in own], strict=True)),
+            one.contender,
+            f"{one.share:.0%}" if is_traced else "",
+            f"{one.requests_per_s:,.0f}",
+            f"{one.of_untraced:.2f}",
+            f"{one.cpu_us:,.0f} µs",
+            f"{one.added_us:,.0f} µs" if is_traced else "",
+            f"{one.calm_per_s:,.0f}",
+            " / ".join(f"{value:.1f}" for value in one.latency_ms) + " ms",
+            f"{one.p99_of_untraced:.2f}",
+            f"{one.resident_mb:,.0f} MiB",
+            f"{one.arrived:.1%}" if is_traced else "",
         ]
-        lines.append(f"| {contender} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def _ratio(own: list[float], untraced: list[float]) -> float:
-    return median(one / other for one, other in zip(own, untraced, strict=True))
-
-
-def _added(own: list[Window], untraced: list[Window]) -> float:
-    return median(one.cpu_us - other.cpu_us for one, other in zip(own, untraced, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,184 +1,41 @@
-"""The processes of ``bench.service``: a server that is traced by one contender, a collector, a load generator.
+"""The processes of ``bench.service``: a server that one contender traces, a collector, a load generator.
 
-``python -m bench.service_child serve CONTENDER URL``, ``collect COUNT`` and ``load URL SECONDS``. Each prints its ports or
-figures as JSON.
+``python -m bench.service_child serve CONTENDER URL SHARE PORT FORM``, ``collect COUNT`` and ``load HOST PORT PATH
+SECONDS CONNECTIONS PAUSE_MS``. Each prints its ports or figures as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import importlib
 import json
-import os
+import random
 import socket
 import sys
 import time
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from .service_contenders import CONTENDERS, STEP, application, is_installed
+from .service_full import full_application
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-CONNECTIONS = 8
-# All spans but the server's have a name that begins with this; the collector counts it in the requests' octets.
-STEP = "step "
-STEPS = 7
+    from collections.abc import Coroutine
 
 
-class Tracing(NamedTuple):
-    """A contender: what opens a span, and the middleware."""
-
-    span: Callable[[str, dict[str, Any]], Any]
-    middleware: Callable[[Any], Any]
-
-
-def _none(_url: str) -> Tracing:
-    nothing = nullcontext()
-    return Tracing(lambda _name, _attributes: nothing, lambda app: app)
-
-
-def _tracekit(url: str) -> Tracing:
-    import tracekit
-    from tracekit.exporters.otlp import OTLPExporter
-    from tracekit.integrations.asgi import TraceMiddleware
-
-    tracekit.configure(service="shop", exporter=OTLPExporter(url))
-    span = tracekit.span
-    return Tracing(lambda name, attributes: span(name, attributes=attributes), TraceMiddleware)
-
-
-def _through_opentelemetry(provider: Any) -> Tracing:
-    """Return OpenTelemetry's API and instrumentation; without spans of their own for receive() and send()."""
-    from opentelemetry import trace
-    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-
-    if provider is not None:
-        trace.set_tracer_provider(provider)
-    start = trace.get_tracer("shop").start_as_current_span
-    return Tracing(
-        lambda name, attributes: start(name, attributes=attributes),
-        lambda app: OpenTelemetryMiddleware(app, exclude_spans=["receive", "send"]),
-    )
-
-
-def _bridge(url: str) -> Tracing:
-    import tracekit
-    from tracekit.bridges import opentelemetry
-    from tracekit.exporters.otlp import OTLPExporter
-
-    tracekit.configure(service="shop", exporter=OTLPExporter(url))
-    opentelemetry.install()
-    return _through_opentelemetry(None)
-
-
-def _sdk(url: str) -> Tracing:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{url}/v1/traces")))
-    return _through_opentelemetry(provider)
-
-
-def _fastotel(url: str) -> Tracing:
-    from fastotel import OTLPSpanProcessor
-    from opentelemetry.sdk.trace import TracerProvider
-
-    provider = TracerProvider()
-    provider.add_span_processor(OTLPSpanProcessor(endpoint=f"{url}/v1/traces"))
-    return _through_opentelemetry(provider)
-
-
-def _ddtrace(url: str) -> Tracing:
-    # v0.4 has the names in each span, where the collector counts them.
-    os.environ.update(
-        DD_TRACE_AGENT_URL=url,
-        DD_TRACE_API_VERSION="v0.4",
-        DD_INSTRUMENTATION_TELEMETRY_ENABLED="false",
-        DD_REMOTE_CONFIGURATION_ENABLED="false",
-    )
-    from ddtrace.contrib.asgi import TraceMiddleware
-    from ddtrace.trace import tracer
-
-    def span(name: str, attributes: dict[str, Any]) -> Any:
-        opened = tracer.trace(name, resource="item")  # else the resource repeats the name, and is counted
-        opened.set_tags(attributes)
-        return opened
-
-    return Tracing(span, TraceMiddleware)
-
-
-# The packages that each contender needs, and what sets it up.
-CONTENDERS: dict[str, tuple[tuple[str, ...], Callable[[str], Tracing]]] = {
-    "none": ((), _none),
-    "tracekit": ((), _tracekit),
-    "bridge": (("opentelemetry.instrumentation.asgi",), _bridge),
-    "ddtrace": (("ddtrace",), _ddtrace),
-    "fastotel": (("fastotel", "opentelemetry.instrumentation.asgi"), _fastotel),
-    "opentelemetry": (("opentelemetry.exporter.otlp.proto.http", "opentelemetry.instrumentation.asgi"), _sdk),
-}
-
-
-def is_installed(contender: str) -> bool:
-    """Tell whether the packages of *contender* can be imported; in a process of its own, as they patch things."""
-    try:
-        for package in CONTENDERS[contender][0]:
-            importlib.import_module(package)
-    except ImportError:
-        return False
-    return True
-
-
-def application(tracing: Tracing) -> Any:
-    """Return a Starlette application with seven spans a request inside the server's."""
-    from starlette.applications import Starlette
-    from starlette.responses import JSONResponse, PlainTextResponse
-    from starlette.routing import Route
-
-    span = tracing.span
-    served = 0
-
-    async def item(request: Any) -> PlainTextResponse:
-        nonlocal served
-        served += 1
-        number = request.path_params["number"]
-        with span("step load", {"item.id": number, "cache.hit": False}):
-            for table in ("items", "prices", "stock"):
-                with span(
-                    "step query",
-                    {"db.system.name": "postgresql", "db.operation.name": "SELECT", "db.collection.name": table},
-                ):
-                    pass
-        with span("step render", {"template": "item.html"}):
-            with span("step discount", {"customer.tier": "gold", "discount": 0.15}):
-                pass
-            with span("step template", {"template": "price.html", "currency": "EUR"}):
-                text = f"item {number}"
-        return PlainTextResponse(text)
-
-    async def figures(_request: Any) -> JSONResponse:
-        return JSONResponse([served, *[generation["collections"] for generation in gc.get_stats()]])
-
-    return tracing.middleware(Starlette(routes=[Route("/items/{number:int}", item), Route("/figures", figures)]))
-
-
-def serve(contender: str, url: str) -> None:
-    """Run uvicorn until SIGTERM."""
+def serve(contender: str, url: str, share: float, port: int, form: str) -> None:
+    """Run uvicorn on *port*, which other workers may share, until SIGINT; then print the number of served requests."""
     import uvicorn
 
-    app = application(CONTENDERS[contender][1](url))
-    listening = _listen()
-    config = uvicorn.Config(app, log_level="warning", access_log=False)
-    _print([listening.getsockname()[1]])
-    uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listen() -> socket.socket:
-    listening = socket.create_server(("127.0.0.1", 0), backlog=128)
-    listening.setblocking(False)
-    return listening
+    tracing = CONTENDERS[contender].start(url, share)
+    with socket.create_server(("127.0.0.1", port), backlog=128, reuse_port=True) as listening:
+        listening.setblocking(False)
+        own_port = listening.getsockname()[1]
+        served, app = full_application(tracing, own_port) if form == "full" else application(tracing)
+        _print([own_port])
+        try:
+            uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+        except KeyboardInterrupt:  # uvicorn raises the signal again; this process then ends with its exit handlers
+            pass
+    _print(served())
 
 
 def _print(figures: object) -> None:
@@ -240,38 +97,58 @@ async def collect(count: int) -> None:
 
 
 class _Client(asyncio.Protocol):
-    """Sends the next request when the last one is answered; the answers are short."""
+    """Sends the next request, after a pause, when the last one is answered; the answers are short."""
 
-    def __init__(self, request: bytes, deadline: float) -> None:
+    def __init__(self, request: bytes, deadline: float, pause_s: float, latencies: list[float]) -> None:
         self.request = request
         self.deadline = deadline
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.pause_s = pause_s
+        self.latencies = latencies
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self.loop.create_future()
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        transport.write(self.request)
+        self._send()
+
+    def _send(self) -> None:
+        self.begin = time.monotonic()
+        self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
         if data.startswith(b"HTTP") and not data.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(data.partition(b"\r\n")[0].decode())
-        if time.monotonic() >= self.deadline:
+        if b"HTTP/1.1 200" not in data:  # a body that comes alone
+            return
+        now = time.monotonic()
+        self.latencies.append(now - self.begin)
+        if now >= self.deadline:
             self.transport.close()
             self.done.set_result(None)
-        elif b"HTTP/1.1 200" in data:  # maybe behind the body of the answer before
-            self.transport.write(self.request)
+        elif self.pause_s:
+            self.loop.call_later(random.uniform(0, 2 * self.pause_s), self._send)
+        else:
+            self._send()
 
 
-async def load(host: str, port: int, path: str, seconds: float) -> None:
-    """Send requests over ``CONNECTIONS`` connections, and print how long that took."""
+async def load(host: str, port: int, path: str, seconds: float, connections: int, pause_ms: float) -> None:
+    """Send requests over *connections*, and print what wrk's script prints."""
     loop = asyncio.get_running_loop()
     request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
     begin = time.monotonic()
-    deadline = begin + seconds
+    latencies: list[float] = []
     clients = [
-        (await loop.create_connection(lambda: _Client(request, deadline), host, port))[1] for _ in range(CONNECTIONS)
+        (
+            await loop.create_connection(
+                lambda: _Client(request, begin + seconds, pause_ms / 1000, latencies), host, port
+            )
+        )[1]
+        for _ in range(connections)
     ]
     await asyncio.gather(*[client.done for client in clients])
-    _print(time.monotonic() - begin)
+    latencies.sort()
+    at = [latencies[min(len(latencies) - 1, int(len(latencies) * share))] * 1000 for share in (0.5, 0.99, 0.999)]
+    _print({"requests": len(latencies), "seconds": time.monotonic() - begin, "failed": 0, "latency_ms": at})
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
@@ -286,10 +163,11 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     if command == "serve":
-        serve(*arguments)
+        serve(arguments[0], arguments[1], float(arguments[2]), int(arguments[3]), arguments[4])
     elif command == "installed":
         _print(is_installed(*arguments))
     elif command == "collect":
         _run(collect(int(arguments[0])))
     else:
-        _run(load(arguments[0], int(arguments[1]), arguments[2], float(arguments[3])))
+        host, port, path, *numbers = arguments
+        _run(load(host, int(port), path, float(numbers[0]), int(numbers[1]), float(numbers[2])))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -129,19 +130,77 @@ def test_a_check_passes_where_no_target_is_missed():
 
 @pytest.mark.slow
 @pytest.mark.one_form
-def test_the_bench_of_a_service_counts_every_span_of_every_request():
-    done = run("-m", "bench.service", "--rounds", "1", "--seconds", "1", "--only", "tracekit")
+@pytest.mark.parametrize("form", [[], ["--full", "--workers", "2"]], ids=["plain", "full"])
+def test_the_bench_of_a_service_counts_every_span_of_every_request(form, tmp_path):
+    svg = tmp_path / "service.svg"
+    short = ["--rounds", "1", "--seconds", "1", "--sampling", "1", "--only", "tracekit", "--svg", str(svg)]
+    done = run("-m", "bench.service", *short, *form)
     assert done.returncode == 0, done.stderr
-    head, _, untraced, traced = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    head, _, untraced, traced = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows]
     assert untraced[0] == "none"
     assert traced[0] == "tracekit"
-    assert traced[head.index("spans lost")] == "0.0%"
+    assert traced[head.index("spans arrived")] == "100.0%"
     assert int(traced[head.index("requests a second")].replace(",", "")) > 0
+    assert float(traced[head.index("p50 / p99 / p99.9")].split()[0]) > 0
+    bars = [element for element in ElementTree.parse(svg).iter() if element.tag.endswith("}rect")]
+    assert len(bars) == 3 * len([untraced, traced])
 
 
 def test_the_bench_of_a_service_names_the_peers_that_are_not_installed():
-    code = f"{ABSENT.format(names={'ddtrace', 'fastotel'})}\nfrom bench.service_child import CONTENDERS, is_installed\n"
+    code = f"{ABSENT.format(names={'ddtrace', 'fastotel'})}\nfrom bench.service_contenders import CONTENDERS, is_installed\n"
     done = run("-c", code + "print([name for name in CONTENDERS if is_installed(name)])")
     assert done.returncode == 0, done.stderr
     assert {"none", "tracekit"} <= set(eval(done.stdout))
     assert not {"ddtrace", "fastotel"} & set(eval(done.stdout))
+
+
+@pytest.mark.one_form
+def test_the_simulated_fleet_is_right_and_the_same_for_the_same_seed():
+    small = ("-m", "bench.fleet", "--services", "50", "--traces", "600", "--clients", "200", "--seed", "3")
+    first, second = run(*small), run(*small)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout == second.stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.stdout.splitlines() if "|" in line]
+    assert [row[-1] for row in rows[2:5]] == ["yes", "yes", "yes"]
+    pressed = {(row[0], row[1]): row for row in rows[7:]}
+    for asked in ("none", "5 s", "30 s"):
+        ours, plain = pressed[asked, "tracekit"], pressed[asked, "without jitter"]
+        assert float(plain[2]) == 10.0  # all clients in the same tenth of a second
+        assert float(ours[2]) < 4
+        assert float(ours[4]) < float(plain[4])
+
+
+@pytest.mark.one_form
+def test_estimates_that_are_off_are_not_right():
+    from bench.fleet import Estimate, Outcome
+
+    def estimate(count):
+        made = Estimate()
+        for number in range(400):
+            made.add(0.25, count if number % 4 == 0 else None)
+        return made
+
+    assert Outcome("right", {"all": estimate(4.0)}, [estimate(4.0)] * 20).is_right
+    assert not Outcome("wrong", {"all": estimate(6.0)}, [estimate(4.0)] * 20).is_right
+    assert not Outcome("wrong", {"all": estimate(4.0)}, [estimate(6.0)] * 20).is_right
+
+
+@pytest.mark.one_form
+def test_the_costs_of_a_fleet_follow_from_the_measured_sizes():
+    done = run("-m", "bench.fleet", "--costs")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    spans = {row[0]: int(row[1].replace(",", "")) for row in rows[2:]}
+    assert spans["all"] == 100_000 * 10_000
+    assert spans["`Ratio(0.01)`"] == spans["all"] // 100
+    assert spans["`Rate(10)`"] == 100_000 * 10 * 8
+    assert all(float(row[2].split()[0]) > 0 for row in rows[2:])
+
+
+def test_the_bench_of_the_gil_measures_a_portion_a_batch_and_a_buffer():
+    done = run("-m", "bench.hold", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["512", "2,048", "16,384"]
+    assert all(float(row[1].split()[0]) > 0 for row in rows[2:])

@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,24 @@ def test_batches_are_bounded(arguments, most):
     assert tracekit.flush()
     assert max(sizes) == most
     assert sum(sizes) == balance.exported == 5000
+
+
+def test_the_spans_of_a_batch_are_freed_before_the_next_one_is_exported():
+    alive = []
+
+    class Watching(MemoryExporter):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def export(self, spans):
+            alive.append(sum(span() is not None for span in self.seen))
+            self.seen += map(weakref.ref, spans)
+
+    tracekit.configure(exporter=Watching(), export_interval_s=LONG, batch_size=300)
+    end(900)
+    assert tracekit.flush()
+    assert alive == [0, 0, 0]
 
 
 def test_an_exporter_runs_in_one_thread_and_in_a_separate_context():

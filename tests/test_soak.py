@@ -1,4 +1,4 @@
-"""The soak in short: some hundred requests, a collector that fails half of its answers, a stop and a start."""
+"""The soak in short: some hundred requests, a collector that fails or is away, a full disk, a clock that steps, and a restart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from . import soak
 @pytest.mark.one_form
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
 def test_every_span_of_some_hundred_requests_is_confirmed_once_across_a_restart():
-    assert soak.soak(60.0, requests=400, rate=400.0).endswith("every span was confirmed once")
+    found = soak.soak(60.0, requests=600, rate=400.0)
+    assert found.endswith("every other span was confirmed once")
+    assert " by 2 processes" in found
+    assert " 2 outages, 4 steps of the clock" in found
+    assert " 0 past it" not in found
 
 
 def samples(**figures):

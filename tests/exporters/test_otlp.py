@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import socket
@@ -14,6 +15,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -324,6 +326,28 @@ def test_waits_grow_and_are_never_alike():
     for wait in waits:
         assert all(0.005 * 2**at <= one <= 0.01 * 2**at for at, one in enumerate(wait[:6]))
         assert all(0.5 <= one <= 1 for one in wait[8:])
+
+
+def test_clients_that_get_the_same_retry_after_do_not_return_at_the_same_time():
+    waits = sorted(_sender.backoff_s(0, at_least_s=30.0) for _ in range(1000))
+    assert 30 <= waits[0] < 32
+    assert 43 < waits[-1] <= 45
+    assert max(later - earlier for earlier, later in itertools.pairwise(waits)) < 1
+
+
+def test_a_batch_is_encoded_in_portions_between_which_other_threads_run(collector, monkeypatch):
+    steps = []
+    encode = otlp.encode_spans
+    monkeypatch.setattr(otlp, "encode_spans", lambda spans: steps.append(len(spans)) or encode(spans))
+    monkeypatch.setattr(otlp, "time", SimpleNamespace(sleep=steps.append, monotonic=time.monotonic))
+    spans = made(2 * otlp.PORTION + 1)
+    sender = exporter(collector)
+    sender.export(spans)
+    most, pause_s = otlp.PORTION, steps[1]
+    assert pause_s > 0
+    assert steps == [most, pause_s, most, pause_s, 1]
+    assert len(collector.requests) == 1
+    assert [span.span_id.hex() for span in collector.spans] == [span.context.span_id for span in spans]
 
 
 @pytest.mark.parametrize("status", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"])

@@ -622,6 +622,7 @@ def test_the_last_room_on_a_disk_is_not_used(path, disk):
         put(outbox, b"new")
     ledger = outbox.ledger()
     assert adds_up(ledger)
+    assert (ledger.waiting, ledger.evicted) == (3, 0)  # without them the disk would be as full
     disk.free = 2 * MIB
     put(outbox, b"new")
     assert outbox.ledger().put == ledger.put + 1 == 4

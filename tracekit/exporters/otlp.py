@@ -31,6 +31,7 @@ __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", 
 
 MAX_REQUEST_BYTES = 4 * 2**20  # the default limit of gRPC servers; a single span may be larger
 FAREWELL_S = 3.0  # for emptying the spool at the end of the program
+PORTION = 512  # spans that are encoded without giving the GIL back: 0.05 to 0.2 ms
 _LEASE_MARGIN_S = 5.0
 _IDLE = 10.0  # after a failure, the spool rests this many times as long as the failure took
 
@@ -164,7 +165,7 @@ class OTLPExporter:
     def _encoded(self, spans: Sequence[Span], loss: _Loss) -> Iterator[Request]:
         content_type, encoding = self._client.content_type, self._client.content_encoding
         try:
-            body = encode_spans_as_json(spans) if self.protocol == "http/json" else encode_spans(spans)
+            body = encode_spans_as_json(spans) if self.protocol == "http/json" else _encode(spans)
         except Exception as error:
             if len(spans) == 1:
                 loss.add(1, f"a span cannot be encoded: {describe(error)}")
@@ -232,7 +233,7 @@ class OTLPExporter:
                 loss.add(report_rejected(self._notices, answer, request.spans))
                 deadline = time.monotonic() + self.timeout_s
             elif answer.outcome == "later" and not answer.is_lasting:
-                not_before = time.monotonic() + max(backoff_s(failures), answer.after_s or 0.0)
+                not_before = time.monotonic() + backoff_s(failures, at_least_s=answer.after_s)
                 waiting.append(_Try(request, failures + 1, not_before, answer.reason))
             else:
                 parts = self._limit.split(request) if answer.is_too_large else []
@@ -283,3 +284,17 @@ class OTLPExporter:
         self._client.close()
         self._client.begin()
         self._begin()
+
+
+def _encode(spans: Sequence[Span]) -> bytes:
+    """Return the octets of ``encode_spans()``, with pauses in which other threads get the GIL.
+
+    Requests that are joined are one request: repeated fields are appended.
+    https://protobuf.dev/programming-guides/encoding/#last-one-wins
+    """
+    parts = []
+    for start in range(0, len(spans), PORTION):
+        if start:
+            time.sleep(1e-6)  # 0 would take the GIL back before a waiting thread has woken
+        parts.append(encode_spans(spans[start : start + PORTION]))
+    return b"".join(parts)

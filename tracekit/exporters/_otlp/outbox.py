@@ -165,6 +165,8 @@ class Outbox:
                 except sqlite3.OperationalError as error:
                     if not is_full(error) or evicted_bytes is None:
                         raise
+                    if evicted_bytes and not self._file.can_make_room(2 * need + self._spare):
+                        raise  # other files fill the disk: evicting all batches would not help
                 self._shrink(evicted_bytes)
         raise AssertionError("the last try returns or raises")
 

@@ -34,11 +34,15 @@ _FAILURES_A_ROUND = 3  # for a flush, which does not wait between tries
 _FOREVER_S = 1e9  # the longest wait: a Condition rejects infinity
 
 
-def backoff_s(failures: int, longest_s: float = _LONGEST_S) -> float:
-    """Return the wait after a failure behind *failures* others: 1 s, doubled up to *longest_s*, less up to a half."""
-    wait_s = min(longest_s, _FIRST_S * 2.0 ** min(failures, 30))
+def backoff_s(failures: int, longest_s: float = _LONGEST_S, at_least_s: float | None = None) -> float:
+    """Return the wait after a failure behind *failures* others: 1 s, doubled up to *longest_s*, less up to a half.
+
+    A collector may ask for *at_least_s*. It asks all its clients for the same, so up to a half is added at random.
+    """
     # Not the random module: a program that has seeded it expects its own sequence.
-    return wait_s * (256 + os.urandom(1)[0]) / 512
+    jitter = int.from_bytes(os.urandom(2), "big") / (1 << 17)  # 0 to 0.5
+    wait_s = min(longest_s, _FIRST_S * 2.0 ** min(failures, 30))
+    return max(wait_s * (0.5 + jitter), (at_least_s or 0.0) * (1.0 + jitter))
 
 
 class Backoff:
@@ -50,9 +54,9 @@ class Backoff:
 
     def next_s(self, at_least_s: float | None = None) -> float:
         """Return the next wait, at least *at_least_s*; a collector cannot ask for a shorter one."""
-        wait_s = backoff_s(self._failures, self._longest_s)
+        wait_s = backoff_s(self._failures, self._longest_s, at_least_s)
         self._failures += 1
-        return max(at_least_s or 0.0, wait_s)
+        return wait_s
 
     def reset(self) -> None:
         """Start over after a success."""
@@ -226,7 +230,7 @@ class Sender:
 
     def _later(self, batch: Batch, answer: Answer) -> float:
         wait_s = self._backoff.next_s(answer.after_s)
-        delay_s = max(backoff_s(batch.failures, _LONGEST_OF_A_BATCH_S), answer.after_s or 0.0)
+        delay_s = backoff_s(batch.failures, _LONGEST_OF_A_BATCH_S, answer.after_s)
         self._after = batch.id
         if self._outbox.failed(batch, delay_s=delay_s):
             message = "%d spans set aside in the spool, after %d failures while others were taken: %s"

@@ -154,6 +154,14 @@ class SQLiteFile:
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
 
+    def can_make_room(self, need: int) -> bool:
+        """Return whether an empty file and log would leave *need* bytes on the disk."""
+        try:
+            free = shutil.disk_usage(os.path.dirname(self._log)).free
+        except OSError:
+            return True
+        return free + _size(self.path) + _size(self._log) >= need
+
     def is_too_large(self, pages: int) -> bool:
         """Return whether a file of *pages* exceeds ``max_bytes``, as after a larger bound in an earlier process."""
         return pages * self._page_size > self.max_bytes
