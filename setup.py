@@ -29,7 +29,14 @@ def extensions() -> list[Extension]:
         ],
         # Types are those of the .pxd files; annotations are for type checkers. What Cython pickles of its own accord may
         # crash: it takes a pointer for text.
-        compiler_directives={"language_level": 3, "annotation_typing": False, "auto_pickle": False},
+        # The signatures are for inspect, of methods that are descriptors; those of functions are read from these.
+        compiler_directives={
+            "language_level": 3,
+            "annotation_typing": False,
+            "auto_pickle": False,
+            "embedsignature": True,
+            "embedsignature.format": "clinic",
+        },
     )
     for extension in built:
         # Without a compiler the install goes on, plain; a release without its extensions is no release.

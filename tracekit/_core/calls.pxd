@@ -6,11 +6,12 @@ cdef extern from *:
     #define TRACEKIT_CALLS
     #include <structmember.h>
 
-    /* Before CPython 3.14, ``with`` makes two bound methods at each entry, objects that the garbage collector tracks.
-       These are not tracked, are kept for reuse, and call C; what is no plain call goes to the method as it was. */
     typedef PyObject *(*tk_enter)(PyObject *);
     typedef PyObject *(*tk_exit)(PyObject *, PyObject *);  /* with the exception, or None */
 
+    #if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+    /* Before CPython 3.14, ``with`` makes two bound methods at each entry, objects that the garbage collector tracks.
+       These are not tracked, are kept for reuse, and call C; other calls go to the method as it was. */
     typedef struct {  /* in the class */
         PyObject_HEAD
         PyTypeObject *kind;
@@ -26,8 +27,12 @@ cdef extern from *:
         PyObject *self;
     } tk_bound;
 
+    #if CYTHON_USE_FREELISTS
     #define TK_SPARE 32
-    static tk_bound *tk_spare[TK_SPARE];
+    #else  /* the sanitizers watch freed memory */
+    #define TK_SPARE 0
+    #endif
+    static tk_bound *tk_spare[TK_SPARE + 1];
     static int tk_spares;
 
     static PyObject *tk_bound_call(PyObject *called, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
@@ -63,10 +68,6 @@ cdef extern from *:
         return found;
     }
 
-    static PyObject *tk_bound_function(PyObject *object, void *Py_UNUSED(closure)) {
-        return Py_NewRef(((tk_bound *)object)->method->function);
-    }
-
     static PyObject *tk_bound_repr(PyObject *object) {
         tk_bound *bound = (tk_bound *)object;
         PyObject *method = PyMethod_New(bound->method->function, bound->self), *text;
@@ -94,10 +95,6 @@ cdef extern from *:
         {"__self__", T_OBJECT, offsetof(tk_bound, self), READONLY, NULL},
         {NULL, 0, 0, 0, NULL},
     };
-    static PyGetSetDef tk_bound_getset[] = {
-        {"__func__", tk_bound_function, NULL, NULL, NULL},
-        {NULL, NULL, NULL, NULL, NULL},
-    };
 
     static PyTypeObject tk_bound_type = {
         PyVarObject_HEAD_INIT(NULL, 0)
@@ -112,7 +109,6 @@ cdef extern from *:
         .tp_hash = tk_bound_hash,
         .tp_richcompare = tk_bound_compare,
         .tp_members = tk_bound_members,
-        .tp_getset = tk_bound_getset,
     };
 
     static PyObject *tk_method_get(PyObject *descriptor, PyObject *self, PyObject *Py_UNUSED(owner)) {
@@ -157,7 +153,6 @@ cdef extern from *:
 
     /* Have *name* of *kind*, a class that cannot be extended, call *enter* or *exit*. */
     static inline int tk_bind(PyObject *kind, const char *name, tk_enter enter, tk_exit exit) {
-    #if PY_VERSION_HEX < 0x030E0000
         PyObject *names = ((PyTypeObject *)kind)->tp_dict;
         PyObject *function = PyDict_GetItemString(names, name);
         tk_method *method;
@@ -173,11 +168,13 @@ cdef extern from *:
         Py_DECREF(method);
         PyType_Modified((PyTypeObject *)kind);
         return failed;
+    }
     #else
+    static inline int tk_bind(PyObject *kind, const char *name, tk_enter enter, tk_exit exit) {
         (void)kind; (void)name; (void)enter; (void)exit;
         return 0;
-    #endif
     }
+    #endif
 
     /* span("name"), and with attributes=, as calls of C; every other call goes to the function as it was. */
     typedef PyObject *(*tk_start)(PyObject *, PyObject *);

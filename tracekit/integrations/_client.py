@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._carriers import inject
 from .._propagation import names
-from ..cython import cclass, compiled
+from ..cython import binding, cclass, compiled, nonecheck
 from ._http import DEFAULT_PORTS, METHODS, error_type, is_port, report
 from ._peers import Peers
 from ._redaction import Redaction
@@ -56,6 +56,7 @@ _stale: dict[tuple[str, ...], frozenset[str]] = {}
 _stale_fields: Any = None
 
 
+@binding(False)
 @cclass
 class Client:
     """Start the client spans of one integration.
@@ -148,6 +149,7 @@ def may_record() -> bool:
     return parent is None or parent.sampled or parent.deferred
 
 
+@nonecheck(True)
 def headers_for(client_span: Span, peers: Peers, host: str) -> dict[str, str]:
     """Return the headers that carry the context of *client_span* to *host*, which may get its labels, or not."""
     context = client_span.context

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 import grpc
 
-from ..cython import cclass, compiled
+from ..cython import binding, cclass, compiled, nonecheck
 from ._http import error_type, is_port, report
 from ._peers import Peers
 from ._server import NOT_TRACED, Trust, excluded
@@ -68,6 +68,7 @@ _MAX_NAME: Final = 256  # characters kept of a method's name
 _ROOM: Final = 7  # attributes that most calls have on a server, with the status
 
 
+@binding(False)
 @cclass
 class Client:
     """Start the client spans of some channels. *propagate_to* names the hosts that get labels, see ``Peers``."""
@@ -80,6 +81,7 @@ class Client:
         self.is_active = True
 
 
+@binding(False)
 @cclass
 class Method:
     """A method as the stub of a channel calls it."""
@@ -98,6 +100,7 @@ class Method:
         """Whether calls are traced."""
         return self._client.is_active
 
+    @nonecheck(True)
     def start(self, metadata: Any) -> tuple[Span, Any]:
         """Return the span of a call, and the call's *metadata* with the span's context."""
         attributes = None
@@ -113,6 +116,7 @@ class Method:
         return client_span, metadata
 
 
+@binding(False)
 @cclass
 class Server:
     """Start the server spans of some servers; the arguments are those of ``server_interceptor()``."""
@@ -237,6 +241,8 @@ class Counted:
     next = __next__
 
     def __getattr__(self, name: str) -> Any:
+        if name == "messages":  # of an object that copy.copy() has just made: C has no limit of recursion
+            raise AttributeError(name)
         return getattr(self.messages, name)
 
 

@@ -79,6 +79,8 @@ class _Call:
     _is_stream = False
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_inner":  # of an object that copy.copy() has just made: C has no limit of recursion
+            raise AttributeError(name)
         return getattr(self._inner, name)
 
 
@@ -161,6 +163,8 @@ class _AioCall:
     _is_stream = False
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_inner":  # of an object that copy.copy() has just made: C has no limit of recursion
+            raise AttributeError(name)
         return getattr(self._inner, name)
 
 
