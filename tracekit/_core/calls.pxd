@@ -27,13 +27,11 @@ cdef extern from *:
         PyObject *self;
     } tk_bound;
 
-    #if CYTHON_USE_FREELISTS
+    #if CYTHON_USE_FREELISTS  /* not under the sanitizers, which watch freed memory */
     #define TK_SPARE 32
-    #else  /* the sanitizers watch freed memory */
-    #define TK_SPARE 0
-    #endif
-    static tk_bound *tk_spare[TK_SPARE + 1];
+    static tk_bound *tk_spare[TK_SPARE];
     static int tk_spares;
+    #endif
 
     static PyObject *tk_bound_call(PyObject *called, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
         tk_bound *bound = (tk_bound *)called;
@@ -54,8 +52,11 @@ cdef extern from *:
         tk_bound *bound = (tk_bound *)object;
         PyObject *self = bound->self;
         Py_DECREF(bound->method);
+    #if CYTHON_USE_FREELISTS
         if (tk_spares < TK_SPARE) tk_spare[tk_spares++] = bound;
-        else PyObject_Free(bound);
+        else
+    #endif
+            PyObject_Free(bound);
         Py_DECREF(self);  /* last: it may run any code */
     }
 
@@ -117,12 +118,12 @@ cdef extern from *:
         if (self == NULL) return Py_NewRef(method->function);
         if (Py_TYPE(self) != method->kind)
             return PyErr_Format(PyExc_TypeError, "this is a method of %s", method->kind->tp_name);
-        if (tk_spares) {
-            bound = tk_spare[--tk_spares];
-        } else {
+    #if CYTHON_USE_FREELISTS
+        if (tk_spares) bound = tk_spare[--tk_spares];
+        else
+    #endif
             bound = (tk_bound *)PyObject_Malloc(sizeof(tk_bound));
-            if (bound == NULL) return PyErr_NoMemory();
-        }
+        if (bound == NULL) return PyErr_NoMemory();
         PyObject_Init((PyObject *)bound, &tk_bound_type);
         bound->call = tk_bound_call;
         bound->method = (tk_method *)Py_NewRef(descriptor);
@@ -178,6 +179,8 @@ cdef extern from *:
 
     /* span("name"), and with attributes=, as calls of C; every other call goes to the function as it was. */
     typedef PyObject *(*tk_start)(PyObject *, PyObject *);
+
+    #ifndef Py_GIL_DISABLED
     static vectorcallfunc tk_general;
     static tk_start tk_simple;
     static PyObject *tk_attributes;
@@ -202,6 +205,12 @@ cdef extern from *:
         *(vectorcallfunc *)((char *)function + offset) = tk_span;
         return 0;
     }
+    #else
+    static inline int tk_quicken(PyObject *function, tk_start simple) {
+        (void)function; (void)simple;
+        return 0;
+    }
+    #endif
     #endif
     """
     ctypedef object (*tk_enter)(object)
