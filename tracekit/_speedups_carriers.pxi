@@ -15,6 +15,7 @@ cdef struct Budget:
 
 @cython.final
 @cython.no_gc  # holds str only
+@cython.binding(False)
 cdef class Sieve:
     """The *fields* of one or more wire formats, and all fields that begin with one of *prefixes*, in carriers.
 

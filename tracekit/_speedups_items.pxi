@@ -49,6 +49,7 @@ cpdef bint has_text_keys(dict items) noexcept:
 @cython.final
 @cython.no_gc
 @cython.freelist(256)
+@cython.binding(False)
 cdef class Items:
     """The attributes of a span, an event or a link, in the order in which their keys came."""
     # No Python code runs inside: keys are of type str, and replaced values are plain ones.
@@ -191,6 +192,7 @@ cdef class Items:
 
 @cython.final
 @cython.no_gc
+@cython.binding(False)
 cdef class Entries:
     """The events of a span (a name, a time, attributes or None), or its links (a context, 0, attributes or None)."""
 

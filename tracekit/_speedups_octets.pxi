@@ -7,6 +7,7 @@ cdef enum:
 
 @cython.final
 @cython.no_gc
+@cython.binding(False)
 cdef class Octets:
     """A growing run of octets; *tag* is a field's number and wire type, as protocol buffers write them."""
     # Every write asks need() for room first.

@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["cast", "cclass", "compiled", "final", "freelist", "no_gc", "no_gc_clear", "nonecheck"]
+__all__ = ["binding", "cast", "cclass", "compiled", "final", "freelist", "no_gc", "no_gc_clear", "nonecheck"]
 
 T = TypeVar("T")
 
 compiled: Final = False
+
+
+def binding(on: bool) -> Callable[[T], T]:
+    """Make a class's methods functions, or, where it is False, method descriptors, as those of built-in classes are.
+
+    Cython's functions take any object for ``self`` and read the fields of another class from it: a crash. Method
+    descriptors raise TypeError. False stands above each compiled class.
+    """
+    return lambda kind: kind
 
 
 def cast(kind: type[T], pointer: Any) -> T:

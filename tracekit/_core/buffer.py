@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ..cython import cclass, compiled, final
+from ..cython import binding, cclass, compiled, final
 from .free_threading import HAS_GIL, indivisible
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ __all__ = ["Buffer", "buffer"]
 
 
 @final
+@binding(False)
 @cclass
 class Buffer:
     """Finished spans that wait for export: bounded, and counted from start to drain.

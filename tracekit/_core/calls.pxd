@@ -6,11 +6,12 @@ cdef extern from *:
     #define TRACEKIT_CALLS
     #include <structmember.h>
 
-    /* Before CPython 3.14, ``with`` makes two bound methods at each entry, objects that the garbage collector tracks.
-       These are not tracked, are kept for reuse, and call C; other calls go to the original method. */
     typedef PyObject *(*tk_enter)(PyObject *);
     typedef PyObject *(*tk_exit)(PyObject *, PyObject *);  /* with the exception, or None */
 
+    #if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+    /* Before CPython 3.14, ``with`` makes two bound methods at each entry, objects that the garbage collector tracks.
+       These are not tracked, are kept for reuse, and call C; other calls go to the method as it was. */
     typedef struct {  /* in the class */
         PyObject_HEAD
         PyTypeObject *kind;
@@ -26,9 +27,11 @@ cdef extern from *:
         PyObject *self;
     } tk_bound;
 
+    #if CYTHON_USE_FREELISTS  /* not under the sanitizers, which watch freed memory */
     #define TK_SPARE 32
     static tk_bound *tk_spare[TK_SPARE];
     static int tk_spares;
+    #endif
 
     static PyObject *tk_bound_call(PyObject *called, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
         tk_bound *bound = (tk_bound *)called;
@@ -49,8 +52,11 @@ cdef extern from *:
         tk_bound *bound = (tk_bound *)object;
         PyObject *self = bound->self;
         Py_DECREF(bound->method);
+    #if CYTHON_USE_FREELISTS
         if (tk_spares < TK_SPARE) tk_spare[tk_spares++] = bound;
-        else PyObject_Free(bound);
+        else
+    #endif
+            PyObject_Free(bound);
         Py_DECREF(self);  /* last: it may run any code */
     }
 
@@ -61,10 +67,6 @@ cdef extern from *:
             found = PyObject_GetAttr(((tk_bound *)object)->method->function, name);
         }
         return found;
-    }
-
-    static PyObject *tk_bound_function(PyObject *object, void *Py_UNUSED(closure)) {
-        return Py_NewRef(((tk_bound *)object)->method->function);
     }
 
     static PyObject *tk_bound_repr(PyObject *object) {
@@ -94,10 +96,6 @@ cdef extern from *:
         {"__self__", T_OBJECT, offsetof(tk_bound, self), READONLY, NULL},
         {NULL, 0, 0, 0, NULL},
     };
-    static PyGetSetDef tk_bound_getset[] = {
-        {"__func__", tk_bound_function, NULL, NULL, NULL},
-        {NULL, NULL, NULL, NULL, NULL},
-    };
 
     static PyTypeObject tk_bound_type = {
         PyVarObject_HEAD_INIT(NULL, 0)
@@ -112,7 +110,6 @@ cdef extern from *:
         .tp_hash = tk_bound_hash,
         .tp_richcompare = tk_bound_compare,
         .tp_members = tk_bound_members,
-        .tp_getset = tk_bound_getset,
     };
 
     static PyObject *tk_method_get(PyObject *descriptor, PyObject *self, PyObject *Py_UNUSED(owner)) {
@@ -121,12 +118,12 @@ cdef extern from *:
         if (self == NULL) return Py_NewRef(method->function);
         if (Py_TYPE(self) != method->kind)
             return PyErr_Format(PyExc_TypeError, "this is a method of %s", method->kind->tp_name);
-        if (tk_spares) {
-            bound = tk_spare[--tk_spares];
-        } else {
+    #if CYTHON_USE_FREELISTS
+        if (tk_spares) bound = tk_spare[--tk_spares];
+        else
+    #endif
             bound = (tk_bound *)PyObject_Malloc(sizeof(tk_bound));
-            if (bound == NULL) return PyErr_NoMemory();
-        }
+        if (bound == NULL) return PyErr_NoMemory();
         PyObject_Init((PyObject *)bound, &tk_bound_type);
         bound->call = tk_bound_call;
         bound->method = (tk_method *)Py_NewRef(descriptor);
@@ -157,7 +154,6 @@ cdef extern from *:
 
     /* Have *name* of *kind*, a class that cannot be extended, call *enter* or *exit*. */
     static inline int tk_bind(PyObject *kind, const char *name, tk_enter enter, tk_exit exit) {
-    #if PY_VERSION_HEX < 0x030E0000
         PyObject *names = ((PyTypeObject *)kind)->tp_dict;
         PyObject *function = PyDict_GetItemString(names, name);
         tk_method *method;
@@ -173,14 +169,18 @@ cdef extern from *:
         Py_DECREF(method);
         PyType_Modified((PyTypeObject *)kind);
         return failed;
+    }
     #else
+    static inline int tk_bind(PyObject *kind, const char *name, tk_enter enter, tk_exit exit) {
         (void)kind; (void)name; (void)enter; (void)exit;
         return 0;
-    #endif
     }
+    #endif
 
     /* span("name"), and with attributes=, as calls of C; every other call goes to the function as it was. */
     typedef PyObject *(*tk_start)(PyObject *, PyObject *);
+
+    #ifndef Py_GIL_DISABLED
     static vectorcallfunc tk_general;
     static tk_start tk_simple;
     static PyObject *tk_attributes;
@@ -205,6 +205,12 @@ cdef extern from *:
         *(vectorcallfunc *)((char *)function + offset) = tk_span;
         return 0;
     }
+    #else
+    static inline int tk_quicken(PyObject *function, tk_start simple) {
+        (void)function; (void)simple;
+        return 0;
+    }
+    #endif
     #endif
     """
     ctypedef object (*tk_enter)(object)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..cython import cclass, compiled, final, freelist, no_gc
+from ..cython import binding, cclass, compiled, final, freelist, no_gc
 from .codecs import forget_words, parse_hex
 from .labels import NO_LABELS, Labels
 from .records import NO_ATTRIBUTES
@@ -91,6 +91,7 @@ def new_span_id() -> int:
 @final
 @no_gc  # holds immutable values only, so it is in no cycle
 @freelist(256)
+@binding(False)
 @cclass
 class SpanContext:
     """The propagated part of a span: its ids, trace flags, tracestate and labels. Immutable; equal by value.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from ..cython import cclass, compiled, final, freelist, no_gc_clear, nonecheck
+from ..cython import binding, cclass, compiled, final, freelist, no_gc_clear, nonecheck
 from .context import SpanContext
 from .inherited import INHERITS, is_inherited
 from .misuse import misused
@@ -94,6 +94,7 @@ if not compiled:
 @final
 @no_gc_clear  # a cycle goes through a foreign value and a Context, which is cleared; see _carry()
 @freelist(128)
+@binding(False)
 @cclass
 class Scope:
     """One opening of "this is current" by a span, a remote context or labels; a context manager that opens once.
@@ -668,6 +669,7 @@ def swap_scope(scope: Scope | None) -> Scope | None:
 
 @final
 @freelist(16)
+@binding(False)
 @cclass
 class Body:
     """The scopes of a generator's body, from *inside* down to *under*, put in place for each step.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ..cython import cast, cclass, compiled, final, freelist, no_gc, nonecheck
+from ..cython import binding, cast, cclass, compiled, final, freelist, no_gc, nonecheck
 from .attributes import MISSING, clean
 from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
@@ -185,6 +185,7 @@ def after_fork() -> Any:
 @final
 @no_gc  # holds plain values, and its scope without owning it: buffered spans cost the collector nothing
 @freelist(128)
+@binding(False)
 @cclass
 class Span:
     """A unit of work being recorded. ``with`` makes it current, and ends it; without ``with``, call ``end()``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ..cython import cclass, compiled, final
+from ..cython import binding, cclass, compiled, final
 from .codecs import count_tracestate
 from .context import Link, SpanContext
 from .records import DEFAULT_LIMITS, NO_ATTRIBUTES
@@ -41,6 +41,7 @@ _KEEP: Final = (True, None)
 
 
 @final
+@binding(False)
 @cclass
 class Tracer:
     """The settings that ``configure()`` made, as ``span()`` reads them.

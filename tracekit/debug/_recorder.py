@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from .._configure import add_tap, remove_tap
 from .._core.records import STATUS_CODES
 from .._core.span import open_spans, watch_spans
-from ..cython import cclass, compiled, final
+from ..cython import binding, cclass, compiled, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,6 +54,7 @@ def _key_of(context: SpanContext) -> int:
 
 
 @final
+@binding(False)
 @cclass
 class Trace:
     """A finished local trace: its root, the spans below it in the order in which they ended, and those left out."""
@@ -69,6 +70,7 @@ class Trace:
 
 
 @final
+@binding(False)
 @cclass
 class Counts:
     """A latency histogram of a moving window: six slots of *slot_ns*, or one without end if that is 0."""
@@ -104,6 +106,7 @@ class Counts:
 
 
 @final
+@binding(False)
 @cclass
 class Family:
     """The counts and samples of the local roots of one kind and name."""
@@ -122,6 +125,7 @@ class Family:
 
 
 @final
+@binding(False)
 @cclass
 class Recorder:
     """Finished requests, since it was started; ``lock`` is held by readers, for a short time."""

@@ -13,7 +13,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from .. import use_context
 from .._core.span import span_scope
-from ..cython import cclass, compiled
+from ..cython import binding, cclass, compiled
 from ._http import METHODS, error_type, report, server_of
 from ._redaction import MAX_TEXT
 from ._server import NOT_TRACED, Trust, excluded
@@ -41,6 +41,7 @@ _VERSIONS: Final[dict[Any, str]] = {HttpVersion10: "1.0", HttpVersion11: "1.1"}
 _ROOM = 11  # attributes that most requests have, with route and status
 
 
+@binding(False)
 @cclass
 class Server:
     """Serve requests inside server spans; the arguments are those of ``asgi.TraceMiddleware``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._core.outcome import is_normal_end
-from ..cython import cclass, compiled
+from ..cython import binding, cclass, compiled
 from ._asgi_scope import route_of
 from ._http import error_type, report
 
@@ -29,6 +29,7 @@ __all__ = ["Request", "WebSocket"]
 _STARTS = ("websocket.accept", "websocket.http.response.start")
 
 
+@binding(False)
 @cclass
 class Exchange:
     """Wraps ``receive`` and ``send`` of one request or websocket, and writes the messages' details to the span.
@@ -105,6 +106,7 @@ class Exchange:
             self._status = int(status)  # http.HTTPStatus becomes a plain int
 
 
+@binding(False)
 @cclass
 class Request(Exchange):
     if not compiled:
@@ -161,6 +163,7 @@ class Request(Exchange):
             self._span.set_status("error", "the app returned before its response was complete")
 
 
+@binding(False)
 @cclass
 class WebSocket(Exchange):
     if not compiled:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._carriers import inject
 from .._propagation import names
-from ..cython import cclass, compiled
+from ..cython import binding, cclass, compiled
 from ._http import DEFAULT_PORTS, METHODS, error_type, is_port, report
 from ._peers import Peers
 from ._redaction import Redaction
@@ -57,6 +57,7 @@ _stale: dict[tuple[str, ...], frozenset[str]] = {}
 _stale_fields: Any = None
 
 
+@binding(False)
 @cclass
 class Client:
     """Start the client spans of one integration.

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import grpc
 
-from ..cython import cclass, compiled
+from ..cython import binding, cclass, compiled
 from ._http import error_type, is_port, report
 from ._peers import Peers
 from ._server import NOT_TRACED, Trust, excluded
@@ -69,6 +69,7 @@ _MAX_NAME: Final = 256  # characters kept of a method's name
 _ROOM: Final = 7  # attributes that most calls have on a server, with the status
 
 
+@binding(False)
 @cclass
 class Client:
     """Start the client spans of some channels. *propagate_to* names the hosts that get labels, see ``Peers``."""
@@ -81,6 +82,7 @@ class Client:
         self.is_active = True
 
 
+@binding(False)
 @cclass
 class Method:
     """A method as the stub of a channel calls it."""
@@ -114,6 +116,7 @@ class Method:
         return client_span, metadata
 
 
+@binding(False)
 @cclass
 class Server:
     """Start the server spans of some servers; the arguments are those of ``server_interceptor()``."""

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from .._secrets import is_secret_name, normal
-from ..cython import cclass
+from ..cython import binding, cclass
 
 __all__ = ["MAX_TEXT", "REDACTED", "Redaction"]
 
@@ -21,6 +21,7 @@ _MAX_KEY = 256  # characters of a name that are examined, from its end
 _MAX_KNOWN = 1024
 
 
+@binding(False)
 @cclass
 class Redaction:
     """Detect names of secrets and redact queries; *names* adds to the names in this module.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .. import ROOT, Span, SpanContext
 from .._carriers import extract
 from .._propagation import extract_all
-from ..cython import cclass, compiled
+from ..cython import binding, cclass, compiled
 from ._forced import Forced
 from ._redaction import MAX_TEXT
 
@@ -28,6 +28,7 @@ _TRUST = ("continue", "restart", "link", "ignore")
 NOT_TRACED = SpanContext(deferred=False)  # spans below it are not recorded, here or downstream
 
 
+@binding(False)
 @cclass
 class Callers:
     """How far a server follows its callers; ``TraceMiddleware`` of ASGI documents the arguments.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..cython import cclass, compiled, final
+from ..cython import binding, cclass, compiled, final
 from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, quote, unquoted
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def read_logs(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
 
 
 @final
+@binding(False)
 @cclass
 class _Reader:
     """A position in the octets of one request, and the rows read so far."""

@@ -2,6 +2,7 @@
 
 C types of arguments and fields allow None, and a field of None is read without a check by default. Each function and each
 class has a forked child, which may raise anything but must not crash. Prints the last call of each child that did.
+Methods and descriptors of a class that are called with an object of another class must raise TypeError.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import resource
 import signal
 import sys
 import warnings
+from types import ClassMethodDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from .calls import CLASSES, FUNCTIONS
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _MAX_ARGUMENTS = 6
 _LIMIT_S = 20
+_HEAP = 1 << 9  # the flag of the classes that Python makes; methods of these take any object
 # Calls that tell nothing of the class, or that change it.
 _LEFT_OUT = {"__class__", "__del__", "__dir__", "__init_subclass__", "__subclasshook__"}
 _LOOKS = (repr, str, hash, bool, copy.copy, copy.deepcopy, pickle.dumps, len, iter, list, dict)
@@ -76,11 +79,39 @@ def call_often(log: Callable[[str], None], what: str, function: Any, bare: list[
             attempt(log, what, function, *arguments)
 
 
+def call_unbound(log: Callable[[str], None], kind: type, bare: list[Any]) -> None:
+    """Call every method and descriptor of *kind*, private ones too, with objects of other classes for ``self``."""
+    wrong = [object(), 3, None, *[one for one in bare if not isinstance(one, kind)]]
+    for name, member in vars(kind).items():
+        if not hasattr(member, "__get__") or isinstance(member, staticmethod | classmethod | ClassMethodDescriptorType):
+            continue
+        method = getattr(kind, name)
+        for one in wrong:
+            for given in () if inspect.isdatadescriptor(member) else ([], [None], [None] * 3):
+                require_type_error(log, f"{name_of(kind)}.{name}", method, one, *given)
+            if one is not None:  # which is no object, for __get__()
+                require_type_error(log, f"{name_of(kind)}.{name}.__get__", member.__get__, one)
+            if hasattr(member, "__set__"):
+                require_type_error(log, f"{name_of(kind)}.{name}.__set__", member.__set__, one, None)
+
+
+def require_type_error(log: Callable[[str], None], what: str, function: Any, *arguments: Any) -> None:
+    """Call *function*, and raise AssertionError unless it raises TypeError."""
+    log(f"{what}({', '.join([type(argument).__name__ for argument in arguments])})")
+    try:
+        function(*arguments)
+    except TypeError:
+        return
+    raise AssertionError(what)
+
+
 def try_all(log: Callable[[str], None], thing: Any) -> None:
     """Call the function *thing*, or everything of a bare object of the class *thing*."""
     bare = bare_objects()
     if not isinstance(thing, type):
         return call_often(log, name_of(thing), thing, bare)
+    if not thing.__flags__ & _HEAP:
+        call_unbound(log, thing, bare)
     call_often(log, name_of(thing), thing, bare)
     mine = attempt(log, f"{name_of(thing)}.__new__", thing.__new__, thing)
     if mine is None:
@@ -97,7 +128,7 @@ def try_all(log: Callable[[str], None], thing: Any) -> None:
 
 
 def crash_of(thing: Any) -> str | None:
-    """Try all with *thing* in a child, and return its last call if it crashed or hung."""
+    """Try all with *thing* in a child, and return its last call if it crashed, hung, or took a wrong ``self``."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -108,8 +139,9 @@ def crash_of(thing: Any) -> str | None:
         try:
             warnings.simplefilter("ignore")  # coroutines that are never awaited
             try_all(lambda line: os.write(write, f"{line}\n".encode()) and None, thing)
-        finally:
             os._exit(0)
+        finally:
+            os._exit(1)
     os.close(write)
     last = b""
     while more := os.read(read, 1 << 16):
@@ -118,7 +150,8 @@ def crash_of(thing: Any) -> str | None:
     status = os.waitpid(child, 0)[1]
     if not status:
         return None
-    return f"signal {status & 127}: {last.decode(errors='replace').strip().rpartition(chr(10))[2]}"
+    how = f"signal {status & 127}" if status & 127 else "no TypeError"
+    return f"{how}: {last.decode(errors='replace').strip().rpartition(chr(10))[2]}"
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from opentelemetry.propagators import textmap
 
 from ... import _propagation
 from ..._core.scopes import current_context
-from ...cython import cclass, compiled, final
+from ...cython import binding, cclass, compiled, final
 from .runtime import BAGGAGE_KEY, SPAN_KEY
 
 if not compiled:
@@ -28,6 +28,7 @@ _EMPTY: Final = Context()
 
 
 @final
+@binding(False)
 @cclass
 class Propagator:
     """Reads and writes every format that ``tracekit.configure(formats=...)`` names, baggage included."""

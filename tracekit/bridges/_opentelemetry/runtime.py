@@ -16,7 +16,7 @@ from opentelemetry.trace import INVALID_SPAN
 from opentelemetry.trace.propagation import _SPAN_KEY as SPAN_KEY
 
 from ..._core.scopes import current_context
-from ...cython import cclass, compiled, final, freelist
+from ...cython import binding, cclass, compiled, final, freelist
 from .contexts import RemoteSpan, labels_of, originals
 from .spans import OtelSpan
 
@@ -81,6 +81,7 @@ if not compiled:
 
 @final
 @freelist(16)
+@binding(False)
 @cclass
 class Ambient:
     """The values of a Context that tracekit has no use for; scopes inherit them."""
@@ -97,6 +98,7 @@ class Ambient:
 
 @final
 @freelist(16)
+@binding(False)
 @cclass
 class Token:
     """The result of ``attach()``. Nothing else of this Context refers to its scope, so its last reference can be told."""
@@ -192,6 +194,7 @@ def _labels(baggage: Any, base: SpanContext | None) -> Labels | None:
 
 
 @final
+@binding(False)
 @cclass
 class RuntimeContext:
     """OpenTelemetry's current Context, kept in tracekit's scopes.

@@ -23,7 +23,7 @@ from ..._core.outcome import exception_events, mark_recorded, outcome_of
 from ..._core.records import KINDS, Status
 from ..._core.span import amend, dropped_parts
 from ..._version import __version__
-from ...cython import cclass, compiled, final, freelist, no_gc_clear
+from ...cython import binding, cclass, compiled, final, freelist, no_gc_clear
 from .contexts import attributes_of
 
 if not compiled:
@@ -60,6 +60,7 @@ def face(span: Span) -> OtelSpan:
 @final
 @no_gc_clear  # a cycle goes through an attribute of the program's, and its dict is cleared; see __dealloc__()
 @freelist(64)
+@binding(False)
 @cclass
 class OtelSpan:
     """A span of tracekit under OpenTelemetry's API; an instance of the SDK's ``ReadableSpan`` too, once that is loaded.

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from ..._core.context import Link
 from ..._core.records import KINDS
 from ..._core.span import ROOT, Span
-from ...cython import cclass, compiled, final, freelist
+from ...cython import binding, cclass, compiled, final, freelist
 from .contexts import link_of
 from .runtime import SPAN_KEY
 from .spans import KIND_NAMES, OtelSpan, scope_of, text_of
@@ -45,6 +45,7 @@ _api_get_current_span: Final = _trace.get_current_span
 
 
 @final
+@binding(False)
 @cclass
 class Settings:
     """What distinguishes the tracers of a provider from the tracer in use; the provider replaces ``changes``."""
@@ -54,6 +55,7 @@ class Settings:
 
 
 @final
+@binding(False)
 @cclass
 class OtelTracer:
     """OpenTelemetry's Tracer of one library."""
@@ -270,6 +272,7 @@ def _parent(context: Any) -> Any:
 
 @final
 @freelist(64)
+@binding(False)
 @cclass
 class CurrentSpan:
     """Makes a span current that it starts, or one that it is given: for ``with``, and as a decorator of functions."""
