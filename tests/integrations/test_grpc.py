@@ -380,6 +380,40 @@ def test_status_codes(exporter, traced, is_async, code, client, server):
     assert found[0].status.description == "the reason"
 
 
+def test_a_call_that_is_cancelled_while_it_aborts_has_the_status_that_was_sent(exporter, traced):
+    async def aborts(request, context):
+        asyncio.current_task().cancel()  # as server.stop() does; raised where abort() waits
+        await context.abort(grpc.StatusCode.INTERNAL, "the reason")
+
+    async def main():
+        async with aio_serving(unary_unary=aborts) as address, grpc.aio.insecure_channel(address) as channel:
+            await stub(channel)(b"1")
+
+    with pytest.raises(grpc.RpcError) as raised:
+        asyncio.run(main())
+    assert raised.value.code() is grpc.StatusCode.INTERNAL
+    served = only(exporter, "server")
+    assert (served.status.code, served.attributes["rpc.grpc.status_code"]) == ("error", 13)
+    assert served.status.description == "the reason"
+
+
+def test_a_status_that_was_set_but_not_sent_does_not_hide_a_cancellation(exporter, traced):
+    async def waits(request, context):
+        context.set_code(grpc.StatusCode.INTERNAL)
+        asyncio.current_task().cancel()
+        await asyncio.sleep(60)
+
+    async def main():
+        async with aio_serving(unary_unary=waits) as address, grpc.aio.insecure_channel(address) as channel:
+            made = stub(channel)(b"1", timeout=0.2)
+            with pytest.raises(grpc.RpcError):
+                await made
+
+    asyncio.run(main())
+    served = only(exporter, "server")
+    assert (served.status.code, served.attributes["rpc.grpc.status_code"]) == ("cancelled", 1)
+
+
 def raises(request, context):
     raise ValueError("no")
 

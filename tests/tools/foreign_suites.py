@@ -25,6 +25,13 @@ class Suite(NamedTuple):
 
 
 SUITES = {
+    "httpx": Suite(("httpx",), ("tests", "-W", "ignore")),
+    "aiohttp": Suite(
+        ("aiohttp",),
+        # The tests of the parts that tracekit touches; -c drops the project's options, which need a coverage plugin.
+        ("tests", "-W", "ignore", "-c", "/dev/null", "--rootdir=.", "-k", "web or client or connector or run_app"),
+    ),
+    "requests": Suite(("http_client",), ("tests", "-W", "ignore")),
     "starlette": Suite(("asgi",), ("tests",)),
     "fastapi": Suite(
         ("asgi",),
@@ -38,6 +45,10 @@ SUITES = {
     "flask": Suite(("wsgi",), ("tests", "--ignore=tests/test_cli.py")),
     "http.server": Suite(("http_server",), ("--pyargs", "test.test_httpservers", "test.test_socketserver")),
     "wsgiref": Suite(("http_server", "wsgi"), ("--pyargs", "test.test_wsgiref")),
+    "http.client": Suite(
+        ("http_client", "http_server"),
+        ("--pyargs", "test.test_httplib", "test.test_urllib2", "test.test_urllib2_localnet", "test.test_urllib"),
+    ),
     "xmlrpc": Suite(("http_server",), ("--pyargs", "test.test_xmlrpc", "test.test_docxmlrpc")),
 }
 ALONE = [
