@@ -49,7 +49,7 @@ INSTRUMENTOR = """
 def install(tmp_path, monkeypatch):
     """Return a function that writes modules and entry points of a distribution into a folder on the path."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(_libraries, "_found", None)
+    monkeypatch.setattr(_libraries, "_found", {})
     before = set(sys.modules)
 
     def install(distribution, group, points, metadata="", **modules):

@@ -258,11 +258,14 @@ def _settle(library: Library) -> None:
                 is_new = False
             if not library.modules:
                 _done.pop(library, None)  # the next call of instrument() tries again
+            _claims.discard(library)
         if is_new:
             log("warning", "%s is not traced: %s", library.name, reason)
-    finally:
+    except BaseException:  # such as KeyboardInterrupt
         with _lock:
             _claims.discard(library)
+        raise
+    finally:
         for name in _deferred.pop(thread, ()) if is_outermost else ():
             _imported(name)
 
