@@ -6,7 +6,8 @@ then. OpenTelemetry's instrumentors run on tracekit's spans, because the bridge 
 
 Threads may call these at the same time. They change the wanted state under ``_lock``; then one thread a library, which has
 claimed it, brings the library to that state, without the lock: integrations and imports are other people's code, and the
-import hook must not wait. Whoever finds a library claimed returns, and the claimant continues until nothing is left to do.
+import hook must not wait. A thread that finds a library claimed returns, and the claiming thread continues until the
+library is in the wanted state.
 """
 
 from __future__ import annotations
