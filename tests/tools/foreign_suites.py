@@ -4,7 +4,8 @@
 
 PATH is a checkout, or an unpacked source distribution, of the release that is installed. CPython's own tests are found
 in the running interpreter and need none. Tests that fail with tracing run a third time with spans but without headers:
-some compare a whole request with a literal. Without a name, the packages are printed that suites need besides. Exit status 1 if a test fails only with tracing, 2 if a run fails as a whole.
+some compare a whole request with a literal. Without a name, the packages that suites need besides are printed.
+Exit status 1 if a test fails only with tracing, 2 if a run fails as a whole.
 """
 
 from __future__ import annotations
