@@ -49,7 +49,7 @@ INSTRUMENTOR = """
 def install(tmp_path, monkeypatch):
     """Return a function that writes modules and entry points of a distribution into a folder on the path."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(_libraries, "_found", None)
+    monkeypatch.setattr(_libraries, "_found", {})
     before = set(sys.modules)
 
     def install(distribution, group, points, metadata="", **modules):
@@ -392,3 +392,83 @@ def test_threads_continue_the_trace_while_they_are_instrumented():
             thread.start()
             thread.join(10)
     assert seen == [True, False]
+
+
+def test_a_library_that_is_undone_while_another_thread_instruments_it_is_not_traced(install):
+    """The integration of this test waits in ``instrument()`` until the other thread has undone it."""
+    install(
+        "fakelib_tracing",
+        "tracekit.integrations",
+        "fakelib = fakelib_tracing",
+        fakelib="class Client: pass",
+        fakelib_tracing="""
+            import threading
+            calls, started, undone = [], threading.Event(), threading.Event()
+            def instrument(target=None, **options):
+                calls.append(("on", options))
+                if len(calls) == 1:
+                    started.set()
+                    assert undone.wait(10)
+            def uninstrument(target=None):
+                calls.append(("off",))
+        """,
+    )
+    importlib.import_module("fakelib")
+    integration = importlib.import_module("fakelib_tracing")
+    thread = threading.Thread(target=tracekit.instrument, args=("fakelib",))
+    thread.start()
+    assert integration.started.wait(10)
+    tracekit.uninstrument("fakelib")  # does not wait for the other thread
+    assert integration.calls == [("on", {})]
+    integration.undone.set()
+    thread.join(10)
+    assert integration.calls == [("on", {}), ("off",)]
+    assert instrumented() == {}
+    tracekit.instrument("fakelib", redact=["a"])
+    assert integration.calls[2:] == [("on", {"redact": ["a"]})]
+
+
+def test_a_library_that_is_undone_and_wanted_anew_meanwhile_gets_the_new_options(native):
+    importlib.import_module("fakelib")
+    integration = importlib.import_module("fakelib_tracing")
+    original = integration.instrument
+
+    def instrument(target=None, **options):
+        original(target, **options)
+        if options == {"redact": ["a"]}:
+            thread = threading.Thread(target=change)
+            thread.start()
+            thread.join(10)
+            assert not thread.is_alive()
+
+    def change():
+        tracekit.uninstrument("fakelib")
+        tracekit.instrument("fakelib", redact=["b"])
+
+    integration.instrument = instrument
+    tracekit.instrument("fakelib", redact=["a"])
+    assert [call[0] for call in calls("fakelib_tracing")] == ["on", "off", "on"]
+    assert calls("fakelib_tracing")[-1] == ("on", None, {"redact": ["b"]})
+    assert instrumented() == {"fakelib": "fakelib-tracing"}
+
+
+def test_threads_that_instrument_and_undo_at_once_leave_the_last_state(native):
+    importlib.import_module("fakelib")
+    start = threading.Barrier(4)
+
+    def work(turn_on_first):
+        start.wait(10)
+        for _ in range(200):
+            for change in (tracekit.instrument, tracekit.uninstrument)[:: 1 if turn_on_first else -1]:
+                change("fakelib")
+
+    threads = [threading.Thread(target=work, args=(number % 2 == 0,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    tracekit.instrument("fakelib")
+    tracekit.uninstrument("fakelib")
+    states = [call[0] for call in calls("fakelib_tracing")]
+    assert states == ["on", "off"] * (len(states) // 2)
+    assert instrumented() == {}

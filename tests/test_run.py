@@ -341,6 +341,69 @@ def test_the_workers_of_a_server_are_traced(folder, server):
     assert process.returncode == 0
 
 
+def test_a_server_that_reloads_its_program_is_traced_before_and_after(folder):
+    (folder / "app.py").write_text(APP)
+    port, deadline = free_port(), time.monotonic() + 50
+    options = ["app:app", "--reload", "--reload-dir", str(folder), "--reload-delay", "0.05", "--log-level", "error"]
+    process = subprocess.Popen(
+        traced("--", sys.executable, "-m", "uvicorn", *options, "--port", str(port)),
+        cwd=folder,
+        env=variables(folder),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        served = [ask(port, deadline)]
+        stamp = time.time() + 10
+        os.utime(folder / "app.py", (stamp, stamp))
+        while served[-1] == served[0] and time.monotonic() < deadline:
+            served.append(ask(port, deadline))
+        while len(stored(folder)) < len(served) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert len(set(served)) == 2, errors
+    assert sorted(stored(folder)) == sorted(served), errors
+
+
+def test_the_worker_of_celery_and_its_caller_are_traced(folder):
+    for name in ("queue", "control"):
+        (folder / name).mkdir()
+    (folder / "jobs.py").write_text(
+        "import celery, os, fakelib\n"
+        "app = celery.Celery('jobs', broker='filesystem://')\n"
+        "app.conf.broker_transport_options = dict(\n"
+        "    data_folder_in='queue', data_folder_out='queue', control_folder='control')\n"
+        "app.conf.worker_hijack_root_logger = False\n"
+        "@app.task\ndef job():\n    fakelib.work()\n"
+        "if __name__ == '__main__':\n    app.send_task('jobs.job')\n"
+    )
+    assert run(folder, "--", sys.executable, "jobs.py").returncode == 0
+    worker = [sys.executable, "-m", "celery", "-A", "jobs", "worker", "-c", "1", "-l", "error"]
+    worker += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    process = subprocess.Popen(
+        traced("--", *worker),
+        cwd=folder,
+        env=variables(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 50
+    try:
+        while not stored(folder) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert len(stored(folder)) == 1, errors
+    with SQLiteReader(folder / "traces.db") as reader:
+        traces = [reader.spans(trace.trace_id) for trace in reader.traces(limit=1000)]
+    (names,) = [sorted(span.kind for span in trace) for trace in traces if any(span.name == "work" for span in trace)]
+    assert names == ["consumer", "internal", "producer"]
+
+
 def test_the_workers_of_pytest_xdist_are_traced(folder):
     (folder / "test_fake.py").write_text(
         "import fakelib, pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(n):\n    fakelib.work()\n"

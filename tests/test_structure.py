@@ -56,10 +56,8 @@ LAYERS = [
     {"_environment": "defaults for configure() from OpenTelemetry's environment variables"},
     {"_resource": "detectors of the resource: process, host, container, pod"},
     {"_configure": "configure(), and the life of the default tracer: flush, shutdown, statistics, exit, fork"},
-    {
-        "_signals": "flush before a signal ends the program",
-        "_instrument": "instrument() and uninstrument(): integrations, or OpenTelemetry's instrumentors on the bridge",
-    },
+    {"_signals": "flush before a signal ends the program"},
+    {"_instrument": "instrument() and uninstrument(): integrations, or OpenTelemetry's instrumentors on the bridge"},
     {"tracekit": "the public names"},
     {
         "testing": "spans in memory, counting ids, a fake clock and trees as text, for tests",

@@ -3,13 +3,19 @@
 How it works: a wanted library that is imported already is instrumented at once. For the others the import hook
 (``_import_hook.py``) reports the import. The table of ``_libraries.py`` has the integration, a module that is loaded by name
 then. OpenTelemetry's instrumentors run on tracekit's spans, because the bridge is installed before the first of them.
+
+Threads may call these at the same time. They change the wanted state under ``_lock``; then one thread a library, which has
+claimed it, brings the library to that state, without the lock: integrations and imports are other people's code, and the
+import hook must not wait. A thread that finds a library claimed returns, and the claiming thread continues until the
+library is in the wanted state.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from _thread import get_ident
+from _thread import RLock, get_ident
 from typing import TYPE_CHECKING, Any
 
 from . import _libraries
@@ -28,15 +34,30 @@ if TYPE_CHECKING:
 __all__ = ["failures", "instrument", "instrumented", "named", "run_program", "uninstrument"]
 
 _BRIDGE = "tracekit.bridges.opentelemetry"
+_FLUSH_S = 2.0  # supervisors wait longer before they kill
 _KINDS = ("app", "client", "connection")  # OpenTelemetry's methods for single objects are called after them
 
 _wanted: dict[Library, dict[str, Any]] = {}  # what instrument() was asked for, with its options
 _undo: dict[Library, Callable[[], object]] = {}  # for those that are instrumented
+_done: dict[Library, tuple[set[str], int]] = {}  # the entry of _reported that it was instrumented for, and its length
 _failed: dict[Library, str] = {}  # and the reason
 _claims: set[Library] = set()  # a thread instruments it just now
 _reported: dict[Library, set[str]] = {}  # the modules whose import is dealt with
 _partial: set[Library] = set()  # failed in the middle of an import that they need; tried again after the next one
 _deferred: dict[int, list[str]] = {}  # by thread that instruments: modules that were imported meanwhile
+_lock = RLock()  # reentrant: a signal handler may import a library
+
+
+def _after_fork() -> None:
+    """Forget the threads of the parent: their lock, and their claims."""
+    global _lock
+    _lock = RLock()
+    _claims.clear()
+    _deferred.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def instrument(*targets: Any, **options: Any) -> None:
@@ -73,13 +94,15 @@ def uninstrument(*targets: Any) -> None:
             _object_methods(target)[1](target)
     for library in libraries if targets else [*_wanted]:
         for one in (library, *library.instead):
-            for state in (_wanted, _reported, _failed):
-                state.pop(one, None)
-            _partial.discard(one)
-            _turn_off(one)
-    HOOK.modules = {module for library in [*_wanted] for module in library.modules}
-    if not _wanted:
-        HOOK.remove()
+            with _lock:
+                for state in (_wanted, _reported, _failed):
+                    state.pop(one, None)
+                _partial.discard(one)
+            _settle(one)
+    with _lock:
+        HOOK.modules = {module for library in _wanted for module in library.modules}
+        if not _wanted:
+            HOOK.remove()
 
 
 def instrumented() -> dict[str, str]:
@@ -104,8 +127,22 @@ def run_program(wanted: list[Library]) -> None:
         from ._export.later import LaterExporter
 
         configure(exporter=LaterExporter(_make_exporter))
+        _flush_on_sigterm()
     for library in wanted:
         _want(library, {})
+
+
+def _flush_on_sigterm() -> None:
+    """Export before SIGTERM's default action: uvicorn takes it after its own shutdown, also when it reloads."""
+    import signal
+
+    from ._signals import flush_on_signal
+
+    try:
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            flush_on_signal(signal.SIGTERM, timeout_s=_FLUSH_S)
+    except (RuntimeError, ValueError):  # not in the main thread, or not of the main interpreter
+        pass
 
 
 def _make_exporter() -> Exporter | None:
@@ -135,10 +172,11 @@ def named(name: str) -> Library:
 
 def _want(library: Library, options: dict[str, Any]) -> None:
     """Instrument *library* now if it is imported, and at its next import."""
-    _wanted.setdefault(library, options)
-    HOOK.modules.update(library.modules, *[other.modules for other in library.instead])
-    HOOK.imported = _imported
-    HOOK.install()
+    with _lock:
+        _wanted.setdefault(library, options)
+        HOOK.modules.update(library.modules, *[other.modules for other in library.instead])
+        HOOK.imported = _imported
+        HOOK.install()
     if not library.modules:
         _instrument(library, "")
     for name in library.modules:
@@ -159,45 +197,77 @@ def _imported(name: str) -> None:
     if deferred is not None:  # by an integration or an instrumentor, which need not be complete yet
         deferred.append(name)
         return
-    for library in [*_partial]:
-        _partial.discard(library)
-        _instrument(library, *_reported.pop(library, ()))
-    for library in [*_wanted]:
-        if name in library.modules:
-            if name in _reported.get(library, ()):  # a reload has replaced its patched classes
-                _reported.pop(library)
-                _turn_off(library)
-            _instrument(library, name)
+    again: dict[Library, set[str]] = {}
+    with _lock:
+        for library in _partial:
+            again[library] = _reported.pop(library, set())
+        _partial.clear()
+        for library in _wanted:
+            if name in library.modules:
+                if name in _reported.get(library, ()):  # a reload has replaced its patched classes
+                    _reported.pop(library)
+                again.setdefault(library, set()).add(name)
+    for library, names in again.items():
+        _instrument(library, *names)
 
 
 def _instrument(library: Library, *modules: str) -> None:
-    """Instrument *library*, whose *modules* are imported; a thread that does so already calls again for these."""
-    seen = _reported.setdefault(library, set())
-    if seen.issuperset(modules) and library.modules:
-        return
-    seen.update(modules)
-    if library in _claims:
-        return
-    _claims.add(library)
-    thread, handled = get_ident(), -1
+    """Instrument *library*, whose *modules* are imported."""
+    with _lock:
+        if library not in _wanted:  # another thread has undone it meanwhile
+            return
+        _reported.setdefault(library, set()).update(modules)
+    _settle(library)
+
+
+def _settle(library: Library) -> None:
+    """Instrument or uninstrument *library*, as is wanted now; if another thread does so already, leave it to that one."""
+    with _lock:
+        if library in _claims:
+            return
+        _claims.add(library)
+    thread = get_ident()
     is_outermost = thread not in _deferred
     _deferred.setdefault(thread, [])
     try:
-        while handled < len(seen) and library in _wanted:
-            handled = len(seen)
-            use = _use_instrumentor if library.is_opentelemetry else _use_integration
-            use(library, _wanted[library])
-        _failed.pop(library, None)
+        while True:
+            with _lock:
+                options, seen = _wanted.get(library), _reported.get(library)
+                done, count = _done.get(library, (None, 0))
+                is_stale = library in _undo and done is not seen  # undone, or reloaded
+                if not is_stale:
+                    if options is None or seen is None or (done is seen and count == len(seen)):
+                        _claims.discard(library)  # under the same lock, so that no change is missed
+                        break
+                    _done[library] = seen, len(seen)
+            if is_stale:
+                _turn_off(library)
+            elif options is not None:
+                use = _use_instrumentor if library.is_opentelemetry else _use_integration
+                use(library, options)
+                _failed.pop(library, None)
     except Exception as error:  # the library works as before, untraced
         reason = describe(error)
-        if "partially initialized module" in reason:
-            _partial.add(library)
-        elif library not in _failed:
+        with _lock:
+            if library in _wanted:
+                is_new = library not in _failed
+                if "partially initialized module" in reason:
+                    _partial.add(library)
+                    is_new = False
+                _failed[library] = reason
+            else:
+                is_new = False
+            if not library.modules:
+                _done.pop(library, None)  # the next call of instrument() tries again
+            _claims.discard(library)
+        if is_new:
             log("warning", "%s is not traced: %s", library.name, reason)
-        _failed[library] = reason
+    except BaseException:  # such as KeyboardInterrupt
+        with _lock:
+            _claims.discard(library)
+        raise
     finally:
-        _claims.discard(library)
-        for name in _deferred.pop(thread) if is_outermost else ():
+        for name in _deferred.pop(thread, ()) if is_outermost else ():
             _imported(name)
 
 
@@ -255,6 +325,7 @@ def _is_on(library: Library) -> bool:
 
 def _turn_off(library: Library) -> None:
     undo = _undo.pop(library, None)
+    _done.pop(library, None)
     if undo is None:
         return
     try:

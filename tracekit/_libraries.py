@@ -109,15 +109,12 @@ def _own() -> list[Library]:
     ]
 
 
-_found: dict[str, Library] | None = None
+_found: dict[str, dict[str, Library]] = {}  # under one key: setdefault() gives all threads the same
 
 
 def libraries() -> dict[str, Library]:
     """Return the libraries that something installed can instrument, by name; packages are searched once."""
-    global _found
-    if _found is None:
-        _found = _search()
-    return _found
+    return _found.get("all") or _found.setdefault("all", _search())
 
 
 def _search() -> dict[str, Library]:

@@ -15,6 +15,7 @@ import grpc.aio
 import pytest
 
 import tracekit
+from tracekit import _configure
 from tracekit.bridges import opentelemetry as bridge
 from tracekit.integrations import _client, _grpc
 from tracekit.integrations import grpc as tracing
@@ -43,7 +44,8 @@ def handlers(**behaviors):
 
 @contextlib.contextmanager
 def serving(options=None, **behaviors):
-    server = grpc.server(ThreadPoolExecutor(4), **(options or {}))
+    pool = ThreadPoolExecutor(4)
+    server = grpc.server(pool, **(options or {}))
     server.add_generic_rpc_handlers((handlers(**behaviors),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -51,6 +53,7 @@ def serving(options=None, **behaviors):
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(None).wait()
+        pool.shutdown()  # the server does not wait for the handlers of calls that it cancels
 
 
 @contextlib.asynccontextmanager
@@ -378,6 +381,69 @@ def test_status_codes(exporter, traced, is_async, code, client, server):
     ]
     assert [one.events for one in found] == [(), ()]
     assert found[0].status.description == "the reason"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_call_that_sampling_drops_is_described_for_the_debug_pages(exporter, traced, is_async):
+    async def coroutine(request, context):
+        return request
+
+    async def main():
+        async with aio_serving(unary_unary=coroutine) as address, grpc.aio.insecure_channel(address) as channel:
+            await stub(channel)(b"1")
+
+    def run():
+        with serving(unary_unary=lambda request, context: request) as address:
+            call(address)
+
+    taken = []
+    take = taken.extend
+    _configure.add_tap(take, records_all=True)
+    try:
+        with tracekit.use_context(tracekit.SpanContext("1" * 32, "2" * 16, 0)):
+            asyncio.run(main()) if is_async else run()
+        tracekit.flush()
+    finally:
+        _configure.remove_tap(take)
+    assert sorted(one.kind for one in taken) == ["client", "server"]
+    for one in taken:
+        assert one.attributes["rpc.service"] == "shop.Shop"
+        assert one.attributes["rpc.grpc.status_code"] == 0
+    assert exporter.spans == []
+
+
+def test_a_call_that_is_cancelled_while_it_aborts_has_the_status_that_was_sent(exporter, traced):
+    async def aborts(request, context):
+        asyncio.current_task().cancel()  # as server.stop() does; raised where abort() waits
+        await context.abort(grpc.StatusCode.INTERNAL, "the reason")
+
+    async def main():
+        async with aio_serving(unary_unary=aborts) as address, grpc.aio.insecure_channel(address) as channel:
+            await stub(channel)(b"1")
+
+    with pytest.raises(grpc.RpcError) as raised:
+        asyncio.run(main())
+    assert raised.value.code() is grpc.StatusCode.INTERNAL
+    served = only(exporter, "server")
+    assert (served.status.code, served.attributes["rpc.grpc.status_code"]) == ("error", 13)
+    assert served.status.description == "the reason"
+
+
+def test_a_status_that_was_set_but_not_sent_does_not_hide_a_cancellation(exporter, traced):
+    async def waits(request, context):
+        context.set_code(grpc.StatusCode.INTERNAL)
+        asyncio.current_task().cancel()
+        await asyncio.sleep(60)
+
+    async def main():
+        async with aio_serving(unary_unary=waits) as address, grpc.aio.insecure_channel(address) as channel:
+            made = stub(channel)(b"1", timeout=0.2)
+            with pytest.raises(grpc.RpcError):
+                await made
+
+    asyncio.run(main())
+    served = only(exporter, "server")
+    assert (served.status.code, served.attributes["rpc.grpc.status_code"]) == ("cancelled", 1)
 
 
 def raises(request, context):

@@ -96,6 +96,23 @@ def test_all_clients_are_traced_the_existing_ones_too(exporter, way, base):
     assert len(exporter.spans) == 2
 
 
+def test_the_choice_of_a_transport_is_unchanged_where_all_clients_are_traced(way):
+    mounted = way.http_transport()
+    client = way.client(mounts={"http://mounted.example": mounted})
+    way.integration.instrument()
+    assert client._transport_for_url(way.module.URL("http://mounted.example/")) is mounted
+    assert client._transport_for_url(way.module.URL("http://other.example/")) is client._transport
+
+
+def test_an_error_has_the_request_of_the_program(exporter, way):
+    way.integration.instrument()
+    with pytest.raises(way.module.ConnectError) as raised:
+        way.get(way.client(), "http://127.0.0.1:9/")
+    assert "traceparent" not in raised.value.request.headers
+    (span,) = exporter.spans
+    assert (span.status.code, span.attributes["error.type"]) == ("error", f"{way.module.__name__}.ConnectError")
+
+
 def test_one_client_is_traced_and_no_other(exporter, way, base):
     client = way.client(mounts={"http://127.0.0.1": way.http_transport(), "all://none.example": None})
     way.integration.instrument(client, propagate_to=lambda _: False)
@@ -207,12 +224,12 @@ def test_a_client_of_the_other_module_is_a_type_error():
 @pytest.mark.parametrize("integration", [over_httpx, over_httpx2])
 def test_invalid_options_are_errors_and_nothing_is_patched(integration):
     module = PAIRS[integration.__name__.rpartition(".")[2]][0]
-    before = module.Client._transport_for_url
+    before = module.Client._send_single_request
     with pytest.raises(TypeError, match="redact must be"):
         integration.instrument(redact="ssn")
     with module.Client() as client, pytest.raises(TypeError, match="redact must be"):
         integration.instrument(client, redact="ssn")
-    assert module.Client._transport_for_url is before
+    assert module.Client._send_single_request is before
 
 
 @pytest.mark.parametrize("name", list(PAIRS))

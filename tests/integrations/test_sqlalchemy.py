@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tracekit
+from tracekit import _configure
 from tracekit.bridges import opentelemetry as bridge
 from tracekit.integrations import sqlalchemy as tracing
 from tracekit.testing import span_tree
@@ -219,6 +220,21 @@ def test_an_unsampled_trace_is_not_described(exporter, traced, monkeypatch):
     monkeypatch.setattr(tracing, "describe", None)
     with tracekit.use_context(tracekit.SpanContext("1" * 32, "2" * 16, 0)):
         run(traced, "SELECT 1")
+    assert exporter.spans == []
+
+
+def test_a_statement_that_sampling_drops_is_described_for_the_debug_pages(exporter, traced):
+    taken = []
+    take = taken.extend
+    _configure.add_tap(take, records_all=True)
+    try:
+        with tracekit.use_context(tracekit.SpanContext("1" * 32, "2" * 16, 0)):
+            run(traced, "INSERT INTO items (name) VALUES ('secret')")
+        tracekit.flush()
+    finally:
+        _configure.remove_tap(take)
+    (statement,) = taken
+    assert statement.attributes["db.query.text"] == "INSERT INTO items (name) VALUES (?)"
     assert exporter.spans == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import flask
 import httpx
 import pytest
 from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse, StreamingHttpResponse
@@ -22,7 +24,7 @@ from werkzeug.serving import make_server as make_werkzeug
 from werkzeug.test import Client
 
 import tracekit
-from tracekit.integrations import wsgi
+from tracekit.integrations import asgi, wsgi
 from tracekit.integrations.wsgi import TraceMiddleware
 from tracekit.testing import span_tree
 
@@ -154,6 +156,34 @@ def test_the_route_of_django_is_named_under_a_plain_middleware(exporter):
     app = TraceMiddleware(make_django())
     get(app, "/old/3")
     assert tree(exporter) == r"GET /^old/(\d+)$" + "\n  work"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/items/3", "GET /items/<int:id>\n  work"),
+        ("/old/3", r"GET /^old/(\d+)$" + "\n  work"),
+        ("/nowhere", "GET"),
+    ],
+)
+def test_the_route_of_django_is_named_under_asgi(exporter, path, expected):
+    make_django()
+    app = asgi.TraceMiddleware(ASGIHandler())
+
+    async def main():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+            await client.get(path)
+
+    asyncio.run(main())
+    assert tree(exporter) == expected
+
+
+def test_flask_and_django_below_one_dispatcher_name_their_routes(exporter):
+    app = TraceMiddleware(DispatcherMiddleware(make_flask(), {"/admin": make_django()}))
+    get(app, "/items/3")
+    assert tree(exporter) == "GET /items/<int:id>\n  work"
+    get(app, "/admin/items/3")
+    assert tree(exporter) == "GET /admin/items/<int:id>\n  work"
 
 
 def test_the_route_below_a_dispatcher_has_its_prefix(exporter):

@@ -1,7 +1,8 @@
 """``tracekit run``: start a program with tracekit in it.
 
 The program finds a folder with a ``sitecustomize`` on PYTHONPATH (``_site/``), which installs one import hook. On POSIX the
-program replaces this process, so that its signals and its exit status are its own.
+program replaces this process, so that its signals and its exit status are its own. In the program, SIGTERM's default
+action is taken after an export of at most 2 s; a handler of the program's own, and an ignored signal, stay.
 """
 
 from __future__ import annotations

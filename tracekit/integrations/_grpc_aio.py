@@ -152,11 +152,15 @@ def _raised(
     try:
         if server_span.is_recording:
             _record(server_span, received, count)
-            if isinstance(error, asyncio.CancelledError | GeneratorExit):  # the client gave up, or the deadline passed
+            is_cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit)
+            sent = number_of(context.code()) if is_cancelled and context.done() else None
+            if sent is not None:  # the server stopped, or the task was cancelled, while context.abort() sent its status
+                code = sent
+            elif is_cancelled:  # the client gave up, or the deadline passed
                 code = DEADLINE_EXCEEDED if context.time_remaining() == 0 else CANCELLED
             else:
                 code = number_of(context.code()) or UNKNOWN
-            if code in (CANCELLED, DEADLINE_EXCEEDED) or isinstance(error, grpc.aio.AbortError):
+            if code in (CANCELLED, DEADLINE_EXCEEDED) or sent is not None or isinstance(error, grpc.aio.AbortError):
                 settle(server_span, code, context.details(), True)
                 end(server_span)
                 return

@@ -289,23 +289,56 @@ class Library:
         raise TypeError(f"target must be an {name}.Client or {name}.AsyncClient, not {type(target).__name__}")
 
     def _patch(self, options: Client) -> None:
-        patches = self._patches
+        # The whole exchange and not the choice of a transport, which programs and httpx's own tests look at.
+        patches, request_error = self._patches, self.module.RequestError
 
-        def patch(transport: type[Any]) -> Callable[[Any], Any]:
-            def make(original: Any) -> Any:
-                @functools.wraps(original)
-                def _transport_for_url(client: Any, url: Any) -> Any:
-                    inner = original(client, url)
-                    if not patches.is_active or isinstance(inner, transport):
-                        return inner
-                    return _wrapped(transport, inner, options)
+        def is_untraced(client: Any, request: Any, transport: type[Any]) -> bool:
+            return not patches.is_active or isinstance(client._transport_for_url(request.url), transport)
 
-                return _transport_for_url
+        def sync(original: Any) -> Any:
+            transport = self._transports[0][1]
 
-            return make
+            @functools.wraps(original)
+            def _send_single_request(client: Any, request: Any) -> Any:
+                if is_untraced(client, request, transport):
+                    return original(client, request)
+                try:
+                    response = _wrapped(transport, _Exchange(original, client), options).handle_request(request)
+                except request_error as error:
+                    error.request = request
+                    raise
+                response.request = request  # and not the copy with the context in its headers
+                return response
 
-        for client, transport in self._transports:
-            patches.replace(client, "_transport_for_url", patch(transport))
+            return _send_single_request
+
+        def asynchronous(original: Any) -> Any:
+            transport = self._transports[1][1]
+
+            @functools.wraps(original)
+            async def _send_single_request(client: Any, request: Any) -> Any:
+                if is_untraced(client, request, transport):
+                    return await original(client, request)
+                try:
+                    traced = _wrapped(transport, _Exchange(original, client), options)
+                    response = await traced.handle_async_request(request)
+                except request_error as error:
+                    error.request = request
+                    raise
+                response.request = request
+                return response
+
+            return _send_single_request
+
+        for (client, _), make in zip(self._transports, (sync, asynchronous), strict=True):
+            patches.replace(client, "_send_single_request", make)
+
+
+class _Exchange:
+    """A request and its response as *client* has them made, in the place of an inner transport."""
+
+    def __init__(self, send: Any, client: Any) -> None:
+        self.handle_request = self.handle_async_request = functools.partial(send, client)
 
 
 def _wrapped(transport: Any, inner: Any, client: Client, *, is_installed: bool = False) -> Any:

@@ -20,7 +20,7 @@ _django: Final = Patches()
 
 
 def watch_django() -> None:
-    """Have Django note the route of a request in its environ, for good; if it is not imported, do nothing."""
+    """Have Django note the route of a request in its environ or scope, for good; if it is not imported, do nothing."""
     if not _django.is_active:
         _watch(_django)
 
@@ -31,13 +31,26 @@ def _watch(patches: Patches) -> None:
         patches.replace(kind, "resolve_request", _noting)
 
 
+class _Route:
+    """A route as Starlette leaves one in the scope."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
 def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def resolve_request(self: Any, request: Any) -> Any:
         match = original(self, request)
         try:
-            route = match.route
-            request.META[ROUTE_KEY] = route if route.startswith("/") else f"/{route}"
+            route = match.route if match.route.startswith("/") else f"/{match.route}"
+            scope = getattr(request, "scope", None)  # of ASGI
+            if scope is None:
+                request.META[ROUTE_KEY] = route
+            else:
+                scope.setdefault("route", _Route(route))
         except Exception as error:  # another version
             report(error)
         return match

@@ -19,6 +19,7 @@ from ._http import METHODS, report
 from ._lifespan import serve_lifespan
 from ._redaction import Redaction
 from ._server import NOT_TRACED, Callers, Trust, excluded
+from ._wsgi_frameworks import watch_django
 
 if TYPE_CHECKING:
     import re
@@ -99,6 +100,8 @@ class TraceMiddleware:
         self._extras = extras(
             self._redaction, capture_request_headers, capture_response_headers, on_request, on_response
         )
+        if app is not _no_app:
+            watch_django()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve *scope*, inside a new server span if it is a request or a websocket."""
