@@ -24,6 +24,7 @@ from opentelemetry.trace.span import TraceState as OtelState
 import tracekit
 import tracekit.testing
 from tracekit import Limits, Link, TraceState
+from tracekit._version import SCHEMA_URL
 from tracekit.exporters.otlp import encode_spans, encode_spans_as_json
 from tracekit.testing import FakeClock
 
@@ -375,7 +376,7 @@ def as_opentelemetry(span):
         name=span.name,
         context=context(span.context),
         parent=None if span.parent is None else context(span.parent),
-        resource=Resource(dict(span.resource)),
+        resource=Resource(dict(span.resource), SCHEMA_URL),
         attributes=dict(span.attributes),
         events=[OtelEvent(name, dict(items), time_ns) for name, time_ns, items in span.events],
         links=[OtelLink(context(target), dict(items)) for target, items in span.links],

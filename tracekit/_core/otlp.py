@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._version import __version__
+from .._version import SCHEMA_URL, __version__
 from ..cython import compiled
 from .attributes import CANCELLED_KEY
 from .records import KINDS
@@ -64,6 +64,7 @@ def _put_resource_spans(out: Octets, groups: list[list[Any]]) -> None:
     out.close(part)
     for group in groups:
         _put_scope_spans(out, group)
+    out.name(0x1A, SCHEMA_URL)
     out.close(resource_spans)
 
 

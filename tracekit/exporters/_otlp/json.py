@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..._core.attributes import CANCELLED_KEY, int_text, whole
 from ..._core.records import KINDS
 from ..._core.span import dropped_parts
-from ..._version import __version__
+from ..._version import SCHEMA_URL, __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,6 +38,7 @@ def encode_spans_as_json(spans: Iterable[Span]) -> bytes:
             {
                 "resource": {"attributes": attributes_as_json(group[0].resource)},
                 "scopeSpans": _scopes(group),
+                "schemaUrl": SCHEMA_URL,
             }
             for group in groups.values()
         ]
