@@ -883,7 +883,7 @@ def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
 
 def span(
     name: str,
-    *,
+    *wrong: Never,
     kind: Literal["internal", "server", "client", "producer", "consumer"] = "internal",
     attributes: Mapping[str, Any] | None = None,
     links: Iterable[SpanContext | Span | Link] = _NO_LINKS,
@@ -900,6 +900,8 @@ def span(
     without a stack trace, and the status stays unset. It is an error of a span further out that does not expect it.
     """
     items: Any = None
+    if wrong:
+        misused(TypeError("span() takes one argument by position: span(name, attributes={...})"))
     if type(name) is not str:
         if not isinstance(name, str):
             misused(TypeError(f"name must be str, not {type_name(name)}"))
