@@ -533,13 +533,14 @@ class Span:
                 if self._has_ended:  # while a clock of the program's was asked
                     return
             self._stop = max(self._start, stop)
+        is_here = self._generation == generation()  # first: at the recursion limit a call of the plain form may raise
         if compiled or HAS_GIL:
             self._has_ended = True
         elif not claim(self, "_has_ended"):
             return
         if self._is_listed:
             _delist(self)
-        if self._generation == generation():  # else the parent process, which opened it, exports it
+        if is_here:  # else the parent process, which opened it, exports it
             if self._tracer.hooks is not None and self._is_recorded:
                 _process(self)
             else:
