@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What is compiled: the codecs, and the Python files that have a .pxd.
-TYPES := $(wildcard tracekit/*.pxd tracekit/*/*.pxd)
+TYPES := $(wildcard tracekit/*.pxd tracekit/*/*.pxd tracekit/*/*/*.pxd)
 CODECS := $(wildcard tracekit/_speedups*.p[yx][xi])
 SOURCES := pyproject.toml setup.py $(CODECS) $(TYPES) $(wildcard $(TYPES:.pxd=.py))
 

@@ -103,7 +103,7 @@ cdef class Octets:
         return self.end(begin, 2)
 
     cdef inline int end(self, Py_ssize_t begin, int room) except -1:
-        """Write the size of the message that begins at *begin* into the *room* octets before it, or move the message."""
+        """Write the size of the message from *begin* on into the *room* octets before it, or move the message."""
         cdef Py_ssize_t size = self.size - begin
         cdef Py_ssize_t rest = size >> 7
         cdef int taken = 1
