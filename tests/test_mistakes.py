@@ -9,6 +9,7 @@ import pytest
 
 import tracekit
 from tracekit.exporters.console import ConsoleExporter
+from tracekit.exporters.otlp import OTLPExporter
 from tracekit.integrations.httpx import AsyncTraceTransport
 from tracekit.wire import b3, w3c
 
@@ -104,6 +105,15 @@ def test_a_mistake_is_told_what_to_write(name):
     # " …" stands for any text.
     pattern = ".*".join(map(re.escape, message.split(" …")))
     assert re.fullmatch(pattern, str(caught.value))
+
+
+def test_without_a_library_of_an_exporter_the_error_names_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tracekit.exporters._otlp.http", raising=False)
+    monkeypatch.setitem(sys.modules, "urllib3", None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        OTLPExporter("http://localhost:4318")
+    message = "OTLP with protocol='http/protobuf' needs urllib3: pip install 'tracekit-async[otlp]'"
+    assert str(caught.value) == message
 
 
 def test_an_exporter_by_name_takes_its_settings_from_the_environment(tmp_path):
