@@ -98,7 +98,8 @@ asan: $(VENV)/test
 pythons: $(VENV)/test
 	$(BIN)/python -m tests.tools.pythons
 
-wheel: $(VENV)/test
+wheel: | $(VENV)/pip
+	$(BIN)/pip install --quiet build
 	$(BIN)/python -m build
 
 clean:

@@ -58,8 +58,15 @@ def test_it_receives_until_it_is_interrupted(tmp_path, number):
 def test_a_port_in_use_is_named(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert command.main(["ui", str(tmp_path / "spans.db"), "--port", port, "--no-receiver"]) == 2
+        assert command.main(["ui", str(tmp_path / "spans.db"), "--port", port, "--http-port", "0"]) == 2
     assert f"tracekit: port {port}: Address already in use; name a free port with --port" in capsys.readouterr().err
+
+
+def test_a_file_that_is_only_shown_must_exist(tmp_path, capsys):
+    path = tmp_path / "spams.db"
+    assert command.main(["ui", str(path), "--port", "0", "--no-receiver"]) == 2
+    assert f"tracekit: no such file: {path}: name the file that SQLiteExporter writes" in capsys.readouterr().err
+    assert not path.exists()
 
 
 def test_a_file_of_another_program_is_left_alone(tmp_path, capsys):

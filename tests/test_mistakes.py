@@ -9,6 +9,7 @@ import pytest
 
 import tracekit
 from tracekit.exporters.console import ConsoleExporter
+from tracekit.exporters.otlp import OTLPExporter
 from tracekit.integrations.httpx import AsyncTraceTransport
 from tracekit.wire import b3, w3c
 
@@ -21,11 +22,18 @@ MISTAKES = {
         lambda: tracekit.configure(exporter="jaeger"),
         "exporter must be 'otlp', 'sqlite', 'console' or an exporter, not 'jaeger'",
     ),
+    "a URL as an exporter": (
+        lambda: tracekit.configure(exporter="http://user:secret@localhost:4318"),
+        "exporter must be 'otlp', 'sqlite', 'console' or an exporter, not a URL: write OTLPExporter(url)",
+    ),
     "an exporter's class": (
         lambda: tracekit.configure(exporter=ConsoleExporter),
         "exporter must be an instance, not the class ConsoleExporter",
     ),
-    "one format by name": (lambda: tracekit.configure(formats="b3"), "formats must be a sequence of formats, not str"),
+    "one format by name": (
+        lambda: tracekit.configure(formats="b3"),
+        "formats must be a sequence of formats, such as ['b3'], not str",
+    ),
     "a format that there is not": (
         lambda: tracekit.configure(formats=["zipkin"]),
         "formats must hold formats, or names such as … not 'zipkin'",
@@ -38,9 +46,21 @@ MISTAKES = {
         lambda: tracekit.configure(sampler=0.1),
         "sampler must be a sampler such as tracekit.Ratio(0.1) …",
     ),
+    "a sampler's class": (
+        lambda: tracekit.configure(sampler=tracekit.Ratio),
+        "sampler must be a sampler such as tracekit.Ratio(0.1) … not the class Ratio",
+    ),
     "a percentage": (lambda: tracekit.Ratio(10), "probability must be 0 to 1: 10"),
     "a resource that is a name": (lambda: tracekit.configure(resource="shop"), "resource must be a mapping, not str"),
     "a timeout as text": (lambda: tracekit.flush("5"), "timeout_s must be a number, not str"),
+    "a class in place of an object": (
+        lambda: tracekit.instrument(httpx.Client),
+        "no integration takes a class: pass an object, not httpx.Client",
+    ),
+    "a module in place of its name": (
+        lambda: tracekit.instrument(httpx),
+        'no integration takes a module: write its name, tracekit.instrument("httpx")',
+    ),
     "an asynchronous transport in a synchronous client": (
         lambda: httpx.Client(transport=AsyncTraceTransport()).get("http://127.0.0.1:1"),
         "AsyncTraceTransport is for httpx.AsyncClient; give httpx.Client a TraceTransport",
@@ -52,6 +72,10 @@ MISTAKES = {
     "another name of OpenTelemetry's": (
         lambda: tracekit.start_as_current_span("x"),
         "module 'tracekit' has no attribute 'start_as_current_span'; write with tracekit.span(name): ...",
+    ),
+    "an exporter that is a module further": (
+        lambda: tracekit.SQLiteExporter("traces.db"),
+        "module 'tracekit' has no attribute 'SQLiteExporter'; write from tracekit.exporters.sqlite import SQLiteExporter",
     ),
     "a name that there is not": (lambda: tracekit.unknown, "module 'tracekit' has no attribute 'unknown'"),
     # On the program's path, in strict mode: elsewhere they are logged once for each line.
@@ -89,6 +113,15 @@ def test_a_mistake_is_told_what_to_write(name):
     # " …" stands for any text.
     pattern = ".*".join(map(re.escape, message.split(" …")))
     assert re.fullmatch(pattern, str(caught.value))
+
+
+def test_without_a_library_of_an_exporter_the_error_names_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tracekit.exporters._otlp.http", raising=False)
+    monkeypatch.setitem(sys.modules, "urllib3", None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        OTLPExporter("http://localhost:4318")
+    message = "OTLP with protocol='http/protobuf' needs urllib3: pip install 'tracekit-async[otlp]'"
+    assert str(caught.value) == message
 
 
 def test_an_exporter_by_name_takes_its_settings_from_the_environment(tmp_path):

@@ -712,7 +712,7 @@ def test_an_error_that_cannot_be_described_does_not_end_the_thread(error, caplog
     until(lambda: balance.failed == 1)
     end(3)
     until(lambda: balance.exported == 3)
-    assert "Raising failed, 1 spans lost" in caplog.text
+    assert "Raising failed, 1 span lost" in caplog.text
 
 
 def test_a_log_handler_that_exits_does_not_end_the_thread():

@@ -53,7 +53,9 @@ def check_arguments(
         raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
     if isinstance(exporter, str):
         if exporter not in ("otlp", "sqlite", "console"):
-            raise ValueError(f"exporter must be 'otlp', 'sqlite', 'console' or an exporter, not {exporter[:64]!a}")
+            # A URL is not repeated: it may hold a password.
+            given = "a URL: write OTLPExporter(url)" if "://" in exporter else f"{exporter[:64]!a}"
+            raise ValueError(f"exporter must be 'otlp', 'sqlite', 'console' or an exporter, not {given}")
     elif exporter is not None and not callable(getattr(exporter, "export", None)):
         raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
     if id_generator is not None and (
@@ -81,7 +83,7 @@ def check_arguments(
 def formats_of(formats: Sequence[Format | str]) -> Sequence[Format]:
     """Return *formats* with names resolved; raise ``TypeError`` or ``ValueError`` for anything that is no format."""
     if isinstance(formats, str) or not isinstance(formats, Sequence):
-        raise TypeError(f"formats must be a sequence of formats, not {type(formats).__name__}")
+        raise TypeError(f"formats must be a sequence of formats, such as ['b3'], not {type(formats).__name__}")
     found: list[Format] = []
     for format in formats:
         if isinstance(format, str):
@@ -108,6 +110,5 @@ def sampler_of(sampler: Any) -> AlwaysOn | AlwaysOff | Ratio | Sampler:
             from ._foreign import ForeignSampler
 
             return ForeignSampler(sampler)
-    raise TypeError(
-        f"sampler must be a sampler such as tracekit.Ratio(0.1), or one of OpenTelemetry's, not {type(sampler).__name__}"
-    )
+    given = f"the class {sampler.__name__}" if isinstance(sampler, type) else type(sampler).__name__
+    raise TypeError(f"sampler must be a sampler such as tracekit.Ratio(0.1), or one of OpenTelemetry's, not {given}")

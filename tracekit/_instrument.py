@@ -16,6 +16,7 @@ import importlib
 import os
 import sys
 from _thread import RLock, get_ident
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import _libraries
@@ -352,6 +353,10 @@ def _object_methods(target: Any) -> tuple[Callable[..., object], Callable[..., o
             turn_on = getattr(instrumentor, f"instrument_{kind}", None)
             if turn_on is not None:
                 return turn_on, getattr(instrumentor, f"uninstrument_{kind}")
+    if isinstance(target, type):
+        raise TypeError(f"no integration takes a class: pass an object, not {target.__module__}.{target.__qualname__}")
+    if isinstance(target, ModuleType):
+        raise TypeError(f'no integration takes a module: write its name, tracekit.instrument("{target.__name__}")')
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     whole = "" if library is None else f'; tracekit.instrument("{library.name}") traces the whole library'
     raise TypeError(f"no integration takes a {kind}{whole}")

@@ -1,10 +1,14 @@
-"""Names that users of other tracers try first, and the names here."""
+"""Names that users try first, and the names here."""
 
 from __future__ import annotations
 
 __all__ = ["explain"]
 
 _INSTEAD = {
+    "ConsoleExporter": "from tracekit.exporters.console import ConsoleExporter",
+    "MemoryExporter": "from tracekit.testing import MemoryExporter",
+    "OTLPExporter": "from tracekit.exporters.otlp import OTLPExporter",
+    "SQLiteExporter": "from tracekit.exporters.sqlite import SQLiteExporter",
     "add_event": "tracekit.current_span().add_event(name)",
     "get_current_span": "tracekit.current_span()",
     "get_tracer": "tracekit.span(name): there is one tracer, set up by tracekit.configure()",

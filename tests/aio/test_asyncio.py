@@ -494,3 +494,14 @@ def test_anyio_is_not_needed():
     program = "import sys; from tracekit.aio import Queue, run_in_executor; print({'anyio', 'trio'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "set()\n"
+
+
+def test_without_anyio_the_error_names_the_extra(monkeypatch):
+    from tracekit import aio
+
+    monkeypatch.delitem(vars(aio), "create_task_group", raising=False)
+    monkeypatch.delitem(sys.modules, "tracekit.aio._groups", raising=False)
+    monkeypatch.setitem(sys.modules, "anyio", None)
+    message = r"tracekit\.aio\.create_task_group needs anyio: pip install 'tracekit-async\[aio\]'"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        _ = aio.create_task_group

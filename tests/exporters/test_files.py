@@ -292,7 +292,7 @@ def test_a_span_that_cannot_be_stored_does_not_lose_its_batch(tmp_path, monkeypa
     assert exporter.account().failed == 1
     exporter.shutdown()
     assert [name for (name,) in rows(tmp_path / "file.db", "SELECT name FROM spans")] == ["job 0", "job 2"]
-    assert "1 spans lost: ZeroDivisionError" in caplog.text
+    assert "1 span lost: ZeroDivisionError" in caplog.text
 
 
 def test_a_value_that_sqlite_has_no_type_for_does_not_lose_the_batch(tmp_path, monkeypatch):

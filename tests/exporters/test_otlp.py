@@ -445,7 +445,7 @@ def test_a_loss_is_one_clear_line(caplog):
             assert tracekit.flush(20)
         assert balance.failed == 2
     assert lines(caplog) == [
-        f"OTLPExporter failed, 1 spans lost: DeliveryError: {collector.url} answered 404 Not Found: the path of an OTLP/HTTP "
+        f"OTLPExporter failed, 1 span lost: DeliveryError: {collector.url} answered 404 Not Found: the path of an OTLP/HTTP "
         "endpoint usually ends in /v1/traces (reported once per cause; tracekit.statistics() counts all)"
     ]
 

@@ -648,7 +648,7 @@ def test_without_a_collector_the_kept_spans_are_counted_and_reported_once(caplog
     assert (balance.exported, balance.failed) == (0, 3)
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        "OTLPExporter failed, 1 spans lost: DeliveryError: http://127.0.0.1:1/v1/traces"
+        "OTLPExporter failed, 1 span lost: DeliveryError: http://127.0.0.1:1/v1/traces"
     )
 
 
@@ -679,7 +679,7 @@ def test_a_span_that_cannot_be_inspected_does_not_lose_its_batch(caplog):
     sampler.export([Bad(), spans[0], Bad(), spans[1], Bad()])
     assert [span.name for span in inner._spans] == ["child", "root"]
     assert sampler.account() == Account(0, 3, 0)
-    assert "1 spans lost: AttributeError" in caplog.text
+    assert "1 span lost: AttributeError" in caplog.text
 
 
 @pytest.mark.parametrize(

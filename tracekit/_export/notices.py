@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._core.errors import clip
 from .._core.log import log
 
-__all__ = ["Notices", "describe", "log", "one_line"]
+__all__ = ["Notices", "describe", "log", "one_line", "spans_of"]
 
 _CAUSES = 64
 
@@ -32,13 +32,18 @@ class Notices:
     def lost(self, exporter: object, error: BaseException, count: int) -> None:
         """Report that *exporter* raised *error*, which cost *count* spans."""
         text = describe(error)
-        message = "%s failed, %d spans lost: %s (reported once per cause; tracekit.statistics() counts all)"
-        self.say("error", text[:100], message, type(exporter).__name__, count, text)
+        message = "%s failed, %s lost: %s (reported once per cause; tracekit.statistics() counts all)"
+        self.say("error", text[:100], message, type(exporter).__name__, spans_of(count), text)
 
     def raised(self, method: str, exporter: object, error: BaseException) -> None:
         """Report that *method* of *exporter* raised *error*, or returned an invalid value, and is ignored."""
         message = "%s of %s is ignored: %s (reported once)"
         self.say("error", method, message, method, type(exporter).__name__, describe(error))
+
+
+def spans_of(count: int) -> str:
+    """Return *count* with its noun: "1 span", "2 spans"."""
+    return f"{count} span" if count == 1 else f"{count} spans"
 
 
 def describe(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .._distribution import install_hint
 from .._handoffs.by_hand import detached, run_in_context
 
 if TYPE_CHECKING:
@@ -72,7 +73,13 @@ if not TYPE_CHECKING:  # or a type checker takes every name for one of this modu
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{home}"), name) if home else import_module(f"{__name__}.{name}")
+        try:
+            value = getattr(import_module(f"{__name__}.{home}"), name) if home else import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != "anyio":
+                raise
+            message = f"tracekit.aio.{name} needs anyio: {install_hint('aio')}"
+            raise ModuleNotFoundError(message, name=error.name) from error
         globals()[name] = value  # the next look-up does not come here
         return value
 

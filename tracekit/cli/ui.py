@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._render import printable
+from ..exporters.sqlite import StoreError
 from .screen import ERROR, complain
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         complain(f"the viewer needs {printable(str(error.name), 80)}: pip install 'tracekit-async[ui]'")
         return ERROR
     path = arguments.path or _default_path()
+    if arguments.no_receiver and not os.path.lexists(path):
+        raise StoreError("no such file", os.path.abspath(path), "name the file that SQLiteExporter writes")
     try:
         viewer = Viewer(
             path,

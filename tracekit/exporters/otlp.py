@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .._core.otlp import encode_spans
 from .._core.records import Account
-from .._export.notices import describe
+from .._export.notices import describe, spans_of
 from ._otlp.answers import Answer
 from ._otlp.client import Client
 from ._otlp.json import encode_spans_as_json
@@ -151,7 +151,7 @@ class OTLPExporter:
         if loss.reason and loss.spans == len(spans):
             raise DeliveryError(loss.reason)
         if loss.reason:
-            self._notices.say("error", loss.reason[:80], "%d spans lost: %s", loss.spans, loss.reason)
+            self._notices.say("error", loss.reason[:80], "%s lost: %s", spans_of(loss.spans), loss.reason)
         self._failed += loss.spans
 
     def _requests(self, spans: Sequence[Span], loss: _Loss) -> Iterator[Request]:

@@ -179,7 +179,7 @@ def _transports(protocol: str) -> Callable[..., _Transport]:
         return HttpTransport
     except ModuleNotFoundError as error:
         extra = "otlp-grpc" if protocol == "grpc" else "otlp"
-        message = f"{protocol} needs {error.name}: {install_hint(extra)}"
+        message = f"OTLP with protocol={protocol!r} needs {error.name}: {install_hint(extra)}"
         raise ModuleNotFoundError(message, name=error.name) from error
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ..._export.notices import describe
+from ..._export.notices import describe, spans_of
 from .._sqlite.errors import StoreError
 from .outbox import MAX_FAILURES
 
@@ -222,7 +222,7 @@ class Sender:
         if answer.is_too_large and (parts := self._split(batch)):
             self._outbox.replace(batch, parts)
         elif answer.outcome == "refused":
-            self._notices.say("error", answer.reason[:80], "%d spans lost: %s", batch.spans, answer.reason)
+            self._notices.say("error", answer.reason[:80], "%s lost: %s", spans_of(batch.spans), answer.reason)
             self._outbox.rejected(batch)
         else:
             self._outbox.sent(batch, rejected=report_rejected(self._notices, answer, batch.spans))
