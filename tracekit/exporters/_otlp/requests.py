@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -118,9 +119,13 @@ def _messages(octets: bytes, wanted: int) -> Iterator[bytes]:
             yield value
 
 
-def _rest(octets: bytes) -> bytes:
-    """Return a message without its field 2. All fields of these messages are texts and messages."""
-    return b"".join([_message(number, value) for number, value in fields(octets) if number != 2])
+def _rest(octets: bytes) -> tuple[bytes, bytes]:
+    """Return the fields of a message below and above 2. All fields of these messages are texts and messages."""
+    below, above = [
+        b"".join([_message(number, value) for number, value in fields(octets) if is_in(number, 2)])
+        for is_in in (operator.lt, operator.gt)
+    ]
+    return below, above
 
 
 def _message(number: int, value: int | bytes) -> bytes:
@@ -135,18 +140,15 @@ def _message(number: int, value: int | bytes) -> bytes:
 
 
 def _protobuf_of_spans(spans: Sequence[_Encoded]) -> bytes:
-    return b"".join(
-        [
-            _message(
-                1, resource + b"".join([_message(2, scope + _joined(inner)) for scope, inner in _grouped(outer, 1)])
-            )
-            for resource, outer in _grouped(spans, 0)
-        ]
-    )
+    return b"".join([_message(1, _joined(rest, _scopes_of(outer))) for rest, outer in _grouped(spans, 0)])
 
 
-def _joined(spans: Iterable[_Encoded]) -> bytes:
-    return b"".join([_message(2, span.span) for span in spans])
+def _scopes_of(spans: list[_Encoded]) -> list[bytes]:
+    return [_joined(rest, [span.span for span in inner]) for rest, inner in _grouped(spans, 1)]
+
+
+def _joined(rest: tuple[bytes, bytes], parts: list[bytes]) -> bytes:
+    return b"".join([rest[0], *[_message(2, part) for part in parts], rest[1]])
 
 
 def _grouped(spans: Iterable[_Encoded], field: int) -> Iterator[tuple[Any, list[_Encoded]]]:
@@ -163,9 +165,9 @@ def _grouped(spans: Iterable[_Encoded], field: int) -> Iterator[tuple[Any, list[
 
 def _spans_of_json(body: bytes) -> Iterator[_Encoded]:
     for resource_spans in json.loads(body)["resourceSpans"]:
-        resource = {key: value for key, value in resource_spans.items() if key != "scopeSpans"}
+        resource = resource_spans | {"scopeSpans": None}  # to be replaced in its place
         for scope_spans in resource_spans["scopeSpans"]:
-            scope = {key: value for key, value in scope_spans.items() if key != "spans"}
+            scope = scope_spans | {"spans": None}
             for span in scope_spans["spans"]:
                 yield _Encoded(resource, scope, span)
 
