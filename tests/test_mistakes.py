@@ -55,6 +55,14 @@ MISTAKES = {
     ),
     "a name that there is not": (lambda: tracekit.unknown, "module 'tracekit' has no attribute 'unknown'"),
     # On the program's path, in strict mode: elsewhere they are logged once for each line.
+    "attributes by position": (
+        lambda: tracekit.span("x", {"a": 1}),
+        "span() takes one argument by position: span(name, attributes={...})",
+    ),
+    "a label by position": (
+        lambda: tracekit.use_labels("tenant", "acme"),
+        "use_labels() takes labels by name, or one mapping: use_labels(tenant='acme')",
+    ),
     "a kind in upper case": (
         lambda: tracekit.span("x", kind="SERVER"),
         "kind must be one of internal, server, client, producer, consumer: 'SERVER'",

@@ -27,6 +27,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Never
 
     from ._arguments import OtelIds, OtelSampler
     from ._core.context import SpanContext
@@ -52,7 +53,7 @@ _detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() se
 
 
 def configure(
-    *wrong: object,
+    *wrong: Never,
     service: str | None = None,
     resource: Mapping[str, Any] | None = None,
     exporter: Exporter | Literal["otlp", "sqlite", "console"] | None = None,

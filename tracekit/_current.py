@@ -16,6 +16,7 @@ from ._core.span import Span, span_scope
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from typing import Never
 
 __all__ = [
     "current_context",
@@ -45,12 +46,17 @@ def use_context(context: SpanContext | None) -> AbstractContextManager[SpanConte
     return context_scope(context)
 
 
-def use_labels(mapping: Mapping[str, str] | None = None, /, **labels: str) -> AbstractContextManager[Labels]:
+def use_labels(
+    mapping: Mapping[str, str] | None = None, /, *wrong: Never, **labels: str
+) -> AbstractContextManager[Labels]:
     """Add labels inside ``with``, for this process and every service called from it.
 
     Keys are RFC 7230 tokens and values text; of equal keys the newest wins. Others are left out and reported once
     per call site; strict mode raises.
     """
+    if wrong:
+        misused(TypeError("use_labels() takes labels by name, or one mapping: use_labels(tenant='acme')"))
+        mapping = None
     if mapping is not None and not isinstance(mapping, Mapping):
         misused(TypeError(f"mapping must be a mapping, not {type_name(mapping)}"))
         mapping = None

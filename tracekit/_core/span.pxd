@@ -85,7 +85,7 @@ cdef class Span:
     cpdef object _drop_scope(self, Scope scope)
     cpdef object _move_scope(self, Scope scope, Scope copy)
 
-    @cython.locals(stop=int64_t)
+    @cython.locals(stop=int64_t, is_here=bint)
     cdef object _end(self, object end_ns)
     cdef object _late(self, str method)
     cdef int64_t _now(self) except? -1

@@ -533,13 +533,14 @@ class Span:
                 if self._has_ended:  # while a clock of the program's was asked
                     return
             self._stop = max(self._start, stop)
+        is_here = self._generation == generation()  # first: at the recursion limit a call of the plain form may raise
         if compiled or HAS_GIL:
             self._has_ended = True
         elif not claim(self, "_has_ended"):
             return
         if self._is_listed:
             _delist(self)
-        if self._generation == generation():  # else the parent process, which opened it, exports it
+        if is_here:  # else the parent process, which opened it, exports it
             if self._tracer.hooks is not None and self._is_recorded:
                 _process(self)
             else:
@@ -883,7 +884,7 @@ def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
 
 def span(
     name: str,
-    *,
+    *wrong: Never,
     kind: Literal["internal", "server", "client", "producer", "consumer"] = "internal",
     attributes: Mapping[str, Any] | None = None,
     links: Iterable[SpanContext | Span | Link] = _NO_LINKS,
@@ -900,6 +901,8 @@ def span(
     without a stack trace, and the status stays unset. It is an error of a span further out that does not expect it.
     """
     items: Any = None
+    if wrong:
+        misused(TypeError("span() takes one argument by position: span(name, attributes={...})"))
     if type(name) is not str:
         if not isinstance(name, str):
             misused(TypeError(f"name must be str, not {type_name(name)}"))
