@@ -19,8 +19,9 @@ def path(tmp_path):
     found = tmp_path / "traces.db"
     tracekit.configure(service="shöp", exporter=SQLiteExporter(found), resource={"host.name": "h1", "n": 3})
     values = {"text": 'say "hö"\n', "n": -5, "yes": True, "half": 0.5, "octets": b"\0\xff", "list": (1, 2)}
+    values |= {"error": "disk", "no octets": {"base64": "zz"}}  # what a format itself may mean by such keys
     with tracekit.span("far", parent=REMOTE, kind="server", attributes=values) as far:
-        far.add_event("paid", {"sum": 2.5})
+        far.add_event("paid", {"sum": 2.5, "message": "thanks", "event": "sale"})
         far.add_event("bare")
         with tracekit.span("near", kind="client", links=[Link(REMOTE, {"why": "x"})]) as near:
             near.set_status("error", "no: stock")

@@ -263,6 +263,16 @@ def test_a_comparison_that_fails_is_one_line(monkeypatch, tmp_path):
     assert line.startswith("OpenTelemetry's run of the same program failed: ValueError")
 
 
+def test_a_peer_without_spans_is_one_line(monkeypatch, tmp_path):
+    def run(command, **_):
+        (tmp_path / "opentelemetry.jsonl").touch()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(comparison.subprocess, "run", run)
+    (line,) = comparison.compare(tmp_path, [])
+    assert line == "OpenTelemetry's run of the same program failed: it made no spans"
+
+
 def test_with_serve_a_trace_that_somebody_else_began_is_shown(tmp_path):
     with Demo(tmp_path / "traces.db", "--serve", "--requests", "1") as demo:
         url = demo.read_until(r"curl -X POST (http://\S+)$")[1]

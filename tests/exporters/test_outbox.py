@@ -783,3 +783,14 @@ def test_no_file_is_created_before_the_first_call(path):
 def test_invalid_options_are_reported(options, error, message):
     with pytest.raises(error, match=message):
         Outbox(**{"path": "outbox.db", **options})
+
+
+@pytest.mark.one_form
+def test_a_count_that_another_program_has_changed_stops_no_batch(path, outbox):
+    put(outbox)
+    outbox.give_back(outbox.take(60))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE leases SET attempts = 1e300")
+    connection.close()
+    outbox.sent(outbox.take(60))
+    assert outbox.ledger().sent == 1

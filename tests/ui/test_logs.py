@@ -216,3 +216,22 @@ def test_deleting_a_trace_deletes_its_records(tmp_path):
     store.close()
     with SQLiteReader(store.path) as reader:
         assert [len(reader.logs(f"{trace:032x}")) for trace in (1, 2)] == [0, 1]
+
+
+def test_texts_that_a_request_repeats_count_for_each_record(tmp_path, protobuf):
+    long = "\U0001d11e" * 4096
+    found = ExportLogsServiceRequest()
+    logs = found.resource_logs.add()
+    logs.resource.attributes.add(key="service.name").value.string_value = long
+    scope = logs.scope_logs.add()
+    scope.scope.name = long
+    for _ in range(1500):
+        scope.log_records.add()
+    read, _, size = protobuf.read_logs(found.SerializeToString(), 0)
+    assert size > sum(len(str(cell).encode()) for row in read for cell in row)
+    octets = json.dumps(request(*[{}] * 1500, service=long)).replace("shop.cart", long).encode()
+    read, _, size = otlp_json.read_logs(octets, 0)
+    assert size > sum(len(str(cell).encode()) for row in read for cell in row)
+    store = SpanStore(tmp_path / "spans.db", max_bytes=16 << 20)  # the records are larger, the request is not
+    assert store.put(octets, "logs", is_json=True) == 0
+    store.close()

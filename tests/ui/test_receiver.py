@@ -1,10 +1,12 @@
 """The OTLP receivers: real servers, real exporters, and requests that no exporter sends."""
 
+import asyncio
 import gzip
 import http.client
 import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -14,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceS
 import tracekit
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.sqlite import SQLiteReader, StoreError
+from tracekit.ui.receiver import Receiver
 from tracekit.ui.server import Viewer, viewer
 from tracekit.ui.store import MAX_REQUEST_BYTES, Busy, SpanStore
 
@@ -136,6 +139,22 @@ def test_a_body_without_length_that_becomes_too_large_is_not_read_to_its_end(ui)
     finally:
         connection.close()
     assert ui.store.counts()[:3] == (1, 1, 0)
+
+
+@pytest.mark.parametrize(("length", "status"), [(b"\xb2", 200), (b"9" * 5000, 413)])
+def test_any_content_length_is_answered(ui, length, status):
+    async def receive():
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message):
+        sent.append(message)
+
+    sent = []
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", length)]
+    scope = {"type": "http", "method": "POST", "path": "/v1/logs", "headers": headers}
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.run(Receiver(ui.store, executor)(scope, receive, send))
+    assert sent[0]["status"] == status
 
 
 def test_requests_past_the_memory_bound_are_to_be_repeated(ui):

@@ -19,7 +19,7 @@ def check_int(parameter: str, value: Any, least: int, most: int | None = None) -
         raise TypeError(f"{parameter} must be int, not {type(value).__name__}")
     if value < least or (most is not None and value > most):
         raise ValueError(
-            f"{parameter} must be {f'at least {least}' if most is None else f'{least} to {most}'}: {value}"
+            f"{parameter} must be {f'at least {least}' if most is None else f'{least} to {most}'}: {_shown(value)}"
         )
 
 
@@ -27,7 +27,7 @@ def check_number(parameter: str, value: Any, least: float, most: float) -> None:
     """Raise ``TypeError`` unless *value* is an int or float and no bool, ``ValueError`` unless it is *least* to *most*."""
     _check_type(parameter, value)
     if not least <= value <= most:
-        raise ValueError(f"{parameter} must be {least} to {most}: {value}")
+        raise ValueError(f"{parameter} must be {least} to {most}: {_shown(value)}")
 
 
 def check_above_0(parameter: str, value: Any, most: float = float("inf")) -> None:
@@ -35,7 +35,7 @@ def check_above_0(parameter: str, value: Any, most: float = float("inf")) -> Non
     _check_type(parameter, value)
     if not 0 < value <= most:
         limit = "" if most == float("inf") else f" and at most {most}"
-        raise ValueError(f"{parameter} must be above 0{limit}: {value}")
+        raise ValueError(f"{parameter} must be above 0{limit}: {_shown(value)}")
 
 
 def nanoseconds(parameter: str, seconds: float) -> int:
@@ -47,3 +47,10 @@ def nanoseconds(parameter: str, seconds: float) -> int:
 def _check_type(parameter: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{parameter} must be a number, not {type(value).__name__}")
+
+
+def _shown(value: float) -> str:
+    try:
+        return str(value)
+    except ValueError:  # an int of more digits than Python makes text of
+        return f"{int(value):#x}"[:20] + "..."

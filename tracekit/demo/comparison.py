@@ -65,7 +65,10 @@ def record(folder: Path) -> list[PeerSpan]:
         said = [line for line in done.stderr.splitlines() if re.search(r"\w", line)]
         raise RuntimeError(said[-1].strip() if said else f"exit status {done.returncode}")
     with path.open(encoding="utf-8") as file:
-        return [PeerSpan(**json.loads(line)) for line in file]
+        spans = [PeerSpan(**json.loads(line)) for line in file]
+    if not spans:
+        raise RuntimeError("it made no spans")
+    return spans
 
 
 def compare(folder: Path, ours: list[StoredSpan]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .._core.attributes import CANCELLED_KEY, whole
-from .rows import MAX_DEPTH, Malformed, base64_text, finished, logged, number_text, quote
+from .rows import MAX_DEPTH, Malformed, base64_text, finished, logged, number_text, overhead, quote
 
 if TYPE_CHECKING:
     from .rows import Row
@@ -37,13 +37,14 @@ def read_parsed(request: dict[str, Any], stored_s: int, size: int) -> tuple[list
         service = str(json.loads(items.get("service.name", '"unknown_service"')))
         for scope_spans in _list(resource_spans, "scopeSpans"):
             library = _library(scope_spans)
+            bytes_a_row = overhead((service,), resource, library)
             for span in _list(scope_spans, "spans"):
                 row = _row(span, stored_s, service, resource, library)
                 if row is None:
                     rejected += 1
                 else:
                     rows.append(row)
-                    size += 400 + len(resource) + len(library)
+                    size += bytes_a_row
     return rows, rejected, size
 
 
@@ -56,6 +57,7 @@ def read_logs(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
         service = str(json.loads(items.get("service.name", '"unknown_service"')))
         for scope_logs in _list(resource_logs, "scopeLogs"):
             logger = _text(_object(scope_logs.get("scope") or {}).get("name"))
+            bytes_a_row = overhead((service, logger))
             for record in _list(scope_logs, "logRecords"):
                 rows.append(
                     logged(
@@ -73,7 +75,7 @@ def read_logs(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
                         _number(record.get("droppedAttributesCount"), 32),
                     )
                 )
-                size += 400 + len(logger)
+                size += bytes_a_row
     return rows, 0, size
 
 

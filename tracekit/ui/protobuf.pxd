@@ -29,7 +29,7 @@ cdef class _Reader:
     @cython.locals(tag=uint64_t, attributes=list, value=str)
     cdef object _read_resource(self, Py_ssize_t end)
 
-    @cython.locals(tag=uint64_t, begin=Py_ssize_t, part=Py_ssize_t, overhead=Py_ssize_t, items=list, value=str)
+    @cython.locals(tag=uint64_t, begin=Py_ssize_t, part=Py_ssize_t, bytes_a_row=Py_ssize_t, items=list, value=str)
     cdef object _scope_spans(self, Py_ssize_t end)
 
     @cython.locals(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..cython import binding, cclass, compiled, final
-from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, quote, unquoted
+from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, overhead, quote, unquoted
 
 if TYPE_CHECKING:
     from .rows import Row
@@ -172,7 +172,10 @@ class _Reader:
                 f'"schema_url":{quote(schema_url)},"attributes":{attributes}}}'
             )
         self._logger = name
-        overhead = 400 + (len(name) if self._are_logs else len(self._resource) + len(self._library))
+        if self._are_logs:
+            bytes_a_row = overhead((self._service, name))
+        else:
+            bytes_a_row = overhead((self._service,), self._resource, self._library)
         self._at = begin
         while self._at < end:
             tag = self._varint(end)
@@ -181,7 +184,7 @@ class _Reader:
                     self._log(self._end(end))
                 else:
                     self._span(self._end(end))
-                self.size += overhead
+                self.size += bytes_a_row
             else:
                 self._skip(tag, end)
 

@@ -19,6 +19,7 @@ __all__ = [
     "finished",
     "logged",
     "number_text",
+    "overhead",
     "quote",
     "unquoted",
 ]
@@ -124,6 +125,14 @@ def logged(
         attributes,
         dropped_attributes,
     )
+
+
+def overhead(columns: tuple[str, ...], *values: str) -> int:
+    """Return the bytes of a row that are in its request only once: texts of other *columns*, JSON, and the numbers."""
+    size = 400
+    for text in (*[text[:_MAX_TEXT] for text in columns], *values):
+        size += len(text) if text.isascii() else 4 * len(text)
+    return size
 
 
 def _column(text: str) -> str:

@@ -141,7 +141,9 @@ def _otlp(span: dict[str, Any], tags: dict[str, Any]) -> dict[str, Any]:
             parents.append(ids[1])
         else:
             links.append({"traceId": ids[0], "spanId": ids[1]})
-    is_error = str(tags.pop("error", "")).lower() == "true"
+    is_error = str(tags.get("error", "")).lower() == "true"
+    if is_error or tags.get("error") is False:  # else it is an attribute
+        del tags["error"]
     code = _STATUSES.get(str(tags.pop("otel.status_code", "")).upper(), 2 if is_error else 0)
     return {
         "traceId": _id(span["traceID"], 32),
@@ -176,6 +178,9 @@ def _value(kind: str | None, value: Any) -> Any:
 
 
 def _event(log: dict[str, Any]) -> dict[str, Any]:
-    fields = _values(log.get("fields"))
-    name = str(fields.pop("event", fields.pop("message", "log")))
-    return {"timeUnixNano": int(log["timestamp"]) * 1000, "name": name, "attributes": key_values(fields)}
+    fields = list(log.get("fields") or [])
+    keys = [field["key"] for field in fields]
+    name = next((key for key in ("event", "message") if key in keys), None)
+    # The first: an attribute may have the same key.
+    text = "log" if name is None else str(fields.pop(keys.index(name)).get("value"))
+    return {"timeUnixNano": int(log["timestamp"]) * 1000, "name": text, "attributes": key_values(_values(fields))}

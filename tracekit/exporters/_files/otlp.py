@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ... import Link, SpanContext, Status, TraceState
 from ..._core.records import Instrumentation
 from .._otlp.json import encode_spans_as_json
+from .values import octets_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -116,10 +115,6 @@ def _value(value: Any) -> Any:
     if isinstance(value, list):
         return tuple([_value(item) for item in value])
     if isinstance(value, dict):
-        if len(value) == 1 and isinstance(value.get("base64"), str):
-            try:
-                return base64.b64decode(value["base64"], validate=True)
-            except binascii.Error:
-                pass
-        return _values(value)
+        octets = octets_of(value)
+        return _values(value) if octets is None else octets
     return value

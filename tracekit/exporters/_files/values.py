@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
-__all__ = ["key_values", "request"]
+__all__ = ["key_values", "octets_of", "request"]
 
 
 def key_values(attributes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -24,10 +25,20 @@ def _any_value(value: Any) -> dict[str, Any]:
     if isinstance(value, list):
         return {"arrayValue": {"values": [_any_value(item) for item in value]}}
     if isinstance(value, dict):
-        if value.keys() == {"base64"} and isinstance(value["base64"], str):  # bytes, as the store has them
+        if octets_of(value) is not None:
             return {"bytesValue": value["base64"]}
         return {"kvlistValue": {"values": key_values(value)}}
     return {}
+
+
+def octets_of(value: dict[str, Any]) -> bytes | None:
+    """Return the bytes that *value* stands for in a store, or None: a mapping of the program's may look alike."""
+    if value.keys() == {"base64"} and isinstance(value["base64"], str):
+        try:
+            return base64.b64decode(value["base64"], validate=True)
+        except ValueError:
+            pass
+    return None
 
 
 def request(resource: dict[str, Any], scope: dict[str, Any], span: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._core.attributes import CANCELLED_KEY, int_text, whole
 from ..._core.records import KINDS
-from ..._core.span import dropped_parts
+from ..._core.span import Span, dropped_parts
 from ..._version import SCHEMA_URL, __version__
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from ..._core.context import SpanContext
     from ..._core.records import Instrumentation
-    from ..._core.span import Span
 
 __all__ = ["attributes_as_json", "encode_json", "encode_spans_as_json", "value_as_json"]
 
@@ -69,7 +68,7 @@ def _scope(library: Instrumentation | None) -> dict[str, Any]:
 
 def _span(span: Span) -> dict[str, Any]:
     parent, status = span.parent, span.status
-    dropped, of_events, of_links = dropped_parts(span)
+    dropped, of_events, of_links = _parts(span)
     attributes = attributes_as_json(span.attributes)
     if status.code == "cancelled":
         attributes.append({"key": CANCELLED_KEY, "value": value_as_json(status.description)})
@@ -106,6 +105,12 @@ def _span(span: Span) -> dict[str, Any]:
     }
     flags = span.context.flags | _HAS_IS_REMOTE | (_IS_REMOTE if parent is not None and parent.is_remote else 0)
     return {**{key: value for key, value in found.items() if value}, "flags": flags}
+
+
+def _parts(span: Span) -> tuple[int, list[int], list[int]]:
+    if type(span) is Span:
+        return dropped_parts(span)
+    return span.dropped_attributes, [0] * len(span.events), [0] * len(span.links)  # of a store, which has the sum
 
 
 def _status(code: str, description: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ _IS_HELD = f"coalesce(is_held AND {_WAITS}, 0)"
 # Another program may have put anything into any column.
 _COLUMNS = (
     "batches.id, CAST(body AS BLOB), CAST(spans AS INTEGER), CAST(content_type AS TEXT), CAST(content_encoding AS TEXT),"
-    " coalesce(CAST(attempts AS INTEGER), 0), coalesce(CAST(failures AS INTEGER), 0)"
+    " min(coalesce(CAST(attempts AS INTEGER), 0), 1 << 62), coalesce(CAST(failures AS INTEGER), 0)"
 )
 _TAKE = (
     f"SELECT {_COLUMNS} {_QUEUE} WHERE batches.id > :after AND NOT {_IS_ASIDE}"
