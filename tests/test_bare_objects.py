@@ -33,7 +33,7 @@ def test_a_proxy_without_its_inner_object_has_no_attributes_instead_of_endless_r
     from tracekit.exporters import flight
     from tracekit.integrations import _grpc, _grpc_calls
 
-    for kind in (_import_hook._Loader, flight._OpenSpan, _grpc.Counted, _grpc_calls._OneResponse):
+    for kind in (_import_hook._Loader, flight._OpenSpan, _grpc.Counted, _grpc_calls._UnaryUnary):
         with pytest.raises(AttributeError):
             kind.__new__(kind).anything
 

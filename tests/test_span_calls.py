@@ -1,5 +1,6 @@
 """The calls that CPython makes for ``with span()``: compiled, they take a shorter way than calls in general."""
 
+import copy
 from contextlib import ExitStack
 
 import pytest
@@ -17,6 +18,7 @@ def test_a_bound_enter_or_exit_behaves_as_a_method():
     assert work.__enter__.__self__ is work
     assert work.__exit__.__name__ == "__exit__"
     assert "__enter__" in repr(work.__enter__)
+    assert copy.copy(work.__enter__) == copy.deepcopy(work.__enter__) == work.__enter__
     with pytest.raises(AttributeError):
         work.__enter__.no_such_name
 

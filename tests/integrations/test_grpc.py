@@ -185,6 +185,15 @@ def test_synchronous_calls_of_all_kinds(exporter, traced):
     check_counts(exporter)
 
 
+def test_the_first_argument_has_grpcs_name(exporter, traced):
+    with serving(**SYNC) as address, grpc.insecure_channel(address) as channel:
+        call = stub(channel, "stream_unary")
+        assert call(request_iterator=iter([b"1"])) == b"1"
+        assert call.with_call(request_iterator=iter([b"1"]))[0] == b"1"
+        assert call.future(request_iterator=iter([b"1"])).result() == b"1"
+        assert list(stub(channel, "stream_stream")(request_iterator=iter([b"1"]))) == [b"1"]
+
+
 @pytest.mark.parametrize("behaviors", [AIO, SYNC], ids=["coroutines", "in threads"])
 def test_asynchronous_calls_of_all_kinds(exporter, traced, behaviors):
     async def main():

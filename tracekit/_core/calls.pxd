@@ -92,6 +92,17 @@ cdef extern from *:
         return PyBool_FromLong(same == (op == Py_EQ));
     }
 
+    static PyObject *tk_bound_reduce(PyObject *object, PyObject *Py_UNUSED(ignored)) {
+        tk_bound *bound = (tk_bound *)object;
+        PyObject *name = PyObject_GetAttrString(bound->method->function, "__name__");
+        if (name == NULL) return NULL;
+        return Py_BuildValue("O(ON)", PyDict_GetItemString(PyEval_GetBuiltins(), "getattr"), bound->self, name);
+    }
+
+    static PyMethodDef tk_bound_methods[] = {
+        {"__reduce__", tk_bound_reduce, METH_NOARGS, NULL},
+        {NULL, NULL, 0, NULL},
+    };
     static PyMemberDef tk_bound_members[] = {
         {"__self__", T_OBJECT, offsetof(tk_bound, self), READONLY, NULL},
         {NULL, 0, 0, 0, NULL},
@@ -109,6 +120,7 @@ cdef extern from *:
         .tp_repr = tk_bound_repr,
         .tp_hash = tk_bound_hash,
         .tp_richcompare = tk_bound_compare,
+        .tp_methods = tk_bound_methods,
         .tp_members = tk_bound_members,
     };
 

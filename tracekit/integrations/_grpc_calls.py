@@ -84,7 +84,7 @@ class _Call:
         return getattr(self._inner, name)
 
 
-class _OneResponse(_Call):
+class _UnaryUnary(_Call, grpc.UnaryUnaryMultiCallable):
     def __call__(self, request: Any, timeout: Any = None, metadata: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Make a call and wait for its response."""
         return self._wait(self._inner, request, timeout, metadata, args, kwargs)
@@ -98,12 +98,27 @@ class _OneResponse(_Call):
         return self._start(self._inner.future, request, timeout, metadata, args, kwargs)
 
 
-class _UnaryUnary(_OneResponse, grpc.UnaryUnaryMultiCallable):
-    pass
-
-
-class _StreamUnary(_OneResponse, grpc.StreamUnaryMultiCallable):
+class _StreamUnary(_Call, grpc.StreamUnaryMultiCallable):
     _is_stream = True
+
+    # gRPC gives the first argument of streams another name.
+    def __call__(
+        self, request_iterator: Any, timeout: Any = None, metadata: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Make a call and wait for its response."""
+        return self._wait(self._inner, request_iterator, timeout, metadata, args, kwargs)
+
+    def with_call(
+        self, request_iterator: Any, timeout: Any = None, metadata: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Make a call, wait for its response, and return it with the call object."""
+        return self._wait(self._inner.with_call, request_iterator, timeout, metadata, args, kwargs)
+
+    def future(
+        self, request_iterator: Any, timeout: Any = None, metadata: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Start a call."""
+        return self._start(self._inner.future, request_iterator, timeout, metadata, args, kwargs)
 
 
 class _UnaryStream(_Call, grpc.UnaryStreamMultiCallable):
@@ -111,8 +126,13 @@ class _UnaryStream(_Call, grpc.UnaryStreamMultiCallable):
         return self._start(self._inner, request, timeout, metadata, args, kwargs)
 
 
-class _StreamStream(_UnaryStream, grpc.StreamStreamMultiCallable):
+class _StreamStream(_Call, grpc.StreamStreamMultiCallable):
     _is_stream = True
+
+    def __call__(
+        self, request_iterator: Any, timeout: Any = None, metadata: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        return self._start(self._inner, request_iterator, timeout, metadata, args, kwargs)
 
 
 METHODS: dict[str, Any] = dict(zip(KINDS, (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream), strict=True))
