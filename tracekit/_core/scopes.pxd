@@ -44,10 +44,9 @@ cdef enum:
 
 @cython.final
 cdef class Scope:
-    cdef int _kind
+    cdef signed char _kind, _leans
+    cdef unsigned char _is_closed, _is_released, _carries  # smaller than bint: a task that lives keeps its scope
     cdef uint32_t _generation
-    cdef bint _is_closed, _is_released, _carries
-    cdef int _leans
     cdef object _span
     cdef SpanContext _context
     cdef object _labels
