@@ -315,7 +315,7 @@ def test_sending_makes_no_spans(logs, attach, exporter):
 
 
 def test_a_failure_that_may_pass_is_retried_and_another_one_is_counted(attach, caplog, monkeypatch):
-    monkeypatch.setattr("tracekit.exporters._otlp.client.backoff_s", lambda failures, at_least_s=None: 0.0)
+    monkeypatch.setattr("tracekit.exporters._otlp.client.backoff_s", lambda failures, **options: 0.0)
     with Logs(503, 200, 400) as logs:
         handler, logger = attach(logs)
         logger.info("a")

@@ -233,7 +233,8 @@ class OTLPExporter:
                 loss.add(report_rejected(self._notices, answer, request.spans))
                 deadline = time.monotonic() + self.timeout_s
             elif answer.outcome == "later" and not answer.is_lasting:
-                not_before = time.monotonic() + backoff_s(failures, at_least_s=answer.after_s)
+                now = time.monotonic()
+                not_before = now + backoff_s(failures, at_least_s=answer.after_s, left_s=deadline - now)
                 waiting.append(_Try(request, failures + 1, not_before, answer.reason))
             else:
                 parts = self._limit.split(request) if answer.is_too_large else []

@@ -140,7 +140,7 @@ class Client:
                 waiting += [part[half:], part[:half]]
                 continue
             if answer.outcome == "later" and not answer.is_lasting:
-                pause_s = backoff_s(failures, at_least_s=answer.after_s)
+                pause_s = backoff_s(failures, at_least_s=answer.after_s, left_s=deadline - time.monotonic())
                 failures += 1
                 if time.monotonic() + pause_s < deadline and not self.is_late.wait(pause_s):
                     waiting.append(part)

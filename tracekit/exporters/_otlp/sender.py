@@ -8,6 +8,7 @@ an outage. The second lets other batches pass a batch that always fails.
 from __future__ import annotations
 
 import contextvars
+import math
 import os
 import threading
 import time
@@ -34,15 +35,20 @@ _FAILURES_A_ROUND = 3  # for a flush, which does not wait between tries
 _FOREVER_S = 1e9  # the longest wait: a Condition rejects infinity
 
 
-def backoff_s(failures: int, longest_s: float = _LONGEST_S, at_least_s: float | None = None) -> float:
+def backoff_s(
+    failures: int, longest_s: float = _LONGEST_S, at_least_s: float | None = None, left_s: float = math.inf
+) -> float:
     """Return the wait after a failure behind *failures* others: 1 s, doubled up to *longest_s*, less up to a half.
 
-    A collector may ask for *at_least_s*. It asks all its clients for the same, so up to a half is added at random.
+    A collector may ask for *at_least_s*. It asks all its clients for the same, so up to a half is added at random, but
+    nothing that would turn a wait of less than *left_s* into one of more.
     """
     # Not the random module: a program that has seeded it expects its own sequence.
     jitter = int.from_bytes(os.urandom(2), "big") / (1 << 17)  # 0 to 0.5
     wait_s = min(longest_s, _FIRST_S * 2.0 ** min(failures, 30))
-    return max(wait_s * (0.5 + jitter), (at_least_s or 0.0) * (1.0 + jitter))
+    asked_s = at_least_s or 0.0
+    spread_s = min(asked_s, max(0.0, left_s - asked_s))
+    return max(wait_s * (0.5 + jitter), asked_s + jitter * spread_s)
 
 
 class Backoff:
