@@ -86,8 +86,8 @@ def storefront(path):
     watchdog = threading.Timer(60, process.kill)
     watchdog.start()
     try:
-        line = process.stdout.readline()
-        assert line.startswith("listening "), line + process.stdout.read()
+        pages, line = process.stdout.readline(), process.stdout.readline()
+        assert (pages[:6], line[:10]) == ("pages ", "listening "), pages + line + process.stdout.read()
         yield line.split()[1]
         rest, _ = process.communicate()
         assert process.returncode == 0, rest

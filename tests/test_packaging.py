@@ -78,7 +78,6 @@ def test_the_wheel_holds_the_extension_and_a_fresh_environment_finds_it(built, t
     names = zipfile.ZipFile(built[1]).namelist()
     assert [name for name in names if name.startswith("tracekit/_speedups.") and name.endswith((".so", ".pyd"))]
     assert "tracekit/py.typed" in names
-    assert built[1].stat().st_size < 2_000_000, "a wheel without debug symbols has 1.8 MB"
     implementation, where = installed(built[1], tmp_path / "env")
     assert implementation == "compiled"
     assert str(tmp_path) in where

@@ -73,8 +73,12 @@ class Run:
         return found
 
     def errors(self, name):
-        """What was wrong with the tests of one module, by test."""
-        return {report[0].partition("::")[2]: report[3] for report in self.of(name) if report[2] != "passed"}
+        """What was wrong with the tests of one module, by test, without xdist's line about the worker."""
+        return {
+            report[0].partition("::")[2]: re.sub(r"^\[gw\d+\] .*\n", "", report[3])
+            for report in self.of(name)
+            if report[2] != "passed"
+        }
 
     @property
     def outcomes(self):

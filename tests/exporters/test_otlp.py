@@ -337,7 +337,7 @@ def test_clients_that_get_the_same_retry_after_do_not_return_at_the_same_time():
 
 def test_the_spread_of_a_wait_that_fits_does_not_pass_the_deadline():
     assert all(8.0 <= _sender.backoff_s(0, at_least_s=8.0, left_s=10.0) < 10.0 for _ in range(1000))
-    assert all(12.0 <= _sender.backoff_s(0, at_least_s=12.0, left_s=10.0) for _ in range(100))
+    assert all(_sender.backoff_s(0, at_least_s=12.0, left_s=10.0) >= 12.0 for _ in range(100))
 
 
 def test_a_batch_is_encoded_in_portions_between_which_other_threads_run(collector, monkeypatch):

@@ -152,8 +152,9 @@ def test_any_content_length_is_answered(ui, length, status):
     sent = []
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", length)]
     scope = {"type": "http", "method": "POST", "path": "/v1/logs", "headers": headers}
-    with ThreadPoolExecutor(1) as executor:
-        asyncio.run(Receiver(ui.store, executor)(scope, receive, send))
+    with ThreadPoolExecutor(2) as executor:
+        # In another thread: the tests of the browser leave an event loop running in this one.
+        executor.submit(asyncio.run, Receiver(ui.store, executor)(scope, receive, send)).result()
     assert sent[0]["status"] == status
 
 
