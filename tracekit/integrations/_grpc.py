@@ -241,7 +241,8 @@ class Counted:
     next = __next__
 
     def __getattr__(self, name: str) -> Any:
-        if name == "messages":  # not set: an object that copy() made
+        # Not set, in an object that copy() made; or a cycle of these objects: C has no limit of recursion.
+        if name == "messages" or isinstance(self.messages, Counted):
             raise AttributeError(name)
         return getattr(self.messages, name)
 

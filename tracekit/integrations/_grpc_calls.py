@@ -79,7 +79,8 @@ class _Call:
     _is_stream = False
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_inner":  # not set: an object that copy() made
+        # Not set, in an object that copy() made; or a cycle of these objects: C has no limit of recursion.
+        if name == "_inner" or isinstance(self._inner, _PROXIES):
             raise AttributeError(name)
         return getattr(self._inner, name)
 
@@ -183,7 +184,8 @@ class _AioCall:
     _is_stream = False
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_inner":  # not set: an object that copy() made
+        # Not set, in an object that copy() made; or a cycle of these objects: C has no limit of recursion.
+        if name == "_inner" or isinstance(self._inner, _PROXIES):
             raise AttributeError(name)
         return getattr(self._inner, name)
 
@@ -204,6 +206,7 @@ class _AioStreamStream(_AioCall, grpc.aio.StreamStreamMultiCallable):
     _is_stream = True
 
 
+_PROXIES = (_Call, _AioCall, Counted)
 AIO_METHODS: dict[str, Any] = dict(
     zip(KINDS, (_AioUnaryUnary, _AioUnaryStream, _AioStreamUnary, _AioStreamStream), strict=True)
 )
