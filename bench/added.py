@@ -1,6 +1,6 @@
 """What tracing adds to a call of a library: measured and printed for the rows of ``bench.clients`` and ``bench.rpc``.
 
-Instrumentations patch classes, so each contender runs in processes of its own, which take turns; a figure is the best
+Instrumentations patch classes, so each contender runs in separate processes, which take turns; a figure is the best
 round of all its processes, and the added time is the difference from the bare library. The clock is the CPU time of the
 process, all threads, and nothing is exported. With ``--instructions ROW`` valgrind counts the instructions of one call
 instead, the same on every run, in all and by function.
@@ -55,7 +55,7 @@ def main(bench: Bench, arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="ROW", choices=list(bench.rows), help="measure one row")
     parser.add_argument("--smoke", action="store_true", help="every row once: whether it runs, not how fast")
     parser.add_argument("--instructions", metavar="ROW", choices=list(bench.rows), help="count them for this row")
-    parser.add_argument("--inclusive", action="store_true", help="count with each function what it calls")
+    parser.add_argument("--inclusive", action="store_true", help="include the functions that each one calls")
     parser.add_argument("--one", choices=contenders, help=argparse.SUPPRESS)  # this is the process of a contender
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)  # or the one that valgrind runs
     options = parser.parse_args(arguments)

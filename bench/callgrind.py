@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.callgrind", description=__doc__)
     parser.add_argument("row", help="a row's key, as in rows.py, floor, token_floor, or otel_ and one of bridge.py")
     parser.add_argument("--functions", type=int, default=25, metavar="N", help="how many functions to name")
-    parser.add_argument("--inclusive", action="store_true", help="count with each function what it calls")
+    parser.add_argument("--inclusive", action="store_true", help="include the functions that each one calls")
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)  # this is the process that valgrind runs
     options = parser.parse_args(arguments)
     if options.count is not None:

@@ -1,8 +1,8 @@
 """Print whether sampling is right in a fleet of 1,000 services, and what a fleet costs: ``python -m bench.fleet``.
 
-A simulation on a clock of its own, with tracekit's samplers and back-off, the same for the same ``--seed``:
+A simulation with its own clock, and with tracekit's samplers and back-off, the same for the same ``--seed``:
 
-- **head**: each service has one of four ratios and roots of its own; two further services follow each trace.
+- **head**: each service has one of four ratios, and starts traces; two further services follow each trace.
 - **rate**: each service has a ``Rate``. In the middle a tenth of the services fails: their callers retry, so that three
   times as many traces come, and a third of them are errors; then the processes are replaced, with new samplers.
 - **tail**: each service has a ``TailSampler`` behind the head's ratio, which keeps errors, slow traces and a share.

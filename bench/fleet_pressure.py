@@ -3,7 +3,7 @@
 Each client sends a batch a second, at its own moment, in the way of the exporter's spool: after a failure it waits for
 ``Backoff.next_s()``, the real one; then it tries one batch, and after a success sends those that have waited, one
 after the other. The collector hangs for five seconds, answers all waiting requests with 503 at once, is away for
-another twenty, and comes back with half as much capacity again as the clients need; what is beyond that is answered
+another twenty, and comes back with half as much capacity again as the clients need; requests beyond that are answered
 with 503.
 """
 

@@ -1,7 +1,7 @@
-"""Print what ``tracekit ui`` receives: spans from one sender over OTLP/HTTP, into the store, in a process of its own.
+"""Print what ``tracekit ui`` receives: spans from one sender over OTLP/HTTP, into the store, in a separate process.
 
 ``python -m bench.receiver``. The sender keeps one connection and sends the next batch after the answer, which comes
-after the commit; so what it sends in a second is what the receiver stores. CPU is that of the receiver's process, all its
+after the commit; so it sends as many spans a second as the receiver stores. CPU is that of the receiver's process, all its
 threads together: its reciprocal is what one core stores. It is measured while the store fills, and at its size bound,
 where each span also evicts one.
 """
@@ -46,7 +46,7 @@ ATTRIBUTES = {
 
 
 class Outcome(NamedTuple):
-    """What came of one run."""
+    """The result of one run."""
 
     spans: int
     stored: int
