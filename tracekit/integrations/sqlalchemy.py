@@ -71,7 +71,7 @@ def _checked(target: object) -> Any:
     # Not imported here: with it come the ORM and greenlet. An AsyncEngine exists only where the program has imported it.
     kind = getattr(sys.modules.get("sqlalchemy.ext.asyncio"), "AsyncEngine", None)
     if kind is not None and isinstance(target, kind):
-        return target.sync_engine  # type: ignore[attr-defined]
+        return target.sync_engine
     if not isinstance(target, Engine):
         raise TypeError(f"target must be a SQLAlchemy Engine or AsyncEngine, not {type(target).__name__}")
     return target
