@@ -34,6 +34,7 @@ if not compiled:
         references,
         referent,
         running_context,
+        spare_tokens,
         take_back,
         track,
         untrack,
@@ -749,3 +750,4 @@ def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
 
 
 forbid_new(Scope)
+spare_tokens(_current)
