@@ -203,9 +203,8 @@ class SQLiteExporter:
         while True:
             try:
                 with self._file.transaction() as connection:
-                    if self._file.room(connection) >= room or not any(
-                        deleted := _delete_oldest(connection, self._step)
-                    ):
+                    left, used = self._file.room_on_disk(connection)
+                    if left >= room or not any(deleted := _delete_oldest(connection, self._step)):
                         connection.executemany(insert, rows)
                         return
                 self.evicted += deleted.spans
@@ -218,7 +217,7 @@ class SQLiteExporter:
                         raise
                 need = room = 2 * need
             else:
-                room = need + self.max_bytes // 16  # with some room for the next batches
+                room = need + min(self.max_bytes, used) // 16  # with some room for the next batches
 
     def _tidy(self) -> None:
         """Once in a while, delete spans that are too old, and give unused pages back."""

@@ -67,6 +67,7 @@ SPANS = Schema(
         *INDEXES,
         *LOGS,
     ),
+    page_bytes=8192,  # of wide rows: a sixth less work for the writer than 4096
 )
 
 
