@@ -35,7 +35,7 @@ __all__ = ["SQLiteFile", "check_bytes"]
 
 _MIN_BYTES = 1 << 20
 _CHECKPOINT_BYTES = 4 << 20  # of log that are moved into the file; then it is written from its start again
-_LOG_BYTES = 16 << 20  # what it may grow to meanwhile
+_LOG_BYTES = 16 << 20  # its largest size between two such moves
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 _BUSY_S = 0.05
 
