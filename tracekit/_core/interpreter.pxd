@@ -93,7 +93,8 @@ cdef extern from *:
         return 0;
     }
 
-    /* Let tk_put() change *var*, whose default is None, without making Tokens, if Tokens of known content are laid out as it takes them to be. */
+    /* Let tk_put() change *var*, whose default is None, without making Tokens, if a Token's fields are where it expects
+       them: Tokens of known content are compared. */
     static inline int tk_spare_tokens(PyObject *var) {
     #ifdef Py_GIL_DISABLED
         (void)var;  /* threads would share the one */

@@ -583,7 +583,9 @@ def _settle(inner: Scope) -> Scope | None:
         while below is not None and below._kind == LABELS and not below._is_closed:
             below = below._prev
         if below is None or not below._is_closed or not _is_here(below) or not _rebuild(scope, below):
-            scope._settled = seen
+            # A closed scope stays under labels that were inherited; the Context that opened them has yet to take it out.
+            if below is None or not below._is_closed or _is_here(scope):
+                scope._settled = seen
             break
         scope = held(_current)
     return scope

@@ -61,7 +61,8 @@ class Queries(SQLiteReader):
             terms = ["id >= ?", "id < ?", *search.conditions]
             if search.trace_id:
                 terms.append("substr(trace_id, 1, ?) = ?")
-            statement = f"SELECT id, trace_id FROM spans INDEXED BY spans_to_search WHERE {' AND '.join(terms)} ORDER BY id DESC"
+            where = " AND ".join(terms)
+            statement = f"SELECT id, trace_id FROM spans INDEXED BY spans_to_search WHERE {where} ORDER BY id DESC"
             more = (len(search.trace_id), search.trace_id) if search.trace_id else ()
             while end > first and len(found) < limit and time.monotonic() < deadline:
                 begin = max(first, end - _SLICE)

@@ -38,7 +38,10 @@ class BadSearch(ValueError):
 
 
 class Search(NamedTuple):
-    """Conditions in SQL about a row of ``spans``, those of the index of searches first, with their parameters, and the beginning of a trace id."""
+    """Conditions in SQL about a row of ``spans`` with their parameters, and the beginning of a trace id.
+
+    Conditions on columns of the index of searches come first.
+    """
 
     conditions: tuple[str, ...] = ()
     parameters: tuple[Any, ...] = ()
