@@ -354,8 +354,8 @@ def close_scope(scope: Scope) -> None:
         else:
             _closed_elsewhere = object()  # inherited: labels may stand on it in the Context that opened it
     elif inner is not None and _is_here(scope):
-        if not _rebuild(inner, scope):
-            _closed_elsewhere = object()
+        _rebuild(inner, scope)
+        _closed_elsewhere = object()  # a generator's body closed it, or labels of the body's consumer may stand on it
     else:
         _closed_elsewhere = object()
         if inner is not None and newest(inner) is scope:

@@ -27,8 +27,9 @@ _SETTERS = {"after_fork", "set_clock", "set_formats", "set_ids", "set_observer",
 _FUNCTION_TYPES = {"cython_function_or_method", "builtin_function_or_method"}
 # Raised by Python for random arguments of random methods.
 LOOKUP = (AttributeError, LookupError, StopIteration, OverflowError, RecursionError)
-# Raised by Python for a container that is inconsistent or changes during a copy; setup functions may pass it on.
-NONSENSE = (RuntimeError, LookupError, OverflowError)
+# Raised by Python for a container that is inconsistent or changes during a copy, and by our iterators that were made by
+# __new__ alone and so lack fields; setup functions may pass it on.
+NONSENSE = (RuntimeError, LookupError, OverflowError, AttributeError)
 LOOKS: dict[str, Callable[[Any], Any]] = {
     "repr": repr,
     "str": str,
@@ -202,8 +203,7 @@ def make_context(fuzz: Fuzz) -> None:
     given: dict[str, Any] = {}
     if rng.random() < 0.5:
         labels = fuzz.mapping() if rng.random() < 0.7 else fuzz.value()
-        # An iterator of ours, made by __new__ alone, lacks its fields.
-        given["labels"] = fuzz.call("Labels", tracekit.Labels, labels, allow=(*NONSENSE, AttributeError))
+        given["labels"] = fuzz.call("Labels", tracekit.Labels, labels, allow=NONSENSE)
     if rng.random() < 0.3:
         given["extra"] = rng.choice([{rng.choice(FORMATS).name: fuzz.value()}, fuzz.mapping(), fuzz.value()])
     if rng.random() < 0.3:
