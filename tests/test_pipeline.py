@@ -889,8 +889,8 @@ def test_a_flush_that_interrupts_another_at_any_line_is_done_before_its_timeout(
 
 
 @pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
-@pytest.mark.parametrize("timeout_s", [float("-inf"), -1, -0.0, 0])
-def test_a_timeout_of_zero_or_less_does_not_wait(call, timeout_s, gate):
+@pytest.mark.parametrize("timeout_s", [float("-inf"), -1, -(10**400), -0.0, 0, float("nan")])
+def test_a_timeout_that_is_not_above_0_does_not_wait(call, timeout_s, gate):
     assert not call(timeout_s)
 
 
@@ -905,13 +905,6 @@ def test_an_infinite_timeout_waits_until_the_spans_are_exported(call, timeout_s,
     timer.join()
     assert len(gate._spans) == 1
     assert all(0 < seconds <= threading.TIMEOUT_MAX for seconds in waited)
-
-
-@pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
-@pytest.mark.parametrize(("timeout_s", "error"), [(float("nan"), ValueError), ("1", TypeError), (None, TypeError)])
-def test_an_invalid_timeout_is_an_error(call, timeout_s, error):
-    with pytest.raises(error, match="timeout_s must be a number"):
-        call(timeout_s)
 
 
 def test_a_shutdown_does_not_wait_for_another_threads_configure(gate):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._arguments import bounded_timeout
 from .._core.otlp import encode_spans
 from .._core.records import Account
 from .._export.notices import describe, spans_of
@@ -266,7 +267,11 @@ class OTLPExporter:
         return None if self._outbox is None else self._outbox.ledger()
 
     def flush(self, timeout_s: float) -> bool:
-        """Try to empty the spool now, and return whether it is empty; True without a spool."""
+        """Try to empty the spool now, and return whether it is empty; True without a spool.
+
+        *timeout_s* is as for ``tracekit.flush()``.
+        """
+        timeout_s = bounded_timeout(timeout_s, 0.0)
         self._adopt()
         return self._sender is None or self._sender.flush(timeout_s)
 
