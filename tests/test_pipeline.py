@@ -385,6 +385,24 @@ def test_a_slow_exporter_delivers_everything_in_the_end():
     assert (balance.exported, balance.dropped, len(memory.spans)) == (500, 0, 500)
 
 
+@pytest.mark.parametrize("end_it", [lambda: tracekit.shutdown(0.01), lambda: _configure._pipeline._retire(0.01)])
+def test_spans_in_the_hands_of_an_exporter_that_hangs_at_the_end_are_reported(end_it, gate, caplog):
+    balance = Balance()
+    assert not end_it()
+    assert balance.failed == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert caplog.messages == ["Gate was closed before it had delivered 1 span: lost"]
+
+
+def test_spans_that_an_exporter_still_holds_when_it_is_closed_are_reported(caplog):
+    exporter = Holding()
+    tracekit.configure(exporter=exporter, export_interval_s=0.001)
+    end(5)
+    until(lambda: len(exporter.held) == 5)
+    assert tracekit.shutdown()
+    assert caplog.messages == ["Holding was closed before it had delivered 5 spans: lost"]
+
+
 def test_a_new_exporter_takes_over_from_one_that_hangs(gate):
     balance = Balance()
     opened = tracekit.span("open")
