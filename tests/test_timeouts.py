@@ -6,6 +6,8 @@ import importlib
 import inspect
 import logging
 import pkgutil
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from tracekit.exporters.flight import FlightRecorder
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.otlp_logs import OTLPLogHandler
 from tracekit.exporters.tail import TailSampler
-from tracekit.metrics import RedMetrics
+from tracekit.metrics import OTLPMetrics, RedMetrics
 
 from .exporters.collector import Collector
 from .exporters.test_otlp_logs import Logs
@@ -153,6 +155,43 @@ def test_both_that_send_report_what_is_no_number(tmp_path, monkeypatch, caplog):
     assert ["timeout_s must be a number, not str" in line for line in caplog.messages] == [True, True]
     exporter.shutdown()
     handler.close()
+
+
+CLOSED = "http://127.0.0.1:9"
+HURRIES = {
+    "exporter": lambda: OTLPExporter(CLOSED, environ={}).hurry,
+    "log handler": lambda: OTLPLogHandler(CLOSED, environ={}).close,
+    "metrics": lambda: RedMetrics(None, push=OTLPMetrics(CLOSED, environ={})).hurry,
+}
+
+
+@pytest.mark.parametrize("name", HURRIES)
+def test_a_signal_handler_may_end_the_waits_while_the_interrupted_code_ends_them(name):
+    """At any line, also of the standard library: its Event holds a lock while it is set."""
+    call, seen, done = HURRIES[name](), set(), []
+
+    def interrupt(frame, event, _):
+        line = frame.f_code.co_filename, frame.f_lineno
+        if event == "line" and line not in seen:
+            seen.add(line)
+            sys.settrace(None)
+            call()
+            sys.settrace(interrupt)
+        return interrupt
+
+    def work():
+        sys.settrace(interrupt)
+        try:
+            call()
+        finally:
+            sys.settrace(None)
+        done.append(True)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert done
+    assert len(seen) > 3
 
 
 def test_no_method_of_a_number_is_called():

@@ -13,6 +13,7 @@ from ..._core.errors import clip
 from ..._distribution import install_hint
 from ..._environment import say
 from ..._export.notices import Notices, describe
+from ..._export.worker import Done
 from .answers import Answer
 from .requests import pack
 from .sender import backoff_s, report_rejected
@@ -92,7 +93,7 @@ class Client:
         self._pid = os.getpid()
         self._transport: _Transport | None = None
         self._connecting = threading.RLock()
-        self.is_late = threading.Event()  # set: no retry is waited for
+        self.is_late = Done()  # set: no retry is waited for. A signal handler may interrupt what sets it, and set it
 
     def adopted(self) -> bool:
         """Return whether this is a new process; its state was reset then."""
