@@ -86,6 +86,10 @@ SHOWN = {
         "exporters/test_spool.py::test_a_damaged_spool_is_renamed_and_replaced",
         "faults: the spool is overwritten",
     ],
+    "the store (`SQLiteExporter`) cannot be used": [
+        "exporters/test_sqlite.py::test_a_failure_names_cause_file_and_remedy_and_ends_with_its_cause",
+        "exporters/test_sqlite.py::test_a_full_disk_only_loses_spans_that_do_not_fit",
+    ],
     "the process ends: the program returns": [
         "test_operations.py::test_a_process_that_ends_loses_no_span_that_has_ended",
     ],

@@ -16,7 +16,7 @@ from ._otlp.answers import Answer
 from ._otlp.client import Client
 from ._otlp.json import encode_spans_as_json
 from ._otlp.outbox import Ledger, Outbox
-from ._otlp.requests import Request, SizeLimit, pack
+from ._otlp.requests import MAX_REQUEST_BYTES, Request, SizeLimit, pack
 from ._otlp.sender import Sender, backoff_s, report_rejected, report_unusable
 from ._sqlite.access import check_mode
 from ._sqlite.errors import StoreError
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", "encode_spans_as_json"]
 
-MAX_REQUEST_BYTES = 4 * 2**20  # the default limit of gRPC servers; a single span may be larger
 FAREWELL_S = 3.0  # for emptying the spool at the end of the program
 PORTION = 512  # spans that are encoded without giving the GIL back: 0.05 to 0.2 ms
 _LEASE_MARGIN_S = 5.0

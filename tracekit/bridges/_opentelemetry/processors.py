@@ -55,7 +55,7 @@ class Processors:
         for processor in self._span_processors:
             self._call(processor, "shutdown")
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
+    def force_flush(self, timeout_millis: float = 30000) -> bool:
         """Flush all processors; return whether that was done in time. *timeout_millis* is as for the provider's."""
         deadline = time.monotonic() + bounded_timeout(timeout_millis, 30000, "timeout_millis") / 1000
         is_done = True
