@@ -304,5 +304,7 @@ def test_a_spool_that_lost_the_end_of_its_log_is_not_damaged(tmp_path):
         ledger = exporter.ledger()
         exporter.shutdown()
     assert 0 < ledger.put < 20
-    assert ledger.put == ledger.sent == len(collector.names)
+    assert ledger.put == ledger.sent + ledger.waiting
+    assert ledger.waiting <= 1, "one batch may be held until the lease ends of the process that the failure stopped"
+    assert ledger.sent == len(collector.names)
     assert not os.path.exists(f"{after}.damaged")
