@@ -49,7 +49,7 @@ LAYERS = [
         "_secrets": "names that denote secrets",
     },
     {
-        "_arguments": "checks of the arguments of configure()",
+        "_arguments": "checks of the arguments of configure(), and of timeouts",
         "_handoffs": "traced, stream, capture, wrap, detached, deliveries, hooks",
         "_export": "the Exporter protocol, the pipeline's thread, and notices in the log",
     },

@@ -1,4 +1,4 @@
-"""Checks of the arguments of ``configure()``. Messages name the parameter."""
+"""Checks of the arguments of ``configure()``, which raise, and of timeouts, which do not. Messages name the parameter."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._core.checks import check_above_0, check_bool, check_int
+from ._core.guard import type_name
+from ._core.misuse import misused
 from ._core.records import Limits
 from ._propagation import check_fields, formats_named, names_of_formats
 
@@ -29,7 +31,24 @@ if TYPE_CHECKING:
         def generate_span_id(self) -> int: ...
 
 
-__all__ = ["check_arguments", "formats_of", "sampler_of"]
+__all__ = ["bounded_timeout", "check_arguments", "formats_of", "sampler_of"]
+
+_LONGEST = 1e9  # that every wait of the standard library takes: 31 years of seconds, 11 days of milliseconds
+
+
+def bounded_timeout(timeout: Any, default: float, parameter: str = "timeout_s") -> float:
+    """Return *timeout* as a number that can be waited for: 0 for nan and below 0, and 1e9 at most.
+
+    Never raises: anything but an int or float is reported as misuse, and means *default*.
+    """
+    if issubclass(type(timeout), float):
+        number = float.__float__(timeout)  # of a subclass, too, without calling its methods
+    elif issubclass(type(timeout), int):
+        number = float(max(0, min(int.__int__(timeout), int(_LONGEST))))
+    else:
+        misused(TypeError(f"{parameter} must be a number, not {type_name(timeout)}"))
+        return default
+    return min(number, _LONGEST) if number > 0 else 0.0
 
 
 def check_arguments(
