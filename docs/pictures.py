@@ -141,25 +141,25 @@ def draw(story: Story) -> str:
 
 PIPELINE = [
     ("your program", "span.end()", "appends: no lock, no wait"),
-    ("buffer", "16,384 spans", "full: the newest are dropped"),
-    ("export thread", "takes all each second", "one daemon thread"),
-    ("exporter", "OTLP, SQLite …", "an error: those spans failed"),
+    ("buffer", "16,384 spans", "full: newest are dropped"),
+    ("export thread", "takes all, in batches", "a daemon, each second"),
+    ("exporter", "OTLP, SQLite …", "an error: these failed"),
     ("collector", "or tracekit ui, or a file", "away: a spool keeps them"),
 ]
 
 
 def draw_pipeline() -> str:
     """Return the SVG of the way of a span, with what is counted below each part."""
-    width, step = 980, 194
+    width, step = 1010, 200
     parts = [text(12, 24, "A finished span, from the program to the collector", "title")]
     for number, (name, what, loss) in enumerate(PIPELINE):
         x = 12 + step * number
-        parts.append(f'<rect class="box" x="{x}" y="44" width="160" height="58" rx="6"/>')
+        parts.append(f'<rect class="box" x="{x}" y="44" width="166" height="58" rx="6"/>')
         parts += [text(x + 12, 68, name, "title"), text(x + 12, 90, what, ""), text(x, 124, loss, "quiet")]
         if number:
             parts.append(f'<path class="arrow" d="M{x - 32} 73 H{x - 5} m-6 -5 l6 5 l-6 5"/>')
     parts.append(text(12, 154, "started = ended + open", "code"))
-    parts.append(text(206, 154, "ended = exported + queued + dropped + failed + unsampled", "code"))
+    parts.append(text(212, 154, "ended = exported + queued + dropped + failed + unsampled", "code"))
     return svg(width, 170, "A finished span, from the program to the collector", parts)
 
 
