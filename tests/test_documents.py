@@ -29,6 +29,8 @@ from urllib.parse import unquote
 import pytest
 
 import tracekit
+from docs import commands
+from tracekit._version import SEMANTIC_CONVENTIONS
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoreError
 
 pytestmark = pytest.mark.one_form
@@ -218,6 +220,55 @@ def test_the_code_in_docstrings_runs(exporter):
         )
     assert [span.name for span in exporter.spans] == ["request", "process orders"]
     assert [given for *given, _ in sent] == [["orders", b"7"]]
+
+
+# ---- reference
+
+
+def test_the_reference_of_the_command_line_is_that_of_its_parser():
+    assert PAGES["docs/cli.md"] == commands.page(), "python -m docs.commands writes it"
+
+
+# Names in the sources of integrations that are no attributes: messages of ASGI, keys of scopes and environments, modules.
+NO_ATTRIBUTES = re.compile(
+    r"(http|websocket)\.(disconnect|response\.(body|start|pathsend|zerocopysend)|accept|close|receive|send|http\..*)|tracekit\.(lifespan|route|span|integrations.*)"
+)
+ATTRIBUTE = re.compile(
+    r"(celery|client|code|container|db|deployment|error|exception|host|http|k8s|messaging|network|os|process|queue|rpc|server|service|task|telemetry|thread|tracekit|url|user_agent|websocket)(\.[a-z0-9_]+)+"
+)
+
+
+def literals(*paths):
+    """Return the names in the sources at *paths* that look like attributes."""
+    files = [file for path in paths for file in ([path] if path.suffix else path.rglob("*.py"))]
+    return {
+        node.value
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and ATTRIBUTE.fullmatch(node.value)
+    }
+
+
+def test_the_page_of_conventions_has_each_attribute_that_tracekit_sets():
+    page = PAGES["docs/conventions.md"]
+    package = ROOT / "tracekit"
+    sources = [
+        "integrations",
+        "aio",
+        "_resource.py",
+        "_configure.py",
+        "_handoffs",
+        "processes.py",
+        "exporters/flight.py",
+        "_core/outcome.py",
+    ]
+    set_here = {
+        name for name in literals(*(package / source for source in sources)) if not NO_ATTRIBUTES.fullmatch(name)
+    } - {"celery.signals"}
+    named = {name for name in re.findall(r"`([\w.]+)`", page) if ATTRIBUTE.fullmatch(name)}
+    assert set_here - named == set()
+    assert named - literals(package) == set()
+    assert f"version {SEMANTIC_CONVENTIONS}" in page
 
 
 # ---- commands
