@@ -174,21 +174,30 @@ def test_links_and_anchors_are_found():
     assert anchors(text) == {"one-two", "the-cost-in-all", "one-two-1"}
 
 
-def test_each_page_that_a_text_names_exists():
+def texts():
+    """Yield each text of the project, with its path."""
     folders = ("tracekit", "tests", "bench", "examples", "docs", ".github")
-    files = [
-        path
-        for folder in folders
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".md", ".pyx", ".pxi", ".pxd", ".yml", ".yaml"}
-    ]
+    kinds = {".py", ".md", ".pyx", ".pxi", ".pxd", ".yml", ".yaml"}
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in kinds]
+    for path in [*files, *ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "pyproject.toml"]:
+        yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+def test_each_page_that_a_text_names_exists():
     missing = {
-        f"{path.relative_to(ROOT)}: {name}"
-        for path in [*files, *ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "pyproject.toml"]
-        for name in re.findall(r"(?<![\w/.])docs/[\w/-]+\.(?:md|svg|png|py)", path.read_text(encoding="utf-8"))
+        f"{path}: {name}"
+        for path, text in texts()
+        for name in re.findall(r"(?<![\w/.])docs/[\w/-]+\.(?:md|svg|png|py)", text)
         if not (ROOT / name).exists()
     }
     assert missing == set()
+
+
+def test_no_text_installs_the_other_project_that_has_our_name():
+    wrong = re.compile(r"pip install [^\n`]*(?<![\w/-])tracekit(?![\w-])|(?<![\w.-])tracekit\[[a-z]")
+    assert wrong.search("pip install '{}[otlp]'".format("tracekit"))
+    assert not wrong.search("pip install 'tracekit-async[otlp]'")
+    assert [(path, wrong.search(text)[0]) for path, text in texts() if wrong.search(text)] == []
 
 
 # ---- docstrings
