@@ -15,7 +15,7 @@ AXE := .cache/axe-core/package/axe.min.js
 PYRIGHT := .cache/pyright/package/index.js
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 
-.PHONY: demo test test-fast ui-test lint types docs bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
+.PHONY: demo test test-fast ui-test lint types docs links bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -56,10 +56,15 @@ lint: $(VENV)/lint
 types: $(VENV)/lint $(PYRIGHT)
 	TRACEKIT_TEST_PYRIGHT=$(CURDIR)/$(PYRIGHT) $(BIN)/python -m pytest tests/test_types.py
 
-# The pages, as HTML in .cache/docs.
+# The pages, as HTML in .cache/docs; a link or an anchor that leads nowhere in the project is an error.
 docs: $(VENV)/docs
+	$(BIN)/python -m pytest -q tests/test_documents.py -k link
 	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs .cache/docs
 	@echo "open .cache/docs/index.html"
+
+# Links to other sites, which needs the network.
+links: $(VENV)/docs
+	$(BIN)/python -m sphinx --quiet -b linkcheck docs .cache/links
 
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare

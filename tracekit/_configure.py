@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _propagation
-from ._arguments import bounded_timeout, check_arguments, formats_of, sampler_of
+from ._arguments import bounded_timeout, check_arguments, formats_of, names_right_keyword, sampler_of
 from ._core import misuse
 from ._core.attributes import MISSING, clean
 from ._core.buffer import buffer
@@ -54,6 +54,7 @@ _configured_in = 0  # the process that called configure() last
 _detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() set, and its detected attributes
 
 
+@names_right_keyword
 def configure(
     *wrong: Never,
     service: str | None = None,
