@@ -23,12 +23,13 @@ demo: $(VENV)/demo
 	$(BIN)/tracekit demo
 
 # Every test runs with the compiled implementation, and again with the plain one, but for those that are the same in both
-# (tests/conftest.py). The parts have about the same length; no file is collected twice by one implementation.
+# (tests/conftest.py). The parts take about the same time, and none collects a file that another with its implementation does.
 AGAIN := not one_form and not packaging
 FILES := $(wildcard tests/test_*.py)
-FOLDERS := $(patsubst %/,%,$(dir $(wildcard tests/*/conftest.py tests/*/test_*.py)))
 EARLY := $(wildcard tests/test_[a-d]*.py)
-PARTS := test-packaging test-plain-files test-plain-folders test-early test-late test-folders
+FOLDERS := $(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py))))
+OUTSIDE := tests/exporters tests/integrations
+PARTS := test-outside test-inside test-plain-folders test-plain-files test-packaging test-early test-late
 .PHONY: $(PARTS)
 
 # Every part runs, three at a time: two keep two cores busy while the third waits for servers, timeouts or a browser. Make
@@ -37,12 +38,13 @@ test:
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(VENV)/test $(AGENT)/ready
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(PARTS)
 
-test-packaging: ; @$(BIN)/python -m pytest -m packaging tests/test_packaging.py tests/test_asan.py
-test-plain-files: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(AGAIN)" $(FILES)
-test-plain-folders: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(AGAIN)" $(sort $(FOLDERS))
+test-outside: ; @$(BIN)/python -m pytest -m "not packaging" $(OUTSIDE)
+test-inside: ; @$(BIN)/python -m pytest -m "not packaging" $(filter-out $(OUTSIDE),$(FOLDERS))
 test-early: ; @$(BIN)/python -m pytest -m "not packaging" $(EARLY)
 test-late: ; @$(BIN)/python -m pytest -m "not packaging" $(filter-out $(EARLY),$(FILES))
-test-folders: ; @$(BIN)/python -m pytest -m "not packaging" $(sort $(FOLDERS))
+test-plain-folders: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(AGAIN)" $(FOLDERS)
+test-plain-files: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(AGAIN)" $(FILES)
+test-packaging: ; @$(BIN)/python -m pytest -m packaging tests/test_packaging.py tests/test_asan.py
 
 # The compiled implementation, without servers, processes and the tests that take long: under a minute, for while one types.
 test-fast: $(VENV)/test
