@@ -132,8 +132,8 @@ $(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(
 	@touch $@
 
 $(AGENT)/ready: | $(VENV)/pip
-	$(PYTHON) -m venv $(AGENT)
-	$(AGENT)/bin/pip install --quiet "ddapm-test-agent>=1.60"
+	$(PYTHON) -m venv --without-pip $(AGENT)
+	$(BIN)/pip --python $(AGENT)/bin/python install --quiet "ddapm-test-agent>=1.60"
 	@touch $@
 
 $(AXE):
@@ -147,8 +147,8 @@ $(PYRIGHT):
 	@touch $@
 
 $(PHOENIX)/ready: | $(VENV)/pip
-	$(PYTHON) -m venv $(PHOENIX)
-	$(PHOENIX)/bin/pip install --quiet "arize-phoenix>=12"
+	$(PYTHON) -m venv --without-pip $(PHOENIX)
+	$(BIN)/pip --python $(PHOENIX)/bin/python install --quiet "arize-phoenix>=12"
 	@touch $@
 
 $(VENV)/pip:
