@@ -142,7 +142,7 @@ def _child(cores: set[int], *arguments: str) -> tuple[subprocess.Popen[str], lis
 
 def _load(port: int, seconds: float, connections: int, pause_ms: float, cores: set[int]) -> dict[str, Any]:
     """Send requests for *seconds*; return their number, the time, and the latencies."""
-    if shutil.which("wrk"):
+    if shutil.which("wrk") and seconds.is_integer():
         script = str(Path(__file__).with_name("service.lua"))
         url = f"http://127.0.0.1:{port}{PATH}"
         command = [
@@ -177,7 +177,13 @@ def _load(port: int, seconds: float, connections: int, pause_ms: float, cores: s
 
 
 def measure(
-    contenders: list[str], share: float, rounds: int, seconds: int, form: str, workers: int, say: Callable[[str], None]
+    contenders: list[str],
+    share: float,
+    rounds: int,
+    seconds: float,
+    form: str,
+    workers: int,
+    say: Callable[[str], None],
 ) -> list[Result]:
     """Return a result for each of *contenders*; one that fails is left out, and reported with *say*."""
     available = sorted(os.sched_getaffinity(0))
@@ -208,8 +214,8 @@ def measure(
             service = Service(name, f"http://127.0.0.1:{ports[place]}", share, form, server_cores)
             stack.callback(service.kill)
             services[name] = place, service
-            warm = service.measure(1, load_cores)
-            warm = service.measure(1, load_cores)
+            warm = service.measure(min(1.0, seconds), load_cores)
+            warm = service.measure(min(1.0, seconds), load_cores)
             untraced = untraced or warm.requests_per_s
 
         for place, name in enumerate(contenders):
@@ -241,7 +247,9 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.service", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="windows of each contender (default: 3)")
-    parser.add_argument("--seconds", type=int, default=2, help="length of a window (default: 2)")
+    parser.add_argument(
+        "--seconds", type=float, default=2, help="length of a window (default: 2); wrk needs whole ones"
+    )
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, with commas between")
     parser.add_argument("--sampling", default="1,0.1,0.01", help="shares of sampled traces (default: 1,0.1,0.01)")
     parser.add_argument("--workers", type=int, default=1, help="server processes (default: 1)")

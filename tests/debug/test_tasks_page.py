@@ -20,8 +20,6 @@ from tracekit.aio import _waits
 from tracekit.debug import _dump, _loop, _task_text, _tasks, dump_on_signal
 from tracekit.debug._view import Request, json_chunks
 
-pytestmark = pytest.mark.one_form  # text and pages; test_tasks.py and test_watch.py run in both
-
 HOSTILE = '<script>alert("1")</script>\x1b[31m'
 
 
