@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 
 
 class Batches:
-    """Requests of BATCH spans, TRACE of them a trace, with fresh ids in each, which end at the time they are made."""
+    """Requests of BATCH spans, TRACE of them a trace, with fresh ids and the present time in each."""
 
     def __init__(self, size: int = BATCH) -> None:
         memory = MemoryExporter()
