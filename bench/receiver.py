@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ print(json.dumps(viewer.urls), flush=True)
 asyncio.run(viewer.serve())
 """
 BATCH, TRACE = 512, 8
+_FIXED64 = struct.Struct("<Q")
 ATTRIBUTES = {
     "http.request.method": "POST",
     "http.route": "/checkout/{number}",
@@ -56,7 +58,7 @@ class Outcome(NamedTuple):
 
 
 class Batches:
-    """Requests of BATCH spans, TRACE of them a trace, with fresh ids in each."""
+    """Requests of BATCH spans, TRACE of them a trace, with fresh ids and the present time in each."""
 
     def __init__(self, size: int = BATCH) -> None:
         memory = MemoryExporter()
@@ -76,10 +78,20 @@ class Batches:
             trace_id = bytes.fromhex(span.context.trace_id)
             if trace_id not in self._traces:
                 self._traces[trace_id] = [found.start() for found in re.finditer(re.escape(trace_id), self._octets)]
+        times = {time_ns for span in spans for time_ns in (span.start_ns, span.end_ns or 0)}
+        self._end_ns = max(times)
+        self._times = [
+            (found.start() + 1, time_ns)
+            for time_ns in times
+            for found in re.finditer(b"[\x39\x41]" + re.escape(_FIXED64.pack(time_ns)), self._octets)
+        ]
 
     def fresh(self) -> bytes:
         """Return the next request; span ids are unique in a trace, and stay."""
         octets = self._octets
+        later_ns = time.time_ns() - self._end_ns
+        for place, time_ns in self._times:
+            _FIXED64.pack_into(octets, place, time_ns + later_ns)
         for places in self._traces.values():
             trace_id = os.urandom(16)
             for place in places:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tracekit
-from tracekit.exporters.sqlite import Counts, SQLiteExporter, SQLiteReader, StoreError
+from tracekit.exporters.sqlite import Counts, SQLiteExporter, SQLiteReader, StoreError, _delete_oldest
 from tracekit.testing import CountingIds, FakeClock
 
 from .files import another_program, directory_in_its_place, not_a_database, rows, total_bytes
@@ -320,7 +320,9 @@ def test_any_span_is_stored_as_valid_json_and_text(attributes, name, description
             span.add_link(span, attributes)
             span.set_status("error", description)
         tracekit.shutdown(60)
-        (row,) = rows(path, "SELECT name, description, attributes, events, links, labels, resource FROM spans")
+        (row,) = rows(
+            path, "SELECT name, description, attributes, events, links, labels, resource FROM spans, resources"
+        )
 
     def constant(name):
         raise AssertionError(f"{name} is not JSON")
@@ -523,6 +525,27 @@ def test_a_batch_larger_than_the_file_leaves_its_newest_part(path):
     assert rows(path, "SELECT max(attributes) FROM spans WHERE attributes LIKE '{\"number\":3999,%'") != [(None,)]
 
 
+def test_eviction_from_a_large_store_takes_as_many_steps_as_from_a_small_one(path):
+    # A query with both max() and min() reads the whole table.
+    spans = []
+    tracekit.configure(exporter=SimpleNamespace(export=spans.extend, shutdown=lambda: None), buffer_size=1 << 14)
+    for _ in range(10_000):
+        tracekit.span("work").end()
+    assert tracekit.flush(60)
+    exporter = SQLiteExporter(path)
+    steps = []
+    for part in (spans[:1000], spans[1000:]):
+        exporter.export(part)
+        with exporter._file.explained(), exporter._file.transaction("ROLLBACK") as connection:
+            calls = []
+            connection.set_progress_handler(lambda calls=calls: calls.append(1), 100)
+            assert _delete_oldest(connection, 100).spans == 100
+            connection.set_progress_handler(None, 0)
+        steps.append(len(calls))
+    exporter.shutdown()
+    assert steps[1] < 1.3 * steps[0]
+
+
 def test_one_endless_trace_loses_its_oldest_spans_only(path):
     tracekit.configure(exporter=SQLiteExporter(path, max_bytes=1 << 20), buffer_size=8192)
     with FakeClock() as clock:
@@ -607,8 +630,8 @@ def test_a_reader_that_blocks_the_log_for_ever_cannot_fill_the_disk(path):
 
 def another_version(path):
     store_in(path, recorded())
-    rows(path, "PRAGMA user_version = 5")
-    return lambda: rows(path, "PRAGMA user_version = 4")
+    rows(path, "PRAGMA user_version = 6")
+    return lambda: rows(path, "PRAGMA user_version = 5")
 
 
 def damaged(path):
@@ -635,7 +658,7 @@ FAILURES = [
     pytest.param(not_a_database, "not a SQLite database", "move that file away", id="not a database"),
     pytest.param(another_program, "another program's database", "name another path", id="another program's"),
     pytest.param(
-        another_version, "has schema version 5, this tracekit knows 4", "the tracekit that wrote it", id="version"
+        another_version, "has schema version 6, this tracekit knows 5", "the tracekit that wrote it", id="version"
     ),
     pytest.param(damaged, "damaged", "move it away", id="damaged"),
     pytest.param(directory_in_its_place, "is a directory", "name a file in it", id="directory"),

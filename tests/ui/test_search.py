@@ -22,6 +22,7 @@ ROW = {
     "attributes": '{"http.response.status_code":500,"q":"say \\"hi\\"","ok":true,"last":7}',
     "labels": '{"tenant":"blue"}',
     "resource": '{"host.name":"h1"}',
+    "resource_id": 1,
 }
 ROW["terms"], ROW["bits"] = joined(
     [
@@ -38,6 +39,8 @@ def fits(text):
     try:
         connection.execute(f"CREATE TABLE spans ({', '.join(ROW)})")
         connection.execute(f"INSERT INTO spans VALUES ({', '.join('?' * len(ROW))})", [*ROW.values()])
+        connection.execute("CREATE TABLE resources AS SELECT 1 AS id, resource FROM spans")
+        connection.execute("ALTER TABLE spans DROP COLUMN resource")
         where = " AND ".join(search.conditions) or "1"
         found = connection.execute(f"SELECT count(*) FROM spans WHERE {where}", search.parameters).fetchone() == (1,)
         return found and ROW["trace_id"].startswith(search.trace_id)

@@ -24,6 +24,7 @@ from ._sqlite.errors import StoreError, is_full
 from ._sqlite.file import SQLiteFile, check_bytes
 from ._sqlite.logs import INSERT_LOG, StoredLog, log_without_bulk
 from ._sqlite.reader import SPANS, Counts, Figures, SQLiteReader, StoredSpan, StoredTrace, read_span
+from ._sqlite.resources import delete_unused, keep_used, resource_ids
 from ._sqlite.terms import joined, term
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ._sqlite.terms import Term
 
     Row = tuple[Any, ...]  # a cell for each of _COLUMNS, or of the columns of the table of logs
+    Insert = Callable[[sqlite3.Connection, list[Row]], None]
 
 __all__ = [
     "Counts",
@@ -48,7 +50,9 @@ __all__ = [
 ]
 
 _COLUMNS = ("stored_s", *StoredSpan._fields, "terms", "bits")
-_INSERT = f"INSERT INTO spans ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_RESOURCE = _COLUMNS.index("resource")
+_STORED = ", ".join(_COLUMNS).replace(" resource,", " resource_id,")
+_INSERT = f"INSERT INTO spans ({_STORED}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 _MIN_ROOM = 1 << 16
 _MAX_TEXT = 4096
@@ -112,26 +116,26 @@ class SQLiteExporter:
 
     def export(self, spans: Sequence[Span]) -> None:
         """Store *spans*; raise ``StoreError`` if none of them can be stored."""
-        self._store(_INSERT, _chunks(_rows(spans, self._lose), self.max_bytes, _without_bulk), len(spans))
+        self._store(_insert_spans, _chunks(_rows(spans, self._lose), self.max_bytes, _without_bulk), len(spans))
 
     def store(self, rows: list[Row], size: int) -> int:
         """Store *rows*: the second of storage, the fields of ``StoredSpan`` with JSON as text, ``terms`` and ``bits``.
 
         *size* is an upper estimate of their bytes. Returns the number of stored rows; raises like ``export()``.
         """
-        return self._store(_INSERT, self._pieces(rows, size, _without_bulk), len(rows))
+        return self._store(_insert_spans, self._pieces(rows, size, _without_bulk), len(rows))
 
     def store_logs(self, rows: list[Row], size: int) -> int:
         """Store *rows* of the table ``logs``: the second of storage, then the fields of ``StoredLog``. See ``store()``.
 
         A record larger than 1/32 of *max_bytes* keeps the beginning of its body only.
         """
-        return self._store(INSERT_LOG, self._pieces(rows, size, log_without_bulk), len(rows))
+        return self._store(_insert_logs, self._pieces(rows, size, log_without_bulk), len(rows))
 
     def _pieces(self, rows: list[Row], size: int, shrink: Callable[[Row], Row]) -> Iterable[tuple[list[Row], int]]:
         return [(rows, size)] if size <= self.max_bytes // 32 else _chunks(rows, self.max_bytes, shrink)
 
-    def _store(self, insert: str, chunks: Iterable[tuple[list[Row], int]], count: int) -> int:
+    def _store(self, insert: Insert, chunks: Iterable[tuple[list[Row], int]], count: int) -> int:
         failed, stored = self._failed, 0
         try:
             with self._file.explained():
@@ -164,6 +168,7 @@ class SQLiteExporter:
                     for trace_id in ids[start : start + _TRACES]:
                         count += connection.execute("DELETE FROM spans WHERE trace_id = ?", (trace_id,)).rowcount
                         connection.execute("DELETE FROM logs WHERE trace_id = ?", (trace_id,))
+                    delete_unused(connection)
         self._next_tidy = 0.0
         return count
 
@@ -184,9 +189,11 @@ class SQLiteExporter:
         """Store *span* and read it back in one transaction that is rolled back, so no other reader sees it."""
         ((rows, _),) = _chunks(_rows([span], _raise), self.max_bytes, _without_bulk)
         with self._file.explained(), self._file.transaction("ROLLBACK") as connection:
-            return read_span(connection, connection.execute(_INSERT, rows[0]).lastrowid)
+            _insert_spans(connection, rows)
+            (id,) = connection.execute("SELECT max(id) FROM spans").fetchone()
+            return read_span(connection, id)
 
-    def _write_good(self, insert: str, rows: list[Row], size: int) -> int:
+    def _write_good(self, insert: Insert, rows: list[Row], size: int) -> int:
         """Write *rows* without those that SQLite has no type for; return the number of written rows."""
         try:
             self._write(insert, rows, size)
@@ -198,14 +205,14 @@ class SQLiteExporter:
         half = len(rows) // 2
         return self._write_good(insert, rows[:half], size) + self._write_good(insert, rows[half:], size)
 
-    def _write(self, insert: str, rows: list[Row], size: int) -> None:
+    def _write(self, insert: Insert, rows: list[Row], size: int) -> None:
         need = room = 2 * size + _MIN_ROOM
         while True:
             try:
                 with self._file.transaction() as connection:
                     left, used = self._file.room_on_disk(connection)
                     if left >= room or not any(deleted := _delete_oldest(connection, self._step)):
-                        connection.executemany(insert, rows)
+                        insert(connection, rows)
                         return
                 self.evicted += deleted.spans
                 self.evicted_logs += deleted.logs
@@ -238,6 +245,16 @@ class SQLiteExporter:
         self._next_tidy = now + (min(_TIDY_S, self.max_age_s / 10) if is_done else 1.0)
 
 
+def _insert_spans(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    ids = resource_ids(connection, {row[_RESOURCE] for row in rows})
+    connection.executemany(_INSERT, ((*row[:_RESOURCE], ids[row[_RESOURCE]], *row[_RESOURCE + 1 :]) for row in rows))
+    keep_used(connection, ids.values())
+
+
+def _insert_logs(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    connection.executemany(INSERT_LOG, rows)
+
+
 class _Deleted(NamedTuple):
     spans: int = 0
     logs: int = 0
@@ -249,8 +266,11 @@ def _delete_oldest(connection: sqlite3.Connection, step: int, stored_before_s: f
     The older ones are deleted; of those stored in the same second, the more numerous.
     """
     ages = connection.execute(
-        "SELECT (SELECT stored_s FROM logs ORDER BY id LIMIT 1), (SELECT max(id) - min(id) FROM logs),"
-        " (SELECT stored_s FROM spans ORDER BY id LIMIT 1), (SELECT max(id) - min(id) FROM spans)"
+        # SQLite finds max() and min() of a column without a scan only if each is alone.
+        "SELECT (SELECT stored_s FROM logs ORDER BY id LIMIT 1),"
+        " (SELECT max(id) FROM logs) - (SELECT min(id) FROM logs),"
+        " (SELECT stored_s FROM spans ORDER BY id LIMIT 1),"
+        " (SELECT max(id) FROM spans) - (SELECT min(id) FROM spans)"
     )
     log_s, logs, span_s, spans = ages.fetchone()
     is_log = log_s is not None and (span_s is None or (log_s, -logs) < (span_s, -spans))
@@ -263,13 +283,15 @@ def _delete_oldest(connection: sqlite3.Connection, step: int, stored_before_s: f
         return _Deleted()
     if is_log:
         return _Deleted(logs=connection.execute("DELETE FROM logs WHERE id <= ?", (newest,)).rowcount)
+    # Without the name of an index, SQLite reads all of that by trace, for DISTINCT.
     rest = connection.execute(
         "DELETE FROM spans WHERE id IN ("
-        " SELECT rest.id FROM (SELECT DISTINCT trace_id FROM spans WHERE id <= ?) AS old"
+        " SELECT rest.id FROM (SELECT DISTINCT trace_id FROM spans INDEXED BY spans_to_search WHERE id <= ?) AS old"
         " JOIN spans AS rest ON rest.trace_id = old.trace_id WHERE rest.start_ns <= ? LIMIT ?)",
         (newest, _int64((stored_s + _WHOLE_S) * 1_000_000_000), 4 * step),
     )
     oldest = connection.execute("DELETE FROM spans WHERE id <= ?", (newest,))
+    delete_unused(connection)
     return _Deleted(spans=rest.rowcount + oldest.rowcount)
 
 

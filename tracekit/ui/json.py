@@ -38,9 +38,10 @@ def read_parsed(request: dict[str, Any], stored_s: int, size: int) -> tuple[list
         resource = _joined(items)
         terms = _terms(items)
         service = str(json.loads(items.get("service.name", '"unknown_service"')))
+        size += overhead((), resource, resource)
         for scope_spans in _list(resource_spans, "scopeSpans"):
             library = _library(scope_spans)
-            bytes_a_row = overhead((service,), resource, library)
+            bytes_a_row = overhead((service,), library)
             for span in _list(scope_spans, "spans"):
                 row = _row(span, stored_s, service, resource, terms, library)
                 if row is None:

@@ -152,6 +152,7 @@ class _Reader:
                 self._skip(tag, end)
         self._resource_terms = terms
         self._resource = "{" + ",".join(attributes) + "}"
+        self.size += overhead((), self._resource, self._resource)
 
     def _scope_spans(self, end: int) -> None:
         begin = self._at
@@ -186,10 +187,7 @@ class _Reader:
                 f'"schema_url":{quote(schema_url)},"attributes":{attributes}}}'
             )
         self._logger = name
-        if self._are_logs:
-            bytes_a_row = overhead((self._service, name))
-        else:
-            bytes_a_row = overhead((self._service,), self._resource, self._library)
+        bytes_a_row = overhead((self._service, name)) if self._are_logs else overhead((self._service,), self._library)
         self._at = begin
         while self._at < end:
             tag = self._varint(end)

@@ -133,7 +133,10 @@ def logged(
 
 
 def overhead(columns: tuple[str, ...], *values: str) -> int:
-    """Return the bytes of a row that are in its request only once: texts of other *columns*, JSON, and the numbers."""
+    """Return the bytes of a row that are in its request only once: texts of *columns*, JSON *values*, and the numbers.
+
+    A resource is a row too: its JSON is stored once for all its spans, and once more in the index that finds it.
+    """
     size = 400
     for text in (*[text[:_MAX_TEXT] for text in columns], *values):
         size += len(text) if text.isascii() else 4 * len(text)

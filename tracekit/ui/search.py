@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from .._core.attributes import whole
 from .._core.records import KINDS, STATUS_CODES
+from ..exporters._sqlite.resources import RESOURCE
 from ..exporters._sqlite.terms import key_term, term
 
 __all__ = ["BadSearch", "Search", "parse_search"]
@@ -118,7 +119,7 @@ def _attribute(key: str, value: str) -> tuple[str, list[Any], str]:
     # The columns hold compact JSON, in which a key stands between quotes that no text can contain.
     start = f"{json.dumps(key, ensure_ascii=False)}:"
     wanted = [start + json.dumps(value, ensure_ascii=False), f"{start}{value},", f"{start}{value}}}"]
-    columns = ("attributes", "labels", "resource")
+    columns = ("attributes", "labels", RESOURCE)
     if value == "*":
         tests = " OR ".join([f"instr({column}, ?)" for column in columns])
         return f"{_HAS_TERM} AND ({tests})", [*_parts(key_term(key)), *[start] * len(columns)], ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from ..._core.attributes import whole
 from .errors import StoreError, explain
 from .logs import LOGS, StoredLog, int_of, json_of, read_logs
+from .resources import RESOURCE, RESOURCES
 from .schema import Schema, has_schema, prepare
 from .search import INDEXES, Found, Search, Sort, find
 
@@ -33,7 +34,7 @@ __all__ = [
 
 SPANS = Schema(
     application_id=0x74726B74,  # "trkt"
-    version=4,
+    version=5,
     create=(
         """CREATE TABLE spans (
             id INTEGER PRIMARY KEY,  -- grows in order of arrival
@@ -55,7 +56,7 @@ SPANS = Schema(
             attributes TEXT NOT NULL,
             events TEXT NOT NULL,
             links TEXT NOT NULL,
-            resource TEXT NOT NULL,
+            resource_id INTEGER NOT NULL,
             instrumentation TEXT NOT NULL,
             dropped_attributes INTEGER NOT NULL,
             dropped_events INTEGER NOT NULL,
@@ -65,6 +66,7 @@ SPANS = Schema(
             bits INTEGER NOT NULL DEFAULT -1  -- a summary of terms
         )""",
         *INDEXES,
+        *RESOURCES,
         *LOGS,
     ),
     page_bytes=8192,  # of wide rows: a sixth less work for the writer than 4096
@@ -121,7 +123,7 @@ class StoredSpan(NamedTuple):
     truncated_values: int
 
 
-_SELECT = f"SELECT {', '.join(StoredSpan._fields)} FROM spans"
+_SELECT = f"SELECT {', '.join([RESOURCE if name == 'resource' else name for name in StoredSpan._fields])} FROM spans"
 
 
 class Counts(NamedTuple):
