@@ -8,7 +8,7 @@ from ._server cimport Callers
 
 cdef extern from *:
     """
-    /* Send *value* to the coroutine *inner*: what it yields, or *returned*; NULL where it raises. */
+    /* Send *value* to the coroutine *inner* and return the yielded object, or *returned*; NULL on an exception. */
     static PyObject *tk_resume(PyObject *inner, PyObject *value, PyObject *returned) {
         PyObject *result = NULL;
         if (PyIter_Send(inner, value, &result) != PYGEN_RETURN) return result;

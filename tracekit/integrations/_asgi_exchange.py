@@ -40,7 +40,7 @@ _RETURNED = object()
 if not compiled:
 
     def tk_resume(inner: Any, value: Any, returned: object) -> Any:
-        """Send *value* to the coroutine *inner*; return what it yields, or *returned*."""
+        """Send *value* to the coroutine *inner*; return the object that it yields, or *returned*."""
         try:
             return inner.send(value)
         except StopIteration:
@@ -327,7 +327,7 @@ class Request(Exchange):
 @binding(False)
 @cclass
 class Sending:
-    """A call of ``send``, to be awaited once: the server's coroutine, and what follows when that has returned.
+    """A call of ``send``, to be awaited once: resumes the server's coroutine, and ends the span after the last message.
 
     A coroutine around a coroutine would cost twice as much.
     """
