@@ -1261,3 +1261,31 @@ def test_other_formats_are_written_too(monkeypatch):
     with tracekit.span("here") as span:
         assert environment() == {"B3": f"{span.context.trace_id}-{span.context.span_id}-1"}
         assert environment(env={**ESSENTIAL, "B3": "0"}) == {"B3": "0"}
+
+
+LATE = """
+import sys
+
+import tracekit
+
+tracekit.install_hooks()
+assert "multiprocessing.pool" not in sys.modules
+assert "subprocess" not in sys.modules
+
+import multiprocessing.pool
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+hooked = (subprocess.Popen.__init__, multiprocessing.pool.ThreadPool.map, ThreadPoolExecutor.submit)
+assert all(hasattr(method, "__wrapped__") for method in hooked)
+with tracekit.span("parent") as parent, multiprocessing.pool.ThreadPool(1) as pool, ThreadPoolExecutor() as executor:
+    assert pool.map(lambda _: tracekit.current_span(), [1]) == [parent]
+    assert executor.submit(tracekit.current_span).result() is parent
+tracekit.remove_hooks()
+assert not hasattr(subprocess.Popen.__init__, "__wrapped__")
+assert not any(type(finder).__name__ == "ImportHook" for finder in sys.meta_path)
+"""
+
+
+def test_modules_are_patched_when_the_program_imports_them():
+    subprocess.run([sys.executable, "-c", LATE], check=True)

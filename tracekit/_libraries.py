@@ -91,7 +91,7 @@ def _own() -> list[Library]:
     return [
         own("aiohttp", "aiohttp", replaces="aiohttp-client aiohttp-server"),
         own("arq", "arq"),
-        own("asgi", "starlette", "fastapi", replaces="asgi starlette fastapi"),
+        own("asgi", "starlette", "fastapi", "django.core.handlers.asgi", replaces="asgi starlette fastapi"),
         own("celery", "celery", replaces="celery"),
         own("grpc", "grpc", replaces="grpc_client grpc_server grpc_aio_client grpc_aio_server"),
         own("http_client", "http.client", replaces="urllib urllib3 requests"),

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocketDisconnect
 
 import tracekit
 from tracekit import AlwaysOff, Ratio
-from tracekit.integrations import asgi
+from tracekit.integrations import _asgi_exchange
 from tracekit.integrations._lifespan import LIFESPAN_KEY
 from tracekit.integrations.asgi import SPAN_KEY, TraceMiddleware
 from tracekit.testing import span_tree
@@ -885,7 +885,7 @@ def test_the_channels_of_an_unrecorded_request_are_not_wrapped():
 
 
 def test_no_attributes_are_made_for_an_unsampled_request(exporter, monkeypatch):
-    monkeypatch.setattr(asgi, "attributes_of", None)
+    monkeypatch.setattr(_asgi_exchange, "attributes_of", None)
     seen = []
 
     async def app(scope, receive, send):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import logging
 import re
@@ -15,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import tracekit
-from tracekit.integrations import _http, asgi
+from tracekit.integrations import _asgi_exchange, _http
 from tracekit.integrations.asgi import TraceMiddleware
 
 from .peer import CALLER, LABELS, LAST, START, answer, at_once, request_scope, run, websocket_scope
@@ -245,7 +247,7 @@ def test_an_error_of_tracing_is_logged_once_and_the_request_is_served(monkeypatc
         raise RuntimeError("tracing is broken")
 
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
-    monkeypatch.setattr(asgi, "attributes_of", broken)
+    monkeypatch.setattr(_asgi_exchange, "attributes_of", broken)
     peer = []
 
     async def send(message):
@@ -308,3 +310,109 @@ def test_memory_does_not_grow_with_10000_requests():
     objects_after, blocks_after = serve(10_000)
     assert objects_after - objects < 100
     assert blocks_after - blocks < 1_000
+
+
+async def _exchange(send, use):
+    """Have an app of a recorded request *use* what it gets as ``send``."""
+
+    async def app(scope, receive, send):
+        await send(START)
+        await use(send(LAST))
+
+    await TraceMiddleware(app)(request_scope(), at_once, send)
+
+
+def test_send_may_run_as_a_task(exporter):
+    async def send(message):
+        await asyncio.sleep(0)
+
+    async def use(sending):
+        await asyncio.create_task(sending)
+
+    asyncio.run(_exchange(send, use))
+    assert [span.status.code for span in exporter.spans] == ["unset"]
+
+
+def test_a_cancelled_send_is_cancelled_in_the_server(exporter):
+    cancelled = []
+
+    async def send(message):
+        try:
+            await asyncio.sleep(3600 if message is LAST else 0)
+        except asyncio.CancelledError:
+            cancelled.append(message)
+            raise
+
+    async def use(sending):
+        task = asyncio.create_task(sending)
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(_exchange(send, use))
+    assert cancelled == [LAST]
+    assert [span.status.code for span in exporter.spans] == ["cancelled"]
+
+
+def test_an_error_thrown_into_send_that_the_server_handles_ends_the_span(exporter):
+    async def send(message):
+        with contextlib.suppress(ValueError):
+            await asyncio.sleep(0)
+
+    async def use(sending):
+        assert sending.send(None) is None
+        with pytest.raises(StopIteration):
+            sending.throw(ValueError())
+        with pytest.raises(RuntimeError, match="already awaited"):
+            sending.send(None)
+
+    asyncio.run(_exchange(send, use))
+    assert [span.status.code for span in exporter.spans] == ["unset"]
+
+
+@pytest.mark.parametrize(
+    "step", [lambda sending: sending.send(None), lambda sending: sending.throw(ConnectionResetError())]
+)
+def test_a_client_that_has_gone_while_send_waits_is_a_disconnect(exporter, step):
+    async def send(message):
+        if message is LAST:
+            await asyncio.sleep(0)
+            raise ConnectionResetError
+
+    async def use(sending):
+        sending.send(None)
+        with pytest.raises(ConnectionResetError):
+            step(sending)
+
+    asyncio.run(_exchange(send, use))
+    assert [span.status.code for span in exporter.spans] == ["cancelled"]
+
+
+def test_a_closed_send_closes_the_servers(exporter):
+    closed = []
+
+    async def send(message):
+        try:
+            await asyncio.sleep(0)
+        except GeneratorExit:
+            closed.append(message)
+            raise
+
+    async def use(sending):
+        sending.send(None)
+        sending.close()
+
+    asyncio.run(_exchange(send, use))
+    assert closed == [LAST]
+
+
+def test_a_send_that_returns_another_awaitable_is_awaited(exporter):
+    def send(message):
+        return asyncio.get_running_loop().create_task(asyncio.sleep(0))
+
+    async def use(sending):
+        await sending
+
+    asyncio.run(_exchange(send, use))
+    assert [span.status.code for span in exporter.spans] == ["unset"]

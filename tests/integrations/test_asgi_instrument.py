@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 import tracekit
-from tracekit.integrations import _http, asgi
+from tracekit.integrations import _asgi_exchange, _http, asgi
 from tracekit.integrations.asgi import TraceMiddleware
 from tracekit.testing import span_tree
 
@@ -232,7 +232,7 @@ def test_a_scope_that_cannot_be_traced_is_served_once(monkeypatch, exporter):
 
     asgi.instrument()
     app = fastapi()
-    monkeypatch.setattr(asgi, "_headers", fail)
+    monkeypatch.setattr(_asgi_exchange, "attributes_of", fail)
     assert client(app).get("/items/1").status_code == 200
     assert tree(exporter) == "work"
 

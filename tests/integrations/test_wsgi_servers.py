@@ -178,6 +178,40 @@ def test_the_route_of_django_is_named_under_asgi(exporter, path, expected):
     assert tree(exporter) == expected
 
 
+@pytest.mark.parametrize("is_single", [False, True])
+def test_djangos_asgi_application_is_instrumented(exporter, is_single):
+    make_django()
+    app = ASGIHandler()
+    target = app if is_single else None
+    sent = []
+
+    async def main():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+            assert (await client.get("/items/3")).status_code == 200
+
+    async def lifespan():
+        messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+        async def receive():
+            return next(messages)
+
+        async def send(message):
+            sent.append(message["type"])
+
+        await app({"type": "lifespan"}, receive, send)
+
+    asgi.instrument(target)
+    try:
+        asyncio.run(main())
+        asyncio.run(lifespan())
+    finally:
+        asgi.uninstrument(target)
+    asyncio.run(main())
+    assert tree(exporter) == "GET /items/<int:id>\n  work\nwork"
+    # Django has no such protocol: it is answered for, so that spans are exported at the shutdown.
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
 def test_flask_and_django_below_one_dispatcher_name_their_routes(exporter):
     app = TraceMiddleware(DispatcherMiddleware(make_flask(), {"/admin": make_django()}))
     get(app, "/items/3")

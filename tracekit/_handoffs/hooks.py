@@ -6,14 +6,16 @@ A patch stays in place while another library's patch is on top of it: it is swit
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import sys
 import types
 from _thread import RLock  # threading itself is not needed to import tracekit
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .._core.scopes import current_context, current_scope, current_span, linked_scope, swap_scope
+from .._import_hook import ImportHook
 from .._propagation import environ_of
 
 if TYPE_CHECKING:
@@ -44,32 +46,32 @@ def install_hooks() -> None:
     travels, no other context variable.
 
     Call it early, once: a second call changes nothing, and threads and jobs that were started before are not affected.
+    It imports nothing: modules that the program has not imported yet are patched when it does.
     """
-    import multiprocessing.pool
-    import subprocess
-    import threading
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = multiprocessing.pool.ThreadPool
-    hooks: list[tuple[type, str, Callable[..., Any]]] = [
-        (threading.Thread, "start", _start),
-        (ThreadPoolExecutor, "submit", _submit),
-        (subprocess.Popen, "__init__", put_into_environment),
-        (pool, "__init__", _in_nothing),
-    ]
-    hooks += [(pool, name, _pool_job) for name in _POOL_JOBS]
     global _on
     with _lock:
-        for owner, name, hook in hooks:
+        _on = True
+    _imports.install()  # first: a module that another thread imports now is patched twice, which is once
+    for name in _imports.modules:
+        if name in sys.modules:
+            _patch(importlib.import_module(name))  # waits for a thread that imports it
+
+
+def _patch(module: Any) -> None:
+    """Replace the methods of a class of *module*, unless they are replaced already."""
+    class_name, hooks = _METHODS[module.__name__]
+    owner = getattr(module, class_name)
+    with _lock:
+        for name, hook in hooks.items() if _on else ():
             patch = _patches.get((owner, name))
             if patch is None or patch.is_gone():
                 _patches[owner, name] = _Patch(owner, name, hook)
-        _on = True
 
 
 def remove_hooks() -> None:
     """Put back what ``install_hooks()`` replaced; what others have patched since stays as it is."""
     global _on
+    _imports.remove()
     with _lock:
         _on = False
         for key, patch in list(_patches.items()):
@@ -269,3 +271,15 @@ def _with_trace(env: Mapping[Any, Any] | None) -> Mapping[Any, Any]:
         if traced.get(name) != value != os.environ.get(name):
             return env
     return traced
+
+
+# By module: a class, and the hooks of its methods.
+_METHODS: Final[dict[str, tuple[str, dict[str, Callable[..., Any]]]]] = {
+    "threading": ("Thread", {"start": _start}),
+    "concurrent.futures.thread": ("ThreadPoolExecutor", {"submit": _submit}),
+    "subprocess": ("Popen", {"__init__": put_into_environment}),
+    "multiprocessing.pool": ("ThreadPool", {"__init__": _in_nothing, **dict.fromkeys(_POOL_JOBS, _pool_job)}),
+}
+_imports: Final = ImportHook()
+_imports.modules.update(_METHODS)
+_imports.imported = lambda name: _patch(sys.modules[name])

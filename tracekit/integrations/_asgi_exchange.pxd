@@ -1,7 +1,41 @@
-cdef class Exchange:
-    cdef object _span, _scope, _receive, _send, _extras, _status
-    cdef bint _is_complete
+cimport cython
 
+from .._core.scopes cimport Scope, close_scope, open_scope
+from .._core.span cimport ERROR, Span, _enter, _exit
+from ._asgi_scope cimport route_of
+from ._server cimport Callers
+
+
+cdef extern from *:
+    """
+    /* Send *value* to the coroutine *inner* and return the yielded object, or *returned*; NULL on an exception. */
+    static PyObject *tk_resume(PyObject *inner, PyObject *value, PyObject *returned) {
+        PyObject *result = NULL;
+        if (PyIter_Send(inner, value, &result) != PYGEN_RETURN) return result;
+        Py_DECREF(result);
+        return Py_NewRef(returned);
+    }
+    """
+    object tk_resume(object inner, object value, object returned)
+
+
+cdef class Requests:
+    cdef Callers _callers
+    cdef object _is_excluded, _redaction, _extras
+
+    @cython.locals(fields=dict, span=Span, exchange=Exchange)
+    cpdef object open(self, object scope, object receive, object send)
+
+
+cdef class Exchange:
+    cdef Span _span
+    cdef Scope _opened
+    cdef object _scope, _receive, _send, _extras, _status
+    cdef bint _is_watched, _is_complete
+
+    cpdef object leave(self, object error)
+    cdef object _close(self)
+    cdef object _fail(self, object error)
     cdef object _answer_to_nothing(self)
     cdef object _disconnect(self)
     cdef object _describe(self)
@@ -10,7 +44,17 @@ cdef class Exchange:
 
 
 cdef class Request(Exchange):
-    pass
+    @cython.locals(fields=dict)
+    cdef object _see(self, object message)
+    cdef object _finish(self)
+
+
+@cython.final
+cdef class Sending:
+    cdef Request _request
+    cdef object _coroutine
+
+    cdef object _step(self, object value)
 
 
 cdef class WebSocket(Exchange):
@@ -18,3 +62,7 @@ cdef class WebSocket(Exchange):
     cdef Py_ssize_t _received, _sent
 
     cdef object _see_code(self, object message)
+
+
+@cython.locals(sending=Sending)
+cdef Sending _sending(Request request, object inner)

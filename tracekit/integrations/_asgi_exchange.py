@@ -1,32 +1,132 @@
-"""One request or websocket of ASGI: ``receive`` and ``send``, and the details of the messages on the server span.
+"""One request or websocket of ASGI: its server span, ``receive`` and ``send``, and the details of their messages.
 
-Compiled: these calls are most of the middleware's cost. ``TraceMiddleware`` stays Python, because servers ask
+Compiled: this is nearly all of the middleware's cost. ``TraceMiddleware`` stays Python, because servers ask
 ``inspect`` whether it is a coroutine function.
 """
 
 from __future__ import annotations
 
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from .._core.outcome import is_normal_end
-from ..cython import binding, cclass, compiled
-from ._asgi_scope import route_of
-from ._http import error_type, report
+from .._core.scopes import context_scope
+from ..cython import binding, cclass, compiled, final, freelist, nonecheck
+from ._asgi_scope import SPAN_KEY, attributes_of
+from ._http import METHODS, error_type, report
+from ._server import NOT_TRACED
+
+if not compiled:
+    from .._core.scopes import Scope, close_scope, open_scope
+    from .._core.span import _enter, _exit
+    from ._asgi_scope import route_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
-    from .. import Span
     from ._extras import Extras
+    from ._redaction import Redaction
+    from ._server import Callers
 
-    Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ["Request", "WebSocket"]
+__all__ = ["Request", "Requests", "WebSocket"]
 
 _STARTS = ("websocket.accept", "websocket.http.response.start")
+_RETURNED = object()
+
+if not compiled:
+
+    def tk_resume(inner: Any, value: Any, returned: object) -> Any:
+        """Send *value* to the coroutine *inner*; return the object that it yields, or *returned*."""
+        try:
+            return inner.send(value)
+        except StopIteration:
+            return returned
+
+
+@binding(False)
+@cclass
+class Requests:
+    """Opens the exchanges of a middleware, with its options; *is_excluded* is a predicate of paths, or None."""
+
+    if not compiled:
+        __slots__ = ("_callers", "_extras", "_is_excluded", "_redaction")
+
+    def __init__(
+        self,
+        callers: Callers,
+        is_excluded: Callable[[Any], bool] | None,
+        redaction: Redaction,
+        extras: Extras | None,
+    ) -> None:
+        self._callers = callers
+        self._is_excluded = is_excluded
+        self._redaction = redaction
+        self._extras = extras
+
+    @nonecheck(True)
+    def open(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Exchange | None:
+        """Start the span of the request or websocket in *scope* and make it current, until ``leave()``.
+
+        None: *scope* is of another type, an outer middleware has traced or excluded it, or tracing failed.
+        """
+        try:
+            fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
+            kind = fields["type"]
+            if (kind != "http" and kind != "websocket") or SPAN_KEY in fields:
+                return None
+        except Exception:  # not a valid scope: the app has its own error for it
+            return None
+        exchange: Exchange = Request.__new__(Request) if kind == "http" else WebSocket.__new__(WebSocket)
+        if not compiled:
+            exchange._blank()
+        exchange._receive = receive
+        exchange._send = send
+        try:
+            path = fields.get("path")
+            if self._is_excluded is not None and self._is_excluded(path):
+                scope[SPAN_KEY] = None  # an inner middleware skips it, too
+                exchange._opened = context_scope(NOT_TRACED)
+                open_scope(exchange._opened)
+                return exchange
+            method = fields.get("method", "GET")
+            if type(method) is not str or method not in METHODS:
+                method = "HTTP"
+            headers = fields.get("headers", ())
+            if not isinstance(headers, list | tuple):
+                headers = _listed(scope, headers)
+            span = self._callers._start(
+                method if kind == "http" else "WEBSOCKET",
+                path,
+                headers,
+                attributes_of,
+                (fields, kind, method, self._redaction),
+            )
+            scope[SPAN_KEY] = span
+        except Exception as error:  # the request is served without a span
+            report(error)
+            return None
+        exchange._span = span
+        _enter(span)
+        if span._is_recorded and not span._has_ended:
+            exchange._is_watched = True
+            exchange._scope = scope
+            exchange._extras = self._extras
+            if self._extras is not None:
+                self._extras.request(span, headers, scope)
+        return exchange
+
+
+def _listed(scope: MutableMapping[str, Any], headers: Any) -> Any:
+    """Return *headers* as a list, and put it into *scope*: any iterable is allowed, even one that can be read once."""
+    try:
+        scope["headers"] = headers = list(headers)
+    except Exception:
+        return ()
+    return headers
 
 
 @binding(False)
@@ -34,22 +134,65 @@ _STARTS = ("websocket.accept", "websocket.http.response.start")
 class Exchange:
     """Wraps ``receive`` and ``send`` of one request or websocket, and writes the messages' details to the span.
 
-    Invalid messages are passed on unchanged and raise nothing here: app and server have their own errors for them.
+    Of a span that is not recorded, and of an excluded path, which has none, it wraps nothing. Invalid messages are
+    passed on unchanged and raise nothing here: app and server have their own errors for them.
     """
 
     if not compiled:
-        __slots__ = ("_extras", "_is_complete", "_receive", "_scope", "_send", "_span", "_status")
+        __slots__ = (
+            "_extras",
+            "_is_complete",
+            "_is_watched",
+            "_opened",
+            "_receive",
+            "_scope",
+            "_send",
+            "_span",
+            "_status",
+        )
 
-    def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send, extras: Extras | None) -> None:
-        self._span = span
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._extras = extras
-        self._status = 0
-        self._is_complete = False
+        _span: Any
+        _opened: Scope | None  # of an excluded path
+        _scope: Any
+        _receive: Receive
+        _send: Send
+        _extras: Extras | None
+        _status: Any
+        _is_watched: bool
+        _is_complete: bool
+        watched_receive: Any  # the methods of the classes below
+        watched_send: Any
 
-    def close(self) -> None:
+        def _blank(self) -> None:
+            """Set every field, as C does for a new object."""
+            self._span = self._opened = self._scope = self._extras = self._status = None
+            self._is_watched = self._is_complete = False
+
+    @property
+    def receive(self) -> Any:
+        """The ``receive`` for the app."""
+        return self.watched_receive if self._is_watched else self._receive
+
+    @property
+    def send(self) -> Any:
+        """The ``send`` for the app."""
+        return self.watched_send if self._is_watched else self._send
+
+    def leave(self, error: BaseException | None) -> None:
+        """Handle the return of the app, or *error*, which it raised; end the span."""
+        span = self._span
+        if span is None:
+            if self._opened is not None:
+                close_scope(self._opened)
+            return
+        if self._is_watched:
+            if error is not None:
+                self._fail(error)
+            elif not span._has_ended:
+                self._close()
+        _exit(span, error)
+
+    def _close(self) -> None:
         """Handle the return of the app; if it has not answered, servers send a 500."""
         try:
             if not self._status and not self._is_complete:
@@ -58,14 +201,14 @@ class Exchange:
         except Exception as ours:
             report(ours)
 
-    def fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Handle *error*, raised by the app; the exit of the span records it."""
         try:
             is_error = isinstance(error, Exception) and not is_normal_end(error)
             if is_error and not self._status and not self._is_complete:
                 self._status = self._answer_to_nothing()
             self._describe()
-            if is_error:
+            if is_error and not self._span._has_ended:
                 self._span.set_attribute("error.type", error_type(error))
         except Exception as ours:  # the server must get the app's error, not this one
             report(ours)
@@ -87,13 +230,15 @@ class Exchange:
     def _describe(self) -> None:
         """Write route and status, which are known only now, to the span; it ends next."""
         span = self._span
+        if span._has_ended:
+            return
         if route := route_of(self._scope):
-            span.update_name(f"{span.name} {route}")
-            span.set_attribute("http.route", route)
+            span._name = f"{span._name} {route}"
+            span._put("http.route", route)
         if status := self._status:
-            span.set_attribute("http.response.status_code", status)
+            span._put("http.response.status_code", status)
             if status >= 500:
-                span.set_attribute("error.type", str(status))
+                span._put("error.type", str(status))
                 span.set_status("error")
 
     def _see_start(self, message: Message) -> None:
@@ -112,7 +257,7 @@ class Request(Exchange):
     if not compiled:
         __slots__ = ()
 
-    async def receive(self) -> Message:
+    async def watched_receive(self) -> Message:
         message = await self._receive()
         # After the last chunk every server sends "disconnect", whether or not the client has gone.
         if not self._is_complete:
@@ -124,14 +269,30 @@ class Request(Exchange):
                 self._disconnect()
         return message
 
-    async def send(self, message: Message) -> None:
+    def watched_send(self, message: Message) -> Awaitable[None]:
         if self._is_complete:
-            await self._send(message)
-            return
+            return self._send(message)
+        self._see(message)
+        inner = self._send(message)
+        if type(inner) is not CoroutineType:
+            return self._wait(inner)
+        return _sending(self, inner)
+
+    async def _wait(self, inner: Awaitable[None]) -> None:
         try:
-            kind = message["type"]
+            await inner
+        except OSError:  # the client has gone (version 2.4 of the specification)
+            self._disconnect()
+            raise
+        self._finish()
+
+    def _see(self, message: Message) -> None:
+        """Look at *message*, which is about to be sent."""
+        try:
+            fields: dict[str, Any] = message if type(message) is dict else dict(message)
+            kind = fields["type"]
             if kind == "http.response.start":
-                status = message["status"]
+                status = fields["status"]
                 if type(status) is int:
                     self._status = status
                 else:
@@ -140,27 +301,95 @@ class Request(Exchange):
                     self._see_start(message)
             elif kind == "http.response.body" or kind == "http.response.zerocopysend":
                 # Set before sending: the disconnect that follows may be received before send() returns.
-                self._is_complete = not message.get("more_body")
+                self._is_complete = not fields.get("more_body")
             elif kind == "http.response.pathsend":
                 self._is_complete = True
         except Exception:
             pass
-        try:
-            await self._send(message)
-        except OSError:  # the client has gone (version 2.4 of the specification)
-            self._disconnect()
-            raise
-        if self._is_complete and self._status < 500:
+
+    def _finish(self) -> None:
+        """End the span if the message that has been sent was the last one."""
+        if self._is_complete and (not self._status or self._status < 500) and not self._span._has_ended:
             try:
                 self._describe()
             except Exception as ours:
                 report(ours)
             self._span.end()
 
-    def close(self) -> None:
-        Exchange.close(self)
+    def _close(self) -> None:
+        Exchange._close(self)
         if not self._is_complete:
             self._span.set_status("error", "the app returned before its response was complete")
+
+
+@final
+@freelist(16)
+@binding(False)
+@cclass
+class Sending:
+    """A call of ``send``, to be awaited once: resumes the server's coroutine, and ends the span after the last message.
+
+    A coroutine around a coroutine would cost twice as much.
+    """
+
+    if not compiled:
+        __slots__ = ("_coroutine", "_request")
+
+        _request: Request
+        _coroutine: Any
+
+    def __await__(self) -> Sending:
+        return self
+
+    def __iter__(self) -> Sending:
+        return self
+
+    def __next__(self) -> Any:
+        result = self._step(None)
+        if result is _RETURNED:
+            raise StopIteration
+        return result
+
+    def send(self, value: Any) -> Any:
+        """Resume the server's coroutine with *value*; asyncio sends None only."""
+        result = self._step(value)
+        if result is _RETURNED:
+            raise StopIteration
+        return result
+
+    @nonecheck(True)
+    def throw(self, *error: Any) -> Any:
+        """Raise an exception in the server's coroutine."""
+        try:
+            return self._coroutine.throw(*error)
+        except StopIteration:
+            self._request._finish()
+            raise
+        except OSError:
+            self._request._disconnect()
+            raise
+
+    def close(self) -> None:
+        """Close the server's coroutine."""
+        self._coroutine.close()
+
+    @nonecheck(True)
+    def _step(self, value: Any) -> Any:
+        try:
+            result = tk_resume(self._coroutine, value, _RETURNED)
+        except OSError:  # the client has gone (version 2.4 of the specification)
+            self._request._disconnect()
+            raise
+        if result is _RETURNED:
+            self._request._finish()
+        return result
+
+
+def _sending(request: Request, inner: Any) -> Sending:
+    sending = Sending.__new__(Sending)
+    sending._request = request
+    sending._coroutine = inner
+    return sending
 
 
 @binding(False)
@@ -169,12 +398,12 @@ class WebSocket(Exchange):
     if not compiled:
         __slots__ = ("_is_accepted", "_received", "_sent")
 
-    def __init__(self, span: Span, scope: Scope, receive: Receive, send: Send, extras: Extras | None) -> None:
-        Exchange.__init__(self, span, scope, receive, send, extras)
-        self._is_accepted = False
-        self._received = self._sent = 0
+        def _blank(self) -> None:
+            Exchange._blank(self)
+            self._is_accepted = False
+            self._received = self._sent = 0
 
-    async def receive(self) -> Message:
+    async def watched_receive(self) -> Message:
         message = await self._receive()
         try:
             kind = message["type"]
@@ -191,7 +420,7 @@ class WebSocket(Exchange):
             pass
         return message
 
-    async def send(self, message: Message) -> None:
+    async def watched_send(self, message: Message) -> None:
         try:
             if self._extras is not None and message["type"] in _STARTS:
                 self._see_start(message)
@@ -229,5 +458,6 @@ class WebSocket(Exchange):
 
     def _describe(self) -> None:
         Exchange._describe(self)
-        self._span.set_attribute("websocket.messages_received", self._received)
-        self._span.set_attribute("websocket.messages_sent", self._sent)
+        if not self._span._has_ended:
+            self._span.set_attribute("websocket.messages_received", self._received)
+            self._span.set_attribute("websocket.messages_sent", self._sent)

@@ -1,4 +1,4 @@
-"""What Starlette and FastAPI need for ``asgi.instrument()``."""
+"""What Starlette, FastAPI and Django need for ``asgi.instrument()``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from .. import current_span
 from ._applications import Applications
 from ._asgi_scope import SPAN_KEY
 from ._http import report
+from ._wsgi_frameworks import watch_django
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._patch import Patches
 
-__all__ = ["APPLICATIONS"]
+__all__ = ["APPLICATIONS", "DJANGO"]
+
+DJANGO: Final = "django.core.handlers.asgi"
 
 _QUIET: Final = "_tracekit_quiet"  # in the __dict__ of FastAPI's telemetry
 _MAX_ERRORS: Final = 8  # of an invalid request
@@ -37,6 +40,8 @@ def _traced(applications: Applications, original: Callable[..., Any]) -> Callabl
 
 
 def _patch(patches: Patches, kind: type) -> None:
+    if kind.__name__ == "ASGIHandler":
+        watch_django()
     if kind.__name__ != "FastAPI":
         return
     exceptions = sys.modules.get("fastapi.exceptions")
@@ -98,8 +103,12 @@ def _is_ours(provider: Any) -> bool:
 
 
 APPLICATIONS: Final = Applications(
-    "Starlette or FastAPI",
-    (("starlette.applications", "Starlette"), ("fastapi.applications", "FastAPI")),
+    "Starlette, FastAPI or Django (ASGIHandler)",
+    (
+        ("starlette.applications", "Starlette"),
+        ("fastapi.applications", "FastAPI"),
+        (DJANGO, "ASGIHandler"),
+    ),
     _traced,
     _patch,
 )

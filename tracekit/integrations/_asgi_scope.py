@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SPAN_KEY", "attributes_of", "route_of"]
 
 SPAN_KEY = "tracekit.span"
+_last: tuple[Any, Any, Any, tuple[str, int | None]] = (None, None, (), ("", None))  # the arguments and the result
 _ROOM = 12  # attributes that most requests have, with the status
 
 
@@ -53,7 +54,7 @@ def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redac
         if agent:
             attributes.add("user_agent.original", _latin(agent, MAX_TEXT))
         server = fields.get("server")
-        address, port = server_of(host, scheme, server if type(server) is not list else tuple(server))
+        address, port = _server_of(host, scheme, server if type(server) is not list else tuple(server))
         if address:
             attributes.add("server.address", address)
             if port:
@@ -88,18 +89,32 @@ def _latin(octets: Any, most: int) -> str:
     return text
 
 
+def _server_of(host: Any, scheme: Any, server: Any) -> tuple[str, int | None]:
+    """Return ``server_of()``, which most requests ask the same as the one before."""
+    global _last
+    last = _last
+    if last[0] == host and last[2] == server and last[1] == scheme:
+        return last[3]
+    found = server_of(host, scheme, server)
+    _last = (host, scheme, server, found)
+    return found
+
+
 def route_of(scope: MutableMapping[str, Any]) -> str:
     """Return the path template of the chosen route, as Starlette and FastAPI set it, or ""."""
-    route = scope.get("route")
+    fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
+    route = fields.get("route")
     if route is None:
         return ""
     try:
         # The inner route overwrites the mount's template, and has only the rest of the path.
-        prefix: str = scope["root_path"][len(scope["app_root_path"]) :] if "app_root_path" in scope else ""
+        prefix: str = ""
+        if "app_root_path" in fields:
+            prefix = fields["root_path"][len(fields["app_root_path"]) :]
         path: str = "" if hasattr(route, "routes") else route.path
         if prefix:
             inner = getattr(route, "param_convertors", ())
-            outer = {str(value): name for name, value in scope["path_params"].items() if name not in inner}
+            outer = {str(value): name for name, value in fields["path_params"].items() if name not in inner}
             prefix = "/".join([f"{{{outer[part]}}}" if part in outer else part for part in prefix.split("/")])
         return prefix + path
     except Exception:  # another framework's kind of route

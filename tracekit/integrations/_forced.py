@@ -22,6 +22,7 @@ from .. import SpanContext, TraceState
 from .._core.context import ids_of
 from .._export.notices import Notices
 from .._sampling import NEVER, Rate, randomness, threshold_text
+from ..cython import binding, cclass, nonecheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,6 +38,8 @@ _RATE_SLACK: Final = 1.25  # within one second, a Rate may exceed its target
 _notices = Notices()
 
 
+@binding(False)
+@cclass
 class Forced:
     """Follow callers' decisions within the sampler's bound, and *per_second* traces a second beyond it.
 
@@ -53,16 +56,16 @@ class Forced:
         self._since_s = clock()
         self._tokens = math.inf  # clipped to the size of the bucket at its first use
         self._share = _MAX_SHARE
-        self._kept: tuple[Tracer | None, float] = None, 0.0  # a tracer and the share that it keeps
+        self._tracer: Tracer | None = None  # whose share is kept:
+        self._kept = 0.0
 
+    @nonecheck(True)
     def count(self, tracer: Tracer) -> None:
         """Count a request, sampled or not, towards the share that *tracer* keeps."""
-        known, kept = self._kept
-        if known is not tracer:
-            kept = 1 - tracer.threshold / NEVER
-            self._kept = tracer, kept
-        share = self._share + kept
-        self._share = min(_MAX_SHARE, share)
+        if self._tracer is not tracer:
+            self._kept = 1 - tracer.threshold / NEVER
+            self._tracer = tracer
+        self._share = min(_MAX_SHARE, self._share + self._kept)
 
     def admit(self, tracer: Tracer, caller: SpanContext, name: str, attributes: Mapping[str, Any]) -> SpanContext:
         """Return *caller*, which is sampled or deferred, with the decision that holds here."""

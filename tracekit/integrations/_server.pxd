@@ -3,10 +3,12 @@ cimport cython
 from .._carriers cimport reads_w3c
 from .._core.span cimport Span, mapping_of, start_request_span, tracer_in_use
 from .._core.tracer cimport Tracer
+from ._forced cimport Forced as _Forced
 
 
 cdef class Callers:
-    cdef object _trust, _forced
+    cdef object _trust
+    cdef _Forced _forced
     cdef list _routes
 
     @cython.locals(tracer=Tracer, span=Span, links=tuple, others=tuple, is_late=bint)

@@ -12,7 +12,7 @@ from .._carriers import extract
 from .._core.records import NO_ATTRIBUTES
 from .._core.span import Span
 from .._propagation import extract_all
-from ..cython import binding, cclass, compiled
+from ..cython import binding, cclass, compiled, nonecheck
 from ._forced import Forced
 from ._http import report
 from ._redaction import MAX_TEXT
@@ -58,6 +58,7 @@ class Callers:
         """
         return self._start(name, path, headers, attributes_of, arguments)
 
+    @nonecheck(True)
     def _start(
         self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> Span:

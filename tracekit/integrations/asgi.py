@@ -7,22 +7,23 @@ the status, the last body chunk and the disconnect.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from .. import Span, use_context
-from ._asgi_exchange import Request, WebSocket
-from ._asgi_frameworks import APPLICATIONS
-from ._asgi_scope import SPAN_KEY, attributes_of
+from ._asgi_exchange import Requests
+from ._asgi_frameworks import APPLICATIONS, DJANGO
+from ._asgi_scope import SPAN_KEY
 from ._extras import extras
-from ._http import METHODS, report
 from ._lifespan import serve_lifespan
 from ._redaction import Redaction
-from ._server import NOT_TRACED, Callers, Trust, excluded
+from ._server import Callers, Trust, excluded
 from ._wsgi_frameworks import watch_django
 
 if TYPE_CHECKING:
     import re
+
+    from .. import Span
 
 __all__ = ["SPAN_KEY", "TraceMiddleware", "instrument", "uninstrument"]
 
@@ -94,92 +95,48 @@ class TraceMiddleware:
         if not callable(app):
             raise TypeError(f"app must be an ASGI application, not {type(app).__name__}")
         self.app = app
-        self._callers = Callers(trust, routes, forced_per_s)
-        self._is_excluded = excluded(exclude)
-        self._redaction = Redaction(redact)
-        self._extras = extras(
-            self._redaction, capture_request_headers, capture_response_headers, on_request, on_response
+        redaction = Redaction(redact)
+        self._requests = Requests(
+            Callers(trust, routes, forced_per_s),
+            excluded(exclude),
+            redaction,
+            extras(redaction, capture_request_headers, capture_response_headers, on_request, on_response),
         )
         if app is not _no_app:
             watch_django()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve *scope*, inside a new server span if it is a request or a websocket."""
-        try:
-            kind = scope["type"]
-            is_known = SPAN_KEY in scope
-        except Exception:  # not a valid scope: the app has its own error for it
-            kind, is_known = "", True
-        if is_known or (kind != "http" and kind != "websocket"):
-            if kind == "lifespan":
-                await serve_lifespan(self.app, scope, receive, send, is_supported=self.has_lifespan)
+        exchange = self._requests.open(scope, receive, send)
+        if exchange is None:
+            if _is_lifespan(scope):
+                is_supported = self.has_lifespan and not _is_django(self.app)
+                await serve_lifespan(self.app, scope, receive, send, is_supported=is_supported)
             else:
                 await self.app(scope, receive, send)
             return
-        if self._is_excluded is not None and self._excludes(scope):
-            with use_context(NOT_TRACED):
-                await self.app(scope, receive, send)
-            return
-        server_span = self._start(scope, kind)
-        if server_span is None:
-            await self.app(scope, receive, send)
-            return
-        with server_span:
-            if not server_span.is_recording:
-                await self.app(scope, receive, send)
-                return
-            if self._extras is not None:
-                self._extras.request(server_span, _headers(scope), scope)
-            watched = (Request if kind == "http" else WebSocket)(server_span, scope, receive, send, self._extras)
-            try:
-                await self.app(scope, watched.receive, watched.send)
-            except BaseException as error:
-                watched.fail(error)
-                raise
-            if server_span.is_recording:
-                watched.close()
-
-    def _excludes(self, scope: Scope) -> bool:
         try:
-            if self._is_excluded is None or not self._is_excluded(scope.get("path")):
-                return False
-            scope[SPAN_KEY] = None  # an inner middleware skips it, too
-        except Exception:  # not a valid scope
-            return False
-        return True
-
-    def _start(self, scope: Scope, kind: str) -> Span | None:
-        """Return the server span of *scope*, or None if tracing failed."""
-        try:
-            method = scope.get("method", "GET")
-            if type(method) is not str or method not in METHODS:
-                method = "HTTP"
-            name = method if kind == "http" else "WEBSOCKET"
-            server_span = self._callers.start(
-                name, scope.get("path"), _headers(scope), attributes_of, scope, kind, method, self._redaction
-            )
-            scope[SPAN_KEY] = server_span
-        except Exception as error:  # the request is served without a span
-            report(error)
-            return None
-        return server_span
+            await self.app(scope, exchange.receive, exchange.send)
+        except BaseException as error:
+            exchange.leave(error)
+            raise
+        exchange.leave(None)
 
 
-def _headers(scope: Scope) -> Any:
-    headers = scope.get("headers", ())
-    if type(headers) is list:
-        return headers
-    # The specification allows any iterable, even one that can be read once.
-    if not isinstance(headers, list | tuple):
-        try:
-            scope["headers"] = headers = list(headers)
-        except Exception:
-            return ()
-    return headers
+def _is_django(app: App) -> bool:
+    """Tell whether *app* is what ``instrument()`` has made of Django's, which has no lifespan protocol."""
+    return getattr(getattr(app, "func", None), "__module__", "") == DJANGO
+
+
+def _is_lifespan(scope: Scope) -> bool:
+    try:
+        return SPAN_KEY not in scope and bool(scope["type"] == "lifespan")
+    except Exception:  # not a valid scope: the app has its own error for it
+        return False
 
 
 def instrument(target: Any = None, **options: Any) -> None:
-    """Trace *target*, a ``Starlette`` or ``FastAPI`` application, or, without one, all of them.
+    """Trace *target*, an application of Starlette, FastAPI or Django, or, without one, all of them.
 
     The span is outside the application's own middleware, also outside Starlette's ``ServerErrorMiddleware``. *options*
     are the keyword arguments of ``TraceMiddleware``. Applications may exist, and may have answered requests, before.
@@ -190,7 +147,7 @@ def instrument(target: Any = None, **options: Any) -> None:
 
     Raises ``TypeError`` for another object, or for invalid options: those of ``TraceMiddleware`` are checked at once.
     """
-    if target is None:
+    if target is None and (DJANGO not in sys.modules or "starlette" in sys.modules):
         import starlette.applications  # noqa: F401
     middleware = TraceMiddleware(_no_app, **options)
     middleware.has_lifespan = True

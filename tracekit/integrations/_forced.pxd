@@ -1,0 +1,10 @@
+from .._core.tracer cimport Tracer
+
+
+cdef class Forced:
+    cdef object _per_second, _clock
+    cdef double _since_s, _tokens, _share, _kept
+    cdef Tracer _tracer
+
+    cpdef object count(self, Tracer tracer)
+    cdef bint _take(self, double per_second) except -1
