@@ -6,33 +6,35 @@ Each case runs a program twice, without and with tracing, and compares what the 
 from __future__ import annotations
 
 import asyncio
-import gc
-import http.client
-import io
 import sys
 import weakref
-from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 
 import grpc
 import httpx
 import httpx2
 import pytest
-import sqlalchemy as sa
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
-from wsgiref.handlers import SimpleHandler
 from yarl import URL
 
 import tracekit
-from tracekit.integrations import _aiohttp_client, _aiohttp_server, _client, _grpc, _grpc_aio, _grpc_handlers
-from tracekit.integrations import asgi, http_client, http_server, wsgi
+from tracekit.integrations import (
+    _aiohttp_client,
+    _aiohttp_server,
+    _client,
+    _grpc,
+    _grpc_aio,
+    _grpc_handlers,
+    asgi,
+    http_client,
+    http_server,
+)
 from tracekit.integrations import httpx as tracing_httpx
 from tracekit.integrations import httpx2 as tracing_httpx2
-from tracekit.integrations import sqlalchemy as tracing_sqlalchemy
 
-from .peer import LAST, MORE, START, request_scope, websocket_scope
+from .peer import LAST, MORE, START, nothing_is_held, request_scope, websocket_scope
 
 SECRET = "s3cr3t"
 OURS = {"traceparent", "tracestate", "baggage"}
@@ -61,16 +63,6 @@ async def clean_up():
 
 class Thing:
     """An object of the program, which tracing must not keep."""
-
-
-def nothing_is_held(things):
-    gc.collect()
-    return [ref() for ref in things if ref() is not None] == [] and tracekit.statistics().open == 0
-
-
-def recorded(exporter):
-    """Return all texts of the spans."""
-    return repr([(one.name, dict(one.attributes), one.events, one.status, one.links) for one in exporter.spans])
 
 
 # ---- interrupted at each await
@@ -376,4 +368,4 @@ def test_an_application_of_asgi_that_breaks_the_protocol_fails_as_without_tracin
 
     assert outcome(asgi.TraceMiddleware(app)) == outcome(app)
     assert len(exporter.spans) == 1
-    assert tracekit.statistics().open == 0
+    assert nothing_is_held()

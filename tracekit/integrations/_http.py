@@ -11,7 +11,17 @@ from typing import Any, Final
 from .._core.errors import clip
 from .._export.notices import Notices
 
-__all__ = ["DEFAULT_PORTS", "METHODS", "NOTICES", "error_type", "is_port", "parse_host", "report", "server_of"]
+__all__ = [
+    "DEFAULT_PORTS",
+    "METHODS",
+    "NOTICES",
+    "error_type",
+    "is_port",
+    "parse_host",
+    "path_of_target",
+    "report",
+    "server_of",
+]
 
 # RFC 9110, PATCH (RFC 5789) and QUERY. Others become "_OTHER": a client can send any number of them.
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
@@ -24,7 +34,7 @@ def parse_host(host: bytes) -> tuple[str, int | None]:
 
     Brackets of an IPv6 address and user info are removed.
     """
-    text = host[:255].decode("latin-1").rpartition("@")[2]
+    text = host.rpartition(b"@")[2][:255].decode("latin-1")
     if text.startswith("["):
         address, _, rest = text[1:].partition("]")
         port = rest.removeprefix(":")
@@ -33,6 +43,20 @@ def parse_host(host: bytes) -> tuple[str, int | None]:
     if port.isascii() and port.isdigit() and len(port) <= 5 and is_port(int(port)):
         return address, int(port)
     return address, None
+
+
+def path_of_target(target: str) -> str:
+    """Return the path of a request's *target*, without query, fragment, and the user info of an absolute form.
+
+    RFC 9112, section 3.2. Servers pass on what clients send, also fragments and forms that are no target.
+    """
+    path = target.partition("?")[0].partition("#")[0]
+    if path.startswith("/"):
+        return path
+    if "://" in path:
+        return "/" + path.partition("://")[2].partition("/")[2]
+    authority, slash, rest = path.partition("/")
+    return authority.rpartition("@")[2] + slash + rest
 
 
 @functools.lru_cache(maxsize=256)

@@ -54,9 +54,14 @@ class Redaction:
         return known
 
     def query(self, query: str) -> str:
-        """Return *query*, given without its ``?``, cut to 1024 characters, with secret values as ``REDACTED``."""
+        """Return *query*, given without its ``?``, cut to 1024 characters, with secret values as ``REDACTED``.
+
+        A fragment, which clients must not send, is left out: it may hold the tokens of OAuth.
+        """
         if len(query) > MAX_TEXT:
             query = query[:MAX_TEXT]
+        if "#" in query:
+            query = query.partition("#")[0]
         if ";" in query:  # a separator in HTML 4, appendix B.2.2
             return ";".join([self._redacted(part) for part in query.split(";")])
         known = self._known
