@@ -208,6 +208,26 @@ def test_a_response_of_aiohttp_that_is_dropped_leaves_nothing(exporter):
     assert [one.kind for one in exporter.spans] == ["client"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_config", [False, True])
+def test_the_errors_of_aiohttp_that_name_a_url_are_recorded_without_its_secrets(exporter, is_config):
+    async def main(base):
+        configs = [tracing_aiohttp.trace_config()] if is_config else None
+        async with aiohttp.ClientSession(raise_for_status=True, trace_configs=configs) as session:
+            tracing_aiohttp.instrument(session)
+            for path in ("status/404?", f"redirect?{base}/garbage?", "garbage?", "hang-up?"):
+                with pytest.raises(aiohttp.ClientError):
+                    await session.get(f"{base}/{path}token=s3cr3t#token=s3cr3t", max_redirects=2)
+
+    with shop() as port:
+        asyncio.run(main(f"http://user:s3cr3t@127.0.0.1:{port}"))
+    assert len(exporter.spans) >= 5
+    assert "s3cr3t" not in repr([(one.attributes, one.events, one.status) for one in exporter.spans])
+    (event,) = next(one for one in exporter.spans if one.events and "/garbage" in one.attributes["url.full"]).events
+    assert event.attributes["exception.message"].startswith("400, message=")
+    assert "raise ClientResponseError" in event.attributes["exception.stacktrace"]
+
+
 def echo(request, context):
     while True:
         yield request

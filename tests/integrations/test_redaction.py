@@ -150,6 +150,11 @@ def test_a_header_that_holds_a_secret_is_detected(name):
         ("x" * 300 + "_token=s3cr3t", "x" * 300 + "_token=REDACTED"),
         ("a=1#access_token=s3cr3t", "a=1"),
         ("#sig=s3cr3t&token=s3cr3t", ""),
+        ("a=http://user:s3cr3t@b/c&d=e@f", "a=http://b/c&d=e@f"),
+        ("a=https%3a%2F%2fuser%3As3cr3t%40b&c=d%40e", "a=https%3a%2F%2fb&c=d%40e"),
+        ("http://user:s3cr3t@b?token=s3cr3t", "http://b?token=REDACTED"),
+        ("mail=a@b&x=//c", "mail=a@b&x=//c"),
+        ("//" * 500 + "@", "//" * 500),
     ],
 )
 def test_a_query_keeps_its_form(query, redacted):
