@@ -8,6 +8,7 @@ import gc
 import io
 import weakref
 from http.server import BaseHTTPRequestHandler
+from xmlrpc.server import SimpleXMLRPCDispatcher
 
 import aiohttp
 import grpc
@@ -139,6 +140,38 @@ def test_a_handler_that_breaks_http_fails_as_without_tracing(exporter, way):
     assert answered(handler, b"GET /a HTTP/1.0\r\n\r\n") == bare
     assert exporter.spans
     assert nothing_is_held()
+
+
+# ---- calls of XML-RPC
+
+CALLS = {
+    "no name": b"<methodCall><params></params></methodCall>",
+    "an empty name": b"<methodCall><methodName></methodName></methodCall>",
+    "a name of 1 MB": b"<methodCall><methodName>" + b"a" * 1_000_000 + b"</methodName></methodCall>",
+    "another name": b"<methodCall><methodName>\xc3\xa9</methodName></methodCall>",
+    "a private name": b"<methodCall><methodName>__class__.__name__</methodName></methodCall>",
+    "no XML": b"\xff" * 1000,
+    "a response": b"<methodResponse><params></params></methodResponse>",
+    "nothing": b"",
+    "too few arguments": b"<methodCall><methodName>add</methodName></methodCall>",
+}
+
+
+@pytest.mark.parametrize("data", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("has_instance", [False, True])
+def test_a_call_of_xmlrpc_that_is_none_is_answered_as_without_tracing(exporter, data, has_instance):
+    def outcome():
+        dispatcher = SimpleXMLRPCDispatcher()
+        dispatcher.register_function(lambda a, b: a + b, "add")
+        if has_instance:
+            dispatcher.register_instance(object())
+        with tracekit.span("POST", kind="server"):
+            return dispatcher._marshaled_dispatch(data)
+
+    bare = outcome()
+    http_server.instrument()
+    assert outcome() == bare
+    assert len(exporter.spans) == 2
 
 
 # ---- responses that are dropped

@@ -5,7 +5,9 @@ The servers and clients are the integrations' own, around an application or a tr
 
 from __future__ import annotations
 
+import gc
 import http.client
+import tracemalloc
 from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 
@@ -247,6 +249,23 @@ def test_secrets_in_headers_are_not_recorded(exporter, exchange):
     assert exchange(True, "/a", headers) == exchange(False, "/a", headers)
     assert SECRET not in recorded(exporter)
     assert exporter.spans[0].attributes["server.address"] == "shop.example"
+
+
+@pytest.mark.parametrize("exchange", SERVERS, ids=lambda exchange: exchange.__name__)
+def test_the_hosts_that_clients_name_are_not_kept(exporter, exchange):
+    def serve(count):
+        for number in range(count):
+            exchange(True, "/a", [("host", f"{number}" + "a" * 50_000), ("user-agent", "a" * 50_000)])
+        exporter.clear()
+
+    serve(1)
+    tracemalloc.start()
+    try:
+        serve(40)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 # ---- calls of gRPC

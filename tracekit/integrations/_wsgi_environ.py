@@ -46,7 +46,9 @@ def attributes_of(environ: Mapping[str, Any], method: str, redaction: Redaction)
         if agent := get("HTTP_USER_AGENT"):
             attributes["user_agent.original"] = agent[:MAX_TEXT]
         local = get("SERVER_NAME")
-        address, port = _server(get("HTTP_HOST", ""), scheme, local, get("SERVER_PORT", ""))
+        host = get("HTTP_HOST", "")
+        server = _server if len(host) <= MAX_TEXT else _server.__wrapped__  # which a cache would keep
+        address, port = server(host, scheme, local, get("SERVER_PORT", ""))
         if address:
             attributes["server.address"] = address
             if port:

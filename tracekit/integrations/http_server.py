@@ -320,11 +320,12 @@ def _dispatching(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, data, dispatch_method, path)
         dispatch = self._dispatch if dispatch_method is None else dispatch_method
 
-        def call(method: str, params: Any) -> Any:
+        def call(method: Any, params: Any) -> Any:
+            name = str(method)[:_MAX_METHOD]  # None for a call without a name
             span.set_attribute("rpc.system.name", "xmlrpc")
-            span.set_attribute("rpc.method", method[:_MAX_METHOD])
+            span.set_attribute("rpc.method", name)
             if method in self.funcs or self.instance is not None:  # clients can send any number of other names
-                span.update_name(f"{span.name} {method[:_MAX_METHOD]}")
+                span.update_name(f"{span.name} {name}")
             try:
                 return dispatch(method, params)
             except Fault as fault:
