@@ -15,9 +15,11 @@ import grpc
 import httpx
 import httpx2
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 import tracekit
-from tracekit.integrations import _http, asgi, http_server, wsgi
+from tracekit.integrations import _aiohttp_server, _http, asgi, http_server, wsgi
 from tracekit.integrations import aiohttp as tracing_aiohttp
 from tracekit.integrations import grpc as tracing_grpc
 from tracekit.integrations import httpx as tracing_httpx
@@ -172,6 +174,29 @@ def test_a_call_of_xmlrpc_that_is_none_is_answered_as_without_tracing(exporter, 
     http_server.instrument()
     assert outcome() == bare
     assert len(exporter.spans) == 2
+
+
+# ---- handlers of aiohttp that return no response
+
+
+class Strange(web.Response):
+    @property
+    def status(self):
+        raise RuntimeError("strange")
+
+
+@pytest.mark.parametrize("made", [None, 5, "text", object, Strange, web.Response], ids=str)
+def test_anything_that_a_handler_of_aiohttp_returns_is_returned(monkeypatch, exporter, made):
+    async def handler(request):
+        return value
+
+    monkeypatch.setattr(_http, "NOTICES", _http.Notices())
+    value = made() if isinstance(made, type) else made
+    with pytest.raises(StopIteration) as end:
+        _aiohttp_server.Server().serve(make_mocked_request("GET", "/a"), handler).send(None)
+    assert end.value.value is value
+    assert len(exporter.spans) == 1
+    assert nothing_is_held()
 
 
 # ---- responses that are dropped

@@ -166,9 +166,10 @@ class Report:
             items[:] = [item for item in items if item.nodeid in self.only]
 
     def pytest_runtest_logreport(self, report) -> None:
+        outcome = "skipped" if hasattr(report, "wasxfail") else report.outcome
         before = self.outcomes.get(report.nodeid)
-        if report.outcome == "failed" or before is None or (before == "passed" and report.outcome == "skipped"):
-            self.outcomes[report.nodeid] = report.outcome
+        if outcome == "failed" or before is None or (before == "passed" and outcome == "skipped"):
+            self.outcomes[report.nodeid] = outcome
 
     def pytest_unconfigure(self) -> None:
         spans = still_open = 0
