@@ -16,6 +16,8 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 from aiohttp.test_utils import make_mocked_request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -249,6 +251,47 @@ def test_secrets_in_headers_are_not_recorded(exporter, exchange):
     assert exchange(True, "/a", headers) == exchange(False, "/a", headers)
     assert SECRET not in recorded(exporter)
     assert exporter.spans[0].attributes["server.address"] == "shop.example"
+
+
+LINES = [
+    *(
+        b"GET ",
+        b"/a",
+        b" HTTP/1.1",
+        b" HTTP/1.0",
+        b" HTTP/0.9",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b"?token=s3cr3t",
+        b"\xff",
+        b"\0",
+    ),
+    *(
+        b"Host: a",
+        b"traceparent: ",
+        b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01",
+        b"http://user:s3cr3t@b",
+        b": ",
+        b"*",
+    ),
+    *(b"Connection: keep-alive", b"Expect: 100-continue", b"BREW ", b"HEAD ", b"#"),
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.sampled_from(LINES) | st.binary(max_size=9), max_size=12).map(b"".join), st.booleans())
+def test_any_octets_are_answered_by_http_server_as_without_tracing(exporter, octets, has_line):
+    exporter.clear()
+    octets = (b"GET /a" if has_line else b"") + octets + b"\r\n\r\n"
+    bare = answered(Handler, octets)
+    http_server.instrument(**CAPTURE)
+    try:
+        assert answered(Handler, octets) == bare
+    finally:
+        http_server.uninstrument()
+    assert tracekit.current_span() is None
 
 
 @pytest.mark.parametrize("exchange", SERVERS, ids=lambda exchange: exchange.__name__)
