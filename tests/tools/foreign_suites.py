@@ -52,6 +52,7 @@ SUITES = {
     ),
     "httpx": Suite(("httpx",), ("tests", "-W", "ignore"), "chardet"),
     "requests": Suite(("http_client",), ("tests", "-W", "ignore"), "pytest-httpbin pytest-mock"),
+    "urllib3": Suite(("http_client",), ("test", "-W", "ignore"), "quart quart-trio PySocks"),
     "http.server": Suite(("http_server",), ("--pyargs", "test.test_httpservers", "test.test_socketserver")),
     "wsgiref": Suite(("http_server", "wsgi"), ("--pyargs", "test.test_wsgiref")),
     "http.client": Suite(
