@@ -1,10 +1,16 @@
-"""The server's side of ASGI as two lists of messages, for tests of the middleware."""
+"""The other side in memory, for tests: ASGI as two lists of messages, and a connection as its octets."""
 
 from __future__ import annotations
+
+import gc
+import io
+from types import SimpleNamespace
 
 import anyio
 import anyio.lowlevel
 import pytest
+
+import tracekit
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CALLER = (b"traceparent", f"00-{TRACE_ID}-{SPAN_ID}-01".encode())
@@ -69,3 +75,39 @@ def run(coroutine):
 
 async def at_once(*_):
     return {"type": "http.request", "body": b"", "more_body": False}
+
+
+class Socket:
+    """A connection in memory: *octets* are to be read, ``sent`` were written."""
+
+    def __init__(self, octets=b""):
+        self.octets, self.sent = octets, b""
+
+    def makefile(self, *_, **__):
+        return io.BytesIO(self.octets)
+
+    def sendall(self, octets):
+        self.sent += octets
+
+    def close(self):
+        pass
+
+
+def answered(handler, octets):
+    """Return what an ``http.server`` with this *handler* sends to a client that sends *octets*, and its ``server.got``."""
+    connection = Socket(octets)
+    server = SimpleNamespace(server_address=("127.0.0.1", 8000), got=[])
+    try:
+        handler(connection, ("192.0.2.1", 51234), server)
+    except BaseException as error:
+        return connection.sent, server.got, type(error), str(error)
+    return connection.sent, server.got
+
+
+def nothing_is_held(things=()):
+    """Return whether no span is open and all weak references *things* are dead, at the latest after a collection."""
+    for collect in (int, gc.collect):
+        collect()
+        if tracekit.statistics().open == 0 and all(thing() is None for thing in things):
+            return True
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import shutil
+import sqlite3
 
 import pytest
 import sqlalchemy as sa
@@ -94,6 +95,18 @@ def test_redis_through_the_bridge(exporter, redis):
     finally:
         tracekit.uninstrument(name)
     check(exporter, "redis")
+
+
+def test_sqlite3_through_the_bridge(exporter):
+    name = instrumented("sqlite3")
+    try:
+        with tracekit.span("request"):
+            connection = sqlite3.connect(":memory:")
+            assert connection.cursor().execute("SELECT 7").fetchone() == (7,)
+            connection.close()
+    finally:
+        tracekit.uninstrument(name)
+    check(exporter, "sqlite")
 
 
 def test_sqlalchemy_natively_on_psycopg(exporter, postgres):

@@ -28,10 +28,31 @@ from tracekit.integrations import _http
         (b":80", ("", 80)),
         (b"\xff\x00", ("\xff\x00", None)),
         (b"x" * 300 + b":80", ("x" * 255, None)),
+        (b"user" * 100 + b":word@example.com:8000", ("example.com", 8000)),
     ],
 )
 def test_a_host_header_is_split_into_address_and_port(host, address):
     assert _http.parse_host(host) == address
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/a/b", "/a/b"),
+        ("/a@b", "/a@b"),
+        ("/a?b#c", "/a"),
+        ("/a#b?c", "/a"),
+        ("//user:word@example.com/a", "//user:word@example.com/a"),  # a path: RFC 9112, section 3.2.1
+        ("http://user:word@example.com/a@b?c", "/a@b"),
+        ("http://user:word@example.com", "/"),
+        ("http://user:word@example.com?a", "/"),
+        ("user:word@example.com:80/a", "example.com:80/a"),
+        ("*", "*"),
+        ("", ""),
+    ],
+)
+def test_a_target_has_a_path(target, path):
+    assert _http.path_of_target(target) == path
 
 
 @pytest.mark.parametrize(

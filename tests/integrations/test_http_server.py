@@ -8,7 +8,7 @@ import socket
 import threading
 import xmlrpc.client
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
-from socketserver import BaseRequestHandler, TCPServer
+from socketserver import BaseRequestHandler, TCPServer, ThreadingTCPServer, UDPServer
 from wsgiref.handlers import BaseHandler
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
@@ -294,6 +294,28 @@ def test_another_object_is_rejected(target):
 def test_a_server_of_another_protocol_is_rejected():
     with TCPServer(("127.0.0.1", 0), BaseRequestHandler) as server, pytest.raises(TypeError, match="server"):
         http_server.instrument(server)
+
+
+@pytest.mark.parametrize("kind", [TCPServer, ThreadingTCPServer, UDPServer])
+def test_a_handler_of_another_protocol_has_the_spans_that_it_opens_and_no_other(exporter, kind):
+    class Echo(BaseRequestHandler):
+        def handle(self):
+            with tracekit.span("echo", parent=tracekit.ROOT, kind="server"), tracekit.span("work"):
+                done.append(self.client_address)
+
+    done = []
+    http_server.instrument()
+    with kind(("127.0.0.1", 0), Echo) as server:
+        sender = socket.socket(type=socket.SOCK_DGRAM if kind is UDPServer else socket.SOCK_STREAM)
+        with sender, tracekit.span("program"):
+            sender.connect(server.server_address)
+            sender.send(b"a")
+            server.handle_request()
+    assert len(done) == 1
+    trees = {}
+    for one in exporter.spans:
+        trees.setdefault(one.context.trace_id, []).append(one)
+    assert sorted(span_tree(spans) for spans in trees.values()) == ["echo\n  work", "program"]
 
 
 @pytest.mark.parametrize("options", [{"exclude": "x"}, {"no_such": 1}, {"on_request": 5}])

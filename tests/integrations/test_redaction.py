@@ -184,6 +184,13 @@ def test_a_header_that_holds_a_secret_is_detected(name):
         ("a=" + "x" * 2000, "a=" + "x" * 1022),
         ("a" * 1022 + "&sig=s3cr3t", "a" * 1022 + "&s"),
         ("x" * 300 + "_token=s3cr3t", "x" * 300 + "_token=REDACTED"),
+        ("a=1#access_token=s3cr3t", "a=1"),
+        ("#sig=s3cr3t&token=s3cr3t", ""),
+        ("a=http://user:s3cr3t@b/c&d=e@f", "a=http://b/c&d=e@f"),
+        ("a=https%3a%2F%2fuser%3As3cr3t%40b&c=d%40e", "a=https%3a%2F%2fb&c=d%40e"),
+        ("http://user:s3cr3t@b?token=s3cr3t", "http://b?token=REDACTED"),
+        ("mail=a@b&x=//c", "mail=a@b&x=//c"),
+        ("//" * 500 + "@", "//" * 500),
     ],
 )
 def test_a_query_keeps_its_form(query, redacted):
@@ -226,7 +233,11 @@ def test_any_number_of_names_takes_bounded_memory():
     assert max(map(len, redaction._known)) <= 256
 
 
-@given(st.text(max_size=40), st.sampled_from(["&", ";"]), st.text("abcdef", min_size=1))
+@given(
+    st.text(max_size=40).filter(lambda text: "#" not in text),
+    st.sampled_from(["&", ";"]),
+    st.text("abcdef", min_size=1),
+)
 def test_a_secret_is_redacted_after_any_text(before, separator, secret):
     assert Redaction().query(f"{before}{separator}sig=<{secret}>").endswith(f"{separator}sig=REDACTED")
 

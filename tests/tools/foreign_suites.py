@@ -1,17 +1,22 @@
-"""Run a test suite that others wrote, untraced and with ``instrument()`` on, and print what fails only with tracing.
+"""Run test suites that others wrote, without and with ``instrument()``, and compare the outcome of each test.
 
-    python -m tests.tools.foreign_suites NAME [PATH] [PYTEST ARGUMENTS]
+    python -m tests.tools.foreign_suites NAME[=PATH] ... [PYTEST OPTIONS]
 
 PATH is a checkout, or an unpacked source distribution, of the release that is installed. CPython's own tests are found
-in the running interpreter and need none. Tests that fail with tracing run a third time with spans but without headers:
-some compare a whole request with a literal. Without a name, the packages that suites need besides are printed.
-Exit status 1 if a test fails only with tracing, 2 if a run fails as a whole.
+in the running interpreter and need none. A test that passes without tracing and fails with it runs once more: in some
+suites tests depend on time or order, and are listed as unsteady if they then pass. Tests that compare a whole request
+with a literal see the headers that tracing adds, so a test that still fails runs with spans and without headers.
+The others are different, and listed. Without a name, the packages that suites need besides are printed.
+
+Exit status 1 if a test is different, 2 if a run fails as a whole.
 """
 
 from __future__ import annotations
 
 import importlib
-import re
+import importlib.metadata
+import json
+import platform
 import subprocess
 import sys
 import tempfile
@@ -27,15 +32,8 @@ class Suite(NamedTuple):
     needs: str = ""
 
 
+_WEB = ("tests", "-W", "ignore", "-c", "/dev/null", "--rootdir=.")  # -c drops options that need a coverage plugin
 SUITES = {
-    "httpx": Suite(("httpx",), ("tests", "-W", "ignore"), "chardet"),
-    "aiohttp": Suite(
-        ("aiohttp",),
-        # The tests of the parts that tracekit touches; -c drops the project's options, which need a coverage plugin.
-        ("tests", "-W", "ignore", "-c", "/dev/null", "--rootdir=.", "-k", "web or client or connector or run_app"),
-        "pytest-mock pytest-timeout re-assert blockbuster proxy.py",
-    ),
-    "requests": Suite(("http_client",), ("tests", "-W", "ignore"), "pytest-httpbin pytest-mock"),
     "starlette": Suite(("asgi",), ("tests",)),
     "fastapi": Suite(
         ("asgi",),
@@ -47,64 +45,144 @@ SUITES = {
         ),
     ),
     "flask": Suite(("wsgi",), ("tests", "--ignore=tests/test_cli.py")),
+    "aiohttp": Suite(
+        ("aiohttp",),
+        (*_WEB, "-k", "web or client or connector or run_app"),  # the parts that tracekit touches
+        "pytest-mock pytest-timeout re-assert blockbuster proxy.py",
+    ),
+    "httpx": Suite(("httpx",), ("tests", "-W", "ignore"), "chardet"),
+    "requests": Suite(("http_client",), ("tests", "-W", "ignore"), "pytest-httpbin pytest-mock"),
+    "urllib3": Suite(("http_client",), ("test", "-W", "ignore"), "quart quart-trio PySocks"),
     "http.server": Suite(("http_server",), ("--pyargs", "test.test_httpservers", "test.test_socketserver")),
     "wsgiref": Suite(("http_server", "wsgi"), ("--pyargs", "test.test_wsgiref")),
     "http.client": Suite(
         ("http_client", "http_server"),
         ("--pyargs", "test.test_httplib", "test.test_urllib2", "test.test_urllib2_localnet", "test.test_urllib"),
     ),
-    "xmlrpc": Suite(("http_server",), ("--pyargs", "test.test_xmlrpc", "test.test_docxmlrpc")),
+    "xmlrpc": Suite(("http_server", "http_client"), ("--pyargs", "test.test_xmlrpc", "test.test_docxmlrpc")),
 }
 ALONE = [
-    *("-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", "-p", "no:tracekit", "-p", "no:asyncio", "-p", "no:ddtrace"),
+    *("-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:tracekit", "-p", "no:asyncio", "-p", "no:ddtrace"),
     *("-p", "no:ddtrace.pytest_bdd", "-p", "no:ddtrace.pytest_benchmark", "-p", "no:benchmark"),
 ]
+_TITLES = ("suite", "instrumented", "passed without", "passed with", "compare headers", "different")
+
+
+class Failure(Exception):
+    """A run that ended as a whole."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the suite twice and return the exit status."""
-    if not arguments or arguments[0] not in SUITES:
-        print(f"usage: python -m tests.tools.foreign_suites {'|'.join(SUITES)} [PATH] [PYTEST ARGUMENTS]")
+    """Run the suites, print a table, and return the exit status."""
+    suites = [one.partition("=")[::2] for one in arguments if not one.startswith("-")]
+    options = [one for one in arguments if one.startswith("-")]
+    if not suites or any(name not in SUITES for name, _ in suites):
+        print(f"usage: python -m tests.tools.foreign_suites {'|'.join(SUITES)}[=PATH] ... [PYTEST OPTIONS]")
         print(*(f"{name} needs {suite.needs}" for name, suite in SUITES.items() if suite.needs), sep="\n")
         return 2
-    with tempfile.TemporaryDirectory() as empty:
-        return compare(arguments[0], (arguments[1:2] or [empty])[0], arguments[2:])
+    rows, status = [], 0
+    for name, path in suites:
+        try:
+            row = compare(name, path, options)
+        except Failure as failure:
+            print(f"{name}: {failure}")
+            status = 2
+        else:
+            rows.append(row)
+            status = max(status, int(row[-1] != "0"))
+    if rows:
+        for row in (_TITLES, ("---", "---", "---:", "---:", "---:", "---:"), *rows):
+            print(f"| {' | '.join(row)} |")
+    return status
 
 
-def compare(name: str, path: str, more: list[str]) -> int:
-    """Run the suite *name* in the folder *path*, untraced and traced, and return the exit status."""
-    runs: list[set[str]] = []
-    for mode in ("untraced", "traced", "unpropagated"):
-        if len(runs) == 2 and not runs[1] - runs[0]:
-            break
-        command = [sys.executable, __file__, mode, name, *more]
-        done = subprocess.run(command, cwd=path, capture_output=True, text=True, check=False)
-        failed = set(re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE))
-        summary = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()
-        spans = re.findall(r"^\d+ spans$", done.stdout, re.MULTILINE)
-        print(f"{name}, {mode}: {summary[-1]}", *spans)
-        if done.returncode not in (0, 1) or "passed" not in summary[-1] or spans == ["0 spans"]:
-            print(done.stdout[-2000:], done.stderr[-2000:])
-            return 2
-        runs.append(failed)
-    only = runs[1] - runs[0]
-    still = sorted(only & runs[-1])
-    if only - set(still):
-        print(f"{len(only - set(still))} compare the headers that are sent with a literal, and pass with formats=[]")
-    print("\n".join(still) if still else "nothing fails with tracing that passes without")
-    return 1 if still else 0
+def compare(name: str, path: str, options: list[str]) -> tuple[str, ...]:
+    """Run the suite *name* in the folder *path*, and return its row of the table. Raises ``Failure``."""
+    untraced = run("untraced", name, path, options)
+    traced = run("traced", name, path, options)
+    worse = {test for test, outcome in untraced.items() if outcome == "passed" and traced.get(test) != "passed"}
+    again = run("traced", name, path, options, worse)
+    unsteady = {test for test in worse if again.get(test) == "passed"}
+    without_headers = run("unpropagated", name, path, options, worse - unsteady)
+    different = {test for test in worse - unsteady if without_headers.get(test) != "passed"}
+    for kind, tests in (("unsteady", unsteady), ("different", different)):
+        for test in sorted(tests):
+            print(f"{name}, {kind}: {test}")
+    return (
+        f"{name} {_release_of(name)}",
+        ", ".join(f"`{one}`" for one in SUITES[name].integrations),
+        *(
+            str(list(outcomes.values()).count("passed"))
+            for outcomes in (untraced, traced | dict.fromkeys(unsteady, "passed"))
+        ),
+        str(len(worse - unsteady - different)),
+        str(len(different)),
+    )
 
 
-def inside(mode: str, name: str, more: list[str]) -> int:
+def run(mode: str, name: str, path: str, options: list[str], only: set[str] | None = None) -> dict[str, str]:
+    """Run a suite in a process, all of it or *only* some tests, and return the outcome of each. Raises ``Failure``."""
+    if only is not None and not only:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report")
+        report.write_text(json.dumps(None if only is None else sorted(only)))
+        command = [sys.executable, __file__, mode, name, str(report), *options]
+        done = subprocess.run(command, cwd=path or folder, capture_output=True, text=True, check=False)
+        summary = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()[-1]
+        found = json.loads(report.read_text())
+    if done.returncode not in (0, 1) or not isinstance(found, dict) or not found["outcomes"]:
+        raise Failure(f"{mode}: {summary}\n{done.stdout[-2000:]} {done.stderr[-2000:]}")
+    print(f"{name}, {mode}: {summary}; {found['spans']} spans, {found['open']} of them open at the end", flush=True)
+    if only is None and mode != "untraced" and not found["spans"]:
+        raise Failure(f"{mode}: no span was made")
+    if only is not None:
+        print(done.stdout[-6000:])
+    outcomes: dict[str, str] = found["outcomes"]
+    return outcomes
+
+
+def inside(mode: str, name: str, report: Path, options: list[str]) -> int:
     """Run the suite in this process, which starts as a script: a foreign suite may be called ``tests`` as well."""
     sys.path[0] = str(Path.cwd())
     import pytest
 
     suite = SUITES[name]
-    status = pytest.main(
-        [*ALONE, *suite.arguments, *more], plugins=[] if mode == "untraced" else [Traced(suite, mode == "traced")]
-    )
-    return int(status)
+    plugins: list[object] = [Report(report)]
+    if mode != "untraced":
+        plugins.append(Traced(suite, mode == "traced"))
+    return int(pytest.main([*ALONE, *suite.arguments, *options], plugins=plugins))
+
+
+class Report:
+    """The plugin that selects tests, and writes their outcomes to a file as JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.only = json.loads(path.read_text())
+        self.outcomes: dict[str, str] = {}
+
+    def pytest_collection_modifyitems(self, items) -> None:
+        if self.only is not None:
+            items[:] = [item for item in items if item.nodeid in self.only]
+
+    def pytest_runtest_logreport(self, report) -> None:
+        outcome = "skipped" if hasattr(report, "wasxfail") else report.outcome
+        before = self.outcomes.get(report.nodeid)
+        if outcome == "failed" or before is None or (before == "passed" and outcome == "skipped"):
+            self.outcomes[report.nodeid] = outcome
+
+    def pytest_unconfigure(self) -> None:
+        spans = still_open = 0
+        if "tracekit" in sys.modules:
+            import gc
+
+            import tracekit
+
+            gc.collect()
+            spans, still_open = tracekit.statistics().started, tracekit.statistics().open
+        found = {"outcomes": self.outcomes, "spans": spans, "open": still_open}
+        self.path.write_text(json.dumps(found))
 
 
 class Traced:
@@ -121,13 +199,15 @@ class Traced:
         for integration in self.suite.integrations:
             importlib.import_module(f"tracekit.integrations.{integration}").instrument()
 
-    def pytest_terminal_summary(self, terminalreporter) -> None:
-        import tracekit
 
-        terminalreporter.write_line(f"{tracekit.statistics().started} spans")
+def _release_of(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"of CPython {platform.python_version()}"
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["traced"], ["untraced"], ["unpropagated"]):
-        sys.exit(inside(sys.argv[1], sys.argv[2], sys.argv[3:]))
+        sys.exit(inside(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4:]))
     sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from ._client cimport Client, answer, end, fail, is_traced_above, stale_fields
 cdef bint _has_config(object session) except -1
 cdef object _write(object headers, dict written)
 cdef object _end_with(Span client_span, object response)
+cdef object _fail(Span client_span, object error)
 cdef object _span_of(object attempt)
 cdef object _version(object response)
 cdef bint _is_of_reading(object error) except -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
+import traceback
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from ..cython import compiled
-from ._http import report
+from ._http import error_type, report
 from ._patch import Patches
 
 if not compiled:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Sessions", "TracekitConfig"]
 
 _VERSIONS: Final[dict[Any, str]] = {aiohttp.HttpVersion10: "1.0", aiohttp.HttpVersion11: "1.1"}
+_FRAMES: Final = 32  # kept of a traceback
 _CLOSED: Final = "Connection closed"  # aiohttp's text in the body of a response that the program closed
 
 
@@ -82,7 +84,7 @@ class TracekitConfig(aiohttp.TraceConfig):
                 answer(client_span, error.status)
         except Exception as ours:
             report(ours)
-        fail(client_span, error)
+        _fail(client_span, error)
 
     def _start(self, attempt: SimpleNamespace, method: str, url: URL, headers: Any, resends: int) -> None:
         attempt.tracekit_span = None
@@ -161,7 +163,7 @@ class _Attempts:
         try:
             response = await handler(request)
         except BaseException as error:
-            fail(client_span, error)
+            _fail(client_span, error)
             raise
         _end_with(client_span, response)
         return response
@@ -213,6 +215,21 @@ def _end_with(client_span: Span, response: Any) -> None:
     except Exception as error:
         report(error)
     end(client_span)
+
+
+def _fail(client_span: Span, error: Any) -> None:
+    """Record *error* and end the span; without the URL in the message of a response's error, which may hold secrets."""
+    try:
+        if isinstance(error, aiohttp.ClientResponseError) and client_span._is_recorded and not client_span._has_ended:
+            name, message = error_type(error), f"{error.status}, message={error.message!r}"
+            stack = "".join(traceback.format_tb(error.__traceback__, -_FRAMES))
+            client_span.set_attribute("error.type", name)
+            client_span.record_exception(error, {"exception.message": message, "exception.stacktrace": stack})
+            client_span.set_status("error", f"{name}: {message}")
+            end(client_span)
+    except Exception as ours:
+        report(ours)
+    fail(client_span, error)
 
 
 def _span_of(attempt: SimpleNamespace) -> Span | None:

@@ -21,6 +21,6 @@ cdef class Server:
 
 @cython.locals(attributes=Items)
 cpdef Items _attributes_of(object request, str method, Redaction redaction)
-cdef object _finish(Span server_span, object request, object status)
+cdef object _finish(Span server_span, object request, object response)
 cdef object _fail(Span server_span, object request, object error)
 cdef object _describe(Span server_span, object request, object status)

@@ -77,13 +77,12 @@ class Server:
             try:
                 response = await handler(request)
             except web.HTTPException as answer:  # a response, in aiohttp
-                _finish(server_span, request, answer.status)
+                _finish(server_span, request, answer)
                 raise
             except BaseException as error:
                 _fail(server_span, request, error)
                 raise
-        # For anything else aiohttp answers 500.
-        _finish(server_span, request, response.status if isinstance(response, web.StreamResponse) else 500)
+        _finish(server_span, request, response)
         return response
 
     def _start(self, request: web.Request) -> Span | None:
@@ -143,10 +142,11 @@ def _attributes_of(request: web.Request, method: str, redaction: Redaction) -> I
     return attributes
 
 
-def _finish(server_span: Span, request: web.Request, status: int) -> None:
+def _finish(server_span: Span, request: web.Request, response: Any) -> None:
     if server_span._is_recorded and not server_span._has_ended:
         try:
-            _describe(server_span, request, status)
+            # For anything else aiohttp answers 500.
+            _describe(server_span, request, response.status if isinstance(response, web.StreamResponse) else 500)
         except Exception as error:
             report(error)
     end(server_span)

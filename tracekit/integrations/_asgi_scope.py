@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..cython import compiled
-from ._http import server_of
+from ._http import path_of_target, server_of
 from ._redaction import MAX_TEXT, Redaction
 
 if not compiled:
@@ -31,9 +31,11 @@ def attributes_of(scope: MutableMapping[str, Any], kind: str, method: str, redac
     path = fields.get("raw_path")
     if type(path) is bytes:  # as it was sent; in "path" the server has decoded "%2F" and "%3F"
         text = _latin(path, len(path))
-        path = text.partition("?")[0] if "?" in text else text
+        path = text if text.startswith("/") and "?" not in text and "#" not in text else path_of_target(text)
     else:
         path = fields.get("path", "")
+        if type(path) is str and not path.startswith("/"):
+            path = path_of_target(path)
     attributes = Items.__new__(Items)
     attributes.reserve(_ROOM)
     attributes.add("http.request.method", "_OTHER" if method == "HTTP" else method)

@@ -122,7 +122,9 @@ async def _stream(
     finally:
         if scope is not None:
             scope.__exit__(None, None, None)
-        await messages.aclose()
+        # Before 3.12, a generator whose step was dropped with its task stays "running", and aclose() raises.
+        if not messages.ag_running:
+            await messages.aclose()
 
 
 def _record(server_span: Span, received: AsyncCounted | None, count: int | None) -> None:

@@ -11,11 +11,22 @@ from typing import Any, Final
 from .._core.errors import clip
 from .._export.notices import Notices
 
-__all__ = ["DEFAULT_PORTS", "METHODS", "NOTICES", "error_type", "is_port", "parse_host", "report", "server_of"]
+__all__ = [
+    "DEFAULT_PORTS",
+    "METHODS",
+    "NOTICES",
+    "error_type",
+    "is_port",
+    "parse_host",
+    "path_of_target",
+    "report",
+    "server_of",
+]
 
 # RFC 9110, PATCH (RFC 5789) and QUERY. Others become "_OTHER": a client can send any number of them.
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_MAX_HOST: Final = 255  # characters kept of a name: RFC 1035, section 2.3.4
 NOTICES: Final = Notices()  # shared by the integrations: each cause is logged once
 
 
@@ -24,7 +35,7 @@ def parse_host(host: bytes) -> tuple[str, int | None]:
 
     Brackets of an IPv6 address and user info are removed.
     """
-    text = host[:255].decode("latin-1").rpartition("@")[2]
+    text = host.rpartition(b"@")[2][:_MAX_HOST].decode("latin-1")
     if text.startswith("["):
         address, _, rest = text[1:].partition("]")
         port = rest.removeprefix(":")
@@ -35,13 +46,33 @@ def parse_host(host: bytes) -> tuple[str, int | None]:
     return address, None
 
 
-@functools.lru_cache(maxsize=256)
+def path_of_target(target: str) -> str:
+    """Return the path of a request's *target*, without query, fragment, and the user info of an absolute form.
+
+    RFC 9112, section 3.2. Servers pass on what clients send, also fragments and forms that are no target.
+    """
+    path = target.partition("?")[0].partition("#")[0]
+    if path.startswith("/"):
+        return path
+    if "://" in path:
+        return "/" + path.partition("://")[2].partition("/")[2]
+    authority, slash, rest = path.partition("/")
+    return authority.rpartition("@")[2] + slash + rest
+
+
 def server_of(host: bytes, scheme: str, server: Any) -> tuple[str, int | None]:
     """Return address and port of a server, from the ``Host`` header and ASGI's ``server``; "" and None if unknown.
 
     *server* is a pair of address and port, or None. On a Unix socket the port is None, or the pair is. May raise for
     arguments of other types.
     """
+    if len(host) > _MAX_HOST:  # no client sends such a header twice, and the cache would keep it
+        return _server_of.__wrapped__(host, scheme, server)
+    return _server_of(host, scheme, server)
+
+
+@functools.lru_cache(maxsize=256)
+def _server_of(host: bytes, scheme: str, server: Any) -> tuple[str, int | None]:
     address, port = parse_host(host)
     if not server:
         return address, port

@@ -48,7 +48,7 @@ async def serve_lifespan(
     try:
         await app(scope, talk.receive, talk.send)
     except Exception as error:
-        if talk.received or is_supported:
+        if talk.has_asked or is_supported:
             if talk.received > 1 and not talk.has_ended:
                 await _flush()
             raise
@@ -67,14 +67,15 @@ async def serve_lifespan(
 class _Talk:
     """Wraps ``receive`` and ``send``, and tracks how far the protocol has advanced."""
 
-    __slots__ = ("_receive", "_send", "has_ended", "has_started", "received")
+    __slots__ = ("_receive", "_send", "has_asked", "has_ended", "has_started", "received")
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
         self.received = 0  # number of messages: the first is startup, the second shutdown
-        self.has_started = self.has_ended = False
+        self.has_asked = self.has_started = self.has_ended = False
 
     async def receive(self) -> Message:
+        self.has_asked = True  # also if the server's own receive() raises
         message = await self._receive()
         self.received += 1
         return message

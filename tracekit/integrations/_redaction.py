@@ -5,6 +5,7 @@ Names are percent-decoded, and then compared as in ``_secrets.py``: ``api%5Fkey`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ REDACTED: Final = "REDACTED"
 
 _MAX_KEY = 256  # characters of a name that are examined, from its end
 _MAX_KNOWN = 1024
+_USER = re.compile(r"((?:/|%2F){2})[^/?#&;@]*?(?:@|%40)", re.IGNORECASE)
 
 
 @binding(False)
@@ -54,9 +56,17 @@ class Redaction:
         return known
 
     def query(self, query: str) -> str:
-        """Return *query*, given without its ``?``, cut to 1024 characters, with secret values as ``REDACTED``."""
+        """Return *query*, given without its ``?``, cut to 1024 characters, with secret values as ``REDACTED``.
+
+        A fragment, which clients must not send, is left out: it may hold the tokens of OAuth. So is the user info of a
+        URL in a value.
+        """
         if len(query) > MAX_TEXT:
             query = query[:MAX_TEXT]
+        if "#" in query:
+            query = query.partition("#")[0]
+        if "@" in query or "%40" in query:
+            query = _USER.sub(r"\1", query)
         if ";" in query:  # a separator in HTML 4, appendix B.2.2
             return ";".join([self._redacted(part) for part in query.split(";")])
         known = self._known

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-from ._http import METHODS, server_of
+from ._http import METHODS, path_of_target, server_of
 from ._redaction import MAX_TEXT, Redaction
 
 if TYPE_CHECKING:
@@ -35,17 +35,20 @@ def attributes_of(environ: Mapping[str, Any], method: str, redaction: Redaction)
     get = environ.get
     scheme = get("wsgi.url_scheme", "http")
     path = get("RAW_URI") or get("REQUEST_URI")  # as it was sent; in PATH_INFO the server has decoded "%2F"
-    if type(path) is str and path.startswith("/"):
-        if "?" in path:
-            path = path.partition("?")[0]
-    else:
+    if type(path) is not str or not path.startswith("/"):
         path = path_of(environ)
+        if not path.startswith("/"):
+            path = path_of_target(path)
+    elif "?" in path or "#" in path:
+        path = path_of_target(path)
     attributes = {"http.request.method": method, "url.path": path, "url.scheme": scheme}
     try:
         if agent := get("HTTP_USER_AGENT"):
             attributes["user_agent.original"] = agent[:MAX_TEXT]
         local = get("SERVER_NAME")
-        address, port = _server(get("HTTP_HOST", ""), scheme, local, get("SERVER_PORT", ""))
+        host = get("HTTP_HOST", "")
+        server = _server if len(host) <= MAX_TEXT else _server.__wrapped__  # which a cache would keep
+        address, port = server(host, scheme, local, get("SERVER_PORT", ""))
         if address:
             attributes["server.address"] = address
             if port:

@@ -20,7 +20,7 @@ from .. import current_span, use_context
 from .._core.outcome import is_normal_end
 from .._core.scopes import swap_scope
 from ._extras import extras
-from ._http import METHODS, error_type, report, server_of
+from ._http import METHODS, error_type, path_of_target, report, server_of
 from ._patch import Patches
 from ._redaction import MAX_TEXT, Redaction
 from ._server import NOT_TRACED, Callers, excluded
@@ -142,7 +142,7 @@ class _Exchange:
         settings = self._settings
         try:
             self.finish(None)  # a handler that parses twice
-            path, _, query = _target(handler)
+            path, query = _target(handler)
             if settings.is_excluded is not None and settings.is_excluded(path):
                 scope: Any = use_context(NOT_TRACED)
             else:
@@ -210,13 +210,9 @@ class _Exchange:
             report(ours)
 
 
-def _target(handler: Any) -> tuple[str, str, str]:
-    """Return path, "?" and query of the request, also of one in absolute form (RFC 9112, section 3.2.2)."""
-    target = handler.path
-    if not target.startswith("/") and "://" in target[:16]:
-        target = "/" + target.partition("://")[2].partition("/")[2]
-    path, mark, query = target.partition("?")
-    return path, mark, query
+def _target(handler: Any) -> tuple[str, str]:
+    """Return path and query of the request."""
+    return path_of_target(handler.path), handler.path.partition("?")[2]
 
 
 def _attributes_of(handler: Any, method: str, path: str, query: str, redaction: Redaction) -> dict[str, Any]:
@@ -324,11 +320,12 @@ def _dispatching(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, data, dispatch_method, path)
         dispatch = self._dispatch if dispatch_method is None else dispatch_method
 
-        def call(method: str, params: Any) -> Any:
+        def call(method: Any, params: Any) -> Any:
+            name = str(method)[:_MAX_METHOD]  # None for a call without a name
             span.set_attribute("rpc.system.name", "xmlrpc")
-            span.set_attribute("rpc.method", method[:_MAX_METHOD])
+            span.set_attribute("rpc.method", name)
             if method in self.funcs or self.instance is not None:  # clients can send any number of other names
-                span.update_name(f"{span.name} {method[:_MAX_METHOD]}")
+                span.update_name(f"{span.name} {name}")
             try:
                 return dispatch(method, params)
             except Fault as fault:
