@@ -183,7 +183,7 @@ def after_fork() -> Any:
 
 
 @final
-@no_gc  # holds plain values, and what is the program's weakly: buffered spans cost the collector nothing
+@no_gc  # holds plain values, its scope without owning it, and hooks until it ends: buffered spans cost the collector nothing
 @freelist(128)
 @binding(False)
 @cclass

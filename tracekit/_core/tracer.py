@@ -54,8 +54,8 @@ class Tracer:
     ``records_all`` records the spans of traces that are not kept as well, for readers inside the process: their
     contexts stay unsampled, and the exporter does not get them.
 
-    The sampler and the hooks are objects of the program, which may hold spans, and the garbage collector does not see
-    what a span holds. So a span has ``kept`` instead, which has no sampler, and ``at_rest()`` once it has ended.
+    The sampler and the hooks are objects of the program, which may hold spans, and a span hides its references from the
+    garbage collector. So a span has ``kept`` instead, which has no sampler, and ``at_rest()`` once it has ended.
     """
 
     if not compiled:
