@@ -82,6 +82,9 @@ class Tracer:
             "threshold",
         )
 
+        kept: Tracer | None
+        _at_rest: Tracer | None
+
     def __init__(
         self,
         *,
