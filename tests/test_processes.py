@@ -385,8 +385,11 @@ def test_an_error_from_deep_down_or_from_map_has_the_same_traceback(quick_pool, 
             list(pool.map(jobs.fail_or_work, [1, 2, 3], chunksize=2))
         found.append(jobs.describe_error(caught.value))
     assert found[0] == found[1]
-    quick_pool.submit(jobs.here).result()  # after the second chunk
-    assert [span.name for span in exporter] == ["work", "work 1", "work", "work 3"]
+    # The error cancels the second chunk, if the pool's thread has not taken it by then.
+    quick_pool.submit(jobs.here).result()
+    names = [span.name for span in exporter]
+    assert names[:3] == ["work", "work 1", "work"]
+    assert names[3:] in ([], ["work 3"])
 
 
 @pytest.mark.parametrize("kind", ["plain", "builtin", "slots", "group", "base group", "state"])

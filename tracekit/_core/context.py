@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..cython import binding, cclass, compiled, final, freelist, no_gc
 from .codecs import forget_words, parse_hex
+from .guard import type_name
 from .labels import NO_LABELS, Labels
 from .records import NO_ATTRIBUTES
 from .tracestate import TraceState, make_state
@@ -47,6 +48,7 @@ _ids: Ids | None = None
 _trace_bits = RANDOM  # the flags of new traces
 _generation = 0  # how many forks lie between this process and the one that imported tracekit
 _MASK64: Final = 0xFFFF_FFFF_FFFF_FFFF
+_DEPTH: Final = 8  # of tuples in extra
 
 if not compiled:
 
@@ -89,7 +91,7 @@ def new_span_id() -> int:
 
 
 @final
-@no_gc  # holds immutable values only, so it is in no cycle
+@no_gc  # holds plain values only, see _plain(), so it is in no cycle
 @freelist(256)
 @binding(False)
 @cclass
@@ -97,7 +99,8 @@ class SpanContext:
     """The propagated part of a span: its ids, trace flags, tracestate and labels. Immutable; equal by value.
 
     Missing ids are all zeros; ``is_valid`` tells whether both are there. ``flags`` are the eight W3C
-    bits. ``deferred`` is true while no decision about sampling has been made.
+    bits. ``deferred`` is true while no decision about sampling has been made. The values of ``extra`` are str, bytes,
+    numbers, bools, None, and tuples of those up to eight levels deep; a list becomes a tuple.
     """
 
     __slots__ = ("_bits", "_extra", "_face", "_high", "_is_made", "_labels", "_low", "_remote", "_span", "_state")
@@ -109,9 +112,9 @@ class SpanContext:
     _state: str | None  # checked text
     _labels: Labels | None  # not empty
     _remote: bool
-    _extra: dict[str, Any] | None  # never changed
+    _extra: dict[str, Any] | None  # of plain values; never changed
     _is_made: bool
-    _face: Any  # another API's immutable form of this context, made when first asked for
+    _face: Any  # another API's immutable form of this context, of exactly its class, made when first asked for
 
     def __init__(
         self,
@@ -140,7 +143,7 @@ class SpanContext:
         self._state = str(state) if state else None
         self._labels = labels or None
         self._remote = bool(is_remote)
-        self._extra = dict(extra or {}) or None
+        self._extra = _plain_extra(extra)
         if not compiled:
             self._face = None
         self._is_made = True
@@ -218,7 +221,7 @@ class SpanContext:
             self._state if state is None else (str(state) or None),
             self._labels if labels is None else (labels or None),
             self._remote if is_remote is None else bool(is_remote),
-            self._extra if extra is None else (dict(extra) or None),
+            self._extra if extra is None else _plain_extra(extra),
         )
 
     def _is_valid(self) -> bool:
@@ -317,14 +320,16 @@ def make_context(
     """
     if len(id) != 24:
         raise ValueError("id must be 24 bytes")
+    _check(None, labels)
     high, low, span = int.from_bytes(id[:8]), int.from_bytes(id[8:16]), int.from_bytes(id[16:])
-    return from_words(high, low, span, flags & 0x1FF, state or None, labels, is_remote, extra)
+    return from_words(high, low, span, flags & 0x1FF, state or None, labels, is_remote, _plain_extra(extra))
 
 
 def make_remote(trace_id: int, span_id: int, flags: int, extra: dict[str, Any] | None = None) -> SpanContext:
     """Return the remote context with these ids, of 128 and 64 bits, and these flags, ``DEFERRED`` (0x100) among them."""
     if trace_id >> 128 or span_id >> 64:
         raise OverflowError("ids have 128 and 64 bits")
+    extra = _plain_extra(extra)
     return from_words(trace_id >> 64, trace_id & _MASK64, span_id, flags & 0x1FF, None, None, True, extra)
 
 
@@ -358,6 +363,42 @@ def _check(state: object, labels: object) -> None:
         raise TypeError(f"state must be a TraceState, not {type(state).__name__}")
     if labels is not None and not isinstance(labels, Labels):
         raise TypeError(f"labels must be Labels, not {type(labels).__name__}")
+
+
+def _plain_extra(extra: Any) -> dict[str, Any] | None:
+    """Return *extra* as a dict of plain values, or None if it is empty."""
+    if not extra:
+        return None
+    return {_plain_key(key): _plain(value, _DEPTH) for key, value in dict(extra).items()}
+
+
+def _plain_key(key: Any) -> str:
+    if type(key) is str:
+        return key
+    if not isinstance(key, str):
+        raise TypeError(f"extra must have str keys, not {type_name(key)}")
+    return str.__str__(key)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Return *value* without anything that could refer back to its context, which the garbage collector does not see."""
+    kind = type(value)
+    if value is None or kind is str or kind is int or kind is bool or kind is float or kind is bytes:
+        return value
+    if issubclass(kind, str):  # subclasses have a dict
+        return str.__str__(value)
+    if issubclass(kind, int):
+        return int.__int__(value)
+    if issubclass(kind, float):
+        return float.__float__(value)
+    if issubclass(kind, bytes):
+        return bytes.__getitem__(value, slice(None))
+    if not issubclass(kind, (tuple, list)):
+        raise TypeError(f"extra must hold str, bytes, numbers, bools, None and tuples of those, not {type_name(value)}")
+    if depth == 0:
+        raise ValueError(f"extra must hold tuples of at most {_DEPTH} levels")
+    items = tuple.__iter__(value) if issubclass(kind, tuple) else list.__iter__(value)
+    return tuple([_plain(item, depth - 1) for item in items])
 
 
 def _id(value: object, digits: int, parameter: str) -> int:

@@ -213,8 +213,6 @@ cdef extern from *:
 cdef extern from "Python.h":
     object PyWeakref_NewRef(object target, object callback)
     Py_ssize_t Py_REFCNT(object) noexcept
-    void PyObject_GC_Track(object) noexcept
-    void PyObject_GC_UnTrack(object) noexcept
 
 cdef enum:
     SAMPLED = 0x01
@@ -291,14 +289,6 @@ cdef inline object running_context(unsigned long ident):
 
 cdef inline Py_ssize_t references(object target) noexcept:
     return Py_REFCNT(target)
-
-
-cdef inline void track(object target) noexcept:
-    PyObject_GC_Track(target)
-
-
-cdef inline void untrack(object target) noexcept:
-    PyObject_GC_UnTrack(target)
 
 
 cdef inline void forbid_new(object kind) noexcept:

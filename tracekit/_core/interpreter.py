@@ -35,8 +35,6 @@ __all__ = [
     "referent",
     "running_context",
     "spare_tokens",
-    "track",
-    "untrack",
     "weak",
 ]
 
@@ -160,14 +158,6 @@ def running_context(ident: int) -> Any:
 def references(target: object) -> int:
     """Return how many references there are to *target*; here always as if there were others."""
     return 2
-
-
-def track(target: object) -> None:
-    """Let the garbage collector see *target*, which it does not yet; here it sees every object."""
-
-
-def untrack(target: object) -> None:
-    """Hide *target*, which is in no cycle, from the garbage collector: it costs less so; here nothing is hidden."""
 
 
 def forbid_new(kind: type) -> None:

@@ -21,8 +21,6 @@ from .interpreter cimport (
     running_context,
     spare_tokens,
     take_back,
-    track,
-    untrack,
     weak,
 )
 
@@ -68,14 +66,6 @@ cdef class Body:
 cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 
 
-@cython.locals(scope=Scope)
-cdef Scope visible_scope(int kind, object span, SpanContext context)
-
-
-@cython.locals(scope=Scope)
-cdef Scope _blank(int kind, object span, SpanContext context)
-
-
 cdef object open_scope(Scope scope)
 cdef object _open_on(Scope scope, Scope prev)
 cdef object keep_view(Scope scope, object view)
@@ -87,7 +77,6 @@ cdef object attach_scope(Scope scope, object view)
 
 @cython.locals(prev=Scope)
 cdef object detach_scope(Scope scope, object token)
-cdef object _carry(Scope scope)
 cdef object _inherit(Scope scope, Scope prev)
 
 

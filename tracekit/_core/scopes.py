@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..cython import binding, cclass, compiled, final, freelist, no_gc_clear, nonecheck
 from .context import SpanContext
 from .inherited import INHERITS, is_inherited
+from .labels import Labels
 from .misuse import misused
 
 if not compiled:
@@ -36,16 +37,12 @@ if not compiled:
         running_context,
         spare_tokens,
         take_back,
-        track,
-        untrack,
         weak,
     )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
-    from .labels import Labels
 
 __all__ = [
     "Body",
@@ -72,7 +69,6 @@ __all__ = [
     "put_context",
     "swap_scope",
     "thread_context",
-    "visible_scope",
 ]
 
 _current: Final[ContextVar[Any]] = ContextVar("tracekit_scope", default=None)
@@ -93,7 +89,7 @@ if not compiled:
 
 
 @final
-@no_gc_clear  # a cycle goes through a foreign value and a Context, which is cleared; see _carry()
+@no_gc_clear  # a cycle goes through a foreign value and a Context, which is cleared
 @freelist(128)
 @binding(False)
 @cclass
@@ -144,7 +140,7 @@ class Scope:
     _owner: Any  # refers to the opener's Context
     # Attached, not entered: closed with the scope under it (KEYS_ONLY), unless it holds an open span (WITH_SPAN).
     _leans: int
-    _carries: bool  # whether this scope or one under it has foreign values, so that the collector sees it
+    _carries: bool  # whether this scope or one under it has foreign values
     # For the bridges to other APIs. Values that mean nothing here, inherited by the scopes that are opened on this one,
     # and the other API's form of this scope, kept while the scope is open.
     ambient: Any
@@ -186,32 +182,18 @@ if not compiled:
 
 def make_scope(kind: int, span: Any, context: SpanContext | None, labels: Labels | None) -> Scope:
     """Return a scope that is not open yet."""
-    scope = _blank(kind, span, context)
-    untrack(scope)
-    scope._labels = labels
-    return scope
-
-
-def visible_scope(kind: int, span: Any, context: SpanContext | None) -> Scope:
-    """Return a scope that is not open yet and that will have foreign values: the garbage collector sees it."""
-    scope = _blank(kind, span, context)
-    scope._carries = True
-    return scope
-
-
-def _blank(kind: int, span: Any, context: SpanContext | None) -> Scope:
     scope = Scope.__new__(Scope)
     if not compiled:  # C fields start as None, False and NULL
         scope._is_closed = scope._is_released = False
         scope._prev = scope._base = scope._outer = scope._stand_in = None
         scope._origin = scope._owner = scope._settled = scope.ambient = scope.view = None
-        scope._labels = None
         scope._carries = False
         scope._leans = 0
     scope._kind = kind
     scope._generation = generation()
     scope._span = span
     scope._context = context
+    scope._labels = labels
     return scope
 
 
@@ -222,6 +204,8 @@ def context_scope(context: SpanContext | None) -> Scope:
 
 def label_scope(labels: Labels) -> Scope:
     """Return a scope, not yet open, that adds *labels* to those in force."""
+    if not isinstance(labels, Labels):
+        raise TypeError(f"labels must be Labels, not {type(labels).__name__}")
     return make_scope(LABELS, None, None, labels)
 
 
@@ -274,15 +258,8 @@ def detach_scope(scope: Scope, token: Any) -> None:
 def keep_view(scope: Scope, view: Any) -> None:
     """Keep *view*, another API's form of *scope*, until it is closed."""
     if not scope._is_closed:
-        _carry(scope)
-        scope.view = view
-
-
-def _carry(scope: Scope) -> None:
-    """Let the garbage collector see *scope*: its Context may be reached from a foreign value that it holds."""
-    if not scope._carries:
         scope._carries = True
-        track(scope)
+        scope.view = view
 
 
 def open_scope(scope: Scope) -> None:
@@ -318,7 +295,7 @@ def _inherit(scope: Scope, prev: Scope | None) -> None:
     if not scope._leans:
         scope.ambient = None if prev is None else prev.ambient
     if prev is not None and prev._carries:
-        _carry(scope)
+        scope._carries = True
 
 
 def _add_labels(scope: Scope, prev: Scope | None) -> None:
@@ -470,7 +447,7 @@ def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
         copy._owner = original._owner
         copy._leans, copy.ambient = original._leans, original.ambient
         if original._carries:
-            _carry(copy)
+            copy._carries = True
             copy.view = original.view if original._kind != LABELS else None
         _stand_on_again(copy, prev)
         copies[original] = copy

@@ -159,6 +159,7 @@ cdef Items _kept(object attributes)
 cdef object _viewed(Items items)
 cdef tuple _link(object target)
 cdef tuple _classes(object expected)
+cdef tuple _alive(tuple expected)
 cdef object _kind(object kind)
 cdef int _index(tuple names, object name, str parameter) except -2
 cdef object _process(Span span)

@@ -13,6 +13,7 @@ from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
 from .free_threading import HAS_GIL, claim
 from .guard import type_name
+from .labels import Labels
 from .misuse import is_strict, misused
 from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Never, Protocol, Self
-
-    from .labels import Labels
 
     class Observer(Protocol):
         """Is called at every start and end of a span, and at every call that comes after the end."""
@@ -107,6 +106,7 @@ _observer: Observer | None = None
 _clock: Callable[[], int] | None = None
 _ANCHOR_DRIFT_NS: Final = 5_000_000
 _MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
+_MAX_LENGTH: Final = 0x7FFF_FFFF
 _INTERNAL: Final = KINDS[0]
 _NO_LINKS: Final[tuple[Any, ...]] = ()
 _watchers = 0
@@ -183,7 +183,7 @@ def after_fork() -> Any:
 
 
 @final
-@no_gc  # holds plain values, and its scope without owning it: buffered spans cost the collector nothing
+@no_gc  # holds plain values, its scope without owning it, and hooks until it ends: buffered spans cost the collector nothing
 @freelist(128)
 @binding(False)
 @cclass
@@ -240,7 +240,7 @@ class Span:
         _attributes: Items | None
         _events: Entries | None
         _links: Entries | None
-        _expected: tuple[type[BaseException], ...] | None
+        _expected: tuple[Any, ...] | None  # weak references: an exception keeps its class alive
         _start: int
         _stop: int
         _distance: int  # the wall clock's from the monotonic clock
@@ -632,7 +632,8 @@ def _exit(self: Span, exc: BaseException | None) -> None:
         self._leave()
     if exc is not None and self._is_recorded and not self._has_ended:
         try:
-            outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value, self._expected)
+            expected = None if self._expected is None else _alive(self._expected)
+            outcome = outcome_of(exc, self.context.trace_id, self._tracer.max_value, expected)
             for _, recorded in exception_events(outcome.expected, self._tracer.limits, with_stack=False):
                 self.add_event("exception", recorded)
             for error, recorded in exception_events(outcome.errors, self._tracer.limits):
@@ -797,6 +798,7 @@ def _process(span: Span) -> None:
     try:
         hooks.ended(span)
     finally:
+        span._tracer = span._tracer.at_rest()
         if _buffer.is_open or not hooks:
             _buffer.end(span, True)
         else:
@@ -817,11 +819,16 @@ def _viewed(items: Items | None) -> Mapping[str, Any]:
 
 
 def _kept(attributes: Mapping[str, Any] | None) -> Items | None:
-    """Return attributes that another process has checked already as this one keeps them."""
+    """Return attributes that another process has limited already as this one keeps them."""
     if not attributes:
         return None
     items = Items()
     for key, value in attributes.items():
+        kind = type(value)
+        if kind is not str and kind is not int and kind is not bool and kind is not float:
+            value, _ = clean(value, _MAX_LENGTH)
+            if value is MISSING:
+                continue
         items.put(key, value)
     return items
 
@@ -923,7 +930,7 @@ def span(
         expected = _classes(expected)
     self = _start(_tracer, name, kind, attributes, items, links, parent, start_ns)
     if expected is not _NO_CLASSES:
-        self._expected = expected
+        self._expected = tuple([weak(one) for one in expected])
     if self._is_recorded and self._tracer.hooks is not None:
         self._tracer.hooks.started(self, None)
     return self
@@ -951,6 +958,11 @@ def _classes(expected: Any) -> tuple[type[BaseException], ...]:
             misused(TypeError(f"expected must be a class of exceptions or a tuple of them, not {type_name(one)}"))
             return _NO_CLASSES
     return classes
+
+
+def _alive(expected: tuple[Any, ...]) -> tuple[type[BaseException], ...]:
+    """Return the classes that the weak references *expected* still refer to."""
+    return tuple([one for one in map(referent, expected) if one is not None])
 
 
 def start_with(
@@ -1005,6 +1017,8 @@ def mapping_of(attributes: Any) -> dict[str, Any]:
 @nonecheck(True)
 def relabel(span: Span, labels: Labels) -> None:
     """Give *span* other labels, for the children that start from now on, and where ``with span:`` made it current."""
+    if not isinstance(labels, Labels):
+        raise TypeError(f"labels must be Labels, not {type_name(labels)}")
     _put_context(span, with_labels(span.context, labels))
 
 
@@ -1115,7 +1129,7 @@ def _start(
         self._blank()
     self._generation = generation()
     self._owns_context = True
-    self._tracer = tracer
+    self._tracer = tracer if tracer.kept is None else tracer.kept
     self._name = name
     self._kind = kind
     if base is None or not base._span or not base._high | base._low:  # none, or not valid
@@ -1189,17 +1203,19 @@ def restore_span(
     self._status, self._description = max(_index(STATUS_CODES, code, "status"), UNSET), description
     self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
     self._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
-    self.parent, self._tracer, self._name = parent, _tracer, name
+    self.parent, self._tracer, self._name = parent, _tracer if _tracer.kept is None else _tracer.kept, name
     if instrumentation is not None:
-        self._tracer = _tracer.replace(instrumentation=instrumentation)
+        self._tracer = self._tracer.replace(instrumentation=instrumentation)
     self._attributes = _kept(attributes)
     if events:
         self._events = Entries()
         for event, time_ns, attributes in events:
-            self._events.append(event, time_ns, _kept(attributes))
+            self._events.append(str.__str__(event), time_ns, _kept(attributes))
     if links:
         self._links = Entries()
         for link in links:
+            if not isinstance(link[0], SpanContext):
+                raise TypeError(f"links must hold a SpanContext, not {type_name(link[0])}")
             self._links.append(link[0], 0, _kept(link[1]))
     self._start, self._stop, self._generation = start_ns, end_ns, generation()
     self._is_recorded = self._has_ended = self._owns_context = True

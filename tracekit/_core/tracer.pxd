@@ -18,10 +18,14 @@ cdef class Tracer:
     cdef readonly object limits
     cdef readonly object resource
     cdef readonly object instrumentation
-    cdef public object hooks
+    cdef readonly object hooks
     cdef readonly object parts
+    cdef Tracer kept
+    cdef Tracer _at_rest
     cdef Py_ssize_t max_attributes, max_events, max_links, max_value
     cdef Py_ssize_t max_event_attributes, max_link_attributes, max_part_value
+
+    cdef Tracer at_rest(self)
 
     @cython.locals(bits=int, high=uint64_t, low=uint64_t, keep=bint, state=str)
     cdef SpanContext root(

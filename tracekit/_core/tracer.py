@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..cython import binding, cclass, compiled, final
 from .codecs import count_tracestate
 from .context import Link, SpanContext
-from .records import DEFAULT_LIMITS, NO_ATTRIBUTES
+from .records import DEFAULT_LIMITS, NO_ATTRIBUTES, Limits
 from .tracestate import make_state
 
 if not compiled:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Protocol
 
-    from .records import Instrumentation, Limits
+    from .records import Instrumentation
 
     class Hooks(Protocol):
         """Is called at the start of every recorded span, before its end and after it. Never raises."""
@@ -53,12 +53,17 @@ class Tracer:
     ``parts`` are other limits on the attributes of an event, of a link, and on the length of their values.
     ``records_all`` records the spans of traces that are not kept as well, for readers inside the process: their
     contexts stay unsampled, and the exporter does not get them.
+
+    The sampler and the hooks are objects of the program, which may hold spans, and a span hides its references from the
+    garbage collector. So a span has ``kept`` instead, which has no sampler, and ``at_rest()`` once it has ended.
     """
 
     if not compiled:
         __slots__ = (
+            "_at_rest",
             "hooks",
             "instrumentation",
+            "kept",
             "limits",
             "max_attributes",
             "max_event_attributes",
@@ -76,6 +81,9 @@ class Tracer:
             "state",
             "threshold",
         )
+
+        kept: Tracer | None
+        _at_rest: Tracer | None
 
     def __init__(
         self,
@@ -97,7 +105,7 @@ class Tracer:
         self.state = state
         self.sampler = sampler
         self.sees_trace = hasattr(sampler, "sample_trace")
-        self.limits = limits
+        self.limits = limits if type(limits) is Limits else Limits(*limits)
         self.resource = resource
         self.instrumentation = instrumentation
         self.hooks = hooks
@@ -110,6 +118,36 @@ class Tracer:
             limits.attributes,
             limits.attributes,
             limits.value_length,
+        )
+        self.kept = None if sampler is None else self._without_sampler(hooks)  # None: this one
+        if not compiled:
+            self._at_rest = None
+
+    def hook(self, hooks: Hooks | None) -> None:
+        """Call *hooks* from now on, for the open spans of this tracer too."""
+        self.hooks = hooks
+        if self.kept is not None:
+            self.kept.hooks = hooks
+
+    def at_rest(self) -> Tracer:
+        """Return the settings that a span keeps once it has ended: without a sampler and hooks; always the same."""
+        if self.hooks is None and self.sampler is None:
+            return self
+        if self._at_rest is None:
+            self._at_rest = self._without_sampler(None)
+        return self._at_rest
+
+    def _without_sampler(self, hooks: Hooks | None) -> Tracer:
+        return Tracer(
+            recording=self.recording,
+            records_all=self.records_all,
+            threshold=self.threshold,
+            state=self.state,
+            limits=self.limits,
+            resource=self.resource,
+            instrumentation=self.instrumentation,
+            hooks=hooks,
+            parts=self.parts,
         )
 
     def replace(

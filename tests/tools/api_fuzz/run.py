@@ -343,14 +343,35 @@ class Fuzz(Values):
 
 
 def holders() -> str:
-    """Return a description of the objects that refer to spans or scopes, and of those that refer to these objects."""
-    lines = [f"threads: {', '.join([thread.name for thread in threading.enumerate()])}"]
-    for thing in gc.get_objects():
+    """Return what refers to open spans and to scopes; first those holders to which the collector misses references.
+
+    Such a holder is in a cycle through an object that the collector does not traverse, or a reference to it was never
+    released.
+    """
+    things = gc.get_objects()
+    seen = Counter([id(held) for thing in things for held in gc.get_referents(thing)])
+    missed: list[str] = []
+    others: list[str] = []
+    for thing in things:
         for held in gc.get_referents(thing):
-            if is_ours(type(held)) and type(held).__name__ in ("Span", "Scope", "OtelSpan") and len(lines) < 100:
+            if len(missed) + len(others) < 400 and _may_keep_open(held):
+                count = sys.getrefcount(thing) - seen[id(thing)] - 3  # the list, the variable and the argument
+                lines = missed if count > 0 else others
                 lines.append(f"{shown(held)} is held by {shown(thing)}")
-                lines += [f"    which {shown(one)} holds" for one in gc.get_referrers(thing)[:5]]
-    return "\n".join(lines)
+                if count > 0:
+                    lines.append(f"    which {count} references hold that the collector does not see")
+                referrers = [one for one in gc.get_referrers(thing) if one is not things]
+                lines += [f"    which {shown(one)} holds" for one in referrers[:5]]
+    return "\n".join(
+        [f"threads: {', '.join([thread.name for thread in threading.enumerate()])}", *missed, *others][:100]
+    )
+
+
+def _may_keep_open(thing: Any) -> bool:
+    kind = type(thing)
+    if not is_ours(kind) or kind.__name__ not in ("Span", "Scope", "OtelSpan"):
+        return False
+    return kind.__name__ != "Span" or not thing.ended
 
 
 def is_documented(error: BaseException | None) -> bool:

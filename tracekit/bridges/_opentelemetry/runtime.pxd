@@ -16,7 +16,6 @@ from ..._core.scopes cimport (
     innermost,
     keep_view,
     make_scope,
-    visible_scope,
 )
 from ..._core.span cimport Span
 from .contexts cimport from_otel, relabelled, remote_span

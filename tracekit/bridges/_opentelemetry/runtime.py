@@ -34,7 +34,6 @@ if not compiled:
         innermost,
         keep_view,
         make_scope,
-        visible_scope,
     )
     from .contexts import from_otel, relabelled, remote_span
     from .spans import face
@@ -137,14 +136,17 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
             span = made.tracekit_span
             base = span.context
             if base._labels is None and len(context) == 1:
-                return visible_scope(SPAN, span, base)
+                scope = make_scope(SPAN, span, base, None)
+                scope._carries = True
+                return scope
         else:
             base = context_of(given)
             if base is not None and type(given) is not RemoteSpan:
                 foreign = given
     baggage = value_of(context, BAGGAGE_KEY)
     labels = _labels(baggage, base) if baggage else None
-    scope = visible_scope(CONTEXT, None, relabelled(base, labels))
+    scope = make_scope(CONTEXT, None, relabelled(base, labels), None)
+    scope._carries = True
     if type(given) is OtelSpan:
         made = given
         scope._kind = SPAN

@@ -93,7 +93,7 @@ class OtelTracer:
     def _hook(self, hooks: Any) -> None:
         """Call *hooks* for the spans of this tracer from now on, the open ones included."""
         if self._derived[2] is not None:
-            self._derived[2].hooks = hooks
+            self._derived[2].hook(hooks)
 
     def start_span(
         self,
