@@ -179,6 +179,9 @@ if not compiled:
 
     Scope.__del__ = _finalize  # type: ignore[attr-defined]
 
+    # There deallocating a chain of Python objects recurses; other versions stop at a depth.
+    _RECURSES = sys.version_info[:2] == (3, 13)
+
 
 def make_scope(kind: int, span: Any, context: SpanContext | None, labels: Labels | None) -> Scope:
     """Return a scope that is not open yet."""
@@ -358,9 +361,9 @@ def _deallocate(scope: Scope) -> None:
         scope._span._drop_scope(scope)
     if scope._stand_in is not None and is_lent(scope._stand_in._origin, scope):
         scope._stand_in._origin = borrow(None)
-    if compiled and (
-        _may_end(scope._prev) or _may_end(scope._base) or _may_end(scope._outer) or _may_end(scope._stand_in)
-    ):
+    if not compiled and not _RECURSES:
+        return
+    if _may_end(scope._prev) or _may_end(scope._base) or _may_end(scope._outer) or _may_end(scope._stand_in):
         _release_chain(scope)
 
 
@@ -379,14 +382,13 @@ def _release_chain(scope: Scope) -> None:
     global _is_releasing
     _released.extend((scope._prev, scope._base, scope._outer, scope._stand_in))
     scope._prev = scope._base = scope._outer = scope._stand_in = None
-    if _is_releasing:
-        return
-    _is_releasing = True
-    try:
-        while _released:
-            _released.pop()
-    finally:
-        _is_releasing = False
+    while _released and not _is_releasing:  # again, if another thread has added to it before the flag was False
+        _is_releasing = True
+        try:
+            while _released:
+                _released.pop()
+        finally:
+            _is_releasing = False
 
 
 def newest(scope: Scope) -> Scope:
