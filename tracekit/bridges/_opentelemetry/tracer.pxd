@@ -25,6 +25,8 @@ cdef class OtelTracer:
     cdef readonly object instrumentation
     cdef object _provider
     cdef Settings _settings
+    cdef object _metrics, _config
+    cdef bint _is_off
     cdef tuple _derived
 
 
