@@ -29,7 +29,8 @@ def test_a_missing_name_is_logged_once(caplog):
 def test_a_tracer_that_the_configurator_turns_off_makes_the_invalid_span():
     provider = bridge.TracerProvider(_tracer_configurator=lambda scope: Config(scope.name != "noisy"))
     quiet, noisy = provider.get_tracer("quiet"), provider.get_tracer("noisy")
-    assert quiet._is_enabled() and not noisy._is_enabled()
+    assert quiet._is_enabled()
+    assert not noisy._is_enabled()
     assert quiet.start_span("work").is_recording()
     assert noisy.start_span("work") is trace.INVALID_SPAN
     with noisy.start_as_current_span("work") as span:
@@ -43,7 +44,8 @@ def test_a_configurator_that_raises_leaves_tracers_on(caplog):
         raise ValueError("no rules")
 
     tracer = bridge.TracerProvider(_tracer_configurator=failing).get_tracer("shop")
-    assert tracer._is_enabled() and tracer._tracer_config.is_enabled
+    assert tracer._is_enabled()
+    assert tracer._tracer_config.is_enabled
     assert tracer.start_span("work").is_recording()
     assert "no rules" in caplog.text
 
