@@ -20,16 +20,22 @@ export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
 
-# The tests of one pass, which are the same in both implementations (tests/conftest.py) or build and install.
-ONCE := one_form or packaging
+# The tests of one pass, which are the same in both implementations (tests/conftest.py).
+ONCE := one_form and not packaging
+BOTH := not (one_form or packaging)
+PARTS := test-files test-folders test-plain test-compiled test-packaging
+.PHONY: $(PARTS)
 
-# Two processes at a time: beside the tests of one pass, all others, plain and then compiled. Those reports come last.
+# Every group of tests runs, three at a time: two keep two cores busy while the third waits for servers, timeouts or a
+# browser. Make prints a group's report when it ends, and fails if a group failed.
 test: $(VENV)/test $(AGENT)/ready
-	@mkdir -p .cache
-	@{ TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "not ($(ONCE))"; plain=$$?; \
-	$(BIN)/python -m pytest -m "not ($(ONCE))"; exit $$((plain || $$?)); } >.cache/test.log 2>&1 & other=$$!; \
-	$(BIN)/python -m pytest -m "$(ONCE)"; once=$$?; \
-	wait $$other; status=$$?; cat .cache/test.log; exit $$((once || status))
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(PARTS)
+
+test-files: ; @$(BIN)/python -m pytest -m "$(ONCE)" $(wildcard tests/test_*.py)
+test-folders: ; @$(BIN)/python -m pytest -m "$(ONCE)" $(patsubst %/,%,$(wildcard tests/*/))
+test-plain: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(BOTH)"
+test-compiled: ; @$(BIN)/python -m pytest -m "$(BOTH)"
+test-packaging: ; @$(BIN)/python -m pytest -m packaging
 
 # The compiled implementation, without servers, processes and the tests that take long: under a minute, for while one types.
 test-fast: $(VENV)/test

@@ -855,6 +855,39 @@ def test_a_call_may_interrupt_another_at_any_line_and_neither_waits_for_ever(int
     assert balance.queued == 0
 
 
+def test_a_flush_that_interrupts_another_at_any_line_is_done_before_its_timeout():
+    """A lock held by the interrupted flush, that of the standard library's Event too, would stop the exporting thread."""
+    seen = set()
+    results = []
+
+    def interrupt(frame, event, _):
+        line = frame.f_code.co_filename, frame.f_lineno
+        if event == "line" and line not in seen:
+            seen.add(line)
+            sys.settrace(None)
+            results.append((line, tracekit.flush(2)))
+            sys.settrace(interrupt)
+        return interrupt
+
+    def work():
+        for _ in range(3):
+            end(1)
+            sys.settrace(interrupt)
+            try:
+                tracekit.flush(20)
+            finally:
+                sys.settrace(None)
+
+    tracekit.configure(exporter=MemoryExporter(), export_interval_s=LONG)
+    assert tracekit.flush(20)  # the exporting thread is there, so that no line starts one
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert {Path(file) for (file, _), _ in results} >= PIPELINE
+    assert [line for line, is_done in results if not is_done] == []
+
+
 @pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
 @pytest.mark.parametrize("timeout_s", [float("-inf"), -1, -0.0, 0])
 def test_a_timeout_of_zero_or_less_does_not_wait(call, timeout_s, gate):

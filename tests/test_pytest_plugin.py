@@ -73,7 +73,7 @@ class Run:
         return found
 
     def errors(self, name):
-        """What was wrong with the tests of one module, by test, without xdist's line about the worker."""
+        """Return the failure of each test in one module, by test, without the line that xdist adds about its worker."""
         return {
             report[0].partition("::")[2]: re.sub(r"^\[gw\d+\] .*\n", "", report[3])
             for report in self.of(name)

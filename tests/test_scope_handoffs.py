@@ -523,6 +523,44 @@ def test_what_stands_on_a_scope_stands_on_what_has_taken_its_place():
     generator.close()
 
 
+def test_a_scope_that_a_generator_closes_is_gone_below_the_labels_of_its_consumer():
+    # Found by random programs: in the body's chain of scopes it could be taken out at once, which was no news to the consumer.
+    with tracekit.span("ended") as ended:
+        pass
+    opening = tracekit.use_span(ended)
+
+    @tracekit.traced
+    def steps():
+        yield
+        opening.__exit__(None, None, None)
+
+    opening.__enter__()
+    generator = steps()
+    next(generator)
+    with tracekit.use_labels(a="b"):
+        assert next(generator, None) is None
+        context = tracekit.current_context()
+        assert (context.is_valid, dict(context.labels)) == (False, {"a": "b"})
+        assert tracekit.current_span() is None
+    assert tracekit.current_context() is None
+
+
+def test_a_span_that_a_task_closes_is_gone_below_labels_though_the_task_looked_first():
+    # Found by random programs: the task's look at the labels, which cannot take out what it inherited, counted here as well.
+    inner = tracekit.span("inner")
+
+    def close():
+        with tracekit.span("of the task"):
+            inner.__exit__(None, None, None)
+        assert tracekit.current_context().span_id == inner.context.span_id
+
+    with tracekit.span("outer") as outer, inner, tracekit.use_labels(a="b"):
+        contextvars.copy_context().run(close)
+        context = tracekit.current_context()
+        assert (context.span_id, dict(context.labels)) == (outer.context.span_id, {"a": "b"})
+        assert tracekit.current_span() is outer
+
+
 def test_a_context_that_a_task_closes_is_gone_below_labels_in_the_context_that_opened_it():
     remote = tracekit.SpanContext("c" * 32, "0" * 15 + "1")
     outer = tracekit.use_context(remote)

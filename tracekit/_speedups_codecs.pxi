@@ -60,23 +60,57 @@ cdef inline bint _decode(const uint8_t* text, int digits, uint64_t* number) noex
     return bad >= 0
 
 
+cdef inline uint64_t _digits(uint64_t chars, uint64_t* bad) noexcept:
+    """Return the 32 bits that eight lowercase hex digits spell, one digit an octet; set bits in *bad* if one is none.
+
+    All eight octets are worked on at once. Added to an octet below 0x80, 0x80 - n sets its top bit if it is n or more.
+    """
+    cdef uint64_t each = 0x0101010101010101, seven = chars & each * 0x7F
+    bad[0] |= (
+        chars
+        | ~(seven + each * (0x80 - c"0"))
+        | (seven + each * (0x80 - c"9" - 1) & ~(seven + each * (0x80 - c"a")))
+        | (seven + each * (0x80 - c"f" - 1))
+    ) & each * 0x80
+    chars = (chars & each * 0x0F) + (chars >> 6 & each) * 9  # 0x40 is in letters, whose last four bits are 1 to 6
+    chars = (chars | chars >> 4) & <uint64_t>0x00FF00FF00FF00FF
+    chars = (chars | chars >> 8) & <uint64_t>0x0000FFFF0000FFFF
+    return (chars | chars >> 16) & <uint64_t>0xFFFFFFFF
+
+
+cdef inline bint _decode16(const uint8_t* text, uint64_t* number) noexcept:
+    """Read 16 characters into *number*; return whether all are lowercase hex digits."""
+    cdef uint64_t bad = 0
+    number[0] = _digits(_word(text), &bad) << 32
+    number[0] |= _digits(_word(text + 8), &bad)
+    return bad == 0
+
+
+cdef inline uint64_t _lowered(uint64_t chars) noexcept:
+    """Return eight characters with 0x20 set in those that have 0x40: letters in lower case, and no other a digit."""
+    return chars | (chars & <uint64_t>0x4040404040404040) >> 1
+
+
 cdef inline bint _decode_any(const uint8_t* text, uint64_t* number) noexcept:
-    """Like ``_decode`` for 16 hex digits of either case."""
-    cdef uint64_t total = 0
-    cdef int at, nibble, bad = 0
-    for at in range(16):
-        nibble = _any_nibble[text[at]]
-        bad |= nibble
-        total = total << 4 | <uint64_t>(nibble & 15)
-    number[0] = total
-    return bad >= 0
+    """Like ``_decode16`` for hex digits of either case."""
+    cdef uint64_t bad = 0
+    number[0] = _digits(_lowered(_word(text)), &bad) << 32
+    number[0] |= _digits(_lowered(_word(text + 8)), &bad)
+    return bad == 0
 
 
-cdef inline void _encode(uint64_t number, int digits, uint8_t* text) noexcept:
-    cdef int at
-    for at in range(digits - 1, -1, -1):
-        text[at] = HEX[number & 15]
-        number >>= 4
+cdef inline uint64_t _spelled(uint64_t number) noexcept:
+    """Return the eight lowercase hex digits of a number of 32 bits, one digit an octet; see ``_digits``."""
+    cdef uint64_t each = 0x0101010101010101
+    number = (number | number << 16) & <uint64_t>0x0000FFFF0000FFFF
+    number = (number | number << 8) & <uint64_t>0x00FF00FF00FF00FF
+    number = (number | number << 4) & <uint64_t>0x0F0F0F0F0F0F0F0F
+    return number + each * c"0" + (number + each * 6 >> 4 & each) * (c"a" - c"9" - 1)
+
+
+cdef inline void _encode16(uint64_t number, uint8_t* text) noexcept:
+    _put_word(_spelled(number >> 32), text)
+    _put_word(_spelled(number & <uint64_t>0xFFFFFFFF), text + 8)
 
 
 cdef inline bint _is_space(uint8_t char) noexcept:

@@ -83,9 +83,9 @@ cpdef str hex_text(uint64_t high, uint64_t low, int digits):
     cdef object text = PyUnicode_New(32 if digits == 32 else 16, 127)
     cdef uint8_t* chars = <uint8_t*>PyUnicode_DATA(text)
     if digits == 32:
-        _encode(high, 16, chars)
+        _encode16(high, chars)
         chars += 16
-    _encode(low, 16, chars)
+    _encode16(low, chars)
     return text
 
 
@@ -142,9 +142,9 @@ cpdef (uint64_t, uint64_t, uint64_t, int) split_traceparent(str text) noexcept:
     if size > 55 and (version == 0 or chars[55] != c"-"):
         return bad
     if not (
-        _decode(chars + 3, 16, &high)
-        and _decode(chars + 19, 16, &low)
-        and _decode(chars + 36, 16, &span)
+        _decode16(chars + 3, &high)
+        and _decode16(chars + 19, &low)
+        and _decode16(chars + 36, &span)
         and _decode(chars + 53, 2, &flags)
     ):
         return bad
@@ -159,10 +159,10 @@ cpdef str join_traceparent(uint64_t high, uint64_t low, uint64_t span, int flags
     cdef uint8_t* chars = <uint8_t*>PyUnicode_DATA(text)
     chars[0] = chars[1] = c"0"
     chars[2] = chars[35] = chars[52] = c"-"
-    _encode(high, 16, chars + 3)
-    _encode(low, 16, chars + 19)
-    _encode(span, 16, chars + 36)
-    _encode(<uint64_t>(flags & 0xFF), 2, chars + 53)
+    _encode16(high, chars + 3)
+    _encode16(low, chars + 19)
+    _encode16(span, chars + 36)
+    chars[53], chars[54] = HEX[flags >> 4 & 15], HEX[flags & 15]
     return text
 
 
@@ -218,11 +218,11 @@ cpdef str join_b3(uint64_t high, uint64_t low, uint64_t span, int decision):
     text = PyUnicode_New(digits + (19 if decision else 17), 127)
     chars = <uint8_t*>PyUnicode_DATA(text)
     if high:
-        _encode(high, 16, chars)
+        _encode16(high, chars)
         chars += 16
-    _encode(low, 16, chars)
+    _encode16(low, chars)
     chars[16] = c"-"
-    _encode(span, 16, chars + 17)
+    _encode16(span, chars + 17)
     if decision:
         chars[33] = c"-"
         chars[34] = <uint8_t>decision

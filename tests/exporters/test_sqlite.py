@@ -607,8 +607,8 @@ def test_a_reader_that_blocks_the_log_for_ever_cannot_fill_the_disk(path):
 
 def another_version(path):
     store_in(path, recorded())
-    rows(path, "PRAGMA user_version = 4")
-    return lambda: rows(path, "PRAGMA user_version = 3")
+    rows(path, "PRAGMA user_version = 5")
+    return lambda: rows(path, "PRAGMA user_version = 4")
 
 
 def damaged(path):
@@ -635,7 +635,7 @@ FAILURES = [
     pytest.param(not_a_database, "not a SQLite database", "move that file away", id="not a database"),
     pytest.param(another_program, "another program's database", "name another path", id="another program's"),
     pytest.param(
-        another_version, "has schema version 4, this tracekit knows 3", "the tracekit that wrote it", id="version"
+        another_version, "has schema version 5, this tracekit knows 4", "the tracekit that wrote it", id="version"
     ),
     pytest.param(damaged, "damaged", "move it away", id="damaged"),
     pytest.param(directory_in_its_place, "is a directory", "name a file in it", id="directory"),

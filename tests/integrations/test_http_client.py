@@ -254,6 +254,7 @@ def test_a_response_that_is_not_ready_keeps_its_span(exporter, port):
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
         connection.request("GET", "/1")
         first = connection.getresponse()
+        first.read(first.length - 1)  # the last octet is buffered: to read it takes nothing of the second answer
         connection.request("GET", "/2")
         with pytest.raises(http.client.ResponseNotReady):
             connection.getresponse()

@@ -346,6 +346,21 @@ def test_attributes_follow_the_http_conventions_and_hold_no_secrets(exporter, me
     assert dict(span.attributes) == {**attributes, "http.response.status_code": 200}
 
 
+def test_a_body_cannot_stand_on_itself(exporter):
+    class Body(httpx.SyncByteStream):
+        def __iter__(self):
+            yield b"whole"
+
+    inner = httpx.MockTransport(lambda _: httpx.Response(200, stream=Body()))
+    stream = TraceTransport(TraceTransport(inner)).handle_request(httpx.Request("GET", "http://shop.example")).stream
+    with tracekit.span("other") as other, pytest.raises(TypeError, match="once"):
+        stream.__init__(stream, other)
+    unfinished = type(stream).__new__(type(stream))
+    with pytest.raises(TypeError, match="once"):
+        unfinished.__init__(unfinished, other)
+    assert b"".join(stream) == b"whole"
+
+
 def test_an_error_of_sending_is_recorded_and_raised(exporter, way):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

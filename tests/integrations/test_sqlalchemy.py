@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -258,3 +260,16 @@ def test_opentelemetrys_suppression_is_honoured(exporter, traced):
     finally:
         bridge.uninstall()
     assert exporter.spans == []
+
+
+def test_it_imports_nothing_of_sqlalchemy_that_the_program_has_not():
+    code = """
+import sys
+import sqlalchemy
+before = set(sys.modules)
+from tracekit.integrations import sqlalchemy as tracing
+tracing.instrument()
+print(*sorted(name for name in set(sys.modules) - before if name.startswith(("sqlalchemy", "greenlet", "asyncio"))))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.split() == []

@@ -86,7 +86,8 @@ def build() -> None:
     is_built = stamp.exists() and stamp.read_text() == digest
     if not is_built:
         shutil.rmtree(COPY, ignore_errors=True)
-    skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.pyd", "*.c")
+    # Copies keep the times of files, so Cython skips the sources that are older than their C files.
+    skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.pyd")
     for entry in ROOT.iterdir():
         if entry.name in skip(str(ROOT), [entry.name]) or (is_built and entry.name == "tracekit"):
             continue

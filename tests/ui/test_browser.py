@@ -99,6 +99,50 @@ def test_traces_appear_while_requests_run(ui, page):
     page.locator("tbody tr", has_text="request 5").locator("td", has_text="2").first.wait_for()
 
 
+class HeldAnswer:
+    """The first answer below *path*, read from the store at once and given to the page by ``let_go()``."""
+
+    def __init__(self, page, path):
+        self.held = []
+        page.route(lambda url: path in url, self.hold)
+
+    def hold(self, route):
+        if self.held:
+            route.continue_()
+        else:
+            self.held.append((route, route.fetch()))
+
+    def wait(self, page):
+        while not self.held:
+            page.wait_for_timeout(10)
+
+    def let_go(self):
+        [(route, answer)] = self.held
+        route.fulfill(response=answer)
+
+
+def test_a_trace_that_arrives_while_the_first_answer_is_on_its_way_appears(ui, page):
+    first = HeldAnswer(page, "/api/traces?")
+    page.goto(ui.url)
+    first.wait(page)
+    ui.send(span("meanwhile"))
+    page.get_by_text("1 received").wait_for()
+    first.let_go()
+    page.get_by_role("link", name="meanwhile").wait_for()
+
+
+def test_a_span_that_arrives_while_its_trace_is_on_its_way_appears(ui, page):
+    trace_id = ui.send(span("GET /cart"))
+    first = HeldAnswer(page, f"/api/traces/{trace_id}")
+    page.goto(f"{ui.url}/#/trace/{trace_id}")
+    first.wait(page)
+    page.get_by_text("1 received").wait_for()
+    ui.send(span("SELECT", id=2, parent=1, start_ms=1, ms=5))
+    page.get_by_text("2 received").wait_for()
+    first.let_go()
+    page.get_by_text("SELECT").wait_for()
+
+
 def test_a_paused_page_does_not_change_until_it_follows_again(ui, page):
     page.goto(ui.url)
     ui.send(span("before", trace=1))

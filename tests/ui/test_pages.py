@@ -4,13 +4,16 @@ import http.client
 import json
 import re
 import sqlite3
+import urllib.parse
 from pathlib import Path
 
 import pytest
 
 import tracekit.ui
 from tracekit.debug._access import names_loopback
+from tracekit.ui.search import BadSearch, parse_search
 from tracekit.ui.server import viewer
+from tracekit.ui.store import SpanStore
 
 from .conftest import Running, request, span
 
@@ -114,6 +117,41 @@ def test_a_search_goes_on_where_it_stopped(ui):
     ui.send(span(trace=9))
     (new,) = ui.get(f"/api/traces?after={last}").json["traces"]
     assert int(new["trace_id"], 16) == 9
+
+
+@pytest.mark.parametrize("text", ["shop", "service:x", "kind:client status:error", ">1s since:5m", "no.such=1", "k=*"])
+def test_a_search_reads_spans_from_its_index_alone(tmp_path, text):
+    # Rows are wide: reading all of those of a million spans takes seconds. A row is read if its terms fit.
+    search = parse_search(text)
+    SpanStore(tmp_path / "spans.db", max_bytes=1 << 20).close()
+    connection = sqlite3.connect(tmp_path / "spans.db")
+    try:
+        terms = [term.partition(" AND (")[0] if "attributes" in term else term for term in search.conditions]
+        statement = f"EXPLAIN QUERY PLAN SELECT id FROM spans INDEXED BY spans_to_search WHERE {' AND '.join(terms)}"
+        count = sum([term.count("?") for term in terms])
+        (plan,) = connection.execute(f"{statement} AND id < 9", search.parameters[:count]).fetchall()
+    finally:
+        connection.close()
+    assert "USING COVERING INDEX spans_to_search" in plan[3]
+
+
+@pytest.mark.parametrize("text", ["%", "_", "\\", "'", '"', "a%b_c", "' OR 1 --", "\ud800"])
+def test_any_text_is_found_as_it_is_and_no_other(ui, text):
+    clean = text.encode("utf-8", "replace").decode()
+    ui.send(span(name=f"a{clean}z", attributes={"k": clean}), span(name="plain", id=2, attributes={"k": "plain"}))
+    quoted = clean.replace("\\", "\\\\").replace('"', '\\"')
+    for query in (f'"{quoted}"', f'k="{quoted}"'):
+        (found,) = ui.get(f"/api/traces?q={urllib.parse.quote(query)}").json["traces"]
+        assert found["spans"] == 2
+    for query in (f'"{quoted}{quoted}x"', f'k="{quoted}x"', f'other="{quoted}"'):
+        assert ui.get(f"/api/traces?q={urllib.parse.quote(query)}").json["traces"] == []
+
+
+def test_a_search_of_a_megabyte_is_rejected(ui):
+    # uvicorn closes at 64 KiB of request line; the language has its own bound below that.
+    assert ui.get("/api/traces?q=" + "a" * 1001).status == 400
+    with pytest.raises(BadSearch):
+        parse_search("k=" + "a" * (1 << 20))
 
 
 def test_a_line_of_the_list(ui):

@@ -4,9 +4,14 @@ import asyncio
 import gzip
 import http.client
 import json
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -24,6 +29,9 @@ from .conftest import Running, bomb, request, span
 from .test_protobuf import full_request
 
 pytestmark = [pytest.mark.one_form, pytest.mark.slow]
+
+
+ROOT = Path(tracekit.__file__).parents[1]
 
 
 def counts(ui):
@@ -224,6 +232,62 @@ def test_a_full_store_evicts_the_oldest_and_counts_them(tmp_path):
     assert found.stored == 3000 == left + found.evicted
     assert 0 < left < 1000
     assert sorted(traces) == list(range(61 - len(traces), 61))
+
+
+FILL = """
+import json, sys
+from tracekit.exporters.sqlite import SQLiteReader
+from tracekit.ui.store import SpanStore
+store = SpanStore(sys.argv[1] + "/spans.db", max_bytes=1 << 40)
+bulk = {"key": "bulk", "value": {"stringValue": "x" * 1000}}
+for trace in range(1, 401):
+    spans = [{"traceId": f"{trace:032x}", "spanId": f"{id:016x}", "attributes": [bulk]} for id in range(1, 101)]
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}
+    assert store.put(json.dumps(body).encode(), is_json=True) == 0
+counts = store.counts()
+store.close()
+with SQLiteReader(store.path) as reader:
+    left = reader.counts()
+    assert reader.spans(f"{400:032x}")
+print(counts.stored, counts.evicted, left.spans)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system of a few megabytes: tmpfs")
+def test_on_a_full_disk_the_oldest_are_evicted_and_counted(tmp_path):
+    mount = 'mount -t tmpfs -o size=40m tmpfs "$1" && exec "$2" -c "$3" "$1"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    done = subprocess.run(
+        [*command, str(tmp_path), sys.executable, FILL], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip(f"this system allows no mount in a namespace: {done.stderr.strip()[:200]}")
+    assert (done.returncode, done.stderr) == (0, "")
+    stored, evicted, left = map(int, done.stdout.split())
+    assert stored == 400 * 100 == evicted + left
+    assert 5000 < left < 30_000
+
+
+def test_a_disk_that_others_fill_costs_the_oldest_spans_only(tmp_path, monkeypatch):
+    store = SpanStore(tmp_path / "spans.db", max_bytes=1 << 30)
+
+    def put(trace):
+        spans = [span(trace=trace, id=id, attributes={"bulk": "x" * 1000}) for id in range(1, 201)]
+        body = {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}
+        assert store.put(json.dumps(body).encode(), is_json=True) == 0
+
+    for trace in range(1, 121):
+        put(trace)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    for trace in range(121, 131):
+        put(trace)
+    found = store.counts()
+    store.close()
+    with SQLiteReader(store.path) as reader:
+        left = reader.counts().spans
+        assert reader.spans(f"{130:032x}")
+    assert found.stored == 130 * 200 == left + found.evicted
+    assert 0 < found.evicted < 130 * 200 - 1000
 
 
 def test_concurrent_senders_lose_nothing(ui):

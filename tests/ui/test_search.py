@@ -1,9 +1,11 @@
 """The language of the search box."""
 
+import json
 import sqlite3
 
 import pytest
 
+from tracekit.exporters._sqlite.terms import joined, term
 from tracekit.ui.search import BadSearch, parse_search
 
 pytestmark = pytest.mark.one_form
@@ -21,6 +23,13 @@ ROW = {
     "labels": '{"tenant":"blue"}',
     "resource": '{"host.name":"h1"}',
 }
+ROW["terms"], ROW["bits"] = joined(
+    [
+        term(key, json.dumps(value, ensure_ascii=False))
+        for column in ("attributes", "labels", "resource")
+        for key, value in json.loads(ROW[column]).items()
+    ]
+)
 
 
 def fits(text):

@@ -34,6 +34,7 @@ __all__ = [
     "references",
     "referent",
     "running_context",
+    "spare_tokens",
     "track",
     "untrack",
     "weak",
@@ -60,6 +61,10 @@ def held(variable: ContextVar[T]) -> T:
 def put(variable: ContextVar[T], value: T) -> None:
     """Set *variable* in the running Context; no Token is kept."""
     variable.set(value)
+
+
+def spare_tokens(variable: ContextVar[Any]) -> None:
+    """Have ``put()`` set *variable* without making a Token from now on; only C can."""
 
 
 def exchange(variable: ContextVar[T], value: T) -> T:

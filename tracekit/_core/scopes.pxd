@@ -19,6 +19,7 @@ from .interpreter cimport (
     references,
     referent,
     running_context,
+    spare_tokens,
     take_back,
     track,
     untrack,

@@ -34,6 +34,7 @@ if not compiled:
         references,
         referent,
         running_context,
+        spare_tokens,
         take_back,
         track,
         untrack,
@@ -353,8 +354,8 @@ def close_scope(scope: Scope) -> None:
         else:
             _closed_elsewhere = object()  # inherited: labels may stand on it in the Context that opened it
     elif inner is not None and _is_here(scope):
-        if not _rebuild(inner, scope):
-            _closed_elsewhere = object()
+        _rebuild(inner, scope)
+        _closed_elsewhere = object()  # a generator's body closed it, or labels of the body's consumer may stand on it
     else:
         _closed_elsewhere = object()
         if inner is not None and newest(inner) is scope:
@@ -582,7 +583,9 @@ def _settle(inner: Scope) -> Scope | None:
         while below is not None and below._kind == LABELS and not below._is_closed:
             below = below._prev
         if below is None or not below._is_closed or not _is_here(below) or not _rebuild(scope, below):
-            scope._settled = seen
+            # A closed scope stays under labels that were inherited; the Context that opened them has yet to take it out.
+            if below is None or not below._is_closed or _is_here(scope):
+                scope._settled = seen
             break
         scope = held(_current)
     return scope
@@ -749,3 +752,4 @@ def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
 
 
 forbid_new(Scope)
+spare_tokens(_current)

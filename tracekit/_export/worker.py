@@ -5,6 +5,7 @@ Signal handlers and finalisers may call it between any two steps: see ``pipeline
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import operator
 import threading
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .._core.span import Span
     from .exporter import Exporter
 
-__all__ = ["EXPORT_CONTEXT", "Counts", "Job", "Taps", "Worker"]
+__all__ = ["EXPORT_CONTEXT", "Counts", "Done", "Job", "Taps", "Worker"]
 
 _PAUSE_S = 0.05
 # Exporters run in copies of this Context, without the program's. Spans that they make are not sampled: otherwise each
@@ -88,13 +89,39 @@ class _Intake:
         return self._taken + self._failed + self._left_out - sum(counts)
 
 
+class Done:
+    """An event that one thread waits for.
+
+    A ``threading.Event`` holds a lock while ``wait()`` begins and ends. If a signal handler interrupts the waiting thread
+    there and calls ``flush()``, the handler waits for the exporting thread, and that thread for the lock.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._wakes.put(None)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Return whether it is set within *timeout_s*."""
+        if not self._is_set:
+            with contextlib.suppress(Empty):
+                self._wakes.get(timeout=timeout_s)
+        return self._is_set
+
+
 class Job:
     """A function to be called in the exporting thread; *is_last* ends that thread."""
 
     def __init__(self, run: Callable[[], object], *, is_last: bool = False) -> None:
         self.run = run
         self.is_last = is_last
-        self.done = threading.Event()
+        self.done = Done()
 
 
 class Worker:

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from base64 import b64encode
 from collections.abc import Mapping
+from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._core.attributes import int_text, whole
@@ -23,6 +24,7 @@ from ._sqlite.errors import StoreError, is_full
 from ._sqlite.file import SQLiteFile, check_bytes
 from ._sqlite.logs import INSERT_LOG, StoredLog, log_without_bulk
 from ._sqlite.reader import SPANS, Counts, Figures, SQLiteReader, StoredSpan, StoredTrace, read_span
+from ._sqlite.terms import joined, term
 
 if TYPE_CHECKING:
     import os
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from .._core.records import Instrumentation
     from .._core.span import Span
+    from ._sqlite.terms import Term
 
     Row = tuple[Any, ...]  # a cell for each of _COLUMNS, or of the columns of the table of logs
 
@@ -44,7 +47,7 @@ __all__ = [
     "StoredTrace",
 ]
 
-_COLUMNS = ("stored_s", *StoredSpan._fields)
+_COLUMNS = ("stored_s", *StoredSpan._fields, "terms", "bits")
 _INSERT = f"INSERT INTO spans ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 _MIN_ROOM = 1 << 16
@@ -112,7 +115,7 @@ class SQLiteExporter:
         self._store(_INSERT, _chunks(_rows(spans, self._lose), self.max_bytes, _without_bulk), len(spans))
 
     def store(self, rows: list[Row], size: int) -> int:
-        """Store *rows*: the second of storage, then the fields of ``StoredSpan``, with JSON as text.
+        """Store *rows*: the second of storage, the fields of ``StoredSpan`` with JSON as text, ``terms`` and ``bits``.
 
         *size* is an upper estimate of their bytes. Returns the number of stored rows; raises like ``export()``.
         """
@@ -200,9 +203,8 @@ class SQLiteExporter:
         while True:
             try:
                 with self._file.transaction() as connection:
-                    if self._file.room(connection) >= room or not any(
-                        deleted := _delete_oldest(connection, self._step)
-                    ):
+                    left, used = self._file.room_on_disk(connection)
+                    if left >= room or not any(deleted := _delete_oldest(connection, self._step)):
                         connection.executemany(insert, rows)
                         return
                 self.evicted += deleted.spans
@@ -215,7 +217,7 @@ class SQLiteExporter:
                         raise
                 need = room = 2 * need
             else:
-                room = need + self.max_bytes // 16  # with some room for the next batches
+                room = need + min(self.max_bytes, used) // 16  # with some room for the next batches
 
     def _tidy(self) -> None:
         """Once in a while, delete spans that are too old, and give unused pages back."""
@@ -292,17 +294,17 @@ def _chunks(rows: Iterable[Row], max_bytes: int, shrink: Callable[[Row], Row]) -
 def _rows(spans: Iterable[Span], lose: Callable[[Exception], None]) -> Iterator[Row]:
     """Yield the rows of *spans*; *lose* receives the exception of each span that cannot become a row."""
     stored_s = int(time.time())
-    resources: dict[int, str] = {}  # usually one, encoded once per batch
+    resources: dict[int, tuple[str, list[Term]]] = {}  # usually one, encoded once per batch
     libraries: dict[int, str] = {}
     for span in spans:
         try:
             resource = resources.get(id(span.resource))
             if resource is None:
-                resource = resources[id(span.resource)] = _object(span.resource)
+                resource = resources[id(span.resource)] = _with_terms(span.resource)
             library = libraries.get(id(span.instrumentation))
             if library is None:
                 library = libraries[id(span.instrumentation)] = _library(span.instrumentation)
-            row = _row(span, stored_s, resource, library)
+            row = _row(span, stored_s, *resource, library)
         except Exception as error:
             lose(error)
             continue
@@ -313,8 +315,10 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def _row(span: Span, stored_s: int, resource: str, library: str) -> Row:
+def _row(span: Span, stored_s: int, resource: str, resource_terms: list[Term], library: str) -> Row:
     context, parent, status = span.context, span.parent, span.status
+    attributes, terms = _with_terms(span.attributes)
+    labels, label_terms = _with_terms(context.labels) if context.labels else ("{}", [])
     return (
         stored_s,
         context.trace_id,
@@ -330,8 +334,8 @@ def _row(span: Span, stored_s: int, resource: str, library: str) -> Row:
         _text(status.description),
         context.flags,
         str(context.state),
-        _object(context.labels) if context.labels else "{}",
-        _object(span.attributes),
+        labels,
+        attributes,
         _array([{"name": name, "time_ns": time_ns, "attributes": items} for name, time_ns, items in span.events]),
         _array(
             [
@@ -345,18 +349,21 @@ def _row(span: Span, stored_s: int, resource: str, library: str) -> Row:
         span.dropped_events,
         span.dropped_links,
         span.truncated_values,
+        *joined([*terms, *label_terms, *resource_terms]),
     )
 
 
 def _bytes(row: Row) -> int:
-    return 200 + sum([len(cell) if cell.isascii() else 4 * len(cell) for cell in row if isinstance(cell, str)])
+    # The index of searches repeats the terms and some of the columns.
+    size = 300 + sum([len(cell) if cell.isascii() else 4 * len(cell) for cell in row if isinstance(cell, str)])
+    return size + sum([2 * len(cell) for cell in row if isinstance(cell, bytes)])
 
 
 def _without_bulk(row: Row) -> Row:
     cells = dict(zip(_COLUMNS, row, strict=True))
     for column in ("attributes", "events", "links"):
         cells[f"dropped_{column}"] += len(json.loads(cells[column]))
-    cells.update(attributes="{}", events="[]", links="[]")
+    cells.update(attributes="{}", events="[]", links="[]", terms=None, bits=-1)
     for column in ("resource", "instrumentation"):
         if len(cells[column]) > 2 * _MAX_TEXT:
             cells[column] = "{}"
@@ -368,6 +375,17 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 def _object(attributes: Mapping[str, Any]) -> str:
     return _encode(_plain(attributes))
+
+
+def _with_terms(attributes: Mapping[str, Any]) -> tuple[str, list[Term]]:
+    """Return *attributes* as JSON, and the code of each of them."""
+    items = []
+    terms = []
+    for key, value in _plain(attributes).items():
+        text = quote(value) if isinstance(value, str) else _encode(value)
+        items.append(f"{quote(key)}:{text}")
+        terms.append(term(key, text))
+    return "{" + ",".join(items) + "}", terms
 
 
 def _library(library: Instrumentation | None) -> str:

@@ -174,6 +174,9 @@ def _with_headers(library: Library, request: Any, headers: dict[str, str]) -> An
 
 class _Body:
     def __init__(self, body: Any, span: Span) -> None:
+        # Bodies may stand on one another, as transports do, but not in a circle: C has no limit of recursion.
+        if hasattr(self, "_span") or (isinstance(body, _Body) and not hasattr(body, "_span")):
+            raise TypeError("a body is wrapped once, and after the one inside it")
         self._body = body
         self._span = span
 

@@ -17,11 +17,11 @@ Conventions: https://opentelemetry.io/docs/specs/semconv/database/sql/
 
 from __future__ import annotations
 
-from typing import Any, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..cython import compiled
 from ._http import error_type, is_port, report
@@ -32,6 +32,9 @@ if not compiled:
     from .._core.span import start_request_span, tracer_in_use
     from ._client import end, may_record
     from ._suppression import is_suppressed
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["instrument", "uninstrument"]
 
@@ -65,7 +68,9 @@ def uninstrument(target: Engine | AsyncEngine | None = None) -> None:
 def _checked(target: object) -> Any:
     if target is None:
         return Engine
-    if isinstance(target, AsyncEngine):
+    # Not imported here: with it come the ORM and greenlet. An AsyncEngine exists only where the program has imported it.
+    kind = getattr(sys.modules.get("sqlalchemy.ext.asyncio"), "AsyncEngine", None)
+    if kind is not None and isinstance(target, kind):
         return target.sync_engine
     if not isinstance(target, Engine):
         raise TypeError(f"target must be a SQLAlchemy Engine or AsyncEngine, not {type(target).__name__}")

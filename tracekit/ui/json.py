@@ -12,9 +12,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .._core.attributes import CANCELLED_KEY, whole
+from ..exporters._sqlite.terms import joined, term
 from .rows import MAX_DEPTH, Malformed, base64_text, finished, logged, number_text, overhead, quote
 
 if TYPE_CHECKING:
+    from ..exporters._sqlite.terms import Term
     from .rows import Row
 
 __all__ = ["read_logs", "read_parsed", "read_request"]
@@ -34,12 +36,13 @@ def read_parsed(request: dict[str, Any], stored_s: int, size: int) -> tuple[list
     for resource_spans in _list(request, "resourceSpans"):
         items = _pairs(_object(resource_spans.get("resource") or {}))
         resource = _joined(items)
+        terms = _terms(items)
         service = str(json.loads(items.get("service.name", '"unknown_service"')))
         for scope_spans in _list(resource_spans, "scopeSpans"):
             library = _library(scope_spans)
             bytes_a_row = overhead((service,), resource, library)
             for span in _list(scope_spans, "spans"):
-                row = _row(span, stored_s, service, resource, library)
+                row = _row(span, stored_s, service, resource, terms, library)
                 if row is None:
                     rejected += 1
                 else:
@@ -88,7 +91,9 @@ def _parsed(octets: bytes) -> dict[str, Any]:
         raise Malformed(f"not JSON: {error}"[:200]) from None
 
 
-def _row(span: dict[str, Any], stored_s: int, service: str, resource: str, library: str) -> Row | None:
+def _row(
+    span: dict[str, Any], stored_s: int, service: str, resource: str, resource_terms: list[Term], library: str
+) -> Row | None:
     trace_id, span_id = _id(span.get("traceId"), 32), _id(span.get("spanId"), 16)
     if not trace_id or not span_id:
         return None
@@ -120,6 +125,7 @@ def _row(span: dict[str, Any], stored_s: int, service: str, resource: str, libra
         _number(span.get("droppedAttributesCount"), 32),
         _number(span.get("droppedEventsCount"), 32),
         _number(span.get("droppedLinksCount"), 32) + len(links) - len(kept),
+        joined([*_terms(attributes), *resource_terms]),
     )
 
 
@@ -149,6 +155,10 @@ def _link(link: dict[str, Any]) -> str | None:
 def _pairs(holder: dict[str, Any], name: str = "attributes", depth: int = 0) -> dict[str, str]:
     """Return the attributes of *holder* as keys and values in JSON."""
     return {_text(item.get("key")): _value(item.get("value"), depth) for item in _list(holder, name)}
+
+
+def _terms(pairs: dict[str, str]) -> list[Term]:
+    return [term(key, value) for key, value in pairs.items()]
 
 
 def _joined(pairs: dict[str, str]) -> str:

@@ -8,6 +8,8 @@ cdef enum:
     FIXED64 = 1
     TEXT = 2
     FIXED32 = 5
+    KNOWN = 1000
+    SHORT = 256
 
 
 cdef class _Reader:
@@ -19,6 +21,8 @@ cdef class _Reader:
     cdef bint _are_logs
     cdef object _reason
     cdef object _stored_s
+    cdef dict _known
+    cdef list _resource_terms
 
     @cython.locals(tag=uint64_t)
     cpdef request(self)
@@ -26,7 +30,7 @@ cdef class _Reader:
     @cython.locals(tag=uint64_t, begin=Py_ssize_t)
     cdef object _resource_spans(self, Py_ssize_t end)
 
-    @cython.locals(tag=uint64_t, attributes=list, value=str)
+    @cython.locals(tag=uint64_t, attributes=list, terms=list, value=str)
     cdef object _read_resource(self, Py_ssize_t end)
 
     @cython.locals(tag=uint64_t, begin=Py_ssize_t, part=Py_ssize_t, bytes_a_row=Py_ssize_t, items=list, value=str)
@@ -35,7 +39,7 @@ cdef class _Reader:
     @cython.locals(
         tag=uint64_t, part=Py_ssize_t, kind=uint32_t, code=uint32_t, flags=uint32_t, dropped_attributes=int64_t,
         dropped_events=int64_t, dropped_links=int64_t, start=uint64_t, stop=uint64_t, attributes=list, events=list,
-        links=list, value=str,
+        links=list, value=str, terms=list, octets=bytes, known=tuple,
     )
     cdef object _span(self, Py_ssize_t end)
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..cython import binding, cclass, compiled, final
+from ..exporters._sqlite.terms import joined, term
 from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, overhead, quote, unquoted
 
 if TYPE_CHECKING:
+    from ..exporters._sqlite.terms import Term
     from .rows import Row
 
 __all__ = ["read_logs", "read_request"]
@@ -26,6 +28,8 @@ if not compiled:
     FIXED64: Final = 1
     TEXT: Final = 2
     FIXED32: Final = 5
+    KNOWN: Final = 1000
+    SHORT: Final = 256
 
 
 def read_request(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
@@ -58,11 +62,13 @@ class _Reader:
             "_at",
             "_data",
             "_key",
+            "_known",
             "_length",
             "_library",
             "_logger",
             "_reason",
             "_resource",
+            "_resource_terms",
             "_service",
             "_stored_s",
             "rejected",
@@ -76,8 +82,10 @@ class _Reader:
         _at: int
         _length: int
         _key: str
+        _known: dict[bytes, tuple[str, Term]]
         _reason: str | None
         _resource: str
+        _resource_terms: list[Term]
         _service: str
         _library: str
         _logger: str
@@ -91,6 +99,8 @@ class _Reader:
         self._stored_s = stored_s
         self._are_logs = False
         self._key = self._logger = ""
+        self._known = {}  # attributes that the spans of a request repeat
+        self._resource_terms = []
         self._reason = None
         self._service = "unknown_service"
         self._resource = self._library = "{}"
@@ -112,6 +122,7 @@ class _Reader:
         begin = self._at
         self._service = "unknown_service"
         self._resource = "{}"
+        self._resource_terms = []
         while self._at < end:
             tag = self._varint(end)
             if tag == 0x0A:  # resource
@@ -128,6 +139,7 @@ class _Reader:
 
     def _read_resource(self, end: int) -> None:
         attributes = []
+        terms = []
         while self._at < end:
             tag = self._varint(end)
             if tag == 0x0A:  # attributes
@@ -135,8 +147,10 @@ class _Reader:
                 if self._key == "service.name" and value[0] == '"':
                     self._service = unquoted(value)
                 attributes.append(f"{quote(self._key)}:{value}")
+                terms.append(term(self._key, value))
             else:
                 self._skip(tag, end)
+        self._resource_terms = terms
         self._resource = "{" + ",".join(attributes) + "}"
 
     def _scope_spans(self, end: int) -> None:
@@ -194,19 +208,30 @@ class _Reader:
         kind = code = flags = dropped_attributes = dropped_events = dropped_links = 0
         start = stop = 0
         attributes: list[str] | None = None
+        terms: list[Term] = []
         events: list[str] | None = None
         links: list[str] | None = None
         self._reason = None
         while self._at < end:
             tag = self._varint(end)
             if tag == 0x4A:
-                value = self._attribute(self._end(end), 0)
-                if self._key == "tracekit.cancelled" and value[0] == '"':
-                    self._reason = unquoted(value)
-                    continue
+                part = self._end(end)
+                octets = self._data[self._at : part] if part - self._at <= SHORT else b""
+                known = self._known.get(octets)
+                if known is None:
+                    value = self._attribute(part, 0)
+                    if self._key == "tracekit.cancelled" and value[0] == '"':
+                        self._reason = unquoted(value)
+                        continue
+                    known = (f"{quote(self._key)}:{value}", term(self._key, value))
+                    if octets and len(self._known) < KNOWN:
+                        self._known[octets] = known
+                else:
+                    self._at = part
                 if attributes is None:
                     attributes = []
-                attributes.append(f"{quote(self._key)}:{value}")
+                attributes.append(known[0])
+                terms.append(known[1])
             elif tag == 0x0A:
                 trace_id = self._id(end, 16)
             elif tag == 0x12:
@@ -282,6 +307,7 @@ class _Reader:
                 dropped_attributes,
                 dropped_events,
                 dropped_links,
+                joined([*terms, *self._resource_terms]),
             )
         )
 

@@ -1,8 +1,8 @@
 """The questions of the pages to the store: traces that a search finds, one trace, the map of services.
 
-How it works: a search reads the spans newest first, in slices of row ids, until it has found enough traces or its time
-is up; the answer has the position to go on from. So the first answer comes as fast on a store of a million spans as on
-one of a hundred, no answer takes long, and the store needs no index for it, which every writer would pay for.
+How it works: a search reads one index from its end, which has every column that a search names, in slices of row ids,
+until it has found enough traces or its time is up; the answer has the position to go on from. So the first answer comes
+as fast on a store of a million spans as on one of a hundred, and a million spans without a hit are one answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["MAX_SPANS", "Queries"]
 
 MAX_SPANS: Final = 50_000  # of a trace on its page
 _SLICE: Final = 10_000
-_BUDGET_S: Final = 0.12
+_BUDGET_S: Final = 0.18
 _MAP_SPANS: Final = 20_000
 _MAX_DEPTH: Final = 100
 _MAX_LOGS: Final = 500  # of a span, or of a trace
@@ -61,7 +61,8 @@ class Queries(SQLiteReader):
             terms = ["id >= ?", "id < ?", *search.conditions]
             if search.trace_id:
                 terms.append("substr(trace_id, 1, ?) = ?")
-            statement = f"SELECT id, trace_id FROM spans WHERE {' AND '.join(terms)} ORDER BY id DESC"
+            where = " AND ".join(terms)
+            statement = f"SELECT id, trace_id FROM spans INDEXED BY spans_to_search WHERE {where} ORDER BY id DESC"
             more = (len(search.trace_id), search.trace_id) if search.trace_id else ()
             while end > first and len(found) < limit and time.monotonic() < deadline:
                 begin = max(first, end - _SLICE)

@@ -62,8 +62,12 @@ def finished(
     dropped_attributes: int,
     dropped_events: int,
     dropped_links: int,
+    codes: tuple[bytes | None, int],
 ) -> Row:
-    """Return the row of a span. *cancelled* is the reason of the attribute ``tracekit.cancelled``, None without it."""
+    """Return the row of a span. *cancelled* is the reason of the attribute ``tracekit.cancelled``, None without it.
+
+    *codes* are the columns ``terms`` and ``bits``.
+    """
     status = _CODES[code] if code < 3 else "unset"
     if cancelled is not None and code != 2:
         status, description = "cancelled", cancelled
@@ -92,6 +96,7 @@ def finished(
         dropped_events,
         dropped_links,
         0,
+        *codes,
     )
 
 

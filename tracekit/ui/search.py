@@ -16,7 +16,9 @@ import time
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from .._core.attributes import whole
 from .._core.records import KINDS, STATUS_CODES
+from ..exporters._sqlite.terms import key_term, term
 
 __all__ = ["BadSearch", "Search", "parse_search"]
 
@@ -27,6 +29,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)?\Z")
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _UNITS["d"] = 24 * _UNITS["h"]
+_HAS_TERM = "bits & ? = ? AND instr(terms, ?) IS NOT 0"  # terms that are unknown, NULL, may have any
 _ID = re.compile(r"[0-9a-f]{8,32}\Z")
 
 
@@ -35,7 +38,10 @@ class BadSearch(ValueError):
 
 
 class Search(NamedTuple):
-    """Conditions in SQL about a row of ``spans``, with their parameters, and the beginning of a trace id."""
+    """Conditions in SQL about a row of ``spans`` with their parameters, and the beginning of a trace id.
+
+    Conditions on columns of the index of searches come first.
+    """
 
     conditions: tuple[str, ...] = ()
     parameters: tuple[Any, ...] = ()
@@ -46,7 +52,7 @@ def parse_search(text: str, now_ns: int | None = None) -> Search:
     """Return the conditions of *text*; raise ``BadSearch``."""
     if len(text) > _MAX_TEXT:
         raise BadSearch(f"at most {_MAX_TEXT} characters")
-    tokens = _TOKEN.findall(text)
+    tokens = _TOKEN.findall(whole(text))
     if len(tokens) > _MAX_TERMS:
         raise BadSearch(f"at most {_MAX_TERMS} conditions")
     now_ns = time.time_ns() if now_ns is None else now_ns
@@ -114,11 +120,22 @@ def _attribute(key: str, value: str) -> tuple[str, list[Any], str]:
     wanted = [start + json.dumps(value, ensure_ascii=False), f"{start}{value},", f"{start}{value}}}"]
     columns = ("attributes", "labels", "resource")
     if value == "*":
-        return f"({' OR '.join([f'instr({column}, ?)' for column in columns])})", [start] * len(columns), ""
-    # The key alone first: most spans do not have it.
-    tests = " OR ".join(["instr({0}, ?)"] * len(wanted))
-    tests = " OR ".join([f"instr({column}, ?) AND ({tests.format(column)})" for column in columns])
-    return f"({tests})", [start, *wanted] * len(columns), ""
+        tests = " OR ".join([f"instr({column}, ?)" for column in columns])
+        return f"{_HAS_TERM} AND ({tests})", [*_parts(key_term(key)), *[start] * len(columns)], ""
+    tests = " OR ".join([f"instr({column}, ?)" for column in columns for _ in wanted])
+    # Mostly one: those of an array or object, which holds quotes, and of a text with quotes differ.
+    codes = sorted({term(key, json.dumps(value, ensure_ascii=False)), term(key, value or '""')})
+    has_one = " OR ".join([_HAS_TERM] * len(codes))
+    return (
+        f"({has_one}) AND ({tests})",
+        [*[part for code in codes for part in _parts(code)], *wanted * len(columns)],
+        "",
+    )
+
+
+def _parts(code: tuple[bytes, int]) -> tuple[int, int, bytes]:
+    octets, bits = code
+    return bits, bits, octets
 
 
 def _duration(text: str) -> int:

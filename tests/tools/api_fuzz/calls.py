@@ -27,8 +27,9 @@ _SETTERS = {"after_fork", "set_clock", "set_formats", "set_ids", "set_observer",
 _FUNCTION_TYPES = {"cython_function_or_method", "builtin_function_or_method"}
 # Raised by Python for random arguments of random methods.
 LOOKUP = (AttributeError, LookupError, StopIteration, OverflowError, RecursionError)
-# Raised by Python for a container that is inconsistent or changes during a copy; setup functions may pass it on.
-NONSENSE = (RuntimeError, LookupError, OverflowError)
+# Raised by Python for a container that is inconsistent or changes during a copy, and by our iterators that were made by
+# __new__ alone and so lack fields; setup functions may pass it on.
+NONSENSE = (RuntimeError, LookupError, OverflowError, AttributeError)
 LOOKS: dict[str, Callable[[Any], Any]] = {
     "repr": repr,
     "str": str,

@@ -7,7 +7,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from ..._export.worker import EXPORT_CONTEXT
+from ..._export.worker import EXPORT_CONTEXT, Done
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ class Background:
         self._interval_s = interval_s
         self._name = name
         # SimpleQueue.put is reentrant: signal handlers and finalisers may interrupt it. None: work now.
-        self._inbox: SimpleQueue[threading.Event | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Done | None] = SimpleQueue()
         self._is_asleep = True
         self._is_served = threading.Lock()  # held by the serving thread; acquired without waiting
         self._is_over = False
@@ -52,7 +52,7 @@ class Background:
         deadline = time.monotonic() + timeout_s
         if self.served_by == threading.get_ident():  # by a signal handler, or by a library's log
             return False
-        done = threading.Event()
+        done = Done()
         self._inbox.put(done)
         while not done.is_set():
             if not self._is_served.locked() and not self._start():

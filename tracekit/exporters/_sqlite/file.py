@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["SQLiteFile", "check_bytes"]
 
 _MIN_BYTES = 1 << 20
+_CHECKPOINT_BYTES = 4 << 20  # of log that are moved into the file; then it is written from its start again
+_LOG_BYTES = 16 << 20  # its largest size between two such moves
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 _BUSY_S = 0.05
 
@@ -142,6 +144,20 @@ class SQLiteFile:
         """Return the number of bytes left below ``max_bytes``."""
         pages, free = self.pages(connection)
         return self.max_bytes - (pages - free) * self._page_size
+
+    def room_on_disk(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """Return ``room()``, or less if the disk has less, and the bytes that the rows take."""
+        pages, free = self.pages(connection)
+        used = (pages - free) * self._page_size
+        room = self.max_bytes - used
+        try:
+            on_disk = shutil.disk_usage(os.path.dirname(self._log)).free
+        except OSError:  # SQLite will report the fault
+            return room, used
+        # The log grows to its usual size, and the file by the pages that are in the log alone.
+        on_disk -= max(0, min(self.max_log_bytes, _LOG_BYTES) - _size(self._log))
+        on_disk -= max(0, pages * self._page_size - _size(self.path))
+        return min(room, on_disk + free * self._page_size), used
 
     def check_disk(self, need: int) -> None:
         """Raise SQLite's error for a full disk unless *need* bytes are left after moving the log into the file."""
@@ -286,7 +302,8 @@ class SQLiteFile:
         try:
             prepare(connection)
             if not has_schema(connection, self.path, schema):
-                # Both only take effect in an empty file.
+                # These only take effect in an empty file.
+                connection.execute(f"PRAGMA page_size={schema.page_bytes}")
                 connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("BEGIN IMMEDIATE")
@@ -305,7 +322,7 @@ class SQLiteFile:
             connection.execute("PRAGMA synchronous=NORMAL")  # a power failure may lose the last batches, not the file
             connection.execute(f"PRAGMA max_page_count={self.max_bytes // self._page_size}")
             log_pages = self.max_log_bytes // self._page_size
-            connection.execute(f"PRAGMA wal_autocheckpoint={min(1000, log_pages // 4)}")
+            connection.execute(f"PRAGMA wal_autocheckpoint={min(_CHECKPOINT_BYTES // self._page_size, log_pages // 4)}")
             connection.execute(f"PRAGMA journal_size_limit={self.max_log_bytes // 4}")
         except BaseException:
             connection.close()

@@ -26,6 +26,7 @@ class Schema(NamedTuple):
     version: int
     create: tuple[str, ...]
     check: str = "SELECT 1"  # returns 1 unless a part is missing that tracekit always writes
+    page_bytes: int = 4096
 
     def is_in_header(self, octets: bytes) -> bool:
         """Return whether *octets*, the first 100 of a file, are the header of this kind of file."""

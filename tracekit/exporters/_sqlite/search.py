@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from ..._core.attributes import whole
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["INDEXES", "Search", "Sort", "find"]
 
@@ -25,16 +26,15 @@ Sort = Literal["start", "duration", "spans", "errors"]
 INDEXES: Final = (
     "CREATE INDEX spans_by_trace ON spans (trace_id, start_ns, end_ns, status)",
     "CREATE INDEX spans_by_start ON spans (start_ns)",
-    "CREATE INDEX spans_by_name ON spans (name, start_ns)",
-    "CREATE INDEX spans_with_errors ON spans (start_ns) WHERE status = 'error'",
+    # In order of arrival: adding to it changes its last page only. A search reads all of it, and no other page.
+    "CREATE INDEX spans_to_search ON spans (id, start_ns, end_ns, status, kind, service, name, trace_id, bits, terms)",
     """CREATE VIEW traces AS
         SELECT trace_id, min(start_ns) AS start_ns, max(end_ns) - min(start_ns) AS duration_ns, count(*) AS spans,
             sum(status = 'error') AS errors
         FROM spans GROUP BY trace_id""",
 )
 
-_FEW: Final = 20_000  # spans with a name: fewer are walked by their names, more by their start
-_NAMES: Final = 1000  # names that contain a text
+_FEW: Final = 20_000  # spans that fit: fewer are found by the index of searches, more by their start
 _MISSES: Final = 2000  # traces that do not fit, until the walk gives up
 # Casts: SQLite stores any type in any column, and another program may have written it.
 _SUMMARY: Final = (
@@ -111,46 +111,27 @@ def _rare(connection: sqlite3.Connection, search: Search, limit: int) -> list[Fo
 
 def _candidates(connection: sqlite3.Connection, search: Search) -> Iterator[tuple[int, str]]:
     """Yield each trace that may fit once, with the start of its last span that may, the last first."""
-    terms: list[str] = []
-    values: list[Any] = []
+    terms, values = _covered(search)
     if search.since_ns is not None:
         # A trace starts with its first span: no other of its spans started earlier.
         terms.append("start_ns >= ?")
         values.append(search.since_ns)
-    if search.status == "error":
-        terms.append("status = 'error'")
-    names = None if search.name is None else _names(connection, search.name)
-    if names is not None:
-        terms.append(f"name IN ({', '.join('?' * len(names))})")
-        values += names
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
-    seen: set[str] = set()
-    for start_ns, trace_id in connection.execute(
+    rows: Iterable[tuple[int, str]] = ()
+    if terms:
+        rows = connection.execute(
+            f"SELECT CAST(start_ns AS INTEGER), trace_id FROM spans INDEXED BY spans_to_search {where} LIMIT ?",
+            (*values, _FEW),
+        ).fetchall()
+        rows = sorted(rows, key=itemgetter(0), reverse=True) if len(rows) < _FEW else ()
+    rows = rows or connection.execute(
         f"SELECT CAST(start_ns AS INTEGER), trace_id FROM spans {where} ORDER BY start_ns DESC", values
-    ):
+    )
+    seen: set[str] = set()
+    for start_ns, trace_id in rows:
         if trace_id not in seen:
             seen.add(trace_id)
             yield start_ns, trace_id
-
-
-def _names(connection: sqlite3.Connection, text: str) -> list[str] | None:
-    """Return the names of spans that contain *text*, if they are of few spans; else None."""
-    text = whole(text)
-    # Each name once, by a jump in the index from one to the next.
-    rows = connection.execute(
-        "WITH RECURSIVE names(name) AS (SELECT min(name) FROM spans UNION ALL"
-        " SELECT (SELECT min(name) FROM spans WHERE name > names.name) FROM names WHERE names.name IS NOT NULL)"
-        " SELECT name FROM names WHERE instr(name, ?) LIMIT ?",
-        (text, _NAMES + 1),
-    )
-    names = [name for (name,) in rows]
-    if len(names) > _NAMES:
-        return None
-    (count,) = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM spans WHERE name IN ({', '.join('?' * len(names))}) LIMIT ?)",
-        (*names, _FEW),
-    ).fetchone()
-    return names if count < _FEW else None
 
 
 def _fits(connection: sqlite3.Connection, search: Search, trace: Found) -> bool:
@@ -175,10 +156,10 @@ def _is_in_time(search: Search, trace: Found) -> bool:
     )
 
 
-def _terms(search: Search) -> tuple[list[str], list[str]]:
-    """Return the conditions that one span of the trace must meet, and their values."""
+def _covered(search: Search) -> tuple[list[str], list[Any]]:
+    """Return the conditions about columns of the index of searches, and their values."""
     terms: list[str] = []
-    values: list[str] = []
+    values: list[Any] = []
     for term, value in (
         ("service = ?", search.service),
         ("instr(name, ?)", search.name),
@@ -187,6 +168,12 @@ def _terms(search: Search) -> tuple[list[str], list[str]]:
         if value is not None:
             terms.append(term)
             values.append(whole(value))
+    return terms, values
+
+
+def _terms(search: Search) -> tuple[list[str], list[Any]]:
+    """Return the conditions that one span of the trace must meet, and their values."""
+    terms, values = _covered(search)
     for key, value in search.attributes.items():
         # A scan of text is cheaper than JSON, and leaves few spans for it. JSON may escape characters of a key.
         is_plain = key.isalnum() or key.replace(".", "").replace("_", "").isalnum()

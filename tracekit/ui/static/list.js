@@ -56,7 +56,10 @@ export class ListPage {
       this.wrong = error.message;
     } finally {
       this.isSearching = false;
-      if (!this.isClosed) this.fillRows();
+      if (!this.isClosed) {
+        this.fillRows();
+        if (this.isStale && !this.isPaused) this.live(this.status); // spans have arrived since the store was read
+      }
     }
   }
 

@@ -18,7 +18,7 @@ export class TracePage {
     this.selected = null;
     this.text = "";
     this.isClosed = false;
-    this.load();
+    this.load().then(() => { if (this.isStale && !this.isPaused) this.live(); });
   }
 
   close() {
@@ -38,14 +38,16 @@ export class TracePage {
 
   /** Spans or log records have arrived: draw again if some are of this trace. */
   async live() {
+    this.isStale = true;
     if (this.isLoading || !this.trace) return;
     this.isLoading = true;
     try {
-      const found = await api(`traces?q=trace:${this.traceId}&limit=1`);
-      const [now] = found.traces;
-      const hasMore = now && (now.logs !== this.trace.logs || (now.spans !== this.trace.spans.length && !this.trace.is_cut));
-      if (hasMore && !this.isClosed && !this.isPaused) {
-        await this.load();
+      while (this.isStale && !this.isClosed && !this.isPaused) {
+        this.isStale = false; // an event that comes while the store is read makes it true again
+        const found = await api(`traces?q=trace:${this.traceId}&limit=1`);
+        const [now] = found.traces;
+        const hasMore = now && (now.logs !== this.trace.logs || (now.spans !== this.trace.spans.length && !this.trace.is_cut));
+        if (hasMore && !this.isClosed && !this.isPaused) await this.load();
       }
     } catch {
       // the next event tries again
