@@ -199,8 +199,6 @@ cdef extern from *:
     PyObject* tk_running_context() noexcept
     object tk_thread_context(unsigned long)
     bint tk_is_collecting() noexcept
-    object tk_set(object, object)
-    int tk_take_back(object, object) except -1
     int tk_put(object, object) except -1
     int tk_spare_tokens(object) except -1
     object tk_held(object)
@@ -237,14 +235,6 @@ cdef inline int put(object variable, object value) except -1:
 
 cdef inline int spare_tokens(object variable) except -1:
     return tk_spare_tokens(variable)
-
-
-cdef inline object put_with_token(object variable, object value):
-    return tk_set(variable, value)
-
-
-cdef inline int take_back(object variable, object token) except -1:
-    return tk_take_back(variable, token)
 
 
 cdef inline bint is_collecting() noexcept:

@@ -73,16 +73,6 @@ def exchange(variable: ContextVar[T], value: T) -> T:
     return before if before is not _MISSING else None  # type: ignore[return-value]
 
 
-def put_with_token(variable: ContextVar[T], value: T) -> Token[T]:
-    """Set *variable* and return the Token, which ``take_back()`` takes once, in the same Context."""
-    return variable.set(value)
-
-
-def take_back(variable: ContextVar[T], token: Token[T]) -> None:
-    """Give *variable* the value that it had before ``put_with_token()``."""
-    variable.reset(token)
-
-
 def is_collecting() -> bool:
     """Tell whether setting a ContextVar is unsafe, as inside CPython 3.11's garbage collector; only C can tell."""
     return False

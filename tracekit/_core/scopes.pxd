@@ -15,12 +15,10 @@ from .interpreter cimport (
     is_lent,
     lent,
     put,
-    put_with_token,
     references,
     referent,
     running_context,
     spare_tokens,
-    take_back,
     track,
     untrack,
     weak,
@@ -83,10 +81,6 @@ cdef object keep_view(Scope scope, object view)
 
 @cython.locals(prev=Scope)
 cdef object attach_scope(Scope scope, object view)
-
-
-@cython.locals(prev=Scope)
-cdef object detach_scope(Scope scope, object token)
 cdef object _carry(Scope scope)
 cdef object _inherit(Scope scope, Scope prev)
 

@@ -30,12 +30,10 @@ if not compiled:
         is_lent,
         lent,
         put,
-        put_with_token,
         references,
         referent,
         running_context,
         spare_tokens,
-        take_back,
         track,
         untrack,
         weak,
@@ -56,7 +54,6 @@ __all__ = [
     "current_context",
     "current_scope",
     "current_span",
-    "detach_scope",
     "effective",
     "held_span",
     "innermost",
@@ -235,40 +232,13 @@ def linked_scope(context: SpanContext | None, until: Any = None) -> Scope:
     return scope
 
 
-def attach_scope(scope: Scope, view: Any) -> Any:
-    """Open *scope*, which a bridge to another API made, and keep *view*, that API's form of it.
-
-    Return what ``detach_scope()`` takes. The scope does not keep it: a Token refers to its Context.
-    """
+def attach_scope(scope: Scope, view: Any) -> None:
+    """Open *scope*, which a bridge to another API made, and keep *view*, that API's form of it."""
     prev = innermost()
     span = scope._span
     scope._leans = KEYS_ONLY if span is None or held_span(prev) is span else WITH_SPAN
     keep_view(scope, view)
-    if not compiled:
-        _open_on(scope, prev)
-        return None
-    scope._prev = prev
-    token = put_with_token(_current, scope)
-    scope._owner = prev._owner if prev is not None and _is_here(prev) else here()
-    return token
-
-
-def detach_scope(scope: Scope, token: Any) -> None:
-    """Close *scope*, for which ``attach_scope()`` returned *token*: as ``close_scope()``, without another Token."""
-    prev = scope._prev
-    if (
-        token is None
-        or scope._is_closed
-        or held(_current) is not scope
-        or not _is_here(scope)
-        or (prev is not None and (prev._is_closed or prev._kind == LABELS))
-    ):
-        close_scope(scope)
-        return
-    scope._is_closed = True  # first, as in close_scope()
-    take_back(_current, token)
-    scope._prev = scope._owner = None
-    _release(scope)
+    _open_on(scope, prev)
 
 
 def keep_view(scope: Scope, view: Any) -> None:

@@ -9,8 +9,8 @@ from ..._core.scopes cimport (
     SPAN,
     Scope,
     attach_scope,
+    close_scope,
     current_context,
-    detach_scope,
     effective,
     held_span,
     innermost,
@@ -49,7 +49,6 @@ cdef class Ambient:
 @cython.final
 cdef class Token:
     cdef Scope _scope
-    cdef object _token
 
 
 @cython.locals(scope=Scope, token=Token)

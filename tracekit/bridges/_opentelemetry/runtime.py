@@ -28,7 +28,7 @@ if not compiled:
         LINKED,
         SPAN,
         attach_scope,
-        detach_scope,
+        close_scope,
         effective,
         held_span,
         innermost,
@@ -104,26 +104,24 @@ class Token:
     """The result of ``attach()``. Nothing else of this Context refers to its scope, so its last reference can be told."""
 
     if not compiled:
-        __slots__ = ("_scope", "_token")
+        __slots__ = ("_scope",)
 
     _scope: Scope | None  # None once it is detached
-    _token: Any  # of the ContextVar
 
 
 def _attach(context: Any) -> Token:
     scope = scope_for(context) if isinstance(context, dict) else make_scope(CONTEXT, None, None, None)
     token = Token.__new__(Token)
-    token._token = attach_scope(scope, context)
     token._scope = scope
+    attach_scope(scope, context)
     return token
 
 
 def _detach(token: Token) -> None:
     scope = token._scope
     if scope is not None:
-        given = token._token
-        token._scope = token._token = None
-        detach_scope(scope, given)
+        token._scope = None
+        close_scope(scope)
 
 
 def scope_for(context: Mapping[str, Any]) -> Scope:
