@@ -33,6 +33,7 @@ __all__ = [
     "put",
     "references",
     "referent",
+    "running_body",
     "running_context",
     "spare_tokens",
     "track",
@@ -107,6 +108,11 @@ def is_here(owner: Any) -> bool:
         return False
     owner.token = _here.set(None)  # a Token works once
     return True
+
+
+def running_body() -> Any:
+    """Return a weak reference to the generator whose body called the compiled caller, or None; only C can tell."""
+    return None
 
 
 def is_gone(owner: Any) -> bool:

@@ -17,6 +17,7 @@ from .interpreter cimport (
     put,
     references,
     referent,
+    running_body,
     running_context,
     spare_tokens,
     track,
@@ -75,6 +76,7 @@ cdef Scope _blank(int kind, object span, SpanContext context)
 
 
 cdef object open_scope(Scope scope)
+cdef object open_in_body(Scope scope)
 cdef object _open_on(Scope scope, Scope prev)
 cdef object keep_view(Scope scope, object view)
 

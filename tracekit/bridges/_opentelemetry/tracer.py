@@ -21,7 +21,7 @@ from .spans import KIND_NAMES, OtelSpan, scope_of, sdk_class, text_of
 
 if not compiled:
     from ..._core.interpreter import lent
-    from ..._core.scopes import SPAN, close_scope, current_context, current_span, make_scope, open_scope
+    from ..._core.scopes import SPAN, close_scope, current_context, current_span, make_scope, open_in_body
     from ..._core.span import start_with, tracer_in_use
     from .contexts import attributes_of, relabelled
     from .runtime import context_of, value_of
@@ -350,7 +350,7 @@ class CurrentSpan:
         else:
             scope = _scope_of(made.tracekit_span)
         self._made, self._scope = made, scope
-        open_scope(scope)
+        open_in_body(scope)
         return made
 
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
