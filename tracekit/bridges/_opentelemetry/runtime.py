@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import baggage as _baggage
-from opentelemetry.context.context import Context, _RuntimeContext
-from opentelemetry.trace import INVALID_SPAN
-from opentelemetry.trace.propagation import _SPAN_KEY as SPAN_KEY
+from opentelemetry.context import context as _context
+from opentelemetry.context.context import Context
+from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
 from ..._core.scopes import current_context
 from ...cython import binding, cclass, compiled, final, freelist
@@ -60,8 +60,10 @@ __all__ = [
     "value_of",
 ]
 
-BAGGAGE_KEY: Final = _baggage._BAGGAGE_KEY
 _EMPTY: Final = Context()
+# The API's constants are private; its functions show them.
+(SPAN_KEY,) = set_span_in_context(INVALID_SPAN, _EMPTY)
+(BAGGAGE_KEY,) = _baggage.set_baggage("key", "value", _EMPTY)
 _NO_KEYS: Final[dict[str, object]] = {}
 
 if not compiled:
@@ -225,7 +227,8 @@ class RuntimeContext:
                 pass
 
 
-_RuntimeContext.register(RuntimeContext)
+if hasattr(_context, "_RuntimeContext"):
+    _context._RuntimeContext.register(RuntimeContext)
 
 
 def _current_view() -> Context:
