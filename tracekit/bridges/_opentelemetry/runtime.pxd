@@ -24,6 +24,8 @@ from .spans cimport OtelSpan, face
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
+    int PyDict_Contains(object, object) except -1
+    Py_ssize_t PyDict_Size(object) except -1
     int PyDict_SetItem(object, object, object) except -1
     PyObject** _PyObject_GetDictPtr(object) noexcept
     Py_ssize_t PyDict_GET_SIZE(PyObject*) noexcept
@@ -34,6 +36,14 @@ cdef object _EMPTY, _NO_KEYS
 cdef inline object value_of(object context, object key):
     cdef PyObject* value = PyDict_GetItemWithError(context, key)
     return <object>value if value != NULL else None
+
+
+cdef inline bint has_key(object context, object key) except -1:
+    return PyDict_Contains(context, key)
+
+
+cdef inline Py_ssize_t count_of(object context) except -1:
+    return PyDict_Size(context)
 
 
 cdef inline object put_value(object context, object key, object value):

@@ -72,6 +72,14 @@ if not compiled:
         """Return the value of *key* in *context*, a dict of any class, or None."""
         return dict.get(context, key)
 
+    def has_key(context: Any, key: str) -> bool:
+        """Return whether *key* is in *context*, a dict of any class."""
+        return dict.__contains__(context, key)
+
+    def count_of(context: Any) -> int:
+        """Return the number of keys in *context*, a dict of any class."""
+        return dict.__len__(context)
+
     def put_value(context: Context, key: str, value: object) -> None:
         """Set the value of *key* in *context*, which is being made."""
         dict.__setitem__(context, key, value)
@@ -136,7 +144,7 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
             made = given
             span = made.tracekit_span
             base = span.context
-            if base._labels is None and len(context) == 1:
+            if base._labels is None and count_of(context) == 1:
                 return visible_scope(SPAN, span, base)
         else:
             base = context_of(given)
@@ -149,7 +157,7 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
         made = given
         scope._kind = SPAN
         scope._span = made.tracekit_span
-    count = len(context) - (SPAN_KEY in context) - (BAGGAGE_KEY in context)
+    count = count_of(context) - has_key(context, SPAN_KEY) - has_key(context, BAGGAGE_KEY)
     if count or baggage is not None or foreign is not None:
         ambient = Ambient.__new__(Ambient)
         ambient.keys = _other_keys(context) if count else _NO_KEYS
