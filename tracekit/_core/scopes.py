@@ -136,7 +136,7 @@ class Scope:
     _base: Scope | None  # of labels: the nearest scope under them that is not labels
     # Of labels: _closed_elsewhere when all scopes down to the base were last seen open. Of a span, where a bridge opened it
     # in the body of a generator: a weak reference to that.
-    _settled: object
+    _settled: Any
     _outer: Scope | None  # the same span's opening before this one, where it was entered again while open
     _stand_in: Scope | None  # the copy that replaced this scope when one under it was closed
     # The first scope that this one stands in for, borrowed: where there is one, its _stand_in is this scope, and it
