@@ -14,28 +14,37 @@ PHOENIX := $(VENV)/phoenix
 AXE := .cache/axe-core/package/axe.min.js
 PYRIGHT := .cache/pyright/package/index.js
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
+# Or each of the tests' processes would compile every module that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast ui-test lint types docs bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
+.PHONY: demo test test-fast ui-test lint types docs links bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
 
-# The tests of one pass, which are the same in both implementations (tests/conftest.py).
-ONCE := one_form and not packaging
-BOTH := not (one_form or packaging)
-PARTS := test-files test-folders test-plain test-compiled test-packaging
+# Every test runs with the compiled implementation, and again with the plain one, but for those that are the same in both
+# (tests/conftest.py). The parts take about the same time, and none collects a file that another with its implementation does.
+AGAIN := not one_form and not packaging
+FILES := $(wildcard tests/test_*.py)
+EARLY := $(wildcard tests/test_[a-d]*.py)
+FOLDERS := $(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py))))
+OUTSIDE := tests/exporters tests/integrations
+PARTS := test-outside test-inside test-plain-folders test-plain-files test-packaging test-early test-late
 .PHONY: $(PARTS)
 
-# Every group of tests runs, three at a time: two keep two cores busy while the third waits for servers, timeouts or a
-# browser. Make prints a group's report when it ends, and fails if a group failed.
-test: $(VENV)/test $(AGENT)/ready
+# Every part runs, three at a time: two keep two cores busy while the third waits for servers, timeouts or a browser. Make
+# prints a part's report when it ends, and fails if a part failed.
+test:
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(VENV)/test $(AGENT)/ready
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(PARTS)
 
-test-files: ; @$(BIN)/python -m pytest -m "$(ONCE)" $(wildcard tests/test_*.py)
-test-folders: ; @$(BIN)/python -m pytest -m "$(ONCE)" $(patsubst %/,%,$(wildcard tests/*/))
-test-plain: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(BOTH)"
-test-compiled: ; @$(BIN)/python -m pytest -m "$(BOTH)"
-test-packaging: ; @$(BIN)/python -m pytest -m packaging
+test-outside: ; @$(BIN)/python -m pytest -m "not packaging" $(OUTSIDE)
+test-inside: ; @$(BIN)/python -m pytest -m "not packaging" $(filter-out $(OUTSIDE),$(FOLDERS))
+test-early: ; @$(BIN)/python -m pytest -m "not packaging" $(EARLY)
+test-late: ; @$(BIN)/python -m pytest -m "not packaging" $(filter-out $(EARLY),$(FILES))
+test-plain-folders: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(AGAIN)" $(FOLDERS)
+test-plain-files: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(AGAIN)" $(FILES)
+test-packaging: ; @$(BIN)/python -m pytest -m packaging tests/test_packaging.py tests/test_asan.py
 
 # The compiled implementation, without servers, processes and the tests that take long: under a minute, for while one types.
 test-fast: $(VENV)/test
@@ -56,10 +65,15 @@ lint: $(VENV)/lint
 types: $(VENV)/lint $(PYRIGHT)
 	TRACEKIT_TEST_PYRIGHT=$(CURDIR)/$(PYRIGHT) $(BIN)/python -m pytest tests/test_types.py
 
-# The pages, as HTML in .cache/docs.
+# The pages, as HTML in .cache/docs; a link or an anchor that leads nowhere in the project is an error.
 docs: $(VENV)/docs
+	$(BIN)/python -m pytest -q tests/test_documents.py -k link
 	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs .cache/docs
 	@echo "open .cache/docs/index.html"
+
+# Links to other sites, which needs the network.
+links: $(VENV)/docs
+	$(BIN)/python -m sphinx --quiet -b linkcheck docs .cache/links
 
 bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
@@ -123,8 +137,8 @@ $(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(
 	@touch $@
 
 $(AGENT)/ready: | $(VENV)/pip
-	$(PYTHON) -m venv $(AGENT)
-	$(AGENT)/bin/pip install --quiet "ddapm-test-agent>=1.60"
+	$(PYTHON) -m venv --without-pip $(AGENT)
+	$(BIN)/pip --python $(AGENT)/bin/python install --quiet "ddapm-test-agent>=1.60"
 	@touch $@
 
 $(AXE):
@@ -138,8 +152,8 @@ $(PYRIGHT):
 	@touch $@
 
 $(PHOENIX)/ready: | $(VENV)/pip
-	$(PYTHON) -m venv $(PHOENIX)
-	$(PHOENIX)/bin/pip install --quiet "arize-phoenix>=12"
+	$(PYTHON) -m venv --without-pip $(PHOENIX)
+	$(BIN)/pip --python $(PHOENIX)/bin/python install --quiet "arize-phoenix>=12"
 	@touch $@
 
 $(VENV)/pip:

@@ -5,7 +5,10 @@ them, and exports them to a collector on loopback that reads and forgets. wrk se
 wrk, a generator in Python. Contenders take turns, window by window, since a machine's speed drifts; a ratio is the
 median over the rounds, so both of its figures were measured within seconds.
 
-A round has two windows: saturation, and the requests a second of 70 % of the untraced service's, for the latencies.
+A round has three windows: saturation, and two for the latencies. At 70 % of the untraced service's requests a second all
+contenders get the same load, which is a higher utilisation for a traced one, so queueing alone multiplies its p99. At
+70 % of its own requests a second each contender is as busy as the untraced service is there: the rest of the
+difference is the tail that tracing itself makes, such as pauses for the exporting thread.
 CPU and resident memory are the server's, by the operating system's accounting. The collector counts the spans that
 arrive; of ddtrace all do at any share, since Datadog's agent needs them for its statistics. With ``--full`` most of
 the spans come from the instrumentation of httpx, gRPC and SQLAlchemy, and with ``--workers 2`` two processes share the
@@ -23,6 +26,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,8 +42,9 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PATH = "/items/42"
 BUSY_CONNECTIONS = 8  # of each worker, at saturation
-CALM_CONNECTIONS = 64  # of each worker, with pauses
-LOAD = 0.7  # of the untraced service's requests a second
+PAUSE_MS = 10  # between the requests of a connection below saturation; their number sets the load
+SATURATED = 0.85  # of a worker's core: with less, the load or another process was the limit
+LOAD = 0.7  # of the untraced service's requests a second, and of the contender's own
 STEPS = {"plain": 7, "full": 2}  # spans of a request that the collector counts
 
 
@@ -57,7 +62,8 @@ class Result(NamedTuple):
     contender: str
     share: float
     busy: list[Window]
-    calm: list[Window]
+    calm: list[Window]  # at LOAD of the untraced service's saturation
+    own: list[Window]  # at LOAD of the contender's own saturation
     resident_mb: float
     arrived: float
 
@@ -69,6 +75,7 @@ class Service:
         self.contender = contender
         self.busy: list[Window] = []
         self.calm: list[Window] = []
+        self.own: list[Window] = []
         self.resident_mb = 0.0
         self.served = 0
         self.port = 0
@@ -89,11 +96,13 @@ class Service:
             ticks += int(fields[11]) + int(fields[12])
         return ticks / TICKS_PER_S
 
-    def measure(self, seconds: float, cores: set[int], pause_ms: float = 0.0) -> Window:
-        """Have *seconds* of load made from *cores*, with pauses of *pause_ms* between the requests of a connection."""
+    def measure(self, seconds: float, cores: set[int], per_s: float = 0.0) -> Window:
+        """Have *seconds* of load made from *cores*: about *per_s* requests a second, or, if 0, as many as are served."""
         cpu_s = self._cpu_s()
-        connections = (CALM_CONNECTIONS if pause_ms else BUSY_CONNECTIONS) * len(self.workers)
-        found = _load(self.port, seconds, connections, pause_ms, cores)
+        if per_s:
+            found = _load(self.port, seconds, max(1, round(per_s * PAUSE_MS / 1000)), PAUSE_MS, cores)
+        else:
+            found = _load(self.port, seconds, BUSY_CONNECTIONS * len(self.workers), 0, cores)
         cpu_s = self._cpu_s() - cpu_s
         pages = [int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) for worker in self.workers]
         self.resident_mb = max(self.resident_mb, sum(pages) * PAGE / 2**20)
@@ -133,7 +142,7 @@ def _child(cores: set[int], *arguments: str) -> tuple[subprocess.Popen[str], lis
 
 def _load(port: int, seconds: float, connections: int, pause_ms: float, cores: set[int]) -> dict[str, Any]:
     """Send requests for *seconds*; return their number, the time, and the latencies."""
-    if shutil.which("wrk"):
+    if shutil.which("wrk") and seconds.is_integer():
         script = str(Path(__file__).with_name("service.lua"))
         url = f"http://127.0.0.1:{port}{PATH}"
         command = [
@@ -168,7 +177,13 @@ def _load(port: int, seconds: float, connections: int, pause_ms: float, cores: s
 
 
 def measure(
-    contenders: list[str], share: float, rounds: int, seconds: int, form: str, workers: int, say: Callable[[str], None]
+    contenders: list[str],
+    share: float,
+    rounds: int,
+    seconds: float,
+    form: str,
+    workers: int,
+    say: Callable[[str], None],
 ) -> list[Result]:
     """Return a result for each of *contenders*; one that fails is left out, and reported with *say*."""
     available = sorted(os.sched_getaffinity(0))
@@ -199,20 +214,24 @@ def measure(
             service = Service(name, f"http://127.0.0.1:{ports[place]}", share, form, server_cores)
             stack.callback(service.kill)
             services[name] = place, service
-            warm = service.measure(1, load_cores)
-            warm = service.measure(1, load_cores)
+            warm = service.measure(min(1.0, seconds), load_cores)
+            warm = service.measure(min(1.0, seconds), load_cores)
             untraced = untraced or warm.requests_per_s
 
         for place, name in enumerate(contenders):
             say(f"starting {name}")
             attempt(name, lambda: start(place, name))  # noqa: B023
-        pause_ms = max(1.0, round(CALM_CONNECTIONS * workers / (LOAD * untraced) * 1000))
         for number in range(rounds):
             for name, (_, service) in [*services.items()]:
 
                 def windows(service: Service = service) -> None:
-                    service.busy.append(service.measure(seconds, load_cores))
-                    service.calm.append(service.measure(seconds, load_cores, pause_ms))
+                    busy = service.measure(seconds, load_cores)
+                    service.busy.append(busy)
+                    used = busy.requests_per_s * busy.cpu_us / 1e6 / workers
+                    if used < SATURATED:
+                        say(f"{service.contender} used {used:.0%} of its cores: not saturated, do not trust the ratio")
+                    service.calm.append(service.measure(seconds, load_cores, LOAD * untraced))
+                    service.own.append(service.measure(seconds, load_cores, LOAD * busy.requests_per_s))
 
                 attempt(name, windows)
             say(f"{share:.0%} sampled: round {number + 1} of {rounds}")
@@ -221,14 +240,16 @@ def measure(
         counts = json.loads(collector.communicate(timeout=30)[0])
         for name, (place, service) in services.items():
             arrived = counts[place] / (STEPS[form] * max(1, service.served))
-            results.append(Result(name, share, service.busy, service.calm, service.resident_mb, arrived))
+            results.append(Result(name, share, service.busy, service.calm, service.own, service.resident_mb, arrived))
     return results
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.service", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="windows of each contender (default: 3)")
-    parser.add_argument("--seconds", type=int, default=2, help="length of a window (default: 2)")
+    parser.add_argument(
+        "--seconds", type=float, default=2, help="length of a window (default: 2); wrk needs whole ones"
+    )
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, with commas between")
     parser.add_argument("--sampling", default="1,0.1,0.01", help="shares of sampled traces (default: 1,0.1,0.01)")
     parser.add_argument("--workers", type=int, default=1, help="server processes (default: 1)")
@@ -248,7 +269,7 @@ def main() -> int:
     results: list[Result] = []
     for share in map(float, options.sampling.split(",")):
         results += measure(present, share, options.rounds, options.seconds, form, options.workers, say)
-    title = f"{_machine()}, {_workers(options.workers)}, {form} application, {LOAD:.0%} load for latencies"
+    title = f"{_machine()}, {_server()}, {_workers(options.workers)}, {form} application"
     print(f"{title}.\n")
     print("\n".join(table(results)))
     for name in wanted:
@@ -264,6 +285,12 @@ def main() -> int:
 def _is_installed(contender: str) -> bool:
     command = [sys.executable, "-m", "bench.service_child", "installed", contender]
     return bool(json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout))
+
+
+def _server() -> str:
+    """Name uvicorn's event loop and parser, which are most of an untraced request's cost."""
+    loop = "uvloop" if find_spec("uvloop") else "asyncio"
+    return f"uvicorn with {loop} and {'httptools' if find_spec('httptools') else 'h11'}"
 
 
 def _workers(count: int) -> str:
@@ -288,6 +315,9 @@ class Summary(NamedTuple):
     calm_per_s: float
     latency_ms: tuple[float, ...]
     p99_of_untraced: float
+    own_per_s: float
+    own_latency_ms: tuple[float, ...]
+    own_p99_of_untraced: float
     resident_mb: float
     arrived: float
 
@@ -309,6 +339,9 @@ def summaries(results: list[Result]) -> list[Summary]:
                 median(one.requests_per_s for one in own.calm),
                 tuple(median(values) for values in zip(*[one.latency_ms for one in own.calm], strict=True)),
                 median(a.latency_ms[1] / b.latency_ms[1] for a, b in zip(own.calm, none.calm, strict=True)),
+                median(one.requests_per_s for one in own.own),
+                tuple(median(values) for values in zip(*[one.latency_ms for one in own.own], strict=True)),
+                median(a.latency_ms[1] / b.latency_ms[1] for a, b in zip(own.own, none.own, strict=True)),
                 own.resident_mb,
                 own.arrived,
             )
@@ -319,9 +352,11 @@ def summaries(results: list[Result]) -> list[Summary]:
 def table(results: list[Result]) -> list[str]:
     """Return the lines of a Markdown table."""
     lines = [
-        "| tracing by | sampled | requests a second | of untraced | CPU a request | added | at a load of | p50 / p99 / p99.9 "
-        "| p99 of untraced's | resident | spans arrived |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| tracing by | sampled | requests a second | of untraced | CPU a request | added | {LOAD:.0%} of untraced's load "
+        f"| p50 / p99 / p99.9 | p99 of untraced's | {LOAD:.0%} of its own load | own p50 / p99 / p99.9 "
+        "| own p99 of untraced's "
+        "| resident | spans arrived |",
+        f"| --- |{' ---: |' * 13}",
     ]
     for one in summaries(results):
         is_traced = one.contender != "none"
@@ -335,6 +370,9 @@ def table(results: list[Result]) -> list[str]:
             f"{one.calm_per_s:,.0f}",
             " / ".join(f"{value:.1f}" for value in one.latency_ms) + " ms",
             f"{one.p99_of_untraced:.2f}",
+            f"{one.own_per_s:,.0f}",
+            " / ".join(f"{value:.1f}" for value in one.own_latency_ms) + " ms",
+            f"{one.own_p99_of_untraced:.2f}",
             f"{one.resident_mb:,.0f} MiB",
             f"{one.arrived:.1%}" if is_traced else "",
         ]

@@ -29,7 +29,7 @@ def picture(found: Sequence[Summary], title: str) -> str:
         ("requests a second at saturation: more is better", lambda one: one.requests_per_s, lambda x: f"{x:,.0f}"),
         ("CPU time that tracing adds to a request: less is better", lambda one: one.added_us, lambda x: f"{x:,.0f} µs"),
         (
-            "99th percentile of the latency at 70 % load: less is better",
+            "99th percentile of the latency at 70 % of the untraced service's load: less is better",
             lambda one: one.latency_ms[1],
             lambda x: f"{x:.1f} ms",
         ),

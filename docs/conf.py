@@ -21,3 +21,10 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 # "Span" in a signature: one of tracekit, and one of each bridge.
 suppress_warnings = ["ref.python"]
+# References that the pages write must lead somewhere. Annotations name classes of other projects, whose inventories are
+# on the network, and type variables.
+nitpicky = True
+nitpick_ignore_regex = [("py:class", ".*")]
+# ``make links`` asks each host once more before a link is dead.
+linkcheck_retries = 2
+linkcheck_timeout = 15

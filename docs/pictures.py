@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/scopes.md: ``python -m docs.pictures`` writes docs/images/*.svg.
+"""Draw the pictures of docs/scopes.md and the badges of README.md: ``python -m docs.pictures`` writes docs/images/*.svg.
 
 The pictures of the scope rule are drawn from runs: each step of a story runs in the Context of its lane, and then each
 lane is asked which span is current.
@@ -7,6 +7,8 @@ lane is asked which span is current.
 from __future__ import annotations
 
 import contextvars
+import re
+import tomllib
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +23,7 @@ LANE, STEP, ROW, TOP = 110, 152, 44, 70  # pixels: the lanes' names, a step's wi
 STYLE = """\
 svg { background: #fff; font-family: system-ui, sans-serif; font-size: 13px; }
 text { fill: #1b1f24; } .code { font-family: ui-monospace, monospace; font-size: 12px; } .title { font-weight: 600; }
-.quiet { fill: #57606a; } .cell { stroke-width: 1.5; }
+.quiet { fill: #57606a; } .small { font-size: 12px; } .cell { stroke-width: 1.5; }
 .none { fill: #f3f4f6; stroke: #d0d7de; } .a { fill: #cfe5ff; stroke: #3b82c4; } .b { fill: #ffe3c2; stroke: #c77d1c; }
 .ended { stroke-dasharray: 4 3; } .box { fill: #f6f8fa; stroke: #57606a; } .arrow { stroke: #57606a; fill: none; }
 @media (prefers-color-scheme: dark) {
@@ -141,26 +143,50 @@ def draw(story: Story) -> str:
 
 PIPELINE = [
     ("your program", "span.end()", "appends: no lock, no wait"),
-    ("buffer", "16,384 spans", "full: the newest are dropped"),
-    ("export thread", "takes all each second", "one daemon thread"),
-    ("exporter", "OTLP, SQLite …", "an error: those spans failed"),
+    ("buffer", "16,384 spans", "full: newest are dropped"),
+    ("export thread", "takes all, in batches", "a daemon, each second"),
+    ("exporter", "OTLP, SQLite …", "an error: these failed"),
     ("collector", "or tracekit ui, or a file", "away: a spool keeps them"),
 ]
 
 
 def draw_pipeline() -> str:
     """Return the SVG of the way of a span, with what is counted below each part."""
-    width, step = 980, 194
+    width, step = 1010, 200
     parts = [text(12, 24, "A finished span, from the program to the collector", "title")]
     for number, (name, what, loss) in enumerate(PIPELINE):
         x = 12 + step * number
-        parts.append(f'<rect class="box" x="{x}" y="44" width="160" height="58" rx="6"/>')
+        parts.append(f'<rect class="box" x="{x}" y="44" width="166" height="58" rx="6"/>')
         parts += [text(x + 12, 68, name, "title"), text(x + 12, 90, what, ""), text(x, 124, loss, "quiet")]
         if number:
             parts.append(f'<path class="arrow" d="M{x - 32} 73 H{x - 5} m-6 -5 l6 5 l-6 5"/>')
     parts.append(text(12, 154, "started = ended + open", "code"))
-    parts.append(text(206, 154, "ended = exported + queued + dropped + failed + unsampled", "code"))
+    parts.append(text(212, 154, "ended = exported + queued + dropped + failed + unsampled", "code"))
     return svg(width, 170, "A finished span, from the program to the collector", parts)
+
+
+def draw_badges() -> str:
+    """Return the SVG of three facts, read from where they are kept: no badge says what a file here does not."""
+    root = IMAGES.parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pythons = [
+        row.split()[-1] for row in project["classifiers"] if row.startswith("Programming Language :: Python :: 3.")
+    ]
+    guarantees = (IMAGES.parent / "GUARANTEES.md").read_text(encoding="utf-8")
+    facts = [
+        ("CPython", f"{pythons[0]} to {pythons[-1]}"),
+        ("hand-offs kept", re.findall(r"^\| all \| (\d+/\d+) ", guarantees, re.MULTILINE)[0]),
+        ("license", project["license"]),
+    ]
+    parts, x = [], 0
+    for name, fact in facts:
+        left, right = 16 + 7 * len(name), 16 + 7 * len(fact)
+        parts.append(
+            f'<path class="box" d="M{x + 0.5} .5 h{left + right - 1} v21 h-{left + right - 1} z M{x + left} .5 v21"/>'
+        )
+        parts += [text(x + 8, 16, name, "quiet small"), text(x + left + 8, 16, fact, "small")]
+        x += left + right + 8
+    return svg(x - 7, 22, "; ".join(map(" ".join, facts)), parts)
 
 
 def text(x: int, y: int, content: str, shade: str) -> str:
@@ -176,7 +202,7 @@ def svg(width: int, height: int, title: str, parts: Iterable[str]) -> str:
 def pictures() -> dict[str, str]:
     """Return all pictures by name of file."""
     drawn = {f"{name}.svg": draw(story) for name, story in STORIES.items()}
-    return {**drawn, "pipeline.svg": draw_pipeline()}
+    return {**drawn, "pipeline.svg": draw_pipeline(), "badges.svg": draw_badges()}
 
 
 if __name__ == "__main__":

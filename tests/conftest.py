@@ -39,45 +39,55 @@ misuse.set_strict(True)
 
 
 # Files whose tests run in the compiled pass alone, by path, and the reason: what each tests has one source that is not
-# compiled, or is compared in both forms by the tests themselves. Spans, scopes, hand-offs, carriers and propagation run
-# in both passes. Cases parametrised with a ``Form``, such as those of the fixture ``form``, are marked one by one.
+# compiled, or surrounds code whose own tests run in both forms, or is compared in both forms by the tests themselves.
+# Spans, scopes, hand-offs, carriers and propagation run in both passes. Cases parametrised with a ``Form``, such as those
+# of the fixture ``form``, are marked one by one. test_passes.py checks each "is not compiled" and each file named here.
 _EXPORTERS = (
-    "exporters read finished spans through public properties; their encoding, test_otlp_encoding.py, runs in both"
+    "exporters/ is not compiled, and reads finished spans through public properties; exporters/test_otlp_encoding.py, the "
+    "encoding, runs in both"
 )
-_PROGRAMS = "a command, a demo or a page: processes that start with the implementation that the install has"
+_COMMANDS = "cli/ is not compiled"
 _BOTH = "drives both forms in one process, or compares them"
 ONE_FORM = {
-    "debug/test_[!or]*.py": "pages read spans through public properties: only the recorder and the list of spans are compiled",
+    "debug/test_access.py": "who may see pages; of them debug/test_recorder.py and debug/test_open_spans.py run in both",
+    "debug/test_event_logs.py": "_event_logs.py is not compiled",
+    "debug/test_servers.py": "servers around the pages; debug/test_recorder.py and debug/test_open_spans.py run in both",
+    "debug/test_tasks_page.py": "debug/_tasks.py is not compiled; aio/test_tasks.py and aio/test_watch.py run in both",
     "exporters/test_[!o]*.py": _EXPORTERS,
     "exporters/test_otlp.py": _EXPORTERS,
     "exporters/test_otlp_[!e]*.py": _EXPORTERS,
     "exporters/test_outbox.py": _EXPORTERS,
     "guarantees/test_scenario.py": "the judgement of trees, not the tracer",
-    "integrations/test_asgi_instrument.py": "patches of frameworks around the middleware, which is not compiled",
-    "integrations/test_asgi_servers.py": "real servers around the middleware, which test_asgi.py runs in both forms",
-    "integrations/test_extras.py": "headers and hooks: the modules are not compiled",
-    "integrations/test_foreign_suites.py": "tests of other projects, in processes",
-    "integrations/test_databases.py": "real servers and clients around code that is not compiled",
-    "integrations/test_messages.py": "headers in, contexts out: the module is not compiled",
-    "integrations/test_queues.py": "real servers and clients around code that is not compiled",
-    "integrations/test_sql.py": "text in, text out: the module is not compiled",
-    "integrations/test_subprocess.py": "processes around patches, which are not compiled",
-    "integrations/test_wsgi_servers.py": "real servers around the middleware, which test_wsgi.py runs in both forms",
-    "interop/*": "headers of other libraries, read as those of tests/vectors/, which both forms read",
+    "integrations/test_asgi_servers.py": "real servers around the middleware: integrations/test_asgi.py runs in both",
+    "integrations/test_foreign_suites.py": (
+        "tests of other projects, in processes: integrations/test_wsgi.py and integrations/test_http_server.py run in both"
+    ),
+    "integrations/test_databases.py": (
+        "real servers: integrations/test_sqlalchemy.py and bridges/test_opentelemetry.py run in both"
+    ),
+    "integrations/test_loguru.py": "integrations/loguru.py is not compiled",
+    "integrations/test_messages.py": "integrations/messages.py is not compiled",
+    "integrations/test_queues.py": "integrations/_queue.py is not compiled",
+    "integrations/test_sql.py": "integrations/_sql.py is not compiled",
+    "integrations/test_structlog.py": "integrations/structlog.py is not compiled",
+    "integrations/test_subprocess.py": "integrations/subprocess.py is not compiled",
+    "integrations/test_wsgi_servers.py": "real servers around the middleware: integrations/test_wsgi.py runs in both",
+    "interop/*": "headers of other libraries, read as those of wire/test_vectors.py, whose cases are of both forms",
     "test_api_fuzz.py": "hostile objects against the compiled modules: the plain form has no memory to corrupt",
     "test_bench.py": "the benches measure both forms",
-    "test_cli*.py": _PROGRAMS,
+    "test_cli*.py": _COMMANDS,
     "test_compiled.py": "reads the generated C",
-    "test_conform.py": _PROGRAMS,
-    "test_demo.py": _PROGRAMS,
+    "test_conform.py": "cli/ is not compiled, and demo/ is not compiled",
+    "test_demo.py": "demo/ is not compiled",
     "test_english.py": "reads sources",
-    "test_environment.py": "reads environment variables: the module is not compiled",
-    "test_examples.py": _PROGRAMS,
+    "test_environment.py": "_environment.py is not compiled",
+    "test_examples.py": "programs, in processes, of what other tests run in both",
     "test_fuzz.py": _BOTH,
-    "test_header.py": _PROGRAMS,
-    "test_pytest_plugin.py": "pytest in processes of its own; the plugin is not compiled",
+    "test_header.py": _COMMANDS,
+    "test_metrics.py": "metrics.py is not compiled",
+    "test_pytest_plugin.py": "pytest in processes of its own; pytest_plugin.py is not compiled",
     "test_span_forms.py": _BOTH,
-    "test_stack.py": "texts of exceptions: the module is not compiled",
+    "test_stack.py": "_core/stack.py is not compiled",
     "test_structure.py": "reads sources and the documents",
     "test_forms.py": _BOTH,
     "test_wire_forms.py": _BOTH,
@@ -147,8 +157,17 @@ def pytest_collection_modifyitems(items):
         if has_form or _matches(path, ONE_FORM):
             item.add_marker("one_form")
         is_plain = has_form and FORMS["plain"] in callspec.params.values() and len(FORMS) > 1
+        if is_plain:
+            item.add_marker("plain")
         if is_plain or _matches(path, SLOW):
             item.add_marker("slow")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Import no file whose tests are all deselected, which takes seconds."""
+    if "not one_form" in config.option.markexpr and collection_path.is_relative_to(_TESTS):
+        return _matches(collection_path.relative_to(_TESTS).as_posix(), ONE_FORM) or None
+    return None
 
 
 def pytest_collection_finish(session):

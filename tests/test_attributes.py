@@ -335,6 +335,37 @@ def test_numpy_scalars_become_numbers_and_arrays_tuples(value, expected, caplog)
     assert caplog.messages == []
 
 
+def test_numpys_own_scalars_become_numbers_and_its_arrays_tuples(caplog):
+    import numpy
+
+    table = {
+        "float": (numpy.float64(1.5), 1.5),
+        "short float": (numpy.float32(2.5), 2.5),
+        "long double": (numpy.longdouble(0.5), 0.5),
+        "int": (numpy.int64(7), 7),
+        "unsigned": (numpy.uint64(2**64 - 1), 2**64 - 1),
+        "bool": (numpy.bool_(True), True),
+        "text": (numpy.str_("text"), "text"),
+        "complex": (numpy.complex64(1j), "1j"),
+        "date": (numpy.datetime64("2026-11-29"), "2026-11-29"),
+        "nanoseconds": (numpy.datetime64(1, "ns"), "1970-01-01T00:00:00.000000001"),
+        "timedelta": (numpy.timedelta64(1, "s"), "PT1S"),
+        "of no dimension": (numpy.array(1.5), 1.5),
+        "array": (numpy.array([1, 2]), (1, 2)),
+        "bools": (numpy.array([True, False]), (True, False)),
+        "two dimensions": (numpy.array([[1, 2], [3, 4]]), ((1, 2), (3, 4))),
+        "empty": (numpy.array([]), ()),
+        "objects": (numpy.array(["a", None], dtype=object), ("a", None)),
+        "turned": (numpy.arange(4).reshape(2, 2).T, ((0, 2), (1, 3))),
+    }
+    for name, (value, expected) in table.items():
+        plain, cuts = clean(value, 100)
+        assert (plain, cuts, type(plain)) == (expected, 0, type(expected)), name
+    plain, cuts = clean(numpy.zeros((1000, 1000)), 10)
+    assert (len(plain), len(plain[0]), cuts) == (10, 10, 11)
+    assert caplog.messages == []
+
+
 def test_no_more_of_an_array_is_read_than_the_limit():
     ndarray.read = 0
     plain, cuts = clean(ndarray([[1.5] * 1000] * 1000), 10)

@@ -185,6 +185,7 @@ def test_no_span_fails(played):
         r"  spans without their parent +0",
         r"  spans dropped or failed +0",
         r"  warehouse spans with labels +30  of 30; the storefront set them",
+        r"  the same program with OpenTelemetry … 0 s",
         r"  The same program, traced by OpenTelemetry, its SDK and its instrumentation of ASGI and httpx:",
         r".* receipt_line +storefront +\S+ µs  <- not under receipt",
         r"  20 of 90 spans, receipt_line, are not under receipt: it ended after \S+ µs\.",
@@ -252,25 +253,41 @@ def test_a_span_under_another_parent_is_marked_and_counted():
 
 def test_without_opentelemetry_the_demo_names_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, "PEER", ("nothing.of_the_kind",))
-    first, second = comparison.compare(tmp_path, [])
+    first, second = comparison.compare(tmp_path, [], [].append)
     assert first.endswith("pip install 'tracekit-async[demo]'")
     assert second == "(there is no nothing.of_the_kind)"
 
 
 def test_a_comparison_that_fails_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, "_REQUESTS", "many")
-    (line,) = comparison.compare(tmp_path, [])
+    (line,) = comparison.compare(tmp_path, [], [].append)
     assert line.startswith("OpenTelemetry's run of the same program failed: ValueError")
 
 
-def test_a_peer_without_spans_is_one_line(monkeypatch, tmp_path):
-    def run(command, **_):
-        (tmp_path / "opentelemetry.jsonl").touch()
-        return subprocess.CompletedProcess(command, 0, "", "")
+def play(monkeypatch, program):
+    """Have *program* run in the place of the peer; its argument is the file for the spans."""
+    popen = comparison.subprocess.Popen
+    monkeypatch.setattr(
+        comparison.subprocess,
+        "Popen",
+        lambda command, **options: popen([command[0], "-c", program, command[-2]], **options),
+    )
 
-    monkeypatch.setattr(comparison.subprocess, "run", run)
-    (line,) = comparison.compare(tmp_path, [])
+
+def test_a_peer_without_spans_is_one_line(monkeypatch, tmp_path):
+    play(monkeypatch, "import sys; open(sys.argv[1], 'w').close()")
+    (line,) = comparison.compare(tmp_path, [], [].append)
     assert line == "OpenTelemetry's run of the same program failed: it made no spans"
+
+
+def test_while_the_peer_runs_the_seconds_are_counted_and_its_time_is_limited(monkeypatch, tmp_path):
+    play(monkeypatch, "import signal; signal.pause()")
+    monkeypatch.setattr(comparison, "_TIMEOUT_S", 3)
+    monkeypatch.setattr(comparison, "_PERIOD_S", 1)
+    seconds = []
+    (line,) = comparison.compare(tmp_path, [], seconds.append)
+    assert line == "OpenTelemetry's run of the same program failed: it took longer than 3 s"
+    assert seconds == [0, 1, 2]
 
 
 def test_with_serve_a_trace_that_somebody_else_began_is_shown(tmp_path):

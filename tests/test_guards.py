@@ -10,6 +10,7 @@ import weakref
 import pytest
 
 import tracekit
+from tracekit import _configure
 from tracekit._core.span import set_clock
 
 MAX_NS = (1 << 63) - 1
@@ -67,6 +68,24 @@ def test_labels_opened_task_in_task_keep_no_chain_of_closed_scopes():
         assert [labels["guarded"] for labels in alive] == ["9"], "the labels that the last Context inherited"
         assert context.run(tracekit.current_span) is root
         assert context.run(tracekit.current_context).labels is alive[0]
+
+
+def test_a_task_spawned_after_a_close_inherits_no_closed_span_under_labels(exporter):
+    """Closing a scope above labels takes out what another Context has closed under them, before a task copies that."""
+
+    def spawn():
+        outer = tracekit.span("outer")
+        outer.__enter__()
+        tracekit.use_labels(plan="pro").__enter__()
+        inner = tracekit.span("inner")
+        inner.__enter__()
+        contextvars.copy_context().run(outer.__exit__, None, None, None)
+        inner.__exit__(None, None, None)
+        return contextvars.copy_context()
+
+    child = contextvars.copy_context().run(spawn)
+    assert child.run(tracekit.current_span) is None
+    assert child.run(tracekit.current_context).labels == {"plan": "pro"}
 
 
 @pytest.mark.skipif(
@@ -149,13 +168,15 @@ def test_a_batch_of_an_exporter_that_was_given_up_is_accounted_once(caplog, erro
     assert exporter.entered.wait(20)
     (thread,) = set(threading.enumerate()) - threads
     failed = tracekit.statistics().failed
+    worker = _configure._pipeline._worker
     assert not tracekit.shutdown(0.01)
     assert tracekit.statistics().failed == failed + 1
-    statistics = tracekit.statistics()
+    statistics, counts = tracekit.statistics(), worker.counts
     exporter.release.set()
     thread.join(20)
     assert not thread.is_alive()
     assert tracekit.statistics() == statistics
+    assert worker.counts == counts, "which statistics() may be about to add"
     assert len(caplog.records) == (0 if error is None else 1), "the reason is reported once"
 
 

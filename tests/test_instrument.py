@@ -351,7 +351,6 @@ def test_all_libraries_are_those_that_need_no_name(native, otel):
 
 
 @pytest.mark.slow
-@pytest.mark.one_form
 def test_everything_that_is_installed_is_instrumented_and_taken_back():
     program = """
         import logging, sys

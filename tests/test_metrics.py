@@ -27,8 +27,6 @@ from tracekit.testing import FakeClock, MemoryExporter
 
 from .exporters.collector import Collector, parse_json
 
-pytestmark = pytest.mark.one_form  # the modules are not compiled
-
 # As the semantic conventions advise.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 HTTP = {"http.request.method": "GET", "http.route": "/users/{id}", "http.response.status_code": 200}

@@ -18,6 +18,31 @@ MISTAKES = {
         lambda: tracekit.configure("shop"),
         "configure() takes keyword arguments only: configure(service='shop', exporter=...)",
     ),
+    "a misspelled argument": (
+        lambda: tracekit.configure(servce="shop"),
+        "configure() has no argument 'servce'; did you mean service?",
+    ),
+    "an argument of another tracer": (
+        lambda: tracekit.configure(propagators=["b3"]),
+        "configure() has no argument 'propagators'; did you mean formats?",
+    ),
+    "an endpoint in place of an exporter": (
+        lambda: tracekit.configure(endpoint="http://localhost:4318"),
+        "configure() has no argument 'endpoint'; did you mean exporter=OTLPExporter(endpoint)?",
+    ),
+    "an argument that there is not": (
+        lambda: tracekit.configure(color=True),
+        "configure() has no argument 'color'; there are service, resource, exporter, sampler, id_generator, formats, "
+        "limits, buffer_size, batch_size, export_interval_s, environ, strict",
+    ),
+    "a library that there is not": (
+        lambda: tracekit.instrument("fastapy"),
+        "no integration for 'fastapy': did you mean fastapi?",
+    ),
+    "an endpoint without its scheme": (
+        lambda: OTLPExporter("localhost:4318"),
+        "endpoint must be a URL such as http://localhost:4318: 'localhost:4318'",
+    ),
     "an exporter that there is not": (
         lambda: tracekit.configure(exporter="jaeger"),
         "exporter must be 'otlp', 'sqlite', 'console' or an exporter, not 'jaeger'",
@@ -145,6 +170,7 @@ def test_type_checkers_see_no_names_but_those_that_are_there(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import tracekit\nimport tracekit.aio as aio\n\ntracekit.get_tracer('x')\naio.nothing\n"
+        "tracekit.configure(servce='x')\ntracekit.span('x', attribute={})\n"
         "def receive(stream: aio.MemoryObjectReceiveStream[int]) -> aio.MemoryObjectSendStream[int] | None: ...\n"
     )
     done = subprocess.run(
@@ -158,7 +184,25 @@ def test_type_checkers_see_no_names_but_those_that_are_there(tmp_path):
         pytest.skip("mypy is not installed: make lint installs it")
     assert 'Module has no attribute "get_tracer"' in done.stdout
     assert 'Module has no attribute "nothing"' in done.stdout
-    assert "Found 2 errors" in done.stdout
+    assert 'Unexpected keyword argument "servce" for "configure"; did you mean "service"?' in done.stdout
+    assert 'Unexpected keyword argument "attribute" for "span"; did you mean "attributes"?' in done.stdout
+    assert "Found 4 errors" in done.stdout
+
+
+def test_the_traceback_of_a_misspelled_name_has_the_right_one():
+    program = "import tracekit\ntracekit.conigure()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.endswith("module 'tracekit' has no attribute 'conigure'. Did you mean: 'configure'?\n")
+    program = "import tracekit\ntracekit.span('x').set_atribute('a', 1)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.endswith("has no attribute 'set_atribute'. Did you mean: 'set_attribute'?\n")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_async_with_is_as_good_as_with(spans, anyio_backend):
+    async with tracekit.span("checkout"):
+        tracekit.span("reserve").end()
+    assert spans.tree() == "checkout\n  reserve"
 
 
 def test_the_span_fixture_finds_spans_by_name(spans):

@@ -152,6 +152,34 @@ def test_a_clash_is_one_line_at_import(tmp_path):
     )
 
 
+def test_both_orders_of_two_distributions_in_one_environment_are_found_by_the_doctor(built, tmp_path):
+    other = tmp_path / "tracekit-2.3.1-py3-none-any.whl"
+    with zipfile.ZipFile(other, "w") as wheel:
+        wheel.writestr("tracekit/__init__.py", "def waveform(): ...\n")
+        for name, text in {
+            "METADATA": "Metadata-Version: 2.1\nName: tracekit\nVersion: 2.3.1\n",
+            "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "RECORD": "",
+        }.items():
+            wheel.writestr(f"tracekit-2.3.1.dist-info/{name}", text)
+    for order in ([other, built[1]], [built[1], other]):
+        folder = tmp_path / order[0].stem
+        venv.create(folder, with_pip=False)
+        programs = folder / ("Scripts" if os.name == "nt" else "bin")
+        for wheel in order:
+            install = ["-m", "pip", "--python", programs / "python", "install", "--no-deps", "--no-index", wheel]
+            done = run(sys.executable, *install, cwd=folder)
+            assert done.returncode == 0, done.stderr
+        if order[-1] is built[1]:
+            done = run(programs / "python", "-c", "import tracekit; tracekit.span", cwd=folder)
+            assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+            assert done.stderr.startswith("tracekit 2.3.1 is installed in the same folder as tracekit-async: ")
+        # Where theirs came last, it is what a program imports; the command finds the doctor all the same.
+        done = run(programs / "tracekit", "doctor", cwd=folder)
+        assert done.returncode == 1
+        assert "✗ distribution    tracekit 2.3.1 is installed too, and has the same package: " in done.stdout
+
+
 def test_the_five_commands_of_the_readme_show_a_request_in_the_viewer(built, tmp_path):
     program, script = FIRST.groups()
     commands = re.findall(r"^\$ (.*)$", script, re.MULTILINE)

@@ -23,3 +23,8 @@ def test_a_task_keeps_the_parent_that_it_inherited_and_its_opener_does_not():
 def test_a_scope_that_another_task_closed_is_not_current_where_it_was_opened():
     states = list(play(STORIES["scopes-elsewhere"]))
     assert states[2] == {"opener": "", "other task": ""}
+
+
+def test_the_readme_describes_its_badges_in_words():
+    (title,) = ElementTree.fromstring(PICTURES["badges.svg"]).iter("{http://www.w3.org/2000/svg}title")
+    assert f"![{title.text}](docs/images/badges.svg)" in (IMAGES.parents[1] / "README.md").read_text(encoding="utf-8")

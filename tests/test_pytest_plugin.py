@@ -815,13 +815,13 @@ def test_an_error_of_the_plugins_own_is_told_after_the_test_and_not_to_the_progr
         @pytest.mark.parametrize("call", ["start", "end", "late"])
         def test_bug(monkeypatch, call):
             if call == "start":
-                monkeypatch.setattr(tracekit._testing.leaks, "_started_at", fail)
+                monkeypatch.setattr(tracekit._testing.leaks, "started_at", fail)
             span = tracekit.span("job")
             if call == "end":
-                monkeypatch.setattr(tracekit._testing.leaks, "_caller", fail)
+                monkeypatch.setattr(tracekit._testing.leaks, "calling_frame", fail)
             span.end()
             if call == "late":
-                monkeypatch.setattr(tracekit._testing.leaks, "_caller", fail)
+                monkeypatch.setattr(tracekit._testing.leaks, "calling_frame", fail)
                 span.end()
 
         def test_after():

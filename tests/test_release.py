@@ -59,3 +59,13 @@ def test_the_check_of_the_release_workflow_reads_the_version():
         r"sed -n 's/\^(__version__ = \")", (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
     )
     assert line in (ROOT / "tracekit" / "_version.py").read_text(encoding="utf-8")
+
+
+def test_the_headers_of_issue_templates_are_plain_scalars_of_yaml():
+    templates = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md"))
+    assert len(templates) == 3
+    for path in templates:
+        header = path.read_text(encoding="utf-8").split("---\n")[1]
+        rows = [line.partition(": ") for line in header.splitlines()]
+        assert [key for key, *_ in rows] == ["name", "about", "labels"]
+        assert [value for *_, value in rows if re.search(r": | #|^[\[{\"'&*!|>%@`]", value)] == []

@@ -408,8 +408,9 @@ def test_the_workers_of_pytest_xdist_are_traced(folder):
     (folder / "test_fake.py").write_text(
         "import fakelib, pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(n):\n    fakelib.work()\n"
     )
-    options = ["-q", "-n", "2", "--dist", "each", "-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:ddtrace"]
-    done = run(folder, "--", sys.executable, "-m", "pytest", *options, "test_fake.py")
+    options = ["-q", "-p", "xdist", "-n", "2", "--dist", "each", "-p", "no:cacheprovider"]
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = run(folder, "--", sys.executable, "-m", "pytest", *options, "test_fake.py", **alone)
     assert done.returncode == 0, done.stdout + done.stderr
     pids = stored(folder)
     assert len(pids) == 8

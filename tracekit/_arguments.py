@@ -1,15 +1,19 @@
-"""Checks of the arguments of ``configure()``. Messages name the parameter."""
+"""Checks of the arguments of ``configure()``, which raise, and of timeouts, which do not. Messages name the parameter."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from ._core.checks import check_above_0, check_bool, check_int
+from ._core.guard import type_name
+from ._core.misuse import misused
 from ._core.records import Limits
 from ._propagation import check_fields, formats_named, names_of_formats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
@@ -29,7 +33,61 @@ if TYPE_CHECKING:
         def generate_span_id(self) -> int: ...
 
 
-__all__ = ["check_arguments", "formats_of", "sampler_of"]
+__all__ = ["bounded_timeout", "check_arguments", "formats_of", "names_right_keyword", "sampler_of"]
+
+P = ParamSpec("P")
+
+_LONGEST = 1e9  # that every wait of the standard library takes: 31 years of seconds, 11 days of milliseconds
+
+# What other tracers call the arguments of configure(), where that is not close to the name here.
+_KEYWORDS = {
+    "attributes": "resource",
+    "endpoint": "exporter=OTLPExporter(endpoint)",
+    "headers": "exporter=OTLPExporter(endpoint, headers=...)",
+    "processor": "exporter",
+    "processors": "exporter",
+    "propagator": "formats",
+    "propagators": "formats",
+    "sample_rate": "sampler=tracekit.Ratio(...)",
+    "span_limits": "limits",
+    "span_processor": "exporter",
+    "traces_sample_rate": "sampler=tracekit.Ratio(...)",
+}
+
+
+def names_right_keyword(function: Callable[P, None]) -> Callable[P, None]:
+    """Wrap *function* so that the TypeError for an unknown keyword argument names the one that was meant."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> None:
+        unknown = options.keys() - known
+        if unknown:
+            from difflib import get_close_matches
+
+            name = min(unknown)
+            close = [_KEYWORDS[name]] if name in _KEYWORDS else get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+            raise TypeError(f"{function.__name__}() has no argument {name[:64]!a}{hint}")
+        function(*arguments, **options)
+
+    code = function.__code__
+    known = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    return call
+
+
+def bounded_timeout(timeout: Any, default: float, parameter: str = "timeout_s") -> float:
+    """Return *timeout* as a number that can be waited for: 0 for nan and below 0, and 1e9 at most.
+
+    Never raises: anything but an int or float is reported as misuse, and means *default*.
+    """
+    if issubclass(type(timeout), float):
+        number = float.__float__(timeout)  # of a subclass, too, without calling its methods
+    elif issubclass(type(timeout), int):
+        number = float(max(0, min(int.__int__(timeout), int(_LONGEST))))
+    else:
+        misused(TypeError(f"{parameter} must be a number, not {type_name(timeout)}"))
+        return default
+    return min(number, _LONGEST) if number > 0 else 0.0
 
 
 def check_arguments(

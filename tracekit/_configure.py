@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _propagation
-from ._arguments import check_arguments, formats_of, sampler_of
+from ._arguments import bounded_timeout, check_arguments, formats_of, names_right_keyword, sampler_of
 from ._core import misuse
 from ._core.attributes import MISSING, clean
 from ._core.buffer import buffer
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "current_resource", "flush", "shutdown", "statistics"]
 
+_TIMEOUT_S = 5.0  # of flush() and shutdown(), and of the flush before another configure()
+
 _pipeline: Pipeline | None = None
 _configured = Tracer()
 _hooks: Hooks | None = None
@@ -52,6 +54,7 @@ _configured_in = 0  # the process that called configure() last
 _detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() set, and its detected attributes
 
 
+@names_right_keyword
 def configure(
     *wrong: Never,
     service: str | None = None,
@@ -122,7 +125,7 @@ def configure(
 
     global _configured_in, _detected, _is_disabled
     _is_disabled = is_disabled
-    _started().use(used, capacity=capacity, batch_size=batch, interval_s=interval_s, timeout_s=5.0)
+    _started().use(used, capacity=capacity, batch_size=batch, interval_s=interval_s, timeout_s=_TIMEOUT_S)
     _propagation.use_formats(chosen)
     if not _configured_in:
         _join(_propagation.extract_environ(os.environ))
@@ -135,14 +138,21 @@ def configure(
     say([*environment.wrong.values(), *_other_sdk()])
 
 
-def flush(timeout_s: float = 5.0) -> bool:
-    """Export every span that has ended; return whether that was done within *timeout_s*."""
-    return _started().flush(_seconds(timeout_s))
+def flush(timeout_s: float = _TIMEOUT_S) -> bool:
+    """Export every span that has ended; return whether that was done within *timeout_s*.
+
+    Never raises. 0, a negative number and nan do not wait; infinity waits until it is done. A *timeout_s* that is no
+    number is reported as misuse, and means 5 s.
+    """
+    return _started().flush(bounded_timeout(timeout_s, _TIMEOUT_S))
 
 
-def shutdown(timeout_s: float = 5.0) -> bool:
-    """Flush and close the exporter; return whether that was done within *timeout_s*. Called at exit."""
-    return _started().shutdown(_seconds(timeout_s))
+def shutdown(timeout_s: float = _TIMEOUT_S) -> bool:
+    """Flush and close the exporter; return whether that was done within *timeout_s*, which is as for ``flush()``.
+
+    Called at exit. Never raises.
+    """
+    return _started().shutdown(bounded_timeout(timeout_s, _TIMEOUT_S))
 
 
 def statistics() -> Statistics:
@@ -167,11 +177,11 @@ def lend(exporter: Exporter) -> Iterator[None]:
     before = _configured
     lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
     pipeline = _started()
-    pipeline.flush(5.0)
+    pipeline.flush(_TIMEOUT_S)
     owner = pipeline.exporter
     used = exporter if owner is None else _Instead(exporter, owner)
     if owner is None:
-        pipeline.use(used, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+        pipeline.use(used, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
     else:
         pipeline.exporter = used
     _use(lent)
@@ -180,11 +190,11 @@ def lend(exporter: Exporter) -> Iterator[None]:
     finally:
         if _configured is lent:
             _use(before)
-        pipeline.flush(5.0)
+        pipeline.flush(_TIMEOUT_S)
         if pipeline.exporter is not used:
             pass  # configure() was called meanwhile
         elif owner is None:
-            pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+            pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
         else:
             pipeline.exporter = owner
 
@@ -265,7 +275,7 @@ def add_tap(take: Callable[[Sequence[Span]], object], *, records_all: bool) -> N
     if take not in taps.taps:
         taps.taps += (take,)
     if pipeline.exporter is None:
-        pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+        pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
     _records_all = _records_all or records_all
     _use(_configured)
 
@@ -279,7 +289,7 @@ def remove_tap(take: Callable[[Sequence[Span]], object]) -> None:
         _records_all = False
         _use(_configured)
         if pipeline.exporter is None:
-            pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=5.0)
+            pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
 
 
 def _use(tracer: Tracer) -> None:
@@ -291,15 +301,6 @@ def _use(tracer: Tracer) -> None:
     if _in_use.records_all:
         _started().taps.may_be_unsampled = True
     set_tracer(_in_use)
-
-
-def _seconds(timeout_s: float) -> float:
-    """Return *timeout_s* as a number of seconds that can be waited: 0 where it is negative, 31 years where it is infinite."""
-    if not isinstance(timeout_s, int | float):
-        raise TypeError(f"timeout_s must be a number, not {type(timeout_s).__name__}")
-    if timeout_s != timeout_s:
-        raise ValueError("timeout_s must be a number: nan")
-    return float(min(max(0.0, timeout_s), 1e9))
 
 
 def use_generator(generator: OtelIds | None) -> None:

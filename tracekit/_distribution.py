@@ -7,7 +7,7 @@ import re
 
 from ._core.log import log
 
-__all__ = ["NAME", "find_clash", "install_hint", "warn_of_clash"]
+__all__ = ["NAME", "find_clash", "find_elsewhere", "install_hint", "warn_of_clash"]
 
 NAME = "tracekit-async"
 
@@ -30,6 +30,20 @@ def find_clash(package: str) -> str:
     # A distribution of a release is a folder "name-version.dist-info" beside its packages.
     found = [match for match in map(re.compile(r"(tracekit)-([^-]+)\.dist-info").fullmatch, names) if match]
     return f"{found[0][1]} {found[0][2]}" if found else ""
+
+
+def find_elsewhere() -> str:
+    """Return the name, version and folder of that other distribution anywhere on ``sys.path``, or "".
+
+    There it wins, or loses, by the order of the path, which may differ from one working directory to the next.
+    """
+    from importlib import metadata
+
+    try:
+        found = metadata.distribution("tracekit")
+    except metadata.PackageNotFoundError:
+        return ""
+    return f"tracekit {found.version} in {found.locate_file('')}"
 
 
 def warn_of_clash() -> None:

@@ -14,6 +14,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
+from ._arguments import bounded_timeout
 from ._core.checks import check_above_0, check_int
 from ._core.records import Account
 from ._environment import Environment, say, whole
@@ -181,7 +182,8 @@ class RedMetrics:
             start()
 
     def flush(self, timeout_s: float) -> bool:
-        """Send all series now, and have the exporter deliver its spans."""
+        """Send all series now, and have the exporter deliver its spans. *timeout_s* is as for ``tracekit.flush()``."""
+        timeout_s = bounded_timeout(timeout_s, 0.0)
         self._adopt()
         deadline = time.monotonic() + timeout_s
         flush = getattr(self.exporter, "flush", None)

@@ -283,10 +283,13 @@ def test_two_loops_of_a_thread_have_two_watches(by_hand):
 @pytest.mark.anyio
 async def test_c_code_that_holds_the_gil_is_found(exporter):
     with aio.watch_loop(5):
-        await checkpoint()
-        with tracekit.span("computing"):
-            sum(range(5_000_000))
-    (span,) = exporter.spans
+        for _ in range(50):  # on a busy machine the thread may get no processor during the first
+            await checkpoint()
+            with tracekit.span("computing"):
+                sum(range(5_000_000))
+            span = exporter.spans[-1]
+            if span.events:
+                break
     assert span.attributes["tracekit.loop.blocked_ms"] >= 5
     assert "test_watch.py" in span.events[0].attributes["code.stacktrace"]
 

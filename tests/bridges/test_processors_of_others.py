@@ -18,7 +18,7 @@ import tracekit
 
 from ..exporters.collector import Collector, refuse
 
-pytestmark = [pytest.mark.one_form, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

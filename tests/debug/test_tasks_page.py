@@ -17,10 +17,8 @@ import pytest
 import tracekit
 from tracekit import aio
 from tracekit.aio import _waits
-from tracekit.debug import _loop, _task_text, _tasks, dump_on_signal
+from tracekit.debug import _dump, _loop, _task_text, _tasks, dump_on_signal
 from tracekit.debug._view import Request, json_chunks
-
-pytestmark = pytest.mark.one_form  # text and pages; test_tasks.py and test_watch.py run in both
 
 HOSTILE = '<script>alert("1")</script>\x1b[31m'
 
@@ -248,6 +246,21 @@ def test_a_handler_of_the_program_is_called_too(monkeypatch, tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     assert calls == [signal.SIGINT]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_new_file_is_for_its_owner_alone(tmp_path):
+    path = tmp_path / "tasks.txt"
+    umask = os.umask(0)
+    try:
+        _dump._Dump(str(path), None)._write()
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    _dump._Dump(str(path), None)._write()
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.read_text().count("tracekit: tasks of process") == 2
 
 
 def test_wrong_signals_are_errors():

@@ -327,6 +327,19 @@ def test_a_failure_that_may_pass_is_retried_and_another_one_is_counted(attach, c
     assert "1 log records lost" in caplog.text
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+def test_requests_stay_below_4_mib(protocol, logs, attach):
+    handler, logger = attach(logs, protocol=protocol)
+    for number in range(400):
+        logger.info(f"{number}" + "\N{EURO SIGN}" * 16_000)
+    handler.flush(20)
+    assert len(logs.records) == 400
+    assert handler.failed == 0
+    if protocol == "http/protobuf":
+        assert 2**20 < max(request.ByteSize() for request in logs.requests) <= 4 * 2**20
+    assert len(logs.requests) > 4
+
+
 def test_a_request_that_is_too_large_is_halved(attach):
     with Logs(413, 200, 200) as logs:
         handler, logger = attach(logs)

@@ -366,6 +366,7 @@ print(tree() == before)
 
 
 @pytest.mark.slow
+@pytest.mark.one_form  # the order of imports, in processes
 @pytest.mark.parametrize("order", ["instrument before FastAPI is imported", "after"])
 def test_fastapi_may_be_imported_after_instrument(order):
     lines = ["from tracekit.integrations import asgi; asgi.instrument()", "from fastapi import FastAPI"]

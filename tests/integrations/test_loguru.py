@@ -10,8 +10,6 @@ from loguru import logger
 import tracekit
 from tracekit.integrations.loguru import Patcher, instrument, uninstrument
 
-pytestmark = pytest.mark.one_form  # the modules are not compiled
-
 
 @pytest.fixture(autouse=True)
 def _as_found(exporter):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote_plus
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracekit import _secrets
 from tracekit.integrations._redaction import Redaction
 
 # Names of query parameters, in the spelling of real services.
@@ -82,6 +85,27 @@ SECRETS = [
     "X-Goog-Credential",
     "X-Goog-Signature",
     "_csrf",
+    "_xsrf",
+    "accesskey",
+    "auth_code",
+    "authorization_code",
+    "card[cvc]",
+    "client_secret_key",
+    "credentials",
+    "cvv",
+    "encryption-key",
+    "hmac",
+    "jsessionid",
+    "master_key",
+    "passcode",
+    "pin",
+    "SAMLart",
+    "secret_id",
+    "shared_key",
+    "signingKey",
+    "storage_key",
+    "totp",
+    "userpass",
 ]
 # Names of headers that hold secrets.
 HEADERS = ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key", "x-auth-token", "x-csrf-token"]
@@ -118,6 +142,18 @@ PLAIN = [
 @pytest.mark.parametrize("key", SECRETS)
 def test_the_value_of_a_secret_is_redacted(key):
     assert Redaction().query(f"page=2&{key}=s3cr3t&x=1") == f"page=2&{key}=REDACTED&x=1"
+
+
+@pytest.mark.parametrize("table", ["_NAMES", "_ENDINGS", "_BEGINNINGS"])
+def test_every_row_of_the_tables_is_needed_by_one_of_these_names(table, monkeypatch):
+    rows = getattr(_secrets, table)
+    names = [*map(unquote_plus, SECRETS), *HEADERS]
+    unneeded = []
+    for row in rows:
+        monkeypatch.setattr(_secrets, table, type(rows)(other for other in rows if other != row))
+        if all(map(_secrets.is_secret_name, names)):
+            unneeded.append(row)
+    assert unneeded == []
 
 
 @pytest.mark.parametrize("key", PLAIN)

@@ -10,8 +10,6 @@ import structlog
 import tracekit
 from tracekit.integrations.structlog import TraceProcessor, instrument, uninstrument
 
-pytestmark = pytest.mark.one_form  # the modules are not compiled
-
 
 @pytest.fixture(autouse=True)
 def _as_found(exporter):

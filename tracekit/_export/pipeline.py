@@ -19,7 +19,7 @@ from .._core import misuse
 from .._core.buffer import buffer
 from .._core.records import Statistics
 from .exporter import Discard
-from .notices import log
+from .notices import log, spans_of
 from .worker import Counts, Job, Taps, Worker
 
 if TYPE_CHECKING:
@@ -123,6 +123,10 @@ class Pipeline:
             worker.ask("hurry")
         is_done = worker.call(Job(worker.stop, is_last=True), timeout_s)
         final = worker.abandon()
+        lost = final.failed - worker.counts.failed  # spans in hand and held
+        if lost > 0:
+            message = "%s was closed before it had delivered %s: lost"
+            worker.notices.say("error", "closed", message, type(worker.intake.exporter).__name__, spans_of(lost))
         in_use, counts = self._state
         if in_use is worker:  # else a signal handler was here
             self._state = None, counts.plus(final)

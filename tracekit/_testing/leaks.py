@@ -11,25 +11,35 @@ Context, such as a bare thread's, cannot have inherited anything.
 
 from __future__ import annotations
 
-import inspect
 import os
-import sys
 import threading
 from collections import Counter
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from .._core.context import SpanContext
 from .._core.errors import clip
 from .._core.scopes import current_context, current_scope, current_span
 from .._core.span import set_observer
+from .origins import (
+    PACKAGE,
+    Site,
+    calling_frame,
+    is_foreign,
+    is_machinery,
+    is_main_task,
+    line_of,
+    lost_in,
+    runs,
+    started_at,
+    thread_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from contextvars import Token
-    from types import FrameType, TracebackType
-    from typing import Any
+    from types import TracebackType
 
     from .._core.scopes import Scope
     from .._core.span import Root, Span
@@ -38,40 +48,8 @@ __all__ = ["FINDINGS", "Watch"]
 
 FINDINGS = ("open", "ended-twice", "late-write", "late-child", "root")
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-# The frames between here and the caller of a span: this module, and the core where it runs uncompiled.
-_OWN = (f"{_PACKAGE}_testing{os.sep}leaks.", f"{_PACKAGE}_core{os.sep}")
-# Packages whose lines say nothing about the caller of a function that was handed to them.
-_MACHINERY = {
-    "_pytest",
-    "anyio",
-    "asyncio",
-    "concurrent",
-    "contextlib",
-    "functools",
-    "multiprocessing",
-    "threading",
-    "trio",
-}
-_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-
-_QUEUES = "tracekit.threads.Queue, tracekit.aio.Queue or aio.create_memory_object_stream() for what it is sent"
-_HOOKS = "tracekit.wrap() or tracekit.install_hooks()"
-_WRAP_TASK = "tracekit.wrap() where a thread, or a Context of its own, starts it"
-# By the module of the innermost frame that calls the function it was handed: the name of the hand-off, its fix, and
-# the fix where the context was handed over before there was one.
-_HAND_OFFS = {
-    "concurrent.futures._base": ("a callback of a Future", "tracekit.wrap()", ""),
-    "concurrent.futures.thread": (
-        "a job of a ThreadPoolExecutor",
-        f"tracekit.threads.ThreadPoolExecutor, {_HOOKS}",
-        _QUEUES,
-    ),
-    "multiprocessing.pool": ("a job of a multiprocessing.pool.ThreadPool", "tracekit.wrap()", _QUEUES),
-    "socketserver": ("a request to a socketserver", "parent=tracekit.extract(headers) or tracekit.ROOT", ""),
-    "trio._core._entry_queue": ("a callback of trio's run_sync_soon()", "tracekit.wrap()", ""),
-    "trio._core._thread_cache": ("a call of trio.to_thread.run_sync()", "tracekit.wrap() where it is called", _QUEUES),
-}
+# The frames between here and the caller of a span: this module and the core where it runs uncompiled.
+_OWN = (f"{PACKAGE}_testing{os.sep}leaks.", f"{PACKAGE}_core{os.sep}")
 
 # Which watch this Context belongs to, and how many spans its test had opened when it was made.
 _mark: ContextVar[tuple[int, int]] = ContextVar("tracekit_watch", default=(0, 0))
@@ -79,23 +57,18 @@ _numbers = count(1)
 _watching: Watch | None = None
 
 
-class _Site(NamedTuple):
-    file: str
-    line: int
-
-
 class _Life:
     """One span, and where it started and ended."""
 
     __slots__ = ("ended", "late_parent", "lost", "span", "started", "thread")
 
-    def __init__(self, span: Span, started: _Site, thread: threading.Thread | None) -> None:
+    def __init__(self, span: Span, started: Site, thread: threading.Thread | None) -> None:
         self.span = span
         self.started = started
-        self.ended: _Site | None = None
+        self.ended: Site | None = None
         self.thread = thread  # where it is not the test's own
         self.late_parent: Span | None = None
-        self.lost = ""  # in which hand-off, and what mends it
+        self.lost = ""  # in which hand-off, and what fixes it
 
 
 class Watch:
@@ -107,7 +80,7 @@ class Watch:
         self._number = next(_numbers)
         self._lives: dict[int, _Life] = {}
         self._by_id: dict[tuple[str, str], _Life] = {}
-        self._late: list[tuple[Span, str, _Site]] = []
+        self._late: list[tuple[Span, str, Site]] = []
         self._errors: list[Exception] = []  # this module's own
         self._thread = threading.current_thread()
         self._threads_before = set(threading.enumerate())
@@ -159,8 +132,8 @@ class Watch:
         if life is None:
             return
         try:
-            caller = _caller()
-            life.ended = life.started if _is_machinery(caller) else _line(caller)
+            caller = calling_frame()
+            life.ended = life.started if is_machinery(caller) else line_of(caller)
             if id(span) in self._open:
                 self._open.discard(id(span))
                 if not self._open:
@@ -173,8 +146,8 @@ class Watch:
         try:
             # Spans of an earlier test's tasks are not this test's, and late writes of tracekit are not misuse.
             is_known = id(span) in self._lives or (not self.is_paused and self._is_own())
-            if is_known and _caller(_OWN) is _caller():
-                self._late.append((span, method, _line(_caller())))
+            if is_known and calling_frame(_OWN) is calling_frame():
+                self._late.append((span, method, line_of(calling_frame())))
         except Exception as error:
             self._fail(error)
 
@@ -183,16 +156,16 @@ class Watch:
             self._errors.append(error)
 
     def _note(self, span: Span, parent: Span | SpanContext | Root | None) -> None:
-        caller = _caller()
+        caller = calling_frame()
         thread = threading.current_thread()
-        life = _Life(span, _started_at(caller), None if thread is self._thread else thread)
+        life = _Life(span, started_at(caller), None if thread is self._thread else thread)
         self._lives[id(span)] = life
         self._by_id.setdefault((span.context.trace_id, span.context.span_id), life)
         if span.ended:  # another process recorded it
             return
         is_own = self._is_own() or self._is_main_task()
         if parent is None and span.parent is None and not is_own and self._is_lost(thread):
-            life.lost = _hand_off(caller, life.thread, _mark.get()[0] == self._number)
+            life.lost = lost_in(caller, life.thread, _mark.get()[0] == self._number)
         above = self._parent(span, parent)
         if above is not None and above.ended:
             life.late_parent = above
@@ -227,7 +200,7 @@ class Watch:
 
     def _is_main_task(self) -> bool:
         """Tell whether this is the main task of an event loop that the test itself runs; its Context is then its own."""
-        if _mark.get()[0] != self._number or threading.current_thread() is not self._thread or not _is_main_task():
+        if _mark.get()[0] != self._number or threading.current_thread() is not self._thread or not is_main_task():
             return False
         self._own()
         return True
@@ -247,7 +220,7 @@ class Watch:
         if number == self._number:
             return opened < self._opened
         # Not from a thread that was started after all was over; of one that is not Python's that is not known.
-        return bool(self._open) or thread in self._threads_after or (self._opened > 0 and _is_foreign(thread))
+        return bool(self._open) or thread in self._threads_after or (self._opened > 0 and is_foreign(thread))
 
     # ---- afterwards
 
@@ -260,7 +233,7 @@ class Watch:
         """Return the findings that are not in *allow*: the word of ``FINDINGS`` and a line of text each."""
         if self._errors:
             raise self._errors[0]
-        found: list[tuple[str, _Site, str]] = []
+        found: list[tuple[str, Site, str]] = []
         for life in self._lives.copy().values():
             found += [(word, life.started, f"{clip(life.span.name)} {text}") for word, text in self._wrong(life)]
         for span, method, site in self._late.copy():
@@ -280,7 +253,7 @@ class Watch:
         """Yield the findings about the start of a span, and about a missing end."""
         links = {link.context.span_id for link in life.span.links}
         if not life.span.ended:
-            still = f"; the {_thread(life.thread)} that opened it is still running" if _runs(life.thread) else ""
+            still = f"; the {thread_text(life.thread)} that opened it is still running" if runs(life.thread) else ""
             yield "open", f"was never ended{still}"
         above = life.late_parent
         if above is not None and above.context.span_id not in links:
@@ -292,7 +265,7 @@ class Watch:
     def threads(self) -> list[str]:
         """Return the threads that were started meanwhile and still run, but for the one that exports spans."""
         started = set(threading.enumerate()) - self._threads_before
-        return sorted([_thread(thread) for thread in started if _runs(thread) and thread.name != "tracekit-export"])
+        return sorted([thread_text(thread) for thread in started if runs(thread) and thread.name != "tracekit-export"])
 
     def end_open(self) -> None:
         """End the spans that are still open, as the garbage collector would have."""
@@ -308,145 +281,5 @@ class Watch:
         life = self._lives.get(id(span))
         return "had ended before" if life is None or life.ended is None else f"had ended at {self._place(life.ended)}"
 
-    def _place(self, site: _Site) -> str:
+    def _place(self, site: Site) -> str:
         return f"{site.file.removeprefix(self._folder)}:{site.line}"
-
-
-def _caller(files: str | tuple[str, ...] = _PACKAGE) -> FrameType:
-    """Return the innermost frame outside tracekit, or outside the files whose names begin with *files*."""
-    frame: FrameType = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(files):
-        frame = frame.f_back
-    return frame
-
-
-def _is_machinery(frame: FrameType) -> bool:
-    return _module(frame).partition(".")[0] in _MACHINERY
-
-
-def _started_at(caller: FrameType) -> _Site:
-    """Return the line of *caller*; where that only calls a function it was handed, the first line of the function."""
-    frame = sys._getframe(1) if _is_machinery(caller) else caller
-    while frame is not caller and frame.f_back is not None:
-        # What @traced, or a task group, calls.
-        function = frame.f_locals.get("function") or getattr(frame.f_locals.get("self"), "__wrapped__", None)
-        code = getattr(function, "__code__", None)
-        if code is not None:
-            return _Site(code.co_filename, code.co_firstlineno)
-        frame = frame.f_back
-    return _line(caller)
-
-
-def _line(frame: FrameType) -> _Site:
-    return _Site(frame.f_code.co_filename, frame.f_lineno)
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", ""))
-
-
-def _stack(frame: FrameType | None) -> list[FrameType]:
-    frames = []
-    while frame is not None:
-        frames.append(frame)
-        frame = frame.f_back
-    return frames
-
-
-def _thread(thread: threading.Thread | None) -> str:
-    return "" if thread is None else f"thread {clip(thread.name)}"
-
-
-def _runs(thread: threading.Thread | None) -> bool:
-    return thread is not None and thread.is_alive() and not _is_foreign(thread)
-
-
-def _is_foreign(thread: threading.Thread) -> bool:
-    """Tell whether *thread* was not started by ``threading``, which therefore knows neither its start nor its end."""
-    return isinstance(thread, threading._DummyThread)
-
-
-def _trio() -> Any:
-    """Return ``trio.lowlevel`` if trio runs in this thread."""
-    trio = sys.modules.get("trio.lowlevel")
-    in_trio_task = getattr(trio, "in_trio_task", None)  # trio 0.23
-    return trio if in_trio_task is not None and in_trio_task() else None
-
-
-def _trio_nurseries(trio: Any) -> list[Any]:
-    """Return the nurseries that trio itself opens: for ``run_sync_soon()``, for system tasks, for the main task."""
-    return list(trio.current_root_task().child_nurseries)
-
-
-def _asyncio() -> Any:
-    """Return ``asyncio`` if it, and not trio, runs in this thread."""
-    asyncio: Any = sys.modules.get("asyncio")
-    return None if asyncio is None or asyncio._get_running_loop() is None or _trio() else asyncio
-
-
-def _is_main_task() -> bool:
-    trio, asyncio = _trio(), _asyncio()
-    if trio is not None:
-        return bool(trio.current_task().parent_nursery is _trio_nurseries(trio)[-1])
-    if asyncio is not None:
-        task = asyncio.current_task()
-        for frame in _stack(sys._getframe()):
-            if _module(frame) in {"asyncio.runners", "asyncio.base_events"}:
-                main = frame.f_locals.get("task", frame.f_locals.get("future"))
-                if main is not None:
-                    return main is task
-    return False
-
-
-def _hand_off(frame: FrameType, thread: threading.Thread | None, is_copy: bool) -> str:
-    """Say in which hand-off the context was lost that should be current in *frame*, and what mends it.
-
-    *is_copy* tells that the Context was handed over as it should be, and that nothing was current yet.
-    """
-    where, mend, mend_copy = _find(frame, thread)
-    text = (
-        f"{where}, which began before there was one: use {mend_copy}"
-        if is_copy and mend_copy
-        else f"{where}: use {mend}"
-    )
-    below = frame.f_back
-    if frame.f_code.co_flags & _GENERATOR and below is not None and _module(below) != "contextlib":
-        text += f"; if {clip(frame.f_code.co_name)} is a generator that was made elsewhere, tracekit.stream()"
-    return text
-
-
-def _find(frame: FrameType, thread: threading.Thread | None) -> tuple[str, str, str]:
-    """Return the name of the hand-off by which *frame* came to run, what mends it, and what mends it where it came early."""
-    trio, asyncio = _trio(), _asyncio()
-    if asyncio is not None:
-        task = asyncio.current_task()
-        if task is None:
-            return (
-                "a callback of the event loop",
-                "tracekit.wrap(), or parent=tracekit.ROOT where it is part of no trace",
-                "",
-            )
-        return f"the asyncio task {clip(task.get_name())}", _WRAP_TASK, _QUEUES
-    for caller in _stack(frame):
-        module = _module(caller)
-        if module == "trio._core._run":
-            break
-        if module == "concurrent.futures.thread" and thread is not None and thread.name.startswith("asyncio_"):
-            return "a call of run_in_executor()", "tracekit.aio.run_in_executor() or tracekit.wrap()", _QUEUES
-        if module in _HAND_OFFS:
-            return _HAND_OFFS[module]
-    if trio is not None:
-        task = trio.current_task()
-        if any(task.parent_nursery is nursery for nursery in _trio_nurseries(trio)[:-1]):
-            return "a trio system task", "spawn_system_task(..., context=contextvars.copy_context())", ""
-        return f"the trio task {clip(task.name)}", _WRAP_TASK, _QUEUES
-    if thread is None:
-        inside = "tracekit.capture() or contextvars.copy_context() inside the span"
-        return "another contextvars.Context", inside, inside
-    if isinstance(thread, threading.Timer):
-        return "a threading.Timer", f"tracekit.threads.Timer, {_HOOKS}", ""
-    if type(thread).__module__.startswith("anyio."):
-        return "a call of anyio.to_thread.run_sync()", "tracekit.wrap() where it is called", _QUEUES
-    if _is_foreign(thread):
-        return f"the {_thread(thread)}, which threading did not start", "tracekit.wrap()", ""
-    return f"the {_thread(thread)}", f"tracekit.threads.Thread, {_HOOKS}", _QUEUES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -11,7 +12,11 @@ import sysconfig
 import tempfile
 import time
 from importlib import metadata
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from .. import _propagation
 from .._core import NO_EXTENSIONS
@@ -20,7 +25,7 @@ from .._core.context import SpanContext
 from .._core.free_threading import HAS_GIL
 from .._core.inherited import INHERITS
 from .._core.span import ROOT, span
-from .._distribution import NAME, find_clash
+from .._distribution import NAME, find_clash, find_elsewhere
 from .._environment import Environment
 from .._render import duration, printable
 from .._version import __version__
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "examine", "run"]
 
 _PACKAGES = ("anyio", "trio", "uvloop", "httpx", "urllib3", "grpcio", "rich")
+_PACKAGE = Path(__file__).resolve().parents[1]
 # A parent for spans that are not exported.
 _UNSAMPLED = SpanContext(deferred=False)
 
@@ -113,13 +119,23 @@ def _look(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _distribution() -> str:
-    clash = find_clash(os.path.dirname(os.path.dirname(__file__)))
+    clash = find_clash(str(_PACKAGE)) or find_elsewhere()
     if clash:
-        raise RuntimeError(f"{clash} is installed in the same folder: uninstall both, and install {NAME} again")
+        raise RuntimeError(
+            f"{clash} is installed too, and has the same package: uninstall both, and install {NAME} again"
+        )
+    folder = _PACKAGE.parent
     try:
-        return f"{NAME} {metadata.version(NAME)}"
+        found = metadata.distribution(NAME)
     except metadata.PackageNotFoundError:
-        return f"{NAME}: not installed, imported from a folder"
+        return f"{NAME}: not installed, imported from {folder}"
+    text = f"{NAME} {found.version}"
+    if Path(str(found.locate_file(""))).resolve() == folder:
+        return text
+    source = json.loads(found.read_text("direct_url.json") or "{}")
+    if source.get("dir_info", {}).get("editable") and url2pathname(urlsplit(source["url"]).path) == str(folder):
+        return f"{text}, editable, from {folder}"
+    return f"{text} is installed, but not in use: this one is imported from {folder}"
 
 
 def _implementation() -> str:
@@ -128,8 +144,40 @@ def _implementation() -> str:
     if not HAS_GIL:
         return "plain: this interpreter runs without the GIL, for which the extension modules are not built"
     if IMPLEMENTATION == "plain":
-        return "plain: the extension was not built; install with a C compiler at hand for the compiled one"
+        others = sorted(path.name for path in _PACKAGE.glob("_speedups.*") if path.suffix in (".so", ".pyd"))
+        if others:
+            return f"plain: built for another Python only ({', '.join(others[:4])}); install again with this one"
+        return f"plain: no extension module in {_PACKAGE}; install with a C compiler at hand for the compiled one"
+    # An editable installation of one checkout supplies the modules that another one, first on the path, lacks.
+    built = Path(sys.modules["tracekit._speedups"].__file__ or "").resolve()
+    if built.parent != _PACKAGE:
+        raise RuntimeError(f"compiled, but by {built}, of another installation than {_PACKAGE}: uninstall one")
+    stale = _stale_modules(_PACKAGE)
+    if stale:
+        names = ", ".join(stale[:4]) + (" …" if len(stale) > 4 else "")
+        return f"compiled, but {len(stale)} modules are missing or older than their sources ({names}): install again"
     return "compiled: built for this Python"
+
+
+def _stale_modules(package: Path) -> list[str]:
+    """Return the modules in the checkout of *package* whose extension modules are missing, or older than their sources.
+
+    An installed wheel has neither ``.pxd`` files nor times that mean anything; there the list is empty.
+    """
+    if not (package.parent / "setup.py").exists():
+        return []
+    sources = {
+        path.with_suffix(""): [path, path.with_suffix(".py")]
+        for path in package.rglob("*.pxd")
+        if path.with_suffix(".py").exists() and path.stem != "interpreter"  # inlined everywhere
+    }
+    sources[package / "_speedups"] = [*package.glob("_speedups*.p[yx][xi]")]
+    stale = []
+    for stem, files in sorted(sources.items()):
+        built = [path for suffix in EXTENSION_SUFFIXES if (path := stem.with_name(stem.name + suffix)).exists()]
+        if not built or built[0].stat().st_mtime < max(path.stat().st_mtime for path in files):
+            stale.append(".".join(stem.relative_to(package.parent).parts))
+    return stale
 
 
 def _threads() -> str:

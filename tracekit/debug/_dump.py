@@ -23,7 +23,8 @@ __all__ = ["dump_on_signal", "write_json"]
 def dump_on_signal(number: int, path: str | os.PathLike[str] | None = None) -> None:
     """Write all tasks as text when signal *number* arrives: to stderr, or appended to the file *path*.
 
-    A handler that Python has for the signal is called afterwards. The text is written by a thread, so the signal costs
+    A new file is made for its owner alone (0600), as spans have names of the program's. A handler that Python has for
+    the signal is called afterwards. The text is written by a thread, so the signal costs
     the program no more than starting it. Raises ``RuntimeError`` outside the main thread, where Python cannot install
     handlers; ``ValueError`` for a signal that does not exist or cannot be handled.
     """
@@ -71,12 +72,16 @@ class _Dump:
                 sys.stderr.write(text)
                 sys.stderr.flush()
             else:
-                with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                with open(self.path, "a", encoding="utf-8", errors="backslashreplace", opener=_opened) as file:
                     file.write(text)
         except Exception as error:
             log("warning", "tasks could not be written: %s", describe(error))
         finally:
             self._is_writing.release()
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def write_json(path: str) -> None:

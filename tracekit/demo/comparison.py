@@ -14,7 +14,7 @@ from .._distribution import install_hint
 from .._render import Leaf, duration, printable, tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from ..exporters.sqlite import StoredSpan
@@ -24,6 +24,7 @@ __all__ = ["PEER", "PeerSpan", "compare", "lines", "missing", "moved", "record"]
 PEER = ("opentelemetry.sdk", "opentelemetry.instrumentation.asgi", "opentelemetry.instrumentation.httpx")
 _REQUESTS = 5
 _TIMEOUT_S = 60
+_PERIOD_S = 2  # between two signs of progress
 _WIDTH = 40  # of the tree's column
 
 
@@ -50,20 +51,22 @@ def missing() -> str:
     return ""
 
 
-def record(folder: Path) -> list[PeerSpan]:
+def record(folder: Path, waiting: Callable[[int], object]) -> list[PeerSpan]:
     """Run the peer's processes, with a file in *folder*, and return their spans. Raises ``RuntimeError`` if they fail."""
     path = folder / "opentelemetry.jsonl"
     path.unlink(missing_ok=True)
     command = [sys.executable, "-m", f"{__package__}.peer", "client", str(path), str(_REQUESTS)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"it took longer than {_TIMEOUT_S} s") from None
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if re.search(r"\w", line)]
-        raise RuntimeError(said[-1].strip() if said else f"exit status {done.returncode}")
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        try:
+            said = _stderr(process, waiting)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        said = [line for line in said if re.search(r"\w", line)]
+        raise RuntimeError(said[-1].strip() if said else f"exit status {process.returncode}")
     with path.open(encoding="utf-8") as file:
         spans = [PeerSpan(**json.loads(line)) for line in file]
     if not spans:
@@ -71,14 +74,28 @@ def record(folder: Path) -> list[PeerSpan]:
     return spans
 
 
-def compare(folder: Path, ours: list[StoredSpan]) -> Iterator[str]:
-    """Run the peer and give lines: the last of its traces, and how many spans have another parent than in *ours*."""
+def _stderr(process: subprocess.Popen[str], waiting: Callable[[int], object]) -> list[str]:
+    """Return the lines that *process* wrote before it ended; call *waiting* with the seconds, every two of them."""
+    for seconds in range(0, _TIMEOUT_S, _PERIOD_S):
+        waiting(seconds)
+        try:
+            return process.communicate(timeout=_PERIOD_S)[1].splitlines()
+        except subprocess.TimeoutExpired:
+            pass
+    raise RuntimeError(f"it took longer than {_TIMEOUT_S} s")
+
+
+def compare(folder: Path, ours: list[StoredSpan], waiting: Callable[[int], object]) -> Iterator[str]:
+    """Run the peer and give lines: the last of its traces, and how many spans have another parent than in *ours*.
+
+    *waiting* is called with the seconds so far while the peer runs.
+    """
     if name := missing():
         yield f"With OpenTelemetry installed, its trace of the same program is shown here: {install_hint('demo')}"
         yield f"(there is no {name})"
         return
     try:
-        spans = record(folder)
+        spans = record(folder, waiting)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         yield f"OpenTelemetry's run of the same program failed: {printable(str(error), 500)}"
         return

@@ -157,9 +157,12 @@ class _Demo:
             with SQLiteReader(self.path) as reader:
                 ours = reader.spans(findings.typical.trace_id)
             status = _StatusLine()
-            status.show("  the same program with OpenTelemetry …")
+
+            def waiting(seconds: int) -> None:
+                status.wait(f"  the same program with OpenTelemetry … {seconds} s")
+
             with tempfile.TemporaryDirectory(prefix="tracekit-") as folder:
-                drawn = list(compare(Path(folder), ours))
+                drawn = list(compare(Path(folder), ours, waiting))
             status.show("")
             for line in drawn:
                 _say(f"  {line}".rstrip())
@@ -231,6 +234,13 @@ class _StatusLine:
         """Overwrite the line with *text*."""
         if self._is_terminal:
             self._write(text)
+
+    def wait(self, text: str) -> None:
+        """Overwrite the line with *text*; where there is no terminal, print it as a line."""
+        if self._is_terminal:
+            self._write(text)
+        else:
+            _say(text)
 
     def keep(self, text: str) -> None:
         """Overwrite the line with *text*, and begin a new one."""

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from .._arguments import bounded_timeout
 from .._configure import export_context, flush
 from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
@@ -237,7 +238,8 @@ class FlightRecorder:
         return moment, int(number), name
 
     def flush(self, timeout_s: float) -> bool:
-        """Flush *exporter*, if it can."""
+        """Flush *exporter*, if it can. *timeout_s* is as for ``tracekit.flush()``."""
+        timeout_s = bounded_timeout(timeout_s, 0.0)
         flush_theirs = getattr(self.exporter, "flush", None)
         return flush_theirs is None or bool(flush_theirs(timeout_s))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._arguments import bounded_timeout
 from .._core.otlp import encode_spans
 from .._core.records import Account
 from .._export.notices import describe, spans_of
@@ -15,7 +16,7 @@ from ._otlp.answers import Answer
 from ._otlp.client import Client
 from ._otlp.json import encode_spans_as_json
 from ._otlp.outbox import Ledger, Outbox
-from ._otlp.requests import Request, SizeLimit, pack
+from ._otlp.requests import MAX_REQUEST_BYTES, Request, SizeLimit, pack
 from ._otlp.sender import Sender, backoff_s, report_rejected, report_unusable
 from ._sqlite.access import check_mode
 from ._sqlite.errors import StoreError
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", "encode_spans_as_json"]
 
-MAX_REQUEST_BYTES = 4 * 2**20  # the default limit of gRPC servers; a single span may be larger
 FAREWELL_S = 3.0  # for emptying the spool at the end of the program
 PORTION = 512  # spans that are encoded without giving the GIL back: 0.05 to 0.2 ms
 _LEASE_MARGIN_S = 5.0
@@ -266,7 +266,11 @@ class OTLPExporter:
         return None if self._outbox is None else self._outbox.ledger()
 
     def flush(self, timeout_s: float) -> bool:
-        """Try to empty the spool now, and return whether it is empty; True without a spool."""
+        """Try to empty the spool now, and return whether it is empty; True without a spool.
+
+        Batches that another process is sending, and those that were set aside, do not count. *timeout_s* is as for ``tracekit.flush()``.
+        """
+        timeout_s = bounded_timeout(timeout_s, 0.0)
         self._adopt()
         return self._sender is None or self._sender.flush(timeout_s)
 

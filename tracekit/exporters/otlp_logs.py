@@ -11,6 +11,7 @@ from collections import deque
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._arguments import bounded_timeout
 from .._configure import current_resource
 from .._core.attributes import MISSING, clean, whole
 from .._core.checks import check_int
@@ -242,7 +243,11 @@ class OTLPLogHandler(logging.Handler):
         return encode_json(request) if self._client.protocol == "http/json" else encode_message(request, LOGS)
 
     def flush(self, timeout_s: float = _FAREWELL_S) -> None:
-        """Send the queue now, for at most *timeout_s*. ``logging.shutdown()`` calls this at the end of the program."""
+        """Send the queue now, for at most *timeout_s*, which is as for ``tracekit.flush()``.
+
+        ``logging.shutdown()`` calls this at the end of the program.
+        """
+        timeout_s = bounded_timeout(timeout_s, _FAREWELL_S)
         self._adopt()
         if self._queue:
             self._background.flush(timeout_s)

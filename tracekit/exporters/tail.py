@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
+from .._arguments import bounded_timeout
 from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.span import retrace
@@ -122,7 +123,11 @@ class TailSampler:
         self._forward()
 
     def flush(self, timeout_s: float) -> bool:
-        """Decide spans that were held for too long, pass on those that are kept, and flush *exporter* if it can."""
+        """Decide spans that were held for too long, pass on those that are kept, and flush *exporter* if it can.
+
+        *timeout_s* is as for ``tracekit.flush()``.
+        """
+        timeout_s = bounded_timeout(timeout_s, 0.0)
         self._check_process()
         self._decide_overdue(self._clock())
         self._forward()

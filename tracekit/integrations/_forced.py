@@ -53,10 +53,16 @@ class Forced:
         self._since_s = clock()
         self._tokens = math.inf  # clipped to the size of the bucket at its first use
         self._share = _MAX_SHARE
+        self._kept: tuple[Tracer | None, float] = None, 0.0  # a tracer and the share that it keeps
 
     def count(self, tracer: Tracer) -> None:
         """Count a request, sampled or not, towards the share that *tracer* keeps."""
-        self._share = min(_MAX_SHARE, self._share + (1 - tracer.threshold / NEVER))
+        known, kept = self._kept
+        if known is not tracer:
+            kept = 1 - tracer.threshold / NEVER
+            self._kept = tracer, kept
+        share = self._share + kept
+        self._share = min(_MAX_SHARE, share)
 
     def admit(self, tracer: Tracer, caller: SpanContext, name: str, attributes: Mapping[str, Any]) -> SpanContext:
         """Return *caller*, which is sampled or deferred, with the decision that holds here."""

@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import ROOT, Span, SpanContext
+from .. import ROOT, SpanContext
 from .._carriers import extract
+from .._core.records import NO_ATTRIBUTES
+from .._core.span import Span
 from .._propagation import extract_all
 from ..cython import binding, cclass, compiled
 from ._forced import Forced
+from ._http import report
 from ._redaction import MAX_TEXT
 
 if not compiled:
@@ -50,8 +53,8 @@ class Callers:
     def start(self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], *arguments: Any) -> Span:
         """Start the server span of a request with these headers, a carrier for ``extract()``.
 
-        ``attributes_of(*arguments)``, a dict with str keys or an ``Items``, is called only for a request that may be
-        recorded.
+        ``attributes_of(*arguments)``, a dict with plain str keys or an ``Items``, is called only for a request that may
+        be recorded; after the start of the span where the sampler decides by the trace id alone.
         """
         return self._start(name, path, headers, attributes_of, arguments)
 
@@ -73,15 +76,27 @@ class Callers:
                     parent = SpanContext(labels=caller.labels)
         attributes = None
         tracer = tracer_in_use()
+        is_late = False
         if tracer.recording or tracer.records_all:
             may_be_kept = tracer.recording and (continued is None or continued.sampled or continued.deferred)
-            if may_be_kept or tracer.records_all:
+            # Ratio and Off decide by the trace id alone: attributes of a trace that is not kept are never built.
+            is_late = (
+                tracer.threshold > 0 and tracer.sampler is None and tracer.hooks is None and not tracer.records_all
+            )
+            if (may_be_kept and not is_late) or tracer.records_all:
                 attributes = attributes_of(*arguments)
             if tracer.threshold or tracer.sampler is not None:  # some traces are not kept
                 self._forced.count(tracer)
-                if continued is not None and attributes is not None and may_be_kept:
-                    parent = self._forced.admit(tracer, continued, name, mapping_of(attributes))
-        return start_request_span(tracer, name, "server", attributes, links, parent)
+                if continued is not None and may_be_kept:
+                    seen = NO_ATTRIBUTES if tracer.sampler is None else mapping_of(attributes)
+                    parent = self._forced.admit(tracer, continued, name, seen)
+        span = start_request_span(tracer, name, "server", attributes, links, parent)
+        if is_late and span._is_recorded:
+            try:
+                span._put_all(attributes_of(*arguments))
+            except Exception as error:  # the span has started, and stays
+                report(error)
+        return span
 
     def _trust_of(self, path: Any) -> str:
         if not isinstance(path, str):

@@ -167,6 +167,8 @@ class TraceMiddleware:
 
 def _headers(scope: Scope) -> Any:
     headers = scope.get("headers", ())
+    if type(headers) is list:
+        return headers
     # The specification allows any iterable, even one that can be read once.
     if not isinstance(headers, list | tuple):
         try:

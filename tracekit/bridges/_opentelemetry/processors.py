@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..._arguments import bounded_timeout
 from ..._core.log import log
 from .spans import face
 
@@ -54,9 +55,9 @@ class Processors:
         for processor in self._span_processors:
             self._call(processor, "shutdown")
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Flush all processors; return whether that was done in time."""
-        deadline = time.monotonic() + timeout_millis / 1000
+    def force_flush(self, timeout_millis: float = 30000) -> bool:
+        """Flush all processors; return whether that was done in time. *timeout_millis* is as for the provider's."""
+        deadline = time.monotonic() + bounded_timeout(timeout_millis, 30000, "timeout_millis") / 1000
         is_done = True
         for processor in self._span_processors:
             left = int((deadline - time.monotonic()) * 1000)

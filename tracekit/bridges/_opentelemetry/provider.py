@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace as _trace
 
 from ... import _configure
+from ..._arguments import bounded_timeout
 from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from .contexts import attributes_of, plain_attributes
@@ -186,9 +187,13 @@ class TracerProvider(_trace.TracerProvider):
             self._settings.changes = self._changes
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Flush the processors and tracekit's exporter; return whether all was exported in time."""
-        deadline = time.monotonic() + timeout_millis / 1000
-        is_done = self._processors.force_flush(timeout_millis)
+        """Flush the processors and tracekit's exporter; return whether all was exported in time.
+
+        *timeout_millis* is as for ``tracekit.flush()``, in milliseconds.
+        """
+        millis = bounded_timeout(timeout_millis, 30000, "timeout_millis")
+        deadline = time.monotonic() + millis / 1000
+        is_done = self._processors.force_flush(millis)
         return _configure.flush(max(0.0, deadline - time.monotonic())) and is_done
 
     def shutdown(self) -> None:

@@ -13,8 +13,9 @@ from ..._core.errors import clip
 from ..._distribution import install_hint
 from ..._environment import say
 from ..._export.notices import Notices, describe
+from ..._export.worker import Done
 from .answers import Answer
-from .requests import pack
+from .requests import MAX_REQUEST_BYTES, pack
 from .sender import backoff_s, report_rejected
 from .settings import DEFAULTS, PATHS, check_headers, endpoint_of, otlp_settings, without_secrets
 
@@ -92,7 +93,7 @@ class Client:
         self._pid = os.getpid()
         self._transport: _Transport | None = None
         self._connecting = threading.RLock()
-        self.is_late = threading.Event()  # set: no retry is waited for
+        self.is_late = Done()  # set: no retry is waited for. A signal handler may interrupt what sets it, and set it
 
     def adopted(self) -> bool:
         """Return whether this is a new process; its state was reset then."""
@@ -126,7 +127,11 @@ class Client:
         while waiting:
             part = waiting.pop()
             try:
-                body = pack(encode(part), self.content_encoding)
+                plain = encode(part)
+                if len(plain) > MAX_REQUEST_BYTES and len(part) > 1:
+                    waiting += _halves(part)
+                    continue
+                body = pack(plain, self.content_encoding)
             except Exception as error:
                 answer = Answer("refused", f"it cannot be encoded: {describe(error)}", is_too_large=True)
             else:
@@ -136,8 +141,7 @@ class Client:
                 lost += report_rejected(self.notices, answer, len(part), thing)
                 continue
             if answer.is_too_large and len(part) > 1:
-                half = len(part) // 2
-                waiting += [part[half:], part[:half]]
+                waiting += _halves(part)
                 continue
             if answer.outcome == "later" and not answer.is_lasting:
                 pause_s = backoff_s(failures, at_least_s=answer.after_s, left_s=deadline - time.monotonic())
@@ -165,6 +169,12 @@ class Client:
         """Close the connection."""
         if self._transport is not None:
             self._transport.close()
+
+
+def _halves(items: Sequence[T]) -> list[Sequence[T]]:
+    """Return both halves of *items*, the first one last."""
+    half = len(items) // 2
+    return [items[half:], items[:half]]
 
 
 def _transports(protocol: str) -> Callable[..., _Transport]:
