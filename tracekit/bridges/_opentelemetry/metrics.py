@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import metrics as _metrics
 from opentelemetry import trace as _trace
 
 from ..._core.log import log
@@ -67,9 +66,11 @@ def span_metrics(meter_provider: Any) -> SpanMetrics | None:
     """Return the counter of spans, or None unless the environment asks for it and the SDK is installed."""
     if os.environ.get(VARIABLE, "").strip().lower() != "true":
         return None
+    from opentelemetry import metrics  # takes as long to import as the bridge
+
     try:
         from opentelemetry.sdk.trace._tracer_metrics import create_tracer_metrics
         from opentelemetry.sdk.trace.sampling import Decision
     except ImportError:
         return None
-    return SpanMetrics(create_tracer_metrics(meter_provider or _metrics.get_meter_provider(), True), Decision)
+    return SpanMetrics(create_tracer_metrics(meter_provider or metrics.get_meter_provider(), True), Decision)
