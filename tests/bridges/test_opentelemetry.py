@@ -320,12 +320,51 @@ def test_replace_sdk_puts_the_provider_where_programs_look_for_it(exporter):
     assert sdk.TracerProvider is original
 
 
-def test_a_private_name_that_is_gone_is_one_warning(caplog, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (context, "_RUNTIME_CONTEXT"),
+        (context, "attach"),
+        (context, "detach"),
+        (context, "get_current"),
+        (propagate, "_HTTP_TEXT_FORMAT"),
+        (trace, "_TRACER_PROVIDER"),
+        (trace, "_TRACER_PROVIDER_SET_ONCE"),
+        (trace, "get_current_span"),
+        (trace, "use_span"),
+    ],
+)
+def test_a_name_that_a_newer_api_has_not_is_one_warning(caplog, monkeypatch, module, name):
     bridge.uninstall()
-    monkeypatch.delattr(propagate, "_HTTP_TEXT_FORMAT")
-    bridge.install()
+    monkeypatch.delattr(module, name)
+    provider = bridge.install()
+    assert bridge.install() is provider
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "_HTTP_TEXT_FORMAT" in caplog.text
+    assert f"opentelemetry has no {name}: " in caplog.text
+    with provider.get_tracer("shop").start_as_current_span("work") as span:
+        assert tracekit.current_span() is span.tracekit_span
+    bridge.uninstall()
+
+
+@pytest.mark.slow
+def test_neither_private_names_nor_metrics_are_needed_to_import_the_bridge():
+    program = """
+import sys
+import opentelemetry.context.context as module, opentelemetry.trace.propagation as propagation
+from opentelemetry import baggage, context, trace
+
+names = propagation._SPAN_KEY, baggage._BAGGAGE_KEY
+del module._RuntimeContext, context._SUPPRESS_INSTRUMENTATION_KEY, context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
+from tracekit.bridges import opentelemetry
+from tracekit.bridges._opentelemetry.runtime import BAGGAGE_KEY, SPAN_KEY
+
+assert (SPAN_KEY, BAGGAGE_KEY) == names
+assert "opentelemetry.metrics" not in sys.modules, "it takes as long to import as the whole bridge"
+opentelemetry.install()
+with trace.get_tracer("shop").start_as_current_span("work") as span:
+    assert trace.get_current_span() is span
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 async def _shop(request):

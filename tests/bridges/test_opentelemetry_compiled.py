@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+from contextlib import contextmanager
 from unittest.mock import Mock
 
 import pytest
@@ -179,3 +181,95 @@ def test_bad_arguments_cost_themselves_only(exporter, tracer, arguments):
         assert trace.get_current_span() is span
     tracer.start_span(**arguments).end()
     assert [span.name for span in exporter.spans] == [str(arguments["name"])] * 2
+
+
+def test_a_span_that_a_generator_forgot_is_closed_with_the_one_around_it(tracer):
+    """The SDK does the same to every span inside; the plain implementation does not know which generator opened it."""
+    kept = []
+
+    def steps():
+        kept.append(tracer.start_as_current_span("forgotten"))
+        kept[-1].__enter__()
+        yield
+
+    with tracer.start_as_current_span("request") as request:
+        with tracer.start_as_current_span("steps"):
+            generator = steps()
+            assert list(generator) == [None]
+            forgotten = trace.get_current_span()
+            assert forgotten is not request
+        is_kept = tracekit.IMPLEMENTATION != "compiled"
+        assert trace.get_current_span() is (forgotten if is_kept else request)
+        assert forgotten.is_recording(), "its scope is closed, not the span"
+        kept.pop().__exit__(None, None, None)
+        assert trace.get_current_span() is request
+        assert not forgotten.is_recording()
+
+
+def test_a_span_that_an_async_generator_forgot_is_closed_with_the_one_around_it(tracer):
+    async def steps():
+        trace.use_span(tracer.start_span("forgotten")).__enter__()
+        yield
+
+    async def work():
+        with tracer.start_as_current_span("request") as request:
+            with tracer.start_as_current_span("steps"):
+                async for _ in steps():
+                    pass
+                forgotten = trace.get_current_span()
+            assert trace.get_current_span() is (forgotten if tracekit.IMPLEMENTATION != "compiled" else request)
+
+    asyncio.run(work())
+
+
+def test_a_span_of_a_generator_that_goes_on_stays_when_the_one_around_it_is_closed(tracer):
+    @contextmanager
+    def resource(name):
+        with tracer.start_as_current_span(name) as span:
+            yield span
+
+    first, second = resource("first"), resource("second")
+    first.__enter__()
+    inner = second.__enter__()
+    middle = tracer.start_as_current_span("middle")  # between them in a copy of the scope above
+    middle.__enter__()
+    first.__exit__(None, None, None)
+    middle.__exit__(None, None, None)
+    assert trace.get_current_span() is inner
+    second.__exit__(None, None, None)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_a_span_that_a_generator_forgot_is_known_by_its_copy(tracer):
+    def steps():
+        tracer.start_as_current_span("forgotten").__enter__()
+        yield
+
+    with tracer.start_as_current_span("outer") as outer:
+        middle = tracer.start_as_current_span("middle")
+        middle.__enter__()
+        innermost = tracer.start_as_current_span("innermost")
+        innermost.__enter__()
+        generator = steps()
+        next(generator)
+        middle.__exit__(None, None, None)
+        forgotten = trace.get_current_span()
+        assert list(generator) == []
+        assert trace.get_current_span() is forgotten
+        innermost.__exit__(None, None, None)
+        assert trace.get_current_span() is (forgotten if tracekit.IMPLEMENTATION != "compiled" else outer)
+
+
+def test_a_function_that_a_generator_calls_may_leave_a_span_open(tracer):
+    def connect():
+        tracer.start_as_current_span("connection").__enter__()
+
+    def steps():
+        connect()
+        yield
+
+    with tracer.start_as_current_span("request"):
+        list(steps())
+        connection = trace.get_current_span()
+    assert trace.get_current_span() is connection
+    connection.end()

@@ -160,8 +160,10 @@ def test_a_provider_of_the_programs_own_has_its_sampler_resource_and_processors(
 
 
 def test_arguments_that_are_ignored_are_named(caplog):
-    bridge.TracerProvider(meter_provider=object())
-    assert "meter_provider" in caplog.text
+    bridge.TracerProvider(meter_provider=object(), an_argument_of_later=1, one_without_a_value=None)
+    assert "TracerProvider ignores an_argument_of_later" in caplog.text
+    assert "meter_provider" not in caplog.text
+    assert "one_without_a_value" not in caplog.text
 
 
 def test_processors_hear_spans_of_many_threads(provider, memory, tracer):

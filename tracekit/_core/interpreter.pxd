@@ -36,6 +36,7 @@ cdef extern from *:
     #define Py_BUILD_CORE 1
     #undef _PyGC_FINALIZED
     #include "internal/pycore_interp.h"
+    #include "internal/pycore_frame.h"
     #undef Py_BUILD_CORE
     static inline int tk_is_collecting(void) { return PyThreadState_Get()->interp->gc.collecting; }
     static inline PyObject *tk_set(PyObject *var, PyObject *value) {
@@ -174,6 +175,39 @@ cdef extern from *:
         return Py_NewRef(ref);
     }
 
+    /* A weak reference to the generator whose body runs here, or None. Looking at the flags of the code makes no frame
+       object, which would cost half a span. */
+    static inline PyObject *tk_running_body(void) {
+        PyThreadState *thread = PyThreadState_Get();
+    #if PY_VERSION_HEX < 0x030D0000
+        struct _PyInterpreterFrame *frame = thread->cframe->current_frame;
+    #else
+        struct _PyInterpreterFrame *frame = thread->current_frame;
+    #endif
+        PyObject *generator = NULL, *ref;
+        PyFrameObject *object;
+        int flags = 0;
+        if (frame != NULL) {
+    #if PY_VERSION_HEX < 0x030C0000
+            flags = frame->f_code->co_flags;
+    #else
+            PyObject *code = PyUnstable_InterpreterFrame_GetCode(frame);
+            if (PyCode_Check(code)) flags = ((PyCodeObject *)code)->co_flags;
+            Py_DECREF(code);
+    #endif
+        }
+        if (!(flags & (CO_GENERATOR | CO_ASYNC_GENERATOR))) return Py_NewRef(Py_None);
+        object = PyThreadState_GetFrame(thread);
+        if (object != NULL) {
+            generator = PyFrame_GetGenerator(object);
+            Py_DECREF(object);
+        }
+        if (generator == NULL) return Py_NewRef(Py_None);
+        ref = PyWeakref_NewRef(generator, NULL);
+        Py_DECREF(generator);
+        return ref;
+    }
+
     static inline PyObject *tk_referent(PyObject *ref) {  /* new reference, or None */
     #if PY_VERSION_HEX >= 0x030D0000
         PyObject *got = NULL;
@@ -199,13 +233,12 @@ cdef extern from *:
     PyObject* tk_running_context() noexcept
     object tk_thread_context(unsigned long)
     bint tk_is_collecting() noexcept
-    object tk_set(object, object)
-    int tk_take_back(object, object) except -1
     int tk_put(object, object) except -1
     int tk_spare_tokens(object) except -1
     object tk_held(object)
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_here()
+    object tk_running_body()
     object tk_referent(PyObject*)
     void tk_publish(object, const char*) noexcept
     void tk_forbid_new(object) noexcept
@@ -237,14 +270,6 @@ cdef inline int spare_tokens(object variable) except -1:
     return tk_spare_tokens(variable)
 
 
-cdef inline object put_with_token(object variable, object value):
-    return tk_set(variable, value)
-
-
-cdef inline int take_back(object variable, object token) except -1:
-    return tk_take_back(variable, token)
-
-
 cdef inline bint is_collecting() noexcept:
     return tk_is_collecting()
 
@@ -256,6 +281,10 @@ cdef inline object here():
 cdef inline bint is_here(object owner) noexcept:
     cdef PyObject* context = tk_running_context()
     return context != NULL and owner is not None and tk_refers_to(<PyObject*>owner, context)
+
+
+cdef inline object running_body():
+    return tk_running_body()
 
 
 cdef inline bint is_gone(object owner) noexcept:

@@ -33,6 +33,7 @@ __all__ = [
     "put",
     "references",
     "referent",
+    "running_body",
     "running_context",
     "spare_tokens",
     "weak",
@@ -71,16 +72,6 @@ def exchange(variable: ContextVar[T], value: T) -> T:
     return before if before is not _MISSING else None  # type: ignore[return-value]
 
 
-def put_with_token(variable: ContextVar[T], value: T) -> Token[T]:
-    """Set *variable* and return the Token, which ``take_back()`` takes once, in the same Context."""
-    return variable.set(value)
-
-
-def take_back(variable: ContextVar[T], token: Token[T]) -> None:
-    """Give *variable* the value that it had before ``put_with_token()``."""
-    variable.reset(token)
-
-
 def is_collecting() -> bool:
     """Tell whether setting a ContextVar is unsafe, as inside CPython 3.11's garbage collector; only C can tell."""
     return False
@@ -115,6 +106,11 @@ def is_here(owner: Any) -> bool:
         return False
     owner.token = _here.set(None)  # a Token works once
     return True
+
+
+def running_body() -> Any:
+    """Return a weak reference to the generator whose body called the compiled caller, or None; only C can tell."""
+    return None
 
 
 def is_gone(owner: Any) -> bool:

@@ -15,12 +15,11 @@ from .interpreter cimport (
     is_lent,
     lent,
     put,
-    put_with_token,
     references,
     referent,
+    running_body,
     running_context,
     spare_tokens,
-    take_back,
     weak,
 )
 
@@ -67,16 +66,13 @@ cdef Scope make_scope(int kind, object span, SpanContext context, object labels)
 
 
 cdef object open_scope(Scope scope)
+cdef object open_in_body(Scope scope)
 cdef object _open_on(Scope scope, Scope prev)
 cdef object keep_view(Scope scope, object view)
 
 
 @cython.locals(prev=Scope)
 cdef object attach_scope(Scope scope, object view)
-
-
-@cython.locals(prev=Scope)
-cdef object detach_scope(Scope scope, object token)
 cdef object _inherit(Scope scope, Scope prev)
 
 

@@ -31,12 +31,11 @@ if not compiled:
         is_lent,
         lent,
         put,
-        put_with_token,
         references,
         referent,
+        running_body,
         running_context,
         spare_tokens,
-        take_back,
         weak,
     )
 
@@ -53,7 +52,6 @@ __all__ = [
     "current_context",
     "current_scope",
     "current_span",
-    "detach_scope",
     "effective",
     "held_span",
     "innermost",
@@ -65,6 +63,7 @@ __all__ = [
     "linked_scope",
     "make_scope",
     "newest_open",
+    "open_in_body",
     "open_scope",
     "put_context",
     "swap_scope",
@@ -131,7 +130,9 @@ class Scope:
     _labels: Labels | None
     _prev: Scope | None
     _base: Scope | None  # of labels: the nearest scope under them that is not labels
-    _settled: object  # of labels: _closed_elsewhere when all scopes down to the base were last seen open
+    # Of labels: _closed_elsewhere when all scopes down to the base were last seen open. Of a span, where a bridge opened it
+    # in the body of a generator: a weak reference to that.
+    _settled: Any
     _outer: Scope | None  # the same span's opening before this one, where it was entered again while open
     _stand_in: Scope | None  # the copy that replaced this scope when one under it was closed
     # The first scope that this one stands in for, borrowed: where there is one, its _stand_in is this scope, and it
@@ -222,40 +223,13 @@ def linked_scope(context: SpanContext | None, until: Any = None) -> Scope:
     return scope
 
 
-def attach_scope(scope: Scope, view: Any) -> Any:
-    """Open *scope*, which a bridge to another API made, and keep *view*, that API's form of it.
-
-    Return what ``detach_scope()`` takes. The scope does not keep it: a Token refers to its Context.
-    """
+def attach_scope(scope: Scope, view: Any) -> None:
+    """Open *scope*, which a bridge to another API made, and keep *view*, that API's form of it."""
     prev = innermost()
     span = scope._span
     scope._leans = KEYS_ONLY if span is None or held_span(prev) is span else WITH_SPAN
     keep_view(scope, view)
-    if not compiled:
-        _open_on(scope, prev)
-        return None
-    scope._prev = prev
-    token = put_with_token(_current, scope)
-    scope._owner = prev._owner if prev is not None and _is_here(prev) else here()
-    return token
-
-
-def detach_scope(scope: Scope, token: Any) -> None:
-    """Close *scope*, for which ``attach_scope()`` returned *token*: as ``close_scope()``, without another Token."""
-    prev = scope._prev
-    if (
-        token is None
-        or scope._is_closed
-        or held(_current) is not scope
-        or not _is_here(scope)
-        or (prev is not None and (prev._is_closed or prev._kind == LABELS))
-    ):
-        close_scope(scope)
-        return
-    scope._is_closed = True  # first, as in close_scope()
-    take_back(_current, token)
-    scope._prev = scope._owner = None
-    _release(scope)
+    _open_on(scope, prev)
 
 
 def keep_view(scope: Scope, view: Any) -> None:
@@ -268,6 +242,15 @@ def keep_view(scope: Scope, view: Any) -> None:
 def open_scope(scope: Scope) -> None:
     """Make *scope* current in the running Context."""
     _open_on(scope, innermost())
+
+
+def open_in_body(scope: Scope) -> None:
+    """Open *scope*, a span's. If a generator's body calls this and finishes without closing it, it leans on the one under it.
+
+    The plain form does not know its generator, and keeps the scope open.
+    """
+    scope._settled = running_body()
+    open_scope(scope)
 
 
 def _open_on(scope: Scope, prev: Scope | None) -> None:
@@ -415,7 +398,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     """Replace the scopes from *top* down to *closed* by copies that stand on the scope under it.
 
     Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
-    Attached scopes that lean on *closed* are closed with it.
+    Scopes that lean on *closed* are closed with it.
     """
     above: list[Scope] = []
     leaning: list[Scope] = []
@@ -424,7 +407,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         if scope is None or not _is_here(scope):
             return False  # not in this chain: a generator's, whose body is not running
         if not scope._is_closed:
-            (leaning if scope._leans and _leans_now(scope) else above).append(scope)
+            (leaning if _leans_now(scope) else above).append(scope)
         scope = scope._prev
     for scope in leaning:
         scope._is_closed = True
@@ -434,7 +417,13 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
 
 
 def _leans_now(scope: Scope) -> bool:
-    return scope._leans == KEYS_ONLY or scope._span is None or scope._is_released or scope._span.ended
+    """Tell whether *scope* is closed with the one under it."""
+    if scope._leans:
+        return scope._leans == KEYS_ONLY or scope._span is None or scope._is_released or scope._span.ended
+    if scope._kind != SPAN or scope._settled is None:
+        return False
+    body = referent(scope._settled)
+    return body is None or (getattr(body, "gi_frame", None) is None and getattr(body, "ag_frame", None) is None)
 
 
 def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
@@ -448,6 +437,8 @@ def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
         copy._is_released = original._is_released
         copy._owner = original._owner
         copy._leans, copy.ambient = original._leans, original.ambient
+        if original._kind == SPAN:
+            copy._settled = original._settled
         if original._carries:
             copy._carries = True
             copy.view = original.view if original._kind != LABELS else None

@@ -51,12 +51,15 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     global _in_export, _provider
     if _provider is None:
         _provider = TracerProvider()
-        if not isinstance(_context._RUNTIME_CONTEXT, LazyRuntimeContext | RuntimeContext):
-            RUNTIME.fallback = _context._RUNTIME_CONTEXT
+        earlier = getattr(_context, "_RUNTIME_CONTEXT", None)
+        if not isinstance(earlier, LazyRuntimeContext | RuntimeContext):
+            RUNTIME.fallback = earlier
         _replace(_context, "_RUNTIME_CONTEXT", RUNTIME)
         _replace(_trace, "_TRACER_PROVIDER", _provider)
         if hasattr(_trace, "_TRACER_PROVIDER_SET_ONCE"):
             _replace(_trace._TRACER_PROVIDER_SET_ONCE, "_done", True)
+        else:
+            _warn_without("_TRACER_PROVIDER_SET_ONCE")
         _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
         for function in attach, detach, get_current:
             _replace(_context, function.__name__, function)
@@ -97,14 +100,18 @@ def _suppress() -> Any:
 
 
 def _replace(module: Any, name: str, value: Any) -> None:
-    """Set a name of OpenTelemetry's that is private, or say that this version of it has none."""
+    """Set a name of OpenTelemetry's that is private, or warn that this version of it has none."""
     if not hasattr(module, name):
-        log(
-            "warning",
-            "opentelemetry has no %s: this version of its API is newer than tracekit %s knows, update tracekit",
-            name,
-            sys.modules["tracekit"].__version__,
-        )
+        _warn_without(name)
         return
     _replaced.append((module, name, value, getattr(module, name)))
     setattr(module, name, value)
+
+
+def _warn_without(name: str) -> None:
+    log(
+        "warning",
+        "opentelemetry has no %s: this version of its API is newer than tracekit %s knows, update tracekit",
+        name,
+        sys.modules["tracekit"].__version__,
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context.context import _RuntimeContext
+from opentelemetry.context import context as _context
 
 if TYPE_CHECKING:
     from opentelemetry.context.context import Context
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["LazyRuntimeContext"]
 
 
-class LazyRuntimeContext(_RuntimeContext):
+_RuntimeContext: Any = getattr(_context, "_RuntimeContext", object)
+
+
+class LazyRuntimeContext(_RuntimeContext):  # type: ignore[misc]
     """The bridge's RuntimeContext, imported when it is first asked."""
 
     def attach(self, context: Context) -> Any:

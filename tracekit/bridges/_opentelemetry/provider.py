@@ -14,6 +14,7 @@ from ..._arguments import bounded_timeout
 from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from .contexts import attributes_of, plain_attributes
+from .metrics import span_metrics
 from .processors import Processors
 from .samplers import RandomIds, limits_in_environment, limits_of, part_limits_of, sampler_in_use, sampler_of
 from .spans import keep_resource, resource_of, text_of
@@ -41,6 +42,9 @@ class TracerProvider(_trace.TracerProvider):
         active_span_processor: Any = None,
         id_generator: Any = None,
         span_limits: Any = None,
+        *,
+        meter_provider: Any = None,
+        _tracer_configurator: Any = None,
         **ignored: Any,
     ) -> None:
         self._is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
@@ -50,6 +54,8 @@ class TracerProvider(_trace.TracerProvider):
         self._processors = Processors()
         self._tracers: dict[Any, OtelTracer] = {}
         self._covers_native = False
+        self._configurator = _tracer_configurator
+        self._reported_names: set[str | None] = set()
         self._settings = Settings()
         changes: dict[str, Any] = {"recording": True}
         if resource is not None:
@@ -71,6 +77,9 @@ class TracerProvider(_trace.TracerProvider):
         self._given_processor = active_span_processor
         if active_span_processor is not None:
             self.add_span_processor(active_span_processor)
+        self._metrics = span_metrics(meter_provider)
+        if self._metrics is not None:
+            self.add_span_processor(self._metrics)
 
     @property
     def resource(self) -> Any:
@@ -104,6 +113,9 @@ class TracerProvider(_trace.TracerProvider):
         """Return the tracer of a library; the same one for the same arguments."""
         if self._is_disabled:
             return _trace.NoOpTracer()
+        if instrumenting_module_name in ("", None) and instrumenting_module_name not in self._reported_names:
+            self._reported_names.add(instrumenting_module_name)
+            log("error", "get_tracer() was called without a name (%r)", instrumenting_module_name)
         items = plain_attributes(attributes)
         name, version, url = (
             "" if part is None else str.__str__(text_of(part))
@@ -115,8 +127,23 @@ class TracerProvider(_trace.TracerProvider):
             library = Instrumentation(name, version, url, items or NO_ATTRIBUTES)
             if len(self._tracers) >= 4096:  # a program that makes tracers without end
                 self._tracers.clear()
-            tracer = self._tracers.setdefault(key, OtelTracer(library, self, self._settings))
+            tracer = self._tracers.setdefault(key, OtelTracer(library, self, self._settings, self._metrics))
+            if self._configurator is not None:
+                self._configure_tracer(tracer)
         return tracer
+
+    def _set_tracer_configurator(self, *, tracer_configurator: Any) -> None:
+        """Ask *tracer_configurator* about every tracer, as the SDK's provider does: it turns some of them off."""
+        self._configurator = tracer_configurator
+        for tracer in list(self._tracers.values()):
+            self._configure_tracer(tracer)
+
+    def _configure_tracer(self, tracer: OtelTracer) -> None:
+        try:
+            tracer._set_tracer_config(self._configurator(tracer.instrumentation_scope))
+        except Exception:
+            log("exception", "the configurator of tracers failed; %r is enabled", tracer.instrumentation.name)
+            tracer._set_tracer_config(None)
 
     def add_span_processor(self, span_processor: Any) -> None:
         """Call *span_processor* at the start and the end of every recorded span.

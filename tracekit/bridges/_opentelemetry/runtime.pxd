@@ -9,8 +9,8 @@ from ..._core.scopes cimport (
     SPAN,
     Scope,
     attach_scope,
+    close_scope,
     current_context,
-    detach_scope,
     effective,
     held_span,
     innermost,
@@ -23,6 +23,8 @@ from .spans cimport OtelSpan, face
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
+    int PyDict_Contains(object, object) except -1
+    Py_ssize_t PyDict_Size(object) except -1
     int PyDict_SetItem(object, object, object) except -1
     PyObject** _PyObject_GetDictPtr(object) noexcept
     Py_ssize_t PyDict_GET_SIZE(PyObject*) noexcept
@@ -33,6 +35,14 @@ cdef object _EMPTY, _NO_KEYS
 cdef inline object value_of(object context, object key):
     cdef PyObject* value = PyDict_GetItemWithError(context, key)
     return <object>value if value != NULL else None
+
+
+cdef inline bint has_key(object context, object key) except -1:
+    return PyDict_Contains(context, key)
+
+
+cdef inline Py_ssize_t count_of(object context) except -1:
+    return PyDict_Size(context)
 
 
 cdef inline object put_value(object context, object key, object value):
@@ -48,7 +58,6 @@ cdef class Ambient:
 @cython.final
 cdef class Token:
     cdef Scope _scope
-    cdef object _token
 
 
 @cython.locals(scope=Scope, token=Token)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import baggage as _baggage
-from opentelemetry.context.context import Context, _RuntimeContext
-from opentelemetry.trace import INVALID_SPAN
-from opentelemetry.trace.propagation import _SPAN_KEY as SPAN_KEY
+from opentelemetry.context import context as _context
+from opentelemetry.context.context import Context
+from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
 from ..._core.scopes import current_context
 from ...cython import binding, cclass, compiled, final, freelist
@@ -28,7 +28,7 @@ if not compiled:
         LINKED,
         SPAN,
         attach_scope,
-        detach_scope,
+        close_scope,
         effective,
         held_span,
         innermost,
@@ -59,8 +59,10 @@ __all__ = [
     "value_of",
 ]
 
-BAGGAGE_KEY: Final = _baggage._BAGGAGE_KEY
 _EMPTY: Final = Context()
+# The API's constants are private; its functions show them.
+(SPAN_KEY,) = set_span_in_context(INVALID_SPAN, _EMPTY)
+(BAGGAGE_KEY,) = _baggage.set_baggage("key", "value", _EMPTY)
 _NO_KEYS: Final[dict[str, object]] = {}
 
 if not compiled:
@@ -68,6 +70,14 @@ if not compiled:
     def value_of(context: Any, key: str) -> Any:
         """Return the value of *key* in *context*, a dict of any class, or None."""
         return dict.get(context, key)
+
+    def has_key(context: Any, key: str) -> bool:
+        """Return whether *key* is in *context*, a dict of any class."""
+        return dict.__contains__(context, key)
+
+    def count_of(context: Any) -> int:
+        """Return the number of keys in *context*, a dict of any class."""
+        return dict.__len__(context)
 
     def put_value(context: Context, key: str, value: object) -> None:
         """Set the value of *key* in *context*, which is being made."""
@@ -103,26 +113,24 @@ class Token:
     """The result of ``attach()``. Nothing else of this Context refers to its scope, so its last reference can be told."""
 
     if not compiled:
-        __slots__ = ("_scope", "_token")
+        __slots__ = ("_scope",)
 
     _scope: Scope | None  # None once it is detached
-    _token: Any  # of the ContextVar
 
 
 def _attach(context: Any) -> Token:
     scope = scope_for(context) if isinstance(context, dict) else make_scope(CONTEXT, None, None, None)
     token = Token.__new__(Token)
-    token._token = attach_scope(scope, context)
     token._scope = scope
+    attach_scope(scope, context)
     return token
 
 
 def _detach(token: Token) -> None:
     scope = token._scope
     if scope is not None:
-        given = token._token
-        token._scope = token._token = None
-        detach_scope(scope, given)
+        token._scope = None
+        close_scope(scope)
 
 
 def scope_for(context: Mapping[str, Any]) -> Scope:
@@ -135,7 +143,7 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
             made = given
             span = made.tracekit_span
             base = span.context
-            if base._labels is None and len(context) == 1:
+            if base._labels is None and count_of(context) == 1:
                 scope = make_scope(SPAN, span, base, None)
                 scope._carries = True
                 return scope
@@ -151,7 +159,7 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
         made = given
         scope._kind = SPAN
         scope._span = made.tracekit_span
-    count = len(context) - (SPAN_KEY in context) - (BAGGAGE_KEY in context)
+    count = count_of(context) - has_key(context, SPAN_KEY) - has_key(context, BAGGAGE_KEY)
     if count or baggage is not None or foreign is not None:
         ambient = Ambient.__new__(Ambient)
         ambient.keys = _other_keys(context) if count else _NO_KEYS
@@ -229,7 +237,8 @@ class RuntimeContext:
                 pass
 
 
-_RuntimeContext.register(RuntimeContext)
+if hasattr(_context, "_RuntimeContext"):
+    _context._RuntimeContext.register(RuntimeContext)
 
 
 def _current_view() -> Context:

@@ -37,7 +37,18 @@ if TYPE_CHECKING:
 
     from ..._core.span import Span
 
-__all__ = ["KIND_NAMES", "OtelSpan", "face", "keep_resource", "leave", "resource_of", "scope_of", "text_of", "time_of"]
+__all__ = [
+    "KIND_NAMES",
+    "OtelSpan",
+    "face",
+    "keep_resource",
+    "leave",
+    "resource_of",
+    "scope_of",
+    "sdk_class",
+    "text_of",
+    "time_of",
+]
 
 KIND_NAMES = {kind: kind.name.lower() for kind in SpanKind}
 _KINDS = {name: kind for kind, name in KIND_NAMES.items()}
@@ -249,7 +260,7 @@ class OtelSpan:
     def instrumentation_info(self) -> Any:
         """The library as the SDK's deprecated class, which warns."""
         scope = self.instrumentation_scope
-        make = _sdk("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo", _PlainScope)
+        make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo", _PlainScope)
         return make(scope.name, scope.version, scope.schema_url)
 
     @property
@@ -395,7 +406,7 @@ def resource_of(attributes: Mapping[str, Any]) -> Any:
     """Return the resource with *attributes*: the SDK's class where it can be imported, else one with its fields."""
     known = _resources.get(id(attributes))
     if known is None or known[0] is not attributes:
-        made = _sdk("opentelemetry.sdk.resources", "Resource", _PlainResource)(dict(attributes))
+        made = sdk_class("opentelemetry.sdk.resources", "Resource", _PlainResource)(dict(attributes))
         return keep_resource(attributes, made)
     return known[1]
 
@@ -414,7 +425,7 @@ def scope_of(span: Span) -> Any:
     key = id(library)
     known = _scopes.get(key)
     if known is None or known[0] is not library:
-        make = _sdk("opentelemetry.sdk.util.instrumentation", "InstrumentationScope", _PlainScope)
+        make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationScope", _PlainScope)
         scope = (
             make("tracekit", __version__)
             if library is None
@@ -440,7 +451,8 @@ _resources: dict[int, tuple[Any, Any]] = {}
 _scopes: dict[int, tuple[Any, Any]] = {}
 
 
-def _sdk(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+def sdk_class(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the class *name* of the SDK's *module*, or *otherwise* where it cannot be imported."""
     try:
         made: Callable[..., Any] = getattr(__import__(module, fromlist=[name]), name)
     except (ImportError, AttributeError):
@@ -449,7 +461,7 @@ def _sdk(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[...,
 
 
 def _event(name: str, attributes: Mapping[str, Any], time_ns: int) -> Any:
-    make = _sdk("opentelemetry.sdk.trace", "Event", SimpleNamespace)
+    make = sdk_class("opentelemetry.sdk.trace", "Event", SimpleNamespace)
     return make(name=name, attributes=attributes, timestamp=time_ns)
 
 

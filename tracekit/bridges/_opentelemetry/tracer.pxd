@@ -2,7 +2,7 @@ cimport cython
 
 from ..._core.context cimport SpanContext
 from ..._core.interpreter cimport lent
-from ..._core.scopes cimport SPAN, Scope, close_scope, current_context, current_span, make_scope, open_scope
+from ..._core.scopes cimport SPAN, Scope, close_scope, current_context, current_span, make_scope, open_in_body
 from ..._core.span cimport Span, start_with, tracer_in_use
 from ..._core.tracer cimport Tracer
 from .contexts cimport attributes_of, relabelled
@@ -25,6 +25,8 @@ cdef class OtelTracer:
     cdef readonly object instrumentation
     cdef object _provider
     cdef Settings _settings
+    cdef object _metrics, _config
+    cdef bint _is_off
     cdef tuple _derived
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace as _trace
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import INVALID_SPAN, SpanKind
 
 from ..._core.context import Link
 from ..._core.records import KINDS
@@ -17,11 +17,11 @@ from ..._core.span import ROOT, Span
 from ...cython import binding, cclass, compiled, final, freelist
 from .contexts import link_of
 from .runtime import SPAN_KEY
-from .spans import KIND_NAMES, OtelSpan, scope_of, text_of
+from .spans import KIND_NAMES, OtelSpan, scope_of, sdk_class, text_of
 
 if not compiled:
     from ..._core.interpreter import lent
-    from ..._core.scopes import SPAN, close_scope, current_context, current_span, make_scope, open_scope
+    from ..._core.scopes import SPAN, close_scope, current_context, current_span, make_scope, open_in_body
     from ..._core.span import start_with, tracer_in_use
     from .contexts import attributes_of, relabelled
     from .runtime import context_of, value_of
@@ -64,12 +64,18 @@ class OtelTracer:
         instrumentation: Instrumentation
         _provider: Any
         _settings: Settings
+        _metrics: Any
+        _config: Any  # of the provider's configurator
+        _is_off: bool
         _derived: tuple[Any, Any, Any]
 
-    def __init__(self, library: Instrumentation, provider: Any, settings: Settings) -> None:
+    def __init__(self, library: Instrumentation, provider: Any, settings: Settings, metrics: Any = None) -> None:
         self.instrumentation = library
         self._provider = provider
         self._settings = settings
+        self._metrics = metrics
+        self._config = None
+        self._is_off = False
         self._derived = (None, None, None)
 
     @property
@@ -94,6 +100,22 @@ class OtelTracer:
         """Call *hooks* for the spans of this tracer from now on, the open ones included."""
         if self._derived[2] is not None:
             self._derived[2].hook(hooks)
+
+    @property
+    def _tracer_config(self) -> Any:
+        return (
+            self._config
+            if self._config is not None
+            else sdk_class("opentelemetry.sdk.trace", "_TracerConfig", _On)(True)
+        )
+
+    def _set_tracer_config(self, config: Any) -> None:
+        """Follow *config*, the SDK's ``_TracerConfig``, or None: a tracer that is off makes the invalid span."""
+        self._is_off = config is not None and not config.is_enabled
+        self._config = config
+
+    def _is_enabled(self) -> bool:
+        return not self._is_off
 
     def start_span(
         self,
@@ -123,6 +145,8 @@ class OtelTracer:
         set_status_on_exception: bool,
     ) -> OtelSpan:
         """``start_span()`` under a name that a proxy passes on."""
+        if self._is_off:
+            return INVALID_SPAN  # type: ignore[return-value]
         made = _start(self, name, context, kind, attributes, links, start_time)
         if not record_exception or not set_status_on_exception:
             made._records, made._sets = bool(record_exception), bool(set_status_on_exception)
@@ -141,6 +165,8 @@ class OtelTracer:
         end_on_exit: bool = True,
     ) -> CurrentSpan:
         """Return a context manager in which a new span is current; it is also a decorator, of coroutine functions too."""
+        if self._is_off:
+            return _api_use_span(INVALID_SPAN)  # type: ignore[return-value]
         options = None
         if (
             context is not None
@@ -153,6 +179,13 @@ class OtelTracer:
         return _current_span(
             self, None, name, options, bool(record_exception), bool(set_status_on_exception), bool(end_on_exit)
         )
+
+
+class _On:
+    """The configuration of a tracer, without the SDK."""
+
+    def __init__(self, is_enabled: bool) -> None:
+        self.is_enabled = is_enabled
 
 
 _tracer_classes: dict[type, type] = {}  # by the class that they extend
@@ -236,6 +269,8 @@ def _start(
     made = face(span)
     if tracer.hooks is not None and span._is_recorded:
         tracer.hooks.started(span, context)
+    if self._metrics is not None:
+        self._metrics.started(made, context)
     return made
 
 
@@ -315,7 +350,7 @@ class CurrentSpan:
         else:
             scope = _scope_of(made.tracekit_span)
         self._made, self._scope = made, scope
-        open_scope(scope)
+        open_in_body(scope)
         return made
 
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
