@@ -177,7 +177,9 @@ def test_a_batch_of_an_exporter_that_was_given_up_is_accounted_once(caplog, erro
     assert not thread.is_alive()
     assert tracekit.statistics() == statistics
     assert worker.counts == counts, "which statistics() may be about to add"
-    assert len(caplog.records) == (0 if error is None else 1), "the reason is reported once"
+    lost, *reasons = [record.getMessage() for record in caplog.records]
+    assert lost == "Hanging was closed before it had delivered 1 span: lost"
+    assert len(reasons) == (0 if error is None else 1), "the reason is reported once"
 
 
 # ---- attributes

@@ -197,14 +197,18 @@ def test_each_retry_has_a_span(exporter, base):
 
 
 def test_connections_are_reused(exporter, base, port):
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+    with (
+        tracekit.span("outer") as outer,
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection,
+    ):
         socks = set()
         for path in ["/", "/chunked", "/status/204", "/"]:
             connection.request("GET", path)
             socks.add(connection.sock)
             connection.getresponse().read()
     assert len(socks) == 1
-    assert len(exporter.spans) == 4
+    # A response that an earlier test left unread may end its span at any time: when it is collected.
+    assert len([span for span in exporter.spans if span.parent == outer.context]) == 4
 
 
 def test_a_body_read_in_parts_ends_the_span_with_the_last(exporter, port):

@@ -96,6 +96,8 @@ _JUNK = [
     ("baggage", None),
     object(),
 ]
+# What a context takes as extra words of a format.
+_WORDLIKE = [junk for junk in _JUNK if junk is None or isinstance(junk, (int, float, str, bytes, tuple, list))]
 
 
 def formats_on(form: Form) -> dict[str, Any]:
@@ -252,9 +254,9 @@ def make_words(rng: random.Random) -> Any:
     match rng.randrange(8):
         case 0:
             octets = rng.randbytes(rng.choice([1, 9, 17, 500]))
-            return rng.choice([words[0], words[0].encode("utf-8", "surrogatepass"), octets, "3", "d", *_JUNK])
+            return rng.choice([words[0], words[0].encode("utf-8", "surrogatepass"), octets, "3", "d", *_WORDLIKE])
         case 1:
-            return rng.choice([words, [(key, words[1])], dict.fromkeys(words), tuple(_JUNK)])
+            return rng.choice([words, [(key, words[1])], tuple(_WORDLIKE)])
         case 2:
             return (("tags", f"_dd.p.a={words[2]},_dd.p.b=c"), ("origin", words[3]))
         case 3:
