@@ -244,17 +244,23 @@ def measure(
     return results
 
 
-def main() -> int:
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.service", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="windows of each contender (default: 3)")
     parser.add_argument(
-        "--seconds", type=float, default=2, help="length of a window (default: 2); wrk needs whole ones"
+        "--seconds", type=float, default=2.0, help="length of a window (default: 2); wrk needs whole ones"
     )
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, with commas between")
     parser.add_argument("--sampling", default="1,0.1,0.01", help="shares of sampled traces (default: 1,0.1,0.01)")
     parser.add_argument("--workers", type=int, default=1, help="server processes (default: 1)")
     parser.add_argument("--full", action="store_true", help="an application with httpx, gRPC and SQLAlchemy")
     parser.add_argument("--svg", metavar="PATH", help="also draw the results at the first share of --sampling")
+    return parser
+
+
+def main() -> int:
+    parser = command_line()
     options = parser.parse_args()
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(CONTENDERS):

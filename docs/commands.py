@@ -25,8 +25,9 @@ the first steps. Brackets mark arguments that may be left out.
 | 0 | done, and nothing is wrong |
 | 1 | a fault was found, by `doctor`, `header`, `conform` or `demo` |
 | 2 | the command could not run: wrong arguments, no such file or trace, a missing package |
-| 130 | ended by Ctrl-C; `ui`, which only ends so, has 0 |
-| other | of `tracekit run`: that of the program |
+| 130 | ended by Ctrl-C; `ui`, which runs until then, exits with 0 |
+| 141 | the reader of the output has gone, as `head` does |
+| other | `tracekit run` exits with the status of the program; with 126 or 127, as a shell, if it cannot be started |
 """
 
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench import service
 from tracekit import IMPLEMENTATION
 
 ROOT = Path(__file__).parents[1]
@@ -145,6 +146,14 @@ def test_the_bench_of_a_service_counts_every_span_of_every_request(form, tmp_pat
     assert float(traced[head.index("p50 / p99 / p99.9")].split()[0]) > 0
     bars = [element for element in ElementTree.parse(svg).iter() if element.tag.endswith("}rect")]
     assert len(bars) == 3 * len([untraced, traced])
+
+
+@pytest.mark.one_form
+def test_the_default_length_of_a_window_is_one_that_wrk_can_keep():
+    # argparse converts no default but text, and an int has is_integer() from Python 3.12 on only.
+    seconds = service.command_line().parse_args([]).seconds
+    assert isinstance(seconds, float)
+    assert seconds.is_integer()
 
 
 def test_the_bench_of_a_service_names_the_peers_that_are_not_installed():

@@ -99,6 +99,19 @@ def test_the_other_projects_distribution_is_found_wherever_it_is(checkout, tmp_p
     )
 
 
+@pytest.mark.slow
+def test_an_editable_installation_through_a_symbolic_link_is_in_use(checkout, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    link = elsewhere / "a link"
+    link.symlink_to(checkout)
+    installed = elsewhere / "tracekit_async-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: tracekit-async\nVersion: 1.0\n")
+    (installed / "direct_url.json").write_text(json.dumps({"url": link.as_uri(), "dir_info": {"editable": True}}))
+    _, checks = doctor(checkout, elsewhere)
+    assert checks["distribution"]["text"] == f"tracekit-async 1.0, editable, from {checkout}"
+
+
 def test_a_module_that_is_older_than_its_sources_or_missing_is_stale(tmp_path):
     core = tmp_path / "tracekit" / "_core"
     core.mkdir(parents=True)

@@ -1,6 +1,14 @@
-"""Files of SQLite in tests: their rows and size, and files that are in the way."""
+"""Files of SQLite in tests: their rows and size, files that are in the way, and processes that write them."""
 
+import os
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import tracekit
+
+ROOT = Path(tracekit.__file__).parents[1]
 
 
 def rows(path, query, *values):
@@ -28,3 +36,22 @@ def another_program(path):
 def directory_in_its_place(path):
     path.mkdir()
     return path.rmdir
+
+
+def script(code, *arguments, **options):
+    """Start *code* in a new Python process with the same implementation."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error,ignore::DeprecationWarning"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (0, "")
+    return out

@@ -3,7 +3,6 @@ import logging
 import math
 import os
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +17,7 @@ import tracekit
 from tracekit.exporters.sqlite import Counts, SQLiteExporter, SQLiteReader, StoreError, _delete_oldest
 from tracekit.testing import CountingIds, FakeClock
 
-from .files import another_program, directory_in_its_place, not_a_database, rows, total_bytes
-
-ROOT = Path(tracekit.__file__).parents[1]
+from .files import another_program, directory_in_its_place, finish, not_a_database, rows, script, total_bytes
 
 
 @pytest.fixture
@@ -61,25 +58,6 @@ def store_in(path, *spans):
         exporter.export(spans)
     finally:
         exporter.shutdown()
-
-
-def script(code, *arguments, **options):
-    """Start *code* in a new Python process with the same implementation."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error,ignore::DeprecationWarning"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=100)
-    assert (process.returncode, err) == (0, "")
-    return out
 
 
 # Storing and reading

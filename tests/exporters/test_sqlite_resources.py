@@ -10,7 +10,7 @@ import pytest
 import tracekit
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader
 
-from .files import rows
+from .files import finish, rows, script
 
 pytestmark = pytest.mark.one_form
 
@@ -128,3 +128,40 @@ def test_a_span_whose_resource_another_program_deleted_has_none(path):
     with SQLiteReader(path) as reader:
         (span,) = reader.select()
     assert (span.name, span.resource) == ("work", {})
+
+
+@pytest.mark.slow
+def test_processes_that_write_evict_and_are_killed_leave_each_span_its_own_resource(path):
+    write = """
+import sys, tracekit
+from tracekit.exporters.sqlite import SQLiteExporter
+
+path, number = sys.argv[1:]
+spans = []
+memory = type("Memory", (), {"export": lambda self, found: spans.extend(found), "shutdown": lambda self: None})
+exporter = SQLiteExporter(path, max_bytes=1 << 20, lock_timeout_s=60)
+for turn in range(1_000_000 if number == "killed" else 60):
+    for host in ("shared", f"{number}-{turn}"):
+        tracekit.configure(exporter=memory(), resource={"host.name": host, "padding": "x" * 2000})
+        for _ in range(10):
+            tracekit.span("work", attributes={"host": host}).end()
+        tracekit.shutdown()
+    exporter.export(spans)
+    if turn % 7 == 3:
+        exporter.delete([span.context.trace_id for span in spans])  # the ids of the newest rows are used again
+    spans.clear()
+    print(exporter.evicted, flush=True)
+"""
+    writers = [script(write, path, number) for number in ("one", "two", "killed")]
+    killed = writers.pop()
+    for _ in range(20):
+        assert killed.stdout.readline()
+    killed.kill()
+    killed.communicate()
+    evicted = [int(finish(writer).split()[-1]) for writer in writers]
+    assert sum(evicted) > 0
+    with SQLiteReader(path) as reader:
+        spans = reader.select()
+    assert spans
+    assert [span.resource["host.name"] for span in spans] == [span.attributes["host"] for span in spans]
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]

@@ -1,4 +1,4 @@
-"""Where a span was started, and by which hand-off the code that started it came to run: read from the stack."""
+"""The line that started a span, and the hand-off by which that code came to run, read from the stack."""
 
 from __future__ import annotations
 
@@ -161,9 +161,9 @@ def is_main_task() -> bool:
 
 
 def lost_in(frame: FrameType, thread: threading.Thread | None, is_copy: bool) -> str:
-    """Say in which hand-off the context was lost that should be current in *frame*, and what fixes it.
+    """Return the name of the hand-off that lost the context of *frame*, and the fix.
 
-    *is_copy* tells that the Context was handed over as it should be, and that nothing was current yet.
+    *is_copy*: the Context was handed over correctly, and nothing was current in it yet.
     """
     where, fix, fix_copy = _find(frame, thread)
     text = (
@@ -176,7 +176,7 @@ def lost_in(frame: FrameType, thread: threading.Thread | None, is_copy: bool) ->
 
 
 def _find(frame: FrameType, thread: threading.Thread | None) -> tuple[str, str, str]:
-    """Return the name of the hand-off by which *frame* came to run, what fixes it, and what fixes it where it came early."""
+    """Return the name of the hand-off by which *frame* came to run, its fix, and its fix if there was no span yet."""
     trio, asyncio = _trio(), _asyncio()
     if asyncio is not None:
         task = asyncio.current_task()

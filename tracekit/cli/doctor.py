@@ -133,9 +133,14 @@ def _distribution() -> str:
     if Path(str(found.locate_file(""))).resolve() == folder:
         return text
     source = json.loads(found.read_text("direct_url.json") or "{}")
-    if source.get("dir_info", {}).get("editable") and url2pathname(urlsplit(source["url"]).path) == str(folder):
+    if source.get("dir_info", {}).get("editable") and _folder_of(source["url"]) == folder:
         return f"{text}, editable, from {folder}"
     return f"{text} is installed, but not in use: this one is imported from {folder}"
+
+
+def _folder_of(url: str) -> Path:
+    """Return the folder of a ``file:`` URL; pip writes it as the user typed it, with symbolic links."""
+    return Path(url2pathname(urlsplit(url).path)).resolve()
 
 
 def _implementation() -> str:

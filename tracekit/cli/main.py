@@ -75,11 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tracekit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="a program, with the libraries that it uses traced; nothing in it changes")
+    run = commands.add_parser("run", help="run a program with its libraries traced; nothing in it changes")
     run.add_argument("--only", metavar="A,B", default="", help="trace these libraries alone")
     run.add_argument("--exclude", metavar="A,B", default="", help="trace all but these")
     run.add_argument("--no-children", action="store_true", help="do not trace the processes that the program starts")
-    run.add_argument("--in-process", action="store_true", help="run a Python program in this process, as for python -I")
+    run.add_argument(
+        "--in-process",
+        action="store_true",
+        help="run a Python program in this process, which options such as python -I need",
+    )
     run.add_argument("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="the program and its arguments")
     run.set_defaults(run=_run)
 
@@ -95,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add_ui_arguments(viewer)
     viewer.set_defaults(run=_ui)
 
-    traces = commands.add_parser("traces", help="what a SQLite file of traces holds").add_subparsers(
+    traces = commands.add_parser("traces", help="the traces in a SQLite file").add_subparsers(
         required=True, metavar="COMMAND"
     )
     listing = traces.add_parser("list", help="the newest traces, a line each")
@@ -159,12 +163,14 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("path", metavar="PATH", nargs="?", default="", help=_STORE_HELP)
     show.add_argument("trace_id", metavar="TRACE_ID", nargs="?", help="the id or how it begins (default: the newest)")
     show.add_argument("--all", action="store_true", help="everything: whole attributes, events, links, ids, resource")
-    show.add_argument("--logs", action="store_true", help="its log records, below the spans that they were made in")
+    show.add_argument("--logs", action="store_true", help="its log records, each below its span")
     show.add_argument("--scope", action="store_true", help="the library that made each span, if it is not tracekit's")
     show.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     show.set_defaults(run=_show)
 
-    tasks = commands.add_parser("tasks", help="what every task of a running process is doing, and where it waits")
+    tasks = commands.add_parser(
+        "tasks", help="the tasks of a running process: the work of each, and the line at which it waits"
+    )
     target = tasks.add_mutually_exclusive_group(required=True)
     target.add_argument("--pid", metavar="N", type=_count, help="the process; needs Python 3.14 on both sides")
     target.add_argument("--url", metavar="URL", help="its debug pages, such as http://127.0.0.1:6070/debug/")
@@ -172,21 +178,21 @@ def _parser() -> argparse.ArgumentParser:
         "--wake", action="store_true", help="stop and continue the process at once, so that an idle one answers (Linux)"
     )
     tasks.add_argument("--name", metavar="TEXT", default="", help="only tasks with this in a name, span or function")
-    tasks.add_argument("--list", action="store_true", help="no tree: the longest stuck first")
+    tasks.add_argument("--list", action="store_true", help="a list instead of the tree, the longest stuck first")
     tasks.add_argument(
         "--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="how long to wait for the answer (default: 5)"
     )
     tasks.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     tasks.set_defaults(run=_tasks)
 
-    spool = commands.add_parser(
-        "spool", help="what waits in the spool of an OTLP exporter, and what became of the rest"
-    )
+    spool = commands.add_parser("spool", help="the batches in the spool of an OTLP exporter, and counts of the others")
     spool.add_argument("path", metavar="PATH", help="the file that OTLPExporter(spool=…) writes")
     spool.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     spool.set_defaults(run=_spool)
 
-    header = commands.add_parser("header", help="what trace headers say, what is wrong with them, and other formats")
+    header = commands.add_parser(
+        "header", help="explain trace headers, name their faults, and write them in other formats"
+    )
     header.add_argument(
         "headers", metavar="HEADER", nargs="*", help="'name: value' (default, or -: a dump on standard input)"
     )
@@ -196,20 +202,24 @@ def _parser() -> argparse.ArgumentParser:
     header.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     header.set_defaults(run=_header)
 
-    conform = commands.add_parser("conform", help="whether a running service reads and sends trace headers as W3C says")
-    conform.add_argument("url", metavar="URL", help="where the service answers; what it must do is said if it does not")
+    conform = commands.add_parser(
+        "conform", help="check that a running service reads and sends trace headers as W3C requires"
+    )
+    conform.add_argument(
+        "url", metavar="URL", help="of the service; the requirements are printed if it does not answer"
+    )
     conform.add_argument(
         "--listen",
         metavar="HOST:PORT",
         type=_listen_on,
         default=("127.0.0.1", 0),
-        help="where it is to call back (default: 127.0.0.1:0, a free port)",
+        help="the address that it calls back (default: 127.0.0.1:0, a free port)",
     )
     conform.add_argument("--only", metavar="TEXT", default="", help="only checks with this in name or section")
     conform.add_argument(
         "--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="how long a check may take (default: 5)"
     )
-    conform.add_argument("--all", action="store_true", help="what was sent and came back for each check, whole")
+    conform.add_argument("--all", action="store_true", help="the whole requests and responses of each check")
     conform.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     conform.set_defaults(run=_conform)
 
@@ -217,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     completion.set_defaults(run=_completion)
 
-    doctor = commands.add_parser("doctor", help="what this installation is made of, and what is wrong with it")
+    doctor = commands.add_parser("doctor", help="the parts of this installation, and their faults")
     doctor.add_argument("--db", metavar="PATH", help="also try to store a span there, and leave nothing behind")
     doctor.add_argument(
         "--endpoint",

@@ -1,4 +1,4 @@
-"""``tracekit spool``: what waits in the spool of an OTLP exporter, and what became of the rest."""
+"""``tracekit spool``: the batches in the spool of an OTLP exporter, and counts of the others."""
 
 from __future__ import annotations
 

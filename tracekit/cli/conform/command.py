@@ -1,4 +1,4 @@
-"""``tracekit conform``: whether a service reads and sends trace headers as W3C says, a line for each check."""
+"""``tracekit conform``: check that a service reads and sends trace headers as W3C requires, a line for each check."""
 
 from __future__ import annotations
 
