@@ -60,7 +60,7 @@ def install_hooks() -> None:
 def _patch(module_name: str, module: Any) -> None:
     """Replace the methods of a class of *module*, unless they are replaced already; a stand-in may have none."""
     class_name, hooks = _METHODS[module_name]
-    owner = getattr(module, class_name, None)
+    owner: Any = getattr(module, class_name, None)
     with _lock:
         for name, hook in hooks.items() if _on and isinstance(owner, type) else ():
             patch = _patches.get((owner, name))
