@@ -1289,3 +1289,19 @@ assert not any(type(finder).__name__ == "ImportHook" for finder in sys.meta_path
 
 def test_modules_are_patched_when_the_program_imports_them():
     subprocess.run([sys.executable, "-c", LATE], check=True)
+
+
+@pytest.mark.parametrize(
+    "stand_in",
+    [
+        None,
+        types.SimpleNamespace(),
+        types.SimpleNamespace(__name__="pool"),
+        types.SimpleNamespace(ThreadPool=None),
+        types.SimpleNamespace(ThreadPool=type("ThreadPool", (), {})),
+    ],
+)
+def test_a_module_that_the_program_forbids_or_replaces_is_left_alone(monkeypatch, stand_in):
+    monkeypatch.setitem(sys.modules, "multiprocessing.pool", stand_in)
+    tracekit.install_hooks()
+    assert hasattr(threading.Thread.start, "__wrapped__")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
+import weakref
 from contextlib import contextmanager
+from types import GeneratorType
 from unittest.mock import Mock
 
 import pytest
@@ -273,3 +276,31 @@ def test_a_function_that_a_generator_calls_may_leave_a_span_open(tracer):
         connection = trace.get_current_span()
     assert trace.get_current_span() is connection
     connection.end()
+
+
+@pytest.mark.parametrize("handled", [True, False])
+def test_a_span_that_a_generator_opens_while_it_is_deallocated_does_not_refer_to_it(tracer, handled):
+    """CPython clears the references to a generator before its body runs a last time: a later one would be to freed memory."""
+    counts = []
+
+    def references():
+        (generator,) = [
+            one for one in gc.get_objects() if type(one) is GeneratorType and one.gi_code is leave_open.__code__
+        ]
+        return weakref.getweakrefcount(generator)
+
+    def leave_open():
+        try:
+            yield
+        except GeneratorExit:
+            if handled:
+                tracer.start_as_current_span("forgotten").__enter__()
+        if not handled:
+            tracer.start_as_current_span("forgotten").__enter__()
+        counts.append(references())
+
+    with tracer.start_as_current_span("request"):
+        for _ in leave_open():
+            break
+        trace.get_current_span().end()
+    assert counts == [0]

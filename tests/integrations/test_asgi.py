@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http
 import re
+from collections import UserDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -912,12 +913,26 @@ def test_a_second_middleware_inside_does_nothing(exporter):
     assert span_tree(exporter.spans) == "GET <- remote"
 
 
-def test_headers_that_can_be_read_only_once_still_reach_the_app(exporter):
+@pytest.mark.parametrize("mapping", [dict, UserDict])
+def test_headers_that_can_be_read_only_once_still_reach_the_app(exporter, mapping):
     seen = []
 
     async def app(scope, receive, send):
         seen.extend(scope["headers"])
 
-    run(TraceMiddleware(app)(request_scope(headers=iter([CALLER])), at_once, at_once))
-    assert seen == [CALLER]
+    headers = [CALLER, (b"host", b"shop.example")]
+    run(TraceMiddleware(app)(mapping(request_scope(headers=iter(headers))), at_once, at_once))
+    assert seen == headers
     assert exporter.spans[0].context.trace_id == TRACE_ID
+    assert exporter.spans[0].attributes["server.address"] == "shop.example"
+
+
+def test_a_hook_that_is_interrupted_leaves_no_span_current(exporter):
+    def interrupted(span, scope):
+        raise KeyboardInterrupt
+
+    serving = TraceMiddleware(answer, on_request=interrupted)(request_scope(), at_once, at_once)
+    with pytest.raises(KeyboardInterrupt):
+        serving.send(None)
+    assert tracekit.current_span() is None
+    assert [span.name for span in exporter.spans] == ["GET"]

@@ -175,8 +175,21 @@ cdef extern from *:
         return Py_NewRef(ref);
     }
 
+    /* Tell whether *code*, a generator's, has exception handlers, of which the compiler itself makes one from 3.12 on.
+       The first byte of each entry of the table has its highest bit set (CPython's exception_handling_notes). */
+    static inline int tk_has_handlers(PyCodeObject *code) {
+        const char *table = PyBytes_AS_STRING(code->co_exceptiontable);
+        Py_ssize_t i, size = PyBytes_GET_SIZE(code->co_exceptiontable), entries = 0;
+        for (i = 0; i < size; i++) entries += (table[i] & 0x80) != 0;
+        return entries > (PY_VERSION_HEX >= 0x030C0000);
+    }
+
     /* A weak reference to the generator whose body runs here, or None. Looking at the flags of the code makes no frame
-       object, which would cost half a span. */
+       object, which would cost half a span.
+
+       CPython clears the weak references to a generator before it closes one that it deallocates, and not again after:
+       one made by the body then would refer to freed memory. So there is none where the generator has a single
+       reference, as it has then, unless its code has no handler, so that nothing of it runs then. */
     static inline PyObject *tk_running_body(void) {
         PyThreadState *thread = PyThreadState_Get();
     #if PY_VERSION_HEX < 0x030D0000
@@ -186,7 +199,7 @@ cdef extern from *:
     #endif
         PyObject *generator = NULL, *ref;
         PyFrameObject *object;
-        int flags = 0;
+        int flags = 0, is_safe = 0;
         if (frame != NULL) {
     #if PY_VERSION_HEX < 0x030C0000
             flags = frame->f_code->co_flags;
@@ -199,11 +212,14 @@ cdef extern from *:
         if (!(flags & (CO_GENERATOR | CO_ASYNC_GENERATOR))) return Py_NewRef(Py_None);
         object = PyThreadState_GetFrame(thread);
         if (object != NULL) {
+            PyCodeObject *code = PyFrame_GetCode(object);
+            is_safe = !tk_has_handlers(code);
+            Py_DECREF(code);
             generator = PyFrame_GetGenerator(object);
             Py_DECREF(object);
         }
         if (generator == NULL) return Py_NewRef(Py_None);
-        ref = PyWeakref_NewRef(generator, NULL);
+        ref = is_safe || Py_REFCNT(generator) > 2 ? PyWeakref_NewRef(generator, NULL) : Py_NewRef(Py_None);
         Py_DECREF(generator);
         return ref;
     }

@@ -53,18 +53,18 @@ def install_hooks() -> None:
         _on = True
     _imports.install()  # first: a module that another thread imports now is patched twice, which is once
     for name in _imports.modules:
-        if name in sys.modules:
-            _patch(importlib.import_module(name))  # waits for a thread that imports it
+        if sys.modules.get(name) is not None:  # None: the program forbids the import
+            _patch(name, importlib.import_module(name))  # waits for a thread that imports it
 
 
-def _patch(module: Any) -> None:
-    """Replace the methods of a class of *module*, unless they are replaced already."""
-    class_name, hooks = _METHODS[module.__name__]
-    owner = getattr(module, class_name)
+def _patch(module_name: str, module: Any) -> None:
+    """Replace the methods of a class of *module*, unless they are replaced already; a stand-in may have none."""
+    class_name, hooks = _METHODS[module_name]
+    owner: Any = getattr(module, class_name, None)
     with _lock:
-        for name, hook in hooks.items() if _on else ():
+        for name, hook in hooks.items() if _on and isinstance(owner, type) else ():
             patch = _patches.get((owner, name))
-            if patch is None or patch.is_gone():
+            if hasattr(owner, name) and (patch is None or patch.is_gone()):
                 _patches[owner, name] = _Patch(owner, name, hook)
 
 
@@ -282,4 +282,4 @@ _METHODS: Final[dict[str, tuple[str, dict[str, Callable[..., Any]]]]] = {
 }
 _imports: Final = ImportHook()
 _imports.modules.update(_METHODS)
-_imports.imported = lambda name: _patch(sys.modules[name])
+_imports.imported = lambda name: _patch(name, sys.modules[name])

@@ -97,7 +97,7 @@ class Requests:
                 method = "HTTP"
             headers = fields.get("headers", ())
             if not isinstance(headers, list | tuple):
-                headers = _listed(scope, headers)
+                headers = fields["headers"] = _listed(scope, headers)
             span = self._callers._start(
                 method if kind == "http" else "WEBSOCKET",
                 path,
@@ -116,7 +116,11 @@ class Requests:
             exchange._scope = scope
             exchange._extras = self._extras
             if self._extras is not None:
-                self._extras.request(span, headers, scope)
+                try:
+                    self._extras.request(span, headers, scope)
+                except BaseException as error:  # KeyboardInterrupt, in a hook
+                    exchange.leave(error)
+                    raise
         return exchange
 
 
