@@ -97,7 +97,9 @@ class Requests:
                 method = "HTTP"
             headers = fields.get("headers", ())
             if not isinstance(headers, list | tuple):
-                headers = fields["headers"] = _listed(scope, headers)
+                headers = _listed(scope, headers)
+                if fields is not scope:
+                    fields["headers"] = headers
             span = self._callers._start(
                 method if kind == "http" else "WEBSOCKET",
                 path,
