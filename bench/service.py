@@ -7,8 +7,8 @@ median over the rounds, so both of its figures were measured within seconds.
 
 A round has three windows: saturation, and two for the latencies. At 70 % of the untraced service's requests a second all
 contenders get the same load, which is a higher utilisation for a traced one, so queueing alone multiplies its p99. At
-70 % of its own requests a second each contender is as busy as the untraced service is there: the rest of the
-difference is the tail that tracing itself makes, such as pauses for the exporting thread.
+70 % of its own requests a second each contender is as busy as the untraced service. A higher p99 there comes from
+tracing itself, for example from pauses for the exporting thread.
 CPU and resident memory are the server's, by the operating system's accounting. The collector counts the spans that
 arrive; of ddtrace all do at any share, since Datadog's agent needs them for its statistics. With ``--full`` most of
 the spans come from the instrumentation of httpx, gRPC and SQLAlchemy, and with ``--workers 2`` two processes share the
@@ -358,9 +358,9 @@ def summaries(results: list[Result]) -> list[Summary]:
 def table(results: list[Result]) -> list[str]:
     """Return the lines of a Markdown table."""
     lines = [
-        f"| tracing by | sampled | requests a second | of untraced | CPU a request | added | {LOAD:.0%} of untraced's load "
-        f"| p50 / p99 / p99.9 | p99 of untraced's | {LOAD:.0%} of its own load | own p50 / p99 / p99.9 "
-        "| own p99 of untraced's "
+        f"| tracing by | sampled | requests a second | of untraced | CPU a request | added | at {LOAD:.0%} of the untraced rate "
+        f"| p50 / p99 / p99.9 | p99 / untraced | at {LOAD:.0%} of its own rate | p50 / p99 / p99.9 "
+        "| p99 / untraced "
         "| resident | spans arrived |",
         f"| --- |{' ---: |' * 13}",
     ]

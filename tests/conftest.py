@@ -85,7 +85,7 @@ ONE_FORM = {
     "test_fuzz.py": _BOTH,
     "test_header.py": _COMMANDS,
     "test_metrics.py": "metrics.py is not compiled",
-    "test_pytest_plugin.py": "pytest in processes of its own; pytest_plugin.py is not compiled",
+    "test_pytest_plugin.py": "pytest in separate processes; pytest_plugin.py is not compiled",
     "test_span_forms.py": _BOTH,
     "test_stack.py": "_core/stack.py is not compiled",
     "test_structure.py": "reads sources and the documents",

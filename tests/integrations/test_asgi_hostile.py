@@ -313,7 +313,7 @@ def test_memory_does_not_grow_with_10000_requests():
 
 
 async def _exchange(send, use):
-    """Have an app of a recorded request *use* what it gets as ``send``."""
+    """Serve a recorded request with an app that passes what ``send()`` returns to *use*."""
 
     async def app(scope, receive, send):
         await send(START)

@@ -1,4 +1,4 @@
-"""Requests, statements and responses out of all bounds: both sides see what they see untraced, and no secret is recorded.
+"""Oversized and malformed requests, statements and responses: the result is as without tracing, and no secret is recorded.
 
 The servers and clients are the integrations' own, around an application or a transport in memory.
 """
@@ -47,7 +47,7 @@ def recorded(exporter):
     return repr([(one.name, dict(one.attributes), one.events, one.status, one.links) for one in exporter.spans])
 
 
-# ---- one exchange with each server: what the application got, and what it sent. Headers are pairs of text.
+# ---- one exchange with each server; returns the request that the application received, and its response
 
 
 def with_asgi(traced, target, headers):

@@ -268,7 +268,8 @@ class OTLPExporter:
     def flush(self, timeout_s: float) -> bool:
         """Try to empty the spool now, and return whether it is empty; True without a spool.
 
-        Batches that another process is sending, and those that were set aside, do not count. *timeout_s* is as for ``tracekit.flush()``.
+        Batches that another process is sending, and those that were set aside, do not count. *timeout_s* is as for
+        ``tracekit.flush()``.
         """
         timeout_s = bounded_timeout(timeout_s, 0.0)
         self._adopt()
