@@ -19,6 +19,10 @@ from tracekit.bridges import opentelemetry as bridge
 from tracekit.integrations import sqlalchemy as tracing
 from tracekit.testing import span_tree
 
+# A thread of aiosqlite's whose connection was cancelled may answer after its loop is closed, in the middle of a later test.
+LATE = "ignore:Exception in thread .*_connection_worker_thread:pytest.PytestUnhandledThreadExceptionWarning"
+pytestmark = pytest.mark.filterwarnings(LATE)
+
 
 @pytest.fixture
 def engine():
