@@ -3,6 +3,8 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
+from .variable cimport tk_change_in_place, tk_held, tk_put
+
 cdef extern from *:
     """
     #ifndef TRACEKIT_INTERPRETER
@@ -31,106 +33,15 @@ cdef extern from *:
     }
 
     #if PY_VERSION_HEX < 0x030C0000
-    /* CPython 3.11 may collect garbage inside PyContextVar_Set(), and a finalizer that sets a variable then frees the
-       mapping that the interrupted set is reading. Later versions collect between bytecodes only. */
     #define Py_BUILD_CORE 1
     #undef _PyGC_FINALIZED
     #include "internal/pycore_interp.h"
     #include "internal/pycore_frame.h"
     #undef Py_BUILD_CORE
     static inline int tk_is_collecting(void) { return PyThreadState_Get()->interp->gc.collecting; }
-    static inline PyObject *tk_set(PyObject *var, PyObject *value) {
-        struct _gc_runtime_state *gc = &PyThreadState_Get()->interp->gc;
-        int enabled = gc->enabled;
-        PyObject *token;
-        gc->enabled = 0;
-        token = PyContextVar_Set(var, value);
-        gc->enabled = enabled;
-        return token;
-    }
-    static inline int tk_take_back(PyObject *var, PyObject *token) {
-        struct _gc_runtime_state *gc = &PyThreadState_Get()->interp->gc;
-        int enabled = gc->enabled, result;
-        gc->enabled = 0;
-        result = PyContextVar_Reset(var, token);
-        gc->enabled = enabled;
-        return result;
-    }
     #else
     #define tk_is_collecting() 0
-    #define tk_set PyContextVar_Set
-    #define tk_take_back PyContextVar_Reset
     #endif
-
-    /* Setting a ContextVar makes a Token, an object that the garbage collector tracks; resetting it makes none. So one
-       Token serves every change: filled with the running Context and the new value as the old one, and reset. Its
-       fields are private, and the same from CPython 3.8 to 3.15: tk_spare_tokens() checks them. */
-    typedef struct {
-        PyObject_HEAD
-        PyObject *context, *var, *value;
-        int used;
-    } tk_token;
-    static tk_token *tk_change;  /* NULL: set as others do */
-
-    static inline int tk_put(PyObject *var, PyObject *value) {
-        PyObject *context = tk_running_context(), *token;
-        tk_token *change = tk_change;
-        if (change != NULL && change->var == var && context != NULL) {
-            int result;
-            change->context = context;
-            change->value = value != Py_None ? value : NULL;  /* removes the variable, whose default is None */
-            change->used = 0;
-            result = tk_take_back(var, (PyObject *)change);
-            if (result < 0 && value == Py_None && PyErr_ExceptionMatches(PyExc_LookupError)) {
-                PyErr_Clear();  /* it has no value */
-                result = 0;
-            }
-            change->context = change->value = NULL;  /* borrowed */
-            return result;
-        }
-        token = tk_set(var, value);
-        if (token == NULL) return -1;
-        Py_DECREF(token);
-        return 0;
-    }
-
-    /* Let tk_put() change *var*, whose default is None, without making Tokens, if a Token's fields are where it expects
-       them: Tokens of known content are compared. */
-    static inline int tk_spare_tokens(PyObject *var) {
-    #ifdef Py_GIL_DISABLED
-        (void)var;  /* threads would share the one */
-        return 0;
-    #else
-        PyObject *context = PyContext_New(), *first = NULL, *second = NULL, *found = NULL;
-        tk_token *token;
-        int result = -1;
-        if (context == NULL || PyContext_Enter(context) < 0) goto end;
-        if ((first = tk_set(var, Py_None)) == NULL || (second = tk_set(var, Py_True)) == NULL) goto leave;
-        token = (tk_token *)second;
-        result = 0;
-        if (
-            (size_t)Py_TYPE(second)->tp_basicsize < sizeof(tk_token) || token->context != context || token->var != var
-            || token->value != Py_None || token->used != 0 || ((tk_token *)first)->value != NULL
-        ) goto leave;
-        if (tk_take_back(var, second) < 0) { result = -1; goto leave; }
-        if (token->used != 1) goto leave;
-        PyObject_GC_UnTrack(second);
-        Py_CLEAR(token->context);
-        Py_CLEAR(token->value);
-        tk_change = token;  /* for good */
-        second = NULL;
-        if (tk_put(var, Py_True) < 0) result = -1;
-        else if ((result = PyContextVar_Get(var, NULL, &found)) == 0 && found != Py_True) tk_change = NULL;
-    leave:
-        if (PyContext_Exit(context) < 0) result = -1;
-    end:
-        Py_XDECREF(found);
-        Py_XDECREF(second);
-        Py_XDECREF(first);
-        Py_XDECREF(context);
-        return result;
-    #endif
-    }
 
     /* The running Context of another thread, a new reference, or None. The GIL keeps it from changing, and threads that
        Python knows from ending; a thread that is added meanwhile is added before the one that is looked at. */
@@ -143,12 +54,6 @@ cdef extern from *:
             }
         }
         return Py_NewRef(Py_None);
-    }
-
-    static inline PyObject *tk_held(PyObject *var) {  /* new reference; None where nothing is */
-        PyObject *value = NULL;
-        if (PyContextVar_Get(var, NULL, &value) < 0) return NULL;
-        return value != NULL ? value : Py_NewRef(Py_None);
     }
 
     static PyObject *tk_last_here;  /* the weak reference that tk_here() made last */
@@ -249,9 +154,6 @@ cdef extern from *:
     PyObject* tk_running_context() noexcept
     object tk_thread_context(unsigned long)
     bint tk_is_collecting() noexcept
-    int tk_put(object, object) except -1
-    int tk_spare_tokens(object) except -1
-    object tk_held(object)
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_here()
     object tk_running_body()
@@ -282,8 +184,8 @@ cdef inline int put(object variable, object value) except -1:
     return tk_put(variable, value)
 
 
-cdef inline int spare_tokens(object variable) except -1:
-    return tk_spare_tokens(variable)
+cdef inline int change_in_place(object variable) except -1:
+    return tk_change_in_place(variable)
 
 
 cdef inline bint is_collecting() noexcept:

@@ -19,6 +19,7 @@ __all__ = [
     "SAMPLED",
     "SUPPRESSED",
     "borrow",
+    "change_in_place",
     "exchange",
     "forbid_new",
     "held",
@@ -35,7 +36,6 @@ __all__ = [
     "referent",
     "running_body",
     "running_context",
-    "spare_tokens",
     "weak",
 ]
 
@@ -62,8 +62,8 @@ def put(variable: ContextVar[T], value: T) -> None:
     variable.set(value)
 
 
-def spare_tokens(variable: ContextVar[Any]) -> None:
-    """Have ``put()`` set *variable* without making a Token from now on; only C can."""
+def change_in_place(variable: ContextVar[Any]) -> None:
+    """Have ``put()`` change *variable* in place, where no other Context shares its value, from now on; only C can."""
 
 
 def exchange(variable: ContextVar[T], value: T) -> T:

@@ -6,6 +6,7 @@ from cpython.object cimport PyObject
 from .context cimport SpanContext, generation, with_labels
 from .interpreter cimport (
     borrow,
+    change_in_place,
     forbid_new,
     held,
     here,
@@ -19,7 +20,6 @@ from .interpreter cimport (
     referent,
     running_body,
     running_context,
-    spare_tokens,
     weak,
 )
 

@@ -21,6 +21,7 @@ if not compiled:
     from .context import generation, with_labels
     from .interpreter import (
         borrow,
+        change_in_place,
         exchange,
         forbid_new,
         held,
@@ -35,7 +36,6 @@ if not compiled:
         referent,
         running_body,
         running_context,
-        spare_tokens,
         weak,
     )
 
@@ -722,4 +722,4 @@ def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
 
 
 forbid_new(Scope)
-spare_tokens(_current)
+change_in_place(_current)

@@ -1,0 +1,251 @@
+# The value of the one ContextVar, in C: read, changed in place while no other Context shares it, else set without a Token.
+#
+# A Context keeps the values of its variables in a tree that is never changed: ContextVar.set() copies the nodes on the way
+# to the place of its value, some thousand instructions, so that copies of the Context (tasks, callbacks) may share the
+# rest. Here the reference counts of the tree and of these nodes are looked at first. If each is 1, only the running
+# Context can reach the place, and the value there is replaced. A copy of the Context shares the tree, and a later change
+# in the copy shares or counts each node that it takes over: then, and wherever the structures are not as expected, the
+# variable is set as others set it.
+
+from cpython.object cimport PyObject
+
+cdef extern from *:
+    """
+    #ifndef TRACEKIT_VARIABLE
+    #define TRACEKIT_VARIABLE
+    #include <stdint.h>
+    #include <string.h>
+
+    #if PY_VERSION_HEX < 0x030C0000
+    /* CPython 3.11 may collect garbage inside PyContextVar_Set(), and a finalizer that sets a variable then frees the
+       tree that the interrupted set is reading. Later versions collect between bytecodes only. */
+    #define Py_BUILD_CORE 1
+    #undef _PyGC_FINALIZED
+    #include "internal/pycore_interp.h"
+    #undef Py_BUILD_CORE
+    static inline PyObject *tk_set(PyObject *var, PyObject *value) {
+        struct _gc_runtime_state *gc = &PyThreadState_Get()->interp->gc;
+        int enabled = gc->enabled;
+        PyObject *token;
+        gc->enabled = 0;
+        token = PyContextVar_Set(var, value);
+        gc->enabled = enabled;
+        return token;
+    }
+    static inline int tk_take_back(PyObject *var, PyObject *token) {
+        struct _gc_runtime_state *gc = &PyThreadState_Get()->interp->gc;
+        int enabled = gc->enabled, result;
+        gc->enabled = 0;
+        result = PyContextVar_Reset(var, token);
+        gc->enabled = enabled;
+        return result;
+    }
+    #else
+    #define tk_set PyContextVar_Set
+    #define tk_take_back PyContextVar_Reset
+    #endif
+
+    /* CPython's own structures (pycore_context.h, pycore_hamt.h, hamt.c), the same from 3.8 to 3.15 where there is a GIL.
+       tk_change_in_place() compares them with objects of known content. */
+    typedef struct {
+        PyObject_HEAD
+        PyObject *context, *var, *before;
+        int used;
+    } tk_token;
+    typedef struct {
+        PyObject_HEAD
+        PyObject *root;
+    } tk_tree;
+    typedef struct {
+        PyObject_HEAD
+        PyObject *outer;
+        tk_tree *values;
+    } tk_context;
+    typedef struct {
+        PyObject_HEAD
+        PyObject *name, *initial, *cached; /* borrowed: the value that was read or set last, ... */
+        uint64_t thread, version; /* ... and when: good until the thread enters or leaves a Context */
+    } tk_variable;
+    typedef struct {
+        PyObject_VAR_HEAD
+        uint32_t bitmap; /* a bit for each entry: a variable and its value, or NULL and the next node */
+        PyObject *entries[1];
+    } tk_sparse;
+    typedef struct {
+        PyObject_HEAD
+        PyObject *nodes[32];
+    } tk_dense;
+
+    static tk_token *tk_change; /* the one Token; NULL: set as others do */
+    static PyObject *tk_placed; /* the variable that is changed in place, borrowed; NULL: none is */
+    static uint32_t tk_way; /* five bits for each node on the way to its place */
+    static PyTypeObject *tk_sparse_type, *tk_dense_type;
+
+    static inline int tk_is_node(PyObject *node, PyTypeObject **type, const char *name) {
+        if (Py_TYPE(node) == *type) return 1;
+        if (*type != NULL || strcmp(Py_TYPE(node)->tp_name, name) != 0) return 0;
+        *type = Py_TYPE(node);
+        return 1;
+    }
+
+    /* Where *context*, the running one, keeps the value of tk_placed, if no other Context shares that place; or NULL. */
+    static inline PyObject **tk_place(PyObject *context) {
+        tk_tree *tree = ((tk_context *)context)->values;
+        uint32_t way = tk_way;
+        PyObject *node;
+        if (Py_REFCNT(tree) != 1) return NULL;
+        for (node = tree->root; Py_REFCNT(node) == 1; way >>= 5) {
+            if (tk_is_node(node, &tk_sparse_type, "hamt_bitmap_node")) {
+                uint32_t bit = (uint32_t)1 << (way & 31), below = ((tk_sparse *)node)->bitmap;
+                PyObject **entry;
+                if (!(below & bit)) return NULL;
+                below &= bit - 1;
+                below -= (below >> 1) & 0x55555555; /* the number of its bits */
+                below = (below & 0x33333333) + ((below >> 2) & 0x33333333);
+                below = (((below + (below >> 4)) & 0x0F0F0F0F) * 0x01010101) >> 24;
+                entry = ((tk_sparse *)node)->entries + 2 * below;
+                if (entry[0] == tk_placed) return entry + 1;
+                if (entry[0] != NULL) return NULL;
+                node = entry[1];
+            }
+            else if (tk_is_node(node, &tk_dense_type, "hamt_array_node")) {
+                node = ((tk_dense *)node)->nodes[way & 31];
+                if (node == NULL) return NULL;
+            }
+            else return NULL;
+        }
+        return NULL;
+    }
+
+    static inline int tk_put(PyObject *var, PyObject *value) {
+        PyThreadState *thread = PyThreadState_Get();
+        PyObject *context = thread->context, *token; /* NULL before a thread's first ContextVar */
+        tk_token *change = tk_change;
+        if (var == tk_placed && context != NULL) {
+            PyObject **place = tk_place(context);
+            if (place != NULL) {
+                PyObject *before = *place;
+                *place = Py_NewRef(value);
+                ((tk_variable *)var)->cached = value;
+                ((tk_variable *)var)->thread = thread->id;
+                ((tk_variable *)var)->version = thread->context_ver;
+                Py_DECREF(before);
+                return 0;
+            }
+        }
+        /* A Token is an object that the garbage collector tracks; resetting a variable makes none. So one Token serves
+           every change: filled with the running Context and the new value as the former one, and reset. */
+        if (change != NULL && change->var == var && context != NULL) {
+            int result;
+            change->context = context;
+            change->before = value != Py_None ? value : NULL; /* removes the variable, whose default is None */
+            change->used = 0;
+            result = tk_take_back(var, (PyObject *)change);
+            if (result < 0 && value == Py_None && PyErr_ExceptionMatches(PyExc_LookupError)) {
+                PyErr_Clear(); /* it has no value */
+                result = 0;
+            }
+            change->context = change->before = NULL; /* borrowed */
+            return result;
+        }
+        token = tk_set(var, value);
+        if (token == NULL) return -1;
+        Py_DECREF(token);
+        return 0;
+    }
+
+    static inline PyObject *tk_held(PyObject *var) { /* new reference; None where nothing is */
+        PyObject *value = NULL;
+        if (PyContextVar_Get(var, NULL, &value) < 0) return NULL;
+        return value != NULL ? value : Py_NewRef(Py_None);
+    }
+
+    static inline int tk_holds(PyObject *var, PyObject *value) {
+        PyObject *found = tk_held(var);
+        Py_XDECREF(found);
+        return found == NULL ? -1 : found == value;
+    }
+
+    /* Learn to set *var* without a new Token. *first* is the one of its first value in *context*, the running one, Py_True. */
+    static inline int tk_learn_token(PyObject *var, PyObject *context, PyObject *first) {
+        PyObject *made = tk_set(var, Py_None);
+        tk_token *token = (tk_token *)made;
+        int result = made == NULL ? -1 : 0;
+        if (
+            result == 0 && (size_t)Py_TYPE(made)->tp_basicsize >= sizeof(tk_token) && token->context == context
+            && token->var == var && token->before == Py_True && token->used == 0 && ((tk_token *)first)->before == NULL
+            && (result = tk_take_back(var, made)) == 0 && token->used == 1
+        ) {
+            PyObject_GC_UnTrack(made);
+            Py_CLEAR(token->context);
+            Py_CLEAR(token->before);
+            tk_change = token; /* for good */
+            made = NULL;
+            if ((result = tk_put(var, Py_False)) == 0 && (result = tk_holds(var, Py_False)) == 0) tk_change = NULL;
+        }
+        Py_XDECREF(made);
+        return result < 0 ? -1 : 0;
+    }
+
+    /* Learn the place of *var*, the only variable with a value in *context*, the running one. */
+    static inline int tk_learn_place(PyObject *var, PyObject *context) {
+        tk_variable *variable = (tk_variable *)var;
+        PyThreadState *thread = PyThreadState_Get();
+        PyObject *copy, *node, **place;
+        tk_tree *tree;
+        Py_hash_t hash = PyObject_Hash(var);
+        int result;
+        if (
+            (result = tk_put(var, Py_True)) < 0
+            || (size_t)Py_TYPE(context)->tp_basicsize < sizeof(tk_context)
+            || (size_t)Py_TYPE(var)->tp_basicsize < sizeof(tk_variable)
+            || variable->cached != Py_True || variable->thread != thread->id || variable->version != thread->context_ver
+        ) return result;
+        tree = ((tk_context *)context)->values;
+        if (tree == NULL || strcmp(Py_TYPE(tree)->tp_name, "hamt") != 0 || (node = tree->root) == NULL) return 0;
+        tk_sparse_type = tk_dense_type = NULL;
+        if (
+            !tk_is_node(node, &tk_sparse_type, "hamt_bitmap_node") || Py_SIZE(node) != 2
+            || ((tk_sparse *)node)->entries[0] != var || ((tk_sparse *)node)->entries[1] != Py_True
+        ) return 0;
+        tk_way = (uint32_t)hash;
+        if (sizeof(hash) > 4) tk_way ^= (uint32_t)((uint64_t)hash >> 32);
+        if (tk_way == 0xFFFFFFFF) tk_way = 0xFFFFFFFE;
+        tk_placed = var; /* which lives as long as the module */
+        if (
+            tk_place(context) != ((tk_sparse *)node)->entries + 1
+            || (result = tk_put(var, Py_False)) < 0 || (result = tk_holds(var, Py_False)) <= 0
+        ) tk_placed = NULL;
+        if (result < 0) return -1;
+        copy = PyContext_CopyCurrent();
+        if (copy == NULL) return -1;
+        place = tk_place(context);
+        Py_DECREF(copy);
+        if (place != NULL || tk_place(context) == NULL) tk_placed = NULL;
+        return 0;
+    }
+
+    /* Have tk_put() change *var*, whose default is None, in place or else without making a Token, as far as CPython's
+       structures are as expected. */
+    static inline int tk_change_in_place(PyObject *var) {
+        int result = 0;
+    #if !defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x03100000 /* without the GIL, threads would share the one Token */
+        PyObject *context = PyContext_New(), *token = NULL;
+        if (context == NULL || PyContext_Enter(context) < 0) result = -1;
+        else {
+            token = tk_set(var, Py_True);
+            result = token == NULL || tk_learn_token(var, context, token) < 0 || tk_learn_place(var, context) < 0 ? -1 : 0;
+            if (PyContext_Exit(context) < 0) result = -1;
+        }
+        Py_XDECREF(token);
+        Py_XDECREF(context);
+    #else
+        (void)var;
+    #endif
+        return result;
+    }
+    #endif
+    """
+    int tk_put(object, object) except -1
+    int tk_change_in_place(object) except -1
+    object tk_held(object)
