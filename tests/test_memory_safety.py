@@ -103,7 +103,7 @@ def test_an_asyncio_child_may_enter_the_span_of_its_parent():
                 span.__exit__(None, None, None)
                 assert tracekit.current_span() is None
 
-        asyncio.run(parent())
+        asyncio.run(parent(), debug=False)
         """
     )
 
