@@ -155,7 +155,13 @@ cdef extern from *:
     }
 
     static inline PyObject *tk_held(PyObject *var) { /* new reference; None where nothing is */
+        tk_variable *variable = (tk_variable *)var;
+        PyThreadState *thread = PyThreadState_Get();
         PyObject *value = NULL;
+        if (
+            var == tk_placed && variable->thread == thread->id && variable->version == thread->context_ver
+            && variable->cached != NULL
+        ) return Py_NewRef(variable->cached);
         if (PyContextVar_Get(var, NULL, &value) < 0) return NULL;
         return value != NULL ? value : Py_NewRef(Py_None);
     }
