@@ -21,6 +21,7 @@ from ._core.span import after_fork, set_tracer
 from ._core.tracer import Tracer
 from ._current import use_context
 from ._distribution import warn_of_clash
+from ._plugins import DEBUG_PAGES
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
@@ -232,10 +233,11 @@ def _serve_pages(environment: Environment) -> None:
     """Serve the debug pages where the environment asks for them."""
     address = environment.debug_pages()
     if address is not None:
-        import importlib  # the pages are a layer above this module
+        import importlib
 
+        module, serve = DEBUG_PAGES
         try:
-            importlib.import_module(".debug._server", __package__).serve_once(*address)
+            getattr(importlib.import_module(module), serve)(*address)
         except Exception as error:  # the pages must not stop the program
             environment.wrong["debug"] = f"the debug pages are not served: {type(error).__name__}: {error}"[:400]
 

@@ -124,10 +124,10 @@ class _Loader:
 HOOK: Final = ImportHook()
 
 
-def start(wanted: list[Library]) -> None:
-    """Have *wanted* instrumented when the program imports them: the start of ``tracekit run`` inside the program.
+def start(wanted: list[Library], run: Callable[[list[Library]], None]) -> None:
+    """Call ``run(wanted)`` when the program imports the first of *wanted*, or tracekit.
 
-    tracekit itself is loaded and configured with the first of them, or when the program imports it.
+    This is the start of ``tracekit run`` inside the program; *run* loads tracekit, configures it and instruments *wanted*.
     """
     is_loading = False
 
@@ -138,9 +138,7 @@ def start(wanted: list[Library]) -> None:
             return
         is_loading = True
         try:
-            import importlib
-
-            importlib.import_module("tracekit._instrument").run_program(wanted)
+            run(wanted)
         except Exception as error:  # the program runs, untraced
             HOOK.remove()
             sys.stderr.write(f"tracekit: not traced: {type(error).__name__}: {error}\n")

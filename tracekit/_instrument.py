@@ -25,6 +25,7 @@ from ._core.errors import clip
 from ._core.log import log
 from ._export.notices import describe
 from ._import_hook import HOOK
+from ._plugins import BRIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["failures", "instrument", "instrumented", "named", "run_program", "uninstrument"]
 
-_BRIDGE = "tracekit.bridges.opentelemetry"
 _FLUSH_S = 2.0  # supervisors wait longer before they kill
 _KINDS = ("app", "client", "connection")  # OpenTelemetry's methods for single objects are called after them
 
@@ -312,7 +312,8 @@ def _use_instrumentor(library: Library, options: dict[str, Any]) -> None:
 
 def _instrumentor(library: Library) -> Any:
     """Return the instrumentor of *library*, with tracekit under OpenTelemetry's API."""
-    importlib.import_module(_BRIDGE).install()
+    bridge, install = BRIDGE
+    getattr(importlib.import_module(bridge), install)()
     name, _, kind = library.load.partition(":")
     return getattr(importlib.import_module(name), kind)()
 
