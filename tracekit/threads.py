@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import queue
-import sys
 import threading
 from concurrent import futures
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from ._handoffs.by_hand import capture, wrap
 from ._handoffs.delivery import Delivery, Envelope, open_envelope, seal
-from ._handoffs.hooks import start_inside, starts_threads
+from ._handoffs.hooks import start_inside, starts_processes, starts_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,8 +63,7 @@ def wrap_executor(executor: futures.Executor) -> futures.Executor:
     """
     if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be an Executor, not {type(executor).__name__}")
-    processes = sys.modules.get("concurrent.futures.process")  # who has an executor of that kind has imported it
-    if processes is not None and isinstance(executor, processes.ProcessPoolExecutor):
+    if starts_processes(executor):
         raise TypeError("wrap_executor is for threads; for processes use tracekit.processes.ProcessPoolExecutor")
     return _WrappedExecutor(executor)
 

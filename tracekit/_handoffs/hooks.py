@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
     from .._core.scopes import Scope
 
-__all__ = ["install_hooks", "put_into_environment", "remove_hooks", "start_inside", "starts_threads"]
+__all__ = [
+    "install_hooks",
+    "put_into_environment",
+    "remove_hooks",
+    "start_inside",
+    "starts_processes",
+    "starts_threads",
+]
 
 
 _lock = RLock()
@@ -208,16 +215,24 @@ class _Run:
 
 def _submit(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     # Arguments for another interpreter are pickled, or shared.
-    interpreters = sys.modules.get("concurrent.futures.interpreter")
-    if len(args) > 1 and not (interpreters and isinstance(args[0], interpreters.InterpreterPoolExecutor)):
+    if len(args) > 1 and not _is_executor(args[0], "concurrent.futures.interpreter", "InterpreterPoolExecutor"):
         args = (args[0], _inside, scope, *args[1:])
     return _in_nothing(scope, original, args, kwargs)
 
 
 def starts_threads(executor: object) -> bool:
     """Tell whether ``submit()`` of *executor* starts threads, which may inherit the Context that it is called in."""
-    pools = sys.modules.get("concurrent.futures.thread")  # imported by the program that has such an executor
-    return pools is not None and isinstance(executor, pools.ThreadPoolExecutor)
+    return _is_executor(executor, "concurrent.futures.thread", "ThreadPoolExecutor")
+
+
+def starts_processes(executor: object) -> bool:
+    """Tell whether *executor* calls functions in other processes."""
+    return _is_executor(executor, "concurrent.futures.process", "ProcessPoolExecutor")
+
+
+def _is_executor(executor: object, module: str, name: str) -> bool:
+    pools = sys.modules.get(module)  # a program that has such an executor has imported it
+    return pools is not None and isinstance(executor, getattr(pools, name))
 
 
 def _in_nothing(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001

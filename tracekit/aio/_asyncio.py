@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from .._handoffs.by_hand import wrap
 from .._handoffs.delivery import Deliveries, Delivery, Envelope, open_envelope, seal
-from .._handoffs.hooks import starts_threads
+from .._handoffs.hooks import starts_processes, starts_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,8 +64,7 @@ def run_in_executor(executor: Executor | None, func: Callable[[Unpack[Args]], T]
     loop = asyncio.get_running_loop()
     if not callable(func):  # fails as it does without tracekit
         return loop.run_in_executor(executor, func, *args)
-    processes = sys.modules.get("concurrent.futures.process")  # who has an executor of that kind has imported it
-    if processes is not None and isinstance(executor, processes.ProcessPoolExecutor):
+    if starts_processes(executor):
         from ..processes import ProcessPoolExecutor, pack
 
         run, packed = (func, args) if isinstance(executor, ProcessPoolExecutor) else pack(func, *args)
