@@ -1,7 +1,7 @@
 """Documented limits whose tests need a collector, a server or patience, a row each.
 
-A row has the words of the page or the docstring, the constant that holds the number, and the test that shows the bound, mostly
-with a smaller number. The limits of test_limits.py are probed there.
+A row has the words of the page or the docstring, the constant that holds the number, and the test that shows the bound,
+mostly with a smaller number. The limits of test_limits.py are probed there.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """``instrument()``: trace libraries, natively or by OpenTelemetry's instrumentors; each when it is first imported.
 
 How it works: a wanted library that is imported already is instrumented at once. For the others the import hook
-(``_import_hook.py``) reports the import. The table of ``_libraries.py`` has the integration, a module that is loaded by name
-then. OpenTelemetry's instrumentors run on tracekit's spans, because the bridge is installed before the first of them.
+(``_import_hook.py``) reports the import. The table of ``_libraries.py`` has the integration, a module that is loaded by
+name then. OpenTelemetry's instrumentors run on tracekit's spans, because the bridge is installed before the first of
+them.
 
-Threads may call these at the same time. They change the wanted state under ``_lock``; then one thread a library, which has
-claimed it, brings the library to that state, without the lock: integrations and imports are other people's code, and the
-import hook must not wait. A thread that finds a library claimed returns, and the claiming thread continues until the
-library is in the wanted state.
+Threads may call these at the same time. They change the wanted state under ``_lock``; then one thread a library, which
+has claimed it, brings the library to that state, without the lock: integrations and imports are other people's code,
+and the import hook must not wait. A thread that finds a library claimed returns, and the claiming thread continues
+until the library is in the wanted state.
 """
 
 from __future__ import annotations
@@ -222,7 +223,7 @@ def _instrument(library: Library, *modules: str) -> None:
 
 
 def _settle(library: Library) -> None:
-    """Instrument or uninstrument *library*, as is wanted now; if another thread does so already, leave it to that one."""
+    """Instrument or uninstrument *library*, as is wanted now, unless another thread does so already."""
     with _lock:
         if library in _claims:
             return

@@ -34,7 +34,7 @@ class Thread(threading.Thread):
 
     def start(self) -> None:
         """Start the thread, as ``threading.Thread.start`` does."""
-        # From an empty Context: since Python 3.14 the thread may inherit its starter's, and keep it as long as it lives.
+        # From an empty Context: since Python 3.14 the thread may inherit its starter's, and keep it while it lives.
         start_inside(self, capture().run, partial(contextvars.Context().run, super().start))
 
 
@@ -118,7 +118,7 @@ class Queue(queue.Queue[T]):
         return self.get_delivery(block=False)
 
     def deliveries(self) -> Iterator[Delivery[T]]:
-        """Iterate over items with their senders' contexts: until the queue is shut down, where it can be, or for ever."""
+        """Iterate over items with their senders' contexts until the queue is shut down, if ever."""
         while True:
             try:
                 delivery = self.get_delivery()

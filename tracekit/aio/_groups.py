@@ -44,8 +44,8 @@ class TaskGroup(anyio.abc.TaskGroup):
     """anyio's task group with a span for itself, current in its body, and one for each task.
 
     A task's span is named after the task, or else its function, starts with the task's first step, and says in
-    ``task.wait_s`` how many seconds that took to come. It is also the span of a function under ``@traced``. One that was cancelled has the status "cancelled" and says by
-    what in ``task.cancelled_by``; so does the group's own:
+    ``task.wait_s`` how many seconds that took to come. It is also the span of a function under ``@traced``. One that
+    was cancelled has the status "cancelled" and says by what in ``task.cancelled_by``; so does the group's own:
 
     - "sibling": another task of the group, or its body, had raised;
     - "deadline": that of the group's ``cancel_scope``, or of an anyio scope around the group;
