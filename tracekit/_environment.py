@@ -152,8 +152,7 @@ class Environment:
         if rest:
             left_out = ", ".join(map(clip, rest))[:400]
             self.wrong["OTEL_TRACES_EXPORTER"] = (
-                f"OTEL_TRACES_EXPORTER names {left_out}, but must be one of {', '.join(EXPORTERS)}, none; {used} is
-                used"
+                f"OTEL_TRACES_EXPORTER names {left_out}, but must be one of {', '.join(EXPORTERS)}, none; {used} is used"
             )
         self.otlp_protocol = _OTLP_PROTOCOLS.get(used)
         return used if self.otlp_protocol is None else "otlp"

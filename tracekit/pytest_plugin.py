@@ -100,8 +100,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark."""
-    text = "tracekit(allow=()): fail the test if its spans leak; allow is a set of open, ended-twice, late-write,
-    late-child, root" config.addinivalue_line("markers", text)
+    text = "tracekit(allow=()): fail the test if its spans leak; allow is a set of open, ended-twice, late-write, late-child, root"
+    config.addinivalue_line("markers", text)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

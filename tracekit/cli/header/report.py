@@ -253,8 +253,7 @@ def _disagreements(found: list[Found]) -> Iterator[str]:
         if (trace_id ^ other_id) & (2**64 - 1) == 0 and 0 in (trace_id >> 64, other_id >> 64):
             yield f"{pair} name traces that differ in the high 64 bits: one has lost them"
         else:
-            yield f"{pair} name different traces: a receiver continues the one it reads first, and may link to the
-            other"
+            yield f"{pair} name different traces: a receiver continues the one it reads first, and may link to the other"
 
 
 def _plain_context(context: SpanContext | None) -> dict[str, Any] | None:
