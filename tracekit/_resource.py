@@ -39,7 +39,7 @@ _instance: tuple[int, str] = (0, "")  # the id of this process, and the process 
 
 def detect(environment: Environment) -> dict[str, Any]:
     """Return the attributes that the detectors in ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS`` find; default: all."""
-    names = [name.strip().lower() for name in environment.text(_VARIABLE)[:_MAX_FILE].split(",")]
+    names = [name.strip().lower() for name in environment.text(_VARIABLE).split(",")]
     names = [name for name in names if name]
     unknown = [name for name in names if name not in _DETECTORS and name not in ("otel", "none", "*")]
     if unknown:
