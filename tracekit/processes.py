@@ -75,8 +75,8 @@ def environ(base: Mapping[str, str] | None = None) -> dict[str, str]:
 class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
     """A ``concurrent.futures.ProcessPoolExecutor`` whose jobs are children of the span current at their submission.
 
-    With every start method, and whenever the workers were started. The spans of a job come back with its result or
-    exception. A custom sampler stays here: a worker records every root. *initializer* belongs to no job:
+    Works with every start method, whenever the workers were started. The spans of a job come back with its result or
+    exception. A custom sampler is not sent: a worker records every root. *initializer* belongs to no job:
     its spans are roots, linked to the context in which the pool is made, and come back with the worker's first result.
     """
 
@@ -207,7 +207,7 @@ def _run(carrier: tuple[Place, Any], fn: Callable[..., Any], args: Any, kwargs: 
 
 
 def _is_shared(value: object) -> bool:
-    """Tell whether interpreters hand *value* over, and pickle may not: its spans come with the next result."""
+    """Return whether interpreters share *value*, and pickle may not: its spans come with the next result."""
     if type(value) is not FunctionType:
         return type(value) is memoryview
     if sys.version_info < (3, 14):
@@ -231,7 +231,7 @@ def _inside(where: Place, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) 
 
 
 def _hide_frame(error: BaseException) -> None:
-    """Take the caller's frame out of the traceback, which the pool sends as text; a bare ``raise`` adds none."""
+    """Remove the caller's frame from the traceback, which the pool sends as text; a bare ``raise`` adds none."""
     traceback = error.__traceback__
     error.with_traceback(traceback and traceback.tb_next)
 
