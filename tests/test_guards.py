@@ -11,7 +11,9 @@ import pytest
 
 import tracekit
 from tracekit import _configure, _resource
+from tracekit._core import misuse
 from tracekit._core.span import set_clock
+from tracekit.bridges._opentracing.binary import read_binary
 from tracekit.exporters._otlp.http import _retry_after
 from tracekit.integrations._forced import Forced
 from tracekit.integrations._redaction import Redaction
@@ -254,3 +256,24 @@ def test_a_clock_that_goes_back_takes_no_tokens_from_forced_traces():
     caller = tracekit.SpanContext("1" * 32, "2" * 16, 1, is_remote=True)
     for now_s[0] in (100.0, 99.0):
         assert forced.admit(_configure.tracer_in_use(), caller, "GET", {}).sampled
+
+
+# ---- misuse and carriers
+
+
+@pytest.mark.one_form
+def test_call_sites_of_misuse_are_remembered_up_to_a_bound(monkeypatch):
+    """Code that is generated at run time has any number of lines; each error is counted, but not each is kept."""
+    monkeypatch.setattr(misuse, "_strict", False)
+    monkeypatch.setattr(misuse, "_seen", set())
+    count = misuse.count()
+    code = "misused(TypeError('wrong'))\n" * 1100
+    exec(compile(code, "generated.py", "exec"), {"misused": misuse.misused})
+    assert (misuse.count() - count, len(misuse._seen)) == (1100, 1000)
+
+
+@pytest.mark.one_form
+def test_a_binary_carrier_of_opentracing_is_read_up_to_64_kib():
+    header = b"traceparent:00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01\n"
+    assert read_binary(header + b"x" * ((1 << 16) - len(header))).trace_id == "1" * 32
+    assert read_binary(header + b"x" * ((1 << 16) - len(header) + 1)) is None
