@@ -51,10 +51,10 @@ def _install(settings):
 
 
 def _run(wanted):
-    # type: (list) -> None
+    # type: (object) -> None
     from tracekit._instrument import run_program
 
-    run_program(wanted)
+    run_program(wanted)  # type: ignore[arg-type]
 
 
 def _import_next():
