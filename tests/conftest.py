@@ -118,6 +118,7 @@ SLOW = dict.fromkeys(
         "test_environ.py",
         "test_examples.py",
         "test_header.py",
+        "test_memory_safety.py",
         "test_processes.py",
         "test_pytest_plugin.py",
         "test_signals.py",
