@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
 import importlib
 import inspect
 import os
@@ -244,22 +245,30 @@ def _cython_imports(text):
             yield match["dots"], match["base"], names, line
 
 
+@functools.cache
+def _imports_in(path, package):
+    """Return the imports of one source, as (absolute name of the module, file and line)."""
+    found = []
+    text = path.read_text(encoding="utf-8")
+    for dots, module, names, line in (_python_imports if path.suffix == ".py" else _cython_imports)(text):
+        base = module
+        if dots:
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - len(dots) + 1] + ([module] if module else []))
+        for whole in [f"{base}.{part}" for part in names] or [base]:
+            known = whole.removeprefix("tracekit.") in SOURCES
+            found.append((whole if known else base, f"{path.name}:{line}"))
+    if path.suffix == ".py":
+        found += [(whole, f"{path.name}:{line}") for whole, line in _imports_by_name(text, package)]
+    return found
+
+
 def imports(name):
     """Return every import of a module's sources, as (absolute name of the module, file and line)."""
     found = []
     for path in SOURCES[name]:
         package = full(name) if path.name == "__init__.py" else full(name).rpartition(".")[0]
-        text = path.read_text(encoding="utf-8")
-        for dots, module, names, line in (_python_imports if path.suffix == ".py" else _cython_imports)(text):
-            base = module
-            if dots:
-                parents = package.split(".")
-                base = ".".join(parents[: len(parents) - len(dots) + 1] + ([module] if module else []))
-            for whole in [f"{base}.{part}" for part in names] or [base]:
-                known = whole.removeprefix("tracekit.") in SOURCES
-                found.append((whole if known else base, f"{path.name}:{line}"))
-        if path.suffix == ".py":
-            found += [(whole, f"{path.name}:{line}") for whole, line in _imports_by_name(text, package)]
+        found += _imports_in(path, package)
     return found
 
 
@@ -619,13 +628,13 @@ def test_no_text_names_a_place_on_somebodys_machine():
     assert found == []
 
 
-if __name__ == "__main__":
-    before, _, rest = ARCHITECTURE.read_text(encoding="utf-8").partition(BEGIN)
-    ARCHITECTURE.write_text(before + picture() + rest.partition(END)[2], encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     "name", [name for name in tracekit.__all__ if hasattr(getattr(tracekit, name), "__qualname__")]
 )
 def test_public_objects_say_that_they_live_where_they_are_imported_from(name):
     assert getattr(tracekit, name).__module__ == "tracekit"
+
+
+if __name__ == "__main__":
+    before, _, rest = ARCHITECTURE.read_text(encoding="utf-8").partition(BEGIN)
+    ARCHITECTURE.write_text(before + picture() + rest.partition(END)[2], encoding="utf-8")
