@@ -95,8 +95,10 @@ interop: $(VENV)/test
 otel-contrib: $(VENV)/test
 	$(BIN)/python -m tests.tools.otel_contrib $(CONTRIB) $(if $(OTEL),--sdk $(OTEL))
 
+# TRACECONTEXT and BAGGAGE are checkouts of w3c/trace-context, which is cloned if left out, and of w3c/baggage.
 w3c: $(VENV)/test
-	$(BIN)/python -m tests.tools.w3c_harness
+	$(BIN)/python -m tests.tools.w3c_harness $(if $(TRACECONTEXT),--harness $(TRACECONTEXT))
+	$(if $(BAGGAGE),$(BIN)/python -m tests.tools.w3c_baggage --tests $(BAGGAGE))
 
 # The OpenTelemetry Collector, which Go builds the first time (it is skipped without Go), and Phoenix.
 collector: $(VENV)/test $(PHOENIX)/ready

@@ -118,6 +118,7 @@ SLOW = dict.fromkeys(
         "test_environ.py",
         "test_examples.py",
         "test_header.py",
+        "test_memory_safety.py",
         "test_processes.py",
         "test_pytest_plugin.py",
         "test_signals.py",
@@ -165,9 +166,11 @@ def pytest_collection_modifyitems(items):
 
 def pytest_ignore_collect(collection_path, config):
     """Import no file whose tests are all deselected, which takes seconds."""
-    if "not one_form" in config.option.markexpr and collection_path.is_relative_to(_TESTS):
-        return _matches(collection_path.relative_to(_TESTS).as_posix(), ONE_FORM) or None
-    return None
+    if not collection_path.is_relative_to(_TESTS):
+        return None
+    path = collection_path.relative_to(_TESTS).as_posix()
+    left_out = {"not one_form": ONE_FORM, "not slow": SLOW}
+    return any(_matches(path, files) for mark, files in left_out.items() if mark in config.option.markexpr) or None
 
 
 def pytest_collection_finish(session):

@@ -87,6 +87,7 @@ def test_no_private_field_is_looked_up_by_name(generated):
     assert found == [], "declare the variable's type in the .pxd: @cython.locals(x=Scope)"
 
 
+@pytest.mark.slow
 def test_a_look_up_by_name_is_found(tmp_path):
     (tmp_path / "probe.pxd").write_text("cdef class Probe:\n    cdef object _inner\n    cdef readonly int shown\n")
     (tmp_path / "probe.py").write_text(

@@ -258,6 +258,7 @@ def literals(*paths):
     }
 
 
+@pytest.mark.slow
 def test_the_page_of_conventions_has_each_attribute_that_tracekit_sets():
     page = PAGES["docs/conventions.md"]
     package = ROOT / "tracekit"

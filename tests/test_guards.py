@@ -10,8 +10,14 @@ import weakref
 import pytest
 
 import tracekit
-from tracekit import _configure
+from tracekit import _configure, _resource
+from tracekit._core import misuse
 from tracekit._core.span import set_clock
+from tracekit.bridges._opentracing.binary import read_binary
+from tracekit.exporters._otlp.http import _retry_after
+from tracekit.integrations._forced import Forced
+from tracekit.integrations._redaction import Redaction
+from tracekit.testing import MemoryExporter
 
 MAX_NS = (1 << 63) - 1
 
@@ -216,3 +222,58 @@ def test_a_finalizer_that_changes_a_dict_while_it_is_copied_costs_nothing(call, 
     span.end()
     items = span.events if call == "add_event" else span.links
     assert {len(item.attributes) for item in items} <= {100, 101}
+
+
+# ---- files, headers and clocks
+
+
+@pytest.mark.one_form
+def test_a_file_of_the_system_is_read_up_to_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(_resource, "_MAX_FILE", 10)
+    (tmp_path / "cgroup").write_text("x" * 100)
+    assert _resource._read(str(tmp_path / "cgroup")) == "x" * 10
+
+
+@pytest.mark.one_form
+@pytest.mark.parametrize("value", ["\xb2", "\u0663"])  # digits to str.isdigit(), but not to float() or not in HTTP
+def test_only_ascii_digits_are_seconds_of_a_retry_after(value):
+    assert _retry_after(value) is None
+
+
+@pytest.mark.one_form
+def test_the_end_of_a_long_name_decides_whether_it_is_secret():
+    """A name of any length costs the same: its last 256 characters are examined."""
+    assert Redaction().is_secret("secret" + "x" * 250)
+    assert not Redaction().is_secret("secret" + "x" * 251)
+    assert Redaction().is_secret("x" * 10_000 + "_password")
+
+
+def test_a_clock_that_goes_back_takes_no_tokens_from_forced_traces():
+    """Threads read the clock and change the bucket in different orders."""
+    now_s = [100.0]
+    forced = Forced(10, clock=lambda: now_s[0])
+    tracekit.configure(exporter=MemoryExporter(), sampler=tracekit.AlwaysOff())
+    caller = tracekit.SpanContext("1" * 32, "2" * 16, 1, is_remote=True)
+    for now_s[0] in (100.0, 99.0):
+        assert forced.admit(_configure.tracer_in_use(), caller, "GET", {}).sampled
+
+
+# ---- misuse and carriers
+
+
+@pytest.mark.one_form
+def test_call_sites_of_misuse_are_remembered_up_to_a_bound(monkeypatch):
+    """Code that is generated at run time has any number of lines; each error is counted, but not each is kept."""
+    monkeypatch.setattr(misuse, "_strict", False)
+    monkeypatch.setattr(misuse, "_seen", set())
+    count = misuse.count()
+    code = "misused(TypeError('wrong'))\n" * 1100
+    exec(compile(code, "generated.py", "exec"), {"misused": misuse.misused})
+    assert (misuse.count() - count, len(misuse._seen)) == (1100, 1000)
+
+
+@pytest.mark.one_form
+def test_a_binary_carrier_of_opentracing_is_read_up_to_64_kib():
+    header = b"traceparent:00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01\n"
+    assert read_binary(header + b"x" * ((1 << 16) - len(header))).trace_id == "1" * 32
+    assert read_binary(header + b"x" * ((1 << 16) - len(header) + 1)) is None

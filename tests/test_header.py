@@ -449,6 +449,20 @@ def test_past_a_thousand_trace_headers_in_one_message_nothing_is_looked_at_and_t
     assert report(*many).warnings == ["more than 1000 trace headers: the others were not looked at"]
 
 
+def test_the_first_thousand_names_are_compared_with_those_of_trace_headers():
+    others = [f"x-{number}: 1" for number in range(998)]
+    assert len(report("b3: 0", *others, f"trace-parent: {PARENT}").warnings) == 1
+    assert report("b3: 0", *others, "x-more: 1", f"trace-parent: {PARENT}").warnings == []
+
+
+def test_of_many_headers_of_one_format_the_first_64_are_shown():
+    for count, more in ((64, []), (66, ["  … and 2 more"])):
+        found = report(f"traceparent: {PARENT}", *["tracestate: a=1"] * (count - 1))
+        shown = ["".join(text for text, _ in line) for line in segments_of([found], 80)]
+        assert sum(line.startswith("  tracestate: ") for line in shown) == 63
+        assert [line for line in shown if line.startswith("  … and")] == more
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import sys
@@ -64,6 +65,35 @@ def test_a_spec_that_is_only_looked_for_has_a_loader_of_the_real_type(folder, ho
     assert isinstance(spec.loader, SourceFileLoader)
     assert spec.loader.get_source("hooked") == "DONE = 1"
     assert hook.reports == []
+
+
+def test_a_finder_that_asks_all_finders_again_gets_no_second_report(folder, hook, monkeypatch):
+    """Libraries with import hooks like this one's search with ``find_spec()`` for the finders behind them."""
+
+    class Finder:
+        is_asking = False
+
+        def find_spec(self, name, path=None, target=None):
+            if self.is_asking or name != "hooked":
+                return None
+            self.is_asking = True
+            try:
+                return importlib.util.find_spec(name)
+            finally:
+                self.is_asking = False
+
+    (folder / "hooked.py").write_text("DONE = 1")
+    hook.modules = {"hooked"}
+    monkeypatch.setattr(sys, "meta_path", [hook, Finder(), *[one for one in sys.meta_path if one is not hook]])
+    importlib.import_module("hooked")
+    assert hook.reports == [("hooked", True)]
+
+
+def test_the_loader_of_a_spec_can_be_copied(folder, hook):
+    (folder / "hooked.py").write_text("DONE = 1")
+    hook.modules = {"hooked"}
+    loader = importlib.util.find_spec("hooked").loader
+    assert copy.copy(loader).get_source("hooked") == "DONE = 1"
 
 
 def test_a_reload_is_reported_again(folder, hook):

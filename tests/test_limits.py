@@ -1,4 +1,7 @@
-"""Every documented limit, a row each: a probe at the limit, and one beyond it."""
+"""Documented limits that a function shows, a row each: a probe at the limit, and one beyond it.
+
+The others are in test_documented_limits.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import linecache
 import logging
 import re
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -443,76 +445,6 @@ STORE = [
 @pytest.mark.parametrize(("probe", "at", "beyond"), [row[1:] for row in STORE], ids=[row[0] for row in STORE])
 def test_the_limit_of_the_sqlite_file_is_as_documented(tmp_path, probe, at, beyond):
     assert (probe(tmp_path, at[0]), probe(tmp_path, beyond[0])) == (at[1], beyond[1])
-
-
-# Limits whose tests need what is beside them, such as a collector: the page and its words, and the test.
-ELSEWHERE = [
-    (
-        "OPERATIONS.md",
-        "At most 128 KiB of an answer",
-        "exporters/test_otlp.py",
-        "an_answer_that_is_too_large_is_not_read",
-    ),
-    ("OPERATIONS.md", "Requests have at most 4 MiB", "exporters/test_otlp_requests.py", "requests_stay_below_4_mib"),
-    ("OPERATIONS.md", "`Retry-After`, up to 600 s", "exporters/test_otlp.py", "retry_after_is_bounded"),
-    ("OPERATIONS.md", "exported at exit, for 5 s", "test_tracer.py", "at_exit_a_hanging_exporter_is_left_behind"),
-    (
-        "OPERATIONS.md",
-        "the spool is full (256 MiB)",
-        "exporters/test_outbox.py",
-        "beyond_the_bound_the_oldest_batches_are_evicted_and_counted",
-    ),
-    ("metrics.md", "at most `max_series=2000` series", "test_metrics.py", "series_beyond_the_limit_are_counted_in_one"),
-    ("metrics.md", '`buckets="exponential"` at most 160', "test_metrics.py", "any_duration_fits_into_the_buckets"),
-    (
-        "sampling.md",
-        "At most `max_spans` (20,000) spans are held",
-        "exporters/test_tail.py",
-        "beyond_max_spans_the_oldest_group_is_decided_early",
-    ),
-    (
-        "sampling.md",
-        "for at most `max_wait_s` (30)",
-        "exporters/test_tail.py",
-        "beyond_max_wait_a_trace_is_decided_at_the_next_call",
-    ),
-    (
-        "ui.md",
-        "A request has at most 20 MiB",
-        "ui/test_receiver.py",
-        "a_body_without_length_that_becomes_too_large_is_not_read_to_its_end",
-    ),
-    ("wire.md", "at most 64 KiB of trace headers", "test_propagation.py", "more_than_64_kib_of_fields_are_not_parsed"),
-    ("wire.md", "standard input, up to 16 MiB", "test_header.py", "hostile_bytes_on_standard_input_are_no_traceback"),
-    ("tasks.md", "At most 10,000 tasks", "aio/test_tasks.py", "many_tasks_are_cut_at_the_limit"),
-    (
-        "integrations.md",
-        "up to 8 values of 1024 characters each",
-        "integrations/test_extras.py",
-        "a_bomb_of_headers_is_bounded",
-    ),
-    (
-        "live.md",
-        "at most one file in `min_interval_s` (60)",
-        "exporters/test_flight.py",
-        "files_without_a_request_for_them_are_limited_in_rate",
-    ),
-    (
-        "live.md",
-        "of `max_files` (10) the oldest is deleted",
-        "exporters/test_flight.py",
-        "old_files_are_deleted_and_others_are_not",
-    ),
-]
-
-
-@pytest.mark.one_form
-@pytest.mark.parametrize(("page", "words", "file", "test"), ELSEWHERE, ids=[row[1] for row in ELSEWHERE])
-def test_a_limit_that_is_tested_elsewhere_is_documented_and_tested(page, words, file, test):
-    tests = Path(__file__).parent
-    text = (tests.parent / "docs" / page).read_text(encoding="utf-8")
-    assert words in " ".join(text.split())
-    assert f"def test_{test}(" in (tests / file).read_text(encoding="utf-8")
 
 
 def test_the_limits_of_a_span_have_their_documented_defaults():

@@ -166,6 +166,7 @@ def test_formats_by_name_are_the_constants():
     ]
 
 
+@pytest.mark.slow
 def test_type_checkers_see_no_names_but_those_that_are_there(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
 import importlib
 import inspect
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import tracekit
+from tracekit import _plugins
 
 from .exporters.collector import Collector
 
@@ -28,11 +30,12 @@ REPOSITORY = Path(__file__).parent.parent
 LAYERS = [
     {
         "_version": "the version",
+        "_plugins": "the parts that lower modules load by name: exporters, debug pages, the bridge; names only",
         "_words": "names of other tracers, and what to write instead",
         "cython": "stand-ins for the names of Cython that compiled files import, for where they run uncompiled",
     },
     {"_libraries": "the libraries that can be instrumented: a table, and entry points"},
-    {"_import_hook": "reports the imports of these libraries, and loads tracekit at the first under tracekit run"},
+    {"_import_hook": "reports the imports of these libraries; under tracekit run, calls back at the first"},
     {
         "_core|_speedups*": "the model: contexts, scopes, spans, labels, tracestate, the buffer; codecs in C and in Python",
     },
@@ -191,6 +194,34 @@ def _python_imports(text):
             yield "." * node.level, node.module or "", [alias.name for alias in node.names], node.lineno
 
 
+BY_NAME = {"__import__", "import_module", "resolve_name"}
+
+
+def _called(node):
+    """Return the name of the function that *node* calls, or None: "f" for ``f()`` and for ``module.f()``."""
+    function = node.func if isinstance(node, ast.Call) else None
+    return getattr(function, "id", getattr(function, "attr", None))
+
+
+def _imports_by_name(text, package):
+    """The modules of ours that a source which imports by name spells in a string: absolute name, and line.
+
+    All strings of such a source count but its docstrings, because the name may be in a table. The constant beginning of an
+    f-string names the folder of the module.
+    """
+    tree = ast.parse(text)
+    if not any(_called(node) in BY_NAME for node in ast.walk(tree)):
+        return
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            name = node.value.partition(":")[0].rstrip(".")
+            if name.startswith("."):
+                name = package + name
+            if name.startswith("tracekit.") and name.removeprefix("tracekit.") in SOURCES:
+                yield name, node.lineno
+
+
 CYTHON_IMPORT = re.compile(
     r"""^[ \t]*(?:from\s+(?P<dots>\.*)(?P<base>[\w.]*)\s+c?import\s+(?P<names>\([^)]*\)|[^\n]*)
                |c?import\s+(?P<modules>[^\n]*)
@@ -214,20 +245,30 @@ def _cython_imports(text):
             yield match["dots"], match["base"], names, line
 
 
+@functools.cache
+def _imports_in(path, package):
+    """Return the imports of one source, as (absolute name of the module, file and line)."""
+    found = []
+    text = path.read_text(encoding="utf-8")
+    for dots, module, names, line in (_python_imports if path.suffix == ".py" else _cython_imports)(text):
+        base = module
+        if dots:
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - len(dots) + 1] + ([module] if module else []))
+        for whole in [f"{base}.{part}" for part in names] or [base]:
+            known = whole.removeprefix("tracekit.") in SOURCES
+            found.append((whole if known else base, f"{path.name}:{line}"))
+    if path.suffix == ".py":
+        found += [(whole, f"{path.name}:{line}") for whole, line in _imports_by_name(text, package)]
+    return found
+
+
 def imports(name):
     """Return every import of a module's sources, as (absolute name of the module, file and line)."""
     found = []
     for path in SOURCES[name]:
         package = full(name) if path.name == "__init__.py" else full(name).rpartition(".")[0]
-        text = path.read_text(encoding="utf-8")
-        for dots, module, names, line in (_python_imports if path.suffix == ".py" else _cython_imports)(text):
-            base = module
-            if dots:
-                parents = package.split(".")
-                base = ".".join(parents[: len(parents) - len(dots) + 1] + ([module] if module else []))
-            for whole in [f"{base}.{part}" for part in names] or [base]:
-                known = whole.removeprefix("tracekit.") in SOURCES
-                found.append((whole if known else base, f"{path.name}:{line}"))
+        found += _imports_in(path, package)
     return found
 
 
@@ -276,6 +317,30 @@ def test_the_imports_of_cython_sources_are_found(tmp_path, monkeypatch, text, ex
     path.write_text(text)
     monkeypatch.setitem(SOURCES, "probe", [path])
     assert {name for name, _ in ours("probe")} == set(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import importlib\nimportlib.import_module('.debug._server', __package__)", {"debug._server"}),
+        ("PAGES = 'tracekit.debug._server'\nimport_module(PAGES)", {"debug._server"}),
+        ("__import__('tracekit.cli.main:main')", {"cli.main"}),
+        ("import_module(f'.wire.{name}', __package__)", {"wire"}),
+        ("PAGES = 'tracekit.debug._server'", set()),
+        ("def f():\n    'tracekit.debug'\n    import_module(name)", set()),
+        ("import_module('trio.lowlevel')", set()),
+    ],
+)
+def test_imports_by_name_are_found(tmp_path, monkeypatch, text, expected):
+    path = tmp_path / "probe.py"
+    path.write_text(f"from importlib import import_module\n{text}")
+    monkeypatch.setitem(SOURCES, "probe", [path])
+    assert {name for name, _ in ours("probe")} == expected
+
+
+def test_the_parts_that_are_loaded_by_name_exist():
+    for module, name in (*_plugins.EXPORTERS.values(), _plugins.DEBUG_PAGES, _plugins.BRIDGE):
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_the_imports_of_both_sources_of_a_compiled_module_are_found():
@@ -563,13 +628,13 @@ def test_no_text_names_a_place_on_somebodys_machine():
     assert found == []
 
 
-if __name__ == "__main__":
-    before, _, rest = ARCHITECTURE.read_text(encoding="utf-8").partition(BEGIN)
-    ARCHITECTURE.write_text(before + picture() + rest.partition(END)[2], encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     "name", [name for name in tracekit.__all__ if hasattr(getattr(tracekit, name), "__qualname__")]
 )
 def test_public_objects_say_that_they_live_where_they_are_imported_from(name):
     assert getattr(tracekit, name).__module__ == "tracekit"
+
+
+if __name__ == "__main__":
+    before, _, rest = ARCHITECTURE.read_text(encoding="utf-8").partition(BEGIN)
+    ARCHITECTURE.write_text(before + picture() + rest.partition(END)[2], encoding="utf-8")

@@ -117,6 +117,15 @@ def test_one_span_for_a_batch_has_a_link_to_its_sender(exporter):
     assert span_tree(exporter.spans) == "puts\nbatch ~ puts"
 
 
+def test_a_root_for_an_item_that_was_sent_under_labels_alone_has_no_link(exporter):
+    q = Queue()
+    with tracekit.use_labels(plan="pro"):
+        q.put("item")
+    with q.get_delivery().span("batch", root=True) as work:
+        assert dict(tracekit.current_labels()) == {}
+    assert work.links == ()
+
+
 def test_a_worker_started_by_the_first_request_never_adopts_it(exporter):
     q = Queue(1)
     worker = None

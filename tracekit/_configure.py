@@ -21,6 +21,7 @@ from ._core.span import after_fork, set_tracer
 from ._core.tracer import Tracer
 from ._current import use_context
 from ._distribution import warn_of_clash
+from ._plugins import DEBUG_PAGES
 from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
@@ -46,7 +47,7 @@ _TIMEOUT_S = 5.0  # of flush() and shutdown(), and of the flush before another c
 _pipeline: Pipeline | None = None
 _configured = Tracer()
 _hooks: Hooks | None = None
-_in_use = _configured  # with the hooks, and recording all where a reader asks for it
+_in_use = _configured  # _configured with the hooks; records every trace if a tap asks for it
 _is_disabled = False  # by the environment
 _records_all = False  # for a tap
 _generators: tuple[OtelIds | None, OtelIds | None] = None, None  # given to configure(), and to a bridge
@@ -78,16 +79,18 @@ def configure(
 
     *service* is ``service.name`` of *resource* (default: "unknown_service"). *exporter* may be "otlp", "sqlite" or
     "console", which take their settings from *environ*; without one, nothing is recorded. *sampler* decides about new
-    traces only (default: keep all); it and *id_generator* (default: random ids) may be OpenTelemetry's. *formats* are read
-    in order and all written (default: W3C); names are those of ``OTEL_PROPAGATORS``. *limits* bound each span. With
+    traces only (default: keep all); it and *id_generator* (default: random ids) may be OpenTelemetry's. *formats* are
+    read in order and all written (default: W3C); names are those of ``OTEL_PROPAGATORS``. *limits* bound each span.
+    With
     *strict*, wrong arguments on the program's path raise; otherwise each is left out and reported once.
 
-    *buffer_size* finished spans (default: 16384, at most 2**24) wait for export, at most *export_interval_s* (default: 1 s,
-    at most 3600); further ones are dropped and counted. An exporter gets *batch_size* of them at once (default: 2048).
+    *buffer_size* finished spans (default: 16384, at most 2**24) wait for export, at most *export_interval_s* (default:
+    1 s, at most 3600); further ones are dropped and counted. An exporter gets *batch_size* of them at once (default:
+    2048).
 
-    The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment of the
-    process name, so that the program joins the trace of its starter. Later calls first flush the previous exporter, for
-    at most 5 s; spans that are open then go to the new one.
+    The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment of
+    the process name, so that the program joins the trace of its starter. Later calls first flush the previous exporter,
+    for at most 5 s; spans that are open then go to the new one.
 
     Raises ``TypeError`` or ``ValueError`` for an invalid argument.
     """
@@ -141,7 +144,7 @@ def configure(
 def flush(timeout_s: float = _TIMEOUT_S) -> bool:
     """Export every span that has ended; return whether that was done within *timeout_s*.
 
-    Never raises. 0, a negative number and nan do not wait; infinity waits until it is done. A *timeout_s* that is no
+    Never raises. 0, a negative number and nan do not wait; infinity waits until it is done. A *timeout_s* that is not a
     number is reported as misuse, and means 5 s.
     """
     return _started().flush(bounded_timeout(timeout_s, _TIMEOUT_S))
@@ -161,7 +164,7 @@ def statistics() -> Statistics:
 
 
 class _Instead:
-    """Takes spans for *exporter* in the place of *owner*, which still gives account and is still closed."""
+    """Pass spans to *exporter*; the account and the shutdown stay those of *owner*."""
 
     def __init__(self, exporter: Exporter, owner: Exporter) -> None:
         self.export = exporter.export
@@ -205,7 +208,7 @@ def tracer_in_use() -> Tracer:
 
 
 def export_context() -> contextvars.Context:
-    """Return the Context of which exporters run in copies."""
+    """Return the Context that is copied for each call of an exporter."""
     from ._export.worker import EXPORT_CONTEXT
 
     return EXPORT_CONTEXT
@@ -232,10 +235,11 @@ def _serve_pages(environment: Environment) -> None:
     """Serve the debug pages where the environment asks for them."""
     address = environment.debug_pages()
     if address is not None:
-        import importlib  # the pages are a layer above this module
+        import importlib
 
+        module, serve = DEBUG_PAGES
         try:
-            importlib.import_module(".debug._server", __package__).serve_once(*address)
+            getattr(importlib.import_module(module), serve)(*address)
         except Exception as error:  # the pages must not stop the program
             environment.wrong["debug"] = f"the debug pages are not served: {type(error).__name__}: {error}"[:400]
 
@@ -258,7 +262,7 @@ def _join(context: SpanContext | None) -> None:
 
 
 def use_hooks(hooks: Hooks | None) -> None:
-    """Call *hooks* for every span of the tracer in use and of later ones, and record for them; None: no longer."""
+    """Call *hooks* for every span of the tracer in use and of later ones, and record for them; None removes them."""
     global _hooks
     _hooks = hooks
     _use(_configured)
@@ -304,12 +308,12 @@ def _use(tracer: Tracer) -> None:
 
 
 def use_generator(generator: OtelIds | None) -> None:
-    """Take ids from *generator*, which a bridge was given, unless ``configure()`` is given one; None: no longer."""
+    """Take ids from *generator*, which a bridge was given, unless ``configure()`` is given one; None undoes that."""
     _use_ids(_generators[0], generator)
 
 
 def _use_ids(given: OtelIds | None, bridged: OtelIds | None) -> None:
-    """Take ids from the first of the two; without one, from the operating system, where an earlier one supplied them."""
+    """Take ids from the first of the two; without one, from the operating system if an earlier one supplied them."""
     global _generators
     before, _generators = _generators, (given, bridged)
     generator = bridged if given is None else given
@@ -341,7 +345,7 @@ def _tracer(
 
 
 def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the resource that *sources* make, the last of which wins."""
+    """Merge *sources* into one resource; later ones win."""
     resource: dict[str, Any] = {
         "telemetry.sdk.name": "tracekit",
         "telemetry.sdk.language": "python",
@@ -369,7 +373,7 @@ def _started() -> Pipeline:
         from ._export.pipeline import Pipeline
 
         made = Pipeline()
-        if _pipeline is None:  # else a signal handler or another thread has been here meanwhile
+        if _pipeline is None:  # otherwise a signal handler or another thread has made it
             _pipeline = made
             atexit.register(shutdown)
             made.finish_in_child()

@@ -15,6 +15,7 @@ from ._core.errors import clip
 from ._core.records import Limits
 from ._distribution import install_hint
 from ._export.notices import log
+from ._plugins import EXPORTERS
 from ._propagation import DEFAULT_FORMATS, formats_named
 from ._sampling import AlwaysOff, AlwaysOn, Ratio
 
@@ -30,11 +31,6 @@ __all__ = ["Environment", "boolean", "one_of", "pairs", "say", "whole"]
 
 _MAX_VALUE = 1 << 16
 _MAX_SAID = 256
-_EXPORTERS = {
-    "otlp": ("otlp", "OTLPExporter"),
-    "console": ("console", "ConsoleExporter"),
-    "sqlite": ("sqlite", "SQLiteExporter"),
-}
 # Names of OpenTelemetry's own exporters, which fix the protocol, whatever OTEL_EXPORTER_OTLP_PROTOCOL says.
 _OTLP_PROTOCOLS = {"otlp_proto_http": "http/protobuf", "otlp_proto_grpc": "grpc"}
 _SAMPLERS = ("always_on", "always_off", "traceidratio")
@@ -149,25 +145,25 @@ class Environment:
     def exporter_name(self) -> str:
         """Return ``otlp``, ``console``, ``sqlite`` or ``none``."""
         names = self._names("OTEL_TRACES_EXPORTER")
-        known = [name for name in names if name in _EXPORTERS or name in _OTLP_PROTOCOLS or name == "none"]
+        known = [name for name in names if name in EXPORTERS or name in _OTLP_PROTOCOLS or name == "none"]
         has_endpoint = self.text("OTEL_EXPORTER_OTLP_ENDPOINT") or self.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
         used = known[0] if known else "otlp" if has_endpoint else "none"
         rest = [name for name in names if name != used]
         if rest:
             left_out = ", ".join(map(clip, rest))[:400]
             self.wrong["OTEL_TRACES_EXPORTER"] = (
-                f"OTEL_TRACES_EXPORTER names {left_out}, but must be one of {', '.join(_EXPORTERS)}, none; {used} is used"
+                f"OTEL_TRACES_EXPORTER names {left_out}, but must be one of {', '.join(EXPORTERS)}, none; {used} is used"
             )
         self.otlp_protocol = _OTLP_PROTOCOLS.get(used)
         return used if self.otlp_protocol is None else "otlp"
 
     def exporter_type(self, name: str) -> Callable[..., Exporter] | None:
         """Return the factory of the exporter *name*, or None if it cannot be imported."""
-        import importlib  # exporters are a layer above this module, and only the named one is needed
+        import importlib  # only the named one is needed
 
-        module, kind = _EXPORTERS[name]
+        module, kind = EXPORTERS[name]
         try:
-            return getattr(importlib.import_module(f".exporters.{module}", __package__), kind)  # type: ignore[no-any-return]
+            return getattr(importlib.import_module(module), kind)  # type: ignore[no-any-return]
         except ImportError as error:
             missing = clip(error.name or str(error))
             help = install_hint("otlp") if name == "otlp" else "this Python was built without it"

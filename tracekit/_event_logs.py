@@ -1,4 +1,4 @@
-"""Event logs: the recent history of long-lived objects, such as connections and workers, for the page ``/debug/events``.
+"""Event logs: the recent history of long-lived objects, such as connections, for the page ``/debug/events``.
 
 The semantics are those of ``NewEventLog`` in golang.org/x/net/trace.
 """

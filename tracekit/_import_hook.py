@@ -2,8 +2,8 @@
 
 Plain Python with hardly any import, because ``tracekit run`` loads this file into every interpreter.
 
-How it works: the finder asks the finders behind it, and puts a loader in place of theirs. That loader gives the module its
-real loader back before the module's code runs, so neither the module nor a debugger sees it.
+How it works: the finder asks the finders behind it, and puts a loader in place of theirs. That loader gives the module
+its real loader back before the module's code runs, so neither the module nor a debugger sees it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def _ignore(_: str) -> None:
 class ImportHook:
     """Calls ``imported(name)`` after each import, or reload, of one of ``modules``; both may be replaced at any time.
 
-    The call is made in the importing thread, which holds the lock of that module: ``imported`` must not wait for another
-    thread. An exception that it raises is ignored. A module whose code raises is not reported; when the program tries it
-    again, it is. Namespace packages have no code and are not reported. ``loading`` are the modules whose code is running,
-    which are to be reported.
+    The call is made in the importing thread, which holds the lock of that module: ``imported`` must not wait for
+    another thread. An exception that it raises is ignored. A module whose code raises is not reported; when the program
+    tries it again, it is. Namespace packages have no code and are not reported. ``loading`` are the modules whose code
+    is running, which are to be reported.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class ImportHook:
             sys.meta_path.remove(self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return the spec that the other finders make for *name*, with a loader that reports; None for other modules."""
+        """Return the spec that the other finders make for *name*, with a loader that reports, or None."""
         if name not in self.modules:
             return None
         search = (get_ident(), name)
@@ -124,10 +124,11 @@ class _Loader:
 HOOK: Final = ImportHook()
 
 
-def start(wanted: list[Library]) -> None:
-    """Have *wanted* instrumented when the program imports them: the start of ``tracekit run`` inside the program.
+def start(wanted: list[Library], run: Callable[[list[Library]], None]) -> None:
+    """Call ``run(wanted)`` when the program imports the first of *wanted*, or tracekit.
 
-    tracekit itself is loaded and configured with the first of them, or when the program imports it.
+    This is the start of ``tracekit run`` inside the program; *run* loads tracekit, configures it and instruments
+    *wanted*.
     """
     is_loading = False
 
@@ -138,9 +139,7 @@ def start(wanted: list[Library]) -> None:
             return
         is_loading = True
         try:
-            import importlib
-
-            importlib.import_module("tracekit._instrument").run_program(wanted)
+            run(wanted)
         except Exception as error:  # the program runs, untraced
             HOOK.remove()
             sys.stderr.write(f"tracekit: not traced: {type(error).__name__}: {error}\n")

@@ -1,13 +1,14 @@
 """``instrument()``: trace libraries, natively or by OpenTelemetry's instrumentors; each when it is first imported.
 
 How it works: a wanted library that is imported already is instrumented at once. For the others the import hook
-(``_import_hook.py``) reports the import. The table of ``_libraries.py`` has the integration, a module that is loaded by name
-then. OpenTelemetry's instrumentors run on tracekit's spans, because the bridge is installed before the first of them.
+(``_import_hook.py``) reports the import. The table of ``_libraries.py`` has the integration, a module that is loaded by
+name then. OpenTelemetry's instrumentors run on tracekit's spans, because the bridge is installed before the first of
+them.
 
-Threads may call these at the same time. They change the wanted state under ``_lock``; then one thread a library, which has
-claimed it, brings the library to that state, without the lock: integrations and imports are other people's code, and the
-import hook must not wait. A thread that finds a library claimed returns, and the claiming thread continues until the
-library is in the wanted state.
+Threads may call these at the same time. They change the wanted state under ``_lock``; then one thread a library, which
+has claimed it, brings the library to that state, without the lock: integrations and imports are other people's code,
+and the import hook must not wait. A thread that finds a library claimed returns, and the claiming thread continues
+until the library is in the wanted state.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ._core.errors import clip
 from ._core.log import log
 from ._export.notices import describe
 from ._import_hook import HOOK
+from ._plugins import BRIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["failures", "instrument", "instrumented", "named", "run_program", "uninstrument"]
 
-_BRIDGE = "tracekit.bridges.opentelemetry"
 _FLUSH_S = 2.0  # supervisors wait longer before they kill
 _KINDS = ("app", "client", "connection")  # OpenTelemetry's methods for single objects are called after them
 
@@ -222,7 +223,7 @@ def _instrument(library: Library, *modules: str) -> None:
 
 
 def _settle(library: Library) -> None:
-    """Instrument or uninstrument *library*, as is wanted now; if another thread does so already, leave it to that one."""
+    """Instrument or uninstrument *library*, as is wanted now, unless another thread does so already."""
     with _lock:
         if library in _claims:
             return
@@ -312,7 +313,8 @@ def _use_instrumentor(library: Library, options: dict[str, Any]) -> None:
 
 def _instrumentor(library: Library) -> Any:
     """Return the instrumentor of *library*, with tracekit under OpenTelemetry's API."""
-    importlib.import_module(_BRIDGE).install()
+    bridge, install = BRIDGE
+    getattr(importlib.import_module(bridge), install)()
     name, _, kind = library.load.partition(":")
     return getattr(importlib.import_module(name), kind)()
 

@@ -21,10 +21,11 @@ OTEL_GROUP = "opentelemetry_instrumentor"
 class Library:
     """How a library is instrumented.
 
-    *load* is a module of tracekit's or of a third party's, or ``module:Class`` of an OpenTelemetry instrumentor. *package*
-    is the distribution that has it. The library is instrumented when one of *modules* is imported, without any at once. *replaces* holds names
-    of instrumentors that are left out for it, *instead* those of them that are installed. *by_name_only*: not among "all
-    libraries". *is_late*: importing the library is no reason to load tracekit, because it makes no spans.
+    *load* is a module of tracekit's or of a third party's, or ``module:Class`` of an OpenTelemetry instrumentor.
+    *package* is the distribution that has it. The library is instrumented when one of *modules* is imported, without
+    any at once. *replaces* holds names of instrumentors that are left out for it, *instead* those of them that are
+    installed. *by_name_only*: not among "all libraries". *is_late*: importing the library is no reason to load
+    tracekit, because it makes no spans.
     """
 
     __slots__ = (

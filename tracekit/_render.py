@@ -51,7 +51,7 @@ class Branch(NamedTuple, Generic[T]):
 
 
 def tree(leaves: Iterable[Leaf[T]], *, levels: int = 12) -> Iterator[Branch[T]]:
-    """Give every span once, children after their parent, in order of start; a span whose parent is missing is a root.
+    """Yield every span once, children after their parent, in order of start; a span whose parent is missing is a root.
 
     Cyclic parents and duplicate ids are shown too. Beyond *levels* the level is a number, not drawn.
     """
@@ -163,7 +163,7 @@ def library_text(name: str, version: str, limit: int = 200) -> str:
 
 
 def value_text(value: Any, limit: int = 80, depth: int = _VALUE_DEPTH) -> str:
-    """Return an attribute's *value*, printable and cut to about *limit* characters; text in quotes only if it needs them."""
+    """Return an attribute's *value*, printable and cut to about *limit* characters; quoted only if necessary."""
     if isinstance(value, str):
         text = printable(value, limit)
         special = ' "' if depth == _VALUE_DEPTH else ' ",:[]{}'

@@ -1,7 +1,7 @@
 """Detectors of the resource for ``configure()``: attributes of the process, its host and its container.
 
 Attributes: https://opentelemetry.io/docs/specs/semconv/resource/, of the version in ``_version.py``. A detector reads
-variables and small files; it starts no process and asks no network. One that fails finds nothing.
+variables and small files; it starts no process and uses no network. One that fails adds nothing.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _instance: tuple[int, str] = (0, "")  # the id of this process, and the process 
 
 
 def detect(environment: Environment) -> dict[str, Any]:
-    """Return the attributes that the detectors of ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS`` find; all of them by default."""
-    names = [name.strip().lower() for name in environment.text(_VARIABLE)[:_MAX_FILE].split(",")]
+    """Return the attributes that the detectors in ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS`` find; default: all."""
+    names = [name.strip().lower() for name in environment.text(_VARIABLE).split(",")]
     names = [name for name in names if name]
     unknown = [name for name in names if name not in _DETECTORS and name not in ("otel", "none", "*")]
     if unknown:
@@ -56,7 +56,7 @@ def detect(environment: Environment) -> dict[str, Any]:
 
 
 def renew(resource: Mapping[str, Any], detected: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *resource* for the child of a fork: the detected attributes of the process are its own."""
+    """Return *resource* with the process attributes of this process, the child of a fork."""
     fresh = {"process.pid": os.getpid(), "service.instance.id": _instance_id()}
     return {
         key: fresh[key] if key in fresh and value == detected.get(key) else value for key, value in resource.items()

@@ -2,9 +2,10 @@
 
 How it works: ``pack()`` puts a carrier beside a job: the current context, the settings of recording, and the wire
 formats. In the worker, the job runs in a fresh ``contextvars.Context`` in which that context is current, as a remote
-one; the spans that end there wait in the worker's buffer. They are taken out when the worker pickles the job's result or
-exception, so that pickle is their carrier: unpickling it in the parent hands them to the parent's exporter, and gives the
-plain value or the original exception. A worker that calls ``tracekit.configure()`` keeps its spans and exports them.
+one; the spans that end there wait in the worker's buffer. They are taken out when the worker pickles the job's result
+or exception, so that pickle is their carrier: unpickling it in the parent hands them to the parent's exporter, and
+gives the plain value or the original exception. A worker that calls ``tracekit.configure()`` keeps its spans and
+exports them.
 
 Spans that a worker has not sent are lost with it: those that are open, or that end after its last result, when it
 exits, dies or is killed. Where a worker dies during a job, the span that submitted the job records that.
@@ -74,8 +75,8 @@ def environ(base: Mapping[str, str] | None = None) -> dict[str, str]:
 class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
     """A ``concurrent.futures.ProcessPoolExecutor`` whose jobs are children of the span current at their submission.
 
-    With every start method, and whenever the workers were started. The spans of a job come back with its result or
-    exception. A custom sampler stays here: a worker records every root. *initializer* belongs to no job:
+    Works with every start method, whenever the workers were started. The spans of a job come back with its result or
+    exception. A custom sampler is not sent: a worker records every root. *initializer* belongs to no job:
     its spans are roots, linked to the context in which the pool is made, and come back with the worker's first result.
     """
 
@@ -206,7 +207,7 @@ def _run(carrier: tuple[Place, Any], fn: Callable[..., Any], args: Any, kwargs: 
 
 
 def _is_shared(value: object) -> bool:
-    """Tell whether interpreters hand *value* over, and pickle may not: its spans come with the next result."""
+    """Return whether interpreters share *value*, and pickle may not: its spans come with the next result."""
     if type(value) is not FunctionType:
         return type(value) is memoryview
     if sys.version_info < (3, 14):
@@ -230,7 +231,7 @@ def _inside(where: Place, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) 
 
 
 def _hide_frame(error: BaseException) -> None:
-    """Take the caller's frame out of the traceback, which the pool sends as text; a bare ``raise`` adds none."""
+    """Remove the caller's frame from the traceback, which the pool sends as text; a bare ``raise`` adds none."""
     traceback = error.__traceback__
     error.with_traceback(traceback and traceback.tb_next)
 
@@ -255,7 +256,7 @@ class _Value:
 
 
 def _attach(error: BaseException, trace_id: str = "") -> None:
-    """Have *error* take the worker's spans along when the worker pickles it, which it does next, and unpickle as itself.
+    """Make *error* carry the worker's spans when the worker pickles it, and unpickle as itself.
 
     If spans of the trace *trace_id* have recorded it, no span of it in the parent will.
     """
@@ -281,7 +282,7 @@ def _with_spans(outcome: Any, protocol: int, recorded_in: str = "") -> Any:
 
 
 class _Spans:
-    """What ended in this worker, taken out of its buffer when it is pickled; unpickling hands it to the exporter there."""
+    """The spans of this worker's buffer, taken when this is pickled; unpickling passes them to the exporter there."""
 
     def __reduce__(self) -> Any:
         lost = _lost()

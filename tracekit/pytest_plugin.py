@@ -118,7 +118,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """Start the test, fixtures included, with nothing current; reject invalid arguments to the ``tracekit`` mark."""
     item.config.stash[_running] = _Running(item)
     result = yield
-    # Last: without the setup of other plugins, their teardown fails. Not in the collection: there, an error in a process
+    # Last: without the setup of other plugins, their teardown fails. Not in the collection: an error in a process
     # of pytest-xdist is not shown.
     wrong = _wrong(item)
     if wrong:
@@ -157,7 +157,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Look at the spans after the last fixture is gone; reported beside any other failure."""
+    """Check the spans after the teardown of the last fixture; findings are reported beside any other failure."""
     running = item.config.stash.get(_running, None)
     if running is None:
         return (yield)
@@ -178,7 +178,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note whether the test has failed, as it was expected to or not."""
+    """Record whether the test failed, as expected or not."""
     report = yield
     running = item.config.stash.get(_running, None)
     if running is not None and (report.failed or hasattr(report, "wasxfail")):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import queue
-import sys
 import threading
 from concurrent import futures
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from ._handoffs.by_hand import capture, wrap
 from ._handoffs.delivery import Delivery, Envelope, open_envelope, seal
-from ._handoffs.hooks import start_inside, starts_threads
+from ._handoffs.hooks import start_inside, starts_processes, starts_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ class Thread(threading.Thread):
 
     def start(self) -> None:
         """Start the thread, as ``threading.Thread.start`` does."""
-        # From an empty Context: since Python 3.14 the thread may inherit its starter's, and keep it as long as it lives.
+        # From an empty Context: since Python 3.14 the thread may inherit its starter's, and keep it while it lives.
         start_inside(self, capture().run, partial(contextvars.Context().run, super().start))
 
 
@@ -64,8 +63,7 @@ def wrap_executor(executor: futures.Executor) -> futures.Executor:
     """
     if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be an Executor, not {type(executor).__name__}")
-    processes = sys.modules.get("concurrent.futures.process")  # who has an executor of that kind has imported it
-    if processes is not None and isinstance(executor, processes.ProcessPoolExecutor):
+    if starts_processes(executor):
         raise TypeError("wrap_executor is for threads; for processes use tracekit.processes.ProcessPoolExecutor")
     return _WrappedExecutor(executor)
 
@@ -120,7 +118,7 @@ class Queue(queue.Queue[T]):
         return self.get_delivery(block=False)
 
     def deliveries(self) -> Iterator[Delivery[T]]:
-        """Iterate over items with their senders' contexts: until the queue is shut down, where it can be, or for ever."""
+        """Iterate over items with their senders' contexts until the queue is shut down, if ever."""
         while True:
             try:
                 delivery = self.get_delivery()

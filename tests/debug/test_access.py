@@ -51,6 +51,8 @@ def test_names_of_the_loopback_interface_are_ours(host):
         "127.0.0.1@evil.example",
         "0.0.0.0",
         "a" * 10_000,
+        "a." * 200 + "localhost",
+        "localhost:\u0663",
         "127.0.0.1, evil.example",
     ],
 )
@@ -64,6 +66,8 @@ def test_a_host_that_was_added_is_ours():
     gate = Gate(hosts=["Debug.Example.com"])
     assert get(gate=gate, host="debug.example.com:8443").status == 200
     assert get(gate=gate, host="example.com").status == 403
+    assert get(gate=Gate(hosts=["a" * 255]), host="a" * 255).status == 200
+    assert get(gate=Gate(hosts=["a" * 256]), host="a" * 256).status == 403
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "x"])

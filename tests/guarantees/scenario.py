@@ -291,6 +291,7 @@ def run(one: Scenario, backend: str, driver: Driver) -> Verdict:
         if scope.cancelled_caught:
             noise.append("hangs")
 
+    gc.collect()  # garbage of earlier tests, whose finalisers may warn or raise, is not this scenario's
     driver.begin(name)
     with _listening(noise, details):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import threading
@@ -74,6 +75,28 @@ def test_a_scenario_that_goes_well_is_kept(backend):
             await anyio.lowlevel.checkpoint()
 
     assert verdict(well, backend=backend).word == KEPT
+
+
+class Warns:
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        warnings.warn("garbage", ResourceWarning, stacklevel=1)
+
+
+@pytest.mark.filterwarnings("ignore:garbage:ResourceWarning")
+def test_garbage_of_an_earlier_test_is_not_held_against_a_scenario():
+    async def well(t):
+        t.mark("request")
+
+    gc.collect()
+    gc.disable()
+    try:
+        Warns()
+        assert verdict(well).word == KEPT
+    finally:
+        gc.enable()
 
 
 async def raises(t):

@@ -16,6 +16,8 @@ import hypercorn.trio
 import trio
 import uvicorn
 
+# Both servers close a connection that was idle for 5 s, one that is new too. On a busy machine a client sends then.
+KEEP_ALIVE_S = 60
 SERVERS = ["uvicorn, asyncio", "hypercorn, asyncio", "hypercorn, trio"]
 if sys.platform != "win32":
     SERVERS.insert(1, "uvicorn, uvloop")
@@ -48,6 +50,7 @@ def serve(app, server="uvicorn, asyncio", path=None):
 def _run_uvicorn(app, listener, loop, stops, starting):
     config = uvicorn.Config(app, loop=loop, http="h11", ws="wsproto", log_config=None, log_level="critical")
     config.timeout_graceful_shutdown = 1
+    config.timeout_keep_alive = KEEP_ALIVE_S
     server = uvicorn.Server(config)
     stops.append(lambda: setattr(server, "should_exit", True))
     starting.set()
@@ -60,6 +63,7 @@ def _run_hypercorn(app, listener, loop, stops, starting):
     config.bind = [f"fd://{listener.detach()}"]
     config.accesslog = config.errorlog = None
     config.graceful_timeout = 1
+    config.keep_alive_timeout = KEEP_ALIVE_S
 
     async def on_asyncio():
         stop = asyncio.Event()

@@ -7,6 +7,7 @@ import gc
 import logging
 import subprocess
 import sys
+import threading
 import weakref
 
 import pytest
@@ -18,10 +19,6 @@ from tracekit import _configure
 from tracekit.bridges import opentelemetry as bridge
 from tracekit.integrations import sqlalchemy as tracing
 from tracekit.testing import span_tree
-
-# A thread of aiosqlite's whose connection was cancelled may answer after its loop is closed, in the middle of a later test.
-LATE = "ignore:Exception in thread .*_connection_worker_thread:pytest.PytestUnhandledThreadExceptionWarning"
-pytestmark = pytest.mark.filterwarnings(LATE)
 
 
 @pytest.fixture
@@ -146,6 +143,13 @@ def test_a_statement_cancelled_at_each_await(exporter, tmp_path):
         finally:
             tracing.uninstrument(engine)
             await engine.dispose()
+            # The thread of a cancelled connection answers the loop, which must not be closed by then: aiosqlite starts to
+            # stop it when the connection is cancelled or collected, and does not wait for it.
+            gc.collect()
+            for thread in threading.enumerate():
+                if "_connection_worker_thread" in thread.name:
+                    await asyncio.to_thread(thread.join, 20)
+                    assert not thread.is_alive()
 
     asyncio.run(main())
     gc.collect()

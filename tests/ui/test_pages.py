@@ -11,6 +11,7 @@ import pytest
 
 import tracekit.ui
 from tracekit.debug._access import names_loopback
+from tracekit.ui import queries
 from tracekit.ui.search import BadSearch, parse_search
 from tracekit.ui.server import viewer
 from tracekit.ui.store import SpanStore
@@ -222,6 +223,16 @@ def test_the_map_has_calls_between_services_and_their_numbers(ui):
     assert (call["from"], call["to"], call["count"], call["errors"]) == ("web", "db", 100, 5)
     assert [call[f"p{at}_ns"] // 10**6 for at in (50, 95, 99)] == [51, 96, 100]
     assert {service["name"]: service["count"] for service in found["services"]} == {"web": 100, "db": 100}
+
+
+def test_the_first_spans_of_a_large_trace_and_the_newest_of_the_store_are_shown(ui, monkeypatch):
+    monkeypatch.setattr(queries, "MAX_SPANS", 3)
+    monkeypatch.setattr(queries, "_MAP_SPANS", 4)
+    ui.send(span(trace=2, start_ms=1), service="old")
+    ui.send(*[span(f"span {at}", id=at, start_ms=at) for at in range(5, 0, -1)], service="new")
+    assert [one["name"] for one in ui.get(f"/api/traces/{1:032x}").json["spans"]] == ["span 1", "span 2", "span 3"]
+    found = ui.get("/api/map").json
+    assert {service["name"]: service["count"] for service in found["services"]} == {"new": 4}
 
 
 def test_a_comparison_merges_spans_by_their_path(ui):

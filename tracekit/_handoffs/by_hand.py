@@ -29,8 +29,8 @@ Place = SpanContext | tuple[SpanContext, SpanContext | None] | None
 class Snapshot:
     """The context in which ``capture()`` was called: a copy of the ``contextvars.Context``.
 
-    For any number of jobs, in any threads, at the same time. A snapshot is as large as its values: where only
-    the trace is wanted, long after, keep ``context``.
+    It can run any number of jobs, in any threads, at the same time. It keeps all values of the Context alive; to keep
+    only the trace for long, keep ``context``.
     """
 
     __slots__ = ("_copy",)
@@ -148,7 +148,7 @@ def detached() -> AbstractContextManager[None]:
 def run_in_context(
     context: contextvars.Context, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
 ) -> Coroutine[Any, Any, R]:
-    """Await ``function(*args)`` with every step of it inside *context*; ``context.run()`` would only make the coroutine.
+    """Await ``function(*args)`` with each of its steps in *context*; ``context.run()`` would only make the coroutine.
 
     It stays in the task that awaits it: cancel scopes and timeouts work as ever. *context* must not be
     running in another thread or further up in this task.

@@ -21,7 +21,7 @@ Envelope: TypeAlias = tuple[T, SpanContext | None, int]
 
 
 class Delivery(Generic[T]):
-    """A received item, its sender's ``context`` (ids and labels; None where nothing was current) and seconds on the way."""
+    """A received item, its sender's ``context`` (ids and labels, or None) and the seconds that it waited."""
 
     __slots__ = ("context", "item", "waited_s")
 

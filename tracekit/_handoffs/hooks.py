@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
     from .._core.scopes import Scope
 
-__all__ = ["install_hooks", "put_into_environment", "remove_hooks", "start_inside", "starts_threads"]
+__all__ = [
+    "install_hooks",
+    "put_into_environment",
+    "remove_hooks",
+    "start_inside",
+    "starts_processes",
+    "starts_threads",
+]
 
 
 _lock = RLock()
@@ -40,18 +47,18 @@ def install_hooks() -> None:
 
     A ``threading.Thread`` or ``Timer`` runs in the context of its start. A job of a
     ``concurrent.futures.ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool`` runs in the context in which it is
-    submitted, and in no other job's if that is none; their workers under nothing. Of a daemon thread, which may serve others long after, spans are children
-    only until the span that started it ends; from then on they are roots, linked to it. ``subprocess.Popen`` puts
-    the trace into the environment, unless *env* names one itself; uvloop starts processes on its own. The trace alone
-    travels, no other context variable.
+    submitted, never in that of another job; the workers themselves start with nothing current. A daemon thread may
+    serve others for long: its spans are children only until the span that started it ends, and then roots, linked to
+    it. ``subprocess.Popen`` puts the trace into the environment, unless *env* names one itself; uvloop's processes are
+    not covered. Only the trace is propagated, no other context variable.
 
-    Call it early, once: a second call changes nothing, and threads and jobs that were started before are not affected.
-    It imports nothing: modules that the program has not imported yet are patched when it does.
+    Call it once, early: a second call has no effect, and threads and jobs that were started before are not affected.
+    It imports nothing: a module that the program imports later is patched then.
     """
     global _on
     with _lock:
         _on = True
-    _imports.install()  # first: a module that another thread imports now is patched twice, which is once
+    _imports.install()  # first: a second patch of a module that another thread imports now has no effect
     for name in _imports.modules:
         if sys.modules.get(name) is not None:  # None: the program forbids the import
             _patch(name, importlib.import_module(name))  # waits for a thread that imports it
@@ -82,7 +89,8 @@ def remove_hooks() -> None:
 class _Patch:
     """A method of *owner* that calls *hook* instead, with the scope and the original.
 
-    Where there is no scope, only hooks of a pool's jobs are called: an earlier job may have left one open in the worker.
+    Where there is no scope, only hooks of a pool's jobs are called: an earlier job may have left one open in the
+    worker.
     """
 
     __slots__ = ("_function", "_is_inherited", "_name", "_owner")
@@ -139,12 +147,12 @@ def _inside(scope: Scope | None, function: Callable[..., Any], /, *args: Any, **
 def _start(scope: Scope, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     try:
         is_daemon = args[0].daemon
-    except Exception:  # not a thread that can be started, which the original says best
+    except Exception:  # not a thread that can be started: the original raises the error
         return original(*args, **kwargs)
     context = current_context()
     if is_daemon and context is not None:
         scope = linked_scope(context if context.is_valid else None, until=current_span())
-    # With nothing current: where threads inherit the Context of their start, the scope is not to be another one.
+    # With nothing current, so that a thread that inherits the Context of its start inherits no other scope.
     start = functools.partial(_inside, None, original, *args, **kwargs)
     return start_inside(args[0], functools.partial(_inside, scope), start)
 
@@ -179,7 +187,7 @@ def _put_run(thread: Any, inside: Callable[[Callable[[], Any]], Any]) -> _Run | 
 
 
 class _Run:
-    """The ``run`` of a thread until it runs."""
+    """Replaces ``run`` of a thread until the thread runs."""
 
     __slots__ = ("_before", "_inside", "_run")
 
@@ -208,16 +216,24 @@ class _Run:
 
 def _submit(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     # Arguments for another interpreter are pickled, or shared.
-    interpreters = sys.modules.get("concurrent.futures.interpreter")
-    if len(args) > 1 and not (interpreters and isinstance(args[0], interpreters.InterpreterPoolExecutor)):
+    if len(args) > 1 and not _is_executor(args[0], "concurrent.futures.interpreter", "InterpreterPoolExecutor"):
         args = (args[0], _inside, scope, *args[1:])
     return _in_nothing(scope, original, args, kwargs)
 
 
 def starts_threads(executor: object) -> bool:
     """Tell whether ``submit()`` of *executor* starts threads, which may inherit the Context that it is called in."""
-    pools = sys.modules.get("concurrent.futures.thread")  # imported by the program that has such an executor
-    return pools is not None and isinstance(executor, pools.ThreadPoolExecutor)
+    return _is_executor(executor, "concurrent.futures.thread", "ThreadPoolExecutor")
+
+
+def starts_processes(executor: object) -> bool:
+    """Tell whether *executor* calls functions in other processes."""
+    return _is_executor(executor, "concurrent.futures.process", "ProcessPoolExecutor")
+
+
+def _is_executor(executor: object, module: str, name: str) -> bool:
+    pools = sys.modules.get(module)  # a program that has such an executor has imported it
+    return pools is not None and isinstance(executor, getattr(pools, name))
 
 
 def _in_nothing(scope: Scope | None, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: ARG001
@@ -255,7 +271,7 @@ def put_into_environment(
                 args = (*args[:_ENV], _with_trace(args[_ENV]), *args[_ENV + 1 :])
             else:
                 kwargs["env"] = _with_trace(kwargs.get("env"))
-        except Exception:  # not an environment, which the original says best
+        except Exception:  # not an environment: the original raises the error
             pass
     return original(*args, **kwargs)
 

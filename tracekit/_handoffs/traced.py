@@ -68,11 +68,11 @@ def traced(
     capture_args: Any = (),
     expected: Any = (),
 ) -> Any:
-    """Give each call of a function its span, named after the function or, as ``@traced("name")``, otherwise.
+    """Start a span for each call of a function, named after the function, or *name* with ``@traced("name")``.
 
     *kind*, *attributes* and *expected* are those of ``span()``. *capture_args* names arguments that become attributes
     of the same name, or as a mapping their names and the attributes' names: ``{"order": "shop.order.id"}``. Their
-    values are converted and cut as all attributes are; None is left out. Arguments whose names denote secrets, also
+    values are converted and cut like all attributes; None is omitted. Arguments whose names denote secrets, also
     within mappings and objects, are recorded as ``REDACTED``.
 
     The function keeps its kind: coroutine function, generator function or async generator function. A

@@ -47,7 +47,14 @@ def _install(settings):
         module.__package__ = "tracekit"
         sys.modules[full] = loaded[name] = module
         SourceFileLoader(full, module.__file__).exec_module(module)
-    loaded["_import_hook"].start(loaded["_libraries"].chosen(*settings))
+    loaded["_import_hook"].start(loaded["_libraries"].chosen(*settings), _run)
+
+
+def _run(wanted):
+    # type: (object) -> None
+    from tracekit._instrument import run_program
+
+    run_program(wanted)  # type: ignore[arg-type]
 
 
 def _import_next():

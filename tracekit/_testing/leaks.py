@@ -1,7 +1,7 @@
 """Detect misuse of spans during a test: the findings of the pytest plugin's strict mode.
 
-A ``Watch`` observes every span. It takes no lock, as a finaliser or a signal handler may start or end one in the
-middle of anything; it keeps every span alive, so that one that was never ended is found and not collected.
+A ``Watch`` observes every span. It takes no lock, because a finaliser or a signal handler may start or end a span at
+any point; it keeps every span alive, so that one that was never ended is found instead of collected.
 
 Whether a trace was lost is seen from where its root starts. The test's own Contexts are known by a Token, which can
 be reset in no other. A Context that was copied from one of them holds the number of spans that the test had
@@ -199,7 +199,7 @@ class Watch:
         return False
 
     def _is_main_task(self) -> bool:
-        """Tell whether this is the main task of an event loop that the test itself runs; its Context is then its own."""
+        """Tell whether this is the main task of a loop that the test itself runs, whose Context is the test's."""
         if _mark.get()[0] != self._number or threading.current_thread() is not self._thread or not is_main_task():
             return False
         self._own()

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-# Packages whose lines say nothing about the caller of a function that was handed to them.
+# Packages that call functions of others: their lines do not identify the caller.
 _MACHINERY = {
     "_pytest",
     "anyio",
@@ -78,12 +78,12 @@ def calling_frame(files: str | tuple[str, ...] = PACKAGE) -> FrameType:
 
 
 def is_machinery(frame: FrameType) -> bool:
-    """Tell whether *frame* is of a package that calls functions it was handed."""
+    """Return whether *frame* is of a package that calls functions of others."""
     return _module(frame).partition(".")[0] in _MACHINERY
 
 
 def started_at(caller: FrameType) -> Site:
-    """Return the line of *caller*; where that only calls a function it was handed, the first line of the function."""
+    """Return the line of *caller*; or the first line of the function that it was given to call."""
     frame = sys._getframe(1) if is_machinery(caller) else caller
     while frame is not caller and frame.f_back is not None:
         # What @traced, or a task group, calls.

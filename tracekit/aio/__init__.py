@@ -1,9 +1,9 @@
-"""The anyio layer: anyio's names and signatures, and a trace that follows over each of them.
+"""anyio's names and signatures, with a trace that is propagated by each of them.
 
 ``from tracekit import aio`` in place of ``import anyio`` for what hands work on: tasks, threads, processes,
 streams. Where anyio's function already keeps the guarantee, it is re-exported. asyncio's queue and executor call are
-here too, and two looks at running loops: ``tasks()`` and ``watch_loop()``. anyio is imported with the first name that
-needs it.
+here too, and two functions that inspect running loops: ``tasks()`` and ``watch_loop()``. anyio is imported with the
+first name that needs it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ if not TYPE_CHECKING:  # or a type checker takes every name for one of this modu
                 raise
             message = f"tracekit.aio.{name} needs anyio: {install_hint('aio')}"
             raise ModuleNotFoundError(message, name=error.name) from error
-        globals()[name] = value  # the next look-up does not come here
+        globals()[name] = value  # the next lookup finds it there
         return value
 
 

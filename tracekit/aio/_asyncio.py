@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from .._handoffs.by_hand import wrap
 from .._handoffs.delivery import Deliveries, Delivery, Envelope, open_envelope, seal
-from .._handoffs.hooks import starts_threads
+from .._handoffs.hooks import starts_processes, starts_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +27,8 @@ _SHUT_DOWN: Any = getattr(asyncio, "QueueShutDown", ())  # from Python 3.13 on
 class Queue(asyncio.Queue[T]):
     """An ``asyncio.Queue`` whose items carry the context of the task that put them there.
 
-    ``get()`` gives the item, ``get_delivery()`` and ``deliveries()`` its sender's context too. An item waits from
-    when it is in the queue: before, it is its sender that waits.
+    ``get()`` gives the item, ``get_delivery()`` and ``deliveries()`` its sender's context too. The wait of an item
+    begins when it is in the queue; before that, its sender waits.
     """
 
     # The context of the item that was taken last. Nothing awaits between taking and reading it.
@@ -52,12 +51,12 @@ class Queue(asyncio.Queue[T]):
         return open_envelope((super().get_nowait(), *self._came_with))
 
     def deliveries(self) -> Deliveries[T]:
-        """Iterate over items with their senders' contexts: until the queue is shut down, where it can be, or for ever."""
+        """Iterate over items with their senders' contexts until the queue is shut down, if ever."""
         return Deliveries(self.get_delivery, _SHUT_DOWN)
 
 
 def run_in_executor(executor: Executor | None, func: Callable[[Unpack[Args]], T], *args: *Args) -> asyncio.Future[T]:
-    """Run *func* in an executor of any kind, the loop's own if None, as ``loop.run_in_executor`` of the running loop does.
+    """Run *func* in an executor of any kind, the loop's own if None, like ``loop.run_in_executor``.
 
     *func* runs in the current context, in a separate copy of it; the spans of a process of
     ``concurrent.futures.ProcessPoolExecutor`` come back with the result.
@@ -65,8 +64,7 @@ def run_in_executor(executor: Executor | None, func: Callable[[Unpack[Args]], T]
     loop = asyncio.get_running_loop()
     if not callable(func):  # fails as it does without tracekit
         return loop.run_in_executor(executor, func, *args)
-    processes = sys.modules.get("concurrent.futures.process")  # who has an executor of that kind has imported it
-    if processes is not None and isinstance(executor, processes.ProcessPoolExecutor):
+    if starts_processes(executor):
         from ..processes import ProcessPoolExecutor, pack
 
         run, packed = (func, args) if isinstance(executor, ProcessPoolExecutor) else pack(func, *args)

@@ -1,4 +1,4 @@
-"""Task groups: anyio's own, or, with a name, one whose spans say what each task waited for and what cancelled it."""
+"""Task groups: anyio's own or, with a name, one whose spans have the wait and the canceller of each task."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def create_task_group(name: str | None = None) -> anyio.abc.TaskGroup:
 class TaskGroup(anyio.abc.TaskGroup):
     """anyio's task group with a span for itself, current in its body, and one for each task.
 
-    A task's span is named after the task, or else its function, starts with the task's first step, and says in
-    ``task.wait_s`` how many seconds that took to come. It is also the span of a function under ``@traced``. One that was cancelled has the status "cancelled" and says by
-    what in ``task.cancelled_by``; so does the group's own:
+    A task's span is named after the task, or else its function, starts with the task's first step, and has
+    the seconds until that in ``task.wait_s``. It is also the span of a function under ``@traced``. A cancelled task has
+    the status "cancelled" and its canceller in ``task.cancelled_by``, and so has the group's own span:
 
     - "sibling": another task of the group, or its body, had raised;
     - "deadline": that of the group's ``cancel_scope``, or of an anyio scope around the group;
-    - "caller": all else: ``cancel()`` of a scope or task, an error further out, asyncio's own timeouts.
+    - "caller": anything else: ``cancel()`` of a scope or task, an error further out, asyncio's own timeouts.
 
     Exceptions are anyio's, and recorded once, on the span that raised them. A task that is cancelled by
     ``asyncio.Task.cancel()`` before its first step never runs and has no span.
@@ -132,7 +132,7 @@ class TaskGroup(anyio.abc.TaskGroup):
 
 
 class GroupTask:
-    """What anyio calls instead of a task's function, under the names of that function."""
+    """The callable that anyio gets in place of a task's function, with the names of that function."""
 
     def __init__(self, cancellation: _Cancellation, func: Any, name: object) -> None:
         self.__wrapped__ = func
@@ -206,7 +206,7 @@ class _Status:
 
 
 class _Cancellation:
-    """What cancelled a group: noted where that begins, and told to the spans that it ends."""
+    """The canceller of a group: recorded when the cancellation begins, and set on the spans that it ends."""
 
     def __init__(self, group: anyio.abc.TaskGroup, name: str) -> None:
         self.group = group
@@ -216,7 +216,7 @@ class _Cancellation:
         self._by = ""
 
     def leave(self, exc: BaseException | None, own: Span | None, task: GroupTask | None = None) -> None:
-        """Note what *exc* does to the group as it leaves *task*, or the group's body; *own* ends by a cancellation."""
+        """Record the effect of *exc* on the group when it leaves *task* or the body; *own* ends by a cancellation."""
         try:
             if exc is not None and not _is_cancellation(exc):
                 if task is None or task.is_in_group:
@@ -235,7 +235,7 @@ class _Cancellation:
             pass
 
     def _note(self, exc: BaseException, task: GroupTask | None) -> None:
-        """Remember *exc* if it is what cancels the group, not raised by something that was cancelled already."""
+        """Record *exc* if it cancels the group, unless a task raised it that was cancelled already."""
         status = None if task is None else getattr(task.handle, "status", None)
         if status is not None and status.name == "CANCELLING":  # the task alone
             is_cancelled = self.group.cancel_scope.cancel_called
@@ -274,7 +274,7 @@ def _is_cancellation(exc: BaseException) -> bool:
 
 
 def _evidence(exc: BaseException, group_scope: anyio.CancelScope) -> str:
-    """Return which cause a cancellation names, or the "group" it came to; "" if neither, as before anyio 4.11."""
+    """Return the cause that a cancellation names, or "group"; "" if it has neither, as before anyio 4.11."""
     while True:
         source = getattr(exc, "source", None)  # trio's
         if isinstance(exc, BaseExceptionGroup):
@@ -299,9 +299,9 @@ def _evidence(exc: BaseException, group_scope: anyio.CancelScope) -> str:
 def _watch(
     steps: Coroutine[Any, Any, T], cancellation: _Cancellation, task: GroupTask | None = None
 ) -> Generator[Any, Any, T]:
-    """Await *steps* of the group or of a starting task, and note an exception thrown in before others are cancelled.
+    """Await *steps* of the group or of a starting task, and record an exception that is thrown in before others are cancelled.
 
-    On asyncio those are told less of why.
+    asyncio does not give the others the reason.
     """
     __tracebackhide__ = True
     thrown: list[BaseException] = []

@@ -80,7 +80,7 @@ class MemoryObjectSendStream(_End, ObjectSendStream[T_contra], Generic[T_contra]
 
 
 class MemoryObjectReceiveStream(_End, ObjectReceiveStream[T_co], Generic[T_co]):
-    """The receiving end: ``receive()`` and iteration give the item, ``receive_delivery()`` and ``deliveries()`` its context too.
+    """The receiving end: ``receive()`` and iteration return the item, ``receive_delivery()`` its context too.
 
     Methods and errors are those of ``anyio.streams.memory.MemoryObjectReceiveStream``.
     """

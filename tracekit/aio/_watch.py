@@ -80,7 +80,7 @@ class _Part:
         self.stack: tuple[Place, ...] = ()
 
     def mark(self, now_ns: int, ident: int) -> None:
-        """Say on the span that it blocks the loop."""
+        """Record on the span that it blocks the loop."""
         self.ms = round((now_ns - self.since_ns) / 1e6, 3)
         span = self.span
         if not self.is_marked:
@@ -205,7 +205,7 @@ class LoopWatch:
             self._longest = part
 
     def _turned(self, blocked_ns: int) -> None:
-        """Take note that a turn is over that took *blocked_ns*; called in the loop's thread, for long turns only."""
+        """Record the end of a turn that took *blocked_ns*; called in the loop's thread, for long turns only."""
         try:
             with self._lock:
                 self._note(blocked_ns, monotonic_ns())

@@ -11,7 +11,7 @@ from .. import _libraries
 
 __all__ = ["Coverage", "coverage"]
 
-# OpenTelemetry's instrumentations by the module that they trace, where tracekit has none. Only a suggestion: one that is
+# OpenTelemetry's instrumentations by the module that they trace, where tracekit has none. A suggestion: one that is
 # installed is found by its entry point.
 _PACKAGES = {
     "aio_pika": "aio-pika",

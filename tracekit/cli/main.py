@@ -264,7 +264,7 @@ def _duration(text: str) -> int:
 
 
 def _moment(text: str) -> int:
-    """Return Unix time in nanoseconds from "5m", which is five minutes ago, or a date, in local time without an offset."""
+    """Return Unix time in nanoseconds from "5m", five minutes ago, or a date, local without an offset."""
     from datetime import datetime
 
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .. import _import_hook, _libraries
 from .._environment import Environment
-from .._instrument import named
+from .._instrument import named, run_program
 from .screen import ERROR, complain
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _run_here(command: Sequence[str], arguments: argparse.Namespace, variables: 
         variables = {**os.environ, **{name: variables[name] for name in kept if name in variables}}
     os.environ.clear()
     os.environ.update(variables)
-    _import_hook.start(_libraries.chosen(arguments.only, arguments.exclude))
+    _import_hook.start(_libraries.chosen(arguments.only, arguments.exclude), run_program)
     if path is None:
         sys.argv = words[1:]  # runpy sets the first
         sys.path[0] = os.getcwd()

@@ -40,7 +40,7 @@ class Check(NamedTuple):
 
 
 def problems(check: Check, received: Sequence[Callback]) -> Iterator[str]:
-    """Give the rules of *check* that do not hold of the callbacks *received*, in words."""
+    """Yield the rules of *check* that the callbacks *received* break, in words."""
     for rule in check.must:
         if not rule.holds(received):
             yield rule.text

@@ -27,14 +27,14 @@ class Conversion(NamedTuple):
 
 
 def convert(context: SpanContext, name: str, format: Any) -> Conversion:
-    """Return *context* as the *format* called *name* writes it, and what of it a reader of that does not get."""
+    """Return *context* as the *format* called *name* writes it, with the values that are lost in it."""
     written: dict[str, Any] = {}
     format.write(context, written)
     back = None
     if written:
         try:
             back = format.read(written)
-        except FormatError as error:  # nothing of ours writes such
+        except FormatError as error:  # tracekit writes none
             return Conversion(name, {}, [f"cannot be written: {error}"], [])
     headers = {
         field: binascii.b2a_base64(value, newline=False).rstrip(b"=").decode() if isinstance(value, bytes) else value

@@ -100,7 +100,7 @@ def _conversion(conversion: Conversion) -> Iterator[list[Segment]]:
 
 
 def clipped(value: str, column: int, width: int, encoding: str | None = None) -> tuple[str, int]:
-    """Return what of *value* fits in *width* columns, printable, around *column*, and how many columns that comes after."""
+    """Return the part of *value* around *column* that fits in *width* columns, printable, and the columns before it."""
     at = column - 1
     first = max(0, at - width)
     pieces = [encodable(printable(char), encoding) for char in value[first : at + width]]

@@ -87,7 +87,7 @@ class Found(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All that was found in one message, and its context as ``extract()`` would return it with all formats configured."""
+    """The findings in one message, and its context as ``extract()`` would return it with all formats."""
 
     title: str
     is_environ: bool

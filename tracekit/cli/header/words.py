@@ -47,7 +47,7 @@ _DECISIONS = {
 
 
 def words(name: str, fields: dict[str, str | list[str]], context: SpanContext) -> Iterator[Word]:
-    """Give what *context*, which the format *name* has read from *fields*, says."""
+    """Yield the values of *context*, which the format *name* has read from *fields*, and their meanings."""
     trace_id, span_id = ids_of(context)
     version = str(fields.get("traceparent", "")).strip(" \t")[:2]
     if version:
