@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 
 import tracekit
 import tracekit.debug
+from tracekit.exporters.sqlite import SQLiteExporter
 from tracekit.ui.server import viewer
 
 from .conftest import Running, pairs, span
@@ -141,6 +142,47 @@ def test_a_span_that_arrives_while_its_trace_is_on_its_way_appears(ui, page):
     page.get_by_text("2 received").wait_for()
     first.let_go()
     page.get_by_text("SELECT").wait_for()
+
+
+def test_a_trace_that_arrives_after_the_newest_was_deleted_appears(ui, page):
+    ui.send(span("kept", trace=1))
+    deleted = ui.send(span("deleted", trace=2, start_ms=1))
+    page.goto(ui.url)
+    page.get_by_role("link", name="deleted").wait_for()
+    other = SQLiteExporter(ui.store.path)
+    assert other.delete([deleted]) == 1
+    other.shutdown()
+    ui.send(span("next", trace=3, start_ms=2))
+    page.get_by_role("link", name="next").wait_for()
+
+
+def test_the_traces_of_a_new_store_at_the_path_replace_those_of_the_old_one(ui, page):
+    for trace in range(1, 4):
+        ui.send(span(f"old {trace}", trace=trace))
+    page.goto(ui.url)
+    page.get_by_role("link", name="old 3").wait_for()
+    for suffix in ("", "-wal", "-shm"):
+        os.unlink(f"{ui.store.path}{suffix}")
+    page.goto(f"{ui.url}/#/?q=old")
+    page.get_by_text("The store cannot be read").wait_for()
+    page.get_by_text("no such file").wait_for()
+    page.expected_failures = 1
+    ui.send(span("gold", trace=4, start_ms=2))
+    page.get_by_role("link", name="gold").wait_for()
+    assert names(page) == ["gold"]
+
+
+def test_more_traces_at_once_than_an_answer_has_leave_no_gap(ui, page):
+    ui.send(span("before", trace=1))
+    page.goto(ui.url)
+    page.get_by_role("link", name="before").wait_for()
+    ui.send(*[span(f"burst {trace}", trace=trace, start_ms=trace) for trace in range(2, 452)])
+    page.get_by_role("link", name="burst 451").wait_for()
+    further = page.get_by_role("button", name="Search further back")
+    while further.is_visible():
+        further.click()
+        expect(page.locator(".foot")).not_to_contain_text("searching")
+    expect(page.locator("tbody tr")).to_have_count(451)
 
 
 def test_a_paused_page_does_not_change_until_it_follows_again(ui, page):

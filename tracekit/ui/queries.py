@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from ..exporters._sqlite.ids import Last, last_ids
 from ..exporters._sqlite.logs import read_logs
 from ..exporters._sqlite.reader import read_span
 from ..exporters.sqlite import SQLiteReader
@@ -33,19 +34,16 @@ _MAX_LOGS: Final = 500  # of a span, or of a trace
 class Queries(SQLiteReader):
     """Read the store for the pages. All answers can be written as JSON."""
 
-    def last_ids(self) -> tuple[int, int]:
+    def last_ids(self) -> Last:
         """Return the row ids of the newest span and of the newest log record, 0 without any."""
         with self._snapshot() as connection:
-            if connection is None:
-                return 0, 0
-            (log,) = connection.execute("SELECT coalesce(max(id), 0) FROM logs").fetchone()
-            return _last_id(connection), int(log)
+            return Last() if connection is None else last_ids(connection)
 
     def search(self, search: Search, *, limit: int, before: int | None = None, after: int = 0) -> dict[str, Any]:
         """Return up to *limit* traces with a span that meets *search*, those with the newest spans first.
 
         ``next`` is the position for ``before`` to go on from, None at the end. The same trace may be found again there.
-        ``last`` is the position for ``after``, to find later the spans that have arrived since.
+        ``last`` is the position for ``after``, to find later the spans that have arrived since, in the same ``store``.
         """
         if search.trace_id and not search.conditions:
             return self._by_id(search.trace_id, limit)
@@ -53,8 +51,8 @@ class Queries(SQLiteReader):
         deadline = time.monotonic() + _BUDGET_S
         with self._snapshot() as connection:
             if connection is None:
-                return {"traces": [], "next": None, "last": 0}
-            last = _last_id(connection)
+                return {"traces": [], "next": None, "last": 0, "store": ""}
+            store, last, _ = last_ids(connection)
             (first,) = connection.execute("SELECT coalesce(min(id), 1) FROM spans").fetchone()
             first = max(first, after + 1)
             end = last + 1 if before is None else min(before, last + 1)
@@ -77,18 +75,25 @@ class Queries(SQLiteReader):
             if end > first:
                 row = connection.execute("SELECT start_ns FROM spans WHERE id >= ? LIMIT 1", (end,)).fetchone()
                 reached = row and row[0]
-        return {"traces": traces, "next": end if end > first else None, "reached_ns": str(reached or 0), "last": last}
+        return {
+            "traces": traces,
+            "next": end if end > first else None,
+            "reached_ns": str(reached or 0),
+            "last": last,
+            "store": store,
+        }
 
     def _by_id(self, prefix: str, limit: int) -> dict[str, Any]:
         with self._snapshot() as connection:
             if connection is None:
-                return {"traces": [], "next": None, "last": 0}
+                return {"traces": [], "next": None, "last": 0, "store": ""}
             rows = connection.execute(
                 "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT ?",
                 (prefix, prefix, limit),
             ).fetchall()
             traces = [_summary(connection, str(trace_id)) for (trace_id,) in rows]
-            return {"traces": traces, "next": None, "last": _last_id(connection)}
+            store, last, _ = last_ids(connection)
+            return {"traces": traces, "next": None, "last": last, "store": store}
 
     def trace(self, trace_id: str) -> dict[str, Any] | None:
         """Return the first ``MAX_SPANS`` spans of a trace, without their attributes; None if it has none.

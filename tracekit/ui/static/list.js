@@ -20,6 +20,7 @@ export class ListPage {
     this.traces = new Map();
     this.sort = { key: "time", down: true };
     this.last = 0;
+    this.store = "";
     this.selected = null;
     this.marks = [];
     this.next = null;
@@ -44,8 +45,8 @@ export class ListPage {
       let before = more ? this.next : null;
       do {
         const found = await this.ask(before);
+        if (before === null) ({ last: this.last, store: this.store } = found);
         this.add(found.traces);
-        if (before === null) this.last = found.last;
         before = this.next = found.next;
         this.reached = found.reached_ns;
         this.fillRows();
@@ -53,7 +54,7 @@ export class ListPage {
       this.wrong = null;
     } catch (error) {
       if (error.name === "AbortError") return;
-      this.wrong = error.message;
+      this.wrong = error;
     } finally {
       this.isSearching = false;
       if (!this.isClosed) {
@@ -91,9 +92,16 @@ export class ListPage {
     try {
       do {
         this.isStale = false;
-        const found = await this.ask(null, this.last);
+        let found = await this.ask(null, this.last);
+        const isOther = found.store !== this.store; // another file at the same path
+        if (isOther) found = await this.ask(null);
         if (this.isClosed || this.isPaused) break;
-        this.last = found.last;
+        if (isOther || found.next !== null) { // or more have arrived than one answer has: no gap in the list
+          this.traces.clear();
+          ({ next: this.next, reached_ns: this.reached } = found);
+        }
+        ({ last: this.last, store: this.store } = found);
+        this.wrong = null;
         this.add(found.traces, true);
         this.fillRows();
         await new Promise((done) => setTimeout(done, 400)); // at most twice a second
@@ -232,7 +240,10 @@ export class ListPage {
   }
 
   emptiness() {
-    if (this.wrong) return [h("h2", {}, "This search cannot be understood"), h("p", {}, this.wrong)];
+    if (this.wrong) {
+      const title = this.wrong.status === 400 ? "This search cannot be understood" : "The store cannot be read";
+      return [h("h2", {}, title), h("p", {}, this.wrong.message)];
+    }
     if (this.query && this.next !== null) {
       return [h("h2", {}, "Nothing found yet"), h("p", {}, "Older spans have not been searched.")];
     }
