@@ -21,7 +21,7 @@ IDS: Final = (
     )""",
     "INSERT INTO last_ids VALUES (lower(hex(randomblob(8))), 0, 0)",
 )
-CHECK_IDS: Final = "SELECT count(*) = 1 AND min(typeof(spans + logs) = 'integer') FROM last_ids"
+CHECK_IDS: Final = "SELECT count(*) = 1 AND min(typeof(spans) || typeof(logs) = 'integerinteger') FROM last_ids"
 
 
 class Last(NamedTuple):
