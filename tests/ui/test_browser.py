@@ -393,6 +393,37 @@ def test_the_map_leads_to_a_search_and_two_traces_are_compared(ui, page):
     assert f"#/compare/{3:032x}/{2:032x}" in page.url
 
 
+def test_the_chart_keeps_its_dots_beside_its_labels(ui, page):
+    ui.send(*[span(f"request {trace}", trace=trace, start_ms=trace, ms=trace) for trace in range(1, 9)])
+    page.goto(ui.url)
+    expect(page.locator("tbody tr")).to_have_count(8)
+    labels = [label.bounding_box()["x"] for label in page.locator(".picture > span").all()]
+    dots = page.locator(".dot").evaluate_all("dots => dots.map(dot => dot.getBoundingClientRect().right)")
+    assert max(dots) < min(labels)
+
+
+def test_few_new_rows_are_marked_and_a_list_of_new_ones_is_not(ui, page):
+    ui.send(span("first", trace=1))
+    page.goto(ui.url)
+    page.get_by_role("link", name="first").wait_for()
+    ui.send(span("second", trace=2, start_ms=1))
+    expect(page.locator("tbody tr", has_text="second")).to_contain_class("fresh")
+    ui.send(*[span(f"more {trace}", trace=trace, start_ms=trace) for trace in range(3, 15)])
+    expect(page.locator("tbody tr")).to_have_count(14)
+    assert page.locator("tr.fresh").count() == 0
+
+
+def test_the_times_of_a_narrow_waterfall_have_one_line(ui, page):
+    page.set_viewport_size({"width": 480, "height": 800})
+    trace_id = ui.send(span("import", ms=59_990))
+    page.goto(f"{ui.url}/#/trace/{trace_id}")
+    page.locator("[role=treeitem]").wait_for()
+    boxes = [tick.bounding_box() for tick in page.locator(".ticks span:visible").all()]
+    assert len(boxes) >= 2
+    assert all(box["height"] < 24 for box in boxes)
+    assert all(a["x"] + a["width"] < b["x"] for a, b in zip(boxes, boxes[1:], strict=False))
+
+
 def test_the_theme_is_kept(ui, page):
     page.goto(ui.url)
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -402,6 +433,27 @@ def test_the_theme_is_kept(ui, page):
     assert light != dark
     page.reload()
     assert page.evaluate(ground) == dark
+
+
+@pytest.mark.parametrize("name", ["requests", "events", "tasks", "loop"])
+def test_debug_pages_fit_into_a_narrow_window(page, name):
+    server = tracekit.debug.serve(port=0)
+    tracekit.configure(service="shop", environ={})
+    log = tracekit.event_log("redis.Connection", "10.0.0.1:6379")
+    try:
+        page.set_viewport_size({"width": 400, "height": 800})
+        with tracekit.span("GET /orders/{id}/and/a/long/route/of/an/application", kind="server"):
+            page.goto(server.url + name)
+            page.locator("main h1").wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400
+            highest = page.evaluate(
+                "Math.max(0, ...[...document.querySelectorAll('tbody tr')].map(row => row.offsetHeight))"
+            )
+            assert highest < 120
+    finally:
+        log.finish()
+        server.close()
+        tracekit.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ const COLUMNS = [
 const PAGE = 50;
 const LIVE = 200;
 const MOST = 1000;
+const FRESH = 10; // more new rows at once are not marked: all of the list would be
 
 export class ListPage {
   constructor(main, query, status) {
@@ -185,7 +186,7 @@ export class ListPage {
     });
     mark.checked = this.marks.includes(trace.trace_id);
     return h("tr", {
-      class: [trace.status, isSelected ? "selected" : "", this.fresh.has(trace.trace_id) ? "fresh" : ""].join(" "),
+      class: [trace.status, isSelected ? "selected" : "", this.fresh.size <= FRESH && this.fresh.has(trace.trace_id) ? "fresh" : ""].join(" "),
       "data-id": trace.trace_id,
       onclick: (event) => { if (!event.target.closest("a, input")) location.hash = `#/trace/${trace.trace_id}`; },
     },
@@ -194,6 +195,7 @@ export class ListPage {
       h("td", { class: "name" },
         h("i", { class: `status ${trace.status}`, role: "img", "aria-label": `status ${trace.status}` }),
         h("a", { href: `#/trace/${trace.trace_id}` }, trace.name || "(no name)"),
+        trace.calls && trace.calls !== trace.name && h("span", { class: "dim" }, ` → ${trace.calls}`),
         !trace.has_root && h("span", { class: "tag", title: "The root span is not in the store" }, "no root")),
       h("td", { class: "n duration" }, duration(trace.duration_ns), share),
       h("td", { class: "n" }, count(trace.spans)),
