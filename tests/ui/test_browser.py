@@ -186,6 +186,37 @@ def test_more_traces_at_once_than_an_answer_has_leave_no_gap(ui, page):
     expect(page.locator("tbody tr")).to_have_count(451)
 
 
+def test_a_trace_that_arrives_after_its_page_was_opened_appears(ui, page):
+    page.goto(f"{ui.url}/#/trace/{1:032x}")
+    page.get_by_text("no such trace").wait_for()
+    page.expected_failures = 1
+    ui.send(span("other", trace=2))
+    ui.send(span("GET /cart", trace=1))
+    page.get_by_role("heading", name="GET /cart").wait_for()
+
+
+def test_a_trace_that_grows_keeps_what_is_typed_and_folded(ui, page):
+    trace_id = ui.send(
+        span("root", id=1),
+        span("folded", id=2, parent=1, start_ms=1),
+        span("hidden", id=3, parent=2, start_ms=2),
+        span("shown", id=4, parent=1, start_ms=3),
+    )
+    page.goto(f"{ui.url}/#/trace/{trace_id}")
+    page.locator("[role=treeitem]", has_text="folded").click()
+    page.keyboard.press("h")
+    expect(page.locator(".row")).to_have_count(3)
+    find = page.get_by_label("Find in this trace")
+    find.click()
+    page.keyboard.type("sho")
+    ui.send(span("late", id=5, parent=1, start_ms=4))
+    page.locator("[role=treeitem]", has_text="late").wait_for()
+    expect(page.locator(".row")).to_have_count(4)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.type("u")
+    assert find.input_value() == "shuo"
+
+
 def test_a_paused_page_does_not_change_until_it_follows_again(ui, page):
     page.goto(ui.url)
     ui.send(span("before", trace=1))
