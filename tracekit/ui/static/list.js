@@ -96,14 +96,19 @@ export class ListPage {
         let found = await this.ask(null, this.last);
         const isOther = found.store !== this.store; // another file at the same path
         if (isOther) found = await this.ask(null);
+        const { last, store, traces } = found;
+        // More may have arrived than one answer has: the list has no gap.
+        while (!isOther && found.next !== null && traces.length < MOST && !this.isClosed) {
+          found = await this.ask(found.next, this.last);
+          traces.push(...found.traces);
+        }
         if (this.isClosed || this.isPaused) break;
-        if (isOther || found.next !== null) { // or more have arrived than one answer has: no gap in the list
+        if (isOther || found.next !== null) {
           this.traces.clear();
           ({ next: this.next, reached_ns: this.reached } = found);
         }
-        ({ last: this.last, store: this.store } = found);
-        this.wrong = null;
-        this.add(found.traces, true);
+        Object.assign(this, { last, store, wrong: null });
+        this.add(traces, true);
         this.fillRows();
         await new Promise((done) => setTimeout(done, 400)); // at most twice a second
       } while (this.isStale && !this.isClosed && !this.isPaused);
