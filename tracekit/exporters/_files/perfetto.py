@@ -224,7 +224,8 @@ def _text(link: Any, key: str) -> str:
 
 
 def _encode(event: dict[str, Any]) -> str:
-    return _ESCAPED.sub(_escape, _json(event))
+    text = _json(event)
+    return text if text.isascii() and _BACKSLASH not in text else _ESCAPED.sub(_escape, text)
 
 
 def _escape(found: re.Match[str]) -> str:
