@@ -49,7 +49,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         spans = _chosen(reader, arguments)
         if arguments.output is None:
             if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal's
+                sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 on every terminal
             _WRITERS[arguments.format](spans, sys.stdout)
             sys.stdout.write("\n")
             return 0
