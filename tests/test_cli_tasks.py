@@ -82,6 +82,13 @@ def test_the_tasks_of_a_page(program, capsys, suffix):
     assert "  waits for Future" in out
 
 
+@pytest.mark.parametrize("path", ["", "/"])
+def test_the_host_and_port_alone_lead_to_the_pages(program, capsys, path):
+    status, out, err = run(capsys, "--url", program.url.removesuffix("/debug/") + path)
+    assert (status, err) == (0, "")
+    assert "─ stuck  waiting" in out
+
+
 def test_a_filter_a_list_and_json(program, capsys):
     status, out, _ = run(capsys, "--url", program.url.rstrip("/"), "--name", "STUCK", "--list", "--json")
     (found,) = json.loads(out)

@@ -49,6 +49,20 @@ def test_requests_are_counted_by_family_and_latency(pages):
     assert found["server GET /"]["latency"]["minute"]["count"] == 9
 
 
+@pytest.mark.parametrize("kind", ["html", "text"])
+def test_an_open_request_without_a_route_is_named_with_its_path(pages, kind):
+    known = {"url.path": "/orders/7", "http.route": "/orders/{id}"}
+    with (
+        tracekit.span("GET", kind="server", attributes={"url.path": "/ha<ng"}),
+        tracekit.detached(),
+        tracekit.span("PUT", kind="server", attributes=known),
+    ):
+        shown = page("requests", "fam=server+GET&b=-1", kind)
+        other = page("requests", "fam=server+PUT&b=-1", kind)
+    assert ("GET /ha&lt;ng" if kind == "html" else "GET /ha<ng") in shown
+    assert "/orders/7" not in other
+
+
 def test_errors_are_counted_and_sampled(pages):
     with pytest.raises(ValueError, match="x"), tracekit.span("GET /", kind="server"):
         raise ValueError("x")

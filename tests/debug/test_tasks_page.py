@@ -168,7 +168,7 @@ def test_the_page_of_loops_shows_watches_stalls_and_groups(monkeypatch):
             return "".join(view.html()), "\n".join(view.text()), view.json()
 
     html, text, data = asyncio.run(main())
-    assert "1 stalls of 1.00 s or more, 1.50 s in total" in text
+    assert "1 stall of 1.00 s or more, 1.50 s in total" in text
     assert "2.00 ms (task), 2.00 ms, 1" in text
     tags = Tags()
     tags.feed(html)

@@ -60,7 +60,7 @@ def test_concurrent_children_have_lanes_and_arrows():
     assert (found["a"]["tid"], found["b"]["tid"]) == (1, 2)
     start, finish = [event for event in document["traceEvents"] if event["ph"] in "sf"]
     assert (start["tid"], finish["tid"], start["id"]) == (1, 2, finish["id"])
-    assert start["ts"] == finish["ts"] == "0.020"
+    assert (start["ts"], finish["ts"]) == ("0.000", "0.020")
 
 
 def test_a_child_that_outlives_its_parent_is_on_another_lane():
@@ -69,6 +69,12 @@ def test_a_child_that_outlives_its_parent_is_on_another_lane():
     )
     assert found["late"]["tid"] != found["root"]["tid"]
     assert found["later"]["tid"] != found["late"]["tid"]
+
+
+def test_a_child_that_starts_after_its_parent_on_the_same_lane_has_an_arrow():
+    document = written(span("root", 0, 10), span("late", 12, 20, parent="root"))
+    assert {event["tid"] for event in slices(document).values()} == {1}
+    assert [event["ph"] for event in document["traceEvents"] if event["ph"] in "sf"] == ["s", "f"]
 
 
 def test_a_lane_is_used_again():
@@ -88,7 +94,39 @@ def test_services_are_processes_and_a_remote_child_has_an_arrow():
 def test_links_are_arrows():
     document = written(span("a", 0, 5), span("b", 10, 20, links=[{"trace_id": "t", "span_id": "a", "attributes": {}}]))
     start, finish = [event for event in document["traceEvents"] if event["ph"] in "sf"]
-    assert (start["ts"], finish["ts"], start["cat"]) == ("0.005", "0.010", "link")
+    assert (start["ts"], finish["ts"], start["cat"]) == ("0.000", "0.010", "link")
+
+
+def test_arrows_follow_their_slice_before_any_other_slice_of_the_lane():
+    document = written(
+        span("root", 0, 100, events=[{"name": "e", "time_ns": BASE, "attributes": {}}]),
+        span("a", 0, 50, parent="root"),
+        span("b", 20, 60, parent="root"),
+    )
+    phases = [event["ph"] + event["name"] for event in document["traceEvents"] if event["ph"] != "M"]
+    assert phases == ["Xroot", "schild", "ie", "Xa", "Xb", "fchild"]
+
+
+def test_an_event_names_its_span():
+    document = written(span("root", 0, 9, events=[{"name": "e", "time_ns": BASE, "attributes": {"key": 1}}]))
+    (event,) = [event for event in document["traceEvents"] if event["ph"] == "i"]
+    assert event["args"] == {"span_id": "root", "attributes.key": 1}
+
+
+@pytest.mark.parametrize("text", ["C:\\", "\\\\", '\\"\\', "\\\\\\", "a\\b", '"', "\\u005c", "\ud800\\"])
+def test_no_text_ends_with_an_escaped_backslash_nor_is_escaped_beyond_need(text):
+    file = io.StringIO()
+    write_perfetto([span("root", 0, 1, name=text, attributes={text: [text, {text: text}]}, service=text)], file)
+    assert '\\\\"' not in file.getvalue().replace('\\\\\\"', "")
+    named, _, event = json.loads(file.getvalue())["traceEvents"]
+    assert named["args"]["name"] == event["name"] == text
+    assert event["args"][f"attributes.{text}"] == [text, {text: text}]
+
+
+def test_text_is_written_as_utf_8():
+    file = io.StringIO()
+    write_perfetto([span("root", 0, 1, name="\u00fc\U0001f600")], file)
+    assert '"\u00fc\U0001f600"' in file.getvalue()
 
 
 def test_times_keep_their_nanoseconds():

@@ -608,8 +608,8 @@ def test_a_reader_that_blocks_the_log_for_ever_cannot_fill_the_disk(path):
 
 def another_version(path):
     store_in(path, recorded())
-    rows(path, "PRAGMA user_version = 6")
-    return lambda: rows(path, "PRAGMA user_version = 5")
+    rows(path, "PRAGMA user_version = 7")
+    return lambda: rows(path, "PRAGMA user_version = 6")
 
 
 def damaged(path):
@@ -636,7 +636,7 @@ FAILURES = [
     pytest.param(not_a_database, "not a SQLite database", "move that file away", id="not a database"),
     pytest.param(another_program, "another program's database", "name another path", id="another program's"),
     pytest.param(
-        another_version, "has schema version 6, this tracekit knows 5", "the tracekit that wrote it", id="version"
+        another_version, "has schema version 7, this tracekit knows 6", "the tracekit that wrote it", id="version"
     ),
     pytest.param(damaged, "damaged", "move it away", id="damaged"),
     pytest.param(directory_in_its_place, "is a directory", "name a file in it", id="directory"),

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from playwright.sync_api import expect
 
 import tracekit
 import tracekit.debug
+from tracekit.exporters.sqlite import SQLiteExporter
 from tracekit.ui.server import viewer
 
 from .conftest import Running, pairs, span
@@ -141,6 +143,74 @@ def test_a_span_that_arrives_while_its_trace_is_on_its_way_appears(ui, page):
     page.get_by_text("2 received").wait_for()
     first.let_go()
     page.get_by_text("SELECT").wait_for()
+
+
+def test_a_trace_that_arrives_after_the_newest_was_deleted_appears(ui, page):
+    ui.send(span("kept", trace=1))
+    deleted = ui.send(span("deleted", trace=2, start_ms=1))
+    page.goto(ui.url)
+    page.get_by_role("link", name="deleted").wait_for()
+    other = SQLiteExporter(ui.store.path)
+    assert other.delete([deleted]) == 1
+    other.shutdown()
+    ui.send(span("next", trace=3, start_ms=2))
+    page.get_by_role("link", name="next").wait_for()
+
+
+def test_the_traces_of_a_new_store_at_the_path_replace_those_of_the_old_one(ui, page):
+    for trace in range(1, 4):
+        ui.send(span(f"old {trace}", trace=trace))
+    page.goto(ui.url)
+    page.get_by_role("link", name="old 3").wait_for()
+    for suffix in ("", "-wal", "-shm"):
+        os.unlink(f"{ui.store.path}{suffix}")
+    page.goto(f"{ui.url}/#/?q=old")
+    page.get_by_text("The store cannot be read").wait_for()
+    page.get_by_text("no such file").wait_for()
+    page.expected_failures = 1
+    ui.send(span("gold", trace=4, start_ms=2))
+    page.get_by_role("link", name="gold").wait_for()
+    assert names(page) == ["gold"]
+
+
+def test_more_traces_at_once_than_an_answer_has_leave_no_gap(ui, page):
+    ui.send(span("before", trace=1))
+    page.goto(ui.url)
+    page.get_by_role("link", name="before").wait_for()
+    ui.send(*[span(f"burst {trace}", trace=trace, start_ms=trace) for trace in range(2, 452)])
+    page.get_by_role("link", name="burst 451").wait_for()
+    expect(page.locator("tbody tr")).to_have_count(451)
+
+
+def test_a_trace_that_arrives_after_its_page_was_opened_appears(ui, page):
+    page.goto(f"{ui.url}/#/trace/{1:032x}")
+    page.get_by_text("no such trace").wait_for()
+    page.expected_failures = 1
+    ui.send(span("other", trace=2))
+    ui.send(span("GET /cart", trace=1))
+    page.get_by_role("heading", name="GET /cart").wait_for()
+
+
+def test_a_trace_that_grows_keeps_what_is_typed_and_folded(ui, page):
+    trace_id = ui.send(
+        span("root", id=1),
+        span("folded", id=2, parent=1, start_ms=1),
+        span("hidden", id=3, parent=2, start_ms=2),
+        span("shown", id=4, parent=1, start_ms=3),
+    )
+    page.goto(f"{ui.url}/#/trace/{trace_id}")
+    page.locator("[role=treeitem]", has_text="folded").click()
+    page.keyboard.press("h")
+    expect(page.locator(".row")).to_have_count(3)
+    find = page.get_by_label("Find in this trace")
+    find.click()
+    page.keyboard.type("sho")
+    ui.send(span("late", id=5, parent=1, start_ms=4))
+    page.locator("[role=treeitem]", has_text="late").wait_for()
+    expect(page.locator(".row")).to_have_count(4)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.type("u")
+    assert find.input_value() == "shuo"
 
 
 def test_a_paused_page_does_not_change_until_it_follows_again(ui, page):
@@ -351,6 +421,37 @@ def test_the_map_leads_to_a_search_and_two_traces_are_compared(ui, page):
     assert f"#/compare/{3:032x}/{2:032x}" in page.url
 
 
+def test_the_chart_keeps_its_dots_beside_its_labels(ui, page):
+    ui.send(*[span(f"request {trace}", trace=trace, start_ms=trace, ms=trace) for trace in range(1, 9)])
+    page.goto(ui.url)
+    expect(page.locator("tbody tr")).to_have_count(8)
+    labels = [label.bounding_box()["x"] for label in page.locator(".picture > span").all()]
+    dots = page.locator(".dot").evaluate_all("dots => dots.map(dot => dot.getBoundingClientRect().right)")
+    assert max(dots) < min(labels)
+
+
+def test_few_new_rows_are_marked_and_a_list_of_new_ones_is_not(ui, page):
+    ui.send(span("first", trace=1))
+    page.goto(ui.url)
+    page.get_by_role("link", name="first").wait_for()
+    ui.send(span("second", trace=2, start_ms=1))
+    expect(page.locator("tbody tr", has_text="second")).to_contain_class("fresh")
+    ui.send(*[span(f"more {trace}", trace=trace, start_ms=trace) for trace in range(3, 15)])
+    expect(page.locator("tbody tr")).to_have_count(14)
+    assert page.locator("tr.fresh").count() == 0
+
+
+def test_the_times_of_a_narrow_waterfall_have_one_line(ui, page):
+    page.set_viewport_size({"width": 480, "height": 800})
+    trace_id = ui.send(span("import", ms=59_990))
+    page.goto(f"{ui.url}/#/trace/{trace_id}")
+    page.locator("[role=treeitem]").wait_for()
+    boxes = [tick.bounding_box() for tick in page.locator(".ticks span:visible").all()]
+    assert len(boxes) >= 2
+    assert all(box["height"] < 24 for box in boxes)
+    assert all(a["x"] + a["width"] < b["x"] for a, b in pairwise(boxes))
+
+
 def test_the_theme_is_kept(ui, page):
     page.goto(ui.url)
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -360,6 +461,27 @@ def test_the_theme_is_kept(ui, page):
     assert light != dark
     page.reload()
     assert page.evaluate(ground) == dark
+
+
+@pytest.mark.parametrize("name", ["requests", "events", "tasks", "loop"])
+def test_debug_pages_fit_into_a_narrow_window(page, name):
+    server = tracekit.debug.serve(port=0)
+    tracekit.configure(service="shop", environ={})
+    log = tracekit.event_log("redis.Connection", "10.0.0.1:6379")
+    try:
+        page.set_viewport_size({"width": 400, "height": 800})
+        with tracekit.span("GET /orders/{id}/and/a/long/route/of/an/application", kind="server"):
+            page.goto(server.url + name)
+            page.locator("main h1").wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400
+            highest = page.evaluate(
+                "Math.max(0, ...[...document.querySelectorAll('tbody tr')].map(row => row.offsetHeight))"
+            )
+            assert highest < 120
+    finally:
+        log.finish()
+        server.close()
+        tracekit.shutdown()
 
 
 @pytest.fixture(scope="session")

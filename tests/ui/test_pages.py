@@ -165,6 +165,7 @@ def test_a_line_of_the_list(ui):
         "name": "GET /",
         "service": "web",
         "kind": "server",
+        "calls": None,
         "has_root": True,
         "status": "error",
         "errors": 1,
@@ -173,6 +174,23 @@ def test_a_line_of_the_list(ui):
         "services": [["web", 2], ["db", 1]],
         "duration_ns": 112_000_000,
     }
+
+
+def test_the_line_of_a_clients_trace_has_the_operation_that_it_called(ui):
+    ui.send(span("GET", id=1, ms=100) | {"kind": 3}, span("inner", id=2, parent=1, start_ms=10) | {"kind": 1})
+    ui.send(span("GET /orders/{id}", id=3, parent=1, start_ms=20), service="orders")
+    (line,) = ui.get("/api/traces").json["traces"]
+    assert (line["name"], line["calls"]) == ("GET", "GET /orders/{id}")
+
+
+def test_one_clock_that_is_an_hour_off_does_not_change_the_rates_of_the_map(ui):
+    ui.send(*[span(trace=trace, start_ms=100 * trace, ms=5) for trace in range(1, 601)])
+    for trace, start_ms in ((700, -3_600_000), (701, 3_600_000)):
+        ui.send(span(trace=trace, start_ms=start_ms), service="skewed")
+    found = ui.get("/api/map").json
+    (shop,) = [service for service in found["services"] if service["name"] == "shop"]
+    assert 55 < found["seconds"] < 65
+    assert 9 < shop["per_s"] < 11
 
 
 def test_a_trace_and_everything_about_a_span(ui):

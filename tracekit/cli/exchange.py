@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -47,6 +48,8 @@ def run_export(arguments: argparse.Namespace) -> int:
     with SQLiteReader(arguments.path) as reader:
         spans = _chosen(reader, arguments)
         if arguments.output is None:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 on every terminal
             _WRITERS[arguments.format](spans, sys.stdout)
             sys.stdout.write("\n")
             return 0

@@ -134,8 +134,11 @@ def _fetch(url: str, timeout_s: float) -> list[Task]:
     import urllib.request
     from urllib.parse import urlsplit
 
-    if urlsplit(url).scheme not in ("http", "https"):
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
         raise ValueError(f"the address must start with http:// or https://: {printable(url)}")
+    if parts.path in ("", "/"):
+        url = f"{parts.scheme}://{parts.netloc}/debug/"  # where serve() and TRACEKIT_DEBUG_PAGES have them
     address = f"{url.partition('?')[0].rstrip('/').removesuffix('/tasks')}/tasks?format=json"
     try:
         with urllib.request.urlopen(address, timeout=timeout_s) as response:

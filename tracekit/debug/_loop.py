@@ -94,10 +94,16 @@ def _short(seconds: float) -> str:
     return duration(round(seconds * 1e9))
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _headline(loop: dict[str, Any]) -> str:
-    text = f"{loop['backend']} in {loop['thread']}: {loop['stalls']} stalls of {_short(loop['threshold_s'])} or more"
+    text = f"{loop['backend']} in {loop['thread']}: {_counted(loop['stalls'], 'stall')} of {_short(loop['threshold_s'])} or more"
     text += f", {_short(loop['blocked_s'])} in total"
-    return text + (f"; {loop['pauses']} pauses of the process, {_short(loop['paused_s'])}" if loop["pauses"] else "")
+    return text + (
+        f"; {_counted(loop['pauses'], 'pause')} of the process, {_short(loop['paused_s'])}" if loop["pauses"] else ""
+    )
 
 
 def _stall(stall: dict[str, Any]) -> str:

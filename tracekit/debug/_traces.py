@@ -53,7 +53,15 @@ class Shown:
         state = "" if root.ended else "open"
         took = duration(_end(root, self._now_ns) - root.start_ns)
         sampled = "" if root.context.sampled else "not sampled"
-        return [_when(root.start_ns), took, root.name, state, self._description(root), sampled]
+        return [_when(root.start_ns), took, self._name(), state, self._description(root), sampled]
+
+    def _name(self) -> str:
+        """Return the name of the root, and the path of a request whose route is not known, or not yet."""
+        root = self.root
+        path = root.attributes.get("url.path")
+        if path is None or "http.route" in root.attributes or " " in root.name:
+            return root.name
+        return f"{root.name} {self._values({'url.path': path})['url.path']}"
 
     def _branches(self) -> Iterator[tuple[str, str, Span]]:
         leaves = [

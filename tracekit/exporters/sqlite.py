@@ -22,6 +22,7 @@ from .._core.records import Account
 from .._export.notices import Notices
 from ._sqlite.errors import StoreError, is_full
 from ._sqlite.file import SQLiteFile, check_bytes
+from ._sqlite.ids import take_ids
 from ._sqlite.logs import INSERT_LOG, StoredLog, log_without_bulk
 from ._sqlite.reader import SPANS, Counts, Figures, SQLiteReader, StoredSpan, StoredTrace, read_span
 from ._sqlite.resources import delete_unused, keep_used, resource_ids
@@ -52,7 +53,7 @@ __all__ = [
 _COLUMNS = ("stored_s", *StoredSpan._fields, "terms", "bits")
 _RESOURCE = _COLUMNS.index("resource")
 _STORED = ", ".join(_COLUMNS).replace(" resource,", " resource_id,")
-_INSERT = f"INSERT INTO spans ({_STORED}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_INSERT = f"INSERT INTO spans (id, {_STORED}) VALUES (?, {', '.join('?' * len(_COLUMNS))})"
 
 _MIN_ROOM = 1 << 16
 _MAX_TEXT = 4096
@@ -246,13 +247,23 @@ class SQLiteExporter:
 
 
 def _insert_spans(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    ids = resource_ids(connection, {row[_RESOURCE] for row in rows})
-    connection.executemany(_INSERT, ((*row[:_RESOURCE], ids[row[_RESOURCE]], *row[_RESOURCE + 1 :]) for row in rows))
-    keep_used(connection, ids.values())
+    if not rows:
+        return
+    resources = resource_ids(connection, {row[_RESOURCE] for row in rows})
+    ids = take_ids(connection, "spans", len(rows))
+    connection.executemany(
+        _INSERT,
+        (
+            (id, *row[:_RESOURCE], resources[row[_RESOURCE]], *row[_RESOURCE + 1 :])
+            for id, row in zip(ids, rows, strict=True)
+        ),
+    )
+    keep_used(connection, resources.values(), ids[-1])
 
 
 def _insert_logs(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    connection.executemany(INSERT_LOG, rows)
+    ids = take_ids(connection, "logs", len(rows))
+    connection.executemany(INSERT_LOG, ((id, *row) for id, row in zip(ids, rows, strict=True)))
 
 
 class _Deleted(NamedTuple):

@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ..debug._access import SECURITY_HEADERS, Gate, Rejection, Visitor, headers_by_name
+from ..exporters._sqlite.ids import Last
 from ..exporters.sqlite import StoreError
 from .queries import Queries
 from .search import BadSearch, parse_search
@@ -74,18 +75,25 @@ class Pages:
         self.app: ASGIApp = _guarded(Starlette(routes=routes))
 
     def _read(self, question: Callable[[Queries], T]) -> T:
-        """Ask *question* in a thread of the executor; after an error, the file is opened again."""
+        """Ask *question* in a thread of the executor; after an error, and where it was replaced, the file is opened again."""
         queries: Queries | None = getattr(self._local, "queries", None)
+        if queries is not None and queries.is_replaced():
+            self._close(queries)
+            queries = None
         if queries is None:
             queries = self._local.queries = Queries(self._path)
             self._opened.append(queries)
         try:
             return question(queries)
         except BaseException:
-            self._local.queries = None
-            self._opened.remove(queries)
-            queries.close()
+            self._close(queries)
             raise
+
+    def _close(self, queries: Queries) -> None:
+        """Close the connection of this thread."""
+        self._local.queries = None
+        self._opened.remove(queries)
+        queries.close()
 
     def close(self) -> None:
         """Close the connections, after the executor has ended."""
@@ -109,7 +117,7 @@ class Pages:
         return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
     async def _answer_status(self, request: Request) -> Response:
-        return await self._ask(lambda queries: self._status() | {"last": queries.last_ids()[0]})
+        return await self._ask(lambda queries: self._status() | {"last": queries.last_ids().spans})
 
     async def _answer_traces(self, request: Request) -> Response:
         query = request.query_params
@@ -159,7 +167,7 @@ class Pages:
     async def _events(self) -> AsyncIterator[str]:
         """Yield an event after spans or log records have arrived, at most four a second, and a comment every ten seconds."""
         loop = asyncio.get_running_loop()
-        last, polls = (-1, -1), 0
+        last, polls = Last(spans=-1), 0
         self._watchers += 1
         try:
             while not self.closing.is_set():
@@ -169,7 +177,7 @@ class Pages:
                     newest = last
                 if newest != last:
                     last, polls = newest, 0
-                    yield f"event: spans\ndata: {_encode(self._status() | {'last': newest[0]})}\n\n"
+                    yield f"event: spans\ndata: {_encode(self._status() | {'last': newest.spans})}\n\n"
                 elif polls >= _BEAT_POLLS:
                     polls = 0
                     yield ": still here\n\n"

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from ..exporters._sqlite.ids import Last, last_ids
 from ..exporters._sqlite.logs import read_logs
 from ..exporters._sqlite.reader import read_span
 from ..exporters.sqlite import SQLiteReader
@@ -33,19 +34,16 @@ _MAX_LOGS: Final = 500  # of a span, or of a trace
 class Queries(SQLiteReader):
     """Read the store for the pages. All answers can be written as JSON."""
 
-    def last_ids(self) -> tuple[int, int]:
+    def last_ids(self) -> Last:
         """Return the row ids of the newest span and of the newest log record, 0 without any."""
         with self._snapshot() as connection:
-            if connection is None:
-                return 0, 0
-            (log,) = connection.execute("SELECT coalesce(max(id), 0) FROM logs").fetchone()
-            return _last_id(connection), int(log)
+            return Last() if connection is None else last_ids(connection)
 
     def search(self, search: Search, *, limit: int, before: int | None = None, after: int = 0) -> dict[str, Any]:
         """Return up to *limit* traces with a span that meets *search*, those with the newest spans first.
 
         ``next`` is the position for ``before`` to go on from, None at the end. The same trace may be found again there.
-        ``last`` is the position for ``after``, to find later the spans that have arrived since.
+        ``last`` is the position for ``after``, to find later the spans that have arrived since, in the same ``store``.
         """
         if search.trace_id and not search.conditions:
             return self._by_id(search.trace_id, limit)
@@ -53,8 +51,8 @@ class Queries(SQLiteReader):
         deadline = time.monotonic() + _BUDGET_S
         with self._snapshot() as connection:
             if connection is None:
-                return {"traces": [], "next": None, "last": 0}
-            last = _last_id(connection)
+                return {"traces": [], "next": None, "last": 0, "store": ""}
+            store, last, _ = last_ids(connection)
             (first,) = connection.execute("SELECT coalesce(min(id), 1) FROM spans").fetchone()
             first = max(first, after + 1)
             end = last + 1 if before is None else min(before, last + 1)
@@ -77,18 +75,25 @@ class Queries(SQLiteReader):
             if end > first:
                 row = connection.execute("SELECT start_ns FROM spans WHERE id >= ? LIMIT 1", (end,)).fetchone()
                 reached = row and row[0]
-        return {"traces": traces, "next": end if end > first else None, "reached_ns": str(reached or 0), "last": last}
+        return {
+            "traces": traces,
+            "next": end if end > first else None,
+            "reached_ns": str(reached or 0),
+            "last": last,
+            "store": store,
+        }
 
     def _by_id(self, prefix: str, limit: int) -> dict[str, Any]:
         with self._snapshot() as connection:
             if connection is None:
-                return {"traces": [], "next": None, "last": 0}
+                return {"traces": [], "next": None, "last": 0, "store": ""}
             rows = connection.execute(
                 "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT ?",
                 (prefix, prefix, limit),
             ).fetchall()
             traces = [_summary(connection, str(trace_id)) for (trace_id,) in rows]
-            return {"traces": traces, "next": None, "last": _last_id(connection)}
+            store, last, _ = last_ids(connection)
+            return {"traces": traces, "next": None, "last": last, "store": store}
 
     def trace(self, trace_id: str) -> dict[str, Any] | None:
         """Return the first ``MAX_SPANS`` spans of a trace, without their attributes; None if it has none.
@@ -180,7 +185,7 @@ class Queries(SQLiteReader):
                 entries[str(service)].append(measured)
                 if caller is not None:
                     calls[str(caller), str(service)].append(measured)
-        seconds = (max(row[6] for row in rows) - min(row[5] for row in rows)) / 1e9 if rows else 0.0
+        seconds = _covered_s([(start_ns, end_ns) for *_, start_ns, end_ns in rows])
         for service in {str(row[3]) for row in rows}:
             entries[service]  # also those that are never entered in these spans
         return {
@@ -242,6 +247,20 @@ def _paths(spans: list[dict[str, Any]]) -> list[tuple[tuple[Any, ...], int]]:
     return found
 
 
+def _covered_s(times: list[tuple[int, int]]) -> float:
+    """Return how long the spans of *times*, start and end, took to begin.
+
+    Of many, the first and the last hundredth are left out: one clock that is an hour off would change all rates.
+    """
+    if not times:
+        return 0.0
+    starts = sorted([start_ns for start_ns, _ in times])
+    cut = len(starts) // 100
+    if cut == 0:
+        return (max([end_ns for _, end_ns in times]) - starts[0]) / 1e9
+    return (starts[-1 - cut] - starts[cut]) / 1e9 * len(starts) / (len(starts) - 2 * cut)
+
+
 def _numbers(measured: list[tuple[int, bool]], seconds: float) -> dict[str, Any]:
     durations = sorted([duration for duration, _ in measured])
     count = len(durations)
@@ -277,6 +296,12 @@ def _summary(connection: sqlite3.Connection, trace_id: str) -> dict[str, Any]:
         " ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
         (trace_id,),
     ).fetchone()
+    entry = None
+    if kind == "client":  # such names are no more than a method: the first operation that was called says more
+        entry = connection.execute(
+            "SELECT name FROM spans WHERE trace_id = ? AND kind IN ('server', 'consumer') ORDER BY start_ns, id LIMIT 1",
+            (trace_id,),
+        ).fetchone()
     errors, cancelled = sum([part[4] for part in parts]), sum([part[5] for part in parts])
     start_ns = min([part[2] for part in parts])
     (logs,) = connection.execute("SELECT count(*) FROM logs WHERE trace_id = ?", (trace_id,)).fetchone()
@@ -285,6 +310,7 @@ def _summary(connection: sqlite3.Connection, trace_id: str) -> dict[str, Any]:
         "name": name,
         "service": service,
         "kind": kind,
+        "calls": entry and str(entry[0]),
         "has_root": parent_id is None,
         "status": "error" if errors else "cancelled" if cancelled else status,
         "errors": errors,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._core.attributes import CANCELLED_KEY
@@ -33,6 +34,10 @@ _KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
 _CODES = {"ok": 1, "error": 2}
 
 
+if TYPE_CHECKING:
+    _Arrows = dict[tuple[str, str], list[dict[str, Any]]]  # by trace and span id
+
+
 class _Place(NamedTuple):
     """The position of a slice; times are nanoseconds since the first span."""
 
@@ -40,6 +45,7 @@ class _Place(NamedTuple):
     lane: int
     start: int
     end: int
+    in_parent: bool
 
 
 class _Lanes:
@@ -50,8 +56,11 @@ class _Lanes:
         self._busy: list[tuple[int, int]] = []  # heap of end and lane of each outermost slice
         self._free: list[int] = []  # heap
 
-    def put(self, span: StoredSpan, start: int, end: int, preferred: int | None) -> int:
-        """Return the lane of *span*, which starts no earlier than those before; *preferred* is its parent's."""
+    def put(self, span: StoredSpan, start: int, end: int, preferred: int | None) -> tuple[int, bool]:
+        """Return the lane of *span*, and whether it is in its parent's slice there.
+
+        It starts no earlier than those before; *preferred* is its parent's lane.
+        """
         while self._busy and self._busy[0][0] <= start:
             _, lane = heapq.heappop(self._busy)
             self._stacks[lane].clear()
@@ -63,7 +72,7 @@ class _Lanes:
                 stack.pop()
             if stack and stack[-1][1:] == (span.trace_id, span.parent_id) and end <= stack[-1][0]:
                 stack.append(slice)
-                return preferred
+                return preferred, True
         if self._free:
             lane = heapq.heappop(self._free)
         else:
@@ -71,7 +80,7 @@ class _Lanes:
             self._stacks.append([])
         self._stacks[lane].append(slice)
         heapq.heappush(self._busy, (end, lane))
-        return lane
+        return lane, False
 
     def __len__(self) -> int:
         return len(self._stacks)
@@ -122,31 +131,46 @@ def _events(spans: list[StoredSpan], base: int) -> Iterator[str]:
         parent = places.get((span.trace_id, span.parent_id or ""))
         preferred = parent.lane if parent is not None and parent.process == process else None
         known = len(lanes[span.service])
-        lane = lanes[span.service].put(span, start, end, preferred)
+        lane, in_parent = lanes[span.service].put(span, start, end, preferred)
         if lane == known:
             named = {"name": f"lane {lane + 1}"}
             yield _encode({"ph": "M", "name": "thread_name", "pid": process, "tid": lane + 1, "args": named})
-        place = _Place(process, lane, start, end)
-        places[span.trace_id, span.span_id] = place
-        yield from _slice(span, place, base)
-    flow = 0
+        places[span.trace_id, span.span_id] = _Place(process, lane, start, end, in_parent)
+    outgoing, incoming = _arrows(spans, places)
     for span in spans:
-        place = places[span.trace_id, span.span_id]
+        id = span.trace_id, span.span_id
+        place = places[id]
+        yield _slice(span, place)
+        # Perfetto binds an arrow to the slice that began last on the lane: here, before any other begins.
+        for arrow in outgoing.get(id, ()):
+            yield _at({"ph": "s", **arrow}, place, place.start)
+        for arrow in incoming.get(id, ()):
+            yield _at({"ph": "f", "bp": "e", **arrow}, place, place.start)
+        yield from _instants(span, place, base)
+
+
+def _arrows(spans: list[StoredSpan], places: dict[tuple[str, str], _Place]) -> tuple[_Arrows, _Arrows]:
+    """Return the arrows that begin at each span, and those that end there."""
+    outgoing: _Arrows = {}
+    incoming: _Arrows = {}
+    number = 0
+    for span in spans:
+        id = span.trace_id, span.span_id
+        place = places[id]
         sources = [("child", (span.trace_id, span.parent_id or ""))]
         sources += [("link", (_text(link, "trace_id"), _text(link, "span_id"))) for link in span.links]
-        for name, id in sources:
-            source = places.get(id)
-            if source is None or (name == "child" and source[:2] == place[:2]):
+        for name, source in sources:
+            begin = places.get(source)
+            if begin is None or (name == "child" and place.in_parent):
                 continue
-            flow += 1
-            # An arrow starts in its source's slice, and not after it arrives.
-            begin = max(source.start, min(place.start, source.end))
-            common = {"cat": name, "name": name, "id": flow}
-            yield _at({"ph": "s", **common}, source, begin)
-            yield _at({"ph": "f", "bp": "e", **common}, place, place.start)
+            number += 1
+            arrow = {"cat": name, "name": name, "id": number}
+            outgoing.setdefault(source, []).append(arrow)
+            incoming.setdefault(id, []).append(arrow)
+    return outgoing, incoming
 
 
-def _slice(span: StoredSpan, place: _Place, base: int) -> Iterator[str]:
+def _slice(span: StoredSpan, place: _Place) -> str:
     details: dict[str, Any] = {"trace_id": span.trace_id, "span_id": span.span_id, "parent_id": span.parent_id}
     if span.status != "unset":
         details["status"] = f"{span.status}: {span.description}" if span.description else span.status
@@ -156,15 +180,30 @@ def _slice(span: StoredSpan, place: _Place, base: int) -> Iterator[str]:
         "ph": "X",
         "name": span.name,
         "cat": span.kind if span.status != "error" else f"{span.kind},error",
-        "args": details | {f"{_PREFIX}{key}": value for key, value in span.attributes.items()},
+        "args": details | _prefixed(span.attributes),
     }
     if span.status == "error":
         shown["cname"] = "terrible"  # Chrome's name for red
-    yield _at(shown, place, place.start, place.end - place.start)
+    return _at(shown, place, place.start, place.end - place.start)
+
+
+def _instants(span: StoredSpan, place: _Place, base: int) -> Iterator[str]:
     for event in span.events:
         if isinstance(event, dict) and isinstance(event.get("time_ns"), int):
-            named = {"ph": "i", "s": "t", "name": str(event.get("name", "")), "args": event.get("attributes") or {}}
+            # On a lane, an event is drawn at the innermost slice, which may be that of a child.
+            details = {"span_id": span.span_id} | _prefixed(event.get("attributes"))
+            named = {"ph": "i", "s": "t", "name": str(event.get("name", "")), "args": details}
             yield _at(named, place, event["time_ns"] - base)
+
+
+def _prefixed(attributes: Any) -> dict[str, Any]:
+    if not isinstance(attributes, dict):  # another program has written it
+        return {}
+    return {f"{_PREFIX}{key}": value for key, value in attributes.items()}
+
+
+def _plain(details: dict[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(_PREFIX): value for key, value in details.items() if key.startswith(_PREFIX)}
 
 
 def _at(event: dict[str, Any], place: _Place, start: int, duration: int | None = None) -> str:
@@ -184,7 +223,21 @@ def _text(link: Any, key: str) -> str:
     return str(link.get(key, "")) if isinstance(link, dict) else ""
 
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+def _encode(event: dict[str, Any]) -> str:
+    text = _json(event)
+    return text if text.isascii() and _BACKSLASH not in text else _ESCAPED.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    pair, surrogate = found.groups(default="")
+    return pair or f"\\u{ord(surrogate or _BACKSLASH):04x}"
+
+
+_BACKSLASH = "\\"
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Perfetto 52 shows an escape as it is written if the text has no quote, so text is UTF-8; and it takes a closing quote
+# after a backslash for an escaped one, and rejects the file, so that backslash is written as its number.
+_ESCAPED = re.compile(r'\\\\(?=")|(\\.)|([\ud800-\udfff])')
 
 
 def read_perfetto(document: dict[str, Any]) -> dict[str, Any]:
@@ -202,14 +255,15 @@ def read_perfetto(document: dict[str, Any]) -> dict[str, Any]:
             found.append(request(resource, {}, _otlp(event, base, events)))
         elif event["ph"] == "i":  # follows its span
             at = base + round(event["ts"] * 1000)
-            events.append({"timeUnixNano": at, "name": event["name"], "attributes": key_values(event["args"])})
+            attributes = key_values(_plain(event["args"]))
+            events.append({"timeUnixNano": at, "name": event["name"], "attributes": attributes})
     return {"resourceSpans": found}
 
 
 def _otlp(event: dict[str, Any], base: int, events: list[dict[str, Any]]) -> dict[str, Any]:
     details = event["args"]
     start_ns = base + round(event["ts"] * 1000)  # exact: a float has 53 bits, and nanoseconds of 100 days fewer
-    attributes = {key.removeprefix(_PREFIX): value for key, value in details.items() if key.startswith(_PREFIX)}
+    attributes = _plain(details)
     status, _, description = details.get("status", "").partition(": ")
     if status == "cancelled":
         attributes[CANCELLED_KEY] = description

@@ -12,7 +12,7 @@ import stat
 
 from .errors import StoreError
 
-__all__ = ["check_mode", "make_private"]
+__all__ = ["check_mode", "identity", "make_private"]
 
 _PRIVATE = 0o600
 
@@ -23,6 +23,15 @@ def check_mode(parameter: str, mode: int) -> None:
         raise TypeError(f"{parameter} must be int, not {type(mode).__name__}")
     if not 0 <= mode <= 0o777 or mode & _PRIVATE != _PRIVATE:
         raise ValueError(f"{parameter} must be permissions such as 0o600 or 0o660: {oct(mode)}")
+
+
+def identity(file: str | int) -> tuple[int, int] | None:
+    """Return the device and inode of *file*, a path or a descriptor; None if it does not exist."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def make_private(path: str, mode: int) -> str:

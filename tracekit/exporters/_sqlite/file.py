@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from ..._core.checks import check_above_0, check_int
-from .access import check_mode, make_private
+from .access import check_mode, identity, make_private
 from .errors import StoreError, code_of, damaged, explain
 from .schema import has_schema, prepare
 
@@ -213,7 +213,7 @@ class SQLiteFile:
                     if flock is not None:
                         flock(file, LOCK_EX | LOCK_NB)
                     # Only the damaged file: another process may have created a new one by now.
-                    if self._damaged_file == _identity(file.fileno()) == _identity(path):
+                    if self._damaged_file == identity(file.fileno()) == identity(path):
                         if not self.schema.is_in_header(file.read(100)):
                             return None
                         _rename(path, aside)
@@ -286,7 +286,7 @@ class SQLiteFile:
 
     def _opened(self) -> sqlite3.Connection:
         self.disown()
-        if self._connection is not None and _identity(self.path) != self._opened_file:
+        if self._connection is not None and identity(self.path) != self._opened_file:
             self._close()  # removed or replaced: no reader would see the old file
         if self._connection is None:
             self._connection = self._connect()
@@ -297,7 +297,7 @@ class SQLiteFile:
     def _connect(self) -> sqlite3.Connection:
         schema = self.schema
         target = make_private(self.path, self.mode)
-        self._opened_file = _identity(target)
+        self._opened_file = identity(target)
         connection = sqlite3.connect(target, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             prepare(connection)
@@ -389,14 +389,6 @@ def _is_file_name(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _identity(file: str | int) -> tuple[int, int] | None:
-    try:
-        stat = os.stat(file)
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
 
 
 def _size(path: str) -> int:

@@ -49,7 +49,7 @@ class StoredLog(NamedTuple):
 _COLUMNS: Final = ("stored_s", *StoredLog._fields)
 _BODY, _ATTRIBUTES, _DROPPED = (_COLUMNS.index(name) for name in ("body", "attributes", "dropped_attributes"))
 _SHORT: Final = 1000
-INSERT_LOG: Final = f"INSERT INTO logs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+INSERT_LOG: Final = f"INSERT INTO logs (id, {', '.join(_COLUMNS)}) VALUES (?, {', '.join('?' * len(_COLUMNS))})"
 
 
 def log_without_bulk(row: tuple[Any, ...]) -> tuple[Any, ...]:

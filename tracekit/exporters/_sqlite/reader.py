@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ..._core.attributes import whole
+from .access import identity
 from .errors import StoreError, explain
+from .ids import CHECK_IDS, IDS
 from .logs import LOGS, StoredLog, int_of, json_of, read_logs
 from .resources import RESOURCE, RESOURCES
 from .schema import Schema, has_schema, prepare
@@ -34,7 +36,7 @@ __all__ = [
 
 SPANS = Schema(
     application_id=0x74726B74,  # "trkt"
-    version=5,
+    version=6,
     create=(
         """CREATE TABLE spans (
             id INTEGER PRIMARY KEY,  -- grows in order of arrival
@@ -65,10 +67,12 @@ SPANS = Schema(
             terms BLOB,  -- codes of the attributes, for searches; NULL is unknown
             bits INTEGER NOT NULL DEFAULT -1  -- a summary of terms
         )""",
+        *IDS,
         *INDEXES,
         *RESOURCES,
         *LOGS,
     ),
+    check=CHECK_IDS,
     page_bytes=8192,  # of wide rows: a sixth less work for the writer than 4096
 )
 
@@ -157,6 +161,7 @@ class SQLiteReader:
         self.path = os.path.abspath(os.fspath(path))
         if not os.path.lexists(self.path):
             raise StoreError("no such file", self.path, "name the file that SQLiteExporter writes")
+        self._file = identity(self.path)
         uri = f"{Path(self.path).as_uri()}?mode=ro"
         with self._explained():
             self._connection = sqlite3.connect(
@@ -278,6 +283,10 @@ class SQLiteReader:
                     errors += bool(is_error)
                 found.append(Figures(str(of_service), str(of_name), len(took), errors, *_percentiles(took)))
         return sorted(found, key=lambda row: (-row.spans, row.service, row.name))
+
+    def is_replaced(self) -> bool:
+        """Return whether another file, or none, is at the path now: this reader goes on to read the one that it opened."""
+        return identity(self.path) != self._file
 
     def counts(self) -> Counts:
         """Count traces, spans and orphans."""

@@ -40,9 +40,8 @@ def resource_ids(connection: sqlite3.Connection, resources: Iterable[str]) -> di
     return ids
 
 
-def keep_used(connection: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Record that the newest spans refer to the resources *ids*."""
-    (last,) = connection.execute("SELECT max(id) FROM spans").fetchone()
+def keep_used(connection: sqlite3.Connection, ids: Iterable[int], last: int) -> None:
+    """Record that spans up to the id *last* refer to the resources *ids*."""
     connection.executemany("UPDATE resources SET last_span = ? WHERE id = ?", [(last, id) for id in ids])
 
 

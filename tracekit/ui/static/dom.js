@@ -96,14 +96,19 @@ export function chip(service, text = service) {
 
 export const clip = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
-export class ServerError extends Error {}
+export class ServerError extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
 
 /** The JSON of the API at *path*; a later call with the same *key* aborts an earlier one. */
 export async function api(path, key) {
   const signal = key ? replace(key).signal : undefined;
   const response = await fetch(`api/${path}`, { signal });
   const found = await response.json().catch(() => ({ error: `the server answered ${response.status}` }));
-  if (!response.ok) throw new ServerError(found.error ?? `the server answered ${response.status}`);
+  if (!response.ok) throw new ServerError(found.error ?? `the server answered ${response.status}`, response.status);
   return found;
 }
 

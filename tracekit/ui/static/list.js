@@ -11,6 +11,7 @@ const COLUMNS = [
 const PAGE = 50;
 const LIVE = 200;
 const MOST = 1000;
+const FRESH = 10; // more new rows at once are not marked: all of the list would be
 
 export class ListPage {
   constructor(main, query, status) {
@@ -20,6 +21,7 @@ export class ListPage {
     this.traces = new Map();
     this.sort = { key: "time", down: true };
     this.last = 0;
+    this.store = "";
     this.selected = null;
     this.marks = [];
     this.next = null;
@@ -44,8 +46,8 @@ export class ListPage {
       let before = more ? this.next : null;
       do {
         const found = await this.ask(before);
+        if (before === null) ({ last: this.last, store: this.store } = found);
         this.add(found.traces);
-        if (before === null) this.last = found.last;
         before = this.next = found.next;
         this.reached = found.reached_ns;
         this.fillRows();
@@ -53,7 +55,7 @@ export class ListPage {
       this.wrong = null;
     } catch (error) {
       if (error.name === "AbortError") return;
-      this.wrong = error.message;
+      this.wrong = error;
     } finally {
       this.isSearching = false;
       if (!this.isClosed) {
@@ -91,10 +93,22 @@ export class ListPage {
     try {
       do {
         this.isStale = false;
-        const found = await this.ask(null, this.last);
+        let found = await this.ask(null, this.last);
+        const isOther = found.store !== this.store; // another file at the same path
+        if (isOther) found = await this.ask(null);
+        const { last, store, traces } = found;
+        // More may have arrived than one answer has: the list has no gap.
+        while (!isOther && found.next !== null && traces.length < MOST && !this.isClosed) {
+          found = await this.ask(found.next, this.last);
+          traces.push(...found.traces);
+        }
         if (this.isClosed || this.isPaused) break;
-        this.last = found.last;
-        this.add(found.traces, true);
+        if (isOther || found.next !== null) {
+          this.traces.clear();
+          ({ next: this.next, reached_ns: this.reached } = found);
+        }
+        Object.assign(this, { last, store, wrong: null });
+        this.add(traces, true);
         this.fillRows();
         await new Promise((done) => setTimeout(done, 400)); // at most twice a second
       } while (this.isStale && !this.isClosed && !this.isPaused);
@@ -177,7 +191,7 @@ export class ListPage {
     });
     mark.checked = this.marks.includes(trace.trace_id);
     return h("tr", {
-      class: [trace.status, isSelected ? "selected" : "", this.fresh.has(trace.trace_id) ? "fresh" : ""].join(" "),
+      class: [trace.status, isSelected ? "selected" : "", this.fresh.size <= FRESH && this.fresh.has(trace.trace_id) ? "fresh" : ""].join(" "),
       "data-id": trace.trace_id,
       onclick: (event) => { if (!event.target.closest("a, input")) location.hash = `#/trace/${trace.trace_id}`; },
     },
@@ -186,6 +200,7 @@ export class ListPage {
       h("td", { class: "name" },
         h("i", { class: `status ${trace.status}`, role: "img", "aria-label": `status ${trace.status}` }),
         h("a", { href: `#/trace/${trace.trace_id}` }, trace.name || "(no name)"),
+        trace.calls && trace.calls !== trace.name && h("span", { class: "dim" }, ` → ${trace.calls}`),
         !trace.has_root && h("span", { class: "tag", title: "The root span is not in the store" }, "no root")),
       h("td", { class: "n duration" }, duration(trace.duration_ns), share),
       h("td", { class: "n" }, count(trace.spans)),
@@ -232,7 +247,10 @@ export class ListPage {
   }
 
   emptiness() {
-    if (this.wrong) return [h("h2", {}, "This search cannot be understood"), h("p", {}, this.wrong)];
+    if (this.wrong) {
+      const title = this.wrong.status === 400 ? "This search cannot be understood" : "The store cannot be read";
+      return [h("h2", {}, title), h("p", {}, this.wrong.message)];
+    }
     if (this.query && this.next !== null) {
       return [h("h2", {}, "Nothing found yet"), h("p", {}, "Older spans have not been searched.")];
     }

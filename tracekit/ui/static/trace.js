@@ -12,13 +12,17 @@ export class TracePage {
     this.main = main;
     this.traceId = traceId;
     this.wanted = spanId;
-    this.collapsed = new Set();
+    this.collapsed = new Set(); // of row ids: a trace that grows is read again
     this.rows = [];
     this.pool = new Map();
     this.selected = null;
     this.text = "";
     this.isClosed = false;
-    this.load().then(() => { if (this.isStale && !this.isPaused) this.live(); });
+    this.isLoading = true;
+    this.load().then(() => {
+      this.isLoading = false;
+      if (this.isStale && !this.isPaused) this.live();
+    });
   }
 
   close() {
@@ -39,14 +43,15 @@ export class TracePage {
   /** Spans or log records have arrived: draw again if some are of this trace. */
   async live() {
     this.isStale = true;
-    if (this.isLoading || !this.trace) return;
+    if (this.isLoading) return;
     this.isLoading = true;
     try {
       while (this.isStale && !this.isClosed && !this.isPaused) {
         this.isStale = false; // an event that comes while the store is read makes it true again
         const found = await api(`traces?q=trace:${this.traceId}&limit=1`);
         const [now] = found.traces;
-        const hasMore = now && (now.logs !== this.trace.logs || (now.spans !== this.trace.spans.length && !this.trace.is_cut));
+        // Without a trace, the page was opened before its first span had arrived.
+        const hasMore = now && (!this.trace || now.logs !== this.trace.logs || (now.spans !== this.trace.spans.length && !this.trace.is_cut));
         if (hasMore && !this.isClosed && !this.isPaused) await this.load();
       }
     } catch {
@@ -71,15 +76,15 @@ export class TracePage {
 
   draw() {
     const { trace } = this;
+    const focused = [this.find, this.tree].indexOf(document.activeElement);
     const back = h("a", { class: "back", href: "#/", title: "Back (Esc)", "aria-label": "Back to the list", onclick: (event) => { event.preventDefault(); this.back(); } }, "←");
     const facts = [
       duration(trace.duration_ns), plural(trace.spans.length, "span"), trace.errors ? plural(trace.errors, "error") : null,
       clock(trace.start_ns),
     ].filter(Boolean);
-    this.find = h("input", { type: "search", placeholder: "Find in this trace", "aria-label": "Find in this trace",
+    this.find ??= h("input", { type: "search", placeholder: "Find in this trace", "aria-label": "Find in this trace",
       oninput: (event) => { this.text = event.target.value.toLowerCase(); this.render(); },
       onkeydown: (event) => { if (event.key === "Enter") { event.preventDefault(); this.jump((span) => this.matches(span)); } } });
-    this.find.value = this.text;
     const top = h("div", { class: "trace-top" },
       h("div", { class: "title" }, back, h("i", { class: `status ${trace.status}`, role: "img", "aria-label": `status ${trace.status}` }),
         h("h1", {}, trace.name || "(no name)"),
@@ -108,6 +113,7 @@ export class TracePage {
     this.observer.observe(this.scroller);
     this.fold();
     this.scroller.scrollTop = top0;
+    [this.find, this.tree][focused]?.focus({ preventScroll: true });
     this.drawOverview();
   }
 
@@ -119,7 +125,7 @@ export class TracePage {
       const span = waiting.pop();
       span.row = this.rows.length;
       this.rows.push(span);
-      if (!this.collapsed.has(span)) for (let at = span.children.length - 1; at >= 0; at--) waiting.push(span.children[at]);
+      if (!this.collapsed.has(span.id)) for (let at = span.children.length - 1; at >= 0; at--) waiting.push(span.children[at]);
       else hide(span);
     }
     this.tree.style.height = `${this.rows.length * ROW}px`;
@@ -158,7 +164,7 @@ export class TracePage {
   }
 
   row(span, row) {
-    const isOpen = !this.collapsed.has(span);
+    const isOpen = !this.collapsed.has(span.id);
     const name = h("div", { class: "what" },
       h("span", { class: "caret", "aria-hidden": "true" }, span.children.length ? (isOpen ? "▾" : "▸") : ""),
       h("span", { class: `stripe ${colour(span.service)}` }),
@@ -193,9 +199,9 @@ export class TracePage {
     else this.select(span);
   }
 
-  toggle(span, isOpen = this.collapsed.has(span)) {
-    if (isOpen) this.collapsed.delete(span);
-    else this.collapsed.add(span);
+  toggle(span, isOpen = this.collapsed.has(span.id)) {
+    if (isOpen) this.collapsed.delete(span.id);
+    else this.collapsed.add(span.id);
     this.fold();
   }
 
@@ -216,7 +222,7 @@ export class TracePage {
   }
 
   select(span, isFar = false) {
-    for (let at = span.parent; at; at = at.parent) this.collapsed.delete(at);
+    for (let at = span.parent; at; at = at.parent) this.collapsed.delete(at.id);
     if (span.row < 0) this.fold();
     this.selected = span;
     history.replaceState(null, "", `#/trace/${this.traceId}/${span.span_id}`);
@@ -321,10 +327,10 @@ export class TracePage {
     else if (key === "Enter" && !span) this.move(1);
     else if (key === "Enter" && span.children.length) this.toggle(span);
     else if (span && (key === "h" || key === "ArrowLeft")) {
-      if (span.children.length && !this.collapsed.has(span)) this.toggle(span, false);
+      if (span.children.length && !this.collapsed.has(span.id)) this.toggle(span, false);
       else if (span.parent) this.select(span.parent);
     } else if (span && (key === "l" || key === "ArrowRight")) {
-      if (this.collapsed.has(span)) this.toggle(span, true);
+      if (this.collapsed.has(span.id)) this.toggle(span, true);
       else if (span.children[0]) this.select(span.children[0]);
     } else if (key === "Escape") {
       if (span) this.unselect();
