@@ -22,6 +22,7 @@ from .._core.log import log
 from ._opentelemetry.entry import LazyRuntimeContext
 from ._opentelemetry.propagator import Propagator
 from ._opentelemetry.provider import TracerProvider
+from ._opentelemetry.replaced import Span
 from ._opentelemetry.runtime import RUNTIME, RuntimeContext, attach, detach, get_current
 from ._opentelemetry.spans import OtelSpan
 from ._opentelemetry.tracer import OtelTracer, get_current_span, use_span
@@ -46,7 +47,8 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     """Put tracekit under OpenTelemetry's API, and return its TracerProvider. Safe to call again.
 
     Works before and after libraries have got their tracers, and whichever provider was set before. *replace_sdk* also
-    puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own.
+    puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own, and a ``Span`` whose
+    methods may be replaced.
     """
     global _in_export, _provider
     if _provider is None:
@@ -72,6 +74,7 @@ def install(replace_sdk: bool = False) -> TracerProvider:
 
         if not any(module is sdk for module, *_ in _replaced):
             _replace(sdk, "TracerProvider", TracerProvider)
+            _replace(sdk, "Span", Span)
     return _provider
 
 

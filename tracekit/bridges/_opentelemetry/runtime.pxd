@@ -19,7 +19,7 @@ from ..._core.scopes cimport (
 )
 from ..._core.span cimport Span
 from .contexts cimport from_otel, relabelled, remote_span
-from .spans cimport OtelSpan, face
+from .spans cimport OtelSpan, face, is_ours
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL

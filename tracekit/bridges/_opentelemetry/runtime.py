@@ -18,7 +18,6 @@ from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 from ..._core.scopes import current_context
 from ...cython import binding, cclass, compiled, final, freelist
 from .contexts import RemoteSpan, labels_of, originals
-from .spans import OtelSpan
 
 if not compiled:
     from ..._core.context import generation
@@ -36,7 +35,7 @@ if not compiled:
         make_scope,
     )
     from .contexts import from_otel, relabelled, remote_span
-    from .spans import face
+    from .spans import face, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,7 +138,7 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
     base: SpanContext | None = None
     foreign = None
     if given is not None:
-        if type(given) is OtelSpan:
+        if is_ours(given):
             made = given
             span = made.tracekit_span
             base = span.context
@@ -155,7 +154,7 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
     labels = _labels(baggage, base) if baggage else None
     scope = make_scope(CONTEXT, None, relabelled(base, labels), None)
     scope._carries = True
-    if type(given) is OtelSpan:
+    if is_ours(given):
         made = given
         scope._kind = SPAN
         scope._span = made.tracekit_span

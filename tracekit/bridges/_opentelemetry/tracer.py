@@ -25,7 +25,7 @@ if not compiled:
     from ..._core.span import start_with, tracer_in_use
     from .contexts import attributes_of, relabelled
     from .runtime import context_of, value_of
-    from .spans import face, leave, time_of
+    from .spans import face, is_ours, leave, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -294,7 +294,7 @@ def _parent(context: Any) -> Any:
     given = value_of(context, SPAN_KEY) if isinstance(context, dict) else None
     here = current_context()
     labels = None if here is None else here._labels
-    if type(given) is OtelSpan:
+    if is_ours(given):
         made = given
         span = made.tracekit_span
         parent = span.context
@@ -362,8 +362,10 @@ class CurrentSpan:
         span = made.tracekit_span
         close_scope(scope)
         if exc is not None:
-            leave(span, exc, self._records, self._sets)
-        if self._ends and not span._has_ended:
+            leave(made, exc, self._records, self._sets)
+        if self._ends and type(made) is not OtelSpan:
+            made.end()
+        elif self._ends and not span._has_ended:
             span._end(None)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -432,7 +434,7 @@ def use_span(
     Takes the place of ``opentelemetry.trace.use_span()``, which does the same by ``attach()`` and a generator, and still
     handles the spans of other implementations.
     """
-    if type(span) is not OtelSpan:
+    if not is_ours(span):
         return _api_use_span(span, end_on_exit, record_exception, set_status_on_exception)
     return _current_span(
         None, span, None, None, bool(record_exception), bool(set_status_on_exception), bool(end_on_exit)
