@@ -348,7 +348,7 @@ def test_a_method_that_is_replaced_records_the_exception_that_leaves_the_span(ex
     error = ValueError("a")
     with pytest.raises(ValueError, match="a"), tracer.start_as_current_span("with"), tracer.start_span("itself"):
         raise error
-    assert recorded.call_args_list == [call(error), call(error)]
+    assert recorded.call_args_list == [call(error, escaped=True), call(error)]
     assert [(span.name, *span.status) for span in exporter.spans] == [
         ("itself", "error", "ValueError: a"),
         ("with", "error", "ValueError: a"),

@@ -19,7 +19,7 @@ cpdef OtelSpan face(Span span)
 
 
 @cython.locals(span=Span)
-cpdef object leave(OtelSpan made, object exc, bint records, bint sets_status)
+cpdef object leave(OtelSpan made, object exc, bint records, bint sets_status, bint escaped)
 
 
 cdef inline bint is_ours(object given) noexcept:

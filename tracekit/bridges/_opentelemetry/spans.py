@@ -41,6 +41,7 @@ __all__ = [
     "KIND_NAMES",
     "OtelSpan",
     "face",
+    "info_of",
     "is_ours",
     "keep_resource",
     "leave",
@@ -183,7 +184,7 @@ class OtelSpan:
 
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         if exc is not None:
-            leave(self, exc, self._records, self._sets)
+            leave(self, exc, self._records, self._sets, True)
         self.end()
 
     def __copy__(self) -> OtelSpan:
@@ -276,9 +277,7 @@ class OtelSpan:
     @property
     def instrumentation_info(self) -> Any:
         """The library as the SDK's deprecated class, which warns."""
-        scope = self.instrumentation_scope
-        make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo", _PlainScope)
-        return make(scope.name, scope.version, scope.schema_url)
+        return info_of(self.instrumentation_scope)
 
     @property
     def dropped_attributes(self) -> int:
@@ -402,19 +401,22 @@ def _has_sdk() -> bool:
     return _sdk_span is not None
 
 
-def leave(made: OtelSpan, exc: BaseException, records: bool, sets_status: bool) -> None:
-    """Record that *exc* leaves *made*, as ``with span:`` does: once a trace, and a cancellation is no error."""
+def leave(made: OtelSpan, exc: BaseException, records: bool, sets_status: bool, escaped: bool) -> None:
+    """Record that *exc* leaves *made*, as ``with span:`` does: once a trace, and a cancellation is no error.
+
+    *escaped* is True where the span itself is the context manager, and False in ``use_span()``, as in the SDK.
+    """
     span = made.tracekit_span
     if not span._is_recorded or span._has_ended or not (records or sets_status):
         return
     if type(made) is not OtelSpan:
-        _leave_by_methods(made, exc, records, sets_status)
+        _leave_by_methods(made, exc, records, sets_status, escaped)
         return
     try:
         outcome = outcome_of(exc, span.context.trace_id, span._tracer.max_value)
         if records:
             for error, recorded in exception_events(outcome.errors, span._tracer.limits):
-                span.add_event("exception", recorded)
+                span.add_event("exception", {**recorded, "exception.escaped": str(escaped)})
                 mark_recorded(error, span.context.trace_id)
         if sets_status:
             span.set_status(outcome.code, outcome.description)
@@ -423,11 +425,11 @@ def leave(made: OtelSpan, exc: BaseException, records: bool, sets_status: bool) 
             span.set_status("error")
 
 
-def _leave_by_methods(made: OtelSpan, exc: BaseException, records: bool, sets_status: bool) -> None:
+def _leave_by_methods(made: OtelSpan, exc: BaseException, records: bool, sets_status: bool, escaped: bool) -> None:
     """Record *exc* as the API's ``use_span()`` does: by the methods, which a program has replaced."""
     if isinstance(exc, Exception):
         if records:
-            made.record_exception(exc)
+            made.record_exception(exc, **({"escaped": True} if escaped else {}))
         if sets_status:
             made.set_status(StatusCode.ERROR, f"{type_name(exc)}: {text_of(exc)}")
 
@@ -465,6 +467,12 @@ def scope_of(span: Span) -> Any:
             _scopes.clear()
         known = _scopes[key] = library, scope
     return known[1]
+
+
+def info_of(scope: Any) -> Any:
+    """Return *scope* as the SDK's deprecated class, which warns."""
+    make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo", _PlainScope)
+    return make(scope.name, scope.version, scope.schema_url)
 
 
 class _PlainResource:

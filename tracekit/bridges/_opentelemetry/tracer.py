@@ -17,7 +17,7 @@ from ..._core.span import ROOT, Span
 from ...cython import binding, cclass, compiled, final, freelist
 from .contexts import link_of
 from .runtime import SPAN_KEY
-from .spans import KIND_NAMES, OtelSpan, scope_of, sdk_class, text_of
+from .spans import KIND_NAMES, OtelSpan, info_of, scope_of, sdk_class, text_of
 
 if not compiled:
     from ..._core.interpreter import lent
@@ -95,6 +95,26 @@ class OtelTracer:
     def resource(self) -> Any:
         """The resource of the provider."""
         return self._provider.resource
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler of the provider."""
+        return self._provider.sampler
+
+    @property
+    def id_generator(self) -> Any:
+        """The source of ids of the provider."""
+        return self._provider.id_generator
+
+    @property
+    def span_processor(self) -> Any:
+        """The span processors of the provider, as one."""
+        return self._provider._active_span_processor
+
+    @property
+    def instrumentation_info(self) -> Any:
+        """The library as the SDK's deprecated class, which warns."""
+        return info_of(self.instrumentation_scope)
 
     def _hook(self, hooks: Any) -> None:
         """Call *hooks* for the spans of this tracer from now on, the open ones included."""
@@ -362,7 +382,7 @@ class CurrentSpan:
         span = made.tracekit_span
         close_scope(scope)
         if exc is not None:
-            leave(made, exc, self._records, self._sets)
+            leave(made, exc, self._records, self._sets, False)
         if self._ends and type(made) is not OtelSpan:
             made.end()
         elif self._ends and not span._has_ended:
