@@ -8,7 +8,7 @@ import gc
 import weakref
 from contextlib import contextmanager
 from types import GeneratorType
-from unittest.mock import Mock, call
+from unittest.mock import Mock, call, patch
 
 import opentelemetry.sdk.trace as sdk
 import pytest
@@ -318,9 +318,9 @@ def test_a_method_that_is_replaced_in_the_sdks_class_is_called(exporter, monkeyp
     def redact(self, key, value):
         set_before(self, key, "***" if key == "card" else value)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sdk.Span, "end", end)
-        patch.setattr(sdk.Span, "set_attribute", redact)
+    with monkeypatch.context() as patched:
+        patched.setattr(sdk.Span, "end", end)
+        patched.setattr(sdk.Span, "set_attribute", redact)
         with tracer.start_as_current_span("with") as span:
             span.set_attribute("card", 4111)
             assert trace.get_current_span() is span
@@ -365,7 +365,17 @@ def test_the_class_in_place_of_the_sdks_span_has_its_instances():
     assert isinstance(sampled, sdk.Span)
     assert isinstance(sampled, earlier)
     assert not isinstance(unsampled, sdk.Span)
-    assert not isinstance(Mock(), sdk.Span)
+    for other in Mock(), Mock(__class__=None), trace.INVALID_SPAN, 1:
+        assert not isinstance(other, sdk.Span)
+    with patch.object(sdk.Span, "end") as end:
+        span = bridge.TracerProvider().get_tracer("a").start_span("a")
+        assert isinstance(span, sdk.Span)
+        assert not isinstance(bridge.TracerProvider(sampler=ALWAYS_OFF).get_tracer("a").start_span("a"), sdk.Span)
+        span.end(5)
+    assert end.call_args_list == [call(5)]
+    assert type(bridge.TracerProvider().get_tracer("a").start_span("a")) is bridge.OtelSpan
+    with pytest.raises(TypeError, match=r"Tracer.start_span"):
+        type("Own", (sdk.Span,), {})()
     assert issubclass(sdk._Span, sdk.Span)
     bridge.uninstall()
     assert sdk.Span is earlier

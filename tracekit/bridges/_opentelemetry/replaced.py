@@ -24,14 +24,17 @@ class _Watched(type):
         super().__delattr__(name)
         _follow()
 
+    # Spans name the SDK's class as theirs, and the unsampled ones another.
+
     def __instancecheck__(cls, instance: Any) -> bool:
-        return issubclass(instance.__class__, cls)
+        return isinstance(instance, _sdks()) if cls is Span else super().__instancecheck__(instance)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
-        # Spans name the SDK's class as theirs.
-        return super().__subclasscheck__(subclass) or (
-            cls is Span and issubclass(subclass, getattr(sys.modules.get("opentelemetry.sdk.trace"), "_Span", ()))
-        )
+        return super().__subclasscheck__(subclass) or (cls is Span and issubclass(subclass, _sdks()))
+
+
+def _sdks() -> Any:
+    return getattr(sys.modules.get("opentelemetry.sdk.trace"), "_Span", ())
 
 
 class Span(OtelSpan, metaclass=_Watched):

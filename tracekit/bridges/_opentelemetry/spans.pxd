@@ -14,7 +14,7 @@ cdef class OtelSpan:
     cdef bint _records, _sets
 
 
-@cython.locals(found=OtelSpan)
+@cython.locals(found=OtelSpan, is_usual=bint)
 cpdef OtelSpan face(Span span)
 
 

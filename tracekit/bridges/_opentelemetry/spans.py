@@ -71,7 +71,7 @@ _changed: Any = None  # the class of new spans in place of OtelSpan, while a pro
 
 
 def use_class(kind: type[OtelSpan] | None) -> None:
-    """Make new spans of *kind*, whose methods are then called in every case; None: of ``OtelSpan``."""
+    """Make new recorded spans of *kind*, whose methods are then called in every case; None: of ``OtelSpan``."""
     global _changed
     _changed = kind
 
@@ -80,7 +80,8 @@ def face(span: Span) -> OtelSpan:
     """Return OpenTelemetry's form of *span*."""
     found = lent(span._face)
     if found is None:
-        found = OtelSpan.__new__(OtelSpan) if _changed is None else _changed.__new__(_changed)
+        is_usual = _changed is None or not span._is_recorded
+        found = OtelSpan.__new__(OtelSpan) if is_usual else _changed.__new__(_changed)
         found.tracekit_span = span
         found._records = found._sets = True
         span._face = borrow(found)
