@@ -374,6 +374,9 @@ def test_the_class_in_place_of_the_sdks_span_has_its_instances():
         span.end(5)
     assert end.call_args_list == [call(5)]
     assert type(bridge.TracerProvider().get_tracer("a").start_span("a")) is bridge.OtelSpan
+    sampled.add_event("e", {"a": 1})
+    assert '"a": 1' in sampled.to_json()  # the SDK's own code, which looks into the class by its name
+    assert not hasattr(sdk.Span, "no_such_name")
     with pytest.raises(TypeError, match=r"Tracer.start_span"):
         type("Own", (sdk.Span,), {})()
     assert issubclass(sdk._Span, sdk.Span)

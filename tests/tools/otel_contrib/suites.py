@@ -101,7 +101,6 @@ DIFFERENT = {
     "TestSpan::test_ended_span": _LOGS,
     "TestSpan::test_invalid_attribute_values": "an attribute of an unknown type is recorded as its repr(), not as None",
     "TestSpan::test_status_cannot_set_unset": _LOGS,
-    "TestSpanCreation::test_invalid_instrumentation_info": "reads the deprecated instrumentation_info of a tracer",
     "TestSpanCreation::test_span_processor_for_source": PRIVATE,
     "TestTracerProvider::test_tracer_provider_init_default": PRIVATE,
     "TestTracerProviderMetrics::test_record_only": _METRICS,
