@@ -107,10 +107,10 @@ def _set_tracer_provider(tracer_provider: Any) -> None:
     the tracers that libraries have already.
     """
     global _programs_own
-    in_use = getattr(_trace, "_TRACER_PROVIDER", None)
-    if _provider is None or in_use is not _provider or not isinstance(tracer_provider, TracerProvider):
+    is_in_use = getattr(_trace, "_TRACER_PROVIDER", None) is _provider
+    if _provider is None or not is_in_use or not isinstance(tracer_provider, TracerProvider):
         _api_set_tracer_provider(tracer_provider)
-    elif tracer_provider is not in_use:
+    elif tracer_provider is not _provider:
         _provider.hook_native_spans(False)
         _programs_own = tracer_provider
         _replace(_trace, "_TRACER_PROVIDER", tracer_provider)

@@ -32,6 +32,7 @@ if not compiled:
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import TypeGuard
 
     from opentelemetry.trace import SpanContext as OtelContext
 
@@ -62,7 +63,7 @@ assert set(_KINDS) == set(KINDS)
 
 if not compiled:
 
-    def is_ours(given: object) -> bool:
+    def is_ours(given: object) -> TypeGuard[OtelSpan]:
         """Return whether *given* is an ``OtelSpan``. Not for a mock, which names another class as its own."""
         return issubclass(type(given), OtelSpan)
 
