@@ -122,9 +122,7 @@ def subjects(
         "is_recording": work("span.is_recording()", span=recorded),
         "attach": work("api.detach(api.attach(given))", given=with_span, api=context),
         "attach_key": work("api.detach(api.attach(given))", given=with_key, api=context),
-        "baggage": work(
-            "api.detach(api.attach(set_baggage('tenant', 'a')))", set_baggage=baggage.set_baggage, api=context
-        ),
+        "baggage": work("api.detach(api.attach(baggage.set_baggage('tenant', 'a')))", baggage=baggage, api=context),
         "inject": work("inject({})", inject=propagate.inject),
         "extract": work("extract(carrier)", installed, extract=propagate.extract, carrier=inputs.PARENT_ONLY),
         "extract_getter": work(

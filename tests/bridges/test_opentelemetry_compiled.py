@@ -8,12 +8,14 @@ import gc
 import weakref
 from contextlib import contextmanager
 from types import GeneratorType
-from unittest.mock import Mock
+from unittest.mock import Mock, call, patch
 
+import opentelemetry.sdk.trace as sdk
 import pytest
 from opentelemetry import context, propagate, trace
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import tracekit
 from tracekit.bridges import opentelemetry as bridge
@@ -304,3 +306,79 @@ def test_a_span_that_a_generator_opens_while_it_is_deallocated_does_not_refer_to
             break
         trace.get_current_span().end()
     assert counts == [0]
+
+
+def test_a_method_that_is_replaced_in_the_sdks_class_is_called(exporter, monkeypatch):
+    tracer = bridge.install(replace_sdk=True).get_tracer("a")
+    ended, set_before = [], sdk.Span.set_attribute
+
+    def end(self, end_time=None):
+        ended.append(self.name)
+
+    def redact(self, key, value):
+        set_before(self, key, "***" if key == "card" else value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sdk.Span, "end", end)
+        patched.setattr(sdk.Span, "set_attribute", redact)
+        with tracer.start_as_current_span("with") as span:
+            span.set_attribute("card", 4111)
+            assert trace.get_current_span() is span
+            assert isinstance(span, sdk.Span)
+            with trace.use_span(tracer.start_span("used"), end_on_exit=True) as used:
+                assert used.parent is span.get_span_context()
+        with tracer.start_span("itself") as itself:
+            assert context.detach(context.attach(trace.set_span_in_context(span))) is None
+    assert ended == ["used", "with", "itself"]
+    assert span.is_recording()
+    assert itself.is_recording()
+    assert span.attributes == {"card": "***"}
+    with tracer.start_as_current_span("after") as after:
+        assert type(after) is bridge.OtelSpan
+        with trace.use_span(span):
+            assert tracekit.current_span() is span.tracekit_span
+    assert [span.name for span in exporter.spans] == ["after"]
+    bridge.uninstall()
+
+
+def test_a_method_that_is_replaced_records_the_exception_that_leaves_the_span(exporter, monkeypatch):
+    tracer = bridge.install(replace_sdk=True).get_tracer("a")
+    recorded = Mock()
+    monkeypatch.setattr(sdk.Span, "record_exception", recorded)
+    error = ValueError("a")
+    with pytest.raises(ValueError, match="a"), tracer.start_as_current_span("with"), tracer.start_span("itself"):
+        raise error
+    assert recorded.call_args_list == [call(error, escaped=True), call(error)]
+    assert [(span.name, *span.status) for span in exporter.spans] == [
+        ("itself", "error", "ValueError: a"),
+        ("with", "error", "ValueError: a"),
+    ]
+    bridge.uninstall()
+
+
+def test_the_class_in_place_of_the_sdks_span_has_its_instances():
+    earlier = sdk.Span
+    bridge.install(replace_sdk=True)
+    assert sdk.Span is not earlier
+    sampled = bridge.TracerProvider().get_tracer("a").start_span("a")
+    unsampled = bridge.TracerProvider(sampler=ALWAYS_OFF).get_tracer("a").start_span("a")
+    assert isinstance(sampled, sdk.Span)
+    assert isinstance(sampled, earlier)
+    assert not isinstance(unsampled, sdk.Span)
+    for other in Mock(), Mock(__class__=None), trace.INVALID_SPAN, 1:
+        assert not isinstance(other, sdk.Span)
+    with patch.object(sdk.Span, "end") as end:
+        span = bridge.TracerProvider().get_tracer("a").start_span("a")
+        assert isinstance(span, sdk.Span)
+        assert not isinstance(bridge.TracerProvider(sampler=ALWAYS_OFF).get_tracer("a").start_span("a"), sdk.Span)
+        span.end(5)
+    assert end.call_args_list == [call(5)]
+    assert type(bridge.TracerProvider().get_tracer("a").start_span("a")) is bridge.OtelSpan
+    sampled.add_event("e", {"a": 1})
+    assert '"a": 1' in sampled.to_json()  # the SDK's own code, which looks into the class by its name
+    assert not hasattr(sdk.Span, "no_such_name")
+    with pytest.raises(TypeError, match=r"Tracer.start_span"):
+        type("Own", (sdk.Span,), {})()
+    assert issubclass(sdk._Span, sdk.Span)
+    bridge.uninstall()
+    assert sdk.Span is earlier

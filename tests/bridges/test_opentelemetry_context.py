@@ -23,6 +23,8 @@ import tracekit
 from tracekit.bridges import opentelemetry as bridge
 from tracekit.bridges._opentelemetry import contexts
 
+EARLY_SET_BAGGAGE = baggage.set_baggage
+
 
 @pytest.fixture(autouse=True)
 def _installed(provider, caplog):
@@ -424,3 +426,31 @@ def test_in_the_child_of_a_fork_the_parents_span_is_remote(tracer):
         assert os.read(read, 1) == b"1"
         os.close(read)
         os.close(write)
+
+
+@pytest.mark.parametrize("given", [None, context.Context(), context.Context({"key": 1})])
+def test_set_baggage_does_as_the_apis_own(given, tracer):
+    assert baggage.set_baggage is not EARLY_SET_BAGGAGE
+    with tracer.start_as_current_span("a"):
+        for earlier in (context.Context({"other": 1}), baggage.set_baggage("a", [1]), baggage.clear()):
+            token = context.attach(earlier)
+            before = dict(baggage.get_all())
+            assert baggage.set_baggage("b", "2", given) == EARLY_SET_BAGGAGE("b", "2", given)
+            assert type(baggage.set_baggage("b", "2", given)) is context.Context
+            assert baggage.get_all() == before
+            context.detach(token)
+    with pytest.raises(TypeError):
+        baggage.set_baggage([], "a")
+
+
+@pytest.mark.parametrize("attached", [{}, {"key": 1}, Mock()])
+def test_set_baggage_where_something_else_is_attached(attached, tracer):
+    def made(function):
+        try:
+            return function("a", "1")
+        except Exception as error:
+            return type(error)
+
+    token = context.attach(attached)
+    assert made(baggage.set_baggage) == made(EARLY_SET_BAGGAGE)
+    context.detach(token)

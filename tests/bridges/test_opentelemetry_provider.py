@@ -318,7 +318,7 @@ def test_the_stacks_of_a_group_share_one_bound(exporter, tracer):
         with pytest.raises(ExceptionGroup), start("span"):
             raise ExceptionGroup("many", errors)
         events = exporter.spans[-1].events
-        sizes.append([sum(map(len, event.attributes.values())) for event in events])
+        sizes.append([len(event.attributes["exception.stacktrace"]) for event in events])
     assert sizes[0] == sizes[1]
     assert sizes[0][0] > sizes[0][-1]
 
@@ -338,3 +338,33 @@ def test_update_resource_holds_for_the_spans_from_then_on(exporter, provider):
         {"one": "one", "two": "old"},
         {"one": "one", "two": "new"},
     ]
+
+
+def test_the_programs_own_provider_takes_the_place_of_the_installed_one(exporter, memory, caplog):
+    installed = bridge.install(replace_sdk=True)
+    early = trace.get_tracer("early")
+    own = sdk.TracerProvider(resource=Resource({"service.name": "own"}))
+    own.add_span_processor(SimpleSpanProcessor(memory))
+    trace.set_tracer_provider(installed)  # as it is
+    trace.set_tracer_provider(own)
+    assert trace.get_tracer_provider() is own
+    with trace.get_tracer("library").start_as_current_span("own") as span, tracekit.span("native"):
+        early.start_span("early").end()
+    assert span.resource.attributes == {"service.name": "own"}
+    names = ["early", "native", "own"]
+    assert [span.name for span in memory.get_finished_spans()] == [span.name for span in exporter.spans] == names
+    assert caplog.messages == []
+    trace.set_tracer_provider(sdk.TracerProvider())
+    assert trace.get_tracer_provider() is own
+    assert caplog.messages == ["Overriding of current TracerProvider is not allowed"]
+    bridge.uninstall()
+    with tracekit.span("after"):
+        pass
+    assert len(memory.get_finished_spans()) == 3
+    assert trace._TRACER_PROVIDER is None
+
+
+def test_a_provider_of_the_sdk_does_not_take_the_place_of_the_installed_one(provider, caplog):
+    trace.set_tracer_provider(sdk.TracerProvider())
+    assert trace.get_tracer_provider() is provider
+    assert caplog.messages == ["Overriding of current TracerProvider is not allowed"]

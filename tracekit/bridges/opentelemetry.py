@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from opentelemetry import baggage as _baggage
 from opentelemetry import context as _context
 from opentelemetry import propagate as _propagate
 from opentelemetry import trace as _trace
@@ -22,7 +23,8 @@ from .._core.log import log
 from ._opentelemetry.entry import LazyRuntimeContext
 from ._opentelemetry.propagator import Propagator
 from ._opentelemetry.provider import TracerProvider
-from ._opentelemetry.runtime import RUNTIME, RuntimeContext, attach, detach, get_current
+from ._opentelemetry.replaced import Span
+from ._opentelemetry.runtime import RUNTIME, RuntimeContext, attach, detach, get_current, set_baggage
 from ._opentelemetry.spans import OtelSpan
 from ._opentelemetry.tracer import OtelTracer, get_current_span, use_span
 
@@ -39,6 +41,8 @@ __all__ = [
 # What install() replaced: a module, a name, ours and the one before.
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _provider: TracerProvider | None = None
+_programs_own: TracerProvider | None = None  # which the program has set since
+_api_set_tracer_provider = _trace.set_tracer_provider
 _in_export: Any = None  # the token of the keys in the Context of tracekit's exporter
 
 
@@ -46,7 +50,8 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     """Put tracekit under OpenTelemetry's API, and return its TracerProvider. Safe to call again.
 
     Works before and after libraries have got their tracers, and whichever provider was set before. *replace_sdk* also
-    puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own.
+    puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own, and a ``Span`` whose
+    methods may be replaced.
     """
     global _in_export, _provider
     if _provider is None:
@@ -61,8 +66,10 @@ def install(replace_sdk: bool = False) -> TracerProvider:
         else:
             _warn_without("_TRACER_PROVIDER_SET_ONCE")
         _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
+        _replace(_trace, "set_tracer_provider", _set_tracer_provider)
         for function in attach, detach, get_current:
             _replace(_context, function.__name__, function)
+        _replace(_baggage, "set_baggage", set_baggage)
         _replace(_trace, "use_span", use_span)
         _replace(_trace, "get_current_span", get_current_span)
         _provider.cover_native_spans(True)
@@ -72,21 +79,42 @@ def install(replace_sdk: bool = False) -> TracerProvider:
 
         if not any(module is sdk for module, *_ in _replaced):
             _replace(sdk, "TracerProvider", TracerProvider)
+            _replace(sdk, "Span", Span)
     return _provider
 
 
 def uninstall() -> None:
     """Put back what ``install()`` replaced, unless it was replaced again since."""
-    global _in_export, _provider
+    global _in_export, _programs_own, _provider
+    if _programs_own is not None:
+        _programs_own.hook_native_spans(False)
     if _provider is not None:
         _provider.cover_native_spans(False)
         _configure.export_context().run(RUNTIME.detach, _in_export)
         _configure.use_generator(None)
-    _in_export = _provider = None
+    _in_export = _programs_own = _provider = None
     while _replaced:
         module, name, ours, before = _replaced.pop()
         if getattr(module, name, None) is ours:
             setattr(module, name, before)
+
+
+def _set_tracer_provider(tracer_provider: Any) -> None:
+    """Take the program's own ``TracerProvider`` in place of the installed one, once.
+
+    Takes the place of ``opentelemetry.trace.set_tracer_provider()``, which logs a warning about any other provider: its
+    spans would be outside tracekit's traces. The processors of this one also get the spans of ``tracekit.span()``, and of
+    the tracers that libraries have already.
+    """
+    global _programs_own
+    is_in_use = getattr(_trace, "_TRACER_PROVIDER", None) is _provider
+    if _provider is None or not is_in_use or not isinstance(tracer_provider, TracerProvider):
+        _api_set_tracer_provider(tracer_provider)
+    elif tracer_provider is not _provider:
+        _provider.hook_native_spans(False)
+        _programs_own = tracer_provider
+        _replace(_trace, "_TRACER_PROVIDER", tracer_provider)
+        tracer_provider.hook_native_spans(True)
 
 
 def _suppress() -> Any:

@@ -32,11 +32,19 @@ class Processors:
         """Call *processor* too from now on."""
         self._span_processors += (processor,)
 
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        """Call ``on_start``, for libraries that take this object for one processor."""
+        for processor in self._span_processors:
+            self._call(processor, "on_start", span, parent_context=parent_context)
+
+    def on_end(self, span: Any) -> None:
+        """Call ``on_end``, for libraries that take this object for one processor."""
+        for processor in self._span_processors:
+            self._call(processor, "on_end", span)
+
     def started(self, span: Span, parent: Any) -> None:
         """Call ``on_start``; *parent* is the OpenTelemetry Context that was given, or None."""
-        made = face(span)
-        for processor in self._span_processors:
-            self._call(processor, "on_start", made, parent_context=parent)
+        self.on_start(face(span), parent)
 
     def ending(self, span: Span) -> None:
         """Call ``_on_ending``, which not every processor has; the span can still be changed."""
@@ -46,9 +54,7 @@ class Processors:
 
     def ended(self, span: Span) -> None:
         """Call ``on_end``."""
-        made = face(span)
-        for processor in self._span_processors:
-            self._call(processor, "on_end", made)
+        self.on_end(face(span))
 
     def shutdown(self) -> None:
         """Shut all processors down."""

@@ -170,10 +170,14 @@ class TracerProvider(_trace.TracerProvider):
 
         The tracers of a provider that does so are the tracer in use: without exporters and processors, nothing is recorded.
         """
-        self._covers_native = covers
         self._settings.changes = {} if covers else self._changes
+        self.hook_native_spans(covers)
+
+    def hook_native_spans(self, hooks: bool) -> None:
+        """Call the processors for the spans of ``tracekit.span()`` too, from now on, or no longer."""
+        self._covers_native = hooks
         if self._processors and not self._is_disabled:
-            _configure.use_hooks(self._processors if covers else None)
+            _configure.use_hooks(self._processors if hooks else None)
 
     def _update_resource(self, resource: Any) -> None:
         """Merge *resource* into that of the spans from now on, as the SDK's provider does for configurators."""

@@ -10,7 +10,6 @@ from ..._core.scopes cimport (
     Scope,
     attach_scope,
     close_scope,
-    current_context,
     effective,
     held_span,
     innermost,
@@ -19,7 +18,7 @@ from ..._core.scopes cimport (
 )
 from ..._core.span cimport Span
 from .contexts cimport from_otel, relabelled, remote_span
-from .spans cimport OtelSpan, face
+from .spans cimport OtelSpan, face, is_ours
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
@@ -29,7 +28,7 @@ cdef extern from "Python.h":
     PyObject** _PyObject_GetDictPtr(object) noexcept
     Py_ssize_t PyDict_GET_SIZE(PyObject*) noexcept
 
-cdef object _EMPTY, _NO_KEYS
+cdef object _EMPTY, _NO_KEYS, _api_set_baggage
 
 
 cdef inline object value_of(object context, object key):
@@ -99,3 +98,7 @@ cdef inline bint is_untouched(RuntimeContext runtime) noexcept:
 
 @cython.locals(scope=Scope)
 cdef object _current_view()
+
+
+@cython.locals(given=dict, baggage=dict)
+cpdef object set_baggage(object name, object value, object context=*)

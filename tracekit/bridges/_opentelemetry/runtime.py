@@ -15,10 +15,8 @@ from opentelemetry.context import context as _context
 from opentelemetry.context.context import Context
 from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
-from ..._core.scopes import current_context
 from ...cython import binding, cclass, compiled, final, freelist
 from .contexts import RemoteSpan, labels_of, originals
-from .spans import OtelSpan
 
 if not compiled:
     from ..._core.context import generation
@@ -36,7 +34,7 @@ if not compiled:
         make_scope,
     )
     from .contexts import from_otel, relabelled, remote_span
-    from .spans import face
+    from .spans import face, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +54,7 @@ __all__ = [
     "get_current",
     "put_value",
     "scope_for",
+    "set_baggage",
     "value_of",
 ]
 
@@ -64,6 +63,7 @@ _EMPTY: Final = Context()
 (SPAN_KEY,) = set_span_in_context(INVALID_SPAN, _EMPTY)
 (BAGGAGE_KEY,) = _baggage.set_baggage("key", "value", _EMPTY)
 _NO_KEYS: Final[dict[str, object]] = {}
+_api_set_baggage: Final = _baggage.set_baggage
 
 if not compiled:
 
@@ -139,7 +139,7 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
     base: SpanContext | None = None
     foreign = None
     if given is not None:
-        if type(given) is OtelSpan:
+        if is_ours(given):
             made = given
             span = made.tracekit_span
             base = span.context
@@ -155,7 +155,7 @@ def scope_for(context: Mapping[str, Any]) -> Scope:
     labels = _labels(baggage, base) if baggage else None
     scope = make_scope(CONTEXT, None, relabelled(base, labels), None)
     scope._carries = True
-    if type(given) is OtelSpan:
+    if is_ours(given):
         made = given
         scope._kind = SPAN
         scope._span = made.tracekit_span
@@ -195,11 +195,14 @@ def context_of(given: Any) -> SpanContext | None:
 def _labels(baggage: Any, base: SpanContext | None) -> Labels | None:
     """Return *baggage* as labels; those that are as in *base*, or as current here, keep their properties."""
     scope = innermost()
-    if scope is not None and scope.ambient is not None:
-        ambient = scope.ambient
-        if ambient._baggage is baggage:
-            return ambient._labels  # type: ignore[no-any-return]
-    context = base if base is not None and base._labels is not None else current_context()
+    context = base
+    if scope is not None:
+        if scope.ambient is not None:
+            ambient = scope.ambient
+            if ambient._baggage is baggage:
+                return ambient._labels  # type: ignore[no-any-return]
+        if base is None or base._labels is None:
+            context = effective(scope)
     return labels_of(baggage, None if context is None else context._labels)
 
 
@@ -289,6 +292,27 @@ def attach(context: Context) -> Any:
     if is_untouched(_runtime):
         return _attach(context)
     return RUNTIME.attach(context)
+
+
+def set_baggage(name: str, value: object, context: Context | None = None) -> Context:
+    """Return *context*, or the current one, with *value* under *name* in its baggage.
+
+    Takes the place of ``opentelemetry.baggage.set_baggage()``, which copies the current Context twice.
+    """
+    if context is not None or not is_untouched(_runtime):
+        return _api_set_baggage(name, value, context)
+    view = _current_view()
+    if type(view) is not Context:  # something of the program's was attached
+        return _api_set_baggage(name, value)
+    found = value_of(view, BAGGAGE_KEY)
+    baggage: dict[str, object] = {}
+    if type(found) is dict:
+        given = found
+        baggage = given.copy()
+    baggage[name] = value
+    made = Context(view)
+    put_value(made, BAGGAGE_KEY, baggage)
+    return made
 
 
 def detach(token: Any) -> None:

@@ -4,10 +4,9 @@ from ..._core.interpreter cimport borrow, is_lent, lent
 from ..._core.span cimport Span
 from .contexts cimport from_otel, to_otel
 
-cdef object _sdk_span
+cdef object _sdk_span, _changed
 
 
-@cython.final
 cdef class OtelSpan:
     cdef dict __dict__
     cdef object __weakref__
@@ -15,7 +14,16 @@ cdef class OtelSpan:
     cdef bint _records, _sets
 
 
-@cython.locals(found=OtelSpan)
+@cython.locals(found=OtelSpan, is_usual=bint)
 cpdef OtelSpan face(Span span)
-cpdef object leave(Span span, object exc, bint records, bint sets_status)
+
+
+@cython.locals(span=Span)
+cpdef object leave(OtelSpan made, object exc, bint records, bint sets_status, bint escaped)
+
+
+cdef inline bint is_ours(object given) noexcept:
+    return type(given) is OtelSpan or isinstance(given, OtelSpan)
+
+
 cpdef object time_of(object time_ns)

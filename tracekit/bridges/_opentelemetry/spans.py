@@ -23,7 +23,7 @@ from ..._core.outcome import exception_events, mark_recorded, outcome_of
 from ..._core.records import KINDS, Status
 from ..._core.span import amend, dropped_parts
 from ..._version import __version__
-from ...cython import binding, cclass, compiled, final, freelist, no_gc_clear
+from ...cython import binding, cclass, compiled, freelist, no_gc_clear
 from .contexts import attributes_of
 
 if not compiled:
@@ -32,6 +32,7 @@ if not compiled:
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import TypeGuard
 
     from opentelemetry.trace import SpanContext as OtelContext
 
@@ -41,6 +42,8 @@ __all__ = [
     "KIND_NAMES",
     "OtelSpan",
     "face",
+    "info_of",
+    "is_ours",
     "keep_resource",
     "leave",
     "resource_of",
@@ -48,6 +51,7 @@ __all__ = [
     "sdk_class",
     "text_of",
     "time_of",
+    "use_class",
 ]
 
 KIND_NAMES = {kind: kind.name.lower() for kind in SpanKind}
@@ -57,18 +61,34 @@ _CODES = {name: code for code, name in _STATUS_NAMES.items()}
 assert set(_KINDS) == set(KINDS)
 
 
+if not compiled:
+
+    def is_ours(given: object) -> TypeGuard[OtelSpan]:
+        """Return whether *given* is an ``OtelSpan``. Not for a mock, which names another class as its own."""
+        return issubclass(type(given), OtelSpan)
+
+
+_changed: Any = None  # the class of new spans in place of OtelSpan, while a program has replaced methods of it
+
+
+def use_class(kind: type[OtelSpan] | None) -> None:
+    """Make new recorded spans of *kind*, whose methods are then called in every case; None: of ``OtelSpan``."""
+    global _changed
+    _changed = kind
+
+
 def face(span: Span) -> OtelSpan:
     """Return OpenTelemetry's form of *span*."""
     found = lent(span._face)
     if found is None:
-        found = OtelSpan.__new__(OtelSpan)
+        is_usual = _changed is None or not span._is_recorded
+        found = OtelSpan.__new__(OtelSpan) if is_usual else _changed.__new__(_changed)
         found.tracekit_span = span
         found._records = found._sets = True
         span._face = borrow(found)
     return found
 
 
-@final
 @no_gc_clear  # a cycle goes through an attribute of the program's, and its dict is cleared; see __dealloc__()
 @freelist(64)
 @binding(False)
@@ -166,7 +186,7 @@ class OtelSpan:
 
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         if exc is not None:
-            leave(self.tracekit_span, exc, self._records, self._sets)
+            leave(self, exc, self._records, self._sets, True)
         self.end()
 
     def __copy__(self) -> OtelSpan:
@@ -259,9 +279,7 @@ class OtelSpan:
     @property
     def instrumentation_info(self) -> Any:
         """The library as the SDK's deprecated class, which warns."""
-        scope = self.instrumentation_scope
-        make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo", _PlainScope)
-        return make(scope.name, scope.version, scope.schema_url)
+        return info_of(self.instrumentation_scope)
 
     @property
     def dropped_attributes(self) -> int:
@@ -385,21 +403,37 @@ def _has_sdk() -> bool:
     return _sdk_span is not None
 
 
-def leave(span: Span, exc: BaseException, records: bool, sets_status: bool) -> None:
-    """Record that *exc* leaves *span*, as ``with span:`` does: once a trace, and a cancellation is no error."""
+def leave(made: OtelSpan, exc: BaseException, records: bool, sets_status: bool, escaped: bool) -> None:
+    """Record that *exc* leaves *made*, as ``with span:`` does: once a trace, and a cancellation is no error.
+
+    *escaped* is True where the span itself is the context manager, and False in ``use_span()``, as in the SDK.
+    """
+    span = made.tracekit_span
     if not span._is_recorded or span._has_ended or not (records or sets_status):
+        return
+    if type(made) is not OtelSpan:
+        _leave_by_methods(made, exc, records, sets_status, escaped)
         return
     try:
         outcome = outcome_of(exc, span.context.trace_id, span._tracer.max_value)
         if records:
             for error, recorded in exception_events(outcome.errors, span._tracer.limits):
-                span.add_event("exception", recorded)
+                span.add_event("exception", {**recorded, "exception.escaped": str(escaped)})
                 mark_recorded(error, span.context.trace_id)
         if sets_status:
             span.set_status(outcome.code, outcome.description)
     except Exception:  # the recursion limit
         if sets_status:
             span.set_status("error")
+
+
+def _leave_by_methods(made: OtelSpan, exc: BaseException, records: bool, sets_status: bool, escaped: bool) -> None:
+    """Record *exc* as the API's ``use_span()`` does: by the methods, which a program has replaced."""
+    if isinstance(exc, Exception):
+        if records:
+            made.record_exception(exc, **({"escaped": True} if escaped else {}))
+        if sets_status:
+            made.set_status(StatusCode.ERROR, f"{type_name(exc)}: {text_of(exc)}")
 
 
 def resource_of(attributes: Mapping[str, Any]) -> Any:
@@ -435,6 +469,12 @@ def scope_of(span: Span) -> Any:
             _scopes.clear()
         known = _scopes[key] = library, scope
     return known[1]
+
+
+def info_of(scope: Any) -> Any:
+    """Return *scope* as the SDK's deprecated class, which warns."""
+    make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo", _PlainScope)
+    return make(scope.name, scope.version, scope.schema_url)
 
 
 class _PlainResource:

@@ -7,7 +7,7 @@ from ..._core.span cimport Span, start_with, tracer_in_use
 from ..._core.tracer cimport Tracer
 from .contexts cimport attributes_of, relabelled
 from .runtime cimport context_of, value_of
-from .spans cimport OtelSpan, face, leave, time_of
+from .spans cimport OtelSpan, face, is_ours, leave, time_of
 
 cdef object _INTERNAL
 cdef tuple _SPAN_KINDS

@@ -17,7 +17,7 @@ from ..._core.span import ROOT, Span
 from ...cython import binding, cclass, compiled, final, freelist
 from .contexts import link_of
 from .runtime import SPAN_KEY
-from .spans import KIND_NAMES, OtelSpan, scope_of, sdk_class, text_of
+from .spans import KIND_NAMES, OtelSpan, info_of, scope_of, sdk_class, text_of
 
 if not compiled:
     from ..._core.interpreter import lent
@@ -25,7 +25,7 @@ if not compiled:
     from ..._core.span import start_with, tracer_in_use
     from .contexts import attributes_of, relabelled
     from .runtime import context_of, value_of
-    from .spans import face, leave, time_of
+    from .spans import face, is_ours, leave, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,6 +95,26 @@ class OtelTracer:
     def resource(self) -> Any:
         """The resource of the provider."""
         return self._provider.resource
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler of the provider."""
+        return self._provider.sampler
+
+    @property
+    def id_generator(self) -> Any:
+        """The source of ids of the provider."""
+        return self._provider.id_generator
+
+    @property
+    def span_processor(self) -> Any:
+        """The span processors of the provider, as one."""
+        return self._provider._active_span_processor
+
+    @property
+    def instrumentation_info(self) -> Any:
+        """The library as the SDK's deprecated class, which warns."""
+        return info_of(self.instrumentation_scope)
 
     def _hook(self, hooks: Any) -> None:
         """Call *hooks* for the spans of this tracer from now on, the open ones included."""
@@ -294,7 +314,7 @@ def _parent(context: Any) -> Any:
     given = value_of(context, SPAN_KEY) if isinstance(context, dict) else None
     here = current_context()
     labels = None if here is None else here._labels
-    if type(given) is OtelSpan:
+    if is_ours(given):
         made = given
         span = made.tracekit_span
         parent = span.context
@@ -362,8 +382,10 @@ class CurrentSpan:
         span = made.tracekit_span
         close_scope(scope)
         if exc is not None:
-            leave(span, exc, self._records, self._sets)
-        if self._ends and not span._has_ended:
+            leave(made, exc, self._records, self._sets, False)
+        if self._ends and type(made) is not OtelSpan:
+            made.end()
+        elif self._ends and not span._has_ended:
             span._end(None)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -432,7 +454,7 @@ def use_span(
     Takes the place of ``opentelemetry.trace.use_span()``, which does the same by ``attach()`` and a generator, and still
     handles the spans of other implementations.
     """
-    if type(span) is not OtelSpan:
+    if not is_ours(span):
         return _api_use_span(span, end_on_exit, record_exception, set_status_on_exception)
     return _current_span(
         None, span, None, None, bool(record_exception), bool(set_status_on_exception), bool(end_on_exit)
