@@ -1,7 +1,7 @@
 """The documents: every link leads somewhere, every block of code runs, and every command prints what its page shows.
 
 Blocks in Python run as programs in tests/test_structure.py, and are checked as types in tests/test_types.py. ``CHECKED``
-lists all other blocks, with the test that runs each, or the reason why none can.
+lists all other blocks, with the test that runs each, or says what it is instead of a program.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ PAGES = {
 }
 FENCE = re.compile(r"^( *)```+(\S*)[^\n]*\n(.*?)^\1```+$", re.DOTALL | re.MULTILINE)
 HERE = "tests/test_documents.py"
-# The first line of a block, and who looks at it. Those without a test have no interpreter among the tests' packages.
+PEERS = "tests/test_documents_peers.py, with the packages of `make docs-peers`"
+# The first line of a block, and the test that runs it.
 CHECKED = {
     "ARCHITECTURE.md": {
         "22  __main__.py": "tests/test_structure.py draws it",
@@ -54,23 +55,23 @@ CHECKED = {
     },
     "docs/OPERATIONS.md": {
         "started = ended + open": "a formula: tests/test_pipeline.py",
-        "otelcol-contrib --config": "needs the collector, which `make collector` builds",
+        "otelcol-contrib --config": PEERS,
     },
     "docs/index.md": {"$ tracekit run -- uvicorn shop:app": f"the tutorial's: {HERE}"},
-    "docs/metrics.md": {"sum by (http_route)": "needs Prometheus; tests/test_metrics.py checks the names"},
+    "docs/metrics.md": {"sum by (http_route)": PEERS},
     "docs/migrating.md": {
-        "tracer = trace.get_tracer(__name__)": "code of another tracer, compiled only",
-        "config = jaeger_client.Config": "code of another tracer, compiled only",
-        "logfire.configure(": "code of another tracer, compiled only",
-        "transaction = sentry_sdk.continue_trace": "code of another tracer, compiled only",
-        'with tracer.trace("web.request"': "code of another tracer, compiled only",
+        "tracer = trace.get_tracer(__name__)": PEERS,
+        "config = jaeger_client.Config": PEERS,
+        "logfire.configure(": PEERS,
+        "transaction = sentry_sdk.continue_trace": PEERS,
+        'with tracer.trace("web.request"': PEERS,
     },
     "docs/propagation.md": {"checkout": "tests/test_examples.py"},
     "docs/pythons.md": {"python -m tests.tools.shared_parent": "tests/test_free_threading.py runs it, smaller"},
     "docs/store.md": {
         "$ tracekit traces list traces.db": HERE,
         "-- The slowest requests": HERE,
-        "import pandas, sqlite3": "needs pandas and DuckDB",
+        "import pandas, sqlite3": PEERS,
     },
     "docs/testing.md": {"tracekit: root": "tests/test_pytest_plugin.py compares it"},
     "docs/tutorial.md": {
@@ -135,6 +136,16 @@ def test_the_code_of_other_tracers_is_python():
     assert len(blocks) == 5
     for block in blocks:
         compile(block.text, block.page, "exec")
+
+
+def test_each_table_is_one_table():
+    broken = []
+    for page, text in PAGES.items():
+        for table in re.findall(r"(?:^\|.*\n?)+", FENCE.sub("", text), re.MULTILINE):
+            rows = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+            if len(set(rows)) > 1 or not re.fullmatch(r"\|[-:| ]+\|", table.splitlines()[min(1, len(rows) - 1)]):
+                broken.append((page, table[:60]))
+    assert broken == []
 
 
 # ---- links
@@ -278,6 +289,12 @@ def test_the_page_of_conventions_has_each_attribute_that_tracekit_sets():
     assert set_here - named == set()
     assert named - literals(package) == set()
     assert f"version {SEMANTIC_CONVENTIONS}" in page
+
+
+def test_the_page_of_integrations_has_each_of_them():
+    modules = {path.stem for path in (ROOT / "tracekit/integrations").glob("[a-z]*.py")}
+    assert modules - set(re.findall(r"`([a-z_0-9]+)`", PAGES["docs/integrations.md"])) <= {"messages"}
+    assert "`tracekit.integrations.messages`" in PAGES["docs/integrations.md"]
 
 
 # ---- commands
