@@ -95,9 +95,12 @@ def test_the_code_for_pandas_and_duckdb_reads_a_store(tmp_path):
     tracekit.shutdown()
     code = block("store.md", "text")
     code = re.sub(
-        r"^(frame\.groupby.*)", r"print(\1.loc['GET /cart', ['count', '50%', '95%']].tolist())", code, flags=re.M
+        r"^(frame\.groupby.*)",
+        r"print(\1.loc['GET /cart', ['count', '50%', '95%']].tolist())",
+        code,
+        flags=re.MULTILINE,
     )
-    code = re.sub(r"^(duckdb\.sql.*)", r"print(\1.fetchall())", code, flags=re.M)
+    code = re.sub(r"^(duckdb\.sql.*)", r"print(\1.fetchall())", code, flags=re.MULTILINE)
     done = subprocess.run([PYTHON, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     described, quantiles = done.stdout.splitlines()
@@ -151,7 +154,8 @@ def test_the_commands_for_a_collector_start_one_that_the_doctor_reaches(tmp_path
         try:
             deadline = time.monotonic() + 60
             while b"Everything is ready" not in (tmp_path / "log").read_bytes():
-                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
                 time.sleep(0.05)
             ask = ask.replace("tracekit", f"{sys.executable} -m tracekit", 1).replace(":4318", f":{http}")
             done = subprocess.run(["bash", "-c", ask], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -16,7 +16,6 @@ import linecache
 import os
 import re
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
