@@ -165,8 +165,8 @@ $(PHOENIX)/ready: | $(VENV)/pip
 
 $(PEERS)/ready: | $(VENV)/pip
 	$(PYTHON) -m venv --without-pip $(PEERS)
-	$(BIN)/pip --python $(PEERS)/bin/python install --quiet "ddtrace>=4" duckdb jaeger-client logfire opentelemetry-sdk pandas \
-		"sentry-sdk<3"
+	$(BIN)/pip --python $(PEERS)/bin/python install --quiet "ddtrace>=4" duckdb logfire opentelemetry-sdk pandas "sentry-sdk<3" \
+		jaeger-client six # which jaeger-client imports and does not require
 	@touch $@
 
 $(VENV)/pip:
