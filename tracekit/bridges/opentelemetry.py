@@ -36,9 +36,12 @@ __all__ = [
     "uninstall",
 ]
 
+_api_set_tracer_provider: Any = getattr(_trace, "_set_tracer_provider", None)
+
 # What install() replaced: a module, a name, ours and the one before.
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _provider: TracerProvider | None = None
+_is_chosen = False  # _provider is one that the program made and set
 _in_export: Any = None  # the token of the keys in the Context of tracekit's exporter
 
 
@@ -46,7 +49,8 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     """Put tracekit under OpenTelemetry's API, and return its TracerProvider. Safe to call again.
 
     Works before and after libraries have got their tracers, and whichever provider was set before. *replace_sdk* also
-    puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own.
+    puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own and set it: its processors
+    and its resource are used then. The SDK's own, set after ``install()``, gets no spans, which is logged.
     """
     global _in_export, _provider
     if _provider is None:
@@ -60,6 +64,7 @@ def install(replace_sdk: bool = False) -> TracerProvider:
             _replace(_trace._TRACER_PROVIDER_SET_ONCE, "_done", True)
         else:
             _warn_without("_TRACER_PROVIDER_SET_ONCE")
+        _replace(_trace, "_set_tracer_provider", _set_tracer_provider)
         _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
         for function in attach, detach, get_current:
             _replace(_context, function.__name__, function)
@@ -77,16 +82,42 @@ def install(replace_sdk: bool = False) -> TracerProvider:
 
 def uninstall() -> None:
     """Put back what ``install()`` replaced, unless it was replaced again since."""
-    global _in_export, _provider
+    global _in_export, _is_chosen, _provider
     if _provider is not None:
         _provider.cover_native_spans(False)
         _configure.export_context().run(RUNTIME.detach, _in_export)
         _configure.use_generator(None)
     _in_export = _provider = None
+    _is_chosen = False
     while _replaced:
         module, name, ours, before = _replaced.pop()
         if getattr(module, name, None) is ours:
             setattr(module, name, before)
+
+
+def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
+    """Install the first provider of the bridge that the program makes and sets; report any other, which gets no spans."""
+    global _is_chosen, _provider
+    earlier = _provider
+    is_ours = isinstance(tracer_provider, TracerProvider)
+    if earlier is None or _is_chosen or not is_ours or not earlier.give_way_to(tracer_provider):
+        _api_set_tracer_provider(tracer_provider, log)
+        if tracer_provider is not earlier:
+            _warn_unused()
+        return
+    for at, (module, name, ours, before) in enumerate(_replaced):
+        if ours is earlier:
+            _replaced[at] = module, name, tracer_provider, before
+    _trace._TRACER_PROVIDER = _provider = tracer_provider
+    _is_chosen = True
+
+
+def _warn_unused() -> None:
+    log(
+        "warning",
+        "the TracerProvider that the program set gets no spans, because tracekit's is installed: call "
+        "install(replace_sdk=True) before the program imports the SDK's, or give its exporter to tracekit.configure()",
+    )
 
 
 def _suppress() -> Any:

@@ -175,6 +175,19 @@ class TracerProvider(_trace.TracerProvider):
         if self._processors and not self._is_disabled:
             _configure.use_hooks(self._processors if covers else None)
 
+    def give_way_to(self, other: TracerProvider) -> bool:
+        """Have *other*'s processors called for the spans of ``tracekit.span()``, and return True; False if this one has some.
+
+        Tracers of this provider remain the tracer in use, and so have *other*'s processors; those of *other* keep its
+        resource and its sampler.
+        """
+        if self._processors:
+            return False
+        other._covers_native = True
+        if other._processors and not other._is_disabled:
+            _configure.use_hooks(other._processors)
+        return True
+
     def _update_resource(self, resource: Any) -> None:
         """Merge *resource* into that of the spans from now on, as the SDK's provider does for configurators."""
         merged = self.resource.merge(resource)
