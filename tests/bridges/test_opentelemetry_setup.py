@@ -77,10 +77,20 @@ def test_a_provider_of_the_sdk_that_gets_no_spans_is_reported_with_the_remedy(me
     assert isinstance(trace.get_tracer_provider(), bridge.TracerProvider)
 
 
+def test_a_provider_that_was_set_before_is_reported_too(memory, caplog, monkeypatch):
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", type(trace._TRACER_PROVIDER_SET_ONCE)())
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    set_up(memory)
+    with caplog.at_level(logging.WARNING, "tracekit"):
+        bridge.install()
+    assert any("replace_sdk=True" in message for message in caplog.messages)
+    bridge.uninstall()
+
+
 def test_a_provider_with_processors_is_not_replaced(memory, caplog):
     bridge.install(replace_sdk=True).add_span_processor(SimpleSpanProcessor(memory))
     set_up(InMemorySpanExporter())
     with tracekit.span("a"):
         pass
     assert [span.name for span in memory.get_finished_spans()] == ["a"]
-    assert any("gets no spans" in message for message in caplog.messages)
+    assert any("get no spans" in message for message in caplog.messages)

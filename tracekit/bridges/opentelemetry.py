@@ -50,11 +50,12 @@ def install(replace_sdk: bool = False) -> TracerProvider:
 
     Works before and after libraries have got their tracers, and whichever provider was set before. *replace_sdk* also
     puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own and set it: its processors
-    and its resource are used then. The SDK's own, set after ``install()``, gets no spans, which is logged.
+    and its resource are used then. The SDK's own gets no spans of tracers that are made later, which is logged.
     """
     global _in_export, _provider
     if _provider is None:
         _provider = TracerProvider()
+        _report_unused(getattr(_trace, "_TRACER_PROVIDER", None))
         earlier = getattr(_context, "_RUNTIME_CONTEXT", None)
         if not isinstance(earlier, LazyRuntimeContext | RuntimeContext):
             RUNTIME.fallback = earlier
@@ -103,7 +104,7 @@ def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
     if earlier is None or _is_chosen or not is_ours or not earlier.give_way_to(tracer_provider):
         _api_set_tracer_provider(tracer_provider, log)
         if tracer_provider is not earlier:
-            _warn_unused()
+            _report_unused(tracer_provider)
         return
     for at, (module, name, ours, before) in enumerate(_replaced):
         if ours is earlier:
@@ -112,12 +113,16 @@ def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
     _is_chosen = True
 
 
-def _warn_unused() -> None:
-    log(
-        "warning",
-        "the TracerProvider that the program set gets no spans, because tracekit's is installed: call "
-        "install(replace_sdk=True) before the program imports the SDK's, or give its exporter to tracekit.configure()",
-    )
+def _report_unused(provider: Any) -> None:
+    """Log that *provider*, which the program made, gets no spans, if it has processors that would wait for them."""
+    processors = getattr(provider, "_active_span_processor", None)
+    if getattr(processors, "_span_processors", None):
+        log(
+            "warning",
+            "the processors of the program's TracerProvider get no spans of tracers that are made now, because tracekit's "
+            "is installed: call install(replace_sdk=True) before the program imports the SDK's, or give its exporter to "
+            "tracekit.configure()",
+        )
 
 
 def _suppress() -> Any:
