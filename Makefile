@@ -80,6 +80,8 @@ docs-peers: $(VENV)/test $(PEERS)/ready
 
 # Links to other sites, which needs the network.
 links: $(VENV)/docs
+	@$(BIN)/python -c "import socket; socket.getaddrinfo('opentelemetry.io', 443)" 2>/dev/null || \
+		{ echo "make links needs the network: opentelemetry.io cannot be resolved"; exit 1; }
 	$(BIN)/python -m sphinx --quiet -b linkcheck docs .cache/links
 
 bench: $(VENV)/bench

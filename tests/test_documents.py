@@ -170,6 +170,18 @@ def test_each_link_within_the_project_leads_to_a_file_and_a_heading(page):
     assert dead == []
 
 
+def test_the_pages_of_docs_link_to_pages_of_docs():
+    """Sphinx knows no other pages."""
+    outside = {
+        f"{page}: {link}"
+        for page in PAGES
+        if page.startswith("docs/")
+        for link in links(PAGES[page])
+        if re.fullmatch(r"\.\./[^:]*\.md(#.*)?", link)
+    }
+    assert outside == set()
+
+
 def test_links_and_anchors_are_found():
     text = "# One `two`\n## The *cost*, in all\n[a](b.md#c) ![d](e.svg)\n```\n# no\n[no](no)\n```\n`[no](no)`\n## One two\n"
     assert links(text) == ["b.md#c", "e.svg"]
