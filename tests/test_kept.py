@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ import pytest
 import trio
 
 import tracekit
+import tracekit.threads
+from tracekit import aio
 
 PAGE = (Path(__file__).parent.parent / "docs" / "propagation.md").read_text(encoding="utf-8")
 ROWS = [
@@ -138,14 +141,52 @@ HAND_OFFS = {
 }
 
 
+async def wrapped_thread():
+    started = threading.Thread(target=tracekit.wrap(work))
+    started.start()
+    started.join()
+
+
+async def own_thread():
+    started = tracekit.threads.Thread(target=work)
+    started.start()
+    started.join()
+
+
+async def wrapped_sync_soon():
+    done = trio.Event()
+    trio.lowlevel.current_trio_token().run_sync_soon(tracekit.wrap(lambda: (work(), done.set())))
+    await done.wait()
+
+
+async def system_task_in_a_copy():
+    done = trio.Event()
+
+    async def task():
+        work()
+        done.set()
+
+    trio.lowlevel.spawn_system_task(task, context=contextvars.copy_context())
+    await done.wait()
+
+
+INSTEAD = {
+    "tracekit.wrap()": [(wrapped_thread, asyncio.run), (wrapped_sync_soon, trio.run)],
+    "tracekit.threads": [(own_thread, asyncio.run), (own_thread, trio.run)],
+    "aio.run_in_executor()": [(lambda: aio.run_in_executor(None, work), asyncio.run)],
+    "context=contextvars.copy_context()": [(system_task_in_a_copy, trio.run)],
+}
+
+
 def result(hand_off, run, exporter):
+    """Return "kept" if the span of *hand_off* is a child of the one around it, and otherwise "lost"."""
     exporter.clear()
 
     async def request():
         with tracekit.span("request"):
             await hand_off()
 
-    run(request)
+    run(request) if run is trio.run else run(request())
     found = {span.name: span for span in exporter.spans}
     return "kept" if found["work"].parent == found["request"].context else "lost"
 
@@ -158,14 +199,20 @@ def test_each_hand_off_of_the_table_is_kept_or_lost_as_the_table_says(row, expor
     for name in hand_offs:
         hand_off, *runs = HAND_OFFS[name]
         for run in runs:
-            start = run if run is trio.run else lambda request: asyncio.run(request())
-            assert result(hand_off, start, exporter) == alone, name
+            assert result(hand_off, run, exporter) == alone, name
             tracekit.install_hooks()
             try:
-                assert result(hand_off, start, exporter) == hooked, name
+                assert result(hand_off, run, exporter) == hooked, name
             finally:
                 tracekit.remove_hooks()
 
 
+@pytest.mark.parametrize("call", INSTEAD)
+def test_the_calls_of_the_last_column_keep_the_span(call, exporter):
+    for hand_off, run in INSTEAD[call]:
+        assert result(hand_off, run, exporter) == "kept"
+
+
 def test_the_table_has_every_hand_off():
     assert {name for row in ROWS for name in re.findall(r"`([^`]+)`", row[0])} == set(HAND_OFFS)
+    assert {name for row in ROWS for name in re.findall(r"`([^`]+)`", row[3])} == set(INSTEAD)
