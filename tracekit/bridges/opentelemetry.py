@@ -38,11 +38,12 @@ __all__ = [
     "uninstall",
 ]
 
+_api_set_tracer_provider: Any = getattr(_trace, "_set_tracer_provider", None)
+
 # What install() replaced: a module, a name, ours and the one before.
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _provider: TracerProvider | None = None
 _programs_own: TracerProvider | None = None  # which the program has set since
-_api_set_tracer_provider = _trace.set_tracer_provider
 _in_export: Any = None  # the token of the keys in the Context of tracekit's exporter
 
 
@@ -50,12 +51,13 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     """Put tracekit under OpenTelemetry's API, and return its TracerProvider. Safe to call again.
 
     Works before and after libraries have got their tracers, and whichever provider was set before. *replace_sdk* also
-    puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own, and a ``Span`` whose
-    methods may be replaced.
+    puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own and set it, and a ``Span``
+    whose methods may be replaced. The SDK's own provider gets no spans of tracers that are made later, which is logged.
     """
     global _in_export, _provider
     if _provider is None:
         _provider = TracerProvider()
+        _report_unused(getattr(_trace, "_TRACER_PROVIDER", None))
         earlier = getattr(_context, "_RUNTIME_CONTEXT", None)
         if not isinstance(earlier, LazyRuntimeContext | RuntimeContext):
             RUNTIME.fallback = earlier
@@ -65,8 +67,8 @@ def install(replace_sdk: bool = False) -> TracerProvider:
             _replace(_trace._TRACER_PROVIDER_SET_ONCE, "_done", True)
         else:
             _warn_without("_TRACER_PROVIDER_SET_ONCE")
+        _replace(_trace, "_set_tracer_provider", _set_tracer_provider)
         _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
-        _replace(_trace, "set_tracer_provider", _set_tracer_provider)
         for function in attach, detach, get_current:
             _replace(_context, function.__name__, function)
         _replace(_baggage, "set_baggage", set_baggage)
@@ -99,22 +101,35 @@ def uninstall() -> None:
             setattr(module, name, before)
 
 
-def _set_tracer_provider(tracer_provider: Any) -> None:
-    """Take the program's own ``TracerProvider`` in place of the installed one, once.
+def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
+    """Take the program's own ``TracerProvider`` in place of the installed one, once; report any other, which gets no spans.
 
-    Takes the place of ``opentelemetry.trace.set_tracer_provider()``, which logs a warning about any other provider: its
-    spans would be outside tracekit's traces. The processors of this one also get the spans of ``tracekit.span()``, and of
-    the tracers that libraries have already.
+    Takes the place of the function behind ``opentelemetry.trace.set_tracer_provider()``. The processors of the program's
+    own also get the spans of ``tracekit.span()``, and of the tracers that libraries have already.
     """
     global _programs_own
     is_in_use = getattr(_trace, "_TRACER_PROVIDER", None) is _provider
     if _provider is None or not is_in_use or not isinstance(tracer_provider, TracerProvider):
-        _api_set_tracer_provider(tracer_provider)
+        _api_set_tracer_provider(tracer_provider, log)
+        if tracer_provider is not _programs_own:
+            _report_unused(tracer_provider)
     elif tracer_provider is not _provider:
         _provider.hook_native_spans(False)
         _programs_own = tracer_provider
         _replace(_trace, "_TRACER_PROVIDER", tracer_provider)
         tracer_provider.hook_native_spans(True)
+
+
+def _report_unused(provider: Any) -> None:
+    """Log that *provider*, which the program made, gets no spans, if it has processors that would wait for them."""
+    processors = getattr(provider, "_active_span_processor", None)
+    if getattr(processors, "_span_processors", None):
+        log(
+            "warning",
+            "the processors of the program's TracerProvider get no spans of tracers that are made now, because tracekit's "
+            "is installed: call install(replace_sdk=True) before the program imports the SDK's, or give its exporter to "
+            "tracekit.configure()",
+        )
 
 
 def _suppress() -> Any:

@@ -1,0 +1,96 @@
+"""Programs that set up a TracerProvider themselves, as OpenTelemetry's documentation shows, while the bridge is installed."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import tracekit
+from tracekit.bridges import opentelemetry as bridge
+
+
+@pytest.fixture
+def memory():
+    tracekit.configure(environ={})
+    yield InMemorySpanExporter()
+    bridge.uninstall()
+
+
+def set_up(memory):
+    """Do what a program's own set-up does."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    provider = TracerProvider(resource=Resource.create({"service.name": "shop"}))
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def test_the_provider_of_a_program_gets_the_spans_of_both_apis(memory, caplog):
+    early = trace.get_tracer("early")
+    bridge.install(replace_sdk=True)
+    provider = set_up(memory)
+    assert trace.get_tracer_provider() is provider
+    with trace.get_tracer("library").start_as_current_span("a"), tracekit.span("b"), early.start_as_current_span("c"):
+        pass
+    a, b, c = sorted(memory.get_finished_spans(), key=lambda span: span.name)
+    assert (b.parent.span_id, c.parent.span_id) == (a.context.span_id, b.context.span_id)
+    assert a.resource.attributes["service.name"] == "shop"
+    assert caplog.messages == []
+    assert bridge.install() is provider
+
+
+def test_uninstall_undoes_it(memory):
+    before = trace._TRACER_PROVIDER
+    bridge.install(replace_sdk=True)
+    set_up(memory)
+    bridge.uninstall()
+    assert trace._TRACER_PROVIDER is before
+    with tracekit.span("a"):
+        pass
+    assert memory.get_finished_spans() == ()
+
+
+def test_a_second_provider_is_rejected_as_by_the_api(memory, caplog):
+    bridge.install(replace_sdk=True)
+    first = set_up(memory)
+    other = InMemorySpanExporter()
+    set_up(other)
+    assert trace.get_tracer_provider() is first
+    with trace.get_tracer("library").start_as_current_span("a"):
+        pass
+    assert len(memory.get_finished_spans()) == 1
+    assert other.get_finished_spans() == ()
+    assert any("Overriding" in message for message in caplog.messages)
+
+
+def test_a_provider_of_the_sdk_that_gets_no_spans_is_reported_with_the_remedy(memory, caplog):
+    bridge.install()
+    with caplog.at_level(logging.WARNING, "tracekit"):
+        set_up(memory)
+    assert any("replace_sdk=True" in message for message in caplog.messages)
+    assert isinstance(trace.get_tracer_provider(), bridge.TracerProvider)
+
+
+def test_a_provider_that_was_set_before_is_reported_too(memory, caplog, monkeypatch):
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", type(trace._TRACER_PROVIDER_SET_ONCE)())
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    set_up(memory)
+    with caplog.at_level(logging.WARNING, "tracekit"):
+        bridge.install()
+    assert any("replace_sdk=True" in message for message in caplog.messages)
+    bridge.uninstall()
+
+
+def test_a_provider_with_processors_is_not_replaced(memory, caplog):
+    bridge.install(replace_sdk=True).add_span_processor(SimpleSpanProcessor(memory))
+    set_up(InMemorySpanExporter())
+    with tracekit.span("a"):
+        pass
+    assert [span.name for span in memory.get_finished_spans()] == ["a"]
+    assert any("get no spans" in message for message in caplog.messages)
