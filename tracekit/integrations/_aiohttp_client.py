@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 from yarl import URL
 
-from ..cython import compiled
+from ..cython import binding, cclass, compiled, final, nonecheck
 from ._http import error_type, report
 from ._patch import Patches
 
@@ -147,10 +147,14 @@ class Sessions:
         return _request
 
 
+@binding(False)
+@final
+@cclass
 class _Attempts:
     """The client middleware of one request."""
 
-    __slots__ = ("_client", "_count")
+    if not compiled:
+        __slots__ = ("_client", "_count")
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -168,6 +172,7 @@ class _Attempts:
         _end_with(client_span, response)
         return response
 
+    @nonecheck(True)
     def _start(self, request: Any) -> Span | None:
         client_span = None
         try:
@@ -197,7 +202,8 @@ def _write(headers: Any, written: dict[str, str]) -> None:
     for name in stale_fields(written):
         if name in headers:
             headers.popall(name)
-    headers.update(written)
+    for name, value in written.items():
+        headers[name] = value
 
 
 def _end_with(client_span: Span, response: Any) -> None:
@@ -238,6 +244,8 @@ def _span_of(attempt: SimpleNamespace) -> Span | None:
 
 def _version(response: Any) -> str | None:
     version = response.version
+    if version is aiohttp.HttpVersion11:
+        return "1.1"
     return None if version is None else _VERSIONS.get(version) or f"{version[0]}.{version[1]}"
 
 

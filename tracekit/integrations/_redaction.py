@@ -71,7 +71,8 @@ class Redaction:
             return ";".join([self._redacted(part) for part in query.split(";")])
         known = self._known
         for part in query.split("&"):
-            if known.get(part.partition("=")[0]) is not False:  # not known to be harmless
+            end = part.find("=")
+            if known.get(part if end < 0 else part[:end]) is not False:  # not known to be harmless
                 return self._redacted(query)
         return query
 
