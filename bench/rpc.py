@@ -14,7 +14,7 @@ import asyncio
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .added import CONTRIB, Bench, Row, contrib, main
 
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
 MANY = 50  # calls in one run of an event loop
 TRACEPARENT = (("traceparent", f"00-{'1' * 32}-{'2' * 16}-01"),)
-METADATA = (("user-agent", "grpc-python/1.85.3"), *TRACEPARENT)
+
+
+class Metadatum(NamedTuple):
+    """As gRPC gives the metadata of a call to its handlers."""
+
+    key: str
+    value: str
+
+
+METADATA = (Metadatum("user-agent", "grpc-python/1.85.3"), *(Metadatum(*pair) for pair in TRACEPARENT))
 
 
 def _handlers(handler: Any) -> Any:

@@ -109,6 +109,7 @@ class Sessions:
     def __init__(self) -> None:
         self._patches = Patches()
         self._all: Client | None = None
+        self._has_some = False  # whether one session has been instrumented: the mapping's own answer is slow
         self._some: weakref.WeakKeyDictionary[aiohttp.ClientSession, Client] = weakref.WeakKeyDictionary()
 
     def instrument(self, session: aiohttp.ClientSession | None, client: Client) -> None:
@@ -117,6 +118,7 @@ class Sessions:
             self._all = self._all or client
         else:
             self._some.setdefault(session, client)
+            self._has_some = True
         if not self._patches.is_active:
             self._patches.replace(aiohttp.ClientSession, "_request", self._patch)
 
@@ -127,6 +129,7 @@ class Sessions:
         else:
             self._some.pop(session, None)
         if self._all is None and not self._some:
+            self._has_some = False
             self._patches.restore()
 
     def _patch(self, original: Callable[..., Any]) -> Any:
@@ -134,7 +137,7 @@ class Sessions:
         def _request(session: Any, *args: Any, **kwargs: Any) -> Any:
             if self._patches.is_active:
                 try:
-                    client = self._some.get(session, self._all) if self._some else self._all
+                    client = self._some.get(session, self._all) if self._has_some else self._all
                     if client is not None and not _has_config(session):
                         others = kwargs.get("middlewares")
                         if others is None:

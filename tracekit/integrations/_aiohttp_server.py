@@ -36,6 +36,8 @@ SPAN_KEY: Any = web.RequestKey("tracekit.span", object) if hasattr(web, "Request
 
 
 _VERSIONS: Final[dict[Any, str]] = {HttpVersion10: "1.0", HttpVersion11: "1.1"}
+_USER_AGENT, _HOST = hdrs.USER_AGENT, hdrs.HOST  # known to multidict, which compares them by identity first
+_Response, _StreamResponse = web.Response, web.StreamResponse
 _MAX_KNOWN = 256  # entries of a cache
 _ROOM = 11  # attributes that most requests have, with route and status
 
@@ -63,8 +65,8 @@ class Server:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Return the response of *handler*."""
-        # Most requests have no keys yet: a missing one costs Mapping.__contains__ an exception.
-        if not self.is_active or (len(request) and SPAN_KEY in request):
+        # Not request[SPAN_KEY]: the look-up of a missing key goes through four calls in Python and an exception.
+        if not self.is_active or SPAN_KEY in request._state:
             return await handler(request)
         if self._is_excluded is not None and self._is_excluded(request.path):
             request[SPAN_KEY] = None  # an inner middleware skips it, too
@@ -87,16 +89,19 @@ class Server:
 
     def _start(self, request: web.Request) -> Span | None:
         try:
-            method = request.method
-            name = method if method in METHODS else "HTTP"
+            # The parser's object: each property of the request that reads it is a call in Python.
+            message = request._message
+            name = message.method
+            if name not in METHODS:
+                name = "HTTP"
             server_span = self._callers._start(
                 name,
                 request.path if self._callers._routes else None,  # which decodes it
-                request.raw_headers,
+                list(message.raw_headers),
                 _attributes_of,
-                (request, name, self._redaction),
+                (message, request.transport, name, self._redaction),
             )
-            request[SPAN_KEY] = server_span
+            request._state[SPAN_KEY] = server_span
         except Exception as error:  # the request is served without a span
             report(error)
             return None
@@ -120,8 +125,8 @@ def handle_of(server: Server, patches: Patches, original: Any) -> Any:
     return _handle
 
 
-def _attributes_of(request: web.Request, method: str, redaction: Redaction) -> Items:
-    target, headers, version = request.raw_path, request.headers, request.version
+def _attributes_of(message: Any, transport: Any, method: str, redaction: Redaction) -> Items:
+    target, headers, version = message.path, message.headers, message.version
     query = ""
     if "#" in target:
         target = target.partition("#")[0]
@@ -129,7 +134,6 @@ def _attributes_of(request: web.Request, method: str, redaction: Redaction) -> I
     if end >= 0:
         target, query = target[:end], target[end + 1 :]
     path = target if target.startswith("/") else path_of_target(target)
-    transport = request.transport
     is_secure = transport is not None and transport.get_extra_info("sslcontext") is not None
     scheme = "https" if is_secure else "http"
     attributes = Items.__new__(Items)
@@ -140,19 +144,23 @@ def _attributes_of(request: web.Request, method: str, redaction: Redaction) -> I
     known = "1.1" if version is HttpVersion11 else _VERSIONS.get(version)
     attributes.add("network.protocol.version", known or f"{version[0]}.{version[1]}")
     if method == "HTTP":
-        attributes.add("http.request.method_original", request.method[:64])
+        attributes.add("http.request.method_original", message.method[:64])
     if query:
         attributes.add("url.query", redaction.query(query))
-    if agent := headers.get(hdrs.USER_AGENT):
+    if agent := headers.get(_USER_AGENT):
         attributes.add("user_agent.original", agent[:MAX_TEXT])
-    address, port = _server_of(headers.get(hdrs.HOST, ""), scheme, transport)
+    address, port = _server_of(headers.get(_HOST, ""), scheme, transport)
     if address:
         attributes.add("server.address", address)
         if port:
             attributes.add("server.port", port)
-    if remote := request.remote:
-        attributes.add("client.address", remote)
-        attributes.add("network.peer.address", remote)
+    peer = None if transport is None else transport.get_extra_info("peername")
+    if isinstance(peer, tuple):
+        peer = peer[0]
+    if peer:
+        peer = str(peer)
+        attributes.add("client.address", peer)
+        attributes.add("network.peer.address", peer)
     return attributes
 
 
@@ -176,8 +184,9 @@ def _server_of(host: str, scheme: str, transport: Any) -> tuple[str, int | None]
 def _finish(server_span: Span, request: web.Request, response: Any) -> None:
     if server_span._is_recorded and not server_span._has_ended:
         try:
-            # For anything else aiohttp answers 500.
-            _describe(server_span, request, response.status if isinstance(response, web.StreamResponse) else 500)
+            # For anything else aiohttp answers 500. isinstance() is slow here: the class is an abstract mapping.
+            is_response = type(response) is _Response or isinstance(response, _StreamResponse)
+            _describe(server_span, request, response.status if is_response else 500)
         except Exception as error:
             report(error)
     _exit(server_span, None)
