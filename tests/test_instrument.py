@@ -271,7 +271,10 @@ def test_an_object_of_which_an_instrumentor_makes_another_is_a_type_error():
 
 
 def test_an_object_of_a_library_that_is_traced_through_another_is_a_type_error_with_its_name():
-    with importlib.import_module("requests").Session() as session, pytest.raises(TypeError, match=r'tracekit\.instrument\("http_client"\)'):
+    with (
+        importlib.import_module("requests").Session() as session,
+        pytest.raises(TypeError, match=r'tracekit\.instrument\("http_client"\)'),
+    ):
         tracekit.instrument(session)
 
 

@@ -65,8 +65,8 @@ class Server:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Return the response of *handler*."""
-        # Not request[SPAN_KEY]: the look-up of a missing key goes through four calls in Python and an exception.
-        if not self.is_active or SPAN_KEY in request._state:
+        # Most requests have no keys yet, and the look-up of a missing one goes through an exception.
+        if not self.is_active or (len(request) and SPAN_KEY in request):
             return await handler(request)
         if self._is_excluded is not None and self._is_excluded(request.path):
             request[SPAN_KEY] = None  # an inner middleware skips it, too
@@ -101,7 +101,7 @@ class Server:
                 _attributes_of,
                 (message, request.transport, name, self._redaction),
             )
-            request._state[SPAN_KEY] = server_span
+            request[SPAN_KEY] = server_span
         except Exception as error:  # the request is served without a span
             report(error)
             return None
