@@ -90,6 +90,9 @@ bench: $(VENV)/bench
 	$(BIN)/python -m bench.compare
 	$(BIN)/python -m bench.export
 	$(BIN)/python -m bench.bridge
+	$(BIN)/python -m bench.servers
+	$(BIN)/python -m bench.clients
+	$(BIN)/python -m bench.rpc
 	$(BIN)/python -m bench.receiver
 	$(BIN)/python -m bench.ui
 	$(BIN)/python -m bench.live

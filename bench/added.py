@@ -1,8 +1,9 @@
-"""What tracing adds to a call of a library: measured and printed for the rows of ``bench.clients`` and ``bench.rpc``.
+"""What tracing adds to a call: measured and printed for ``bench.servers``, ``bench.clients`` and ``bench.rpc``.
 
 Instrumentations patch classes, so each contender runs in separate processes, which take turns; a figure is the best
 round of all its processes, and the added time is the difference from the bare library. The clock is the CPU time of the
-process, all threads, and nothing is exported. With ``--instructions ROW`` valgrind counts the instructions of one call
+process, all threads, and nothing is exported. "opentelemetry" is its contrib package of the row on its SDK, "bridge" the
+same package on tracekit. With ``--instructions ROW`` valgrind counts the instructions of one call
 instead, the same on every run, in all and by function.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 FEW, MANY = 200, 1200  # calls whose instructions are counted
+CONTRIB = ("opentelemetry", "bridge")  # the contenders that use OpenTelemetry's contrib packages
 
 
 class Row(NamedTuple):
@@ -35,7 +37,7 @@ class Row(NamedTuple):
     make: Callable[[str], Callable[[], object]]
     target_us: float | None = None
     units: int = 1
-    contenders: tuple[str, ...] = ("tracekit", "opentelemetry")  # beside the bare library
+    contenders: tuple[str, ...] = ("tracekit", *CONTRIB)  # beside the bare library
 
 
 class Bench(NamedTuple):
@@ -45,6 +47,33 @@ class Bench(NamedTuple):
     rows: Mapping[str, Row]
     contenders: Mapping[str, Callable[[], Callable[[], object]]]
     needs: tuple[str, ...]  # instrumentations of OpenTelemetry, which is left out without them
+
+
+def contrib(instrument: Callable[[], None]) -> dict[str, Callable[[], Callable[[], object]]]:
+    """Return the contenders of ``CONTRIB``; *instrument* calls the instrumentors of contrib packages."""
+
+    def sdk() -> Callable[[], object]:
+        from opentelemetry import trace
+
+        from .contender_opentelemetry import provider
+
+        made, flush = provider()
+        trace.set_tracer_provider(made)
+        instrument()
+        return flush
+
+    def bridge() -> Callable[[], object]:
+        import tracekit
+        from tracekit.bridges import opentelemetry
+
+        from .contender_tracekit import record
+
+        record()
+        opentelemetry.install()
+        instrument()
+        return tracekit.flush
+
+    return dict(zip(CONTRIB, (sdk, bridge), strict=True))
 
 
 def main(bench: Bench, arguments: list[str] | None = None) -> int:
@@ -75,7 +104,7 @@ def main(bench: Bench, arguments: list[str] | None = None) -> int:
     best: dict[str, dict[str, float]] = {contender: {} for contender in contenders}
     for _ in range(1 if options.smoke else options.processes):
         for contender in contenders:
-            if missing and contender == "opentelemetry":
+            if missing and contender in CONTRIB:
                 continue
             command = [sys.executable, "-m", bench.module, f"--one={contender}"]
             command += ["--smoke"] * options.smoke + [f"--only={options.only}"] * bool(options.only)
@@ -140,7 +169,7 @@ def _count(bench: Bench, name: str, *, inclusive: bool) -> int:
     counted = {}
     with tempfile.TemporaryDirectory() as directory:
         for contender in ("bare", *bench.rows[name].contenders):
-            if contender == "opentelemetry":
+            if contender in CONTRIB:
                 continue
             runs = [(count, Path(directory) / f"{contender}{count}") for count in (FEW, MANY)]
             started = [

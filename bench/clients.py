@@ -1,8 +1,8 @@
 """Print the time that tracing adds to a request, by client library, beside OpenTelemetry: ``python -m bench.clients``.
 
 See ``bench/added.py`` for the method. http.client reads and writes memory, httpx has a transport that answers at once,
-and aiohttp's client talks to aiohttp's server over loopback in one event loop. OpenTelemetry is its contrib package of
-the row on the SDK; it has none for http.client alone, so urllib3, which is built on it, is a row, too.
+and aiohttp's client talks to aiohttp's server over loopback in one event loop. OpenTelemetry has no package for http.client
+alone, so urllib3, which is built on it, is a row, too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .added import Bench, Row, main
+from .added import Bench, Row, contrib, main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,22 +158,15 @@ def tracekit() -> Callable[[], object]:
     return tracekit.flush
 
 
-def opentelemetry() -> Callable[[], object]:
+def _instrument_all() -> None:
     import os
 
     os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http"  # the attributes that tracekit records
-    from opentelemetry import trace
     from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
     from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrumentor
     from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
     from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
-    from opentelemetry.sdk.trace import TracerProvider
 
-    from .contender_opentelemetry import _NullExporter, _processor
-
-    provider = TracerProvider()
-    provider.add_span_processor(_processor(_NullExporter()))
-    trace.set_tracer_provider(provider)
     for instrumentor in (
         AioHttpClientInstrumentor,
         AioHttpServerInstrumentor,
@@ -182,13 +175,12 @@ def opentelemetry() -> Callable[[], object]:
     ):
         instrumentor().instrument()
     _instrumented.append(HTTPXClientInstrumentor.instrument_client)
-    return provider.force_flush
 
 
 BENCH = Bench(
     "bench.clients",
     ROWS,
-    {"tracekit": tracekit, "opentelemetry": opentelemetry},
+    {"tracekit": tracekit, **contrib(_instrument_all)},
     ("aiohttp_client", "aiohttp_server", "httpx", "urllib3"),
 )
 

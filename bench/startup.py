@@ -1,12 +1,15 @@
 """The cost of ``tracekit run`` at the start of a program: CPU time and memory, beside none and opentelemetry-instrument.
 
     python -m bench.startup [--rounds 10]
+    python -m bench.startup --instructions
 
 Each program runs alone, the contenders take turns, and the figure is the least of all rounds: CPU time of the process and
 its largest resident memory, as Linux counts them. "added" is what a contender takes more than plain Python.
 First come the imports alone: tracekit, OpenTelemetry's API, which records nothing, and its SDK.
 Of ``tracekit run`` the first column has tracekit's own integrations alone, the second also the instrumentors of
 OpenTelemetry that are installed, whose imports are most of it.
+With ``--instructions`` valgrind counts the instructions of the start alone, the same on every run: those that ``tracekit
+run`` executes when the program has imported its libraries, and those of a first span and its export after it.
 The contenders run what ``tracekit run`` and ``opentelemetry-instrument`` execute, without the command that sets it up.
 """
 
@@ -15,6 +18,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +27,8 @@ from typing import TYPE_CHECKING
 
 from tracekit._libraries import chosen
 from tracekit.cli.run import environment
+
+from .callgrind import TOTAL, by_function
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +52,22 @@ PEAK = """
 with open("/proc/self/status") as status:
     print(*[line for line in status if line.startswith("VmHWM")])
 """
+# The libraries are imported before the count begins, because they take a hundred times as many instructions.
+COUNTED = """
+import os, subprocess, sys
+{code}
+sys.modules.pop("sitecustomize", None)
+sys.path[:0] = {site!r}.split(os.pathsep)
+subprocess.run(["callgrind_control", "--instr=on", str(os.getpid())], check=True, capture_output=True)
+import sitecustomize
+{work}
+os._exit(0)
+"""
+FIRST_SPAN = """
+import tracekit
+with tracekit.span("first"): pass
+tracekit.flush()
+"""
 BUDGET_MS, BUDGET_MB = 30, 5
 IMPORT_MS, IMPORT_MB = 8, 3
 
@@ -61,6 +84,29 @@ def spend(code: str, variables: dict[str, str]) -> tuple[float, float]:
         if status:
             raise SystemExit(f"{code} failed")
         return (usage.ru_utime + usage.ru_stime) * 1e3, int(file.read().split()[-2]) / 1024
+
+
+def count(code: str, work: str, variables: dict[str, str]) -> int:
+    """Return the instructions of the start of ``tracekit run`` after *code*, and of *work*."""
+    variables = {**variables, "PYTHONHASHSEED": "0"}
+    script = COUNTED.format(code=code, work=work, site=variables.pop("PYTHONPATH"))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        command = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+        subprocess.run([*command, sys.executable, "-c", script], check=True, env=variables)
+        return by_function(out, inclusive=False)[TOTAL]
+
+
+def instructions(ways: dict[str, dict[str, str]]) -> int:
+    """Print millions of instructions, and return the exit status."""
+    if shutil.which("valgrind") is None:
+        print("valgrind is not installed", file=sys.stderr)
+        return 1
+    print(f"{'':28}{'start':>10}{'and a span':>16}")
+    for name, code in PROGRAMS.items():
+        counts = [count(code, work, ways["tracekit run"]) / 1e6 for work in ("", FIRST_SPAN)]
+        print(f"{name:28}{counts[0]:8.1f} M{counts[1]:14.1f} M", flush=True)
+    return 0
 
 
 def contenders() -> dict[str, dict[str, str]]:
@@ -121,11 +167,15 @@ def _is_found(code: str) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.startup", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
-    rounds = parser.parse_args().rounds
-    is_within = imports(rounds)
+    parser.add_argument("--instructions", action="store_true", help="count those of tracekit run, with valgrind")
+    options = parser.parse_args()
+    rounds = options.rounds
+    is_within = options.instructions or imports(rounds)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRACEKIT_SQLITE_PATH"] = os.path.join(folder, "traces.db")
         ways = contenders()
+        if options.instructions:
+            return instructions(ways)
         print(f"{'':28}{'python':>18}" + "".join(f"{'+ ' + way:>30}" for way in list(ways)[1:]))
         for name, code in PROGRAMS.items():
             runs: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -101,16 +102,33 @@ def test_the_bridge_is_printed_beside_the_sdk():
     assert "`install()`" in done.stdout
 
 
-def test_calls_and_statements_are_printed_beside_opentelemetry():
-    done = run("-m", "bench.rpc", "--smoke")
+@pytest.mark.parametrize("name", ["servers", "clients", "rpc"])
+def test_what_integrations_add_is_printed_beside_opentelemetry_on_the_sdk_and_on_the_bridge(name):
+    module = importlib.import_module(f"bench.{name}")
+    done = run("-m", f"bench.{name}", "--smoke")
     assert done.returncode == 0, done.stderr
-    rows = [line.split(" | ")[0] for line in done.stdout.splitlines()[2:]]
-    assert rows == [
-        "| gRPC unary, in memory",
-        "| gRPC unary, in threads",
-        "| gRPC unary, asyncio",
-        "| SQLAlchemy statement",
-    ]
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == list(module.ROWS)
+    for row in rows:
+        measured = {contender for contender, cell in zip(head, row, strict=True) if cell != "-"}
+        assert measured >= set(module.ROWS[row[0]].contenders)
+
+
+def test_every_number_of_the_integrations_has_its_row_beside_contrib():
+    from bench import clients, rpc, servers
+
+    rows = {**servers.ROWS, **clients.ROWS, **rpc.ROWS}
+    assert {name: row.target_us for name, row in rows.items() if row.target_us} == {
+        "ASGI request": 6,
+        "WSGI request": 6,
+        "http.client": 6,
+        "httpx": 15,
+        "aiohttp client + server": 15,
+        "gRPC unary, in memory": 15,
+        "SQLAlchemy statement": 8,
+    }
+    # OpenTelemetry has no package for http.client: urllib3, which is built on it, has a row as well.
+    assert {name for name, row in rows.items() if "bridge" not in row.contenders} == {"http.client"}
 
 
 def test_peers_that_are_not_installed_are_said_to_be():

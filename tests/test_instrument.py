@@ -263,6 +263,21 @@ def test_one_object_is_instrumented_by_the_method_of_the_instrumentor(otel):
     assert calls("fakeotel_otel") == [("on", client, {}), ("off", client)]
 
 
+def test_an_object_of_which_an_instrumentor_makes_another_is_a_type_error():
+    connection = importlib.import_module("sqlite3").connect(":memory:")
+    with pytest.raises(TypeError, match=r'tracekit\.instrument\("sqlite3"\) traces the whole library'):
+        tracekit.instrument(connection)
+    connection.close()
+
+
+def test_an_object_of_a_library_that_is_traced_through_another_is_a_type_error_with_its_name():
+    with (
+        importlib.import_module("requests").Session() as session,
+        pytest.raises(TypeError, match=r'tracekit\.instrument\("http_client"\)'),
+    ):
+        tracekit.instrument(session)
+
+
 def test_an_instrumentor_whose_library_has_another_version_is_left_out(install, caplog):
     install(
         "fakeotel_otel",

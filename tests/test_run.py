@@ -155,6 +155,16 @@ def test_the_program_s_own_sitecustomize_runs_and_the_path_is_as_without(folder)
     assert len(stored(folder)) == 1
 
 
+@pytest.mark.parametrize("path", ["", ":", ":{}", "{}:", "{}::{}/more", "relative"])
+@pytest.mark.parametrize("options", [(), ("--no-children",)])
+def test_every_form_of_pythonpath_means_the_same_as_without(folder, path, options):
+    code = "import os, sys; print(sys.path); os.execl(sys.executable, 'python', '-c', 'import sys; print(sys.path)')"
+    command, own = [sys.executable, "-c", code], path.format(folder, folder)
+    environ = variables(folder, PYTHONPATH=own)
+    plain = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=True)
+    assert run(folder, *options, "--", *command, PYTHONPATH=own).stdout == plain.stdout
+
+
 def test_a_second_run_inside_changes_nothing_but_its_options(folder):
     (folder / "program.py").write_text(WORK + "import os\nprint(os.environ['PYTHONPATH'].count('_site'))")
     done = run(folder, "--", *traced("--exclude", "threads", "--", sys.executable, "program.py"))

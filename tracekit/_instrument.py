@@ -83,7 +83,7 @@ def instrument(*targets: Any, **options: Any) -> None:
     libraries = [named(target) for target in targets if isinstance(target, str)]
     for target in targets:
         if not isinstance(target, str):
-            _object_methods(target)[0](target, **options)
+            _instrument_object(target, options)
     for library in libraries if targets else _libraries.chosen():
         _want(library, options)
 
@@ -340,6 +340,12 @@ def _turn_off(library: Library) -> None:
 # ---- single objects
 
 
+def _instrument_object(target: Any, options: dict[str, Any]) -> None:
+    made = _object_methods(target)[0](target, **options)
+    if made is not None and made is not target:  # OpenTelemetry's proxy of a connection, which the program does not use
+        raise TypeError(_only_as_a_whole(target, _library_of(target)))
+
+
 def _object_methods(target: Any) -> tuple[Callable[..., object], Callable[..., object]]:
     """Return the functions that instrument and uninstrument *target*; raise TypeError if there are none."""
     library = _library_of(target)
@@ -359,14 +365,21 @@ def _object_methods(target: Any) -> tuple[Callable[..., object], Callable[..., o
         raise TypeError(f"no integration takes a class: pass an object, not {target.__module__}.{target.__qualname__}")
     if isinstance(target, ModuleType):
         raise TypeError(f'no integration takes a module: write its name, tracekit.instrument("{target.__name__}")')
+    raise TypeError(_only_as_a_whole(target, library))
+
+
+def _only_as_a_whole(target: Any, library: Library | None) -> str:
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     whole = "" if library is None else f'; tracekit.instrument("{library.name}") traces the whole library'
-    raise TypeError(f"no integration takes a {kind}{whole}")
+    return f"no integration takes a {kind}{whole}"
 
 
 def _library_of(target: Any) -> Library | None:
     """Return the library whose module, or a module in it, has the class of *target* or one of its bases."""
-    known = {module: library for library in _libraries.libraries().values() for module in library.modules}
+    libraries = _libraries.libraries().values()
+    # An integration that replaces an instrumentor traces the library that this is named after.
+    known = {name: library for library in libraries for name in library.replaces}
+    known |= {module: library for library in libraries for module in library.modules}
     for kind in type(target).__mro__:
         name = str(kind.__module__)
         while name:

@@ -189,6 +189,7 @@ def entry_points(groups: tuple[str, ...]) -> list[tuple[str, str, str, str, list
     Packages in folders of ``sys.path`` only, not in archives. The first package of a name counts.
     """
     found, seen = [], set()
+    marks = [f"[{group}]".encode() for group in groups]
     for folder in sys.path:
         try:
             entries = sorted(os.listdir(folder or "."))
@@ -202,20 +203,27 @@ def entry_points(groups: tuple[str, ...]) -> list[tuple[str, str, str, str, list
                 continue
             seen.add(package.lower())
             path = os.path.join(folder or ".", entry)
-            text = _read(os.path.join(path, "entry_points.txt"))
-            if not any(f"[{group}]" in text for group in groups):
+            octets = _read(os.path.join(path, "entry_points.txt"))
+            for mark in marks:
+                if mark in octets:  # few packages have one: the others are not decoded
+                    break
+            else:
                 continue
-            requires = _instrumented(_read(os.path.join(path, "METADATA")))
-            found += [(group, name, value, package, requires) for group, name, value in _rows(text, groups)]
+            requires = _instrumented(_text(_read(os.path.join(path, "METADATA"))))
+            found += [(group, name, value, package, requires) for group, name, value in _rows(_text(octets), groups)]
     return found
 
 
-def _read(path: str) -> str:
+def _read(path: str) -> bytes:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, "rb", buffering=0) as file:
             return file.read()
     except OSError:
-        return ""
+        return b""
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
 
 
 def _rows(text: str, groups: tuple[str, ...]) -> list[tuple[str, str, str]]:

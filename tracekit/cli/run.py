@@ -60,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
 def environment(only: str = "", exclude: str = "", *, with_children: bool = True) -> dict[str, str]:
     """Return the environment of the program; say so on stderr if its spans go to a file that was not asked for."""
     variables = dict(os.environ)
-    folders = [folder for folder in variables.get("PYTHONPATH", "").split(os.pathsep) if folder and folder != _SITE]
+    path = variables.get("PYTHONPATH")
+    # An empty folder among others is the current one.
+    folders = [folder for folder in path.split(os.pathsep) if folder != _SITE] if path else []
     variables["PYTHONPATH"] = os.pathsep.join([_SITE, *folders])
     variables["TRACEKIT_RUN"] = "all" if with_children else "self"
     for name, value in (("TRACEKIT_RUN_ONLY", only), ("TRACEKIT_RUN_EXCLUDE", exclude)):

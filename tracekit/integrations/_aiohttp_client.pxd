@@ -1,5 +1,17 @@
+cimport cython
+
 from .._core.span cimport Span
 from ._client cimport Client, answer, end, fail, is_traced_above, stale_fields
+
+
+@cython.final
+cdef class _Attempts:
+    cdef Client _client
+    cdef Py_ssize_t _count
+
+    @cython.locals(client_span=Span)
+    cdef Span _start(self, object request)
+
 
 cdef bint _has_config(object session) except -1
 cdef object _write(object headers, dict written)

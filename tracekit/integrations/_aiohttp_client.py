@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 from yarl import URL
 
-from ..cython import compiled
+from ..cython import binding, cclass, compiled, final, nonecheck
 from ._http import error_type, report
 from ._patch import Patches
 
@@ -109,6 +109,7 @@ class Sessions:
     def __init__(self) -> None:
         self._patches = Patches()
         self._all: Client | None = None
+        self._has_some = False  # whether one session has been instrumented: the mapping's own answer is slow
         self._some: weakref.WeakKeyDictionary[aiohttp.ClientSession, Client] = weakref.WeakKeyDictionary()
 
     def instrument(self, session: aiohttp.ClientSession | None, client: Client) -> None:
@@ -117,6 +118,7 @@ class Sessions:
             self._all = self._all or client
         else:
             self._some.setdefault(session, client)
+            self._has_some = True
         if not self._patches.is_active:
             self._patches.replace(aiohttp.ClientSession, "_request", self._patch)
 
@@ -127,6 +129,7 @@ class Sessions:
         else:
             self._some.pop(session, None)
         if self._all is None and not self._some:
+            self._has_some = False
             self._patches.restore()
 
     def _patch(self, original: Callable[..., Any]) -> Any:
@@ -134,7 +137,7 @@ class Sessions:
         def _request(session: Any, *args: Any, **kwargs: Any) -> Any:
             if self._patches.is_active:
                 try:
-                    client = self._some.get(session, self._all) if self._some else self._all
+                    client = self._some.get(session, self._all) if self._has_some else self._all
                     if client is not None and not _has_config(session):
                         others = kwargs.get("middlewares")
                         if others is None:
@@ -147,10 +150,14 @@ class Sessions:
         return _request
 
 
+@binding(False)
+@final
+@cclass
 class _Attempts:
     """The client middleware of one request."""
 
-    __slots__ = ("_client", "_count")
+    if not compiled:
+        __slots__ = ("_client", "_count")
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -168,6 +175,7 @@ class _Attempts:
         _end_with(client_span, response)
         return response
 
+    @nonecheck(True)
     def _start(self, request: Any) -> Span | None:
         client_span = None
         try:
@@ -197,7 +205,8 @@ def _write(headers: Any, written: dict[str, str]) -> None:
     for name in stale_fields(written):
         if name in headers:
             headers.popall(name)
-    headers.update(written)
+    for name, value in written.items():
+        headers[name] = value
 
 
 def _end_with(client_span: Span, response: Any) -> None:
@@ -238,6 +247,8 @@ def _span_of(attempt: SimpleNamespace) -> Span | None:
 
 def _version(response: Any) -> str | None:
     version = response.version
+    if version is aiohttp.HttpVersion11:
+        return "1.1"
     return None if version is None else _VERSIONS.get(version) or f"{version[0]}.{version[1]}"
 
 

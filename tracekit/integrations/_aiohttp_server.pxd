@@ -1,13 +1,13 @@
 cimport cython
 
-from .._core.span cimport Span
+from .._core.span cimport Span, _enter, _exit
 from .._speedups cimport Items
-from ._client cimport end
 from ._redaction cimport Redaction
 from ._server cimport Callers
 
-cdef dict _VERSIONS
-cdef Py_ssize_t _ROOM
+cdef dict _VERSIONS, _known_hosts
+cdef object _USER_AGENT, _HOST, _Response, _StreamResponse
+cdef Py_ssize_t _MAX_KNOWN, _ROOM
 
 
 cdef class Server:
@@ -19,8 +19,9 @@ cdef class Server:
     cdef Span _start(self, object request)
 
 
-@cython.locals(attributes=Items)
-cpdef Items _attributes_of(object request, str method, Redaction redaction)
+@cython.locals(attributes=Items, target=str, query=str, path=str, end=Py_ssize_t)
+cpdef Items _attributes_of(object message, object transport, str method, Redaction redaction)
+cdef tuple _server_of(str host, str scheme, object transport)
 cdef object _finish(Span server_span, object request, object response)
 cdef object _fail(Span server_span, object request, object error)
 cdef object _describe(Span server_span, object request, object status)

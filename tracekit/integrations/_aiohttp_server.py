@@ -9,19 +9,17 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from .. import use_context
-from .._core.span import span_scope
 from ..cython import binding, cclass, compiled
-from ._http import METHODS, error_type, report, server_of
+from ._http import METHODS, error_type, parse_host, path_of_target, report, server_of
 from ._redaction import MAX_TEXT
 from ._server import NOT_TRACED, Trust, excluded
 
 if not compiled:
     from .._core.codecs import Items
-    from .._core.span import Span
-    from ._client import end
+    from .._core.span import Span, _enter, _exit
     from ._redaction import Redaction
     from ._server import Callers
 
@@ -38,6 +36,9 @@ SPAN_KEY: Any = web.RequestKey("tracekit.span", object) if hasattr(web, "Request
 
 
 _VERSIONS: Final[dict[Any, str]] = {HttpVersion10: "1.0", HttpVersion11: "1.1"}
+_USER_AGENT, _HOST = hdrs.USER_AGENT, hdrs.HOST  # known to multidict, which compares them by identity first
+_Response, _StreamResponse = web.Response, web.StreamResponse
+_MAX_KNOWN = 256  # entries of a cache
 _ROOM = 11  # attributes that most requests have, with route and status
 
 
@@ -64,7 +65,8 @@ class Server:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Return the response of *handler*."""
-        if not self.is_active or SPAN_KEY in request:
+        # Most requests have no keys yet, and the look-up of a missing one goes through an exception.
+        if not self.is_active or (len(request) and SPAN_KEY in request):
             return await handler(request)
         if self._is_excluded is not None and self._is_excluded(request.path):
             request[SPAN_KEY] = None  # an inner middleware skips it, too
@@ -73,30 +75,41 @@ class Server:
         server_span = self._start(request)
         if server_span is None:
             return await handler(request)
-        with span_scope(server_span):
-            try:
-                response = await handler(request)
-            except web.HTTPException as answer:  # a response, in aiohttp
-                _finish(server_span, request, answer)
-                raise
-            except BaseException as error:
-                _fail(server_span, request, error)
-                raise
+        _enter(server_span)
+        try:
+            response = await handler(request)
+        except web.HTTPException as answer:  # a response, in aiohttp
+            _finish(server_span, request, answer)
+            raise
+        except BaseException as error:
+            _fail(server_span, request, error)
+            raise
         _finish(server_span, request, response)
         return response
 
     def _start(self, request: web.Request) -> Span | None:
         try:
-            method = request.method
-            name = method if method in METHODS else "HTTP"
+            # The parser's object: each property of the request that reads it is a call in Python.
+            message = request._message
+            name = message.method
+            if name not in METHODS:
+                name = "HTTP"
             server_span = self._callers._start(
-                name, request.path, request.raw_headers, _attributes_of, (request, name, self._redaction)
+                name,
+                request.path if self._callers._routes else None,  # which decodes it
+                list(message.raw_headers),
+                _attributes_of,
+                (message, request.transport, name, self._redaction),
             )
             request[SPAN_KEY] = server_span
         except Exception as error:  # the request is served without a span
             report(error)
             return None
         return server_span
+
+
+# The parsed Host headers that name a port: the socket need not be asked for it.
+_known_hosts: dict[str, tuple[str, int]] = {}
 
 
 def handle_of(server: Server, patches: Patches, original: Any) -> Any:
@@ -112,44 +125,71 @@ def handle_of(server: Server, patches: Patches, original: Any) -> Any:
     return _handle
 
 
-def _attributes_of(request: web.Request, method: str, redaction: Redaction) -> Items:
-    url, headers, version = request.rel_url, request.headers, request.version
-    transport = request.transport
+def _attributes_of(message: Any, transport: Any, method: str, redaction: Redaction) -> Items:
+    target, headers, version = message.path, message.headers, message.version
+    query = ""
+    if "#" in target:
+        target = target.partition("#")[0]
+    end = target.find("?")
+    if end >= 0:
+        target, query = target[:end], target[end + 1 :]
+    path = target if target.startswith("/") else path_of_target(target)
     is_secure = transport is not None and transport.get_extra_info("sslcontext") is not None
     scheme = "https" if is_secure else "http"
     attributes = Items.__new__(Items)
     attributes.reserve(_ROOM)
     attributes.add("http.request.method", "_OTHER" if method == "HTTP" else method)
-    attributes.add("url.path", url.raw_path)
+    attributes.add("url.path", path)
     attributes.add("url.scheme", scheme)
-    attributes.add("network.protocol.version", _VERSIONS.get(version) or f"{version[0]}.{version[1]}")
+    known = "1.1" if version is HttpVersion11 else _VERSIONS.get(version)
+    attributes.add("network.protocol.version", known or f"{version[0]}.{version[1]}")
     if method == "HTTP":
-        attributes.add("http.request.method_original", request.method[:64])
-    if query := url.raw_query_string:
+        attributes.add("http.request.method_original", message.method[:64])
+    if query:
         attributes.add("url.query", redaction.query(query))
-    if agent := headers.get("User-Agent"):
+    if agent := headers.get(_USER_AGENT):
         attributes.add("user_agent.original", agent[:MAX_TEXT])
-    server = None if transport is None else transport.get_extra_info("sockname")
-    server = server[:2] if isinstance(server, tuple) else None  # a path, for a Unix socket
-    address, port = server_of(headers.get("Host", "").encode("utf-8", "surrogateescape"), scheme, server)
+    address, port = _server_of(headers.get(_HOST, ""), scheme, transport)
     if address:
         attributes.add("server.address", address)
         if port:
             attributes.add("server.port", port)
-    if remote := request.remote:
-        attributes.add("client.address", remote)
-        attributes.add("network.peer.address", remote)
+    peer = None if transport is None else transport.get_extra_info("peername")
+    if isinstance(peer, tuple):
+        peer = peer[0]
+    if peer:
+        peer = str(peer)
+        attributes.add("client.address", peer)
+        attributes.add("network.peer.address", peer)
     return attributes
+
+
+def _server_of(host: str, scheme: str, transport: Any) -> tuple[str, int | None]:
+    """Return address and port of the server, "" and None if unknown."""
+    known = _known_hosts.get(host)
+    if known is not None:
+        return known
+    octets = host.encode("utf-8", "surrogateescape")
+    address, port = parse_host(octets)
+    if address and port is not None:
+        if len(host) <= 255:
+            if len(_known_hosts) >= _MAX_KNOWN:
+                _known_hosts.clear()
+            _known_hosts[host] = address, port
+        return address, port
+    server = None if transport is None else transport.get_extra_info("sockname")
+    return server_of(octets, scheme, server[:2] if isinstance(server, tuple) else None)  # a path, for a Unix socket
 
 
 def _finish(server_span: Span, request: web.Request, response: Any) -> None:
     if server_span._is_recorded and not server_span._has_ended:
         try:
-            # For anything else aiohttp answers 500.
-            _describe(server_span, request, response.status if isinstance(response, web.StreamResponse) else 500)
+            # For anything else aiohttp answers 500. isinstance() is slow here: the class is an abstract mapping.
+            is_response = type(response) is _Response or isinstance(response, _StreamResponse)
+            _describe(server_span, request, response.status if is_response else 500)
         except Exception as error:
             report(error)
-    end(server_span)
+    _exit(server_span, None)
 
 
 def _fail(server_span: Span, request: web.Request, error: BaseException) -> None:
@@ -162,17 +202,16 @@ def _fail(server_span: Span, request: web.Request, error: BaseException) -> None
                 _describe(server_span, request, 0)
                 server_span.add_event("disconnect")
                 server_span.set_status("cancelled", "the client disconnected")
-                server_span.end()
+                _exit(server_span, None)
                 return
             status = 504 if isinstance(error, asyncio.TimeoutError) else 500
             has_answered = request.writer.output_size > 0
             _describe(server_span, request, status if isinstance(error, Exception) and not has_answered else 0)
             if isinstance(error, Exception):
                 server_span.set_attribute("error.type", error_type(error))
-        server_span.__exit__(type(error), error, error.__traceback__)
     except Exception as ours:  # aiohttp must get the handler's error, not this one
         report(ours)
-        end(server_span)
+    _exit(server_span, error)
 
 
 def _describe(server_span: Span, request: web.Request, status: int) -> None:
@@ -181,7 +220,7 @@ def _describe(server_span: Span, request: web.Request, status: int) -> None:
     resource = None if match is None else match.route.resource
     if resource is not None:
         route = resource.canonical
-        server_span.update_name(f"{server_span._name} {route}")
+        server_span._name = f"{server_span._name} {route}"
         server_span._put("http.route", route)
     if status:
         server_span._put("http.response.status_code", status)

@@ -21,7 +21,7 @@ cdef class Client:
         self, object method, object scheme, object host, object port, object target, object resends=*
     )
 
-    @cython.locals(attributes=Items, path=str, query=str, found=tuple)
+    @cython.locals(attributes=Items, path=str, query=str, found=tuple, end=Py_ssize_t)
     cdef Items _attributes(
         self, object method, str name, object scheme, object host, object port, object target, object resends
     )

@@ -99,8 +99,9 @@ class Client:
         if "#" in path:
             path = path.partition("#")[0]
         query = None
-        if "?" in path:
-            path, _, query = path.partition("?")
+        end = path.find("?")
+        if end >= 0:
+            path, query = path[:end], path[end + 1 :]
         found = self._origins.get((scheme, host, port))
         if found is None:
             found = self._origin(scheme, host, port)

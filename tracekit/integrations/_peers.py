@@ -11,7 +11,7 @@ Every client integration asks ``Peers`` for each request that it sends, so each 
 
 from __future__ import annotations
 
-import ipaddress
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -22,6 +22,8 @@ from .._core.errors import clip
 from .._export.notices import Notices
 
 if TYPE_CHECKING:
+    import ipaddress
+
     from .. import SpanContext
 
 __all__ = ["PROPAGATE_TO", "Peers"]
@@ -29,16 +31,14 @@ __all__ = ["PROPAGATE_TO", "Peers"]
 PROPAGATE_TO: Final = "TRACEKIT_PROPAGATE_TO"
 
 _OWN_ENDINGS: Final = (".internal", ".local", ".localhost", ".svc")
-_OWN_NETWORKS: Final = [
-    ipaddress.ip_network(network)
-    for network in (
-        *("127.0.0.0/8", "::1", "0.0.0.0", "::"),  # as a destination, the last two are this host
-        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
-    )
-]
-_NAME: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch
+_OWN_NETWORKS: Final = (
+    *("127.0.0.0/8", "::1", "0.0.0.0", "::"),  # as a destination, the last two are this host
+    *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
+)
+# Compiled, and ipaddress imported, at their first use: many programs have no labels.
+_NAME: Final = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
 # Other spellings of IPv4 addresses, which getaddrinfo() accepts: "2130706433", "0x7f000001", "127.1".
-_NUMERIC: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)").fullmatch
+_NUMERIC: Final = r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)"
 _MAX_KNOWN: Final = 1024
 _NO_LABELS: Final = Labels()
 
@@ -82,7 +82,7 @@ class Peers:
             host,
             "labels are not sent to %s, which is not one of your own hosts; to send them, add it to propagate_to= or "
             "to %s (logged once per host)",
-            host if _NAME(host) else clip(host),
+            host if re.fullmatch(_NAME, host) else clip(host),
             PROPAGATE_TO,
         )
         return context.replace(labels=_NO_LABELS)
@@ -147,10 +147,17 @@ class Peers:
 def _is_own(name: str) -> bool:
     address = _address(name)
     if address is not None:
-        return any(address in network for network in _OWN_NETWORKS)
+        return any(address in network for network in _own_networks())
     bare = name.removesuffix(".")
     # With a trailing dot, "ai." is a top-level domain.
     return _is_name(bare) and ("." not in name or bare == "localhost" or bare.endswith(_OWN_ENDINGS))
+
+
+@functools.cache
+def _own_networks() -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    import ipaddress
+
+    return [ipaddress.ip_network(network) for network in _OWN_NETWORKS]
 
 
 def _normal(host: str) -> str:
@@ -162,6 +169,8 @@ def _normal(host: str) -> str:
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    import ipaddress
+
     try:
         address = ipaddress.ip_address(name.partition("%")[0])  # without a zone id
     except ValueError:
@@ -170,4 +179,4 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _is_name(name: str) -> bool:
-    return _NAME(name) is not None and _NUMERIC(name) is None
+    return re.fullmatch(_NAME, name) is not None and re.fullmatch(_NUMERIC, name) is None

@@ -20,7 +20,7 @@ REDACTED: Final = "REDACTED"
 
 _MAX_KEY = 256  # characters of a name that are examined, from its end
 _MAX_KNOWN = 1024
-_USER = re.compile(r"((?:/|%2F){2})[^/?#&;@]*?(?:@|%40)", re.IGNORECASE)
+_USER: Final = r"((?:/|%2F){2})[^/?#&;@]*?(?:@|%40)"
 
 
 @binding(False)
@@ -66,12 +66,13 @@ class Redaction:
         if "#" in query:
             query = query.partition("#")[0]
         if "@" in query or "%40" in query:
-            query = _USER.sub(r"\1", query)
+            query = re.sub(_USER, r"\1", query, flags=re.IGNORECASE)
         if ";" in query:  # a separator in HTML 4, appendix B.2.2
             return ";".join([self._redacted(part) for part in query.split(";")])
         known = self._known
         for part in query.split("&"):
-            if known.get(part.partition("=")[0]) is not False:  # not known to be harmless
+            end = part.find("=")
+            if known.get(part if end < 0 else part[:end]) is not False:  # not known to be harmless
                 return self._redacted(query)
         return query
 

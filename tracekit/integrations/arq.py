@@ -63,7 +63,9 @@ def uninstrument(target: None = None) -> None:
 
 def _check(target: object) -> None:
     if target is not None:
-        raise TypeError(f"arq is instrumented as a whole: target must be None, not {type(target).__name__}")
+        raise TypeError(
+            f'arq is instrumented as a whole, not a {type(target).__name__}: use tracekit.instrument("arq")'
+        )
 
 
 def _enqueue_job(original: Callable[..., Any]) -> Any:

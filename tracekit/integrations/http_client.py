@@ -62,4 +62,5 @@ def uninstrument(target: None = None) -> None:
 
 def _check(target: object) -> None:
     if target is not None:
-        raise TypeError(f"http.client is instrumented as a whole: target must be None, not {type(target).__name__}")
+        kind = type(target).__name__
+        raise TypeError(f'http.client is instrumented as a whole, not a {kind}: use tracekit.instrument("http_client")')

@@ -49,7 +49,8 @@ def uninstrument(target: None = None) -> None:
 
 def _check(target: object) -> None:
     if target is not None:
-        raise TypeError(f"subprocess is instrumented as a whole: target must be None, not {type(target).__name__}")
+        kind = type(target).__name__
+        raise TypeError(f'subprocess is instrumented as a whole, not a {kind}: use tracekit.instrument("subprocess")')
 
 
 def _patched(original: Callable[..., Any]) -> Any:
