@@ -1,7 +1,7 @@
 """One request or websocket of ASGI: its server span, ``receive`` and ``send``, and the details of their messages.
 
-Compiled: this is nearly all of the middleware's cost. ``TraceMiddleware`` stays Python, because servers ask
-``inspect`` whether it is a coroutine function.
+Compiled: this is nearly all of the middleware's cost. ``TraceMiddleware.__call__`` stays Python, because servers ask
+``inspect`` whether it is a coroutine function; ``quicken_middleware()`` lets calls of an instance pass it by.
 """
 
 from __future__ import annotations
@@ -11,19 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.outcome import is_normal_end
 from .._core.scopes import context_scope
-from ..cython import binding, cclass, compiled, final, freelist, nonecheck
-from ._asgi_scope import SPAN_KEY, attributes_of
-from ._http import METHODS, error_type, report
+from ..cython import binding, cclass, compiled, final, freelist, no_gc_clear, nonecheck
+from ._asgi_scope import SPAN_KEY
+from ._http import error_type, report
 from ._server import NOT_TRACED
 
 if not compiled:
     from .._core.scopes import Scope, close_scope, open_scope
     from .._core.span import _enter, _exit
-    from ._asgi_scope import route_of
+    from ._asgi_scope import (
+        HEADERS,
+        MESSAGE,
+        METHOD,
+        MORE,
+        PATH,
+        STATUS,
+        TYPE,
+        attributes_of,
+        field,
+        known_method,
+        route_of,
+        same,
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
+    from .._core.codecs import Items
     from ._extras import Extras
     from ._redaction import Redaction
     from ._server import Callers
@@ -32,8 +46,9 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ["Request", "Requests", "WebSocket"]
+__all__ = ["Request", "Requests", "Serving", "WebSocket", "quicken_middleware"]
 
+_KEY = SPAN_KEY
 _STARTS = ("websocket.accept", "websocket.http.response.start")
 _RETURNED = object()
 
@@ -45,6 +60,18 @@ if not compiled:
             return inner.send(value)
         except StopIteration:
             return returned
+
+    def quicken(kind: type) -> None:
+        """C sets the slot of the class that calls use."""
+
+
+def _attributes_of(exchange: Exchange) -> Items:
+    return _described(exchange)
+
+
+@nonecheck(True)
+def _described(exchange: Exchange) -> Items:
+    return attributes_of(exchange._scope, exchange._is_http(), exchange._method, exchange._redaction)
 
 
 @binding(False)
@@ -75,39 +102,42 @@ class Requests:
         """
         try:
             fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
-            kind = fields["type"]
-            if (kind != "http" and kind != "websocket") or SPAN_KEY in fields:
+            kind = field(fields, "type", TYPE)
+            is_http = same(kind, "http")
+            if (not is_http and not same(kind, "websocket")) or _KEY in fields:
                 return None
         except Exception:  # not a valid scope: the app has its own error for it
             return None
-        exchange: Exchange = Request.__new__(Request) if kind == "http" else WebSocket.__new__(WebSocket)
+        exchange: Exchange = Request.__new__(Request) if is_http else WebSocket.__new__(WebSocket)
         if not compiled:
             exchange._blank()
+        exchange._scope = scope
         exchange._receive = receive
         exchange._send = send
         try:
-            path = fields.get("path")
+            path = field(fields, "path", PATH) if self._is_excluded is not None or self._callers._routes else None
             if self._is_excluded is not None and self._is_excluded(path):
                 scope[SPAN_KEY] = None  # an inner middleware skips it, too
                 exchange._opened = context_scope(NOT_TRACED)
                 open_scope(exchange._opened)
                 return exchange
-            method = fields.get("method", "GET")
-            if type(method) is not str or method not in METHODS:
-                method = "HTTP"
-            headers = fields.get("headers", ())
-            if not isinstance(headers, list | tuple):
+            method = exchange._method = known_method(field(fields, "method", METHOD))
+            exchange._redaction = self._redaction
+            headers = field(fields, "headers", HEADERS)
+            if headers is None:
+                headers = ()
+            elif not isinstance(headers, list | tuple):
                 headers = _listed(scope, headers)
                 if fields is not scope:
                     fields["headers"] = headers
-            span = self._callers._start(
-                method if kind == "http" else "WEBSOCKET",
-                path,
-                headers,
-                attributes_of,
-                (fields, kind, method, self._redaction),
-            )
-            scope[SPAN_KEY] = span
+                    exchange._scope = fields
+            name = method if is_http else "WEBSOCKET"
+            span = self._callers._start(name, path, headers, _attributes_of, exchange)
+            exchange._scope = scope
+            if fields is scope:
+                fields[_KEY] = span
+            else:
+                scope[SPAN_KEY] = span
         except Exception as error:  # the request is served without a span
             report(error)
             return None
@@ -115,7 +145,6 @@ class Requests:
         _enter(span)
         if span._is_recorded and not span._has_ended:
             exchange._is_watched = True
-            exchange._scope = scope
             exchange._extras = self._extras
             if self._extras is not None:
                 try:
@@ -135,6 +164,7 @@ def _listed(scope: MutableMapping[str, Any], headers: Any) -> Any:
     return headers
 
 
+@freelist(64)
 @binding(False)
 @cclass
 class Exchange:
@@ -149,8 +179,10 @@ class Exchange:
             "_extras",
             "_is_complete",
             "_is_watched",
+            "_method",
             "_opened",
             "_receive",
+            "_redaction",
             "_scope",
             "_send",
             "_span",
@@ -160,6 +192,8 @@ class Exchange:
         _span: Any
         _opened: Scope | None  # of an excluded path
         _scope: Any
+        _method: str
+        _redaction: Redaction
         _receive: Receive
         _send: Send
         _extras: Extras | None
@@ -174,10 +208,17 @@ class Exchange:
             self._span = self._opened = self._scope = self._extras = self._status = None
             self._is_watched = self._is_complete = False
 
+    def _is_http(self) -> bool:
+        return True
+
+    def __call__(self) -> Any:
+        """Do the same as ``watched_receive()``: a method that few apps call would be made for each request."""
+        return self.watched_receive()
+
     @property
     def receive(self) -> Any:
         """The ``receive`` for the app."""
-        return self.watched_receive if self._is_watched else self._receive
+        return self if self._is_watched else self._receive
 
     @property
     def send(self) -> Any:
@@ -296,19 +337,19 @@ class Request(Exchange):
         """Look at *message*, which is about to be sent."""
         try:
             fields: dict[str, Any] = message if type(message) is dict else dict(message)
-            kind = fields["type"]
-            if kind == "http.response.start":
-                status = fields["status"]
+            kind = field(fields, "type", MESSAGE)
+            if same(kind, "http.response.start"):
+                status = field(fields, "status", STATUS)
                 if type(status) is int:
                     self._status = status
                 else:
                     self._see_status(message)
                 if self._extras is not None:
                     self._see_start(message)
-            elif kind == "http.response.body" or kind == "http.response.zerocopysend":
+            elif same(kind, "http.response.body") or same(kind, "http.response.zerocopysend"):
                 # Set before sending: the disconnect that follows may be received before send() returns.
-                self._is_complete = not fields.get("more_body")
-            elif kind == "http.response.pathsend":
+                self._is_complete = not field(fields, "more_body", MORE)
+            elif same(kind, "http.response.pathsend"):
                 self._is_complete = True
         except Exception:
             pass
@@ -320,7 +361,7 @@ class Request(Exchange):
                 self._describe()
             except Exception as ours:
                 report(ours)
-            self._span.end()
+            self._span._end(None)
 
     def _close(self) -> None:
         Exchange._close(self)
@@ -409,6 +450,9 @@ class WebSocket(Exchange):
             self._is_accepted = False
             self._received = self._sent = 0
 
+    def _is_http(self) -> bool:
+        return False
+
     async def watched_receive(self) -> Message:
         message = await self._receive()
         try:
@@ -467,3 +511,176 @@ class WebSocket(Exchange):
         if not self._span._has_ended:
             self._span.set_attribute("websocket.messages_received", self._received)
             self._span.set_attribute("websocket.messages_sent", self._sent)
+
+
+@final
+@no_gc_clear  # a cycle goes through the app's coroutine, whose frame is cleared
+@freelist(64)
+@binding(False)
+@cclass
+class Serving:
+    """A call of the middleware, to be awaited once: opens the exchange, resumes the app's coroutine, closes the exchange.
+
+    Compiled form only: a coroutine around the app's would cost a tenth of all that tracing adds to a request. To those
+    who look at its frames, it is the app's coroutine.
+    """
+
+    if not compiled:
+        __slots__ = (
+            "_coroutine", "_exchange", "_has_begun", "_is_running", "_middleware", "_receive", "_scope", "_send"
+        )  # fmt: skip
+
+        _middleware: Any
+        _scope: Any
+        _receive: Any
+        _send: Any
+        _exchange: Exchange | None
+        _coroutine: Any  # None before the first step, and after the last
+        _has_begun: bool
+        _is_running: bool
+
+    def __await__(self) -> Serving:
+        return self
+
+    def __iter__(self) -> Serving:
+        return self
+
+    def __next__(self) -> Any:
+        result = self._step(None)
+        if result is _RETURNED:
+            raise StopIteration
+        return result
+
+    def send(self, value: Any) -> Any:
+        """Resume the app's coroutine with *value*."""
+        result = self._step(value)
+        if result is _RETURNED:
+            raise StopIteration
+        return result
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an exception in the app's coroutine."""
+        self._check()
+        if not self._has_begun:
+            self._has_begun = True
+            self._coroutine = _nothing()
+        self._is_running = True
+        try:
+            result = self._coroutine.throw(*error)
+        except StopIteration:
+            self._end(None)
+            raise
+        except BaseException as raised:
+            self._end(raised)
+            raise
+        self._is_running = False
+        return result
+
+    def close(self) -> None:
+        """Close the app's coroutine."""
+        if self._is_running:
+            self._check()
+        self._has_begun = True
+        if self._coroutine is None:
+            return
+        self._is_running = True
+        try:
+            self._coroutine.close()
+        except BaseException as raised:
+            self._end(raised)
+            raise
+        self._end(GeneratorExit())
+
+    def __dealloc__(self) -> None:
+        if self._coroutine is not None:
+            self._coroutine = None  # closes it, with the span open
+            self._end(GeneratorExit())
+
+    @property
+    def cr_frame(self) -> Any:
+        """The frame of the app's coroutine."""
+        return getattr(self._coroutine, "cr_frame", None)
+
+    @property
+    def cr_await(self) -> Any:
+        """The object that the app's coroutine awaits."""
+        return getattr(self._coroutine, "cr_await", None)
+
+    @property
+    def cr_code(self) -> Any:
+        """The code of the app's coroutine."""
+        return getattr(self._coroutine, "cr_code", None)
+
+    @property
+    def cr_running(self) -> bool:
+        """Whether the app's coroutine is running."""
+        return self._is_running
+
+    def _check(self) -> None:
+        if self._is_running:
+            raise ValueError("coroutine already executing")
+        if self._has_begun and self._coroutine is None:
+            raise RuntimeError("cannot reuse already awaited coroutine")
+
+    def _step(self, value: Any) -> Any:
+        self._check()
+        if not self._has_begun and value is not None:
+            raise TypeError("can't send non-None value to a just-started coroutine")
+        self._is_running = True
+        try:
+            if not self._has_begun:
+                self._begin()
+            result = tk_resume(self._coroutine, value, _RETURNED)
+        except BaseException as raised:
+            self._end(raised)
+            raise
+        if result is _RETURNED:
+            self._end(None)
+        else:
+            self._is_running = False
+        return result
+
+    def _begin(self) -> None:
+        """Open the exchange and call the app."""
+        self._has_begun = True
+        middleware, scope = self._middleware, self._scope
+        requests: Requests = middleware._requests
+        exchange = requests.open(scope, self._receive, self._send)
+        if exchange is None:
+            self._coroutine = middleware._pass(scope, self._receive, self._send)
+        else:
+            self._exchange = exchange
+            self._coroutine = middleware.app(scope, exchange.receive, exchange.send)
+        self._middleware = self._scope = self._receive = self._send = None
+        if type(self._coroutine) is not CoroutineType:
+            self._coroutine = _wait_for(self._coroutine)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Close the exchange after the app has returned, or has raised *error*."""
+        self._coroutine = None
+        self._is_running = False
+        exchange = self._exchange
+        if exchange is not None:
+            self._exchange = None
+            exchange.leave(error)
+
+
+def quicken_middleware(kind: type) -> None:
+    """Have calls of an instance of *kind*, the middleware's class, return a ``Serving``. The plain form changes nothing."""
+    quicken(kind)
+
+
+async def _wait_for(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+async def _nothing() -> None: ...
+
+
+def _serving(middleware: Any, scope: Any, receive: Any, send: Any) -> Serving:
+    serving = Serving.__new__(Serving)
+    serving._middleware = middleware
+    serving._scope = scope
+    serving._receive = receive
+    serving._send = send
+    return serving
