@@ -48,8 +48,8 @@ if not compiled:
         """Tell whether ``extract()`` reads the W3C formats only."""
         return _read is None
 
-    def may_hold_w3c(pairs: list[Any]) -> bool:
-        """Tell whether *pairs* may have a field of the W3C formats; C looks at the lengths and first letters of names."""
+    def may_hold_w3c(_pairs: list[Any]) -> bool:
+        """Tell whether pairs may have a field of the W3C formats; C looks at the lengths and first letters of names."""
         return True
 
 

@@ -78,6 +78,8 @@ cdef class Exchange:
     cdef bint _is_watched, _is_complete
 
     cdef bint _is_http(self)
+    cdef object _receiver(self)
+    cdef object _sender(self)
     cpdef object leave(self, object error)
     cdef object _close(self)
     cdef object _fail(self, object error)

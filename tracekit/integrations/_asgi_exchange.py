@@ -218,11 +218,17 @@ class Exchange:
     @property
     def receive(self) -> Any:
         """The ``receive`` for the app."""
-        return self if self._is_watched else self._receive
+        return self._receiver()
 
     @property
     def send(self) -> Any:
         """The ``send`` for the app."""
+        return self._sender()
+
+    def _receiver(self) -> Any:
+        return self if self._is_watched else self._receive
+
+    def _sender(self) -> Any:
         return self.watched_send if self._is_watched else self._send
 
     def leave(self, error: BaseException | None) -> None:
@@ -650,7 +656,7 @@ class Serving:
             self._coroutine = middleware._pass(scope, self._receive, self._send)
         else:
             self._exchange = exchange
-            self._coroutine = middleware.app(scope, exchange.receive, exchange.send)
+            self._coroutine = middleware.app(scope, exchange._receiver(), exchange._sender())
         self._middleware = self._scope = self._receive = self._send = None
         if type(self._coroutine) is not CoroutineType:
             self._coroutine = _wait_for(self._coroutine)

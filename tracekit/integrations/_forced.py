@@ -66,7 +66,7 @@ class Forced:
             self._kept = 1 - tracer.threshold / NEVER
             self._tracer = tracer
         share = self._share + self._kept
-        self._share = share if share < _MAX_SHARE else _MAX_SHARE
+        self._share = min(_MAX_SHARE, share)  # both are C's numbers
 
     def admit(self, tracer: Tracer, caller: SpanContext, name: str, attributes: Mapping[str, Any]) -> SpanContext:
         """Return *caller*, which is sampled or deferred, with the decision that holds here."""
