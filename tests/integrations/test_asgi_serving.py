@@ -10,6 +10,8 @@ import inspect
 import types
 import weakref
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 import tracekit
@@ -53,6 +55,7 @@ def test_a_call_is_a_coroutine():
     call = TraceMiddleware(answer)(request_scope(), at_once, at_once)
     assert isinstance(call, collections.abc.Coroutine)
     assert asyncio.iscoroutine(call)
+    assert inspect.iscoroutine(call)
     assert inspect.isawaitable(call)
     call.close()
 
@@ -294,8 +297,26 @@ def test_a_task_of_the_call_itself(exporter):
     assert [span.status.code for span in exporter.spans] == ["unset", "cancelled"]
 
 
+@pytest.mark.anyio
+async def test_a_task_group_starts_the_middleware(exporter):
+    async def send(message):
+        await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(TraceMiddleware(answer), request_scope(), at_once, send)
+    async with anyio.create_task_group() as group:
+        group.start_soon(TraceMiddleware(answer), request_scope(), at_once, send)
+        group.start_soon(TraceMiddleware(answer), request_scope(), at_once, send)
+        await anyio.lowlevel.checkpoint()
+        group.start_soon(TraceMiddleware(answer), request_scope(), at_once, send)
+        group.cancel_scope.cancel()
+    assert [span.status.code for span in exporter.spans][:3] == ["unset", "cancelled", "cancelled"]
+    assert tracekit.statistics().open == 0
+
+
 def test_the_frames_of_a_waiting_call():
     call = begun(Suspended())
+    assert inspect.getcoroutinestate(call) == inspect.CORO_SUSPENDED
     frames, coroutine = [], call
     while coroutine is not None and hasattr(coroutine, "cr_frame"):
         frames.append(coroutine.cr_frame.f_code.co_name)
@@ -304,6 +325,7 @@ def test_the_frames_of_a_waiting_call():
     assert call.cr_code is not None
     assert not call.cr_running
     call.close()
+    assert inspect.getcoroutinestate(call) == inspect.CORO_CLOSED
     assert call.cr_frame is None
     assert call.cr_await is None
 

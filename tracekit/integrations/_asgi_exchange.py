@@ -603,6 +603,11 @@ class Serving:
             self._end(GeneratorExit())
 
     @property
+    def __class__(self) -> Any:
+        """The class of coroutines, for ``inspect.iscoroutine()``: some task groups start nothing else."""
+        return CoroutineType
+
+    @property
     def cr_frame(self) -> Any:
         """The frame of the app's coroutine."""
         return getattr(self._coroutine, "cr_frame", None)
@@ -621,6 +626,11 @@ class Serving:
     def cr_running(self) -> bool:
         """Whether the app's coroutine is running."""
         return self._is_running
+
+    @property
+    def cr_suspended(self) -> bool:
+        """Whether the app's coroutine waits."""
+        return self._coroutine is not None and not self._is_running
 
     def _check(self) -> None:
         if self._is_running:

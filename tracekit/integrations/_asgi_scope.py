@@ -67,7 +67,7 @@ def attributes_of(scope: MutableMapping[str, Any], is_http: bool, method: str, r
             path = ""
         elif type(path) is str and not path.startswith("/"):
             path = path_of_target(path)
-    is_other = method == "HTTP"
+    is_other = same(method, "HTTP")
     attributes = Items.__new__(Items)
     attributes.reserve(_ROOM)
     attributes.add("http.request.method", "_OTHER" if is_other else method)
