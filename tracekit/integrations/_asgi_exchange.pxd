@@ -2,20 +2,7 @@ cimport cython
 
 from .._core.scopes cimport Scope, close_scope, open_scope
 from .._core.span cimport ERROR, Span, _enter, _exit
-from ._asgi_scope cimport (
-    HEADERS,
-    MESSAGE,
-    METHOD,
-    MORE,
-    PATH,
-    STATUS,
-    TYPE,
-    attributes_of,
-    field,
-    known_method,
-    route_of,
-    same,
-)
+from ._asgi_scope cimport attributes_of, known_method, route_of, same
 from ._server cimport Callers
 
 cdef str _KEY

@@ -19,20 +19,7 @@ from ._server import NOT_TRACED
 if not compiled:
     from .._core.scopes import Scope, close_scope, open_scope
     from .._core.span import _enter, _exit
-    from ._asgi_scope import (
-        HEADERS,
-        MESSAGE,
-        METHOD,
-        MORE,
-        PATH,
-        STATUS,
-        TYPE,
-        attributes_of,
-        field,
-        known_method,
-        route_of,
-        same,
-    )
+    from ._asgi_scope import attributes_of, known_method, route_of, same
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -102,7 +89,7 @@ class Requests:
         """
         try:
             fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
-            kind = field(fields, "type", TYPE)
+            kind = fields.get("type")
             is_http = same(kind, "http")
             if (not is_http and not same(kind, "websocket")) or _KEY in fields:
                 return None
@@ -115,15 +102,15 @@ class Requests:
         exchange._receive = receive
         exchange._send = send
         try:
-            path = field(fields, "path", PATH) if self._is_excluded is not None or self._callers._routes else None
+            path = fields.get("path") if self._is_excluded is not None or self._callers._routes else None
             if self._is_excluded is not None and self._is_excluded(path):
                 scope[SPAN_KEY] = None  # an inner middleware skips it, too
                 exchange._opened = context_scope(NOT_TRACED)
                 open_scope(exchange._opened)
                 return exchange
-            method = exchange._method = known_method(field(fields, "method", METHOD))
+            method = exchange._method = known_method(fields.get("method"))
             exchange._redaction = self._redaction
-            headers = field(fields, "headers", HEADERS)
+            headers = fields.get("headers")
             if headers is None:
                 headers = ()
             elif not isinstance(headers, list | tuple):
@@ -343,9 +330,9 @@ class Request(Exchange):
         """Look at *message*, which is about to be sent."""
         try:
             fields: dict[str, Any] = message if type(message) is dict else dict(message)
-            kind = field(fields, "type", MESSAGE)
+            kind = fields.get("type")
             if same(kind, "http.response.start"):
-                status = field(fields, "status", STATUS)
+                status = fields.get("status")
                 if type(status) is int:
                     self._status = status
                 else:
@@ -354,7 +341,7 @@ class Request(Exchange):
                     self._see_start(message)
             elif same(kind, "http.response.body") or same(kind, "http.response.zerocopysend"):
                 # Set before sending: the disconnect that follows may be received before send() returns.
-                self._is_complete = not field(fields, "more_body", MORE)
+                self._is_complete = not fields.get("more_body")
             elif same(kind, "http.response.pathsend"):
                 self._is_complete = True
         except Exception:
@@ -656,6 +643,7 @@ class Serving:
             self._is_running = False
         return result
 
+    @nonecheck(True)
     def _begin(self) -> None:
         """Open the exchange and call the app."""
         self._has_begun = True
@@ -683,6 +671,8 @@ class Serving:
 
 def quicken_middleware(kind: type) -> None:
     """Have calls of an instance of *kind*, the middleware's class, return a ``Serving``. The plain form changes nothing."""
+    if not hasattr(kind, "_pass"):
+        raise TypeError("kind must be a class of the middleware")
     quicken(kind)
 
 

@@ -5,55 +5,11 @@ from .._speedups cimport Items
 cdef Py_ssize_t _ROOM
 cdef tuple _last
 
-cdef enum:
-    TYPE = 0
-    METHOD = 1
-    PATH = 2
-    HEADERS = 3
-    SCHEME = 4
-    RAW_PATH = 5
-    SERVER = 6
-    QUERY = 7
-    VERSION = 8
-    CLIENT = 9
-    ROUTE = 10
-    OUTER = 11
-    MESSAGE = 12
-    STATUS = 13
-    MORE = 14
-
 
 cdef extern from *:
     """
     #ifndef TRACEKIT_ASGI_SCOPE
     #define TRACEKIT_ASGI_SCOPE
-    /* Return fields[key], or None. A server makes the dicts of all requests with the same keys in the same order, so the
-       field is mostly where it was in the dict before: looking there takes a third of a search. */
-    static inline PyObject *tk_field(PyObject *fields, PyObject *key, int number) {
-        static Py_ssize_t places[16];
-        Py_ssize_t place = places[number], next;
-        PyObject *found, *value;
-        if (fields == NULL || fields == Py_None) {
-            PyErr_SetString(PyExc_TypeError, "fields must be a dict");
-            return NULL;
-        }
-        next = place;
-        if (PyDict_Next(fields, &next, &found, &value) && found == key) return Py_NewRef(value);
-        value = PyDict_GetItemWithError(fields, key);
-        if (value == NULL) return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-        Py_INCREF(value);
-        if (PyDict_GET_SIZE(fields) <= 64) {
-            PyObject *other;
-            for (next = place = 0; PyDict_Next(fields, &next, &found, &other); place = next) {
-                if (found == key) {
-                    places[number] = place;
-                    break;
-                }
-            }
-        }
-        return value;
-    }
-
     static inline int tk_same(PyObject *one, PyObject *other) {
         if (one == other) return 1;
         if (!PyUnicode_CheckExact(one)) return PyObject_RichCompareBool(one, other, Py_EQ);
@@ -79,7 +35,6 @@ cdef extern from *:
     }
     #endif
     """
-    object field "tk_field"(dict fields, str key, int number)
     bint same "tk_same"(object one, str other) except -1
     object header "tk_header"(object headers, bytes wanted)
 

@@ -24,13 +24,6 @@ _last: tuple[Any, Any, Any, tuple[str, int | None]] = (None, None, (), ("", None
 _ROOM = 12  # attributes that most requests have, with the status
 
 if not compiled:
-    # Fields, as numbers: C looks for each where it was in the dict before.
-    TYPE, METHOD, PATH, HEADERS, SCHEME, RAW_PATH, SERVER, QUERY, VERSION, CLIENT, ROUTE, OUTER = range(12)
-    MESSAGE, STATUS, MORE = 12, 13, 14
-
-    def field(fields: dict[str, Any], key: str, _number: int) -> Any:
-        """Return ``fields.get(key)``."""
-        return fields.get(key)
 
     def same(one: Any, other: str) -> bool:
         """Return ``one == other``."""
@@ -54,15 +47,15 @@ def known_method(method: Any) -> str:
 def attributes_of(scope: MutableMapping[str, Any], is_http: bool, method: str, redaction: Redaction) -> Items:
     """Return the attributes of the request in *scope*; malformed fields are left out."""
     fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
-    scheme = field(fields, "scheme", SCHEME) or ("http" if is_http else "ws")
-    path = field(fields, "raw_path", RAW_PATH)
+    scheme = fields.get("scheme") or ("http" if is_http else "ws")
+    path = fields.get("raw_path")
     if type(path) is bytes:  # as it was sent; in "path" the server has decoded "%2F" and "%3F"
         octets: bytes = path
         text = octets.decode("latin-1")
         is_plain = len(octets) > 0 and octets[0] == 0x2F and b"?" not in octets and b"#" not in octets
         path = text if is_plain else path_of_target(text)
     else:
-        path = field(fields, "path", PATH)
+        path = fields.get("path")
         if path is None:
             path = ""
         elif type(path) is str and not path.startswith("/"):
@@ -74,13 +67,13 @@ def attributes_of(scope: MutableMapping[str, Any], is_http: bool, method: str, r
     attributes.add("url.path", path)
     attributes.add("url.scheme", scheme)
     try:
-        headers = field(fields, "headers", HEADERS)
+        headers = fields.get("headers")
         host = b""
         if headers is not None:
             if agent := header(headers, b"user-agent"):
                 attributes.add("user_agent.original", _latin(agent, MAX_TEXT))
             host = header(headers, b"host") or b""
-        server = field(fields, "server", SERVER)
+        server = fields.get("server")
         address, port = _server_of(host, scheme, server if type(server) is not list else tuple(server))
         if address:
             attributes.add("server.address", address)
@@ -89,16 +82,16 @@ def attributes_of(scope: MutableMapping[str, Any], is_http: bool, method: str, r
     except Exception:  # malformed fields: keep the attributes found so far
         pass
     try:
-        if query := field(fields, "query_string", QUERY):
+        if query := fields.get("query_string"):
             attributes.add("url.query", redaction.query(_latin(query, MAX_TEXT)))
-        if version := field(fields, "http_version", VERSION):
+        if version := fields.get("http_version"):
             attributes.add("network.protocol.version", version)
         if is_other:
             attributes.add("http.request.method_original", fields["method"][:64])
     except Exception:
         pass
     try:
-        if (client := field(fields, "client", CLIENT)) and (address := client[0]):
+        if (client := fields.get("client")) and (address := client[0]):
             attributes.add("client.address", address)
             if client[1]:  # 0 if the client's address comes from a proxy's header
                 attributes.add("network.peer.address", address)
@@ -130,13 +123,13 @@ def _server_of(host: Any, scheme: Any, server: Any) -> tuple[str, int | None]:
 def route_of(scope: MutableMapping[str, Any]) -> str:
     """Return the path template of the chosen route, as Starlette and FastAPI set it, or ""."""
     fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
-    route = field(fields, "route", ROUTE)
+    route = fields.get("route")
     if route is None:
         return ""
     try:
         # The inner route overwrites the mount's template, and has only the rest of the path.
         prefix: str = ""
-        outer_path = field(fields, "app_root_path", OUTER)
+        outer_path = fields.get("app_root_path")
         if outer_path is not None:
             prefix = fields["root_path"][len(outer_path) :]
         path: str = "" if hasattr(route, "routes") else route.path
