@@ -60,7 +60,7 @@ cdef class Requests:
 cdef class Exchange:
     cdef Span _span
     cdef Scope _opened
-    cdef object _scope, _redaction, _receive, _send, _extras, _status
+    cdef object _scope, _headers, _redaction, _receive, _send, _extras, _status
     cdef str _method
     cdef bint _is_watched, _is_complete
 

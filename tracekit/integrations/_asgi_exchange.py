@@ -58,7 +58,7 @@ def _attributes_of(exchange: Exchange) -> Items:
 
 @nonecheck(True)
 def _described(exchange: Exchange) -> Items:
-    return attributes_of(exchange._scope, exchange._is_http(), exchange._method, exchange._redaction)
+    return attributes_of(exchange._scope, exchange._headers, exchange._is_http(), exchange._method, exchange._redaction)
 
 
 @binding(False)
@@ -115,12 +115,10 @@ class Requests:
                 headers = ()
             elif not isinstance(headers, list | tuple):
                 headers = _listed(scope, headers)
-                if fields is not scope:
-                    fields["headers"] = headers
-                    exchange._scope = fields
             name = method if is_http else "WEBSOCKET"
+            exchange._headers = headers
             span = self._callers._start(name, path, headers, _attributes_of, exchange)
-            exchange._scope = scope
+            exchange._headers = None
             if fields is scope:
                 fields[_KEY] = span
             else:
@@ -164,6 +162,7 @@ class Exchange:
     if not compiled:
         __slots__ = (
             "_extras",
+            "_headers",
             "_is_complete",
             "_is_watched",
             "_method",
@@ -179,6 +178,7 @@ class Exchange:
         _span: Any
         _opened: Scope | None  # of an excluded path
         _scope: Any
+        _headers: Any  # while the span starts
         _method: str
         _redaction: Redaction
         _receive: Receive

@@ -42,8 +42,8 @@ cdef extern from *:
 cpdef str known_method(object method)
 
 
-@cython.locals(attributes=Items, fields=dict, text=str, octets=bytes, is_plain=bint, is_other=bint)
-cpdef Items attributes_of(object scope, bint is_http, str method, object redaction)
+@cython.locals(attributes=Items, fields=dict, text=str, octets=bytes, is_plain=bint, is_other=bint, name=str)
+cpdef Items attributes_of(object scope, object headers, bint is_http, str method, object redaction)
 
 
 @cython.locals(plain=bytes)

@@ -44,8 +44,10 @@ def known_method(method: Any) -> str:
     return method if type(method) is str and (same(method, "GET") or method in METHODS) else "HTTP"
 
 
-def attributes_of(scope: MutableMapping[str, Any], is_http: bool, method: str, redaction: Redaction) -> Items:
-    """Return the attributes of the request in *scope*; malformed fields are left out."""
+def attributes_of(
+    scope: MutableMapping[str, Any], headers: Any, is_http: bool, method: str, redaction: Redaction
+) -> Items:
+    """Return the attributes of the request in *scope* with *headers*, a list or a tuple; malformed fields are left out."""
     fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
     scheme = fields.get("scheme") or ("http" if is_http else "ws")
     path = fields.get("raw_path")
@@ -67,17 +69,14 @@ def attributes_of(scope: MutableMapping[str, Any], is_http: bool, method: str, r
     attributes.add("url.path", path)
     attributes.add("url.scheme", scheme)
     try:
-        headers = fields.get("headers")
-        host = b""
-        if headers is not None:
-            if agent := header(headers, b"user-agent"):
-                attributes.add("user_agent.original", _latin(agent, MAX_TEXT))
-            host = header(headers, b"host") or b""
+        if agent := header(headers, b"user-agent"):
+            attributes.add("user_agent.original", _latin(agent, MAX_TEXT))
+        host = header(headers, b"host") or b""
         server = fields.get("server")
-        address, port = _server_of(host, scheme, server if type(server) is not list else tuple(server))
-        if address:
-            attributes.add("server.address", address)
-            if port:
+        name, port = _server_of(host, scheme, server if type(server) is not list else tuple(server))
+        if type(name) is str and name:
+            attributes.add("server.address", name)
+            if port is not None:
                 attributes.add("server.port", port)
     except Exception:  # malformed fields: keep the attributes found so far
         pass
