@@ -15,7 +15,7 @@ import anyio.lowlevel
 import pytest
 
 import tracekit
-from tracekit.integrations import _asgi_exchange
+from tracekit.integrations import _asgi_serving
 from tracekit.integrations.asgi import SPAN_KEY, TraceMiddleware
 from tracekit.testing import span_tree
 
@@ -61,9 +61,9 @@ def test_a_call_is_a_coroutine():
 
 
 def test_a_compiled_call_makes_no_coroutine():
-    is_compiled = not _asgi_exchange.__file__.endswith(".py")
+    is_compiled = not _asgi_serving.__file__.endswith(".py")
     call = TraceMiddleware(answer)(request_scope(), at_once, at_once)
-    assert (type(call) is _asgi_exchange.Serving) is is_compiled
+    assert (type(call) is _asgi_serving.Serving) is is_compiled
     call.close()
 
 
@@ -363,7 +363,7 @@ def test_a_replaced_call(exporter):
         await TraceMiddleware.__call__(self, *arguments)
 
     seen = []
-    _asgi_exchange.quicken_middleware(Quick)
+    _asgi_serving.quicken_middleware(Quick)
     run(Quick(answer)(request_scope(), at_once, at_once))
     assert seen == []
     Quick.__call__ = replaced

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from ._asgi_exchange import Requests, quicken_middleware
+from ._asgi_exchange import Requests
 from ._asgi_frameworks import APPLICATIONS, DJANGO
 from ._asgi_scope import SPAN_KEY
+from ._asgi_serving import quicken_middleware
 from ._extras import extras
 from ._lifespan import serve_lifespan
 from ._redaction import Redaction
