@@ -108,7 +108,7 @@ class Serving:
             self._coroutine = None  # closes it, with the span open
             self._end(GeneratorExit())
 
-    @property
+    @property  # type: ignore[misc]  # object's can be set
     def __class__(self) -> Any:
         """The class of coroutines, for ``inspect.iscoroutine()``: some task groups start nothing else."""
         return CoroutineType
