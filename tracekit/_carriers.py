@@ -48,6 +48,10 @@ if not compiled:
         """Tell whether ``extract()`` reads the W3C formats only."""
         return _read is None
 
+    def may_hold_w3c(_pairs: list[Any]) -> bool:
+        """Tell whether pairs may have a field of the W3C formats; C looks at the lengths and first letters of names."""
+        return True
+
 
 def extract(carrier: Any) -> SpanContext | None:
     """Return the context that *carrier* holds in any of the configured formats, or None: a new trace.
@@ -56,7 +60,10 @@ def extract(carrier: Any) -> SpanContext | None:
     count as absent. The first format with ids wins, labels are added up. A context without
     ids (``is_valid`` False) has labels or a decision only; a span opened under it is a root that keeps them.
     """
-    if type(carrier) is not dict and type(carrier) is not list and not hasattr(carrier, "items"):
+    if type(carrier) is list:
+        if _read is None and not may_hold_w3c(carrier):
+            return None
+    elif type(carrier) is not dict and not hasattr(carrier, "items"):
         if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
             misused(TypeError(f"carrier must be a mapping or an iterable of pairs, not {type_name(carrier)}"))
             return None

@@ -886,7 +886,7 @@ def test_the_channels_of_an_unrecorded_request_are_not_wrapped():
 
 
 def test_no_attributes_are_made_for_an_unsampled_request(exporter, monkeypatch):
-    monkeypatch.setattr(_asgi_exchange, "attributes_of", None)
+    monkeypatch.setattr(_asgi_exchange, "_attributes_of", None)
     seen = []
 
     async def app(scope, receive, send):

@@ -247,7 +247,7 @@ def test_an_error_of_tracing_is_logged_once_and_the_request_is_served(monkeypatc
         raise RuntimeError("tracing is broken")
 
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
-    monkeypatch.setattr(_asgi_exchange, "attributes_of", broken)
+    monkeypatch.setattr(_asgi_exchange, "_attributes_of", broken)
     peer = []
 
     async def send(message):

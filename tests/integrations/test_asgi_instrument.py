@@ -232,7 +232,7 @@ def test_a_scope_that_cannot_be_traced_is_served_once(monkeypatch, exporter):
 
     asgi.instrument()
     app = fastapi()
-    monkeypatch.setattr(_asgi_exchange, "attributes_of", fail)
+    monkeypatch.setattr(_asgi_exchange, "_attributes_of", fail)
     assert client(app).get("/items/1").status_code == 200
     assert tree(exporter) == "work"
 

@@ -2,8 +2,10 @@ cimport cython
 
 from .._core.scopes cimport Scope, close_scope, open_scope
 from .._core.span cimport ERROR, Span, _enter, _exit
-from ._asgi_scope cimport route_of
+from ._asgi_scope cimport attributes_of, known_method, route_of, same
 from ._server cimport Callers
+
+cdef str _KEY
 
 
 cdef extern from *:
@@ -19,20 +21,27 @@ cdef extern from *:
     object tk_resume(object inner, object value, object returned)
 
 
+cdef object _described(Exchange exchange)
+
+
 cdef class Requests:
     cdef Callers _callers
     cdef object _is_excluded, _redaction, _extras
 
-    @cython.locals(fields=dict, span=Span, exchange=Exchange)
+    @cython.locals(fields=dict, span=Span, exchange=Exchange, is_http=bint, method=str, name=str)
     cpdef object open(self, object scope, object receive, object send)
 
 
 cdef class Exchange:
     cdef Span _span
     cdef Scope _opened
-    cdef object _scope, _receive, _send, _extras, _status
+    cdef object _scope, _headers, _redaction, _receive, _send, _extras, _status
+    cdef str _method
     cdef bint _is_watched, _is_complete
 
+    cdef bint _is_http(self)
+    cdef object _receiver(self)
+    cdef object _sender(self)
     cpdef object leave(self, object error)
     cdef object _close(self)
     cdef object _fail(self, object error)

@@ -1,7 +1,7 @@
 """One request or websocket of ASGI: its server span, ``receive`` and ``send``, and the details of their messages.
 
-Compiled: this is nearly all of the middleware's cost. ``TraceMiddleware`` stays Python, because servers ask
-``inspect`` whether it is a coroutine function.
+Compiled: this is nearly all of the middleware's cost. ``TraceMiddleware.__call__`` stays Python, because servers ask
+``inspect`` whether it is a coroutine function; ``_asgi_serving.py`` lets calls of an instance pass it by.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 from .._core.outcome import is_normal_end
 from .._core.scopes import context_scope
 from ..cython import binding, cclass, compiled, final, freelist, nonecheck
-from ._asgi_scope import SPAN_KEY, attributes_of
-from ._http import METHODS, error_type, report
+from ._asgi_scope import SPAN_KEY
+from ._http import error_type, report
 from ._server import NOT_TRACED
 
 if not compiled:
     from .._core.scopes import Scope, close_scope, open_scope
     from .._core.span import _enter, _exit
-    from ._asgi_scope import route_of
+    from ._asgi_scope import attributes_of, known_method, route_of, same
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
+    from .._core.codecs import Items
     from ._extras import Extras
     from ._redaction import Redaction
     from ._server import Callers
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ["Request", "Requests", "WebSocket"]
+__all__ = ["Exchange", "Request", "Requests", "WebSocket"]
 
+_KEY = SPAN_KEY
 _STARTS = ("websocket.accept", "websocket.http.response.start")
 _RETURNED = object()
 
@@ -45,6 +47,15 @@ if not compiled:
             return inner.send(value)
         except StopIteration:
             return returned
+
+
+def _attributes_of(exchange: Exchange) -> Items:
+    return _described(exchange)
+
+
+@nonecheck(True)
+def _described(exchange: Exchange) -> Items:
+    return attributes_of(exchange._scope, exchange._headers, exchange._is_http(), exchange._method, exchange._redaction)
 
 
 @binding(False)
@@ -75,39 +86,40 @@ class Requests:
         """
         try:
             fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
-            kind = fields["type"]
-            if (kind != "http" and kind != "websocket") or SPAN_KEY in fields:
+            kind = fields.get("type")
+            is_http = same(kind, "http")
+            if (not is_http and not same(kind, "websocket")) or _KEY in fields:
                 return None
         except Exception:  # not a valid scope: the app has its own error for it
             return None
-        exchange: Exchange = Request.__new__(Request) if kind == "http" else WebSocket.__new__(WebSocket)
+        exchange: Exchange = Request.__new__(Request) if is_http else WebSocket.__new__(WebSocket)
         if not compiled:
             exchange._blank()
+        exchange._scope = scope
         exchange._receive = receive
         exchange._send = send
         try:
-            path = fields.get("path")
+            path = fields.get("path") if self._is_excluded is not None or self._callers._routes else None
             if self._is_excluded is not None and self._is_excluded(path):
                 scope[SPAN_KEY] = None  # an inner middleware skips it, too
                 exchange._opened = context_scope(NOT_TRACED)
                 open_scope(exchange._opened)
                 return exchange
-            method = fields.get("method", "GET")
-            if type(method) is not str or method not in METHODS:
-                method = "HTTP"
-            headers = fields.get("headers", ())
-            if not isinstance(headers, list | tuple):
+            method = exchange._method = known_method(fields.get("method"))
+            exchange._redaction = self._redaction
+            headers = fields.get("headers")
+            if headers is None:
+                headers = ()
+            elif not isinstance(headers, list | tuple):
                 headers = _listed(scope, headers)
-                if fields is not scope:
-                    fields["headers"] = headers
-            span = self._callers._start(
-                method if kind == "http" else "WEBSOCKET",
-                path,
-                headers,
-                attributes_of,
-                (fields, kind, method, self._redaction),
-            )
-            scope[SPAN_KEY] = span
+            name = method if is_http else "WEBSOCKET"
+            exchange._headers = headers
+            span = self._callers._start(name, path, headers, _attributes_of, exchange)
+            exchange._headers = None
+            if fields is scope:
+                fields[_KEY] = span
+            else:
+                scope[SPAN_KEY] = span
         except Exception as error:  # the request is served without a span
             report(error)
             return None
@@ -115,7 +127,6 @@ class Requests:
         _enter(span)
         if span._is_recorded and not span._has_ended:
             exchange._is_watched = True
-            exchange._scope = scope
             exchange._extras = self._extras
             if self._extras is not None:
                 try:
@@ -135,6 +146,7 @@ def _listed(scope: MutableMapping[str, Any], headers: Any) -> Any:
     return headers
 
 
+@freelist(64)
 @binding(False)
 @cclass
 class Exchange:
@@ -147,10 +159,13 @@ class Exchange:
     if not compiled:
         __slots__ = (
             "_extras",
+            "_headers",
             "_is_complete",
             "_is_watched",
+            "_method",
             "_opened",
             "_receive",
+            "_redaction",
             "_scope",
             "_send",
             "_span",
@@ -160,6 +175,9 @@ class Exchange:
         _span: Any
         _opened: Scope | None  # of an excluded path
         _scope: Any
+        _headers: Any  # while the span starts
+        _method: str
+        _redaction: Redaction
         _receive: Receive
         _send: Send
         _extras: Extras | None
@@ -174,14 +192,27 @@ class Exchange:
             self._span = self._opened = self._scope = self._extras = self._status = None
             self._is_watched = self._is_complete = False
 
+    def _is_http(self) -> bool:
+        return True
+
+    def __call__(self) -> Any:
+        """Do the same as ``watched_receive()``: a method that few apps call would be made for each request."""
+        return self.watched_receive()
+
     @property
     def receive(self) -> Any:
         """The ``receive`` for the app."""
-        return self.watched_receive if self._is_watched else self._receive
+        return self._receiver()
 
     @property
     def send(self) -> Any:
         """The ``send`` for the app."""
+        return self._sender()
+
+    def _receiver(self) -> Any:
+        return self if self._is_watched else self._receive
+
+    def _sender(self) -> Any:
         return self.watched_send if self._is_watched else self._send
 
     def leave(self, error: BaseException | None) -> None:
@@ -296,19 +327,19 @@ class Request(Exchange):
         """Look at *message*, which is about to be sent."""
         try:
             fields: dict[str, Any] = message if type(message) is dict else dict(message)
-            kind = fields["type"]
-            if kind == "http.response.start":
-                status = fields["status"]
+            kind = fields.get("type")
+            if same(kind, "http.response.start"):
+                status = fields.get("status")
                 if type(status) is int:
                     self._status = status
                 else:
                     self._see_status(message)
                 if self._extras is not None:
                     self._see_start(message)
-            elif kind == "http.response.body" or kind == "http.response.zerocopysend":
+            elif same(kind, "http.response.body") or same(kind, "http.response.zerocopysend"):
                 # Set before sending: the disconnect that follows may be received before send() returns.
                 self._is_complete = not fields.get("more_body")
-            elif kind == "http.response.pathsend":
+            elif same(kind, "http.response.pathsend"):
                 self._is_complete = True
         except Exception:
             pass
@@ -320,7 +351,7 @@ class Request(Exchange):
                 self._describe()
             except Exception as ours:
                 report(ours)
-            self._span.end()
+            self._span._end(None)
 
     def _close(self) -> None:
         Exchange._close(self)
@@ -408,6 +439,9 @@ class WebSocket(Exchange):
             Exchange._blank(self)
             self._is_accepted = False
             self._received = self._sent = 0
+
+    def _is_http(self) -> bool:
+        return False
 
     async def watched_receive(self) -> Message:
         message = await self._receive()

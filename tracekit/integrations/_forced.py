@@ -65,7 +65,8 @@ class Forced:
         if self._tracer is not tracer:
             self._kept = 1 - tracer.threshold / NEVER
             self._tracer = tracer
-        self._share = min(_MAX_SHARE, self._share + self._kept)
+        share = self._share + self._kept
+        self._share = min(_MAX_SHARE, share)  # both are C's numbers
 
     def admit(self, tracer: Tracer, caller: SpanContext, name: str, attributes: Mapping[str, Any]) -> SpanContext:
         """Return *caller*, which is sampled or deferred, with the decision that holds here."""

@@ -1,9 +1,11 @@
 cimport cython
 
-from .._carriers cimport reads_w3c
+from .._carriers cimport extract, reads_w3c
 from .._core.span cimport Span, mapping_of, start_request_span, tracer_in_use
 from .._core.tracer cimport Tracer
 from ._forced cimport Forced as _Forced
+
+cdef str _CONTINUE, _LINK, _IGNORE
 
 
 cdef class Callers:
@@ -11,9 +13,9 @@ cdef class Callers:
     cdef _Forced _forced
     cdef list _routes
 
-    @cython.locals(tracer=Tracer, span=Span, links=tuple, others=tuple, is_late=bint)
-    cdef object _start(self, str name, object path, object headers, object attributes_of, tuple arguments)
+    @cython.locals(tracer=Tracer, span=Span, links=tuple, others=tuple, is_late=bint, may_be_kept=bint)
+    cdef object _start(self, str name, object path, object headers, object attributes_of, object arguments)
     cdef object _trust_of(self, object path)
 
 
-cdef tuple _caller(object headers)
+cdef object _described(object attributes_of, object arguments)

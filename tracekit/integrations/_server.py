@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import ROOT, SpanContext
-from .._carriers import extract
 from .._core.records import NO_ATTRIBUTES
 from .._core.span import Span
 from .._propagation import extract_all
@@ -18,7 +17,7 @@ from ._http import report
 from ._redaction import MAX_TEXT
 
 if not compiled:
-    from .._carriers import reads_w3c
+    from .._carriers import extract, reads_w3c
     from .._core.span import mapping_of, start_request_span, tracer_in_use
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["NOT_TRACED", "Callers", "Trust", "excluded"]
 
 Trust = Literal["continue", "restart", "link", "ignore"]
-_TRUST = ("continue", "restart", "link", "ignore")
+_CONTINUE, _LINK, _IGNORE = "continue", "link", "ignore"
+_TRUST = (_CONTINUE, "restart", _LINK, _IGNORE)
 NOT_TRACED = SpanContext(deferred=False)  # spans below it are not recorded, here or downstream
 
 
@@ -59,21 +59,29 @@ class Callers:
         return self._start(name, path, headers, attributes_of, arguments)
 
     @nonecheck(True)
-    def _start(
-        self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], arguments: tuple[Any, ...]
-    ) -> Span:
+    def _start(self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], arguments: Any) -> Span:
+        """Do the same as ``start()``; *arguments* that are no tuple are the one argument."""
         parent: SpanContext | Root = ROOT
         links: tuple[SpanContext, ...] = ()
         continued: SpanContext | None = None
         trust = self._trust_of(path) if self._routes else self._trust
-        caller, others = (None, ()) if trust == "ignore" else _caller(headers)
+        caller: SpanContext | None = None
+        others: tuple[SpanContext, ...] = ()
+        if trust is not _IGNORE:
+            try:
+                if reads_w3c():
+                    caller = extract(headers)
+                else:
+                    caller, others = extract_all(headers)
+            except Exception:  # no headers, or a custom format that raises
+                pass
         if caller is not None:
-            if trust == "continue":
+            if trust is _CONTINUE:
                 parent = continued = caller
                 links = others
             else:
                 links = (caller, *others) if caller.is_valid else others
-                if trust == "link" and caller.labels:
+                if trust is _LINK and caller.labels:
                     parent = SpanContext(labels=caller.labels)
         attributes = None
         tracer = tracer_in_use()
@@ -85,7 +93,7 @@ class Callers:
                 tracer.threshold > 0 and tracer.sampler is None and tracer.hooks is None and not tracer.records_all
             )
             if (may_be_kept and not is_late) or tracer.records_all:
-                attributes = attributes_of(*arguments)
+                attributes = _described(attributes_of, arguments)
             if tracer.threshold or tracer.sampler is not None:  # some traces are not kept
                 self._forced.count(tracer)
                 if continued is not None and may_be_kept:
@@ -94,7 +102,7 @@ class Callers:
         span = start_request_span(tracer, name, "server", attributes, links, parent)
         if is_late and span._is_recorded:
             try:
-                span._put_all(attributes_of(*arguments))
+                span._put_all(_described(attributes_of, arguments))
             except Exception as error:  # the span has started, and stays
                 report(error)
         return span
@@ -105,11 +113,8 @@ class Callers:
         return next((trust for prefix, trust in self._routes if _is_below(path, prefix)), self._trust)
 
 
-def _caller(headers: Any) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:
-    try:
-        return (extract(headers), ()) if reads_w3c() else extract_all(headers)
-    except Exception:  # no headers, or a custom format that raises
-        return None, ()
+def _described(attributes_of: Callable[..., Any], arguments: Any) -> Any:
+    return attributes_of(*arguments) if type(arguments) is tuple else attributes_of(arguments)
 
 
 def _is_below(path: str, prefix: str) -> bool:
@@ -149,4 +154,4 @@ def _checked(trust: str) -> str:
         raise TypeError(f"trust must be str, not {type(trust).__name__}")
     if trust not in _TRUST:
         raise ValueError(f"trust must be one of {', '.join(_TRUST)}: {trust[:64]!a}")
-    return trust
+    return _TRUST[_TRUST.index(trust)]  # compared by identity

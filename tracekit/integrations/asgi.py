@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ._asgi_exchange import Requests
 from ._asgi_frameworks import APPLICATIONS, DJANGO
 from ._asgi_scope import SPAN_KEY
+from ._asgi_serving import quicken_middleware
 from ._extras import extras
 from ._lifespan import serve_lifespan
 from ._redaction import Redaction
@@ -109,11 +110,7 @@ class TraceMiddleware:
         """Serve *scope*, inside a new server span if it is a request or a websocket."""
         exchange = self._requests.open(scope, receive, send)
         if exchange is None:
-            if _is_lifespan(scope):
-                is_supported = self.has_lifespan and not _is_django(self.app)
-                await serve_lifespan(self.app, scope, receive, send, is_supported=is_supported)
-            else:
-                await self.app(scope, receive, send)
+            await self._pass(scope, receive, send)
             return
         try:
             await self.app(scope, exchange.receive, exchange.send)
@@ -121,6 +118,17 @@ class TraceMiddleware:
             exchange.leave(error)
             raise
         exchange.leave(None)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve *scope*, which has no span of ours."""
+        if _is_lifespan(scope):
+            is_supported = self.has_lifespan and not _is_django(self.app)
+            await serve_lifespan(self.app, scope, receive, send, is_supported=is_supported)
+        else:
+            await self.app(scope, receive, send)
+
+
+quicken_middleware(TraceMiddleware)
 
 
 def _is_django(app: App) -> bool:
