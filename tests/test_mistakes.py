@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 import tracekit
+from tracekit import IMPLEMENTATION
 from tracekit.exporters.console import ConsoleExporter
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.integrations.httpx import AsyncTraceTransport
@@ -220,3 +221,26 @@ def test_the_span_fixture_finds_spans_by_name(spans):
         spans.find("reserve")
     with pytest.raises(LookupError, match="no spans are called 'pay'; there are 'reserve', 'checkout'"):
         spans.find("pay")
+
+
+@pytest.mark.skipif(IMPLEMENTATION != "compiled", reason="CPython's own message, which names the keyword from 3.13 on")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"atributes": {}}, "span() has no argument 'atributes'; did you mean attributes?"),
+        ({"kind": "client", "parnt": None}, "span() has no argument 'parnt'; did you mean parent?"),
+        (
+            {"color": 1},
+            "span() has no argument 'color'; there are kind, attributes, links, parent, start_ns, expected",
+        ),
+    ],
+)
+def test_a_misspelled_keyword_of_span_is_named(arguments, message):
+    with pytest.raises(TypeError) as caught:
+        tracekit.span("x", **arguments)
+    assert str(caught.value) == message
+
+
+def test_another_type_error_in_a_call_of_span_stays_as_it_was(monkeypatch):
+    with pytest.raises(TypeError, match="required positional argument|takes|exactly"):
+        tracekit.span(kind="client")

@@ -189,13 +189,28 @@ cdef extern from *:
     }
     #endif
 
-    /* span("name"), and with attributes=, as calls of C; every other call goes to the function as it was. */
+    /* span("name"), and with attributes=, as calls of C; every other call goes to the function as it was. Where that
+       raises TypeError, *explain* gets the names of the keyword arguments, and returns a better message or None. */
     typedef PyObject *(*tk_start)(PyObject *, PyObject *);
 
     #ifndef Py_GIL_DISABLED
     static vectorcallfunc tk_general;
     static tk_start tk_simple;
     static PyObject *tk_attributes;
+    static PyObject *tk_explain;
+
+    static void tk_say(PyObject *kwnames) {
+        PyObject *kind, *value, *traceback, *message;
+        PyErr_Fetch(&kind, &value, &traceback);
+        message = PyObject_CallOneArg(tk_explain, kwnames);
+        if (message == NULL) PyErr_Clear();
+        if (message == NULL || message == Py_None) PyErr_Restore(kind, value, traceback);
+        else {
+            Py_XDECREF(kind); Py_XDECREF(value); Py_XDECREF(traceback);
+            PyErr_SetObject(PyExc_TypeError, message);
+        }
+        Py_XDECREF(message);
+    }
 
     static PyObject *tk_span(PyObject *function, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
         if (PyVectorcall_NARGS(nargsf) == 1 && PyUnicode_CheckExact(args[0])) {
@@ -203,10 +218,12 @@ cdef extern from *:
             if (PyTuple_GET_SIZE(kwnames) == 1 && PyTuple_GET_ITEM(kwnames, 0) == tk_attributes)
                 return tk_simple(args[0], args[1]);
         }
-        return tk_general(function, args, nargsf, kwnames);
+        PyObject *result = tk_general(function, args, nargsf, kwnames);
+        if (result == NULL && kwnames != NULL && PyErr_ExceptionMatches(PyExc_TypeError)) tk_say(kwnames);
+        return result;
     }
 
-    static inline int tk_quicken(PyObject *function, tk_start simple) {
+    static inline int tk_quicken(PyObject *function, tk_start simple, PyObject *explain) {
         Py_ssize_t offset = Py_TYPE(function)->tp_vectorcall_offset;
         vectorcallfunc general = PyVectorcall_Function(function);
         if (general == NULL || offset <= 0) return 0;
@@ -214,12 +231,13 @@ cdef extern from *:
         if (tk_attributes == NULL) return -1;
         tk_general = general;
         tk_simple = simple;
+        tk_explain = Py_NewRef(explain);
         *(vectorcallfunc *)((char *)function + offset) = tk_span;
         return 0;
     }
     #else
-    static inline int tk_quicken(PyObject *function, tk_start simple) {
-        (void)function; (void)simple;
+    static inline int tk_quicken(PyObject *function, tk_start simple, PyObject *explain) {
+        (void)function; (void)simple; (void)explain;
         return 0;
     }
     #endif
@@ -229,4 +247,4 @@ cdef extern from *:
     ctypedef object (*tk_exit)(object, object)
     ctypedef object (*tk_start)(object, object)
     int tk_bind(object kind, const char* name, tk_enter enter, tk_exit exit) except -1
-    int tk_quicken(object function, tk_start simple) except -1
+    int tk_quicken(object function, tk_start simple, object explain) except -1

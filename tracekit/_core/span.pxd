@@ -111,10 +111,10 @@ cdef object _exit(Span self, object exc)
 cdef object _simple(object name, object attributes)
 
 
-cdef inline int quicken(object kind, object function) except -1:
+cdef inline int quicken(object kind, object function, object explain) except -1:
     tk_bind(kind, b"__enter__", <tk_enter>_enter, NULL)
     tk_bind(kind, b"__exit__", NULL, <tk_exit>_exit)
-    return tk_quicken(function, <tk_start>_simple)
+    return tk_quicken(function, <tk_start>_simple, explain)
 
 
 cdef object _enlist(Span span)

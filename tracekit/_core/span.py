@@ -150,7 +150,9 @@ def set_clock(clock: Callable[[], int] | None) -> None:
 
 if not compiled:
 
-    def quicken(kind: type[Span], function: Callable[..., Span]) -> None:
+    def quicken(
+        kind: type[Span], function: Callable[..., Span], explain: Callable[[tuple[str, ...]], str | None]
+    ) -> None:
         """Give ``with span()`` its shorter way in C; see ``calls.pxd``."""
 
     def tracer_in_use() -> Tracer:
@@ -936,6 +938,24 @@ def span(
     return self
 
 
+_KEYWORDS: Final = ("kind", "attributes", "links", "parent", "start_ns", "expected")
+
+
+def _unknown_keyword(given: tuple[str, ...]) -> str | None:
+    """Return the message for the first of *given* that is no keyword of ``span()``, or None.
+
+    Only where compiled: a wrapper would cost each call of the plain ``span()`` more, and CPython 3.13 says as much.
+    """
+    from difflib import get_close_matches
+
+    for name in given:
+        if name not in _KEYWORDS and name != "name":
+            close = get_close_matches(name, _KEYWORDS, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_KEYWORDS)}"
+            return f"span() has no argument {name[:64]!a}; {hint}"
+    return None
+
+
 def _simple(name: Any, attributes: Any) -> Any:
     """Do the same as ``span(name, attributes=attributes)`` for a *name* that is str and no subclass."""
     items: Any = None
@@ -1248,4 +1268,4 @@ def retrace(span: Span, context: SpanContext) -> None:
 
 forbid_new(Span)
 publish(Span, b"tracekit.Span")
-quicken(Span, span)
+quicken(Span, span, _unknown_keyword)
