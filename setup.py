@@ -9,7 +9,6 @@ from setuptools import Extension, setup
 
 WANTED = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") in {"", "0"} and sys.implementation.name == "cpython"
 PACKAGE = Path("tracekit")
-CODECS = sorted(map(str, PACKAGE.glob("_speedups*.p[yx][xi]")))
 
 # CFLAGS that name a level, as those of the sanitizers do (tests/tools/asan.py), are left alone: the last one counts.
 OPTIMIZATION = [] if sys.platform == "win32" or "-O" in os.environ.get("CFLAGS", "") else ["-O3", "-g0", "-fno-plt"]
@@ -25,7 +24,6 @@ def extensions() -> list[Extension]:
             Extension(
                 ".".join(source.with_suffix("").parts),
                 [str(source)],
-                depends=[*CODECS, *map(str, PACKAGE.rglob("*.pxd"))],
                 extra_compile_args=OPTIMIZATION,
                 extra_link_args=STRIP,
             )
