@@ -38,7 +38,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         if options.rate:
-            return 0 if run(Server(program, folder), rate.check, options.rate, options.seconds) else 1
+            server = Server(program, folder)
+            server.environ["GOMAXPROCS"] = "1"
+            return 0 if run(server, rate.check, options.rate, options.seconds) else 1
         authority, certificate = folder / "authority.pem", (folder / "certificate.pem", folder / "key.pem")
         issuer = trustme.CA()
         issued = issuer.issue_cert("127.0.0.1")
