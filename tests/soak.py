@@ -324,8 +324,8 @@ def soak(
                 else:
                     recycle(process, port)
                 done.append(Life("SIGTERM" if life % 2 else "recycled", change))
-            load.stop()
         finally:
+            listener.close()  # or clients would wait for an answer of the last process
             if load is not None:
                 load.stop()
             if process is not None:

@@ -17,6 +17,8 @@ from tracekit.exporters.otlp import OTLPExporter
 from .server import Failed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .server import Server
 
 CHUNK = 500  # spans between two looks at the clock
@@ -55,14 +57,34 @@ class Usage(NamedTuple):
         return max(self.making_s + self.exporting_s, self.collector_s) <= self.wall_s
 
 
-def check(server: Server, rate: int, seconds: float) -> None:
+class Timed:
+    """Hands batches to *exporter*, and keeps the time of the longest one: from its encoding to the Collector's answer."""
+
+    def __init__(self, exporter: OTLPExporter) -> None:
+        self._exporter = exporter
+        self.longest_s = 0.0
+
+    def export(self, spans: Sequence[tracekit.Span]) -> None:
+        begin = time.monotonic()
+        try:
+            self._exporter.export(spans)
+        finally:
+            self.longest_s = max(self.longest_s, time.monotonic() - begin)
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+def check(server: Server, rate: int, seconds: float, compression: str = "none") -> None:
     """Make *rate* spans a second, with five attributes each, and count those in the Collector's file."""
-    exporter = OTLPExporter(server.url("http/protobuf"), environ={})
+    exporter = Timed(OTLPExporter(server.url("http/protobuf"), compression=compression, environ={}))
     # A second's spans: the default, 16,384, is too few at high rates on a machine that runs other programs.
     tracekit.configure(service="shop", exporter=exporter, environ={}, buffer_size=max(16_384, rate))
     before, begin, made, behind = tracekit.statistics(), time.monotonic(), 0, 0
+    last, pause_s = begin, 0.0
     process_s, thread_s, children_s = time.process_time(), time.thread_time(), _children_s()
     while (now := time.monotonic()) < begin + seconds:
+        last, pause_s = now, max(pause_s, now - last)
         while made < (now - begin) * rate:
             for number in range(CHUNK):
                 attributes = {
@@ -91,7 +113,11 @@ def check(server: Server, rate: int, seconds: float) -> None:
             arrived += line.count(b'"spanId":')
     octets = server.file.stat().st_size
     print(f"{made / took:,.0f} spans a second for {took:.0f} s: {made:,} made, {arrived:,} arrived in {octets:,} octets")
-    print(f"{behind:,} spans waited at most in a buffer of {max(16_384, rate):,}\n", flush=True)
+    print(
+        f"the longest export of a batch took {exporter.longest_s:.2f} s, the longest pause of the program {pause_s:.2f} s;"
+        f" {behind:,} spans waited at most, with a buffer of {max(16_384, rate):,}\n",
+        flush=True,
+    )
     print("\n".join(usage.lines()), flush=True)
     if arrived != made:
         raise Failed(f"{after.dropped - before.dropped} spans dropped, {after.failed - before.failed} failed")
