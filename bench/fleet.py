@@ -113,10 +113,11 @@ class Outcome(NamedTuple):
 
     @property
     def is_right(self) -> bool:
-        """Whether the estimates, and the share of services, are within four standard deviations."""
+        """Whether the estimates, and the share of services, if any is judged, are within four standard deviations."""
         room = 4 * (0.95 * 0.05 / max(1, len(self.judged))) ** 0.5
         offs = [abs(one.off) for one in self.kinds.values()]
-        return max(offs) <= 4 and self.within >= 0.95 - max(0.01, room)
+        is_covered = not self.judged or abs(self.within - 0.95) <= max(0.01, room)
+        return max(offs) <= 4 and is_covered
 
 
 def loads(services: int, total: float) -> list[float]:
@@ -315,7 +316,7 @@ def table(outcomes: list[Outcome]) -> list[str]:
             estimate = one.kinds[kind]
             text = f"{estimate.sum:,.0f}"
             cells += [text if kind == "all" else f"{text} of {estimate.truth:,}", f"{estimate.off:+.1f} sd"]
-        cells += [f"{one.within:.1%} of {len(one.judged)}", "yes" if one.is_right else "**no**"]
+        cells += [f"{one.within:.1%} of {len(one.judged)}" if one.judged else "-", "yes" if one.is_right else "**no**"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
