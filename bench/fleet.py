@@ -13,8 +13,8 @@ A simulation with its own clock, and with tracekit's samplers and back-off, the 
 
 Traffic is skewed: the load of the n-th service is proportional to 1/n. An estimate is the sum of ``adjusted_count()``
 over the kept traces, and *sd* its standard deviation, from the probabilities that were in force; *off* is the
-difference from the truth. In *services within 1.96 sd*, each service in which 30 kept traces or more carry the variance
-(``Estimate.carriers``) is an estimate: 95 % should be.
+difference from the truth. In *services within 1.96 sd*, each service that should keep 30 traces or more is an
+estimate: 95 % should be.
 
 ``python -m bench.fleet --fleets 300`` repeats the simulation with as many seeds, and prints whether the estimates are
 unbiased and the intervals of 1.96 sd cover the truth in 95 % of the fleets: see ``fleet_coverage.py``.
@@ -48,7 +48,7 @@ RATE = 10.0  # traces a second of each service
 RATE_S = 40
 SETTLED_S = 3  # after the start and each change of load
 FAILED_S = (15, 25)  # when a tenth of the services fails
-LEAST_KEPT = 30  # that carry the variance: with fewer, an estimate has no normal distribution
+LEAST_KEPT = 30  # with fewer, an estimate has no normal distribution
 ERRORS, SLOW = 0.02, 0.03
 FAILED_ERRORS = 1 / 3
 
@@ -58,12 +58,13 @@ class Estimate:
 
     def __init__(self) -> None:
         self.truth = self.kept = 0
-        self.sum = self.variance = self.spread = self.estimated = 0.0
+        self.sum = self.variance = self.expected = self.spread = self.estimated = 0.0
 
     def add(self, probability: float, count: float | None) -> None:
         """Record a trace that was kept with *probability*, with its adjusted count, or None if it was not kept."""
         self.truth += 1
         self.variance += 1 / probability - 1
+        self.expected += probability
         self.spread += (1 / probability - 1) ** 2 / probability
         if count is not None:
             self.kept += 1
@@ -103,7 +104,7 @@ class Outcome(NamedTuple):
     @property
     def judged(self) -> list[float]:
         """The errors, in sd, of the services that should keep enough traces, and not all."""
-        return [one.off for one in self.services if one.carriers >= LEAST_KEPT]
+        return [one.off for one in self.services if one.expected >= LEAST_KEPT and one.variance > 0]
 
     @property
     def within(self) -> float:

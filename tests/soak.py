@@ -8,6 +8,7 @@ ahead. Clock and disk change below Python, in ``soak_faults.c``. In the end memo
 process must be flat, and the ledger exact: the collector has confirmed each span of each answered request once, but for
 those that the ledger counts as evicted while the disk was full. Each condition must have left its traces.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -142,6 +142,10 @@ def expiring(program: Path, folder: Path, issuer: trustme.CA) -> None:
             produce(exporter, sent)
             settle(exporter)
         wait_until(lambda: now() > expiry, LIFE.total_seconds() + 5, "the certificate did not expire")
+        for exporter in exporters:
+            produce(exporter, sent)
+            settle(exporter)
+        print(f"    expired: {len(sent)} spans sent, the last of them over connections made before", flush=True)
         server.stop()
         server.start()
         for exporter, protocol in zip(exporters, PROTOCOLS, strict=True):

@@ -58,18 +58,22 @@ class Usage(NamedTuple):
 
 
 class Timed:
-    """Hands batches to *exporter*, and keeps the time of the longest one: from its encoding to the Collector's answer."""
+    """Hands batches to *exporter*, and times them: from the encoding to the Collector's answer."""
 
     def __init__(self, exporter: OTLPExporter) -> None:
         self._exporter = exporter
-        self.longest_s = 0.0
+        self.batches = 0
+        self.longest_s = self.total_s = 0.0
 
     def export(self, spans: Sequence[tracekit.Span]) -> None:
         begin = time.monotonic()
         try:
             self._exporter.export(spans)
         finally:
-            self.longest_s = max(self.longest_s, time.monotonic() - begin)
+            took = time.monotonic() - begin
+            self.batches += 1
+            self.total_s += took
+            self.longest_s = max(self.longest_s, took)
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
@@ -112,10 +116,14 @@ def check(server: Server, rate: int, seconds: float, compression: str = "none") 
         for line in file:  # at most one batch, of a few MiB
             arrived += line.count(b'"spanId":')
     octets = server.file.stat().st_size
-    print(f"{made / took:,.0f} spans a second for {took:.0f} s: {made:,} made, {arrived:,} arrived in {octets:,} octets")
     print(
-        f"the longest export of a batch took {exporter.longest_s:.2f} s, the longest pause of the program {pause_s:.2f} s;"
-        f" {behind:,} spans waited at most, with a buffer of {max(16_384, rate):,}\n",
+        f"{made / took:,.0f} spans a second for {took:.0f} s: {made:,} made, {arrived:,} arrived in {octets:,} octets"
+    )
+    mean_ms, size = exporter.total_s / exporter.batches * 1e3, made / exporter.batches
+    print(
+        f"{exporter.batches:,} exports, one at a time, took {mean_ms:.1f} ms each for {size:,.0f} spans, {exporter.longest_s:.2f} s"
+        f" at most: {exporter.total_s / took:.0%} of the time\n{behind:,} spans waited at most, with a buffer of"
+        f" {max(16_384, rate):,}; the longest pause of the program was {pause_s:.2f} s\n",
         flush=True,
     )
     print("\n".join(usage.lines()), flush=True)
