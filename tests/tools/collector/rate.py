@@ -79,11 +79,12 @@ class Timed:
         self._exporter.shutdown()
 
 
-def check(server: Server, rate: int, seconds: float, compression: str = "none") -> None:
+def check(server: Server, rate: int, seconds: float, compression: str, batch: int) -> None:
     """Make *rate* spans a second, with five attributes each, and count those in the Collector's file."""
     exporter = Timed(OTLPExporter(server.url("http/protobuf"), compression=compression, environ={}))
     # A second's spans: the default, 16,384, is too few at high rates on a machine that runs other programs.
-    tracekit.configure(service="shop", exporter=exporter, environ={}, buffer_size=max(16_384, rate))
+    size = max(16_384, rate)
+    tracekit.configure(service="shop", exporter=exporter, environ={}, buffer_size=size, batch_size=batch)
     before, begin, made, behind = tracekit.statistics(), time.monotonic(), 0, 0
     last, pause_s = begin, 0.0
     process_s, thread_s, children_s = time.process_time(), time.thread_time(), _children_s()
@@ -119,11 +120,11 @@ def check(server: Server, rate: int, seconds: float, compression: str = "none") 
     print(
         f"{made / took:,.0f} spans a second for {took:.0f} s: {made:,} made, {arrived:,} arrived in {octets:,} octets"
     )
-    mean_ms, size = exporter.total_s / exporter.batches * 1e3, made / exporter.batches
+    mean_ms, spans = exporter.total_s / exporter.batches * 1e3, made / exporter.batches
     print(
-        f"{exporter.batches:,} exports, one at a time, took {mean_ms:.1f} ms each for {size:,.0f} spans, {exporter.longest_s:.2f} s"
+        f"{exporter.batches:,} exports, one at a time, took {mean_ms:.1f} ms each for {spans:,.0f} spans, {exporter.longest_s:.2f} s"
         f" at most: {exporter.total_s / took:.0%} of the time\n{behind:,} spans waited at most, with a buffer of"
-        f" {max(16_384, rate):,}; the longest pause of the program was {pause_s:.2f} s\n",
+        f" {size:,}; the longest pause of the program was {pause_s:.2f} s\n",
         flush=True,
     )
     print("\n".join(usage.lines()), flush=True)
