@@ -25,7 +25,10 @@ SKEW = 0.03  # by which the interval from the kept traces may cover less: it is 
 
 
 class Row(NamedTuple):
-    """One estimate in many fleets: its errors in known, and in estimated standard deviations, and relative to the truth."""
+    """One estimate in many fleets: its errors in known standard deviations, in estimated ones, and relative to the truth.
+
+    The estimated ones are of the fleets in which enough kept traces carry the variance (``Estimate.carriers``).
+    """
 
     sampling: str
     kind: str
@@ -41,43 +44,46 @@ class Row(NamedTuple):
     @property
     def covered(self) -> tuple[float, float]:
         """The shares of fleets whose truth is in the interval, with the known and with the estimated deviation."""
-        known, estimated = (sum(abs(z) <= Z for z in errors) / len(errors) for errors in (self.known, self.estimated))
+        known, estimated = (
+            sum(abs(z) <= Z for z in errors) / max(1, len(errors)) for errors in (self.known, self.estimated)
+        )
         return known, estimated
 
     @property
     def is_right(self) -> bool:
         """Whether mean and deviation of z, and the coverage in both directions, are within ``SIGMAS`` standard errors."""
-        number = len(self.known)
-        room = SIGMAS * (0.95 * 0.05 / number) ** 0.5
+        number, judged = len(self.known), len(self.estimated)
         known, estimated = self.covered
         return (
             abs(statistics.fmean(self.known)) <= SIGMAS / number**0.5
             and abs(statistics.stdev(self.known) - 1) <= SIGMAS / (2 * number) ** 0.5
-            and abs(known - 0.95) <= room
-            and abs(estimated - 0.95) <= room + SKEW
+            and abs(known - 0.95) <= _room(number)
+            and (not judged or abs(estimated - 0.95) <= _room(judged) + SKEW)
         )
 
 
+def _room(fleets: int) -> float:
+    return SIGMAS * (0.95 * 0.05 / fleets) ** 0.5
+
+
 def rows(fleets: Iterable[list[Outcome]], least_kept: int) -> list[Row]:
-    """Return a row for each kind of trace and way of sampling whose ``Estimate.carriers`` are *least_kept* everywhere."""
+    """Return a row for each kind of trace and way of sampling of which *least_kept* are expected in every fleet."""
     found: dict[tuple[str, str], list[Estimate]] = defaultdict(list)
     for outcomes in fleets:
         for outcome in outcomes:
             for kind, estimate in outcome.kinds.items():
                 found[outcome.name, kind].append(estimate)
             # One service in the middle: the estimates of a fleet's services are not independent of each other.
-            judged = [one for one in outcome.services if one.carriers >= least_kept]
+            judged = [one for one in outcome.services if one.expected >= least_kept and one.variance > 0]
             if judged:
                 found[outcome.name, "one service"].append(judged[len(judged) // 2])
     made = []
     for (sampling, kind), estimates in found.items():
-        if len(estimates) > 1 and all(one.carriers >= least_kept for one in estimates):
-            errors = [one.sum - one.truth for one in estimates]
+        if len(estimates) > 1 and all(one.expected >= least_kept and one.variance > 0 for one in estimates):
             known = [one.off for one in estimates]
-            estimated = [
-                error / one.deviation if one.deviation else 1e9 for error, one in zip(errors, estimates, strict=True)
-            ]
-            relative = [error / one.truth for error, one in zip(errors, estimates, strict=True)]
+            trusted = [one for one in estimates if one.carriers >= least_kept]
+            estimated = [(one.sum - one.truth) / max(one.deviation, 1e-9) for one in trusted]
+            relative = [(one.sum - one.truth) / one.truth for one in estimates]
             made.append(Row(sampling, kind, known, estimated, relative))
     return made
 
@@ -92,6 +98,10 @@ def print_coverage(simulate: Callable[[int], list[Outcome]], fleets: int, seed: 
         known, estimated = row.covered
         mean, deviation = statistics.fmean(row.known), statistics.stdev(row.known)
         cells = [row.sampling, row.kind, str(len(row.known)), f"{bias:+.2%} ± {Z * error:.2%}", f"{mean:+.2f}"]
-        cells += [f"{deviation:.2f}", f"{known:.1%}", f"{estimated:.1%}", "yes" if row.is_right else "**no**"]
+        cells += [f"{deviation:.2f}", f"{known:.1%}"]
+        cells += [
+            f"{estimated:.1%} of {len(row.estimated)}" if row.estimated else "-",
+            "yes" if row.is_right else "**no**",
+        ]
         print(f"| {' | '.join(cells)} |", flush=True)
     return bool(made) and all(row.is_right for row in made)
