@@ -25,6 +25,7 @@ unbiased and the intervals of 1.96 sd cover the truth in 95 % of the fleets: see
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 from typing import TYPE_CHECKING, NamedTuple
@@ -74,7 +75,7 @@ class Estimate:
     @property
     def deviation(self) -> float:
         """The standard deviation of the sum, estimated from the kept traces alone (Horvitz and Thompson)."""
-        return self.estimated**0.5
+        return math.sqrt(self.estimated)
 
     @property
     def carriers(self) -> float:
@@ -91,7 +92,7 @@ class Estimate:
         error = self.sum - self.truth
         if self.variance < 1e-9:
             return 0.0 if abs(error) < 1e-6 * max(1, self.truth) else float("inf")
-        return error / self.variance**0.5
+        return error / math.sqrt(self.variance)
 
 
 class Outcome(NamedTuple):

@@ -10,6 +10,7 @@ them by ``Estimate.deviation``: the last column has the coverage of that interva
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
@@ -63,7 +64,7 @@ class Row(NamedTuple):
 
 
 def _room(fleets: int) -> float:
-    return SIGMAS * (0.95 * 0.05 / fleets) ** 0.5
+    return SIGMAS * math.sqrt(0.95 * 0.05 / fleets)
 
 
 def rows(fleets: Iterable[list[Outcome]], least_kept: int) -> list[Row]:
