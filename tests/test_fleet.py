@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from bench import fleet, fleet_coverage
 from bench.fleet import LEAST_KEPT, Estimate, Outcome
+from bench.fleet_costs import COLLECTOR_CPU_S, PROCESS_CPU_S
 
 pytestmark = pytest.mark.one_form
 
@@ -87,3 +89,10 @@ def test_adjusted_counts_that_are_wrong_are_found(monkeypatch):
     monkeypatch.setattr(fleet, "adjusted_count", lambda context: 1.2 * right(context))
     made = fleet_coverage.rows((small_fleet(seed) for seed in SEEDS), LEAST_KEPT)
     assert {row.sampling.split(",")[0] for row in made if not row.is_right} == {"head", "rate", "tail"}
+
+
+@pytest.mark.parametrize(("who", "cpu_s"), [("the process", PROCESS_CPU_S), ("the Collector", COLLECTOR_CPU_S)])
+def test_the_costs_are_of_the_processor_times_that_the_page_has(who, cpu_s):
+    page = Path(__file__).parents[1].joinpath("docs", "scale.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| {who} |")]
+    assert f"| {cpu_s:.2f} s |" in row
