@@ -16,7 +16,7 @@ from . import soak
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
 def test_every_span_of_some_hundred_requests_is_confirmed_once_across_a_restart():
     found = soak.soak(60.0, requests=600, rate=400.0)
-    assert found.endswith(" spans were confirmed, each once")
+    assert found.endswith(" spans were confirmed, each once but for those")
     assert "\n2 times the collector's port was closed\n4 steps of the clock\n" in found
     assert "\n1 processes ended by SIGTERM\n1 recycled\n" in found
 
@@ -40,7 +40,16 @@ def judged(*, evicted=0, **wrong):
 
 @pytest.mark.one_form
 def test_the_report_counts_each_fault():
-    assert judged().endswith("4 of their 4 spans were confirmed, each once")
+    assert judged().endswith("4 of their 4 spans were confirmed, each once but for those")
+
+
+@pytest.mark.one_form
+def test_the_last_spans_of_a_process_may_be_sent_again():
+    lives = [soak.Life("SIGTERM", last=frozenset({"/1"})), soak.Life("recycled")]
+    report = judged(more={"/1": 1}, lives=lives)
+    assert "\n1 spans sent again, because a process ended" in report
+    with pytest.raises(soak.Failed, match="1 were sent again"):
+        judged(more={"/2": 1}, lives=lives)
 
 
 @pytest.mark.one_form
