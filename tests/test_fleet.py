@@ -11,6 +11,8 @@ from bench import fleet, fleet_coverage
 from bench.fleet import LEAST_KEPT, Estimate, Outcome
 from bench.fleet_costs import COLLECTOR_CPU_S, PROCESS_CPU_S
 
+from .tools.collector.rate import Usage
+
 pytestmark = pytest.mark.one_form
 
 FLEETS = 60
@@ -96,3 +98,17 @@ def test_the_costs_are_of_the_processor_times_that_the_page_has(who, cpu_s):
     page = Path(__file__).parents[1].joinpath("docs", "scale.md").read_text(encoding="utf-8")
     (row,) = [line for line in page.splitlines() if line.startswith(f"| {who} |")]
     assert f"| {cpu_s:.2f} s |" in row
+
+
+def test_spans_that_are_dropped_do_not_make_the_others_cheaper():
+    usage = Usage(made=200_000, arrived=100_000, wall_s=2.0, making_s=0.2, exporting_s=0.1, collector_s=0.3)
+    cells = {row.split("|")[1].strip(): row.split("|")[3].strip() for row in usage.lines()[2:]}
+    assert cells == {
+        "the program's thread": "0.10 s",
+        "its exporting thread": "0.10 s",
+        "the process": "0.20 s",
+        "the Collector": "0.30 s",
+    }
+    assert usage.suffices
+    assert not usage._replace(collector_s=2.1).suffices
+    assert not usage._replace(making_s=1.0, exporting_s=1.1).suffices

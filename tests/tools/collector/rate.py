@@ -7,7 +7,7 @@ its end. So it says whether one core each suffices also on a machine that runs o
 
 from __future__ import annotations
 
-import resource
+import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,9 +27,10 @@ REACHED = 0.99  # of the rate: the clock is read once a chunk
 
 
 class Usage(NamedTuple):
-    """Processor seconds of a run of *wall_s*, in which *spans* were made."""
+    """Processor seconds of a run of *wall_s*, in which *made* spans were made, and *arrived* in the Collector's file."""
 
-    spans: int
+    made: int
+    arrived: int
     wall_s: float
     making_s: float  # by the thread that makes spans
     exporting_s: float  # by the other threads of this process
@@ -37,17 +38,16 @@ class Usage(NamedTuple):
 
     def lines(self) -> list[str]:
         """Return a Markdown table: processor time of each part."""
-        program_s = self.making_s + self.exporting_s
+        making, exporting = self.making_s / self.made, self.exporting_s / max(1, self.arrived)
         rows = [
-            ("the program's thread", self.making_s),
-            ("its exporting thread", self.exporting_s),
-            ("the process", program_s),
-            ("the Collector", self.collector_s),
+            ("the program's thread", self.making_s, making),
+            ("its exporting thread", self.exporting_s, exporting),
+            ("the process", self.making_s + self.exporting_s, making + exporting),
+            ("the Collector", self.collector_s, self.collector_s / max(1, self.arrived)),
         ]
         lines = ["| | CPU, of one core | CPU seconds for 100,000 spans | spans a second on one core |"]
         lines.append("| --- | ---: | ---: | ---: |")
-        for name, cpu_s in rows:
-            each = cpu_s / self.spans
+        for name, cpu_s, each in rows:
             lines.append(f"| {name} | {cpu_s / self.wall_s:.0%} | {each * 1e5:.2f} s | {1 / max(each, 1e-9):,.0f} |")
         return lines
 
@@ -111,16 +111,17 @@ def check(server: Server, rate: int, seconds: float, compression: str, batch: in
     exporting_s = time.process_time() - process_s - making_s
     after = tracekit.statistics()
     server.stop()  # writes everything
-    usage = Usage(made, took, making_s, exporting_s, _children_s() - children_s)
+    collector_s = _children_s() - children_s
     arrived = 0
     with open(server.file, "rb") as file:
         for line in file:  # at most one batch, of a few MiB
             arrived += line.count(b'"spanId":')
+    usage = Usage(made, arrived, took, making_s, exporting_s, collector_s)
     octets = server.file.stat().st_size
     print(
         f"{made / took:,.0f} spans a second for {took:.0f} s: {made:,} made, {arrived:,} arrived in {octets:,} octets"
     )
-    mean_ms, spans = exporter.total_s / exporter.batches * 1e3, made / exporter.batches
+    mean_ms, spans = exporter.total_s / exporter.batches * 1e3, arrived / exporter.batches
     print(
         f"{exporter.batches:,} exports, one at a time, took {mean_ms:.1f} ms each for {spans:,.0f} spans, {exporter.longest_s:.2f} s"
         f" at most: {exporter.total_s / took:.0%} of the time\n{behind:,} spans waited at most, with a buffer of"
@@ -139,5 +140,5 @@ def check(server: Server, rate: int, seconds: float, compression: str, batch: in
 
 def _children_s() -> float:
     """Return the processor time of the child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    used = os.times()
+    return used.children_user + used.children_system
