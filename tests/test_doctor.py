@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import tracekit
-from tracekit.cli.doctor import _stale_modules
+from tracekit.cli.doctor import _stale_modules, examine
 
 pytestmark = pytest.mark.one_form
 
@@ -139,3 +140,14 @@ def test_a_module_that_is_older_than_its_sources_or_missing_is_stale(tmp_path):
     make("_core/scopes.pxd", 300)
     make("_speedups_ids.pxi", 300)
     assert _stale_modules(core.parent) == ["tracekit._core.scopes", "tracekit._core.tracer", "tracekit._speedups"]
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_port_that_takes_connections_and_answers_nothing_is_named(protocol, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "300")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (finding,) = [finding for finding in examine(endpoint=url) if finding.name == "endpoint"]
+    assert not finding.ok
+    assert finding.text.endswith("; the collector hangs, or a proxy before it holds requests or answers back")

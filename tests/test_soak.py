@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,10 +16,63 @@ from . import soak
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
 def test_every_span_of_some_hundred_requests_is_confirmed_once_across_a_restart():
     found = soak.soak(60.0, requests=600, rate=400.0)
-    assert found.endswith("every other span was confirmed once")
-    assert " by 2 processes" in found
-    assert " 2 outages, 4 steps of the clock" in found
-    assert " 0 past it" not in found
+    assert found.endswith(" spans were confirmed, each once but for those")
+    assert "\n2 times the collector's port was closed\n4 steps of the clock\n" in found
+    assert "\n1 processes ended by SIGTERM\n1 recycled\n" in found
+
+
+def judged(*, evicted=0, **wrong):
+    """Judge a run of two requests with all faults, but for what is *wrong*."""
+    names = {"/1", "1/work", "/2", "2/work"}
+    collector = SimpleNamespace(confirmed=Counter({"/0": 1, **dict.fromkeys(names, 1)}), failures=1, ahead=1)
+    seen = Counter({"away": 1, "clock ahead": 1, "disk full": 1})
+    conditions = SimpleNamespace(seen=seen, faults=SimpleNamespace(failed_writes=1))
+    load = SimpleNamespace(answered={"1", "2"}, errors=0)
+    ledger = SimpleNamespace(put=4 + evicted, sent=4, evicted=evicted)
+    lives = wrong.get("lives", [soak.Life("SIGTERM"), soak.Life("recycled")])
+    for name in ("failures", "ahead"):
+        setattr(collector, name, wrong.get(name, 1))
+    collector.confirmed += Counter(wrong.get("more", {}))
+    collector.confirmed -= Counter(wrong.get("less", {}))
+    seen.subtract(Counter(wrong.get("unseen", {})))
+    return soak.judge(names, load, collector, conditions, ledger, lives)
+
+
+@pytest.mark.one_form
+def test_the_report_counts_each_fault():
+    assert judged().endswith("4 of their 4 spans were confirmed, each once but for those")
+
+
+@pytest.mark.one_form
+def test_the_last_spans_of_a_process_may_be_sent_again():
+    lives = [soak.Life("SIGTERM", last=frozenset({"/1"})), soak.Life("recycled")]
+    report = judged(more={"/1": 1}, lives=lives)
+    assert "\n1 spans sent again, because a process ended" in report
+    with pytest.raises(soak.Failed, match="1 were sent again"):
+        judged(more={"/2": 1}, lives=lives)
+
+
+@pytest.mark.one_form
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"failures": 0}, "no failed answers"),
+        ({"ahead": 0}, "no spans of the time ahead"),
+        ({"unseen": {"away": 1}}, "no times the collector's port was closed"),
+        ({"unseen": {"clock ahead": 1}}, "no steps of the clock"),
+        ({"unseen": {"disk full": 1}}, "no full disks"),
+        ({"less": {"/0": 1}}, "no spans past the spool"),
+        ({"lives": [soak.Life("SIGTERM")]}, "no recycled"),
+        ({"lives": [soak.Life("recycled")]}, "no processes ended by SIGTERM"),
+        ({"more": {"/1": 1}}, "0 of 4 spans are missing, 1 were sent again"),
+        ({"less": {"/1": 1}, "more": {"/3": 1}}, "1 of 4 spans are missing"),
+        ({"less": {"/1": 1, "1/work": 1}, "evicted": 1}, "2 of 4 spans are missing"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_that_loses_or_repeats_a_span_or_lacks_a_fault_fails(wrong, said):
+    with pytest.raises(soak.Failed, match=said):
+        judged(**wrong)
 
 
 def samples(**figures):

@@ -46,6 +46,11 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _UNSAMPLED = SpanContext(deferred=False)
 
 
+# In the answers of OTLP over HTTP and over gRPC; the port took the connection.
+_SILENT = ("does not answer in time", "DEADLINE_EXCEEDED")
+_WHY_SILENT = "the collector hangs, or a proxy before it holds requests or answers back"
+
+
 class Finding(NamedTuple):
     """One thing that the doctor has looked at."""
 
@@ -311,7 +316,8 @@ def _try_send(endpoint: str) -> str:
     finally:
         exporter.shutdown()
     if answer.outcome != "taken":
-        raise RuntimeError(answer.reason)
+        is_silent = any(mark in answer.reason for mark in _SILENT)
+        raise RuntimeError(answer.reason + ("; " + _WHY_SILENT if is_silent else ""))
     if answer.rejected:
         raise RuntimeError(f"{exporter.endpoint} rejected the span: {answer.reason}")
     took = duration(time.monotonic_ns() - begin_ns)

@@ -25,6 +25,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.tools.collector", description=description)
     parser.add_argument("--rate", type=int, metavar="N", help="only send N spans a second, and count those that arrive")
     parser.add_argument("--seconds", type=float, default=10, metavar="S", help="for --rate (default: 10)")
+    parser.add_argument("--compression", default="none", choices=["none", "gzip"], help="for --rate (default: none)")
+    parser.add_argument(
+        "--batch", type=int, default=2048, metavar="N", help="for --rate: spans a request (default: 2048)"
+    )
     options = parser.parse_args()
     print("building the OpenTelemetry Collector: the first time takes minutes …", flush=True)
     try:
@@ -38,7 +42,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         if options.rate:
-            return 0 if run(Server(program, folder), rate.check, options.rate, options.seconds) else 1
+            server = Server(program, folder)
+            server.environ["GOMAXPROCS"] = "1"
+            return (
+                0 if run(server, rate.check, options.rate, options.seconds, options.compression, options.batch) else 1
+            )
         authority, certificate = folder / "authority.pem", (folder / "certificate.pem", folder / "key.pem")
         issuer = trustme.CA()
         issued = issuer.issue_cert("127.0.0.1")

@@ -72,7 +72,7 @@ def expect_cause(url: str, said: str, protocol: str = "http/protobuf", authority
         (finding,) = [finding for finding in examine(endpoint=url) if finding.name == "endpoint"]
     if finding.ok or said not in finding.text:
         raise Failed(f"the doctor should say {said!r}: {finding.text}")
-    print(f"    doctor: {finding.text[:150]}", flush=True)
+    print(f"    doctor: {finding.text[:200]}", flush=True)
 
 
 @contextlib.contextmanager
@@ -142,6 +142,10 @@ def expiring(program: Path, folder: Path, issuer: trustme.CA) -> None:
             produce(exporter, sent)
             settle(exporter)
         wait_until(lambda: now() > expiry, LIFE.total_seconds() + 5, "the certificate did not expire")
+        for exporter in exporters:
+            produce(exporter, sent)
+            settle(exporter)
+        print(f"    expired: {len(sent)} spans sent, the last of them over connections made before", flush=True)
         server.stop()
         server.start()
         for exporter, protocol in zip(exporters, PROTOCOLS, strict=True):
@@ -190,7 +194,7 @@ def buffered(program: Path, folder: Path) -> None:
             exporter = OTLPExporter(proxy.url, spool=folder / "spool.db", timeout_s=1, environ={})
             produce(exporter, sent)
             settle(exporter, waiting=SPANS)
-            expect_cause(proxy.url, "does not answer in time")
+            expect_cause(proxy.url, "a proxy before it holds requests or answers back")
             proxy.is_slow = False
             settle(exporter)
             exporter.shutdown()
