@@ -10,7 +10,7 @@ import pytest
 import tracekit
 from tracekit import _configure
 from tracekit._core.buffer import buffer
-from tracekit._export.worker import PIECE
+from tracekit._export.worker import MARK
 from tracekit.testing import MemoryExporter
 
 from .test_pipeline import LONG, Balance, end, lines, until
@@ -47,11 +47,11 @@ def preparing():
 
 def test_spans_are_prepared_as_they_come_and_freed(preparing):
     balance = Balance()
-    end(PIECE + 1)
+    end(MARK + 1)
     until(lambda: preparing.prepared)
     until(lambda: not any(reference() for reference in preparing.references))
     assert preparing.delivered == []
-    assert (balance.queued, balance.exported) == (PIECE + 1, 0)
+    assert (balance.queued, balance.exported) == (MARK + 1, 0)
 
 
 def test_prepared_spans_are_delivered_when_they_are_a_batch():
@@ -68,19 +68,19 @@ def test_prepared_spans_are_delivered_when_they_are_a_batch():
 def test_prepared_spans_are_delivered_at_the_end_of_the_interval_without_another_span():
     exporter = Preparing()
     tracekit.configure(exporter=exporter, export_interval_s=0.05)
-    end(PIECE + 1)
-    until(lambda: sum(map(len, exporter.delivered)) == PIECE + 1)
+    end(MARK + 1)
+    until(lambda: sum(map(len, exporter.delivered)) == MARK + 1)
 
 
 @pytest.mark.parametrize("finish", [tracekit.flush, tracekit.shutdown])
 def test_prepared_spans_are_delivered_by_flush_and_shutdown(finish, preparing):
     balance = Balance()
-    end(PIECE + 1, "early")
+    end(MARK + 1, "early")
     until(lambda: preparing.prepared)
     end(1, "late")
     assert finish()
-    assert preparing.delivered == [["early"] * (PIECE + 1) + ["late"]]
-    assert (balance.exported, balance.queued) == (PIECE + 2, 0)
+    assert preparing.delivered == [["early"] * (MARK + 1) + ["late"]]
+    assert (balance.exported, balance.queued) == (MARK + 2, 0)
 
 
 def test_a_small_buffer_is_drained_at_half_full():
@@ -119,11 +119,11 @@ def test_a_failure_to_prepare_loses_only_its_piece(preparing, caplog, monkeypatc
         raise RuntimeError("no form for this")
 
     monkeypatch.setattr(preparing, "prepare", failing)
-    end(PIECE + 1)
+    end(MARK + 1)
     until(lambda: balance.failed)
     end(2)
     assert tracekit.flush()
-    assert (balance.failed, balance.exported, balance.queued) == (PIECE + 1, 2, 0)
+    assert (balance.failed, balance.exported, balance.queued) == (MARK + 1, 2, 0)
     assert "no form for this" in lines(caplog)[0]
 
 
@@ -133,22 +133,22 @@ def test_a_failure_to_deliver_loses_all_that_is_prepared(preparing, caplog, monk
 
     monkeypatch.setattr(preparing, "deliver", failing)
     balance = Balance()
-    end(PIECE + 1)
+    end(MARK + 1)
     until(lambda: preparing.prepared)
     end(2)
     assert tracekit.flush()
-    assert (balance.failed, balance.exported, balance.queued) == (PIECE + 3, 0, 0)
+    assert (balance.failed, balance.exported, balance.queued) == (MARK + 3, 0, 0)
     assert "no way" in lines(caplog)[0]
 
 
 def test_an_exporter_delivers_what_it_has_prepared_before_its_successor_does(preparing):
-    end(PIECE + 1, "first")
+    end(MARK + 1, "first")
     until(lambda: preparing.prepared)
     successor = Preparing()
     _configure._pipeline.exporter = successor
     end(1, "second")
     assert tracekit.flush()
-    assert preparing.delivered == [["first"] * (PIECE + 1)]
+    assert preparing.delivered == [["first"] * (MARK + 1)]
     assert successor.delivered == [["second"]]
 
 
@@ -166,17 +166,17 @@ def test_spans_that_are_prepared_for_an_exporter_that_is_given_up_have_failed():
     balance = Balance()
     exporter = Hanging()
     tracekit.configure(exporter=exporter, export_interval_s=LONG)
-    end(PIECE + 1)
+    end(MARK + 1)
     until(lambda: exporter.prepared)
     assert not tracekit.flush(0.01)
     _configure._pipeline.use(None, capacity=16384, interval_s=1.0, timeout_s=0.01)
-    assert (balance.failed, balance.exported, balance.queued) == (PIECE + 1, 0, 0)
+    assert (balance.failed, balance.exported, balance.queued) == (MARK + 1, 0, 0)
     release.set()
-    assert balance.failed == PIECE + 1
+    assert balance.failed == MARK + 1
 
 
 def test_prepared_spans_of_the_parent_are_not_delivered_by_the_child_of_a_fork(preparing):
-    end(PIECE + 1, "parent")
+    end(MARK + 1, "parent")
     until(lambda: preparing.prepared)
     pipeline = _configure._pipeline
     worker = pipeline._worker

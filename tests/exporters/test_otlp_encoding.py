@@ -306,7 +306,7 @@ def test_large_spans_make_a_portion_smaller():
     spans = [finished(attributes={f"key {number}": "x" * 1000 for number in range(100)}) for _ in range(10)]
     calls = []
     encode_spans(spans, lambda: calls.append(None))
-    assert len(calls) == 3  # 100 KB a span, of 256 KiB
+    assert len(calls) == 4  # 100 KB a span, of 128 KiB
 
 
 def test_a_pause_that_raises_ends_the_encoding():

@@ -12,7 +12,7 @@ cdef str _INTERNAL
 cdef enum:
     HAS_IS_REMOTE = 0x100
     IS_REMOTE = 0x200
-    _PORTION = 512
+    _PORTION = 256
     _LARGE = 512
     _FEW = 8
 

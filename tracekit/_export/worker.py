@@ -34,6 +34,7 @@ _YIELD_S = 1e-6  # 0 would take the GIL back before a waiting thread has woken
 # Spans that an exporter prepares at a time: while they are in the processor's cache, and their memory goes back to the
 # program before it has to take other memory. Encoding all at half full costs the program 5 us a request of eight spans.
 PIECE: Final = 512
+MARK: Final = 384  # waiting spans at which it is woken: some more arrive before it runs
 # Exporters run in copies of this Context, without the program's. Spans that they make are not sampled: otherwise each
 # batch would make spans to be exported.
 EXPORT_CONTEXT: Final = contextvars.Context()
@@ -285,7 +286,7 @@ class Worker:
 
     def mark(self, capacity: int) -> int:
         """Return the number of waiting spans at which this thread is woken."""
-        return min(PIECE, capacity >> 1) if self.prepares() else capacity >> 1
+        return min(MARK, capacity >> 1) if self.prepares() else capacity >> 1
 
     def drain(self) -> None:
         """Export all spans: those in the buffer, and those that are prepared."""
@@ -305,7 +306,7 @@ class Worker:
         try:
             while spans:
                 # Each batch is freed before the next one: freeing a full buffer at once would hold the GIL for 2 ms.
-                most = min(2 * PIECE, self.batch_size - self.prepared) if self.prepares() else self.batch_size
+                most = min(PIECE, self.batch_size - self.prepared) if self.prepares() else self.batch_size
                 batch = spans[:most]
                 del spans[:most]
                 left -= len(batch)

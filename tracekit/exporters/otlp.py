@@ -52,7 +52,7 @@ class _Loss:
             self.reason = reason
 
 
-class Parcel(NamedTuple):
+class _Parcel(NamedTuple):
     """Encoded spans: requests that may be joined, before compression, with the number of spans in each.
 
     *spans* is the number of all, with those that could not be encoded.
@@ -158,13 +158,13 @@ class OTLPExporter:
 
     prepared_export = export
 
-    def prepare(self, spans: Sequence[Span]) -> Parcel:
+    def prepare(self, spans: Sequence[Span]) -> _Parcel:
         """Encode *spans*, for ``deliver()``; a span that cannot be encoded is counted as failed there."""
         self._adopt()
         loss = _Loss()
-        return Parcel(list(self._bodies(spans, loss)), len(spans), loss)
+        return _Parcel(list(self._bodies(spans, loss)), len(spans), loss)
 
-    def deliver(self, parcels: Sequence[Parcel]) -> None:
+    def deliver(self, parcels: Sequence[_Parcel]) -> None:
         """Deliver *parcels* as ``export()`` does."""
         self._adopt()
         loss = _Loss()
