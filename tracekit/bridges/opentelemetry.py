@@ -48,7 +48,7 @@ _in_export: Any = None  # the token of the keys in the Context of tracekit's exp
 
 
 def install(replace_sdk: bool = False) -> TracerProvider:
-    """Put tracekit under OpenTelemetry's API, and return its TracerProvider. Safe to call again.
+    """Put tracekit under OpenTelemetry's API, and return the TracerProvider in use. Safe to call again.
 
     Works before and after libraries have got their tracers, and whichever provider was set before. *replace_sdk* also
     puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own and set it, and a ``Span``
@@ -82,7 +82,7 @@ def install(replace_sdk: bool = False) -> TracerProvider:
         if not any(module is sdk for module, *_ in _replaced):
             _replace(sdk, "TracerProvider", TracerProvider)
             _replace(sdk, "Span", Span)
-    return _provider
+    return _programs_own or _provider
 
 
 def uninstall() -> None:
