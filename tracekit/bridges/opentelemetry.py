@@ -102,14 +102,15 @@ def uninstall() -> None:
 
 
 def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
-    """Take the program's own ``TracerProvider`` in place of the installed one, once; report any other, which gets no spans.
+    """Take the program's own ``TracerProvider`` in place of the installed one, once, unless that one has processors.
 
     Takes the place of the function behind ``opentelemetry.trace.set_tracer_provider()``. The processors of the program's
-    own also get the spans of ``tracekit.span()``, and of the tracers that libraries have already.
+    own also get the spans of ``tracekit.span()``, and of the tracers that libraries have already. Any other provider gets
+    no spans, which is logged.
     """
     global _programs_own
-    is_in_use = getattr(_trace, "_TRACER_PROVIDER", None) is _provider
-    if _provider is None or not is_in_use or not isinstance(tracer_provider, TracerProvider):
+    is_free = getattr(_trace, "_TRACER_PROVIDER", None) is _provider and not getattr(_provider, "_processors", None)
+    if _provider is None or not is_free or not isinstance(tracer_provider, TracerProvider):
         _api_set_tracer_provider(tracer_provider, log)
         if tracer_provider is not _programs_own:
             _report_unused(tracer_provider)
