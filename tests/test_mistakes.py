@@ -241,6 +241,6 @@ def test_a_misspelled_keyword_of_span_is_named(arguments, message):
     assert str(caught.value) == message
 
 
-def test_another_type_error_in_a_call_of_span_stays_as_it_was(monkeypatch):
-    with pytest.raises(TypeError, match="required positional argument|takes|exactly"):
+def test_another_type_error_in_a_call_of_span_stays_as_it_was():
+    with pytest.raises(TypeError, match=r"required positional argument|takes|exactly"):
         tracekit.span(kind="client")
