@@ -13,6 +13,8 @@ from tracekit.cli.main import main
 from tracekit.exporters._otlp.json import encode_spans_as_json
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader
 from tracekit.testing import CountingIds, FakeClock, MemoryExporter
+from tracekit.ui.queries import Queries
+from tracekit.ui.search import Search
 
 from .exporters.collector import parse_json
 
@@ -235,6 +237,23 @@ def test_exported_perfetto_json_has_a_slice_for_each_span(spans, path, capsys):
 def test_a_file_that_cannot_be_written_is_one_line_and_the_old_one_stays(spans, path, tmp_path, capsys):
     assert main(["traces", "export", str(path), "-o", str(tmp_path / "none" / "out.json")]) == 2
     assert "cannot be written: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [("GET /orders/{id}", "GET → GET /orders/{id}"), ("GET", "GET"), ("a\x1bb", r"GET → a\x1bb")],
+)
+def test_the_root_of_a_client_is_listed_with_the_operation_that_it_called_as_in_the_viewer(path, capsys, called, shown):
+    tracekit.configure(service="shop", exporter=SQLiteExporter(path))
+    with tracekit.span("GET", kind="client"), tracekit.span("inner"), tracekit.span(called, kind="server"):
+        pass
+    tracekit.shutdown()
+    assert main(["traces", "list", str(path)]) == 0
+    assert re.search(rf" unset +{re.escape(shown)} +shop$", capsys.readouterr().out, re.MULTILINE)
+    with Queries(path) as reader:
+        (trace,) = reader.search(Search(), limit=1)["traces"]
+        (found,) = reader.traces()
+    assert (trace["name"], trace["calls"]) == (found.name, found.calls) == ("GET", called)
 
 
 def test_deleted_traces_are_gone_and_others_stay(spans, path, capsys):

@@ -17,7 +17,7 @@ from .ids import CHECK_IDS, IDS
 from .logs import LOGS, StoredLog, int_of, json_of, read_logs
 from .resources import RESOURCE, RESOURCES
 from .schema import Schema, has_schema, prepare
-from .search import INDEXES, Found, Search, Sort, find
+from .search import INDEXES, Found, Search, Sort, find, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +80,8 @@ SPANS = Schema(
 class StoredTrace(NamedTuple):
     """The summary of one trace.
 
-    ``name`` and ``service`` are its root span's, or its first span's where the root is not in the store.
+    ``name`` and ``service`` are its root span's, or its first span's where the root is not in the store. ``calls`` is the
+    name of the first operation that it called if it is a client's span, else None.
     ``services`` come in order of first appearance. ``status`` is "error" if any span's is (``errors`` counts them),
     else "cancelled" if any span's is, else the root's. Times are Unix time.
     """
@@ -94,6 +95,7 @@ class StoredTrace(NamedTuple):
     duration_ns: int
     status: str
     errors: int
+    calls: str | None
 
 
 class StoredSpan(NamedTuple):
@@ -350,24 +352,22 @@ def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:
 
 
 def _summary(connection: sqlite3.Connection, found: Found) -> StoredTrace:
-    name, service, status = connection.execute(
-        "SELECT name, service, status FROM spans WHERE trace_id = ? ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
-        (found.trace_id,),
-    ).fetchone()
+    root = root_of(connection, found.trace_id)
     services = connection.execute(
         "SELECT service FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)",
         (found.trace_id,),
     )
     return StoredTrace(
         trace_id=str(found.trace_id),
-        name=str(name),
-        service=str(service),
+        name=root.name,
+        service=root.service,
         services=tuple([str(service) for (service,) in services]),
         spans=found.spans,
         start_ns=int_of(found.start_ns),
         duration_ns=int_of(found.end_ns) - int_of(found.start_ns),
-        status="error" if found.errors else "cancelled" if found.cancelled else str(status),
+        status="error" if found.errors else "cancelled" if found.cancelled else root.status,
         errors=found.errors,
+        calls=root.calls,
     )
 
 
