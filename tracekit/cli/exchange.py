@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TextIO
 
+    from ..exporters._sqlite.reader import Selection
     from ..exporters.sqlite import StoredSpan
     from ..ui.rows import Row
 
@@ -41,12 +42,13 @@ _READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "traceEvents": read_perfetto,
 }
 _MAX_BYTES = 1 << 29
+_PROGRESS_S = 0.2
 
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Run ``tracekit traces export``, and return its exit status."""
     with SQLiteReader(arguments.path) as reader:
-        spans = _chosen(reader, arguments)
+        spans = _counted(_chosen(reader, arguments), arguments.output is not None)
         if arguments.output is None:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 on every terminal
@@ -62,9 +64,31 @@ def run_export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(reader: SQLiteReader, arguments: argparse.Namespace) -> list[StoredSpan]:
+def _chosen(reader: SQLiteReader, arguments: argparse.Namespace) -> Selection:
     ids = [reader.find(prefix) for prefix in arguments.trace_id]
     return reader.select(ids or None, since_ns=arguments.since)
+
+
+def _counted(spans: Selection, is_to_file: bool) -> Iterator[StoredSpan]:
+    """Yield *spans*, with their number and rate on stderr if that is a terminal that does not show the spans too."""
+    if not sys.stderr.isatty() or (sys.stdout.isatty() and not is_to_file):
+        yield from spans
+        return
+    begin_s = shown_s = time.monotonic()
+    number = 0
+    try:
+        for number, span in enumerate(spans, 1):
+            yield span
+            if not number & 255 and time.monotonic() > shown_s + _PROGRESS_S:
+                shown_s = time.monotonic()
+                sys.stderr.write(f"\r{_rate(number, len(spans), shown_s - begin_s)}")
+                sys.stderr.flush()
+    finally:
+        sys.stderr.write(f"\r{_rate(number, len(spans), time.monotonic() - begin_s)}\n")
+
+
+def _rate(number: int, count: int, took_s: float) -> str:
+    return f"{number:,} of {count:,} spans, {number / max(took_s, 1e-3):,.0f} a second  "
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from .schema import Schema, has_schema, prepare
 from .search import INDEXES, Found, Search, Sort, find, root_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Counts",
     "Figures",
     "SQLiteReader",
+    "Selection",
     "StoredLog",
     "StoredSpan",
     "StoredTrace",
@@ -129,7 +130,29 @@ class StoredSpan(NamedTuple):
     truncated_values: int
 
 
-_SELECT = f"SELECT {', '.join([RESOURCE if name == 'resource' else name for name in StoredSpan._fields])} FROM spans"
+_COLUMNS = ", ".join([RESOURCE if name == "resource" else name for name in StoredSpan._fields])
+_SELECT = f"SELECT {_COLUMNS} FROM spans"
+_SELECT_WITH_ID = f"SELECT id, {_COLUMNS} FROM spans"
+_PORTION = 500
+
+
+class Selection:
+    """Spans of a store, which are read in portions of 500 each time that they are iterated.
+
+    It holds their row ids, 8 bytes a span, and no transaction, which would keep the log of a writer from shrinking.
+    ``len()`` is the number of spans that were found; those that are deleted before they are read are left out.
+    """
+
+    def __init__(self, read: Callable[[Sequence[int]], Iterator[StoredSpan]], ids: array[int]) -> None:
+        self._read = read
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[StoredSpan]:
+        for begin in range(0, len(self._ids), _PORTION):
+            yield from self._read(self._ids[begin : begin + _PORTION])
 
 
 class Counts(NamedTuple):
@@ -156,7 +179,8 @@ class Figures(NamedTuple):
 class SQLiteReader:
     """Read a file that ``SQLiteExporter`` writes, while it is written; a context manager, or ``close()`` it.
 
-    Each method sees one moment of the store. All, the constructor included, raise ``StoreError``.
+    Each method sees one moment of the store; ``select()`` reads the spans later. All, the constructor included, raise
+    ``StoreError``.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -238,22 +262,33 @@ class SQLiteReader:
         with self._snapshot() as connection:
             return [] if connection is None else read_logs(connection, trace_id, limit=limit)
 
-    def select(self, ids: Sequence[str] | None = None, *, since_ns: int | None = None) -> list[StoredSpan]:
-        """Return the spans of the traces *ids* (default: of all), trace by trace; only those from *since_ns* on."""
-        terms: list[str] = ["start_ns >= ?"]
-        values: list[Any] = [-(1 << 63) if since_ns is None else since_ns]
-        found: list[StoredSpan] = []
+    def select(self, ids: Sequence[str] | None = None, *, since_ns: int | None = None) -> Selection:
+        """Return the spans of the traces *ids* (default: of all), trace by trace; only those from *since_ns* on.
+
+        They are found now, and read while the result is iterated, up to ``close()``.
+        """
+        found = array("q")
         with self._snapshot() as connection:
-            if connection is None:
-                return []
-            for trace_id in [None] if ids is None else ids:
-                only = [] if trace_id is None else ["trace_id = ?"]
-                rows = connection.execute(
-                    f"{_SELECT} WHERE {' AND '.join(terms + only)} ORDER BY trace_id, start_ns, id",
-                    (*values, *([] if trace_id is None else [trace_id])),
-                )
-                found += map(_span, rows)
-        return found
+            if connection is not None:
+                for trace_id in [None] if ids is None else ids:
+                    only = "" if trace_id is None else "trace_id = :trace_id AND "
+                    rows = connection.execute(
+                        f"SELECT id FROM spans WHERE {only}start_ns >= :since_ns ORDER BY trace_id, start_ns, id",
+                        {"trace_id": trace_id, "since_ns": -(1 << 63) if since_ns is None else since_ns},
+                    )
+                    found.extend(id for (id,) in rows)
+        return Selection(self._read, found)
+
+    def _read(self, ids: Sequence[int]) -> Iterator[StoredSpan]:
+        """Return the spans in the rows *ids*, in this order, without those that are gone."""
+        with self._snapshot() as connection:
+            found = {}
+            if connection is not None:
+                shared: dict[Any, dict[str, Any]] = {}
+                wanted = ",".join(map(str, ids))
+                for id, *row in connection.execute(f"{_SELECT_WITH_ID} WHERE id IN ({wanted})"):
+                    found[id] = _span(row, shared)
+        return (found[id] for id in ids if id in found)
 
     def figures(
         self, *, since_ns: int | None = None, service: str | None = None, name: str | None = None
@@ -371,8 +406,10 @@ def _summary(connection: sqlite3.Connection, found: Found) -> StoredTrace:
     )
 
 
-def _span(row: tuple[Any, ...]) -> StoredSpan:
+def _span(row: Iterable[Any], shared: dict[Any, dict[str, Any]] | None = None) -> StoredSpan:
+    """Return the span of *row*. Spans with the same *shared* have one mapping for equal resources and instrumentations."""
     span = StoredSpan._make(row)
+    shared = {} if shared is None else shared
     # SQLite stores any type in any column: convert values that another program may have written.
     return StoredSpan(
         trace_id=str(span.trace_id),
@@ -392,13 +429,20 @@ def _span(row: tuple[Any, ...]) -> StoredSpan:
         attributes=_mapping(span.attributes),
         events=_sequence(span.events),
         links=_sequence(span.links),
-        resource=_mapping(span.resource),
-        instrumentation=_mapping(span.instrumentation),
+        resource=_shared(span.resource, shared),
+        instrumentation=_shared(span.instrumentation, shared),
         dropped_attributes=int_of(span.dropped_attributes),
         dropped_events=int_of(span.dropped_events),
         dropped_links=int_of(span.dropped_links),
         truncated_values=int_of(span.truncated_values),
     )
+
+
+def _shared(text: Any, shared: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    found = shared.get(text)
+    if found is None:
+        found = shared[text] = _mapping(text)
+    return found
 
 
 def _mapping(text: Any) -> dict[str, Any]:
