@@ -109,6 +109,7 @@ def test_an_age_that_is_not_known_is_that_of_the_span_or_a_lower_bound_and_says_
 def test_the_column_of_ages_has_a_number_in_every_row_from_the_second_look_on(backend, monkeypatch, exporter):
     now = [10**9]
     monkeypatch.setattr(aio_tasks, "monotonic_ns", lambda: now[0])
+    monkeypatch.setattr(aio_tasks, "_seen", {})  # threads that another test saw, at another clock
 
     async def main():
         async with anyio.create_task_group() as group:
