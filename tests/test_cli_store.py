@@ -292,6 +292,18 @@ def test_selected_spans_come_by_trace_and_start_each_time_that_they_are_iterated
     assert (len(selection), one) == (78, ["GET /0"])
 
 
+def test_selected_spans_come_by_their_start_alone(spans, path):
+    ids = {spans[0].context.trace_id, spans[-1].context.trace_id}
+    change(path, f"UPDATE spans SET start_ns = 5 WHERE trace_id = '{spans[-1].context.trace_id}' AND name = 'step'")
+    with SQLiteReader(path) as reader:
+        starts = [span.start_ns for span in reader.select(order="start")]
+        some = list(reader.select(sorted(ids), order="start", since_ns=6))
+    assert starts == sorted(starts)
+    assert starts[:11] == [5] * 11
+    assert {span.trace_id for span in some} == ids
+    assert [span.name for span in some] == ["GET /0", "GET /2"]
+
+
 def test_a_selection_that_is_read_blocks_no_writer_and_leaves_out_what_is_deleted_meanwhile(spans, path, monkeypatch):
     monkeypatch.setattr(reading, "_PORTION", 5)
     connection = sqlite3.connect(path, isolation_level=None)
@@ -321,6 +333,11 @@ def test_an_export_counts_on_a_terminal(spans, path, tmp_path, monkeypatch, caps
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert main([*arguments, "-o", str(tmp_path / "out.json")]) == 0
     assert re.fullmatch(r"\r78 of 78 spans, [0-9,]+ a second  \n", sys.stderr.getvalue())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main([*arguments, "--format", "perfetto", "-o", str(tmp_path / "out.json")]) == 0
+    assert (
+        sys.stderr.getvalue().count("78 of 78 spans") == sys.stderr.getvalue().count("\n") == 2
+    )  # it reads them twice
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(sys, "stdout", Terminal())  # shows the spans
     assert main(arguments) == 0

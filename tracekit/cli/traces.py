@@ -145,8 +145,9 @@ def table(traces: list[StoredTrace], width: int) -> Iterator[list[Segment]]:
 
 def _title(trace: StoredTrace) -> str:
     """Return the name of the root, and for a client's the operation that it called: its own may be a method alone."""
-    is_told = trace.calls is None or trace.calls == trace.name
-    return printable(trace.name) if is_told else f"{printable(trace.name)} → {printable(trace.calls)}"
+    if trace.calls is None or trace.calls == trace.name:
+        return printable(trace.name)
+    return f"{printable(trace.name)} → {printable(trace.calls)}"
 
 
 def _distinct(ids: list[str]) -> int:

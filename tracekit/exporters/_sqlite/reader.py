@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sqlite3
 from array import array
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from ..._core.attributes import whole
 from .access import identity
@@ -262,21 +263,28 @@ class SQLiteReader:
         with self._snapshot() as connection:
             return [] if connection is None else read_logs(connection, trace_id, limit=limit)
 
-    def select(self, ids: Sequence[str] | None = None, *, since_ns: int | None = None) -> Selection:
-        """Return the spans of the traces *ids* (default: of all), trace by trace; only those from *since_ns* on.
+    def select(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        since_ns: int | None = None,
+        order: Literal["trace", "start"] = "trace",
+    ) -> Selection:
+        """Return the spans of the traces *ids* (default: of all); only those from *since_ns* on.
 
-        They are found now, and read while the result is iterated, up to ``close()``.
+        They come trace by trace and by their start, or all by their start. They are found now, and read while the result
+        is iterated, up to ``close()``.
         """
+        terms, keys = ["start_ns >= :since_ns"], "start_ns, id" if order == "start" else "trace_id, start_ns, id"
+        if ids is not None:
+            terms.append("trace_id IN (SELECT value FROM json_each(:ids))")
+        values = {"ids": json.dumps(ids), "since_ns": -(1 << 63) if since_ns is None else since_ns}
         found = array("q")
         with self._snapshot() as connection:
             if connection is not None:
-                for trace_id in [None] if ids is None else ids:
-                    only = "" if trace_id is None else "trace_id = :trace_id AND "
-                    rows = connection.execute(
-                        f"SELECT id FROM spans WHERE {only}start_ns >= :since_ns ORDER BY trace_id, start_ns, id",
-                        {"trace_id": trace_id, "since_ns": -(1 << 63) if since_ns is None else since_ns},
-                    )
-                    found.extend(id for (id,) in rows)
+                where = " AND ".join(terms)
+                rows = connection.execute(f"SELECT id FROM spans WHERE {where} ORDER BY {keys}", values)
+                found.extend(id for (id,) in rows)
         return Selection(self._read, found)
 
     def _read(self, ids: Sequence[int]) -> Iterator[StoredSpan]:
