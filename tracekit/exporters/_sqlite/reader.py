@@ -19,9 +19,10 @@ from .logs import LOGS, StoredLog, int_of, json_of, read_logs
 from .resources import RESOURCE, RESOURCES
 from .schema import Schema, has_schema, prepare
 from .search import INDEXES, Found, Search, Sort, find, root_of
+from .selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "Counts",
     "Figures",
     "SQLiteReader",
-    "Selection",
     "StoredLog",
     "StoredSpan",
     "StoredTrace",
@@ -134,26 +134,6 @@ class StoredSpan(NamedTuple):
 _COLUMNS = ", ".join([RESOURCE if name == "resource" else name for name in StoredSpan._fields])
 _SELECT = f"SELECT {_COLUMNS} FROM spans"
 _SELECT_WITH_ID = f"SELECT id, {_COLUMNS} FROM spans"
-_PORTION = 500
-
-
-class Selection:
-    """Spans of a store, which are read in portions of 500 each time that they are iterated.
-
-    It holds their row ids, 8 bytes a span, and no transaction, which would keep the log of a writer from shrinking.
-    ``len()`` is the number of spans that were found; those that are deleted before they are read are left out.
-    """
-
-    def __init__(self, read: Callable[[Sequence[int]], Iterator[StoredSpan]], ids: array[int]) -> None:
-        self._read = read
-        self._ids = ids
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __iter__(self) -> Iterator[StoredSpan]:
-        for begin in range(0, len(self._ids), _PORTION):
-            yield from self._read(self._ids[begin : begin + _PORTION])
 
 
 class Counts(NamedTuple):
@@ -269,7 +249,7 @@ class SQLiteReader:
         *,
         since_ns: int | None = None,
         order: Literal["trace", "start"] = "trace",
-    ) -> Selection:
+    ) -> Selection[StoredSpan]:
         """Return the spans of the traces *ids* (default: of all); only those from *since_ns* on.
 
         They come trace by trace and by their start, or all by their start. They are found now, and read while the result
