@@ -37,7 +37,7 @@ def path(tmp_path):
 
 def spans_of(path):
     with SQLiteReader(path) as reader:
-        return reader.select()
+        return list(reader.select())
 
 
 def micros(ns):

@@ -1,7 +1,9 @@
 """The commands over a store: search, figures, files for other programs, deletion, completion."""
 
+import io
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,15 @@ from pathlib import Path
 import pytest
 
 import tracekit
+from tracekit.cli import exchange
 from tracekit.cli.main import main
+from tracekit.exporters._files import jaeger, otlp
 from tracekit.exporters._otlp.json import encode_spans_as_json
+from tracekit.exporters._sqlite import selection as reading
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader
 from tracekit.testing import CountingIds, FakeClock, MemoryExporter
+from tracekit.ui.queries import Queries
+from tracekit.ui.search import Search
 
 from .exporters.collector import parse_json
 
@@ -60,6 +67,12 @@ def spans(path):
                     root.set_status("error", "no stock")
     tracekit.shutdown()
     return exporter.memory.spans
+
+
+def change(path, statement):
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(statement)
+    connection.close()
 
 
 def listed(capsys, path, *arguments):
@@ -232,9 +245,126 @@ def test_exported_perfetto_json_has_a_slice_for_each_span(spans, path, capsys):
     assert sum(event["ph"] == "X" for event in events) == len(spans)
 
 
+@pytest.mark.parametrize("portion", [1, 7, 1000])
+def test_exported_otlp_is_the_same_in_portions_of_any_size(spans, path, tmp_path, monkeypatch, portion):
+    monkeypatch.setattr(otlp, "_PORTION", portion)
+    monkeypatch.setattr(reading, "_PORTION", portion)
+    output = tmp_path / "out.json"
+    assert main(["traces", "export", str(path), "--output", str(output)]) == 0
+    assert messages(output.read_text()) == messages(encode_spans_as_json(spans).decode())
+
+
+def test_spans_without_ids_leave_no_gap_in_exported_otlp(spans, path, capsys, monkeypatch):
+    monkeypatch.setattr(otlp, "_PORTION", 1)
+    change(path, "UPDATE spans SET span_id = 'none' WHERE name = 'step' OR name = 'GET /0'")
+    assert main(["traces", "export", str(path)]) == 0
+    kept = messages(capsys.readouterr().out)
+    assert len(kept) == 8
+    change(path, "UPDATE spans SET span_id = 'none'")
+    assert main(["traces", "export", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"resourceSpans": []}
+
+
+@pytest.mark.parametrize("write", [otlp.write_otlp, jaeger.write_jaeger])
+def test_an_export_writes_while_it_reads(spans, path, monkeypatch, write):
+    monkeypatch.setattr(otlp, "_PORTION", 2)
+    written = []
+
+    def followed(spans):
+        for span in spans:
+            written.append(file.tell())
+            yield span
+
+    with SQLiteReader(path) as reader, io.StringIO() as file:
+        write(followed(reader.select()), file)
+    assert sorted(written) == written
+    assert len(set(written)) >= len(spans) // 2
+
+
+def test_selected_spans_come_by_trace_and_start_each_time_that_they_are_iterated(spans, path, monkeypatch):
+    monkeypatch.setattr(reading, "_PORTION", 5)
+    with SQLiteReader(path) as reader:
+        selection = reader.select()
+        found = [(span.trace_id, span.start_ns) for span in selection]
+        again = [(span.trace_id, span.start_ns) for span in selection]
+        one = [span.name for span in reader.select([spans[0].context.trace_id, "none"])]
+    assert found == again == sorted((span.context.trace_id, span.start_ns) for span in spans)
+    assert (len(selection), one) == (78, ["GET /0"])
+
+
+def test_selected_spans_come_by_their_start_alone(spans, path):
+    ids = {spans[0].context.trace_id, spans[-1].context.trace_id}
+    change(path, f"UPDATE spans SET start_ns = 5 WHERE trace_id = '{spans[-1].context.trace_id}' AND name = 'step'")
+    with SQLiteReader(path) as reader:
+        starts = [span.start_ns for span in reader.select(order="start")]
+        some = list(reader.select(sorted(ids), order="start", since_ns=6))
+    assert starts == sorted(starts)
+    assert starts[:11] == [5] * 11
+    assert {span.trace_id for span in some} == ids
+    assert [span.name for span in some] == ["GET /0", "GET /2"]
+
+
+def test_a_selection_that_is_read_blocks_no_writer_and_leaves_out_what_is_deleted_meanwhile(spans, path, monkeypatch):
+    monkeypatch.setattr(reading, "_PORTION", 5)
+    connection = sqlite3.connect(path, isolation_level=None)
+    with SQLiteReader(path) as reader:
+        rest = iter(reader.select())
+        first = next(rest)
+        connection.execute("DELETE FROM spans WHERE name = 'step'")
+        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        names = [span.name for span in rest]
+    connection.close()
+    assert busy == 0
+    assert first.name == "GET /0"
+    assert len([name for name in names if name != "step"]) == 11
+    assert names.count("step") < 5  # those of the portion that had been read
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_an_export_counts_on_a_terminal(spans, path, tmp_path, monkeypatch, capsys):
+    arguments = ["traces", "export", str(path)]
+    assert main([*arguments, "-o", str(tmp_path / "out.json")]) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(exchange, "_PROGRESS_S", -1)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main([*arguments, "-o", str(tmp_path / "out.json")]) == 0
+    assert re.fullmatch(r"\r78 of 78 spans, [0-9,]+ a second  \n", sys.stderr.getvalue())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main([*arguments, "--format", "perfetto", "-o", str(tmp_path / "out.json")]) == 0
+    assert (
+        sys.stderr.getvalue().count("78 of 78 spans") == sys.stderr.getvalue().count("\n") == 2
+    )  # it reads them twice
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())  # shows the spans
+    assert main(arguments) == 0
+    assert sys.stderr.getvalue() == ""
+    assert len(messages(sys.stdout.getvalue())) == 78
+
+
 def test_a_file_that_cannot_be_written_is_one_line_and_the_old_one_stays(spans, path, tmp_path, capsys):
     assert main(["traces", "export", str(path), "-o", str(tmp_path / "none" / "out.json")]) == 2
     assert "cannot be written: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [("GET /orders/{id}", "GET → GET /orders/{id}"), ("GET", "GET"), ("a\x1bb", r"GET → a\x1bb")],
+)
+def test_the_root_of_a_client_is_listed_with_the_operation_that_it_called_as_in_the_viewer(path, capsys, called, shown):
+    tracekit.configure(service="shop", exporter=SQLiteExporter(path))
+    with tracekit.span("GET", kind="client"), tracekit.span("inner"), tracekit.span(called, kind="server"):
+        pass
+    tracekit.shutdown()
+    assert main(["traces", "list", str(path)]) == 0
+    assert re.search(rf" unset +{re.escape(shown)} +shop$", capsys.readouterr().out, re.MULTILINE)
+    with Queries(path) as reader:
+        (trace,) = reader.search(Search(), limit=1)["traces"]
+        (found,) = reader.traces()
+    assert (trace["name"], trace["calls"]) == (found.name, found.calls) == ("GET", called)
 
 
 def test_deleted_traces_are_gone_and_others_stay(spans, path, capsys):

@@ -284,6 +284,7 @@ async def test_tasks_of_a_group_have_its_owner_as_their_parent():
     assert named.group == "checkout"
     assert len({owner.group_id, inner.group_id, named.group_id}) == 3
     assert inner.age_s is None
+    assert inner.seen_s == 0.0
     assert 0 <= named.age_s < 60
 
 
@@ -388,13 +389,28 @@ async def test_the_last_step_is_known_from_the_second_look_on(monkeypatch):
         await anyio.wait_all_tasks_blocked()
         seen = []
         for at in (0, 0, 1, 1):
-            seen.append(by_name()["stepper"].idle_s)
+            info = by_name()["stepper"]
+            seen.append((info.seen_s, info.idle_s))
             if at:
                 events[0].set()
                 await anyio.wait_all_tasks_blocked()
             now[0] += 2_000_000_000
         events[1].set()
-    assert seen == [None, 2.0, 4.0, None]
+    assert seen == [(0.0, None), (2.0, 2.0), (4.0, 4.0), (6.0, None)]
+
+
+@pytest.mark.anyio
+async def test_a_task_is_not_taken_for_an_earlier_one_with_the_same_id(monkeypatch):
+    other = asyncio.Event()  # anything
+    async with anyio.create_task_group() as group:
+        group.start_soon(innermost, name="waiter")
+        await anyio.wait_all_tasks_blocked()
+        number = int(by_name()["waiter"].id, 16)
+        before = _tasks._seen[number]
+        monkeypatch.setattr(_tasks, "_seen", {number: before._replace(task=weakref.ref(other), first_ns=0)})
+        info = by_name()["waiter"]
+        group.cancel_scope.cancel()
+    assert (info.seen_s, info.idle_s) == (0.0, None)
 
 
 @pytest.mark.anyio
@@ -432,6 +448,23 @@ def test_a_thread_shows_its_span_and_stack():
     assert (info.backend, info.state, info.parent) == ("thread", "waiting", None)
     assert "work" in functions(info)
     assert is_plain or info.span.name == "thread's work"
+
+
+def test_a_thread_is_at_least_as_old_as_the_first_look_that_saw_it(monkeypatch):
+    now = [1_000_000_000]
+    monkeypatch.setattr(_tasks, "monotonic_ns", lambda: now[0])
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, name="worker")
+    thread.start()
+    try:
+        seen = []
+        for _ in range(2):
+            seen.append(by_name()["worker"].seen_s)
+            now[0] += 3_000_000_000
+    finally:
+        done.set()
+        thread.join()
+    assert seen == [0.0, 3.0]
 
 
 def test_the_thread_that_looks_is_shown_without_the_look():

@@ -1,5 +1,6 @@
 """The recorder: families, buckets, windows, samples, and their bounds; also where nothing is exported or sampled."""
 
+import contextlib
 import json
 import os
 
@@ -8,6 +9,7 @@ import pytest
 import tracekit
 from tracekit import debug
 from tracekit._configure import tracer_in_use
+from tracekit.debug import _requests
 from tracekit.debug._access import Gate, Visitor
 from tracekit.debug._recorder import FAMILY, Recorder, recorder
 from tracekit.debug._respond import respond
@@ -61,6 +63,38 @@ def test_an_open_request_without_a_route_is_named_with_its_path(pages, kind):
         other = page("requests", "fam=server+PUT&b=-1", kind)
     assert ("GET /ha&lt;ng" if kind == "html" else "GET /ha<ng") in shown
     assert "/orders/7" not in other
+
+
+@pytest.fixture
+def open_requests(pages):
+    """Six open requests whose routes are not known, on five paths, and one whose route is."""
+    with contextlib.ExitStack() as stack:
+        for path in ("/1", "/2", "/2", "/<3>", "/4", "/5"):
+            stack.enter_context(tracekit.detached())
+            stack.enter_context(tracekit.span("GET", kind="server", attributes={"url.path": path}))
+        stack.enter_context(tracekit.detached())
+        stack.enter_context(tracekit.span("GET /{n}", kind="server", attributes={"url.path": "/6"}))
+        yield
+
+
+def test_open_requests_without_a_route_are_shown_by_their_paths_in_one_family(open_requests):
+    found = rows()
+    assert [(family, found[family]["open"]) for family in found] == [("server GET", 6), ("server GET /{n}", 1)]
+    titles = {"GET /1": 1, "GET /2": 2, "GET /<3>": 1, "GET /4": 1, "GET /5": 1}
+    assert found["server GET"]["open_titles"] == titles
+    assert "open_titles" not in found["server GET /{n}"]
+    assert "\n    open: GET /1, GET /2 (2), GET /<3> …\n" in page("requests", kind="text")
+    assert '<div class="paths">GET /1, GET /2 (2), GET /&lt;3&gt; …</div>' in page("requests", kind="html")
+    traces = page("requests", "fam=server+GET&b=-1")["traces"]
+    assert [trace["title"] for trace in traces] == ["GET /5", "GET /4", "GET /<3>", "GET /2", "GET /2", "GET /1"]
+    (hidden,) = {trace["title"] for trace in page("requests", "fam=server+GET&b=-1&show_sensitive=0")["traces"]}
+    assert hidden == "GET [redacted]"
+    assert "GET /1" not in page("requests", "show_sensitive=0", "text")
+
+
+def test_the_table_looks_at_a_bounded_number_of_open_requests(open_requests, monkeypatch):
+    monkeypatch.setattr(_requests, "_TITLED", 2)
+    assert rows()["server GET"]["open_titles"] == {"GET /1": 1, "GET /2": 1}
 
 
 def test_errors_are_counted_and_sampled(pages):

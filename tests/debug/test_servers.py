@@ -8,6 +8,7 @@ import socket
 import threading
 import wsgiref.simple_server
 
+import anyio.to_thread
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -164,6 +165,21 @@ def test_an_asgi_application_serves_the_pages(server, exporter):
         assert get(port, "/debug/", "DELETE")[0] == 405
     tracekit.flush()
     assert len(exporter.spans) == 1
+
+
+@pytest.mark.parametrize("name", servers.SERVERS)
+def test_an_open_request_is_shown_by_its_path_until_its_route_is_known(name, server, exporter):
+    async def order(request):
+        seen = await anyio.to_thread.run_sync(get, server.port, "/debug/requests?format=json")
+        return PlainTextResponse(seen[2])
+
+    application = Starlette(routes=[Route("/orders/{id}", order)])
+    with servers.serve(TraceMiddleware(application), name) as port:
+        (row,) = json.loads(get(port, "/orders/7")[2])["families"]
+        assert row == {"family": "server GET", "open": 1, "open_titles": {"GET /orders/7": 1}}
+        servers.spans_of(exporter, 1)
+        (row,) = json.loads(get(server.port, "/debug/requests?format=json")[2])["families"]
+    assert (row["family"], row["open"]) == ("server GET /orders/{id}", 0)
 
 
 def test_the_application_alone_has_a_lifespan():

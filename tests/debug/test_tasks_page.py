@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 import tracekit
 from tracekit import aio
+from tracekit.aio import _tasks as aio_tasks
 from tracekit.aio import _waits
 from tracekit.debug import _dump, _loop, _task_text, _tasks, dump_on_signal
 from tracekit.debug._view import Request, json_chunks
@@ -39,6 +41,7 @@ def task(name, parent=None, **changes):
         "group_id": "",
         "span": None,
         "age_s": None,
+        "seen_s": 0.0,
         "idle_s": None,
         "awaits": [{"function": "work", "file": "/srv/app/main.py", "line": 7}],
         "waits_for": "Future",
@@ -73,6 +76,55 @@ def test_tasks_are_a_tree_with_their_groups_and_the_longest_stuck_first():
         └─ quick  waiting for at least 500 ms  waits for Future
                 work (app/main.py:7)"""
     )
+
+
+ENDED = {**SPAN, "has_ended": True}
+UNKNOWN = {**SPAN, "name": "", "age_s": None}
+
+
+@pytest.mark.parametrize(
+    ("known", "shown", "in_a_line"),
+    [
+        ({"age_s": 0.5, "seen_s": 0.2, "span": SPAN}, "500 ms", "age 500 ms"),
+        ({"seen_s": 0.0}, "first look", ""),
+        ({"seen_s": 2.0}, "at least 2.00 s", "age at least 2.00 s"),
+        ({"seen_s": 2.0, "idle_s": 1.0}, "at least 2.00 s", "age at least 2.00 s"),
+        ({"seen_s": 2.0, "idle_s": 2.0}, "at least 2.00 s", ""),
+        ({"seen_s": 0.0, "span": SPAN}, "span 3.00 s", ""),
+        ({"seen_s": 2.0, "span": SPAN}, "span 3.00 s", ""),
+        ({"seen_s": 4.0, "span": SPAN}, "at least 4.00 s", "age at least 4.00 s"),
+        ({"seen_s": 2.0, "span": ENDED}, "at least 2.00 s", "age at least 2.00 s"),
+        ({"seen_s": 0.0, "span": ENDED}, "first look", ""),
+        ({"seen_s": 2.0, "span": UNKNOWN}, "at least 2.00 s", "age at least 2.00 s"),
+    ],
+)
+def test_an_age_that_is_not_known_is_that_of_the_span_or_a_lower_bound_and_says_so(known, shown, in_a_line):
+    one = task("worker", **known)
+    assert _task_text.age(one) == shown
+    parts = _task_text.summary(one).split("  ")
+    assert [part for part in parts if part.startswith("age ")] == ([in_a_line] if in_a_line else [])
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_column_of_ages_has_a_number_in_every_row_from_the_second_look_on(backend, monkeypatch, exporter):
+    now = [10**9]
+    monkeypatch.setattr(aio_tasks, "monotonic_ns", lambda: now[0])
+    monkeypatch.setattr(aio_tasks, "_seen", {})  # threads that another test saw, at another clock
+
+    async def main():
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever, name="sleeper")
+            await anyio.wait_all_tasks_blocked()
+            _tasks.PAGE.view(request())
+            now[0] += 90 * 10**9
+            view = _tasks.PAGE.view(request())
+            group.cancel_scope.cancel()
+            return "".join(view.html())
+
+    rows = anyio.run(main, backend=backend).split('<tr class="row">')[1:]
+    ages = [cells[2] for cells in (re.findall(r"<td>(.*?)</td>", row) for row in rows) if cells]
+    assert len(ages) >= 3  # the thread, the main task and the sleeper
+    assert set(ages) == {"at least 1m 30s"}
 
 
 def test_a_list_has_the_longest_stuck_first():

@@ -34,7 +34,7 @@ def span(id, start, end, *, parent=None, service="shop", name=None, trace="t", *
 
 def written(*spans):
     file = io.StringIO()
-    write_perfetto(spans, file)
+    write_perfetto(sorted(spans, key=lambda span: span.start_ns), file)
     return json.loads(file.getvalue(), parse_float=str)
 
 

@@ -291,7 +291,20 @@ def with_names_that_are_no_text(path):
     changed(path, "PRAGMA writable_schema=ON", spoil)
 
 
-DAMAGES = [damaged, damaged_header, without_its_ledger_row, with_names_that_are_no_text]
+def with_text_in_its_ledger(path):
+    outbox = Outbox(path)
+    put(outbox)
+    outbox.close()
+    changed(path, "UPDATE ledger SET sent = 'x'")
+
+
+DAMAGES = [
+    damaged,
+    damaged_header,
+    without_its_ledger_row,
+    with_text_in_its_ledger,
+    with_names_that_are_no_text,
+]
 
 
 @pytest.mark.parametrize("spoil", DAMAGES)
@@ -344,15 +357,44 @@ def test_every_call_on_a_damaged_spool_raises_a_store_error(spoil, spool):
     assert spool.read_bytes() == before
 
 
-def test_a_ledger_that_disappears_while_it_is_open_is_a_store_error(spool):
+# An addition in SQLite takes text and blobs for numbers.
+SPOILT_LEDGERS = [
+    "DELETE FROM ledger",
+    *[f"UPDATE ledger SET {column} = 'x'" for column in ("put", "sent", "rejected", "evicted")],
+    "UPDATE ledger SET put = x'31'",
+    "UPDATE ledger SET put = NULL",
+    "UPDATE ledger SET put = 1.5",
+    "UPDATE ledger SET put = -1",
+    f"UPDATE ledger SET put = {2**63 - 1}",
+    "INSERT INTO ledger VALUES ('x', 0, 0, 0)",
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT_LEDGERS)
+def test_a_ledger_of_other_values_is_damaged_when_it_is_opened(spoil, spool):
+    outbox = Outbox(spool)
+    put(outbox)
+    outbox.close()
+    changed(spool, spoil)
+    outbox = Outbox(spool)
+    with pytest.raises(StoreError, match="damaged") as raised:
+        outbox.ledger()
+    assert raised.value.is_damaged
+    outbox.close()
+
+
+@pytest.mark.parametrize("spoil", SPOILT_LEDGERS)
+def test_a_ledger_that_is_spoilt_while_it_is_open_is_a_store_error(spoil, spool):
     outbox = Outbox(spool)
     put(outbox)
     batch = outbox.take(60)
-    changed(spool, "DELETE FROM ledger")
+    changed(spool, spoil)
+    found = rows(spool, "SELECT * FROM ledger")
     for call in (outbox.ledger, lambda: put(outbox), lambda: outbox.sent(batch)):
         with pytest.raises(StoreError, match="damaged"):
             call()
     assert rows(spool, "SELECT count(*) FROM batches") == [(1,)]
+    assert rows(spool, "SELECT * FROM ledger") == found
     outbox.close()
 
 

@@ -122,6 +122,7 @@ def test_traces_are_summarized_newest_first(store):
         2_000_000_000,
         "error",
         1,
+        None,
     )
     assert oldest[1:6] == ("first", "shop", ("shop",), 1, 1_700_000_000_000_000_000)
 

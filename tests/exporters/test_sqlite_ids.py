@@ -7,6 +7,7 @@ import pytest
 
 from tracekit.exporters._sqlite.logs import StoredLog
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoreError
+from tracekit.ui.queries import Queries
 
 from .files import rows
 from .test_sqlite import recorded
@@ -70,7 +71,42 @@ def test_rows_that_another_program_inserted_keep_their_ids(tmp_path):
     assert rows(exporter.path, "SELECT id, name FROM spans ORDER BY id") == [(70, "ours"), (71, "next")]
 
 
-@pytest.mark.parametrize("statement", ["DELETE FROM last_ids", "UPDATE last_ids SET spans = 'x'"])
+SPOILT = [
+    "DELETE FROM last_ids",
+    "UPDATE last_ids SET spans = 'x'",
+    "UPDATE last_ids SET logs = 1.5",
+    "UPDATE last_ids SET spans = -1",
+    f"UPDATE last_ids SET spans = {2**63 - 1}",
+    "UPDATE last_ids SET store = x'00'",
+    "INSERT INTO last_ids VALUES ('', 0, 0)",
+]
+
+
+@pytest.mark.parametrize("statement", SPOILT)
+def test_ids_that_are_spoilt_while_the_store_is_open_are_a_store_error(tmp_path, statement):
+    exporter = SQLiteExporter(tmp_path / "traces.db")
+    exporter.export([recorded()])
+    reader = Queries(exporter.path)
+    change(exporter.path, statement)
+    for call in (reader.last_ids, lambda: exporter.export([recorded()])):
+        with pytest.raises(StoreError, match="damaged"):
+            call()
+    assert rows(exporter.path, "SELECT count(*) FROM spans") == [(1,)]
+    reader.close()
+    exporter.shutdown()
+
+
+def test_a_row_with_the_largest_id_leaves_none_for_the_next(tmp_path):
+    exporter = SQLiteExporter(tmp_path / "traces.db")
+    exporter.export([recorded()])
+    change(exporter.path, f"UPDATE spans SET id = {2**63 - 1}")
+    with pytest.raises(StoreError, match="damaged"):
+        exporter.export([recorded()])
+    assert rows(exporter.path, "SELECT count(*) FROM spans") == [(1,)]
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize("statement", SPOILT)
 def test_a_store_without_its_last_ids_is_damaged(tmp_path, statement):
     exporter = SQLiteExporter(tmp_path / "traces.db")
     exporter.export([recorded()])

@@ -161,7 +161,7 @@ for turn in range(1_000_000 if number == "killed" else 60):
     evicted = [int(finish(writer).split()[-1]) for writer in writers]
     assert sum(evicted) > 0
     with SQLiteReader(path) as reader:
-        spans = reader.select()
+        spans = list(reader.select())
     assert spans
     assert [span.resource["host.name"] for span in spans] == [span.attributes["host"] for span in spans]
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]

@@ -71,8 +71,10 @@ class TaskInfo(NamedTuple):
     "waiting", "cancelling" (waiting, and cancelled), for threads "running" or "waiting".
     ``awaits`` is the chain of suspended calls, outermost first, or the stack of a running one; of more than 32 the
     middle is left out. ``waits_for`` names the innermost object of the chain, "" where there is none.
-    ``age_s`` is known for tasks of named groups. ``idle_s`` is the least time since the task's last step: since the
-    first ``tasks()`` that saw it waiting for the same thing, None at the first look and where it is not known.
+    ``age_s`` is known for tasks of named groups, and None for others, which are at least ``seen_s`` old: that is the time
+    since the first ``tasks()`` that saw them, 0 at the first look.
+    ``idle_s`` is the least time since the task's last step: since the first ``tasks()`` that saw it waiting for the same
+    thing, None at the first look and where it is not known.
     """
 
     id: str
@@ -85,6 +87,7 @@ class TaskInfo(NamedTuple):
     group_id: str
     span: CurrentSpan | None
     age_s: float | None
+    seen_s: float
     idle_s: float | None
     awaits: tuple[Place, ...]
     waits_for: str
@@ -92,9 +95,10 @@ class TaskInfo(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """A task at an earlier look: what marks its step, and when that mark was first seen."""
+    """A task or thread at an earlier look: its first look, the mark of its step, and when that mark was first seen."""
 
     task: Any  # a weak reference
+    first_ns: int
     mark: Any
     since_ns: int
 
@@ -131,7 +135,9 @@ class _Look:
         self.time_ns = time.time_ns()
         self.threads = running()
         self.stacks = Stacks()
-        self.names = {thread.ident: plain_text(ask(_name_of, thread), _NAME) for thread in threading.enumerate()}
+        known = {thread.ident: thread for thread in threading.enumerate()}
+        self.names = {ident: plain_text(ask(_name_of, thread), _NAME) for ident, thread in known.items()}
+        self.known = known
         self.room = _LIMIT
         self.seen: dict[int, _Seen] = {}
         self.waiters: dict[int, Any] = {}  # by the id of a future: the task that waits for it
@@ -170,8 +176,11 @@ class _Look:
         span = self.span(thread_context(ident))
         name = self.names.get(ident, "")
         stack = self.stacks.places(frame)
+        known = self.known.get(ident)
+        seen_s, _ = (0.0, None) if known is None else self.seen_and_idle_s(known, None)
+        waits_for = stack[-1].function
         return TaskInfo(
-            _id(ident), name, "thread", state, name, None, "", "", span, None, None, stack, stack[-1].function, ()
+            _id(ident), name, "thread", state, name, None, "", "", span, None, seen_s, None, stack, waits_for, ()
         )
 
     # ---- asyncio
@@ -235,7 +244,7 @@ class _Look:
             "" if group is None else _id(id(group)),
             self.span(ask(context_of, task)),
             None if named is None else max(self.now_ns - named.spawned_ns, 0) / 1e9,
-            self.idle_s(task, None if waiter is None else ask(weakref.ref, waiter)),
+            *self.seen_and_idle_s(task, None if waiter is None else ask(weakref.ref, waiter)),
             stack,
             "" if waiter is None or is_current else _described(waiter),
             tuple([_id(id(other)) for other in awaited_by[:_AWAITED_BY]]),
@@ -298,7 +307,7 @@ class _Look:
             "" if nursery is None else _id(id(nursery)),
             self.span(task.context),
             None if named is None else max(self.now_ns - named.spawned_ns, 0) / 1e9,
-            self.idle_s(task, steps if state in ("waiting", "cancelling") else None),
+            *self.seen_and_idle_s(task, steps if state in ("waiting", "cancelling") else None),
             stack,
             waits_for,
             () if owner is None else (_id(id(owner)),),
@@ -315,15 +324,19 @@ class _Look:
         age_s = max(self.time_ns - span.start_ns, 0) / 1e9 if span.start_ns else None  # 0 where it is not recorded
         return CurrentSpan(plain_text(span.name, _NAME), found.trace_id, found.span_id, age_s, span.ended)
 
-    def idle_s(self, task: Any, mark: Any) -> float | None:
-        """Return how long *task* is known to have had the same *mark*: the future that it waits for, or its steps."""
-        if mark is None:
-            return None
+    def seen_and_idle_s(self, task: Any, mark: Any) -> tuple[float, float | None]:
+        """Return how long *task* is known to exist, and to have had the same *mark*.
+
+        That is the future that it waits for, or its steps.
+        """
         before = _seen.get(id(task))
-        is_same = before is not None and before.task() is task and _is_same(before.mark, mark)
+        if before is not None and before.task() is not task:
+            before = None
+        is_same = before is not None and mark is not None and _is_same(before.mark, mark)
+        first_ns = self.now_ns if before is None else before.first_ns
         since_ns = before.since_ns if before is not None and is_same else self.now_ns
-        self.seen[id(task)] = _Seen(weakref.ref(task), mark, since_ns)
-        return (self.now_ns - since_ns) / 1e9 if is_same else None
+        self.seen[id(task)] = _Seen(weakref.ref(task), first_ns, mark, since_ns)
+        return (self.now_ns - first_ns) / 1e9, (self.now_ns - since_ns) / 1e9 if is_same else None
 
 
 def _is_ours(frame: FrameType) -> bool:

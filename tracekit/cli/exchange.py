@@ -21,8 +21,9 @@ from .screen import ERROR, complain, plural
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, TextIO
+    from typing import Any, Literal, TextIO
 
+    from ..exporters._sqlite.selection import Selection
     from ..exporters.sqlite import StoredSpan
     from ..ui.rows import Row
 
@@ -41,12 +42,13 @@ _READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "traceEvents": read_perfetto,
 }
 _MAX_BYTES = 1 << 29
+_PROGRESS_S = 0.2
 
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Run ``tracekit traces export``, and return its exit status."""
     with SQLiteReader(arguments.path) as reader:
-        spans = _chosen(reader, arguments)
+        spans = _Counted(_chosen(reader, arguments), arguments.output is not None)
         if arguments.output is None:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 on every terminal
@@ -62,9 +64,38 @@ def run_export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(reader: SQLiteReader, arguments: argparse.Namespace) -> list[StoredSpan]:
+def _chosen(reader: SQLiteReader, arguments: argparse.Namespace) -> Selection[StoredSpan]:
     ids = [reader.find(prefix) for prefix in arguments.trace_id]
-    return reader.select(ids or None, since_ns=arguments.since)
+    order: Literal["trace", "start"] = "start" if arguments.format == "perfetto" else "trace"
+    return reader.select(ids or None, since_ns=arguments.since, order=order)
+
+
+class _Counted:
+    """Spans, with their number and rate on stderr if that is a terminal that does not show the spans too."""
+
+    def __init__(self, spans: Selection[StoredSpan], is_to_file: bool) -> None:
+        self._spans = spans
+        self._is_shown = sys.stderr.isatty() and (is_to_file or not sys.stdout.isatty())
+
+    def __iter__(self) -> Iterator[StoredSpan]:
+        if not self._is_shown:
+            yield from self._spans
+            return
+        begin_s = shown_s = time.monotonic()
+        number, count = 0, len(self._spans)
+        try:
+            for number, span in enumerate(self._spans, 1):
+                yield span
+                if not number & 255 and time.monotonic() > shown_s + _PROGRESS_S:
+                    shown_s = time.monotonic()
+                    sys.stderr.write(f"\r{_rate(number, count, shown_s - begin_s)}")
+                    sys.stderr.flush()
+        finally:
+            sys.stderr.write(f"\r{_rate(number, count, time.monotonic() - begin_s)}\n")
+
+
+def _rate(number: int, count: int, took_s: float) -> str:
+    return f"{number:,} of {count:,} spans, {number / max(took_s, 1e-3):,.0f} a second  "
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def table(traces: list[StoredTrace], width: int) -> Iterator[list[Segment]]:
             duration(trace.duration_ns),
             str(trace.spans),
             trace.status,
-            printable(trace.name),
+            _title(trace),
             ", ".join(printable(service, 40) for service in trace.services),
         )
         for trace in traces
@@ -141,6 +141,13 @@ def table(traces: list[StoredTrace], width: int) -> Iterator[list[Segment]]:
             style = "dim" if is_title else ("bold cyan", "dim", "", "", _STATUS_STYLES.get(text, "dim"), "bold", "")[at]
             segments += [(field, style), ("  ", "")]
         yield segments
+
+
+def _title(trace: StoredTrace) -> str:
+    """Return the name of the root, and for a client's the operation that it called: its own may be a method alone."""
+    if trace.calls is None or trace.calls == trace.name:
+        return printable(trace.name)
+    return f"{printable(trace.name)} → {printable(trace.calls)}"
 
 
 def _distinct(ids: list[str]) -> int:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from .._render import duration, printable
 from ._recorder import BOUNDS_NS, Trace, all_open_spans, family_of, recorder
-from ._traces import Shown, labels_of
+from ._traces import Shown, labels_of, title_of
 from ._view import Markup, Page, Request, markup
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _ERRORS: Final = len(BOUNDS_NS)
 _LATENCIES: Final = ("minute", "hour", "total")
 _LAST: Final = _ERRORS + len(_LATENCIES)
 _SHOWN: Final = 20
+_TITLED: Final = 100  # open requests of a family, the oldest, that a row of the table looks at
+_TITLES: Final = 3
 _MOST: Final = 1000
 _NAMES: Final = ("≥ 0", "≥ 50 ms", "≥ 100 ms", "≥ 200 ms", "≥ 500 ms", "≥ 1 s", "≥ 10 s", "≥ 100 s", "errors")
 
@@ -61,6 +63,24 @@ def _link(**arguments: object) -> str:
     return f"requests?{urlencode(arguments)}"
 
 
+def _titles(roots: list[Span], shows_sensitive: bool) -> list[tuple[str, int]]:
+    """Return the titles of the oldest open requests that say more than the name of their family, and their numbers.
+
+    A server's span is named by its method alone until its route is known.
+    """
+    counts: dict[str, int] = {}
+    for root in roots[:_TITLED]:
+        title = title_of(root, shows_sensitive)
+        if title != root.name:
+            counts[title] = counts.get(title, 0) + 1
+    return list(counts.items())
+
+
+def _shown(titles: list[tuple[str, int]]) -> str:
+    named = [f"{printable(title, 80)} ({count})" if count > 1 else printable(title, 80) for title, count in titles]
+    return ", ".join(named[:_TITLES]) + (" …" if len(named) > _TITLES else "")
+
+
 class _Families:
     """The table of families."""
 
@@ -72,6 +92,7 @@ class _Families:
         known = {family.key: family for family in families}
         self._is_cut = opened.is_cut
         self._rtraced = request.flag("rtraced")
+        self._titles = {key: _titles(roots, request.shows_sensitive) for key, roots in opened.roots.items()}
         self._rows: list[tuple[tuple[str, str], int, Family | None]] = [
             (key, len(opened.roots.get(key, ())), known.get(key)) for key in sorted({*known, *opened.roots}, key=_text)
         ]
@@ -87,6 +108,8 @@ class _Families:
         families = []
         for key, count, family in self._rows:
             row: dict[str, Any] = {"family": _text(key), "open": count}
+            if titles := self._titles.get(key):
+                row["open_titles"] = {printable(title): number for title, number in titles}
             if family is not None:
                 row["buckets"] = dict(zip(map(str, BOUNDS_NS), family.buckets, strict=True))
                 row["errors"] = family.errors
@@ -106,6 +129,8 @@ class _Families:
                 found = _summary(_sums(family, "hour"))
                 line += f"   {duration(found['p50_ns'])}, {duration(found['p99_ns'])}"
             yield line
+            if titles := self._titles.get(key):
+                yield f"    open: {_shown(titles)}"
         yield ""
         yield self._note()
 
@@ -130,7 +155,9 @@ class _Families:
         name = _text(key)
         more = {"rtraced": "1"} if self._rtraced else {}
         kind = markup('<span class="kind">{}</span> ', key[0]) if key[0] else ""
-        cells = [markup('<tr><th scope="row">{}{}</th>', kind, key[1])]
+        titles = self._titles.get(key)
+        paths = markup('<div class="paths">{}</div>', _shown(titles)) if titles else ""
+        cells = [markup('<tr><th scope="row">{}{}{}</th>', kind, key[1], paths)]
         counts = [count, *([0] * len(_NAMES) if family is None else [*family.buckets, family.errors])]
         for bucket, number in enumerate(counts, _OPEN):
             class_ = "open" if bucket == _OPEN else "errors" if bucket == _ERRORS else "bucket"

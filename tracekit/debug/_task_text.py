@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Task = Mapping[str, Any]
 
-__all__ = ["Row", "as_json", "lines", "matching", "rows", "stuck_s", "summary", "where"]
+__all__ = ["Row", "age", "as_json", "lines", "matching", "rows", "stuck_s", "summary", "where"]
 
 _PLACES = 4  # on a line
 
@@ -64,6 +64,16 @@ def stuck_s(task: Task) -> float:
     return float(span["age_s"]) if is_waiting and span is not None and span["age_s"] is not None else 0.0
 
 
+def age(task: Task) -> str:
+    """Return the age of *task*, or the longer one of those that are known instead: of its open span, or at least."""
+    if task["age_s"] is not None:
+        return duration(round(task["age_s"] * 1e9))
+    span, seen_s = task["span"], task["seen_s"]
+    if span is not None and span["age_s"] is not None and not span["has_ended"] and span["age_s"] > seen_s:
+        return f"span {duration(round(span['age_s'] * 1e9))}"
+    return f"at least {duration(round(seen_s * 1e9))}" if seen_s else "first look"
+
+
 def rows(tasks: Sequence[Task]) -> Iterator[Row]:
     """Give *tasks* as a tree of threads, tasks and task groups; among siblings the longest stuck first."""
     longest: dict[str, float] = {}
@@ -94,13 +104,15 @@ def summary(task: Task) -> str:
     parts = [task["name"] or f"{task['backend']} {task['id']}", task["state"]]
     if task["idle_s"] is not None:
         parts[-1] += f" for at least {duration(round(task['idle_s'] * 1e9))}"
-    if task["age_s"] is not None:
-        parts.append(f"age {duration(round(task['age_s'] * 1e9))}")
+    known = age(task)
+    is_told = known.startswith("span") or task["seen_s"] <= (task["idle_s"] or 0.0)  # in another part of the line
+    if task["age_s"] is not None or not is_told:
+        parts.append(f"age {known}")
     span = task["span"]
     if span is not None:
-        age = "" if span["age_s"] is None else f" {duration(round(span['age_s'] * 1e9))}"
+        took = "" if span["age_s"] is None else f" {duration(round(span['age_s'] * 1e9))}"
         ended = " (ended)" if span["has_ended"] else ""
-        parts.append(f"span {span['name'] or span['span_id']}{age}{ended} trace {span['trace_id']}")
+        parts.append(f"span {span['name'] or span['span_id']}{took}{ended} trace {span['trace_id']}")
     if task["waits_for"] and task["backend"] != "thread":
         parts.append(f"waits for {task['waits_for']}")
     return printable("  ".join(parts), 1000)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._render import duration
 from ..aio._tasks import snapshot
-from ._task_text import as_json, lines, matching, rows, stuck_s, where
+from ._task_text import age, as_json, lines, matching, rows, stuck_s, where
 from ._view import Markup, Page, Request, markup
 
 if TYPE_CHECKING:
@@ -80,13 +80,13 @@ def _row(head: str, task: Task) -> Markup:
     if span is None:
         shown = Markup("")
     else:
-        age = "" if span["age_s"] is None else duration(round(span["age_s"] * 1e9))
+        took = "" if span["age_s"] is None else duration(round(span["age_s"] * 1e9))
         shown = markup(
             '<span title="trace {}, span {}">{} {}{}</span>',
             span["trace_id"],
             span["span_id"],
             span["name"] or span["span_id"],
-            age,
+            took,
             " (ended)" if span["has_ended"] else "",
         )
     calls = [
@@ -100,7 +100,7 @@ def _row(head: str, task: Task) -> Markup:
         task["name"] or task["id"],
         f"{task['state']}",
         "" if task["idle_s"] is None else f"at least {duration(round(task['idle_s'] * 1e9))} ago",
-        "" if task["age_s"] is None else duration(round(task["age_s"] * 1e9)),
+        age(task),
         shown,
         task["waits_for"] if task["backend"] != "thread" else "",
         where(task, 1),

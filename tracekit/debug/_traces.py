@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .._core.records import Event
     from .._core.span import Span
 
-__all__ = ["Shown", "labels_of"]
+__all__ = ["Shown", "labels_of", "title_of"]
 
 _VALUE: Final = 200
 _STACK: Final = "exception.stacktrace"
@@ -23,6 +23,17 @@ _STACK_LENGTH: Final = 4000
 def labels_of(window: str) -> str:
     """Return the words for the window of a histogram."""
     return {"minute": "the last minute", "hour": "the last hour"}.get(window, "total")
+
+
+def title_of(root: Span, shows_sensitive: bool) -> str:
+    """Return the name of *root*, and the path of a request whose route is not known, or not yet."""
+    if " " in root.name:
+        return root.name
+    known = root.attributes
+    path = known.get("url.path")
+    if path is None or "http.route" in known:
+        return root.name
+    return f"{root.name} {attributes({'url.path': path}, _VALUE, shows_sensitive=shows_sensitive)['url.path']}"
 
 
 class Shown:
@@ -53,15 +64,8 @@ class Shown:
         state = "" if root.ended else "open"
         took = duration(_end(root, self._now_ns) - root.start_ns)
         sampled = "" if root.context.sampled else "not sampled"
-        return [_when(root.start_ns), took, self._name(), state, self._description(root), sampled]
-
-    def _name(self) -> str:
-        """Return the name of the root, and the path of a request whose route is not known, or not yet."""
-        root = self.root
-        path = root.attributes.get("url.path")
-        if path is None or "http.route" in root.attributes or " " in root.name:
-            return root.name
-        return f"{root.name} {self._values({'url.path': path})['url.path']}"
+        title = title_of(root, self._shows_sensitive)
+        return [_when(root.start_ns), took, title, state, self._description(root), sampled]
 
     def _branches(self) -> Iterator[tuple[str, str, Span]]:
         leaves = [
@@ -79,6 +83,7 @@ class Shown:
             "trace_id": context.trace_id,
             "span_id": context.span_id,
             "name": printable(root.name),
+            "title": printable(title_of(root, self._shows_sensitive)),
             "start_ns": root.start_ns,
             "duration_ns": _end(root, self._now_ns) - root.start_ns,
             "is_open": not root.ended,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..exporters._sqlite.ids import Last, last_ids
 from ..exporters._sqlite.logs import read_logs
 from ..exporters._sqlite.reader import read_span
+from ..exporters._sqlite.search import root_of
 from ..exporters.sqlite import SQLiteReader
 
 if TYPE_CHECKING:
@@ -291,28 +292,18 @@ def _summary(connection: sqlite3.Connection, trace_id: str) -> dict[str, Any]:
         " FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)",
         (trace_id,),
     ).fetchall()
-    name, service, kind, status, parent_id = connection.execute(
-        "SELECT name, service, kind, status, parent_id FROM spans WHERE trace_id = ?"
-        " ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
-        (trace_id,),
-    ).fetchone()
-    entry = None
-    if kind == "client":  # such names are no more than a method: the first operation that was called says more
-        entry = connection.execute(
-            "SELECT name FROM spans WHERE trace_id = ? AND kind IN ('server', 'consumer') ORDER BY start_ns, id LIMIT 1",
-            (trace_id,),
-        ).fetchone()
+    root = root_of(connection, trace_id)
     errors, cancelled = sum([part[4] for part in parts]), sum([part[5] for part in parts])
     start_ns = min([part[2] for part in parts])
     (logs,) = connection.execute("SELECT count(*) FROM logs WHERE trace_id = ?", (trace_id,)).fetchone()
     return {
         "trace_id": trace_id,
-        "name": name,
-        "service": service,
-        "kind": kind,
-        "calls": entry and str(entry[0]),
-        "has_root": parent_id is None,
-        "status": "error" if errors else "cancelled" if cancelled else status,
+        "name": root.name,
+        "service": root.service,
+        "kind": root.kind,
+        "calls": root.calls,
+        "has_root": root.has_root,
+        "status": "error" if errors else "cancelled" if cancelled else root.status,
         "errors": errors,
         "spans": sum([part[1] for part in parts]),
         "logs": logs,

@@ -7,6 +7,8 @@ has microseconds, and no link attributes, flags or tracestate; values that are n
 from __future__ import annotations
 
 import json
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ..._core.attributes import CANCELLED_KEY
@@ -27,25 +29,18 @@ _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def write_jaeger(spans: Iterable[StoredSpan], file: TextIO) -> None:
-    """Write *spans* to *file*, grouped by trace. Times are microseconds, as Jaeger has them."""
-    traces: dict[str, list[StoredSpan]] = {}
-    for span in spans:
-        traces.setdefault(span.trace_id, []).append(span)
+    """Write *spans*, which come trace by trace, to *file*. Times are microseconds, as Jaeger has them."""
     file.write('{"data":[')
-    file.writelines(
-        "," * (number > 0) + _ENCODE(_trace(trace_id, members))
-        for number, (trace_id, members) in enumerate(traces.items())
-    )
+    separator = ""
+    for trace_id, members in groupby(spans, key=attrgetter("trace_id")):
+        file.write(f'{separator}{{"traceID":{_ENCODE(trace_id)},"spans":[')
+        processes: dict[str, tuple[str, dict[str, Any]]] = {}
+        separator = ""
+        for span in members:
+            file.write(separator + _ENCODE(_span(span, _process(span, processes))))
+            separator = ","
+        file.write(f'],"processes":{_ENCODE(dict(processes.values()))}}}')
     file.write("]}")
-
-
-def _trace(trace_id: str, spans: list[StoredSpan]) -> dict[str, Any]:
-    processes: dict[str, tuple[str, dict[str, Any]]] = {}
-    return {
-        "traceID": trace_id,
-        "spans": [_span(span, _process(span, processes)) for span in spans],
-        "processes": dict(processes.values()),
-    }
 
 
 def _process(span: StoredSpan, processes: dict[str, tuple[str, dict[str, Any]]]) -> str:

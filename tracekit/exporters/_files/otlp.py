@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from ... import Link, SpanContext, Status, TraceState
 from ..._core.records import Instrumentation
@@ -11,7 +12,7 @@ from .._otlp.json import encode_spans_as_json
 from .values import octets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import TextIO
 
     from ... import Span
@@ -19,12 +20,33 @@ if TYPE_CHECKING:
 
 __all__ = ["write_otlp"]
 
+_T = TypeVar("_T")
+
+
+_PORTION = 1000  # spans: so many are in memory, with their messages
+_EMPTY = encode_spans_as_json([]).decode("ascii")
+_BEGIN, _END = _EMPTY[:-2], _EMPTY[-2:]  # {"resourceSpans":[ and ]}
+
 
 def write_otlp(spans: Iterable[StoredSpan], file: TextIO) -> None:
-    """Write *spans* to *file*. Spans whose ids another program has written, and are not hexadecimal, are left out."""
-    resources: dict[str, dict[str, Any]] = {}  # the encoder groups by identity
-    libraries: dict[str, Instrumentation] = {}
-    restored = []
+    """Write *spans* to *file*. Spans whose ids another program has written, and are not hexadecimal, are left out.
+
+    The resource is repeated for each 1,000 spans.
+    """
+    file.write(_BEGIN)
+    separator = ""
+    rest = iter(spans)
+    while portion := list(islice(rest, _PORTION)):
+        found = encode_spans_as_json(cast("Iterable[Span]", _restored(portion))).decode("ascii")
+        if found != _EMPTY:
+            file.write(separator + found[len(_BEGIN) : -len(_END)])
+            separator = ","
+    file.write(_END)
+
+
+def _restored(spans: list[StoredSpan]) -> Iterator[_Restored]:
+    resources = _Shared(_values)
+    libraries = _Shared(_library)
     for span in spans:
         context = _context(span.trace_id, span.span_id, span.flags, span.state)
         if context is None:
@@ -32,27 +54,43 @@ def write_otlp(spans: Iterable[StoredSpan], file: TextIO) -> None:
         parent = (
             None if span.parent_id is None else _context(span.trace_id, span.parent_id, is_remote=span.parent_is_remote)
         )
-        library = libraries.setdefault(json.dumps(span.instrumentation, sort_keys=True), _library(span.instrumentation))
-        restored.append(
-            _Restored(
-                context,
-                parent,
-                span.name,
-                span.kind,
-                span.start_ns,
-                span.end_ns,
-                Status(cast("Any", span.status), span.description),
-                _values(span.attributes),
-                [_event(event) for event in span.events if isinstance(event, dict)],
-                [link for link in map(_link, span.links) if link is not None],
-                resources.setdefault(json.dumps(span.resource, sort_keys=True), _values(span.resource)),
-                library if library.name else None,
-                span.dropped_attributes,
-                span.dropped_events,
-                span.dropped_links,
-            )
+        library = libraries.of(span.instrumentation)
+        yield _Restored(
+            context,
+            parent,
+            span.name,
+            span.kind,
+            span.start_ns,
+            span.end_ns,
+            Status(cast("Any", span.status), span.description),
+            _values(span.attributes),
+            [_event(event) for event in span.events if isinstance(event, dict)],
+            [link for link in map(_link, span.links) if link is not None],
+            resources.of(span.resource),
+            library if library.name else None,
+            span.dropped_attributes,
+            span.dropped_events,
+            span.dropped_links,
         )
-    file.write(encode_spans_as_json(cast("Iterable[Span]", restored)).decode("ascii"))
+
+
+class _Shared(Generic[_T]):
+    """One object for each of equal mappings: the encoder groups by identity."""
+
+    def __init__(self, make: Callable[[dict[str, Any]], _T]) -> None:
+        self._make = make
+        self._by_identity: dict[int, _T] = {}  # of the mappings of spans that are in memory
+        self._by_text: dict[str, _T] = {}
+
+    def of(self, mapping: dict[str, Any]) -> _T:
+        """Return the object for *mapping*."""
+        found = self._by_identity.get(id(mapping))
+        if found is None:
+            text = json.dumps(mapping, sort_keys=True)
+            if text not in self._by_text:
+                self._by_text[text] = self._make(mapping)
+            found = self._by_identity[id(mapping)] = self._by_text[text]
+        return found
 
 
 class _Restored(NamedTuple):

@@ -14,6 +14,8 @@ from __future__ import annotations
 import heapq
 import json
 import re
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._core.attributes import CANCELLED_KEY
@@ -35,7 +37,8 @@ _CODES = {"ok": 1, "error": 2}
 
 
 if TYPE_CHECKING:
-    _Arrows = dict[tuple[str, str], list[dict[str, Any]]]  # by trace and span id
+    _Id = tuple[str, str]  # of a trace and of a span in it
+    _Arrows = dict[_Id, list[dict[str, Any]]]
 
 
 class _Place(NamedTuple):
@@ -45,7 +48,16 @@ class _Place(NamedTuple):
     lane: int
     start: int
     end: int
-    in_parent: bool
+
+
+class _Layout(NamedTuple):
+    """Of all spans: the start of the first one, the events that name processes and lanes, places, and arrows."""
+
+    base: int
+    names: list[str]
+    places: dict[_Id, _Place]
+    outgoing: _Arrows
+    incoming: _Arrows
 
 
 class _Lanes:
@@ -87,19 +99,28 @@ class _Lanes:
 
 
 def write_perfetto(spans: Iterable[StoredSpan], file: TextIO) -> None:
-    """Write *spans*, of any number of traces, to *file* as one JSON object. ``ts`` counts from the first span."""
-    ordered = _ordered(list(spans))
-    base = ordered[0].start_ns if ordered else 0
-    file.write(f'{{"displayTimeUnit":"ns","otherData":{{"start_unix_ns":"{base}"}},"traceEvents":[')
+    """Write *spans*, of any number of traces, to *file* as one JSON object. ``ts`` counts from the first span.
+
+    They come in order of their start and are iterated twice. In memory are their ids and places, not the spans.
+    """
+    layout = _lay_out(spans)
+    file.write(f'{{"displayTimeUnit":"ns","otherData":{{"start_unix_ns":"{layout.base}"}},"traceEvents":[')
     separator = "\n"
-    for event in _events(ordered, base):
+    for event in chain(layout.names, _events(spans, layout)):
         file.write(separator + event)
         separator = ",\n"
     file.write("\n]}\n")
 
 
-def _ordered(spans: list[StoredSpan]) -> list[StoredSpan]:
-    """Return *spans* by start; of those that start together, a parent comes before its children."""
+def _ordered(spans: Iterable[StoredSpan]) -> Iterator[StoredSpan]:
+    """Yield *spans*, and of those that start together a parent before its children."""
+    for _, together in groupby(spans, key=attrgetter("start_ns")):
+        yield from _parents_first(list(together))
+
+
+def _parents_first(spans: list[StoredSpan]) -> list[StoredSpan]:
+    if len(spans) == 1:
+        return spans
     parents = {(span.trace_id, span.span_id): (span.trace_id, span.parent_id) for span in spans}
     depths: dict[Any, int] = {}
     for id in parents:
@@ -114,30 +135,44 @@ def _ordered(spans: list[StoredSpan]) -> list[StoredSpan]:
         for step in reversed(path):
             depth += 1
             depths[step] = depth
-    return sorted(spans, key=lambda span: (span.start_ns, depths[span.trace_id, span.span_id], -span.end_ns))
+    return sorted(spans, key=lambda span: (depths[span.trace_id, span.span_id], -span.end_ns))
 
 
-def _events(spans: list[StoredSpan], base: int) -> Iterator[str]:
+def _lay_out(spans: Iterable[StoredSpan]) -> _Layout:
+    base: int | None = None
+    names: list[str] = []
     processes: dict[str, int] = {}
     lanes: dict[str, _Lanes] = {}
-    places: dict[tuple[str, str], _Place] = {}
-    for span in spans:
+    places: dict[_Id, _Place] = {}
+    sources: list[tuple[str, _Id, _Id]] = []
+    known_ids: dict[str, str] = {}  # one object for equal trace ids
+    for span in _ordered(spans):
+        base = span.start_ns if base is None else base
         process = processes.setdefault(span.service, len(processes) + 1)
         if span.service not in lanes:
             lanes[span.service] = _Lanes()
-            yield _encode({"ph": "M", "name": "process_name", "pid": process, "args": {"name": span.service}})
+            names.append(_encode({"ph": "M", "name": "process_name", "pid": process, "args": {"name": span.service}}))
         start = span.start_ns - base
         end = max(start, span.end_ns - base)
-        parent = places.get((span.trace_id, span.parent_id or ""))
+        trace_id = known_ids.setdefault(span.trace_id, span.trace_id)
+        id, parent_id = (trace_id, span.span_id), (trace_id, span.parent_id or "")
+        parent = places.get(parent_id)
         preferred = parent.lane if parent is not None and parent.process == process else None
         known = len(lanes[span.service])
         lane, in_parent = lanes[span.service].put(span, start, end, preferred)
         if lane == known:
             named = {"name": f"lane {lane + 1}"}
-            yield _encode({"ph": "M", "name": "thread_name", "pid": process, "tid": lane + 1, "args": named})
-        places[span.trace_id, span.span_id] = _Place(process, lane, start, end, in_parent)
-    outgoing, incoming = _arrows(spans, places)
-    for span in spans:
+            names.append(_encode({"ph": "M", "name": "thread_name", "pid": process, "tid": lane + 1, "args": named}))
+        places[id] = _Place(process, lane, start, end)
+        if span.parent_id and not in_parent:
+            sources.append(("child", id, parent_id))
+        sources += [("link", id, (_text(link, "trace_id"), _text(link, "span_id"))) for link in span.links]
+    return _Layout(base or 0, names, places, *_arrows(sources, places))
+
+
+def _events(spans: Iterable[StoredSpan], layout: _Layout) -> Iterator[str]:
+    base, _, places, outgoing, incoming = layout
+    for span in _ordered(spans):
         id = span.trace_id, span.span_id
         place = places[id]
         yield _slice(span, place)
@@ -149,20 +184,13 @@ def _events(spans: list[StoredSpan], base: int) -> Iterator[str]:
         yield from _instants(span, place, base)
 
 
-def _arrows(spans: list[StoredSpan], places: dict[tuple[str, str], _Place]) -> tuple[_Arrows, _Arrows]:
-    """Return the arrows that begin at each span, and those that end there."""
+def _arrows(sources: list[tuple[str, _Id, _Id]], places: dict[_Id, _Place]) -> tuple[_Arrows, _Arrows]:
+    """Return the arrows that begin at each span, and those that end there, of *sources*: name, end and begin."""
     outgoing: _Arrows = {}
     incoming: _Arrows = {}
     number = 0
-    for span in spans:
-        id = span.trace_id, span.span_id
-        place = places[id]
-        sources = [("child", (span.trace_id, span.parent_id or ""))]
-        sources += [("link", (_text(link, "trace_id"), _text(link, "span_id"))) for link in span.links]
-        for name, source in sources:
-            begin = places.get(source)
-            if begin is None or (name == "child" and place.in_parent):
-                continue
+    for name, id, source in sources:
+        if source in places:
             number += 1
             arrow = {"cat": name, "name": name, "id": number}
             outgoing.setdefault(source, []).append(arrow)

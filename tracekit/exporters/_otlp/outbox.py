@@ -13,9 +13,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .._sqlite.errors import StoreError, damaged, is_full
+from .._sqlite.errors import StoreError, damaged, is_full, path_of
 from .._sqlite.file import SQLiteFile, check_bytes
-from .._sqlite.schema import Schema
+from .._sqlite.schema import Schema, is_one_row_of_counts
 
 if TYPE_CHECKING:
     import os
@@ -26,6 +26,7 @@ __all__ = ["MAX_FAILURES", "MAX_LEASE_S", "Batch", "Ledger", "Outbox"]
 MAX_LEASE_S = 3600.0
 MAX_FAILURES = 32
 
+_IS_SOUND = is_one_row_of_counts("ledger", "put", "sent", "rejected", "evicted")
 _SCHEMA = Schema(
     application_id=0x74726B6F,  # "trko"
     version=2,
@@ -54,7 +55,7 @@ _SCHEMA = Schema(
         # Ids start at a random number: an id from a file that was removed must not match one in its successor.
         "INSERT INTO sqlite_sequence VALUES ('batches', random() & 0x3fffffffffffffff)",
     ),
-    check="SELECT count(*) = 1 AND min(typeof(put + sent + rejected + evicted) = 'integer') FROM ledger",
+    check=f"SELECT max({_IS_SOUND}) FROM ledger",
 )
 # Ignore leases that end too far in the future: the wall clock must have jumped.
 _WAITS = f"(until_s > :now_s AND until_s <= :now_s + {MAX_LEASE_S})"
@@ -265,13 +266,10 @@ class Outbox:
         with self._file.explained(), self._file.snapshot() as connection:
             self._check_open()
             rows = connection.execute(
-                f"SELECT {_IS_ASIDE}, sum(spans), sum(length(body)) {_QUEUE} GROUP BY 1 ORDER BY 1"
+                f"SELECT {_IS_ASIDE} <> 0, sum(CAST(spans AS INTEGER)), sum(length(CAST(body AS BLOB))) {_QUEUE} GROUP BY 1"
             ).fetchall()
             spans, sizes = {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
-            row = connection.execute("SELECT put, sent, rejected, evicted FROM ledger").fetchone()
-            if row is None:
-                raise damaged(self.path)
-            return Ledger._make((*row, spans.get(0, 0), sizes.get(0, 0), spans.get(1, 0)))
+            return Ledger._make((*_totals(connection), spans.get(0, 0), sizes.get(0, 0), spans.get(1, 0)))
 
     def close(self) -> None:
         """Close the file permanently; batches leased by this process wait until their leases end."""
@@ -300,7 +298,7 @@ class Outbox:
             pages, free = self._file.pages(connection)
             if self._file.is_too_large(pages):
                 self._file.give_back(connection, min(free, _STEP))
-            return int(connection.execute("SELECT evicted FROM ledger").fetchone()[0])
+            return _totals(connection)[3]
 
     def _take(self, lease_s: float, after: int, early: bool) -> Batch | None:
         with self._transaction(_MIN_ROOM) as connection:
@@ -342,9 +340,18 @@ def _room(size: int) -> int:
 
 
 def _count(connection: sqlite3.Connection, column: str, spans: int) -> None:
-    if spans and connection.execute(f"UPDATE ledger SET {column} = {column} + ?", (spans,)).rowcount != 1:
-        (file,) = [name for _, schema, name in connection.execute("PRAGMA database_list") if schema == "main"]
-        raise damaged(file)
+    added = f"UPDATE ledger SET {column} = {column} + ? WHERE {_IS_SOUND}"
+    if spans and connection.execute(added, (spans,)).rowcount != 1:
+        raise damaged(path_of(connection))
+
+
+def _totals(connection: sqlite3.Connection) -> tuple[int, int, int, int]:
+    """Return the numbers of spans put, sent, rejected and evicted."""
+    row = connection.execute(f"SELECT put, sent, rejected, evicted FROM ledger WHERE {_IS_SOUND}").fetchone()
+    if row is None:
+        raise damaged(path_of(connection))
+    put, sent, rejected, evicted = row
+    return put, sent, rejected, evicted
 
 
 def _put(connection: sqlite3.Connection, row: _Row) -> None:
@@ -372,7 +379,7 @@ def _evict(connection: sqlite3.Connection) -> int:
 
 def _delete(connection: sqlite3.Connection, id: int) -> int:
     """Delete a batch, and return its number of spans, 0 if it is not there."""
-    row = connection.execute("SELECT spans FROM batches WHERE id = ?", (id,)).fetchone()
+    row = connection.execute("SELECT max(0, CAST(spans AS INTEGER)) FROM batches WHERE id = ?", (id,)).fetchone()
     connection.execute("DELETE FROM batches WHERE id = ?", (id,))
     connection.execute("DELETE FROM leases WHERE id = ?", (id,))
     return 0 if row is None else int(row[0])

@@ -7,7 +7,7 @@ import sqlite3
 
 from ..._render import printable
 
-__all__ = ["StoreError", "code_of", "damaged", "explain", "is_full"]
+__all__ = ["StoreError", "code_of", "damaged", "explain", "is_full", "path_of"]
 
 
 class StoreError(Exception):
@@ -27,6 +27,11 @@ def damaged(path: str) -> StoreError:
     """Return the error for a file that is corrupt, or lacks a part that tracekit always writes."""
     way_out = "move it away with its -wal and -shm; a new one is made"
     return StoreError("damaged", path, way_out, is_damaged=True)
+
+
+def path_of(connection: sqlite3.Connection) -> str:
+    """Return the path of the file that *connection* has open."""
+    return next(str(path) for _, schema, path in connection.execute("PRAGMA database_list") if schema == "main")
 
 
 def explain(error: Exception, path: str) -> StoreError:

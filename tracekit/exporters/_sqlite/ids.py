@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from .errors import damaged, path_of
+from .schema import is_one_row_of_counts
+
 if TYPE_CHECKING:
     import sqlite3
 
@@ -21,7 +24,8 @@ IDS: Final = (
     )""",
     "INSERT INTO last_ids VALUES (lower(hex(randomblob(8))), 0, 0)",
 )
-CHECK_IDS: Final = "SELECT count(*) = 1 AND min(typeof(spans) || typeof(logs) = 'integerinteger') FROM last_ids"
+_ARE_SOUND: Final = f"typeof(store) = 'text' AND {is_one_row_of_counts('last_ids', 'spans', 'logs')}"
+CHECK_IDS: Final = f"SELECT max({_ARE_SOUND}) FROM last_ids"
 
 
 class Last(NamedTuple):
@@ -33,19 +37,22 @@ class Last(NamedTuple):
 
 
 def last_ids(connection: sqlite3.Connection) -> Last:
-    """Return the ids of the newest rows."""
-    return Last._make(
-        connection.execute(
-            "SELECT store, "
-            # Another program may have inserted rows.
-            + ", ".join(f"max({table}, coalesce((SELECT max(id) FROM {table}), 0))" for table in ("spans", "logs"))
-            + " FROM last_ids"
-        ).fetchone()
-    )
+    """Return the ids of the newest rows. Raises ``StoreError`` if another program has damaged them since the file was opened."""
+    row = connection.execute(
+        "SELECT store, "
+        # Another program may have inserted rows.
+        + ", ".join(f"max({table}, coalesce((SELECT max(id) FROM {table}), 0))" for table in ("spans", "logs"))
+        + f" FROM last_ids WHERE {_ARE_SOUND}"
+    ).fetchone()
+    if row is None:
+        raise damaged(path_of(connection))
+    return Last._make(row)
 
 
 def take_ids(connection: sqlite3.Connection, table: Literal["spans", "logs"], count: int) -> range:
-    """Return ids for *count* new rows of *table*, in the transaction that inserts them."""
+    """Return ids for *count* new rows of *table*, in the transaction that inserts them; raise as ``last_ids()`` does."""
     last: int = getattr(last_ids(connection), table)
+    if last > 1 << 62:  # a row that another program has inserted: few ids are left above it, or none
+        raise damaged(path_of(connection))
     connection.execute(f"UPDATE last_ids SET {table} = ?", (last + count,))
     return range(last + 1, last + count + 1)

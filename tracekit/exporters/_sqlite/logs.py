@@ -93,6 +93,9 @@ def _log(row: StoredLog) -> StoredLog:
     )
 
 
+_decode = json.JSONDecoder(parse_constant=str).decode  # json.loads() with an option makes a decoder for each call
+
+
 def int_of(value: Any) -> int:
     """Return *value*, a cell that another program may have changed, or 0 if it is no int."""
     return value if isinstance(value, int) else 0
@@ -101,6 +104,6 @@ def int_of(value: Any) -> int:
 def json_of(text: Any) -> Any:
     """Return the value of the cell *text*, or None if it is no JSON."""
     try:
-        return json.loads(text, parse_constant=str)
+        return json.loads(text, parse_constant=str) if isinstance(text, bytes) else _decode(text)
     except (TypeError, ValueError, RecursionError):
         return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sqlite3
 from array import array
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from ..._core.attributes import whole
 from .access import identity
@@ -17,10 +18,11 @@ from .ids import CHECK_IDS, IDS
 from .logs import LOGS, StoredLog, int_of, json_of, read_logs
 from .resources import RESOURCE, RESOURCES
 from .schema import Schema, has_schema, prepare
-from .search import INDEXES, Found, Search, Sort, find
+from .search import INDEXES, Found, Search, Sort, find, root_of
+from .selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 __all__ = [
@@ -80,7 +82,8 @@ SPANS = Schema(
 class StoredTrace(NamedTuple):
     """The summary of one trace.
 
-    ``name`` and ``service`` are its root span's, or its first span's where the root is not in the store.
+    ``name`` and ``service`` are its root span's, or its first span's where the root is not in the store. ``calls`` is the
+    name of the first operation that it called if it is a client's span, else None.
     ``services`` come in order of first appearance. ``status`` is "error" if any span's is (``errors`` counts them),
     else "cancelled" if any span's is, else the root's. Times are Unix time.
     """
@@ -94,6 +97,7 @@ class StoredTrace(NamedTuple):
     duration_ns: int
     status: str
     errors: int
+    calls: str | None
 
 
 class StoredSpan(NamedTuple):
@@ -127,7 +131,9 @@ class StoredSpan(NamedTuple):
     truncated_values: int
 
 
-_SELECT = f"SELECT {', '.join([RESOURCE if name == 'resource' else name for name in StoredSpan._fields])} FROM spans"
+_COLUMNS = ", ".join([RESOURCE if name == "resource" else name for name in StoredSpan._fields])
+_SELECT = f"SELECT {_COLUMNS} FROM spans"
+_SELECT_WITH_ID = f"SELECT id, {_COLUMNS} FROM spans"
 
 
 class Counts(NamedTuple):
@@ -154,7 +160,8 @@ class Figures(NamedTuple):
 class SQLiteReader:
     """Read a file that ``SQLiteExporter`` writes, while it is written; a context manager, or ``close()`` it.
 
-    Each method sees one moment of the store. All, the constructor included, raise ``StoreError``.
+    Each method sees one moment of the store; ``select()`` reads the spans later. All, the constructor included, raise
+    ``StoreError``.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -236,22 +243,40 @@ class SQLiteReader:
         with self._snapshot() as connection:
             return [] if connection is None else read_logs(connection, trace_id, limit=limit)
 
-    def select(self, ids: Sequence[str] | None = None, *, since_ns: int | None = None) -> list[StoredSpan]:
-        """Return the spans of the traces *ids* (default: of all), trace by trace; only those from *since_ns* on."""
-        terms: list[str] = ["start_ns >= ?"]
-        values: list[Any] = [-(1 << 63) if since_ns is None else since_ns]
-        found: list[StoredSpan] = []
+    def select(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        since_ns: int | None = None,
+        order: Literal["trace", "start"] = "trace",
+    ) -> Selection[StoredSpan]:
+        """Return the spans of the traces *ids* (default: of all); only those from *since_ns* on.
+
+        They come trace by trace and by their start, or all by their start. They are found now, and read while the result
+        is iterated, up to ``close()``.
+        """
+        terms, keys = ["start_ns >= :since_ns"], "start_ns, id" if order == "start" else "trace_id, start_ns, id"
+        if ids is not None:
+            terms.append("trace_id IN (SELECT value FROM json_each(:ids))")
+        values = {"ids": json.dumps(ids), "since_ns": -(1 << 63) if since_ns is None else since_ns}
+        found = array("q")
         with self._snapshot() as connection:
-            if connection is None:
-                return []
-            for trace_id in [None] if ids is None else ids:
-                only = [] if trace_id is None else ["trace_id = ?"]
-                rows = connection.execute(
-                    f"{_SELECT} WHERE {' AND '.join(terms + only)} ORDER BY trace_id, start_ns, id",
-                    (*values, *([] if trace_id is None else [trace_id])),
-                )
-                found += map(_span, rows)
-        return found
+            if connection is not None:
+                where = " AND ".join(terms)
+                rows = connection.execute(f"SELECT id FROM spans WHERE {where} ORDER BY {keys}", values)
+                found.extend(id for (id,) in rows)
+        return Selection(self._read, found)
+
+    def _read(self, ids: Sequence[int]) -> Iterator[StoredSpan]:
+        """Return the spans in the rows *ids*, in this order, without those that are gone."""
+        with self._snapshot() as connection:
+            found = {}
+            if connection is not None:
+                shared: dict[Any, dict[str, Any]] = {}
+                wanted = ",".join(map(str, ids))
+                for id, *row in connection.execute(f"{_SELECT_WITH_ID} WHERE id IN ({wanted})"):
+                    found[id] = _span(row, shared)
+        return (found[id] for id in ids if id in found)
 
     def figures(
         self, *, since_ns: int | None = None, service: str | None = None, name: str | None = None
@@ -350,29 +375,29 @@ def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:
 
 
 def _summary(connection: sqlite3.Connection, found: Found) -> StoredTrace:
-    name, service, status = connection.execute(
-        "SELECT name, service, status FROM spans WHERE trace_id = ? ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
-        (found.trace_id,),
-    ).fetchone()
+    root = root_of(connection, found.trace_id)
     services = connection.execute(
         "SELECT service FROM spans WHERE trace_id = ? GROUP BY service ORDER BY min(start_ns), min(id)",
         (found.trace_id,),
     )
     return StoredTrace(
         trace_id=str(found.trace_id),
-        name=str(name),
-        service=str(service),
+        name=root.name,
+        service=root.service,
         services=tuple([str(service) for (service,) in services]),
         spans=found.spans,
         start_ns=int_of(found.start_ns),
         duration_ns=int_of(found.end_ns) - int_of(found.start_ns),
-        status="error" if found.errors else "cancelled" if found.cancelled else str(status),
+        status="error" if found.errors else "cancelled" if found.cancelled else root.status,
         errors=found.errors,
+        calls=root.calls,
     )
 
 
-def _span(row: tuple[Any, ...]) -> StoredSpan:
+def _span(row: Iterable[Any], shared: dict[Any, dict[str, Any]] | None = None) -> StoredSpan:
+    """Return the span of *row*. Spans with the same *shared* have one mapping for equal resources and instrumentations."""
     span = StoredSpan._make(row)
+    shared = {} if shared is None else shared
     # SQLite stores any type in any column: convert values that another program may have written.
     return StoredSpan(
         trace_id=str(span.trace_id),
@@ -392,13 +417,20 @@ def _span(row: tuple[Any, ...]) -> StoredSpan:
         attributes=_mapping(span.attributes),
         events=_sequence(span.events),
         links=_sequence(span.links),
-        resource=_mapping(span.resource),
-        instrumentation=_mapping(span.instrumentation),
+        resource=_shared(span.resource, shared),
+        instrumentation=_shared(span.instrumentation, shared),
         dropped_attributes=int_of(span.dropped_attributes),
         dropped_events=int_of(span.dropped_events),
         dropped_links=int_of(span.dropped_links),
         truncated_values=int_of(span.truncated_values),
     )
+
+
+def _shared(text: Any, shared: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    found = shared.get(text)
+    if found is None:
+        found = shared[text] = _mapping(text)
+    return found
 
 
 def _mapping(text: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .errors import StoreError, damaged
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Schema", "has_schema", "prepare"]
+__all__ = ["Schema", "has_schema", "is_one_row_of_counts", "prepare"]
 
 _MAGIC = b"SQLite format 3\0"
 _ID_AT = 68  # https://www.sqlite.org/fileformat2.html#database_header
@@ -32,6 +32,16 @@ class Schema(NamedTuple):
         """Return whether *octets*, the first 100 of a file, are the header of this kind of file."""
         kind = self.application_id.to_bytes(4, "big")
         return octets.startswith(_MAGIC) and octets[_ID_AT : _ID_AT + 4] == kind
+
+
+def is_one_row_of_counts(table: str, *columns: str) -> str:
+    """Return the SQL condition that a row of *table* is its only one, and *columns* in it are numbers from 0 to 2**62.
+
+    SQLite stores any type in any column, and another program may have written it. An addition would hide that: it takes
+    text for a number, 0 if there is none in it.
+    """
+    sound = [f"typeof({column}) = 'integer' AND {column} BETWEEN 0 AND 1 << 62" for column in columns]
+    return " AND ".join([f"(SELECT count(*) FROM {table}) = 1", *sound])
 
 
 def prepare(connection: sqlite3.Connection) -> None:

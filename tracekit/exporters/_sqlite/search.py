@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["INDEXES", "Search", "Sort", "find"]
+__all__ = ["INDEXES", "Root", "Search", "Sort", "find", "root_of"]
 
 Sort = Literal["start", "duration", "spans", "errors"]
 
@@ -71,6 +71,37 @@ class Found(NamedTuple):
     end_ns: int
     errors: int
     cancelled: int
+
+
+class Root(NamedTuple):
+    """The root span of a trace, or its first span where the root is not in the store.
+
+    ``calls`` is the first operation that a client's span called, None without one: such a span is often named by no
+    more than a method.
+    """
+
+    name: str
+    service: str
+    kind: str
+    status: str
+    has_root: bool
+    calls: str | None
+
+
+def root_of(connection: sqlite3.Connection, trace_id: str) -> Root:
+    """Return the root of a trace that is in the store."""
+    name, service, kind, status, parent_id = connection.execute(
+        "SELECT name, service, kind, status, parent_id FROM spans WHERE trace_id = ?"
+        " ORDER BY parent_id IS NOT NULL, start_ns, id LIMIT 1",
+        (trace_id,),
+    ).fetchone()
+    called = None
+    if kind == "client":
+        called = connection.execute(
+            "SELECT name FROM spans WHERE trace_id = ? AND kind IN ('server', 'consumer') ORDER BY start_ns, id LIMIT 1",
+            (trace_id,),
+        ).fetchone()
+    return Root(str(name), str(service), str(kind), str(status), parent_id is None, called and str(called[0]))
 
 
 def find(connection: sqlite3.Connection, search: Search, limit: int, sort: Sort = "start") -> list[Found]:
