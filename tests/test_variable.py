@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import os
 import random
 import subprocess
 import sys
@@ -229,7 +230,7 @@ def test_a_span_opened_and_closed_in_worker_threads_does_not_stay_current(export
         await sync_to_async(span.__exit__)(None, None, None)
         assert tracekit.current_span() is None
 
-    asyncio.run(main())
+    contextvars.Context().run(asyncio.run, main())  # no span of the test is under it
 
 
 class Asks:
@@ -307,6 +308,7 @@ def neighbour(variable, bits):
 
 @only_compiled
 @pytest.mark.skipif(sys.maxsize < 1 << 32, reason="the hash has 64 bits")
+@pytest.mark.skipif(os.environ.get("PYTHONMALLOC") == "malloc", reason="the sanitizers keep freed memory from reuse")
 def test_it_is_changed_in_place_at_any_depth_but_with_a_variable_of_the_same_hash(exporter):
     variable, _ = scope_of(used())
     for bits in range(32):
