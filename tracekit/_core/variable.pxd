@@ -1,11 +1,11 @@
 # The value of the one ContextVar, in C: read, changed in place while no other Context shares it, else set without a Token.
 #
-# A Context keeps the values of its variables in a tree that is never changed: ContextVar.set() copies the nodes on the way
-# to the place of its value, some thousand instructions, so that copies of the Context (tasks, callbacks) may share the
-# rest. Here the reference counts of the tree and of these nodes are looked at first. If each is 1, only the running
-# Context can reach the place, and the value there is replaced. A copy of the Context shares the tree, and a later change
-# in the copy shares or counts each node that it takes over: then, and wherever the structures are not as expected, the
-# variable is set as others set it.
+# A Context keeps the values of its variables in an immutable tree, a HAMT: ContextVar.set() copies the nodes on the way
+# to its entry, some thousand instructions, so that copies of the Context (tasks, callbacks) may share the rest. Here the
+# reference counts of the tree and of these nodes are examined first. If each is 1, only the running Context can reach the
+# entry, and its value is replaced. Copies and iterators of the Context own a reference to the tree, and a tree that another
+# was made from owns one to each node that both use: then, and wherever the structures are not as expected, the variable
+# is set in the usual way.
 
 from cpython.object cimport PyObject
 
@@ -64,7 +64,7 @@ cdef extern from *:
     typedef struct {
         PyObject_HEAD
         PyObject *name, *initial, *cached; /* borrowed: the value that was read or set last, ... */
-        uint64_t thread, version; /* ... and when: good until the thread enters or leaves a Context */
+        uint64_t thread, version; /* ... and when: valid until the thread enters or leaves a Context */
     } tk_variable;
     typedef struct {
         PyObject_VAR_HEAD
