@@ -296,11 +296,12 @@ def neighbour(variable, bits):
     word = (1 << 64) - 1
     for _ in range(1000):
         wanted = reduced(hash(variable) & word) ^ (1 << bits & 0xFFFFFFFF)
-        probe = contextvars.ContextVar(Named("near"))
+        name = Named("near")
+        probe = contextvars.ContextVar(name)
         address = id(probe)
-        del probe  # the next one is allocated in its place
         Named.chosen = wanted ^ reduced((address >> 4 | address << 60) & word)
-        found = contextvars.ContextVar(Named("near"))
+        del probe  # the next one is allocated in its place
+        found = contextvars.ContextVar(name)
         if id(found) == address:
             return found
     raise AssertionError("no ContextVar was allocated in the place of the one before")
