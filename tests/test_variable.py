@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import os
 import random
 import subprocess
 import sys
@@ -202,6 +203,130 @@ def test_what_is_deallocated_by_a_change_may_change_it(exporter):
 
     contextvars.Context().run(work)
     assert seen == [True] * 100
+
+
+def scope_of(context):
+    """Return tracekit's variable and its value in *context*."""
+    return next((variable, value) for variable, value in context.items() if variable.name == "tracekit_scope")
+
+
+def test_a_scope_closed_in_a_copy_leaves_none_there(exporter):
+    """Some libraries write the values of a copy back to the original, which is how they return changes of a worker."""
+    context = used()
+    span = tracekit.span("span")
+    context.run(span.__enter__)
+    copy = context.copy()
+    copy.run(span.__exit__, None, None, None)
+    assert scope_of(copy)[1] is None
+
+
+def test_a_span_opened_and_closed_in_worker_threads_does_not_stay_current(exporter):
+    sync_to_async = pytest.importorskip("asgiref.sync").sync_to_async
+
+    async def main():
+        span = tracekit.span("request")
+        await sync_to_async(span.__enter__)()
+        assert tracekit.current_span() is span
+        await sync_to_async(span.__exit__)(None, None, None)
+        assert tracekit.current_span() is None
+
+    contextvars.Context().run(asyncio.run, main())  # no span of the test is under it
+
+
+class Asks:
+    """Asks for the current span when it is deallocated."""
+
+    def __init__(self, seen, before=lambda: None):
+        self.seen = seen
+        self.before = before
+
+    def __del__(self):
+        self.before()
+        self.seen.append(tracekit.current_span())
+
+
+def end_threads(others, before=lambda: None):
+    """Return the current span that finalizers see while threads end that have left a span open."""
+    seen = []
+
+    def work():
+        for other in others:
+            other.set(Asks(seen, before))
+        tracekit.span("left open").__enter__()
+        tracekit.current_span()
+
+    for _ in range(5):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    gc.collect()
+    return seen
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_finalizer_sees_no_span_of_the_context_that_its_thread_has_dropped(exporter, count):
+    others = [contextvars.ContextVar(f"other_{number}") for number in range(count)]
+    assert end_threads(others) == [None] * 5 * count
+
+
+def test_a_finalizer_that_sets_a_variable_while_its_thread_ends_does_not_see_a_freed_scope(exporter):
+    """CPython has the freed value of a variable in its cache then, and compares only the thread and the Context's version."""
+    others = [contextvars.ContextVar(f"other_{number}") for number in range(40)]
+    seen = end_threads(others, lambda: others[0].set(0))
+    assert {span.name for span in seen if span is not None} <= {"left open"}
+    assert len(seen) == 200
+
+
+class Named(str):
+    """A name with a chosen hash: CPython combines it with the address of a ContextVar to the hash of that."""
+
+    chosen = 0
+    __slots__ = ()
+
+    def __hash__(self):
+        return Named.chosen
+
+
+def neighbour(variable, bits):
+    """Return a ContextVar that has the lowest *bits* of 32 bits in common with *variable*, by which the tree is ordered."""
+
+    def reduced(number):
+        return (number ^ number >> 32) & 0xFFFFFFFF
+
+    word = (1 << 64) - 1
+    for _ in range(1000):
+        wanted = reduced(hash(variable) & word) ^ (1 << bits & 0xFFFFFFFF)
+        name = Named("near")
+        probe = contextvars.ContextVar(name)
+        address = id(probe)
+        Named.chosen = wanted ^ reduced((address >> 4 | address << 60) & word)
+        del probe  # the next one is allocated in its place
+        found = contextvars.ContextVar(name)
+        if id(found) == address:
+            return found
+    raise AssertionError("no ContextVar was allocated in the place of the one before")
+
+
+@only_compiled
+@pytest.mark.skipif(sys.maxsize < 1 << 32, reason="the hash has 64 bits")
+@pytest.mark.skipif(os.environ.get("PYTHONMALLOC") == "malloc", reason="the sanitizers keep freed memory from reuse")
+def test_it_is_changed_in_place_at_any_depth_but_with_a_variable_of_the_same_hash(exporter):
+    variable, _ = scope_of(used())
+    for bits in range(32):
+        context = used([neighbour(variable, bits)])
+        assert change(context), bits
+    others = [neighbour(variable, bits) for bits in range(32)]
+    context = used(others)
+    assert change(context)
+    token = context.run(neighbour(variable, 32).set, "same hash")
+    assert not change(context)
+    span = tracekit.span("span")
+    context.run(span.__enter__)
+    assert context.run(tracekit.current_span) is span
+    context.run(token.var.reset, token)
+    assert context.run(tracekit.current_span) is span
+    context.run(span.__exit__, None, None, None)
+    assert change(context)
 
 
 @only_compiled

@@ -22,6 +22,7 @@ __all__ = [
     "change_in_place",
     "exchange",
     "forbid_new",
+    "forget",
     "held",
     "here",
     "is_collecting",
@@ -64,6 +65,10 @@ def put(variable: ContextVar[T], value: T) -> None:
 
 def change_in_place(variable: ContextVar[Any]) -> None:
     """Have ``put()`` change *variable* in place, where no other Context shares its value, from now on; only C can."""
+
+
+def forget(value: object) -> None:
+    """Have no cache keep *value*, which is being deallocated; only C has one to look after."""
 
 
 def exchange(variable: ContextVar[T], value: T) -> T:

@@ -8,6 +8,7 @@ from .interpreter cimport (
     borrow,
     change_in_place,
     forbid_new,
+    forget,
     held,
     here,
     is_collecting,

@@ -24,6 +24,7 @@ if not compiled:
         change_in_place,
         exchange,
         forbid_new,
+        forget,
         held,
         here,
         is_collecting,
@@ -165,6 +166,7 @@ class Scope:
         close_scope(self)
 
     def __dealloc__(self) -> None:
+        forget(self)
         # An ordinary close has left nothing to do.
         if not self._is_released or self._prev is not None or self._stand_in is not None or self._outer is not None:
             _deallocate(self)

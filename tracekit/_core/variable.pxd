@@ -1,11 +1,11 @@
 # The value of the one ContextVar, in C: read, changed in place while no other Context shares it, else set without a Token.
 #
-# A Context keeps the values of its variables in a tree that is never changed: ContextVar.set() copies the nodes on the way
-# to the place of its value, some thousand instructions, so that copies of the Context (tasks, callbacks) may share the
-# rest. Here the reference counts of the tree and of these nodes are looked at first. If each is 1, only the running
-# Context can reach the place, and the value there is replaced. A copy of the Context shares the tree, and a later change
-# in the copy shares or counts each node that it takes over: then, and wherever the structures are not as expected, the
-# variable is set as others set it.
+# A Context keeps the values of its variables in an immutable tree, a HAMT: ContextVar.set() copies the nodes on the way
+# to its entry, some thousand instructions, so that copies of the Context (tasks, callbacks) may share the rest. Here the
+# reference counts of the tree and of these nodes are examined first. If each is 1, only the running Context can reach the
+# entry, and its value is replaced. Copies and iterators of the Context own a reference to the tree, and a tree that another
+# was made from owns one to each node that both use: then, and wherever the structures are not as expected, the variable
+# is set in the usual way.
 
 from cpython.object cimport PyObject
 
@@ -64,7 +64,7 @@ cdef extern from *:
     typedef struct {
         PyObject_HEAD
         PyObject *name, *initial, *cached; /* borrowed: the value that was read or set last, ... */
-        uint64_t thread, version; /* ... and when: good until the thread enters or leaves a Context */
+        uint64_t thread, version; /* ... and when: valid until the thread enters or leaves a Context */
     } tk_variable;
     typedef struct {
         PyObject_VAR_HEAD
@@ -74,6 +74,7 @@ cdef extern from *:
     typedef struct {
         PyObject_HEAD
         PyObject *nodes[32];
+        Py_ssize_t count; /* of those that are not NULL */
     } tk_dense;
 
     static tk_token *tk_change; /* the one Token; NULL: set as others do */
@@ -81,10 +82,19 @@ cdef extern from *:
     static uint32_t tk_way; /* five bits for each node on the way to its place */
     static PyTypeObject *tk_sparse_type, *tk_dense_type;
 
-    static inline int tk_is_node(PyObject *node, PyTypeObject **type, const char *name) {
-        if (Py_TYPE(node) == *type) return 1;
-        if (*type != NULL || strcmp(Py_TYPE(node)->tp_name, name) != 0) return 0;
-        *type = Py_TYPE(node);
+    /* The first one is compared with its own count; the Context at import is too small to have one. */
+    static inline int tk_is_dense(PyObject *node) {
+        PyTypeObject *type = Py_TYPE(node);
+        Py_ssize_t count = 0;
+        int i;
+        if (type == tk_dense_type) return 1;
+        if (
+            tk_dense_type != NULL || strcmp(type->tp_name, "hamt_array_node") != 0
+            || (size_t)type->tp_basicsize != sizeof(tk_dense)
+        ) return 0;
+        for (i = 0; i < 32; i++) count += ((tk_dense *)node)->nodes[i] != NULL;
+        if (count != ((tk_dense *)node)->count) return 0;
+        tk_dense_type = type;
         return 1;
     }
 
@@ -95,7 +105,7 @@ cdef extern from *:
         PyObject *node;
         if (Py_REFCNT(tree) != 1) return NULL;
         for (node = tree->root; Py_REFCNT(node) == 1; way >>= 5) {
-            if (tk_is_node(node, &tk_sparse_type, "hamt_bitmap_node")) {
+            if (Py_TYPE(node) == tk_sparse_type) {
                 uint32_t bit = (uint32_t)1 << (way & 31), below = ((tk_sparse *)node)->bitmap;
                 PyObject **entry;
                 if (!(below & bit)) return NULL;
@@ -108,13 +118,39 @@ cdef extern from *:
                 if (entry[0] != NULL) return NULL;
                 node = entry[1];
             }
-            else if (tk_is_node(node, &tk_dense_type, "hamt_array_node")) {
+            else if (tk_is_dense(node)) {
                 node = ((tk_dense *)node)->nodes[way & 31];
                 if (node == NULL) return NULL;
             }
             else return NULL;
         }
         return NULL;
+    }
+
+    static inline PyObject *tk_held(PyObject *var) { /* new reference; None where nothing is */
+        tk_variable *variable = (tk_variable *)var;
+        PyThreadState *thread = PyThreadState_Get();
+        PyObject *value = NULL;
+        if (
+            var == tk_placed && variable->thread == thread->id && variable->version == thread->context_ver
+            && thread->context != NULL /* a thread that ends drops it and keeps the version */
+            && variable->cached != NULL
+        ) return Py_NewRef(variable->cached);
+        if (PyContextVar_Get(var, NULL, &value) < 0) return NULL;
+        return value != NULL ? value : Py_NewRef(Py_None);
+    }
+
+    /* Take *value*, which is being deallocated, out of the cache. It is there if a thread ends with it in its Context: then
+       a finalizer may make a new Context, in which CPython takes the cache for good. */
+    static inline void tk_forget(PyObject *value) {
+        tk_variable *variable = (tk_variable *)tk_placed;
+        if (variable != NULL && variable->cached == value) variable->cached = NULL;
+    }
+
+    static inline int tk_holds(PyObject *var, PyObject *value) {
+        PyObject *found = tk_held(var);
+        Py_XDECREF(found);
+        return found == NULL ? -1 : found == value;
     }
 
     static inline int tk_put(PyObject *var, PyObject *value) {
@@ -136,15 +172,14 @@ cdef extern from *:
         /* A Token is an object that the garbage collector tracks; resetting a variable makes none. So one Token serves
            every change: filled with the running Context and the new value as the former one, and reset. */
         if (change != NULL && change->var == var && context != NULL) {
-            int result;
+            /* None is set, not removed: asgiref writes a Context's values back where it copied the Context, and would leave a
+               closed scope there. Where the variable has no value, it stays so, which takes no memory. */
+            int result = value == Py_None ? tk_holds(var, value) : 0;
+            if (result != 0) return result < 0 ? -1 : 0;
             change->context = context;
-            change->before = value != Py_None ? value : NULL; /* removes the variable, whose default is None */
+            change->before = value;
             change->used = 0;
             result = tk_take_back(var, (PyObject *)change);
-            if (result < 0 && value == Py_None && PyErr_ExceptionMatches(PyExc_LookupError)) {
-                PyErr_Clear(); /* it has no value */
-                result = 0;
-            }
             change->context = change->before = NULL; /* borrowed */
             return result;
         }
@@ -154,32 +189,14 @@ cdef extern from *:
         return 0;
     }
 
-    static inline PyObject *tk_held(PyObject *var) { /* new reference; None where nothing is */
-        tk_variable *variable = (tk_variable *)var;
-        PyThreadState *thread = PyThreadState_Get();
-        PyObject *value = NULL;
-        if (
-            var == tk_placed && variable->thread == thread->id && variable->version == thread->context_ver
-            && variable->cached != NULL
-        ) return Py_NewRef(variable->cached);
-        if (PyContextVar_Get(var, NULL, &value) < 0) return NULL;
-        return value != NULL ? value : Py_NewRef(Py_None);
-    }
-
-    static inline int tk_holds(PyObject *var, PyObject *value) {
-        PyObject *found = tk_held(var);
-        Py_XDECREF(found);
-        return found == NULL ? -1 : found == value;
-    }
-
-    /* Learn to set *var* without a new Token. *first* is the one of its first value in *context*, the running one, Py_True. */
-    static inline int tk_learn_token(PyObject *var, PyObject *context, PyObject *first) {
+    /* Learn to set *var*, Py_True in *context*, the running one, without a new Token. */
+    static inline int tk_learn_token(PyObject *var, PyObject *context) {
         PyObject *made = tk_set(var, Py_None);
         tk_token *token = (tk_token *)made;
         int result = made == NULL ? -1 : 0;
         if (
             result == 0 && (size_t)Py_TYPE(made)->tp_basicsize >= sizeof(tk_token) && token->context == context
-            && token->var == var && token->before == Py_True && token->used == 0 && ((tk_token *)first)->before == NULL
+            && token->var == var && token->before == Py_True && token->used == 0
             && (result = tk_take_back(var, made)) == 0 && token->used == 1
         ) {
             PyObject_GC_UnTrack(made);
@@ -209,11 +226,11 @@ cdef extern from *:
         ) return result;
         tree = ((tk_context *)context)->values;
         if (tree == NULL || strcmp(Py_TYPE(tree)->tp_name, "hamt") != 0 || (node = tree->root) == NULL) return 0;
-        tk_sparse_type = tk_dense_type = NULL;
         if (
-            !tk_is_node(node, &tk_sparse_type, "hamt_bitmap_node") || Py_SIZE(node) != 2
+            strcmp(Py_TYPE(node)->tp_name, "hamt_bitmap_node") != 0 || Py_SIZE(node) != 2
             || ((tk_sparse *)node)->entries[0] != var || ((tk_sparse *)node)->entries[1] != Py_True
         ) return 0;
+        tk_sparse_type = Py_TYPE(node);
         tk_way = (uint32_t)hash;
         if (sizeof(hash) > 4) tk_way ^= (uint32_t)((uint64_t)hash >> 32);
         if (tk_way == 0xFFFFFFFF) tk_way = 0xFFFFFFFE;
@@ -221,10 +238,15 @@ cdef extern from *:
         if (
             tk_place(context) != ((tk_sparse *)node)->entries + 1
             || (result = tk_put(var, Py_False)) < 0 || (result = tk_holds(var, Py_False)) <= 0
-        ) tk_placed = NULL;
-        if (result < 0) return -1;
+        ) {
+            tk_placed = NULL;
+            return result < 0 ? -1 : 0;
+        }
         copy = PyContext_CopyCurrent();
-        if (copy == NULL) return -1;
+        if (copy == NULL) {
+            tk_placed = NULL;
+            return -1;
+        }
         place = tk_place(context);
         Py_DECREF(copy);
         if (place != NULL || tk_place(context) == NULL) tk_placed = NULL;
@@ -240,7 +262,7 @@ cdef extern from *:
         if (context == NULL || PyContext_Enter(context) < 0) result = -1;
         else {
             token = tk_set(var, Py_True);
-            result = token == NULL || tk_learn_token(var, context, token) < 0 || tk_learn_place(var, context) < 0 ? -1 : 0;
+            result = token == NULL || tk_learn_token(var, context) < 0 || tk_learn_place(var, context) < 0 ? -1 : 0;
             if (PyContext_Exit(context) < 0) result = -1;
         }
         Py_XDECREF(token);
@@ -255,3 +277,4 @@ cdef extern from *:
     int tk_put(object, object) except -1
     int tk_change_in_place(object) except -1
     object tk_held(object)
+    void tk_forget(PyObject*) noexcept
