@@ -34,7 +34,17 @@ OPTIONS = {
 }
 # What the tests that run are about, by patterns for their files' names; each must find some.
 SUBJECTS = [
-    *("span", "scope", "variable", "context", "carrier", "forms|codecs|implementations", "memory", "labels", "tracestate"),
+    *(
+        "span",
+        "scope",
+        "variable",
+        "context",
+        "carrier",
+        "forms|codecs|implementations",
+        "memory",
+        "labels",
+        "tracestate",
+    ),
     *("attributes", "propagation", "restore", "traced", "otlp", "/wire/", "/bridges/test_opentelemetry_"),
 ]
 OTHER_SUBJECTS = re.compile("/(guarantees|interop|cli)/|_cli|_sqlite|_bench")
