@@ -198,7 +198,7 @@ def test_the_traceback_of_a_misspelled_name_has_the_right_one():
     assert re.search(r"module 'tracekit' has no attribute 'conigure'. Did you mean:? '.?configure'", done.stderr)
     program = "import tracekit\ntracekit.span('x').set_atribute('a', 1)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert re.search("has no attribute 'set_atribute'. Did you mean:? '.?set_attribute'", done.stderr)
+    assert re.search(r"has no attribute 'set_atribute'. Did you mean:? '.?set_attribute'", done.stderr)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
@@ -253,5 +253,5 @@ def test_an_interrupt_is_not_lost_while_the_message_is_made(monkeypatch):
 
 
 def test_another_type_error_in_a_call_of_span_stays_as_it_was(monkeypatch):
-    with pytest.raises(TypeError, match="required positional argument|takes|exactly"):
+    with pytest.raises(TypeError, match=r"required positional argument|takes|exactly"):
         tracekit.span(kind="client")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from unittest import mock
 
 import pytest
@@ -362,6 +363,27 @@ def test_the_programs_own_provider_takes_the_place_of_the_installed_one(exporter
         pass
     assert len(memory.get_finished_spans()) == 3
     assert trace._TRACER_PROVIDER is None
+
+
+def test_of_two_threads_that_set_a_provider_one_is_the_first(exporter, memory, monkeypatch):
+    installed, others = bridge.install(replace_sdk=True), InMemorySpanExporter()
+    first, second = _provider(memory), _provider(others)
+    hook = installed.hook_native_spans
+
+    def meanwhile(hooks):
+        thread = threading.Thread(target=trace.set_tracer_provider, args=(second,))
+        thread.start()
+        thread.join()
+        hook(hooks)
+
+    monkeypatch.setattr(installed, "hook_native_spans", meanwhile)
+    trace.set_tracer_provider(first)
+    monkeypatch.undo()
+    assert trace.get_tracer_provider() is first
+    with tracekit.span("native"):
+        pass
+    assert [span.name for span in memory.get_finished_spans()] == ["native"]
+    assert others.get_finished_spans() == ()
 
 
 def test_a_provider_of_the_sdk_does_not_take_the_place_of_the_installed_one(provider, caplog):
