@@ -365,20 +365,20 @@ def test_the_programs_own_provider_takes_the_place_of_the_installed_one(exporter
     assert trace._TRACER_PROVIDER is None
 
 
-def test_of_two_threads_that_set_a_provider_one_is_the_first(exporter, memory, monkeypatch):
-    installed, others = bridge.install(replace_sdk=True), InMemorySpanExporter()
+def test_of_two_threads_that_set_a_provider_one_is_the_first(provider, memory, monkeypatch):
+    others = InMemorySpanExporter()
     first, second = _provider(memory), _provider(others)
-    hook = installed.hook_native_spans
+    hook = provider.hook_native_spans
 
     def meanwhile(hooks):
+        monkeypatch.undo()
         thread = threading.Thread(target=trace.set_tracer_provider, args=(second,))
         thread.start()
         thread.join()
         hook(hooks)
 
-    monkeypatch.setattr(installed, "hook_native_spans", meanwhile)
+    monkeypatch.setattr(provider, "hook_native_spans", meanwhile)
     trace.set_tracer_provider(first)
-    monkeypatch.undo()
     assert trace.get_tracer_provider() is first
     with tracekit.span("native"):
         pass
