@@ -24,6 +24,8 @@ def extensions() -> list[Extension]:
             Extension(
                 ".".join(source.with_suffix("").parts),
                 [str(source)],
+                # For the source distribution; what a changed file compiles again is told by Cython.
+                depends=sorted(map(str, PACKAGE.rglob("*.p[yx][xid]"))) if source.suffix == ".pyx" else [],
                 extra_compile_args=OPTIMIZATION,
                 extra_link_args=STRIP,
             )

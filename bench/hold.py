@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import tracekit
 from tracekit._core.buffer import buffer
+from tracekit._core.otlp import PORTION, encode_spans
 from tracekit._export.pipeline import BATCH
-from tracekit.exporters.otlp import PORTION, encode_spans
 
 from . import inputs
 

@@ -252,6 +252,6 @@ def test_an_interrupt_is_not_lost_while_the_message_is_made(monkeypatch):
         tracekit.span("x", atributes={})
 
 
-def test_another_type_error_in_a_call_of_span_stays_as_it_was(monkeypatch):
+def test_another_type_error_in_a_call_of_span_stays_as_it_was():
     with pytest.raises(TypeError, match=r"required positional argument|takes|exactly"):
         tracekit.span(kind="client")

@@ -76,7 +76,8 @@ def installed(wheel, folder, **environ):
 
 def test_the_wheel_holds_the_extension_and_a_fresh_environment_finds_it(built, tmp_path):
     names = zipfile.ZipFile(built[1]).namelist()
-    assert [name for name in names if name.startswith("tracekit/_speedups.") and name.endswith((".so", ".pyd"))]
+    for module in ["tracekit/_speedups", "tracekit/_core/scopes", "tracekit/integrations/_asgi_scope"]:
+        assert [name for name in names if name.startswith(f"{module}.") and name.endswith((".so", ".pyd"))], module
     assert "tracekit/py.typed" in names
     implementation, where = installed(built[1], tmp_path / "env")
     assert implementation == "compiled"
@@ -95,6 +96,7 @@ def test_the_sdist_holds_all_that_a_build_needs(built):
         "tracekit/_speedups.pyx",
         "tracekit/_core/span.py",
     } <= names
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "tracekit").rglob("*.pxd")} <= names
 
 
 def test_every_module_of_the_package_is_in_the_wheel(built):

@@ -84,31 +84,41 @@ cdef class Entries:
 @cython.final
 @cython.no_gc
 cdef class Octets:
+    cdef PyObject* whole
     cdef uint8_t* start
     cdef Py_ssize_t size, room
 
     cdef int need(self, Py_ssize_t count) except -1
     cdef int grow(self, Py_ssize_t count) except -1
-    cdef void byte(self, uint8_t octet) noexcept
-    cdef void varint(self, uint64_t number) noexcept
-    cdef void fixed64(self, uint64_t number) noexcept
-    cdef void word(self, uint64_t number) noexcept
+    cdef int resize(self, Py_ssize_t size) except -1
+    cdef void advance(self, const uint8_t* end) noexcept
     cdef int raw(self, uint8_t tag, const uint8_t* octets, Py_ssize_t size) except -1
     cdef int text(self, uint8_t tag, str text) except -1
     cdef int name(self, uint8_t tag, str text) except -1
     cdef int number(self, uint8_t tag, uint64_t number) except -1
     cdef int time(self, uint8_t tag, int64_t time_ns) except -1
     cdef int flags(self, int tag, uint32_t flags) except -1
-    cdef int trace_id(self, uint8_t tag, uint64_t high, uint64_t low) except -1
-    cdef int span_id(self, uint8_t tag, uint64_t span) except -1
-    cdef void copy(self, const uint8_t* octets, Py_ssize_t size) noexcept
+    cdef int ids(self, uint64_t high, uint64_t low, uint64_t span, str state) except -1
+    cdef Py_ssize_t open_span(
+        self,
+        uint64_t high,
+        uint64_t low,
+        uint64_t span,
+        str state,
+        uint64_t parent,
+        str name,
+        int kind,
+        int64_t start_ns,
+        int64_t stop_ns,
+    ) except -1
+    cdef Py_ssize_t close_span(self, Py_ssize_t begin, uint32_t flags) except -1
     cdef Py_ssize_t open(self, uint8_t tag) except -1
-    cdef Py_ssize_t open_long(self, uint8_t tag) except -1
+    cdef Py_ssize_t open_wide(self, uint8_t tag, int width) except -1
     cdef int close(self, Py_ssize_t begin) except -1
-    cdef int close_long(self, Py_ssize_t begin) except -1
-    cdef int end(self, Py_ssize_t begin, int room) except -1
+    cdef Py_ssize_t close_wide(self, Py_ssize_t begin, int width) except -1
     cdef int attributes(self, uint8_t tag, dict attributes) except -1
     cdef int items(self, uint8_t tag, Items items) except -1
     cdef int attribute(self, uint8_t tag, str key, object value) except -1
-    cdef bint short(self, uint8_t tag, str key, str value) except -1
+    cdef int long(self, uint8_t tag, str key, object value) except -1
+    cdef bint short(self, uint8_t tag, PyObject* key, PyObject* value) except -1
     cdef int value(self, object value) except -1

@@ -1,7 +1,7 @@
 # The attributes, events and links of a span: arrays of owned references, which the garbage collector neither counts nor
 # visits, so that a buffer full of spans triggers no collection. They hold plain values, so they are in no cycle.
 
-from cpython.float cimport PyFloat_CheckExact
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.ref cimport Py_DECREF, Py_INCREF
 

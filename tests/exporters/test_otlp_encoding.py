@@ -24,6 +24,7 @@ from opentelemetry.trace.span import TraceState as OtelState
 import tracekit
 import tracekit.testing
 from tracekit import Limits, Link, TraceState
+from tracekit._core.otlp import PORTION
 from tracekit._version import SCHEMA_URL
 from tracekit.exporters.otlp import encode_spans, encode_spans_as_json
 from tracekit.testing import FakeClock
@@ -257,6 +258,63 @@ def test_spans_of_several_resources_are_grouped():
     assert parse_json(encode_spans_as_json(spans)) == request
     names = [[span.name for span in group.scope_spans[0].spans] for group in request.resource_spans]
     assert names == [["one 0", "one 1"], ["two 0", "two 1"], ["one 0", "one 1"]]
+
+
+@pytest.mark.parametrize("count", [99, 100, 2000])
+def test_requests_of_any_number_of_spans_are_well_formed(count):
+    assert [found.name for found in decoded([finished(str(number)) for number in range(count)])] == [
+        str(number) for number in range(count)
+    ]
+
+
+def test_spans_of_many_tracers_that_alternate_are_grouped():
+    spans = []
+    for service in map(str, range(12)):
+        tracekit.configure(service=service, exporter=tracekit.testing.MemoryExporter())
+        spans.append([finished(f"{service} {number}") for number in range(3)])
+    alternating = [span for same in zip(*spans, strict=True) for span in same]
+    request = ExportTraceServiceRequest.FromString(encode_spans(alternating))
+    names = [[span.name for span in group.scope_spans[0].spans] for group in request.resource_spans]
+    assert names == [[f"{service} {number}" for number in range(3)] for service in range(12)]
+
+
+@pytest.mark.parametrize("key", ["k", "k" * 63, "k" * 64, "k" * 65, "k" * 121, "k" * 200, "schlüssel"])
+@pytest.mark.parametrize(
+    "value", ["", "v", "v" * 56, "v" * 57, "v" * 58, "v" * 120, "v" * 121, "é", 0, -1, 127, 128, 1 << 62, True, 0.5]
+)
+def test_attributes_are_whole_at_the_limits_of_the_short_form(key, value):
+    (found,) = decoded([finished(attributes={key: value})])
+    assert mapping(found.attributes) == {key: value}
+
+
+@pytest.mark.parametrize("size", range(41))
+def test_texts_of_each_size_are_whole(size):
+    text = "0123456789abcdefghijklmnopqrstuvwxyzABCDE"[:size]
+    (found,) = decoded([finished(text, attributes={"key" + text: text})])
+    assert (found.name, mapping(found.attributes)) == (text, {"key" + text: text})
+
+
+@pytest.mark.parametrize(("count", "pauses"), [(PORTION, 0), (PORTION + 1, 1), (3 * PORTION, 2)])
+def test_a_pause_comes_between_portions_and_changes_nothing(count, pauses):
+    spans = [finished() for _ in range(count)]
+    calls = []
+    assert encode_spans(spans, lambda: calls.append(None)) == encode_spans(spans)
+    assert len(calls) == pauses
+
+
+def test_large_spans_make_a_portion_smaller():
+    spans = [finished(attributes={f"key {number}": "x" * 1000 for number in range(100)}) for _ in range(10)]
+    calls = []
+    encode_spans(spans, lambda: calls.append(None))
+    assert len(calls) == 4  # 100 KB a span, of 128 KiB
+
+
+def test_a_pause_that_raises_ends_the_encoding():
+    def pause():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_spans([finished() for _ in range(PORTION + 1)], pause)
 
 
 def test_no_spans_are_an_empty_request():

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import shutil
 import sqlite3
+import tempfile
 
 import pytest
 import sqlalchemy as sa
@@ -19,14 +20,11 @@ from .databases import postgres_programs, postgres_server, redis_server
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
+def postgres():
     if postgres_programs() is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_mode & 0o001 == 0 and parent.owner() != "postgres":
-            parent.chmod(parent.stat().st_mode | 0o011)  # the server may run as another user
-    with postgres_server(folder) as socket:
+    # Not in pytest's own folder, to which each run of pytest forbids other users: the server does not run as root.
+    with tempfile.TemporaryDirectory(prefix="tracekit-postgres-") as folder, postgres_server(folder) as socket:
         yield socket
 
 

@@ -5,7 +5,7 @@ cimport cython
 
 @cython.final
 cdef class Buffer:
-    cdef public Py_ssize_t capacity
+    cdef public Py_ssize_t capacity, mark
     cdef public bint is_open, is_asleep
     cdef public object wake
     cdef list _spans

@@ -21,7 +21,7 @@ class Buffer:
     """Finished spans that wait for export: bounded, and counted from start to drain.
 
     ``wake`` is called, without arguments, when a span arrives while ``is_asleep``, which that ends, and when
-    the buffer is half full.
+    ``mark`` spans are waiting and one more arrives.
     """
 
     if not compiled:
@@ -32,6 +32,7 @@ class Buffer:
             "ended",
             "is_asleep",
             "is_open",
+            "mark",
             "passed",
             "started",
             "unsampled",
@@ -40,6 +41,7 @@ class Buffer:
 
     def __init__(self) -> None:
         self.capacity = 16384
+        self.mark = self.capacity >> 1
         self.is_open = False
         self.wake: Callable[[], object] | None = None
         self._spans: Any = [] if compiled else deque()
@@ -73,7 +75,7 @@ class Buffer:
             self.dropped += 1
             return
         self._spans.append(span)
-        if (self.is_asleep or count == self.capacity >> 1) and self.wake is not None:
+        if (self.is_asleep or count == self.mark) and self.wake is not None:
             self.is_asleep = False
             self.wake()
 

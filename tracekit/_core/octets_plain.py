@@ -28,8 +28,10 @@ class Octets:
         self._octets = bytearray()
 
     def __bytes__(self) -> bytes:
-        """Return all that was written."""
-        return bytes(self._octets)
+        """Return all that was written, and begin anew."""
+        whole = bytes(self._octets)
+        self._octets.clear()
+        return whole
 
     def __reduce__(self) -> Any:
         raise TypeError("octets that are being written cannot be pickled")
@@ -43,13 +45,15 @@ class Octets:
         """End the nested message that began at *begin*."""
         self._octets[begin:begin] = _varint(len(self._octets) - begin)
 
-    def open_long(self, tag: int) -> int:
-        """Begin a nested message; the compiled form leaves room for a longer size."""
+    def open_wide(self, tag: int, _width: int) -> int:
+        """Begin a nested message; the compiled form leaves room for a size of *_width* octets."""
         return self.open(tag)
 
-    def close_long(self, begin: int) -> None:
-        """End the nested message that ``open_long()`` began at *begin*."""
+    def close_wide(self, begin: int, _width: int) -> int:
+        """End the nested message that ``open_wide()`` began at *begin*; return its size."""
+        size = len(self._octets) - begin
         self.close(begin)
+        return size
 
     def text(self, tag: int, text: str) -> None:
         """Write a text, also an empty one."""
@@ -75,13 +79,39 @@ class Octets:
         """Write a number as fixed32, behind a *tag* of one or two octets."""
         self._octets += _varint(tag) + struct.pack("<I", flags)
 
-    def trace_id(self, tag: int, high: int, low: int) -> None:
-        """Write the two words of a trace id as 16 octets."""
-        self._octets += struct.pack(">BBQQ", tag, 16, high, low)
+    def ids(self, high: int, low: int, span: int, state: str | None) -> None:
+        """Write the ids of a span, in 16 and 8 octets, and its tracestate."""
+        self._octets += struct.pack(">BBQQBBQ", 0x0A, 16, high, low, 0x12, 8, span)
+        if state is not None:
+            self.text(0x1A, state)
 
-    def span_id(self, tag: int, span: int) -> None:
-        """Write the word of a span id as 8 octets."""
-        self._octets += struct.pack(">BBQ", tag, 8, span)
+    def open_span(
+        self,
+        high: int,
+        low: int,
+        span: int,
+        state: str | None,
+        parent: int,
+        name: str,
+        kind: int,
+        start_ns: int,
+        stop_ns: int,
+    ) -> int:
+        """Begin a ``Span`` with its ids, its parent's id or 0, its name, kind and times; ``close_span()`` ends it."""
+        begin = self.open(0x12)
+        self.ids(high, low, span, state)
+        if parent:
+            self._octets += struct.pack(">BBQ", 0x22, 8, parent)
+        self.name(0x2A, name)
+        self.number(0x30, kind)
+        self.time(0x39, start_ns)
+        self.time(0x41, stop_ns)
+        return begin
+
+    def close_span(self, begin: int, flags: int) -> int:
+        """Write the flags of the ``Span`` that began at *begin*, and end it; return its size."""
+        self.flags(0x85, flags)
+        return self.close_wide(begin, 2)
 
     def attributes(self, tag: int, attributes: Mapping[str, Any]) -> None:
         """Write each item of a dict as a ``KeyValue``."""

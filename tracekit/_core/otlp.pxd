@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cimport cython
 
@@ -12,16 +12,26 @@ cdef str _INTERNAL
 cdef enum:
     HAS_IS_REMOTE = 0x100
     IS_REMOTE = 0x200
+    _PORTION = 256
+    _LARGE = 512
+    _FEW = 8
 
 
-@cython.locals(span=Span, tracer=Tracer, group=list)
-cpdef bytes encode_spans(object spans)
-cdef object _put_resource_spans(Octets out, list groups)
+@cython.locals(span=Span, tracer=Tracer, group=list, tracers=list, their_groups=list, at=Py_ssize_t, load=Py_ssize_t)
+cpdef bytes encode_spans(object spans, object pause=*)
 
 
-@cython.locals(span=Span)
-cdef object _put_scope_spans(Octets out, list spans)
-cdef object _put_span(Octets out, Span span)
+@cython.locals(width=int)
+cdef Py_ssize_t _put_resource_spans(Octets out, list groups, Py_ssize_t load, object pause) except -1
+
+
+@cython.locals(span=Span, width=int)
+cdef Py_ssize_t _put_scope_spans(Octets out, list spans, Py_ssize_t load, object pause) except -1
+cdef int _width(Py_ssize_t count) noexcept
+
+
+@cython.locals(parent=uint64_t, is_remote=bint)
+cdef Py_ssize_t _put_span(Octets out, Span span) except -1
 
 
 @cython.locals(items=Items)
@@ -30,5 +40,4 @@ cdef object _put_events(Octets out, Entries events)
 
 @cython.locals(items=Items, target=SpanContext)
 cdef object _put_links(Octets out, Entries links)
-cdef object _put_ids(Octets out, SpanContext context)
 cdef uint32_t _flags(SpanContext context) noexcept

@@ -21,26 +21,34 @@ if not compiled:
 
     HAS_IS_REMOTE: Final = 0x100
     IS_REMOTE: Final = 0x200
+    _PORTION: Final = 256  # the load between two pauses: 0.02 ms, or 0.1 ms where nothing is in the cache
+    _LARGE: Final = 512  # octets of a span that count as much as another span
+    _FEW: Final = 8
+
+PORTION: Final = _PORTION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .context import SpanContext
     from .tracer import Tracer
 
-__all__ = ["encode_spans"]
+__all__ = ["PORTION", "encode_spans"]
 
 
-def encode_spans(spans: Iterable[Span]) -> bytes:
+def encode_spans(spans: Iterable[Span], pause: Callable[[], object] | None = None) -> bytes:
     """Return *spans* as the octets of one OTLP ``ExportTraceServiceRequest``.
 
     https://opentelemetry.io/docs/specs/otlp/ - spans of one resource and one instrumentation are grouped, in their order.
     Without a place in OTLP: the status "cancelled", which is left unset, with its reason in the attribute ``tracekit.cancelled``; an int
     past 64 bits, written as text in hexadecimal; a lone surrogate, written as U+FFFD. Labels stay with the context.
+    *pause* is called between ``PORTION`` spans, or fewer where they are large: it may give the GIL to other threads.
     """
     out = Octets()
     # By the identity of the resource, and then of the instrumentation.
     groups: dict[int, dict[int, list[Any]]] = {}
+    tracers: list[Any] = []  # the first ones, and their groups: spans of a few tracers alternate
+    their_groups: list[list[Any]] = []
     tracer: Tracer | None = None
     group: list[Any] = []
     for item in spans:
@@ -49,28 +57,41 @@ def encode_spans(spans: Iterable[Span]) -> bytes:
         span: Span = item
         if span._tracer is not tracer:
             tracer = span._tracer
-            group = groups.setdefault(id(tracer.resource), {}).setdefault(id(tracer.instrumentation), [])
+            for at in range(len(tracers)):
+                if tracers[at] is tracer:
+                    group = their_groups[at]
+                    break
+            else:
+                group = groups.setdefault(id(tracer.resource), {}).setdefault(id(tracer.instrumentation), [])
+                if len(tracers) < _FEW:
+                    tracers.append(tracer)
+                    their_groups.append(group)
         group.append(span)
+    load = 0
     for by_instrumentation in groups.values():
-        _put_resource_spans(out, list(by_instrumentation.values()))
+        load = _put_resource_spans(out, list(by_instrumentation.values()), load, pause)
     return bytes(out)
 
 
-def _put_resource_spans(out: Octets, groups: list[list[Any]]) -> None:
-    resource_spans = out.open(0x0A)
+def _put_resource_spans(out: Octets, groups: list[list[Any]], load: int, pause: Any) -> int:
+    width = _width(sum([len(group) for group in groups]))
+    resource_spans = out.open_wide(0x0A, width)
     part = out.open(0x0A)
     # A key may be a StrEnum, say, and Octets take plain text only.
     out.attributes(0x0A, {str.__str__(key): value for key, value in groups[0][0].resource.items()})
     out.close(part)
     for group in groups:
-        _put_scope_spans(out, group)
+        load = _put_scope_spans(out, group, load, pause)
     out.name(0x1A, SCHEMA_URL)
-    out.close(resource_spans)
+    out.close_wide(resource_spans, width)
+    return load
 
 
-def _put_scope_spans(out: Octets, spans: list[Any]) -> None:
+def _put_scope_spans(out: Octets, spans: list[Any], load: int, pause: Any) -> int:
+    """Write *spans*, of one instrumentation; take and return the load of the spans since the last pause."""
     library = spans[0].instrumentation
-    part = out.open(0x12)
+    width = _width(len(spans))
+    part = out.open_wide(0x12, width)
     scope = out.open(0x0A)
     out.name(0x0A, "tracekit" if library is None else library.name)
     out.name(0x12, __version__ if library is None else library.version)
@@ -78,22 +99,36 @@ def _put_scope_spans(out: Octets, spans: list[Any]) -> None:
         out.attributes(0x1A, dict(library.attributes))
     out.close(scope)
     for span in spans:
-        _put_span(out, span)
+        if load >= _PORTION:
+            load = 0
+            if pause is not None:
+                pause()
+        load += 1 + _put_span(out, span) // _LARGE
     if library is not None:
         out.name(0x1A, library.schema_url)
-    out.close(part)
+    out.close_wide(part, width)
+    return load
 
 
-def _put_span(out: Octets, span: Span) -> None:
-    whole = out.open_long(0x12)
-    parent = span.parent
-    _put_ids(out, span.context)
-    if parent is not None and parent._span:
-        out.span_id(0x22, parent._span)
-    out.name(0x2A, span._name)
-    out.number(0x30, 1 if span._kind is _INTERNAL else KINDS.index(span._kind) + 1)
-    out.time(0x39, span._start)
-    out.time(0x41, span._stop)
+def _width(count: int) -> int:
+    """Guess how many octets the size of a message of *count* spans takes."""
+    return 2 if count < 100 else 3
+
+
+def _put_span(out: Octets, span: Span) -> int:
+    """Write *span*; return the number of its octets."""
+    parent = 0 if span.parent is None else span.parent._span
+    whole = out.open_span(
+        span.context._high,
+        span.context._low,
+        span.context._span,
+        span.context._state,
+        parent,
+        span._name,
+        1 if span._kind is _INTERNAL else KINDS.index(span._kind) + 1,
+        span._start,
+        span._stop,
+    )
     if span._attributes is not None:
         out.items(0x4A, span._attributes)
     if span._status == CANCELLED:
@@ -102,20 +137,20 @@ def _put_span(out: Octets, span: Span) -> None:
         out.number(0x50, dropped_parts(span)[0])
     if span._events is not None:
         _put_events(out, span._events)
-    out.number(0x60, span.dropped_events)
+    if span.dropped_events:
+        out.number(0x60, span.dropped_events)
     if span._links is not None:
         _put_links(out, span._links)
-    out.number(0x70, span.dropped_links)
+    if span.dropped_links:
+        out.number(0x70, span.dropped_links)
     if span._status == OK or span._status == ERROR:
         part = out.open(0x7A)
         if span._status == ERROR and span._description is not None:
             out.name(0x12, span._description)
         out.number(0x18, 1 if span._status == OK else 2)
         out.close(part)
-    out.flags(
-        0x85, span.context._bits & 0xFF | HAS_IS_REMOTE | (IS_REMOTE if parent is not None and parent._remote else 0)
-    )
-    out.close_long(whole)
+    is_remote = span.parent is not None and span.parent._remote
+    return out.close_span(whole, span.context._bits & 0xFF | HAS_IS_REMOTE | (IS_REMOTE if is_remote else 0))
 
 
 def _put_events(out: Octets, events: Entries) -> None:
@@ -134,7 +169,7 @@ def _put_links(out: Octets, links: Entries) -> None:
     for at in range(links.count()):
         part = out.open(0x6A)
         target = links.head(at)
-        _put_ids(out, target)
+        out.ids(target._high, target._low, target._span, target._state)
         items = links.items(at)
         if items is not None:
             out.items(0x22, items)
@@ -145,10 +180,3 @@ def _put_links(out: Octets, links: Entries) -> None:
 
 def _flags(context: SpanContext) -> int:
     return context._bits & 0xFF | HAS_IS_REMOTE | (IS_REMOTE if context._remote else 0)
-
-
-def _put_ids(out: Octets, context: SpanContext) -> None:
-    out.trace_id(0x0A, context._high, context._low)
-    out.span_id(0x12, context._span)
-    if context._state is not None:
-        out.text(0x1A, context._state)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._core.records import Account
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .._core.span import Span
 
-__all__ = ["Discard", "Exporter", "HoldingExporter", "account_of"]
+__all__ = ["Discard", "Exporter", "HoldingExporter", "PreparingExporter", "account_of"]
 
 
 class Exporter(Protocol):
@@ -48,6 +48,23 @@ class HoldingExporter(Exporter, Protocol):
 
     def hurry(self) -> None:
         """Stop waiting for retries: the program ends. Called in any thread during ``export``; must return at once."""
+
+
+class PreparingExporter(Exporter, Protocol):
+    """An exporter that prepares spans, so that they can be freed, before it delivers many at once.
+
+    ``export(spans)`` is the same as ``deliver([prepare(spans)])``. *prepared_export* is the exporter's own ``export``:
+    where a subclass has another one, that is called instead.
+    """
+
+    @property
+    def prepared_export(self) -> Callable[[Sequence[Span]], None]: ...
+
+    def prepare(self, spans: Sequence[Span]) -> object:
+        """Return *spans*, at most a batch, in another form, without waiting. Raise if they cannot be delivered."""
+
+    def deliver(self, parcels: list[Any]) -> None:
+        """Deliver the spans of *parcels*, a batch or fewer; raise if all are lost, and they are counted as failed."""
 
 
 class Discard:

@@ -61,6 +61,7 @@ class Pipeline:
         worker = self._worker
         if worker is not None:
             worker.intake.exporter = exporter
+            buffer.mark = worker.mark(buffer.capacity)
 
     def use(
         self,
@@ -86,6 +87,7 @@ class Pipeline:
                 return
             worker = Worker(exporter, interval_s, batch_size, self._report_drops, self.taps)
             self._state = worker, self._state[1]
+            buffer.mark = worker.mark(capacity)
             buffer.wake = worker.wake
             if worker.has("start"):
                 worker.ask("start")

@@ -50,7 +50,7 @@ _in_export: Any = None  # the token of the keys in the Context of tracekit's exp
 
 
 def install(replace_sdk: bool = False) -> TracerProvider:
-    """Put tracekit under OpenTelemetry's API, and return its TracerProvider. Safe to call again.
+    """Put tracekit under OpenTelemetry's API, and return the TracerProvider in use. Safe to call again.
 
     Works before and after libraries have got their tracers, and whichever provider was set before. *replace_sdk* also
     puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own and set it, and a ``Span``
@@ -84,7 +84,7 @@ def install(replace_sdk: bool = False) -> TracerProvider:
         if not any(module is sdk for module, *_ in _replaced):
             _replace(sdk, "TracerProvider", TracerProvider)
             _replace(sdk, "Span", Span)
-    return _provider
+    return _programs_own or _provider
 
 
 def uninstall() -> None:
@@ -104,26 +104,31 @@ def uninstall() -> None:
 
 
 def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
-    """Take the program's own ``TracerProvider`` in place of the installed one, once; report any other, which gets no spans.
+    """Take the program's own ``TracerProvider`` in place of the installed one, once, unless that one has processors.
 
     Takes the place of the function behind ``opentelemetry.trace.set_tracer_provider()``. The processors of the program's
-    own also get the spans of ``tracekit.span()``, and of the tracers that libraries have already.
+    own also get the spans of ``tracekit.span()``, and of the tracers that libraries have already. Any other provider gets
+    no spans, which is logged.
     """
     global _programs_own
     with _setting:
         installed = _provider
-        is_in_use = getattr(_trace, "_TRACER_PROVIDER", None) is installed
-        is_taken = installed is not None and is_in_use and isinstance(tracer_provider, TracerProvider)
-        if is_taken and tracer_provider is not installed:
+        is_in_use = installed is not None and getattr(_trace, "_TRACER_PROVIDER", None) is installed
+        if is_in_use and tracer_provider is installed:
+            return
+        gives_way = (
+            is_in_use and isinstance(tracer_provider, TracerProvider) and not getattr(installed, "_processors", None)
+        )
+        if gives_way:
             _programs_own = tracer_provider
             _replace(_trace, "_TRACER_PROVIDER", tracer_provider)
-    if installed is None or not is_taken:
+    if installed is not None and gives_way:
+        installed.hook_native_spans(False)
+        tracer_provider.hook_native_spans(True)
+    else:
         _api_set_tracer_provider(tracer_provider, log)
         if tracer_provider is not _programs_own:
             _report_unused(tracer_provider)
-    elif tracer_provider is not installed:
-        installed.hook_native_spans(False)
-        tracer_provider.hook_native_spans(True)
 
 
 def _report_unused(provider: Any) -> None:

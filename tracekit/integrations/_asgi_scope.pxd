@@ -19,7 +19,7 @@ cdef extern from *:
             ) == 0;
     }
 
-    static PyObject *tk_header(PyObject *headers, PyObject *wanted) {
+    static inline PyObject *tk_header(PyObject *headers, PyObject *wanted) {
         Py_ssize_t at;
         if (!PyList_Check(headers) && !PyTuple_Check(headers)) return Py_NewRef(Py_None);
         for (at = 0; at < PySequence_Fast_GET_SIZE(headers); at++) {

@@ -82,13 +82,13 @@ class Scoped(Node):
     def can(self, at):
         if self.body is None and at.inside is not None:
             return False  # whether it is open outside would be a matter of luck
-        if self.body is None and self.what == "span" and at.frame.current().sampled is False:
-            return False  # nobody sees it, so it opens no scope
+        if self.body is None and self.what == "span" and at.frame.current().sampled not in (True, None):
+            return False  # nobody sees it, so it opens no scope, or may open none
         if self.what in {"child", "use"}:
             self.target = pick(self.of, at.named(SpanVar))
         elif self.what == "started":
             self.target = pick(
-                self.of, at.named(SpanVar, lambda var: not var.is_entered and var.scope.sampled is not False)
+                self.of, at.named(SpanVar, lambda var: not var.is_entered and var.scope.sampled in (True, None))
             )
         else:
             return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["POOLS", "exchange"]
-
-_PIECE = 65536  # SSLSocket.sendall() bounds each send() of its loop, not the loop
 
 
 class _Exchange(threading.local):
@@ -98,6 +97,7 @@ class _Bounded(HTTPConnection):
     """The connection for both schemes."""
 
     response_class = _Response
+    piece = 65536  # octets that are sent at a time: SSLSocket.sendall() bounds each send() of its loop, not the loop
 
     def _new_conn(self) -> socket.socket:
         self.timeout = _current.left_s()
@@ -109,13 +109,13 @@ class _Bounded(HTTPConnection):
         if self.sock is None:
             self.connect()
         octets = memoryview(data)
-        for start in range(0, len(octets), _PIECE):
+        for start in range(0, len(octets), self.piece):
             self.sock.settimeout(_current.left_s())
-            super().send(octets[start : start + _PIECE])
+            super().send(octets[start : start + self.piece])
 
 
 class _PlainConnection(_Bounded):
-    pass
+    piece = sys.maxsize  # socket.sendall() bounds its loop, and gives the GIL back for each send()
 
 
 class _TLSConnection(_Bounded, HTTPSConnection):
