@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
+import contextlib
 import copy
 import gc
 import inspect
@@ -134,6 +135,18 @@ def test_an_app_that_catches_the_exception_and_returns(exporter):
     with pytest.raises(StopIteration):
         begun(app).throw(KeyError())
     assert exporter.spans[0].status.code == "unset"
+
+
+@pytest.mark.parametrize("resume", [lambda call: call.send(None), lambda call: call.throw(KeyError())])
+def test_a_call_returns_none(exporter, resume):
+    async def app(scope, receive, send):
+        with contextlib.suppress(KeyError):
+            await pause("waits")
+        return 5
+
+    with pytest.raises(StopIteration) as stop:
+        resume(begun(app))
+    assert stop.value.value is None
 
 
 def test_closing_ends_the_span_after_the_app(exporter):

@@ -81,7 +81,7 @@ class Serving:
             result = self._coroutine.throw(*error)
         except StopIteration:
             self._end(None)
-            raise
+            raise StopIteration from None  # without the app's value: a call returns None
         except BaseException as raised:
             self._end(raised)
             raise
