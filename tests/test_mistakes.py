@@ -194,10 +194,11 @@ def test_type_checkers_see_no_names_but_those_that_are_there(tmp_path):
 def test_the_traceback_of_a_misspelled_name_has_the_right_one():
     program = "import tracekit\ntracekit.conigure()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stderr.endswith("module 'tracekit' has no attribute 'conigure'. Did you mean: 'configure'?\n")
+    # CPython 3.15 says: Did you mean '.configure' instead of '.conigure'?
+    assert re.search(r"module 'tracekit' has no attribute 'conigure'. Did you mean:? '.?configure'", done.stderr)
     program = "import tracekit\ntracekit.span('x').set_atribute('a', 1)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stderr.endswith("has no attribute 'set_atribute'. Did you mean: 'set_attribute'?\n")
+    assert re.search(r"has no attribute 'set_atribute'. Did you mean:? '.?set_attribute'", done.stderr)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
@@ -239,6 +240,16 @@ def test_a_misspelled_keyword_of_span_is_named(arguments, message):
     with pytest.raises(TypeError) as caught:
         tracekit.span("x", **arguments)
     assert str(caught.value) == message
+
+
+@pytest.mark.skipif(IMPLEMENTATION != "compiled", reason="CPython makes the message")
+def test_an_interrupt_is_not_lost_while_the_message_is_made(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("difflib.get_close_matches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tracekit.span("x", atributes={})
 
 
 def test_another_type_error_in_a_call_of_span_stays_as_it_was():

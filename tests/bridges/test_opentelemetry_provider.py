@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from unittest import mock
 
 import pytest
@@ -362,6 +363,35 @@ def test_the_programs_own_provider_takes_the_place_of_the_installed_one(exporter
         pass
     assert len(memory.get_finished_spans()) == 3
     assert trace._TRACER_PROVIDER is None
+
+
+def test_the_installed_provider_that_has_processors_may_be_set(provider, memory, caplog):
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    trace.set_tracer_provider(provider)
+    assert trace.get_tracer_provider() is provider
+    assert caplog.messages == []
+
+
+def test_of_two_threads_that_set_a_provider_one_is_the_first(provider, memory, monkeypatch, caplog):
+    others = InMemorySpanExporter()
+    first, second = _provider(memory), _provider(others)
+    hook = provider.hook_native_spans
+
+    def meanwhile(hooks):
+        monkeypatch.undo()
+        thread = threading.Thread(target=trace.set_tracer_provider, args=(second,))
+        thread.start()
+        thread.join()
+        hook(hooks)
+
+    monkeypatch.setattr(provider, "hook_native_spans", meanwhile)
+    trace.set_tracer_provider(first)
+    assert trace.get_tracer_provider() is first
+    assert "Overriding of current TracerProvider is not allowed" in caplog.messages
+    with tracekit.span("native"):
+        pass
+    assert [span.name for span in memory.get_finished_spans()] == ["native"]
+    assert others.get_finished_spans() == ()
 
 
 def test_a_provider_of_the_sdk_does_not_take_the_place_of_the_installed_one(provider, caplog):

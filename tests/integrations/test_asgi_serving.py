@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
+import contextlib
 import copy
 import gc
 import inspect
@@ -12,14 +13,16 @@ import weakref
 
 import anyio
 import anyio.lowlevel
+import asgiref.sync
 import pytest
+from asgiref.wsgi import WsgiToAsgi
 
 import tracekit
 from tracekit.integrations import _asgi_serving
 from tracekit.integrations.asgi import SPAN_KEY, TraceMiddleware
 from tracekit.testing import span_tree
 
-from .peer import LAST, START, answer, at_once, request_scope, run, websocket_scope
+from .peer import LAST, START, Peer, answer, at_once, request_scope, run, websocket_scope
 
 
 @types.coroutine
@@ -132,6 +135,18 @@ def test_an_app_that_catches_the_exception_and_returns(exporter):
     with pytest.raises(StopIteration):
         begun(app).throw(KeyError())
     assert exporter.spans[0].status.code == "unset"
+
+
+@pytest.mark.parametrize("resume", [lambda call: call.send(None), lambda call: call.throw(KeyError())])
+def test_a_call_returns_none(exporter, resume):
+    async def app(scope, receive, send):
+        with contextlib.suppress(KeyError):
+            await pause("waits")
+        return 5
+
+    with pytest.raises(StopIteration) as stop:
+        resume(begun(app))
+    assert stop.value.value is None
 
 
 def test_closing_ends_the_span_after_the_app(exporter):
@@ -265,6 +280,17 @@ def test_an_app_may_return_any_awaitable(exporter, make):
     assert len(exporter.spans) == 1
 
 
+def test_an_app_that_raises_stop_iteration_has_not_returned(exporter):
+    def app(scope, receive, send):
+        raise StopIteration("ours")
+
+    call = TraceMiddleware(app)(request_scope(), at_once, at_once)
+    with pytest.raises(RuntimeError, match="coroutine raised StopIteration") as raised:
+        call.send(None)
+    assert isinstance(raised.value.__cause__, StopIteration)
+    assert exporter.spans[0].attributes["error.type"] == "StopIteration"
+
+
 def test_an_app_that_returns_no_awaitable(exporter):
     with pytest.raises(TypeError):
         run(TraceMiddleware(lambda *_: 5)(request_scope(), at_once, at_once))
@@ -328,6 +354,74 @@ def test_the_frames_of_a_waiting_call():
     assert inspect.getcoroutinestate(call) == inspect.CORO_CLOSED
     assert call.cr_frame is None
     assert call.cr_await is None
+
+
+def test_the_states_of_a_call():
+    async def app(scope, receive, send):
+        seen.append(state(scope["call"][0]))
+        await pause("waits")
+
+    def state(call):
+        # Before CPython 3.15 inspect reads a frame, and a call that has not begun has none.
+        return call.cr_state if hasattr(call, "cr_state") else inspect.getcoroutinestate(call)
+
+    scope, seen = {**request_scope(), "call": []}, []
+    call = TraceMiddleware(app)(scope, at_once, at_once)
+    scope["call"].append(call)
+    seen.append(state(call))
+    call.send(None)
+    seen.append(state(call))
+    call.close()
+    seen.append(state(call))
+    assert seen == [inspect.CORO_CREATED, inspect.CORO_RUNNING, inspect.CORO_SUSPENDED, inspect.CORO_CLOSED]
+
+
+def test_the_names_of_a_call():
+    call = TraceMiddleware(answer)(request_scope(), at_once, at_once)
+    assert (call.__name__, call.__qualname__) == ("__call__", "TraceMiddleware.__call__")
+    assert call.cr_origin is None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = call.nothing
+    call.close()
+    call = begun(Suspended())
+    assert call.__qualname__ in ("TraceMiddleware.__call__", "Suspended.__call__")
+    call.close()
+
+
+@pytest.mark.parametrize("make", [request_scope, websocket_scope])
+def test_send_and_receive_are_coroutine_functions(exporter, make):
+    async def app(scope, receive, send):
+        assert asgiref.sync.iscoroutinefunction(receive)
+        assert asgiref.sync.iscoroutinefunction(send)
+
+    run(TraceMiddleware(app)(make(), at_once, at_once))
+    (span,) = exporter.spans
+    assert "exception" not in [event.name for event in span.events]
+
+
+def test_asgirefs_wsgi_app_gives_no_warning(exporter):
+    def app(environ, start):
+        start("200 OK", [])
+        return [b"x"]
+
+    peer = Peer()
+    asyncio.run(TraceMiddleware(WsgiToAsgi(app))(request_scope(), peer.receive, peer.send))
+    assert peer.sent[0]["status"] == 200
+    assert len(exporter.spans) == 1
+
+
+def test_the_frames_below_send():
+    async def send(message):
+        await pause("sends")
+
+    call = TraceMiddleware(answer)(request_scope(), at_once, send)
+    assert call.send(None) == "sends"
+    frames, coroutine = [], call
+    while hasattr(coroutine, "cr_frame"):
+        frames.append(coroutine.cr_frame.f_code.co_name)
+        coroutine = coroutine.cr_await
+    assert frames[-2:] == ["answer", "send"]
+    call.close()
 
 
 def test_arguments_by_name(exporter):

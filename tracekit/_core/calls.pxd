@@ -203,11 +203,11 @@ cdef extern from *:
         PyObject *kind, *value, *traceback, *message;
         PyErr_Fetch(&kind, &value, &traceback);
         message = PyObject_CallOneArg(tk_explain, kwnames);
-        if (message == NULL) PyErr_Clear();
-        if (message == NULL || message == Py_None) PyErr_Restore(kind, value, traceback);
-        else {
+        if (message == NULL && PyErr_ExceptionMatches(PyExc_Exception)) PyErr_Clear();
+        if ((message == NULL && !PyErr_Occurred()) || message == Py_None) PyErr_Restore(kind, value, traceback);
+        else {  /* the message, or KeyboardInterrupt in its making */
             Py_XDECREF(kind); Py_XDECREF(value); Py_XDECREF(traceback);
-            PyErr_SetObject(PyExc_TypeError, message);
+            if (message != NULL) PyErr_SetObject(PyExc_TypeError, message);
         }
         Py_XDECREF(message);
     }

@@ -10,6 +10,7 @@ and formats, and both APIs can be mixed. Needs ``tracekit-async[otel]``. docs/op
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 from opentelemetry import baggage as _baggage
@@ -44,6 +45,7 @@ _api_set_tracer_provider: Any = getattr(_trace, "_set_tracer_provider", None)
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _provider: TracerProvider | None = None
 _programs_own: TracerProvider | None = None  # which the program has set since
+_setting = threading.Lock()  # of two threads that set a provider, one is the first
 _in_export: Any = None  # the token of the keys in the Context of tracekit's exporter
 
 
@@ -109,16 +111,24 @@ def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
     no spans, which is logged.
     """
     global _programs_own
-    is_free = getattr(_trace, "_TRACER_PROVIDER", None) is _provider and not getattr(_provider, "_processors", None)
-    if _provider is None or not is_free or not isinstance(tracer_provider, TracerProvider):
+    with _setting:
+        installed = _provider
+        is_in_use = installed is not None and getattr(_trace, "_TRACER_PROVIDER", None) is installed
+        if is_in_use and tracer_provider is installed:
+            return
+        gives_way = (
+            is_in_use and isinstance(tracer_provider, TracerProvider) and not getattr(installed, "_processors", None)
+        )
+        if gives_way:
+            _programs_own = tracer_provider
+            _replace(_trace, "_TRACER_PROVIDER", tracer_provider)
+    if installed is not None and gives_way:
+        installed.hook_native_spans(False)
+        tracer_provider.hook_native_spans(True)
+    else:
         _api_set_tracer_provider(tracer_provider, log)
         if tracer_provider is not _programs_own:
             _report_unused(tracer_provider)
-    elif tracer_provider is not _provider:
-        _provider.hook_native_spans(False)
-        _programs_own = tracer_provider
-        _replace(_trace, "_TRACER_PROVIDER", tracer_provider)
-        tracer_provider.hook_native_spans(True)
 
 
 def _report_unused(provider: Any) -> None:

@@ -32,6 +32,9 @@ cdef class Requests:
     cpdef object open(self, object scope, object receive, object send)
 
 
+cdef class Sender
+
+
 cdef class Exchange:
     cdef Span _span
     cdef Scope _opened
@@ -41,7 +44,11 @@ cdef class Exchange:
 
     cdef bint _is_http(self)
     cdef object _receiver(self)
+
+    @cython.locals(sender=Sender)
     cdef object _sender(self)
+
+    cdef object _watch(self, object message)
     cpdef object leave(self, object error)
     cdef object _close(self)
     cdef object _fail(self, object error)
@@ -50,6 +57,11 @@ cdef class Exchange:
     cdef object _describe(self)
     cdef object _see_start(self, object message)
     cdef object _see_status(self, object message)
+
+
+@cython.final
+cdef class Sender:
+    cdef Exchange _exchange
 
 
 cdef class Request(Exchange):

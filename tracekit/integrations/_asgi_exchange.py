@@ -184,8 +184,7 @@ class Exchange:
         _status: Any
         _is_watched: bool
         _is_complete: bool
-        watched_receive: Any  # the methods of the classes below
-        watched_send: Any
+        watched_receive: Any  # the method of the classes below
 
         def _blank(self) -> None:
             """Set every field, as C does for a new object."""
@@ -198,6 +197,14 @@ class Exchange:
     def __call__(self) -> Any:
         """Do the same as ``watched_receive()``: a method that few apps call would be made for each request."""
         return self.watched_receive()
+
+    @property
+    def _is_coroutine(self) -> Any:
+        return _asyncios_mark()
+
+    @property
+    def _is_coroutine_marker(self) -> Any:
+        return _inspects_mark()
 
     @property
     def receive(self) -> Any:
@@ -213,7 +220,14 @@ class Exchange:
         return self if self._is_watched else self._receive
 
     def _sender(self) -> Any:
-        return self.watched_send if self._is_watched else self._send
+        if not self._is_watched:
+            return self._send
+        sender: Sender = Sender.__new__(Sender)
+        sender._exchange = self
+        return sender
+
+    def _watch(self, message: Message) -> Any:
+        """Send *message*, and look at it: the classes below do."""
 
     def leave(self, error: BaseException | None) -> None:
         """Handle the return of the app, or *error*, which it raised; end the span."""
@@ -288,6 +302,51 @@ class Exchange:
             self._status = int(status)  # http.HTTPStatus becomes a plain int
 
 
+@final
+@freelist(64)
+@binding(False)
+@cclass
+class Sender:
+    """``send`` for the app: to those who ask, asgiref for instance, a coroutine function, as the server's is.
+
+    A method of C cannot be marked as one.
+    """
+
+    if not compiled:
+        __slots__ = ("_exchange",)
+
+        _exchange: Exchange
+
+    @nonecheck(True)
+    def __call__(self, message: Message) -> Any:
+        return self._exchange._watch(message)
+
+    @property
+    def _is_coroutine(self) -> Any:
+        return _asyncios_mark()
+
+    @property
+    def _is_coroutine_marker(self) -> Any:
+        return _inspects_mark()
+
+
+def _asyncios_mark() -> Any:
+    """Return the value by which asyncio knows a coroutine function, and asgiref before CPython 3.12."""
+    from asyncio import coroutines
+
+    return getattr(coroutines, "_is_coroutine", None)
+
+
+def _inspects_mark() -> Any:
+    """Return the value by which inspect knows a coroutine function, from CPython 3.12 on."""
+    import inspect
+
+    async def marked() -> None: ...
+
+    mark = getattr(inspect, "markcoroutinefunction", None)
+    return mark and mark(marked)._is_coroutine_marker
+
+
 @binding(False)
 @cclass
 class Request(Exchange):
@@ -306,7 +365,7 @@ class Request(Exchange):
                 self._disconnect()
         return message
 
-    def watched_send(self, message: Message) -> Awaitable[None]:
+    def _watch(self, message: Message) -> Awaitable[None]:
         if self._is_complete:
             return self._send(message)
         self._see(message)
@@ -410,6 +469,20 @@ class Sending:
         """Close the server's coroutine."""
         self._coroutine.close()
 
+    # For those who look through waiting coroutines for frames, it is the server's coroutine.
+
+    @property
+    def cr_frame(self) -> Any:
+        return getattr(self._coroutine, "cr_frame", None)
+
+    @property
+    def cr_await(self) -> Any:
+        return getattr(self._coroutine, "cr_await", None)
+
+    @property
+    def cr_code(self) -> Any:
+        return getattr(self._coroutine, "cr_code", None)
+
     @nonecheck(True)
     def _step(self, value: Any) -> Any:
         try:
@@ -460,7 +533,10 @@ class WebSocket(Exchange):
             pass
         return message
 
-    async def watched_send(self, message: Message) -> None:
+    def _watch(self, message: Message) -> Awaitable[None]:
+        return self._wait(message)
+
+    async def _wait(self, message: Message) -> None:
         try:
             if self._extras is not None and message["type"] in _STARTS:
                 self._see_start(message)

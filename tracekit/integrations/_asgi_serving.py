@@ -81,7 +81,7 @@ class Serving:
             result = self._coroutine.throw(*error)
         except StopIteration:
             self._end(None)
-            raise
+            raise StopIteration from None  # without the app's value: a call returns None
         except BaseException as raised:
             self._end(raised)
             raise
@@ -129,6 +129,19 @@ class Serving:
         return getattr(self._coroutine, "cr_code", None)
 
     @property
+    def cr_origin(self) -> None:
+        """The place of the call, which only coroutines record."""
+
+    @property
+    def cr_state(self) -> str:
+        """The state as ``inspect.getcoroutinestate()`` names it (from CPython 3.15 on, it asks the coroutine)."""
+        if self._is_running:
+            return "CORO_RUNNING"
+        if self._coroutine is not None:
+            return "CORO_SUSPENDED"
+        return "CORO_CLOSED" if self._has_begun else "CORO_CREATED"
+
+    @property
     def cr_running(self) -> bool:
         """Whether the app's coroutine is running."""
         return self._is_running
@@ -137,6 +150,12 @@ class Serving:
     def cr_suspended(self) -> bool:
         """Whether the app's coroutine waits."""
         return self._coroutine is not None and not self._is_running
+
+    def __getattr__(self, name: str) -> Any:
+        """The names of the app's coroutine: Cython allows no properties of these names."""
+        if name not in ("__name__", "__qualname__"):
+            raise AttributeError(f"'coroutine' object has no attribute {name!r}", name=name, obj=self)
+        return getattr(self._coroutine, name, "__call__" if name == "__name__" else "TraceMiddleware.__call__")
 
     def _check(self) -> None:
         if self._is_running:
@@ -153,6 +172,9 @@ class Serving:
             if not self._has_begun:
                 self._begin()
             result = tk_resume(self._coroutine, value, _RETURNED)
+        except StopIteration as raised:  # of the call of an app: it would end this call, as if the app had returned
+            self._end(raised)
+            raise RuntimeError("coroutine raised StopIteration") from raised
         except BaseException as raised:
             self._end(raised)
             raise
