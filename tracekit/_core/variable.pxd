@@ -1,11 +1,12 @@
-# The value of the one ContextVar, in C: read, changed in place while no other Context shares it, else set without a Token.
+# The value of the one ContextVar, in C: read, changed in place while no other Context shares it, else set without a
+# Token.
 #
 # A Context keeps the values of its variables in an immutable tree, a HAMT: ContextVar.set() copies the nodes on the way
-# to its entry, some thousand instructions, so that copies of the Context (tasks, callbacks) may share the rest. Here the
-# reference counts of the tree and of these nodes are examined first. If each is 1, only the running Context can reach the
-# entry, and its value is replaced. Copies and iterators of the Context own a reference to the tree, and a tree that another
-# was made from owns one to each node that both use: then, and wherever the structures are not as expected, the variable
-# is set in the usual way.
+# to its entry, some thousand instructions, so that copies of the Context (tasks, callbacks) may share the rest. Here
+# the reference counts of the tree and of these nodes are examined first. If each is 1, only the running Context can
+# reach the entry, and its value is replaced. Copies and iterators of the Context own a reference to the tree, and a
+# tree that another was made from owns one to each node that both use: then, and wherever the structures are not as
+# expected, the variable is set in the usual way.
 
 from cpython.object cimport PyObject
 
@@ -45,7 +46,7 @@ cdef extern from *:
     #define tk_take_back PyContextVar_Reset
     #endif
 
-    /* CPython's own structures (pycore_context.h, pycore_hamt.h, hamt.c), the same from 3.8 to 3.15 where there is a GIL.
+    /* CPython's own structures (pycore_context.h, pycore_hamt.h, hamt.c), where there is a GIL the same from 3.8 to 3.15.
        tk_change_in_place() compares them with objects of known content. */
     typedef struct {
         PyObject_HEAD
@@ -98,7 +99,7 @@ cdef extern from *:
         return 1;
     }
 
-    /* Where *context*, the running one, keeps the value of tk_placed, if no other Context shares that place; or NULL. */
+    /* Where *context*, the running one, keeps the value of tk_placed, if no other Context shares it; or NULL. */
     static inline PyObject **tk_place(PyObject *context) {
         tk_tree *tree = ((tk_context *)context)->values;
         uint32_t way = tk_way;
@@ -140,8 +141,8 @@ cdef extern from *:
         return value != NULL ? value : Py_NewRef(Py_None);
     }
 
-    /* Take *value*, which is being deallocated, out of the cache. It is there if a thread ends with it in its Context: then
-       a finalizer may make a new Context, in which CPython takes the cache for good. */
+    /* Take *value*, which is being deallocated, out of the cache. It is there if a thread ends with it in its Context:
+       then a finalizer may make a new Context, in which CPython takes the cache for good. */
     static inline void tk_forget(PyObject *value) {
         tk_variable *variable = (tk_variable *)tk_placed;
         if (variable != NULL && variable->cached == value) variable->cached = NULL;
@@ -172,8 +173,8 @@ cdef extern from *:
         /* A Token is an object that the garbage collector tracks; resetting a variable makes none. So one Token serves
            every change: filled with the running Context and the new value as the former one, and reset. */
         if (change != NULL && change->var == var && context != NULL) {
-            /* None is set, not removed: asgiref writes a Context's values back where it copied the Context, and would leave a
-               closed scope there. Where the variable has no value, it stays so, which takes no memory. */
+            /* None is set, not removed: asgiref writes a Context's values back where it copied the Context, and would
+               leave a closed scope there. Where the variable has no value, it stays so, which takes no memory. */
             int result = value == Py_None ? tk_holds(var, value) : 0;
             if (result != 0) return result < 0 ? -1 : 0;
             change->context = context;
@@ -257,7 +258,7 @@ cdef extern from *:
        structures are as expected. */
     static inline int tk_change_in_place(PyObject *var) {
         int result = 0;
-    #if !defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x03100000 /* without the GIL, threads would share the one Token */
+    #if !defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x03100000 /* without the GIL, threads would share the Token */
         PyObject *context = PyContext_New(), *token = NULL;
         if (context == NULL || PyContext_Enter(context) < 0) result = -1;
         else {
