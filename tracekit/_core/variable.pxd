@@ -46,7 +46,7 @@ cdef extern from *:
     #define tk_take_back PyContextVar_Reset
     #endif
 
-    /* CPython's own structures (pycore_context.h, pycore_hamt.h, hamt.c), where there is a GIL the same from 3.8 to 3.15.
+    /* CPython's own structures (pycore_context.h, pycore_hamt.h, hamt.c), the same from 3.8 to 3.15 with the GIL.
        tk_change_in_place() compares them with objects of known content. */
     typedef struct {
         PyObject_HEAD
