@@ -16,7 +16,7 @@ SPANS_PER_TRACE = 8  # of a request in one process, as in bench.service
 # Processor seconds for 100,000 such spans, as docs/scale.md has them of `python -m tests.tools.collector --rate 100000`: of
 # the process, making and exporting them, and of a Collector that writes them to a file.
 PROCESS_CPU_S, COLLECTOR_CPU_S = 0.16, 0.30
-LOAD = 0.5  # of a collector's core, so that it can work off what has waited while it was away
+LOAD = 0.5  # of a collector's core: the rest is for the spans that wait while it restarts
 BATCH = 2048
 DAY_S = 86_400
 ERRORS = 0.01

@@ -6,9 +6,9 @@ wrk, a generator in Python. Contenders take turns, window by window, since a mac
 median over the rounds, so both of its figures were measured within seconds.
 
 A round has three windows: saturation, and two for the latencies. At 70 % of the untraced service's requests a second all
-contenders get the same load, which is a higher utilisation for a traced one, so queueing alone multiplies its p99. At
-70 % of its own requests a second each contender is as busy as the untraced service. A higher p99 there comes from
-tracing itself, for example from pauses for the exporting thread.
+contenders get the same load, which is a higher utilisation for a traced one, so queueing alone multiplies its p99. The
+other window has 70 % of each contender's own rate, where all are equally busy: a higher p99 there comes from tracing
+itself, for example from pauses for the exporting thread.
 CPU and resident memory are the server's, by the operating system's accounting. The collector counts the spans that
 arrive; of ddtrace all do at any share, since Datadog's agent needs them for its statistics. With ``--full`` most of
 the spans come from the instrumentation of httpx, gRPC and SQLAlchemy, and with ``--workers 2`` two processes share the

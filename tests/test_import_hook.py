@@ -67,24 +67,26 @@ def test_a_spec_that_is_only_looked_for_has_a_loader_of_the_real_type(folder, ho
     assert hook.reports == []
 
 
+class AskAgain:
+    """A finder that asks everything but itself, as wrapt's and gevent's do."""
+
+    is_asking = False
+
+    def find_spec(self, name, path=None, target=None):
+        if self.is_asking or name != "hooked":
+            return None
+        self.is_asking = True
+        try:
+            return importlib.util.find_spec(name)
+        finally:
+            self.is_asking = False
+
+
 def test_a_finder_that_asks_all_finders_again_gets_no_second_report(folder, hook, monkeypatch):
     """Libraries with import hooks like this one's search with ``find_spec()`` for the finders behind them."""
-
-    class Finder:
-        is_asking = False
-
-        def find_spec(self, name, path=None, target=None):
-            if self.is_asking or name != "hooked":
-                return None
-            self.is_asking = True
-            try:
-                return importlib.util.find_spec(name)
-            finally:
-                self.is_asking = False
-
     (folder / "hooked.py").write_text("DONE = 1")
     hook.modules = {"hooked"}
-    monkeypatch.setattr(sys, "meta_path", [hook, Finder(), *[one for one in sys.meta_path if one is not hook]])
+    monkeypatch.setattr(sys, "meta_path", [hook, AskAgain(), *[one for one in sys.meta_path if one is not hook]])
     importlib.import_module("hooked")
     assert hook.reports == [("hooked", True)]
 
@@ -166,23 +168,9 @@ def test_an_exception_of_the_report_does_not_reach_the_program(folder, hook):
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_another_hook_that_asks_all_finders_does_not_make_a_circle(folder, hook, is_first):
-    class Other:
-        """Asks everything but itself, as wrapt's and gevent's finders do."""
-
-        is_asking = False
-
-        def find_spec(self, name, path=None, target=None):
-            if self.is_asking or name != "hooked":
-                return None
-            self.is_asking = True
-            try:
-                return importlib.util.find_spec(name)
-            finally:
-                self.is_asking = False
-
     (folder / "hooked.py").write_text("DONE = 1")
     hook.modules = {"hooked"}
-    other = Other()
+    other = AskAgain()
     sys.meta_path.insert(0 if is_first else 1, other)
     try:
         assert importlib.import_module("hooked").DONE

@@ -20,7 +20,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanKind, StatusCode, Tr
 
 from .same_programs import PROGRAMS, REMOTE, UNSAMPLED, Failed, program, under
 
-# What is current
+# The current span
 
 
 @program
