@@ -317,6 +317,9 @@ def _listening(noise: list[str], details: list[str]) -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             if record.levelno < logging.WARNING and not record.name.startswith("tracekit"):
                 return
+            # subprocess cleans up after a collected Popen, and may read the exit status of a worker before asyncio does.
+            if record.name == "asyncio" and str(record.msg).startswith("Unknown child process"):
+                return
             noise.append("logs")
             details.append(f"{record.name}: {self.format(record)}")
 
