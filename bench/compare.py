@@ -175,7 +175,8 @@ def _against_floors(peers: Mapping[str, ModuleType], wanted: list[str], budget: 
     figures: Figures = {}
     rows = [row for row in FLOOR_ROWS if row.key in wanted]
     growth = contender_tracekit.growth(budget.growth_chunk)
-    against = formats.against_traceparent()
+    subjects = contender_tracekit.subjects()
+    against = formats.against_traceparent() | {"traced": {OURS: subjects["traced"], FLOOR: subjects["in_span"]}}
     if any(row.key in floors.CONTEXT_MANAGERS for row in rows):
         _say("  the floors of `with span()`")
         entered = _with_blocks(budget)

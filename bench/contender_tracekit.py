@@ -70,6 +70,11 @@ def parent() -> AbstractContextManager[object]:
 def _nothing() -> None: ...
 
 
+def _in_span() -> None:
+    with tracekit.span("_nothing"):
+        pass
+
+
 def subjects() -> dict[str, Subject]:
     """Return the measured subject of each row, under the row's key."""
     record()
@@ -94,6 +99,7 @@ def subjects() -> dict[str, Subject]:
         "exported": Subject("export()", {"export": export_many}, parent, chunk=1, units=2000),
         "start_end": Subject("span('work').end()", {"span": span}, parent, flush),
         "traced": Subject("call()", {"call": tracekit.traced(_nothing)}, parent, flush),
+        "in_span": Subject("call()", {"call": _in_span}, parent, flush),
         "unsampled_root": Subject(WITH_SPAN, {"span": span}, unsampled, chunk=5000),
         "unsampled_child": Subject(WITH_SPAN, {"span": span}, lambda: unsampled(inside_parent=True), chunk=5000),
         "off": Subject(WITH_SPAN, {"span": span}, unconfigured, chunk=5000),

@@ -100,6 +100,7 @@ FLOOR_ROWS = (
         "the same, restoring with the Token: faster, not safe everywhere",
         1.6,
     ),
+    FloorRow("traced", "a call of a function under `@traced`", "of one whose body is in `with span()`", 1.3),
     FloorRow("import", "`import tracekit`", "`import opentelemetry.sdk.trace`", 1 / 3),
     FloorRow("b3_read", "read `b3`", "read `traceparent`", 1.3),
     FloorRow("b3_write", "write `b3`", "write `traceparent`", 1.3),
