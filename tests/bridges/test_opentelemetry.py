@@ -223,6 +223,12 @@ def test_labels_that_were_extracted_keep_their_properties(exporter):
     assert exporter.spans[0].parent.is_remote
 
 
+def test_baggage_that_does_not_fit_writes_no_header():
+    headers = {}
+    propagate.inject(headers, baggage.set_baggage("k", "v" * 20_000))
+    assert headers == {}
+
+
 def test_a_context_is_injected_without_being_current(tracer):
     span = tracer.start_span("a")
     headers = {}

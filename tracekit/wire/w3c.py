@@ -154,7 +154,9 @@ def _write_both(context: SpanContext, carrier: Any) -> None:
     """Like ``write_w3c()``, but without its type check."""
     _write(context, carrier)
     if context._labels is not None:  # otherwise a baggage header that the program has set stays
-        put(carrier, "baggage", str(context._labels))
+        text = str(context._labels)
+        if text:  # empty where no label fitted
+            put(carrier, "baggage", text)
 
 
 class _TraceContext:
