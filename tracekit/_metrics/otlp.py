@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .histograms import Exemplar, Exponential
-    from .instruments import Instrument
-    from .table import Table
+    from .instruments import Instrument, Table
 
 __all__ = ["Point", "points_of", "request_of"]
 

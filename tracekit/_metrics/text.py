@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from .histograms import Exemplar, Exponential
-    from .table import Table
+    from .instruments import Table
 
 __all__ = ["text_of"]
 

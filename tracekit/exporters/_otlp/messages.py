@@ -12,7 +12,7 @@ import struct
 from base64 import b64decode
 from typing import Any, Final
 
-__all__ = ["LOGS", "METRICS", "encode_message"]
+__all__ = ["LOGS", "METRICS", "encode_message", "varint"]
 
 Schema = dict[str, tuple[int, Any]]
 
@@ -44,10 +44,7 @@ _LOG_RECORD: Final[Schema] = {
 LOGS: Final[Schema] = {
     "resourceLogs": (
         1,
-        {
-            "resource": (1, _RESOURCE),
-            "scopeLogs": (2, {"scope": (1, _SCOPE), "logRecords": (2, _LOG_RECORD)}),
-        },
+        {"resource": (1, _RESOURCE), "scopeLogs": (2, {"scope": (1, _SCOPE), "logRecords": (2, _LOG_RECORD)})},
     )
 }
 
@@ -88,10 +85,7 @@ _METRIC: Final[Schema] = {
 METRICS: Final[Schema] = {
     "resourceMetrics": (
         1,
-        {
-            "resource": (1, _RESOURCE),
-            "scopeMetrics": (2, {"scope": (1, _SCOPE), "metrics": (2, _METRIC)}),
-        },
+        {"resource": (1, _RESOURCE), "scopeMetrics": (2, {"scope": (1, _SCOPE), "metrics": (2, _METRIC)})},
     )
 }
 
@@ -107,9 +101,9 @@ def encode_message(message: dict[str, Any], schema: Schema) -> bytes:
         for item in value if is_message and type(value) is list else (value,):
             octets = encode_message(item, kind) if is_message else _scalar(kind, item)
             wire = 2 if is_message else _WIRE.get(kind, 2)
-            out += _varint(number << 3 | wire)
+            out += varint(number << 3 | wire)
             if wire == 2:
-                out += _varint(len(octets))
+                out += varint(len(octets))
             out += octets
     return bytes(out)
 
@@ -129,17 +123,18 @@ def _scalar(kind: str, value: Any) -> bytes:
         case "fixed32":
             return struct.pack("<I", value)
         case "zigzag":
-            return _varint(value << 1 if value >= 0 else (-value << 1) - 1)
+            return varint(value << 1 if value >= 0 else (-value << 1) - 1)
         case "doubles":
             return struct.pack(f"<{len(value)}d", *value)
         case "fixed64s":
             return struct.pack(f"<{len(value)}Q", *map(int, value))
         case "varints":
-            return b"".join(map(_varint, map(int, value)))
-    return _varint(int(value) & (1 << 64) - 1)
+            return b"".join(map(varint, map(int, value)))
+    return varint(int(value) & (1 << 64) - 1)
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """Return *number*, 0 or more, as protocol buffers have it: seven bits an octet, the lowest first."""
     octets = bytearray()
     while number >= 0x80:
         octets.append(number & 0x7F | 0x80)

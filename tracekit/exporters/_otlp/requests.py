@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._core.errors import FormatError
 from .answers import fields
+from .messages import varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -133,12 +134,7 @@ def _rest(octets: bytes) -> tuple[bytes, bytes]:
 def _message(number: int, value: int | bytes) -> bytes:
     if not isinstance(value, bytes):
         raise FormatError("batch", "must be an ExportTraceServiceRequest")
-    size, head = len(value), bytearray([number << 3 | 2])
-    while size >= 0x80:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return bytes(head) + value
+    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def _protobuf_of_spans(spans: Sequence[_Encoded]) -> bytes:

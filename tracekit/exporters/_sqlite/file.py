@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -150,10 +151,7 @@ class SQLiteFile:
         pages, free = self.pages(connection)
         used = (pages - free) * self._page_size
         room = self.max_bytes - used
-        try:
-            on_disk = shutil.disk_usage(os.path.dirname(self._log)).free
-        except OSError:  # SQLite will report the fault
-            return room, used
+        on_disk = self._free_on_disk()
         # The log grows to its usual size, and the file by the pages that are in the log alone.
         on_disk -= max(0, min(self.max_log_bytes, _LOG_BYTES) - _size(self._log))
         on_disk -= max(0, pages * self._page_size - _size(self.path))
@@ -161,22 +159,20 @@ class SQLiteFile:
 
     def check_disk(self, need: int) -> None:
         """Raise SQLite's error for a full disk unless *need* bytes are left after moving the log into the file."""
-        try:
-            free = shutil.disk_usage(os.path.dirname(self._log)).free
-        except OSError:  # SQLite will report the fault
-            return
-        if free < _size(self._log) + need:
+        if self._free_on_disk() < _size(self._log) + need:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
 
     def can_make_room(self, need: int) -> bool:
         """Return whether an empty file and log would leave *need* bytes on the disk."""
+        return self._free_on_disk() + _size(self.path) + _size(self._log) >= need
+
+    def _free_on_disk(self) -> int:
         try:
-            free = shutil.disk_usage(os.path.dirname(self._log)).free
-        except OSError:
-            return True
-        return free + _size(self.path) + _size(self._log) >= need
+            return shutil.disk_usage(os.path.dirname(self._log)).free
+        except OSError:  # SQLite will report the fault
+            return sys.maxsize
 
     def is_too_large(self, pages: int) -> bool:
         """Return whether a file of *pages* exceeds ``max_bytes``, as after a larger bound in an earlier process."""
