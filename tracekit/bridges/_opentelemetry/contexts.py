@@ -62,13 +62,11 @@ class RemoteSpan(NonRecordingSpan):
     def __init__(self) -> None:
         raise TypeError("made by remote_span()")
 
-    @property
-    def _context(self) -> OtelContext:  # type: ignore[override]
-        return to_otel(self.tracekit_context)  # type: ignore[no-any-return]
-
     def get_span_context(self) -> OtelContext:
         """Return OpenTelemetry's form of the context."""
         return to_otel(self.tracekit_context)  # type: ignore[no-any-return]
+
+    _context = property(get_span_context)
 
 
 def remote_span(context: SpanContext) -> RemoteSpan:

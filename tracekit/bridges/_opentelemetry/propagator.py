@@ -58,10 +58,7 @@ class Propagator:
             setter.set(carrier, name, value)
 
     def extract(
-        self,
-        carrier: Any,
-        context: Context | None = None,
-        getter: textmap.Getter[Any] = textmap.default_getter,
+        self, carrier: Any, context: Context | None = None, getter: textmap.Getter[Any] = textmap.default_getter
     ) -> Context:
         """Return *context*, or an empty one, with the span context and the baggage that *carrier* holds.
 

@@ -27,11 +27,7 @@ __all__ = ["Span", "SpanContext", "items_of", "kind_of", "leave", "nanoseconds",
 
 _KINDS = KINDS[1:]
 # OpenTracing's names of an error's parts in log_kv(), beside OpenTelemetry's.
-_ERROR_FIELDS = {
-    "error.kind": "exception.type",
-    "message": "exception.message",
-    "stack": "exception.stacktrace",
-}
+_ERROR_FIELDS = {"error.kind": "exception.type", "message": "exception.message", "stack": "exception.stacktrace"}
 
 
 class SpanContext(opentracing.SpanContext):  # type: ignore[misc]
