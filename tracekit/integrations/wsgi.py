@@ -169,9 +169,9 @@ class _Response:
         self._result = result
         is_listed = type(result) is list or type(result) is tuple
         if is_listed and self._span is not None:
-            return _List(self, result)
+            return _Sized(result, result, self.end)
         if not is_listed and not self._is_file(result, wrapper):
-            return _Sized(self, result) if hasattr(type(result), "__len__") else self
+            return _Sized(result, self, self.close) if hasattr(type(result), "__len__") else self
         if is_listed or not self._watch_close(result):
             self._step(self._finish)
         return result
@@ -330,43 +330,27 @@ class _Response:
             pass
 
 
-class _List:
-    """A list or tuple that an app returned, with a close: making its parts runs no code of the app."""
+class _Sized:
+    """A body with a length that an app returned: servers derive ``Content-Length`` from a length of 1.
 
-    __slots__ = ("_parts", "_response")
+    It is iterated as *parts* themselves where making them runs no code of the app.
+    """
 
-    def __init__(self, response: _Response, parts: Any) -> None:
-        self._response = response
+    __slots__ = ("_iterable", "_parts", "close")
+
+    def __init__(self, parts: Any, iterable: Iterable[bytes], close: Callable[[], None]) -> None:
         self._parts = parts
+        self._iterable = iterable
+        self.close = close
 
     def __len__(self) -> int:
         return len(self._parts)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._parts)
+        return iter(self._iterable)
 
     def __getitem__(self, index: Any) -> Any:
         return self._parts[index]
-
-    def close(self) -> None:
-        self._response.end()
-
-
-class _Sized:
-    """An iterable with a length that an app returned: servers derive ``Content-Length`` from a length of 1."""
-
-    __slots__ = ("_parts", "_response", "close")
-
-    def __init__(self, response: _Response, parts: Any) -> None:
-        self._response = response
-        self._parts = parts
-        self.close = response.close
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._response)
 
 
 def instrument(target: Any = None, **options: Any) -> None:
