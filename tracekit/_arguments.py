@@ -33,8 +33,6 @@ if TYPE_CHECKING:
         def generate_span_id(self) -> int: ...
 
 
-__all__ = ["bounded_timeout", "check_arguments", "check_exporter", "formats_of", "names_right_keyword", "sampler_of"]
-
 P = ParamSpec("P")
 
 _LONGEST = 1e9  # that every wait of the standard library takes: 31 years of seconds, 11 days of milliseconds

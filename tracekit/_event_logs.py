@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Self
 
-__all__ = ["Entry", "EventLog", "event_log", "open_logs"]
-
 _HEAD: Final = 49  # entries kept from the beginning ...
 _TAIL: Final = 50  # ... and from the end; with the notice of those between them, 100 lines
 _MAX_TEXT: Final = 4096

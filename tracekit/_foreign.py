@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from ._core.context import Link
 
-__all__ = ["ForeignIds", "ForeignSampler"]
-
 _API: Final = "opentelemetry.trace"
 
 

@@ -10,21 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = [
-    "Branch",
-    "Leaf",
-    "cells",
-    "cut",
-    "duration",
-    "encodable",
-    "library_text",
-    "moment",
-    "pairs",
-    "printable",
-    "tree",
-    "value_text",
-]
-
 T = TypeVar("T")
 
 _ASCII = str.maketrans("├└│─…━╸╺·µ✓✗⊘≈", "|`|-~=-- uvxc~")

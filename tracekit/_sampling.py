@@ -19,19 +19,6 @@ from ._core.span import Span
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = [
-    "NEVER",
-    "AlwaysOff",
-    "AlwaysOn",
-    "Rate",
-    "Ratio",
-    "Sampler",
-    "adjusted_count",
-    "randomness",
-    "threshold",
-    "threshold_text",
-]
-
 NEVER: Final = 1 << 56
 _MASK56: Final = NEVER - 1
 _DIGITS: Final = 14

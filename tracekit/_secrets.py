@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["is_secret_name", "normal"]
-
 # Whole names, in normal form: they are too short, or too common as a part of other words.
 _NAMES: Final = frozenset(
     """

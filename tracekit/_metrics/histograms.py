@@ -12,8 +12,6 @@ import math
 from bisect import bisect_left
 from typing import Final, NamedTuple
 
-__all__ = ["Exemplar", "Explicit", "Exponential"]
-
 MAX_BUCKETS: Final = 160
 _SCALE: Final = 20
 _EXEMPLARS: Final = 8  # of an exponential histogram

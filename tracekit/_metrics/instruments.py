@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from .._core.span import Span
 
-__all__ = ["BOUNDS", "Instrument", "Series", "Table"]
-
 Attributes = tuple[tuple[str, Any], ...]
 Series = dict[Attributes, Explicit | Exponential]
 

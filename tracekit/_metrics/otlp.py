@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from .histograms import Exemplar, Exponential
     from .instruments import Instrument, Table
 
-__all__ = ["Point", "points_of", "request_of"]
-
 _CUMULATIVE = 2
 
 

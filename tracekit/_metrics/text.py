@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from .histograms import Exemplar, Exponential
     from .instruments import Table
 
-__all__ = ["text_of"]
-
 
 def text_of(table: Table, openmetrics: bool) -> str:
     """Return all series of *table*; with *openmetrics* with exemplars. Exponential histograms have one bucket."""

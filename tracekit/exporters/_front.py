@@ -10,8 +10,6 @@ from .._arguments import bounded_timeout
 if TYPE_CHECKING:
     from .._export.exporter import Exporter
 
-__all__ = ["Front"]
-
 
 class Front:
     """Passes calls on to ``exporter``, where that has the method, and begins anew in the child of a fork."""

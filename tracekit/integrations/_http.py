@@ -11,18 +11,6 @@ from typing import Any, Final
 from .._core.errors import clip
 from .._export.notices import Notices
 
-__all__ = [
-    "DEFAULT_PORTS",
-    "METHODS",
-    "NOTICES",
-    "error_type",
-    "is_port",
-    "parse_host",
-    "path_of_target",
-    "report",
-    "server_of",
-]
-
 # RFC 9110, PATCH (RFC 5789) and QUERY. Others become "_OTHER": a client can send any number of them.
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from .. import SpanContext
 
-__all__ = ["PROPAGATE_TO", "Peers"]
-
 PROPAGATE_TO: Final = "TRACEKIT_PROPAGATE_TO"
 
 _OWN_ENDINGS: Final = (".internal", ".local", ".localhost", ".svc")

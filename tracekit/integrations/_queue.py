@@ -16,8 +16,6 @@ from typing import Any
 from .. import ROOT, Span, extract, inject, span
 from ._http import error_type, report
 
-__all__ = ["Traced", "carrier_of", "process", "send", "set_error"]
-
 _MAX_NAME = 256  # characters kept of a task's name
 
 

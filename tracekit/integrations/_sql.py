@@ -19,8 +19,6 @@ import functools
 import re
 from typing import Final
 
-__all__ = ["MAX_QUERY", "describe"]
-
 MAX_QUERY: Final = 8192  # characters of a statement that are read
 _MAX_SUMMARY: Final = 255  # as the semantic conventions say
 

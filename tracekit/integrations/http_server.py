@@ -19,10 +19,10 @@ from xmlrpc.server import SimpleXMLRPCDispatcher
 from .. import current_span, use_context
 from .._core.outcome import is_normal_end
 from .._core.scopes import swap_scope
-from ._http import METHODS, error_type, path_of_target, report, server_of
+from ._http import METHODS, error_type, path_of_target, report
 from ._patch import Patches
-from ._redaction import MAX_TEXT
 from ._server import NOT_TRACED
+from ._wsgi_environ import attributes_of
 from .wsgi import TraceMiddleware
 
 if TYPE_CHECKING:
@@ -123,13 +123,13 @@ class _Exchange:
         settings = self._settings
         try:
             self.finish(None)  # a handler that parses twice
-            path, query = _target(handler)
+            path = path_of_target(handler.path)
             if settings._is_excluded is not None and settings._is_excluded(path):
                 scope: Any = use_context(NOT_TRACED)
             else:
                 method = handler.command if handler.command in METHODS else "HTTP"
                 headers = handler.headers.items()
-                details = (handler, method, path, query, settings._redaction)
+                details = (handler, method, settings._redaction)
                 scope = settings._callers.start(method, path, headers, _attributes_of, *details)
                 self._span = scope if scope.is_recording else None
             self._held = swap_scope(None)
@@ -190,40 +190,30 @@ class _Exchange:
             report(ours)
 
 
-def _target(handler: Any) -> tuple[str, str]:
-    """Return path and query of the request."""
-    return path_of_target(handler.path), handler.path.partition("?")[2]
+def _environ_of(handler: Any) -> dict[str, Any]:
+    """Return the request that *handler* has parsed, as far as ``attributes_of()`` reads that of WSGI."""
+    headers = handler.headers
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": handler.command,
+        "RAW_URI": handler.path,
+        "PATH_INFO": handler.path,  # which may be a whole URL
+        "QUERY_STRING": handler.path.partition("?")[2],
+        "SERVER_PROTOCOL": handler.request_version,
+        "HTTP_HOST": headers.get("Host", ""),
+        "HTTP_USER_AGENT": headers.get("User-Agent"),
+        "wsgi.url_scheme": "https" if hasattr(getattr(handler, "connection", None), "cipher") else "http",
+    }
+    local = getattr(getattr(handler, "server", None), "server_address", None)
+    if isinstance(local, tuple) and local:  # on a Unix socket it is the path
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = local[:2]
+    client = getattr(handler, "client_address", None)
+    if isinstance(client, tuple) and client:
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[:2]
+    return environ
 
 
-def _attributes_of(handler: Any, method: str, path: str, query: str, redaction: Redaction) -> dict[str, Any]:
-    """Return the attributes of the request that *handler* has parsed; malformed fields are left out."""
-    scheme = "https" if hasattr(getattr(handler, "connection", None), "cipher") else "http"
-    attributes: dict[str, Any] = {"http.request.method": method, "url.path": path, "url.scheme": scheme}
-    try:
-        headers = handler.headers
-        if query:
-            attributes["url.query"] = redaction.query(query)
-        if agent := headers.get("User-Agent"):
-            attributes["user_agent.original"] = agent[:MAX_TEXT]
-        if method == "HTTP":
-            attributes["http.request.method"] = "_OTHER"
-            attributes["http.request.method_original"] = handler.command[:64]
-        if (version := handler.request_version).startswith("HTTP/"):
-            attributes["network.protocol.version"] = version[5:]
-        local = getattr(getattr(handler, "server", None), "server_address", None)
-        is_ip = isinstance(local, tuple)  # on a Unix socket it is the path
-        host = headers.get("Host", "").encode("latin-1", "replace")
-        address, port = server_of(host, scheme, (local[0], local[1]) if is_ip and local else None)
-        if address:
-            attributes["server.address"] = address
-            if port:
-                attributes["server.port"] = port
-        client = getattr(handler, "client_address", None)
-        if isinstance(client, tuple) and client:
-            attributes["client.address"] = attributes["network.peer.address"] = client[0]
-    except Exception as error:
-        report(error)
-    return attributes
+def _attributes_of(handler: Any, method: str, redaction: Redaction) -> dict[str, Any]:
+    return attributes_of(_environ_of(handler), method, redaction)
 
 
 # The replacements. Each calls the original with its own arguments and adds no exceptions.

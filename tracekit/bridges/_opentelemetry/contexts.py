@@ -26,19 +26,6 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Link as OtelLink
 
-__all__ = [
-    "RemoteSpan",
-    "attributes_of",
-    "from_otel",
-    "labels_of",
-    "link_of",
-    "originals",
-    "plain_attributes",
-    "relabelled",
-    "remote_span",
-    "to_otel",
-]
-
 _FLAGS = tuple([TraceFlags(bits) for bits in range(256)])
 
 # OpenTelemetry's SpanContext is a tuple. Making it as one skips its checks, where its fields are those known here.

@@ -13,9 +13,6 @@ from opentelemetry.context import context as _context
 if TYPE_CHECKING:
     from opentelemetry.context.context import Context
 
-__all__ = ["LazyRuntimeContext"]
-
-
 _RuntimeContext: Any = getattr(_context, "_RuntimeContext", object)
 
 

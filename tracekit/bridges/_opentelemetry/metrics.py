@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from .spans import OtelSpan
 
-__all__ = ["SpanMetrics", "span_metrics"]
-
 VARIABLE = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
 
 

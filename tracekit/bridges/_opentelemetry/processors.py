@@ -12,8 +12,6 @@ from .spans import face
 if TYPE_CHECKING:
     from ..._core.span import Span
 
-__all__ = ["Processors"]
-
 
 class Processors:
     """The span processors of a provider, called in the order in which they were added.

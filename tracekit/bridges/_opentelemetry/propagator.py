@@ -20,8 +20,6 @@ if not compiled:
 if TYPE_CHECKING:
     from ..._core.context import SpanContext
 
-__all__ = ["Propagator"]
-
 _GETTER: Final = textmap.default_getter
 _SETTER: Final = textmap.default_setter
 _EMPTY: Final = Context()

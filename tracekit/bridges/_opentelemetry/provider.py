@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ..._core.records import Limits
     from ..._core.tracer import Tracer
 
-__all__ = ["TracerProvider"]
-
 
 class TracerProvider(_trace.TracerProvider):
     """OpenTelemetry's TracerProvider. Spans go to the exporter of ``tracekit.configure()`` and to the processors.

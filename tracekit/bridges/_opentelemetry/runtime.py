@@ -43,21 +43,6 @@ if TYPE_CHECKING:
     from ..._core.labels import Labels
     from ..._core.scopes import Scope
 
-__all__ = [
-    "BAGGAGE_KEY",
-    "RUNTIME",
-    "SPAN_KEY",
-    "RuntimeContext",
-    "attach",
-    "context_of",
-    "detach",
-    "get_current",
-    "put_value",
-    "scope_for",
-    "set_baggage",
-    "value_of",
-]
-
 _EMPTY: Final = Context()
 # The API's constants are private; its functions show them.
 (SPAN_KEY,) = set_span_in_context(INVALID_SPAN, _EMPTY)

@@ -39,22 +39,6 @@ if TYPE_CHECKING:
 
     from ..._core.span import Span
 
-__all__ = [
-    "KIND_NAMES",
-    "OtelSpan",
-    "face",
-    "info_of",
-    "is_ours",
-    "keep_form",
-    "leave",
-    "resource_of",
-    "scope_of",
-    "sdk_class",
-    "text_of",
-    "time_of",
-    "use_class",
-]
-
 KIND_NAMES = {kind: kind.name.lower() for kind in SpanKind}
 _KINDS = {name: kind for kind, name in KIND_NAMES.items()}
 _STATUS_NAMES = {StatusCode.UNSET: "unset", StatusCode.OK: "ok", StatusCode.ERROR: "error"}

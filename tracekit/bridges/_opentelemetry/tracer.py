@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from ..._core.scopes import Scope
     from ..._core.tracer import Tracer
 
-__all__ = ["CurrentSpan", "OtelTracer", "Settings", "get_current_span", "use_span"]
-
 _INTERNAL: Final = KINDS[0]
 _SPAN_KINDS: Final = tuple([kind for name in KINDS for kind, known in KIND_NAMES.items() if known == name])
 _api_use_span: Final = _trace.use_span
@@ -347,13 +345,7 @@ class CurrentSpan:
 
 
 def _current_span(
-    tracer: OtelTracer | None,
-    given: OtelSpan | None,
-    name: Any,
-    options: tuple[Any, ...] | None,
-    records: bool,
-    sets: bool,
-    ends: bool,
+    tracer: Any, given: Any, name: Any, options: Any, records: bool, sets: bool, ends: bool
 ) -> CurrentSpan:
     current = CurrentSpan.__new__(CurrentSpan)
     if not compiled:

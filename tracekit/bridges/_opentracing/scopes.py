@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ..._core.context import SpanContext
     from ..._core.span import Span as TracekitSpan
 
-__all__ = ["Scope", "ScopeManager", "patch_no_parent_scope"]
-
 _places: ContextVar[tuple[_Place, ...]] = ContextVar("tracekit_opentracing_scopes", default=())
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ..._core.context import SpanContext as TracekitContext
     from ..._core.span import Span as TracekitSpan
 
-__all__ = ["Span", "SpanContext", "items_of", "kind_of", "leave", "nanoseconds", "plain", "priority_of", "text_of"]
-
 _KINDS = KINDS[1:]
 # OpenTracing's names of an error's parts in log_kv(), beside OpenTelemetry's.
 _ERROR_FIELDS = {"error.kind": "exception.type", "message": "exception.message", "stack": "exception.stacktrace"}

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .._sqlite.reader import StoredSpan
 
-__all__ = ["read_jaeger", "write_jaeger"]
-
 _STATUSES = {"OK": 1, "ERROR": 2}
 _KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
 _TYPES = {bool: "bool", int: "int64", float: "float64"}

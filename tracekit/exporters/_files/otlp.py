@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ... import Span
     from .._sqlite.reader import StoredSpan
 
-__all__ = ["write_otlp"]
-
 _T = TypeVar("_T")
 
 

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from .._sqlite.reader import StoredSpan
 
-__all__ = ["read_perfetto", "write_perfetto"]
-
-
 _PREFIX = "attributes."
 _KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
 _CODES = {"ok": 1, "error": 2}

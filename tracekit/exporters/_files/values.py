@@ -7,8 +7,6 @@ from typing import Any
 
 from .._otlp.json import attributes_as_json
 
-__all__ = ["key_values", "mapping_of", "request", "values_of"]
-
 
 def key_values(attributes: dict[str, Any]) -> list[dict[str, Any]]:
     """Return *attributes* of a store as a list of ``KeyValue``."""

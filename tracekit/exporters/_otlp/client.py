@@ -22,8 +22,6 @@ from .settings import DEFAULTS, PATHS, check_headers, endpoint_of, otlp_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Client", "Collector"]
-
 T = TypeVar("T")
 _Path: TypeAlias = "str | os.PathLike[str]"
 
@@ -156,15 +154,12 @@ class Client:
         return lost
 
     def _connect(self) -> _Transport:
-        certificate, client_certificate, client_key = self._files
         for path in self._files:
             if path is not None:
                 with open(path, "rb"):  # the library's own error does not name the file
                     pass
         options = {"compression": self.compression, "insecure": self._insecure} if self.protocol == "grpc" else {}
-        return self._make_transport(
-            self._endpoint, self._headers, certificate, client_certificate, client_key, signal=self.signal, **options
-        )
+        return self._make_transport(self._endpoint, self._headers, self._files, signal=self.signal, **options)
 
     def close(self) -> None:
         """Close the connection."""

@@ -19,7 +19,7 @@ from .causes import grpc_fault
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GrpcTransport"]
+    from .settings import Files
 
 _METHODS = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -48,16 +48,7 @@ class GrpcTransport:
     """Call the service for *signal* at *endpoint*. Not shared by processes."""
 
     def __init__(
-        self,
-        endpoint: str,
-        headers: Mapping[str, str],
-        certificate: str | None,
-        client_certificate: str | None,
-        client_key: str | None,
-        *,
-        compression: str,
-        insecure: bool,
-        signal: str = "traces",
+        self, endpoint: str, headers: Mapping[str, str], files: Files, *, signal: str, compression: str, insecure: bool
     ) -> None:
         url = urlsplit(endpoint) if "://" in endpoint else None
         self.is_secure = is_secure = not insecure if url is None else url.scheme == "https"
@@ -66,7 +57,8 @@ class GrpcTransport:
         self.url = f"{'grpcs' if is_secure else 'grpc'}://{target}"
         options = [("grpc.primary_user_agent", f"tracekit/{__version__}")]
         if is_secure:
-            credentials = grpc.ssl_channel_credentials(_read(certificate), _read(client_key), _read(client_certificate))
+            certificate, client_certificate, client_key = map(_read, files)
+            credentials = grpc.ssl_channel_credentials(certificate, client_key, client_certificate)
             self.channel = grpc.secure_channel(target, credentials, options)
         else:
             self.channel = grpc.insecure_channel(target, options)

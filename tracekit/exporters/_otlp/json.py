@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ..._core.context import SpanContext
     from ..._core.records import Instrumentation
 
-__all__ = ["attributes_as_json", "encode_json", "encode_spans_as_json", "value_as_json"]
-
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from .outbox import Batch
 
-__all__ = ["MAX_REQUEST_BYTES", "Request", "SizeLimit", "pack"]
-
 MAX_REQUEST_BYTES = 4 * 2**20  # the default limit of gRPC servers; one of a single item may be larger
 
 _LEAST_BYTES = 1 << 16

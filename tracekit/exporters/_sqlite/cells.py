@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["int_of", "json_of", "mapping_of", "readers_of"]
-
 _decode = json.JSONDecoder(parse_constant=str).decode  # json.loads() with an option makes a decoder for each call
 
 

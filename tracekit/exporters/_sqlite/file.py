@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from .schema import Schema
 
-__all__ = ["SQLiteFile", "check_bytes"]
-
 _MIN_BYTES = 1 << 20
 _CHECKPOINT_BYTES = 4 << 20  # of log that are moved into the file; then it is written from its start again
 _LOG_BYTES = 16 << 20  # its largest size between two such moves

@@ -10,8 +10,6 @@ from .cells import readers_of
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["INSERT_LOG", "LOGS", "StoredLog", "log_without_bulk", "read_logs"]
-
 LOGS: Final = (
     """CREATE TABLE logs (
         id INTEGER PRIMARY KEY,  -- grows in order of arrival

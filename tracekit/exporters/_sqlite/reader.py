@@ -25,18 +25,6 @@ from .search import INDEXES, Found, Search, Sort, find, root_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-__all__ = [
-    "SPANS",
-    "Counts",
-    "Figures",
-    "SQLiteReader",
-    "Selection",
-    "StoredLog",
-    "StoredSpan",
-    "StoredTrace",
-    "read_span",
-]
-
 SPANS = Schema(
     application_id=0x74726B74,  # "trkt"
     version=6,
