@@ -108,11 +108,9 @@ class ForeignIds:
             return False
 
     def trace_id(self) -> int:
-        """Return the next trace id."""
         return self._next("generate_trace_id", 16)
 
     def span_id(self) -> int:
-        """Return the next span id."""
         return self._next("generate_span_id", 8)
 
     def _next(self, method: str, size: int) -> int:

@@ -46,7 +46,6 @@ class Explicit:
         self.exemplars[at] = exemplar
 
     def counts(self) -> list[int]:
-        """Return the count of each bucket."""
         return [round(weight) for weight in self.weights]
 
 

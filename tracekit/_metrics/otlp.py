@@ -68,7 +68,6 @@ def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
 
 
 def request_of(points: Iterable[Point], resource: dict[str, Any]) -> dict[str, Any]:
-    """Return *points* as one request."""
     metrics: dict[str, dict[str, Any]] = {}
     for instrument, kind, message in points:
         metric = metrics.get(instrument.name)

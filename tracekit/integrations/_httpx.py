@@ -258,7 +258,6 @@ class Library:
         self._transports = ((self.module.Client, transport), (self.module.AsyncClient, async_transport))
 
     def instrument(self, target: Any = None, **options: Any) -> None:
-        """Trace *target*, a client, or every client."""
         if target is None:
             if not self._patches.is_active:
                 self._patch(Client(**options))
@@ -272,7 +271,6 @@ class Library:
                 target._mounts[pattern] = _wrapped(transport, mounted, client, is_installed=True)
 
     def uninstrument(self, target: Any = None) -> None:
-        """Undo ``instrument()`` with the same argument."""
         if target is None:
             self._patches.restore()
             return

@@ -138,7 +138,6 @@ class _Summary:
         self._in_tables = False  # whether a comma is followed by another table
 
     def text(self) -> str:
-        """Return the summary."""
         return " ".join(self._parts)
 
     def word(self, text: str) -> None:
@@ -170,7 +169,6 @@ class _Summary:
         self._before = upper
 
     def name(self, text: str) -> None:
-        """Take a name."""
         if self._is_open and self._before == ".":
             self._size += len(text) + 1
             if self._size <= _MAX_SUMMARY + 1:

@@ -158,7 +158,6 @@ class _Exchange:
             report(error)
 
     def finish(self, error: BaseException | None) -> None:
-        """End the span, once."""
         scope, self._scope = self._scope, None
         if scope is None:
             return

@@ -104,15 +104,9 @@ class TraceMiddleware:
         """Return the server span of *environ*, or None if tracing failed."""
         try:
             method = method_of(environ)
-            server_span = self._callers.start(
-                method,
-                path_of(environ) if self._has_routes else "",
-                environ,
-                attributes_of,
-                environ,
-                method,
-                self._redaction,
-            )
+            path = path_of(environ) if self._has_routes else ""
+            details = (environ, method, self._redaction)
+            server_span = self._callers.start(method, path, environ, attributes_of, *details)
             environ[SPAN_KEY] = server_span
             if self._extras is not None and server_span.is_recording:
                 self._extras.request(server_span, headers_of(environ), environ)
@@ -253,7 +247,6 @@ class _Response:
             self._step(self._finish)
 
     def close(self) -> None:
-        """Close the app's iterable and end the span."""
         try:
             if hasattr(self._result, "close"):
                 if self._has_sent and not self._is_complete and not self._has_ended:

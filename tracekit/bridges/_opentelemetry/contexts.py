@@ -50,14 +50,12 @@ class RemoteSpan(NonRecordingSpan):
         raise TypeError("made by remote_span()")
 
     def get_span_context(self) -> OtelContext:
-        """Return OpenTelemetry's form of the context."""
         return to_otel(self.tracekit_context)  # type: ignore[no-any-return]
 
     _context = property(get_span_context)
 
 
 def remote_span(context: SpanContext) -> RemoteSpan:
-    """Return *context* as a span of OpenTelemetry's."""
     made = _new(RemoteSpan)
     made.tracekit_context = context
     return made  # type: ignore[no-any-return]

@@ -15,8 +15,7 @@ from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from ..._foreign import ForeignSampler
 from .contexts import attributes_of, plain_attributes
-from .metrics import span_metrics
-from .processors import Processors
+from .processors import Processors, span_metrics
 from .spans import keep_form, resource_of, text_of
 from .tracer import OtelTracer, Settings
 
@@ -155,14 +154,10 @@ class TracerProvider(_trace.TracerProvider):
         if not self._processors and self._shuts_down_on_exit:
             atexit.register(self._processors.shutdown)
         self._processors.add(span_processor)
-        if "hooks" not in self._changes:
+        if "hooks" not in self._changes and self._change("hooks", self._processors):
             # Into the tracers in use, too: the end of a span that is open now is of interest to the processor.
-            changes = {**self._changes, "hooks": self._processors}
-            if self._settings.changes is self._changes:
-                self._settings.changes = changes
-                for tracer in list(self._tracers.values()):
-                    tracer._hook(self._processors)
-            self._changes = changes
+            for tracer in list(self._tracers.values()):
+                tracer._hook(self._processors)
         if self._covers_native and not self._is_disabled:
             _configure.use_hooks(self._processors)
 
@@ -186,10 +181,15 @@ class TracerProvider(_trace.TracerProvider):
         self._given_resource = merged
         given = attributes_of(merged.attributes) or {}
         keep_form(given, merged)
-        is_own = self._settings.changes is self._changes
-        self._changes = {**self._changes, "resource": given}
-        if is_own:
+        self._change("resource", given)
+
+    def _change(self, key: str, value: Any) -> bool:
+        """Change how the spans of this provider differ from the others; return whether its tracers follow that now."""
+        is_followed = self._settings.changes is self._changes
+        self._changes = {**self._changes, key: value}
+        if is_followed:
             self._settings.changes = self._changes
+        return is_followed
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Flush the processors and tracekit's exporter; return whether all was exported in time.
@@ -213,15 +213,12 @@ class _RandomIds:
     """OpenTelemetry's IdGenerator over the operating system's random numbers."""
 
     def generate_trace_id(self) -> int:
-        """Return a random, non-zero number of 128 bits."""
         return int.from_bytes(os.urandom(16)) or 1
 
     def generate_span_id(self) -> int:
-        """Return a random, non-zero number of 64 bits."""
         return int.from_bytes(os.urandom(8)) or 1
 
     def is_trace_id_random(self) -> bool:
-        """Tell that all bits of a trace id are random."""
         return True
 
 

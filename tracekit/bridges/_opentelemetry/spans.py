@@ -176,11 +176,10 @@ class OtelSpan:
             leave(self, exc, self._records, self._sets, True)
         self.end()
 
-    def __copy__(self) -> OtelSpan:
+    def __copy__(self, memo: Any = None) -> OtelSpan:
         return self
 
-    def __deepcopy__(self, memo: Any) -> OtelSpan:
-        return self
+    __deepcopy__ = __copy__
 
     # From here on as the SDK's ReadableSpan.
 
@@ -236,10 +235,7 @@ class OtelSpan:
         make = sdk_class("opentelemetry.sdk.trace", "Event")
         parts = zip(span.events, dropped_parts(span)[1], strict=False)
         return tuple(
-            [
-                make(name=name, attributes=_bounded(attributes, lost), timestamp=time_ns)
-                for (name, time_ns, attributes), lost in parts
-            ]
+            [make(name=name, attributes=_bounded(items, lost), timestamp=at) for (name, at, items), lost in parts]
         )
 
     @property

@@ -356,7 +356,6 @@ def _current_span(
 
 
 def _again(current: CurrentSpan) -> CurrentSpan:
-    """Return a context manager that does the same."""
     return _current_span(
         current._tracer, current._given, current._name, current._options, current._records, current._sets, current._ends
     )

@@ -75,7 +75,6 @@ class _Shared(Generic[_T]):
         self._by_text: dict[str, _T] = {}
 
     def of(self, mapping: dict[str, Any]) -> _T:
-        """Return the object for *mapping*."""
         found = self._by_identity.get(id(mapping))
         if found is None:
             text = json.dumps(mapping, sort_keys=True)

@@ -162,7 +162,6 @@ class Client:
         return self._make_transport(self._endpoint, self._headers, self._files, signal=self.signal, **options)
 
     def close(self) -> None:
-        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 

@@ -86,7 +86,6 @@ class GrpcTransport:
         return Answer("taken", message, rejected)
 
     def close(self) -> None:
-        """Close the channel."""
         self.channel.close()
 
     def _failed(self, error: Any) -> Answer:

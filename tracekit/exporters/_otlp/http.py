@@ -90,7 +90,6 @@ class HttpTransport:
             return _failed(error, self.url)
 
     def close(self) -> None:
-        """Close the connection."""
         self.pool.connection_from_url(self.url).close()  # clear() alone leaves sockets to the garbage collector
         self.pool.clear()
 

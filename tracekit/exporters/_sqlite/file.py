@@ -352,12 +352,10 @@ class _Forks:
         self._held.lock = self.lock.acquire(timeout=1.0)
 
     def after_in_parent(self) -> None:
-        """Allow transactions again."""
         if self._held.lock:
             self.lock.release()
 
     def after_in_child(self) -> None:
-        """Reset the state inherited from the parent."""
         self.lock = threading.RLock()
         self._forked += 1
         for file in self.files:
