@@ -77,15 +77,9 @@ def _parent(api: Any, parent: SpanContext | None) -> Any:
 
 
 def _context(api: Any, context: SpanContext) -> Any:
-    trace_id, span_id = ids_of(context)
     state = str(context.state)
-    return api.SpanContext(
-        trace_id,
-        span_id,
-        context.is_remote,
-        api.TraceFlags(context.flags),
-        api.TraceState.from_header([state] if state else []),
-    )
+    vendors = api.TraceState.from_header([state] if state else [])
+    return api.SpanContext(*ids_of(context), context.is_remote, api.TraceFlags(context.flags), vendors)
 
 
 class ForeignIds:

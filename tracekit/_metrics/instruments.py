@@ -38,22 +38,13 @@ class Instrument(NamedTuple):
 _HTTP = ("http.request.method", "http.response.status_code", "network.protocol.version", "url.scheme")
 _PEER = ("server.address", "server.port")
 _RPC = (
-    "rpc.system.name",
-    "rpc.system",
-    "rpc.service",
-    "rpc.method",
-    "rpc.response.status_code",
-    "rpc.grpc.status_code",
+    *("rpc.system.name", "rpc.system", "rpc.service", "rpc.method"),
+    *("rpc.response.status_code", "rpc.grpc.status_code"),
 )
 _MESSAGING = ("messaging.system", "messaging.operation.name", "messaging.destination.name")
 _DATABASE = (
-    "db.system.name",
-    "db.system",
-    "db.namespace",
-    "db.collection.name",
-    "db.operation.name",
-    "db.query.summary",
-    "db.response.status_code",
+    *("db.system.name", "db.system", "db.namespace", "db.collection.name"),
+    *("db.operation.name", "db.query.summary", "db.response.status_code"),
 )
 
 _SERVER_HTTP = Instrument("http.server.request.duration", "Duration of HTTP server requests.", (*_HTTP, "http.route"))

@@ -17,11 +17,11 @@ from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._core.attributes import int_text, whole
-from .._core.checks import check_above_0
+from .._core.checks import check_above_0, check_int
 from .._core.records import Account
 from .._export.notices import Notices
 from ._sqlite.errors import StoreError, is_full
-from ._sqlite.file import SQLiteFile, check_bytes
+from ._sqlite.file import MIN_BYTES, SQLiteFile
 from ._sqlite.ids import take_ids
 from ._sqlite.logs import INSERT_LOG, StoredLog, log_without_bulk
 from ._sqlite.reader import SPANS, Counts, Figures, SQLiteReader, StoredSpan, StoredTrace, read_span
@@ -95,7 +95,7 @@ class SQLiteExporter:
         cache_bytes: int = 2 * 2**20,
     ) -> None:
         check_above_0("max_age_s", max_age_s)
-        check_bytes("max_bytes", max_bytes)
+        check_int("max_bytes", max_bytes, MIN_BYTES)
         self._file = SQLiteFile(
             path,
             SPANS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ... import Link, SpanContext, Status, TraceState
 from ..._core.records import Instrumentation
@@ -46,13 +46,13 @@ def write_otlp(spans: Iterable[StoredSpan], file: TextIO) -> None:
 
 def _restored(spans: list[StoredSpan]) -> Iterator[SimpleNamespace]:
     """Yield the fields of a ``Span`` that the encoder reads."""
-    resources = _Shared(values_of)
-    libraries = _Shared(_library)
+    resource_of = _shared(values_of)
+    library_of = _shared(_library)
     for span in spans:
         context = _context(span.trace_id, span.span_id, span.flags, span.state)
         if context is None:
             continue
-        library = libraries.of(span.instrumentation)
+        library = library_of(span.instrumentation)
         changed = {
             "context": context,
             "parent": _context(span.trace_id, span.parent_id, is_remote=span.parent_is_remote),
@@ -60,28 +60,27 @@ def _restored(spans: list[StoredSpan]) -> Iterator[SimpleNamespace]:
             "attributes": values_of(span.attributes),
             "events": [_event(event) for event in span.events if isinstance(event, dict)],
             "links": [link for link in map(_link, span.links) if link is not None],
-            "resource": resources.of(span.resource),
+            "resource": resource_of(span.resource),
             "instrumentation": library if library.name else None,
         }
         yield SimpleNamespace(**span._asdict() | changed)
 
 
-class _Shared(Generic[_T]):
-    """One object for each of equal mappings: the encoder groups by identity."""
+def _shared(make: Callable[[dict[str, Any]], _T]) -> Callable[[dict[str, Any]], _T]:
+    """Return *make* with one object for equal mappings of spans that are in memory: the encoder groups by identity."""
+    by_identity: dict[int, _T] = {}
+    by_text: dict[str, _T] = {}
 
-    def __init__(self, make: Callable[[dict[str, Any]], _T]) -> None:
-        self._make = make
-        self._by_identity: dict[int, _T] = {}  # of the mappings of spans that are in memory
-        self._by_text: dict[str, _T] = {}
-
-    def of(self, mapping: dict[str, Any]) -> _T:
-        found = self._by_identity.get(id(mapping))
+    def shared(mapping: dict[str, Any]) -> _T:
+        found = by_identity.get(id(mapping))
         if found is None:
             text = json.dumps(mapping, sort_keys=True)
-            if text not in self._by_text:
-                self._by_text[text] = self._make(mapping)
-            found = self._by_identity[id(mapping)] = self._by_text[text]
+            if text not in by_text:
+                by_text[text] = make(mapping)
+            found = by_identity[id(mapping)] = by_text[text]
         return found
+
+    return shared
 
 
 def _context(

@@ -26,21 +26,17 @@ _METHODS = {
     "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
     "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
 }
+_Code = grpc.StatusCode
 _RETRYABLE = {
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.OUT_OF_RANGE,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DATA_LOSS,
+    *(_Code.CANCELLED, _Code.DEADLINE_EXCEEDED, _Code.ABORTED, _Code.OUT_OF_RANGE, _Code.UNAVAILABLE, _Code.DATA_LOSS)
 }
 # The details of grpcio's own error for an answer of more than 4 MiB, before or after decompression.
 _LARGE_ANSWER = ("CLIENT: Received message larger", "Decompressed message larger")
 _ADVICE = {
-    grpc.StatusCode.UNAUTHENTICATED: "it requires authentication: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
-    grpc.StatusCode.PERMISSION_DENIED: "these headers do not permit sending spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
-    grpc.StatusCode.UNIMPLEMENTED: "it is not an OTLP collector, or does not accept {signal}",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "it has no room for even one of these spans, and does not permit a retry",
+    _Code.UNAUTHENTICATED: "it requires authentication: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
+    _Code.PERMISSION_DENIED: "these headers do not permit sending spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
+    _Code.UNIMPLEMENTED: "it is not an OTLP collector, or does not accept {signal}",
+    _Code.RESOURCE_EXHAUSTED: "it has no room for even one of these spans, and does not permit a retry",
 }
 
 
@@ -92,18 +88,16 @@ class GrpcTransport:
         code, after_s = error.code(), _retry_after(error)
         said = f"{self.url} answered {code.name}"
         details = one_line(error.details() or "", 200)
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(mark in details for mark in _LARGE_ANSWER):
+        if code is _Code.RESOURCE_EXHAUSTED and any(mark in details for mark in _LARGE_ANSWER):
             return Answer("later", f"{self.url} answered, but as no OTLP collector does ({details})")
-        fault = (
-            grpc_fault(error.details() or "", is_secure=self.is_secure) if code is grpc.StatusCode.UNAVAILABLE else ""
-        )
+        fault = grpc_fault(error.details() or "", is_secure=self.is_secure) if code is _Code.UNAVAILABLE else ""
         if fault:
             return Answer("later", f"{self.url}: {fault}", after_s=after_s, is_lasting="certificate" in fault)
-        if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_s is not None):
-            advice = "is a collector listening there?" if code is grpc.StatusCode.UNAVAILABLE else ""
+        if code in _RETRYABLE or (code is _Code.RESOURCE_EXHAUSTED and after_s is not None):
+            advice = "is a collector listening there?" if code is _Code.UNAVAILABLE else ""
             return Answer("later", ": ".join(part for part in (said, advice, details) if part), after_s=after_s)
         advice = _ADVICE.get(code, "the collector rejects these spans").format(signal=self.signal)
-        is_too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        is_too_large = code is _Code.RESOURCE_EXHAUSTED
         return Answer("refused", f"{said}: {advice}: {details}", is_too_large=is_too_large)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .schema import Schema
 
-_MIN_BYTES = 1 << 20
+MIN_BYTES = 1 << 20  # the least size of a file, and of its cache
 _CHECKPOINT_BYTES = 4 << 20  # of log that are moved into the file; then it is written from its start again
 _LOG_BYTES = 16 << 20  # its largest size between two such moves
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
@@ -65,7 +65,7 @@ class SQLiteFile:
             raise ValueError(f"path must name a file: {name!a}")
         check_above_0("lock_timeout_s", lock_timeout_s)
         check_mode("mode", mode)
-        check_bytes("cache_bytes", cache_bytes)
+        check_int("cache_bytes", cache_bytes, MIN_BYTES)
         self.path = os.path.abspath(name)
         self.schema = schema
         self.max_bytes = max_bytes
@@ -368,11 +368,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_forks.before, after_in_parent=_forks.after_in_parent, after_in_child=_forks.after_in_child
     )
-
-
-def check_bytes(parameter: str, size: int) -> None:
-    """Raise TypeError or ValueError, which name *parameter*, unless *size* is an int of at least 1 MiB."""
-    check_int(parameter, size, _MIN_BYTES)
 
 
 def _is_file_name(name: str) -> bool:
