@@ -17,7 +17,6 @@ from ..._core.span import rekind, relabel, resample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
     from typing import Self
 
     from ..._core.context import SpanContext as TracekitContext
@@ -143,9 +142,7 @@ class Span(opentracing.Span):  # type: ignore[misc]
         """Return a label, or None."""
         return self.tracekit_span.context.labels.get(text_of(key))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         if exc is not None:
             leave(self.tracekit_span, exc)
         self.finish()

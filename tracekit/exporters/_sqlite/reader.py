@@ -219,15 +219,11 @@ class SQLiteReader:
     def find(self, prefix: str) -> str:
         """Return the id of the one trace whose id begins with *prefix*, in any case."""
         start = whole(prefix.lower())
-        with self._snapshot() as connection:
-            found: list[str] = []
-            if connection is not None:
-                # "g" is past every hex digit.
-                rows = connection.execute(
-                    "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT 4",
-                    (start, start),
-                )
-                found = [trace_id for (trace_id,) in rows]
+        # "g" is past every hex digit.
+        rows = self._rows(
+            "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT 4", (start, start)
+        )
+        found: list[str] = [trace_id for (trace_id,) in rows]
         if len(found) == 1:
             return found[0]
         if not found:
@@ -238,12 +234,8 @@ class SQLiteReader:
 
     def spans(self, prefix: str) -> list[StoredSpan]:
         """Return every span of the trace whose id is, or alone begins with, *prefix*, in order of their start."""
-        trace_id = self.find(prefix)
-        with self._snapshot() as connection:
-            if connection is None:
-                return []
-            rows = connection.execute(f"{_SELECT} WHERE trace_id = ? ORDER BY start_ns, id", (trace_id,))
-            return [_span(row) for row in rows]
+        rows = self._rows(f"{_SELECT} WHERE trace_id = ? ORDER BY start_ns, id", (self.find(prefix),))
+        return [_span(row) for row in rows]
 
     def logs(self, prefix: str, *, limit: int = 10_000) -> list[StoredLog]:
         """Return the first *limit* log records of the trace whose id is, or alone begins with, *prefix*, by their time."""
@@ -277,15 +269,11 @@ class SQLiteReader:
 
     def _read(self, ids: Sequence[int]) -> Iterator[StoredSpan]:
         """Return the spans in the rows *ids*, in this order, without those that are gone."""
-        with self._snapshot() as connection:
-            found = {}
-            if connection is not None:
-                shared = functools.cache(mapping_of)  # many spans have the same resource and instrumentation
-                fields = zip(StoredSpan._fields, _READERS, strict=True)
-                readers = [shared if name in ("resource", "instrumentation") else read for name, read in fields]
-                wanted = ",".join(map(str, ids))
-                for id, *row in connection.execute(f"{_SELECT_WITH_ID} WHERE id IN ({wanted})"):
-                    found[id] = _span(row, readers)
+        shared = functools.cache(mapping_of)  # many spans have the same resource and instrumentation
+        fields = zip(StoredSpan._fields, _READERS, strict=True)
+        readers = [shared if name in ("resource", "instrumentation") else read for name, read in fields]
+        rows = self._rows(f"{_SELECT_WITH_ID} WHERE id IN ({','.join(map(str, ids))})")
+        found = {id: _span(row, readers) for id, *row in rows}
         return (found[id] for id in ids if id in found)
 
     def figures(
@@ -325,15 +313,11 @@ class SQLiteReader:
 
     def counts(self) -> Counts:
         """Count traces, spans and orphans."""
-        with self._snapshot() as connection:
-            if connection is None:
-                return Counts(0, 0, 0)
-            traces, spans = connection.execute("SELECT count(DISTINCT trace_id), count(*) FROM spans").fetchone()
-            (orphans,) = connection.execute(
-                "SELECT count(*) FROM spans WHERE parent_id IS NOT NULL"
-                " AND trace_id || parent_id NOT IN (SELECT trace_id || span_id FROM spans)"
-            ).fetchone()
-        return Counts(traces, spans, orphans)
+        rows = self._rows(
+            "SELECT count(DISTINCT trace_id), count(*), (SELECT count(*) FROM spans WHERE parent_id IS NOT NULL"
+            " AND trace_id || parent_id NOT IN (SELECT trace_id || span_id FROM spans)) FROM spans"
+        )
+        return Counts(*rows[0]) if rows else Counts(0, 0, 0)
 
     def close(self) -> None:
         """Close the file; no call follows."""
@@ -344,6 +328,11 @@ class SQLiteReader:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of *query*, none while the file is empty."""
+        with self._snapshot() as connection:
+            return [] if connection is None else connection.execute(query, values).fetchall()
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection | None]:
