@@ -15,7 +15,7 @@ from tracekit.cli import exchange
 from tracekit.cli.main import main
 from tracekit.exporters._files import jaeger, otlp
 from tracekit.exporters._otlp.json import encode_spans_as_json
-from tracekit.exporters._sqlite import selection as reading
+from tracekit.exporters._sqlite import reader as reading
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader
 from tracekit.testing import CountingIds, FakeClock, MemoryExporter
 from tracekit.ui.queries import Queries

@@ -13,7 +13,7 @@ import tracekit
 from tracekit import _configure, _resource
 from tracekit._core import misuse
 from tracekit._core.span import set_clock
-from tracekit.bridges._opentracing.binary import read_binary
+from tracekit.bridges.opentracing import _read_binary as read_binary
 from tracekit.exporters._otlp.http import _retry_after
 from tracekit.integrations._forced import Forced
 from tracekit.integrations._redaction import Redaction

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
         def generate_span_id(self) -> int: ...
 
 
-__all__ = ["bounded_timeout", "check_arguments", "formats_of", "names_right_keyword", "sampler_of"]
-
 P = ParamSpec("P")
 
 _LONGEST = 1e9  # that every wait of the standard library takes: 31 years of seconds, 11 days of milliseconds
@@ -103,19 +101,21 @@ def check_arguments(
     strict: Any,
 ) -> None:
     """Raise ``TypeError`` or ``ValueError`` for an invalid argument; None is valid for all."""
-    if service is not None and not isinstance(service, str):
-        raise TypeError(f"service must be str, not {type(service).__name__}")
-    if resource is not None and not isinstance(resource, Mapping):
-        raise TypeError(f"resource must be a mapping, not {type(resource).__name__}")
-    if isinstance(exporter, type):
-        raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
+    for parameter, value, kind, named in (
+        ("service", service, str, "str"),
+        ("resource", resource, Mapping, "a mapping"),
+        ("limits", limits, Limits, "tracekit.Limits"),
+        ("environ", environ, Mapping, "a mapping"),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{parameter} must be {named}, not {type(value).__name__}")
     if isinstance(exporter, str):
         if exporter not in ("otlp", "sqlite", "console"):
             # A URL is not repeated: it may hold a password.
             given = "a URL: write OTLPExporter(url)" if "://" in exporter else f"{exporter[:64]!a}"
             raise ValueError(f"exporter must be 'otlp', 'sqlite', 'console' or an exporter, not {given}")
-    elif exporter is not None and not callable(getattr(exporter, "export", None)):
-        raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
+    elif exporter is not None:
+        check_exporter(exporter)
     if id_generator is not None and (
         isinstance(id_generator, type)
         or not all(callable(getattr(id_generator, f"generate_{part}_id", None)) for part in ("trace", "span"))
@@ -123,8 +123,6 @@ def check_arguments(
         raise TypeError(
             f"id_generator must have generate_trace_id() and generate_span_id(), not {type(id_generator).__name__}"
         )
-    if limits is not None and not isinstance(limits, Limits):
-        raise TypeError(f"limits must be tracekit.Limits, not {type(limits).__name__}")
     for limit in limits or ():
         check_int("limits", limit, 0, 1 << 31)
     for parameter, number, least in (("buffer_size", buffer_size, 2), ("batch_size", batch_size, 1)):
@@ -132,10 +130,16 @@ def check_arguments(
             check_int(parameter, number, least, 1 << 24)
     if export_interval_s is not None:
         check_above_0("export_interval_s", export_interval_s, 3600)
-    if environ is not None and not isinstance(environ, Mapping):
-        raise TypeError(f"environ must be a mapping, not {type(environ).__name__}")
     if strict is not None:
         check_bool("strict", strict)
+
+
+def check_exporter(exporter: object) -> None:
+    """Raise ``TypeError`` unless *exporter* is an object with ``export()``."""
+    if isinstance(exporter, type):
+        raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
+    if not callable(getattr(exporter, "export", None)):
+        raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
 
 
 def formats_of(formats: Sequence[Format | str]) -> Sequence[Format]:

@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Never
 
-__all__ = [
-    "current_context",
-    "current_labels",
-    "current_span",
-    "from_context",
-    "new_context",
-    "use_context",
-    "use_labels",
-    "use_span",
-]
-
 
 def use_span(span: Span) -> AbstractContextManager[Span]:
     """Make *span* current inside ``with``, without ending it."""

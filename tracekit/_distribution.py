@@ -7,8 +7,6 @@ import re
 
 from ._core.log import log
 
-__all__ = ["NAME", "find_clash", "find_elsewhere", "install_hint", "warn_of_clash"]
-
 NAME = "tracekit-async"
 
 

@@ -15,10 +15,8 @@ from ._core.guard import plain_text, type_name
 from ._core.misuse import misused
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
     from typing import Self
-
-__all__ = ["Entry", "EventLog", "event_log", "open_logs"]
 
 _HEAD: Final = 49  # entries kept from the beginning ...
 _TAIL: Final = 50  # ... and from the end; with the notice of those between them, 100 lines
@@ -124,9 +122,7 @@ class EventLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.finish()
 
     def __repr__(self) -> str:

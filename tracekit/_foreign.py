@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from ._core.context import Link
 
-__all__ = ["ForeignIds", "ForeignSampler"]
-
 _API: Final = "opentelemetry.trace"
 
 
@@ -79,15 +77,9 @@ def _parent(api: Any, parent: SpanContext | None) -> Any:
 
 
 def _context(api: Any, context: SpanContext) -> Any:
-    trace_id, span_id = ids_of(context)
     state = str(context.state)
-    return api.SpanContext(
-        trace_id,
-        span_id,
-        context.is_remote,
-        api.TraceFlags(context.flags),
-        api.TraceState.from_header([state] if state else []),
-    )
+    vendors = api.TraceState.from_header([state] if state else [])
+    return api.SpanContext(*ids_of(context), context.is_remote, api.TraceFlags(context.flags), vendors)
 
 
 class ForeignIds:
@@ -110,11 +102,9 @@ class ForeignIds:
             return False
 
     def trace_id(self) -> int:
-        """Return the next trace id."""
         return self._next("generate_trace_id", 16)
 
     def span_id(self) -> int:
-        """Return the next span id."""
         return self._next("generate_span_id", 8)
 
     def _next(self, method: str, size: int) -> int:

@@ -5,25 +5,11 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-__all__ = [
-    "Branch",
-    "Leaf",
-    "cells",
-    "cut",
-    "duration",
-    "encodable",
-    "library_text",
-    "moment",
-    "pairs",
-    "printable",
-    "tree",
-    "value_text",
-]
 
 T = TypeVar("T")
 
@@ -192,7 +178,7 @@ def value_text(value: Any, limit: int = 80, depth: int = _VALUE_DEPTH) -> str:
 
 
 def _some(values: Iterable[T]) -> list[T]:
-    return [value for value, _ in zip(values, range(_VALUE_ITEMS), strict=False)]
+    return list(islice(values, _VALUE_ITEMS))
 
 
 def _joined(items: list[str], count: int, limit: int) -> str:

@@ -19,19 +19,6 @@ from ._core.span import Span
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = [
-    "NEVER",
-    "AlwaysOff",
-    "AlwaysOn",
-    "Rate",
-    "Ratio",
-    "Sampler",
-    "adjusted_count",
-    "randomness",
-    "threshold",
-    "threshold_text",
-]
-
 NEVER: Final = 1 << 56
 _MASK56: Final = NEVER - 1
 _DIGITS: Final = 14
@@ -50,7 +37,21 @@ class Sampler(Protocol):
         """
 
 
-class Ratio:
+class _Threshold:
+    """A sampler that keeps a trace whose randomness is not below its *threshold*, and writes *state*."""
+
+    threshold: int
+    state: str
+
+    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
+        """Keep the trace if its randomness is not below the threshold."""
+        return (True, self.state) if randomness >= self.threshold else (False, "")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Ratio(_Threshold):
     """Keep the share *probability*, 0 to 1, of all traces; the same ones in every service."""
 
     def __init__(self, probability: float) -> None:
@@ -59,40 +60,22 @@ class Ratio:
         self.threshold = threshold(probability)
         self.state = f"ot=th:{threshold_text(self.threshold)}" if self.threshold < NEVER else ""
 
-    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
-        """Keep the trace if its randomness is not below the threshold."""
-        return (True, self.state) if randomness >= self.threshold else (False, "")
-
     def __repr__(self) -> str:
         return f"Ratio({self.probability})"
 
 
-class AlwaysOn:
+class AlwaysOn(_Threshold):
     """Keep every trace and write nothing to tracestate; ``Ratio(1.0)`` writes ``ot=th:0``."""
 
-    threshold: Final = 0
-    state: Final = ""
-
-    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
-        """Keep the trace."""
-        return True, ""
-
-    def __repr__(self) -> str:
-        return "AlwaysOn()"
+    threshold = 0
+    state = ""
 
 
-class AlwaysOff:
+class AlwaysOff(_Threshold):
     """Keep no trace."""
 
-    threshold: Final = NEVER
-    state: Final = ""
-
-    def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
-        """Do not keep the trace."""
-        return False, ""
-
-    def __repr__(self) -> str:
-        return "AlwaysOff()"
+    threshold = NEVER
+    state = ""
 
 
 class Rate:
@@ -182,10 +165,8 @@ class Rate:
     def _set(self, probability: float) -> None:
         # Never 0: traces that cannot be kept would be missing in adjusted counts.
         rejected = min(threshold(probability), NEVER - 1)
-        self._in_force = (
-            rejected,
-            f"ot=th:{threshold_text(rejected)}",
-        )  # one tuple, so that other threads read both parts together
+        # One tuple, so that other threads read both parts together.
+        self._in_force = rejected, f"ot=th:{threshold_text(rejected)}"
         self._burst = max(2.0, 2 * self.per_second * self._ROUND_NS / 1e9) + max(0.0, self._balance)
 
     def __repr__(self) -> str:

@@ -8,67 +8,20 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["is_secret_name", "normal"]
-
 # Whole names, in normal form: they are too short, or too common as a part of other words.
 _NAMES: Final = frozenset(
-    {
-        "code",
-        "cvc",
-        "cvv",
-        "hmac",
-        "key",
-        "otp",
-        "pass",
-        "pin",
-        "samlart",
-        "samlrequest",
-        "samlresponse",
-        "sid",
-        "sig",
-        "ticket",
-        "totp",
-    }
+    """
+    code cvc cvv hmac key otp pass pin samlart samlrequest samlresponse sid sig ticket totp
+    """.split()  # noqa: SIM905 - a word a line would be a page
 )
 # Endings of a name, in normal form ...
-_ENDINGS: Final = (
-    "accesskey",
-    "accesskeyid",
-    "apikey",
-    "assertion",
-    "auth",
-    "authcode",
-    "authkey",
-    "authorization",
-    "authorizationcode",
-    "bearer",
-    "codeverifier",
-    "cookie",
-    "credential",
-    "credentials",
-    "csrf",
-    "encryptionkey",
-    "jwt",
-    "licensekey",
-    "masterkey",
-    "passcode",
-    "passphrase",
-    "passwd",
-    "password",
-    "privatekey",
-    "pwd",
-    "secret",
-    "secretkey",
-    "sessid",
-    "sessionid",
-    "sharedkey",
-    "signature",
-    "signingkey",
-    "storagekey",
-    "subscriptionkey",
-    "token",
-    "userpass",
-    "xsrf",
+_ENDINGS: Final = tuple(
+    """
+    accesskey accesskeyid apikey assertion auth authcode authkey authorization authorizationcode bearer
+    codeverifier cookie credential credentials csrf encryptionkey jwt licensekey masterkey passcode passphrase
+    passwd password privatekey pwd secret secretkey sessid sessionid sharedkey signature signingkey storagekey
+    subscriptionkey token userpass xsrf
+    """.split()  # noqa: SIM905 - a word a line would be a page
 )
 # ... and beginnings.
 _BEGINNINGS: Final = ("secret", "session")

@@ -16,8 +16,6 @@ from ._export.notices import log
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["flush_on_signal"]
-
 _DEFAULT: Final = ("SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system has
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["explain"]
-
 _INSTEAD = {
     "ConsoleExporter": "from tracekit.exporters.console import ConsoleExporter",
     "MemoryExporter": "from tracekit.testing import MemoryExporter",

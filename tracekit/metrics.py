@@ -8,11 +8,10 @@ Each histogram of durations holds all three: its count is the rate, its series w
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from ._arguments import bounded_timeout
 from ._core.checks import check_above_0, check_int
@@ -20,16 +19,17 @@ from ._core.records import Account
 from ._environment import Environment, say, whole
 from ._export.exporter import account_of
 from ._export.notices import Notices, describe
+from ._metrics.instruments import Table
 from ._metrics.otlp import points_of, request_of
-from ._metrics.table import Table
 from ._metrics.text import text_of
+from .exporters._front import Front
 from .exporters._otlp.background import Background
-from .exporters._otlp.client import Client
+from .exporters._otlp.client import Client, Collector
 from .exporters._otlp.json import encode_json
 from .exporters._otlp.messages import METRICS, encode_message
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ._core.span import Span
     from ._export.exporter import Exporter
@@ -46,9 +46,10 @@ _FAREWELL_S = 3.0
 class OTLPMetrics:
     """A collector at *endpoint* for ``RedMetrics(push=)``; the path ``/v1/metrics`` is added to a URL without a path.
 
-    The defaults of all arguments are OpenTelemetry's variables in *environ*, as for ``OTLPExporter``, those for metrics
-    before those for all signals; that of *interval_s*, the seconds between two requests, is
-    ``OTEL_METRIC_EXPORT_INTERVAL``, or 60. Counts are cumulative.
+    *collector* are the arguments of ``OTLPExporter`` but those of the spool: *headers*, *timeout_s*, *compression*,
+    *certificate*, *client_certificate*, *client_key*, *protocol*, *insecure* and *environ*. Their defaults, and that of
+    *endpoint*, are OpenTelemetry's variables, those for metrics before those for all signals; that of *interval_s*, the
+    seconds between two requests, is ``OTEL_METRIC_EXPORT_INTERVAL``, or 60. Counts are cumulative.
     """
 
     def __init__(
@@ -56,21 +57,12 @@ class OTLPMetrics:
         endpoint: str | None = None,
         *,
         interval_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
-        compression: str | None = None,
-        certificate: str | os.PathLike[str] | None = None,
-        client_certificate: str | os.PathLike[str] | None = None,
-        client_key: str | os.PathLike[str] | None = None,
-        protocol: str | None = None,
-        insecure: bool | None = None,
-        environ: Mapping[str, str] | None = None,
+        **collector: Unpack[Collector],
     ) -> None:
-        files = (certificate, client_certificate, client_key)
-        self._client = Client("metrics", environ, endpoint, headers, timeout_s, compression, files, protocol, insecure)
+        self._client = Client("metrics", endpoint, **collector)
         self.endpoint = self._client.endpoint
         if interval_s is None:
-            environment = Environment(environ)
+            environment = Environment(collector.get("environ"))
             interval_s = environment.value("OTEL_METRIC_EXPORT_INTERVAL", whole(1, 86_400_000), 60_000) / 1000
             say(environment.wrong.values())
         check_above_0("interval_s", interval_s, 86_400)
@@ -88,7 +80,7 @@ class OTLPMetrics:
         self.failed += self._client.deliver(points, encode, deadline, "data points")
 
 
-class RedMetrics:
+class RedMetrics(Front):
     """An exporter that measures spans, and hands them to *exporter*, if there is one.
 
     Server, client, producer and consumer spans are measured as OpenTelemetry's semantic conventions name the metrics:
@@ -124,11 +116,10 @@ class RedMetrics:
         check_int("max_series", max_series, 2)
         self._max_series = max_series
         self._notices = Notices()
-        self._begin()
+        self._check_process()
         _latest = self
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+    def _forget(self) -> None:
         # Of the table; never held while anything else is waited for. Reentrant: a signal handler may interrupt its holder.
         self._lock = threading.RLock()
         self._table = Table(self._bounds, self._is_exponential, self._internal, self._max_series)
@@ -138,13 +129,9 @@ class RedMetrics:
             self._push._client.adopted()
             self._background = Background(self._push_all, self._push.interval_s, "tracekit-metrics")
 
-    def _adopt(self) -> None:
-        if self._pid != os.getpid():
-            self._begin()
-
     def export(self, spans: Sequence[Span]) -> None:
         """Measure *spans* and hand them over."""
-        self._adopt()
+        self._check_process()
         with self._lock:
             for span in spans:
                 try:
@@ -158,7 +145,7 @@ class RedMetrics:
 
     def prometheus(self, *, openmetrics: bool = False) -> str:
         """Return all series as text for a scrape of Prometheus; in OpenMetrics they have exemplars."""
-        self._adopt()
+        self._check_process()
         with self._lock:
             return text_of(self._table, openmetrics)
 
@@ -175,19 +162,12 @@ class RedMetrics:
             self._push._send(points, resource)
         return bool(points)
 
-    def start(self) -> None:
-        """Start the exporter."""
-        start = getattr(self.exporter, "start", None)
-        if start is not None:
-            start()
-
     def flush(self, timeout_s: float) -> bool:
         """Send all series now, and have the exporter deliver its spans. *timeout_s* is as for ``tracekit.flush()``."""
         timeout_s = bounded_timeout(timeout_s, 0.0)
-        self._adopt()
+        self._check_process()
         deadline = time.monotonic() + timeout_s
-        flush = getattr(self.exporter, "flush", None)
-        is_done = flush is None or bool(flush(timeout_s))
+        is_done = super().flush(timeout_s)
         if self._background is not None and self._table.instruments:
             is_done = self._background.flush(max(0.0, deadline - time.monotonic())) and is_done
         return is_done
@@ -198,16 +178,14 @@ class RedMetrics:
 
     def hurry(self) -> None:
         """Stop waiting for retries."""
-        self._adopt()
+        self._check_process()
         if self._push is not None:
             self._push._client.is_late.set()
-        hurry = getattr(self.exporter, "hurry", None)
-        if hurry is not None:
-            hurry()
+        super().hurry()
 
     def shutdown(self) -> None:
         """Send all series for the last time, for at most 3 s, and close the exporter."""
-        self._adopt()
+        self._check_process()
         if self._background is not None and self._push is not None:
             self._push._client.is_late.set()
             if self._table.instruments:

@@ -301,7 +301,7 @@ def test_the_child_of_a_fork_has_a_ring_of_its_own(record, tmp_path):
     ("arguments", "error", "words"),
     [
         ({"exporter": MemoryExporter}, TypeError, "exporter must be an instance"),
-        ({"exporter": 1}, TypeError, "exporter must be an instance"),
+        ({"exporter": 1}, TypeError, "exporter must have export"),
         ({"seconds": "1"}, TypeError, "seconds must be a number, not str"),
         ({"seconds": float("nan")}, ValueError, "seconds must be 0 to 1000000000"),
         ({"slower_s": -1}, ValueError, "slower_s must be 0 to 1000000000"),

@@ -317,5 +317,5 @@ def test_the_service_and_datadogs_names_are_on_every_record_on_request(exporter)
 
 @pytest.mark.parametrize("call", [instrument, uninstrument])
 def test_a_single_logger_is_a_type_error(call):
-    with pytest.raises(TypeError, match="not for a Logger"):
+    with pytest.raises(TypeError, match="not a Logger"):
         call(logging.getLogger("x"))

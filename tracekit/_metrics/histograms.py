@@ -12,8 +12,6 @@ import math
 from bisect import bisect_left
 from typing import Final, NamedTuple
 
-__all__ = ["Exemplar", "Explicit", "Exponential"]
-
 MAX_BUCKETS: Final = 160
 _SCALE: Final = 20
 _EXEMPLARS: Final = 8  # of an exponential histogram
@@ -48,7 +46,6 @@ class Explicit:
         self.exemplars[at] = exemplar
 
     def counts(self) -> list[int]:
-        """Return the count of each bucket."""
         return [round(weight) for weight in self.weights]
 
 

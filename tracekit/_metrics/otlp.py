@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .histograms import Exemplar, Exponential
-    from .instruments import Instrument
-    from .table import Table
-
-__all__ = ["Point", "points_of", "request_of"]
+    from .instruments import Instrument, Table
 
 _CUMULATIVE = 2
 
@@ -71,7 +68,6 @@ def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
 
 
 def request_of(points: Iterable[Point], resource: dict[str, Any]) -> dict[str, Any]:
-    """Return *points* as one request."""
     metrics: dict[str, dict[str, Any]] = {}
     for instrument, kind, message in points:
         metric = metrics.get(instrument.name)

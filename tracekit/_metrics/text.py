@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from .histograms import Exemplar, Exponential
-    from .table import Table
-
-__all__ = ["text_of"]
+    from .instruments import Table
 
 
 def text_of(table: Table, openmetrics: bool) -> str:

@@ -29,15 +29,7 @@ from ._opentelemetry.runtime import RUNTIME, RuntimeContext, attach, detach, get
 from ._opentelemetry.spans import OtelSpan
 from ._opentelemetry.tracer import OtelTracer, get_current_span, use_span
 
-__all__ = [
-    "OtelSpan",
-    "OtelTracer",
-    "Propagator",
-    "RuntimeContext",
-    "TracerProvider",
-    "install",
-    "uninstall",
-]
+__all__ = ["OtelSpan", "OtelTracer", "Propagator", "RuntimeContext", "TracerProvider", "install", "uninstall"]
 
 _api_set_tracer_provider: Any = getattr(_trace, "_set_tracer_provider", None)
 

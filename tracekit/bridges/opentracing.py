@@ -20,7 +20,6 @@ from .._core.guard import type_name
 from .._core.misuse import misused
 from .._core.span import ROOT, resample, start_with
 from .._core.span import Span as TracekitSpan
-from ._opentracing.binary import read_binary, write_binary
 from ._opentracing.scopes import Scope, ScopeManager, patch_no_parent_scope
 from ._opentracing.spans import Span, SpanContext, items_of, kind_of, nanoseconds, plain, priority_of, text_of
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Scope", "ScopeManager", "Span", "SpanContext", "Tracer"]
 
 _TEXT = (Format.TEXT_MAP, Format.HTTP_HEADERS)
+_MAX_BYTES = 1 << 16  # as extract() reads of a carrier
 _REF_TYPE = "opentracing.ref_type"  # OpenTelemetry's name of it
 
 
@@ -107,13 +107,39 @@ class Tracer(opentracing.Tracer):  # type: ignore[misc]
         elif format in _TEXT:
             _carriers.inject(carrier, context)
         else:
-            write_binary(carrier, context)
+            _write_binary(carrier, context)
 
     def extract(self, format: Any, carrier: Any) -> SpanContext | None:
         """Return the context in *carrier*, or None if there is none or it is malformed."""
         _check_format(format)
-        found = _carriers.extract(carrier) if format in _TEXT else read_binary(carrier)
+        found = _carriers.extract(carrier) if format in _TEXT else _read_binary(carrier)
         return None if found is None else SpanContext(found)
+
+
+def _write_binary(carrier: Any, context: TracekitContext) -> None:
+    """Append *context* to *carrier*, a bytearray, in the format BINARY, which OpenTracing leaves to the tracer.
+
+    It has the configured formats' fields, as UTF-8: ``binary = *( name ":" value LF )``
+    """
+    if not isinstance(carrier, bytearray):
+        misused(TypeError(f"carrier must be a bytearray, not {type_name(carrier)}"))
+        return
+    fields: dict[str, str] = _carriers.inject({}, context)
+    carrier.extend("".join([f"{name}:{value}\n" for name, value in fields.items()]).encode())
+
+
+def _read_binary(carrier: Any) -> TracekitContext | None:
+    """Return the context in *carrier*, octets, or None."""
+    if not isinstance(carrier, bytes | bytearray | memoryview):
+        misused(TypeError(f"carrier must be a bytearray or bytes, not {type_name(carrier)}"))
+        return None
+    try:
+        octets = bytes(carrier[: _MAX_BYTES + 1])
+        text = octets.decode() if len(octets) <= _MAX_BYTES else ""
+    except Exception:  # not UTF-8, or a memoryview that was released
+        return None
+    pairs = [tuple(line.split(":", 1)) for line in text.split("\n") if ":" in line]
+    return _carriers.extract(pairs)
 
 
 def _check_format(format: Any) -> None:

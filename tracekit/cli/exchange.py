@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Literal, TextIO
 
-    from ..exporters._sqlite.selection import Selection
+    from ..exporters._sqlite.reader import Selection
     from ..exporters.sqlite import StoredSpan
     from ..ui.rows import Row
 
@@ -64,7 +64,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(reader: SQLiteReader, arguments: argparse.Namespace) -> Selection[StoredSpan]:
+def _chosen(reader: SQLiteReader, arguments: argparse.Namespace) -> Selection:
     ids = [reader.find(prefix) for prefix in arguments.trace_id]
     order: Literal["trace", "start"] = "start" if arguments.format == "perfetto" else "trace"
     return reader.select(ids or None, since_ns=arguments.since, order=order)
@@ -73,7 +73,7 @@ def _chosen(reader: SQLiteReader, arguments: argparse.Namespace) -> Selection[St
 class _Counted:
     """Spans, with their number and rate on stderr if that is a terminal that does not show the spans too."""
 
-    def __init__(self, spans: Selection[StoredSpan], is_to_file: bool) -> None:
+    def __init__(self, spans: Selection, is_to_file: bool) -> None:
         self._spans = spans
         self._is_shown = sys.stderr.isatty() and (is_to_file or not sys.stdout.isatty())
 

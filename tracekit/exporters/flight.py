@@ -15,13 +15,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from .._arguments import bounded_timeout
+from .._arguments import check_exporter
 from .._configure import export_context, flush
 from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.span import open_spans, watch_spans
 from .._export.exporter import Discard, account_of
 from .._export.notices import Notices, describe, log
+from ._front import Front
 from .sqlite import SQLiteExporter
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _END_S: Final = 5.0
 _OURS: Final = re.compile(r"flight-\d{8}T\d{6}-\d+-\d+-[a-z]+\.db").fullmatch
 
 
-class FlightRecorder:
+class FlightRecorder(Front):
     """Keep the spans of the last *seconds*, sampled or not, and write them to a file when it matters.
 
     ``configure(exporter=FlightRecorder(OTLPExporter()))``: *exporter* gets the sampled spans as without the recorder, and
@@ -76,13 +77,13 @@ class FlightRecorder:
         max_bytes: int = 64 * 2**20,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        if exporter is not None and (isinstance(exporter, type) or not callable(getattr(exporter, "export", None))):
-            raise TypeError(f"exporter must be an instance with export() and shutdown(), not {exporter!r:.80}")
+        exporter = Discard() if exporter is None else exporter
+        check_exporter(exporter)
         check_bool("on_error", on_error)
         check_int("max_spans", max_spans, 1)
         check_int("max_files", max_files, 1)
         check_int("max_bytes", max_bytes, _MIN_BYTES)
-        self.exporter: Exporter = Discard() if exporter is None else exporter
+        self.exporter: Exporter = exporter
         self.seconds = seconds
         self.directory = os.path.abspath(os.fspath(directory))
         self.on_error = on_error
@@ -97,7 +98,7 @@ class FlightRecorder:
         self._clock = clock
         self._notices = Notices()
         self._is_started = False
-        self._forget()
+        self._check_process()
         if dump_on_signal is not None:
             _handle(self, dump_on_signal)
 
@@ -105,7 +106,6 @@ class FlightRecorder:
         return f"FlightRecorder({self.exporter!r}, seconds={self.seconds})"
 
     def _forget(self) -> None:
-        self._pid = os.getpid()
         # For the ring; held for a few steps. Reentrant: a signal handler may interrupt its holder.
         self._lock = threading.RLock()
         self._is_writing = threading.Lock()  # one file at a time
@@ -114,10 +114,6 @@ class FlightRecorder:
         self._count = self._unsampled = self._number = 0
         self._last_ns: int | None = None  # of the last file that was written without a request for it
         self._thread: threading.Thread | None = None
-
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            self._forget()  # the parent process has its own spans
 
     def export(self, spans: Sequence[Span]) -> None:
         """Keep *spans*, and pass on those that are sampled."""
@@ -237,22 +233,12 @@ class FlightRecorder:
         _, moment, _, number, _ = name.split("-")
         return moment, int(number), name
 
-    def flush(self, timeout_s: float) -> bool:
-        """Flush *exporter*, if it can. *timeout_s* is as for ``tracekit.flush()``."""
-        timeout_s = bounded_timeout(timeout_s, 0.0)
-        flush_theirs = getattr(self.exporter, "flush", None)
-        return flush_theirs is None or bool(flush_theirs(timeout_s))
-
     def start(self) -> None:
         """Start to list open spans, and start *exporter*, if it can."""
         if not self._is_started:
             self._is_started = True
             watch_spans(True)
-        getattr(self.exporter, "start", _nothing)()
-
-    def hurry(self) -> None:
-        """Hurry *exporter*, if it can."""
-        getattr(self.exporter, "hurry", _nothing)()
+        super().start()
 
     def account(self) -> Account:
         """Return the account of *exporter*, and the number of spans that are not sampled."""
@@ -310,7 +296,3 @@ def _delete(path: str) -> None:
             os.unlink(path + suffix)
         except FileNotFoundError:  # another process may delete, too
             pass
-
-
-def _nothing() -> None:
-    pass

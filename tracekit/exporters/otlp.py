@@ -110,9 +110,17 @@ class OTLPExporter:
         spool_mode: int = 0o600,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        files = (certificate, client_certificate, client_key)
         self._client = Client(
-            "traces", environ, endpoint, headers, timeout_s, compression, files, protocol, insecure, spool
+            *("traces", endpoint, spool),
+            headers=headers,
+            timeout_s=timeout_s,
+            compression=compression,
+            certificate=certificate,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            protocol=protocol,
+            insecure=insecure,
+            environ=environ,
         )
         self.endpoint, self.protocol = self._client.endpoint, self._client.protocol
         self.compression, self.timeout_s = self._client.compression, self._client.timeout_s
@@ -134,11 +142,7 @@ class OTLPExporter:
         if self._spool is not None:
             self._outbox = Outbox(self._spool, max_bytes=self._spool_bytes, mode=self._spool_mode)
             self._sender = Sender(
-                self._outbox,
-                self._send,
-                self._limit.split,
-                self._notices,
-                lease_s=self.timeout_s + _LEASE_MARGIN_S,
+                self._outbox, self._send, self._limit.split, self._notices, lease_s=self.timeout_s + _LEASE_MARGIN_S
             )
 
     def _adopt(self) -> None:

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from .._arguments import bounded_timeout
 from .._configure import current_resource
@@ -20,12 +20,11 @@ from .._core.records import Limits
 from .._core.scopes import current_context
 from .._version import __version__
 from ._otlp.background import Background
-from ._otlp.client import Client
+from ._otlp.client import Client, Collector
 from ._otlp.json import attributes_as_json, encode_json, value_as_json
 from ._otlp.messages import LOGS, encode_message
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
 __all__ = ["OTLPLogHandler"]
@@ -35,20 +34,8 @@ _INTERVAL_S = 1.0
 _FAREWELL_S = 3.0
 _MAX_BODY = 16384  # characters of a message
 # The attributes of every record, and those that tracekit.integrations.logging adds.
-_USUAL = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
-    "asctime",
-    "dd.env",
-    "dd.service",
-    "dd.span_id",
-    "dd.trace_id",
-    "dd.version",
-    "message",
-    "sampled",
-    "service.name",
-    "span_id",
-    "taskName",
-    "trace_id",
-}
+_OURS = "trace_id span_id sampled service.name dd.trace_id dd.span_id dd.service dd.env dd.version"
+_USUAL = {*logging.LogRecord("", 0, "", 0, "", None, None).__dict__, "asctime", "message", "taskName", *_OURS.split()}
 
 
 class _Record(NamedTuple):
@@ -61,16 +48,16 @@ class _Record(NamedTuple):
     body: str
     attributes: dict[str, Any]
     dropped: int
-    trace_id: str
-    span_id: str
-    flags: int
+    ids: dict[str, Any]  # of the span, in OTLP's JSON; empty outside of traces
 
 
 class OTLPLogHandler(logging.Handler):
     """Send log records to the collector at *endpoint*; the path ``/v1/logs`` is added to a URL without a path.
 
-    The defaults of all arguments are OpenTelemetry's variables in *environ* (``OTEL_EXPORTER_OTLP_LOGS_ENDPOINT``,
-    ``OTEL_EXPORTER_OTLP_ENDPOINT`` and so on), as for ``OTLPExporter``; the resource is that of ``configure()``.
+    *collector* are the arguments of ``OTLPExporter`` but those of the spool: *headers*, *timeout_s*, *compression*,
+    *certificate*, *client_certificate*, *client_key*, *protocol*, *insecure* and *environ*. Their defaults, and that of
+    *endpoint*, are OpenTelemetry's variables (``OTEL_EXPORTER_OTLP_LOGS_ENDPOINT``, ``OTEL_EXPORTER_OTLP_ENDPOINT`` and
+    so on). The resource is that of ``configure()``.
 
     The logging code never waits: the record is copied, within *limits*, to a queue of *capacity* records. A thread
     sends the queue once a second, and retries for *timeout_s*. Records that find the queue full, or that the collector
@@ -84,20 +71,11 @@ class OTLPLogHandler(logging.Handler):
         endpoint: str | None = None,
         *,
         level: int | str = logging.NOTSET,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
-        compression: str | None = None,
-        certificate: str | os.PathLike[str] | None = None,
-        client_certificate: str | os.PathLike[str] | None = None,
-        client_key: str | os.PathLike[str] | None = None,
-        protocol: str | None = None,
-        insecure: bool | None = None,
         capacity: int = 4096,
         limits: Limits = Limits(),  # noqa: B008 - immutable
-        environ: Mapping[str, str] | None = None,
+        **collector: Unpack[Collector],
     ) -> None:
-        files = (certificate, client_certificate, client_key)
-        self._client = Client("logs", environ, endpoint, headers, timeout_s, compression, files, protocol, insecure)
+        self._client = Client("logs", endpoint, **collector)
         self.endpoint = self._client.endpoint
         check_int("capacity", capacity, 1)
         self._capacity = capacity
@@ -198,18 +176,15 @@ class OTLPLogHandler(logging.Handler):
                 dropped += 1
             else:
                 kept[str(key)] = plain
-        trace_id, span_id, flags = _ids(fields)
         return _Record(
-            str(record.name),
-            int(record.created * 1e9),
-            int(record.levelno),
-            str(record.levelname),
-            text[:_MAX_BODY],
-            kept,
-            dropped,
-            trace_id,
-            span_id,
-            flags,
+            logger=str(record.name),
+            time_ns=int(record.created * 1e9),
+            level=int(record.levelno),
+            level_name=str(record.levelname),
+            body=text[:_MAX_BODY],
+            attributes=kept,
+            dropped=dropped,
+            ids=_ids(fields),
         )
 
     def _send_all(self) -> bool:
@@ -262,15 +237,15 @@ class OTLPLogHandler(logging.Handler):
         super().close()
 
 
-def _ids(fields: Mapping[str, Any]) -> tuple[str, str, int]:
+def _ids(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ids that the record already has, of the code that made it, or those current here."""
     trace_id, span_id = fields.get("trace_id"), fields.get("span_id")
     if type(trace_id) is str and type(span_id) is str and len(trace_id) == 32 and len(span_id) == 16:
-        return trace_id, span_id, 1 if fields.get("sampled") is True else 0
+        return {"flags": int(fields.get("sampled") is True), "traceId": trace_id, "spanId": span_id}
     context = current_context()
     if context is None or not context.is_valid:
-        return "", "", 0
-    return context.trace_id, context.span_id, context.flags
+        return {}
+    return {"flags": context.flags, "traceId": context.trace_id, "spanId": context.span_id}
 
 
 def _message(record: _Record, now: str) -> dict[str, Any]:
@@ -284,9 +259,7 @@ def _message(record: _Record, now: str) -> dict[str, Any]:
     }
     if record.dropped:
         found["droppedAttributesCount"] = record.dropped
-    if record.trace_id:
-        found |= {"flags": record.flags, "traceId": record.trace_id, "spanId": record.span_id}
-    return found
+    return found | record.ids
 
 
 def _severity(level: int) -> int:

@@ -17,11 +17,11 @@ from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._core.attributes import int_text, whole
-from .._core.checks import check_above_0
+from .._core.checks import check_above_0, check_int
 from .._core.records import Account
 from .._export.notices import Notices
 from ._sqlite.errors import StoreError, is_full
-from ._sqlite.file import SQLiteFile, check_bytes
+from ._sqlite.file import MIN_BYTES, SQLiteFile
 from ._sqlite.ids import take_ids
 from ._sqlite.logs import INSERT_LOG, StoredLog, log_without_bulk
 from ._sqlite.reader import SPANS, Counts, Figures, SQLiteReader, StoredSpan, StoredTrace, read_span
@@ -95,7 +95,7 @@ class SQLiteExporter:
         cache_bytes: int = 2 * 2**20,
     ) -> None:
         check_above_0("max_age_s", max_age_s)
-        check_bytes("max_bytes", max_bytes)
+        check_int("max_bytes", max_bytes, MIN_BYTES)
         self._file = SQLiteFile(
             path,
             SPANS,
@@ -251,13 +251,8 @@ def _insert_spans(connection: sqlite3.Connection, rows: list[Row]) -> None:
         return
     resources = resource_ids(connection, {row[_RESOURCE] for row in rows})
     ids = take_ids(connection, "spans", len(rows))
-    connection.executemany(
-        _INSERT,
-        (
-            (id, *row[:_RESOURCE], resources[row[_RESOURCE]], *row[_RESOURCE + 1 :])
-            for id, row in zip(ids, rows, strict=True)
-        ),
-    )
+    cells = ((*row[:_RESOURCE], resources[row[_RESOURCE]], *row[_RESOURCE + 1 :]) for row in rows)
+    connection.executemany(_INSERT, ((id, *row) for id, row in zip(ids, cells, strict=True)))
     keep_used(connection, resources.values(), ids[-1])
 
 
@@ -370,12 +365,7 @@ def _row(span: Span, stored_s: int, resource: str, resource_terms: list[Term], l
         labels,
         attributes,
         _array([{"name": name, "time_ns": time_ns, "attributes": items} for name, time_ns, items in span.events]),
-        _array(
-            [
-                {"trace_id": target.trace_id, "span_id": target.span_id, "attributes": items}
-                for target, items in span.links
-            ]
-        ),
+        _array([{"trace_id": to.trace_id, "span_id": to.span_id, "attributes": items} for to, items in span.links]),
         resource,
         library,
         span.dropped_attributes,
@@ -406,10 +396,6 @@ def _without_bulk(row: Row) -> Row:
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def _object(attributes: Mapping[str, Any]) -> str:
-    return _encode(_plain(attributes))
-
-
 def _with_terms(attributes: Mapping[str, Any]) -> tuple[str, list[Term]]:
     """Return *attributes* as JSON, and the code of each of them."""
     items = []
@@ -424,15 +410,8 @@ def _with_terms(attributes: Mapping[str, Any]) -> tuple[str, list[Term]]:
 def _library(library: Instrumentation | None) -> str:
     if library is None:
         return "{}"
-    name, version, schema_url, attributes = library
-    return _object(
-        {
-            "name": _text(name),
-            "version": _text(version),
-            "schema_url": _text(schema_url),
-            "attributes": attributes,
-        }
-    )
+    fields = library._asdict()
+    return _encode(_plain({key: _text(value) if isinstance(value, str) else value for key, value in fields.items()}))
 
 
 def _array(items: list[dict[str, Any]]) -> str:
@@ -446,9 +425,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        if -(1 << 63) <= value < 1 << 63:
-            return value
-        return int_text(value)
+        return value if -(1 << 63) <= value < 1 << 63 else int_text(value)
     if isinstance(value, float):
         if math.isfinite(value):
             return value
@@ -461,8 +438,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
-    text = text[:_MAX_TEXT].replace("\0", "\ufffd")
-    return whole(text)
+    return whole(text[:_MAX_TEXT].replace("\0", "\ufffd"))
 
 
 def _int64(number: int) -> int:

@@ -10,12 +10,11 @@ by span id for later spans.
 from __future__ import annotations
 
 import operator
-import os
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._arguments import bounded_timeout
+from .._arguments import check_exporter
 from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.span import retrace
@@ -23,6 +22,7 @@ from .._core.tracestate import make_state
 from .._export.exporter import account_of
 from .._export.notices import Notices
 from .._sampling import Ratio, randomness, threshold_text
+from ._front import Front
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ class _Group:
         self.joined: _Group | None = None  # the group that this one was merged into
 
 
-class TailSampler:
+class TailSampler(Front):
     """Pass whole local traces on to *exporter*: traces with an error, slow traces, and a share of the others.
 
     A local trace, a span whose parent is None or remote with all spans under it in this process, is decided when that
@@ -85,13 +85,10 @@ class TailSampler:
         max_wait_s: float = 30.0,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        if isinstance(exporter, type):
-            raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
-        if not callable(getattr(exporter, "export", None)):
-            raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
+        check_exporter(exporter)
         check_bool("keep_errors", keep_errors)
         check_int("max_spans", max_spans, 1)
-        self.exporter = exporter
+        self.exporter: Exporter = exporter
         self.probability = probability
         self._threshold = Ratio(probability).threshold
         self.keep_errors = keep_errors
@@ -102,7 +99,7 @@ class TailSampler:
         self._wait_ns = nanoseconds("max_wait_s", max_wait_s)
         self._clock = clock
         self._notices = Notices()
-        self._forget()
+        self._check_process()
 
     def __repr__(self) -> str:
         return f"TailSampler({self.exporter!r}, probability={self.probability})"
@@ -127,20 +124,10 @@ class TailSampler:
 
         *timeout_s* is as for ``tracekit.flush()``.
         """
-        timeout_s = bounded_timeout(timeout_s, 0.0)
         self._check_process()
         self._decide_overdue(self._clock())
         self._forward()
-        flush = getattr(self.exporter, "flush", None)
-        return flush is None or bool(flush(timeout_s))
-
-    def start(self) -> None:
-        """Start *exporter*, if it can."""
-        getattr(self.exporter, "start", _nothing)()
-
-    def hurry(self) -> None:
-        """Hurry *exporter*, if it can."""
-        getattr(self.exporter, "hurry", _nothing)()
+        return super().flush(timeout_s)
 
     def shutdown(self) -> None:
         """Decide all held spans early, pass on those that are kept, and shut *exporter* down."""
@@ -160,12 +147,7 @@ class TailSampler:
             self._notices.raised("account()", self.exporter, error)
         return Account(*map(operator.add, self._account, self._theirs))
 
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            self._forget()  # the parent process passes on its own spans
-
     def _forget(self) -> None:
-        self._pid = os.getpid()
         self._groups: dict[bytes, _Group] = {}  # by the ids of waiting and awaited spans
         self._oldest: OrderedDict[_Group, None] = OrderedDict()  # the same, oldest first
         self._decided: OrderedDict[bytes, _Decision] = OrderedDict()  # by span id, least recently used first
@@ -294,7 +276,3 @@ def _raise_threshold(spans: list[Span], threshold: int) -> None:
             if text not in raised:
                 raised[text] = make_state(state.decided(entry))
             retrace(span, context.replace(state=raised[text]))
-
-
-def _nothing() -> None:
-    pass

@@ -18,8 +18,6 @@ from ._patch import Patches
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Applications"]
-
 _KEY: Final = "_tracekit"  # in the __dict__ of an application
 
 

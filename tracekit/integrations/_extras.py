@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from .. import Span
     from ._redaction import Redaction
 
-__all__ = ["Extras", "extras"]
-
 Hook = Callable[..., object]
 
 _MAX_HEADERS: Final = 256  # headers of a message that are looked at

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from .._core.tracer import Tracer
 
-__all__ = ["Forced"]
 
 _SAMPLED: Final = 0x01
 _MAX_SHARE: Final = 10.0  # traces; bounds the unused share of a Ratio

@@ -8,20 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Final
 
-from .._core.errors import clip
-from .._export.notices import Notices
-
-__all__ = [
-    "DEFAULT_PORTS",
-    "METHODS",
-    "NOTICES",
-    "error_type",
-    "is_port",
-    "parse_host",
-    "path_of_target",
-    "report",
-    "server_of",
-]
+from .._export.notices import Notices, describe
 
 # RFC 9110, PATCH (RFC 5789) and QUERY. Others become "_OTHER": a client can send any number of them.
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
@@ -97,14 +84,5 @@ def error_type(error: BaseException) -> str:
 
 def report(error: Exception) -> None:
     """Log that *error* prevented a request from being traced in full, once per class of error."""
-    try:
-        text = clip(str(error))
-    except Exception:
-        text = ""
-    NOTICES.say(
-        "warning",
-        type(error),
-        "a request is not traced in full: %s: %s (logged once per class of error)",
-        type(error).__name__,
-        text,
-    )
+    message = "a request is not traced in full: %s (logged once per class of error)"
+    NOTICES.say("warning", type(error), message, describe(error))

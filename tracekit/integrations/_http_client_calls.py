@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from ._patch import Patches
 
-__all__ = ["FIELD", "close_connection_of", "close_response_of", "endheaders_of", "getresponse_of", "reader_of"]
-
 # On a connection that waits for its answer, then on the response: the span, and the identity of the exception that was
 # handled when the request began. A request made in an ``except`` block did not fail because of that exception.
 FIELD: Final = "_tracekit_span"

@@ -7,6 +7,7 @@ the parts to one of them. Compiled: see ``_client.py``.
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._core.span import span_scope
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from types import ModuleType
     from typing import Self
-
-__all__ = ["AsyncTransport", "Library", "SyncTransport"]
 
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/2": "2", b"HTTP/1.0": "1.0", b"HTTP/3": "3"}
 
@@ -259,7 +258,6 @@ class Library:
         self._transports = ((self.module.Client, transport), (self.module.AsyncClient, async_transport))
 
     def instrument(self, target: Any = None, **options: Any) -> None:
-        """Trace *target*, a client, or every client."""
         if target is None:
             if not self._patches.is_active:
                 self._patch(Client(**options))
@@ -273,7 +271,6 @@ class Library:
                 target._mounts[pattern] = _wrapped(transport, mounted, client, is_installed=True)
 
     def uninstrument(self, target: Any = None) -> None:
-        """Undo ``instrument()`` with the same argument."""
         if target is None:
             self._patches.restore()
             return
@@ -306,7 +303,8 @@ class Library:
                 if is_untraced(client, request, transport):
                     return original(client, request)
                 try:
-                    response = _wrapped(transport, _Exchange(original, client), options).handle_request(request)
+                    inner = SimpleNamespace(handle_request=functools.partial(original, client))
+                    response = _wrapped(transport, inner, options).handle_request(request)
                 except request_error as error:
                     error.request = request
                     raise
@@ -323,8 +321,8 @@ class Library:
                 if is_untraced(client, request, transport):
                     return await original(client, request)
                 try:
-                    traced = _wrapped(transport, _Exchange(original, client), options)
-                    response = await traced.handle_async_request(request)
+                    inner = SimpleNamespace(handle_async_request=functools.partial(original, client))
+                    response = await _wrapped(transport, inner, options).handle_async_request(request)
                 except request_error as error:
                     error.request = request
                     raise
@@ -337,19 +335,10 @@ class Library:
             patches.replace(client, "_send_single_request", make)
 
 
-class _Exchange:
-    """A request and its response as *client* has them made, in the place of an inner transport."""
-
-    def __init__(self, send: Any, client: Any) -> None:
-        self.handle_request = self.handle_async_request = functools.partial(send, client)
-
-
 def _wrapped(transport: Any, inner: Any, client: Client, *, is_installed: bool = False) -> Any:
     """Return a *transport* around *inner*, any object with its methods."""
     traced = transport.__new__(transport)
-    traced.__dict__.update(_inner=inner, _client=client)
-    if is_installed:
-        traced._is_installed = True
+    traced.__dict__.update(_inner=inner, _client=client, _is_installed=is_installed)
     return traced
 
 

@@ -16,8 +16,6 @@ from typing import Any, Final
 from .. import flush
 from .._export.notices import log
 
-__all__ = ["LIFESPAN_KEY", "serve_lifespan"]
-
 LIFESPAN_KEY: Final = "tracekit.lifespan"
 FLUSH_S: Final = 3.0  # Docker sends SIGKILL after 10 s, and running requests are finished first
 

@@ -7,8 +7,6 @@ from typing import Any, Final
 from .._configure import current_resource
 from .._core.scopes import current_context
 
-__all__ = ["DATADOG_NAMES", "NAMES", "log_fields"]
-
 NAMES: Final = ("trace_id", "span_id", "sampled", "service.name")
 DATADOG_NAMES: Final = ("dd.trace_id", "dd.span_id", "dd.service", "dd.env", "dd.version")
 _MASK64: Final = (1 << 64) - 1

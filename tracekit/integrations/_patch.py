@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Patches"]
-
 _MISSING: Any = object()
 
 
@@ -49,3 +47,9 @@ class Patches:
                 delattr(owner, name)
             else:
                 setattr(owner, name, own)
+
+
+def check_whole(library: str, instead: str, target: object) -> None:
+    """Raise ``TypeError`` for any *target*: *library* has no objects that could be instrumented one by one."""
+    if target is not None:
+        raise TypeError(f"{library} is instrumented as a whole, not a {type(target).__name__}: use {instead}")

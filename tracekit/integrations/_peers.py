@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from .. import SpanContext
 
-__all__ = ["PROPAGATE_TO", "Peers"]
-
 PROPAGATE_TO: Final = "TRACEKIT_PROPAGATE_TO"
 
 _OWN_ENDINGS: Final = (".internal", ".local", ".localhost", ".svc")
@@ -106,12 +104,8 @@ class Peers:
         try:
             return bool(decide(name))
         except Exception as error:  # the request is sent all the same
-            _notices.say(
-                "warning",
-                type(error),
-                "propagate_to raised %s: labels are not sent (logged once per class of error)",
-                type(error).__name__,
-            )
+            message = "propagate_to raised %s: labels are not sent (logged once per class of error)"
+            _notices.say("warning", type(error), message, type(error).__name__)
             return False
 
     def _add(self, pattern: str) -> None:
@@ -135,13 +129,8 @@ class Peers:
             try:
                 self._add(pattern)
             except ValueError:
-                _notices.say(
-                    "warning",
-                    (PROPAGATE_TO, pattern),
-                    "%s: invalid host name %s is ignored",
-                    PROPAGATE_TO,
-                    clip(pattern),
-                )
+                message = "%s: invalid host name %s is ignored"
+                _notices.say("warning", (PROPAGATE_TO, pattern), message, PROPAGATE_TO, clip(pattern))
 
 
 def _is_own(name: str) -> bool:

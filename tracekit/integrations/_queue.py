@@ -13,10 +13,8 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from .. import ROOT, Span, SpanContext, extract, inject, span
+from .. import ROOT, Span, extract, inject, span
 from ._http import error_type, report
-
-__all__ = ["Traced", "carrier_of", "process", "send", "set_error"]
 
 _MAX_NAME = 256  # characters kept of a task's name
 
@@ -57,7 +55,7 @@ class Traced:
 
 def send(system: str, task: str, destination: str | None, message_id: str | None = None) -> Span:
     """Start the span of sending a message for *task*."""
-    return _start("send", system, task, destination, message_id, "producer", None, ())
+    return _start("send", "producer", system, task, destination, message_id)
 
 
 def process(
@@ -69,10 +67,9 @@ def process(
     except Exception as error:
         report(error)
         sender = None
-    if sender is None:
-        return _start("process", system, task, destination, message_id, "consumer", ROOT, ())
-    links = (sender,) if root and sender.is_valid else ()
-    return _start("process", system, task, destination, message_id, "consumer", ROOT if root else sender, links)
+    links = (sender,) if root and sender is not None and sender.is_valid else ()
+    parent = ROOT if root or sender is None else sender
+    return _start("process", "consumer", system, task, destination, message_id, parent, links)
 
 
 def carrier_of() -> dict[str, str]:
@@ -89,13 +86,13 @@ def set_error(ours: Span, error: BaseException) -> None:
 
 def _start(
     operation: str,
+    kind: Any,
     system: str,
     task: Any,
     destination: Any,
     message_id: Any,
-    kind: Any,
-    parent: Any,
-    links: tuple[SpanContext, ...],
+    parent: Any = None,
+    links: Any = (),
 ) -> Span:
     name = str(task)[:_MAX_NAME]
     attributes = {

@@ -13,8 +13,6 @@ from urllib.parse import unquote
 from .._secrets import is_secret_name, normal
 from ..cython import binding, cclass
 
-__all__ = ["MAX_TEXT", "REDACTED", "Redaction"]
-
 MAX_TEXT: Final = 1024  # characters kept of a query or a header
 REDACTED: Final = "REDACTED"
 

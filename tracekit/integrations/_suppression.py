@@ -13,8 +13,6 @@ from ..cython import compiled
 if not compiled:
     from .._core.scopes import innermost
 
-__all__ = ["is_http_suppressed", "is_suppressed"]
-
 
 def is_suppressed() -> bool:
     """Return whether no instrumentation shall make spans here."""

@@ -15,8 +15,6 @@ from ._redaction import MAX_TEXT, Redaction
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ROUTE_KEY", "SPAN_KEY", "attributes_of", "headers_of", "method_of", "path_of", "route_of"]
-
 SPAN_KEY: Final = "tracekit.span"
 ROUTE_KEY: Final = "tracekit.route"  # set by a framework's hook
 

@@ -14,8 +14,6 @@ from ._wsgi_environ import ROUTE_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["APPLICATIONS", "watch_django"]
-
 _django: Final = Patches()
 
 

@@ -21,7 +21,7 @@ import arq.connections
 import arq.worker
 
 from ._http import report
-from ._patch import Patches
+from ._patch import Patches, check_whole
 from ._queue import carrier_of, process, send, set_error
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _SYSTEM: Final = "arq"
 _ENTRY: Final = "tracekit"  # of the data of a job
 
 _patches = Patches()
+_check = functools.partial(check_whole, "arq", 'tracekit.instrument("arq")')
 _options: dict[str, Any] = {}
 # The carrier of the job that this task runs: arq reads a job's data, and calls its function, in one task and its child.
 _carrier: contextvars.ContextVar[Any] = contextvars.ContextVar("tracekit_arq", default=None)
@@ -59,13 +60,6 @@ def uninstrument(target: None = None) -> None:
     """Undo ``instrument()``."""
     _check(target)
     _patches.restore()
-
-
-def _check(target: object) -> None:
-    if target is not None:
-        raise TypeError(
-            f'arq is instrumented as a whole, not a {type(target).__name__}: use tracekit.instrument("arq")'
-        )
 
 
 def _enqueue_job(original: Callable[..., Any]) -> Any:

@@ -20,20 +20,15 @@ from http import client as http_client
 from typing import Any, Final
 
 from ._client import Client
-from ._http_client_calls import (
-    close_connection_of,
-    close_response_of,
-    endheaders_of,
-    getresponse_of,
-    reader_of,
-)
-from ._patch import Patches
+from ._http_client_calls import close_connection_of, close_response_of, endheaders_of, getresponse_of, reader_of
+from ._patch import Patches, check_whole
 
 __all__ = ["instrument", "uninstrument"]
 
 _READERS: Final = ("read", "read1", "readinto", "readline")
 
 _patches = Patches()
+_check = functools.partial(check_whole, "http.client", 'tracekit.instrument("http_client")')
 
 
 def instrument(target: None = None, **options: Any) -> None:
@@ -58,9 +53,3 @@ def uninstrument(target: None = None) -> None:
     """Undo ``instrument()``."""
     _check(target)
     _patches.restore()
-
-
-def _check(target: object) -> None:
-    if target is not None:
-        kind = type(target).__name__
-        raise TypeError(f'http.client is instrumented as a whole, not a {kind}: use tracekit.instrument("http_client")')

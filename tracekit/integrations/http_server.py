@@ -19,17 +19,17 @@ from xmlrpc.server import SimpleXMLRPCDispatcher
 from .. import current_span, use_context
 from .._core.outcome import is_normal_end
 from .._core.scopes import swap_scope
-from ._extras import extras
-from ._http import METHODS, error_type, path_of_target, report, server_of
+from ._http import METHODS, error_type, path_of_target, report
 from ._patch import Patches
-from ._redaction import MAX_TEXT, Redaction
-from ._server import NOT_TRACED, Callers, excluded
+from ._server import NOT_TRACED
+from ._wsgi_environ import attributes_of
 from .wsgi import TraceMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .. import Span
+    from ._redaction import Redaction
 
 __all__ = ["instrument", "uninstrument"]
 
@@ -39,7 +39,7 @@ _GONE: Final = (BrokenPipeError, ConnectionAbortedError, ConnectionResetError)
 _MAX_METHOD: Final = 128  # characters of the name of an XML-RPC method
 
 _patches = Patches()
-_default: _Settings | None = None
+_default: TraceMiddleware | None = None  # the middleware whose options hold for all servers
 _singles = 0  # number of servers that are instrumented one by one
 
 
@@ -59,7 +59,7 @@ def instrument(target: Any = None, **options: Any) -> None:
     Raises ``TypeError`` for another object, or for invalid options.
     """
     global _default, _singles
-    settings = _Settings(**options)
+    settings = TraceMiddleware(_no_app, **options)
     if target is None:
         _default = _default or settings
     else:
@@ -98,31 +98,12 @@ def _check(target: Any) -> None:
         raise TypeError(f"target must be a server with a handler of http.server, not {type(target).__name__}")
 
 
-class _Settings:
-    """The options of ``instrument()``, and the middleware for WSGI applications with the same."""
-
-    def __init__(self, **options: Any) -> None:
-        self.middleware = TraceMiddleware(_no_app, **options)
-        self.callers = Callers(
-            options.get("trust", "continue"), options.get("routes"), options.get("forced_per_s", 100)
-        )
-        self.is_excluded = excluded(options.get("exclude", ()))
-        self.redaction = Redaction(options.get("redact", ()))
-        self.extras = extras(
-            self.redaction,
-            options.get("capture_request_headers", ()),
-            options.get("capture_response_headers", ()),
-            options.get("on_request"),
-            options.get("on_response"),
-        )
-
-
 def _no_app(_environ: Any, _start_response: Any) -> Any:
     """Stand for the application in a middleware that is copied for each one."""
 
 
-def _settings_of(server: Any) -> _Settings | None:
-    found: _Settings | None = getattr(server, "__dict__", {}).get(_KEY, _default)
+def _settings_of(server: Any) -> TraceMiddleware | None:
+    found: TraceMiddleware | None = getattr(server, "__dict__", {}).get(_KEY, _default)
     return found
 
 
@@ -131,7 +112,7 @@ class _Exchange:
 
     __slots__ = ("_held", "_scope", "_settings", "_span", "_status")
 
-    def __init__(self, settings: _Settings) -> None:
+    def __init__(self, settings: TraceMiddleware) -> None:
         self._settings = settings
         self._scope: Any = None
         self._span: Span | None = None
@@ -142,22 +123,21 @@ class _Exchange:
         settings = self._settings
         try:
             self.finish(None)  # a handler that parses twice
-            path, query = _target(handler)
-            if settings.is_excluded is not None and settings.is_excluded(path):
+            path = path_of_target(handler.path)
+            if settings._is_excluded is not None and settings._is_excluded(path):
                 scope: Any = use_context(NOT_TRACED)
             else:
                 method = handler.command if handler.command in METHODS else "HTTP"
                 headers = handler.headers.items()
-                scope = settings.callers.start(
-                    method, path, headers, _attributes_of, handler, method, path, query, settings.redaction
-                )
+                details = (handler, method, settings._redaction)
+                scope = settings._callers.start(method, path, headers, _attributes_of, *details)
                 self._span = scope if scope.is_recording else None
             self._held = swap_scope(None)
             swap_scope(self._held)
             self._scope = scope
             scope.__enter__()
-            if self._span is not None and settings.extras is not None:
-                settings.extras.request(self._span, headers, handler)
+            if self._span is not None and settings._extras is not None:
+                settings._extras.request(self._span, headers, handler)
         except Exception as error:  # the request is served without a span
             report(error)
 
@@ -168,17 +148,16 @@ class _Exchange:
 
     def see_headers(self, handler: Any) -> None:
         """Handle the end of the response's headers, before they are sent."""
-        if self._span is None or self._settings.extras is None or self._status < 200:
+        if self._span is None or self._settings._extras is None or self._status < 200:
             return
         try:
             lines = [line.rstrip(b"\r\n").partition(b":") for line in getattr(handler, "_headers_buffer", ())]
             headers = [(name, value.strip()) for name, colon, value in lines if colon]
-            self._settings.extras.response(self._span, headers, handler, self._status)
+            self._settings._extras.response(self._span, headers, handler, self._status)
         except Exception as error:
             report(error)
 
     def finish(self, error: BaseException | None) -> None:
-        """End the span, once."""
         scope, self._scope = self._scope, None
         if scope is None:
             return
@@ -210,40 +189,30 @@ class _Exchange:
             report(ours)
 
 
-def _target(handler: Any) -> tuple[str, str]:
-    """Return path and query of the request."""
-    return path_of_target(handler.path), handler.path.partition("?")[2]
+def _environ_of(handler: Any) -> dict[str, Any]:
+    """Return the request that *handler* has parsed, as far as ``attributes_of()`` reads that of WSGI."""
+    headers = handler.headers
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": handler.command,
+        "RAW_URI": handler.path,
+        "PATH_INFO": handler.path,  # which may be a whole URL
+        "QUERY_STRING": handler.path.partition("?")[2],
+        "SERVER_PROTOCOL": handler.request_version,
+        "HTTP_HOST": headers.get("Host", ""),
+        "HTTP_USER_AGENT": headers.get("User-Agent"),
+        "wsgi.url_scheme": "https" if hasattr(getattr(handler, "connection", None), "cipher") else "http",
+    }
+    local = getattr(getattr(handler, "server", None), "server_address", None)
+    if isinstance(local, tuple) and local:  # on a Unix socket it is the path
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = local[:2]
+    client = getattr(handler, "client_address", None)
+    if isinstance(client, tuple) and client:
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[:2]
+    return environ
 
 
-def _attributes_of(handler: Any, method: str, path: str, query: str, redaction: Redaction) -> dict[str, Any]:
-    """Return the attributes of the request that *handler* has parsed; malformed fields are left out."""
-    scheme = "https" if hasattr(getattr(handler, "connection", None), "cipher") else "http"
-    attributes: dict[str, Any] = {"http.request.method": method, "url.path": path, "url.scheme": scheme}
-    try:
-        headers = handler.headers
-        if query:
-            attributes["url.query"] = redaction.query(query)
-        if agent := headers.get("User-Agent"):
-            attributes["user_agent.original"] = agent[:MAX_TEXT]
-        if method == "HTTP":
-            attributes["http.request.method"] = "_OTHER"
-            attributes["http.request.method_original"] = handler.command[:64]
-        if (version := handler.request_version).startswith("HTTP/"):
-            attributes["network.protocol.version"] = version[5:]
-        local = getattr(getattr(handler, "server", None), "server_address", None)
-        is_ip = isinstance(local, tuple)  # on a Unix socket it is the path
-        host = headers.get("Host", "").encode("latin-1", "replace")
-        address, port = server_of(host, scheme, (local[0], local[1]) if is_ip and local else None)
-        if address:
-            attributes["server.address"] = address
-            if port:
-                attributes["server.port"] = port
-        client = getattr(handler, "client_address", None)
-        if isinstance(client, tuple) and client:
-            attributes["client.address"] = attributes["network.peer.address"] = client[0]
-    except Exception as error:
-        report(error)
-    return attributes
+def _attributes_of(handler: Any, method: str, redaction: Redaction) -> dict[str, Any]:
+    return attributes_of(_environ_of(handler), method, redaction)
 
 
 # The replacements. Each calls the original with its own arguments and adds no exceptions.
@@ -304,7 +273,7 @@ def _running(original: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: Any, application: Any) -> Any:
         settings = _settings_of(getattr(getattr(self, "request_handler", None), "server", None))
         if settings is not None and callable(application) and not isinstance(application, TraceMiddleware):
-            traced = copy.copy(settings.middleware)
+            traced = copy.copy(settings)
             traced.app = application
             application = traced
         return original(self, application)

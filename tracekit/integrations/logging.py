@@ -6,10 +6,12 @@ logging.basicConfig(format="%(levelname)s %(trace_id)s %(span_id)s %(message)s")
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
 from ._log_fields import DATADOG_NAMES, NAMES, log_fields
+from ._patch import Patches, check_whole
 
 __all__ = ["instrument", "uninstrument"]
 
@@ -64,8 +66,8 @@ def _record_maker(previous: Any) -> Any:
 
 
 _factory: _RecordFactory | None = None
-_maker: Any = None
-_previous_maker: Any = None
+_patches = Patches()
+_check = functools.partial(check_whole, "logging", 'tracekit.instrument("logging")')
 
 
 def instrument(target: None = None, *, datadog: bool = False) -> None:
@@ -76,31 +78,23 @@ def instrument(target: None = None, *, datadog: bool = False) -> None:
     thread that logs, and stay the same wherever the record is handled. Values in ``extra=`` win.
     Calling it again has no effect, also if another record factory wraps this one, except for another *datadog*.
     """
-    global _factory, _maker, _previous_maker
+    global _factory
     _check(target)
     if _factory is not None and logging.getLogRecordFactory() is _factory and _factory.datadog == datadog:
         return
     uninstrument()
     _factory = _RecordFactory(logging.getLogRecordFactory(), datadog)
     logging.setLogRecordFactory(_factory)
-    _previous_maker = logging.Logger.makeRecord
-    _maker = _record_maker(_previous_maker)
-    logging.Logger.makeRecord = _maker  # type: ignore[method-assign]
+    _patches.replace(logging.Logger, "makeRecord", _record_maker)
 
 
 def uninstrument(target: None = None) -> None:
     """Undo ``instrument()``; a factory that others have wrapped since stays in place, inactive."""
-    global _factory, _maker, _previous_maker
+    global _factory
     _check(target)
     if _factory is not None:
         _factory.is_active = False
         if logging.getLogRecordFactory() is _factory:
             logging.setLogRecordFactory(_factory.previous)
-    if _maker is not None and logging.Logger.makeRecord is _maker:
-        logging.Logger.makeRecord = _previous_maker  # type: ignore[method-assign]
-    _factory = _maker = _previous_maker = None
-
-
-def _check(target: object) -> None:
-    if target is not None:
-        raise TypeError(f"log records are made by one factory for all loggers, not for a {type(target).__name__}")
+        _factory = None
+    _patches.restore()

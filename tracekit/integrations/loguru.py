@@ -6,16 +6,20 @@ logger.add(sys.stderr, format="{level} {extra[trace_id]} {message}")
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from ._log_fields import log_fields
+from ._patch import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Patcher", "instrument", "uninstrument"]
+
+_check = functools.partial(check_whole, "loguru", "logger.patch(Patcher())")
 
 
 class Patcher:
@@ -57,10 +61,3 @@ def uninstrument(target: None = None) -> None:
     core: Any = logger._core  # type: ignore[attr-defined]
     if type(core.patcher) is Patcher:
         core.patcher = core.patcher.then
-
-
-def _check(target: object) -> None:
-    if target is not None:
-        raise TypeError(
-            f"loguru is instrumented as a whole, not a {type(target).__name__}: use logger.patch(Patcher())"
-        )

@@ -36,7 +36,7 @@ def kafka_headers(headers: Iterable[tuple[str, bytes | None]] | None = None) -> 
     """Return *headers* with the current context, as pairs of str and bytes."""
     written = _written()
     kept: list[tuple[str, bytes | None]] = [pair for pair in headers or () if pair[0] not in written]
-    return kept + [(name, _octets(value)) for name, value in written.items()]
+    return kept + [(name, value if isinstance(value, bytes) else value.encode()) for name, value in written.items()]
 
 
 def from_kafka(record: T) -> Delivery[T]:
@@ -101,10 +101,6 @@ def from_sqs(message: Mapping[str, Any]) -> Delivery[Mapping[str, Any]]:
 def _written() -> dict[str, str | bytes]:
     carrier: dict[str, str | bytes] = {}
     return inject(carrier)
-
-
-def _octets(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode()
 
 
 def _field(message: object, name: str) -> Any:

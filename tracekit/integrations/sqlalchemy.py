@@ -77,14 +77,7 @@ def _checked(target: object) -> Any:
     return target
 
 
-def _before(
-    conn: Any,
-    cursor: Any,  # noqa: ARG001
-    statement: Any,
-    parameters: Any,
-    context: Any,
-    executemany: Any,
-) -> tuple[Any, Any]:
+def _before(conn: Any, _cursor: Any, statement: Any, parameters: Any, context: Any, executemany: Any) -> Any:
     try:
         _start(conn, statement, parameters, conn if context is None else context, executemany)
     except Exception as error:  # the statement is executed without a span

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from structlog import BoundLoggerBase
 
 from ._log_fields import log_fields
-from ._patch import Patches
+from ._patch import Patches, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -40,6 +40,7 @@ class TraceProcessor:
 
 
 _patches: Patches | None = None
+_check = functools.partial(check_whole, "structlog", "TraceProcessor")
 
 
 def instrument(target: None = None, *, datadog: bool = False) -> None:
@@ -85,8 +86,3 @@ def _fields(datadog: bool) -> dict[str, Any]:
 
 
 _OF_SERVICE = ("service.name", "dd.service", "dd.env", "dd.version")
-
-
-def _check(target: object) -> None:
-    if target is not None:
-        raise TypeError(f"structlog is instrumented as a whole, not a {type(target).__name__}: use TraceProcessor")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.scopes import current_scope
 from .._handoffs.hooks import put_into_environment
-from ._patch import Patches
+from ._patch import Patches, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["instrument", "uninstrument"]
 
 _popen, _asyncio = Patches(), Patches()
+_check = functools.partial(check_whole, "subprocess", 'tracekit.instrument("subprocess")')
 
 
 def instrument(target: None = None) -> None:
@@ -45,12 +46,6 @@ def uninstrument(target: None = None) -> None:
     _check(target)
     _popen.restore()
     _asyncio.restore()
-
-
-def _check(target: object) -> None:
-    if target is not None:
-        kind = type(target).__name__
-        raise TypeError(f'subprocess is instrumented as a whole, not a {kind}: use tracekit.instrument("subprocess")')
 
 
 def _patched(original: Callable[..., Any]) -> Any:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from .. import install_hooks, remove_hooks
+from ._patch import check_whole
 
 __all__ = ["instrument", "uninstrument"]
+
+_check = functools.partial(check_whole, "threading", "tracekit.wrap() for a function")
 
 
 def instrument(target: Any = None) -> None:
     """Call ``install_hooks()``; there are no objects to instrument."""
-    _none(target)
+    _check(target)
     install_hooks()
 
 
 def uninstrument(target: Any = None) -> None:
     """Call ``remove_hooks()``."""
-    _none(target)
+    _check(target)
     remove_hooks()
-
-
-def _none(target: Any) -> None:
-    if target is not None:
-        raise TypeError(f"threads are instrumented as a whole: use tracekit.wrap() for a {type(target).__name__}")

@@ -104,15 +104,9 @@ class TraceMiddleware:
         """Return the server span of *environ*, or None if tracing failed."""
         try:
             method = method_of(environ)
-            server_span = self._callers.start(
-                method,
-                path_of(environ) if self._has_routes else "",
-                environ,
-                attributes_of,
-                environ,
-                method,
-                self._redaction,
-            )
+            path = path_of(environ) if self._has_routes else ""
+            details = (environ, method, self._redaction)
+            server_span = self._callers.start(method, path, environ, attributes_of, *details)
             environ[SPAN_KEY] = server_span
             if self._extras is not None and server_span.is_recording:
                 self._extras.request(server_span, headers_of(environ), environ)
@@ -169,9 +163,9 @@ class _Response:
         self._result = result
         is_listed = type(result) is list or type(result) is tuple
         if is_listed and self._span is not None:
-            return _List(self, result)
+            return _Sized(result, result, self.end)
         if not is_listed and not self._is_file(result, wrapper):
-            return _Sized(self, result) if hasattr(type(result), "__len__") else self
+            return _Sized(result, self, self.close) if hasattr(type(result), "__len__") else self
         if is_listed or not self._watch_close(result):
             self._step(self._finish)
         return result
@@ -253,7 +247,6 @@ class _Response:
             self._step(self._finish)
 
     def close(self) -> None:
-        """Close the app's iterable and end the span."""
         try:
             if hasattr(self._result, "close"):
                 if self._has_sent and not self._is_complete and not self._has_ended:
@@ -330,43 +323,27 @@ class _Response:
             pass
 
 
-class _List:
-    """A list or tuple that an app returned, with a close: making its parts runs no code of the app."""
+class _Sized:
+    """A body with a length that an app returned: servers derive ``Content-Length`` from a length of 1.
 
-    __slots__ = ("_parts", "_response")
+    It is iterated as *parts* themselves where making them runs no code of the app.
+    """
 
-    def __init__(self, response: _Response, parts: Any) -> None:
-        self._response = response
+    __slots__ = ("_iterable", "_parts", "close")
+
+    def __init__(self, parts: Any, iterable: Iterable[bytes], close: Callable[[], None]) -> None:
         self._parts = parts
+        self._iterable = iterable
+        self.close = close
 
     def __len__(self) -> int:
         return len(self._parts)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._parts)
+        return iter(self._iterable)
 
     def __getitem__(self, index: Any) -> Any:
         return self._parts[index]
-
-    def close(self) -> None:
-        self._response.end()
-
-
-class _Sized:
-    """An iterable with a length that an app returned: servers derive ``Content-Length`` from a length of 1."""
-
-    __slots__ = ("_parts", "_response", "close")
-
-    def __init__(self, response: _Response, parts: Any) -> None:
-        self._response = response
-        self._parts = parts
-        self.close = response.close
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._response)
 
 
 def instrument(target: Any = None, **options: Any) -> None:

@@ -26,19 +26,6 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Link as OtelLink
 
-__all__ = [
-    "RemoteSpan",
-    "attributes_of",
-    "from_otel",
-    "labels_of",
-    "link_of",
-    "originals",
-    "plain_attributes",
-    "relabelled",
-    "remote_span",
-    "to_otel",
-]
-
 _FLAGS = tuple([TraceFlags(bits) for bits in range(256)])
 
 # OpenTelemetry's SpanContext is a tuple. Making it as one skips its checks, where its fields are those known here.
@@ -62,17 +49,13 @@ class RemoteSpan(NonRecordingSpan):
     def __init__(self) -> None:
         raise TypeError("made by remote_span()")
 
-    @property
-    def _context(self) -> OtelContext:  # type: ignore[override]
+    def get_span_context(self) -> OtelContext:
         return to_otel(self.tracekit_context)  # type: ignore[no-any-return]
 
-    def get_span_context(self) -> OtelContext:
-        """Return OpenTelemetry's form of the context."""
-        return to_otel(self.tracekit_context)  # type: ignore[no-any-return]
+    _context = property(get_span_context)
 
 
 def remote_span(context: SpanContext) -> RemoteSpan:
-    """Return *context* as a span of OpenTelemetry's."""
     made = _new(RemoteSpan)
     made.tracekit_context = context
     return made  # type: ignore[no-any-return]

@@ -7,8 +7,6 @@ from typing import Any
 
 from opentelemetry.instrumentation.distro import BaseDistro  # type: ignore[attr-defined, unused-ignore]
 
-__all__ = ["Distro", "distro"]
-
 
 class Distro(BaseDistro):  # type: ignore[misc, unused-ignore]
     """Configures tracekit from the ``OTEL_*`` variables and installs the bridge, before the instrumentations load."""

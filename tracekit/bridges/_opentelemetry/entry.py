@@ -13,9 +13,6 @@ from opentelemetry.context import context as _context
 if TYPE_CHECKING:
     from opentelemetry.context.context import Context
 
-__all__ = ["LazyRuntimeContext"]
-
-
 _RuntimeContext: Any = getattr(_context, "_RuntimeContext", object)
 
 
@@ -23,16 +20,13 @@ class LazyRuntimeContext(_RuntimeContext):  # type: ignore[misc]
     """The bridge's RuntimeContext, imported when it is first asked."""
 
     def attach(self, context: Context) -> Any:
-        """Open a scope for *context*."""
         return _runtime().attach(context)
 
     def get_current(self) -> Context:
-        """Return the view of the current scope."""
         current: Context = _runtime().get_current()
         return current
 
     def detach(self, token: Any) -> None:
-        """Close the scope *token*."""
         _runtime().detach(token)
 
 

@@ -20,8 +20,6 @@ if not compiled:
 if TYPE_CHECKING:
     from ..._core.context import SpanContext
 
-__all__ = ["Propagator"]
-
 _GETTER: Final = textmap.default_getter
 _SETTER: Final = textmap.default_setter
 _EMPTY: Final = Context()
@@ -58,10 +56,7 @@ class Propagator:
             setter.set(carrier, name, value)
 
     def extract(
-        self,
-        carrier: Any,
-        context: Context | None = None,
-        getter: textmap.Getter[Any] = textmap.default_getter,
+        self, carrier: Any, context: Context | None = None, getter: textmap.Getter[Any] = textmap.default_getter
     ) -> Context:
         """Return *context*, or an empty one, with the span context and the baggage that *carrier* holds.
 

@@ -13,17 +13,17 @@ from ... import _configure
 from ..._arguments import bounded_timeout
 from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
+from ..._foreign import ForeignSampler
 from .contexts import attributes_of, plain_attributes
-from .metrics import span_metrics
-from .processors import Processors
-from .samplers import RandomIds, limits_in_environment, limits_of, part_limits_of, sampler_in_use, sampler_of
-from .spans import keep_resource, resource_of, text_of
+from .processors import Processors, span_metrics
+from .spans import keep_form, resource_of, text_of
 from .tracer import OtelTracer, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["TracerProvider"]
+    from ..._core.records import Limits
+    from ..._core.tracer import Tracer
 
 
 class TracerProvider(_trace.TracerProvider):
@@ -60,13 +60,13 @@ class TracerProvider(_trace.TracerProvider):
         changes: dict[str, Any] = {"recording": True}
         if resource is not None:
             changes["resource"] = given = attributes_of(getattr(resource, "attributes", None)) or {}
-            keep_resource(given, resource)
+            keep_form(given, resource)
         if sampler is not None:
-            changes["sampler"] = sampler_of(sampler)
-        bounds = limits_in_environment() if span_limits is None else span_limits
+            changes["sampler"] = ForeignSampler(sampler)
+        bounds = _limits_in_environment() if span_limits is None else span_limits
         if bounds is not None:
             usual = _configure.tracer_in_use().limits
-            changes["limits"], changes["parts"] = limits_of(bounds, usual), part_limits_of(bounds, usual)
+            changes["limits"], changes["parts"] = _limits_of(bounds, usual), _part_limits_of(bounds, usual)
         self._settings.changes = self._changes = changes
         self._given_generator = id_generator
         if id_generator is not None:
@@ -91,7 +91,7 @@ class TracerProvider(_trace.TracerProvider):
     def sampler(self) -> Any:
         """The sampler that was given, or that of ``tracekit.configure()``."""
         given = self._given_sampler
-        return sampler_in_use(_configure.tracer_in_use()) if given is None else given
+        return _sampler_in_use(_configure.tracer_in_use()) if given is None else given
 
     @property
     def _active_span_processor(self) -> Any:
@@ -101,7 +101,7 @@ class TracerProvider(_trace.TracerProvider):
     @property
     def id_generator(self) -> Any:
         """The source of ids that was given, or one of random ids."""
-        return RandomIds() if self._given_generator is None else self._given_generator
+        return _RandomIds() if self._given_generator is None else self._given_generator
 
     def get_tracer(
         self,
@@ -154,14 +154,10 @@ class TracerProvider(_trace.TracerProvider):
         if not self._processors and self._shuts_down_on_exit:
             atexit.register(self._processors.shutdown)
         self._processors.add(span_processor)
-        if "hooks" not in self._changes:
+        if "hooks" not in self._changes and self._change("hooks", self._processors):
             # Into the tracers in use, too: the end of a span that is open now is of interest to the processor.
-            changes = {**self._changes, "hooks": self._processors}
-            if self._settings.changes is self._changes:
-                self._settings.changes = changes
-                for tracer in list(self._tracers.values()):
-                    tracer._hook(self._processors)
-            self._changes = changes
+            for tracer in list(self._tracers.values()):
+                tracer._hook(self._processors)
         if self._covers_native and not self._is_disabled:
             _configure.use_hooks(self._processors)
 
@@ -184,11 +180,16 @@ class TracerProvider(_trace.TracerProvider):
         merged = self.resource.merge(resource)
         self._given_resource = merged
         given = attributes_of(merged.attributes) or {}
-        keep_resource(given, merged)
-        is_own = self._settings.changes is self._changes
-        self._changes = {**self._changes, "resource": given}
-        if is_own:
+        keep_form(given, merged)
+        self._change("resource", given)
+
+    def _change(self, key: str, value: Any) -> bool:
+        """Change how the spans of this provider differ from the others; return whether its tracers follow that now."""
+        is_followed = self._settings.changes is self._changes
+        self._changes = {**self._changes, key: value}
+        if is_followed:
             self._settings.changes = self._changes
+        return is_followed
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Flush the processors and tracekit's exporter; return whether all was exported in time.
@@ -206,3 +207,73 @@ class TracerProvider(_trace.TracerProvider):
         self._processors.shutdown()
         if self._covers_native:
             _configure.shutdown()
+
+
+class _RandomIds:
+    """OpenTelemetry's IdGenerator over the operating system's random numbers."""
+
+    def generate_trace_id(self) -> int:
+        return int.from_bytes(os.urandom(16)) or 1
+
+    def generate_span_id(self) -> int:
+        return int.from_bytes(os.urandom(8)) or 1
+
+    def is_trace_id_random(self) -> bool:
+        return True
+
+
+def _sampler_in_use(tracer: Tracer) -> Any:
+    """Return the sampler of *tracer*: where a fixed ratio decides, the SDK's with that ratio, or None without the SDK."""
+    if tracer.sampler is not None:
+        return tracer.sampler
+    try:
+        from opentelemetry.sdk.trace import sampling
+    except ImportError:
+        return None
+    if not tracer.threshold:
+        return sampling.DEFAULT_ON
+    return sampling.ParentBased(sampling.TraceIdRatioBased(1 - tracer.threshold / 2**56))
+
+
+def _limits_of(given: Any, usual: Limits) -> Limits:
+    """Return the SDK's ``SpanLimits`` as tracekit's, with *usual* for the ones that tracekit alone has.
+
+    None, a number without a limit, is the largest that ``tracekit.configure()`` takes; a length without a limit is the
+    usual one.
+    """
+    length = getattr(given, "max_span_attribute_length", None)
+    return usual._replace(
+        attributes=_count(getattr(given, "max_span_attributes", None)),
+        events=_count(getattr(given, "max_events", None)),
+        links=_count(getattr(given, "max_links", None)),
+        value_length=usual.value_length if length is None else _count(length),
+    )
+
+
+def _part_limits_of(given: Any, usual: Limits) -> tuple[int, int, int]:
+    """Return the limits of the SDK's ``SpanLimits`` on the attributes of an event, of a link, and on their length."""
+    length = getattr(given, "max_attribute_length", None)
+    return (
+        _count(getattr(given, "max_event_attributes", None)),
+        _count(getattr(given, "max_link_attributes", None)),
+        usual.value_length if length is None else _count(length),
+    )
+
+
+def _limits_in_environment() -> Any:
+    """Return the SDK's ``SpanLimits`` where its variables are set and it can be imported, else None.
+
+    A variable that is set to an empty text means no limit there, unlike for ``tracekit.configure()``.
+    """
+    if not any(name.startswith("OTEL_") and name.endswith("_LIMIT") for name in os.environ):
+        return None
+    try:
+        from opentelemetry.sdk.trace import SpanLimits
+
+        return SpanLimits()
+    except (ImportError, ValueError):  # no SDK, or a variable that holds no number
+        return None
+
+
+def _count(limit: Any) -> int:
+    return max(0, min(limit, 1 << 31)) if isinstance(limit, int) else 1 << 31

@@ -12,8 +12,6 @@ from typing import Any
 
 from .spans import OtelSpan, use_class
 
-__all__ = ["Span"]
-
 
 class _Watched(type):
     def __setattr__(cls, name: str, value: Any) -> None:

@@ -3,19 +3,8 @@ from cpython.object cimport PyObject
 
 from ..._core.context cimport SpanContext, generation
 from ..._core.interpreter cimport DEFERRED
-from ..._core.scopes cimport (
-    CONTEXT,
-    LINKED,
-    SPAN,
-    Scope,
-    attach_scope,
-    close_scope,
-    effective,
-    held_span,
-    innermost,
-    keep_view,
-    make_scope,
-)
+from ..._core.scopes cimport CONTEXT, LINKED, SPAN, Scope, attach_scope, close_scope, effective, held_span
+from ..._core.scopes cimport innermost, keep_view, make_scope
 from ..._core.span cimport Span
 from .contexts cimport from_otel, relabelled, remote_span
 from .spans cimport OtelSpan, face, is_ours

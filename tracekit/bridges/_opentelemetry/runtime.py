@@ -43,21 +43,6 @@ if TYPE_CHECKING:
     from ..._core.labels import Labels
     from ..._core.scopes import Scope
 
-__all__ = [
-    "BAGGAGE_KEY",
-    "RUNTIME",
-    "SPAN_KEY",
-    "RuntimeContext",
-    "attach",
-    "context_of",
-    "detach",
-    "get_current",
-    "put_value",
-    "scope_for",
-    "set_baggage",
-    "value_of",
-]
-
 _EMPTY: Final = Context()
 # The API's constants are private; its functions show them.
 (SPAN_KEY,) = set_span_in_context(INVALID_SPAN, _EMPTY)
@@ -66,22 +51,11 @@ _NO_KEYS: Final[dict[str, object]] = {}
 _api_set_baggage: Final = _baggage.set_baggage
 
 if not compiled:
-
-    def value_of(context: Any, key: str) -> Any:
-        """Return the value of *key* in *context*, a dict of any class, or None."""
-        return dict.get(context, key)
-
-    def has_key(context: Any, key: str) -> bool:
-        """Return whether *key* is in *context*, a dict of any class."""
-        return dict.__contains__(context, key)
-
-    def count_of(context: Any) -> int:
-        """Return the number of keys in *context*, a dict of any class."""
-        return dict.__len__(context)
-
-    def put_value(context: Context, key: str, value: object) -> None:
-        """Set the value of *key* in *context*, which is being made."""
-        dict.__setitem__(context, key, value)
+    # Of a dict of any class, whose own methods may be the program's.
+    value_of: Any = dict.get
+    has_key: Any = dict.__contains__
+    count_of: Any = dict.__len__
+    put_value: Any = dict.__setitem__
 
     def is_untouched(_: RuntimeContext) -> bool:
         """Return whether the runtime's methods may be inlined: tests of others replace them."""

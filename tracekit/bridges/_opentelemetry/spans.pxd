@@ -5,6 +5,7 @@ from ..._core.span cimport Span
 from .contexts cimport from_otel, to_otel
 
 cdef object _sdk_span, _changed
+cdef dict _forms
 
 
 cdef class OtelSpan:
@@ -27,3 +28,7 @@ cdef inline bint is_ours(object given) noexcept:
 
 
 cpdef object time_of(object time_ns)
+
+
+@cython.locals(found=tuple)
+cdef object _known(object ours)

@@ -8,6 +8,7 @@ it. ``face()`` makes it at the first request, and returns the same one for as lo
 from __future__ import annotations
 
 import sys
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -38,26 +39,12 @@ if TYPE_CHECKING:
 
     from ..._core.span import Span
 
-__all__ = [
-    "KIND_NAMES",
-    "OtelSpan",
-    "face",
-    "info_of",
-    "is_ours",
-    "keep_resource",
-    "leave",
-    "resource_of",
-    "scope_of",
-    "sdk_class",
-    "text_of",
-    "time_of",
-    "use_class",
-]
-
 KIND_NAMES = {kind: kind.name.lower() for kind in SpanKind}
 _KINDS = {name: kind for kind, name in KIND_NAMES.items()}
 _STATUS_NAMES = {StatusCode.UNSET: "unset", StatusCode.OK: "ok", StatusCode.ERROR: "error"}
 _CODES = {name: code for code, name in _STATUS_NAMES.items()}
+# The arguments of the SDK's ReadableSpan.
+_READABLE = "name context parent resource attributes events links kind status start_time end_time".split()  # noqa: SIM905
 assert set(_KINDS) == set(KINDS)
 
 
@@ -189,11 +176,10 @@ class OtelSpan:
             leave(self, exc, self._records, self._sets, True)
         self.end()
 
-    def __copy__(self) -> OtelSpan:
+    def __copy__(self, memo: Any = None) -> OtelSpan:
         return self
 
-    def __deepcopy__(self, memo: Any) -> OtelSpan:
-        return self
+    __deepcopy__ = __copy__
 
     # From here on as the SDK's ReadableSpan.
 
@@ -245,26 +231,19 @@ class OtelSpan:
     @property
     def events(self) -> tuple[Any, ...]:
         """The events."""
-        events = self.tracekit_span.events
-        dropped = dropped_parts(self.tracekit_span)[1]
+        span = self.tracekit_span
+        make = sdk_class("opentelemetry.sdk.trace", "Event")
+        parts = zip(span.events, dropped_parts(span)[1], strict=False)
         return tuple(
-            [
-                _event(name, _bounded(attributes, lost), time_ns)
-                for (name, time_ns, attributes), lost in zip(events, dropped, strict=False)
-            ]
+            [make(name=name, attributes=_bounded(items, lost), timestamp=at) for (name, at, items), lost in parts]
         )
 
     @property
     def links(self) -> tuple[OtelLink, ...]:
         """The links."""
-        links = self.tracekit_span.links
-        dropped = dropped_parts(self.tracekit_span)[2]
-        return tuple(
-            [
-                OtelLink(to_otel(context), _bounded(attributes, lost))
-                for (context, attributes), lost in zip(links, dropped, strict=False)
-            ]
-        )
+        span = self.tracekit_span
+        parts = zip(span.links, dropped_parts(span)[2], strict=False)
+        return tuple([OtelLink(to_otel(context), _bounded(attributes, lost)) for (context, attributes), lost in parts])
 
     @property
     def resource(self) -> Any:
@@ -300,20 +279,7 @@ class OtelSpan:
         """Return the span as the SDK's console exporter prints it."""
         from opentelemetry.sdk.trace import ReadableSpan
 
-        readable = ReadableSpan(
-            name=self.name,
-            context=self.context,
-            parent=self.parent,
-            resource=self.resource,
-            attributes=self.attributes,
-            events=self.events,
-            links=self.links,
-            kind=self.kind,
-            status=self.status,
-            start_time=self.start_time,
-            end_time=self.end_time,
-            instrumentation_scope=self.instrumentation_scope,
-        )
+        readable = ReadableSpan(**{name: getattr(self, name) for name in _READABLE})
         return str(readable.to_json(indent))
 
     def _readable_span(self) -> OtelSpan:
@@ -321,6 +287,16 @@ class OtelSpan:
 
     # Fields of the SDK's spans that processors read, and some write, although they are private. Not __getattr__(): it would
     # slow each call. A change made in on_end() still reaches the exporters, tracekit's too.
+
+    _context = property(attrgetter("context"))
+    _end_time = property(attrgetter("end_time"))
+    _events = property(attrgetter("events"))
+    _instrumentation_scope = property(attrgetter("instrumentation_scope"))
+    _kind = property(attrgetter("kind"))
+    _links = property(attrgetter("links"))
+    _parent = property(attrgetter("parent"))
+    _resource = property(attrgetter("resource"))
+    _start_time = property(attrgetter("start_time"))
 
     @property
     def _attributes(self) -> Any:
@@ -334,48 +310,12 @@ class OtelSpan:
         amend(self.tracekit_span, None, items, None)
 
     @property
-    def _context(self) -> Any:
-        return self.context
-
-    @property
-    def _end_time(self) -> Any:
-        return self.end_time
-
-    @property
-    def _events(self) -> Any:
-        return self.events
-
-    @property
-    def _instrumentation_scope(self) -> Any:
-        return self.instrumentation_scope
-
-    @property
-    def _kind(self) -> Any:
-        return self.kind
-
-    @property
-    def _links(self) -> Any:
-        return self.links
-
-    @property
     def _name(self) -> Any:
         return self.name
 
     @_name.setter
     def _name(self, name: Any) -> None:
         amend(self.tracekit_span, str.__str__(text_of(name)), None, None)
-
-    @property
-    def _parent(self) -> Any:
-        return self.parent
-
-    @property
-    def _resource(self) -> Any:
-        return self.resource
-
-    @property
-    def _start_time(self) -> Any:
-        return self.start_time
 
     @property
     def _status(self) -> Any:
@@ -438,71 +378,54 @@ def _leave_by_methods(made: OtelSpan, exc: BaseException, records: bool, sets_st
 
 def resource_of(attributes: Mapping[str, Any]) -> Any:
     """Return the resource with *attributes*: the SDK's class where it can be imported, else one with its fields."""
-    known = _resources.get(id(attributes))
-    if known is None or known[0] is not attributes:
-        made = sdk_class("opentelemetry.sdk.resources", "Resource", _PlainResource)(dict(attributes))
-        return keep_resource(attributes, made)
-    return known[1]
-
-
-def keep_resource(attributes: Mapping[str, Any], resource: Any) -> Any:
-    """Have ``resource_of()`` return *resource* for the very object *attributes*, and return it."""
-    if len(_resources) >= 4096:  # a program that makes providers without end
-        _resources.clear()
-    _resources[id(attributes)] = attributes, resource
-    return resource
+    known = _known(attributes)
+    if known is None:
+        make = sdk_class("opentelemetry.sdk.resources", "Resource")
+        known = keep_form(attributes, make(attributes=dict(attributes), schema_url=""))
+    return known
 
 
 def scope_of(span: Span) -> Any:
     """Return the instrumentation scope of *span*: the SDK's class where it can be imported, else one with its fields."""
     library = span.instrumentation
-    key = id(library)
-    known = _scopes.get(key)
-    if known is None or known[0] is not library:
-        make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationScope", _PlainScope)
-        scope = (
-            make("tracekit", __version__)
-            if library is None
-            else make(library.name, library.version, library.schema_url, dict(library.attributes))
-        )
-        if len(_scopes) >= 4096:  # a program that makes tracers without end
-            _scopes.clear()
-        known = _scopes[key] = library, scope
-    return known[1]
+    known = _known(library)
+    if known is None:
+        name, version, url, attributes = ("tracekit", __version__, "", {}) if library is None else library
+        make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationScope")
+        made = make(name=name, version=version, schema_url=url, attributes=dict(attributes))
+        known = keep_form(library, made)
+    return known
 
 
 def info_of(scope: Any) -> Any:
     """Return *scope* as the SDK's deprecated class, which warns."""
-    make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo", _PlainScope)
-    return make(scope.name, scope.version, scope.schema_url)
+    make = sdk_class("opentelemetry.sdk.util.instrumentation", "InstrumentationInfo")
+    return make(name=scope.name, version=scope.version, schema_url=scope.schema_url)
 
 
-class _PlainResource:
-    def __init__(self, attributes: dict[str, Any], schema_url: str = "") -> None:
-        self.attributes, self.schema_url = attributes, schema_url
+_forms: dict[int, tuple[Any, Any]] = {}  # OpenTelemetry's form of resources and libraries, by their identity
 
 
-class _PlainScope:
-    def __init__(self, name: str, version: str = "", schema_url: str = "", attributes: Any = None) -> None:
-        self.name, self.version, self.schema_url, self.attributes = name, version, schema_url, attributes or {}
+def _known(ours: Any) -> Any:
+    found = _forms.get(id(ours))
+    return found[1] if found is not None and found[0] is ours else None
 
 
-_resources: dict[int, tuple[Any, Any]] = {}
-_scopes: dict[int, tuple[Any, Any]] = {}
+def keep_form(ours: Any, form: Any) -> Any:
+    """Have ``resource_of()`` and ``scope_of()`` return *form* for the very object *ours*, and return it."""
+    if len(_forms) >= 4096:  # a program that makes providers or tracers without end
+        _forms.clear()
+    _forms[id(ours)] = ours, form
+    return form
 
 
-def sdk_class(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the class *name* of the SDK's *module*, or *otherwise* where it cannot be imported."""
+def sdk_class(module: str, name: str) -> Callable[..., Any]:
+    """Return the class *name* of the SDK's *module*; where it cannot be imported, one that has its arguments as fields."""
     try:
         made: Callable[..., Any] = getattr(__import__(module, fromlist=[name]), name)
     except (ImportError, AttributeError):
-        return otherwise
+        return SimpleNamespace
     return made
-
-
-def _event(name: str, attributes: Mapping[str, Any], time_ns: int) -> Any:
-    make = sdk_class("opentelemetry.sdk.trace", "Event", SimpleNamespace)
-    return make(name=name, attributes=attributes, timestamp=time_ns)
 
 
 def _bounded(attributes: Mapping[str, Any], dropped: int) -> Mapping[str, Any]:

@@ -61,13 +61,7 @@ cdef object _parent(object context)
 
 @cython.locals(current=CurrentSpan)
 cdef CurrentSpan _current_span(
-    OtelTracer tracer,
-    OtelSpan given,
-    object name,
-    tuple options,
-    bint records,
-    bint sets,
-    bint ends,
+    OtelTracer tracer, OtelSpan given, object name, tuple options, bint records, bint sets, bint ends
 )
 cdef CurrentSpan _again(CurrentSpan current)
 cdef object _decorated(CurrentSpan current, object function)

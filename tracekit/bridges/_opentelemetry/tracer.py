@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from ..._core.scopes import Scope
     from ..._core.tracer import Tracer
 
-__all__ = ["CurrentSpan", "OtelTracer", "Settings", "get_current_span", "use_span"]
-
 _INTERNAL: Final = KINDS[0]
 _SPAN_KINDS: Final = tuple([kind for name in KINDS for kind, known in KIND_NAMES.items() if known == name])
 _api_use_span: Final = _trace.use_span
@@ -123,11 +121,9 @@ class OtelTracer:
 
     @property
     def _tracer_config(self) -> Any:
-        return (
-            self._config
-            if self._config is not None
-            else sdk_class("opentelemetry.sdk.trace", "_TracerConfig", _On)(True)
-        )
+        if self._config is None:
+            return sdk_class("opentelemetry.sdk.trace", "_TracerConfig")(is_enabled=True)
+        return self._config
 
     def _set_tracer_config(self, config: Any) -> None:
         """Follow *config*, the SDK's ``_TracerConfig``, or None: a tracer that is off makes the invalid span."""
@@ -149,28 +145,14 @@ class OtelTracer:
         set_status_on_exception: bool = True,
     ) -> OtelSpan:
         """Start a span, child of *context*'s span or of the current one; the caller ends it."""
-        return self._start_span(
-            name, context, kind, attributes, links, start_time, record_exception, set_status_on_exception
-        )
-
-    def _start_span(
-        self,
-        name: str,
-        context: Context | None,
-        kind: SpanKind,
-        attributes: Any,
-        links: Sequence[Any] | None,
-        start_time: int | None,
-        record_exception: bool,
-        set_status_on_exception: bool,
-    ) -> OtelSpan:
-        """``start_span()`` under a name that a proxy passes on."""
         if self._is_off:
             return INVALID_SPAN  # type: ignore[return-value]
         made = _start(self, name, context, kind, attributes, links, start_time)
         if not record_exception or not set_status_on_exception:
             made._records, made._sets = bool(record_exception), bool(set_status_on_exception)
         return made
+
+    _start_span = start_span  # under a name that a proxy passes on
 
     def start_as_current_span(
         self,
@@ -201,13 +183,6 @@ class OtelTracer:
         )
 
 
-class _On:
-    """The configuration of a tracer, without the SDK."""
-
-    def __init__(self, is_enabled: bool) -> None:
-        self.is_enabled = is_enabled
-
-
 _tracer_classes: dict[type, type] = {}  # by the class that they extend
 
 
@@ -226,20 +201,8 @@ def _tracer_class() -> type:
     return made
 
 
-def _start_span_of(
-    self: Any,
-    name: str,
-    context: Any = None,
-    kind: SpanKind = SpanKind.INTERNAL,
-    attributes: Any = None,
-    links: Any = None,
-    start_time: int | None = None,
-    record_exception: bool = True,
-    set_status_on_exception: bool = True,
-) -> Any:
-    return self._start_span(
-        name, context, kind, attributes, links, start_time, record_exception, set_status_on_exception
-    )
+def _start_span_of(self: Any, *args: Any, **kwargs: Any) -> Any:
+    return self._start_span(*args, **kwargs)
 
 
 def _start_as_current_span_of(
@@ -333,26 +296,15 @@ class CurrentSpan:
     """Makes a span current that it starts, or one that it is given: for ``with``, and as a decorator of functions."""
 
     if not compiled:
-        __slots__ = (
-            "_ends",
-            "_given",
-            "_made",
-            "_name",
-            "_options",
-            "_records",
-            "_scope",
-            "_sets",
-            "_tracer",
-        )
+        __slots__ = ("_ends", "_given", "_made", "_name", "_options", "_records", "_scope", "_sets", "_tracer")
 
         _given: OtelSpan | None
         _made: OtelSpan | None  # while it is current
         _scope: Scope | None
         _tracer: Any  # None where a span is given
         _name: Any
-        _options: (
-            tuple[Any, ...] | None
-        )  # of start_span(), from the context to the start time, where one is not the default
+        # Of start_span(), from the context to the start time, where one is not the default.
+        _options: tuple[Any, ...] | None
         _records: bool
         _sets: bool
         _ends: bool
@@ -393,13 +345,7 @@ class CurrentSpan:
 
 
 def _current_span(
-    tracer: OtelTracer | None,
-    given: OtelSpan | None,
-    name: Any,
-    options: tuple[Any, ...] | None,
-    records: bool,
-    sets: bool,
-    ends: bool,
+    tracer: Any, given: Any, name: Any, options: Any, records: bool, sets: bool, ends: bool
 ) -> CurrentSpan:
     current = CurrentSpan.__new__(CurrentSpan)
     if not compiled:
@@ -410,15 +356,8 @@ def _current_span(
 
 
 def _again(current: CurrentSpan) -> CurrentSpan:
-    """Return a context manager that does the same."""
     return _current_span(
-        current._tracer,
-        current._given,
-        current._name,
-        current._options,
-        current._records,
-        current._sets,
-        current._ends,
+        current._tracer, current._given, current._name, current._options, current._records, current._sets, current._ends
     )
 
 

@@ -1,1 +1,1 @@
-"""OpenTracing: spans, scopes and the binary format."""
+"""OpenTracing: spans and scopes."""

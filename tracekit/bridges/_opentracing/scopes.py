@@ -17,12 +17,8 @@ from ..._core.span import span_scope
 from .spans import Span, leave
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from ..._core.context import SpanContext
     from ..._core.span import Span as TracekitSpan
-
-__all__ = ["Scope", "ScopeManager", "patch_no_parent_scope"]
 
 _places: ContextVar[tuple[_Place, ...]] = ContextVar("tracekit_opentracing_scopes", default=())
 
@@ -72,9 +68,7 @@ class Scope(opentracing.Scope):  # type: ignore[misc]
         opened = self._opened
         return opened is not None and is_current(opened)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         if exc is not None and isinstance(self.span, Span):
             leave(self.span.tracekit_span, exc)
             self.close()

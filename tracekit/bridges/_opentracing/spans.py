@@ -17,21 +17,14 @@ from ..._core.span import rekind, relabel, resample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
     from typing import Self
 
     from ..._core.context import SpanContext as TracekitContext
     from ..._core.span import Span as TracekitSpan
 
-__all__ = ["Span", "SpanContext", "items_of", "kind_of", "leave", "nanoseconds", "plain", "priority_of", "text_of"]
-
 _KINDS = KINDS[1:]
 # OpenTracing's names of an error's parts in log_kv(), beside OpenTelemetry's.
-_ERROR_FIELDS = {
-    "error.kind": "exception.type",
-    "message": "exception.message",
-    "stack": "exception.stacktrace",
-}
+_ERROR_FIELDS = {"error.kind": "exception.type", "message": "exception.message", "stack": "exception.stacktrace"}
 
 
 class SpanContext(opentracing.SpanContext):  # type: ignore[misc]
@@ -149,9 +142,7 @@ class Span(opentracing.Span):  # type: ignore[misc]
         """Return a label, or None."""
         return self.tracekit_span.context.labels.get(text_of(key))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         if exc is not None:
             leave(self.tracekit_span, exc)
         self.finish()

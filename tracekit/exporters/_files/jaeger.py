@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..._core.attributes import CANCELLED_KEY
 from ..._core.records import KINDS
-from .values import key_values, request
+from .._sqlite.cells import int_of
+from .values import key_values, mapping_of, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
 
     from .._sqlite.reader import StoredSpan
 
-__all__ = ["read_jaeger", "write_jaeger"]
-
 _STATUSES = {"OK": 1, "ERROR": 2}
 _KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
+_TYPES = {bool: "bool", int: "int64", float: "float64"}
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -52,23 +52,20 @@ def _process(span: StoredSpan, processes: dict[str, tuple[str, dict[str, Any]]])
 
 
 def _span(span: StoredSpan, process: str) -> dict[str, Any]:
-    tags = [*_tags(span.attributes), {"key": "span.kind", "type": "string", "value": span.kind}]
+    said: dict[str, Any] = {"span.kind": span.kind}
     if span.status == "error":
-        tags += [{"key": "error", "type": "bool", "value": True}]
+        said["error"] = True
     if span.status in ("ok", "error"):
-        tags += [{"key": "otel.status_code", "type": "string", "value": span.status.upper()}]
+        said["otel.status_code"] = span.status.upper()
     if span.status == "cancelled":
-        tags += [{"key": CANCELLED_KEY, "type": "string", "value": span.description}]
+        said[CANCELLED_KEY] = span.description
     elif span.description:
-        tags += [{"key": "otel.status_description", "type": "string", "value": span.description}]
+        said["otel.status_description"] = span.description
     if span.instrumentation.get("name"):
-        tags += [{"key": "otel.scope.name", "type": "string", "value": str(span.instrumentation["name"])}]
+        said["otel.scope.name"] = str(span.instrumentation["name"])
     references = [] if span.parent_id is None else [_reference("CHILD_OF", span.trace_id, span.parent_id)]
-    references += [
-        _reference("FOLLOWS_FROM", link.get("trace_id"), link.get("span_id"))
-        for link in span.links
-        if isinstance(link, dict)
-    ]
+    links = [link for link in span.links if isinstance(link, dict)]
+    references += [_reference("FOLLOWS_FROM", link.get("trace_id"), link.get("span_id")) for link in links]
     return {
         "traceID": span.trace_id,
         "spanID": span.span_id,
@@ -76,7 +73,7 @@ def _span(span: StoredSpan, process: str) -> dict[str, Any]:
         "references": references,
         "startTime": span.start_ns // 1000,
         "duration": (span.end_ns - span.start_ns) // 1000,
-        "tags": tags,
+        "tags": _tags(span.attributes) + _tags(said),
         "logs": [_log(event) for event in span.events if isinstance(event, dict)],
         "processID": process,
     }
@@ -87,11 +84,10 @@ def _reference(kind: str, trace_id: Any, span_id: Any) -> dict[str, Any]:
 
 
 def _log(event: dict[str, Any]) -> dict[str, Any]:
-    time_ns, attributes = event.get("time_ns"), event.get("attributes")
-    fields = [{"key": "event", "type": "string", "value": str(event.get("name", ""))}]
+    name = {"key": "event", "type": "string", "value": str(event.get("name", ""))}
     return {
-        "timestamp": time_ns // 1000 if isinstance(time_ns, int) else 0,
-        "fields": fields + _tags(attributes if isinstance(attributes, dict) else {}),
+        "timestamp": int_of(event.get("time_ns")) // 1000,
+        "fields": [name, *_tags(mapping_of(event.get("attributes")))],
     }
 
 
@@ -100,13 +96,8 @@ def _tags(attributes: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tag(key: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, bool):
-        return {"key": key, "type": "bool", "value": value}
-    if isinstance(value, int):
-        return {"key": key, "type": "int64", "value": value}
-    if isinstance(value, float):
-        return {"key": key, "type": "float64", "value": value}
-    return {"key": key, "type": "string", "value": value if isinstance(value, str) else _ENCODE(value)}
+    kind = _TYPES.get(type(value), "string")
+    return {"key": key, "type": kind, "value": value if type(value) in (*_TYPES, str) else _ENCODE(value)}
 
 
 def read_jaeger(document: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ... import Link, SpanContext, Status, TraceState
 from ..._core.records import Instrumentation
 from .._otlp.json import encode_spans_as_json
-from .values import octets_of
+from .._sqlite.cells import int_of
+from .values import mapping_of, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
     from ... import Span
     from .._sqlite.reader import StoredSpan
-
-__all__ = ["write_otlp"]
 
 _T = TypeVar("_T")
 
@@ -44,73 +44,43 @@ def write_otlp(spans: Iterable[StoredSpan], file: TextIO) -> None:
     file.write(_END)
 
 
-def _restored(spans: list[StoredSpan]) -> Iterator[_Restored]:
-    resources = _Shared(_values)
-    libraries = _Shared(_library)
+def _restored(spans: list[StoredSpan]) -> Iterator[SimpleNamespace]:
+    """Yield the fields of a ``Span`` that the encoder reads."""
+    resource_of = _shared(values_of)
+    library_of = _shared(_library)
     for span in spans:
         context = _context(span.trace_id, span.span_id, span.flags, span.state)
         if context is None:
             continue
-        parent = (
-            None if span.parent_id is None else _context(span.trace_id, span.parent_id, is_remote=span.parent_is_remote)
-        )
-        library = libraries.of(span.instrumentation)
-        yield _Restored(
-            context,
-            parent,
-            span.name,
-            span.kind,
-            span.start_ns,
-            span.end_ns,
-            Status(cast("Any", span.status), span.description),
-            _values(span.attributes),
-            [_event(event) for event in span.events if isinstance(event, dict)],
-            [link for link in map(_link, span.links) if link is not None],
-            resources.of(span.resource),
-            library if library.name else None,
-            span.dropped_attributes,
-            span.dropped_events,
-            span.dropped_links,
-        )
+        library = library_of(span.instrumentation)
+        changed = {
+            "context": context,
+            "parent": _context(span.trace_id, span.parent_id, is_remote=span.parent_is_remote),
+            "status": Status(cast("Any", span.status), span.description),
+            "attributes": values_of(span.attributes),
+            "events": [_event(event) for event in span.events if isinstance(event, dict)],
+            "links": [link for link in map(_link, span.links) if link is not None],
+            "resource": resource_of(span.resource),
+            "instrumentation": library if library.name else None,
+        }
+        yield SimpleNamespace(**span._asdict() | changed)
 
 
-class _Shared(Generic[_T]):
-    """One object for each of equal mappings: the encoder groups by identity."""
+def _shared(make: Callable[[dict[str, Any]], _T]) -> Callable[[dict[str, Any]], _T]:
+    """Return *make* with one object for equal mappings of spans that are in memory: the encoder groups by identity."""
+    by_identity: dict[int, _T] = {}
+    by_text: dict[str, _T] = {}
 
-    def __init__(self, make: Callable[[dict[str, Any]], _T]) -> None:
-        self._make = make
-        self._by_identity: dict[int, _T] = {}  # of the mappings of spans that are in memory
-        self._by_text: dict[str, _T] = {}
-
-    def of(self, mapping: dict[str, Any]) -> _T:
-        """Return the object for *mapping*."""
-        found = self._by_identity.get(id(mapping))
+    def shared(mapping: dict[str, Any]) -> _T:
+        found = by_identity.get(id(mapping))
         if found is None:
             text = json.dumps(mapping, sort_keys=True)
-            if text not in self._by_text:
-                self._by_text[text] = self._make(mapping)
-            found = self._by_identity[id(mapping)] = self._by_text[text]
+            if text not in by_text:
+                by_text[text] = make(mapping)
+            found = by_identity[id(mapping)] = by_text[text]
         return found
 
-
-class _Restored(NamedTuple):
-    """The fields of a ``Span`` that the encoder reads."""
-
-    context: SpanContext
-    parent: SpanContext | None
-    name: str
-    kind: str
-    start_ns: int
-    end_ns: int
-    status: Status
-    attributes: dict[str, Any]
-    events: list[tuple[str, int, dict[str, Any]]]
-    links: list[Link]
-    resource: dict[str, Any]
-    instrumentation: Instrumentation | None
-    dropped_attributes: int
-    dropped_events: int
-    dropped_links: int
+    return shared
 
 
 def _context(
@@ -125,34 +95,15 @@ def _context(
 
 def _library(library: dict[str, Any]) -> Instrumentation:
     name, version, url = (str(library.get(key, "")) for key in ("name", "version", "schema_url"))
-    attributes = library.get("attributes")
-    return Instrumentation(name, version, url, _values(attributes if isinstance(attributes, dict) else {}))
+    return Instrumentation(name, version, url, values_of(mapping_of(library.get("attributes"))))
 
 
 def _event(event: dict[str, Any]) -> tuple[str, int, dict[str, Any]]:
-    time_ns, attributes = event.get("time_ns"), event.get("attributes")
-    return (
-        str(event.get("name", "")),
-        time_ns if isinstance(time_ns, int) else 0,
-        _values(attributes if isinstance(attributes, dict) else {}),
-    )
+    attributes = values_of(mapping_of(event.get("attributes")))
+    return str(event.get("name", "")), int_of(event.get("time_ns")), attributes
 
 
 def _link(link: Any) -> Link | None:
-    context = _context(link.get("trace_id"), link.get("span_id")) if isinstance(link, dict) else None
-    attributes = link.get("attributes") if isinstance(link, dict) else None
-    return None if context is None else Link(context, _values(attributes if isinstance(attributes, dict) else {}))
-
-
-def _values(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {key: _value(value) for key, value in attributes.items()}
-
-
-def _value(value: Any) -> Any:
-    """Return *value* as it was before the store made JSON of it, as far as JSON shows it."""
-    if isinstance(value, list):
-        return tuple([_value(item) for item in value])
-    if isinstance(value, dict):
-        octets = octets_of(value)
-        return _values(value) if octets is None else octets
-    return value
+    fields = mapping_of(link)
+    context = _context(fields.get("trace_id"), fields.get("span_id"))
+    return None if context is None else Link(context, values_of(mapping_of(fields.get("attributes"))))

@@ -20,16 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._core.attributes import CANCELLED_KEY
 from ..._core.records import KINDS
-from .values import key_values, request
+from .values import key_values, mapping_of, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TextIO
 
     from .._sqlite.reader import StoredSpan
-
-__all__ = ["read_perfetto", "write_perfetto"]
-
 
 _PREFIX = "attributes."
 _KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
@@ -166,7 +163,8 @@ def _lay_out(spans: Iterable[StoredSpan]) -> _Layout:
         places[id] = _Place(process, lane, start, end)
         if span.parent_id and not in_parent:
             sources.append(("child", id, parent_id))
-        sources += [("link", id, (_text(link, "trace_id"), _text(link, "span_id"))) for link in span.links]
+        links = map(mapping_of, span.links)
+        sources += [("link", id, (str(link.get("trace_id", "")), str(link.get("span_id", "")))) for link in links]
     return _Layout(base or 0, names, places, *_arrows(sources, places))
 
 
@@ -225,9 +223,7 @@ def _instants(span: StoredSpan, place: _Place, base: int) -> Iterator[str]:
 
 
 def _prefixed(attributes: Any) -> dict[str, Any]:
-    if not isinstance(attributes, dict):  # another program has written it
-        return {}
-    return {f"{_PREFIX}{key}": value for key, value in attributes.items()}
+    return {f"{_PREFIX}{key}": value for key, value in mapping_of(attributes).items()}
 
 
 def _plain(details: dict[str, Any]) -> dict[str, Any]:
@@ -245,10 +241,6 @@ def _at(event: dict[str, Any], place: _Place, start: int, duration: int | None =
 def _micros(ns: int) -> str:
     sign, ns = ("-", -ns) if ns < 0 else ("", ns)
     return f"{sign}{ns // 1000}.{ns % 1000:03d}"
-
-
-def _text(link: Any, key: str) -> str:
-    return str(link.get(key, "")) if isinstance(link, dict) else ""
 
 
 def _encode(event: dict[str, Any]) -> str:

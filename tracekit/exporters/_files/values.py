@@ -1,37 +1,33 @@
-"""Values of a store as OTLP's JSON has them, for readers of other formats: they make an OTLP request of a file."""
+"""Values of a store and in OTLP's JSON, for the formats of other tools: their readers make an OTLP request of a file."""
 
 from __future__ import annotations
 
 import base64
 from typing import Any
 
-__all__ = ["key_values", "octets_of", "request"]
+from .._otlp.json import attributes_as_json
 
 
 def key_values(attributes: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return *attributes* as a list of ``KeyValue``."""
-    return [{"key": key, "value": _any_value(value)} for key, value in attributes.items()]
+    """Return *attributes* of a store as a list of ``KeyValue``."""
+    return attributes_as_json(values_of(attributes))
 
 
-def _any_value(value: Any) -> dict[str, Any]:
-    if isinstance(value, bool):
-        return {"boolValue": value}
-    if isinstance(value, int):
-        return {"intValue": value} if -(1 << 63) <= value < 1 << 63 else {"doubleValue": float(value)}
-    if isinstance(value, float):
-        return {"doubleValue": value}
-    if isinstance(value, str):
-        return {"stringValue": value}
+def values_of(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return *attributes* as they were before the store made JSON of them, as far as JSON shows it."""
+    return {key: _value(value) for key, value in attributes.items()}
+
+
+def _value(value: Any) -> Any:
     if isinstance(value, list):
-        return {"arrayValue": {"values": [_any_value(item) for item in value]}}
+        return tuple([_value(item) for item in value])
     if isinstance(value, dict):
-        if octets_of(value) is not None:
-            return {"bytesValue": value["base64"]}
-        return {"kvlistValue": {"values": key_values(value)}}
-    return {}
+        octets = _octets_of(value)
+        return values_of(value) if octets is None else octets
+    return value
 
 
-def octets_of(value: dict[str, Any]) -> bytes | None:
+def _octets_of(value: dict[str, Any]) -> bytes | None:
     """Return the bytes that *value* stands for in a store, or None: a mapping of the program's may look alike."""
     if value.keys() == {"base64"} and isinstance(value["base64"], str):
         try:
@@ -39,6 +35,11 @@ def octets_of(value: dict[str, Any]) -> bytes | None:
         except ValueError:
             pass
     return None
+
+
+def mapping_of(value: Any) -> dict[str, Any]:
+    """Return *value*, or an empty mapping for anything else, which another program has written."""
+    return value if isinstance(value, dict) else {}
 
 
 def request(resource: dict[str, Any], scope: dict[str, Any], span: dict[str, Any]) -> dict[str, Any]:

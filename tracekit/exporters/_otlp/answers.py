@@ -16,8 +16,6 @@ from ..._export.notices import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAX_ANSWER_BYTES", "Answer", "fields", "parse_json_response", "parse_response"]
-
 MAX_ANSWER_BYTES = 65536
 
 

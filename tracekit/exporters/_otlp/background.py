@@ -12,8 +12,6 @@ from ..._export.worker import EXPORT_CONTEXT, Done
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Background"]
-
 _PAUSE_S = 0.05
 
 

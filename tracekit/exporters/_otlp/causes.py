@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from ..._export.notices import one_line
 
-__all__ = ["grpc_fault", "tls_fault"]
-
 # OpenSSL's reason, then OpenSSL 3's for some servers.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "record layer failure")
 # gRPC's core met HTTP/1, and a TLS server that does not offer HTTP/2.

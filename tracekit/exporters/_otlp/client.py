@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from ..._core.checks import check_above_0
 from ..._core.errors import clip
@@ -22,10 +22,23 @@ from .settings import DEFAULTS, PATHS, check_headers, endpoint_of, otlp_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Client"]
-
 T = TypeVar("T")
 _Path: TypeAlias = "str | os.PathLike[str]"
+
+
+class Collector(TypedDict, total=False):
+    """The arguments about a collector, which ``OTLPExporter`` documents; None stands for the setting of *environ*."""
+
+    environ: Mapping[str, str] | None
+    headers: Mapping[str, str] | None
+    timeout_s: float | None
+    compression: str | None
+    certificate: _Path | None
+    client_certificate: _Path | None
+    client_key: _Path | None
+    protocol: str | None
+    insecure: bool | None
+
 
 _PROTOCOLS = ("http/protobuf", "http/json", "grpc")
 
@@ -40,35 +53,21 @@ class _Transport(Protocol):
 class Client:
     """Sends encoded requests of one *signal* to a collector. Not shared by processes: call ``adopted()`` before each use.
 
-    The arguments are those of ``OTLPExporter``, with *files* for the certificates and the key; None stands for the
-    setting of *environ*. Raises ``TypeError`` or ``ValueError`` for a wrong argument, ``ModuleNotFoundError`` where a
-    library is missing.
+    Raises ``TypeError`` or ``ValueError`` for a wrong argument, ``ModuleNotFoundError`` where a library is missing.
     """
 
     def __init__(
         self,
         signal: str,
-        environ: Mapping[str, str] | None,
         endpoint: str | None,
-        headers: Mapping[str, str] | None,
-        timeout_s: float | None,
-        compression: str | None,
-        files: tuple[_Path | None, _Path | None, _Path | None],
-        protocol: str | None,
-        insecure: bool | None,
         spool: _Path | None = None,
+        **options: Unpack[Collector],
     ) -> None:
-        found, wrong = otlp_settings(environ, protocol, signal)
+        if unknown := options.keys() - Collector.__annotations__.keys():
+            raise TypeError(f"there is no argument {min(unknown)[:64]!a}; the others are those of OTLPExporter")
+        given: dict[str, Any] = {**options, "spool": spool}
+        found, wrong = otlp_settings(given.pop("environ", None), given.get("protocol"), signal)
         say(wrong)
-        given = {
-            "headers": headers,
-            "timeout_s": timeout_s,
-            "compression": compression,
-            **dict(zip(PATHS, files, strict=True)),
-            "protocol": protocol,
-            "insecure": insecure,
-            "spool": spool,
-        }
         settings = {**DEFAULTS, **found, **{key: value for key, value in given.items() if value is not None}}
         self.signal = signal
         self.protocol = _one_of("protocol", settings["protocol"], _PROTOCOLS)
@@ -155,18 +154,14 @@ class Client:
         return lost
 
     def _connect(self) -> _Transport:
-        certificate, client_certificate, client_key = self._files
         for path in self._files:
             if path is not None:
                 with open(path, "rb"):  # the library's own error does not name the file
                     pass
         options = {"compression": self.compression, "insecure": self._insecure} if self.protocol == "grpc" else {}
-        return self._make_transport(
-            self._endpoint, self._headers, certificate, client_certificate, client_key, signal=self.signal, **options
-        )
+        return self._make_transport(self._endpoint, self._headers, self._files, signal=self.signal, **options)
 
     def close(self) -> None:
-        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-__all__ = ["POOLS", "exchange"]
-
 
 class _Exchange(threading.local):
     """The exchange of the current thread."""

@@ -19,28 +19,24 @@ from .causes import grpc_fault
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GrpcTransport"]
+    from .settings import Files
 
 _METHODS = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
     "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
     "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
 }
+_Code = grpc.StatusCode
 _RETRYABLE = {
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.OUT_OF_RANGE,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DATA_LOSS,
+    *(_Code.CANCELLED, _Code.DEADLINE_EXCEEDED, _Code.ABORTED, _Code.OUT_OF_RANGE, _Code.UNAVAILABLE, _Code.DATA_LOSS)
 }
 # The details of grpcio's own error for an answer of more than 4 MiB, before or after decompression.
 _LARGE_ANSWER = ("CLIENT: Received message larger", "Decompressed message larger")
 _ADVICE = {
-    grpc.StatusCode.UNAUTHENTICATED: "it requires authentication: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
-    grpc.StatusCode.PERMISSION_DENIED: "these headers do not permit sending spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
-    grpc.StatusCode.UNIMPLEMENTED: "it is not an OTLP collector, or does not accept {signal}",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "it has no room for even one of these spans, and does not permit a retry",
+    _Code.UNAUTHENTICATED: "it requires authentication: set headers, or OTEL_EXPORTER_OTLP_HEADERS",
+    _Code.PERMISSION_DENIED: "these headers do not permit sending spans: set others, or OTEL_EXPORTER_OTLP_HEADERS",
+    _Code.UNIMPLEMENTED: "it is not an OTLP collector, or does not accept {signal}",
+    _Code.RESOURCE_EXHAUSTED: "it has no room for even one of these spans, and does not permit a retry",
 }
 
 
@@ -48,16 +44,7 @@ class GrpcTransport:
     """Call the service for *signal* at *endpoint*. Not shared by processes."""
 
     def __init__(
-        self,
-        endpoint: str,
-        headers: Mapping[str, str],
-        certificate: str | None,
-        client_certificate: str | None,
-        client_key: str | None,
-        *,
-        compression: str,
-        insecure: bool,
-        signal: str = "traces",
+        self, endpoint: str, headers: Mapping[str, str], files: Files, *, signal: str, compression: str, insecure: bool
     ) -> None:
         url = urlsplit(endpoint) if "://" in endpoint else None
         self.is_secure = is_secure = not insecure if url is None else url.scheme == "https"
@@ -66,7 +53,8 @@ class GrpcTransport:
         self.url = f"{'grpcs' if is_secure else 'grpc'}://{target}"
         options = [("grpc.primary_user_agent", f"tracekit/{__version__}")]
         if is_secure:
-            credentials = grpc.ssl_channel_credentials(_read(certificate), _read(client_key), _read(client_certificate))
+            certificate, client_certificate, client_key = map(_read, files)
+            credentials = grpc.ssl_channel_credentials(certificate, client_key, client_certificate)
             self.channel = grpc.secure_channel(target, credentials, options)
         else:
             self.channel = grpc.insecure_channel(target, options)
@@ -94,25 +82,22 @@ class GrpcTransport:
         return Answer("taken", message, rejected)
 
     def close(self) -> None:
-        """Close the channel."""
         self.channel.close()
 
     def _failed(self, error: Any) -> Answer:
         code, after_s = error.code(), _retry_after(error)
         said = f"{self.url} answered {code.name}"
         details = one_line(error.details() or "", 200)
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(mark in details for mark in _LARGE_ANSWER):
+        if code is _Code.RESOURCE_EXHAUSTED and any(mark in details for mark in _LARGE_ANSWER):
             return Answer("later", f"{self.url} answered, but as no OTLP collector does ({details})")
-        fault = (
-            grpc_fault(error.details() or "", is_secure=self.is_secure) if code is grpc.StatusCode.UNAVAILABLE else ""
-        )
+        fault = grpc_fault(error.details() or "", is_secure=self.is_secure) if code is _Code.UNAVAILABLE else ""
         if fault:
             return Answer("later", f"{self.url}: {fault}", after_s=after_s, is_lasting="certificate" in fault)
-        if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_s is not None):
-            advice = "is a collector listening there?" if code is grpc.StatusCode.UNAVAILABLE else ""
+        if code in _RETRYABLE or (code is _Code.RESOURCE_EXHAUSTED and after_s is not None):
+            advice = "is a collector listening there?" if code is _Code.UNAVAILABLE else ""
             return Answer("later", ": ".join(part for part in (said, advice, details) if part), after_s=after_s)
         advice = _ADVICE.get(code, "the collector rejects these spans").format(signal=self.signal)
-        is_too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        is_too_large = code is _Code.RESOURCE_EXHAUSTED
         return Answer("refused", f"{said}: {advice}: {details}", is_too_large=is_too_large)
 
 

@@ -24,7 +24,7 @@ from .connections import POOLS, exchange
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["HttpTransport"]
+    from .settings import Files
 
 MAX_RETRY_AFTER_S = 600.0
 _MAX_HEADER_BYTES = 65536
@@ -44,16 +44,7 @@ _ADVICE = {
 class HttpTransport:
     """Post bodies to *endpoint*. Not shared by processes."""
 
-    def __init__(
-        self,
-        endpoint: str,
-        headers: Mapping[str, str],
-        certificate: str | None,
-        client_certificate: str | None,
-        client_key: str | None,
-        *,
-        signal: str = "traces",
-    ) -> None:
+    def __init__(self, endpoint: str, headers: Mapping[str, str], files: Files, *, signal: str) -> None:
         self.signal = signal
         url = urllib3.util.parse_url(endpoint)
         self.url = url._replace(auth=None, fragment=None).url
@@ -63,7 +54,7 @@ class HttpTransport:
         self.headers |= {name.lower(): value for name, value in headers.items()}
         options: dict[str, Any] = {"num_pools": 1, "maxsize": 2, "retries": False}
         if url.scheme == "https":
-            options |= {"ca_certs": certificate, "cert_file": client_certificate, "key_file": client_key}
+            options |= dict(zip(("ca_certs", "cert_file", "key_file"), files, strict=True))
         proxy = getproxies().get(url.scheme or "")
         self.pool: urllib3.PoolManager
         if proxy and not proxy_bypass(url.host or ""):
@@ -99,7 +90,6 @@ class HttpTransport:
             return _failed(error, self.url)
 
     def close(self) -> None:
-        """Close the connection."""
         self.pool.connection_from_url(self.url).close()  # clear() alone leaves sockets to the garbage collector
         self.pool.clear()
 

@@ -21,17 +21,12 @@ if TYPE_CHECKING:
     from ..._core.context import SpanContext
     from ..._core.records import Instrumentation
 
-__all__ = ["attributes_as_json", "encode_json", "encode_spans_as_json", "value_as_json"]
-
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def encode_spans_as_json(spans: Iterable[Span]) -> bytes:
     """Return *spans* as the JSON of one ``ExportTraceServiceRequest``, with the exceptions of ``encode_spans``."""
-    groups: dict[int, list[Span]] = {}
-    for span in spans:
-        groups.setdefault(id(span.resource), []).append(span)
     request = {
         "resourceSpans": [
             {
@@ -39,7 +34,7 @@ def encode_spans_as_json(spans: Iterable[Span]) -> bytes:
                 "scopeSpans": _scopes(group),
                 "schemaUrl": SCHEMA_URL,
             }
-            for group in groups.values()
+            for group in _groups(spans, "resource")
         ]
     }
     return encode_json(request)
@@ -51,10 +46,16 @@ def encode_json(request: dict[str, Any]) -> bytes:
 
 
 def _scopes(spans: list[Span]) -> list[dict[str, Any]]:
+    groups = _groups(spans, "instrumentation")
+    return [{**_scope(group[0].instrumentation), "spans": [_span(span) for span in group]} for group in groups]
+
+
+def _groups(spans: Iterable[Span], field: str) -> Iterable[list[Span]]:
+    """Return *spans* grouped by the identity of *field*."""
     groups: dict[int, list[Span]] = {}
     for span in spans:
-        groups.setdefault(id(span.instrumentation), []).append(span)
-    return [{**_scope(group[0].instrumentation), "spans": [_span(span) for span in group]} for group in groups.values()]
+        groups.setdefault(id(getattr(span, field)), []).append(span)
+    return groups.values()
 
 
 def _scope(library: Instrumentation | None) -> dict[str, Any]:

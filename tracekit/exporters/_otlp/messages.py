@@ -12,88 +12,51 @@ import struct
 from base64 import b64decode
 from typing import Any, Final
 
-__all__ = ["LOGS", "METRICS", "encode_message"]
-
 Schema = dict[str, tuple[int, Any]]
 
-_VALUE: Final[Schema] = {
-    "stringValue": (1, "text"),
-    "boolValue": (2, "varint"),
-    "intValue": (3, "varint"),
-    "doubleValue": (4, "double"),
-    "bytesValue": (7, "base64"),
-}
-_ATTRIBUTE: Final[Schema] = {"key": (1, "text"), "value": (2, _VALUE)}
-_VALUE["arrayValue"] = (5, {"values": (1, _VALUE)})
-_VALUE["kvlistValue"] = (6, {"values": (1, _ATTRIBUTE)})
+
+def _fields(text: str) -> Schema:
+    """Return the schema that *text* describes: number, name and kind of each field."""
+    return {name: (int(number), kind) for number, name, kind in map(str.split, text.split(","))}
+
+
+_VALUE: Schema = _fields(
+    "1 stringValue text, 2 boolValue varint, 3 intValue varint, 4 doubleValue double, 7 bytesValue base64"
+)
+_ATTRIBUTE: Final = _fields("1 key text") | {"value": (2, _VALUE)}
+_VALUE |= {"arrayValue": (5, {"values": (1, _VALUE)}), "kvlistValue": (6, {"values": (1, _ATTRIBUTE)})}
 _RESOURCE: Final[Schema] = {"attributes": (1, _ATTRIBUTE)}
-_SCOPE: Final[Schema] = {"name": (1, "text"), "version": (2, "text")}
+_SCOPE: Final = _fields("1 name text, 2 version text")
 
-_LOG_RECORD: Final[Schema] = {
-    "timeUnixNano": (1, "fixed64"),
-    "severityNumber": (2, "varint"),
-    "severityText": (3, "text"),
-    "body": (5, _VALUE),
-    "attributes": (6, _ATTRIBUTE),
-    "droppedAttributesCount": (7, "varint"),
-    "flags": (8, "fixed32"),
-    "traceId": (9, "hex"),
-    "spanId": (10, "hex"),
-    "observedTimeUnixNano": (11, "fixed64"),
-}
-LOGS: Final[Schema] = {
-    "resourceLogs": (
-        1,
-        {
-            "resource": (1, _RESOURCE),
-            "scopeLogs": (2, {"scope": (1, _SCOPE), "logRecords": (2, _LOG_RECORD)}),
-        },
-    )
-}
+_LOG_RECORD: Final = {"body": (5, _VALUE), "attributes": (6, _ATTRIBUTE)} | _fields(
+    "1 timeUnixNano fixed64, 2 severityNumber varint, 3 severityText text, 7 droppedAttributesCount varint,"
+    "8 flags fixed32, 9 traceId hex, 10 spanId hex, 11 observedTimeUnixNano fixed64"
+)
+_SCOPE_LOGS: Final[Schema] = {"scope": (1, _SCOPE), "logRecords": (2, _LOG_RECORD)}
+LOGS: Final[Schema] = {"resourceLogs": (1, {"resource": (1, _RESOURCE), "scopeLogs": (2, _SCOPE_LOGS)})}
 
-_EXEMPLAR: Final[Schema] = {
-    "timeUnixNano": (2, "fixed64"),
-    "asDouble": (3, "double"),
-    "spanId": (4, "hex"),
-    "traceId": (5, "hex"),
-}
-_POINT: Final[Schema] = {
+_EXEMPLAR: Final = _fields("2 timeUnixNano fixed64, 3 asDouble double, 4 spanId hex, 5 traceId hex")
+_ANY_POINT: Final = _fields("2 startTimeUnixNano fixed64, 3 timeUnixNano fixed64, 4 count fixed64, 5 sum double")
+_POINT: Final = {
     "attributes": (9, _ATTRIBUTE),
-    "startTimeUnixNano": (2, "fixed64"),
-    "timeUnixNano": (3, "fixed64"),
-    "count": (4, "fixed64"),
-    "sum": (5, "double"),
-    "bucketCounts": (6, "fixed64s"),
-    "explicitBounds": (7, "doubles"),
+    **_ANY_POINT,
+    **_fields("6 bucketCounts fixed64s, 7 explicitBounds doubles"),
     "exemplars": (8, _EXEMPLAR),
 }
-_EXPONENTIAL_POINT: Final[Schema] = {
+_EXPONENTIAL_POINT: Final = {
     "attributes": (1, _ATTRIBUTE),
-    "startTimeUnixNano": (2, "fixed64"),
-    "timeUnixNano": (3, "fixed64"),
-    "count": (4, "fixed64"),
-    "sum": (5, "double"),
-    "scale": (6, "zigzag"),
-    "zeroCount": (7, "fixed64"),
-    "positive": (8, {"offset": (1, "zigzag"), "bucketCounts": (2, "varints")}),
+    **_ANY_POINT,
+    **_fields("6 scale zigzag, 7 zeroCount fixed64"),
+    "positive": (8, _fields("1 offset zigzag, 2 bucketCounts varints")),
     "exemplars": (11, _EXEMPLAR),
 }
-_METRIC: Final[Schema] = {
-    "name": (1, "text"),
-    "description": (2, "text"),
-    "unit": (3, "text"),
-    "histogram": (9, {"dataPoints": (1, _POINT), "aggregationTemporality": (2, "varint")}),
-    "exponentialHistogram": (10, {"dataPoints": (1, _EXPONENTIAL_POINT), "aggregationTemporality": (2, "varint")}),
+_TEMPORALITY: Final = _fields("2 aggregationTemporality varint")
+_METRIC: Final = _fields("1 name text, 2 description text, 3 unit text") | {
+    "histogram": (9, {"dataPoints": (1, _POINT), **_TEMPORALITY}),
+    "exponentialHistogram": (10, {"dataPoints": (1, _EXPONENTIAL_POINT), **_TEMPORALITY}),
 }
-METRICS: Final[Schema] = {
-    "resourceMetrics": (
-        1,
-        {
-            "resource": (1, _RESOURCE),
-            "scopeMetrics": (2, {"scope": (1, _SCOPE), "metrics": (2, _METRIC)}),
-        },
-    )
-}
+_SCOPE_METRICS: Final[Schema] = {"scope": (1, _SCOPE), "metrics": (2, _METRIC)}
+METRICS: Final[Schema] = {"resourceMetrics": (1, {"resource": (1, _RESOURCE), "scopeMetrics": (2, _SCOPE_METRICS)})}
 
 _WIRE: Final = {"varint": 0, "zigzag": 0, "fixed64": 1, "double": 1, "fixed32": 5}  # all others: 2, counted octets
 
@@ -107,9 +70,9 @@ def encode_message(message: dict[str, Any], schema: Schema) -> bytes:
         for item in value if is_message and type(value) is list else (value,):
             octets = encode_message(item, kind) if is_message else _scalar(kind, item)
             wire = 2 if is_message else _WIRE.get(kind, 2)
-            out += _varint(number << 3 | wire)
+            out += varint(number << 3 | wire)
             if wire == 2:
-                out += _varint(len(octets))
+                out += varint(len(octets))
             out += octets
     return bytes(out)
 
@@ -129,17 +92,18 @@ def _scalar(kind: str, value: Any) -> bytes:
         case "fixed32":
             return struct.pack("<I", value)
         case "zigzag":
-            return _varint(value << 1 if value >= 0 else (-value << 1) - 1)
+            return varint(value << 1 if value >= 0 else (-value << 1) - 1)
         case "doubles":
             return struct.pack(f"<{len(value)}d", *value)
         case "fixed64s":
             return struct.pack(f"<{len(value)}Q", *map(int, value))
         case "varints":
-            return b"".join(map(_varint, map(int, value)))
-    return _varint(int(value) & (1 << 64) - 1)
+            return b"".join(map(varint, map(int, value)))
+    return varint(int(value) & (1 << 64) - 1)
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """Return *number*, 0 or more, as protocol buffers have it: seven bits an octet, the lowest first."""
     octets = bytearray()
     while number >= 0x80:
         octets.append(number & 0x7F | 0x80)

@@ -13,8 +13,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from ..._core.checks import check_int
 from .._sqlite.errors import StoreError, damaged, is_full, path_of
-from .._sqlite.file import SQLiteFile, check_bytes
+from .._sqlite.file import MIN_BYTES, SQLiteFile
 from .._sqlite.schema import Schema, is_one_row_of_counts
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Outbox:
         lock_timeout_s: float = 5.0,
         mode: int = 0o600,
     ) -> None:
-        check_bytes("max_bytes", max_bytes)
+        check_int("max_bytes", max_bytes, MIN_BYTES)
         self._file = SQLiteFile(
             path,
             _SCHEMA,

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._core.errors import FormatError
 from .answers import fields
+from .messages import varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from .outbox import Batch
-
-__all__ = ["MAX_REQUEST_BYTES", "Request", "SizeLimit", "pack"]
 
 MAX_REQUEST_BYTES = 4 * 2**20  # the default limit of gRPC servers; one of a single item may be larger
 
@@ -133,12 +132,7 @@ def _rest(octets: bytes) -> tuple[bytes, bytes]:
 def _message(number: int, value: int | bytes) -> bytes:
     if not isinstance(value, bytes):
         raise FormatError("batch", "must be an ExportTraceServiceRequest")
-    size, head = len(value), bytearray([number << 3 | 2])
-    while size >= 0x80:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return bytes(head) + value
+    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def _protobuf_of_spans(spans: Sequence[_Encoded]) -> bytes:

@@ -16,14 +16,13 @@ from ..._environment import Environment, boolean, one_of, pairs, whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["DEFAULTS", "PATHS", "check_headers", "endpoint_of", "otlp_settings", "without_secrets"]
-
 # A message about a wrong variable names the default. gRPC has its own endpoint: see _ENDPOINTS.
 DEFAULTS: dict[str, Any] = {"protocol": "http/protobuf", "timeout_s": 10.0, "compression": "none", "insecure": False}
 _ENDPOINTS = {"grpc": "http://localhost:4317"}
 _ENDPOINT = "http://localhost:4318/v1/"
 _GENERAL = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PATHS = {"certificate": "CERTIFICATE", "client_certificate": "CLIENT_CERTIFICATE", "client_key": "CLIENT_KEY"}
+Files = tuple[str | None, str | None, str | None]  # in this order
 _HOUR_S = 3600.0
 _METADATA = frozenset("-._0123456789abcdefghijklmnopqrstuvwxyz")  # the characters that gRPC accepts
 _TOKEN = _METADATA | frozenset("!#$%&'*+^`|~")  # RFC 9110, 5.6.2

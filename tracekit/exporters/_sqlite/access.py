@@ -12,8 +12,6 @@ import stat
 
 from .errors import StoreError
 
-__all__ = ["check_mode", "identity", "make_private"]
-
 _PRIVATE = 0o600
 
 

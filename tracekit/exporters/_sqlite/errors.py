@@ -7,8 +7,6 @@ import sqlite3
 
 from ..._render import printable
 
-__all__ = ["StoreError", "code_of", "damaged", "explain", "is_full", "path_of"]
-
 
 class StoreError(Exception):
     """A file of tracekit's cannot be used, or does not contain the requested data.

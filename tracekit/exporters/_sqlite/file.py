@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
 
     from .schema import Schema
 
-__all__ = ["SQLiteFile", "check_bytes"]
-
-_MIN_BYTES = 1 << 20
+MIN_BYTES = 1 << 20  # the least size of a file, and of its cache
 _CHECKPOINT_BYTES = 4 << 20  # of log that are moved into the file; then it is written from its start again
 _LOG_BYTES = 16 << 20  # its largest size between two such moves
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
@@ -66,7 +65,7 @@ class SQLiteFile:
             raise ValueError(f"path must name a file: {name!a}")
         check_above_0("lock_timeout_s", lock_timeout_s)
         check_mode("mode", mode)
-        check_bytes("cache_bytes", cache_bytes)
+        check_int("cache_bytes", cache_bytes, MIN_BYTES)
         self.path = os.path.abspath(name)
         self.schema = schema
         self.max_bytes = max_bytes
@@ -150,10 +149,7 @@ class SQLiteFile:
         pages, free = self.pages(connection)
         used = (pages - free) * self._page_size
         room = self.max_bytes - used
-        try:
-            on_disk = shutil.disk_usage(os.path.dirname(self._log)).free
-        except OSError:  # SQLite will report the fault
-            return room, used
+        on_disk = self._free_on_disk()
         # The log grows to its usual size, and the file by the pages that are in the log alone.
         on_disk -= max(0, min(self.max_log_bytes, _LOG_BYTES) - _size(self._log))
         on_disk -= max(0, pages * self._page_size - _size(self.path))
@@ -161,22 +157,20 @@ class SQLiteFile:
 
     def check_disk(self, need: int) -> None:
         """Raise SQLite's error for a full disk unless *need* bytes are left after moving the log into the file."""
-        try:
-            free = shutil.disk_usage(os.path.dirname(self._log)).free
-        except OSError:  # SQLite will report the fault
-            return
-        if free < _size(self._log) + need:
+        if self._free_on_disk() < _size(self._log) + need:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
 
     def can_make_room(self, need: int) -> bool:
         """Return whether an empty file and log would leave *need* bytes on the disk."""
+        return self._free_on_disk() + _size(self.path) + _size(self._log) >= need
+
+    def _free_on_disk(self) -> int:
         try:
-            free = shutil.disk_usage(os.path.dirname(self._log)).free
-        except OSError:
-            return True
-        return free + _size(self.path) + _size(self._log) >= need
+            return shutil.disk_usage(os.path.dirname(self._log)).free
+        except OSError:  # SQLite will report the fault
+            return sys.maxsize
 
     def is_too_large(self, pages: int) -> bool:
         """Return whether a file of *pages* exceeds ``max_bytes``, as after a larger bound in an earlier process."""
@@ -358,12 +352,10 @@ class _Forks:
         self._held.lock = self.lock.acquire(timeout=1.0)
 
     def after_in_parent(self) -> None:
-        """Allow transactions again."""
         if self._held.lock:
             self.lock.release()
 
     def after_in_child(self) -> None:
-        """Reset the state inherited from the parent."""
         self.lock = threading.RLock()
         self._forked += 1
         for file in self.files:
@@ -376,11 +368,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_forks.before, after_in_parent=_forks.after_in_parent, after_in_child=_forks.after_in_child
     )
-
-
-def check_bytes(parameter: str, size: int) -> None:
-    """Raise TypeError or ValueError, which name *parameter*, unless *size* is an int of at least 1 MiB."""
-    check_int(parameter, size, _MIN_BYTES)
 
 
 def _is_file_name(name: str) -> bool:

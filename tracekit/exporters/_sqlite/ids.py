@@ -14,8 +14,6 @@ from .schema import is_one_row_of_counts
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["CHECK_IDS", "IDS", "Last", "last_ids", "take_ids"]
-
 IDS: Final = (
     """CREATE TABLE last_ids (  -- one row
         store TEXT NOT NULL,  -- random: another file at the same path has other ids

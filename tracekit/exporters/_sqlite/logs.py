@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from .cells import readers_of
+
 if TYPE_CHECKING:
     import sqlite3
-
-__all__ = ["INSERT_LOG", "LOGS", "StoredLog", "int_of", "json_of", "log_without_bulk", "read_logs"]
 
 LOGS: Final = (
     """CREATE TABLE logs (
@@ -46,6 +46,7 @@ class StoredLog(NamedTuple):
     dropped_attributes: int
 
 
+_READERS: Final = readers_of(StoredLog)
 _COLUMNS: Final = ("stored_s", *StoredLog._fields)
 _BODY, _ATTRIBUTES, _DROPPED = (_COLUMNS.index(name) for name in ("body", "attributes", "dropped_attributes"))
 _SHORT: Final = 1000
@@ -72,38 +73,4 @@ def read_logs(
         f"SELECT {', '.join(StoredLog._fields)} FROM logs WHERE trace_id = ?{only} ORDER BY time_ns, id LIMIT ?",
         (trace_id, *(() if span_id is None else (span_id,)), limit),
     )
-    return [_log(StoredLog._make(row)) for row in rows]
-
-
-def _log(row: StoredLog) -> StoredLog:
-    # SQLite stores any type in any column: convert values that another program may have written.
-    attributes = json_of(row.attributes)
-    return StoredLog(
-        trace_id=str(row.trace_id),
-        span_id=str(row.span_id),
-        service=str(row.service),
-        time_ns=int_of(row.time_ns),
-        severity=int_of(row.severity),
-        level=str(row.level),
-        logger=str(row.logger),
-        event=str(row.event),
-        body=json_of(row.body),
-        attributes=attributes if isinstance(attributes, dict) else {},
-        dropped_attributes=int_of(row.dropped_attributes),
-    )
-
-
-_decode = json.JSONDecoder(parse_constant=str).decode  # json.loads() with an option makes a decoder for each call
-
-
-def int_of(value: Any) -> int:
-    """Return *value*, a cell that another program may have changed, or 0 if it is no int."""
-    return value if isinstance(value, int) else 0
-
-
-def json_of(text: Any) -> Any:
-    """Return the value of the cell *text*, or None if it is no JSON."""
-    try:
-        return json.loads(text, parse_constant=str) if isinstance(text, bytes) else _decode(text)
-    except (TypeError, ValueError, RecursionError):
-        return None
+    return [StoredLog(*[read(cell) for read, cell in zip(_READERS, row, strict=True)]) for row in rows]

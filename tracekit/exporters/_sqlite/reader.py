@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -13,28 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from ..._core.attributes import whole
 from .access import identity
+from .cells import int_of, mapping_of, readers_of
 from .errors import StoreError, explain
 from .ids import CHECK_IDS, IDS
-from .logs import LOGS, StoredLog, int_of, json_of, read_logs
+from .logs import LOGS, StoredLog, read_logs
 from .resources import RESOURCE, RESOURCES
 from .schema import Schema, has_schema, prepare
 from .search import INDEXES, Found, Search, Sort, find, root_of
-from .selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
-
-__all__ = [
-    "SPANS",
-    "Counts",
-    "Figures",
-    "SQLiteReader",
-    "StoredLog",
-    "StoredSpan",
-    "StoredTrace",
-    "read_span",
-]
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 SPANS = Schema(
     application_id=0x74726B74,  # "trkt"
@@ -131,6 +120,8 @@ class StoredSpan(NamedTuple):
     truncated_values: int
 
 
+_PORTION = 500
+_READERS = readers_of(StoredSpan)
 _COLUMNS = ", ".join([RESOURCE if name == "resource" else name for name in StoredSpan._fields])
 _SELECT = f"SELECT {_COLUMNS} FROM spans"
 _SELECT_WITH_ID = f"SELECT id, {_COLUMNS} FROM spans"
@@ -157,6 +148,25 @@ class Figures(NamedTuple):
     slowest_ns: int
 
 
+class Selection:
+    """Spans of a store, which are read in portions of 500 each time that they are iterated.
+
+    It holds their row ids, 8 bytes a span, and no transaction, which would keep the log of a writer from shrinking.
+    ``len()`` is the number of spans that were found; those that are deleted before they are read are left out.
+    """
+
+    def __init__(self, read: Callable[[Sequence[int]], Iterator[StoredSpan]], ids: array[int]) -> None:
+        self._read = read
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[StoredSpan]:
+        for begin in range(0, len(self._ids), _PORTION):
+            yield from self._read(self._ids[begin : begin + _PORTION])
+
+
 class SQLiteReader:
     """Read a file that ``SQLiteExporter`` writes, while it is written; a context manager, or ``close()`` it.
 
@@ -171,16 +181,14 @@ class SQLiteReader:
         self._file = identity(self.path)
         uri = f"{Path(self.path).as_uri()}?mode=ro"
         with self._explained():
-            self._connection = sqlite3.connect(
-                uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False
-            )
-        try:
-            with self._explained():
-                prepare(self._connection)
-                self._has_schema = has_schema(self._connection, self.path, SPANS)
-        except BaseException:
-            self._connection.close()
-            raise
+            connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
+            try:
+                prepare(connection)
+                self._has_schema = has_schema(connection, self.path, SPANS)
+            except BaseException:
+                connection.close()
+                raise
+        self._connection = connection
 
     def traces(
         self,
@@ -211,15 +219,11 @@ class SQLiteReader:
     def find(self, prefix: str) -> str:
         """Return the id of the one trace whose id begins with *prefix*, in any case."""
         start = whole(prefix.lower())
-        with self._snapshot() as connection:
-            found: list[str] = []
-            if connection is not None:
-                # "g" is past every hex digit.
-                rows = connection.execute(
-                    "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT 4",
-                    (start, start),
-                )
-                found = [trace_id for (trace_id,) in rows]
+        # "g" is past every hex digit.
+        rows = self._rows(
+            "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT 4", (start, start)
+        )
+        found: list[str] = [trace_id for (trace_id,) in rows]
         if len(found) == 1:
             return found[0]
         if not found:
@@ -230,12 +234,8 @@ class SQLiteReader:
 
     def spans(self, prefix: str) -> list[StoredSpan]:
         """Return every span of the trace whose id is, or alone begins with, *prefix*, in order of their start."""
-        trace_id = self.find(prefix)
-        with self._snapshot() as connection:
-            if connection is None:
-                return []
-            rows = connection.execute(f"{_SELECT} WHERE trace_id = ? ORDER BY start_ns, id", (trace_id,))
-            return [_span(row) for row in rows]
+        rows = self._rows(f"{_SELECT} WHERE trace_id = ? ORDER BY start_ns, id", (self.find(prefix),))
+        return [_span(row) for row in rows]
 
     def logs(self, prefix: str, *, limit: int = 10_000) -> list[StoredLog]:
         """Return the first *limit* log records of the trace whose id is, or alone begins with, *prefix*, by their time."""
@@ -249,7 +249,7 @@ class SQLiteReader:
         *,
         since_ns: int | None = None,
         order: Literal["trace", "start"] = "trace",
-    ) -> Selection[StoredSpan]:
+    ) -> Selection:
         """Return the spans of the traces *ids* (default: of all); only those from *since_ns* on.
 
         They come trace by trace and by their start, or all by their start. They are found now, and read while the result
@@ -269,13 +269,11 @@ class SQLiteReader:
 
     def _read(self, ids: Sequence[int]) -> Iterator[StoredSpan]:
         """Return the spans in the rows *ids*, in this order, without those that are gone."""
-        with self._snapshot() as connection:
-            found = {}
-            if connection is not None:
-                shared: dict[Any, dict[str, Any]] = {}
-                wanted = ",".join(map(str, ids))
-                for id, *row in connection.execute(f"{_SELECT_WITH_ID} WHERE id IN ({wanted})"):
-                    found[id] = _span(row, shared)
+        shared = functools.cache(mapping_of)  # many spans have the same resource and instrumentation
+        fields = zip(StoredSpan._fields, _READERS, strict=True)
+        readers = [shared if name in ("resource", "instrumentation") else read for name, read in fields]
+        rows = self._rows(f"{_SELECT_WITH_ID} WHERE id IN ({','.join(map(str, ids))})")
+        found = {id: _span(row, readers) for id, *row in rows}
         return (found[id] for id in ids if id in found)
 
     def figures(
@@ -315,15 +313,11 @@ class SQLiteReader:
 
     def counts(self) -> Counts:
         """Count traces, spans and orphans."""
-        with self._snapshot() as connection:
-            if connection is None:
-                return Counts(0, 0, 0)
-            traces, spans = connection.execute("SELECT count(DISTINCT trace_id), count(*) FROM spans").fetchone()
-            (orphans,) = connection.execute(
-                "SELECT count(*) FROM spans WHERE parent_id IS NOT NULL"
-                " AND trace_id || parent_id NOT IN (SELECT trace_id || span_id FROM spans)"
-            ).fetchone()
-        return Counts(traces, spans, orphans)
+        rows = self._rows(
+            "SELECT count(DISTINCT trace_id), count(*), (SELECT count(*) FROM spans WHERE parent_id IS NOT NULL"
+            " AND trace_id || parent_id NOT IN (SELECT trace_id || span_id FROM spans)) FROM spans"
+        )
+        return Counts(*rows[0]) if rows else Counts(0, 0, 0)
 
     def close(self) -> None:
         """Close the file; no call follows."""
@@ -332,10 +326,13 @@ class SQLiteReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of *query*, none while the file is empty."""
+        with self._snapshot() as connection:
+            return [] if connection is None else connection.execute(query, values).fetchall()
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection | None]:
@@ -394,50 +391,5 @@ def _summary(connection: sqlite3.Connection, found: Found) -> StoredTrace:
     )
 
 
-def _span(row: Iterable[Any], shared: dict[Any, dict[str, Any]] | None = None) -> StoredSpan:
-    """Return the span of *row*. Spans with the same *shared* have one mapping for equal resources and instrumentations."""
-    span = StoredSpan._make(row)
-    shared = {} if shared is None else shared
-    # SQLite stores any type in any column: convert values that another program may have written.
-    return StoredSpan(
-        trace_id=str(span.trace_id),
-        span_id=str(span.span_id),
-        parent_id=None if span.parent_id is None else str(span.parent_id),
-        parent_is_remote=bool(span.parent_is_remote),
-        service=str(span.service),
-        name=str(span.name),
-        kind=str(span.kind),
-        start_ns=int_of(span.start_ns),
-        end_ns=int_of(span.end_ns),
-        status=str(span.status),
-        description=str(span.description),
-        flags=int_of(span.flags),
-        state=str(span.state),
-        labels=_mapping(span.labels),
-        attributes=_mapping(span.attributes),
-        events=_sequence(span.events),
-        links=_sequence(span.links),
-        resource=_shared(span.resource, shared),
-        instrumentation=_shared(span.instrumentation, shared),
-        dropped_attributes=int_of(span.dropped_attributes),
-        dropped_events=int_of(span.dropped_events),
-        dropped_links=int_of(span.dropped_links),
-        truncated_values=int_of(span.truncated_values),
-    )
-
-
-def _shared(text: Any, shared: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    found = shared.get(text)
-    if found is None:
-        found = shared[text] = _mapping(text)
-    return found
-
-
-def _mapping(text: Any) -> dict[str, Any]:
-    value = json_of(text)
-    return value if isinstance(value, dict) else {}
-
-
-def _sequence(text: Any) -> list[Any]:
-    value = json_of(text)
-    return value if isinstance(value, list) else []
+def _span(row: Iterable[Any], readers: Iterable[Callable[[Any], Any]] = _READERS) -> StoredSpan:
+    return StoredSpan(*[read(cell) for read, cell in zip(readers, row, strict=True)])

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
-__all__ = ["RESOURCE", "RESOURCES", "delete_unused", "keep_used", "resource_ids"]
-
 RESOURCES: Final = (
     """CREATE TABLE resources (
         id INTEGER PRIMARY KEY,

@@ -13,8 +13,6 @@ from .errors import StoreError, damaged
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Schema", "has_schema", "is_one_row_of_counts", "prepare"]
-
 _MAGIC = b"SQLite format 3\0"
 _ID_AT = 68  # https://www.sqlite.org/fileformat2.html#database_header
 

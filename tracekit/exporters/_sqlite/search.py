@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["INDEXES", "Root", "Search", "Sort", "find", "root_of"]
-
 Sort = Literal["start", "duration", "spans", "errors"]
 
 # The first has every column of a trace's summary, so that summaries do not read the spans themselves.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     Term: TypeAlias = tuple[bytes, int]  # codes, and their bits
 
-__all__ = ["MAX_TERMS", "UNKNOWN", "joined", "key_term", "term"]
-
 MAX_TERMS: Final = 128
 UNKNOWN: Final = (None, -1)  # fits every search
 
