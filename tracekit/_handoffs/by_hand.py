@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
     from contextlib import AbstractContextManager
 
-__all__ = ["Place", "Snapshot", "at", "capture", "detached", "place", "run_in_context", "wrap"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

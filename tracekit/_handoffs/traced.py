@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from .._core.span import Span
     from ._arguments import Recorder
 
-__all__ = ["stream", "traced", "untraced"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")

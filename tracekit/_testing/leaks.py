@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from .._core.scopes import Scope
     from .._core.span import Root, Span
 
-__all__ = ["FINDINGS", "Watch"]
-
 FINDINGS = ("open", "ended-twice", "late-write", "late-child", "root")
 
 # The frames between here and the caller of a span: this module and the core where it runs uncompiled.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from anyio.streams import memory
 
-__all__ = ["MemoryObjectReceiveStream", "MemoryObjectSendStream", "create_memory_object_stream"]
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)

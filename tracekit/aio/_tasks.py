@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
 
-__all__ = ["CurrentSpan", "Place", "TaskInfo", "context_of", "snapshot", "tasks"]
-
 _PACKAGE: Final = __name__.partition(".")[0]
 _LIMIT: Final = 10_000
 _NAME: Final = 200

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from .._core.span import Span
 
-__all__ = ["LoopWatch", "Stall", "watch_loop", "watches"]
-
 _WORST: Final = 10
 _NAME: Final = 200
 _BLOCKED: Final = "tracekit.loop.blocked_ms"

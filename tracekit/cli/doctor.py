@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-__all__ = ["Finding", "examine", "run"]
-
 _PACKAGES = ("anyio", "trio", "uvloop", "httpx", "urllib3", "grpcio", "rich")
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A parent for spans that are not exported.

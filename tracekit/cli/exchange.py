@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ..exporters.sqlite import StoredSpan
     from ..ui.rows import Row
 
-__all__ = ["run_delete", "run_export", "run_import"]
-
 _WRITERS: dict[str, Callable[[Iterable[StoredSpan], TextIO], None]] = {
     "jaeger": write_jaeger,
     "otlp": write_otlp,

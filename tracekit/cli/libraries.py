@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 from .. import _libraries
 
-__all__ = ["Coverage", "coverage"]
-
 # OpenTelemetry's instrumentations by the module that they trace, where tracekit has none. A suggestion: one that is
 # installed is found by its entry point.
 _PACKAGES = {

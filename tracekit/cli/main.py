@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["main"]
-
 _BROKEN_PIPE, _INTERRUPTED = 141, 130
 _WELCOME = """\
 tracekit: tracing for asynchronous Python. First steps:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..exporters.sqlite import Figures
     from .screen import Segment
 
-__all__ = ["run"]
-
 _TITLES = ("spans", "errors", "p50", "p95", "p99", "slowest", "name", "service")
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..exporters.sqlite import StoredLog, StoredSpan, StoredTrace
     from .screen import Segment
 
-__all__ = ["Waterfall", "run_list", "run_show", "table"]
-
 _SERVICE_STYLES = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
 _STATUS_STYLES = {"error": "bold red", "cancelled": "yellow", "ok": "green"}
 _FIRST = ("http.response.status_code", "rpc.grpc.status_code", "error.type")  # of the attributes in a line

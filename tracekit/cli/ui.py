@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ..ui.server import Viewer
 
-__all__ = ["add_arguments", "run", "viewing"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to *parser*."""

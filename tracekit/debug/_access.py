@@ -14,18 +14,6 @@ from urllib.parse import urlsplit
 
 from .._export.notices import Notices
 
-__all__ = [
-    "SECURITY_HEADERS",
-    "Access",
-    "Authorize",
-    "Gate",
-    "Rejection",
-    "Visitor",
-    "headers_by_name",
-    "is_local_origin",
-    "names_loopback",
-]
-
 _POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .._event_logs import Entry, EventLog
     from ._view import View
 
-__all__ = ["PAGE"]
-
 _WINDOWS: Final = (("10 s", 10), ("1 min", 60), ("10 min", 600), ("1 h", 3600), ("10 h", 36_000))
 _MOST: Final = 100  # logs of one page
 

@@ -10,8 +10,6 @@ from ._view import Markup, Page, Request, markup
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["INDEX", "PAGES"]
-
 PAGES: Final[dict[str, Page]] = {page.name: page for page in (_requests.PAGE, _events.PAGE, _tasks.PAGE, _loop.PAGE)}
 
 

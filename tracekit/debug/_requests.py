@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ._recorder import Family
     from ._view import View
 
-__all__ = ["PAGE"]
-
 _OPEN: Final = -1
 _ERRORS: Final = len(BOUNDS_NS)
 _LATENCIES: Final = ("minute", "hour", "total")

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from ._view import Page, View
 
-__all__ = ["Response", "respond"]
-
 _HEADERS: Final = (*SECURITY_HEADERS, ("Cache-Control", "no-store"))
 _TYPES: Final = {
     "css": "text/css; charset=utf-8",

@@ -21,8 +21,6 @@ from ._respond import respond
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Server", "serve", "serve_once"]
-
 _PREFIX: Final = "/debug"
 _TIMEOUT_S: Final = 10.0
 _MAX_CLIENTS: Final = 16

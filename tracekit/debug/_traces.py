@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from .._core.records import Event
     from .._core.span import Span
 
-__all__ = ["Shown", "labels_of", "title_of"]
-
 _VALUE: Final = 200
 _STACK: Final = "exception.stacktrace"
 _STACK_LENGTH: Final = 4000

@@ -15,8 +15,6 @@ from .._render import printable, value_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["REDACTED", "Markup", "Pace", "Page", "Request", "View", "attributes", "json_chunks", "markup", "plain"]
-
 _BUSY_NS: Final = 500_000
 _PAUSE_S: Final = 50e-6
 _MAX_TEXT: Final = 4096

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["Pages"]
-
 _KINDS: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",

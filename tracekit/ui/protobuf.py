@@ -11,17 +11,16 @@ it takes about 2 µs per span; google's protobuf takes ten times that to build t
 
 from __future__ import annotations
 
+from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Final
 
 from ..cython import binding, cclass, compiled, final
 from ..exporters._sqlite.terms import joined, term
-from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, overhead, quote, unquoted
+from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, overhead, unquoted
 
 if TYPE_CHECKING:
     from ..exporters._sqlite.terms import Term
     from .rows import Row
-
-__all__ = ["read_logs", "read_request"]
 
 if not compiled:
     VARINT: Final = 0
@@ -56,42 +55,6 @@ def read_logs(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
 class _Reader:
     """A position in the octets of one request, and the rows read so far."""
 
-    if not compiled:
-        __slots__ = (
-            "_are_logs",
-            "_at",
-            "_data",
-            "_key",
-            "_known",
-            "_length",
-            "_library",
-            "_logger",
-            "_reason",
-            "_resource",
-            "_resource_terms",
-            "_service",
-            "_stored_s",
-            "rejected",
-            "rows",
-            "size",
-        )
-        rows: list[Row]
-        rejected: int
-        size: int
-        _data: bytes
-        _at: int
-        _length: int
-        _key: str
-        _known: dict[bytes, tuple[str, Term]]
-        _reason: str | None
-        _resource: str
-        _resource_terms: list[Term]
-        _service: str
-        _library: str
-        _logger: str
-        _stored_s: int
-        _are_logs: bool
-
     def __init__(self, octets: bytes, stored_s: int) -> None:
         self._data = octets
         self._length = len(octets)
@@ -99,12 +62,12 @@ class _Reader:
         self._stored_s = stored_s
         self._are_logs = False
         self._key = self._logger = ""
-        self._known = {}  # attributes that the spans of a request repeat
-        self._resource_terms = []
-        self._reason = None
+        self._known: dict[bytes, tuple[str, Term]] = {}  # attributes that the spans of a request repeat
+        self._resource_terms: list[Term] = []
+        self._reason: str | None = None
         self._service = "unknown_service"
         self._resource = self._library = "{}"
-        self.rows = []
+        self.rows: list[Row] = []
         self.rejected = 0
         self.size = 2 * len(octets)
 
@@ -284,27 +247,22 @@ class _Reader:
         self.rows.append(
             finished(
                 self._stored_s,
-                trace_id,
-                span_id,
-                parent_id,
+                (trace_id, span_id, parent_id),
                 self._service,
                 name,
                 kind,
-                start,
-                stop,
-                code,
-                description,
-                self._reason,
+                (start, stop),
+                (code, description, self._reason),
                 flags,
                 state,
-                "{" + ",".join(attributes) + "}" if attributes is not None else "{}",
-                "[" + ",".join(events) + "]" if events is not None else "[]",
-                "[" + ",".join(links) + "]" if links is not None else "[]",
-                self._resource,
-                self._library,
-                dropped_attributes,
-                dropped_events,
-                dropped_links,
+                (
+                    "{" + ",".join(attributes) + "}" if attributes is not None else "{}",
+                    "[" + ",".join(events) + "]" if events is not None else "[]",
+                    "[" + ",".join(links) + "]" if links is not None else "[]",
+                    self._resource,
+                    self._library,
+                ),
+                (dropped_attributes, dropped_events, dropped_links),
                 joined([*terms, *self._resource_terms]),
             )
         )

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .search import Search
 
-__all__ = ["MAX_SPANS", "Queries"]
-
 MAX_SPANS: Final = 50_000  # of a trace on its page
 _SLICE: Final = 10_000
 _BUDGET_S: Final = 0.18

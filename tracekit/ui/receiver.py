@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from .store import Signal, SpanStore
 
-__all__ = ["REJECTED", "Receiver", "protobuf_response"]
-
 _BODY_S: Final = 30.0
 _TYPES: Final = {"application/x-protobuf": False, "application/protobuf": False, "application/json": True}
 # The codes of google.rpc.Status, by the status of HTTP.

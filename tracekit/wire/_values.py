@@ -10,8 +10,6 @@ from .._core.errors import FormatError
 if TYPE_CHECKING:
     from .._core.context import SpanContext
 
-__all__ = ["bad_hex", "missing", "read_options", "single", "write_options"]
-
 
 def single(field: str, value: str | list[str] | None, max_chars: int | None = None) -> str | None:
     """Return the value of *field* or None; raise ``FormatError`` for several values or more than *max_chars*."""

@@ -14,8 +14,6 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["CHECKS", "TRACE_HEADERS", "Callback", "Check", "Header", "Rule", "problems"]
-
 TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
 
 Header: TypeAlias = tuple[str, str]

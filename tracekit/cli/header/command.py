@@ -14,8 +14,6 @@ from .report import examine
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["run"]
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command, and return its exit status."""

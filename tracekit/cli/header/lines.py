@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from .faults import Problem
     from .report import Found, Report
 
-__all__ = ["clipped", "lines"]
-
 _MAX_HEADERS = 64  # of one format
 _BAD = "bold red"
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from ...wire import Format
 
-__all__ = ["Found", "Header", "Report", "examine"]
-
 # In the order in which a message's contexts are put together; the names are those of --to.
 _FORMATS: dict[str, Format] = {
     "tracecontext": TRACECONTEXT,
