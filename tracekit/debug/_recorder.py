@@ -128,23 +128,6 @@ class Family:
 class Recorder:
     """Finished requests, since it was started; ``lock`` is held by readers, for a short time."""
 
-    if not compiled:
-        __slots__ = (
-            "_clock",
-            "_pending",
-            "_pid",
-            "_samples",
-            "evicted",
-            "families",
-            "is_on",
-            "kept",
-            "lock",
-            "max_pending",
-            "max_spans",
-            "pending",
-            "trimmed",
-        )
-
     def __init__(
         self, clock: Callable[[], int] = time.monotonic_ns, *, max_spans: int = 20_000, max_pending: int = 20_000
     ) -> None:
