@@ -11,35 +11,18 @@ from .. import _libraries
 
 # OpenTelemetry's instrumentations by the module that they trace, where tracekit has none. A suggestion: one that is
 # installed is found by its entry point.
-_PACKAGES = {
+_SAME_NAME = (
+    "aiokafka aiopg anthropic asyncpg botocore cassandra elasticsearch falcon jinja2 pika psycopg psycopg2 pymemcache"
+    " pymongo pymssql pymysql pyramid redis remoulade sqlite3 tornado"
+)
+_PACKAGES = {name: name for name in _SAME_NAME.split()} | {
     "aio_pika": "aio-pika",
-    "aiokafka": "aiokafka",
-    "aiopg": "aiopg",
-    "anthropic": "anthropic",
-    "asyncpg": "asyncpg",
     "boto3": "boto3sqs",
-    "botocore": "botocore",
-    "cassandra": "cassandra",
     "confluent_kafka": "confluent-kafka",
-    "elasticsearch": "elasticsearch",
-    "falcon": "falcon",
-    "jinja2": "jinja2",
     "kafka": "kafka-python",
     "mysql.connector": "mysql",
     "MySQLdb": "mysqlclient",
     "openai": "openai-v2",
-    "pika": "pika",
-    "psycopg": "psycopg",
-    "psycopg2": "psycopg2",
-    "pymemcache": "pymemcache",
-    "pymongo": "pymongo",
-    "pymssql": "pymssql",
-    "pymysql": "pymysql",
-    "pyramid": "pyramid",
-    "redis": "redis",
-    "remoulade": "remoulade",
-    "sqlite3": "sqlite3",
-    "tornado": "tornado",
     "tortoise": "tortoiseorm",
 }
 
@@ -69,7 +52,7 @@ def coverage() -> list[Coverage]:
             change = "take it out of OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
         elif library.is_opentelemetry:
             change = _conflict(library.package)
-        names = modules if len(modules) and library.name not in modules else [library.name]
+        names = modules if modules and library.name not in modules else [library.name]
         rows += [Coverage(name, "" if change else library.package, change) for name in names]
     for module, package in _PACKAGES.items():
         if module not in covered and _is_there(module):
