@@ -10,8 +10,6 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from .._handoffs.delivery import Deliveries, Delivery, Envelope, open_envelope, seal
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from anyio.streams import memory
 
 T = TypeVar("T")
@@ -45,9 +43,7 @@ class _End:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stream.close()
 
 
