@@ -16,7 +16,6 @@ from .._render import printable
 from .._version import __version__
 from ..exporters.sqlite import StoreError
 from .screen import ERROR, complain
-from .ui import add_arguments as add_ui_arguments
 from .ui import viewing
 
 if TYPE_CHECKING:
@@ -92,8 +91,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--db", metavar="PATH", help="the SQLite file to write to (default: a new temporary one)")
     add("--requests", metavar="N", type=_count, default=50, help="how many requests (default: 50)")
 
-    viewer = "receive traces of any language over OTLP, and show them in a browser"
-    add_ui_arguments(_command(commands, "ui", ".ui:run", viewer))
+    what = "receive traces of any language over OTLP, and show them in a browser"
+    add = _command(commands, "ui", ".ui:run", what).add_argument
+    path = "the SQLite file to write and show (default: one in the home directory)"
+    add("path", metavar="PATH", nargs="?", help=path)
+    for option, port, use in (("", 4319, "the pages"), ("http-", 4318, "OTLP/HTTP"), ("grpc-", 4317, "OTLP/gRPC")):
+        add(f"--{option}port", metavar="N", type=_between(0, 65535), default=port, help=f"of {use} (default: {port})")
+    add("--no-receiver", action="store_true", help="only show the file")
+    size = "the size at which the oldest traces are evicted"
+    add("--max-mb", metavar="N", type=_between(1, 1 << 20), default=1024, help=size)
+    add("--open", action="store_true", help="open the page in a browser")
 
     _add_store_commands(commands.add_parser("traces", help="the traces in a SQLite file"))
 
@@ -206,6 +213,16 @@ def _call(target: str, arguments: argparse.Namespace) -> int:
     module, _, function = target.partition(":")
     status: int = getattr(import_module(module, __package__), function)(arguments)
     return status
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        found = int(text)
+        if not low <= found <= high:
+            raise argparse.ArgumentTypeError(f"must be {low} to {high}")
+        return found
+
+    return number
 
 
 def _count(text: str) -> int:
