@@ -14,9 +14,9 @@ import tracekit
 from tracekit import _propagation, wire
 from tracekit._propagation import _NAMES
 from tracekit._render import cells
+from tracekit.cli.header.command import clipped
+from tracekit.cli.header.command import lines as segments_of
 from tracekit.cli.header.dumps import MAX_BYTES, DumpError, Message, read_arguments, read_dump
-from tracekit.cli.header.lines import clipped
-from tracekit.cli.header.lines import lines as segments_of
 from tracekit.cli.header.report import _FORMATS, _OWNERS, _PREFIXES, examine
 from tracekit.cli.header.words import TITLES
 from tracekit.cli.main import main
@@ -794,7 +794,7 @@ def test_the_page_names_every_name_of_the_environment():
 def _constants():
     for info in pkgutil.iter_modules(wire.__path__):
         module = importlib.import_module(f"tracekit.wire.{info.name}")
-        yield from ((name, getattr(module, name)) for name in module.__all__ if name.isupper())
+        yield from ((name, getattr(module, name)) for name in getattr(module, "__all__", ()) if name.isupper())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")

@@ -11,7 +11,6 @@ from ._core.span import Span, set_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import TracebackType
 
 __all__ = ["CountingIds", "FakeClock", "MemoryExporter", "recording", "span_tree"]
 
@@ -113,9 +112,7 @@ class CountingIds:
         set_ids(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         set_ids(None)
 
 
@@ -133,9 +130,7 @@ class FakeClock:
         set_clock(lambda: self.now_ns)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         set_clock(None)
 
 

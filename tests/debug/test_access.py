@@ -277,11 +277,11 @@ def test_without_the_right_to_sensitive_values_texts_are_redacted():
 
 
 def test_a_page_that_fails_is_an_answer_and_a_line_in_the_log(caplog, monkeypatch):
-    from tracekit.debug import _pages, _view
+    from tracekit.debug import _respond, _view
 
     def view(request):
         raise ZeroDivisionError("x")
 
-    monkeypatch.setitem(_pages.PAGES, "broken", _view.Page("broken", "Broken", "", view))
+    monkeypatch.setitem(_respond.PAGES, "broken", _view.Page("broken", "Broken", "", view))
     assert get("/broken").status == 500
     assert "ZeroDivisionError" in caplog.text

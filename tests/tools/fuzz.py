@@ -105,7 +105,7 @@ def formats_on(form: Form) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for info in pkgutil.iter_modules(wire.__path__):
         module = importlib.import_module(f"{form.package}.wire.{info.name}")
-        constants = [getattr(module, name) for name in module.__all__ if name.isupper()]
+        constants = [getattr(module, name) for name in getattr(module, "__all__", ()) if name.isupper()]
         found.update({constant.name: constant for constant in constants})
     return found
 

@@ -12,8 +12,6 @@ from .._secrets import is_secret_name
 if TYPE_CHECKING:
     from .._core.span import Span
 
-__all__ = ["Recorder", "recorder"]
-
 Recorder = Callable[["Span", tuple[Any, ...], dict[str, Any]], None]
 _REDACTED: Final = "REDACTED"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import types
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .._core.context import SpanContext
@@ -13,10 +14,8 @@ from .._core.misuse import misused
 from .._core.scopes import context_scope, current_context, current_scope, label_scope, linked_context, linked_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
     from contextlib import AbstractContextManager
-
-__all__ = ["Place", "Snapshot", "at", "capture", "detached", "place", "run_in_context", "wrap"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -114,24 +113,13 @@ def at(place: Place) -> AbstractContextManager[Any]:
     if not isinstance(place, tuple):
         return context_scope(place)
     linked, labelled = place
-    link = linked_scope(linked)
-    return link if labelled is None else _Both(link, label_scope(labelled.labels))
+    return linked_scope(linked) if labelled is None else _linked_and_labelled(linked, labelled)
 
 
-class _Both:
-    """A scope and another inside it."""
-
-    def __init__(self, outer: AbstractContextManager[Any], inner: AbstractContextManager[Any]) -> None:
-        self._outer = outer
-        self._inner = inner
-
-    def __enter__(self) -> Any:
-        self._outer.__enter__()
-        return self._inner.__enter__()
-
-    def __exit__(self, *exc: Any) -> None:
-        self._inner.__exit__(*exc)
-        self._outer.__exit__(*exc)
+@contextmanager
+def _linked_and_labelled(linked: SpanContext, labelled: SpanContext) -> Iterator[None]:
+    with linked_scope(linked), label_scope(labelled.labels):
+        yield
 
 
 def detached() -> AbstractContextManager[None]:
@@ -141,8 +129,7 @@ def detached() -> AbstractContextManager[None]:
     workers, a signal handler. Nothing of the span it was started under is kept but ids.
     """
     context = current_context()
-    linked = context if context is not None and context.is_valid else None
-    return linked_scope(linked)
+    return linked_scope(context if context is not None and context.is_valid else None)
 
 
 def run_in_context(

@@ -12,8 +12,6 @@ from .._core.span import ROOT, Span, span
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-__all__ = ["Deliveries", "Delivery", "Envelope", "open_envelope", "seal"]
-
 T = TypeVar("T")
 
 # A queued item, the context of its sender, and the time of sending on the monotonic clock. It holds no span.

@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 
     from .._core.scopes import Scope
 
-__all__ = [
-    "install_hooks",
-    "put_into_environment",
-    "remove_hooks",
-    "start_inside",
-    "starts_processes",
-    "starts_threads",
-]
-
 
 _lock = RLock()
 _patches: dict[tuple[type, str], _Patch] = {}

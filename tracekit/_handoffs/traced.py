@@ -24,23 +24,12 @@ from .._core.span import span
 from ._arguments import recorder
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        AsyncIterator,
-        Callable,
-        Coroutine,
-        Generator,
-        Iterable,
-        Iterator,
-        Mapping,
-    )
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
     from types import CodeType, FrameType
 
     from .._core.scopes import Scope
     from .._core.span import Span
     from ._arguments import Recorder
-
-__all__ = ["stream", "traced", "untraced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,11 +71,9 @@ def traced(
     """
     given = (("kind", kind, "internal"), ("attributes", attributes, None), ("expected", expected, ()))
     options = {key: value for key, value, default in given if value is not default}
-    if isinstance(target, str):
-        return functools.partial(_traced, name=target, capture_args=capture_args, options=options)
-    if target is MISSING:
-        return functools.partial(_traced, name=None, capture_args=capture_args, options=options)
-    return _traced(target, name=None, capture_args=capture_args, options=options)
+    name = target if isinstance(target, str) else None
+    decorate = functools.partial(_traced, name=name, capture_args=capture_args, options=options)
+    return decorate if name is not None or target is MISSING else decorate(target)
 
 
 def _traced(function: Any, *, name: str | None, capture_args: Any, options: dict[str, Any]) -> Any:
@@ -362,14 +349,14 @@ def _traced_async_generator(
     return steps
 
 
-def _traced_iterator(function: Callable[[], Iterator[Any]], start: Callable[[], Span], under: Scope) -> Any:
+def _traced_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
     def items() -> Generator[Any, Any, Any]:
         return (yield from function())
 
     return _traced_generator(items, start, under)
 
 
-def _traced_async_iterator(function: Callable[[], AsyncIterator[Any]], start: Callable[[], Span], under: Scope) -> Any:
+def _traced_async_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
     async def items() -> AsyncGenerator[Any, Any]:
         async for item in function():
             yield item

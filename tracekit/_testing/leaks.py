@@ -39,12 +39,9 @@ from .origins import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from contextvars import Token
-    from types import TracebackType
 
     from .._core.scopes import Scope
     from .._core.span import Root, Span
-
-__all__ = ["FINDINGS", "Watch"]
 
 FINDINGS = ("open", "ended-twice", "late-write", "late-child", "root")
 
@@ -99,9 +96,7 @@ class Watch:
         set_observer(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         global _watching
         _watching = self._before
         set_observer(_watching)

@@ -14,20 +14,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-__all__ = [
-    "PACKAGE",
-    "Site",
-    "calling_frame",
-    "is_foreign",
-    "is_machinery",
-    "is_main_task",
-    "line_of",
-    "lost_in",
-    "runs",
-    "started_at",
-    "thread_text",
-]
-
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 # Packages that call functions of others: their lines do not identify the caller.
 _MACHINERY = {

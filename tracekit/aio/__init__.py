@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from . import from_thread, to_interpreter, to_process, to_thread
     from ._asyncio import Queue, run_in_executor
     from ._groups import TaskGroup, create_task_group
+    from ._stacks import Place
     from ._streams import MemoryObjectReceiveStream, MemoryObjectSendStream, create_memory_object_stream
-    from ._tasks import CurrentSpan, Place, TaskInfo, tasks
+    from ._tasks import CurrentSpan, TaskInfo, tasks
     from ._watch import LoopWatch, watch_loop
 
 __all__ = [
@@ -46,41 +47,31 @@ __all__ = [
     "watch_loop",
 ]
 
-_HOMES = {
-    "CurrentSpan": "_tasks",
-    "LoopWatch": "_watch",
-    "MemoryObjectReceiveStream": "_streams",
-    "MemoryObjectSendStream": "_streams",
-    "Place": "_tasks",
-    "Queue": "_asyncio",
-    "TaskGroup": "_groups",
-    "TaskInfo": "_tasks",
-    "create_memory_object_stream": "_streams",
-    "create_task_group": "_groups",
-    "from_thread": "",
-    "run_in_executor": "_asyncio",
-    "tasks": "_tasks",
-    "to_interpreter": "",
-    "to_process": "",
-    "to_thread": "",
-    "watch_loop": "_watch",
+# The names that each part has; a public one is a name itself.
+_PARTS = {
+    "_asyncio": ("Queue", "run_in_executor"),
+    "_groups": ("TaskGroup", "create_task_group"),
+    "_stacks": ("Place",),
+    "_streams": ("MemoryObjectReceiveStream", "MemoryObjectSendStream", "create_memory_object_stream"),
+    "_tasks": ("CurrentSpan", "TaskInfo", "tasks"),
+    "_watch": ("LoopWatch", "watch_loop"),
+    **{name: (name,) for name in ("from_thread", "to_interpreter", "to_process", "to_thread")},
 }
-
 
 if not TYPE_CHECKING:  # or a type checker takes every name for one of this module
 
     def __getattr__(name: str) -> Any:
-        home = _HOMES.get(name)
-        if home is None:
+        part = next((part for part, names in _PARTS.items() if name in names), None)
+        if part is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            value = getattr(import_module(f"{__name__}.{home}"), name) if home else import_module(f"{__name__}.{name}")
+            module = import_module(f"{__name__}.{part}")
         except ModuleNotFoundError as error:
             if error.name != "anyio":
                 raise
             message = f"tracekit.aio.{name} needs anyio: {install_hint('aio')}"
             raise ModuleNotFoundError(message, name=error.name) from error
-        globals()[name] = value  # the next lookup finds it there
+        value = globals()[name] = getattr(module, name, module)  # the next lookup finds it there
         return value
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from .._core.context import SpanContext
 
-__all__ = ["Queue", "run_in_executor"]
-
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from .._core.span import Span
 
-__all__ = ["TaskGroup", "create_task_group"]
-
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 

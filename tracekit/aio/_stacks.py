@@ -18,8 +18,6 @@ from .._core.guard import ask, plain_text
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
-__all__ = ["Place", "Running", "Stacks", "running", "stack_text"]
-
 _WALK: Final = 4096  # frames or awaitables
 _OUTERMOST: Final = 8  # kept of a longer stack, beside the innermost
 _INNERMOST: Final = 24

@@ -10,11 +10,7 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from .._handoffs.delivery import Deliveries, Delivery, Envelope, open_envelope, seal
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from anyio.streams import memory
-
-__all__ = ["MemoryObjectReceiveStream", "MemoryObjectSendStream", "create_memory_object_stream"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -47,9 +43,7 @@ class _End:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stream.close()
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+from operator import attrgetter, methodcaller
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,8 +24,6 @@ from ._stacks import Place, Stacks, running
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
-
-__all__ = ["CurrentSpan", "Place", "TaskInfo", "context_of", "snapshot", "tasks"]
 
 _PACKAGE: Final = __name__.partition(".")[0]
 _LIMIT: Final = 10_000
@@ -136,7 +135,7 @@ class _Look:
         self.threads = running()
         self.stacks = Stacks()
         known = {thread.ident: thread for thread in threading.enumerate()}
-        self.names = {ident: plain_text(ask(_name_of, thread), _NAME) for ident, thread in known.items()}
+        self.names = {ident: plain_text(ask(attrgetter("name"), thread), _NAME) for ident, thread in known.items()}
         self.known = known
         self.room = _LIMIT
         self.seen: dict[int, _Seen] = {}
@@ -194,13 +193,13 @@ class _Look:
         current = {id(ask(module.current_task, loop)) for loop in loops}
         found = []
         for task in _asyncio_tasks(module, loops):
-            if ask(_is_done, task, True):
+            if ask(lambda task: bool(task.done()), task, True):
                 continue
             if self.room <= 0:
                 break
             self.room -= 1
             self.pace()
-            waiter = ask(_waiter_of, task)
+            waiter = ask(attrgetter("_fut_waiter"), task)
             found.append((task, waiter))
             if waiter is not None:
                 for future in (waiter, *ask(_children, waiter, ())):
@@ -208,7 +207,7 @@ class _Look:
         infos = []
         for task, waiter in found:
             self.pace()
-            loop = ask(_loop_of, task)
+            loop = ask(methodcaller("get_loop"), task)
             ident = threads.get(id(loop)) or ask(_thread_of, loop)
             is_current = id(task) in current
             infos.append(ask(lambda task: self.asyncio_task(task, waiter, ident, is_current), task))  # noqa: B023
@@ -355,25 +354,9 @@ def _id(number: int) -> str:
     return f"{number:x}"
 
 
-def _name_of(thread: threading.Thread) -> str:
-    return thread.name
-
-
-def _is_done(task: Any) -> bool:
-    return bool(task.done())
-
-
-def _waiter_of(task: Any) -> Any:
-    return getattr(task, "_fut_waiter", None)
-
-
 def _thread_of(loop: Any) -> Any:
-    ident = getattr(loop, "_thread_id", None)  # asyncio's own loops
+    ident = loop._thread_id  # asyncio's own loops
     return ident if type(ident) is int else None
-
-
-def _loop_of(task: Any) -> Any:
-    return task.get_loop()
 
 
 def _asyncio_tasks(module: Any, loops: list[Any]) -> Iterable[Any]:
@@ -413,7 +396,7 @@ def _described(future: Any) -> str:
     if children:
         return f"gather() of {len(list(children))}"
     if hasattr(type(future), "get_coro"):
-        return f"task {plain_text(ask(lambda task: task.get_name(), future), _NAME)}"
+        return f"task {plain_text(ask(methodcaller('get_name'), future), _NAME)}"
     return type_name(future)
 
 

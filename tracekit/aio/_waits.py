@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["GroupWaits", "group_waits", "note_wait"]
-
 _GROUPS: Final = 256  # tasks of further groups are counted together
 _OTHERS: Final = "(other groups)"
 _NAME: Final = 200

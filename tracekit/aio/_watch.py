@@ -34,11 +34,8 @@ from ._tasks import context_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from .._core.span import Span
-
-__all__ = ["LoopWatch", "Stall", "watch_loop", "watches"]
 
 _WORST: Final = 10
 _NAME: Final = 200
@@ -141,9 +138,7 @@ class LoopWatch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     def _end(self) -> None:

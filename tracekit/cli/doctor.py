@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -14,11 +16,11 @@ import time
 from importlib import metadata
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from .. import _propagation
+from .. import _libraries, _propagation
 from .._core import NO_EXTENSIONS
 from .._core.codecs import IMPLEMENTATION
 from .._core.context import SpanContext
@@ -31,24 +33,38 @@ from .._render import duration, printable
 from .._version import __version__
 from ..exporters._otlp.settings import otlp_settings, without_secrets
 from ..exporters.sqlite import SQLiteExporter, StoreError
-from .libraries import coverage
 from .screen import Screen, print_json
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-__all__ = ["Finding", "examine", "run"]
-
 _PACKAGES = ("anyio", "trio", "uvloop", "httpx", "urllib3", "grpcio", "rich")
 _PACKAGE = Path(__file__).resolve().parents[1]
+_ABSENT = "not installed"
 # A parent for spans that are not exported.
 _UNSAMPLED = SpanContext(deferred=False)
-
 
 # In the answers of OTLP over HTTP and over gRPC; the port took the connection.
 _SILENT = ("does not answer in time", "DEADLINE_EXCEEDED")
 _WHY_SILENT = "the collector hangs, or a proxy before it holds requests or answers back"
+
+# OpenTelemetry's instrumentations by the module that they trace, where tracekit has none. A suggestion: one that is
+# installed is found by its entry point.
+_SAME_NAME = (
+    "aiokafka aiopg anthropic asyncpg botocore cassandra elasticsearch falcon jinja2 pika psycopg psycopg2 pymemcache"
+    " pymongo pymssql pymysql pyramid redis remoulade sqlite3 tornado"
+)
+_INSTRUMENTATIONS = {name: name for name in _SAME_NAME.split()} | {
+    "aio_pika": "aio-pika",
+    "boto3": "boto3sqs",
+    "confluent_kafka": "confluent-kafka",
+    "kafka": "kafka-python",
+    "mysql.connector": "mysql",
+    "MySQLdb": "mysqlclient",
+    "openai": "openai-v2",
+    "tortoise": "tortoiseorm",
+}
 
 
 class Finding(NamedTuple):
@@ -70,10 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     screen = Screen()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        mark = ("✓", "green") if finding.ok else ("✗", "bold red")
-        screen.line(
-            mark, (f" {finding.name:<{width}}  ", "bold"), (printable(finding.text, 2000), "" if finding.ok else "red")
-        )
+        mark, style = (("✓", "green"), "") if finding.ok else (("✗", "bold red"), "red")
+        screen.line(mark, (f" {finding.name:<{width}}  ", "bold"), (printable(finding.text, 2000), style))
     screen.line(("libraries that tracekit run and tracekit.instrument() trace, and how to trace the others", "bold"))
     rows = coverage()
     width = max((len(row.name) for row in rows), default=0)
@@ -115,12 +129,8 @@ def _look(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, True, check())
     except Exception as error:  # any failure is a finding of the doctor
-        text = (
-            str(error)
-            if isinstance(error, StoreError | RuntimeError | ValueError)
-            else f"{type(error).__name__}: {error}"
-        )
-        return Finding(name, False, printable(text, 2000))
+        kind = "" if isinstance(error, StoreError | RuntimeError | ValueError) else f"{type(error).__name__}: "
+        return Finding(name, False, printable(f"{kind}{error}", 2000))
 
 
 def _distribution() -> str:
@@ -200,9 +210,7 @@ def _threads() -> str:
 def _opentelemetry() -> str:
     api, sdk = _installed("opentelemetry-api"), _installed("opentelemetry-sdk")
     text = f"api {api}, sdk {sdk}"
-    try:
-        metadata.version("opentelemetry-sdk")
-    except metadata.PackageNotFoundError:
+    if sdk == _ABSENT:
         return text
     return (
         f"{text}: a program that sets up this SDK beside tracekit makes two traces of each request;"
@@ -250,7 +258,7 @@ def _installed(distribution: str) -> str:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return _ABSENT
 
 
 def _ids() -> str:
@@ -322,3 +330,62 @@ def _try_send(endpoint: str) -> str:
         raise RuntimeError(f"{exporter.endpoint} rejected the span: {answer.reason}")
     took = duration(time.monotonic_ns() - begin_ns)
     return f"{exporter.endpoint} ({exporter.protocol}) took a span of trace {wanted.context.trace_id} in {took}"
+
+
+# ---- the libraries of this installation: who traces them, and how to have the others traced
+
+
+class Coverage(NamedTuple):
+    """A library that is installed here. *traced_by* is a package, or "": then *change* is the remedy."""
+
+    name: str
+    traced_by: str
+    change: str
+
+
+def coverage() -> list[Coverage]:
+    """Return a row for each installed library that can be traced, by name. Imports none of them."""
+    chosen = _libraries.chosen()
+    rows = []
+    covered: set[str] = set()
+    for library in _libraries.libraries().values():
+        modules = [module for module in library.modules if _is_there(module)]
+        covered.update(library.modules)
+        if not modules and library.modules:
+            continue
+        change = ""
+        if library.by_name_only:
+            change = f'name it: tracekit.instrument("{library.name}"), or tracekit run --only'
+        elif library not in chosen:
+            change = "take it out of OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+        elif library.is_opentelemetry:
+            change = _conflict(library.package)
+        names = modules if modules and library.name not in modules else [library.name]
+        rows += [Coverage(name, "" if change else library.package, change) for name in names]
+    for module, package in _INSTRUMENTATIONS.items():
+        if module not in covered and _is_there(module):
+            rows.append(Coverage(module, "", f"pip install opentelemetry-instrumentation-{package}"))
+    return sorted(set(rows))
+
+
+def _is_there(module: str) -> bool:
+    """Return whether *module* could be imported, as far as that is known without importing its package."""
+    top = module.partition(".")[0]
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _conflict(package: str) -> str:
+    """Return the conflict between the versions of *package* and of its library, "" if they fit."""
+    try:
+        dependencies: Any = importlib.import_module("opentelemetry.instrumentation.dependencies")
+        conflict = dependencies.get_dist_dependency_conflicts(metadata.distribution(package))
+    except Exception as error:  # its own packages are broken or missing
+        return f"repair {package}: {type(error).__name__}: {error}"
+    if conflict is None:
+        return ""
+    wanted = getattr(conflict, "required", None) or ", ".join(getattr(conflict, "required_any", None) or ())
+    wanted = str(wanted).partition(";")[0]  # without the extra
+    return f"{package} needs {wanted}, found {getattr(conflict, 'found', None) or 'another version'}"

@@ -16,6 +16,8 @@ from ..exporters._files.jaeger import read_jaeger, write_jaeger
 from ..exporters._files.otlp import write_otlp
 from ..exporters._files.perfetto import read_perfetto, write_perfetto
 from ..exporters.sqlite import SQLiteExporter, SQLiteReader
+from ..ui.json import read_parsed
+from ..ui.rows import Malformed
 from .screen import ERROR, complain, plural
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from ..exporters._sqlite.reader import Selection
     from ..exporters.sqlite import StoredSpan
     from ..ui.rows import Row
-
-__all__ = ["run_delete", "run_export", "run_import"]
 
 _WRITERS: dict[str, Callable[[Iterable[StoredSpan], TextIO], None]] = {
     "jaeger": write_jaeger,
@@ -114,8 +114,6 @@ def _replacing(path: str) -> Iterator[TextIO]:
 
 def run_import(arguments: argparse.Namespace) -> int:
     """Run ``tracekit traces import``, and return its exit status."""
-    from ..ui.rows import Malformed
-
     try:
         with open(0 if arguments.file == "-" else arguments.file, "rb") as file:
             octets = file.read(_MAX_BYTES + 1)
@@ -145,9 +143,6 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 def _rows(octets: bytes) -> tuple[list[Row], int]:
     """Return the rows of a file in any of the formats, and the number of spans without valid ids."""
-    from ..ui.json import read_parsed
-    from ..ui.rows import Malformed
-
     rows: list[Row] = []
     rejected, stored_s = 0, int(time.time())
     for document in _documents(octets):
@@ -167,8 +162,6 @@ def _rows(octets: bytes) -> tuple[list[Row], int]:
 
 def _documents(octets: bytes) -> list[dict[str, Any]]:
     """Return the objects of a file: one, or one a line, as OpenTelemetry's collector writes them."""
-    from ..ui.rows import Malformed
-
     try:
         try:
             documents = [json.loads(octets)]

@@ -7,19 +7,19 @@ import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .._distribution import install_hint
 from .._render import printable
 from .._version import __version__
 from ..exporters.sqlite import StoreError
 from .screen import ERROR, complain
+from .ui import viewing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
-
-__all__ = ["main"]
+    from collections.abc import Callable, Sequence
 
 _BROKEN_PIPE, _INTERRUPTED = 141, 130
 _WELCOME = """\
@@ -67,6 +67,7 @@ def _silence_stdout() -> None:
 
 
 _STORE_HELP = "a file of SQLiteExporter (default: TRACEKIT_SQLITE_PATH or traces.db)"
+_SINCE_HELP = "started within 30s, 5m, 2h, 1d, or since a date"
 _TRACE_ID = re.compile("[0-9a-f]{1,32}")
 
 
@@ -75,170 +76,153 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tracekit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run a program with its libraries traced; nothing in it changes")
-    run.add_argument("--only", metavar="A,B", default="", help="trace these libraries alone")
-    run.add_argument("--exclude", metavar="A,B", default="", help="trace all but these")
-    run.add_argument("--no-children", action="store_true", help="do not trace the processes that the program starts")
-    run.add_argument(
-        "--in-process",
-        action="store_true",
-        help="run a Python program in this process, which options such as python -I need",
-    )
-    run.add_argument("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="the program and its arguments")
-    run.set_defaults(run=_run)
+    run = _command(commands, "run", ".run:run", "run a program with its libraries traced; nothing in it changes")
+    add = run.add_argument
+    add("--only", metavar="A,B", default="", help="trace these libraries alone")
+    add("--exclude", metavar="A,B", default="", help="trace all but these")
+    add("--no-children", action="store_true", help="do not trace the processes that the program starts")
+    here = "run a Python program in this process, which options such as python -I need"
+    add("--in-process", action="store_true", help=here)
+    add("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="the program and its arguments")
 
-    demo = commands.add_parser("demo", help="two services, a client, and the trace of one of its requests")
-    demo.add_argument("--serve", action="store_true", help="keep the services running")
-    demo.add_argument("--db", metavar="PATH", help="the SQLite file to write to (default: a new temporary one)")
-    demo.add_argument("--requests", metavar="N", type=_count, default=50, help="how many requests (default: 50)")
-    demo.set_defaults(run=_demo)
+    demo = _command(commands, "demo", _demo, "two services, a client, and the trace of one of its requests")
+    add = demo.add_argument
+    add("--serve", action="store_true", help="keep the services running")
+    add("--db", metavar="PATH", help="the SQLite file to write to (default: a new temporary one)")
+    add("--requests", metavar="N", type=_count, default=50, help="how many requests (default: 50)")
 
-    from .ui import add_arguments as add_ui_arguments
+    what = "receive traces of any language over OTLP, and show them in a browser"
+    add = _command(commands, "ui", ".ui:run", what).add_argument
+    path = "the SQLite file to write and show (default: one in the home directory)"
+    add("path", metavar="PATH", nargs="?", help=path)
+    for option, port, use in (("", 4319, "the pages"), ("http-", 4318, "OTLP/HTTP"), ("grpc-", 4317, "OTLP/gRPC")):
+        add(f"--{option}port", metavar="N", type=_between(0, 65535), default=port, help=f"of {use} (default: {port})")
+    add("--no-receiver", action="store_true", help="only show the file")
+    size = "the size at which the oldest traces are evicted"
+    add("--max-mb", metavar="N", type=_between(1, 1 << 20), default=1024, help=size)
+    add("--open", action="store_true", help="open the page in a browser")
 
-    viewer = commands.add_parser("ui", help="receive traces of any language over OTLP, and show them in a browser")
-    add_ui_arguments(viewer)
-    viewer.set_defaults(run=_ui)
+    _add_store_commands(commands.add_parser("traces", help="the traces in a SQLite file"))
 
-    traces = commands.add_parser("traces", help="the traces in a SQLite file").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    listing = traces.add_parser("list", help="the newest traces, a line each")
-    listing.add_argument("path", metavar="PATH", nargs="?", type=_store, default="", help=_STORE_HELP)
-    listing.add_argument("--limit", metavar="N", type=_count, default=20, help="how many (default: 20)")
-    listing.add_argument("--service", metavar="NAME", help="only traces with a span of this service")
-    listing.add_argument("--name", metavar="TEXT", help="only traces with a span whose name contains this")
-    listing.add_argument("--status", choices=("unset", "ok", "error", "cancelled"), help="only traces with such a span")
-    listing.add_argument(
-        "--where",
-        metavar="KEY=VALUE",
-        type=_pair,
-        action="append",
-        default=[],
-        help="only traces with a span that has this attribute; repeatable",
-    )
-    listing.add_argument(
-        "--since", metavar="TIME", type=_moment, help="started within 30s, 5m, 2h, 1d, or since a date"
-    )
-    listing.add_argument("--slower", metavar="TIME", type=_duration, help="took at least 100ms, 2s …")
-    listing.add_argument("--faster", metavar="TIME", type=_duration, help="took at most 100ms, 2s …")
-    listing.add_argument(
-        "--sort",
-        choices=("start", "duration", "spans", "errors"),
-        default="start",
-        help="largest first (default: start)",
-    )
-    listing.add_argument("--follow", action="store_true", help="go on with new traces as they arrive; the oldest first")
-    listing.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
-    listing.add_argument("--jsonl", action="store_true", help="a line of JSON for each trace")
-    listing.set_defaults(run=_list)
-    stats = traces.add_parser("stats", help="count, errors and latency of the spans, a line for each service and name")
-    stats.add_argument("path", metavar="PATH", nargs="?", type=_store, default="", help=_STORE_HELP)
-    stats.add_argument("--since", metavar="TIME", type=_moment, help="started within 30s, 5m, 2h, 1d, or since a date")
-    stats.add_argument("--service", metavar="NAME", help="only spans of this service")
-    stats.add_argument("--name", metavar="TEXT", help="only spans whose name contains this")
-    stats.add_argument("--limit", metavar="N", type=_count, default=40, help="how many lines (default: 40)")
-    stats.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
-    stats.set_defaults(run=_stats)
-    export = traces.add_parser("export", help="traces as a file for other programs")
-    export.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
-    export.add_argument("trace_id", metavar="TRACE_ID", nargs="*", help="the ids or how they begin (default: all)")
-    export.add_argument(
-        "--format", choices=("otlp", "jaeger", "perfetto"), default="otlp", help="(default: otlp, its JSON encoding)"
-    )
-    export.add_argument("--since", metavar="TIME", type=_moment, help="started within 30s, 5m, 2h, 1d, or since a date")
-    export.add_argument("--output", "-o", metavar="FILE", help="(default: standard output)")
-    export.set_defaults(run=_export)
-    importing = traces.add_parser("import", help="traces from a file: OTLP's JSON, Jaeger's JSON, our Perfetto export")
-    importing.add_argument("path", metavar="PATH", help="the SQLite file to add to; a new one is created")
-    importing.add_argument("file", metavar="FILE", help="the file to read, of any of the formats; - is standard input")
-    importing.set_defaults(run=_import)
-    delete = traces.add_parser("delete", help="remove traces from the file")
-    delete.add_argument("path", metavar="PATH", help="the file that SQLiteExporter writes")
-    delete.add_argument("trace_id", metavar="TRACE_ID", nargs="*", help="the ids or how they begin")
-    delete.add_argument(
-        "--before", metavar="TIME", type=_moment, help="all that started before: 2h ago, 7d ago, a date"
-    )
-    delete.set_defaults(run=_delete)
-    show = traces.add_parser("show", help="one trace as a tree, with bars for time")
-    show.add_argument("path", metavar="PATH", nargs="?", default="", help=_STORE_HELP)
-    show.add_argument("trace_id", metavar="TRACE_ID", nargs="?", help="the id or how it begins (default: the newest)")
-    show.add_argument("--all", action="store_true", help="everything: whole attributes, events, links, ids, resource")
-    show.add_argument("--logs", action="store_true", help="its log records, each below its span")
-    show.add_argument("--scope", action="store_true", help="the library that made each span, if it is not tracekit's")
-    show.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
-    show.set_defaults(run=_show)
-
-    tasks = commands.add_parser(
-        "tasks", help="the tasks of a running process: the work of each, and the line at which it waits"
-    )
+    what = "the tasks of a running process: the work of each, and the line at which it waits"
+    tasks = _command(commands, "tasks", ".tasks:run", what, json=True)
     target = tasks.add_mutually_exclusive_group(required=True)
     target.add_argument("--pid", metavar="N", type=_count, help="the process; needs Python 3.14 on both sides")
     target.add_argument("--url", metavar="URL", help="its debug pages, such as http://127.0.0.1:6070/debug/")
-    tasks.add_argument(
-        "--wake", action="store_true", help="stop and continue the process at once, so that an idle one answers (Linux)"
-    )
-    tasks.add_argument("--name", metavar="TEXT", default="", help="only tasks with this in a name, span or function")
-    tasks.add_argument("--list", action="store_true", help="a list instead of the tree, the longest stuck first")
-    tasks.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="how long to wait for the answer (default: 5)"
-    )
-    tasks.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
-    tasks.set_defaults(run=_tasks)
+    add = tasks.add_argument
+    wake = "stop and continue the process at once, so that an idle one answers (Linux)"
+    add("--wake", action="store_true", help=wake)
+    add("--name", metavar="TEXT", default="", help="only tasks with this in a name, span or function")
+    add("--list", action="store_true", help="a list instead of the tree, the longest stuck first")
+    timeout = "how long to wait for the answer (default: 5)"
+    add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help=timeout)
 
-    spool = commands.add_parser("spool", help="the batches in the spool of an OTLP exporter, and counts of the others")
+    what = "the batches in the spool of an OTLP exporter, and counts of the others"
+    spool = _command(commands, "spool", ".spool:run", what, json=True)
     spool.add_argument("path", metavar="PATH", help="the file that OTLPExporter(spool=…) writes")
-    spool.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
-    spool.set_defaults(run=_spool)
 
-    header = commands.add_parser(
-        "header", help="explain trace headers, name their faults, and write them in other formats"
-    )
-    header.add_argument(
-        "headers", metavar="HEADER", nargs="*", help="'name: value' (default, or -: a dump on standard input)"
-    )
-    header.add_argument(
-        "--to", metavar="FORMAT", action="append", default=[], help="also write it so: b3, jaeger … or all; repeatable"
-    )
-    header.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
-    header.set_defaults(run=_header)
+    what = "explain trace headers, name their faults, and write them in other formats"
+    add = _command(commands, "header", ".header.command:run", what, json=True).add_argument
+    add("headers", metavar="HEADER", nargs="*", help="'name: value' (default, or -: a dump on standard input)")
+    to = "also write it so: b3, jaeger … or all; repeatable"
+    add("--to", metavar="FORMAT", action="append", default=[], help=to)
 
-    conform = commands.add_parser(
-        "conform", help="check that a running service reads and sends trace headers as W3C requires"
-    )
-    conform.add_argument(
-        "url", metavar="URL", help="of the service; the requirements are printed if it does not answer"
-    )
-    conform.add_argument(
-        "--listen",
-        metavar="HOST:PORT",
-        type=_listen_on,
-        default=("127.0.0.1", 0),
-        help="the address that it calls back (default: 127.0.0.1:0, a free port)",
-    )
-    conform.add_argument("--only", metavar="TEXT", default="", help="only checks with this in name or section")
-    conform.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="how long a check may take (default: 5)"
-    )
-    conform.add_argument("--all", action="store_true", help="the whole requests and responses of each check")
-    conform.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
-    conform.set_defaults(run=_conform)
+    what = "check that a running service reads and sends trace headers as W3C requires"
+    add = _command(commands, "conform", ".conform.command:run", what, json=True).add_argument
+    add("url", metavar="URL", help="of the service; the requirements are printed if it does not answer")
+    listen = "the address that it calls back (default: 127.0.0.1:0, a free port)"
+    add("--listen", metavar="HOST:PORT", type=_listen_on, default=("127.0.0.1", 0), help=listen)
+    add("--only", metavar="TEXT", default="", help="only checks with this in name or section")
+    add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="how long a check may take (default: 5)")
+    add("--all", action="store_true", help="the whole requests and responses of each check")
 
-    completion = commands.add_parser("completion", help="a script that completes this command's arguments in a shell")
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    completion.set_defaults(run=_completion)
+    what = "a script that completes this command's arguments in a shell"
+    _command(commands, "completion", _completion, what).add_argument("shell", choices=("bash", "zsh", "tcsh"))
 
-    doctor = commands.add_parser("doctor", help="the parts of this installation, and their faults")
+    doctor = _command(commands, "doctor", ".doctor:run", "the parts of this installation, and their faults", json=True)
     doctor.add_argument("--db", metavar="PATH", help="also try to store a span there, and leave nothing behind")
-    doctor.add_argument(
-        "--endpoint",
-        metavar="URL",
-        nargs="?",
-        const="",
-        help="also send a span to this collector over OTLP (default: the one that the environment names)",
-    )
-    doctor.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
-    doctor.set_defaults(run=_doctor)
+    endpoint = "also send a span to this collector over OTLP (default: the one that the environment names)"
+    doctor.add_argument("--endpoint", metavar="URL", nargs="?", const="", help=endpoint)
     return parser
+
+
+def _add_store_commands(traces: argparse.ArgumentParser) -> None:
+    commands = traces.add_subparsers(required=True, metavar="COMMAND")
+    add = _command(commands, "list", ".traces:run_list", "the newest traces, a line each", json=True).add_argument
+    add("path", metavar="PATH", nargs="?", type=_store, default="", help=_STORE_HELP)
+    add("--limit", metavar="N", type=_count, default=20, help="how many (default: 20)")
+    add("--service", metavar="NAME", help="only traces with a span of this service")
+    add("--name", metavar="TEXT", help="only traces with a span whose name contains this")
+    add("--status", choices=("unset", "ok", "error", "cancelled"), help="only traces with such a span")
+    where = "only traces with a span that has this attribute; repeatable"
+    add("--where", metavar="KEY=VALUE", type=_pair, action="append", default=[], help=where)
+    add("--since", metavar="TIME", type=_moment, help=_SINCE_HELP)
+    add("--slower", metavar="TIME", type=_duration, help="took at least 100ms, 2s …")
+    add("--faster", metavar="TIME", type=_duration, help="took at most 100ms, 2s …")
+    sorts = ("start", "duration", "spans", "errors")
+    add("--sort", choices=sorts, default="start", help="largest first (default: start)")
+    add("--follow", action="store_true", help="go on with new traces as they arrive; the oldest first")
+    add("--jsonl", action="store_true", help="a line of JSON for each trace")
+
+    what = "count, errors and latency of the spans, a line for each service and name"
+    add = _command(commands, "stats", ".traces:run_stats", what, json=True).add_argument
+    add("path", metavar="PATH", nargs="?", type=_store, default="", help=_STORE_HELP)
+    add("--since", metavar="TIME", type=_moment, help=_SINCE_HELP)
+    add("--service", metavar="NAME", help="only spans of this service")
+    add("--name", metavar="TEXT", help="only spans whose name contains this")
+    add("--limit", metavar="N", type=_count, default=40, help="how many lines (default: 40)")
+
+    add = _command(commands, "export", ".exchange:run_export", "traces as a file for other programs").add_argument
+    add("path", metavar="PATH", help="the file that SQLiteExporter writes")
+    add("trace_id", metavar="TRACE_ID", nargs="*", help="the ids or how they begin (default: all)")
+    formats = ("otlp", "jaeger", "perfetto")
+    add("--format", choices=formats, default="otlp", help="(default: otlp, its JSON encoding)")
+    add("--since", metavar="TIME", type=_moment, help=_SINCE_HELP)
+    add("--output", "-o", metavar="FILE", help="(default: standard output)")
+
+    what = "traces from a file: OTLP's JSON, Jaeger's JSON, our Perfetto export"
+    add = _command(commands, "import", ".exchange:run_import", what).add_argument
+    add("path", metavar="PATH", help="the SQLite file to add to; a new one is created")
+    add("file", metavar="FILE", help="the file to read, of any of the formats; - is standard input")
+
+    add = _command(commands, "delete", ".exchange:run_delete", "remove traces from the file").add_argument
+    add("path", metavar="PATH", help="the file that SQLiteExporter writes")
+    add("trace_id", metavar="TRACE_ID", nargs="*", help="the ids or how they begin")
+    add("--before", metavar="TIME", type=_moment, help="all that started before: 2h ago, 7d ago, a date")
+
+    add = _command(commands, "show", _show, "one trace as a tree, with bars for time", json=True).add_argument
+    add("path", metavar="PATH", nargs="?", default="", help=_STORE_HELP)
+    add("trace_id", metavar="TRACE_ID", nargs="?", help="the id or how it begins (default: the newest)")
+    add("--all", action="store_true", help="everything: whole attributes, events, links, ids, resource")
+    add("--logs", action="store_true", help="its log records, each below its span")
+    add("--scope", action="store_true", help="the library that made each span, if it is not tracekit's")
+
+
+def _command(
+    commands: Any, name: str, target: str | Callable[[argparse.Namespace], int], help: str, *, json: bool = False
+) -> argparse.ArgumentParser:
+    """Add a command that calls *target*, a function or ``module:function``, which is imported when it is called."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help)
+    parser.set_defaults(run=partial(_call, target) if isinstance(target, str) else target)
+    if json:
+        parser.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
+    return parser
+
+
+def _call(target: str, arguments: argparse.Namespace) -> int:
+    module, _, function = target.partition(":")
+    status: int = getattr(import_module(module, __package__), function)(arguments)
+    return status
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        found = int(text)
+        if not low <= found <= high:
+            raise argparse.ArgumentTypeError(f"must be {low} to {high}")
+        return found
+
+    return number
 
 
 def _count(text: str) -> int:
@@ -297,36 +281,17 @@ def _listen_on(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from .run import run
-
-    return run(arguments)
-
-
 def _demo(arguments: argparse.Namespace) -> int:
     try:
         from ..demo.run import run
     except ModuleNotFoundError as error:
-        missing = printable(str(error.name), 80)
-        complain(f"the demo needs {missing}: {install_hint('demo')}")
+        complain(f"the demo needs {printable(str(error.name), 80)}: {install_hint('demo')}")
         return ERROR
-    return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve, show=_show_trace, view=_view)
+    return run(db=arguments.db, requests=arguments.requests, serve=arguments.serve, show=_show_trace, view=viewing)
 
 
 def _show_trace(path: str, trace_id: str) -> int:
     return main(["traces", "show", path, trace_id])
-
-
-def _view(path: str) -> AbstractContextManager[Sequence[str]]:
-    from .ui import viewing
-
-    return viewing(path)
-
-
-def _ui(arguments: argparse.Namespace) -> int:
-    from .ui import run
-
-    return run(arguments)
 
 
 def _store(path: str) -> str:
@@ -334,68 +299,12 @@ def _store(path: str) -> str:
     return path or os.environ.get("TRACEKIT_SQLITE_PATH") or "traces.db"
 
 
-def _list(arguments: argparse.Namespace) -> int:
-    from .traces import run_list
-
-    return run_list(arguments)
-
-
 def _show(arguments: argparse.Namespace) -> int:
-    from .traces import run_show
-
     path, trace_id = arguments.path, arguments.trace_id
     if trace_id is None and not os.path.exists(path) and _TRACE_ID.fullmatch(path):  # the id alone
         path, trace_id = "", path
     arguments.path, arguments.trace_id = _store(path), trace_id
-    return run_show(arguments)
-
-
-def _tasks(arguments: argparse.Namespace) -> int:
-    from .tasks import run
-
-    return run(arguments)
-
-
-def _stats(arguments: argparse.Namespace) -> int:
-    from .stats import run
-
-    return run(arguments)
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    from .exchange import run_export
-
-    return run_export(arguments)
-
-
-def _import(arguments: argparse.Namespace) -> int:
-    from .exchange import run_import
-
-    return run_import(arguments)
-
-
-def _delete(arguments: argparse.Namespace) -> int:
-    from .exchange import run_delete
-
-    return run_delete(arguments)
-
-
-def _spool(arguments: argparse.Namespace) -> int:
-    from .spool import run
-
-    return run(arguments)
-
-
-def _header(arguments: argparse.Namespace) -> int:
-    from .header.command import run
-
-    return run(arguments)
-
-
-def _conform(arguments: argparse.Namespace) -> int:
-    from .conform.command import run
-
-    return run(arguments)
+    return _call(".traces:run_show", arguments)
 
 
 def _completion(arguments: argparse.Namespace) -> int:
@@ -406,9 +315,3 @@ def _completion(arguments: argparse.Namespace) -> int:
         return ERROR
     sys.stdout.write(shtab.complete(_parser(), shell=arguments.shell))
     return 0
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from .doctor import run
-
-    return run(arguments)

@@ -10,8 +10,6 @@ from typing import Any
 from .._distribution import install_hint
 from .._render import cells, cut, encodable
 
-__all__ = ["ERROR", "Screen", "Segment", "complain", "plural", "print_json", "print_json_line", "shortened"]
-
 ERROR = 2  # the exit status of a command that failed
 
 Segment = tuple[str, str]  # a text and its style, in rich's words

@@ -12,8 +12,6 @@ from .screen import Screen, print_json
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["run"]
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command, and return its exit status."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ..debug._task_text import Task
 
-__all__ = ["run"]
-
 _MAX_ANSWER: Final = 64 << 20  # octets; 10,000 tasks take about 30 MiB
 _POLL_S: Final = 0.02
 

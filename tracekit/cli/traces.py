@@ -1,4 +1,4 @@
-"""Stored traces on a terminal: a table with a line for each, or one as a tree with bars for time."""
+"""Stored traces on a terminal: a table with a line for each or of figures, or one as a tree with bars for time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..exporters.sqlite import StoredLog, StoredSpan, StoredTrace
     from .screen import Segment
 
-__all__ = ["Waterfall", "run_list", "run_show", "table"]
+    Row = tuple[str, ...]
 
 _SERVICE_STYLES = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
 _STATUS_STYLES = {"error": "bold red", "cancelled": "yellow", "ok": "green"}
@@ -26,6 +26,7 @@ _FIRST = ("http.response.status_code", "rpc.grpc.status_code", "error.type")  # 
 _FOLLOW_S = 1.0
 _FOLLOWED = 2000  # traces
 _WARNING, _ERROR = 13, 17  # severities of OTLP
+_NUMBERS = {"took", "spans", "errors", "p50", "p95", "p99", "slowest"}  # titles of columns
 _MARKS = {"error": "✗", "cancelled": "⊘", "ok": "✓"}
 
 
@@ -114,7 +115,7 @@ def table(traces: list[StoredTrace], width: int) -> Iterator[list[Segment]]:
     if width < 100 and all(moment(trace.start_ns, "%F") == time.strftime("%F") for trace in traces):
         when = "%H:%M:%S"
     digits = _distinct([trace.trace_id for trace in traces])
-    rows = [
+    rows: list[Row] = [
         (
             trace.trace_id[:digits],
             moment(trace.start_ns, when),
@@ -127,20 +128,51 @@ def table(traces: list[StoredTrace], width: int) -> Iterator[list[Segment]]:
         for trace in traces
     ]
     titles = ("trace", "started", "took", "spans", "status", "root", "services")
-    widths = [max(map(cells, column)) for column in zip(titles, *rows, strict=True)]
+    widths = _widths(titles, rows)
     left = max(16, width - sum(widths[:5]) - 2 * 6)
     # The root's name gets the width that the services leave, and at least half.
     widths[5] = min(widths[5], max(left // 2, left - widths[6]))
     widths[6] = min(widths[6], left - widths[5])
     for row in (titles, *rows):
-        is_title = row is titles
-        segments: list[Segment] = []
-        for at, (text, size) in enumerate(zip(row, widths, strict=True)):
-            is_number = at in {2, 3}
-            field = text.rjust(size) if is_number else cut(text, size)
-            style = "dim" if is_title else ("bold cyan", "dim", "", "", _STATUS_STYLES.get(text, "dim"), "bold", "")[at]
-            segments += [(field, style), ("  ", "")]
-        yield segments
+        yield _line(row, widths, ("bold cyan", "dim", "", "", _STATUS_STYLES.get(row[4], "dim"), "bold", ""), titles)
+
+
+def _widths(titles: Row, rows: list[Row]) -> list[int]:
+    return [max(map(cells, column)) for column in zip(titles, *rows, strict=True)]
+
+
+def _line(row: Row, widths: list[int], styles: Row, titles: Row) -> list[Segment]:
+    """Return a line of a table; columns of numbers and of times taken are on the right."""
+    segments: list[Segment] = []
+    for title, text, size, style in zip(titles, row, widths, styles, strict=True):
+        field = text.rjust(size) if title in _NUMBERS else cut(text, size)
+        segments += [(field, "dim" if row is titles else style), ("  ", "")]
+    return segments
+
+
+def run_stats(arguments: argparse.Namespace) -> int:
+    """Run ``tracekit traces stats``, and return its exit status."""
+    with SQLiteReader(arguments.path) as reader:
+        found = reader.figures(since_ns=arguments.since, service=arguments.service, name=arguments.name)
+        found = found[: arguments.limit]
+        if arguments.json:
+            print_json({"path": reader.path, "names": [row._asdict() for row in found]})
+            return 0
+        if not found:
+            sys.stdout.write(f"no span fits: {printable(reader.path, 1000)}\n")
+            return 0
+    screen = Screen()
+    titles = ("spans", "errors", "p50", "p95", "p99", "slowest", "name", "service")
+    rows: list[Row] = []
+    for figures in found:
+        times = map(duration, (figures.p50_ns, figures.p95_ns, figures.p99_ns, figures.slowest_ns))
+        names = printable(figures.name), printable(figures.service, 40)
+        rows.append((str(figures.spans), str(figures.errors or ""), *times, *names))
+    widths = _widths(titles, rows)
+    widths[6] = min(widths[6], max(16, screen.width - sum(widths[:6]) - widths[7] - 2 * 7))
+    for row in (titles, *rows):
+        screen.line(*_line(row, widths, ("", "bold red", "", "", "", "dim", "bold", "cyan"), titles))
+    return 0
 
 
 def _title(trace: StoredTrace) -> str:

@@ -19,27 +19,10 @@ if TYPE_CHECKING:
 
     from ..ui.server import Viewer
 
-__all__ = ["add_arguments", "run", "viewing"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command to *parser*."""
-    parser.add_argument(
-        "path", metavar="PATH", nargs="?", help="the SQLite file to write and show (default: one in the home directory)"
-    )
-    parser.add_argument("--port", metavar="N", type=_port, default=4319, help="of the pages (default: 4319)")
-    parser.add_argument("--http-port", metavar="N", type=_port, default=4318, help="of OTLP/HTTP (default: 4318)")
-    parser.add_argument("--grpc-port", metavar="N", type=_port, default=4317, help="of OTLP/gRPC (default: 4317)")
-    parser.add_argument("--no-receiver", action="store_true", help="only show the file")
-    parser.add_argument(
-        "--max-mb", metavar="N", type=_megabytes, default=1024, help="the size at which the oldest traces are evicted"
-    )
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``tracekit ui`` until Ctrl-C, and return its exit status."""
-    import asyncio  # the parser of every command imports this module
+    import asyncio  # the command line imports this module
 
     try:
         from ..ui.server import Viewer
@@ -104,17 +87,3 @@ def _default_path() -> str:
     folder = Path(state or Path.home() / ".local" / "state") / "tracekit"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return str(folder / "traces.db")
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise ValueError
-    return number
-
-
-def _megabytes(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1 << 20:
-        raise ValueError
-    return number

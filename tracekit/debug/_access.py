@@ -14,18 +14,6 @@ from urllib.parse import urlsplit
 
 from .._export.notices import Notices
 
-__all__ = [
-    "SECURITY_HEADERS",
-    "Access",
-    "Authorize",
-    "Gate",
-    "Rejection",
-    "Visitor",
-    "headers_by_name",
-    "is_local_origin",
-    "names_loopback",
-]
-
 _POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -119,11 +107,12 @@ class Gate:
         return names_loopback(host) or (len(host) <= _MAX_HOST and _split(host.lower())[0] in self._hosts)
 
 
-def headers_by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return ASGI's *headers* by name in lower case; repeated ones are joined with ", ", which no check accepts."""
+def headers_by_name(headers: Iterable[tuple[bytes, bytes] | tuple[str, str]]) -> dict[str, str]:
+    """Return *headers* by name in lower case; repeated ones are joined with ", ", which no check accepts."""
     found: dict[str, str] = {}
-    for name, value in headers:
-        key, text = bytes(name).decode("latin-1").lower(), bytes(value).decode("latin-1")
+    for pair in headers:
+        name, text = [word if isinstance(word, str) else bytes(word).decode("latin-1") for word in pair]
+        key = name.lower()
         found[key] = f"{found[key]}, {text}" if key in found else text
     return found
 

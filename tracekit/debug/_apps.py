@@ -15,8 +15,6 @@ from ._respond import Response, respond
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
-__all__ = ["app", "wsgi_app"]
-
 _executor: ThreadPoolExecutor | None = None
 
 

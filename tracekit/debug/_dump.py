@@ -17,8 +17,6 @@ from ._task_text import as_json, lines
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["dump_on_signal", "write_json"]
-
 
 def dump_on_signal(number: int, path: str | os.PathLike[str] | None = None) -> None:
     """Write all tasks as text when signal *number* arrives: to stderr, or appended to the file *path*.

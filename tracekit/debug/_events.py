@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 from .._event_logs import open_logs
-from .._render import duration, moment, printable
-from ._view import REDACTED, Markup, Page, Request, markup
+from .._render import duration, printable
+from ._view import REDACTED, Markup, Page, Request, headline, link_cell, markup, when
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .._event_logs import Entry, EventLog
     from ._view import View
-
-__all__ = ["PAGE"]
 
 _WINDOWS: Final = (("10 s", 10), ("1 min", 60), ("10 min", 600), ("1 h", 3600), ("10 h", 36_000))
 _MOST: Final = 100  # logs of one page
@@ -78,17 +76,10 @@ class _Families:
                 yield markup('<th scope="col">errors, {}</th>', name)
             yield Markup("</tr></thead><tbody>")
             for name, counts in self._rows:
-                cells = [markup('<tr><th scope="row">{}</th>', name)]
+                yield markup('<tr><th scope="row">{}</th>', name)
                 for bucket, count in enumerate(counts):
-                    class_ = "errors" if bucket else "bucket"
-                    cells.append(
-                        markup(
-                            '<td class="{}"><a href="{}">{}</a></td>', class_, _link(fam=name, b=bucket, exp=1), count
-                        )
-                        if count
-                        else markup('<td class="{} none">0</td>', class_)
-                    )
-                yield Markup("".join([*cells, "</tr>"]))
+                    yield link_cell("errors" if bucket else "bucket", _link(fam=name, b=bucket, exp=1), count)
+                yield Markup("</tr>")
             yield Markup("</tbody></table>")
         else:
             yield Markup('<p class="empty">No event log is open: tracekit.event_log(family, title) makes one.</p>')
@@ -116,19 +107,16 @@ class _Logs:
         """Yield time, text and whether it is an error, for each line of *log*."""
         head, tail = log.entries()
         last_ns = log.start_ns
-        for entry in head:
-            yield self._line(entry, last_ns)
-            last_ns = entry.time_ns
-        if log.discarded:
-            yield "", f"({log.discarded:,} events discarded)", False
-        for entry in tail:
+        for at, entry in enumerate([*head, *tail]):
+            if log.discarded and at == len(head):
+                yield "", f"({log.discarded:,} events discarded)", False
             yield self._line(entry, last_ns)
             last_ns = entry.time_ns
 
     def _line(self, entry: Entry, last_ns: int) -> tuple[str, str, bool]:
         self._request.pace()
         text = REDACTED if entry.is_sensitive and not self._request.shows_sensitive else entry.text()
-        return f"{_when(entry.time_ns)} {'+' + duration(entry.time_ns - last_ns):>9}", text, entry.is_error
+        return f"{when(entry.time_ns)} {'+' + duration(entry.time_ns - last_ns):>9}", text, entry.is_error
 
     def json(self) -> dict[str, Any]:
         logs = []
@@ -156,26 +144,21 @@ class _Logs:
         yield f"{self._name}: {self._title()}"
         for log in self._logs:
             yield ""
-            yield f"{_when(log.start_ns)}  {printable(log.title)}  {log.errors} errors"
+            yield f"{when(log.start_ns)}  {printable(log.title)}  {log.errors} errors"
             if self._is_expanded:
                 for file, number, function in log.stack:
                     yield f"    made at {file}:{number} {function}"
-                for when, text, is_error in self._lines(log):
-                    yield f"  {when} {'E' if is_error else ' '} {text}"
+                for at, text, is_error in self._lines(log):
+                    yield f"  {at} {'E' if is_error else ' '} {text}"
 
     def html(self) -> Iterator[Markup]:
-        yield markup(
-            '<h2>{}</h2><p class="note">{} · <a href="{}">{}</a></p>',
-            self._name,
-            self._title(),
-            _link(fam=self._name, b=self._bucket, exp=0 if self._is_expanded else 1),
-            "collapse all" if self._is_expanded else "expand all",
-        )
+        toggle = _link(fam=self._name, b=self._bucket, exp=0 if self._is_expanded else 1)
+        yield headline(self._name, self._title(), toggle, self._is_expanded)
         for log in self._logs:
             yield markup(
                 '<section class="trace {}"><p class="line"><time>{}</time> <b>{}</b> <span class="status">{}</span></p>',
                 "error" if log.errors else "",
-                _when(log.start_ns),
+                when(log.start_ns),
                 log.title,
                 f"{log.errors:,} error{'s' if log.errors > 1 else ''}" if log.errors else "",
             )
@@ -184,11 +167,11 @@ class _Logs:
                 for file, number, function in log.stack:
                     yield markup("{}:{} {}\n", file, number, function)
                 yield Markup('</pre></details><table class="spans"><tbody>')
-                for when, text, is_error in self._lines(log):
+                for at, text, is_error in self._lines(log):
                     yield markup(
                         '<tr class="event{}"><td class="after">{}</td><td class="what">{}</td></tr>',
                         " error" if is_error else "",
-                        when,
+                        at,
                         text,
                     )
                 yield Markup("</tbody></table>")
@@ -197,10 +180,6 @@ class _Logs:
     def _title(self) -> str:
         which = f" with an error in the last {_WINDOWS[self._bucket - 1][0]}" if self._bucket else ""
         return f"{len(self._logs)} of {self._count:,} logs{which}, newest first"
-
-
-def _when(ns: int) -> str:
-    return f"{moment(ns)}.{ns // 1_000_000 % 1000:03d}"
 
 
 def _view(request: Request) -> View:

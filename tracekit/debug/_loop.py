@@ -12,8 +12,6 @@ from ._view import Markup, Page, Request, markup
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PAGE"]
-
 _NONE = "no loop is watched: tracekit.aio.watch_loop() in a running loop starts it"
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .._core.context import SpanContext
     from .._core.span import Span
 
-__all__ = ["BOUNDS_NS", "FAMILY", "Counts", "Family", "Recorder", "Trace", "recorder"]
-
 FAMILY: Final = "tracekit.family"  # the attribute that names the family of a local root, in place of kind and name
 BOUNDS_NS: Final = (0, 50_000_000, 100_000_000, 200_000_000, 500_000_000, 10**9, 10**10, 10**11)
 MAX_FAMILIES: Final = 256
@@ -129,23 +127,6 @@ class Family:
 @cclass
 class Recorder:
     """Finished requests, since it was started; ``lock`` is held by readers, for a short time."""
-
-    if not compiled:
-        __slots__ = (
-            "_clock",
-            "_pending",
-            "_pid",
-            "_samples",
-            "evicted",
-            "families",
-            "is_on",
-            "kept",
-            "lock",
-            "max_pending",
-            "max_spans",
-            "pending",
-            "trimmed",
-        )
 
     def __init__(
         self, clock: Callable[[], int] = time.monotonic_ns, *, max_spans: int = 20_000, max_pending: int = 20_000

@@ -13,21 +13,19 @@ from urllib.parse import urlencode
 
 from .._render import duration, printable
 from ._recorder import BOUNDS_NS, Trace, all_open_spans, family_of, recorder
-from ._traces import Shown, labels_of, title_of
-from ._view import Markup, Page, Request, markup
+from ._traces import Shown, title_of
+from ._view import Markup, Page, Request, headline, link_cell, markup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from .._core.span import Span
-    from ._recorder import Family
+    from ._recorder import Counts, Family
     from ._view import View
-
-__all__ = ["PAGE"]
 
 _OPEN: Final = -1
 _ERRORS: Final = len(BOUNDS_NS)
-_LATENCIES: Final = ("minute", "hour", "total")
+_LATENCIES: Final = {"minute": "the last minute", "hour": "the last hour", "total": "total"}
 _LAST: Final = _ERRORS + len(_LATENCIES)
 _SHOWN: Final = 20
 _TITLED: Final = 100  # open requests of a family, the oldest, that a row of the table looks at
@@ -161,13 +159,7 @@ class _Families:
         counts = [count, *([0] * len(_NAMES) if family is None else [*family.buckets, family.errors])]
         for bucket, number in enumerate(counts, _OPEN):
             class_ = "open" if bucket == _OPEN else "errors" if bucket == _ERRORS else "bucket"
-            cells.append(
-                markup(
-                    '<td class="{}"><a href="{}">{}</a></td>', class_, _link(fam=name, b=bucket, **more), f"{number:,}"
-                )
-                if number
-                else markup('<td class="{} none">0</td>', class_)
-            )
+            cells.append(link_cell(class_, _link(fam=name, b=bucket, **more), number))
         for at, window in enumerate(_LATENCIES, _ERRORS + 1):
             found = None if family is None else _summary(_sums(family, window))
             shown = f"{duration(found['p50_ns'])} · {duration(found['p99_ns'])}" if found and found["count"] else "-"
@@ -222,14 +214,8 @@ class _Bucket:
             yield from trace.text()
 
     def html(self) -> Iterator[Markup]:
-        toggle = "0" if self._expands else "1"
-        yield markup(
-            '<h2>{}</h2><p class="note">{} · <a href="{}">{}</a></p>',
-            self._name,
-            self._title(),
-            _link(fam=self._name, b=self._bucket, exp=toggle),
-            "collapse all" if self._expands else "expand all",
-        )
+        toggle = _link(fam=self._name, b=self._bucket, exp=0 if self._expands else 1)
+        yield headline(self._name, self._title(), toggle, self._expands)
         link = _link(fam=self._name, b=self._bucket)
         for trace in self._traces:
             yield from trace.html(f"{link}&trace={trace.span_id}")
@@ -260,7 +246,7 @@ class _Latency:
     def _title(self) -> str:
         found = _summary(self._sums)
         quantiles = ", ".join([f"{name} {duration(found[f'{name}_ns'])}" for name in ("p50", "p95", "p99")])
-        return f"{found['count']:,} in {labels_of(self._window)}: {quantiles}"
+        return f"{found['count']:,} in {_LATENCIES[self._window]}: {quantiles}"
 
     def text(self) -> Iterator[str]:
         yield f"{self._name}: {self._title()}"
@@ -297,7 +283,7 @@ def _spans(trace: Trace, opened: _Open) -> list[Span]:
 
 
 def _sums(family: Family, window: str) -> list[int]:
-    counts = {"minute": family.minute, "hour": family.hour, "total": family.total}[window]
+    counts: Counts = getattr(family, window)
     return counts.sums(time.monotonic_ns())
 
 
@@ -324,7 +310,7 @@ def _view(request: Request) -> View:
     text = request.arguments.get("b", "0")
     bucket = _OPEN if text == "-1" else request.number("b", 0, 0, _LAST)
     if bucket > _ERRORS:
-        return _Latency(name, _LATENCIES[bucket - _ERRORS - 1])
+        return _Latency(name, list(_LATENCIES)[bucket - _ERRORS - 1])
     return _Bucket(request, name, bucket)
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
 
 from .._export.notices import Notices, describe
 from .._render import printable
+from . import _events, _loop, _requests, _tasks
 from ._access import SECURITY_HEADERS, Access, Gate, Visitor
-from ._pages import INDEX, PAGES
-from ._view import Markup, Pace, Request, json_chunks, markup
+from ._view import Markup, Pace, Page, Request, json_chunks, markup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from ._view import Page, View
+    from ._view import View
 
-__all__ = ["Response", "respond"]
+# The table of pages; a page is one module with a ``PAGE``.
+PAGES: Final[dict[str, Page]] = {page.name: page for page in (_requests.PAGE, _events.PAGE, _tasks.PAGE, _loop.PAGE)}
 
 _HEADERS: Final = (*SECURITY_HEADERS, ("Cache-Control", "no-store"))
 _TYPES: Final = {
@@ -49,7 +50,8 @@ def respond(gate: Gate, visitor: Visitor, path: str, query: str) -> Response:
     try:
         access = gate.check(visitor)
         if not isinstance(access, Access):
-            return _plain(access.status, access.reason, allow=access.status == 405)
+            allowed = [("Allow", "GET, HEAD")] if access.status == 405 else []
+            return _plain(access.status, access.reason, allowed)
         return _route(access, visitor, path, query)
     except Exception as error:  # a defect of a page must not reach the program
         _notices.say("error", type(error), "a debug page failed: %s (reported once per cause)", describe(error))
@@ -62,7 +64,7 @@ def _route(access: Access, visitor: Visitor, path: str, query: str) -> Response:
     name = path[1:]
     if name.startswith("static/"):
         return _static(name.removeprefix("static/"))
-    page = INDEX if name == "" else PAGES.get(name)
+    page = _INDEX if name == "" else PAGES.get(name)
     if page is None:
         return _plain(404, "there is no such page")
     if len(query) > _MAX_QUERY:
@@ -79,7 +81,28 @@ def _route(access: Access, visitor: Visitor, path: str, query: str) -> Response:
     if kind not in ("html", "json", "text"):
         return _plain(400, "format must be html, json or text")
     view = page.view(request)
-    return _made(200, kind, _chunks(kind, page, view, request))
+    chunks = [chunk.encode("utf-8", "replace") for chunk in _chunks(kind, page, view, request)]
+    return _response(200, _TYPES[kind], b"".join(chunks))
+
+
+class _Index:
+    """The list of all pages."""
+
+    def json(self) -> dict[str, Any]:
+        return {"pages": [{"name": page.name, "title": page.title, "summary": page.summary} for page in PAGES.values()]}
+
+    def text(self) -> Iterator[str]:
+        for page in PAGES.values():
+            yield f"{page.name:<12}{page.summary}"
+
+    def html(self) -> Iterator[Markup]:
+        yield Markup('<ul class="index">')
+        for page in PAGES.values():
+            yield markup('<li><a href="{}">{}</a> <span>{}</span></li>', page.name, page.title, page.summary)
+        yield Markup("</ul>")
+
+
+_INDEX: Final = Page("", "tracekit", "all pages", lambda _: _Index())
 
 
 def _preferred(accept: str) -> str:
@@ -140,13 +163,8 @@ def _static(name: str) -> Response:
     return _response(200, _TYPES[_STATIC[name]], _files[name])
 
 
-def _made(status: int, kind: str, chunks: Iterable[str]) -> Response:
-    return _response(status, _TYPES[kind], b"".join([chunk.encode("utf-8", "replace") for chunk in chunks]))
-
-
-def _plain(status: int, line: str, more: Iterable[tuple[str, str]] = (), *, allow: bool = False) -> Response:
-    headers = [*more, ("Allow", "GET, HEAD")] if allow else more
-    return _response(status, _TYPES["text"], f"{printable(line, 400)}\n".encode("utf-8", "replace"), headers)
+def _plain(status: int, line: str, more: Iterable[tuple[str, str]] = ()) -> Response:
+    return _response(status, _TYPES["text"], f"{printable(line, 400)}\n".encode("utf-8", "replace"), more)
 
 
 def _response(status: int, type: str, body: bytes, more: Iterable[tuple[str, str]] = ()) -> Response:

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from .._configure import export_context
 from .._core.checks import check_int
 from .._core.log import log
-from ._access import Authorize, Gate, Visitor
+from ._access import Authorize, Gate, Visitor, headers_by_name
 from ._recorder import recorder
 from ._respond import respond
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-__all__ = ["Server", "serve", "serve_once"]
 
 _PREFIX: Final = "/debug"
 _TIMEOUT_S: Final = 10.0
@@ -36,10 +34,8 @@ class Server:
 
     def __init__(self, server: _HTTPServer) -> None:
         self._server = server
-        host, port = server.server_address[:2]
-        name = str(host)
-        self.host, self.port = name, int(port)
-        self.url = f"http://{f'[{name}]' if ':' in name else name}:{port}{_PREFIX}/"
+        self.host, self.port = server.server_name, server.server_port
+        self.url = f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}{_PREFIX}/"
 
     def __repr__(self) -> str:
         return f"<Server {self.url}>"
@@ -143,11 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        headers: dict[str, str] = {}
-        for name, value in self.headers.items():
-            key = name.lower()
-            headers[key] = f"{headers[key]}, {value}" if key in headers else value
-        visitor = Visitor(str(self.client_address[0]), self.command, full, headers)
+        visitor = Visitor(str(self.client_address[0]), self.command, full, headers_by_name(self.headers.items()))
         is_below = full == _PREFIX or full.startswith(f"{_PREFIX}/")
         response = respond(self.server.gate, visitor, full.removeprefix(_PREFIX) if is_below else "/" + full, query)
         self.send_response(response.status)

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     Task = Mapping[str, Any]
 
-__all__ = ["Row", "age", "as_json", "lines", "matching", "rows", "stuck_s", "summary", "where"]
-
 _PLACES = 4  # on a line
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from ._task_text import Task
 
-__all__ = ["PAGE"]
-
 _SHOWN: Final = 1000  # in HTML
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._render import Leaf, duration, moment, pairs, printable, tree
-from ._view import REDACTED, Markup, attributes, markup
+from .._render import Leaf, duration, pairs, printable, tree
+from ._view import REDACTED, Markup, attributes, markup, when
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -13,16 +13,9 @@ if TYPE_CHECKING:
     from .._core.records import Event
     from .._core.span import Span
 
-__all__ = ["Shown", "labels_of", "title_of"]
-
 _VALUE: Final = 200
 _STACK: Final = "exception.stacktrace"
 _STACK_LENGTH: Final = 4000
-
-
-def labels_of(window: str) -> str:
-    """Return the words for the window of a histogram."""
-    return {"minute": "the last minute", "hour": "the last hour"}.get(window, "total")
 
 
 def title_of(root: Span, shows_sensitive: bool) -> str:
@@ -65,7 +58,7 @@ class Shown:
         took = duration(_end(root, self._now_ns) - root.start_ns)
         sampled = "" if root.context.sampled else "not sampled"
         title = title_of(root, self._shows_sensitive)
-        return [_when(root.start_ns), took, title, state, self._description(root), sampled]
+        return [when(root.start_ns), took, title, state, self._description(root), sampled]
 
     def _branches(self) -> Iterator[tuple[str, str, Span]]:
         leaves = [
@@ -138,19 +131,15 @@ class Shown:
 
     def html(self, link: str) -> Iterator[Markup]:
         """Yield the trace as HTML; *link* expands it."""
-        when, took, name, state, description, sampled = self._line()
+        words = self._line()
         yield markup(
             '<section class="trace {}"><p class="line"><time>{}</time> <span class="took">{}</span> '
             '<a href="{}">{}</a> <span class="state">{}</span> <span class="status">{}</span> '
             '<span class="state">{}</span> <code>{}</code></p>',
             self.root.status.code,
-            when,
-            took,
+            *words[:2],
             link,
-            name,
-            state,
-            description,
-            sampled,
+            *words[2:],
             self.root.context.trace_id,
         )
         if self._spans:
@@ -223,7 +212,3 @@ def _took(span: Span, now_ns: int) -> str:
 
 def _after(ns: int) -> str:
     return f"{'+' if ns >= 0 else ''}{duration(ns)}".rjust(9)
-
-
-def _when(ns: int) -> str:
-    return f"{moment(ns)}.{ns // 1_000_000 % 1000:03d}"

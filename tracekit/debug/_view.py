@@ -10,12 +10,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from .._render import printable, value_text
+from .._render import moment, printable, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-__all__ = ["REDACTED", "Markup", "Pace", "Page", "Request", "View", "attributes", "json_chunks", "markup", "plain"]
 
 _BUSY_NS: Final = 500_000
 _PAUSE_S: Final = 50e-6
@@ -73,7 +71,7 @@ class View(Protocol):
 
 
 class Page(NamedTuple):
-    """A page at ``/debug/NAME``; ``view`` takes the snapshot. See ``_pages.py`` for the table of all pages."""
+    """A page at ``/debug/NAME``; ``view`` takes the snapshot. See ``_respond.py`` for the table of all pages."""
 
     name: str
     title: str
@@ -101,6 +99,29 @@ def markup(template: str, *values: object) -> Markup:
     Attribute values in the template need double quotes.
     """
     return Markup(template.format(*[_escaped(value) for value in values]))
+
+
+def link_cell(class_: str, link: str, count: int) -> Markup:
+    """Return a cell of a table with the number of items that *link* shows; 0 is none."""
+    if not count:
+        return markup('<td class="{} none">0</td>', class_)
+    return markup('<td class="{}"><a href="{}">{}</a></td>', class_, link, f"{count:,}")
+
+
+def headline(name: str, title: str, link: str, is_expanded: bool) -> Markup:
+    """Return the heading of a list of traces or logs; *link* expands or collapses all of them."""
+    return markup(
+        '<h2>{}</h2><p class="note">{} · <a href="{}">{}</a></p>',
+        name,
+        title,
+        link,
+        "collapse all" if is_expanded else "expand all",
+    )
+
+
+def when(ns: int) -> str:
+    """Return the time of the day with milliseconds."""
+    return f"{moment(ns)}.{ns // 1_000_000 % 1000:03d}"
 
 
 def attributes(mapping: Mapping[str, Any], limit: int = 400, *, shows_sensitive: bool = True) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GOODS", "TENANTS", "Cart", "Product", "cart", "price_cents", "seal"]
-
 _ROUNDS: Final = 4000  # of the seal: about a millisecond of work, without the interpreter lock
 
 

@@ -24,8 +24,6 @@ from tracekit.integrations import logging as trace_logging
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["EXPORT_INTERVAL_S", "LISTENING", "PAGES", "STATISTICS", "announce", "on_stop", "recording"]
-
 PAGES: Final = "pages "
 LISTENING: Final = "listening "
 STATISTICS: Final = "statistics "

@@ -17,8 +17,6 @@ from .catalogue import GOODS, cart, price_cents, seal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["WARM", "check_out"]
-
 _TIMEOUT_S = 30.0
 WARM = 3  # requests at the end, one after another: their times are not those of a crowd
 _AT_ONCE = 100  # as many as httpx has connections: what waits for one costs it time that grows with the square

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ..exporters.sqlite import StoredSpan
 
-__all__ = ["PEER", "PeerSpan", "compare", "lines", "missing", "moved", "record"]
-
 PEER = ("opentelemetry.sdk", "opentelemetry.instrumentation.asgi", "opentelemetry.instrumentation.httpx")
 _REQUESTS = 5
 _TIMEOUT_S = 60

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Span
 
-__all__ = ["main"]
-
 _tracer = trace.get_tracer("tracekit.demo")
 
 

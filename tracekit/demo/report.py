@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ..exporters.sqlite import StoredSpan, StoredTrace
 
-__all__ = ["SERVICES", "Findings", "examine", "figures", "trace_ids", "wrongs"]
-
 SERVICES = ("client", "storefront", "warehouse")
 _EVERY = 2**31
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     Show = Callable[[str, str], int]
     View = Callable[[str], AbstractContextManager[Sequence[str]]]
 
-__all__ = ["run"]
-
 for _name in ("hypercorn", "starlette", "trio", "uvicorn"):
     if find_spec(_name) is None:  # the services would say so too, but later and less clearly
         raise ModuleNotFoundError(f"No module named {_name!r}", name=_name)

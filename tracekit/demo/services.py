@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import Process
 
-__all__ = ["Service", "ServiceError", "running"]
-
 _START_S = 60.0
 _STOP_S = 10.0
 _LINES = 20

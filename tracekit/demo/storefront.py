@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-__all__ = ["application", "main"]
-
 _MOST_CALLS = 16
 
 

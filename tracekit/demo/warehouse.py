@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ["app", "main"]
-
 _BODY_BYTES = 65536
 
 logger = logging.getLogger("warehouse")

@@ -19,8 +19,6 @@ from .store import MAX_REQUEST_BYTES, Busy, TooLarge
 if TYPE_CHECKING:
     from .store import Signal, SpanStore
 
-__all__ = ["start"]
-
 _SERVICES: Final[dict[str, Signal]] = {
     "opentelemetry.proto.collector.trace.v1.TraceService": "traces",
     "opentelemetry.proto.collector.logs.v1.LogsService": "logs",

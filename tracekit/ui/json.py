@@ -9,17 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Any
 
 from .._core.attributes import CANCELLED_KEY, whole
 from ..exporters._sqlite.terms import joined, term
-from .rows import MAX_DEPTH, Malformed, base64_text, finished, logged, number_text, overhead, quote
+from .rows import MAX_DEPTH, Malformed, base64_text, finished, logged, number_text, overhead
 
 if TYPE_CHECKING:
     from ..exporters._sqlite.terms import Term
     from .rows import Row
-
-__all__ = ["read_logs", "read_parsed", "read_request"]
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -103,29 +102,20 @@ def _row(
     status = _object(span.get("status") or {})
     links = _list(span, "links")
     kept = [text for link in links if (text := _link(link))]
+    events = [_event(event) for event in _list(span, "events")]
+    dropped = [_number(span.get(f"dropped{what}Count"), 32) for what in ("Attributes", "Events", "Links")]
     return finished(
         stored_s,
-        trace_id,
-        span_id,
-        _id(span.get("parentSpanId"), 16) or None,
+        (trace_id, span_id, _id(span.get("parentSpanId"), 16) or None),
         service,
         _text(span.get("name")),
         _number(span.get("kind"), 32),
-        _number(span.get("startTimeUnixNano"), 64),
-        _number(span.get("endTimeUnixNano"), 64),
-        _number(status.get("code"), 32),
-        _text(status.get("message")),
-        None if reason is None else str(json.loads(reason)),
+        (_number(span.get("startTimeUnixNano"), 64), _number(span.get("endTimeUnixNano"), 64)),
+        (_number(status.get("code"), 32), _text(status.get("message")), reason and str(json.loads(reason))),
         _number(span.get("flags"), 32),
         _text(span.get("traceState")),
-        _joined(attributes),
-        "[" + ",".join([_event(event) for event in _list(span, "events")]) + "]",
-        "[" + ",".join(kept) + "]",
-        resource,
-        library,
-        _number(span.get("droppedAttributesCount"), 32),
-        _number(span.get("droppedEventsCount"), 32),
-        _number(span.get("droppedLinksCount"), 32) + len(links) - len(kept),
+        (_joined(attributes), f"[{','.join(events)}]", f"[{','.join(kept)}]", resource, library),
+        (dropped[0], dropped[1], dropped[2] + len(links) - len(kept)),
         joined([*_terms(attributes), *resource_terms]),
     )
 

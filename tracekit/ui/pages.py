@@ -21,15 +21,13 @@ from .queries import Queries
 from .search import BadSearch, parse_search
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from concurrent.futures import Executor
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     T = TypeVar("T")
-
-__all__ = ["Pages"]
 
 _KINDS: Final = {
     ".html": "text/html; charset=utf-8",
@@ -63,13 +61,13 @@ class Pages:
                 self._files["/" if file.name == "index.html" else f"/{file.name}"] = file.read_bytes(), kind
         routes = [
             *[Route(path, self._file) for path in self._files],
-            Route("/api/status", self._answer_status),
+            Route("/api/status", self._answer(lambda queries: self._status() | {"last": queries.last_ids().spans})),
             Route("/api/traces", self._answer_traces),
-            Route("/api/traces/{trace_id}", self._answer_trace),
-            Route("/api/traces/{trace_id}/logs", self._answer_logs),
+            Route("/api/traces/{trace_id}", self._answer(Queries.trace)),
+            Route("/api/traces/{trace_id}/logs", self._answer(Queries.records)),
             Route("/api/traces/{trace_id}/spans/{id}", self._answer_span),
             Route("/api/compare", self._answer_compare),
-            Route("/api/map", self._answer_map),
+            Route("/api/map", self._answer(Queries.map)),
             Route("/api/live", self._answer_live),
         ]
         self.app: ASGIApp = _guarded(Starlette(routes=routes))
@@ -116,8 +114,13 @@ class Pages:
         content, kind = self._files[request.url.path]
         return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
-    async def _answer_status(self, request: Request) -> Response:
-        return await self._ask(lambda queries: self._status() | {"last": queries.last_ids().spans})
+    def _answer(self, question: Callable[..., Any]) -> Callable[[Request], Awaitable[Response]]:
+        """Return the endpoint of *question*, which takes the parameters of the path."""
+
+        async def answer(request: Request) -> Response:
+            return await self._ask(lambda queries: question(queries, **request.path_params))
+
+        return answer
 
     async def _answer_traces(self, request: Request) -> Response:
         query = request.query_params
@@ -129,14 +132,6 @@ class Pages:
         except BadSearch as error:
             return _json({"error": str(error)}, 400)
         return await self._ask(lambda queries: queries.search(search, limit=limit, before=before, after=after))
-
-    async def _answer_trace(self, request: Request) -> Response:
-        trace_id = request.path_params["trace_id"]
-        return await self._ask(lambda queries: queries.trace(trace_id))
-
-    async def _answer_logs(self, request: Request) -> Response:
-        trace_id = request.path_params["trace_id"]
-        return await self._ask(lambda queries: queries.records(trace_id))
 
     async def _answer_span(self, request: Request) -> Response:
         trace_id, text = request.path_params["trace_id"], request.path_params["id"]
@@ -151,9 +146,6 @@ class Pages:
         if not all(map(_TRACE_ID.match, ids)):
             return _json({"error": "a and b must be trace ids"}, 400)
         return await self._ask(lambda queries: queries.compare(ids))
-
-    async def _answer_map(self, request: Request) -> Response:
-        return await self._ask(lambda queries: queries.map())
 
     async def _answer_live(self, request: Request) -> Response:
         if self._watchers >= _MAX_WATCHERS:

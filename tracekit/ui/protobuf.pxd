@@ -24,16 +24,19 @@ cdef class _Reader:
     cdef dict _known
     cdef list _resource_terms
 
-    @cython.locals(tag=uint64_t)
+    @cython.locals(part=Py_ssize_t)
     cpdef request(self)
 
-    @cython.locals(tag=uint64_t, begin=Py_ssize_t)
+    @cython.locals(tag=uint64_t)
+    cdef Py_ssize_t _find(self, uint64_t wanted, Py_ssize_t end) except -2
+
+    @cython.locals(begin=Py_ssize_t, part=Py_ssize_t)
     cdef object _resource_spans(self, Py_ssize_t end)
 
-    @cython.locals(tag=uint64_t, attributes=list, terms=list, value=str)
+    @cython.locals(part=Py_ssize_t, attributes=list, terms=list, value=str)
     cdef object _read_resource(self, Py_ssize_t end)
 
-    @cython.locals(tag=uint64_t, begin=Py_ssize_t, part=Py_ssize_t, bytes_a_row=Py_ssize_t, items=list, value=str)
+    @cython.locals(tag=uint64_t, begin=Py_ssize_t, part=Py_ssize_t, bytes_a_row=Py_ssize_t, items=list)
     cdef object _scope_spans(self, Py_ssize_t end)
 
     @cython.locals(
@@ -44,20 +47,23 @@ cdef class _Reader:
     cdef object _span(self, Py_ssize_t end)
 
     @cython.locals(
-        tag=uint64_t, severity=uint32_t, dropped=uint32_t, time=uint64_t, observed=uint64_t, attributes=list, value=str,
+        tag=uint64_t, severity=uint32_t, dropped=uint32_t, time=uint64_t, observed=uint64_t, attributes=list,
     )
     cdef object _log(self, Py_ssize_t end)
 
-    @cython.locals(tag=uint64_t, time_ns=uint64_t, attributes=list, value=str)
+    @cython.locals(tag=uint64_t, time_ns=uint64_t, attributes=list)
     cdef str _event(self, Py_ssize_t end)
 
-    @cython.locals(tag=uint64_t, attributes=list, value=str)
+    @cython.locals(tag=uint64_t, attributes=list)
     cdef object _link(self, Py_ssize_t end)
+
+    @cython.locals(value=str)
+    cdef str _member(self, Py_ssize_t end, int depth)
 
     @cython.locals(tag=uint64_t, key=str, value=str)
     cdef str _attribute(self, Py_ssize_t end, int depth)
 
-    @cython.locals(tag=uint64_t, part=Py_ssize_t, items=list, value=str, item=str)
+    @cython.locals(tag=uint64_t, part=Py_ssize_t, stop=Py_ssize_t, items=list, value=str)
     cdef str _value(self, Py_ssize_t end, int depth)
 
     @cython.locals(stop=Py_ssize_t, begin=Py_ssize_t)
@@ -75,8 +81,6 @@ cdef class _Reader:
     @cython.locals(number=uint64_t)
     cdef int64_t _signed(self, Py_ssize_t end) except? -1
     cdef uint32_t _small(self, Py_ssize_t end) except? 0xFFFFFFFF
-    cdef uint64_t _fixed64(self, Py_ssize_t end) except? 0xFFFFFFFFFFFFFFFF
-    cdef uint32_t _fixed32(self, Py_ssize_t end) except? 0xFFFFFFFF
 
     @cython.locals(begin=Py_ssize_t, data=bytes, at=Py_ssize_t, number=uint64_t)
     cdef uint64_t _fixed(self, Py_ssize_t end, Py_ssize_t size) except? 0xFFFFFFFFFFFFFFFF

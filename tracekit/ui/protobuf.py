@@ -11,17 +11,16 @@ it takes about 2 µs per span; google's protobuf takes ten times that to build t
 
 from __future__ import annotations
 
+from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Final
 
 from ..cython import binding, cclass, compiled, final
 from ..exporters._sqlite.terms import joined, term
-from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, overhead, quote, unquoted
+from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, overhead, unquoted
 
 if TYPE_CHECKING:
     from ..exporters._sqlite.terms import Term
     from .rows import Row
-
-__all__ = ["read_logs", "read_request"]
 
 if not compiled:
     VARINT: Final = 0
@@ -56,42 +55,6 @@ def read_logs(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
 class _Reader:
     """A position in the octets of one request, and the rows read so far."""
 
-    if not compiled:
-        __slots__ = (
-            "_are_logs",
-            "_at",
-            "_data",
-            "_key",
-            "_known",
-            "_length",
-            "_library",
-            "_logger",
-            "_reason",
-            "_resource",
-            "_resource_terms",
-            "_service",
-            "_stored_s",
-            "rejected",
-            "rows",
-            "size",
-        )
-        rows: list[Row]
-        rejected: int
-        size: int
-        _data: bytes
-        _at: int
-        _length: int
-        _key: str
-        _known: dict[bytes, tuple[str, Term]]
-        _reason: str | None
-        _resource: str
-        _resource_terms: list[Term]
-        _service: str
-        _library: str
-        _logger: str
-        _stored_s: int
-        _are_logs: bool
-
     def __init__(self, octets: bytes, stored_s: int) -> None:
         self._data = octets
         self._length = len(octets)
@@ -99,23 +62,28 @@ class _Reader:
         self._stored_s = stored_s
         self._are_logs = False
         self._key = self._logger = ""
-        self._known = {}  # attributes that the spans of a request repeat
-        self._resource_terms = []
-        self._reason = None
+        self._known: dict[bytes, tuple[str, Term]] = {}  # attributes that the spans of a request repeat
+        self._resource_terms: list[Term] = []
+        self._reason: str | None = None
         self._service = "unknown_service"
         self._resource = self._library = "{}"
-        self.rows = []
+        self.rows: list[Row] = []
         self.rejected = 0
         self.size = 2 * len(octets)
 
     def request(self) -> None:
         """Read the whole request."""
-        while self._at < self._length:
-            tag = self._varint(self._length)
-            if tag == 0x0A:  # resource_spans, resource_logs
-                self._resource_spans(self._end(self._length))
-            else:
-                self._skip(tag, self._length)
+        while (part := self._find(0x0A, self._length)) >= 0:  # resource_spans, resource_logs
+            self._resource_spans(part)
+
+    def _find(self, wanted: int, end: int) -> int:
+        """Skip the fields before the next one with the tag *wanted*; return where that ends, or -1 without one."""
+        while self._at < end:
+            tag = self._varint(end)
+            if tag == wanted:
+                return self._end(end)
+            self._skip(tag, end)
+        return -1
 
     def _resource_spans(self, end: int) -> None:
         # A sender may write the resource after the spans: find it first.
@@ -123,33 +91,21 @@ class _Reader:
         self._service = "unknown_service"
         self._resource = "{}"
         self._resource_terms = []
-        while self._at < end:
-            tag = self._varint(end)
-            if tag == 0x0A:  # resource
-                self._read_resource(self._end(end))
-            else:
-                self._skip(tag, end)
+        while (part := self._find(0x0A, end)) >= 0:  # resource
+            self._read_resource(part)
         self._at = begin
-        while self._at < end:
-            tag = self._varint(end)
-            if tag == 0x12:  # scope_spans, scope_logs
-                self._scope_spans(self._end(end))
-            else:
-                self._skip(tag, end)
+        while (part := self._find(0x12, end)) >= 0:  # scope_spans, scope_logs
+            self._scope_spans(part)
 
     def _read_resource(self, end: int) -> None:
         attributes = []
         terms = []
-        while self._at < end:
-            tag = self._varint(end)
-            if tag == 0x0A:  # attributes
-                value = self._attribute(self._end(end), 0)
-                if self._key == "service.name" and value[0] == '"':
-                    self._service = unquoted(value)
-                attributes.append(f"{quote(self._key)}:{value}")
-                terms.append(term(self._key, value))
-            else:
-                self._skip(tag, end)
+        while (part := self._find(0x0A, end)) >= 0:  # attributes
+            value = self._attribute(part, 0)
+            if self._key == "service.name" and value[0] == '"':
+                self._service = unquoted(value)
+            attributes.append(f"{quote(self._key)}:{value}")
+            terms.append(term(self._key, value))
         self._resource_terms = terms
         self._resource = "{" + ",".join(attributes) + "}"
         self.size += overhead((), self._resource, self._resource)
@@ -170,8 +126,7 @@ class _Reader:
                     elif tag == 0x12:
                         version = self._text(part)
                     elif tag == 0x1A:
-                        value = self._attribute(self._end(part), 0)
-                        items.append(f"{quote(self._key)}:{value}")
+                        items.append(self._member(self._end(part), 0))
                     else:
                         self._skip(tag, part)
                 attributes = "{" + ",".join(items) + "}"
@@ -189,23 +144,19 @@ class _Reader:
         self._logger = name
         bytes_a_row = overhead((self._service, name)) if self._are_logs else overhead((self._service,), self._library)
         self._at = begin
-        while self._at < end:
-            tag = self._varint(end)
-            if tag == 0x12:  # spans, log_records
-                if self._are_logs:
-                    self._log(self._end(end))
-                else:
-                    self._span(self._end(end))
-                self.size += bytes_a_row
+        while (part := self._find(0x12, end)) >= 0:  # spans, log_records
+            if self._are_logs:
+                self._log(part)
             else:
-                self._skip(tag, end)
+                self._span(part)
+            self.size += bytes_a_row
 
     def _span(self, end: int) -> None:
         trace_id = span_id = state = name = description = ""
         parent_id: str | None = None
         kind = code = flags = dropped_attributes = dropped_events = dropped_links = 0
         start = stop = 0
-        attributes: list[str] | None = None
+        attributes: list[str] = []
         terms: list[Term] = []
         events: list[str] | None = None
         links: list[str] | None = None
@@ -226,8 +177,6 @@ class _Reader:
                         self._known[octets] = known
                 else:
                     self._at = part
-                if attributes is None:
-                    attributes = []
                 attributes.append(known[0])
                 terms.append(known[1])
             elif tag == 0x0A:
@@ -243,9 +192,9 @@ class _Reader:
             elif tag == 0x30:
                 kind = self._small(end)
             elif tag == 0x39:
-                start = self._fixed64(end)
+                start = self._fixed(end, 8)
             elif tag == 0x41:
-                stop = self._fixed64(end)
+                stop = self._fixed(end, 8)
             elif tag == 0x50:
                 dropped_attributes = self._small(end)
             elif tag == 0x5A:
@@ -275,7 +224,7 @@ class _Reader:
                     else:
                         self._skip(tag, part)
             elif tag == 0x85:
-                flags = self._fixed32(end)
+                flags = self._fixed(end, 4)
             else:
                 self._skip(tag, end)
         if not trace_id or not span_id:
@@ -284,27 +233,22 @@ class _Reader:
         self.rows.append(
             finished(
                 self._stored_s,
-                trace_id,
-                span_id,
-                parent_id,
+                (trace_id, span_id, parent_id),
                 self._service,
                 name,
                 kind,
-                start,
-                stop,
-                code,
-                description,
-                self._reason,
+                (start, stop),
+                (code, description, self._reason),
                 flags,
                 state,
-                "{" + ",".join(attributes) + "}" if attributes is not None else "{}",
-                "[" + ",".join(events) + "]" if events is not None else "[]",
-                "[" + ",".join(links) + "]" if links is not None else "[]",
-                self._resource,
-                self._library,
-                dropped_attributes,
-                dropped_events,
-                dropped_links,
+                (
+                    "{" + ",".join(attributes) + "}",
+                    "[" + ",".join(events) + "]" if events is not None else "[]",
+                    "[" + ",".join(links) + "]" if links is not None else "[]",
+                    self._resource,
+                    self._library,
+                ),
+                (dropped_attributes, dropped_events, dropped_links),
                 joined([*terms, *self._resource_terms]),
             )
         )
@@ -318,7 +262,7 @@ class _Reader:
         while self._at < end:
             tag = self._varint(end)
             if tag == 0x09:
-                time = self._fixed64(end)
+                time = self._fixed(end, 8)
             elif tag == 0x10:
                 severity = self._small(end)
             elif tag == 0x1A:
@@ -326,8 +270,7 @@ class _Reader:
             elif tag == 0x2A:
                 body = self._value(self._end(end), 0)
             elif tag == 0x32:
-                value = self._attribute(self._end(end), 0)
-                attributes.append(f"{quote(self._key)}:{value}")
+                attributes.append(self._member(self._end(end), 0))
             elif tag == 0x38:
                 dropped = self._small(end)
             elif tag == 0x4A:
@@ -335,7 +278,7 @@ class _Reader:
             elif tag == 0x52:
                 span_id = self._id(end, 8)
             elif tag == 0x59:
-                observed = self._fixed64(end)
+                observed = self._fixed(end, 8)
             elif tag == 0x62:
                 name = self._text(end)
             else:
@@ -364,12 +307,11 @@ class _Reader:
         while self._at < end:
             tag = self._varint(end)
             if tag == 0x09:
-                time_ns = self._fixed64(end)
+                time_ns = self._fixed(end, 8)
             elif tag == 0x12:
                 name = self._text(end)
             elif tag == 0x1A:
-                value = self._attribute(self._end(end), 0)
-                attributes.append(f"{quote(self._key)}:{value}")
+                attributes.append(self._member(self._end(end), 0))
             else:
                 self._skip(tag, end)
         return f'{{"name":{quote(name)},"time_ns":{time_ns},"attributes":{{{",".join(attributes)}}}}}'
@@ -384,13 +326,17 @@ class _Reader:
             elif tag == 0x12:
                 span_id = self._id(end, 8)
             elif tag == 0x22:
-                value = self._attribute(self._end(end), 0)
-                attributes.append(f"{quote(self._key)}:{value}")
+                attributes.append(self._member(self._end(end), 0))
             else:
                 self._skip(tag, end)
         if not trace_id or not span_id:
             return None
         return f'{{"trace_id":"{trace_id}","span_id":"{span_id}","attributes":{{{",".join(attributes)}}}}}'
+
+    def _member(self, end: int, depth: int) -> str:
+        """Read a ``KeyValue`` as a member of an object of JSON."""
+        value = self._attribute(end, depth)
+        return f"{quote(self._key)}:{value}"
 
     def _attribute(self, end: int, depth: int) -> str:
         """Read a ``KeyValue``: return the value as JSON text, and leave the key in ``_key``."""
@@ -421,32 +367,23 @@ class _Reader:
             elif tag == 0x18:
                 value = str(self._signed(end))
             elif tag == 0x21:
-                value = double_text(self._fixed64(end))
+                value = double_text(self._fixed(end, 8))
             elif tag == 0x2A:  # array_value
-                part = self._end(end)
+                stop = self._end(end)
                 items = []
-                while self._at < part:
-                    tag = self._varint(part)
-                    if tag == 0x0A:
-                        items.append(self._value(self._end(part), depth + 1))
-                    else:
-                        self._skip(tag, part)
+                while (part := self._find(0x0A, stop)) >= 0:
+                    items.append(self._value(part, depth + 1))
                 value = "[" + ",".join(items) + "]"
             elif tag == 0x32:  # kvlist_value
-                part = self._end(end)
+                stop = self._end(end)
                 items = []
-                while self._at < part:
-                    tag = self._varint(part)
-                    if tag == 0x0A:
-                        item = self._attribute(self._end(part), depth + 1)
-                        items.append(f"{quote(self._key)}:{item}")
-                    else:
-                        self._skip(tag, part)
+                while (part := self._find(0x0A, stop)) >= 0:
+                    items.append(self._member(part, depth + 1))
                 value = "{" + ",".join(items) + "}"
             elif tag == 0x3A:
-                part = self._end(end)
-                value = base64_text(self._data[self._at : part])
-                self._at = part
+                stop = self._end(end)
+                value = base64_text(self._data[self._at : stop])
+                self._at = stop
             else:
                 self._skip(tag, end)
         return value
@@ -500,13 +437,8 @@ class _Reader:
         """Read a number of 32 bits."""
         return self._varint(end) & 0xFFFF_FFFF
 
-    def _fixed64(self, end: int) -> int:
-        return self._fixed(end, 8)
-
-    def _fixed32(self, end: int) -> int:
-        return self._fixed(end, 4)
-
     def _fixed(self, end: int, size: int) -> int:
+        """Read a number of *size* octets."""
         begin = self._at
         if size > end - begin:
             raise Malformed("a number is cut off")
@@ -527,8 +459,8 @@ class _Reader:
         elif wire == VARINT:
             self._varint(end)
         elif wire == FIXED64:
-            self._fixed64(end)
+            self._fixed(end, 8)
         elif wire == FIXED32:
-            self._fixed32(end)
+            self._fixed(end, 4)
         else:
             raise Malformed(f"bad wire type {wire}")

@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
     from .search import Search
 
-__all__ = ["MAX_SPANS", "Queries"]
-
 MAX_SPANS: Final = 50_000  # of a trace on its page
 _SLICE: Final = 10_000
 _BUDGET_S: Final = 0.18
 _MAP_SPANS: Final = 20_000
 _MAX_DEPTH: Final = 100
 _MAX_LOGS: Final = 500  # of a span, or of a trace
+_NOTHING: Final[dict[str, Any]] = {"traces": [], "next": None, "last": 0, "store": ""}  # in an empty file
 
 
 class Queries(SQLiteReader):
@@ -52,7 +51,7 @@ class Queries(SQLiteReader):
         deadline = time.monotonic() + _BUDGET_S
         with self._snapshot() as connection:
             if connection is None:
-                return {"traces": [], "next": None, "last": 0, "store": ""}
+                return _NOTHING
             store, last, _ = last_ids(connection)
             (first,) = connection.execute("SELECT coalesce(min(id), 1) FROM spans").fetchone()
             first = max(first, after + 1)
@@ -76,18 +75,13 @@ class Queries(SQLiteReader):
             if end > first:
                 row = connection.execute("SELECT start_ns FROM spans WHERE id >= ? LIMIT 1", (end,)).fetchone()
                 reached = row and row[0]
-        return {
-            "traces": traces,
-            "next": end if end > first else None,
-            "reached_ns": str(reached or 0),
-            "last": last,
-            "store": store,
-        }
+        position = {"next": end if end > first else None, "reached_ns": str(reached or 0), "last": last}
+        return {"traces": traces, **position, "store": store}
 
     def _by_id(self, prefix: str, limit: int) -> dict[str, Any]:
         with self._snapshot() as connection:
             if connection is None:
-                return {"traces": [], "next": None, "last": 0, "store": ""}
+                return _NOTHING
             rows = connection.execute(
                 "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT ?",
                 (prefix, prefix, limit),
@@ -112,11 +106,8 @@ class Queries(SQLiteReader):
             if not rows:
                 return None
             summary = _summary(connection, trace_id)
-            logs = dict(
-                connection.execute(
-                    "SELECT span_id, count(*) FROM logs WHERE trace_id = ? GROUP BY span_id", (trace_id,)
-                )
-            )
+            counts = "SELECT span_id, count(*) FROM logs WHERE trace_id = ? GROUP BY span_id"
+            logs = dict(connection.execute(counts, (trace_id,)))
         start_ns = rows[0][7]
         names = ("id", "span_id", "parent_id", "is_remote", "service", "name", "kind", "start", "end", "status")
         spans = [
@@ -131,9 +122,8 @@ class Queries(SQLiteReader):
         with self._snapshot() as connection:
             if connection is None:
                 return {"logs": [], "is_cut": False}
-            (start_ns,) = connection.execute(
-                "SELECT coalesce(min(start_ns), 0) FROM spans WHERE trace_id = ?", (trace_id,)
-            ).fetchone()
+            first = "SELECT coalesce(min(start_ns), 0) FROM spans WHERE trace_id = ?"
+            (start_ns,) = connection.execute(first, (trace_id,)).fetchone()
             return _logs(connection, trace_id, None, start_ns)
 
     def span(self, trace_id: str, id: int) -> dict[str, Any] | None:
@@ -154,16 +144,6 @@ class Queries(SQLiteReader):
                 event["offset_ns"] = event["time_ns"] - span.start_ns
         return found
 
-    def services(self) -> list[str]:
-        """Return the services of the newest spans, sorted."""
-        with self._snapshot() as connection:
-            if connection is None:
-                return []
-            rows = connection.execute(
-                "SELECT DISTINCT service FROM spans WHERE id > ? LIMIT 200", (_last_id(connection) - _MAP_SPANS,)
-            )
-            return sorted([str(service) for (service,) in rows])
-
     def map(self) -> dict[str, Any]:
         """Return the services and the calls between them in the newest 20,000 spans.
 
@@ -172,10 +152,10 @@ class Queries(SQLiteReader):
         with self._snapshot() as connection:
             if connection is None:
                 return {"services": [], "calls": [], "spans": 0, "seconds": 0}
-            rows = connection.execute(
-                "SELECT trace_id, span_id, parent_id, service, status, start_ns, end_ns FROM spans WHERE id > ?",
-                (_last_id(connection) - _MAP_SPANS,),
-            ).fetchall()
+            (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM spans").fetchone()
+            columns = "trace_id, span_id, parent_id, service, status, start_ns, end_ns"
+            newest = f"SELECT {columns} FROM spans WHERE id > ?"
+            rows = connection.execute(newest, (last - _MAP_SPANS,)).fetchall()
         owner = {(row[0], row[1]): row[3] for row in rows}
         entries: dict[str, list[tuple[int, bool]]] = defaultdict(list)
         calls: dict[tuple[str, str], list[tuple[int, bool]]] = defaultdict(list)
@@ -210,11 +190,11 @@ class Queries(SQLiteReader):
             if trace is None:
                 return None
             for path, duration in _paths(trace["spans"]):
-                row = merged.get(path)
-                if row is None:
+                if path not in merged:
                     service, name = path[-1]
-                    row = merged[path] = {"service": service, "name": name, "depth": len(path) - 1}
-                    row.update(counts=[0, 0], durations=[0, 0])
+                    place = {"service": service, "name": name, "depth": len(path) - 1}
+                    merged[path] = {**place, "counts": [0, 0], "durations": [0, 0]}
+                row = merged[path]
                 row["counts"][side] += 1
                 row["durations"][side] += duration
         children: dict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
@@ -278,11 +258,6 @@ def _logs(connection: sqlite3.Connection, trace_id: str, span_id: str | None, st
     for log in shown:
         del log["time_ns"]
     return {"logs": shown, "is_cut": len(found) > _MAX_LOGS}
-
-
-def _last_id(connection: sqlite3.Connection) -> int:
-    (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM spans").fetchone()
-    return int(last)
 
 
 def _summary(connection: sqlite3.Connection, trace_id: str) -> dict[str, Any]:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from .store import Signal, SpanStore
 
-__all__ = ["REJECTED", "Receiver", "protobuf_response"]
-
 _BODY_S: Final = 30.0
 _TYPES: Final = {"application/x-protobuf": False, "application/protobuf": False, "application/json": True}
 # The codes of google.rpc.Status, by the status of HTTP.
@@ -160,19 +158,20 @@ def _status(failure: _Failure, is_json: bool | None) -> tuple[bytes, bytes]:
     """Return the content type and the body of a ``google.rpc.Status``."""
     code, text = _CODES[failure.status], str(failure)
     if is_json is False:
-        return b"application/x-protobuf", b"\x08" + _varint(code) + b"\x12" + _sized(text.encode())
+        return b"application/x-protobuf", _message(code, text)
     return b"application/json", json.dumps({"code": code, "message": text}).encode()
 
 
 def protobuf_response(rejected: int) -> bytes:
     """Return an ``ExportTraceServiceResponse``, or that of logs, which has the same fields."""
-    if not rejected:
-        return b""
-    return b"\x0a" + _sized(b"\x08" + _varint(rejected) + b"\x12" + _sized(REJECTED.encode()))
+    partial = _message(rejected, REJECTED)
+    return b"\x0a" + _varint(len(partial)) + partial if rejected else b""
 
 
-def _sized(octets: bytes) -> bytes:
-    return _varint(len(octets)) + octets
+def _message(number: int, text: str) -> bytes:
+    """Return a message with *number* in field 1 and *text* in field 2, as a status and a partial success have them."""
+    octets = text.encode()
+    return b"\x08" + _varint(number) + b"\x12" + _varint(len(octets)) + octets
 
 
 def _varint(number: int) -> bytes:

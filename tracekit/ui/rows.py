@@ -5,24 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from base64 import b64encode
-from json.encoder import encode_basestring as quote
 from typing import Any, Final
 
 from .._core.records import KINDS
-
-__all__ = [
-    "MAX_DEPTH",
-    "Malformed",
-    "Row",
-    "base64_text",
-    "double_text",
-    "finished",
-    "logged",
-    "number_text",
-    "overhead",
-    "quote",
-    "unquoted",
-]
 
 Row = tuple[Any, ...]  # as SQLiteExporter.store() takes it
 
@@ -41,60 +26,44 @@ class Malformed(ValueError):
 
 def finished(
     stored_s: int,
-    trace_id: str,
-    span_id: str,
-    parent_id: str | None,
+    ids: tuple[str, str, str | None],
     service: str,
     name: str,
     kind: int,
-    start_ns: int,
-    end_ns: int,
-    code: int,
-    description: str,
-    cancelled: str | None,
+    times: tuple[int, int],
+    status: tuple[int, str, str | None],
     flags: int,
     state: str,
-    attributes: str,
-    events: str,
-    links: str,
-    resource: str,
-    library: str,
-    dropped_attributes: int,
-    dropped_events: int,
-    dropped_links: int,
+    texts: tuple[str, str, str, str, str],
+    dropped: tuple[int, int, int],
     codes: tuple[bytes | None, int],
 ) -> Row:
-    """Return the row of a span. *cancelled* is the reason of the attribute ``tracekit.cancelled``, None without it.
+    """Return the row of a span.
 
-    *codes* are the columns ``terms`` and ``bits``.
+    *ids* are those of the trace, the span and its parent. *status* is OTLP's code, its message, and the reason of the
+    attribute ``tracekit.cancelled``, None without it. *texts* are the attributes, events, links, resource and library in
+    JSON, *dropped* the numbers of dropped attributes, events and links, *codes* the columns ``terms`` and ``bits``.
     """
-    status = _CODES[code] if code < 3 else "unset"
+    code, description, cancelled = status
+    word = _CODES[code] if code < 3 else "unset"
     if cancelled is not None and code != 2:
-        status, description = "cancelled", cancelled
+        word, description = "cancelled", cancelled
     return (
         stored_s,
-        trace_id,
-        span_id,
-        parent_id,
+        *ids,
         flags & _IS_REMOTE != 0,
         _column(service),
         _column(name),
         _KINDS[kind] if kind < 6 else "internal",
-        min(start_ns, _MAX_TIME),
-        min(end_ns, _MAX_TIME),
-        status,
+        min(times[0], _MAX_TIME),
+        min(times[1], _MAX_TIME),
+        word,
         _column(description),
         flags & 0xFF,
         _column(state),
         "{}",
-        attributes,
-        events,
-        links,
-        resource,
-        library,
-        dropped_attributes,
-        dropped_events,
-        dropped_links,
+        *texts,
+        *dropped,
         0,
         *codes,
     )

@@ -21,8 +21,6 @@ from .._core.records import KINDS, STATUS_CODES
 from ..exporters._sqlite.resources import RESOURCE
 from ..exporters._sqlite.terms import key_term, term
 
-__all__ = ["BadSearch", "Search", "parse_search"]
-
 _MAX_TEXT, _MAX_TERMS = 1000, 20
 _MAX_NS = (1 << 63) - 1024  # as SQLite holds it; a float has it exactly
 _TOKEN = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+|"')

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-__all__ = ["Viewer", "viewer"]
-
 _HOST = "127.0.0.1"
 _MAX_CONNECTIONS = 200
 

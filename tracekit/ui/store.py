@@ -15,8 +15,6 @@ from .rows import Malformed
 if TYPE_CHECKING:
     import os
 
-__all__ = ["MAX_REQUEST_BYTES", "Busy", "Counts", "SpanStore", "TooLarge"]
-
 Signal: TypeAlias = Literal["traces", "logs"]
 
 MAX_REQUEST_BYTES: Final = 20 * 2**20  # the default of OpenTelemetry's collector

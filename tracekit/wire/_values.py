@@ -1,4 +1,4 @@
-"""Checks of field values that several wire formats share."""
+"""What several wire formats share: checks of field values, and the count of values that they cannot write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from .._core.errors import FormatError
 if TYPE_CHECKING:
     from .._core.context import SpanContext
 
-__all__ = ["bad_hex", "missing", "read_options", "single", "write_options"]
+
+class Counting:
+    """A format that counts in ``left_out`` what it could not write. It pickles as *constant*, its name in its module."""
+
+    def __init__(self, constant: str) -> None:
+        self._constant = constant
+        self.left_out = 0
+
+    def __reduce__(self) -> str:
+        return self._constant
 
 
 def single(field: str, value: str | list[str] | None, max_chars: int | None = None) -> str | None:

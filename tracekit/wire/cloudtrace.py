@@ -5,7 +5,8 @@
     span-id  = 1*20DIGIT                              ; DECIMAL, 64 bits; absent or 0: a trace without a span
     options  = 1*3DIGIT                               ; bit 0: sampled; absent: undecided
 
-Options above 1 are kept as ``extra["cloudtrace"]`` and written again unchanged as long as the decision is the same.
+Options above 1 are kept as ``extra["cloudtrace"]`` and written again unchanged as long as the decision is the same;
+kept options that no header can hold are omitted and counted in ``left_out``.
 
 Spec: https://cloud.google.com/trace/docs/trace-context#legacy-http-header
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._core.codecs import Sieve, parse_decimal, parse_hex, put
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from ._values import bad_hex, read_options, single, write_options
+from ._values import Counting, bad_hex, read_options, single, write_options
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -29,12 +30,9 @@ _SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 200
 
 
-class _CloudTrace:
+class _CloudTrace(Counting):
     name: str = "cloudtrace"
     fields: tuple[str, ...] = (_FIELD,)
-
-    def __init__(self) -> None:
-        self.left_out = 0  # number of kept options that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the header, or None."""
@@ -66,8 +64,5 @@ class _CloudTrace:
             self.left_out += 1
         put(carrier, _FIELD, text + options)
 
-    def __reduce__(self) -> str:
-        return "CLOUDTRACE"
 
-
-CLOUDTRACE: Final = _CloudTrace()
+CLOUDTRACE: Final = _CloudTrace("CLOUDTRACE")

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._core.codecs import Sieve, parse_decimal, parse_hex
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from ._values import missing, single
+from ._values import Counting, missing, single
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -48,12 +48,9 @@ _MAX_TAGS_CHARS = 512
 _MAX_ORIGIN_CHARS = 256
 
 
-class _Datadog:
+class _Datadog(Counting):
     name: str = "datadog"
     fields: tuple[str, ...] = _FIELDS
-
-    def __init__(self) -> None:
-        self.left_out = 0  # number of kept words, tags and contexts that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the headers, or None."""
@@ -131,9 +128,6 @@ class _Datadog:
         self.left_out += len(tags) - len(good)
         return text or None
 
-    def __reduce__(self) -> str:
-        return "DATADOG"
-
 
 def _number(field: str, text: str) -> int:
     number = parse_decimal(text)
@@ -178,4 +172,4 @@ def _is_text(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-DATADOG: Final = _Datadog()
+DATADOG: Final = _Datadog("DATADOG")

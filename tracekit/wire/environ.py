@@ -13,7 +13,7 @@ from __future__ import annotations
 import binascii
 from typing import TYPE_CHECKING, Any, Final
 
-from ..wire.w3c import read_tracecontext, read_w3c, write_w3c
+from .w3c import read_tracecontext, read_w3c, write_w3c
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping, Sequence

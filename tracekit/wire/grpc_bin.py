@@ -39,7 +39,7 @@ from .._core.codecs import (
 from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
-from ._values import single
+from ._values import Counting, single
 
 __all__ = ["BINARY", "decode_binary", "encode_binary"]
 
@@ -72,12 +72,9 @@ def encode_binary(context: SpanContext) -> bytes:
     return octets + tail if tail and _is_tail(tail, _MAX_BYTES - len(octets)) else octets
 
 
-class _Binary:
+class _Binary(Counting):
     name: str = "grpc_bin"
     fields: tuple[str, ...] = ("grpc-trace-bin", "grpc-tags-bin")
-
-    def __init__(self) -> None:
-        self.left_out = 0  # number of labels, parts of labels and tails that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the two entries, which may be labels alone, or None."""
@@ -109,9 +106,6 @@ class _Binary:
             kept = len(decode_tags(octets) or ())
             self.left_out += len(labels.members) + sum([len(properties) for _, _, properties in labels.members]) - kept
         _put(carrier, "grpc-tags-bin", octets if octets != b"\0" else None)
-
-    def __reduce__(self) -> str:
-        return "BINARY"
 
 
 def _is_tail(tail: object, room: int) -> bool:
@@ -167,4 +161,4 @@ def _base64(octets: bytes) -> bytes:
     return binascii.b2a_base64(octets, newline=False).rstrip(b"=")
 
 
-BINARY: Final = _Binary()
+BINARY: Final = _Binary("BINARY")

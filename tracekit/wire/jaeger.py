@@ -29,7 +29,7 @@ from .._core.codecs import MAX_LABEL_BYTES, Sieve, escape_label, is_label_key, j
 from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
-from ._values import bad_hex, single
+from ._values import Counting, bad_hex, single
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,13 +49,10 @@ _MAX_KEY_CHARS = 256 - len(_PREFIX)
 _MAX_LABEL_CHARS = 2 * MAX_LABEL_BYTES  # encoded, which may take more characters here than in baggage
 
 
-class _Jaeger:
+class _Jaeger(Counting):
     name: str = "jaeger"
     fields: tuple[str, ...] = _FIELDS
     prefixes: Final = (_PREFIX,)
-
-    def __init__(self) -> None:
-        self.left_out = 0  # number of labels, parts of labels and debug ids that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the fields, or None: ids, a decision from ``jaeger-debug-id``, or labels alone."""
@@ -94,9 +91,6 @@ class _Jaeger:
                 places -= 1
         self.left_out += places
         _SIEVE.put(carrier, texts)
-
-    def __reduce__(self) -> str:
-        return "JAEGER"
 
 
 def _parse(value: str) -> SpanContext:
@@ -172,4 +166,4 @@ def _decode(text: str) -> str:
     return unescape_label(text.replace("+", " "))
 
 
-JAEGER: Final = _Jaeger()
+JAEGER: Final = _Jaeger("JAEGER")

@@ -24,7 +24,7 @@ from .._core.codecs import MAX_LABEL_BYTES, Sieve, is_label_key, parse_hex
 from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
 from .._core.labels import Labels
-from ._values import bad_hex, missing, single
+from ._values import Counting, bad_hex, missing, single
 
 __all__ = ["OTTRACE"]
 
@@ -36,13 +36,10 @@ _DEFERRED = 0x100
 _DECISIONS = {"false": 0, "true": 1, "0": 0, "1": 1}
 
 
-class _OTTrace:
+class _OTTrace(Counting):
     name: str = "ottrace"
     fields: tuple[str, ...] = _FIELDS
     prefixes: Final = (_PREFIX,)
-
-    def __init__(self) -> None:
-        self.left_out = 0  # number of labels and parts of labels that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the fields, which may be labels alone, or None."""
@@ -77,9 +74,6 @@ class _OTTrace:
         self.left_out += places
         _SIEVE.put(carrier, texts)
 
-    def __reduce__(self) -> str:
-        return "OTTRACE"
-
 
 def _id(field: str, text: str | None, digits: int) -> int:
     if text is None:
@@ -106,4 +100,4 @@ def _is_plain(value: str) -> bool:
     return value.isascii() and value.isprintable() and value == value.strip(" ")
 
 
-OTTRACE: Final = _OTTrace()
+OTTRACE: Final = _OTTrace("OTTRACE")

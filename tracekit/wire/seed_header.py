@@ -7,7 +7,8 @@
 
 The span id is in hex, unlike in ``X-Cloud-Trace-Context``, which looks the same and has it in decimal: only the name of
 the header tells them apart. Options above 1 are kept as ``extra["seed"]`` and written again unchanged as long as the
-decision is the same. Not among the default formats.
+decision is the same; kept options that no header can hold are omitted and counted in ``left_out``. Not among the
+default formats.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._core.codecs import Sieve, parse_hex, put
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from ._values import bad_hex, read_options, single, write_options
+from ._values import Counting, bad_hex, read_options, single, write_options
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -29,12 +30,9 @@ _SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 32 + 1 + 16 + 3 + 3
 
 
-class _Seed:
+class _Seed(Counting):
     name: str = "seed"
     fields: tuple[str, ...] = (_FIELD,)
-
-    def __init__(self) -> None:
-        self.left_out = 0  # number of kept options that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the header, or None."""
@@ -65,8 +63,5 @@ class _Seed:
             self.left_out += 1
         put(carrier, _FIELD, text + options)
 
-    def __reduce__(self) -> str:
-        return "SEED"
 
-
-SEED: Final = _Seed()
+SEED: Final = _Seed("SEED")

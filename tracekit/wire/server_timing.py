@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._core.codecs import Sieve, put
 from .._core.errors import FormatError
-from ..wire.w3c import format_traceparent, parse_traceparent
+from .w3c import format_traceparent, parse_traceparent
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext

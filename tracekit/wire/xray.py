@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._core.codecs import Sieve, parse_hex, put
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from ._values import single
+from ._values import Counting, single
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -42,12 +42,9 @@ _DECISIONS = {"0": 0, "1": 1, "?": 0x100}
 _ASKED = ("Sampled", "?")
 
 
-class _XRay:
+class _XRay(Counting):
     name: str = "xray"
     fields: tuple[str, ...] = (_FIELD,)
-
-    def __init__(self) -> None:
-        self.left_out = 0  # number of kept fields that could not be written
 
     def read(self, carrier: Any) -> SpanContext | None:
         """Return the context in the header, or None."""
@@ -94,18 +91,12 @@ class _XRay:
         elif _ASKED in pairs:
             text += ";Sampled=?"
         for pair in pairs:
-            if (
-                pair is not None
-                and pair[0] not in _SHAPES
-                and len(text) + len(pair[0]) + len(pair[1]) + 2 <= _MAX_CHARS
-            ):
-                text += f";{pair[0]}={pair[1]}"
+            field = "" if pair is None or pair[0] in _SHAPES else f";{pair[0]}={pair[1]}"
+            if field and len(text) + len(field) <= _MAX_CHARS:
+                text += field
             elif pair != _ASKED:
                 self.left_out += 1
         put(carrier, _FIELD, text)
-
-    def __reduce__(self) -> str:
-        return "XRAY"
 
 
 def _number(key: str, value: str) -> int:
@@ -129,4 +120,4 @@ def _pair(kept: object) -> tuple[str, str] | None:
     return (key, value) if is_whole and text.isascii() and text.isprintable() else None
 
 
-XRAY: Final = _XRay()
+XRAY: Final = _XRay("XRAY")

@@ -14,8 +14,6 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["CHECKS", "TRACE_HEADERS", "Callback", "Check", "Header", "Rule", "problems"]
-
 TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
 
 Header: TypeAlias = tuple[str, str]
@@ -185,12 +183,16 @@ def _parent(
     return name, f"{version}-{trace}-{span}-{flags}{more}"
 
 
-def _continues(name: str, section: str, sent: Header, *must: Rule) -> Check:
-    return Check(f"traceparent: {name}", _TRACE_CONTEXT + section, (sent,), (_VALID, _CONTINUED, *must))
+def _starts(name: str, section: str, sent: tuple[Header, ...], *must: Rule, calls: int = 1) -> Check:
+    return Check(f"traceparent: {name}", _TRACE_CONTEXT + section, sent, (_VALID, *must), calls)
+
+
+def _continues(name: str, section: str, sent: Header, *must: Rule, calls: int = 1) -> Check:
+    return _starts(name, section, (sent,), _CONTINUED, *must, calls=calls)
 
 
 def _restarts(name: str, section: str, *sent: Header) -> Check:
-    return Check(f"traceparent: {name}", _TRACE_CONTEXT + section, sent, (_VALID, _fresh(*sent)))
+    return _starts(name, section, sent, _fresh(*sent))
 
 
 def _state(name: str, section: str, texts: Sequence[str], *must: Rule, header: str = "tracestate") -> Check:
@@ -199,11 +201,17 @@ def _state(name: str, section: str, texts: Sequence[str], *must: Rule, header: s
     return Check(f"tracestate: {name}", _TRACE_CONTEXT + section, sent, (_VALID, _CONTINUED, _LEGAL_STATE, *must))
 
 
+def _discarded(name: str, section: str, *parents: Header) -> Check:
+    sent = (*parents, ("tracestate", "foo=1"))
+    return Check(f"tracestate: {name}", _TRACE_CONTEXT + section, sent, (_VALID, _lacks("foo")))
+
+
 def _baggage(name: str, section: str, texts: Sequence[str], *must: Rule, parent: Header | None = None) -> Check:
     sent = (parent or _parent(), *[("baggage", text) for text in texts])
     return Check(f"baggage: {name}", _BAGGAGE + section, sent, (_LEGAL_BAGGAGE, *must))
 
 
+_RECEIVED, _VERSIONS = "a-traceparent-is-received", "versioning-of-traceparent"  # sections
 _OWS = "\t "
 _STATE_KEY = "abcdefghijklmnopqrstuvwxyz0123456789_-*/"
 _STATE_VALUE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in ",=")
@@ -216,36 +224,27 @@ _TOO_MUCH = [f"key{at}={'v' * 125}" for at in range(64)]
 
 CHECKS: Final = (
     # ---- starting and continuing
-    Check(
-        "traceparent: a request without one starts a trace", f"{_TRACE_CONTEXT}no-traceparent-received", (), (_VALID,)
-    ),
-    Check(
-        "traceparent: a new trace has one trace-id, and a parent-id for each call",
-        f"{_TRACE_CONTEXT}no-traceparent-received",
+    _starts("a request without one starts a trace", "no-traceparent-received", ()),
+    _starts(
+        "a new trace has one trace-id, and a parent-id for each call",
+        "no-traceparent-received",
         (),
-        (_VALID, _ONE_TRACE, _OWN_PARENTS),
+        _ONE_TRACE,
+        _OWN_PARENTS,
         calls=3,
     ),
-    _continues("a trace is continued", "a-traceparent-is-received", _parent()),
-    _continues("a trace that is not sampled is continued", "a-traceparent-is-received", _parent(flags="00")),
-    Check(
-        "traceparent: the parent-id sent on is a new one",
-        f"{_TRACE_CONTEXT}a-traceparent-is-received",
-        (_parent(),),
-        (_VALID, _NEW_PARENT),
+    _continues("a trace is continued", _RECEIVED, _parent()),
+    _continues("a trace that is not sampled is continued", _RECEIVED, _parent(flags="00")),
+    _starts("the parent-id sent on is a new one", _RECEIVED, (_parent(),), _NEW_PARENT),
+    _continues(
+        "each call of a continued trace has a parent-id of its own", _RECEIVED, _parent(), _OWN_PARENTS, calls=3
     ),
-    Check(
-        "traceparent: each call of a continued trace has a parent-id of its own",
-        f"{_TRACE_CONTEXT}a-traceparent-is-received",
-        (_parent(),),
-        (_VALID, _CONTINUED, _OWN_PARENTS),
-        calls=3,
-    ),
-    Check(
-        "traceparent: all calls of a restarted trace are in one",
-        f"{_TRACE_CONTEXT}a-traceparent-is-received",
+    _starts(
+        "all calls of a restarted trace are in one",
+        _RECEIVED,
         (_parent(trace="0" * 32),),
-        (_VALID, _ONE_TRACE, _OWN_PARENTS),
+        _ONE_TRACE,
+        _OWN_PARENTS,
         calls=3,
     ),
     # ---- the header
@@ -273,23 +272,14 @@ CHECKS: Final = (
     _restarts("version 00 with a dot behind it", "version-format", _parent(more=".")),
     _restarts("version 00 with a dash behind it", "version-format", _parent(more="-")),
     _restarts("version 00 with more fields", "version-format", _parent(more="-what-comes-next")),
-    _continues("a higher version, as long as 00", "versioning-of-traceparent", _parent("cc")),
-    _continues(
-        "a higher version with more fields", "versioning-of-traceparent", _parent("cc", more="-what-comes-next")
-    ),
-    _continues("a higher version with an empty field", "versioning-of-traceparent", _parent("cc", more="-")),
-    _restarts("a higher version with a dot behind it", "versioning-of-traceparent", _parent("cc", more=".next")),
-    _restarts("a higher version cut short", "versioning-of-traceparent", _parent("cc", flags="0")),
-    _restarts("a higher version with a bad trace-id", "versioning-of-traceparent", _parent("cc", f".{_TRACE[1:]}")),
-    _restarts(
-        "a higher version with a bad parent-id", "versioning-of-traceparent", _parent("cc", span=f".{_SPAN[1:]}")
-    ),
-    _continues(
-        "of a higher version's flags only those known",
-        "versioning-of-traceparent",
-        _parent("cc", flags="ff"),
-        _NO_OTHER_FLAGS,
-    ),
+    _continues("a higher version, as long as 00", _VERSIONS, _parent("cc")),
+    _continues("a higher version with more fields", _VERSIONS, _parent("cc", more="-what-comes-next")),
+    _continues("a higher version with an empty field", _VERSIONS, _parent("cc", more="-")),
+    _restarts("a higher version with a dot behind it", _VERSIONS, _parent("cc", more=".next")),
+    _restarts("a higher version cut short", _VERSIONS, _parent("cc", flags="0")),
+    _restarts("a higher version with a bad trace-id", _VERSIONS, _parent("cc", f".{_TRACE[1:]}")),
+    _restarts("a higher version with a bad parent-id", _VERSIONS, _parent("cc", span=f".{_SPAN[1:]}")),
+    _continues("of a higher version's flags only those known", _VERSIONS, _parent("cc", flags="ff"), _NO_OTHER_FLAGS),
     # ---- trace-id
     _restarts("a trace-id of zeros", "trace-id", _parent(trace="0" * 32)),
     _restarts("a trace-id in upper case", "trace-id", _parent(trace=_TRACE.upper())),
@@ -316,7 +306,7 @@ CHECKS: Final = (
     _continues("the random flag stays unset", "random-trace-id-flag", _parent(flags="01"), _NOT_RANDOM),
     _continues("unknown flags are not passed on", "other-flags", _parent(flags="ff"), _NO_OTHER_FLAGS),
     # ---- tracestate
-    _state("it is passed on", "a-traceparent-is-received", ["foo=1"], _has("foo=1")),
+    _state("it is passed on", _RECEIVED, ["foo=1"], _has("foo=1")),
     _state(
         "its order is kept", "mutating-the-tracestate-field", ["foo=1,bar=2,baz=3"], _has("foo=1", "bar=2", "baz=3")
     ),
@@ -376,21 +366,10 @@ CHECKS: Final = (
     _state(
         "a list goes on with a higher version of traceparent", "versioning-of-tracestate", ["foo=1"], _has("foo=1")
     )._replace(sent=(_parent("cc", more="-what-comes-next"), ("tracestate", "foo=1"))),
-    *[
-        Check(
-            f"tracestate: {name}", _TRACE_CONTEXT + section, (*sent, ("tracestate", "foo=1")), (_VALID, _lacks("foo"))
-        )
-        for name, section, sent in [
-            ("without a traceparent it is discarded", "no-traceparent-received", ()),
-            ("with a bad traceparent it is discarded", "a-traceparent-is-received", (_parent(trace=_TRACE.upper()),)),
-            ("with version ff it is discarded", "a-traceparent-is-received", (_parent("ff"),)),
-            (
-                "with two traceparents it is discarded",
-                "a-traceparent-is-received",
-                (_parent(), _parent(trace=_TRACE[::-1])),
-            ),
-        ]
-    ],
+    _discarded("without a traceparent it is discarded", "no-traceparent-received"),
+    _discarded("with a bad traceparent it is discarded", _RECEIVED, _parent(trace=_TRACE.upper())),
+    _discarded("with version ff it is discarded", _RECEIVED, _parent("ff")),
+    _discarded("with two traceparents it is discarded", _RECEIVED, _parent(), _parent(trace=_TRACE[::-1])),
     # ---- baggage
     _baggage("it is passed on", "mutating-baggage", ["userId=alice"], _carries("userId=alice")),
     _baggage("its order is kept", "mutating-baggage", ["c=1,a=2,b=3"], _carries("c=1", "a=2", "b=3")),
@@ -424,7 +403,7 @@ CHECKS: Final = (
     ),
     Check(
         "baggage: what breaks the grammar does not end the trace",
-        f"{_TRACE_CONTEXT}a-traceparent-is-received",
+        _TRACE_CONTEXT + _RECEIVED,
         (_parent(), ("baggage", 'a="1", ,=;')),
         (_VALID, _CONTINUED),
     ),

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..screen import Segment
     from .service import Outcome
 
-__all__ = ["run"]
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command, and return its exit status."""

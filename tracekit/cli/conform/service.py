@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from .checks import Callback, Check, Header
 
-__all__ = ["PROTOCOL", "Outcome", "ServiceError", "conform"]
-
 PROTOCOL: Final = """\
 It must answer a POST of [{"url": URL, "arguments": LIST}, ...] when it has POSTed to each URL its LIST, as JSON:
 

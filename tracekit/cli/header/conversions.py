@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from ..._core.context import SpanContext
 
-__all__ = ["Conversion", "convert"]
-
 
 class Conversion(NamedTuple):
     """A message's context in another format, the values it cannot carry, and those it spells differently."""

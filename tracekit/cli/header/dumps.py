@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["MAX_BYTES", "DumpError", "Message", "read_arguments", "read_dump"]
-
 MAX_BYTES = 16 * 1024 * 1024
 
 _EXPECTED = (

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ..._core.context import SpanContext
     from ...wire import Format
 
-__all__ = ["Problem", "losses", "suspicions"]
-
 _EXAMPLES = {"4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c"}
 _MAX_PROBLEMS = 8  # of one kind, in one header
 

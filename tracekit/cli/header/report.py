@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from ...wire import Format
 
-__all__ = ["Found", "Header", "Report", "examine"]
-
 # In the order in which a message's contexts are put together; the names are those of --to.
 _FORMATS: dict[str, Format] = {
     "tracecontext": TRACECONTEXT,
@@ -103,26 +101,10 @@ class Report(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Return all this in values that JSON has."""
-        return {
-            "title": self.title,
-            "is_environ": self.is_environ,
-            "ok": self.ok,
-            "found": [
-                {
-                    "format": found.format,
-                    "ok": not found.problems,
-                    "headers": [header._asdict() for header in found.headers],
-                    "context": _plain_context(found.context),
-                    "words": [word._asdict() for word in found.words],
-                    "problems": [problem._asdict() for problem in found.problems],
-                    "warnings": found.warnings,
-                }
-                for found in self.found
-            ],
-            "context": _plain_context(self.context),
-            "warnings": self.warnings,
-            "conversions": [conversion._asdict() for conversion in self.conversions],
-        }
+        plain: dict[str, Any] = _plain(self)
+        for found, shown in zip(self.found, plain["found"], strict=True):
+            shown["ok"] = not found.problems
+        return plain | {"ok": self.ok}
 
 
 def examine(messages: Iterable[Message], to: Sequence[str] = ()) -> list[Report]:
@@ -256,15 +238,17 @@ def _disagreements(found: list[Found]) -> Iterator[str]:
             yield f"{pair} name different traces: a receiver continues the one it reads first, and may link to the other"
 
 
-def _plain_context(context: SpanContext | None) -> dict[str, Any] | None:
-    if context is None:
-        return None
-    return {
-        "trace_id": context.trace_id,
-        "span_id": context.span_id,
-        "flags": context.flags,
-        "sampled": None if context.deferred else context.sampled,
-        "state": [[key, value] for key, value in context.state.items()],
-        "labels": [[key, value, [list(pair) for pair in more]] for key, value, more in context.labels.members],
-        "extra": {key: kept.hex() if isinstance(kept, bytes) else kept for key, kept in context.extra.items()},
-    }
+def _plain(value: Any) -> Any:
+    if isinstance(value, SpanContext):
+        return {
+            "trace_id": value.trace_id,
+            "span_id": value.span_id,
+            "flags": value.flags,
+            "sampled": None if value.deferred else value.sampled,
+            "state": list(value.state.items()),
+            "labels": value.labels.members,
+            "extra": {key: kept.hex() if isinstance(kept, bytes) else kept for key, kept in value.extra.items()},
+        }
+    if hasattr(value, "_asdict"):
+        return {key: _plain(item) for key, item in value._asdict().items() if key != "fields"}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from ..._core.context import SpanContext
 
-__all__ = ["TITLES", "Word", "pairs", "words"]
-
 TITLES = {
     "tracecontext": "W3C Trace Context",
     "baggage": "W3C Baggage",
