@@ -1,5 +1,6 @@
 cimport cython
 
+from .._carriers cimport reads_w3c
 from .._core.context cimport SpanContext
 from .._core.scopes cimport Scope, effective, held_span, innermost
 from .._core.span cimport Span, start_request_span, tracer_in_use
@@ -9,6 +10,7 @@ from ._suppression cimport is_http_suppressed
 
 cdef dict _NAMES, _stale
 cdef object _stale_fields
+cdef frozenset _W3C, _W3C_AND_LABELS
 cdef Py_ssize_t _ROOM
 
 

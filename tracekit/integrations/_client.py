@@ -28,13 +28,14 @@ from ._peers import Peers
 from ._redaction import Redaction
 
 if not compiled:
+    from .._carriers import reads_w3c
     from .._core.codecs import Items
     from .._core.scopes import effective, held_span, innermost
     from .._core.span import Span, start_request_span, tracer_in_use
     from ._suppression import is_http_suppressed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 __all__ = [
     "Client",
@@ -53,6 +54,8 @@ _ROOM: Final = 7  # attributes that most requests have, with those of the respon
 _ORIGINALS: Final = 64  # characters kept of an unknown method
 _MAX_KNOWN: Final = 1024  # entries of a cache
 
+_W3C: Final = frozenset({"traceparent", "tracestate"})
+_W3C_AND_LABELS: Final = _W3C | {"baggage"}
 _stale: dict[tuple[str, ...], frozenset[str]] = {}
 _stale_fields: Any = None
 
@@ -210,13 +213,15 @@ def fail(client_span: Span, error: BaseException) -> None:
         end(client_span)
 
 
-def stale_fields(written: Iterable[str]) -> frozenset[str]:
+def stale_fields(written: Collection[str]) -> frozenset[str]:
     """Return the names, in lower case, of headers that a request must not keep beside the *written* ones.
 
     They are all fields of the configured formats, since a reader would find another trace in them; a ``baggage`` header
     of the program's own stays where no labels are sent.
     """
     global _stale_fields
+    if reads_w3c():
+        return _W3C_AND_LABELS if "baggage" in written else _W3C
     fields, _ = names()
     if fields is not _stale_fields:
         _stale_fields = fields

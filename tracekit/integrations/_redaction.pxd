@@ -7,7 +7,7 @@ cdef class Redaction:
 
     cpdef bint is_secret(self, str name) except -1
 
-    @cython.locals(known=dict, part=str, end=Py_ssize_t)
+    @cython.locals(known=dict, begin=Py_ssize_t, end=Py_ssize_t, equals=Py_ssize_t, size=Py_ssize_t)
     cpdef str query(self, str query)
     cdef str _redacted(self, str query)
     cdef str _pair(self, str pair)

@@ -70,10 +70,15 @@ class Redaction:
         if ";" in query:  # a separator in HTML 4, appendix B.2.2
             return ";".join([self._redacted(part) for part in query.split(";")])
         known = self._known
-        for part in query.split("&"):
-            end = part.find("=")
-            if known.get(part if end < 0 else part[:end]) is not False:  # not known to be harmless
+        begin, size = 0, len(query)
+        while begin <= size:  # most queries are harmless: no list of their parts is made
+            end = query.find("&", begin)
+            if end < 0:
+                end = size
+            equals = query.find("=", begin, end)
+            if known.get(query[begin : end if equals < 0 else equals]) is not False:  # not known to be harmless
                 return self._redacted(query)
+            begin = end + 1
         return query
 
     def _redacted(self, query: str) -> str:
