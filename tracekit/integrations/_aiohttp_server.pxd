@@ -5,6 +5,11 @@ from .._speedups cimport Items
 from ._redaction cimport Redaction
 from ._server cimport Callers
 
+
+cdef extern from *:
+    object bound "PyMethod_New"(object function, object owner)
+
+
 cdef dict _VERSIONS, _known_hosts
 cdef object _USER_AGENT, _HOST, _Response, _StreamResponse, _MatchInfo, _Route
 cdef Py_ssize_t _MAX_KNOWN, _ROOM

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
@@ -19,10 +18,14 @@ from ._redaction import MAX_TEXT
 from ._server import NOT_TRACED, Trust, excluded
 
 if not compiled:
+    from types import MethodType
+
     from .._core.codecs import Items
     from .._core.span import Span, _enter, _exit
     from ._redaction import Redaction
     from ._server import Callers
+
+    bound = MethodType
 
 if TYPE_CHECKING:
     import re
@@ -119,7 +122,7 @@ def handle_of(server: Server, patches: Patches, original: Any) -> Any:
     @functools.wraps(original)
     def _handle(app: web.Application, request: web.Request) -> Awaitable[web.StreamResponse]:
         if patches.is_active:
-            return server.serve(request, MethodType(original, app))
+            return server.serve(request, bound(original, app))
         response: Awaitable[web.StreamResponse] = original(app, request)
         return response
 
@@ -148,7 +151,7 @@ def _attributes_of(request: Any, message: Any, method: str, redaction: Redaction
     if query:
         attributes.add("url.query", redaction.query(query))
     if agent := headers.get(_USER_AGENT):
-        attributes.add("user_agent.original", agent[:MAX_TEXT])
+        attributes.add("user_agent.original", agent if len(agent) <= MAX_TEXT else agent[:MAX_TEXT])
     address, port = _server_of(headers.get(_HOST, ""), scheme, request)
     if address:
         attributes.add("server.address", address)

@@ -1,6 +1,12 @@
 cimport cython
 
 
+cdef extern from *:
+    Py_ssize_t find "PyUnicode_FindChar"(
+        str text, Py_UCS4 character, Py_ssize_t begin, Py_ssize_t end, int direction
+    ) except -2
+
+
 cdef class Redaction:
     cdef frozenset _more
     cdef readonly dict _known
