@@ -3,6 +3,9 @@
 See ``bench/added.py`` for the method. http.client reads and writes memory, httpx has a transport that answers at once,
 and aiohttp's client talks to aiohttp's server over loopback in one event loop. OpenTelemetry has no package for http.client
 alone, so urllib3, which is built on it, is a row, too.
+
+aiohttp has two columns of a floor, with no tracer. "nothing" has an empty ``TraceConfig``, and a middleware on the server
+that does nothing. "header" has a client middleware that sets one ``traceparent`` in place of the ``TraceConfig``.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .added import Bench, Row, contrib, main
+from .added import CONTRIB, Bench, Row, contrib, main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 URL = "http://shop.example/items/3?page=2&q=shoes"
+TRACEPARENT = f"00-{'1' * 32}-{'2' * 16}-01"
 HEADERS = {"accept": "*/*", "user-agent": "bench/1", "accept-encoding": "gzip"}
 
 
@@ -98,24 +102,40 @@ def httpx_(is_async: bool, made: Callable[[object], object]) -> Callable[[], obj
     return lambda: runner.run(many())
 
 
-def aiohttp_(_: str) -> Callable[[], object]:
+def aiohttp_(contender: str) -> Callable[[], object]:
     import aiohttp
     from aiohttp import web
 
     runner = asyncio.Runner()
 
+    @web.middleware
+    async def nothing(request: web.Request, handler: Any) -> web.StreamResponse:
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    async def header(request: aiohttp.ClientRequest, send: Any) -> aiohttp.ClientResponse:
+        request.headers["traceparent"] = TRACEPARENT
+        response: aiohttp.ClientResponse = await send(request)
+        return response
+
+    is_floor = contender in FLOORS
+    options: dict[str, Any] = {
+        "nothing": {"trace_configs": [aiohttp.TraceConfig()]},
+        "header": {"middlewares": [header]},
+    }.get(contender, {})
+
     async def handler(_: web.Request) -> web.Response:
         return web.Response(text="ok")
 
     async def start() -> tuple[aiohttp.ClientSession, str]:
-        app = web.Application()
+        app = web.Application(middlewares=[nothing] * is_floor)
         app.router.add_get("/items/{id}", handler)
         serving = web.AppRunner(app, access_log=None)
         await serving.setup()
         site = web.TCPSite(serving, "127.0.0.1", 0)
         await site.start()
         port = serving.addresses[0][1]
-        return aiohttp.ClientSession(), f"http://127.0.0.1:{port}/items/3?page=2&q=shoes"
+        return aiohttp.ClientSession(**options), f"http://127.0.0.1:{port}/items/3?page=2&q=shoes"
 
     session, url = runner.run(start())
 
@@ -137,12 +157,13 @@ def _instrument_client(client: object) -> None:
 
 
 MANY = 50  # requests in one run of an event loop
+FLOORS = ("nothing", "header")
 ROWS = {
     "http.client": Row(http_client, 6, contenders=("tracekit",)),
     "urllib3": Row(urllib3_),
     "httpx": Row(lambda _: httpx_(False, _instrument_client), 15),
     "httpx async": Row(lambda _: httpx_(True, _instrument_client), units=MANY),
-    "aiohttp client + server": Row(aiohttp_, 15, units=MANY),
+    "aiohttp client + server": Row(aiohttp_, 15, MANY, (*FLOORS, "tracekit", *CONTRIB)),
 }
 
 
@@ -180,7 +201,7 @@ def _instrument_all() -> None:
 BENCH = Bench(
     "bench.clients",
     ROWS,
-    {"tracekit": tracekit, **contrib(_instrument_all)},
+    {**dict.fromkeys(FLOORS, lambda: lambda: None), "tracekit": tracekit, **contrib(_instrument_all)},
     ("aiohttp_client", "aiohttp_server", "httpx", "urllib3"),
 )
 

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -901,6 +902,84 @@ def test_interceptors_of_the_program_stay_and_each_attempt_has_a_span(exporter, 
     assert seen == ["/shop.Shop/unary_unary"] * 2
     calls = ["  shop.Shop/unary_unary", "    shop.Shop/unary_unary", "      work"] * 2
     assert span_tree(exporter.spans).splitlines() == ["root", *calls]
+
+
+WAYS = ["at its making", "generic", "registered"]
+
+
+def given(way, behavior):
+    """Return the arguments that make a server with a handler, and a function that adds the handler to it."""
+    registered = {"unary_unary": grpc.unary_unary_rpc_method_handler(behavior)}
+    return {
+        "at its making": ({"handlers": (handlers(unary_unary=behavior),)}, lambda _: None),
+        "generic": ({}, lambda server: server.add_generic_rpc_handlers((handlers(unary_unary=behavior),))),
+        "registered": ({}, lambda server: server.add_registered_method_handlers("shop.Shop", registered)),
+    }[way]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_server_traces_the_handlers_that_it_gets_in_any_way_until_it_is_not(exporter, way):
+    pool = ThreadPoolExecutor(1)
+    tracing.instrument()
+    options, add = given(way, unary_unary)
+    server = grpc.server(pool, **options)
+    add(server)
+    tracing.uninstrument()
+    tracing.instrument()  # another one: this server's ended
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    tracing.uninstrument()
+    assert call(f"127.0.0.1:{port}") == b"1"
+    server.stop(None).wait()
+    assert [one.name for one in exporter.spans] == ["work"]
+
+    tracing.instrument()
+    options, add = given(way, unary_unary)
+    server = grpc.server(pool, **options)
+    add(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    assert call(f"127.0.0.1:{port}") == b"1"
+    server.stop(None).wait()
+    tracing.uninstrument()
+    pool.shutdown()
+    names = "shop.Shop/unary_unary\n  shop.Shop/unary_unary\n    work"
+    assert span_tree(exporter.spans[1:]) == names
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_asynchronous_server_traces_the_handlers_that_it_gets_in_any_way(exporter, traced, way):
+    async def main():
+        options, add = given(way, aio_unary_unary)
+        server = grpc.aio.server(**options)
+        add(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            assert await stub(channel)(b"1") == b"1"
+            with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
+                await stub(channel, "unary_unary_2")(b"1")
+        await server.stop(None)
+
+    asyncio.run(main())
+    assert [one.name for one in exporter.spans if one.kind == "server"] == ["shop.Shop/unary_unary"]
+
+
+def test_invalid_arguments_of_servers_are_errors_of_grpc(exporter, traced):
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(AttributeError, match="must conform to"):
+            grpc.server(pool).add_generic_rpc_handlers([object()])
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            grpc.server(pool, handler=())
+
+
+def test_a_server_that_the_program_drops_is_deallocated(exporter, traced):
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool)
+        server.add_generic_rpc_handlers((handlers(unary_unary=unary_unary),))
+        watched = weakref.ref(server)
+        del server
+        assert watched() is None  # without the garbage collector: gRPC ends the server's thread then
 
 
 def test_opentelemetrys_suppression_is_honoured(exporter, untraced_server, traced):

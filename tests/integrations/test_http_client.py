@@ -22,6 +22,7 @@ import tracekit
 from tracekit.bridges import opentelemetry as bridge
 from tracekit.integrations import _client, _http, _http_client_calls, http_client
 from tracekit.testing import span_tree
+from tracekit.wire import b3
 
 from .http_servers import shop
 
@@ -404,6 +405,7 @@ def test_an_error_of_tracing_is_logged_once_and_the_request_is_sent(exporter, wa
     def fail(*_, **__):
         raise RuntimeError("tracing is broken")
 
+    tracekit.configure(exporter=exporter, formats=[b3.SINGLE])  # the names of the W3C fields are known
     monkeypatch.setattr(_client, broken, fail)
     for _ in range(2):
         assert way(f"{base}/", {})[0] == 200

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracekit import _secrets
+from tracekit.integrations._client import Client
 from tracekit.integrations._redaction import Redaction
 
 # Names of query parameters, in the spelling of real services.
@@ -246,3 +247,24 @@ def test_a_secret_is_redacted_after_any_text(before, separator, secret):
 def test_no_name_and_no_query_raises(name, query):
     Redaction().is_secret(name)
     Redaction().query(query)
+
+
+@pytest.mark.parametrize(
+    ("target", "url"),
+    [
+        ("/a", "https://shop:81/a"),
+        ("/a?b=1@2", "https://shop:81/a?b=1@2"),
+        ("/a?b=1#c", "https://shop:81/a?b=1"),
+        ("/a?token=1&b=2", "https://shop:81/a?token=REDACTED&b=2"),
+        ("?b=1", "https://shop:81?b=1"),
+        ("", "https://shop:81"),
+        ("*", "https://shop:81/*"),
+        ("http://me:word@other/a?b=1", "http://other/a?b=1"),
+        ("http://me:word@other?b=1@2", "http://other?b=1@2"),
+        ("a?b=://c", "https://shop:81/a?b=://c"),
+    ],
+)
+def test_the_recorded_url_of_a_request_is_its_target_below_the_origin(exporter, target, url):
+    client_span, _ = Client().start("GET", "https", "shop", 81, target)
+    assert client_span.attributes["url.full"] == url
+    client_span.end()

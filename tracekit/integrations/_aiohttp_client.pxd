@@ -4,6 +4,18 @@ from .._core.span cimport Span
 from ._client cimport Client, answer, end, fail, is_traced_above, stale_fields
 
 
+cdef object _HTTP11
+
+
+cdef class Sessions:
+    cdef object _patches, _some
+    cdef Client _all
+    cdef bint _has_some
+
+    @cython.locals(client=Client)
+    cdef object _add_to(self, object session, dict options)
+
+
 @cython.final
 cdef class _Attempts:
     cdef Client _client
@@ -13,6 +25,7 @@ cdef class _Attempts:
     cdef Span _start(self, object request)
 
 
+cdef object _add_to(Sessions sessions, object session, dict options)
 cdef bint _has_config(object session) except -1
 cdef object _write(object headers, dict written)
 cdef object _end_with(Span client_span, object response)

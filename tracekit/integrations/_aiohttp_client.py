@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Sessions", "TracekitConfig"]
 
 _VERSIONS: Final[dict[Any, str]] = {aiohttp.HttpVersion10: "1.0", aiohttp.HttpVersion11: "1.1"}
+_HTTP11: Final = aiohttp.HttpVersion11
 _FRAMES: Final = 32  # kept of a traceback
 _CLOSED: Final = "Connection closed"  # aiohttp's text in the body of a response that the program closed
 
@@ -99,6 +100,8 @@ class TracekitConfig(aiohttp.TraceConfig):
             report(error)
 
 
+@binding(False)
+@cclass
 class Sessions:
     """Trace the requests of all sessions, or of some, with less work for aiohttp than its signals cause.
 
@@ -120,7 +123,21 @@ class Sessions:
             self._some.setdefault(session, client)
             self._has_some = True
         if not self._patches.is_active:
-            self._patches.replace(aiohttp.ClientSession, "_request", self._patch)
+            self._patches.replace(aiohttp.ClientSession, "_request", functools.partial(_request_of, self))
+
+    def _add_to(self, session: Any, options: dict[str, Any]) -> None:
+        """Add the client middleware to the *options* of a request of *session*, if it is traced."""
+        if not self._patches.is_active:
+            return
+        try:
+            client = self._some.get(session, self._all) if self._has_some else self._all
+            if client is not None and not _has_config(session):
+                others = options.get("middlewares")
+                if others is None:
+                    others = session._middlewares
+                options["middlewares"] = (*others, _Attempts(client))
+        except Exception as error:
+            report(error)
 
     def uninstrument(self, session: aiohttp.ClientSession | None) -> None:
         """Undo ``instrument()`` with the same session."""
@@ -131,23 +148,6 @@ class Sessions:
         if self._all is None and not self._some:
             self._has_some = False
             self._patches.restore()
-
-    def _patch(self, original: Callable[..., Any]) -> Any:
-        @functools.wraps(original)
-        def _request(session: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._patches.is_active:
-                try:
-                    client = self._some.get(session, self._all) if self._has_some else self._all
-                    if client is not None and not _has_config(session):
-                        others = kwargs.get("middlewares")
-                        if others is None:
-                            others = session._middlewares
-                        kwargs["middlewares"] = (*others, _Attempts(client))
-                except Exception as error:
-                    report(error)
-            return original(session, *args, **kwargs)
-
-        return _request
 
 
 @binding(False)
@@ -191,6 +191,21 @@ class _Attempts:
         except Exception as error:  # the request is sent all the same
             report(error)
         return client_span
+
+
+def _request_of(sessions: Sessions, original: Callable[..., Any]) -> Any:
+    """Return the method that replaces ``ClientSession._request``."""
+
+    @functools.wraps(original)
+    def _request(session: Any, *args: Any, **kwargs: Any) -> Any:
+        _add_to(sessions, session, kwargs)
+        return original(session, *args, **kwargs)
+
+    return _request
+
+
+def _add_to(sessions: Sessions, session: Any, options: dict[str, Any]) -> None:
+    sessions._add_to(session, options)
 
 
 def _has_config(session: Any) -> bool:
@@ -247,7 +262,7 @@ def _span_of(attempt: SimpleNamespace) -> Span | None:
 
 def _version(response: Any) -> str | None:
     version = response.version
-    if version is aiohttp.HttpVersion11:
+    if version is _HTTP11:
         return "1.1"
     return None if version is None else _VERSIONS.get(version) or f"{version[0]}.{version[1]}"
 

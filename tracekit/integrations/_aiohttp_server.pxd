@@ -5,8 +5,13 @@ from .._speedups cimport Items
 from ._redaction cimport Redaction
 from ._server cimport Callers
 
+
+cdef extern from *:
+    object bound "PyMethod_New"(object function, object owner)
+
+
 cdef dict _VERSIONS, _known_hosts
-cdef object _USER_AGENT, _HOST, _Response, _StreamResponse
+cdef object _USER_AGENT, _HOST, _Response, _StreamResponse, _MatchInfo, _Route
 cdef Py_ssize_t _MAX_KNOWN, _ROOM
 
 
@@ -20,8 +25,8 @@ cdef class Server:
 
 
 @cython.locals(attributes=Items, target=str, query=str, path=str, end=Py_ssize_t)
-cpdef Items _attributes_of(object message, object transport, str method, Redaction redaction)
-cdef tuple _server_of(str host, str scheme, object transport)
+cpdef Items _attributes_of(object request, object message, str method, Redaction redaction)
+cdef tuple _server_of(str host, str scheme, object request)
 cdef object _finish(Span server_span, object request, object response)
 cdef object _fail(Span server_span, object request, object error)
 cdef object _describe(Span server_span, object request, object status)

@@ -18,10 +18,14 @@ from ._redaction import MAX_TEXT
 from ._server import NOT_TRACED, Trust, excluded
 
 if not compiled:
+    from types import MethodType
+
     from .._core.codecs import Items
     from .._core.span import Span, _enter, _exit
     from ._redaction import Redaction
     from ._server import Callers
+
+    bound = MethodType
 
 if TYPE_CHECKING:
     import re
@@ -38,6 +42,7 @@ SPAN_KEY: Any = web.RequestKey("tracekit.span", object) if hasattr(web, "Request
 _VERSIONS: Final[dict[Any, str]] = {HttpVersion10: "1.0", HttpVersion11: "1.1"}
 _USER_AGENT, _HOST = hdrs.USER_AGENT, hdrs.HOST  # known to multidict, which compares them by identity first
 _Response, _StreamResponse = web.Response, web.StreamResponse
+_MatchInfo, _Route = web.UrlMappingMatchInfo, web.ResourceRoute
 _MAX_KNOWN = 256  # entries of a cache
 _ROOM = 11  # attributes that most requests have, with route and status
 
@@ -65,8 +70,8 @@ class Server:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Return the response of *handler*."""
-        # Most requests have no keys yet, and the look-up of a missing one goes through an exception.
-        if not self.is_active or (len(request) and SPAN_KEY in request):
+        # Properties and methods of a request, a match and a response are calls in Python: their fields are read instead.
+        if not self.is_active or SPAN_KEY in request._state:
             return await handler(request)
         if self._is_excluded is not None and self._is_excluded(request.path):
             request[SPAN_KEY] = None  # an inner middleware skips it, too
@@ -89,7 +94,6 @@ class Server:
 
     def _start(self, request: web.Request) -> Span | None:
         try:
-            # The parser's object: each property of the request that reads it is a call in Python.
             message = request._message
             name = message.method
             if name not in METHODS:
@@ -99,9 +103,9 @@ class Server:
                 request.path if self._callers._routes else None,  # which decodes it
                 list(message.raw_headers),
                 _attributes_of,
-                (message, request.transport, name, self._redaction),
+                (request, message, name, self._redaction),
             )
-            request[SPAN_KEY] = server_span
+            request._state[SPAN_KEY] = server_span
         except Exception as error:  # the request is served without a span
             report(error)
             return None
@@ -118,14 +122,14 @@ def handle_of(server: Server, patches: Patches, original: Any) -> Any:
     @functools.wraps(original)
     def _handle(app: web.Application, request: web.Request) -> Awaitable[web.StreamResponse]:
         if patches.is_active:
-            return server.serve(request, functools.partial(original, app))
+            return server.serve(request, bound(original, app))
         response: Awaitable[web.StreamResponse] = original(app, request)
         return response
 
     return _handle
 
 
-def _attributes_of(message: Any, transport: Any, method: str, redaction: Redaction) -> Items:
+def _attributes_of(request: Any, message: Any, method: str, redaction: Redaction) -> Items:
     target, headers, version = message.path, message.headers, message.version
     query = ""
     if "#" in target:
@@ -134,8 +138,7 @@ def _attributes_of(message: Any, transport: Any, method: str, redaction: Redacti
     if end >= 0:
         target, query = target[:end], target[end + 1 :]
     path = target if target.startswith("/") else path_of_target(target)
-    is_secure = transport is not None and transport.get_extra_info("sslcontext") is not None
-    scheme = "https" if is_secure else "http"
+    scheme = "http" if request._transport_sslcontext is None else "https"
     attributes = Items.__new__(Items)
     attributes.reserve(_ROOM)
     attributes.add("http.request.method", "_OTHER" if method == "HTTP" else method)
@@ -148,13 +151,13 @@ def _attributes_of(message: Any, transport: Any, method: str, redaction: Redacti
     if query:
         attributes.add("url.query", redaction.query(query))
     if agent := headers.get(_USER_AGENT):
-        attributes.add("user_agent.original", agent[:MAX_TEXT])
-    address, port = _server_of(headers.get(_HOST, ""), scheme, transport)
+        attributes.add("user_agent.original", agent if len(agent) <= MAX_TEXT else agent[:MAX_TEXT])
+    address, port = _server_of(headers.get(_HOST, ""), scheme, request)
     if address:
         attributes.add("server.address", address)
         if port:
             attributes.add("server.port", port)
-    peer = None if transport is None else transport.get_extra_info("peername")
+    peer = request._transport_peername
     if isinstance(peer, tuple):
         peer = peer[0]
     if peer:
@@ -164,7 +167,7 @@ def _attributes_of(message: Any, transport: Any, method: str, redaction: Redacti
     return attributes
 
 
-def _server_of(host: str, scheme: str, transport: Any) -> tuple[str, int | None]:
+def _server_of(host: str, scheme: str, request: Any) -> tuple[str, int | None]:
     """Return address and port of the server, "" and None if unknown."""
     known = _known_hosts.get(host)
     if known is not None:
@@ -177,6 +180,7 @@ def _server_of(host: str, scheme: str, transport: Any) -> tuple[str, int | None]
                 _known_hosts.clear()
             _known_hosts[host] = address, port
         return address, port
+    transport = request.transport
     server = None if transport is None else transport.get_extra_info("sockname")
     return server_of(octets, scheme, server[:2] if isinstance(server, tuple) else None)  # a path, for a Unix socket
 
@@ -185,8 +189,11 @@ def _finish(server_span: Span, request: web.Request, response: Any) -> None:
     if server_span._is_recorded and not server_span._has_ended:
         try:
             # For anything else aiohttp answers 500. isinstance() is slow here: the class is an abstract mapping.
-            is_response = type(response) is _Response or isinstance(response, _StreamResponse)
-            _describe(server_span, request, response.status if is_response else 500)
+            if type(response) is _Response:
+                status = response._status
+            else:
+                status = response.status if isinstance(response, _StreamResponse) else 500
+            _describe(server_span, request, status)
         except Exception as error:
             report(error)
     _exit(server_span, None)
@@ -214,10 +221,13 @@ def _fail(server_span: Span, request: web.Request, error: BaseException) -> None
     _exit(server_span, error)
 
 
-def _describe(server_span: Span, request: web.Request, status: int) -> None:
+def _describe(server_span: Span, request: Any, status: int) -> None:
     """Write route and status, which are known only now, to the span; it ends next."""
-    match = request.match_info
-    resource = None if match is None else match.route.resource
+    match = request._match_info
+    resource = None
+    if match is not None:
+        found = match._route if type(match) is _MatchInfo else match.route
+        resource = found._resource if type(found) is _Route else found.resource
     if resource is not None:
         route = resource.canonical
         server_span._name = f"{server_span._name} {route}"

@@ -25,16 +25,17 @@ from .._propagation import names
 from ..cython import binding, cclass, compiled
 from ._http import DEFAULT_PORTS, METHODS, error_type, is_port, report
 from ._peers import Peers
-from ._redaction import Redaction
 
 if not compiled:
+    from .._carriers import reads_w3c
     from .._core.codecs import Items
     from .._core.scopes import effective, held_span, innermost
     from .._core.span import Span, start_request_span, tracer_in_use
+    from ._redaction import Redaction
     from ._suppression import is_http_suppressed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 __all__ = [
     "Client",
@@ -53,6 +54,8 @@ _ROOM: Final = 7  # attributes that most requests have, with those of the respon
 _ORIGINALS: Final = 64  # characters kept of an unknown method
 _MAX_KNOWN: Final = 1024  # entries of a cache
 
+_W3C: Final = frozenset({"traceparent", "tracestate"})
+_W3C_AND_LABELS: Final = _W3C | {"baggage"}
 _stale: dict[tuple[str, ...], frozenset[str]] = {}
 _stale_fields: Any = None
 
@@ -98,23 +101,20 @@ class Client:
         path = target if type(target) is str else str(target)
         if "#" in path:
             path = path.partition("#")[0]
-        query = None
         end = path.find("?")
         if end >= 0:
-            path, query = path[:end], path[end + 1 :]
+            query = path[end + 1 :]
+            redacted = self._redaction.query(query)
+            if redacted is not query:
+                path = f"{path[: end + 1]}{redacted}"
         found = self._origins.get((scheme, host, port))
         if found is None:
             found = self._origin(scheme, host, port)
-        if path.startswith("/") or "://" not in path:
-            if path and not path.startswith("/"):  # "*" of OPTIONS
-                path = f"/{path}"
-            path = found[0] + path
-        elif "@" in path:
-            path = _without_user(path)
+        path = found[0] + path if path.startswith("/") else _whole_url(found[0], path)
         attributes = Items.__new__(Items)
         attributes.reserve(_ROOM)
         attributes.add("http.request.method", "_OTHER" if name == "HTTP" else name)
-        attributes.add("url.full", path if query is None else f"{path}?{self._redaction.query(query)}")
+        attributes.add("url.full", path)
         attributes.add("server.address", host)
         if found[1] is not None:
             attributes.add("server.port", found[1])
@@ -210,13 +210,15 @@ def fail(client_span: Span, error: BaseException) -> None:
         end(client_span)
 
 
-def stale_fields(written: Iterable[str]) -> frozenset[str]:
+def stale_fields(written: Collection[str]) -> frozenset[str]:
     """Return the names, in lower case, of headers that a request must not keep beside the *written* ones.
 
     They are all fields of the configured formats, since a reader would find another trace in them; a ``baggage`` header
     of the program's own stays where no labels are sent.
     """
     global _stale_fields
+    if reads_w3c():
+        return _W3C_AND_LABELS if "baggage" in written else _W3C
     fields, _ = names()
     if fields is not _stale_fields:
         _stale_fields = fields
@@ -230,7 +232,13 @@ def stale_fields(written: Iterable[str]) -> frozenset[str]:
     return found
 
 
-def _without_user(url: str) -> str:
-    scheme, slashes, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
+def _whole_url(origin: str, target: str) -> str:
+    """Return the URL of a *target* that is no path: a URL, whose user info is left out, a query, or ``*`` of OPTIONS."""
+    path, mark, query = target.partition("?")
+    scheme, slashes, rest = path.partition("://")
+    if slashes:
+        authority, slash, path = rest.partition("/")
+        path = f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
+    else:
+        path = f"{origin}/{path}" if path else origin
+    return f"{path}{mark}{query}"

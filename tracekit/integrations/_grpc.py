@@ -135,6 +135,8 @@ class Server:
 
     def start(self, method: str, context: Any) -> Span | SpanContext | None:
         """Return the span of a call, ``NOT_TRACED`` for an excluded one, and None for one that cannot be traced."""
+        if not self.is_active:
+            return None
         try:
             if self._is_excluded is not None and self._is_excluded(method):
                 return NOT_TRACED

@@ -6,7 +6,6 @@ Not compiled: gRPC asks ``inspect`` whether a handler is a coroutine function.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -47,84 +46,95 @@ class AioInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Return the handler, traced."""
-        handler = await continuation(details)
+        return self.traced(details.method, await continuation(details))
+
+    def traced(self, method: str | bytes, handler: Any) -> Any:
+        """Return *handler*, traced."""
         if handler is None or not self._server.is_active:
             return handler
-        known = self._known.get(details.method)
+        known = self._known.get(method)
         if known is not None and known[0] is handler:
             return known[1]
         try:
-            return remember(self._known, details.method, handler, self._traced(details.method, handler))
+            return remember(self._known, method, handler, self._wrapped(method, handler))
         except Exception as error:  # a handler class of the program's own
             report(error)
             return handler
 
-    def _traced(self, method: str | bytes, handler: Any) -> Any:
+    def _wrapped(self, method: str | bytes, handler: Any) -> Any:
         path = method.decode("utf-8", "replace") if isinstance(method, bytes) else method
         streams_in, kind = handler.request_streaming, kind_of(handler)
         behavior = getattr(handler, kind)
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         arguments = handler.request_deserializer, handler.response_serializer
         if inspect.isasyncgenfunction(behavior):
-            return make(functools.partial(_stream, self._server, path, behavior, streams_in), *arguments)
+            return make(_stream(self._server, path, behavior, streams_in), *arguments)
         if inspect.iscoroutinefunction(behavior):
-            return make(functools.partial(_coroutine, self._server, path, behavior, streams_in), *arguments)
+            return make(_coroutine(self._server, path, behavior, streams_in), *arguments)
         return self._sync(self._server, path, handler).handler
 
 
-async def _coroutine(server: Server, path: str, behavior: Any, streams_in: bool, request: Any, context: Any) -> Any:
-    server_span = server.start(path, context)
-    if not isinstance(server_span, Span):
-        if server_span is None:
-            return await behavior(request, context)
-        with use_context(server_span):
-            return await behavior(request, context)
-    received = None
-    if streams_in:
-        request = received = AsyncCounted(request)
-    server_span.__enter__()
-    try:
-        response = await behavior(request, context)
-    except BaseException as error:
-        _raised(server_span, context, error, received)
-        raise
-    _returned(server_span, context, received)
-    return response
+def _coroutine(server: Server, path: str, behavior: Any, streams_in: bool) -> Any:
+    """Return a handler that calls the coroutine function *behavior* inside a span."""
 
-
-async def _stream(
-    server: Server, path: str, behavior: Any, streams_in: bool, request: Any, context: Any
-) -> AsyncIterator[Any]:
-    server_span = server.start(path, context)
-    received = None
-    count = 0
-    if isinstance(server_span, Span):
-        scope: Any = server_span
+    async def serve(request: Any, context: Any) -> Any:
+        server_span = server.start(path, context)
+        if not isinstance(server_span, Span):
+            if server_span is None:
+                return await behavior(request, context)
+            with use_context(server_span):
+                return await behavior(request, context)
+        received = None
         if streams_in:
             request = received = AsyncCounted(request)
-    else:
-        scope = use_context(server_span) if server_span is not None else None
-    # gRPC runs handler and generator in one task, so the scope stays open over the steps.
-    if scope is not None:
-        scope.__enter__()
-    messages = behavior(request, context)
-    try:
-        async for message in messages:
-            count += 1
-            yield message
-    except BaseException as error:
+        server_span.__enter__()
+        try:
+            response = await behavior(request, context)
+        except BaseException as error:
+            _raised(server_span, context, error, received)
+            raise
+        _returned(server_span, context, received)
+        return response
+
+    return serve
+
+
+def _stream(server: Server, path: str, behavior: Any, streams_in: bool) -> Any:
+    """Return a handler that steps the asynchronous generator function *behavior* inside a span."""
+
+    async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
+        server_span = server.start(path, context)
+        received = None
+        count = 0
         if isinstance(server_span, Span):
-            _raised(server_span, context, error, received, count)
-        raise
-    else:
-        if isinstance(server_span, Span):
-            _returned(server_span, context, received, count)
-    finally:
+            scope: Any = server_span
+            if streams_in:
+                request = received = AsyncCounted(request)
+        else:
+            scope = use_context(server_span) if server_span is not None else None
+        # gRPC runs handler and generator in one task, so the scope stays open over the steps.
         if scope is not None:
-            scope.__exit__(None, None, None)
-        # Before 3.12, a generator whose step was dropped with its task stays "running", and aclose() raises.
-        if not messages.ag_running:
-            await messages.aclose()
+            scope.__enter__()
+        messages = behavior(request, context)
+        try:
+            async for message in messages:
+                count += 1
+                yield message
+        except BaseException as error:
+            if isinstance(server_span, Span):
+                _raised(server_span, context, error, received, count)
+            raise
+        else:
+            if isinstance(server_span, Span):
+                _returned(server_span, context, received, count)
+        finally:
+            if scope is not None:
+                scope.__exit__(None, None, None)
+            # Before 3.12, a generator whose step was dropped with its task stays "running", and aclose() raises.
+            if not messages.ag_running:
+                await messages.aclose()
+
+    return serve
 
 
 def _record(server_span: Span, received: AsyncCounted | None, count: int | None) -> None:

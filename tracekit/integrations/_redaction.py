@@ -11,10 +11,17 @@ from typing import Final
 from urllib.parse import unquote
 
 from .._secrets import is_secret_name, normal
-from ..cython import binding, cclass
+from ..cython import binding, cclass, compiled
 
 MAX_TEXT: Final = 1024  # characters kept of a query or a header
 REDACTED: Final = "REDACTED"
+
+if not compiled:
+
+    def find(text: str, character: str, begin: int, end: int, _direction: int) -> int:
+        """Return the first index of *character*, or -1, as ``PyUnicode_FindChar()`` does."""
+        return text.find(character, begin, end)
+
 
 _MAX_KEY = 256  # characters of a name that are examined, from its end
 _MAX_KNOWN = 1024
@@ -68,10 +75,15 @@ class Redaction:
         if ";" in query:  # a separator in HTML 4, appendix B.2.2
             return ";".join([self._redacted(part) for part in query.split(";")])
         known = self._known
-        for part in query.split("&"):
-            end = part.find("=")
-            if known.get(part if end < 0 else part[:end]) is not False:  # not known to be harmless
+        begin, size = 0, len(query)
+        while begin <= size:  # most queries are harmless: no list of their parts is made
+            end = find(query, "&", begin, size, 1)
+            if end < 0:
+                end = size
+            equals = find(query, "=", begin, end, 1)
+            if known.get(query[begin : end if equals < 0 else equals]) is not False:  # not known to be harmless
                 return self._redacted(query)
+            begin = end + 1
         return query
 
     def _redacted(self, query: str) -> str:

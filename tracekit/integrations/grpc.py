@@ -17,6 +17,7 @@ have makes no span. For streams, ``rpc.requests_per_rpc`` and, on servers, ``rpc
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -25,17 +26,18 @@ import grpc.aio
 from ._grpc import KINDS, Client, Method, Server
 from ._grpc_aio import AioInterceptor
 from ._grpc_calls import AIO_METHODS, METHODS
-from ._grpc_handlers import Interceptor, Sync
+from ._grpc_handlers import Handlers, Interceptor, Sync
 from ._http import report
 from ._patch import Patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["aio_server_interceptor", "instrument", "server_interceptor", "uninstrument"]
 
 _CLIENT_OPTIONS = ("propagate_to",)
 _FIELD = "_tracekit_client"  # of a channel that instrument(channel) traces
+_INTERCEPTOR = "_tracekit_interceptor"  # of a server without interceptors, which traces its handlers
 
 _patches = Patches()
 _whole: list[Client | Server] = []
@@ -75,8 +77,13 @@ def instrument(target: grpc.Channel | grpc.aio.Channel | None = None, **options:
     server = Server(**{name: value for name, value in options.items() if name not in _CLIENT_OPTIONS})
     _whole[:] = [client, server]
     from grpc import _channel
+    from grpc import _server as _servers
     from grpc.aio import _channel as _aio_channel
+    from grpc.aio import _server as _aio_servers
 
+    for made in (_servers._Server, _aio_servers.Server):
+        _patches.replace(made, "add_generic_rpc_handlers", _add_generic)
+        _patches.replace(made, "add_registered_method_handlers", _add_registered)
     for owner, wrappers in ((_channel.Channel, METHODS), (_aio_channel.Channel, AIO_METHODS)):
         for kind, wrap in wrappers.items():
             _patches.replace(owner, kind, functools.partial(_patched, client, wrap))
@@ -132,17 +139,56 @@ def _made(client: Client, wrap: Any, original: Callable[..., Any], channel: Any,
 
 
 def _server(interceptor: Any, original: Callable[..., Any]) -> Any:
+    """Return the function that replaces *original*, which makes servers.
+
+    Interceptors cost gRPC more than a call's span does. So a server that has none gets none: its handlers are replaced.
+    """
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
     def server(*args: Any, **kwargs: Any) -> Any:
-        if _patches.is_active:
-            given = args[2] if len(args) > 2 else kwargs.get("interceptors")
-            inside = tuple(given or ())
-            if not any(isinstance(one, type(interceptor)) for one in inside):
-                inside = (interceptor, *inside)
-            if len(args) > 2:
-                args = (*args[:2], inside, *args[3:])
-            else:
-                kwargs["interceptors"] = inside
-        return original(*args, **kwargs)
+        if not _patches.is_active:
+            return original(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return original(*args, **kwargs)  # raises as well
+        arguments = bound.arguments
+        inside = tuple(arguments.get("interceptors") or ())
+        if not inside:
+            arguments["handlers"] = _traced(interceptor, arguments.get("handlers") or ())
+        elif not any(isinstance(one, type(interceptor)) for one in inside):
+            arguments["interceptors"] = (interceptor, *inside)
+        made = original(*bound.args, **bound.kwargs)
+        if not inside:
+            setattr(made, _INTERCEPTOR, interceptor)
+        return made
 
     return server
+
+
+def _traced(interceptor: Any, handlers: Iterable[Any]) -> list[Any]:
+    return [Handlers(interceptor, one) if hasattr(one, "service") else one for one in handlers]
+
+
+def _add_generic(original: Callable[..., Any]) -> Any:
+    @functools.wraps(original)
+    def add_generic_rpc_handlers(server: Any, generic_rpc_handlers: Iterable[Any]) -> None:
+        interceptor = getattr(server, _INTERCEPTOR, None)
+        original(server, generic_rpc_handlers if interceptor is None else _traced(interceptor, generic_rpc_handlers))
+
+    return add_generic_rpc_handlers
+
+
+def _add_registered(original: Callable[..., Any]) -> Any:
+    @functools.wraps(original)
+    def add_registered_method_handlers(server: Any, service_name: str, method_handlers: dict[str, Any]) -> None:
+        interceptor = getattr(server, _INTERCEPTOR, None)
+        if interceptor is not None:
+            method_handlers = {
+                name: interceptor.traced(f"/{service_name}/{name}", handler)
+                for name, handler in method_handlers.items()
+            }
+        original(server, service_name, method_handlers)
+
+    return add_registered_method_handlers
