@@ -163,6 +163,8 @@ class Call(Elsewhere):
             thread = "thread" if at.thread in {"worker", "thread"} else "any"
         is_carried = self.way.name in CARRIES or (at.carried and self.way.name not in STARTS_TASK)
         inside = at.joined(frame, thread=thread, is_async=self.way.body == "async", is_carried=is_carried)
+        if self.way.name == "from_thread.run_sync" and at.world.backend == "asyncio":
+            inside.outside = frame
         scope = at.frame.open(replace(at.start(self.name).scope)) if "traced" in self.way.name else None
         try:
             plan_all(self.body, inside)
@@ -317,7 +319,7 @@ class Task(Elsewhere):
         groups = [
             group for group in at.groups[::-1] if self.how != "to_thread" or group.flavour not in {"named", "asyncio"}
         ]
-        self.group = pick(self.of, groups) if at.thread == "loop" else None
+        self.group = pick(self.of, groups) if at.has_anyio else None
         return self.group is not None
 
     def plan(self, at):
@@ -441,7 +443,7 @@ class Send(Node):
         return f"item in a {self.channel}, as {'root' if self.is_root else 'child'}"
 
     def can(self, at):
-        return at.thread in CHANNELS[self.channel][1].split()
+        return at.thread in CHANNELS[self.channel][1].split() and (self.channel != "stream" or at.has_anyio)
 
     def plan(self, at):
         self.name = at.world.name("i")

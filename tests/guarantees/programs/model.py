@@ -244,6 +244,7 @@ class At:
     )
     is_async: bool = True
     is_carried: bool = False  # inside a run_in_context() in this task
+    outside: Frame | None = None  # the frame of a call on the loop that no task makes
 
     @property
     def chain(self):
@@ -260,6 +261,14 @@ class At:
     @property
     def carried(self):
         return self.is_carried or self.frame.is_carried
+
+    @property
+    def has_anyio(self):
+        """Whether anyio can be called here: outside a task it looks for the loop's kind in the Context.
+
+        A worker thread's Context has none, and what was captured there may be run anywhere.
+        """
+        return self.thread == "loop" and self.outside in (None, self.frame)
 
     def named(self, kind, where=lambda _: True):
         return [var for var in self.env if isinstance(var, kind) and where(var)]
@@ -282,7 +291,7 @@ class At:
         """Return the inside of something that goes on by itself."""
         frame.chain, frame.region = object(), Region()
         frame.regions = self.all_regions | changes.pop("regions", frozenset())
-        changes = {"groups": self.world.groups, "cancels": (), "is_carried": False, **changes}
+        changes = {"groups": self.world.groups, "cancels": (), "is_carried": False, "outside": None, **changes}
         return replace(self, frame=frame, env=list(self.env), inside=None, regions=frozenset(), **changes)
 
     def copy(self):

@@ -13,7 +13,7 @@ import tracekit
 from ...exporters.test_agent import free_ports
 from ..builds import BuildError, Missing, golang
 from . import __doc__ as description
-from . import faults, fields, jaeger, peers, rate, sampling
+from . import faults, fields, jaeger, peers, rate, rejection, sampling
 from .server import Failed, Server
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ def main() -> int:
         if not older(folder / "older") or not behind(program, folder / "jaeger"):
             return 1
         for protocol in ("http/protobuf", "grpc"):
-            print(f"faults, {protocol}, with a spool", flush=True)
-            folder = Path(directory) / f"faults-{protocol[:4]}"
-            folder.mkdir()
-            server = Server(program, folder)
-            if not run(server, faults.check, protocol, folder / "spool.db"):
-                return 1
+            for rejected in ("", rejection.ATTRIBUTE):
+                print(f"faults, {protocol}, with a spool{', every tenth span rejected' * bool(rejected)}", flush=True)
+                folder = Path(directory) / f"faults-{protocol[:4]}{'-rejected' * bool(rejected)}"
+                folder.mkdir()
+                server = Server(program, folder, configs=rejection.CONFIGS if rejected else ())
+                if not run(server, faults.check, protocol, folder / "spool.db", rejected):
+                    return 1
     print("every span was read back")
     return 0
 
@@ -120,9 +121,15 @@ def behind(program: Path, folder: Path) -> bool:
     except BuildError as error:
         print(f"failed: {error}", file=sys.stderr)
         return False
-    folder.mkdir()
-    ports = free_ports(3)
-    return run(Server(program, folder, forward=f"127.0.0.1:{ports[2]}"), jaeger.check, other, ports)
+    for name, check, configs in (("whole", jaeger.check, ()), ("part", rejection.check, rejection.CONFIGS)):
+        if configs:
+            print("a Collector that rejects a part of each batch", flush=True)
+        (folder / name).mkdir(parents=True)
+        ports = free_ports(3)
+        server = Server(program, folder / name, forward=f"127.0.0.1:{ports[2]}", configs=configs)
+        if not run(server, check, other, ports):
+            return False
+    return True
 
 
 def run(server: Server, check: Callable[..., None], *arguments: Any) -> bool:

@@ -20,17 +20,24 @@ SPANS = 5_000
 TINY = {"COLLECTOR_MEMORY_MIB": "2", "COLLECTOR_MEMORY_SPIKE_MIB": "1"}  # less than the Collector's heap when it starts
 
 
-def check(server: Server, protocol: str, spool: Path) -> None:
-    """Interrupt *server* in each way, and compare the ledger of *spool* and the file with the spans that ended."""
+def check(server: Server, protocol: str, spool: Path, rejected: str = "") -> None:
+    """Interrupt *server* in each way, and compare the ledger of *spool* and the file with the spans that ended.
+
+    Every tenth span has the attribute *rejected*, if *server* is a Collector that rejects spans with it.
+    """
     exporter = OTLPExporter(server.url(protocol), protocol=protocol, spool=spool, timeout_s=5, environ={})
     tracekit.configure(service="shop", exporter=exporter, environ={}, buffer_size=4 * SPANS, export_interval_s=0.05)
     sent: list[str] = []
+    not_taken: list[str] = []
 
     def produce(count: int = SPANS) -> None:
         for number in range(count):
-            with tracekit.span("work", attributes={"number": number}) as span:
+            is_rejected = bool(rejected) and number % 10 == 0
+            with tracekit.span(
+                "work", attributes={"number": number, **({rejected: number} if is_rejected else {})}
+            ) as span:
                 pass
-            sent.append(span.context.span_id)
+            (not_taken if is_rejected else sent).append(span.context.span_id)
 
     def produce_until(over: threading.Event) -> None:
         while not over.wait(0.005):  # at most 10,000 spans a second, in many batches
@@ -44,9 +51,13 @@ def check(server: Server, protocol: str, spool: Path) -> None:
             wait_until(lambda: exporter.flush(5), ARRIVE_S, "the spool was not emptied")
         ledger = exporter.ledger()
         assert ledger is not None
-        if (ledger.put, ledger.waiting) != (len(sent), waiting):
-            raise Failed(f"{len(sent)} spans ended, {waiting} should be waiting: {ledger}")
-        print(f"    {ledger.put} put, {ledger.sent} sent, {ledger.waiting} waiting", flush=True)
+        ended = len(sent) + len(not_taken)
+        if (ledger.put, ledger.waiting) != (ended, waiting):
+            raise Failed(f"{ended} spans ended, {waiting} should be waiting: {ledger}")
+        print(
+            f"    {ledger.put} put, {ledger.sent} sent, {ledger.rejected} rejected, {ledger.waiting} waiting",
+            flush=True,
+        )
 
     print("  running")
     produce()
@@ -87,11 +98,14 @@ def check(server: Server, protocol: str, spool: Path) -> None:
     server.stop()  # writes everything
     ledger, arrived = exporter.ledger(), Counter(server.span_ids)
     assert ledger is not None
-    if (ledger.put, ledger.sent) != (len(sent), len(sent)):
-        raise Failed(f"{len(sent)} spans ended: {ledger}")
+    if (ledger.put, ledger.sent, ledger.rejected) != (len(sent) + len(not_taken), len(sent), len(not_taken)):
+        raise Failed(f"{len(sent)} spans ended, and {len(not_taken)} that are rejected: {ledger}")
     if missing := set(sent) - arrived.keys():
         raise Failed(f"{len(missing)} spans of {len(sent)} are not in the Collector's file")
     if unknown := arrived.keys() - set(sent):
-        raise Failed(f"{len(unknown)} spans in the Collector's file were never sent")
+        raise Failed(f"{len(unknown)} spans in the Collector's file were never sent, or are rejected")
     twice = sum(arrived.values()) - len(sent)
-    print(f"  {len(sent)} of {len(sent)} spans arrived, {twice} of them twice; {ledger}", flush=True)
+    print(
+        f"  {len(sent)} of {len(sent)} spans arrived, {twice} of them twice, {len(not_taken)} were rejected; {ledger}",
+        flush=True,
+    )

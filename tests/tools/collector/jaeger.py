@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from . import fields
 from .server import ARRIVE_S, EXAMPLES, START_S, STOP_S, Failed, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from .server import Server
@@ -25,33 +27,47 @@ WARNINGS = "@jaeger@warnings"  # an attribute that Jaeger adds when it reads: fo
 
 
 def check(server: Server, program: Path, ports: list[int]) -> None:
-    """Start Jaeger, which listens on *ports*, send a trace to *server*, and compare every field that Jaeger returns."""
-    query, query_grpc, otlp = (f"127.0.0.1:{port}" for port in ports)
-    environment = {**os.environ, "JAEGER_QUERY": query, "JAEGER_QUERY_GRPC": query_grpc, "JAEGER_OTLP": otlp}
-    with open(server.log, "ab") as log:
-        command = [program, "--config", EXAMPLES / "jaeger.yaml"]
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: ask(query, "services") is not None, START_S, "Jaeger did not start")
+    """Start Jaeger, send a trace to *server*, and compare every field that Jaeger returns."""
+    with running(program, ports, server.log) as query:
         tracekit.configure(service="shop", exporter=OTLPExporter(server.url("http/protobuf"), environ={}), environ={})
         wanted = fields.send()
         if not tracekit.flush(30):
             raise Failed("the spans were not sent")
-        found: dict[str, dict[str, Any]] = {}
-
-        def are_there() -> bool:
-            found.update(read(query, wanted))
-            return found.keys() == wanted.keys()
-
-        wait_until(are_there, ARRIVE_S, "the spans were not found")
-        fields.compare(found, {span_id: as_jaeger(span) for span_id, span in wanted.items()})
-    finally:
-        process.terminate()
-        process.wait(STOP_S)
+        compare(query, wanted)
     print(
         f"Jaeger, behind the Collector: {sum(map(len, wanted.values()))} fields of {len(wanted)} spans equal",
         flush=True,
     )
+
+
+@contextlib.contextmanager
+def running(program: Path, ports: list[int], log: Path) -> Iterator[str]:
+    """Run Jaeger, which listens on *ports* and writes to *log*; yield the host and port of its query API."""
+    query, query_grpc, otlp = (f"127.0.0.1:{port}" for port in ports)
+    environment = {**os.environ, "JAEGER_QUERY": query, "JAEGER_QUERY_GRPC": query_grpc, "JAEGER_OTLP": otlp}
+    with open(log, "ab") as output:
+        command = [program, "--config", EXAMPLES / "jaeger.yaml"]
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: ask(query, "services") is not None, START_S, "Jaeger did not start")
+        yield query
+    finally:
+        process.terminate()
+        process.wait(STOP_S)
+
+
+def compare(query: str, wanted: dict[str, dict[str, Any]]) -> None:
+    """Raise ``Failed`` unless the trace of the wanted spans has them alone, with all fields as they were sent."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def are_there() -> bool:
+        found.update(read(query, wanted))
+        return found.keys() >= wanted.keys()
+
+    wait_until(are_there, ARRIVE_S, "the spans were not found")
+    if more := found.keys() - wanted.keys():
+        raise Failed(f"Jaeger has {len(more)} more spans: {[found[span_id]['name'] for span_id in more]}")
+    fields.compare(found, {span_id: as_jaeger(span) for span_id, span in wanted.items()})
 
 
 def ask(query: str, path: str) -> Any:

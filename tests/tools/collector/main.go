@@ -1,4 +1,5 @@
-// A small OpenTelemetry Collector: OTLP in; memory_limiter and batch; file, debug and OTLP out.
+// A small OpenTelemetry Collector: OTLP in, by its own receiver or one that rejects some spans; memory_limiter and batch;
+// file, debug and OTLP out.
 package main
 
 import (
@@ -23,7 +24,9 @@ import (
 )
 
 func components() (factories otelcol.Factories, err error) {
-	if factories.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory()); err != nil {
+	if factories.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](
+		otlpreceiver.NewFactory(), newRejectingFactory(),
+	); err != nil {
 		return
 	}
 	if factories.Processors, err = otelcol.MakeFactoryMap[processor.Factory](

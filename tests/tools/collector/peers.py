@@ -94,7 +94,7 @@ def grpc_alone(program: Path, folder: Path) -> None:
         raise Failed("file.yaml has another receiver")
     (folder / "grpc.yaml").write_text(text.replace(HTTP, ""))
     sent: set[str] = set()
-    with Server(program, folder, configs=[folder / "grpc.yaml"]) as server:
+    with Server(program, folder, configs=[folder / "grpc.yaml"], has_http=False) as server:
         server.start()
         exporter = OTLPExporter(server.url("grpc"), spool=folder / "spool.db", timeout_s=5, environ={})
         produce(exporter, sent)

@@ -31,7 +31,7 @@ class Server:
     """A Collector that keeps its ports and its file when it is stopped and started again.
 
     It has TLS with a *certificate* and its key, also sends the spans to *forward*, a host and port, and with
-    *is_sampling* has tail_sampling and spanmetrics. *configs* replace ``file.yaml``, and may leave HTTP out.
+    *is_sampling* has tail_sampling and spanmetrics. *configs* replace ``file.yaml``; without *has_http* they have no HTTP.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Server:
         forward: str = "",
         is_sampling: bool = False,
         configs: Sequence[Path] = (),
+        has_http: bool = True,
     ) -> None:
         self.program = program
         self.file, self.log = directory / "spans.jsonl", directory / "log"
@@ -53,7 +54,7 @@ class Server:
             "COLLECTOR_FILE": str(self.file),
         }
         self.configs = [*configs] or [EXAMPLES / "file.yaml"]
-        self.has_http = not configs
+        self.has_http = has_http
         if certificate is not None:
             self.configs.append(EXAMPLES / "tls.yaml")
             self.environ["COLLECTOR_CERTIFICATE"], self.environ["COLLECTOR_KEY"] = map(str, certificate)
