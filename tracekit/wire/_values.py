@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Counting:
-    """A format that counts in ``left_out`` what it could not write. It pickles as *constant*, its name in its module."""
+    """A format that counts in ``left_out`` the parts it could not write. It pickles as *constant*, its name in its module."""
 
     def __init__(self, constant: str) -> None:
         self._constant = constant
