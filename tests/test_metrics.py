@@ -464,6 +464,11 @@ def test_a_wrong_interval_is_an_error(interval_s):
         OTLPMetrics(interval_s=interval_s, environ={})
 
 
+def test_an_unknown_argument_is_an_error():
+    with pytest.raises(TypeError, match="there is no argument 'spool'"):
+        OTLPMetrics(spool="x", environ={})
+
+
 # ---- processes
 
 

@@ -57,17 +57,8 @@ class EventLog:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_head",
-        "_tail",
-        "discarded",
-        "errors",
-        "family",
-        "is_finished",
-        "last_error_ns",
-        "stack",
-        "start_ns",
-        "title",
+        *("__weakref__", "_head", "_tail", "discarded", "errors", "family", "is_finished", "last_error_ns"),
+        *("stack", "start_ns", "title"),
     )
 
     def __init__(self, family: str, title: str, stack: tuple[tuple[str, int, str], ...]) -> None:

@@ -59,7 +59,7 @@ class OTLPMetrics:
         interval_s: float | None = None,
         **collector: Unpack[Collector],
     ) -> None:
-        self._client = Client("metrics", endpoint, **collector)
+        self._client = Client("metrics", endpoint, collector)
         self.endpoint = self._client.endpoint
         if interval_s is None:
             environment = Environment(collector.get("environ"))

@@ -401,6 +401,12 @@ def test_a_wrong_capacity_is_an_error(capacity, error):
         OTLPLogHandler(capacity=capacity, environ={})
 
 
+@pytest.mark.parametrize("argument", ["spool", "timeout", "signal"])
+def test_an_unknown_argument_is_an_error(argument):
+    with pytest.raises(TypeError, match=f"there is no argument '{argument}'"):
+        OTLPLogHandler(**{argument: "x"}, environ={})
+
+
 def test_loguru_and_structlog_reach_it(logs, attach, exporter):
     import loguru
     import structlog

@@ -137,11 +137,8 @@ def _report_unused(provider: Any) -> None:
 
 def _suppress() -> Any:
     """Have instrumentations leave the calls of an exporter alone, and return the token."""
-    keys = [
-        getattr(_context, name)
-        for name in ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY")
-        if hasattr(_context, name)
-    ]
+    names = ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY")
+    keys = [getattr(_context, name) for name in names if hasattr(_context, name)]
     return RUNTIME.attach(Context({**RUNTIME.get_current(), **dict.fromkeys(keys, True)}))
 
 
@@ -155,9 +152,5 @@ def _replace(module: Any, name: str, value: Any) -> None:
 
 
 def _warn_without(name: str) -> None:
-    log(
-        "warning",
-        "opentelemetry has no %s: this version of its API is newer than tracekit %s knows, update tracekit",
-        name,
-        sys.modules["tracekit"].__version__,
-    )
+    message = "opentelemetry has no %s: this version of its API is newer than tracekit %s knows, update tracekit"
+    log("warning", message, name, sys.modules["tracekit"].__version__)

@@ -13,7 +13,7 @@ from .._core.otlp import encode_spans
 from .._core.records import Account
 from .._export.notices import describe, spans_of
 from ._otlp.answers import Answer
-from ._otlp.client import Client
+from ._otlp.client import Client, Collector
 from ._otlp.json import encode_spans_as_json
 from ._otlp.outbox import Ledger, Outbox
 from ._otlp.requests import MAX_REQUEST_BYTES, Request, SizeLimit, pack
@@ -110,8 +110,7 @@ class OTLPExporter:
         spool_mode: int = 0o600,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self._client = Client(
-            *("traces", endpoint, spool),
+        collector = Collector(
             headers=headers,
             timeout_s=timeout_s,
             compression=compression,
@@ -122,6 +121,7 @@ class OTLPExporter:
             insecure=insecure,
             environ=environ,
         )
+        self._client = Client("traces", endpoint, collector, spool)
         self.endpoint, self.protocol = self._client.endpoint, self._client.protocol
         self.compression, self.timeout_s = self._client.compression, self._client.timeout_s
         self._spool = self._client.spool

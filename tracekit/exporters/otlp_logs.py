@@ -75,7 +75,7 @@ class OTLPLogHandler(logging.Handler):
         limits: Limits = Limits(),  # noqa: B008 - immutable
         **collector: Unpack[Collector],
     ) -> None:
-        self._client = Client("logs", endpoint, **collector)
+        self._client = Client("logs", endpoint, collector)
         self.endpoint = self._client.endpoint
         check_int("capacity", capacity, 1)
         self._capacity = capacity

@@ -188,7 +188,7 @@ class SQLiteExporter:
 
     def probe(self, span: Span) -> StoredSpan:
         """Store *span* and read it back in one transaction that is rolled back, so no other reader sees it."""
-        ((rows, _),) = _chunks(_rows([span], _raise), self.max_bytes, _without_bulk)
+        ((rows, _),) = _chunks(_rows([span]), self.max_bytes, _without_bulk)
         with self._file.explained(), self._file.transaction("ROLLBACK") as connection:
             _insert_spans(connection, rows)
             (id,) = connection.execute("SELECT max(id) FROM spans").fetchone()
@@ -319,8 +319,8 @@ def _chunks(rows: Iterable[Row], max_bytes: int, shrink: Callable[[Row], Row]) -
         yield chunk, total
 
 
-def _rows(spans: Iterable[Span], lose: Callable[[Exception], None]) -> Iterator[Row]:
-    """Yield the rows of *spans*; *lose* receives the exception of each span that cannot become a row."""
+def _rows(spans: Iterable[Span], lose: Callable[[Exception], None] | None = None) -> Iterator[Row]:
+    """Yield the rows of *spans*; *lose* receives the exception of each span that cannot become a row, or it is raised."""
     stored_s = int(time.time())
     resources: dict[int, tuple[str, list[Term]]] = {}  # usually one, encoded once per batch
     libraries: dict[int, str] = {}
@@ -334,13 +334,11 @@ def _rows(spans: Iterable[Span], lose: Callable[[Exception], None]) -> Iterator[
                 library = libraries[id(span.instrumentation)] = _library(span.instrumentation)
             row = _row(span, stored_s, *resource, library)
         except Exception as error:
+            if lose is None:
+                raise
             lose(error)
             continue
         yield row
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 def _row(span: Span, stored_s: int, resource: str, resource_terms: list[Term], library: str) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from ._applications import Applications
@@ -29,15 +30,6 @@ def _watch(patches: Patches) -> None:
         patches.replace(kind, "resolve_request", _noting)
 
 
-class _Route:
-    """A route as Starlette leaves one in the scope."""
-
-    __slots__ = ("path",)
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-
 def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def resolve_request(self: Any, request: Any) -> Any:
@@ -48,7 +40,7 @@ def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
             if scope is None:
                 request.META[ROUTE_KEY] = route
             else:
-                scope.setdefault("route", _Route(route))
+                scope.setdefault("route", SimpleNamespace(path=route))  # as Starlette leaves one
         except Exception as error:  # another version
             report(error)
         return match

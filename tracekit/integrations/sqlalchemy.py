@@ -132,11 +132,7 @@ def _failed(exception_context: Any) -> None:
         report(failed)
 
 
-_LISTENERS: Final[dict[str, Any]] = {
-    "before_cursor_execute": _before,
-    "after_cursor_execute": _after,
-    "handle_error": _failed,
-}
+_LISTENERS: Any = {"before_cursor_execute": _before, "after_cursor_execute": _after, "handle_error": _failed}
 
 
 def _attributes_of(engine: Any, dialect: str) -> dict[str, Any]:

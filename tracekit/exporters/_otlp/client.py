@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 from ..._core.checks import check_above_0
 from ..._core.errors import clip
@@ -56,13 +56,7 @@ class Client:
     Raises ``TypeError`` or ``ValueError`` for a wrong argument, ``ModuleNotFoundError`` where a library is missing.
     """
 
-    def __init__(
-        self,
-        signal: str,
-        endpoint: str | None,
-        spool: _Path | None = None,
-        **options: Unpack[Collector],
-    ) -> None:
+    def __init__(self, signal: str, endpoint: str | None, options: Collector, spool: _Path | None = None) -> None:
         if unknown := options.keys() - Collector.__annotations__.keys():
             raise TypeError(f"there is no argument {min(unknown)[:64]!a}; the others are those of OTLPExporter")
         given: dict[str, Any] = {**options, "spool": spool}

@@ -55,7 +55,7 @@ def otlp_settings(
     endpoint = _endpoint(environment, protocol, signal)
     if endpoint is not None:
         found["endpoint"] = endpoint
-    read("headers", lambda text: _headers(text, protocol), instead="no header", show=lambda _: "(kept secret)")
+    read("headers", lambda text: _named(pairs(text), protocol), instead="no header", show=lambda _: "(kept secret)")
     if reserved := [name for name in found.get("headers", ()) if _is_reserved(name, protocol)]:
         found["headers"] = {name: value for name, value in found["headers"].items() if name not in reserved}
         names = (f"{prefix}HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
@@ -133,10 +133,6 @@ def _target(text: str) -> str:
     elif not text.isprintable() or " " in text:
         raise ValueError("must be a URL or HOST:PORT")
     return text
-
-
-def _headers(text: str, protocol: str) -> dict[str, str]:
-    return _named(pairs(text), protocol)
 
 
 def check_headers(headers: Iterable[tuple[str, str]], protocol: str) -> dict[str, str]:

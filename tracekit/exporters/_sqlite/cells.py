@@ -1,4 +1,7 @@
-"""Values of a store's cells. SQLite stores any type in any column, and another program may have written it."""
+"""Columns of a store by the types of a row's fields, and the values of their cells.
+
+SQLite stores any type in any column, and another program may have written it.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,14 @@ if TYPE_CHECKING:
 _decode = json.JSONDecoder(parse_constant=str).decode  # json.loads() with an option makes a decoder for each call
 
 
+def columns_of(row: type) -> str:
+    """Return the definition of a column for each field of *row*, a NamedTuple, in SQL."""
+    return ",\n            ".join([f"{name} {_BY_TYPE[kind][0]}" for name, kind in get_type_hints(row).items()])
+
+
 def readers_of(row: type) -> list[Callable[[Any], Any]]:
     """Return a function for each field of *row*, a NamedTuple, that makes a value of the field's type of any cell."""
-    return [_BY_TYPE[kind] for kind in get_type_hints(row).values()]
+    return [_BY_TYPE[kind][1] for kind in get_type_hints(row).values()]
 
 
 def int_of(value: Any) -> int:
@@ -40,12 +48,12 @@ def _sequence_of(text: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-_BY_TYPE: dict[Any, Callable[[Any], Any]] = {
-    str: str,
-    str | None: lambda value: None if value is None else str(value),
-    int: int_of,
-    bool: bool,
-    dict[str, Any]: mapping_of,
-    list[Any]: _sequence_of,
-    Any: json_of,
+_BY_TYPE: dict[Any, tuple[str, Callable[[Any], Any]]] = {
+    str: ("TEXT NOT NULL", str),
+    str | None: ("TEXT", lambda value: None if value is None else str(value)),
+    int: ("INTEGER NOT NULL", int_of),
+    bool: ("INTEGER NOT NULL", bool),
+    dict[str, Any]: ("TEXT NOT NULL", mapping_of),
+    list[Any]: ("TEXT NOT NULL", _sequence_of),
+    Any: ("TEXT NOT NULL", json_of),
 }

@@ -5,33 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .cells import readers_of
+from .cells import columns_of, readers_of
 
 if TYPE_CHECKING:
     import sqlite3
 
-LOGS: Final = (
-    """CREATE TABLE logs (
-        id INTEGER PRIMARY KEY,  -- grows in order of arrival
-        stored_s INTEGER NOT NULL,  -- Unix time of arrival
-        trace_id TEXT NOT NULL,  -- empty outside of traces
-        span_id TEXT NOT NULL,
-        service TEXT NOT NULL,
-        time_ns INTEGER NOT NULL,
-        severity INTEGER NOT NULL,  -- as OTLP has it: 1 to 24, 0 is unknown
-        level TEXT NOT NULL,
-        logger TEXT NOT NULL,
-        event TEXT NOT NULL,
-        body TEXT NOT NULL,
-        attributes TEXT NOT NULL,
-        dropped_attributes INTEGER NOT NULL
-    )""",
-    "CREATE INDEX logs_by_trace ON logs (trace_id, time_ns)",
-)
-
 
 class StoredLog(NamedTuple):
-    """One log record as it was stored. ``body`` is any value of JSON; ``trace_id`` and ``span_id`` may be empty."""
+    """One log record as it was stored. ``body`` is any value of JSON; ``severity`` is as OTLP has it: 1 to 24, 0 is unknown.
+
+    ``trace_id`` and ``span_id`` are empty outside of traces.
+    """
 
     trace_id: str
     span_id: str
@@ -45,6 +29,15 @@ class StoredLog(NamedTuple):
     attributes: dict[str, Any]
     dropped_attributes: int
 
+
+LOGS: Final = (
+    f"""CREATE TABLE logs (
+        id INTEGER PRIMARY KEY,  -- grows in order of arrival
+        stored_s INTEGER NOT NULL,  -- Unix time of arrival
+        {columns_of(StoredLog)}
+    )""",
+    "CREATE INDEX logs_by_trace ON logs (trace_id, time_ns)",
+)
 
 _READERS: Final = readers_of(StoredLog)
 _COLUMNS: Final = ("stored_s", *StoredLog._fields)

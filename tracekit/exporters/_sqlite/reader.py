@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from ..._core.attributes import whole
 from .access import identity
-from .cells import int_of, mapping_of, readers_of
+from .cells import columns_of, int_of, mapping_of, readers_of
 from .errors import StoreError, explain
 from .ids import CHECK_IDS, IDS
 from .logs import LOGS, StoredLog, read_logs
@@ -24,48 +24,6 @@ from .search import INDEXES, Found, Search, Sort, find, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-SPANS = Schema(
-    application_id=0x74726B74,  # "trkt"
-    version=6,
-    create=(
-        """CREATE TABLE spans (
-            id INTEGER PRIMARY KEY,  -- grows in order of arrival
-            stored_s INTEGER NOT NULL,  -- Unix time of arrival
-            trace_id TEXT NOT NULL,
-            span_id TEXT NOT NULL,
-            parent_id TEXT,
-            parent_is_remote INTEGER NOT NULL,
-            service TEXT NOT NULL,
-            name TEXT NOT NULL,
-            kind TEXT NOT NULL,
-            start_ns INTEGER NOT NULL,
-            end_ns INTEGER NOT NULL,
-            status TEXT NOT NULL,
-            description TEXT NOT NULL,
-            flags INTEGER NOT NULL,
-            state TEXT NOT NULL,
-            labels TEXT NOT NULL,
-            attributes TEXT NOT NULL,
-            events TEXT NOT NULL,
-            links TEXT NOT NULL,
-            resource_id INTEGER NOT NULL,
-            instrumentation TEXT NOT NULL,
-            dropped_attributes INTEGER NOT NULL,
-            dropped_events INTEGER NOT NULL,
-            dropped_links INTEGER NOT NULL,
-            truncated_values INTEGER NOT NULL,
-            terms BLOB,  -- codes of the attributes, for searches; NULL is unknown
-            bits INTEGER NOT NULL DEFAULT -1  -- a summary of terms
-        )""",
-        *IDS,
-        *INDEXES,
-        *RESOURCES,
-        *LOGS,
-    ),
-    check=CHECK_IDS,
-    page_bytes=8192,  # of wide rows: a sixth less work for the writer than 4096
-)
 
 
 class StoredTrace(NamedTuple):
@@ -119,6 +77,27 @@ class StoredSpan(NamedTuple):
     dropped_links: int
     truncated_values: int
 
+
+_SPAN_COLUMNS = columns_of(StoredSpan).replace("resource TEXT", "resource_id INTEGER")
+SPANS = Schema(
+    application_id=0x74726B74,  # "trkt"
+    version=6,
+    create=(
+        f"""CREATE TABLE spans (
+            id INTEGER PRIMARY KEY,  -- grows in order of arrival
+            stored_s INTEGER NOT NULL,  -- Unix time of arrival
+            {_SPAN_COLUMNS},
+            terms BLOB,  -- codes of the attributes, for searches; NULL is unknown
+            bits INTEGER NOT NULL DEFAULT -1  -- a summary of terms
+        )""",
+        *IDS,
+        *INDEXES,
+        *RESOURCES,
+        *LOGS,
+    ),
+    check=CHECK_IDS,
+    page_bytes=8192,  # of wide rows: a sixth less work for the writer than 4096
+)
 
 _PORTION = 500
 _READERS = readers_of(StoredSpan)
