@@ -271,7 +271,7 @@ def test_the_reference_of_the_command_line_is_that_of_its_parser():
 
 # Names in the sources of integrations that are no attributes: messages of ASGI, keys of scopes and environments, modules.
 NO_ATTRIBUTES = re.compile(
-    r"(http|websocket)\.(disconnect|response\.(body|start|pathsend|zerocopysend)|accept|close|receive|send|http\..*)|tracekit\.(lifespan|route|span|integrations.*)"
+    r"(http|websocket)\.(client|disconnect|response\.(body|start|pathsend|zerocopysend)|accept|close|receive|send|http\..*)|tracekit\.(lifespan|route|span|integrations.*)"
 )
 ATTRIBUTE = re.compile(
     r"(celery|client|code|container|db|deployment|error|exception|host|http|k8s|messaging|network|os|process|queue|rpc|server|service|task|telemetry|thread|tracekit|url|user_agent|websocket)(\.[a-z0-9_]+)+"

@@ -82,8 +82,9 @@ def call_often(log: Callable[[str], None], what: str, function: Any, bare: list[
 def call_unbound(log: Callable[[str], None], kind: type, bare: list[Any]) -> None:
     """Call every method and descriptor of *kind*, private ones too, with objects of other classes for ``self``."""
     wrong = [object(), 3, None, *[one for one in bare if not isinstance(one, kind)]]
+    free = staticmethod | classmethod | property | ClassMethodDescriptorType  # take any object: they are Python's
     for name, member in vars(kind).items():
-        if not hasattr(member, "__get__") or isinstance(member, staticmethod | classmethod | ClassMethodDescriptorType):
+        if not hasattr(member, "__get__") or isinstance(member, free):
             continue
         method = getattr(kind, name)
         for one in wrong:
