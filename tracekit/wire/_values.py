@@ -1,4 +1,4 @@
-"""What several wire formats share: checks of field values, and the count of values that they cannot write."""
+"""Parts that several wire formats share: checks of field values, and the count of values that they cannot write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Counting:
-    """A format that counts in ``left_out`` what it could not write. It pickles as *constant*, its name in its module."""
+    """A format that counts in ``left_out`` the values that it could not write; it pickles as its name, *constant*."""
 
     def __init__(self, constant: str) -> None:
         self._constant = constant
