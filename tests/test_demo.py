@@ -24,7 +24,7 @@ from tracekit._render import tree as branches
 from tracekit.cli.main import main
 from tracekit.demo import client, comparison, services
 from tracekit.demo.catalogue import GOODS, cart, price_cents, seal
-from tracekit.demo.report import Findings, wrongs
+from tracekit.demo.run import Findings, wrongs
 from tracekit.exporters.sqlite import SQLiteReader
 
 DEADLINE_S = 60

@@ -266,21 +266,16 @@ cpdef object put(object carrier, str name, str text):
     Fields of that name in another case are removed, because more than one ``traceparent`` counts as none. A list of
     bytes pairs gets bytes.
     """
+    cdef bint as_bytes
     if name is None:
         raise TypeError("name must be str, not NoneType")
-    _put(carrier, name, text)
-
-
-cdef int _put(carrier, str name, str text) except -1:
-    cdef bint as_bytes
     if type(carrier) is dict and len(<dict>carrier) == 0:
         if text is not None:
             PyDict_SetItem(carrier, name, text)
-        return 0
+        return
     as_bytes = _clear(carrier, None, name, text)
     if text is not None:
         _set(carrier, name, text, as_bytes)
-    return 0
 
 
 cdef int _set(carrier, name, text, bint as_bytes) except -1:

@@ -161,37 +161,40 @@ cdef inline bint _is_state_value(const uint8_t* chars, Py_ssize_t size) noexcept
     return 0 < size <= 256 and chars[size - 1] != c" " and _all(chars, size, STATE_VALUE)
 
 
+cdef inline Py_ssize_t _strip(const uint8_t** chars, Py_ssize_t size) noexcept:
+    while size and _is_space(chars[0][0]):
+        chars[0] += 1
+        size -= 1
+    while size and _is_space(chars[0][size - 1]):
+        size -= 1
+    return size
+
+
 cpdef int count_tracestate(str text) noexcept:
     """Return the number of members in a ``tracestate`` value, or -1 for over 32 or for an error in the Level 2 grammar.
 
     https://www.w3.org/TR/trace-context-2/#tracestate-header
     """
-    return -1 if text is None else _count_tracestate(text)
-
-
-cdef int _count_tracestate(str text) noexcept:
-    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
-    if size > C_STATE_CHARS or not PyUnicode_IS_ASCII(text):
-        return -1
-    cdef const uint8_t* chars = <const uint8_t*>PyUnicode_DATA(text)
-    cdef Py_ssize_t start = 0, stop, end, equals
+    cdef Py_ssize_t size = -1 if text is None else PyUnicode_GET_LENGTH(text), start = 0, stop, length, equals
+    cdef const uint8_t* chars
+    cdef const uint8_t* member
     cdef int count = 0
+    if not 0 <= size <= C_STATE_CHARS or not PyUnicode_IS_ASCII(text):
+        return -1
+    chars = <const uint8_t*>PyUnicode_DATA(text)
     while start <= size:
         stop = start
         while stop < size and chars[stop] != c",":
             stop += 1
-        end = stop
-        while start < end and _is_space(chars[start]):
-            start += 1
-        while start < end and _is_space(chars[end - 1]):
-            end -= 1
-        if start < end:
-            equals = start
-            while equals < end and chars[equals] != c"=":
+        member = chars + start
+        length = _strip(&member, stop - start)
+        if length:
+            equals = 0
+            while equals < length and member[equals] != c"=":
                 equals += 1
-            if equals == end or not _is_state_key(chars + start, equals - start):
+            if equals == length or not _is_state_key(member, equals):
                 return -1
-            if not _is_state_value(chars + equals + 1, end - equals - 1):
+            if not _is_state_value(member + equals + 1, length - equals - 1):
                 return -1
             count += 1
         start = stop + 1
@@ -339,6 +342,7 @@ def parse_baggage(str text not None):
     cdef void* data
     cdef bytes copy = None
     cdef const uint8_t* chars
+    cdef const uint8_t* piece
     cdef list members = []
     cdef tuple member
     if size > C_LABEL_BYTES:
@@ -370,13 +374,10 @@ def parse_baggage(str text not None):
         stop = start
         while stop < size and chars[stop] != c",":
             stop += 1
-        end = stop
-        while start < end and _is_space(chars[start]):
-            start += 1
-        while start < end and _is_space(chars[end - 1]):
-            end -= 1
-        if start < end:
-            member = _parse_member(chars + start, end - start)
+        piece = chars + start
+        end = _strip(&piece, stop - start)
+        if end:
+            member = _parse_member(piece, piece + end)
             if member is None or PyList_GET_SIZE(members) == C_LABELS:
                 dropped += 1
             else:
@@ -385,73 +386,60 @@ def parse_baggage(str text not None):
     return tuple(members), dropped
 
 
-cdef inline Py_ssize_t _strip(const uint8_t** chars, Py_ssize_t size) noexcept:
-    while size and _is_space(chars[0][0]):
-        chars[0] += 1
-        size -= 1
-    while size and _is_space(chars[0][size - 1]):
-        size -= 1
-    return size
+cdef struct Part:  # of a member: ``key=value``, or a property, whose value may be NULL
+    const uint8_t* name
+    const uint8_t* value
+    Py_ssize_t name_size, value_size
 
 
-cdef tuple _parse_member(const uint8_t* chars, Py_ssize_t size):
+cdef inline const uint8_t* _next_part(const uint8_t* piece, const uint8_t* end, Part* part) noexcept:
+    """Read the part up to the next semicolon or *end*; return the position behind that, or NULL if it is malformed."""
+    cdef const uint8_t* stop = piece
+    cdef const uint8_t* equals = NULL
+    while stop < end and stop[0] != c";":
+        if equals == NULL and stop[0] == c"=":
+            equals = stop
+        stop += 1
+    part.name, part.value, part.value_size = piece, NULL, 0
+    part.name_size = _strip(&part.name, (stop if equals == NULL else equals) - piece)
+    if part.name_size == 0 or not _all(part.name, part.name_size, TOKEN):
+        return NULL
+    if equals != NULL:
+        part.value = equals + 1
+        part.value_size = _strip(&part.value, stop - part.value)
+        if not _all(part.value, part.value_size, LABEL_VALUE):
+            return NULL
+    return stop + 1
+
+
+cdef tuple _parse_member(const uint8_t* piece, const uint8_t* end):
     """Parse ``key=value;property;…``; return None if it is malformed."""
-    cdef const uint8_t* end = chars + size
-    cdef const uint8_t* piece = chars
-    cdef const uint8_t* stop
-    cdef const uint8_t* equals
-    cdef const uint8_t* name
-    cdef const uint8_t* value
-    cdef Py_ssize_t name_size, value_size
-    cdef str key = None, text = None
+    cdef Part part
+    cdef str name, value, key = None, text = None
     cdef list properties = None
     while piece <= end:
-        stop = piece
-        equals = NULL
-        while stop < end and stop[0] != c";":
-            if equals == NULL and stop[0] == c"=":
-                equals = stop
-            stop += 1
-        name = piece
-        name_size = _strip(&name, (stop if equals == NULL else equals) - piece)
-        if name_size == 0 or not _all(name, name_size, TOKEN):
+        piece = _next_part(piece, end, &part)
+        if piece == NULL or (key is None and part.value == NULL):
             return None
-        value_size = 0
-        if equals != NULL:
-            value = equals + 1
-            value_size = _strip(&value, stop - value)
-            if not _all(value, value_size, LABEL_VALUE):
-                return None
+        name = PyUnicode_DecodeLatin1(<const char*>part.name, part.name_size, NULL)
+        value = None if part.value == NULL else _unescape(part.value, part.value_size)
         if key is None:
-            if equals == NULL:
-                return None
-            key = PyUnicode_DecodeLatin1(<const char*>name, name_size, NULL)
-            text = _unescape(value, value_size)
+            key, text = name, value
         else:
             if properties is None:
                 properties = []
-            properties.append(
-                (
-                    PyUnicode_DecodeLatin1(<const char*>name, name_size, NULL),
-                    None if equals == NULL else _unescape(value, value_size),
-                )
-            )
-        piece = stop + 1
+            properties.append((name, value))
     return (key, text, () if properties is None else tuple(properties))
 
 
 cpdef int check_baggage(str text) noexcept:
     """Return the number of members in a ``baggage`` value, or -1 if it is not to be sent on unchanged."""
-    return -1 if text is None else _check_baggage(text)
-
-
-cdef int _check_baggage(str text) noexcept:
-    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
+    cdef Py_ssize_t size = -1 if text is None else PyUnicode_GET_LENGTH(text)
     cdef const uint8_t* start
     cdef const uint8_t* stop
     cdef const uint8_t* end
     cdef int count = 0
-    if size > C_LABEL_BYTES or not PyUnicode_IS_ASCII(text):
+    if not 0 <= size <= C_LABEL_BYTES or not PyUnicode_IS_ASCII(text):
         return -1
     start = <const uint8_t*>PyUnicode_DATA(text)
     end = start + size
@@ -468,31 +456,13 @@ cdef int _check_baggage(str text) noexcept:
 
 cdef bint _is_member(const uint8_t* piece, const uint8_t* end) noexcept:
     """Return whether ``_parse_member`` accepts the text."""
-    cdef const uint8_t* stop
-    cdef const uint8_t* equals
-    cdef const uint8_t* part
-    cdef Py_ssize_t size
+    cdef Part part
     cdef bint is_first = True
     while piece <= end:
-        stop = piece
-        equals = NULL
-        while stop < end and stop[0] != c";":
-            if equals == NULL and stop[0] == c"=":
-                equals = stop
-            stop += 1
-        part = piece
-        size = _strip(&part, (stop if equals == NULL else equals) - piece)
-        if size == 0 or not _all(part, size, TOKEN):
-            return False
-        if equals != NULL:
-            part = equals + 1
-            size = _strip(&part, stop - part)
-            if not _all(part, size, LABEL_VALUE):
-                return False
-        elif is_first:
+        piece = _next_part(piece, end, &part)
+        if piece == NULL or (is_first and part.value == NULL):
             return False
         is_first = False
-        piece = stop + 1
     return True
 
 

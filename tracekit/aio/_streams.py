@@ -112,7 +112,7 @@ class MemoryObjectReceiveStream(_End, ObjectReceiveStream[T_co], Generic[T_co]):
 
 
 class create_memory_object_stream(  # noqa: N801
-    tuple[MemoryObjectSendStream[T], MemoryObjectReceiveStream[T]],
+    tuple[MemoryObjectSendStream[T], MemoryObjectReceiveStream[T]]
 ):
     """Return a sending and a receiving end, as ``anyio.create_memory_object_stream`` does.
 

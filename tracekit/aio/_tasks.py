@@ -31,19 +31,9 @@ _NAME: Final = 200
 _AWAITED_BY: Final = 16
 # A thread whose innermost Python function is one of these modules' waits, for a lock, a job or the network.
 _WAITING: Final = {
-    "concurrent.futures.thread",
-    "queue",
-    "selectors",
-    "socket",
-    "ssl",
-    "subprocess",
-    "threading",
-    "trio._core._io_epoll",
-    "trio._core._io_kqueue",
-    "trio._core._io_windows",
-    "trio._core._thread_cache",
-    f"{_PACKAGE}._export.worker",
-    f"{_PACKAGE}.aio._watch",
+    *("concurrent.futures.thread", "queue", "selectors", "socket", "ssl", "subprocess", "threading"),
+    *(f"trio._core._{name}" for name in ("io_epoll", "io_kqueue", "io_windows", "thread_cache")),
+    *(f"{_PACKAGE}._export.worker", f"{_PACKAGE}.aio._watch"),
 }
 
 

@@ -15,11 +15,4 @@ from anyio.from_thread import (
     start_blocking_portal,
 )
 
-__all__ = [
-    "BlockingPortal",
-    "BlockingPortalProvider",
-    "check_cancelled",
-    "run",
-    "run_sync",
-    "start_blocking_portal",
-]
+__all__ = ["BlockingPortal", "BlockingPortalProvider", "check_cancelled", "run", "run_sync", "start_blocking_portal"]

@@ -27,10 +27,7 @@ Args = TypeVarTuple("Args")
 
 
 async def run_sync(
-    func: Callable[[Unpack[Args]], T],
-    *args: *Args,
-    cancellable: bool = False,
-    limiter: CapacityLimiter | None = None,
+    func: Callable[[Unpack[Args]], T], *args: *Args, cancellable: bool = False, limiter: CapacityLimiter | None = None
 ) -> T:
     """Call *func* in a worker process, as ``anyio.to_process.run_sync`` does, as a child of the current span."""
     __tracebackhide__ = True

@@ -71,7 +71,10 @@ def _chosen(reader: SQLiteReader, arguments: argparse.Namespace) -> Selection:
 
 
 class _Counted:
-    """Spans, with their number and rate on stderr if that is a terminal that does not show the spans too."""
+    """Spans, with their number and rate on stderr if that is a terminal that does not show the spans too.
+
+    A format may iterate them twice.
+    """
 
     def __init__(self, spans: Selection, is_to_file: bool) -> None:
         self._spans = spans

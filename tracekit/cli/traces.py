@@ -194,12 +194,7 @@ class Waterfall:
     """A trace as lines: the tree at the left, bars on one time axis at the right, details below each span."""
 
     def __init__(
-        self,
-        spans: list[StoredSpan],
-        width: int,
-        whole: bool,
-        scope: bool = False,
-        logs: Sequence[StoredLog] = (),
+        self, spans: list[StoredSpan], width: int, whole: bool, scope: bool = False, logs: Sequence[StoredLog] = ()
     ) -> None:
         self.width = width
         self.whole = whole
@@ -337,13 +332,11 @@ class Waterfall:
                 at = event.get("time_ns")
                 when = f"+{duration(at - self.start_ns)} " if isinstance(at, int) else ""
                 yield [(f"{when}{printable(str(event.get('name')))}", "")]
-                attributes = event.get("attributes")
-                yield from _values(attributes if isinstance(attributes, dict) else {}, "  ")
+                yield from _values(event.get("attributes"), "  ")
         for link in span.links:
             if isinstance(link, dict):
                 yield [(f"link to {printable(str(link.get('trace_id')))}/{printable(str(link.get('span_id')))}", "")]
-                attributes = link.get("attributes")
-                yield from _values(attributes if isinstance(attributes, dict) else {}, "  ")
+                yield from _values(link.get("attributes"), "  ")
         counts = {
             "attributes": span.dropped_attributes,
             "events": span.dropped_events,
@@ -362,8 +355,8 @@ class Waterfall:
             yield from _values(span.resource, "   ")
 
 
-def _values(attributes: dict[str, Any], indent: str) -> Iterator[list[Segment]]:
-    for key, value in attributes.items():
+def _values(attributes: Any, indent: str) -> Iterator[list[Segment]]:
+    for key, value in attributes.items() if isinstance(attributes, dict) else ():
         lines = value.splitlines() if isinstance(value, str) and "\n" in value else [value]
         if len(lines) == 1:
             yield [(f"{indent}{printable(key)} ", "dim"), (value_text(lines[0], 100_000), "")]

@@ -38,8 +38,6 @@ def _link(**arguments: object) -> str:
 
 
 class _Families:
-    """The table of families."""
-
     def __init__(self) -> None:
         logs, self._unlisted = open_logs()
         families: dict[str, list[EventLog]] = {}
@@ -87,8 +85,6 @@ class _Families:
 
 
 class _Logs:
-    """The logs of a family."""
-
     def __init__(self, request: Request, name: str) -> None:
         bucket = request.number("b", 0, 0, len(_WINDOWS))
         now_ns = time.time_ns()

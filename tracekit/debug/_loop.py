@@ -12,6 +12,7 @@ from ._view import Markup, Page, Request, markup
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_FIGURES = ("thread", "backend", "threshold_s", "stalls", "blocked_s", "pauses", "paused_s")
 _NONE = "no loop is watched: tracekit.aio.watch_loop() in a running loop starts it"
 
 
@@ -20,17 +21,11 @@ class _Loops:
 
     def __init__(self, request: Request) -> None:
         self._loops: list[dict[str, Any]] = [
-            {
-                "thread": watch.thread,
-                "backend": watch.backend,
-                "threshold_s": watch.threshold_s,
-                "stalls": watch.stalls,
-                "blocked_s": watch.blocked_s,
-                "pauses": watch.pauses,
-                "paused_s": watch.paused_s,
+            {name: getattr(watch, name) for name in _FIGURES}
+            | {
                 "worst": [
-                    {**stall._asdict(), "stack": [place._asdict() for place in stall.stack]} for stall in watch.worst
-                ],
+                    stall._asdict() | {"stack": [place._asdict() for place in stall.stack]} for stall in watch.worst
+                ]
             }
             for watch in watches()
         ]
@@ -97,11 +92,10 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _headline(loop: dict[str, Any]) -> str:
-    text = f"{loop['backend']} in {loop['thread']}: {_counted(loop['stalls'], 'stall')} of {_short(loop['threshold_s'])} or more"
+    stalls, pauses = _counted(loop["stalls"], "stall"), _counted(loop["pauses"], "pause")
+    text = f"{loop['backend']} in {loop['thread']}: {stalls} of {_short(loop['threshold_s'])} or more"
     text += f", {_short(loop['blocked_s'])} in total"
-    return text + (
-        f"; {_counted(loop['pauses'], 'pause')} of the process, {_short(loop['paused_s'])}" if loop["pauses"] else ""
-    )
+    return f"{text}; {pauses} of the process, {_short(loop['paused_s'])}" if loop["pauses"] else text
 
 
 def _stall(stall: dict[str, Any]) -> str:

@@ -80,8 +80,6 @@ def _shown(titles: list[tuple[str, int]]) -> str:
 
 
 class _Families:
-    """The table of families."""
-
     def __init__(self, request: Request) -> None:
         opened = _Open(request)
         with recorder.lock:
@@ -168,8 +166,6 @@ class _Families:
 
 
 class _Bucket:
-    """The traces of one bucket of a family."""
-
     def __init__(self, request: Request, name: str, bucket: int) -> None:
         self._request = request
         self._name, self._bucket = name, bucket
@@ -226,8 +222,6 @@ class _Bucket:
 
 
 class _Latency:
-    """The latency histogram of a family."""
-
     def __init__(self, name: str, window: str) -> None:
         self._name, self._window = name, window
         with recorder.lock:

@@ -86,8 +86,6 @@ def _route(access: Access, visitor: Visitor, path: str, query: str) -> Response:
 
 
 class _Index:
-    """The list of all pages."""
-
     def json(self) -> dict[str, Any]:
         return {"pages": [{"name": page.name, "title": page.title, "summary": page.summary} for page in PAGES.values()]}
 

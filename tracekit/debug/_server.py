@@ -114,7 +114,6 @@ class _HTTPServer(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -131,7 +130,6 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """Answer a request."""
         full, _, query = self.path.partition("?")
         if full == "/":
             self.send_response(308)

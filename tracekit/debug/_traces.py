@@ -72,33 +72,28 @@ class Shown:
         """Return the trace as plain data."""
         pace()
         root, context = self.root, self.root.context
-        line = {
-            "trace_id": context.trace_id,
-            "span_id": context.span_id,
-            "name": printable(root.name),
-            "title": printable(title_of(root, self._shows_sensitive)),
-            "start_ns": root.start_ns,
-            "duration_ns": _end(root, self._now_ns) - root.start_ns,
-            "is_open": not root.ended,
-            "sampled": context.sampled,
-            "status": root.status.code,
-            "description": self._description(root),
-        }
+        ids = {"trace_id": context.trace_id, "span_id": context.span_id}
+        title = printable(title_of(root, self._shows_sensitive))
+        line = ids | {"title": title, "start_ns": root.start_ns, "sampled": context.sampled} | self._facts(root)
         if not self._spans:
             return line
         return line | {"spans_left_out": self._left_out, "spans": [self._span_json(span) for span in self._spans]}
 
-    def _span_json(self, span: Span) -> dict[str, Any]:
+    def _facts(self, span: Span) -> dict[str, Any]:
         return {
-            "span_id": span.context.span_id,
-            "parent_id": None if span.parent is None else span.parent.span_id,
             "name": printable(span.name),
-            "kind": span.kind,
-            "after_ns": span.start_ns - self.root.start_ns,
             "duration_ns": _end(span, self._now_ns) - span.start_ns,
             "is_open": not span.ended,
             "status": span.status.code,
             "description": self._description(span),
+        }
+
+    def _span_json(self, span: Span) -> dict[str, Any]:
+        return self._facts(span) | {
+            "span_id": span.context.span_id,
+            "parent_id": None if span.parent is None else span.parent.span_id,
+            "kind": span.kind,
+            "after_ns": span.start_ns - self.root.start_ns,
             "attributes": self._values(span.attributes),
             "events": [
                 {

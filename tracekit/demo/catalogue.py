@@ -46,10 +46,7 @@ def cart(number: int) -> Cart:
     """Return cart *number*: three goods, always the same ones for the same number."""
     names, tenants = list(GOODS), list(TENANTS)
     chosen = [names[(number * 3 + step) % len(names)] for step in (0, 2, 5)]
-    return Cart(
-        tenants[number % len(tenants)],
-        {name: 1 + (number + step) % 4 for step, name in enumerate(chosen)},
-    )
+    return Cart(tenants[number % len(tenants)], {name: 1 + (number + step) % 4 for step, name in enumerate(chosen)})
 
 
 def price_cents(cart: Cart) -> int:

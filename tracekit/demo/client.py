@@ -45,11 +45,9 @@ async def check_out(url: str, requests: int, *, on_answer: Callable[[], object])
 
     turn = anyio.CapacityLimiter(_AT_ONCE)
     timeout = httpx.Timeout(_TIMEOUT_S, pool=None)
-    async with (
-        httpx.AsyncClient(
-            transport=AsyncTraceTransport(), base_url=url, timeout=timeout, trust_env=False
-        ) as storefront,
-    ):
+    async with httpx.AsyncClient(
+        transport=AsyncTraceTransport(), base_url=url, timeout=timeout, trust_env=False
+    ) as storefront:
         alone = min(WARM, requests // 2)
         async with aio.create_task_group() as tasks:
             for number in range(requests - alone):

@@ -9,9 +9,10 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
@@ -20,15 +21,15 @@ import tracekit
 from .._render import encodable, printable
 from ..exporters.sqlite import SQLiteExporter, SQLiteReader
 from .child import EXPORT_INTERVAL_S
-from .client import check_out
+from .client import WARM, check_out
 from .comparison import compare
-from .report import examine, figures, trace_ids, wrongs
 from .services import ServiceError, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from ..exporters.sqlite import StoredSpan, StoredTrace
     from .services import Service
 
     Show = Callable[[str, str], int]
@@ -38,6 +39,8 @@ for _name in ("hypercorn", "starlette", "trio", "uvicorn"):
     if find_spec(_name) is None:  # the services would say so too, but later and less clearly
         raise ModuleNotFoundError(f"No module named {_name!r}", name=_name)
 
+SERVICES = ("client", "storefront", "warehouse")
+_EVERY = 2**31
 _INTERRUPTED = 130
 _POLL_S = 2 * EXPORT_INTERVAL_S
 _QUIET_POLLS = 2
@@ -91,7 +94,7 @@ class _Demo:
         self.requests = requests
         self.show = show
         self.view = view
-        self.earlier = trace_ids(path)
+        self.earlier = _trace_ids(path)
         self.services: list[Service] = []
         self.problems: list[str] = []
 
@@ -135,13 +138,13 @@ class _Demo:
 
     def report(self, *, with_peer: bool = False) -> int:
         """Show one trace, the figures, and the faults; *with_peer* also OpenTelemetry's trace. Return the exit status."""
-        findings = examine(self.path, earlier=self.earlier)
+        findings = _examine(self.path, earlier=self.earlier)
         lost = self._lost()
         problems = [*self.problems, *wrongs(findings, requests=self.requests, lost=lost)]
         if findings.typical is not None:
             self._show(findings.typical.trace_id)
         _say("")
-        for line in figures(findings, lost):
+        for line in _figures(findings, lost):
             _say(f"  {line}")
         _say("")
         for problem in problems:
@@ -285,3 +288,94 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(part)
     else:
         yield error
+
+
+# ---- the contents of the file after a run, and their faults
+
+
+class Findings(NamedTuple):
+    """The traces of one run, counted.
+
+    ``orphans`` name a parent that is not in their trace, ``whole`` traces have spans of all three services,
+    ``labelled`` spans are the warehouse's with the labels that the storefront set. ``typical`` is of
+    median duration among the last whole traces, None where there is none.
+    """
+
+    traces: int
+    whole: int
+    spans: int
+    orphans: int
+    by_service: dict[str, int]
+    labelled: int
+    typical: StoredTrace | None
+
+
+def _trace_ids(path: str) -> set[str]:
+    """Return the ids of all traces in the file *path*."""
+    with SQLiteReader(path) as reader:
+        return {trace.trace_id for trace in reader.traces(limit=_EVERY)}
+
+
+def _examine(path: str, *, earlier: Collection[str]) -> Findings:
+    """Return the contents of the file *path* without the traces *earlier*."""
+    with SQLiteReader(path) as reader:
+        traces = [trace for trace in reader.traces(limit=_EVERY) if trace.trace_id not in earlier]
+        spans = [reader.spans(trace.trace_id) for trace in traces]
+    counts = Counter(span.service for trace in spans for span in trace)
+    whole = [trace for trace in traces if set(SERVICES) <= set(trace.services)]
+    last = sorted(sorted(whole, key=lambda trace: trace.start_ns)[-WARM:], key=lambda trace: trace.duration_ns)
+    return Findings(
+        traces=len(traces),
+        whole=len(whole),
+        spans=counts.total(),
+        orphans=sum(map(_orphans, spans)),
+        by_service={service: counts[service] for service in SERVICES},
+        labelled=sum(_is_labelled(span) for trace in spans for span in trace if span.service == "warehouse"),
+        typical=last[len(last) // 2] if last else None,
+    )
+
+
+def _orphans(trace: list[StoredSpan]) -> int:
+    known = {span.span_id for span in trace}
+    return sum(span.parent_id is not None and span.parent_id not in known for span in trace)
+
+
+def _is_labelled(span: StoredSpan) -> bool:
+    return span.labels.keys() >= {"tenant", "cart"}
+
+
+def _figures(findings: Findings, lost: int) -> Iterator[str]:
+    """Give *findings*, and how many spans were *lost* on the way to the file, as lines to read."""
+    if findings.whole == findings.traces:
+        ways = "one for each request, through all three"
+    else:
+        ways = f"{findings.whole} of them through all three"
+    rows = [
+        ("traces", findings.traces, ways),
+        ("spans", findings.spans, ", ".join(f"{count} {name}" for name, count in findings.by_service.items())),
+        ("spans without their parent", findings.orphans, ""),
+        ("spans dropped or failed", lost, ""),
+        (
+            "warehouse spans with labels",
+            findings.labelled,
+            f"of {findings.by_service['warehouse']}; the storefront set them",
+        ),
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    digits = max(len(str(number)) for _, number, _ in rows)
+    for name, number, note in rows:
+        yield f"{name:<{width}}  {number:>{digits}}  {note}".rstrip()
+
+
+def wrongs(findings: Findings, *, requests: int, lost: int) -> Iterator[str]:
+    """Yield the faults after *requests*, each of which must be one trace."""
+    if findings.traces != requests:
+        yield f"there are {findings.traces} traces, not one for each of {requests} requests"
+    if findings.whole != findings.traces:
+        yield f"{findings.traces - findings.whole} traces do not go through all three services"
+    if findings.orphans:
+        yield f"{findings.orphans} spans have lost their parent"
+    if findings.labelled != findings.by_service["warehouse"]:
+        yield f"{findings.by_service['warehouse'] - findings.labelled} spans of the warehouse have lost their labels"
+    if lost:
+        yield f"{lost} spans were dropped, or failed to be written"

@@ -134,10 +134,7 @@ def application(warehouse_url: str) -> Starlette:
             app.state.warehouse, app.state.client = warehouse, client
             yield
 
-    routes = [
-        Route("/checkout/{number}", checkout, methods=["POST"]),
-        Route("/conform", conform, methods=["POST"]),
-    ]
+    routes = [Route("/checkout/{number}", checkout, methods=["POST"]), Route("/conform", conform, methods=["POST"])]
     return Starlette(routes=routes, lifespan=lifespan)
 
 

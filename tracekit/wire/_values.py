@@ -1,10 +1,11 @@
-"""What several wire formats share: checks of field values, and the count of values that they cannot write."""
+"""Parts that several wire formats share: checks of field values, and the count of values that they cannot write."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._core.codecs import parse_decimal
+from .._core.codecs import Sieve, parse_decimal, parse_hex, put
+from .._core.context import make_remote
 from .._core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Counting:
-    """A format that counts in ``left_out`` the parts it could not write. It pickles as *constant*, its name in its module."""
+    """A format that counts in ``left_out`` the values that it could not write; it pickles as its name, *constant*."""
 
     def __init__(self, constant: str) -> None:
         self._constant = constant
@@ -41,24 +42,53 @@ def bad_hex(text: str, start: int = 1) -> int | None:
     return next((at for at, char in enumerate(text, start) if char not in "0123456789abcdefABCDEF"), None)
 
 
-def read_options(field: str, text: str, ids: str, options: str) -> tuple[int, str | None]:
-    """Return the flags in *options*, behind *ids* in *text*, and their digits where those say more than the flags.
+class Slashed(Counting):
+    """A format of one header, ``trace-id "/" span-id [ ";" [ "o=" [ options ] ] ]``; the span id is the subclass's.
 
-    options = "" / "o=" [ 1*3DIGIT ]; bit 0: sampled; absent: undecided. Raises ``FormatError`` for anything else.
+    options = 1*3DIGIT; bit 0: sampled; absent: undecided. Those above 1 are kept as ``extra[name]``.
     """
-    if options in ("", "o="):
-        return 0x100, None
-    number = parse_decimal(options[2:])
-    if options[:2] != "o=" or len(options) > 5 or number < 0:
-        raise FormatError(field, "the options must be o= and up to three digits", text, len(ids) + 2)
-    return number & 1, options[2:] if options[2:] not in ("0", "1") else None
 
+    name: str
+    fields: tuple[str, ...]
+    _max_chars: int
 
-def write_options(context: SpanContext, kept: Any) -> tuple[str, bool]:
-    """Return the options for *context*, with their delimiter, and whether *kept*, of ``read_options()``, is valid."""
-    number = parse_decimal(kept) if type(kept) is str and len(kept) <= 3 else -1
-    is_valid = kept is None or number >= 0
-    if context.deferred:
-        return "", is_valid
-    decision = context.flags & 1
-    return f";o={kept if number >= 0 and number & 1 == decision else decision}", is_valid
+    def __init__(self, constant: str) -> None:
+        super().__init__(constant)
+        (self._field,) = self.fields
+        self._sieve = Sieve(self.fields)
+
+    def read(self, carrier: Any) -> SpanContext | None:
+        """Return the context in the header, or None."""
+        text = single(self._field, self._sieve.collect(carrier)[0], self._max_chars)
+        if text is None:
+            return None
+        ids, _, options = text.partition(";")
+        digits, slash, span = ids.partition("/")
+        trace_id = parse_hex(digits.lower(), 32)
+        if not trace_id:
+            reason = "the trace id must be 32 hex digits, not all zeros"
+            raise FormatError(self._field, reason, text, bad_hex(digits) or 1)
+        span_id = self._span_id(text, slash, span)
+        flags, kept = 0x100, None
+        if options not in ("", "o="):
+            number = parse_decimal(options[2:])
+            if options[:2] != "o=" or len(options) > 5 or number < 0:
+                raise FormatError(self._field, "the options must be o= and up to three digits", text, len(ids) + 2)
+            flags, kept = number & 1, None if options[2:] in ("0", "1") else {self.name: options[2:]}
+        return make_remote(trace_id, span_id, flags, kept)
+
+    def _span_id(self, text: str, slash: str, span: str) -> int:
+        """Return the id that *span*, behind the *slash* in *text*, spells; raise ``FormatError``."""
+        raise NotImplementedError
+
+    def _put(self, context: SpanContext, carrier: Any, ids: str | None) -> None:
+        """Set the header to *ids* and the options of *context*, or remove it."""
+        text = ids
+        if ids is not None:
+            kept = context.extra.get(self.name)
+            number = parse_decimal(kept) if type(kept) is str and len(kept) <= 3 else -1
+            self.left_out += kept is not None and number < 0
+            if not context.deferred:
+                decision = context.flags & 1
+                text = f"{ids};o={kept if number >= 0 and number & 1 == decision else decision}"
+        put(carrier, self._field, text)

@@ -15,53 +15,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._core.codecs import Sieve, parse_hex, put
-from .._core.context import ids_of, make_remote
+from .._core.codecs import parse_hex
+from .._core.context import ids_of
 from .._core.errors import FormatError
-from ._values import Counting, bad_hex, read_options, single, write_options
+from ._values import Slashed, bad_hex
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
 
 __all__ = ["SEED"]
 
-_FIELD: Final = "trace-id"
-_SIEVE = Sieve((_FIELD,))
-_MAX_CHARS = 32 + 1 + 16 + 3 + 3
 
-
-class _Seed(Counting):
+class _Seed(Slashed):
     name: str = "seed"
-    fields: tuple[str, ...] = (_FIELD,)
+    fields: tuple[str, ...] = ("trace-id",)
+    _max_chars = 32 + 1 + 16 + 3 + 3
 
-    def read(self, carrier: Any) -> SpanContext | None:
-        """Return the context in the header, or None."""
-        text = single(_FIELD, _SIEVE.collect(carrier)[0], _MAX_CHARS)
-        if text is None:
-            return None
-        ids, _, options = text.partition(";")
-        digits, slash, span = ids.partition("/")
-        trace_id = parse_hex(digits.lower(), 32)
-        if not trace_id:
-            reason = "the trace id must be 32 hex digits, not all zeros"
-            raise FormatError(_FIELD, reason, text, bad_hex(digits) or 1)
+    def _span_id(self, text: str, slash: str, span: str) -> int:
         span_id = parse_hex(span.lower().rjust(16, "0"), 16)
         if not span_id:
             reason = "the span id must be 1 to 16 hex digits, not all zeros"
-            raise FormatError(_FIELD, reason, text, bad_hex(span, 34) or 33 + len(slash))
-        flags, kept = read_options(_FIELD, text, ids, options)
-        return make_remote(trace_id, span_id, flags, None if kept is None else {"seed": kept})
+            raise FormatError(self._field, reason, text, bad_hex(span, 34) or 33 + len(slash))
+        return span_id
 
     def write(self, context: SpanContext, carrier: Any) -> None:
         """Set the header if *context* is valid, otherwise remove it."""
-        if not context.is_valid:
-            put(carrier, _FIELD, None)
-            return
-        text = f"{context.trace_id}/{ids_of(context)[1]:x}"
-        options, is_valid = write_options(context, context.extra.get("seed"))
-        if not is_valid:
-            self.left_out += 1
-        put(carrier, _FIELD, text + options)
+        self._put(context, carrier, f"{context.trace_id}/{ids_of(context)[1]:x}" if context.is_valid else None)
 
 
 SEED: Final = _Seed("SEED")

@@ -33,11 +33,7 @@ _FIELD: Final = "x-amzn-trace-id"
 _SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 1024
 _OWS = " \t"
-_SHAPES = {
-    "Root": "1-8hex-24hex, not all zeros",
-    "Parent": "16 hex digits, not all zeros",
-    "Sampled": "0, 1 or ?",
-}
+_SHAPES = {"Root": "1-8hex-24hex, not all zeros", "Parent": "16 hex digits, not all zeros", "Sampled": "0, 1 or ?"}
 _DECISIONS = {"0": 0, "1": 1, "?": 0x100}
 _ASKED = ("Sampled", "?")
 

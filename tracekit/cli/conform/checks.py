@@ -111,8 +111,7 @@ def _fresh(*sent: Header) -> Rule:
 
 def _has(*members: str) -> Rule:
     return _each(
-        f"tracestate must have {_listed(members)}",
-        lambda call: _in_order(members, _pieces(call, "tracestate")),
+        f"tracestate must have {_listed(members)}", lambda call: _in_order(members, _pieces(call, "tracestate"))
     )
 
 

@@ -43,29 +43,17 @@ def run(arguments: argparse.Namespace) -> int:
         complain(f"no check has {printable(arguments.only, 100)!r} in its name or section")
         return ERROR
     failed = sum(bool(outcome.problems) for outcome in outcomes)
+    passed = len(outcomes) - failed
     if screen is None:
-        print_json(
-            {
-                "url": arguments.url,
-                "ok": not failed,
-                "passed": len(outcomes) - failed,
-                "failed": failed,
-                "checks": [
-                    {
-                        "name": check.name,
-                        "section": check.section,
-                        "ok": not problems,
-                        "problems": problems,
-                        "sent": check.sent,
-                        "received": received,
-                    }
-                    for check, received, problems in outcomes
-                ],
-            }
-        )
+        checks = [
+            {"name": check.name, "section": check.section, "ok": not problems, "problems": problems}
+            | {"sent": check.sent, "received": received}
+            for check, received, problems in outcomes
+        ]
+        print_json({"url": arguments.url, "ok": not failed, "passed": passed, "failed": failed, "checks": checks})
     else:
-        passed = f"{len(outcomes) - failed} of {plural(len(outcomes), 'check')} passed"
-        screen.line((f"{passed}, {failed} failed" if failed else passed, "bold red" if failed else "green"))
+        text = f"{passed} of {plural(len(outcomes), 'check')} passed"
+        screen.line((f"{text}, {failed} failed" if failed else text, "bold red" if failed else "green"))
     return 1 if failed else 0
 
 

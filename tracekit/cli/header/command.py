@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..screen import Segment
-    from .conversions import Conversion
     from .faults import Problem
-    from .report import Found, Report
+    from .report import Conversion, Found, Report
 
 _MAX_HEADERS = 64  # of one format
 _BAD = "bold red"

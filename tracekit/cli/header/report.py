@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import binascii
 import difflib
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,10 +25,9 @@ from ...wire.seed_header import SEED
 from ...wire.server_timing import SERVER_TIMING
 from ...wire.w3c import BAGGAGE, TRACECONTEXT
 from ...wire.xray import XRAY
-from .conversions import Conversion, convert
 from .dumps import DumpError, Message
 from .faults import Problem, losses, suspicions
-from .words import Word, words
+from .words import Word, pairs, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,20 +35,8 @@ if TYPE_CHECKING:
     from ...wire import Format
 
 # In the order in which a message's contexts are put together; the names are those of --to.
-_FORMATS: dict[str, Format] = {
-    "tracecontext": TRACECONTEXT,
-    "baggage": BAGGAGE,
-    "b3": SINGLE,
-    "b3multi": MULTI,
-    "jaeger": JAEGER,
-    "xray": XRAY,
-    "ottrace": OTTRACE,
-    "datadog": DATADOG,
-    "cloudtrace": CLOUDTRACE,
-    "grpc": BINARY,
-    "seed": SEED,
-    "server-timing": SERVER_TIMING,
-}
+_ALL = (TRACECONTEXT, BAGGAGE, SINGLE, MULTI, JAEGER, XRAY, OTTRACE, DATADOG, CLOUDTRACE, BINARY, SEED, SERVER_TIMING)
+_FORMATS: dict[str, Format] = {"grpc" if format is BINARY else format.name: format for format in _ALL}
 _TARGETS: dict[str, Any] = {**_FORMATS, "environ": ENVIRON}
 _OWNERS = {field: name for name, format in _FORMATS.items() for field in format.fields}
 _PREFIXES = {prefix: name for name, format in _FORMATS.items() for prefix in getattr(format, "prefixes", ())}
@@ -82,6 +70,15 @@ class Found(NamedTuple):
     words: list[Word]
     problems: list[Problem]
     warnings: list[str]
+
+
+class Conversion(NamedTuple):
+    """A message's context in another format, the values it cannot carry, and those it spells differently."""
+
+    format: str
+    headers: dict[str, str]
+    lost: list[str]
+    notes: list[str]
 
 
 class Report(NamedTuple):
@@ -145,7 +142,7 @@ def _examine(message: Message, targets: list[str]) -> Report:
     warnings = [*_misspelt(message), *_disagreements(found)]
     if len(headers) > _MAX_HEADERS:
         warnings.append(f"more than {_MAX_HEADERS} trace headers: the others were not looked at")
-    conversions = [convert(context, name, _TARGETS[name]) for name in targets] if context is not None else []
+    conversions = [_convert(context, name, _TARGETS[name]) for name in targets] if context is not None else []
     return Report(message.title, message.is_environ, found, context, warnings, conversions)
 
 
@@ -252,3 +249,82 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
         return {key: _plain(item) for key, item in value._asdict().items() if key != "fields"}
     return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+# ---- a context in another format, and the values lost in it: found by reading the written headers back
+
+
+def _convert(context: SpanContext, name: str, format: Any) -> Conversion:
+    """Return *context* as the *format* called *name* writes it, with the values that are lost in it."""
+    written: dict[str, Any] = {}
+    format.write(context, written)
+    back = None
+    if written:
+        try:
+            back = format.read(written)
+        except FormatError as error:  # tracekit writes none
+            return Conversion(name, {}, [f"cannot be written: {error}"], [])
+    headers = {
+        field: binascii.b2a_base64(value, newline=False).rstrip(b"=").decode() if isinstance(value, bytes) else value
+        for field, value in written.items()
+    }
+    if back is None:
+        why = "there are no labels" if name == "baggage" else "it needs a trace id and a span id"
+        return Conversion(name, {}, [f"nothing can be written: {why}"], [])
+    return Conversion(name, headers, list(_changes(context, back, name)), list(_moves(context, name)))
+
+
+def _changes(context: SpanContext, back: SpanContext, name: str) -> Iterator[str]:
+    """Yield the values that a peer reads differently."""
+    trace_id, span_id = ids_of(context)
+    back_trace, back_span = ids_of(back)
+    if trace_id != back_trace:
+        yield "the ids and the decision are lost" if not back_trace else f"the trace id becomes {back.trace_id}"
+    elif span_id != back_span:
+        yield "the span id is lost"
+    if trace_id == back_trace:
+        if context.deferred and not back.deferred:
+            yield f"nobody has decided: it goes out as {'sampled' if back.sampled else 'not sampled'}"
+        elif back.deferred and not context.deferred:
+            yield "the decision is lost"
+        if context.flags & 2 and not back.flags & 2:
+            yield "the random flag is lost"
+    if context.state and not back.state:
+        yield f"the tracestate is lost: {', '.join(context.state)}"
+    there = {(key, value): more for key, value, more in back.labels.members}
+    members = context.labels.members
+    lost = dict.fromkeys([key for key, value, _ in members if (key, value) not in there])
+    if lost:
+        where = "; they go to baggage" if name == "tracecontext" else ""
+        yield f"labels are lost: {', '.join(lost)}{where}"
+    bare = dict.fromkeys([key for key, value, more in members if more and not there.get((key, value), more)])
+    if bare:
+        yield f"the properties of labels are lost: {', '.join(bare)}"
+    for key, kept in context.extra.items():
+        said = back.extra.get(key)
+        if said != kept:
+            words = [what for what, _ in pairs(kept) if what != "error"]
+            what = ", ".join(dict.fromkeys(words)) if words else "debug" if kept == "d" else ""
+            if what or not isinstance(kept, tuple):
+                yield f"what {_said_by(key)} said is lost" + (f": {what}" if what else "")
+
+
+def _said_by(key: str) -> str:
+    return {"grpc_bin": "grpc-trace-bin", "seed": "trace-id"}.get(key, key)
+
+
+def _moves(context: SpanContext, name: str) -> Iterator[str]:
+    """Yield the values that a peer finds in another field, or in another spelling."""
+    trace_id, span_id = ids_of(context)
+    if not trace_id:
+        return
+    if name == "datadog":
+        if trace_id >> 64:
+            yield "x-datadog-trace-id: the high 64 bits go to x-datadog-tags"
+        yield "the ids go out in decimal"
+    elif name == "cloudtrace" and span_id:
+        yield "the span id goes out in decimal"
+    elif name in ("b3", "b3multi", "jaeger", "ottrace") and not trace_id >> 64:
+        yield "a trace id of 64 bits goes out in 16 digits"
+    elif name == "seed" and context.span_id[0] == "0":
+        yield "the span id goes out without its leading zeros"
