@@ -11,9 +11,19 @@ WANTED = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") in {"", "0"} and sys.imple
 PACKAGE = Path("tracekit")
 
 # CFLAGS that name a level, as those of the sanitizers do (tests/tools/asan.py), are left alone: the last one counts.
-OPTIMIZATION = [] if sys.platform == "win32" or "-O" in os.environ.get("CFLAGS", "") else ["-O3", "-g0", "-fno-plt"]
-# Symbols are needed by none but a debugger, and are a tenth of the wheel.
-STRIP = ["-Wl,-s"] if OPTIMIZATION and sys.platform == "linux" else []
+OPTIMIZED = sys.platform != "win32" and "-O" not in os.environ.get("CFLAGS", "")
+FLAGS = [
+    "-g0",  # symbols serve only debuggers; so does what LINK removes
+    "-fno-plt",  # calls of the interpreter take one jump less, and fewer octets
+    "-fno-asynchronous-unwind-tables",  # they serve C++ exceptions and debuggers, and were a twentieth of the octets
+]
+LINK = ["-Wl,-s"] if OPTIMIZED and sys.platform == "linux" else []
+# What every span runs is compiled for speed, the rest for size, in two thirds of the octets.
+HOT = ("tracekit._core.", "tracekit._speedups", "tracekit._carriers")
+# A wheel's own compression finds less in strings that Cython has compressed, which import would have to expand.
+MACROS = [("CYTHON_COMPRESS_STRINGS", "0")]
+# Functions of Cython's that each module would have a copy of.
+SHARED = "tracekit._shared"
 
 
 def extensions() -> list[Extension]:
@@ -21,16 +31,11 @@ def extensions() -> list[Extension]:
 
     built = cythonize(
         [
-            Extension(
-                ".".join(source.with_suffix("").parts),
-                [str(source)],
-                # For the source distribution; what a changed file compiles again is told by Cython.
-                depends=sorted(map(str, PACKAGE.rglob("*.p[yx][xid]"))) if source.suffix == ".pyx" else [],
-                extra_compile_args=OPTIMIZATION,
-                extra_link_args=STRIP,
-            )
-            for source in map(Path, ["tracekit/_speedups.pyx", *modules()])
+            *(extension(source) for source in map(Path, ["tracekit/_speedups.pyx", *modules()])),
+            Extension(SHARED, [SHARED.replace(".", "/") + ".c"], define_macros=MACROS, **options("-Os")),
         ],
+        shared_utility_qualified_name=SHARED,
+        shared_utility_features_disabled=["MemoryView"],  # a third of a megabyte of C that nothing here uses
         # Processes that do not begin by importing this file again.
         nthreads=(os.cpu_count() or 1) if multiprocessing.get_start_method() == "fork" else 0,
         # Types are those of the .pxd files; annotations are for type checkers. What Cython pickles of its own accord may
@@ -43,11 +48,27 @@ def extensions() -> list[Extension]:
             "embedsignature.format": "clinic",
         },
     )
-    for extension in built:
+    for made in built:
         # Without a compiler the install goes on, plain; a release without its extensions is no release.
         # Set here because cythonize() drops the argument.
-        extension.optional = "CIBUILDWHEEL" not in os.environ
+        made.optional = "CIBUILDWHEEL" not in os.environ
     return built
+
+
+def extension(source: Path) -> Extension:
+    name = ".".join(source.with_suffix("").parts)
+    return Extension(
+        name,
+        [str(source)],
+        # For the source distribution; what a changed file compiles again is told by Cython.
+        depends=sorted(map(str, PACKAGE.rglob("*.p[yx][xid]"))) if source.suffix == ".pyx" else [],
+        define_macros=MACROS,
+        **options("-O3" if name.startswith(HOT) else "-Os"),
+    )
+
+
+def options(level: str) -> dict[str, list[str]]:
+    return {"extra_compile_args": [level, *FLAGS], "extra_link_args": LINK} if OPTIMIZED else {}
 
 
 def modules() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -26,6 +27,7 @@ from tracekit.exporters.sqlite import SQLiteReader, StoreError
 pytestmark = pytest.mark.packaging
 
 ROOT = Path(__file__).parent.parent
+PYTHONS = (ROOT / "docs" / "pythons.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The program, and the commands for a newcomer.
 FIRST = re.search(
@@ -37,8 +39,7 @@ PROBE = (
 
 
 def run(*command, cwd, **environ):
-    # Unoptimised: what is built is looked at more than it is run.
-    environ = {**os.environ, "TRACEKIT_NO_EXTENSIONS": "", "PYTHONPATH": "", "CFLAGS": "-O0", **environ}
+    environ = {**os.environ, "TRACEKIT_NO_EXTENSIONS": "", "PYTHONPATH": "", "CFLAGS": "", **environ}
     return subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environ, capture_output=True, text=True, check=False
     )
@@ -93,10 +94,23 @@ def test_the_sdist_holds_all_that_a_build_needs(built):
         "pyproject.toml",
         "README.md",
         "LICENSE",
-        "tracekit/_speedups.pyx",
         "tracekit/_core/span.py",
     } <= names
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "tracekit").rglob("*.p[yx][xi]")} <= names
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "tracekit").rglob("*.pxd")} <= names
+
+
+def test_the_wheel_holds_nothing_that_only_a_build_needs(built):
+    endings = {Path(name).suffix for name in zipfile.ZipFile(built[1]).namelist()}
+    assert endings.isdisjoint({".c", ".pyx", ".pxi", ".pxd"})
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="the limit is for Linux on x86-64"
+)
+def test_the_wheel_is_no_larger_than_the_documents_say(built):
+    limit = float(re.search(r"at most ([\d.]+) MB", PYTHONS)[1]) * 1e6
+    assert built[1].stat().st_size <= limit
 
 
 def test_every_module_of_the_package_is_in_the_wheel(built):
