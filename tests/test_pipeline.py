@@ -575,7 +575,7 @@ def test_an_exporter_that_is_used_again_does_not_count_twice():
     tracekit.configure(exporter=exporter, export_interval_s=LONG)
     balance = Balance()
     end(2)
-    with _configure.lend(MemoryExporter()):
+    with recording():
         end(3)
         assert tracekit.flush()
         assert (balance.exported, balance.failed) == (5, 0)

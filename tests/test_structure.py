@@ -543,7 +543,7 @@ def test_what_tracekit_exports_is_what_it_imports():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    private = {"_core", "_explain", "TYPE_CHECKING"}
+    private = {"explain"}
     assert imported - private == set(tracekit.__all__)
 
 

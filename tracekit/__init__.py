@@ -1,7 +1,6 @@
 """Tracing for asynchronous Python: a trace that follows your work, over every hand-off, to any backend."""
 
 import sys
-from typing import TYPE_CHECKING
 
 from ._core.codecs import IMPLEMENTATION  # first: _core chooses between the compiled files and their sources
 
@@ -14,19 +13,21 @@ from ._core.records import Account, Event, Limits, Statistics, Status
 from ._core.scopes import current_context, current_span
 from ._core.span import ROOT, Span, span
 from ._core.tracestate import TraceState
-from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
-from ._event_logs import EventLog, event_log
-from ._export.exporter import Exporter, HoldingExporter
-from ._handoffs.by_hand import Snapshot, capture, detached, wrap
-from ._handoffs.delivery import Delivery
-from ._handoffs.hooks import install_hooks, remove_hooks
-from ._handoffs.traced import stream, traced
-from ._instrument import instrument, uninstrument
-from ._propagation import extract, extract_all, inject
-from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
-from ._signals import flush_on_signal
 from ._version import __version__
-from ._words import explain as _explain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._current import current_labels, from_context, new_context, use_context, use_labels, use_span
+    from ._event_logs import EventLog, event_log
+    from ._export.exporter import Exporter, HoldingExporter
+    from ._handoffs.by_hand import Snapshot, capture, detached, wrap
+    from ._handoffs.delivery import Delivery
+    from ._handoffs.hooks import install_hooks, remove_hooks
+    from ._handoffs.traced import stream, traced
+    from ._instrument import instrument, uninstrument
+    from ._propagation import extract, extract_all, inject
+    from ._sampling import AlwaysOff, AlwaysOn, Rate, Ratio, Sampler, adjusted_count
+    from ._signals import flush_on_signal
 
 __all__ = [
     "IMPLEMENTATION",
@@ -84,10 +85,26 @@ __all__ = [
 ]
 
 
+# The other names, by module, which is imported when the first of its names is used.
+_LATER = {
+    "._current": ("current_labels", "from_context", "new_context", "use_context", "use_labels", "use_span"),
+    "._event_logs": ("EventLog", "event_log"),
+    "._export.exporter": ("Exporter", "HoldingExporter"),
+    "._handoffs.by_hand": ("Snapshot", "capture", "detached", "wrap"),
+    "._handoffs.delivery": ("Delivery",),
+    "._handoffs.hooks": ("install_hooks", "remove_hooks"),
+    "._handoffs.traced": ("stream", "traced"),
+    "._instrument": ("instrument", "uninstrument"),
+    "._propagation": ("extract", "extract_all", "inject"),
+    "._sampling": ("AlwaysOff", "AlwaysOn", "Rate", "Ratio", "Sampler", "adjusted_count"),
+    "._signals": ("flush_on_signal",),
+}
+
+
 def _claim() -> None:
     """Have the public objects say that they live here, where users import them from."""
     for name in __all__:
-        value = globals()[name]
+        value = globals().get(name)
         if hasattr(value, "__qualname__") and value.__module__ != __name__:
             value.__module__ = __name__
 
@@ -98,4 +115,15 @@ _claim()
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        raise AttributeError(_explain(name), name=name, obj=sys.modules[__name__])
+        for module, names in _LATER.items():
+            if name in names:
+                home = __import__(module.lstrip("."), globals(), None, names, 1)
+                globals().update({each: getattr(home, each) for each in names})
+                _claim()
+                return globals()[name]
+        from ._words import explain
+
+        raise AttributeError(explain(name), name=name, obj=sys.modules[__name__])
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

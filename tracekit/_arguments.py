@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec
-
 from ._core.checks import check_above_0, check_bool, check_int
 from ._core.guard import type_name
 from ._core.misuse import misused
 from ._core.records import Limits
-from ._propagation import check_fields, formats_named, names_of_formats
+from ._core.stdlib import Mapping, Sequence
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
+    from typing import Any, ParamSpec, Protocol
 
     from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
     from .wire import Format
@@ -32,8 +29,8 @@ if TYPE_CHECKING:
         def generate_trace_id(self) -> int: ...
         def generate_span_id(self) -> int: ...
 
+    P = ParamSpec("P")
 
-P = ParamSpec("P")
 
 _LONGEST = 1e9  # that every wait of the standard library takes: 31 years of seconds, 11 days of milliseconds
 
@@ -56,7 +53,6 @@ _KEYWORDS = {
 def names_right_keyword(function: Callable[P, None]) -> Callable[P, None]:
     """Wrap *function* so that the TypeError for an unknown keyword argument names the one that was meant."""
 
-    @functools.wraps(function)
     def call(*arguments: P.args, **options: P.kwargs) -> None:
         unknown = options.keys() - known
         if unknown:
@@ -70,6 +66,10 @@ def names_right_keyword(function: Callable[P, None]) -> Callable[P, None]:
 
     code = function.__code__
     known = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    # As by functools.wraps(), whose import takes as long as that of tracekit.
+    for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
+        setattr(call, name, getattr(function, name))
+    call.__dict__["__wrapped__"] = function
     return call
 
 
@@ -144,6 +144,8 @@ def check_exporter(exporter: object) -> None:
 
 def formats_of(formats: Sequence[Format | str]) -> Sequence[Format]:
     """Return *formats* with names resolved; raise ``TypeError`` or ``ValueError`` for anything that is no format."""
+    from ._propagation import check_fields, formats_named, names_of_formats
+
     if isinstance(formats, str) or not isinstance(formats, Sequence):
         raise TypeError(f"formats must be a sequence of formats, such as ['b3'], not {type(formats).__name__}")
     found: list[Format] = []

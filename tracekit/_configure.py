@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import sys
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
 
-from . import _propagation
 from ._arguments import bounded_timeout, check_arguments, formats_of, names_right_keyword, sampler_of
 from ._core import misuse
 from ._core.attributes import MISSING, clean
 from ._core.buffer import buffer
 from ._core.context import set_ids
 from ._core.records import Limits, Statistics
-from ._core.scopes import current_context
+from ._core.scopes import context_scope, current_context
 from ._core.span import after_fork, set_tracer
+from ._core.stdlib import MappingProxyType
 from ._core.tracer import Tracer
-from ._current import use_context
-from ._distribution import warn_of_clash
-from ._plugins import DEBUG_PAGES
-from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
 from ._version import __version__
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Never
+    from typing import Any, Literal, Never
 
     from ._arguments import OtelIds, OtelSampler
     from ._core.context import SpanContext
@@ -37,6 +31,7 @@ if TYPE_CHECKING:
     from ._environment import Environment
     from ._export.exporter import Exporter
     from ._export.pipeline import Pipeline
+    from ._sampling import AlwaysOff, AlwaysOn, Ratio, Sampler
     from .wire import Format
 
 
@@ -101,7 +96,10 @@ def configure(
     )
     if strict is not None:
         misuse.set_strict(strict)
-    from ._environment import Environment, say  # of no use to a program that only propagates
+    # Of no use to a program that only makes spans, and leaves them to the one that it is part of.
+    from . import _propagation
+    from ._distribution import warn_of_clash
+    from ._environment import Environment, say
     from ._resource import detect
 
     environment = Environment(environ)
@@ -131,6 +129,7 @@ def configure(
     _started().use(used, capacity=capacity, batch_size=batch, interval_s=interval_s, timeout_s=_TIMEOUT_S)
     _propagation.use_formats(chosen)
     if not _configured_in:
+        warn_of_clash()
         _join(_propagation.extract_environ(os.environ))
     _configured_in = os.getpid()
     _use_ids(id_generator, _generators[1])
@@ -147,7 +146,8 @@ def flush(timeout_s: float = _TIMEOUT_S) -> bool:
     Never raises. 0, a negative number and nan do not wait; infinity waits until it is done. A *timeout_s* that is not a
     number is reported as misuse, and means 5 s.
     """
-    return _started().flush(bounded_timeout(timeout_s, _TIMEOUT_S))
+    timeout_s = bounded_timeout(timeout_s, _TIMEOUT_S)
+    return _pipeline is None or _pipeline.flush(timeout_s)
 
 
 def shutdown(timeout_s: float = _TIMEOUT_S) -> bool:
@@ -155,7 +155,8 @@ def shutdown(timeout_s: float = _TIMEOUT_S) -> bool:
 
     Called at exit. Never raises.
     """
-    return _started().shutdown(bounded_timeout(timeout_s, _TIMEOUT_S))
+    timeout_s = bounded_timeout(timeout_s, _TIMEOUT_S)
+    return _pipeline is None or _pipeline.shutdown(timeout_s)
 
 
 def statistics() -> Statistics:
@@ -174,9 +175,8 @@ class _Instead:
                 setattr(self, name, getattr(owner, name))
 
 
-@contextlib.contextmanager
 def lend(exporter: Exporter) -> Iterator[None]:
-    """Inside ``with``, record every trace for *exporter*; then go on as before."""
+    """Record every trace for *exporter*, yield once, then go on as before: for ``contextlib.contextmanager``."""
     before = _configured
     lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
     pipeline = _started()
@@ -220,6 +220,8 @@ def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
     A ``configure()`` of the worker wins.
     """
     if _configured_in != os.getpid():
+        from . import _propagation
+
         _started().hold()
         _use(tracer)
         if _propagation.formats() != formats:
@@ -236,6 +238,8 @@ def _serve_pages(environment: Environment) -> None:
     address = environment.debug_pages()
     if address is not None:
         import importlib
+
+        from ._plugins import DEBUG_PAGES
 
         module, serve = DEBUG_PAGES
         try:
@@ -258,7 +262,7 @@ def _other_sdk() -> list[str]:
 def _join(context: SpanContext | None) -> None:
     """Make *context*, which started this process, current from here on, unless something is."""
     if context is not None and current_context() is None:
-        use_context(context).__enter__()
+        context_scope(context).__enter__()
 
 
 def use_hooks(hooks: Hooks | None) -> None:
@@ -332,6 +336,8 @@ def _tracer(
     limits: Limits,
     resource: Mapping[str, Any],
 ) -> Tracer:
+    from ._sampling import AlwaysOff, AlwaysOn, Ratio
+
     # A subclass may override sample().
     if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio) and type(sampler) in (AlwaysOn, AlwaysOff, Ratio):
         return Tracer(
@@ -413,7 +419,6 @@ def _finish(**_: object) -> None:
     shutdown()
 
 
-warn_of_clash()
 if hasattr(os, "register_at_fork"):
     # Needed without configure() too: the random words drawn ahead must not be the parent's.
     os.register_at_fork(after_in_child=_after_fork)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from ._core.log import log
 
@@ -26,8 +25,11 @@ def find_clash(package: str) -> str:
     except OSError:
         return ""
     # A distribution of a release is a folder "name-version.dist-info" beside its packages.
-    found = [match for match in map(re.compile(r"(tracekit)-([^-]+)\.dist-info").fullmatch, names) if match]
-    return f"{found[0][1]} {found[0][2]}" if found else ""
+    for name in names:
+        project, _, version = name.removesuffix(".dist-info").partition("-")
+        if project == "tracekit" and version and "-" not in version and name.endswith(".dist-info"):
+            return f"tracekit {version}"
+    return ""
 
 
 def find_elsewhere() -> str:

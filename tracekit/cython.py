@@ -6,14 +6,14 @@ time; Python imports this file. So Cython is no dependency at run time, and ``if
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, Final, TypeVar, final
+
+    T = TypeVar("T")
 
 __all__ = ["binding", "cast", "cclass", "compiled", "final", "freelist", "no_gc", "no_gc_clear", "nonecheck"]
-
-T = TypeVar("T")
 
 compiled: Final = False
 
@@ -35,6 +35,13 @@ def cast(kind: type[T], pointer: Any) -> T:
 def cclass(kind: T) -> T:
     """Compile a class to an extension type, with the fields that the ``.pxd`` declares."""
     return kind
+
+
+if not TYPE_CHECKING:
+
+    def final(kind: T) -> T:
+        """Allow no subclass of a class; uncompiled, only type checkers see to that."""
+        return kind
 
 
 def no_gc(kind: T) -> T:

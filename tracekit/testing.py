@@ -88,7 +88,7 @@ class MemoryExporter:
 def recording() -> Iterator[MemoryExporter]:
     """Inside ``with``, record every trace in memory instead of exporting it; the exporter is restored afterwards."""
     exporter = MemoryExporter()
-    with lend(exporter):
+    with contextlib.contextmanager(lend)(exporter):
         yield exporter
 
 

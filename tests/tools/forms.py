@@ -29,7 +29,19 @@ _MODULES = (
 
 
 # Values that are not compiled: both forms use the same, so that one's labels are the other's.
-_SHARED = ("errors", "guard", "log", "misuse", "records", "stack", "attributes", "outcome", "labels", "tracestate")
+_SHARED = (
+    "errors",
+    "guard",
+    "log",
+    "misuse",
+    "records",
+    "stack",
+    "attributes",
+    "outcome",
+    "labels",
+    "tracestate",
+    "stdlib",
+)
 
 
 class Form:

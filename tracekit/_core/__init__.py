@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
-from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
-from typing import TYPE_CHECKING
 
 from .free_threading import HAS_GIL
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -34,6 +32,9 @@ class _Sources:
     def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG004
         if path is None or not name.startswith(_PREFIX):
             return None
+        # What importlib.machinery consists of. Compiled code never comes here.
+        from _frozen_importlib_external import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
+
         return FileFinder(path[0], (SourceFileLoader, SOURCE_SUFFIXES)).find_spec(name)
 
 
@@ -41,7 +42,7 @@ def _is_compiled() -> bool:
     # Without the GIL, importing an extension module that does not claim to be safe there would turn it on, with a warning.
     if not NO_EXTENSIONS and HAS_GIL:
         try:
-            import_module(_PREFIX + "_speedups")
+            __import__(_PREFIX + "_speedups")
         except ModuleNotFoundError:  # not built; a broken build raises ImportError, loudly
             pass
         except ImportError as error:

@@ -14,13 +14,15 @@ A value that cannot be converted, and ``None``, is dropped and counted; within a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
 from itertools import islice
-from operator import index
-from types import MemberDescriptorType
-from typing import Any
 
 from .guard import ask, class_name, is_interrupt
+from .stdlib import Mapping, MemberDescriptorType, Sequence, Set, ValuesView, index
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
 __all__ = ["CANCELLED_KEY", "MISSING", "Bounded", "clean", "int_text", "pruned", "whole"]
 

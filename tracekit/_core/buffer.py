@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Any
-
 from ..cython import binding, cclass, compiled, final
 from .free_threading import HAS_GIL, indivisible
+from .stdlib import deque
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["Buffer", "buffer"]
 

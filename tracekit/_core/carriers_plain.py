@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any, Final, final
 
+from ..cython import final
 from .codecs_plain import MAX_LABELS, is_a
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Final
 
 __all__ = ["Sieve", "put"]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from . import IS_COMPILED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 if TYPE_CHECKING or not IS_COMPILED:
     from .carriers_plain import Sieve, put

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
 from ..cython import binding, cclass, compiled, final, freelist, no_gc
 from .codecs import forget_words, parse_hex
 from .guard import type_name
 from .labels import NO_LABELS, Labels
 from .records import NO_ATTRIBUTES
+from .stdlib import MappingProxyType, NamedTuple
 from .tracestate import TraceState, make_state
 
 if not compiled:
     from .codecs import hex_text, id_octets, random_word, stretched_word
     from .interpreter import DEFERRED, RANDOM, SAMPLED, publish
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Protocol
+    from typing import Any, Final, Protocol
 
     class Ids(Protocol):
         """A source of ids, for tests."""

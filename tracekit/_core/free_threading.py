@@ -5,19 +5,19 @@ The plain implementation alone runs there, because the extension modules do not 
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from _thread import RLock
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, Final, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 __all__ = ["HAS_GIL", "claim", "indivisible"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 # Where another extension module turns the GIL on later, the lock costs a little and does no harm.
 HAS_GIL: Final = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
@@ -36,6 +36,7 @@ if hasattr(os, "register_at_fork"):
 
 def indivisible(function: Callable[P, R]) -> Callable[P, R]:
     """Return *function*, which calls none of the program's code, such that one thread at a time runs it."""
+    import functools  # only where there is no GIL
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

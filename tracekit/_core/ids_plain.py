@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING, Final
 
 from .codecs_plain import HEX, MAX_LABEL_BYTES, parse_hex, utf8
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Final
 
 __all__ = [
     "decode_tags",

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import sys
 from _thread import _local
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
 
+from .stdlib import ContextVar
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextvars import Context
+    from typing import Any, Final
 
 __all__ = ["INHERITS", "is_inherited"]
 

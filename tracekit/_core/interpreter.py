@@ -6,12 +6,17 @@ imports one or the other, so that all code above exists once.
 
 from __future__ import annotations
 
-import weakref
-from contextvars import Context, ContextVar, Token
 from time import monotonic_ns
-from typing import Any, Final, TypeVar
 
 from .free_threading import HAS_GIL
+from .stdlib import Context, ContextVar, ref
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextvars import Token
+    from typing import Any, Final, TypeVar
+
+    T = TypeVar("T")
 
 __all__ = [
     "DEFERRED",
@@ -39,8 +44,6 @@ __all__ = [
     "running_context",
     "weak",
 ]
-
-T = TypeVar("T")
 
 # The W3C trace flags, and above their eight bits: no decision about sampling has been made.
 SAMPLED: Final = 0x01
@@ -123,30 +126,30 @@ def is_gone(owner: Any) -> bool:
     return False
 
 
-def _weak(target: Any) -> weakref.ref[Any]:
+def _weak(target: Any) -> ref[Any]:
     """Return a weak reference to *target*, which may be one already: another thread has just made it."""
-    return target if type(target) is weakref.ref else weakref.ref(target)
+    return target if type(target) is ref else ref(target)
 
 
-weak = weakref.ref if HAS_GIL else _weak
+weak = ref if HAS_GIL else _weak
 
 
-def referent(ref: weakref.ref[T]) -> T | None:
-    """Return what *ref* refers to, or None if it is gone."""
-    return ref()
+def referent(weak: ref[T]) -> T | None:
+    """Return what *weak* refers to, or None if it is gone."""
+    return weak()
 
 
-def borrow(target: T | None) -> weakref.ref[T] | None:
+def borrow(target: T | None) -> ref[T] | None:
     """Return a reference that does not keep *target* alive; in C a bare pointer, which its owner has to clear."""
-    return None if target is None else weakref.ref(target)
+    return None if target is None else ref(target)
 
 
-def lent(borrowed: weakref.ref[T] | None) -> T | None:
+def lent(borrowed: ref[T] | None) -> T | None:
     """Return the borrowed object, or None if it is gone."""
     return None if borrowed is None else borrowed()
 
 
-def is_lent(borrowed: weakref.ref[T] | None, target: T) -> bool:
+def is_lent(borrowed: ref[T] | None, target: T) -> bool:
     """Tell whether *borrowed* is *target*."""
     return borrowed is not None and borrowed() is target
 

@@ -6,9 +6,11 @@ which it does: in Python everything else is slower.
 
 from __future__ import annotations
 
-from typing import Any
-
 from .free_threading import HAS_GIL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Entries", "Items", "has_text_keys"]
 
@@ -29,7 +31,7 @@ def _are_plain(items: dict[str, Any], max_length: int) -> bool:
     return True
 
 
-class Items(dict[str, Any]):
+class Items(dict[str, "Any"]):
     """The attributes of a span, an event or a link, in the order in which their keys came."""
 
     __slots__ = ("left_out",)

@@ -5,16 +5,19 @@ https://www.w3.org/TR/baggage/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
-
 from .codecs import check_baggage, format_baggage, is_label_key, make_members, parse_baggage, view_members
 from .errors import clip
+from .stdlib import Iterable, Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, TypeAlias
+
+    Property: TypeAlias = tuple[str, str | None]
+    Member: TypeAlias = tuple[str, str, tuple[Property, ...]]
 
 __all__ = ["NO_LABELS", "Labels", "later_labels", "make_labels", "parse_labels"]
-
-Property: TypeAlias = tuple[str, str | None]
-Member: TypeAlias = tuple[str, str, tuple[Property, ...]]
 
 
 class Labels(Mapping[str, str]):

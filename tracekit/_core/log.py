@@ -7,9 +7,9 @@ __all__ = ["log"]
 
 def log(level: str, message: str, *arguments: object) -> None:
     """Log *message* to the logger ``tracekit``. Never raises."""
-    import logging  # costs more to import than tracekit, and is needed only where something went wrong
-
     try:
+        import logging  # costs more to import than tracekit, and is needed only where something went wrong
+
         getattr(logging.getLogger("tracekit"), level)(message, *arguments)
     except Exception:
         pass

@@ -6,13 +6,14 @@ Field numbers: opentelemetry/proto/common/v1/common.proto.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
 
 from .attributes import int_text
 from .codecs_plain import utf8
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from .items_plain import Items
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-import weakref
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .guard import ask, class_name
 from .stack import Texts, message_of
+from .stdlib import NamedTuple, ref
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any, Literal
 
     from .records import Limits
 
@@ -192,7 +193,7 @@ def _errors(
 
 # The traces in which an exception is recorded. They are kept beside it: an attribute would appear in vars(exc), in error
 # bodies made of that, and in pickles (issue 10). There is no lock, as a signal handler may mark an exception too.
-_marks: dict[int, tuple[weakref.ref[BaseException], tuple[int, ...]]] = {}
+_marks: dict[int, tuple[ref[BaseException], tuple[int, ...]]] = {}
 # Built-in exceptions take no weak reference. They carry hashes, which are salted: outside this process they mean nothing.
 _ATTRIBUTE = "__tracekit_trace__"
 
@@ -202,7 +203,7 @@ def mark_recorded(exc: BaseException, trace_id: str) -> None:
     traces = (*_traces(exc), hash(trace_id))[-_TRACES:]
     key = id(exc)
     try:
-        _marks[key] = weakref.ref(exc, lambda _: _marks.pop(key, None)), traces
+        _marks[key] = ref(exc, lambda _: _marks.pop(key, None)), traces
     except TypeError:
         # An overridden __setattr__ is called with the attribute at unpickling, and may raise. No mark, then: every span
         # that the exception leaves records it.

@@ -1,11 +1,12 @@
-"""The immutable records of a span, and the limits on it.
+"""The immutable records of a span, and the limits on it."""
 
-Annotations are objects here and not text: NamedTuple compiles each text, which took half of this module's import.
-"""
+from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from .stdlib import Mapping, MappingProxyType, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "DEFAULT_LIMITS",

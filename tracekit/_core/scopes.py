@@ -8,14 +8,12 @@ task, thread or Context, in any order, never raises and never leaves an ended sp
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
-
 from ..cython import binding, cclass, compiled, final, freelist, no_gc_clear, nonecheck
 from .context import SpanContext
 from .inherited import INHERITS, is_inherited
 from .labels import Labels
 from .misuse import misused
+from .stdlib import ContextVar
 
 if not compiled:
     from .context import generation, with_labels
@@ -40,9 +38,11 @@ if not compiled:
         weak,
     )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+    from typing import Any, Final
 
 __all__ = [
     "Body",

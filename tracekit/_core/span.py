@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..cython import binding, cast, cclass, compiled, final, freelist, no_gc, nonecheck
 from .attributes import MISSING, clean
@@ -17,6 +14,7 @@ from .labels import Labels
 from .misuse import is_strict, misused
 from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
+from .stdlib import Iterable, Mapping, MappingProxyType
 from .tracer import Tracer
 from .tracestate import make_state
 
@@ -50,10 +48,11 @@ if not compiled:
         put_context,
     )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Never, Protocol, Self
+    from typing import Any, Final, Literal, Never, Protocol, Self
 
     class Observer(Protocol):
         """Is called at every start and end of a span, and at every call that comes after the end."""

@@ -7,15 +7,16 @@ of causes to its end, looks up the source line of every frame, and calls methods
 from __future__ import annotations
 
 import os
-from collections import deque
-from typing import TYPE_CHECKING, Any
 
 from .attributes import MISSING, Bounded, pruned
 from .guard import ask, class_name, plain_text
+from .stdlib import deque
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+    from typing import Any
 
 __all__ = ["Texts", "message_of", "stack_of"]
 
@@ -233,18 +234,19 @@ class Texts:
         lines = self.lines.get(filename)
         if lines is not None:
             return lines
-        import linecache  # costs milliseconds to import, and is needed only where something failed
-
-        lines = []
+        self.lines[filename] = lines = []
+        try:
+            import linecache  # costs milliseconds to import, and is needed only where something failed
+        except ImportError:  # the interpreter is ending
+            return lines
         if filename not in linecache.cache:
             self.files -= 1
             self.octets -= _size(filename)
         if self.files >= 0 and self.octets >= 0:
             try:
-                lines = list(linecache.getlines(filename, module))
+                self.lines[filename] = lines = list(linecache.getlines(filename, module))
             except Exception:  # a loader of the program may raise anything
                 pass
-        self.lines[filename] = lines
         return lines
 
     def headline(self, exc: BaseException, limit: int) -> str:

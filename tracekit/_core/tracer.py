@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
 from ..cython import binding, cclass, compiled, final
 from .codecs import count_tracestate
 from .context import Link, SpanContext
@@ -14,9 +12,10 @@ if not compiled:
     from .context import child_context, from_words, new_span_id, new_trace_bits, new_trace_id
     from .interpreter import DEFERRED, RANDOM, SAMPLED, SUPPRESSED
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Protocol
+    from typing import Any, Final, Protocol
 
     from .records import Instrumentation
 

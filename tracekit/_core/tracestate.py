@@ -5,11 +5,14 @@ https://www.w3.org/TR/trace-context-2/#tracestate-header
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
-
 from .codecs import MAX_STATE_CHARS, MAX_STATE_MEMBERS, count_tracestate, is_state_key, is_state_value
 from .errors import FormatError, clip
+from .stdlib import Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
 
 __all__ = ["MAX_OT_CHARS", "TraceState", "format_ot", "make_state", "parse_ot"]
 

@@ -11,13 +11,14 @@ import operator
 import threading
 import time
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from .._core.buffer import buffer
 from .._core.context import SpanContext
 from .._core.records import Account
 from .._core.scopes import context_scope
 from .._core.span import check_clock
+from .._core.stdlib import NamedTuple
 from .exporter import account_of
 from .notices import Notices
 

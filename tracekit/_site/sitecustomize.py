@@ -35,7 +35,7 @@ def _install(settings):
         spec = spec or finder.find_spec("tracekit", None)
     if spec is None or not spec.origin:
         return
-    from importlib.machinery import SourceFileLoader  # frozen: every Python has it in memory
+    from _frozen_importlib_external import SourceFileLoader  # as importlib.machinery, which imports more
 
     folder = os.path.dirname(spec.origin)
     loaded = {}
