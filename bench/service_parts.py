@@ -3,8 +3,8 @@
 A real uvicorn server runs under valgrind and serves an application of eight spans. From one row to the next a part is
 added, so the difference is that part's own: the server span, the seven spans inside, the encoding in the exporting
 thread, the sending. Counts are repeatable, within about 1 %: how the kernel cuts the octets of eight connections into
-reads differs. Instructions are not time: caches, system calls and the GIL are not counted. ``--functions ROW`` names
-the functions that a row takes more instructions in than the row before.
+reads differs. Those of ``full`` are rough, as gRPC's threads poll. Instructions are not time: caches, system calls and the GIL
+are not counted. ``--functions ROW`` names the functions that a row takes more instructions in than the row before.
 """
 
 from __future__ import annotations
