@@ -15,6 +15,7 @@ cdef bint _traced(
 ) except -1
 cdef object _execute_inside(object cursor, object statement, tuple rest, object dialect, str event_name)
 
+
 @cython.locals(attributes=Items, fields=dict, known=dict, span=Span)
 cdef Span _start(object statement, object context, Py_ssize_t count)
 cdef object _fail(Span span, object error)
