@@ -8,17 +8,19 @@ median over the rounds, so both of its figures were measured within seconds.
 A round has three windows: saturation, and two for the latencies. At 70 % of the untraced service's requests a second all
 contenders get the same load, which is a higher utilisation for a traced one, so queueing alone multiplies its p99. The
 other window has 70 % of each contender's own rate, where all are equally busy: a higher p99 there comes from tracing
-itself, for example from pauses for the exporting thread.
+itself, for example from pauses for the exporting thread. Both last until about ``--requests`` requests are answered: a full
+garbage collection of the ``full`` application stops it for 30 to 40 ms, traced or not, every 1,500 requests, so in a
+shorter window the p99 tells whether one or two of them fell into it.
 CPU and resident memory are the server's, by the operating system's accounting. The collector counts the spans that
-arrive; of ddtrace all do at any share, since Datadog's agent needs them for its statistics. With ``--full`` most of
-the spans come from the instrumentation of httpx, gRPC and SQLAlchemy, and with ``--workers 2`` two processes share the
-port.
+arrive; of ddtrace all do at any share, since Datadog's agent needs them for its statistics. ``--app`` names the
+application, see ``service_apps.py``, and with ``--workers 2`` two processes share the port.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -31,6 +33,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .service_apps import APPS, PATH
 from .service_contenders import CONTENDERS
 from .service_picture import picture
 
@@ -40,12 +43,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-PATH = "/items/42"
 BUSY_CONNECTIONS = 8  # of each worker, at saturation
 PAUSE_MS = 10  # between the requests of a connection below saturation; their number sets the load
 SATURATED = 0.85  # of a worker's core: with less, the load or another process was the limit
 LOAD = 0.7  # of the untraced service's requests a second, and of the contender's own
-STEPS = {"plain": 7, "full": 2}  # spans of a request that the collector counts
 
 
 class Window(NamedTuple):
@@ -71,7 +72,7 @@ class Result(NamedTuple):
 class Service:
     """The server processes of one contender: one, or several workers on one port."""
 
-    def __init__(self, contender: str, url: str, share: float, form: str, cores: list[set[int]]) -> None:
+    def __init__(self, contender: str, url: str, share: float, app: str, cores: list[set[int]]) -> None:
         self.contender = contender
         self.busy: list[Window] = []
         self.calm: list[Window] = []
@@ -82,7 +83,7 @@ class Service:
         self.workers: list[subprocess.Popen[str]] = []
         try:
             for own in cores:
-                worker, (self.port,) = _child(own, "serve", contender, url, str(share), str(self.port), form)
+                worker, (self.port,) = _child(own, "serve", contender, url, str(share), str(self.port), app)
                 self.workers.append(worker)
         except BaseException:
             self.kill()
@@ -181,7 +182,8 @@ def measure(
     share: float,
     rounds: int,
     seconds: float,
-    form: str,
+    requests: int,
+    app: str,
     workers: int,
     say: Callable[[str], None],
 ) -> list[Result]:
@@ -211,7 +213,7 @@ def measure(
 
         def start(place: int, name: str) -> None:
             nonlocal untraced
-            service = Service(name, f"http://127.0.0.1:{ports[place]}", share, form, server_cores)
+            service = Service(name, f"http://127.0.0.1:{ports[place]}", share, app, server_cores)
             stack.callback(service.kill)
             services[name] = place, service
             warm = service.measure(min(1.0, seconds), load_cores)
@@ -230,8 +232,9 @@ def measure(
                     used = busy.requests_per_s * busy.cpu_us / 1e6 / workers
                     if used < SATURATED:
                         say(f"{service.contender} used {used:.0%} of its cores: not saturated, do not trust the ratio")
-                    service.calm.append(service.measure(seconds, load_cores, LOAD * untraced))
-                    service.own.append(service.measure(seconds, load_cores, LOAD * busy.requests_per_s))
+                    for found, rate in ((service.calm, untraced), (service.own, busy.requests_per_s)):
+                        long = max(seconds, float(math.ceil(requests / (LOAD * busy.requests_per_s))))
+                        found.append(service.measure(long, load_cores, LOAD * rate))
 
                 attempt(name, windows)
             say(f"{share:.0%} sampled: round {number + 1} of {rounds}")
@@ -239,7 +242,7 @@ def measure(
             attempt(name, service.stop)
         counts = json.loads(collector.communicate(timeout=30)[0])
         for name, (place, service) in services.items():
-            arrived = counts[place] / (STEPS[form] * max(1, service.served))
+            arrived = counts[place] / (APPS[app].steps * max(1, service.served))
             results.append(Result(name, share, service.busy, service.calm, service.own, service.resident_mb, arrived))
     return results
 
@@ -251,10 +254,13 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=2.0, help="length of a window (default: 2); wrk needs whole ones"
     )
+    parser.add_argument(
+        "--requests", type=int, default=10_000, help="least length of a window for latencies, about (default: 10000)"
+    )
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, with commas between")
     parser.add_argument("--sampling", default="1,0.1,0.01", help="shares of sampled traces (default: 1,0.1,0.01)")
     parser.add_argument("--workers", type=int, default=1, help="server processes (default: 1)")
-    parser.add_argument("--full", action="store_true", help="an application with httpx, gRPC and SQLAlchemy")
+    parser.add_argument("--app", choices=list(APPS), default="tasks", help="the application (default: tasks)")
     parser.add_argument("--svg", metavar="PATH", help="also draw the results at the first share of --sampling")
     return parser
 
@@ -271,11 +277,12 @@ def main() -> int:
         print(f"{time.monotonic() - begin:4.0f} s  {text}", file=sys.stderr, flush=True)
 
     present = ["none", *[name for name in wanted if name != "none" and _is_installed(name)]]
-    form = "full" if options.full else "plain"
     results: list[Result] = []
     for share in map(float, options.sampling.split(",")):
-        results += measure(present, share, options.rounds, options.seconds, form, options.workers, say)
-    title = f"{_machine()}, {_server()}, {_workers(options.workers)}, {form} application"
+        results += measure(
+            present, share, options.rounds, options.seconds, options.requests, options.app, options.workers, say
+        )
+    title = f"{_machine()}, {_server()}, {_workers(options.workers)}, application {options.app!r}"
     print(f"{title}.\n")
     print("\n".join(table(results)))
     for name in wanted:

@@ -1,6 +1,6 @@
 """The processes of ``bench.service``: a server that one contender traces, a collector, a load generator.
 
-``python -m bench.service_child serve CONTENDER URL SHARE PORT FORM``, ``collect COUNT`` and ``load HOST PORT PATH
+``python -m bench.service_child serve CONTENDER URL SHARE PORT APP``, ``collect COUNT`` and ``load HOST PORT PATH
 SECONDS CONNECTIONS PAUSE_MS``. Each prints its ports or figures as JSON.
 """
 
@@ -14,14 +14,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from .service_contenders import CONTENDERS, STEP, application, is_installed
-from .service_full import full_application
+from .service_apps import APPS
+from .service_contenders import CONTENDERS, STEP, is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 
-def serve(contender: str, url: str, share: float, port: int, form: str) -> None:
+def serve(contender: str, url: str, share: float, port: int, app: str) -> None:
     """Run uvicorn on *port*, which other workers may share, until SIGINT; then print the number of served requests."""
     import uvicorn
 
@@ -29,10 +29,10 @@ def serve(contender: str, url: str, share: float, port: int, form: str) -> None:
     with socket.create_server(("127.0.0.1", port), backlog=128, reuse_port=True) as listening:
         listening.setblocking(False)
         own_port = listening.getsockname()[1]
-        served, app = full_application(tracing, own_port) if form == "full" else application(tracing)
+        served, served_app = APPS[app].make(tracing, own_port)
         _print([own_port])
         try:
-            uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+            uvicorn.Server(uvicorn.Config(served_app, log_level="warning", access_log=False)).run(sockets=[listening])
         except KeyboardInterrupt:  # uvicorn raises the signal again; this process then ends with its exit handlers
             pass
     _print(served())

@@ -1,4 +1,4 @@
-"""What traces the application of ``bench.service``: each contender's setup, and the application of eight spans."""
+"""What traces an application of ``bench.service``: each contender's setup."""
 
 from __future__ import annotations
 
@@ -158,33 +158,3 @@ def is_installed(contender: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-def application(tracing: Tracing) -> tuple[Callable[[], int], Any]:
-    """Return the number of served requests, as a function, and a Starlette application with seven spans a request."""
-    from starlette.applications import Starlette
-    from starlette.responses import PlainTextResponse
-    from starlette.routing import Route
-
-    span = tracing.span
-    served = 0
-
-    async def item(request: Any) -> PlainTextResponse:
-        nonlocal served
-        served += 1
-        number = request.path_params["number"]
-        with span("step load", {"item.id": number, "cache.hit": False}):
-            for table in ("items", "prices", "stock"):
-                with span(
-                    "step query",
-                    {"db.system.name": "postgresql", "db.operation.name": "SELECT", "db.collection.name": table},
-                ):
-                    pass
-        with span("step render", {"template": "item.html"}):
-            with span("step discount", {"customer.tier": "gold", "discount": 0.15}):
-                pass
-            with span("step template", {"template": "price.html", "currency": "EUR"}):
-                text = f"item {number}"
-        return PlainTextResponse(text)
-
-    return lambda: served, tracing.middleware(Starlette(routes=[Route("/items/{number:int}", item)]))

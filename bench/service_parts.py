@@ -1,10 +1,10 @@
 """Count the instructions that each part of tracing adds to a request of ``bench.service``: ``python -m bench.service_parts``.
 
-A real uvicorn server runs under valgrind and serves the application of eight spans. From one row to the next a part is
+A real uvicorn server runs under valgrind and serves an application of eight spans. From one row to the next a part is
 added, so the difference is that part's own: the server span, the seven spans inside, the encoding in the exporting
 thread, the sending. Counts are repeatable, within about 1 %: how the kernel cuts the octets of eight connections into
-reads differs. Instructions are not time: caches, system calls and the GIL are not counted. ``--functions ROW`` names
-the functions that a row takes more instructions in than the row before.
+reads differs. Those of ``full`` are rough, as gRPC's threads poll. Instructions are not time: caches, system calls and the GIL
+are not counted. ``--functions ROW`` names the functions that a row takes more instructions in than the row before.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import gc
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,15 +24,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .callgrind import TOTAL, by_function
-from .service_contenders import CONTENDERS, Tracing, application
+from .service_apps import APPS, PATH
+from .service_contenders import CONTENDERS, Tracing
 
 if TYPE_CHECKING:
     from collections import Counter
 
 ROOT = Path(__file__).parents[1]
 CONNECTIONS = 8
-WARM_UP, REQUESTS = 200, 2048  # the latter end with a multiple of the exporter's batch
-REQUEST = b"GET /items/42 HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"  # as wrk sends it
+WARM_UP = 200
+REQUESTS = {"tasks": 2048, "spans": 2048, "full": 512}  # they end with a multiple of the exporter's batch
+REQUEST = f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n".encode()  # as wrk sends it
 
 
 class Part(NamedTuple):
@@ -93,19 +96,21 @@ def _tracing(part: Part, url: str) -> Tracing:
     return none._replace(
         span=(lambda name, attributes: span(name, attributes=attributes)) if part.spans else none.span,
         middleware=TraceMiddleware if part.middleware else none.middleware,
+        instrument=(lambda: tracekit.instrument("httpx", "grpc", "sqlalchemy")) if part.spans else none.instrument,
     )
 
 
-def serve(row: str, url: str) -> None:
+def serve(row: str, url: str, app: str) -> None:
     """Serve a row's application; print the port, and the collections since "go" when standard input says "end"."""
     import uvicorn
 
-    _, app = application(_tracing(PARTS[row], url))
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         listening.setblocking(False)
-        print(listening.getsockname()[1], flush=True)
+        port = listening.getsockname()[1]
+        _, served_app = APPS[app].make(_tracing(PARTS[row], url), port)
+        print(port, flush=True)
         threading.Thread(target=_obey, daemon=True).start()
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+        uvicorn.Server(uvicorn.Config(served_app, log_level="warning", access_log=False)).run(sockets=[listening])
 
 
 def _obey() -> None:
@@ -130,7 +135,7 @@ def _load(port: int, count: int) -> None:
             connection.sendall(REQUEST)
         for connection in connections:
             received = b""
-            while not received.endswith(b"item 42"):
+            while not _is_whole(received):
                 chunk = connection.recv(4096)
                 if not chunk:
                     raise RuntimeError(f"the server closed the connection after {received!r}")
@@ -139,13 +144,19 @@ def _load(port: int, count: int) -> None:
         connection.close()
 
 
-def count(row: str, url: str) -> tuple[Counter[str], list[int]]:
-    """Return the instructions of ``REQUESTS`` requests by function, and the collections of each generation."""
+def _is_whole(answer: bytes) -> bool:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    return length is not None and len(body) == int(length[1])
+
+
+def count(row: str, url: str, app: str) -> tuple[Counter[str], list[int]]:
+    """Return the instructions of *app*'s ``REQUESTS`` by function, and the collections of each generation."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "out"
         command = [
             "valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}",
-            sys.executable, "-m", "bench.service_parts", f"--serve={row}", f"--url={url}",
+            sys.executable, "-m", "bench.service_parts", f"--serve={row}", f"--url={url}", f"--app={app}",
         ]  # fmt: skip
         environ = {**os.environ, "PYTHONHASHSEED": "0"}
         with subprocess.Popen(
@@ -160,7 +171,7 @@ def count(row: str, url: str) -> tuple[Counter[str], list[int]]:
                 server.stdin.flush()
                 server.stdout.readline()
                 subprocess.run(["callgrind_control", "--instr=on", str(server.pid)], check=True, capture_output=True)
-                _load(port, REQUESTS)
+                _load(port, REQUESTS[app])
                 server.stdin.write("end\n")
                 server.stdin.flush()
                 collections = json.loads(server.stdout.readline())
@@ -173,11 +184,12 @@ def count(row: str, url: str) -> tuple[Counter[str], list[int]]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.service_parts", description=__doc__)
     parser.add_argument("--functions", choices=list(PARTS), metavar="ROW", help="name the functions of one row")
+    parser.add_argument("--app", choices=list(APPS), default="tasks", help="the application (default: tasks)")
     parser.add_argument("--serve", choices=list(PARTS), help=argparse.SUPPRESS)  # this is the process of valgrind
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.url)
+        serve(options.serve, options.url, options.app)
         return 0
     if shutil.which("valgrind") is None:
         print("valgrind is not installed", file=sys.stderr)
@@ -189,28 +201,29 @@ def main() -> int:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as collector:
         assert collector.stdout is not None
         (port,) = json.loads(collector.stdout.readline())
-        found = {row: count(row, f"http://127.0.0.1:{port}") for row in rows}
+        found = {row: count(row, f"http://127.0.0.1:{port}", options.app) for row in rows}
         collector.communicate()
     if options.functions:
-        _print_functions(options.functions, found)
+        _print_functions(options.functions, found, REQUESTS[options.app])
         return 0
     print("| part of a request | instructions | garbage collections in 1,000 requests |\n|---|---:|---:|")
+    requests = REQUESTS[options.app]
     for row, (counts, collections) in found.items():
         total = counts[TOTAL]
         if row != "untraced":
             total -= found[BEFORE.get(row, "untraced")][0][TOTAL]
-        collected = " / ".join(f"{number * 1000 / REQUESTS:.1f}" for number in collections)
-        print(f"| {PARTS[row].name} | {total / REQUESTS:,.0f} | {collected} |")
+        collected = " / ".join(f"{number * 1000 / requests:.1f}" for number in collections)
+        print(f"| {PARTS[row].name} | {total / requests:,.0f} | {collected} |")
     return 0
 
 
-def _print_functions(row: str, found: dict[str, tuple[Counter[str], list[int]]]) -> None:
+def _print_functions(row: str, found: dict[str, tuple[Counter[str], list[int]]], requests: int) -> None:
     counts = found[row][0]
     if row != "untraced":
         counts.subtract(found[BEFORE.get(row, "untraced")][0])
-    print(f"{PARTS[row].name}: {counts.pop(TOTAL) / REQUESTS:,.0f} instructions")
+    print(f"{PARTS[row].name}: {counts.pop(TOTAL) / requests:,.0f} instructions")
     for function, number in counts.most_common(60):
-        print(f"{number / REQUESTS:10,.1f}  {function}")
+        print(f"{number / requests:10,.1f}  {function}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from .service import BUSY_CONNECTIONS, PAUSE_MS, _load
-from .service_contenders import CONTENDERS, application
+from .service_apps import APPS
+from .service_contenders import CONTENDERS
 
 ROOT = Path(__file__).parents[1]
 TICK_S = 0.001
@@ -84,16 +85,17 @@ def _watch_holds() -> dict[str, list[float]]:
     return holds
 
 
-def serve(contender: str, url: str) -> None:
+def serve(contender: str, url: str, app: str) -> None:
     """Serve until SIGINT, and print the late ticks and the holds."""
     import uvicorn
 
     tracing = CONTENDERS[contender].start(url, 1.0)
     holds = _watch_holds() if contender == "tracekit" else {}
-    ticker = _Ticker(application(tracing)[1])
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         listening.setblocking(False)
-        print(listening.getsockname()[1], flush=True)
+        port = listening.getsockname()[1]
+        ticker = _Ticker(APPS[app].make(tracing, port)[1])
+        print(port, flush=True)
         try:
             uvicorn.Server(uvicorn.Config(ticker, log_level="warning", access_log=False)).run(sockets=[listening])
         except KeyboardInterrupt:
@@ -102,10 +104,10 @@ def serve(contender: str, url: str) -> None:
     print(json.dumps({"late": sorted(late), **{name: sorted(times) for name, times in holds.items()}}))
 
 
-def measure(contender: str, url: str, seconds: float) -> tuple[float, dict[str, list[float]]]:
+def measure(contender: str, url: str, app: str, seconds: float) -> tuple[float, dict[str, list[float]]]:
     """Return the requests a second at half load, and what the server printed."""
     cores = sorted(os.sched_getaffinity(0))
-    command = [sys.executable, "-m", "bench.service_stalls", f"--serve={contender}", f"--url={url}"]
+    command = [sys.executable, "-m", "bench.service_stalls", f"--serve={contender}", f"--url={url}", f"--app={app}"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -126,17 +128,19 @@ def measure(contender: str, url: str, seconds: float) -> tuple[float, dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.service_stalls", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="at full load; at half load twice as many")
+    parser.add_argument("--app", choices=list(APPS), default="tasks", help="the application (default: tasks)")
     parser.add_argument("--serve", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.url)
+        serve(options.serve, options.url, options.app)
         return
     command = [sys.executable, "-m", "bench.service_child", "collect", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as collector:
         assert collector.stdout is not None
         (port,) = json.loads(collector.stdout.readline())
-        found = {name: measure(name, f"http://127.0.0.1:{port}", options.seconds) for name in ("none", "tracekit")}
+        url = f"http://127.0.0.1:{port}"
+        found = {name: measure(name, url, options.app, options.seconds) for name in ("none", "tracekit")}
         collector.communicate()
     print(f"| tracing by | requests a second | {' | '.join(f'later than {ms:g} ms' for ms in LATE_MS)} |")
     print(f"| --- |{' ---: |' * (1 + len(LATE_MS))}")

@@ -151,11 +151,24 @@ def test_a_check_passes_where_no_target_is_missed():
 
 @pytest.mark.slow
 @pytest.mark.one_form
-@pytest.mark.parametrize("form", [[], ["--full", "--workers", "2"]], ids=["plain", "full"])
-def test_the_bench_of_a_service_counts_every_span_of_every_request(form, tmp_path):
+@pytest.mark.parametrize("app", [["tasks"], ["spans"], ["full", "--workers", "2"]], ids=lambda app: app[0])
+def test_the_bench_of_a_service_counts_every_span_of_every_request(app, tmp_path):
     svg = tmp_path / "service.svg"
-    short = ["--rounds", "1", "--seconds", "0.2", "--sampling", "1", "--only", "tracekit", "--svg", str(svg)]
-    done = run("-m", "bench.service", *short, *form)
+    short = [
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.2",
+        "--requests",
+        "1",
+        "--sampling",
+        "1",
+        "--only",
+        "tracekit",
+        "--svg",
+        str(svg),
+    ]
+    done = run("-m", "bench.service", *short, "--app", *app)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     head, _, untraced, traced = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows]

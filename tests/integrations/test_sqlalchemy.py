@@ -175,12 +175,50 @@ def test_all_engines(exporter, engine):
     assert len(exporter.spans) == 3
 
 
+@pytest.mark.parametrize("is_first", [True, False], ids=["in front of ours", "behind ours"])
+def test_listeners_of_the_program_that_execute_statements(exporter, engine, is_first):
+    executed = []
+
+    def other(_cursor, statement, _parameters, _context):
+        executed.append(statement)
+
+    def execute(cursor, statement, parameters, _context):
+        executed.append(statement)
+        cursor.execute(statement.replace("1", "2"), parameters)
+        return True
+
+    if not is_first:
+        tracing.instrument(engine)
+    sa.event.listen(engine, "do_execute", other)
+    sa.event.listen(engine, "do_execute", execute)
+    if is_first:
+        tracing.instrument(engine)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT 1")).scalar() == 2
+    assert executed == ["SELECT 1", "SELECT 1"]
+    assert len(exporter.spans) == (0 if is_first else 1)  # executed before tracing saw it
+
+
+def test_a_connection_looks_up_no_listeners(traced):
+    # SQLAlchemy would do so for each new connection, at five times the cost of the span.
+    with traced.connect() as connection:
+        assert not connection._has_events
+        assert not traced._has_events
+
+
+def test_a_statement_without_parameters(exporter, traced):
+    with traced.connect().execution_options(no_parameters=True) as connection:
+        connection.exec_driver_sql("SELECT 7")
+    assert [one.name for one in exporter.spans] == ["SELECT"]
+
+
 def test_listeners_are_removed(engine):
-    before = [len(list(getattr(engine.dispatch, name))) for name in ("before_cursor_execute", "after_cursor_execute")]
+    names = ("do_execute", "do_executemany", "do_execute_no_params")
+    before = [len(list(getattr(engine.dialect.dispatch, name))) for name in names]
     tracing.instrument(engine)
+    assert [len(list(getattr(engine.dialect.dispatch, name))) for name in names] == [count + 1 for count in before]
     tracing.uninstrument(engine)
-    after = [len(list(getattr(engine.dispatch, name))) for name in ("before_cursor_execute", "after_cursor_execute")]
-    assert after == before
+    assert [len(list(getattr(engine.dialect.dispatch, name))) for name in names] == before
     tracing.uninstrument(engine)
     with pytest.raises(TypeError, match="target must be"):
         tracing.instrument(7)

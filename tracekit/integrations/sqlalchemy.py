@@ -6,9 +6,10 @@
 The span covers ``cursor.execute()`` or ``executemany()`` and ends before rows are fetched. It has the statement without
 literals, and never parameters. Connecting, ``COMMIT`` and ``ROLLBACK`` have no span.
 
-How it works: listeners of ``before_cursor_execute``, ``after_cursor_execute`` and ``handle_error``, which SQLAlchemy
-calls in the task of the program for asynchronous engines, too. The span is an attribute of the execution's context, so
-it is freed with it.
+How it works: listeners of the dialect's ``do_execute``, ``do_executemany`` and ``do_execute_no_params``, which
+SQLAlchemy calls in the task of the program for asynchronous engines, too. They execute the statement themselves, through
+the listeners behind them and the dialect. With listeners of an engine's events, such as ``before_cursor_execute``, each new
+``Connection`` looks up seven events in a slow way, which costs more than the span.
 
 Compiled: see ``_client.py``.
 
@@ -29,7 +30,7 @@ from ._sql import describe
 
 if not compiled:
     from .._core.codecs import Items
-    from .._core.span import start_request_span, tracer_in_use
+    from .._core.span import Span, start_request_span, tracer_in_use
     from ._client import end, may_record
     from ._suppression import is_suppressed
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["instrument", "uninstrument"]
 
-_FIELD: Final = "_tracekit_span"  # of an execution's context, or of a connection that executes without one
+_FIELD: Final = "_tracekit_span"  # of an execution's context, while a statement is executed inside a span
 _ENGINE_FIELD: Final = "_tracekit_attributes"
 _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db", "redshift": "aws.redshift"}
 _ROOM: Final = 7  # attributes that most statements have
@@ -53,8 +54,7 @@ def instrument(target: Engine | AsyncEngine | None = None) -> None:
     engine = _checked(target)
     for name, listener in _LISTENERS.items():
         if not event.contains(engine, name, listener):
-            # With *retval*, SQLAlchemy calls the listener itself rather than a function around it.
-            event.listen(engine, name, listener, **({"retval": True} if listener is _before else {}))
+            event.listen(engine, name, listener)
 
 
 def uninstrument(target: Engine | AsyncEngine | None = None) -> None:
@@ -77,23 +77,67 @@ def _checked(target: object) -> Any:
     return target
 
 
-def _before(conn: Any, _cursor: Any, statement: Any, parameters: Any, context: Any, executemany: Any) -> Any:
+def _execute(cursor: Any, statement: Any, parameters: Any, context: Any) -> bool:
+    return _traced(cursor, statement, (parameters, context), context, "do_execute", 0)
+
+
+def _execute_many(cursor: Any, statement: Any, parameters: Any, context: Any) -> bool:
+    return _traced(cursor, statement, (parameters, context), context, "do_executemany", len(parameters))
+
+
+def _execute_no_params(cursor: Any, statement: Any, context: Any) -> bool:
+    return _traced(cursor, statement, (context,), context, "do_execute_no_params", 0)
+
+
+_LISTENERS: Final[dict[str, Any]] = {
+    "do_execute": _execute,
+    "do_executemany": _execute_many,
+    "do_execute_no_params": _execute_no_params,
+}
+
+
+def _traced(cursor: Any, statement: Any, rest: tuple[Any, ...], context: Any, event_name: str, count: int) -> bool:
+    """Execute *statement* inside a span and return True, or return False where SQLAlchemy shall execute it."""
     try:
-        _start(conn, statement, parameters, conn if context is None else context, executemany)
+        span = _start(statement, context, count)
     except Exception as error:  # the statement is executed without a span
         report(error)
-    return statement, parameters
+        return False
+    if span is None:
+        return False
+    try:
+        _execute_inside(cursor, statement, rest, context.dialect, event_name)
+    except BaseException as error:
+        _fail(span, error)
+        raise
+    finally:
+        context.__dict__.pop(_FIELD, None)
+    end(span)
+    return True
 
 
-def _start(conn: Any, statement: Any, parameters: Any, owner: Any, executemany: Any) -> None:
-    fields = owner.__dict__
-    if fields.get(_FIELD) is not None or is_suppressed():  # the engine and all engines are instrumented
-        return
-    dialect = conn.dialect.name
+def _execute_inside(cursor: Any, statement: Any, rest: tuple[Any, ...], dialect: Any, event_name: str) -> None:
+    """Execute *statement* as SQLAlchemy does: by the first listener behind ours that returns true, or the dialect."""
+    ours = _LISTENERS[event_name]
+    is_behind = False
+    for listener in getattr(dialect.dispatch, event_name):
+        if listener is ours:
+            is_behind = True
+        elif is_behind and listener(cursor, statement, *rest):
+            return
+    getattr(dialect, event_name)(cursor, statement, *rest)
+
+
+def _start(statement: Any, context: Any, count: int) -> Span | None:
+    """Return the span of *statement*, executed for *count* sets of parameters; None if it has one, or is suppressed."""
+    fields = context.__dict__
+    if _FIELD in fields or is_suppressed():  # the engine and all engines are instrumented
+        return None
+    dialect = context.dialect.name
     name = _SYSTEMS.get(dialect, dialect)
     attributes = None
     if may_record():
-        engine = conn.engine
+        engine = context.root_connection.engine
         known = engine.__dict__.get(_ENGINE_FIELD) or _attributes_of(engine, dialect)
         text, summary = describe(statement, dialect)
         attributes = Items.__new__(Items)
@@ -103,36 +147,24 @@ def _start(conn: Any, statement: Any, parameters: Any, owner: Any, executemany: 
         attributes.add("db.query.text", text)
         if summary:
             attributes.add("db.query.summary", summary)
-        if executemany and len(parameters) > 1:
-            attributes.add("db.operation.batch.size", len(parameters))
+        if count > 1:
+            attributes.add("db.operation.batch.size", count)
         name = summary or known.get("db.namespace") or name
-    fields[_FIELD] = start_request_span(tracer_in_use(), str(name), "client", attributes, (), None)
+    span = start_request_span(tracer_in_use(), str(name), "client", attributes, (), None)
+    fields[_FIELD] = True
+    return span
 
 
-def _after(conn: Any, cursor: Any, statement: Any, parameters: Any, context: Any, executemany: Any) -> None:  # noqa: ARG001
-    ours = (conn if context is None else context).__dict__.pop(_FIELD, None)
-    if ours is not None:
-        end(ours)
-
-
-def _failed(exception_context: Any) -> None:
+def _fail(span: Span, error: BaseException) -> None:
     try:
-        owner = exception_context.execution_context or exception_context.connection
-        ours = None if owner is None else owner.__dict__.pop(_FIELD, None)
-        if ours is None:
-            return
-        error = exception_context.original_exception
-        if ours.is_recording and isinstance(error, Exception):
+        if span.is_recording and isinstance(error, Exception):
             code = _code_of(error)
             if code:
-                ours.set_attribute("db.response.status_code", code)
-            ours.set_attribute("error.type", code or error_type(error))
-        ours.__exit__(type(error), error, error.__traceback__)
-    except Exception as failed:  # SQLAlchemy would raise it in place of the program's
+                span.set_attribute("db.response.status_code", code)
+            span.set_attribute("error.type", code or error_type(error))
+        span.__exit__(type(error), error, error.__traceback__)
+    except Exception as failed:  # the program gets its own error, not this one
         report(failed)
-
-
-_LISTENERS: Any = {"before_cursor_execute": _before, "after_cursor_execute": _after, "handle_error": _failed}
 
 
 def _attributes_of(engine: Any, dialect: str) -> dict[str, Any]:
