@@ -209,7 +209,7 @@ def _returned(server_span: Span, context: Any) -> None:
 
 
 def _is_active(context: Any) -> bool:
-    """Return ``context.is_active()``, for gRPC's own contexts without its lock, which takes longer than all else here."""
+    """Return ``context.is_active()``, for gRPC's contexts without its lock, which takes longer than a span's end."""
     if type(context) is _server._Context:
         state = context._state
         return not state.statused and state.client is not _server._CANCELLED
