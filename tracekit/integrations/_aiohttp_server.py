@@ -70,7 +70,7 @@ class Server:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Return the response of *handler*."""
-        # Properties and methods of a request, a match and a response are calls in Python: their fields are read instead.
+        # Fields are read in place of the properties and methods of requests, matches and responses: calls in Python.
         if not self.is_active or SPAN_KEY in request._state:
             return await handler(request)
         if self._is_excluded is not None and self._is_excluded(request.path):

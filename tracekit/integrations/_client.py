@@ -233,7 +233,7 @@ def stale_fields(written: Collection[str]) -> frozenset[str]:
 
 
 def _whole_url(origin: str, target: str) -> str:
-    """Return the URL of a *target* that is no path: a URL, whose user info is left out, a query, or ``*`` of OPTIONS."""
+    """Return the URL of a *target* that is no path: a URL, without its user info, a query, or ``*`` of OPTIONS."""
     path, mark, query = target.partition("?")
     scheme, slashes, rest = path.partition("://")
     if slashes:

@@ -1,5 +1,6 @@
 cimport cython
 
+from .._carriers cimport reads_w3c
 from .._core.span cimport Span, start_request_span, tracer_in_use
 from .._core.tracer cimport Tracer
 from .._speedups cimport Items

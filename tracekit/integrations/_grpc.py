@@ -27,6 +27,7 @@ from ._peers import Peers
 from ._server import NOT_TRACED, Trust, excluded
 
 if not compiled:
+    from .._carriers import reads_w3c
     from .._core.codecs import Items
     from .._core.span import Span, start_request_span, tracer_in_use
     from ._client import headers_for, may_record, stale_fields
@@ -276,7 +277,10 @@ class AsyncCounted:
 
 def _written(metadata: Any, written: dict[str, Any]) -> Any:
     """Return *metadata* with the fields *written*, in place of all that a reader could take for them."""
-    ours = [(name.lower(), value) for name, value in written.items() if _is_sendable(value)]
+    if reads_w3c():  # lower case and ASCII
+        ours = list(written.items())
+    else:
+        ours = [(name.lower(), value) for name, value in written.items() if _is_sendable(value)]
     if not metadata:
         return ours
     stale = stale_fields([name for name, _ in ours])

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from grpc import _server
 
 from .. import SpanContext, use_context
 from .._core.scopes import Body, current_scope, swap_scope
@@ -200,11 +201,20 @@ def _returned(server_span: Span, context: Any) -> None:
     try:
         code = number_of(context.code())
         if code is None:
-            settle(server_span, OK if context.is_active() else _gone(context))
+            settle(server_span, OK if _is_active(context) else _gone(context))
         else:
             settle(server_span, code, context.details() if code else "", True)
     except Exception as error:
         report(error)
+
+
+def _is_active(context: Any) -> bool:
+    """Return ``context.is_active()``, for gRPC's contexts without its lock, which takes longer than a span's end."""
+    if type(context) is _server._Context:
+        state = context._state
+        return not state.statused and state.client is not _server._CANCELLED
+    active: bool = context.is_active()
+    return active
 
 
 def _gone(context: Any) -> int:
