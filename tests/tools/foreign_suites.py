@@ -47,7 +47,7 @@ SUITES = {
     "flask": Suite(("wsgi",), ("tests", "--ignore=tests/test_cli.py")),
     "aiohttp": Suite(
         ("aiohttp",),
-        (*_WEB, "-k", "web or client or connector or run_app"),  # the parts that tracekit touches
+        (*_WEB, "-k", "web or client or connector or run_app or tracing"),  # the parts that tracekit touches
         "pytest-mock pytest-timeout re-assert blockbuster proxy.py",
     ),
     "httpx": Suite(("httpx",), ("tests", "-W", "ignore"), "chardet"),
