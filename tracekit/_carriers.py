@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ._core.codecs import Sieve
 
-__all__ = ["extract", "inject", "set_formats"]
-
 C = TypeVar("C")
 
 _sieve: Sieve | None = None

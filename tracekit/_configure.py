@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from .wire import Format
 
 
-__all__ = ["configure", "current_resource", "flush", "shutdown", "statistics"]
-
 _TIMEOUT_S = 5.0  # of flush() and shutdown(), and of the flush before another configure()
 
 _pipeline: Pipeline | None = None

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["Environment", "boolean", "one_of", "pairs", "say", "whole"]
-
 _MAX_VALUE = 1 << 16
 _MAX_SAID = 256
 # Names of OpenTelemetry's own exporters, which fix the protocol, whatever OTEL_EXPORTER_OTLP_PROTOCOL says.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ._libraries import Library
 
-__all__ = ["HOOK", "ImportHook", "start"]
-
 
 def _ignore(_: str) -> None:
     pass

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ._export.exporter import Exporter
     from ._libraries import Library
 
-__all__ = ["failures", "instrument", "instrumented", "named", "run_program", "uninstrument"]
-
 _FLUSH_S = 2.0  # supervisors wait longer before they kill
 _KINDS = ("app", "client", "connection")  # OpenTelemetry's methods for single objects are called after them
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["Library", "chosen", "entry_points", "libraries", "names", "resolve"]
-
 OWN_GROUP = "tracekit.integrations"
 OTEL_GROUP = "opentelemetry_instrumentor"
 

@@ -5,8 +5,6 @@ Each is a module and a name in it. Only names: this module imports and loads not
 
 from __future__ import annotations
 
-__all__ = ["BRIDGE", "DEBUG_PAGES", "EXPORTERS"]
-
 # The exporters that OTEL_TRACES_EXPORTER can name.
 EXPORTERS = {
     "otlp": ("tracekit.exporters.otlp", "OTLPExporter"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._carriers import extract, inject, set_formats
+from ._carriers import extract as extract
+from ._carriers import inject as inject
+from ._carriers import set_formats
 from ._core.codecs import Sieve
 from ._core.context import SpanContext, ids_of, make_context
 from ._core.errors import FormatError, clip
@@ -15,18 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .wire import Format
-
-__all__ = [
-    "environ_of",
-    "extract",
-    "extract_all",
-    "extract_environ",
-    "formats",
-    "formats_named",
-    "inject",
-    "names",
-    "use_formats",
-]
 
 DEFAULT_FORMATS: Sequence[Format] = (TRACECONTEXT, BAGGAGE)
 _formats: Sequence[Format] = DEFAULT_FORMATS

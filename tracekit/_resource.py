@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ._environment import Environment
 
-__all__ = ["container_id", "detect", "renew"]
-
 _VARIABLE = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
 _MAX_FILE = 1 << 20
 _NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"

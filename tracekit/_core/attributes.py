@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-__all__ = ["CANCELLED_KEY", "MISSING", "Bounded", "clean", "int_text", "pruned", "whole"]
-
 # The attribute that holds the reason of a cancellation, for formats whose status knows only success and error.
 CANCELLED_KEY = "tracekit.cancelled"
 

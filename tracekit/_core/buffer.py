@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Buffer", "buffer"]
-
 
 @final
 @binding(False)

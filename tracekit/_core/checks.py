@@ -6,8 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["check_above_0", "check_bool", "check_int", "check_number", "nanoseconds"]
-
 
 def check_bool(parameter: str, value: Any) -> None:
     """Raise ``TypeError`` unless *value* is a bool."""

@@ -26,23 +26,6 @@ if TYPE_CHECKING:
         def span_id(self) -> int: ...
 
 
-__all__ = [
-    "Link",
-    "SpanContext",
-    "child_context",
-    "from_words",
-    "generation",
-    "ids_of",
-    "make_context",
-    "make_remote",
-    "new_generation",
-    "new_span_id",
-    "new_trace_bits",
-    "new_trace_id",
-    "set_ids",
-    "with_labels",
-]
-
 _ids: Ids | None = None
 _trace_bits = RANDOM  # the flags of new traces
 _generation = 0  # how many forks lie between this process and the one that imported tracekit

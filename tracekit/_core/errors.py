@@ -6,8 +6,6 @@ A peer's fault is a :class:`FormatError`; the caller's fault is the built-in
 
 from __future__ import annotations
 
-__all__ = ["FormatError", "bad_b3", "bad_traceparent", "clip"]
-
 _CLIP = 64
 _HEX = frozenset("0123456789abcdef")
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
-__all__ = ["HAS_GIL", "claim", "indivisible"]
-
 # Where another extension module turns the GIL on later, the lock costs a little and does no harm.
 HAS_GIL: Final = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 

@@ -7,8 +7,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["ask", "class_name", "is_interrupt", "plain_text", "type_name"]
-
 _NAME = 512  # characters of the name of a class
 
 # Read past the metaclass, which may define attributes with these names.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any, Final
 
-__all__ = ["INHERITS", "is_inherited"]
-
 INHERITS: Final = bool(getattr(sys.flags, "thread_inherit_context", False))
 
 _thread: Any = _local()

@@ -3,7 +3,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from .variable cimport tk_change_in_place, tk_forget, tk_held, tk_put
+from .variable cimport tk_change_in_place, tk_forget, tk_held, tk_put, tk_replace
 
 cdef extern from *:
     """
@@ -182,6 +182,10 @@ cdef inline object held(object variable):
 
 cdef inline int put(object variable, object value) except -1:
     return tk_put(variable, value)
+
+
+cdef inline void replace(object variable, object value) noexcept:
+    tk_replace(variable, value)
 
 
 cdef inline void forget(object value) noexcept:

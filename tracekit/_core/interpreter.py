@@ -6,7 +6,7 @@ imports one or the other, so that all code above exists once.
 
 from __future__ import annotations
 
-from time import monotonic_ns
+from time import monotonic_ns as monotonic_ns
 
 from .free_threading import HAS_GIL
 from .stdlib import Context, ContextVar, ref
@@ -17,33 +17,6 @@ if TYPE_CHECKING:
     from typing import Any, Final, TypeVar
 
     T = TypeVar("T")
-
-__all__ = [
-    "DEFERRED",
-    "RANDOM",
-    "SAMPLED",
-    "SUPPRESSED",
-    "borrow",
-    "change_in_place",
-    "exchange",
-    "forbid_new",
-    "forget",
-    "held",
-    "here",
-    "is_collecting",
-    "is_gone",
-    "is_here",
-    "is_lent",
-    "lent",
-    "monotonic_ns",
-    "publish",
-    "put",
-    "references",
-    "referent",
-    "running_body",
-    "running_context",
-    "weak",
-]
 
 # The W3C trace flags, and above their eight bits: no decision about sampling has been made.
 SAMPLED: Final = 0x01
@@ -64,6 +37,10 @@ def held(variable: ContextVar[T]) -> T:
 def put(variable: ContextVar[T], value: T) -> None:
     """Set *variable* in the running Context; no Token is kept."""
     variable.set(value)
+
+
+def replace(variable: ContextVar[T], value: T) -> None:
+    """Set *variable* where C can change it in place; only C needs it, as ``is_collecting()`` tells."""
 
 
 def change_in_place(variable: ContextVar[Any]) -> None:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     Property: TypeAlias = tuple[str, str | None]
     Member: TypeAlias = tuple[str, str, tuple[Property, ...]]
 
-__all__ = ["NO_LABELS", "Labels", "later_labels", "make_labels", "parse_labels"]
-
 
 class Labels(Mapping[str, str]):
     """An immutable mapping of str to str that travels with the context.

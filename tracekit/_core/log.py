@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["log"]
-
 
 def log(level: str, message: str, *arguments: object) -> None:
     """Log *message* to the logger ``tracekit``. Never raises."""

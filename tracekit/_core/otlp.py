@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from .context import SpanContext
     from .tracer import Tracer
 
-__all__ = ["PORTION", "encode_spans"]
-
 
 def encode_spans(spans: Iterable[Span], pause: Callable[[], object] | None = None) -> bytes:
     """Return *spans* as the octets of one OTLP ``ExportTraceServiceRequest``.

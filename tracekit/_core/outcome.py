@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from .records import Limits
 
-__all__ = ["Outcome", "exception_attributes", "exception_events", "is_normal_end", "mark_recorded", "outcome_of"]
-
 _LEAVES = 32  # errors of a group that one span records
 _PARTS = 10_000  # groups and members of groups that are looked at
 _TRACES = 16  # remembered for an exception; several, as many requests may await one failed future

@@ -8,19 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = [
-    "DEFAULT_LIMITS",
-    "KINDS",
-    "NO_ATTRIBUTES",
-    "STATUS_CODES",
-    "Account",
-    "Event",
-    "Instrumentation",
-    "Limits",
-    "Statistics",
-    "Status",
-]
-
 KINDS = ("internal", "server", "client", "producer", "consumer")
 STATUS_CODES = ("unset", "ok", "error", "cancelled")
 

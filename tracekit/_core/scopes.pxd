@@ -19,6 +19,7 @@ from .interpreter cimport (
     put,
     references,
     referent,
+    replace,
     running_body,
     running_context,
     weak,

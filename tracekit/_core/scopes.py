@@ -33,6 +33,7 @@ if not compiled:
         put,
         references,
         referent,
+        replace,
         running_body,
         running_context,
         weak,
@@ -43,33 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Any, Final
-
-__all__ = [
-    "Body",
-    "Scope",
-    "attach_scope",
-    "close_scope",
-    "context_scope",
-    "current_context",
-    "current_scope",
-    "current_span",
-    "effective",
-    "held_span",
-    "innermost",
-    "inside_context",
-    "is_current",
-    "keep_view",
-    "label_scope",
-    "linked_context",
-    "linked_scope",
-    "make_scope",
-    "newest_open",
-    "open_in_body",
-    "open_scope",
-    "put_context",
-    "swap_scope",
-    "thread_context",
-]
 
 _current: Final[ContextVar[Any]] = ContextVar("tracekit_scope", default=None)
 _threads_inherit: Final = INHERITS
@@ -545,8 +519,10 @@ def _settle(inner: Scope) -> Scope | None:
     if inner._settled is _closed_elsewhere and not inner._is_closed:
         return inner
     scope = _live(inner)
-    if is_collecting():
-        return scope  # a reading must not write then
+    if is_collecting():  # perhaps inside the set of a variable, whose tree of values must stay
+        if scope is not inner:
+            replace(_current, scope)
+        return scope
     if scope is not inner:
         put(_current, scope)
     while scope is not None and scope._kind == LABELS:

@@ -62,32 +62,6 @@ if TYPE_CHECKING:
         def late(self, span: Span, method: str) -> None: ...
 
 
-__all__ = [
-    "ROOT",
-    "Root",
-    "Span",
-    "after_fork",
-    "amend",
-    "check_clock",
-    "dropped_parts",
-    "mapping_of",
-    "open_spans",
-    "rekind",
-    "relabel",
-    "resample",
-    "restore_span",
-    "retrace",
-    "set_clock",
-    "set_observer",
-    "set_tracer",
-    "span",
-    "span_scope",
-    "start_request_span",
-    "start_with",
-    "watch_spans",
-]
-
-
 class Root:
     """The type of ``ROOT``: as ``parent=``, start a new trace that inherits nothing, labels included."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-__all__ = ["Texts", "message_of", "stack_of"]
-
 # Bounds on the text of one exception, or of the errors in one group together.
 _EXCEPTIONS = 32  # formatted: causes, contexts, and members of groups
 _CHAIN = 1_000  # causes and contexts counted

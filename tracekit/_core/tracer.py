@@ -32,8 +32,6 @@ if TYPE_CHECKING:
         def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]: ...
 
 
-__all__ = ["Tracer"]
-
 _MASK56: Final = (1 << 56) - 1
 _DROP: Final = (False, None)
 _KEEP: Final = (True, None)

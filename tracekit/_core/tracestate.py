@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Final
 
-__all__ = ["MAX_OT_CHARS", "TraceState", "format_ot", "make_state", "parse_ot"]
-
 MAX_OT_CHARS: Final = 256
 _HEX = frozenset("0123456789abcdef")
 _LOWER = frozenset("abcdefghijklmnopqrstuvwxyz")

@@ -154,6 +154,20 @@ cdef extern from *:
         return found == NULL ? -1 : found == value;
     }
 
+    /* Like tk_put() where the value can be changed in place; else do nothing. Safe inside CPython 3.11's garbage collector
+       as well, which may have interrupted the set of a variable: the tree stays. The set's own tree may have the former
+       value and replace this one, so the cache must not keep the new value. */
+    static inline void tk_replace(PyObject *var, PyObject *value) {
+        PyObject *context = PyThreadState_Get()->context;
+        PyObject **place = var == tk_placed && context != NULL ? tk_place(context) : NULL;
+        if (place != NULL) {
+            PyObject *before = *place;
+            *place = Py_NewRef(value);
+            ((tk_variable *)var)->cached = NULL;
+            Py_DECREF(before);
+        }
+    }
+
     static inline int tk_put(PyObject *var, PyObject *value) {
         PyThreadState *thread = PyThreadState_Get();
         PyObject *context = thread->context, *token; /* NULL before a thread's first ContextVar */
@@ -276,6 +290,7 @@ cdef extern from *:
     #endif
     """
     int tk_put(object, object) except -1
+    void tk_replace(object, object) noexcept
     int tk_change_in_place(object) except -1
     object tk_held(object)
     void tk_forget(PyObject*) noexcept

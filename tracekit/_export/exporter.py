@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from .._core.span import Span
 
-__all__ = ["Discard", "Exporter", "HoldingExporter", "PreparingExporter", "account_of"]
-
 
 class Exporter(Protocol):
     """A destination of finished spans. Both methods are called from one thread, never at the same time.

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from .._core.span import Span
     from .exporter import Exporter
 
-__all__ = ["LaterExporter"]
-
 
 class LaterExporter:
     """Makes its exporter with *make* in the thread that exports, before the first spans.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from .._core.errors import clip
-from .._core.log import log
-
-__all__ = ["Notices", "describe", "log", "one_line", "spans_of"]
+from .._core.log import log as log
 
 _CAUSES = 64
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .._core.span import Span
     from .exporter import Exporter
 
-__all__ = ["Pipeline"]
-
 BATCH = 2048
 
 

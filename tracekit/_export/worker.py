@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from .._core.span import Span
     from .exporter import Exporter
 
-__all__ = ["EXPORT_CONTEXT", "Counts", "Done", "Job", "Taps", "Worker"]
-
 _PAUSE_S = 0.05
 _YIELD_S = 1e-6  # 0 would take the GIL back before a waiting thread has woken
 # Spans that an exporter prepares at a time: while they are in the processor's cache, and their memory goes back to the

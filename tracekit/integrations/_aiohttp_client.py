@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import SimpleNamespace
 
-__all__ = ["Sessions", "TracekitConfig"]
-
 _VERSIONS: Final[dict[Any, str]] = {aiohttp.HttpVersion10: "1.0", aiohttp.HttpVersion11: "1.1"}
 _HTTP11: Final = aiohttp.HttpVersion11
 _FRAMES: Final = 32  # kept of a traceback

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from ._patch import Patches
 
-__all__ = ["SPAN_KEY", "Server", "handle_of"]
-
 # From 3.14 on, aiohttp warns of keys that are text.
 SPAN_KEY: Any = web.RequestKey("tracekit.span", object) if hasattr(web, "RequestKey") else "tracekit.span"
 

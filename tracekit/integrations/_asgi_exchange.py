@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ["Exchange", "Request", "Requests", "WebSocket"]
-
 _KEY = SPAN_KEY
 _STARTS = ("websocket.accept", "websocket.http.response.start")
 _RETURNED = object()

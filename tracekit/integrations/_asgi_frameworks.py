@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from ._patch import Patches
 
-__all__ = ["APPLICATIONS", "DJANGO"]
-
 DJANGO: Final = "django.core.handlers.asgi"
 
 _QUIET: Final = "_tracekit_quiet"  # in the __dict__ of FastAPI's telemetry

@@ -17,8 +17,6 @@ if not compiled:
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-__all__ = ["SPAN_KEY", "attributes_of", "known_method", "route_of"]
-
 SPAN_KEY = "tracekit.span"
 _last: tuple[Any, Any, Any, tuple[str, int | None]] = (None, None, (), ("", None))  # the arguments and the result
 _ROOM = 12  # attributes that most requests have, with the status

@@ -20,8 +20,6 @@ if not compiled:
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-__all__ = ["Serving", "quicken_middleware"]
-
 _RETURNED = object()
 
 

@@ -37,17 +37,6 @@ if not compiled:
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-__all__ = [
-    "Client",
-    "answer",
-    "end",
-    "fail",
-    "headers_for",
-    "is_traced_above",
-    "may_record",
-    "stale_fields",
-]
-
 # Names of spans: a method may be of a subclass of str, such as http.HTTPMethod.
 _NAMES: Final = {method: method for method in METHODS}
 _ROOM: Final = 7  # attributes that most requests have, with those of the response

@@ -39,23 +39,6 @@ if TYPE_CHECKING:
 
     from .. import SpanContext
 
-__all__ = [
-    "KINDS",
-    "AsyncCounted",
-    "Client",
-    "Counted",
-    "Known",
-    "Method",
-    "Server",
-    "end",
-    "end_with",
-    "fail",
-    "kind_of",
-    "number_of",
-    "remember",
-    "settle",
-]
-
 KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 OK: Final = 0

@@ -33,8 +33,6 @@ from ._http import report
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["AioInterceptor"]
-
 
 class AioInterceptor(grpc.aio.ServerInterceptor):
     """Trace the handlers of *server*; *sync* does so for handlers that gRPC runs in threads."""

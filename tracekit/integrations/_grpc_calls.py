@@ -20,8 +20,6 @@ if not compiled:
     from ._grpc import Method, end, end_with, fail, number_of, settle
     from ._suppression import is_suppressed
 
-__all__ = ["AIO_METHODS", "METHODS"]
-
 
 # ---- grpc
 

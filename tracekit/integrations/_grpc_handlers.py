@@ -22,8 +22,6 @@ if not compiled:
     from .._core.span import Span
     from ._grpc import Server, end, fail, number_of, settle
 
-__all__ = ["Handlers", "Interceptor", "Sync"]
-
 
 class Interceptor(grpc.ServerInterceptor):
     def __init__(self, server: Server) -> None:

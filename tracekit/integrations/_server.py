@@ -23,8 +23,6 @@ if not compiled:
 if TYPE_CHECKING:
     from .._core.span import Root
 
-__all__ = ["NOT_TRACED", "Callers", "Trust", "excluded"]
-
 Trust = Literal["continue", "restart", "link", "ignore"]
 _CONTINUE, _LINK, _IGNORE = "continue", "link", "ignore"
 _TRUST = (_CONTINUE, "restart", _LINK, _IGNORE)

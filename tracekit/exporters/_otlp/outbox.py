@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
-__all__ = ["MAX_FAILURES", "MAX_LEASE_S", "Batch", "Ledger", "Outbox"]
-
 MAX_LEASE_S = 3600.0
 MAX_FAILURES = 32
 

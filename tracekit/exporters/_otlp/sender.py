@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .answers import Answer
     from .outbox import Batch, Outbox
 
-__all__ = ["Backoff", "Sender", "backoff_s", "report_rejected", "report_unusable"]
-
 _FIRST_S, _LONGEST_S = 1.0, 60.0
 _LONGEST_OF_A_BATCH_S = 600.0
 _LOOK_AGAIN_S = 5.0  # other processes put and return batches without notifying this one
