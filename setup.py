@@ -15,6 +15,9 @@ OPTIMIZATION = [] if sys.platform == "win32" or "-O" in os.environ.get("CFLAGS",
 # Symbols are needed by none but a debugger, and are a tenth of the wheel.
 STRIP = ["-Wl,-s"] if OPTIMIZATION and sys.platform == "linux" else []
 
+# Macros of Cython that stand at the beginning and the end of each C function that handles objects, and are empty.
+MARKS = ["  #define __Pyx_RefNannySetupContext(name, acquire_gil)", "  #define __Pyx_RefNannyFinishContext()"]
+
 
 def extensions() -> list[Extension]:
     from Cython.Build import cythonize
@@ -41,19 +44,33 @@ def extensions() -> list[Extension]:
             "auto_pickle": False,
             "embedsignature": True,
             "embedsignature.format": "clinic",
+            # _core/free_threading.pxd keeps threads apart.
+            "freethreading_compatible": True,
         },
     )
     for extension in built:
+        mark(Path(extension.sources[0]))
         # Without a compiler the install goes on, plain; a release without its extensions is no release.
         # Set here because cythonize() drops the argument.
         extension.optional = "CIBUILDWHEEL" not in os.environ
     return built
 
 
+def mark(source: Path) -> None:
+    """Have the functions in *source*, which Cython has made, begin and end as ``_core/free_threading.pxd`` says."""
+    text = source.read_text(encoding="utf-8")
+    if "TK_BEGIN" in text:
+        marked = text.replace(f"{MARKS[0]}\n", f"{MARKS[0]} TK_BEGIN\n").replace(
+            f"{MARKS[1]}\n", f"{MARKS[1]} TK_END\n"
+        )
+        if marked != text:
+            source.write_text(marked, encoding="utf-8")
+
+
 def modules() -> list[str]:
-    """Return the Python files that are compiled: those with a ``.pxd``, but for the one that is inlined everywhere."""
+    """Return the Python files that are compiled: those with a ``.pxd``, but for the two that are inlined everywhere."""
     stems = [path.with_suffix(".py") for path in sorted(PACKAGE.rglob("*.pxd"))]
-    return [str(path) for path in stems if path.exists() and path.name != "interpreter.py"]
+    return [str(path) for path in stems if path.exists() and path.name not in {"free_threading.py", "interpreter.py"}]
 
 
 setup(

@@ -220,7 +220,7 @@ def _describe(server_span: Span, request: web.Request, status: int) -> None:
     resource = None if match is None else match.route.resource
     if resource is not None:
         route = resource.canonical
-        server_span._name = f"{server_span._name} {route}"
+        server_span._rename(f"{server_span._name} {route}")
         server_span._put("http.route", route)
     if status:
         server_span._put("http.response.status_code", status)
