@@ -153,7 +153,7 @@ def run(threads: int, turns: int) -> list[str]:
     del span
     gc.collect()
     errors = stress.errors
-    if not tracekit.flush(120):
+    if not tracekit.flush(600):
         errors.append("flush() timed out")
     now = tracekit.statistics()
     counts = [
