@@ -21,7 +21,7 @@ export TRACEKIT_TEST_AGENT := $(CURDIR)/$(AGENT)/bin/ddapm-test-agent
 # Or each of the tests' processes would compile every module that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast ui-test lint types docs docs-peers links bench guarantees interop otel-contrib w3c collector faults soak fuzz asan pythons wheel clean
+.PHONY: demo test test-fast ui-test lint types docs docs-peers links bench guarantees interop otel-contrib w3c collector faults soak fuzz asan tsan pythons wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/tracekit demo
@@ -130,6 +130,10 @@ fuzz: $(VENV)/test
 
 asan: $(VENV)/test
 	$(BIN)/python -m tests.tools.asan
+
+# TSAN_PYTHON is a free-threaded interpreter, 3.14 or later, that was built with ThreadSanitizer.
+tsan: $(VENV)/test
+	$(BIN)/python -m tests.tools.tsan $(TSAN_PYTHON)
 
 pythons: $(VENV)/test
 	$(BIN)/python -m tests.tools.pythons

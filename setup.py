@@ -19,23 +19,19 @@ FLAGS = [
 ]
 LINK = ["-Wl,-s"] if OPTIMIZED and sys.platform == "linux" else []
 # What every span runs is compiled for speed, the rest for size, in two thirds of the octets.
-HOT = ("tracekit._core.", "tracekit._speedups", "tracekit._carriers")
+HOT = ("tracekit.",)
 # A wheel's own compression finds less in strings that Cython has compressed, which import would have to expand.
 MACROS = [("CYTHON_COMPRESS_STRINGS", "0")]
-# Functions of Cython's that each module would have a copy of.
-SHARED = "tracekit._shared"
+
+# Macros of Cython that stand at the beginning and the end of each C function that handles objects, and are empty.
+MARKS = ["  #define __Pyx_RefNannySetupContext(name, acquire_gil)", "  #define __Pyx_RefNannyFinishContext()"]
 
 
 def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     built = cythonize(
-        [
-            *(extension(source) for source in map(Path, ["tracekit/_speedups.pyx", *modules()])),
-            Extension(SHARED, [SHARED.replace(".", "/") + ".c"], define_macros=MACROS, **options("-Os")),
-        ],
-        shared_utility_qualified_name=SHARED,
-        shared_utility_features_disabled=["MemoryView"],  # a third of a megabyte of C that nothing here uses
+        [extension(source) for source in map(Path, ["tracekit/_speedups.pyx", *modules()])],
         # Processes that do not begin by importing this file again.
         nthreads=(os.cpu_count() or 1) if multiprocessing.get_start_method() == "fork" else 0,
         # Types are those of the .pxd files; annotations are for type checkers. What Cython pickles of its own accord may
@@ -46,9 +42,12 @@ def extensions() -> list[Extension]:
             "auto_pickle": False,
             "embedsignature": True,
             "embedsignature.format": "clinic",
+            # _core/free_threading.pxd keeps threads apart.
+            "freethreading_compatible": True,
         },
     )
     for made in built:
+        mark(Path(made.sources[0]))
         # Without a compiler the install goes on, plain; a release without its extensions is no release.
         # Set here because cythonize() drops the argument.
         made.optional = "CIBUILDWHEEL" not in os.environ
@@ -71,10 +70,21 @@ def options(level: str) -> dict[str, list[str]]:
     return {"extra_compile_args": [level, *FLAGS], "extra_link_args": LINK} if OPTIMIZED else {}
 
 
+def mark(source: Path) -> None:
+    """Have the functions in *source*, which Cython has made, begin and end as ``_core/free_threading.pxd`` says."""
+    text = source.read_text(encoding="utf-8")
+    if "TK_BEGIN" in text:
+        marked = text.replace(f"{MARKS[0]}\n", f"{MARKS[0]} TK_BEGIN\n").replace(
+            f"{MARKS[1]}\n", f"{MARKS[1]} TK_END\n"
+        )
+        if marked != text:
+            source.write_text(marked, encoding="utf-8")
+
+
 def modules() -> list[str]:
-    """Return the Python files that are compiled: those with a ``.pxd``, but for the one that is inlined everywhere."""
+    """Return the Python files that are compiled: those with a ``.pxd``, but for the two that are inlined everywhere."""
     stems = [path.with_suffix(".py") for path in sorted(PACKAGE.rglob("*.pxd"))]
-    return [str(path) for path in stems if path.exists() and path.name != "interpreter.py"]
+    return [str(path) for path in stems if path.exists() and path.name not in {"free_threading.py", "interpreter.py"}]
 
 
 setup(

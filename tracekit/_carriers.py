@@ -12,6 +12,7 @@ from ._core.span import Span
 from .cython import compiled
 
 if not compiled:
+    from ._core.free_threading import retire
     from ._core.scopes import effective, innermost
     from .wire.w3c import _write_both, read_w3c
 
@@ -37,6 +38,7 @@ def set_formats(
     *read* gets the fields that *sieve* finds in the carrier, or, without one, the carrier.
     """
     global _sieve, _read, _write
+    retire((_sieve, _read, _write))
     _sieve, _read, _write = sieve, read, write
 
 

@@ -15,6 +15,8 @@ from libc.string cimport memchr, memcmp, memcpy, memmove
 
 import os as _os
 
+from ._core.free_threading cimport stable
+
 from ._core.attributes import int_text as _int_text
 
 cdef extern from "Python.h":

@@ -153,6 +153,7 @@ cdef int _collect(carrier, Sieve sieve, list found) except -1:
     if type(carrier) is dict:
         # No method of a key or value runs below. But an allocation can start a garbage collection, in which a
         # finaliser may change the dict: PyDict_Next() tolerates that, and key and value are kept alive.
+        carrier = stable(carrier)
         while PyDict_Next(carrier, &position, &key, &value):
             index = sieve.index(<object>key, True, &name)
             if index >= 0:
@@ -297,7 +298,8 @@ cdef bint _clear(carrier, Sieve sieve, str name, texts) except -1:
     cdef Py_ssize_t position = 0
     cdef list stale = None
     if type(carrier) is dict:
-        while PyDict_Next(carrier, &position, &at, NULL):
+        names = stable(carrier)
+        while PyDict_Next(names, &position, &at, NULL):
             if _is_field(<object>at, sieve, name) and not _is_kept(<object>at, sieve, texts, name):
                 held = <object>at  # before an allocation, which can start a garbage collection
                 if stale is None:

@@ -7,11 +7,15 @@ cdef enum:
     MAX_BINARY_BYTES = 512
     MAX_B3_CHARS = 256  # far more than is needed, since the parent id may be anything
 
-cdef uint64_t[256] _pool
-cdef int _pool_left = 0
-cdef uint64_t _walk = 0
-cdef uint64_t _mask = 0
-cdef int _steps_left = 0
+cdef extern from *:
+    """
+    /* Each thread has its own where the GIL does not keep two from drawing the same word. */
+    static TK_THREAD_LOCAL uint64_t tk_pool[256], tk_walk, tk_mask; /* POOL */
+    static TK_THREAD_LOCAL int tk_pool_left, tk_steps_left;
+    """
+    uint64_t* _pool "tk_pool"
+    int _pool_left "tk_pool_left", _steps_left "tk_steps_left"
+    uint64_t _walk "tk_walk", _mask "tk_mask"
 
 
 cpdef uint64_t random_word() except 0:
@@ -57,7 +61,7 @@ cpdef uint64_t stretched_word() except 0:
 
 
 def forget_words():
-    """Drop the words that were drawn ahead, which a child of a fork shares with its parent."""
+    """Drop the words that were drawn ahead, which the child of a fork shares with its parent. It has one thread."""
     global _pool_left, _steps_left
     _pool_left = _steps_left = 0
 

@@ -65,7 +65,7 @@ def race(threads: int, spans: int) -> list[str]:
         worker.start()
     for worker in workers:
         worker.join()
-    if not tracekit.flush(60):
+    if not tracekit.flush(600):
         errors.append("flush() timed out")
     counts = [now - then for now, then in zip(tracekit.statistics(), before, strict=True)]
     now = tracekit.Statistics(*counts)

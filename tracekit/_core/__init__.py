@@ -2,7 +2,7 @@
 
 Codecs have two forms, C in ``_speedups.pyx`` and Python in ``*_plain.py``. All else is written once: files with a
 ``.pxd`` beside them are compiled by Cython where there is a compiler, and run as they are where there is none, or
-where ``TRACEKIT_NO_EXTENSIONS=1`` is set or the interpreter runs without the GIL. ``IS_COMPILED`` tells which.
+where ``TRACEKIT_NO_EXTENSIONS=1`` is set or CPython 3.13 runs without the GIL. ``IS_COMPILED`` tells which.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class _Sources:
 
 
 def _is_compiled() -> bool:
-    # Without the GIL, importing an extension module that does not claim to be safe there would turn it on, with a warning.
-    if not NO_EXTENSIONS and HAS_GIL:
+    # For the free-threaded CPython 3.13 the extension modules have no locks.
+    if not NO_EXTENSIONS and (HAS_GIL or sys.version_info >= (3, 14)):
         try:
             __import__(_PREFIX + "_speedups")
         except ModuleNotFoundError:  # not built; a broken build raises ImportError, loudly

@@ -2,6 +2,8 @@ from libc.stdint cimport int64_t, uint32_t
 
 cimport cython
 
+from .free_threading cimport TK_WITHOUT_GIL
+
 
 @cython.final
 cdef class Buffer:

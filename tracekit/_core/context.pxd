@@ -3,6 +3,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 cimport cython
 
 from .._speedups cimport hex_text, id_octets, random_word, stretched_word
+from .free_threading cimport retire
 from .interpreter cimport DEFERRED, RANDOM, SAMPLED, publish
 
 cdef object _ids

@@ -12,6 +12,7 @@ from .tracestate import TraceState, make_state
 
 if not compiled:
     from .codecs import hex_text, id_octets, random_word, stretched_word
+    from .free_threading import retire
     from .interpreter import DEFERRED, RANDOM, SAMPLED, publish
 
 TYPE_CHECKING = False
@@ -56,6 +57,7 @@ def set_ids(source: Ids | None, are_random: bool = True) -> None:
     *are_random*: whether the last 56 bits of its trace ids are random, as the flag of new traces says.
     """
     global _ids, _trace_bits
+    retire(_ids)
     _ids, _trace_bits = source, RANDOM if are_random else 0
 
 

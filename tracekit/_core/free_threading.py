@@ -1,6 +1,7 @@
 """Interpreters that run without the GIL: there one lock makes the steps indivisible that the GIL keeps whole elsewhere.
 
-The plain implementation alone runs there, because the extension modules do not claim to be safe without the GIL.
+``free_threading.pxd`` has the C form, which makes every function of the core indivisible; this one is the plain
+implementation's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
     R = TypeVar("R")
+    T = TypeVar("T")
 
 # Where another extension module turns the GIL on later, the lock costs a little and does no harm.
 HAS_GIL: Final = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
@@ -51,3 +53,17 @@ def claim(thing: Any, flag: str) -> bool:
             return False
         setattr(thing, flag, True)
         return True
+
+
+def is_guarded() -> bool:
+    """Tell whether the calling function runs in the section, if it has to; only in C."""
+    return True
+
+
+def retire(replaced: object) -> None:
+    """Keep *replaced*, a setting, for good, where a thread may be about to take a reference to it; only in C."""
+
+
+def stable(items: T) -> T:
+    """Return a dict that no other thread changes, with the items of *items*, if C is to read a dict of the program's."""
+    return items

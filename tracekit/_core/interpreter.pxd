@@ -46,6 +46,9 @@ cdef extern from *:
     /* The running Context of another thread, a new reference, or None. The GIL keeps it from changing, and threads that
        Python knows from ending; a thread that is added meanwhile is added before the one that is looked at. */
     static PyObject *tk_thread_context(unsigned long ident) {
+    #ifdef Py_GIL_DISABLED
+        (void)ident;
+    #else
         PyThreadState *thread = PyInterpreterState_ThreadHead(PyThreadState_Get()->interp);
         for (; thread != NULL; thread = PyThreadState_Next(thread)) {
             if (thread->thread_id == ident) {
@@ -53,10 +56,9 @@ cdef extern from *:
                 return Py_NewRef(context != NULL ? context : Py_None);
             }
         }
+    #endif
         return Py_NewRef(Py_None);
     }
-
-    static PyObject *tk_last_here;  /* the weak reference that tk_here() made last */
 
     static inline int tk_refers_to(PyObject *ref, PyObject *target) {
     #if PY_VERSION_HEX >= 0x030D0000
@@ -69,6 +71,11 @@ cdef extern from *:
     #endif
     }
 
+    #ifdef Py_GIL_DISABLED
+    #define tk_here() PyWeakref_NewRef(tk_running_context(), NULL)  /* which returns the one that there is */
+    #else
+    static PyObject *tk_last_here;  /* the weak reference that tk_here() made last */
+
     static inline PyObject *tk_here(void) {  /* new reference */
         PyObject *context = tk_running_context(), *ref = tk_last_here;
         if (ref == NULL || !tk_refers_to(ref, context)) {
@@ -78,6 +85,25 @@ cdef extern from *:
             return ref;
         }
         return Py_NewRef(ref);
+    }
+    #endif
+
+    /* Borrowed pointers. An object without references is being deallocated: callbacks of its weak references run before
+       it is forgotten here. Without the GIL another thread may be deallocating it. */
+    #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030E0000
+    #define tk_lend(object) PyUnstable_EnableTryIncRef(object)
+    #define tk_take(borrowed) PyUnstable_TryIncRef(borrowed)
+    #else
+    #define tk_lend(object) ((void)(object))
+    #define tk_take(borrowed) (Py_REFCNT(borrowed) > 0 ? (Py_INCREF(borrowed), 1) : 0)
+    #endif
+    static inline PyObject *tk_borrow(PyObject *object) {
+        if (object == Py_None) return NULL;
+        tk_lend(object);
+        return object;
+    }
+    static inline PyObject *tk_lent(PyObject *borrowed) {  /* new reference, or None */
+        return borrowed != NULL && tk_take(borrowed) ? borrowed : Py_NewRef(Py_None);
     }
 
     /* Tell whether *code*, a generator's, has exception handlers, of which the compiler itself makes one from 3.12 on.
@@ -158,6 +184,8 @@ cdef extern from *:
     object tk_here()
     object tk_running_body()
     object tk_referent(PyObject*)
+    PyObject* tk_borrow(object) noexcept
+    object tk_lent(PyObject*)
     void tk_publish(object, const char*) noexcept
     void tk_forbid_new(object) noexcept
 
@@ -226,12 +254,11 @@ cdef inline object referent(object ref):
 
 
 cdef inline PyObject* borrow(object target) noexcept:
-    return <PyObject*>target if target is not None else NULL
+    return tk_borrow(target)
 
 
 cdef inline object lent(PyObject* borrowed):
-    # Without references it is being deallocated: callbacks of its weak references run before it is forgotten here.
-    return <object>borrowed if borrowed != NULL and Py_REFCNT(<object>borrowed) > 0 else None
+    return tk_lent(borrowed)
 
 
 cdef inline bint is_lent(PyObject* borrowed, object target) noexcept:

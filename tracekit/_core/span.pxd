@@ -7,6 +7,7 @@ from .._speedups cimport Entries, Items, has_text_keys
 from .calls cimport tk_bind, tk_enter, tk_exit, tk_quicken, tk_start
 from .buffer cimport Buffer, the_buffer
 from .context cimport SpanContext, child_context, from_words, generation, new_span_id, with_labels
+from .free_threading cimport is_guarded, retire, stable
 from .interpreter cimport (
     DEFERRED,
     RANDOM,
@@ -84,6 +85,7 @@ cdef class Span:
     cdef object _leave(self)
     cpdef object _drop_scope(self, Scope scope)
     cpdef object _move_scope(self, Scope scope, Scope copy)
+    cdef object _rename(self, str name)
 
     @cython.locals(stop=int64_t, is_here=bint)
     cdef object _end(self, object end_ns)

@@ -21,6 +21,7 @@ from .tracestate import make_state
 if not compiled:
     from .codecs import Entries, Items, has_text_keys
     from .context import child_context, from_words, generation, new_span_id, with_labels
+    from .free_threading import is_guarded, retire, stable
     from .interpreter import (
         DEFERRED,
         RANDOM,
@@ -138,6 +139,7 @@ def set_tracer(tracer: Tracer) -> None:
     global _tracer
     if not isinstance(tracer, Tracer):
         raise TypeError(f"tracer must be a Tracer, not {type(tracer).__name__}")
+    retire(_tracer)  # the compiled integrations use it
     _tracer = tracer
 
 
@@ -266,7 +268,7 @@ class Span:
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """The recorded attributes; a read-only view."""
+        """The recorded attributes; a read-only view. Without the GIL, where they are compiled, of a copy."""
         return _viewed(self._attributes)
 
     @property
@@ -494,6 +496,10 @@ class Span:
         """Called when *copy* replaces *scope*."""
         if is_lent(self._scope, scope):
             self._scope = borrow(copy)
+
+    def _rename(self, name: str) -> None:
+        """Called by integrations."""
+        self._name = name
 
     def _end(self, end_ns: int | None) -> None:
         if self._tracer.hooks is not None and self._is_recorded and self._generation == generation():
@@ -790,7 +796,7 @@ def _ns(time_ns: Any) -> int:
 
 
 def _viewed(items: Items | None) -> Mapping[str, Any]:
-    return NO_ATTRIBUTES if items is None else MappingProxyType(items.mapping())
+    return NO_ATTRIBUTES if items is None else MappingProxyType(stable(items.mapping()))
 
 
 def _kept(attributes: Mapping[str, Any] | None) -> Items | None:
@@ -811,6 +817,7 @@ def _kept(attributes: Mapping[str, Any] | None) -> Items | None:
 def _items(attributes: Any) -> Any:
     """Return the pairs of a mapping with str keys as a list, or the mapping itself if it is a dict with plain ones."""
     if type(attributes) is dict:
+        attributes = stable(attributes)
         if has_text_keys(attributes):
             return attributes
     elif not isinstance(attributes, Mapping):
@@ -1239,6 +1246,8 @@ def retrace(span: Span, context: SpanContext) -> None:
     span.context = context
 
 
+if not is_guarded():
+    raise ImportError("tracekit's extension modules run without the GIL, but its setup.py did not compile them")
 forbid_new(Span)
 publish(Span, b"tracekit.Span")
 quicken(Span, span, _unknown_keyword)

@@ -161,8 +161,8 @@ def _folder_of(url: str) -> Path:
 def _implementation() -> str:
     if NO_EXTENSIONS:
         return f"{IMPLEMENTATION}: forced by TRACEKIT_NO_EXTENSIONS={os.environ.get('TRACEKIT_NO_EXTENSIONS', '')}"
-    if not HAS_GIL:
-        return "plain: this interpreter runs without the GIL, for which the extension modules are not built"
+    if IMPLEMENTATION == "plain" and not HAS_GIL and sys.version_info < (3, 14):
+        return "plain: the extension modules run without the GIL from CPython 3.14 on"
     if IMPLEMENTATION == "plain":
         others = sorted(path.name for path in _PACKAGE.glob("_speedups.*") if path.suffix in (".so", ".pyd"))
         if others:
@@ -189,7 +189,7 @@ def _stale_modules(package: Path) -> list[str]:
     sources = {
         path.with_suffix(""): [path, path.with_suffix(".py")]
         for path in package.rglob("*.pxd")
-        if path.with_suffix(".py").exists() and path.stem != "interpreter"  # inlined everywhere
+        if path.with_suffix(".py").exists() and path.stem not in ("free_threading", "interpreter")  # inlined
     }
     sources[package / "_speedups"] = [*package.glob("_speedups*.p[yx][xi]")]
     stale = []

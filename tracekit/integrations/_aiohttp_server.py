@@ -228,7 +228,7 @@ def _describe(server_span: Span, request: Any, status: int) -> None:
         resource = found._resource if type(found) is _Route else found.resource
     if resource is not None:
         route = resource.canonical
-        server_span._name = f"{server_span._name} {route}"
+        server_span._rename(f"{server_span._name} {route}")
         server_span._put("http.route", route)
     if status:
         server_span._put("http.response.status_code", status)

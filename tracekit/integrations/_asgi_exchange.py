@@ -282,7 +282,7 @@ class Exchange:
         if span._has_ended:
             return
         if route := route_of(self._scope):
-            span._name = f"{span._name} {route}"
+            span._rename(f"{span._name} {route}")
             span._put("http.route", route)
         if status := self._status:
             span._put("http.response.status_code", status)

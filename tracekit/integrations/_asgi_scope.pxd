@@ -1,5 +1,6 @@
 cimport cython
 
+from .._core.free_threading cimport is_guarded
 from .._speedups cimport Items
 
 cdef Py_ssize_t _ROOM
