@@ -42,6 +42,13 @@ def private_fields(root):
     } - {"__weakref__", "__dict__"}
 
 
+# Fields of objects of aiohttp and gRPC that have the same names.
+OF_OTHERS = {
+    "_aiohttp_server.py": {"request._state", "match._route", "found._resource", "response._status"},
+    "_grpc_handlers.py": {"context._state"},
+}
+
+
 def is_in_a_plain_class(lines):
     """Tell whether the last of *lines* is in a class that stays one of Python's, whose fields all have names."""
     at = max((at for at, line in enumerate(lines) if line.startswith("class ")), default=0)
@@ -64,6 +71,8 @@ def look_ups(generated, fields, root):
         lines = source.read_text(encoding="utf-8").splitlines()
         line = lines[number - 1]
         if f"self.{field}" in line and is_in_a_plain_class(lines[:number]):
+            continue
+        if source.name in OF_OTHERS and OF_OTHERS[source.name] & set(re.findall(r"\w+\.\w+", line)):
             continue
         # A public name beside it, as in "self._state or self.state", may be looked up.
         others = [

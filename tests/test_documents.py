@@ -58,7 +58,6 @@ CHECKED = {
         'with tracer.trace("web.request"': PEERS,
     },
     "docs/propagation.md": {"checkout": "tests/test_examples.py"},
-    "docs/pythons.md": {"python -m tests.tools.shared_parent": "tests/test_free_threading.py runs it, smaller"},
     "docs/store.md": {
         "$ tracekit traces list traces.db": COMMANDS,
         "-- The slowest requests": COMMANDS,
