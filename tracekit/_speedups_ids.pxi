@@ -61,7 +61,7 @@ cpdef uint64_t stretched_word() except 0:
 
 
 def forget_words():
-    """Drop the words that were drawn ahead, which the child of a fork shares with its parent. It has one thread."""
+    """Drop the words that were drawn ahead, which a child of a fork shares with its parent."""  # it has one thread
     global _pool_left, _steps_left
     _pool_left = _steps_left = 0
 
