@@ -12,6 +12,7 @@ import weakref
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tracekit
@@ -88,6 +89,25 @@ def test_a_statement_that_is_executed_without_a_context(exporter, traced, caplog
         connection._cursor_execute(connection.connection.cursor(), "SELECT 1", ())
     assert not exporter.spans
     assert not caplog.records
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_statements_of_connecting_have_no_span(exporter, monkeypatch, is_whole):
+    executed = []
+    monkeypatch.setattr(
+        SQLiteDialect,
+        "initialize",
+        lambda _, connection: executed.append(connection.exec_driver_sql("SELECT 0").scalar()),
+    )
+    engine = sa.create_engine("sqlite://")
+    target = None if is_whole else engine
+    tracing.instrument(target)
+    try:
+        run(engine, "SELECT 1")
+    finally:
+        tracing.uninstrument(target)
+    assert executed == [0]
+    assert [one.name for one in exporter.spans] == ["SELECT"]
 
 
 def test_engines_that_share_a_dialect_are_traced_together(exporter, engine):

@@ -135,7 +135,7 @@ def _start(statement: Any, context: Any, many: Any) -> Span | None:
 
     *many* are the sets of parameters that it is executed for. A listener of the program's may have made them an iterator.
     """
-    if context is None:
+    if context is None or not context.root_connection._allow_autobegin:  # or one of connecting
         return None
     fields = context.__dict__
     if _FIELD in fields or is_suppressed():  # the engine and all engines are instrumented
