@@ -168,6 +168,20 @@ def test_a_later_name_says_that_it_lives_here_and_pickles():
     assert run(program) == ""
 
 
+def test_what_the_program_sets_in_place_of_a_name_stays_as_it_is():
+    program = """
+        import contextlib, tracekit
+        class Own:
+            def method(self): ...
+        tracekit.wrap = tracekit.stream = own = Own().method  # its __module__ cannot be set
+        tracekit.span = contextlib.nullcontext
+        tracekit.capture, tracekit.traced
+        assert tracekit.wrap is own and tracekit.stream is own
+        assert contextlib.nullcontext.__module__ == "contextlib"
+        """
+    assert run(program) == ""
+
+
 def test_threads_that_use_a_later_name_at_once_get_one_object():
     program = """
         import threading, tracekit
@@ -331,11 +345,12 @@ def test_the_getters_of_named_tuples_work_without_those_of_c():
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in vars(records).values() if isinstance(kind, type) and kind.__module__ == records.__name__]
+    "kind", [kind for kind in vars(records).values() if isinstance(kind, type) and hasattr(kind, "_fields")]
 )
 def test_records_are_tuples_with_a_description(kind):
     assert issubclass(kind, tuple)
     assert kind.__doc__
+    assert typing.get_type_hints(getattr(tracekit, kind.__name__, kind)).keys() == {*kind._fields}
     assert all(inspect.getdoc(getattr(kind, field)) for field in kind._fields)
     assert not hasattr(tuple.__new__(kind, ()), "__dict__")
 

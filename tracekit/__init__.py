@@ -101,15 +101,15 @@ _LATER = {
 }
 
 
-def _claim() -> None:
+def _claim(names: list[str]) -> None:
     """Have the public objects say that they live here, where users import them from."""
-    for name in __all__:
+    for name in names:
         value = globals().get(name)
         if hasattr(value, "__qualname__") and value.__module__ != __name__:
             value.__module__ = __name__
 
 
-_claim()
+_claim(__all__)
 
 
 if not TYPE_CHECKING:
@@ -118,8 +118,9 @@ if not TYPE_CHECKING:
         for module, names in _LATER.items():
             if name in names:
                 home = __import__(module.lstrip("."), globals(), None, names, 1)
-                globals().update({each: getattr(home, each) for each in names})
-                _claim()
+                made = [each for each in names if each not in globals()]  # the others, the program has replaced
+                globals().update({each: getattr(home, each) for each in made})
+                _claim(made)
                 return globals()[name]
         from ._words import explain
 

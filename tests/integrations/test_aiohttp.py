@@ -9,6 +9,7 @@ import weakref
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractMatchInfo
 
 import tracekit
 from tracekit.integrations import _aiohttp_server, _client, _http, _peers
@@ -445,6 +446,44 @@ def test_a_streams_parts_are_children(exporter):
 
     server(test)
     assert span_tree(exporter.spans) == "GET /stream\n  part\n  part\n  part"
+
+
+class Match(AbstractMatchInfo):
+    """What a router of the program's own gives: no more than aiohttp uses."""
+
+    apps, http_exception, current_app = (), None, None
+    _apps = ()
+
+    async def handler(self, request):
+        return web.Response(status=201)
+
+    async def expect_handler(self, request):
+        return None
+
+    def get_info(self):
+        return {}
+
+    def add_app(self, app): ...
+
+    def freeze(self): ...
+
+
+def test_a_router_whose_matches_have_no_route(exporter, monkeypatch):
+    async def resolve(_router, _request):
+        return Match()
+
+    async def test(session, base):
+        async with session.get(f"{base}/") as response:
+            assert response.status == 201
+
+    monkeypatch.setattr(web.UrlDispatcher, "resolve", resolve)
+    integration.instrument()
+    try:
+        run(test)
+    finally:
+        integration.uninstrument()
+    (span,) = [one for one in exporter.spans if one.kind == "server"]
+    assert (span.name, span.attributes["http.response.status_code"]) == ("GET", 201)
 
 
 def test_requests_on_one_connection_are_traces_of_their_own(exporter):

@@ -858,7 +858,7 @@ def test_one_asynchronous_channel(exporter, untraced_server):
 
 def test_uninstrument_restores_everything_and_stops_what_was_made(exporter):
     names = [(owner, name) for owner in (grpc._channel.Channel, grpc.aio._channel.Channel) for name in KINDS]
-    names += [(grpc, "server"), (grpc.aio, "server")]
+    names += [(grpc._server._Server, "__init__"), (grpc.aio._server.Server, "__init__")]
     before = [getattr(*name) for name in names]
     tracing.instrument()
     tracing.instrument()
@@ -962,6 +962,38 @@ def test_an_asynchronous_server_traces_the_handlers_that_it_gets_in_any_way(expo
         await server.stop(None)
 
     asyncio.run(main())
+    assert [one.name for one in exporter.spans if one.kind == "server"] == ["shop.Shop/unary_unary"]
+
+
+class Wrapped:
+    """A server as other packages replace it."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("interceptors", [(), (tracing.server_interceptor(),)])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_server_that_another_package_makes_and_wraps(exporter, monkeypatch, way, interceptors):
+    original = grpc.server
+    monkeypatch.setattr(grpc, "server", lambda *args, **kwargs: Wrapped(original(*args, **kwargs)))
+    tracing.instrument()
+    options, add = given(way, unary_unary)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            server = grpc.server(pool, interceptors=(one for one in interceptors), **options)
+            add(server)
+            port = server.add_insecure_port("127.0.0.1:0")
+            server.start()
+            assert call(f"127.0.0.1:{port}") == b"1"
+            server.stop(None).wait()
+    finally:
+        tracing.uninstrument()
     assert [one.name for one in exporter.spans if one.kind == "server"] == ["shop.Shop/unary_unary"]
 
 

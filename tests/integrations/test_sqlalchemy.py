@@ -12,6 +12,7 @@ import weakref
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tracekit
@@ -72,6 +73,59 @@ def test_many_parameters_at_once(exporter, traced):
     run(traced, "INSERT INTO items (name) VALUES (:name)", [{"name": "a"}, {"name": "b"}])
     (statement,) = exporter.spans
     assert statement.attributes["db.operation.batch.size"] == 2
+
+
+def test_parameters_that_a_listener_made_an_iterator(exporter, traced):
+    @sa.event.listens_for(traced, "before_cursor_execute", retval=True)
+    def change(_connection, _cursor, statement, parameters, _context, executemany):
+        return statement, iter(parameters) if executemany else parameters
+
+    run(traced, "INSERT INTO items (name) VALUES (:name)", [{"name": "a"}, {"name": "b"}])
+    assert [one.name for one in exporter.spans] == ["INSERT items"]
+
+
+def test_a_statement_that_is_executed_without_a_context(exporter, traced, caplog):
+    with traced.connect() as connection:
+        connection._cursor_execute(connection.connection.cursor(), "SELECT 1", ())
+    assert not exporter.spans
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_statements_of_connecting_have_no_span(exporter, monkeypatch, is_whole):
+    executed = []
+    monkeypatch.setattr(
+        SQLiteDialect,
+        "initialize",
+        lambda _, connection: executed.append(connection.exec_driver_sql("SELECT 0").scalar()),
+    )
+    engine = sa.create_engine("sqlite://")
+    target = None if is_whole else engine
+    tracing.instrument(target)
+    try:
+        run(engine, "SELECT 1")
+    finally:
+        tracing.uninstrument(target)
+    assert executed == [0]
+    assert [one.name for one in exporter.spans] == ["SELECT"]
+
+
+def test_engines_that_share_a_dialect_are_traced_together(exporter, engine):
+    for _ in range(3):
+        tracing.instrument(engine.execution_options(tenant="a"))
+    assert len(list(engine.dialect.dispatch.do_execute)) == 1
+    run(engine, "SELECT 1")
+    tracing.uninstrument(engine)
+    run(engine.execution_options(), "SELECT 2")
+    assert [one.name for one in exporter.spans] == ["SELECT"]
+
+
+def test_a_listener_behind_that_uninstruments(exporter, engine):
+    tracing.instrument(engine)
+    sa.event.listen(engine, "do_execute", lambda *_: tracing.uninstrument(engine))
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT 1")).scalar() == 1
+    assert [one.name for one in exporter.spans] == ["SELECT"]
 
 
 def test_inserts_in_batches_of_sqlalchemys_own(exporter, traced):

@@ -75,7 +75,7 @@ def _plain_package() -> str:
         os.environ["TRACEKIT_NO_EXTENSIONS"] = "1"
         try:
             spec.loader.exec_module(package)
-            tracekit._claim()  # shared classes say again that they are the first package's
+            tracekit._claim(tracekit.__all__)  # shared classes say again that they are the first package's
         finally:
             if before is None:
                 del os.environ["TRACEKIT_NO_EXTENSIONS"]

@@ -22,6 +22,9 @@ class Event(NamedTuple):
     attributes: Mapping[str, Any] = NO_ATTRIBUTES
 
 
+Event.__annotations__["attributes"] = Mapping[str, object]  # for typing.get_type_hints(): tracekit has no such names
+
+
 class Status(NamedTuple):
     """The status of a span: ``code`` is one of "unset", "ok", "error", "cancelled"."""
 
@@ -36,6 +39,9 @@ class Instrumentation(NamedTuple):
     version: str = ""
     schema_url: str = ""
     attributes: Mapping[str, Any] = NO_ATTRIBUTES
+
+
+Instrumentation.__annotations__["attributes"] = Mapping[str, object]
 
 
 class Limits(NamedTuple):

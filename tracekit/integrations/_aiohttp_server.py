@@ -222,10 +222,9 @@ def _fail(server_span: Span, request: web.Request, error: BaseException) -> None
 def _describe(server_span: Span, request: Any, status: int) -> None:
     """Write route and status, which are known only now, to the span; it ends next."""
     match = request._match_info
-    resource = None
-    if match is not None:
-        found = match._route if type(match) is _MatchInfo else match.route
-        resource = found._resource if type(found) is _Route else found.resource
+    # The program's own router may give matches that have no route.
+    found = match._route if type(match) is _MatchInfo else getattr(match, "route", None)
+    resource = found._resource if type(found) is _Route else getattr(found, "resource", None)
     if resource is not None:
         route = resource.canonical
         server_span._rename(f"{server_span._name} {route}")

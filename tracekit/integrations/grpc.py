@@ -17,7 +17,6 @@ have makes no span. For streams, ``rpc.requests_per_rpc`` and, on servers, ``rpc
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -81,14 +80,14 @@ def instrument(target: grpc.Channel | grpc.aio.Channel | None = None, **options:
     from grpc.aio import _channel as _aio_channel
     from grpc.aio import _server as _aio_servers
 
-    for made in (_servers._Server, _aio_servers.Server):
+    servers = ((_servers._Server, Interceptor(server)), (_aio_servers.Server, AioInterceptor(server, Sync)))
+    for made, interceptor in servers:
+        _patches.replace(made, "__init__", functools.partial(_init, interceptor))
         _patches.replace(made, "add_generic_rpc_handlers", _add_generic)
         _patches.replace(made, "add_registered_method_handlers", _add_registered)
     for owner, wrappers in ((_channel.Channel, METHODS), (_aio_channel.Channel, AIO_METHODS)):
         for kind, wrap in wrappers.items():
             _patches.replace(owner, kind, functools.partial(_patched, client, wrap))
-    _patches.replace(grpc, "server", functools.partial(_server, Interceptor(server)))
-    _patches.replace(grpc.aio, "server", functools.partial(_server, AioInterceptor(server, Sync)))
 
 
 def uninstrument(target: grpc.Channel | grpc.aio.Channel | None = None) -> None:
@@ -138,33 +137,26 @@ def _made(client: Client, wrap: Any, original: Callable[..., Any], channel: Any,
     return inner
 
 
-def _server(interceptor: Any, original: Callable[..., Any]) -> Any:
-    """Return the function that replaces *original*, which makes servers.
+def _init(interceptor: Any, original: Callable[..., Any]) -> Any:
+    """Return the function that replaces *original*, which initializes servers.
 
     Interceptors cost gRPC more than a call's span does. So a server that has none gets none: its handlers are replaced.
     """
-    signature = inspect.signature(original)
 
     @functools.wraps(original)
-    def server(*args: Any, **kwargs: Any) -> Any:
-        if not _patches.is_active:
-            return original(*args, **kwargs)
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:
-            return original(*args, **kwargs)  # raises as well
-        arguments = bound.arguments
-        inside = tuple(arguments.get("interceptors") or ())
-        if not inside:
-            arguments["handlers"] = _traced(interceptor, arguments.get("handlers") or ())
-        elif not any(isinstance(one, type(interceptor)) for one in inside):
-            arguments["interceptors"] = (interceptor, *inside)
-        made = original(*bound.args, **bound.kwargs)
-        if not inside:
-            setattr(made, _INTERCEPTOR, interceptor)
-        return made
+    def init(
+        server: Any, thread_pool: Any, generic_handlers: Any, interceptors: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        if _patches.is_active:
+            interceptors = tuple(interceptors or ())
+            if not interceptors:
+                setattr(server, _INTERCEPTOR, interceptor)
+                generic_handlers = _traced(interceptor, generic_handlers or ())
+            elif not any(isinstance(one, type(interceptor)) for one in interceptors):
+                interceptors = (interceptor, *interceptors)
+        original(server, thread_pool, generic_handlers, interceptors, *args, **kwargs)
 
-    return server
+    return init
 
 
 def _traced(interceptor: Any, handlers: Iterable[Any]) -> list[Any]:

@@ -49,7 +49,8 @@ _MAX_STATE: Final = 64  # characters of a database's code of an error
 def instrument(target: Engine | AsyncEngine | None = None) -> None:
     """Trace the statements of *target*, or of every engine. A second call changes nothing.
 
-    Raises ``TypeError`` for other objects.
+    An engine and those that its ``execution_options()`` returns are traced together: they have one dialect. Raises
+    ``TypeError`` for other objects.
     """
     engine = _checked(target)
     for name, listener in _LISTENERS.items():
@@ -66,27 +67,28 @@ def uninstrument(target: Engine | AsyncEngine | None = None) -> None:
 
 
 def _checked(target: object) -> Any:
+    """Return what gets the listeners. SQLAlchemy finds them by its ``id()``, so it has to live as long as they do."""
     if target is None:
         return Engine
     # Not imported here: with it come the ORM and greenlet. An AsyncEngine exists only where the program has imported it.
     kind = getattr(sys.modules.get("sqlalchemy.ext.asyncio"), "AsyncEngine", None)
     if kind is not None and isinstance(target, kind):
-        return target.sync_engine
+        return target.sync_engine.dialect
     if not isinstance(target, Engine):
         raise TypeError(f"target must be a SQLAlchemy Engine or AsyncEngine, not {type(target).__name__}")
-    return target
+    return target.dialect
 
 
 def _execute(cursor: Any, statement: Any, parameters: Any, context: Any) -> bool:
-    return _traced(cursor, statement, (parameters, context), context, "do_execute", 0)
+    return _traced(cursor, statement, (parameters, context), context, "do_execute")
 
 
 def _execute_many(cursor: Any, statement: Any, parameters: Any, context: Any) -> bool:
-    return _traced(cursor, statement, (parameters, context), context, "do_executemany", len(parameters))
+    return _traced(cursor, statement, (parameters, context), context, "do_executemany")
 
 
 def _execute_no_params(cursor: Any, statement: Any, context: Any) -> bool:
-    return _traced(cursor, statement, (context,), context, "do_execute_no_params", 0)
+    return _traced(cursor, statement, (context,), context, "do_execute_no_params")
 
 
 _LISTENERS: Final[dict[str, Any]] = {
@@ -96,10 +98,10 @@ _LISTENERS: Final[dict[str, Any]] = {
 }
 
 
-def _traced(cursor: Any, statement: Any, rest: tuple[Any, ...], context: Any, event_name: str, count: int) -> bool:
+def _traced(cursor: Any, statement: Any, rest: tuple[Any, ...], context: Any, event_name: str) -> bool:
     """Execute *statement* inside a span and return True, or return False where SQLAlchemy shall execute it."""
     try:
-        span = _start(statement, context, count)
+        span = _start(statement, context, rest[0] if event_name == "do_executemany" else ())
     except Exception as error:  # the statement is executed without a span
         report(error)
         return False
@@ -120,7 +122,7 @@ def _execute_inside(cursor: Any, statement: Any, rest: tuple[Any, ...], dialect:
     """Execute *statement* as SQLAlchemy does: by the first listener behind ours that returns true, or the dialect."""
     ours = _LISTENERS[event_name]
     is_behind = False
-    for listener in getattr(dialect.dispatch, event_name):
+    for listener in [*getattr(dialect.dispatch, event_name)]:  # uninstrument() may change it meanwhile
         if listener is ours:
             is_behind = True
         elif is_behind and listener(cursor, statement, *rest):
@@ -128,8 +130,13 @@ def _execute_inside(cursor: Any, statement: Any, rest: tuple[Any, ...], dialect:
     getattr(dialect, event_name)(cursor, statement, *rest)
 
 
-def _start(statement: Any, context: Any, count: int) -> Span | None:
-    """Return the span of *statement*, executed for *count* sets of parameters; None if it has one, or is suppressed."""
+def _start(statement: Any, context: Any, many: Any) -> Span | None:
+    """Return the span of *statement*; None if it has one, is suppressed, or is not that of an execution.
+
+    *many* are the sets of parameters that it is executed for. A listener of the program's may have made them an iterator.
+    """
+    if context is None or not context.root_connection._allow_autobegin:  # or one of connecting
+        return None
     fields = context.__dict__
     if _FIELD in fields or is_suppressed():  # the engine and all engines are instrumented
         return None
@@ -147,8 +154,8 @@ def _start(statement: Any, context: Any, count: int) -> Span | None:
         attributes.add("db.query.text", text)
         if summary:
             attributes.add("db.query.summary", summary)
-        if count > 1:
-            attributes.add("db.operation.batch.size", count)
+        if hasattr(many, "__len__") and len(many) > 1:
+            attributes.add("db.operation.batch.size", len(many))
         name = summary or known.get("db.namespace") or name
     span = start_request_span(tracer_in_use(), str(name), "client", attributes, (), None)
     fields[_FIELD] = True
