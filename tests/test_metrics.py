@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 import tracekit
 from tracekit import metrics
 from tracekit._metrics.histograms import MAX_BUCKETS, Exemplar, Exponential
+from tracekit.exporters.flight import FlightRecorder
 from tracekit.exporters.tail import TailSampler
 from tracekit.metrics import OTLPMetrics, RedMetrics, prometheus
 from tracekit.testing import FakeClock, MemoryExporter
@@ -535,3 +536,15 @@ def test_a_signal_handler_may_read_the_metrics_while_they_are_read(monkeypatch):
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert inside == [red, text]
+
+
+@pytest.mark.parametrize("front", [RedMetrics, TailSampler, FlightRecorder])
+def test_an_exporter_may_have_none_in_the_place_of_a_method(front):
+    class Plain(MemoryExporter):
+        start = hurry = flush = None
+
+    exporter = front(Plain())
+    exporter.start()
+    exporter.hurry()
+    assert exporter.flush(1.0) is True
+    exporter.shutdown()

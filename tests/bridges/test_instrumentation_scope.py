@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -128,3 +129,17 @@ def test_traces_show_tells_the_library_on_request(exporter, provider, tmp_path, 
                 "library",
                 None,
             ]
+
+
+def test_without_the_sdk_an_exporter_can_group_spans_by_resource_and_library(exporter, provider, monkeypatch):
+    for module in ("opentelemetry.sdk.resources", "opentelemetry.sdk.util.instrumentation"):
+        monkeypatch.setitem(sys.modules, module, None)  # its import fails
+    tracers = [provider.get_tracer("library", "1.2", None, {"n": number}) for number in (1, 2)]
+    tracekit.configure(service="shop", exporter=exporter)  # with a resource that the bridge has not seen
+    spans = [tracer.start_span("span") for tracer in (*tracers, tracers[0])]
+    groups = {}
+    for span in spans:
+        groups.setdefault((span.resource, span.instrumentation_scope), []).append(span)
+    assert list(groups.values()) == [[spans[0], spans[2]], [spans[1]]]
+    assert spans[0].resource.attributes["service.name"] == "shop"
+    assert (spans[1].instrumentation_scope.name, spans[1].instrumentation_scope.attributes) == ("library", {"n": 2})

@@ -125,6 +125,21 @@ def test_a_request_is_a_child_of_its_caller_and_current_in_the_handler(exporter,
     }
 
 
+def test_an_address_without_a_port_costs_no_span(exporter):
+    class Server(HTTPServer):
+        def get_request(self):
+            return super().get_request()[0], ("local",)
+
+    http_server.instrument()
+    server = Server(("127.0.0.1", 0), Handler)
+    with serve(server) as port:
+        server.server_address = ("127.0.0.1",)
+        assert ask(port) == 200
+    _, span = spans_of(exporter, 2)
+    assert span.attributes["client.address"] == span.attributes["network.peer.address"] == "local"
+    assert (span.attributes["server.address"], span.attributes["server.port"]) == ("127.0.0.1", port)
+
+
 def test_one_server_is_traced_and_no_other(exporter, port):
     one = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http_server.instrument(one)

@@ -28,11 +28,11 @@ class Front:
 
     def start(self) -> None:
         """Start the exporter, if it can."""
-        getattr(self.exporter, "start", _nothing)()
+        (getattr(self.exporter, "start", None) or _nothing)()
 
     def hurry(self) -> None:
         """Stop waiting for retries: hurry the exporter, if it can."""
-        getattr(self.exporter, "hurry", _nothing)()
+        (getattr(self.exporter, "hurry", None) or _nothing)()
 
     def flush(self, timeout_s: float) -> bool:
         """Flush the exporter, if it can. *timeout_s* is as for ``tracekit.flush()``."""

@@ -204,10 +204,10 @@ def _environ_of(handler: Any) -> dict[str, Any]:
     }
     local = getattr(getattr(handler, "server", None), "server_address", None)
     if isinstance(local, tuple) and local:  # on a Unix socket it is the path
-        environ["SERVER_NAME"], environ["SERVER_PORT"] = local[:2]
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = (*local, None)[:2]
     client = getattr(handler, "client_address", None)
     if isinstance(client, tuple) and client:
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[:2]
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[0], True  # of the connection itself, not from a header
     return environ
 
 

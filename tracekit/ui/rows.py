@@ -44,28 +44,40 @@ def finished(
     attribute ``tracekit.cancelled``, None without it. *texts* are the attributes, events, links, resource and library in
     JSON, *dropped* the numbers of dropped attributes, events and links, *codes* the columns ``terms`` and ``bits``.
     """
-    code, description, cancelled = status
+    # Named parts: a row with "*" in it takes longer to make.
+    (trace_id, span_id, parent_id), (start_ns, end_ns), (code, description, cancelled) = ids, times, status
+    (attributes, events, links, resource, library), (lost_attributes, lost_events, lost_links) = texts, dropped
+    terms, bits = codes
     word = _CODES[code] if code < 3 else "unset"
     if cancelled is not None and code != 2:
         word, description = "cancelled", cancelled
     return (
         stored_s,
-        *ids,
+        trace_id,
+        span_id,
+        parent_id,
         flags & _IS_REMOTE != 0,
         _column(service),
         _column(name),
         _KINDS[kind] if kind < 6 else "internal",
-        min(times[0], _MAX_TIME),
-        min(times[1], _MAX_TIME),
+        min(start_ns, _MAX_TIME),
+        min(end_ns, _MAX_TIME),
         word,
         _column(description),
         flags & 0xFF,
         _column(state),
         "{}",
-        *texts,
-        *dropped,
+        attributes,
+        events,
+        links,
+        resource,
+        library,
+        lost_attributes,
+        lost_events,
+        lost_links,
         0,
-        *codes,
+        terms,
+        bits,
     )
 
 

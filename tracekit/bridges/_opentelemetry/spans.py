@@ -424,8 +424,14 @@ def sdk_class(module: str, name: str) -> Callable[..., Any]:
     try:
         made: Callable[..., Any] = getattr(__import__(module, fromlist=[name]), name)
     except (ImportError, AttributeError):
-        return SimpleNamespace
+        return _Fields
     return made
+
+
+class _Fields(SimpleNamespace):
+    """The arguments as fields; equal and hashed by identity: exporters group spans by resource and scope."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[assignment]
 
 
 def _bounded(attributes: Mapping[str, Any], dropped: int) -> Mapping[str, Any]:
