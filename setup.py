@@ -13,7 +13,7 @@ PACKAGE = Path("tracekit")
 # CFLAGS that name a level, as those of the sanitizers do (tests/tools/asan.py), are left alone: the last one counts.
 OPTIMIZED = sys.platform != "win32" and "-O" not in os.environ.get("CFLAGS", "")
 FLAGS = [
-    "-O3",  # -Os takes a third less room, and a traced request a tenth more instructions
+    "-O3",  # -Os takes a third less room, but adds a tenth to what tracing costs an ASGI request
     "-g0",  # it serves only debuggers, as do the symbols that the linker strips
     "-fno-plt",  # calls of the interpreter take one jump less, and fewer octets
     "-fno-asynchronous-unwind-tables",  # they serve C++ exceptions and debuggers, and were a twentieth of the octets
