@@ -1,8 +1,9 @@
 """Two threads beside one: ``python -m bench.threads``, for interpreters that run without the GIL.
 
-Each thread records spans under a span of its own, or under one that both share; ``floor`` changes a ContextVar of its own
-twice, which is the most that could be had. The best of many short rounds counts, because other programs take processors
-away. The ratio says how many spans two threads end in the time in which one ends one: 2 is perfect, 1 is the GIL.
+Each thread records spans under its own parent (``own``), or all under one parent (``shared``). In ``floor`` each thread
+changes its own ContextVar twice, which a span cannot do without. The best of many short rounds counts, because other
+programs take processors away. The ratio is the number of spans that two threads end while one thread ends one: 2 is
+perfect, 1 is what the GIL allows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextvars
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import tracekit
 
@@ -49,22 +51,14 @@ def window_ns(work: str, threads: int, count: int) -> float:
     times: list[int] = []
 
     def run() -> None:
-        with tracekit.span("own") if work == "own" else tracekit.use_context(None):
+        with tracekit.span("own") if work == "own" else nullcontext():
             start.wait()
             times.append(time.perf_counter_ns())
             (floor if work == "floor" else spans)(count)
             times.append(time.perf_counter_ns())
 
-    def run_shared() -> None:
-        start.wait()
-        times.append(time.perf_counter_ns())
-        spans(count)
-        times.append(time.perf_counter_ns())
-
-    with tracekit.span("shared") if work == "shared" else tracekit.use_context(None):
-        contexts = [contextvars.copy_context() for _ in range(threads)]
-        target = run_shared if work == "shared" else run
-        workers = [threading.Thread(target=context.run, args=(target,)) for context in contexts]
+    with tracekit.span("shared") if work == "shared" else nullcontext():
+        workers = [threading.Thread(target=contextvars.copy_context().run, args=(run,)) for _ in range(threads)]
         for worker in workers:
             worker.start()
         for worker in workers:

@@ -57,10 +57,11 @@ def test_compiled_modules_that_change_their_globals_have_one_thread_at_a_time():
 @pytest.mark.parametrize("name", sorted(GUARDED))
 def test_the_functions_of_a_guarded_module_begin_and_end_in_the_section(name):
     source = COMPILED[name].with_suffix(".c")
-    if source.exists():  # built in place
-        text = source.read_text(encoding="utf-8")
-        assert "  #define __Pyx_RefNannySetupContext(name, acquire_gil) TK_BEGIN\n" in text
-        assert "  #define __Pyx_RefNannyFinishContext() TK_END\n" in text
+    if not source.exists():
+        pytest.skip("no generated C beside the sources: the extensions were not built in place")
+    text = source.read_text(encoding="utf-8")
+    assert "  #define __Pyx_RefNannySetupContext(name, acquire_gil) TK_BEGIN\n" in text
+    assert "  #define __Pyx_RefNannyFinishContext() TK_END\n" in text
 
 
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="a build for running without the GIL")

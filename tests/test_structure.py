@@ -91,7 +91,7 @@ LAYERS = [
     },
     {"__main__": "python -m tracekit"},
 ]
-# The parts of a command are nobody else's: they have no public names.
+# Only the command itself imports its modules, so they have no public names.
 COMMANDS = {"cli", "demo", "ui"}
 # The modules that may import packages outside the standard library.
 THIRD_PARTIES = {

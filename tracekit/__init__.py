@@ -118,7 +118,7 @@ if not TYPE_CHECKING:
         for module, names in _LATER.items():
             if name in names:
                 home = __import__(module.lstrip("."), globals(), None, names, 1)
-                made = [each for each in names if each not in globals()]  # the others, the program has replaced
+                made = [each for each in names if each not in globals()]  # those that the program has set stay
                 globals().update({each: getattr(home, each) for each in made})
                 _claim(made)
                 return globals()[name]

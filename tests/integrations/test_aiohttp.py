@@ -468,6 +468,19 @@ class Match(AbstractMatchInfo):
     def freeze(self): ...
 
 
+def test_a_request_without_the_fields_of_this_version_is_served_without_a_span(exporter, caplog):
+    async def handler(request):
+        return web.Response(text="served")
+
+    class Request(dict):
+        path = "/"
+
+    response = asyncio.run(integration.middleware()(Request(), handler))
+    assert response.text == "served"
+    assert exporter.spans == []
+    assert "a request is not traced in full: AttributeError" in caplog.text
+
+
 def test_a_router_whose_matches_have_no_route(exporter, monkeypatch):
     async def resolve(_router, _request):
         return Match()

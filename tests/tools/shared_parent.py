@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tracekit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Ids:
@@ -82,17 +85,17 @@ def race(threads: int, spans: int) -> list[str]:
     return errors
 
 
-def main() -> int:
-    """Run, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.shared_parent")
+def command(name: str, option: str, race: Callable[[int, int], list[str]]) -> int:
+    """Run *race* with the threads and the count of ``python -m tests.tools.NAME``; return the exit status."""
+    parser = argparse.ArgumentParser(prog=f"python -m tests.tools.{name}")
     parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--spans", type=int, default=20_000, help="of each thread")
+    parser.add_argument(option, type=int, default=20_000, dest="count", help="of each thread")
     arguments = parser.parse_args()
-    errors = race(arguments.threads, arguments.spans)
+    errors = race(arguments.threads, arguments.count)
     gil = "with" if getattr(sys, "_is_gil_enabled", lambda: True)() else "without"
     print(f"{tracekit.IMPLEMENTATION}, {gil} the GIL: {'; '.join(errors) or 'everything adds up'}")
     return bool(errors)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("shared_parent", "--spans", race))

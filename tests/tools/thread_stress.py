@@ -8,7 +8,6 @@ crash or a report of ThreadSanitizer (``make tsan``).
 
 from __future__ import annotations
 
-import argparse
 import contextvars
 import gc
 import sys
@@ -20,6 +19,8 @@ import tracekit
 from tracekit._core.labels import Labels
 from tracekit._core.otlp import encode_spans
 from tracekit._core.span import open_spans, relabel, watch_spans
+
+from .shared_parent import command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,17 +167,5 @@ def run(threads: int, turns: int) -> list[str]:
     return errors
 
 
-def main() -> int:
-    """Run, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.thread_stress", description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--turns", type=int, default=20_000, help="of each thread")
-    arguments = parser.parse_args()
-    errors = run(arguments.threads, arguments.turns)
-    gil = "with" if getattr(sys, "_is_gil_enabled", lambda: True)() else "without"
-    print(f"{tracekit.IMPLEMENTATION}, {gil} the GIL: {'; '.join(errors) or 'everything adds up'}")
-    return bool(errors)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("thread_stress", "--turns", run))

@@ -154,9 +154,9 @@ cdef extern from *:
         return found == NULL ? -1 : found == value;
     }
 
-    /* Like tk_put() where the value can be changed in place; else do nothing. Safe inside CPython 3.11's garbage collector
-       as well, which may have interrupted the set of a variable: the tree stays. The set's own tree may have the former
-       value and replace this one, so the cache must not keep the new value. */
+    /* Like tk_put() where the value can be changed in place; else do nothing. Safe inside CPython 3.11's garbage
+       collector as well, which may have interrupted the set of a variable: the tree stays. The tree that this set makes
+       may have the former value and replace the present tree, so the cache must not keep the new value. */
     static inline void tk_replace(PyObject *var, PyObject *value) {
         PyObject *context = PyThreadState_Get()->context;
         PyObject **place = var == tk_placed && context != NULL ? tk_place(context) : NULL;

@@ -12,9 +12,6 @@ cdef class Sessions:
     cdef Client _all
     cdef bint _has_some
 
-    @cython.locals(client=Client)
-    cdef object _add_to(self, object session, dict options)
-
 
 @cython.final
 cdef class _Attempts:
@@ -25,6 +22,7 @@ cdef class _Attempts:
     cdef Span _start(self, object request)
 
 
+@cython.locals(client=Client)
 cdef object _add_to(Sessions sessions, object session, dict options)
 cdef bint _has_config(object session) except -1
 cdef object _write(object headers, dict written)

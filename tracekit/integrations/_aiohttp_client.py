@@ -123,20 +123,6 @@ class Sessions:
         if not self._patches.is_active:
             self._patches.replace(aiohttp.ClientSession, "_request", functools.partial(_request_of, self))
 
-    def _add_to(self, session: Any, options: dict[str, Any]) -> None:
-        """Add the client middleware to the *options* of a request of *session*, if it is traced."""
-        if not self._patches.is_active:
-            return
-        try:
-            client = self._some.get(session, self._all) if self._has_some else self._all
-            if client is not None and not _has_config(session):
-                others = options.get("middlewares")
-                if others is None:
-                    others = session._middlewares
-                options["middlewares"] = (*others, _Attempts(client))
-        except Exception as error:
-            report(error)
-
     def uninstrument(self, session: aiohttp.ClientSession | None) -> None:
         """Undo ``instrument()`` with the same session."""
         if session is None:
@@ -203,7 +189,18 @@ def _request_of(sessions: Sessions, original: Callable[..., Any]) -> Any:
 
 
 def _add_to(sessions: Sessions, session: Any, options: dict[str, Any]) -> None:
-    sessions._add_to(session, options)
+    """Add the client middleware to the *options* of a request of *session*, if it is traced."""
+    if not sessions._patches.is_active:
+        return
+    try:
+        client = sessions._some.get(session, sessions._all) if sessions._has_some else sessions._all
+        if client is not None and not _has_config(session):
+            others = options.get("middlewares")
+            if others is None:
+                others = session._middlewares
+            options["middlewares"] = (*others, _Attempts(client))
+    except Exception as error:
+        report(error)
 
 
 def _has_config(session: Any) -> bool:

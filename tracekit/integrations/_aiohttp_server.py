@@ -68,8 +68,9 @@ class Server:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Return the response of *handler*."""
-        # Fields are read in place of the properties and methods of requests, matches and responses: calls in Python.
-        if not self.is_active or SPAN_KEY in request._state:
+        # Fields are read in place of the properties and methods of requests, matches and responses: calls in Python. A
+        # request without this one is a mapping itself; where others are missing, the request is served without a span.
+        if not self.is_active or SPAN_KEY in getattr(request, "_state", request):
             return await handler(request)
         if self._is_excluded is not None and self._is_excluded(request.path):
             request[SPAN_KEY] = None  # an inner middleware skips it, too
@@ -103,7 +104,7 @@ class Server:
                 _attributes_of,
                 (request, message, name, self._redaction),
             )
-            request._state[SPAN_KEY] = server_span
+            getattr(request, "_state", request)[SPAN_KEY] = server_span
         except Exception as error:  # the request is served without a span
             report(error)
             return None
@@ -149,7 +150,7 @@ def _attributes_of(request: Any, message: Any, method: str, redaction: Redaction
     if query:
         attributes.add("url.query", redaction.query(query))
     if agent := headers.get(_USER_AGENT):
-        attributes.add("user_agent.original", agent if len(agent) <= MAX_TEXT else agent[:MAX_TEXT])
+        attributes.add("user_agent.original", agent[:MAX_TEXT])
     address, port = _server_of(headers.get(_HOST, ""), scheme, request)
     if address:
         attributes.add("server.address", address)

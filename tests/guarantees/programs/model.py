@@ -266,7 +266,7 @@ class At:
     def has_anyio(self):
         """Whether anyio can be called here: outside a task it looks for the loop's kind in the Context.
 
-        A worker thread's Context has none, and what was captured there may be run anywhere.
+        The Context of a worker thread has none, and a capture of it can run a function in any task or thread.
         """
         return self.thread == "loop" and self.outside in (None, self.frame)
 
