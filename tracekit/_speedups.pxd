@@ -41,11 +41,16 @@ cdef class Sieve:
 cpdef bint has_text_keys(dict items) noexcept
 
 
+cdef enum:
+    FEW = 4
+
+
 @cython.final
 @cython.no_gc
 cdef class Items:
     cdef PyObject** pairs
     cdef Py_ssize_t size, room, left_out
+    cdef PyObject* first[2 * FEW]  # where the pairs are while they are few
     cdef dict seen, places
 
     cdef void clear(self) noexcept

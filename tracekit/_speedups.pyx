@@ -16,6 +16,7 @@ from libc.string cimport memchr, memcmp, memcpy, memmove
 import os as _os
 
 from ._core.free_threading cimport stable
+cimport tracekit._core.pending
 
 from ._core.attributes import int_text as _int_text
 

@@ -48,7 +48,7 @@ cpdef bint has_text_keys(dict items) noexcept:
 
 @cython.final
 @cython.no_gc
-@cython.freelist(256)
+@cython.freelist(512)
 @cython.binding(False)
 cdef class Items:
     """The attributes of a span, an event or a link, in the order in which their keys came."""
@@ -56,7 +56,8 @@ cdef class Items:
 
     def __dealloc__(self):
         self.clear()
-        PyMem_Free(self.pairs)
+        if self.pairs != self.first:
+            PyMem_Free(self.pairs)
 
     cdef void clear(self) noexcept:
         cdef Py_ssize_t at, count = 2 * self.size
@@ -72,9 +73,14 @@ cdef class Items:
         if self.room - self.size >= count:
             return 0
         room = self.size + count + (self.size >> 1)
-        block = PyMem_Realloc(self.pairs, 2 * <size_t>room * sizeof(PyObject*))
+        if room <= FEW:
+            self.pairs, self.room = self.first, FEW
+            return 0
+        block = PyMem_Realloc(NULL if self.pairs == self.first else self.pairs, 2 * <size_t>room * sizeof(PyObject*))
         if block == NULL:
             raise MemoryError
+        if self.pairs == self.first:
+            memcpy(block, self.first, sizeof(self.first))
         self.pairs, self.room = <PyObject**>block, room
         return 0
 

@@ -76,7 +76,7 @@ def new_span_id() -> int:
 
 @final
 @no_gc  # holds plain values only, see _plain(), so it is in no cycle
-@freelist(256)
+@freelist(512)
 @binding(False)
 @cclass
 class SpanContext:

@@ -3,6 +3,8 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
+cimport tracekit._core.pending
+
 from .variable cimport tk_change_in_place, tk_forget, tk_held, tk_put, tk_replace
 
 cdef extern from *:

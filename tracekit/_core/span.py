@@ -161,7 +161,7 @@ def after_fork() -> Any:
 
 @final
 @no_gc  # holds plain values, its scope without owning it, and hooks until it ends: buffered spans cost the collector nothing
-@freelist(128)
+@freelist(512)  # as many as the exporting thread frees at a time
 @binding(False)
 @cclass
 class Span:

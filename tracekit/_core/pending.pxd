@@ -1,0 +1,17 @@
+# Cython keeps a pending exception around each __dealloc__, by two calls that are dear where there is none, as mostly.
+
+cdef extern from *:
+    """
+    #ifndef TRACEKIT_PENDING
+    #define TRACEKIT_PENDING
+    static inline void tk_fetch(PyObject **kind, PyObject **value, PyObject **traceback) {
+        if (PyErr_Occurred() != NULL) PyErr_Fetch(kind, value, traceback);
+        else *kind = *value = *traceback = NULL;
+    }
+    static inline void tk_restore(PyObject *kind, PyObject *value, PyObject *traceback) {
+        if (kind != NULL || PyErr_Occurred() != NULL) PyErr_Restore(kind, value, traceback);
+    }
+    #define PyErr_Fetch tk_fetch
+    #define PyErr_Restore tk_restore
+    #endif
+    """
