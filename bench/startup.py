@@ -48,6 +48,7 @@ PROGRAMS = {
     "httpx": "import httpx",
     "fastapi": "import fastapi",
     "fastapi, httpx, sqlalchemy": "import fastapi, httpx, sqlalchemy",
+    "uvicorn with these": "import uvicorn.main, fastapi, httpx, sqlalchemy",
 }
 IMPORTS = ("import tracekit", "import opentelemetry.trace", "import opentelemetry.sdk.trace")
 # Not ru_maxrss: Linux counts the memory of the process that started this one in it.
