@@ -1,16 +1,21 @@
-"""The cost of ``tracekit run`` at the start of a program: CPU time and memory, beside none and opentelemetry-instrument.
+"""The cost of ``tracekit run`` at the start of a program: CPU time, wall time and memory, beside opentelemetry-instrument.
 
-    python -m bench.startup [--rounds 10]
+    python -m bench.startup [--rounds 15]
     python -m bench.startup --instructions
 
-Each program runs alone, the contenders take turns, and the figure is the least of all rounds: CPU time of the process and
-its largest resident memory, as Linux counts them. "added" is what a contender takes more than plain Python.
+Each program runs alone, in a process whose CPU time and largest resident memory Linux counts. In each round the
+contenders run once in random order, and a round's difference from plain Python is one observation: printed are the
+median of the differences and, in brackets, the interval that holds the true median with a probability of 95 %.
+"python again" is plain Python a second time, which shows the error of the measurement. The imports of a program vary by
+more than tracekit takes; so "tracekit alone" is the CPU time of the start of ``tracekit run`` once the program has
+imported its libraries. A budget is "kept" if that interval ends below it and no interval of differences lies above it,
+"exceeded" if an interval lies above it, and otherwise "not decided": then more rounds are needed.
+
 First come the imports alone: tracekit, OpenTelemetry's API, which records nothing, and its SDK. They run without
 ``site``, because the finder of an editable install imports half of what an import would otherwise have to.
-Of ``tracekit run`` the first column has tracekit's own integrations alone, the second also the instrumentors of
-OpenTelemetry that are installed, whose imports are most of it.
-With ``--instructions`` valgrind counts the instructions of the start alone, the same on every run: those that ``tracekit
-run`` executes when the program has imported its libraries, and those of a first span and its export after it.
+"with instrumentors" has also those of OpenTelemetry that are installed, where tracekit has no integration of its own.
+With ``--instructions`` valgrind counts the instructions of "tracekit alone", the same on every run, and those of a first
+span and its export after it.
 The contenders run what ``tracekit run`` and ``opentelemetry-instrument`` execute, without the command that sets it up.
 """
 
@@ -19,21 +24,21 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import tracekit
 from tracekit._libraries import chosen
 from tracekit.cli.run import environment
 
 from .callgrind import TOTAL, by_function
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["main"]
 
@@ -43,28 +48,28 @@ PROGRAMS = {
     "httpx": "import httpx",
     "fastapi": "import fastapi",
     "fastapi, httpx, sqlalchemy": "import fastapi, httpx, sqlalchemy",
+    "uvicorn with these": "import uvicorn.main, fastapi, httpx, sqlalchemy",
 }
-IMPORTS = {
-    "import tracekit": "import tracekit",
-    "import opentelemetry.trace": "import opentelemetry.trace",
-    "import opentelemetry.sdk.trace": "import opentelemetry.sdk.trace",
-}
+IMPORTS = ("import tracekit", "import opentelemetry.trace", "import opentelemetry.sdk.trace")
 # Not ru_maxrss: Linux counts the memory of the process that started this one in it.
 PEAK = """
 with open("/proc/self/status") as status:
     print(*[line for line in status if line.startswith("VmHWM")])
 """
-# The libraries are imported before the count begins, because they take a hundred times as many instructions.
-COUNTED = """
-import os, subprocess, sys
+# The libraries are imported before the count begins, because they take thirty times as many instructions.
+ALONE = """
+import os, subprocess, sys, time
 {code}
 sys.modules.pop("sitecustomize", None)
 sys.path[:0] = {site!r}.split(os.pathsep)
-subprocess.run(["callgrind_control", "--instr=on", str(os.getpid())], check=True, capture_output=True)
+{begin}
 import sitecustomize
 {work}
 os._exit(0)
 """
+COUNT = 'subprocess.run(["callgrind_control", "--instr=on", str(os.getpid())], check=True, capture_output=True)'
+CLOCK = "begin = time.process_time()"
+SHOW = "print((time.process_time() - begin) * 1e3, flush=True)"
 FIRST_SPAN = """
 import tracekit
 with tracekit.span("first"): pass
@@ -74,25 +79,64 @@ BUDGET_MS, BUDGET_MB = 30, 5
 IMPORT_MS, IMPORT_MB = 8, 3
 
 
-def spend(code: str, variables: dict[str, str], *options: str) -> tuple[float, float]:
-    """Run *code* with *options* of Python, and return milliseconds of CPU time and mebibytes of memory."""
+class Spent(NamedTuple):
+    """What a process took: milliseconds of its CPU time and of wall time, and mebibytes."""
+
+    cpu_ms: float
+    wall_ms: float
+    mb: float
+
+
+class Median(NamedTuple):
+    """A median, and the interval that holds the true one with a probability of 95 %."""
+
+    middle: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.middle:7.1f} [{self.low:6.1f},{self.high:7.1f}] ms"
+
+
+def median_of(values: list[float]) -> Median:
+    """Return the median of *values*; its interval holds for any distribution, by the ranks of the values."""
+    ordered = sorted(values)
+    rank = max(0, int((len(ordered) - 1.96 * len(ordered) ** 0.5) / 2))
+    return Median(statistics.median(ordered), ordered[rank], ordered[-1 - rank])
+
+
+def spend(code: str, variables: dict[str, str], *options: str) -> Spent:
+    """Run *code* with *options* of Python, and return what it took."""
     with tempfile.NamedTemporaryFile() as file:
         output = [
             (os.POSIX_SPAWN_OPEN, 1, file.name, os.O_WRONLY, 0),
             (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
         ]
         words = [sys.executable, *options, "-c", code + PEAK]
+        begin = time.perf_counter()
         child = os.posix_spawn(sys.executable, words, variables, file_actions=output)
         _, status, usage = os.wait4(child, 0)
+        wall_ms = (time.perf_counter() - begin) * 1e3
         if status:
             raise SystemExit(f"{code} failed")
-        return (usage.ru_utime + usage.ru_stime) * 1e3, int(file.read().split()[-2]) / 1024
+        return Spent((usage.ru_utime + usage.ru_stime) * 1e3, wall_ms, int(file.read().split()[-2]) / 1024)
+
+
+def alone(code: str, begin: str, work: str, variables: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Return a program that imports *code*, does *begin*, starts as under ``tracekit run``, and does *work*."""
+    variables = {**variables, "PYTHONHASHSEED": "0"}
+    return ALONE.format(code=code, begin=begin, work=work, site=variables.pop("PYTHONPATH")), variables
+
+
+def spend_alone(code: str, variables: dict[str, str]) -> float:
+    """Return milliseconds of CPU time of the start of ``tracekit run`` after *code*."""
+    script, variables = alone(code, CLOCK, SHOW, variables)
+    return float(subprocess.run([sys.executable, "-c", script], check=True, env=variables, capture_output=True).stdout)
 
 
 def count(code: str, work: str, variables: dict[str, str]) -> int:
     """Return the instructions of the start of ``tracekit run`` after *code*, and of *work*."""
-    variables = {**variables, "PYTHONHASHSEED": "0"}
-    script = COUNTED.format(code=code, work=work, site=variables.pop("PYTHONPATH"))
+    script, variables = alone(code, COUNT, work, variables)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         command = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
@@ -117,7 +161,7 @@ def contenders() -> dict[str, dict[str, str]]:
     plain = {name: text for name, text in os.environ.items() if not name.startswith(("OTEL_", "TRACEKIT_RUN"))}
     plain["OTEL_TRACES_EXPORTER"] = "sqlite"
     plain["OTEL_METRICS_EXPORTER"] = plain["OTEL_LOGS_EXPORTER"] = "none"
-    found = {"python": plain}
+    found = {"python": plain, "python again": plain}
     os.environ["OTEL_TRACES_EXPORTER"] = "sqlite"
     own = [library.name for library in chosen() if library.package == "tracekit"]
     found["tracekit run"] = {**plain, **environment(only=",".join(own))}
@@ -134,31 +178,47 @@ def contenders() -> dict[str, dict[str, str]]:
     return found
 
 
-def least_of(runs: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Return the least time and the least memory of *runs*."""
-    times, sizes = zip(*runs, strict=True)
-    return min(times), min(sizes)
+def take_turns(programs: dict[str, tuple[str, dict[str, str]]], rounds: int, *options: str) -> dict[str, list[Spent]]:
+    """Run each of *programs*, code with its environment, once a round in random order."""
+    runs: dict[str, list[Spent]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name in random.sample(list(programs), len(programs)):
+            runs[name].append(spend(*programs[name], *options))
+    return runs
 
 
-def imports(rounds: int) -> bool:
-    """Print what each import adds to Python; return whether tracekit's is within its budget."""
+def compare(runs: dict[str, list[Spent]]) -> dict[str, tuple[Median, Median, float]]:
+    """Print what each contender takes more than "python", and return it: CPU time, wall time and memory."""
+    base = runs.pop("python")
+    print(f"  {'python':28}{statistics.median(one.cpu_ms for one in base):7.1f} ms CPU", end="")
+    print(f"{min(one.mb for one in base):8.1f} MB")
+    found = {}
+    for name, taken in runs.items():
+        pairs = list(zip(taken, base, strict=True))
+        cpu = median_of([one.cpu_ms - other.cpu_ms for one, other in pairs])
+        wall = median_of([one.wall_ms - other.wall_ms for one, other in pairs])
+        mb = min(one.mb for one in taken) - min(one.mb for one in base)
+        found[name] = cpu, wall, mb
+        print(f"  {'+ ' + name:28}{cpu} CPU {wall} wall {mb:6.1f} MB", flush=True)
+    return found
+
+
+def verdict(mb: float, budget_ms: float, budget_mb: float, precise: Median, *others: Median) -> str:
+    """Return "kept", "exceeded" or "not decided"."""
+    if mb > budget_mb or any(one.low > budget_ms for one in (precise, *others)):
+        return "exceeded"
+    return "kept" if precise.high <= budget_ms else "not decided"
+
+
+def imports(rounds: int) -> str:
+    """Print what each import adds to Python; return the verdict about tracekit's."""
     folders = [str(Path(tracekit.__file__).parent.parent), *filter(lambda path: "site-packages" in path, sys.path)]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-    code = {"python": "pass", **{name: code for name, code in IMPORTS.items() if _is_found(code)}}
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in code}
-    for _ in range(rounds):
-        for name in code:
-            runs[name].append(spend(code[name], variables, "-S"))
-    base_ms, base_mb = least_of(runs.pop("python"))
-    added = {
-        name: (ms - base_ms, mb - base_mb) for name, (ms, mb) in zip(runs, map(least_of, runs.values()), strict=True)
-    }
-    for name, (ms, mb) in added.items():
-        print(f"{name:34}{ms:6.1f} ms {mb:5.1f} MB")
-    ms, mb = added["import tracekit"]
-    is_within = ms <= IMPORT_MS and mb <= IMPORT_MB
-    print(f"the budget of {IMPORT_MS} ms and {IMPORT_MB} MB is {'kept' if is_within else 'exceeded'}\n")
-    return is_within
+    code = {"python": "pass", "python again": "pass", **{name: name for name in IMPORTS if _is_found(name)}}
+    print("imports")
+    added = compare(take_turns({name: (one, variables) for name, one in code.items()}, 2 * rounds, "-S"))
+    cpu, _, mb = added["import tracekit"]
+    return verdict(mb, IMPORT_MS, IMPORT_MB, cpu)
 
 
 def _is_found(code: str) -> bool:
@@ -170,30 +230,26 @@ def _is_found(code: str) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.startup", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--instructions", action="store_true", help="count those of tracekit run, with valgrind")
     options = parser.parse_args()
     rounds = options.rounds
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the first round compiles
-    is_within = options.instructions or imports(rounds)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRACEKIT_SQLITE_PATH"] = os.path.join(folder, "traces.db")
         ways = contenders()
         if options.instructions:
             return instructions(ways)
-        print(f"{'':28}{'python':>18}" + "".join(f"{'+ ' + way:>30}" for way in list(ways)[1:]))
+        verdicts = [imports(rounds)]
+        print(f"  the budget of {IMPORT_MS} ms and {IMPORT_MB} MB: {verdicts[0]}\n")
         for name, code in PROGRAMS.items():
-            runs: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-            for _ in range(rounds):
-                for way, variables in ways.items():
-                    runs[way].append(spend(code, variables))
-            (base_ms, base_mb), *others = map(least_of, runs.values())
-            added = [(ms - base_ms, mb - base_mb) for ms, mb in others]
-            is_within = is_within and added[0][0] <= BUDGET_MS and added[0][1] <= BUDGET_MB
-            cells = [f"{ms:18.1f} ms {mb:5.1f} MB" for ms, mb in added]
-            print(f"{name:28}{base_ms:6.1f} ms {base_mb:5.1f} MB" + "".join(cells))
-    print(f"the budget of {BUDGET_MS} ms and {BUDGET_MB} MB is {'kept' if is_within else 'exceeded'}")
-    return 0 if is_within else 1
+            print(name)
+            cpu, wall, mb = compare(take_turns({way: (code, one) for way, one in ways.items()}, rounds))["tracekit run"]
+            own = median_of([spend_alone(code, ways["tracekit run"]) for _ in range(2 * rounds)])
+            verdicts.append(verdict(mb, BUDGET_MS, BUDGET_MB, own, cpu, wall))
+            print(f"  {'tracekit alone':28}{own} CPU")
+            print(f"  the budget of {BUDGET_MS} ms and {BUDGET_MB} MB: {verdicts[-1]}\n", flush=True)
+    return 0 if {*verdicts} == {"kept"} else 1
 
 
 if __name__ == "__main__":

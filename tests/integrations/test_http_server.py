@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import xmlrpc.client
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
@@ -437,3 +440,34 @@ def test_an_unknown_method_does_not_name_the_span(exporter, proxy):
     (span,) = spans_of(exporter, 1)
     assert span.name == "POST"
     assert span.attributes["rpc.method"] == "x" * 128
+
+
+def test_xmlrpc_is_not_imported_for_a_program_without_it_and_traced_when_it_comes_later():
+    program = """
+        import sys, threading, tracekit
+        from tracekit.integrations import http_server
+        from tracekit.testing import MemoryExporter
+        exporter = MemoryExporter()
+        tracekit.configure(exporter=exporter)
+        http_server.instrument()
+        assert not {"xmlrpc.client", "xmlrpc.server", "pydoc"} & {*sys.modules}
+        from xmlrpc.client import ServerProxy
+        from xmlrpc.server import SimpleXMLRPCDispatcher, SimpleXMLRPCServer
+        original = SimpleXMLRPCDispatcher._marshaled_dispatch
+        server = SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False)
+        server.register_function(abs)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with ServerProxy(f"http://127.0.0.1:{server.server_address[1]}/RPC2") as proxy:
+            print(proxy.abs(-1))
+        thread.join()
+        server.server_close()
+        tracekit.flush()
+        print(*[span.name for span in exporter.spans])
+        http_server.uninstrument()
+        assert SimpleXMLRPCDispatcher._marshaled_dispatch is original
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (["1", "POST abs"], "")

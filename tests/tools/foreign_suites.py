@@ -34,7 +34,7 @@ class Suite(NamedTuple):
 
 _WEB = ("tests", "-W", "ignore", "-c", "/dev/null", "--rootdir=.")  # -c drops options that need a coverage plugin
 SUITES = {
-    "starlette": Suite(("asgi",), ("tests",)),
+    "starlette": Suite(("asgi",), ("tests",), "python-multipart itsdangerous"),
     "fastapi": Suite(
         ("asgi",),
         (
@@ -43,12 +43,14 @@ SUITES = {
             "--ignore=tests/benchmarks",
             "--ignore=tests/test_prepare_release.py",
         ),
+        "python-multipart itsdangerous dirty-equals inline-snapshot email-validator orjson pyjwt pwdlib sqlmodel"
+        " pydantic-settings pydantic-extra-types",
     ),
     "flask": Suite(("wsgi",), ("tests", "--ignore=tests/test_cli.py")),
     "aiohttp": Suite(
         ("aiohttp",),
         (*_WEB, "-k", "web or client or connector or run_app or tracing"),  # the parts that tracekit touches
-        "pytest-mock pytest-timeout re-assert blockbuster proxy.py",
+        "pytest-mock pytest-timeout re-assert blockbuster proxy.py freezegun",
     ),
     "httpx": Suite(("httpx",), ("tests", "-W", "ignore"), "chardet"),
     "requests": Suite(("http_client",), ("tests", "-W", "ignore"), "pytest-httpbin pytest-mock"),

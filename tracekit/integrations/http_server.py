@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from http.server import BaseHTTPRequestHandler
 from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any, Final
 from wsgiref.handlers import BaseHandler
-from xmlrpc.client import Fault
-from xmlrpc.server import SimpleXMLRPCDispatcher
 
 from .. import current_span, use_context
 from .._core.outcome import is_normal_end
@@ -41,6 +40,7 @@ _MAX_METHOD: Final = 128  # characters of the name of an XML-RPC method
 _patches = Patches()
 _default: TraceMiddleware | None = None  # the middleware whose options hold for all servers
 _singles = 0  # number of servers that are instrumented one by one
+_dispatchers: dict[type, object] = {}  # the replaced class of xmlrpc.server, and its thread's mark
 
 
 def instrument(target: Any = None, **options: Any) -> None:
@@ -74,7 +74,7 @@ def instrument(target: Any = None, **options: Any) -> None:
         _patches.replace(BaseHTTPRequestHandler, "send_response_only", _responding)
         _patches.replace(BaseHTTPRequestHandler, "end_headers", _ending)
         _patches.replace(BaseHandler, "run", _running)
-        _patches.replace(SimpleXMLRPCDispatcher, "_marshaled_dispatch", _dispatching)
+    _trace_xmlrpc()
 
 
 def uninstrument(target: Any = None) -> None:
@@ -88,6 +88,15 @@ def uninstrument(target: Any = None) -> None:
             _singles -= 1
     if _default is None and not _singles:
         _patches.restore()
+        _dispatchers.clear()
+
+
+def _trace_xmlrpc() -> None:
+    """Trace the methods of ``xmlrpc.server`` if it is imported: few programs use it, and it takes longer than tracekit."""
+    kind = getattr(sys.modules.get("xmlrpc.server"), "SimpleXMLRPCDispatcher", None)
+    mine = object()  # of several threads one replaces the method
+    if kind is not None and _patches.is_active and _dispatchers.setdefault(kind, mine) is mine:
+        _patches.replace(kind, "_marshaled_dispatch", _dispatching)
 
 
 def _check(target: Any) -> None:
@@ -122,6 +131,7 @@ class _Exchange:
         """Start the span: the headers are parsed."""
         settings = self._settings
         try:
+            _trace_xmlrpc()  # imported after instrument()
             self.finish(None)  # a handler that parses twice
             path = path_of_target(handler.path)
             if settings._is_excluded is not None and settings._is_excluded(path):
@@ -282,6 +292,8 @@ def _running(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _dispatching(original: Callable[..., Any]) -> Callable[..., Any]:
+    from xmlrpc.client import Fault
+
     @functools.wraps(original)
     def _marshaled_dispatch(self: Any, data: Any, dispatch_method: Any = None, path: Any = None) -> Any:
         span = current_span()
