@@ -567,6 +567,68 @@ def test_the_order_and_the_identity_of_the_keys_do_not_matter(exporter, change, 
     assert len(first[1]) == 11
 
 
+class Text(str):
+    """A text of another type than str."""
+
+    __slots__ = ()
+
+
+def turned(message):
+    return dict(reversed(message.items()))
+
+
+def spelled(message):
+    return {Text(key): Text(value) if type(value) is str else value for key, value in message.items()}
+
+
+@pytest.mark.parametrize("shape", [dict, turned, spelled, UserDict])
+@pytest.mark.parametrize("status", [200, http.HTTPStatus.OK, 500, 10**30, 0, None, "200"])
+@pytest.mark.parametrize(
+    ("more", "last"),
+    [
+        ({"body": b"x", "more_body": True}, {"body": b""}),
+        ({"body": b"x", "more_body": 1}, {"body": b"", "more_body": False}),
+        ({"more_body": True}, {}),
+        ({"trailers": False, "more_body": True}, {"body": b"", "more_body": None, "trailers": False}),
+    ],
+)
+def test_messages_of_any_shape_are_observed(exporter, shape, status, more, last):
+    open_after = []
+
+    async def app(scope, receive, send):
+        span = scope[SPAN_KEY]
+        body = {"type": "http.response.body"}
+        for message in ({"type": "http.response.start", "status": status}, body | more, body | more, body | last):
+            await send(shape(message))
+            open_after.append(not span.ended)
+
+    run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    number = status if isinstance(status, int) and status else None
+    has_failed = number is not None and number >= 500
+    assert open_after == [True, True, True, has_failed]
+    assert span.status.code == ("error" if has_failed else "unset")
+    assert span.attributes.get("error.type") == (str(number) if has_failed else None)
+    if number != 10**30:  # which no attribute holds
+        assert span.attributes.get("http.response.status_code") == number
+
+
+def test_a_malformed_value_costs_only_itself(exporter):
+    plain = request_scope((b"user-agent", b"curl"), query_string=b"a=1")
+    names = {
+        "http_version": ["network.protocol.version"],
+        "query_string": ["url.query"],
+        "client": ["client.address", "network.peer.address"],
+        "server": ["server.address", "server.port"],
+    }
+    run(TraceMiddleware(answer)(dict(plain), at_once, at_once))
+    for key in names:
+        run(TraceMiddleware(answer)({**plain, key: Broken()}, at_once, at_once))
+    full, *others = [dict(span.attributes) for span in exporter.spans]
+    for missing, found in zip(names.values(), others, strict=True):
+        assert found == {name: value for name, value in full.items() if name not in missing}
+
+
 def test_send_takes_its_message_by_name_too(exporter):
     sent = []
 

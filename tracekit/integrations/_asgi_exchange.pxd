@@ -11,6 +11,7 @@ from ._redaction cimport Redaction
 from ._server cimport Callers
 
 cdef str _KEY
+cdef Py_ssize_t _MOST
 cdef Field _HEADERS, _KIND, _METHOD, _MORE, _PATH, _STATUS
 
 
@@ -22,6 +23,34 @@ cdef extern from *:
         if (PyIter_Send(inner, value, &result) != PYGEN_RETURN) return result;
         Py_DECREF(result);
         return Py_NewRef(returned);
+    }
+
+    static inline int tk_spelled(PyObject *text, const char *wanted, Py_ssize_t size) {
+        return PyUnicode_GET_LENGTH(text) == size && PyUnicode_IS_ASCII(text)
+            && memcmp(PyUnicode_DATA(text), wanted, (size_t)size) == 0;
+    }
+
+    /* What a message is that is as those of Starlette: a dict that begins with "type", and has next the status, whose
+       number is *code*, or the body. OTHER tells nothing about a message. */
+    enum { TK_OTHER, TK_START, TK_MORE, TK_LAST };
+
+    static inline int tk_read(PyObject *message, PyObject **status, long *code) {
+        Py_ssize_t at = 0;
+        PyObject *key, *value, *kind;
+        int overflow = 0;
+        if (!PyDict_CheckExact(message) || !PyDict_Next(message, &at, &key, &kind)) return TK_OTHER;
+        if (!PyUnicode_CheckExact(key) || !PyUnicode_CheckExact(kind) || !tk_spelled(key, "type", 4)) return TK_OTHER;
+        if (!PyDict_Next(message, &at, &key, &value) || !PyUnicode_CheckExact(key)) return TK_OTHER;
+        if (tk_spelled(kind, "http.response.start", 19)) {
+            if (!tk_spelled(key, "status", 6) || !PyLong_CheckExact(value)) return TK_OTHER;
+            *status = value;
+            *code = PyLong_AsLongAndOverflow(value, &overflow);
+            return overflow || !*code ? TK_OTHER : TK_START;
+        }
+        if (!tk_spelled(kind, "http.response.body", 18) || !tk_spelled(key, "body", 4)) return TK_OTHER;
+        if (!PyDict_Next(message, &at, &key, &value)) return TK_LAST;
+        if (!PyUnicode_CheckExact(key) || !tk_spelled(key, "more_body", 9)) return TK_OTHER;
+        return value == Py_True ? TK_MORE : value == Py_False ? TK_LAST : TK_OTHER;
     }
 
     /* PyIter_Send() asks the type for am_send; without it, each step makes and takes apart a StopIteration. */
@@ -69,6 +98,11 @@ cdef extern from *:
         ((PyTypeObject *)kind)->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
     }
     """
+    enum:
+        TK_START
+        TK_MORE
+        TK_LAST
+    int tk_read(object message, PyObject** status, long* code) noexcept
     ctypedef enum PySendResult:
         PYGEN_RETURN
         PYGEN_ERROR
@@ -87,6 +121,9 @@ cdef extern from *:
 
 @cython.locals(exchange=Exchange)
 cdef object _attributes_of(object request)
+
+
+cdef dict _copied(object scope)
 
 
 @cython.locals(tracer=Tracer, attributes=_Items, count=Py_ssize_t)
@@ -158,7 +195,21 @@ cdef inline void quicken_sends(object kind) noexcept:
 cdef class Request(Exchange):
     @cython.locals(fields=dict)
     cdef object _see(self, object message)
+
+    @cython.locals(span=Span)
     cdef object _finish(self)
+
+
+cdef inline bint see_quickly(Request request, object message) except -1:
+    cdef PyObject* status
+    cdef long code
+    cdef int read = tk_read(message, &status, &code)
+    if read == TK_START and request._extras is None:
+        request._status = <object>status
+        request._has_failed = code >= 500
+        return True
+    request._is_complete = read == TK_LAST
+    return read == TK_LAST or read == TK_MORE
 
 
 @cython.final
@@ -174,7 +225,8 @@ cdef inline PySendResult resume_sending(Sending self, object value, PyObject** r
     cdef PySendResult outcome = PyIter_Send(self._coroutine, value, result)
     if outcome == PYGEN_RETURN:
         tk_none(result)
-        self._request._finish()
+        if self._request._is_complete:
+            self._request._finish()
     elif outcome == PYGEN_ERROR:
         self._fail()
     return outcome

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _KEY = SPAN_KEY
 _HEADERS, _KIND, _METHOD, _PATH = Field("headers"), Field("type"), Field("method"), Field("path")
 _MORE, _STATUS = Field("more_body"), Field("status")
+_MOST = MAX_TEXT
 _STARTS = ("websocket.accept", "websocket.http.response.start")
 _RETURNED = object()
 
@@ -45,6 +46,10 @@ if not compiled:
 
     def quicken_sends(kind: type) -> None:
         """C gives the class ``_call``, the function for calls without a tuple of the arguments."""
+
+    def see_quickly(_request: Request, _message: Message) -> bool:
+        """Do the same as ``Request._see()`` for most messages; return False for those left to it."""
+        return False
 
     def quicken_steps(kind: type) -> None:
         """C gives the class a function for the steps of ``await``."""
@@ -96,21 +101,20 @@ class Requests:
 
         None: *scope* is of another type, an outer middleware has traced or excluded it, or tracing failed.
         """
+        fields: dict[str, Any] | None = scope if type(scope) is dict else _copied(scope)
+        if fields is None:
+            return None
         try:
-            fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
             kind = field(fields, _KIND)
             is_http = same(kind, "http")
             if (not is_http and not same(kind, "websocket")) or _KEY in fields:
                 return None
-        except Exception:  # not a valid scope: the app has its own error for it
-            return None
-        exchange: Exchange = Request.__new__(Request) if is_http else WebSocket.__new__(WebSocket)
-        if not compiled:
-            exchange._blank()
-        exchange._scope = scope
-        exchange._receive = receive
-        exchange._send = send
-        try:
+            exchange: Exchange = Request.__new__(Request) if is_http else WebSocket.__new__(WebSocket)
+            if not compiled:
+                exchange._blank()
+            exchange._scope = scope
+            exchange._receive = receive
+            exchange._send = send
             path = field(fields, _PATH) if self._is_excluded is not None or self._callers._routes else None
             if self._is_excluded is not None and self._is_excluded(path):
                 scope[SPAN_KEY] = None  # an inner middleware skips it, too
@@ -151,10 +155,17 @@ class Requests:
         return exchange
 
 
+def _copied(scope: Any) -> dict[str, Any] | None:
+    try:
+        return dict(scope)
+    except Exception:  # not a valid scope: the app has its own error for it
+        return None
+
+
 def _count_of(span: Span) -> int:
     """Return how many attributes *span* has, or -1 where the limits leave no room for ours."""
     tracer, attributes = span._tracer, span._attributes
-    if attributes is None or tracer.max_value < MAX_TEXT:
+    if attributes is None or tracer.max_value < _MOST:
         return -1
     count = attributes.count()
     if tracer.max_attributes < count + 2:
@@ -417,7 +428,8 @@ class Request(Exchange):
     def _watch(self, message: Message) -> Awaitable[None]:
         if self._is_complete:
             return self._send(message)
-        self._see(message)
+        if not see_quickly(self, message):
+            self._see(message)
         inner = self._send(message)
         if type(inner) is not CoroutineType:
             return self._wait(inner)
@@ -454,12 +466,14 @@ class Request(Exchange):
 
     def _finish(self) -> None:
         """End the span if the message that has been sent was the last one."""
-        if self._is_complete and not self._has_failed and not self._span._has_ended:
-            try:
-                self._describe()
-            except Exception as ours:
-                report(ours)
-            self._span._end(None)
+        span = self._span
+        if not self._is_complete or self._has_failed or span._has_ended:
+            return
+        try:
+            self._describe()
+        except Exception as ours:
+            report(ours)
+        span._end(None)
 
     def _close(self) -> None:
         Exchange._close(self)

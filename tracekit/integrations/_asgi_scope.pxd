@@ -3,14 +3,14 @@ from cpython.ref cimport Py_INCREF
 
 cimport cython
 
-from .._core.free_threading cimport is_guarded
+from .._core.free_threading cimport TK_WITHOUT_GIL, is_guarded
 from .._speedups cimport Items
 from ._redaction cimport Redaction
 
 cdef enum:
     _KNOWN = 64
 
-cdef Py_ssize_t _ROOM
+cdef Py_ssize_t _ROOM, _MOST
 cdef str _OUTER
 cdef dict _METHODS
 cdef tuple _last
@@ -99,6 +99,7 @@ cdef extern from *:
 
     static inline int tk_same_pair(PyObject *one, PyObject *other) {
         PyObject *first, *second;
+        int strange = 0, other_strange = 0;
         if (one == other) return 1;
         if (
             !PyTuple_CheckExact(one) || !PyTuple_CheckExact(other)
@@ -106,7 +107,9 @@ cdef extern from *:
         ) return 0;
         first = PyTuple_GET_ITEM(one, 1), second = PyTuple_GET_ITEM(other, 1);
         return tk_same_text(PyTuple_GET_ITEM(one, 0), PyTuple_GET_ITEM(other, 0))
-            && PyLong_CheckExact(first) && PyLong_CheckExact(second) && PyObject_RichCompareBool(first, second, Py_EQ);
+            && PyLong_CheckExact(first) && PyLong_CheckExact(second)
+            && PyLong_AsLongAndOverflow(first, &strange) == PyLong_AsLongAndOverflow(second, &other_strange)
+            && !strange && !other_strange;
     }
     #endif
     """
@@ -146,7 +149,9 @@ cdef inline int append(Items attributes, str key, object value) except -1:
 
 
 cdef inline bint append_ours(Items attributes, Py_ssize_t count, str key, object value) except -1:
-    if attributes is None or attributes.size != count or attributes.seen is not None or attributes.places is not None:
+    if TK_WITHOUT_GIL or attributes is None or attributes.size != count:
+        return False
+    if attributes.seen is not None or attributes.places is not None:
         return False
     append(attributes, key, value)
     return True
@@ -167,8 +172,9 @@ cdef object _add_agent(Items attributes, object agent)
 @cython.locals(last=tuple)
 cdef object _add_server(Items attributes, object host, object scheme, object server)
 cdef object _add_query(Items attributes, object query, Redaction redaction)
+cdef object _add_version(Items attributes, object version)
+cdef object _add_method(Items attributes, object method)
 cdef object _add_client(Items attributes, object client)
-cdef object _add_other(Items attributes, str key, object value)
 
 
 @cython.locals(plain=bytes)

@@ -37,6 +37,7 @@ _ROOM = 12  # attributes that most requests have, with the status
 _CLIENT, _PATH, _QUERY, _RAW_PATH = Field("client"), Field("path"), Field("query_string"), Field("raw_path")
 _SCHEME, _SERVER, _VERSION = Field("scheme"), Field("server"), Field("http_version")
 _ROUTE = Field("route")
+_MOST = MAX_TEXT
 _METHODS = {method: method for method in METHODS}
 _OUTER = "app_root_path"
 
@@ -105,30 +106,30 @@ def attributes_of(
 ) -> Items:
     """Return the attributes of the request in *scope* with *headers*, a list or a tuple; malformed fields are left out."""
     fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
+    attributes = Items.__new__(Items)
+    attributes.reserve(_ROOM)
     scheme = field(fields, _SCHEME)
     if not is_text(scheme):
         scheme = scheme or ("http" if is_http else "ws")
     is_other = same(method, "HTTP")
-    attributes = Items.__new__(Items)
-    attributes.reserve(_ROOM)
     append(attributes, "http.request.method", "_OTHER" if is_other else method)
     append(attributes, "url.path", _path_of(fields))
     append(attributes, "url.scheme", scheme)
-    # Nearly all values have the types of the specification; only others may raise.
+    # Values of the specification's types raise nothing; each of the others costs only itself.
     agent = header(headers, b"user-agent")
     if agent is not None:
         _add_agent(attributes, agent)
     _add_server(attributes, header(headers, b"host"), scheme, field(fields, _SERVER))
     query = field(fields, _QUERY)
-    if query is not None and query != b"":
+    if query is not None and not same_octets(query, b""):
         _add_query(attributes, query, redaction)
     version = field(fields, _VERSION)
     if is_text(version):
         append(attributes, "network.protocol.version", version)
     elif version is not None:
-        _add_other(attributes, "network.protocol.version", version)
+        _add_version(attributes, version)
     if is_other:
-        _add_other(attributes, "http.request.method_original", fields.get("method"))
+        _add_method(attributes, fields.get("method"))
     client = field(fields, _CLIENT)
     if client is not None:
         _add_client(attributes, client)
@@ -152,7 +153,7 @@ def _path_of(fields: dict[str, Any]) -> Any:
 def _add_agent(attributes: Items, agent: Any) -> None:
     try:
         if agent:
-            append(attributes, "user_agent.original", _latin(agent, MAX_TEXT))
+            append(attributes, "user_agent.original", _latin(agent, _MOST))
     except Exception:
         pass
 
@@ -177,32 +178,32 @@ def _add_server(attributes: Items, host: Any, scheme: Any, server: Any) -> None:
 def _add_query(attributes: Items, query: Any, redaction: Redaction) -> None:
     try:
         if query:
-            append(attributes, "url.query", redaction.query(_latin(query, MAX_TEXT)))
+            append(attributes, "url.query", redaction.query(_latin(query, _MOST)))
+    except Exception:
+        pass
+
+
+def _add_version(attributes: Items, version: Any) -> None:
+    try:
+        if version:
+            append(attributes, "network.protocol.version", version)
+    except Exception:
+        pass
+
+
+def _add_method(attributes: Items, method: Any) -> None:
+    try:
+        append(attributes, "http.request.method_original", method[:64])
     except Exception:
         pass
 
 
 def _add_client(attributes: Items, client: Any) -> None:
     try:
-        if not client:
-            return
-        address = client[0]
-        if not is_text(address) and not address:
-            return
-        append(attributes, "client.address", address)
-        if client[1]:  # 0 if the client's address comes from a proxy's header
-            append(attributes, "network.peer.address", address)
-    except Exception:
-        pass
-
-
-def _add_other(attributes: Items, key: str, value: Any) -> None:
-    """Add a value of any type; of a method, its beginning."""
-    try:
-        if key == "http.request.method_original":
-            value = value[:64]
-        if value:
-            append(attributes, key, value)
+        if client and (address := client[0]):
+            append(attributes, "client.address", address)
+            if client[1]:  # 0 if the client's address comes from a proxy's header
+                append(attributes, "network.peer.address", address)
     except Exception:
         pass
 
@@ -243,7 +244,7 @@ class Routes:
         if template == "":
             return None
         found = (route, template, before, f"{before} {template}")
-        if not is_mounted and len(template) <= MAX_TEXT:
+        if not is_mounted and len(template) <= _MOST:
             self._known[at] = found
         return found
 
