@@ -30,14 +30,17 @@ cdef extern from *:
             && memcmp(PyUnicode_DATA(text), wanted, (size_t)size) == 0;
     }
 
-    /* What a message is that is as those of Starlette: a dict that begins with "type", and has next the status, whose
-       number is *code*, or the body. OTHER tells nothing about a message. */
+    /* The kind of a message in the shape that Starlette sends: a dict that begins with "type" and the status (borrowed;
+       *code* is its number), or with "type" and the body. TK_OTHER: any other message, also of these kinds. */
     enum { TK_OTHER, TK_START, TK_MORE, TK_LAST };
 
     static inline int tk_read(PyObject *message, PyObject **status, long *code) {
         Py_ssize_t at = 0;
         PyObject *key, *value, *kind;
         int overflow = 0;
+    #ifdef Py_GIL_DISABLED
+        return TK_OTHER;  /* borrowed references are not safe there */
+    #endif
         if (!PyDict_CheckExact(message) || !PyDict_Next(message, &at, &key, &kind)) return TK_OTHER;
         if (!PyUnicode_CheckExact(key) || !PyUnicode_CheckExact(kind) || !tk_spelled(key, "type", 4)) return TK_OTHER;
         if (!PyDict_Next(message, &at, &key, &value) || !PyUnicode_CheckExact(key)) return TK_OTHER;
