@@ -46,6 +46,13 @@ def websocket_scope(*headers, **changes):
     return {**scope, **changes}
 
 
+class Broken:
+    """A value of a scope that cannot even be asked whether it is true, so that no attributes can be made."""
+
+    def __bool__(self):
+        raise RuntimeError("broken")
+
+
 class Peer:
     """The server's side: ``receive`` returns *messages* one by one, ``sent`` has those of the app."""
 

@@ -19,7 +19,6 @@ from starlette.websockets import WebSocketDisconnect
 
 import tracekit
 from tracekit import AlwaysOff, Ratio
-from tracekit.integrations import _asgi_exchange
 from tracekit.integrations._lifespan import LIFESPAN_KEY
 from tracekit.integrations.asgi import SPAN_KEY, TraceMiddleware
 from tracekit.testing import span_tree
@@ -33,6 +32,7 @@ from .peer import (
     START,
     TRACE_ID,
     UNSAMPLED,
+    Broken,
     Peer,
     answer,
     at_once,
@@ -477,6 +477,190 @@ def test_the_span_is_named_after_the_route_that_the_app_chose(exporter):
     }
 
 
+def serving(route, **changes):
+    """Return an app that answers for *route*, and puts *changes* into the scope first."""
+
+    async def app(scope, receive, send):
+        scope.update(route=route, **changes)
+        await answer(scope, receive, send)
+
+    return app
+
+
+def test_remembered_routes_name_each_request_rightly(exporter):
+    routes = [SimpleNamespace(path=f"/{at}") for at in range(200)]
+    requests = [(route, method) for route in (*routes, *routes) for method in ("GET", "POST", "GET")]
+    middleware = TraceMiddleware(answer)
+    for route, method in requests:
+        middleware.app = serving(route)
+        run(middleware(request_scope(method=method), at_once, at_once))
+    assert [span.name for span in exporter.spans] == [f"{method} {route.path}" for route, method in requests]
+    assert [span.attributes["http.route"] for span in exporter.spans] == [route.path for route, _ in requests]
+
+
+def test_a_remembered_route_that_is_mounted_has_the_prefix_of_its_mount(exporter):
+    route = SimpleNamespace(path="/{id}")
+    middleware = TraceMiddleware(answer)
+    mounts = [{}, {"app_root_path": "", "root_path": "/a"}, {}, {"app_root_path": "", "root_path": "/b"}]
+    for mount in mounts:
+        middleware.app = serving(route, path_params={}, **mount)
+        run(middleware(request_scope(), at_once, at_once))
+    assert [span.name for span in exporter.spans] == ["GET /{id}", "GET /a/{id}", "GET /{id}", "GET /b/{id}"]
+
+
+def test_a_remembered_route_follows_the_name_that_the_app_gives(exporter):
+    middleware = TraceMiddleware(answer)
+    inner = serving(SimpleNamespace(path="/x"))
+    for name in ("", "other", ""):
+
+        async def app(scope, receive, send, name=name):
+            if name:
+                scope[SPAN_KEY].update_name(name)
+            await inner(scope, receive, send)
+
+        middleware.app = app
+        run(middleware(request_scope(), at_once, at_once))
+    assert [span.name for span in exporter.spans] == ["GET /x", "other /x", "GET /x"]
+
+
+@pytest.mark.parametrize("more", [0, 1, 20])
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_route_and_status_replace_those_of_the_app(exporter, more, is_seen):
+    views = []
+
+    async def app(scope, receive, send):
+        span = scope[SPAN_KEY]
+        if is_seen:
+            views.append(span.attributes)
+        for at in range(more):
+            span.set_attribute(f"more.{at}", at)
+        if more:
+            span.set_attribute("http.route", "/theirs")
+            span.set_attribute("http.response.status_code", 1)
+        await serving(SimpleNamespace(path="/ours"))(scope, receive, send)
+
+    run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    assert span.attributes["http.route"] == "/ours"
+    assert span.attributes["http.response.status_code"] == 200
+    assert len(list(span.attributes)) == len(set(span.attributes)) == 10 + more
+    assert all(dict(view) == dict(span.attributes) for view in views)
+
+
+def test_route_and_status_keep_to_the_limits(exporter):
+    for limits in (tracekit.Limits(attributes=9), tracekit.Limits(value_length=4)):
+        tracekit.configure(exporter=exporter, limits=limits)
+        run(TraceMiddleware(serving(SimpleNamespace(path="/ours")))(request_scope(), at_once, at_once))
+    few, short = exporter.spans
+    assert (len(few.attributes), few.dropped_attributes, few.attributes["http.route"]) == (9, 1, "/ours")
+    assert short.attributes["http.route"] == "/our"
+
+
+@pytest.mark.parametrize("change", [dict, lambda scope: dict(reversed(scope.items()))])
+@pytest.mark.parametrize("spelled", [str, lambda key: "".join(list(key)), type("Key", (str,), {})])
+def test_the_order_and_the_identity_of_the_keys_do_not_matter(exporter, change, spelled):
+    plain = request_scope((b"user-agent", b"curl"), query_string=b"a=1")
+    for scope in (plain, {spelled(key): value for key, value in change(plain).items()}, plain):
+        run(TraceMiddleware(answer)(dict(scope), at_once, at_once))
+    first, *others = [(span.name, dict(span.attributes)) for span in exporter.spans]
+    assert others == [first, first]
+    assert len(first[1]) == 11
+
+
+class Text(str):
+    """A text of another type than str."""
+
+    __slots__ = ()
+
+
+def turned(message):
+    return dict(reversed(message.items()))
+
+
+def spelled(message):
+    return {Text(key): Text(value) if type(value) is str else value for key, value in message.items()}
+
+
+@pytest.mark.parametrize("shape", [dict, turned, spelled, UserDict])
+@pytest.mark.parametrize("status", [200, http.HTTPStatus.OK, 500, 10**30, 0, None, "200"])
+@pytest.mark.parametrize(
+    ("more", "last"),
+    [
+        ({"body": b"x", "more_body": True}, {"body": b""}),
+        ({"body": b"x", "more_body": 1}, {"body": b"", "more_body": False}),
+        ({"more_body": True}, {}),
+        ({"trailers": False, "more_body": True}, {"body": b"", "more_body": None, "trailers": False}),
+    ],
+)
+def test_messages_of_any_shape_are_observed(exporter, shape, status, more, last):
+    open_after = []
+
+    async def app(scope, receive, send):
+        span = scope[SPAN_KEY]
+        body = {"type": "http.response.body"}
+        for message in ({"type": "http.response.start", "status": status}, body | more, body | more, body | last):
+            await send(shape(message))
+            open_after.append(not span.ended)
+
+    run(TraceMiddleware(app)(request_scope(), at_once, at_once))
+    (span,) = exporter.spans
+    number = status if isinstance(status, int) and status else None
+    has_failed = number is not None and number >= 500
+    assert open_after == [True, True, True, has_failed]
+    assert span.status.code == ("error" if has_failed else "unset")
+    assert span.attributes.get("error.type") == (str(number) if has_failed else None)
+    if number != 10**30:  # which no attribute holds
+        assert span.attributes.get("http.response.status_code") == number
+
+
+def test_a_malformed_value_costs_only_itself(exporter):
+    plain = request_scope((b"user-agent", b"curl"), query_string=b"a=1")
+    names = {
+        "http_version": ["network.protocol.version"],
+        "query_string": ["url.query"],
+        "client": ["client.address", "network.peer.address"],
+        "server": ["server.address", "server.port"],
+    }
+    run(TraceMiddleware(answer)(dict(plain), at_once, at_once))
+    for key in names:
+        run(TraceMiddleware(answer)({**plain, key: Broken()}, at_once, at_once))
+    full, *others = [dict(span.attributes) for span in exporter.spans]
+    for missing, found in zip(names.values(), others, strict=True):
+        assert found == {name: value for name, value in full.items() if name not in missing}
+
+
+def test_send_takes_its_message_by_name_too(exporter):
+    sent = []
+
+    async def peer(message):
+        sent.append(message)
+
+    async def app(scope, receive, send):
+        for wrong in ((), (START, LAST)):
+            with pytest.raises(TypeError):
+                send(*wrong)
+        with pytest.raises(TypeError):
+            send(START, other=1)
+        await send(message=START)
+        await send(message=LAST)
+
+    run(TraceMiddleware(app)(request_scope(), at_once, peer))
+    assert sent == [START, LAST]
+    assert exporter.spans[0].ended
+
+
+def test_send_returns_none_whatever_the_server_returns(exporter):
+    async def peer(message):
+        return 5
+
+    async def app(scope, receive, send):
+        assert await send(START) is None
+        assert await send(LAST) is None
+
+    run(TraceMiddleware(app)(request_scope(), at_once, peer))
+    assert exporter.spans[0].status.code == "unset"
+
+
 @pytest.mark.parametrize("route", [None, object(), SimpleNamespace(path=None), SimpleNamespace(path=b"/"), "/items"])
 def test_unknown_kinds_of_routes_are_ignored(exporter, route):
     async def app(scope, receive, send):
@@ -885,14 +1069,13 @@ def test_the_channels_of_an_unrecorded_request_are_not_wrapped():
     assert seen == [at_once, answer, TRACE_ID]
 
 
-def test_no_attributes_are_made_for_an_unsampled_request(exporter, monkeypatch):
-    monkeypatch.setattr(_asgi_exchange, "_attributes_of", None)
+def test_no_attributes_are_made_for_an_unsampled_request(exporter):
     seen = []
 
     async def app(scope, receive, send):
         seen.extend([receive, send, tracekit.current_context().sampled])
 
-    run(TraceMiddleware(app)(request_scope(UNSAMPLED), at_once, answer))
+    run(TraceMiddleware(app)(request_scope(UNSAMPLED, scheme=Broken()), at_once, answer))
     assert seen == [at_once, answer, False]
     assert exporter.spans == []
 

@@ -17,10 +17,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import tracekit
-from tracekit.integrations import _asgi_exchange, _http
+from tracekit.integrations import _http
 from tracekit.integrations.asgi import TraceMiddleware
 
-from .peer import CALLER, LABELS, LAST, START, answer, at_once, request_scope, run, websocket_scope
+from .peer import CALLER, LABELS, LAST, START, Broken, answer, at_once, request_scope, run, websocket_scope
 
 HOSTILE = {
     "headers": [
@@ -243,19 +243,16 @@ def test_a_hostile_scope_is_served_with_every_option(exporter, key, value):
 
 @pytest.mark.parametrize("scope", [request_scope(CALLER), request_scope()])
 def test_an_error_of_tracing_is_logged_once_and_the_request_is_served(monkeypatch, caplog, exporter, scope):
-    def broken(*_, **__):
-        raise RuntimeError("tracing is broken")
-
     monkeypatch.setattr(_http, "NOTICES", _http.Notices())
-    monkeypatch.setattr(_asgi_exchange, "_attributes_of", broken)
     peer = []
 
     async def send(message):
         peer.append(message)
 
     for _ in range(2):
-        run(TraceMiddleware(answer)(dict(scope), at_once, send))
+        run(TraceMiddleware(answer)({**scope, "scheme": Broken()}, at_once, send))
     assert peer == [START, LAST] * 2
+    assert exporter.spans == []
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Any
 from .._core.outcome import is_normal_end
 from .._core.scopes import context_scope
 from ..cython import binding, cclass, compiled, final, freelist, nonecheck
-from ._asgi_scope import SPAN_KEY
+from ._asgi_scope import SPAN_KEY, Field, Routes
 from ._http import error_type, report
+from ._redaction import MAX_TEXT
 from ._server import NOT_TRACED
 
 if not compiled:
     from .._core.scopes import Scope, close_scope, open_scope
     from .._core.span import _enter, _exit
-    from ._asgi_scope import attributes_of, known_method, route_of, same
+    from ._asgi_scope import append_ours, attributes_of, field, known_method, same
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from .._core.codecs import Items
+    from .._core.span import Span
     from ._extras import Extras
     from ._redaction import Redaction
     from ._server import Callers
@@ -34,10 +36,29 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 _KEY = SPAN_KEY
+_HEADERS, _KIND, _METHOD, _PATH = Field("headers"), Field("type"), Field("method"), Field("path")
+_MORE, _STATUS = Field("more_body"), Field("status")
+_MOST = MAX_TEXT
 _STARTS = ("websocket.accept", "websocket.http.response.start")
 _RETURNED = object()
 
 if not compiled:
+
+    def quicken_sends(kind: type) -> None:
+        """C gives the class ``_call``, the function for calls without a tuple of the arguments."""
+
+    def see_quickly(_request: Request, _message: Message) -> bool:
+        """Do the same as ``Request._see()`` for most messages; return False for those left to it."""
+        return False
+
+    def quicken_steps(kind: type) -> None:
+        """C gives the class a function for the steps of ``await``."""
+
+    def tk_raised() -> None:
+        """Raise the exception that C has got."""
+
+    def answer_quickly(sender: Sender) -> None:
+        """C sets ``_call`` of *sender*."""
 
     def tk_resume(inner: Any, value: Any, returned: object) -> Any:
         """Send *value* to the coroutine *inner*; return the object that it yields, or *returned*."""
@@ -47,12 +68,9 @@ if not compiled:
             return returned
 
 
-def _attributes_of(exchange: Exchange) -> Items:
-    return _described(exchange)
-
-
 @nonecheck(True)
-def _described(exchange: Exchange) -> Items:
+def _attributes_of(request: Any) -> Items:
+    exchange: Exchange = request
     return attributes_of(exchange._scope, exchange._headers, exchange._is_http(), exchange._method, exchange._redaction)
 
 
@@ -62,7 +80,7 @@ class Requests:
     """Opens the exchanges of a middleware, with its options; *is_excluded* is a predicate of paths, or None."""
 
     if not compiled:
-        __slots__ = ("_callers", "_extras", "_is_excluded", "_redaction")
+        __slots__ = ("_callers", "_extras", "_is_excluded", "_redaction", "_routes")
 
     def __init__(
         self,
@@ -75,6 +93,7 @@ class Requests:
         self._is_excluded = is_excluded
         self._redaction = redaction
         self._extras = extras
+        self._routes = Routes()
 
     @nonecheck(True)
     def open(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Exchange | None:
@@ -82,37 +101,36 @@ class Requests:
 
         None: *scope* is of another type, an outer middleware has traced or excluded it, or tracing failed.
         """
+        fields: dict[str, Any] | None = scope if type(scope) is dict else _copied(scope)
+        if fields is None:
+            return None
         try:
-            fields: dict[str, Any] = scope if type(scope) is dict else dict(scope)
-            kind = fields.get("type")
+            kind = field(fields, _KIND)
             is_http = same(kind, "http")
             if (not is_http and not same(kind, "websocket")) or _KEY in fields:
                 return None
-        except Exception:  # not a valid scope: the app has its own error for it
-            return None
-        exchange: Exchange = Request.__new__(Request) if is_http else WebSocket.__new__(WebSocket)
-        if not compiled:
-            exchange._blank()
-        exchange._scope = scope
-        exchange._receive = receive
-        exchange._send = send
-        try:
-            path = fields.get("path") if self._is_excluded is not None or self._callers._routes else None
+            exchange: Exchange = Request.__new__(Request) if is_http else WebSocket.__new__(WebSocket)
+            if not compiled:
+                exchange._blank()
+            exchange._scope = scope
+            exchange._receive = receive
+            exchange._send = send
+            path = field(fields, _PATH) if self._is_excluded is not None or self._callers._routes else None
             if self._is_excluded is not None and self._is_excluded(path):
                 scope[SPAN_KEY] = None  # an inner middleware skips it, too
                 exchange._opened = context_scope(NOT_TRACED)
                 open_scope(exchange._opened)
                 return exchange
-            method = exchange._method = known_method(fields.get("method"))
+            method = exchange._method = known_method(field(fields, _METHOD))
             exchange._redaction = self._redaction
-            headers = fields.get("headers")
+            headers = field(fields, _HEADERS)
             if headers is None:
                 headers = ()
             elif not isinstance(headers, list | tuple):
                 headers = _listed(scope, headers)
             name = method if is_http else "WEBSOCKET"
             exchange._headers = headers
-            span = self._callers._start(name, path, headers, _attributes_of, exchange)
+            span = self._callers._start_described(name, path, headers, _attributes_of, exchange)
             exchange._headers = None
             if fields is scope:
                 fields[_KEY] = span
@@ -125,6 +143,8 @@ class Requests:
         _enter(span)
         if span._is_recorded and not span._has_ended:
             exchange._is_watched = True
+            exchange._routes = self._routes
+            exchange._count = _count_of(span)
             exchange._extras = self._extras
             if self._extras is not None:
                 try:
@@ -133,6 +153,24 @@ class Requests:
                     exchange.leave(error)
                     raise
         return exchange
+
+
+def _copied(scope: Any) -> dict[str, Any] | None:
+    try:
+        return dict(scope)
+    except Exception:  # not a valid scope: the app has its own error for it
+        return None
+
+
+def _count_of(span: Span) -> int:
+    """Return how many attributes *span* has, or -1 where the limits leave no room for ours."""
+    tracer, attributes = span._tracer, span._attributes
+    if attributes is None or tracer.max_value < _MOST:
+        return -1
+    count = attributes.count()
+    if tracer.max_attributes < count + 2:
+        return -1
+    return count
 
 
 def _listed(scope: MutableMapping[str, Any], headers: Any) -> Any:
@@ -156,7 +194,9 @@ class Exchange:
 
     if not compiled:
         __slots__ = (
+            "_count",
             "_extras",
+            "_has_failed",
             "_headers",
             "_is_complete",
             "_is_watched",
@@ -164,6 +204,7 @@ class Exchange:
             "_opened",
             "_receive",
             "_redaction",
+            "_routes",
             "_scope",
             "_send",
             "_span",
@@ -179,7 +220,10 @@ class Exchange:
         _receive: Receive
         _send: Send
         _extras: Extras | None
-        _status: Any
+        _status: int | None  # not 0
+        _has_failed: bool  # the status is 500 or more
+        _routes: Routes  # of a span that is watched
+        _count: int  # of its attributes, if limits leave room for more
         _is_watched: bool
         _is_complete: bool
         watched_receive: Any  # the method of the classes below
@@ -187,7 +231,8 @@ class Exchange:
         def _blank(self) -> None:
             """Set every field, as C does for a new object."""
             self._span = self._opened = self._scope = self._extras = self._status = None
-            self._is_watched = self._is_complete = False
+            self._is_watched = self._is_complete = self._has_failed = False
+            self._count = 0
 
     def _is_http(self) -> bool:
         return True
@@ -222,6 +267,7 @@ class Exchange:
             return self._send
         sender: Sender = Sender.__new__(Sender)
         sender._exchange = self
+        answer_quickly(sender)
         return sender
 
     def _watch(self, message: Message) -> Any:
@@ -245,7 +291,7 @@ class Exchange:
         """Handle the return of the app; if it has not answered, servers send a 500."""
         try:
             if not self._status and not self._is_complete:
-                self._status = self._answer_to_nothing()
+                self._answer(self._answer_to_nothing())
             self._describe()
         except Exception as ours:
             report(ours)
@@ -255,7 +301,7 @@ class Exchange:
         try:
             is_error = isinstance(error, Exception) and not is_normal_end(error)
             if is_error and not self._status and not self._is_complete:
-                self._status = self._answer_to_nothing()
+                self._answer(self._answer_to_nothing())
             self._describe()
             if is_error and not self._span._has_ended:
                 self._span.set_attribute("error.type", error_type(error))
@@ -281,14 +327,26 @@ class Exchange:
         span = self._span
         if span._has_ended:
             return
-        if route := route_of(self._scope):
-            span._rename(f"{span._name} {route}")
-            span._put("http.route", route)
-        if status := self._status:
-            span._put("http.response.status_code", status)
-            if status >= 500:
-                span._put("error.type", str(status))
+        route = self._routes.find(self._scope, span._name)
+        if route is not None:
+            span._rename(route[3])
+            self._put("http.route", route[1])
+        if self._status is not None:
+            self._put("http.response.status_code", self._status)
+            if self._has_failed:
+                span._put("error.type", str(self._status))
                 span.set_status("error")
+
+    def _put(self, key: str, value: Any) -> None:
+        """Put an attribute that the app hardly has put itself; *value* is within the limits."""
+        if append_ours(self._span._attributes, self._count, key, value):
+            self._count += 1
+        else:
+            self._span._put(key, value)
+
+    def _answer(self, status: Any) -> None:
+        self._status = status or None
+        self._has_failed = status >= 500
 
     def _see_start(self, message: Message) -> None:
         if self._extras is not None:
@@ -297,7 +355,7 @@ class Exchange:
     def _see_status(self, message: Message) -> None:
         status = message["status"]
         if isinstance(status, int):
-            self._status = int(status)  # http.HTTPStatus becomes a plain int
+            self._answer(int(status))  # http.HTTPStatus becomes a plain int
 
 
 @final
@@ -315,9 +373,8 @@ class Sender:
 
         _exchange: Exchange
 
-    @nonecheck(True)
     def __call__(self, message: Message) -> Any:
-        return self._exchange._watch(message)
+        return _watched(self, message)
 
     @property
     def _is_coroutine(self) -> Any:
@@ -326,6 +383,11 @@ class Sender:
     @property
     def _is_coroutine_marker(self) -> Any:
         return _inspects_mark()
+
+
+@nonecheck(True)
+def _watched(sender: Sender, message: Message) -> Any:
+    return sender._exchange._watch(message)
 
 
 def _asyncios_mark() -> Any:
@@ -366,7 +428,8 @@ class Request(Exchange):
     def _watch(self, message: Message) -> Awaitable[None]:
         if self._is_complete:
             return self._send(message)
-        self._see(message)
+        if not see_quickly(self, message):
+            self._see(message)
         inner = self._send(message)
         if type(inner) is not CoroutineType:
             return self._wait(inner)
@@ -384,18 +447,18 @@ class Request(Exchange):
         """Look at *message*, which is about to be sent."""
         try:
             fields: dict[str, Any] = message if type(message) is dict else dict(message)
-            kind = fields.get("type")
+            kind = field(fields, _KIND)
             if same(kind, "http.response.start"):
-                status = fields.get("status")
+                status = field(fields, _STATUS)
                 if type(status) is int:
-                    self._status = status
+                    self._answer(status)
                 else:
                     self._see_status(message)
                 if self._extras is not None:
                     self._see_start(message)
             elif same(kind, "http.response.body") or same(kind, "http.response.zerocopysend"):
                 # Set before sending: the disconnect that follows may be received before send() returns.
-                self._is_complete = not fields.get("more_body")
+                self._is_complete = not field(fields, _MORE)
             elif same(kind, "http.response.pathsend"):
                 self._is_complete = True
         except Exception:
@@ -403,12 +466,14 @@ class Request(Exchange):
 
     def _finish(self) -> None:
         """End the span if the message that has been sent was the last one."""
-        if self._is_complete and (not self._status or self._status < 500) and not self._span._has_ended:
-            try:
-                self._describe()
-            except Exception as ours:
-                report(ours)
-            self._span._end(None)
+        span = self._span
+        if not self._is_complete or self._has_failed or span._has_ended:
+            return
+        try:
+            self._describe()
+        except Exception as ours:
+            report(ours)
+        span._end(None)
 
     def _close(self) -> None:
         Exchange._close(self)
@@ -492,6 +557,15 @@ class Sending:
             self._request._finish()
         return result
 
+    @nonecheck(True)
+    def _fail(self) -> None:
+        """Handle the exception that C has got from the server's coroutine."""
+        try:
+            tk_raised()
+        except OSError:
+            self._request._disconnect()
+            raise
+
 
 def _sending(request: Request, inner: Any) -> Sending:
     sending = Sending.__new__(Sending)
@@ -558,7 +632,7 @@ class WebSocket(Exchange):
                 if self._is_accepted:
                     self._see_code(message)
                 else:
-                    self._status = 403  # sent by the server, as the specification requires
+                    self._answer(403)  # sent by the server, as the specification requires
         except Exception:
             pass
 
@@ -575,3 +649,7 @@ class WebSocket(Exchange):
         if not self._span._has_ended:
             self._span.set_attribute("websocket.messages_received", self._received)
             self._span.set_attribute("websocket.messages_sent", self._sent)
+
+
+quicken_sends(Sender)
+quicken_steps(Sending)

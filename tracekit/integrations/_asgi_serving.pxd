@@ -1,6 +1,22 @@
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+
 cimport cython
 
-from ._asgi_exchange cimport Exchange, Requests, tk_resume
+from ._asgi_exchange cimport (
+    PYGEN_ERROR,
+    PYGEN_NEXT,
+    PYGEN_RETURN,
+    Exchange,
+    PyIter_Send,
+    PySendResult,
+    Requests,
+    tk_none,
+    tk_quicken_steps,
+    tk_raised,
+    tk_resume,
+    tk_sendfunc,
+)
 
 
 cdef extern from *:
@@ -46,6 +62,33 @@ cdef class Serving:
 
     @cython.locals(exchange=Exchange)
     cdef object _end(self, object error)
+    cdef object _fail(self)
+
+
+cdef object _RETURNED
+
+
+cdef inline PySendResult resume_serving(Serving self, object value, PyObject** result) except PYGEN_ERROR:
+    cdef PySendResult outcome
+    cdef object given
+    if not self._has_begun or self._is_running or self._coroutine is None:
+        given = self._step(value)
+        result[0] = <PyObject*>given
+        Py_INCREF(given)
+        if given is not _RETURNED:
+            return PYGEN_NEXT
+        tk_none(result)
+        return PYGEN_RETURN
+    self._is_running = True
+    outcome = PyIter_Send(self._coroutine, value, result)
+    if outcome == PYGEN_NEXT:
+        self._is_running = False
+    elif outcome == PYGEN_RETURN:
+        tk_none(result)
+        self._end(None)
+    else:
+        self._fail()
+    return outcome
 
 
 @cython.locals(serving=Serving)
@@ -53,4 +96,5 @@ cdef object _serving(object middleware, object scope, object receive, object sen
 
 
 cdef inline int quicken(object kind) except -1:
+    tk_quicken_steps(Serving, <tk_sendfunc>resume_serving)
     return tk_quicken_calls(kind, <tk_serving>_serving)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..cython import binding, cclass, compiled, final, freelist, no_gc_clear, nonecheck
 
 if not compiled:
-    from ._asgi_exchange import Exchange, Requests, tk_resume
+    from ._asgi_exchange import Exchange, Requests, tk_raised, tk_resume
 
     def quicken(kind: type) -> None:
         """C sets the slot of the class that calls use."""
@@ -206,6 +206,14 @@ class Serving:
         if exchange is not None:
             self._exchange = None
             exchange.leave(error)
+
+    def _fail(self) -> None:
+        """Handle the exception that C has got from the app's coroutine."""
+        try:
+            tk_raised()
+        except BaseException as raised:
+            self._end(raised)
+            raise
 
 
 def quicken_middleware(kind: type) -> None:

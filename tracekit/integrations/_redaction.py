@@ -70,7 +70,7 @@ class Redaction:
             query = query[:MAX_TEXT]
         if "#" in query:
             query = query.partition("#")[0]
-        if "@" in query or "%40" in query:
+        if "@" in query or ("%" in query and "%40" in query):
             query = re.sub(_USER, r"\1", query, flags=re.IGNORECASE)
         if ";" in query:  # a separator in HTML 4, appendix B.2.2
             return ";".join([self._redacted(part) for part in query.split(";")])

@@ -8,14 +8,19 @@ from ._forced cimport Forced as _Forced
 cdef str _CONTINUE, _LINK, _IGNORE
 
 
+ctypedef object (*describe)(object request)
+
+
 cdef class Callers:
     cdef object _trust
     cdef _Forced _forced
     cdef list _routes
 
-    @cython.locals(tracer=Tracer, span=Span, links=tuple, others=tuple, is_late=bint, may_be_kept=bint)
     cdef object _start(self, str name, object path, object headers, object attributes_of, object arguments)
+
+    @cython.locals(tracer=Tracer, span=Span, links=tuple, others=tuple, is_late=bint, may_be_kept=bint)
+    cdef object _start_described(self, str name, object path, object headers, describe attributes_of, object request)
     cdef object _trust_of(self, object path)
 
 
-cdef object _described(object attributes_of, object arguments)
+cdef object _called(object call)

@@ -56,9 +56,16 @@ class Callers:
         """
         return self._start(name, path, headers, attributes_of, arguments)
 
+    def _start(
+        self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Span:
+        return self._start_described(name, path, headers, _called, (attributes_of, arguments))
+
     @nonecheck(True)
-    def _start(self, name: str, path: Any, headers: Any, attributes_of: Callable[..., Any], arguments: Any) -> Span:
-        """Do the same as ``start()``; *arguments* that are no tuple are the one argument."""
+    def _start_described(
+        self, name: str, path: Any, headers: Any, attributes_of: Callable[[Any], Any], request: Any
+    ) -> Span:
+        """Do the same as ``start()``; *attributes_of* is a function of C."""
         parent: SpanContext | Root = ROOT
         links: tuple[SpanContext, ...] = ()
         continued: SpanContext | None = None
@@ -91,7 +98,7 @@ class Callers:
                 tracer.threshold > 0 and tracer.sampler is None and tracer.hooks is None and not tracer.records_all
             )
             if (may_be_kept and not is_late) or tracer.records_all:
-                attributes = _described(attributes_of, arguments)
+                attributes = attributes_of(request)
             if tracer.threshold or tracer.sampler is not None:  # some traces are not kept
                 self._forced.count(tracer)
                 if continued is not None and may_be_kept:
@@ -100,7 +107,7 @@ class Callers:
         span = start_request_span(tracer, name, "server", attributes, links, parent)
         if is_late and span._is_recorded:
             try:
-                span._put_all(_described(attributes_of, arguments))
+                span._put_all(attributes_of(request))
             except Exception as error:  # the span has started, and stays
                 report(error)
         return span
@@ -111,8 +118,10 @@ class Callers:
         return next((trust for prefix, trust in self._routes if _is_below(path, prefix)), self._trust)
 
 
-def _described(attributes_of: Callable[..., Any], arguments: Any) -> Any:
-    return attributes_of(*arguments) if type(arguments) is tuple else attributes_of(arguments)
+def _called(call: Any) -> Any:
+    """Call a function of Python's; *call* is a pair of the function and a tuple of its arguments."""
+    function, arguments = call
+    return function(*arguments)
 
 
 def _is_below(path: str, prefix: str) -> bool:
