@@ -17,7 +17,7 @@ import tracekit
 from tracekit import _configure
 from tracekit._core.buffer import buffer
 from tracekit._core.otlp import GROUP, IS_QUICK
-from tracekit._export.worker import Counts
+from tracekit._export.worker import MARK, Counts
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.testing import MemoryExporter
 
@@ -236,8 +236,11 @@ def test_taps_get_spans_and_none_is_encoded_before(collector):
     try:
         end(2 * GROUP)
         assert tracekit.flush()
+        assert buffer.mark == MARK
     finally:
         _configure.remove_tap(got.extend)
+    assert tracekit.flush()
+    assert buffer.mark == GROUP - 1
     assert [span.name for span in got] == ["job"] * 2 * GROUP
     assert len(collector.spans) == 2 * GROUP
 

@@ -17,7 +17,7 @@ cdef enum:
     _LARGE = 512
     _FEW = 8
     _COPIED = 1024
-    _GROUP = 128
+    _GROUP = 32
 
 cdef Buffer _buffer
 

@@ -159,8 +159,7 @@ class Worker:
         self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
     def wake(self) -> None:
-        # Taps get spans, in the exporting thread.
-        if not self.encoder or self.taps.taps or self.taps.may_be_unsampled or self.encoder.work():
+        if not self.encoder or self._has_taps() or self.encoder.work():
             self.inbox.put(None)
         if not self.is_served.locked():
             self.start()
@@ -297,13 +296,17 @@ class Worker:
         except BaseException:  # from a property of the user's class
             return False
 
+    def _has_taps(self) -> bool:
+        """Return whether spans have to be seen in the exporting thread before they are encoded."""
+        return bool(self.taps.taps) or self.taps.may_be_unsampled
+
     def _encoded(self) -> int:
         """Return the number of spans that wait in the encoder."""
         return int(self.encoder.count) if self.encoder else 0
 
     def mark(self, capacity: int) -> int:
         """Return the number of waiting spans at which they are encoded, or this thread is woken."""
-        if self.encoder and self.encoder.is_open:
+        if self.encoder and self.encoder.is_open and not self._has_taps():
             return min(int(self.encoder.group) - 1, capacity >> 1)
         return min(MARK, capacity >> 1) if self.prepares() else capacity >> 1
 
@@ -325,6 +328,8 @@ class Worker:
             spans += buffer.drain()
             left = len(spans) + sum([run.count for run in runs])
             self.in_hand += left
+        if self.encoder:
+            buffer.mark = self.mark(buffer.capacity)  # taps come and go
         try:
             while runs:
                 if self.prepared + runs[0].count > self.batch_size:
