@@ -97,6 +97,7 @@ cdef class Octets:
     cdef int grow(self, Py_ssize_t count) except -1
     cdef int resize(self, Py_ssize_t size) except -1
     cdef void advance(self, const uint8_t* end) noexcept
+    cdef int append(self, bytes octets) except -1
     cdef int raw(self, uint8_t tag, const uint8_t* octets, Py_ssize_t size) except -1
     cdef int text(self, uint8_t tag, str text) except -1
     cdef int name(self, uint8_t tag, str text) except -1

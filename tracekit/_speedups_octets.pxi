@@ -118,6 +118,12 @@ cdef class Octets:
         """Count the octets up to *end* as written."""
         self.size = end - self.start
 
+    cdef int append(self, bytes octets) except -1:
+        self.need(len(octets))
+        memcpy(self.start + self.size, <const uint8_t*>octets, <size_t>len(octets))
+        self.size += len(octets)
+        return 0
+
     cdef inline int raw(self, uint8_t tag, const uint8_t* octets, Py_ssize_t size) except -1:
         cdef uint8_t* at
         self.need(size + MAX_SCALAR)

@@ -56,6 +56,10 @@ class Octets:
         self.close(begin)
         return size
 
+    def append(self, octets: bytes) -> None:
+        """Write *octets* as they are."""
+        self._octets += octets
+
     def text(self, tag: int, text: str) -> None:
         """Write a text, also an empty one."""
         self._counted(tag, utf8(text))

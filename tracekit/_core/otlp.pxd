@@ -3,6 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 
 from .._speedups cimport Entries, Items, Octets
+from .buffer cimport Buffer
 from .context cimport SpanContext
 from .span cimport CANCELLED, ERROR, OK, Span
 from .tracer cimport Tracer
@@ -15,9 +16,41 @@ cdef enum:
     _PORTION = 256
     _LARGE = 512
     _FEW = 8
+    _COPIED = 1024
+    _GROUP = 32
+
+cdef Buffer _buffer
 
 
-@cython.locals(span=Span, tracer=Tracer, group=list, tracers=list, their_groups=list, at=Py_ssize_t, load=Py_ssize_t)
+@cython.final
+cdef class Run:
+    cdef Tracer _tracer
+    cdef readonly bytes octets
+    cdef readonly Py_ssize_t count
+
+
+@cython.final
+cdef class Encoder:
+    cdef list _items
+    cdef Py_ssize_t _most
+    cdef readonly Py_ssize_t count, busy
+    cdef public Py_ssize_t group
+    cdef public bint is_open
+
+    @cython.locals(count=Py_ssize_t, spans=list, items=list)
+    cpdef bint work(self) except -1
+
+
+@cython.locals(
+    out=Octets, span=Span, tracer=Tracer, tracers=list, outs=list, counts=list, load=Py_ssize_t, place=Py_ssize_t, at=Py_ssize_t
+)
+cdef object _put_runs(list runs, list spans)
+
+
+cpdef list split_run(Run run)
+
+
+@cython.locals(span=Span, run=Run, own=Tracer, tracer=Tracer, group=list, tracers=list, their_groups=list, at=Py_ssize_t, load=Py_ssize_t)
 cpdef bytes encode_spans(object spans, object pause=*)
 
 
@@ -25,8 +58,16 @@ cpdef bytes encode_spans(object spans, object pause=*)
 cdef Py_ssize_t _put_resource_spans(Octets out, list groups, Py_ssize_t load, object pause) except -1
 
 
-@cython.locals(span=Span, width=int)
+@cython.locals(run=Run, width=int)
 cdef Py_ssize_t _put_scope_spans(Octets out, list spans, Py_ssize_t load, object pause) except -1
+
+
+@cython.locals(span=Span, run=Run)
+cdef Tracer _tracer_of(object item)
+
+
+@cython.locals(run=Run, count=Py_ssize_t)
+cdef Py_ssize_t _count(list items) except -1
 cdef int _width(Py_ssize_t count) noexcept
 
 

@@ -53,6 +53,9 @@ class PreparingExporter(Exporter, Protocol):
 
     ``export(spans)`` is the same as ``deliver([prepare(spans)])``. *prepared_export* is the exporter's own ``export``:
     where a subclass has another one, that is called instead.
+
+    With a method ``encoder(batch_size)`` that returns an ``Encoder`` (``_core/otlp.py``), spans are encoded in the threads
+    that end them, and ``prepare`` also gets runs of them.
     """
 
     @property

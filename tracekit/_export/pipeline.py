@@ -58,7 +58,7 @@ class Pipeline:
     def exporter(self, exporter: Exporter) -> None:
         worker = self._worker
         if worker is not None:
-            worker.intake.exporter = exporter
+            worker.use(exporter)
             buffer.mark = worker.mark(buffer.capacity)
 
     def use(

@@ -17,7 +17,7 @@ from .._core.buffer import buffer
 from .._core.context import SpanContext
 from .._core.records import Account
 from .._core.scopes import context_scope
-from .._core.span import check_clock
+from .._core.span import Span, check_clock
 from .._core.stdlib import NamedTuple
 from .exporter import account_of
 from .notices import Notices
@@ -25,7 +25,6 @@ from .notices import Notices
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .._core.span import Span
     from .exporter import Exporter
 
 _PAUSE_S = 0.05
@@ -153,11 +152,15 @@ class Worker:
         self.prepared_by: Any = None
         self.parcels: list[Any] = []
         self.prepared = 0
+        # Encodes spans in the threads that end them, for the first exporter alone; None if that has no encoder.
+        self.encodes_for: Any = exporter
+        self.encoder: Any = self.ask("encoder", batch_size) if self.prepares() and self.has("encoder") else None
         self.due = 0.0  # on the monotonic clock
         self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
     def wake(self) -> None:
-        self.inbox.put(None)
+        if not self.encoder or self._has_taps() or self.encoder.work():
+            self.inbox.put(None)
         if not self.is_served.locked():
             self.start()
 
@@ -196,13 +199,23 @@ class Worker:
         def run() -> None:
             nonlocal is_done
             self.drain()
+            # A finaliser that waits for this may have interrupted the encoding of spans that ended before.
+            is_done = not self.encoder or not self.encoder.busy
             if self.has("flush"):
-                is_done = bool(self.ask("flush", max(0.0, deadline - time.monotonic())))
+                is_done = bool(self.ask("flush", max(0.0, deadline - time.monotonic()))) and is_done
                 self.settle(0, 0)
 
         return self.call(Job(run), timeout_s) and is_done
 
+    def use(self, exporter: Exporter) -> None:
+        """Hand spans to *exporter* from now on, except for those that are encoded or prepared."""
+        if self.encoder:
+            self.encoder.close()
+        self.intake.exporter = exporter
+
     def stop(self) -> None:
+        if self.encoder:
+            self.encoder.close()
         self.drain()
         self.ask("shutdown")
         self.settle(0, 0)
@@ -261,11 +274,11 @@ class Worker:
         """
         if not self.prepared:
             self.due = time.monotonic() + self.interval_s
-        while len(buffer) <= buffer.mark:
+        while len(buffer) <= buffer.mark and self._encoded() < self.batch_size:
             try:
                 job = self.inbox.get(timeout=max(0.0, self.due - time.monotonic()))
             except Empty:
-                if len(buffer) or self.prepared:
+                if len(buffer) or self.prepared or self._encoded():
                     return None
                 buffer.is_asleep = True
                 job = None if len(buffer) else self.inbox.get()
@@ -283,8 +296,18 @@ class Worker:
         except BaseException:  # from a property of the user's class
             return False
 
+    def _has_taps(self) -> bool:
+        """Return whether spans have to be seen in the exporting thread before they are encoded."""
+        return bool(self.taps.taps) or self.taps.may_be_unsampled
+
+    def _encoded(self) -> int:
+        """Return the number of spans that wait in the encoder."""
+        return int(self.encoder.count) if self.encoder else 0
+
     def mark(self, capacity: int) -> int:
-        """Return the number of waiting spans at which this thread is woken."""
+        """Return the number of waiting spans at which they are encoded, or this thread is woken."""
+        if self.encoder and self.encoder.is_open and not self._has_taps():
+            return min(int(self.encoder.group) - 1, capacity >> 1)
         return min(MARK, capacity >> 1) if self.prepares() else capacity >> 1
 
     def drain(self) -> None:
@@ -299,10 +322,25 @@ class Worker:
             if self.is_abandoned:
                 return
             check_clock()
-            spans = buffer.drain()
-            self.in_hand += len(spans)
-        left = len(spans)
+            encoded = self.encoder.take() if self.encoder else []
+            runs = [item for item in encoded if type(item) is not Span]
+            spans = [item for item in encoded if type(item) is Span]
+            spans += buffer.drain()
+            left = len(spans) + sum([run.count for run in runs])
+            self.in_hand += left
+        if self.encoder:
+            buffer.mark = self.mark(buffer.capacity)  # taps come and go
         try:
+            while runs:
+                if self.prepared + runs[0].count > self.batch_size:
+                    self.deliver()
+                at, count = 1, runs[0].count
+                while at < len(runs) and self.prepared + count + runs[at].count <= self.batch_size:
+                    count += runs[at].count
+                    at += 1
+                left -= count
+                self._prepare(self.encodes_for, runs[:at], count, 0)
+                del runs[:at]
             while spans:
                 # Each batch is freed before the next one: freeing a full buffer at once would hold the GIL for 2 ms.
                 most = min(PIECE, self.batch_size - self.prepared) if self.prepares() else self.batch_size
@@ -331,7 +369,7 @@ class Worker:
                 self.settle(0, 0, left_out)
                 return
         if self.prepares():
-            self._prepare(batch, count, left_out)
+            self._prepare(self.intake.exporter, batch, count, left_out)
             return
         try:
             self.context.copy().run(self.intake.exporter.export, batch)
@@ -341,8 +379,7 @@ class Worker:
         else:
             self.settle(count, 0, left_out)
 
-    def _prepare(self, batch: list[Span], count: int, left_out: int) -> None:
-        exporter: Any = self.intake.exporter
+    def _prepare(self, exporter: Any, batch: list[Any], count: int, left_out: int) -> None:
         if self.parcels and self.prepared_by is not exporter:
             self.deliver()
         try:
@@ -396,7 +433,10 @@ class Worker:
         with self.lock:
             self.is_abandoned = True
             exported, failed, unsampled, _ = self.counts
-            return Counts(exported, failed + self.in_hand + self.intake.held(self.counts), unsampled)
+            lost = self.in_hand + self.intake.held(self.counts)
+            if self.encoder:
+                lost += self.encoder.close()
+            return Counts(exported, failed + lost, unsampled)
 
 
 class Taps:

@@ -1,0 +1,364 @@
+"""Spans that the threads which end them encode: the same octets, counted as any others."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+import tracekit
+from tracekit import _configure
+from tracekit._core.buffer import buffer
+from tracekit._core.otlp import GROUP, IS_QUICK
+from tracekit._export.worker import MARK, Counts
+from tracekit.exporters.otlp import OTLPExporter
+from tracekit.testing import MemoryExporter
+
+from ..test_pipeline import LONG, Balance, end, lines, until
+from ..tools.vectors import TWINS
+from .collector import Collector, refuse
+
+quick = pytest.mark.skipif(not IS_QUICK, reason="only the compiled form encodes spans where they end")
+
+
+@pytest.fixture
+def collector():
+    with Collector() as collector:
+        yield collector
+
+
+def configured(collector, **options):
+    exporter = OTLPExporter(collector.url, environ={})
+    tracekit.configure(service="shop", exporter=exporter, export_interval_s=LONG, **options)
+    return exporter
+
+
+@pytest.fixture(params=list(TWINS))
+def form(request):
+    """A form of the core whose buffer no pipeline serves."""
+    tracekit.shutdown()
+    form = TWINS[request.param]
+    form.buffer.wake, form.buffer.is_open, form.buffer.mark = None, True, 1 << 20
+    yield form
+    form.buffer.drain()
+    form.set_tracer(form.Tracer())
+    form.buffer.is_open = False
+    now = tracekit.statistics()  # of the package's own form: those that a test has taken count as exported
+    taken = now.ended - (now.exported + now.queued + now.dropped + now.failed + now.unsampled)
+    pipeline = _configure._pipeline
+    pipeline._state = pipeline._state[0], pipeline._state[1].plus(Counts(exported=taken))
+
+
+def ended(form, names, tracers):
+    """End a span for each of *names*, on *tracers* in turn; return the spans."""
+    spans = []
+    for at, name in enumerate(names):
+        form.set_tracer(tracers[at % len(tracers)])
+        spans.append(form.span(name, attributes={"at": at}))
+        spans[-1].end()
+    return spans
+
+
+def tracers_of(form, count):
+    return [
+        form.Tracer(
+            recording=True, resource={"service.name": "x"}, instrumentation=form.Instrumentation(f"library {at}")
+        )
+        for at in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_runs_become_the_request_of_their_spans(form, count):
+    encoder = form.Encoder(16)
+    tracers = tracers_of(form, count)
+    spans = ended(form, [f"job {at}" for at in range(8)], tracers)
+    assert not encoder.work()
+    assert (encoder.count, encoder.busy, len(form.buffer)) == (8, 0, 0)
+    spans += ended(form, [f"job {at}" for at in range(8, 16)], tracers)
+    assert encoder.work()
+    runs = encoder.take()
+    assert [type(run) for run in runs] == [form.Run] * (2 * min(count, 8))
+    assert (sum(run.count for run in runs), encoder.count) == (16, 0)
+    found = ExportTraceServiceRequest.FromString(form.encode_spans(runs))
+    expected = ExportTraceServiceRequest.FromString(form.encode_spans(spans))
+    if count == 9:  # the second group begins with another tracer
+        for request in (found, expected):
+            for part in request.resource_spans:
+                part.scope_spans.sort(key=lambda scope: scope.scope.name)
+    assert str(found) == str(expected)
+    single = [part for run in runs for part in form.split_run(run)]
+    assert [run.count for run in single] == [1] * 16
+    assert sorted(form.encode_spans(single)) == sorted(form.encode_spans(runs))
+
+
+def test_few_spans_many_spans_and_those_of_a_closed_encoder_are_left_in_the_buffer(form):
+    tracers = tracers_of(form, 1)
+    encoder = form.Encoder(8)
+    for count in (3, 9):
+        ended(form, ["job"] * count, tracers)
+        assert encoder.work()
+        assert (encoder.count, len(form.buffer)) == (0, count)
+        form.buffer.drain()
+    ended(form, ["job"] * 4, tracers)
+    assert encoder.close() == 0
+    assert encoder.work()
+    assert len(form.buffer) == 4
+
+
+def test_a_full_encoder_leaves_spans_in_the_buffer(form):
+    tracers = tracers_of(form, 1)
+    encoder = form.Encoder(8)
+    for waiting in (0, 0, 4):
+        ended(form, ["job"] * 4, tracers)
+        encoder.work()
+        assert len(form.buffer) == waiting
+    assert (encoder.count, encoder.close()) == (8, 8)
+
+
+def test_large_spans_are_left_to_the_exporting_thread(form):
+    form.set_tracer(form.Tracer(recording=True, resource={"service.name": "x"}))
+    encoder = form.Encoder(16)
+    spans = [form.span("job", attributes={f"key {at}": "x" * 4000 for at in range(32)}) for _ in range(8)]
+    for span in spans:
+        span.end()
+    assert not encoder.work()
+    assert encoder.count == 8
+    items = encoder.take()
+    assert sorted(type(item).__name__ for item in items) == ["Run", *["Span"] * 6]
+    assert form.encode_spans(items).count(b"key 31") == 8
+
+
+@quick
+def test_spans_are_encoded_where_they_end_and_freed(collector):
+    configured(collector)
+    balance = Balance()
+    end(1)
+    until(lambda: not buffer.is_asleep)
+    references = []
+    for _ in range(2 * GROUP):
+        span = tracekit.span("job")
+        references.append(weakref.ref(span))
+        span.end()
+        del span
+    assert sum(reference() is None for reference in references) >= 2 * GROUP - 1
+    assert len(buffer) == 1
+    assert (balance.queued, balance.exported) == (2 * GROUP + 1, 0)
+    assert tracekit.flush()
+    (request,) = collector.requests
+    assert [len(part.scope_spans) for part in request.resource_spans] == [1, 1]  # runs, and the last span
+    assert len(collector.spans) == balance.exported == 2 * GROUP + 1
+
+
+@quick
+@pytest.mark.parametrize("batch", [1, 2 * GROUP, 1000])
+def test_requests_have_at_most_a_batch(collector, batch):
+    configured(collector, batch_size=batch)
+    balance = Balance()
+    threads = [threading.Thread(target=end, args=(700,)) for _ in range(3)] if batch > 1 else []
+    for thread in threads:
+        thread.start()
+    end(100)
+    for thread in threads:
+        thread.join()
+    assert tracekit.flush()
+    sizes = [
+        sum(len(scope.spans) for part in request.resource_spans for scope in part.scope_spans)
+        for request in collector.requests
+    ]
+    assert max(sizes) <= batch
+    assert sum(sizes) == balance.exported == 100 + 700 * len(threads)
+
+
+@quick
+def test_a_run_that_is_too_large_for_the_collector_is_split(monkeypatch):
+    from tracekit.exporters import otlp
+
+    monkeypatch.setattr(otlp, "MAX_REQUEST_BYTES", 2000)
+    with Collector() as collector:
+        configured(collector)
+        balance = Balance()
+        end(3 * GROUP)
+        assert tracekit.flush()
+        assert len(collector.requests) > 3
+        assert len(collector.spans) == balance.exported == 3 * GROUP
+        assert all(request.ByteSize() <= 2000 for request in collector.requests)
+
+
+@quick
+def test_encoded_spans_that_the_collector_rejects_have_failed(caplog):
+    with Collector(refuse(400)) as collector:
+        configured(collector)
+        balance = Balance()
+        end(2 * GROUP)
+        assert tracekit.flush()
+        assert (balance.failed, balance.queued) == (2 * GROUP, 0)
+    assert f"{2 * GROUP} spans lost" in lines(caplog)[0]
+
+
+@quick
+def test_spans_that_cannot_be_encoded_are_counted_and_the_others_sent(collector, monkeypatch, caplog):
+    from tracekit.exporters import otlp
+
+    encode = otlp.encode_spans
+
+    def fails(spans, *pause):
+        if any(getattr(span, "name", "") == "bad" for span in spans):
+            raise RuntimeError("no form for this")
+        return encode(spans, *pause)
+
+    monkeypatch.setattr(otlp, "encode_spans", fails)
+    configured(collector)
+    balance = Balance()
+    encoder = _configure._pipeline._worker.encoder
+    with tracekit.span("bad") as bad:
+        bad.set_attributes({f"key {at}": "x" * 4000 for at in range(100)})
+    end(GROUP - 1)
+    assert encoder.count == GROUP
+    bad = tracekit.span("bad")
+    bad.end()
+    assert tracekit.flush()
+    assert (balance.exported, balance.failed, balance.queued) == (GROUP, 1, 0)
+
+
+@quick
+def test_taps_get_spans_and_none_is_encoded_before(collector):
+    configured(collector)
+    got = []
+    _configure.add_tap(got.extend, records_all=False)
+    try:
+        end(2 * GROUP)
+        assert tracekit.flush()
+        assert buffer.mark == MARK
+    finally:
+        _configure.remove_tap(got.extend)
+    assert tracekit.flush()
+    assert buffer.mark == GROUP - 1
+    assert [span.name for span in got] == ["job"] * 2 * GROUP
+    assert len(collector.spans) == 2 * GROUP
+
+
+@quick
+def test_encoded_spans_go_to_their_exporter_before_its_successor_gets_others(collector):
+    configured(collector)
+    end(GROUP, "first")
+    successor = MemoryExporter()
+    _configure._pipeline.exporter = successor
+    end(GROUP, "second")
+    assert tracekit.flush()
+    assert [span.name for span in collector.spans] == ["first"] * GROUP
+    assert [span.name for span in successor.spans] == ["second"] * GROUP
+
+
+@quick
+def test_spans_in_the_encoder_of_an_exporter_that_is_given_up_have_failed():
+    entered, release = threading.Event(), threading.Event()
+
+    class Hanging(OTLPExporter):
+        def deliver(self, parcels):
+            entered.set()
+            release.wait(20)
+
+    balance = Balance()
+    tracekit.configure(exporter=Hanging("http://127.0.0.1:1", environ={}), export_interval_s=LONG, batch_size=GROUP * 2)
+    end(2 * GROUP)
+    assert entered.wait(20)
+    end(GROUP)
+    assert len(buffer) == 0
+    _configure._pipeline.use(None, capacity=16384, interval_s=1.0, timeout_s=0.01)
+    assert (balance.failed, balance.exported, balance.queued) == (3 * GROUP, 0, 0)
+    release.set()
+    end(1)
+    assert balance.failed == 3 * GROUP
+
+
+@quick
+def test_a_hanging_exporter_leaves_the_bound_of_the_buffer():
+    entered, release = threading.Event(), threading.Event()
+
+    class Hanging(OTLPExporter):
+        def deliver(self, parcels):
+            entered.set()
+            release.wait(20)
+            super().deliver(parcels)
+
+    with Collector() as collector:
+        balance = Balance()
+        tracekit.configure(
+            exporter=Hanging(collector.url, environ={}), export_interval_s=LONG, batch_size=1024, buffer_size=2048
+        )
+        end(1024)
+        assert entered.wait(20)
+        end(10_000)
+        assert balance.queued == 1024 + 1024 + 2048
+        assert balance.dropped == 10_000 - 1024 - 2048
+        release.set()
+        assert tracekit.flush()
+        assert balance.exported == len(collector.spans) == 1024 + 1024 + 2048
+
+
+@quick
+def test_a_flush_of_a_finaliser_under_an_encoding_is_not_done(collector, monkeypatch):
+    configured(collector)
+    worker = _configure._pipeline._worker
+
+    class Busy:
+        busy, count, is_open = 3, 0, False
+
+        def work(self):
+            return True
+
+        def take(self):
+            return []
+
+        def close(self):
+            return 0
+
+    monkeypatch.setattr(worker, "encoder", Busy())
+    end(1)
+    assert not tracekit.flush()
+    assert len(collector.spans) == 1
+
+
+_FORK = """
+import os, sys
+import tracekit
+from tests.test_pipeline import LONG, end
+from tracekit._core.otlp import GROUP
+from tracekit.exporters.otlp import OTLPExporter
+
+tracekit.configure(exporter=OTLPExporter(sys.argv[1], environ={}), export_interval_s=LONG)
+end(GROUP + 1, "parent")
+child = os.fork()
+end(GROUP, "child" if child == 0 else "late")
+assert tracekit.flush(20)
+print(tracekit.statistics().exported, flush=True)
+if child:
+    os.waitpid(child, 0)
+os._exit(0)
+"""
+
+
+@quick
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_encoded_spans_of_the_parent_are_sent_by_the_parent_alone(collector):
+    done = subprocess.run(
+        [sys.executable, "-c", _FORK, collector.url],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        cwd=Path(__file__).parents[2],
+    )
+    gc.collect()
+    assert sorted(map(int, done.stdout.split())) == [GROUP, 2 * GROUP + 1]
+    names = [span.name for span in collector.spans]
+    assert {name: names.count(name) for name in names} == {"parent": GROUP + 1, "late": GROUP, "child": GROUP}
