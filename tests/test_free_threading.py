@@ -227,9 +227,7 @@ def test_the_child_of_a_fork_records_spans_while_the_parents_threads_did():
         for thread in threads:
             thread.join()
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 

@@ -142,9 +142,7 @@ class Buffer:
                 except IndexError:  # another thread drains it too
                     break
             return fresh
-        if WITHOUT_GIL:
-            return drained()
-        spans: list[Any] = self._spans
+        spans: list[Any] = drained() if WITHOUT_GIL else self._spans
         self._spans = fresh
         return spans
 
@@ -162,7 +160,8 @@ class Buffer:
 
     def __len__(self) -> int:
         if WITHOUT_GIL:
-            return waiting()
+            count: int = waiting()
+            return count
         return len(self._spans)
 
 

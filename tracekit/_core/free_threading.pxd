@@ -117,6 +117,10 @@ cdef extern from *:
     static tk_common *tk_shared;
     static _Thread_local tk_thread *tk_mine;
 
+    static inline tk_thread *tk_records(void) { /* to which a new thread may add its own meanwhile, before the others */
+        return _Py_atomic_load_ptr(&tk_shared->all);
+    }
+
     #ifdef _WIN32
     static DWORD tk_key;
 
@@ -140,7 +144,7 @@ cdef extern from *:
     static void tk_after_fork(void) { /* in the child, before any of the program's code: other threads are gone */
         tk_thread *one, *mine = pthread_getspecific(tk_key);
         int is_inside = mine != NULL && mine->depth > 0;
-        for (one = tk_shared->all; one != NULL; one = one->next) {
+        for (one = tk_records(); one != NULL; one = one->next) {
             if (one == mine) continue;
             one->depth = 0;
             one->busy = one->in_use = 0;
@@ -203,7 +207,7 @@ cdef extern from *:
     }
 
     static void tk_wait(void) { /* until no thread is busy; those that begin from now on see ``alone`` */
-        tk_thread *one = _Py_atomic_load_ptr(&tk_shared->all);
+        tk_thread *one = tk_records();
         for (; one != NULL; one = one->next) {
             int looks = 0;
             while (_Py_atomic_load_int(&one->busy)) {
@@ -325,7 +329,7 @@ cdef extern from *:
     static inline Py_ssize_t tk_waiting(void) {
         Py_ssize_t count = 0;
         tk_thread *one;
-        for (one = tk_shared->all; one != NULL; one = one->next) if (one->spans != NULL) count += PyList_GET_SIZE(one->spans);
+        for (one = tk_records(); one != NULL; one = one->next) if (one->spans != NULL) count += PyList_GET_SIZE(one->spans);
         return count;
     }
 
@@ -334,9 +338,9 @@ cdef extern from *:
     static inline void tk_allow(Py_ssize_t limit, int afresh) {
         tk_thread *one;
         Py_ssize_t left = limit - tk_waiting(), rest = left;
-        for (one = tk_shared->all; one != NULL; one = one->next) rest -= one->room;
+        for (one = tk_records(); one != NULL; one = one->next) rest -= one->room;
         if (afresh || rest < 4) {
-            for (one = tk_shared->all; one != NULL; one = one->next) one->room = 0;
+            for (one = tk_records(); one != NULL; one = one->next) one->room = 0;
             rest = left;
         }
         tk_mine->room = rest > 2048 ? 512 : rest > 3 ? rest / 4 : 0;
@@ -345,7 +349,7 @@ cdef extern from *:
     static inline PyObject *tk_drain(void) { /* new reference */
         PyObject *spans = NULL;
         tk_thread *one;
-        for (one = tk_shared->all; one != NULL; one = one->next) {
+        for (one = tk_records(); one != NULL; one = one->next) {
             PyObject *more = one->spans;
             if (more == NULL || PyList_GET_SIZE(more) == 0) continue;
             if (spans == NULL) spans = more;
@@ -367,14 +371,14 @@ cdef extern from *:
     static inline int64_t tk_count(int which) {
         int64_t count = 0;
         tk_thread *one;
-        for (one = tk_shared->all; one != NULL; one = one->next)
+        for (one = tk_records(); one != NULL; one = one->next)
             count += which == 0 ? one->started : which == 1 ? one->ended : one->unsampled;
         return count;
     }
 
     static inline void tk_reset(void) {
         tk_thread *one;
-        for (one = tk_shared->all; one != NULL; one = one->next)
+        for (one = tk_records(); one != NULL; one = one->next)
             one->started = one->ended = one->unsampled = one->room = 0;
     }
 

@@ -334,11 +334,7 @@ def _closes_quickly(scope: Scope) -> bool:
         and _is_here(scope)
         and (
             prev is None
-            or (
-                is_own(prev)
-                and not prev._is_closed
-                and (prev._kind != LABELS or prev._settled is _closed_elsewhere)
-            )
+            or (is_own(prev) and not prev._is_closed and (prev._kind != LABELS or prev._settled is _closed_elsewhere))
         )
     )
 
@@ -608,7 +604,7 @@ def _settle(inner: Scope) -> Scope | None:
             # A closed scope stays under labels that were inherited; the Context that opened them has yet to take it out.
             if below is None or not below._is_closed or _is_here(scope):
                 scope._settled = seen
-                if WITHOUT_GIL and scope._leans == FOR_THREAD:
+                if WITHOUT_GIL and scope._leans == FOR_THREAD and scope._prev is not None:
                     context = effective(scope._prev)
                     scope._context = with_labels(context, None if context is None else context._labels)
             break

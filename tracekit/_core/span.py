@@ -759,9 +759,7 @@ def _delist(span: Span) -> None:
 
 def _is_quiet(tracer: Tracer) -> bool:
     """Tell whether none of the program's code is called when a span starts or ends."""
-    return (
-        _observer is None and _clock is None and tracer.hooks is None and tracer.sampler is None and not has_ids()
-    )
+    return _observer is None and _clock is None and tracer.hooks is None and tracer.sampler is None and not has_ids()
 
 
 def span_scope(span: Span) -> Scope:
@@ -1147,11 +1145,8 @@ def _start(
     base: SpanContext | None = None
     linked: SpanContext | None = None
     added: dict[str, Any] | None = None  # by the sampler
-    if WITHOUT_GIL:
-        if not _is_quiet(tracer):
-            alone()
-        if parent is not None:
-            own(parent)
+    if WITHOUT_GIL and not _is_quiet(tracer):
+        alone()
     if tracer.sees_trace:
         added = {}
     is_local = False  # whether the parent is a span of this process, sharing the sampling decision
@@ -1162,6 +1157,8 @@ def _start(
             base = scope._context if is_local else effective(scope)
     elif type(parent) is Span:
         given = parent
+        if WITHOUT_GIL:
+            own(given)
         base = given.context
         is_local = given._generation == generation()
         if not is_local:
