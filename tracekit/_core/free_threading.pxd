@@ -289,7 +289,7 @@ cdef extern from *:
     #endif
     }
 
-    /* What this thread's first Context inherited; tell whether *value* may be that. */
+    /* The value that the thread inherited from its starter: tell whether *value* may be that. */
     static inline int tk_may_inherit(PyObject *value) {
         return !tk_mine->has_inherited || tk_mine->inherited == value;
     }
@@ -334,7 +334,7 @@ cdef extern from *:
     }
 
     /* Allow this thread to add spans, so that no more than *limit* of them wait. *afresh*, and where others were allowed
-       to add all that are left: with no longer what was allowed before. */
+       to add all that are left: with no longer the former allowances. */
     static inline void tk_allow(Py_ssize_t limit, int afresh) {
         tk_thread *one;
         Py_ssize_t left = limit - tk_waiting(), rest = left;

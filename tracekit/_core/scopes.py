@@ -543,7 +543,7 @@ def innermost() -> Scope | None:
 def _for_thread(inner: Scope) -> Scope:
     """Return *inner*, another thread's, or from the second look on a scope of this thread that stands on it.
 
-    So the spans of this thread need not be alone. It holds no labels of its own, and is never closed.
+    So the spans of this thread need not be alone. It adds no labels, and is never closed.
     """
     if _is_here(inner) or inner._carries or inner._kind == LINKED or not is_seen_again(inner):
         return inner
