@@ -131,9 +131,9 @@ fuzz: $(VENV)/test
 asan: $(VENV)/test
 	$(BIN)/python -m tests.tools.asan
 
-# TSAN_PYTHON is a free-threaded interpreter, 3.14 or later, that was built with ThreadSanitizer.
+# Builds an interpreter, or uses TSAN_PYTHON: free-threaded, 3.14 or later, and built with ThreadSanitizer.
 tsan: $(VENV)/test
-	$(BIN)/python -m tests.tools.tsan $(TSAN_PYTHON)
+	$(BIN)/python -m tests.tools.tsan $(if $(TSAN_PYTHON),--python $(TSAN_PYTHON))
 
 pythons: $(VENV)/test
 	$(BIN)/python -m tests.tools.pythons

@@ -68,7 +68,7 @@ def mark(source: Path) -> None:
     """Have the functions in *source*, which Cython has made, begin and end as ``_core/free_threading.pxd`` says."""
     text = source.read_text(encoding="utf-8")
     if "TK_BEGIN" in text:
-        marked = text.replace(f"{MARKS[0]}\n", f"{MARKS[0]} TK_BEGIN\n").replace(
+        marked = text.replace(f"{MARKS[0]}\n", f"{MARKS[0]} TK_BEGIN(name)\n").replace(
             f"{MARKS[1]}\n", f"{MARKS[1]} TK_END\n"
         )
         if marked != text:

@@ -7,11 +7,17 @@ import re
 import subprocess
 import sys
 import sysconfig
+import textwrap
+import threading
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 
 import tracekit
+from tracekit._core.buffer import buffer
+from tracekit._core.labels import Labels
+from tracekit._core.span import relabel, set_observer, watch_spans
 
 from .tools import shared_parent, thread_stress
 
@@ -42,6 +48,189 @@ def test_the_implementation_is_one_that_is_safe_here():
     assert HAS_GIL or sys.version_info >= (3, 14) or tracekit.IMPLEMENTATION == "plain"
 
 
+class Gate:
+    """An exporter that takes nothing until ``is_open``."""
+
+    def __init__(self):
+        self.is_open = threading.Event()
+        self.has_begun = threading.Event()
+        self.ids = []
+
+    def export(self, spans):
+        self.has_begun.set()
+        assert self.is_open.wait(60)
+        self.ids += [span.context.span_id for span in spans]
+
+    def shutdown(self):
+        pass
+
+
+def in_threads(count, work):
+    """Let *count* threads do *work* at once; each gets its number."""
+    errors = []
+    start = threading.Barrier(count)
+
+    def run(number):
+        try:
+            start.wait()
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_threads_fill_the_buffer_to_its_capacity_and_not_beyond():
+    gate = Gate()
+    tracekit.configure(exporter=gate, buffer_size=300, export_interval_s=3600.0)
+    before = tracekit.statistics()
+
+    def work(number):
+        for _ in range(1000):
+            tracekit.span("work").end()
+
+    in_threads(6, work)
+    assert gate.has_begun.wait(60)  # woken at half full, not by the interval
+    in_threads(6, work)
+    assert len(buffer) == 300
+    gate.is_open.set()
+    assert tracekit.flush(60)
+    now = tracekit.statistics()
+    exported = now.exported - before.exported
+    assert (now.ended - before.ended, exported + now.dropped - before.dropped) == (12000, 12000)
+    assert 451 <= exported == len(set(gate.ids)) < 1000
+
+
+def test_spans_and_counts_of_threads_that_are_gone_are_kept():
+    gate = Gate()
+    gate.is_open.set()
+    tracekit.configure(exporter=gate, buffer_size=10_000, export_interval_s=3600.0)
+    before = tracekit.statistics()
+
+    def work(number):
+        for _ in range(number):
+            with tracekit.span("work"):
+                pass
+
+    for _ in range(20):
+        in_threads(9, work)  # which use the records of earlier ones
+    now = tracekit.statistics()
+    assert (now.started - before.started, now.ended - before.ended, now.queued - before.queued) == (720, 720, 720)
+    assert tracekit.flush(60)
+    assert len(set(gate.ids)) == 720
+
+
+def test_a_span_of_another_thread_stays_the_current_one_and_the_parent_with_the_labels_that_it_has():
+    tracekit.configure(exporter=Gate(), export_interval_s=3600.0)
+    parent = tracekit.span("parent")
+    relabelled = threading.Barrier(4)
+
+    def record(number):
+        for _ in range(5):
+            with tracekit.span("child") as child:
+                assert child.parent == parent.context
+                assert tracekit.current_span() is child
+            assert tracekit.current_span() is parent
+            assert tracekit.current_context() == parent.context
+        if relabelled.wait() == 0:
+            relabel(parent, Labels({"tenant": "acme"}))
+        relabelled.wait()
+        for _ in range(5):
+            with tracekit.span("child") as child:
+                assert child.parent == parent.context
+                assert child.context.labels == {"tenant": "acme"}
+
+    with parent:
+        contexts = [copy_context() for _ in range(4)]
+        in_threads(4, lambda number: contexts[number].run(record, number))
+
+
+def test_settings_change_while_threads_record_spans():
+    tracekit.configure(exporter=Gate(), buffer_size=100_000, export_interval_s=3600.0)
+    before = tracekit.statistics()
+    seen = []
+
+    class Counts:
+        def started(self, span, parent):
+            seen.append(span.context.span_id)
+
+        def ended(self, span):
+            pass
+
+        def late(self, span, method):
+            pass
+
+    def work(number):
+        for turn in range(500):
+            if number == 0:
+                set_observer(Counts() if turn % 2 else None)
+                watch_spans(turn % 2 == 0)
+            with tracekit.span("work", attributes={"turn": turn}) as span:
+                span.set_attribute("number", number)
+                assert span.attributes == {"turn": turn, "number": number}
+
+    try:
+        in_threads(4, work)
+    finally:
+        set_observer(None)
+    now = tracekit.statistics()
+    assert (now.started - before.started, now.ended - before.ended, now.open - before.open) == (2000, 2000, 0)
+    assert len(seen) == len(set(seen)) >= 250
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_the_child_of_a_fork_records_spans_while_the_parents_threads_did():
+    program = """
+        import os, sys, threading, warnings
+        import tracekit
+        warnings.simplefilter("ignore")
+        class Ids:
+            ids = []
+            def export(self, spans):
+                self.ids.extend([span.name for span in spans])
+            def shutdown(self):
+                pass
+        tracekit.configure(exporter=Ids(), buffer_size=1000)
+        stopped = threading.Event()
+        def work():
+            while not stopped.is_set():
+                with tracekit.span("parent's", attributes={"key": "value"}):
+                    pass
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                Ids.ids.clear()
+                def record():
+                    for _ in range(70):
+                        with tracekit.span("child's"):
+                            pass
+                record()
+                thread = threading.Thread(target=record)
+                thread.start()
+                thread.join()
+                done = tracekit.flush(30)
+                now = tracekit.statistics()
+                counts = now.started, now.ended, now.exported
+                os._exit(0 if done and Ids.ids == ["child's"] * 140 and counts == (140, 140, 140) else 1)
+            _, status = os.waitpid(child, 0)
+            if status:
+                print("status", status)
+        stopped.set()
+        for thread in threads:
+            thread.join()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
 @pytest.mark.one_form
 def test_compiled_modules_that_change_their_globals_have_one_thread_at_a_time():
     assert set(COMPILED) >= GUARDED
@@ -60,7 +249,7 @@ def test_the_functions_of_a_guarded_module_begin_and_end_in_the_section(name):
     if not source.exists():
         pytest.skip("no generated C beside the sources: the extensions were not built in place")
     text = source.read_text(encoding="utf-8")
-    assert "  #define __Pyx_RefNannySetupContext(name, acquire_gil) TK_BEGIN\n" in text
+    assert "  #define __Pyx_RefNannySetupContext(name, acquire_gil) TK_BEGIN(name)\n" in text
     assert "  #define __Pyx_RefNannyFinishContext() TK_END\n" in text
 
 

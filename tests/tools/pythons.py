@@ -5,9 +5,9 @@
     python -m tests.tools.pythons -- tests/aio -x      with arguments for pytest
 
 Interpreters come from pyenv, where it is installed, and for newer versions from Debian's unstable distribution, which
-``debootstrap`` unpacks into a folder (needs root; about 900 MB and 4 minutes, once). There a free-threaded 3.13 is built
-from Debian's source; it runs the tests of spans, scopes and threads, because other packages have no wheels for it. Where
-threads can inherit the Context of their start, the tests of threads run once more with that switched on. Folder and
+``debootstrap`` unpacks into a folder (needs root; about 900 MB and 4 minutes, once). There a free-threaded 3.14 is built
+from Debian's source (8 minutes, once); it runs the tests of spans, scopes and threads, because other packages have no
+wheels for it. Where threads can inherit the Context of their start, the tests of threads run once more with that switched on. Folder and
 environments stay below ``$XDG_CACHE_HOME/tracekit``. What cannot be had is named. The exit status is 1 if a test failed.
 """
 
@@ -41,7 +41,7 @@ ENTER = [
 ]
 PACKAGES = ["ca-certificates", "gcc", "g++", "git", "libc6-dev", "make"]
 FORMS = ("compiled", "plain", "inherits")  # the last: compiled, and threads inherit the Context of their start
-FREE_THREADED = "3.13t"
+FREE_THREADED = "3.14t"
 FREE_THREADED_TESTS = [
     f"tests/test_{name}.py"
     for name in (
@@ -101,18 +101,14 @@ class Python:
         if not (self.root / "venv").exists():
             subprocess.run([*self._enter(), *self._command, "-m", "venv", f"{self.inside}/venv"], check=True)
         if self.name == FREE_THREADED:
-            # The newest hypothesis has no wheel for it.
-            needs = ["anyio", "cython", "hypothesis<6.140", "pytest", "setuptools>=77", "trio"]
+            needs = ["anyio", "cython", "hypothesis", "pytest", "setuptools>=77", "trio"]
             self.run("-m", "pip", "install", "--quiet", *needs)
-            install = ("--no-deps", "--no-build-isolation", "--editable", ".")
-            self.run("-m", "pip", "install", "--quiet", *install, TRACEKIT_NO_EXTENSIONS="1")
+            self.run("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
         else:
             self.run("-m", "pip", "install", "--quiet", "--editable", ".[test]")
 
     def forms(self) -> Sequence[str]:
         """Return the forms of the code that run here."""
-        if self.name == FREE_THREADED:
-            return ("plain",)
         return FORMS if self.name in ("3.14", "3.15") else FORMS[:2]
 
     def test(self, form: str, arguments: list[str]) -> str:
@@ -120,7 +116,7 @@ class Python:
         variables = {"TRACEKIT_NO_EXTENSIONS": "1" if form == "plain" else ""}
         if self.name == FREE_THREADED:
             arguments = [*FREE_THREADED_TESTS, "-k", "not uvloop", *arguments]
-            variables = {"TRACEKIT_TESTS_SHARED_SPANS": "20000"}
+            variables["TRACEKIT_TESTS_SHARED_SPANS"] = "20000"
         if form == "inherits":
             arguments = [*INHERITING_TESTS, *arguments]
             variables["PYTHON_THREAD_INHERIT_CONTEXT"] = "1"
@@ -158,45 +154,61 @@ def pythons() -> tuple[list[Python], list[str]]:
                 missing.append(f"{version}: {done.stdout.splitlines()[-1]}")
                 continue
         found.append(Python(version, [f"python{version}"], root, f"/tracekit/{version}"))
-    reason = reason or _build_free_threaded()
+    command, reason = free_threaded()
     if reason:
         missing.append(f"{FREE_THREADED}: {reason}")
     else:
         root = SID / "tracekit" / FREE_THREADED
         root.mkdir(parents=True, exist_ok=True)
-        found.append(Python(FREE_THREADED, [f"{_PREFIX}/bin/python3"], root, f"/tracekit/{FREE_THREADED}"))
+        found.append(Python(FREE_THREADED, [command], root, f"/tracekit/{FREE_THREADED}"))
     return found, missing
 
 
-_PREFIX = f"/tracekit/{FREE_THREADED}-python"  # as the chroot sees it
 _NEEDS = ["libbz2-dev", "libffi-dev", "liblzma-dev", "libsqlite3-dev", "libssl-dev", "xz-utils", "zlib1g-dev"]
 
 
-def _build_free_threaded() -> str:
-    """Build CPython without the GIL from the newest source of 3.13 that Debian's pool has; return why not, or ""."""
-    if (SID / _PREFIX.lstrip("/") / "bin" / "python3").exists():
-        return ""
-    pool = f"{_mirror().rstrip('/')}/pool/main/p/python3.13/"
-    try:
-        with urllib.request.urlopen(pool, timeout=60) as answer:
-            names = set(re.findall(r"python3\.13_3\.13\.\d+\.orig\.tar\.xz", answer.read().decode()))
-        newest = max(names, key=lambda name: int(name.split(".")[3]))
-        sources = SID / "tracekit" / "src"
-        shutil.rmtree(sources, ignore_errors=True)
-        sources.mkdir(parents=True)
-        with urllib.request.urlopen(pool + newest, timeout=300) as answer, open(sources / "p.tar.xz", "wb") as file:
-            shutil.copyfileobj(answer, file)
-    except (OSError, ValueError) as error:
-        return f"the mirror has no source: {error}"
+def free_threaded(*options: str) -> tuple[str, str]:
+    """Return CPython without the GIL, built with *options* of its configure, as the chroot sees it, and why not, or "".
+
+    The source is the newest release that Debian's pool has: the mirror may serve older ones than the package index names.
+    """
+    reason = _unpack_sid()
+    if reason:
+        return "", reason
+    version = FREE_THREADED.rstrip("t")
+    prefix = "-".join([f"/tracekit/{FREE_THREADED}", "python", *(option.lstrip("-") for option in options)])
+    command = f"{prefix}/bin/python{version}"
+    if (SID / command.lstrip("/")).exists():
+        return command, ""
+    named = re.search(
+        rf"Candidate: {re.escape(version)}\.(\d+)", _apt("policy", f"python{version}", tool="apt-cache").stdout
+    )
+    if named is None:
+        return "", "apt names no version"
+    folder = SID / "tracekit" / f"src-{prefix.rpartition('/')[2]}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for release in range(int(named[1]), -1, -1):
+        name = f"python{version}_{version}.{release}.orig.tar.xz"
+        try:
+            address = f"{_mirror().rstrip('/')}/pool/main/p/python{version}/{name}"
+            with urllib.request.urlopen(address, timeout=300) as answer, open(folder / "p.tar.xz", "wb") as file:
+                shutil.copyfileobj(answer, file)
+            break
+        except OSError as error:
+            reason = f"the mirror has no source: {error}"
+    else:
+        return "", reason
     done = _apt("install", *_NEEDS)
     if done.returncode:
-        return f"apt-get failed: {done.stdout.splitlines()[-1]}"
-    say(f"building {newest} without the GIL, once")
+        return "", f"apt-get failed: {done.stdout.splitlines()[-1]}"
+    say(f"building {' '.join([name, '--disable-gil', *options])}, once")
+    # ThreadSanitizer wants its memory where address randomisation may have put something else.
     steps = (
-        "cd /tracekit/src && tar xf p.tar.xz && cd Python-3.13.*/",
-        f"./configure -q --disable-gil --prefix={_PREFIX}",
-        "make -s -j2",
-        "make -s install",
+        f"cd /tracekit/{folder.name} && tar xf p.tar.xz && cd Python-*/",
+        f"setarch -R ./configure -q --disable-gil --prefix={prefix} {' '.join(options)}",
+        "setarch -R make -s -j2",
+        "setarch -R make -s install",
     )
     done = subprocess.run(
         [*ENTER, "sh", "-c", " && ".join(steps)],
@@ -206,7 +218,7 @@ def _build_free_threaded() -> str:
         text=True,
         check=False,
     )
-    return f"the build failed: {done.stdout.splitlines()[-1]}" if done.returncode else ""
+    return (command, "") if done.returncode == 0 else ("", f"the build failed: {done.stdout.splitlines()[-1]}")
 
 
 def _unpack_sid() -> str:
@@ -246,9 +258,11 @@ def _mirror() -> str:
     return found[1] if found else "https://deb.debian.org/debian"
 
 
-def _apt(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _apt(
+    *arguments: str, tool: str = "apt-get --quiet --yes --no-install-recommends"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*ENTER, "apt-get", "--quiet", "--yes", "--no-install-recommends", *arguments],
+        [*ENTER, *tool.split(), *arguments],
         env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "DEBIAN_FRONTEND": "noninteractive"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

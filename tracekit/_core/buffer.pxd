@@ -2,7 +2,19 @@ from libc.stdint cimport int64_t, uint32_t
 
 cimport cython
 
-from .free_threading cimport TK_WITHOUT_GIL
+from .free_threading cimport (
+    WITHOUT_GIL,
+    allow,
+    alone,
+    count_of,
+    drained,
+    end_one,
+    keep,
+    reset_records,
+    share,
+    start_one,
+    waiting,
+)
 
 
 @cython.final
@@ -14,6 +26,7 @@ cdef class Buffer:
     cdef readonly int64_t started, ended, dropped, unsampled, passed
 
     cpdef object end(self, object span, bint is_recorded)
+    cdef object _end_alone(self, object span)
     cpdef object processed(self)
     cpdef reset(self)
 

@@ -6,6 +6,21 @@ from ..cython import binding, cclass, compiled, final
 from .free_threading import HAS_GIL, indivisible
 from .stdlib import deque
 
+if not compiled:
+    from .free_threading import (
+        WITHOUT_GIL,
+        allow,
+        alone,
+        count_of,
+        drained,
+        end_one,
+        keep,
+        reset_records,
+        share,
+        start_one,
+        waiting,
+    )
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +35,9 @@ class Buffer:
 
     ``wake`` is called, without arguments, when a span arrives while ``is_asleep``, which that ends, and when
     ``mark`` spans are waiting and one more arrives.
+
+    Compiled and without the GIL, each thread has its own spans and counts (``free_threading.pxd``), and adds spans
+    beside others as far as it was allowed to.
     """
 
     if not compiled:
@@ -51,6 +69,9 @@ class Buffer:
         The caller drops them when the reset is complete: weak references to spans have callbacks, which may end spans.
         """
         spans = self._spans
+        if WITHOUT_GIL:
+            spans = drained()
+            reset_records()
         fresh: Any = [] if compiled else deque()
         self._spans = fresh
         self.wake = None
@@ -60,10 +81,18 @@ class Buffer:
 
     def start(self) -> None:
         """Count a span that has started; with the GIL, adding to ``started`` does the same."""
-        self.started += 1
+        if WITHOUT_GIL:
+            start_one()
+        else:
+            self.started += 1
 
     def end(self, span: Any, is_recorded: bool) -> None:
         """Count *span*, which has ended, and keep it if it was recorded and there is room."""
+        if WITHOUT_GIL:
+            if not end_one(span, is_recorded, self.is_open and not self.is_asleep):
+                alone()
+                self._end_alone(span)
+            return
         self.ended += 1
         if not is_recorded:
             self.unsampled += 1
@@ -73,6 +102,19 @@ class Buffer:
             self.dropped += 1
             return
         self._spans.append(span)
+        if (self.is_asleep or count == self.mark) and self.wake is not None:
+            self.is_asleep = False
+            self.wake()
+
+    def _end_alone(self, span: Any) -> None:
+        count = waiting()
+        if count >= self.capacity or not self.is_open:
+            self.ended += 1
+            self.dropped += 1
+            return
+        keep(span)
+        # Threads add spans up to the mark, then up to the capacity. The pipeline may have changed both while it slept.
+        allow(self.mark if count < self.mark else self.capacity, self.is_asleep)
         if (self.is_asleep or count == self.mark) and self.wake is not None:
             self.is_asleep = False
             self.wake()
@@ -100,15 +142,26 @@ class Buffer:
                 except IndexError:  # another thread drains it too
                     break
             return fresh
-        spans: list[Any] = self._spans
+        spans: list[Any] = drained() if WITHOUT_GIL else self._spans
         self._spans = fresh
         return spans
 
     def counts(self) -> tuple[int, int, int, int, int]:
         """Return started, ended, dropped, unsampled and waiting, of one moment."""
+        if WITHOUT_GIL:
+            return (
+                self.started + count_of(0),
+                self.ended + count_of(1),
+                self.dropped,
+                self.unsampled + count_of(2),
+                waiting(),
+            )
         return self.started, self.ended, self.dropped, self.unsampled, len(self._spans)
 
     def __len__(self) -> int:
+        if WITHOUT_GIL:
+            count: int = waiting()
+            return count
         return len(self._spans)
 
 
@@ -118,3 +171,5 @@ if not compiled and not HAS_GIL:
 
 _buffer = Buffer()
 buffer = _buffer
+if WITHOUT_GIL:
+    share(_buffer)

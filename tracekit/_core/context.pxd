@@ -19,6 +19,10 @@ cdef inline int new_trace_bits() noexcept:
     return _trace_bits
 
 
+cdef inline bint has_ids() noexcept:
+    return _ids is not None
+
+
 cdef (uint64_t, uint64_t) new_trace_id() except *
 cpdef uint64_t new_span_id() except? 0
 

@@ -43,6 +43,10 @@ if not compiled:
         """Return the flags that a new trace starts with."""
         return _trace_bits
 
+    def has_ids() -> bool:
+        """Tell whether ids come from a source of the program's."""
+        return _ids is not None
+
 
 def new_generation() -> None:
     """Start over in the child of a fork: spans opened before are the parent's, and so are random words drawn ahead."""

@@ -33,6 +33,17 @@ def _renew() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
 
+# Whether C keeps threads apart, by the functions that follow, which are in ``free_threading.pxd`` alone.
+WITHOUT_GIL: Final = False
+
+
+def _in_c(*_: Any) -> Any:
+    raise NotImplementedError
+
+
+alone = own = is_own = share = may_inherit = note_inherited = is_seen_again = _in_c
+start_one = keep = end_one = waiting = allow = drained = count_of = reset_records = _in_c
+
 
 def indivisible(function: Callable[P, R]) -> Callable[P, R]:
     """Return *function*, which calls none of the program's code, such that one thread at a time runs it."""

@@ -39,6 +39,11 @@ def is_inherited(variable: ContextVar[Any], value: object) -> bool:
     return True
 
 
+def inherited_value() -> object:
+    """Return what is_inherited(), which was called before, waits for, or None."""
+    return _thread.inherited[1]
+
+
 def _inherited(variable: ContextVar[Any]) -> tuple[Context | None, Any]:
     """Return the Context that this thread was started with, and the value of *variable* there; None for the main thread."""
     threading = sys.modules.get("threading")  # it has started the thread, if one has inherited anything

@@ -62,8 +62,10 @@ cdef extern from *:
         return Py_NewRef(Py_None);
     }
 
-    static inline int tk_refers_to(PyObject *ref, PyObject *target) {
-    #if PY_VERSION_HEX >= 0x030D0000
+    static inline int tk_refers_to(PyObject *ref, PyObject *target) { /* *target* is alive */
+    #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030E0000
+        return _Py_atomic_load_ptr_relaxed(&((PyWeakReference *)ref)->wr_object) == target;
+    #elif PY_VERSION_HEX >= 0x030D0000
         PyObject *got = NULL;
         if (PyWeakref_GetRef(ref, &got) < 0) { PyErr_Clear(); return 0; }
         Py_XDECREF(got);

@@ -4,7 +4,18 @@ cimport cython
 from cpython.object cimport PyObject
 
 from .context cimport SpanContext, generation, with_labels
+from .free_threading cimport (
+    WITHOUT_GIL,
+    alone,
+    is_own,
+    is_seen_again,
+    may_inherit,
+    note_inherited,
+    own,
+    share,
+)
 from .interpreter cimport (
+    SAMPLED,
     borrow,
     change_in_place,
     forbid_new,
@@ -40,6 +51,7 @@ cdef enum:
 cdef enum:
     WITH_SPAN = 1
     KEYS_ONLY = 2
+    FOR_THREAD = 3
 
 
 @cython.final
@@ -84,6 +96,8 @@ cdef object _add_labels(Scope scope, Scope prev)
 
 @cython.locals(inner=Scope)
 cdef object close_scope(Scope scope)
+@cython.locals(prev=Scope)
+cdef bint _closes_quickly(Scope scope) except -1
 cdef object _release(Scope scope)
 cdef object _deallocate(Scope scope)
 cdef bint _may_end(Scope scope) noexcept
@@ -120,10 +134,14 @@ cdef Scope innermost()
 
 
 @cython.locals(context=SpanContext, scope=Scope)
+cdef Scope _for_thread(Scope inner)
+
+
+@cython.locals(context=SpanContext, scope=Scope)
 cdef Scope _unstick(Scope inner)
 
 
-@cython.locals(scope=Scope, below=Scope)
+@cython.locals(scope=Scope, below=Scope, context=SpanContext)
 cdef Scope _settle(Scope inner)
 
 

@@ -10,14 +10,25 @@ from __future__ import annotations
 
 from ..cython import binding, cclass, compiled, final, freelist, no_gc_clear, nonecheck
 from .context import SpanContext
-from .inherited import INHERITS, is_inherited
+from .inherited import INHERITS, inherited_value, is_inherited
 from .labels import Labels
 from .misuse import misused
 from .stdlib import ContextVar
 
 if not compiled:
     from .context import generation, with_labels
+    from .free_threading import (
+        WITHOUT_GIL,
+        alone,
+        is_own,
+        is_seen_again,
+        may_inherit,
+        note_inherited,
+        own,
+        share,
+    )
     from .interpreter import (
+        SAMPLED,
         borrow,
         change_in_place,
         exchange,
@@ -60,6 +71,7 @@ if not compiled:
     LINKED: Final = 3
     WITH_SPAN: Final = 1
     KEYS_ONLY: Final = 2
+    FOR_THREAD: Final = 3
 
 
 @final
@@ -115,6 +127,7 @@ class Scope:
     _origin: Any
     _owner: Any  # refers to the opener's Context
     # Attached, not entered: closed with the scope under it (KEYS_ONLY), unless it holds an open span (WITH_SPAN).
+    # FOR_THREAD: made by _for_thread().
     _leans: int
     _carries: bool  # whether this scope or one under it has foreign values
     # For the bridges to other APIs. Values that mean nothing here, inherited by the scopes that are opened on this one,
@@ -273,6 +286,10 @@ def _add_labels(scope: Scope, prev: Scope | None) -> None:
 def close_scope(scope: Scope) -> None:
     """Close *scope*, and make the scope under it current where *scope* is current. Does nothing where it is closed already."""
     global _closed_elsewhere
+    if WITHOUT_GIL:
+        own(scope)
+        if not _closes_quickly(scope):
+            alone()
     if scope._is_closed and scope._stand_in is None:
         return
     scope._is_closed = True  # first: a signal handler that closes a scope under this one replaces open ones only
@@ -299,9 +316,27 @@ def close_scope(scope: Scope) -> None:
         _closed_elsewhere = object()
         if inner is not None and newest(inner) is scope:
             put(_current, _live(inner._prev))  # inherited before this scope took its place
+        elif WITHOUT_GIL and inner is not None and inner._leans == FOR_THREAD and newest(inner._prev) is scope:
+            put(_current, _live(inner._prev._prev))
         if is_gone(scope._owner):
             scope._prev = scope._owner = None
     _release(scope)
+
+
+def _closes_quickly(scope: Scope) -> bool:
+    """Tell whether closing *scope*, this thread's, concerns no other thread: it is current here, and opened here."""
+    prev = scope._prev
+    return (
+        not scope._is_closed
+        and scope._stand_in is None
+        and scope.view is None
+        and held(_current) is scope
+        and _is_here(scope)
+        and (
+            prev is None
+            or (is_own(prev) and not prev._is_closed and (prev._kind != LABELS or prev._settled is _closed_elsewhere))
+        )
+    )
 
 
 def _release(scope: Scope) -> None:
@@ -494,9 +529,35 @@ def _live_below(scope: Scope | None) -> Scope | None:
 def innermost() -> Scope | None:
     """Return the scope that is current here, or None."""
     inner = held(_current)
+    if WITHOUT_GIL:
+        own(inner)
     if _threads_inherit:
         inner = _unstick(inner)
+    if WITHOUT_GIL and inner is not None:
+        if inner._is_closed or inner._kind == LABELS:
+            inner = _settle(inner)
+        return inner if inner is None or is_own(inner) else _for_thread(inner)
     return inner if inner is None or (not inner._is_closed and inner._kind != LABELS) else _settle(inner)
+
+
+def _for_thread(inner: Scope) -> Scope:
+    """Return *inner*, another thread's, or from the second look on a scope of this thread that stands on it.
+
+    So the spans of this thread need not be alone. It adds no labels, and is never closed.
+    """
+    if _is_here(inner) or inner._carries or inner._kind == LINKED or not is_seen_again(inner):
+        return inner
+    context = effective(inner)
+    if context is None or not context._bits & SAMPLED:
+        return inner
+    scope = make_scope(LABELS, None, with_labels(context, context._labels), context._labels)
+    scope._leans = FOR_THREAD
+    scope._prev = inner
+    scope._base = inner._base if inner._kind == LABELS else inner
+    scope._settled = _closed_elsewhere
+    put(_current, scope)
+    scope._owner = here()
+    return scope
 
 
 def _unstick(inner: Scope | None) -> Scope | None:
@@ -504,7 +565,14 @@ def _unstick(inner: Scope | None) -> Scope | None:
 
     From then on spans are roots that are linked to it: a thread may serve others long after.
     """
-    if not is_inherited(_current, inner) or inner is None or inner._kind == LINKED or _is_here(inner):
+    if WITHOUT_GIL:
+        if not may_inherit(inner):
+            return inner
+        alone()
+    is_inherited_here = is_inherited(_current, inner)
+    if WITHOUT_GIL:
+        note_inherited(inherited_value())
+    if not is_inherited_here or inner is None or inner._kind == LINKED or _is_here(inner):
         return inner
     context = effective(inner)
     if context is None or not context.is_valid:
@@ -518,6 +586,8 @@ def _settle(inner: Scope) -> Scope | None:
     """Take out scopes that were closed from elsewhere, before a task spawned from here inherits them."""
     if inner._settled is _closed_elsewhere and not inner._is_closed:
         return inner
+    if WITHOUT_GIL:
+        alone()
     scope = _live(inner)
     if is_collecting():  # perhaps inside the set of a variable, whose tree of values must stay
         if scope is not inner:
@@ -534,6 +604,9 @@ def _settle(inner: Scope) -> Scope | None:
             # A closed scope stays under labels that were inherited; the Context that opened them has yet to take it out.
             if below is None or not below._is_closed or _is_here(scope):
                 scope._settled = seen
+                if WITHOUT_GIL and scope._leans == FOR_THREAD and scope._prev is not None:
+                    context = effective(scope._prev)
+                    scope._context = with_labels(context, None if context is None else context._labels)
             break
         scope = held(_current)
     return scope
@@ -591,6 +664,9 @@ def is_current(scope: Scope) -> bool:
 @nonecheck(True)
 def put_context(scope: Scope, context: SpanContext) -> None:
     """Let *scope*, which a span opened, have the changed *context* of this span."""
+    global _closed_elsewhere
+    if WITHOUT_GIL:
+        _closed_elsewhere = object()  # scopes of other threads may stand on it
     if scope._kind == SPAN:
         scope._context = context
         scope.view = None
@@ -699,5 +775,7 @@ def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
     return under if _stands_on(inside, under) else inside
 
 
+if WITHOUT_GIL:
+    share(_current)
 forbid_new(Scope)
 change_in_place(_current)

@@ -6,8 +6,17 @@ cimport cython
 from .._speedups cimport Entries, Items, has_text_keys
 from .calls cimport tk_bind, tk_enter, tk_exit, tk_quicken, tk_start
 from .buffer cimport Buffer, the_buffer
-from .context cimport SpanContext, child_context, from_words, generation, new_span_id, with_labels
-from .free_threading cimport is_guarded, retire, stable
+from .context cimport SpanContext, child_context, from_words, generation, has_ids, new_span_id, with_labels
+from .free_threading cimport (
+    WITHOUT_GIL,
+    alone,
+    is_guarded,
+    own,
+    retire,
+    share,
+    stable,
+    start_one,
+)
 from .interpreter cimport (
     DEFERRED,
     RANDOM,
@@ -119,6 +128,7 @@ cdef inline int quicken(object kind, object function, object explain) except -1:
     return tk_quicken(function, <tk_start>_simple, explain)
 
 
+cdef bint _is_quiet(Tracer tracer) noexcept
 cdef object _enlist(Span span)
 cdef object _delist(Span span)
 

@@ -20,8 +20,8 @@ from .tracestate import make_state
 
 if not compiled:
     from .codecs import Entries, Items, has_text_keys
-    from .context import child_context, from_words, generation, new_span_id, with_labels
-    from .free_threading import is_guarded, retire, stable
+    from .context import child_context, from_words, generation, has_ids, new_span_id, with_labels
+    from .free_threading import WITHOUT_GIL, alone, is_guarded, own, retire, share, stable, start_one
     from .interpreter import (
         DEFERRED,
         RANDOM,
@@ -141,6 +141,10 @@ def set_tracer(tracer: Tracer) -> None:
         raise TypeError(f"tracer must be a Tracer, not {type(tracer).__name__}")
     retire(_tracer)  # the compiled integrations use it
     _tracer = tracer
+    if WITHOUT_GIL:
+        share(_tracer)
+        share(_tracer.kept)
+        share(_tracer.state)
 
 
 def set_observer(observer: Observer | None) -> None:
@@ -317,7 +321,11 @@ class Span:
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Record *value* under *key*, in place of an earlier one. See ``_core/attributes.py`` for the kinds of values."""
+        if WITHOUT_GIL:
+            own(self)
         if not isinstance(key, str):
+            if WITHOUT_GIL:
+                alone()
             misused(TypeError(f"key must be str, not {type_name(key)}"))
         elif self._is_recorded and not self._has_ended:
             self._put(key if type(key) is str else str.__str__(key), value)
@@ -422,7 +430,11 @@ class Span:
 
     def end(self, end_ns: int | None = None) -> None:
         """End the span, now or at *end_ns* (Unix time), and hand it to the exporter. Only the first call counts."""
+        if WITHOUT_GIL:
+            own(self)
         if end_ns is not None and not isinstance(end_ns, int):
+            if WITHOUT_GIL:
+                alone()
             misused(TypeError(f"end_ns must be int, not {type_name(end_ns)}"))
             end_ns = None
         if self._has_ended:
@@ -480,6 +492,10 @@ class Span:
         if scope is None:
             self._scope = borrow(None)
             return
+        if WITHOUT_GIL:
+            own(scope)
+            if scope._outer is not None:
+                alone()
         if scope._outer is None:
             self._scope = borrow(None)
         else:
@@ -502,6 +518,8 @@ class Span:
         self._name = name
 
     def _end(self, end_ns: int | None) -> None:
+        if WITHOUT_GIL and (self._is_listed or not _is_quiet(self._tracer)):
+            alone()
         if self._tracer.hooks is not None and self._is_recorded and self._generation == generation():
             self._tracer.hooks.ending(self)
             if self._has_ended:
@@ -549,6 +567,8 @@ class Span:
                 value = value[: self._tracer.max_value]
                 self.truncated_values += 1
         elif kind is not int and kind is not bool and kind is not float:
+            if WITHOUT_GIL:
+                alone()
             value, cuts = clean(value, self._tracer.max_value)
             if self._has_ended:  # meanwhile, in another thread: the exporter may be reading the dict
                 self._late("set_attribute")
@@ -572,6 +592,8 @@ class Span:
                 attributes = self._attributes = Items.__new__(Items)
             if attributes is None or attributes.fill(items, self._tracer.max_attributes, self._tracer.max_value):
                 return
+            if WITHOUT_GIL:
+                alone()
             try:
                 for key, value in items.items():
                     self._put(key, value)
@@ -595,6 +617,10 @@ class Span:
 
 
 def _enter(self: Span) -> Span:
+    if WITHOUT_GIL:
+        own(self)
+        if self._scope:
+            alone()
     if not self._owns_context:
         # An unsampled child shares its parent's context, so the current scope stays.
         scope = innermost()
@@ -609,6 +635,10 @@ def _enter(self: Span) -> Span:
 
 
 def _exit(self: Span, exc: BaseException | None) -> None:
+    if WITHOUT_GIL:
+        own(self)
+        if exc is not None:
+            alone()
     if self._scope:
         self._leave()
     if exc is not None and self._is_recorded and not self._has_ended:
@@ -727,6 +757,11 @@ def _delist(span: Span) -> None:
     span._older = span._newer = borrow(None)
 
 
+def _is_quiet(tracer: Tracer) -> bool:
+    """Tell whether none of the program's code is called when a span starts or ends."""
+    return _observer is None and _clock is None and tracer.hooks is None and tracer.sampler is None and not has_ids()
+
+
 def span_scope(span: Span) -> Scope:
     """Return a scope, not yet open, in which *span* is current; it does not end the span."""
     if not isinstance(span, Span):
@@ -816,10 +851,14 @@ def _kept(attributes: Mapping[str, Any] | None) -> Items | None:
 
 def _items(attributes: Any) -> Any:
     """Return the pairs of a mapping with str keys as a list, or the mapping itself if it is a dict with plain ones."""
+    if WITHOUT_GIL and type(attributes) is not dict:
+        alone()
     if type(attributes) is dict:
         attributes = stable(attributes)
         if has_text_keys(attributes):
             return attributes
+        if WITHOUT_GIL:
+            alone()
     elif not isinstance(attributes, Mapping):
         misused(TypeError(f"attributes must be a mapping, not {type_name(attributes)}"))
         return []
@@ -890,6 +929,8 @@ def span(
     without a stack trace, and the status stays unset. It is an error of a span further out that does not expect it.
     """
     items: Any = None
+    if WITHOUT_GIL and (wrong or type(name) is not str or start_ns is not None):
+        alone()
     if wrong:
         misused(TypeError("span() takes one argument by position: span(name, attributes={...})"))
     if type(name) is not str:
@@ -1104,6 +1145,8 @@ def _start(
     base: SpanContext | None = None
     linked: SpanContext | None = None
     added: dict[str, Any] | None = None  # by the sampler
+    if WITHOUT_GIL and not _is_quiet(tracer):
+        alone()
     if tracer.sees_trace:
         added = {}
     is_local = False  # whether the parent is a span of this process, sharing the sampling decision
@@ -1114,6 +1157,8 @@ def _start(
             base = scope._context if is_local else effective(scope)
     elif type(parent) is Span:
         given = parent
+        if WITHOUT_GIL:
+            own(given)
         base = given.context
         is_local = given._generation == generation()
         if not is_local:
@@ -1121,6 +1166,8 @@ def _start(
     elif type(parent) is SpanContext:
         base = parent
     elif type(parent) is not Root:
+        if WITHOUT_GIL:
+            alone()
         misused(TypeError(f"parent must be a Span, a SpanContext or tracekit.ROOT, not {type_name(parent)}"))
         return _start(tracer, name, kind, attributes, items, links, None, start_ns)
 
@@ -1151,7 +1198,9 @@ def _start(
             self.context = child_context(base, base._bits & (SAMPLED | RANDOM | SUPPRESSED), base._state)
         else:
             self.context = tracer.child(base, name, kind, attributes, links, added)
-    if compiled or HAS_GIL:
+    if WITHOUT_GIL:
+        start_one()
+    elif compiled or HAS_GIL:
         _buffer.started += 1
     else:
         _buffer.start()
