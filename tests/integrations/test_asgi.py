@@ -19,6 +19,8 @@ from starlette.websockets import WebSocketDisconnect
 
 import tracekit
 from tracekit import AlwaysOff, Ratio
+from tracekit._configure import use_hooks
+from tracekit._core.otlp import encode_spans
 from tracekit.integrations._lifespan import LIFESPAN_KEY
 from tracekit.integrations.asgi import SPAN_KEY, TraceMiddleware
 from tracekit.testing import span_tree
@@ -554,6 +556,35 @@ def test_route_and_status_keep_to_the_limits(exporter):
     few, short = exporter.spans
     assert (len(few.attributes), few.dropped_attributes, few.attributes["http.route"]) == (9, 1, "/ours")
     assert short.attributes["http.route"] == "/our"
+
+
+def test_a_route_of_any_length_is_cut_to_the_limit(exporter):
+    """A mount's prefix is the client's text."""
+    for route in ("/" * 1024, "/" * 4096, "/" * 4097, "/" * 4097):
+        run(TraceMiddleware(serving(SimpleNamespace(path=route)))(request_scope(), at_once, at_once))
+    assert [len(span.attributes["http.route"]) for span in exporter.spans] == [1024, 4096, 4096, 4096]
+    assert [span.truncated_values for span in exporter.spans] == [0, 0, 1, 1]
+    assert all(span.attributes["http.response.status_code"] == 200 for span in exporter.spans)
+
+
+def test_route_and_status_replace_those_of_hooks(exporter):
+    """A key that came twice would reach the exporter twice, while the view of the attributes has one."""
+
+    class Hooks:
+        def started(self, span, parent):
+            span.set_attributes({"http.route": "/theirs", "http.response.status_code": 1})
+
+        def ending(self, span): ...
+
+        def ended(self, span): ...
+
+    use_hooks(Hooks())
+    try:
+        run(TraceMiddleware(serving(SimpleNamespace(path="/ours")))(request_scope(), at_once, at_once))
+    finally:
+        use_hooks(None)
+    octets = encode_spans(exporter.spans)
+    assert [octets.count(key) for key in (b"http.route", b"http.response.status_code", b"/theirs")] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("change", [dict, lambda scope: dict(reversed(scope.items()))])

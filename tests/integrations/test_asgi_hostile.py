@@ -17,7 +17,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import tracekit
+from tracekit._core.span import mapping_of
 from tracekit.integrations import _http
+from tracekit.integrations._asgi_scope import attributes_of
 from tracekit.integrations.asgi import TraceMiddleware
 
 from .peer import CALLER, LABELS, LAST, START, Broken, answer, at_once, request_scope, run, websocket_scope
@@ -74,6 +76,12 @@ def test_a_hostile_scope_is_served_and_starts_a_new_trace(exporter, caplog, make
     assert span.context.is_valid
     assert caplog.records == []
     assert all(len(str(value)) <= 4096 for value in span.attributes.values())
+
+
+def test_no_redaction_costs_the_query_alone():
+    """Called by hand: compiled, a method of None was a crash."""
+    attributes = attributes_of({"query_string": b"a=1", "path": "/a"}, [], True, "GET", None)
+    assert mapping_of(attributes) == {"http.request.method": "GET", "url.path": "/a", "url.scheme": "http"}
 
 
 @pytest.mark.parametrize("key", sorted(request_scope()))

@@ -323,6 +323,48 @@ def test_a_task_of_the_call_itself(exporter):
     assert [span.status.code for span in exporter.spans] == ["unset", "cancelled"]
 
 
+class Interrupted(BaseException):
+    """Raised while the span is described, as by a signal's handler there."""
+
+
+class Interrupting:
+    @property
+    def path(self):
+        raise Interrupted
+
+
+async def interrupted_at_the_end(scope, receive, send):
+    await asyncio.sleep(0)
+    scope["route"] = Interrupting()
+
+
+async def interrupted_by_the_last_message(scope, receive, send):
+    scope["route"] = Interrupting()
+    await send(START)
+    await asyncio.create_task(forwarding(send, LAST))
+
+
+async def forwarding(send, message):
+    await send(message)
+
+
+@pytest.mark.parametrize("app", [interrupted_at_the_end, interrupted_by_the_last_message])
+def test_an_exception_of_ours_after_the_last_step_has_no_result(exporter, app):
+    """Whoever resumes a coroutine gets a result or an exception; asyncio's task made a SystemError of both."""
+
+    async def send(message):
+        await asyncio.sleep(0)
+
+    async def main():
+        task = asyncio.create_task(TraceMiddleware(app)(request_scope(), at_once, send))
+        await asyncio.wait([task])
+        assert type(task.exception()) is Interrupted
+
+    asyncio.run(main())
+    assert len(exporter.spans) == 1
+    assert tracekit.statistics().open == 0
+
+
 @pytest.mark.anyio
 async def test_a_task_group_starts_the_middleware(exporter):
     async def send(message):

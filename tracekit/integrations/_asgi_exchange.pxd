@@ -67,10 +67,9 @@ cdef extern from *:
 
     static inline PyObject *tk_raised(void) { return NULL; }  /* where an exception is set already */
 
-    static inline int tk_none(PyObject **result) {
-        Py_SETREF(*result, Py_NewRef(Py_None));
-        return 0;
-    }
+    /* A step has a result or an exception: code that may raise comes between these two. */
+    static inline void tk_clear(PyObject **result) { Py_CLEAR(*result); }
+    static inline void tk_none(PyObject **result) { *result = Py_NewRef(Py_None); }
 
     /* Calls of a Sender with one argument go to C at once; others, to __call__. */
     typedef PyObject *(*tk_watch)(PyObject *sender, PyObject *message);
@@ -114,7 +113,8 @@ cdef extern from *:
     PySendResult PyIter_Send(object inner, object value, PyObject** result) noexcept
     int tk_quicken_steps(object kind, tk_sendfunc resume) except -1
     object tk_raised()
-    int tk_none(PyObject** result) noexcept
+    void tk_clear(PyObject** result) noexcept
+    void tk_none(PyObject** result) noexcept
     ctypedef object (*tk_watch)(object, object)
     ctypedef void* vectorcallfunc
     vectorcallfunc tk_send
@@ -227,9 +227,10 @@ cdef class Sending:
 cdef inline PySendResult resume_sending(Sending self, object value, PyObject** result) except PYGEN_ERROR:
     cdef PySendResult outcome = PyIter_Send(self._coroutine, value, result)
     if outcome == PYGEN_RETURN:
-        tk_none(result)
-        if self._request._is_complete:
+        tk_clear(result)
+        if self._request is not None and self._request._is_complete:
             self._request._finish()
+        tk_none(result)
     elif outcome == PYGEN_ERROR:
         self._fail()
     return outcome

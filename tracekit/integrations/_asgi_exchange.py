@@ -163,9 +163,9 @@ def _copied(scope: Any) -> dict[str, Any] | None:
 
 
 def _count_of(span: Span) -> int:
-    """Return how many attributes *span* has, or -1 where the limits leave no room for ours."""
+    """Return how many attributes *span* has, or -1 where the limits leave no room for ours or others may be among them."""
     tracer, attributes = span._tracer, span._attributes
-    if attributes is None or tracer.max_value < _MOST:
+    if attributes is None or tracer.max_value < _MOST or tracer.hooks is not None or tracer.sampler is not None:
         return -1
     count = attributes.count()
     if tracer.max_attributes < count + 2:
@@ -280,12 +280,14 @@ class Exchange:
             if self._opened is not None:
                 close_scope(self._opened)
             return
-        if self._is_watched:
-            if error is not None:
-                self._fail(error)
-            elif not span._has_ended:
-                self._close()
-        _exit(span, error)
+        try:
+            if self._is_watched:
+                if error is not None:
+                    self._fail(error)
+                elif not span._has_ended:
+                    self._close()
+        finally:  # after KeyboardInterrupt, too, the span is current no more
+            _exit(span, error)
 
     def _close(self) -> None:
         """Handle the return of the app; if it has not answered, servers send a 500."""
@@ -330,6 +332,8 @@ class Exchange:
         route = self._routes.find(self._scope, span._name)
         if route is not None:
             span._rename(route[3])
+            if len(route[1]) > _MOST:
+                self._count = -1  # it may have to be cut
             self._put("http.route", route[1])
         if self._status is not None:
             self._put("http.response.status_code", self._status)

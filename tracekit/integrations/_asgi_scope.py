@@ -175,6 +175,7 @@ def _add_server(attributes: Items, host: Any, scheme: Any, server: Any) -> None:
             append(attributes, "server.port", port)
 
 
+@nonecheck(True)
 def _add_query(attributes: Items, query: Any, redaction: Redaction) -> None:
     try:
         if query:

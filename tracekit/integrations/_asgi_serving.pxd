@@ -11,6 +11,7 @@ from ._asgi_exchange cimport (
     PyIter_Send,
     PySendResult,
     Requests,
+    tk_clear,
     tk_none,
     tk_quicken_steps,
     tk_raised,
@@ -71,21 +72,23 @@ cdef object _RETURNED
 cdef inline PySendResult resume_serving(Serving self, object value, PyObject** result) except PYGEN_ERROR:
     cdef PySendResult outcome
     cdef object given
+    result[0] = NULL
     if not self._has_begun or self._is_running or self._coroutine is None:
         given = self._step(value)
+        if given is _RETURNED:
+            tk_none(result)
+            return PYGEN_RETURN
         result[0] = <PyObject*>given
         Py_INCREF(given)
-        if given is not _RETURNED:
-            return PYGEN_NEXT
-        tk_none(result)
-        return PYGEN_RETURN
+        return PYGEN_NEXT
     self._is_running = True
     outcome = PyIter_Send(self._coroutine, value, result)
     if outcome == PYGEN_NEXT:
         self._is_running = False
     elif outcome == PYGEN_RETURN:
-        tk_none(result)
+        tk_clear(result)
         self._end(None)
+        tk_none(result)
     else:
         self._fail()
     return outcome
