@@ -75,7 +75,12 @@ class Buffer:
         self._spans.append(span)
         if (self.is_asleep or count == self.mark) and self.wake is not None:
             self.is_asleep = False
-            self.wake()
+            try:
+                self.wake()
+            except BaseException as error:
+                self.is_asleep = True  # the next span calls it again
+                if not isinstance(error, (RecursionError, MemoryError)):
+                    raise
 
     def processed(self) -> None:
         """Count a span that has ended as passed: span processors alone have got it, as there is no exporter."""

@@ -182,6 +182,9 @@ class Pipeline:
         worker = self._worker
         self._reset()
         if worker is not None:
+            # A finaliser may have forked while spans were encoded: the parent exports them.
+            worker.is_abandoned = True
+            worker.close_encoder()
             exporter, after = worker.intake.exporter, self._report_drops
             worker = Worker(exporter, worker.interval_s, worker.batch_size, after, self.taps)
             self._state = worker, Counts()
