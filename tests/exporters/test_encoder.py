@@ -538,6 +538,33 @@ def test_a_wake_that_fails_is_tried_again_by_the_next_span(kind):
     assert (len(own), len(calls)) == (3, 2)
 
 
+@quick
+def test_encoded_spans_are_exported_before_the_others_are_held_for_the_parent(collector):
+    configured(collector)
+    balance = Balance()
+    end(GROUP)
+    _configure._pipeline.hold()
+    end(2)
+    assert (balance.exported, balance.failed, len(buffer)) == (GROUP, 0, 2)
+    configured(collector)
+    assert tracekit.flush()
+    assert len(collector.spans) == balance.exported == GROUP + 2
+
+
+def test_a_subclass_whose_prepare_is_replaced_gets_spans(collector):
+    class Seeing(OTLPExporter):
+        def prepare(self, spans):
+            seen.extend(span.name for span in spans)
+            return super().prepare(spans)
+
+    seen = []
+    tracekit.configure(exporter=Seeing(collector.url, environ={}), export_interval_s=LONG)
+    end(3 * GROUP)
+    assert tracekit.flush()
+    assert seen == ["job"] * 3 * GROUP
+    assert len(collector.spans) == 3 * GROUP
+
+
 _FORK_INSIDE = """
 import os, sys
 import tracekit

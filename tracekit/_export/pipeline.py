@@ -158,6 +158,9 @@ class Pipeline:
         with self._lock:
             worker, counts = self._state
             if worker is not None:
+                if worker.encoder and worker.encoder.count:
+                    worker.flush(1.0)  # encoded spans cannot be sent to the parent process
+                counts = self._state[1]
                 self._state = None, counts.plus(worker.abandon())
             buffer.wake = None
             buffer.is_open = True
