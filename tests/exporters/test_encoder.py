@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -9,15 +10,16 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from queue import Empty
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 import tracekit
 from tracekit import _configure
-from tracekit._core.buffer import buffer
+from tracekit._core.buffer import Buffer, buffer
 from tracekit._core.otlp import GROUP, IS_QUICK
-from tracekit._export.worker import MARK, Counts
+from tracekit._export.worker import MARK, Counts, Taps, Worker
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.testing import MemoryExporter
 
@@ -108,7 +110,7 @@ def test_few_spans_many_spans_and_those_of_a_closed_encoder_are_left_in_the_buff
         assert (encoder.count, len(form.buffer)) == (0, count)
         form.buffer.drain()
     ended(form, ["job"] * 4, tracers)
-    assert encoder.close() == 0
+    encoder.is_open = False
     assert encoder.work()
     assert len(form.buffer) == 4
 
@@ -120,7 +122,7 @@ def test_a_full_encoder_leaves_spans_in_the_buffer(form):
         ended(form, ["job"] * 4, tracers)
         encoder.work()
         assert len(form.buffer) == waiting
-    assert (encoder.count, encoder.close()) == (8, 8)
+    assert (encoder.count, encoder.lose()) == (8, 8)
 
 
 def test_large_spans_are_left_to_the_exporting_thread(form):
@@ -310,7 +312,7 @@ def test_a_flush_of_a_finaliser_under_an_encoding_is_not_done(collector, monkeyp
     worker = _configure._pipeline._worker
 
     class Busy:
-        busy, count, is_open = 3, 0, False
+        busy, count, taken, is_open = 3, 0, 0, False
 
         def work(self):
             return True
@@ -318,7 +320,7 @@ def test_a_flush_of_a_finaliser_under_an_encoding_is_not_done(collector, monkeyp
         def take(self):
             return []
 
-        def close(self):
+        def lose(self):
             return 0
 
     monkeypatch.setattr(worker, "encoder", Busy())
@@ -362,3 +364,245 @@ def test_encoded_spans_of_the_parent_are_sent_by_the_parent_alone(collector):
     assert sorted(map(int, done.stdout.split())) == [GROUP, 2 * GROUP + 1]
     names = [span.name for span in collector.spans]
     assert {name: names.count(name) for name in names} == {"parent": GROUP + 1, "late": GROUP, "child": GROUP}
+
+
+class Cycle:
+    """Garbage whose finaliser calls *run*."""
+
+    def __init__(self, run):
+        self.cycle, self.run = self, run
+
+    def __del__(self):
+        self.run()
+
+
+def end_with_garbage(run, allocations):
+    """End a span that completes a group; garbage is collected, and *run* called, after *allocations*."""
+    end(GROUP - 1 - len(buffer))
+    last = tracekit.span("last")
+    thresholds = gc.get_threshold()
+    gc.collect()
+    Cycle(run)
+    gc.set_threshold(gc.get_count()[0] + allocations, 1000, 1000)
+    try:
+        last.end()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.collect()
+
+
+@quick
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="garbage is collected between two instructions alone")
+@pytest.mark.parametrize("change", ["shutdown", "shutdown elsewhere", "use", "configure", "flush", "end"])
+def test_spans_are_counted_if_a_finaliser_interrupts_their_encoding(collector, monkeypatch, change):
+    busy = []
+    for allocations in range(6):
+        configured(collector)
+        worker = _configure._pipeline._worker
+        balance = Balance()
+        encoder, drain = worker.encoder, worker.drain
+        threads, ended = [], threading.Event()
+
+        def interrupt(encoder=encoder, worker=worker, threads=threads):
+            busy.append(encoder.busy)
+            if change == "shutdown elsewhere":
+                threads.append(threading.Thread(target=tracekit.shutdown))
+                threads[0].start()
+                until(lambda: not encoder.is_open)
+            elif change == "use":
+                _configure._pipeline.exporter = MemoryExporter()
+            elif change == "configure":
+                configured(collector)
+                end(3)
+            elif change == "end":
+                end(3 * GROUP)
+            else:
+                getattr(tracekit, change)()
+
+        def slowly(drain=drain, ended=ended):
+            drain()
+            assert ended.wait(20)
+
+        if change == "shutdown elsewhere":
+            monkeypatch.setattr(worker, "drain", slowly)
+        end_with_garbage(interrupt, allocations)
+        ended.set()
+        for thread in threads:
+            thread.join()
+        tracekit.flush()
+        assert (balance.queued, encoder.busy) == (0, 0)
+        assert balance.ended >= GROUP
+        if change in ("use", "flush", "end"):
+            assert balance.exported == balance.ended
+    assert GROUP in busy
+
+
+@quick
+def test_spans_that_no_memory_is_left_for_are_counted(collector):
+    no_memory = pytest.importorskip("_testcapi")
+    configured(collector)
+    encoder = _configure._pipeline._worker.encoder
+    balance = Balance()
+    for first in range(24):
+        buffer.is_asleep = False
+        end(GROUP - 1 - len(buffer))
+        last = tracekit.span("last")
+        no_memory.set_nomemory(first, first + 1000)
+        try:
+            last.end()
+        finally:
+            no_memory.remove_mem_hooks()
+        assert encoder.busy == 0
+        assert tracekit.flush()
+        assert balance.queued == 0
+    assert balance.exported == len(collector.spans)
+    assert balance.dropped + balance.exported == 24 * GROUP
+
+
+@quick
+def test_spans_that_are_encoded_while_the_exporting_thread_falls_asleep_do_not_wait_for_more(monkeypatch):
+    class Inbox:
+        def get(self, timeout=None):
+            assert timeout is not None, "asleep"
+            raise Empty
+
+    class Late:
+        busy, group, is_open, calls = 0, GROUP, True, 0
+
+        @property
+        def count(self):
+            self.calls += 1
+            return GROUP if self.calls > 2 else 0
+
+    for busy in (False, True):
+        worker = Worker(OTLPExporter("http://127.0.0.1:1", environ={}), 0.001, 2048, lambda: None, Taps())
+        worker.inbox, worker.encoder = Inbox(), Late()
+        if busy:
+            worker.encoder = type("Busy", (), {"busy": 1, "count": 0})
+        assert worker._wait() is None
+
+
+@quick
+def test_encoded_spans_are_counted_if_a_finaliser_closes_the_exporter_when_they_are_taken(collector, monkeypatch):
+    configured(collector)
+    balance = Balance()
+    worker = _configure._pipeline._worker
+    end(GROUP)
+
+    class Interrupted:
+        def __init__(self, encoder):
+            self.__dict__["encoder"] = encoder
+
+        def __getattr__(self, name):
+            return getattr(self.encoder, name)
+
+        def __setattr__(self, name, value):
+            setattr(self.encoder, name, value)
+
+        def take(self):
+            items = self.encoder.take()
+            tracekit.shutdown()
+            return items
+
+    monkeypatch.setattr(worker, "encoder", Interrupted(worker.encoder))
+    tracekit.flush()
+    assert (balance.failed, balance.queued) == (GROUP, 0)
+
+
+def test_a_flush_that_fails_in_the_exporting_thread_is_not_done(collector, monkeypatch):
+    def fails():
+        raise MemoryError
+
+    configured(collector)
+    with monkeypatch.context() as patch:
+        patch.setattr(_configure._pipeline._worker, "drain", fails)
+        assert not tracekit.flush()
+    assert tracekit.flush()
+
+
+@pytest.mark.parametrize("kind", [RecursionError, MemoryError, KeyboardInterrupt])
+def test_a_wake_that_fails_is_tried_again_by_the_next_span(kind):
+    calls = []
+
+    def wake():
+        calls.append(1)
+        if len(calls) == 1:
+            raise kind
+
+    own = Buffer()
+    own.wake, own.is_open = wake, True
+    with pytest.raises(KeyboardInterrupt) if kind is KeyboardInterrupt else contextlib.nullcontext():
+        own.end(object(), True)
+    for _ in range(2):
+        own.end(object(), True)
+    assert (len(own), len(calls)) == (3, 2)
+
+
+@quick
+def test_encoded_spans_are_exported_before_the_others_are_held_for_the_parent(collector):
+    configured(collector)
+    balance = Balance()
+    end(GROUP)
+    _configure._pipeline.hold()
+    end(2)
+    assert (balance.exported, balance.failed, len(buffer)) == (GROUP, 0, 2)
+    configured(collector)
+    assert tracekit.flush()
+    assert len(collector.spans) == balance.exported == GROUP + 2
+
+
+def test_a_subclass_whose_prepare_is_replaced_gets_spans(collector):
+    class Seeing(OTLPExporter):
+        def prepare(self, spans):
+            seen.extend(span.name for span in spans)
+            return super().prepare(spans)
+
+    seen = []
+    tracekit.configure(exporter=Seeing(collector.url, environ={}), export_interval_s=LONG)
+    end(3 * GROUP)
+    assert tracekit.flush()
+    assert seen == ["job"] * 3 * GROUP
+    assert len(collector.spans) == 3 * GROUP
+
+
+_FORK_INSIDE = """
+import os, sys
+import tracekit
+from tests.test_pipeline import LONG, end
+from tracekit import _configure
+from tracekit._core.otlp import GROUP
+from tracekit.exporters.otlp import OTLPExporter
+
+tracekit.configure(exporter=OTLPExporter(sys.argv[1], environ={}), export_interval_s=LONG)
+worker = _configure._pipeline._worker
+worker.start = lambda: False
+end(GROUP, "parent")
+del worker.start
+child = os.fork()
+if child == 0:
+    end(3, "child")
+    worker.wake()  # as a finaliser that forks below it has it
+    worker.flush(20)
+assert tracekit.flush(20)
+print(tracekit.statistics().exported, flush=True)
+if child:
+    os.waitpid(child, 0)
+os._exit(0)
+"""
+
+
+@quick
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_the_parents_worker_exports_nothing_in_the_child_of_a_fork(collector):
+    done = subprocess.run(
+        [sys.executable, "-c", _FORK_INSIDE, collector.url],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        cwd=Path(__file__).parents[2],
+    )
+    assert sorted(map(int, done.stdout.split())) == [3, GROUP]
+    names = [span.name for span in collector.spans]
+    assert {name: names.count(name) for name in names} == {"parent": GROUP, "child": 3}

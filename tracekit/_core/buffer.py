@@ -104,7 +104,12 @@ class Buffer:
         self._spans.append(span)
         if (self.is_asleep or count == self.mark) and self.wake is not None:
             self.is_asleep = False
-            self.wake()
+            try:
+                self.wake()
+            except BaseException as error:
+                self.is_asleep = True  # the next span calls it again
+                if not isinstance(error, (RecursionError, MemoryError)):
+                    raise
 
     def _end_alone(self, span: Any) -> None:
         count = waiting()

@@ -34,10 +34,11 @@ cdef class Encoder:
     cdef list _items
     cdef Py_ssize_t _most
     cdef readonly Py_ssize_t count, busy
-    cdef public Py_ssize_t group
+    cdef public Py_ssize_t group, taken
     cdef public bint is_open
+    cdef bint is_lost
 
-    @cython.locals(count=Py_ssize_t, spans=list, items=list)
+    @cython.locals(count=Py_ssize_t, spans=list, items=list, fresh=list)
     cpdef bint work(self) except -1
 
 

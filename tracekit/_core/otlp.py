@@ -70,7 +70,7 @@ class Encoder:
     """
 
     if not compiled:
-        __slots__ = ("_items", "_most", "busy", "count", "group", "is_open")
+        __slots__ = ("_items", "_most", "busy", "count", "group", "is_lost", "is_open", "taken")
 
     def __init__(self, most: int) -> None:
         self._items: list[Any] = []  # runs, and spans that could not be encoded
@@ -78,38 +78,51 @@ class Encoder:
         self.group = min(_GROUP, most >> 1)  # spans that are encoded at a time, or a few more
         self.count = 0  # spans in them
         self.busy = 0  # spans that a call under this one encodes
-        self.is_open = True
+        self.taken = 0  # spans that take() took and its caller has not counted yet: it sets this to 0
+        self.is_open = True  # whether it encodes further spans
+        self.is_lost = False  # whether those that it had have been counted as lost
 
     def work(self) -> bool:
         """Encode the waiting spans, if they are a group; return whether the exporting thread has something to do."""
+        # First: they may collect garbage, and a finaliser may close this, or fork.
+        items: list[Any] = []
+        fresh: list[Any] = []
         count = len(_buffer)
         if count < self.group or count > 2 * self.group or self.count + self.busy >= self._most or not self.is_open:
             return True
-        items: list[Any] = []
-        spans = _buffer.drain()
-        count = len(spans)  # garbage collection may have changed it
+        if compiled:
+            spans: list[Any] = _buffer._spans
+            _buffer._spans = fresh
+        else:
+            spans = _buffer.drain()
         self.busy += count
         try:
             _put_runs(items, spans)
         except Exception:
             items = spans  # the exporting thread finds the one that cannot be encoded
-        if self.is_open:  # else they have been counted as lost
-            self._items += items
-            self.count += count
+        if not self.is_lost:
+            try:
+                self._items += items
+                self.count += count
+            except MemoryError:
+                _buffer.dropped += count
         self.busy -= count
         return self.count >= self._most
 
     def take(self) -> list[Any]:
-        """Take out everything: ``Run`` objects, and spans that could not be encoded."""
+        """Take out everything, ``taken`` spans: ``Run`` objects, and spans that could not be encoded."""
+        fresh: list[Any] = []  # first: it may collect garbage
         items = self._items
-        self._items = []
+        self._items = fresh
+        self.taken += self.count
         self.count = 0
         return items
 
-    def close(self) -> int:
-        """Encode nothing from now on; return the number of spans that are lost if they are not taken."""
+    def lose(self) -> int:
+        """Encode nothing and take in nothing from now on; return the number of spans that are lost with it."""
         self.is_open = False
-        return self.count + self.busy
+        self.is_lost = True
+        return self.count + self.busy + self.taken
 
 
 def _put_runs(runs: list[Any], spans: list[Any]) -> None:

@@ -158,6 +158,9 @@ class Pipeline:
         with self._lock:
             worker, counts = self._state
             if worker is not None:
+                if worker.encoder and worker.encoder.count:
+                    worker.flush(1.0)  # encoded spans cannot be sent to the parent process
+                counts = self._state[1]
                 self._state = None, counts.plus(worker.abandon())
             buffer.wake = None
             buffer.is_open = True
@@ -182,6 +185,9 @@ class Pipeline:
         worker = self._worker
         self._reset()
         if worker is not None:
+            # A finaliser may have forked while spans were encoded: the parent exports them.
+            worker.is_abandoned = True
+            worker.close_encoder()
             exporter, after = worker.intake.exporter, self._report_drops
             worker = Worker(exporter, worker.interval_s, worker.batch_size, after, self.taps)
             self._state = worker, Counts()

@@ -198,6 +198,7 @@ class Worker:
 
         def run() -> None:
             nonlocal is_done
+            is_done = False
             self.drain()
             # A finaliser that waits for this may have interrupted the encoding of spans that ended before.
             is_done = not self.encoder or not self.encoder.busy
@@ -209,13 +210,16 @@ class Worker:
 
     def use(self, exporter: Exporter) -> None:
         """Hand spans to *exporter* from now on, except for those that are encoded or prepared."""
-        if self.encoder:
-            self.encoder.close()
+        self.close_encoder()
         self.intake.exporter = exporter
 
-    def stop(self) -> None:
+    def close_encoder(self) -> None:
+        """Encode no further spans in the threads that end them."""
         if self.encoder:
-            self.encoder.close()
+            self.encoder.is_open = False
+
+    def stop(self) -> None:
+        self.close_encoder()
         self.drain()
         self.ask("shutdown")
         self.settle(0, 0)
@@ -278,10 +282,10 @@ class Worker:
             try:
                 job = self.inbox.get(timeout=max(0.0, self.due - time.monotonic()))
             except Empty:
-                if len(buffer) or self.prepared or self._encoded():
+                if self.prepared or self._has_spans():
                     return None
                 buffer.is_asleep = True
-                job = None if len(buffer) else self.inbox.get()
+                job = None if self._has_spans() else self.inbox.get()
                 self.due = time.monotonic() + self.interval_s
             if job is not None:
                 return job
@@ -304,6 +308,10 @@ class Worker:
         """Return the number of spans that wait in the encoder."""
         return int(self.encoder.count) if self.encoder else 0
 
+    def _has_spans(self) -> bool:
+        """Return whether spans wait, or are being encoded."""
+        return bool(len(buffer) or self._encoded() or (self.encoder and self.encoder.busy))
+
     def mark(self, capacity: int) -> int:
         """Return the number of waiting spans at which they are encoded, or this thread is woken."""
         if self.encoder and self.encoder.is_open and not self._has_taps():
@@ -322,15 +330,22 @@ class Worker:
             if self.is_abandoned:
                 return
             check_clock()
-            encoded = self.encoder.take() if self.encoder else []
-            runs = [item for item in encoded if type(item) is not Span]
-            spans = [item for item in encoded if type(item) is Span]
-            spans += buffer.drain()
-            left = len(spans) + sum([run.count for run in runs])
-            self.in_hand += left
-        if self.encoder:
-            buffer.mark = self.mark(buffer.capacity)  # taps come and go
+            # Counted at once: a finaliser in this thread may abandon this worker at any call.
+            encoded: list[Any] = []
+            left = 0
+            if self.encoder:
+                buffer.mark = self.mark(buffer.capacity)  # taps come and go
+                encoded = self.encoder.take()
+                left = self.encoder.taken
+                self.in_hand += left
+                self.encoder.taken = 0
+            spans = buffer.drain()
+            self.in_hand += len(spans)
+            left += len(spans)
         try:
+            runs = [item for item in encoded if type(item) is not Span]
+            spans[:0] = [item for item in encoded if type(item) is Span]
+            del encoded
             while runs:
                 if self.prepared + runs[0].count > self.batch_size:
                     self.deliver()
@@ -435,7 +450,7 @@ class Worker:
             exported, failed, unsampled, _ = self.counts
             lost = self.in_hand + self.intake.held(self.counts)
             if self.encoder:
-                lost += self.encoder.close()
+                lost += self.encoder.lose()
             return Counts(exported, failed + lost, unsampled)
 
 
