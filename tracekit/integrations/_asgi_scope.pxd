@@ -3,7 +3,7 @@ from cpython.ref cimport Py_INCREF
 
 cimport cython
 
-from .._core.free_threading cimport TK_WITHOUT_GIL, is_guarded
+from .._core.free_threading cimport WITHOUT_GIL, is_guarded
 from .._speedups cimport Items
 from ._redaction cimport Redaction
 
@@ -149,7 +149,7 @@ cdef inline int append(Items attributes, str key, object value) except -1:
 
 
 cdef inline bint append_ours(Items attributes, Py_ssize_t count, str key, object value) except -1:
-    if TK_WITHOUT_GIL or attributes is None or attributes.size != count:
+    if WITHOUT_GIL or attributes is None or attributes.size != count:
         return False
     if attributes.seen is not None or attributes.places is not None:
         return False
