@@ -98,7 +98,15 @@ def _own() -> list[Library]:
         own("grpc", "grpc", replaces="grpc_client grpc_server grpc_aio_client grpc_aio_server"),
         own("http_client", "http.client", replaces="urllib urllib3 requests"),
         # Servers are named "socketserver" too, but its import is no reason to load http.server: logging.config does that.
-        own("http_server", "http.server", "wsgiref.simple_server", "xmlrpc.server", replaces="socketserver"),
+        # uvicorn takes SIGTERM for itself before it imports the app: what exports at that signal has to be there by then.
+        own(
+            "http_server",
+            "http.server",
+            "uvicorn.server",
+            "wsgiref.simple_server",
+            "xmlrpc.server",
+            replaces="socketserver",
+        ),
         own("httpx", "httpx", replaces="httpx"),
         own("httpx2", "httpx2", replaces="httpx2"),
         own("logging", "logging", replaces="logging", is_late=True),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http
 import re
+import weakref
 from collections import UserDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -498,6 +500,22 @@ def test_remembered_routes_name_each_request_rightly(exporter):
         run(middleware(request_scope(method=method), at_once, at_once))
     assert [span.name for span in exporter.spans] == [f"{method} {route.path}" for route, method in requests]
     assert [span.attributes["http.route"] for span in exporter.spans] == [route.path for route, _ in requests]
+
+
+def test_most_places_for_routes_are_used(exporter):
+    """Objects of one size have addresses of a pattern."""
+
+    class Remembered:
+        path = "/items"
+
+    routes = [Remembered() for _ in range(400)]
+    middleware = TraceMiddleware(answer)
+    for route in routes:
+        run(middleware(request_scope(route=route), at_once, at_once))
+    kept = [weakref.ref(route) for route in routes]
+    del route, routes
+    gc.collect()
+    assert 32 < sum(route() is not None for route in kept) <= 64
 
 
 def test_a_remembered_route_that_is_mounted_has_the_prefix_of_its_mount(exporter):

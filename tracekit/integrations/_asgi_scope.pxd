@@ -74,7 +74,8 @@ cdef extern from *:
     #endif
 
     static inline Py_ssize_t tk_place_of(PyObject *object, Py_ssize_t most) {
-        return (Py_ssize_t)(((size_t)object >> 4) % (size_t)most);
+        size_t address = (size_t)object;
+        return (Py_ssize_t)((address >> 4 ^ address >> 10) % (size_t)most);
     }
 
     static inline int tk_is_text(PyObject *value) {
