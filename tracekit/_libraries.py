@@ -98,10 +98,13 @@ def _own() -> list[Library]:
         own("grpc", "grpc", replaces="grpc_client grpc_server grpc_aio_client grpc_aio_server"),
         own("http_client", "http.client", replaces="urllib urllib3 requests"),
         # Servers are named "socketserver" too, but its import is no reason to load http.server: logging.config does that.
-        # uvicorn takes SIGTERM for itself before it imports the app: what exports at that signal has to be there by then.
+        # ASGI servers take SIGTERM for themselves before they import the app: what exports at that signal has to be there by
+        # then.
         own(
             "http_server",
+            "granian.server",
             "http.server",
+            "hypercorn.config",
             "uvicorn.server",
             "wsgiref.simple_server",
             "xmlrpc.server",
