@@ -60,7 +60,8 @@ def page(chromium):
     own = "/".join(page.url.split("/")[:3])
     context.close()
     assert [text for text in wrong if not text.startswith("Failed to load resource")] == []
-    assert len(wrong) == page.expected_failures, wrong
+    expected = page.expected_failures
+    assert len(wrong) in (expected if isinstance(expected, range) else [expected]), wrong
     assert [url for url in requested if not url.startswith((own, "data:"))] == []
 
 
@@ -167,7 +168,7 @@ def test_the_traces_of_a_new_store_at_the_path_replace_those_of_the_old_one(ui, 
     page.goto(f"{ui.url}/#/?q=old")
     page.get_by_text("The store cannot be read").wait_for()
     page.get_by_text("no such file").wait_for()
-    page.expected_failures = 1
+    page.expected_failures = range(1, 4)  # the page asks again, perhaps before the store is there
     ui.send(span("gold", trace=4, start_ms=2))
     page.get_by_role("link", name="gold").wait_for()
     assert names(page) == ["gold"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .._version import SCHEMA_URL, __version__
-from ..cython import binding, cclass, compiled, final
+from ..cython import binding, cclass, compiled, final, nonecheck
 from .attributes import CANCELLED_KEY
 from .buffer import buffer
 from .free_threading import HAS_GIL
@@ -154,6 +154,7 @@ def _put_runs(runs: list[Any], spans: list[Any]) -> None:
         runs.append(Run(tracers[place], bytes(outs[place]), counts[place]))
 
 
+@nonecheck(True)
 def split_run(run: Run) -> list[Run]:
     """Return a run for each span of *run*."""
     runs: list[Run] = []
