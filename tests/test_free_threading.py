@@ -18,6 +18,7 @@ import tracekit
 from tracekit._core.buffer import buffer
 from tracekit._core.labels import Labels
 from tracekit._core.span import relabel, set_observer, watch_spans
+from tracekit.testing import MemoryExporter
 
 from .tools import shared_parent, thread_stress
 
@@ -126,7 +127,7 @@ def test_spans_and_counts_of_threads_that_are_gone_are_kept():
 
 
 def test_a_span_of_another_thread_stays_the_current_one_and_the_parent_with_the_labels_that_it_has():
-    tracekit.configure(exporter=Gate(), export_interval_s=3600.0)
+    tracekit.configure(exporter=MemoryExporter(), export_interval_s=3600.0)
     parent = tracekit.span("parent")
     relabelled = threading.Barrier(4)
 
@@ -151,7 +152,7 @@ def test_a_span_of_another_thread_stays_the_current_one_and_the_parent_with_the_
 
 
 def test_settings_change_while_threads_record_spans():
-    tracekit.configure(exporter=Gate(), buffer_size=100_000, export_interval_s=3600.0)
+    tracekit.configure(exporter=MemoryExporter(), buffer_size=100_000, export_interval_s=3600.0)
     before = tracekit.statistics()
     seen = []
 
