@@ -53,7 +53,7 @@ PARTS = {
     "unsampled_spans": Part("unsampled: seven spans inside", 0.0, "drop"),
     "server": Part("sampled: the server span", 1.0, "drop", spans=False),
     "spans": Part("sampled: seven spans inside", 1.0, "drop"),
-    "encode": Part("encoding in the exporting thread", 1.0, "encode"),
+    "encode": Part("encoding", 1.0, "encode"),
     "send": Part("sending over HTTP", 1.0, "send"),
 }
 BEFORE = {"unsampled_spans": "unsampled", "spans": "server", "encode": "spans", "send": "encode"}  # else untraced

@@ -3,7 +3,7 @@
 At half load requests rarely queue, so a late tick of the loop is a stall: of the exporting thread while it holds the
 GIL, or of the machine, which the untraced row shows. A tick is due every millisecond; the columns are how many ticks of
 a thousand were later than that. The holds are CPU time of the exporting thread, without a pause: encoding a portion,
-and freeing a piece. Two cores that nothing else uses are needed.
+and freeing a piece. What the threads of requests encode is not among them. Two cores that nothing else uses are needed.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ imported its libraries. A budget is "kept" if that interval ends below it and no
 
 First come the imports alone: tracekit, OpenTelemetry's API, which records nothing, and its SDK. They run without
 ``site``, because the finder of an editable install imports half of what an import would otherwise have to.
-"with instrumentors" has also those of OpenTelemetry that are installed, where tracekit has no integration of its own.
+"with instrumentors" also loads OpenTelemetry's instrumentors, for libraries that tracekit has no integration for.
 With ``--instructions`` valgrind counts the instructions of "tracekit alone", the same on every run, and those of a first
 span and its export after it.
 The contenders run what ``tracekit run`` and ``opentelemetry-instrument`` execute, without the command that sets it up.
@@ -106,7 +106,7 @@ def median_of(values: list[float]) -> Median:
 
 
 def spend(code: str, variables: dict[str, str], *options: str) -> Spent:
-    """Run *code* with *options* of Python, and return what it took."""
+    """Run *code* in a Python process that is started with *options*, and return what the process took."""
     with tempfile.NamedTemporaryFile() as file:
         output = [
             (os.POSIX_SPAWN_OPEN, 1, file.name, os.O_WRONLY, 0),

@@ -42,6 +42,13 @@ def configured(collector, **options):
     return exporter
 
 
+def run_and_fork(program, collector):
+    """Return how many spans each process of *program*, which forks, has exported; sorted."""
+    command = [sys.executable, "-c", program, collector.url]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    return sorted(map(int, done.stdout.split()))
+
+
 @pytest.fixture(params=list(TWINS))
 def form(request):
     """A form of the core whose buffer no pipeline serves."""
@@ -352,16 +359,9 @@ os._exit(0)
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_encoded_spans_of_the_parent_are_sent_by_the_parent_alone(collector):
-    done = subprocess.run(
-        [sys.executable, "-c", _FORK, collector.url],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        cwd=Path(__file__).parents[2],
-    )
+    exported = run_and_fork(_FORK, collector)
     gc.collect()
-    assert sorted(map(int, done.stdout.split())) == [GROUP, 2 * GROUP + 1]
+    assert exported == [GROUP, 2 * GROUP + 1]
     names = [span.name for span in collector.spans]
     assert {name: names.count(name) for name in names} == {"parent": GROUP + 1, "late": GROUP, "child": GROUP}
 
@@ -595,14 +595,7 @@ os._exit(0)
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_the_parents_worker_exports_nothing_in_the_child_of_a_fork(collector):
-    done = subprocess.run(
-        [sys.executable, "-c", _FORK_INSIDE, collector.url],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        cwd=Path(__file__).parents[2],
-    )
-    assert sorted(map(int, done.stdout.split())) == [3, GROUP]
+    exported = run_and_fork(_FORK_INSIDE, collector)
+    assert exported == [3, GROUP]
     names = [span.name for span in collector.spans]
     assert {name: names.count(name) for name in names} == {"parent": GROUP, "child": 3}

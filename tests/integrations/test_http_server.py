@@ -323,7 +323,7 @@ def test_a_handler_of_another_protocol_has_the_spans_that_it_opens_and_no_other(
                 done.append(self.client_address)
 
     done = []
-    gc.collect()  # a response of an earlier test, which nobody has read to its end, would end its span here
+    gc.collect()  # frees unread responses of earlier tests, which ends their spans
     exporter.clear()
     http_server.instrument()
     with kind(("127.0.0.1", 0), Echo) as server:

@@ -27,6 +27,7 @@ cdef class Buffer:
 
     cpdef object end(self, object span, bint is_recorded)
     cdef object _end_alone(self, object span)
+    cdef object _wake(self)
     cpdef object processed(self)
     cpdef reset(self)
 

@@ -102,14 +102,8 @@ class Buffer:
             self.dropped += 1
             return
         self._spans.append(span)
-        if (self.is_asleep or count == self.mark) and self.wake is not None:
-            self.is_asleep = False
-            try:
-                self.wake()
-            except BaseException as error:
-                self.is_asleep = True  # the next span calls it again
-                if not isinstance(error, (RecursionError, MemoryError)):
-                    raise
+        if self.is_asleep or count == self.mark:
+            self._wake()
 
     def _end_alone(self, span: Any) -> None:
         count = waiting()
@@ -120,9 +114,19 @@ class Buffer:
         keep(span)
         # Threads add spans up to the mark, then up to the capacity. The pipeline may have changed both while it slept.
         allow(self.mark if count < self.mark else self.capacity, self.is_asleep)
-        if (self.is_asleep or count == self.mark) and self.wake is not None:
-            self.is_asleep = False
+        if self.is_asleep or count == self.mark:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self.wake is None:
+            return
+        self.is_asleep = False
+        try:
             self.wake()
+        except BaseException as error:
+            self.is_asleep = True  # the next span calls it again
+            if not isinstance(error, (RecursionError, MemoryError)):
+                raise
 
     def processed(self) -> None:
         """Count a span that has ended as passed: span processors alone have got it, as there is no exporter."""

@@ -30,8 +30,8 @@ if not compiled:
     _GROUP: Final = 32
 
 PORTION: Final = _PORTION
-GROUP: Final = _GROUP  # spans that the thread which ends the last of them encodes, in 3 us
-# In Python a group takes a millisecond; without the GIL the exporting thread encodes while the others work.
+GROUP: Final = _GROUP  # spans that the thread which ends the last of them encodes
+# In Python a group would hold up that thread; without the GIL the exporting thread encodes while the others work.
 IS_QUICK: Final = compiled and HAS_GIL
 
 if TYPE_CHECKING:
