@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 VERSION = f"{tracekit.__version__}, {tracekit.IMPLEMENTATION}"
+if getattr(sys.modules.get("tracekit._speedups"), "_IS_TRAINED", False):
+    VERSION += " and trained"  # by bench/training.py, as releases are
 
 # Never half full within a chunk and no interval that passes: the exporter's thread works between chunks, as the peers' do.
 ROOMY = {"buffer_size": 1 << 18, "export_interval_s": 3600.0}

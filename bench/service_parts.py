@@ -78,7 +78,7 @@ def _exporter(exporting: str, url: str) -> Any:
     return exporter
 
 
-def _tracing(part: Part, url: str) -> Tracing:
+def tracing(part: Part, url: str) -> Tracing:
     none = CONTENDERS["none"].start("", 1.0)
     if not part.exporting:
         return none
@@ -107,7 +107,7 @@ def serve(row: str, url: str, app: str) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         listening.setblocking(False)
         port = listening.getsockname()[1]
-        _, served_app = APPS[app].make(_tracing(PARTS[row], url), port)
+        _, served_app = APPS[app].make(tracing(PARTS[row], url), port)
         print(port, flush=True)
         threading.Thread(target=_obey, daemon=True).start()
         uvicorn.Server(uvicorn.Config(served_app, log_level="warning", access_log=False)).run(sockets=[listening])
@@ -127,7 +127,7 @@ def _obey() -> None:
         print("going", flush=True)
 
 
-def _load(port: int, count: int) -> None:
+def load(port: int, count: int) -> None:
     """Send *count* requests, one at a time on each connection."""
     connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
     for _ in range(count // CONNECTIONS):
@@ -166,12 +166,12 @@ def count(row: str, url: str, app: str) -> tuple[Counter[str], list[int]]:
             assert server.stdout is not None
             try:
                 port = int(server.stdout.readline())
-                _load(port, WARM_UP)
+                load(port, WARM_UP)
                 server.stdin.write("go\n")
                 server.stdin.flush()
                 server.stdout.readline()
                 subprocess.run(["callgrind_control", "--instr=on", str(server.pid)], check=True, capture_output=True)
-                _load(port, REQUESTS[app])
+                load(port, REQUESTS[app])
                 server.stdin.write("end\n")
                 server.stdin.flush()
                 collections = json.loads(server.stdout.readline())

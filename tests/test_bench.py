@@ -248,3 +248,10 @@ def test_the_bench_of_the_gil_measures_a_portion_a_batch_and_a_buffer():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     assert [row[0] for row in rows[2:]] == [f"{PORTION:,}", "2,048", "16,384"]
     assert all(float(row[1].split()[0]) > 0 for row in rows[2:])
+
+
+def test_every_part_of_the_training_runs():
+    # In full: the parts must be as frequent beside each other as a build sees them, and end as a program ends.
+    done = run("-m", "bench.training")
+    assert done.returncode == 0, done.stderr
+    assert "left out" not in done.stderr

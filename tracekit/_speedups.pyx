@@ -32,6 +32,16 @@ cdef extern from "Python.h":
     void* PyMem_Realloc(void* block, size_t size)
     void PyMem_Free(void* block)
 
+cdef extern from *:
+    """
+    #ifndef TRACEKIT_TRAINED
+        #define TRACEKIT_TRAINED 0
+    #endif
+    """
+    bint TRACEKIT_TRAINED
+
+_IS_TRAINED = TRACEKIT_TRAINED  # by bench/training.py; see setup.py
+
 include "_speedups_codecs.pxi"
 include "_speedups_carriers.pxi"
 include "_speedups_ids.pxi"
