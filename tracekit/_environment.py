@@ -132,9 +132,9 @@ class Environment:
         """Return the capacity of the buffer, in finished spans."""
         return self.value("OTEL_BSP_MAX_QUEUE_SIZE", whole(2, 1 << 24), 16384)
 
-    def batch_size(self, buffer_size: int) -> int:
-        """Return the size of a batch, at most *buffer_size*."""
-        return self.value("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", whole(1, buffer_size), min(2048, buffer_size))
+    def batch_size(self, buffer_size: int) -> int | None:
+        """Return the size of a batch, at most *buffer_size*, or None for the default."""
+        return self.value("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", whole(1, buffer_size), None, "the default")
 
     def export_interval_s(self) -> float:
         """Return the export interval in seconds."""

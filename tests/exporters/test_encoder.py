@@ -42,6 +42,14 @@ def configured(collector, **options):
     return exporter
 
 
+def sizes_of(collector):
+    """Return the number of spans in each request."""
+    return [
+        sum(len(scope.spans) for part in request.resource_spans for scope in part.scope_spans)
+        for request in collector.requests
+    ]
+
+
 def run_and_fork(program, collector):
     """Return how many spans each process of *program*, which forks, has exported; sorted."""
     command = [sys.executable, "-c", program, collector.url]
@@ -178,12 +186,25 @@ def test_requests_have_at_most_a_batch(collector, batch):
     for thread in threads:
         thread.join()
     assert tracekit.flush()
-    sizes = [
-        sum(len(scope.spans) for part in request.resource_spans for scope in part.scope_spans)
-        for request in collector.requests
-    ]
+    sizes = sizes_of(collector)
     assert max(sizes) <= batch
     assert sum(sizes) == balance.exported == 100 + 700 * len(threads)
+
+
+@quick
+def test_a_request_has_8192_encoded_spans_where_nothing_else_is_said(collector):
+    configured(collector)
+    end(10_000)
+    assert tracekit.flush()
+    assert sizes_of(collector) == [8192, 10_000 - 8192]
+
+
+@quick
+def test_a_small_buffer_bounds_a_request(collector):
+    configured(collector, buffer_size=1024)
+    end(3000)
+    assert tracekit.flush()
+    assert max(sizes_of(collector)) <= 1024
 
 
 @quick
@@ -348,7 +369,7 @@ end(GROUP + 1, "parent")
 child = os.fork()
 end(GROUP, "child" if child == 0 else "late")
 assert tracekit.flush(20)
-print(tracekit.statistics().exported, flush=True)
+os.write(1, b"%d\n" % tracekit.statistics().exported)  # at once: two processes write
 if child:
     os.waitpid(child, 0)
 os._exit(0)
@@ -584,7 +605,7 @@ if child == 0:
     worker.wake()  # as a finaliser that forks below it has it
     worker.flush(20)
 assert tracekit.flush(20)
-print(tracekit.statistics().exported, flush=True)
+os.write(1, b"%d\n" % tracekit.statistics().exported)  # at once: two processes write
 if child:
     os.waitpid(child, 0)
 os._exit(0)

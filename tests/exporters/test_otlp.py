@@ -103,7 +103,7 @@ def test_spans_arrive(collector, protocol, compression):
 
 
 def test_through_the_pipeline_every_span_arrives_once(collector):
-    tracekit.configure(exporter=exporter(collector), environ={})
+    tracekit.configure(exporter=exporter(collector), environ={}, batch_size=2048)
     balance = Balance()
     for number in range(5000):
         tracekit.span(f"span {number}").end()

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .._core.span import Span
     from .exporter import Exporter
 
-BATCH = 2048
-
 
 class Pipeline:
     """The exporter in use, and the counts of all earlier exporters."""
@@ -68,7 +66,7 @@ class Pipeline:
         capacity: int,
         interval_s: float,
         timeout_s: float,
-        batch_size: int = BATCH,
+        batch_size: int | None = None,
     ) -> None:
         """Replace the exporter, after the previous one was flushed and closed, for at most *timeout_s*."""
         with self._lock:
@@ -189,7 +187,7 @@ class Pipeline:
             worker.is_abandoned = True
             worker.close_encoder()
             exporter, after = worker.intake.exporter, self._report_drops
-            worker = Worker(exporter, worker.interval_s, worker.batch_size, after, self.taps)
+            worker = Worker(exporter, worker.interval_s, worker.wanted_size, after, self.taps)
             self._state = worker, Counts()
             buffer.is_asleep = True
             buffer.wake = worker.wake
