@@ -369,7 +369,7 @@ end(GROUP + 1, "parent")
 child = os.fork()
 end(GROUP, "child" if child == 0 else "late")
 assert tracekit.flush(20)
-os.write(1, b"%d\n" % tracekit.statistics().exported)  # at once: two processes write
+os.write(1, b"%d\\n" % tracekit.statistics().exported)  # at once: two processes write
 if child:
     os.waitpid(child, 0)
 os._exit(0)
@@ -605,7 +605,7 @@ if child == 0:
     worker.wake()  # as a finaliser that forks below it has it
     worker.flush(20)
 assert tracekit.flush(20)
-os.write(1, b"%d\n" % tracekit.statistics().exported)  # at once: two processes write
+os.write(1, b"%d\\n" % tracekit.statistics().exported)  # at once: two processes write
 if child:
     os.waitpid(child, 0)
 os._exit(0)
