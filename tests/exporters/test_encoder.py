@@ -52,8 +52,10 @@ def run_and_fork(program, collector):
 @pytest.fixture(params=list(TWINS))
 def form(request):
     """A form of the core whose buffer no pipeline serves."""
-    tracekit.shutdown()
     form = TWINS[request.param]
+    if request.param == "compiled" and not IS_QUICK:
+        pytest.skip("each thread has its own spans, which no encoder reads")
+    tracekit.shutdown()
     form.buffer.wake, form.buffer.is_open, form.buffer.mark = None, True, 1 << 20
     yield form
     form.buffer.drain()
