@@ -826,6 +826,22 @@ def test_without_a_thread_flushes_export_in_their_callers_one_at_a_time(monkeypa
     assert memory.is_shut_down
 
 
+def test_where_daemon_threads_are_not_allowed_flush_exports(monkeypatch):
+    class Thread(threading.Thread):
+        def __init__(self, **_):
+            raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+
+    monkeypatch.setattr(threading, "Thread", Thread)
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, export_interval_s=LONG)
+    end(2)
+    assert tracekit.flush(20)
+    assert len(memory._spans) == 2
+    end(1)
+    assert tracekit.shutdown(20)
+    assert len(memory._spans) == 3
+
+
 # ---- calls from signal handlers and finalisers
 
 
