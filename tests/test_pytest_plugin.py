@@ -640,6 +640,7 @@ def test_the_same_under_pytest_asyncio_with_a_loop_of_the_module(tmp_path):
     assert run.outcomes == dict.fromkeys(["first", "second", "third"], "passed"), run.output
 
 
+@threads_inherit_nothing
 def test_pytest_asyncios_tests_are_looked_at_too(tmp_path):
     pytest.importorskip("pytest_asyncio")
     body = """
@@ -844,6 +845,7 @@ def test_an_error_of_the_plugins_own_is_told_after_the_test_and_not_to_the_progr
 # ---- the page
 
 
+@threads_inherit_nothing
 def test_the_code_and_the_report_in_the_page_about_tests_are_true(tmp_path):
     page = (REPOSITORY / "docs" / "testing.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
