@@ -48,6 +48,7 @@ FREE_THREADED = "3.14t"
 WITHOUT_WHEELS = ("grpcio", "psycopg[binary]")
 WITHOUT_GRPC = [
     *("-k", "not grpc", "--ignore=tests/interop", "--ignore=tests/exporters/test_otlp_peers.py"),
+    *("--ignore=tests/test_api_fuzz.py", "--ignore=tests/test_bare_objects.py"),
     *(f"--ignore=tests/integrations/test_{name}.py" for name in ("bad_input", "bad_programs", "bad_requests", "grpc")),
     *(f"--ignore=tests/ui/test_{name}.py" for name in ("logs", "receiver")),
 ]
