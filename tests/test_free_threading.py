@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +21,7 @@ from tracekit._core.labels import Labels
 from tracekit._core.span import relabel, set_observer, watch_spans
 from tracekit.testing import MemoryExporter
 
+from .exporters.collector import Collector
 from .tools import shared_parent, thread_stress
 
 HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -64,6 +66,15 @@ class Gate:
 
     def shutdown(self):
         pass
+
+
+def output_of(program, *arguments, **environ):
+    """Run *program* in another process; return the words that it prints."""
+    command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
+    environ = {**os.environ, **environ}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, cwd=PACKAGE.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
 
 
 def in_threads(count, work):
@@ -232,6 +243,114 @@ def test_the_child_of_a_fork_records_spans_while_the_parents_threads_did():
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.skipif(not HAS_GIL and tracekit.IMPLEMENTATION == "plain", reason="only C reaches the locks of objects")
+def test_no_object_is_locked_in_the_child_by_a_thread_of_the_parent():
+    """CPython hands the lock of a list over to a thread that waits for it, also while it stops all threads for a fork."""
+    program = """
+        import os, threading, warnings
+        import tracekit
+        warnings.simplefilter("ignore")
+        kept = list(range(300_000))
+        class Keeps:
+            def export(self, spans):
+                kept.append("exported")
+            def shutdown(self):
+                pass
+        tracekit.configure(exporter=Keeps())
+        stopped = threading.Event()
+        def read():
+            while not stopped.is_set():
+                list(kept)
+        threads = [threading.Thread(target=read) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                tracekit.span("child's").end()
+                os._exit(0 if tracekit.flush(10) and kept[-1] == "exported" else 1)
+            _, status = os.waitpid(child, 0)
+            if status:
+                print("status", status)
+                break
+        stopped.set()
+    """
+    assert output_of(program) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_locks_that_the_forking_thread_holds_are_its_own_in_the_child():
+    program = """
+        import os
+        import tracekit
+        class Forks:
+            def sample(self, *_):
+                children.append(os.fork())
+                return True, ""
+        class Keeps:
+            names = []
+            def export(self, spans):
+                self.names.extend([span.name for span in spans])
+            def shutdown(self):
+                pass
+        children = []
+        tracekit.configure(exporter=Keeps(), sampler=Forks())
+        def key(number):  # called while the list is locked; and the sampler, while no other thread is in the core
+            if number == 0:
+                tracekit.span("forks").end()
+            return number
+        numbers = [3, 0, 2, 1]
+        numbers.sort(key=key)
+        numbers.append(4)
+        parent = tracekit.extract({"traceparent": f"00-{1:032x}-{2:016x}-01"})
+        tracekit.span("next", parent=parent).end()
+        done = tracekit.flush(10) and numbers == [0, 1, 2, 3, 4] and Keeps.names[-1] == "next"
+        if children == [0]:
+            os._exit(0 if done else 1)
+        print(done, os.waitpid(children[0], 0)[1])
+    """
+    assert output_of(program) == ["True", "0"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_thread_forks_while_others_record_and_no_id_is_drawn_twice():
+    program = """
+        import os, threading, warnings
+        import tracekit
+        from tracekit.testing import MemoryExporter
+        warnings.simplefilter("ignore")
+        memory = MemoryExporter()
+        tracekit.configure(exporter=memory, buffer_size=1_000_000, export_interval_s=3600)
+        def write_ids():
+            os.write(1, "".join([f"{span.context.span_id}\\n" for span in memory.spans]).encode())
+        def record():
+            for _ in range(700):
+                with tracekit.span("inner"):
+                    pass
+        def fork():
+            with tracekit.span("open") as span:
+                record()
+                child = os.fork()
+                if child == 0:
+                    assert tracekit.current_context().is_remote
+                    assert tracekit.current_context().span_id == span.context.span_id
+                    record()
+                    assert tracekit.flush(30) and tracekit.statistics()[:2] == (700, 700)
+                    write_ids()
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+        threads = [threading.Thread(target=work) for work in (fork, record, record, record)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        write_ids()
+    """
+    ids = output_of(program)
+    assert (len(ids), len(set(ids))) == (700 + 2801, 700 + 2801)
+
+
 @pytest.mark.one_form
 def test_compiled_modules_that_change_their_globals_have_one_thread_at_a_time():
     assert set(COMPILED) >= GUARDED
@@ -254,7 +373,113 @@ def test_the_functions_of_a_guarded_module_begin_and_end_in_the_section(name):
     assert "  #define __Pyx_RefNannyFinishContext() TK_END\n" in text
 
 
-@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="a build for running without the GIL")
+without_gil = pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="a build for running without the GIL"
+)
+
+
+@pytest.fixture
+def turns_gil_on(tmp_path):
+    """The folder of an extension module that does not declare that it can run without the GIL."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    source = tmp_path / "turns_gil_on.c"
+    source.write_text(
+        "#include <Python.h>\n"
+        'static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "turns_gil_on"};\n'
+        "PyMODINIT_FUNC PyInit_turns_gil_on(void) { return PyModuleDef_Init(&module); }\n"
+    )
+    target = tmp_path / f"turns_gil_on{sysconfig.get_config_var('EXT_SUFFIX')}"
+    include = sysconfig.get_paths()["include"]
+    subprocess.run([compiler, "-shared", "-fPIC", f"-I{include}", str(source), "-o", str(target)], check=True)
+    return tmp_path
+
+
+@without_gil
+@pytest.mark.parametrize(("gil", "after"), [("0", "0"), ("1", "1"), ("", "1")], ids=["off", "on", "on in the middle"])
+def test_counts_and_ids_are_right_with_the_gil_without_it_and_where_it_comes_back(gil, after, turns_gil_on):
+    program = """
+        import sys, threading, warnings
+        import tracekit
+        from tracekit.exporters.otlp import OTLPExporter
+        warnings.simplefilter("ignore")
+        tracekit.configure(exporter=OTLPExporter(sys.argv[1], environ={}), buffer_size=100_000)
+        before = tracekit.IMPLEMENTATION
+        half = threading.Barrier(5)
+        def record():
+            for turn in range(2000):
+                with tracekit.span("outer"), tracekit.span("inner"):
+                    pass
+                if turn == 1000:
+                    half.wait()
+        threads = [threading.Thread(target=record) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        half.wait()
+        if sys.argv[2:]:
+            sys.path.insert(0, sys.argv[2])
+            import turns_gil_on
+        for thread in threads:
+            thread.join()
+        assert tracekit.flush(60)
+        assert tracekit.IMPLEMENTATION == before
+        now = tracekit.statistics()
+        print(int(sys._is_gil_enabled()), now.started, now.ended, now.exported, now.queued, now.dropped + now.failed)
+    """
+    folder = [] if gil else [str(turns_gil_on)]
+    with Collector() as collector:
+        words = output_of(program, collector.url, *folder, PYTHON_GIL=gil)
+        spans = collector.spans
+    assert words == [after, "16000", "16000", "16000", "0", "0"]
+    outer = {span.span_id: span.trace_id for span in spans if span.name == "outer"}
+    inner = {span.span_id: span for span in spans if span.name == "inner"}
+    assert (len(spans), len(outer), len(inner), len({*outer, *inner})) == (16000, 8000, 8000, 16000)
+    assert all(outer[span.parent_span_id] == span.trace_id for span in inner.values())
+
+
+@without_gil
+@pytest.mark.parametrize("gil", ["0", "1"])
+def test_interpreters_with_their_own_gil_record_beside_the_main_one(gil):
+    program = """
+        import threading
+        import _interpreters
+        WORK = '''if True:
+            import os
+            import tracekit
+            from tracekit.testing import MemoryExporter
+            memory = MemoryExporter()
+            tracekit.configure(exporter=memory, export_interval_s=3600)
+            for _ in range(500):
+                with tracekit.span("outer") as outer, tracekit.span("inner") as inner:
+                    assert inner.parent == outer.context and tracekit.current_span() is inner
+            assert tracekit.flush(60)
+            now = tracekit.statistics()
+            assert (now.started, now.ended, now.exported) == (1000, 1000, 1000), now
+            words = [tracekit.IMPLEMENTATION, *[span.context.span_id for span in memory.spans]]
+            os.write(1, "".join([word + chr(10) for word in words]).encode())
+        '''
+        numbers = [_interpreters.create() for _ in range(2)]
+        def work(number):
+            failed = _interpreters.exec(number, WORK)
+            if failed is not None:
+                print(failed)
+        threads = [threading.Thread(target=work, args=(number,)) for number in numbers]
+        for thread in threads:
+            thread.start()
+        exec(WORK)
+        for thread in threads:
+            thread.join()
+        for number in numbers:
+            _interpreters.destroy(number)
+    """
+    words = output_of(program, PYTHON_GIL=gil)
+    forms = [word for word in words if word in ("plain", "compiled")]
+    assert sorted(forms) == sorted(["plain", "plain", tracekit.IMPLEMENTATION])
+    assert (len(words), len(set(words) - set(forms))) == (3003, 3000)
+
+
+@without_gil
 @pytest.mark.parametrize("gil", ["0", "1"])
 def test_the_import_neither_warns_nor_turns_the_gil_on(gil):
     program = "import sys, tracekit; print(int(sys._is_gil_enabled()))"

@@ -36,6 +36,9 @@ from tracekit.testing import MemoryExporter, recording, span_tree
 from .tools.backends import BACKENDS
 
 flavour = contextvars.ContextVar("flavour", default="plain")
+threads_inherit_nothing = pytest.mark.skipif(
+    getattr(sys.flags, "thread_inherit_context", 0), reason="threads inherit the Context of their start"
+)
 
 POOL_JOBS = ["apply_async", "imap", "imap_unordered", "map", "map_async", "starmap", "starmap_async"]
 PATCHED = [
@@ -235,6 +238,7 @@ def test_without_hooks_it_is_lost(hand_over, exporter):
     assert "\njob" in span_tree(exporter.spans)
 
 
+@threads_inherit_nothing
 @pytest.mark.usefixtures("hooks")
 @pytest.mark.parametrize("hand_over", [_thread, _timer, _submit, _pool("map_async"), _dummy_process])
 def test_the_trace_alone_travels(hand_over):
@@ -724,6 +728,7 @@ def test_a_hook_looks_like_what_it_stands_for(hooks):
         assert (hook.__name__, hook.__qualname__, hook.__doc__) == (name, original.__qualname__, original.__doc__)
 
 
+@threads_inherit_nothing
 def test_what_was_started_before_they_are_removed_ends_as_it_began(exporter):
     tracekit.install_hooks()
     tracekit_removed = threading.Event()
@@ -784,6 +789,7 @@ def patched():
 each_style = pytest.mark.parametrize("make", [_politely, _plainly])
 
 
+@threads_inherit_nothing
 @each_style
 def test_another_patch_upon_ours_survives_whatever_we_do(make, patched):
     tracekit.install_hooks()
@@ -805,6 +811,7 @@ def test_another_patch_upon_ours_survives_whatever_we_do(make, patched):
     assert calls.count("theirs") == 3
 
 
+@threads_inherit_nothing
 @each_style
 def test_another_patch_under_ours_is_what_we_put_back(make, patched):
     calls = patched(make)
@@ -817,6 +824,7 @@ def test_another_patch_under_ours_is_what_we_put_back(make, patched):
     assert calls.count("theirs") == 2
 
 
+@threads_inherit_nothing
 @pytest.mark.parametrize("is_removed_between", [True, False])
 def test_where_another_library_takes_ours_out_with_its_own_they_can_be_installed_again(patched, is_removed_between):
     patched(_politely)

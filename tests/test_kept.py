@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import re
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -196,6 +197,8 @@ def test_each_hand_off_of_the_table_is_kept_or_lost_as_the_table_says(row, expor
     names, alone, hooked, _ = row
     hand_offs = re.findall(r"`([^`]+)`", names)
     assert hand_offs
+    if getattr(sys.flags, "thread_inherit_context", 0) and "`threading.Thread`" in names:
+        pytest.skip("threads inherit the Context of their start")
     for name in hand_offs:
         hand_off, *runs = HAND_OFFS[name]
         for run in runs:

@@ -144,6 +144,9 @@ def test_batches_are_bounded(arguments, most):
     assert sum(sizes) == balance.exported == 5000
 
 
+@pytest.mark.skipif(
+    not HAS_GIL and tracekit.IMPLEMENTATION == "compiled", reason="objects are freed in their own thread, which waits"
+)
 def test_the_spans_of_a_batch_are_freed_before_the_next_one_is_exported():
     alive = []
 
@@ -821,6 +824,22 @@ def test_without_a_thread_flushes_export_in_their_callers_one_at_a_time(monkeypa
     assert len(memory._spans) == 150
     assert tracekit.shutdown(20)
     assert memory.is_shut_down
+
+
+def test_where_daemon_threads_are_not_allowed_flush_exports(monkeypatch):
+    class Thread(threading.Thread):
+        def __init__(self, **_):
+            raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+
+    monkeypatch.setattr(threading, "Thread", Thread)
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, export_interval_s=LONG)
+    end(2)
+    assert tracekit.flush(20)
+    assert len(memory._spans) == 2
+    end(1)
+    assert tracekit.shutdown(20)
+    assert len(memory._spans) == 3
 
 
 # ---- calls from signal handlers and finalisers

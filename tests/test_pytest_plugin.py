@@ -117,6 +117,13 @@ def run_of_all(tmp_path_factory):
     return Run(tmp_path_factory.mktemp("all"), files, "--tracekit-strict", header=HEADER, plugins=["anyio"])
 
 
+threads_inherit_nothing = pytest.mark.skipif(
+    getattr(sys.flags, "thread_inherit_context", 0),
+    reason="threads inherit the Context of their start and lose no trace",
+)
+
+
+@threads_inherit_nothing
 @pytest.mark.parametrize("name", LEAKS)
 def test_what_leaks_is_found_and_the_test_fails_when_it_is_over(run_of_all, name):
     text, lines = LEAKS[name]
@@ -259,6 +266,7 @@ ONE_OF_EACH = {
 }
 
 
+@threads_inherit_nothing
 def test_what_is_allowed_is_not_said(tmp_path):
     assert tuple(ONE_OF_EACH) == FINDINGS
     files = {}
@@ -632,6 +640,7 @@ def test_the_same_under_pytest_asyncio_with_a_loop_of_the_module(tmp_path):
     assert run.outcomes == dict.fromkeys(["first", "second", "third"], "passed"), run.output
 
 
+@threads_inherit_nothing
 def test_pytest_asyncios_tests_are_looked_at_too(tmp_path):
     pytest.importorskip("pytest_asyncio")
     body = """
@@ -836,6 +845,7 @@ def test_an_error_of_the_plugins_own_is_told_after_the_test_and_not_to_the_progr
 # ---- the page
 
 
+@threads_inherit_nothing
 def test_the_code_and_the_report_in_the_page_about_tests_are_true(tmp_path):
     page = (REPOSITORY / "docs" / "testing.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))

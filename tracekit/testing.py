@@ -28,7 +28,8 @@ class MemoryExporter:
     def spans(self) -> list[Span]:
         """A new list of every span that has ended so far."""
         flush(_PATIENCE_S)
-        return list(self._spans)
+        # iter(): list() alone locks the list where there is no GIL, and a fork may leave the lock taken in the child
+        return list(iter(self._spans))
 
     def __iter__(self) -> Iterator[Span]:
         return iter(self.spans)

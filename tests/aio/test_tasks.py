@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint
 
 import tracekit
 from tracekit import aio
+from tracekit._core.free_threading import HAS_GIL
 from tracekit._core.scopes import inside_context, thread_context
 from tracekit.aio import _stacks, _tasks
 
@@ -447,7 +448,8 @@ def test_a_thread_shows_its_span_and_stack():
         thread.join()
     assert (info.backend, info.state, info.parent) == ("thread", "waiting", None)
     assert "work" in functions(info)
-    assert is_plain or info.span.name == "thread's work"
+    if HAS_GIL and not is_plain:  # otherwise the Context of another thread cannot be read
+        assert info.span.name == "thread's work"
 
 
 def test_a_thread_is_at_least_as_old_as_the_first_look_that_saw_it(monkeypatch):

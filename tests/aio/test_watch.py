@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 import tracekit
 from tracekit import aio
+from tracekit._core.free_threading import HAS_GIL
 from tracekit.aio import _waits, _watch
 
 MS = 1_000_000
@@ -280,6 +281,7 @@ def test_two_loops_of_a_thread_have_two_watches(by_hand):
 # ---- with the thread
 
 
+@pytest.mark.skipif(not HAS_GIL, reason="no code holds the GIL")
 @pytest.mark.anyio
 async def test_c_code_that_holds_the_gil_is_found(exporter):
     with aio.watch_loop(5):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import itertools
 import json
 import os
@@ -80,7 +81,7 @@ def a_coroutine_function_is_decorated(tracer):
     async def main():
         return await asyncio.gather(work(1), work(2))
 
-    return asyncio.run(main()), asyncio.iscoroutinefunction(work)
+    return asyncio.run(main()), inspect.iscoroutinefunction(work)
 
 
 @program

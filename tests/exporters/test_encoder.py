@@ -60,8 +60,10 @@ def run_and_fork(program, collector):
 @pytest.fixture(params=list(TWINS))
 def form(request):
     """A form of the core whose buffer no pipeline serves."""
-    tracekit.shutdown()
     form = TWINS[request.param]
+    if request.param == "compiled" and not IS_QUICK:
+        pytest.skip("each thread has its own spans, which no encoder reads")
+    tracekit.shutdown()
     form.buffer.wake, form.buffer.is_open, form.buffer.mark = None, True, 1 << 20
     yield form
     form.buffer.drain()
@@ -541,6 +543,9 @@ def test_a_flush_that_fails_in_the_exporting_thread_is_not_done(collector, monke
     assert tracekit.flush()
 
 
+@pytest.mark.skipif(
+    not IS_QUICK and tracekit.IMPLEMENTATION == "compiled", reason="records of threads belong to the one buffer"
+)
 @pytest.mark.parametrize("kind", [RecursionError, MemoryError, KeyboardInterrupt])
 def test_a_wake_that_fails_is_tried_again_by_the_next_span(kind):
     calls = []

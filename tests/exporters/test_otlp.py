@@ -353,7 +353,7 @@ def test_a_batch_is_encoded_in_portions_between_which_other_threads_run(collecto
 
 @pytest.mark.parametrize("status", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"])
 def test_retryable_grpc_statuses_are_retried(status):
-    import grpc
+    grpc = pytest.importorskip("grpc")
 
     with GrpcCollector(lambda _, context: context.abort(grpc.StatusCode[status], "later")) as collector:
         sender = exporter(collector, protocol="grpc")
@@ -369,7 +369,7 @@ def retry_info(seconds):
 
 
 def test_resource_exhausted_with_retry_information_is_retried():
-    import grpc
+    grpc = pytest.importorskip("grpc")
 
     def full(_, context):
         context.set_trailing_metadata([("grpc-status-details-bin", retry_info(0))])
@@ -549,7 +549,7 @@ def test_http_on_a_grpc_port_is_reported(collector):
     [("UNAUTHENTICATED", "set headers"), ("UNIMPLEMENTED", "not an OTLP collector"), ("RESOURCE_EXHAUSTED", "no room")],
 )
 def test_a_batch_that_is_rejected_over_grpc_is_dropped_at_once(status, advice):
-    import grpc
+    grpc = pytest.importorskip("grpc")
 
     with GrpcCollector(lambda _, context: context.abort(grpc.StatusCode[status], "no\nway")) as collector:
         said = reason(exporter(collector, protocol="grpc"))

@@ -293,16 +293,22 @@ def run(one: Scenario, backend: str, driver: Driver) -> Verdict:
 
     gc.collect()  # garbage of earlier tests, whose finalisers may warn or raise, is not this scenario's
     driver.begin(name)
-    with _listening(noise, details):
-        try:
-            contextvars.Context().run(anyio.run, main, backend=name, backend_options=options)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            noise.append("raises")
-            details.append("".join(traceback.format_exception(error)))
-        gc.collect()
-        tree = Tree(driver.nodes())
+
+    def heard() -> Tree:
+        with _listening(
+            noise, details
+        ):  # in the scenario's Context: where there is no GIL, warnings are recorded in one
+            try:
+                anyio.run(main, backend=name, backend_options=options)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                noise.append("raises")
+                details.append("".join(traceback.format_exception(error)))
+            gc.collect()
+            return Tree(driver.nodes())
+
+    tree = contextvars.Context().run(heard)
     noise += driver.unmet
     driver.finish()
     words = [*judge(one.expect, tree), *dict.fromkeys(noise)]

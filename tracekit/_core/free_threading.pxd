@@ -206,6 +206,23 @@ cdef extern from *:
         return tk_mine = tk_shared->mine();
     }
 
+    /* CPython hands an object's lock over to a thread that has waited for it for 1 ms, also while it stops the threads for
+       a fork. In the child, such a lock has no owner: only those that this thread's sections hold have one. */
+    static int tk_unlock(PyObject *object, void *section) {
+        uintptr_t at = (uintptr_t)section;
+        PyMutex *lock = &object->ob_mutex;
+        for (; at != 0 && !(at & 1); at = ((PyCriticalSection *)(at & ~(uintptr_t)3))->_cs_prev) { /* 1: is suspended */
+            PyCriticalSection2 *held = (PyCriticalSection2 *)(at & ~(uintptr_t)3);
+            if (held->_cs_base._cs_mutex == lock || ((at & 2) && held->_cs_mutex2 == lock)) return 1; /* 2: has two */
+        }
+        if (lock->_bits) memset(lock, 0, sizeof(PyMutex));
+        return 1;
+    }
+
+    static inline void tk_unlock_all(void) {
+        PyUnstable_GC_VisitObjects(tk_unlock, (void *)PyThreadState_Get()->critical_section);
+    }
+
     static void tk_wait(void) { /* until no thread is busy; those that begin from now on see ``alone`` */
         tk_thread *one = tk_records();
         for (; one != NULL; one = one->next) {
@@ -411,6 +428,7 @@ cdef extern from *:
     #define tk_drain() Py_NewRef(Py_None)
     #define tk_count(which) ((void)(which), 0)
     #define tk_reset() ((void)0)
+    #define tk_unlock_all() ((void)0)
     #endif
     #endif
     """
@@ -433,6 +451,7 @@ cdef extern from *:
     list drained "tk_drain"()
     int64_t count_of "tk_count"(int) noexcept
     void reset_records "tk_reset"() noexcept
+    void unlock_all "tk_unlock_all"() noexcept
 
 
 cdef inline void retire(object replaced) noexcept:

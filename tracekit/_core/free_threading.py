@@ -42,7 +42,7 @@ def _in_c(*_: Any) -> Any:
 
 
 alone = own = is_own = share = may_inherit = note_inherited = is_seen_again = _in_c
-start_one = keep = end_one = waiting = allow = drained = count_of = reset_records = _in_c
+start_one = keep = end_one = waiting = allow = drained = count_of = reset_records = unlock_all = _in_c
 
 
 def indivisible(function: Callable[P, R]) -> Callable[P, R]:

@@ -5,6 +5,7 @@ cimport cython
 from .._speedups cimport Entries, Items, Octets
 from .buffer cimport Buffer
 from .context cimport SpanContext
+from .free_threading cimport WITHOUT_GIL
 from .span cimport CANCELLED, ERROR, OK, Span
 from .tracer cimport Tracer
 

@@ -11,7 +11,6 @@ from .._version import SCHEMA_URL, __version__
 from ..cython import binding, cclass, compiled, final, nonecheck
 from .attributes import CANCELLED_KEY
 from .buffer import buffer
-from .free_threading import HAS_GIL
 from .records import KINDS
 from .span import Span, dropped_parts
 
@@ -19,6 +18,7 @@ _INTERNAL: Final = KINDS[0]
 
 if not compiled:
     from .codecs import Entries, Octets
+    from .free_threading import WITHOUT_GIL
     from .span import CANCELLED, ERROR, OK
 
     HAS_IS_REMOTE: Final = 0x100
@@ -31,8 +31,9 @@ if not compiled:
 
 PORTION: Final = _PORTION
 GROUP: Final = _GROUP  # spans that the thread which ends the last of them encodes
-# In Python a group would hold up that thread; without the GIL the exporting thread encodes while the others work.
-IS_QUICK: Final = compiled and HAS_GIL
+# In Python a group would hold up that thread. Where the core can run without the GIL, also if the GIL is on, each thread
+# has its own spans, and the exporting thread encodes.
+IS_QUICK: Final = compiled and not WITHOUT_GIL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -16,6 +16,7 @@ from .free_threading cimport (
     share,
     stable,
     start_one,
+    unlock_all,
 )
 from .interpreter cimport (
     DEFERRED,

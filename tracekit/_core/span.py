@@ -21,7 +21,7 @@ from .tracestate import make_state
 if not compiled:
     from .codecs import Entries, Items, has_text_keys
     from .context import child_context, from_words, generation, has_ids, new_span_id, with_labels
-    from .free_threading import WITHOUT_GIL, alone, is_guarded, own, retire, share, stable, start_one
+    from .free_threading import WITHOUT_GIL, alone, is_guarded, own, retire, share, stable, start_one, unlock_all
     from .interpreter import (
         DEFERRED,
         RANDOM,
@@ -155,6 +155,8 @@ def set_observer(observer: Observer | None) -> None:
 
 def after_fork() -> Any:
     """Forget, in the child of a fork, the parent's random words, open spans and buffered spans; return the latter."""
+    if WITHOUT_GIL:
+        unlock_all()
     new_generation()
     taken: list[Span] = []
     open_spans(taken, _MAX_NS)

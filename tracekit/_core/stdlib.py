@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from weakref import ref
 else:
     import _collections
+    import sys
     from _collections import deque
     from _collections_abc import Iterable, Mapping, Sequence, Set, ValuesView
     from _contextvars import Context, ContextVar, Token, copy_context
@@ -99,7 +100,8 @@ if not TYPE_CHECKING:
         def _replace(self, /, **changes):
             made = self._make(map(changes.pop, self._fields, self))
             if changes:
-                raise ValueError(f"Got unexpected field names: {list(changes)!r}")
+                error = TypeError if sys.version_info >= (3, 13) else ValueError  # as collections does
+                raise error(f"Got unexpected field names: {list(changes)!r}")
             return made
 
         __replace__ = _replace  # for copy.replace() of Python 3.13

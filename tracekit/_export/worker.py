@@ -172,11 +172,11 @@ class Worker:
 
     def start(self) -> bool:
         """Start a thread, which ends at once if another one serves; return False if no thread can be started."""
-        thread = threading.Thread(target=self.serve, name="tracekit-export", daemon=True)
         try:
+            thread = threading.Thread(target=self.serve, name="tracekit-export", daemon=True)
             # Since Python 3.14 a thread may inherit its starter's Context, and with it a span.
             self.context.copy().run(thread.start)
-        except (RuntimeError, MemoryError):  # no more threads, or the interpreter is exiting
+        except (RuntimeError, MemoryError):  # no more threads, the interpreter is exiting, or allows no daemon threads
             return False
         return True
 

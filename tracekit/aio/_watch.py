@@ -149,7 +149,7 @@ class LoopWatch:
             pass
         self._part = self._longest = None
         if _watches.get(self._key) is self:
-            del _watches[self._key]
+            _watches.pop(self._key, None)  # stop() and the watchdog may both be here
 
     def _run(self) -> None:
         try:

@@ -153,8 +153,8 @@ class FlightRecorder(Front):
 
     def _start(self, reason: str) -> None:
         """Write a file in a thread."""
-        thread = threading.Thread(target=self._write, args=(reason,), name="tracekit-flight", daemon=True)
         try:
+            thread = threading.Thread(target=self._write, args=(reason,), name="tracekit-flight", daemon=True)
             export_context().copy().run(thread.start)
         except (RuntimeError, MemoryError) as error:  # no more threads, or the interpreter is exiting
             self._notices.say("warning", "thread", "flight recorder: no file was written: %s", describe(error))

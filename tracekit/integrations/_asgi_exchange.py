@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.outcome import is_normal_end
 from .._core.scopes import context_scope
-from ..cython import binding, cclass, compiled, final, freelist, nonecheck
+from ..cython import binding, cclass, compiled, final, freelist, no_gc_clear, nonecheck
 from ._asgi_scope import SPAN_KEY, Field, Routes
 from ._http import error_type, report
 from ._redaction import MAX_TEXT
@@ -182,6 +182,7 @@ def _listed(scope: MutableMapping[str, Any], headers: Any) -> Any:
     return headers
 
 
+@no_gc_clear  # a Serving in a cycle calls leave() when it is deallocated: the cycle is cleared in the app's frame or scope
 @freelist(64)
 @binding(False)
 @cclass
@@ -411,6 +412,7 @@ def _inspects_mark() -> Any:
     return mark and mark(marked)._is_coroutine_marker
 
 
+@no_gc_clear
 @binding(False)
 @cclass
 class Request(Exchange):
@@ -578,6 +580,7 @@ def _sending(request: Request, inner: Any) -> Sending:
     return sending
 
 
+@no_gc_clear
 @binding(False)
 @cclass
 class WebSocket(Exchange):

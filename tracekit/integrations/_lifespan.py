@@ -129,7 +129,7 @@ async def _off_the_loop(job: Callable[[], bool]) -> bool:
     # Not the default executor, for the same reason.
     try:
         threading.Thread(target=work, name="tracekit-flush", daemon=True).start()
-    except RuntimeError:  # the system cannot start another thread
+    except RuntimeError:  # the system cannot start another thread, or the interpreter allows no daemon threads
         return job()
     return bool(await done)
 

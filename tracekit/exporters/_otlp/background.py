@@ -67,10 +67,10 @@ class Background:
         return self.flush(timeout_s)
 
     def _start(self) -> bool:
-        thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
         try:
+            thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             EXPORT_CONTEXT.copy().run(thread.start)  # since Python 3.14 a thread may inherit its starter's Context
-        except (RuntimeError, MemoryError):  # no more threads, or the interpreter is exiting
+        except (RuntimeError, MemoryError):  # no more threads, the interpreter is exiting, or allows no daemon threads
             return False
         return True
 

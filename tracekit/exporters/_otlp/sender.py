@@ -111,8 +111,8 @@ class Sender:
             return
         # In a copy of this Context, where nothing is sampled: an instrumented HTTP library must not trace the export.
         run = contextvars.copy_context().run
-        thread = threading.Thread(target=run, args=(self._run,), name="tracekit-send", daemon=True)
         try:
+            thread = threading.Thread(target=run, args=(self._run,), name="tracekit-send", daemon=True)
             thread.start()
             self._thread = thread
         except RuntimeError:  # no more threads, or the interpreter is exiting: the batches stay in the outbox
