@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import tracekit
+from tracekit._core import free_threading
 from tracekit._core.buffer import buffer
 from tracekit._core.labels import Labels
 from tracekit._core.span import relabel, set_observer, watch_spans
@@ -488,3 +489,27 @@ def test_the_import_neither_warns_nor_turns_the_gil_on(gil):
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False, env=environ
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, gil, "")
+
+
+def test_a_call_that_waits_for_another_thread_lets_it_have_the_lock_of_what_it_interrupts():
+    got = []
+
+    def other():
+        with free_threading._lock:
+            got.append(True)
+
+    @free_threading.unlocked
+    def wait():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(20)
+        return list(got)
+
+    with free_threading._lock, free_threading._lock:
+        assert wait() == [True]
+        thread = threading.Thread(target=other, daemon=True)
+        thread.start()
+        thread.join(0.1)
+        assert got == [True]
+    thread.join()
+    assert wait() == [True] * 3

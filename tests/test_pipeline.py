@@ -144,9 +144,7 @@ def test_batches_are_bounded(arguments, most):
     assert sum(sizes) == balance.exported == 5000
 
 
-@pytest.mark.skipif(
-    not HAS_GIL and tracekit.IMPLEMENTATION == "compiled", reason="objects are freed in their own thread, which waits"
-)
+@pytest.mark.skipif(not HAS_GIL, reason="objects are freed in their own thread, which waits")
 def test_the_spans_of_a_batch_are_freed_before_the_next_one_is_exported():
     alive = []
 

@@ -57,6 +57,28 @@ def indivisible(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def unlocked(function: Callable[P, R]) -> Callable[P, R]:
+    """Return *function*, during which other threads get the lock, although its caller may have interrupted the holder.
+
+    A signal handler or a finaliser that waits for another thread would else wait for ever; and what it interrupts has to
+    bear its calls, so another thread's, too.
+    """
+    import functools
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        lock: Any = _lock
+        if not lock._is_owned():
+            return function(*args, **kwargs)
+        state = lock._release_save()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            lock._acquire_restore(state)
+
+    return call
+
+
 def claim(thing: Any, flag: str) -> bool:
     """Set the attribute *flag* of *thing*; return False if another thread has set it before."""
     with _lock:

@@ -28,6 +28,9 @@ class Octets:
     def __init__(self) -> None:
         self._octets = bytearray()
 
+    def need(self, count: int) -> None:
+        """Make room for *count* octets."""
+
     def __bytes__(self) -> bytes:
         """Return all that was written, and begin anew."""
         whole = bytes(self._octets)

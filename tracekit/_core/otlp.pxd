@@ -52,7 +52,10 @@ cdef object _put_runs(list runs, list spans)
 cpdef list split_run(Run run)
 
 
-@cython.locals(span=Span, run=Run, own=Tracer, tracer=Tracer, group=list, tracers=list, their_groups=list, at=Py_ssize_t, load=Py_ssize_t)
+@cython.locals(
+    span=Span, run=Run, own=Tracer, tracer=Tracer, group=list, tracers=list, their_groups=list, at=Py_ssize_t, load=Py_ssize_t,
+    size=Py_ssize_t
+)
 cpdef bytes encode_spans(object spans, object pause=*)
 
 

@@ -189,6 +189,7 @@ def encode_spans(spans: Iterable[Span | Run], pause: Callable[[], object] | None
     their_groups: list[list[Any]] = []
     tracer: Tracer | None = None
     group: list[Any] = []
+    size = 0  # of the runs
     for item in spans:
         if type(item) is Span:
             span: Span = item
@@ -196,6 +197,7 @@ def encode_spans(spans: Iterable[Span | Run], pause: Callable[[], object] | None
         elif type(item) is Run:
             run: Run = item
             own = run._tracer
+            size += len(run.octets)
         else:
             raise TypeError(f"spans must hold spans, not {type(item).__name__}")
         if own is not tracer:
@@ -210,6 +212,8 @@ def encode_spans(spans: Iterable[Span | Run], pause: Callable[[], object] | None
                     tracers.append(tracer)
                     their_groups.append(group)
         group.append(item)
+    if size:
+        out.need(size + _COPIED)  # at once: a buffer that grows is moved, for which the program would wait
     load = 0
     for by_instrumentation in groups.values():
         load = _put_resource_spans(out, list(by_instrumentation.values()), load, pause)

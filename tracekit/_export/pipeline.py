@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core import misuse
 from .._core.buffer import buffer
+from .._core.free_threading import HAS_GIL, unlocked
 from .._core.records import Statistics
 from .exporter import Discard
 from .notices import log, spans_of
@@ -201,3 +202,8 @@ class Pipeline:
         util: Any = sys.modules.get("multiprocessing.util")
         if process is not None and util is not None and process.parent_process() is not None:
             util.Finalize(None, self.shutdown, args=(5.0,), exitpriority=0)
+
+
+if not HAS_GIL:
+    for _name in ("use", "flush", "shutdown", "hold", "take"):
+        setattr(Pipeline, _name, unlocked(getattr(Pipeline, _name)))
