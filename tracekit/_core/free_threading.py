@@ -60,8 +60,8 @@ def indivisible(function: Callable[P, R]) -> Callable[P, R]:
 def unlocked(function: Callable[P, R]) -> Callable[P, R]:
     """Return *function*, during which other threads get the lock, although its caller may have interrupted the holder.
 
-    A signal handler or a finaliser that waits for another thread would else wait for ever; and what it interrupts has to
-    bear its calls, so another thread's, too.
+    Otherwise a signal handler or a finaliser that waits for another thread would wait for ever. The interrupted call has
+    to bear the calls of its handler, so those of another thread, too.
     """
     import functools
 
