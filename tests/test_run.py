@@ -15,9 +15,12 @@ import urllib.request
 
 import pytest
 
+from tracekit._core.otlp import GROUP, IS_QUICK
 from tracekit.cli.main import main
 from tracekit.cli.run import isolation
 from tracekit.exporters.sqlite import SQLiteReader
+
+from .exporters.collector import Collector
 
 pytestmark = [
     pytest.mark.one_form,
@@ -195,6 +198,78 @@ def test_a_program_that_uses_nothing_traced_does_not_load_tracekit(folder):
     code = "import logging.config, sys; print(sorted(name for name in sys.modules if name.startswith('tracekit')))"
     done = run(folder, "--", sys.executable, "-c", code)
     assert done.stdout == "['tracekit._import_hook', 'tracekit._libraries']\n"
+
+
+ENCODES = """
+import fakelib, tracekit
+from tracekit import _configure
+from tracekit._core.otlp import GROUP
+fakelib.work()
+assert tracekit.flush()  # the exporter is made with the first spans
+for _ in range(GROUP):
+    fakelib.work()
+print(_configure._pipeline._worker.encoder.count == GROUP, type(_configure._pipeline.exporter).__name__)
+"""
+
+
+@pytest.mark.skipif(not IS_QUICK, reason="only the compiled form encodes spans where they end")
+def test_spans_for_otlp_are_encoded_where_they_end(folder):
+    (folder / "program.py").write_text(ENCODES)
+    with Collector() as collector:
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+        done = run(folder, "--", sys.executable, "program.py", **settings)
+        assert (done.stdout, done.stderr) == ("True OTLPExporter\n", "")
+        assert len(collector.spans) == 1 + GROUP
+
+
+USES = """
+import asyncio, http.server, sys, threading, urllib.request
+import fastapi, httpx, sqlalchemy
+from fastapi.testclient import TestClient
+
+print(*sorted(name[22:] for name in sys.modules if name.startswith("tracekit.integrations.")))
+app = fastapi.FastAPI()
+engine = sqlalchemy.create_engine("sqlite://")
+
+@app.get("/count")
+def count():
+    with engine.connect() as connection:
+        return connection.execute(sqlalchemy.text("SELECT 1")).scalar()
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+async def ask(url):
+    async with httpx.AsyncClient() as client:
+        await client.get(url)
+
+assert TestClient(app).get("/count").json() == 1
+with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    urllib.request.urlopen(url).close()
+    asyncio.run(ask(url))
+    server.shutdown()
+"""
+
+
+def test_an_integration_is_loaded_at_the_first_use_which_is_traced(folder):
+    (folder / "program.py").write_text(USES)
+    done = run(
+        folder, "--only", "asgi,sqlalchemy,httpx,http_client,http_server,logging", "--", sys.executable, "program.py"
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["_first_use", "_log_fields", "_patch", "logging"]), (
+        done.stderr
+    )
+    with SQLiteReader(folder / "traces.db") as reader:
+        spans = [span for trace in reader.traces() for span in reader.spans(trace.trace_id)]
+    assert sorted(span.name for span in spans) == ["GET", "GET", "GET", "GET", "GET /count", "SELECT"]
 
 
 def test_a_broken_installation_costs_the_traces_and_not_the_program(folder):

@@ -20,13 +20,13 @@ from _thread import RLock, get_ident
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import _libraries
 from ._configure import configure
 from ._core.errors import clip
 from ._core.log import log
 from ._export.notices import describe
 from ._import_hook import HOOK
-from ._plugins import BRIDGE
+from ._libraries import chosen, libraries, names, resolve
+from ._plugins import BRIDGE, FIRST_USE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,7 @@ _FLUSH_S = 2.0  # supervisors wait longer before they kill
 _KINDS = ("app", "client", "connection")  # OpenTelemetry's methods for single objects are called after them
 
 _wanted: dict[Library, dict[str, Any]] = {}  # what instrument() was asked for, with its options
+_waiting: set[Library] = set()  # those whose integration is loaded when the program first uses them
 _undo: dict[Library, Callable[[], object]] = {}  # for those that are instrumented
 _done: dict[Library, tuple[set[str], int]] = {}  # the entry of _reported that it was instrumented for, and its length
 _failed: dict[Library, str] = {}  # and the reason
@@ -78,21 +79,21 @@ def instrument(*targets: Any, **options: Any) -> None:
     """
     if not targets and options:
         raise TypeError("options need the name of a library, or an object")
-    libraries = [named(target) for target in targets if isinstance(target, str)]
+    wanted = [named(target) for target in targets if isinstance(target, str)]
     for target in targets:
         if not isinstance(target, str):
             _instrument_object(target, options)
-    for library in libraries if targets else _libraries.chosen():
+    for library in wanted if targets else chosen():
         _want(library, options)
 
 
 def uninstrument(*targets: Any) -> None:
     """Undo ``instrument()`` with the same arguments; without any, for all libraries, but not for single objects."""
-    libraries = [named(target) for target in targets if isinstance(target, str)]
+    unwanted = [named(target) for target in targets if isinstance(target, str)]
     for target in targets:
         if not isinstance(target, str):
             _object_methods(target)[1](target)
-    for library in libraries if targets else [*_wanted]:
+    for library in unwanted if targets else [*_wanted]:
         for one in (library, *library.instead):
             with _lock:
                 for state in (_wanted, _reported, _failed):
@@ -124,10 +125,11 @@ def run_program(wanted: list[Library]) -> None:
     if environment.exporter_name() == "none":
         configure()
     else:
-        from ._export.later import LaterExporter
+        from ._export.stand_ins import LaterExporter
 
         configure(exporter=LaterExporter(_make_exporter))
         _flush_on_sigterm()
+    _waiting.update([library for library in wanted if library.uses])
     for library in wanted:
         _want(library, {})
 
@@ -156,11 +158,11 @@ def _make_exporter() -> Exporter | None:
 
 def named(name: str) -> Library:
     """Return the library *name*; raise ValueError with names that are like it."""
-    library = _libraries.resolve(name)
+    library = resolve(name)
     if library is None:
         import difflib  # only for this message
 
-        known = _libraries.names()
+        known = names()
         near = difflib.get_close_matches(name, known, 3, 0.6)
         other = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
         raise ValueError(f"no integration for {clip(name)}: {other}")
@@ -207,8 +209,8 @@ def _imported(name: str) -> None:
                 if name in _reported.get(library, ()):  # a reload has replaced its patched classes
                     _reported.pop(library)
                 again.setdefault(library, set()).add(name)
-    for library, names in again.items():
-        _instrument(library, *names)
+    for library, modules in again.items():
+        _instrument(library, *modules)
 
 
 def _instrument(library: Library, *modules: str) -> None:
@@ -276,6 +278,8 @@ def _use_integration(library: Library, options: dict[str, Any]) -> None:
     for other in library.instead:
         if _is_on(other) and other not in _undo:
             raise RuntimeError(f"the program has instrumented it with {other.package}")
+    if library in _waiting and _wait(library, options):
+        return
     try:
         module = importlib.import_module(library.load)
         turn_on, turn_off = module.instrument, module.uninstrument
@@ -293,6 +297,30 @@ def _use_integration(library: Library, options: dict[str, Any]) -> None:
         if not was_on:
             _turn_off(library)  # half of its patches
         raise
+
+
+def _wait(library: Library, options: dict[str, Any]) -> bool:
+    """Call ``instrument()`` of an integration when its library is first used; return False if it has to be now."""
+    modules = _reported.get(library, ())
+    uses = [use for use in library.uses if any(use.startswith((f"{name}.", f"{name}:")) for name in modules)]
+    if options:  # to be checked
+        return False
+
+    def use() -> None:
+        with _lock:
+            _waiting.discard(library)
+            _done.pop(library, None)  # so that it is uninstrumented, and instrumented again
+        _settle(library)
+
+    before = _undo.pop(library, None)
+    if before is not None:  # the methods of fewer modules
+        before()
+    module, kind = FIRST_USE
+    try:
+        _undo[library] = getattr(importlib.import_module(module), kind)(uses, library.load, use).undo
+    except (ImportError, AttributeError):  # not for this version of the library
+        return False
+    return True
 
 
 def _use_instrumentor(library: Library, options: dict[str, Any]) -> None:
@@ -374,10 +402,9 @@ def _only_as_a_whole(target: Any, library: Library | None) -> str:
 
 def _library_of(target: Any) -> Library | None:
     """Return the library whose module, or a module in it, has the class of *target* or one of its bases."""
-    libraries = _libraries.libraries().values()
     # An integration that replaces an instrumentor traces the library that this is named after.
-    known = {name: library for library in libraries for name in library.replaces}
-    known |= {module: library for library in libraries for module in library.modules}
+    known = {name: library for library in libraries().values() for name in library.replaces}
+    known |= {module: library for library in libraries().values() for module in library.modules}
     for kind in type(target).__mro__:
         name = str(kind.__module__)
         while name:

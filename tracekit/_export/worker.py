@@ -19,8 +19,8 @@ from .._core.records import Account
 from .._core.scopes import context_scope
 from .._core.span import Span, check_clock
 from .._core.stdlib import NamedTuple
-from .exporter import account_of
 from .notices import Notices
+from .stand_ins import LaterExporter, account_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -152,9 +152,10 @@ class Worker:
         self.prepared_by: Any = None
         self.parcels: list[Any] = []
         self.prepared = 0
-        # Encodes spans in the threads that end them, for the first exporter alone; None if that has no encoder.
-        self.encodes_for: Any = exporter
-        self.encoder: Any = self.ask("encoder", batch_size) if self.prepares() and self.has("encoder") else None
+        # Encodes spans in the threads that end them, for one exporter alone; None if that has no encoder.
+        self.encodes_for: Any = None
+        self.encoder: Any = None
+        self._encode_for(exporter)
         self.due = 0.0  # on the monotonic clock
         self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
@@ -207,6 +208,25 @@ class Worker:
                 self.settle(0, 0)
 
         return self.call(Job(run), timeout_s) and is_done
+
+    def _encode_for(self, exporter: Exporter) -> None:
+        """Have the threads that end spans encode them for *exporter*, which is in use, if it has an encoder."""
+        self.encodes_for = exporter
+        self.encoder = self.ask("encoder", self.batch_size) if self.prepares() and self.has("encoder") else None
+
+    def _make(self) -> None:
+        """Put the exporter that a ``LaterExporter`` stands for in its place; without one, that raises in ``export()``."""
+        later = self.intake.exporter
+        if isinstance(later, LaterExporter):
+            exporter = self.ask("made")
+            if exporter is None or exporter is False:
+                return
+            if self.intake.exporter is later:  # else lend() has replaced it meanwhile
+                self.intake.exporter = exporter
+                if self.has("start"):
+                    self.ask("start")
+                self._encode_for(exporter)
+                buffer.mark = self.mark(buffer.capacity)
 
     def use(self, exporter: Exporter) -> None:
         """Hand spans to *exporter* from now on, except for those that are encoded or prepared."""
@@ -343,6 +363,8 @@ class Worker:
             self.in_hand += len(spans)
             left += len(spans)
         try:
+            if spans:
+                self._make()
             runs = [item for item in encoded if type(item) is not Span]
             spans[:0] = [item for item in encoded if type(item) is Span]
             del encoded
