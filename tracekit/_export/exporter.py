@@ -50,7 +50,7 @@ class PreparingExporter(Exporter, Protocol):
     """An exporter that prepares spans, so that they can be freed, before it delivers many at once.
 
     ``export(spans)`` is the same as ``deliver([prepare(spans)])``. *prepared_export* is the exporter's own ``export``:
-    where a subclass has another one, that is called instead.
+    where a subclass has another one, or the program has replaced that of the object or class, that is called instead.
 
     With a method ``encoder(batch_size)`` that returns an ``Encoder`` (``_core/otlp.py``), spans are encoded in the threads
     that end them, and ``prepare`` also gets runs of them.

@@ -160,7 +160,7 @@ class Worker:
         self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
     def wake(self) -> None:
-        if not self.encoder or self._has_taps() or self.encoder.work():
+        if not self.encoder or self.taps.taps or "export" in self._own or self.encoder.work():
             self.inbox.put(None)
         if not self.is_served.locked():
             self.start()
@@ -212,6 +212,7 @@ class Worker:
     def _encode_for(self, exporter: Exporter) -> None:
         """Have the threads that end spans encode them for *exporter*, which is in use, if it has an encoder."""
         self.encodes_for = exporter
+        self._own = getattr(exporter, "__dict__", {})  # has "export" once the program has replaced that of the object
         self.encoder = self.ask("encoder", self.batch_size) if self.prepares() and self.has("encoder") else None
 
     def _make(self) -> None:
@@ -320,10 +321,6 @@ class Worker:
         except BaseException:  # from a property of the user's class
             return False
 
-    def _has_taps(self) -> bool:
-        """Return whether spans have to be seen in the exporting thread before they are encoded."""
-        return bool(self.taps.taps) or self.taps.may_be_unsampled
-
     def _encoded(self) -> int:
         """Return the number of spans that wait in the encoder."""
         return int(self.encoder.count) if self.encoder else 0
@@ -334,9 +331,11 @@ class Worker:
 
     def mark(self, capacity: int) -> int:
         """Return the number of waiting spans at which they are encoded, or this thread is woken."""
-        if self.encoder and self.encoder.is_open and not self._has_taps():
+        if not self.prepares():
+            return capacity >> 1
+        if self.encoder and self.encoder.is_open and not self.taps.taps:  # readers get spans, before they are encoded
             return min(int(self.encoder.group) - 1, capacity >> 1)
-        return min(MARK, capacity >> 1) if self.prepares() else capacity >> 1
+        return min(MARK, capacity >> 1)
 
     def drain(self) -> None:
         """Export all spans: those in the buffer, and those that are prepared."""
@@ -354,7 +353,7 @@ class Worker:
             encoded: list[Any] = []
             left = 0
             if self.encoder:
-                buffer.mark = self.mark(buffer.capacity)  # taps come and go
+                buffer.mark = self.mark(buffer.capacity)  # taps, and export() of the program's, come and go
                 encoded = self.encoder.take()
                 left = self.encoder.taken
                 self.in_hand += left
