@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import importlib
 import importlib.util
 import sys
@@ -14,7 +13,6 @@ from importlib.machinery import SourceFileLoader
 
 import pytest
 
-from tracekit import _import_hook
 from tracekit._import_hook import ImportHook
 
 
@@ -220,26 +218,3 @@ def test_threads_that_import_at_once_get_one_module_and_one_report(folder, hook)
     assert len(found) == 8
     assert len(set(map(id, found))) == 1
     assert hook.reports == [("hooked", True)]
-
-
-@pytest.mark.parametrize("is_collecting", [True, False])
-@pytest.mark.parametrize("fails", [False, True])
-def test_no_garbage_is_collected_while_tracekit_run_loads_tracekit(monkeypatch, is_collecting, fails):
-    hook = ImportHook()
-    monkeypatch.setattr(_import_hook, "HOOK", hook)
-    found = []
-
-    def run(_):
-        found.append(gc.isenabled())
-        if fails:
-            raise ValueError
-
-    was_collecting = gc.isenabled()
-    (gc.enable if is_collecting else gc.disable)()
-    try:
-        _import_hook.start([], run)
-        found.append(gc.isenabled())
-    finally:
-        hook.remove()
-        (gc.enable if was_collecting else gc.disable)()
-    assert found == [False, is_collecting]

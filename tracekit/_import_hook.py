@@ -8,7 +8,6 @@ its real loader back before the module's code runs, so neither the module nor a 
 
 from __future__ import annotations
 
-import gc
 import sys
 from _thread import get_ident
 
@@ -137,17 +136,11 @@ def start(wanted: list[Library], run: Callable[[list[Library]], None]) -> None:
         if is_loading or name not in reasons:
             return
         is_loading = True
-        # Modules are no garbage: while they load, its collector would look at all that the program has imported.
-        is_collecting = gc.isenabled()
-        gc.disable()
         try:
             run(wanted)
         except Exception as error:  # the program runs, untraced
             HOOK.remove()
             sys.stderr.write(f"tracekit: not traced: {type(error).__name__}: {error}\n")
-        finally:
-            if is_collecting:
-                gc.enable()
 
     reasons = {name for library in wanted if not library.is_late for name in library.modules} | {"tracekit"}
     HOOK.imported = load

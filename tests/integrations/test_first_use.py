@@ -148,8 +148,10 @@ def test_a_library_without_the_method_is_left_alone(library, place, error):
     assert library.call is before
 
 
-def test_an_integration_that_cannot_be_imported_is_for_the_caller_to_report(library):
+def test_an_integration_that_cannot_be_imported_is_for_the_caller_to_report(library, tmp_path, monkeypatch):
+    (tmp_path / "fake_broken.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
     used = []
-    FirstUse(PLACES, "fake_missing", tracing(library, used))
+    FirstUse(PLACES, "fake_broken", tracing(library, used))
     assert library().call(0) == ["traced", "call", 0]
     assert used == ["used"]

@@ -84,7 +84,7 @@ class FirstUse:
                 self._has_begun = True
                 try:
                     importlib.import_module(self._load)
-                except ImportError:  # which use() deals with
+                except Exception:  # which use() deals with
                     pass
                 self._restored.update(self._patches.restore())
                 self._use()
