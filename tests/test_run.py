@@ -224,7 +224,7 @@ def test_spans_for_otlp_are_encoded_where_they_end(folder):
 
 USES = """
 import asyncio, http.server, sys, threading, urllib.request
-import fastapi, httpx, sqlalchemy
+import fastapi, httpx, sqlalchemy, uvicorn
 from fastapi.testclient import TestClient
 
 print(*sorted(name[22:] for name in sys.modules if name.startswith("tracekit.integrations.")))
@@ -249,6 +249,9 @@ async def ask(url):
     async with httpx.AsyncClient() as client:
         await client.get(url)
 
+config = uvicorn.Config(app, log_config=None)
+config.load()
+assert config.interface == "asgi3"  # uvicorn has not taken the application for a factory
 assert TestClient(app).get("/count").json() == 1
 with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
     threading.Thread(target=server.serve_forever, daemon=True).start()

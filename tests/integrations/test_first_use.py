@@ -60,6 +60,9 @@ def test_a_coroutine_function_stays_one(library):
     FirstUse(PLACES, "textwrap", tracing(library, used))
     assert asyncio.iscoroutinefunction(library.wait)
     assert not asyncio.iscoroutinefunction(library.call)
+    with pytest.raises(TypeError):  # as of the method itself, before anything is awaited
+        library().wait()
+    assert used == []
     assert [asyncio.run(library().wait(at)) for at in range(2)] == [["traced", "wait", 0], ["traced", "wait", 1]]
     assert used == ["used"]
 

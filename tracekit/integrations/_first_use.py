@@ -63,12 +63,17 @@ class FirstUse:
             return getattr(owner, name) if (owner, name) in self._restored else original
 
         if getattr(getattr(original, "__code__", None), "co_flags", 0) & _CO_COROUTINE:
+            # With the parameters of the methods that are known: uvicorn calls an application without any, and takes it for
+            # a factory if that does not raise.
+            @functools.wraps(original)
+            async def serve(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+                return await current()(self, scope, receive, send)
 
             @functools.wraps(original)
-            async def wait(*args: Any, **kwargs: Any) -> Any:
-                return await current()(*args, **kwargs)
+            async def send(self: Any, request: Any) -> Any:
+                return await current()(self, request)
 
-            return wait
+            return serve if name == "__call__" else send
 
         @functools.wraps(original)
         def method(*args: Any, **kwargs: Any) -> Any:
