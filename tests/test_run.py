@@ -222,59 +222,6 @@ def test_spans_for_otlp_are_encoded_where_they_end(folder):
         assert len(collector.spans) == 1 + GROUP
 
 
-USES = """
-import asyncio, http.server, sys, threading, urllib.request
-import fastapi, httpx, sqlalchemy, uvicorn
-from fastapi.testclient import TestClient
-
-print(*sorted(name[22:] for name in sys.modules if name.startswith("tracekit.integrations.")))
-app = fastapi.FastAPI()
-engine = sqlalchemy.create_engine("sqlite://")
-
-@app.get("/count")
-def count():
-    with engine.connect() as connection:
-        return connection.execute(sqlalchemy.text("SELECT 1")).scalar()
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-async def ask(url):
-    async with httpx.AsyncClient() as client:
-        await client.get(url)
-
-config = uvicorn.Config(app, log_config=None)
-config.load()
-assert config.interface == "asgi3"  # uvicorn has not taken the application for a factory
-assert TestClient(app).get("/count").json() == 1
-with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/"
-    urllib.request.urlopen(url).close()
-    asyncio.run(ask(url))
-    server.shutdown()
-"""
-
-
-def test_an_integration_is_loaded_at_the_first_use_which_is_traced(folder):
-    (folder / "program.py").write_text(USES)
-    done = run(
-        folder, "--only", "asgi,sqlalchemy,httpx,http_client,http_server,logging", "--", sys.executable, "program.py"
-    )
-    assert (done.returncode, done.stdout.split()) == (0, ["_first_use", "_log_fields", "_patch", "logging"]), (
-        done.stderr
-    )
-    with SQLiteReader(folder / "traces.db") as reader:
-        spans = [span for trace in reader.traces() for span in reader.spans(trace.trace_id)]
-    assert sorted(span.name for span in spans) == ["GET", "GET", "GET", "GET", "GET /count", "SELECT"]
-
-
 def test_a_broken_installation_costs_the_traces_and_not_the_program(folder):
     (folder / "tracekit").mkdir()
     (folder / "tracekit" / "__init__.py").write_text("raise OSError('broken')")

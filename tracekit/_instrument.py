@@ -26,7 +26,7 @@ from ._core.log import log
 from ._export.notices import describe
 from ._import_hook import HOOK
 from ._libraries import chosen, libraries, names, resolve
-from ._plugins import BRIDGE, FIRST_USE
+from ._plugins import BRIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,6 @@ _FLUSH_S = 2.0  # supervisors wait longer before they kill
 _KINDS = ("app", "client", "connection")  # OpenTelemetry's methods for single objects are called after them
 
 _wanted: dict[Library, dict[str, Any]] = {}  # what instrument() was asked for, with its options
-_waiting: set[Library] = set()  # those whose integration is loaded when the program first uses them
 _undo: dict[Library, Callable[[], object]] = {}  # for those that are instrumented
 _done: dict[Library, tuple[set[str], int]] = {}  # the entry of _reported that it was instrumented for, and its length
 _failed: dict[Library, str] = {}  # and the reason
@@ -129,7 +128,6 @@ def run_program(wanted: list[Library]) -> None:
 
         configure(exporter=LaterExporter(_make_exporter))
         _flush_on_sigterm()
-    _waiting.update([library for library in wanted if library.uses])
     for library in wanted:
         _want(library, {})
 
@@ -278,8 +276,6 @@ def _use_integration(library: Library, options: dict[str, Any]) -> None:
     for other in library.instead:
         if _is_on(other) and other not in _undo:
             raise RuntimeError(f"the program has instrumented it with {other.package}")
-    if library in _waiting and _wait(library, options):
-        return
     try:
         module = importlib.import_module(library.load)
         turn_on, turn_off = module.instrument, module.uninstrument
@@ -297,30 +293,6 @@ def _use_integration(library: Library, options: dict[str, Any]) -> None:
         if not was_on:
             _turn_off(library)  # half of its patches
         raise
-
-
-def _wait(library: Library, options: dict[str, Any]) -> bool:
-    """Call ``instrument()`` of an integration when its library is first used; return False if it has to be now."""
-    modules = _reported.get(library, ())
-    uses = [use for use in library.uses if any(use.startswith((f"{name}.", f"{name}:")) for name in modules)]
-    if options:  # to be checked
-        return False
-
-    def use() -> None:
-        with _lock:
-            _waiting.discard(library)
-            _done.pop(library, None)  # so that it is uninstrumented, and instrumented again
-        _settle(library)
-
-    before = _undo.pop(library, None)
-    if before is not None:  # the methods of fewer modules
-        before()
-    module, kind = FIRST_USE
-    try:
-        _undo[library] = getattr(importlib.import_module(module), kind)(uses, library.load, use).undo
-    except (ImportError, AttributeError):  # not for this version of the library
-        return False
-    return True
 
 
 def _use_instrumentor(library: Library, options: dict[str, Any]) -> None:

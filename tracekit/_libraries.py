@@ -25,8 +25,7 @@ class Library:
     *load* is a module of tracekit's or of a third party's, or ``module:Class`` of an OpenTelemetry instrumentor.
     *package* is the distribution that has it. The library is instrumented when one of *modules* is imported, without
     any at once. *replaces* holds names of instrumentors that are left out for it, *instead* those of them that are
-    installed. *uses* holds methods, ``module:Class.method``, one of which
-    each use of the library calls: ``tracekit run`` loads *load* at the first such call. *by_name_only*: not among "all libraries". *is_late*: importing the library is no reason to load
+    installed. *by_name_only*: not among "all libraries". *is_late*: importing the library is no reason to load
     tracekit, because it makes no spans.
     """
 
@@ -40,7 +39,6 @@ class Library:
         "name",
         "package",
         "replaces",
-        "uses",
     )
 
     def __init__(
@@ -51,13 +49,11 @@ class Library:
         *,
         package: str = "tracekit",
         replaces: tuple[str, ...] = (),
-        uses: tuple[str, ...] = (),
         by_name_only: bool = False,
         is_late: bool = False,
         is_opentelemetry: bool = False,
     ) -> None:
         self.name, self.load, self.modules, self.package = name, load, modules, package
-        self.uses = uses
         self.replaces, self.by_name_only, self.is_late = replaces, by_name_only, is_late
         self.is_opentelemetry = is_opentelemetry
         self.instead: list[Library] = []
@@ -90,39 +86,17 @@ _OTEL_BY_NAME_ONLY = ("asgi", "asyncio", "dbapi", "system_metrics", "threading",
 
 
 def _own() -> list[Library]:
-    def own(
-        name: str, *modules: str, replaces: str = "", uses: str = "", is_late: bool = False, by_name_only: bool = False
-    ) -> Library:
-        return Library(
-            name,
-            f"tracekit.integrations.{name}",
-            modules,
-            replaces=(*replaces.split(),),
-            uses=(*uses.split(),),
-            by_name_only=by_name_only,
-            is_late=is_late,
-        )
+    def own(name: str, *modules: str, replaces: str = "", by_name_only: bool = False, is_late: bool = False) -> Library:
+        load, names = f"tracekit.integrations.{name}", tuple(replaces.split())
+        return Library(name, load, modules, replaces=names, by_name_only=by_name_only, is_late=is_late)
 
     return [
         own("aiohttp", "aiohttp", replaces="aiohttp-client aiohttp-server"),
         own("arq", "arq"),
-        own(
-            "asgi",
-            "starlette",
-            "fastapi",
-            "django.core.handlers.asgi",
-            replaces="asgi starlette fastapi",
-            uses="starlette.applications:Starlette.__call__ fastapi.applications:FastAPI.__call__"
-            " django.core.handlers.asgi:ASGIHandler.__call__",
-        ),
+        own("asgi", "starlette", "fastapi", "django.core.handlers.asgi", replaces="asgi starlette fastapi"),
         own("celery", "celery", replaces="celery"),
         own("grpc", "grpc", replaces="grpc_client grpc_server grpc_aio_client grpc_aio_server"),
-        own(
-            "http_client",
-            "http.client",
-            replaces="urllib urllib3 requests",
-            uses="http.client:HTTPConnection.endheaders",
-        ),
+        own("http_client", "http.client", replaces="urllib urllib3 requests"),
         # Servers are named "socketserver" too, but its import is no reason to load http.server: logging.config does that.
         # ASGI servers take SIGTERM for themselves before they import the app: what exports at that signal has to be there by
         # then.
@@ -135,23 +109,12 @@ def _own() -> list[Library]:
             "wsgiref.simple_server",
             "xmlrpc.server",
             replaces="socketserver",
-            uses="http.server:BaseHTTPRequestHandler.__init__ wsgiref.simple_server:ServerHandler.run",
         ),
-        own(
-            "httpx",
-            "httpx",
-            replaces="httpx",
-            uses="httpx:Client._send_single_request httpx:AsyncClient._send_single_request",
-        ),
-        own(
-            "httpx2",
-            "httpx2",
-            replaces="httpx2",
-            uses="httpx2:Client._send_single_request httpx2:AsyncClient._send_single_request",
-        ),
+        own("httpx", "httpx", replaces="httpx"),
+        own("httpx2", "httpx2", replaces="httpx2"),
         own("logging", "logging", replaces="logging", is_late=True),
         own("loguru", "loguru", is_late=True),
-        own("sqlalchemy", "sqlalchemy", replaces="sqlalchemy", uses="sqlalchemy.engine.base:Connection.__init__"),
+        own("sqlalchemy", "sqlalchemy", replaces="sqlalchemy"),
         own("structlog", "structlog", is_late=True),
         own("subprocess", "subprocess", "asyncio.subprocess", by_name_only=True, is_late=True),
         own("taskiq", "taskiq"),

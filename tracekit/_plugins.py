@@ -13,7 +13,5 @@ EXPORTERS = {
 }
 # For TRACEKIT_DEBUG_PAGES.
 DEBUG_PAGES = "tracekit.debug._server", "serve_once"
-# For ``tracekit run``.
-FIRST_USE = "tracekit.integrations._first_use", "FirstUse"
 # Installed before the first instrumentor of OpenTelemetry.
 BRIDGE = "tracekit.bridges.opentelemetry", "install"

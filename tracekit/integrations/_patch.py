@@ -36,10 +36,9 @@ class Patches:
         self._replaced.append((owner, name, ours, own))
         self.is_active = True
 
-    def restore(self) -> list[tuple[Any, str]]:
-        """Put the former attributes back, where no other package has replaced ours since; return their owners and names."""
+    def restore(self) -> None:
+        """Put the former attributes back, where no other package has replaced ours since."""
         self.is_active = False
-        restored = []
         while self._replaced:
             owner, name, ours, own = self._replaced.pop()
             if vars(owner).get(name) is not ours:
@@ -48,8 +47,6 @@ class Patches:
                 delattr(owner, name)
             else:
                 setattr(owner, name, own)
-            restored.append((owner, name))
-        return restored
 
 
 def check_whole(library: str, instead: str, target: object) -> None:
