@@ -97,3 +97,37 @@ def test_spans_are_encoded_where_they_end_once_the_exporter_is_made():
         assert len(buffer) == 0
         assert tracekit.flush()
         assert len(collector.spans) == 1 + GROUP
+
+
+class Preparing(MemoryExporter):
+    @property
+    def prepared_export(self):
+        return self.export
+
+    def prepare(self, spans):
+        return spans
+
+    def deliver(self, parcels):
+        for spans in parcels:
+            self.export(spans)
+
+
+def test_an_exporter_that_is_made_after_its_pipeline_was_given_up_changes_nothing():
+    begun, release = threading.Event(), threading.Event()
+
+    def make():
+        begun.set()
+        assert release.wait(20)
+        return Preparing()
+
+    tracekit.configure(exporter=LaterExporter(make))
+    tracekit.span("lost").end()
+    late = [thread for thread in threading.enumerate() if thread.name == "tracekit-export"]
+    assert not tracekit.shutdown(timeout_s=0.05)
+    assert begun.wait(20)
+    tracekit.configure(exporter=MemoryExporter())
+    mark = buffer.mark
+    release.set()
+    for thread in late:
+        thread.join(20)
+    assert buffer.mark == mark

@@ -1,4 +1,4 @@
-"""Exporters that stand where no other one is: for taps alone, or until the configured one is made."""
+"""Exporters for when there is no other: for taps alone, or until the configured one is made."""
 
 from __future__ import annotations
 
@@ -42,11 +42,7 @@ class LaterExporter:
     """
 
     def __init__(self, make: Callable[[], Exporter | None]) -> None:
-        self._make = make
-
-    def made(self) -> Exporter | None:
-        """Return the exporter."""
-        return self._make()
+        self.make = make
 
     def export(self, spans: Sequence[Span]) -> None:
         """Raise: *spans* are for the exporter."""

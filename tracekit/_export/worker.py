@@ -153,14 +153,14 @@ class Worker:
         self.parcels: list[Any] = []
         self.prepared = 0
         # Encodes spans in the threads that end them, for one exporter alone; None if that has no encoder.
-        self.encodes_for: Any = None
-        self.encoder: Any = None
+        self.encodes_for: Any
+        self.encoder: Any
         self._encode_for(exporter)
         self.due = 0.0  # on the monotonic clock
         self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
     def wake(self) -> None:
-        if not self.encoder or self.taps.taps or "export" in self._own or self.encoder.work():
+        if not self._encodes or self.taps.taps or "export" in self._own or self.encoder.work():
             self.inbox.put(None)
         if not self.is_served.locked():
             self.start()
@@ -214,20 +214,22 @@ class Worker:
         self.encodes_for = exporter
         self._own = getattr(exporter, "__dict__", {})  # has "export" once the program has replaced that of the object
         self.encoder = self.ask("encoder", self.batch_size) if self.prepares() and self.has("encoder") else None
+        self._encodes = bool(self.encoder)
 
     def _make(self) -> None:
         """Put the exporter that a ``LaterExporter`` stands for in its place; without one, that raises in ``export()``."""
         later = self.intake.exporter
         if isinstance(later, LaterExporter):
-            exporter = self.ask("made")
-            if exporter is None or exporter is False:
+            exporter = self.ask("make")
+            if exporter is None or exporter is False or self.intake.exporter is not later:  # lend() has replaced it
                 return
-            if self.intake.exporter is later:  # else lend() has replaced it meanwhile
-                self.intake.exporter = exporter
-                if self.has("start"):
-                    self.ask("start")
-                self._encode_for(exporter)
-                buffer.mark = self.mark(buffer.capacity)
+            self.intake.exporter = exporter
+            if self.has("start"):
+                self.ask("start")
+            self._encode_for(exporter)
+            with self.lock:
+                if not self.is_abandoned:  # else another worker may have set it
+                    buffer.mark = self.mark(buffer.capacity)
 
     def use(self, exporter: Exporter) -> None:
         """Hand spans to *exporter* from now on, except for those that are encoded or prepared."""
@@ -331,11 +333,12 @@ class Worker:
 
     def mark(self, capacity: int) -> int:
         """Return the number of waiting spans at which they are encoded, or this thread is woken."""
-        if not self.prepares():
-            return capacity >> 1
-        if self.encoder and self.encoder.is_open and not self.taps.taps:  # readers get spans, before they are encoded
+        prepares = self.prepares()
+        # Taps get spans, before they are encoded.
+        self._encodes = bool(prepares and self.encoder and self.encoder.is_open and not self.taps.taps)
+        if self._encodes:
             return min(int(self.encoder.group) - 1, capacity >> 1)
-        return min(MARK, capacity >> 1)
+        return min(MARK, capacity >> 1) if prepares else capacity >> 1
 
     def drain(self) -> None:
         """Export all spans: those in the buffer, and those that are prepared."""

@@ -25,7 +25,7 @@ _MAX_PLACE: Final = 128  # characters
 
 
 def watch_django() -> None:
-    """As that of WSGI, which is imported only with Django."""
+    """Call ``watch_django()`` of WSGI if Django is imported, without which that module is not loaded."""
     if "django.core.handlers.base" in sys.modules:
         from ._wsgi_frameworks import watch_django
 
