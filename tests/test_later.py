@@ -120,11 +120,11 @@ def test_an_exporter_that_is_made_after_its_pipeline_was_given_up_changes_nothin
         assert release.wait(20)
         return Preparing()
 
-    tracekit.configure(exporter=LaterExporter(make))
+    tracekit.configure(exporter=LaterExporter(make), export_interval_s=0.01)
     tracekit.span("lost").end()
-    late = [thread for thread in threading.enumerate() if thread.name == "tracekit-export"]
-    assert not tracekit.shutdown(timeout_s=0.05)
     assert begun.wait(20)
+    late = [thread for thread in threading.enumerate() if thread.name == "tracekit-export"]
+    assert not tracekit.shutdown(timeout_s=0.01)
     tracekit.configure(exporter=MemoryExporter())
     mark = buffer.mark
     release.set()
