@@ -15,9 +15,12 @@ import urllib.request
 
 import pytest
 
+from tracekit._core.otlp import GROUP, IS_QUICK
 from tracekit.cli.main import main
 from tracekit.cli.run import isolation
 from tracekit.exporters.sqlite import SQLiteReader
+
+from .exporters.collector import Collector
 
 pytestmark = [
     pytest.mark.one_form,
@@ -195,6 +198,28 @@ def test_a_program_that_uses_nothing_traced_does_not_load_tracekit(folder):
     code = "import logging.config, sys; print(sorted(name for name in sys.modules if name.startswith('tracekit')))"
     done = run(folder, "--", sys.executable, "-c", code)
     assert done.stdout == "['tracekit._import_hook', 'tracekit._libraries']\n"
+
+
+ENCODES = """
+import fakelib, tracekit
+from tracekit import _configure
+from tracekit._core.otlp import GROUP
+fakelib.work()
+assert tracekit.flush()  # the exporter is made with the first spans
+for _ in range(GROUP):
+    fakelib.work()
+print(_configure._pipeline._worker.encoder.count == GROUP, type(_configure._pipeline.exporter).__name__)
+"""
+
+
+@pytest.mark.skipif(not IS_QUICK, reason="only the compiled form encodes spans where they end")
+def test_spans_for_otlp_are_encoded_where_they_end(folder):
+    (folder / "program.py").write_text(ENCODES)
+    with Collector() as collector:
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+        done = run(folder, "--", sys.executable, "program.py", **settings)
+        assert (done.stdout, done.stderr) == ("True OTLPExporter\n", "")
+        assert len(collector.spans) == 1 + GROUP
 
 
 def test_a_broken_installation_costs_the_traces_and_not_the_program(folder):

@@ -20,12 +20,12 @@ from _thread import RLock, get_ident
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import _libraries
 from ._configure import configure
 from ._core.errors import clip
 from ._core.log import log
 from ._export.notices import describe
 from ._import_hook import HOOK
+from ._libraries import chosen, libraries, names, resolve
 from ._plugins import BRIDGE
 
 if TYPE_CHECKING:
@@ -78,21 +78,21 @@ def instrument(*targets: Any, **options: Any) -> None:
     """
     if not targets and options:
         raise TypeError("options need the name of a library, or an object")
-    libraries = [named(target) for target in targets if isinstance(target, str)]
+    wanted = [named(target) for target in targets if isinstance(target, str)]
     for target in targets:
         if not isinstance(target, str):
             _instrument_object(target, options)
-    for library in libraries if targets else _libraries.chosen():
+    for library in wanted if targets else chosen():
         _want(library, options)
 
 
 def uninstrument(*targets: Any) -> None:
     """Undo ``instrument()`` with the same arguments; without any, for all libraries, but not for single objects."""
-    libraries = [named(target) for target in targets if isinstance(target, str)]
+    unwanted = [named(target) for target in targets if isinstance(target, str)]
     for target in targets:
         if not isinstance(target, str):
             _object_methods(target)[1](target)
-    for library in libraries if targets else [*_wanted]:
+    for library in unwanted if targets else [*_wanted]:
         for one in (library, *library.instead):
             with _lock:
                 for state in (_wanted, _reported, _failed):
@@ -124,7 +124,7 @@ def run_program(wanted: list[Library]) -> None:
     if environment.exporter_name() == "none":
         configure()
     else:
-        from ._export.later import LaterExporter
+        from ._export.stand_ins import LaterExporter
 
         configure(exporter=LaterExporter(_make_exporter))
         _flush_on_sigterm()
@@ -156,11 +156,11 @@ def _make_exporter() -> Exporter | None:
 
 def named(name: str) -> Library:
     """Return the library *name*; raise ValueError with names that are like it."""
-    library = _libraries.resolve(name)
+    library = resolve(name)
     if library is None:
         import difflib  # only for this message
 
-        known = _libraries.names()
+        known = names()
         near = difflib.get_close_matches(name, known, 3, 0.6)
         other = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
         raise ValueError(f"no integration for {clip(name)}: {other}")
@@ -207,8 +207,8 @@ def _imported(name: str) -> None:
                 if name in _reported.get(library, ()):  # a reload has replaced its patched classes
                     _reported.pop(library)
                 again.setdefault(library, set()).add(name)
-    for library, names in again.items():
-        _instrument(library, *names)
+    for library, modules in again.items():
+        _instrument(library, *modules)
 
 
 def _instrument(library: Library, *modules: str) -> None:
@@ -374,10 +374,9 @@ def _only_as_a_whole(target: Any, library: Library | None) -> str:
 
 def _library_of(target: Any) -> Library | None:
     """Return the library whose module, or a module in it, has the class of *target* or one of its bases."""
-    libraries = _libraries.libraries().values()
     # An integration that replaces an instrumentor traces the library that this is named after.
-    known = {name: library for library in libraries for name in library.replaces}
-    known |= {module: library for library in libraries for module in library.modules}
+    known = {name: library for library in libraries().values() for name in library.replaces}
+    known |= {module: library for library in libraries().values() for module in library.modules}
     for kind in type(target).__mro__:
         name = str(kind.__module__)
         while name:

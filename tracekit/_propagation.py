@@ -10,7 +10,6 @@ from ._carriers import set_formats
 from ._core.codecs import Sieve
 from ._core.context import SpanContext, ids_of, make_context
 from ._core.errors import FormatError, clip
-from .wire.environ import fields_of, set_fields
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ DEFAULT_FORMATS: Sequence[Format] = (TRACECONTEXT, BAGGAGE)
 _formats: Sequence[Format] = DEFAULT_FORMATS
 _sieve: Sieve | None = None
 
+_VARIABLES = ("TRACEPARENT", "TRACESTATE", "BAGGAGE")  # of the default formats
 _DEFERRED = 0x100
 # The names in OTEL_PROPAGATORS, as OpenTelemetry spells them where it has them.
 _NAMES = {
@@ -164,6 +164,10 @@ def _write(context: SpanContext, carrier: Any) -> None:
 
 def extract_environ(environ: Mapping[str, str]) -> SpanContext | None:
     """Return the context in *environ*, in ``TRACEPARENT`` and the other variables of the formats, or None."""
+    if _formats == DEFAULT_FORMATS and not any(name in environ for name in _VARIABLES):
+        return None  # as in most processes: not worth the import
+    from .wire.environ import fields_of
+
     carrier = fields_of(environ, _formats)
     return extract(carrier) if carrier else None
 
@@ -173,5 +177,7 @@ def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
     variables = dict(environ)
     carrier: dict[str, Any] = inject({})
     if carrier:
+        from .wire.environ import set_fields
+
         set_fields(variables, carrier, _formats)
     return variables

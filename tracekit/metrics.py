@@ -17,8 +17,8 @@ from ._arguments import bounded_timeout
 from ._core.checks import check_above_0, check_int
 from ._core.records import Account
 from ._environment import Environment, say, whole
-from ._export.exporter import account_of
 from ._export.notices import Notices, describe
+from ._export.stand_ins import account_of
 from ._metrics.instruments import Table
 from ._metrics.otlp import points_of, request_of
 from ._metrics.text import text_of

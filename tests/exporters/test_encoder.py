@@ -118,6 +118,19 @@ def test_runs_become_the_request_of_their_spans(form, count):
     assert sorted(form.encode_spans(single)) == sorted(form.encode_spans(runs))
 
 
+def test_spans_that_are_not_sampled_are_left_to_the_exporting_thread(form):
+    form.set_tracer(form.Tracer(recording=True, records_all=True, resource={"service.name": "x"}))
+    encoder = form.Encoder(16)
+    for at in range(8):
+        context = form.SpanContext(trace_id="1" * 32, span_id="2" * 16, flags=int(at > 5))
+        form.span(f"job {at}", parent=context).end()
+    assert not encoder.work()
+    assert (encoder.count, len(form.buffer)) == (8, 0)
+    items = encoder.take()
+    assert sorted(type(item).__name__ for item in items) == ["Run", *["Span"] * 6]
+    assert [item.count for item in items if type(item) is form.Run] == [2]
+
+
 def test_few_spans_many_spans_and_those_of_a_closed_encoder_are_left_in_the_buffer(form):
     tracers = tracers_of(form, 1)
     encoder = form.Encoder(8)
@@ -275,6 +288,56 @@ def test_taps_get_spans_and_none_is_encoded_before(collector):
     assert buffer.mark == GROUP - 1
     assert [span.name for span in got] == ["job"] * 2 * GROUP
     assert len(collector.spans) == 2 * GROUP
+
+
+@quick
+def test_spans_are_encoded_again_when_a_tap_that_records_all_is_gone(collector):
+    exporter = OTLPExporter(collector.url, environ={})
+    tracekit.configure(exporter=exporter, sampler=tracekit.AlwaysOff(), export_interval_s=LONG)
+    balance = Balance()
+    got = []
+    _configure.add_tap(got.extend, records_all=True)
+    left_open = [tracekit.span("not sampled") for _ in range(GROUP)]
+    _configure.remove_tap(got.extend)
+    assert tracekit.flush()
+    sampled = tracekit.SpanContext(trace_id="1" * 32, span_id="2" * 16, flags=1)
+    for span in left_open:
+        tracekit.span("sampled", parent=sampled).end()
+        span.end()
+    worker = _configure._pipeline._worker
+    assert (worker.encoder.count, len(buffer)) == (2 * GROUP, 0)
+    assert tracekit.flush()
+    assert [span.name for span in collector.spans] == ["sampled"] * GROUP
+    assert (balance.exported, balance.unsampled, balance.queued) == (GROUP, GROUP, 0)
+    assert got == []
+
+
+@quick
+@pytest.mark.parametrize("buffer_size", [2 * GROUP, 16 * GROUP])
+@pytest.mark.parametrize("replace", ["object", "class"])
+def test_an_export_that_the_program_replaces_gets_spans(collector, monkeypatch, replace, buffer_size):
+    exporter = configured(collector, buffer_size=buffer_size)
+    kept = MemoryExporter()
+    end(GROUP, "before")
+    if replace == "object":
+        monkeypatch.setattr(exporter, "export", kept.export)
+    else:
+        assert tracekit.flush()
+        monkeypatch.setattr(OTLPExporter, "export", lambda _, spans: kept.export(spans))
+        end(1, "notices it")
+        assert tracekit.flush()
+    for _ in range(2):
+        end(GROUP + 1, "replaced")
+        assert tracekit.flush()
+    assert [span.name for span in kept.spans if span.name != "notices it"] == ["replaced"] * 2 * (GROUP + 1)
+    assert [span.name for span in collector.spans] == ["before"] * GROUP
+    monkeypatch.undo()
+    end(1, "after")
+    assert tracekit.flush()
+    end(GROUP, "after")
+    assert len(buffer) == 0
+    assert tracekit.flush()
+    assert [span.name for span in collector.spans] == ["before"] * GROUP + ["after"] * (GROUP + 1)
 
 
 @quick

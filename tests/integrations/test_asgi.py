@@ -1142,6 +1142,27 @@ def test_layers_around_find_the_span_in_the_scope(exporter):
     assert found == exporter.spans
 
 
+class Sealed(UserDict):
+    """A server's own mapping that takes no key of another's."""
+
+    def __setitem__(self, key, value):
+        if key == SPAN_KEY:
+            raise TypeError("sealed")
+        super().__setitem__(key, value)
+
+
+def test_a_scope_that_takes_no_key_is_served_without_tracing_and_the_span_ends(exporter):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append((scope["path"], tracekit.current_span(), receive, send))
+
+    run(TraceMiddleware(app)(Sealed(request_scope(path="/a")), at_once, at_once))
+    assert seen == [("/a", None, at_once, at_once)]
+    (span,) = exporter.spans
+    assert (span.name, span.status) == ("GET", tracekit.Status("unset"))
+
+
 def test_a_second_middleware_inside_does_nothing(exporter):
     run(TraceMiddleware(TraceMiddleware(answer))(request_scope(CALLER), at_once, at_once))
     assert span_tree(exporter.spans) == "GET <- remote"

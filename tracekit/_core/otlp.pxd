@@ -44,7 +44,7 @@ cdef class Encoder:
 
 
 @cython.locals(
-    out=Octets, span=Span, tracer=Tracer, tracers=list, outs=list, counts=list, load=Py_ssize_t, place=Py_ssize_t, at=Py_ssize_t
+    out=Octets, span=Span, tracer=Tracer, tracers=list, outs=list, counts=list, load=Py_ssize_t, place=Py_ssize_t, at=Py_ssize_t, records_all=bint
 )
 cdef object _put_runs(list runs, list spans)
 

@@ -127,11 +127,15 @@ class Encoder:
 
 
 def _put_runs(runs: list[Any], spans: list[Any]) -> None:
-    """Append *spans* to *runs*, encoded: one run for each of a few tracers. Beyond a portion's load, append the spans."""
+    """Append *spans* to *runs*, encoded: one run for each of a few tracers. Beyond a portion's load, append the spans.
+
+    So are spans of traces that are not sampled: they were recorded for readers, and the exporting thread leaves them out.
+    """
     tracers: list[Any] = []
     outs: list[Any] = []
     counts: list[Any] = []
     load = place = 0
+    records_all = False
     tracer: Tracer | None = None
     out = Octets()
     for at in range(len(spans)):
@@ -146,13 +150,18 @@ def _put_runs(runs: list[Any], spans: list[Any]) -> None:
                 outs.append(Octets())
                 counts.append(0)
             tracer, out = span._tracer, outs[place]
+            records_all = tracer.records_all
+        if records_all and not span.context.sampled:
+            runs.append(span)
+            continue
         counts[place] += 1
         load += 1 + _put_span(out, span) // _LARGE
         if load >= _PORTION:
             runs += spans[at + 1 :]
             break
     for place in range(len(tracers)):
-        runs.append(Run(tracers[place], bytes(outs[place]), counts[place]))
+        if counts[place]:
+            runs.append(Run(tracers[place], bytes(outs[place]), counts[place]))
 
 
 @nonecheck(True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any, Protocol
-
-from .._core.records import Account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .._core.records import Account
     from .._core.span import Span
 
 
@@ -52,7 +50,7 @@ class PreparingExporter(Exporter, Protocol):
     """An exporter that prepares spans, so that they can be freed, before it delivers many at once.
 
     ``export(spans)`` is the same as ``deliver([prepare(spans)])``. *prepared_export* is the exporter's own ``export``:
-    where a subclass has another one, that is called instead.
+    where a subclass has another one, or the program has replaced that of the object or class, that is called instead.
 
     With a method ``encoder(batch_size)`` that returns an ``Encoder`` (``_core/otlp.py``), spans are encoded in the threads
     that end them, and ``prepare`` also gets runs of them.
@@ -66,32 +64,3 @@ class PreparingExporter(Exporter, Protocol):
 
     def deliver(self, parcels: list[Any]) -> None:
         """Deliver the spans of *parcels*, a batch or fewer; raise if all are lost, and they are counted as failed."""
-
-
-class Discard:
-    """The exporter where none is configured but taps are: spans count as sampled out."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def export(self, spans: Sequence[Span]) -> None:
-        """Discard *spans*."""
-        self._count += len(spans)
-
-    def account(self) -> Account:
-        """Return the number of discarded spans."""
-        return Account(unsampled=self._count)
-
-    def shutdown(self) -> None:
-        """Do nothing."""
-
-
-def account_of(exporter: Exporter) -> Account:
-    """Return the checked account of *exporter*, an empty one without the method; raise if it is not valid."""
-    account = getattr(exporter, "account", None)
-    if account is None:
-        return Account()
-    numbers = [int.__int__(operator.index(number)) for number in Account(*account())]
-    if min(numbers) < 0:
-        raise ValueError(f"must be 0 or more: {min(numbers)}")
-    return Account(*numbers)

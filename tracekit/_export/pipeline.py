@@ -19,8 +19,8 @@ from .._core import misuse
 from .._core.buffer import buffer
 from .._core.free_threading import HAS_GIL, unlocked
 from .._core.records import Statistics
-from .exporter import Discard
 from .notices import log, spans_of
+from .stand_ins import Discard
 from .worker import Counts, Job, Taps, Worker
 
 if TYPE_CHECKING:

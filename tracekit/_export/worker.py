@@ -19,8 +19,8 @@ from .._core.records import Account
 from .._core.scopes import context_scope
 from .._core.span import Span, check_clock
 from .._core.stdlib import NamedTuple
-from .exporter import account_of
 from .notices import Notices
+from .stand_ins import LaterExporter, account_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -156,16 +156,15 @@ class Worker:
         self.prepared_by: Any = None
         self.parcels: list[Any] = []
         self.prepared = 0
-        # Encodes spans in the threads that end them, for the first exporter alone; None if that has no encoder.
-        self.encodes_for: Any = exporter
-        most = batch_size or min(REQUEST, buffer.capacity)
-        self.encoder: Any = self.ask("encoder", most) if self.prepares() and self.has("encoder") else None
-        self.most = most if self.encoder else self.batch_size  # prepared spans that are delivered at once
+        # Encodes spans in the threads that end them, for one exporter alone; None if that has no encoder.
+        self.encodes_for: Any
+        self.encoder: Any
+        self._encode_for(exporter)
         self.due = 0.0  # on the monotonic clock
         self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
     def wake(self) -> None:
-        if not self.encoder or self._has_taps() or self.encoder.work():
+        if not self._encodes or self.taps.taps or "export" in self._own or self.encoder.work():
             self.inbox.put(None)
         if not self.is_served.locked():
             self.start()
@@ -213,6 +212,30 @@ class Worker:
                 self.settle(0, 0)
 
         return self.call(Job(run), timeout_s) and is_done
+
+    def _encode_for(self, exporter: Exporter) -> None:
+        """Have the threads that end spans encode them for *exporter*, which is in use, if it has an encoder."""
+        self.encodes_for = exporter
+        self._own = getattr(exporter, "__dict__", {})  # has "export" once the program has replaced that of the object
+        most = self.wanted_size or min(REQUEST, buffer.capacity)
+        self.encoder = self.ask("encoder", most) if self.prepares() and self.has("encoder") else None
+        self.most = most if self.encoder else self.batch_size  # prepared spans that are delivered at once
+        self._encodes = bool(self.encoder)
+
+    def _make(self) -> None:
+        """Put the exporter that a ``LaterExporter`` stands for in its place; without one, that raises in ``export()``."""
+        later = self.intake.exporter
+        if isinstance(later, LaterExporter):
+            exporter = self.ask("make")
+            if exporter is None or exporter is False or self.intake.exporter is not later:  # lend() has replaced it
+                return
+            self.intake.exporter = exporter
+            if self.has("start"):
+                self.ask("start")
+            self._encode_for(exporter)
+            with self.lock:
+                if not self.is_abandoned:  # else another worker may have set it
+                    buffer.mark = self.mark(buffer.capacity)
 
     def use(self, exporter: Exporter) -> None:
         """Hand spans to *exporter* from now on, except for those that are encoded or prepared."""
@@ -306,10 +329,6 @@ class Worker:
         except BaseException:  # from a property of the user's class
             return False
 
-    def _has_taps(self) -> bool:
-        """Return whether spans have to be seen in the exporting thread before they are encoded."""
-        return bool(self.taps.taps) or self.taps.may_be_unsampled
-
     def _encoded(self) -> int:
         """Return the number of spans that wait in the encoder."""
         return int(self.encoder.count) if self.encoder else 0
@@ -320,9 +339,12 @@ class Worker:
 
     def mark(self, capacity: int) -> int:
         """Return the number of waiting spans at which they are encoded, or this thread is woken."""
-        if self.encoder and self.encoder.is_open and not self._has_taps():
+        prepares = self.prepares()
+        # Taps get spans, before they are encoded.
+        self._encodes = bool(prepares and self.encoder and self.encoder.is_open and not self.taps.taps)
+        if self._encodes:
             return min(int(self.encoder.group) - 1, capacity >> 1)
-        return min(MARK, capacity >> 1) if self.prepares() else capacity >> 1
+        return min(MARK, capacity >> 1) if prepares else capacity >> 1
 
     def drain(self) -> None:
         """Export all spans: those in the buffer, and those that are prepared."""
@@ -340,7 +362,7 @@ class Worker:
             encoded: list[Any] = []
             left = 0
             if self.encoder:
-                buffer.mark = self.mark(buffer.capacity)  # taps come and go
+                buffer.mark = self.mark(buffer.capacity)  # taps, and export() of the program's, come and go
                 encoded = self.encoder.take()
                 left = self.encoder.taken
                 self.in_hand += left
@@ -349,6 +371,8 @@ class Worker:
             self.in_hand += len(spans)
             left += len(spans)
         try:
+            if spans:
+                self._make()
             runs = [item for item in encoded if type(item) is not Span]
             spans[:0] = [item for item in encoded if type(item) is Span]
             del encoded

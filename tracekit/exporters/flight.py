@@ -20,8 +20,8 @@ from .._configure import export_context, flush
 from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.span import open_spans, watch_spans
-from .._export.exporter import Discard, account_of
 from .._export.notices import Notices, describe, log
+from .._export.stand_ins import Discard, account_of
 from ._front import Front
 from .sqlite import SQLiteExporter
 

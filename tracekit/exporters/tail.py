@@ -19,8 +19,8 @@ from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.span import retrace
 from .._core.tracestate import make_state
-from .._export.exporter import account_of
 from .._export.notices import Notices
+from .._export.stand_ins import account_of
 from .._sampling import Ratio, randomness, threshold_text
 from ._front import Front
 

@@ -104,6 +104,7 @@ class Requests:
         fields: dict[str, Any] | None = scope if type(scope) is dict else _copied(scope)
         if fields is None:
             return None
+        span: Span | None = None
         try:
             kind = field(fields, _KIND)
             is_http = same(kind, "http")
@@ -138,6 +139,8 @@ class Requests:
                 scope[SPAN_KEY] = span
         except Exception as error:  # the request is served without a span
             report(error)
+            if span is not None:  # a mapping of the server's took no key
+                span.end()
             return None
         exchange._span = span
         _enter(span)

@@ -11,7 +11,6 @@ from .. import current_span
 from ._applications import Applications
 from ._asgi_scope import SPAN_KEY
 from ._http import report
-from ._wsgi_frameworks import watch_django
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +22,14 @@ DJANGO: Final = "django.core.handlers.asgi"
 _QUIET: Final = "_tracekit_quiet"  # in the __dict__ of FastAPI's telemetry
 _MAX_ERRORS: Final = 8  # of an invalid request
 _MAX_PLACE: Final = 128  # characters
+
+
+def watch_django() -> None:
+    """Call ``watch_django()`` of WSGI if Django is imported, without which that module is not loaded."""
+    if "django.core.handlers.base" in sys.modules:
+        from ._wsgi_frameworks import watch_django
+
+        watch_django()
 
 
 def _traced(applications: Applications, original: Callable[..., Any]) -> Callable[..., Any]:

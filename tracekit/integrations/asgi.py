@@ -12,19 +12,17 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import TYPE_CHECKING, Any
 
 from ._asgi_exchange import Requests
-from ._asgi_frameworks import APPLICATIONS, DJANGO
+from ._asgi_frameworks import APPLICATIONS, DJANGO, watch_django
 from ._asgi_scope import SPAN_KEY
 from ._asgi_serving import quicken_middleware
-from ._extras import extras
-from ._lifespan import serve_lifespan
 from ._redaction import Redaction
 from ._server import Callers, Trust, excluded
-from ._wsgi_frameworks import watch_django
 
 if TYPE_CHECKING:
     import re
 
     from .. import Span
+    from ._extras import Extras
 
 __all__ = ["SPAN_KEY", "TraceMiddleware", "instrument", "uninstrument"]
 
@@ -101,7 +99,7 @@ class TraceMiddleware:
             Callers(trust, routes, forced_per_s),
             excluded(exclude),
             redaction,
-            extras(redaction, capture_request_headers, capture_response_headers, on_request, on_response),
+            _extras(redaction, capture_request_headers, capture_response_headers, on_request, on_response),
         )
         if app is not _no_app:
             watch_django()
@@ -122,6 +120,8 @@ class TraceMiddleware:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve *scope*, which has no span of ours."""
         if _is_lifespan(scope):
+            from ._lifespan import serve_lifespan
+
             is_supported = self.has_lifespan and not _is_django(self.app)
             await serve_lifespan(self.app, scope, receive, send, is_supported=is_supported)
         else:
@@ -129,6 +129,14 @@ class TraceMiddleware:
 
 
 quicken_middleware(TraceMiddleware)
+
+
+def _extras(redaction: Redaction, *options: Any) -> Extras | None:
+    if options == ((), (), None, None):  # the defaults
+        return None
+    from ._extras import extras
+
+    return extras(redaction, *options)
 
 
 def _is_django(app: App) -> bool:
