@@ -163,7 +163,7 @@ $(VENV)/test $(VENV)/lint $(VENV)/docs: $(VENV)/%: $(SOURCES) | $(VENV)/pip
 # Benchmarks run what releases have: modules that are compiled by what bench/training.py did often. An installation after
 # this one compiles them without that.
 $(VENV)/bench: $(SOURCES) $(wildcard $(VENV)/test $(VENV)/lint $(VENV)/docs) | $(VENV)/pip
-	$(BIN)/pip install --quiet --editable ".[bench]"
+	TRACEKIT_NO_EXTENSIONS=1 $(BIN)/pip install --quiet --editable ".[bench]"
 	@echo "compiling twice, with a training run between: minutes"
 	TRACEKIT_TRAINED=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
 	@touch $@
