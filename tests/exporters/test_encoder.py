@@ -209,6 +209,20 @@ def test_a_small_buffer_bounds_a_request(collector):
     assert max(sizes_of(collector)) <= 1024
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+def test_a_batch_larger_than_the_buffer_does_not_let_more_spans_wait(collector, protocol):
+    exporter = OTLPExporter(collector.url, environ={}, protocol=protocol)
+    tracekit.configure(exporter=exporter, export_interval_s=LONG, buffer_size=100, batch_size=100_000)
+    balance = Balance()
+    for _ in range(50):
+        end(20)
+        until(lambda: len(buffer) <= buffer.mark)
+    assert balance.dropped + balance.queued + balance.exported == 1000
+    assert balance.queued <= 300  # in the buffer, encoded, and prepared
+    assert tracekit.flush()
+    assert max(sizes_of(collector)) <= 100
+
+
 @quick
 def test_a_run_that_is_too_large_for_the_collector_is_split(monkeypatch):
     from tracekit.exporters import otlp

@@ -144,7 +144,7 @@ class Worker:
         self.after = after  # called after each drain
         self.interval_s = interval_s
         self.wanted_size = batch_size
-        self.batch_size = batch_size or min(BATCH, buffer.capacity)
+        self.batch_size = min(batch_size or BATCH, buffer.capacity)  # spans in a batch wait, too
         # SimpleQueue.put is reentrant: signal handlers and finalisers may interrupt it.
         self.inbox: SimpleQueue[Job | None] = SimpleQueue()
         self.is_served = threading.Lock()  # held by the serving thread; acquired without waiting
@@ -158,7 +158,7 @@ class Worker:
         self.prepared = 0
         # Encodes spans in the threads that end them, for the first exporter alone; None if that has no encoder.
         self.encodes_for: Any = exporter
-        most = batch_size or min(REQUEST, buffer.capacity)
+        most = min(batch_size or REQUEST, buffer.capacity)
         self.encoder: Any = self.ask("encoder", most) if self.prepares() and self.has("encoder") else None
         self.most = most if self.encoder else self.batch_size  # prepared spans that are delivered at once
         self.due = 0.0  # on the monotonic clock
