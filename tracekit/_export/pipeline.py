@@ -76,6 +76,8 @@ class Pipeline:
             self._next = threading.get_ident(), exporter, capacity, interval_s, batch_size
             try:
                 self._retire(timeout_s)
+                while self._worker is not None:  # a signal handler has called configure() meanwhile
+                    self._retire(timeout_s)
                 self._serve(exporter, capacity, interval_s, batch_size)
             finally:
                 self._next = None
