@@ -30,6 +30,9 @@ MACROS = [("CYTHON_COMPRESS_STRINGS", "0")]
 
 # Macros of Cython that stand at the beginning and the end of each C function that handles objects, and are empty.
 MARKS = ["  #define __Pyx_RefNannySetupContext(name, acquire_gil)", "  #define __Pyx_RefNannyFinishContext()"]
+# Of Cython 3.3.1: a list comprehension whose list cannot grow gives up the item's reference, and its caller does, too.
+GIVES_UP_TWICE = "PyList_Append(list, x);\n    Py_DECREF(x);\n"
+GIVES_UP_ONCE = "PyList_Append(list, x);\n    if (result == 0) Py_DECREF(x);\n"
 
 
 def extensions() -> list[Extension]:
@@ -52,7 +55,7 @@ def extensions() -> list[Extension]:
         },
     )
     for made in built:
-        mark(Path(made.sources[0]))
+        amend(Path(made.sources[0]))
         # Without a compiler the install goes on, plain; a release without its extensions is no release.
         # Set here because cythonize() drops the argument.
         made.optional = "CIBUILDWHEEL" not in os.environ
@@ -95,15 +98,19 @@ class TrainedBuild(build_ext):
         super().build_extensions()
 
 
-def mark(source: Path) -> None:
-    """Have the functions in *source*, which Cython has made, begin and end as ``_core/free_threading.pxd`` says."""
+def amend(source: Path) -> None:
+    """Have the functions in *source*, which Cython has made, begin and end as ``_core/free_threading.pxd`` says.
+
+    And correct a fault of Cython's.
+    """
     text = source.read_text(encoding="utf-8")
+    amended = text.replace(GIVES_UP_TWICE, GIVES_UP_ONCE)
     if "TK_BEGIN" in text:
-        marked = text.replace(f"{MARKS[0]}\n", f"{MARKS[0]} TK_BEGIN(name)\n").replace(
+        amended = amended.replace(f"{MARKS[0]}\n", f"{MARKS[0]} TK_BEGIN(name)\n").replace(
             f"{MARKS[1]}\n", f"{MARKS[1]} TK_END\n"
         )
-        if marked != text:
-            source.write_text(marked, encoding="utf-8")
+    if amended != text:
+        source.write_text(amended, encoding="utf-8")
 
 
 def modules() -> list[str]:

@@ -188,8 +188,8 @@ SETTINGS = [
         100,
         {"1": 1, "100": 100},
         {"101": "must be a whole number from 1 to 100; the default is used"},
-        {"batch_size": 512},
-        512,
+        {"batch_size": 64},
+        64,
         {"OTEL_BSP_MAX_QUEUE_SIZE": "100"},
     ),
     *[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import logging
 import sys
@@ -1031,6 +1032,27 @@ def test_shutdown_delivers_closes_once_and_counts_the_rest_as_dropped(exporter):
     assert tracekit.flush()
     assert (balance.exported, balance.dropped, balance.queued) == (3, 2, 0)
     assert len(exporter._spans) == 3
+
+
+def test_a_configure_in_the_middle_of_another_loses_no_counts():
+    class Nests(MemoryExporter):
+        is_first = True
+
+        def hurry(self):  # in the thread of configure(), as a signal handler may be
+            if self.is_first:
+                self.is_first = False
+                tracekit.configure(exporter=inner)
+                contextvars.Context().run(end, 3)
+                assert tracekit.flush()
+
+    inner = MemoryExporter()
+    tracekit.configure(exporter=Nests())
+    balance = Balance()
+    tracekit.configure(exporter=MemoryExporter())
+    assert (balance.exported, balance.queued, inner.is_shut_down) == (3, 0, True)
+    end(2)
+    assert tracekit.flush()
+    assert (balance.exported, balance.queued) == (5, 0)
 
 
 def test_while_an_exporter_is_closed_its_spans_are_still_accounted_for():

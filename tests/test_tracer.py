@@ -361,6 +361,56 @@ def test_a_forked_child_starts_empty_and_exports_its_own_only(fork_only):
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "fate", "lines"),
+    [
+        ("tracekit.configure(exporter=Lines())", "exported", ["child's root unset", "shutdown"]),
+        ("tracekit.configure(environ={})", "dropped", []),
+        ("tracekit.shutdown()", "dropped", []),
+    ],
+    ids=["configure", "configure without", "shutdown"],
+)
+def test_a_fork_while_another_thread_replaces_the_exporter_leaves_no_span_behind(change, fate, lines, fork_only):
+    program = f"""
+        class Forks:
+            is_closed = False
+
+            def export(self, spans):
+                assert not self.is_closed
+
+            def shutdown(self):  # in the exporting thread, while another one waits
+                self.is_closed = True
+                assert fork(child) == 0
+
+        def child():
+            tracekit.span("child's", parent=tracekit.ROOT).end()
+            assert tracekit.flush()
+            counts = tracekit.statistics()
+            assert (counts.ended, counts.{fate}) == (1, 1), counts
+
+        tracekit.configure(exporter=Forks(), environ={{}})
+        {change}
+        """
+    assert run_forking(program) == lines
+
+
+def test_drops_in_a_child_are_reported(fork_only):
+    program = """
+        class Slow(Lines):
+            def export(self, spans):
+                while tracekit.statistics().dropped == 0:
+                    tracekit.span("more", parent=tracekit.ROOT).end()
+
+        def child():
+            tracekit.span("child's").end()
+            assert tracekit.flush()
+
+        tracekit.configure(exporter=Slow(), buffer_size=2, export_interval_s=3600)
+        assert fork(child) == 0
+        """
+    run_forking(program, stderr="spans dropped")
+
+
 def test_a_callback_about_a_span_that_the_child_forgets_may_end_another(fork_only):
     program = """
         import weakref

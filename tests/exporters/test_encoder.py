@@ -7,6 +7,7 @@ import gc
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 import weakref
 from pathlib import Path
@@ -220,6 +221,20 @@ def test_a_small_buffer_bounds_a_request(collector):
     end(3000)
     assert tracekit.flush()
     assert max(sizes_of(collector)) <= 1024
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+def test_a_batch_larger_than_the_buffer_does_not_let_more_spans_wait(collector, protocol):
+    exporter = OTLPExporter(collector.url, environ={}, protocol=protocol)
+    tracekit.configure(exporter=exporter, export_interval_s=LONG, buffer_size=100, batch_size=100_000)
+    balance = Balance()
+    for _ in range(50):
+        end(20)
+        until(lambda: len(buffer) <= buffer.mark)
+    assert balance.dropped + balance.queued + balance.exported == 1000
+    assert balance.queued <= 300  # in the buffer, encoded, and prepared
+    assert tracekit.flush()
+    assert max(sizes_of(collector)) <= 100
 
 
 @quick
@@ -543,6 +558,35 @@ def test_spans_that_no_memory_is_left_for_are_counted(collector):
         assert balance.queued == 0
     assert balance.exported == len(collector.spans)
     assert balance.dropped + balance.exported == 24 * GROUP
+
+
+@pytest.mark.skipif(tracekit.IMPLEMENTATION == "plain", reason="no C that could give up a reference twice")
+def test_wherever_memory_is_missing_an_encoding_leaves_memory_whole():
+    pytest.importorskip("_testcapi")
+    program = """
+        import _testcapi
+        from tracekit._core.otlp import encode_spans
+        from tracekit._core.span import set_tracer, span
+        from tracekit._core.tracer import Tracer
+        set_tracer(Tracer(recording=True, resource={"service.name": "x"}))
+        spans = [span("job") for _ in range(300)]  # more than the small ints, which are never freed
+        for one in spans:
+            one.end()
+        whole = encode_spans(spans)
+        for first in range(60):
+            for _ in range(20):
+                _testcapi.set_nomemory(first, first + 1)
+                try:
+                    encode_spans(spans)
+                except MemoryError:
+                    pass
+                finally:
+                    _testcapi.remove_mem_hooks()
+            assert encode_spans(spans) == whole and sum(range(1000, 2000)) == 1499500
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @quick

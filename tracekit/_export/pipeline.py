@@ -42,6 +42,8 @@ class Pipeline:
         self._earlier_drops = 0  # reported already, or of an earlier exporter
         self._are_drops_reported = False
         self._has_exported = False  # without an exporter, spans are recorded for span processors alone
+        # The thread that is replacing the exporter, and the arguments of _serve(): a child of a fork has to finish that.
+        self._next: tuple[int, Exporter | None, int, float, int | None] | None = None
 
     @property
     def _worker(self) -> Worker | None:
@@ -71,25 +73,38 @@ class Pipeline:
     ) -> None:
         """Replace the exporter, after the previous one was flushed and closed, for at most *timeout_s*."""
         with self._lock:
-            self._retire(timeout_s)
-            buffer.capacity = capacity
-            self._earlier_drops = self.statistics().dropped
-            self._are_drops_reported = False
-            self._has_exported = exporter is not None
-            if exporter is None and self.taps.taps:
-                exporter = Discard()
-            buffer.is_open = exporter is not None
-            buffer.is_asleep = True
-            if exporter is None:
+            self._next = threading.get_ident(), exporter, capacity, interval_s, batch_size
+            try:
+                self._retire(timeout_s)
+                while self._worker is not None:  # a signal handler has called configure() meanwhile
+                    self._retire(timeout_s)
+                self._serve(exporter, capacity, interval_s, batch_size)
+            finally:
+                self._next = None
+            worker = self._worker
+            if worker is None:
                 return
-            worker = Worker(exporter, interval_s, batch_size, self._report_drops, self.taps)
-            self._state = worker, self._state[1]
-            buffer.mark = worker.mark(capacity)
-            buffer.wake = worker.wake
             if worker.has("start"):
                 worker.ask("start")
             if len(buffer):
                 worker.wake()
+
+    def _serve(self, exporter: Exporter | None, capacity: int, interval_s: float, batch_size: int | None) -> None:
+        """Have spans handed to *exporter* from now on, where the previous one is gone."""
+        buffer.capacity = capacity
+        self._earlier_drops = self.statistics().dropped
+        self._are_drops_reported = False
+        self._has_exported = exporter is not None
+        if exporter is None and self.taps.taps:
+            exporter = Discard()
+        buffer.is_open = exporter is not None
+        buffer.is_asleep = True
+        if exporter is None:
+            return
+        worker = Worker(exporter, interval_s, batch_size, self._report_drops, self.taps)
+        self._state = worker, self._state[1]
+        buffer.mark = worker.mark(capacity)
+        buffer.wake = worker.wake
 
     def flush(self, timeout_s: float) -> bool:
         """Export all spans that ended before this call; return whether that was done within *timeout_s*."""
@@ -102,6 +117,7 @@ class Pipeline:
         if not self._lock.acquire(timeout=timeout_s):  # another thread is configuring or shutting down
             return False
         try:
+            self._next = threading.get_ident(), None, buffer.capacity, 1.0, None
             is_done = self._retire(max(0.0, deadline - time.monotonic()))
             buffer.is_open = False
             spans = buffer.drain()
@@ -111,6 +127,7 @@ class Pipeline:
             self._report_drops()
             return is_done
         finally:
+            self._next = None
             self._lock.release()
 
     def _retire(self, timeout_s: float) -> bool:
@@ -181,17 +198,17 @@ class Pipeline:
 
     def after_fork(self) -> None:
         """Reset threads, locks and counts in the child of a fork; the exporter stays."""
-        worker = self._worker
+        worker, exporter, following = self._worker, self.exporter, self._next
         self._reset()
         if worker is not None:
             # A finaliser may have forked while spans were encoded: the parent exports them.
             worker.is_abandoned = True
             worker.close_encoder()
-            exporter, after = worker.intake.exporter, self._report_drops
-            worker = Worker(exporter, worker.interval_s, worker.wanted_size, after, self.taps)
-            self._state = worker, Counts()
-            buffer.is_asleep = True
-            buffer.wake = worker.wake
+        if following is not None and following[0] != threading.get_ident():
+            # The thread of a configure() or shutdown() is gone, and may have closed the exporter.
+            self._serve(*following[1:])
+        elif worker is not None:
+            self._serve(exporter, buffer.capacity, worker.interval_s, worker.wanted_size)
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:
             util.register_after_fork(self, Pipeline.finish_in_child)

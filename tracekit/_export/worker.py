@@ -144,7 +144,7 @@ class Worker:
         self.after = after  # called after each drain
         self.interval_s = interval_s
         self.wanted_size = batch_size
-        self.batch_size = batch_size or min(BATCH, buffer.capacity)
+        self.batch_size = min(batch_size or BATCH, buffer.capacity)  # spans in a batch wait, too
         # SimpleQueue.put is reentrant: signal handlers and finalisers may interrupt it.
         self.inbox: SimpleQueue[Job | None] = SimpleQueue()
         self.is_served = threading.Lock()  # held by the serving thread; acquired without waiting
@@ -217,7 +217,7 @@ class Worker:
         """Have the threads that end spans encode them for *exporter*, which is in use, if it has an encoder."""
         self.encodes_for = exporter
         self._own = getattr(exporter, "__dict__", {})  # has "export" once the program has replaced that of the object
-        most = self.wanted_size or min(REQUEST, buffer.capacity)
+        most = min(self.wanted_size or REQUEST, buffer.capacity)
         self.encoder = self.ask("encoder", most) if self.prepares() and self.has("encoder") else None
         self.most = most if self.encoder else self.batch_size  # prepared spans that are delivered at once
         self._encodes = bool(self.encoder)
