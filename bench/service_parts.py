@@ -140,6 +140,8 @@ def load(port: int, count: int) -> None:
                 if not chunk:
                     raise RuntimeError(f"the server closed the connection after {received!r}")
                 received += chunk
+            if not received.startswith(b"HTTP/1.1 200 "):
+                raise RuntimeError(f"the server answered {received!r}")
     for connection in connections:
         connection.close()
 
