@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from bench import service, training
+from bench import service, service_parts, training
 from tracekit import IMPLEMENTATION
 
 ROOT = Path(__file__).parents[1]
@@ -294,3 +296,24 @@ def test_a_part_of_the_training_that_fails_or_hangs_is_named_and_fails_the_build
     monkeypatch.setattr(training, "TIMEOUT_S", 0)
     assert training.main([]) == 1
     assert "timed out" in capfd.readouterr().err
+
+
+@pytest.mark.one_form
+def test_an_error_that_a_service_answers_is_not_counted_as_a_request():
+    class Failing(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_arguments): ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with pytest.raises(RuntimeError, match="the server answered"):
+                service_parts.load(server.server_port, service_parts.CONNECTIONS)
+        finally:
+            server.shutdown()
