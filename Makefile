@@ -142,7 +142,7 @@ wheel: | $(VENV)/pip
 	$(BIN)/pip install --quiet build
 	$(BIN)/python -m build
 
-# As releases are built for Linux: smaller and faster, after three times as long.
+# As releases are built for Linux: smaller and faster, after three times as long. Two such builds differ.
 trained-wheel: $(VENV)/bench
 	TRACEKIT_TRAINED=1 $(BIN)/python -m build --no-isolation --wheel
 

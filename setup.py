@@ -10,6 +10,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError
 
 WANTED = os.environ.get("TRACEKIT_NO_EXTENSIONS", "") in {"", "0"} and sys.implementation.name == "cpython"
 PACKAGE = Path("tracekit")
@@ -20,11 +21,12 @@ FLAGS = [
     "-O3",  # -Os takes a third less room, but adds a tenth to what tracing costs an ASGI request
     "-g0",  # it serves only debuggers, as do the symbols that the linker strips
     "-fno-plt",  # calls of the interpreter take one jump less, and fewer octets
+    "-Wno-unused-function",  # Cython's, for compressed strings
     "-fno-asynchronous-unwind-tables",  # they serve C++ exceptions and debuggers, and were a twentieth of the octets
 ]
 # Compiled twice with gcc, the second time by what bench/training.py did often, as releases and benchmarks are: a span's
 # path lies together in the instruction cache, and the rest is small. It takes three times as long, and the bench extra.
-TRAINED = OPTIMIZED and sys.platform == "linux" and os.environ.get("TRACEKIT_TRAINED", "") not in {"", "0"}
+TRAINED = os.environ.get("TRACEKIT_TRAINED", "") not in {"", "0"}
 # A wheel's own compression finds less in strings that Cython has compressed, which import would have to expand.
 MACROS = [("CYTHON_COMPRESS_STRINGS", "0")]
 
@@ -74,10 +76,19 @@ def extension(source: Path) -> Extension:
     )
 
 
-class TrainedBuild(build_ext):
+class Build(build_ext):
+    """Compile as ever; ``--inplace`` replaces modules that the other kind of build has put there later."""
+
+    def copy_extensions_to_source(self) -> None:
+        self.force = True
+        super().copy_extensions_to_source()
+
+
+class TrainedBuild(Build):
     """Compile, run ``bench/training.py`` with modules that count their branches, and compile by what they counted."""
 
     def build_extensions(self) -> None:
+        self._check()
         with tempfile.TemporaryDirectory() as folder:
             counts = [f"-fprofile-dir={folder}/counts", "-fprofile-update=prefer-atomic"]
             self._compile(["-fprofile-generate", *counts])
@@ -85,12 +96,32 @@ class TrainedBuild(build_ext):
             shutil.copytree(PACKAGE, tree / PACKAGE, ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
             shutil.copytree(Path(self.build_lib, PACKAGE), tree / PACKAGE, dirs_exist_ok=True)
             shutil.copytree("bench", tree / "bench", ignore=shutil.ignore_patterns(".*", "rust", "__pycache__"))
-            subprocess.run([sys.executable, "-m", "bench.training"], cwd=tree, check=True)
+            # -E: PYTHONSAFEPATH would hide the tree.
+            if subprocess.run([sys.executable, "-E", "-m", "bench.training"], cwd=tree, check=False).returncode:
+                raise BaseError("TRACEKIT_TRAINED=1: the training failed, as printed above")
+            if not any(Path(folder, "counts").rglob("*.gcda")):
+                raise BaseError("TRACEKIT_TRAINED=1: the training ran, but its modules counted nothing")
             # A module that was not trained is compiled as ever.
             self._compile(["-fprofile-use", *counts, "-fprofile-correction", "-Wno-missing-profile"])
 
+    def _check(self) -> None:
+        """Raise an error before minutes of compiling if this build cannot be trained."""
+        compiler = self.compiler.compiler_so
+        try:
+            command = [*compiler, "-dM", "-E", "-xc", os.devnull]
+            macros = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        except OSError as error:
+            macros = str(error)
+        if sys.platform != "linux" or "__GNUC__" not in macros or "__clang__" in macros:
+            raise BaseError(f"TRACEKIT_TRAINED=1 needs gcc, on Linux; the compiler is {compiler[0]}")
+        if not OPTIMIZED:
+            raise BaseError("TRACEKIT_TRAINED=1 needs CFLAGS without a level of optimization (-O)")
+        if not Path("bench/training.py").exists():
+            raise BaseError("TRACEKIT_TRAINED=1 needs bench/, which a source distribution lacks: build in a checkout")
+
     def _compile(self, flags: list[str]) -> None:
         for made in self.extensions:
+            made.optional = False  # modules of an earlier build would be trained
             made.extra_compile_args = [*FLAGS, *flags]
             made.extra_link_args = ["-Wl,-s", *flags[:1]]
             made.define_macros = [*MACROS, ("TRACEKIT_TRAINED", "1")]
@@ -121,6 +152,10 @@ def modules() -> list[str]:
 
 setup(
     ext_modules=extensions() if WANTED else [],
-    cmdclass={"build_ext": TrainedBuild} if TRAINED else {},
-    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+    cmdclass={"build_ext": TrainedBuild if TRAINED else Build},
+    options={
+        "build_ext": {"parallel": os.cpu_count() or 1},
+        # A build that is not trained would take trained modules, and those that count, for its own.
+        "build": {"build_base": "build/trained" if TRAINED else "build"},
+    },
 )

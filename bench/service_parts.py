@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,19 +130,20 @@ def _obey() -> None:
 
 def load(port: int, count: int) -> None:
     """Send *count* requests, one at a time on each connection."""
-    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
-    for _ in range(count // CONNECTIONS):
-        for connection in connections:
-            connection.sendall(REQUEST)
-        for connection in connections:
-            received = b""
-            while not _is_whole(received):
-                chunk = connection.recv(4096)
-                if not chunk:
-                    raise RuntimeError(f"the server closed the connection after {received!r}")
-                received += chunk
-    for connection in connections:
-        connection.close()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(CONNECTIONS)]
+        for _ in range(count // CONNECTIONS):
+            for connection in connections:
+                connection.sendall(REQUEST)
+            for connection in connections:
+                received = b""
+                while not _is_whole(received):
+                    chunk = connection.recv(4096)
+                    if not chunk:
+                        raise RuntimeError(f"the server closed the connection after {received!r}")
+                    received += chunk
+                if not received.startswith(b"HTTP/1.1 200 "):
+                    raise RuntimeError(f"the server answered {received!r}")
 
 
 def _is_whole(answer: bytes) -> bool:

@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from bench import service
+from bench import service, service_parts, training
 from tracekit import IMPLEMENTATION
 
 ROOT = Path(__file__).parents[1]
@@ -250,8 +252,68 @@ def test_the_bench_of_the_gil_measures_a_portion_a_batch_and_a_buffer():
     assert all(float(row[1].split()[0]) > 0 for row in rows[2:])
 
 
-def test_every_part_of_the_training_runs():
+# What a user's environment would do to the training: no spans, spans to a collector, requests to a proxy, no tree.
+HOSTILE = {
+    "OTEL_SDK_DISABLED": "true",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+    "TRACEKIT_DEBUG": "127.0.0.1:9",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+    "no_proxy": "",
+    "GCOV_PREFIX": "/nowhere",
+    "PYTHONSAFEPATH": "1",
+}
+
+
+@pytest.mark.one_form  # it sets the variables that choose the form aside
+def test_every_part_of_the_training_runs_whatever_the_environment_says(monkeypatch):
     # In full: the parts must be as frequent beside each other as a build sees them, and end as a program ends.
-    done = run("-m", "bench.training")
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    done = run("-E", "-m", "bench.training")
     assert done.returncode == 0, done.stderr
     assert "left out" not in done.stderr
+
+
+@pytest.mark.one_form
+def test_a_part_of_the_training_starts_without_the_variables_that_would_decide_what_is_trained(monkeypatch):
+    started = []
+    monkeypatch.setattr(training.subprocess, "run", lambda _command, *, env, **_others: started.append(env))
+    for name, value in {**HOSTILE, "PYTHONPATH": "kept"}.items():
+        monkeypatch.setenv(name, value)
+    assert training.main([]) == 0
+    assert len(started) == len(training.PARTS)
+    assert not HOSTILE.keys() & started[0].keys()
+    assert started[0]["PYTHONPATH"] == "kept"
+
+
+@pytest.mark.one_form
+def test_a_part_of_the_training_that_fails_or_hangs_is_named_and_fails_the_build(monkeypatch, capfd):
+    monkeypatch.setattr(training, "PARTS", {"unknown": None})
+    assert training.main([]) == 1
+    assert "unknown: Command" in capfd.readouterr().err
+    monkeypatch.setattr(training, "PARTS", {"spans": None})
+    monkeypatch.setattr(training, "TIMEOUT_S", 0)
+    assert training.main([]) == 1
+    assert "timed out" in capfd.readouterr().err
+
+
+@pytest.mark.one_form
+def test_an_error_that_a_service_answers_is_not_counted_as_a_request():
+    class Failing(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_arguments): ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with pytest.raises(RuntimeError, match="the server answered"):
+                service_parts.load(server.server_port, service_parts.CONNECTIONS)
+        finally:
+            server.shutdown()

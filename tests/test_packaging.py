@@ -38,7 +38,9 @@ PROBE = (
 
 def run(*command, cwd, **environ):
     # Unoptimised: what is built is looked at more than it is run.
-    environ = {**os.environ, "TRACEKIT_NO_EXTENSIONS": "", "PYTHONPATH": "", "CFLAGS": "-O0", **environ}
+    environ = {
+        **os.environ, "TRACEKIT_NO_EXTENSIONS": "", "TRACEKIT_TRAINED": "", "PYTHONPATH": "", "CFLAGS": "-O0", **environ
+    }  # fmt: skip
     return subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environ, capture_output=True, text=True, check=False
     )
@@ -127,6 +129,56 @@ def test_a_release_build_without_its_extension_fails(translated):
     release = {"CC": "false", "CIBUILDWHEEL": "1"}
     done = run(sys.executable, "-m", "build", "--no-isolation", "--wheel", translated, cwd=translated, **release)
     assert done.returncode != 0
+
+
+# Of the size that compiles in a second.
+SMALL = '''
+cdef extern from *:
+    """
+    #ifndef TRACEKIT_TRAINED
+        #define TRACEKIT_TRAINED 0
+    #endif
+    """
+    bint TRACEKIT_TRAINED
+
+_IS_TRAINED = TRACEKIT_TRAINED
+'''
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("gcc") is None, reason="trained builds need gcc, on Linux")
+def test_a_trained_build_trains_or_says_why_not_and_the_next_build_is_untrained(tmp_path):
+    project = tmp_path / "with spaces"
+    for folder in ("tracekit", "bench"):
+        (project / folder).mkdir(parents=True)
+        (project / folder / "__init__.py").touch()
+    shutil.copy(ROOT / "setup.py", project)
+    (project / "tracekit" / "_speedups.pyx").write_text(SMALL)
+
+    def build(trained, **environ):
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        return run(*command, cwd=project, **{"CFLAGS": "", "CC": "gcc", "TRACEKIT_TRAINED": trained, **environ})
+
+    def is_trained():
+        return run(
+            sys.executable, "-c", "from tracekit._speedups import _IS_TRAINED as it; print(it)", cwd=project
+        ).stdout
+
+    assert "source distribution" in build("1").stderr
+    training = project / "bench" / "training.py"
+    training.write_text("raise SystemExit(3)")
+    assert "-O" in build("1", CFLAGS="-O2").stderr
+    assert "needs gcc" in build("1", CC="false").stderr
+    assert "the training failed" in build("1").stderr
+    training.write_text("")
+    assert "counted nothing" in build("1").stderr
+    assert build("").returncode == 0
+    assert is_trained() == "False\n"
+    training.write_text("import tracekit._speedups")
+    done = build("1")
+    assert done.returncode == 0, done.stderr
+    assert is_trained() == "True\n"
+    assert build("").returncode == 0
+    assert is_trained() == "False\n"
 
 
 def test_a_distribution_of_the_same_package_name_is_named(tmp_path):
