@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import tracekit
 from tracekit._core.buffer import buffer
 from tracekit._core.otlp import PORTION, encode_spans
-from tracekit._export.pipeline import BATCH
+from tracekit._export.worker import BATCH
 
 from . import inputs
 
