@@ -24,14 +24,12 @@ from .tools.forms import FORMS, Form
 
 pytest.register_assert_rewrite("tests.wire.vector_files")
 
-# What is configured around the tests, here and in the processes that they start, is no part of them. Unbuffered, a line
-# is written in parts, between which another process may write.
+# What is configured around the tests, here and in the processes that they start, is no part of them.
 for name in [
     name
     for name in os.environ
     if name.startswith("OTEL_")
-    or name
-    in {"PYTHONUNBUFFERED", "TRACEKIT_DEBUG_PAGES", "TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
+    or name in {"TRACEKIT_DEBUG_PAGES", "TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
 ]:
     del os.environ[name]
 
