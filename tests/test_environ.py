@@ -130,7 +130,7 @@ def test_a_subprocess_with_environ_continues_the_trace():
         tracekit.configure(exporter=MemoryExporter())
         here()
         with tracekit.span("child") as child:
-            print(child.context.span_id)
+            print(child.context.span_id, flush=True)
             if os.environ.get("DEPTH") == "1":
                 sys.exit()
             subprocess.run([sys.executable, "-c", sys.argv[1] if sys.argv[1:] else PROGRAM], env=environ() | {"DEPTH": "1"})
