@@ -85,7 +85,7 @@ class Build(build_ext):
 
 
 class TrainedBuild(Build):
-    """Compile, run ``bench/training.py`` with modules that count their branches, and compile by what they counted."""
+    """Compile modules that count their branches, run ``bench/training.py`` with them, and compile again with the counts."""
 
     def build_extensions(self) -> None:
         self._check()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 CALLS = 2000  # of each row
 TIMEOUT_S = 900  # of a part, which takes seconds: one that hangs ends the build
-# Variables that would decide what is trained, send its spans or requests elsewhere, or move its counts.
+# Parts run without these variables: they change the measured work, where spans and requests go, or where counts are kept.
 USERS = re.compile("(BAGGAGE|DD_|GCOV_|OTEL_|PYTHON(?!PATH|HOME)|TRACE|UVICORN_).*|.*_PROXY", re.IGNORECASE)
 
 
@@ -138,7 +138,7 @@ PARTS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the parts, each in a process of its own, since instrumentations patch; the exit status tells of failures."""
+    """Run each part in its own process, because instrumentations patch libraries; return 0 if all parts succeed."""
     if arguments:
         return _run(arguments[0])
     environ = {name: value for name, value in os.environ.items() if not USERS.fullmatch(name)}
