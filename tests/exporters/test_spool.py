@@ -422,8 +422,10 @@ def test_only_one_of_several_outboxes_renames_a_damaged_file(spool):
     second.close()
 
 
-def test_a_new_file_of_another_thread_is_not_renamed(spool):
-    damaged(spool)
+@pytest.mark.parametrize("spoil", [damaged, damaged_header])
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_new_file_of_another_thread_is_not_renamed(is_begun, spoil, spool):
+    spoil(spool)
     outbox = Outbox(spool)
     close = outbox._file.close
 
@@ -431,7 +433,8 @@ def test_a_new_file_of_another_thread_is_not_renamed(spool):
         with pytest.raises(StoreError):
             outbox.ledger()
         assert outbox.set_aside() is not None
-        put(outbox)
+        if is_begun:
+            put(outbox)
 
     def close_late():
         outbox._file.close = close
@@ -441,10 +444,11 @@ def test_a_new_file_of_another_thread_is_not_renamed(spool):
         close()
 
     outbox._file.close = close_late
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError) as caught:
         outbox.ledger()
-    outbox.set_aside()
-    assert outbox.ledger().put == 1
+    assert caught.value.is_damaged
+    assert outbox.set_aside() == f"{spool}.damaged"
+    assert outbox.ledger().put == is_begun
     outbox.close()
 
 

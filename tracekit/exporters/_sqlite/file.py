@@ -105,7 +105,7 @@ class SQLiteFile:
         except (sqlite3.Error, UnicodeDecodeError, StoreError) as error:
             self.close()
             explained = error if isinstance(error, StoreError) else explain(error, self.path)
-            if code_of(error) & 0xFF == sqlite3.SQLITE_NOTADB and self._has_our_header():
+            if code_of(error) & 0xFF == sqlite3.SQLITE_NOTADB and self._was_ours(self._users[thread]):
                 explained = damaged(self.path)
             if explained.is_damaged:
                 self._damaged_file = self._users[thread]
@@ -196,7 +196,7 @@ class SQLiteFile:
         that was set aside earlier.
         """
         path = os.path.realpath(self.path)
-        aside = f"{path}.damaged"
+        aside = _aside(path)
         if self._damaged_file is None:
             return None
         with _forks.lock:
@@ -217,12 +217,17 @@ class SQLiteFile:
                 return None
         return aside
 
-    def _has_our_header(self) -> bool:
-        try:
-            with _forks.lock, open(self.path, "rb") as file:
-                return self.schema.is_in_header(file.read(100))
-        except OSError:
-            return False
+    def _was_ours(self, failed: tuple[int, int] | None) -> bool:
+        """Return whether the file that *failed* has a header of this kind, or was set aside by another user since."""
+        path = os.path.realpath(self.path)
+        with _forks.lock:
+            if failed is not None and identity(_aside(path)) == failed:
+                return True
+            try:
+                with open(path, "rb") as file:
+                    return self.schema.is_in_header(file.read(100))
+            except OSError:
+                return False
 
     def disown(self) -> None:
         """Abandon a connection inherited across a fork, without closing it: its locks and log are the parent's."""
@@ -383,6 +388,11 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
+
+
+def _aside(path: str) -> str:
+    """Return the name of the damaged file at *path* once it is set aside."""
+    return f"{path}.damaged"
 
 
 def _rename(path: str, aside: str) -> None:
