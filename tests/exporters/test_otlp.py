@@ -314,9 +314,9 @@ def test_retry_after_is_bounded(value, seconds):
 
 
 def test_a_retry_after_of_zero_does_not_cause_a_tight_loop(monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 1.0)
+    monkeypatch.setattr(_sender, "_FIRST_S", 100.0)  # longer than the time limit, so it is not waited for
     with Collector(*[refuse(503, Retry_After="0")] * 1000) as collector:
-        reason(exporter(collector, timeout_s=0.4))
+        reason(exporter(collector))
         assert len(collector.headers) == 1
 
 
@@ -468,13 +468,13 @@ def first_reason(sender):
 
 def test_a_missing_collector_is_reported():
     url = f"http://127.0.0.1:{closed_port()}/v1/traces"
-    said = reason(OTLPExporter(url, environ={}, timeout_s=0.1))
+    said = first_reason(OTLPExporter(url, environ={}))
     assert said.startswith(f"{url} cannot be reached: is a collector listening there? (")
     assert "refused" in said
 
 
 def test_an_unknown_host_is_reported():
-    said = reason(OTLPExporter("http://no-such-host.invalid:4318", environ={}, timeout_s=0.1))
+    said = first_reason(OTLPExporter("http://no-such-host.invalid:4318", environ={}))
     assert said == (
         "http://no-such-host.invalid:4318/v1/traces: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT"
     )
@@ -486,6 +486,23 @@ def test_the_wait_for_a_silent_collector_is_bounded():
         said = reason(exporter(collector, timeout_s=0.2))
         assert said.startswith(f"{collector.url} does not answer in time")
         silence.over.set()
+
+
+def test_nothing_is_sent_after_the_deadline_even_by_a_thread_that_sleeps_through_its_wait(monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 0.0)
+    silence = Silence()
+    with Collector(silence) as collector:  # which would take a second request
+        assert "in time" in reason(exporter(collector, timeout_s=0.1))
+        silence.over.set()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_timeout_before_the_request_is_sent_is_reported_as_one(scheme):
+    with Collector() as collector:
+        url = collector.url.replace("http", scheme)
+        said = first_reason(OTLPExporter(url, environ={}, timeout_s=1e-9))
+        assert said.startswith(f"{url} does not answer in time: ")
+        assert not collector.headers
 
 
 def test_reading_an_endless_answer_is_bounded():
