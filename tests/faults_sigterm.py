@@ -48,7 +48,10 @@ app = TraceMiddleware(answer)
 """
 SERVERS: dict[str, Callable[[int], list[str]]] = {
     "uvicorn": lambda fd: ["uvicorn", "app:app", f"--fd={fd}", "--log-level=critical"],
-    "uvicorn --workers 2": lambda fd: ["uvicorn", "app:app", f"--fd={fd}", "--log-level=critical", "--workers=2"],
+    "uvicorn --workers 2": lambda fd: [
+        *("uvicorn", "app:app", f"--fd={fd}", "--log-level=critical", "--workers=2"),
+        "--timeout-worker-healthcheck=60",  # or uvicorn kills a worker that has not begun to run after 5 s
+    ],
     "hypercorn": lambda fd: ["hypercorn", "app:app", f"--bind=fd://{fd}"],
     "hypercorn --worker-class trio": lambda fd: ["hypercorn", "app:app", f"--bind=fd://{fd}", "--worker-class=trio"],
     "gunicorn, 2 workers": lambda fd: [

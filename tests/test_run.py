@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from tracekit.cli.run import isolation
 from tracekit.exporters.sqlite import SQLiteReader
 
 from .exporters.collector import Collector
+from .tools.ports import free_port
 
 pytestmark = [
     pytest.mark.one_form,
@@ -329,17 +329,11 @@ def wsgi(environ, start_response):
 """
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def ask(port, deadline):
     """The body of the answer, once there is a server."""
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
                 return int(answer.read())
         except OSError:
             if time.monotonic() > deadline:
@@ -350,7 +344,19 @@ def ask(port, deadline):
 @pytest.mark.parametrize(
     "server",
     [
-        ["-m", "uvicorn", "app:app", "--workers", "2", "--log-level", "error", "--port"],
+        # uvicorn kills a worker that has not begun to run after 5 s, or what is set.
+        [
+            "-m",
+            "uvicorn",
+            "app:app",
+            "--workers",
+            "2",
+            "--timeout-worker-healthcheck",
+            "60",
+            "--log-level",
+            "error",
+            "--port",
+        ],
         ["-m", "gunicorn", "app:wsgi", "--preload", "--workers", "2", "--no-control-socket", "--bind"],
     ],
     ids=["uvicorn --workers 2", "gunicorn --preload"],

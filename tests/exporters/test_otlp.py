@@ -29,6 +29,7 @@ from tracekit.exporters.otlp import DeliveryError, OTLPExporter
 from tracekit.testing import MemoryExporter
 
 from ..test_pipeline import Balance
+from ..tools.ports import free_port
 from .collector import (
     Collector,
     GrpcCollector,
@@ -65,12 +66,6 @@ def made(count=1, name="job"):
 
 def exporter(collector, **options):
     return OTLPExporter(collector.url, environ={}, **options)
-
-
-def closed_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def until(is_so):
@@ -269,7 +264,7 @@ def test_a_collector_that_breaks_off_is_asked_again(fault):
 
 
 def test_a_request_is_retried_until_the_collector_has_started():
-    port = closed_port()
+    port = free_port()
     spans = made(2)
     sender = OTLPExporter(f"http://127.0.0.1:{port}", environ={}, timeout_s=20)
     thread = threading.Thread(target=sender.export, args=(spans,))
@@ -467,7 +462,7 @@ def first_reason(sender):
 
 
 def test_a_missing_collector_is_reported():
-    url = f"http://127.0.0.1:{closed_port()}/v1/traces"
+    url = f"http://127.0.0.1:{free_port()}/v1/traces"
     said = first_reason(OTLPExporter(url, environ={}))
     assert said.startswith(f"{url} cannot be reached: is a collector listening there? (")
     assert "refused" in said
@@ -693,7 +688,7 @@ def test_invalid_arguments_are_reported(arguments, error, said):
 def test_a_program_that_ends_does_not_wait_for_a_collector_that_is_away(monkeypatch):
     monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)
     tracekit.configure(
-        exporter=OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, timeout_s=3000), export_interval_s=0.001
+        exporter=OTLPExporter(f"http://127.0.0.1:{free_port()}", environ={}, timeout_s=3000), export_interval_s=0.001
     )
     balance = Balance()
     tracekit.span("job").end()
@@ -772,7 +767,7 @@ def test_a_spool_is_emptied_into_the_collector(collector, spool):
 
 
 def test_while_the_collector_is_away_spans_wait_in_the_spool(spool, caplog):
-    port = closed_port()
+    port = free_port()
     sender = OTLPExporter(f"http://127.0.0.1:{port}", environ={}, spool=spool)
     tracekit.configure(exporter=sender, environ={})
     balance = Balance()
@@ -791,7 +786,7 @@ def test_while_the_collector_is_away_spans_wait_in_the_spool(spool, caplog):
 
 def test_the_next_process_sends_the_batches_that_wait(spool, caplog):
     tracekit.configure(
-        exporter=OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, spool=spool, timeout_s=0.2), environ={}
+        exporter=OTLPExporter(f"http://127.0.0.1:{free_port()}", environ={}, spool=spool, timeout_s=0.2), environ={}
     )
     tracekit.span("left").end()
     assert tracekit.shutdown(20)
@@ -887,7 +882,7 @@ def test_the_table_of_losses_can_be_measured():
 
 
 def test_a_full_spool_is_reported_once(spool, caplog):
-    sender = OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, spool=spool, spool_bytes=1 << 20)
+    sender = OTLPExporter(f"http://127.0.0.1:{free_port()}", environ={}, spool=spool, spool_bytes=1 << 20)
     spans = made(500)
     while not sender.ledger().evicted:
         sender.export(spans)

@@ -22,8 +22,9 @@ from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.sqlite import StoreError
 
 from ..test_pipeline import Balance, Exiting
+from ..tools.ports import free_port
 from .collector import Collector, refuse, take
-from .test_otlp import closed_port, exporter, lines, made, until
+from .test_otlp import exporter, lines, made, until
 from .test_outbox import adds_up, put, rows
 
 
@@ -202,7 +203,7 @@ def test_while_the_spool_cannot_be_used_spans_are_sent_directly(spoil, collector
 
 def test_spans_that_neither_spool_nor_collector_accepts_are_counted(spool, caplog):
     foreign(spool)
-    url = f"http://127.0.0.1:{closed_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     tracekit.configure(exporter=OTLPExporter(url, environ={}, spool=spool, timeout_s=0.1), environ={})
     balance = Balance()
     tracekit.span("job").end()
