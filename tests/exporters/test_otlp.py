@@ -496,7 +496,7 @@ def test_a_timeout_before_the_request_is_sent_is_reported_as_one(scheme):
     with Collector() as collector:
         url = collector.url.replace("http", scheme)
         said = first_reason(OTLPExporter(url, environ={}, timeout_s=1e-9))
-        assert said.startswith(f"{url} does not answer in time: ")
+        assert said == f"{url} does not answer in time"
         assert not collector.headers
 
 

@@ -14,6 +14,7 @@ import tracekit
 from tracekit import Account, AlwaysOn, Ratio, TraceState
 from tracekit._core.context import set_ids
 from tracekit._sampling import NEVER
+from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.tail import TailSampler
 from tracekit.testing import FakeClock, MemoryExporter, span_tree
@@ -638,8 +639,9 @@ def test_before_a_collector_statistics_add_up(caplog):
     assert not caplog.records
 
 
-def test_without_a_collector_the_kept_spans_are_counted_and_reported_once(caplog):
-    inner = OTLPExporter("http://127.0.0.1:1", environ={}, timeout_s=0.1)
+def test_without_a_collector_the_kept_spans_are_counted_and_reported_once(caplog, monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)  # longer than the time limit: there is one try
+    inner = OTLPExporter("http://127.0.0.1:1", environ={})
     tracekit.configure(exporter=TailSampler(inner, probability=1.0), environ={}, export_interval_s=3600)
     balance = Balance()
     for _ in range(3):
@@ -655,7 +657,7 @@ def test_without_a_collector_the_kept_spans_are_counted_and_reported_once(caplog
 def test_a_spool_behind_it_starts_and_is_hurried(tmp_path):
     with Collector() as collector:
         for url in ("http://127.0.0.1:1", collector.url):
-            inner = OTLPExporter(url, environ={}, spool=tmp_path / "spool.db", timeout_s=0.2)
+            inner = OTLPExporter(url, environ={}, spool=tmp_path / "spool.db")
             tracekit.configure(exporter=TailSampler(inner, probability=1.0), environ={})
             if url != collector.url:
                 tracekit.span("left").end()

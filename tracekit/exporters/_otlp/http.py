@@ -168,7 +168,7 @@ def _failed(error: Exception, url: str) -> Answer:
         return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
     # urllib3 gives a timeout before the answer, in connecting or in sending, as a ProtocolError.
     if isinstance(cause, http.ReadTimeoutError | TimeoutError) or isinstance(last, TimeoutError):
-        return Answer("later", f"{url} does not answer in time: {text.rpartition(': ')[2]}")
+        return Answer("later", f"{url} does not answer in time")
     if isinstance(cause, http.SSLError | ssl.SSLError):
         fault = tls_fault(str(cause))
         # A server of gRPC alone closes connections that do not offer HTTP/2.
