@@ -154,7 +154,7 @@ def test_a_flush_during_an_outage_stops_after_a_few_requests(spool, monkeypatch)
     with Collector(*[refuse(503)] * 1000) as collector:
         sender = exporter(collector, spool=spool)
         for _ in range(50):
-            sender._outbox.put(b"x", spans=1, content_type="application/x-protobuf", content_encoding="")
+            sender._outbox.put(b"", spans=1, content_type="application/x-protobuf", content_encoding="")
         assert not sender.flush(20)
         assert len(collector.headers) == 3
         sender._sender.close(0.01)
