@@ -322,7 +322,7 @@ class Other:
     ids=["an app that only knows http", "outermost", "two", "inside a framework"],
 )
 def test_a_server_that_stops_loses_no_span(kept, server, make):
-    with serve(make(), server) as port, httpx.Client() as client:
+    with serve(make(), server) as port, httpx.Client(timeout=60) as client:
         for _ in range(21):
             assert client.get(f"http://127.0.0.1:{port}/").status_code == 200
         assert kept == []

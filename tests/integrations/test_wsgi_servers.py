@@ -276,7 +276,7 @@ def test_a_request_over_a_socket(exporter, make):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             assert client.get("/items/3", headers=HEADERS).text == "3"
             assert client.get("/stream").text == "/stream/stream"
             assert client.head("/file").status_code == 200
