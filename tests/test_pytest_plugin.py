@@ -59,7 +59,7 @@ class Run:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=120,
+            timeout=600,
         )
         self.code, self.output = done.returncode, done.stdout + done.stderr
         reports = folder / "reports"

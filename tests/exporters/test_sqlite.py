@@ -780,7 +780,7 @@ print("done")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
 def test_a_full_disk_only_loses_spans_that_do_not_fit(path):
     process = script(FULL, path)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (0, "done\n"), err
     (line,) = err.splitlines()  # once, for one cause
     assert line.startswith("SQLiteExporter failed, 100 spans lost: StoreError: ")
