@@ -591,7 +591,7 @@ ISOLATION = {
             yield
 
         @given(strategies.integers())
-        @settings(max_examples=5, database=None)
+        @settings(max_examples=5, deadline=None, database=None)
         async def test_first(number):
             assert tracekit.current_context() is None
             tracekit.use_labels(left="open").__enter__()

@@ -755,7 +755,7 @@ def test_a_file_or_directory_without_permission_is_reported():
 FULL = """
 import resource, sys, tracekit
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader
-tracekit.configure(exporter=SQLiteExporter(sys.argv[1]))
+tracekit.configure(exporter=SQLiteExporter(sys.argv[1]), export_interval_s=3600)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
 for _ in range(20):
