@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import weakref
 from pathlib import Path
 from queue import Empty
@@ -467,6 +468,18 @@ def test_encoded_spans_of_the_parent_are_sent_by_the_parent_alone(collector):
     assert {name: names.count(name) for name in names} == {"parent": GROUP + 1, "late": GROUP, "child": GROUP}
 
 
+@contextlib.contextmanager
+def undisturbed():
+    """No other thread allocates meanwhile: one that waits for the GIL takes it where this thread waits, and not before."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    time.sleep(2 * interval)  # those that wait already ask for it after the interval of before
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
 class Cycle:
     """Garbage whose finaliser calls *run*."""
 
@@ -483,13 +496,14 @@ def end_with_garbage(run, allocations):
     last = tracekit.span("last")
     thresholds = gc.get_threshold()
     gc.collect()
-    Cycle(run)
-    gc.set_threshold(gc.get_count()[0] + allocations, 1000, 1000)
-    try:
-        last.end()
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.collect()
+    with undisturbed():
+        Cycle(run)
+        gc.set_threshold(gc.get_count()[0] + allocations, 1000, 1000)
+        try:
+            last.end()
+        finally:
+            gc.set_threshold(*thresholds)
+            gc.collect()
 
 
 @quick
@@ -548,11 +562,12 @@ def test_spans_that_no_memory_is_left_for_are_counted(collector):
         buffer.is_asleep = False
         end(GROUP - 1 - len(buffer))
         last = tracekit.span("last")
-        no_memory.set_nomemory(first, first + 1000)
-        try:
-            last.end()
-        finally:
-            no_memory.remove_mem_hooks()
+        with undisturbed():  # the collector's thread would end
+            no_memory.set_nomemory(first, first + 1000)
+            try:
+                last.end()
+            finally:
+                no_memory.remove_mem_hooks()
         assert encoder.busy == 0
         assert tracekit.flush()
         assert balance.queued == 0
