@@ -69,7 +69,7 @@ def exporter(collector, **options):
 
 
 def until(is_so):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.002)
