@@ -413,7 +413,7 @@ def test_what_a_test_left_open_is_ended_for_it_and_reaches_nobody_later(tmp_path
         def test_later():
             assert not KEPT.pop().ended
             assert [span.name for span in exporter.spans] == ["job", "allowed"]
-            tracekit.shutdown()
+            tracekit.shutdown(60)
         """
     run = Run(tmp_path, {"open": body})
     assert run.outcomes == {"open": "teardown failed", "allowed": "passed", "later": "passed"}

@@ -205,7 +205,7 @@ import fakelib, tracekit
 from tracekit import _configure
 from tracekit._core.otlp import GROUP
 fakelib.work()
-assert tracekit.flush()  # the exporter is made with the first spans
+assert tracekit.flush(60)  # the exporter is made with the first spans
 for _ in range(GROUP):
     fakelib.work()
 print(_configure._pipeline._worker.encoder.count == GROUP, type(_configure._pipeline.exporter).__name__)

@@ -696,7 +696,7 @@ def test_a_program_that_ends_does_not_wait_for_a_collector_that_is_away(monkeypa
 def _export_in_child(sender, url):
     tracekit.configure(exporter=sender)
     tracekit.span("child").end()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
@@ -844,7 +844,7 @@ def _fill(url, spool, number):
     for at in range(50):
         tracekit.span(f"{number} {at}").end()
         tracekit.flush(20)
-    tracekit.shutdown()
+    tracekit.shutdown(60)
 
 
 def test_processes_share_a_spool(collector, spool):

@@ -644,7 +644,7 @@ def test_nothing_is_sent_without_room_to_record_it(outbox, disk):
 def traces(path):
     tracekit.configure(exporter=SQLiteExporter(path))
     tracekit.span("x").end()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     return path.unlink
 
 

@@ -414,7 +414,7 @@ def test_a_call_that_sampling_drops_is_described_for_the_debug_pages(exporter, t
     try:
         with tracekit.use_context(tracekit.SpanContext("1" * 32, "2" * 16, 0)):
             asyncio.run(main()) if is_async else run()
-        tracekit.flush()
+        tracekit.flush(60)
     finally:
         _configure.remove_tap(take)
     assert sorted(one.kind for one in taken) == ["client", "server"]

@@ -465,7 +465,7 @@ def test_xmlrpc_is_not_imported_for_a_program_without_it_and_traced_when_it_come
             print(proxy.abs(-1))
         thread.join()
         server.server_close()
-        tracekit.flush()
+        tracekit.flush(60)
         print(*[span.name for span in exporter.spans])
         http_server.uninstrument()
         assert SimpleXMLRPCDispatcher._marshaled_dispatch is original
