@@ -71,7 +71,9 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nTransfer-
 def test_an_answer_that_comes_an_octet_at_a_time_is_bounded_by_the_timeout(start, piece):
     drip = Drip(start, piece)
     with Collector(drip) as collector:
-        assert "does not answer in time" in reason(exporter(collector, timeout_s=0.3))
+        assert " in time" in reason(
+            exporter(collector, timeout_s=0.3)
+        )  # or, on a busy machine, "cannot be reached in time"
         assert not drip.is_done
         drip.over.set()
 
@@ -85,17 +87,18 @@ def test_a_collector_that_reads_slowly_is_bounded_by_the_timeout(tmp_path):
     received = []
 
     def serve():
-        connection, _ = listening.accept()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        # The client may give up in the handshake, too.
-        with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as tls:
-            while octets := tls.recv(1024):
-                received.append(len(octets))
-                if over.wait(0.01):
-                    return
+        with contextlib.suppress(OSError):  # the client may give up before it connects, and in the handshake
+            connection, _ = listening.accept()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            with context.wrap_socket(connection, server_side=True) as tls:
+                while octets := tls.recv(1024):
+                    received.append(len(octets))
+                    if over.wait(0.01):
+                        return
 
     tracekit.configure(environ={})
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
         thread = threading.Thread(target=serve)
         thread.start()
         url = f"https://127.0.0.1:{listening.getsockname()[1]}"
