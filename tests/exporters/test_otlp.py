@@ -479,7 +479,8 @@ def test_the_wait_for_a_silent_collector_is_bounded():
     silence = Silence()
     with Collector(silence) as collector:
         said = reason(exporter(collector, timeout_s=0.2))
-        assert said.startswith(f"{collector.url} does not answer in time")
+        assert said.startswith(collector.url)
+        assert " in time" in said
         silence.over.set()
 
 
@@ -516,7 +517,8 @@ def test_reading_an_endless_answer_is_bounded():
 
     with Collector(drip) as collector:
         said = reason(exporter(collector, timeout_s=0.3))
-        assert said.startswith(f"{collector.url} does not answer in time")
+        assert said.startswith(collector.url)
+        assert " in time" in said
         over.set()
 
 
