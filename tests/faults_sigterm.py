@@ -57,7 +57,7 @@ SERVERS: dict[str, Callable[[int], list[str]]] = {
     "gunicorn, 2 workers": lambda fd: [
         *("gunicorn", "app:app", f"--bind=fd://{fd}", "--log-level=critical"),
         # gunicorn does not stop a worker that gets SIGTERM while it boots, but kills it after that many seconds.
-        *("--worker-class=asgi", "--workers=2", "--no-control-socket", "--graceful-timeout=2"),
+        *("--worker-class=asgi", "--workers=2", "--no-control-socket", "--timeout=300", "--graceful-timeout=2"),
     ],
 }
 
