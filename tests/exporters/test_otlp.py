@@ -492,6 +492,15 @@ def test_nothing_is_sent_after_the_deadline_even_by_a_thread_that_sleeps_through
         silence.over.set()
 
 
+def test_a_request_is_tried_once_at_the_end_of_a_program_even_by_a_thread_that_sleeps_through_its_wait(monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 0.0)
+    with Collector(*[refuse(503)] * 1000) as collector:
+        sender = exporter(collector)
+        sender.hurry()
+        reason(sender)
+        assert len(collector.headers) == 1
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_timeout_before_the_request_is_sent_is_reported_as_one(scheme):
     with Collector() as collector:
