@@ -39,11 +39,11 @@ def serve(app, server="uvicorn, asyncio", path=None):
     )
     thread.start()
     try:
-        assert starting.wait(20)
+        assert starting.wait(120)
         yield port
     finally:
         stops[0]()
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
 
 
