@@ -12,6 +12,7 @@ import logging
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import tracekit
@@ -23,6 +24,10 @@ from .tools.backends import BACKENDS
 from .tools.forms import FORMS, Form
 
 pytest.register_assert_rewrite("tests.wire.vector_files")
+
+# Each run has the same examples, and one that a busy machine delays is no failure.
+hypothesis.settings.register_profile("tracekit", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("tracekit")
 
 # What is configured around the tests, here and in the processes that they start, is no part of them.
 for name in [
@@ -171,11 +176,6 @@ def pytest_ignore_collect(collection_path, config):
     path = collection_path.relative_to(_TESTS).as_posix()
     left_out = {"not one_form": ONE_FORM, "not slow": SLOW}
     return any(_matches(path, files) for mark, files in left_out.items() if mark in config.option.markexpr) or None
-
-
-def pytest_collection_finish(session):
-    if len(session.items) > 500:
-        import hypothesis  # noqa: F401  - it looks for referrers when it is imported, which a frozen object has none of
 
 
 @pytest.fixture(scope="module", autouse=True)

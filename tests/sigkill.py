@@ -26,7 +26,8 @@ from tracekit.exporters._otlp.outbox import Outbox
 
 WRITERS = 2  # at the same time, on one file
 A_FILE = 10  # kills; then a new file, because its creation is a special case
-LATEST_S = 0.05
+LATEST_S = 0.05  # at most, after less than so many reports:
+REPORTS = 30
 
 
 class Violation(Exception):
@@ -48,12 +49,14 @@ class Writer:
         self.pipe = reading
         os.read(reading, 1)  # it is about to open the outbox
 
-    def kill(self):
-        """Kill it, and return its reports, as (verb, name of the batch)."""
-        os.kill(self.pid, signal.SIGKILL)
-        _, status = os.waitpid(self.pid, 0)
+    def kill(self, reports, later_s):
+        """Kill it *later_s* after so many reports; return all that came, as (verb, name of the batch)."""
         with open(self.pipe, "rb") as pipe:
-            lines = pipe.read().decode().split("\n")
+            first = b"".join([pipe.readline() for _ in range(reports)])
+            time.sleep(later_s)
+            os.kill(self.pid, signal.SIGKILL)
+            _, status = os.waitpid(self.pid, 0)
+            lines = (first + pipe.read()).decode().split("\n")
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
             raise Violation(f"a writer ended by itself: {lines[-3:]}")
         return [tuple(line.split(" ")) for line in lines[:-1]]
@@ -148,8 +151,8 @@ def run(*, kills, seed):
         for number in range(here):
             while len(writers) < min(WRITERS, here - number):
                 writers.append(Writer(path, f"{seed}.{first}.{number}.{len(writers)}"))
-            time.sleep(rng.random() * LATEST_S)
-            said += writers.pop(rng.randrange(len(writers))).kill()
+            writer = writers.pop(rng.randrange(len(writers)))
+            said += writer.kill(rng.randrange(REPORTS), rng.random() * LATEST_S)
         try:
             counts += check(path, said, here)
         except Violation as error:

@@ -37,7 +37,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     # As the tests run: the form that is under test here is the one that is measured.
     environment = {**os.environ, "TRACEKIT_NO_EXTENSIONS": "" if IMPLEMENTATION == "compiled" else "1"}
     return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 

@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_the_generated_c_has_no_warnings(compiler):
-    done = subprocess.run([compiler, *FLAGS, *GENERATED], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([compiler, *FLAGS, *GENERATED], capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

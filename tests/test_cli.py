@@ -73,7 +73,7 @@ def shop(path):
         clock.tick(1)
         remote = tracekit.SpanContext("e" * 32, "f" * 16, 1, is_remote=True)
         tracekit.span("lonely", parent=remote).end()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     return path
 
 
@@ -129,7 +129,7 @@ def test_no_line_is_wider_than_the_terminal(path, capsys, monkeypatch, width):
         parent = tracekit.span(f"日本語 and more {'x' * number}", parent=parent, attributes={"k": "v" * number})
         parent.set_status("error", "e" * 200)
         parent.end()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     for command in ("show", "list"):
         assert main(["traces", command, str(path)]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -219,7 +219,7 @@ def test_nothing_that_a_program_has_stored_can_steer_the_terminal(path, argument
         span.add_event(HOSTILE, {HOSTILE: HOSTILE})
         span.add_link(span, {HOSTILE: HOSTILE})
         span.set_status("error", HOSTILE)
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     command, *options = arguments
     done = run("traces", command, path, *options, env={"PYTHONIOENCODING": encoding})
     assert (done.returncode, done.stderr) == (0, b"")

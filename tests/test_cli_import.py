@@ -31,7 +31,7 @@ def path(tmp_path):
             stopped.set_status("cancelled", "TimeoutError")
     with tracekit.span("other"):
         pass
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     return found
 
 

@@ -13,7 +13,7 @@ from tracekit.exporters.otlp import OTLPExporter
 from tracekit.testing import MemoryExporter
 
 from .exporters.collector import Collector, GrpcCollector, refuse, reject
-from .exporters.test_otlp import closed_port
+from .tools.ports import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_doctor_says_what_a_collector_has_against_a_span(capsys, answer, said):
 
 
 def test_doctor_says_where_nobody_listens(capsys):
-    url = f"http://127.0.0.1:{closed_port()}/v1/traces"
+    url = f"http://127.0.0.1:{free_port()}/v1/traces"
     assert doctor(capsys, "--endpoint", url) == (
         False,
         f"{url} cannot be reached: is a collector listening there? (Connection refused)",
@@ -106,7 +106,7 @@ def spool(tmp_path):
         exporter.export(spans[:3])
         assert exporter.flush(20)
         exporter.shutdown()
-    exporter = OTLPExporter(f"http://127.0.0.1:{closed_port()}", environ={}, spool=path)
+    exporter = OTLPExporter(f"http://127.0.0.1:{free_port()}", environ={}, spool=path)
     exporter.export(spans[3:])
     exporter.shutdown()
     return path

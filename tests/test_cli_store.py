@@ -65,7 +65,7 @@ def spans(path):
                 clock.tick(number / 1000)
                 if number % 4 == 3:
                     root.set_status("error", "no stock")
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     return exporter.memory.spans
 
 
@@ -126,7 +126,7 @@ def test_the_newest_traces_are_found_by_their_start_though_others_end_later(path
             tracekit.span(f"short {number}", parent=tracekit.ROOT).end()
             tracekit.span("part", parent=long).end()
         long.end()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     with SQLiteReader(path) as reader:
         assert [trace.name for trace in reader.traces(limit=3)] == ["short 29", "short 28", "short 27"]
         assert [trace.name for trace in reader.traces(limit=31)][-1] == "long"
@@ -161,7 +161,7 @@ def test_follow_goes_on_with_traces_that_arrive(spans, path):
         tracekit.configure(service="late", exporter=SQLiteExporter(path))
         with FakeClock(max(span.end_ns for span in spans) + DAY_NS):
             tracekit.span("new").end()
-        tracekit.shutdown()
+        tracekit.shutdown(60)
         found = json.loads(process.stdout.readline())
         while found["name"] != "new":  # it was given the newest first, and gives the rest, too
             found = json.loads(process.stdout.readline())
@@ -217,7 +217,7 @@ def test_exported_otlp_is_the_request_that_the_exporter_would_have_sent(path, tm
             failed.set_status("error", "no stock")
         with tracekit.span("stopped") as stopped:
             stopped.set_status("cancelled", "why")
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     output = tmp_path / "out.json"
     assert main(["traces", "export", str(path), "--output", str(output)]) == 0
     assert messages(output.read_text()) == messages(encode_spans_as_json(exporter.memory.spans).decode())
@@ -358,7 +358,7 @@ def test_the_root_of_a_client_is_listed_with_the_operation_that_it_called_as_in_
     tracekit.configure(service="shop", exporter=SQLiteExporter(path))
     with tracekit.span("GET", kind="client"), tracekit.span("inner"), tracekit.span(called, kind="server"):
         pass
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     assert main(["traces", "list", str(path)]) == 0
     assert re.search(rf" unset +{re.escape(shown)} +shop$", capsys.readouterr().out, re.MULTILINE)
     with Queries(path) as reader:

@@ -48,7 +48,7 @@ def test_it_receives_until_it_is_interrupted(tmp_path, number):
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     urllib.request.urlopen(request).close()
     process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert found["store"] == str(tmp_path / "tracekit" / "traces.db")
     with SQLiteReader(found["store"]) as reader:
@@ -96,6 +96,6 @@ def test_without_grpcio_the_other_receiver_works(tmp_path, monkeypatch):
     process = start(str(tmp_path / "spans.db"), "--port", "0", "--http-port", "0", PYTHONPATH=str(tmp_path))
     found = addresses(process)
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert found["OTLP/gRPC"] == "off: grpcio is not installed (pip install grpcio)"
     assert found["OTLP/HTTP"].startswith("http://127.0.0.1:")

@@ -30,6 +30,7 @@ from tracekit.integrations.asgi import TraceMiddleware
 from tracekit.integrations.httpx import AsyncTraceTransport
 
 from .integrations.servers import SERVERS, serve
+from .tools.ports import free_port
 from .tools.w3c_harness import application, count
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -361,20 +362,25 @@ async def fail(service, scope, receive, send):
 
 
 @pytest.mark.parametrize(
-    ("do", "said"),
+    ("do", "timeout_s", "said"),
     [
-        (hang, "no answer within 0.5 s"),
-        (dribble, "no answer within 0.5 s"),
-        (refuse, "it answered 400"),
-        (forget, "it answered 200, waited for 0.5 s"),
-        (fail, "it answered 500"),
+        (hang, 0.5, "no answer within 0.5 s"),
+        (dribble, 0.5, "no answer within 0.5 s"),
+        (refuse, 60, "it answered 400"),
+        (forget, 2, "it answered 200, waited for 2 s"),
+        (fail, 60, "it answered 500"),
     ],
 )
-def test_what_goes_wrong_with_one_request_costs_that_check_alone(capsys, do, said):
+def test_what_goes_wrong_with_one_request_costs_that_check_alone(capsys, do, timeout_s, said, monkeypatch):
+    call = _conform._Service.call
+
+    def in_time(service, headers, calls):
+        service._timeout_s = timeout_s if "tracestate" in dict(headers) else 60
+        return call(service, headers, calls)
+
+    monkeypatch.setattr(_conform._Service, "call", in_time)
     with serve(Odd(do)) as port:
-        assert (
-            main(["conform", f"http://127.0.0.1:{port}/", "--json", "--timeout", "0.5", "--only", "equals sign"]) == 1
-        )
+        assert main(["conform", f"http://127.0.0.1:{port}/", "--json", "--only", "equals sign"]) == 1
     assert [(check["name"], check["problems"]) for check in json.loads(capsys.readouterr().out)["checks"]] == [
         ("tracestate: a value with an equals sign is not passed on", [f"0 of 1 calls came: {said}"]),
         (
@@ -409,11 +415,9 @@ def test_a_service_is_told_an_address_that_it_can_reach(host, reached_from, told
 
 
 def test_callbacks_are_awaited_where_it_says(capsys):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     with serve(application()) as served, socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{served}/test"
-        assert main(["conform", url, "--only", "mixed case", "--listen", f"127.0.0.1:{port}"]) == 0
+        assert main(["conform", url, "--only", "mixed case", "--listen", f"127.0.0.1:{free_port()}"]) == 0
         assert main(["conform", url, "--only", "mixed case", "--listen", f"127.0.0.1:{taken.getsockname()[1]}"]) == 2
     assert f"{url}: cannot listen on 127.0.0.1:" in capsys.readouterr().err
 
@@ -443,18 +447,22 @@ def answering(octets):
 
 
 @pytest.mark.parametrize(
-    ("octets", "said"),
+    ("octets", "timeout_s", "said"),
     [
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "it answered 404, and did not call back"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "it answered 200, waited for 0.5 s, and did not call back"),
-        (b"", "RemoteDisconnected: Remote end closed connection without response, and did not call back"),
-        (b"\x1b]0;title\x07\x1b[2J\r\n", r"BadStatusLine: \x1b]0;title\x07\x1b[2J\r\n, and did not call back"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 60, "it answered 404, and did not call back"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            2,
+            "it answered 200, waited for 2 s, and did not call back",
+        ),
+        (b"", 60, "RemoteDisconnected: Remote end closed connection without response, and did not call back"),
+        (b"\x1b]0;title\x07\x1b[2J\r\n", 60, r"BadStatusLine: \x1b]0;title\x07\x1b[2J\r\n, and did not call back"),
     ],
 )
-def test_a_service_that_does_not_speak_the_protocol_is_told_what_to_do(capsys, octets, said):
+def test_a_service_that_does_not_speak_the_protocol_is_told_what_to_do(capsys, octets, timeout_s, said):
     with answering(octets) as port:
         url = f"http://127.0.0.1:{port}/\u00e9 ?a b"
-        assert main(["conform", url, "--timeout", "0.5"]) == 2
+        assert main(["conform", url, "--timeout", f"{timeout_s}"]) == 2
     out, err = capsys.readouterr()
     assert (out, err) == ("", f"tracekit: {url}: it does not speak the protocol: {said}\n\n{PROTOCOL}")
 

@@ -27,7 +27,7 @@ from tracekit.demo.catalogue import GOODS, cart, price_cents, seal
 from tracekit.demo.run import Findings, wrongs
 from tracekit.exporters.sqlite import SQLiteReader
 
-DEADLINE_S = 60
+DEADLINE_S = 600  # a guard: on a busy machine the demo alone took more than a minute
 REQUESTS = 6
 # The command, with SIGINT as a shell in the foreground would give it, wherever the suite itself runs.
 COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from tracekit.cli.main import main; sys.exit(main())"
@@ -176,7 +176,7 @@ def test_no_span_fails(played):
     [
         r"  warehouse   hypercorn on trio   http://127\.0\.0\.1:\d+ +process \d+",
         r"  storefront  uvicorn on asyncio  http://127\.0\.0\.1:\d+ +process \d+",
-        rf"  client      httpx on asyncio    {REQUESTS} of {REQUESTS} right in \d\.\d\d s +process \d+",
+        rf"  client      httpx on asyncio    {REQUESTS} of {REQUESTS} right in \d+\.\d\d s +process \d+",
         r"trace [0-9a-f]{32}",
         r".*  http\.response\.status_code=200  .*",
         r".*labels tenant=\w+  cart=\d",
@@ -187,8 +187,8 @@ def test_no_span_fails(played):
         r"  warehouse spans with labels +30  of 30; the storefront set them",
         r"  the same program with OpenTelemetry … 0 s",
         r"  The same program, traced by OpenTelemetry, its SDK and its instrumentation of ASGI and httpx:",
-        r".* receipt_line +storefront +\S+ µs  <- not under receipt",
-        r"  20 of 90 spans, receipt_line, are not under receipt: it ended after \S+ µs\.",
+        r".* receipt_line +storefront +\S+ [µm]?s  <- not under receipt",
+        r"  20 of 90 spans, receipt_line, are not under receipt: it ended after \S+ [µm]?s\.",
         r"    a browser   \S+.* ui \S+traces\.db",
         r"    all traces  \S+.* traces list \S+traces\.db",
         r"    one trace   \S+.* traces show \S+traces\.db",

@@ -21,6 +21,7 @@ import tracekit
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader, StoreError
 
 from .test_documents import BLOCKS, ROOT
+from .tools.ports import free_port
 
 pytestmark = [pytest.mark.one_form, pytest.mark.slow]
 
@@ -123,11 +124,6 @@ class Terminal:
 
 def code(page):
     return [block.text for block in BLOCKS if block.page == page and block.language == "python"]
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 def wait_for_port(port):

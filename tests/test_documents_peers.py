@@ -23,8 +23,8 @@ from tracekit import metrics
 from tracekit.exporters.sqlite import SQLiteExporter
 from tracekit.testing import MemoryExporter
 
-from .exporters.test_agent import free_ports
 from .tools import builds, migration
+from .tools.ports import free_port
 
 pytestmark = [pytest.mark.one_form, pytest.mark.slow]
 
@@ -138,7 +138,7 @@ def test_the_queries_for_prometheus_answer_with_what_was_measured(openmetrics):
 def test_the_commands_for_a_collector_start_one_that_the_doctor_reaches(tmp_path):
     collector = program("collector")
     start, ask = block("OPERATIONS.md", "sh").splitlines()
-    http, grpc = free_ports(2)
+    http, grpc = free_port(), free_port()
     (tmp_path / "otelcol-contrib").symlink_to(collector)
     environ = {
         **os.environ,

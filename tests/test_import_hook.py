@@ -207,14 +207,14 @@ def test_threads_that_import_at_once_get_one_module_and_one_report(folder, hook)
     barrier, found = threading.Barrier(8), []
 
     def load():
-        barrier.wait(10)
+        barrier.wait(60)
         found.append(importlib.import_module("hooked"))
 
     threads = [threading.Thread(target=load) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(found) == 8
     assert len(set(map(id, found))) == 1
     assert hook.reports == [("hooked", True)]

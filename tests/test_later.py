@@ -42,29 +42,29 @@ class Holding(MemoryExporter):
 def test_the_exporter_is_made_with_the_first_spans_in_the_thread_that_exports():
     made = []
     tracekit.configure(exporter=LaterExporter(lambda: made.append(Holding()) or made[0]))
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert made == []
     tracekit.span("a").end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert [span.name for span in made[0].spans] == ["a"]
     assert made[0].calls[:3] == [False, "start", "flush"]
     assert tracekit.statistics().queued == 1
     del made[0].calls[:]
-    assert tracekit.shutdown()
+    assert tracekit.shutdown(60)
     assert made[0].calls == ["hurry", "shutdown"]
 
 
 def test_without_spans_no_exporter_is_made():
     tracekit.configure(exporter=LaterExporter(lambda: 1 / 0))
-    assert tracekit.flush()
-    assert tracekit.shutdown()
+    assert tracekit.flush(60)
+    assert tracekit.shutdown(60)
 
 
 def test_spans_that_no_exporter_could_be_made_for_count_as_failed(caplog):
     before = tracekit.statistics().failed
     tracekit.configure(exporter=LaterExporter(lambda: None))
     tracekit.span("a").end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert tracekit.statistics().failed == before + 1
     assert "there is no exporter" in caplog.text
 
@@ -76,7 +76,7 @@ def test_an_exporter_that_cannot_be_made_is_tried_again_with_the_next_spans(capl
     tracekit.configure(exporter=LaterExporter(lambda: next(made)()))
     for name in ("first", "second"):
         tracekit.span(name).end()
-        assert tracekit.flush()
+        assert tracekit.flush(60)
     assert [span.name for span in kept.spans] == ["second"]
     assert "ZeroDivisionError" in caplog.text
     now = tracekit.statistics()
@@ -90,12 +90,12 @@ def test_spans_are_encoded_where_they_end_once_the_exporter_is_made():
             exporter=LaterExporter(lambda: OTLPExporter(collector.url, environ={})), export_interval_s=3600
         )
         tracekit.span("first").end()
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         assert buffer.mark == GROUP - 1
         for _ in range(GROUP):
             tracekit.span("next").end()
         assert len(buffer) == 0
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         assert len(collector.spans) == 1 + GROUP
 
 

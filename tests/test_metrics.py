@@ -41,7 +41,7 @@ def measured(*spans, sampler=None, **options):
         for kind, attributes, seconds in spans:
             with tracekit.span("work", kind=kind, attributes=attributes):
                 clock.tick(seconds)
-    tracekit.flush()
+    tracekit.flush(60)
     return red
 
 
@@ -152,7 +152,7 @@ def test_errors_are_series_with_their_type():
         tracekit.span("d", kind="consumer", attributes={"messaging.system": "x"}, expected=KeyError),
     ):
         raise KeyError
-    tracekit.flush()
+    tracekit.flush(60)
     found = {
         dict(labels).get("error_type")
         for name, labels in samples(red.prometheus())
@@ -170,7 +170,7 @@ def test_spans_go_on_to_the_exporter_and_its_account_counts():
     before = tracekit.statistics().unsampled
     for _ in range(5):
         tracekit.span("s", kind="server").end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert tracekit.statistics().unsampled == before + 5
     (count,) = [sample.value for (name, _), sample in samples(red.prometheus()).items() if name.endswith("_count")]
     assert count == 5
@@ -185,7 +185,7 @@ def test_a_failure_of_the_exporter_is_counted_as_without_metrics(caplog):
     tracekit.configure(exporter=red)
     before = tracekit.statistics().failed
     tracekit.span("s", kind="server").end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert tracekit.statistics().failed == before + 1
     assert len(names(red)) == 1
 
@@ -196,7 +196,7 @@ def test_a_failure_to_measure_costs_no_span(caplog, monkeypatch):
     tracekit.configure(exporter=red)
     tracekit.span("s", kind="server").end()
     tracekit.span("s", kind="server").end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert len(red.exporter.spans) == 2
     assert len(caplog.records) == 1
 
@@ -217,7 +217,7 @@ def test_fractional_weights_are_rounded_without_ever_falling():
     last = 0
     for _ in range(50):
         tracekit.span("s", kind="server").end()
-        tracekit.flush()
+        tracekit.flush(60)
         found = [sample.value for (name, _), sample in samples(red.prometheus()).items() if name.endswith("_count")]
         assert sum(found) >= last
         last = sum(found)
@@ -384,7 +384,7 @@ def test_a_collector_receives_all_series(protocol, buckets):
     with Collector() as collector:
         push = OTLPMetrics(collector.url.removesuffix("/v1/traces"), protocol=protocol, environ={})
         red = measured(("server", HTTP, 0.3), ("server", HTTP, 0.02), ("client", HTTP, 0.0), push=push, buckets=buckets)
-        tracekit.shutdown()
+        tracekit.shutdown(60)
     last = received(collector)[-1]
     (resource,) = last.resource_metrics
     assert ("service.name", "shop") in [(one.key, one.value.string_value) for one in resource.resource.attributes]
@@ -431,9 +431,9 @@ def test_series_are_sent_in_intervals_without_a_flush():
         red = RedMetrics(push=push)
         tracekit.configure(exporter=red)
         tracekit.span("s", kind="server").end()
-        tracekit.flush()
-        assert arrived.wait(10)  # again, although no span has ended since
-        tracekit.shutdown()
+        tracekit.flush(60)
+        assert arrived.wait(60)  # again, although no span has ended since
+        tracekit.shutdown(60)
     counts = [
         request.resource_metrics[0].scope_metrics[0].metrics[0].histogram.data_points[0].count
         for request in received(collector)
@@ -446,7 +446,7 @@ def test_a_collector_that_is_away_costs_no_span(caplog):
     push = OTLPMetrics("http://127.0.0.1:9", timeout_s=0.2, environ={})
     red = measured(("server", HTTP, 0.3), push=push)
     assert len(red.exporter.spans) == 1
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     assert push.failed >= 1
     assert "data points lost" in caplog.text
 
@@ -476,7 +476,7 @@ def test_an_unknown_argument_is_an_error():
 def count_in_child(red, queue):
     before = red.prometheus()
     tracekit.span("child", kind="server").end()
-    tracekit.flush()
+    tracekit.flush(60)
     queue.put((before, red.prometheus()))
 
 
@@ -491,7 +491,7 @@ def test_a_child_of_a_fork_begins_anew():
     with red._lock:  # as if the exporting thread measured just then
         child.start()
     before, after = queue.get()
-    child.join(10)
+    child.join()
     assert before == ""
     assert "http_server" not in after
     assert 'span_name="child"' in after

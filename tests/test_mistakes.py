@@ -180,7 +180,7 @@ def test_type_checkers_see_no_names_but_those_that_are_there(tmp_path):
         [sys.executable, "-m", "mypy", "--no-incremental", str(program)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     if "No module named mypy" in done.stderr:

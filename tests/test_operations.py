@@ -151,11 +151,14 @@ def test_the_printed_rows_of_faults_are_those_of_the_page():
 
 @pytest.mark.parametrize("answer", [refuse(503), refuse(429), Silence()], ids=["503", "429", "hangs"])
 def test_a_collector_that_takes_nothing_costs_the_requests_left_of_the_batch(answer, caplog):
+    def take_the_first(*request):
+        exporter._client.timeout_s = exporter.timeout_s = 0.2  # for the others: this one is not small
+        take(*request)
+
     with Collector() as collector:
-        collector.answers = itertools.chain([take], itertools.repeat(answer))
-        tracekit.configure(
-            exporter=OTLPExporter(collector.url, environ={}, timeout_s=0.2), export_interval_s=60, environ={}
-        )
+        collector.answers = itertools.chain([take_the_first], itertools.repeat(answer))
+        exporter = OTLPExporter(collector.url, environ={})
+        tracekit.configure(exporter=exporter, export_interval_s=60, environ={})
         before = tracekit.statistics()
         for number in range(1000):
             tracekit.span(f"{number}", attributes={"text": "x" * 4000, "more": ["x" * 4000] * 2}).end()

@@ -712,7 +712,7 @@ def test_a_stand_in_for_a_module_in_a_test_is_no_trouble(module, exporter, monke
 
 def run(program):
     program = textwrap.dedent(program)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
     return done.stdout
 

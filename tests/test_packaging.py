@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -22,6 +21,8 @@ from pathlib import Path
 import pytest
 
 from tracekit.exporters.sqlite import SQLiteReader, StoreError
+
+from .tools.ports import free_port
 
 pytestmark = pytest.mark.packaging
 
@@ -266,9 +267,7 @@ def test_the_five_commands_of_the_readme_show_a_request_in_the_viewer(built, tmp
         pytest.skip(f"the package index cannot be reached: {done.stderr[-500:]}")
     assert done.returncode == 0, done.stderr
     # As written, but for the ports: those of the machine may be in use.
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environ["PORT"] = str(port)
+    environ["PORT"] = str(free_port())
     with running(f"exec env {commands[1].removesuffix(' &')} --port $PORT", tmp_path, environ) as output:
         wait_for("Application startup complete", output)
         done = type_in(commands[2].replace("8000", "$PORT"))

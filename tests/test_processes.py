@@ -36,7 +36,7 @@ def _workers_find_the_jobs():
 @pytest.fixture(autouse=True)
 def _every_span_is_accounted_for(caplog):
     yield
-    tracekit.flush()
+    tracekit.flush(60)
     now = tracekit.statistics()
     assert now.started == now.ended + now.open
     assert now.ended == now.exported + now.queued + now.dropped + now.failed + now.unsampled
@@ -219,7 +219,7 @@ def test_what_did_not_fit_the_workers_buffer_is_counted_and_said_here(quick_pool
     before = tracekit.statistics()
     quick_pool.submit(jobs.many, 16384 + 100).result()
     quick_pool.submit(jobs.many, 1).result()
-    tracekit.flush()
+    tracekit.flush(60)
     now = tracekit.statistics()
     assert now.exported - before.exported == 16384 + 1
     assert now.dropped - before.dropped == 100

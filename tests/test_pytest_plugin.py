@@ -59,7 +59,7 @@ class Run:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=120,
+            timeout=600,
         )
         self.code, self.output = done.returncode, done.stdout + done.stderr
         reports = folder / "reports"
@@ -413,7 +413,7 @@ def test_what_a_test_left_open_is_ended_for_it_and_reaches_nobody_later(tmp_path
         def test_later():
             assert not KEPT.pop().ended
             assert [span.name for span in exporter.spans] == ["job", "allowed"]
-            tracekit.shutdown()
+            tracekit.shutdown(60)
         """
     run = Run(tmp_path, {"open": body})
     assert run.outcomes == {"open": "teardown failed", "allowed": "passed", "later": "passed"}
@@ -591,7 +591,7 @@ ISOLATION = {
             yield
 
         @given(strategies.integers())
-        @settings(max_examples=5, database=None)
+        @settings(max_examples=5, deadline=None, database=None)
         async def test_first(number):
             assert tracekit.current_context() is None
             tracekit.use_labels(left="open").__enter__()

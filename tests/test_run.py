@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from tracekit.cli.run import isolation
 from tracekit.exporters.sqlite import SQLiteReader
 
 from .exporters.collector import Collector
+from .tools.ports import free_port
 
 pytestmark = [
     pytest.mark.one_form,
@@ -205,7 +205,7 @@ import fakelib, tracekit
 from tracekit import _configure
 from tracekit._core.otlp import GROUP
 fakelib.work()
-assert tracekit.flush()  # the exporter is made with the first spans
+assert tracekit.flush(60)  # the exporter is made with the first spans
 for _ in range(GROUP):
     fakelib.work()
 print(_configure._pipeline._worker.encoder.count == GROUP, type(_configure._pipeline.exporter).__name__)
@@ -329,17 +329,11 @@ def wsgi(environ, start_response):
 """
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def ask(port, deadline):
     """The body of the answer, once there is a server."""
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
                 return int(answer.read())
         except OSError:
             if time.monotonic() > deadline:
@@ -350,14 +344,37 @@ def ask(port, deadline):
 @pytest.mark.parametrize(
     "server",
     [
-        ["-m", "uvicorn", "app:app", "--workers", "2", "--log-level", "error", "--port"],
-        ["-m", "gunicorn", "app:wsgi", "--preload", "--workers", "2", "--no-control-socket", "--bind"],
+        # uvicorn kills a worker that has not begun to run after 5 s, or what is set.
+        [
+            "-m",
+            "uvicorn",
+            "app:app",
+            "--workers",
+            "2",
+            "--timeout-worker-healthcheck",
+            "60",
+            "--log-level",
+            "error",
+            "--port",
+        ],
+        [
+            "-m",
+            "gunicorn",
+            "app:wsgi",
+            "--preload",
+            "--workers",
+            "2",
+            "--no-control-socket",
+            "--timeout",
+            "300",
+            "--bind",
+        ],
     ],
     ids=["uvicorn --workers 2", "gunicorn --preload"],
 )
 def test_the_workers_of_a_server_are_traced(folder, server):
     (folder / "app.py").write_text(APP)
-    port, deadline = free_port(), time.monotonic() + 40
+    port, deadline = free_port(), time.monotonic() + 300
     address = f"127.0.0.1:{port}" if "--bind" in server else str(port)
     process = subprocess.Popen(
         traced("--", sys.executable, *server, address),
@@ -372,14 +389,14 @@ def test_the_workers_of_a_server_are_traced(folder, server):
             time.sleep(0.05)
     finally:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert sorted(stored(folder)) == sorted(served), errors
     assert process.returncode == 0
 
 
 def test_a_server_that_reloads_its_program_is_traced_before_and_after(folder):
     (folder / "app.py").write_text(APP)
-    port, deadline = free_port(), time.monotonic() + 50
+    port, deadline = free_port(), time.monotonic() + 300
     options = ["app:app", "--reload", "--reload-dir", str(folder), "--reload-delay", "0.05", "--log-level", "error"]
     process = subprocess.Popen(
         traced("--", sys.executable, "-m", "uvicorn", *options, "--port", str(port)),
@@ -398,7 +415,7 @@ def test_a_server_that_reloads_its_program_is_traced_before_and_after(folder):
             time.sleep(0.05)
     finally:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert len(set(served)) == 2, errors
     assert sorted(stored(folder)) == sorted(served), errors
 
@@ -426,13 +443,13 @@ def test_the_worker_of_celery_and_its_caller_are_traced(folder):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 50
+    deadline = time.monotonic() + 300
     try:
         while not stored(folder) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert len(stored(folder)) == 1, errors
     with SQLiteReader(folder / "traces.db") as reader:
         traces = [reader.spans(trace.trace_id) for trace in reader.traces(limit=1000)]

@@ -278,7 +278,7 @@ async def test_a_task_that_outlives_its_parent_pins_ids_and_nothing_else(anyio_b
 
     async with group() as spawn:
         dead, context = await spawn_under_a_span(spawn)
-        tracekit.flush()
+        tracekit.flush(60)
         for _ in range(3):  # a loop may hold the last callback's frame a little longer
             await anyio.lowlevel.checkpoint()
         gc.collect()

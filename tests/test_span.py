@@ -341,7 +341,7 @@ def test_an_ended_span_is_freed_with_its_last_reference():
     tracekit.configure(exporter=Discard())
     with tracekit.span("job") as span:
         dead = weakref.ref(span)
-    tracekit.flush()
+    tracekit.flush(60)
     del span
     assert dead() is None
 

@@ -66,7 +66,7 @@ def test_the_attributes_of_the_short_call_are_those_of_every_other(exporter):
     span(name, **{key: {"a": 1}}).end()
     span(name=name, attributes={"a": 1}).end()
     span(name, attributes={"a": 1}, kind="internal").end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert [each.attributes for each in exporter.spans] == [{"a": 1}] * 4
 
 

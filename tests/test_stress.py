@@ -48,7 +48,7 @@ def exit(scope):
 
 def allocated():
     """How many blocks of memory are in use once all that has ended is gone."""
-    tracekit.flush()
+    tracekit.flush(60)
     gc.collect()
     return sys.getallocatedblocks()
 

@@ -424,7 +424,7 @@ def test_a_folder_imports_nothing(name):
 
 def run(program, **options):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, **options
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=600, **options
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

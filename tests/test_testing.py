@@ -72,7 +72,7 @@ def test_clear_forgets_what_has_ended_so_far(exporter):
 def test_an_exporter_may_be_read_after_shutdown(exporter):
     tracekit.span("job").end()
     assert not exporter.is_shut_down
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     assert exporter.is_shut_down
     assert len(exporter.spans) == 1
 

@@ -189,7 +189,7 @@ def test_a_signal_handler_may_end_the_waits_while_the_interrupted_code_ends_them
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert done
     assert len(seen) > 3
 

@@ -154,12 +154,12 @@ def test_statistics_say_where_every_span_went(exporter):
 
     open_span = tracekit.span("open")
     tracekit.span("ended").end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert since() == [2, 1, 1, 1, 0, 0, 0, 0]  # started ended open exported queued dropped failed unsampled
     tracekit.configure(exporter=exporter, sampler=tracekit.AlwaysOff())
     tracekit.span("unsampled").end()
     assert since() == [3, 2, 1, 1, 0, 0, 0, 1]
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     open_span.end()
     assert since() == [3, 3, 0, 1, 0, 1, 0, 1]
     tracekit.configure()
@@ -290,7 +290,7 @@ def test_a_program_that_only_propagates_starts_no_thread_and_exits():
         import threading
         tracekit.configure()
         with tracekit.span("job"):
-            print(threading.active_count(), tracekit.shutdown())
+            print(threading.active_count(), tracekit.shutdown(60))
         """
     assert run(program) == ["1 True"]
 
@@ -344,9 +344,9 @@ def test_a_forked_child_starts_empty_and_exports_its_own_only(fork_only):
             assert tuple(tracekit.statistics()) == (0,) * 9, tracekit.statistics()
             tracekit.span("child's").end()
             assert tracekit.statistics().queued == 1
-            assert tracekit.flush()
+            assert tracekit.flush(60)
             assert tracekit.statistics().exported == 1
-            assert tracekit.shutdown()
+            assert tracekit.shutdown(60)
 
         assert fork(child) == 0
         os.write(1, b"back in the parent\\n")
@@ -366,7 +366,7 @@ def test_a_forked_child_starts_empty_and_exports_its_own_only(fork_only):
     [
         ("tracekit.configure(exporter=Lines())", "exported", ["child's root unset", "shutdown"]),
         ("tracekit.configure(environ={})", "dropped", []),
-        ("tracekit.shutdown()", "dropped", []),
+        ("tracekit.shutdown(60)", "dropped", []),
     ],
     ids=["configure", "configure without", "shutdown"],
 )
@@ -384,7 +384,7 @@ def test_a_fork_while_another_thread_replaces_the_exporter_leaves_no_span_behind
 
         def child():
             tracekit.span("child's", parent=tracekit.ROOT).end()
-            assert tracekit.flush()
+            assert tracekit.flush(60)
             counts = tracekit.statistics()
             assert (counts.ended, counts.{fate}) == (1, 1), counts
 
@@ -403,7 +403,7 @@ def test_drops_in_a_child_are_reported(fork_only):
 
         def child():
             tracekit.span("child's").end()
-            assert tracekit.flush()
+            assert tracekit.flush(60)
 
         tracekit.configure(exporter=Slow(), buffer_size=2, export_interval_s=3600)
         assert fork(child) == 0
@@ -425,7 +425,7 @@ def test_a_callback_about_a_span_that_the_child_forgets_may_end_another(fork_onl
             tracekit.span("child's").end()
             counts = tracekit.statistics()
             assert (counts.started, counts.ended, counts.queued) == (2, 2, 2), counts
-            assert tracekit.flush()
+            assert tracekit.flush(60)
             assert tracekit.statistics().exported == 2, tracekit.statistics()
 
         assert fork(child) == 0
@@ -453,7 +453,7 @@ def test_a_span_open_at_the_fork_is_remote_in_the_child_and_the_parents_to_expor
             with tracekit.span("explicit", parent=open_span) as span:
                 assert span.parent.is_remote
             open_span.end()
-            assert tracekit.flush()
+            assert tracekit.flush(60)
             assert tracekit.statistics()[:4] == (3, 3, 0, 3), tracekit.statistics()
 
         with tracekit.span("parent's") as open_span, tracekit.use_labels(a="1"):
@@ -487,7 +487,7 @@ def test_scopes_that_were_open_at_the_fork_close_in_the_child_as_in_the_parent(f
             assert not tracekit.current_context().is_valid
             labels.__exit__(None, None, None)
             assert tracekit.current_context() is None
-            assert tracekit.flush()
+            assert tracekit.flush(60)
             assert tuple(tracekit.statistics()) == (0,) * 9, tracekit.statistics()
 
         assert fork(child) == 0
@@ -505,7 +505,7 @@ def test_an_unsampled_span_open_at_the_fork_stays_unsampled(fork_only):
                 assert not span.context.sampled
                 assert not span.context.is_remote, "a span of this process"
                 assert span.parent is None or span.parent.is_remote
-            assert tracekit.flush()
+            assert tracekit.flush(60)
             assert tracekit.statistics().unsampled == 1
 
         with tracekit.span("parent's"):
@@ -609,12 +609,12 @@ def test_a_fork_of_a_fork_works_like_a_fork(fork_only):
             assert tracekit.current_context().is_remote
             with tracekit.span("grandchild's") as span:
                 assert span.parent.span_id == tracekit.current_context().span_id or span.parent.is_remote
-            assert tracekit.flush()
+            assert tracekit.flush(60)
 
         def child():
             with tracekit.span("child's"):
                 assert fork(grandchild) == 0
-            assert tracekit.flush()
+            assert tracekit.flush(60)
 
         with tracekit.span("parent's"):
             assert fork(child) == 0

@@ -19,6 +19,8 @@ from tracekit._core.free_threading import HAS_GIL
 from tracekit._core.scopes import inside_context, thread_context
 from tracekit.aio import _stacks, _tasks
 
+from ..test_pipeline import until
+
 is_plain = tracekit.IMPLEMENTATION == "plain"
 
 
@@ -442,6 +444,7 @@ def test_a_thread_shows_its_span_and_stack():
     thread.start()
     try:
         assert begun.wait(60)
+        until(lambda: by_name()["worker"].state == "waiting")
         info = by_name()["worker"]
     finally:
         done.set()

@@ -402,7 +402,7 @@ def test_a_portals_task_outlives_its_caller(portal, exporter):
         future = portal.start_task_soon(later)
     with tracekit.span("other"):
         portal.call(release.set)
-    future.result(10)
+    future.result(60)
     assert tree(exporter) == "caller\n  work\nother"
 
 
@@ -414,7 +414,7 @@ def test_a_started_task_is_its_starters_before_and_after(portal, exporter):
 
     with tracekit.span("caller"):
         future, value = portal.start_task(server)
-        future.result(10)
+        future.result(60)
     assert value == "value"
     assert tree(exporter) == "caller\n  after\n  before"
 

@@ -39,7 +39,7 @@ def _workers_find_the_jobs():
 @pytest.fixture(autouse=True)
 def _every_span_is_accounted_for(caplog):
     yield
-    tracekit.flush()
+    tracekit.flush(60)
     now = tracekit.statistics()
     assert now.started == now.ended + now.open
     assert now.ended == now.exported + now.queued + now.dropped + now.failed + now.unsampled

@@ -195,6 +195,6 @@ def test_instrumentations_are_suppressed_while_tracekits_exporter_runs(provider)
 
     tracekit.configure(exporter=Exporter(), environ={})
     tracekit.span("a").end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert seen == [True, True]
     assert context.get_value(context._SUPPRESS_INSTRUMENTATION_KEY) is None

@@ -179,7 +179,7 @@ def test_spans_for_processors_alone_are_not_reported_as_lost(memory, caplog):
         provider.add_span_processor(SimpleSpanProcessor(memory))
         with caplog.at_level(logging.WARNING), trace.get_tracer("library").start_as_current_span("span"):
             pass
-        tracekit.shutdown()
+        tracekit.shutdown(60)
     finally:
         bridge.uninstall()
     assert [span.name for span in memory.get_finished_spans()] == ["span"]

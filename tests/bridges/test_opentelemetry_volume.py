@@ -80,7 +80,7 @@ def held(count):
     try:
         before = tracemalloc.get_traced_memory()[0]
         result = make(count)
-        tracekit.flush()
+        tracekit.flush(60)
         gc.collect()
         return tracemalloc.get_traced_memory()[0] - before, *result
     finally:
@@ -133,7 +133,7 @@ if __name__ == "__main__":
         more_wrong, more_left = make(part)
         wrong_ += more_wrong
         left_ += more_left
-        tracekit.flush()
+        tracekit.flush(60)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     print(f"{counter_.count:,} of {10 * part:,} spans exported; peaks of memory in KiB after each tenth: {peaks}")
     print(f"wrong: {wrong_}; not collected: {left_}; {tracekit.statistics()}")

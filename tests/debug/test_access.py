@@ -238,7 +238,7 @@ def test_hostile_text_is_shown_as_text(text):
     log = tracekit.event_log(text, text)
     log.printf(text)
     log.errorf("%s", text)
-    tracekit.flush()
+    tracekit.flush(60)
     from urllib.parse import urlencode
 
     pages = [("/requests", {}), ("/events", {}), ("/events", {"fam": text, "exp": 1})]
@@ -266,7 +266,7 @@ def test_without_the_right_to_sensitive_values_texts_are_redacted():
         span.set_status("error", "ann@example")
         span.record_exception(ValueError("ann@example"))
         span.add_event("seen", {"who": ["ann@example"], "size": 3})
-    tracekit.flush()
+    tracekit.flush(60)
     for kind in ("text/html", "text/plain", "application/json"):
         body = get("/requests", "fam=server+request&exp=1", gate=Gate(lambda _: True), accept=kind).body.decode()
         assert "ann@example" not in body

@@ -26,7 +26,7 @@ def page(path, query="", kind="json"):
 
 
 def rows():
-    tracekit.flush()
+    tracekit.flush(60)
     return {row["family"]: row for row in page("requests")["families"]}
 
 
@@ -127,7 +127,7 @@ def test_a_sample_has_its_spans_and_events_with_elapsed_times(pages):
         child.end(4 * MS)
         root.end(10 * MS)
     request("GET /other")
-    tracekit.flush()
+    tracekit.flush(60)
     (trace,) = page("requests", "fam=server+GET+/&b=0&exp=1")["traces"]
     first, second = trace["spans"]
     assert (first["name"], first["after_ns"], first["duration_ns"]) == ("GET /", 0, 10 * MS)
@@ -142,7 +142,7 @@ def test_a_sample_has_its_spans_and_events_with_elapsed_times(pages):
 def test_only_one_trace_is_expanded_by_its_id(pages):
     for _ in range(3):
         request()
-    tracekit.flush()
+    tracekit.flush(60)
     traces = page("requests", "fam=server+GET+/&b=0")["traces"]
     assert not any("spans" in trace for trace in traces)
     one = traces[1]["span_id"]
@@ -153,9 +153,9 @@ def test_only_one_trace_is_expanded_by_its_id(pages):
 def test_a_span_that_ends_after_its_root_is_found(pages):
     with tracekit.span("GET /", kind="server"):
         late = tracekit.span("background")
-    tracekit.flush()
+    tracekit.flush(60)
     late.end()
-    tracekit.flush()
+    tracekit.flush(60)
     (trace,) = page("requests", "fam=server+GET+/&b=0&exp=1")["traces"]
     assert [span["name"] for span in trace["spans"]] == ["GET /", "background"]
 
@@ -175,7 +175,7 @@ def test_two_local_roots_of_one_trace_are_two_requests(pages):
 def test_ten_samples_are_kept_for_each_bucket_newest_first(pages):
     for number in range(25):
         request(attributes={"n": number})
-    tracekit.flush()
+    tracekit.flush(60)
     found = page("requests", "fam=server+GET+/&b=0&exp=1")
     assert found["count"] == 25
     assert [trace["spans"][0]["attributes"]["n"] for trace in found["traces"]] == list(range(24, 14, -1))
@@ -240,7 +240,7 @@ def test_the_windows_move():
     memory = MemoryExporter()
     tracekit.configure(exporter=memory)
     request()
-    tracekit.flush()
+    tracekit.flush(60)
     sums = {}
     for seconds in (0, 59, 60, 3599, 3600):
         now = 0
@@ -260,7 +260,7 @@ def spans(count, *, roots, name="GET /", memory=None):
         with tracekit.span(name.format(number), kind="server"):
             for _ in range(count):
                 tracekit.span("child").end()
-    tracekit.flush()
+    tracekit.flush(60)
     return memory.spans
 
 
@@ -311,7 +311,7 @@ def test_a_tap_that_raises_costs_the_exporter_nothing(pages, caplog, monkeypatch
     tracekit._configure.add_tap(take, records_all=False)
     try:
         request()
-        tracekit.flush()
+        tracekit.flush(60)
     finally:
         tracekit._configure.remove_tap(take)
     assert len(pages.spans) == 1
@@ -321,7 +321,7 @@ def test_a_tap_that_raises_costs_the_exporter_nothing(pages, caplog, monkeypatch
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 def test_the_child_of_a_fork_shows_its_own_requests(pages):
     request("parent's")
-    tracekit.flush()
+    tracekit.flush(60)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

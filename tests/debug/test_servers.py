@@ -82,7 +82,7 @@ def test_requests_for_pages_are_not_traced(exporter, server):
     tracekit.instrument("http.server")
     try:
         assert get(server.port, "/debug/requests")[0] == 200
-        tracekit.flush()
+        tracekit.flush(60)
         assert exporter.spans == []
         assert b"debug" not in get(server.port, "/debug/requests?format=json")[2]
     finally:
@@ -163,7 +163,7 @@ def test_an_asgi_application_serves_the_pages(server, exporter):
         assert get(port, "/debug/", Origin="http://evil.example")[0] == 403
         assert get(port, "/debug/", "HEAD")[2] == b""
         assert get(port, "/debug/", "DELETE")[0] == 405
-    tracekit.flush()
+    tracekit.flush(60)
     assert len(exporter.spans) == 1
 
 

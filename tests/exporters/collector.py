@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
 
 
@@ -36,16 +37,21 @@ def parse_json(octets: bytes, kind: Any = ExportTraceServiceRequest) -> Any:
 
 
 class Server(ThreadingHTTPServer):
-    """A real HTTP server in a thread, on a free port of loopback; ``with`` closes it and every connection."""
+    """A real HTTP server in a thread, on a free port of loopback; ``with`` closes it and every connection.
+
+    It speaks TLS if *tls* is given.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1/traces"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.server_port}/v1/traces"
+        if tls is not None:  # before the thread looks at the socket, which has no descriptor meanwhile
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
         self.thread.start()
 
@@ -101,7 +107,12 @@ class Collector(Server):
     the last, all is taken. Logs and metrics are taken and kept as octets, in ``others`` by path.
     """
 
-    def __init__(self, *answers: Callable[[Handler, ExportTraceServiceRequest], object], port: int = 0) -> None:
+    def __init__(
+        self,
+        *answers: Callable[[Handler, ExportTraceServiceRequest], object],
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.answers: Iterator[Callable[[Handler, ExportTraceServiceRequest], object]] = iter(answers)
         self.lock = threading.Lock()
         self.requests: list[ExportTraceServiceRequest] = []
@@ -114,7 +125,7 @@ class Collector(Server):
             def do_POST(self):
                 collector.receive(self)
 
-        super().__init__(Answering, port)
+        super().__init__(Answering, port, tls)
 
     def receive(self, handler: Handler) -> None:
         body = handler.body()

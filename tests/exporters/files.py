@@ -52,6 +52,6 @@ def script(code, *arguments, **options):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, err) == (0, "")
     return out

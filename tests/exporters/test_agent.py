@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ import tracekit
 from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters.otlp import OTLPExporter
 
+from ..tools.ports import free_port
 from .collector import Proxy, cut, refuse, truncate
 
 AGENT = os.environ.get("TRACEKIT_TEST_AGENT", "")
@@ -23,19 +23,9 @@ AGENT = os.environ.get("TRACEKIT_TEST_AGENT", "")
 pytestmark = pytest.mark.skipif(not AGENT, reason="TRACEKIT_TEST_AGENT does not name it: `make test` installs it")
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 class Agent:
     def __init__(self, log) -> None:
-        own, self.http_port, self.grpc_port = free_ports(3)
+        own, self.http_port, self.grpc_port = free_port(), free_port(), free_port()
         ports = [f"--port={own}", f"--otlp-http-port={self.http_port}", f"--otlp-grpc-port={self.grpc_port}"]
         self.process = subprocess.Popen([AGENT, "--host=127.0.0.1", *ports], stdout=log, stderr=log)
         deadline = time.monotonic() + 60
@@ -112,7 +102,7 @@ def test_the_agent_gets_every_spooled_span_through_a_faulty_proxy(agent, tmp_pat
         for number in range(20):
             tracekit.span(f"faulty {number}").end()
             tracekit.flush(20)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while sender.ledger().waiting:
             assert time.monotonic() < deadline
             tracekit.flush(20)

@@ -41,7 +41,7 @@ class Writes(io.StringIO):
 
 def trees(stream):
     """Flush; return each write without the local time in its first line."""
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     return [re.sub(r"  \d\d:\d\d:\d\d  ", "  TIME  ", text, count=1) for text in stream.writes]
 
 
@@ -108,7 +108,7 @@ def test_spans_without_their_parent_are_written_at_shutdown(stream):
         with tracekit.span(name, parent=parent):
             tracekit.span(f"below {name}").end()
     assert trees(stream) == []
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     assert trees(stream) == [
         f"trace {ONE}  shop  TIME  4 spans  parent not seen\na  0 ns\n└─ below a  0 ns\nb  0 ns\n└─ below b  0 ns\n\n"
     ]
@@ -131,13 +131,13 @@ def test_the_number_of_waiting_spans_is_bounded_and_the_oldest_trace_is_written_
         for number in range(1000):
             tracekit.span(f"c{number}", parent=parents[2]).end()
             if number % 100 == 0:
-                tracekit.flush()
-        tracekit.flush()
+                tracekit.flush(60)
+        tracekit.flush(60)
         assert exporter._count <= 10
         assert len(exporter._written) <= 10
         for parent in parents:
             parent.end()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     assert exporter._waiting == {}
     assert "".join(stream.writes).count("\nc5  ") == 1
 
@@ -204,7 +204,7 @@ def test_a_stream_without_these_letters_gets_ascii():
 def test_the_current_standard_error_is_the_default(capsys):
     tracekit.configure(exporter=ConsoleExporter())
     tracekit.span("x").end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert "\nx  " in capsys.readouterr().err
 
 
@@ -213,7 +213,7 @@ def test_a_program_without_standard_error_continues(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     before = tracekit.statistics()
     tracekit.span("x").end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert tracekit.statistics().exported == before.exported + 1
 
 
@@ -235,7 +235,7 @@ def test_a_span_that_cannot_be_written_does_not_lose_its_tree(stream, monkeypatc
                 pass
     tracekit.span("bad").end()
     tracekit.span("other").end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert (balance.exported, balance.failed) == (4, 2)
     text = stream.getvalue()
     assert [name in text for name in ("root", "good", "better", "other", "bad")] == [True, True, True, True, False]
@@ -249,18 +249,18 @@ def test_spans_that_wait_for_their_parent_are_queued_and_written_once(caplog):
     balance = Balance()
     outer = tracekit.span("outer")
     tracekit.span("inner", parent=outer).end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert (balance.exported, balance.queued) == (0, 1)
     other = tracekit.span("other")
     broken = Writes()
     broken.close()
     exporter.stream = broken
     outer.end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert (balance.exported, balance.queued, balance.failed) == (0, 0, 2)
     exporter.stream = stream
     other.end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert (balance.exported, balance.failed) == (1, 2)
     assert "inner" not in stream.getvalue()
 
@@ -272,7 +272,7 @@ def test_a_stream_that_fails_loses_only_the_spans_written_to_it(caplog):
     tracekit.configure(exporter=exporter)
     before = tracekit.statistics()
     tracekit.span("lost").end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert tracekit.statistics().failed == before.failed + 1
     exporter.stream = Writes()
     tracekit.span("kept").end()
@@ -286,7 +286,7 @@ def test_a_forked_child_does_not_write_spans_that_wait_in_its_parent(stream, mon
     tracekit.span("waits", parent=parent).end()
     assert trees(stream) == []
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     assert stream.writes == []
     parent.end()
 

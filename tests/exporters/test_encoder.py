@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import weakref
 from pathlib import Path
 from queue import Empty
@@ -64,7 +65,7 @@ def form(request):
     form = TWINS[request.param]
     if request.param == "compiled" and not IS_QUICK:
         pytest.skip("each thread has its own spans, which no encoder reads")
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     form.buffer.wake, form.buffer.is_open, form.buffer.mark = None, True, 1 << 20
     yield form
     form.buffer.drain()
@@ -184,7 +185,7 @@ def test_spans_are_encoded_where_they_end_and_freed(collector):
     assert sum(reference() is None for reference in references) >= 2 * GROUP - 1
     assert len(buffer) == 1
     assert (balance.queued, balance.exported) == (2 * GROUP + 1, 0)
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     (request,) = collector.requests
     assert [len(part.scope_spans) for part in request.resource_spans] == [1, 1]  # runs, and the last span
     assert len(collector.spans) == balance.exported == 2 * GROUP + 1
@@ -201,7 +202,7 @@ def test_requests_have_at_most_a_batch(collector, batch):
     end(100)
     for thread in threads:
         thread.join()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     sizes = sizes_of(collector)
     assert max(sizes) <= batch
     assert sum(sizes) == balance.exported == 100 + 700 * len(threads)
@@ -211,7 +212,7 @@ def test_requests_have_at_most_a_batch(collector, batch):
 def test_a_request_has_8192_encoded_spans_where_nothing_else_is_said(collector):
     configured(collector)
     end(10_000)
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert sizes_of(collector) == [8192, 10_000 - 8192]
 
 
@@ -219,7 +220,7 @@ def test_a_request_has_8192_encoded_spans_where_nothing_else_is_said(collector):
 def test_a_small_buffer_bounds_a_request(collector):
     configured(collector, buffer_size=1024)
     end(3000)
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert max(sizes_of(collector)) <= 1024
 
 
@@ -233,7 +234,7 @@ def test_a_batch_larger_than_the_buffer_does_not_let_more_spans_wait(collector, 
         until(lambda: len(buffer) <= buffer.mark)
     assert balance.dropped + balance.queued + balance.exported == 1000
     assert balance.queued <= 300  # in the buffer, encoded, and prepared
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert max(sizes_of(collector)) <= 100
 
 
@@ -246,7 +247,7 @@ def test_a_run_that_is_too_large_for_the_collector_is_split(monkeypatch):
         configured(collector)
         balance = Balance()
         end(3 * GROUP)
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         assert len(collector.requests) > 3
         assert len(collector.spans) == balance.exported == 3 * GROUP
         assert all(request.ByteSize() <= 2000 for request in collector.requests)
@@ -258,7 +259,7 @@ def test_encoded_spans_that_the_collector_rejects_have_failed(caplog):
         configured(collector)
         balance = Balance()
         end(2 * GROUP)
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         assert (balance.failed, balance.queued) == (2 * GROUP, 0)
     assert f"{2 * GROUP} spans lost" in lines(caplog)[0]
 
@@ -284,7 +285,7 @@ def test_spans_that_cannot_be_encoded_are_counted_and_the_others_sent(collector,
     assert encoder.count == GROUP
     bad = tracekit.span("bad")
     bad.end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert (balance.exported, balance.failed, balance.queued) == (GROUP, 1, 0)
 
 
@@ -295,11 +296,11 @@ def test_taps_get_spans_and_none_is_encoded_before(collector):
     _configure.add_tap(got.extend, records_all=False)
     try:
         end(2 * GROUP)
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         assert buffer.mark == MARK
     finally:
         _configure.remove_tap(got.extend)
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert buffer.mark == GROUP - 1
     assert [span.name for span in got] == ["job"] * 2 * GROUP
     assert len(collector.spans) == 2 * GROUP
@@ -314,14 +315,14 @@ def test_spans_are_encoded_again_when_a_tap_that_records_all_is_gone(collector):
     _configure.add_tap(got.extend, records_all=True)
     left_open = [tracekit.span("not sampled") for _ in range(GROUP)]
     _configure.remove_tap(got.extend)
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     sampled = tracekit.SpanContext(trace_id="1" * 32, span_id="2" * 16, flags=1)
     for span in left_open:
         tracekit.span("sampled", parent=sampled).end()
         span.end()
     worker = _configure._pipeline._worker
     assert (worker.encoder.count, len(buffer)) == (2 * GROUP, 0)
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert [span.name for span in collector.spans] == ["sampled"] * GROUP
     assert (balance.exported, balance.unsampled, balance.queued) == (GROUP, GROUP, 0)
     assert got == []
@@ -337,21 +338,21 @@ def test_an_export_that_the_program_replaces_gets_spans(collector, monkeypatch, 
     if replace == "object":
         monkeypatch.setattr(exporter, "export", kept.export)
     else:
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         monkeypatch.setattr(OTLPExporter, "export", lambda _, spans: kept.export(spans))
         end(1, "notices it")
-        assert tracekit.flush()
+        assert tracekit.flush(60)
     for _ in range(2):
         end(GROUP + 1, "replaced")
-        assert tracekit.flush()
+        assert tracekit.flush(60)
     assert [span.name for span in kept.spans if span.name != "notices it"] == ["replaced"] * 2 * (GROUP + 1)
     assert [span.name for span in collector.spans] == ["before"] * GROUP
     monkeypatch.undo()
     end(1, "after")
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     end(GROUP, "after")
     assert len(buffer) == 0
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert [span.name for span in collector.spans] == ["before"] * GROUP + ["after"] * (GROUP + 1)
 
 
@@ -362,7 +363,7 @@ def test_encoded_spans_go_to_their_exporter_before_its_successor_gets_others(col
     successor = MemoryExporter()
     _configure._pipeline.exporter = successor
     end(GROUP, "second")
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert [span.name for span in collector.spans] == ["first"] * GROUP
     assert [span.name for span in successor.spans] == ["second"] * GROUP
 
@@ -410,7 +411,7 @@ def test_a_hanging_exporter_leaves_the_bound_of_the_buffer():
         assert balance.queued == 1024 + 1024 + 2048
         assert balance.dropped == 10_000 - 1024 - 2048
         release.set()
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         assert balance.exported == len(collector.spans) == 1024 + 1024 + 2048
 
 
@@ -467,6 +468,18 @@ def test_encoded_spans_of_the_parent_are_sent_by_the_parent_alone(collector):
     assert {name: names.count(name) for name in names} == {"parent": GROUP + 1, "late": GROUP, "child": GROUP}
 
 
+@contextlib.contextmanager
+def undisturbed():
+    """No other thread allocates meanwhile: one that waits for the GIL takes it where this thread waits, and not before."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    time.sleep(2 * interval)  # those that wait already ask for it after the interval of before
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
 class Cycle:
     """Garbage whose finaliser calls *run*."""
 
@@ -483,13 +496,14 @@ def end_with_garbage(run, allocations):
     last = tracekit.span("last")
     thresholds = gc.get_threshold()
     gc.collect()
-    Cycle(run)
-    gc.set_threshold(gc.get_count()[0] + allocations, 1000, 1000)
-    try:
-        last.end()
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.collect()
+    with undisturbed():
+        Cycle(run)
+        gc.set_threshold(gc.get_count()[0] + allocations, 1000, 1000)
+        try:
+            last.end()
+        finally:
+            gc.set_threshold(*thresholds)
+            gc.collect()
 
 
 @quick
@@ -530,7 +544,7 @@ def test_spans_are_counted_if_a_finaliser_interrupts_their_encoding(collector, m
         ended.set()
         for thread in threads:
             thread.join()
-        tracekit.flush()
+        tracekit.flush(60)
         assert (balance.queued, encoder.busy) == (0, 0)
         assert balance.ended >= GROUP
         if change in ("use", "flush", "end"):
@@ -548,13 +562,14 @@ def test_spans_that_no_memory_is_left_for_are_counted(collector):
         buffer.is_asleep = False
         end(GROUP - 1 - len(buffer))
         last = tracekit.span("last")
-        no_memory.set_nomemory(first, first + 1000)
-        try:
-            last.end()
-        finally:
-            no_memory.remove_mem_hooks()
+        with undisturbed():  # the collector's thread would end
+            no_memory.set_nomemory(first, first + 1000)
+            try:
+                last.end()
+            finally:
+                no_memory.remove_mem_hooks()
         assert encoder.busy == 0
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         assert balance.queued == 0
     assert balance.exported == len(collector.spans)
     assert balance.dropped + balance.exported == 24 * GROUP
@@ -631,11 +646,11 @@ def test_encoded_spans_are_counted_if_a_finaliser_closes_the_exporter_when_they_
 
         def take(self):
             items = self.encoder.take()
-            tracekit.shutdown()
+            tracekit.shutdown(60)
             return items
 
     monkeypatch.setattr(worker, "encoder", Interrupted(worker.encoder))
-    tracekit.flush()
+    tracekit.flush(60)
     assert (balance.failed, balance.queued) == (GROUP, 0)
 
 
@@ -647,7 +662,7 @@ def test_a_flush_that_fails_in_the_exporting_thread_is_not_done(collector, monke
     with monkeypatch.context() as patch:
         patch.setattr(_configure._pipeline._worker, "drain", fails)
         assert not tracekit.flush()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
 
 
 @pytest.mark.skipif(
@@ -680,7 +695,7 @@ def test_encoded_spans_are_exported_before_the_others_are_held_for_the_parent(co
     end(2)
     assert (balance.exported, balance.failed, len(buffer)) == (GROUP, 0, 2)
     configured(collector)
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert len(collector.spans) == balance.exported == GROUP + 2
 
 
@@ -693,7 +708,7 @@ def test_a_subclass_whose_prepare_is_replaced_gets_spans(collector):
     seen = []
     tracekit.configure(exporter=Seeing(collector.url, environ={}), export_interval_s=LONG)
     end(3 * GROUP)
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert seen == ["job"] * 3 * GROUP
     assert len(collector.spans) == 3 * GROUP
 

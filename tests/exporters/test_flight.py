@@ -40,7 +40,7 @@ def files(folder):
 
 def finish():
     """Export everything, and end the thread that writes."""
-    tracekit.flush()
+    tracekit.flush(60)
     tracekit.configure()
 
 
@@ -68,7 +68,7 @@ def test_the_exporter_gets_sampled_spans_alone_and_the_counts_add_up(record):
     for _ in range(100):
         with tracekit.span("root"), tracekit.span("child"):
             pass
-    tracekit.flush()
+    tracekit.flush(60)
     kept = len(record.memory.spans)
     assert 0 < kept < 200
     assert all(span.context.sampled for span in record.memory.spans)
@@ -108,7 +108,7 @@ def test_an_error_of_a_local_root_writes_a_file(record, tmp_path):
     record()
     with tracekit.span("before"):
         failed("inner")
-    tracekit.flush()
+    tracekit.flush(60)
     assert files(tmp_path) == {}
     failed("request")
     finish()
@@ -127,7 +127,7 @@ def test_a_slow_request_writes_a_file(record, tmp_path):
     record(slower_s=1.0, on_error=False)
     failed("failed")
     tracekit.span("fast", start_ns=0).end(1_000_000_000)
-    tracekit.flush()
+    tracekit.flush(60)
     assert files(tmp_path) == {}
     tracekit.span("slow", start_ns=0).end(1_000_000_001)
     finish()
@@ -139,7 +139,7 @@ def test_files_without_a_request_for_them_are_limited_in_rate(record, tmp_path):
     recorder = record(min_interval_s=60.0, clock=lambda: now)
     for expected in (1, 1, 2):
         failed("request")
-        tracekit.flush()
+        tracekit.flush(60)
         if recorder._thread is not None:
             recorder._thread.join()
         assert len(list(tmp_path.glob("*.db"))) == expected
@@ -153,7 +153,7 @@ def test_the_ring_is_bounded_by_time_and_number(record):
     def export(*names):
         for name in names:
             tracekit.span(name).end()
-        tracekit.flush()
+        tracekit.flush(60)
 
     def held():
         return [span.name for _, batch in recorder._ring for span in batch]
@@ -224,7 +224,7 @@ def test_a_disk_that_fills_up_is_reported_once_and_keeps_no_half_files(record, t
     for _ in range(500):
         with tracekit.span("root", attributes={"key": "value" * 50}):
             pass
-    tracekit.flush()
+    tracekit.flush(60)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
@@ -242,7 +242,7 @@ def test_the_exporter_that_raises_costs_its_spans_alone(record, tmp_path):
     recorder.exporter = FaultyExporter()
     failed = tracekit.statistics().failed
     tracekit.span("work").end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert tracekit.statistics().failed == failed + 1
     assert len(recorder._ring) == 1
 
@@ -266,7 +266,7 @@ def test_the_work_of_exporters_is_not_recorded(record):
     recorder.exporter = Traced()
     for _ in range(3):
         failed("work")
-        tracekit.flush()
+        tracekit.flush(60)
     assert {span.name for _, batch in recorder._ring for span in batch} == {"work"}
 
 
@@ -277,7 +277,7 @@ def test_another_exporter_records_sampled_traces_alone(record):
         tracekit.configure(exporter=memory, sampler=tracekit.AlwaysOff())
         with tracekit.span("child") as child:
             assert not child.is_recording
-    tracekit.flush()
+    tracekit.flush(60)
     assert memory.spans == []
 
 
@@ -285,7 +285,7 @@ def test_another_exporter_records_sampled_traces_alone(record):
 def test_the_child_of_a_fork_has_a_ring_of_its_own(record, tmp_path):
     recorder = record()
     tracekit.span("parent's").end()
-    tracekit.flush()
+    tracekit.flush(60)
     pid = os.fork()
     if pid == 0:
         try:

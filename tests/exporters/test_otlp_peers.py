@@ -60,11 +60,9 @@ class TlsCollector(Collector):
     """A ``Collector`` with a certificate."""
 
     def __init__(self, issued):
-        super().__init__()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         issued.configure_cert(context)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.url = self.url.replace("http:", "https:")
+        super().__init__(tls=context)
 
 
 TLS = {"http/protobuf": TlsCollector, "grpc": GrpcServer}

@@ -66,7 +66,7 @@ def drain(outbox):
 def python(*arguments):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error,ignore::DeprecationWarning"}
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=100, cwd=ROOT
+        [sys.executable, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=600, cwd=ROOT
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -356,7 +356,7 @@ def test_processes_that_share_a_file_send_each_batch_once_and_keep_one_ledger(pa
     names, count = ["one", "two", "three"], 100
     with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(produce_and_send, path, name, count) for name in names]
-        results = [future.result(timeout=100) for future in futures]
+        results = [future.result(timeout=600) for future in futures]
     assert all(adds_up(ledger) for _, ledger in results)
     arrived = [body for bodies, _ in results for body in bodies]
     outbox = Outbox(path)
@@ -600,7 +600,7 @@ def test_on_a_full_disk_the_oldest_are_evicted_and_the_others_can_be_sent(tmp_pa
         pytest.skip("no file systems of one's own on this system")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [*namespace, MOUNT, "sh", tmp_path, sys.executable, FILL]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     assert 5 < int(done.stdout) < 20
 
@@ -644,7 +644,7 @@ def test_nothing_is_sent_without_room_to_record_it(outbox, disk):
 def traces(path):
     tracekit.configure(exporter=SQLiteExporter(path))
     tracekit.span("x").end()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     return path.unlink
 
 

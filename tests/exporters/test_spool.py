@@ -22,8 +22,9 @@ from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.sqlite import StoreError
 
 from ..test_pipeline import Balance, Exiting
+from ..tools.ports import free_port
 from .collector import Collector, refuse, take
-from .test_otlp import closed_port, exporter, lines, made, until
+from .test_otlp import exporter, lines, made, until
 from .test_outbox import adds_up, put, rows
 
 
@@ -148,13 +149,14 @@ def test_a_flush_tries_every_batch_and_returns_false_if_one_is_left(collector, s
     sender.shutdown()
 
 
-def test_a_flush_during_an_outage_stops_after_a_few_requests(spool):
+def test_a_flush_during_an_outage_stops_after_a_few_requests(spool, monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)  # nothing is sent after the flush
     with Collector(*[refuse(503)] * 1000) as collector:
         sender = exporter(collector, spool=spool)
         for _ in range(50):
-            sender._outbox.put(b"x", spans=1, content_type="application/x-protobuf", content_encoding="")
+            sender._outbox.put(b"", spans=1, content_type="application/x-protobuf", content_encoding="")
         assert not sender.flush(20)
-        assert len(collector.headers) <= 3 + 1
+        assert len(collector.headers) == 3
         sender._sender.close(0.01)
 
 
@@ -202,7 +204,7 @@ def test_while_the_spool_cannot_be_used_spans_are_sent_directly(spoil, collector
 
 def test_spans_that_neither_spool_nor_collector_accepts_are_counted(spool, caplog):
     foreign(spool)
-    url = f"http://127.0.0.1:{closed_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     tracekit.configure(exporter=OTLPExporter(url, environ={}, spool=spool, timeout_s=0.1), environ={})
     balance = Balance()
     tracekit.span("job").end()

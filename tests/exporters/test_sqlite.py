@@ -32,14 +32,14 @@ def store(path):
     readers = []
 
     def read():
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         readers.append(SQLiteReader(path))
         return readers[-1]
 
     yield read
     for reader in readers:
         reader.close()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
 
 
 def recorded(name="work", **options):
@@ -212,7 +212,7 @@ def test_an_empty_file_has_no_traces_before_the_first_writer(store, path):
         with pytest.raises(StoreError, match="no trace begins with"):
             reader.spans("00")
         tracekit.span("x").end()
-        tracekit.flush()
+        tracekit.flush(60)
         assert reader.counts().spans == 1
 
 
@@ -329,7 +329,7 @@ def test_a_span_that_is_too_large_loses_its_bulk_which_is_counted(path):
     with tracekit.span("large", attributes={"big": "x" * 50_000, "small": 1}) as span:
         span.add_event("e")
     tracekit.span("next", attributes={"small": 1}).end()
-    tracekit.flush()
+    tracekit.flush(60)
     with SQLiteReader(path) as reader:
         next_one, large = (reader.spans(trace.trace_id)[0] for trace in reader.traces())
     assert (large.attributes, large.dropped_attributes, large.events, large.dropped_events) == ({}, 2, [], 1)
@@ -426,7 +426,7 @@ from tracekit.exporters._sqlite import file as _sqlite_file
 spans = []
 tracekit.configure(exporter=types.SimpleNamespace(export=spans.extend, shutdown=lambda: None))
 tracekit.span("x").end()
-tracekit.flush()
+tracekit.flush(60)
 exporter = sqlite.SQLiteExporter(sys.argv[1])
 exporter.export(spans)
 inherited = exporter._file._connection
@@ -664,7 +664,7 @@ def test_a_failure_names_cause_file_and_remedy_and_ends_with_its_cause(path, cap
     tracekit.span("kept").end()
     assert tracekit.flush(60)
     assert tracekit.statistics().exported - before.exported == 1
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     assert ("kept",) in rows(path, "SELECT name FROM spans")
 
 
@@ -721,7 +721,7 @@ directory = pathlib.Path(sys.argv[1])
 spans = []
 tracekit.configure(exporter=types.SimpleNamespace(export=spans.extend, shutdown=lambda: None))
 tracekit.span("x").end()
-tracekit.flush()
+tracekit.flush(60)
 exporter = SQLiteExporter(directory / "traces.db")
 exporter.export(spans)
 exporter.shutdown()
@@ -755,7 +755,7 @@ def test_a_file_or_directory_without_permission_is_reported():
 FULL = """
 import resource, sys, tracekit
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader
-tracekit.configure(exporter=SQLiteExporter(sys.argv[1]))
+tracekit.configure(exporter=SQLiteExporter(sys.argv[1]), export_interval_s=3600)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
 for _ in range(20):
@@ -780,7 +780,7 @@ print("done")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
 def test_a_full_disk_only_loses_spans_that_do_not_fit(path):
     process = script(FULL, path)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (0, "done\n"), err
     (line,) = err.splitlines()  # once, for one cause
     assert line.startswith("SQLiteExporter failed, 100 spans lost: StoreError: ")

@@ -145,7 +145,7 @@ for turn in range(1_000_000 if number == "killed" else 60):
         tracekit.configure(exporter=memory(), resource={"host.name": host, "padding": "x" * 2000})
         for _ in range(10):
             tracekit.span("work", attributes={"host": host}).end()
-        tracekit.shutdown()
+        tracekit.shutdown(60)
     exporter.export(spans)
     if turn % 7 == 3:
         exporter.delete([span.context.trace_id for span in spans])  # the ids of the newest rows are used again

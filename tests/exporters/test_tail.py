@@ -14,6 +14,7 @@ import tracekit
 from tracekit import Account, AlwaysOn, Ratio, TraceState
 from tracekit._core.context import set_ids
 from tracekit._sampling import NEVER
+from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.tail import TailSampler
 from tracekit.testing import FakeClock, MemoryExporter, span_tree
@@ -82,10 +83,10 @@ def test_a_trace_is_kept_by_its_own_randomness_when_its_local_root_has_ended(ran
         for _ in range(3):
             with tracekit.span("child"), tracekit.span("grandchild"):
                 pass
-        assert tracekit.flush()
+        assert tracekit.flush(60)
         assert inner.names == []
         assert sampler.account() == (6, 0, 0)
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert len(inner.names) == 7 * kept
     assert sampler.account() == (0, 0, 7 * (not kept))
 
@@ -94,7 +95,7 @@ def test_rv_of_the_tracestate_is_the_randomness_where_there_is_one():
     _, inner, _ = tail()
     tracekit.span("kept", parent=trace(LOW, "ot=rv:ffffffffffffff")).end()
     tracekit.span("not kept", parent=trace(HIGH, "ot=rv:00000000000000")).end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert inner.names == ["kept"]
     assert th(inner.batches[0][0]) == "th:8;rv:ffffffffffffff"
 
@@ -113,7 +114,7 @@ def test_an_error_anywhere_keeps_the_whole_local_trace(where, code, options, kep
     _, inner, _ = tail(**options)
     with tracekit.span("root", parent=trace(LOW)) as root, tracekit.span("middle"), tracekit.span("leaf") as leaf:
         {"root": root, "leaf": leaf}[where].set_status(code)
-    tracekit.flush()
+    tracekit.flush(60)
     assert len(inner.names) == 3 * kept
 
 
@@ -122,7 +123,7 @@ def test_a_local_root_that_took_longer_than_the_limit_keeps_its_trace(took_s, ke
     _, inner, _ = tail(keep_slower_than_s=1)
     with FakeClock() as clock, tracekit.span("root", parent=trace(LOW)), tracekit.span("child"):
         clock.tick(took_s)
-    tracekit.flush()
+    tracekit.flush(60)
     assert len(inner.names) == 2 * kept
 
 
@@ -135,7 +136,7 @@ def test_each_local_root_of_a_trace_is_decided_separately():
     first.end()
     second.set_status("error")
     second.end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert sorted(inner.names) == ["in second", "second"]
     assert sampler.account() == (0, 0, 2)
 
@@ -147,13 +148,13 @@ def test_spans_that_end_after_their_local_root_follow_its_decision(kept):
         with tracekit.span("child"):
             late = tracekit.span("late")
         later = tracekit.span("later", parent=late)
-    tracekit.flush()
+    tracekit.flush(60)
     later.end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert sampler.account().queued == 1
     late.set_status("error")
     late.end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert sampler.account() == (0, 0, 0 if kept else 4)
     assert sorted(inner.names) == (["child", "late", "later", "root"] if kept else [])
     assert {th(span) for batch in inner.batches for span in batch} == ({"th:8"} if kept else set())
@@ -168,13 +169,13 @@ def test_beyond_max_spans_the_oldest_group_is_decided_early():
     for number in range(5):
         for at, root in enumerate(roots):
             tracekit.span(f"{at}.{number}", parent=root).end()
-            tracekit.flush()
+            tracekit.flush(60)
             assert sampler.account().queued <= 10
     assert inner.names == ["0.0", "0.1", "0.2", "0.3"]
     assert sampler.decided_early == 9
     for root in roots:
         root.end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert sampler.account() == (0, 0, 6)
     assert sorted(inner.names) == sorted([f"{at}.{n}" for at in (0, 2) for n in range(5)] + [f"root {HIGH:x}"] * 2), (
         "by probability, every part of a trace is decided alike"
@@ -186,10 +187,10 @@ def test_beyond_max_wait_a_trace_is_decided_at_the_next_call():
         sampler, inner, clock = tail(max_wait_s=10)
         root = tracekit.span("root", parent=trace(HIGH))
         tracekit.span("early", parent=root).end()
-        tracekit.flush()
+        tracekit.flush(60)
         clock.now_ns = 9_999_999_999
         tracekit.span("later", parent=root).end()
-        tracekit.flush()
+        tracekit.flush(60)
         assert sampler.account().queued == 2
         clock.now_ns += 1
         if call == "export":
@@ -198,7 +199,7 @@ def test_beyond_max_wait_a_trace_is_decided_at_the_next_call():
             assert sampler.flush(1.0)
         assert sorted(inner.names) == ["early", "later"]
         root.end()
-        tracekit.flush()
+        tracekit.flush(60)
         assert inner.names[2:] == ["root"]
 
 
@@ -207,12 +208,12 @@ def test_the_age_of_a_group_is_that_of_its_oldest_span():
     root = tracekit.span("root", parent=trace(HIGH))
     young, old = tracekit.span("young", parent=root), tracekit.span("old", parent=root)
     tracekit.span("in old", parent=old).end()
-    tracekit.flush()
+    tracekit.flush(60)
     clock.now_ns = 5_000_000_000
     young.end()  # waits for root, before the older ones do
-    tracekit.flush()
+    tracekit.flush(60)
     old.end()
-    tracekit.flush()
+    tracekit.flush(60)
     clock.now_ns = 10_000_000_000
     sampler.export([])
     assert sorted(inner.names) == ["in old", "old", "young"]
@@ -228,14 +229,14 @@ def test_a_group_kept_early_for_an_error_or_as_slow_keeps_the_rest_of_its_trace(
         if why == "error":
             leaf.set_status("error")
         leaf.end()
-        tracekit.flush()
+        tracekit.flush(60)
         clock.now_ns = 10_000_000_000
         sampler.export([])
         assert inner.names == ["leaf"]
         tracekit.span("leaf 2", parent=middle).end()
         middle.end()
         tracekit.span("leaf 3", parent=root).end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert inner.names == ["leaf", "leaf 2", "middle", "leaf 3", "root"]
     assert {th(span) for batch in inner.batches for span in batch} == {""}
     assert sampler.account() == (0, 0, 0)
@@ -247,10 +248,10 @@ def test_the_number_of_remembered_decisions_is_bounded():
         late = tracekit.span("late")
     for _ in range(100):
         tracekit.span("other", parent=trace(LOW)).end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert len(sampler._decided) == 8
     late.end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert inner.names == ["root"]
     clock.now_ns = 1_000_000_000
     sampler.export([])
@@ -299,7 +300,7 @@ def test_ids_that_form_a_circle_are_decided_after_max_wait(circle):
             tracekit.span("round", parent=tracekit.SpanContext(caller.trace_id, f"{above:016x}", 1)).end()
     finally:
         set_ids(None)
-    tracekit.flush()
+    tracekit.flush(60)
     assert sampler.account() == (len(circle), 0, 0)
     clock.now_ns = 1_000_000_000
     sampler.export([])
@@ -331,7 +332,7 @@ def test_the_larger_threshold_is_written_where_probability_decided_and_none_else
         shared = child.context
         root.set_status(code)
     before = str(shared.state)
-    tracekit.flush()
+    tracekit.flush(60)
     assert [str(span.context.state) for span in inner.batches[0]] == [after, after]
     assert (str(parent.state), str(shared.state)) == (head, before), "propagated values do not change"
     assert child.context.id == shared.id
@@ -402,7 +403,7 @@ def spans_of(traces):
                 span.set_status("error")
             span.end()
         made += [(span, number) for span in spans]
-    tracekit.flush()
+    tracekit.flush(60)
     return made
 
 
@@ -492,14 +493,14 @@ def test_spans_that_the_inner_exporter_rejects_are_counted_and_reported_once(cap
         for _ in range(3):
             with tracekit.span("lost", parent=trace(HIGH)), tracekit.span("lost"):
                 pass
-            tracekit.flush()
+            tracekit.flush(60)
     assert tracekit.statistics().failed == before.failed + 6
     assert sampler.account() == (1, 6, 0)
     (record,) = caplog.records
     assert record.getMessage().startswith("Inner failed, 2 spans lost: OSError: 'disk full\\nreally'")
     inner.error = None
     open_root.end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert inner.names == ["held", "open"]
     assert sampler.account() == (0, 6, 0)
 
@@ -509,7 +510,7 @@ def test_an_exit_raised_by_the_inner_exporter_loses_no_other_span(error):
     sampler, inner, _ = tail()
     inner.error = error
     tracekit.span("lost", parent=trace(HIGH)).end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert sampler.account() == (0, 1, 0)
 
 
@@ -521,7 +522,7 @@ def test_an_error_without_text_is_reported_by_its_type(caplog):
     sampler, inner, _ = tail()
     inner.error = Mute()
     tracekit.span("lost", parent=trace(HIGH)).end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert sampler.account() == (0, 1, 0)
     assert "Mute" in caplog.text
 
@@ -536,7 +537,7 @@ def test_the_inner_exporters_account_is_part_of_the_account():
     tracekit.span("not kept", parent=trace(LOW)).end()
     root = tracekit.span("root", parent=trace(LOW))
     tracekit.span("held", parent=root).end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert sampler.account() == (4, 2, 2)
     root.end()
 
@@ -559,7 +560,7 @@ def test_shutdown_decides_all_held_spans_first():
     roots = [tracekit.span("root", parent=trace(bits)) for bits in (HIGH, LOW)]
     for root in roots:
         tracekit.span("child", parent=root).end()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     assert inner.names == ["child"]
     assert inner.is_shut_down
     assert sampler.account() == (0, 0, 1)
@@ -573,20 +574,20 @@ def test_the_child_of_a_fork_forgets_the_spans_of_its_parent():
     root = tracekit.span("root", parent=trace(HIGH))
     tracekit.span("held", parent=root).end()
     tracekit.span("not kept", parent=trace(LOW)).end()
-    tracekit.flush()
+    tracekit.flush(60)
     pid = os.fork()
     if pid == 0:
         try:
             fresh = sampler.account() == (0, 0, 0)
             tracekit.span("own", parent=trace(HIGH)).end()
-            tracekit.shutdown()
+            tracekit.shutdown(60)
             os._exit(0 if fresh and inner.names == ["own"] else 1)
         finally:
             os._exit(2)
     assert os.waitpid(pid, 0)[1] == 0
     assert sampler.account() == (1, 0, 1)
     root.end()
-    tracekit.flush()
+    tracekit.flush(60)
     assert inner.names == ["held", "root"]
 
 
@@ -638,8 +639,9 @@ def test_before_a_collector_statistics_add_up(caplog):
     assert not caplog.records
 
 
-def test_without_a_collector_the_kept_spans_are_counted_and_reported_once(caplog):
-    inner = OTLPExporter("http://127.0.0.1:1", environ={}, timeout_s=0.1)
+def test_without_a_collector_the_kept_spans_are_counted_and_reported_once(caplog, monkeypatch):
+    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)  # longer than the time limit: there is one try
+    inner = OTLPExporter("http://127.0.0.1:1", environ={})
     tracekit.configure(exporter=TailSampler(inner, probability=1.0), environ={}, export_interval_s=3600)
     balance = Balance()
     for _ in range(3):
@@ -655,7 +657,7 @@ def test_without_a_collector_the_kept_spans_are_counted_and_reported_once(caplog
 def test_a_spool_behind_it_starts_and_is_hurried(tmp_path):
     with Collector() as collector:
         for url in ("http://127.0.0.1:1", collector.url):
-            inner = OTLPExporter(url, environ={}, spool=tmp_path / "spool.db", timeout_s=0.2)
+            inner = OTLPExporter(url, environ={}, spool=tmp_path / "spool.db")
             tracekit.configure(exporter=TailSampler(inner, probability=1.0), environ={})
             if url != collector.url:
                 tracekit.span("left").end()
@@ -692,7 +694,7 @@ def test_an_invalid_inner_account_is_ignored(account, caplog):
     balance = Balance()
     inner.account = account
     tracekit.span("job").end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert (balance.unsampled, balance.exported) == (1, 0)
     assert "account() of MemoryExporter is ignored" in caplog.text
 
@@ -706,5 +708,5 @@ def test_an_inner_exporter_that_empties_its_list_does_not_change_the_count():
     tracekit.configure(exporter=TailSampler(Empties(), probability=1))
     balance = Balance()
     tracekit.span("job").end()
-    assert tracekit.flush()
+    assert tracekit.flush(60)
     assert (balance.failed, balance.exported, balance.queued) == (1, 0, 0)

@@ -354,9 +354,9 @@ async def errors_come_back(t):
 async def pool(t):
     with t.threads.ThreadPoolExecutor(1) as executor:
         with t.span("first"):
-            executor.submit(t.mark, "job").result(5)
+            executor.submit(t.mark, "job").result(60)
         with t.span("second"):
-            executor.submit(t.mark, "job").result(5)
+            executor.submit(t.mark, "job").result(60)
 
 
 @scenario(

@@ -129,8 +129,8 @@ async def executor_reused(t):
     with t.threads.ThreadPoolExecutor(1) as executor:
         for name in ("first", "second"):
             with t.span(name):
-                executor.submit(t.mark, "job").result(5)
-        executor.submit(t.mark, "after").result(5)
+                executor.submit(t.mark, "job").result(60)
+        executor.submit(t.mark, "after").result(60)
 
 
 @scenario(
@@ -144,8 +144,8 @@ async def executor_reused(t):
 async def executor_forgetful(t):
     with t.threads.ThreadPoolExecutor(1) as executor:
         with t.span("request"):
-            executor.submit(leave_open, t, "forgotten").result(5)
-        executor.submit(t.mark, "after").result(5)
+            executor.submit(leave_open, t, "forgotten").result(60)
+        executor.submit(t.mark, "after").result(60)
 
 
 @scenario(
@@ -389,8 +389,8 @@ async def unchanged_executor(t):
     with Hooks(t), concurrent.futures.ThreadPoolExecutor(1) as executor:
         for name in ("first", "second"):
             with t.span(name):
-                executor.submit(t.mark, "job").result(5)
-        executor.submit(t.mark, "after").result(5)
+                executor.submit(t.mark, "job").result(60)
+        executor.submit(t.mark, "after").result(60)
 
 
 @scenario(
@@ -503,7 +503,7 @@ async def portal(t):
     def call(portal, name):
         with t.span(f"caller {name}"):
             portal.call(mark, f"call {name}")
-            portal.start_task_soon(mark, f"soon {name}").result(5)
+            portal.start_task_soon(mark, f"soon {name}").result(60)
 
     with t.span("opener"):
         portal = t.aio.from_thread.BlockingPortal()
@@ -575,7 +575,7 @@ async def threadsafe(t):
     def job():
         with t.span("job"):
             loop.call_soon_threadsafe(t.mark, "soon")
-            asyncio.run_coroutine_threadsafe(coroutine(), loop).result(5)
+            asyncio.run_coroutine_threadsafe(coroutine(), loop).result(60)
 
     with t.span("request"):
         await asyncio.to_thread(job)

@@ -39,11 +39,11 @@ def serve(app, server="uvicorn, asyncio", path=None):
     )
     thread.start()
     try:
-        assert starting.wait(20)
+        assert starting.wait(120)
         yield port
     finally:
         stops[0]()
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
 
 
@@ -84,11 +84,11 @@ def _run_hypercorn(app, listener, loop, stops, starting):
 
 
 def until(is_true):
-    """Wait until *is_true*, for work of other threads; fail after 20 s."""
-    deadline = time.monotonic() + 20
+    """Wait until *is_true*, for work of other threads; fail after 120 s."""
+    deadline = time.monotonic() + 120
     pause = threading.Event()
     while not is_true():
-        assert time.monotonic() < deadline, "not true within 20 s"
+        assert time.monotonic() < deadline, "not true within 120 s"
         pause.wait(0.005)
 
 

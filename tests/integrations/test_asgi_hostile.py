@@ -303,10 +303,10 @@ def test_memory_does_not_grow_with_10000_requests():
             headers = [CALLER, LABELS, (b"host", b"%d.example" % number), (b"user-agent", b"%d" % number)]
             run(good(request_scope(*headers), at_once, at_once))
             if number % 100 == 0:
-                tracekit.flush()
+                tracekit.flush(60)
                 with pytest.raises(ValueError, match="boom"):
                     run(bad(request_scope(), at_once, at_once))
-        tracekit.flush()
+        tracekit.flush(60)
         gc.collect()
         return len(gc.get_objects()), sys.getallocatedblocks()
 

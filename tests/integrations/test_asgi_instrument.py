@@ -277,7 +277,7 @@ def test_invalid_options_are_rejected_and_change_nothing(target, options):
 def test_uvicorn_sees_a_coroutine_function(exporter):
     asgi.instrument()
     with serve(starlette()) as port:
-        assert httpx.get(f"http://127.0.0.1:{port}/items/1", headers=HEADERS).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/items/1", headers=HEADERS, timeout=60).status_code == 200
         spans = spans_of(exporter, 3)
     assert span_tree(spans) == "GET /items/{id} <- remote\n  work\n  later"
     assert {span.context.trace_id for span in spans} == {TRACE_ID}

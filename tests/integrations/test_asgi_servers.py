@@ -170,7 +170,7 @@ def port(running):
 
 @pytest.fixture
 def client(port):
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         yield client
 
 
@@ -405,7 +405,9 @@ def test_a_unix_socket_has_neither_port_nor_client(exporter, server, tmp_path):
     path = str(tmp_path / "shop.sock")
     app = TraceMiddleware(Starlette(routes=[Route("/", lambda _: PlainTextResponse("x"))]))
     with serve(app, server, path):
-        with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://shop.example") as client:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=path), base_url="http://shop.example", timeout=60
+        ) as client:
             assert client.get("/").status_code == 200
         (span,) = spans_of(exporter, 1)
     assert span.attributes["server.address"] == "shop.example"

@@ -35,7 +35,7 @@ class Requests:
     def serve(self, count, headers=(), attributes_of=None):
         for _ in range(count):
             self.callers.start("GET", "/pay", headers, attributes_of or self.attributes, "/pay").end()
-        tracekit.flush()
+        tracekit.flush(60)
         return self.exporter.spans
 
 

@@ -36,7 +36,7 @@ def _collections_of(app):
 
     with asyncio.Runner() as runner:
         runner.run(serve(10))
-        tracekit.flush()
+        tracekit.flush(60)
         gc.collect()
         before = sum(generation["collections"] for generation in gc.get_stats())
         runner.run(serve(REQUESTS))
@@ -53,6 +53,6 @@ def test_buffered_spans_trigger_no_collections(sampler):
     tracekit.configure(exporter=exporter, sampler=sampler, export_interval_s=3600.0, environ={})
     # One more: the threshold may have been nearly reached before.
     assert _collections_of(TraceMiddleware(app)) <= untraced + 1
-    tracekit.flush()
+    tracekit.flush(60)
     expected = (REQUESTS + 10) * (PARTS + 1) if isinstance(sampler, tracekit.AlwaysOn) else 0
     assert len(exporter.spans) == expected

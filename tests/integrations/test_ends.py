@@ -73,4 +73,4 @@ def test_the_child_of_a_fork_handles_celerys_signal_if_celery_was_loaded_after_c
 def test_a_partly_imported_celery_is_no_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "celery.signals", SimpleNamespace())
     tracekit.configure()
-    tracekit.flush()
+    tracekit.flush(60)

@@ -414,7 +414,7 @@ def test_a_call_that_sampling_drops_is_described_for_the_debug_pages(exporter, t
     try:
         with tracekit.use_context(tracekit.SpanContext("1" * 32, "2" * 16, 0)):
             asyncio.run(main()) if is_async else run()
-        tracekit.flush()
+        tracekit.flush(60)
     finally:
         _configure.remove_tap(take)
     assert sorted(one.kind for one in taken) == ["client", "server"]
@@ -442,15 +442,22 @@ def test_a_call_that_is_cancelled_while_it_aborts_has_the_status_that_was_sent(e
 
 
 def test_a_status_that_was_set_but_not_sent_does_not_hide_a_cancellation(exporter, traced):
-    async def waits(request, context):
-        context.set_code(grpc.StatusCode.INTERNAL)
-        asyncio.current_task().cancel()
-        await asyncio.sleep(60)
-
     async def main():
+        gone = asyncio.Event()
+
+        async def waits(request, context):
+            context.set_code(grpc.StatusCode.INTERNAL)
+            asyncio.current_task().cancel()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                gone.set()
+
         async with aio_serving(unary_unary=waits) as address, grpc.aio.insecure_channel(address) as channel:
-            made = stub(channel)(b"1", timeout=0.2)
-            with pytest.raises(grpc.RpcError):
+            made = stub(channel)(b"1")
+            await gone.wait()
+            made.cancel()
+            with pytest.raises(asyncio.CancelledError):
                 await made
 
     asyncio.run(main())
@@ -525,9 +532,10 @@ def test_a_deadline(exporter, traced):
         until(lambda: not context.time_remaining())  # the client's deadline passes first, and it cancels the call
         return request
 
-    with serving(unary_unary=never) as address:
+    with serving(unary_unary=never) as address, grpc.insecure_channel(address) as channel:
+        grpc.channel_ready_future(channel).result(60)  # the server sees the call before the deadline
         with pytest.raises(grpc.RpcError):
-            call(address, timeout=0.2)
+            stub(channel)(b"1", timeout=1)
         assert gone.wait(60)
     client, server = only(exporter, "client"), only(exporter, "server")
     assert (client.status.code, client.attributes["error.type"]) == ("error", "DEADLINE_EXCEEDED")
@@ -542,11 +550,13 @@ def test_a_deadline_in_asyncio(exporter, traced):
             try:
                 await asyncio.Event().wait()
             finally:
+                until(lambda: not context.time_remaining())  # as above
                 gone.set()
 
         async with aio_serving(unary_unary=never) as address, grpc.aio.insecure_channel(address) as channel:
+            await channel.channel_ready()
             with pytest.raises(grpc.RpcError):
-                await stub(channel)(b"1", timeout=0.2)
+                await stub(channel)(b"1", timeout=1)
             await asyncio.wait_for(gone.wait(), 60)
 
     asyncio.run(main())

@@ -198,12 +198,12 @@ def test_status_and_errors(exporter, port, method, path, name, status, code, err
 @pytest.mark.parametrize("line", [b"", b"GET", b"GET / HTTP/x", b"GET / HTTP/2.0", b"x" * 70_000])
 def test_a_request_that_is_rejected_unparsed_has_no_span(exporter, port, line):
     http_server.instrument()
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    # The server resets a connection of which it has not read all, at any time.
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(line + b"\r\n\r\n")
         connection.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionResetError):
-            while connection.recv(65536):
-                pass
+        while connection.recv(65536):
+            pass
     ask(port)
     assert span_tree(spans_of(exporter, 2)) == "GET\n  work"
 
@@ -465,7 +465,7 @@ def test_xmlrpc_is_not_imported_for_a_program_without_it_and_traced_when_it_come
             print(proxy.abs(-1))
         thread.join()
         server.server_close()
-        tracekit.flush()
+        tracekit.flush(60)
         print(*[span.name for span in exporter.spans])
         http_server.uninstrument()
         assert SimpleXMLRPCDispatcher._marshaled_dispatch is original

@@ -55,7 +55,7 @@ def test_the_ids_are_those_of_the_code_that_logs_whatever_thread_writes():
     instrument()
     with tracekit.span("s") as span:
         logger.info("in")
-    assert done.wait(10)
+    assert done.wait(60)
     logger.remove(sink)
     assert found == [(ids(span), False)]
 

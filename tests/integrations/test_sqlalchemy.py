@@ -332,7 +332,7 @@ def test_a_statement_that_sampling_drops_is_described_for_the_debug_pages(export
     try:
         with tracekit.use_context(tracekit.SpanContext("1" * 32, "2" * 16, 0)):
             run(traced, "INSERT INTO items (name) VALUES ('secret')")
-        tracekit.flush()
+        tracekit.flush(60)
     finally:
         _configure.remove_tap(take)
     (statement,) = taken

@@ -276,7 +276,7 @@ def test_a_request_over_a_socket(exporter, make):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             assert client.get("/items/3", headers=HEADERS).text == "3"
             assert client.get("/stream").text == "/stream/stream"
             assert client.head("/file").status_code == 200
@@ -310,12 +310,15 @@ def test_gunicorn_serves_lists_streams_and_files(tmp_path, kind):
         "wsgi.instrument(app)\n"
     )
     command = [sys.executable, "-m", "gunicorn", "shop:app", "-b", "unix:socket", "-k", kind, "--no-control-socket"]
+    command += ["--timeout", "300"]  # it kills a worker that takes longer, to start too
     server = subprocess.Popen(command, cwd=tmp_path, env=_environment(), stderr=subprocess.PIPE)
     try:
         until(lambda: (tmp_path / "socket").exists() or server.poll() is not None)
         assert server.poll() is None, server.stderr.read()
         transport = httpx.HTTPTransport(uds=str(tmp_path / "socket"), retries=3)
-        with httpx.Client(transport=transport, base_url="http://shop.example") as client:
+        with httpx.Client(
+            transport=transport, base_url="http://shop.example", timeout=60
+        ) as client:  # it still imports
             assert client.get("/items/3", headers=HEADERS).text == "3"
             assert client.get("/stream").text == "/stream/stream"
             assert client.get("/file").status_code == 200

@@ -18,7 +18,7 @@ from pathlib import Path
 import tracekit
 from tracekit.exporters.otlp import OTLPExporter
 
-from ..exporters.test_agent import free_ports
+from .ports import free_port
 
 START_S, ARRIVE_S = 180, 60
 QUERY = """
@@ -33,7 +33,7 @@ class Failed(Exception):
 
 
 def main(phoenix: str) -> int:
-    port, grpc_port = free_ports(2)
+    port, grpc_port = free_port(), free_port()
     with tempfile.TemporaryDirectory() as directory, open(Path(directory) / "log", "w+") as log:
         environment = {
             **os.environ,

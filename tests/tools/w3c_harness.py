@@ -12,7 +12,6 @@ import contextlib
 import importlib.util
 import os
 import re
-import socket
 import subprocess
 import sys
 import venv
@@ -29,6 +28,7 @@ from tracekit.integrations.asgi import TraceMiddleware
 from tracekit.integrations.httpx import AsyncTraceTransport
 
 from ..integrations.servers import serve
+from .ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -108,9 +108,7 @@ def count(output: str) -> Counts:
 
 
 def _run(python: str, folder: Path, url: str) -> tuple[int, str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, **LEVELS, "HARNESS_PORT": str(port), "PYTHONPATH": ""}
+    environment = {**os.environ, **LEVELS, "HARNESS_PORT": str(free_port()), "PYTHONPATH": ""}
     done = subprocess.run(
         [python, "test.py", url],
         cwd=folder,

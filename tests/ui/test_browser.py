@@ -482,7 +482,7 @@ def test_debug_pages_fit_into_a_narrow_window(page, name):
     finally:
         log.finish()
         server.close()
-        tracekit.shutdown()
+        tracekit.shutdown(60)
 
 
 @pytest.fixture(scope="session")
@@ -598,7 +598,7 @@ def test_pictures_of_the_debug_pages(page, name, theme, query, tmp_path):
                     pass
                 if number % 10 == 7:
                     served.set_status("error", "no stock")
-        tracekit.flush()
+        tracekit.flush(60)
         with tracekit.span("GET /orders/{id}", kind="server", attributes={"http.route": "/orders/{id}"}) as served:
             served.add_event("cache miss", {"key": "order:7"})
             with tracekit.span("SELECT orders", kind="client"):
@@ -613,7 +613,7 @@ def test_pictures_of_the_debug_pages(page, name, theme, query, tmp_path):
     finally:
         connection.finish()
         server.close()
-        tracekit.shutdown()
+        tracekit.shutdown(60)
 
 
 def keep(page, picture):

@@ -130,7 +130,7 @@ def test_records_of_our_handler_are_shown_at_their_spans(ui, protocol, capsys):
     finally:
         logger.removeHandler(handler)
         handler.close()
-    tracekit.shutdown()
+    tracekit.shutdown(60)
     assert ui.store.counts().logs == 3
     trace_id = root.context.trace_id
     found = ui.get(f"/api/traces/{trace_id}/logs").json

@@ -148,13 +148,13 @@ def exported(ui, tmp_path):
     try:
         tracekit.configure(service="web \u00e9", exporter=store, environ={})
         caller = pool.submit(lambda: asyncio.run(handle())).result()
-        tracekit.flush()
+        tracekit.flush(60)
         tracekit.configure(service='worker "\\', exporter=store, environ={})
         pool.submit(trio.run, work, caller).result()
-        tracekit.flush()
+        tracekit.flush(60)
     finally:
         pool.shutdown()
-        tracekit.shutdown()
+        tracekit.shutdown(60)
     for service, spans in zip("ab", random_spans(), strict=True):
         ui.send(*spans, service=service)
     path = tmp_path / "trace.json"

@@ -50,7 +50,7 @@ def spans():
         with tracekit.span("numbers", attributes={"nan": math.nan, "more": math.inf, "less": -math.inf, "e": 1e300}):
             pass
     yield memory.spans
-    tracekit.shutdown()
+    tracekit.shutdown(60)
 
 
 def stored(path, write):

@@ -49,8 +49,8 @@ def test_every_span_of_our_exporter_arrives(ui, protocol, compression):
     tracekit.configure(service="shop", exporter=exporter, environ={})
     for number in range(3000):
         tracekit.span("job", attributes={"number": number}).end()
-    assert tracekit.flush()
-    tracekit.shutdown()
+    assert tracekit.flush(60)
+    tracekit.shutdown(60)
     found = counts(ui)
     assert (found.stored, found.rejected, found.failed_requests, found.evicted) == (3000, 0, 0, 0)
 

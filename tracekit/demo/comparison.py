@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PEER = ("opentelemetry.sdk", "opentelemetry.instrumentation.asgi", "opentelemetry.instrumentation.httpx")
 _REQUESTS = 5
-_TIMEOUT_S = 60
+_TIMEOUT_S = 300
 _PERIOD_S = 2  # between two signs of progress
 _WIDTH = 40  # of the tree's column
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import Process
 
-_START_S = 60.0
-_STOP_S = 10.0
+_START_S = 120.0
+_STOP_S = 30.0
 _LINES = 20
 
 

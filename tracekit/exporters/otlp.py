@@ -293,7 +293,7 @@ class OTLPExporter:
             waiting.sort(key=lambda one: one.not_before)
             request, failures, not_before, reason = waiting.pop(0)
             pause_s = not_before - time.monotonic()
-            if pause_s > 0 and (not_before >= deadline or self._client.is_late.wait(pause_s)):
+            if failures and (not_before >= deadline or self._client.is_late.wait(max(0.0, pause_s))):
                 loss.add(request.spans, reason)
                 continue
             left_s = max(0.1, deadline - time.monotonic())

@@ -10,8 +10,8 @@ import trustme
 
 import tracekit
 
-from ...exporters.test_agent import free_ports
 from ..builds import BuildError, Missing, golang
+from ..ports import free_port
 from . import __doc__ as description
 from . import faults, fields, jaeger, peers, rate, rejection, sampling
 from .server import Failed, Server
@@ -125,7 +125,7 @@ def behind(program: Path, folder: Path) -> bool:
         if configs:
             print("a Collector that rejects a part of each batch", flush=True)
         (folder / name).mkdir(parents=True)
-        ports = free_ports(3)
+        ports = [free_port() for _ in range(3)]
         server = Server(program, folder / name, forward=f"127.0.0.1:{ports[2]}", configs=configs)
         if not run(server, check, other, ports):
             return False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...exporters.collector import parse_json
-from ...exporters.test_agent import free_ports
+from ..ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ class Server:
     ) -> None:
         self.program = program
         self.file, self.log = directory / "spans.jsonl", directory / "log"
-        self.http_port, self.grpc_port = free_ports(2)
+        self.http_port, self.grpc_port = free_port(), free_port()
         self.scheme = "http" if certificate is None else "https"
         self.environ = {
             "COLLECTOR_HTTP": f"127.0.0.1:{self.http_port}",

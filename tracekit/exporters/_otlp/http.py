@@ -157,7 +157,8 @@ def _failed(error: Exception, url: str) -> Answer:
         inner := getattr(cause, "reason", None) or getattr(cause, "original_error", None), Exception
     ):
         cause = inner
-    text = one_line(str(cause.args[-1] if cause.args else cause), 200)
+    last = cause.args[-1] if cause.args else cause
+    text = one_line(str(last), 200)
     if isinstance(cause, http.NameResolutionError):
         return Answer("later", f"{url}: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT")
     if isinstance(cause, http.NewConnectionError):  # before its base class, ConnectTimeoutError
@@ -165,8 +166,9 @@ def _failed(error: Exception, url: str) -> Answer:
         return Answer("later", f"{url} cannot be reached: is a collector listening there? ({why})")
     if isinstance(cause, http.ConnectTimeoutError):
         return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
-    if isinstance(cause, http.ReadTimeoutError):
-        return Answer("later", f"{url} does not answer in time: {text.rpartition(': ')[2]}")
+    # urllib3 gives a timeout before the answer, in connecting or in sending, as a ProtocolError.
+    if isinstance(cause, http.ReadTimeoutError | TimeoutError) or isinstance(last, TimeoutError):
+        return Answer("later", f"{url} does not answer in time")
     if isinstance(cause, http.SSLError | ssl.SSLError):
         fault = tls_fault(str(cause))
         # A server of gRPC alone closes connections that do not offer HTTP/2.
