@@ -147,6 +147,8 @@ def run(mode: str, name: str, path: str, options: list[str], only: set[str] | No
 
 def inside(mode: str, name: str, report: Path, options: list[str]) -> int:
     """Run the suite in this process, which starts as a script: a foreign suite may be called ``tests`` as well."""
+    # The installed package, which may be compiled, and not the one beside the tests.
+    importlib.import_module(name)
     sys.path[0] = str(Path.cwd())
     import pytest
 
