@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import tracekit
 from bench import fleet, fleet_coverage
 from bench.fleet import LEAST_KEPT, Estimate, Outcome
 from bench.fleet_costs import COLLECTOR_CPU_S, PROCESS_CPU_S
+from tracekit._core.otlp import IS_QUICK
 
-from .tools.collector.rate import Usage
+from .exporters.collector import Collector
+from .tools.collector.rate import Timed, Usage
 
 pytestmark = pytest.mark.one_form
 
@@ -112,3 +115,18 @@ def test_spans_that_are_dropped_do_not_make_the_others_cheaper():
     assert usage.suffices
     assert not usage._replace(collector_s=2.1).suffices
     assert not usage._replace(making_s=1.0, exporting_s=1.1).suffices
+
+
+def test_a_timed_exporter_gets_spans_as_the_exporter_of_users_does():
+    with Collector() as collector:
+        exporter = Timed(collector.url, "none")
+        tracekit.configure(exporter=exporter, environ={})
+        for _ in range(100):
+            tracekit.span("work").end()
+        assert tracekit.flush(30)
+        tracekit.configure(environ={})
+    assert exporter.prepared_export == exporter.export  # spans are prepared apart from their delivery ...
+    assert bool(exporter.encoder(8192)) == IS_QUICK  # ... by the threads that end them
+    assert exporter.batches == len(collector.requests)
+    assert collector.names == {"work": 100}
+    assert 0 < exporter.longest_s <= exporter.total_s

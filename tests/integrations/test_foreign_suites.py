@@ -12,6 +12,8 @@ SUITE = """
 import pathlib
 import sys
 
+import starlette
+
 tracekit = sys.modules.get("tracekit")
 
 
@@ -59,6 +61,8 @@ def test_cpythons_tests_of_wsgiref_pass_as_without_tracing(capsys):
 def test_each_test_is_compared(tmp_path, capsys):
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_all.py").write_text(SUITE)
+    (tmp_path / "starlette").mkdir()
+    (tmp_path / "starlette" / "__init__.py").write_text("raise ImportError('not the installed one')")
     assert foreign_suites.main([f"starlette={tmp_path}"]) == 1
     out = capsys.readouterr().out
     assert "starlette, different: tests/test_all.py::test_different\n" in out

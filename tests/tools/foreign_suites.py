@@ -49,8 +49,9 @@ SUITES = {
     "flask": Suite(("wsgi",), ("tests", "--ignore=tests/test_cli.py")),
     "aiohttp": Suite(
         ("aiohttp",),
-        (*_WEB, "-k", "web or client or connector or run_app or tracing"),  # the parts that tracekit touches
-        "pytest-mock pytest-timeout re-assert blockbuster proxy.py freezegun",
+        # The parts that tracekit touches; without "fast", each test ends with a whole garbage collection.
+        (*_WEB, "-k", "web or client or connector or run_app or tracing", "--aiohttp-fast"),
+        "pytest-mock pytest-timeout re-assert blockbuster proxy.py freezegun isal zlib-ng brotli",
     ),
     "httpx": Suite(("httpx",), ("tests", "-W", "ignore"), "chardet"),
     "requests": Suite(("http_client",), ("tests", "-W", "ignore"), "pytest-httpbin pytest-mock"),
@@ -146,6 +147,8 @@ def run(mode: str, name: str, path: str, options: list[str], only: set[str] | No
 
 def inside(mode: str, name: str, report: Path, options: list[str]) -> int:
     """Run the suite in this process, which starts as a script: a foreign suite may be called ``tests`` as well."""
+    # The installed package, which may be compiled, and not the one beside the tests.
+    importlib.import_module(name)
     sys.path[0] = str(Path.cwd())
     import pytest
 

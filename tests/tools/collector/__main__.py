@@ -26,9 +26,7 @@ def main() -> int:
     parser.add_argument("--rate", type=int, metavar="N", help="only send N spans a second, and count those that arrive")
     parser.add_argument("--seconds", type=float, default=10, metavar="S", help="for --rate (default: 10)")
     parser.add_argument("--compression", default="none", choices=["none", "gzip"], help="for --rate (default: none)")
-    parser.add_argument(
-        "--batch", type=int, default=2048, metavar="N", help="for --rate: spans a request (default: 2048)"
-    )
+    parser.add_argument("--batch", type=int, metavar="N", help="for --rate: batch_size (default: configure()'s)")
     options = parser.parse_args()
     print("building the OpenTelemetry Collector: the first time takes minutes …", flush=True)
     try:
