@@ -154,7 +154,7 @@ def test_a_collector_that_takes_nothing_costs_the_requests_left_of_the_batch(ans
     with Collector() as collector:
         collector.answers = itertools.chain([take], itertools.repeat(answer))
         tracekit.configure(
-            exporter=OTLPExporter(collector.url, environ={}, timeout_s=0.2), export_interval_s=60, environ={}
+            exporter=OTLPExporter(collector.url, environ={}, timeout_s=2), export_interval_s=60, environ={}
         )
         before = tracekit.statistics()
         for number in range(1000):
