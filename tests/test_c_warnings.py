@@ -18,6 +18,8 @@ COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 FLAGS = ["-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-isystem", sysconfig.get_path("include")]
 if sys.version_info >= (3, 15):  # its types have a field that Cython 3.3 does not name
     FLAGS.append("-Wno-missing-field-initializers")
+if sysconfig.get_config_var("Py_GIL_DISABLED"):  # no module uses all of free_threading.pxd, and clang names the rest
+    FLAGS.append("-Wno-unused-function")
 
 pytestmark = [
     pytest.mark.one_form,
@@ -28,7 +30,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_the_generated_c_has_no_warnings(compiler):
-    done = subprocess.run([compiler, *FLAGS, *GENERATED], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([compiler, *FLAGS, *GENERATED], capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
