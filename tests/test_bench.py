@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,6 +18,7 @@ from bench import service, service_parts, training
 from tracekit import IMPLEMENTATION
 
 ROOT = Path(__file__).parents[1]
+needs_grpc = pytest.mark.skipif(importlib.util.find_spec("grpc") is None, reason="gRPC is not installed")
 
 # Stands in the way of a peer's import, as if it had not been installed.
 ABSENT = """
@@ -104,7 +105,7 @@ def test_the_bridge_is_printed_beside_the_sdk():
     assert "`install()`" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["servers", "clients", "rpc"])
+@pytest.mark.parametrize("name", ["servers", "clients", pytest.param("rpc", marks=needs_grpc)])
 def test_what_integrations_add_is_printed_beside_opentelemetry_on_the_sdk_and_on_the_bridge(name):
     module = importlib.import_module(f"bench.{name}")
     done = run("-m", f"bench.{name}", "--smoke")
@@ -153,7 +154,11 @@ def test_a_check_passes_where_no_target_is_missed():
 
 @pytest.mark.slow
 @pytest.mark.one_form
-@pytest.mark.parametrize("app", [["tasks"], ["spans"], ["full", "--workers", "2"]], ids=lambda app: app[0])
+@pytest.mark.parametrize(
+    "app",
+    [["tasks"], ["spans"], pytest.param(["full", "--workers", "2"], marks=needs_grpc)],
+    ids=lambda app: app[0],
+)
 def test_the_bench_of_a_service_counts_every_span_of_every_request(app, tmp_path):
     svg = tmp_path / "service.svg"
     short = [
@@ -265,6 +270,7 @@ HOSTILE = {
 }
 
 
+@needs_grpc
 @pytest.mark.one_form  # it sets the variables that choose the form aside
 def test_every_part_of_the_training_runs_whatever_the_environment_says(monkeypatch):
     # In full: the parts must be as frequent beside each other as a build sees them, and end as a program ends.

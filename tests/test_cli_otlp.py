@@ -43,6 +43,7 @@ def test_doctor_sends_a_span_to_a_collector_and_says_so(capsys, monkeypatch, com
 
 
 def test_doctor_sends_to_the_endpoint_of_the_environment(capsys, monkeypatch):
+    pytest.importorskip("grpc")
     with GrpcCollector() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")

@@ -191,6 +191,7 @@ def test_the_tutorial_can_be_followed(tmp_path):
 
 
 def test_the_page_about_the_viewer_can_be_followed(tmp_path):
+    pytest.importorskip("grpc")
     port = free_port()
     terminal = Terminal("docs/ui.md", tmp_path, UVICORN_PORT=str(port))
     (tmp_path / "shop.py").write_text(code("docs/tutorial.md")[0], encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -513,3 +514,24 @@ def test_a_call_that_waits_for_another_thread_lets_it_have_the_lock_of_what_it_i
         assert got == [True]
     thread.join()
     assert wait() == [True] * 3
+
+
+def test_at_the_recursion_limit_what_is_claimed_is_also_done():
+    do = free_threading.indivisible(lambda thing: setattr(thing, "is_done", True))
+
+    class Thing:
+        is_claimed = is_done = False
+
+    def dive(depth, thing):
+        if depth:
+            dive(depth - 1, thing)
+        elif free_threading.claim(thing, "is_claimed"):
+            do(thing)
+
+    found = set()
+    for depth in range(sys.getrecursionlimit() - 100, sys.getrecursionlimit()):
+        thing = Thing()
+        with contextlib.suppress(RecursionError):
+            dive(depth, thing)
+        found.add((thing.is_claimed, thing.is_done))
+    assert found == {(False, False), (True, True)}

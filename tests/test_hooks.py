@@ -178,9 +178,9 @@ def _pool(method, *, by_name=False):
             waiting = int
 
         def wait():
+            waiting()
             pool.close()
             pool.join()
-            waiting()
 
         return wait
 

@@ -263,6 +263,7 @@ def end_threads(others, before=lambda: None):
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
+    del thread  # which may have the Context
     gc.collect()
     return seen
 

@@ -665,3 +665,34 @@ def test_attributes_of_the_programs_task_class_may_raise():
         return state
 
     assert asyncio.run(main()) == "ready"  # its future is not known
+
+
+def test_a_loop_is_found_whose_coroutine_is_suspended_during_the_look(monkeypatch):
+    def step():
+        yield
+
+    suspended = step()
+    next(suspended)
+    frames = [suspended.gi_frame]
+    read = sys._current_frames
+
+    def current_frames():
+        found = read()
+        if frames:
+            found[thread.ident] = frames.pop()
+        return found
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    started = threading.Event()
+    loop.call_soon(started.set)
+    thread.start()
+    try:
+        assert started.wait(60)
+        monkeypatch.setattr(sys, "_current_frames", current_frames)
+        assert _stacks.running()[thread.ident].loops == [loop]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+    assert frames == []

@@ -376,6 +376,18 @@ def log_in_child(handler):
     handler.flush(60)
 
 
+def test_the_thread_ends_when_a_handler_is_closed_that_has_sent_all(logs, attach):
+    before = set(threading.enumerate())
+    handler, logger = attach(logs)
+    logger.info("sent")
+    handler.flush()
+    (thread,) = (one for one in set(threading.enumerate()) - before if one.name == "tracekit-logs")
+    handler.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert logs.bodies == ["sent"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_child_of_a_fork_sends_its_own_records_alone(logs, attach):

@@ -186,7 +186,7 @@ async def test_the_loop_runs_while_a_collector_hangs_and_the_flush_is_bounded(ke
         is_over.wait(20)
 
     kept.export = export
-    monkeypatch.setattr(_lifespan, "FLUSH_S", 1.0)  # the loop turns meanwhile, on a busy machine too
+    monkeypatch.setattr(_lifespan, "FLUSH_S", 2)  # the loop turns meanwhile, on a busy machine too
     tracekit.span("last").end()
     turns = 0
 
@@ -207,7 +207,7 @@ async def test_the_loop_runs_while_a_collector_hangs_and_the_flush_is_bounded(ke
     is_over.set()
     assert done == ["turned", "stopped"]
     assert server.sent == [STARTED, STOPPED]
-    assert caplog.messages[-1] == "not all spans were exported within 1 s of the server's shutdown"
+    assert caplog.messages[-1] == "not all spans were exported within 2 s of the server's shutdown"
 
 
 @pytest.mark.anyio

@@ -47,9 +47,7 @@ start_one = keep = end_one = waiting = allow = drained = count_of = reset_record
 
 def indivisible(function: Callable[P, R]) -> Callable[P, R]:
     """Return *function*, which calls none of the program's code, such that one thread at a time runs it."""
-    import functools  # only where there is no GIL
 
-    @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with _lock:
             return function(*args, **kwargs)
@@ -81,6 +79,11 @@ def unlocked(function: Callable[P, R]) -> Callable[P, R]:
 
 def claim(thing: Any, flag: str) -> bool:
     """Set the attribute *flag* of *thing*; return False if another thread has set it before."""
+    # As deep as an indivisible function: at the recursion limit, one that is called next does not raise either.
+    return _claim(thing, flag)
+
+
+def _claim(thing: Any, flag: str) -> bool:
     with _lock:
         if getattr(thing, flag):
             return False

@@ -11,6 +11,7 @@ import gc
 import sys
 import threading
 from collections import deque
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .._core.guard import ask, plain_text
@@ -25,6 +26,8 @@ _FILE: Final = 400  # characters, of the end
 _NAME: Final = 200
 _LOCALS: Final = 1000
 _OUTER_FRAMES: Final = 64  # of a thread, searched for a loop
+_LOOKS: Final = 8
+_RESUMED: Final = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
 _RUNS: Final = {"run_forever", "run_until_complete"}  # names in code that runs a loop
 
@@ -142,13 +145,13 @@ def running() -> dict[int, Running]:
         loops: list[Any] = []
         roots: list[Any] = []
         guests: list[Any] = []
-        outermost: deque[FrameType] = deque(maxlen=_OUTER_FRAMES)
-        frame: FrameType | None = innermost
-        for _ in range(_WALK):
-            if frame is None:
+        outermost = _outermost(innermost)
+        for _ in range(_LOOKS):
+            # Suspended since the look at it, so that no frame calls it now.
+            if not outermost[-1].f_code.co_flags & _RESUMED:
                 break
-            outermost.append(frame)
-            frame = frame.f_back
+            innermost = sys._current_frames().get(ident, innermost)
+            outermost = _outermost(innermost)
         for frame in reversed(outermost):
             name = codes.get(frame.f_code)
             if name is not None:
@@ -170,6 +173,16 @@ def running() -> dict[int, Running]:
         if ident == here:
             _add(roots, _root_here())
         found[ident] = Running(innermost, loops, roots, guests)
+    return found
+
+
+def _outermost(frame: FrameType | None) -> deque[FrameType]:
+    found: deque[FrameType] = deque(maxlen=_OUTER_FRAMES)
+    for _ in range(_WALK):
+        if frame is None:
+            break
+        found.append(frame)
+        frame = frame.f_back
     return found
 
 

@@ -231,7 +231,7 @@ class OTLPLogHandler(logging.Handler):
         """Send the queue, for at most 3 s and without waiting for retries, and close the connection."""
         self._adopt()
         self._client.is_late.set()
-        if self._queue:
+        if self._queue or self._background.served_by:
             self._background.close(_FAREWELL_S)
         self._client.close()
         super().close()
