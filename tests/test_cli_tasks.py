@@ -14,8 +14,12 @@ import threading
 
 import pytest
 
+from tracekit._core.free_threading import HAS_GIL
 from tracekit.cli import tasks
 from tracekit.cli.main import main
+
+reads_others = pytest.mark.skipif(not HAS_GIL, reason="without the GIL nothing is read that another thread may run")
+
 
 PROGRAM = """
     import asyncio, sys
@@ -89,6 +93,7 @@ def test_the_host_and_port_alone_lead_to_the_pages(program, capsys, path):
     assert "─ stuck  waiting" in out
 
 
+@reads_others
 def test_a_filter_a_list_and_json(program, capsys):
     status, out, _ = run(capsys, "--url", program.url.rstrip("/"), "--name", "STUCK", "--list", "--json")
     (found,) = json.loads(out)

@@ -21,6 +21,7 @@ from tracekit.aio import _stacks, _tasks
 
 from ..test_pipeline import until
 
+reads_others = pytest.mark.skipif(not HAS_GIL, reason="without the GIL nothing is read that another thread may run")
 is_plain = tracekit.IMPLEMENTATION == "plain"
 
 
@@ -49,6 +50,7 @@ async def outer():
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("place", ["loop", "thread"])
+@reads_others
 async def test_a_waiting_task_shows_its_span_and_the_chain_that_it_awaits(place, exporter):
     async with anyio.create_task_group() as group:
         group.start_soon(outer, name="waiter")
@@ -292,6 +294,7 @@ async def test_tasks_of_a_group_have_its_owner_as_their_parent():
 
 
 @pytest.mark.anyio
+@reads_others
 async def test_every_parent_is_in_the_list_and_the_last_is_a_thread():
     async with anyio.create_task_group() as group:
         group.start_soon(outer, name="waiter")
@@ -432,6 +435,7 @@ async def test_what_is_remembered_of_a_task_does_not_keep_it():
 # ---- threads
 
 
+@reads_others
 def test_a_thread_shows_its_span_and_stack():
     begun, done = threading.Event(), threading.Event()
 
@@ -501,6 +505,7 @@ def test_a_context_is_read_without_entering_it(exporter):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not run there")
+@reads_others
 def test_a_loop_in_c_that_is_run_directly():
     import uvloop
 
@@ -522,6 +527,7 @@ def test_a_loop_in_c_that_is_run_directly():
     assert "innermost" in functions(info)
 
 
+@reads_others
 def test_loops_of_several_threads_and_kinds():
     barrier, done = threading.Barrier(3), threading.Event()
 
@@ -608,6 +614,7 @@ def test_many_tasks_of_trio_are_cut_at_the_limit(monkeypatch):
     assert len(trio.run(main)) == 10
 
 
+@reads_others
 def test_a_task_class_of_the_program_that_raises_costs_only_its_line():
     class Hostile(asyncio.Task):
         def get_name(self):
@@ -667,6 +674,7 @@ def test_attributes_of_the_programs_task_class_may_raise():
     assert asyncio.run(main()) == "ready"  # its future is not known
 
 
+@reads_others
 def test_a_loop_is_found_whose_coroutine_is_suspended_during_the_look(monkeypatch):
     def step():
         yield
@@ -696,3 +704,35 @@ def test_a_loop_is_found_whose_coroutine_is_suspended_during_the_look(monkeypatc
         thread.join()
         loop.close()
     assert frames == []
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_without_the_gil_nothing_is_read_that_another_thread_may_run(backend, monkeypatch):
+    started, is_over = threading.Event(), threading.Event()
+
+    async def serve():
+        async with anyio.create_task_group() as group:
+            group.start_soon(outer, name="waiter")
+            await anyio.wait_all_tasks_blocked()
+            started.set()
+            await anyio.to_thread.run_sync(is_over.wait)
+            group.cancel_scope.cancel()
+
+    def refuse():
+        raise AssertionError("frames of other threads were read")
+
+    monkeypatch.setattr(_stacks, "HAS_GIL", False)
+    monkeypatch.setattr(sys, "_current_frames", refuse)
+    thread = threading.Thread(target=lambda: anyio.run(serve, backend=backend), name="theirs")
+    thread.start()
+    try:
+        assert started.wait(60)
+        found = by_name()
+    finally:
+        is_over.set()
+        thread.join()
+    assert found["theirs"].awaits == ()
+    assert functions(found[threading.current_thread().name])[-1] == "by_name"
+    assert found["waiter"].state == "waiting"
+    assert (found["waiter"].span, found["waiter"].awaits) == (None, ())
+    assert not {"waiter", "serve"} & set(by_name())  # once the loop has ended

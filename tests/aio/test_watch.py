@@ -15,7 +15,10 @@ from anyio.lowlevel import checkpoint
 import tracekit
 from tracekit import aio
 from tracekit._core.free_threading import HAS_GIL
-from tracekit.aio import _waits, _watch
+from tracekit.aio import _stacks, _waits, _watch
+
+reads_others = pytest.mark.skipif(not HAS_GIL, reason="without the GIL nothing is read that another thread may run")
+
 
 MS = 1_000_000
 
@@ -78,6 +81,7 @@ def watching(clock):
 
 
 @pytest.mark.anyio
+@reads_others
 async def test_a_span_that_blocks_the_loop_says_so(clock, by_hand, exporter):
     def slow(watch):
         block(watch, clock, 300)
@@ -99,6 +103,7 @@ async def test_a_span_that_blocks_the_loop_says_so(clock, by_hand, exporter):
 
 
 @pytest.mark.anyio
+@reads_others
 async def test_a_span_that_is_still_open_gets_the_whole_time_when_the_loop_turns(clock, by_hand, exporter):
     with watching(clock) as watch, tracekit.span("open") as span:
         block(watch, clock, 100)
@@ -108,6 +113,7 @@ async def test_a_span_that_is_still_open_gets_the_whole_time_when_the_loop_turns
 
 
 @pytest.mark.anyio
+@reads_others
 async def test_the_stalls_of_a_span_add_up(clock, by_hand, exporter):
     with watching(clock) as watch, tracekit.span("open") as span:
         for ms in (100, 200):
@@ -131,6 +137,7 @@ async def test_a_turn_under_the_threshold_is_none(clock, by_hand, exporter):
 
 
 @pytest.mark.anyio
+@reads_others
 async def test_two_spans_that_block_one_after_the_other_both_say_so(clock, by_hand, exporter):
     with watching(clock) as watch:
         for name in ("first", "second"):
@@ -156,6 +163,7 @@ async def test_a_turn_of_many_short_spans_blames_none(clock, by_hand, exporter):
 
 
 @pytest.mark.anyio
+@reads_others
 async def test_a_stall_outside_of_spans_shows_its_stack(clock, by_hand):
     with watching(clock) as watch:
         block(watch, clock, 300)
@@ -166,6 +174,20 @@ async def test_a_stall_outside_of_spans_shows_its_stack(clock, by_hand):
 
 
 @pytest.mark.anyio
+async def test_without_the_gil_a_stall_is_counted_and_names_nothing(clock, by_hand, exporter, monkeypatch):
+    monkeypatch.setattr(_stacks, "HAS_GIL", False)
+    monkeypatch.setattr(_watch, "thread_context", lambda _: None)  # as it is there
+    with watching(clock) as watch, tracekit.span("open"):
+        block(watch, clock, 300)
+        await turn(watch, clock)
+        assert watch.stalls == 1
+        (stall,) = watch.worst
+        assert (stall.span, stall.stack) == ("", ())
+    assert "tracekit.loop.blocked_ms" not in exporter.spans[0].attributes
+
+
+@pytest.mark.anyio
+@reads_others
 async def test_an_unsampled_span_has_no_attributes_and_the_page_has_its_stack(clock, by_hand, exporter):
     tracekit.configure(exporter=exporter, sampler=tracekit.AlwaysOff())
     with watching(clock) as watch:
@@ -249,6 +271,7 @@ async def test_a_failure_of_the_look_is_reported_once_and_harmless(clock, by_han
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("cpu_ms", "is_marked"), [(250, True), (40, False)])
+@reads_others
 async def test_c_code_that_holds_the_gil_is_told_from_a_stopped_process(clock, by_hand, exporter, cpu_ms, is_marked):
     """The watchdog could not run: it looks once, when the call returns."""
     cpu_ns = 0
@@ -281,7 +304,6 @@ def test_two_loops_of_a_thread_have_two_watches(by_hand):
 # ---- with the thread
 
 
-@pytest.mark.skipif(not HAS_GIL, reason="no code holds the GIL")
 @pytest.mark.anyio
 async def test_c_code_that_holds_the_gil_is_found(exporter):
     with aio.watch_loop(5):
@@ -297,6 +319,7 @@ async def test_c_code_that_holds_the_gil_is_found(exporter):
 
 
 @pytest.mark.anyio
+@reads_others
 async def test_the_thread_marks_the_span_while_the_loop_is_blocked(exporter, monkeypatch):
     marked = threading.Event()
     mark = _watch._Part.mark

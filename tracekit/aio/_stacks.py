@@ -3,6 +3,9 @@
 A suspended coroutine has no stack; the chain of its awaitables takes that place: ``cr_await``, ``gi_yieldfrom`` and
 ``ag_await``. The steps of an asynchronous generator hide it (CPython issue 76991), and the garbage collector's
 ``get_referents()`` finds it.
+
+Without the GIL no frames, coroutines or Contexts of other threads are read, nor those of tasks that run there: while such
+a thread runs, that crashes CPython 3.14, and nothing but CPython could stop it meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections import deque
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from .._core.free_threading import HAS_GIL
 from .._core.guard import ask, plain_text
 
 if TYPE_CHECKING:
@@ -44,9 +48,9 @@ class Place(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A thread: its innermost frame, and the event loops that run in it."""
+    """A thread: its innermost frame, None where it is not read, and the event loops that run in it."""
 
-    frame: FrameType
+    frame: FrameType | None
     loops: list[Any]  # of asyncio
     roots: list[Any]  # the root tasks of trio
     guests: list[Any]  # the root tasks of loops in guest mode that this thread waits for, which run in another
@@ -136,12 +140,25 @@ def stack_text(stack: tuple[Place, ...]) -> str:
     return "".join([f'  File "{place.file}", line {place.line}, in {place.function}\n' for place in stack])
 
 
-def running() -> dict[int, Running]:
-    """Return every thread by its identifier."""
+def may_read(ident: int | None) -> bool:
+    """Tell whether the frames, coroutines and Contexts of the thread *ident* may be read in this one."""
+    return HAS_GIL or ident == threading.get_ident()
+
+
+def frame_of(ident: int) -> FrameType | None:
+    """Return the innermost frame of the thread *ident*, or None."""
+    return sys._current_frames().get(ident) if may_read(ident) else None
+
+
+def running() -> dict[int | None, Running]:
+    """Return every thread by its identifier; None stands for the unknown threads of loops."""
     codes = _loop_codes()
     here = threading.get_ident()
-    found: dict[int, Running] = {}
-    for ident, innermost in sys._current_frames().items():
+    found: dict[int | None, Running] = {}
+    if not HAS_GIL:
+        found[None] = _unread()  # first, as what follows knows better
+        found |= {thread.ident: Running(None, [], [], []) for thread in threading.enumerate() if thread.ident}
+    for ident, innermost in (sys._current_frames() if HAS_GIL else {here: sys._getframe()}).items():
         loops: list[Any] = []
         roots: list[Any] = []
         guests: list[Any] = []
@@ -150,7 +167,7 @@ def running() -> dict[int, Running]:
             # Suspended since the look at it, so that no frame calls it now.
             if not outermost[-1].f_code.co_flags & _RESUMED:
                 break
-            innermost = sys._current_frames().get(ident, innermost)
+            innermost = frame_of(ident) or innermost
             outermost = _outermost(innermost)
         for frame in reversed(outermost):
             name = codes.get(frame.f_code)
@@ -173,6 +190,26 @@ def running() -> dict[int, Running]:
         if ident == here:
             _add(roots, _root_here())
         found[ident] = Running(innermost, loops, roots, guests)
+    return found
+
+
+def _unread() -> Running:
+    """Return the loops that the garbage collector knows, where frames do not tell their threads."""
+    found = Running(None, [], [], [])
+    asyncio: Any = sys.modules.get("asyncio")
+    trio: Any = sys.modules.get("trio._core._run")
+    loops = getattr(asyncio, "AbstractEventLoop", ())
+    runners = getattr(trio, "Runner", ())
+    kinds: dict[type, bool] = {}
+    for one in gc.get_objects():
+        kind = type(one)
+        is_either = kinds.get(kind)
+        if is_either is None:
+            is_either = kinds[kind] = issubclass(kind, loops) or issubclass(kind, runners)
+        if is_either:
+            if ask(lambda one: one.init_task in one.tasks, one, False):  # trio's, which runs
+                _add(found.roots, one.init_task)
+            _add_loop(found.loops, one)
     return found
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from .._core.guard import ask, plain_text, type_name
 from .._core.scopes import inside_context, thread_context
 from .._export.notices import Notices, describe
-from ._stacks import Place, Stacks, running
+from ._stacks import Place, Stacks, may_read, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -101,7 +101,7 @@ def tasks() -> list[TaskInfo]:
     """Return every asyncio task, trio task and thread of the process, at most 10,000 tasks.
 
     Callable from any thread; never raises. Tasks of trio are found in the loops that ``trio.run()`` runs, and on Python
-    3.14 those of asyncio in loops that run.
+    3.14 those of asyncio in loops that run. Without the GIL tasks of other threads have no span and no stack.
     """
     return snapshot()
 
@@ -133,7 +133,7 @@ class _Look:
 
     def infos(self) -> list[TaskInfo]:
         global _seen
-        found = [self.thread(ident) for ident in self.threads]
+        found = [self.thread(ident) for ident in self.threads if ident is not None]
         found += self.asyncio()
         for root, ident in self.roots():
             found += self.trio(root, ident)
@@ -146,7 +146,7 @@ class _Look:
         roots: dict[int, tuple[Any, int | None]] = {}
         for reference, ident in _roots:
             root = reference()
-            if root is not None and getattr(root.coro, "cr_frame", None) is not None:
+            if root is not None and may_read(ident) and getattr(root.coro, "cr_frame", None) is not None:
                 roots[id(root)] = root, ident if ident in self.threads else None
         for thread_ident, thread in self.threads.items():
             roots.update({id(root): (root, thread_ident) for root in thread.roots})
@@ -157,17 +157,17 @@ class _Look:
 
     def thread(self, ident: int) -> TaskInfo:
         frame = self.threads[ident].frame
-        if ident == threading.get_ident():
+        if frame is not None and ident == threading.get_ident():
             while frame.f_back is not None and _is_ours(frame):
                 frame = frame.f_back
-        module = frame.f_globals.get("__name__")
+        module = None if frame is None else frame.f_globals.get("__name__")
         state = "waiting" if type(module) is str and module in _WAITING else "running"
-        span = self.span(thread_context(ident))
+        span = self.span(thread_context(ident)) if may_read(ident) else None
         name = self.names.get(ident, "")
         stack = self.stacks.places(frame)
         known = self.known.get(ident)
         seen_s, _ = (0.0, None) if known is None else self.seen_and_idle_s(known, None)
-        waits_for = stack[-1].function
+        waits_for = stack[-1].function if stack else ""
         return TaskInfo(
             _id(ident), name, "thread", state, name, None, "", "", span, None, seen_s, None, stack, waits_for, ()
         )
@@ -205,10 +205,11 @@ class _Look:
 
     def asyncio_task(self, task: Any, waiter: Any, ident: int | None, is_current: bool) -> TaskInfo:
         coro = task.get_coro()
-        stack, frames = self.stacks.awaits(coro)
+        is_read = may_read(ident)
+        stack, frames = self.stacks.awaits(coro) if is_read else ((), [])
         if is_current:
             state = "running"
-            if ident in self.threads and coro is not None:
+            if is_read and ident in self.threads and coro is not None:
                 stack = self.stacks.places(self.threads[ident].frame, getattr(coro, "cr_frame", None)) or stack
         elif waiter is None:
             state = "ready"
@@ -220,7 +221,7 @@ class _Look:
         if owner is None and awaited_by:
             owner = awaited_by[0]
         parent = _id(id(owner)) if owner is not None and owner is not task else None
-        if parent is None and ident in self.threads:
+        if parent is None and ident is not None and ident in self.threads:
             parent = _id(ident)
         return TaskInfo(
             _id(id(task)),
@@ -231,7 +232,7 @@ class _Look:
             parent,
             kind if named is None else plain_text(named.cancellation.name, _NAME),
             "" if group is None else _id(id(group)),
-            self.span(ask(context_of, task)),
+            self.span(ask(context_of, task)) if is_read else None,
             None if named is None else max(self.now_ns - named.spawned_ns, 0) / 1e9,
             *self.seen_and_idle_s(task, None if waiter is None else ask(weakref.ref, waiter)),
             stack,
@@ -269,15 +270,17 @@ class _Look:
 
     def trio_task(self, task: Any, ident: int | None, owner: Any, nursery: Any) -> TaskInfo:
         coro = task.coro
-        stack, frames = self.stacks.awaits(coro)
-        is_running = getattr(coro, "cr_running", False)
+        is_read = may_read(ident)
+        stack, frames = self.stacks.awaits(coro) if is_read else ((), [])
+        is_running = is_read and getattr(coro, "cr_running", False)
         while stack and stack[-1].file.endswith("_traps.py"):  # where every wait of trio ends
             stack = stack[:-1]
         waits_for = stack[-1].function if stack and not is_running else ""
         kind = "" if nursery is None else "trio.Nursery"
         if is_running:
             state = "running"
-            stack = stack if ident is None else self.stacks.places(self.threads[ident].frame, coro.cr_frame)
+            read = () if ident is None else self.stacks.places(self.threads[ident].frame, coro.cr_frame)
+            stack = read or stack
         elif getattr(task, "_next_send_fn", None) is not None:
             state = "ready"
         else:
@@ -294,7 +297,7 @@ class _Look:
             _id(id(owner)) if owner is not None else None if ident is None else _id(ident),
             kind if named is None else plain_text(named.cancellation.name, _NAME),
             "" if nursery is None else _id(id(nursery)),
-            self.span(task.context),
+            self.span(task.context) if is_read else None,
             None if named is None else max(self.now_ns - named.spawned_ns, 0) / 1e9,
             *self.seen_and_idle_s(task, steps if state in ("waiting", "cancelling") else None),
             stack,

@@ -29,7 +29,7 @@ from .._core.checks import check_number
 from .._core.guard import ask, plain_text
 from .._core.scopes import inside_context, thread_context
 from .._export.notices import Notices, describe
-from ._stacks import Place, Stacks, stack_text
+from ._stacks import Place, Stacks, frame_of, may_read, stack_text
 from ._tasks import context_of
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class _Part:
         span = self.span
         if not self.is_marked:
             self.is_marked = True
-            self.stack = Stacks().places(sys._current_frames().get(ident))
+            self.stack = Stacks().places(frame_of(ident))
             if span is not None and span.is_recording:
                 before = span.attributes.get(_BLOCKED)
                 self.before_ms = before if isinstance(before, float) else 0.0
-                span.add_event(_EVENT, {"code.stacktrace": stack_text(self.stack)})
+                span.add_event(_EVENT, {"code.stacktrace": stack_text(self.stack)} if self.stack else None)
         if span is not None and span.is_recording:
             span.set_attribute(_BLOCKED, self.before_ms + self.ms)
 
@@ -182,6 +182,8 @@ class LoopWatch:
     def _sample(self, turn: int, since_ns: int, now_ns: int, is_held: bool) -> None:
         before = self._part
         task, context = self._turns.current()
+        if not may_read(self._ident):
+            context = None
         is_first = before is None or before.turn != turn
         part = _Part(turn, since_ns if is_first else now_ns, thread_context(self._ident) or context, task)
         if before is None or is_first or (before.ids, before.task) != (part.ids, part.task):
