@@ -156,7 +156,7 @@ def running() -> dict[int | None, Running]:
     here = threading.get_ident()
     found: dict[int | None, Running] = {}
     if not HAS_GIL:
-        found[None] = _unread()  # first, as what follows knows better
+        found[None] = _unread()  # first: a thread that is known takes precedence
         found |= {thread.ident: Running(None, [], [], []) for thread in threading.enumerate() if thread.ident}
     for ident, innermost in (sys._current_frames() if HAS_GIL else {here: sys._getframe()}).items():
         loops: list[Any] = []
