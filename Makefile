@@ -33,11 +33,11 @@ FILES := $(wildcard tests/test_*.py)
 EARLY := $(wildcard tests/test_[a-d]*.py)
 FOLDERS := $(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py))))
 OUTSIDE := tests/exporters tests/integrations
-PARTS := test-late test-early test-packaging test-outside test-plain-files test-inside test-plain-folders
+PARTS := test-outside test-inside test-plain-folders test-plain-files test-packaging test-early test-late
 .PHONY: $(PARTS)
 
-# Every part runs, three at a time, the long ones first: two keep two cores busy while the third waits for servers, timeouts
-# or a browser. Make prints a part's report when it ends, and fails if a part failed.
+# Every part runs, three at a time: two keep two cores busy while the third waits for servers, timeouts or a browser. Make
+# prints a part's report when it ends, and fails if a part failed.
 test:
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(VENV)/test $(AGENT)/ready
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(PARTS)
