@@ -305,6 +305,7 @@ def test_two_loops_of_a_thread_have_two_watches(by_hand):
 
 
 @pytest.mark.anyio
+@reads_others
 async def test_c_code_that_holds_the_gil_is_found(exporter):
     with aio.watch_loop(5):
         for _ in range(50):  # on a busy machine the thread may get no processor during the first
