@@ -14,12 +14,10 @@ import threading
 
 import pytest
 
-from tracekit._core.free_threading import HAS_GIL
 from tracekit.cli import tasks
 from tracekit.cli.main import main
 
-reads_others = pytest.mark.skipif(not HAS_GIL, reason="without the GIL nothing is read that another thread may run")
-
+from .aio.test_tasks import reads_others
 
 PROGRAM = """
     import asyncio, sys

@@ -482,6 +482,37 @@ def test_interpreters_with_their_own_gil_record_beside_the_main_one(gil):
 
 
 @without_gil
+def test_looks_at_a_loop_that_never_rests_do_not_crash_the_program():
+    program = """
+        import asyncio, threading
+        import tracekit
+        from tracekit import aio
+        tracekit.configure()
+        is_over = threading.Event()
+        async def leaf(steps):
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        async def job(steps):
+            with tracekit.span("job"):
+                await leaf(steps)
+        async def main():
+            while not is_over.is_set():
+                async with asyncio.TaskGroup() as group:
+                    for steps in range(8):
+                        group.create_task(job(steps))
+        thread = threading.Thread(target=lambda: asyncio.run(main()))
+        thread.start()
+        most = 0
+        for _ in range(3000):
+            most = max(most, len([one for one in aio.tasks() if one.backend == "asyncio"]))
+        is_over.set()
+        thread.join()
+        print(most)
+    """
+    assert output_of(program, PYTHON_GIL="0") == ["9"]
+
+
+@without_gil
 @pytest.mark.parametrize("gil", ["0", "1"])
 def test_the_import_neither_warns_nor_turns_the_gil_on(gil):
     program = "import sys, tracekit; print(int(sys._is_gil_enabled()))"

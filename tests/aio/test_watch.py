@@ -14,11 +14,9 @@ from anyio.lowlevel import checkpoint
 
 import tracekit
 from tracekit import aio
-from tracekit._core.free_threading import HAS_GIL
 from tracekit.aio import _stacks, _waits, _watch
 
-reads_others = pytest.mark.skipif(not HAS_GIL, reason="without the GIL nothing is read that another thread may run")
-
+from .test_tasks import reads_others
 
 MS = 1_000_000
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 import socket
 import ssl
 import threading
@@ -71,9 +72,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nTransfer-
 def test_an_answer_that_comes_an_octet_at_a_time_is_bounded_by_the_timeout(start, piece):
     drip = Drip(start, piece)
     with Collector(drip) as collector:
-        assert " in time" in reason(
-            exporter(collector, timeout_s=0.3)
-        )  # or, on a busy machine, "cannot be reached in time"
+        # The second on a machine that is too busy to connect.
+        assert re.search("(does not answer|cannot be reached) in time", reason(exporter(collector, timeout_s=0.3)))
         assert not drip.is_done
         drip.over.set()
 

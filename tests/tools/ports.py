@@ -1,4 +1,4 @@
-"""Ports of loopback on which nobody listens, until a test or its processes do."""
+"""Free ports on 127.0.0.1, for servers that a test starts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import socket
 
 
 def free_port() -> int:
-    """Return a port that the system gives to nobody else, nor to a client's end of a connection, while this process runs.
+    """Return a port that no other program gets from the system while this process runs.
 
-    A socket without a listener stays bound to it. Servers that set SO_REUSEADDR, as nearly all do, can listen there.
+    A socket that does not listen stays bound to the port, so connections to it are refused. Servers that set
+    SO_REUSEADDR, as nearly all do, can still listen there.
     """
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
