@@ -233,9 +233,39 @@ def test_a_batch_larger_than_the_buffer_does_not_let_more_spans_wait(collector, 
         end(20)
         until(lambda: len(buffer) <= buffer.mark)
     assert balance.dropped + balance.queued + balance.exported == 1000
-    assert balance.queued <= 300  # in the buffer, encoded, and prepared
+    assert balance.queued <= 200  # in the buffer and being sent
     assert tracekit.flush(60)
     assert max(sizes_of(collector)) <= 100
+
+
+@pytest.mark.parametrize("batch", [5, 100])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+def test_while_a_collector_does_not_answer_no_more_than_twice_the_buffer_waits(protocol, batch):
+    arrived, release = threading.Event(), threading.Event()
+
+    def late(handler, request):
+        arrived.set()
+        release.wait(60)
+        collector.requests.append(request)
+        handler.answer(200, b"")
+
+    with Collector(late) as collector:
+        exporter = OTLPExporter(collector.url, environ={}, protocol=protocol, timeout_s=60)
+        tracekit.configure(exporter=exporter, export_interval_s=LONG, buffer_size=100, batch_size=batch)
+        balance = Balance()
+        for size in (300, 50, 400, 1, 100):
+            end(size)
+            assert arrived.wait(60)
+            assert 100 <= balance.queued <= 200
+        assert balance.dropped + balance.queued == 851
+        release.set()
+        assert tracekit.flush(60)
+        end(150)
+        assert tracekit.flush(60)
+        assert balance.queued == 0
+        assert buffer.taken == 0
+        assert balance.exported > 150
+        assert len(collector.spans) == balance.exported
 
 
 @quick

@@ -19,13 +19,15 @@ from .free_threading cimport (
 
 @cython.final
 cdef class Buffer:
-    cdef public Py_ssize_t capacity, mark
+    cdef public Py_ssize_t capacity, mark, taken
     cdef public bint is_open, is_asleep
     cdef public object wake
     cdef list _spans
     cdef readonly int64_t started, ended, dropped, unsampled, passed
 
+    @cython.locals(count=Py_ssize_t)
     cpdef object end(self, object span, bint is_recorded)
+    @cython.locals(count=Py_ssize_t, room=Py_ssize_t)
     cdef object _end_alone(self, object span)
     cdef object _wake(self)
     cpdef object processed(self)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 class Buffer:
     """Finished spans that wait for export: bounded, and counted from start to drain.
 
+    At most ``capacity`` spans wait here, and at most twice as many wait here or were ``taken`` and are not settled.
     ``wake`` is called, without arguments, when a span arrives while ``is_asleep``, which that ends, and when
     ``mark`` spans are waiting and one more arrives.
 
@@ -51,6 +52,7 @@ class Buffer:
             "mark",
             "passed",
             "started",
+            "taken",
             "unsampled",
             "wake",
         )
@@ -76,7 +78,7 @@ class Buffer:
         self._spans = fresh
         self.wake = None
         self.is_asleep = True
-        self.started = self.ended = self.dropped = self.unsampled = self.passed = 0
+        self.started = self.ended = self.dropped = self.unsampled = self.passed = self.taken = 0
         return spans
 
     def start(self) -> None:
@@ -98,7 +100,7 @@ class Buffer:
             self.unsampled += 1
             return
         count = len(self._spans)
-        if count >= self.capacity or not self.is_open:
+        if count >= self.capacity or count + self.taken >= 2 * self.capacity or not self.is_open:
             self.dropped += 1
             return
         self._spans.append(span)
@@ -107,13 +109,14 @@ class Buffer:
 
     def _end_alone(self, span: Any) -> None:
         count = waiting()
-        if count >= self.capacity or not self.is_open:
+        room = min(self.capacity, 2 * self.capacity - self.taken)
+        if count >= room or not self.is_open:
             self.ended += 1
             self.dropped += 1
             return
         keep(span)
         # Threads add spans up to the mark, then up to the capacity. The pipeline may have changed both while it slept.
-        allow(self.mark if count < self.mark else self.capacity, self.is_asleep)
+        allow(min(self.mark, room) if count < self.mark else room, self.is_asleep)
         if self.is_asleep or count == self.mark:
             self._wake()
 
@@ -155,6 +158,18 @@ class Buffer:
         self._spans = fresh
         return spans
 
+    def take(self) -> list[Any]:
+        """Take out every span, to be settled."""
+        spans = self.drain()
+        self.taken += len(spans)
+        if WITHOUT_GIL and self.taken > self.capacity:
+            allow(0, True)  # takes back the room that threads have got
+        return spans
+
+    def settle(self, count: int) -> None:
+        """Count *count* spans as taken no longer."""
+        self.taken -= count
+
     def counts(self) -> tuple[int, int, int, int, int]:
         """Return started, ended, dropped, unsampled and waiting, of one moment."""
         if WITHOUT_GIL:
@@ -175,7 +190,7 @@ class Buffer:
 
 
 if not compiled and not HAS_GIL:
-    for _name in ("reset", "start", "end", "lose", "drain", "counts"):
+    for _name in ("reset", "start", "end", "lose", "drain", "take", "settle", "counts"):
         setattr(Buffer, _name, indivisible(getattr(Buffer, _name)))
 
 _buffer = Buffer()

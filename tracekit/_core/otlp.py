@@ -105,6 +105,7 @@ class Encoder:
             try:
                 self._items += items
                 self.count += count
+                _buffer.taken += count
             except MemoryError:
                 _buffer.dropped += count
         self.busy -= count

@@ -92,6 +92,7 @@ class Pipeline:
     def _serve(self, exporter: Exporter | None, capacity: int, interval_s: float, batch_size: int | None) -> None:
         """Have spans handed to *exporter* from now on, where the previous one is gone."""
         buffer.capacity = capacity
+        buffer.taken = 0
         self._earlier_drops = self.statistics().dropped
         self._are_drops_reported = False
         self._has_exported = exporter is not None
@@ -180,6 +181,7 @@ class Pipeline:
                 self._state = None, counts.plus(worker.abandon())
             buffer.wake = None
             buffer.is_open = True
+            buffer.taken = 0
             self._are_drops_reported = True  # the parent counts and reports them
 
     def take(self) -> list[Span]:

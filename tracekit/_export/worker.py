@@ -367,7 +367,7 @@ class Worker:
                 left = self.encoder.taken
                 self.in_hand += left
                 self.encoder.taken = 0
-            spans = buffer.drain()
+            spans = buffer.take()
             self.in_hand += len(spans)
             left += len(spans)
         try:
@@ -469,6 +469,7 @@ class Worker:
             if not self.is_abandoned:
                 self.in_hand -= taken + failed + left_out
                 self.counts = self.intake.settle(taken, failed, left_out, account)
+                buffer.settle(taken + failed + left_out)
 
     def abandon(self) -> Counts:
         """Stop counting, and return the final counts, in which spans in hand and held have failed.
