@@ -10,7 +10,9 @@ contenders get the same load, which is a higher utilisation for a traced one, so
 other window has 70 % of each contender's own rate, where all are equally busy: a higher p99 there comes from tracing
 itself, for example from pauses for the exporting thread. Both last until about ``--requests`` requests are answered: a full
 garbage collection of the ``full`` application stops it for 30 to 40 ms, traced or not, every 1,500 requests, so in a
-shorter window the p99 tells whether one or two of them fell into it.
+shorter window the p99 tells whether one or two of them fell into it. They also visit the objects of the tracer and of
+its HTTP library, so in a small application they are a part of tracing's p99. With ``--freeze`` each server calls
+``gc.freeze()`` before its first request, which takes what exists then out of them.
 CPU and resident memory are the server's, by the operating system's accounting. The collector counts the spans that
 arrive; of ddtrace all do at any share, since Datadog's agent needs them for its statistics. ``--app`` names the
 application, see ``service_apps.py``, and with ``--workers 2`` two processes share the port.
@@ -72,7 +74,9 @@ class Result(NamedTuple):
 class Service:
     """The server processes of one contender: one, or several workers on one port."""
 
-    def __init__(self, contender: str, url: str, share: float, app: str, cores: list[set[int]]) -> None:
+    def __init__(
+        self, contender: str, url: str, share: float, app: str, cores: list[set[int]], *, freeze: bool
+    ) -> None:
         self.contender = contender
         self.busy: list[Window] = []
         self.calm: list[Window] = []
@@ -83,7 +87,8 @@ class Service:
         self.workers: list[subprocess.Popen[str]] = []
         try:
             for own in cores:
-                worker, (self.port,) = _child(own, "serve", contender, url, str(share), str(self.port), app)
+                options = [str(share), str(self.port), app, "freeze" if freeze else ""]
+                worker, (self.port,) = _child(own, "serve", contender, url, *options)
                 self.workers.append(worker)
         except BaseException:
             self.kill()
@@ -186,6 +191,8 @@ def measure(
     app: str,
     workers: int,
     say: Callable[[str], None],
+    *,
+    freeze: bool,
 ) -> list[Result]:
     """Return a result for each of *contenders*; one that fails is left out, and reported with *say*."""
     available = sorted(os.sched_getaffinity(0))
@@ -213,7 +220,7 @@ def measure(
 
         def start(place: int, name: str) -> None:
             nonlocal untraced
-            service = Service(name, f"http://127.0.0.1:{ports[place]}", share, app, server_cores)
+            service = Service(name, f"http://127.0.0.1:{ports[place]}", share, app, server_cores, freeze=freeze)
             stack.callback(service.kill)
             services[name] = place, service
             warm = service.measure(min(1.0, seconds), load_cores)
@@ -261,6 +268,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--sampling", default="1,0.1,0.01", help="shares of sampled traces (default: 1,0.1,0.01)")
     parser.add_argument("--workers", type=int, default=1, help="server processes (default: 1)")
     parser.add_argument("--app", choices=list(APPS), default="tasks", help="the application (default: tasks)")
+    parser.add_argument("--freeze", action="store_true", help="have each server call gc.freeze() once it is set up")
     parser.add_argument("--svg", metavar="PATH", help="also draw the results at the first share of --sampling")
     return parser
 
@@ -280,9 +288,18 @@ def main() -> int:
     results: list[Result] = []
     for share in map(float, options.sampling.split(",")):
         results += measure(
-            present, share, options.rounds, options.seconds, options.requests, options.app, options.workers, say
+            present,
+            share,
+            options.rounds,
+            options.seconds,
+            options.requests,
+            options.app,
+            options.workers,
+            say,
+            freeze=options.freeze,
         )
     title = f"{_machine()}, {_server()}, {_workers(options.workers)}, application {options.app!r}"
+    title += ", frozen" if options.freeze else ""
     print(f"{title}.\n")
     print("\n".join(table(results)))
     for name in wanted:

@@ -1,12 +1,13 @@
 """The processes of ``bench.service``: a server that one contender traces, a collector, a load generator.
 
-``python -m bench.service_child serve CONTENDER URL SHARE PORT APP``, ``collect COUNT`` and ``load HOST PORT PATH
+``python -m bench.service_child serve CONTENDER URL SHARE PORT APP FREEZE``, ``collect COUNT`` and ``load HOST PORT PATH
 SECONDS CONNECTIONS PAUSE_MS``. Each prints its ports or figures as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import socket
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 
-def serve(contender: str, url: str, share: float, port: int, app: str) -> None:
-    """Run uvicorn on *port*, which other workers may share, until SIGINT; then print the number of served requests."""
+def serve(contender: str, url: str, share: float, port: int, app: str, freeze: bool) -> None:
+    """Run uvicorn on *port*, which other workers may share, until SIGINT; then print the number of served requests.
+
+    With *freeze*, full garbage collections leave out what exists before the first request.
+    """
     import uvicorn
 
     tracing = CONTENDERS[contender].start(url, share)
@@ -30,6 +34,9 @@ def serve(contender: str, url: str, share: float, port: int, app: str) -> None:
         listening.setblocking(False)
         own_port = listening.getsockname()[1]
         served, served_app = APPS[app].make(tracing, own_port)
+        if freeze:
+            gc.collect()
+            gc.freeze()
         _print([own_port])
         try:
             uvicorn.Server(uvicorn.Config(served_app, log_level="warning", access_log=False)).run(sockets=[listening])
@@ -163,7 +170,8 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     if command == "serve":
-        serve(arguments[0], arguments[1], float(arguments[2]), int(arguments[3]), arguments[4])
+        contender, url, share, port, app, freeze = arguments
+        serve(contender, url, float(share), int(port), app, freeze == "freeze")
     elif command == "installed":
         _print(is_installed(*arguments))
     elif command == "collect":
