@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import multiprocessing
 import os
@@ -736,10 +737,8 @@ def test_after_a_fork_the_parents_losses_are_not_the_childs(collector):
 
 
 def test_requests_of_the_exporter_are_not_traced(collector, monkeypatch):
-    """With an instrumentation of urllib3."""
-    import urllib3
-
-    request = urllib3.PoolManager.request
+    """With an instrumentation of http.client."""
+    request = http.client.HTTPConnection.request
     recorded = []
 
     def traced(*arguments, **options):
@@ -747,7 +746,7 @@ def test_requests_of_the_exporter_are_not_traced(collector, monkeypatch):
             recorded.append(span.is_recording)
             return request(*arguments, **options)
 
-    monkeypatch.setattr(urllib3.PoolManager, "request", traced)
+    monkeypatch.setattr(http.client.HTTPConnection, "request", traced)
     tracekit.configure(exporter=exporter(collector), environ={})
     tracekit.span("job").end()
     assert tracekit.flush(20)

@@ -5,30 +5,35 @@ Spec: https://opentelemetry.io/docs/specs/otlp/#otlphttp
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
+import socket
 import ssl
 import time
+import weakref
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
-
-import urllib3
-from urllib3 import exceptions as http
 
 from ..._core.errors import FormatError
 from ..._export.notices import one_line
 from ..._version import __version__
 from .answers import MAX_ANSWER_BYTES, Answer, parse_json_response, parse_response
 from .causes import tls_fault
-from .connections import POOLS, exchange
+from .connections import Connection, TLSConnection, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .settings import Files
 
 MAX_RETRY_AFTER_S = 600.0
 _MAX_HEADER_BYTES = 65536
+_MAX_IDLE = 2  # connections: requests of a spool's thread and of the exporting thread may overlap
 _PIECE = 8192
+_IN_PATH = "!$%&'()*+,/:;=?@[]~"  # left as it is written, as a URL may be percent-encoded already
 _RETRYABLE = (429, 502, 503, 504)
 _ADVICE = {
     400: "it does not understand the request: is it an OTLP collector, and of this protocol?",
@@ -42,26 +47,49 @@ _ADVICE = {
 
 
 class HttpTransport:
-    """Post bodies to *endpoint*. Not shared by processes."""
+    """Post bodies to *endpoint*, through the proxy that the environment names. Not shared by processes."""
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], files: Files, *, signal: str) -> None:
         self.signal = signal
-        url = urllib3.util.parse_url(endpoint)
-        self.url = url._replace(auth=None, fragment=None).url
-        self.headers = {"user-agent": f"tracekit/{__version__}"}
-        if url.auth:
-            self.headers |= urllib3.util.make_headers(basic_auth=url.auth)
+        url = urlsplit(endpoint)
+        path, query = quote(url.path or "/", _IN_PATH), quote(url.query, _IN_PATH)
+        self._target = f"{path}?{query}" if query else path
+        self.url = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{self._target}"
+        self.headers = {"user-agent": f"tracekit/{__version__}", **_credentials(url, "authorization")}
         self.headers |= {name.lower(): value for name, value in headers.items()}
-        options: dict[str, Any] = {"num_pools": 1, "maxsize": 2, "retries": False}
-        if url.scheme == "https":
-            options |= dict(zip(("ca_certs", "cert_file", "key_file"), files, strict=True))
-        proxy = getproxies().get(url.scheme or "")
-        self.pool: urllib3.PoolManager
-        if proxy and not proxy_bypass(url.host or ""):
-            self.pool = urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", **options)
-        else:
-            self.pool = urllib3.PoolManager(**options)
-        self.pool.pool_classes_by_scheme = POOLS
+        self._connect = self._connector(url, files)
+        self._idle: list[Connection] = []
+        weakref.finalize(self, _close, self._idle).atexit = False  # without a warning for each socket
+
+    def _connector(self, url: SplitResult, files: Files) -> Callable[[], Connection]:
+        """Return what makes a connection, through a proxy where there is one."""
+        certificate, client_certificate, client_key = files
+        is_tls = url.scheme == "https"
+        if is_tls:
+            context = ssl.create_default_context(cafile=certificate)
+            context.set_alpn_protocols(["http/1.1"])
+            if client_certificate:
+                context.load_cert_chain(client_certificate, client_key)
+        name = getproxies().get(url.scheme)
+        if not name or proxy_bypass(url.hostname or ""):
+            host, port = _address(url)
+            return lambda: TLSConnection(host, port, context=context) if is_tls else Connection(host, port)
+        proxy = urlsplit(name if "://" in name else f"http://{name}")
+        if proxy.scheme != "http" or not proxy.hostname:
+            raise ValueError(f"{url.scheme}_proxy must be a URL such as http://proxy:3128")
+        credentials = _credentials(proxy, "proxy-authorization")
+        host, port = _address(proxy)
+        if not is_tls:
+            self._target = self.url
+            self.headers |= credentials
+            return lambda: Connection(host, port)
+
+        def through_tunnel() -> Connection:
+            connection = TLSConnection(host, port, context=context)
+            connection.set_tunnel(*_address(url), headers=credentials)
+            return connection
+
+        return through_tunnel
 
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
         """Post *body*, and return the answer, or one that describes the failure, within *timeout_s*."""
@@ -69,31 +97,33 @@ class HttpTransport:
         if content_encoding:
             headers["content-encoding"] = content_encoding
         try:
-            with exchange(timeout_s, MAX_ANSWER_BYTES + _MAX_HEADER_BYTES):
-                response = self.pool.request(
-                    "POST",
-                    self.url,
-                    body=body,
-                    headers=headers,
-                    timeout=urllib3.Timeout(total=timeout_s),
-                    redirect=False,
-                    preload_content=False,
-                    decode_content=False,  # the request asks for none, and a few KiB may decode to some GiB
-                )
-                try:
-                    return self._answer(response, _read(response))
-                finally:
-                    if response.length_remaining != 0:  # not read to its end, or of unknown length
-                        response.close()
-                    response.release_conn()
-        except (http.HTTPError, OSError, ValueError) as error:
+            connection = self._idle.pop() if self._idle else self._connect()
+        except IndexError:  # another thread has taken it
+            connection = self._connect()
+        try:
+            connection.limit(timeout_s, MAX_ANSWER_BYTES + _MAX_HEADER_BYTES)
+            # A collector may refuse a body before it has read all of it, and close: then its answer tells why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request("POST", self._target, body, headers)
+            with connection.getresponse() as response:
+                answer = self._answer(response, _read(response))
+                is_whole = response.isclosed() or response.length == 0
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            connection.close()
             return _failed(error, self.url)
+        except BaseException:
+            connection.close()
+            raise
+        if is_whole and len(self._idle) < _MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return answer
 
     def close(self) -> None:
-        self.pool.connection_from_url(self.url).close()  # clear() alone leaves sockets to the garbage collector
-        self.pool.clear()
+        _close(self._idle)
 
-    def _answer(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
+    def _answer(self, response: http.client.HTTPResponse, octets: bytes) -> Answer:
         status = response.status
         if 200 <= status < 300:
             return self._taken(response, octets)
@@ -108,7 +138,7 @@ class HttpTransport:
             advice = "it speaks TLS: write https:// instead of http://"
         return Answer("refused", f"{said}: {advice}", is_too_large=status == 413)
 
-    def _taken(self, response: urllib3.BaseHTTPResponse, octets: bytes) -> Answer:
+    def _taken(self, response: http.client.HTTPResponse, octets: bytes) -> Answer:
         if not octets:  # all fields of the message are optional, and a 204 has no content: RFC 9110, 15.3.5
             return Answer("taken")
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
@@ -127,12 +157,14 @@ class HttpTransport:
         return Answer("taken", message, rejected)
 
 
-def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+def _read(response: http.client.HTTPResponse) -> bytes:
     """Return the body; raise ValueError if it is larger than any answer of a collector."""
     octets = bytearray()
     while len(octets) <= MAX_ANSWER_BYTES:
         piece = response.read1(_PIECE)
         if not piece:
+            if response.length:  # read1() does not tell
+                raise http.client.IncompleteRead(bytes(octets), response.length)
             return bytes(octets)
         octets += piece
     raise ValueError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
@@ -152,30 +184,41 @@ def _retry_after(value: str | None) -> float | None:
 
 def _failed(error: Exception, url: str) -> Answer:
     """Return the answer for a failed exchange, with a remedy where one is known."""
-    cause: BaseException = error
-    while isinstance(cause, http.MaxRetryError | http.ProxyError) and isinstance(
-        inner := getattr(cause, "reason", None) or getattr(cause, "original_error", None), Exception
-    ):
-        cause = inner
-    last = cause.args[-1] if cause.args else cause
-    text = one_line(str(last), 200)
-    if isinstance(cause, http.NameResolutionError):
+    cause = error.__cause__ if isinstance(error, Unreachable) else error
+    text = one_line(str(cause), 200)
+    if isinstance(cause, socket.gaierror):
         return Answer("later", f"{url}: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT")
-    if isinstance(cause, http.NewConnectionError):  # before its base class, ConnectTimeoutError
-        why = text.rpartition("connection: ")[2].partition("] ")[2] or text
+    if isinstance(error, Unreachable):
+        if isinstance(cause, TimeoutError):
+            return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
+        why = one_line(getattr(cause, "strerror", None) or text, 200)
         return Answer("later", f"{url} cannot be reached: is a collector listening there? ({why})")
-    if isinstance(cause, http.ConnectTimeoutError):
-        return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
-    # urllib3 gives a timeout before the answer, in connecting or in sending, as a ProtocolError.
-    if isinstance(cause, http.ReadTimeoutError | TimeoutError) or isinstance(last, TimeoutError):
+    if isinstance(cause, TimeoutError):
         return Answer("later", f"{url} does not answer in time")
-    if isinstance(cause, http.SSLError | ssl.SSLError):
+    if isinstance(cause, ssl.SSLError):
         fault = tls_fault(str(cause))
         # A server of gRPC alone closes connections that do not offer HTTP/2.
-        fault = fault or f"TLS failed (4317 is the port of OTLP/gRPC): {one_line(str(cause), 200)}"
+        fault = fault or f"TLS failed (4317 is the port of OTLP/gRPC): {text}"
         return Answer("later", f"{url}: {fault}", is_lasting=True)
-    if isinstance(cause, http.ProtocolError):
+    if isinstance(cause, http.client.HTTPException | ConnectionError):
         return Answer("later", f"{url} breaks off, or does not speak HTTP (4317 is the port of OTLP/gRPC): {text}")
-    if isinstance(cause, OSError) and cause.filename:
-        return Answer("later", f"{cause.filename} cannot be read: {cause.strerror}", is_lasting=True)
+    if text.startswith("Tunnel connection failed: "):
+        return Answer("later", f"{url}: the proxy answered {text[26:]}: check https_proxy and no_proxy")
     return Answer("later", f"{url}: {type(cause).__name__}: {text}")
+
+
+def _close(connections: list[Connection]) -> None:
+    while connections:
+        connections.pop().close()
+
+
+def _address(url: SplitResult) -> tuple[str, int]:
+    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+
+
+def _credentials(url: SplitResult, name: str) -> dict[str, str]:
+    """Return the header *name* with the credentials in *url*, or nothing if it has none."""
+    if "@" not in url.netloc:
+        return {}
+    text = f"{unquote(url.username or '')}:{unquote(url.password or '')}"
+    return {name: f"Basic {base64.b64encode(text.encode()).decode()}"}

@@ -1,0 +1,189 @@
+"""OTLP over HTTP through the proxy that the environment names, and endpoints that are written in unusual ways."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import select
+import socket
+import ssl
+import threading
+
+import pytest
+import trustme
+
+from tracekit.exporters._otlp.client import Client
+from tracekit.exporters.otlp import OTLPExporter
+
+from .collector import Collector, Handler, Server
+from .test_otlp import first_reason, free_port, made
+
+
+class Forwarding(Server):
+    """A proxy for POST with an absolute URL and for CONNECT; keeps each request's target and credentials.
+
+    ``status`` other than 200 is the answer to CONNECT.
+    """
+
+    def __init__(self, status=200):
+        self.seen: list[tuple[str, str, str | None]] = []
+        proxy = self
+
+        class Passing(Handler):
+            def do_POST(self):
+                proxy.seen.append((self.command, self.path, self.headers["Proxy-Authorization"]))
+                host, _, rest = self.path.removeprefix("http://").partition("/")
+                own = {name: value for name, value in self.headers.items() if not name.lower().startswith("proxy-")}
+                connection = http.client.HTTPConnection(host)
+                connection.request("POST", f"/{rest}", self.body(), own)
+                answer = connection.getresponse()
+                self.answer(answer.status, answer.read(), Content_Type="application/x-protobuf")
+                connection.close()
+
+            def do_CONNECT(self):
+                proxy.seen.append((self.command, self.path, self.headers["Proxy-Authorization"]))
+                self.send_response_only(status, None if status == 200 else "Not Here")
+                self.end_headers()
+                self.close_connection = True
+                if status == 200:
+                    host, port = self.path.split(":")
+                    with socket.create_connection((host, int(port))) as target, contextlib.suppress(OSError):
+                        relay(self.connection, target)
+
+        super().__init__(Passing)
+        self.address = f"127.0.0.1:{self.server_port}"
+
+
+def relay(one, other):
+    """Pass octets both ways until one side closes."""
+    while True:
+        for ready in select.select([one, other], [], [])[0]:
+            octets = ready.recv(65536)
+            if not octets:
+                return
+            (other if ready is one else one).sendall(octets)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificate(authority, tmp_path):
+    path = tmp_path / "authority.pem"
+    path.write_bytes(authority.cert_pem.bytes())
+    return path
+
+
+@pytest.fixture
+def tls_collector(authority):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with Collector(tls=context) as collector:
+        yield collector
+
+
+def send(exporter, times=2):
+    for _ in range(times):
+        exporter.export(made())
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize("form", ["http://{}", "http://me:se%40cret@{}", "{}"])
+def test_requests_go_through_the_proxy_of_the_environment(form, monkeypatch):
+    with Collector() as collector, Forwarding() as proxy:
+        monkeypatch.setenv("http_proxy", form.format(proxy.address))
+        send(OTLPExporter(collector.url, environ={}))
+        assert len(collector.spans) == 2
+        credentials = "Basic bWU6c2VAY3JldA==" if "me:" in form else None
+        assert proxy.seen == 2 * [("POST", collector.url, credentials)]
+        assert all("proxy-authorization" not in headers for headers in collector.headers)
+
+
+@pytest.mark.parametrize("form", ["http://{}", "http://me:se%40cret@{}"])
+def test_tls_goes_through_a_tunnel_of_the_proxy(form, tls_collector, certificate, monkeypatch):
+    with Forwarding() as proxy:
+        monkeypatch.setenv("https_proxy", form.format(proxy.address))
+        send(OTLPExporter(tls_collector.url, environ={}, certificate=certificate))
+        assert len(tls_collector.spans) == 2
+        target = tls_collector.url.removeprefix("https://").removesuffix("/v1/traces")
+        # One connection for both requests; the credentials are the proxy's alone.
+        assert proxy.seen == [("CONNECT", target, "Basic bWU6c2VAY3JldA==" if "me:" in form else None)]
+        assert all("proxy-authorization" not in headers for headers in tls_collector.headers)
+
+
+def test_no_proxy_names_hosts_without_one(monkeypatch):
+    with Collector() as collector, Forwarding() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.address)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        send(OTLPExporter(collector.url, environ={}))
+        assert (len(collector.spans), proxy.seen) == (2, [])
+
+
+def test_a_proxy_that_refuses_the_tunnel_is_named(monkeypatch):
+    with Forwarding(407) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.address)
+        said = first_reason(OTLPExporter("https://127.0.0.1:4318", environ={}))
+    assert said == "https://127.0.0.1:4318/v1/traces: the proxy answered 407 Not Here: check https_proxy and no_proxy"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_away_is_a_collector_that_cannot_be_reached(scheme, monkeypatch):
+    monkeypatch.setenv(f"{scheme}_proxy", f"127.0.0.1:{free_port()}")
+    said = first_reason(OTLPExporter(f"{scheme}://192.0.2.1/v1/traces", environ={}))
+    assert "cannot be reached: is a collector listening there? (Connection refused)" in said
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "https://127.0.0.1:3128", "http://"])
+def test_other_kinds_of_proxies_are_refused(proxy, monkeypatch):
+    monkeypatch.setenv("http_proxy", proxy)
+    said = first_reason(OTLPExporter("http://127.0.0.1:4318", environ={}))
+    assert said.endswith("http_proxy must be a URL such as http://proxy:3128")
+
+
+def test_a_refusal_before_the_body_was_read_is_understood():
+    class Refusing(Handler):
+        def do_POST(self):
+            self.answer(413)
+            self.close_connection = True  # with octets that nobody reads: the connection is reset
+
+    with Server(Refusing) as server:
+        client = Client("traces", server.url, {"environ": {}})
+        answer = client.send(bytes(30 << 20), "application/x-protobuf", "", 60)
+        client.close()
+    assert (answer.outcome, answer.is_too_large) == ("refused", True)
+
+
+def test_an_endpoint_of_version_6_and_with_an_unusual_path():
+    try:
+        listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 on loopback")
+    lines = []
+    with listening:
+        port = listening.getsockname()[1]
+        sender = OTLPExporter(f"http://[::1]:{port}/ä%20b/v1/traces?key=ü", environ={}, timeout_s=60)
+
+        def answer():
+            connection, _ = listening.accept()
+            with connection, connection.makefile("rb") as reader:
+                head = list(iter(reader.readline, b"\r\n"))
+                lines.extend(head)
+                size = next(int(line.split(b":")[1]) for line in head if line.lower().startswith(b"content-length"))
+                reader.read(size)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        send(sender, 1)
+        thread.join()
+    assert lines[0] == b"POST /%C3%A4%20b/v1/traces?key=%C3%BC HTTP/1.1\r\n"
+    assert f"Host: [::1]:{port}\r\n".encode() in lines
