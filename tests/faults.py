@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tracekit
+from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters._otlp import requests
 from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters._otlp.outbox import MAX_FAILURES
@@ -52,7 +53,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the faults and moments (default: 1)")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    _sender._FIRST_S = FIRST_S
+    _answers._FIRST_S = FIRST_S
     _sender._LONGEST_OF_A_BATCH_S = TIMEOUT_S
     requests._LEAST_BYTES = LARGEST
     print("| what goes wrong | spool | spans | arrived | twice | lost | counted as |")
@@ -307,9 +308,10 @@ _CHILD = """
 import logging, sys
 logging.disable(logging.CRITICAL)
 import tracekit
+from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters.otlp import OTLPExporter
-_sender._FIRST_S = {first}
+_answers._FIRST_S = {first}
 url, spool, child = sys.argv[1:]
 tracekit.configure(exporter=OTLPExporter(url, environ={{}}, timeout_s={timeout}, spool=spool), environ={{}})
 exporter = tracekit._configure._pipeline._worker.intake.exporter

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tracekit._export.notices import Notices
-from tracekit.exporters._otlp import sender
+from tracekit.exporters._otlp import answers, sender
 from tracekit.exporters._otlp.answers import Answer
 
 REPOSITORY = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ LIMITS = [
     (
         "docs/OPERATIONS.md",
         "doubles up to 60 s",
-        "exporters._otlp.sender:_LONGEST_S",
+        "exporters._otlp.answers:LONGEST_S",
         60,
         "exporters/test_otlp.py::waits_grow_and_are_never_alike",
     ),
@@ -322,9 +322,9 @@ def test_the_documented_number_is_the_one_in_use_and_has_a_test(file, words, pla
 @pytest.mark.one_form
 @pytest.mark.parametrize(("failures", "seconds"), [(5, 32), (6, 60), (40, 60)])
 def test_a_back_off_doubles_up_to_a_minute(failures, seconds, monkeypatch):
-    monkeypatch.setattr(sender, "_FIRST_S", 1.0)
+    monkeypatch.setattr(answers, "_FIRST_S", 1.0)
     monkeypatch.setattr(os, "urandom", b"\xff".__mul__)  # the longest jitter
-    assert round(sender.backoff_s(failures), 2) == seconds
+    assert round(answers.backoff_s(failures), 2) == seconds
 
 
 class Failing:
@@ -341,7 +341,7 @@ class Failing:
 @pytest.mark.one_form
 @pytest.mark.parametrize(("failures", "seconds"), [(9, 512), (10, 600), (40, 600)])
 def test_the_wait_of_a_batch_doubles_up_to_ten_minutes(failures, seconds, monkeypatch):
-    monkeypatch.setattr(sender, "_FIRST_S", 1.0)
+    monkeypatch.setattr(answers, "_FIRST_S", 1.0)
     monkeypatch.setattr(os, "urandom", b"\xff".__mul__)
     outbox = Failing(failures)
     sender.Sender(outbox, None, None, Notices(), lease_s=1.0)._later(outbox, Answer("later", "no"))

@@ -143,11 +143,11 @@ def test_a_mistake_is_told_what_to_write(name):
 
 
 def test_without_a_library_of_an_exporter_the_error_names_the_extra(monkeypatch):
-    monkeypatch.delitem(sys.modules, "tracekit.exporters._otlp.http", raising=False)
-    monkeypatch.setitem(sys.modules, "urllib3", None)
+    monkeypatch.delitem(sys.modules, "tracekit.exporters._otlp.grpc", raising=False)
+    monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(ModuleNotFoundError) as caught:
-        OTLPExporter("http://localhost:4318")
-    message = "OTLP with protocol='http/protobuf' needs urllib3: pip install 'tracekit-async[otlp]'"
+        OTLPExporter("http://localhost:4317", protocol="grpc")
+    message = "OTLP with protocol='grpc' needs grpc: pip install 'tracekit-async[otlp-grpc]'"
     assert str(caught.value) == message
 
 

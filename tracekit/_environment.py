@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._core.errors import clip
 from ._core.records import Limits
-from ._distribution import install_hint
 from ._export.notices import log
 from ._plugins import EXPORTERS
 from ._propagation import DEFAULT_FORMATS, formats_named
@@ -164,8 +163,9 @@ class Environment:
             return getattr(importlib.import_module(module), kind)  # type: ignore[no-any-return]
         except ImportError as error:
             missing = clip(error.name or str(error))
-            help = install_hint("otlp") if name == "otlp" else "this Python was built without it"
-            self.wrong["exporter"] = f"exporter {name} needs {missing}: {help}; nothing is exported"
+            self.wrong["exporter"] = (
+                f"exporter {name} needs {missing}: this Python was built without it; nothing is exported"
+            )
         except Exception as error:  # a broken installation must not stop the program
             self._failed(name, error)
         return None

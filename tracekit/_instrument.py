@@ -112,7 +112,7 @@ def instrumented() -> dict[str, str]:
 
 def failures() -> dict[str, str]:
     """Return the reason for each library that could not be instrumented."""
-    return {library.name: reason for library, reason in [*_failed.items()]}
+    return {library.name: reason for library, reason in _failed.copy().items()}
 
 
 def run_program(wanted: list[Library]) -> None:

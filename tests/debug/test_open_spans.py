@@ -45,6 +45,33 @@ def test_a_span_that_is_deallocated_leaves_the_list():
     assert names() == ["0", "2"]
 
 
+def test_spans_may_start_and_end_while_the_list_is_read():
+    class Starts:
+        def __del__(self):
+            kept.append(tracekit.span("by a finaliser"))
+            kept.pop(0).end()
+
+    kept = started(100)
+    before = gc.get_threshold()
+    try:
+        for allocations in range(1, 120, 4):
+            gc.collect()
+            cycle = Starts()
+            cycle.itself = cycle
+            del cycle
+            taken = []
+            gc.set_threshold(allocations)
+            open_spans(taken, 1000)
+            gc.set_threshold(*before)
+            assert 99 <= len(taken) <= 101
+    finally:
+        gc.set_threshold(*before)
+        gc.collect()
+        for span in kept:
+            span.end()
+        kept.clear()
+
+
 @pytest.mark.parametrize("ended", [[2], [2, 1], [2, 1, 0], [0, 1]])
 def test_a_portion_goes_on_where_the_last_one_ended_although_spans_have_ended(ended):
     spans = started(6)

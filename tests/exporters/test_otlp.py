@@ -24,6 +24,7 @@ import trustme
 import tracekit
 from tracekit._core.otlp import PORTION, encode_spans
 from tracekit.exporters import otlp
+from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters._otlp.http import _retry_after
 from tracekit.exporters.otlp import DeliveryError, OTLPExporter
@@ -47,7 +48,7 @@ from .collector import (
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 0.01)
+    monkeypatch.setattr(_answers, "_FIRST_S", 0.01)
 
 
 @pytest.fixture
@@ -310,7 +311,7 @@ def test_retry_after_is_bounded(value, seconds):
 
 
 def test_a_retry_after_of_zero_does_not_cause_a_tight_loop(monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 100.0)  # longer than the time limit, so it is not waited for
+    monkeypatch.setattr(_answers, "_FIRST_S", 100.0)  # longer than the time limit, so it is not waited for
     with Collector(*[refuse(503, Retry_After="0")] * 1000) as collector:
         reason(exporter(collector))
         assert len(collector.headers) == 1
@@ -325,15 +326,15 @@ def test_waits_grow_and_are_never_alike():
 
 
 def test_clients_that_get_the_same_retry_after_do_not_return_at_the_same_time():
-    waits = sorted(_sender.backoff_s(0, at_least_s=30.0) for _ in range(1000))
+    waits = sorted(_answers.backoff_s(0, at_least_s=30.0) for _ in range(1000))
     assert 30 <= waits[0] < 32
     assert 43 < waits[-1] <= 45
     assert max(later - earlier for earlier, later in itertools.pairwise(waits)) < 1
 
 
 def test_the_spread_of_a_wait_that_fits_does_not_pass_the_deadline():
-    assert all(8.0 <= _sender.backoff_s(0, at_least_s=8.0, left_s=10.0) < 10.0 for _ in range(1000))
-    assert all(_sender.backoff_s(0, at_least_s=12.0, left_s=10.0) >= 12.0 for _ in range(100))
+    assert all(8.0 <= _answers.backoff_s(0, at_least_s=8.0, left_s=10.0) < 10.0 for _ in range(1000))
+    assert all(_answers.backoff_s(0, at_least_s=12.0, left_s=10.0) >= 12.0 for _ in range(100))
 
 
 def test_a_batch_is_encoded_in_portions_between_which_other_threads_run(collector, monkeypatch):
@@ -486,7 +487,7 @@ def test_the_wait_for_a_silent_collector_is_bounded():
 
 
 def test_nothing_is_sent_after_the_deadline_even_by_a_thread_that_sleeps_through_its_wait(monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 0.0)
+    monkeypatch.setattr(_answers, "_FIRST_S", 0.0)
     silence = Silence()
     with Collector(silence) as collector:  # which would take a second request
         assert "in time" in reason(exporter(collector, timeout_s=0.1))
@@ -494,7 +495,7 @@ def test_nothing_is_sent_after_the_deadline_even_by_a_thread_that_sleeps_through
 
 
 def test_a_request_is_tried_once_at_the_end_of_a_program_even_by_a_thread_that_sleeps_through_its_wait(monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 0.0)
+    monkeypatch.setattr(_answers, "_FIRST_S", 0.0)
     with Collector(*[refuse(503)] * 1000) as collector:
         sender = exporter(collector)
         sender.hurry()
@@ -695,7 +696,7 @@ def test_invalid_arguments_are_reported(arguments, error, said):
 
 
 def test_a_program_that_ends_does_not_wait_for_a_collector_that_is_away(monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)
+    monkeypatch.setattr(_answers, "_FIRST_S", 1000.0)
     tracekit.configure(
         exporter=OTLPExporter(f"http://127.0.0.1:{free_port()}", environ={}, timeout_s=3000), export_interval_s=0.001
     )

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 import tracekit
-from tracekit.exporters._otlp import sender as _sender
+from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters._otlp.answers import parse_json_response
 from tracekit.exporters._otlp.requests import Request
 from tracekit.exporters._otlp.settings import otlp_settings
@@ -26,7 +26,7 @@ from .test_otlp import exporter, first_reason, made, reason
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 0.01)
+    monkeypatch.setattr(_answers, "_FIRST_S", 0.01)
 
 
 # ---- time
@@ -309,7 +309,7 @@ class Hostile(Exception):
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), Hostile(), MemoryError()], ids=lambda e: type(e).__name__)
 def test_a_transport_that_raises_loses_only_its_batch(error, monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)  # longer than the time limit: there is one try
+    monkeypatch.setattr(_answers, "_FIRST_S", 1000.0)  # longer than the time limit: there is one try
     with Collector() as collector:
         sender = exporter(collector)
         sender.export(made())

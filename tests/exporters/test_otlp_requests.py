@@ -14,8 +14,8 @@ from tracekit import _configure
 from tracekit._core.span import set_tracer
 from tracekit._core.tracer import Tracer
 from tracekit.exporters import otlp
+from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters._otlp import requests
-from tracekit.exporters._otlp import sender as _sender
 from tracekit.exporters._otlp.requests import Request, SizeLimit, pack
 from tracekit.exporters.otlp import DeliveryError, OTLPExporter
 from tracekit.testing import MemoryExporter
@@ -28,7 +28,7 @@ from .test_spool import names_in
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 0.005)
+    monkeypatch.setattr(_answers, "_FIRST_S", 0.005)
 
 
 def sized(*sizes):

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 import tracekit
-from tracekit.exporters import otlp
+from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters._otlp import outbox as _outbox
 from tracekit.exporters._otlp import sender as _sender
+from tracekit.exporters._otlp import spool as _spool
 from tracekit.exporters._otlp.outbox import Outbox
 from tracekit.exporters._sqlite import errors as _errors
 from tracekit.exporters.otlp import OTLPExporter
@@ -30,7 +31,7 @@ from .test_outbox import adds_up, put, rows
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 0.005)
+    monkeypatch.setattr(_answers, "_FIRST_S", 0.005)
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_an_outage_however_long_sets_nothing_aside(spool, monkeypatch):
 
 
 def test_a_flush_tries_every_batch_and_returns_false_if_one_is_left(collector, spool, monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)
+    monkeypatch.setattr(_answers, "_FIRST_S", 1000.0)
     poisoned = Poisoned()
     collector.answers = itertools.repeat(poisoned)
     sender = exporter(collector, spool=spool)
@@ -150,18 +151,18 @@ def test_a_flush_tries_every_batch_and_returns_false_if_one_is_left(collector, s
 
 
 def test_a_flush_during_an_outage_stops_after_a_few_requests(spool, monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)  # nothing is sent after the flush
+    monkeypatch.setattr(_answers, "_FIRST_S", 1000.0)  # nothing is sent after the flush
     with Collector(*[refuse(503)] * 1000) as collector:
         sender = exporter(collector, spool=spool)
         for _ in range(50):
-            sender._outbox.put(b"", spans=1, content_type="application/x-protobuf", content_encoding="")
+            sender._spool.outbox.put(b"", spans=1, content_type="application/x-protobuf", content_encoding="")
         assert not sender.flush(20)
         assert len(collector.headers) == 3
-        sender._sender.close(0.01)
+        sender._spool.sender.close(0.01)
 
 
 def test_waits_of_a_batch_grow_and_differ():
-    waits = [_sender.backoff_s(failures, 600.0) for failures in range(40)]
+    waits = [_answers.backoff_s(failures, 600.0) for failures in range(40)]
     assert all(0.0025 * 2**at <= one <= 0.005 * 2**at for at, one in enumerate(waits[:10]))
     assert all(300 <= one <= 600 for one in waits[20:])
     assert len(set(waits[20:])) > 1
@@ -218,7 +219,7 @@ def test_a_spool_is_used_again_as_soon_as_it_can_be(collector, spool):
     sender = exporter(collector, spool=spool)
     sender.export(made(1, "direct"))
     spool.unlink()
-    sender._spool_again = 0.0
+    sender._spool._again = 0.0
     sender.export(made(1, "spooled"))
     assert sender.flush(20)
     assert sender.ledger()[:2] == (1, 1)
@@ -230,13 +231,13 @@ def test_only_one_batch_waits_for_a_locked_spool(collector, spool, monkeypatch):
     sender = exporter(collector, spool=spool)
     sender.export(made())
     assert sender.flush(20)
-    sender._outbox._file.lock_timeout_s = 0.1
-    monkeypatch.setattr(otlp, "_IDLE", 1e6)
+    sender._spool.outbox._file.lock_timeout_s = 0.1
+    monkeypatch.setattr(_spool, "_IDLE", 1e6)
     other = sqlite3.connect(spool, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    put_one = sender._outbox.put
+    put_one = sender._spool.outbox.put
     tried = []
-    monkeypatch.setattr(sender._outbox, "put", lambda *body, **rest: tried.append(1) or put_one(*body, **rest))
+    monkeypatch.setattr(sender._spool.outbox, "put", lambda *body, **rest: tried.append(1) or put_one(*body, **rest))
     for number in range(3):
         sender.export(made(1, str(number)))
     assert len(collector.spans) == 4
@@ -331,14 +332,14 @@ def test_a_damaged_spool_is_renamed_and_replaced(spoil, collector, spool, caplog
 
 def test_damage_that_only_the_sender_finds_is_handled(collector, spool, monkeypatch):
     sender = exporter(collector, spool=spool)
-    sender._outbox.ledger()
+    sender._spool.outbox.ledger()
     damages = iter([_errors.damaged(str(spool))])
 
     def fail_once(_):
         for damage in damages:
             raise damage
 
-    monkeypatch.setattr(sender._outbox._file, "check_disk", fail_once)  # in the transaction that takes a batch
+    monkeypatch.setattr(sender._spool.outbox._file, "check_disk", fail_once)  # in the transaction that takes a batch
     sender.start()
     until(lambda: spool.with_name("spool.db.damaged").exists())
     sender.export(made())
@@ -475,7 +476,7 @@ class Exits(Exception):
 def test_the_sending_thread_survives_exceptions(error, collector, spool, monkeypatch):
     monkeypatch.setattr(_sender, "_STORE_S", 0.001)
     sender = exporter(collector, spool=spool)
-    take_one = sender._outbox.take
+    take_one = sender._spool.outbox.take
     errors = iter([error])
 
     def fail_once(*arguments, **options):
@@ -483,7 +484,7 @@ def test_the_sending_thread_survives_exceptions(error, collector, spool, monkeyp
             raise one
         return take_one(*arguments, **options)
 
-    monkeypatch.setattr(sender._outbox, "take", fail_once)
+    monkeypatch.setattr(sender._spool.outbox, "take", fail_once)
     sender.export(made())
     until(lambda: len(collector.spans) == 1)
     sender.shutdown()
@@ -496,11 +497,11 @@ def test_a_log_handler_that_exits_does_not_end_the_sending_thread(spool):
     try:
         with Collector(refuse(503), refuse(400)) as collector:
             sender = exporter(collector, spool=spool)
-            thread = sender._sender
+            thread = sender._spool.sender
             for number in range(3):
                 sender.export(made(1, str(number)))
             until(lambda: sender.ledger().waiting == 0)
-            assert thread._is_running.locked()
+            assert thread._thread.is_alive()
             assert (sender.ledger().rejected, len(collector.spans)) == (1, 2)
             sender.shutdown()
     finally:
@@ -511,7 +512,7 @@ def test_a_sending_thread_that_is_gone_is_started_again(collector, spool, monkey
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     sender = exporter(collector, spool=spool)
     ended = threading.Event()
-    turn = sender._sender._turn
+    turn = sender._spool.sender._turn
 
     def end_once():
         if not ended.is_set():
@@ -519,15 +520,31 @@ def test_a_sending_thread_that_is_gone_is_started_again(collector, spool, monkey
             raise SystemExit
         return turn()
 
-    sender._sender._turn = end_once
+    sender._spool.sender._turn = end_once
     sender.export(made(1, "first"))
     assert ended.wait(20)
-    until(lambda: not sender._sender._is_running.locked())
+    until(lambda: sender._spool.sender._thread is None)
     sender.export(made(1, "second"))
     until(lambda: len(collector.spans) == 2)
     ended.clear()
     until(lambda: sender.flush(20))
     sender.shutdown()
+
+
+def test_one_thread_sends_although_it_is_woken_again_before_it_runs(collector, spool):
+    """A second one would end at once, and with it the wait of ``shutdown()``, before the first has sent anything."""
+    sender = exporter(collector, spool=spool)
+    inner = sender._spool.sender
+    run, may_run = inner._run, threading.Event()
+    inner._run = lambda: may_run.wait(60) and run()
+    sender.export(made())
+    sender.start()
+    assert not sender.flush(0)
+    assert sum(thread.name == "tracekit-send" for thread in threading.enumerate()) == 1
+    may_run.set()
+    assert sender.flush(60)
+    sender.shutdown()
+    assert len(collector.spans) == 1
 
 
 @pytest.mark.parametrize("timeout_s", [float("inf"), 1e300, -1, float("-inf")])
@@ -543,6 +560,6 @@ def test_after_a_shutdown_a_flush_of_the_old_sender_does_not_wait(collector, spo
     sender = exporter(collector, spool=spool)
     sender.export(made())
     assert sender.flush(20)
-    old = sender._sender
+    old = sender._spool.sender
     sender.shutdown()
     assert not old.flush(float("inf"))

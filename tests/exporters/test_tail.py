@@ -14,7 +14,7 @@ import tracekit
 from tracekit import Account, AlwaysOn, Ratio, TraceState
 from tracekit._core.context import set_ids
 from tracekit._sampling import NEVER
-from tracekit.exporters._otlp import sender as _sender
+from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.tail import TailSampler
 from tracekit.testing import FakeClock, MemoryExporter, span_tree
@@ -640,7 +640,7 @@ def test_before_a_collector_statistics_add_up(caplog):
 
 
 def test_without_a_collector_the_kept_spans_are_counted_and_reported_once(caplog, monkeypatch):
-    monkeypatch.setattr(_sender, "_FIRST_S", 1000.0)  # longer than the time limit: there is one try
+    monkeypatch.setattr(_answers, "_FIRST_S", 1000.0)  # longer than the time limit: there is one try
     inner = OTLPExporter("http://127.0.0.1:1", environ={})
     tracekit.configure(exporter=TailSampler(inner, probability=1.0), environ={}, export_interval_s=3600)
     balance = Balance()

@@ -54,3 +54,11 @@ def _shown(value: float) -> str:
         return str(value)
     except ValueError:  # an int of more digits than Python makes text of
         return f"{int(value):#x}"[:20] + "..."
+
+
+def check_mode(parameter: str, mode: int) -> None:
+    """Raise TypeError or ValueError unless *mode* is a set of permissions that lets the owner read and write."""
+    if isinstance(mode, bool) or not isinstance(mode, int):
+        raise TypeError(f"{parameter} must be int, not {type(mode).__name__}")
+    if not 0 <= mode <= 0o777 or mode & 0o600 != 0o600:
+        raise ValueError(f"{parameter} must be permissions such as 0o600 or 0o660: {oct(mode)}")

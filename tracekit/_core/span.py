@@ -717,7 +717,8 @@ if not compiled:
 
     def _open_spans(taken: list[Span], limit: int) -> bool:
         newest = next((id(span) for span in reversed(taken) if span._is_listed), 0)
-        listed = list(_listed.items())
+        # Of a copy, which is one step: items() makes tuples, for which garbage is collected, and finalisers start spans.
+        listed = list(_listed.copy().items())
         keys = [key for key, _ in listed]
         start = keys.index(newest) + 1 if newest in keys else 0
         taken += [span for _, ref in listed[start : start + limit] if (span := referent(ref)) is not None]

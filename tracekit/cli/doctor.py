@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-_PACKAGES = ("anyio", "trio", "uvloop", "httpx", "urllib3", "grpcio", "rich")
+_PACKAGES = ("anyio", "trio", "uvloop", "httpx", "grpcio", "rich")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _ABSENT = "not installed"
 # A parent for spans that are not exported.

@@ -9,30 +9,27 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._arguments import bounded_timeout
+from .._core.checks import check_mode
 from .._core.otlp import GROUP, IS_QUICK, Encoder, Run, encode_spans, split_run
 from .._core.records import Account
 from .._export.notices import describe, spans_of
-from ._otlp.answers import Answer
+from ._otlp.answers import Answer, backoff_s, report_rejected
 from ._otlp.client import Client, Collector
 from ._otlp.json import encode_spans_as_json
-from ._otlp.outbox import Ledger, Outbox
-from ._otlp.requests import MAX_REQUEST_BYTES, Request, SizeLimit, pack
-from ._otlp.sender import Sender, backoff_s, report_rejected, report_unusable
-from ._sqlite.access import check_mode
-from ._sqlite.errors import StoreError
+from ._otlp.requests import MAX_REQUEST_BYTES, Ledger, Request, SizeLimit, pack
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
 
     from .._core.span import Span
-    from ._otlp.outbox import Batch
+    from ._otlp.requests import Batch
+    from ._otlp.spool import Spool
 
 __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", "encode_spans_as_json"]
 
 FAREWELL_S = 3.0  # for emptying the spool at the end of the program
 _LEASE_MARGIN_S = 5.0
-_IDLE = 10.0  # after a failure, the spool rests this many times as long as the failure took
 
 
 class DeliveryError(Exception):
@@ -124,7 +121,7 @@ class OTLPExporter:
         self._client = Client("traces", endpoint, collector, spool)
         self.endpoint, self.protocol = self._client.endpoint, self._client.protocol
         self.compression, self.timeout_s = self._client.compression, self._client.timeout_s
-        self._spool = self._client.spool
+        self._spool_path = self._client.spool
         self._notices = self._client.notices
         self._spool_bytes = spool_bytes
         check_mode("spool_mode", spool_mode)
@@ -136,13 +133,17 @@ class OTLPExporter:
         """Reset state that a fork must not share: connections, locks and threads."""
         self._limit = SizeLimit()
         self._span_bytes = 1  # the average of the last request
-        self._outbox = self._sender = None
-        self._evicted = -1  # spans that the spool had evicted at the last put
-        self._spool_again = 0.0  # the next use of the spool after a failure, on the monotonic clock
-        if self._spool is not None:
-            self._outbox = Outbox(self._spool, max_bytes=self._spool_bytes, mode=self._spool_mode)
-            self._sender = Sender(
-                self._outbox, self._send, self._limit.split, self._notices, lease_s=self.timeout_s + _LEASE_MARGIN_S
+        self._spool: Spool | None = None
+        if self._spool_path is not None:
+            from ._otlp.outbox import Outbox  # sqlite3 takes a program 1 MB
+            from ._otlp.spool import Spool
+
+            self._spool = Spool(
+                Outbox(self._spool_path, max_bytes=self._spool_bytes, mode=self._spool_mode),
+                self._send,
+                self._limit.split,
+                self._notices,
+                lease_s=self.timeout_s + _LEASE_MARGIN_S,
             )
 
     def _adopt(self) -> None:
@@ -153,8 +154,8 @@ class OTLPExporter:
     def start(self) -> None:
         """Begin to send the batches that an earlier process left in the spool."""
         self._adopt()
-        if self._sender is not None:
-            self._sender.wake()
+        if self._spool is not None:
+            self._spool.sender.wake()
 
     def export(self, spans: Sequence[Span]) -> None:
         """Deliver *spans*, or put them into the spool; raise ``DeliveryError`` if all of them are lost."""
@@ -181,7 +182,7 @@ class OTLPExporter:
         for parcel in parcels:
             loss.add(parcel.loss.spans, parcel.loss.reason)
         bodies = [body for parcel in parcels for body in parcel.bodies]
-        direct = [request for request in self._requests(bodies) if not self._spooled(request)]
+        direct = [request for request in self._requests(bodies) if self._spool is None or not self._spool.put(request)]
         self._deliver(direct, loss)
         if loss.reason and loss.spans == sum([parcel.spans for parcel in parcels]):
             raise DeliveryError(loss.reason)
@@ -252,35 +253,7 @@ class OTLPExporter:
     def _max_bytes(self) -> float:
         """The maximum size of a request before compression, unless it holds a single span."""
         most = min(MAX_REQUEST_BYTES, self._limit.max_bytes)
-        return most if self._outbox is None else min(most, self._outbox.max_body_bytes)
-
-    def _spooled(self, request: Request) -> bool:
-        """Put *request* into the spool; return False without a spool, or while it cannot be used."""
-        if self._outbox is None or self._sender is None or time.monotonic() < self._spool_again:
-            return False
-        begin = time.monotonic()
-        try:
-            evicted = self._put(self._outbox, request)
-        except StoreError as error:
-            report_unusable(self._outbox, error, self._notices)
-            now = time.monotonic()
-            self._spool_again = now + _IDLE * (now - begin)
-            return False
-        if evicted > self._evicted >= 0:
-            message = "the spool is full: its oldest spans are dropped (reported once; `tracekit spool %s` counts all)"
-            self._notices.say("warning", "evicted", message, self._spool)
-        self._evicted = evicted
-        self._sender.wake()
-        return True
-
-    def _put(self, outbox: Outbox, request: Request) -> int:
-        body, spans, content_type, encoding = request
-        try:
-            return outbox.put(body, spans=spans, content_type=content_type, content_encoding=encoding)
-        except StoreError as error:
-            if not (error.is_damaged and report_unusable(outbox, error, self._notices)):
-                raise
-        return outbox.put(body, spans=spans, content_type=content_type, content_encoding=encoding)
+        return most if self._spool is None else min(most, self._spool.outbox.max_body_bytes)
 
     def _deliver(self, requests: Sequence[Request], loss: _Loss) -> None:
         """Send *requests* until the collector has accepted none for ``timeout_s``; the remaining spans are lost.
@@ -332,7 +305,7 @@ class OTLPExporter:
     def ledger(self) -> Ledger | None:
         """Return the ledger of the spool, or None without one; raise ``StoreError`` if the file cannot be read."""
         self._adopt()
-        return None if self._outbox is None else self._outbox.ledger()
+        return None if self._spool is None else self._spool.outbox.ledger()
 
     def flush(self, timeout_s: float) -> bool:
         """Try to empty the spool now, and return whether it is empty; True without a spool.
@@ -342,7 +315,7 @@ class OTLPExporter:
         """
         timeout_s = bounded_timeout(timeout_s, 0.0)
         self._adopt()
-        return self._sender is None or self._sender.flush(timeout_s)
+        return self._spool is None or self._spool.sender.flush(timeout_s)
 
     def hurry(self) -> None:
         """Stop waiting for retries: the program is ending."""
@@ -352,10 +325,8 @@ class OTLPExporter:
     def shutdown(self) -> None:
         """Send the batches in the spool, for at most 3 s and while that succeeds, and close the connection."""
         self._adopt()
-        if self._sender is not None:
-            self._sender.close(FAREWELL_S)
-        if self._outbox is not None:
-            self._outbox.close()
+        if self._spool is not None:
+            self._spool.close(FAREWELL_S)
         self._client.close()
         self._client.begin()
         self._begin()

@@ -1,4 +1,4 @@
-"""The collector's answers to export requests, over HTTP and gRPC.
+"""The collector's answers to export requests, over HTTP and gRPC, and the wait after one that was not accepted.
 
     ExportTraceServiceResponse = 1: partial_success { 1: rejected_spans (int64), 2: error_message (string) }
 
@@ -8,6 +8,8 @@ Spec: https://opentelemetry.io/docs/specs/otlp/#otlphttp-response
 from __future__ import annotations
 
 import json
+import math
+import os
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..._core.errors import FormatError
@@ -16,7 +18,11 @@ from ..._export.notices import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..._export.notices import Notices
+
 MAX_ANSWER_BYTES = 65536
+LONGEST_S = 60.0
+_FIRST_S = 1.0
 
 
 class Answer(NamedTuple):
@@ -33,6 +39,32 @@ class Answer(NamedTuple):
     after_s: float | None = None
     is_lasting: bool = False
     is_too_large: bool = False
+
+
+def backoff_s(
+    failures: int, longest_s: float = LONGEST_S, at_least_s: float | None = None, left_s: float = math.inf
+) -> float:
+    """Return the wait after a failure behind *failures* others: 1 s, doubled up to *longest_s*, less up to a half.
+
+    A collector may ask for *at_least_s*. It asks all its clients for the same, so up to a half is added at random, but
+    nothing that would turn a wait of less than *left_s* into one of more.
+    """
+    # Not the random module: a program that has seeded it expects its own sequence.
+    jitter = int.from_bytes(os.urandom(2), "big") / (1 << 17)  # 0 to 0.5
+    wait_s = min(longest_s, _FIRST_S * 2.0 ** min(failures, 30))
+    asked_s = at_least_s or 0.0
+    spread_s = min(asked_s, max(0.0, left_s - asked_s))
+    return max(wait_s * (0.5 + jitter), asked_s + jitter * spread_s)
+
+
+def report_rejected(notices: Notices, answer: Answer, spans: int, thing: str = "spans") -> int:
+    """Report the objections in an answer to a request of *spans*; return the number of spans that were rejected."""
+    if answer.rejected:
+        message = "the collector rejected %d of %d %s: %s"
+        notices.say("warning", answer.reason[:80], message, answer.rejected, spans, thing, answer.reason)
+    elif answer.reason:
+        notices.say("warning", answer.reason[:80], "the collector says: %s", answer.reason)
+    return min(answer.rejected, spans)
 
 
 def parse_response(octets: bytes) -> tuple[int, str]:

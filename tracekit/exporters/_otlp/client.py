@@ -14,9 +14,8 @@ from ..._distribution import install_hint
 from ..._environment import say
 from ..._export.notices import Notices, describe
 from ..._export.worker import Done
-from .answers import Answer
+from .answers import Answer, backoff_s, report_rejected
 from .requests import MAX_REQUEST_BYTES, pack
-from .sender import backoff_s, report_rejected
 from .settings import DEFAULTS, PATHS, check_headers, endpoint_of, otlp_settings, without_secrets
 
 if TYPE_CHECKING:
@@ -168,18 +167,16 @@ def _halves(items: Sequence[T]) -> list[Sequence[T]]:
 
 def _transports(protocol: str) -> Callable[..., _Transport]:
     """Return the transport class. Called by the constructor, which therefore reports a missing library."""
-    try:
-        if protocol == "grpc":
-            from .grpc import GrpcTransport
-
-            return GrpcTransport
+    if protocol != "grpc":
         from .http import HttpTransport
 
         return HttpTransport
+    try:
+        from .grpc import GrpcTransport
     except ModuleNotFoundError as error:
-        extra = "otlp-grpc" if protocol == "grpc" else "otlp"
-        message = f"OTLP with protocol={protocol!r} needs {error.name}: {install_hint(extra)}"
+        message = f"OTLP with protocol={protocol!r} needs {error.name}: {install_hint('otlp-grpc')}"
         raise ModuleNotFoundError(message, name=error.name) from error
+    return GrpcTransport
 
 
 def _one_of(parameter: str, value: Any, words: tuple[str, ...]) -> str:

@@ -91,7 +91,7 @@ class Connection(http.client.HTTPConnection):
         return left_s
 
     def _is_dropped(self) -> bool:
-        """Return whether the peer has closed the connection, or has sent what nobody asked for."""
+        """Return whether the peer has closed the connection, or has sent octets between two exchanges."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.sock, selectors.EVENT_READ)
             return bool(selector.select(0))

@@ -11,12 +11,13 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..._core.checks import check_int
 from .._sqlite.errors import StoreError, damaged, is_full, path_of
 from .._sqlite.file import MIN_BYTES, SQLiteFile
 from .._sqlite.schema import Schema, is_one_row_of_counts
+from .requests import Batch, Ledger
 
 if TYPE_CHECKING:
     import os
@@ -83,33 +84,6 @@ _EXPENDABLE = (
 
 _MIN_ROOM = 1 << 16  # for the pages that every change touches
 _KEEP_PAGES, _STEP, _FIRST_STEP = 256, 500, 16
-
-
-class Batch(NamedTuple):
-    """One request body, the number of earlier attempts to send it, and the number of counted failures."""
-
-    id: int
-    body: bytes
-    spans: int
-    content_type: str
-    content_encoding: str
-    attempts: int
-    failures: int = 0
-
-
-class Ledger(NamedTuple):
-    """The fate of all spans put since the file was created: ``put == sent + rejected + evicted + waiting + aside``.
-
-    Spans that were set *aside* are still in the file, but are no longer sent.
-    """
-
-    put: int
-    sent: int
-    rejected: int
-    evicted: int
-    waiting: int
-    waiting_bytes: int
-    aside: int = 0
 
 
 _Row: TypeAlias = tuple[int | None, int, str, str, bytes]  # of batches; None for the next id

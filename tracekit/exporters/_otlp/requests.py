@@ -22,8 +22,6 @@ from .messages import varint
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from .outbox import Batch
-
 MAX_REQUEST_BYTES = 4 * 2**20  # the default limit of gRPC servers; one of a single item may be larger
 
 _LEAST_BYTES = 1 << 16
@@ -38,6 +36,33 @@ class Request(NamedTuple):
     spans: int
     content_type: str
     content_encoding: str
+
+
+class Batch(NamedTuple):
+    """A request in a spool: its body, the number of earlier attempts to send it, and the number of counted failures."""
+
+    id: int
+    body: bytes
+    spans: int
+    content_type: str
+    content_encoding: str
+    attempts: int
+    failures: int = 0
+
+
+class Ledger(NamedTuple):
+    """The fate of all spans put into a spool since its file was created: ``put == sent + rejected + evicted + waiting + aside``.
+
+    Spans that were set *aside* are still in the file, but are no longer sent.
+    """
+
+    put: int
+    sent: int
+    rejected: int
+    evicted: int
+    waiting: int
+    waiting_bytes: int
+    aside: int = 0
 
 
 def pack(body: bytes, content_encoding: str) -> bytes:

@@ -8,14 +8,13 @@ an outage. The second lets other batches pass a batch that always fails.
 from __future__ import annotations
 
 import contextvars
-import math
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from ..._export.notices import describe, spans_of
 from .._sqlite.errors import StoreError
+from .answers import LONGEST_S, backoff_s, report_rejected
 from .outbox import MAX_FAILURES
 
 if TYPE_CHECKING:
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
 
     from ..._export.notices import Notices
     from .answers import Answer
-    from .outbox import Batch, Outbox
+    from .outbox import Outbox
+    from .requests import Batch
 
-_FIRST_S, _LONGEST_S = 1.0, 60.0
 _LONGEST_OF_A_BATCH_S = 600.0
 _LOOK_AGAIN_S = 5.0  # other processes put and return batches without notifying this one
 _STORE_S = 1.0
@@ -33,26 +32,10 @@ _FAILURES_A_ROUND = 3  # for a flush, which does not wait between tries
 _FOREVER_S = 1e9  # the longest wait: a Condition rejects infinity
 
 
-def backoff_s(
-    failures: int, longest_s: float = _LONGEST_S, at_least_s: float | None = None, left_s: float = math.inf
-) -> float:
-    """Return the wait after a failure behind *failures* others: 1 s, doubled up to *longest_s*, less up to a half.
-
-    A collector may ask for *at_least_s*. It asks all its clients for the same, so up to a half is added at random, but
-    nothing that would turn a wait of less than *left_s* into one of more.
-    """
-    # Not the random module: a program that has seeded it expects its own sequence.
-    jitter = int.from_bytes(os.urandom(2), "big") / (1 << 17)  # 0 to 0.5
-    wait_s = min(longest_s, _FIRST_S * 2.0 ** min(failures, 30))
-    asked_s = at_least_s or 0.0
-    spread_s = min(asked_s, max(0.0, left_s - asked_s))
-    return max(wait_s * (0.5 + jitter), asked_s + jitter * spread_s)
-
-
 class Backoff:
     """The waits after consecutive failures."""
 
-    def __init__(self, longest_s: float = _LONGEST_S) -> None:
+    def __init__(self, longest_s: float = LONGEST_S) -> None:
         self._longest_s = longest_s
         self._failures = 0
 
@@ -89,8 +72,7 @@ class Sender:
         self._lease_s = lease_s
         self._backoff = Backoff()
         self._changed = threading.Condition()
-        self._is_running = threading.Lock()  # held by the thread; acquired without waiting
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # the one that sends; any other ends at once
         self._is_woken = False
         self._is_backing_off = False
         self._closes_at: float | None = None
@@ -107,14 +89,13 @@ class Sender:
             self._start()
 
     def _start(self) -> None:
-        if self._closes_at is not None or self._is_running.locked():
+        if self._closes_at is not None or (self._thread is not None and self._thread.is_alive()):
             return
         # In a copy of this Context, where nothing is sampled: an instrumented HTTP library must not trace the export.
         run = contextvars.copy_context().run
         try:
-            thread = threading.Thread(target=run, args=(self._run,), name="tracekit-send", daemon=True)
+            self._thread = thread = threading.Thread(target=run, args=(self._run,), name="tracekit-send", daemon=True)
             thread.start()
-            self._thread = thread
         except RuntimeError:  # no more threads, or the interpreter is exiting: the batches stay in the outbox
             self._thread = None
 
@@ -144,13 +125,13 @@ class Sender:
             thread.join(timeout_s)
 
     def _run(self) -> None:
-        if not self._is_running.acquire(blocking=False):
-            return
+        with self._changed:
+            if self._thread is not threading.current_thread():  # a signal handler has interrupted its start by another
+                return
         try:
             while not self._turn():
                 pass
         finally:
-            self._is_running.release()
             with self._changed:
                 if self._thread is threading.current_thread():
                     self._thread = None  # it is still alive, and no one will tell flush() when it is not
@@ -253,13 +234,3 @@ def report_unusable(outbox: Outbox, error: StoreError, notices: Notices, *, is_c
     elif not is_closing:
         notices.say("error", str(error)[:80], "the spool cannot be used, so spans are sent directly: %s", error)
     return aside is not None
-
-
-def report_rejected(notices: Notices, answer: Answer, spans: int, thing: str = "spans") -> int:
-    """Report the objections in an answer to a request of *spans*; return the number of spans that were rejected."""
-    if answer.rejected:
-        message = "the collector rejected %d of %d %s: %s"
-        notices.say("warning", answer.reason[:80], message, answer.rejected, spans, thing, answer.reason)
-    elif answer.reason:
-        notices.say("warning", answer.reason[:80], "the collector says: %s", answer.reason)
-    return min(answer.rejected, spans)

@@ -15,14 +15,6 @@ from .errors import StoreError
 _PRIVATE = 0o600
 
 
-def check_mode(parameter: str, mode: int) -> None:
-    """Raise TypeError or ValueError unless *mode* is a set of permissions that lets the owner read and write."""
-    if isinstance(mode, bool) or not isinstance(mode, int):
-        raise TypeError(f"{parameter} must be int, not {type(mode).__name__}")
-    if not 0 <= mode <= 0o777 or mode & _PRIVATE != _PRIVATE:
-        raise ValueError(f"{parameter} must be permissions such as 0o600 or 0o660: {oct(mode)}")
-
-
 def identity(file: str | int) -> tuple[int, int] | None:
     """Return the device and inode of *file*, a path or a descriptor; None if it does not exist."""
     try:

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from ..._core.checks import check_above_0, check_int
-from .access import check_mode, identity, make_private
+from ..._core.checks import check_above_0, check_int, check_mode
+from .access import identity, make_private
 from .errors import StoreError, code_of, damaged, explain
 from .schema import has_schema, prepare
 
