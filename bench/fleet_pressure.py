@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
-from tracekit.exporters._otlp import sender
+from tracekit.exporters._otlp import answers
 from tracekit.exporters._otlp.sender import Backoff
 
 if TYPE_CHECKING:
@@ -55,12 +55,12 @@ class _Plain:
 @contextmanager
 def _seeded(rng: random.Random) -> Iterator[None]:
     """Have the back-off take its random octets from *rng*."""
-    system = sender.os
-    sender.os = SimpleNamespace(urandom=rng.randbytes)  # type: ignore[assignment]
+    system = answers.os
+    answers.os = SimpleNamespace(urandom=rng.randbytes)  # type: ignore[assignment]
     try:
         yield
     finally:
-        sender.os = system
+        answers.os = system
 
 
 def press(clients: int, retry_after_s: float | None, make: Callable[[], Backoff | _Plain], seed: int) -> Pressure:
