@@ -291,6 +291,9 @@ def run(one: Scenario, backend: str, driver: Driver) -> Verdict:
         if scope.cancelled_caught:
             noise.append("hangs")
 
+    for thread in threading.enumerate():  # anyio's workers of an earlier loop still have its Context while they stop
+        if getattr(thread, "stopping", False):
+            thread.join(60)
     gc.collect()  # garbage of earlier tests, whose finalisers may warn or raise, is not this scenario's
     driver.begin(name)
 
