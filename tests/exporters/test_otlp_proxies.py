@@ -7,6 +7,7 @@ import http.client
 import select
 import socket
 import ssl
+import struct
 import threading
 
 import pytest
@@ -160,6 +161,25 @@ def test_a_refusal_before_the_body_was_read_is_understood():
         answer = client.send(bytes(30 << 20), "application/x-protobuf", "", 60)
         client.close()
     assert (answer.outcome, answer.is_too_large) == ("refused", True)
+
+
+def test_a_reset_during_the_handshake_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def reset():
+            for _ in range(2):
+                connection, _ = listening.accept()
+                connection.recv(1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        client = Client("traces", f"https://127.0.0.1:{listening.getsockname()[1]}", {"environ": {}})
+        answers = [client.send(b"", "application/x-protobuf", "", 60) for _ in range(2)]
+        client.close()
+        thread.join()
+    assert all("breaks off, or does not speak HTTP" in answer.reason for answer in answers), answers
 
 
 def test_an_endpoint_of_version_6_and_with_an_unusual_path():

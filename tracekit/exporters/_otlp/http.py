@@ -102,6 +102,8 @@ class HttpTransport:
             connection = self._connect()
         try:
             connection.limit(timeout_s, MAX_ANSWER_BYTES + _MAX_HEADER_BYTES)
+            if connection.sock is None:
+                connection.connect()
             # A collector may refuse a body before it has read all of it, and close: then its answer tells why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request("POST", self._target, body, headers)
