@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -75,6 +76,22 @@ def until(is_so):
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def test_a_program_that_exports_imports_little_else():
+    """What is imported takes time and memory, and each full garbage collection visits it."""
+    program = """
+        import sys, tracekit
+        from tracekit.exporters.otlp import OTLPExporter
+        tracekit.configure(exporter=OTLPExporter("http://127.0.0.1:9", environ={}))
+        large = {"importlib.metadata", "sqlite3", "urllib.request", "urllib3"} & sys.modules.keys()
+        assert not large, large
+    """
+    environ = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- delivery

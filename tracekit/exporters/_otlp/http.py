@@ -8,14 +8,15 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import os
 import socket
 import ssl
+import sys
 import time
 import weakref
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from ..._core.errors import FormatError
 from ..._export.notices import one_line
@@ -70,8 +71,8 @@ class HttpTransport:
             context.set_alpn_protocols(["http/1.1"])
             if client_certificate:
                 context.load_cert_chain(client_certificate, client_key)
-        name = getproxies().get(url.scheme)
-        if not name or proxy_bypass(url.hostname or ""):
+        name = _proxy(url)
+        if not name:
             host, port = _address(url)
             return lambda: TLSConnection(host, port, context=context) if is_tls else Connection(host, port)
         proxy = urlsplit(name if "://" in name else f"http://{name}")
@@ -212,6 +213,16 @@ def _failed(error: Exception, url: str) -> Answer:
 def _close(connections: list[Connection]) -> None:
     while connections:
         connections.pop().close()
+
+
+def _proxy(url: SplitResult) -> str | None:
+    """Return the proxy that requests to *url* go through, if any."""
+    if sys.platform not in ("darwin", "win32") and not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    from urllib.request import getproxies, proxy_bypass  # costs more to import than the rest of this
+
+    name = getproxies().get(url.scheme)
+    return None if not name or proxy_bypass(url.hostname or "") else name
 
 
 def _address(url: SplitResult) -> tuple[str, int]:
