@@ -477,9 +477,11 @@ def drain(url: str, spool: str) -> Any:
     exporter = OTLPExporter(url, environ={}, spool=spool)
     exporter.start()
     deadline = time.monotonic() + DRAIN_S
-    while not exporter.flush(5.0):
+    # A process that ended while it sent a batch has left its lease: flush() does not wait for that.
+    while not exporter.flush(5.0) or exporter.ledger().waiting:
         if time.monotonic() > deadline:
             raise Failed(f"the spool does not empty: {exporter.ledger()}")
+        time.sleep(0.1)
     ledger = exporter.ledger()
     exporter.shutdown()
     return ledger

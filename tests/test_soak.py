@@ -8,7 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from tracekit.exporters._otlp.outbox import Outbox
+
 from . import soak
+from .exporters.collector import Collector
 
 
 @pytest.mark.slow
@@ -19,6 +22,19 @@ def test_every_span_of_some_hundred_requests_is_confirmed_once_across_a_restart(
     assert found.endswith(" spans were confirmed, each once but for those")
     assert "\n2 times the collector's port was closed\n4 steps of the clock\n" in found
     assert "\n1 processes ended by SIGTERM\n1 recycled\n" in found
+
+
+@pytest.mark.slow
+@pytest.mark.one_form
+def test_a_batch_that_a_process_was_sending_when_it_ended_is_waited_for(tmp_path):
+    spool = str(tmp_path / "spool.db")
+    outbox = Outbox(spool)
+    outbox.put(b"", spans=3, content_type="application/x-protobuf", content_encoding="")
+    assert outbox.take(2.0) is not None
+    outbox.close()
+    with Collector() as collector:
+        ledger = soak.drain(collector.url, spool)
+    assert (ledger.put, ledger.sent, ledger.waiting) == (3, 3, 0)
 
 
 def judged(*, evicted=0, **wrong):

@@ -120,7 +120,8 @@ def test_anything_else_is_misuse_and_means_the_default(name, value, tmp_path, mo
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_an_exporter_with_a_spool_takes_every_timeout(value, tmp_path):
+def test_an_exporter_with_a_spool_takes_every_timeout(value, tmp_path, monkeypatch):
+    monkeypatch.setattr("tracekit.exporters.otlp.FAREWELL_S", 60.0)
     with Collector() as collector:
         exporter = OTLPExporter(collector.url, environ={}, spool=tmp_path / "spool.db")
         span = tracekit.span("job")
