@@ -646,6 +646,44 @@ def test_a_client_shows_its_certificate(authority, tmp_path):
         assert len(collector.spans) == 1
 
 
+def encrypted(pem):
+    from cryptography.hazmat.primitives import serialization as form
+
+    key = form.load_pem_private_key(pem, None)
+    return key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.BestAvailableEncryption(b"secret"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("client_key encrypted", "client_key is encrypted: store it without a password"),
+        ("client_key of another", "certificate, client_certificate or client_key is not valid: KEY_VALUES_MISMATCH"),
+        ("client_key", "certificate, client_certificate or client_key is not valid: "),
+        ("client_certificate", "certificate, client_certificate or client_key is not valid: "),
+        ("certificate", "certificate, client_certificate or client_key is not valid: "),
+    ],
+)
+def test_files_that_are_not_valid_are_named_at_once_and_no_password_is_asked_for(wrong, said, authority, tmp_path):
+    mine, other = authority.issue_cert("me@example.org"), authority.issue_cert("other@example.org")
+    contents = {
+        "certificate": authority.cert_pem.bytes(),
+        "client_certificate": mine.cert_chain_pems[0].bytes(),
+        "client_key": mine.private_key_pem.bytes(),
+    }
+    name, _, how = wrong.partition(" ")
+    contents[name] = {
+        "": b"no PEM",
+        "encrypted": encrypted(contents["client_key"]),
+        "of another": other.private_key_pem.bytes(),
+    }[how]
+    for file, octets in contents.items():
+        (tmp_path / file).write_bytes(octets)
+    sender = OTLPExporter(
+        "https://127.0.0.1:9", environ={}, timeout_s=3600, **{file: tmp_path / file for file in contents}
+    )
+    assert said in reason(sender)
+
+
 def test_an_untrusted_certificate_is_reported_at_once(tls_collector):
     said = reason(exporter(tls_collector, timeout_s=20))
     assert "its certificate is not trusted" in said

@@ -107,6 +107,8 @@ class Client:
         except OSError as error:  # from a certificate file
             where = f"{error.filename} cannot be read" if error.filename else f"{self.endpoint} cannot be reached"
             return Answer("later", f"{where}: {error.strerror or error}", is_lasting=True)
+        except ValueError as error:  # from a setting: a key with a password, a proxy of another kind
+            return Answer("later", f"{self.endpoint}: {error}", is_lasting=True)
         except Exception as error:  # an error in a library must not lose the batches behind this one
             return Answer("later", f"{self.endpoint}: {describe(error)}")
 

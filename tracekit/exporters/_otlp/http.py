@@ -64,13 +64,9 @@ class HttpTransport:
 
     def _connector(self, url: SplitResult, files: Files) -> Callable[[], Connection]:
         """Return what makes a connection, through a proxy where there is one."""
-        certificate, client_certificate, client_key = files
         is_tls = url.scheme == "https"
         if is_tls:
-            context = ssl.create_default_context(cafile=certificate)
-            context.set_alpn_protocols(["http/1.1"])
-            if client_certificate:
-                context.load_cert_chain(client_certificate, client_key)
+            context = _context(*files)
         name = _proxy(url)
         if not name:
             host, port = _address(url)
@@ -213,6 +209,22 @@ def _failed(error: Exception, url: str) -> Answer:
 def _close(connections: list[Connection]) -> None:
     while connections:
         connections.pop().close()
+
+
+def _context(certificate: str | None, client_certificate: str | None, client_key: str | None) -> ssl.SSLContext:
+    def password() -> str:  # without this OpenSSL would ask for it on the terminal
+        raise ValueError("client_key is encrypted: store it without a password")
+
+    try:
+        context = ssl.create_default_context(cafile=certificate)
+        context.set_alpn_protocols(["http/1.1"])
+        if client_certificate:
+            context.load_cert_chain(client_certificate, client_key, password)
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"certificate, client_certificate or client_key is not valid: {error.reason or error}"
+        ) from error
+    return context
 
 
 def _proxy(url: SplitResult) -> str | None:
