@@ -80,7 +80,7 @@ def configure(
     *buffer_size* finished spans (default: 16384, at most 2**24) wait for export, at most *export_interval_s* (default:
     1 s, at most 3600), and no more than as many again are being exported; further ones are dropped and counted. An
     exporter gets *batch_size* of them at once, at most *buffer_size* (default: 2048; in a request of OTLP in protocol
-    buffers 8192, since they are encoded as they end).
+    buffers 8192, since they are encoded as they end, and at most half of *buffer_size*).
 
     The first call makes the trace current that ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` in the environment of
     the process name, so that the program joins the trace of its starter. Later calls first flush the previous exporter,

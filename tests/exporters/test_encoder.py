@@ -238,6 +238,18 @@ def test_a_batch_larger_than_the_buffer_does_not_let_more_spans_wait(collector, 
     assert max(sizes_of(collector)) <= 100
 
 
+@pytest.mark.parametrize("size", [2, 65, 70, 100, 129, 130, 200, 300])
+def test_a_small_buffer_is_emptied_before_it_is_full(collector, size):
+    tracekit.configure(exporter=OTLPExporter(collector.url, environ={}), export_interval_s=LONG, buffer_size=size)
+    balance = Balance()
+    for _ in range(2000 // min(size, 20)):
+        end(min(size, 20) // 2)
+        until(lambda: len(buffer) <= buffer.mark)
+    assert balance.dropped == 0
+    assert tracekit.flush(60)
+    assert len(collector.spans) == balance.exported == 2000 // min(size, 20) * (min(size, 20) // 2)
+
+
 @pytest.mark.parametrize("batch", [5, 100])
 @pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
 def test_while_a_collector_does_not_answer_no_more_than_twice_the_buffer_waits(protocol, batch):
@@ -359,7 +371,7 @@ def test_spans_are_encoded_again_when_a_tap_that_records_all_is_gone(collector):
 
 
 @quick
-@pytest.mark.parametrize("buffer_size", [2 * GROUP, 16 * GROUP])
+@pytest.mark.parametrize("buffer_size", [4 * GROUP, 16 * GROUP])
 @pytest.mark.parametrize("replace", ["object", "class"])
 def test_an_export_that_the_program_replaces_gets_spans(collector, monkeypatch, replace, buffer_size):
     exporter = configured(collector, buffer_size=buffer_size)

@@ -657,10 +657,10 @@ def encrypted(pem):
     ("wrong", "said"),
     [
         ("client_key encrypted", "client_key is encrypted: store it without a password"),
-        ("client_key of another", "certificate, client_certificate or client_key is not valid: KEY_VALUES_MISMATCH"),
-        ("client_key", "certificate, client_certificate or client_key is not valid: "),
-        ("client_certificate", "certificate, client_certificate or client_key is not valid: "),
-        ("certificate", "certificate, client_certificate or client_key is not valid: "),
+        ("client_key of another", "client_certificate or client_key is not valid: KEY_VALUES_MISMATCH"),
+        ("client_key", "client_certificate or client_key is not valid: "),
+        ("client_certificate", "client_certificate or client_key is not valid: "),
+        ("certificate", ": certificate is not valid: "),
     ],
 )
 def test_files_that_are_not_valid_are_named_at_once_and_no_password_is_asked_for(wrong, said, authority, tmp_path):

@@ -138,9 +138,10 @@ def test_a_proxy_that_refuses_the_tunnel_is_named(monkeypatch):
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_that_is_away_is_a_collector_that_cannot_be_reached(scheme, monkeypatch):
-    monkeypatch.setenv(f"{scheme}_proxy", f"127.0.0.1:{free_port()}")
+    port = free_port()
+    monkeypatch.setenv(f"{scheme}_proxy", f"127.0.0.1:{port}")
     said = first_reason(OTLPExporter(f"{scheme}://192.0.2.1/v1/traces", environ={}))
-    assert "cannot be reached: is a collector listening there? (Connection refused)" in said
+    assert f" through the proxy 127.0.0.1:{port} cannot be reached: is it running? (Connection refused)" in said
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "https://127.0.0.1:3128", "http://"])
@@ -161,6 +162,101 @@ def test_a_refusal_before_the_body_was_read_is_understood():
         answer = client.send(bytes(30 << 20), "application/x-protobuf", "", 60)
         client.close()
     assert (answer.outcome, answer.is_too_large) == ("refused", True)
+
+
+def test_over_tls_a_collector_that_closes_while_it_is_sent_to_is_tried_again(authority, certificate):
+    class Refusing(Handler):
+        def do_POST(self):
+            self.answer(413)
+            self.close_connection = True
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with Server(Refusing, tls=context) as server:
+        client = Client("traces", server.url, {"environ": {}, "certificate": certificate})
+        answer = client.send(bytes(30 << 20), "application/x-protobuf", "", 60)
+        client.close()
+    # The reset may have overtaken the answer; it is no fault of TLS, which would lose the spans at once.
+    assert answer.is_too_large or (answer.outcome == "later" and not answer.is_lasting), answer
+
+
+@pytest.mark.parametrize("password", ["se/cret", "se#cret", "se?cret", "se\u2100cret", "se\udc80cret"])
+def test_no_message_has_a_part_of_a_proxys_password(password, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://user:{password}@127.0.0.1:3128")
+    said = first_reason(OTLPExporter("http://127.0.0.1:9", environ={}))
+    assert said == "http://127.0.0.1:9/v1/traces: http_proxy must be a URL such as http://proxy:3128"
+
+
+def test_no_message_has_the_query_or_the_password_of_the_endpoint():
+    said = first_reason(OTLPExporter(f"http://me:pw@127.0.0.1:{free_port()}/v1/traces?token=secret", environ={}))
+    assert "cannot be reached" in said
+    assert not any(word in said for word in ("me:", "pw", "secret"))
+
+
+def test_hosts_are_written_for_the_proxy_as_dns_has_them(monkeypatch):
+    with Forwarding(502) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.address)
+        for host in ("bücher.example", "[::1]:4318", "collector.example."):
+            first_reason(OTLPExporter(f"https://{host}/v1/traces", environ={}))
+        targets = [target for _, target, _ in proxy.seen]
+    assert targets == ["xn--bcher-kva.example:443", "[::1]:4318", "collector.example:443"]
+
+
+def test_a_dot_at_the_end_of_a_host_is_no_part_of_its_certificate(authority, certificate, monkeypatch):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with Collector(tls=context) as collector:
+        asked = []
+        own = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", collector.server_port))
+        monkeypatch.setattr(
+            "tracekit.exporters._otlp.connections.socket.getaddrinfo", lambda host, *_: asked.append(host) or [own]
+        )
+        url = collector.url.replace("127.0.0.1", "localhost.")
+        send(OTLPExporter(url, environ={}, certificate=certificate))
+        assert len(collector.spans) == 2
+        assert asked == ["localhost."]
+
+
+def test_all_addresses_of_a_host_share_the_time(monkeypatch):
+    """The first one answers nothing: its queue of connections is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, Collector() as collector:
+        waiting = []
+        for _ in range(4):
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(full.getsockname())
+        own = ("127.0.0.1", collector.server_port)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in (full.getsockname(), own)]
+        monkeypatch.setattr("tracekit.exporters._otlp.connections.socket.getaddrinfo", lambda *_: found)
+        client = Client("traces", "http://collector.example", {"environ": {}})
+        answer = client.send(b"", "application/x-protobuf", "", 4)
+        client.close()
+        for one in waiting:
+            one.close()
+    assert answer.outcome == "taken"
+
+
+def test_an_early_hint_is_no_answer():
+    def hinting(handler, _):
+        handler.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n")
+        handler.answer(200)
+
+    with Collector(hinting, hinting) as collector:
+        send(OTLPExporter(collector.url, environ={}))
+        assert len(collector.clients) == 1
+
+
+def test_the_status_of_a_long_error_page_is_understood():
+    class Lost(Handler):
+        def do_POST(self):
+            self.body()
+            self.answer(404, b"x" * 1_000_000, Content_Type="text/html")
+
+    with Server(Lost) as server:
+        client = Client("traces", server.url, {"environ": {}})
+        answer = client.send(b"", "application/x-protobuf", "", 60)
+        client.close()
+    assert (answer.outcome, "answered 404" in answer.reason) == ("refused", True)
 
 
 def test_a_reset_during_the_handshake_is_named():

@@ -217,7 +217,8 @@ class Worker:
         """Have the threads that end spans encode them for *exporter*, which is in use, if it has an encoder."""
         self.encodes_for = exporter
         self._own = getattr(exporter, "__dict__", {})  # has "export" once the program has replaced that of the object
-        most = min(self.wanted_size or REQUEST, buffer.capacity)
+        # Half of the buffer: encoded and prepared spans must leave it room, or it would fill and not be emptied.
+        most = min(self.wanted_size or REQUEST, buffer.capacity >> 1)
         self.encoder = self.ask("encoder", most) if self.prepares() and self.has("encoder") else None
         self.most = most if self.encoder else self.batch_size  # prepared spans that are delivered at once
         self._encodes = bool(self.encoder)

@@ -10,13 +10,11 @@ from __future__ import annotations
 import http.client
 import io
 import selectors
+import socket
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import socket
+from typing import Any
 
 
 class Unreachable(OSError):
@@ -57,6 +55,9 @@ class _Response(http.client.HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
+        while 101 < self.status < 200:  # such as 103, Early Hints: http.client skips 100 alone
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
         if self._answer.is_over:  # to http.client the end of the connection is an end of the headers
             self.close()
             raise http.client.RemoteDisconnected("the connection ended in the middle of the headers")
@@ -73,6 +74,9 @@ class Connection(http.client.HTTPConnection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.response_class: Any = partial(_Response, self)
+        # A dot at the end makes a name whole for DNS, and is no part of it in a certificate.
+        self._dns_host, self.host = self.host, self.host.rstrip(".")
+        self._create_connection = self._open  # which would give each address of a host the whole time
 
     def limit(self, timeout_s: float, octets: int) -> None:
         """Bound the next exchange to *timeout_s* and *octets* of answer: a larger one raises ``ValueError``.
@@ -105,6 +109,30 @@ class Connection(http.client.HTTPConnection):
                 raise
             raise Unreachable from error
         self.sock.settimeout(self.left_s())  # for the TLS handshake
+
+    def _open(self, address: tuple[str, int], *_: object) -> socket.socket:
+        """Connect to the first address of the host that answers, in a share of the remaining time each."""
+        found = socket.getaddrinfo(self._dns_host, address[1], 0, socket.SOCK_STREAM)
+        for at, (family, kind, protocol, _name, target) in enumerate(found):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(self.left_s() / (len(found) - at))
+                sock.connect(target)
+                return sock
+            except OSError:
+                sock.close()
+                if at == len(found) - 1:
+                    raise
+        raise socket.gaierror("no address")
+
+    def _tunnel(self) -> None:
+        host: str = self._tunnel_host  # type: ignore[has-type]
+        # Before Python 3.12 http.client forgets the brackets; the handshake needs the name without them.
+        self._tunnel_host = f"[{host}]" if ":" in host else host
+        try:
+            super()._tunnel()  # type: ignore[misc]
+        finally:
+            self._tunnel_host = host
 
     def send(self, data: Any) -> None:
         if self.sock is None:

@@ -24,6 +24,7 @@ from ..._version import __version__
 from .answers import MAX_ANSWER_BYTES, Answer, parse_json_response, parse_response
 from .causes import tls_fault
 from .connections import Connection, TLSConnection, Unreachable
+from .settings import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ _MAX_HEADER_BYTES = 65536
 _MAX_IDLE = 2  # connections: requests of a spool's thread and of the exporting thread may overlap
 _PIECE = 8192
 _IN_PATH = "!$%&'()*+,/:;=?@[]~"  # left as it is written, as a URL may be percent-encoded already
+_CLOSED = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _RETRYABLE = (429, 502, 503, 504)
 _ADVICE = {
     400: "it does not understand the request: is it an OTLP collector, and of this protocol?",
@@ -55,7 +57,8 @@ class HttpTransport:
         url = urlsplit(endpoint)
         path, query = quote(url.path or "/", _IN_PATH), quote(url.query, _IN_PATH)
         self._target = f"{path}?{query}" if query else path
-        self.url = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{self._target}"
+        self._via = ""  # the proxy, for messages
+        self.url = without_secrets(endpoint)
         self.headers = {"user-agent": f"tracekit/{__version__}", **_credentials(url, "authorization")}
         self.headers |= {name.lower(): value for name, value in headers.items()}
         self._connect = self._connector(url, files)
@@ -67,23 +70,28 @@ class HttpTransport:
         is_tls = url.scheme == "https"
         if is_tls:
             context = _context(*files)
+        own = _address(url)
         name = _proxy(url)
         if not name:
-            host, port = _address(url)
-            return lambda: TLSConnection(host, port, context=context) if is_tls else Connection(host, port)
-        proxy = urlsplit(name if "://" in name else f"http://{name}")
-        if proxy.scheme != "http" or not proxy.hostname:
+            return lambda: TLSConnection(*own, context=context) if is_tls else Connection(*own)
+        try:
+            proxy = urlsplit(name if "://" in name else f"http://{name}")
+            is_valid = proxy.scheme == "http" and bool(proxy.hostname)
+            address, credentials = _address(proxy), _credentials(proxy, "proxy-authorization")
+        except ValueError:  # its text has parts of the URL, and so of a password
+            is_valid = False
+        if not is_valid:
             raise ValueError(f"{url.scheme}_proxy must be a URL such as http://proxy:3128")
-        credentials = _credentials(proxy, "proxy-authorization")
-        host, port = _address(proxy)
+        self._via = f" through the proxy {address[0]}:{address[1]}"
         if not is_tls:
-            self._target = self.url
+            host = f"[{own[0]}]" if ":" in own[0] else own[0]
+            self._target = f"http://{host}:{own[1]}{self._target}"
             self.headers |= credentials
-            return lambda: Connection(host, port)
+            return lambda: Connection(*address)
 
         def through_tunnel() -> Connection:
-            connection = TLSConnection(host, port, context=context)
-            connection.set_tunnel(*_address(url), headers=credentials)
+            connection = TLSConnection(*address, context=context)
+            connection.set_tunnel(own[0].rstrip("."), own[1], headers=credentials)
             return connection
 
         return through_tunnel
@@ -102,14 +110,14 @@ class HttpTransport:
             if connection.sock is None:
                 connection.connect()
             # A collector may refuse a body before it has read all of it, and close: then its answer tells why.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            with contextlib.suppress(*_CLOSED):
                 connection.request("POST", self._target, body, headers)
             with connection.getresponse() as response:
                 answer = self._answer(response, _read(response))
                 is_whole = response.isclosed() or response.length == 0
         except (http.client.HTTPException, OSError, ValueError) as error:
             connection.close()
-            return _failed(error, self.url)
+            return _failed(error, self.url, self._via)
         except BaseException:
             connection.close()
             raise
@@ -157,7 +165,7 @@ class HttpTransport:
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """Return the body; raise ValueError if it is larger than any answer of a collector."""
+    """Return the body; raise ValueError if one of success is larger than any answer of a collector."""
     octets = bytearray()
     while len(octets) <= MAX_ANSWER_BYTES:
         piece = response.read1(_PIECE)
@@ -166,6 +174,8 @@ def _read(response: http.client.HTTPResponse) -> bytes:
                 raise http.client.IncompleteRead(bytes(octets), response.length)
             return bytes(octets)
         octets += piece
+    if response.status >= 300:  # an error page
+        return bytes(octets)
     raise ValueError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
 
 
@@ -181,17 +191,19 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-def _failed(error: Exception, url: str) -> Answer:
+def _failed(error: Exception, url: str, via: str) -> Answer:
     """Return the answer for a failed exchange, with a remedy where one is known."""
     cause = error.__cause__ if isinstance(error, Unreachable) else error
     text = one_line(str(cause), 200)
     if isinstance(cause, socket.gaierror):
-        return Answer("later", f"{url}: no such host: check the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT")
+        setting = "the proxy" if via else "the endpoint, or OTEL_EXPORTER_OTLP_ENDPOINT"
+        return Answer("later", f"{url}{via}: no such host: check {setting}")
     if isinstance(error, Unreachable):
+        advice = "is it running?" if via else "is a collector listening there?"
         if isinstance(cause, TimeoutError):
-            return Answer("later", f"{url} cannot be reached in time: is a collector listening there?")
+            return Answer("later", f"{url}{via} cannot be reached in time: {advice}")
         why = one_line(getattr(cause, "strerror", None) or text, 200)
-        return Answer("later", f"{url} cannot be reached: is a collector listening there? ({why})")
+        return Answer("later", f"{url}{via} cannot be reached: {advice} ({why})")
     if isinstance(cause, TimeoutError):
         return Answer("later", f"{url} does not answer in time")
     if isinstance(cause, ssl.SSLError):
@@ -215,15 +227,15 @@ def _context(certificate: str | None, client_certificate: str | None, client_key
     def password() -> str:  # without this OpenSSL would ask for it on the terminal
         raise ValueError("client_key is encrypted: store it without a password")
 
+    what = "certificate"
     try:
         context = ssl.create_default_context(cafile=certificate)
         context.set_alpn_protocols(["http/1.1"])
         if client_certificate:
+            what = "client_certificate or client_key"
             context.load_cert_chain(client_certificate, client_key, password)
     except ssl.SSLError as error:
-        raise ValueError(
-            f"certificate, client_certificate or client_key is not valid: {error.reason or error}"
-        ) from error
+        raise ValueError(f"{what} is not valid: {error.reason or error}") from error
     return context
 
 
@@ -238,12 +250,15 @@ def _proxy(url: SplitResult) -> str | None:
 
 
 def _address(url: SplitResult) -> tuple[str, int]:
-    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    host = url.hostname or ""
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    return host, url.port or (443 if url.scheme == "https" else 80)
 
 
 def _credentials(url: SplitResult, name: str) -> dict[str, str]:
     """Return the header *name* with the credentials in *url*, or nothing if it has none."""
-    if "@" not in url.netloc:
+    if not url.username and not url.password:
         return {}
     text = f"{unquote(url.username or '')}:{unquote(url.password or '')}"
     return {name: f"Basic {base64.b64encode(text.encode()).decode()}"}
