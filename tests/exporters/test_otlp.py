@@ -20,7 +20,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import trustme
 
 import tracekit
 from tracekit._core.otlp import PORTION, encode_spans
@@ -79,7 +78,7 @@ def until(is_so):
 
 
 def test_a_program_that_exports_imports_little_else():
-    """What is imported takes time and memory, and each full garbage collection visits it."""
+    """Imports take time and memory, and every full garbage collection visits their objects."""
     program = """
         import sys, tracekit
         from tracekit.exporters.otlp import OTLPExporter
@@ -601,19 +600,6 @@ def test_a_batch_that_is_rejected_over_grpc_is_dropped_at_once(status, advice):
 
 
 # ---- TLS
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture
-def tls_collector(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with Collector(tls=context) as collector:
-        yield collector
 
 
 def test_a_trusted_certificate_is_accepted(tls_collector, authority, tmp_path):

@@ -11,7 +11,6 @@ import struct
 import threading
 
 import pytest
-import trustme
 
 from tracekit.exporters._otlp.client import Client
 from tracekit.exporters.otlp import OTLPExporter
@@ -55,6 +54,14 @@ class Forwarding(Server):
         self.address = f"127.0.0.1:{self.server_port}"
 
 
+class Refusing(Handler):
+    """Answers before the body was read, and closes, so the connection is reset."""
+
+    def do_POST(self):
+        self.answer(413)
+        self.close_connection = True
+
+
 def relay(one, other):
     """Pass octets both ways until one side closes."""
     while True:
@@ -72,24 +79,11 @@ def _no_proxies(monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
 @pytest.fixture
 def certificate(authority, tmp_path):
     path = tmp_path / "authority.pem"
     path.write_bytes(authority.cert_pem.bytes())
     return path
-
-
-@pytest.fixture
-def tls_collector(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with Collector(tls=context) as collector:
-        yield collector
 
 
 def send(exporter, times=2):
@@ -152,11 +146,6 @@ def test_other_kinds_of_proxies_are_refused(proxy, monkeypatch):
 
 
 def test_a_refusal_before_the_body_was_read_is_understood():
-    class Refusing(Handler):
-        def do_POST(self):
-            self.answer(413)
-            self.close_connection = True  # with octets that nobody reads: the connection is reset
-
     with Server(Refusing) as server:
         client = Client("traces", server.url, {"environ": {}})
         answer = client.send(bytes(30 << 20), "application/x-protobuf", "", 60)
@@ -165,11 +154,6 @@ def test_a_refusal_before_the_body_was_read_is_understood():
 
 
 def test_over_tls_a_collector_that_closes_while_it_is_sent_to_is_tried_again(authority, certificate):
-    class Refusing(Handler):
-        def do_POST(self):
-            self.answer(413)
-            self.close_connection = True
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with Server(Refusing, tls=context) as server:

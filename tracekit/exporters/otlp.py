@@ -135,16 +135,14 @@ class OTLPExporter:
         self._span_bytes = 1  # the average of the last request
         self._spool: Spool | None = None
         if self._spool_path is not None:
-            from ._otlp.outbox import Outbox  # sqlite3 takes a program 1 MB
+            from ._otlp.outbox import Outbox  # with sqlite3, which most programs do without
+            from ._otlp.sender import Sender
             from ._otlp.spool import Spool
 
-            self._spool = Spool(
-                Outbox(self._spool_path, max_bytes=self._spool_bytes, mode=self._spool_mode),
-                self._send,
-                self._limit.split,
-                self._notices,
-                lease_s=self.timeout_s + _LEASE_MARGIN_S,
-            )
+            outbox = Outbox(self._spool_path, max_bytes=self._spool_bytes, mode=self._spool_mode)
+            lease_s = self.timeout_s + _LEASE_MARGIN_S
+            sender = Sender(outbox, self._send, self._limit.split, self._notices, lease_s=lease_s)
+            self._spool = Spool(outbox, sender, self._notices)
 
     def _adopt(self) -> None:
         if self._client.adopted():

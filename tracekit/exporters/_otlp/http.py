@@ -102,8 +102,8 @@ class HttpTransport:
         if content_encoding:
             headers["content-encoding"] = content_encoding
         try:
-            connection = self._idle.pop() if self._idle else self._connect()
-        except IndexError:  # another thread has taken it
+            connection = self._idle.pop()
+        except IndexError:
             connection = self._connect()
         try:
             connection.limit(timeout_s, MAX_ANSWER_BYTES + _MAX_HEADER_BYTES)

@@ -6,33 +6,23 @@ import time
 from typing import TYPE_CHECKING
 
 from .._sqlite.errors import StoreError
-from .sender import Sender, report_unusable
+from .sender import report_unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from ..._export.notices import Notices
-    from .answers import Answer
     from .outbox import Outbox
-    from .requests import Batch, Request
+    from .requests import Request
+    from .sender import Sender
 
 _IDLE = 10.0  # after a failure, the spool rests this many times as long as the failure took
 
 
 class Spool:
-    """Requests wait in *outbox* until its thread has sent them, with *send*, *split* and *lease_s* as for ``Sender``."""
+    """Requests wait in *outbox* until *sender* has sent them."""
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        send: Callable[[Batch], Answer],
-        split: Callable[[Batch], Sequence[tuple[bytes, int]]],
-        notices: Notices,
-        *,
-        lease_s: float,
-    ) -> None:
+    def __init__(self, outbox: Outbox, sender: Sender, notices: Notices) -> None:
         self.outbox = outbox
-        self.sender = Sender(outbox, send, split, notices, lease_s=lease_s)
+        self.sender = sender
         self._notices = notices
         self._evicted = -1  # spans that the outbox had evicted at the last put
         self._again = 0.0  # its next use after a failure, on the monotonic clock
