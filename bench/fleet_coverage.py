@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .fleet import Estimate, Outcome
+    from .fleet_sampling import Estimate, Outcome
 
 Z = 1.96
 SIGMAS = 4.0  # a row without fault is called wrong once in 10,000

@@ -32,11 +32,11 @@ import time
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .service_apps import APPS, PATH
 from .service_contenders import CONTENDERS
+from .service_figures import LOAD, Result, Window, summaries, table
 from .service_picture import picture
 
 if TYPE_CHECKING:
@@ -48,27 +48,6 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 BUSY_CONNECTIONS = 8  # of each worker, at saturation
 PAUSE_MS = 10  # between the requests of a connection below saturation; their number sets the load
 SATURATED = 0.85  # of a worker's core: with less, the load or another process was the limit
-LOAD = 0.7  # of the untraced service's requests a second, and of the contender's own
-
-
-class Window(NamedTuple):
-    """One contender under load for some seconds."""
-
-    requests_per_s: float
-    cpu_us: float  # of a request
-    latency_ms: tuple[float, float, float]  # p50, p99, p99.9
-
-
-class Result(NamedTuple):
-    """The windows of one contender at one share of sampled traces; *arrived* is the share of the spans that arrived."""
-
-    contender: str
-    share: float
-    busy: list[Window]
-    calm: list[Window]  # at LOAD of the untraced service's saturation
-    own: list[Window]  # at LOAD of the contender's own saturation
-    resident_mb: float
-    arrived: float
 
 
 class Service:
@@ -106,9 +85,9 @@ class Service:
         """Have *seconds* of load made from *cores*: about *per_s* requests a second, or, if 0, as many as are served."""
         cpu_s = self._cpu_s()
         if per_s:
-            found = _load(self.port, seconds, max(1, round(per_s * PAUSE_MS / 1000)), PAUSE_MS, cores)
+            found = load(self.port, seconds, max(1, round(per_s * PAUSE_MS / 1000)), PAUSE_MS, cores)
         else:
-            found = _load(self.port, seconds, BUSY_CONNECTIONS * len(self.workers), 0, cores)
+            found = load(self.port, seconds, BUSY_CONNECTIONS * len(self.workers), 0, cores)
         cpu_s = self._cpu_s() - cpu_s
         pages = [int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) for worker in self.workers]
         self.resident_mb = max(self.resident_mb, sum(pages) * PAGE / 2**20)
@@ -146,7 +125,7 @@ def _child(cores: set[int], *arguments: str) -> tuple[subprocess.Popen[str], lis
     return process, json.loads(line)
 
 
-def _load(port: int, seconds: float, connections: int, pause_ms: float, cores: set[int]) -> dict[str, Any]:
+def load(port: int, seconds: float, connections: int, pause_ms: float, cores: set[int]) -> dict[str, Any]:
     """Send requests for *seconds*; return their number, the time, and the latencies."""
     if shutil.which("wrk") and seconds.is_integer():
         script = str(Path(__file__).with_name("service.lua"))
@@ -331,83 +310,6 @@ def _machine() -> str:
     from .report import machine
 
     return machine()
-
-
-class Summary(NamedTuple):
-    """The figures of one contender, and its ratios to the untraced service of the same share."""
-
-    contender: str
-    share: float
-    requests_per_s: float
-    of_untraced: float
-    cpu_us: float
-    added_us: float
-    calm_per_s: float
-    latency_ms: tuple[float, ...]
-    p99_of_untraced: float
-    own_per_s: float
-    own_latency_ms: tuple[float, ...]
-    own_p99_of_untraced: float
-    resident_mb: float
-    arrived: float
-
-
-def summaries(results: list[Result]) -> list[Summary]:
-    """Return a summary of each result; the untraced service must be among those of each share."""
-    untraced = {result.share: result for result in results if result.contender == "none"}
-    found = []
-    for own in results:
-        none = untraced[own.share]
-        found.append(
-            Summary(
-                own.contender,
-                own.share,
-                max(one.requests_per_s for one in own.busy),
-                median(a.requests_per_s / b.requests_per_s for a, b in zip(own.busy, none.busy, strict=True)),
-                min(one.cpu_us for one in own.busy),
-                median(a.cpu_us - b.cpu_us for a, b in zip(own.busy, none.busy, strict=True)),
-                median(one.requests_per_s for one in own.calm),
-                tuple(median(values) for values in zip(*[one.latency_ms for one in own.calm], strict=True)),
-                median(a.latency_ms[1] / b.latency_ms[1] for a, b in zip(own.calm, none.calm, strict=True)),
-                median(one.requests_per_s for one in own.own),
-                tuple(median(values) for values in zip(*[one.latency_ms for one in own.own], strict=True)),
-                median(a.latency_ms[1] / b.latency_ms[1] for a, b in zip(own.own, none.own, strict=True)),
-                own.resident_mb,
-                own.arrived,
-            )
-        )
-    return found
-
-
-def table(results: list[Result]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    lines = [
-        f"| tracing by | sampled | requests a second | of untraced | CPU a request | added | at {LOAD:.0%} of the untraced rate "
-        f"| p50 / p99 / p99.9 | p99 / untraced | at {LOAD:.0%} of its own rate | p50 / p99 / p99.9 "
-        "| p99 / untraced "
-        "| resident | spans arrived |",
-        f"| --- |{' ---: |' * 13}",
-    ]
-    for one in summaries(results):
-        is_traced = one.contender != "none"
-        cells = [
-            one.contender,
-            f"{one.share:.0%}" if is_traced else "",
-            f"{one.requests_per_s:,.0f}",
-            f"{one.of_untraced:.2f}",
-            f"{one.cpu_us:,.0f} µs",
-            f"{one.added_us:,.0f} µs" if is_traced else "",
-            f"{one.calm_per_s:,.0f}",
-            " / ".join(f"{value:.1f}" for value in one.latency_ms) + " ms",
-            f"{one.p99_of_untraced:.2f}",
-            f"{one.own_per_s:,.0f}",
-            " / ".join(f"{value:.1f}" for value in one.own_latency_ms) + " ms",
-            f"{one.own_p99_of_untraced:.2f}",
-            f"{one.resident_mb:,.0f} MiB",
-            f"{one.arrived:.1%}" if is_traced else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
 
 
 if __name__ == "__main__":

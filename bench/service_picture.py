@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .service import Summary
+    from .service_figures import Summary
 
 WIDTH, MARGIN, NAMES, BAR, GAP = 760, 16, 110, 16, 8
 LABELS = 90  # for the figure behind the longest bar

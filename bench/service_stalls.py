@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .service import BUSY_CONNECTIONS, PAUSE_MS, _load
+from .service import BUSY_CONNECTIONS, PAUSE_MS, load
 from .service_apps import APPS
 from .service_contenders import CONTENDERS
 
@@ -117,9 +117,9 @@ def measure(contender: str, url: str, app: str, seconds: float) -> tuple[float, 
     ) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline())
-        busy = _load(port, seconds, BUSY_CONNECTIONS, 0, {cores[-1]})
+        busy = load(port, seconds, BUSY_CONNECTIONS, 0, {cores[-1]})
         wanted = SHARE * busy["requests"] / busy["seconds"]
-        half = _load(port, 2 * seconds, max(1, round(wanted * PAUSE_MS / 1000)), PAUSE_MS, {cores[-1]})
+        half = load(port, 2 * seconds, max(1, round(wanted * PAUSE_MS / 1000)), PAUSE_MS, {cores[-1]})
         server.send_signal(2)
         found = json.loads(server.stdout.readline())
     return half["requests"] / half["seconds"], found

@@ -222,7 +222,7 @@ def test_the_simulated_fleet_is_right_and_the_same_for_the_same_seed():
 
 @pytest.mark.one_form
 def test_estimates_that_are_off_are_not_right():
-    from bench.fleet import Estimate, Outcome
+    from bench.fleet_sampling import Estimate, Outcome
 
     def estimate(count):
         made = Estimate()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import tracekit
-from bench import fleet, fleet_coverage
-from bench.fleet import LEAST_KEPT, Estimate, Outcome
+from bench import fleet_coverage, fleet_sampling
 from bench.fleet_costs import COLLECTOR_CPU_S, PROCESS_CPU_S
+from bench.fleet_sampling import LEAST_KEPT, Estimate, Outcome
 from tracekit._core.otlp import IS_QUICK
 
 from .exporters.collector import Collector
@@ -34,9 +34,9 @@ def fleets(weight=1.0, probability=0.25, trusted=0.25, seed=1):
 
 def small_fleet(seed):
     return [
-        fleet.head(10, 1200.0, 10.0, random.Random(seed)),
-        fleet.rate(10, 200.0, random.Random(seed))[0],
-        fleet.tail(10, 200.0, 4.0, random.Random(seed)),
+        fleet_sampling.head(10, 1200.0, 10.0, random.Random(seed)),
+        fleet_sampling.rate(10, 200.0, random.Random(seed))[0],
+        fleet_sampling.tail(10, 200.0, 4.0, random.Random(seed)),
     ]
 
 
@@ -90,8 +90,8 @@ def test_the_samplers_estimates_are_unbiased_in_many_small_fleets():
 
 @pytest.mark.slow
 def test_adjusted_counts_that_are_wrong_are_found(monkeypatch):
-    right = fleet.adjusted_count
-    monkeypatch.setattr(fleet, "adjusted_count", lambda context: 1.2 * right(context))
+    right = fleet_sampling.adjusted_count
+    monkeypatch.setattr(fleet_sampling, "adjusted_count", lambda context: 1.2 * right(context))
     made = fleet_coverage.rows((small_fleet(seed) for seed in SEEDS), LEAST_KEPT)
     assert {row.sampling.split(",")[0] for row in made if not row.is_right} == {"head", "rate", "tail"}
 
