@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import gc
 import inspect
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
@@ -680,6 +682,46 @@ async def test_steps_made_by_alternating_tasks_keep_both_sides_apart(anyio_backe
     (body,) = (span for span in exporter.spans if span.name == "body")
     assert body.status.code == "unset"
     assert all(span.parent.span_id == body.context.span_id for span in exporter.spans if span.name.startswith("step "))
+
+
+@types.coroutine
+def suspend():
+    yield
+
+
+@pytest.mark.parametrize("leave", ["close", "throw"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_a_step_that_another_context_ends_leaves_what_is_current_there(is_sampled, is_streamed, leave, exporter):
+    """As where a task is destroyed while its coroutine waits in a step: since CPython 3.13 that closes the generator."""
+
+    async def body():
+        with tracekit.span("inner"):
+            await suspend()
+            yield
+
+    async def consume():
+        with tracekit.span("consumer"):
+            steps = tracekit.stream(body()) if is_streamed else traced(body)()
+            if leave == "close":
+                return await anext(steps)
+            return await steps.asend(None)
+
+    def end():
+        with tracekit.span("other") as other:
+            if leave == "close":
+                waiting.close()
+            else:
+                with pytest.raises(ZeroDivisionError):
+                    waiting.throw(ZeroDivisionError())
+            gc.collect()
+            assert tracekit.current_span() is other
+        assert here() is None
+
+    waiting = consume()
+    with tracekit.use_context(None if is_sampled else tracekit.SpanContext("1" * 32, "2" * 16)):
+        contextvars.copy_context().run(waiting.send, None)
+    contextvars.copy_context().run(end)
 
 
 async def _async_break(steps):

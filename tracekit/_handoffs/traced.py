@@ -234,7 +234,7 @@ def _open(start: Callable[[], Span], under: Scope | None) -> tuple[Span, Body]:
 
 
 def _close(opened: Span, body: Body, error: BaseException | None) -> None:
-    body.enter()
+    body.enter_to_close()
     opened.__exit__(None if error is None else type(error), error, None)
     body.leave()
 
@@ -265,7 +265,7 @@ def _traced_generator(
                     sent = yield item
                 except GeneratorExit as exit:
                     error = exit
-                    enter()
+                    body.enter_to_close()
                     try:
                         generator.close()
                     finally:
@@ -320,7 +320,7 @@ def _traced_async_generator(
                     sent = yield item
                 except GeneratorExit as exit:
                     error = exit
-                    enter()
+                    body.enter_to_close()
                     try:
                         await generator.aclose()
                     finally:
