@@ -173,6 +173,53 @@ def test_other_callables_may_be_traced_too(exporter):
     assert len(exporter.spans) == 4
 
 
+class Makes:
+    """Objects and functions that make what a coroutine function or generator function makes."""
+
+    class Coroutine:
+        async def __call__(self):
+            return await suspend()
+
+    class Generator:
+        def __call__(self):
+            yield here()
+
+    class AsyncGenerator:
+        async def __call__(self):
+            yield await suspend()
+
+    @types.coroutine
+    def method(self):
+        return (yield from suspend())
+
+
+@types.coroutine
+def suspend():
+    yield
+    return here()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Makes.Coroutine(), Makes.Generator(), Makes.AsyncGenerator(), suspend, Makes().method],
+    ids=["coroutine", "generator", "async generator", "types.coroutine", "method"],
+)
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_a_span_is_current_in_the_steps_that_objects_and_functions_of_types_coroutine_make(
+    is_partial, function, exporter
+):
+    made = traced("body")(functools.partial(function) if is_partial else function)()
+    assert exporter.spans == []
+
+    async def result():
+        if inspect.isgenerator(made):
+            return list(made)
+        return [item async for item in made] if inspect.isasyncgen(made) else [await made]
+
+    assert asyncio.run(result()) == ["body"]
+    assert [span.name for span in exporter.spans] == ["body"]
+
+
 @pytest.mark.parametrize("wrong", [5, None, b"name", ["name"]])
 def test_what_cannot_be_called_is_a_type_error(wrong):
     with pytest.raises(TypeError, match="traced takes a function"):
@@ -286,6 +333,23 @@ def test_sent_values_thrown_errors_and_the_return_value_pass_through(exporter):
         steps.send("last")
     assert stop.value.value == ["sent", "KeyError('thrown')", "last"]
     assert [(span.name, span.status.code) for span in exporter.spans] == [("body", "unset")]
+
+
+def test_closing_a_generator_returns_what_closing_its_body_does(exporter):
+    def body():
+        try:
+            yield
+        except GeneratorExit:
+            return "value"  # which close() returns since Python 3.13
+
+    steps = [body(), traced("traced")(body)(), tracekit.stream(body())]
+    for one in steps:
+        next(one)
+    assert len({one.close() for one in steps}) == 1
+    assert [(span.name, span.status.code) for span in exporter.spans] == [
+        ("traced", "cancelled"),
+        (body.__qualname__, "cancelled"),
+    ]
 
 
 def test_an_error_thrown_in_that_the_body_lets_through_is_the_spans_outcome(exporter):
@@ -682,11 +746,6 @@ async def test_steps_made_by_alternating_tasks_keep_both_sides_apart(anyio_backe
     (body,) = (span for span in exporter.spans if span.name == "body")
     assert body.status.code == "unset"
     assert all(span.parent.span_id == body.context.span_id for span in exporter.spans if span.name.startswith("step "))
-
-
-@types.coroutine
-def suspend():
-    yield
 
 
 @pytest.mark.parametrize("leave", ["close", "throw"])
