@@ -74,7 +74,7 @@ def wrap(function: Callable[P, R], /) -> Callable[P, R]:
 
 
 def kind_of(function: Any) -> Literal["", "async generator", "coroutine", "generator"]:
-    """Return what a call of *function*, or of an object with such a ``__call__``, makes; "" if it runs."""
+    """Return the kind of *function*, or of the ``__call__`` of an object; "" for an ordinary one."""
     import inspect  # not at the top: it would double the cost of importing tracekit
 
     while isinstance(function, functools.partial):
