@@ -707,6 +707,31 @@ async def test_a_stream_of_a_traced_async_generator_is_that_generator(anyio_back
     assert not _places
 
 
+class Rows:
+    """An asynchronous iterator that is no generator, with a connection to close."""
+
+    is_closed = False
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        return here()
+
+    async def aclose(self):
+        await anyio.lowlevel.checkpoint()
+        self.is_closed = here()
+
+
+@pytest.mark.anyio
+async def test_closing_a_stream_of_an_async_iterator_closes_that_within_the_span(anyio_backend, exporter):
+    rows = Rows()
+    async with contextlib.aclosing(tracekit.stream(rows, "rows")) as steps:
+        assert await anext(steps) == "rows"
+    assert rows.is_closed == "rows"
+    assert span_tree(exporter.spans) == "rows [cancelled]"
+
+
 @pytest.mark.anyio
 async def test_async_generators_of_many_tasks_do_not_touch_each_other(anyio_backend, exporter):
     async def consume(number):

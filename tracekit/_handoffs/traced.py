@@ -361,8 +361,15 @@ def _traced_iterator(function: Callable[[], Any], start: Callable[[], Span], und
 
 def _traced_async_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
     async def items() -> AsyncGenerator[Any, Any]:
-        async for item in function():
-            yield item
+        source = function()
+        async for item in source:
+            try:
+                yield item
+            except GeneratorExit:
+                close = getattr(source, "aclose", None)  # as "yield from" calls close()
+                if close is not None:
+                    await close()
+                raise
 
     return _traced_async_generator(items, start, under)
 
