@@ -8,6 +8,7 @@ import gc
 import inspect
 import pickle
 import threading
+import types
 import weakref
 
 import anyio
@@ -277,6 +278,20 @@ async def test_a_wrapped_coroutine_function_stays_one_and_each_call_is_on_its_ow
     assert span_tree(sorted(exporter.spans, key=lambda span: span.name)).count("\n  job ") == 3
     assert {dict(span.context.labels).get("tenant") for span in exporter.spans if span.name[0] in "ja"} == {"acme"}
     assert [span.name for span in exporter.spans if span.parent is None] == ["wrapped", "caller"]
+
+
+@pytest.mark.anyio
+async def test_a_wrapped_function_of_types_coroutine_runs_in_the_context_from_its_first_step_to_its_last(exporter):
+    @types.coroutine
+    def steps():
+        with tracekit.span("inside"):
+            yield from anyio.lowlevel.checkpoint().__await__()
+
+    with tracekit.span("wrapped"):
+        wrapped = tracekit.wrap(steps)
+    with tracekit.span("caller"):
+        await wrapped()
+    assert span_tree(exporter.spans) == "wrapped\n  inside\ncaller"
 
 
 @pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import copy
 import logging
@@ -12,6 +13,7 @@ import sys
 import pytest
 
 import tracekit
+from tracekit import aio
 from tracekit._core import misuse
 from tracekit.testing import recording
 
@@ -136,6 +138,17 @@ def test_the_usable_part_of_a_call_is_kept(lenient):
     (kept,) = spans.spans
     assert (kept.name, kept.kind, dict(kept.attributes), len(kept.links)) == ("", "internal", {"a": 3, "b": 4}, 1)
     assert labels == {"tenant": "acme"}
+
+
+@pytest.mark.parametrize("name", [5, b"group", ["group"]])
+def test_a_group_with_a_name_that_is_no_text_runs_its_tasks(name, lenient):
+    async def main():
+        async with aio.create_task_group(name) as group:
+            group.start_soon(asyncio.sleep, 0)
+
+    with recording() as spans, tracekit.use_context(None):
+        asyncio.run(main())
+    assert [(span.name, span.status.code) for span in spans.spans] == [("sleep", "unset"), ("", "unset")]
 
 
 def test_a_scope_that_is_entered_again_stays_as_it_is(lenient):

@@ -276,6 +276,24 @@ def test_a_last_in_first_out_queue_keeps_items_and_contexts_together(exporter):
     assert span_tree(exporter.spans) == "first\n  work for first\nsecond\n  work for second"
 
 
+def test_a_priority_queue_compares_the_items_alone(exporter):
+    class Urgent(Queue, queue.PriorityQueue):
+        pass
+
+    q = Urgent()
+    for name in ("first", "second", "third"):
+        with tracekit.span(name):
+            q.put((1, "equal"))
+            q.put((0, "urgent"))
+    for _ in range(6):
+        delivery = q.get_delivery()
+        delivery.span(delivery.item[1]).end()
+    for name in ("first", "second", "third"):
+        (sender,) = (span for span in exporter.spans if span.name == name)
+        children = [span.name for span in exporter.spans if span.parent == sender.context]
+        assert children == ["urgent", "equal"]
+
+
 def test_an_item_that_was_taken_is_not_kept():
     class Item:
         pass

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import gc
 import inspect
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
@@ -171,6 +173,53 @@ def test_other_callables_may_be_traced_too(exporter):
     assert len(exporter.spans) == 4
 
 
+class Makes:
+    """Objects and functions that make what a coroutine function or generator function makes."""
+
+    class Coroutine:
+        async def __call__(self):
+            return await suspend()
+
+    class Generator:
+        def __call__(self):
+            yield here()
+
+    class AsyncGenerator:
+        async def __call__(self):
+            yield await suspend()
+
+    @types.coroutine
+    def method(self):
+        return (yield from suspend())
+
+
+@types.coroutine
+def suspend():
+    yield
+    return here()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Makes.Coroutine(), Makes.Generator(), Makes.AsyncGenerator(), suspend, Makes().method],
+    ids=["coroutine", "generator", "async generator", "types.coroutine", "method"],
+)
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_a_span_is_current_in_the_steps_that_objects_and_functions_of_types_coroutine_make(
+    is_partial, function, exporter
+):
+    made = traced("body")(functools.partial(function) if is_partial else function)()
+    assert exporter.spans == []
+
+    async def result():
+        if inspect.isgenerator(made):
+            return list(made)
+        return [item async for item in made] if inspect.isasyncgen(made) else [await made]
+
+    assert asyncio.run(result()) == ["body"]
+    assert [span.name for span in exporter.spans] == ["body"]
+
+
 @pytest.mark.parametrize("wrong", [5, None, b"name", ["name"]])
 def test_what_cannot_be_called_is_a_type_error(wrong):
     with pytest.raises(TypeError, match="traced takes a function"):
@@ -284,6 +333,23 @@ def test_sent_values_thrown_errors_and_the_return_value_pass_through(exporter):
         steps.send("last")
     assert stop.value.value == ["sent", "KeyError('thrown')", "last"]
     assert [(span.name, span.status.code) for span in exporter.spans] == [("body", "unset")]
+
+
+def test_closing_a_generator_returns_what_closing_its_body_does(exporter):
+    def body():
+        try:
+            yield
+        except GeneratorExit:
+            return "value"  # which close() returns since Python 3.13
+
+    steps = [body(), traced("traced")(body)(), tracekit.stream(body())]
+    for one in steps:
+        next(one)
+    assert len({one.close() for one in steps}) == 1
+    assert [(span.name, span.status.code) for span in exporter.spans] == [
+        ("traced", "cancelled"),
+        (body.__qualname__, "cancelled"),
+    ]
 
 
 def test_an_error_thrown_in_that_the_body_lets_through_is_the_spans_outcome(exporter):
@@ -641,6 +707,31 @@ async def test_a_stream_of_a_traced_async_generator_is_that_generator(anyio_back
     assert not _places
 
 
+class Rows:
+    """An asynchronous iterator that is no generator, with a connection to close."""
+
+    is_closed = False
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        return here()
+
+    async def aclose(self):
+        await anyio.lowlevel.checkpoint()
+        self.is_closed = here()
+
+
+@pytest.mark.anyio
+async def test_closing_a_stream_of_an_async_iterator_closes_that_within_the_span(anyio_backend, exporter):
+    rows = Rows()
+    async with contextlib.aclosing(tracekit.stream(rows, "rows")) as steps:
+        assert await anext(steps) == "rows"
+    assert rows.is_closed == "rows"
+    assert span_tree(exporter.spans) == "rows [cancelled]"
+
+
 @pytest.mark.anyio
 async def test_async_generators_of_many_tasks_do_not_touch_each_other(anyio_backend, exporter):
     async def consume(number):
@@ -680,6 +771,41 @@ async def test_steps_made_by_alternating_tasks_keep_both_sides_apart(anyio_backe
     (body,) = (span for span in exporter.spans if span.name == "body")
     assert body.status.code == "unset"
     assert all(span.parent.span_id == body.context.span_id for span in exporter.spans if span.name.startswith("step "))
+
+
+@pytest.mark.parametrize("leave", ["close", "throw"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_a_step_that_another_context_ends_leaves_what_is_current_there(is_sampled, is_streamed, leave, exporter):
+    """As where a task is destroyed while its coroutine waits in a step: since CPython 3.13 that closes the generator."""
+
+    async def body():
+        with tracekit.span("inner"):
+            await suspend()
+            yield
+
+    async def consume():
+        with tracekit.span("consumer"):
+            steps = tracekit.stream(body()) if is_streamed else traced(body)()
+            if leave == "close":
+                return await anext(steps)
+            return await steps.asend(None)
+
+    def end():
+        with tracekit.span("other") as other:
+            if leave == "close":
+                waiting.close()
+            else:
+                with pytest.raises(ZeroDivisionError):
+                    waiting.throw(ZeroDivisionError())
+            gc.collect()
+            assert tracekit.current_span() is other
+        assert here() is None
+
+    waiting = consume()
+    with tracekit.use_context(None if is_sampled else tracekit.SpanContext("1" * 32, "2" * 16)):
+        contextvars.copy_context().run(waiting.send, None)
+    contextvars.copy_context().run(end)
 
 
 async def _async_break(steps):

@@ -282,6 +282,55 @@ def test_a_finalizer_that_sets_a_variable_while_its_thread_ends_does_not_see_a_f
     assert len(seen) == 200
 
 
+COLLECTED_INSIDE_A_SET = """
+import contextvars, gc
+import tracekit
+from tracekit.testing import recording
+
+variables = [contextvars.ContextVar(f"other_{number}") for number in range(40)]
+
+DECORATOR
+def steps():
+    with tracekit.span("inner"):
+        yield
+
+class Cycle:
+    def __init__(self):
+        self.itself, self.steps = self, steps()
+        next(self.steps)
+
+def work(threshold):
+    for variable in variables:
+        variable.set("before")
+    gc.collect()
+    Cycle()
+    copy = contextvars.copy_context()  # so that the scope cannot be changed in place
+    variables[0].set("after")
+    gc.set_threshold(threshold)
+    gc.enable()
+    variables[1].set("after")
+    gc.disable()
+    return [variable.get() for variable in variables]
+
+gc.disable()
+with recording() as exporter:
+    for number in range(400):
+        seen = contextvars.Context().run(work, 1 + number % 40)
+        assert seen == ["after"] * 2 + ["before"] * 38
+    gc.collect()
+    assert {span.status.code for span in exporter.spans} == {"cancelled"}
+"""
+
+
+@pytest.mark.skipif(IMPLEMENTATION == "plain" and sys.version_info < (3, 12), reason="the plain form cannot tell")
+@pytest.mark.parametrize("decorator", ["", "@tracekit.traced"])
+def test_a_generator_that_is_collected_while_a_variable_is_set_leaves_the_values_where_they_are(decorator):
+    program = COLLECTED_INSIDE_A_SET.replace("DECORATOR", decorator)
+    environment = {"PYTHONMALLOC": "debug", **os.environ}  # freed memory is overwritten
+    run = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+
+
 class Named(str):
     """A name with a chosen hash: CPython combines it with the address of a ContextVar to the hash of that."""
 

@@ -368,6 +368,23 @@ async def test_a_last_in_first_out_queue_keeps_items_and_contexts_together(expor
     assert span_tree(exporter.spans) == "first\n  work for first\nsecond\n  work for second"
 
 
+async def test_a_priority_queue_compares_the_items_alone(exporter):
+    class Urgent(Queue, asyncio.PriorityQueue):
+        pass
+
+    queue = Urgent()
+    for name in ("first", "second"):
+        with tracekit.span(name):
+            queue.put_nowait((1, "equal"))
+            queue.put_nowait((0, "urgent"))
+    for _ in range(4):
+        delivery = queue.get_delivery_nowait()
+        delivery.span(delivery.item[1]).end()
+    for name in ("first", "second"):
+        (sender,) = (span for span in exporter.spans if span.name == name)
+        assert [span.name for span in exporter.spans if span.parent == sender.context] == ["urgent", "equal"]
+
+
 async def test_an_item_that_was_taken_is_not_kept():
     class Item:
         pass

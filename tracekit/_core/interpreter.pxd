@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cimport tracekit._core.pending
 
-from .variable cimport tk_change_in_place, tk_forget, tk_held, tk_put, tk_replace
+from .variable cimport tk_change_in_place, tk_forget, tk_held, tk_holds, tk_put, tk_replace
 
 cdef extern from *:
     """
@@ -214,6 +214,13 @@ cdef inline object held(object variable):
 
 cdef inline int put(object variable, object value) except -1:
     return tk_put(variable, value)
+
+
+cdef inline bint put_safely(object variable, object value) except -1:
+    if not tk_is_collecting():
+        return tk_put(variable, value) == 0
+    tk_replace(variable, value)
+    return tk_holds(variable, value)
 
 
 cdef inline void replace(object variable, object value) noexcept:

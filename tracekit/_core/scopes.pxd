@@ -28,6 +28,7 @@ from .interpreter cimport (
     is_lent,
     lent,
     put,
+    put_safely,
     references,
     referent,
     replace,
@@ -72,7 +73,7 @@ cdef class Scope:
 @cython.final
 cdef class Body:
     cdef Scope _inside, _under, _held
-    cdef object _replaced
+    cdef object _owner, _replaced
 
 
 @cython.locals(scope=Scope)

@@ -42,6 +42,7 @@ if not compiled:
         is_lent,
         lent,
         put,
+        put_safely,
         references,
         referent,
         replace,
@@ -296,14 +297,15 @@ def close_scope(scope: Scope) -> None:
     if scope._stand_in is not None:
         close_scope(scope._stand_in)  # one step: a copy has no copy
         if held(_current) is scope:  # inherited before it was replaced
-            put(_current, _live(scope._prev))
+            put_safely(_current, _live(scope._prev))
         return
     inner = held(_current)
     if inner is scope:
         is_ordinary = _is_here(scope)
         inner = _live(scope._prev)
-        put(_current, inner)
-        if inner is not None and inner._kind == LABELS:
+        if not put_safely(_current, inner):
+            is_ordinary = False  # a reading takes it out later
+        elif inner is not None and inner._kind == LABELS:
             _settle(inner)
         if is_ordinary:
             scope._prev = scope._owner = None  # it will not be current again, so that a chain of tasks does not grow
@@ -315,7 +317,7 @@ def close_scope(scope: Scope) -> None:
     else:
         _closed_elsewhere = object()
         if inner is not None and newest(inner) is scope:
-            put(_current, _live(inner._prev))  # inherited before this scope took its place
+            put_safely(_current, _live(inner._prev))  # inherited before this scope took its place
         elif WITHOUT_GIL and inner is not None and inner._leans == FOR_THREAD and newest(inner._prev) is scope:
             put(_current, _live(inner._prev._prev))
         if is_gone(scope._owner):
@@ -411,6 +413,8 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
     Scopes that lean on *closed* are closed with it.
     """
+    if is_collecting():
+        return False  # it stays under them, closed
     above: list[Scope] = []
     leaning: list[Scope] = []
     scope: Scope | None = top
@@ -704,12 +708,13 @@ class Body:
     They go along to whichever task or thread makes the step; scopes that the body leaves open stay among them.
     """
 
-    __slots__ = ("_held", "_inside", "_replaced", "_under")
+    __slots__ = ("_held", "_inside", "_owner", "_replaced", "_under")
 
     def __init__(self, inside: Scope | None, under: Scope | None) -> None:
         self._inside = inside
         self._under = under
         self._held: Scope | None = None
+        self._owner: Any = None  # refers to the Context of the step that is being made
         self._replaced = _replaced
 
     def enter(self) -> None:
@@ -718,15 +723,24 @@ class Body:
         self._held = held_before
         self._replaced = _replaced
         # After the swap: it makes the Context of a thread that had none.
+        self._owner = here()
         scope = self._inside
         while scope is not None and scope is not self._under:
             if scope._owner is not None and not _is_here(scope):
-                scope._owner = here()
+                scope._owner = self._owner
             scope = scope._prev
+
+    def enter_to_close(self) -> None:
+        """Put the scopes in place for the last step, unless the garbage collector makes it where that is unsafe."""
+        if not is_collecting():
+            self.enter()
 
     def leave(self) -> None:
         """Take the scopes out again after the step, as it left them."""
+        owner, self._owner = self._owner, None
         inner, self._held = self._held, None
+        if not is_here(owner):
+            return  # not entered, or the step waited in a task whose coroutine another Context closes
         is_as_before = self._replaced is _replaced
         if not is_as_before:
             inner = _restored(inner)

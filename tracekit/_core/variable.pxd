@@ -293,4 +293,5 @@ cdef extern from *:
     void tk_replace(object, object) noexcept
     int tk_change_in_place(object) except -1
     object tk_held(object)
+    int tk_holds(object, object) except -1
     void tk_forget(PyObject*) noexcept

@@ -6,7 +6,7 @@ import contextvars
 import functools
 import types
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from .._core.context import SpanContext
 from .._core.guard import type_name
@@ -62,9 +62,7 @@ def wrap(function: Callable[P, R], /) -> Callable[P, R]:
     if not callable(function):
         misused(TypeError(f"wrap takes a function, not {type_name(function)}"))
         return function
-    import inspect  # not at the top: it would double the cost of importing tracekit
-
-    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)):
+    if kind_of(function) != "coroutine":
         return _Wrapped(function, capture())
     snapshot = capture()
 
@@ -73,6 +71,24 @@ def wrap(function: Callable[P, R], /) -> Callable[P, R]:
         return await _in_context(snapshot._copy.copy(), function, args, kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def kind_of(function: Any) -> Literal["", "async generator", "coroutine", "generator"]:
+    """Return the kind of *function*, or of the ``__call__`` of an object; "" for an ordinary one."""
+    import inspect  # not at the top: it would double the cost of importing tracekit
+
+    while isinstance(function, functools.partial):
+        function = function.func
+    for called in (function, type(function).__call__):
+        plain = getattr(called, "__func__", called) if inspect.ismethod(called) else called
+        flags = plain.__code__.co_flags if inspect.isfunction(plain) else 0
+        if inspect.iscoroutinefunction(called) or flags & inspect.CO_ITERABLE_COROUTINE:  # of types.coroutine
+            return "coroutine"
+        if inspect.isasyncgenfunction(called):
+            return "async generator"
+        if inspect.isgeneratorfunction(called):
+            return "generator"
+    return ""
 
 
 class _Wrapped:
@@ -146,7 +162,9 @@ def run_in_context(
 
 
 async def _in_context(context: contextvars.Context, function: Any, args: Any, kwargs: Any) -> Any:
-    return await _steps(context, context.run(function, *args, **kwargs).__await__())
+    made = context.run(function, *args, **kwargs)
+    # The generator of a function under types.coroutine is awaitable as it is.
+    return await _steps(context, made if isinstance(made, types.GeneratorType) else made.__await__())
 
 
 @types.coroutine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from .._core.context import SpanContext
 from .._core.scopes import current_context
@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A queued item, the context of its sender, and the time of sending on the monotonic clock. It holds no span.
-Envelope: TypeAlias = tuple[T, SpanContext | None, int]
+
+class Envelope(tuple[T, SpanContext | None, int]):
+    """A queued item, the context of its sender, and the time of sending on the monotonic clock. It holds no span."""
+
+    __slots__ = ()
+
+    def __lt__(self, other: tuple[Any, ...]) -> Any:
+        """Compare the items alone, as a ``PriorityQueue`` would without tracekit."""
+        return self[0] < other[0]
 
 
 class Delivery(Generic[T]):
@@ -58,10 +65,10 @@ class Delivery(Generic[T]):
 
 def seal(item: T) -> Envelope[T]:
     """Put *item* into an envelope, here and now."""
-    return item, current_context(), monotonic_ns()
+    return Envelope((item, current_context(), monotonic_ns()))
 
 
-def open_envelope(envelope: Envelope[T]) -> Delivery[T]:
+def open_envelope(envelope: tuple[T, SpanContext | None, int]) -> Delivery[T]:
     """Make the delivery of what arrives now."""
     item, context, sent_ns = envelope
     return Delivery(item, context, (monotonic_ns() - sent_ns) / 1e9)

@@ -22,6 +22,7 @@ from .._core.scopes import (
 )
 from .._core.span import span
 from ._arguments import recorder
+from .by_hand import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
@@ -88,17 +89,16 @@ def _traced(function: Any, *, name: str | None, capture_args: Any, options: dict
         advice = ": write @property above @traced" if isinstance(function, property) else ""
         misused(TypeError(f"traced takes a function or a name, not {type_name(function)}{advice}"))
         return function
-    import inspect  # not at the top: it would double the cost of importing tracekit
-
     if name is None:
         name = getattr(function, "__qualname__", type(function).__qualname__)
     start: Callable[[], Span] = functools.partial(span, name, **options)
     record = recorder(function, capture_args)
-    if inspect.isasyncgenfunction(function):
+    kind = kind_of(function)
+    if kind == "async generator":
         return _traced_async_generator(function, start, record=record)
-    if inspect.isgeneratorfunction(function):
+    if kind == "generator":
         return _traced_generator(function, start, record=record)
-    if inspect.iscoroutinefunction(function):
+    if kind == "coroutine":
         return _traced_coroutine_function(function, start, record)
 
     @functools.wraps(function)
@@ -234,7 +234,7 @@ def _open(start: Callable[[], Span], under: Scope | None) -> tuple[Span, Body]:
 
 
 def _close(opened: Span, body: Body, error: BaseException | None) -> None:
-    body.enter()
+    body.enter_to_close()
     opened.__exit__(None if error is None else type(error), error, None)
     body.leave()
 
@@ -265,11 +265,14 @@ def _traced_generator(
                     sent = yield item
                 except GeneratorExit as exit:
                     error = exit
-                    enter()
+                    close: Callable[[], Any] = generator.close
+                    body.enter_to_close()
                     try:
-                        generator.close()
+                        result = close()
                     finally:
                         leave()
+                    if result is not None:
+                        return result  # which close() returns since Python 3.13
                     raise
                 except BaseException as thrown:
                     enter()
@@ -320,7 +323,7 @@ def _traced_async_generator(
                     sent = yield item
                 except GeneratorExit as exit:
                     error = exit
-                    enter()
+                    body.enter_to_close()
                     try:
                         await generator.aclose()
                     finally:
@@ -358,8 +361,15 @@ def _traced_iterator(function: Callable[[], Any], start: Callable[[], Span], und
 
 def _traced_async_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
     async def items() -> AsyncGenerator[Any, Any]:
-        async for item in function():
-            yield item
+        source = function()
+        async for item in source:
+            try:
+                yield item
+            except GeneratorExit:
+                close = getattr(source, "aclose", None)  # as "yield from" calls close()
+                if close is not None:
+                    await close()
+                raise
 
     return _traced_async_generator(items, start, under)
 

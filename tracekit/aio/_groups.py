@@ -56,7 +56,7 @@ class TaskGroup(anyio.abc.TaskGroup):
     def __init__(self, name: str) -> None:
         self._name = name
         self._group = anyio.create_task_group()
-        self._cancellation = _Cancellation(self._group, name)
+        self._cancellation = _Cancellation(self._group)
         self.cancel_scope = self._group.cancel_scope  # on trio there is none until the group is entered
 
     async def __aenter__(self) -> Self:
@@ -69,6 +69,7 @@ class TaskGroup(anyio.abc.TaskGroup):
             own.__exit__(type(exc), exc, exc.__traceback__)
             raise
         self._span = own
+        self._cancellation.name = own.name  # checked
         self._cancellation.deadline = deadline
         self.cancel_scope = self._group.cancel_scope
         return self
@@ -162,8 +163,7 @@ class GroupTask:
         traced = untraced(self.coro, self.name if self.is_named else None)
         begin = functools.partial(span, self.name) if traced is None else traced[0]
         with begin() as own:
-            if traced is not None:
-                self.name = own.name
+            self.name = own.name
             note_wait(self.cancellation.name, self.name, waited_ns)
             if own.is_recording:
                 own.set_attribute("task.wait_s", waited_ns / 1e9)
@@ -206,9 +206,9 @@ class _Status:
 class _Cancellation:
     """The canceller of a group: recorded when the cancellation begins, and set on the spans that it ends."""
 
-    def __init__(self, group: anyio.abc.TaskGroup, name: str) -> None:
+    def __init__(self, group: anyio.abc.TaskGroup) -> None:
         self.group = group
-        self.name = name
+        self.name = ""
         self.deadline = math.inf  # of the scopes around the group
         self._error = ""
         self._by = ""
