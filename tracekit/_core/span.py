@@ -117,10 +117,14 @@ def check_clock() -> None:
         _anchor = distance
 
 
-def set_clock(clock: Callable[[], int] | None) -> None:
-    """Take the time, Unix nanoseconds, from *clock* instead of the operating system; None undoes it."""
+def set_clock(clock: Callable[[], int] | None) -> Callable[[], int] | None:
+    """Take the time, Unix nanoseconds, from *clock* instead of the operating system; None undoes it.
+
+    Returns the clock before.
+    """
     global _clock
-    _clock = clock
+    before, _clock = _clock, clock
+    return before
 
 
 if not compiled:
