@@ -15,6 +15,8 @@ import tracekit
 from tracekit._core import misuse
 from tracekit.testing import recording
 
+from .tools.proxies import Failing, Posing
+
 
 @pytest.fixture
 def lenient(monkeypatch):
@@ -42,21 +44,6 @@ class RaisingName(type):
 
 class Nameless(metaclass=RaisingName):
     pass
-
-
-class Failing:
-    """As a lazy object of Django, whose class is that of a value that cannot be had."""
-
-    __class__ = property(lambda self: [][0])  # type: ignore[assignment]
-
-
-class Posing:
-    """As a proxy or a mock: it says that it is of another class."""
-
-    def __init__(self, kind):
-        self.kind = kind
-
-    __class__ = property(lambda self: self.kind)  # type: ignore[assignment]
 
 
 SPAN_CALLS = {
