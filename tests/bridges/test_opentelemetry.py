@@ -58,6 +58,20 @@ def test_the_current_span_is_the_very_object(tracer):
         assert trace.get_current_span().anything == 1
 
 
+def test_attributes_of_other_types_are_as_the_documentation_says(exporter, tracer):
+    class Article:
+        def __str__(self):
+            return "text"
+
+        def __repr__(self):
+            return "repr"
+
+    with tracer.start_as_current_span("a", attributes={"none": None, "kept": 1}) as span:
+        span.set_attribute("kept", None)
+        span.set_attribute("article", Article())
+    assert (dict(span.attributes), span.dropped_attributes) == ({"kept": 1, "article": "text"}, 2)
+
+
 @pytest.mark.parametrize("kind", [str, int, dict, ValueError, Status, StatusCode, None])
 def test_proxies_in_place_of_arguments_raise_nothing(monkeypatch, exporter, provider, kind):
     wrong = Failing() if kind is None else Posing(kind)
