@@ -17,6 +17,8 @@ from tracekit import aio
 from tracekit._core import misuse
 from tracekit.testing import recording
 
+from .tools.proxies import Failing, Posing
+
 
 @pytest.fixture
 def lenient(monkeypatch):
@@ -62,6 +64,16 @@ SPAN_CALLS = {
     "update_name": lambda span: span.update_name(None),
     "a value of a class without a name": lambda span: span.add_link(Nameless()),
     "end": lambda span: span.end("now"),
+    "a key that poses as text": lambda span: span.set_attribute(Posing(str), 1),
+    "a name that poses as text": lambda span: span.update_name(Posing(str)),
+    "an event that poses as text": lambda span: span.add_event(Posing(str)),
+    "a description that poses as text": lambda span: span.set_status("error", Posing(str)),
+    "a time that poses as a number": lambda span: span.add_event("e", time_ns=Posing(int)),
+    "a link that poses as one": lambda span: span.add_link(Posing(tracekit.Link)),
+    "an exception that poses as one": lambda span: span.record_exception(Posing(ValueError)),
+    "an end that poses as a number": lambda span: span.end(Posing(int)),
+    "a mapping without a class": lambda span: span.set_attributes(Failing()),
+    "a link without a class": lambda span: span.add_link(Failing()),
 }
 CALLS = {
     "span(None)": lambda: tracekit.span(None).end(),
@@ -78,6 +90,20 @@ CALLS = {
     "use_context": lambda: tracekit.use_context("c").__enter__(),
     "new_context": lambda: tracekit.new_context(None),
     "from_context": lambda: tracekit.from_context(5),
+    "span(Posing)": lambda: tracekit.span(Posing(str)).end(),
+    "a kind that poses as text": lambda: tracekit.span("s", kind=Posing(str)).end(),
+    "a start that poses as a number": lambda: tracekit.span("s", start_ns=Posing(int)).end(),
+    "attributes without a class": lambda: tracekit.span("s", attributes=Failing()).end(),
+    "links without a class": lambda: tracekit.span("s", links=Failing()).end(),
+    "use_labels without a class": lambda: tracekit.use_labels(Failing()),
+    "use_span without a class": lambda: tracekit.use_span(Failing()).__enter__(),
+    "use_span of what poses as one": lambda: tracekit.use_span(Posing(tracekit.Span)).__enter__(),
+    "use_context without a class": lambda: tracekit.use_context(Failing()).__enter__(),
+    "use_context of what poses as one": lambda: tracekit.use_context(Posing(tracekit.SpanContext)).__enter__(),
+    "from_context without a class": lambda: tracekit.from_context(Failing()),
+    "event_log": lambda: tracekit.event_log("family", Posing(str)),
+    "extract of what poses as text": lambda: tracekit.extract(Posing(str)),
+    "inject of what poses as a context": lambda: tracekit.inject({}, Posing(tracekit.SpanContext)),
     "extract": lambda: tracekit.extract(5),
     "inject of no context": lambda: tracekit.inject({}, 5),
     "inject into a number": lambda: tracekit.inject(5, tracekit.SpanContext("1" * 32, "1" * 16)),

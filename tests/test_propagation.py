@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import UserDict
 
 import pytest
 
 import tracekit
 from tracekit import _propagation
+from tracekit._core import misuse
 from tracekit.testing import MemoryExporter, span_tree
 from tracekit.wire import b3, datadog, jaeger, xray
 from tracekit.wire.w3c import BAGGAGE, TRACECONTEXT
@@ -65,6 +67,39 @@ def test_extract_all_takes_the_carriers_that_extract_takes(formats):
         for function in (tracekit.extract, tracekit.extract_all):
             with pytest.raises(TypeError, match=r"^carrier must be a mapping or an iterable of pairs, not "):
                 function(carrier)
+
+
+class _Unread:
+    """As a proxy of a request where there is none."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("no request")
+
+
+class _Failing(UserDict):
+    def items(self):
+        raise ConnectionError("gone")
+
+
+class _Order:
+    items = ("rope", "lantern")
+
+
+def _failing_pairs():
+    yield "traceparent", PARENT
+    raise ConnectionError("gone")
+
+
+@pytest.mark.parametrize("formats", [None, [b3.SINGLE], [b3.SINGLE, TRACECONTEXT, jaeger.JAEGER]])
+@pytest.mark.parametrize("function", [tracekit.extract, tracekit.extract_all])
+@pytest.mark.parametrize("make", [_Unread, lambda: _Failing(traceparent=PARENT), _Order, _failing_pairs, object])
+def test_a_carrier_that_cannot_be_read_is_reported_and_starts_a_new_trace(monkeypatch, caplog, formats, function, make):
+    tracekit.configure(formats=formats)
+    monkeypatch.setattr(misuse, "_seen", set())
+    monkeypatch.setattr(misuse, "_strict", False)
+    with caplog.at_level(logging.WARNING, "tracekit"):
+        assert function(make()) in (None, (None, ()))
+    assert [message.startswith(f"{__file__}:") for message in caplog.messages] == [True]
 
 
 def test_middleware_of_others_links_to_the_other_traces(several):

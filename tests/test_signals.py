@@ -110,6 +110,29 @@ def test_a_signal_that_arrives_during_a_flush_waits_for_it():
     assert code == -signal.SIGHUP
 
 
+def test_a_child_that_is_forked_during_a_flush_handles_signals_too():
+    program = """
+        import warnings
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which this is about
+
+        def export(spans):  # while the handler waits
+            pid = os.fork()
+            if not pid:
+                os.kill(os.getpid(), signal.SIGTERM)
+                print("the child goes on", flush=True)
+                os._exit(1)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+        Printer.export = lambda _, spans: export(spans)
+        tracekit.flush_on_signal()
+        tracekit.span("last").end()
+        signal.raise_signal(signal.SIGTERM)
+        """
+    died = -signal.SIGTERM
+    assert run(program) == ([str(died)], died)
+
+
 def test_the_timeout_bounds_the_flush_if_a_collector_hangs():
     program = """
         Printer.export = lambda _, spans: threading.Event().wait()

@@ -108,6 +108,34 @@ def test_counting_ids_may_be_looked_at_and_shared():
         assert tracekit.span("job").context.span_id == "0" * 15 + "2"
 
 
+def test_ids_and_clocks_may_be_nested(exporter):
+    with CountingIds() as ids, FakeClock(5) as clock:
+        with CountingIds(), FakeClock(7), tracekit.span("inner") as inner:
+            pass
+        with ids, clock:
+            pass
+        with tracekit.span("outer") as outer:
+            pass
+    assert (inner.context.span_id, inner.start_ns) == ("0" * 15 + "1", 7)
+    assert (outer.context.span_id, outer.start_ns) == ("0" * 15 + "1", 5)
+
+
+class Sevens:
+    def generate_trace_id(self):
+        return 7
+
+    def generate_span_id(self):
+        return 7
+
+
+def test_after_counting_ids_the_generator_of_the_configuration_is_in_use_again():
+    tracekit.configure(environ={}, id_generator=Sevens())
+    with CountingIds():
+        pass
+    assert tracekit.span("job", parent=tracekit.ROOT).context.trace_id == "0" * 31 + "7"
+    tracekit.configure(environ={})
+
+
 def test_after_an_error_ids_and_time_are_real_again(exporter):
     with pytest.raises(ValueError, match="x"), CountingIds(), FakeClock(5):
         raise ValueError("x")

@@ -2,6 +2,7 @@ cimport cython
 
 from ._core.context cimport SpanContext
 from ._core.free_threading cimport retire
+from ._core.interpreter cimport is_a
 from ._core.scopes cimport Scope, effective, innermost
 from ._core.span cimport Span
 from .wire.w3c cimport read_w3c, _write_both

@@ -13,6 +13,7 @@ from .cython import compiled
 
 if not compiled:
     from ._core.free_threading import retire
+    from ._core.guard import is_a
     from ._core.scopes import effective, innermost
     from .wire.w3c import _write_both, read_w3c
 
@@ -60,28 +61,26 @@ def extract(carrier: Any) -> SpanContext | None:
     count as absent. The first format with ids wins, labels are added up. A context without
     ids (``is_valid`` False) has labels or a decision only; a span opened under it is a root that keeps them.
     """
-    if type(carrier) is list:
-        if _read is None and not may_hold_w3c(carrier):
-            return None
-    elif type(carrier) is not dict and not hasattr(carrier, "items"):
-        if isinstance(carrier, str | bytes) or not hasattr(carrier, "__iter__"):
-            misused(TypeError(f"carrier must be a mapping or an iterable of pairs, not {type_name(carrier)}"))
-            return None
-        try:
-            carrier = list(carrier)  # every format reads it from the start
-        except Exception:  # an iterable of the program's own
-            return None
-    if _read is None:
-        return read_w3c(carrier)
-    if _sieve is not None:
-        carrier = _sieve.sift(carrier)
-        if carrier is None:
-            return None
+    if _read is None:  # nothing of the program's runs in these two
+        if type(carrier) is dict:
+            return read_w3c(carrier)
+        if type(carrier) is list:
+            return read_w3c(carrier) if may_hold_w3c(carrier) else None
     try:
+        if type(carrier) is not dict and type(carrier) is not list and not hasattr(carrier, "items"):
+            if is_a(carrier, str) or is_a(carrier, bytes) or not hasattr(carrier, "__iter__"):
+                raise TypeError(f"carrier must be a mapping or an iterable of pairs, not {type_name(carrier)}")
+            carrier = list(carrier)  # every format reads it from the start
+        if _read is None:
+            return read_w3c(carrier)
+        if _sieve is not None:
+            carrier = _sieve.sift(carrier)
+            if carrier is None:
+                return None
         return _read(carrier)
     except FormatError:
         return None
-    except Exception as error:  # a format of the program's own
+    except Exception as error:  # of a carrier or a format of the program's own
         misused(error)
         return None
 
@@ -96,9 +95,9 @@ def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
         context = None if scope is None else effective(scope)
         if context is None:
             return carrier
-    elif isinstance(context, Span):
+    elif is_a(context, Span):
         context = context.context
-    elif not isinstance(context, SpanContext):
+    elif not is_a(context, SpanContext):
         misused(TypeError(f"context must be a SpanContext or a Span, not {type_name(context)}"))
         return carrier
     try:

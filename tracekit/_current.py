@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ._core.context import SpanContext
-from ._core.guard import type_name
+from ._core.guard import acts_as, is_a, type_name
 from ._core.labels import NO_LABELS, Labels
 from ._core.misuse import misused
 from ._core.scopes import context_scope, current_context, current_span, label_scope
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def use_span(span: Span) -> AbstractContextManager[Span]:
     """Make *span* current inside ``with``, without ending it."""
-    if not isinstance(span, Span):
+    if not is_a(span, Span):
         misused(TypeError(f"span must be a Span, not {type_name(span)}"))
         return nullcontext(span)
     return span_scope(span)
@@ -29,7 +29,7 @@ def use_span(span: Span) -> AbstractContextManager[Span]:
 
 def use_context(context: SpanContext | None) -> AbstractContextManager[SpanContext | None]:
     """Make *context*, its ids and labels, current inside ``with``; with None nothing is current."""
-    if context is not None and not isinstance(context, SpanContext):
+    if context is not None and not is_a(context, SpanContext):
         misused(TypeError(f"context must be a SpanContext or None, not {type_name(context)}"))
         return nullcontext(context)
     return context_scope(context)
@@ -46,7 +46,7 @@ def use_labels(
     if wrong:
         misused(TypeError("use_labels() takes labels by name, or one mapping: use_labels(tenant='acme')"))
         mapping = None
-    if mapping is not None and not isinstance(mapping, Mapping):
+    if mapping is not None and not acts_as(mapping, Mapping):
         misused(TypeError(f"mapping must be a mapping, not {type_name(mapping)}"))
         mapping = None
     added = NO_LABELS if mapping is None else _usable(mapping)
@@ -87,7 +87,7 @@ def new_context(span: Span) -> contextvars.Context:
 
 def from_context(context: contextvars.Context) -> Span | None:
     """Return the span that is current in *context*, or None."""
-    if not isinstance(context, contextvars.Context):
+    if not is_a(context, contextvars.Context):
         misused(TypeError(f"context must be a contextvars.Context, not {type_name(context)}"))
         return None
     try:

@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ._core.guard import plain_text, type_name
+from ._core.guard import is_a, plain_text, type_name
 from ._core.misuse import misused
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class EventLog:
         if self.is_finished:
             return
         if type(format) is not str:
-            if not isinstance(format, str):
+            if not is_a(format, str):
                 misused(TypeError(f"format must be str, not {type_name(format)}"))
                 return
             format = str.__str__(format)
@@ -144,7 +144,7 @@ def open_logs() -> tuple[list[EventLog], int]:
 
 
 def _name(value: Any, parameter: str) -> str:
-    if not isinstance(value, str):
+    if not is_a(value, str):
         misused(TypeError(f"{parameter} must be str, not {type_name(value)}"))
         return ""
     return str.__str__(value)[:_MAX_NAME]

@@ -10,6 +10,7 @@ from ._carriers import set_formats
 from ._core.codecs import Sieve
 from ._core.context import SpanContext, ids_of, make_context
 from ._core.errors import FormatError, clip
+from ._core.misuse import misused
 from .wire.w3c import BAGGAGE, TRACECONTEXT
 
 if TYPE_CHECKING:
@@ -116,8 +117,12 @@ def extract_all(carrier: Any) -> tuple[SpanContext | None, tuple[SpanContext, ..
     """
     if _sieve is None:
         return extract(carrier), ()
-    fields = _sieve.sift(carrier)
-    return (None, ()) if fields is None else _read_all(fields)
+    try:
+        fields = _sieve.sift(carrier)
+        return (None, ()) if fields is None else _read_all(fields)
+    except Exception as error:  # of a carrier or a format of the program's own
+        misused(error)
+        return None, ()
 
 
 def _read_all(fields: Mapping[str, str | list[str]]) -> tuple[SpanContext | None, tuple[SpanContext, ...]]:

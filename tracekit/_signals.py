@@ -7,6 +7,7 @@ spans is lost. ``flush_on_signal()`` installs a handler that flushes and then ca
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._configure import flush
@@ -62,23 +63,24 @@ class _Flush:
     """Handler of one signal: flush, then call the previous handler or take the default action."""
 
     # Python runs all handlers in the main thread, nested, so no lock is needed.
-    is_flushing: ClassVar = False
+    flushing_in: ClassVar = 0  # the process; the child of a fork does not flush
     waiting: ClassVar[list[_Flush]] = []
 
     def __init__(self, number: int, previous: Any, timeout_s: float) -> None:
         self._number, self._previous, self._timeout_s = number, previous, timeout_s
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if _Flush.is_flushing:  # this signal interrupted a flush, which is bounded
+        if _Flush.flushing_in == os.getpid():  # this signal interrupted a flush, which is bounded
             _Flush.waiting.append(self)
             return
-        _Flush.is_flushing = True
+        _Flush.flushing_in = os.getpid()
+        _Flush.waiting.clear()  # of the parent, in the child of a fork
         try:
             flush(self._timeout_s)
         except Exception as error:
             log("warning", "flushing on signal %d failed: %s", number, type(error).__name__)
         finally:
-            _Flush.is_flushing = False
+            _Flush.flushing_in = 0
         due = [self, *_Flush.waiting]
         _Flush.waiting.clear()
         with contextlib.ExitStack() as stack:  # every handler is called, whichever of them raises

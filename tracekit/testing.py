@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ._configure import flush, lend
 from ._core.context import SpanContext, set_ids
@@ -98,6 +98,7 @@ class CountingIds:
 
     def __init__(self) -> None:
         self._traces = self._spans = 0
+        self._before: list[Any] = []
 
     def trace_id(self) -> int:
         """Return the next trace id."""
@@ -110,11 +111,11 @@ class CountingIds:
         return self._spans
 
     def __enter__(self) -> Self:
-        set_ids(self)
+        self._before.append(set_ids(self))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        set_ids(None)
+        set_ids(*self._before.pop())
 
 
 class FakeClock:
@@ -122,17 +123,18 @@ class FakeClock:
 
     def __init__(self, now_ns: int = 1_700_000_000_000_000_000) -> None:
         self.now_ns = now_ns
+        self._before: list[Any] = []
 
     def tick(self, seconds: float = 1.0) -> None:
         """Move the time forward."""
         self.now_ns += round(seconds * 1e9)
 
     def __enter__(self) -> Self:
-        set_clock(lambda: self.now_ns)
+        self._before.append(set_clock(lambda: self.now_ns))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        set_clock(None)
+        set_clock(self._before.pop())
 
 
 def span_tree(spans: Iterable[Span]) -> str:

@@ -19,9 +19,12 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 import tracekit
+from tracekit._core import misuse
 from tracekit.bridges import opentelemetry as bridge
 from tracekit.testing import span_tree
 from tracekit.wire import b3
+
+from ..tools.proxies import Failing, Posing
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -53,6 +56,43 @@ def test_the_current_span_is_the_very_object(tracer):
             assert face.parent is a.get_span_context()
         a.anything = 1
         assert trace.get_current_span().anything == 1
+
+
+def test_attributes_of_other_types_are_as_the_documentation_says(exporter, tracer):
+    class Article:
+        def __str__(self):
+            return "text"
+
+        def __repr__(self):
+            return "repr"
+
+    with tracer.start_as_current_span("a", attributes={"none": None, "kept": 1}) as span:
+        span.set_attribute("kept", None)
+        span.set_attribute("article", Article())
+    assert (dict(span.attributes), span.dropped_attributes) == ({"kept": 1, "article": "text"}, 2)
+
+
+@pytest.mark.parametrize("kind", [str, int, dict, ValueError, Status, StatusCode, None])
+def test_proxies_in_place_of_arguments_raise_nothing(monkeypatch, exporter, provider, kind):
+    wrong = Failing() if kind is None else Posing(kind)
+    monkeypatch.setattr(misuse, "_strict", False)
+    tracer = provider.get_tracer(wrong, wrong, wrong, wrong)
+    with tracer.start_as_current_span(wrong, wrong, wrong, wrong, wrong, wrong) as span:
+        span.set_attribute(wrong, wrong)
+        span.set_attributes(wrong)
+        span.add_event(wrong, wrong, wrong)
+        span.add_link(wrong, wrong)
+        span.set_status(wrong, wrong)
+        span.set_status(StatusCode.ERROR, wrong)
+        span.record_exception(wrong, wrong, wrong, wrong)
+        span.update_name(wrong)
+        context.detach(context.attach(wrong))
+        propagate.inject({}, context=wrong)
+        assert propagate.extract({}, context=wrong) == {}
+        assert propagate.extract(wrong) == {}
+        assert trace.get_current_span() is span
+        span.end(wrong)
+    assert len(exporter.spans) == 1
 
 
 def test_an_unsampled_span_is_non_recording(exporter):

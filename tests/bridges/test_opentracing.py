@@ -19,6 +19,8 @@ from tracekit.bridges.opentracing import Scope, Tracer
 from tracekit.testing import span_tree
 from tracekit.wire import b3
 
+from ..tools.proxies import Failing, Posing
+
 
 class TestApi(APICompatibilityCheckMixin):
     def tracer(self):
@@ -334,6 +336,19 @@ def test_what_has_no_text_costs_only_itself(lenient, exporter, tracer):
     with tracer.start_span(Mute(), tags={Mute(): Mute()}) as span:
         span.set_tag(Mute(), Mute()).log_kv({Mute(): Mute()}).set_baggage_item(Mute(), Mute())
     assert exporter.spans[0].name == ""
+
+
+@pytest.mark.parametrize("kind", [str, int, ValueError, bytearray, None])
+def test_proxies_in_place_of_arguments_raise_nothing(lenient, exporter, tracer, kind):
+    wrong = Failing() if kind is None else Posing(kind)
+    with tracer.start_span(wrong, wrong, tags={"tag": wrong}, start_time=wrong) as span:
+        span.set_operation_name(wrong).set_tag(wrong, wrong).log_kv({"event": wrong, "error.object": wrong}, wrong)
+        span.set_baggage_item(wrong, wrong).get_baggage_item(wrong)
+        tracer.inject(wrong, Format.TEXT_MAP, {})
+        tracer.inject(span.context, Format.BINARY, wrong)
+        assert tracer.extract(Format.TEXT_MAP, wrong) is tracer.extract(Format.BINARY, wrong) is None
+        span.finish(wrong)
+    assert len(exporter.spans) == 1
 
 
 def test_no_parent_scope_empties_tracekits_scope(tracer):

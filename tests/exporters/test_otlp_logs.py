@@ -182,6 +182,31 @@ def test_ids_that_a_record_brings_along_win(logs, attach):
     assert not values(logs.records[0]).keys() & ids.keys()
 
 
+@pytest.mark.parametrize("protocol", ["http/json", "http/protobuf"])
+@pytest.mark.parametrize(
+    "ids", [("z" * 32, "z" * 16), ("\u0661" * 32, "\u0661" * 16), ("0" * 32, "0" * 16), ("x", "y")]
+)
+def test_ids_that_are_no_hex_are_the_programs_own(protocol, ids, logs, attach):
+    handler, _ = attach(logs, protocol=protocol)
+    with tracekit.span("s") as span:
+        handler.handle(made(trace_id=ids[0], span_id=ids[1]))
+        handler.handle(made(trace_id="A" * 32, span_id="B" * 16))
+    handler.flush(60)
+    assert [(record.trace_id.hex(), record.span_id.hex()) for record in logs.records] == [
+        span_ids(span),
+        ("a" * 32, "b" * 16),
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["http/json", "http/protobuf"])
+def test_a_time_that_otlp_cannot_express_is_the_nearest_one(protocol, logs, attach):
+    handler, _ = attach(logs, protocol=protocol)
+    for created in (-5.0, 1e30):
+        handler.handle(made(created=created))
+    handler.flush(60)
+    assert [record.time_unix_nano for record in logs.records] == [0, (1 << 64) - 1]
+
+
 @pytest.mark.parametrize(
     ("level", "number"),
     [(0, 0), (5, 1), (10, 5), (15, 7), (20, 9), (25, 11), (30, 13), (40, 17), (49, 20), (50, 21), (999, 24)],

@@ -207,6 +207,21 @@ def test_a_previous_factory_still_works():
     assert logging.getLogRecordFactory() is theirs
 
 
+def test_fields_of_a_previous_factory_win(log):
+    plain = logging.getLogRecordFactory()
+
+    def theirs(*args, **kwargs):
+        record = plain(*args, **kwargs)
+        record.trace_id = "theirs"
+        return record
+
+    logging.setLogRecordFactory(theirs)
+    instrument()
+    log.logger.warning("x")
+    log.logger.warning("x", extra={"trace_id": "mine"})
+    assert log.lines == ["theirs||False|x", "mine||False|x"]
+
+
 def test_others_may_wrap_factory_and_makerecord(log):
     instrument()
     ours, our_maker = logging.getLogRecordFactory(), logging.Logger.makeRecord

@@ -67,6 +67,16 @@ def test_an_event_has_the_ids_and_the_service(way, events):
 
 
 @pytest.mark.parametrize("way", ["instrument", "processor"])
+def test_fields_that_are_bound_in_context_variables_win(way, events):
+    lines = events() if way == "instrument" else events(TraceProcessor())
+    if way == "instrument":
+        instrument()
+    with tracekit.span("s") as span, structlog.contextvars.bound_contextvars(trace_id="mine"):
+        structlog.get_logger().info("in")
+    assert lines == [{"event": "in", **ids(span), "trace_id": "mine"}]
+
+
+@pytest.mark.parametrize("way", ["instrument", "processor"])
 def test_datadogs_names_are_added_on_request(way, events):
     lines = events() if way == "instrument" else events(TraceProcessor(datadog=True))
     if way == "instrument":

@@ -55,14 +55,17 @@ def new_generation() -> None:
     forget_words()
 
 
-def set_ids(source: Ids | None, are_random: bool = True) -> None:
+def set_ids(source: Ids | None, are_random: bool = True) -> tuple[Ids | None, bool]:
     """Take ids from *source* (``trace_id()`` and ``span_id()`` return ints); None: from the operating system again.
 
-    *are_random*: whether the last 56 bits of its trace ids are random, as the flag of new traces says.
+    *are_random*: whether the last 56 bits of its trace ids are random, as the flag of new traces says. Returns the
+    arguments of the call before.
     """
     global _ids, _trace_bits
+    before = _ids, _trace_bits != 0
     retire(_ids)
     _ids, _trace_bits = source, RANDOM if are_random else 0
+    return before
 
 
 def new_trace_id() -> tuple[int, int]:

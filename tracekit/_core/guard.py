@@ -5,7 +5,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeGuard, TypeVar
+
+    T = TypeVar("T")
 
 _NAME = 512  # characters of the name of a class
 
@@ -29,6 +31,20 @@ def ask(function: Callable[[Any], Any], value: Any, default: Any = None) -> Any:
         if is_interrupt(error):
             raise
         return default
+
+
+def is_a(value: object, kind: type[T]) -> TypeGuard[T]:
+    """Return whether the class of *value* is *kind* or derives from it, as C checks it.
+
+    ``isinstance()`` also asks the value for its ``__class__``: that of a proxy or a mock is the class of another object,
+    and a proxy may raise.
+    """
+    return issubclass(type(value), kind)
+
+
+def acts_as(value: object, kind: type) -> bool:
+    """Return ``isinstance(value, kind)`` for an abstract class, which proxies may name as theirs; False if that raises."""
+    return bool(ask(lambda value: isinstance(value, kind), value, False))
 
 
 def is_interrupt(error: BaseException) -> bool:

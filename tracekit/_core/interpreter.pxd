@@ -1,6 +1,6 @@
 # The C form of interpreter.py, inlined where it is used. A borrowed pointer does not keep its object alive.
 
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cimport tracekit._core.pending
@@ -290,3 +290,7 @@ cdef inline void forbid_new(object kind) noexcept:
 
 cdef inline void publish(object kind, const char* name) noexcept:
     tk_publish(kind, name)
+
+
+cdef inline bint is_a(object value, object kind) noexcept:
+    return PyObject_TypeCheck(value, <PyTypeObject*>kind)

@@ -25,6 +25,7 @@ from .interpreter cimport (
     SUPPRESSED,
     borrow,
     forbid_new,
+    is_a,
     is_lent,
     lent,
     monotonic_ns,

@@ -9,9 +9,9 @@ from .attributes import MISSING, clean
 from .buffer import buffer
 from .context import Link, SpanContext, ids_of, new_generation
 from .free_threading import HAS_GIL, claim
-from .guard import type_name
+from .guard import acts_as, type_name
 from .labels import Labels
-from .misuse import is_strict, misused
+from .misuse import misused
 from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
 from .stdlib import Iterable, Mapping, MappingProxyType
@@ -22,6 +22,7 @@ if not compiled:
     from .codecs import Entries, Items, has_text_keys
     from .context import child_context, from_words, generation, has_ids, new_span_id, with_labels
     from .free_threading import WITHOUT_GIL, alone, is_guarded, own, retire, share, stable, start_one, unlock_all
+    from .guard import is_a
     from .interpreter import (
         DEFERRED,
         RANDOM,
@@ -116,10 +117,14 @@ def check_clock() -> None:
         _anchor = distance
 
 
-def set_clock(clock: Callable[[], int] | None) -> None:
-    """Take the time, Unix nanoseconds, from *clock* instead of the operating system; None undoes it."""
+def set_clock(clock: Callable[[], int] | None) -> Callable[[], int] | None:
+    """Take the time, Unix nanoseconds, from *clock* instead of the operating system; None undoes it.
+
+    Returns the clock before.
+    """
     global _clock
-    _clock = clock
+    before, _clock = _clock, clock
+    return before
 
 
 if not compiled:
@@ -325,7 +330,7 @@ class Span:
         """Record *value* under *key*, in place of an earlier one. See ``_core/attributes.py`` for the kinds of values."""
         if WITHOUT_GIL:
             own(self)
-        if not isinstance(key, str):
+        if not is_a(key, str):
             if WITHOUT_GIL:
                 alone()
             misused(TypeError(f"key must be str, not {type_name(key)}"))
@@ -344,10 +349,10 @@ class Span:
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, *, time_ns: int | None = None) -> None:
         """Record an event, now or at *time_ns* (Unix time)."""
-        if not isinstance(name, str):
+        if not is_a(name, str):
             misused(TypeError(f"name must be str, not {type_name(name)}"))
             name = ""
-        if time_ns is not None and not isinstance(time_ns, int):
+        if time_ns is not None and not is_a(time_ns, int):
             misused(TypeError(f"time_ns must be int, not {type_name(time_ns)}"))
             time_ns = None
         items = None if attributes is None else _items(attributes)
@@ -395,7 +400,7 @@ class Span:
         number = _index(STATUS_CODES, code, "code")
         if description is None:
             description = ""
-        elif not isinstance(description, str):
+        elif not is_a(description, str):
             misused(TypeError(f"description must be str, not {type_name(description)}"))
             description = ""
         if number < 0:
@@ -410,7 +415,7 @@ class Span:
         self, exception: BaseException, attributes: Mapping[str, Any] | None = None, *, time_ns: int | None = None
     ) -> None:
         """Record *exception* as an event with type, message and stack; the status stays as it is."""
-        if not isinstance(exception, BaseException):
+        if not is_a(exception, BaseException):
             misused(TypeError(f"exception must be an exception, not {type_name(exception)}"))
             return
         items = () if attributes is None else _items(attributes)
@@ -423,7 +428,7 @@ class Span:
 
     def update_name(self, name: str) -> None:
         """Rename the span."""
-        if not isinstance(name, str):
+        if not is_a(name, str):
             misused(TypeError(f"name must be str, not {type_name(name)}"))
         elif self._is_recorded and not self._has_ended:
             self._name = str.__str__(name)
@@ -434,7 +439,7 @@ class Span:
         """End the span, now or at *end_ns* (Unix time), and hand it to the exporter. Only the first call counts."""
         if WITHOUT_GIL:
             own(self)
-        if end_ns is not None and not isinstance(end_ns, int):
+        if end_ns is not None and not is_a(end_ns, int):
             if WITHOUT_GIL:
                 alone()
             misused(TypeError(f"end_ns must be int, not {type_name(end_ns)}"))
@@ -862,7 +867,7 @@ def _items(attributes: Any) -> Any:
             return attributes
         if WITHOUT_GIL:
             alone()
-    elif not isinstance(attributes, Mapping):
+    elif not acts_as(attributes, Mapping):
         misused(TypeError(f"attributes must be a mapping, not {type_name(attributes)}"))
         return []
     try:
@@ -873,7 +878,7 @@ def _items(attributes: Any) -> Any:
     for pair in pairs:
         if type(pair) is not tuple or len(pair) != 2:
             misused(TypeError(f"attributes must be a mapping whose items() are pairs, not {type_name(pair)}"))
-        elif isinstance(pair[0], str):
+        elif is_a(pair[0], str):
             items.append((str.__str__(pair[0]), pair[1]))
         else:
             misused(TypeError(f"attributes must have str keys, not {type_name(pair[0])}"))
@@ -883,12 +888,12 @@ def _items(attributes: Any) -> Any:
 def _link(target: object) -> tuple[Any, Any]:
     """Return the context and the attributes of *target*; None for a context that is none."""
     items: Any = None
-    if isinstance(target, Link):
+    if is_a(target, Link):
         target, attributes = target
         items = _items(attributes)
-    if isinstance(target, Span):
+    if is_a(target, Span):
         target = target.context
-    if not isinstance(target, SpanContext):
+    if not is_a(target, SpanContext):
         misused(TypeError(f"links must hold a SpanContext, a Span or a Link, not {type_name(target)}"))
         return None, None
     return target, items
@@ -903,7 +908,7 @@ def _kind(kind: Any) -> Any:
 
 def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
     """Return the place of *name* in *names*, or -1."""
-    if not isinstance(name, str):
+    if not is_a(name, str):
         misused(TypeError(f"{parameter} must be str, not {type_name(name)}"))
         return -1
     text = str.__str__(name)
@@ -937,7 +942,7 @@ def span(
     if wrong:
         misused(TypeError("span() takes one argument by position: span(name, attributes={...})"))
     if type(name) is not str:
-        if not isinstance(name, str):
+        if not is_a(name, str):
             misused(TypeError(f"name must be str, not {type_name(name)}"))
             name = ""
         name = str.__str__(name)
@@ -949,7 +954,7 @@ def span(
             attributes = dict(items)  # as the sampler sees them
     if links is not _NO_LINKS:
         links = _links(links)
-    if start_ns is not None and not isinstance(start_ns, int):
+    if start_ns is not None and not is_a(start_ns, int):
         misused(TypeError(f"start_ns must be int, not {type_name(start_ns)}"))
         start_ns = None
     if expected is not _NO_CLASSES:
@@ -1122,13 +1127,8 @@ def _links(links: Any) -> tuple[Any, ...]:
     try:
         targets = [target for target in links]  # noqa: C416 - a finalizer may change a list; see Span.links
     except Exception as error:
-        if is_strict() and isinstance(links, Iterable):
-            raise
-        misused(
-            TypeError(f"links must be an iterable, not {type_name(links)}")
-            if not isinstance(links, Iterable)
-            else error
-        )
+        is_iterable = acts_as(links, Iterable)
+        misused(error if is_iterable else TypeError(f"links must be an iterable, not {type_name(links)}"))
         return ()
     return tuple([target for target in targets if _link(target)[0] is not None])
 

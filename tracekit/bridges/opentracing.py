@@ -16,7 +16,7 @@ from opentracing import Format, ReferenceType
 from .. import _carriers, _configure
 from .._core.context import Link
 from .._core.context import SpanContext as TracekitContext
-from .._core.guard import type_name
+from .._core.guard import acts_as, is_a, type_name
 from .._core.misuse import misused
 from .._core.span import ROOT, resample, start_with
 from .._core.span import Span as TracekitSpan
@@ -121,7 +121,7 @@ def _write_binary(carrier: Any, context: TracekitContext) -> None:
 
     It has the configured formats' fields, as UTF-8: ``binary = *( name ":" value LF )``
     """
-    if not isinstance(carrier, bytearray):
+    if not is_a(carrier, bytearray):
         misused(TypeError(f"carrier must be a bytearray, not {type_name(carrier)}"))
         return
     fields: dict[str, str] = _carriers.inject({}, context)
@@ -130,7 +130,7 @@ def _write_binary(carrier: Any, context: TracekitContext) -> None:
 
 def _read_binary(carrier: Any) -> TracekitContext | None:
     """Return the context in *carrier*, octets, or None."""
-    if not isinstance(carrier, bytes | bytearray | memoryview):
+    if not (is_a(carrier, bytes) or is_a(carrier, bytearray) or is_a(carrier, memoryview)):
         misused(TypeError(f"carrier must be a bytearray or bytes, not {type_name(carrier)}"))
         return None
     try:
@@ -149,13 +149,13 @@ def _check_format(format: Any) -> None:
 
 def _target(given: Any) -> tuple[Any, Any]:
     """Return the parent that *given* stands for, a Span or a SpanContext of tracekit, and its context."""
-    if isinstance(given, Span):
-        given = given.tracekit_span
-    elif isinstance(given, SpanContext):
-        given = given.tracekit_context
-    if isinstance(given, TracekitSpan):
+    if acts_as(given, Span):
+        given = getattr(given, "tracekit_span", None)
+    elif acts_as(given, SpanContext):
+        given = getattr(given, "tracekit_context", None)
+    if is_a(given, TracekitSpan):
         return given, given.context
-    return (None, None) if not isinstance(given, TracekitContext) else (given, given)
+    return (given, given) if is_a(given, TracekitContext) else (None, None)
 
 
 def _relations(child_of: Any, references: Any) -> tuple[Any, tuple[Link, ...]]:
@@ -166,7 +166,7 @@ def _relations(child_of: Any, references: Any) -> tuple[Any, tuple[Link, ...]]:
     except Exception:  # not an iterable, or one that fails
         misused(TypeError(f"references must be an iterable of references, not {type_name(references)}"))
         given = []
-    named += [(item.type, item.referenced_context) for item in given if isinstance(item, opentracing.Reference)]
+    named += [(item.type, item.referenced_context) for item in given if acts_as(item, opentracing.Reference)]
     named.sort(key=lambda item: item[0] != ReferenceType.CHILD_OF)
     chosen = None
     links = []

@@ -15,6 +15,7 @@ from .._arguments import bounded_timeout
 from .._configure import current_resource
 from .._core.attributes import MISSING, clean, whole
 from .._core.checks import check_int
+from .._core.codecs import parse_hex
 from .._core.outcome import exception_attributes
 from .._core.records import Limits
 from .._core.scopes import current_context
@@ -33,6 +34,7 @@ _BATCH = 1024
 _INTERVAL_S = 1.0
 _FAREWELL_S = 3.0
 _MAX_BODY = 16384  # characters of a message
+_MAX_NS = (1 << 64) - 1
 # The attributes of every record, and those that tracekit.integrations.logging adds.
 _OURS = "trace_id span_id sampled service.name dd.trace_id dd.span_id dd.service dd.env dd.version"
 _USUAL = {*logging.LogRecord("", 0, "", 0, "", None, None).__dict__, "asctime", "message", "taskName", *_OURS.split()}
@@ -178,7 +180,7 @@ class OTLPLogHandler(logging.Handler):
                 kept[str(key)] = plain
         return _Record(
             logger=str(record.name),
-            time_ns=int(record.created * 1e9),
+            time_ns=max(0, min(int(record.created * 1e9), _MAX_NS)),
             level=int(record.levelno),
             level_name=str(record.levelname),
             body=text[:_MAX_BODY],
@@ -240,8 +242,10 @@ class OTLPLogHandler(logging.Handler):
 def _ids(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ids that the record already has, of the code that made it, or those current here."""
     trace_id, span_id = fields.get("trace_id"), fields.get("span_id")
-    if type(trace_id) is str and type(span_id) is str and len(trace_id) == 32 and len(span_id) == 16:
-        return {"flags": int(fields.get("sampled") is True), "traceId": trace_id, "spanId": span_id}
+    if type(trace_id) is str and type(span_id) is str:
+        trace_id, span_id = trace_id.lower(), span_id.lower()
+        if parse_hex(trace_id, 32) and parse_hex(span_id, 16):  # else they are the program's own, in another form
+            return {"flags": int(fields.get("sampled") is True), "traceId": trace_id, "spanId": span_id}
     context = current_context()
     if context is None or not context.is_valid:
         return {}

@@ -32,7 +32,8 @@ class _RecordFactory:
         record: logging.LogRecord = self.previous(*args, **kwargs)
         if self.is_active:
             try:
-                record.__dict__.update(log_fields(self.datadog))
+                for key, value in log_fields(self.datadog).items():
+                    record.__dict__.setdefault(key, value)
             except Exception:  # a record without __dict__ is logged all the same
                 pass
         return record
@@ -75,7 +76,8 @@ def instrument(target: None = None, *, datadog: bool = False) -> None:
 
     ``trace_id`` and ``span_id`` are hex, ``sampled`` is a bool, ``service.name`` is that of ``configure()``. Without a
     current context the ids are empty. They are read when the record is made, in the task or
-    thread that logs, and stay the same wherever the record is handled. Values in ``extra=`` win.
+    thread that logs, and stay the same wherever the record is handled. Values in ``extra=``, and those of a record
+    factory that was set before, win.
     Calling it again has no effect, also if another record factory wraps this one, except for another *datadog*.
     """
     global _factory

@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from structlog import BoundLoggerBase
+from structlog.contextvars import get_contextvars
 
 from ._log_fields import log_fields
 from ._patch import Patches, check_whole
@@ -44,7 +45,8 @@ _check = functools.partial(check_whole, "structlog", "TraceProcessor")
 
 
 def instrument(target: None = None, *, datadog: bool = False) -> None:
-    """Add the fields to every event of every logger, before its processors run. Keys that the event has win.
+    """Add the fields to every event of every logger, before its processors run. Keys that the event has win, and those
+    that ``structlog.contextvars`` has bound.
 
     The hook point is ``BoundLoggerBase._process_event``, which structlog documents for wrapper classes: unlike the list
     of processors, ``structlog.configure()`` does not replace it. Calling it again changes *datadog* alone.
@@ -60,7 +62,8 @@ def instrument(target: None = None, *, datadog: bool = False) -> None:
             added = {}
             if patches.is_active:
                 try:
-                    bound = self._context
+                    # merge_contextvars() leaves the keys alone that an event has.
+                    bound = {**get_contextvars(), **self._context}
                     added = {key: value for key, value in _fields(datadog).items() if key not in bound}
                 except Exception:  # a wrapper class without a context
                     pass

@@ -99,7 +99,7 @@ _LOGS = "wants a log record: late calls have no effect, and nothing is logged"
 DIFFERENT = {
     "TestSpan::test_add_link_with_invalid_span_context_with_tracestate": "a tracestate that is a text, no TraceState",
     "TestSpan::test_ended_span": _LOGS,
-    "TestSpan::test_invalid_attribute_values": "an attribute of an unknown type is recorded as its repr(), not as None",
+    "TestSpan::test_invalid_attribute_values": "an attribute of an unknown type is recorded as its str(), not as None",
     "TestSpan::test_status_cannot_set_unset": _LOGS,
     "TestSpanCreation::test_span_processor_for_source": PRIVATE,
     "TestTracerProvider::test_tracer_provider_init_default": PRIVATE,

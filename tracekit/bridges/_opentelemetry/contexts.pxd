@@ -1,7 +1,7 @@
 cimport cython
 
 from ..._core.context cimport SpanContext, with_labels
-from ..._core.interpreter cimport DEFERRED
+from ..._core.interpreter cimport DEFERRED, is_a
 
 cdef object _FLAGS, _new
 cdef bint _IS_TUPLE

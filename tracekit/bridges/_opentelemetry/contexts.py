@@ -19,6 +19,7 @@ from ...cython import compiled
 
 if not compiled:
     from ..._core.context import with_labels
+    from ..._core.guard import is_a
     from ..._core.interpreter import DEFERRED
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _texts(baggage: Mapping[str, object]) -> dict[str, str]:
     texts: dict[str, str] = {}
     try:
         for key, value in baggage.items():
-            if isinstance(key, str) and is_label_key(key):
+            if is_a(key, str) and is_label_key(key):
                 texts[key] = str(value)
     except Exception:  # not a mapping, or a value without a text
         pass
@@ -160,7 +161,7 @@ def attributes_of(attributes: Any) -> dict[str, Any] | None:
         else:
             return given
     try:
-        return {str.__str__(key): value for key, value in attributes.items() if isinstance(key, str) and key}
+        return {str.__str__(key): value for key, value in attributes.items() if is_a(key, str) and key}
     except Exception:  # not a mapping
         return None
 

@@ -1,7 +1,7 @@
 cimport cython
 
 from ..._core.context cimport SpanContext
-from ..._core.interpreter cimport DEFERRED
+from ..._core.interpreter cimport DEFERRED, is_a
 from ..._core.scopes cimport current_context
 from .contexts cimport remote_span
 from .runtime cimport put_value, scope_for, value_of

@@ -13,6 +13,7 @@ from ...cython import binding, cclass, compiled, final
 from .runtime import BAGGAGE_KEY, SPAN_KEY
 
 if not compiled:
+    from ..._core.guard import is_a
     from ..._core.interpreter import DEFERRED
     from .contexts import remote_span
     from .runtime import put_value, scope_for, value_of
@@ -42,7 +43,7 @@ class Propagator:
         """Write *context*, or the current one, into *carrier* by *setter*."""
         if context is None:
             found = current_context()
-        elif isinstance(context, dict):
+        elif is_a(context, dict):
             found = scope_for(context)._context
         else:
             return
@@ -62,16 +63,15 @@ class Propagator:
 
         Not the current one, as in OpenTelemetry: a server that attaches the result inherits nothing of the last request.
         """
-        if context is None:
-            context = _EMPTY
+        base: Any = context if is_a(context, dict) else _EMPTY
         try:
             if getter is _GETTER and type(carrier) is dict:
                 found = _propagation.extract(carrier)
             else:
                 found = _propagation.extract(_pairs(carrier, getter))
         except Exception:  # a getter of the program's, or a carrier that it does not know
-            return context
-        return context if found is None else _with(context, found)
+            return base  # type: ignore[no-any-return]
+        return base if found is None else _with(base, found)
 
 
 textmap.TextMapPropagator.register(Propagator)

@@ -113,14 +113,15 @@ class TracerProvider(_trace.TracerProvider):
         """Return the tracer of a library; the same one for the same arguments."""
         if self._is_disabled:
             return _trace.NoOpTracer()
-        if instrumenting_module_name in ("", None) and instrumenting_module_name not in self._reported_names:
-            self._reported_names.add(instrumenting_module_name)
-            log("error", "get_tracer() was called without a name (%r)", instrumenting_module_name)
         items = plain_attributes(attributes)
         name, version, url = (
             "" if part is None else str.__str__(text_of(part))
             for part in (instrumenting_module_name, instrumenting_library_version, schema_url)
         )
+        given = None if instrumenting_module_name is None else name
+        if not given and given not in self._reported_names:
+            self._reported_names.add(given)
+            log("error", "get_tracer() was called without a name (%r)", given)
         key = (name, version, url, repr(sorted(items.items(), key=lambda item: item[0])))
         tracer = self._tracers.get(key)
         if tracer is None:

@@ -2,7 +2,7 @@ cimport cython
 from cpython.object cimport PyObject
 
 from ..._core.context cimport SpanContext, generation
-from ..._core.interpreter cimport DEFERRED
+from ..._core.interpreter cimport DEFERRED, is_a
 from ..._core.scopes cimport CONTEXT, LINKED, SPAN, Scope, attach_scope, close_scope, effective, held_span
 from ..._core.scopes cimport innermost, keep_view, make_scope
 from ..._core.span cimport Span

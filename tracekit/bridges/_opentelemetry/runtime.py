@@ -20,6 +20,7 @@ from .contexts import RemoteSpan, labels_of, originals
 
 if not compiled:
     from ..._core.context import generation
+    from ..._core.guard import is_a
     from ..._core.interpreter import DEFERRED
     from ..._core.scopes import (
         CONTEXT,
@@ -93,7 +94,7 @@ class Token:
 
 
 def _attach(context: Any) -> Token:
-    scope = scope_for(context) if isinstance(context, dict) else make_scope(CONTEXT, None, None, None)
+    scope = scope_for(context) if is_a(context, dict) else make_scope(CONTEXT, None, None, None)
     token = Token.__new__(Token)
     token._scope = scope
     attach_scope(scope, context)

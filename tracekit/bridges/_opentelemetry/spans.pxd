@@ -1,6 +1,6 @@
 cimport cython
 
-from ..._core.interpreter cimport borrow, is_lent, lent
+from ..._core.interpreter cimport borrow, is_a, is_lent, lent
 from ..._core.span cimport Span
 from .contexts cimport from_otel, to_otel
 

@@ -18,7 +18,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
 from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import Status as OtelStatus
 
-from ..._core.guard import ask, type_name
+from ..._core.guard import acts_as, ask, type_name
 from ..._core.misuse import misused
 from ..._core.outcome import exception_events, mark_recorded, outcome_of
 from ..._core.records import KINDS, Status
@@ -28,6 +28,7 @@ from ...cython import binding, cclass, compiled, freelist, no_gc_clear
 from .contexts import attributes_of
 
 if not compiled:
+    from ..._core.guard import is_a
     from ..._core.interpreter import borrow, is_lent, lent
     from .contexts import from_otel, to_otel
 
@@ -118,7 +119,7 @@ class OtelSpan:
         span = self.tracekit_span
         if not span._is_recorded or span._has_ended:
             span._late("set_attribute")
-        elif isinstance(key, str) and key:
+        elif is_a(key, str) and key:
             span._put(key if type(key) is str else str.__str__(key), value)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -147,21 +148,21 @@ class OtelSpan:
     def set_status(self, status: OtelStatus | StatusCode, description: str | None = None) -> None:
         """Record the outcome; only an error has a description, and "ok" is final."""
         code: Any = status
-        if isinstance(status, OtelStatus):
+        if acts_as(code, OtelStatus):
             if description is not None:
                 misused(TypeError("set_status() takes a description with a StatusCode, not with a Status"))
-            code, description = status.status_code, status.description
-        if not isinstance(code, StatusCode):
-            return
-        text = description if code is StatusCode.ERROR and isinstance(description, str) else ""
-        self.tracekit_span.set_status(_STATUS_NAMES[code], text)  # type: ignore[arg-type]
+            code, description = getattr(code, "status_code", None), getattr(code, "description", None)
+        name = ask(_STATUS_NAMES.get, code)
+        if name is not None:
+            text = description if name == "error" and is_a(description, str) else ""
+            self.tracekit_span.set_status(name, text)
 
     def record_exception(
         self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
     ) -> None:
         """Record *exception* as an event with type, message, stack and whether it left the span."""
-        if isinstance(exception, BaseException):
-            more = {"exception.escaped": str(escaped), **(attributes_of(attributes) or {})}
+        if is_a(exception, BaseException):
+            more = {"exception.escaped": text_of(escaped), **(attributes_of(attributes) or {})}
             self.tracekit_span.record_exception(exception, more, time_ns=time_of(timestamp))
 
     def end(self, end_time: int | None = None) -> None:
@@ -445,7 +446,7 @@ def _bounded(attributes: Mapping[str, Any], dropped: int) -> Mapping[str, Any]:
 
 def text_of(name: Any) -> str:
     """Return *name*, of any type, as text."""
-    if isinstance(name, str):
+    if is_a(name, str):
         return name
     found = ask(str, name)
     return type_name(name) if found is None else found

@@ -1,7 +1,7 @@
 cimport cython
 
 from ..._core.context cimport SpanContext
-from ..._core.interpreter cimport lent
+from ..._core.interpreter cimport is_a, lent
 from ..._core.scopes cimport SPAN, Scope, close_scope, current_context, current_span, make_scope, open_in_body
 from ..._core.span cimport Span, start_with, tracer_in_use
 from ..._core.tracer cimport Tracer

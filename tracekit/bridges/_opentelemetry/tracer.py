@@ -20,6 +20,7 @@ from .runtime import SPAN_KEY
 from .spans import KIND_NAMES, OtelSpan, info_of, scope_of, sdk_class, text_of
 
 if not compiled:
+    from ..._core.guard import is_a
     from ..._core.interpreter import lent
     from ..._core.scopes import SPAN, close_scope, current_context, current_span, make_scope, open_in_body
     from ..._core.span import start_with, tracer_in_use
@@ -274,7 +275,7 @@ def _targets(links: Any) -> tuple[Link, ...]:
 
 def _parent(context: Any) -> Any:
     """Return the parent that *context* names, with the labels in force here: a parent brings no baggage along."""
-    given = value_of(context, SPAN_KEY) if isinstance(context, dict) else None
+    given = value_of(context, SPAN_KEY) if is_a(context, dict) else None
     here = current_context()
     labels = None if here is None else here._labels
     if is_ours(given):

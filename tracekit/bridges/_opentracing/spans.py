@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import opentracing
 
 from ... import _configure
-from ..._core.guard import ask, type_name
+from ..._core.guard import ask, is_a, type_name
 from ..._core.misuse import misused
 from ..._core.outcome import outcome_of
 from ..._core.records import DEFAULT_LIMITS, KINDS
@@ -112,7 +112,7 @@ class Span(opentracing.Span):  # type: ignore[misc]
         time_ns = nanoseconds(timestamp, "timestamp")
         name = text_of(values.pop("event", "log"))
         error = values.pop("error.object", None)
-        if isinstance(error, BaseException):
+        if is_a(error, BaseException):
             for key in _ERROR_FIELDS:  # the exception itself says more
                 values.pop(key, None)
             kept = {key: plain(value) for key, value in values.items()}
@@ -191,14 +191,14 @@ def priority_of(value: Any) -> bool | None:
 
 def text_of(value: Any) -> str:
     """Return *value* as text, "" for None and where ``str()`` fails."""
-    if isinstance(value, str):
+    if is_a(value, str):
         return str.__str__(value)
     return "" if value is None else ask(str, value, "")
 
 
 def plain(value: Any) -> Any:
     """Return *value* as OpenTracing has tags: a string, a bool or a number; else its text."""
-    if value is None or isinstance(value, str | bool | int | float):
+    if value is None or is_a(value, str) or is_a(value, int) or is_a(value, float):
         return value
     return text_of(value)
 
@@ -207,7 +207,7 @@ def nanoseconds(seconds: Any, parameter: str) -> int | None:
     """Return *seconds*, Unix time, in nanoseconds; None for none."""
     if seconds is None:
         return None
-    number = None if isinstance(seconds, str | bytes | bytearray) else ask(float, seconds)
+    number = None if any(is_a(seconds, kind) for kind in (str, bytes, bytearray)) else ask(float, seconds)
     if number is not None and math.isfinite(number):
         return int(number * 1e9)
     misused(TypeError(f"{parameter} must be a number of seconds, not {type_name(seconds)}"))
