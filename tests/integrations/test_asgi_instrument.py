@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import subprocess
 import sys
 
+import flask
 import httpx
 import pytest
 from fastapi import FastAPI, WebSocket
@@ -188,6 +190,34 @@ def test_the_options_of_one_application_come_before_those_of_all(exporter, instr
     asgi.uninstrument(app)
     client(app).get("/items/1")
     assert tree(exporter) == ""
+
+
+@pytest.mark.parametrize("is_one", [False, True])
+def test_a_copy_of_an_application_is_served_itself(exporter, is_one):
+    app, flask_app = starlette(), flask.Flask("shop")
+    flask_app.add_url_rule("/", "home", lambda: "first")
+    for one in (app, flask_app):
+        tracekit.instrument(*[one] if is_one else ["asgi", "wsgi"])
+    assert client(app).get("/items/1").text == "x"
+    assert flask_app.test_client().get("/").text == "first"
+    exporter.clear()
+
+    copied, copied_flask = copy.copy(app), copy.copy(flask_app)
+    copied.router = Starlette(routes=[Route("/items/{id}", lambda _: PlainTextResponse("copy"))]).router
+    copied.middleware_stack = None
+    copied_flask.view_functions = {"home": lambda: "copy"}
+    assert client(copied).get("/items/1").text == "copy"
+    assert copied_flask.test_client().get("/").text == "copy"
+    assert [span.name for span in exporter.spans] == ([] if is_one else ["GET /items/{id}", "GET /"])
+    exporter.clear()
+    for one in (copied, copied_flask):
+        tracekit.uninstrument(one)  # which has not been instrumented
+
+    assert client(app).get("/items/1").text == "x"
+    assert flask_app.test_client().get("/").text == "first"
+    assert [span.name for span in exporter.spans if span.kind == "server"] == ["GET /items/{id}", "GET /"]
+    for one in (app, flask_app):
+        tracekit.uninstrument(*[one] if is_one else ["asgi", "wsgi"])
 
 
 def test_options_given_after_uninstrument_hold(exporter):

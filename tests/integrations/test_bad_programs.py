@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import http.client
+import inspect
 import io
 import weakref
 from http.server import BaseHTTPRequestHandler
+from unittest import mock
 from xmlrpc.server import SimpleXMLRPCDispatcher
 
 import aiohttp
@@ -404,3 +407,33 @@ def test_a_hook_that_misbehaves_changes_no_response_and_holds_nothing(monkeypatc
     assert contextvars.Context().run(serve, **{name: hook}) == bare
     assert nothing_is_held()
     assert [one.name[:3] for one in exporter.spans if one.kind == "server"] in (["GET"], ["xxx"])
+
+
+# ---- mocks
+
+REPLACED = {
+    "aiohttp": [(aiohttp.ClientSession, "_request"), (web.Application, "_handle")],
+    "http_client": [(http.client.HTTPConnection, "getresponse"), (http.client.HTTPResponse, "read")],
+    "httpx": [(httpx.Client, "_send_single_request"), (httpx.AsyncClient, "_send_single_request")],
+    "subprocess": [(asyncio, "create_subprocess_exec"), (asyncio, "create_subprocess_shell")],
+}
+
+
+def mocks_of(owner, name):
+    with mock.patch.object(owner, name) as plain:
+        pass
+    with mock.patch.object(owner, name, autospec=True) as detailed:
+        pass
+    return type(plain).__name__, type(detailed).__name__, inspect.iscoroutinefunction(getattr(owner, name))
+
+
+@pytest.mark.parametrize("library", REPLACED)
+def test_a_mock_of_a_traced_function_is_as_without_tracing(library):
+    """aioresponses is one, of ``ClientSession._request``."""
+    before = [mocks_of(*place) for place in REPLACED[library]]
+    tracekit.instrument(library)
+    try:
+        assert [mocks_of(*place) for place in REPLACED[library]] == before
+    finally:
+        tracekit.uninstrument(library)
+    assert [mocks_of(*place) for place in REPLACED[library]] == before

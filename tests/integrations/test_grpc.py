@@ -916,6 +916,60 @@ def test_interceptors_of_the_program_stay_and_each_attempt_has_a_span(exporter, 
     assert span_tree(exporter.spans).splitlines() == ["root", *calls]
 
 
+def older_metadata(metadata=None, compression=None):
+    """Do as grpcio 1.60."""
+    metadata = metadata or grpc.aio.Metadata()
+    return grpc.aio.Metadata.from_tuple(metadata) if isinstance(metadata, tuple) else metadata
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+@pytest.mark.parametrize("given", [None, (("tenant", "acme"),), grpc.aio.Metadata(("tenant", "acme"))])
+def test_interceptors_of_an_asynchronous_channel_get_metadata_and_their_attempts_are_one_span(
+    exporter, traced, monkeypatch, given, is_older
+):
+    seen = []
+
+    class Retry(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, continuation, details, request):
+            details.metadata.add("attempts", "2")
+            seen.append(dict(details.metadata))
+            await (await continuation(details, request))
+            return await continuation(details, request)
+
+    if is_older:
+        monkeypatch.setattr(grpc.aio._channel._BaseMultiCallable, "_init_metadata", staticmethod(older_metadata))
+
+    async def main():
+        options = {"interceptors": [Retry()]}
+        async with aio_serving(**AIO) as address, grpc.aio.insecure_channel(address, **options) as channel:
+            assert await stub(channel)(b"1", metadata=given) == b"1"
+
+    asyncio.run(main())
+    calls = ["  shop.Shop/unary_unary", "    work"] * 2
+    assert span_tree(exporter.spans).splitlines() == ["shop.Shop/unary_unary", *calls]
+    assert seen[0].keys() == {"traceparent", "attempts"} | dict(given or ()).keys()
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_an_exception_of_an_asynchronous_channels_interceptor_is_the_end_of_the_call(exporter, traced, is_late):
+    class Broken(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, continuation, details, request):
+            if is_late:
+                await (await continuation(details, request))
+            raise LookupError("no token")
+
+    async def main():
+        options = {"interceptors": [Broken()]}
+        async with aio_serving(**AIO) as address, grpc.aio.insecure_channel(address, **options) as channel:
+            with pytest.raises(LookupError, match="no token"):
+                await stub(channel)(b"1")
+
+    asyncio.run(main())
+    client = only(exporter, "client")
+    assert (client.status.code, client.attributes["error.type"]) == ("error", "LookupError")
+    assert [event.name for event in client.events] == ["exception"]
+
+
 WAYS = ["at its making", "generic", "registered"]
 
 

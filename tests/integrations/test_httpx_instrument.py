@@ -199,6 +199,37 @@ def test_the_programs_request_comes_back_with_what_a_transport_put_there(way):
     assert "traceparent" not in response.request.headers
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_body_that_a_transport_has_read_can_be_read_and_sent_again(way, whole):
+    """As MockTransport, and transports that cache or repeat requests, leave it."""
+
+    def answer(request):
+        assert request.content == b"ab"
+        if request.url.path == "/moved":
+            return way.module.Response(307, headers={"location": "/here"})
+        raise way.module.ConnectError("no such host")
+
+    inner = way.module.MockTransport(answer)
+    if whole:
+        way.integration.instrument()
+    client = way.client(transport=inner if whole else way.transport(inner))
+
+    async def body():
+        for part in (b"a", b"b"):
+            yield part
+
+    def send():
+        if way.is_async:
+            asyncio.run(client.post("http://shop.example/moved", content=body()))
+        else:
+            client.post("http://shop.example/moved", content=iter([b"a", b"b"]))
+
+    with pytest.raises(way.module.ConnectError) as caught:
+        send()
+    assert caught.value.request.content == b"ab"
+    assert "traceparent" not in caught.value.request.headers
+
+
 def test_an_error_is_recorded(exporter, way, base):
     way.integration.instrument()
     with pytest.raises(way.module.RemoteProtocolError):

@@ -24,7 +24,7 @@ from werkzeug.serving import make_server as make_werkzeug
 from werkzeug.test import Client
 
 import tracekit
-from tracekit.integrations import asgi, wsgi
+from tracekit.integrations import asgi, http_server, wsgi
 from tracekit.integrations.wsgi import TraceMiddleware
 from tracekit.testing import span_tree
 
@@ -271,6 +271,7 @@ def werkzeug(app):
 def test_a_request_over_a_socket(exporter, make):
     app = make_flask()
     wsgi.instrument(app)
+    http_server.instrument()  # which leaves these requests to the other
     server = make(app)
     port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever)
@@ -287,6 +288,7 @@ def test_a_request_over_a_socket(exporter, make):
         thread.join(20)
         server.server_close()
         wsgi.uninstrument(app)
+        http_server.uninstrument()
     assert tree(exporter) == (
         "GET /items/<int:id> <- remote\n  work\nGET /stream\n  part 0\n  part 1\nHEAD /file\nGET /file"
     )

@@ -2,8 +2,8 @@
 
 The ``__call__`` of the framework's classes is replaced, once. The replacement calls the application's middleware, which
 it keeps in the application's ``__dict__``: made for the one application by ``instrument(app)``, or at its first request
-if all are traced. So the application may have been built,
-and may have answered requests, before.
+if all are traced. So the application may have been built, and may have answered requests, before. A copy of an
+application, which has the entry of the first, gets its own.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ _KEY: Final = "_tracekit"  # in the __dict__ of an application
 
 
 class _Installed:
-    """The middleware of one application. *default* is the one that it was copied from, None for an explicit one."""
+    """The middleware of *app*. *default* is the one that it was copied from, None for an explicit one."""
 
-    __slots__ = ("default", "middleware", "original")
+    __slots__ = ("app", "default", "middleware", "original")
 
-    def __init__(self, default: Any, middleware: Any) -> None:
+    def __init__(self, app: Any, default: Any, middleware: Any) -> None:
+        self.app = app
         self.default = default
         self.middleware = middleware
         self.original: Any = None  # the __call__ that the middleware calls; of another class, __call__ passes through
@@ -61,10 +62,9 @@ class Applications:
             self._default = self._default or middleware
         else:
             self._check(target)
-            installed = vars(target).get(_KEY)
-            if installed is not None and installed.default is None:
+            if _single(target) is not None:
                 return
-            vars(target)[_KEY] = _Installed(None, middleware)
+            vars(target)[_KEY] = _Installed(target, None, middleware)
             self._singles += 1
         self._patch()
 
@@ -74,8 +74,7 @@ class Applications:
             self._default = None
         else:
             self._check(target)
-            installed = vars(target).get(_KEY)
-            if installed is None or installed.default is not None:
+            if _single(target) is None:
                 return
             del vars(target)[_KEY]
             self._singles -= 1
@@ -86,17 +85,23 @@ class Applications:
     def find(self, app: Any, original: Any) -> Any:
         """Return the middleware that *app* is served with, or None: call *original*."""
         installed = app.__dict__.get(_KEY)
-        if installed is None or installed.original is None or (installed.default or self._default) is not self._default:
-            installed = self._install(app, original, installed)
+        if (
+            installed is None
+            or installed.app is not app
+            or installed.original is None
+            or (installed.default or self._default) is not self._default
+        ):
+            installed = self._install(app, original)
             if installed is None:
                 return None
         return installed.middleware if installed.original is original else None
 
-    def _install(self, app: Any, original: Any, installed: _Installed | None) -> _Installed | None:
-        if installed is None or installed.default is not None:
+    def _install(self, app: Any, original: Any) -> _Installed | None:
+        installed = _single(app)
+        if installed is None:
             if self._default is None:
                 return None
-            installed = _Installed(self._default, copy.copy(self._default))
+            installed = _Installed(app, self._default, copy.copy(self._default))
             # If a class was imported after instrument(), the next request passes its __call__ first.
             if not self._patch():
                 vars(app)[_KEY] = installed
@@ -128,3 +133,9 @@ class Applications:
                     self._patches.replace(kind, "__call__", functools.partial(self._wrap, self))
                 self._patch_more(self._patches, kind)
         return len(self._patched) > before
+
+
+def _single(app: Any) -> _Installed | None:
+    """Return the entry that ``instrument(app)`` made, or None."""
+    installed: _Installed | None = vars(app).get(_KEY)
+    return installed if installed is not None and installed.app is app and installed.default is None else None

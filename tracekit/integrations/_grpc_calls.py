@@ -164,6 +164,8 @@ class _AioCall:
         if not self._method.is_active or is_suppressed():
             return self._inner(*args, metadata=metadata, **kwargs)
         client_span, metadata = self._method.start(metadata)
+        if type(metadata) is list:  # interceptors expect a Metadata, which older channels make of a tuple only (1.60)
+            metadata = tuple(metadata)
         sent = None
         if self._is_stream:
             args, kwargs, sent = _counted(args, kwargs)
@@ -234,8 +236,8 @@ def _aio_done(client_span: Span, sent: AsyncCounted | Counted | None, call: Any)
             if code is None:
                 code = UNKNOWN
             settle(client_span, code, _now(call.details()) if code else "")
-    except Exception as error:
-        report(error)
+    except Exception as error:  # that of an interceptor, which ended the call
+        fail(client_span, error)
     end(client_span)
 
 

@@ -64,15 +64,17 @@ class SyncTransport(_Transport):
 
     def handle_request(self, request: Any) -> Any:
         """Send *request*."""
-        client_span, request = _start(self._client, self.library, request)
+        client_span, sent = _start(self._client, self.library, request)
         if client_span is None:
-            return self._inner.handle_request(request)
+            return self._inner.handle_request(sent)
         try:
             with span_scope(client_span):
-                response = self._inner.handle_request(request)
+                response = self._inner.handle_request(sent)
         except BaseException as error:
             fail(client_span, error)
             raise
+        finally:
+            _take_back(request, sent)
         return _answer(client_span, response, self.library.stream, self.library.module.SyncByteStream)
 
     def close(self) -> None:
@@ -99,15 +101,17 @@ class AsyncTransport(_Transport):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send *request*."""
-        client_span, request = _start(self._client, self.library, request)
+        client_span, sent = _start(self._client, self.library, request)
         if client_span is None:
-            return await self._inner.handle_async_request(request)
+            return await self._inner.handle_async_request(sent)
         try:
             with span_scope(client_span):
-                response = await self._inner.handle_async_request(request)
+                response = await self._inner.handle_async_request(sent)
         except BaseException as error:
             fail(client_span, error)
             raise
+        finally:
+            _take_back(request, sent)
         return _answer(client_span, response, self.library.async_stream, self.library.module.AsyncByteStream)
 
     async def aclose(self) -> None:
@@ -165,10 +169,16 @@ def _with_headers(library: Library, request: Any, headers: dict[str, str]) -> An
     copied._list = listed
     kind = type(request)
     copy = kind.__new__(kind)
-    # All fields: an inner transport may look at the content, and the program sees its changes of ``extensions``.
+    # All fields: an inner transport may look at the content, and ``extensions`` are the program's own.
     copy.__dict__.update(request.__dict__)
     copy.headers = copied
     return copy
+
+
+def _take_back(request: Any, sent: Any) -> None:
+    """Give *request* the fields of its copy: an inner transport may have read the body, which is to be had once."""
+    if sent is not request:
+        request.__dict__.update({**sent.__dict__, "headers": request.headers})
 
 
 class _Body:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MISSING: Any = object()
+_CO_COROUTINE = 0x80  # the flag of a coroutine function's code; inspect, which has it, takes long to import
 
 
 class Patches:
@@ -31,7 +34,7 @@ class Patches:
         own = vars(owner).get(name, _MISSING)
         if inherited is _MISSING:
             return
-        ours = make(inherited)
+        ours = _as_kind_of(inherited, make(inherited))
         setattr(owner, name, ours)
         self._replaced.append((owner, name, ours, own))
         self.is_active = True
@@ -47,6 +50,32 @@ class Patches:
                 delattr(owner, name)
             else:
                 setattr(owner, name, own)
+
+
+def _as_kind_of(original: Any, ours: Any) -> Any:
+    """Return *ours* as a function of Python, and as a coroutine function, if *original* is one.
+
+    ``unittest.mock`` replaces a compiled function by a mock that gets no ``self``, and one that is not marked as a
+    coroutine function by a mock that cannot be awaited.
+    """
+    if type(original) is not FunctionType:
+        return ours
+    is_coroutine = bool(original.__code__.co_flags & _CO_COROUTINE)
+    if type(ours) is FunctionType and bool(ours.__code__.co_flags & _CO_COROUTINE) is is_coroutine:
+        return ours
+    if is_coroutine:
+
+        @functools.wraps(original)
+        async def function(*args: Any, **kwargs: Any) -> Any:
+            return await ours(*args, **kwargs)
+
+    else:
+
+        @functools.wraps(original)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return ours(*args, **kwargs)
+
+    return function
 
 
 def check_whole(library: str, instead: str, target: object) -> None:

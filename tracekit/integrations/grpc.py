@@ -7,7 +7,8 @@
 
 All four kinds of call, on ``grpc`` and ``grpc.aio``. A client's call object is the library's own. Its span ends with the
 call's status, whenever that arrives: with the last message of a stream, at the deadline, when it is cancelled. A span
-is one call of the channel itself, so interceptors that repeat a call have one for each attempt.
+is one call of the channel itself, so interceptors around it that repeat a call have one for each attempt. A channel of
+``grpc.aio`` contains its interceptors: their attempts are one span.
 
 A server's span is current in the handler, and while each message of a stream is made, in whichever thread. It ends when
 the handler has returned its last message, or when the client gives up on a stream. A method that the server does not

@@ -54,7 +54,8 @@ def instrument(target: Any = None, **options: Any) -> None:
     A request that ``http.server`` rejects before it calls a method of the handler has no span, except for an unknown
     method. A client that is gone sets the status "cancelled". For XML-RPC the span is named after the method; an
     exception of the method, which the client gets as a fault, is recorded, and a ``Fault`` is
-    ``rpc.response.status_code``.
+    ``rpc.response.status_code``. Werkzeug's server, that of ``flask run``, is left out among all servers: its
+    applications are traced as those of WSGI.
 
     Raises ``TypeError`` for another object, or for invalid options.
     """
@@ -111,8 +112,11 @@ def _no_app(_environ: Any, _start_response: Any) -> Any:
     """Stand for the application in a middleware that is copied for each one."""
 
 
-def _settings_of(server: Any) -> TraceMiddleware | None:
-    found: TraceMiddleware | None = getattr(server, "__dict__", {}).get(_KEY, _default)
+def _settings_of(handler: Any) -> TraceMiddleware | None:
+    server = getattr(handler, "server", None)
+    # Werkzeug's handler calls an application of WSGI, which may be traced, too.
+    default = None if hasattr(type(handler), "run_wsgi") else _default
+    found: TraceMiddleware | None = getattr(server, "__dict__", {}).get(_KEY, default)
     return found
 
 
@@ -231,7 +235,7 @@ def _attributes_of(handler: Any, method: str, redaction: Redaction) -> dict[str,
 def _handling(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def handle_one_request(self: Any) -> Any:
-        settings = _settings_of(getattr(self, "server", None))
+        settings = _settings_of(self)
         if settings is None or _EXCHANGE in self.__dict__:
             return original(self)
         exchange = self.__dict__[_EXCHANGE] = _Exchange(settings)
@@ -281,7 +285,7 @@ def _ending(original: Callable[..., Any]) -> Callable[..., Any]:
 def _running(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def run(self: Any, application: Any) -> Any:
-        settings = _settings_of(getattr(getattr(self, "request_handler", None), "server", None))
+        settings = _settings_of(getattr(self, "request_handler", None))
         if settings is not None and callable(application) and not isinstance(application, TraceMiddleware):
             traced = copy.copy(settings)
             traced.app = application
