@@ -18,7 +18,15 @@ def path(tmp_path):
     """A store with spans of every kind in two traces of one service."""
     found = tmp_path / "traces.db"
     tracekit.configure(service="shöp", exporter=SQLiteExporter(found), resource={"host.name": "h1", "n": 3})
-    values = {"text": 'say "hö"\n', "n": -5, "yes": True, "half": 0.5, "octets": b"\0\xff", "list": (1, 2)}
+    values = {
+        "text": 'say "hö"\n',
+        "n": -5,
+        "large": 2**60,
+        "yes": True,
+        "half": 0.5,
+        "octets": b"\0\xff",
+        "list": (1, 2),
+    }
     values |= {"error": "disk", "no octets": {"base64": "zz"}}  # what a format itself may mean by such keys
     with tracekit.span("far", parent=REMOTE, kind="server", attributes=values) as far:
         far.add_event("paid", {"sum": 2.5, "message": "thanks", "event": "sale"})

@@ -239,6 +239,16 @@ def test_exported_jaeger_json_has_every_span_with_its_parent_and_process(spans, 
     assert children == [[{"refType": "CHILD_OF", "traceID": trace_id, "spanID": root["spanID"]}]] * 11
 
 
+def test_exported_jaeger_json_has_ints_that_a_browser_rounds_as_text(path, capsys):
+    tracekit.configure(service="shop", exporter=SQLiteExporter(path))
+    tracekit.span("work", attributes={"large": -(2**53), "safe": 2**53 - 1}).end()
+    tracekit.shutdown(60)
+    assert main(["traces", "export", str(path), "--format", "jaeger"]) == 0
+    (trace,) = json.loads(capsys.readouterr().out)["data"]
+    tags = {tag["key"]: (tag["type"], tag["value"]) for tag in trace["spans"][0]["tags"]}
+    assert (tags["large"], tags["safe"]) == (("int64", "-9007199254740992"), ("int64", 2**53 - 1))
+
+
 def test_exported_perfetto_json_has_a_slice_for_each_span(spans, path, capsys):
     assert main(["traces", "export", str(path), "--format", "perfetto"]) == 0
     events = json.loads(capsys.readouterr().out)["traceEvents"]
