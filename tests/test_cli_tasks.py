@@ -176,6 +176,25 @@ def test_older_pythons_say_what_to_do_instead(capsys):
     assert "dump_on_signal()" in err
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_a_process_of_another_user_cannot_have_root_give_it_a_file(tmp_path, monkeypatch):
+    script, secret = tmp_path / "script.py", tmp_path / "secret"
+    script.touch()
+    secret.touch()
+    given = []
+
+    def chown(path, user, group):
+        given.append(os.path.realpath(path))
+        if path == str(tmp_path):  # the folder is the other user's from here on
+            script.unlink()
+            script.symlink_to(secret)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", chown)
+    tasks._hand_over(os.getpid(), str(tmp_path), str(script))
+    assert given == [str(script), str(tmp_path)]
+
+
 attaches = pytest.mark.skipif(not hasattr(sys, "remote_exec"), reason="PEP 768 came with Python 3.14")
 
 

@@ -91,7 +91,7 @@ def _hand_over(pid: int, folder: str, script: str) -> None:
             owner = os.stat(f"/proc/{pid}")
         except OSError:  # no /proc, or no such process, which remote_exec() reports
             return
-        for path in (folder, script):
+        for path in (script, folder):  # the folder last: its owner may put a link to any file in the script's place
             os.chown(path, owner.st_uid, owner.st_gid)
 
 
