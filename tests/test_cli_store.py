@@ -165,8 +165,13 @@ def test_follow_goes_on_with_traces_that_arrive(spans, path):
         found = json.loads(process.stdout.readline())
         while found["name"] != "new":  # it was given the newest first, and gives the rest, too
             found = json.loads(process.stdout.readline())
+        assert found["service"] == "late"
+        path.unlink()  # after it, another file
+        tracekit.configure(service="other", exporter=SQLiteExporter(path))
+        tracekit.span("first").end()
+        tracekit.shutdown(60)
+        assert json.loads(process.stdout.readline())["name"] == "first"
         process.terminate()
-    assert found["service"] == "late"
 
 
 def test_stats_are_figures_of_each_name(spans, path, capsys):
