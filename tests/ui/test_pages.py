@@ -148,6 +148,13 @@ def test_any_text_is_found_as_it_is_and_no_other(ui, text):
         assert ui.get(f"/api/traces?q={urllib.parse.quote(query)}").json["traces"] == []
 
 
+@pytest.mark.parametrize("query", ["ÄPFEL", "äpfel", "Äpfel kaufen", "name:ä", "žluť", "ŽLUŤ"])
+def test_a_name_is_found_in_any_case_of_any_script(ui, query):
+    ui.send(span(name="Äpfel KAUFEN: ŽluťouČký"), span(name="other", trace=2))
+    found = ui.get(f"/api/traces?q={urllib.parse.quote(query)}").json["traces"]
+    assert [trace["spans"] for trace in found] == [1]
+
+
 def test_a_search_of_a_megabyte_is_rejected(ui):
     # uvicorn closes at 64 KiB of request line; the language has its own bound below that.
     assert ui.get("/api/traces?q=" + "a" * 1001).status == 400

@@ -18,6 +18,7 @@ from ..exporters._sqlite.search import root_of
 from ..exporters.sqlite import SQLiteReader
 
 if TYPE_CHECKING:
+    import os
     import sqlite3
 
     from .search import Search
@@ -34,6 +35,10 @@ _NOTHING: Final[dict[str, Any]] = {"traces": [], "next": None, "last": 0, "store
 
 class Queries(SQLiteReader):
     """Read the store for the pages. All answers can be written as JSON."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._connection.create_function("casefold", 1, lambda text: str(text).casefold(), deterministic=True)
 
     def last_ids(self) -> Last:
         """Return the row ids of the newest span and of the newest log record, 0 without any."""
