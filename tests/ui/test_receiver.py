@@ -318,3 +318,17 @@ def test_without_receivers_there_are_only_pages(tmp_path):
     with viewer(tmp_path / "spans.db", port=0, http_port=None, grpc_port=None) as running:
         assert set(running.urls) == {"pages"}
         assert Running(running).get("/api/status").json["stored"] == 0
+
+
+def test_a_file_that_is_only_shown_is_not_changed(tmp_path):
+    path = tmp_path / "spans.db"
+    store = SpanStore(path, max_bytes=1 << 30)
+    for trace in range(1, 11):
+        spans = [span(trace=trace, id=id, attributes={"bulk": "x" * 1000}) for id in range(1, 201)]
+        store.put(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}).encode(), is_json=True)
+    store.close()
+    before = path.read_bytes()
+    assert len(before) > 1 << 20  # the bound, to which a receiver would evict
+    with viewer(path, port=0, http_port=None, grpc_port=None, max_bytes=1 << 20) as running:
+        assert len(Running(running).get("/api/traces").json["traces"]) == 10
+    assert path.read_bytes() == before
