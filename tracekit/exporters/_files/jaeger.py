@@ -73,7 +73,7 @@ def _span(span: StoredSpan, process: str) -> dict[str, Any]:
         "operationName": span.name,
         "references": references,
         "startTime": span.start_ns // 1000,
-        "duration": (span.end_ns - span.start_ns) // 1000,
+        "duration": max(0, span.end_ns - span.start_ns) // 1000,  # as Jaeger's API: clocks step, and ends are absent
         "tags": _tags(span.attributes) + _tags(said),
         "logs": [_log(event) for event in span.events if isinstance(event, dict)],
         "processID": process,
