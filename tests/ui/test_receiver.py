@@ -196,11 +196,15 @@ def test_a_store_that_fails_is_to_be_tried_again(ui, monkeypatch):
     assert ui.store.counts()[:3] == (3, 2, 1)
 
 
-def export(channel, octets):
+def method(channel, name="Export"):
     return channel.unary_unary(
-        "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        f"/opentelemetry.proto.collector.trace.v1.TraceService/{name}",
         response_deserializer=ExportTraceServiceResponse.FromString,
-    )(octets, timeout=15)
+    )
+
+
+def export(channel, octets):
+    return method(channel)(octets, timeout=15)
 
 
 def test_grpc_answers_with_its_codes(ui):
@@ -217,6 +221,16 @@ def test_grpc_answers_with_its_codes(ui):
         assert TraceServiceStub(channel)  # the names of the service are theirs
     found = counts(ui)
     assert (found.stored, found.rejected, found.failed_requests) == (1, 1, 1)
+
+
+def test_grpc_senders_wait_for_a_slow_store(ui):
+    with grpc.insecure_channel(ui.viewer.urls["grpc"].removeprefix("http://")) as channel:
+        with ui.store._writing:
+            calls = [method(channel).future(full_request(), timeout=15) for _ in range(40)]
+            with pytest.raises(grpc.RpcError) as caught:  # answered after the server has the calls before it
+                method(channel, "None")(b"", timeout=15)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert {call.code() for call in calls} == {grpc.StatusCode.OK}
 
 
 def test_a_full_store_evicts_the_oldest_and_counts_them(tmp_path):
