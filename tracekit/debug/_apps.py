@@ -24,8 +24,9 @@ def app(
     """Return an ASGI application with the pages: ``application.mount("/debug", tracekit.debug.app())``.
 
     Pages are drawn in a thread, so the event loop of asyncio or trio is not blocked. *auth*, called in that thread,
-    returns an ``Access`` or a bool for each ``Visitor``; without it only loopback peers without a proxy in between may
-    see the pages. *hosts* are the names of this server, beside loopback names, that requests may use.
+    returns an ``Access`` or a bool for each ``Visitor``; without it only loopback peers whose headers name no proxy may
+    see the pages, so behind a proxy that adds none, as nginx by default, *auth* is needed. *hosts* are the names of this
+    server, beside loopback names, that requests may use.
 
     Requests are recorded for the pages from now on, also where no exporter is configured, and with *unsampled* also
     those that sampling drops; neither changes the export, or the decision that other services get.
