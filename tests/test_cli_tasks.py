@@ -105,14 +105,16 @@ ANSWERS = {
     "/list/tasks": b"[]",
     "/wrong/tasks": b'{"tasks": [{"id": 1}]}',
     "/long/tasks": b'{"tasks": []}' + b" " * 200,
+    "/ssh/tasks": b"SSH-2.0-x\r\n",
 }
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         answer = ANSWERS.get(self.path.partition("?")[0])
-        self.send_response(404 if answer is None else 200)
-        self.end_headers()
+        if not self.path.startswith("/ssh/"):
+            self.send_response(404 if answer is None else 200)
+            self.end_headers()
         self.wfile.write(answer or b"")
 
     def log_message(self, *arguments):
@@ -136,6 +138,8 @@ def address():
         ("/list", "the answer is not a list of tasks"),
         ("/wrong", "the answer is not a list of tasks"),
         ("/long", "the answer is longer than"),
+        ("/ssh", "cannot be reached: does the process serve tracekit.debug there? (SSH-2.0-x"),
+        ("x/", "nonnumeric port: '"),
         ("/none", "404"),
     ],
 )
