@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -103,3 +104,12 @@ async def _in_thread(draw: Callable[[], Response]) -> Response:
     if _executor is None:
         _executor = ThreadPoolExecutor(1, thread_name_prefix="tracekit-debug")
     return await asyncio.wrap_future(_executor.submit(draw))
+
+
+def _after_fork() -> None:
+    global _executor
+    _executor = None  # its thread is the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
