@@ -18,7 +18,15 @@ def path(tmp_path):
     """A store with spans of every kind in two traces of one service."""
     found = tmp_path / "traces.db"
     tracekit.configure(service="shöp", exporter=SQLiteExporter(found), resource={"host.name": "h1", "n": 3})
-    values = {"text": 'say "hö"\n', "n": -5, "yes": True, "half": 0.5, "octets": b"\0\xff", "list": (1, 2)}
+    values = {
+        "text": 'say "hö"\n',
+        "n": -5,
+        "large": 2**60,
+        "yes": True,
+        "half": 0.5,
+        "octets": b"\0\xff",
+        "list": (1, 2),
+    }
     values |= {"error": "disk", "no octets": {"base64": "zz"}}  # what a format itself may mean by such keys
     with tracekit.span("far", parent=REMOTE, kind="server", attributes=values) as far:
         far.add_event("paid", {"sum": 2.5, "message": "thanks", "event": "sale"})
@@ -113,6 +121,17 @@ def test_a_request_a_line_and_ids_of_64_bits_are_read(tmp_path, capsys):
     assert found[0][:6] == ("0" * 30 + "1f", "0" * 15 + "2", None, False, "old", "get")
     assert (found[0].start_ns, found[0].end_ns, found[0].status) == (1000, 3000, "error")
     assert found[0].attributes == {"blob": {"base64": "AP8="}, "big": 12}
+
+
+def test_a_span_without_an_end_comes_back_from_jaegers_json(tmp_path, capsys):
+    span = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "one", "startTimeUnixNano": str(10**18 + 1)}
+    file, first, copy = tmp_path / "trace.json", tmp_path / "first.db", tmp_path / "copy.db"
+    file.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}))
+    assert main(["traces", "import", str(first), str(file)]) == 0
+    assert main(["traces", "export", str(first), "--format", "jaeger", "-o", str(file)]) == 0
+    assert main(["traces", "import", str(copy), str(file)]) == 0, capsys.readouterr().err
+    (found,) = spans_of(copy)
+    assert (found.name, found.start_ns, found.end_ns) == ("one", 10**18, 10**18)
 
 
 @pytest.mark.parametrize(

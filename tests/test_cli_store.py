@@ -165,8 +165,13 @@ def test_follow_goes_on_with_traces_that_arrive(spans, path):
         found = json.loads(process.stdout.readline())
         while found["name"] != "new":  # it was given the newest first, and gives the rest, too
             found = json.loads(process.stdout.readline())
+        assert found["service"] == "late"
+        path.unlink()  # after it, another file
+        tracekit.configure(service="other", exporter=SQLiteExporter(path))
+        tracekit.span("first").end()
+        tracekit.shutdown(60)
+        assert json.loads(process.stdout.readline())["name"] == "first"
         process.terminate()
-    assert found["service"] == "late"
 
 
 def test_stats_are_figures_of_each_name(spans, path, capsys):
@@ -237,6 +242,16 @@ def test_exported_jaeger_json_has_every_span_with_its_parent_and_process(spans, 
     assert tags["http.response.status_code"] == ("int64", 500)
     children = [span["references"] for span in trace["spans"] if span is not root]
     assert children == [[{"refType": "CHILD_OF", "traceID": trace_id, "spanID": root["spanID"]}]] * 11
+
+
+def test_exported_jaeger_json_has_ints_that_a_browser_rounds_as_text(path, capsys):
+    tracekit.configure(service="shop", exporter=SQLiteExporter(path))
+    tracekit.span("work", attributes={"large": -(2**53), "safe": 2**53 - 1}).end()
+    tracekit.shutdown(60)
+    assert main(["traces", "export", str(path), "--format", "jaeger"]) == 0
+    (trace,) = json.loads(capsys.readouterr().out)["data"]
+    tags = {tag["key"]: (tag["type"], tag["value"]) for tag in trace["spans"][0]["tags"]}
+    assert (tags["large"], tags["safe"]) == (("int64", "-9007199254740992"), ("int64", 2**53 - 1))
 
 
 def test_exported_perfetto_json_has_a_slice_for_each_span(spans, path, capsys):

@@ -105,14 +105,16 @@ ANSWERS = {
     "/list/tasks": b"[]",
     "/wrong/tasks": b'{"tasks": [{"id": 1}]}',
     "/long/tasks": b'{"tasks": []}' + b" " * 200,
+    "/ssh/tasks": b"SSH-2.0-x\r\n",
 }
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         answer = ANSWERS.get(self.path.partition("?")[0])
-        self.send_response(404 if answer is None else 200)
-        self.end_headers()
+        if not self.path.startswith("/ssh/"):
+            self.send_response(404 if answer is None else 200)
+            self.end_headers()
         self.wfile.write(answer or b"")
 
     def log_message(self, *arguments):
@@ -136,6 +138,8 @@ def address():
         ("/list", "the answer is not a list of tasks"),
         ("/wrong", "the answer is not a list of tasks"),
         ("/long", "the answer is longer than"),
+        ("/ssh", "cannot be reached: does the process serve tracekit.debug there? (SSH-2.0-x"),
+        ("x/", "nonnumeric port: '"),
         ("/none", "404"),
     ],
 )
@@ -174,6 +178,25 @@ def test_older_pythons_say_what_to_do_instead(capsys):
     assert status == 2
     assert "attaching needs Python 3.14" in err
     assert "dump_on_signal()" in err
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_a_process_of_another_user_cannot_have_root_give_it_a_file(tmp_path, monkeypatch):
+    script, secret = tmp_path / "script.py", tmp_path / "secret"
+    script.touch()
+    secret.touch()
+    given = []
+
+    def chown(path, user, group):
+        given.append(os.path.realpath(path))
+        if path == str(tmp_path):  # the folder is the other user's from here on
+            script.unlink()
+            script.symlink_to(secret)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", chown)
+    tasks._hand_over(os.getpid(), str(tmp_path), str(script))
+    assert given == [str(script), str(tmp_path)]
 
 
 attaches = pytest.mark.skipif(not hasattr(sys, "remote_exec"), reason="PEP 768 came with Python 3.14")

@@ -33,10 +33,10 @@ BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 
 HTTP = {"http.request.method": "GET", "http.route": "/users/{id}", "http.response.status_code": 200}
 
 
-def measured(*spans, sampler=None, **options):
+def measured(*spans, sampler=None, resource=None, **options):
     """Return the metrics of these spans: each is its kind, its attributes, and its seconds."""
     red = RedMetrics(MemoryExporter(), **options)
-    tracekit.configure(service="shop", exporter=red, sampler=sampler)
+    tracekit.configure(service="shop", exporter=red, sampler=sampler, resource=resource)
     with FakeClock() as clock:
         for kind, attributes, seconds in spans:
             with tracekit.span("work", kind=kind, attributes=attributes):
@@ -255,7 +255,31 @@ def test_text_in_labels_is_escaped():
         assert 'a"b\\c\nd\u20ac\ufffd' in routes
 
 
+def test_an_int_of_thousands_of_digits_is_text_in_labels():
+    huge = 10**5000
+    red = measured(("server", {**HTTP, "http.response.status_code": huge}, 1), resource={"build": huge, "ids": (huge,)})
+    found = {key: text for _, labels in samples(red.prometheus()) for key, text in labels}
+    assert all(hex(huge)[:100] in found[key] for key in ("http_response_status_code", "build", "ids"))
+
+
 # ---- Prometheus
+
+
+@pytest.mark.parametrize("buckets", ["explicit", "exponential"])
+def test_series_whose_labels_are_equal_as_text_are_one(buckets):
+    same = ("GET\ud800", "GET\ufffd")
+    spans = [
+        ("server", {"http.request.method": name, "http.response.status_code": code}, 0.3)
+        for name, code in [(same[0], 200), (same[1], "200"), (same[1], 200)]
+    ]
+    red = measured(*spans, buckets=buckets)
+    for parse in (parse_prometheus, parse_openmetrics):
+        text = red.prometheus(openmetrics=parse is parse_openmetrics)
+        lines = [line.partition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+        assert len(lines) == len(set(lines))
+        figures = {name: sample.value for (name, _), sample in samples(text, parse).items()}
+        assert figures["http_server_request_duration_seconds_count"] == 3
+        assert figures["http_server_request_duration_seconds_sum"] == pytest.approx(0.9)
 
 
 def test_openmetrics_has_exemplars_and_the_resource():

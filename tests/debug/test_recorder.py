@@ -335,3 +335,17 @@ def test_the_child_of_a_fork_shows_its_own_requests(pages):
     with os.fdopen(reading) as stream:
         assert stream.read() == "server child's"
     assert list(rows()) == ["server parent's"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_fork_while_requests_are_recorded_does_not_block_the_export_of_the_child(pages):
+    with recorder.lock:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                request("child's")
+                status = not tracekit.flush(15)
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

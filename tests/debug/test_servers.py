@@ -1,5 +1,6 @@
 """The pages under real servers: alone in a thread, mounted in ASGI and WSGI applications, named by the environment."""
 
+import asyncio
 import http.client
 import http.server
 import json
@@ -7,6 +8,7 @@ import os
 import socket
 import threading
 import wsgiref.simple_server
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio.to_thread
 import pytest
@@ -130,6 +132,35 @@ def test_the_child_of_a_fork_does_not_hold_the_port(server):
     finally:
         os.close(writing)
         os.waitpid(pid, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_the_child_of_a_fork_draws_pages_after_its_parent_has(exporter):
+    application = debug.app()
+
+    async def status():
+        async def send(message):
+            sent.append(message)
+
+        sent = []
+        scope = {"type": "http", "method": "GET", "path": "/requests", "query_string": b"", "client": ("127.0.0.1", 1)}
+        headers = [(b"host", b"localhost")]
+        await asyncio.wait_for(application({**scope, "headers": headers}, None, send), 15)
+        return sent[0]["status"]
+
+    def is_drawn():
+        with ThreadPoolExecutor(1) as executor:  # tests of a browser leave a loop running in this thread
+            return executor.submit(asyncio.run, status()).result() == 200
+
+    assert is_drawn()
+    pid = os.fork()
+    if pid == 0:
+        exit_status = 1
+        try:
+            exit_status = not is_drawn()
+        finally:
+            os._exit(exit_status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(

@@ -752,6 +752,43 @@ def test_a_file_or_directory_without_permission_is_reported():
     ]
 
 
+READ = """
+import os, pathlib, sys
+import tracekit
+from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader
+directory = pathlib.Path(sys.argv[1])
+path = directory / "traces.db"
+
+def write(name):
+    tracekit.configure(exporter=SQLiteExporter(path, mode=0o644))
+    tracekit.span(name).end()
+    tracekit.flush(60)
+
+write("first")
+tracekit.shutdown(60)
+os.chmod(directory, 0o555)
+user = os.geteuid()
+if user == 0:
+    os.seteuid(65534)
+reader = SQLiteReader(path)
+print(reader.counts().spans)
+os.seteuid(user)
+os.chmod(directory, 0o755)
+write("second")
+print(reader.counts().spans)
+reader.close()
+tracekit.shutdown(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="permissions work otherwise on this system")
+def test_a_file_in_a_read_only_directory_is_read_and_followed_once_it_is_written():
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        lines = finish(script(READ, directory)).splitlines()
+    assert lines == ["1", "2"]
+
+
 FULL = """
 import resource, sys, tracekit
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader

@@ -227,6 +227,28 @@ def test_a_paused_page_does_not_change_until_it_follows_again(ui, page):
     page.get_by_role("link", name="during").wait_for()
 
 
+def test_hidden_pages_leave_the_connections_of_the_browser_to_others(ui, page):
+    def hide(other, is_hidden):
+        other.evaluate(
+            "is => { Object.defineProperty(document, 'hidden', { value: is, configurable: true });"
+            " document.dispatchEvent(new Event('visibilitychange')); }",
+            is_hidden,
+        )
+
+    ui.send(span("first"))
+    others = [page.context.new_page() for _ in range(7)]  # more than the connections of a browser to one server
+    for other in others:
+        other.goto(ui.url)
+        other.get_by_role("link", name="first").wait_for()
+        hide(other, True)
+    page.goto(ui.url)
+    page.get_by_role("link", name="first").wait_for()
+    ui.send(span("second", trace=2))
+    page.get_by_role("link", name="second").wait_for()
+    hide(others[0], False)
+    others[0].get_by_role("link", name="second").wait_for()
+
+
 def test_a_search_is_a_link_and_a_bad_one_says_why(ui, page):
     shop(ui)
     page.goto(ui.url)

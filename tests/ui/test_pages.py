@@ -16,7 +16,7 @@ from tracekit.ui.search import BadSearch, parse_search
 from tracekit.ui.server import viewer
 from tracekit.ui.store import SpanStore
 
-from .conftest import Running, request, span
+from .conftest import Running, pairs, request, span
 
 pytestmark = [pytest.mark.one_form, pytest.mark.slow]
 
@@ -148,6 +148,13 @@ def test_any_text_is_found_as_it_is_and_no_other(ui, text):
         assert ui.get(f"/api/traces?q={urllib.parse.quote(query)}").json["traces"] == []
 
 
+@pytest.mark.parametrize("query", ["ÄPFEL", "äpfel", "Äpfel kaufen", "name:ä", "žluť", "ŽLUŤ"])
+def test_a_name_is_found_in_any_case_of_any_script(ui, query):
+    ui.send(span(name="Äpfel KAUFEN: ŽluťouČký"), span(name="other", trace=2))
+    found = ui.get(f"/api/traces?q={urllib.parse.quote(query)}").json["traces"]
+    assert [trace["spans"] for trace in found] == [1]
+
+
 def test_a_search_of_a_megabyte_is_rejected(ui):
     # uvicorn closes at 64 KiB of request line; the language has its own bound below that.
     assert ui.get("/api/traces?q=" + "a" * 1001).status == 400
@@ -196,7 +203,7 @@ def test_one_clock_that_is_an_hour_off_does_not_change_the_rates_of_the_map(ui):
 def test_a_trace_and_everything_about_a_span(ui):
     event = {"timeUnixNano": "0", "name": "paid", "attributes": []}
     link = {"traceId": "a" * 32, "spanId": "b" * 16}
-    trace_id = ui.send(span(events=[event], links=[link], attributes={"n": 2**53 + 1}), resource={"host.name": "h1"})
+    trace_id = ui.send(span(events=[event], links=[link], attributes={"n": 1}), resource={"host.name": "h1"})
     trace = ui.get(f"/api/traces/{trace_id}").json
     (listed,) = trace["spans"]
     assert (listed["start"], listed["end"], listed["has_events"], trace["is_cut"]) == (0, 10_000_000, 1, False)
@@ -204,7 +211,25 @@ def test_a_trace_and_everything_about_a_span(ui):
     assert found["resource"]["host.name"] == "h1"
     assert found["links"][0]["trace_id"] == "a" * 32
     assert found["events"][0]["offset_ns"] == -int(found["start_ns"])
-    assert found["attributes"] == {"n": 2**53 + 1}
+    assert found["attributes"] == {"n": 1}
+
+
+def test_ints_that_javascript_rounds_are_text(ui):
+    numbers = {"large": 2**53 + 1, "low": -(2**63), "safe": 2**53 - 1}
+    exact = {"large": "9007199254740993", "low": "-9223372036854775808", "safe": 2**53 - 1}
+    parts = {"attributes": pairs(numbers)}
+    event, link = {"name": "paid", **parts}, {"traceId": "a" * 32, "spanId": "b" * 16, **parts}
+    trace_id = ui.send(span(events=[event], links=[link], attributes=numbers), resource=numbers)
+    record = {"traceId": trace_id, "spanId": f"{1:016x}", "body": {"arrayValue": {"values": [{"intValue": 2**63 - 1}]}}}
+    body = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{**record, **parts}]}]}]}
+    assert ui.post(json.dumps(body).encode(), "application/json", "/v1/logs").status == 200
+    (listed,) = ui.get(f"/api/traces/{trace_id}").json["spans"]
+    found = ui.get(f"/api/traces/{trace_id}/spans/{listed['id']}").json
+    (log,) = found["logs"]
+    assert ui.get(f"/api/traces/{trace_id}/logs").json["logs"] == [log]
+    assert log["body"] == [str(2**63 - 1)]
+    assert all(held["attributes"] == exact for held in (found, *found["events"], *found["links"], log))
+    assert found["resource"] == {"service.name": "shop", **exact}
 
 
 @pytest.mark.parametrize(

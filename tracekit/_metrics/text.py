@@ -7,9 +7,10 @@ https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetric
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .._core.attributes import whole
+from .._render import value_text
 from .histograms import Explicit
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from .histograms import Exemplar, Exponential
     from .instruments import Table
+
+_MAX_VALUE: Final = 256  # characters of a value that is no text
 
 
 def text_of(table: Table, openmetrics: bool) -> str:
@@ -31,29 +34,40 @@ def text_of(table: Table, openmetrics: bool) -> str:
         lines += [f"# HELP {name} {instrument.description}", f"# TYPE {name} histogram"]
         if openmetrics:
             lines.append(f"# UNIT {name} seconds")
+        by_labels: dict[str, list[Explicit | Exponential]] = {}
         for attributes, histogram in series.items():
-            lines += _lines(name, attributes, histogram, openmetrics)
+            # Not one by one: OTLP tells 200 from "200", and Prometheus drops a second sample with equal labels.
+            by_labels.setdefault(_labels(attributes), []).append(histogram)
+        for labels, histograms in by_labels.items():
+            lines += _lines(name, labels, histograms, openmetrics)
     if openmetrics:
         lines.append("# EOF")
     return "".join([f"{line}\n" for line in lines])
 
 
-def _lines(
-    name: str, attributes: Iterable[tuple[str, Any]], histogram: Explicit | Exponential, openmetrics: bool
-) -> Iterator[str]:
-    labels, total = _labels(attributes), 0
+def _lines(name: str, labels: str, histograms: list[Explicit | Exponential], openmetrics: bool) -> Iterator[str]:
+    """Yield the samples of *histograms*, which have equal bounds and are added up."""
     inner = labels[1:-1] + "," if labels else ""
-    if isinstance(histogram, Explicit):
-        bounds = (*map(repr, histogram.bounds), "+Inf")
-        for at, (bound, count) in enumerate(zip(bounds, histogram.counts(), strict=True)):
-            total += count
-            exemplar = _exemplar(histogram.exemplars.get(at)) if openmetrics else ""
-            yield f'{name}_bucket{{{inner}le="{bound}"}} {total}{exemplar}'
-    else:
-        total = sum(histogram.counts()[1]) + round(histogram.zero)
-        yield f'{name}_bucket{{{inner}le="+Inf"}} {total}'
+    bounds: tuple[float, ...] = ()
+    exemplars: dict[int, Exemplar] = {}
+    for histogram in histograms:
+        if isinstance(histogram, Explicit):
+            bounds = histogram.bounds
+            exemplars |= histogram.exemplars
+    total = 0
+    counts = zip(*map(_counts, histograms), strict=True)
+    for at, (bound, of_bucket) in enumerate(zip((*map(repr, bounds), "+Inf"), counts, strict=True)):
+        total += sum(of_bucket)
+        exemplar = _exemplar(exemplars.get(at)) if openmetrics else ""
+        yield f'{name}_bucket{{{inner}le="{bound}"}} {total}{exemplar}'
     yield f"{name}_count{labels} {total}"
-    yield f"{name}_sum{labels} {histogram.sum!r}"
+    yield f"{name}_sum{labels} {sum([histogram.sum for histogram in histograms])!r}"
+
+
+def _counts(histogram: Explicit | Exponential) -> list[int]:
+    if isinstance(histogram, Explicit):
+        return histogram.counts()
+    return [sum(histogram.counts()[1]) + round(histogram.zero)]
 
 
 def _exemplar(exemplar: Exemplar | None) -> str:
@@ -66,7 +80,8 @@ def _exemplar(exemplar: Exemplar | None) -> str:
 def _labels(attributes: Iterable[tuple[str, Any]]) -> str:
     found: dict[str, str] = {}
     for key, value in attributes:
-        name, text = _name(key), str(value).lower() if value is True or value is False else str(value)
+        # Not str(), which raises for an int of thousands of digits.
+        name, text = _name(key), value if isinstance(value, str) else value_text(value, _MAX_VALUE)
         found[name] = f"{found[name]};{text}" if name in found else text
     if not found:
         return ""

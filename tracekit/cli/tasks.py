@@ -91,7 +91,7 @@ def _hand_over(pid: int, folder: str, script: str) -> None:
             owner = os.stat(f"/proc/{pid}")
         except OSError:  # no /proc, or no such process, which remote_exec() reports
             return
-        for path in (folder, script):
+        for path in (script, folder):  # the folder last: its owner may put a link to any file in the script's place
             os.chown(path, owner.st_uid, owner.st_gid)
 
 
@@ -129,6 +129,7 @@ def _await(pid: int, answer: str, deadline: float, timeout_s: float) -> bytes:
 
 def _fetch(url: str, timeout_s: float) -> list[Task]:
     """Return the tasks from the pages at *url*, the address that ``tracekit.debug.serve()`` has."""
+    import http.client
     import urllib.request
     from urllib.parse import urlsplit
 
@@ -144,7 +145,7 @@ def _fetch(url: str, timeout_s: float) -> list[Task]:
     except urllib.request.HTTPError as error:
         error.close()
         raise RuntimeError(f"{printable(address)}: {printable(str(error))}") from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:  # the latter: a bad port, or an answer that is not HTTP
         why = getattr(error, "reason", error)  # the error inside a URLError
         why = printable(str(getattr(why, "strerror", None) or why))
         raise RuntimeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -47,7 +48,8 @@ def run_list(arguments: argparse.Namespace) -> int:
             print_json({"path": reader.path, "traces": [trace._asdict() for trace in traces]})
             return 0
         if arguments.follow:
-            return _follow(reader, traces, wanted, arguments)
+            reader.close()
+            return _follow(traces, wanted, arguments)
         if arguments.jsonl:
             for trace in traces:
                 print_json_line(trace._asdict())
@@ -63,9 +65,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _follow(
-    reader: SQLiteReader, traces: list[StoredTrace], wanted: dict[str, Any], arguments: argparse.Namespace
-) -> int:
+def _follow(traces: list[StoredTrace], wanted: dict[str, Any], arguments: argparse.Namespace) -> int:
     """Write *traces* and then those that arrive, until the program is interrupted. A trace that grows is written once."""
     screen = Screen()
     written: dict[str, None] = {}  # the newest ids, in order
@@ -85,7 +85,9 @@ def _follow(
         for old in list(written)[:-_FOLLOWED]:
             del written[old]
         time.sleep(_FOLLOW_S)
-        traces = reader.traces(limit=_FOLLOWED // 2, **wanted)
+        if os.path.lexists(arguments.path):  # opened each time: the file may be another one now, and come later
+            with SQLiteReader(arguments.path) as reader:
+                traces = reader.traces(limit=_FOLLOWED // 2, **wanted)
 
 
 def run_show(arguments: argparse.Namespace) -> int:

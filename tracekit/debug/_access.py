@@ -2,7 +2,8 @@
 
 A server on the loopback interface is open to every page in a browser of the same machine. So ``Host`` must name this
 server (DNS rebinding gives a stranger's name to 127.0.0.1), and ``Origin`` and ``Sec-Fetch-Site`` must not name another
-site. Behind a proxy every client seems local, so the default also rejects requests that a proxy has forwarded.
+site. Behind a proxy every client seems local, so the default also rejects requests whose headers name one. Not every
+proxy adds such a header: nginx does not by default, and a program behind it needs *auth*.
 """
 
 from __future__ import annotations
@@ -157,6 +158,6 @@ def _is_loopback(address: str) -> bool:
 
 
 def _local(visitor: Visitor) -> Access:
-    """Accept loopback peers that did not come through a proxy."""
+    """Accept loopback peers whose headers name no proxy."""
     is_local = visitor.client is not None and _is_loopback(visitor.client)
     return Access(is_local and not any(name in visitor.headers for name in _FORWARDED), sensitive=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,9 @@ def app(
     """Return an ASGI application with the pages: ``application.mount("/debug", tracekit.debug.app())``.
 
     Pages are drawn in a thread, so the event loop of asyncio or trio is not blocked. *auth*, called in that thread,
-    returns an ``Access`` or a bool for each ``Visitor``; without it only loopback peers without a proxy in between may
-    see the pages. *hosts* are the names of this server, beside loopback names, that requests may use.
+    returns an ``Access`` or a bool for each ``Visitor``; without it only loopback peers whose headers name no proxy may
+    see the pages, so behind a proxy that adds none, as nginx by default, *auth* is needed. *hosts* are the names of this
+    server, beside loopback names, that requests may use.
 
     Requests are recorded for the pages from now on, also where no exporter is configured, and with *unsampled* also
     those that sampling drops; neither changes the export, or the decision that other services get.
@@ -102,3 +104,12 @@ async def _in_thread(draw: Callable[[], Response]) -> Response:
     if _executor is None:
         _executor = ThreadPoolExecutor(1, thread_name_prefix="tracekit-debug")
     return await asyncio.wrap_future(_executor.submit(draw))
+
+
+def _after_fork() -> None:
+    global _executor
+    _executor = None  # its thread is the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

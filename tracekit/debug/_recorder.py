@@ -162,6 +162,10 @@ class Recorder:
         self._samples: deque[Trace] = deque()  # those with spans, oldest first
         self.pending = self.evicted = self.kept = self.trimmed = 0
 
+    def after_fork(self) -> None:
+        """Replace the lock, which a thread that the child does not have may hold."""
+        self.lock = threading.Lock()
+
     def take(self, batch: Sequence[Span]) -> None:
         """Count and sample the spans of *batch*. Called in the exporting thread."""
         with self.lock:
@@ -292,3 +296,6 @@ def all_open_spans(pace: Callable[[], None], most: int = 200_000) -> tuple[list[
 
 
 recorder = Recorder()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=recorder.after_fork)

@@ -23,7 +23,9 @@ _SERVICES: Final[dict[str, Signal]] = {
     "opentelemetry.proto.collector.trace.v1.TraceService": "traces",
     "opentelemetry.proto.collector.logs.v1.LogsService": "logs",
 }
-_MAX_CALLS = 16
+# grpcio rejects further ones with RESOURCE_EXHAUSTED, and senders drop their spans. Waiting calls cost little: a body is
+# read in a thread of the pool.
+_MAX_CALLS = 200
 
 
 def start(store: SpanStore, port: int) -> tuple[Any, int]:

@@ -18,6 +18,7 @@ from ..exporters._sqlite.search import root_of
 from ..exporters.sqlite import SQLiteReader
 
 if TYPE_CHECKING:
+    import os
     import sqlite3
 
     from .search import Search
@@ -28,11 +29,16 @@ _BUDGET_S: Final = 0.18
 _MAP_SPANS: Final = 20_000
 _MAX_DEPTH: Final = 100
 _MAX_LOGS: Final = 500  # of a span, or of a trace
+_MAX_INT: Final = 2**53 - 1  # Number.MAX_SAFE_INTEGER of JavaScript
 _NOTHING: Final[dict[str, Any]] = {"traces": [], "next": None, "last": 0, "store": ""}  # in an empty file
 
 
 class Queries(SQLiteReader):
     """Read the store for the pages. All answers can be written as JSON."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._connection.create_function("casefold", 1, lambda text: str(text).casefold(), deterministic=True)
 
     def last_ids(self) -> Last:
         """Return the row ids of the newest span and of the newest log record, 0 without any."""
@@ -137,11 +143,15 @@ class Queries(SQLiteReader):
             span = read_span(connection, id)
             logs = _logs(connection, trace_id, span.span_id, span.start_ns)
         found = span._asdict() | {"logs": logs["logs"], "logs_are_cut": logs["is_cut"]}
+        for name in ("attributes", "labels", "links", "resource", "instrumentation"):
+            found[name] = _exact(found[name])
         found["start_ns"], found["duration_ns"] = str(span.start_ns), span.end_ns - span.start_ns
         del found["end_ns"]
         for event in found["events"]:
-            if isinstance(event, dict) and isinstance(event.get("time_ns"), int):
-                event["offset_ns"] = event["time_ns"] - span.start_ns
+            if isinstance(event, dict):
+                event["attributes"] = _exact(event.get("attributes"))
+                if isinstance(event.get("time_ns"), int):
+                    event["offset_ns"] = event["time_ns"] - span.start_ns
         return found
 
     def map(self) -> dict[str, Any]:
@@ -256,8 +266,18 @@ def _logs(connection: sqlite3.Connection, trace_id: str, span_id: str | None, st
     found = read_logs(connection, trace_id, span_id, limit=_MAX_LOGS + 1)
     shown = [log._asdict() | {"offset_ns": log.time_ns - start_ns} for log in found[:_MAX_LOGS]]
     for log in shown:
+        log["body"], log["attributes"] = _exact(log["body"]), _exact(log["attributes"])
         del log["time_ns"]
     return {"logs": shown, "is_cut": len(found) > _MAX_LOGS}
+
+
+def _exact(value: Any) -> Any:
+    """Return *value* with text in place of ints that a page's numbers would round."""
+    if isinstance(value, dict):
+        return {key: _exact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_exact(item) for item in value]
+    return str(value) if isinstance(value, int) and abs(value) > _MAX_INT else value
 
 
 def _summary(connection: sqlite3.Connection, trace_id: str) -> dict[str, Any]:

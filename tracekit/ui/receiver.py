@@ -63,7 +63,12 @@ class Receiver:
                 # A program in a local page may send its spans; a page from elsewhere may not.
                 if not is_local_origin(origin):
                     raise _Failure(403, "the request comes from another site")
-                extra = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
+                # Credentials: sendBeacon() always allows them, so browsers require the answer to (opentelemetry-js, 3062).
+                extra = [
+                    (b"access-control-allow-origin", origin.encode("latin-1")),
+                    (b"access-control-allow-credentials", b"true"),
+                    (b"vary", b"Origin"),
+                ]
                 if scope["method"] == "OPTIONS":
                     extra.append((b"access-control-allow-headers", b"content-type, content-encoding"))
                     await _answer(send, 204, b"", b"", extra)

@@ -39,7 +39,7 @@ class BadSearch(ValueError):
 class Search(NamedTuple):
     """Conditions in SQL about a row of ``spans`` with their parameters, and the beginning of a trace id.
 
-    Conditions on columns of the index of searches come first.
+    Conditions on columns of the index of searches come first. ``casefold()`` is a function of ``Queries``.
     """
 
     conditions: tuple[str, ...] = ()
@@ -108,6 +108,8 @@ def _field(field: str, value: str, now_ns: int) -> tuple[str, list[Any], str]:
 
 
 def _name(text: str) -> tuple[str, list[Any], str]:
+    if not text.isascii():  # SQLite's LIKE ignores the case of ASCII letters alone
+        return "instr(casefold(name), ?)", [text.casefold()], ""
     for char, escape in (("\\", "\\\\"), ("%", "\\%"), ("_", "\\_")):
         text = text.replace(char, escape)
     return "name LIKE ? ESCAPE '\\'", [f"%{text}%"], ""

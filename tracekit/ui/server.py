@@ -41,7 +41,7 @@ class Viewer:
         grpc_port: int | None = 4317,
         max_bytes: int = 2**30,
     ) -> None:
-        self.store = SpanStore(path, max_bytes=max_bytes)
+        self.store = SpanStore(path, max_bytes=max_bytes, only_shown=http_port is None and grpc_port is None)
         self.urls: dict[str, str] = {}
         self.grpc_missing = False
         self._stopping = False

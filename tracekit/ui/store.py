@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 import zlib
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
-from ..exporters.sqlite import SQLiteExporter
+from ..exporters.sqlite import SQLiteExporter, SQLiteReader
 from . import json, protobuf
 from .rows import Malformed
-
-if TYPE_CHECKING:
-    import os
 
 Signal: TypeAlias = Literal["traces", "logs"]
 
@@ -50,17 +48,21 @@ class Counts(NamedTuple):
 class SpanStore:
     """The SQLite file at *path*, below *max_bytes*: spans that do not fit replace the oldest, however young.
 
+    One that is *only_shown* gets no spans: it is not written, unless it does not exist. Raises ``StoreError``.
     Safe to use from several threads. ``reserve()`` before a body is read, ``put()`` it, and ``release()`` in any case.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int, only_shown: bool = False) -> None:
         self._exporter = SQLiteExporter(path, max_age_s=math.inf, max_bytes=max_bytes, cache_bytes=_CACHE_BYTES)
         self._writing = threading.Lock()
         self._counting = threading.Lock()
         self._waiting_bytes = 0
         self._requests = self._failed = self._stored = self._rejected = self._logs = 0
         self.path = self._exporter.path
-        self._exporter.store([], 0)  # creates the file, or raises StoreError
+        if only_shown and os.path.lexists(self.path):
+            SQLiteReader(self.path).close()
+        else:
+            self._exporter.store([], 0)  # creates the file, and makes room in it
 
     def reserve(self, size: int) -> None:
         """Make room for *size* bytes of a waiting request; raise ``Busy`` if there is none."""

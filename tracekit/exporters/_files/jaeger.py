@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _STATUSES = {"OK": 1, "ERROR": 2}
 _KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
 _TYPES = {bool: "bool", int: "int64", float: "float64"}
+_MAX_INT = 2**53 - 1  # Jaeger's API has larger ints as text, as a browser rounds the numbers of JSON
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -72,7 +73,7 @@ def _span(span: StoredSpan, process: str) -> dict[str, Any]:
         "operationName": span.name,
         "references": references,
         "startTime": span.start_ns // 1000,
-        "duration": (span.end_ns - span.start_ns) // 1000,
+        "duration": max(0, span.end_ns - span.start_ns) // 1000,  # as Jaeger's API: clocks step, and ends are absent
         "tags": _tags(span.attributes) + _tags(said),
         "logs": [_log(event) for event in span.events if isinstance(event, dict)],
         "processID": process,
@@ -97,7 +98,9 @@ def _tags(attributes: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _tag(key: str, value: Any) -> dict[str, Any]:
     kind = _TYPES.get(type(value), "string")
-    return {"key": key, "type": kind, "value": value if type(value) in (*_TYPES, str) else _ENCODE(value)}
+    if type(value) not in (*_TYPES, str) or (kind == "int64" and abs(value) > _MAX_INT):
+        value = _ENCODE(value)
+    return {"key": key, "type": kind, "value": value}
 
 
 def read_jaeger(document: dict[str, Any]) -> dict[str, Any]:

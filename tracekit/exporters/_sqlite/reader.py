@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from ..._core.attributes import whole
 from .access import identity
 from .cells import columns_of, int_of, mapping_of, readers_of
-from .errors import StoreError, explain
+from .errors import StoreError, code_of, explain
 from .ids import CHECK_IDS, IDS
 from .logs import LOGS, StoredLog, read_logs
 from .resources import RESOURCE, RESOURCES
@@ -100,6 +100,7 @@ SPANS = Schema(
 )
 
 _PORTION = 500
+_UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 _READERS = readers_of(StoredSpan)
 _COLUMNS = ", ".join([RESOURCE if name == "resource" else name for name in StoredSpan._fields])
 _SELECT = f"SELECT {_COLUMNS} FROM spans"
@@ -158,15 +159,28 @@ class SQLiteReader:
         if not os.path.lexists(self.path):
             raise StoreError("no such file", self.path, "name the file that SQLiteExporter writes")
         self._file = identity(self.path)
-        uri = f"{Path(self.path).as_uri()}?mode=ro"
+        self._log = f"{os.path.realpath(self.path)}-wal"
+        self._is_immutable = False
         with self._explained():
-            connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
             try:
-                prepare(connection)
-                self._has_schema = has_schema(connection, self.path, SPANS)
-            except BaseException:
-                connection.close()
-                raise
+                self._open("mode=ro")
+            except sqlite3.OperationalError as error:
+                # SQLite makes a log and its index to read the file, which it cannot in a read-only directory. Without a
+                # log no program has the file open, so it does not change.
+                if code_of(error) & 0xFF not in _UNWRITABLE or os.path.lexists(self._log):
+                    raise
+                self._open("mode=ro&immutable=1")
+                self._is_immutable = True
+
+    def _open(self, options: str) -> None:
+        uri = f"{Path(self.path).as_uri()}?{options}"
+        connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
+        try:
+            prepare(connection)
+            self._has_schema = has_schema(connection, self.path, SPANS)
+        except BaseException:
+            connection.close()
+            raise
         self._connection = connection
 
     def traces(
@@ -316,8 +330,12 @@ class SQLiteReader:
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection | None]:
         """Yield the connection in one read transaction, or None while the file is empty."""
-        connection = self._connection
         with self._explained():
+            if self._is_immutable and os.path.lexists(self._log):  # a program has begun to write
+                self._connection.close()
+                self._open("mode=ro")
+                self._is_immutable = False
+            connection = self._connection
             if not self._has_schema:
                 self._has_schema = has_schema(connection, self.path, SPANS)
             if not self._has_schema:

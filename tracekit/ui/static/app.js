@@ -130,9 +130,18 @@ $("help-button").addEventListener("click", () => $("help").showModal());
 document.addEventListener("keydown", key);
 window.addEventListener("hashchange", route);
 
-const events = new EventSource("api/live");
-events.addEventListener("spans", receive);
-events.addEventListener("error", () => showLive(false));
+let events = null;
+
+/** Follow the store while the page is visible: a browser has six connections to a server for all of its tabs. */
+function follow() {
+  events?.close();
+  events = document.hidden ? null : new EventSource("api/live");
+  events?.addEventListener("spans", receive);
+  events?.addEventListener("error", () => showLive(false));
+}
+
+document.addEventListener("visibilitychange", follow);
+follow();
 api("status").then((found) => {
   status ??= found;
   if (page) page.status = status;
