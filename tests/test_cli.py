@@ -161,7 +161,7 @@ GET /checkout  shop   ━━━━━━━━━━━━━━━━━━━�
 └─ notify      stock                               ━━━━━━━━━━  10.0 ms ⊘
       cancelled
       labels tenant=acme
---all shows whole attributes, events and links
+--all shows complete attributes, events and links
 """
     )
 
@@ -252,7 +252,7 @@ def test_a_file_that_cannot_be_read_is_one_line_and_status_2(tmp_path, capsys, c
 @pytest.mark.parametrize(
     ("trace_id", "message"),
     [
-        ("abc", "no trace begins with 'abc': {path}: tracekit traces list shows those that there are"),
+        ("abc", "no trace begins with 'abc': {path}: tracekit traces list shows their ids"),
         (HOSTILE, "no trace begins with "),
         ("0", f"several traces begin with '0': {{path}}: give more of one of {1:032x}, {2:032x}"),
     ],
@@ -269,7 +269,7 @@ def test_an_empty_store_says_so(path, capsys):
     assert main(["traces", "list", str(path)]) == 0
     assert capsys.readouterr() == (f"no traces yet: {path}\n", "")
     assert main(["traces", "list", str(path), "--service", "x"]) == 0
-    assert capsys.readouterr() == (f"no trace fits: {path}\n", "")
+    assert capsys.readouterr() == (f"no trace matches: {path}\n", "")
     assert main(["traces", "list", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"path": str(path), "traces": []}
     assert main(["traces", "show", str(path)]) == 2
@@ -293,13 +293,27 @@ def test_wrong_arguments_are_status_2_with_the_usage(capsys, arguments):
     assert err.startswith("usage: tracekit")
 
 
-def test_without_arguments_the_five_first_commands_are_printed_and_each_exists(capsys):
+def test_without_arguments_the_first_commands_are_printed_and_each_exists(capsys):
     assert main([]) == 0
     out, err = capsys.readouterr()
     commands = [line.split() for line in out.splitlines() if line.startswith("  tracekit ")]
-    assert (len(commands), err) == (5, "")
+    assert (len(commands), err) == (6, "")
     for _, *words in commands:
         assert main([*words[: 1 + (words[0] == "traces")], "--help"]) == 0
+
+
+@pytest.mark.parametrize("command", [["run"], ["traces"], ["traces", "export"], ["doctor"]])
+def test_help_begins_with_the_purpose_of_the_command(capsys, command):
+    assert main([*command, "--help"]) == 0
+    _, purpose, *_ = capsys.readouterr().out.split("\n\n")
+    assert purpose[0].isupper()
+    assert purpose.endswith(".")
+
+
+def test_only_the_arguments_that_are_required_are_named_as_missing(capsys):
+    for command in ("export", "delete"):
+        assert main(["traces", command]) == 2
+        assert capsys.readouterr().err.endswith("required: PATH\n")
 
 
 def test_list_show_and_stats_without_a_path_read_the_default_store(shop, monkeypatch, capsys):

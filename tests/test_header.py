@@ -533,9 +533,9 @@ def test_what_a_format_cannot_carry_is_said():
     assert made["environ"].lost == []
     assert made["datadog"].notes == [
         "x-datadog-trace-id: the high 64 bits go to x-datadog-tags",
-        "the ids go out in decimal",
+        "the ids are sent in decimal",
     ]
-    assert made["cloudtrace"].notes == ["the span id goes out in decimal"]
+    assert made["cloudtrace"].notes == ["the span id is sent in decimal"]
 
 
 def test_a_decision_that_nobody_has_made_is_not_made_up_without_a_word():

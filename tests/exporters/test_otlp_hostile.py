@@ -220,7 +220,7 @@ def test_an_empty_answer_is_success(head, caplog):
 )
 def test_an_answer_that_breaks_off_before_its_body_is_not_empty(head):
     with Collector(raw(head)) as collector:
-        assert "breaks off" in first_reason(exporter(collector))
+        assert "closes the connection" in first_reason(exporter(collector))
 
 
 def test_with_a_spool_an_empty_answer_empties_it(tmp_path):

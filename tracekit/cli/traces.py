@@ -53,7 +53,7 @@ def run_list(arguments: argparse.Namespace) -> int:
                 print_json_line(trace._asdict())
             return 0
         if not traces:
-            why = "no trace fits" if any(wanted.values()) else "no traces yet"
+            why = "no trace matches" if any(wanted.values()) else "no traces yet"
             sys.stdout.write(f"{why}: {printable(reader.path, 1000)}\n")
             return 0
     screen = Screen()
@@ -159,7 +159,7 @@ def run_stats(arguments: argparse.Namespace) -> int:
             print_json({"path": reader.path, "names": [row._asdict() for row in found]})
             return 0
         if not found:
-            sys.stdout.write(f"no span fits: {printable(reader.path, 1000)}\n")
+            sys.stdout.write(f"no span matches: {printable(reader.path, 1000)}\n")
             return 0
     screen = Screen()
     titles = ("spans", "errors", "p50", "p95", "p99", "slowest", "name", "service")
@@ -235,7 +235,7 @@ class Waterfall:
         if self.whole:
             yield from self._resources()
         elif is_cut or any(span.events or span.links for span in self.spans):
-            yield [("--all shows whole attributes, events and links", "dim")]
+            yield [("--all shows complete attributes, events and links", "dim")]
 
     def _head(self) -> Iterator[list[Segment]]:
         statuses = [span.status for span in self.spans]

@@ -180,7 +180,7 @@ def suspicions(name: str, fields: dict[str, str | list[str]], context: SpanConte
         if digits.strip("0") and len(set(digits)) == 1:
             yield f"all digits of the {what} are the same: it looks made up"
     if context.trace_id in _EXAMPLES:
-        yield "the trace id is the specification's example: who always sends it makes one trace of all requests"
+        yield "the trace id is the specification's example: a client that always sends it puts all its requests into one trace"
     if trace_id and not span_id and name != "xray":
         yield "a trace without a span: a receiver has no parent for its own"
     if name == "tracecontext" and context.flags & ~3:

@@ -321,9 +321,9 @@ def _moves(context: SpanContext, name: str) -> Iterator[str]:
     if name == "datadog":
         if trace_id >> 64:
             yield "x-datadog-trace-id: the high 64 bits go to x-datadog-tags"
-        yield "the ids go out in decimal"
+        yield "the ids are sent in decimal"
     elif name == "cloudtrace" and span_id:
-        yield "the span id goes out in decimal"
+        yield "the span id is sent in decimal"
     elif name in ("b3", "b3multi", "jaeger", "ottrace") and not trace_id >> 64:
         yield "a trace id of 64 bits goes out in 16 digits"
     elif name == "seed" and context.span_id[0] == "0":
