@@ -46,6 +46,7 @@ CHECKED = {
     },
     "docs/OPERATIONS.md": {
         "started = ended + open": "a formula: tests/test_pipeline.py",
+        "ENV OTEL_SERVICE_NAME=shop": "tests/test_run.py runs uvicorn --workers and gunicorn so",
         "otelcol-contrib --config": PEERS,
     },
     "docs/index.md": {"$ tracekit run -- uvicorn shop:app": f"the tutorial's: {COMMANDS}"},
