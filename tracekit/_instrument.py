@@ -73,8 +73,7 @@ def instrument(*targets: Any, **options: Any) -> None:
     traced by both. *options* go to each integration. Calling it again has no effect.
 
     A library that cannot be instrumented is logged once and left alone; ``tracekit doctor`` lists versions that do not
-    fit. Raises
-    ``ValueError`` for an unknown name, ``TypeError`` for an object that no integration takes.
+    fit. Raises ``ValueError`` for an unknown name, ``TypeError`` for an object that no integration takes.
     """
     if not targets and options:
         raise TypeError("options need the name of a library, or an object")

@@ -1,9 +1,8 @@
 """Trace a framework's applications, all or single ones, without a change to the program.
 
-The ``__call__`` of the framework's classes is replaced, once. The replacement calls the application's middleware, which
-it keeps in the application's ``__dict__``: made for the one application by ``instrument(app)``, or at its first request
-if all are traced. So the application may have been built,
-and may have answered requests, before.
+The ``__call__`` of the framework's classes is replaced, once. The replacement calls the application's middleware,
+which it keeps in the application's ``__dict__``: made for the one application by ``instrument(app)``, or at its first
+request if all are traced. So the application may have been built, and may have answered requests, before.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def suspicions(name: str, fields: dict[str, str | list[str]], context: SpanConte
     if trace_id and not span_id and name != "xray":
         yield "a trace without a span: a receiver has no parent for its own"
     if name == "tracecontext" and context.flags & ~3:
-        yield f"flags {context.flags & ~3:#04x} are unknown: they go out as 0"
+        yield f"flags {context.flags & ~3:#04x} are unknown: they are sent as 0"
     if name == "datadog" and isinstance(tags := fields.get("x-datadog-tags"), str) and len(tags) <= 512:
         private = [key for tag in tags.split(",") if (key := tag.partition("=")[0]) and not key.startswith("_dd.p.")]
         if private:

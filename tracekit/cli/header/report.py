@@ -284,7 +284,7 @@ def _changes(context: SpanContext, back: SpanContext, name: str) -> Iterator[str
         yield "the span id is lost"
     if trace_id == back_trace:
         if context.deferred and not back.deferred:
-            yield f"nobody has decided: it goes out as {'sampled' if back.sampled else 'not sampled'}"
+            yield f"no decision: it is sent as {'sampled' if back.sampled else 'not sampled'}"
         elif back.deferred and not context.deferred:
             yield "the decision is lost"
         if context.flags & 2 and not back.flags & 2:
@@ -325,6 +325,6 @@ def _moves(context: SpanContext, name: str) -> Iterator[str]:
     elif name == "cloudtrace" and span_id:
         yield "the span id is sent in decimal"
     elif name in ("b3", "b3multi", "jaeger", "ottrace") and not trace_id >> 64:
-        yield "a trace id of 64 bits goes out in 16 digits"
+        yield "a trace id of 64 bits is sent in 16 digits"
     elif name == "seed" and context.span_id[0] == "0":
-        yield "the span id goes out without its leading zeros"
+        yield "the span id is sent without its leading zeros"
