@@ -327,19 +327,19 @@ def test_a_server_timing_without_a_trace_is_no_trace_header():
             [
                 "  baggage: a=1,b, c=x y,d=2;é, =3",
                 "               ^",
-                "  bad baggage: a member has no '=': 'b' at column 5: this label is left out, the others stand",
+                "  bad baggage: a member has no '=': 'b' at column 5: this label is left out, the others are kept",
                 "  baggage: a=1,b, c=x y,d=2;é, =3",
                 "                     ^",
                 "  bad baggage: a value must have ' ' percent-encoded at column 11: "
-                "this label is left out, the others stand",
+                "this label is left out, the others are kept",
                 "  baggage: a=1,b, c=x y,d=2;é, =3",
                 "                            ^",
                 "  bad baggage: a key must be letters, digits or !#$%&'*+-.^_`|~: '\\xe9' at column 18: "
-                "this label is left out, the others stand",
+                "this label is left out, the others are kept",
                 "  baggage: a=1,b, c=x y,d=2;é, =3",
                 "                               ^",
                 "  bad baggage: a key must be letters, digits or !#$%&'*+-.^_`|~: '' at column 21: "
-                "this label is left out, the others stand",
+                "this label is left out, the others are kept",
             ],
         ),
         (

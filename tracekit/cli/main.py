@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
     what = "check that a running service reads and sends trace headers as W3C requires"
     add = _command(commands, "conform", ".conform.command:run", what, json=True).add_argument
-    add("url", metavar="URL", help="the service; if it does not answer, its requirements are printed")
+    add("url", metavar="URL", help="the endpoint for this check; if there is none, the requirements are printed")
     listen = "the address that it calls back (default: 127.0.0.1:0, a free port)"
     add("--listen", metavar="HOST:PORT", type=_listen_on, default=("127.0.0.1", 0), help=listen)
     add("--only", metavar="TEXT", default="", help="only checks with this in name or section")

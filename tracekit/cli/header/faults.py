@@ -89,12 +89,12 @@ def _baggage_losses(value: str | list[str]) -> Iterator[Problem]:
             if bad <= _MAX_PROBLEMS:
                 reason, offset = _baggage_reason(piece)
                 column = start + offset if is_one else None
-                yield Problem("baggage", reason, column, "this label is left out, the others stand")
+                yield Problem("baggage", reason, column, "this label is left out, the others are kept")
         start += len(piece) + 1
     more = parse_baggage(text)[1] - min(bad, _MAX_PROBLEMS)
     if more > 0:
         reason = f"members that are malformed, or past 64 or {MAX_LABEL_BYTES} characters: {more}"
-        yield Problem("baggage", reason, None, "they are left out, the others stand")
+        yield Problem("baggage", reason, None, "they are left out, the others are kept")
 
 
 def _baggage_reason(piece: str) -> tuple[str, int]:
@@ -116,7 +116,7 @@ def _baggage_reason(piece: str) -> tuple[str, int]:
 
 
 def _label_losses(format: Format, fields: dict[str, str | list[str]]) -> Iterator[Problem]:
-    then = "this label is left out, the others stand"
+    then = "this label is left out, the others are kept"
     for field, value in fields.items():
         if field == "jaeger-baggage":
             try:

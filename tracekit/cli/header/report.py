@@ -191,7 +191,7 @@ def _judge(name: str, headers: list[Header]) -> Found | None:
     problems += losses(name, _FORMATS[name], fields, context)
     if not problems and context is not None and context.labels.dropped:
         reason = f"labels that are malformed, or past 64 or {MAX_LABEL_BYTES} bytes: {context.labels.dropped}"
-        problems.append(Problem(headers[-1].field, reason, None, "they are left out, the others stand"))
+        problems.append(Problem(headers[-1].field, reason, None, "they are left out, the others are kept"))
     said = list(words(name, fields, context)) if context is not None else []
     return Found(name, headers, fields, context, said, problems, list(suspicions(name, fields, context)))
 
