@@ -95,7 +95,7 @@ def test_list_is_a_table_with_the_newest_trace_first(shop, capsys, monkeypatch):
         [("e" * 32), "2023-11-14 22:13:22", "0 ns", "1", "unset", "lonely", "stock"],
         [f"{2:032x}", "2023-11-14 22:13:21", "0 ns", "1", "unset", "tick", "stock"],
         [f"{1:032x}", "2023-11-14 22:13:20", "40.0 ms", "3", "error", "GET /checkout", "shop, stock"],
-        [f"tracekit traces show {shop} TRACE"],
+        [f"show one: tracekit traces show {shop} TRACE"],
     ]
 
 
@@ -164,6 +164,21 @@ GET /checkout  shop   ━━━━━━━━━━━━━━━━━━━�
 --all shows complete attributes, events and links
 """
     )
+
+
+def test_levels_that_are_only_numbered_are_explained(path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    legend = "+1, +2 … are levels below the last one that is drawn"
+    parent = None
+    tracekit.configure(service="shop", exporter=SQLiteExporter(path))
+    for depth in range(8):
+        parent = tracekit.span(f"depth {depth}", parent=parent)
+        parent.end()
+        tracekit.flush(60)
+        assert main(["traces", "show", str(path)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert (legend in lines) == any("└+" in line for line in lines) == (depth > 6)
+    tracekit.shutdown(60)
 
 
 def test_show_all_leaves_nothing_out(shop, capsys):

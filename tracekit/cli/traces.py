@@ -59,7 +59,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     screen = Screen()
     for segments in table(traces, screen.width):
         screen.line(*segments)
-    screen.line((f"tracekit traces show {shlex.quote(printable(arguments.path, 200))} TRACE", "dim"))
+    screen.line((f"show one: tracekit traces show {shlex.quote(printable(arguments.path, 200))} TRACE", "dim"))
     return 0
 
 
@@ -205,7 +205,8 @@ class Waterfall:
         for log in logs:
             self.logs.setdefault(log.span_id if log.span_id in self.by_id else "", []).append(log)
         leaves = [Leaf(span.span_id, span.parent_id, span.start_ns, span) for span in spans]
-        self.branches = list(tree(leaves, levels=width // 12))
+        self.levels = width // 12
+        self.branches = list(tree(leaves, levels=self.levels))
         self.start_ns = min(span.start_ns for span in spans)
         self.took_ns = max(span.end_ns for span in spans) - self.start_ns
         services = list(dict.fromkeys(span.service for span in spans))
@@ -229,6 +230,8 @@ class Waterfall:
                 line = [(branch.below, "dim"), *segments]
                 is_cut = is_cut or (not self.whole and cells("".join(text for text, _ in line)) > self.width)
                 yield line if self.whole else shortened(line, self.width)
+        if any(branch.depth > self.levels for branch in self.branches):
+            yield [("+1, +2 … are levels below the last one that is drawn", "dim")]
         if "" in self.logs:
             yield [("log records of no span in this file", "dim")]
             yield from self._log_lines("")
