@@ -269,7 +269,7 @@ def test_a_file_that_cannot_be_read_is_one_line_and_status_2(tmp_path, capsys, c
     [
         ("abc", "no trace begins with 'abc': {path}: tracekit traces list shows their ids"),
         (HOSTILE, "no trace begins with "),
-        ("0", f"several traces begin with '0': {{path}}: give more of one of {1:032x}, {2:032x}"),
+        ("0", f"several traces begin with '0': {{path}}: give more digits of one of {1:032x}, {2:032x}"),
     ],
 )
 def test_an_id_that_fits_no_trace_or_several_is_one_line_and_status_2(shop, capsys, trace_id, message):
@@ -288,7 +288,7 @@ def test_an_empty_store_says_so(path, capsys):
     assert main(["traces", "list", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"path": str(path), "traces": []}
     assert main(["traces", "show", str(path)]) == 2
-    assert capsys.readouterr() == ("", f"tracekit: no traces yet: {path}: run what writes to it\n")
+    assert capsys.readouterr() == ("", f"tracekit: no traces yet: {path}: run a program that writes to it\n")
 
 
 @pytest.mark.parametrize(
@@ -495,7 +495,7 @@ def test_doctor_stores_a_span_and_leaves_nothing(shop, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("no/x.db", r"cannot be made \(.*\): .*no/x\.db: make its directory, and writable for this user"),
+        ("no/x.db", r"cannot be made \(.*\): .*no/x\.db: create its directory, writable for this user"),
         ("", "is a directory: .*: name a file in it"),
         ("broken.db", "not a SQLite database: .*: name another path, or move that file away"),
     ],

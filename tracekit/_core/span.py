@@ -464,7 +464,7 @@ class Span:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Never:
         """Raise TypeError: this span has started already, so it cannot be a decorator."""
-        raise TypeError(f"a span is no decorator: write @tracekit.traced({self._name[:64]!a})")
+        raise TypeError(f"a span is not a decorator: use @tracekit.traced({self._name[:64]!a})")
 
     def __dealloc__(self) -> None:
         if self._is_listed:

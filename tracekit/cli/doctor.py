@@ -293,7 +293,7 @@ def _try_store(path: str) -> str:
         beside = tempfile.mkdtemp(prefix=".tracekit-doctor-", dir=directory)
     except OSError as error:
         why = f"cannot be made ({error.strerror})"
-        raise StoreError(why, path, "make its directory, and writable for this user") from error
+        raise StoreError(why, path, "create its directory, writable for this user") from error
     try:
         _store_one(os.path.join(beside, "traces.db"))
     finally:

@@ -95,7 +95,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         if prefix is None:
             newest = reader.traces(limit=1)
             if not newest:
-                raise StoreError("no traces yet", reader.path, "run what writes to it")
+                raise StoreError("no traces yet", reader.path, "run a program that writes to it")
             prefix = newest[0].trace_id
         spans = reader.spans(prefix)
         logs = reader.logs(spans[0].trace_id) if arguments.logs else []

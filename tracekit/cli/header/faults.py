@@ -55,7 +55,7 @@ def losses(
             BINARY.read({"grpc-tags-bin": fields["grpc-tags-bin"]})
         except FormatError as error:
             if context is not None:
-                yield Problem(error.field, error.reason, error.column, "the labels are left out, the ids stand")
+                yield Problem(error.field, error.reason, error.column, "the labels are left out, the ids are kept")
     elif name == "datadog" and context is not None:
         yield from _datadog_losses(fields, dict(pairs(context.extra.get("datadog"))))
 

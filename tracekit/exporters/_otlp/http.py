@@ -152,7 +152,7 @@ class HttpTransport:
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         try:
             if encoding != "identity":
-                raise FormatError("answer", f"the encoding {one_line(encoding, 60)} was not asked for")
+                raise FormatError("answer", f"the encoding {one_line(encoding, 60)} was not requested")
             if kind == "application/json":
                 rejected, message = parse_json_response(octets)
             elif kind in ("application/x-protobuf", "application/protobuf"):
