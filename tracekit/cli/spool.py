@@ -31,9 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
         ("put", "stored since the file was made"),
         ("sent", "accepted by the collector"),
         ("rejected", "rejected by the collector"),
-        ("evicted", "dropped, the oldest first, because the spool was full"),
+        ("evicted", "the oldest, dropped when the spool was full"),
         ("waiting", f"to be sent{size}"),
-        ("aside", "failed too often while others were accepted; the next process tries once more"),
+        ("aside", "failed 32 times; the next process tries once more"),
     ):
         count = getattr(ledger, name)
         if name == "aside" and not count:
