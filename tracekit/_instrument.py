@@ -162,7 +162,7 @@ def named(name: str) -> Library:
         known = names()
         near = difflib.get_close_matches(name, known, 3, 0.6)
         other = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
-        raise ValueError(f"no integration for {clip(name)}: {other}")
+        raise ValueError(f"no integration for {clip(name)}: {other} (tracekit doctor names the packages for others)")
     return library
 
 
