@@ -20,7 +20,7 @@ SEARCHES = {
     "an attribute of one trace in 100": {"attributes": {"http.response.status_code": "500"}},
     "an attribute of one trace": {"attributes": {"number": "77"}},
     "the 20 slowest": {"sort": "duration"},
-    "no trace fits": {"service": "none"},
+    "no trace matches": {"service": "none"},
 }
 
 

@@ -95,7 +95,7 @@ def test_list_is_a_table_with_the_newest_trace_first(shop, capsys, monkeypatch):
         [("e" * 32), "2023-11-14 22:13:22", "0 ns", "1", "unset", "lonely", "stock"],
         [f"{2:032x}", "2023-11-14 22:13:21", "0 ns", "1", "unset", "tick", "stock"],
         [f"{1:032x}", "2023-11-14 22:13:20", "40.0 ms", "3", "error", "GET /checkout", "shop, stock"],
-        [f"tracekit traces show {shop} TRACE"],
+        [f"show one: tracekit traces show {shop} TRACE"],
     ]
 
 
@@ -161,9 +161,24 @@ GET /checkout  shop   ━━━━━━━━━━━━━━━━━━━�
 └─ notify      stock                               ━━━━━━━━━━  10.0 ms ⊘
       cancelled
       labels tenant=acme
---all shows whole attributes, events and links
+--all shows complete attributes, events and links
 """
     )
+
+
+def test_levels_that_are_only_numbered_are_explained(path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    legend = "+1, +2 … are levels below the last one that is drawn"
+    parent = None
+    tracekit.configure(service="shop", exporter=SQLiteExporter(path))
+    for depth in range(8):
+        parent = tracekit.span(f"depth {depth}", parent=parent)
+        parent.end()
+        tracekit.flush(60)
+        assert main(["traces", "show", str(path)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert (legend in lines) == any("└+" in line for line in lines) == (depth > 6)
+    tracekit.shutdown(60)
 
 
 def test_show_all_leaves_nothing_out(shop, capsys):
@@ -252,9 +267,9 @@ def test_a_file_that_cannot_be_read_is_one_line_and_status_2(tmp_path, capsys, c
 @pytest.mark.parametrize(
     ("trace_id", "message"),
     [
-        ("abc", "no trace begins with 'abc': {path}: tracekit traces list shows those that there are"),
+        ("abc", "no trace begins with 'abc': {path}: tracekit traces list shows their ids"),
         (HOSTILE, "no trace begins with "),
-        ("0", f"several traces begin with '0': {{path}}: give more of one of {1:032x}, {2:032x}"),
+        ("0", f"several traces begin with '0': {{path}}: give more digits of one of {1:032x}, {2:032x}"),
     ],
 )
 def test_an_id_that_fits_no_trace_or_several_is_one_line_and_status_2(shop, capsys, trace_id, message):
@@ -269,11 +284,11 @@ def test_an_empty_store_says_so(path, capsys):
     assert main(["traces", "list", str(path)]) == 0
     assert capsys.readouterr() == (f"no traces yet: {path}\n", "")
     assert main(["traces", "list", str(path), "--service", "x"]) == 0
-    assert capsys.readouterr() == (f"no trace fits: {path}\n", "")
+    assert capsys.readouterr() == (f"no trace matches: {path}\n", "")
     assert main(["traces", "list", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"path": str(path), "traces": []}
     assert main(["traces", "show", str(path)]) == 2
-    assert capsys.readouterr() == ("", f"tracekit: no traces yet: {path}: run what writes to it\n")
+    assert capsys.readouterr() == ("", f"tracekit: no traces yet: {path}: run a program that writes to it\n")
 
 
 @pytest.mark.parametrize(
@@ -293,13 +308,27 @@ def test_wrong_arguments_are_status_2_with_the_usage(capsys, arguments):
     assert err.startswith("usage: tracekit")
 
 
-def test_without_arguments_the_five_first_commands_are_printed_and_each_exists(capsys):
+def test_without_arguments_the_first_commands_are_printed_and_each_exists(capsys):
     assert main([]) == 0
     out, err = capsys.readouterr()
     commands = [line.split() for line in out.splitlines() if line.startswith("  tracekit ")]
-    assert (len(commands), err) == (5, "")
+    assert (len(commands), err) == (6, "")
     for _, *words in commands:
         assert main([*words[: 1 + (words[0] == "traces")], "--help"]) == 0
+
+
+@pytest.mark.parametrize("command", [["run"], ["traces"], ["traces", "export"], ["doctor"]])
+def test_help_begins_with_the_purpose_of_the_command(capsys, command):
+    assert main([*command, "--help"]) == 0
+    _, purpose, *_ = capsys.readouterr().out.split("\n\n")
+    assert purpose[0].isupper()
+    assert purpose.endswith(".")
+
+
+def test_only_the_arguments_that_are_required_are_named_as_missing(capsys):
+    for command in ("export", "delete"):
+        assert main(["traces", command]) == 2
+        assert capsys.readouterr().err.endswith("required: PATH\n")
 
 
 def test_list_show_and_stats_without_a_path_read_the_default_store(shop, monkeypatch, capsys):
@@ -466,7 +495,7 @@ def test_doctor_stores_a_span_and_leaves_nothing(shop, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("no/x.db", r"cannot be made \(.*\): .*no/x\.db: make its directory, and writable for this user"),
+        ("no/x.db", r"cannot be made \(.*\): .*no/x\.db: create its directory, writable for this user"),
         ("", "is a directory: .*: name a file in it"),
         ("broken.db", "not a SQLite database: .*: name another path, or move that file away"),
     ],

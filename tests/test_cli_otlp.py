@@ -23,11 +23,16 @@ def _plain_terminal(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def doctor(capsys, *arguments):
+def findings(capsys, *arguments):
     status = main(["doctor", *arguments, "--json"])
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert status == (0 if all(check["ok"] for check in checks.values()) else 1)
-    return checks["endpoint"]["ok"], checks["endpoint"]["text"]
+    return checks
+
+
+def doctor(capsys, *arguments):
+    check = findings(capsys, *arguments)["endpoint"]
+    return check["ok"], check["text"]
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
@@ -39,7 +44,7 @@ def test_doctor_sends_a_span_to_a_collector_and_says_so(capsys, monkeypatch, com
         (span,) = collector.spans
         assert span.name == "tracekit doctor"
         assert span.end_time_unix_nano >= span.start_time_unix_nano > 0
-        assert text.startswith(f"{collector.url} (http/protobuf) took a span of trace {span.trace_id.hex()} in ")
+        assert text.startswith(f"{collector.url} (http/protobuf) accepted a span of trace {span.trace_id.hex()} in ")
 
 
 def test_doctor_sends_to_the_endpoint_of_the_environment(capsys, monkeypatch):
@@ -81,6 +86,15 @@ def test_doctor_says_what_is_no_endpoint(capsys):
     ok, text = doctor(capsys, "--endpoint", "localhost")
     assert not ok
     assert text == "endpoint must be a URL such as http://localhost:4318: 'localhost'"
+
+
+def test_doctor_names_an_invalid_variable_of_otlp_where_it_sends_although_nothing_is_exported(capsys, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")
+    assert "OTEL_EXPORTER_OTLP_TIMEOUT" not in findings(capsys)
+    with Collector() as collector:
+        found = findings(capsys, "--endpoint", collector.url)
+    assert found["endpoint"]["ok"], found
+    assert not found["OTEL_EXPORTER_OTLP_TIMEOUT"]["ok"]
 
 
 def test_doctor_leaves_a_spool_alone(capsys, monkeypatch, tmp_path):

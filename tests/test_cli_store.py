@@ -189,7 +189,7 @@ def test_stats_are_figures_of_each_name(spans, path, capsys):
     assert titles.split() == ["spans", "errors", "p50", "p95", "p99", "slowest", "name", "service"]
     assert row.split()[:2] == ["4", "1"]
     assert main(["traces", "stats", str(path), "--service", "none"]) == 0
-    assert capsys.readouterr().out.startswith("no span fits")
+    assert capsys.readouterr().out.startswith("no span matches")
 
 
 def messages(text):

@@ -41,7 +41,7 @@ def addresses(process):
 def test_it_receives_until_it_is_interrupted(tmp_path, number):
     process = start("--port", "0", "--http-port", "0", "--grpc-port", "0", XDG_STATE_HOME=str(tmp_path))
     found = addresses(process)
-    with urllib.request.urlopen(found["look at"]) as page:
+    with urllib.request.urlopen(found["pages"]) as page:
         assert b"<title>tracekit</title>" in page.read()
     body = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span()]}]}]}).encode()
     url = found["OTLP/HTTP"].split()[0] + "/v1/traces"

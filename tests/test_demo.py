@@ -339,7 +339,7 @@ def test_a_service_that_dies_is_named_and_ends_the_demo_with_status_1(tmp_path, 
         os.kill(pid, signal.SIGKILL)
         assert demo.finish() == 1, demo.output
         assert demo.services() == []
-    assert re.search(rf"^FAILED  {name} \(process {pid}\) ended by itself, by SIGKILL", demo.output, re.MULTILINE)
+    assert re.search(rf"^FAILED  {name} \(process {pid}\) exited early, by SIGKILL", demo.output, re.MULTILINE)
     assert "Traceback" not in demo.output, demo.output
 
 
@@ -366,7 +366,7 @@ def test_a_service_that_does_not_start_is_named_with_what_it_said():
     (error,) = caught.value.exceptions
     assert isinstance(error, services.ServiceError)
     assert re.fullmatch(
-        r"absent \(process \d+\) ended by itself, with exit status 1; its last output:"
+        r"absent \(process \d+\) exited early, with exit status 1; its last output:"
         r"\n    .*: No module named tracekit\.demo\.absent",
         str(error),
     )

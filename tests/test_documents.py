@@ -46,8 +46,10 @@ CHECKED = {
     },
     "docs/OPERATIONS.md": {
         "started = ended + open": "a formula: tests/test_pipeline.py",
+        "ENV OTEL_SERVICE_NAME=shop": "tests/test_run.py runs uvicorn --workers and gunicorn so",
         "otelcol-contrib --config": PEERS,
     },
+    "docs/integrations.md": {"[project.entry-points": "tests/test_instrument.py installs such packages"},
     "docs/index.md": {"$ tracekit run -- uvicorn shop:app": f"the tutorial's: {COMMANDS}"},
     "docs/metrics.md": {"sum by (http_route)": PEERS},
     "docs/migrating.md": {

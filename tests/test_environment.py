@@ -90,11 +90,11 @@ SETTINGS = [
             "telemetry.sdk.name=x,region=1": ("unknown_service", "1"),
         },
         {
-            "region=north,south": "must be name=value,name=value, which member 2 is not; nothing of it is used",
-            "=north": "must be name=value,name=value, which member 1 is not; nothing of it is used",
-            "region=%zz": "must be percent-encoded UTF-8, which member 1 is not; nothing of it is used",
-            "region=%4": "must be percent-encoded UTF-8, which member 1 is not; nothing of it is used",
-            "region=%ff": "must be percent-encoded UTF-8, which member 1 is not; nothing of it is used",
+            "region=north,south": "must be name=value,name=value: member 2 is not; nothing of it is used",
+            "=north": "must be name=value,name=value: member 1 is not; nothing of it is used",
+            "region=%zz": "must be percent-encoded UTF-8: member 1 is not; nothing of it is used",
+            "region=%4": "must be percent-encoded UTF-8: member 1 is not; nothing of it is used",
+            "region=%ff": "must be percent-encoded UTF-8: member 1 is not; nothing of it is used",
             "region=" + "x" * 70000: "must be at most 65536 characters; nothing of it is used",
         },
         {"service": "mine", "resource": {"region": "west"}},  # attribute by attribute
@@ -642,15 +642,15 @@ def test_the_variables_of_otlp_are_arguments(environ, found):
         *[
             ({f"{P}HEADERS": text}, {}, [f"{P}HEADERS is (kept secret), {why}; no header is used"])
             for text, why in [
-                (SECRET, "must be name=value,name=value, which member 1 is not"),
-                (f"a=1,={SECRET}", "must be name=value,name=value, which member 2 is not"),
-                (f"a=%{SECRET}", "must be percent-encoded UTF-8, which member 1 is not"),
-                (f"a={SECRET}%0d%0ab: c", "must hold values of printable ASCII, which that of header 1 is not"),
-                (f"a={SECRET}\0", "must hold values of printable ASCII, which that of header 1 is not"),
-                (f"a={SECRET}é", "must hold values of printable ASCII, which that of header 1 is not"),
-                (f"a b={SECRET}", "must hold names of headers, which that of header 1 is not"),
-                (f"a%0a={SECRET}", "must hold names of headers, which that of header 1 is not"),
-                (f"a=1,{SECRET}:=1", "must hold names of headers, which that of header 2 is not"),
+                (SECRET, "must be name=value,name=value: member 1 is not"),
+                (f"a=1,={SECRET}", "must be name=value,name=value: member 2 is not"),
+                (f"a=%{SECRET}", "must be percent-encoded UTF-8: member 1 is not"),
+                (f"a={SECRET}%0d%0ab: c", "must hold values of printable ASCII: that of header 1 is not"),
+                (f"a={SECRET}\0", "must hold values of printable ASCII: that of header 1 is not"),
+                (f"a={SECRET}é", "must hold values of printable ASCII: that of header 1 is not"),
+                (f"a b={SECRET}", "must hold valid header names: that of header 1 is not"),
+                (f"a%0a={SECRET}", "must hold valid header names: that of header 1 is not"),
+                (f"a=1,{SECRET}:=1", "must hold valid header names: that of header 2 is not"),
             ]
         ],
     ],

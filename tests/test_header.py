@@ -229,9 +229,9 @@ SAYS = {
     "tracecontext": {"version": "00", "decision": "sampled", "tracestate dd": "s:2", "tracestate ot": "th:c"},
     "baggage": {"label user": "Amélie", "label plan": "free"},
     "b3": {"decision": "sampled", "debug": "yes", "parent id": "05e3ac9a4f6e3b90"},
-    "b3multi": {"decision": "nobody has decided"},
+    "b3multi": {"decision": "left open"},
     "jaeger": {"decision": "sampled", "debug": "yes", "firehose": "yes", "label user": "Amélie"},
-    "xray": {"decision": "nobody has decided", "Sampled": "?", "Lineage": "a:1"},
+    "xray": {"decision": "left open", "Sampled": "?", "Lineage": "a:1"},
     "ottrace": {"decision": "not sampled"},
     "datadog": {
         "decision": "not sampled",
@@ -327,19 +327,19 @@ def test_a_server_timing_without_a_trace_is_no_trace_header():
             [
                 "  baggage: a=1,b, c=x y,d=2;é, =3",
                 "               ^",
-                "  bad baggage: a member has no '=': 'b' at column 5: this label is left out, the others stand",
+                "  bad baggage: a member has no '=': 'b' at column 5: this label is left out, the others are kept",
                 "  baggage: a=1,b, c=x y,d=2;é, =3",
                 "                     ^",
                 "  bad baggage: a value must have ' ' percent-encoded at column 11: "
-                "this label is left out, the others stand",
+                "this label is left out, the others are kept",
                 "  baggage: a=1,b, c=x y,d=2;é, =3",
                 "                            ^",
                 "  bad baggage: a key must be letters, digits or !#$%&'*+-.^_`|~: '\\xe9' at column 18: "
-                "this label is left out, the others stand",
+                "this label is left out, the others are kept",
                 "  baggage: a=1,b, c=x y,d=2;é, =3",
                 "                               ^",
                 "  bad baggage: a key must be letters, digits or !#$%&'*+-.^_`|~: '' at column 21: "
-                "this label is left out, the others stand",
+                "this label is left out, the others are kept",
             ],
         ),
         (
@@ -433,7 +433,7 @@ def test_on_a_narrow_terminal_the_caret_stands_where_the_character_is():
         ([f"b3: 4bf92f3577b34da6a3ce929d0e0e4736-{SPAN}"], "the trace id is the specification's example"),
         (["tracestate: a=1"], "tracestate without traceparent: a receiver ignores it"),
         ([f'traceparent: "{PARENT}"'], "traceparent: the quotes are part of the value: take them off"),
-        ([f"traceparent: {PARENT[:-2]}fd"], "flags 0xfc are unknown: they go out as 0"),
+        ([f"traceparent: {PARENT[:-2]}fd"], "flags 0xfc are unknown: they are sent as 0"),
         ([f"X-Cloud-Trace-Context: {TRACE}"], "a trace without a span: a receiver has no parent for its own"),
         (["x-datadog-trace-id: 7", "x-datadog-tags: a=1,_dd.p.b=2"], "tags that do not begin with _dd.p. are not"),
     ],
@@ -533,15 +533,15 @@ def test_what_a_format_cannot_carry_is_said():
     assert made["environ"].lost == []
     assert made["datadog"].notes == [
         "x-datadog-trace-id: the high 64 bits go to x-datadog-tags",
-        "the ids go out in decimal",
+        "the ids are sent in decimal",
     ]
-    assert made["cloudtrace"].notes == ["the span id goes out in decimal"]
+    assert made["cloudtrace"].notes == ["the span id is sent in decimal"]
 
 
 def test_a_decision_that_nobody_has_made_is_not_made_up_without_a_word():
     made = conversions(f"b3: {TRACE}-{SPAN}")
     assert made["tracecontext"].headers == {"traceparent": f"{PARENT[:-2]}00"}
-    assert made["tracecontext"].lost == ["nobody has decided: it goes out as not sampled"]
+    assert made["tracecontext"].lost == ["no decision: it is sent as not sampled"]
     assert made["xray"].lost == []
 
 

@@ -39,7 +39,7 @@ MISTAKES = {
     ),
     "a library that there is not": (
         lambda: tracekit.instrument("fastapy"),
-        "no integration for 'fastapy': did you mean fastapi?",
+        "no integration for 'fastapy': did you mean fastapi? (tracekit doctor names the packages for others)",
     ),
     "an endpoint without its scheme": (
         lambda: OTLPExporter("localhost:4318"),

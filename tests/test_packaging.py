@@ -280,7 +280,7 @@ def test_the_five_commands_of_the_readme_show_a_request_in_the_viewer(built, tmp
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"{page}/api/traces", timeout=60) as answer:
                 assert b"GET /price/{item}" in answer.read()
-            wait_for("Ctrl-C ends it", lines)
+            wait_for("Press Ctrl-C to stop", lines)
     assert (tmp_path / "opened").read_text().strip() == page
 
 

@@ -282,7 +282,7 @@ def test_an_isolated_script_is_refused_with_the_way_out(folder, monkeypatch):
         (["--", "a\0b"], 2, "could not be started"),
         (["--in-process", "--", "python"], 2, "--in-process runs python script.py"),
         (["--in-process", "--", "python", "nowhere.py"], 127, "nowhere.py could not be started"),
-        (["--in-process", "--", "sh"], 126, "sh is no script of Python's"),
+        (["--in-process", "--", "sh"], 126, "sh is not a Python script"),
     ],
 )
 def test_a_command_that_cannot_be_run_says_why(capsys, monkeypatch, arguments, status, text):

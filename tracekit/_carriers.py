@@ -57,9 +57,9 @@ if not compiled:
 def extract(carrier: Any) -> SpanContext | None:
     """Return the context that *carrier* holds in any of the configured formats, or None: a new trace.
 
-    *carrier* is a mapping, or an iterable of ``(name, value)`` pairs, of str or bytes. Malformed fields
-    count as absent. The first format with ids wins, labels are added up. A context without
-    ids (``is_valid`` False) has labels or a decision only; a span opened under it is a root that keeps them.
+    *carrier* is a mapping, or an iterable of ``(name, value)`` pairs, of str or bytes. Malformed fields count as
+    absent. The first format with ids wins, labels are added up. A context without ids (``is_valid`` False) has labels
+    or a decision only; a span opened under it is a root that keeps them.
     """
     if _read is None:  # nothing of the program's runs in these two
         if type(carrier) is dict:

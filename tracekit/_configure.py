@@ -74,8 +74,7 @@ def configure(
     "console", which take their settings from *environ*; without one, nothing is recorded. *sampler* decides about new
     traces only (default: keep all); it and *id_generator* (default: random ids) may be OpenTelemetry's. *formats* are
     read in order and all written (default: W3C); names are those of ``OTEL_PROPAGATORS``. *limits* bound each span.
-    With
-    *strict*, wrong arguments on the program's path raise; otherwise each is left out and reported once.
+    With *strict*, wrong arguments on the program's path raise; otherwise each is left out and reported once.
 
     *buffer_size* finished spans (default: 16384, at most 2**24) wait for export, at most *export_interval_s* (default:
     1 s, at most 3600), and no more than as many again are being exported; further ones are dropped and counted. An

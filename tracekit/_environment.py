@@ -257,11 +257,11 @@ def pairs(text: str) -> list[tuple[str, str]]:
         if not member.strip():
             continue
         if not (name.strip() and equals):
-            raise ValueError(f"must be name=value,name=value, which member {at} is not")
+            raise ValueError(f"must be name=value,name=value: member {at} is not")
         try:
             found.append((_unescaped(name.strip()), _unescaped(value.strip())))
         except ValueError:
-            raise ValueError(f"must be percent-encoded UTF-8, which member {at} is not") from None
+            raise ValueError(f"must be percent-encoded UTF-8: member {at} is not") from None
     return found
 
 
@@ -270,7 +270,7 @@ def _unescaped(text: str) -> str:
     octets = bytearray(head.encode())
     for part in parts:
         if len(part) < 2 or not _HEX.issuperset(part[:2]):
-            raise ValueError("a % must stand before two hex digits")
+            raise ValueError("a % must be followed by two hex digits")
         octets += bytes.fromhex(part[:2]) + part[2:].encode()
     return octets.decode()
 

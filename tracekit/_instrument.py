@@ -73,8 +73,7 @@ def instrument(*targets: Any, **options: Any) -> None:
     traced by both. *options* go to each integration. Calling it again has no effect.
 
     A library that cannot be instrumented is logged once and left alone; ``tracekit doctor`` lists versions that do not
-    fit. Raises
-    ``ValueError`` for an unknown name, ``TypeError`` for an object that no integration takes.
+    fit. Raises ``ValueError`` for an unknown name, ``TypeError`` for an object that no integration takes.
     """
     if not targets and options:
         raise TypeError("options need the name of a library, or an object")
@@ -163,7 +162,7 @@ def named(name: str) -> Library:
         known = names()
         near = difflib.get_close_matches(name, known, 3, 0.6)
         other = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
-        raise ValueError(f"no integration for {clip(name)}: {other}")
+        raise ValueError(f"no integration for {clip(name)}: {other} (tracekit doctor names the packages for others)")
     return library
 
 

@@ -260,7 +260,7 @@ def test_the_environment_names_an_address_once(asked, caplog):
         tracekit.configure(environ={"TRACEKIT_DEBUG_PAGES": "127.0.0.1:0"})
     (server,) = asked()
     assert get(server.server_port, "/debug/")[0] == 200
-    assert f"debug pages: http://127.0.0.1:{server.server_port}/debug/" in caplog.text
+    assert f"debug pages of process {os.getpid()}: http://127.0.0.1:{server.server_port}/debug/" in caplog.text
 
 
 def test_a_port_that_is_taken_is_replaced_by_a_free_one(asked, caplog):
@@ -270,7 +270,7 @@ def test_a_port_that_is_taken_is_replaced_by_a_free_one(asked, caplog):
         (server,) = asked()
     assert server.server_port != taken
     assert get(server.server_port, "/debug/")[0] == 200
-    assert f"port {taken} is in use" in caplog.text
+    assert f"debug pages of process {os.getpid()}: http://127.0.0.1:{server.server_port}/debug/, as port" in caplog.text
 
 
 @pytest.mark.parametrize("value", ["6070", ":6070", "localhost:", "localhost:http", "127.0.0.1:65536", "[::1]"])

@@ -713,9 +713,9 @@ def test_a_missing_certificate_file_is_reported_at_once(collector, protocol, tmp
         (
             {"headers": {"a b": "secret"}},
             ValueError,
-            "headers must hold names of headers, which that of header 1 is not",
+            "headers must hold valid header names: that of header 1 is not",
         ),
-        ({"headers": {"": "secret"}}, ValueError, "headers must hold names of headers"),
+        ({"headers": {"": "secret"}}, ValueError, "headers must hold valid header names"),
         ({"headers": {"a": "sec\r\nret"}}, ValueError, "headers must hold values of printable ASCII"),
         ({"timeout_s": "1"}, TypeError, "timeout_s must be a number, not str"),
         ({"timeout_s": 0}, ValueError, "timeout_s must be above 0 and at most 3600: 0"),

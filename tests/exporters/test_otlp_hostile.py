@@ -139,7 +139,7 @@ def test_an_unrequested_content_encoding_is_not_decoded(encoding):
         sender = exporter(collector)
         assert peak_of(lambda: said.append(first_reason(sender))) < 10 << 20
         assert "accept-encoding" not in collector.headers[0] or collector.headers[0]["accept-encoding"] == "identity"
-    assert said[0].endswith(f"but as no OTLP collector does (bad answer: the encoding {encoding} was not asked for)")
+    assert said[0].endswith(f"but as no OTLP collector does (bad answer: the encoding {encoding} was not requested)")
 
 
 def headers_without_end(handler, _):
@@ -220,7 +220,7 @@ def test_an_empty_answer_is_success(head, caplog):
 )
 def test_an_answer_that_breaks_off_before_its_body_is_not_empty(head):
     with Collector(raw(head)) as collector:
-        assert "breaks off" in first_reason(exporter(collector))
+        assert "closes the connection" in first_reason(exporter(collector))
 
 
 def test_with_a_spool_an_empty_answer_empties_it(tmp_path):
@@ -269,7 +269,7 @@ def test_headers_cannot_replace_those_of_the_request(name, protocol):
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("grpc-timeout", "which the request sets itself"), ("a!b", "names of headers"), ("x-bin", "must hold text")],
+    [("grpc-timeout", "which the request sets itself"), ("a!b", "valid header names"), ("x-bin", "must hold text")],
 )
 def test_headers_that_grpc_cannot_send_are_an_error_of_the_constructor(name, why):
     with pytest.raises(ValueError, match=why):

@@ -259,7 +259,7 @@ def test_a_reset_during_the_handshake_is_named():
         answers = [client.send(b"", "application/x-protobuf", "", 60) for _ in range(2)]
         client.close()
         thread.join()
-    assert all("breaks off, or does not speak HTTP" in answer.reason for answer in answers), answers
+    assert all("closes the connection, or does not speak HTTP" in answer.reason for answer in answers), answers
 
 
 def test_an_endpoint_of_version_6_and_with_an_unusual_path():

@@ -677,7 +677,7 @@ def locked(path):
 FAILURES = [
     pytest.param(not_a_database, "not a SQLite database", "move that file away", id="not a database"),
     pytest.param(another_program, "another program's database", "name another path", id="another program's"),
-    pytest.param(traces, "a file of tracekit's for something else", "name another path", id="traces"),
+    pytest.param(traces, "a tracekit file of another kind", "name another path", id="traces"),
     pytest.param(another_version, "has schema version 3, this tracekit knows 2", "that wrote it", id="version"),
     pytest.param(damaged, "damaged", "move it away", id="damaged"),
     pytest.param(directory_in_its_place, "is a directory", "name a file in it", id="directory"),
@@ -707,7 +707,7 @@ def test_a_failure_names_cause_file_and_remedy_and_ends_with_its_cause(path, spo
 
 def test_an_outbox_is_not_mistaken_for_a_store(path):
     with_a_batch(path)
-    with pytest.raises(StoreError, match="a file of tracekit's for something else"):
+    with pytest.raises(StoreError, match="a tracekit file of another kind"):
         SQLiteReader(path)
 
 

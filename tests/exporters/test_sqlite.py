@@ -191,7 +191,7 @@ def test_a_trace_is_found_by_a_unique_prefix(store, prefix, found):
     ("prefix", "message"),
     [
         ("3", "no trace begins with '3'"),
-        ("a", "several traces begin with 'a': .*: give more of one of ab0{30}, ac0{30}$"),
+        ("a", "several traces begin with 'a': .*: give more digits of one of ab0{30}, ac0{30}$"),
         ("", "several traces begin with ''"),
         ("%", "no trace begins with '%'"),
         ("\x1b[31m\ud800", r"no trace begins with '\\x1b\[31m\\ud800'"),

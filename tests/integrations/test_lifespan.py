@@ -207,7 +207,9 @@ async def test_the_loop_runs_while_a_collector_hangs_and_the_flush_is_bounded(ke
     is_over.set()
     assert done == ["turned", "stopped"]
     assert server.sent == [STARTED, STOPPED]
-    assert caplog.messages[-1] == "not all spans were exported within 2 s of the server's shutdown"
+    assert caplog.messages[-1].startswith(
+        "not all spans were sent at the server's shutdown, which waits for 2 s at most"
+    )
 
 
 @pytest.mark.anyio

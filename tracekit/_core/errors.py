@@ -1,7 +1,7 @@
 """Errors of tracekit: the class depends on who is at fault.
 
-A peer's fault is a :class:`FormatError`; the caller's fault is the built-in
-``TypeError`` or ``ValueError``, which name the parameter.
+A peer's fault is a :class:`FormatError`; the caller's fault is the built-in ``TypeError`` or ``ValueError``, which
+name the parameter.
 """
 
 from __future__ import annotations

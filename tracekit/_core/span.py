@@ -132,7 +132,7 @@ if not compiled:
     def quicken(
         kind: type[Span], function: Callable[..., Span], explain: Callable[[tuple[str, ...]], str | None]
     ) -> None:
-        """Give ``with span()`` its shorter way in C; see ``calls.pxd``."""
+        """Give ``with span()`` its fast path in C; see ``calls.pxd``."""
 
     def tracer_in_use() -> Tracer:
         """Return the tracer that new spans are started with."""
@@ -153,7 +153,7 @@ def set_tracer(tracer: Tracer) -> None:
 
 
 def set_observer(observer: Observer | None) -> None:
-    """Call *observer* at every start, every end, and every call that comes after the end; None: no one."""
+    """Call *observer* at every start, every end, and every call that comes after the end; None removes it."""
     global _observer
     _observer = observer
 
@@ -179,10 +179,9 @@ class Span:
     """A unit of work being recorded. ``with`` makes it current, and ends it; without ``with``, call ``end()``.
 
     Every method may be called from any task, thread or callback, before and after the end, and none raises: a wrong
-    argument is left out, counted and reported once per call site; strict mode raises. Calls after
-    the end, and calls to a span that is not recorded, have no effect. Bounded by ``Limits``: what exceeds them
-    is counted in ``dropped_attributes``, ``dropped_events`` and ``dropped_links``, shortened values
-    in ``truncated_values``.
+    argument is left out, counted and reported once per call site; strict mode raises. Calls after the end, and calls
+    to a span that is not recorded, have no effect. Bounded by ``Limits``: what exceeds them is counted in
+    ``dropped_attributes``, ``dropped_events`` and ``dropped_links``, shortened values in ``truncated_values``.
     """
 
     if not compiled:
@@ -470,7 +469,7 @@ class Span:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Never:
         """Raise TypeError: this span has started already, so it cannot be a decorator."""
-        raise TypeError(f"a span is no decorator: write @tracekit.traced({self._name[:64]!a})")
+        raise TypeError(f"a span is not a decorator: use @tracekit.traced({self._name[:64]!a})")
 
     def __dealloc__(self) -> None:
         if self._is_listed:
@@ -801,7 +800,7 @@ def _abandon(span: Span) -> None:
     ghost.dropped_attributes, ghost.dropped_events = span.dropped_attributes, span.dropped_events
     ghost.dropped_links, ghost.truncated_values = span.dropped_links, span.truncated_values
     if ghost._status == UNSET:
-        ghost._status, ghost._description = CANCELLED, "abandoned: nobody ended the span"
+        ghost._status, ghost._description = CANCELLED, "abandoned: the span was not ended"
     try:
         stop = ghost._now()
         if stop > ghost._start:
@@ -930,10 +929,10 @@ def span(
 ) -> Span:
     """Start a span, a child of the current one; ``with``, or ``async with``, makes it current and ends it.
 
-    *parent* takes its place in a trace from a ``Span`` or a ``SpanContext`` instead, or from nowhere
-    (``tracekit.ROOT``: a new trace, no labels). *start_ns* is Unix time, for work that began earlier.
+    *parent* is another parent than the current span, a ``Span`` or a ``SpanContext``, or ``tracekit.ROOT`` for a new
+    trace without labels. *start_ns* is Unix time, for work that began earlier.
 
-    An exception of the classes *expected* that leaves ``with`` is no error: it is an event with type and message,
+    An exception of the classes *expected* that leaves ``with`` is not an error: it is an event with type and message,
     without a stack trace, and the status stays unset. It is an error of a span further out that does not expect it.
     """
     items: Any = None
@@ -1044,7 +1043,7 @@ def start_request_span(
     becomes the span's.
     """
     if tracer is None:
-        raise TypeError("start_server_span() needs a tracer")
+        raise TypeError("start_request_span() needs a tracer")
     seen = attributes
     if type(attributes) is Items:
         # A sampler of the program's gets a dict; it may change it.

@@ -268,7 +268,7 @@ class Watch:
         for span in self.spans:
             if not span.ended:
                 if span.status.code == "unset":
-                    span.set_status("cancelled", "abandoned: nobody ended the span")
+                    span.set_status("cancelled", "abandoned: the span was not ended")
                 span.end()
         set_observer(self)
 

@@ -1,4 +1,4 @@
-"""The doctor: the parts of this installation, and their faults."""
+"""The doctor: checks of this installation, its settings, and the way to a file or a collector."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def examine(db: str | None = None, endpoint: str | None = None) -> list[Finding]
         *[(name, lambda name=name: _installed(name)) for name in _PACKAGES],
         ("opentelemetry", _opentelemetry),
     ]
-    findings = [*(_look(name, check) for name, check in checks), *_configuration()]
+    findings = [*(_look(name, check) for name, check in checks), *_configuration(sends=endpoint is not None)]
     if db is not None:
         findings.append(_look("db", lambda: _try_store(db)))
     if endpoint is not None:
@@ -218,15 +218,19 @@ def _opentelemetry() -> str:
     )
 
 
-def _configuration() -> list[Finding]:
-    """Find what ``configure()`` makes of the environment, and every variable that is wrong."""
+def _configuration(*, sends: bool) -> list[Finding]:
+    """Return the settings that ``configure()`` takes from the environment, and every variable that is wrong.
+
+    With *sends*, those of OTLP are checked also where another exporter is configured.
+    """
     environment = Environment()
     name = "none, OTEL_SDK_DISABLED is true" if environment.is_disabled() else environment.exporter_name()
     path = f" {printable(environment.sqlite_path(), 1000)}" if name == "sqlite" else ""
     facts = [f"exporter {name}{path}"]
     wrong: list[str] = []
-    if name == "otlp":
+    if name == "otlp" or sends:
         settings, wrong = otlp_settings(protocol=environment.otlp_protocol)
+    if name == "otlp":
         if "endpoint" in settings:
             facts.append(f"endpoint {without_secrets(settings['endpoint'])}")
         if "headers" in settings:
@@ -289,7 +293,7 @@ def _try_store(path: str) -> str:
         beside = tempfile.mkdtemp(prefix=".tracekit-doctor-", dir=directory)
     except OSError as error:
         why = f"cannot be made ({error.strerror})"
-        raise StoreError(why, path, "make its directory, and writable for this user") from error
+        raise StoreError(why, path, "create its directory, writable for this user") from error
     try:
         _store_one(os.path.join(beside, "traces.db"))
     finally:
@@ -329,7 +333,7 @@ def _try_send(endpoint: str) -> str:
     if answer.rejected:
         raise RuntimeError(f"{exporter.endpoint} rejected the span: {answer.reason}")
     took = duration(time.monotonic_ns() - begin_ns)
-    return f"{exporter.endpoint} ({exporter.protocol}) took a span of trace {wanted.context.trace_id} in {took}"
+    return f"{exporter.endpoint} ({exporter.protocol}) accepted a span of trace {wanted.context.trace_id} in {took}"
 
 
 # ---- the libraries of this installation: who traces them, and how to have the others traced
@@ -355,7 +359,7 @@ def coverage() -> list[Coverage]:
             continue
         change = ""
         if library.by_name_only:
-            change = f'name it: tracekit.instrument("{library.name}"), or tracekit run --only'
+            change = f'call tracekit.instrument("{library.name}")'
         elif library not in chosen:
             change = "take it out of OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
         elif library.is_opentelemetry:

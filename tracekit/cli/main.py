@@ -25,11 +25,12 @@ _BROKEN_PIPE, _INTERRUPTED = 141, 130
 _WELCOME = """\
 tracekit: tracing for asynchronous Python. First steps:
 
-  tracekit demo                        watch three services make traces
   tracekit run -- uvicorn shop:app     trace your own program; its spans go to traces.db
   tracekit traces list                 list the traces in traces.db
   tracekit traces show                 show the newest one as a tree
   tracekit ui traces.db --open         see them in a browser
+  tracekit demo                        watch two services and a client make traces (extra: demo)
+  tracekit doctor                      check this installation, or why no spans arrive
 
 All commands: tracekit --help
 """
@@ -67,25 +68,25 @@ def _silence_stdout() -> None:
 
 
 _STORE_HELP = "a file of SQLiteExporter (default: TRACEKIT_SQLITE_PATH or traces.db)"
-_SINCE_HELP = "started within 30s, 5m, 2h, 1d, or since a date"
+_SINCE_HELP = "only those started within the last 30s, 5m, 2h, 1d, or since a date"
 _TRACE_ID = re.compile("[0-9a-f]{1,32}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tracekit", description="See the traces of your asynchronous services.")
+    parser = argparse.ArgumentParser(prog="tracekit", description="Trace asynchronous Python, and look at the traces.")
     parser.add_argument("--version", action="version", version=f"tracekit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _command(commands, "run", ".run:run", "run a program with its libraries traced; nothing in it changes")
     add = run.add_argument
-    add("--only", metavar="A,B", default="", help="trace these libraries alone")
-    add("--exclude", metavar="A,B", default="", help="trace all but these")
+    add("--only", metavar="A,B", default="", help="trace only these libraries")
+    add("--exclude", metavar="A,B", default="", help="trace all libraries but these")
     add("--no-children", action="store_true", help="do not trace the processes that the program starts")
-    here = "run a Python program in this process, which options such as python -I need"
+    here = "run a Python program in this process: needed by options such as python -I"
     add("--in-process", action="store_true", help=here)
     add("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="the program and its arguments")
 
-    demo = _command(commands, "demo", _demo, "two services, a client, and the trace of one of its requests")
+    demo = _command(commands, "demo", _demo, "run two services and a client, and show the trace of one request")
     add = demo.add_argument
     add("--serve", action="store_true", help="keep the services running")
     add("--db", metavar="PATH", help="the SQLite file to write to (default: a new temporary one)")
@@ -93,53 +94,56 @@ def _parser() -> argparse.ArgumentParser:
 
     what = "receive traces of any language over OTLP, and show them in a browser"
     add = _command(commands, "ui", ".ui:run", what).add_argument
-    path = "the SQLite file to write and show (default: one in the home directory)"
+    path = "the SQLite file to write and show (default: one in the home directory, not traces.db)"
     add("path", metavar="PATH", nargs="?", help=path)
     for option, port, use in (("", 4319, "the pages"), ("http-", 4318, "OTLP/HTTP"), ("grpc-", 4317, "OTLP/gRPC")):
-        add(f"--{option}port", metavar="N", type=_between(0, 65535), default=port, help=f"of {use} (default: {port})")
-    add("--no-receiver", action="store_true", help="only show the file")
-    size = "the size at which the oldest traces are evicted"
+        what = f"port of {use} (default: {port})"
+        add(f"--{option}port", metavar="N", type=_between(0, 65535), default=port, help=what)
+    add("--no-receiver", action="store_true", help="only show the file, receive nothing")
+    size = "the file's size in MB at which the oldest traces are evicted (default: 1024)"
     add("--max-mb", metavar="N", type=_between(1, 1 << 20), default=1024, help=size)
     add("--open", action="store_true", help="open the page in a browser")
 
-    _add_store_commands(commands.add_parser("traces", help="the traces in a SQLite file"))
+    what = "list, show, export, import and delete the traces in a SQLite file"
+    _add_store_commands(commands.add_parser("traces", help=what, description=_sentence(what)))
 
-    what = "the tasks of a running process: the work of each, and the line at which it waits"
+    what = "show the tasks of a running process: the work of each, and the line at which it waits"
     tasks = _command(commands, "tasks", ".tasks:run", what, json=True)
     target = tasks.add_mutually_exclusive_group(required=True)
-    target.add_argument("--pid", metavar="N", type=_count, help="the process; needs Python 3.14 on both sides")
+    target.add_argument("--pid", metavar="N", type=_count, help="the process id; needs Python 3.14 on both sides")
     target.add_argument("--url", metavar="URL", help="its debug pages, such as http://127.0.0.1:6070/debug/")
     add = tasks.add_argument
-    wake = "stop and continue the process at once, so that an idle one answers (Linux)"
+    wake = "stop and continue the process, so that an idle one answers at once (Linux)"
     add("--wake", action="store_true", help=wake)
     add("--name", metavar="TEXT", default="", help="only tasks with this in a name, span or function")
     add("--list", action="store_true", help="a list instead of the tree, the longest stuck first")
     timeout = "how long to wait for the answer (default: 5)"
     add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help=timeout)
 
-    what = "the batches in the spool of an OTLP exporter, and counts of the others"
+    what = "count the spans that an OTLP exporter has put into its spool, sent, and not sent yet"
     spool = _command(commands, "spool", ".spool:run", what, json=True)
     spool.add_argument("path", metavar="PATH", help="the file that OTLPExporter(spool=…) writes")
 
     what = "explain trace headers, name their faults, and write them in other formats"
     add = _command(commands, "header", ".header.command:run", what, json=True).add_argument
-    add("headers", metavar="HEADER", nargs="*", help="'name: value' (default, or -: a dump on standard input)")
-    to = "also write it so: b3, jaeger … or all; repeatable"
+    add("headers", metavar="HEADER", nargs="*", help="'name: value' (default, or -: headers on standard input)")
+    to = "also write the context in this format: b3, jaeger … or all; repeatable"
     add("--to", metavar="FORMAT", action="append", default=[], help=to)
 
     what = "check that a running service reads and sends trace headers as W3C requires"
     add = _command(commands, "conform", ".conform.command:run", what, json=True).add_argument
-    add("url", metavar="URL", help="of the service; the requirements are printed if it does not answer")
+    add("url", metavar="URL", help="the endpoint for this check; if there is none, the requirements are printed")
     listen = "the address that it calls back (default: 127.0.0.1:0, a free port)"
     add("--listen", metavar="HOST:PORT", type=_listen_on, default=("127.0.0.1", 0), help=listen)
     add("--only", metavar="TEXT", default="", help="only checks with this in name or section")
     add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="how long a check may take (default: 5)")
     add("--all", action="store_true", help="the whole requests and responses of each check")
 
-    what = "a script that completes this command's arguments in a shell"
+    what = "print a script that completes the arguments of tracekit in a shell"
     _command(commands, "completion", _completion, what).add_argument("shell", choices=("bash", "zsh", "tcsh"))
 
-    doctor = _command(commands, "doctor", ".doctor:run", "the parts of this installation, and their faults", json=True)
+    what = "check this installation, its settings, and the way to a file or a collector"
+    doctor = _command(commands, "doctor", ".doctor:run", what, json=True)
     doctor.add_argument("--db", metavar="PATH", help="also try to store a span there, and leave nothing behind")
     endpoint = "also send a span to this collector over OTLP (default: the one that the environment names)"
     doctor.add_argument("--endpoint", metavar="URL", nargs="?", const="", help=endpoint)
@@ -148,23 +152,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_store_commands(traces: argparse.ArgumentParser) -> None:
     commands = traces.add_subparsers(required=True, metavar="COMMAND")
-    add = _command(commands, "list", ".traces:run_list", "the newest traces, a line each", json=True).add_argument
+    add = _command(commands, "list", ".traces:run_list", "list the newest traces, a line each", json=True).add_argument
     add("path", metavar="PATH", nargs="?", type=_store, default="", help=_STORE_HELP)
     add("--limit", metavar="N", type=_count, default=20, help="how many (default: 20)")
     add("--service", metavar="NAME", help="only traces with a span of this service")
     add("--name", metavar="TEXT", help="only traces with a span whose name contains this")
-    add("--status", choices=("unset", "ok", "error", "cancelled"), help="only traces with such a span")
+    add("--status", choices=("unset", "ok", "error", "cancelled"), help="only traces with a span of this status")
     where = "only traces with a span that has this attribute; repeatable"
     add("--where", metavar="KEY=VALUE", type=_pair, action="append", default=[], help=where)
     add("--since", metavar="TIME", type=_moment, help=_SINCE_HELP)
-    add("--slower", metavar="TIME", type=_duration, help="took at least 100ms, 2s …")
-    add("--faster", metavar="TIME", type=_duration, help="took at most 100ms, 2s …")
+    add("--slower", metavar="TIME", type=_duration, help="only those that took at least 100ms, 2s …")
+    add("--faster", metavar="TIME", type=_duration, help="only those that took at most 100ms, 2s …")
     sorts = ("start", "duration", "spans", "errors")
-    add("--sort", choices=sorts, default="start", help="largest first (default: start)")
-    add("--follow", action="store_true", help="go on with new traces as they arrive; the oldest first")
+    add("--sort", choices=sorts, default="start", help="newest or largest first (default: start)")
+    add("--follow", action="store_true", help="keep listing new traces as they arrive, the oldest first")
     add("--jsonl", action="store_true", help="a line of JSON for each trace")
 
-    what = "count, errors and latency of the spans, a line for each service and name"
+    add = _command(commands, "show", _show, "show one trace as a tree, with bars for time", json=True).add_argument
+    add("path", metavar="PATH", nargs="?", default="", help=_STORE_HELP)
+    add("trace_id", metavar="TRACE_ID", nargs="?", help="the id, or its first digits (default: the newest)")
+    add("--all", action="store_true", help="everything: complete attributes, events, links, ids, resource")
+    add("--logs", action="store_true", help="also the log records, each below its span")
+    add("--scope", action="store_true", help="also the library that made each span, if that is not tracekit")
+
+    what = "show count, errors and latency of the spans, a line for each service and name"
     add = _command(commands, "stats", ".traces:run_stats", what, json=True).add_argument
     add("path", metavar="PATH", nargs="?", type=_store, default="", help=_STORE_HELP)
     add("--since", metavar="TIME", type=_moment, help=_SINCE_HELP)
@@ -172,41 +183,38 @@ def _add_store_commands(traces: argparse.ArgumentParser) -> None:
     add("--name", metavar="TEXT", help="only spans whose name contains this")
     add("--limit", metavar="N", type=_count, default=40, help="how many lines (default: 40)")
 
-    add = _command(commands, "export", ".exchange:run_export", "traces as a file for other programs").add_argument
+    add = _command(commands, "export", ".exchange:run_export", "write traces to a file for other programs").add_argument
     add("path", metavar="PATH", help="the file that SQLiteExporter writes")
-    add("trace_id", metavar="TRACE_ID", nargs="*", help="the ids or how they begin (default: all)")
+    add("trace_id", metavar="TRACE_ID", nargs="*", default=[], help="the ids, or their first digits (default: all)")
     formats = ("otlp", "jaeger", "perfetto")
-    add("--format", choices=formats, default="otlp", help="(default: otlp, its JSON encoding)")
+    add("--format", choices=formats, default="otlp", help="(default: otlp, in its JSON encoding)")
     add("--since", metavar="TIME", type=_moment, help=_SINCE_HELP)
     add("--output", "-o", metavar="FILE", help="(default: standard output)")
 
-    what = "traces from a file: OTLP's JSON, Jaeger's JSON, our Perfetto export"
+    what = "read traces from a file: OTLP's JSON, Jaeger's JSON, or a Perfetto export of this command"
     add = _command(commands, "import", ".exchange:run_import", what).add_argument
     add("path", metavar="PATH", help="the SQLite file to add to; a new one is created")
-    add("file", metavar="FILE", help="the file to read, of any of the formats; - is standard input")
+    add("file", metavar="FILE", help="the file to read, in any of these formats; - is standard input")
 
     add = _command(commands, "delete", ".exchange:run_delete", "remove traces from the file").add_argument
     add("path", metavar="PATH", help="the file that SQLiteExporter writes")
-    add("trace_id", metavar="TRACE_ID", nargs="*", help="the ids or how they begin")
-    add("--before", metavar="TIME", type=_moment, help="all that started before: 2h ago, 7d ago, a date")
-
-    add = _command(commands, "show", _show, "one trace as a tree, with bars for time", json=True).add_argument
-    add("path", metavar="PATH", nargs="?", default="", help=_STORE_HELP)
-    add("trace_id", metavar="TRACE_ID", nargs="?", help="the id or how it begins (default: the newest)")
-    add("--all", action="store_true", help="everything: whole attributes, events, links, ids, resource")
-    add("--logs", action="store_true", help="its log records, each below its span")
-    add("--scope", action="store_true", help="the library that made each span, if it is not tracekit's")
+    add("trace_id", metavar="TRACE_ID", nargs="*", default=[], help="the ids, or their first digits")
+    add("--before", metavar="TIME", type=_moment, help="all that started before this time: 2h (ago), 7d, a date")
 
 
 def _command(
     commands: Any, name: str, target: str | Callable[[argparse.Namespace], int], help: str, *, json: bool = False
 ) -> argparse.ArgumentParser:
     """Add a command that calls *target*, a function or ``module:function``, which is imported when it is called."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=help)
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=_sentence(help))
     parser.set_defaults(run=partial(_call, target) if isinstance(target, str) else target)
     if json:
         parser.add_argument("--json", action="store_true", help="JSON on standard output, and nothing else")
     return parser
+
+
+def _sentence(help: str) -> str:
+    return help[0].upper() + help[1:] + "."
 
 
 def _call(target: str, arguments: argparse.Namespace) -> int:

@@ -149,7 +149,7 @@ def _run_here(command: Sequence[str], arguments: argparse.Namespace, variables: 
         while words and re.fullmatch(r"-[IESPsuBbdOqv]+", words[0]):  # settings of an interpreter, which runs already
             words = words[1:]
     if not words or (words[0] == "-m" and len(words) < 2) or (words[0].startswith("-") and words[0] != "-m"):
-        complain("--in-process runs python script.py, python -m module, or a script of Python's")
+        complain("--in-process runs python script.py, python -m module, or a Python script")
         return ERROR
     path = None
     if words[0] != "-m":
@@ -158,7 +158,7 @@ def _run_here(command: Sequence[str], arguments: argparse.Namespace, variables: 
             complain(f"{words[0]} could not be started: no such script")
             return _NOT_FOUND
         if words[0] == command[0] and not _is_python(path):
-            complain(f"{words[0]} is no script of Python's: --in-process cannot run it")
+            complain(f"{words[0]} is not a Python script: --in-process cannot run it")
             return _NOT_EXECUTABLE
     if arguments.no_children:
         kept = ("OTEL_TRACES_EXPORTER", "TRACEKIT_SQLITE_PATH")

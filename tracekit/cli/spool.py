@@ -1,4 +1,4 @@
-"""``tracekit spool``: the batches in the spool of an OTLP exporter, and counts of the others."""
+"""``tracekit spool``: counts of the spans that an OTLP exporter has put into its spool, sent, and not sent yet."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def run(arguments: argparse.Namespace) -> int:
     screen = Screen()
     size = f"  in {ledger.waiting_bytes:,} bytes" if ledger.waiting else ""
     for name, text in (
-        ("put", "since the file was made"),
-        ("sent", "taken by the collector"),
-        ("rejected", "rejected by it"),
-        ("evicted", "dropped, the oldest first, for want of room"),
+        ("put", "stored since the file was made"),
+        ("sent", "accepted by the collector"),
+        ("rejected", "rejected by the collector"),
+        ("evicted", "the oldest, dropped when the spool was full"),
         ("waiting", f"to be sent{size}"),
-        ("aside", "failed too often while others were taken; the next process tries once more"),
+        ("aside", "failed 32 times; the next process tries once more"),
     ):
         count = getattr(ledger, name)
         if name == "aside" and not count:

@@ -55,13 +55,13 @@ def run_list(arguments: argparse.Namespace) -> int:
                 print_json_line(trace._asdict())
             return 0
         if not traces:
-            why = "no trace fits" if any(wanted.values()) else "no traces yet"
+            why = "no trace matches" if any(wanted.values()) else "no traces yet"
             sys.stdout.write(f"{why}: {printable(reader.path, 1000)}\n")
             return 0
     screen = Screen()
     for segments in table(traces, screen.width):
         screen.line(*segments)
-    screen.line((f"tracekit traces show {shlex.quote(printable(arguments.path, 200))} TRACE", "dim"))
+    screen.line((f"show one: tracekit traces show {shlex.quote(printable(arguments.path, 200))} TRACE", "dim"))
     return 0
 
 
@@ -97,7 +97,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         if prefix is None:
             newest = reader.traces(limit=1)
             if not newest:
-                raise StoreError("no traces yet", reader.path, "run what writes to it")
+                raise StoreError("no traces yet", reader.path, "run a program that writes to it")
             prefix = newest[0].trace_id
         spans = reader.spans(prefix)
         logs = reader.logs(spans[0].trace_id) if arguments.logs else []
@@ -161,7 +161,7 @@ def run_stats(arguments: argparse.Namespace) -> int:
             print_json({"path": reader.path, "names": [row._asdict() for row in found]})
             return 0
         if not found:
-            sys.stdout.write(f"no span fits: {printable(reader.path, 1000)}\n")
+            sys.stdout.write(f"no span matches: {printable(reader.path, 1000)}\n")
             return 0
     screen = Screen()
     titles = ("spans", "errors", "p50", "p95", "p99", "slowest", "name", "service")
@@ -207,7 +207,8 @@ class Waterfall:
         for log in logs:
             self.logs.setdefault(log.span_id if log.span_id in self.by_id else "", []).append(log)
         leaves = [Leaf(span.span_id, span.parent_id, span.start_ns, span) for span in spans]
-        self.branches = list(tree(leaves, levels=width // 12))
+        self.levels = width // 12
+        self.branches = list(tree(leaves, levels=self.levels))
         self.start_ns = min(span.start_ns for span in spans)
         self.took_ns = max(span.end_ns for span in spans) - self.start_ns
         services = list(dict.fromkeys(span.service for span in spans))
@@ -231,13 +232,15 @@ class Waterfall:
                 line = [(branch.below, "dim"), *segments]
                 is_cut = is_cut or (not self.whole and cells("".join(text for text, _ in line)) > self.width)
                 yield line if self.whole else shortened(line, self.width)
+        if any(branch.depth > self.levels for branch in self.branches):
+            yield [("+1, +2 … are levels below the last one that is drawn", "dim")]
         if "" in self.logs:
             yield [("log records of no span in this file", "dim")]
             yield from self._log_lines("")
         if self.whole:
             yield from self._resources()
         elif is_cut or any(span.events or span.links for span in self.spans):
-            yield [("--all shows whole attributes, events and links", "dim")]
+            yield [("--all shows complete attributes, events and links", "dim")]
 
     def _head(self) -> Iterator[list[Segment]]:
         statuses = [span.status for span in self.spans]

@@ -69,7 +69,7 @@ def viewing(path: str) -> Iterator[list[str]]:
 
 
 def _welcome(viewer: Viewer) -> Iterator[str]:
-    yield f"  look at      {viewer.urls['pages']}"
+    yield f"  pages        {viewer.urls['pages']}"
     if "http" in viewer.urls:
         yield f"  OTLP/HTTP    {viewer.urls['http']}   (protobuf, JSON)"
     if "grpc" in viewer.urls:
@@ -78,7 +78,7 @@ def _welcome(viewer: Viewer) -> Iterator[str]:
         yield "  OTLP/gRPC    off: grpcio is not installed (pip install grpcio)"
     yield f"  store        {printable(viewer.store.path, 1000)}"
     yield ""
-    yield "Ctrl-C ends it."
+    yield "Press Ctrl-C to stop."
 
 
 def _default_path() -> str:

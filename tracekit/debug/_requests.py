@@ -96,7 +96,7 @@ class _Families:
     def _note(self) -> str:
         kept, pending, trimmed, evicted = self._memory
         return (
-            f"memory: samples hold {kept:,} of at most {recorder.max_spans:,} spans ({trimmed:,} discarded to stay below), "
+            f"memory: samples hold {kept:,} of at most {recorder.max_spans:,} spans ({trimmed:,} discarded), "
             f"{pending:,} of at most {recorder.max_pending:,} wait for their parent ({evicted:,} discarded)"
         )
 

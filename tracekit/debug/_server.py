@@ -79,12 +79,12 @@ def serve_once(host: str, port: int) -> None:
         return
     try:
         server = serve(host, port)
-        log("info", "debug pages: %s", server.url)
+        log("info", "debug pages of process %d: %s", os.getpid(), server.url)
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not port:
             raise
         server = serve(host, 0)  # another worker of the same program has the port
-        log("warning", "debug pages: %s: port %d is in use", server.url, port)
+        log("warning", "debug pages of process %d: %s, as port %d is in use", os.getpid(), server.url, port)
     _asked[host, port] = os.getpid()
 
 

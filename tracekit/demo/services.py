@@ -68,7 +68,7 @@ class Service:
         try:
             await self._read(output)
             self.ended = _status(await process.wait())
-            raise ServiceError(self, f"ended by itself, {self.ended}")
+            raise ServiceError(self, f"exited early, {self.ended}")
         finally:
             with anyio.CancelScope(shield=True):
                 await self._stop(process, output)

@@ -69,10 +69,9 @@ class SQLiteExporter:
 
     A span is kept for at most *max_age_s*. The file stays below *max_bytes* (at least 1 MiB), its write-ahead log
     below half of that; while spans arrive, the oldest traces are deleted. A batch waits for other writers for at most
-    *lock_timeout_s*. A new file gets the permissions *mode*, by default for its owner alone. SQLite's cache of pages in
-    this process has at most *cache_bytes*. Every failure is a
-    ``StoreError``, after which the next batch opens the file again; a span that cannot be stored costs itself alone,
-    and is counted in ``account()``.
+    *lock_timeout_s*. A new file gets the permissions *mode*, by default for its owner alone. SQLite's cache of pages
+    in this process has at most *cache_bytes*. Every failure is a ``StoreError``, after which the next batch opens the
+    file again; a span that cannot be stored costs itself alone, and is counted in ``account()``.
 
     Attributes, events, links, labels, resource and instrumentation are JSON. Values that JSON cannot hold are converted: bytes to
     ``{"base64": "…"}``; a float that is not a number to ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; an int of more

@@ -94,7 +94,10 @@ async def _flush() -> None:
         log("warning", "flushing at the server's shutdown failed: %s", type(error).__name__)
     else:
         if not is_done:
-            log("warning", "not all spans were exported within %g s of the server's shutdown", FLUSH_S)
+            message = (
+                "not all spans were sent at the server's shutdown, which waits for %g s at most; a spool keeps its own"
+            )
+            log("warning", message, FLUSH_S)
 
 
 def _export() -> bool:

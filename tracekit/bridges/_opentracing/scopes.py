@@ -42,7 +42,7 @@ class Scope(opentracing.Scope):  # type: ignore[misc]
         self._place: _Place | None = None
 
     def close(self) -> None:
-        """Make the span that was active before active again; finish this one if that was asked for."""
+        """Make the span that was active before active again; finish this one if ``finish_on_close`` was set."""
         if self._place is None or _innermost() not in (None, self):
             return
         opened, self._opened = self._opened, None
@@ -84,7 +84,7 @@ class ScopeManager(opentracing.ScopeManager):  # type: ignore[misc]
         self._tracer = tracer
 
     def activate(self, span: Any, finish_on_close: bool) -> Scope:
-        """Make *span* current until the returned scope is closed; of a span of another tracer nothing is current."""
+        """Make *span* current until the returned scope is closed; with another tracer's span, no span is current."""
         scope = Scope(self, span, finish_on_close)
         scope._place = _Place(scope)
         inner = span.tracekit_span if isinstance(span, Span) else None

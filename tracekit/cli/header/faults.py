@@ -55,7 +55,7 @@ def losses(
             BINARY.read({"grpc-tags-bin": fields["grpc-tags-bin"]})
         except FormatError as error:
             if context is not None:
-                yield Problem(error.field, error.reason, error.column, "the labels are left out, the ids stand")
+                yield Problem(error.field, error.reason, error.column, "the labels are left out, the ids are kept")
     elif name == "datadog" and context is not None:
         yield from _datadog_losses(fields, dict(pairs(context.extra.get("datadog"))))
 
@@ -89,12 +89,12 @@ def _baggage_losses(value: str | list[str]) -> Iterator[Problem]:
             if bad <= _MAX_PROBLEMS:
                 reason, offset = _baggage_reason(piece)
                 column = start + offset if is_one else None
-                yield Problem("baggage", reason, column, "this label is left out, the others stand")
+                yield Problem("baggage", reason, column, "this label is left out, the others are kept")
         start += len(piece) + 1
     more = parse_baggage(text)[1] - min(bad, _MAX_PROBLEMS)
     if more > 0:
         reason = f"members that are malformed, or past 64 or {MAX_LABEL_BYTES} characters: {more}"
-        yield Problem("baggage", reason, None, "they are left out, the others stand")
+        yield Problem("baggage", reason, None, "they are left out, the others are kept")
 
 
 def _baggage_reason(piece: str) -> tuple[str, int]:
@@ -116,7 +116,7 @@ def _baggage_reason(piece: str) -> tuple[str, int]:
 
 
 def _label_losses(format: Format, fields: dict[str, str | list[str]]) -> Iterator[Problem]:
-    then = "this label is left out, the others stand"
+    then = "this label is left out, the others are kept"
     for field, value in fields.items():
         if field == "jaeger-baggage":
             try:
@@ -180,11 +180,11 @@ def suspicions(name: str, fields: dict[str, str | list[str]], context: SpanConte
         if digits.strip("0") and len(set(digits)) == 1:
             yield f"all digits of the {what} are the same: it looks made up"
     if context.trace_id in _EXAMPLES:
-        yield "the trace id is the specification's example: who always sends it makes one trace of all requests"
+        yield "the trace id is the specification's example: a client that always sends it puts all its requests into one trace"
     if trace_id and not span_id and name != "xray":
         yield "a trace without a span: a receiver has no parent for its own"
     if name == "tracecontext" and context.flags & ~3:
-        yield f"flags {context.flags & ~3:#04x} are unknown: they go out as 0"
+        yield f"flags {context.flags & ~3:#04x} are unknown: they are sent as 0"
     if name == "datadog" and isinstance(tags := fields.get("x-datadog-tags"), str) and len(tags) <= 512:
         private = [key for tag in tags.split(",") if (key := tag.partition("=")[0]) and not key.startswith("_dd.p.")]
         if private:

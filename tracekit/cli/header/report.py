@@ -191,7 +191,7 @@ def _judge(name: str, headers: list[Header]) -> Found | None:
     problems += losses(name, _FORMATS[name], fields, context)
     if not problems and context is not None and context.labels.dropped:
         reason = f"labels that are malformed, or past 64 or {MAX_LABEL_BYTES} bytes: {context.labels.dropped}"
-        problems.append(Problem(headers[-1].field, reason, None, "they are left out, the others stand"))
+        problems.append(Problem(headers[-1].field, reason, None, "they are left out, the others are kept"))
     said = list(words(name, fields, context)) if context is not None else []
     return Found(name, headers, fields, context, said, problems, list(suspicions(name, fields, context)))
 
@@ -284,7 +284,7 @@ def _changes(context: SpanContext, back: SpanContext, name: str) -> Iterator[str
         yield "the span id is lost"
     if trace_id == back_trace:
         if context.deferred and not back.deferred:
-            yield f"nobody has decided: it goes out as {'sampled' if back.sampled else 'not sampled'}"
+            yield f"no decision: it is sent as {'sampled' if back.sampled else 'not sampled'}"
         elif back.deferred and not context.deferred:
             yield "the decision is lost"
         if context.flags & 2 and not back.flags & 2:
@@ -321,10 +321,10 @@ def _moves(context: SpanContext, name: str) -> Iterator[str]:
     if name == "datadog":
         if trace_id >> 64:
             yield "x-datadog-trace-id: the high 64 bits go to x-datadog-tags"
-        yield "the ids go out in decimal"
+        yield "the ids are sent in decimal"
     elif name == "cloudtrace" and span_id:
-        yield "the span id goes out in decimal"
+        yield "the span id is sent in decimal"
     elif name in ("b3", "b3multi", "jaeger", "ottrace") and not trace_id >> 64:
-        yield "a trace id of 64 bits goes out in 16 digits"
+        yield "a trace id of 64 bits is sent in 16 digits"
     elif name == "seed" and context.span_id[0] == "0":
-        yield "the span id goes out without its leading zeros"
+        yield "the span id is sent without its leading zeros"

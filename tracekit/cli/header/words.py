@@ -60,7 +60,7 @@ def words(name: str, fields: dict[str, str | list[str]], context: SpanContext) -
         yield Word("parent id", parent, "the caller's own parent; not passed on")
     if trace_id or not context.deferred:
         if context.deferred:
-            yield Word("decision", "nobody has decided", "the receiver does")
+            yield Word("decision", "left open", "the receiver decides")
         else:
             yield Word("decision", "sampled" if context.sampled else "not sampled")
     if name in ("tracecontext", "server-timing") and context.flags & 2:

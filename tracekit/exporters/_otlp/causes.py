@@ -38,5 +38,5 @@ def grpc_fault(text: str, *, is_secure: bool) -> str:
     if any(mark in text for mark in _NO_GRPC):
         return 'it does not speak gRPC (4318 is the port of OTLP/HTTP): set another port, or protocol="http/protobuf"'
     if "Socket closed" in text and not is_secure:
-        return "it breaks off: if it speaks TLS, write https:// instead of http://"
+        return "it closes the connection: if it speaks TLS, write https:// instead of http://"
     return ""

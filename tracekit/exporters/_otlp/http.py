@@ -152,7 +152,7 @@ class HttpTransport:
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         try:
             if encoding != "identity":
-                raise FormatError("answer", f"the encoding {one_line(encoding, 60)} was not asked for")
+                raise FormatError("answer", f"the encoding {one_line(encoding, 60)} was not requested")
             if kind == "application/json":
                 rejected, message = parse_json_response(octets)
             elif kind in ("application/x-protobuf", "application/protobuf"):
@@ -212,7 +212,9 @@ def _failed(error: Exception, url: str, via: str) -> Answer:
         fault = fault or f"TLS failed (4317 is the port of OTLP/gRPC): {text}"
         return Answer("later", f"{url}: {fault}", is_lasting=True)
     if isinstance(cause, http.client.HTTPException | ConnectionError):
-        return Answer("later", f"{url} breaks off, or does not speak HTTP (4317 is the port of OTLP/gRPC): {text}")
+        return Answer(
+            "later", f"{url} closes the connection, or does not speak HTTP (4317 is the port of OTLP/gRPC): {text}"
+        )
     if text.startswith("Tunnel connection failed: "):
         return Answer("later", f"{url}: the proxy answered {text[26:]}: check https_proxy and no_proxy")
     return Answer("later", f"{url}: {type(cause).__name__}: {text}")

@@ -156,11 +156,11 @@ def _named(headers: Iterable[tuple[str, str]], protocol: str) -> dict[str, str]:
     for at, (name, value) in enumerate(headers, 1):
         key = name.lower()
         if not key or not (_METADATA if protocol == "grpc" else _TOKEN).issuperset(key):
-            raise ValueError(f"must hold names of headers, which that of header {at} is not")
+            raise ValueError(f"must hold valid header names: that of header {at} is not")
         if protocol == "grpc" and key.endswith("-bin"):
             raise ValueError(f"must hold text, which a name that ends in -bin, as that of header {at}, is not for")
         if not (value.isascii() and value.isprintable()):
-            raise ValueError(f"must hold values of printable ASCII, which that of header {at} is not")
+            raise ValueError(f"must hold values of printable ASCII: that of header {at} is not")
         found[key] = value.strip()
     return found
 

@@ -221,9 +221,11 @@ class SQLiteReader:
             return found[0]
         if not found:
             wrong = f"no trace begins with {prefix[:40]!a}"
-            raise StoreError(wrong, self.path, "tracekit traces list shows those that there are")
+            raise StoreError(wrong, self.path, "tracekit traces list shows their ids")
         several = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
-        raise StoreError(f"several traces begin with {prefix[:40]!a}", self.path, f"give more of one of {several}")
+        raise StoreError(
+            f"several traces begin with {prefix[:40]!a}", self.path, f"give more digits of one of {several}"
+        )
 
     def spans(self, prefix: str) -> list[StoredSpan]:
         """Return every span of the trace whose id is, or alone begins with, *prefix*, in order of their start."""

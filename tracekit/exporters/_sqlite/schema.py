@@ -71,7 +71,7 @@ def has_schema(connection: sqlite3.Connection, path: str, schema: Schema) -> boo
         wrong = f"has schema version {version}, this tracekit knows {schema.version}"
         raise StoreError(wrong, path, "use the tracekit that wrote it, or name another path")
     if application >> 8 == schema.application_id >> 8:
-        raise StoreError("a file of tracekit's for something else", path, "name another path")
+        raise StoreError("a tracekit file of another kind", path, "name another path")
     if application or version or found:
         raise StoreError("another program's database", path, "name another path")
     return False
