@@ -47,7 +47,7 @@ class _Families:
         self._rows = [(name, _counts(families[name], now_ns)) for name in sorted(families)]
 
     def _note(self) -> str:
-        return f"a log keeps 100 lines; {self._unlisted:,} logs are not listed: more than 10,000 were open"
+        return f"a log keeps 100 lines; {self._unlisted:,} logs beyond the first 10,000 are not listed"
 
     def json(self) -> dict[str, Any]:
         rows = [
