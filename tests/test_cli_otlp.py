@@ -47,6 +47,17 @@ def test_doctor_sends_a_span_to_a_collector_and_says_so(capsys, monkeypatch, com
         assert text.startswith(f"{collector.url} (http/protobuf) accepted a span of trace {span.trace_id.hex()} in ")
 
 
+def test_the_span_of_the_doctor_has_the_resource_of_the_environment(capsys, monkeypatch):
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    with Collector() as collector:
+        ok, text = doctor(capsys, "--endpoint", collector.url)
+        (request,) = collector.requests
+    assert ok, text
+    resource = request.resource_spans[0].resource
+    assert {one.key: one.value.string_value for one in resource.attributes}["service.name"] == "shop"
+
+
 def test_doctor_sends_to_the_endpoint_of_the_environment(capsys, monkeypatch):
     pytest.importorskip("grpc")
     with GrpcCollector() as collector:

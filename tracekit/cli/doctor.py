@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from .. import _libraries, _propagation
+from .._configure import configure
 from .._core import NO_EXTENSIONS
 from .._core.codecs import IMPLEMENTATION
 from .._core.context import SpanContext
@@ -316,11 +317,13 @@ def _store_one(path: str) -> None:
 def _try_send(endpoint: str) -> str:
     """Send a span to the collector at *endpoint*, past any spool, and say how long it took."""
     from ..exporters.otlp import OTLPExporter  # the libraries that it needs may not be there
-    from ..testing import recording
+    from ..testing import MemoryExporter
 
-    with recording() as spans:
-        span("tracekit doctor", parent=ROOT, attributes={"tracekit.doctor": True}).end()
-        (wanted,) = spans
+    # The environment's resource alone: its service is the one that is to arrive, and no debug pages are to be served.
+    spans = MemoryExporter()
+    configure(resource=Environment().resource(), exporter=spans, environ={})
+    span("tracekit doctor", parent=ROOT, attributes={"tracekit.doctor": True}).end()
+    (wanted,) = spans
     exporter = OTLPExporter(endpoint or None)
     begin_ns = time.monotonic_ns()
     try:
