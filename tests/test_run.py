@@ -222,6 +222,18 @@ def test_spans_for_otlp_are_encoded_where_they_end(folder):
         assert len(collector.spans) == 1 + GROUP
 
 
+def test_a_spool_of_an_earlier_process_is_sent_though_there_are_no_spans(folder):
+    (folder / "quiet.py").write_text("import fakelib\n")
+    with Collector() as collector:
+        spool = {"TRACEKIT_SPOOL": str(folder / "spool.db"), "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        away = {**spool, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+        assert run(folder, "--", sys.executable, "program.py", **away).returncode == 0
+        assert not collector.spans
+        done = run(folder, "--", sys.executable, "quiet.py", **spool)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert [span.name for span in collector.spans] == ["work"]
+
+
 def test_a_broken_installation_costs_the_traces_and_not_the_program(folder):
     (folder / "tracekit").mkdir()
     (folder / "tracekit" / "__init__.py").write_text("raise OSError('broken')")

@@ -125,7 +125,8 @@ def run_program(wanted: list[Library]) -> None:
     else:
         from ._export.stand_ins import LaterExporter
 
-        configure(exporter=LaterExporter(_make_exporter))
+        # A spool may have batches of an earlier process, which are sent also if there are no spans.
+        configure(exporter=LaterExporter(_make_exporter, at_once=bool(environment.text("TRACEKIT_SPOOL"))))
         _flush_on_sigterm()
     for library in wanted:
         _want(library, {})

@@ -84,8 +84,7 @@ class Pipeline:
             worker = self._worker
             if worker is None:
                 return
-            if worker.has("start"):
-                worker.ask("start")
+            worker.begin()
             if len(buffer):
                 worker.wake()
 

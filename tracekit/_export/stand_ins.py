@@ -33,7 +33,7 @@ class Discard:
 
 
 class LaterExporter:
-    """Stands for the exporter that *make* returns: the thread that exports calls it before the first spans.
+    """Stands for the exporter that *make* returns: the thread that exports calls it before the first spans, or *at_once*.
 
     ``tracekit run`` configures in the middle of an import of the program's. The exporter's own libraries may be half
     imported there: the thread that exports waits for such an import. The pipeline puts the exporter in the place of this
@@ -41,8 +41,9 @@ class LaterExporter:
     failed.
     """
 
-    def __init__(self, make: Callable[[], Exporter | None]) -> None:
+    def __init__(self, make: Callable[[], Exporter | None], *, at_once: bool = False) -> None:
         self.make = make
+        self.at_once = at_once
 
     def export(self, spans: Sequence[Span]) -> None:
         """Raise: *spans* are for the exporter."""

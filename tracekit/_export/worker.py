@@ -179,6 +179,16 @@ class Worker:
             return False
         return True
 
+    def begin(self) -> None:
+        """Have the exporter begin, as with the batches of an earlier process in its spool; see ``LaterExporter``."""
+        exporter = self.intake.exporter
+        if isinstance(exporter, LaterExporter):
+            if exporter.at_once:
+                self.inbox.put(Job(self._make))
+                self.start()
+        elif self.has("start"):
+            self.ask("start")
+
     def call(self, job: Job, timeout_s: float) -> bool:
         """Have *job* run after all earlier ones; return whether it is done within *timeout_s*."""
         deadline = time.monotonic() + timeout_s
@@ -231,8 +241,7 @@ class Worker:
             if exporter is None or exporter is False or self.intake.exporter is not later:  # lend() has replaced it
                 return
             self.intake.exporter = exporter
-            if self.has("start"):
-                self.ask("start")
+            self.begin()
             self._encode_for(exporter)
             with self.lock:
                 if not self.is_abandoned:  # else another worker may have set it
