@@ -102,6 +102,31 @@ def test_a_carrier_that_cannot_be_read_is_reported_and_starts_a_new_trace(monkey
     assert [message.startswith(f"{__file__}:") for message in caplog.messages] == [True]
 
 
+class _Broken:
+    name = "broken"
+    fields = ("x-broken",)
+
+    def read(self, carrier):
+        raise KeyError("read")
+
+    def write(self, context, carrier):
+        raise KeyError("write")
+
+
+def test_a_format_of_the_programs_own_that_raises_costs_itself_alone(monkeypatch, caplog):
+    tracekit.configure(formats=[_Broken(), TRACECONTEXT, b3.SINGLE], environ={})
+    monkeypatch.setattr(misuse, "_seen", set())
+    monkeypatch.setattr(misuse, "_strict", False)
+    with caplog.at_level(logging.WARNING, "tracekit"):
+        context, links = tracekit.extract_all({"x-broken": "1", "traceparent": PARENT, "b3": f"{OTHER}-{SPAN}-1"})
+        assert tracekit.inject({}, context) == {"traceparent": PARENT, "b3": f"{TRACE}-{SPAN}-1"}
+    assert ([link.trace_id for link in links], context.trace_id) == ([OTHER], TRACE)
+    assert [("'read'" in message, "'write'" in message) for message in caplog.messages] == [
+        (True, False),
+        (False, True),
+    ]
+
+
 def test_middleware_of_others_links_to_the_other_traces(several):
     memory = MemoryExporter()
     tracekit.configure(exporter=memory, formats=[TRACECONTEXT, b3.SINGLE])

@@ -133,6 +133,9 @@ def _read_all(fields: Mapping[str, str | list[str]]) -> tuple[SpanContext | None
             context = format.read(fields)
         except FormatError:
             continue
+        except Exception as error:  # a format of the program's own costs itself alone
+            misused(error)
+            continue
         if context is None or found is None:
             found = found or context
         elif _trace(context) and _trace(found) and _trace(context) != _trace(found):
@@ -164,7 +167,10 @@ def _read(fields: Mapping[str, str | list[str]]) -> SpanContext | None:
 
 def _write(context: SpanContext, carrier: Any) -> None:
     for format in _formats:
-        format.write(context, carrier)
+        try:
+            format.write(context, carrier)
+        except Exception as error:  # a format of the program's own, or a carrier that cannot be written to
+            misused(error)
 
 
 def extract_environ(environ: Mapping[str, str]) -> SpanContext | None:

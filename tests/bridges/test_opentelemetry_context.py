@@ -355,6 +355,44 @@ class Value:
     pass
 
 
+def _attach(value):
+    return context.attach(context.set_value("key", value))
+
+
+def _attach_many(count):
+    """Attach as many contexts, detach none, and return a weak reference to a value in each."""
+    found = []
+    for _ in range(count):
+        value = Value()
+        found.append(weakref.ref(value))
+        _attach(value)
+    return found
+
+
+@pytest.mark.skipif(tracekit.IMPLEMENTATION != "compiled", reason="the plain form does not count references")
+def test_contexts_that_are_never_detached_do_not_pile_up(tracer):
+    def attach():
+        token = _attach("kept")
+        first = _attach_many(100)
+        copied = contextvars.copy_context()
+        second = _attach_many(100)
+        with tracer.start_as_current_span("request"):
+            inner = _attach("inner")
+            third = _attach_many(100)
+        assert context.get_value("key") is second[-1](), "those in the span went with it"
+        context.detach(inner)
+        context.detach(_attach("more"))
+        assert context.get_value("key") is second[-1]()
+        assert copied.run(context.get_value, "key") is first[-1]()
+        del copied
+        _attach_many(2)
+        assert sum([value() is not None for value in (*first, *second, *third)]) <= 1
+        context.detach(token)
+        assert context.get_current() == {}
+
+    contextvars.copy_context().run(attach)
+
+
 def _attached_value(opened):
     """Return a weak reference to a value that is reachable from itself, through a Context and a scope."""
     value = Value()

@@ -407,6 +407,23 @@ def log_in_child(handler):
     handler.flush(60)
 
 
+def test_the_end_of_the_program_waits_for_a_collector_that_hangs_once(logs, attach, monkeypatch):
+    handler, logger = attach(logs)
+    logger.info("lost")
+    waits = []
+
+    def give_up(timeout_s):
+        waits.append(timeout_s)
+        return False
+
+    monkeypatch.setattr(handler._background, "flush", give_up)
+    monkeypatch.setattr(otlp_logs.time, "monotonic", lambda: 100.0)
+    for _ in range(2):  # logging.shutdown() runs at exit, wherever the program has called it before
+        handler.flush()
+        handler.close()
+    assert (sum(waits), handler.failed) == (3.0, 1)
+
+
 def test_the_thread_ends_when_a_handler_is_closed_that_has_sent_all(logs, attach):
     before = set(threading.enumerate())
     handler, logger = attach(logs)

@@ -91,6 +91,7 @@ class OTLPLogHandler(logging.Handler):
         # By thread: the record that is being copied and those that its values make meanwhile, each by its log call.
         self._copying: dict[int, dict[tuple[object, ...], logging.LogRecord]] = {}
         self.dropped = self.failed = 0
+        self._waited = (0.0, 0.0)  # when a wait for the thread was last given up, and how long it was
 
     def _adopt(self) -> None:
         """Leave the queue to the parent, in the child of a fork."""
@@ -226,15 +227,23 @@ class OTLPLogHandler(logging.Handler):
         """
         timeout_s = bounded_timeout(timeout_s, _FAREWELL_S)
         self._adopt()
-        if self._queue:
-            self._background.flush(timeout_s)
+        if self._queue and not self._background.flush(timeout_s):
+            self._waited = time.monotonic(), timeout_s
 
     def close(self) -> None:
-        """Send the queue, for at most 3 s and without waiting for retries, and close the connection."""
+        """Send the queue, for at most 3 s and without waiting for retries, and close the connection.
+
+        The 3 s include a ``flush()`` just before. Records that are left in the queue count as failed.
+        """
         self._adopt()
         self._client.is_late.set()
         if self._queue or self._background.served_by:
-            self._background.close(_FAREWELL_S)
+            ended, waited_s = self._waited
+            left_s = _FAREWELL_S - waited_s if time.monotonic() - ended < 1 else _FAREWELL_S
+            if not self._background.close(max(0.0, left_s)):
+                self._waited = time.monotonic(), _FAREWELL_S
+                self.failed += len(self._queue)
+                self._queue.clear()
         self._client.close()
         super().close()
 

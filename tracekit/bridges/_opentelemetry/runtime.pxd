@@ -2,9 +2,9 @@ cimport cython
 from cpython.object cimport PyObject
 
 from ..._core.context cimport SpanContext, generation
-from ..._core.interpreter cimport DEFERRED, is_a
-from ..._core.scopes cimport CONTEXT, LINKED, SPAN, Scope, attach_scope, close_scope, effective, held_span
-from ..._core.scopes cimport innermost, keep_view, make_scope
+from ..._core.interpreter cimport DEFERRED, is_a, references
+from ..._core.scopes cimport CONTEXT, KEYS_ONLY, LINKED, SPAN, WITH_SPAN, Scope, attach_scope, close_scope, effective
+from ..._core.scopes cimport held_span, innermost, keep_view, make_scope
 from ..._core.span cimport Span
 from .contexts cimport from_otel, relabelled, remote_span
 from .spans cimport OtelSpan, face, is_ours
@@ -18,6 +18,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyDict_GET_SIZE(PyObject*) noexcept
 
 cdef object _EMPTY, _NO_KEYS, _api_set_baggage
+cdef Py_ssize_t _HELD_ONCE
 
 
 cdef inline object value_of(object context, object key):
@@ -50,6 +51,11 @@ cdef class Token:
 
 @cython.locals(scope=Scope, token=Token)
 cdef Token _attach(object context)
+
+
+@cython.locals(inner=Scope, below=Scope)
+cdef object _drop_lost()
+cdef bint _is_attached(Scope scope) noexcept
 
 
 @cython.locals(scope=Scope)

@@ -21,11 +21,13 @@ from .contexts import RemoteSpan, labels_of, originals
 if not compiled:
     from ..._core.context import generation
     from ..._core.guard import is_a
-    from ..._core.interpreter import DEFERRED
+    from ..._core.interpreter import DEFERRED, references
     from ..._core.scopes import (
         CONTEXT,
+        KEYS_ONLY,
         LINKED,
         SPAN,
+        WITH_SPAN,
         attach_scope,
         close_scope,
         effective,
@@ -50,6 +52,7 @@ _EMPTY: Final = Context()
 (BAGGAGE_KEY,) = _baggage.set_baggage("key", "value", _EMPTY)
 _NO_KEYS: Final[dict[str, object]] = {}
 _api_set_baggage: Final = _baggage.set_baggage
+_HELD_ONCE: Final = 2 if compiled else 1  # references: that one, and a local variable; the plain form does not count
 
 if not compiled:
     # Of a dict of any class, whose own methods may be the program's.
@@ -97,8 +100,28 @@ def _attach(context: Any) -> Token:
     scope = scope_for(context) if is_a(context, dict) else make_scope(CONTEXT, None, None, None)
     token = Token.__new__(Token)
     token._scope = scope
+    _drop_lost()
     attach_scope(scope, context)
     return token
+
+
+def _drop_lost() -> None:
+    """Take out attached scopes that cannot be current again: their tokens are gone, and that of the current one, too.
+
+    A program that attaches a context for each message and detaches none would pile them up. A token, a Context or a
+    generator's body that holds a scope is seen by its references. The plain form does not count them, and drops none.
+    """
+    inner = innermost()
+    if inner is None or not _is_attached(inner) or references(inner) > _HELD_ONCE:
+        return
+    below = inner._prev
+    while below is not None and _is_attached(below) and references(below) <= _HELD_ONCE:
+        inner._prev = below._prev
+        below = inner._prev
+
+
+def _is_attached(scope: Scope) -> bool:
+    return scope._leans == KEYS_ONLY or scope._leans == WITH_SPAN
 
 
 def _detach(token: Token) -> None:
