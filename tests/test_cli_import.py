@@ -123,15 +123,17 @@ def test_a_request_a_line_and_ids_of_64_bits_are_read(tmp_path, capsys):
     assert found[0].attributes == {"blob": {"base64": "AP8="}, "big": 12}
 
 
-def test_a_span_without_an_end_comes_back_from_jaegers_json(tmp_path, capsys):
+def test_a_span_without_an_end_and_its_library_come_back_from_jaegers_json(tmp_path, capsys):
     span = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "one", "startTimeUnixNano": str(10**18 + 1)}
+    scope = {"name": "library", "version": "1.5"}
     file, first, copy = tmp_path / "trace.json", tmp_path / "first.db", tmp_path / "copy.db"
-    file.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}))
+    file.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"scope": scope, "spans": [span]}]}]}))
     assert main(["traces", "import", str(first), str(file)]) == 0
     assert main(["traces", "export", str(first), "--format", "jaeger", "-o", str(file)]) == 0
     assert main(["traces", "import", str(copy), str(file)]) == 0, capsys.readouterr().err
     (found,) = spans_of(copy)
     assert (found.name, found.start_ns, found.end_ns) == ("one", 10**18, 10**18)
+    assert found.instrumentation == {**scope, "schema_url": "", "attributes": {}}
 
 
 @pytest.mark.parametrize(

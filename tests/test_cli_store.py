@@ -280,6 +280,12 @@ def test_spans_without_ids_leave_no_gap_in_exported_otlp(spans, path, capsys, mo
     assert json.loads(capsys.readouterr().out) == {"resourceSpans": []}
 
 
+def test_an_invalid_tracestate_costs_itself_in_exported_otlp(spans, path, capsys):
+    change(path, "UPDATE spans SET state = 'Not A State' WHERE name = 'step'")
+    assert main(["traces", "export", str(path)]) == 0
+    assert messages(capsys.readouterr().out) == messages(encode_spans_as_json(spans).decode())
+
+
 @pytest.mark.parametrize("write", [otlp.write_otlp, jaeger.write_jaeger])
 def test_an_export_writes_while_it_reads(spans, path, monkeypatch, write):
     monkeypatch.setattr(otlp, "_PORTION", 2)

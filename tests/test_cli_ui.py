@@ -55,6 +55,27 @@ def test_it_receives_until_it_is_interrupted(tmp_path, number):
         assert reader.counts().spans == 1
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="browsers are started in another way")
+def test_a_browser_that_ends_before_the_next_step_gets_the_page(tmp_path):
+    browser, page = tmp_path / "browser.py", tmp_path / "page"
+    browser.write_text(
+        "import sys, urllib.request\n"
+        "try:\n"
+        f"    with urllib.request.urlopen(sys.argv[1], timeout=15) as page, open({str(page)!r}, 'wb') as file:\n"
+        "        file.write(page.read())\n"
+        "finally:\n"
+        "    print('it ends', flush=True)\n"
+    )
+    arguments = "--port", "0", "--http-port", "0", "--grpc-port", "0", "--open"
+    process = start(*arguments, XDG_STATE_HOME=str(tmp_path), BROWSER=f"{sys.executable} {browser} %s")
+    for line in process.stdout:
+        if line == "it ends\n":
+            break
+    process.terminate()
+    process.communicate(timeout=60)
+    assert b"<title>tracekit</title>" in page.read_bytes()
+
+
 def test_a_port_in_use_is_named(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

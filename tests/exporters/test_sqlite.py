@@ -127,6 +127,14 @@ def test_traces_are_summarized_newest_first(store):
     assert oldest[1:6] == ("first", "shop", ("shop",), 1, 1_700_000_000_000_000_000)
 
 
+@pytest.mark.parametrize("sort", ["start", "duration", "spans", "errors"])
+def test_a_limit_of_0_gives_no_trace(store, sort):
+    tracekit.span("one").end()
+    tracekit.flush(60)
+    reader = store()
+    assert [len(reader.traces(limit=limit, sort=sort)) for limit in (1, 0, -1)] == [1, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [

@@ -104,6 +104,15 @@ def test_a_record_that_is_cut_off_is_malformed(protobuf):
             protobuf.read_logs(whole[:end], 7)
 
 
+def test_records_of_a_request_are_bounded(protobuf, monkeypatch):
+    for module, body in ((protobuf, message().SerializeToString()), (otlp_json, octets(record(), record()))):
+        monkeypatch.setattr(module, "MAX_RECORDS", 2)
+        assert len(module.read_logs(body, 1)[0]) == 2
+        monkeypatch.setattr(module, "MAX_RECORDS", 1)
+        with pytest.raises(ValueError, match="more than 1 log records"):
+            module.read_logs(body, 1)
+
+
 @pytest.mark.one_form
 @pytest.mark.parametrize("field", [{"severityNumber": -1}, {"timeUnixNano": "x"}, {"body": []}, {"traceId": 5}])
 def test_a_malformed_record_is_rejected(field):

@@ -132,6 +132,21 @@ def test_nested_values_are_read_to_a_depth():
         rows_of(nested(33))
 
 
+@pytest.mark.parametrize("package", [form.package for form in FORMS.values()])
+def test_attributes_and_events_of_a_request_are_bounded(package, monkeypatch):
+    module = importlib.import_module(f"{package}.ui.protobuf")
+    message, span = request()
+    message.resource_spans[0].resource.attributes.add(key="a")
+    span.attributes.add(key="b").value.kvlist_value.values.add(key="c")
+    span.events.add().attributes.add(key="d")
+    octets = message.SerializeToString()
+    monkeypatch.setattr(module, "MAX_PARTS", 5)
+    assert len(module.read_request(octets, STORED_S)[0]) == 1
+    monkeypatch.setattr(module, "MAX_PARTS", 4)
+    with pytest.raises(ValueError, match="more than 4 attributes and events"):
+        module.read_request(octets, STORED_S)
+
+
 @pytest.mark.parametrize(
     ("octets", "why"),
     [

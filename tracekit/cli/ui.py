@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.open:
         import webbrowser
 
-        webbrowser.open(viewer.urls["pages"])
+        # Some browsers, those of a terminal among them, end before open() returns, and need the pages.
+        threading.Thread(target=webbrowser.open, args=[viewer.urls["pages"]], daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: viewer.stop())
     asyncio.run(viewer.serve())

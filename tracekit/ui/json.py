@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.attributes import CANCELLED_KEY, whole
 from ..exporters._sqlite.terms import joined, term
-from .rows import MAX_DEPTH, Malformed, base64_text, finished, logged, number_text, overhead
+from .rows import MAX_DEPTH, MAX_RECORDS, Malformed, base64_text, finished, logged, number_text, overhead
 
 if TYPE_CHECKING:
     from ..exporters._sqlite.terms import Term
@@ -62,6 +62,8 @@ def read_logs(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
             logger = _text(_object(scope_logs.get("scope") or {}).get("name"))
             bytes_a_row = overhead((service, logger))
             for record in _list(scope_logs, "logRecords"):
+                if len(rows) == MAX_RECORDS:
+                    raise Malformed(f"more than {MAX_RECORDS} log records")
                 rows.append(
                     logged(
                         stored_s,

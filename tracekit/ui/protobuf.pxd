@@ -16,7 +16,7 @@ cdef class _Reader:
     cdef readonly list rows
     cdef readonly int64_t rejected, size
     cdef bytes _data
-    cdef Py_ssize_t _at, _length
+    cdef Py_ssize_t _at, _length, _parts, _most_parts
     cdef str _key, _resource, _service, _library, _logger
     cdef bint _are_logs
     cdef object _reason
@@ -65,6 +65,8 @@ cdef class _Reader:
 
     @cython.locals(tag=uint64_t, part=Py_ssize_t, stop=Py_ssize_t, items=list, value=str)
     cdef str _value(self, Py_ssize_t end, int depth)
+
+    cdef int _count(self) except -1
 
     @cython.locals(stop=Py_ssize_t, begin=Py_ssize_t)
     cdef str _text(self, Py_ssize_t end)

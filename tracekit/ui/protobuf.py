@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Final
 
 from ..cython import binding, cclass, compiled, final
 from ..exporters._sqlite.terms import joined, term
-from .rows import MAX_DEPTH, Malformed, base64_text, double_text, finished, logged, overhead, unquoted
+from .rows import (
+    MAX_DEPTH,
+    MAX_PARTS,
+    MAX_RECORDS,
+    Malformed,
+    base64_text,
+    double_text,
+    finished,
+    logged,
+    overhead,
+    unquoted,
+)
 
 if TYPE_CHECKING:
     from ..exporters._sqlite.terms import Term
@@ -62,6 +73,8 @@ class _Reader:
         self._stored_s = stored_s
         self._are_logs = False
         self._key = self._logger = ""
+        self._parts = 0
+        self._most_parts = MAX_PARTS
         self._known: dict[bytes, tuple[str, Term]] = {}  # attributes that the spans of a request repeat
         self._resource_terms: list[Term] = []
         self._reason: str | None = None
@@ -283,6 +296,8 @@ class _Reader:
                 name = self._text(end)
             else:
                 self._skip(tag, end)
+        if len(self.rows) == MAX_RECORDS:
+            raise Malformed(f"more than {MAX_RECORDS} log records")
         self.rows.append(
             logged(
                 self._stored_s,
@@ -301,6 +316,7 @@ class _Reader:
         )
 
     def _event(self, end: int) -> str:
+        self._count()
         time_ns = 0
         name = ""
         attributes = []
@@ -340,6 +356,7 @@ class _Reader:
 
     def _attribute(self, end: int, depth: int) -> str:
         """Read a ``KeyValue``: return the value as JSON text, and leave the key in ``_key``."""
+        self._count()
         key = ""
         value = "null"
         while self._at < end:
@@ -387,6 +404,11 @@ class _Reader:
             else:
                 self._skip(tag, end)
         return value
+
+    def _count(self) -> None:
+        self._parts += 1
+        if self._parts > self._most_parts:
+            raise Malformed(f"more than {self._most_parts} attributes and events")
 
     def _text(self, end: int) -> str:
         stop = self._end(end)

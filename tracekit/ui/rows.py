@@ -12,6 +12,9 @@ from .._core.records import KINDS
 Row = tuple[Any, ...]  # as SQLiteExporter.store() takes it
 
 MAX_DEPTH: Final = 32
+# Of a request: empty ones have two octets there, and hundreds in memory.
+MAX_RECORDS: Final = 500_000  # log records
+MAX_PARTS: Final = 2_000_000  # attributes and events
 _MAX_TEXT: Final = 4096
 _MAX_TIME: Final = (1 << 63) - 1
 _IS_REMOTE: Final = 0x200

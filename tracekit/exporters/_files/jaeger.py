@@ -62,8 +62,9 @@ def _span(span: StoredSpan, process: str) -> dict[str, Any]:
         said[CANCELLED_KEY] = span.description
     elif span.description:
         said["otel.status_description"] = span.description
-    if span.instrumentation.get("name"):
-        said["otel.scope.name"] = str(span.instrumentation["name"])
+    for part in ("name", "version"):
+        if span.instrumentation.get(part):
+            said[f"otel.scope.{part}"] = str(span.instrumentation[part])
     references = [] if span.parent_id is None else [_reference("CHILD_OF", span.trace_id, span.parent_id)]
     links = [link for link in span.links if isinstance(link, dict)]
     references += [_reference("FOLLOWS_FROM", link.get("trace_id"), link.get("span_id")) for link in links]

@@ -88,9 +88,17 @@ def _context(
 ) -> SpanContext | None:
     try:
         ids = bytes.fromhex(trace_id), bytes.fromhex(span_id)
-        return SpanContext(*ids, flags & 0xFF, state=TraceState.parse(state), is_remote=is_remote)
+        return SpanContext(*ids, flags & 0xFF, state=_state(state), is_remote=is_remote)
     except (TypeError, ValueError):
         return None
+
+
+def _state(text: str) -> TraceState:
+    """Return the tracestate in *text*; an empty one where it is invalid, which costs the span nothing else."""
+    try:
+        return TraceState.parse(text)
+    except ValueError:
+        return TraceState()
 
 
 def _library(library: dict[str, Any]) -> Instrumentation:

@@ -104,6 +104,8 @@ def root_of(connection: sqlite3.Connection, trace_id: str) -> Root:
 
 def find(connection: sqlite3.Connection, search: Search, limit: int, sort: Sort = "start") -> list[Found]:
     """Return the first *limit* traces that *search* wants, the newest, slowest, largest or most faulty first."""
+    if limit < 1:
+        return []
     if sort == "start":
         return _newest(connection, search, limit)
     rows = connection.execute(f"SELECT * FROM ({_SUMMARY} GROUP BY trace_id) ORDER BY {_ORDERS[sort]} DESC, trace_id")
