@@ -270,6 +270,20 @@ print(counts.stored, counts.evicted, left.spans)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system of a few megabytes: tmpfs")
+def test_a_file_that_is_larger_than_the_usual_bound_keeps_its_traces(tmp_path, monkeypatch):
+    before = SpanStore(tmp_path / "large.db")
+    for trace in range(60):
+        spans = [span(trace=trace + 1, id=id + 1, attributes={"bulk": "x" * 1000}) for id in range(50)]
+        before.put(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}).encode(), is_json=True)
+    before.close()
+    monkeypatch.setattr("tracekit.ui.store._MAX_BYTES", 1 << 20)
+    store = SpanStore(before.path)
+    found = store.counts()
+    store.close()
+    with SQLiteReader(store.path) as reader:
+        assert (reader.counts().spans, found.evicted) == (3000, 0)
+
+
 def test_on_a_full_disk_the_oldest_are_evicted_and_counted(tmp_path):
     mount = 'mount -t tmpfs -o size=40m tmpfs "$1" && exec "$2" -c "$3" "$1"'
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]

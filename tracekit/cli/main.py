@@ -100,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         what = f"port of {use} (default: {port})"
         add(f"--{option}port", metavar="N", type=_between(0, 65535), default=port, help=what)
     add("--no-receiver", action="store_true", help="only show the file, receive nothing")
-    size = "the file's size in MB at which the oldest traces are evicted (default: 1024)"
-    add("--max-mb", metavar="N", type=_between(1, 1 << 20), default=1024, help=size)
+    size = "the file's size in MB at which the oldest traces are evicted (default: 1024, more if it is larger)"
+    add("--max-mb", metavar="N", type=_between(1, 1 << 20), help=size)
     add("--open", action="store_true", help="open the page in a browser")
 
     what = "list, show, export, import and delete the traces in a SQLite file"

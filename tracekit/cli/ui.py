@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             port=arguments.port,
             http_port=None if arguments.no_receiver else arguments.http_port,
             grpc_port=None if arguments.no_receiver else arguments.grpc_port,
-            max_bytes=arguments.max_mb * 2**20,
+            max_bytes=arguments.max_mb and arguments.max_mb * 2**20,
         )
     except OSError as error:
         complain(f"{error}; name a free port with --port, --http-port or --grpc-port, or 0 for any")

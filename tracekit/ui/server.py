@@ -39,7 +39,7 @@ class Viewer:
         port: int = 4319,
         http_port: int | None = 4318,
         grpc_port: int | None = 4317,
-        max_bytes: int = 2**30,
+        max_bytes: int | None = None,
     ) -> None:
         self.store = SpanStore(path, max_bytes=max_bytes, only_shown=http_port is None and grpc_port is None)
         self.urls: dict[str, str] = {}

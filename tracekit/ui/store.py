@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -15,6 +16,7 @@ from .rows import Malformed
 
 Signal: TypeAlias = Literal["traces", "logs"]
 
+_MAX_BYTES: Final = 2**30  # of the file
 MAX_REQUEST_BYTES: Final = 20 * 2**20  # the default of OpenTelemetry's collector
 _CACHE_BYTES: Final = 16 * 2**20  # ids of traces are random: each batch changes pages all over the index
 _MAX_WAITING_BYTES: Final = 3 * MAX_REQUEST_BYTES
@@ -48,11 +50,14 @@ class Counts(NamedTuple):
 class SpanStore:
     """The SQLite file at *path*, below *max_bytes*: spans that do not fit replace the oldest, however young.
 
+    Without *max_bytes* the bound is 1 GiB, or an eighth more than the file has if that is larger.
     One that is *only_shown* gets no spans: it is not written, unless it does not exist. Raises ``StoreError``.
     Safe to use from several threads. ``reserve()`` before a body is read, ``put()`` it, and ``release()`` in any case.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int, only_shown: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int | None = None, only_shown: bool = False) -> None:
+        size = _size(path)
+        max_bytes = max_bytes or max(_MAX_BYTES, size + size // 8)
         self._exporter = SQLiteExporter(path, max_age_s=math.inf, max_bytes=max_bytes, cache_bytes=_CACHE_BYTES)
         self._writing = threading.Lock()
         self._counting = threading.Lock()
@@ -135,3 +140,12 @@ def _unpacked(octets: bytes) -> bytes:
     if not unpacker.eof or unpacker.unused_data:
         raise Malformed("the gzip body is cut off, or something follows it")
     return text
+
+
+def _size(path: str | os.PathLike[str]) -> int:
+    """Return the octets of the file at *path* and of its write-ahead log, 0 without a file."""
+    size = 0
+    for name in (path, f"{os.fspath(path)}-wal"):
+        with contextlib.suppress(OSError):
+            size += os.path.getsize(name)
+    return size
