@@ -13,12 +13,15 @@ import django
 import flask
 import httpx
 import pytest
+from asgiref.wsgi import WsgiToAsgi
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path, re_path
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server as make_werkzeug
 from werkzeug.test import Client
@@ -292,6 +295,15 @@ def test_a_request_over_a_socket(exporter, make):
     assert tree(exporter) == (
         "GET /items/<int:id> <- remote\n  work\nGET /stream\n  part 0\n  part 1\nHEAD /file\nGET /file"
     )
+
+
+def test_a_flask_application_inside_one_of_starlette_is_in_its_trace(exporter):
+    app, outer = make_flask(), Starlette()
+    outer.mount("/shop", WsgiToAsgi(app))
+    tracekit.instrument(app, outer)
+    assert TestClient(outer).get("/shop/stream", headers=HEADERS).text == "/stream" * 2
+    tracekit.uninstrument(app, outer)
+    assert tree(exporter) == "GET /shop <- remote\n  GET /stream\n    part 0\n    part 1"
 
 
 @pytest.mark.slow
