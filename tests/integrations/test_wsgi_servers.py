@@ -306,6 +306,29 @@ def test_a_flask_application_inside_one_of_starlette_is_in_its_trace(exporter):
     assert tree(exporter) == "GET /shop <- remote\n  GET /stream\n    part 0\n    part 1"
 
 
+def test_django_may_be_imported_after_instrument():
+    """As it is under ``tracekit run``: the module of its handler is imported after the package."""
+    script = "\n".join(
+        [
+            "import tracekit",
+            "from tracekit.testing import MemoryExporter",
+            "exporter = MemoryExporter(); tracekit.configure(exporter=exporter)",
+            "tracekit.instrument('wsgi')",
+            "from django.conf import settings",
+            "settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=['*'], LOGGING_CONFIG=None)",
+            "from django.core.wsgi import get_wsgi_application",
+            "from django.http import HttpResponse",
+            "from django.urls import path",
+            "from werkzeug.test import Client",
+            "urlpatterns = [path('items/<int:id>', lambda request, id: HttpResponse(id))]",
+            "print(Client(get_wsgi_application()).get('/items/3').text)",
+            "print([span.name for span in exporter.spans])",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["3", "['GET /items/<int:id>']"], done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
 @pytest.mark.parametrize("kind", ["sync", "gthread"])
