@@ -357,6 +357,7 @@ def instrument(target: Any = None, **options: Any) -> None:
     *options* are the keyword arguments of ``TraceMiddleware``. Applications may exist, and may have answered requests,
     before. An object's own instrumentation comes before that of all. Further calls do nothing until ``uninstrument()``.
 
+    All are those of the frameworks that are imported; ``tracekit.instrument("wsgi")`` waits for the import of others.
     Raises ``TypeError`` for another object, or for invalid options.
     """
     APPLICATIONS.instrument(target, TraceMiddleware(_no_app, **options))
