@@ -119,7 +119,7 @@ def _own() -> list[Library]:
         own("subprocess", "subprocess", "asyncio.subprocess", by_name_only=True, is_late=True),
         own("taskiq", "taskiq"),
         own("threads", replaces="threading", is_late=True),  # nothing is handed on before tracekit is there
-        own("wsgi", "flask", "django", replaces="wsgi flask django"),
+        own("wsgi", "flask", "django.core.handlers.wsgi", replaces="wsgi flask django"),
     ]
 
 

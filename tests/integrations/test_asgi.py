@@ -482,6 +482,40 @@ def test_the_span_is_named_after_the_route_that_the_app_chose(exporter):
     }
 
 
+def test_a_mounts_parameters_are_not_part_of_the_name(exporter):
+    async def item(request):
+        return PlainTextResponse("here")
+
+    file = PlainTextResponse("file")
+    shop = [Route("/{item}", item), Mount("/files/{path_of}", file)]
+    app = TraceMiddleware(
+        Starlette(
+            routes=[
+                Mount("/of/{tenant}/files", file),
+                Mount("/twice/{first}/{second}", routes=shop),
+                Mount("/v{version}", routes=shop),
+                Mount("/number/{number:int}", routes=shop),
+                Mount("/path/{folder:path}/end", routes=shop),
+            ]
+        )
+    )
+    expected = {
+        "/of/acme/files/a": "GET /of/{tenant}/files",
+        "/twice/a/a/b": "GET /twice/{first}/{second}/{item}",
+        "/twice/twice/a/b": "GET /twice/{first}/{second}/{item}",
+        "/twice/a/b/files/c/d": "GET /twice/{first}/{second}/files/{path_of}",
+        "/twice/a/b/no/where": "GET /twice/{first}/{second}",
+        "/v2/b": "GET /v{version}/{item}",
+        "/number/7/b": "GET /number/{number}/{item}",
+        "/number/007/b": "GET",
+        "/path/a/b/end/c": "GET /path/{folder}/end/{item}",
+        "/path//end/c": "GET /path//end/{item}",
+    }
+    for path in expected:
+        run(app(request_scope(path=path), at_once, at_once))
+    assert dict(zip(expected, [span.name for span in exporter.spans], strict=True)) == expected
+
+
 def serving(route, **changes):
     """Return an app that answers for *route*, and puts *changes* into the scope first."""
 

@@ -289,6 +289,27 @@ def test_the_errors_of_aiohttp_that_name_a_url_are_recorded_without_its_secrets(
     assert "raise ClientResponseError" in event.attributes["exception.stacktrace"]
 
 
+@pytest.mark.parametrize("is_config", [False, True])
+def test_the_errors_of_aiohttp_before_a_request_is_sent_are_recorded_without_secrets(exporter, is_config):
+    async def main(port):
+        configs = [tracing_aiohttp.trace_config()] if is_config else None
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(trace_configs=configs, connector=connector) as session:
+            tracing_aiohttp.instrument(session)
+            base = f"http://127.0.0.1:{port}"
+            with pytest.raises(aiohttp.NonHttpUrlRedirectClientError):
+                await session.get(f"{base}/redirect?app://done?id=7&token=s3cr3t")
+            with pytest.raises(aiohttp.ConnectionTimeoutError, match="s3cr3t"):
+                await session.get(f"{base}/slow?token=s3cr3t", timeout=aiohttp.ClientTimeout(connect=1e-9))
+
+    with shop() as port:
+        asyncio.run(main(port))
+    assert "s3cr3t" not in repr([(one.attributes, one.events, one.status) for one in exporter.spans])
+    (last,) = [one for one in exporter.spans if "/slow" in one.attributes["url.full"]]
+    assert last.attributes["error.type"] == "aiohttp.client_exceptions.ConnectionTimeoutError"
+    assert last.status.description.endswith("/slow")
+
+
 def echo(request, context):
     while True:
         yield request

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 import tracekit
+from tracekit.integrations import _http
 from tracekit.integrations import httpx as over_httpx
 from tracekit.integrations import httpx2 as over_httpx2
 from tracekit.testing import span_tree
@@ -181,9 +182,12 @@ def test_the_programs_request_comes_back_with_what_a_transport_put_there(way):
     def answer(request):
         request.extensions["seen"] = True
         seen.append((request.content, request.headers["traceparent"]))
+        request.headers["X-Request-ID"] = "7"
+        request.headers["accept"] = "text/plain"
+        del request.headers["user-agent"]
         return way.module.Response(200, request=request)
 
-    client = way.client(transport=way.transport(way.module.MockTransport(answer)))
+    client = way.client(transport=way.transport(way.module.MockTransport(answer)), headers={"TraceParent": "mine"})
     if way.is_async:
 
         async def main():
@@ -196,7 +200,23 @@ def test_the_programs_request_comes_back_with_what_a_transport_put_there(way):
             response = client.post("http://shop.example/", content=b"body")
     assert seen[0][0] == b"body"
     assert response.request.extensions["seen"] is True
-    assert "traceparent" not in response.request.headers
+    headers = response.request.headers
+    assert [headers.get(name) for name in ("x-request-id", "accept", "user-agent")] == ["7", "text/plain", None]
+    assert headers["traceparent"] == "mine"
+    assert headers.get_list("accept") == ["text/plain"]
+
+
+def test_headers_of_another_type_that_a_transport_sets_are_no_error(monkeypatch, exporter, way, caplog):
+    monkeypatch.setattr(_http, "NOTICES", _http.Notices())
+
+    def answer(request):
+        request.headers = {}
+        return way.module.Response(200)
+
+    client = way.client(transport=way.transport(way.module.MockTransport(answer)))
+    assert way.get(client, "http://shop.example/").status_code == 200
+    assert [span.name for span in exporter.spans] == ["GET"]
+    assert "AttributeError" in caplog.text
 
 
 @pytest.mark.parametrize("whole", [False, True])

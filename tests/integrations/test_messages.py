@@ -41,7 +41,8 @@ def test_kafka(sent):
     ):
         check(messages.from_kafka(record), sent, 5)
     assert messages.from_kafka(SimpleNamespace(headers=None, timestamp=None)).context is None
-    assert messages.from_kafka(SimpleNamespace(headers=list, timestamp=lambda: (0, 0))).waited_s == 0
+    for none in (-1, lambda: (0, 0), lambda: (1, -1)):
+        assert messages.from_kafka(SimpleNamespace(headers=list, timestamp=none)).waited_s == 0
 
 
 def test_a_record_of_aiokafka(sent):

@@ -106,6 +106,14 @@ def test_a_span_around_the_middleware_is_never_the_parent(exporter):
     assert span_tree(exporter.spans) in {"GET\naround", "around\nGET"}
 
 
+def test_an_open_server_span_around_the_middleware_is_the_parent(exporter):
+    with tracekit.span("around", kind="server") as around:
+        serve(hello, HTTP_TRACEPARENT=CALLER)
+        around.end()
+        serve(hello, HTTP_TRACEPARENT=CALLER)
+    assert span_tree(exporter.spans) == "around\n  GET\nGET <- remote"
+
+
 def test_the_attributes_of_a_request(exporter):
     serve(
         hello,

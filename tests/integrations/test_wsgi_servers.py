@@ -13,12 +13,15 @@ import django
 import flask
 import httpx
 import pytest
+from asgiref.wsgi import WsgiToAsgi
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path, re_path
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server as make_werkzeug
 from werkzeug.test import Client
@@ -292,6 +295,38 @@ def test_a_request_over_a_socket(exporter, make):
     assert tree(exporter) == (
         "GET /items/<int:id> <- remote\n  work\nGET /stream\n  part 0\n  part 1\nHEAD /file\nGET /file"
     )
+
+
+def test_a_flask_application_inside_one_of_starlette_is_in_its_trace(exporter):
+    app, outer = make_flask(), Starlette()
+    outer.mount("/shop", WsgiToAsgi(app))
+    tracekit.instrument(app, outer)
+    assert TestClient(outer).get("/shop/stream", headers=HEADERS).text == "/stream" * 2
+    tracekit.uninstrument(app, outer)
+    assert tree(exporter) == "GET /shop <- remote\n  GET /stream\n    part 0\n    part 1"
+
+
+def test_django_may_be_imported_after_instrument():
+    """As it is under ``tracekit run``: the module of its handler is imported after the package."""
+    script = "\n".join(
+        [
+            "import tracekit",
+            "from tracekit.testing import MemoryExporter",
+            "exporter = MemoryExporter(); tracekit.configure(exporter=exporter)",
+            "tracekit.instrument('wsgi')",
+            "from django.conf import settings",
+            "settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=['*'], LOGGING_CONFIG=None)",
+            "from django.core.wsgi import get_wsgi_application",
+            "from django.http import HttpResponse",
+            "from django.urls import path",
+            "from werkzeug.test import Client",
+            "urlpatterns = [path('items/<int:id>', lambda request, id: HttpResponse(id))]",
+            "print(Client(get_wsgi_application()).get('/items/3').text)",
+            "print([span.name for span in exporter.spans])",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["3", "['GET /items/<int:id>']"], done.stderr
 
 
 @pytest.mark.slow

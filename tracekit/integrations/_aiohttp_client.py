@@ -237,18 +237,31 @@ def _end_with(client_span: Span, response: Any) -> None:
 
 
 def _fail(client_span: Span, error: Any) -> None:
-    """Record *error* and end the span; without the URL in the message of a response's error, which may hold secrets."""
+    """Record *error* and end the span; without the URL in the messages of some errors, which may hold secrets."""
     try:
-        if isinstance(error, aiohttp.ClientResponseError) and client_span._is_recorded and not client_span._has_ended:
-            name, message = error_type(error), f"{error.status}, message={error.message!r}"
-            stack = "".join(traceback.format_tb(error.__traceback__, -_FRAMES))
-            client_span.set_attribute("error.type", name)
-            client_span.record_exception(error, {"exception.message": message, "exception.stacktrace": stack})
-            client_span.set_status("error", f"{name}: {message}")
-            end(client_span)
+        if client_span._is_recorded and not client_span._has_ended:
+            message = _without_url(error)
+            if message is not None:
+                name = error_type(error)
+                stack = "".join(traceback.format_tb(error.__traceback__, -_FRAMES))
+                client_span.set_attribute("error.type", name)
+                client_span.record_exception(error, {"exception.message": message, "exception.stacktrace": stack})
+                client_span.set_status("error", f"{name}: {message}")
+                end(client_span)
     except Exception as ours:
         report(ours)
     fail(client_span, error)
+
+
+def _without_url(error: Any) -> str | None:
+    """Return the message of *error* without the URL, or None if it names none."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"{error.status}, message={error.message!r}"
+    if isinstance(error, aiohttp.RedirectClientError):
+        return "the redirect cannot be followed"
+    if isinstance(error, aiohttp.ServerTimeoutError):  # the URL ends the message
+        return str(error).partition("?")[0]
+    return None
 
 
 def _span_of(attempt: SimpleNamespace) -> Span | None:

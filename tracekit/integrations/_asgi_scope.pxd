@@ -191,3 +191,4 @@ cdef class Routes:
 
 @cython.locals(prefix=str)
 cdef object route_of(dict fields, object route)
+cdef object _template_of(str path, list parameters)

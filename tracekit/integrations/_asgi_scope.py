@@ -251,19 +251,43 @@ class Routes:
 
 
 def route_of(fields: dict[str, Any], route: Any) -> str:
-    """Return the path template of *route*, as Starlette and FastAPI set it, or ""."""
+    """Return the path template of *route*, as Starlette and FastAPI set it, or "".
+
+    The value of a mount's parameter stays in it if the route has a parameter of the same name.
+    """
     try:
         # The inner route overwrites the mount's template, and has only the rest of the path.
         prefix: str = ""
         outer_path = fields.get(_OUTER)
         if outer_path is not None:
             prefix = fields["root_path"][len(outer_path) :]
-        path: str = "" if hasattr(route, "routes") else route.path
+        is_mount = hasattr(route, "routes")
+        path: str = "" if is_mount else route.path
         if prefix:
-            inner = getattr(route, "param_convertors", ())
-            outer = {str(value): name for name, value in fields["path_params"].items() if name not in inner}
-            prefix = "/".join([f"{{{outer[part]}}}" if part in outer else part for part in prefix.split("/")])
-            return prefix + path
+            inner = () if is_mount else getattr(route, "param_convertors", ())
+            outer = [(name, value) for name, value in fields["path_params"].items() if name not in inner]
+            prefix = _template_of(prefix, outer)
+            return prefix + path if prefix else ""
         return path if type(path) is str else "" + path
     except Exception:  # another framework's kind of route
         return ""
+
+
+def _template_of(path: str, parameters: list[tuple[str, Any]]) -> str:
+    """Return *path* with names in place of the values of *parameters*; "" if one is not found, as clients choose them.
+
+    The value of a number is not found where it is spelt in another way, such as "007".
+    """
+    end, after = len(path), ""
+    for name, value in reversed(parameters):
+        text = str(value)
+        if not text:
+            continue
+        start = f"{path[:end]}/".rfind(f"/{text}/") + 1
+        if not start:  # not a whole segment
+            start = path.rfind(text, 0, end) if isinstance(value, str) else -1
+            if start < 0:
+                return ""
+        after = f"{{{name}}}{path[start + len(text) : end]}{after}"
+        end = start
+    return path[:end] + after

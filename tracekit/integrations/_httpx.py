@@ -64,7 +64,7 @@ class SyncTransport(_Transport):
 
     def handle_request(self, request: Any) -> Any:
         """Send *request*."""
-        client_span, sent = _start(self._client, self.library, request)
+        client_span, sent, headers = _start(self._client, self.library, request)
         if client_span is None:
             return self._inner.handle_request(sent)
         try:
@@ -74,7 +74,7 @@ class SyncTransport(_Transport):
             fail(client_span, error)
             raise
         finally:
-            _take_back(request, sent)
+            _take_back(request, sent, headers)
         return _answer(client_span, response, self.library.stream, self.library.module.SyncByteStream)
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class AsyncTransport(_Transport):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send *request*."""
-        client_span, sent = _start(self._client, self.library, request)
+        client_span, sent, headers = _start(self._client, self.library, request)
         if client_span is None:
             return await self._inner.handle_async_request(sent)
         try:
@@ -111,7 +111,7 @@ class AsyncTransport(_Transport):
             fail(client_span, error)
             raise
         finally:
-            _take_back(request, sent)
+            _take_back(request, sent, headers)
         return _answer(client_span, response, self.library.async_stream, self.library.module.AsyncByteStream)
 
     async def aclose(self) -> None:
@@ -119,19 +119,20 @@ class AsyncTransport(_Transport):
         await self._inner.aclose()
 
 
-def _start(client: Client, library: Library, request: Any) -> tuple[Span | None, Any]:
-    """Return the span of *request*, and a copy of *request* with the context in its headers."""
+def _start(client: Client, library: Library, request: Any) -> tuple[Span | None, Any, Any]:
+    """Return the span of *request*, a copy of *request* with the context in its headers, and the list of those."""
     client_span = None
     try:
         url = request.url
         host = url.raw_host.decode("latin-1")
         if is_traced_above(host):
-            return None, request
+            return None, request, None
         client_span, headers = client.start(request.method, url.scheme, host, url.port, url.raw_path.decode("latin-1"))
-        return client_span, _with_headers(library, request, headers)
+        sent = _with_headers(library, request, headers)
+        return client_span, sent, [*sent.headers._list]
     except Exception as error:  # the request is sent without context
         report(error)
-        return client_span, request
+        return client_span, request, None
 
 
 def _answer(client_span: Span, response: Any, wrapped: Any, kind: Any) -> Any:
@@ -175,10 +176,22 @@ def _with_headers(library: Library, request: Any, headers: dict[str, str]) -> An
     return copy
 
 
-def _take_back(request: Any, sent: Any) -> None:
-    """Give *request* the fields of its copy: an inner transport may have read the body, which is to be had once."""
-    if sent is not request:
+def _take_back(request: Any, sent: Any, given: Any) -> None:
+    """Give *request* the changes of an inner transport to its copy, which had the headers *given*, but not ours.
+
+    It may have read the body, which can be read once, or added headers.
+    """
+    if sent is request:
+        return
+    try:
         request.__dict__.update({**sent.__dict__, "headers": request.headers})
+        now, own = sent.headers._list, request.headers._list
+        if now != given:
+            ours = [header for header in given if header not in own]
+            replaced = [header for header in own if header not in given]
+            request.headers._list = [header for header in now if header not in ours] + replaced
+    except Exception as error:  # headers of another type
+        report(error)
 
 
 class _Body:

@@ -161,7 +161,8 @@ def instrument(target: Any = None, **options: Any) -> None:
     are events ``validation_error`` on the current span, with the place and the kind of up to 8 errors and no values;
     spans that FastAPI makes for tracekit's OpenTelemetry bridge are left out.
 
-    Raises ``TypeError`` for another object, or for invalid options: those of ``TraceMiddleware`` are checked at once.
+    All include Django's if it is imported; ``tracekit.instrument("asgi")`` waits for its import. Raises ``TypeError``
+    for another object, or for invalid options: those of ``TraceMiddleware`` are checked at once.
     """
     if target is None and (DJANGO not in sys.modules or "starlette" in sys.modules):
         import starlette.applications  # noqa: F401

@@ -114,4 +114,6 @@ def _delivery(item: T, headers: Any, sent_s: float | None) -> Delivery[T]:
     except Exception as error:  # headers of another type
         report(error)
         context = None
-    return Delivery(item, context, 0.0 if sent_s is None else max(0.0, time.time() - sent_s))
+    if sent_s is None or sent_s <= 0:  # Kafka has -1 for a record without a timestamp
+        return Delivery(item, context, 0.0)
+    return Delivery(item, context, max(0.0, time.time() - sent_s))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from .. import Span, use_context
+from .. import Span, current_span, span, use_context
 from .._core.outcome import is_normal_end
 from .._core.scopes import Body, current_scope, swap_scope
 from ._extras import Extras, extras
@@ -38,7 +38,8 @@ class TraceMiddleware:
     """Open a server span for each request.
 
     The span's parent is the caller's span, as the request's headers name it; a span that is current around the
-    middleware is never the parent. *trust*, *routes*, *forced_per_s*, *exclude*, *redact* and the headers to capture
+    middleware is never the parent, except for an open server span: that of the ASGI application that has *app* mounted,
+    or of the handler that calls it. *trust*, *routes*, *forced_per_s*, *exclude*, *redact* and the headers to capture
     are those of the ASGI middleware, ``tracekit.integrations.asgi.TraceMiddleware``. ``on_request(span, environ)`` is
     called when a recorded span has started, ``on_response(span, environ, status, headers)`` when the app calls
     ``start_response``.
@@ -106,7 +107,11 @@ class TraceMiddleware:
             method = method_of(environ)
             path = path_of(environ) if self._has_routes else ""
             details = (environ, method, self._redaction)
-            server_span = self._callers.start(method, path, environ, attributes_of, *details)
+            outer = current_span()
+            if outer is not None and outer.kind == "server" and not outer.ended:
+                server_span = span(method, kind="server", attributes=attributes_of(*details))
+            else:
+                server_span = self._callers.start(method, path, environ, attributes_of, *details)
             environ[SPAN_KEY] = server_span
             if self._extras is not None and server_span.is_recording:
                 self._extras.request(server_span, headers_of(environ), environ)
@@ -352,6 +357,7 @@ def instrument(target: Any = None, **options: Any) -> None:
     *options* are the keyword arguments of ``TraceMiddleware``. Applications may exist, and may have answered requests,
     before. An object's own instrumentation comes before that of all. Further calls do nothing until ``uninstrument()``.
 
+    All are those of the frameworks that are imported; ``tracekit.instrument("wsgi")`` waits for the import of others.
     Raises ``TypeError`` for another object, or for invalid options.
     """
     APPLICATIONS.instrument(target, TraceMiddleware(_no_app, **options))
