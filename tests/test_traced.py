@@ -707,6 +707,90 @@ async def test_a_stream_of_a_traced_async_generator_is_that_generator(anyio_back
     assert not _places
 
 
+class Rows:
+    """An iterator of both kinds that is no generator, with a connection to close."""
+
+    def __init__(self):
+        self.left = 2
+        self.is_closed = False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration("value")
+        self.left -= 1
+        return here()
+
+    def close(self):
+        self.is_closed = True
+
+
+class AsyncRows(Rows):
+    __iter__ = __next__ = None
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await anyio.lowlevel.checkpoint()
+        try:
+            return Rows.__next__(self)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def aclose(self):
+        await anyio.lowlevel.checkpoint()
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_closing_a_stream_of_an_iterator_closes_that_and_dropping_it_does_not(steps, exporter):
+    rows = Rows()
+    with contextlib.closing(tracekit.stream(rows, "rows")) as stream:
+        assert tracekit.stream(stream) is stream
+        for _ in range(steps):
+            assert next(stream) == "rows"
+        if steps == 2:
+            with pytest.raises(StopIteration, match="value"):
+                next(stream)
+    assert rows.is_closed
+    rows = Rows()
+    for _ in tracekit.stream(rows, "rows"):
+        break
+    assert next(rows) is None
+    assert not rows.is_closed
+    expected = {0: "", 1: "rows [cancelled]\n", 2: "rows\n"}[steps] + "rows [cancelled]"
+    assert span_tree(exporter.spans) == expected
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+@pytest.mark.parametrize("steps", [0, 1, 2])
+async def test_closing_a_stream_of_an_async_iterator_closes_that_and_dropping_it_does_not(
+    steps, anyio_backend, exporter
+):
+    rows = AsyncRows()
+    async with contextlib.aclosing(tracekit.stream(rows, "rows")) as stream:
+        assert tracekit.stream(stream) is stream
+        for _ in range(steps):
+            assert await anext(stream) == "rows"
+        if steps == 2:
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+    assert rows.is_closed
+    rows = AsyncRows()
+    async for _ in tracekit.stream(rows, "rows"):
+        break
+    for _ in range(10):  # asyncio ends the stream in a task
+        await anyio.lowlevel.checkpoint()
+    assert await anext(rows) is None
+    assert not rows.is_closed
+    expected = {0: "", 1: "rows [cancelled]\n", 2: "rows\n"}[steps] + "rows [cancelled]"
+    assert span_tree(exporter.spans) == expected
+
+
 @pytest.mark.anyio
 async def test_async_generators_of_many_tasks_do_not_touch_each_other(anyio_backend, exporter):
     async def consume(number):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from .._core.attributes import MISSING
 from .._core.guard import class_name, type_name
@@ -155,7 +155,8 @@ def stream(steps: S, /, name: str | None = None) -> S:
 
     The span starts with the first step, child of the span current where ``stream()`` is called (also when that has
     ended meanwhile), and ends with the last; it is named after the generator unless *name* is given.
-    As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step.
+    As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step. A generator ends
+    with its stream; another iterator goes on after a stream that is dropped, and ends with one that is closed.
 
     A generator under ``@traced`` has its span: without *name* it is returned itself, to start under the current span.
     """
@@ -184,7 +185,9 @@ _places: dict[int, tuple[Scope, weakref.ref[Any]]] = {}
 
 
 def _is_placed(steps: Any) -> bool:
-    """Return whether *steps* is a traced generator, and if so have its span start under the current one."""
+    """Return whether *steps* are traced, and if they are a generator's have its span start under the current one."""
+    if isinstance(steps, _Steps | _AsyncSteps):
+        return True
     if getattr(steps, "gi_code", None) is _GENERATOR:
         frame = steps.gi_frame
     elif getattr(steps, "ag_code", None) is _ASYNC_GENERATOR:
@@ -352,19 +355,70 @@ def _traced_async_generator(
     return steps
 
 
-def _traced_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
-    def items() -> Generator[Any, Any, Any]:
-        return (yield from function())
+class _Steps:
+    """The steps of an iterator that is no generator: closing them closes it, dropping them leaves it as it is."""
 
-    return _traced_generator(items, start, under)
+    def __init__(self, steps: Generator[Any, Any, Any], source: Any) -> None:
+        self._steps = steps
+        self._source = source
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._steps)
+
+    def close(self) -> None:
+        self._steps.close()
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+
+class _AsyncSteps:
+    """The same of an asynchronous iterator."""
+
+    def __init__(self, steps: AsyncGenerator[Any, Any], source: Any) -> None:
+        self._steps = steps
+        self._source = source
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        return self._steps.__anext__()
+
+    async def aclose(self) -> None:
+        await self._steps.aclose()
+        close = getattr(self._source, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _traced_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
+    source = function()
+
+    def items() -> Generator[Any, Any, Any]:
+        while True:
+            try:
+                item = next(source)
+            except StopIteration as stop:
+                return stop.value
+            yield item
+
+    steps = _traced_generator(items, start, under)
+    return lambda: _Steps(steps(), source)
 
 
 def _traced_async_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
+    source = function()
+
     async def items() -> AsyncGenerator[Any, Any]:
-        async for item in function():
+        async for item in source:
             yield item
 
-    return _traced_async_generator(items, start, under)
+    steps = _traced_async_generator(items, start, under)
+    return lambda: _AsyncSteps(steps(), source)
 
 
 def _code_of(maker: Callable[..., Any]) -> CodeType:
