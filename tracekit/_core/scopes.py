@@ -407,6 +407,9 @@ def newest_open(scope: Scope | None) -> Scope | None:
     return None
 
 
+_FEW = 16  # open scopes that are copied for a closed one under them
+
+
 def _rebuild(top: Scope, closed: Scope) -> bool:
     """Replace the scopes from *top* down to *closed* by copies that stand on the scope under it.
 
@@ -417,17 +420,32 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         return False  # it stays under them, closed
     above: list[Scope] = []
     leaning: list[Scope] = []
+    has_labels = False
+    owner = closed._owner
     scope: Scope | None = top
     while scope is not closed:
-        if scope is None or not _is_here(scope):
+        if scope is None or (scope._owner is not owner and not _is_here(scope)):
             return False  # not in this chain: a generator's, whose body is not running
         if not scope._is_closed:
-            (leaning if _leans_now(scope) else above).append(scope)
+            if (scope._leans or scope._settled is not None) and _leans_now(scope):
+                leaning.append(scope)
+            else:
+                above.append(scope)
+                has_labels = has_labels or scope._kind == LABELS
         scope = scope._prev
     for scope in leaning:
         scope._is_closed = True
         _release(scope)
-    put(_current, _replace(above, _live(closed._prev)))
+    under = _live(closed._prev)
+    count = 0
+    scope = closed
+    while scope is not None and scope is not under:
+        count += 1
+        scope = scope._prev
+    # Copying many for each one that is closed would take quadratic time. A reading here skips those that are left; a task
+    # that inherits them from now on does not, where it closes all scopes above them itself.
+    is_left = len(above) > _FEW * count and not has_labels
+    put(_current, _live(top) if is_left else _replace(above, under))
     return True
 
 
