@@ -8,6 +8,7 @@ import contextvars
 import functools
 import gc
 import inspect
+import sys
 import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import trio
 
 import tracekit
 from tracekit import traced
+from tracekit._core.codecs import IMPLEMENTATION
 from tracekit._handoffs.traced import _places
 from tracekit.testing import span_tree
 
@@ -631,6 +633,45 @@ def test_a_stream_of_a_traced_generator_has_the_name_it_is_given(exporter):
 @traced("steps")
 def plain_steps():
     yield 1
+
+
+@pytest.mark.skipif(
+    IMPLEMENTATION == "plain", reason="the plain form takes several bytecodes to change what is current"
+)
+def test_an_exception_from_a_signal_handler_in_a_step_leaves_the_consumers_span_current(exporter):
+    @traced("body")
+    def body():
+        for number in range(5):
+            with tracekit.span("inner"):
+                yield number
+
+    def scenario(at):
+        left = at
+
+        def handler(frame, event, argument):  # as CPython looks for signals after each call
+            nonlocal left
+            if event == "c_return" and frame.f_code.co_filename == traced.__code__.co_filename:
+                left -= 1
+                if left == 0:
+                    raise TimeoutError
+
+        with tracekit.span("consumer") as consumer:
+            try:
+                sys.setprofile(handler)
+                for _ in body():
+                    pass
+            except TimeoutError:
+                pass
+            finally:
+                sys.setprofile(None)
+            assert tracekit.current_span() is consumer, f"after call {at}"
+        assert here() is None
+        return left > 0
+
+    at = 1
+    while not scenario(at):
+        at += 1
+    assert at > 15
 
 
 def test_nested_traced_generators_stack_like_calls(exporter):

@@ -169,3 +169,7 @@ cpdef Scope swap_scope(Scope scope)
 cdef Scope _restored(Scope inner)
 cdef bint _stands_on(Scope scope, Scope under) noexcept
 cdef Scope _floor(Scope inside, Scope under)
+
+
+@cython.locals(held_before=Scope)
+cpdef tuple open_body(object start, Scope under)

@@ -716,6 +716,22 @@ def swap_scope(scope: Scope | None) -> Scope | None:
     return inner
 
 
+def open_body(start: Callable[[], Any], under: Scope | None) -> tuple[Any, Body]:
+    """Start a span in *under*, or where this runs; return it and the scopes of a body in which alone it is current.
+
+    In C, as the methods of ``Body``: a signal handler that raises does so before or after.
+    """
+    held_before = swap_scope(None)
+    try:
+        swap_scope(held_before if under is None else under)
+        under = innermost()
+        opened = start()
+        opened.__enter__()
+        return opened, Body(held(_current), under)
+    finally:
+        swap_scope(held_before)
+
+
 @final
 @freelist(16)
 @binding(False)
@@ -752,6 +768,14 @@ class Body:
         """Put the scopes in place for the last step, unless the garbage collector makes it where that is unsafe."""
         if not is_collecting():
             self.enter()
+
+    def close(self, opened: Any, error: BaseException | None) -> None:
+        """Leave *opened*, the span of the body, which ends with *error* if there is one."""
+        self.enter_to_close()
+        try:
+            opened.__exit__(None if error is None else type(error), error, None)
+        finally:
+            self.leave()
 
     def leave(self) -> None:
         """Take the scopes out again after the step, as it left them."""

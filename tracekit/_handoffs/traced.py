@@ -18,6 +18,7 @@ from .._core.scopes import (
     label_scope,
     linked_context,
     linked_scope,
+    open_body,
     swap_scope,
 )
 from .._core.span import span
@@ -228,18 +229,7 @@ def _open(start: Callable[[], Span], under: Scope | None) -> tuple[Span, Body]:
     """Start the span of a generator's body, in *under* or where this runs; return it with the scopes of the body."""
     if _places and under is None:
         under = _place_of(sys._getframe(1))
-    held = swap_scope(None)
-    swap_scope(held if under is None else under)
-    under = current_scope()
-    opened = start()
-    opened.__enter__()
-    return opened, Body(swap_scope(held), under)
-
-
-def _close(opened: Span, body: Body, error: BaseException | None) -> None:
-    body.enter_to_close()
-    opened.__exit__(None if error is None else type(error), error, None)
-    body.leave()
+    return open_body(start, under)
 
 
 def _traced_generator(
@@ -251,13 +241,14 @@ def _traced_generator(
     @functools.wraps(function)
     def steps(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
         opened, body = _open(start, under)
-        if record is not None:
-            record(opened, args, kwargs)
-        enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
         error: BaseException | None = None
         try:
-            enter()
+            if record is not None:
+                record(opened, args, kwargs)
+            # Not a context manager, which costs a third more. Within "try", as a signal handler may raise after each call.
+            enter, leave = body.enter, body.leave
             try:
+                enter()
                 generator = function(*args, **kwargs)
                 item = next(generator)
             finally:
@@ -269,8 +260,8 @@ def _traced_generator(
                 except GeneratorExit as exit:
                     error = exit
                     close: Callable[[], Any] = generator.close
-                    body.enter_to_close()
                     try:
+                        body.enter_to_close()
                         result = close()
                     finally:
                         leave()
@@ -278,14 +269,14 @@ def _traced_generator(
                         return result  # which close() returns since Python 3.13
                     raise
                 except BaseException as thrown:
-                    enter()
                     try:
+                        enter()
                         item = generator.throw(thrown)
                     finally:
                         leave()
                 else:
-                    enter()
                     try:
+                        enter()
                         item = send(sent)
                     finally:
                         leave()
@@ -295,7 +286,7 @@ def _traced_generator(
             error = raised
             raise
         finally:
-            _close(opened, body, error)
+            body.close(opened, error)
 
     return steps
 
@@ -309,13 +300,14 @@ def _traced_async_generator(
     @functools.wraps(function)
     async def steps(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
         opened, body = _open(start, under)
-        if record is not None:
-            record(opened, args, kwargs)
-        enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
         error: BaseException | None = None
         try:
-            enter()
+            if record is not None:
+                record(opened, args, kwargs)
+            # Not a context manager, which costs a third more. Within "try", as a signal handler may raise after each call.
+            enter, leave = body.enter, body.leave
             try:
+                enter()
                 generator = function(*args, **kwargs)
                 item = await anext(generator)
             finally:
@@ -326,21 +318,21 @@ def _traced_async_generator(
                     sent = yield item
                 except GeneratorExit as exit:
                     error = exit
-                    body.enter_to_close()
                     try:
+                        body.enter_to_close()
                         await generator.aclose()
                     finally:
                         leave()
                     raise
                 except BaseException as thrown:
-                    enter()
                     try:
+                        enter()
                         item = await generator.athrow(thrown)
                     finally:
                         leave()
                 else:
-                    enter()
                     try:
+                        enter()
                         item = await send(sent)
                     finally:
                         leave()
@@ -350,7 +342,7 @@ def _traced_async_generator(
             error = raised
             raise
         finally:
-            _close(opened, body, error)
+            body.close(opened, error)
 
     return steps
 
