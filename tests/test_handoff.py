@@ -186,6 +186,22 @@ def test_whatever_can_be_called_can_be_wrapped(function):
     assert wrapped("you") == ("hello you", span.context)
 
 
+def test_a_wrapped_function_is_a_method_where_the_function_would_be_one():
+    with tracekit.span("wrapped") as span:
+
+        class Wrapped:
+            greet = tracekit.wrap(Greeter.greet)
+            of_another = tracekit.wrap(Greeter().greet)
+            static = tracekit.wrap(staticmethod(lambda name: name))
+            of_class = classmethod(tracekit.wrap(Greeter.greet))
+            object = tracekit.wrap(Greeter())
+
+    for greet in (Wrapped().greet, functools.partial(Wrapped.greet, None), Wrapped().of_another, Wrapped.of_class):
+        assert greet("you") == ("hello you", span.context)
+    assert Wrapped().object("you") == ("hello you", span.context)
+    assert Wrapped().static("you") == Wrapped.static("you") == "you"
+
+
 def test_what_was_wrapped_first_stays_as_it_was_wrapped(exporter):
     with tracekit.span("first"):
         wrapped = tracekit.wrap(work)

@@ -1,8 +1,10 @@
-"""Scopes of the plain form while signal handlers run between its bytecodes, and the work of a span under many labels."""
+"""Scopes of the plain form while signal handlers run between its bytecodes, and the work of a span among many scopes."""
 
 from __future__ import annotations
 
+import collections
 import contextvars
+import gc
 import sys
 
 import pytest
@@ -78,27 +80,64 @@ def test_a_span_that_a_signal_handler_closes_between_two_bytecodes_is_not_left_c
     assert at > 20, "the handler ran in the middle"
 
 
-def calls_under(count):
-    """Return the number of Python calls that a span under *count* open sets of labels takes."""
+def calls_of(function):
+    """Return the number of Python calls that *function* takes."""
     calls = 0
 
     def profile(frame, event, argument):
         nonlocal calls
         calls += event == "call" and frame.f_code.co_filename in FILES
 
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def calls_under(count):
+    """Return the number of Python calls that a span under *count* open sets of labels takes."""
+
     def measure():
         for _ in range(count):
             PLAIN.label_scope(Labels({"key": "value"})).__enter__()
-        with PLAIN.span("warm"):
-            pass
-        sys.setprofile(profile)
-        with PLAIN.span("measured"):
-            PLAIN.current_span()
-        sys.setprofile(None)
+        enter_and_leave()
+        return calls_of(enter_and_leave)
 
-    contextvars.Context().run(measure)
-    return calls
+    return contextvars.Context().run(measure)
 
 
 def test_a_span_costs_the_same_however_many_labels_are_open():
     assert calls_under(1) == calls_under(1000) > 0
+
+
+def close_the_oldest(window, closed):
+    """Keep *window* spans open and close the oldest *closed* times; return the calls, and the scopes that are left."""
+    opened = collections.deque()
+
+    def step():
+        opened.append(PLAIN.span("span"))
+        opened[-1].__enter__()
+        if len(opened) > window:
+            opened.popleft().__exit__(None, None, None)
+
+    def measure():
+        for _ in range(window):
+            step()
+        calls = calls_of(lambda: [step() for _ in range(closed)])
+        kept = sum(type(thing) is PLAIN.Scope for thing in gc.get_objects())
+        while opened:
+            opened.popleft().__exit__(None, None, None)
+        assert PLAIN.current_span() is None
+        return calls, kept
+
+    return contextvars.Context().run(measure)
+
+
+def test_spans_that_close_in_the_order_in_which_they_were_opened_cost_the_same_however_many_are_open():
+    few, _ = close_the_oldest(50, 500)
+    many, kept = close_the_oldest(500, 500)
+    assert many < 3 * few
+    _, kept_later = close_the_oldest(500, 2000)
+    assert kept_later < kept + 200

@@ -8,6 +8,7 @@ import contextvars
 import functools
 import gc
 import inspect
+import sys
 import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import trio
 
 import tracekit
 from tracekit import traced
+from tracekit._core.codecs import IMPLEMENTATION
 from tracekit._handoffs.traced import _places
 from tracekit.testing import span_tree
 
@@ -633,6 +635,45 @@ def plain_steps():
     yield 1
 
 
+@pytest.mark.skipif(
+    IMPLEMENTATION == "plain", reason="the plain form takes several bytecodes to change what is current"
+)
+def test_an_exception_from_a_signal_handler_in_a_step_leaves_the_consumers_span_current(exporter):
+    @traced("body")
+    def body():
+        for number in range(5):
+            with tracekit.span("inner"):
+                yield number
+
+    def scenario(at):
+        left = at
+
+        def handler(frame, event, argument):  # as CPython looks for signals after each call
+            nonlocal left
+            if event == "c_return" and frame.f_code.co_filename == traced.__code__.co_filename:
+                left -= 1
+                if left == 0:
+                    raise TimeoutError
+
+        with tracekit.span("consumer") as consumer:
+            try:
+                sys.setprofile(handler)
+                for _ in body():
+                    pass
+            except TimeoutError:
+                pass
+            finally:
+                sys.setprofile(None)
+            assert tracekit.current_span() is consumer, f"after call {at}"
+        assert here() is None
+        return left > 0
+
+    at = 1
+    while not scenario(at):
+        at += 1
+    assert at > 15
+
+
 def test_nested_traced_generators_stack_like_calls(exporter):
     @traced("outer")
     def outer():
@@ -708,28 +749,87 @@ async def test_a_stream_of_a_traced_async_generator_is_that_generator(anyio_back
 
 
 class Rows:
-    """An asynchronous iterator that is no generator, with a connection to close."""
+    """An iterator of both kinds that is no generator, with a connection to close."""
 
-    is_closed = False
+    def __init__(self):
+        self.left = 2
+        self.is_closed = False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration("value")
+        self.left -= 1
+        return here()
+
+    def close(self):
+        self.is_closed = True
+
+
+class AsyncRows(Rows):
+    __iter__ = __next__ = None
 
     def __aiter__(self):
         return self
 
     async def __anext__(self):
-        return here()
+        await anyio.lowlevel.checkpoint()
+        try:
+            return Rows.__next__(self)
+        except StopIteration:
+            raise StopAsyncIteration from None
 
     async def aclose(self):
         await anyio.lowlevel.checkpoint()
-        self.is_closed = here()
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_closing_a_stream_of_an_iterator_closes_that_and_dropping_it_does_not(steps, exporter):
+    rows = Rows()
+    with contextlib.closing(tracekit.stream(rows, "rows")) as stream:
+        assert tracekit.stream(stream) is stream
+        for _ in range(steps):
+            assert next(stream) == "rows"
+        if steps == 2:
+            with pytest.raises(StopIteration, match="value"):
+                next(stream)
+    assert rows.is_closed
+    rows = Rows()
+    for _ in tracekit.stream(rows, "rows"):
+        break
+    assert next(rows) is None
+    assert not rows.is_closed
+    expected = {0: "", 1: "rows [cancelled]\n", 2: "rows\n"}[steps] + "rows [cancelled]"
+    assert span_tree(exporter.spans) == expected
 
 
 @pytest.mark.anyio
-async def test_closing_a_stream_of_an_async_iterator_closes_that_within_the_span(anyio_backend, exporter):
-    rows = Rows()
-    async with contextlib.aclosing(tracekit.stream(rows, "rows")) as steps:
-        assert await anext(steps) == "rows"
-    assert rows.is_closed == "rows"
-    assert span_tree(exporter.spans) == "rows [cancelled]"
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+@pytest.mark.parametrize("steps", [0, 1, 2])
+async def test_closing_a_stream_of_an_async_iterator_closes_that_and_dropping_it_does_not(
+    steps, anyio_backend, exporter
+):
+    rows = AsyncRows()
+    async with contextlib.aclosing(tracekit.stream(rows, "rows")) as stream:
+        assert tracekit.stream(stream) is stream
+        for _ in range(steps):
+            assert await anext(stream) == "rows"
+        if steps == 2:
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+    assert rows.is_closed
+    rows = AsyncRows()
+    async for _ in tracekit.stream(rows, "rows"):
+        break
+    for _ in range(10):  # asyncio ends the stream in a task
+        await anyio.lowlevel.checkpoint()
+    assert await anext(rows) is None
+    assert not rows.is_closed
+    expected = {0: "", 1: "rows [cancelled]\n", 2: "rows\n"}[steps] + "rows [cancelled]"
+    assert span_tree(exporter.spans) == expected
 
 
 @pytest.mark.anyio

@@ -42,6 +42,7 @@ cdef bint _threads_inherit
 cdef object _replaced, _closed_elsewhere
 cdef list _released
 cdef bint _is_releasing
+cdef Py_ssize_t _FEW
 
 cdef enum:
     SPAN = 0
@@ -112,7 +113,7 @@ cpdef object put_context(Scope scope, SpanContext context)
 cpdef bint is_current(Scope scope) except -1
 
 
-@cython.locals(scope=Scope)
+@cython.locals(scope=Scope, under=Scope, has_labels=bint, count=Py_ssize_t)
 cdef bint _rebuild(Scope top, Scope closed) except -1
 cdef bint _leans_now(Scope scope) except -1
 
@@ -168,3 +169,7 @@ cpdef Scope swap_scope(Scope scope)
 cdef Scope _restored(Scope inner)
 cdef bint _stands_on(Scope scope, Scope under) noexcept
 cdef Scope _floor(Scope inside, Scope under)
+
+
+@cython.locals(held_before=Scope)
+cpdef tuple open_body(object start, Scope under)

@@ -407,6 +407,9 @@ def newest_open(scope: Scope | None) -> Scope | None:
     return None
 
 
+_FEW = 16  # open scopes that are copied for a closed one under them
+
+
 def _rebuild(top: Scope, closed: Scope) -> bool:
     """Replace the scopes from *top* down to *closed* by copies that stand on the scope under it.
 
@@ -417,17 +420,32 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         return False  # it stays under them, closed
     above: list[Scope] = []
     leaning: list[Scope] = []
+    has_labels = False
+    owner = closed._owner
     scope: Scope | None = top
     while scope is not closed:
-        if scope is None or not _is_here(scope):
+        if scope is None or (scope._owner is not owner and not _is_here(scope)):
             return False  # not in this chain: a generator's, whose body is not running
         if not scope._is_closed:
-            (leaning if _leans_now(scope) else above).append(scope)
+            if (scope._leans or scope._settled is not None) and _leans_now(scope):
+                leaning.append(scope)
+            else:
+                above.append(scope)
+                has_labels = has_labels or scope._kind == LABELS
         scope = scope._prev
     for scope in leaning:
         scope._is_closed = True
         _release(scope)
-    put(_current, _replace(above, _live(closed._prev)))
+    under = _live(closed._prev)
+    count = 0
+    scope = closed
+    while scope is not None and scope is not under:
+        count += 1
+        scope = scope._prev
+    # Copying many for each one that is closed would take quadratic time. A reading here skips those that are left; a task
+    # that inherits them from now on does not, where it closes all scopes above them itself.
+    is_left = len(above) > _FEW * count and not has_labels
+    put(_current, _live(top) if is_left else _replace(above, under))
     return True
 
 
@@ -698,6 +716,22 @@ def swap_scope(scope: Scope | None) -> Scope | None:
     return inner
 
 
+def open_body(start: Callable[[], Any], under: Scope | None) -> tuple[Any, Body]:
+    """Start a span in *under*, or where this runs; return it and the scopes of a body in which alone it is current.
+
+    In C, as the methods of ``Body``: a signal handler that raises does so before or after.
+    """
+    held_before = swap_scope(None)
+    try:
+        swap_scope(held_before if under is None else under)
+        under = innermost()
+        opened = start()
+        opened.__enter__()
+        return opened, Body(held(_current), under)
+    finally:
+        swap_scope(held_before)
+
+
 @final
 @freelist(16)
 @binding(False)
@@ -734,6 +768,14 @@ class Body:
         """Put the scopes in place for the last step, unless the garbage collector makes it where that is unsafe."""
         if not is_collecting():
             self.enter()
+
+    def close(self, opened: Any, error: BaseException | None) -> None:
+        """Leave *opened*, the span of the body, which ends with *error* if there is one."""
+        self.enter_to_close()
+        try:
+            opened.__exit__(None if error is None else type(error), error, None)
+        finally:
+            self.leave()
 
     def leave(self) -> None:
         """Take the scopes out again after the step, as it left them."""

@@ -103,6 +103,12 @@ class _Wrapped:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._snapshot.run(self.__wrapped__, *args, **kwargs)
 
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Bind to an instance where the function would, as an attribute of a class."""
+        bind = getattr(type(self.__wrapped__), "__get__", None)
+        bound = self.__wrapped__ if bind is None else bind(self.__wrapped__, instance, owner)
+        return self if bound is self.__wrapped__ else _Wrapped(bound, self._snapshot)
+
     def __reduce__(self) -> Any:
         return _rewrap, (self.__wrapped__, self._snapshot.run(place))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from .._core.attributes import MISSING
 from .._core.guard import class_name, type_name
@@ -18,6 +18,7 @@ from .._core.scopes import (
     label_scope,
     linked_context,
     linked_scope,
+    open_body,
     swap_scope,
 )
 from .._core.span import span
@@ -155,7 +156,8 @@ def stream(steps: S, /, name: str | None = None) -> S:
 
     The span starts with the first step, child of the span current where ``stream()`` is called (also when that has
     ended meanwhile), and ends with the last; it is named after the generator unless *name* is given.
-    As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step.
+    As with ``@traced``, it is current only while the body runs, whichever task or thread makes the step. A generator ends
+    with its stream; another iterator goes on after a stream that is dropped, and ends with one that is closed.
 
     A generator under ``@traced`` has its span: without *name* it is returned itself, to start under the current span.
     """
@@ -184,7 +186,9 @@ _places: dict[int, tuple[Scope, weakref.ref[Any]]] = {}
 
 
 def _is_placed(steps: Any) -> bool:
-    """Return whether *steps* is a traced generator, and if so have its span start under the current one."""
+    """Return whether *steps* are traced, and if they are a generator's have its span start under the current one."""
+    if isinstance(steps, _Steps | _AsyncSteps):
+        return True
     if getattr(steps, "gi_code", None) is _GENERATOR:
         frame = steps.gi_frame
     elif getattr(steps, "ag_code", None) is _ASYNC_GENERATOR:
@@ -225,18 +229,7 @@ def _open(start: Callable[[], Span], under: Scope | None) -> tuple[Span, Body]:
     """Start the span of a generator's body, in *under* or where this runs; return it with the scopes of the body."""
     if _places and under is None:
         under = _place_of(sys._getframe(1))
-    held = swap_scope(None)
-    swap_scope(held if under is None else under)
-    under = current_scope()
-    opened = start()
-    opened.__enter__()
-    return opened, Body(swap_scope(held), under)
-
-
-def _close(opened: Span, body: Body, error: BaseException | None) -> None:
-    body.enter_to_close()
-    opened.__exit__(None if error is None else type(error), error, None)
-    body.leave()
+    return open_body(start, under)
 
 
 def _traced_generator(
@@ -248,13 +241,14 @@ def _traced_generator(
     @functools.wraps(function)
     def steps(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
         opened, body = _open(start, under)
-        if record is not None:
-            record(opened, args, kwargs)
-        enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
         error: BaseException | None = None
         try:
-            enter()
+            if record is not None:
+                record(opened, args, kwargs)
+            # Not a context manager, which costs a third more. Within "try", as a signal handler may raise after each call.
+            enter, leave = body.enter, body.leave
             try:
+                enter()
                 generator = function(*args, **kwargs)
                 item = next(generator)
             finally:
@@ -266,8 +260,8 @@ def _traced_generator(
                 except GeneratorExit as exit:
                     error = exit
                     close: Callable[[], Any] = generator.close
-                    body.enter_to_close()
                     try:
+                        body.enter_to_close()
                         result = close()
                     finally:
                         leave()
@@ -275,14 +269,14 @@ def _traced_generator(
                         return result  # which close() returns since Python 3.13
                     raise
                 except BaseException as thrown:
-                    enter()
                     try:
+                        enter()
                         item = generator.throw(thrown)
                     finally:
                         leave()
                 else:
-                    enter()
                     try:
+                        enter()
                         item = send(sent)
                     finally:
                         leave()
@@ -292,7 +286,7 @@ def _traced_generator(
             error = raised
             raise
         finally:
-            _close(opened, body, error)
+            body.close(opened, error)
 
     return steps
 
@@ -306,13 +300,14 @@ def _traced_async_generator(
     @functools.wraps(function)
     async def steps(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
         opened, body = _open(start, under)
-        if record is not None:
-            record(opened, args, kwargs)
-        enter, leave = body.enter, body.leave  # not a context manager: that costs a third more
         error: BaseException | None = None
         try:
-            enter()
+            if record is not None:
+                record(opened, args, kwargs)
+            # Not a context manager, which costs a third more. Within "try", as a signal handler may raise after each call.
+            enter, leave = body.enter, body.leave
             try:
+                enter()
                 generator = function(*args, **kwargs)
                 item = await anext(generator)
             finally:
@@ -323,21 +318,21 @@ def _traced_async_generator(
                     sent = yield item
                 except GeneratorExit as exit:
                     error = exit
-                    body.enter_to_close()
                     try:
+                        body.enter_to_close()
                         await generator.aclose()
                     finally:
                         leave()
                     raise
                 except BaseException as thrown:
-                    enter()
                     try:
+                        enter()
                         item = await generator.athrow(thrown)
                     finally:
                         leave()
                 else:
-                    enter()
                     try:
+                        enter()
                         item = await send(sent)
                     finally:
                         leave()
@@ -347,31 +342,75 @@ def _traced_async_generator(
             error = raised
             raise
         finally:
-            _close(opened, body, error)
+            body.close(opened, error)
 
     return steps
 
 
-def _traced_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
-    def items() -> Generator[Any, Any, Any]:
-        return (yield from function())
+class _Steps:
+    """The steps of an iterator that is no generator: closing them closes it, dropping them leaves it as it is."""
 
-    return _traced_generator(items, start, under)
+    def __init__(self, steps: Generator[Any, Any, Any], source: Any) -> None:
+        self._steps = steps
+        self._source = source
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._steps)
+
+    def close(self) -> None:
+        self._steps.close()
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+
+class _AsyncSteps:
+    """The same of an asynchronous iterator."""
+
+    def __init__(self, steps: AsyncGenerator[Any, Any], source: Any) -> None:
+        self._steps = steps
+        self._source = source
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        return self._steps.__anext__()
+
+    async def aclose(self) -> None:
+        await self._steps.aclose()
+        close = getattr(self._source, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _traced_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
+    source = function()
+
+    def items() -> Generator[Any, Any, Any]:
+        while True:
+            try:
+                item = next(source)
+            except StopIteration as stop:
+                return stop.value
+            yield item
+
+    steps = _traced_generator(items, start, under)
+    return lambda: _Steps(steps(), source)
 
 
 def _traced_async_iterator(function: Callable[[], Any], start: Callable[[], Span], under: Scope) -> Any:
-    async def items() -> AsyncGenerator[Any, Any]:
-        source = function()
-        async for item in source:
-            try:
-                yield item
-            except GeneratorExit:
-                close = getattr(source, "aclose", None)  # as "yield from" calls close()
-                if close is not None:
-                    await close()
-                raise
+    source = function()
 
-    return _traced_async_generator(items, start, under)
+    async def items() -> AsyncGenerator[Any, Any]:
+        async for item in source:
+            yield item
+
+    steps = _traced_async_generator(items, start, under)
+    return lambda: _AsyncSteps(steps(), source)
 
 
 def _code_of(maker: Callable[..., Any]) -> CodeType:
