@@ -121,7 +121,9 @@ class Sessions:
             self._some.setdefault(session, client)
             self._has_some = True
         if not self._patches.is_active:
-            self._patches.replace(aiohttp.ClientSession, "_request", functools.partial(_request_of, self))
+            self._patches.replace(
+                aiohttp.ClientSession, "_request", functools.partial(_request_of, self), is_mocked=True
+            )
 
     def uninstrument(self, session: aiohttp.ClientSession | None) -> None:
         """Undo ``instrument()`` with the same session."""

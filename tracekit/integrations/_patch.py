@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from types import FunctionType
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MISSING: Any = object()
-_CO_COROUTINE = 0x80  # the flag of a coroutine function's code; inspect, which has it, takes long to import
 
 
 class Patches:
@@ -24,17 +23,20 @@ class Patches:
         self.is_active = False
         self._replaced: list[tuple[Any, str, Any, Any]] = []
 
-    def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    def replace(self, owner: Any, name: str, make: Callable[[Any], Any], *, is_mocked: bool = False) -> None:
         """Set the attribute *name* of *owner*, a class or module, to ``make(the one before)``.
 
         Does nothing if *owner* has no such attribute, as in another version of the package. In a class, ``make`` gets
-        the function of the class or of its bases, not a bound method.
+        the function of the class or of its bases, not a bound method. *is_mocked*: a coroutine function that tests of
+        programs replace by a mock.
         """
         inherited = getattr(owner, name, _MISSING)
         own = vars(owner).get(name, _MISSING)
         if inherited is _MISSING:
             return
-        ours = _as_kind_of(inherited, make(inherited))
+        ours = make(inherited)
+        if is_mocked:
+            ours = _mockable(inherited, ours)
         setattr(owner, name, ours)
         self._replaced.append((owner, name, ours, own))
         self.is_active = True
@@ -52,29 +54,24 @@ class Patches:
                 setattr(owner, name, own)
 
 
-def _as_kind_of(original: Any, ours: Any) -> Any:
-    """Return *ours* as a function of Python, and as a coroutine function, if *original* is one.
+def _mockable(original: Any, ours: Any) -> Any:
+    """Return *ours* as a function of Python that is marked as a coroutine function.
 
-    ``unittest.mock`` replaces a compiled function by a mock that gets no ``self``, and one that is not marked as a
-    coroutine function by a mock that cannot be awaited.
+    ``unittest.mock`` replaces a compiled function by a mock that gets no ``self``, and one without the mark by a mock that
+    cannot be awaited.
     """
-    if type(original) is not FunctionType:
-        return ours
-    is_coroutine = bool(original.__code__.co_flags & _CO_COROUTINE)
-    if type(ours) is FunctionType and bool(ours.__code__.co_flags & _CO_COROUTINE) is is_coroutine:
-        return ours
-    if is_coroutine:
 
-        @functools.wraps(original)
-        async def function(*args: Any, **kwargs: Any) -> Any:
-            return await ours(*args, **kwargs)
+    @functools.wraps(original)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs)
 
-    else:
+    if sys.version_info >= (3, 12):
+        from inspect import markcoroutinefunction  # asyncio has it loaded
 
-        @functools.wraps(original)
-        def function(*args: Any, **kwargs: Any) -> Any:
-            return ours(*args, **kwargs)
+        return markcoroutinefunction(function)
+    from asyncio import coroutines
 
+    function._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined]
     return function
 
 

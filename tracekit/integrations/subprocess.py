@@ -38,7 +38,7 @@ def instrument(target: None = None) -> None:
     if module is not None and not _asyncio.is_active:
         for owner in (module, sys.modules["asyncio"]):
             for name in ("create_subprocess_exec", "create_subprocess_shell"):
-                _asyncio.replace(owner, name, _patched_function)
+                _asyncio.replace(owner, name, _patched_function, is_mocked=True)
 
 
 def uninstrument(target: None = None) -> None:
