@@ -8,9 +8,12 @@ cdef object _HTTP11
 
 
 cdef class Sessions:
-    cdef object _patches, _some
+    cdef object _patches, _request_of, _some
     cdef Client _all
     cdef bint _has_some
+
+    @cython.locals(client=Client)
+    cpdef object add_to(self, object session, dict options)
 
 
 @cython.final
@@ -22,8 +25,6 @@ cdef class _Attempts:
     cdef Span _start(self, object request)
 
 
-@cython.locals(client=Client)
-cdef object _add_to(Sessions sessions, object session, dict options)
 cdef bint _has_config(object session) except -1
 cdef object _write(object headers, dict written)
 cdef object _end_with(Span client_span, object response)

@@ -103,11 +103,13 @@ class TracekitConfig(aiohttp.TraceConfig):
 class Sessions:
     """Trace the requests of all sessions, or of some, with less work for aiohttp than its signals cause.
 
-    ``ClientSession._request()`` gets one more client middleware, the innermost. aiohttp calls it for each attempt: each
-    hop of a redirect, each repetition on a new connection, each request that other middlewares make.
+    ``ClientSession._request()``, for which *request_of* makes the replacement, gets one more client middleware, the
+    innermost. aiohttp calls it for each attempt: each hop of a redirect, each repetition on a new connection, each request
+    that other middlewares make.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, request_of: Callable[[Sessions, Any], Any]) -> None:
+        self._request_of = request_of
         self._patches = Patches()
         self._all: Client | None = None
         self._has_some = False  # whether one session has been instrumented: the mapping's own answer is slow
@@ -121,9 +123,7 @@ class Sessions:
             self._some.setdefault(session, client)
             self._has_some = True
         if not self._patches.is_active:
-            self._patches.replace(
-                aiohttp.ClientSession, "_request", functools.partial(_request_of, self), is_mocked=True
-            )
+            self._patches.replace(aiohttp.ClientSession, "_request", functools.partial(self._request_of, self))
 
     def uninstrument(self, session: aiohttp.ClientSession | None) -> None:
         """Undo ``instrument()`` with the same session."""
@@ -134,6 +134,20 @@ class Sessions:
         if self._all is None and not self._some:
             self._has_some = False
             self._patches.restore()
+
+    def add_to(self, session: Any, options: dict[str, Any]) -> None:
+        """Add the client middleware to the *options* of a request of *session*, if it is traced."""
+        if not self._patches.is_active:
+            return
+        try:
+            client = self._some.get(session, self._all) if self._has_some else self._all
+            if client is not None and not _has_config(session):
+                others = options.get("middlewares")
+                if others is None:
+                    others = session._middlewares
+                options["middlewares"] = (*others, _Attempts(client))
+        except Exception as error:
+            report(error)
 
 
 @binding(False)
@@ -177,32 +191,6 @@ class _Attempts:
         except Exception as error:  # the request is sent all the same
             report(error)
         return client_span
-
-
-def _request_of(sessions: Sessions, original: Callable[..., Any]) -> Any:
-    """Return the method that replaces ``ClientSession._request``."""
-
-    @functools.wraps(original)
-    def _request(session: Any, *args: Any, **kwargs: Any) -> Any:
-        _add_to(sessions, session, kwargs)
-        return original(session, *args, **kwargs)
-
-    return _request
-
-
-def _add_to(sessions: Sessions, session: Any, options: dict[str, Any]) -> None:
-    """Add the client middleware to the *options* of a request of *session*, if it is traced."""
-    if not sessions._patches.is_active:
-        return
-    try:
-        client = sessions._some.get(session, sessions._all) if sessions._has_some else sessions._all
-        if client is not None and not _has_config(session):
-            others = options.get("middlewares")
-            if others is None:
-                others = session._middlewares
-            options["middlewares"] = (*others, _Attempts(client))
-    except Exception as error:
-        report(error)
 
 
 def _has_config(session: Any) -> bool:

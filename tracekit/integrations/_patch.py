@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MISSING: Any = object()
 
@@ -23,20 +25,17 @@ class Patches:
         self.is_active = False
         self._replaced: list[tuple[Any, str, Any, Any]] = []
 
-    def replace(self, owner: Any, name: str, make: Callable[[Any], Any], *, is_mocked: bool = False) -> None:
+    def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Set the attribute *name* of *owner*, a class or module, to ``make(the one before)``.
 
         Does nothing if *owner* has no such attribute, as in another version of the package. In a class, ``make`` gets
-        the function of the class or of its bases, not a bound method. *is_mocked*: a coroutine function that tests of
-        programs replace by a mock.
+        the function of the class or of its bases, not a bound method.
         """
         inherited = getattr(owner, name, _MISSING)
         own = vars(owner).get(name, _MISSING)
         if inherited is _MISSING:
             return
         ours = make(inherited)
-        if is_mocked:
-            ours = _mockable(inherited, ours)
         setattr(owner, name, ours)
         self._replaced.append((owner, name, ours, own))
         self.is_active = True
@@ -54,17 +53,8 @@ class Patches:
                 setattr(owner, name, own)
 
 
-def _mockable(original: Any, ours: Any) -> Any:
-    """Return *ours* as a function of Python that is marked as a coroutine function.
-
-    ``unittest.mock`` replaces a compiled function by a mock that gets no ``self``, and one without the mark by a mock that
-    cannot be awaited.
-    """
-
-    @functools.wraps(original)
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return ours(*args, **kwargs)
-
+def coroutine_function(function: Callable[P, R]) -> Callable[P, R]:
+    """Mark *function*, of Python, which returns a coroutine: a mock that ``unittest.mock`` puts in its place is awaitable."""
     if sys.version_info >= (3, 12):
         from inspect import markcoroutinefunction  # asyncio has it loaded
 

@@ -28,14 +28,13 @@ from aiohttp import web
 from ._aiohttp_client import Sessions, TracekitConfig
 from ._aiohttp_server import SPAN_KEY, Server, handle_of
 from ._client import Client
-from ._patch import Patches
+from ._patch import Patches, coroutine_function
 
 __all__ = ["SPAN_KEY", "instrument", "middleware", "trace_config", "uninstrument"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _CLIENT_OPTIONS = ("propagate_to", "redact")
-_sessions = Sessions()
 _patches = Patches()
 _FIELD = "_tracekit_server"  # of the middlewares that instrument(app) inserts
 
@@ -97,6 +96,22 @@ def uninstrument(target: aiohttp.ClientSession | web.Application | None = None) 
     else:
         _patches.restore()
         _sessions.uninstrument(None)
+
+
+def _request_of(sessions: Sessions, original: Callable[..., Any]) -> Any:
+    """Return what replaces ``ClientSession._request``: a function of Python, as aioresponses needs to mock it."""
+    add_to = sessions.add_to
+
+    @coroutine_function
+    @functools.wraps(original)
+    def _request(session: Any, *args: Any, **kwargs: Any) -> Any:
+        add_to(session, kwargs)
+        return original(session, *args, **kwargs)
+
+    return _request
+
+
+_sessions = Sessions(_request_of)
 
 
 def _middleware(server: Server) -> Any:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.scopes import current_scope
 from .._handoffs.hooks import put_into_environment
-from ._patch import Patches, check_whole
+from ._patch import Patches, check_whole, coroutine_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ def instrument(target: None = None) -> None:
     if module is not None and not _asyncio.is_active:
         for owner in (module, sys.modules["asyncio"]):
             for name in ("create_subprocess_exec", "create_subprocess_shell"):
-                _asyncio.replace(owner, name, _patched_function, is_mocked=True)
+                _asyncio.replace(owner, name, _patched_function)
 
 
 def uninstrument(target: None = None) -> None:
@@ -60,6 +60,7 @@ def _patched(original: Callable[..., Any]) -> Any:
 
 
 def _patched_function(original: Callable[..., Any]) -> Any:
+    @coroutine_function
     @functools.wraps(original)
     def create(*args: Any, **kwargs: Any) -> Any:
         scope = current_scope() if _asyncio.is_active else None
