@@ -192,6 +192,19 @@ def test_an_exporter_runs_in_one_thread_and_in_a_separate_context():
     assert (balance.exported, balance.failed) == (101, 0)
 
 
+def test_threads_that_gevent_replaces_after_the_import_are_not_used(monkeypatch):
+    """A greenlet would block all others in the queue, which is that of before."""
+    started = []
+    for name in ("_start_joinable_thread", "_start_new_thread"):
+        if hasattr(threading, name):
+            monkeypatch.setattr(threading, name, lambda *args, **_: started.append(args))
+    with recording() as exporter:
+        end(1)
+        assert tracekit.flush(60)
+        assert len(exporter.spans) == 1
+        assert not started
+
+
 def test_without_spans_there_is_no_thread():
     before = threading.active_count()
     tracekit.configure(exporter=MemoryExporter())

@@ -10,6 +10,7 @@ import contextvars
 import operator
 import threading
 import time
+from _thread import start_new_thread
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -121,6 +122,26 @@ class Done:
         return self._is_set
 
 
+def _starter() -> Any:
+    return getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
+
+
+_STARTER: Final = _starter()
+
+
+def start_thread(run: Callable[[], object], name: str) -> None:
+    """Start a daemon thread, or raise ``RuntimeError`` or ``MemoryError``.
+
+    Its Context is the exporter's: since Python 3.14 a thread may inherit its starter's, and with it a span. gevent
+    replaces threads by greenlets, and this module's queue by one that lets other greenlets run. If it does so after this
+    module was imported, the queue would stop all of them; so the thread stays one of the operating system.
+    """
+    if _starter() is _STARTER:
+        EXPORT_CONTEXT.copy().run(threading.Thread(target=run, name=name, daemon=True).start)
+    else:
+        start_new_thread(EXPORT_CONTEXT.copy().run, (run,))
+
+
 class Job:
     """A function to be called in the exporting thread; *is_last* ends that thread."""
 
@@ -172,9 +193,7 @@ class Worker:
     def start(self) -> bool:
         """Start a thread, which ends at once if another one serves; return False if no thread can be started."""
         try:
-            thread = threading.Thread(target=self.serve, name="tracekit-export", daemon=True)
-            # Since Python 3.14 a thread may inherit its starter's Context, and with it a span.
-            self.context.copy().run(thread.start)
+            start_thread(self.serve, "tracekit-export")
         except (RuntimeError, MemoryError):  # no more threads, the interpreter is exiting, or allows no daemon threads
             return False
         return True

@@ -7,7 +7,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from ..._export.worker import EXPORT_CONTEXT, Done
+from ..._export.worker import EXPORT_CONTEXT, Done, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,8 +68,7 @@ class Background:
 
     def _start(self) -> bool:
         try:
-            thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-            EXPORT_CONTEXT.copy().run(thread.start)  # since Python 3.14 a thread may inherit its starter's Context
+            start_thread(self._serve, self._name)
         except (RuntimeError, MemoryError):  # no more threads, the interpreter is exiting, or allows no daemon threads
             return False
         return True
