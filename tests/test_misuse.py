@@ -9,6 +9,7 @@ import logging
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -17,7 +18,7 @@ from tracekit import aio
 from tracekit._core import misuse
 from tracekit.testing import recording
 
-from .tools.proxies import Failing, Posing
+from .tools.proxies import Failing, Posing, Unbound
 
 
 @pytest.fixture
@@ -42,6 +43,10 @@ class RaisingName(type):
     @property
     def __name__(cls):
         raise RuntimeError
+
+
+def price(item):
+    return item
 
 
 class Nameless(metaclass=RaisingName):
@@ -109,8 +114,13 @@ CALLS = {
     "inject into a number": lambda: tracekit.inject(5, tracekit.SpanContext("1" * 32, "1" * 16)),
     "inject into a frozen dict": lambda: tracekit.inject(Frozen(), tracekit.SpanContext("1" * 32, "1" * 16)),
     "wrap": lambda: tracekit.wrap(5),
+    "wrap of a mock": lambda: tracekit.wrap(mock.MagicMock(spec=price))("lantern"),
+    "wrap of an unbound proxy": lambda: tracekit.wrap(Unbound()),
     "traced": lambda: tracekit.traced(5),
+    "traced of a mock": lambda: tracekit.traced(mock.MagicMock(spec=price))("lantern"),
+    "traced of an unbound proxy": lambda: tracekit.traced(Unbound()),
     "stream": lambda: tracekit.stream(5),
+    "stream of an unbound proxy": lambda: tracekit.stream(Unbound()),
 }
 
 

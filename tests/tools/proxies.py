@@ -20,3 +20,13 @@ class Posing:
     @property
     def __class__(self):
         return self._kind
+
+
+class Unbound:
+    """As a proxy of a context variable without a value: a function by its type, without any attribute."""
+
+    def __getattribute__(self, name):
+        raise ValueError("not bound")
+
+    def __call__(self):
+        raise ValueError("not bound")

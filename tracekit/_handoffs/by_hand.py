@@ -62,6 +62,14 @@ def wrap(function: Callable[P, R], /) -> Callable[P, R]:
     if not callable(function):
         misused(TypeError(f"wrap takes a function, not {type_name(function)}"))
         return function
+    try:
+        return _wrapper(function)
+    except Exception as error:  # a mock or a lazy object, whose attributes are not those of a function
+        misused(error)
+        return function
+
+
+def _wrapper(function: Callable[P, R]) -> Callable[P, R]:
     if kind_of(function) != "coroutine":
         return _Wrapped(function, capture())
     snapshot = capture()

@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from .._core.attributes import MISSING
-from .._core.guard import class_name, type_name
+from .._core.guard import class_name, is_a, type_name
 from .._core.misuse import misused
 from .._core.scopes import (
     Body,
@@ -73,23 +73,31 @@ def traced(
     """
     given = (("kind", kind, "internal"), ("attributes", attributes, None), ("expected", expected, ()))
     options = {key: value for key, value, default in given if value is not default}
-    name = target if isinstance(target, str) else None
+    name = target if is_a(target, str) else None
     decorate = functools.partial(_traced, name=name, capture_args=capture_args, options=options)
     return decorate if name is not None or target is MISSING else decorate(target)
 
 
 def _traced(function: Any, *, name: str | None, capture_args: Any, options: dict[str, Any]) -> Any:
-    if isinstance(function, staticmethod | classmethod):
+    if is_a(function, staticmethod) or is_a(function, classmethod):
         inner = _traced(function.__func__, name=name, capture_args=capture_args, options=options)
         return type(function)(inner)
-    if isinstance(function, type):
+    if is_a(function, type):
         message = f"traced takes a function, not the class {class_name(function)[0]}: decorate its methods"
         misused(TypeError(message))
         return function
     if not callable(function):
-        advice = ": write @property above @traced" if isinstance(function, property) else ""
+        advice = ": write @property above @traced" if is_a(function, property) else ""
         misused(TypeError(f"traced takes a function or a name, not {type_name(function)}{advice}"))
         return function
+    try:
+        return _replacement(function, name, capture_args, options)
+    except Exception as error:  # a mock or a lazy object, whose attributes are not those of a function
+        misused(error)
+        return function
+
+
+def _replacement(function: Any, name: str | None, capture_args: Any, options: dict[str, Any]) -> Any:
     if name is None:
         name = getattr(function, "__qualname__", type(function).__qualname__)
     start: Callable[[], Span] = functools.partial(span, name, **options)
@@ -161,6 +169,14 @@ def stream(steps: S, /, name: str | None = None) -> S:
 
     A generator under ``@traced`` has its span: without *name* it is returned itself, to start under the current span.
     """
+    try:
+        return _streamed(steps, name)
+    except Exception as error:  # a lazy object
+        misused(error)
+        return steps
+
+
+def _streamed(steps: S, name: str | None) -> S:
     if name is None and _is_placed(steps):
         return steps
     if name is None:
