@@ -26,6 +26,7 @@ PROGRAM = """
         def shutdown(self):
             print("shut down", flush=True)
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
     tracekit.configure(exporter=Printer(), export_interval_s=3600, environ={})
 """
 

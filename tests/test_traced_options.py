@@ -287,7 +287,7 @@ async def test_async_with_is_the_same_as_with(anyio_backend, exporter):
 
 
 def test_a_span_as_decorator_is_a_type_error_that_names_traced(exporter):
-    with pytest.raises(TypeError, match=r"write @tracekit\.traced\('work'\)"):
+    with pytest.raises(TypeError, match=r"use @tracekit\.traced\('work'\)"):
 
         @tracekit.span("work")
         def work():
