@@ -637,6 +637,7 @@ def test_a_rate_writes_its_current_threshold():
         (-1, ValueError),
         (float("nan"), ValueError),
         (float("inf"), ValueError),
+        (10**400, ValueError),
     ],
 )
 def test_an_invalid_rate_is_an_error(wrong, error):

@@ -20,12 +20,19 @@ from tracekit.wire import w3c
 # ---- configure
 
 
+class Async:
+    async def export(self, spans): ...
+
+    def shutdown(self): ...
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
         ({"service": b"shop"}, TypeError, "service must be str, not bytes"),
         ({"resource": [("a", 1)]}, TypeError, "resource must be a mapping, not list"),
         ({"resource": {1: 1}}, TypeError, "resource must have str keys, not int"),
+        ({"exporter": Async()}, TypeError, r"export\(\) of the exporter must not be a coroutine function"),
         ({"exporter": print}, TypeError, r"exporter must have export\(\) and shutdown\(\)"),
         ({"exporter": "jaeger"}, ValueError, "exporter must be 'otlp', 'sqlite', 'console' or an exporter"),
         ({"exporter": MemoryExporter}, TypeError, "exporter must be an instance|exporter must have"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._core.checks import check_above_0, check_bool, check_int
+from ._core.checks import check_above_0, check_bool, check_called_at_once, check_int
 from ._core.guard import type_name
 from ._core.misuse import misused
 from ._core.records import Limits
@@ -140,6 +140,8 @@ def check_exporter(exporter: object) -> None:
         raise TypeError(f"exporter must be an instance, not the class {exporter.__name__}")
     if not callable(getattr(exporter, "export", None)):
         raise TypeError(f"exporter must have export() and shutdown(), not {type(exporter).__name__}")
+    for name in ("export", "shutdown"):
+        check_called_at_once(f"{name}() of the exporter", getattr(exporter, name, None))
 
 
 def formats_of(formats: Sequence[Format | str]) -> Sequence[Format]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._core.checks import check_number
+from ._core.checks import check_above_0, check_number
 from ._core.context import SpanContext, ids_of
 from ._core.span import Span
 
@@ -84,7 +84,7 @@ class Rate:
     From two seconds after a change of load, the number kept in ten seconds is within 10 % of the target, for targets
     from 10 a second. If fewer traces come, all are kept; if they come at random, all but a few in a hundred.
     A sudden burst may add up to a second's worth at first, which is then compensated.
-    *clock* returns monotonic nanoseconds.
+    *per_second* is above 0 and at most 1e9; *clock* returns monotonic nanoseconds.
 
     How it works: the probability changes in rounds of a tenth of a second, shorter in a burst. The load is averaged
     over the last second; the average restarts when a round shows that the load has changed. A balance of traces kept
@@ -99,10 +99,7 @@ class Rate:
     _CHANGED: Final = 3.0  # standard deviations
 
     def __init__(self, per_second: float, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        if isinstance(per_second, bool) or not isinstance(per_second, int | float):
-            raise TypeError(f"per_second must be a number, not {type(per_second).__name__}")
-        if not 0 < per_second < float("inf"):
-            raise ValueError(f"per_second must be positive: {per_second}")
+        check_above_0("per_second", per_second, 1e9)
         self.per_second = per_second
         self._clock = clock
         self._since_ns = clock()

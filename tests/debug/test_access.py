@@ -147,10 +147,15 @@ def test_auth_that_raises_is_a_no_and_is_logged(caplog):
     assert "KeyError" in caplog.text
 
 
+async def admit(_visitor):
+    return True
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"auth": 1}, "auth must be callable, not int"),
+        ({"auth": admit}, "auth must not be a coroutine function"),
         ({"hosts": "example.com"}, "hosts must be an iterable of names, not str"),
         ({"hosts": 1}, "hosts must be an iterable of names, not int"),
         ({"hosts": [b"x"]}, "hosts must hold str, not bytes"),

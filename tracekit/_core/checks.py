@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_CO_COROUTINE = 0x80  # the flag in co_flags; the module inspect takes long to import
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -36,6 +38,15 @@ def check_above_0(parameter: str, value: Any, most: float = float("inf")) -> Non
     if not 0 < value <= most:
         limit = "" if most == float("inf") else f" and at most {most}"
         raise ValueError(f"{parameter} must be above 0{limit}: {_shown(value)}")
+
+
+def check_called_at_once(parameter: str, function: Any) -> None:
+    """Raise ``TypeError`` if *function* is a coroutine function, whose call alone does nothing."""
+    code = getattr(function, "__code__", None)
+    if getattr(code, "co_flags", 0) & _CO_COROUTINE:
+        raise TypeError(
+            f"{parameter} must not be a coroutine function: it is called in a thread, without an event loop"
+        )
 
 
 def nanoseconds(parameter: str, seconds: float) -> int:

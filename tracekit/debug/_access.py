@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
+from .._core.checks import check_called_at_once
 from .._export.notices import Notices
 
 _POLICY: Final = (
@@ -73,6 +74,7 @@ class Gate:
     def __init__(self, auth: Authorize | None = None, hosts: Iterable[str] = (), bound: str = "") -> None:
         if auth is not None and not callable(auth):
             raise TypeError(f"auth must be callable, not {type(auth).__name__}")
+        check_called_at_once("auth", auth)
         if isinstance(hosts, str | bytes) or not isinstance(hosts, Iterable):
             raise TypeError(f"hosts must be an iterable of names, not {type(hosts).__name__}")
         names = set() if bound in _ANY else {bound.lower()}
