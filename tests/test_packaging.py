@@ -276,12 +276,12 @@ def test_the_five_commands_of_the_readme_show_a_request_in_the_viewer(built, tmp
         shown = type_in(commands[3])
         assert (shown.returncode, shown.stdout.count("GET /price/{item}")) == (0, 1), shown.stderr
         with running(f"exec {commands[4]} --port 0", tmp_path, environ) as lines:
-            page = wait_for("look at +(http://\\S+)", lines)[1]
+            page = wait_for("pages +(http://\\S+)", lines)[1]
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"{page}/api/traces", timeout=60) as answer:
                 assert b"GET /price/{item}" in answer.read()
             wait_for("Press Ctrl-C to stop", lines)
-    assert (tmp_path / "opened").read_text().strip() == page
+            wait_until(lambda: (tmp_path / "opened").exists() and (tmp_path / "opened").read_text() == f"{page}\n")
 
 
 @contextlib.contextmanager
@@ -320,10 +320,17 @@ def wait_for(pattern, lines):
 
 def wait_for_span(path):
     """Wait until the file *path*, which another process writes within a second, holds a span."""
-    deadline = time.monotonic() + 60
-    while True:
+
+    def has_span():
         with contextlib.suppress(StoreError), SQLiteReader(path) as reader:
-            if reader.counts().spans:
-                return
-        assert time.monotonic() < deadline, "no span came"
+            return reader.counts().spans
+
+    wait_until(has_span)
+
+
+def wait_until(is_so):
+    """Wait for another process until *is_so* returns something true."""
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came"
         time.sleep(0.05)

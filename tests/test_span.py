@@ -13,6 +13,7 @@ import textwrap
 import threading
 import types
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ import pytest
 import tracekit
 from tracekit import ROOT, Event, Limits, Link, Status
 from tracekit._core.free_threading import HAS_GIL
-from tracekit.testing import CountingIds, FakeClock, MemoryExporter, span_tree
+from tracekit.testing import CountingIds, FakeClock, MemoryExporter, recording, span_tree
 
 REMOTE = tracekit.SpanContext("a" * 32, "b" * 16, 1, is_remote=True)
 OTHER = tracekit.SpanContext("c" * 32, "d" * 16, 1)
@@ -699,3 +700,19 @@ def test_many_attributes_under_a_raised_limit_are_found_replaced_and_bounded():
     assert span.attributes == expected
     assert list(span.attributes) == [f"k{number}" for number in range(1000)]
     assert span.dropped_attributes == 10
+
+
+def test_threads_that_end_the_same_span_end_it_once():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with recording() as exporter:
+            before = tracekit.statistics().ended
+            spans = [tracekit.span("shared") for _ in range(5000)]
+            with ThreadPoolExecutor(4) as pool:
+                for _ in range(4):
+                    pool.submit(lambda: [span.end() for span in spans])
+            assert tracekit.flush(60)
+            assert tracekit.statistics().ended - before == len(exporter.spans) == 5000
+    finally:
+        sys.setswitchinterval(interval)

@@ -530,6 +530,7 @@ class Span:
             self._tracer.hooks.ending(self)
             if self._has_ended:
                 return
+        stop = 0
         if self._is_recorded:
             if end_ns is None and _clock is None:
                 stop = monotonic_ns() + self._distance
@@ -537,12 +538,16 @@ class Span:
                 stop = self._now() if end_ns is None else _ns(end_ns)
                 if self._has_ended:  # while a clock of the program's was asked
                     return
-            self._stop = max(self._start, stop)
+            stop = max(self._start, stop)
         is_here = self._generation == generation()  # first: at the recursion limit a call of the plain form may raise
         if compiled or HAS_GIL:
+            if not compiled and self._has_ended:  # another thread was faster; none runs between this line and the next
+                return
             self._has_ended = True
         elif not claim(self, "_has_ended"):
             return
+        if self._is_recorded:
+            self._stop = stop
         if self._is_listed:
             _delist(self)
         if is_here:  # else the parent process, which opened it, exports it

@@ -223,7 +223,7 @@ def step(fuzz: Fuzz) -> None:
     match fuzz.rng.randrange(10):
         case 0:
             name, arguments = "close", []
-        case 1:
+        case 1 if hasattr(steps, "throw"):  # a generator, and no other iterator
             name, arguments = "throw", [fuzz.mischief.error()]
         case _:
             name, arguments = "__next__", []
