@@ -16,7 +16,7 @@ import pytest
 
 import tracekit
 from tracekit import Account, _configure
-from tracekit._core.buffer import Buffer
+from tracekit._core.buffer import Buffer, buffer
 from tracekit._core.free_threading import HAS_GIL
 from tracekit._export import pipeline, worker
 from tracekit.testing import MemoryExporter, recording
@@ -190,6 +190,19 @@ def test_an_exporter_runs_in_one_thread_and_in_a_separate_context():
     assert set(seen) == {(True, seen[0][1], bytes(24), False)}  # no trace, and new ones are not sampled
     assert seen[0][1] != threading.get_ident()
     assert (balance.exported, balance.failed) == (101, 0)
+
+
+def test_the_mark_wakes_the_exporting_thread_again_after_each_take():
+    tracekit.configure(exporter=MemoryExporter(), export_interval_s=3600, environ={})
+    wakes = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("wake", lambda: wakes.append(1)), ("mark", 100), ("is_asleep", False)):
+            patch.setattr(buffer, name, value)
+        for turn in range(1, 4):
+            end(1000)
+            assert len(wakes) == turn
+            assert tracekit.flush(60)
+    tracekit.configure(environ={})
 
 
 def test_threads_that_gevent_replaces_after_the_import_are_not_used(monkeypatch):

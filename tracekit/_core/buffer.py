@@ -162,8 +162,8 @@ class Buffer:
         """Take out every span, to be settled."""
         spans = self.drain()
         self.taken += len(spans)
-        if WITHOUT_GIL and self.taken > self.capacity:
-            allow(0, True)  # takes back the room that threads have got
+        if WITHOUT_GIL:
+            allow(0, True)  # takes back the room that threads have got, with which they would pass the mark unseen
         return spans
 
     def settle(self, count: int) -> None:
