@@ -76,13 +76,14 @@ def summaries(results: list[Result]) -> list[Summary]:
 
 def table(results: list[Result]) -> list[str]:
     """Return the lines of a Markdown table."""
-    lines = [
-        f"| tracing by | sampled | requests a second | of untraced | CPU a request | added | at {LOAD:.0%} of the untraced rate "
-        f"| p50 / p99 / p99.9 | p99 / untraced | at {LOAD:.0%} of its own rate | p50 / p99 / p99.9 "
-        "| p99 / untraced "
-        "| resident | spans arrived |",
-        f"| --- |{' ---: |' * 13}",
+    latency = ("p50 / p99 / p99.9", "p99 / untraced")
+    columns = [
+        *("tracing by", "sampled", "requests a second", "of untraced", "CPU a request", "added"),
+        *(f"at {LOAD:.0%} of the untraced rate", *latency),
+        *(f"at {LOAD:.0%} of its own rate", *latency),
+        *("resident", "spans arrived"),
     ]
+    lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
     for one in summaries(results):
         is_traced = one.contender != "none"
         cells = [

@@ -207,7 +207,7 @@ def tracer_in_use() -> Tracer:
 
 def export_context() -> contextvars.Context:
     """Return the Context that is copied for each call of an exporter."""
-    from ._export.worker import EXPORT_CONTEXT
+    from ._export.threads import EXPORT_CONTEXT
 
     return EXPORT_CONTEXT
 

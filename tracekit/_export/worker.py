@@ -5,23 +5,18 @@ Signal handlers and finalisers may call it between any two steps: see ``pipeline
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import operator
 import threading
 import time
-from _thread import start_new_thread
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from .._core.buffer import buffer
-from .._core.context import SpanContext
 from .._core.records import Account
-from .._core.scopes import context_scope
 from .._core.span import Span, check_clock
 from .._core.stdlib import NamedTuple
 from .notices import Notices
 from .stand_ins import LaterExporter, account_of
+from .threads import EXPORT_CONTEXT, Done, Empty, SimpleQueue, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,10 +32,6 @@ BATCH: Final = 2048  # spans that an exporter gets at once
 # Encoded spans of one request: a request takes 0.7 ms of the processor's time, and the program's waits for the GIL.
 REQUEST: Final = 8192
 MARK: Final = 384  # waiting spans at which it is woken: some more arrive before it runs
-# Exporters run in copies of this Context, without the program's. Spans that they make are not sampled: otherwise each
-# batch would make spans to be exported.
-EXPORT_CONTEXT: Final = contextvars.Context()
-EXPORT_CONTEXT.run(lambda: context_scope(SpanContext(deferred=False)).__enter__())
 
 
 class Counts(NamedTuple):
@@ -96,52 +87,6 @@ class _Intake:
         return self._taken + self._failed + self._left_out - sum(counts)
 
 
-class Done:
-    """An event that one thread waits for.
-
-    A ``threading.Event`` holds a lock while ``wait()`` begins and ends. If a signal handler interrupts the waiting thread
-    there and calls ``flush()``, the handler waits for the exporting thread, and that thread for the lock.
-    """
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._wakes: SimpleQueue[None] = SimpleQueue()
-
-    def is_set(self) -> bool:
-        return self._is_set
-
-    def set(self) -> None:
-        self._is_set = True
-        self._wakes.put(None)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Return whether it is set within *timeout_s*."""
-        if not self._is_set:
-            with contextlib.suppress(Empty):
-                self._wakes.get(timeout=timeout_s)
-        return self._is_set
-
-
-def _starter() -> Any:
-    return getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
-
-
-_STARTER: Final = _starter()
-
-
-def start_thread(run: Callable[[], object], name: str) -> None:
-    """Start a daemon thread, or raise ``RuntimeError`` or ``MemoryError``.
-
-    Its Context is the exporter's: since Python 3.14 a thread may inherit its starter's, and with it a span. gevent
-    replaces threads by greenlets, and this module's queue by one that lets other greenlets run. If it does so after this
-    module was imported, the queue would stop all of them; so the thread stays one of the operating system.
-    """
-    if _starter() is _STARTER:
-        EXPORT_CONTEXT.copy().run(threading.Thread(target=run, name=name, daemon=True).start)
-    else:
-        start_new_thread(EXPORT_CONTEXT.copy().run, (run,))
-
-
 class Job:
     """A function to be called in the exporting thread; *is_last* ends that thread."""
 
@@ -159,7 +104,6 @@ class Worker:
     ) -> None:
         self.taps = taps
         self.notices = Notices()
-        self.context = EXPORT_CONTEXT
         self.intake = _Intake(exporter, self.notices)
         self.counts = Counts()
         self.after = after  # called after each drain
@@ -292,7 +236,7 @@ class Worker:
     def ask(self, name: str, *arguments: object) -> Any:
         """Call the exporter's method *name* in the exporter's Context; return False if it raises."""
         try:
-            return self.context.copy().run(getattr(self.intake.exporter, name), *arguments)
+            return EXPORT_CONTEXT.copy().run(getattr(self.intake.exporter, name), *arguments)
         except BaseException as error:  # no caller could handle it, and the thread must survive
             self.notices.lost(self.intake.exporter, error, 0)
             return False
@@ -446,7 +390,7 @@ class Worker:
             self._prepare(self.intake.exporter, batch, count, left_out)
             return
         try:
-            self.context.copy().run(self.intake.exporter.export, batch)
+            EXPORT_CONTEXT.copy().run(self.intake.exporter.export, batch)
         except BaseException as error:  # no caller could handle it, and the thread must survive
             self.settle(0, count, left_out)
             self.notices.lost(self.intake.exporter, error, count)
@@ -457,7 +401,7 @@ class Worker:
         if self.parcels and self.prepared_by is not exporter:
             self.deliver()
         try:
-            parcel = self.context.copy().run(exporter.prepare, batch)
+            parcel = EXPORT_CONTEXT.copy().run(exporter.prepare, batch)
         except BaseException as error:  # no caller could handle it, and the thread must survive
             self.settle(0, count, left_out)
             self.notices.lost(exporter, error, count)
@@ -477,7 +421,7 @@ class Worker:
         exporter, parcels, count = self.prepared_by, self.parcels, self.prepared
         self.prepared_by, self.parcels, self.prepared = None, [], 0
         try:
-            self.context.copy().run(exporter.deliver, parcels)
+            EXPORT_CONTEXT.copy().run(exporter.deliver, parcels)
         except BaseException as error:  # no caller could handle it, and the thread must survive
             self.settle(0, count)
             self.notices.lost(exporter, error, count)

@@ -114,6 +114,7 @@ def _delivery(item: T, headers: Any, sent_s: float | None) -> Delivery[T]:
     except Exception as error:  # headers of another type
         report(error)
         context = None
-    if sent_s is None or sent_s <= 0:  # Kafka has -1 for a record without a timestamp
-        return Delivery(item, context, 0.0)
-    return Delivery(item, context, max(0.0, time.time() - sent_s))
+    waited_s = 0.0
+    if sent_s is not None and sent_s > 0:  # Kafka has -1 for a record without a timestamp
+        waited_s = max(0.0, time.time() - sent_s)
+    return Delivery(item, context, waited_s)

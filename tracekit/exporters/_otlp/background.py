@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from ..._export.worker import EXPORT_CONTEXT, Done, start_thread
+from ..._export.threads import EXPORT_CONTEXT, Done, Empty, SimpleQueue, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from ..._core.errors import clip
 from ..._distribution import install_hint
 from ..._environment import say
 from ..._export.notices import Notices, describe
-from ..._export.worker import Done
+from ..._export.threads import Done
 from .answers import Answer, backoff_s, report_rejected
 from .requests import MAX_REQUEST_BYTES, pack
 from .settings import DEFAULTS, PATHS, check_headers, endpoint_of, otlp_settings, without_secrets
