@@ -221,6 +221,32 @@ def test_a_reading_in_a_gc_callback_does_not_change_what_is_being_set():
     )
 
 
+@pytest.mark.skipif(not COMPILED and sys.version_info < (3, 12), reason="the plain form cannot tell that 3.11 collects")
+def test_a_finalizer_may_read_a_context_that_inherited_the_span_at_each_moment_of_its_end():
+    assert run(
+        """
+        found = []
+
+        class Finalized:
+            def __init__(self, context):
+                self.itself, self.context = self, context
+            def __del__(self):
+                found.append(self.context.run(tracekit.current_span))
+
+        gc.disable()
+        for allocations in range(1, 80):
+            with tracekit.span("work"):
+                inherited = contextvars.copy_context()
+                Finalized(inherited)
+                gc.enable()
+                gc.set_threshold(allocations)
+            gc.disable()
+            gc.collect()
+        assert len(found) == 79
+        """
+    )
+
+
 def test_a_span_that_another_finalizer_ends_is_counted_once(exporter):
     class Owner:
         def __del__(self):

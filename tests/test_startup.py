@@ -63,7 +63,7 @@ FORM = {
     },
 }
 # Of the standard library; all but the first are in C. Before 3.13 some are shared libraries, and others in the executable.
-STANDARD = {"__future__", "_collections", "_contextvars", "_operator", "atexit", "itertools"}
+STANDARD = {"__future__", "_collections", "_contextvars", "_operator", "atexit", "gc", "itertools"}
 
 
 def run(program, *options, **settings):

@@ -9,6 +9,7 @@ import gc
 import random
 import sys
 import threading
+import time
 import tracemalloc
 import weakref
 
@@ -118,6 +119,34 @@ def test_all_spans_are_accounted_for_and_memory_is_flat(counter):
     now = tracekit.statistics()
     assert (now.started - earlier.started, now.ended - earlier.ended) == (12_000, 12_000)
     assert (now.dropped, now.failed) == (earlier.dropped, earlier.failed)
+
+
+class Slow:
+    """Garbage whose finaliser lets other threads run, while the collector does."""
+
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        time.sleep(0.0001)
+
+
+def test_contexts_end_also_while_another_thread_collects_garbage(counter):
+    is_over = threading.Event()
+
+    def collect():
+        while not is_over.is_set():
+            Slow()
+            gc.collect()
+
+    collecting = threading.Thread(target=collect)
+    collecting.start()
+    try:
+        wrong, _ = make(6000)
+    finally:
+        is_over.set()
+        collecting.join()
+    assert wrong == []
 
 
 if __name__ == "__main__":

@@ -40,9 +40,42 @@ cdef extern from *:
     #include "internal/pycore_interp.h"
     #include "internal/pycore_frame.h"
     #undef Py_BUILD_CORE
-    static inline int tk_is_collecting(void) { return PyThreadState_Get()->interp->gc.collecting; }
+    #ifdef _MSC_VER
+    static __declspec(thread) int tk_collects; /* this thread collects garbage */
+    #else
+    static _Thread_local int tk_collects;
+    #endif
+    static Py_ssize_t tk_collectors; /* threads that are known to do so; without any, it may be this one */
+
+    static inline int tk_is_collecting(void) {
+        return PyThreadState_Get()->interp->gc.collecting && (tk_collects || tk_collectors == 0);
+    }
+
+    static PyObject *tk_collection(PyObject *self, PyObject *const *args, Py_ssize_t count) { /* in gc.callbacks */
+        (void)self;
+        if (count > 0 && PyUnicode_Check(args[0])) {
+            int begins = PyUnicode_CompareWithASCIIString(args[0], "start") == 0;
+            if (begins != tk_collects) tk_collectors += begins ? 1 : -1;
+            tk_collects = begins;
+        }
+        Py_RETURN_NONE;
+    }
+
+    static inline int tk_watch_collections(void) {
+        static PyMethodDef method = {
+            "tracekit_notes_the_thread", (PyCFunction)(void (*)(void))tk_collection, METH_FASTCALL, NULL
+        };
+        PyObject *module = PyImport_ImportModule("gc"), *function = PyCFunction_New(&method, NULL);
+        PyObject *callbacks = module == NULL ? NULL : PyObject_GetAttrString(module, "callbacks");
+        int result = callbacks == NULL || function == NULL ? -1 : PyList_Append(callbacks, function);
+        Py_XDECREF(module);
+        Py_XDECREF(function);
+        Py_XDECREF(callbacks);
+        return result;
+    }
     #else
     #define tk_is_collecting() 0
+    #define tk_watch_collections() 0
     #endif
 
     /* The running Context of another thread, a new reference, or None. The GIL keeps it from changing, and threads that
@@ -165,7 +198,9 @@ cdef extern from *:
         if (PyWeakref_GetRef(ref, &got) < 0) PyErr_Clear();
         return got ? got : Py_NewRef(Py_None);
     #else
-        return Py_NewRef(PyWeakref_GetObject(ref));
+        PyObject *got = PyWeakref_GetObject(ref);
+        if (got == NULL) PyErr_Clear();
+        return Py_NewRef(got ? got : Py_None);
     #endif
     }
 
@@ -184,6 +219,7 @@ cdef extern from *:
     PyObject* tk_running_context() noexcept
     object tk_thread_context(unsigned long)
     bint tk_is_collecting() noexcept
+    int tk_watch_collections() except -1
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_here()
     object tk_running_body()
@@ -237,6 +273,10 @@ cdef inline int change_in_place(object variable) except -1:
 
 cdef inline bint is_collecting() noexcept:
     return tk_is_collecting()
+
+
+cdef inline int watch_collections() except -1:
+    return tk_watch_collections()
 
 
 cdef inline object here():

@@ -64,8 +64,12 @@ def exchange(variable: ContextVar[T], value: T) -> T:
 
 
 def is_collecting() -> bool:
-    """Tell whether setting a ContextVar is unsafe, as inside CPython 3.11's garbage collector; only C can tell."""
+    """Tell whether setting a ContextVar is unsafe: in the thread in which CPython 3.11 collects garbage. Only C can tell."""
     return False
+
+
+def watch_collections() -> None:
+    """Learn from ``gc.callbacks`` which thread collects garbage; only C needs it, for ``is_collecting()``."""
 
 
 # A Token of this variable tells its Context from every other, copies included: reset() fails elsewhere. It is a

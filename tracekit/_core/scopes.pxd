@@ -34,6 +34,7 @@ from .interpreter cimport (
     replace,
     running_body,
     running_context,
+    watch_collections,
     weak,
 )
 

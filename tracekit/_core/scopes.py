@@ -48,6 +48,7 @@ if not compiled:
         replace,
         running_body,
         running_context,
+        watch_collections,
         weak,
     )
 
@@ -346,10 +347,14 @@ def _release(scope: Scope) -> None:
         scope.view = None
     if scope._is_released:
         return
-    scope._is_released = True
-    if scope._span is not None:
+    span = scope._span
+    if span is not None:
         # Contexts that inherited this scope may still ask for the span, but no longer keep it alive.
-        scope._span = weak(scope._span) if references(scope) > 1 else None
+        left = weak(span) if references(scope) > 1 else None
+        if scope._is_released:  # meanwhile: a new object may have had garbage collected, and other threads run
+            return
+        scope._is_released, scope._span = True, left
+    scope._is_released = True
 
 
 def _deallocate(scope: Scope) -> None:
@@ -416,8 +421,6 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     Tasks that inherited an original before keep it as it was; those spawned from now on inherit the copy.
     Scopes that lean on *closed* are closed with it.
     """
-    if is_collecting():
-        return False  # it stays under them, closed
     above: list[Scope] = []
     leaning: list[Scope] = []
     has_labels = False
@@ -442,10 +445,11 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     while scope is not None and scope is not under:
         count += 1
         scope = scope._prev
-    # Copying many for each one that is closed would take quadratic time. A reading here skips those that are left; a task
-    # that inherits them from now on does not, where it closes all scopes above them itself.
-    is_left = len(above) > _FEW * count and not has_labels
-    put(_current, _live(top) if is_left else _replace(above, under))
+    # Copying many for each one that is closed would take quadratic time, and while garbage is collected the copies may have
+    # no place. A reading here skips those that are left; a task that inherits them from now on does not, where it closes
+    # all scopes above them itself.
+    is_left = is_collecting() or (len(above) > _FEW * count and not has_labels)
+    put_safely(_current, _live(top) if is_left else _replace(above, under))
     return True
 
 
@@ -835,3 +839,4 @@ if WITHOUT_GIL:
     share(_current)
 forbid_new(Scope)
 change_in_place(_current)
+watch_collections()
