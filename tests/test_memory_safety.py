@@ -222,6 +222,50 @@ def test_a_reading_in_a_gc_callback_does_not_change_what_is_being_set():
 
 
 @pytest.mark.skipif(not COMPILED and sys.version_info < (3, 12), reason="the plain form cannot tell that 3.11 collects")
+@pytest.mark.parametrize(
+    "action",
+    [
+        "tracekit.current_span()",
+        "tracekit.span('left open').__enter__()",
+        "with tracekit.span('outer'), tracekit.use_labels(a='b'): tracekit.span('inner').end()",
+        "list(steps())",
+        "inherited.run(tracekit.span('elsewhere').__enter__)",
+        "inherited.run(work.end)",
+    ],
+)
+def test_a_finalizer_does_not_free_what_is_being_set(action):
+    assert run(
+        f"""
+        class Finalized:
+            def __init__(self):
+                self.itself = self
+            def __del__(self):
+                {action}
+
+        @tracekit.traced
+        def steps():
+            yield 1
+            yield 2
+
+        others = [contextvars.ContextVar("other") for _ in range(200)]
+        for variable in others:
+            variable.set(object())
+        gc.disable()
+        for allocations in range(1, 80):
+            with tracekit.span("work") as work:
+                inherited = contextvars.copy_context()
+                Finalized()
+                gc.enable()
+                gc.set_threshold(allocations)  # it collects garbage at this object, on CPython 3.11 in a set as well
+                for variable in others[:5]:
+                    variable.set(allocations)
+                gc.disable()
+            gc.collect()
+        """
+    )
+
+
+@pytest.mark.skipif(not COMPILED and sys.version_info < (3, 12), reason="the plain form cannot tell that 3.11 collects")
 def test_a_finalizer_may_read_a_context_that_inherited_the_span_at_each_moment_of_its_end():
     assert run(
         """

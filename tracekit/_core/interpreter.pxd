@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cimport tracekit._core.pending
 
-from .variable cimport tk_change_in_place, tk_forget, tk_held, tk_holds, tk_put, tk_replace
+from .variable cimport tk_change_in_place, tk_forget, tk_held, tk_is_collecting, tk_put
 
 cdef extern from *:
     """
@@ -37,45 +37,8 @@ cdef extern from *:
     #if PY_VERSION_HEX < 0x030C0000
     #define Py_BUILD_CORE 1
     #undef _PyGC_FINALIZED
-    #include "internal/pycore_interp.h"
     #include "internal/pycore_frame.h"
     #undef Py_BUILD_CORE
-    #ifdef _MSC_VER
-    static __declspec(thread) int tk_collects; /* this thread collects garbage */
-    #else
-    static _Thread_local int tk_collects;
-    #endif
-    static Py_ssize_t tk_collectors; /* threads that are known to do so; without any, it may be this one */
-
-    static inline int tk_is_collecting(void) {
-        return PyThreadState_Get()->interp->gc.collecting && (tk_collects || tk_collectors == 0);
-    }
-
-    static PyObject *tk_collection(PyObject *self, PyObject *const *args, Py_ssize_t count) { /* in gc.callbacks */
-        (void)self;
-        if (count > 0 && PyUnicode_Check(args[0])) {
-            int begins = PyUnicode_CompareWithASCIIString(args[0], "start") == 0;
-            if (begins != tk_collects) tk_collectors += begins ? 1 : -1;
-            tk_collects = begins;
-        }
-        Py_RETURN_NONE;
-    }
-
-    static inline int tk_watch_collections(void) {
-        static PyMethodDef method = {
-            "tracekit_notes_the_thread", (PyCFunction)(void (*)(void))tk_collection, METH_FASTCALL, NULL
-        };
-        PyObject *module = PyImport_ImportModule("gc"), *function = PyCFunction_New(&method, NULL);
-        PyObject *callbacks = module == NULL ? NULL : PyObject_GetAttrString(module, "callbacks");
-        int result = callbacks == NULL || function == NULL ? -1 : PyList_Append(callbacks, function);
-        Py_XDECREF(module);
-        Py_XDECREF(function);
-        Py_XDECREF(callbacks);
-        return result;
-    }
-    #else
-    #define tk_is_collecting() 0
-    #define tk_watch_collections() 0
     #endif
 
     /* The running Context of another thread, a new reference, or None. The GIL keeps it from changing, and threads that
@@ -218,8 +181,6 @@ cdef extern from *:
     int64_t tk_monotonic_ns() noexcept
     PyObject* tk_running_context() noexcept
     object tk_thread_context(unsigned long)
-    bint tk_is_collecting() noexcept
-    int tk_watch_collections() except -1
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_here()
     object tk_running_body()
@@ -248,19 +209,8 @@ cdef inline object held(object variable):
     return tk_held(variable)
 
 
-cdef inline int put(object variable, object value) except -1:
+cdef inline bint put(object variable, object value) except -1:
     return tk_put(variable, value)
-
-
-cdef inline bint put_safely(object variable, object value) except -1:
-    if not tk_is_collecting():
-        return tk_put(variable, value) == 0
-    tk_replace(variable, value)
-    return tk_holds(variable, value)
-
-
-cdef inline void replace(object variable, object value) noexcept:
-    tk_replace(variable, value)
 
 
 cdef inline void forget(object value) noexcept:
@@ -273,10 +223,6 @@ cdef inline int change_in_place(object variable) except -1:
 
 cdef inline bint is_collecting() noexcept:
     return tk_is_collecting()
-
-
-cdef inline int watch_collections() except -1:
-    return tk_watch_collections()
 
 
 cdef inline object here():

@@ -34,19 +34,10 @@ def held(variable: ContextVar[T]) -> T:
     return variable.get()
 
 
-def put(variable: ContextVar[T], value: T) -> None:
-    """Set *variable* in the running Context; no Token is kept."""
-    variable.set(value)
-
-
-def put_safely(variable: ContextVar[T], value: T) -> bool:
-    """Set *variable* and return True; in C, while garbage is collected, only where it can be changed in place."""
+def put(variable: ContextVar[T], value: T) -> bool:
+    """Set *variable*, and tell whether it was set; in C it is not where ``is_collecting()`` makes that unsafe."""
     variable.set(value)
     return True
-
-
-def replace(variable: ContextVar[T], value: T) -> None:
-    """Set *variable* where C can change it in place; only C needs it, as ``is_collecting()`` tells."""
 
 
 def change_in_place(variable: ContextVar[Any]) -> None:
@@ -66,10 +57,6 @@ def exchange(variable: ContextVar[T], value: T) -> T:
 def is_collecting() -> bool:
     """Tell whether setting a ContextVar is unsafe: in the thread in which CPython 3.11 collects garbage. Only C can tell."""
     return False
-
-
-def watch_collections() -> None:
-    """Learn from ``gc.callbacks`` which thread collects garbage; only C needs it, for ``is_collecting()``."""
 
 
 # A Token of this variable tells its Context from every other, copies included: reset() fails elsewhere. It is a

@@ -28,13 +28,10 @@ from .interpreter cimport (
     is_lent,
     lent,
     put,
-    put_safely,
     references,
     referent,
-    replace,
     running_body,
     running_context,
-    watch_collections,
     weak,
 )
 

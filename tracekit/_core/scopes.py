@@ -42,13 +42,10 @@ if not compiled:
         is_lent,
         lent,
         put,
-        put_safely,
         references,
         referent,
-        replace,
         running_body,
         running_context,
-        watch_collections,
         weak,
     )
 
@@ -298,13 +295,13 @@ def close_scope(scope: Scope) -> None:
     if scope._stand_in is not None:
         close_scope(scope._stand_in)  # one step: a copy has no copy
         if held(_current) is scope:  # inherited before it was replaced
-            put_safely(_current, _live(scope._prev))
+            put(_current, _live(scope._prev))
         return
     inner = held(_current)
     if inner is scope:
         is_ordinary = _is_here(scope)
         inner = _live(scope._prev)
-        if not put_safely(_current, inner):
+        if not put(_current, inner):
             is_ordinary = False  # a reading takes it out later
         elif inner is not None and inner._kind == LABELS:
             _settle(inner)
@@ -318,7 +315,7 @@ def close_scope(scope: Scope) -> None:
     else:
         _closed_elsewhere = object()
         if inner is not None and newest(inner) is scope:
-            put_safely(_current, _live(inner._prev))  # inherited before this scope took its place
+            put(_current, _live(inner._prev))  # inherited before this scope took its place
         elif WITHOUT_GIL and inner is not None and inner._leans == FOR_THREAD and newest(inner._prev) is scope:
             put(_current, _live(inner._prev._prev))
         if is_gone(scope._owner):
@@ -449,7 +446,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     # no place. A reading here skips those that are left; a task that inherits them from now on does not, where it closes
     # all scopes above them itself.
     is_left = is_collecting() or (len(above) > _FEW * count and not has_labels)
-    put_safely(_current, _live(top) if is_left else _replace(above, under))
+    put(_current, _live(top) if is_left else _replace(above, under))
     return True
 
 
@@ -615,13 +612,9 @@ def _settle(inner: Scope) -> Scope | None:
     if WITHOUT_GIL:
         alone()
     scope = _live(inner)
-    if is_collecting():  # perhaps inside the set of a variable, whose tree of values must stay
-        if scope is not inner:
-            replace(_current, scope)
-        return scope
     if scope is not inner:
         put(_current, scope)
-    while scope is not None and scope._kind == LABELS:
+    while scope is not None and scope._kind == LABELS and not is_collecting():
         seen = _closed_elsewhere
         below = scope._prev
         while below is not None and below._kind == LABELS and not below._is_closed:
@@ -756,7 +749,9 @@ class Body:
         self._replaced = _replaced
 
     def enter(self) -> None:
-        """Put the scopes in place, for the step that follows."""
+        """Put the scopes in place, for the step that follows, unless the garbage collector makes it where that is unsafe."""
+        if is_collecting():
+            return
         held_before = swap_scope(self._inside)
         self._held = held_before
         self._replaced = _replaced
@@ -768,14 +763,9 @@ class Body:
                 scope._owner = self._owner
             scope = scope._prev
 
-    def enter_to_close(self) -> None:
-        """Put the scopes in place for the last step, unless the garbage collector makes it where that is unsafe."""
-        if not is_collecting():
-            self.enter()
-
     def close(self, opened: Any, error: BaseException | None) -> None:
         """Leave *opened*, the span of the body, which ends with *error* if there is one."""
-        self.enter_to_close()
+        self.enter()
         try:
             opened.__exit__(None if error is None else type(error), error, None)
         finally:
@@ -839,4 +829,3 @@ if WITHOUT_GIL:
     share(_current)
 forbid_new(Scope)
 change_in_place(_current)
-watch_collections()

@@ -19,7 +19,9 @@ cdef extern from *:
 
     #if PY_VERSION_HEX < 0x030C0000
     /* CPython 3.11 may collect garbage inside PyContextVar_Set(), and a finalizer that sets a variable then frees the
-       tree that the interrupted set is reading. Later versions collect between bytecodes only. */
+       tree that the interrupted set is reading. Later versions collect between bytecodes only. So here a set does not
+       collect, and in the thread that collects, values change in place or not at all: the tree stays, and the first
+       value that is replaced is kept until the next collection. */
     #define Py_BUILD_CORE 1
     #undef _PyGC_FINALIZED
     #include "internal/pycore_interp.h"
@@ -41,9 +43,46 @@ cdef extern from *:
         gc->enabled = enabled;
         return result;
     }
+
+    #ifdef _MSC_VER
+    static __declspec(thread) int tk_collects; /* this thread collects garbage */
+    #else
+    static _Thread_local int tk_collects;
+    #endif
+    static Py_ssize_t tk_collectors; /* threads that are known to do so; without any, it may be this one */
+    static PyObject *tk_kept;
+
+    static inline int tk_is_collecting(void) {
+        return PyThreadState_Get()->interp->gc.collecting && (tk_collects || tk_collectors == 0);
+    }
+
+    static PyObject *tk_collection(PyObject *self, PyObject *const *args, Py_ssize_t count) { /* in gc.callbacks */
+        (void)self;
+        if (count > 0 && PyUnicode_Check(args[0])) {
+            int begins = PyUnicode_CompareWithASCIIString(args[0], "start") == 0;
+            if (begins != tk_collects) tk_collectors += begins ? 1 : -1;
+            tk_collects = begins;
+            if (begins) Py_CLEAR(tk_kept);
+        }
+        Py_RETURN_NONE;
+    }
+
+    static inline int tk_watch_collections(void) {
+        static PyMethodDef method = {
+            "tracekit_notes_the_thread", (PyCFunction)(void (*)(void))tk_collection, METH_FASTCALL, NULL
+        };
+        PyObject *module = PyImport_ImportModule("gc"), *function = PyCFunction_New(&method, NULL);
+        PyObject *callbacks = module == NULL ? NULL : PyObject_GetAttrString(module, "callbacks");
+        int result = callbacks == NULL || function == NULL ? -1 : PyList_Insert(callbacks, 0, function);
+        Py_XDECREF(module);
+        Py_XDECREF(function);
+        Py_XDECREF(callbacks);
+        return result;
+    }
     #else
     #define tk_set PyContextVar_Set
     #define tk_take_back PyContextVar_Reset
+    #define tk_is_collecting() 0
     #endif
 
     /* CPython's own structures (pycore_context.h, pycore_hamt.h, hamt.c), the same from 3.8 to 3.15 with the GIL.
@@ -154,21 +193,7 @@ cdef extern from *:
         return found == NULL ? -1 : found == value;
     }
 
-    /* Like tk_put() where the value can be changed in place; else do nothing. Safe inside CPython 3.11's garbage
-       collector as well, which may have interrupted the set of a variable: the tree stays. The tree that this set makes
-       may have the former value and replace the present tree, so the cache must not keep the new value. */
-    static inline void tk_replace(PyObject *var, PyObject *value) {
-        PyObject *context = PyThreadState_Get()->context;
-        PyObject **place = var == tk_placed && context != NULL ? tk_place(context) : NULL;
-        if (place != NULL) {
-            PyObject *before = *place;
-            *place = Py_NewRef(value);
-            ((tk_variable *)var)->cached = NULL;
-            Py_DECREF(before);
-        }
-    }
-
-    static inline int tk_put(PyObject *var, PyObject *value) {
+    static inline int tk_put(PyObject *var, PyObject *value) { /* 1; 0 where it is not set, because that is unsafe */
         PyThreadState *thread = PyThreadState_Get();
         PyObject *context = thread->context, *token; /* NULL before a thread's first ContextVar */
         tk_token *change = tk_change;
@@ -180,28 +205,39 @@ cdef extern from *:
                 ((tk_variable *)var)->cached = value;
                 ((tk_variable *)var)->thread = thread->id;
                 ((tk_variable *)var)->version = thread->context_ver;
+    #if PY_VERSION_HEX < 0x030C0000
+                if (tk_is_collecting()) {
+                    /* The tree that the interrupted set makes may have the former value and replace the present tree. */
+                    ((tk_variable *)var)->cached = NULL;
+                    if (tk_kept == NULL) {
+                        tk_kept = before;
+                        return 1;
+                    }
+                }
+    #endif
                 Py_DECREF(before);
-                return 0;
+                return 1;
             }
         }
+        if (context != NULL && tk_is_collecting()) return tk_holds(var, value);
         /* A Token is an object that the garbage collector tracks; resetting a variable makes none. So one Token serves
            every change: filled with the running Context and the new value as the former one, and reset. */
         if (change != NULL && change->var == var && context != NULL) {
             /* None is set, not removed: asgiref writes a Context's values back where it copied the Context, and would
                leave a closed scope there. Where the variable has no value, it stays so, which takes no memory. */
             int result = value == Py_None ? tk_holds(var, value) : 0;
-            if (result != 0) return result < 0 ? -1 : 0;
+            if (result != 0) return result;
             change->context = context;
             change->before = value;
             change->used = 0;
             result = tk_take_back(var, (PyObject *)change);
             change->context = change->before = NULL; /* borrowed */
-            return result;
+            return result < 0 ? -1 : 1;
         }
         token = tk_set(var, value);
         if (token == NULL) return -1;
         Py_DECREF(token);
-        return 0;
+        return 1;
     }
 
     /* Learn to set *var*, Py_True in *context*, the running one, without a new Token. */
@@ -219,7 +255,7 @@ cdef extern from *:
             Py_CLEAR(token->before);
             tk_change = token; /* for good */
             made = NULL;
-            if ((result = tk_put(var, Py_False)) == 0 && (result = tk_holds(var, Py_False)) == 0) tk_change = NULL;
+            if ((result = tk_put(var, Py_False)) > 0 && (result = tk_holds(var, Py_False)) == 0) tk_change = NULL;
         }
         Py_XDECREF(made);
         return result < 0 ? -1 : 0;
@@ -234,7 +270,7 @@ cdef extern from *:
         Py_hash_t hash = PyObject_Hash(var);
         int result;
         if (
-            (result = tk_put(var, Py_True)) < 0
+            (result = tk_put(var, Py_True)) <= 0
             || (size_t)Py_TYPE(context)->tp_basicsize < sizeof(tk_context)
             || (size_t)Py_TYPE(var)->tp_basicsize < sizeof(tk_variable)
             || variable->cached != Py_True || variable->thread != thread->id || variable->version != thread->context_ver
@@ -252,7 +288,7 @@ cdef extern from *:
         tk_placed = var; /* which lives as long as the module */
         if (
             tk_place(context) != ((tk_sparse *)node)->entries + 1
-            || (result = tk_put(var, Py_False)) < 0 || (result = tk_holds(var, Py_False)) <= 0
+            || (result = tk_put(var, Py_False)) <= 0 || (result = tk_holds(var, Py_False)) <= 0
         ) {
             tk_placed = NULL;
             return result < 0 ? -1 : 0;
@@ -282,6 +318,9 @@ cdef extern from *:
         }
         Py_XDECREF(token);
         Py_XDECREF(context);
+    #if PY_VERSION_HEX < 0x030C0000
+        if (result == 0) result = tk_watch_collections();
+    #endif
     #else
         (void)var;
     #endif
@@ -289,9 +328,8 @@ cdef extern from *:
     }
     #endif
     """
+    bint tk_is_collecting() noexcept
     int tk_put(object, object) except -1
-    void tk_replace(object, object) noexcept
     int tk_change_in_place(object) except -1
     object tk_held(object)
-    int tk_holds(object, object) except -1
     void tk_forget(PyObject*) noexcept

@@ -277,7 +277,7 @@ def _traced_generator(
                     error = exit
                     close: Callable[[], Any] = generator.close
                     try:
-                        body.enter_to_close()
+                        enter()
                         result = close()
                     finally:
                         leave()
@@ -335,7 +335,7 @@ def _traced_async_generator(
                 except GeneratorExit as exit:
                     error = exit
                     try:
-                        body.enter_to_close()
+                        enter()
                         await generator.aclose()
                     finally:
                         leave()
