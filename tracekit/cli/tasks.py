@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -111,20 +113,26 @@ def _wake(pid: int) -> None:
 
 def _await(pid: int, answer: str, deadline: float, timeout_s: float) -> bytes:
     while True:
-        try:
-            with open(answer, "rb") as file:
-                return file.read(_MAX_ANSWER + 1)
-        except FileNotFoundError:
-            pass
-        if os.path.exists(f"{answer}.error"):
-            with open(f"{answer}.error", encoding="utf-8", errors="replace") as file:
-                raise RuntimeError(f"process {pid} failed to list its tasks: {printable(file.read(400))}")
+        with contextlib.suppress(FileNotFoundError):
+            return _read(answer, _MAX_ANSWER + 1)
+        with contextlib.suppress(FileNotFoundError):
+            error = _read(f"{answer}.error", 1600).decode("utf-8", "replace")[:400]
+            raise RuntimeError(f"process {pid} failed to list its tasks: {printable(error)}")
         if time.monotonic() > deadline:
             raise RuntimeError(
                 f"process {pid} did not answer in {timeout_s:g} s: it answers when its main thread runs Python code "
                 "next, so not while that waits in a system call or in C code (--wake interrupts a system call)"
             )
         time.sleep(_POLL_S)
+
+
+def _read(path: str, limit: int) -> bytes:
+    """Return the first *limit* octets of a file, not of a link or a FIFO that the process has put in its place."""
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise RuntimeError(f"{path} is not a file")
+        return file.read(limit)
 
 
 def _fetch(url: str, timeout_s: float) -> list[Task]:
