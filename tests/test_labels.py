@@ -277,6 +277,8 @@ def test_what_was_left_out_stays_counted():
     assert labels.with_member("c", "3").dropped == 1
     full = Labels.parse(BAGGAGE_64).merge({"more": "1"})
     assert (len(full), full.dropped, "more" in full) == (64, 1, False)
+    with tracekit.use_labels(a="1"), tracekit.use_labels(b="too large" * 1000):
+        assert (dict(tracekit.current_labels()), tracekit.current_labels().dropped) == ({"a": "1"}, 1)
 
 
 @pytest.mark.parametrize(

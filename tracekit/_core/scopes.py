@@ -275,8 +275,8 @@ def _inherit(scope: Scope, prev: Scope | None) -> None:
 def _add_labels(scope: Scope, prev: Scope | None) -> None:
     """Add the labels of *scope* to those that are in force in *prev*."""
     base = None if prev is None else effective(prev)
-    if base is not None and base._labels is not None:
-        scope._labels = base._labels.merge(scope._labels or {})
+    if base is not None and base._labels is not None and scope._labels is not None:
+        scope._labels = base._labels.merge(scope._labels)
     scope._context = with_labels(base, scope._labels)
     scope._base = prev._base if prev is not None and prev._kind == LABELS else prev
     scope._settled = _closed_elsewhere
