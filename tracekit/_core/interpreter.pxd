@@ -95,6 +95,12 @@ cdef extern from *:
         return Py_NewRef(Py_None);
     }
 
+    #if PY_VERSION_HEX < 0x030D0000
+    #define tk_is_finalizing _Py_IsFinalizing
+    #else
+    #define tk_is_finalizing Py_IsFinalizing
+    #endif
+
     static inline int tk_refers_to(PyObject *ref, PyObject *target) { /* *target* is alive */
     #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030E0000
         return _Py_atomic_load_ptr_relaxed(&((PyWeakReference *)ref)->wr_object) == target;
@@ -220,6 +226,7 @@ cdef extern from *:
     object tk_thread_context(unsigned long)
     bint tk_is_collecting() noexcept
     int tk_watch_collections() except -1
+    bint tk_is_finalizing() noexcept
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_here()
     object tk_running_body()
@@ -277,6 +284,10 @@ cdef inline bint is_collecting() noexcept:
 
 cdef inline int watch_collections() except -1:
     return tk_watch_collections()
+
+
+cdef inline bint is_finalizing() noexcept:
+    return tk_is_finalizing()
 
 
 cdef inline object here():
