@@ -499,6 +499,17 @@ def test_invalid_answers_and_errors_of_a_sampler_do_not_reach_the_program(answer
     assert len(memory.spans) == kept
 
 
+@pytest.mark.parametrize("answer", [ValueError("broken"), None])
+def test_a_sampler_that_fails_is_logged_once(answer, caplog):
+    kind = type(f"Answers{type(answer).__name__}", (Asked,), {})  # reported by its name
+    configured(kind(answer))
+    for _ in range(2):
+        assert not root().sampled
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the sampler {kind.__name__} failed: its trace is not recorded; further failures are not logged"
+    ]
+
+
 def test_samplers_of_this_module_can_be_called_directly():
     for sampler in (AlwaysOn(), AlwaysOff(), Ratio(0), Ratio(0.5), Ratio(1.0)):
         for randomness in (0, (1 << 55) - 1, 1 << 55, 2**56 - 1):

@@ -127,6 +127,44 @@ def test_one_context_manager_makes_a_span_each_time(exporter, tracer):
     current.__exit__(None, None, None)
 
 
+def test_a_context_manager_that_is_entered_inside_itself_makes_a_span_each_time(exporter, tracer):
+    current = tracer.start_as_current_span("a")
+    with current as outer:
+        with current as inner:
+            assert trace.get_current_span() is inner
+        assert trace.get_current_span() is outer
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    assert [span.parent for span in exporter.spans] == [outer.tracekit_span.context, None]
+
+
+class Request:
+    """Holds itself, as requests do whose handlers refer to them."""
+
+    def __init__(self, current):
+        self.itself = self
+        self.current = current
+
+
+@pytest.mark.parametrize("entered", [1, 2])
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("hold", [lambda current: None, Request])
+def test_a_context_manager_that_is_dropped_makes_nothing_current_any_longer(exporter, tracer, hold, ends, entered):
+    """As on the SDK: instrumentations keep it with a request, and not every request has an end."""
+
+    def begin():
+        current = tracer.start_as_current_span("a", end_on_exit=ends)
+        kept = hold(current)
+        spans = [current.__enter__() for _ in range(entered)]
+        del kept
+        return spans
+
+    with tracer.start_as_current_span("around") as around:
+        spans = begin()
+        gc.collect()
+        assert trace.get_current_span() is around
+        assert [span.is_recording() for span in spans] == [not ends] * entered
+
+
 def test_span_limits_of_the_sdk_are_those_of_the_spans(exporter, provider):
     limits = SpanLimits(max_span_attributes=2, max_events=1, max_links=0, max_span_attribute_length=3)
     tracer = bridge.TracerProvider(span_limits=limits).get_tracer("limited")
@@ -212,8 +250,11 @@ def test_a_span_that_a_generator_forgot_is_closed_with_the_one_around_it(tracer)
 
 
 def test_a_span_that_an_async_generator_forgot_is_closed_with_the_one_around_it(tracer):
+    kept = []
+
     async def steps():
-        trace.use_span(tracer.start_span("forgotten")).__enter__()
+        kept.append(trace.use_span(tracer.start_span("forgotten")))
+        kept[-1].__enter__()
         yield
 
     async def work():
@@ -246,8 +287,11 @@ def test_a_span_of_a_generator_that_goes_on_stays_when_the_one_around_it_is_clos
 
 
 def test_a_span_that_a_generator_forgot_is_known_by_its_copy(tracer):
+    kept = []
+
     def steps():
-        tracer.start_as_current_span("forgotten").__enter__()
+        kept.append(tracer.start_as_current_span("forgotten"))
+        kept[-1].__enter__()
         yield
 
     with tracer.start_as_current_span("outer") as outer:
@@ -266,8 +310,11 @@ def test_a_span_that_a_generator_forgot_is_known_by_its_copy(tracer):
 
 
 def test_a_function_that_a_generator_calls_may_leave_a_span_open(tracer):
+    kept = []
+
     def connect():
-        tracer.start_as_current_span("connection").__enter__()
+        kept.append(tracer.start_as_current_span("connection"))
+        kept[-1].__enter__()
 
     def steps():
         connect()
@@ -283,7 +330,7 @@ def test_a_function_that_a_generator_calls_may_leave_a_span_open(tracer):
 @pytest.mark.parametrize("handled", [True, False])
 def test_a_span_that_a_generator_opens_while_it_is_deallocated_does_not_refer_to_it(tracer, handled):
     """CPython clears the references to a generator before its body runs a last time: a later one would be to freed memory."""
-    counts = []
+    counts, kept = [], []
 
     def references():
         (generator,) = [
@@ -296,9 +343,11 @@ def test_a_span_that_a_generator_opens_while_it_is_deallocated_does_not_refer_to
             yield
         except GeneratorExit:
             if handled:
-                tracer.start_as_current_span("forgotten").__enter__()
+                kept.append(tracer.start_as_current_span("forgotten"))
+                kept[-1].__enter__()
         if not handled:
-            tracer.start_as_current_span("forgotten").__enter__()
+            kept.append(tracer.start_as_current_span("forgotten"))
+            kept[-1].__enter__()
         counts.append(references())
 
     with tracer.start_as_current_span("request"):

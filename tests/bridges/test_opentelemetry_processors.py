@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -65,6 +67,28 @@ def test_an_abandoned_span_reaches_the_processors(memory):
     (made,) = memory.get_finished_spans()
     assert made.status.status_code is StatusCode.UNSET
     assert made.attributes["tracekit.cancelled"].startswith("abandoned")
+
+
+LEFT_OPEN = """
+import tracekit
+from opentelemetry import trace
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tracekit.bridges import opentelemetry as bridge
+
+tracekit.configure(environ={})
+bridge.install().add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+tracer = trace.get_tracer("library")
+spans = [tracekit.span("native"), tracer.start_span("otel")]
+current = tracer.start_as_current_span("current")
+current.__enter__()
+"""
+
+
+def test_no_processor_is_called_when_the_interpreter_goes_down():
+    """Modules may be empty by then: the processor failed, and the failure could not be logged."""
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_batch_processor_exports_at_a_flush(exporter, provider):

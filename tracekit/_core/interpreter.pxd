@@ -58,6 +58,12 @@ cdef extern from *:
         return Py_NewRef(Py_None);
     }
 
+    #if PY_VERSION_HEX < 0x030D0000
+    #define tk_is_finalizing _Py_IsFinalizing
+    #else
+    #define tk_is_finalizing Py_IsFinalizing
+    #endif
+
     static inline int tk_refers_to(PyObject *ref, PyObject *target) { /* *target* is alive */
     #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030E0000
         return _Py_atomic_load_ptr_relaxed(&((PyWeakReference *)ref)->wr_object) == target;
@@ -181,6 +187,7 @@ cdef extern from *:
     int64_t tk_monotonic_ns() noexcept
     PyObject* tk_running_context() noexcept
     object tk_thread_context(unsigned long)
+    bint tk_is_finalizing() noexcept
     bint tk_refers_to(PyObject*, PyObject*) noexcept
     object tk_here()
     object tk_running_body()
@@ -223,6 +230,10 @@ cdef inline int change_in_place(object variable) except -1:
 
 cdef inline bint is_collecting() noexcept:
     return tk_is_collecting()
+
+
+cdef inline bint is_finalizing() noexcept:
+    return tk_is_finalizing()
 
 
 cdef inline object here():

@@ -6,6 +6,7 @@ imports one or the other, so that all code above exists once.
 
 from __future__ import annotations
 
+from sys import is_finalizing as is_finalizing
 from time import monotonic_ns as monotonic_ns
 
 from .free_threading import HAS_GIL

@@ -26,6 +26,7 @@ from .interpreter cimport (
     borrow,
     forbid_new,
     is_a,
+    is_finalizing,
     is_lent,
     lent,
     monotonic_ns,

@@ -30,6 +30,7 @@ if not compiled:
         SUPPRESSED,
         borrow,
         forbid_new,
+        is_finalizing,
         is_lent,
         lent,
         monotonic_ns,
@@ -791,6 +792,8 @@ def _new_span() -> Span:
 def _abandon(span: Span) -> None:
     """End *span*, which is being deallocated: its fields move to another span, which can be exported."""
     span._has_ended = True  # in the plain form another finalizer may call it after this
+    if is_finalizing():  # nothing is exported any more, and the modules of the hooks may be empty
+        return
     if not span._is_recorded:
         _buffer.end(span, False)
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..cython import binding, cclass, compiled, final
 from .codecs import count_tracestate
 from .context import Link, SpanContext
+from .guard import type_name
+from .log import log
 from .records import DEFAULT_LIMITS, NO_ATTRIBUTES, Limits
 from .tracestate import make_state
 
@@ -276,6 +278,7 @@ class Tracer:
             if keep and entry and count_tracestate(entry) > 0:
                 return True, entry
         except Exception:  # a sampler of the program's must not break its request
+            _report(self.sampler)
             return False, None
         return keep, None
 
@@ -299,5 +302,21 @@ class Tracer:
                 if entry and count_tracestate(entry) > 0:
                     return True, entry
         except Exception:  # a sampler of the program's must not break its request
+            _report(self.sampler)
             return False, None
         return keep, None
+
+
+_REPORTS: Final = 64
+_reported: set[str] = set()
+
+
+def _report(sampler: Any) -> None:
+    """Log the exception or the answer that *sampler* failed with, once for each class."""
+    try:
+        name = type_name(getattr(sampler, "sampler", sampler))  # OpenTelemetry's in ours
+        if name not in _reported and len(_reported) < _REPORTS:
+            _reported.add(name)
+            log("exception", "the sampler %s failed: its trace is not recorded; further failures are not logged", name)
+    except Exception:  # an attribute of the sampler's, or the recursion limit
+        pass

@@ -1,7 +1,7 @@
 cimport cython
 
 from ..._core.context cimport SpanContext
-from ..._core.interpreter cimport is_a, lent
+from ..._core.interpreter cimport is_a, is_finalizing, lent
 from ..._core.scopes cimport SPAN, Scope, close_scope, current_context, current_span, make_scope, open_in_body
 from ..._core.span cimport Span, start_with, tracer_in_use
 from ..._core.tracer cimport Tracer
@@ -34,6 +34,7 @@ cdef class OtelTracer:
 cdef class CurrentSpan:
     cdef OtelSpan _given, _made
     cdef Scope _scope
+    cdef CurrentSpan _outer
     cdef OtelTracer _tracer
     cdef object _name
     cdef tuple _options
@@ -64,6 +65,12 @@ cdef CurrentSpan _current_span(
     OtelTracer tracer, OtelSpan given, object name, tuple options, bint records, bint sets, bint ends
 )
 cdef CurrentSpan _again(CurrentSpan current)
+
+
+@cython.locals(outer=CurrentSpan)
+cdef object _set_aside(CurrentSpan current)
+
+
 cdef object _decorated(CurrentSpan current, object function)
 
 

@@ -14,14 +14,14 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind
 from ..._core.context import Link
 from ..._core.records import KINDS
 from ..._core.span import ROOT, Span
-from ...cython import binding, cclass, compiled, final, freelist
+from ...cython import binding, cclass, compiled, final, freelist, no_gc_clear
 from .contexts import link_of
 from .runtime import SPAN_KEY
 from .spans import KIND_NAMES, OtelSpan, info_of, scope_of, sdk_class, text_of
 
 if not compiled:
     from ..._core.guard import is_a
-    from ..._core.interpreter import lent
+    from ..._core.interpreter import is_finalizing, lent
     from ..._core.scopes import SPAN, close_scope, current_context, current_span, make_scope, open_in_body
     from ..._core.span import start_with, tracer_in_use
     from .contexts import attributes_of, relabelled
@@ -290,18 +290,34 @@ def _parent(context: Any) -> Any:
 
 
 @final
+@no_gc_clear  # for __dealloc__(); a cycle goes through a Context, or through an object of the program's
 @freelist(64)
 @binding(False)
 @cclass
 class CurrentSpan:
-    """Makes a span current that it starts, or one that it is given: for ``with``, and as a decorator of functions."""
+    """Makes a span current that it starts, or one that it is given: for ``with``, and as a decorator of functions.
+
+    One that nothing refers to any more is left, as the generator behind OpenTelemetry's own is closed then.
+    """
 
     if not compiled:
-        __slots__ = ("_ends", "_given", "_made", "_name", "_options", "_records", "_scope", "_sets", "_tracer")
+        __slots__ = (
+            "_ends",
+            "_given",
+            "_made",
+            "_name",
+            "_options",
+            "_outer",
+            "_records",
+            "_scope",
+            "_sets",
+            "_tracer",
+        )
 
         _given: OtelSpan | None
         _made: OtelSpan | None  # while it is current
         _scope: Scope | None
+        _outer: CurrentSpan | None  # the state before a second entry, until that one is left
         _tracer: Any  # None where a span is given
         _name: Any
         # Of start_span(), from the context to the start time, where one is not the default.
@@ -311,6 +327,8 @@ class CurrentSpan:
         _ends: bool
 
     def __enter__(self) -> OtelSpan:
+        if self._scope is not None:
+            _set_aside(self)
         made = self._given
         if made is None:
             options = self._options
@@ -329,7 +347,12 @@ class CurrentSpan:
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         made = self._made
         scope = self._scope
-        self._made = self._scope = None
+        outer = self._outer
+        if outer is None:
+            self._made = self._scope = None
+        else:
+            self._made, self._scope, self._outer = outer._made, outer._scope, outer._outer
+            outer._made = outer._scope = outer._outer = None
         if made is None or scope is None:
             return
         span = made.tracekit_span
@@ -344,13 +367,27 @@ class CurrentSpan:
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return _decorated(self, function)
 
+    def __dealloc__(self) -> None:
+        while self._scope is not None and not is_finalizing():
+            self.__exit__(None, None, None)
+
+
+if not compiled:
+
+    def _finalize(self: CurrentSpan, is_finalizing: Callable[[], bool] = is_finalizing) -> None:
+        # Not one made by CurrentSpan.__new__() alone, nor at the interpreter's end: modules may be empty by then.
+        if hasattr(self, "_scope") and not is_finalizing():
+            self.__dealloc__()
+
+    CurrentSpan.__del__ = _finalize  # type: ignore[attr-defined]
+
 
 def _current_span(
     tracer: Any, given: Any, name: Any, options: Any, records: bool, sets: bool, ends: bool
 ) -> CurrentSpan:
     current = CurrentSpan.__new__(CurrentSpan)
     if not compiled:
-        current._made = current._scope = None
+        current._made = current._scope = current._outer = None
     current._tracer, current._given, current._name, current._options = tracer, given, name, options
     current._records, current._sets, current._ends = records, sets, ends
     return current
@@ -360,6 +397,13 @@ def _again(current: CurrentSpan) -> CurrentSpan:
     return _current_span(
         current._tracer, current._given, current._name, current._options, current._records, current._sets, current._ends
     )
+
+
+def _set_aside(current: CurrentSpan) -> None:
+    """Keep the span and the scope of *current*, which is entered again inside itself, until it is left once."""
+    outer = _again(current)
+    outer._made, outer._scope, outer._outer = current._made, current._scope, current._outer
+    current._outer = outer
 
 
 def _decorated(current: CurrentSpan, function: Callable[..., Any]) -> Callable[..., Any]:
