@@ -15,7 +15,7 @@ import pytest
 from tracekit.exporters._otlp.client import Client
 from tracekit.exporters.otlp import OTLPExporter
 
-from .collector import Collector, Handler, Server
+from .collector import Collector, Handler, Server, refuse
 from .test_otlp import first_reason, free_port, made
 
 
@@ -175,6 +175,15 @@ def test_no_message_has_the_query_or_the_password_of_the_endpoint():
     said = first_reason(OTLPExporter(f"http://me:pw@127.0.0.1:{free_port()}/v1/traces?token=secret", environ={}))
     assert "cannot be reached" in said
     assert not any(word in said for word in ("me:", "pw", "secret"))
+
+
+def test_no_message_has_the_query_or_the_password_of_a_redirect():
+    location = "https://me:pw@collector.example/v1/traces?token=secret"
+    with Collector(refuse(308, Location=location)) as collector:
+        sender = OTLPExporter(f"{collector.url}?token=secret", environ={})
+        said = sender.probe(made()[0]).reason
+        sender.shutdown()
+    assert said.endswith(": set the endpoint to https://...@collector.example/v1/traces")
 
 
 def test_hosts_are_written_for_the_proxy_as_dns_has_them(monkeypatch):

@@ -138,8 +138,9 @@ class HttpTransport:
         if status in _RETRYABLE:
             return Answer("later", said, after_s=_retry_after(response.headers.get("Retry-After")))
         if 300 <= status < 400:
-            location = one_line(response.headers.get("Location", "elsewhere"), 200)
-            return Answer("refused", f"{said}: set the endpoint to {location}")
+            # Most often the request's own target on another host, with the query that may be a key.
+            location = without_secrets(response.headers.get("Location", "elsewhere"))
+            return Answer("refused", f"{said}: set the endpoint to {one_line(location, 200)}")
         advice = _ADVICE.get(status, "the collector rejects these spans").format(signal=self.signal)
         if status == 400 and b"HTTPS" in octets:  # as Go's servers and nginx answer
             advice = "it speaks TLS: write https:// instead of http://"
