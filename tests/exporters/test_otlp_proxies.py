@@ -229,6 +229,15 @@ def test_all_addresses_of_a_host_share_the_time(monkeypatch):
     assert answer.outcome == "taken"
 
 
+def test_an_address_of_a_family_that_the_system_lacks_is_passed_over(monkeypatch):
+    with Collector() as collector:
+        own = ("127.0.0.1", collector.server_port)
+        found = [(family, socket.SOCK_STREAM, 0, "", own) for family in (4096, socket.AF_INET)]
+        monkeypatch.setattr("tracekit.exporters._otlp.connections.socket.getaddrinfo", lambda *_: found)
+        send(OTLPExporter("http://collector.example", environ={}))
+        assert len(collector.spans) == 2
+
+
 def test_an_early_hint_is_no_answer():
     def hinting(handler, _):
         handler.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n")
