@@ -115,10 +115,11 @@ def test_tls_goes_through_a_tunnel_of_the_proxy(form, tls_collector, certificate
         assert all("proxy-authorization" not in headers for headers in tls_collector.headers)
 
 
-def test_no_proxy_names_hosts_without_one(monkeypatch):
+@pytest.mark.parametrize("names", ["127.0.0.1", "other.example:1, 127.0.0.1:{}"])
+def test_no_proxy_names_hosts_without_one(names, monkeypatch):
     with Collector() as collector, Forwarding() as proxy:
         monkeypatch.setenv("http_proxy", proxy.address)
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("no_proxy", names.format(collector.server_port))
         send(OTLPExporter(collector.url, environ={}))
         assert (len(collector.spans), proxy.seen) == (2, [])
 

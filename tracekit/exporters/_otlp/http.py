@@ -249,7 +249,9 @@ def _proxy(url: SplitResult) -> str | None:
     from urllib.request import getproxies, proxy_bypass  # costs more to import than the rest of this
 
     name = getproxies().get(url.scheme)
-    return None if not name or proxy_bypass(url.hostname or "") else name
+    host = url.hostname or ""
+    whole = f"[{host}]:{_address(url)[1]}" if ":" in host else f"{host}:{_address(url)[1]}"
+    return None if not name or proxy_bypass(host) or proxy_bypass(whole) else name
 
 
 def _address(url: SplitResult) -> tuple[str, int]:
