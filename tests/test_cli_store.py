@@ -1,5 +1,6 @@
 """The commands over a store: search, figures, files for other programs, deletion, completion."""
 
+import errno
 import io
 import json
 import os
@@ -249,6 +250,17 @@ def test_an_export_to_a_pipe_or_a_device_leaves_it_in_its_place(spans, path, tmp
         assert main(["traces", "export", str(path), spans[0].context.trace_id, "-o", str(pipe)]) == 0
         assert pipe.is_fifo()
         assert len(messages(file.read())) == 1
+
+
+@pytest.mark.parametrize("command", ["list", "show", "stats", "export"])
+def test_a_full_disk_under_standard_output_is_one_line(command, spans, path, monkeypatch, capsys):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout", Full())
+    assert main(["traces", command, str(path)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"tracekit: [Errno {errno.ENOSPC}] No space left on device"
 
 
 def test_exported_jaeger_json_has_every_span_with_its_parent_and_process(spans, path, capsys):
