@@ -281,6 +281,27 @@ def test_a_reset_during_the_handshake_is_named():
     assert all("closes the connection, or does not speak HTTP" in answer.reason for answer in answers), answers
 
 
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x03\x00\x7a\x02\x00", b"\x15\x03\x03\x00\x02\x02\x50"])
+def test_a_handshake_that_breaks_off_is_tried_again(said):
+    """As that of a proxy that restarts: at once, in the middle, or with the alert for an internal error."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def break_off():
+            connection, _ = listening.accept()
+            connection.recv(65536)
+            connection.sendall(said)
+            connection.close()
+
+        thread = threading.Thread(target=break_off)
+        thread.start()
+        client = Client("traces", f"https://127.0.0.1:{listening.getsockname()[1]}", {"environ": {}})
+        answer = client.send(b"", "application/x-protobuf", "", 60)
+        client.close()
+        thread.join()
+    assert "TLS failed (4317 is the port of OTLP/gRPC)" in answer.reason
+    assert (answer.outcome, answer.is_lasting) == ("later", False)
+
+
 def test_an_endpoint_of_version_6_and_with_an_unusual_path():
     try:
         listening = socket.create_server(("::1", 0), family=socket.AF_INET6)

@@ -208,10 +208,10 @@ def _failed(error: Exception, url: str, via: str) -> Answer:
     if isinstance(cause, TimeoutError):
         return Answer("later", f"{url} does not answer in time")
     if isinstance(cause, ssl.SSLError):
-        fault = tls_fault(str(cause))
-        # A server of gRPC alone closes connections that do not offer HTTP/2.
-        fault = fault or f"TLS failed (4317 is the port of OTLP/gRPC): {text}"
-        return Answer("later", f"{url}: {fault}", is_lasting=True)
+        if fault := tls_fault(str(cause)):
+            return Answer("later", f"{url}: {fault}", is_lasting=True)
+        # A server of gRPC alone closes connections that do not offer HTTP/2, and one that restarts closes any.
+        return Answer("later", f"{url}: TLS failed (4317 is the port of OTLP/gRPC): {text}")
     if isinstance(cause, http.client.HTTPException | ConnectionError):
         return Answer(
             "later", f"{url} closes the connection, or does not speak HTTP (4317 is the port of OTLP/gRPC): {text}"
