@@ -1,7 +1,9 @@
 """The commands over a store: search, figures, files for other programs, deletion, completion."""
 
+import errno
 import io
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -227,6 +229,38 @@ def test_exported_otlp_is_the_request_that_the_exporter_would_have_sent(path, tm
     assert main(["traces", "export", str(path), "--output", str(output)]) == 0
     assert messages(output.read_text()) == messages(encode_spans_as_json(exporter.memory.spans).decode())
     assert list(tmp_path.glob("*.part")) == []
+
+
+def test_an_export_replaces_a_file_and_keeps_its_permissions_and_links_to_it(spans, path, tmp_path):
+    output, link = tmp_path / "out.json", tmp_path / "link.json"
+    output.write_text("before")
+    output.chmod(0o600)
+    link.symlink_to(output)
+    assert main(["traces", "export", str(path), "-o", str(link)]) == 0
+    assert link.is_symlink()
+    assert (len(messages(output.read_text())), output.stat().st_mode & 0o777) == (len(spans), 0o600)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_an_export_to_a_pipe_or_a_device_leaves_it_in_its_place(spans, path, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # or the command would wait for one
+    with open(reader, encoding="utf-8") as file:
+        assert main(["traces", "export", str(path), spans[0].context.trace_id, "-o", str(pipe)]) == 0
+        assert pipe.is_fifo()
+        assert len(messages(file.read())) == 1
+
+
+@pytest.mark.parametrize("command", ["list", "show", "stats", "export"])
+def test_a_full_disk_under_standard_output_is_one_line(command, spans, path, monkeypatch, capsys):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout", Full())
+    assert main(["traces", command, str(path)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"tracekit: [Errno {errno.ENOSPC}] No space left on device"
 
 
 def test_exported_jaeger_json_has_every_span_with_its_parent_and_process(spans, path, capsys):

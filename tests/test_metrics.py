@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 import tracekit
 from tracekit import metrics
 from tracekit._metrics.histograms import MAX_BUCKETS, Exemplar, Exponential
+from tracekit.exporters._otlp import background
 from tracekit.exporters.flight import FlightRecorder
 from tracekit.exporters.tail import TailSampler
 from tracekit.metrics import OTLPMetrics, RedMetrics, prometheus
@@ -437,6 +438,17 @@ def test_a_collector_receives_all_series(protocol, buckets):
     exemplars = getattr(first, kind).data_points[0].exemplars
     wanted = {(span.context.trace_id, span.context.span_id) for span in red.exporter.spans[:2]}
     assert {(one.trace_id.hex(), one.span_id.hex()) for one in exemplars} == wanted
+
+
+def test_without_a_thread_a_flush_and_the_end_of_the_program_send_all_series(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(background, "start_thread", refuse)
+    with Collector() as collector:
+        measured(("server", HTTP, 0.3), push=OTLPMetrics(collector.url.removesuffix("/v1/traces"), environ={}))
+        tracekit.shutdown(60)
+    assert len(received(collector)) == 2
 
 
 @pytest.mark.slow

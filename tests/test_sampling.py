@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from enum import StrEnum
 
 import pytest
 from hypothesis import given, settings
@@ -461,6 +462,10 @@ class Asked:
         return self.answer
 
 
+class Entry(StrEnum):
+    VENDOR = "vendor=x"
+
+
 def test_a_sampler_is_asked_once_for_each_new_trace():
     sampler = Asked((True, "vendor=x"))
     configured(sampler)
@@ -480,6 +485,7 @@ def test_a_sampler_is_asked_once_for_each_new_trace():
     [
         ((True, ""), True, ""),
         ((1, "vendor=x"), True, "vendor=x"),
+        ((True, Entry.VENDOR), True, "vendor=x"),
         ((False, "vendor=x"), False, ""),
         ((True, "Not A Tracestate"), True, ""),
         ((True, "a=b\r\nc"), True, ""),

@@ -69,14 +69,14 @@ class OTLPMetrics:
         self.interval_s = interval_s
         self.failed = 0  # data points that were lost
 
-    def _send(self, points: Sequence[Point], resource: dict[str, Any]) -> None:
-        """Send *points*, retrying for ``timeout_s``."""
+    def _send(self, points: Sequence[Point], resource: dict[str, Any], deadline: float) -> None:
+        """Send *points*, retrying for ``timeout_s``, and until *deadline* on the monotonic clock."""
 
         def encode(part: Sequence[Point]) -> bytes:
             request = request_of(part, resource)
             return encode_json(request) if self._client.protocol == "http/json" else encode_message(request, METRICS)
 
-        deadline = time.monotonic() + self._client.timeout_s
+        deadline = min(time.monotonic() + self._client.timeout_s, deadline)
         self.failed += self._client.deliver(points, encode, deadline, "data points")
 
 
@@ -151,7 +151,7 @@ class RedMetrics(Front):
 
     def _push_all(self) -> bool:
         """Send all series; return whether there are any, to be sent again after the interval."""
-        if self._push is None:
+        if self._push is None or self._background is None:
             return False
         now_ns = time.time_ns()
         with self._lock:
@@ -159,7 +159,7 @@ class RedMetrics(Front):
             resource = dict(self._table.resource)
         self._pushed_ns = now_ns
         if points:
-            self._push._send(points, resource)
+            self._push._send(points, resource, self._background.deadline)
         return bool(points)
 
     def flush(self, timeout_s: float) -> bool:

@@ -237,19 +237,42 @@ def test_a_disk_that_fills_up_is_reported_once_and_keeps_no_half_files(record, t
     assert recorder.dump() is not None
 
 
-def test_the_exporter_that_raises_costs_its_spans_alone(record, tmp_path):
-    recorder = record(sampler=tracekit.AlwaysOn())
-    recorder.exporter = FaultyExporter()
-    failed = tracekit.statistics().failed
-    tracekit.span("work").end()
+@pytest.mark.parametrize("account", [None, (-1, 0, 0)])
+@pytest.mark.parametrize("change", ["clear", "copy", None])
+def test_the_exporter_counts_for_sampled_spans_alone_whatever_it_does(change, account, record):
+    recorder = record(sampler=EveryOther())
+    recorder.exporter = OddExporter(change, account)
+    before = tracekit.statistics()
+    for _ in range(4):
+        tracekit.span("work").end()
     tracekit.flush(60)
-    assert tracekit.statistics().failed == failed + 1
-    assert len(recorder._ring) == 1
+    counts = [now - then for now, then in zip(tracekit.statistics(), before, strict=True)]
+    taken, failed = (2, 0) if change else (0, 2)
+    assert counts == list(tracekit.Statistics(4, 4, 0, taken, 0, 0, failed, 2, 0))
+    assert sum(len(batch) for _, batch in recorder._ring) == 4
 
 
-class FaultyExporter:
+class EveryOther:
+    def __init__(self):
+        self.is_kept = False
+
+    def sample(self, randomness, name, kind, attributes):
+        self.is_kept = not self.is_kept
+        return self.is_kept, ""
+
+
+class OddExporter:
+    """Changes the list of spans, or raises, and may have an invalid account."""
+
+    def __init__(self, change, account):
+        self.change = change
+        if account is not None:
+            self.account = lambda: account
+
     def export(self, spans):
-        raise OSError("no")
+        if self.change is None:
+            raise OSError("no")
+        spans.clear() if self.change == "clear" else spans.extend(list(spans))
 
     def shutdown(self):
         pass

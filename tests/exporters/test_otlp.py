@@ -193,9 +193,10 @@ def test_spans_arrive_over_grpc(compression):
         assert collector.metadata[0]["api-key"] == "secret"
 
 
-def test_a_grpc_target_without_a_scheme_is_used_unchanged():
+@pytest.mark.parametrize("target", ["127.0.0.1:{}", "ipv4:127.0.0.1:{}", "dns:///127.0.0.1:{}", "grpc://127.0.0.1:{}"])
+def test_a_grpc_target_need_not_be_a_url_of_http(target):
     with GrpcCollector() as collector:
-        sender = OTLPExporter(f"127.0.0.1:{collector.port}", protocol="grpc", insecure=True, environ={})
+        sender = OTLPExporter(target.format(collector.port), protocol="grpc", insecure=True, environ={})
         sender.export(made())
         sender.shutdown()
         assert len(collector.spans) == 1

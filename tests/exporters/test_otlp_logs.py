@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 import tracekit
 from tracekit.exporters import otlp_logs
+from tracekit.exporters._otlp import background
 from tracekit.exporters.otlp_logs import OTLPLogHandler
 
 from .collector import Handler, Server, parse_json
@@ -422,6 +423,27 @@ def test_the_end_of_the_program_waits_for_a_collector_that_hangs_once(logs, atta
         handler.flush()
         handler.close()
     assert (sum(waits), handler.failed) == (3.0, 1)
+
+
+def test_without_a_thread_a_flush_sends_in_its_caller_until_its_deadline(logs, attach, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(background, "start_thread", refuse)
+    handler, logger = attach(logs)
+    deliver, deadlines = handler._client.deliver, []
+
+    def noted(items, encode, deadline, thing):
+        deadlines.append(deadline)
+        return deliver(items, encode, deadline, thing)
+
+    monkeypatch.setattr(handler._client, "deliver", noted)
+    monkeypatch.setattr(otlp_logs.time, "monotonic", lambda: 100.0)
+    logger.info("first")
+    handler.flush(2)
+    logger.info("last")
+    handler.close()
+    assert (logs.bodies, handler.failed, deadlines) == (["first", "last"], 0, [102.0, 103.0])
 
 
 def test_the_thread_ends_when_a_handler_is_closed_that_has_sent_all(logs, attach):

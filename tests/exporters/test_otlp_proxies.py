@@ -15,7 +15,7 @@ import pytest
 from tracekit.exporters._otlp.client import Client
 from tracekit.exporters.otlp import OTLPExporter
 
-from .collector import Collector, Handler, Server
+from .collector import Collector, Handler, Server, refuse
 from .test_otlp import first_reason, free_port, made
 
 
@@ -115,10 +115,11 @@ def test_tls_goes_through_a_tunnel_of_the_proxy(form, tls_collector, certificate
         assert all("proxy-authorization" not in headers for headers in tls_collector.headers)
 
 
-def test_no_proxy_names_hosts_without_one(monkeypatch):
+@pytest.mark.parametrize("names", ["127.0.0.1", "other.example:1, 127.0.0.1:{}"])
+def test_no_proxy_names_hosts_without_one(names, monkeypatch):
     with Collector() as collector, Forwarding() as proxy:
         monkeypatch.setenv("http_proxy", proxy.address)
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("no_proxy", names.format(collector.server_port))
         send(OTLPExporter(collector.url, environ={}))
         assert (len(collector.spans), proxy.seen) == (2, [])
 
@@ -177,6 +178,15 @@ def test_no_message_has_the_query_or_the_password_of_the_endpoint():
     assert not any(word in said for word in ("me:", "pw", "secret"))
 
 
+def test_no_message_has_the_query_or_the_password_of_a_redirect():
+    location = "https://me:pw@collector.example/v1/traces?token=secret"
+    with Collector(refuse(308, Location=location)) as collector:
+        sender = OTLPExporter(f"{collector.url}?token=secret", environ={})
+        said = sender.probe(made()[0]).reason
+        sender.shutdown()
+    assert said.endswith(": set the endpoint to https://...@collector.example/v1/traces")
+
+
 def test_hosts_are_written_for_the_proxy_as_dns_has_them(monkeypatch):
     with Forwarding(502) as proxy:
         monkeypatch.setenv("https_proxy", proxy.address)
@@ -220,6 +230,15 @@ def test_all_addresses_of_a_host_share_the_time(monkeypatch):
     assert answer.outcome == "taken"
 
 
+def test_an_address_of_a_family_that_the_system_lacks_is_passed_over(monkeypatch):
+    with Collector() as collector:
+        own = ("127.0.0.1", collector.server_port)
+        found = [(family, socket.SOCK_STREAM, 0, "", own) for family in (4096, socket.AF_INET)]
+        monkeypatch.setattr("tracekit.exporters._otlp.connections.socket.getaddrinfo", lambda *_: found)
+        send(OTLPExporter("http://collector.example", environ={}))
+        assert len(collector.spans) == 2
+
+
 def test_an_early_hint_is_no_answer():
     def hinting(handler, _):
         handler.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n")
@@ -260,6 +279,27 @@ def test_a_reset_during_the_handshake_is_named():
         client.close()
         thread.join()
     assert all("closes the connection, or does not speak HTTP" in answer.reason for answer in answers), answers
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x03\x00\x7a\x02\x00", b"\x15\x03\x03\x00\x02\x02\x50"])
+def test_a_handshake_that_breaks_off_is_tried_again(said):
+    """As that of a proxy that restarts: at once, in the middle, or with the alert for an internal error."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def break_off():
+            connection, _ = listening.accept()
+            connection.recv(65536)
+            connection.sendall(said)
+            connection.close()
+
+        thread = threading.Thread(target=break_off)
+        thread.start()
+        client = Client("traces", f"https://127.0.0.1:{listening.getsockname()[1]}", {"environ": {}})
+        answer = client.send(b"", "application/x-protobuf", "", 60)
+        client.close()
+        thread.join()
+    assert "TLS failed (4317 is the port of OTLP/gRPC)" in answer.reason
+    assert (answer.outcome, answer.is_lasting) == ("later", False)
 
 
 def test_an_endpoint_of_version_6_and_with_an_unusual_path():

@@ -275,8 +275,10 @@ class Tracer:
         try:
             answer, entry = self.sampler.sample(randomness, name, kind, attributes or NO_ATTRIBUTES)  # type: ignore[union-attr]
             keep = bool(answer)
-            if keep and entry and count_tracestate(entry) > 0:
-                return True, entry
+            if keep and entry:
+                entry = str.__str__(entry)  # of a StrEnum, say
+                if count_tracestate(entry) > 0:
+                    return True, entry
         except Exception:  # a sampler of the program's must not break its request
             _report(self.sampler)
             return False, None
@@ -299,8 +301,10 @@ class Tracer:
             keep = bool(answer)
             if keep:
                 added.update(more)
-                if entry and count_tracestate(entry) > 0:
-                    return True, entry
+                if entry:
+                    entry = str.__str__(entry)
+                    if count_tracestate(entry) > 0:
+                        return True, entry
         except Exception:  # a sampler of the program's must not break its request
             _report(self.sampler)
             return False, None

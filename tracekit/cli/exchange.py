@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from contextlib import contextmanager
@@ -103,10 +104,20 @@ def _rate(number: int, count: int, took_s: float) -> str:
 
 @contextmanager
 def _replacing(path: str) -> Iterator[TextIO]:
-    """Yield a file that takes the place of *path* when it is complete."""
+    """Yield a file that takes the place of *path*, with its permissions, when it is complete.
+
+    A device or a pipe stays in its place, and is written to; a link stays one, and its target is replaced.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "w", encoding="utf-8") as file:
+            yield file
+        return
+    path = os.path.realpath(path)
     part = f"{path}.part"
     try:
         with open(part, "w", encoding="utf-8") as file:
+            if os.path.exists(path):
+                shutil.copymode(path, part)
             yield file
         os.replace(part, path)
     except BaseException:

@@ -54,13 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return _BROKEN_PIPE
+    except OSError as error:  # of standard output, as on a full disk: commands report those of their files
+        _silence_stdout()
+        complain(printable(str(error), 1000))
+        return ERROR
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status
 
 
 def _silence_stdout() -> None:
-    """Discard output that is buffered for a reader that has gone: flushing it at exit would fail."""
+    """Discard output that is buffered for a reader that has gone, or a full disk: flushing it at exit would fail."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # not a real file

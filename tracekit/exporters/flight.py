@@ -111,7 +111,8 @@ class FlightRecorder(Front):
         self._is_writing = threading.Lock()  # one file at a time
         self._written_by = 0  # the thread that holds it
         self._ring: deque[tuple[int, list[Span]]] = deque()  # batches with the time of their arrival
-        self._count = self._unsampled = self._number = 0
+        self._count = self._unsampled = self._failed = self._number = 0
+        self._theirs = Account()  # as of the exporter's last valid one
         self._last_ns: int | None = None  # of the last file that was written without a request for it
         self._thread: threading.Thread | None = None
 
@@ -135,9 +136,14 @@ class FlightRecorder(Front):
                 reason = self._reason(span)
         if reason:
             self._trigger(reason, now_ns)
-        if sampled:
-            self.exporter.export(sampled)
-        self._unsampled += len(kept) - len(sampled)
+        count = len(sampled)  # the exporter may change the list
+        self._unsampled += len(kept) - count
+        try:
+            if sampled:
+                self.exporter.export(sampled)
+        except BaseException as error:  # as in the pipeline: the spans that are not sampled have not failed
+            self._failed += count
+            self._notices.lost(self.exporter, error, count)
 
     def _reason(self, root: Span) -> str:
         if self.on_error and root.status.code == "error":
@@ -241,10 +247,14 @@ class FlightRecorder(Front):
         super().start()
 
     def account(self) -> Account:
-        """Return the account of *exporter*, and the number of spans that are not sampled."""
+        """Return the account of *exporter*, and the numbers of spans that it did not take and that are not sampled."""
         self._check_process()
-        queued, failed, unsampled = account_of(self.exporter)
-        return Account(queued, failed, unsampled + self._unsampled)
+        try:
+            self._theirs = account_of(self.exporter)
+        except BaseException as error:  # from the user's code
+            self._notices.raised("account()", self.exporter, error)
+        queued, failed, unsampled = self._theirs
+        return Account(queued, failed + self._failed, unsampled + self._unsampled)
 
     def shutdown(self) -> None:
         """Finish a file that is being written, and shut *exporter* down. The handler of the signal stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ class Background:
     """Calls *work* in a daemon thread, *interval_s* after ``notify()``, and again while it returns True.
 
     ``notify()`` neither waits nor takes a lock that a signal handler might hold. *work* runs without the program's
-    Context, and the spans that it makes are not recorded. Not shared by processes.
+    Context, and the spans that it makes are not recorded. Where no thread can be started, ``flush()`` and ``close()``
+    call it themselves, and it should have returned at ``deadline`` on the monotonic clock. Not shared by processes.
     """
 
     def __init__(self, work: Callable[[], bool], interval_s: float, name: str) -> None:
@@ -31,6 +33,7 @@ class Background:
         self._is_served = threading.Lock()  # held by the serving thread; acquired without waiting
         self._is_over = False
         self.served_by = 0
+        self.deadline = math.inf
 
     def notify(self) -> None:
         """Have *work* called after the interval."""
@@ -53,7 +56,7 @@ class Background:
         self._inbox.put(done)
         while not done.is_set():
             if not self._is_served.locked() and not self._start():
-                return False
+                self._serve(done, deadline)
             left_s = deadline - time.monotonic()
             # In short waits: the thread may end before it gets this job.
             if done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0:
@@ -72,10 +75,12 @@ class Background:
             return False
         return True
 
-    def _serve(self) -> None:
+    def _serve(self, until: Done | None = None, deadline: float = math.inf) -> None:
+        """Do the work in the current thread until *until*, or until it is over."""
         if not self._is_served.acquire(blocking=False):
             return
         self.served_by = threading.get_ident()
+        self.deadline = deadline
         again = False
         try:
             while True:
@@ -94,7 +99,7 @@ class Background:
                     time.sleep(_PAUSE_S)
                 if job is not None:
                     job.set()
-                if self._is_over and self._inbox.empty():
+                if (self._is_over and self._inbox.empty()) or (until is not None and until.is_set()):
                     return
         finally:
             self.served_by = 0

@@ -114,13 +114,15 @@ class Connection(http.client.HTTPConnection):
         """Connect to the first address of the host that answers, in a share of the remaining time each."""
         found = socket.getaddrinfo(self._dns_host, address[1], 0, socket.SOCK_STREAM)
         for at, (family, kind, protocol, _name, target) in enumerate(found):
-            sock = socket.socket(family, kind, protocol)
+            sock = None
             try:
+                sock = socket.socket(family, kind, protocol)  # raises where the system has no IPv6
                 sock.settimeout(self.left_s() / (len(found) - at))
                 sock.connect(target)
                 return sock
             except OSError:
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 if at == len(found) - 1:
                     raise
         raise socket.gaierror("no address")

@@ -47,6 +47,8 @@ class GrpcTransport:
         self, endpoint: str, headers: Mapping[str, str], files: Files, *, signal: str, compression: str, insecure: bool
     ) -> None:
         url = urlsplit(endpoint) if "://" in endpoint else None
+        if url is not None and url.scheme not in ("http", "https") and url.path not in ("", "/"):
+            url = None  # a target of gRPC's own: dns:///collector:4317, unix:///run/collector.sock
         self.is_secure = is_secure = not insecure if url is None else url.scheme == "https"
         target = endpoint if url is None else url.netloc.rpartition("@")[2]
         self.signal = signal

@@ -138,8 +138,9 @@ class HttpTransport:
         if status in _RETRYABLE:
             return Answer("later", said, after_s=_retry_after(response.headers.get("Retry-After")))
         if 300 <= status < 400:
-            location = one_line(response.headers.get("Location", "elsewhere"), 200)
-            return Answer("refused", f"{said}: set the endpoint to {location}")
+            # Most often the request's own target on another host, with the query that may be a key.
+            location = without_secrets(response.headers.get("Location", "elsewhere"))
+            return Answer("refused", f"{said}: set the endpoint to {one_line(location, 200)}")
         advice = _ADVICE.get(status, "the collector rejects these spans").format(signal=self.signal)
         if status == 400 and b"HTTPS" in octets:  # as Go's servers and nginx answer
             advice = "it speaks TLS: write https:// instead of http://"
@@ -207,10 +208,10 @@ def _failed(error: Exception, url: str, via: str) -> Answer:
     if isinstance(cause, TimeoutError):
         return Answer("later", f"{url} does not answer in time")
     if isinstance(cause, ssl.SSLError):
-        fault = tls_fault(str(cause))
-        # A server of gRPC alone closes connections that do not offer HTTP/2.
-        fault = fault or f"TLS failed (4317 is the port of OTLP/gRPC): {text}"
-        return Answer("later", f"{url}: {fault}", is_lasting=True)
+        if fault := tls_fault(str(cause)):
+            return Answer("later", f"{url}: {fault}", is_lasting=True)
+        # A server of gRPC alone closes connections that do not offer HTTP/2, and one that restarts closes any.
+        return Answer("later", f"{url}: TLS failed (4317 is the port of OTLP/gRPC): {text}")
     if isinstance(cause, http.client.HTTPException | ConnectionError):
         return Answer(
             "later", f"{url} closes the connection, or does not speak HTTP (4317 is the port of OTLP/gRPC): {text}"
@@ -248,7 +249,9 @@ def _proxy(url: SplitResult) -> str | None:
     from urllib.request import getproxies, proxy_bypass  # costs more to import than the rest of this
 
     name = getproxies().get(url.scheme)
-    return None if not name or proxy_bypass(url.hostname or "") else name
+    host = url.hostname or ""
+    whole = f"[{host}]:{_address(url)[1]}" if ":" in host else f"{host}:{_address(url)[1]}"
+    return None if not name or proxy_bypass(host) or proxy_bypass(whole) else name
 
 
 def _address(url: SplitResult) -> tuple[str, int]:
