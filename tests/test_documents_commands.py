@@ -235,7 +235,7 @@ def test_the_commands_and_the_queries_of_the_page_about_the_store_run(tmp_path):
     assert "complete" in (tmp_path / ".local/share/bash-completion/completions/tracekit").read_text()
     assert terminal.left == []
     (queries,) = [block.text for block in BLOCKS if block.page == "docs/store.md" and block.language == "sql"]
-    with sqlite3.connect(f"file:{tmp_path / 'before.db'}?mode=ro", uri=True) as connection:
+    with contextlib.closing(sqlite3.connect(f"file:{tmp_path / 'before.db'}?mode=ro", uri=True)) as connection:
         slowest, errors, by_host = (connection.execute(query).fetchall() for query in queries.split(";")[:-1])
     assert slowest == [("4bf92f35" * 4, 200.0)]
     assert errors == [("/cart", 1)]

@@ -30,7 +30,7 @@ import trio
 import tracekit
 import tracekit.threads
 from tracekit._core.scopes import Scope
-from tracekit._handoffs.hooks import _inside
+from tracekit._handoffs.hooks import _imports, _inside
 from tracekit.testing import MemoryExporter, recording, span_tree
 
 from .tools.backends import BACKENDS
@@ -716,8 +716,10 @@ def test_hooks_can_be_installed_and_removed_in_many_threads_at_once():
         for _ in range(20):
             all_at_once(tracekit.install_hooks)
             assert [getattr(owner, name).__wrapped__ for owner, name in PATCHED[:3]] == ORIGINALS[:3]
+            assert sys.meta_path.count(_imports) == 1
             all_at_once(tracekit.remove_hooks)
             assert in_place() == ORIGINALS
+            assert _imports not in sys.meta_path
     finally:
         sys.setswitchinterval(interval)
 

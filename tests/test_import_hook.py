@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import itertools
 import sys
 import threading
 import types
@@ -177,6 +178,33 @@ def test_another_hook_that_asks_all_finders_does_not_make_a_circle(folder, hook,
     finally:
         sys.meta_path.remove(other)
     assert ("hooked", True) in hook.reports
+
+
+@pytest.mark.parametrize(
+    ("change", "comparison"), [(ImportHook.install, 1), (ImportHook.remove, 1), (ImportHook.remove, 2)]
+)
+def test_a_hook_that_is_installed_or_removed_twice_at_once_is_out_after_the_next_removal(change, comparison):
+    hook, comparisons = ImportHook(), itertools.count(1)
+
+    class Finder:
+        """While it is compared with the hook, the hook is changed once more, as by another thread."""
+
+        __hash__ = None
+
+        def __eq__(self, other):
+            if next(comparisons) == comparison:
+                change(hook)
+            return False
+
+    if change is ImportHook.remove:
+        hook.install()
+    sys.meta_path.insert(0, finder := Finder())
+    try:
+        change(hook)
+        hook.remove()
+        assert hook not in sys.meta_path
+    finally:
+        sys.meta_path[:] = [one for one in sys.meta_path if one is not finder and one is not hook]
 
 
 def test_a_module_that_replaces_itself_is_what_the_program_gets(folder, hook):

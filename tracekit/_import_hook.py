@@ -47,9 +47,12 @@ class ImportHook:
             sys.meta_path.insert(0, self)
 
     def remove(self) -> None:
-        """Take the hook out; imports that are under way are still reported."""
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
+        """Take the hook out, also where threads have put it in twice; imports that are under way are still reported."""
+        try:
+            while True:
+                sys.meta_path.remove(self)
+        except ValueError:  # it is not there, any more
+            pass
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Return the spec that the other finders make for *name*, with a loader that reports, or None."""

@@ -39,6 +39,12 @@ def held_while(function, *arguments):
     return peak
 
 
+def append_each(values):
+    grown = []
+    for value in values:
+        grown.append(value)  # noqa: PERF402 - one at a time
+
+
 @pytest.mark.parametrize("fill", ["0", "a", "f0", " ", ",", ";", "a=1,", "a=1;", "-", '"', "%41", "\xe9", "\uff11"])
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("form", FORMATS)
@@ -56,9 +62,8 @@ def test_many_small_values_of_one_field_are_not_copied(form, name):
     format = FORMATS[form][name]
     for field in fields_of(format):
         pairs = [*good(name).items(), *[(field, "a=1")] * 10_000]
-        listed = held_while(list, [None] * 10_000)
-        # Only the list of values is allocated, which grows by an eighth at a time.
-        assert held_while(format.read, pairs) < 3 * listed
+        # Only lists of the values are allocated. Without the GIL a list that grows holds its old array beside the new one.
+        assert held_while(format.read, pairs) < 2.5 * held_while(append_each, [None] * 10_000)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def install_hooks() -> None:
     global _on
     with _lock:
         _on = True
-    _imports.install()  # first: a second patch of a module that another thread imports now has no effect
+        _imports.install()  # first: a second patch of a module that another thread imports now has no effect
     for name in _imports.modules:
         if sys.modules.get(name) is not None:  # None: the program forbids the import
             _patch(name, importlib.import_module(name))  # waits for a thread that imports it
@@ -69,8 +69,8 @@ def _patch(module_name: str, module: Any) -> None:
 def remove_hooks() -> None:
     """Put back what ``install_hooks()`` replaced; what others have patched since stays as it is."""
     global _on
-    _imports.remove()
     with _lock:
+        _imports.remove()
         _on = False
         for key, patch in list(_patches.items()):
             if patch.take_out() or patch.is_gone():
