@@ -221,9 +221,8 @@ def entry_points(groups: tuple[str, ...]) -> list[tuple[str, str, str, str, str]
             path = f"{folder}{os.sep}{entry}{os.sep}"
             octets = _read(path + "entry_points.txt")
             for mark in marks:
-                if (
-                    octets.find(mark) >= 0
-                ):  # few packages have one: the others are not decoded. "in" takes twice as long
+                # Few packages have a mark; the others are not decoded. The operator "in" takes twice as long.
+                if octets.find(mark) >= 0:
                     found += [(*row, package, path) for row in _rows(_text(octets), groups)]
                     break
     return found
