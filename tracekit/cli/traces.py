@@ -8,9 +8,22 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from .._render import Branch, Leaf, cells, cut, duration, library_text, moment, pairs, printable, tree, value_text
+from .._render import (
+    Branch,
+    Leaf,
+    cells,
+    cut,
+    duration,
+    library_text,
+    moment,
+    pairs,
+    plural,
+    printable,
+    tree,
+    value_text,
+)
 from ..exporters.sqlite import SQLiteReader, StoreError
-from .screen import Screen, plural, print_json, print_json_line, shortened
+from .screen import Screen, print_json, print_json_line, shortened
 
 if TYPE_CHECKING:
     import argparse
