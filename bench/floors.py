@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTEXT_MANAGERS", "context_manager", "import_ns"]
 
-CONTEXT_MANAGERS = {
-    "floor": "SetAgain",
-    "token_floor": "ResetByToken",
-}  # in floor.pyx, by the row that they are the floor of
+# The classes in floor.pyx, by the row whose floor they are.
+CONTEXT_MANAGERS = {"floor": "SetAgain", "token_floor": "ResetByToken"}
 
 _SOURCE = Path(__file__).with_name("floor.pyx")
 _CACHE = Path(__file__).parents[1] / ".cache"

@@ -390,9 +390,8 @@ def test_an_export_counts_on_a_terminal(spans, path, tmp_path, monkeypatch, caps
     assert re.fullmatch(r"\r78 of 78 spans, [0-9,]+ a second  \n", sys.stderr.getvalue())
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert main([*arguments, "--format", "perfetto", "-o", str(tmp_path / "out.json")]) == 0
-    assert (
-        sys.stderr.getvalue().count("78 of 78 spans") == sys.stderr.getvalue().count("\n") == 2
-    )  # it reads them twice
+    # The format reads the spans twice.
+    assert sys.stderr.getvalue().count("78 of 78 spans") == sys.stderr.getvalue().count("\n") == 2
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(sys, "stdout", Terminal())  # shows the spans
     assert main(arguments) == 0

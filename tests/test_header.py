@@ -488,7 +488,7 @@ def test_other_names_are_not_asked_about():
 
 def test_a_variable_in_lower_case_is_asked_about():
     warnings = report("B3=0", f"traceparent={PARENT}").warnings
-    assert warnings == ["traceparent is no variable that anybody reads: did you mean TRACEPARENT?"]
+    assert warnings == ["traceparent is not a variable that receivers read: did you mean TRACEPARENT?"]
 
 
 def test_formats_that_name_different_traces_are_warned_of():
@@ -538,7 +538,7 @@ def test_what_a_format_cannot_carry_is_said():
     assert made["cloudtrace"].notes == ["the span id is sent in decimal"]
 
 
-def test_a_decision_that_nobody_has_made_is_not_made_up_without_a_word():
+def test_an_open_decision_is_not_made_silently():
     made = conversions(f"b3: {TRACE}-{SPAN}")
     assert made["tracecontext"].headers == {"traceparent": f"{PARENT[:-2]}00"}
     assert made["tracecontext"].lost == ["no decision: it is sent as not sampled"]
@@ -548,8 +548,8 @@ def test_a_decision_that_nobody_has_made_is_not_made_up_without_a_word():
 def test_words_of_one_format_are_lost_in_another_and_kept_in_their_own():
     made = conversions(*EXAMPLES["xray"])
     assert made["xray"].lost == []
-    assert made["b3"].lost == ["what xray said is lost: Sampled, Lineage"]
-    assert conversions(*EXAMPLES["datadog"])["b3"].lost == ["what datadog said is lost: priority, origin, tags"]
+    assert made["b3"].lost == ["values of xray are lost: Sampled, Lineage"]
+    assert conversions(*EXAMPLES["datadog"])["b3"].lost == ["values of datadog are lost: priority, origin, tags"]
 
 
 def test_what_cannot_be_written_at_all_says_why():

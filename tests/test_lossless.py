@@ -17,9 +17,8 @@ from tracekit.wire import b3, jaeger
 
 from .wire.vector_files import DIRECTORY, load
 
-FORMATS = {
-    format.name: format for format in _FORMATS.values() if format.name != "server-timing"
-}  # which no request has
+# Without the format of responses.
+FORMATS = {format.name: format for format in _FORMATS.values() if format.name != "server-timing"}
 CANONICAL = {
     name: [
         case

@@ -12,9 +12,7 @@ pytestmark = pytest.mark.one_form
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CLASSIFIED = [
-    row.rpartition(" ")[2] for row in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", row)
-]  # the supported versions
+SUPPORTED = [row.rpartition(" ")[2] for row in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", row)]
 
 
 def test_the_newest_changes_are_those_of_the_version():
@@ -36,13 +34,13 @@ def test_the_citation_has_the_version_and_the_date():
 def test_the_supported_versions_are_those_that_are_tested_built_and_classified():
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
     tested = re.findall(r"\d\.\d+", re.search(r"python: (\[.*\])", workflow)[1])
-    assert tested == CLASSIFIED
+    assert tested == SUPPORTED
     wheels = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["cibuildwheel"]["build"]
     built = [f"3.{minor}" for minor in re.findall(r"cp3(\d+)-", wheels)]
-    assert built == CLASSIFIED
-    assert PROJECT["requires-python"] == f">={CLASSIFIED[0]}"
+    assert built == SUPPORTED
+    assert PROJECT["requires-python"] == f">={SUPPORTED[0]}"
     page = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
-    assert f"{CLASSIFIED[0]} to {CLASSIFIED[-1]} now" in page
+    assert f"{SUPPORTED[0]} to {SUPPORTED[-1]} now" in page
 
 
 @pytest.mark.parametrize("name", ["ci.yml", "release.yml"])

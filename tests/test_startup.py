@@ -131,12 +131,8 @@ def test_no_span_imports_anything(configure):
         span.attributes, span.events, span.status, span.links, repr(span)
         print(*sorted(set(sys.modules) - before))
         """
-    assert set(run(program).split()) <= {
-        "_tokenize",
-        "linecache",
-        "token",
-        "tokenize",
-    }  # by the text of the stack, as Python's own
+    # For the text of the stack, as for Python's own.
+    assert set(run(program).split()) <= {"_tokenize", "linecache", "token", "tokenize"}
 
 
 # ---- the names that come later

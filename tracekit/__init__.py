@@ -102,7 +102,7 @@ _LATER = {
 
 
 def _claim(names: list[str]) -> None:
-    """Have the public objects say that they live here, where users import them from."""
+    """Set ``__module__`` of the public objects to this package, from which users import them."""
     for name in names:
         value = globals().get(name)
         if hasattr(value, "__qualname__") and value.__module__ != __name__:

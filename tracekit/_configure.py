@@ -94,7 +94,7 @@ def configure(
     )
     if strict is not None:
         misuse.set_strict(strict)
-    # Of no use to a program that only makes spans, and leaves them to the one that it is part of.
+    # Imported here: a library that makes spans never calls configure().
     from . import _propagation
     from ._distribution import warn_of_clash
     from ._environment import Environment, say
@@ -174,7 +174,7 @@ class _Instead:
 
 
 def lend(exporter: Exporter) -> Iterator[None]:
-    """Record every trace for *exporter*, yield once, then go on as before: for ``contextlib.contextmanager``."""
+    """Record every trace for *exporter*, yield once, then restore the former settings: for ``contextlib.contextmanager``."""
     before = _configured
     lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
     pipeline = _started()
@@ -182,7 +182,7 @@ def lend(exporter: Exporter) -> Iterator[None]:
     owner = pipeline.exporter
     used = exporter if owner is None else _Instead(exporter, owner)
     if owner is None:
-        pipeline.use(used, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
+        _use_exporter(pipeline, used)
     else:
         pipeline.exporter = used
     _use(lent)
@@ -195,7 +195,7 @@ def lend(exporter: Exporter) -> Iterator[None]:
         if pipeline.exporter is not used:
             pass  # configure() was called meanwhile
         elif owner is None:
-            pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
+            _use_exporter(pipeline, None)
         else:
             pipeline.exporter = owner
 
@@ -258,7 +258,7 @@ def _other_sdk() -> list[str]:
 
 
 def _join(context: SpanContext | None) -> None:
-    """Make *context*, which started this process, current from here on, unless something is."""
+    """Make *context*, which started this process, current from here on, unless something is current already."""
     if context is not None and current_context() is None:
         context_scope(context).__enter__()
 
@@ -281,7 +281,7 @@ def add_tap(take: Callable[[Sequence[Span]], object], *, records_all: bool) -> N
     if take not in taps.taps:
         taps.taps += (take,)
     if pipeline.exporter is None:
-        pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
+        _use_exporter(pipeline, None)
     _records_all = _records_all or records_all
     _use(_configured)
 
@@ -295,7 +295,7 @@ def remove_tap(take: Callable[[Sequence[Span]], object]) -> None:
         _records_all = False
         _use(_configured)
         if pipeline.exporter is None:
-            pipeline.use(None, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
+            _use_exporter(pipeline, None)
 
 
 def _use(tracer: Tracer) -> None:
@@ -383,6 +383,11 @@ def _started() -> Pipeline:
             made.finish_in_child()
             _finish_before_celery()
     return _pipeline
+
+
+def _use_exporter(pipeline: Pipeline, exporter: Exporter | None) -> None:
+    """Use *exporter* with the default interval; without one, the pipeline serves its taps alone, if it has any."""
+    pipeline.use(exporter, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
 
 
 def _after_fork() -> None:

@@ -40,8 +40,8 @@ def use_labels(
 ) -> AbstractContextManager[Labels]:
     """Add labels inside ``with``, for this process and every service called from it.
 
-    Keys are RFC 7230 tokens and values text; of equal keys the newest wins. Others are left out and reported once
-    per call site; strict mode raises.
+    Keys are RFC 7230 tokens and values text; of equal keys the newest wins. Invalid labels are left out and reported
+    once per call site; strict mode raises.
     """
     if wrong:
         misused(TypeError("use_labels() takes labels by name, or one mapping: use_labels(tenant='acme')"))
@@ -54,7 +54,7 @@ def use_labels(
 
 
 def _usable(labels: Mapping[str, str]) -> Labels:
-    """Return those of *labels* that can be sent."""
+    """Return the valid ones of *labels*; report the others."""
     try:
         return Labels(labels)
     except Exception as error:
@@ -92,6 +92,6 @@ def from_context(context: contextvars.Context) -> Span | None:
         return None
     try:
         span: Span | None = context.run(current_span)
-    except RuntimeError:  # it is running already, here or in another thread
+    except RuntimeError:  # the Context is running already, here or in another thread
         span = context.copy().run(current_span)
     return span

@@ -15,10 +15,10 @@ def install_hint(extra: str) -> str:
 
 
 def find_clash(package: str) -> str:
-    """Return the name and version of another distribution that has put a package ``tracekit`` here, or "".
+    """Return the name and version of another distribution that has installed a package ``tracekit`` here, or "".
 
-    *package* is the path of this package's folder. The other one's files are in the same folder, and whichever was
-    installed last has replaced files of the first.
+    *package* is the path of this package's folder. Both distributions have files in that folder, and the one installed
+    last has replaced files of the other.
     """
     try:
         names = os.listdir(os.path.dirname(package))
@@ -33,9 +33,9 @@ def find_clash(package: str) -> str:
 
 
 def find_elsewhere() -> str:
-    """Return the name, version and folder of that other distribution anywhere on ``sys.path``, or "".
+    """Return the name, version and folder of the other distribution ``tracekit`` anywhere on ``sys.path``, or "".
 
-    There it wins, or loses, by the order of the path, which may differ from one working directory to the next.
+    The order of the path, which may depend on the working directory, decides which of the two is imported.
     """
     from importlib import metadata
 

@@ -28,12 +28,12 @@ class ForeignSampler:
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
-        # Asked where the caller has left the decision open, which OpenTelemetry's flags cannot express: a sampler that
-        # follows the parent would take it for a rejection.
+        # A caller may leave the decision open, which OpenTelemetry's flags cannot express. A sampler that follows the
+        # parent would take that for a rejection, so it gets no parent.
         self._follows_parent = any(kind.__name__ == "ParentBased" for kind in type(sampler).__mro__)
 
     def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
-        """Decide without a trace id, for samplers that ask this one. Ratio samplers compare 64 bits of it."""
+        """Decide without a trace id, for samplers that ask this one. Ratio samplers compare 64 bits of the id."""
         return self.sample_trace(randomness << 8, None, name, kind, attributes, ())[:2]
 
     def sample_trace(
@@ -95,10 +95,10 @@ class ForeignIds:
 
     @property
     def are_random(self) -> bool:
-        """Whether the generator says that the last 56 bits of its trace ids are random."""
+        """Whether the generator declares the last 56 bits of its trace ids random."""
         try:
             return bool(self.generator.is_trace_id_random())
-        except Exception:  # older generators do not say
+        except Exception:  # older generators lack the method
             return False
 
     def trace_id(self) -> int:

@@ -42,7 +42,7 @@ class ImportHook:
         self._searches: set[tuple[int, str]] = set()
 
     def install(self) -> None:
-        """Put the hook before all finders, once."""
+        """Put the hook before all finders; a second call has no effect."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
@@ -95,7 +95,7 @@ class ImportHook:
 
 
 class _Loader:
-    """Stands for *inner* until the module's code runs."""
+    """The loader in place of *inner* until the module's code runs."""
 
     def __init__(self, inner: Any, hook: ImportHook) -> None:
         self._inner, self._hook = inner, hook
@@ -105,7 +105,7 @@ class _Loader:
             raise AttributeError(name)
         return getattr(self._inner, name)
 
-    @property  # type: ignore[misc]  # who only looks for a spec may ask for the type of its loader
+    @property  # type: ignore[misc]  # code that finds a spec without importing may check the type of its loader
     def __class__(self) -> Any:
         return type(self._inner)
 

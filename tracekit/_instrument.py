@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 _FLUSH_S = 2.0  # supervisors wait longer before they kill
 _KINDS = ("app", "client", "connection")  # OpenTelemetry's methods for single objects are called after them
 
-_wanted: dict[Library, dict[str, Any]] = {}  # what instrument() was asked for, with its options
-_undo: dict[Library, Callable[[], object]] = {}  # for those that are instrumented
+_wanted: dict[Library, dict[str, Any]] = {}  # the libraries that instrument() was called for, and its options
+_undo: dict[Library, Callable[[], object]] = {}  # of the instrumented libraries
 _done: dict[Library, tuple[set[str], int]] = {}  # the entry of _reported that it was instrumented for, and its length
-_failed: dict[Library, str] = {}  # and the reason
-_claims: set[Library] = set()  # a thread instruments it just now
+_failed: dict[Library, str] = {}  # the reason, by library
+_claims: set[Library] = set()  # libraries that a thread is instrumenting
 _reported: dict[Library, set[str]] = {}  # the modules whose import is dealt with
-_partial: set[Library] = set()  # failed in the middle of an import that they need; tried again after the next one
+_partial: set[Library] = set()  # failed during an import that they need; tried again after the next import
 _deferred: dict[int, list[str]] = {}  # by thread that instruments: modules that were imported meanwhile
 _lock = RLock()  # reentrant: a signal handler may import a library
 
@@ -115,7 +115,7 @@ def failures() -> dict[str, str]:
 
 
 def run_program(wanted: list[Library]) -> None:
-    """Configure from the environment, and instrument *wanted*: what ``tracekit run`` does in the program."""
+    """Configure from the environment, and instrument *wanted*: the part of ``tracekit run`` inside the program."""
     from ._environment import Environment  # as in configure()
 
     HOOK.imported = _imported
@@ -125,7 +125,7 @@ def run_program(wanted: list[Library]) -> None:
     else:
         from ._export.stand_ins import LaterExporter
 
-        # A spool may have batches of an earlier process, which are sent also if there are no spans.
+        # At once with a spool: it may hold batches of an earlier process, to be sent even if this one makes no spans.
         configure(exporter=LaterExporter(_make_exporter, at_once=bool(environment.text("TRACEKIT_SPOOL"))))
         _flush_on_sigterm()
     for library in wanted:
@@ -155,7 +155,7 @@ def _make_exporter() -> Exporter | None:
 
 
 def named(name: str) -> Library:
-    """Return the library *name*; raise ValueError with names that are like it."""
+    """Return the library *name*; raise ValueError with similar names."""
     library = resolve(name)
     if library is None:
         import difflib  # only for this message

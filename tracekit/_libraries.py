@@ -20,11 +20,11 @@ _PIECE = 1 << 16  # octets; fewer are the end of a file
 
 
 class Library:
-    """How a library is instrumented.
+    """A library that can be instrumented, and the way to do it.
 
     *load* is a module of tracekit's or of a third party's, or ``module:Class`` of an OpenTelemetry instrumentor.
-    *package* is the distribution that has it. The library is instrumented when one of *modules* is imported, without
-    any at once. *replaces* holds names of instrumentors that are left out for it, *instead* those of them that are
+    *package* is the distribution that has it. The library is instrumented when one of *modules* is imported, or at once
+    if there are none. *replaces* holds names of instrumentors that are left out for it, *instead* those of them that are
     installed. *by_name_only*: not among "all libraries". *is_late*: importing the library is no reason to load
     tracekit, because it makes no spans.
     """
@@ -97,9 +97,8 @@ def _own() -> list[Library]:
         own("celery", "celery", replaces="celery"),
         own("grpc", "grpc", replaces="grpc_client grpc_server grpc_aio_client grpc_aio_server"),
         own("http_client", "http.client", replaces="urllib urllib3 requests"),
-        # Servers are named "socketserver" too, but its import is no reason to load http.server: logging.config does that.
-        # ASGI servers take SIGTERM for themselves before they import the app: what exports at that signal has to be there by
-        # then.
+        # Not on the import of socketserver, which logging.config imports too. On that of ASGI servers, because they
+        # handle SIGTERM before they import the app: the handler that exports must be installed first.
         own(
             "http_server",
             "granian.server",
@@ -118,7 +117,7 @@ def _own() -> list[Library]:
         own("structlog", "structlog", is_late=True),
         own("subprocess", "subprocess", "asyncio.subprocess", by_name_only=True, is_late=True),
         own("taskiq", "taskiq"),
-        own("threads", replaces="threading", is_late=True),  # nothing is handed on before tracekit is there
+        own("threads", replaces="threading", is_late=True),  # there is no trace to hand on before tracekit is loaded
         own("wsgi", "flask", "django.core.handlers.wsgi", replaces="wsgi flask django"),
     ]
 
@@ -221,9 +220,8 @@ def entry_points(groups: tuple[str, ...]) -> list[tuple[str, str, str, str, str]
             path = f"{folder}{os.sep}{entry}{os.sep}"
             octets = _read(path + "entry_points.txt")
             for mark in marks:
-                if (
-                    octets.find(mark) >= 0
-                ):  # few packages have one: the others are not decoded. "in" takes twice as long
+                # Few packages have a mark; the others are not decoded. The operator "in" takes twice as long.
+                if octets.find(mark) >= 0:
                     found += [(*row, package, path) for row in _rows(_text(octets), groups)]
                     break
     return found

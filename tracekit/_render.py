@@ -93,6 +93,11 @@ def moment(ns: int, format: str = "%H:%M:%S") -> str:
         return "no time"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return *count* and *noun*, with an "s" unless there is one."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def printable(text: str, limit: int = 200) -> str:
     """Return *text* on one line, cut at *limit*, with the characters that control a terminal escaped."""
     if len(text) > limit:

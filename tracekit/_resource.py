@@ -127,10 +127,8 @@ def _instance_id() -> str:
     global _instance
     if _instance[0] != os.getpid():
         octets = bytearray(os.urandom(16))
-        octets[6], octets[8] = (
-            octets[6] & 0x0F | 0x40,
-            octets[8] & 0x3F | 0x80,
-        )  # version 4; importing uuid takes longer
+        # Version 4. Importing uuid takes longer than this.
+        octets[6], octets[8] = octets[6] & 0x0F | 0x40, octets[8] & 0x3F | 0x80
         digits = octets.hex()
         _instance = os.getpid(), "-".join([digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]])
     return _instance[1]

@@ -190,8 +190,8 @@ def adjusted_count(context: SpanContext | Span) -> float | None:
 
 def randomness(context: SpanContext) -> int:
     """Return the 56 random bits of the trace: ``rv`` of its tracestate, or the last of its id."""
-    said = context.state.sampling()[1]
-    return ids_of(context)[0] & _MASK56 if said < 0 else said
+    explicit = context.state.sampling()[1]
+    return ids_of(context)[0] & _MASK56 if explicit < 0 else explicit
 
 
 def threshold(probability: float) -> int:

@@ -19,16 +19,16 @@ compiled: Final = False
 
 
 def binding(on: bool) -> Callable[[T], T]:
-    """Make a class's methods functions, or, where it is False, method descriptors, as those of built-in classes are.
+    """Make the methods of a class functions, or, with False, method descriptors, as those of built-in classes are.
 
-    Cython's functions take any object for ``self`` and read the fields of another class from it: a crash. Method
-    descriptors raise TypeError. False stands above each compiled class.
+    Each compiled class has False: Cython's functions take any object for ``self`` and crash when they read their
+    class's fields from it. Method descriptors raise TypeError.
     """
     return lambda kind: kind
 
 
 def cast(kind: type[T], pointer: Any) -> T:
-    """Take *pointer*, which is borrowed, for an object of *kind*. No reference is taken."""
+    """Treat the borrowed *pointer* as an object of *kind*, without taking a reference."""
     return pointer  # type: ignore[no-any-return]
 
 
@@ -40,22 +40,22 @@ def cclass(kind: T) -> T:
 if not TYPE_CHECKING:
 
     def final(kind: T) -> T:
-        """Allow no subclass of a class; uncompiled, only type checkers see to that."""
+        """Forbid subclasses of a class; uncompiled, only type checkers enforce it."""
         return kind
 
 
 def no_gc(kind: T) -> T:
-    """Keep objects of a class away from the garbage collector: they are in no reference cycle."""
+    """Exempt objects of a class from the garbage collector: they are in no reference cycle."""
     return kind
 
 
 def no_gc_clear(kind: T) -> T:
-    """Let the garbage collector see a class's objects, and break their cycles elsewhere: these keep their fields."""
+    """Track the objects of a class, but let the garbage collector break their cycles at other objects only."""
     return kind
 
 
 def nonecheck(on: bool) -> Callable[[T], T]:
-    """Raise AttributeError where a function reads a field of None, which the C types of its arguments allow."""
+    """Raise AttributeError if a function reads a field of None: arguments with a C type may be None."""
     return lambda function: function
 
 

@@ -650,7 +650,7 @@ def test_a_task_class_of_the_program_that_raises_costs_only_its_line():
 
 def test_a_look_that_fails_is_empty_and_reported_once(monkeypatch, caplog):
     monkeypatch.setattr(_tasks, "_notices", _tasks.Notices())
-    monkeypatch.setattr(_tasks, "running", lambda: 1 / 0)
+    monkeypatch.setattr(_tasks, "running_threads", lambda: 1 / 0)
     assert aio.tasks() == aio.tasks() == []
     (record,) = caplog.records
     assert "tasks() failed: ZeroDivisionError" in record.getMessage()
@@ -698,7 +698,7 @@ def test_a_loop_is_found_whose_coroutine_is_suspended_during_the_look(monkeypatc
     try:
         assert started.wait(60)
         monkeypatch.setattr(sys, "_current_frames", current_frames)
-        assert _stacks.running()[thread.ident].loops == [loop]
+        assert _stacks.running_threads()[thread.ident].loops == [loop]
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -77,9 +77,7 @@ async def test_a_job_is_a_child_of_where_it_was_awaited_and_the_worker_does_not_
         await aio.to_process.run_sync(jobs.leave_open)
     assert await aio.to_process.run_sync(jobs.here) is None
     assert await aio.to_process.run_sync(jobs.variable) == "unset"
-    await aio.to_process.run_sync(
-        jobs.collect
-    )  # where nobody ended "left open", it ends with the last Context that has it
+    await aio.to_process.run_sync(jobs.collect)  # ends "left open" with the last Context that holds it
     await aio.to_process.run_sync(jobs.work, "root")
     assert span_tree(exporter.spans) == "\n".join(
         [

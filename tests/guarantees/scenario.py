@@ -298,9 +298,8 @@ def run(one: Scenario, backend: str, driver: Driver) -> Verdict:
     driver.begin(name)
 
     def heard() -> Tree:
-        with _listening(
-            noise, details
-        ):  # in the scenario's Context: where there is no GIL, warnings are recorded in one
+        # In the scenario's Context: without the GIL, warnings are recorded for the Context.
+        with _listening(noise, details):
             try:
                 anyio.run(main, backend=name, backend_options=options)
             except KeyboardInterrupt:

@@ -78,9 +78,8 @@ def pruned(value: object, limit: int) -> Any:
 
     Texts, bytes, sequences and mappings are cut, other objects are kept.
     """
-    cleaner = _Cleaner(
-        limit, limit // 3 + 1, limit, converts=False
-    )  # the repr of an element has three characters: "1, "
+    # The repr of an element has at least three characters: "1, ".
+    cleaner = _Cleaner(limit, limit // 3 + 1, limit, converts=False)
     copy = cleaner.element(value, 3 * _DEPTH)
     return copy if cleaner.cuts else MISSING
 
@@ -122,9 +121,8 @@ class _Cleaner:
         if kind is tuple or kind is list:
             return self.sequence(value, depth)
         if kind is dict and len(value) <= self.limit:
-            return self.mapping(
-                list(value.copy().items()), depth
-            )  # list() may collect garbage, whose finalizers change it
+            # Of a copy: list() may collect garbage, whose finalizers may change *value*.
+            return self.mapping(list(value.copy().items()), depth)
         # Not isinstance(), which asks a value for its __class__.
         if issubclass(kind, str):
             return self.text(value)

@@ -24,10 +24,10 @@ _probe: ContextVar[object] = ContextVar("tracekit_probe")
 
 
 def is_inherited(variable: ContextVar[Any], value: object) -> bool:
-    """Tell, once a thread, whether *value* of *variable* was inherited by the Context that the thread runs in.
+    """Return True, once per thread, if the running Context is the thread's own and has inherited *value* of *variable*.
 
-    To be called before each access to *variable*, because the first call in a thread reads the inherited value. Copies of
-    the thread's Context are those of jobs that were handed over, or of tasks: there the answer is False.
+    To be called before each access to *variable*, because the first call in a thread reads the inherited value. In
+    copies of the thread's Context, those of tasks and of jobs that were handed over, the answer is False.
     """
     try:
         base, inherited = _thread.inherited
@@ -40,7 +40,7 @@ def is_inherited(variable: ContextVar[Any], value: object) -> bool:
 
 
 def inherited_value() -> object:
-    """Return what is_inherited(), which was called before, waits for, or None."""
+    """Return the inherited value that ``is_inherited()`` has not reported yet, or None; call that function first."""
     return _thread.inherited[1]
 
 

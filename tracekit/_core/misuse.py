@@ -26,11 +26,6 @@ def set_strict(strict: bool) -> bool:
     return before
 
 
-def is_strict() -> bool:
-    """Return whether wrong arguments raise."""
-    return _strict
-
-
 def count() -> int:
     """Return the number of wrong arguments that were left out."""
     return _count

@@ -22,7 +22,7 @@ class Event(NamedTuple):
     attributes: Mapping[str, Any] = NO_ATTRIBUTES
 
 
-Event.__annotations__["attributes"] = Mapping[str, object]  # for typing.get_type_hints(): tracekit has no such names
+Event.__annotations__["attributes"] = Mapping[str, object]  # for typing.get_type_hints(): Any is not imported
 
 
 class Status(NamedTuple):

@@ -64,18 +64,18 @@ class TraceState(Mapping[str, str]):
         return make_state(",".join([_member(key, value), *others[: MAX_STATE_MEMBERS - 1]]))
 
     def decided(self, entry: str) -> str:
-        """Return the ``tracestate`` value after a sampling decision that is told by *entry*, checked text or empty.
+        """Return the ``tracestate`` value after a sampling decision that *entry*, checked text or empty, records.
 
-        The members of *entry* come first. Of an ``ot`` member that was here before, the threshold goes, which an
-        earlier decision left, and all else stays, ``rv`` above all; a malformed one stays as it is, unless *entry* has one.
+        The members of *entry* come first. An ``ot`` member that was here before loses the threshold of the earlier
+        decision and keeps all else, such as ``rv``; a malformed one stays as it is, unless *entry* has one.
         """
         before, newer = self._members(), make_state(entry)._members()
-        said, told = parse_ot(before.get("ot", "")), parse_ot(newer.get("ot", ""))
-        if not newer and "th" not in said:
+        old, new = parse_ot(before.get("ot", "")), parse_ot(newer.get("ot", ""))
+        if not newer and "th" not in old:
             return self._text
         members = newer | {key: value for key, value in before.items() if key not in newer}
-        subkeys = told | {key: value for key, value in said.items() if key != "th"}
-        if said:
+        subkeys = new | {key: value for key, value in old.items() if key != "th"}
+        if old:
             text = format_ot(subkeys)
             if len(text) > MAX_OT_CHARS:  # drop the threshold: better unknown than wrong
                 text = format_ot({key: value for key, value in subkeys.items() if key != "th"})

@@ -21,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# In a tuple: a context that is not current, but that a new trace is linked to, or that holds the labels in force.
+# The current context, or a tuple: the context that a new trace is linked to, and one that holds the labels in force.
 Place = SpanContext | tuple[SpanContext, SpanContext | None] | None
 
 
@@ -139,7 +139,7 @@ def place() -> Place:
 
 
 def at(place: Place) -> AbstractContextManager[Any]:
-    """Make current what ``place()`` returned in another process."""
+    """Make the result of ``place()`` in another process current."""
     if not isinstance(place, tuple):
         return context_scope(place)
     linked, labelled = place
@@ -155,8 +155,8 @@ def _linked_and_labelled(linked: SpanContext, labelled: SpanContext) -> Iterator
 def detached() -> AbstractContextManager[None]:
     """Inside ``with``, nothing is current, and a span is the root of a new trace, linked to the context outside.
 
-    Work spawned inside keeps that for its whole life: a background task, a ticker, a server, a pool of
-    workers, a signal handler. Nothing of the span it was started under is kept but ids.
+    This holds for the whole life of work spawned inside: a background task, a ticker, a server, a pool of workers, a
+    signal handler. Of the span outside, it keeps the ids only.
     """
     context = current_context()
     return linked_scope(context if context is not None and context.is_valid else None)
@@ -167,8 +167,8 @@ def run_in_context(
 ) -> Coroutine[Any, Any, R]:
     """Await ``function(*args)`` with each of its steps in *context*; ``context.run()`` would only make the coroutine.
 
-    It stays in the task that awaits it: cancel scopes and timeouts work as ever. *context* must not be
-    running in another thread or further up in this task.
+    The coroutine stays in the task that awaits it, so cancel scopes and timeouts apply. *context* must not be running in
+    another thread or further up in this task.
     """
     if not isinstance(context, contextvars.Context):
         raise TypeError(f"context must be a contextvars.Context, not {type(context).__name__}")

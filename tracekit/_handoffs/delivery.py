@@ -43,12 +43,12 @@ class Delivery(Generic[T]):
         kind: Literal["internal", "server", "client", "producer", "consumer"] = "consumer",
         attributes: Mapping[str, Any] | None = None,
     ) -> Span:
-        """Start a span for the work on this item, its attribute ``queue.wait_s`` the seconds that it waited.
+        """Start a span for the work on this item; the attribute ``queue.wait_s`` has the seconds that the item waited.
 
-        It is a child of the span current where the item was sent: one item, one job. As *root*, for a batch or
-        after a long delay, it starts a new trace with a link to that, and without its labels. The span
-        current here, where the worker was started, is never its parent. It follows that context's decision about
-        recording, without a bound: where contexts come from other services, the integration that received them has one.
+        The span is a child of the sender's current span: one item, one job. With *root*, for a batch or after a long
+        delay, it starts a new trace with a link to the sender's span, and without its labels. The span current here,
+        in the worker, is never the parent. The span follows the sender's sampling decision, without a bound: the
+        integrations that receive contexts from other services have one.
         """
         context = self.context
         if root or context is None:
@@ -64,20 +64,20 @@ class Delivery(Generic[T]):
 
 
 def seal(item: T) -> Envelope[T]:
-    """Put *item* into an envelope, here and now."""
+    """Return *item* in an envelope with the current context and time."""
     return Envelope((item, current_context(), monotonic_ns()))
 
 
 def open_envelope(envelope: tuple[T, SpanContext | None, int]) -> Delivery[T]:
-    """Make the delivery of what arrives now."""
+    """Return the delivery of *envelope*, which arrives now."""
     item, context, sent_ns = envelope
     return Delivery(item, context, (monotonic_ns() - sent_ns) / 1e9)
 
 
 class Deliveries(Generic[T]):
-    """Asynchronous iterator over what *receive* returns, until it raises *end*.
+    """Asynchronous iterator over the deliveries that *receive* returns, until it raises *end*.
 
-    No generator: one that is left early is finalised later, by the loop, and trio warns of it.
+    Not a generator: the event loop would finalise one that is left early later, and trio warns about that.
     """
 
     __slots__ = ("_end", "_receive")

@@ -56,7 +56,7 @@ def install_hooks() -> None:
 
 
 def _patch(module_name: str, module: Any) -> None:
-    """Replace the methods of a class of *module*, unless they are replaced already; a stand-in may have none."""
+    """Replace the methods of a class of *module*, unless they are replaced already; a replaced module may lack them."""
     class_name, hooks = _METHODS[module_name]
     owner: Any = getattr(module, class_name, None)
     with _lock:
@@ -104,7 +104,7 @@ class _Patch:
         setattr(owner, name, function)
 
     def take_out(self) -> bool:
-        """Undo the patch, unless something else stands in its place; return whether it is undone."""
+        """Undo the patch, unless another patch has replaced it; return whether it is undone."""
         if getattr(self._owner, self._name) is not self._function:
             return False
         if self._is_inherited:

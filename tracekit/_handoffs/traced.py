@@ -136,10 +136,10 @@ def _traced_coroutine_function(
 def untraced(
     coro: Any, name: str | None = None
 ) -> tuple[Callable[[], Span], Callable[[], Coroutine[Any, Any, Any]]] | None:
-    """Return functions that start the span of *coro* and call its function without it, if it is under ``@traced``.
+    """Return functions that start the span of *coro* and call its function without a span, if it is under ``@traced``.
 
-    None if it is not, or if it has begun. For a caller that opens the span itself, with *name* instead of the
-    function's. *coro* must be closed then.
+    None if *coro* is not, or has begun. For a caller that opens the span itself, under *name* if given, and closes
+    *coro*.
     """
     if getattr(coro, "cr_code", None) is not _COROUTINE:
         return None
@@ -384,7 +384,7 @@ class _Steps:
 
 
 class _AsyncSteps:
-    """The same of an asynchronous iterator."""
+    """The same as ``_Steps`` for an asynchronous iterator."""
 
     def __init__(self, steps: AsyncGenerator[Any, Any], source: Any) -> None:
         self._steps = steps

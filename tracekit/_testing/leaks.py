@@ -3,10 +3,10 @@
 A ``Watch`` observes every span. It takes no lock, because a finaliser or a signal handler may start or end a span at
 any point; it keeps every span alive, so that one that was never ended is found instead of collected.
 
-Whether a trace was lost is seen from where its root starts. The test's own Contexts are known by a Token, which can
-be reset in no other. A Context that was copied from one of them holds the number of spans that the test had
-opened by then: if it has opened more since, what starts a root there was sent something without its context. Any other
-Context, such as a bare thread's, cannot have inherited anything.
+A root that starts in the wrong Context means a lost trace. A Token identifies the test's own Contexts, because it
+can be reset in no other. A Context that was copied from one of them holds the number of spans that the test had
+opened by then: if the test has opened more since, code that starts a root there was sent work without its context. Any
+other Context, such as a bare thread's, cannot have inherited anything.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FINDINGS = ("open", "ended-twice", "late-write", "late-child", "root")
 # The frames between here and the caller of a span: this module and the core where it runs uncompiled.
 _OWN = (f"{PACKAGE}_testing{os.sep}leaks.", f"{PACKAGE}_core{os.sep}")
 
-# Which watch this Context belongs to, and how many spans its test had opened when it was made.
+# The watch that this Context belongs to, and the number of spans that its test had opened when the Context was made.
 _mark: ContextVar[tuple[int, int]] = ContextVar("tracekit_watch", default=(0, 0))
 _numbers = count(1)
 _watching: Watch | None = None
@@ -72,7 +72,7 @@ class Watch:
     """Inside ``with``, observe every span; ``findings()`` reports the misuse, with files relative to *folder*."""
 
     def __init__(self, folder: str) -> None:
-        self.is_paused = False  # what starts meanwhile is not the test's
+        self.is_paused = False  # while it is, spans that start are not the test's
         self._folder = os.path.join(folder, "")
         self._number = next(_numbers)
         self._lives: dict[int, _Life] = {}
@@ -84,7 +84,7 @@ class Watch:
         # The test's own Contexts, and the scopes that were current in them before its first line.
         self._tokens: list[Token[tuple[int, int]]] = []
         self._outermost: list[Scope | None] = [None]
-        # The spans that the test itself has opened: how many, which are open, and the Context when the last one closed.
+        # The spans that the test itself opened: their number, the open ones, and the threads when the last one closed.
         self._opened = 0
         self._open: set[int] = set()
         self._threads_after: set[threading.Thread] = set()
@@ -214,7 +214,7 @@ class Watch:
         number, opened = _mark.get()
         if number == self._number:
             return opened < self._opened
-        # Not from a thread that was started after all was over; of one that is not Python's that is not known.
+        # Not in a thread that started after the last span closed; the start of a thread that is not Python's is unknown.
         return bool(self._open) or thread in self._threads_after or (self._opened > 0 and is_foreign(thread))
 
     # ---- afterwards

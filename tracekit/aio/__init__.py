@@ -1,9 +1,9 @@
-"""anyio's names and signatures, with a trace that is propagated by each of them.
+"""anyio's names and signatures for hand-offs, each of which propagates the trace.
 
-``from tracekit import aio`` in place of ``import anyio`` for what hands work on: tasks, threads, processes,
-streams. Where anyio's function already keeps the guarantee, it is re-exported. asyncio's queue and executor call are
-here too, and two functions that inspect running loops: ``tasks()`` and ``watch_loop()``. anyio is imported with the
-first name that needs it.
+Write ``from tracekit import aio`` in place of ``import anyio`` for tasks, threads, processes and streams. Where anyio's
+function already keeps the guarantee, it is re-exported. asyncio's queue and executor call are here too, and two
+functions that inspect running loops: ``tasks()`` and ``watch_loop()``. anyio is imported with the first name that needs
+it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
     "watch_loop",
 ]
 
-# The names that each part has; a public one is a name itself.
+# The names in each part; a public module is its own name.
 _PARTS = {
     "_asyncio": ("Queue", "run_in_executor"),
     "_groups": ("TaskGroup", "create_task_group"),

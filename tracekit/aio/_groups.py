@@ -1,4 +1,4 @@
-"""Task groups: anyio's own or, with a name, one whose spans have the wait and the canceller of each task."""
+"""Task groups: anyio's own or, with a name, one whose spans record the wait and the canceller of each task."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class _Cancellation:
         self._by = ""
 
     def leave(self, exc: BaseException | None, own: Span | None, task: GroupTask | None = None) -> None:
-        """Record the effect of *exc* on the group when it leaves *task* or the body; *own* ends by a cancellation."""
+        """Record the effect of *exc* on the group when it leaves *task* or the body; end *own* if it is a cancellation."""
         try:
             if exc is not None and not _is_cancellation(exc):
                 if task is None or task.is_in_group:
@@ -228,7 +228,7 @@ class _Cancellation:
                 if own is not None:
                     own.set_attribute("task.cancelled_by", by)
                     own.set_status("cancelled", f"by sibling: {self._error}" if by == "sibling" else f"by {by}")
-                    own.end()  # before its exit would say less
+                    own.end()  # before __exit__() sets a status with less detail
         except Exception:  # no loop is running, or a custom exception group does not split
             pass
 
@@ -297,9 +297,9 @@ def _evidence(exc: BaseException, group_scope: anyio.CancelScope) -> str:
 def _watch(
     steps: Coroutine[Any, Any, T], cancellation: _Cancellation, task: GroupTask | None = None
 ) -> Generator[Any, Any, T]:
-    """Await *steps* of the group or of a starting task, and record an exception that is thrown in before others are cancelled.
+    """Await *steps* of the group or of a starting task; record an exception thrown in before other tasks are cancelled.
 
-    asyncio does not give the others the reason.
+    asyncio does not tell the other tasks the reason.
     """
     __tracebackhide__ = True
     thrown: list[BaseException] = []

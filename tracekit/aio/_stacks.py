@@ -1,4 +1,6 @@
-"""Stacks of suspended coroutines and of threads, and the event loops that run in threads. Nothing here runs or raises.
+"""Stacks of suspended coroutines and of threads, and the event loops that run in threads.
+
+They are read from outside: nothing is resumed, and errors of the program's objects are caught.
 
 A suspended coroutine has no stack; the chain of its awaitables takes that place: ``cr_await``, ``gi_yieldfrom`` and
 ``ag_await``. The steps of an asynchronous generator hide it (CPython issue 76991), and the garbage collector's
@@ -47,7 +49,7 @@ class Place(NamedTuple):
     line: int
 
 
-class Running(NamedTuple):
+class RunningThread(NamedTuple):
     """A thread: its innermost frame, None where it is not read, and the event loops that run in it."""
 
     frame: FrameType | None
@@ -57,7 +59,7 @@ class Running(NamedTuple):
 
 
 class Stacks:
-    """The stacks of one look at many tasks. Equal stacks are one object: objects that stay cost garbage collections."""
+    """The stacks of many tasks at one time. Equal stacks are one object, because each object costs garbage collections."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[int, int], Place] = {}
@@ -150,21 +152,21 @@ def frame_of(ident: int) -> FrameType | None:
     return sys._current_frames().get(ident) if may_read(ident) else None
 
 
-def running() -> dict[int | None, Running]:
+def running_threads() -> dict[int | None, RunningThread]:
     """Return every thread by its identifier; None stands for the unknown threads of loops."""
     codes = _loop_codes()
     here = threading.get_ident()
-    found: dict[int | None, Running] = {}
+    found: dict[int | None, RunningThread] = {}
     if not HAS_GIL:
         found[None] = _unread()  # first: a thread that is known takes precedence
-        found |= {thread.ident: Running(None, [], [], []) for thread in threading.enumerate() if thread.ident}
+        found |= {thread.ident: RunningThread(None, [], [], []) for thread in threading.enumerate() if thread.ident}
     for ident, innermost in (sys._current_frames() if HAS_GIL else {here: sys._getframe()}).items():
         loops: list[Any] = []
         roots: list[Any] = []
         guests: list[Any] = []
         outermost = _outermost(innermost)
         for _ in range(_LOOKS):
-            # Suspended since the look at it, so that no frame calls it now.
+            # The coroutine has been suspended since its frame was read, so no frame calls it now.
             if not outermost[-1].f_code.co_flags & _RESUMED:
                 break
             innermost = frame_of(ident) or innermost
@@ -189,13 +191,13 @@ def running() -> dict[int | None, Running]:
                         _add_loop(loops, attribute)
         if ident == here:
             _add(roots, _root_here())
-        found[ident] = Running(innermost, loops, roots, guests)
+        found[ident] = RunningThread(innermost, loops, roots, guests)
     return found
 
 
-def _unread() -> Running:
+def _unread() -> RunningThread:
     """Return the loops that the garbage collector knows, where frames do not tell their threads."""
-    found = Running(None, [], [], [])
+    found = RunningThread(None, [], [], [])
     asyncio: Any = sys.modules.get("asyncio")
     trio: Any = sys.modules.get("trio._core._run")
     loops = getattr(asyncio, "AbstractEventLoop", ())

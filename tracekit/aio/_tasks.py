@@ -1,7 +1,7 @@
 """``tasks()``: every task of asyncio and trio and every thread, with its span and the calls that it waits in.
 
-It works from any thread, also while the loops run, and is a look from outside: no loop is woken and no Context entered.
-Tasks are read one after the other, so a task that runs meanwhile may be shown a little earlier or later than another.
+It works from any thread, also while the loops run; it wakes no loop and enters no Context. Tasks are read one after the
+other, so a task that runs meanwhile may be shown a little earlier or later than another.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from .._core.guard import ask, plain_text, type_name
 from .._core.scopes import inside_context, thread_context
 from .._export.notices import Notices, describe
-from ._stacks import Place, Stacks, may_read, running
+from ._stacks import Place, Stacks, may_read, running_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,11 +29,18 @@ _PACKAGE: Final = __name__.partition(".")[0]
 _LIMIT: Final = 10_000
 _NAME: Final = 200
 _AWAITED_BY: Final = 16
-# A thread whose innermost Python function is one of these modules' waits, for a lock, a job or the network.
+# A thread whose innermost Python function is in one of these modules waits: for a lock, a job or the network.
 _WAITING: Final = {
-    *("concurrent.futures.thread", "queue", "selectors", "socket", "ssl", "subprocess", "threading"),
+    "concurrent.futures.thread",
+    "queue",
+    "selectors",
+    "socket",
+    "ssl",
+    "subprocess",
+    "threading",
     *(f"trio._core._{name}" for name in ("io_epoll", "io_kqueue", "io_windows", "thread_cache")),
-    *(f"{_PACKAGE}._export.worker", f"{_PACKAGE}.aio._watch"),
+    f"{_PACKAGE}._export.worker",
+    f"{_PACKAGE}.aio._watch",
 }
 
 
@@ -116,13 +123,13 @@ def snapshot(pace: Callable[[], None] = lambda: None) -> list[TaskInfo]:
 
 
 class _Look:
-    """One look at all tasks."""
+    """One reading of all tasks."""
 
     def __init__(self, pace: Callable[[], None]) -> None:
         self.pace = pace
         self.now_ns = monotonic_ns()
         self.time_ns = time.time_ns()
-        self.threads = running()
+        self.threads = running_threads()
         self.stacks = Stacks()
         known = {thread.ident: thread for thread in threading.enumerate()}
         self.names = {ident: plain_text(ask(attrgetter("name"), thread), _NAME) for ident, thread in known.items()}
@@ -167,9 +174,22 @@ class _Look:
         stack = self.stacks.places(frame)
         known = self.known.get(ident)
         seen_s, _ = (0.0, None) if known is None else self.seen_and_idle_s(known, None)
-        waits_for = stack[-1].function if stack else ""
         return TaskInfo(
-            _id(ident), name, "thread", state, name, None, "", "", span, None, seen_s, None, stack, waits_for, ()
+            id=_id(ident),
+            name=name,
+            backend="thread",
+            state=state,
+            thread=name,
+            parent=None,
+            group="",
+            group_id="",
+            span=span,
+            age_s=None,
+            seen_s=seen_s,
+            idle_s=None,
+            awaits=stack,
+            waits_for=stack[-1].function if stack else "",
+            awaited_by=(),
         )
 
     # ---- asyncio
@@ -223,21 +243,23 @@ class _Look:
         parent = _id(id(owner)) if owner is not None and owner is not task else None
         if parent is None and ident is not None and ident in self.threads:
             parent = _id(ident)
+        seen_s, idle_s = self.seen_and_idle_s(task, None if waiter is None else ask(weakref.ref, waiter))
         return TaskInfo(
-            _id(id(task)),
-            plain_text(task.get_name(), _NAME),
-            "asyncio",
-            state,
-            self.names.get(ident, ""),
-            parent,
-            kind if named is None else plain_text(named.cancellation.name, _NAME),
-            "" if group is None else _id(id(group)),
-            self.span(ask(context_of, task)) if is_read else None,
-            None if named is None else max(self.now_ns - named.spawned_ns, 0) / 1e9,
-            *self.seen_and_idle_s(task, None if waiter is None else ask(weakref.ref, waiter)),
-            stack,
-            "" if waiter is None or is_current else _described(waiter),
-            tuple([_id(id(other)) for other in awaited_by[:_AWAITED_BY]]),
+            id=_id(id(task)),
+            name=plain_text(task.get_name(), _NAME),
+            backend="asyncio",
+            state=state,
+            thread=self.names.get(ident, ""),
+            parent=parent,
+            group=kind if named is None else plain_text(named.cancellation.name, _NAME),
+            group_id="" if group is None else _id(id(group)),
+            span=self.span(ask(context_of, task)) if is_read else None,
+            age_s=None if named is None else max(self.now_ns - named.spawned_ns, 0) / 1e9,
+            seen_s=seen_s,
+            idle_s=idle_s,
+            awaits=stack,
+            waits_for="" if waiter is None or is_current else _described(waiter),
+            awaited_by=tuple([_id(id(other)) for other in awaited_by[:_AWAITED_BY]]),
         )
 
     def awaited_by(self, task: Any) -> list[Any]:
@@ -288,21 +310,23 @@ class _Look:
             state = "cancelling" if getattr(task._cancel_status, "effectively_cancelled", False) else "waiting"
         named = _named(frames)
         steps = getattr(task, "_schedule_points", None)
+        seen_s, idle_s = self.seen_and_idle_s(task, steps if state in ("waiting", "cancelling") else None)
         return TaskInfo(
-            _id(id(task)),
-            plain_text(task.name, _NAME),
-            "trio",
-            state,
-            "" if ident is None else self.names.get(ident, ""),
-            _id(id(owner)) if owner is not None else None if ident is None else _id(ident),
-            kind if named is None else plain_text(named.cancellation.name, _NAME),
-            "" if nursery is None else _id(id(nursery)),
-            self.span(task.context) if is_read else None,
-            None if named is None else max(self.now_ns - named.spawned_ns, 0) / 1e9,
-            *self.seen_and_idle_s(task, steps if state in ("waiting", "cancelling") else None),
-            stack,
-            waits_for,
-            () if owner is None else (_id(id(owner)),),
+            id=_id(id(task)),
+            name=plain_text(task.name, _NAME),
+            backend="trio",
+            state=state,
+            thread="" if ident is None else self.names.get(ident, ""),
+            parent=_id(id(owner)) if owner is not None else None if ident is None else _id(ident),
+            group=kind if named is None else plain_text(named.cancellation.name, _NAME),
+            group_id="" if nursery is None else _id(id(nursery)),
+            span=self.span(task.context) if is_read else None,
+            age_s=None if named is None else max(self.now_ns - named.spawned_ns, 0) / 1e9,
+            seen_s=seen_s,
+            idle_s=idle_s,
+            awaits=stack,
+            waits_for=waits_for,
+            awaited_by=() if owner is None else (_id(id(owner)),),
         )
 
     # ---- both
@@ -317,9 +341,9 @@ class _Look:
         return CurrentSpan(plain_text(span.name, _NAME), found.trace_id, found.span_id, age_s, span.ended)
 
     def seen_and_idle_s(self, task: Any, mark: Any) -> tuple[float, float | None]:
-        """Return how long *task* is known to exist, and to have had the same *mark*.
+        """Return for how many seconds *task* is known to exist, and to have had the same *mark*, None if it changed.
 
-        That is the future that it waits for, or its steps.
+        *mark* is a weak reference to the future that the task waits for, or the number of its steps; None if unknown.
         """
         before = _seen.get(id(task))
         if before is not None and before.task() is not task:

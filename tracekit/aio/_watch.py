@@ -1,4 +1,4 @@
-"""``watch_loop()``: a span whose code blocks the event loop says so.
+"""``watch_loop()``: mark spans whose code blocks the event loop.
 
 A daemon thread looks at the loop every half threshold. On asyncio and uvloop a timer that is due as often counts turns,
 so an idle loop wakes for it; on trio an instrument notes when each turn starts and ends. While a turn takes too long,
@@ -41,7 +41,6 @@ _WORST: Final = 10
 _NAME: Final = 200
 _BLOCKED: Final = "tracekit.loop.blocked_ms"
 _EVENT: Final = "tracekit.loop.blocked"
-
 _FAILED: Final = "watch_loop() failed: %s (reported once per cause)"
 
 _notices = Notices()
@@ -108,7 +107,7 @@ class LoopWatch:
         self._interval_s = threshold_s / 2
         self._worst: list[tuple[float, int, Stall]] = []
         self._part: _Part | None = None
-        self._longest: _Part | None = None  # of the turn
+        self._longest: _Part | None = None  # of this turn's parts
         self._lock = threading.Lock()  # the loop takes it after a stall only
         self._has_stopped = False
         self._stopping = threading.Lock()  # released to stop; waiting for it costs less than for an Event
@@ -165,8 +164,8 @@ class LoopWatch:
     def _wake(self) -> None:
         """Look whether the loop turns; called every half threshold in the watchdog's thread.
 
-        Where this thread comes late itself, no thread ran, and the loop gets another chance, unless its thread used the
-        processor: then C code held the GIL, and this thread gets it when that returns.
+        If this thread wakes late, no thread ran, and the loop gets another chance, unless the loop's thread used the
+        processor: then C code held the GIL, and this thread runs when that code returns.
         """
         now_ns, cpu_ns = monotonic_ns(), self._cpu_ns()
         is_late = now_ns - self._woken_ns > self._threshold_ns + self._threshold_ns // 2
@@ -347,7 +346,7 @@ def watch_loop(threshold_ms: float = 100) -> LoopWatch:
     *threshold_ms* is 1 to 60000. Raises ``RuntimeError`` outside a running loop.
     """
     check_number("threshold_ms", threshold_ms, 1, 60_000)
-    root, loop = _running()
+    root, loop = _running_loop()
     key = id(loop if root is None else root)
     before = _watches.get(key)
     if before is not None and not before._turns.has_ended():
@@ -363,7 +362,7 @@ def watch_loop(threshold_ms: float = 100) -> LoopWatch:
     return watch
 
 
-def _running() -> tuple[Any, Any]:
+def _running_loop() -> tuple[Any, Any]:
     """Return the root task of trio or else the loop of asyncio that runs here."""
     trio: Any = sys.modules.get("trio")
     if trio is not None:

@@ -40,5 +40,5 @@ async def run_sync(
 
 
 def process_worker() -> None:
-    """Be such a worker: do the jobs that come in over the standard input, as ``python -m anyio.to_process`` does."""
+    """Run the jobs that arrive on standard input, as a worker of ``python -m anyio.to_process`` does."""
     anyio.to_process.process_worker()

@@ -12,14 +12,14 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .._render import printable
+from .._render import plural, printable
 from ..exporters._files.jaeger import read_jaeger, write_jaeger
 from ..exporters._files.otlp import write_otlp
 from ..exporters._files.perfetto import read_perfetto, write_perfetto
 from ..exporters.sqlite import SQLiteExporter, SQLiteReader
 from ..ui.json import read_parsed
 from ..ui.rows import Malformed
-from .screen import ERROR, complain, plural
+from .screen import ERROR, complain
 
 if TYPE_CHECKING:
     import argparse

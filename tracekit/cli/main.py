@@ -128,6 +128,20 @@ def _parser() -> argparse.ArgumentParser:
     spool = _command(commands, "spool", ".spool:run", what, json=True)
     spool.add_argument("path", metavar="PATH", help="the file that OTLPExporter(spool=…) writes")
 
+    _add_header_commands(commands)
+
+    what = "print a script that completes the arguments of tracekit in a shell"
+    _command(commands, "completion", _completion, what).add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
+    what = "check this installation, its settings, and the way to a file or a collector"
+    doctor = _command(commands, "doctor", ".doctor:run", what, json=True)
+    doctor.add_argument("--db", metavar="PATH", help="also try to store a span there, and leave nothing behind")
+    endpoint = "also send a span to this collector over OTLP (default: the one that the environment names)"
+    doctor.add_argument("--endpoint", metavar="URL", nargs="?", const="", help=endpoint)
+    return parser
+
+
+def _add_header_commands(commands: Any) -> None:
     what = "explain trace headers, name their faults, and write them in other formats"
     add = _command(commands, "header", ".header.command:run", what, json=True).add_argument
     add("headers", metavar="HEADER", nargs="*", help="'name: value' (default, or -: headers on standard input)")
@@ -142,16 +156,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", metavar="TEXT", default="", help="only checks with this in name or section")
     add("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="how long a check may take (default: 5)")
     add("--all", action="store_true", help="the whole requests and responses of each check")
-
-    what = "print a script that completes the arguments of tracekit in a shell"
-    _command(commands, "completion", _completion, what).add_argument("shell", choices=("bash", "zsh", "tcsh"))
-
-    what = "check this installation, its settings, and the way to a file or a collector"
-    doctor = _command(commands, "doctor", ".doctor:run", what, json=True)
-    doctor.add_argument("--db", metavar="PATH", help="also try to store a span there, and leave nothing behind")
-    endpoint = "also send a span to this collector over OTLP (default: the one that the environment names)"
-    doctor.add_argument("--endpoint", metavar="URL", nargs="?", const="", help=endpoint)
-    return parser
 
 
 def _add_store_commands(traces: argparse.ArgumentParser) -> None:

@@ -31,7 +31,7 @@ _WITH_VALUE = frozenset("WX")  # options of python that take one; -c and -m end 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run ``tracekit run``. Returns only if the program could not be started, or is no child that replaces this process."""
+    """Run the command. Where the program replaces this process, return only if it cannot be started."""
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         complain("run needs a program: tracekit run -- python app.py")
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def environment(only: str = "", exclude: str = "", *, with_children: bool = True) -> dict[str, str]:
-    """Return the environment of the program; say so on stderr if its spans go to a file that was not asked for."""
+    """Return the environment of the program; say so on stderr if its spans go to the default file."""
     variables = dict(os.environ)
     path = variables.get("PYTHONPATH")
     # An empty folder among others is the current one.
@@ -71,7 +71,7 @@ def environment(only: str = "", exclude: str = "", *, with_children: bool = True
     if not settings.text("OTEL_TRACES_EXPORTER") and settings.exporter_name() == "none" and not settings.is_disabled():
         path = settings.sqlite_path()
         variables["OTEL_TRACES_EXPORTER"] = "sqlite"
-        # Whole, because the program and its children may change their folder.
+        # Absolute, because the program and its children may change their folder.
         variables["TRACEKIT_SQLITE_PATH"] = os.path.abspath(path)
         complain(f"no exporter is configured: spans go to {path}; see them with: tracekit traces list {path}")
     return variables
@@ -132,7 +132,7 @@ def _replace_process(command: Sequence[str], variables: dict[str, str]) -> int:
 
 
 def _wait(command: Sequence[str], variables: dict[str, str]) -> int:
-    """Where a process cannot be replaced: start the program, and wait for it, whatever Control-C does here."""
+    """Start the program, where it cannot replace this process, and wait for it, whatever Control-C does here."""
     with subprocess.Popen(command, env=variables) as child:
         while True:
             try:

@@ -69,8 +69,3 @@ def shortened(line: list[Segment], width: int) -> list[Segment]:
         kept.append((text, style))
         width -= cells(text)
     return kept
-
-
-def plural(count: int, noun: str) -> str:
-    """Return *count* and *noun*, which takes an s."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

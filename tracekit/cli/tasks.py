@@ -42,7 +42,7 @@ del _write_tasks
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run, and return the exit status."""
+    """Run the command, and return its exit status."""
     try:
         timeout_s = arguments.timeout
         tasks = _fetch(arguments.url, timeout_s) if arguments.url else _attach(arguments.pid, timeout_s, arguments.wake)
@@ -81,13 +81,13 @@ def _attach(pid: int, timeout_s: float, wake: bool) -> list[Task]:
             raise RuntimeError(f"process {pid} cannot be attached to: {type(error).__name__}: {error}") from None
         if wake:
             _wake(pid)
-        return _tasks_in(_await(pid, answer, time.monotonic() + timeout_s, timeout_s))
+        return _tasks_in(_await(pid, answer, timeout_s))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hand_over(pid: int, folder: str, script: str) -> None:
-    """Let the user of the process read and write there, where this one is root."""
+    """Let the user of the process *pid* read and write *folder* and *script*; only root can."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         try:
             owner = os.stat(f"/proc/{pid}")
@@ -98,7 +98,7 @@ def _hand_over(pid: int, folder: str, script: str) -> None:
 
 
 def _wake(pid: int) -> None:
-    """Stop and continue the process, which ends the system call that its main thread waits in (signal(7))."""
+    """Stop and continue the process, so that the system call that its main thread waits in ends (signal(7))."""
     import signal
 
     try:
@@ -111,7 +111,8 @@ def _wake(pid: int) -> None:
         raise RuntimeError(f"process {pid} cannot be woken: {type(error).__name__}: {error}") from None
 
 
-def _await(pid: int, answer: str, deadline: float, timeout_s: float) -> bytes:
+def _await(pid: int, answer: str, timeout_s: float) -> bytes:
+    deadline = time.monotonic() + timeout_s
     while True:
         with contextlib.suppress(FileNotFoundError):
             return _read(answer, _MAX_ANSWER + 1)

@@ -8,9 +8,22 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from .._render import Branch, Leaf, cells, cut, duration, library_text, moment, pairs, printable, tree, value_text
+from .._render import (
+    Branch,
+    Leaf,
+    cells,
+    cut,
+    duration,
+    library_text,
+    moment,
+    pairs,
+    plural,
+    printable,
+    tree,
+    value_text,
+)
 from ..exporters.sqlite import SQLiteReader, StoreError
-from .screen import Screen, plural, print_json, print_json_line, shortened
+from .screen import Screen, print_json, print_json_line, shortened
 
 if TYPE_CHECKING:
     import argparse
@@ -112,7 +125,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 
 def table(traces: list[StoredTrace], width: int) -> Iterator[list[Segment]]:
-    """Give the lines of a table of *traces*, *width* columns wide."""
+    """Yield the lines of a table of *traces*, *width* columns wide."""
     when = "%Y-%m-%d %H:%M:%S" if width >= 100 else "%m-%d %H:%M:%S"
     if width < 100 and all(moment(trace.start_ns, "%F") == time.strftime("%F") for trace in traces):
         when = "%H:%M:%S"
@@ -220,7 +233,7 @@ class Waterfall:
         self.bar_width = max(8, width - self.name_width - self.service_width - 2 * 3 - 7 - 2)
 
     def lines(self) -> Iterator[list[Segment]]:
-        """Give the head, the axis, and each span with its details."""
+        """Yield the head, the axis, and each span with its details."""
         yield from self._head()
         total = duration(self.took_ns)
         axis = "0" + total.rjust(self.bar_width - 1)

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._distribution import install_hint
 from .._render import printable
 from ..exporters.sqlite import StoreError
 from .screen import ERROR, complain
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from ..ui.server import Viewer
     except ModuleNotFoundError as error:
-        complain(f"the viewer needs {printable(str(error.name), 80)}: pip install 'tracekit-async[ui]'")
+        complain(f"the viewer needs {printable(str(error.name), 80)}: {install_hint('ui')}")
         return ERROR
     path = arguments.path or _default_path()
     if arguments.no_receiver and not os.path.lexists(path):
@@ -64,7 +65,7 @@ def viewing(path: str) -> Iterator[list[str]]:
     try:
         from ..ui.server import viewer
     except ModuleNotFoundError as error:
-        yield [f"no viewer: it needs {printable(str(error.name), 80)}: pip install 'tracekit-async[ui]'"]
+        yield [f"no viewer: it needs {printable(str(error.name), 80)}: {install_hint('ui')}"]
         return
     with viewer(path, port=0, http_port=None, grpc_port=None) as running:
         yield [f"in a browser: {running.urls['pages']}"]

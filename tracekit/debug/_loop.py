@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._render import duration, moment
+from .._render import duration, moment, plural
 from ..aio._waits import group_waits
 from ..aio._watch import watches
-from ._view import Markup, Page, Request, markup
+from ._view import Markup, Page, Request, calls, markup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,15 +55,8 @@ class _Loops:
         for loop in self._loops:
             yield markup("<h2>{}</h2>", _headline(loop))
             for stall in loop["worst"]:
-                places = [
-                    markup("<li>{} <span>{}:{}</span></li>", place["function"], place["file"], place["line"])
-                    for place in stall["stack"]
-                ]
-                yield markup(
-                    '<details class="row"><summary>{}</summary><ol>{}</ol></details>',
-                    _stall(stall),
-                    Markup("".join(places)),
-                )
+                shown = calls(stall["stack"])
+                yield markup('<details class="row"><summary>{}</summary>{}</details>', _stall(stall), shown)
         if self._groups:
             yield Markup(
                 '<h2>Tasks of named groups: wait for the first step</h2><table class="families"><thead><tr>'
@@ -87,12 +80,8 @@ def _short(seconds: float) -> str:
     return duration(round(seconds * 1e9))
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _headline(loop: dict[str, Any]) -> str:
-    stalls, pauses = _counted(loop["stalls"], "stall"), _counted(loop["pauses"], "pause")
+    stalls, pauses = plural(loop["stalls"], "stall"), plural(loop["pauses"], "pause")
     text = f"{loop['backend']} in {loop['thread']}: {stalls} of {_short(loop['threshold_s'])} or more"
     text += f", {_short(loop['blocked_s'])} in total"
     return f"{text}; {pauses} of the process, {_short(loop['paused_s'])}" if loop["pauses"] else text

@@ -73,7 +73,7 @@ def age(task: Task) -> str:
 
 
 def rows(tasks: Sequence[Task]) -> Iterator[Row]:
-    """Give *tasks* as a tree of threads, tasks and task groups; among siblings the longest stuck first."""
+    """Yield the rows of a tree of threads, tasks and task groups; among siblings the longest stuck is first."""
     longest: dict[str, float] = {}
     parents = {task["id"]: task["parent"] for task in tasks}
     for task in tasks:  # a parent comes as early as its most stuck descendant
@@ -126,7 +126,7 @@ def where(task: Task, count: int = _PLACES) -> str:
 
 
 def lines(tasks: Sequence[Task], is_list: bool = False) -> Iterator[str]:
-    """Give *tasks* as text: a tree, or a list with the longest stuck first."""
+    """Yield *tasks* as lines of text: a tree, or a list with the longest stuck first."""
     if is_list:
         for task in sorted(tasks, key=stuck_s, reverse=True):
             yield summary(task)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._render import duration
 from ..aio._tasks import snapshot
 from ._task_text import age, as_json, lines, matching, rows, stuck_s, where
-from ._view import Markup, Page, Request, markup
+from ._view import Markup, Page, Request, calls, markup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,22 +87,18 @@ def _row(head: str, task: Task) -> Markup:
             took,
             " (ended)" if span["has_ended"] else "",
         )
-    calls = [
-        markup("<li>{} <span>{}:{}</span></li>", place["function"], place["file"], place["line"])
-        for place in task["awaits"]
-    ]
     return markup(
         '<tr class="row"><th><span class="tree">{}</span>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>'
-        "<td><details><summary>{}</summary><ol>{}</ol></details></td></tr>",
+        "<td><details><summary>{}</summary>{}</details></td></tr>",
         head,
         task["name"] or task["id"],
-        f"{task['state']}",
+        task["state"],
         "" if task["idle_s"] is None else f"at least {duration(round(task['idle_s'] * 1e9))} ago",
         age(task),
         shown,
         task["waits_for"] if task["backend"] != "thread" else "",
         where(task, 1),
-        Markup("".join(calls)),
+        calls(task["awaits"]),
     )
 
 

@@ -119,6 +119,14 @@ def headline(name: str, title: str, link: str, is_expanded: bool) -> Markup:
     )
 
 
+def calls(places: Iterable[Mapping[str, Any]]) -> Markup:
+    """Return a list of *places*, the fields of ``aio.Place`` each."""
+    items = [
+        markup("<li>{} <span>{}:{}</span></li>", place["function"], place["file"], place["line"]) for place in places
+    ]
+    return markup("<ol>{}</ol>", Markup("".join(items)))
+
+
 def when(ns: int) -> str:
     """Return the time of the day with milliseconds."""
     return f"{moment(ns)}.{ns // 1_000_000 % 1000:03d}"

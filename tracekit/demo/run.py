@@ -262,7 +262,7 @@ def _say(text: str) -> None:
 
 
 def _next_steps(path: str) -> Iterator[str]:
-    """Give the commands to type next, as they work where this one did."""
+    """Yield the commands to type next, written as this one was."""
     program = sys.argv[0]
     if Path(program).stem != "tracekit":
         program = f"{_near(sys.executable)} -m tracekit"
@@ -345,7 +345,7 @@ def _is_labelled(span: StoredSpan) -> bool:
 
 
 def _figures(findings: Findings, lost: int) -> Iterator[str]:
-    """Give *findings*, and how many spans were *lost* on the way to the file, as lines to read."""
+    """Yield lines that show *findings*, and how many spans were *lost* on the way to the file."""
     if findings.whole == findings.traces:
         ways = "one for each request, through all three"
     else:

@@ -55,8 +55,8 @@ class Forced:
         self._since_s = clock()
         self._tokens = math.inf  # clipped to the size of the bucket at its first use
         self._share = _MAX_SHARE
-        self._tracer: Tracer | None = None  # whose share is kept:
-        self._kept = 0.0
+        self._tracer: Tracer | None = None
+        self._kept = 0.0  # the share of its traces that the tracer keeps
 
     @nonecheck(True)
     def count(self, tracer: Tracer) -> None:

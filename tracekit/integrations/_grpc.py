@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import grpc
 
 from ..cython import binding, cclass, compiled
-from ._http import error_type, is_port, report
+from ._http import error_type, read_port, report
 from ._peers import Peers
 from ._server import NOT_TRACED, Trust, excluded
 
@@ -346,9 +346,7 @@ def _split_port(text: str) -> tuple[str, int | None]:
         address, _, port = text.partition(":")
     else:
         address, port = text, ""
-    if port.isascii() and port.isdigit() and len(port) <= 5 and is_port(int(port)):
-        return address, int(port)
-    return address, None
+    return address, read_port(port)
 
 
 def _target_of(channel: Any) -> str:

@@ -28,9 +28,7 @@ def parse_host(host: bytes) -> tuple[str, int | None]:
         port = rest.removeprefix(":")
     else:
         address, _, port = text.partition(":")
-    if port.isascii() and port.isdigit() and len(port) <= 5 and is_port(int(port)):
-        return address, int(port)
-    return address, None
+    return address, read_port(port)
 
 
 def path_of_target(target: str) -> str:
@@ -69,6 +67,12 @@ def _server_of(host: bytes, scheme: str, server: Any) -> tuple[str, int | None]:
     if port is None and is_port(listens_on):
         port = DEFAULT_PORTS.get(scheme)
     return address, port
+
+
+def read_port(text: str) -> int | None:
+    """Return the port that *text* has in decimal digits, None for any other text."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
+    return number if is_port(number) else None
 
 
 def is_port(port: object) -> bool:

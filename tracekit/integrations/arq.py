@@ -96,13 +96,13 @@ def _deserialize_job(original: Callable[..., Any]) -> Any:
     def deserialize_job_raw(*args: Any, deserializer: Any = None, **kwargs: Any) -> Any:
         read = pickle.loads if deserializer is None else deserializer
 
-        def and_keep_the_context(octets: Any) -> Any:
+        def with_context(octets: Any) -> Any:
             data = read(octets)
             carrier = data.get(_ENTRY) if isinstance(data, dict) else None
             _carrier.set(carrier if isinstance(carrier, dict) else None)
             return data
 
-        return original(*args, deserializer=and_keep_the_context, **kwargs)
+        return original(*args, deserializer=with_context, **kwargs)
 
     return deserialize_job_raw
 

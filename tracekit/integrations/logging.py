@@ -75,9 +75,9 @@ def instrument(target: None = None, *, datadog: bool = False) -> None:
     """Add the current ids and the service to every log record; *datadog* adds ``dd.trace_id`` and so on.
 
     ``trace_id`` and ``span_id`` are hex, ``sampled`` is a bool, ``service.name`` is that of ``configure()``. Without a
-    current context the ids are empty. They are read when the record is made, in the task or
-    thread that logs, and stay the same wherever the record is handled. Values in ``extra=``, and those of a record
-    factory that was set before, win.
+    current context the ids are empty. They are read when the record is made, in the task or thread that logs, and stay the same
+    wherever the record is handled. Values in ``extra=``, and those of a record factory that was set before, win.
+
     Calling it again has no effect, also if another record factory wraps this one, except for another *datadog*.
     """
     global _factory

@@ -35,18 +35,20 @@ class TraceProcessor:
         try:
             for key, value in _fields(self._datadog).items():
                 event_dict.setdefault(key, value)
-        except Exception:  # of a mapping of the program's
+        except Exception:  # the program's mapping raises
             pass
         return event_dict
 
 
+_OF_SERVICE = ("service.name", "dd.service", "dd.env", "dd.version")
 _patches: Patches | None = None
 _check = functools.partial(check_whole, "structlog", "TraceProcessor")
 
 
 def instrument(target: None = None, *, datadog: bool = False) -> None:
-    """Add the fields to every event of every logger, before its processors run. Keys that the event has win, and those
-    that ``structlog.contextvars`` has bound.
+    """Add the fields to every event of every logger, before its processors run.
+
+    Keys that the event has, or that ``structlog.contextvars`` has bound, win.
 
     The hook point is ``BoundLoggerBase._process_event``, which structlog documents for wrapper classes: unlike the list
     of processors, ``structlog.configure()`` does not replace it. Calling it again changes *datadog* alone.
@@ -86,6 +88,3 @@ def uninstrument(target: None = None) -> None:
 def _fields(datadog: bool) -> dict[str, Any]:
     fields = log_fields(datadog)
     return fields if fields["trace_id"] else {key: fields[key] for key in fields if key.endswith(_OF_SERVICE)}
-
-
-_OF_SERVICE = ("service.name", "dd.service", "dd.env", "dd.version")

@@ -29,7 +29,7 @@ def read_request(octets: bytes, stored_s: int) -> tuple[list[Row], int, int]:
 
 
 def read_parsed(request: dict[str, Any], stored_s: int, size: int) -> tuple[list[Row], int, int]:
-    """Return the same for a request that has been parsed, whose text has half of *size* bytes."""
+    """Return the same for a *request* that is parsed; *size* is twice the length of its text in bytes."""
     rows: list[Row] = []
     rejected = 0
     for resource_spans in _list(request, "resourceSpans"):

@@ -183,7 +183,7 @@ class Pages:
 
 
 def _guarded(app: ASGIApp) -> ASGIApp:
-    """Return *app* for visitors of this machine alone, by the rules of the debug pages, with the headers of safety."""
+    """Return *app* for visitors of this machine alone, by the rules and with the security headers of the debug pages."""
     gate = Gate()
     more = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS]
 

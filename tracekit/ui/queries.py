@@ -239,9 +239,10 @@ def _paths(spans: list[dict[str, Any]]) -> list[tuple[tuple[Any, ...], int]]:
 
 
 def _covered_s(times: list[tuple[int, int]]) -> float:
-    """Return how long the spans of *times*, start and end, took to begin.
+    """Return the seconds in which the spans of *times*, start and end, started.
 
-    Of many, the first and the last hundredth are left out: one clock that is an hour off would change all rates.
+    Where there are 100 or more, the first and the last hundredth are left out, since one clock that is an hour off
+    would change all rates; where there are fewer, it is the time until the last one ended.
     """
     if not times:
         return 0.0

@@ -107,7 +107,7 @@ class Receiver:
         if encoding not in ("identity", "gzip"):
             raise _Failure(415, "Content-Encoding must be gzip or absent")
         length = headers.get("content-length", "")
-        # A number of 4300 digits is none for int(), and there are digits that are not ASCII.
+        # int() raises for more than 4300 digits, and for "²", which isdigit() accepts.
         if length.isdecimal() and (len(length) > 20 or int(length) > MAX_REQUEST_BYTES):
             raise _too_large()
         held = 0

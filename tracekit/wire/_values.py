@@ -1,15 +1,18 @@
-"""Parts that several wire formats share: checks of field values, and the count of values that they cannot write."""
+"""Parts that several wire formats share: checks of field values, labels, and the count of values that they cannot write."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .._core.codecs import Sieve, parse_decimal, parse_hex, put
 from .._core.context import make_remote
 from .._core.errors import FormatError
+from .._core.labels import Labels
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
+
+DEFERRED: Final = 0x100  # among the flags for make_remote(): no decision about sampling has been made
 
 
 class Counting:
@@ -42,6 +45,17 @@ def bad_hex(text: str, start: int = 1) -> int | None:
     return next((at for at, char in enumerate(text, start) if char not in "0123456789abcdefABCDEF"), None)
 
 
+def labels_of(found: dict[str, str], bad: int) -> Labels:
+    """Return the labels *found*; *bad* malformed ones are counted in ``dropped``."""
+    # Labels.parse() counts members without keys as dropped.
+    return Labels.parse("=," * bad).merge(Labels(found))
+
+
+def parts_of(labels: Labels) -> int:
+    """Return the number of members and properties of *labels*, of which many formats can write a part only."""
+    return len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
+
+
 class Slashed(Counting):
     """A format of one header, ``trace-id "/" span-id [ ";" [ "o=" [ options ] ] ]``; the span id is the subclass's.
 
@@ -69,7 +83,7 @@ class Slashed(Counting):
             reason = "the trace id must be 32 hex digits, not all zeros"
             raise FormatError(self._field, reason, text, bad_hex(digits) or 1)
         span_id = self._span_id(text, slash, span)
-        flags, kept = 0x100, None
+        flags, kept = DEFERRED, None
         if options not in ("", "o="):
             number = parse_decimal(options[2:])
             if options[:2] != "o=" or len(options) > 5 or number < 0:

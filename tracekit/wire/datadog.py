@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._core.codecs import Sieve, parse_decimal, parse_hex
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from ._values import Counting, missing, single
+from ._values import DEFERRED, Counting, missing, single
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -65,7 +65,7 @@ class _Datadog(Counting):
         if not low:
             raise FormatError(_TRACE_ID, "must not be 0", trace)
         span_id = 0 if span is None else _number(_PARENT_ID, span)
-        flags = 0x100
+        flags = DEFERRED
         words: list[tuple[str, str]] = []
         if priority is not None:
             if priority not in _DECISIONS:

@@ -24,7 +24,7 @@ Spec: https://github.com/census-instrumentation/opencensus-specs/blob/master/enc
 from __future__ import annotations
 
 import binascii
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .._core.codecs import (
     MAX_LABEL_BYTES,
@@ -38,13 +38,14 @@ from .._core.codecs import (
 )
 from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
-from .._core.labels import Labels
-from ._values import Counting, single
+from ._values import DEFERRED, Counting, labels_of, parts_of, single
+
+if TYPE_CHECKING:
+    from .._core.labels import Labels
 
 __all__ = ["BINARY", "decode_binary", "encode_binary"]
 
 _SIEVE = Sieve(("grpc-trace-bin", "grpc-tags-bin"))
-_DEFERRED = 0x100
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 _MAX_BYTES = 512  # the limit of split_binary()
 _MAX_TAG_CHARS = 255
@@ -66,7 +67,7 @@ def encode_binary(context: SpanContext) -> bytes:
     if not isinstance(context, SpanContext):
         raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
     trace, span = ids_of(context)
-    flags = _DEFERRED if context.deferred else context.flags
+    flags = DEFERRED if context.deferred else context.flags
     octets = join_binary(trace >> 64, trace & _MASK64, span, flags)
     tail = context.extra.get("grpc_bin")
     return octets + tail if tail and _is_tail(tail, _MAX_BYTES - len(octets)) else octets
@@ -104,7 +105,7 @@ class _Binary(Counting):
         if labels:
             octets = encode_tags({key: value for key, value in labels.items() if _is_tag(key, value)})
             kept = len(decode_tags(octets) or ())
-            self.left_out += len(labels.members) + sum([len(properties) for _, _, properties in labels.members]) - kept
+            self.left_out += parts_of(labels) - kept
         _put(carrier, "grpc-tags-bin", octets if octets != b"\0" else None)
 
 
@@ -138,8 +139,7 @@ def _read_tags(value: str | list[str]) -> Labels:
     if tags is None:
         raise FormatError("grpc-tags-bin", "must be version 0 and pairs of counted UTF-8", value)
     found = {key: text for key, text in tags.items() if is_label_key(key)}
-    # Labels.parse() counts members without keys as dropped.
-    return Labels.parse("=," * (len(tags) - len(found))).merge(Labels(found))
+    return labels_of(found, len(tags) - len(found))
 
 
 def _put(carrier: Any, name: str, octets: bytes | None) -> None:

@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any, Final
 from .._core.codecs import MAX_LABEL_BYTES, Sieve, escape_label, is_label_key, join_baggage, parse_hex, unescape_label
 from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
-from .._core.labels import Labels
-from ._values import Counting, bad_hex, single
+from ._values import DEFERRED, Counting, bad_hex, labels_of, parts_of, single
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .._core.labels import Labels
 
 __all__ = ["JAEGER"]
 
@@ -42,7 +43,6 @@ _SIEVE = Sieve(_FIELDS, (_PREFIX,))
 _PARTS = (("trace id", 32), ("span id", 16), ("parent id", 0), ("flags", 2))  # the number of digits; 0: any text
 _SAMPLED = 0x01
 _DEBUG = 0x02
-_DEFERRED = 0x100
 _MAX_CHARS = 256  # leaves room for any parent id
 _MAX_DEBUG_ID_CHARS = 256
 _MAX_KEY_CHARS = 256 - len(_PREFIX)
@@ -83,13 +83,13 @@ class _Jaeger(Counting):
             self.left_out += 1
         texts = {"uber-trace-id": text, "jaeger-debug-id": debug_id}
         labels = context.labels
-        places = len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
+        unwritten = parts_of(labels)
         for key, value in labels.items():
             text = escape_label(value)
             if key == key.lower() and len(key) <= _MAX_KEY_CHARS and len(text) <= _MAX_LABEL_CHARS:
                 texts[_PREFIX + key] = text
-                places -= 1
-        self.left_out += places
+                unwritten -= 1
+        self.left_out += unwritten
         _SIEVE.put(carrier, texts)
 
 
@@ -110,7 +110,7 @@ def _parse(value: str) -> SpanContext:
     if not trace_id or not span_id:
         raise FormatError("uber-trace-id", "ids must not be all zeros", value)
     if not parts[3]:
-        return make_remote(trace_id, span_id, _DEFERRED)
+        return make_remote(trace_id, span_id, DEFERRED)
     more = flags & ~(_SAMPLED if flags & _SAMPLED else _DEBUG)
     return make_remote(trace_id, span_id, flags & _SAMPLED, {"jaeger": (("flags", f"{more:x}"),)} if more else None)
 
@@ -144,8 +144,7 @@ def _read_labels(baggage: str | list[str] | None, fields: dict[str, str | list[s
             found[key.lower()] = _decode(text)
         else:
             bad += 1
-    # Labels.parse() counts members without keys as dropped.
-    return Labels.parse("=," * bad).merge(Labels(found))
+    return labels_of(found, bad)
 
 
 def _split(baggage: str | list[str] | None) -> Iterator[tuple[str, str]]:

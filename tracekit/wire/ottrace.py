@@ -18,13 +18,15 @@ No spec exists; the first implementation is https://github.com/opentracing/basic
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .._core.codecs import MAX_LABEL_BYTES, Sieve, is_label_key, parse_hex
 from .._core.context import SpanContext, ids_of, make_remote
 from .._core.errors import FormatError
-from .._core.labels import Labels
-from ._values import Counting, bad_hex, missing, single
+from ._values import DEFERRED, Counting, bad_hex, labels_of, missing, parts_of, single
+
+if TYPE_CHECKING:
+    from .._core.labels import Labels
 
 __all__ = ["OTTRACE"]
 
@@ -32,7 +34,6 @@ _PREFIX = "ot-baggage-"
 _FIELDS: Final = ("ot-tracer-traceid", "ot-tracer-spanid", "ot-tracer-sampled")
 _SIEVE = Sieve(_FIELDS, (_PREFIX,))
 _MAX_KEY_CHARS = 256 - len(_PREFIX)
-_DEFERRED = 0x100
 _DECISIONS = {"false": 0, "true": 1, "0": 0, "1": 1}
 
 
@@ -49,7 +50,7 @@ class _OTTrace(Counting):
             return SpanContext(labels=labels) if labels else None
         trace, span, sampled = [single(field, value) for field, value in zip(_FIELDS, found, strict=True)]
         trace_id, span_id = _id("ot-tracer-traceid", trace, 32), _id("ot-tracer-spanid", span, 16)
-        decision = _DEFERRED
+        decision = DEFERRED
         if sampled is not None:
             if len(sampled) > 5 or sampled.lower() not in _DECISIONS:
                 raise FormatError("ot-tracer-sampled", "must be true or false", sampled)
@@ -66,12 +67,12 @@ class _OTTrace(Counting):
             sampled = None if context.deferred else "true" if context.sampled else "false"
         texts = {"ot-tracer-traceid": trace, "ot-tracer-spanid": span, "ot-tracer-sampled": sampled}
         labels = context.labels
-        places = len(labels.members) + sum([len(properties) for _, _, properties in labels.members])
+        unwritten = parts_of(labels)
         for key, value in labels.items():
             if key == key.lower() and len(key) <= _MAX_KEY_CHARS and _is_plain(value):
                 texts[_PREFIX + key] = value
-                places -= 1
-        self.left_out += places
+                unwritten -= 1
+        self.left_out += unwritten
         _SIEVE.put(carrier, texts)
 
 
@@ -91,8 +92,7 @@ def _read_labels(fields: dict[str, str | list[str]]) -> Labels:
         key = name[len(_PREFIX) :]
         if isinstance(text, str) and len(text) <= MAX_LABEL_BYTES and _is_plain(text) and is_label_key(key):
             found[key] = text
-    # Labels.parse() counts members without keys as dropped.
-    return Labels.parse("=," * (len(fields) - len(found))).merge(Labels(found))
+    return labels_of(found, len(fields) - len(found))
 
 
 def _is_plain(value: str) -> bool:

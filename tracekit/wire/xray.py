@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._core.codecs import Sieve, parse_hex, put
 from .._core.context import ids_of, make_remote
 from .._core.errors import FormatError
-from ._values import Counting, single
+from ._values import DEFERRED, Counting, single
 
 if TYPE_CHECKING:
     from .._core.context import SpanContext
@@ -34,7 +34,7 @@ _SIEVE = Sieve((_FIELD,))
 _MAX_CHARS = 1024
 _OWS = " \t"
 _SHAPES = {"Root": "1-8hex-24hex, not all zeros", "Parent": "16 hex digits, not all zeros", "Sampled": "0, 1 or ?"}
-_DECISIONS = {"0": 0, "1": 1, "?": 0x100}
+_DECISIONS = {"0": 0, "1": 1, "?": DEFERRED}
 _ASKED = ("Sampled", "?")
 
 
@@ -68,7 +68,7 @@ class _XRay(Counting):
         if "Root" not in known:
             raise FormatError(_FIELD, "Root is missing", text)
         extra = {"xray": tuple(kept)} if kept else None
-        return make_remote(known["Root"], known.get("Parent", 0), known.get("Sampled", 0x100), extra)
+        return make_remote(known["Root"], known.get("Parent", 0), known.get("Sampled", DEFERRED), extra)
 
     def write(self, context: SpanContext, carrier: Any) -> None:
         """Set the header if *context* has a trace id, otherwise remove it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from ..._render import printable
-from ..screen import ERROR, Screen, complain, plural, print_json, shortened
+from ..._render import plural, printable
+from ..screen import ERROR, Screen, complain, print_json, shortened
 from .service import ServiceError, conform
 
 if TYPE_CHECKING:

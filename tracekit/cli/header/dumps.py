@@ -120,7 +120,7 @@ def _from_text(text: str) -> list[Message]:
 
 
 def _from_json(document: Any) -> Iterator[Message]:
-    """Give the headers of every object that has some: of a HAR file's requests and responses, or the object itself."""
+    """Yield the headers of each request and response of a HAR file, or those that *document* itself is."""
     waiting = [document]
     is_first = True
     while waiting:
@@ -142,7 +142,7 @@ def _from_json(document: Any) -> Iterator[Message]:
 
 
 def _fields(headers: Any) -> Iterator[tuple[str, str]]:
-    """Give the pairs of an object of texts, or lists of them; of a list of pairs; of a HAR file's names and values."""
+    """Yield names and values: *headers* is an object of texts or of lists, a list of pairs, or the list of a HAR file."""
     pairs: list[Any] = []
     if isinstance(headers, dict):
         pairs = list(headers.items())

@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 def losses(
     name: str, format: Format, fields: dict[str, str | list[str]], context: SpanContext | None
 ) -> Iterator[Problem]:
-    """Give what ``extract()`` leaves out of *fields*, which the *format* called *name* has read, without a word."""
+    """Yield what ``extract()`` leaves out silently of *fields*, which the *format* called *name* has read."""
     if name == "tracecontext" and "tracestate" in fields:
         stands = "; the traceparent stands" if context is not None else ""
         yield from _state_losses(fields["tracestate"], f"a receiver drops the tracestate{stands}")

@@ -46,7 +46,7 @@ _STARTS = tuple(map(variable, _PREFIXES))
 _NEW_TRACE = "a receiver starts a new trace"
 _THEN = {
     "server-timing": "the caller learns nothing of the trace",
-    "seed": f"{_NEW_TRACE}; or the header is somebody else's, who calls it the same",
+    "seed": f"{_NEW_TRACE}; or the header has another meaning and the same name",
 }
 _MAX_NAMES = 1000
 _MAX_HEADERS = 1000  # of trace headers in one message; extract() stops far below
@@ -147,7 +147,7 @@ def _examine(message: Message, targets: list[str]) -> Report:
 
 
 def _headers_in(message: Message) -> Iterator[Header]:
-    """Give the trace headers of *message*, of an environment the variables."""
+    """Yield the trace headers of *message*, or the variables of an environment."""
     if not message.is_environ:
         for name, value in message.fields:
             if name.isascii() and _owner(name.lower()) is not None:
@@ -197,14 +197,14 @@ def _judge(name: str, headers: list[Header]) -> Found | None:
 
 
 def _misspelt(message: Message) -> Iterator[str]:
-    """Give a warning for every name that is nearly that of a trace header."""
+    """Yield a warning for every name that is nearly that of a trace header."""
     known = {_letters(field): field for field in _OWNERS if field not in ("trace-id", "b3", "server-timing")}
     for name in list(dict.fromkeys(name for name, _ in message.fields))[:_MAX_NAMES]:
         if len(name) > 64 or not name.isascii():
             continue
         if message.is_environ:
             if name.lower() in _OWNERS and name != name.upper():
-                yield f"{name} is no variable that anybody reads: did you mean {variable(name)}?"
+                yield f"{name} is not a variable that receivers read: did you mean {variable(name)}?"
             continue
         letters = _letters(name)
         if _owner(name.lower()) is None and any(word in letters for word in ("trace", "b3", "baggage")):
@@ -301,15 +301,14 @@ def _changes(context: SpanContext, back: SpanContext, name: str) -> Iterator[str
     if bare:
         yield f"the properties of labels are lost: {', '.join(bare)}"
     for key, kept in context.extra.items():
-        said = back.extra.get(key)
-        if said != kept:
+        if back.extra.get(key) != kept:
             words = [what for what, _ in pairs(kept) if what != "error"]
             what = ", ".join(dict.fromkeys(words)) if words else "debug" if kept == "d" else ""
             if what or not isinstance(kept, tuple):
-                yield f"what {_said_by(key)} said is lost" + (f": {what}" if what else "")
+                yield f"values of {_header_of(key)} are lost" + (f": {what}" if what else "")
 
 
-def _said_by(key: str) -> str:
+def _header_of(key: str) -> str:
     return {"grpc_bin": "grpc-trace-bin", "seed": "trace-id"}.get(key, key)
 
 
