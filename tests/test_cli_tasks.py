@@ -205,19 +205,19 @@ def test_an_answer_is_read_from_a_file_alone(tmp_path, name):
     answer = tmp_path / name
     os.mkfifo(answer)
     with pytest.raises(RuntimeError, match="is not a file"):
-        tasks._await(1, str(tmp_path / "answer"), 0, 1)
+        tasks._await(1, str(tmp_path / "answer"), 1)
     answer.unlink()
     (tmp_path / "secret").write_text("{}")
     answer.symlink_to(tmp_path / "secret")
     with pytest.raises(OSError, match="ymbolic link"):
-        tasks._await(1, str(tmp_path / "answer"), 0, 1)
+        tasks._await(1, str(tmp_path / "answer"), 1)
     answer.unlink()
     answer.write_text("text")
     if name == "answer":
-        assert tasks._await(1, str(answer), 0, 1) == b"text"
+        assert tasks._await(1, str(answer), 1) == b"text"
     else:
         with pytest.raises(RuntimeError, match="failed to list its tasks: text"):
-            tasks._await(1, str(tmp_path / "answer"), 0, 1)
+            tasks._await(1, str(tmp_path / "answer"), 1)
 
 
 attaches = pytest.mark.skipif(not hasattr(sys, "remote_exec"), reason="PEP 768 came with Python 3.14")
