@@ -5,6 +5,7 @@ Spec: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -53,17 +54,23 @@ class GrpcTransport:
         target = endpoint if url is None else url.netloc.rpartition("@")[2]
         self.signal = signal
         self.url = f"{'grpcs' if is_secure else 'grpc'}://{target}"
-        options = [("grpc.primary_user_agent", f"tracekit/{__version__}")]
+        # Channels share connections otherwise, and a new one would get that of the one before.
+        options = [("grpc.primary_user_agent", f"tracekit/{__version__}"), ("grpc.use_local_subchannel_pool", 1)]
         if is_secure:
             certificate, client_certificate, client_key = map(_read, files)
             credentials = grpc.ssl_channel_credentials(certificate, client_key, client_certificate)
-            self.channel = grpc.secure_channel(target, credentials, options)
+            self._make_channel = partial(grpc.secure_channel, target, credentials, options)
         else:
-            self.channel = grpc.insecure_channel(target, options)
+            self._make_channel = partial(grpc.insecure_channel, target, options)
         self.metadata = tuple((name.lower(), value) for name, value in headers.items())
         self.compression = grpc.Compression.Gzip if compression == "gzip" else grpc.Compression.NoCompression
+        self._earlier: Any = None  # the channel before, of which a call may be left
+        self._open()
+
+    def _open(self) -> None:
+        self.channel = self._make_channel()
         # Without serializers messages are bytes.
-        self.call: Any = self.channel.unary_unary(_METHODS[signal])
+        self.call: Any = self.channel.unary_unary(_METHODS[self.signal])
 
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
         """Call with *body*, and return the answer, or one that describes the failure, within *timeout_s*."""
@@ -74,6 +81,8 @@ class GrpcTransport:
         try:
             response = self.call(body, timeout=timeout_s, metadata=self.metadata, compression=self.compression)
         except grpc.RpcError as error:
+            if error.code() is _Code.DEADLINE_EXCEEDED:
+                self._reconnect()
             return self._failed(error)
         try:
             if len(response) > MAX_ANSWER_BYTES:
@@ -83,8 +92,17 @@ class GrpcTransport:
             return Answer("later", f"{self.url} answered, but as no OTLP collector does ({error})")
         return Answer("taken", message, rejected)
 
+    def _reconnect(self) -> None:
+        """Have later requests use a new connection: TCP may take a quarter of an hour to find that this one is dead."""
+        earlier, self._earlier = self._earlier, self.channel
+        self._open()
+        if earlier is not None:
+            earlier.close()
+
     def close(self) -> None:
         self.channel.close()
+        if self._earlier is not None:
+            self._earlier.close()
 
     def _failed(self, error: Any) -> Answer:
         code, after_s = error.code(), _retry_after(error)
