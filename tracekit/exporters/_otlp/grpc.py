@@ -31,6 +31,8 @@ _Code = grpc.StatusCode
 _RETRYABLE = {
     *(_Code.CANCELLED, _Code.DEADLINE_EXCEEDED, _Code.ABORTED, _Code.OUT_OF_RANGE, _Code.UNAVAILABLE, _Code.DATA_LOSS)
 }
+# The details of grpcio's own errors for a channel that is not connected.
+_NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
 # The details of grpcio's own error for an answer of more than 4 MiB, before or after decompression.
 _LARGE_ANSWER = ("CLIENT: Received message larger", "Decompressed message larger")
 _ADVICE = {
@@ -81,7 +83,8 @@ class GrpcTransport:
         try:
             response = self.call(body, timeout=timeout_s, metadata=self.metadata, compression=self.compression)
         except grpc.RpcError as error:
-            if error.code() is _Code.DEADLINE_EXCEEDED:
+            details = error.details() or ""
+            if error.code() is _Code.DEADLINE_EXCEEDED or any(mark in details for mark in _NOT_CONNECTED):
                 self._reconnect()
             return self._failed(error)
         try:
@@ -93,7 +96,11 @@ class GrpcTransport:
         return Answer("taken", message, rejected)
 
     def _reconnect(self) -> None:
-        """Have later requests use a new connection: TCP may take a quarter of an hour to find that this one is dead."""
+        """Have later requests use a new connection, and try it at once.
+
+        TCP may take a quarter of an hour to find that the one in use is dead, and a channel that could not connect
+        fails all calls for up to two minutes before it tries again.
+        """
         earlier, self._earlier = self._earlier, self.channel
         self._open()
         if earlier is not None:
