@@ -225,6 +225,25 @@ def test_fractional_weights_are_rounded_without_ever_falling():
     assert last == round(len(red.exporter.spans) / (1 - tracekit.Ratio(0.3).threshold / 2**56))
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+@pytest.mark.parametrize("buckets", ["explicit", "exponential"])
+def test_spans_that_stand_for_more_than_64_bits_cost_no_series(protocol, buckets):
+    """A caller may choose the largest threshold for each of its traces."""
+    with Collector() as collector:
+        push = OTLPMetrics(collector.url.removesuffix("/v1/traces"), protocol=protocol, environ={})
+        red = measured(("client", HTTP, 0.3), push=push, buckets=buckets)
+        rarest = tracekit.SpanContext("f" * 32, "1" * 16, 1, state=tracekit.TraceState.parse("ot=th:" + "f" * 14))
+        for _ in range(300):
+            tracekit.span("s", kind="server", parent=rarest, start_ns=0).end(end_ns=10**9)
+        tracekit.shutdown(60)
+    kind = "histogram" if buckets == "explicit" else "exponential_histogram"
+    metrics = received(collector)[-1].resource_metrics[0].scope_metrics[0].metrics
+    assert [getattr(metric, kind).data_points[0].count for metric in metrics] == [1, 1 << 56]
+    assert push.failed == 0
+    counts = [sample.value for (name, _), sample in samples(red.prometheus()).items() if name.endswith("_count")]
+    assert counts == [1, 1 << 56]
+
+
 # ---- bounds
 
 
