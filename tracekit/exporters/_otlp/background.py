@@ -44,8 +44,8 @@ class Background:
     def hurry(self) -> None:
         """Wake the thread: the first time it begins its interval, then it ends it."""
         self._inbox.put(None)
-        if not self._is_served.locked():
-            self._start()
+        if not self._is_served.locked() and not self._start():
+            self._is_asleep = True  # the next notify() tries again
 
     def flush(self, timeout_s: float) -> bool:
         """Have *work* called now; return whether it has returned within *timeout_s*."""
