@@ -16,6 +16,7 @@ from ..._export.notices import one_line
 from ..._version import __version__
 from .answers import MAX_ANSWER_BYTES, Answer, fields, parse_response
 from .causes import grpc_fault
+from .settings import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,8 @@ class GrpcTransport:
         self.is_secure = is_secure = not insecure if url is None else url.scheme == "https"
         target = endpoint if url is None else url.netloc.rpartition("@")[2]
         self.signal = signal
-        self.url = f"{'grpcs' if is_secure else 'grpc'}://{target}"
+        self._target, self._shown = target, without_secrets(target)
+        self.url = f"{'grpcs' if is_secure else 'grpc'}://{self._shown}"
         # Channels share connections otherwise, and a new one would get that of the one before.
         options = [("grpc.primary_user_agent", f"tracekit/{__version__}"), ("grpc.use_local_subchannel_pool", 1)]
         if is_secure:
@@ -114,7 +116,7 @@ class GrpcTransport:
     def _failed(self, error: Any) -> Answer:
         code, after_s = error.code(), _retry_after(error)
         said = f"{self.url} answered {code.name}"
-        details = one_line(error.details() or "", 200)
+        details = one_line((error.details() or "").replace(self._target, self._shown), 200)
         if code is _Code.RESOURCE_EXHAUSTED and any(mark in details for mark in _LARGE_ANSWER):
             return Answer("later", f"{self.url} answered, but as no OTLP collector does ({details})")
         fault = grpc_fault(error.details() or "", is_secure=self.is_secure) if code is _Code.UNAVAILABLE else ""
