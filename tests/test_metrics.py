@@ -21,13 +21,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 import tracekit
 from tracekit import metrics
 from tracekit._metrics.histograms import MAX_BUCKETS, Exemplar, Exponential
+from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters._otlp import background
 from tracekit.exporters.flight import FlightRecorder
 from tracekit.exporters.tail import TailSampler
 from tracekit.metrics import OTLPMetrics, RedMetrics, prometheus
 from tracekit.testing import FakeClock, MemoryExporter
 
-from .exporters.collector import Collector, parse_json
+from .exporters.collector import Collector, Handler, Server, parse_json
 
 # As the semantic conventions advise.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -494,6 +495,31 @@ def test_series_are_sent_in_intervals_without_a_flush():
         for request in received(collector)
     ]
     assert set(counts) == {1}
+
+
+@pytest.mark.slow
+def test_metrics_that_are_configured_again_are_sent_as_before(monkeypatch):
+    monkeypatch.setattr(_answers, "_FIRST_S", 0.01)
+    arrived, times = threading.Event(), itertools.count()
+
+    class Busy(Handler):
+        def do_POST(self):
+            self.body()
+            at = next(times)
+            self.answer(503 if at == 0 else 200)
+            if at == 3:
+                arrived.set()
+
+    with Server(Busy) as server:
+        push = OTLPMetrics(server.url.removesuffix("/v1/traces"), interval_s=0.01, environ={})
+        red = RedMetrics(push=push)
+        for _ in range(2):
+            tracekit.configure(exporter=red)
+        tracekit.span("s", kind="server").end()
+        tracekit.flush(60)
+        assert arrived.wait(60)  # again, although no span has ended since
+        tracekit.shutdown(60)
+    assert push.failed == 0  # the first request was tried again
 
 
 @pytest.mark.slow
