@@ -813,7 +813,8 @@ def test_a_thread_that_is_gone_is_started_again(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [1, 3, 10])
-def test_where_no_thread_could_be_started_a_later_span_tries_again(count, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), PermissionError("an audit hook")], ids=repr)
+def test_where_no_thread_could_be_started_a_later_span_tries_again(error, count, monkeypatch):
     """As where a container has no room for one more: with room left in the buffer, above its mark, and full."""
     start, refused = threading.Thread.start, []
 
@@ -822,7 +823,7 @@ def test_where_no_thread_could_be_started_a_later_span_tries_again(count, monkey
             start(thread)
             return
         refused.append(thread)
-        raise RuntimeError("can't start new thread")
+        raise error
 
     memory = MemoryExporter()
     tracekit.configure(exporter=memory, export_interval_s=0.01, buffer_size=4)

@@ -426,7 +426,7 @@ def test_the_end_of_the_program_waits_for_a_collector_that_hangs_once(logs, atta
 
 
 def refuse(*_):
-    raise RuntimeError("can't start new thread")
+    raise PermissionError("an audit hook")
 
 
 def test_where_no_thread_could_be_started_the_next_record_tries_again(logs, attach, monkeypatch):

@@ -144,7 +144,9 @@ class Worker:
         """Start a thread, which ends at once if another one serves; return False if no thread can be started."""
         try:
             start_thread(self.serve, "tracekit-export")
-        except (RuntimeError, MemoryError):  # no more threads, the interpreter is exiting, or allows no daemon threads
+        except (
+            Exception
+        ):  # no more threads, the interpreter is exiting, allows no daemon threads, or an audit hook none
             return False
         return True
 

@@ -71,7 +71,9 @@ class Background:
     def _start(self) -> bool:
         try:
             start_thread(self._serve, self._name)
-        except (RuntimeError, MemoryError):  # no more threads, the interpreter is exiting, or allows no daemon threads
+        except (
+            Exception
+        ):  # no more threads, the interpreter is exiting, allows no daemon threads, or an audit hook none
             return False
         return True
 
