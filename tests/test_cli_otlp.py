@@ -138,6 +138,14 @@ def spool(tmp_path):
     return path
 
 
+def test_spool_of_an_empty_file_leaves_it_empty(tmp_path, capsys):
+    path = tmp_path / "other.lock"
+    path.touch()
+    assert main(["spool", str(path), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out).values()) == {0}
+    assert [(one.name, one.stat().st_size) for one in tmp_path.iterdir()] == [("other.lock", 0)]
+
+
 def test_spool_says_what_became_of_every_span(spool, capsys):
     assert main(["spool", str(spool)]) == 0
     lines = capsys.readouterr().out.splitlines()

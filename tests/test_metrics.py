@@ -21,13 +21,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 import tracekit
 from tracekit import metrics
 from tracekit._metrics.histograms import MAX_BUCKETS, Exemplar, Exponential
+from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters._otlp import background
 from tracekit.exporters.flight import FlightRecorder
 from tracekit.exporters.tail import TailSampler
 from tracekit.metrics import OTLPMetrics, RedMetrics, prometheus
 from tracekit.testing import FakeClock, MemoryExporter
 
-from .exporters.collector import Collector, parse_json
+from .exporters.collector import Collector, Handler, Server, parse_json
 
 # As the semantic conventions advise.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -223,6 +224,25 @@ def test_fractional_weights_are_rounded_without_ever_falling():
         assert sum(found) >= last
         last = sum(found)
     assert last == round(len(red.exporter.spans) / (1 - tracekit.Ratio(0.3).threshold / 2**56))
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+@pytest.mark.parametrize("buckets", ["explicit", "exponential"])
+def test_spans_that_stand_for_more_than_64_bits_cost_no_series(protocol, buckets):
+    """A caller may choose the largest threshold for each of its traces."""
+    with Collector() as collector:
+        push = OTLPMetrics(collector.url.removesuffix("/v1/traces"), protocol=protocol, environ={})
+        red = measured(("client", HTTP, 0.3), push=push, buckets=buckets)
+        rarest = tracekit.SpanContext("f" * 32, "1" * 16, 1, state=tracekit.TraceState.parse("ot=th:" + "f" * 14))
+        for _ in range(300):
+            tracekit.span("s", kind="server", parent=rarest, start_ns=0).end(end_ns=10**9)
+        tracekit.shutdown(60)
+    kind = "histogram" if buckets == "explicit" else "exponential_histogram"
+    metrics = received(collector)[-1].resource_metrics[0].scope_metrics[0].metrics
+    assert [getattr(metric, kind).data_points[0].count for metric in metrics] == [1, 1 << 56]
+    assert push.failed == 0
+    counts = [sample.value for (name, _), sample in samples(red.prometheus()).items() if name.endswith("_count")]
+    assert counts == [1, 1 << 56]
 
 
 # ---- bounds
@@ -475,6 +495,31 @@ def test_series_are_sent_in_intervals_without_a_flush():
         for request in received(collector)
     ]
     assert set(counts) == {1}
+
+
+@pytest.mark.slow
+def test_metrics_that_are_configured_again_are_sent_as_before(monkeypatch):
+    monkeypatch.setattr(_answers, "_FIRST_S", 0.01)
+    arrived, times = threading.Event(), itertools.count()
+
+    class Busy(Handler):
+        def do_POST(self):
+            self.body()
+            at = next(times)
+            self.answer(503 if at == 0 else 200)
+            if at == 3:
+                arrived.set()
+
+    with Server(Busy) as server:
+        push = OTLPMetrics(server.url.removesuffix("/v1/traces"), interval_s=0.01, environ={})
+        red = RedMetrics(push=push)
+        for _ in range(2):
+            tracekit.configure(exporter=red)
+        tracekit.span("s", kind="server").end()
+        tracekit.flush(60)
+        assert arrived.wait(60)  # again, although no span has ended since
+        tracekit.shutdown(60)
+    assert push.failed == 0  # the first request was tried again
 
 
 @pytest.mark.slow

@@ -812,6 +812,31 @@ def test_a_thread_that_is_gone_is_started_again(monkeypatch):
     assert len(memory._spans) == 4
 
 
+@pytest.mark.parametrize("count", [1, 3, 10])
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), PermissionError("an audit hook")], ids=repr)
+def test_where_no_thread_could_be_started_a_later_span_tries_again(error, count, monkeypatch):
+    """As where a container has no room for one more: with room left in the buffer, above its mark, and full."""
+    start, refused = threading.Thread.start, []
+
+    def refuse(thread):
+        if thread.name != "tracekit-export":
+            start(thread)
+            return
+        refused.append(thread)
+        raise error
+
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, export_interval_s=0.01, buffer_size=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        patch.setattr(worker, "_START_AGAIN_S", LONG)
+        end(count)
+        assert len(refused) == 1  # not for each span
+    _configure._pipeline._worker._start_at = 0.0
+    end(1)
+    until(lambda: len(memory._spans) == min(count + 1, 4))
+
+
 def test_without_a_thread_flushes_export_in_their_callers_one_at_a_time(monkeypatch, gate):
     gate.release.set()
     assert tracekit.flush(20)

@@ -124,9 +124,13 @@ class RedMetrics(Front):
         self._lock = threading.RLock()
         self._table = Table(self._bounds, self._is_exponential, self._internal, self._max_series)
         self._pushed_ns = 0
-        self._background: Background | None = None
         if self._push is not None:
             self._push._client.adopted()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._background: Background | None = None
+        if self._push is not None:
             self._background = Background(self._push_all, self._push.interval_s, "tracekit-metrics")
 
     def export(self, spans: Sequence[Span]) -> None:
@@ -191,6 +195,8 @@ class RedMetrics(Front):
             if self._table.instruments:
                 self._background.close(_FAREWELL_S)
             self._push._client.close()
+            self._push._client.begin()
+            self._begin()
         if self.exporter is not None:
             self.exporter.shutdown()
 

@@ -291,7 +291,7 @@ class Proxy(Server):
 class GrpcCollector:
     """The same over gRPC: ``answers`` return responses, or raise through the servicer's context."""
 
-    def __init__(self, *answers) -> None:
+    def __init__(self, *answers, port: int = 0) -> None:
         import grpc
 
         self.answers = iter(answers)
@@ -305,7 +305,7 @@ class GrpcCollector:
         )
         service = "opentelemetry.proto.collector.trace.v1.TraceService"
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": method}),))
-        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
         self.url = f"http://127.0.0.1:{self.port}"
         self.server.start()
 

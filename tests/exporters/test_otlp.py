@@ -377,6 +377,17 @@ def test_retryable_grpc_statuses_are_retried(status):
         assert len(collector.spans) == 1
 
 
+def test_a_grpc_collector_is_reached_as_soon_as_it_has_started():
+    """grpcio's channel waits for a second and more, up to two minutes, before it connects again."""
+    port = free_port()
+    sender = OTLPExporter(f"http://127.0.0.1:{port}", protocol="grpc", environ={})
+    assert [sender.probe(made()[0]).outcome for _ in range(2)] == ["later", "later"]
+    with GrpcCollector(port=port) as collector:
+        assert collector.port == port
+        assert sender.probe(made()[0]).outcome == "taken"
+        sender.shutdown()
+
+
 def retry_info(seconds):
     detail = b"\x0a\x28type.googleapis.com/google.rpc.RetryInfo\x12\x04\x0a\x02\x08" + bytes([seconds])
     return b"\x08\x08\x1a" + bytes([len(detail)]) + detail

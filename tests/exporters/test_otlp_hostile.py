@@ -9,16 +9,18 @@ import socket
 import ssl
 import threading
 import tracemalloc
+from itertools import pairwise
 
 import pytest
 import trustme
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 import tracekit
 from tracekit.exporters._otlp import answers as _answers
 from tracekit.exporters._otlp.answers import parse_json_response
 from tracekit.exporters._otlp.requests import Request
 from tracekit.exporters._otlp.settings import otlp_settings
-from tracekit.exporters.otlp import DeliveryError, OTLPExporter
+from tracekit.exporters.otlp import DeliveryError, OTLPExporter, encode_spans
 
 from .collector import Collector, GrpcCollector, hang_up, refuse, take
 from .test_otlp import exporter, first_reason, made, reason
@@ -117,6 +119,27 @@ def test_a_grpc_collector_that_never_answers_is_bounded_by_the_timeout():
         assert "DEADLINE_EXCEEDED" in reason(exporter(collector, protocol="grpc", timeout_s=0.3))
         assert not over.is_set()
         over.set()
+
+
+def test_after_a_grpc_call_without_an_answer_the_next_one_has_a_new_connection():
+    """As after a connection that a firewall has forgotten, which HTTP closes as well."""
+    over, peers = threading.Event(), []
+
+    def answer(request, context):
+        if request.resource_spans:
+            over.wait(20)
+        else:
+            peers.append(context.peer())
+        return ExportTraceServiceResponse()
+
+    with GrpcCollector(*[answer] * 6) as collector:
+        sender = exporter(collector, protocol="grpc")
+        empty, spans = (Request(body, 1, "application/x-protobuf", "") for body in (b"", encode_spans(made(1))))
+        for request, timeout_s in ((empty, 20), (empty, 20), (spans, 0.3), (spans, 0.3), (empty, 20), (empty, 20)):
+            assert sender._send(request, timeout_s).outcome == ("taken" if request is empty else "later")
+        sender.shutdown()
+        over.set()
+    assert [one == before for before, one in pairwise(peers)] == [True, False, True]
 
 
 # ---- memory

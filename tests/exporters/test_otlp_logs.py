@@ -425,10 +425,23 @@ def test_the_end_of_the_program_waits_for_a_collector_that_hangs_once(logs, atta
     assert (sum(waits), handler.failed) == (3.0, 1)
 
 
-def test_without_a_thread_a_flush_sends_in_its_caller_until_its_deadline(logs, attach, monkeypatch):
-    def refuse(*_):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
+def refuse(*_):
+    raise PermissionError("an audit hook")
 
+
+def test_where_no_thread_could_be_started_the_next_record_tries_again(logs, attach, monkeypatch):
+    _, logger = attach(logs)
+    with monkeypatch.context() as patch:
+        patch.setattr(background, "start_thread", refuse)
+        logger.info("first")
+    started = []
+    with monkeypatch.context() as patch:
+        patch.setattr(background, "start_thread", lambda _, name: started.append(name))
+        logger.info("second")
+    assert started == ["tracekit-logs"]
+
+
+def test_without_a_thread_a_flush_sends_in_its_caller_until_its_deadline(logs, attach, monkeypatch):
     monkeypatch.setattr(background, "start_thread", refuse)
     handler, logger = attach(logs)
     deliver, deadlines = handler._client.deliver, []

@@ -178,6 +178,13 @@ def test_no_message_has_the_query_or_the_password_of_the_endpoint():
     assert not any(word in said for word in ("me:", "pw", "secret"))
 
 
+@pytest.mark.parametrize("form", ["http://me:secret@{}", "me:secret@{}", "other://me:secret@{}/collector"])
+def test_no_message_has_the_password_of_a_target_of_grpc(form):
+    endpoint = form.format(f"127.0.0.1:{free_port()}")
+    said = first_reason(OTLPExporter(endpoint, protocol="grpc", insecure=True, environ={}, timeout_s=0.2))
+    assert not any(word in said for word in ("me:", "secret")), said
+
+
 def test_no_message_has_the_query_or_the_password_of_a_redirect():
     location = "https://me:pw@collector.example/v1/traces?token=secret"
     with Collector(refuse(308, Location=location)) as collector:

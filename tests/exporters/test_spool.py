@@ -531,6 +531,21 @@ def test_a_sending_thread_that_is_gone_is_started_again(collector, spool, monkey
     sender.shutdown()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), PermissionError("an audit hook")], ids=repr)
+def test_a_sending_thread_that_could_not_be_started_is_started_by_the_next_batch(error, collector, spool, monkeypatch):
+    def refuse(_):
+        raise error
+
+    sender = exporter(collector, spool=spool)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        sender.export(made(1, "first"))
+    assert sender.ledger().waiting == 1
+    sender.export(made(1, "second"))
+    until(lambda: len(collector.spans) == 2)
+    sender.shutdown()
+
+
 def test_one_thread_sends_although_it_is_woken_again_before_it_runs(collector, spool):
     """A second one would end at once, and with it the wait of ``shutdown()``, before the first has sent anything."""
     sender = exporter(collector, spool=spool)

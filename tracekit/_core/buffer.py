@@ -102,6 +102,8 @@ class Buffer:
         count = len(self._spans)
         if count >= self.capacity or count + self.taken >= 2 * self.capacity or not self.is_open:
             self.dropped += 1
+            if self.is_asleep:  # the exporting thread is gone, or could not be started
+                self._wake()
             return
         self._spans.append(span)
         if self.is_asleep or count == self.mark:
@@ -113,6 +115,8 @@ class Buffer:
         if count >= room or not self.is_open:
             self.ended += 1
             self.dropped += 1
+            if self.is_asleep:
+                self._wake()
             return
         keep(span)
         # Threads add spans up to the mark, then up to the capacity. The pipeline may have changed both while it slept.

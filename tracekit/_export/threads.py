@@ -62,7 +62,7 @@ _STARTER: Final = _starter()
 
 
 def start_thread(run: Callable[[], object], name: str) -> None:
-    """Start a daemon thread, or raise ``RuntimeError`` or ``MemoryError``.
+    """Start a daemon thread, or raise: ``RuntimeError``, ``MemoryError``, or an error of an audit hook.
 
     Its Context is a copy of the exporter's: since Python 3.14 a thread may inherit its starter's, and with it a span.
     """

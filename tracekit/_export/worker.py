@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .exporter import Exporter
 
 _PAUSE_S = 0.05
+_START_AGAIN_S = 1.0
 _YIELD_S = 1e-6  # 0 would take the GIL back before a waiting thread has woken
 # Spans that an exporter prepares at a time: while they are in the processor's cache, and their memory goes back to the
 # program before it has to take other memory. Encoding all at half full costs the program 5 us a request of eight spans.
@@ -126,19 +127,26 @@ class Worker:
         self.encoder: Any
         self._encode_for(exporter)
         self.due = 0.0  # on the monotonic clock
+        self._start_at = 0.0  # no earlier, as no thread could be started before
         self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
     def wake(self) -> None:
+        if not self.is_served.locked() and time.monotonic() < self._start_at:
+            buffer.is_asleep = True
+            return
         if not self._encodes or self.taps.taps or "export" in self._own or self.encoder.work():
             self.inbox.put(None)
-        if not self.is_served.locked():
-            self.start()
+        if not self.is_served.locked() and not self.start():
+            self._start_at = time.monotonic() + _START_AGAIN_S
+            buffer.is_asleep = True  # the next span tries again
 
     def start(self) -> bool:
         """Start a thread, which ends at once if another one serves; return False if no thread can be started."""
         try:
             start_thread(self.serve, "tracekit-export")
-        except (RuntimeError, MemoryError):  # no more threads, the interpreter is exiting, or allows no daemon threads
+        except (
+            Exception
+        ):  # no more threads, the interpreter is exiting, allows no daemon threads, or an audit hook none
             return False
         return True
 

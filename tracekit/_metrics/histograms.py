@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 MAX_BUCKETS: Final = 160
 _SCALE: Final = 20
 _EXEMPLARS: Final = 8  # of an exponential histogram
+_MOST: Final = 1 << 56  # in a bucket: as many as one span may stand for. The sum of 201 fits into OTLP's 64 bits
 
 
 class Exemplar(NamedTuple):
@@ -24,6 +25,11 @@ class Exemplar(NamedTuple):
     span_id: str
     seconds: float
     time_ns: int
+
+
+def rounded(weight: float) -> int:
+    """Return a count as it is read, at most 2**56: callers choose the thresholds by which their spans count for others."""
+    return min(round(weight), _MOST)
 
 
 class Explicit:
@@ -46,7 +52,7 @@ class Explicit:
         self.exemplars[at] = exemplar
 
     def counts(self) -> list[int]:
-        return [round(weight) for weight in self.weights]
+        return [rounded(weight) for weight in self.weights]
 
 
 class Exponential:
@@ -97,4 +103,4 @@ class Exponential:
         if not self.weights:
             return 0, []
         low, high = min(self.weights), max(self.weights)
-        return low, [round(self.weights.get(at, 0.0)) for at in range(low, high + 1)]
+        return low, [rounded(self.weights.get(at, 0.0)) for at in range(low, high + 1)]

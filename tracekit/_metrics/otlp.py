@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._core.attributes import whole
 from .._version import __version__
 from ..exporters._otlp.json import attributes_as_json
-from .histograms import Explicit
+from .histograms import Explicit, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +50,7 @@ def _buckets(histogram: Explicit | Exponential, message: dict[str, Any]) -> tupl
         message["explicitBounds"] = list(histogram.bounds)
         return "histogram", message
     offset, counts = histogram.counts()
-    zero = round(histogram.zero)
+    zero = rounded(histogram.zero)
     message["count"] = str(sum(counts) + zero)
     message["zeroCount"] = str(zero)
     message["scale"] = histogram.scale

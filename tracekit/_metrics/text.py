@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._core.attributes import whole
 from .._render import value_text
-from .histograms import Explicit
+from .histograms import Explicit, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,7 +67,7 @@ def _lines(name: str, labels: str, histograms: list[Explicit | Exponential], ope
 def _counts(histogram: Explicit | Exponential) -> list[int]:
     if isinstance(histogram, Explicit):
         return histogram.counts()
-    return [sum(histogram.counts()[1]) + round(histogram.zero)]
+    return [sum(histogram.counts()[1]) + rounded(histogram.zero)]
 
 
 def _exemplar(exemplar: Exemplar | None) -> str:

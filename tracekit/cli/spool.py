@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ..exporters._otlp.outbox import Outbox
+from ..exporters._otlp.requests import Ledger
 from ..exporters.sqlite import StoreError
 from .screen import Screen, print_json
 
@@ -17,11 +18,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command, and return its exit status."""
     if not os.path.exists(arguments.path):
         raise StoreError("there is no such file", arguments.path, "name the file of OTLPExporter(spool=…)")
-    outbox = Outbox(arguments.path)
-    try:
-        ledger = outbox.ledger()
-    finally:
-        outbox.close()
+    ledger = Ledger(0, 0, 0, 0, 0, 0)
+    if not os.path.isfile(arguments.path) or os.path.getsize(arguments.path):  # an empty file would become a spool
+        outbox = Outbox(arguments.path)
+        try:
+            ledger = outbox.ledger()
+        finally:
+            outbox.close()
     if arguments.json:
         print_json(ledger._asdict())
         return 0

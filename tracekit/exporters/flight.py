@@ -162,7 +162,7 @@ class FlightRecorder(Front):
         try:
             thread = threading.Thread(target=self._write, args=(reason,), name="tracekit-flight", daemon=True)
             export_context().copy().run(thread.start)
-        except (RuntimeError, MemoryError) as error:  # no more threads, or the interpreter is exiting
+        except Exception as error:  # no more threads, or the interpreter is exiting
             self._notices.say("warning", "thread", "flight recorder: no file was written: %s", describe(error))
         else:
             self._thread = thread

@@ -132,7 +132,7 @@ async def _off_the_loop(job: Callable[[], bool]) -> bool:
     # Not the default executor, for the same reason.
     try:
         threading.Thread(target=work, name="tracekit-flush", daemon=True).start()
-    except RuntimeError:  # the system cannot start another thread, or the interpreter allows no daemon threads
+    except Exception:  # the system cannot start another thread, the interpreter or an audit hook allows none
         return job()
     return bool(await done)
 

@@ -44,8 +44,8 @@ class Background:
     def hurry(self) -> None:
         """Wake the thread: the first time it begins its interval, then it ends it."""
         self._inbox.put(None)
-        if not self._is_served.locked():
-            self._start()
+        if not self._is_served.locked() and not self._start():
+            self._is_asleep = True  # the next notify() tries again
 
     def flush(self, timeout_s: float) -> bool:
         """Have *work* called now; return whether it has returned within *timeout_s*."""
@@ -71,7 +71,9 @@ class Background:
     def _start(self) -> bool:
         try:
             start_thread(self._serve, self._name)
-        except (RuntimeError, MemoryError):  # no more threads, the interpreter is exiting, or allows no daemon threads
+        except (
+            Exception
+        ):  # no more threads, the interpreter is exiting, allows no daemon threads, or an audit hook none
             return False
         return True
 

@@ -5,6 +5,7 @@ Spec: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from ..._export.notices import one_line
 from ..._version import __version__
 from .answers import MAX_ANSWER_BYTES, Answer, fields, parse_response
 from .causes import grpc_fault
+from .settings import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +32,8 @@ _Code = grpc.StatusCode
 _RETRYABLE = {
     *(_Code.CANCELLED, _Code.DEADLINE_EXCEEDED, _Code.ABORTED, _Code.OUT_OF_RANGE, _Code.UNAVAILABLE, _Code.DATA_LOSS)
 }
+# The details of grpcio's own errors for a channel that is not connected.
+_NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
 # The details of grpcio's own error for an answer of more than 4 MiB, before or after decompression.
 _LARGE_ANSWER = ("CLIENT: Received message larger", "Decompressed message larger")
 _ADVICE = {
@@ -52,18 +56,25 @@ class GrpcTransport:
         self.is_secure = is_secure = not insecure if url is None else url.scheme == "https"
         target = endpoint if url is None else url.netloc.rpartition("@")[2]
         self.signal = signal
-        self.url = f"{'grpcs' if is_secure else 'grpc'}://{target}"
-        options = [("grpc.primary_user_agent", f"tracekit/{__version__}")]
+        self._target, self._shown = target, without_secrets(target)
+        self.url = f"{'grpcs' if is_secure else 'grpc'}://{self._shown}"
+        # Channels share connections otherwise, and a new one would get that of the one before.
+        options = [("grpc.primary_user_agent", f"tracekit/{__version__}"), ("grpc.use_local_subchannel_pool", 1)]
         if is_secure:
             certificate, client_certificate, client_key = map(_read, files)
             credentials = grpc.ssl_channel_credentials(certificate, client_key, client_certificate)
-            self.channel = grpc.secure_channel(target, credentials, options)
+            self._make_channel = partial(grpc.secure_channel, target, credentials, options)
         else:
-            self.channel = grpc.insecure_channel(target, options)
+            self._make_channel = partial(grpc.insecure_channel, target, options)
         self.metadata = tuple((name.lower(), value) for name, value in headers.items())
         self.compression = grpc.Compression.Gzip if compression == "gzip" else grpc.Compression.NoCompression
+        self._earlier: Any = None  # the channel before, of which a call may be left
+        self._open()
+
+    def _open(self) -> None:
+        self.channel = self._make_channel()
         # Without serializers messages are bytes.
-        self.call: Any = self.channel.unary_unary(_METHODS[signal])
+        self.call: Any = self.channel.unary_unary(_METHODS[self.signal])
 
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float) -> Answer:
         """Call with *body*, and return the answer, or one that describes the failure, within *timeout_s*."""
@@ -74,6 +85,9 @@ class GrpcTransport:
         try:
             response = self.call(body, timeout=timeout_s, metadata=self.metadata, compression=self.compression)
         except grpc.RpcError as error:
+            details = error.details() or ""
+            if error.code() is _Code.DEADLINE_EXCEEDED or any(mark in details for mark in _NOT_CONNECTED):
+                self._reconnect()
             return self._failed(error)
         try:
             if len(response) > MAX_ANSWER_BYTES:
@@ -83,13 +97,26 @@ class GrpcTransport:
             return Answer("later", f"{self.url} answered, but as no OTLP collector does ({error})")
         return Answer("taken", message, rejected)
 
+    def _reconnect(self) -> None:
+        """Have later requests use a new connection, and try it at once.
+
+        TCP may take a quarter of an hour to find that the one in use is dead, and a channel that could not connect
+        fails all calls for up to two minutes before it tries again.
+        """
+        earlier, self._earlier = self._earlier, self.channel
+        self._open()
+        if earlier is not None:
+            earlier.close()
+
     def close(self) -> None:
         self.channel.close()
+        if self._earlier is not None:
+            self._earlier.close()
 
     def _failed(self, error: Any) -> Answer:
         code, after_s = error.code(), _retry_after(error)
         said = f"{self.url} answered {code.name}"
-        details = one_line(error.details() or "", 200)
+        details = one_line((error.details() or "").replace(self._target, self._shown), 200)
         if code is _Code.RESOURCE_EXHAUSTED and any(mark in details for mark in _LARGE_ANSWER):
             return Answer("later", f"{self.url} answered, but as no OTLP collector does ({details})")
         fault = grpc_fault(error.details() or "", is_secure=self.is_secure) if code is _Code.UNAVAILABLE else ""

@@ -96,7 +96,7 @@ class Sender:
         try:
             self._thread = thread = threading.Thread(target=run, args=(self._run,), name="tracekit-send", daemon=True)
             thread.start()
-        except RuntimeError:  # no more threads, or the interpreter is exiting: the batches stay in the outbox
+        except Exception:  # no more threads, or the interpreter is exiting: the batches stay in the outbox
             self._thread = None
 
     def flush(self, timeout_s: float) -> bool:
