@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from unittest import mock
 
@@ -322,6 +323,25 @@ def test_the_stacks_of_a_group_share_one_bound(exporter, tracer):
         sizes.append([len(event.attributes["exception.stacktrace"]) for event in events])
     assert sizes[0] == sizes[1]
     assert sizes[0][0] > sizes[0][-1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_resource_of_a_provider_names_the_child_of_a_fork(exporter, provider):
+    made = bridge.TracerProvider(resource=Resource.create({"service.name": "shop", "process.pid": os.getpid()}))
+    tracer = made.get_tracer("x")
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        resource = tracer.start_span("in the child").resource.attributes
+        names = "service.name", "service.instance.id", "process.pid"
+        os.write(write, " ".join([str(resource[name]) for name in names]).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    name, instance, pid = os.read(read, 100).decode().split()
+    assert (name, pid) == ("shop", str(child))
+    assert instance != tracer.start_span("in the parent").resource.attributes["service.instance.id"]
+    os.close(read)
+    os.close(write)
 
 
 def test_update_resource_holds_for_the_spans_from_then_on(exporter, provider):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 from opentelemetry import trace
@@ -94,3 +95,25 @@ def test_a_provider_with_processors_is_not_replaced(memory, caplog):
         pass
     assert [span.name for span in memory.get_finished_spans()] == ["a"]
     assert any("get no spans" in message for message in caplog.messages)
+
+
+def test_of_two_threads_that_install_the_bridge_one_does(memory, monkeypatch):
+    make = bridge.TracerProvider
+    found = []
+
+    def install():
+        found.append(bridge.install())
+
+    def meanwhile():
+        monkeypatch.undo()
+        thread = threading.Thread(target=install)
+        thread.start()
+        thread.join()
+        return make()
+
+    before = trace.get_tracer_provider()
+    monkeypatch.setattr(bridge, "TracerProvider", meanwhile)
+    install()
+    assert found == [trace.get_tracer_provider()] * 2
+    bridge.uninstall()
+    assert trace.get_tracer_provider() is before

@@ -361,7 +361,7 @@ def test_a_validation_error_outside_a_request_is_not_recorded(exporter, instrume
     assert tree(exporter) == ""
 
 
-# FastAPI's own telemetry
+# FastAPI's and Starlette's own telemetry
 
 
 @pytest.mark.slow
@@ -393,6 +393,53 @@ print(tree() == before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.splitlines() == ["GET /items/{id}", "True"], done.stderr
+
+
+@pytest.mark.slow
+def test_starlettes_own_spans_do_not_double_ours():
+    script = """
+import tracekit
+from tracekit.testing import MemoryExporter, span_tree
+exporter = MemoryExporter()
+tracekit.configure(exporter=exporter)
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from tracekit.integrations import asgi
+asgi.instrument()
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+early = trace.get_tracer_provider()
+from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
+from tracekit.bridges.opentelemetry import install
+install()
+def made(instruments=False, **options):
+    app = Starlette(routes=[Route("/items/{id}", lambda request: PlainTextResponse(""))])
+    if instruments:
+        asgi.instrument(app)
+    app.add_middleware(OpenTelemetryMiddleware, **options)
+    return app
+def tree(app):
+    TestClient(app).get("/items/1")
+    found = span_tree(exporter.spans)
+    exporter.clear()
+    return found
+print(tree(made()))
+print(tree(made(tracer_provider=early)))
+others = InMemorySpanExporter()
+sdk = TracerProvider()
+sdk.add_span_processor(SimpleSpanProcessor(others))
+print(tree(made(tracer_provider=sdk)), [span.name for span in others.get_finished_spans()])
+asgi.uninstrument()
+print(tree(made()))
+print(tree(made(instruments=True)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    ours = "GET /items/{id}"
+    assert done.stdout.splitlines() == [ours, ours, f"{ours} ['{ours}']", ours, ours], done.stderr
 
 
 @pytest.mark.slow

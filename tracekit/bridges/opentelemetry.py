@@ -37,7 +37,7 @@ _api_set_tracer_provider: Any = getattr(_trace, "_set_tracer_provider", None)
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _provider: TracerProvider | None = None
 _programs_own: TracerProvider | None = None  # which the program has set since
-_setting = threading.Lock()  # of two threads that set a provider, one is the first
+_setting = threading.Lock()  # of two threads that install or set a provider, one is the first
 _in_export: Any = None  # the token of the keys in the Context of tracekit's exporter
 
 
@@ -48,35 +48,44 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     puts ``TracerProvider`` into ``opentelemetry.sdk.trace``, for programs that make their own and set it, and a ``Span``
     whose methods may be replaced. The SDK's own provider gets no spans of tracers that are made later, which is logged.
     """
-    global _in_export, _provider
-    if _provider is None:
-        _provider = TracerProvider()
-        _report_unused(getattr(_trace, "_TRACER_PROVIDER", None))
-        earlier = getattr(_context, "_RUNTIME_CONTEXT", None)
-        if not isinstance(earlier, LazyRuntimeContext | RuntimeContext):
-            RUNTIME.fallback = earlier
-        _replace(_context, "_RUNTIME_CONTEXT", RUNTIME)
-        _replace(_trace, "_TRACER_PROVIDER", _provider)
-        if hasattr(_trace, "_TRACER_PROVIDER_SET_ONCE"):
-            _replace(_trace._TRACER_PROVIDER_SET_ONCE, "_done", True)
-        else:
-            _warn_without("_TRACER_PROVIDER_SET_ONCE")
-        _replace(_trace, "_set_tracer_provider", _set_tracer_provider)
-        _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
-        for function in attach, detach, get_current:
-            _replace(_context, function.__name__, function)
-        _replace(_baggage, "set_baggage", set_baggage)
-        _replace(_trace, "use_span", use_span)
-        _replace(_trace, "get_current_span", get_current_span)
-        _provider.cover_native_spans(True)
-        _in_export = _configure.export_context().run(_suppress)
+    global _provider
+    installed = _provider
+    if installed is None:
+        made = TracerProvider()
+        with _setting:
+            installed = _provider = _provider or made
+        if installed is made:  # else another thread does so; this one may be in an import, and must not wait
+            _put_in_place(made)
     if replace_sdk:
         import opentelemetry.sdk.trace as sdk
 
         if not any(module is sdk for module, *_ in _replaced):
             _replace(sdk, "TracerProvider", TracerProvider)
             _replace(sdk, "Span", Span)
-    return _programs_own or _provider
+    return _programs_own or installed
+
+
+def _put_in_place(provider: TracerProvider) -> None:
+    global _in_export
+    _report_unused(getattr(_trace, "_TRACER_PROVIDER", None))
+    earlier = getattr(_context, "_RUNTIME_CONTEXT", None)
+    if not isinstance(earlier, LazyRuntimeContext | RuntimeContext):
+        RUNTIME.fallback = earlier
+    _replace(_context, "_RUNTIME_CONTEXT", RUNTIME)
+    _replace(_trace, "_TRACER_PROVIDER", provider)
+    if hasattr(_trace, "_TRACER_PROVIDER_SET_ONCE"):
+        _replace(_trace._TRACER_PROVIDER_SET_ONCE, "_done", True)
+    else:
+        _warn_without("_TRACER_PROVIDER_SET_ONCE")
+    _replace(_trace, "_set_tracer_provider", _set_tracer_provider)
+    _replace(_propagate, "_HTTP_TEXT_FORMAT", Propagator())
+    for function in attach, detach, get_current:
+        _replace(_context, function.__name__, function)
+    _replace(_baggage, "set_baggage", set_baggage)
+    _replace(_trace, "use_span", use_span)
+    _replace(_trace, "get_current_span", get_current_span)
+    provider.cover_native_spans(True)
+    _in_export = _configure.export_context().run(_suppress)
 
 
 def uninstall() -> None:

@@ -37,7 +37,8 @@ class Applications:
     """The applications of the classes *kinds*, each a name with its module.
 
     ``wrap(applications, original)`` makes the replacement of a class's ``__call__``: it asks ``find()`` for each
-    request. ``patch(patches, kind)`` replaces what else is needed for the class *kind*.
+    request. ``patch(patches, kind)`` replaces what else is needed for the class *kind*, and for those of *others*,
+    which are no applications.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Applications:
         kinds: tuple[tuple[str, str], ...],
         wrap: Callable[[Applications, Any], Any],
         patch: Callable[[Patches, type], None],
+        others: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self._names = names
         self._kinds = kinds
+        self._others = others
         self._wrap = wrap
         self._patch_more = patch
         self._patches = Patches()
@@ -109,6 +112,8 @@ class Applications:
             for middleware in getattr(app, "user_middleware", ()):
                 if isinstance(middleware.cls, type) and issubclass(middleware.cls, kind):
                     installed.original = kind  # the program's own middleware traces it
+        else:
+            self._patch()
         if installed.original is None:
             installed.original = original
             installed.middleware.app = functools.partial(original, app)
@@ -125,11 +130,11 @@ class Applications:
     def _patch(self) -> bool:
         """Patch the classes that are imported and not yet patched; return whether there were any."""
         before = len(self._patched)
-        for module, name in self._kinds:
+        for module, name in (*self._kinds, *self._others):
             kind = getattr(sys.modules.get(module), name, None)
             if kind is not None and kind not in self._patched:
                 self._patched.add(kind)
-                if "__call__" in vars(kind):
+                if (module, name) in self._kinds and "__call__" in vars(kind):
                     self._patches.replace(kind, "__call__", functools.partial(self._wrap, self))
                 self._patch_more(self._patches, kind)
         return len(self._patched) > before

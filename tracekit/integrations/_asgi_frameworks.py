@@ -47,6 +47,8 @@ def _traced(applications: Applications, original: Callable[..., Any]) -> Callabl
 def _patch(patches: Patches, kind: type) -> None:
     if kind.__name__ == "ASGIHandler":
         watch_django()
+    if kind.__name__ == "OpenTelemetryMiddleware":
+        patches.replace(kind, "__call__", functools.partial(_passed, patches))
     if kind.__name__ != "FastAPI":
         return
     exceptions = sys.modules.get("fastapi.exceptions")
@@ -101,8 +103,23 @@ def _without_tracing(patches: Patches, original: Callable[..., Any]) -> Callable
     return __call__
 
 
+def _passed(patches: Patches, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Have Starlette's telemetry make no span for tracekit for a request that has one."""
+
+    @functools.wraps(original)
+    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:  # noqa: N807
+        try:
+            is_traced = patches.is_active and SPAN_KEY in scope and _is_ours(self._tracer_provider)
+        except Exception as error:  # another version
+            report(error)
+            is_traced = False
+        await (self.app(scope, receive, send) if is_traced else original(self, scope, receive, send))
+
+    return __call__
+
+
 def _is_ours(provider: Any) -> bool:
-    if provider is None:
+    if provider is None or type(provider).__name__ == "ProxyTracerProvider":  # which asks for the one in use
         provider = sys.modules["opentelemetry.trace"].get_tracer_provider()
     return type(provider).__module__.startswith("tracekit.")
 
@@ -116,4 +133,5 @@ APPLICATIONS: Final = Applications(
     ),
     _traced,
     _patch,
+    (("starlette.middleware.opentelemetry", "OpenTelemetryMiddleware"),),
 )

@@ -159,7 +159,7 @@ def instrument(target: Any = None, **options: Any) -> None:
     An object's own instrumentation comes before that of all. Among all applications, those with their own
     ``TraceMiddleware`` are left out. Further calls do nothing until ``uninstrument()``. For FastAPI, invalid requests
     are events ``validation_error`` on the current span, with the place and the kind of up to 8 errors and no values;
-    spans that FastAPI makes for tracekit's OpenTelemetry bridge are left out.
+    spans that it or Starlette's ``OpenTelemetryMiddleware`` makes for tracekit's OpenTelemetry bridge are left out.
 
     All include Django's if it is imported; ``tracekit.instrument("asgi")`` waits for its import. Raises ``TypeError``
     for another object, or for invalid options: those of ``TraceMiddleware`` are checked at once.

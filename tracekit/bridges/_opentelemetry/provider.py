@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace as _trace
@@ -14,6 +16,7 @@ from ..._arguments import bounded_timeout
 from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from ..._foreign import ForeignSampler
+from ..._resource import renew
 from .contexts import attributes_of, plain_attributes
 from .processors import Processors, span_metrics
 from .spans import keep_form, resource_of, text_of
@@ -59,6 +62,8 @@ class TracerProvider(_trace.TracerProvider):
         self._settings = Settings()
         changes: dict[str, Any] = {"recording": True}
         if resource is not None:
+            self._detected = _detected()
+            _with_resources.add(self)
             changes["resource"] = given = attributes_of(getattr(resource, "attributes", None)) or {}
             keep_form(given, resource)
         if sampler is not None:
@@ -184,6 +189,14 @@ class TracerProvider(_trace.TracerProvider):
         keep_form(given, merged)
         self._change("resource", given)
 
+    def _renew_resource(self) -> None:
+        # Not by the SDK's detectors: they run in threads, which a hook of a fork must not start.
+        before = dict(self.resource.attributes)
+        renewed = renew(before, self._detected)
+        if renewed != before:
+            self._update_resource(type(self.resource)(renewed))
+            self._detected = {key: renewed[key] for key in self._detected if key in renewed}
+
     def _change(self, key: str, value: Any) -> bool:
         """Change how the spans of this provider differ from the others; return whether its tracers follow that now."""
         is_followed = self._settings.changes is self._changes
@@ -208,6 +221,32 @@ class TracerProvider(_trace.TracerProvider):
         self._processors.shutdown()
         if self._covers_native:
             _configure.shutdown()
+
+
+_with_resources: weakref.WeakSet[TracerProvider] = weakref.WeakSet()  # those that were given one
+
+
+def _detected() -> dict[str, Any]:
+    """Return the attributes that tell this process from others, as the SDK's detectors have them."""
+    detector = getattr(sys.modules.get("opentelemetry.sdk.resources"), "ServiceInstanceIdResourceDetector", None)
+    try:
+        found = {} if detector is None else dict(detector().detect().attributes)
+    except Exception:  # another version
+        found = {}
+    return {"process.pid": os.getpid(), **found}
+
+
+def _after_fork() -> None:
+    """Give the resources of providers the attributes of this process, the child of a fork."""
+    for provider in list(_with_resources):
+        try:
+            provider._renew_resource()
+        except Exception:  # a resource of another kind
+            log("exception", "a TracerProvider's resource is still that of the process that forked")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _RandomIds:
