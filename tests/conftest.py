@@ -237,7 +237,7 @@ def anyio_backend(request):
 @pytest.fixture(autouse=True)
 def _clean_slate():
     """Each test starts with nothing current and nothing configured, and nothing said."""
-    _environment._said.clear()
+    _environment._logged.clear()
     tracekit.configure()
     # Servers and workers of other packages set up logging when they run inside a test.
     logger, root = logging.getLogger("tracekit"), logging.root

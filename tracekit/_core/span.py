@@ -914,7 +914,7 @@ def _kind(kind: Any) -> Any:
 
 
 def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
-    """Return the place of *name* in *names*, or -1."""
+    """Return the index of *name* in *names*, or -1."""
     if not is_a(name, str):
         misused(TypeError(f"{parameter} must be str, not {type_name(name)}"))
         return -1
