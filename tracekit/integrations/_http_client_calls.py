@@ -178,7 +178,7 @@ def _answer(response: Any, traced: tuple[Span, int]) -> None:
             end(client_span)
         else:
             setattr(response, FIELD, traced)
-    except Exception as error:  # a response class of the program's own
+    except Exception as error:  # a custom response class
         report(error)
         end(client_span)
 
