@@ -727,7 +727,7 @@ if not compiled:
 
     def _open_spans(taken: list[Span], limit: int) -> bool:
         newest = next((id(span) for span in reversed(taken) if span._is_listed), 0)
-        # Of a copy, which is one step: items() makes tuples, for which garbage is collected, and finalisers start spans.
+        # The copy is made in one step; items() makes tuples, for which garbage is collected, and finalizers start spans.
         listed = list(_listed.copy().items())
         keys = [key for key, _ in listed]
         start = keys.index(newest) + 1 if newest in keys else 0

@@ -424,7 +424,7 @@ class Request(Exchange):
 
     async def watched_receive(self) -> Message:
         message = await self._receive()
-        # After the last chunk every server sends "disconnect", whether or not the client has gone.
+        # After the last chunk every server sends "disconnect", even if the client is still there.
         if not self._is_complete:
             try:
                 is_disconnect = message["type"] == "http.disconnect"
