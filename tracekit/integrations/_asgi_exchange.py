@@ -419,6 +419,8 @@ def _inspects_mark() -> Any:
 @binding(False)
 @cclass
 class Request(Exchange):
+    """One HTTP request and its response."""
+
     if not compiled:
         __slots__ = ()
 
@@ -587,6 +589,8 @@ def _sending(request: Request, inner: Any) -> Sending:
 @binding(False)
 @cclass
 class WebSocket(Exchange):
+    """One WebSocket connection, from the handshake to its end."""
+
     if not compiled:
         __slots__ = ("_is_accepted", "_received", "_sent")
 

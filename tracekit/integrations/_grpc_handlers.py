@@ -24,6 +24,8 @@ if not compiled:
 
 
 class Interceptor(grpc.ServerInterceptor):
+    """Traces the handlers that a server finds for its calls."""
+
     def __init__(self, server: Server) -> None:
         self._server = server
         self._known: Known = {}
