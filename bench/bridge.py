@@ -24,6 +24,7 @@ from . import contender_opentelemetry, contender_tracekit, inputs, report
 from .compare import FULL, QUICK, SMOKE
 from .measure import Subject, best, interleave
 from .rows import OTEL, OURS, Row
+from .subjects import WITH_SPAN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -63,8 +64,6 @@ from tracekit.bridges import opentelemetry
 opentelemetry.install()
 print(clock() - begin)
 """
-
-WITH_SPAN = "with span('work'):\n    pass"
 
 
 class Octets:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import contender_tracekit, floors, formats, handoffs, inputs, report
 from .measure import Budget, Subject, best, bytes_held, interleave
 from .rows import BARE, FLOOR, FLOOR_ROWS, FORMAT_ROWS, HANDOFF_ROWS, OTEL, OURS, ROWS
+from .subjects import asgi_request, wsgi_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -158,8 +159,8 @@ def _compare(
         return
     subjects = {name: peer.subjects() for name, peer in peers.items()}
     subjects[BARE] = {
-        "asgi": contender_tracekit.request_subject(inputs.application()),
-        "wsgi": contender_tracekit.wsgi_subject(inputs.wsgi_application),
+        "asgi": asgi_request(inputs.application()),
+        "wsgi": wsgi_request(inputs.wsgi_application),
     }
     for row in rows:
         _say(f"  {row.work}")

@@ -27,15 +27,14 @@ from ddtrace.propagation.http import HTTPPropagator
 from ddtrace.trace import Span, TraceFilter, tracer
 
 from . import inputs
-from .contender_tracekit import request_subject
 from .measure import Subject
+from .subjects import WITH_SPAN, asgi_request, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSION = ddtrace.__version__
 
-WITH_SPAN = "with span('work'):\n    pass"
 USER_REJECT = -1
 
 
@@ -76,15 +75,12 @@ def subjects() -> dict[str, Subject]:
         "unsampled_child": Subject(WITH_SPAN, {"span": span}, unsampled_parent),
         "set_attribute": Subject("span.set_tag('cart.items', 3)", {"span": recorded}),
         "current_span": Subject("current_span()", {"current_span": tracer.current_span}, parent),
-        "extract_parent": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.PARENT_ONLY}),
-        "extract_state": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.PARENT_AND_STATE}),
-        "extract_request": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.REQUEST}),
+        **reading(extract),
         "inject_parent": Subject("inject(context, {})", {"inject": inject, "context": recorded.context}),
-        "extract_labels": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.LABELS_ONLY}),
     }
     from ddtrace.contrib.asgi import TraceMiddleware
 
-    found["asgi"] = request_subject(TraceMiddleware(inputs.application()))
+    found["asgi"] = asgi_request(TraceMiddleware(inputs.application()))
     return found
 
 

@@ -19,15 +19,13 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from . import inputs
-from .contender_tracekit import request_subject, wsgi_subject
 from .measure import Subject
+from .subjects import WITH_SPAN, asgi_request, reading, writing, wsgi_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 VERSION = version("opentelemetry-sdk")
-
-WITH_SPAN = "with span('work'):\n    pass"
 
 
 class _NullExporter(SpanExporter):
@@ -94,22 +92,9 @@ def subjects() -> dict[str, Subject]:
             "span.set_attribute('cart.items', 3)", {"span": never.start_span("not sampled")}
         ),
         "current_span": Subject("current_span()", {"current_span": trace.get_current_span}, parent, flush),
-        "extract_parent": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.PARENT_ONLY}),
-        "extract_state": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.PARENT_AND_STATE}),
-        "extract_request": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.REQUEST}),
-        "inject_parent": Subject("inject({})", {"inject": inject}, parent, flush),
-        "extract_labels": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.LABELS_ONLY}),
-        "inject_labels": Subject(
-            "inject({}, item)",
-            {"inject": inject},
-            items=lambda count: [extract(inputs.LABELS_ONLY) for _ in range(count)],
-        ),
+        **reading(extract),
         "extract_8_labels": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.EIGHT_LABELS}),
-        "inject_8_labels": Subject(
-            "inject({}, item)",
-            {"inject": inject},
-            items=lambda count: [extract(inputs.EIGHT_LABELS) for _ in range(count)],
-        ),
+        **writing(inject, extract, parent, flush),
         "look_8_labels": Subject(
             "get_baggage('key-3', extract(carrier))",
             {"extract": extract, "get_baggage": baggage.get_baggage, "carrier": inputs.EIGHT_LABELS},
@@ -136,12 +121,12 @@ def subjects() -> dict[str, Subject]:
         return found
     # Its spans for each receive and send, which no other contender makes, are left out: they would cost it 80 % more.
     app = OpenTelemetryMiddleware(inputs.application(), tracer_provider=recording, exclude_spans=["receive", "send"])
-    found["asgi"] = request_subject(app, flush)
+    found["asgi"] = asgi_request(app, flush)
     try:
         from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as WsgiMiddleware
     except ModuleNotFoundError:
         return found
-    found["wsgi"] = wsgi_subject(WsgiMiddleware(inputs.wsgi_application, tracer_provider=recording), flush)
+    found["wsgi"] = wsgi_request(WsgiMiddleware(inputs.wsgi_application, tracer_provider=recording), flush)
     return found
 
 

@@ -14,6 +14,7 @@ from tracekit.wire.w3c import TRACECONTEXT
 
 from . import inputs
 from .measure import Subject, runner
+from .subjects import WITH_SPAN, asgi_request, reading, writing, wsgi_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,6 @@ if getattr(sys.modules.get("tracekit._speedups"), "_IS_TRAINED", False):
 
 # Never half full within a chunk and no interval that passes: the exporter's thread works between chunks, as the peers' do.
 ROOMY = {"buffer_size": 1 << 18, "export_interval_s": 3600.0}
-
-WITH_SPAN = "with span('work'):\n    pass"
 
 
 class NullExporter:
@@ -109,23 +108,10 @@ def subjects() -> dict[str, Subject]:
         "set_attribute": Subject("span.set_attribute('cart.items', 3)", {"span": recorded}),
         "set_attribute_unsampled": Subject("span.set_attribute('cart.items', 3)", {"span": not_sampled}),
         "current_span": Subject("current_span()", {"current_span": current_span}, parent, flush),
-        "extract_parent": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.PARENT_ONLY}),
-        "extract_state": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.PARENT_AND_STATE}),
-        "extract_request": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.REQUEST}),
-        "inject_parent": Subject("inject({})", {"inject": inject}, parent, flush),
-        "extract_labels": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.LABELS_ONLY}),
-        # What came in goes out as it came: labels keep their text. What it costs to write it is in "set_8_labels".
-        "inject_labels": Subject(
-            "inject({}, item)",
-            {"inject": inject},
-            items=lambda count: [extract(inputs.LABELS_ONLY) for _ in range(count)],
-        ),
+        **reading(extract),
         "extract_8_labels": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.EIGHT_LABELS}),
-        "inject_8_labels": Subject(
-            "inject({}, item)",
-            {"inject": inject},
-            items=lambda count: [extract(inputs.EIGHT_LABELS) for _ in range(count)],
-        ),
+        # Labels that came in keep their text when they go out; what it costs to write it is in "set_8_labels".
+        **writing(inject, extract, parent, flush),
         "look_8_labels": Subject(
             "extract(carrier).labels['key-3']", {"extract": extract, "carrier": inputs.EIGHT_LABELS}
         ),
@@ -139,20 +125,9 @@ def subjects() -> dict[str, Subject]:
     }
     middleware = asgi()
     if middleware is not None:
-        found["asgi"] = request_subject(middleware(inputs.application()), flush)
-    found["wsgi"] = wsgi_subject(WsgiMiddleware(inputs.wsgi_application), flush)
+        found["asgi"] = asgi_request(middleware(inputs.application()), flush)
+    found["wsgi"] = wsgi_request(WsgiMiddleware(inputs.wsgi_application), flush)
     return found
-
-
-def request_subject(app: Callable[..., Any], after: Callable[[], object] = lambda: None) -> Subject:
-    """Return one request to *app*, in a task, with a scope of its own as a server makes it."""
-    names = {"app": app, "scope": inputs.HTTP_SCOPE, "receive": inputs.receive, "send": inputs.send}
-    return Subject("await app(dict(scope), receive, send)", names, after=after, chunk=100, in_task=True)
-
-
-def wsgi_subject(app: Callable[..., Any], after: Callable[[], object] = lambda: None) -> Subject:
-    """Return one request to *app*, a WSGI application, with an environ of its own as a server makes it."""
-    return Subject("serve(app)", {"serve": inputs.serve_wsgi, "app": app}, after=after, chunk=100)
 
 
 def asgi() -> Callable[..., Any] | None:

@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -20,6 +21,7 @@ from tracekit import _environment
 from tracekit._core import misuse
 from tracekit.testing import MemoryExporter
 
+from .tools.accounts import statistics
 from .tools.backends import BACKENDS
 from .tools.forms import FORMS, Form
 
@@ -196,6 +198,31 @@ def nothing_is_logged(caplog):
     assert not caplog.get_records("call")
 
 
+@pytest.fixture(scope="module")
+def workers_find_the_tests():
+    """Processes that start meanwhile can import ``tests``, for the jobs in ``tests/tools/jobs.py``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(_TESTS.parent)
+        yield
+
+
+@pytest.fixture
+def every_span_is_accounted_for(caplog):
+    """Fail the test if the statistics do not add up after it, or if tracekit logged anything during its call."""
+    yield
+    tracekit.flush(60)
+    statistics()
+    assert [record for record in caplog.get_records("call") if record.name.startswith("tracekit")] == []
+
+
+@pytest.fixture
+def delivery_clock(monkeypatch):
+    """The clock by which a hand-off measures how long an item waited; a test sets its ``now_ns``."""
+    clock = SimpleNamespace(now_ns=0)
+    monkeypatch.setattr("tracekit._handoffs.delivery.monotonic_ns", lambda: clock.now_ns)
+    return clock
+
+
 @pytest.fixture(params=[pytest.param(form, id=name) for name, form in FORMS.items()])
 def form(request):
     """The modules of one implementation, for pure functions and values."""
@@ -210,7 +237,7 @@ def anyio_backend(request):
 @pytest.fixture(autouse=True)
 def _clean_slate():
     """Each test starts with nothing current and nothing configured, and nothing said."""
-    _environment._said.clear()
+    _environment._logged.clear()
     tracekit.configure()
     # Servers and workers of other packages set up logging when they run inside a test.
     logger, root = logging.getLogger("tracekit"), logging.root

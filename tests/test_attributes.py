@@ -12,6 +12,7 @@ import fractions
 import ipaddress
 import math
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,11 @@ from tracekit._core import attributes
 from tracekit._core.attributes import MISSING, Bounded, clean
 
 same = settings(deadline=None, derandomize=True, database=None)
+
+
+def shown(value):
+    """Return the id of a case, which has no address in it."""
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))[:40]
 
 
 class Text(str):
@@ -110,7 +116,7 @@ def _warned_of_nothing(monkeypatch):
         ({"a": {"b": [1]}}, {"a": {"b": (1,)}}),
         (Bounded("text"), "text"),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=shown,
 )
 def test_values_of_the_kept_types_become_their_plain_type(value, expected):
     plain, _ = clean(value, 100)
@@ -244,7 +250,7 @@ class Whole:
         ({uuid.UUID(int=1): Colour.RED}, {"00000000-0000-0000-0000-000000000001": 1}),
         ([[[Colour.RED, datetime.date(2020, 1, 2)]]], (((1, "2020-01-02"),),)),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=shown,
 )
 def test_values_of_common_types_are_converted_without_a_warning(value, expected, caplog):
     assert clean(value, 100) == (expected, 0)
@@ -410,7 +416,7 @@ print(*sorted({modules} & set(sys.modules) - before))
 @pytest.mark.parametrize(
     "value",
     [Plain(), Path(5), object, len, iter([1]), (number for number in range(3)), ValueError("x")],
-    ids=lambda v: repr(v)[:40],
+    ids=shown,
 )
 def test_a_value_of_any_other_type_becomes_its_text(value, caplog):
     assert clean(value, 1000) == (str(value), 0)

@@ -317,7 +317,7 @@ def test_a_handler_that_raises_ends_no_start(caplog, monkeypatch):
 def test_lines_that_were_said_are_held_in_bounded_memory(caplog):
     for number in range(1000):
         tracekit.configure(environ={"OTEL_TRACES_SAMPLER": f"xray{number}"})
-    assert len(said(caplog)) == len(_environment._said) == 256
+    assert len(said(caplog)) == len(_environment._logged) == 256
 
 
 def test_the_name_of_the_service_wins_over_the_resource_and_a_resource_that_is_given_over_both():
@@ -704,7 +704,7 @@ def test_no_environment_makes_configure_raise_or_tell_a_secret(environ, headers,
     handler.emit = lambda record: lines.append(record.getMessage())
     logger = logging.getLogger("tracekit")
     logger.addHandler(handler)
-    _environment._said.clear()
+    _environment._logged.clear()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, OTLP.__name__, OTLP)

@@ -80,7 +80,6 @@ def test_a_sampler_gets_trace_id_kind_attributes_and_links_and_adds_attributes(c
         (Recording(SamplingResult(Decision.RECORD_ONLY)), False),
         (Recording(None), False),
     ],
-    ids=repr,
 )
 def test_the_decision_holds_for_the_trace(configured, sampler, is_kept):
     exporter = configured(sampler=sampler)

@@ -34,6 +34,7 @@ from tracekit._handoffs.hooks import _imports, _inside
 from tracekit.testing import MemoryExporter, recording, span_tree
 
 from .tools.backends import BACKENDS
+from .tools.current import hand_over_under_a_span
 
 flavour = contextvars.ContextVar("flavour", default="plain")
 threads_inherit_nothing = pytest.mark.skipif(
@@ -204,23 +205,6 @@ HAND_OFFS = {
 each_hand_off = pytest.mark.parametrize(
     "hand_over", [pytest.param(function, id=name) for name, function in HAND_OFFS.items()]
 )
-
-
-def hand_over_under_a_span(hand_over):
-    """Hand a job over that is done when the span has ended."""
-    release = threading.Event()
-
-    def job():
-        release.wait(20)
-        with tracekit.span("job"):
-            pass
-
-    with tracekit.span("outer"):
-        with tracekit.use_labels(tenant="acme"), tracekit.span("submitter"):
-            wait = hand_over(job)
-        with tracekit.span("later"):
-            release.set()
-            wait()
 
 
 @pytest.mark.usefixtures("hooks")

@@ -10,7 +10,6 @@ import pickle
 import re
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -23,24 +22,10 @@ from .tools import jobs
 METHODS = multiprocessing.get_all_start_methods()
 QUICK = "forkserver" if "forkserver" in METHODS else "spawn"  # does not fork this process, which has threads
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _workers_find_the_jobs():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parent.parent)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _every_span_is_accounted_for(caplog):
-    yield
-    tracekit.flush(60)
-    now = tracekit.statistics()
-    assert now.started == now.ended + now.open
-    assert now.ended == now.exported + now.queued + now.dropped + now.failed + now.unsampled
-    assert [record for record in caplog.get_records("call") if record.name.startswith("tracekit")] == []
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.usefixtures("workers_find_the_tests", "every_span_is_accounted_for"),
+]
 
 
 def make_pool(method=QUICK, kind=ProcessPoolExecutor, **options):

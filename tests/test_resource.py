@@ -161,4 +161,4 @@ def test_the_schema_is_of_the_version_of_the_semantic_conventions():
     from tracekit._version import SCHEMA_URL, SEMANTIC_CONVENTIONS
 
     assert SCHEMA_URL.endswith(f"/{SEMANTIC_CONVENTIONS}")
-    assert _environment._said == set()
+    assert _environment._logged == set()

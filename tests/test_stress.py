@@ -14,6 +14,7 @@ import pytest
 
 import tracekit
 
+from .tools.accounts import statistics
 from .tools.backends import BACKENDS
 
 IS_PLAIN = tracekit.IMPLEMENTATION == "plain"
@@ -55,10 +56,7 @@ def allocated():
 
 def since(before):
     """What statistics() counted since *before*; checks that nothing is unaccounted for."""
-    now = tracekit.statistics()
-    assert now.started == now.ended + now.open
-    assert now.ended == now.exported + now.queued + now.dropped + now.failed + now.unsampled
-    return tracekit.Statistics(*[new - old for new, old in zip(now, before, strict=True)])
+    return tracekit.Statistics(*[new - old for new, old in zip(statistics(), before, strict=True)])
 
 
 # ---- 200,000 spans, two rounds of them: the second must not need more memory than the first

@@ -18,6 +18,8 @@ import tracekit
 from tracekit.testing import span_tree
 from tracekit.threads import Thread, ThreadPoolExecutor, Timer, wrap_executor
 
+from .tools.current import hand_over_under_a_span
+
 pytestmark = pytest.mark.usefixtures("nothing_is_logged")
 
 flavour = contextvars.ContextVar("flavour", default="plain")
@@ -115,19 +117,7 @@ each_pool = pytest.mark.parametrize(
 
 @each_hand_off
 def test_work_is_child_of_where_it_was_handed_over_even_though_that_has_ended(hand_over, exporter):
-    release = threading.Event()
-
-    def job():
-        release.wait(20)
-        with tracekit.span("job"):
-            pass
-
-    with tracekit.span("outer"):
-        with tracekit.use_labels(tenant="acme"), tracekit.span("submitter"):
-            wait = hand_over(job)
-        with tracekit.span("later"):
-            release.set()
-            wait()
+    hand_over_under_a_span(hand_over)
     spans = exporter.spans
     assert span_tree(spans) == "outer\n  submitter\n    job\n  later"
     assert [dict(span.context.labels) for span in spans if span.name == "job"] == [{"tenant": "acme"}]

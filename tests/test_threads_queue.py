@@ -6,7 +6,6 @@ import gc
 import queue
 import threading
 import weakref
-from types import SimpleNamespace
 
 import pytest
 
@@ -25,13 +24,6 @@ needs_shutdown = pytest.mark.skipif(not hasattr(queue.Queue, "shutdown"), reason
 def make(request):
     """Both classes, for what must be the same of both."""
     return request.param
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = SimpleNamespace(now_ns=0)
-    monkeypatch.setattr("tracekit._handoffs.delivery.monotonic_ns", lambda: clock.now_ns)
-    return clock
 
 
 def start(function, *args):
@@ -170,7 +162,7 @@ def test_labels_travel(exporter):
         assert tracekit.current_labels() == {"tenant": "acme"}
 
 
-def test_who_waits_for_room_puts_its_own_context_and_the_wait_begins_in_the_queue(exporter, clock):
+def test_who_waits_for_room_puts_its_own_context_and_the_wait_begins_in_the_queue(exporter, delivery_clock):
     q = Queue(1)
     q.put("fills it")
 
@@ -179,11 +171,11 @@ def test_who_waits_for_room_puts_its_own_context_and_the_wait_begins_in_the_queu
             q.put("waits")
 
     thread = start(putter)
-    clock.now_ns += 1_000_000_000
+    delivery_clock.now_ns += 1_000_000_000
     with tracekit.span("gets"):
         first = q.get_delivery()
         thread.join()
-        clock.now_ns += 1_000_000_000
+        delivery_clock.now_ns += 1_000_000_000
         second = q.get_delivery()
     assert [(first.item, first.context, first.waited_s), (second.item, second.waited_s)] == [
         ("fills it", None, 1.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -62,7 +63,7 @@ class Async:
         ({"export_interval_s": float("nan")}, ValueError, "export_interval_s must be above 0"),
         ({"export_interval_s": float("inf")}, ValueError, "export_interval_s must be above 0"),
     ],
-    ids=lambda value: repr(value)[:60] if isinstance(value, dict) else "",
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value))[:60] if isinstance(value, dict) else "",
 )
 def test_a_wrong_setting_is_named_and_changes_nothing(arguments, error, words, exporter):
     with pytest.raises(error, match=words):

@@ -80,7 +80,7 @@ def extract(carrier: Any) -> SpanContext | None:
         return _read(carrier)
     except FormatError:
         return None
-    except Exception as error:  # of a carrier or a format of the program's own
+    except Exception as error:  # a custom carrier or format
         misused(error)
         return None
 
@@ -105,6 +105,6 @@ def inject(carrier: C, context: SpanContext | Span | None = None) -> C:
             _write_both(context, carrier)
         else:
             _write(context, carrier)
-    except Exception as error:  # a carrier that cannot be written to, or a format of the program's own
+    except Exception as error:  # a carrier that cannot be written to, or a custom format
         misused(error)
     return carrier

@@ -66,7 +66,7 @@ def _usable(labels: Mapping[str, str]) -> Labels:
                 usable = usable.merge({key: value})
             except (TypeError, ValueError):
                 pass
-    except Exception:  # a mapping of the program's own
+    except Exception:  # a custom mapping
         pass
     return usable
 

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _MAX_VALUE = 1 << 16
-_MAX_SAID = 256
+_MAX_LOGGED = 256
 # Names of OpenTelemetry's own exporters, which fix the protocol, whatever OTEL_EXPORTER_OTLP_PROTOCOL says.
 _OTLP_PROTOCOLS = {"otlp_proto_http": "http/protobuf", "otlp_proto_grpc": "grpc"}
 _SAMPLERS = ("always_on", "always_off", "traceidratio")
 _HEX = frozenset("0123456789abcdefABCDEF")
 
-_said: set[str] = set()
+_logged: set[str] = set()
 
 
 class Environment:
@@ -209,9 +209,9 @@ class Environment:
 def say(lines: Iterable[str]) -> None:
     """Log each of *lines* as a warning, once in the life of the process."""
     for line in lines:
-        if line in _said or len(_said) >= _MAX_SAID:
+        if line in _logged or len(_logged) >= _MAX_LOGGED:
             continue
-        _said.add(line)
+        _logged.add(line)
         log("warning", "%s", line)
 
 

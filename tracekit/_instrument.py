@@ -186,7 +186,7 @@ def _want(library: Library, options: dict[str, Any]) -> None:
         if getattr(getattr(module, "__spec__", None), "_initializing", False):
             try:
                 importlib.import_module(name)  # another thread's import: wait for its end
-            except Exception:  # the program's own
+            except Exception:  # raised by the library: its importer gets it
                 continue
         _instrument(library, name)
 

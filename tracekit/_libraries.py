@@ -86,6 +86,8 @@ _OTEL_BY_NAME_ONLY = ("asgi", "asyncio", "dbapi", "system_metrics", "threading",
 
 
 def _own() -> list[Library]:
+    """Return the libraries that tracekit's integrations trace."""
+
     def own(name: str, *modules: str, replaces: str = "", by_name_only: bool = False, is_late: bool = False) -> Library:
         load, names = f"tracekit.integrations.{name}", tuple(replaces.split())
         return Library(name, load, modules, replaces=names, by_name_only=by_name_only, is_late=is_late)

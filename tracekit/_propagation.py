@@ -120,7 +120,7 @@ def extract_all(carrier: Any) -> tuple[SpanContext | None, tuple[SpanContext, ..
     try:
         fields = _sieve.sift(carrier)
         return (None, ()) if fields is None else _read_all(fields)
-    except Exception as error:  # of a carrier or a format of the program's own
+    except Exception as error:  # a custom carrier or format
         misused(error)
         return None, ()
 
@@ -133,7 +133,7 @@ def _read_all(fields: Mapping[str, str | list[str]]) -> tuple[SpanContext | None
             context = format.read(fields)
         except FormatError:
             continue
-        except Exception as error:  # a format of the program's own costs itself alone
+        except Exception as error:  # a custom format: the others are still read
             misused(error)
             continue
         if context is None or found is None:
@@ -169,7 +169,7 @@ def _write(context: SpanContext, carrier: Any) -> None:
     for format in _formats:
         try:
             format.write(context, carrier)
-        except Exception as error:  # a format of the program's own, or a carrier that cannot be written to
+        except Exception as error:  # a custom format, or a carrier that cannot be written to
             misused(error)
 
 

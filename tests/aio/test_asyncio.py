@@ -10,7 +10,6 @@ import sys
 import threading
 import weakref
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 
@@ -46,13 +45,6 @@ def anyio_backend(request):
 def make(request):
     """Both classes, for what must be the same of both."""
     return request.param
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = SimpleNamespace(now_ns=0)
-    monkeypatch.setattr("tracekit._handoffs.delivery.monotonic_ns", lambda: clock.now_ns)
-    return clock
 
 
 async def settle():
@@ -212,7 +204,7 @@ async def test_labels_travel(exporter):
         assert tracekit.current_labels() == {"tenant": "acme"}
 
 
-async def test_who_waits_for_room_puts_its_own_context_and_the_wait_begins_in_the_queue(exporter, clock):
+async def test_who_waits_for_room_puts_its_own_context_and_the_wait_begins_in_the_queue(exporter, delivery_clock):
     queue = Queue(1)
 
     async def putter(name):
@@ -225,7 +217,7 @@ async def test_who_waits_for_room_puts_its_own_context_and_the_wait_begins_in_th
         await settle()
         letters = []
         for _ in range(3):
-            clock.now_ns += 1_000_000_000
+            delivery_clock.now_ns += 1_000_000_000
             with tracekit.span("gets"):
                 letters.append(queue.get_delivery_nowait())
             await settle()
@@ -240,7 +232,7 @@ async def test_who_waits_for_room_puts_its_own_context_and_the_wait_begins_in_th
     assert span_tree([span for span in exporter.spans if span.name != "gets"]) == tree
 
 
-async def test_who_waits_for_an_item_gets_the_context_of_who_puts(exporter, clock):
+async def test_who_waits_for_an_item_gets_the_context_of_who_puts(exporter, delivery_clock):
     queue = Queue()
 
     async def getter():
@@ -249,7 +241,7 @@ async def test_who_waits_for_an_item_gets_the_context_of_who_puts(exporter, cloc
 
     waiting = asyncio.ensure_future(getter())
     await settle()
-    clock.now_ns += 5_000_000_000
+    delivery_clock.now_ns += 5_000_000_000
     with tracekit.span("puts") as puts:
         queue.put_nowait("item")
     delivery = await waiting

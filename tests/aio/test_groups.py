@@ -951,7 +951,6 @@ async def takes_one(argument):
         (5, ()),
         (None, ()),
     ],
-    ids=str,
 )
 async def test_what_cannot_be_started_fails_as_in_anyio(target, args, exporter):
     messages = []

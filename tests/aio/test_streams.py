@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import weakref
-from types import SimpleNamespace
 
 import anyio
 import anyio.abc
@@ -25,13 +24,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_is_logged")]
 def create(request):
     """Both functions, for what must be the same of both."""
     return request.param
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = SimpleNamespace(now_ns=0)
-    monkeypatch.setattr("tracekit._handoffs.delivery.monotonic_ns", lambda: clock.now_ns)
-    return clock
 
 
 # ---- as anyio's
@@ -292,7 +284,7 @@ async def test_labels_travel(exporter):
             assert tracekit.current_labels() == {"tenant": "acme"}
 
 
-async def test_a_sender_that_waits_for_room_sends_its_own_context_and_its_wait(exporter, clock):
+async def test_a_sender_that_waits_for_room_sends_its_own_context_and_its_wait(exporter, delivery_clock):
     send, receive = create_memory_object_stream[str](1)
 
     async def sender(name):
@@ -303,7 +295,7 @@ async def test_a_sender_that_waits_for_room_sends_its_own_context_and_its_wait(e
         for name in ("has room", "waits", "waits longer"):
             group.start_soon(sender, name)
             await anyio.wait_all_tasks_blocked()
-            clock.now_ns += 1_000_000_000
+            delivery_clock.now_ns += 1_000_000_000
         with tracekit.span("receives"):
             letters = [receive.receive_delivery_nowait() for _ in range(3)]
     assert [(delivery.item, delivery.waited_s) for delivery in letters] == [
@@ -317,7 +309,7 @@ async def test_a_sender_that_waits_for_room_sends_its_own_context_and_its_wait(e
     assert span_tree([span for span in exporter.spans if span.name != "receives"]) == tree
 
 
-async def test_a_receiver_that_waits_gets_the_context_of_who_sends(exporter, clock):
+async def test_a_receiver_that_waits_gets_the_context_of_who_sends(exporter, delivery_clock):
     send, receive = create_memory_object_stream[str]()
     got = []
 
@@ -328,7 +320,7 @@ async def test_a_receiver_that_waits_gets_the_context_of_who_sends(exporter, clo
     async with anyio.create_task_group() as group, send, receive:
         group.start_soon(receiver)
         await anyio.wait_all_tasks_blocked()
-        clock.now_ns += 5_000_000_000
+        delivery_clock.now_ns += 5_000_000_000
         with tracekit.span("sends") as sends:
             send.send_nowait("item")
     (delivery,) = got

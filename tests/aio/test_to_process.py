@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import anyio
 import anyio.to_process
@@ -24,26 +23,9 @@ from tracekit.testing import span_tree
 
 from ..tools import jobs
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("workers_find_the_tests", "every_span_is_accounted_for")]
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _workers_find_the_jobs():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2])
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _every_span_is_accounted_for(caplog):
-    yield
-    tracekit.flush(60)
-    now = tracekit.statistics()
-    assert now.started == now.ended + now.open
-    assert now.ended == now.exported + now.queued + now.dropped + now.failed + now.unsampled
-    assert [record for record in caplog.get_records("call") if record.name.startswith("tracekit")] == []
 
 
 @pytest.fixture

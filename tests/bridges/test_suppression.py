@@ -29,7 +29,9 @@ def test_the_keys_of_the_instrumentations_are_seen_inside_spans(tracer):
     assert not is_http_suppressed()
 
 
-@pytest.mark.parametrize("key", ["suppress_instrumentation", context._SUPPRESS_INSTRUMENTATION_KEY])
+@pytest.mark.parametrize(
+    "key", ["suppress_instrumentation", context._SUPPRESS_INSTRUMENTATION_KEY], ids=["plain", "made at import"]
+)
 def test_the_key_of_either_age_counts(provider, key):
     token = context.attach(context.set_value(key, True))
     assert is_suppressed()

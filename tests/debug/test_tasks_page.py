@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from html.parser import HTMLParser
 
 import anyio
@@ -19,6 +20,7 @@ import tracekit
 from tracekit import aio
 from tracekit.aio import _tasks as aio_tasks
 from tracekit.aio import _waits
+from tracekit.aio._stacks import running_threads
 from tracekit.debug import _dump, _loop, _task_text, _tasks, dump_on_signal
 from tracekit.debug._view import Request, json_chunks
 
@@ -110,6 +112,11 @@ def test_the_column_of_ages_has_a_number_in_every_row_from_the_second_look_on(ba
     now = [10**9]
     monkeypatch.setattr(aio_tasks, "monotonic_ns", lambda: now[0])
     monkeypatch.setattr(aio_tasks, "_seen", {})  # threads that another test saw, at another clock
+    # The module threading does not know those of pytest-xdist: each look is the first one for them.
+    known = {thread.ident for thread in threading.enumerate()} | {None}
+    monkeypatch.setattr(
+        aio_tasks, "running_threads", lambda: {id: found for id, found in running_threads().items() if id in known}
+    )
 
     async def main():
         async with anyio.create_task_group() as group:

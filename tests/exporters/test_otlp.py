@@ -318,8 +318,8 @@ def test_retry_after_is_honoured():
         ("0", 0),
         (" 7 ", 7),
         ("99999999999999999999", 600),
-        (format_datetime(datetime.now(UTC) - timedelta(days=1)), 0),
-        (format_datetime(datetime.now(UTC) + timedelta(days=1)), 600),
+        pytest.param(format_datetime(datetime.now(UTC) - timedelta(days=1)), 0, id="yesterday"),
+        pytest.param(format_datetime(datetime.now(UTC) + timedelta(days=1)), 600, id="tomorrow"),
         ("Tue, 99 Foo 2026 00:00:00 GMT", None),
     ],
 )

@@ -121,7 +121,7 @@ class _Cleaner:
         if kind is tuple or kind is list:
             return self.sequence(value, depth)
         if kind is dict and len(value) <= self.limit:
-            # Of a copy: list() may collect garbage, whose finalizers may change *value*.
+            # A copy is listed: list() may collect garbage, whose finalizers may change *value*.
             return self.mapping(list(value.copy().items()), depth)
         # Not isinstance(), which asks a value for its __class__.
         if issubclass(kind, str):

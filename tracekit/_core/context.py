@@ -44,7 +44,7 @@ if not compiled:
         return _trace_bits
 
     def has_ids() -> bool:
-        """Tell whether ids come from a source of the program's."""
+        """Tell whether ids come from a custom generator."""
         return _ids is not None
 
 

@@ -43,7 +43,7 @@ def misused(error: Exception) -> None:
             _seen.add(site)
             message = "%s:%d: %s (ignored, and reported once for this line; TRACEKIT_STRICT=1 raises)"
             log("warning", message, site[0], site[1], error)
-    except Exception:  # of a name or a value in the message
+    except Exception:  # a value in the message cannot be formatted
         pass
 
 

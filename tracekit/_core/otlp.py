@@ -193,7 +193,7 @@ def encode_spans(spans: Iterable[Span | Run], pause: Callable[[], object] | None
     *pause* is called between ``PORTION`` spans, or fewer where they are large: it may give the GIL to other threads.
     """
     out = Octets()
-    # By the identity of the resource, and then of the instrumentation.
+    # The keys are the id() of the resource, then that of the instrumentation.
     groups: dict[int, dict[int, list[Any]]] = {}
     tracers: list[Any] = []  # the first ones, and their groups: spans of a few tracers alternate
     their_groups: list[list[Any]] = []

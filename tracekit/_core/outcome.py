@@ -93,7 +93,7 @@ def _recurse(depth: int) -> None:
 
 
 def _is(exc: BaseException, kind: type[BaseException]) -> bool:
-    # Not isinstance(), which asks the exception for its __class__, nor issubclass(), which asks the metaclass of kind.
+    # isinstance() would ask the exception for its __class__, and issubclass() the metaclass of kind.
     return type.__subclasscheck__(kind, type(exc))
 
 

@@ -537,7 +537,7 @@ class Span:
                 stop = monotonic_ns() + self._distance
             else:
                 stop = self._now() if end_ns is None else _ns(end_ns)
-                if self._has_ended:  # while a clock of the program's was asked
+                if self._has_ended:  # while a custom clock was read
                     return
             stop = max(self._start, stop)
         is_here = self._generation == generation()  # first: at the recursion limit a call of the plain form may raise
@@ -609,7 +609,7 @@ class Span:
             try:
                 for key, value in items.items():
                     self._put(key, value)
-            except RuntimeError:  # a value of the program's own changed the dict on the way
+            except RuntimeError:  # a custom value changed the dict on the way
                 pass
         else:
             for key, value in items:
@@ -727,7 +727,7 @@ if not compiled:
 
     def _open_spans(taken: list[Span], limit: int) -> bool:
         newest = next((id(span) for span in reversed(taken) if span._is_listed), 0)
-        # Of a copy, which is one step: items() makes tuples, for which garbage is collected, and finalisers start spans.
+        # The copy is made in one step; items() makes tuples, for which garbage is collected, and finalizers start spans.
         listed = list(_listed.copy().items())
         keys = [key for key, _ in listed]
         start = keys.index(newest) + 1 if newest in keys else 0
@@ -813,7 +813,7 @@ def _abandon(span: Span) -> None:
         stop = ghost._now()
         if stop > ghost._start:
             ghost._stop = stop
-    except Exception:  # a clock of the program's
+    except Exception:  # a custom clock
         pass
     _process(ghost)
     if _observer is not None:
@@ -879,7 +879,7 @@ def _items(attributes: Any) -> Any:
         return []
     try:
         pairs = list(attributes.items())
-    except Exception:  # a mapping of the program's own costs its attributes, not the program
+    except Exception:  # a custom mapping costs its attributes, not the program
         return []
     items = []
     for pair in pairs:
@@ -914,7 +914,7 @@ def _kind(kind: Any) -> Any:
 
 
 def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
-    """Return the place of *name* in *names*, or -1."""
+    """Return the index of *name* in *names*, or -1."""
     if not is_a(name, str):
         misused(TypeError(f"{parameter} must be str, not {type_name(name)}"))
         return -1
@@ -1054,7 +1054,7 @@ def start_request_span(
         raise TypeError("start_request_span() needs a tracer")
     seen = attributes
     if type(attributes) is Items:
-        # A sampler of the program's gets a dict; it may change it.
+        # A custom sampler gets a dict, and may change it.
         seen = None if tracer.sampler is None else mapping_of(attributes)
     self = _start(tracer, name, kind, seen, attributes, links, parent, None)
     if self._is_recorded and tracer.hooks is not None:

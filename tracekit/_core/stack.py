@@ -243,7 +243,7 @@ class Texts:
         if self.files >= 0 and self.octets >= 0:
             try:
                 self.lines[filename] = lines = list(linecache.getlines(filename, module))
-            except Exception:  # a loader of the program may raise anything
+            except Exception:  # a custom loader may raise anything
                 pass
         return lines
 

@@ -47,11 +47,11 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # What `collections` takes, in C, where that has it.
+    # The property that collections.namedtuple() uses: in C, where there is one.
     _getter = getattr(_collections, "_tuplegetter", lambda at, doc: property(itemgetter(at), doc=doc))
 
     _new = tuple.__new__
-    # By the number of fields. Renaming their arguments takes a fifteenth of the time that eval() takes.
+    # The index is the number of fields. Renaming their arguments takes a fifteenth of the time that eval() takes.
     _CONSTRUCTORS = (
         lambda _cls: _new(_cls, ()),
         lambda _cls, a: _new(_cls, (a,)),

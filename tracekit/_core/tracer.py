@@ -279,7 +279,7 @@ class Tracer:
                 entry = str.__str__(entry)  # of a StrEnum, say
                 if count_tracestate(entry) > 0:
                     return True, entry
-        except Exception:  # a sampler of the program's must not break its request
+        except Exception:  # a custom sampler must not break a request
             _report(self.sampler)
             return False, None
         return keep, None
@@ -305,7 +305,7 @@ class Tracer:
                     entry = str.__str__(entry)
                     if count_tracestate(entry) > 0:
                         return True, entry
-        except Exception:  # a sampler of the program's must not break its request
+        except Exception:  # a custom sampler must not break a request
             _report(self.sampler)
             return False, None
         return keep, None
@@ -322,5 +322,5 @@ def _report(sampler: Any) -> None:
         if name not in _reported and len(_reported) < _REPORTS:
             _reported.add(name)
             log("exception", "the sampler %s failed: its trace is not recorded; further failures are not logged", name)
-    except Exception:  # an attribute of the sampler's, or the recursion limit
+    except Exception:  # an attribute of the sampler, or the recursion limit
         pass

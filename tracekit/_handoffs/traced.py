@@ -254,6 +254,8 @@ def _traced_generator(
     under: Scope | None = None,
     record: Recorder | None = None,
 ) -> Any:
+    """Return a generator function that steps the generator of *function* inside a span."""
+
     @functools.wraps(function)
     def steps(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
         opened, body = _open(start, under)
@@ -313,6 +315,8 @@ def _traced_async_generator(
     under: Scope | None = None,
     record: Recorder | None = None,
 ) -> Any:
+    """Return an asynchronous generator function that steps the asynchronous generator of *function* inside a span."""
+
     @functools.wraps(function)
     async def steps(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
         opened, body = _open(start, under)

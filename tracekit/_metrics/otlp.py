@@ -68,6 +68,7 @@ def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
 
 
 def request_of(points: Iterable[Point], resource: dict[str, Any]) -> dict[str, Any]:
+    """Return an ``ExportMetricsServiceRequest`` in OTLP's JSON encoding."""
     metrics: dict[str, dict[str, Any]] = {}
     for instrument, kind, message in points:
         metric = metrics.get(instrument.name)

@@ -2,7 +2,7 @@
 
 The program finds a folder with a ``sitecustomize`` on PYTHONPATH (``_site/``), which installs one import hook. On POSIX the
 program replaces this process, so that its signals and its exit status are its own. In the program, SIGTERM's default
-action is taken after an export of at most 2 s; a handler of the program's own, and an ignored signal, stay.
+action is taken after an export of at most 2 s; the program's handlers and ignored signals stay.
 """
 
 from __future__ import annotations

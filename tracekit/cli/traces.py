@@ -366,8 +366,8 @@ class Waterfall:
             yield [(f"past the limits: {', '.join(lost)}", "yellow")]
 
     def _resources(self) -> Iterator[list[Segment]]:
-        said: dict[str, StoredSpan] = {value_text(span.resource, 10_000): span for span in self.spans}
-        for span in said.values():
+        one_of_each = {value_text(span.resource, 10_000): span for span in self.spans}
+        for span in one_of_each.values():
             yield []
             yield [("resource of ", "dim"), (printable(span.service), self.styles[span.service])]
             yield from _values(span.resource, "   ")

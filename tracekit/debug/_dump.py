@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 def dump_on_signal(number: int, path: str | os.PathLike[str] | None = None) -> None:
     """Write all tasks as text when signal *number* arrives: to stderr, or appended to the file *path*.
 
-    A new file is made for its owner alone (0600), as spans have names of the program's. A handler that Python has for
-    the signal is called afterwards. The text is written by a thread, so the signal costs the program no more than
-    starting it. Raises ``RuntimeError`` outside the main thread, where Python cannot install handlers; ``ValueError``
-    for a signal that does not exist or cannot be handled.
+    A new file is made for its owner alone (0600), since it shows the names of spans. A Python handler of the signal that
+    was installed before is called afterwards. The text is written by a thread, so the signal costs the program no more
+    than starting it. Raises ``RuntimeError`` outside the main thread, where Python cannot install handlers;
+    ``ValueError`` for a signal that does not exist or cannot be handled.
     """
     import signal
 

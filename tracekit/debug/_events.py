@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 from .._event_logs import open_logs
-from .._render import duration, printable
+from .._render import duration, plural, printable
 from ._view import REDACTED, Markup, Page, Request, headline, link_cell, markup, when
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def _link(**arguments: object) -> str:
 
 
 class _Families:
+    """The table of the families of logs, with the number of logs and of those with a recent error."""
+
     def __init__(self) -> None:
         logs, self._unlisted = open_logs()
         families: dict[str, list[EventLog]] = {}
@@ -85,6 +87,8 @@ class _Families:
 
 
 class _Logs:
+    """The logs of the family *name*, the newest first: all, or those with an error in the window of the argument ``b``."""
+
     def __init__(self, request: Request, name: str) -> None:
         bucket = request.number("b", 0, 0, len(_WINDOWS))
         now_ns = time.time_ns()
@@ -140,7 +144,7 @@ class _Logs:
         yield f"{self._name}: {self._title()}"
         for log in self._logs:
             yield ""
-            yield f"{when(log.start_ns)}  {printable(log.title)}  {log.errors} errors"
+            yield f"{when(log.start_ns)}  {printable(log.title)}  {plural(log.errors, 'error')}"
             if self._is_expanded:
                 for file, number, function in log.stack:
                     yield f"    made at {file}:{number} {function}"

@@ -80,6 +80,8 @@ def _shown(titles: list[tuple[str, int]]) -> str:
 
 
 class _Families:
+    """The table of the families of requests: open ones, buckets of finished ones, and latencies."""
+
     def __init__(self, request: Request) -> None:
         opened = _Open(request)
         with recorder.lock:
@@ -166,6 +168,8 @@ class _Families:
 
 
 class _Bucket:
+    """The traces of one *bucket* of the family *name*: open ones, or the samples of finished ones."""
+
     def __init__(self, request: Request, name: str, bucket: int) -> None:
         self._request = request
         self._name, self._bucket = name, bucket
@@ -222,6 +226,8 @@ class _Bucket:
 
 
 class _Latency:
+    """The histogram of the latencies of the family *name* in a *window*, a key of ``_LATENCIES``."""
+
     def __init__(self, name: str, window: str) -> None:
         self._name, self._window = name, window
         with recorder.lock:

@@ -59,6 +59,7 @@ def respond(gate: Gate, visitor: Visitor, path: str, query: str) -> Response:
 
 
 def _route(access: Access, visitor: Visitor, path: str, query: str) -> Response:
+    """Return the page, static file or error that is at *path*."""
     if path == "":  # links are relative to the folder
         return _plain(308, "moved", [("Location", quote(visitor.path.rpartition("/")[2]) + "/")])
     name = path[1:]

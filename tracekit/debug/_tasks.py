@@ -74,6 +74,7 @@ class _Tasks:
 
 
 def _row(head: str, task: Task) -> Markup:
+    """Return the row of *task*, after the lines of the tree in *head*."""
     span = task["span"]
     if span is None:
         shown = Markup("")

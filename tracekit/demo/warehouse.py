@@ -51,7 +51,7 @@ async def app(scope: Message, receive: Receive, send: Send) -> None:
     try:
         items = _items(await _body(receive))
     except BadOrder as error:
-        logger.warning("refused: %s", error)
+        logger.warning("bad order: %s", error)
         return await _answer(send, 400, {"error": str(error)})
     return await _answer(send, 200, await reserve(items))
 

@@ -419,12 +419,14 @@ def _inspects_mark() -> Any:
 @binding(False)
 @cclass
 class Request(Exchange):
+    """One HTTP request and its response."""
+
     if not compiled:
         __slots__ = ()
 
     async def watched_receive(self) -> Message:
         message = await self._receive()
-        # After the last chunk every server sends "disconnect", whether or not the client has gone.
+        # After the last chunk every server sends "disconnect", even if the client is still there.
         if not self._is_complete:
             try:
                 is_disconnect = message["type"] == "http.disconnect"
@@ -587,6 +589,8 @@ def _sending(request: Request, inner: Any) -> Sending:
 @binding(False)
 @cclass
 class WebSocket(Exchange):
+    """One WebSocket connection, from the handshake to its end."""
+
     if not compiled:
         __slots__ = ("_is_accepted", "_received", "_sent")
 

@@ -202,8 +202,8 @@ def fail(client_span: Span, error: BaseException) -> None:
 def stale_fields(written: Collection[str]) -> frozenset[str]:
     """Return the names, in lower case, of headers that a request must not keep beside the *written* ones.
 
-    They are all fields of the configured formats, since a reader would find another trace in them; a ``baggage`` header
-    of the program's own stays where no labels are sent.
+    They are all fields of the configured formats, since a reader would find another trace in them; the program's
+    ``baggage`` header stays where no labels are sent.
     """
     global _stale_fields
     if reads_w3c():

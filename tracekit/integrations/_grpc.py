@@ -77,7 +77,7 @@ class Method:
     def __init__(self, client: Client, channel: Any, method: str | bytes) -> None:
         self._client = client
         path = method.decode("utf-8", "replace") if isinstance(method, bytes) else method
-        # Interceptors of the program's have the channel make a method anew for each call.
+        # The program's interceptors have the channel make a method anew for each call.
         self._name, self._attributes, self._host = _described_for(path, _target_of(channel))
 
     @property
@@ -90,7 +90,7 @@ class Method:
         attributes = None
         tracer = tracer_in_use()
         if may_record():
-            # A sampler of the program's may change it.
+            # A custom sampler may change it.
             attributes = self._attributes if tracer.sampler is None else {**self._attributes}
         client_span = start_request_span(tracer, self._name, "client", attributes, (), None)
         try:
@@ -174,7 +174,7 @@ def end_with(client_span: Span, call: Any) -> None:
             if code is None:
                 code = UNKNOWN
             settle(client_span, code, call.details() if code else "")
-    except Exception as error:  # of an interceptor's own call object
+    except Exception as error:  # an interceptor's call object
         report(error)
     end(client_span)
 

@@ -55,7 +55,7 @@ class AioInterceptor(grpc.aio.ServerInterceptor):
             return known[1]
         try:
             return remember(self._known, method, handler, self._wrapped(method, handler))
-        except Exception as error:  # a handler class of the program's own
+        except Exception as error:  # a custom handler class
             report(error)
             return handler
 

@@ -24,6 +24,8 @@ if not compiled:
 
 
 class Interceptor(grpc.ServerInterceptor):
+    """Traces the handlers that a server finds for its calls."""
+
     def __init__(self, server: Server) -> None:
         self._server = server
         self._known: Known = {}
@@ -64,7 +66,7 @@ class Sync:
             self._streams_in, self._streams_out = handler.request_streaming, handler.response_streaming
             kind = kind_of(handler)
             self._behavior = getattr(handler, kind)
-            if getattr(self._behavior, "experimental_non_blocking", False):  # answers by a callback of gRPC's own
+            if getattr(self._behavior, "experimental_non_blocking", False):  # answers by gRPC's callback
                 return
             serve: Any = self._stream if self._streams_out else self._unary
             if hasattr(self._behavior, "experimental_thread_pool"):
@@ -72,7 +74,7 @@ class Sync:
                 serve.experimental_thread_pool = self._behavior.experimental_thread_pool
             make = getattr(grpc, f"{kind}_rpc_method_handler")
             self.handler = make(serve, handler.request_deserializer, handler.response_serializer)
-        except Exception as error:  # a handler class of the program's own
+        except Exception as error:  # a custom handler class
             report(error)
 
     def _unary(self, request: Any, context: Any) -> Any:

@@ -32,6 +32,8 @@ _VERSIONS: Final = {10: "1.0", 11: "1.1"}
 
 
 def endheaders_of(client: Client, patches: Patches, original: Callable[..., Any]) -> Any:
+    """Return an ``HTTPConnection.endheaders`` that starts the span, and sends its headers with the request."""
+
     @functools.wraps(original)
     def endheaders(connection: Any, *args: Any, **kwargs: Any) -> Any:
         client_span = _start(client, connection) if patches.is_active else None
@@ -48,6 +50,8 @@ def endheaders_of(client: Client, patches: Patches, original: Callable[..., Any]
 
 
 def getresponse_of(original: Callable[..., Any]) -> Any:
+    """Return an ``HTTPConnection.getresponse`` that records the status, and moves the span to the response."""
+
     @functools.wraps(original)
     def getresponse(connection: Any, *args: Any, **kwargs: Any) -> Any:
         traced = connection.__dict__.pop(FIELD, None)
@@ -68,6 +72,8 @@ def getresponse_of(original: Callable[..., Any]) -> Any:
 
 
 def close_connection_of(original: Callable[..., Any]) -> Any:
+    """Return an ``HTTPConnection.close`` that ends the span of a request without a response."""
+
     @functools.wraps(original)
     def close(connection: Any, *args: Any, **kwargs: Any) -> Any:
         if FIELD in connection.__dict__:
@@ -84,6 +90,8 @@ def close_connection_of(original: Callable[..., Any]) -> Any:
 
 
 def reader_of(original: Callable[..., Any]) -> Any:
+    """Return a reading method of ``HTTPResponse`` that ends the span at the end of the body."""
+
     @functools.wraps(original)
     def read(response: Any, *args: Any, **kwargs: Any) -> Any:
         traced = response.__dict__.get(FIELD)
@@ -106,6 +114,8 @@ def reader_of(original: Callable[..., Any]) -> Any:
 
 
 def close_response_of(original: Callable[..., Any]) -> Any:
+    """Return an ``HTTPResponse.close`` that ends the span, also before the end of the body."""
+
     @functools.wraps(original)
     def close(response: Any, *args: Any, **kwargs: Any) -> Any:
         if FIELD in response.__dict__:
@@ -178,7 +188,7 @@ def _answer(response: Any, traced: tuple[Span, int]) -> None:
             end(client_span)
         else:
             setattr(response, FIELD, traced)
-    except Exception as error:  # a response class of the program's own
+    except Exception as error:  # a custom response class
         report(error)
         end(client_span)
 

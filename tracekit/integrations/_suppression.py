@@ -34,5 +34,5 @@ def _is_set(name: str) -> bool:
     key = getattr(sys.modules.get("opentelemetry.context"), f"_{name.upper()}_KEY", name)
     try:
         return bool(ambient.keys.get(name) or ambient.keys.get(key))
-    except Exception:  # a value of the program's that is neither true nor false
+    except Exception:  # a value that is neither true nor false
         return False

@@ -40,7 +40,7 @@ class TraceMiddleware:
     middleware is never the parent: asyncio's transports leak the Context of one request into the next
     on the same connection. *trust* sets how a caller's headers are used:
 
-    - ``"continue"``: the span is a child of the caller's, with its sampling decision and its labels;
+    - ``"continue"``: the span is a child of the caller's span, with its sampling decision and its labels;
     - ``"restart"``: the span starts a new trace, without labels, and links to the caller's;
     - ``"link"``: as "restart", but the caller's labels stay in force;
     - ``"ignore"``: the headers are not read.

@@ -296,6 +296,7 @@ def _running(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _dispatching(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a ``SimpleXMLRPCDispatcher._marshaled_dispatch`` that adds the method and its fault to the server span."""
     from xmlrpc.client import Fault
 
     @functools.wraps(original)

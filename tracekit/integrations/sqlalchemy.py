@@ -133,7 +133,7 @@ def _execute_inside(cursor: Any, statement: Any, rest: tuple[Any, ...], dialect:
 def _start(statement: Any, context: Any, many: Any) -> Span | None:
     """Return the span of *statement*; None if it has one, is suppressed, or is not that of an execution.
 
-    *many* are the sets of parameters that it is executed for. A listener of the program's may have made them an iterator.
+    *many* are the sets of parameters that it is executed for. A listener may have made them an iterator.
     """
     if context is None or not context.root_connection._allow_autobegin:  # or one of connecting
         return None

@@ -35,7 +35,7 @@ class TraceProcessor:
         try:
             for key, value in _fields(self._datadog).items():
                 event_dict.setdefault(key, value)
-        except Exception:  # the program's mapping raises
+        except Exception:  # a custom mapping
             pass
         return event_dict
 

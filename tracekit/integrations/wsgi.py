@@ -202,7 +202,7 @@ class _Response:
 
         try:
             file.close = close_and_end
-        except Exception:  # of a class without a __dict__
+        except Exception:  # an object without a __dict__
             return False
         return True
 

@@ -67,7 +67,7 @@ def fields_of(environ: Mapping[str, str], formats: Sequence[Format]) -> dict[str
         try:
             if name in environ:
                 found[field] = environ[name]
-        except KeyError:  # of a key with an __eq__ of the program's
+        except KeyError:  # a key with a custom __eq__
             pass
     return found
 
