@@ -106,6 +106,7 @@ def test_statements_of_connecting_have_no_span(exporter, monkeypatch, is_whole):
         run(engine, "SELECT 1")
     finally:
         tracing.uninstrument(target)
+        engine.dispose()
     assert executed == [0]
     assert [one.name for one in exporter.spans] == ["SELECT"]
 
