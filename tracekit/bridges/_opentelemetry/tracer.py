@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -362,6 +363,16 @@ def _again(current: CurrentSpan) -> CurrentSpan:
     )
 
 
+class _Steps(contextlib.ContextDecorator):
+    """Decorates generator functions as Python's own does for the SDK: from 3.15 on, the span lasts until the last step."""
+
+    def __init__(self, current: CurrentSpan) -> None:
+        self._current = current
+
+    def _recreate_cm(self) -> Any:
+        return _again(self._current)
+
+
 def _decorated(current: CurrentSpan, function: Callable[..., Any]) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(function):
 
@@ -371,6 +382,8 @@ def _decorated(current: CurrentSpan, function: Callable[..., Any]) -> Callable[.
                 return await function(*args, **kwargs)
 
         return traced_coroutine
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        return _Steps(current)(function)
 
     @functools.wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
