@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -406,6 +407,16 @@ def _set_aside(current: CurrentSpan) -> None:
     current._outer = outer
 
 
+class _Steps(contextlib.ContextDecorator):
+    """Decorates generator functions as Python's own does for the SDK: from 3.15 on, the span lasts until the last step."""
+
+    def __init__(self, current: CurrentSpan) -> None:
+        self._current = current
+
+    def _recreate_cm(self) -> Any:
+        return _again(self._current)
+
+
 def _decorated(current: CurrentSpan, function: Callable[..., Any]) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(function):
 
@@ -415,6 +426,8 @@ def _decorated(current: CurrentSpan, function: Callable[..., Any]) -> Callable[.
                 return await function(*args, **kwargs)
 
         return traced_coroutine
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        return _Steps(current)(function)
 
     @functools.wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
