@@ -429,16 +429,44 @@ def refuse(*_):
     raise PermissionError("an audit hook")
 
 
-def test_where_no_thread_could_be_started_the_next_record_tries_again(logs, attach, monkeypatch):
-    _, logger = attach(logs)
+@pytest.mark.parametrize("capacity", [1, 2, 8])
+def test_where_no_thread_could_be_started_a_later_record_tries_again(logs, attach, monkeypatch, capacity):
+    """With the queue full, half full and nearly empty; at most once a second, and nothing piles up."""
+    handler, logger = attach(logs, capacity=capacity)
+    refused, started = [], []
+
+    def refuse_noted(*_):
+        refused.append(1)
+        refuse()
+
     with monkeypatch.context() as patch:
-        patch.setattr(background, "start_thread", refuse)
-        logger.info("first")
-    started = []
+        patch.setattr(background, "start_thread", refuse_noted)
+        patch.setattr(otlp_logs.time, "monotonic", lambda: 100.0)
+        for _ in range(capacity):
+            logger.info("early")
+    assert (len(refused), handler._background._inbox.qsize()) == (1, 0)
     with monkeypatch.context() as patch:
         patch.setattr(background, "start_thread", lambda _, name: started.append(name))
-        logger.info("second")
+        patch.setattr(otlp_logs.time, "monotonic", lambda: 101.0)
+        logger.info("late")
     assert started == ["tracekit-logs"]
+
+
+def test_without_a_thread_two_flushes_at_the_same_moment_return(logs, attach, monkeypatch):
+    """The second one, of a signal handler or another thread, sends for the first, which finds nothing to do."""
+    handler, logger = attach(logs)
+    flushes = []
+
+    def flush_and_refuse(*_):
+        flushes.append(1)
+        if len(flushes) == 2:  # the first try is that of the record
+            handler.flush(60)
+        refuse()
+
+    monkeypatch.setattr(background, "start_thread", flush_and_refuse)
+    logger.info("sent")
+    handler.flush(60)
+    assert (len(flushes), logs.bodies, handler.failed) == (3, ["sent"], 0)
 
 
 def test_without_a_thread_a_flush_sends_in_its_caller_until_its_deadline(logs, attach, monkeypatch):

@@ -122,6 +122,7 @@ class OTLPLogHandler(logging.Handler):
             self._adopt()
             if len(self._queue) >= self._capacity:
                 self.dropped += 1
+                self._background.notify()  # where no thread could be started, it is tried again
                 return
             copied = self._copy_once(record)
             if copied is None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PAUSE_S = 0.05
+_START_AGAIN_S = 1.0
 
 
 class Background:
@@ -34,6 +35,7 @@ class Background:
         self._is_over = False
         self.served_by = 0
         self.deadline = math.inf
+        self._start_at = 0.0  # no earlier, as no thread could be started before
 
     def notify(self) -> None:
         """Have *work* called after the interval."""
@@ -43,9 +45,10 @@ class Background:
 
     def hurry(self) -> None:
         """Wake the thread: the first time it begins its interval, then it ends it."""
-        self._inbox.put(None)
-        if not self._is_served.locked() and not self._start():
+        if not self._is_served.locked() and (time.monotonic() < self._start_at or not self._start()):
             self._is_asleep = True  # the next notify() tries again
+            return
+        self._inbox.put(None)
 
     def flush(self, timeout_s: float) -> bool:
         """Have *work* called now; return whether it has returned within *timeout_s*."""
@@ -74,6 +77,7 @@ class Background:
         except (
             Exception
         ):  # no more threads, the interpreter is exiting, allows no daemon threads, or an audit hook none
+            self._start_at = time.monotonic() + _START_AGAIN_S
             return False
         return True
 
@@ -85,7 +89,7 @@ class Background:
         self.deadline = deadline
         again = False
         try:
-            while True:
+            while until is None or not until.is_set():  # set already where another caller was here before
                 job = None
                 if not again:
                     job = self._inbox.get()
@@ -101,7 +105,7 @@ class Background:
                     time.sleep(_PAUSE_S)
                 if job is not None:
                     job.set()
-                if (self._is_over and self._inbox.empty()) or (until is not None and until.is_set()):
+                if self._is_over and self._inbox.empty():
                     return
         finally:
             self.served_by = 0
