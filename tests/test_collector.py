@@ -1,9 +1,11 @@
-"""Finished spans that wait for export do not wake the garbage collector."""
+"""Spans and the garbage collector: those that wait for export do not wake it, and it leaves the current ones current."""
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import sysconfig
+import threading
 
 import pytest
 
@@ -91,3 +93,35 @@ def test_a_limit_counts_keys_not_calls(buffered):
         span.set_attributes({"d": 6, "b": 7})
     assert dict(span.attributes) == {"a": 5, "b": 7}
     assert span.dropped_attributes == 2
+
+
+@pytest.mark.parametrize("moment", ["start", "stop"])
+def test_spans_are_current_while_another_thread_is_in_a_callback_of_the_collector(moment, exporter):
+    """As where that logs its pauses: while it writes, other threads run."""
+    collects, is_done, found = threading.Event(), threading.Event(), []
+
+    def work():
+        with tracekit.span("outer") as outer, tracekit.span("inner") as inner:
+            found.append((tracekit.current_span() is inner, inner.context.trace_id == outer.context.trace_id))
+
+    def work_meanwhile():
+        assert collects.wait(60)
+        contextvars.copy_context().run(work)  # where no value can be changed in place
+        is_done.set()
+
+    def note(phase, _):
+        if phase == moment and threading.current_thread() is collecting:
+            collects.set()
+            is_done.wait(60)
+
+    collecting = threading.Thread(target=gc.collect)
+    working = threading.Thread(target=work_meanwhile)
+    gc.callbacks.append(note)
+    try:
+        working.start()
+        collecting.start()
+        working.join()
+        collecting.join()
+    finally:
+        gc.callbacks.remove(note)
+    assert found == [(True, True)]

@@ -44,25 +44,21 @@ cdef extern from *:
         return result;
     }
 
-    #ifdef _MSC_VER
-    static __declspec(thread) int tk_collects; /* this thread collects garbage */
-    #else
-    static _Thread_local int tk_collects;
-    #endif
-    static Py_ssize_t tk_collectors; /* threads that are known to do so; without any, it may be this one */
+    static uint64_t tk_collector; /* the thread state that began this collection; 0: unknown, perhaps this one */
     static PyObject *tk_kept;
 
     static inline int tk_is_collecting(void) {
-        return PyThreadState_Get()->interp->gc.collecting && (tk_collects || tk_collectors == 0);
+        PyThreadState *thread = PyThreadState_Get();
+        if (thread->interp->gc.collecting) return tk_collector == 0 || tk_collector == thread->id;
+        tk_collector = 0; /* not when a collection stops, as callbacks of the program are called after this then */
+        return 0;
     }
 
     static PyObject *tk_collection(PyObject *self, PyObject *const *args, Py_ssize_t count) { /* in gc.callbacks */
         (void)self;
-        if (count > 0 && PyUnicode_Check(args[0])) {
-            int begins = PyUnicode_CompareWithASCIIString(args[0], "start") == 0;
-            if (begins != tk_collects) tk_collectors += begins ? 1 : -1;
-            tk_collects = begins;
-            if (begins) Py_CLEAR(tk_kept);
+        if (count > 0 && PyUnicode_Check(args[0]) && PyUnicode_CompareWithASCIIString(args[0], "start") == 0) {
+            tk_collector = PyThreadState_Get()->id;
+            Py_CLEAR(tk_kept);
         }
         Py_RETURN_NONE;
     }
