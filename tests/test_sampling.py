@@ -516,6 +516,14 @@ def test_a_sampler_that_fails_is_logged_once(answer, caplog):
     ]
 
 
+def test_a_sampler_that_asks_another_is_reported_by_its_own_name(caplog):
+    sampler = type("AsksAnother", (Asked,), {})(ValueError("broken"))
+    sampler.sampler = Ratio(1.0)
+    configured(sampler)
+    assert not root().sampled
+    assert caplog.records[0].getMessage().startswith("the sampler AsksAnother failed")
+
+
 def test_samplers_of_this_module_can_be_called_directly():
     for sampler in (AlwaysOn(), AlwaysOff(), Ratio(0), Ratio(0.5), Ratio(1.0)):
         for randomness in (0, (1 << 55) - 1, 1 << 55, 2**56 - 1):

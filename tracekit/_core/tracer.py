@@ -318,7 +318,9 @@ _reported: set[str] = set()
 def _report(sampler: Any) -> None:
     """Log the exception or the answer that *sampler* failed with, once for each class."""
     try:
-        name = type_name(getattr(sampler, "sampler", sampler))  # OpenTelemetry's in ours
+        if hasattr(sampler, "sample_trace"):  # ours, of OpenTelemetry's
+            sampler = getattr(sampler, "sampler", sampler)
+        name = type_name(sampler)
         if name not in _reported and len(_reported) < _REPORTS:
             _reported.add(name)
             log("exception", "the sampler %s failed: its trace is not recorded; further failures are not logged", name)
