@@ -144,9 +144,7 @@ class Worker:
         """Start a thread, which ends at once if another one serves; return False if no thread can be started."""
         try:
             start_thread(self.serve, "tracekit-export")
-        except (
-            Exception
-        ):  # no more threads, the interpreter is exiting, allows no daemon threads, or an audit hook none
+        except Exception:  # no more threads, or the interpreter or an audit hook forbids them
             return False
         return True
 

@@ -74,9 +74,7 @@ class Background:
     def _start(self) -> bool:
         try:
             start_thread(self._serve, self._name)
-        except (
-            Exception
-        ):  # no more threads, the interpreter is exiting, allows no daemon threads, or an audit hook none
+        except Exception:  # no more threads, or the interpreter or an audit hook forbids them
             self._start_at = time.monotonic() + _START_AGAIN_S
             return False
         return True
