@@ -266,6 +266,49 @@ def test_a_finalizer_does_not_free_what_is_being_set(action):
 
 
 @pytest.mark.skipif(not COMPILED and sys.version_info < (3, 12), reason="the plain form cannot tell that 3.11 collects")
+def test_a_finalizer_that_ends_a_span_of_another_context_first_does_not_free_what_is_being_set():
+    """A variable that takes the place of tracekit's in the mapping has that moved further down, with its value."""
+    assert run(
+        """
+        class Finalized:
+            def __init__(self, work, own, other):
+                self.itself, self.work, self.own, self.other = self, work, own, other
+            def __del__(self):
+                self.other.run(self.own.__exit__, None, None, None)
+                self.work.__exit__(None, None, None)
+                for _ in range(3):
+                    contextvars.Context().run(tracekit.span("in its place").__enter__)
+
+        def place(variable):
+            digits = hash(variable) & 0xFFFF_FFFF_FFFF_FFFF
+            return (digits ^ digits >> 32) & 31
+
+        context = contextvars.Context()
+        context.run(tracekit.span("first").__enter__)
+        (ours,) = context
+
+        def work(allocations):
+            names = (contextvars.ContextVar(f"{allocations}, {number}") for number in range(1_000_000))
+            variable = next(candidate for candidate in names if place(candidate) == place(ours))
+            other = contextvars.Context()
+            own = tracekit.span("own")
+            other.run(own.__enter__)
+            Finalized(tracekit.span("work").__enter__(), own, other)
+            gc.enable()
+            gc.set_threshold(allocations)
+            variable.set(allocations)
+            gc.disable()
+            tracekit.current_span()
+
+        gc.disable()
+        for allocations in range(1, 60):
+            contextvars.Context().run(work, allocations)
+            gc.collect()
+        """
+    )
+
+
+@pytest.mark.skipif(not COMPILED and sys.version_info < (3, 12), reason="the plain form cannot tell that 3.11 collects")
 def test_a_finalizer_may_read_a_context_that_inherited_the_span_at_each_moment_of_its_end():
     assert run(
         """

@@ -21,7 +21,7 @@ cdef extern from *:
     /* CPython 3.11 may collect garbage inside PyContextVar_Set(), and a finalizer that sets a variable then frees the
        tree that the interrupted set is reading. Later versions collect between bytecodes only. So here a set does not
        collect, and in the thread that collects, values change in place or not at all: the tree stays, and the first
-       value that is replaced is kept until the next collection. */
+       value that is replaced in the Context of that set is kept until the next collection. */
     #define Py_BUILD_CORE 1
     #undef _PyGC_FINALIZED
     #include "internal/pycore_interp.h"
@@ -45,6 +45,7 @@ cdef extern from *:
     }
 
     static uint64_t tk_collector; /* the thread state that began this collection; 0: unknown, perhaps this one */
+    static PyObject *tk_interrupted; /* the Context in which it began, borrowed */
     static PyObject *tk_kept;
 
     static inline int tk_is_collecting(void) {
@@ -57,7 +58,9 @@ cdef extern from *:
     static PyObject *tk_collection(PyObject *self, PyObject *const *args, Py_ssize_t count) { /* in gc.callbacks */
         (void)self;
         if (count > 0 && PyUnicode_Check(args[0]) && PyUnicode_CompareWithASCIIString(args[0], "start") == 0) {
-            tk_collector = PyThreadState_Get()->id;
+            PyThreadState *thread = PyThreadState_Get();
+            tk_collector = thread->id;
+            tk_interrupted = thread->context;
             Py_CLEAR(tk_kept);
         }
         Py_RETURN_NONE;
@@ -205,7 +208,7 @@ cdef extern from *:
                 if (tk_is_collecting()) {
                     /* The tree that the interrupted set makes may have the former value and replace the present tree. */
                     ((tk_variable *)var)->cached = NULL;
-                    if (tk_kept == NULL) {
+                    if (tk_kept == NULL && (tk_collector == 0 || context == tk_interrupted)) {
                         tk_kept = before;
                         return 1;
                     }
