@@ -241,6 +241,17 @@ def test_an_export_replaces_a_file_and_keeps_its_permissions_and_links_to_it(spa
     assert (len(messages(output.read_text())), output.stat().st_mode & 0o777) == (len(spans), 0o600)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="the system has no such name")
+def test_an_export_to_the_name_of_standard_output_replaces_nothing(spans, path, tmp_path):
+    output = tmp_path / "out.json"
+    output.write_text("before\n")
+    command = [sys.executable, "-m", "tracekit", "traces", "export", str(path), "-o", "/dev/stdout"]
+    with output.open("a") as file:
+        assert subprocess.call(command, stdout=file, cwd=Path(tracekit.__file__).parents[1]) == 0
+    first, _, rest = output.read_text().partition("\n")
+    assert (first, len(messages(rest))) == ("before", len(spans))
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
 def test_an_export_to_a_pipe_or_a_device_leaves_it_in_its_place(spans, path, tmp_path):
     pipe = tmp_path / "pipe"

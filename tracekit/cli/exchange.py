@@ -49,8 +49,9 @@ _PROGRESS_S = 0.2
 def run_export(arguments: argparse.Namespace) -> int:
     """Run ``tracekit traces export``, and return its exit status."""
     with SQLiteReader(arguments.path) as reader:
-        spans = _Counted(_chosen(reader, arguments), arguments.output is not None)
-        if arguments.output is None:
+        is_to_file = arguments.output is not None and not _is_stdout(arguments.output)
+        spans = _Counted(_chosen(reader, arguments), is_to_file)
+        if not is_to_file:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 on every terminal
             _WRITERS[arguments.format](spans, sys.stdout)
@@ -100,6 +101,14 @@ class _Counted:
 
 def _rate(number: int, count: int, took_s: float) -> str:
     return f"{number:,} of {count:,} spans, {number / max(took_s, 1e-3):,.0f} a second  "
+
+
+def _is_stdout(path: str) -> bool:
+    """Return whether *path* is the file that standard output goes to, as ``/dev/stdout`` is: it may have more in it."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # no such file, or no descriptor
+        return False
 
 
 @contextmanager
