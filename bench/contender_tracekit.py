@@ -110,7 +110,7 @@ def subjects() -> dict[str, Subject]:
         "current_span": Subject("current_span()", {"current_span": current_span}, parent, flush),
         **reading(extract),
         "extract_8_labels": Subject("extract(carrier)", {"extract": extract, "carrier": inputs.EIGHT_LABELS}),
-        # Labels that came in keep their text when they go out; what it costs to write it is in "set_8_labels".
+        # Labels that were read are sent as the text that was read; "set_8_labels" has the cost of encoding labels.
         **writing(inject, extract, parent, flush),
         "look_8_labels": Subject(
             "extract(carrier).labels['key-3']", {"extract": extract, "carrier": inputs.EIGHT_LABELS}

@@ -48,11 +48,11 @@ def writing(
 
 
 def asgi_request(app: Callable[..., Any], after: Callable[[], object] = lambda: None) -> Subject:
-    """Return one request to *app*, in a task, with a scope of its own as a server makes it."""
+    """Return one request to *app*, in a task; each request has a new scope, as from a server."""
     names = {"app": app, "scope": inputs.HTTP_SCOPE, "receive": inputs.receive, "send": inputs.send}
     return Subject("await app(dict(scope), receive, send)", names, after=after, chunk=100, in_task=True)
 
 
 def wsgi_request(app: Callable[..., Any], after: Callable[[], object] = lambda: None) -> Subject:
-    """Return one request to *app*, a WSGI application, with an environ of its own as a server makes it."""
+    """Return one request to *app*, a WSGI application; each request has a new environ, as from a server."""
     return Subject("serve(app)", {"serve": inputs.serve_wsgi, "app": app}, after=after, chunk=100)

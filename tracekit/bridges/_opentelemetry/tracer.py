@@ -298,7 +298,7 @@ def _parent(context: Any) -> Any:
 class CurrentSpan:
     """Makes a span current that it starts, or one that it is given: for ``with``, and as a decorator of functions.
 
-    One that nothing refers to any more is left, as the generator behind OpenTelemetry's own is closed then.
+    If it is deallocated while the span is current, it exits, as OpenTelemetry's own does.
     """
 
     if not compiled:
