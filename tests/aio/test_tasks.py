@@ -18,6 +18,7 @@ from tracekit import aio
 from tracekit._core.free_threading import HAS_GIL
 from tracekit._core.scopes import inside_context, thread_context
 from tracekit.aio import _stacks, _tasks
+from tracekit.exporters._otlp.background import Background
 
 from ..test_pipeline import until
 
@@ -457,6 +458,33 @@ def test_a_thread_shows_its_span_and_stack():
     assert "work" in functions(info)
     if HAS_GIL and not is_plain:  # otherwise the Context of another thread cannot be read
         assert info.span.name == "thread's work"
+
+
+@reads_others
+def test_threads_that_export_or_wait_for_it_are_waiting():
+    release = threading.Event()
+
+    class Blocking:
+        def export(self, spans):
+            release.wait()
+
+        def shutdown(self):
+            pass
+
+    tracekit.configure(exporter=Blocking())
+    tracekit.span("work").end()
+    sending = Background(lambda: True, 60.0, "sender")
+    sending.notify()
+    flushing = threading.Thread(target=tracekit.flush, args=(60,), name="flusher")
+    flushing.start()
+    try:
+        for name in ("flusher", "sender", "tracekit-export"):
+            until(lambda name=name: name in by_name() and by_name()[name].state == "waiting")
+    finally:
+        release.set()
+        flushing.join()
+        sending.close(60)
+        tracekit.shutdown()
 
 
 def test_a_thread_is_at_least_as_old_as_the_first_look_that_saw_it(monkeypatch):

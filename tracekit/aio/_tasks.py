@@ -39,7 +39,7 @@ _WAITING: Final = {
     "subprocess",
     "threading",
     *(f"trio._core._{name}" for name in ("io_epoll", "io_kqueue", "io_windows", "thread_cache")),
-    f"{_PACKAGE}._export.worker",
+    *(f"{_PACKAGE}.{name}" for name in ("_export.threads", "_export.worker", "exporters._otlp.background")),
     f"{_PACKAGE}.aio._watch",
 }
 
