@@ -121,6 +121,16 @@ def test_a_token_from_before_install_is_reset_by_the_runtime_that_made_it():
     bridge.install()
 
 
+def test_a_token_is_used_as_one_of_contextvars():
+    outside = context.get_current()
+    token = context.attach(context.set_value("key", "value"))
+    token.var.reset(token)  # as temporalio's interceptor does
+    assert context.get_current() == outside
+    with context.attach(context.set_value("key", "value")):  # as from Python 3.14 on
+        assert context.get_value("key") == "value"
+    assert context.get_current() == outside
+
+
 @pytest.mark.parametrize("thing", [Mock(), {}, "text", 7])
 def test_anything_can_be_attached(thing, tracer):
     token = context.attach(thing)

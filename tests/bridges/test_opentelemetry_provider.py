@@ -276,6 +276,125 @@ def test_a_processor_may_write_private_fields_before_the_exporter_gets_the_span(
     assert dict(unsampled.attributes) == {}
 
 
+REMOTE = trace.SpanContext(1, 2, True, trace.TraceFlags(1))
+
+
+def _append(span):
+    span._kind = trace.SpanKind.CLIENT  # as Azure's plugin does for each request
+    span._links.append(trace.Link(REMOTE, {"a": 1}))
+    span._events.append(sdk.Event("more", {"b": 2}, 5))
+
+
+def _redact(span):
+    span._kind = trace.SpanKind.CLIENT
+    span._links = [trace.Link(REMOTE, {"a": 1})]
+    span._events = [sdk.Event("more", {"b": 2}, 5)]
+
+
+@pytest.mark.parametrize("method", ["on_start", "_on_ending", "on_end"])
+def test_attributes_may_be_written_in_place(exporter, provider, memory, method):
+    def change(_, span, *args, **kwargs):
+        span._attributes["added"] = 1
+        span._attributes.update(masked="***")
+        del span._attributes["removed"]
+        assert span._attributes.pop("absent", None) is None
+        seen.append((dict(span._attributes), repr(span._attributes), len(span._attributes)))
+
+    seen = []
+    provider.add_span_processor(type("Writer", (sdk.SpanProcessor,), {method: change})())
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    trace.get_tracer("library").start_span("span", attributes={"masked": "secret", "removed": 2}).end()
+    expected = {"masked": "***", "added": 1}
+    assert seen == [(expected, repr(expected), 2)]
+    for spans in exporter.spans, memory.get_finished_spans():
+        assert [dict(span.attributes) for span in spans] == [expected]
+
+
+class Redacting(sdk.SpanProcessor):
+    def on_end(self, span):
+        _redact(span)
+
+
+@pytest.mark.parametrize("change", [_append, _redact, None])
+def test_kind_events_and_links_may_be_written_by_their_private_names(exporter, provider, memory, change):
+    if change is None:
+        provider.add_span_processor(Redacting())
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    with trace.get_tracer("library").start_as_current_span("span") as span:
+        if change is None:
+            span.add_event("secret")
+        else:
+            change(span)
+    (exported,), (made,) = memory.get_finished_spans(), exporter.spans
+    assert (exported.kind, made.kind) == (trace.SpanKind.CLIENT, "client")
+    assert [(event.name, dict(event.attributes), event.timestamp) for event in exported.events] == [
+        ("more", {"b": 2}, 5)
+    ]
+    assert [(link.context, dict(link.attributes)) for link in exported.links] == [(REMOTE, {"a": 1})]
+    assert ([event.name for event in made.events], len(made.links)) == (["more"], 1)
+
+
+@pytest.mark.parametrize("name", ["context", "end_time", "instrumentation_scope", "parent", "resource", "start_time"])
+@pytest.mark.usefixtures("_lenient")
+def test_other_private_fields_of_spans_do_not_change(tracer, name):
+    with tracer.start_as_current_span("span") as span:
+        before, reported = getattr(span, name), tracekit.statistics().misused
+        setattr(span, f"_{name}", None)
+        assert getattr(span, f"_{name}") == before
+        assert tracekit.statistics().misused == reported + 1
+
+
+def test_limits_are_read_by_their_private_names(provider):
+    made = bridge.TracerProvider(
+        shutdown_on_exit=False, span_limits=sdk.SpanLimits(max_span_attributes=7, max_events=8, max_links=9)
+    )
+    found = made.get_tracer("library").start_span("span")._limits
+    assert (found.max_span_attributes, found.max_events, found.max_links) == (7, 8, 9)
+    assert made._span_limits.max_span_attributes == 7
+    assert isinstance(bridge.TracerProvider()._span_limits, sdk.SpanLimits)
+
+
+def test_fields_of_a_provider_may_be_written(exporter, provider, memory, caplog):
+    made, ids = (
+        bridge.TracerProvider(resource=Resource({"one": "one"}), shutdown_on_exit=False),
+        mock.Mock(wraps=RandomIdGenerator()),
+    )
+    made.sampler, made.id_generator = sampling.ALWAYS_OFF, ids
+    made._resource = made._resource.merge(Resource({"two": "two"}))
+    others = InMemorySpanExporter()
+    made.add_span_processor(SimpleSpanProcessor(others))
+    made._active_span_processor = SimpleSpanProcessor(memory)  # in place of the others
+    tracer = made.get_tracer("library")
+    tracer.start_span("left out").end()
+    made.sampler = sampling.ALWAYS_ON
+    tracer.start_span("span").end()
+    (span,) = memory.get_finished_spans()
+    assert (span.name, dict(span.resource.attributes)) == ("span", {"one": "one", "two": "two"})
+    assert others.get_finished_spans() == ()
+    assert ids.generate_span_id.called
+    assert caplog.messages == []
+
+
+def test_fields_that_are_those_of_configure_are_reported(provider, caplog):
+    provider.sampler = sampling.ALWAYS_OFF
+    provider._resource = Resource({"service.name": "other"})
+    assert trace.get_tracer("library").start_span("span").resource.attributes.get("service.name") != "other"
+    assert caplog.messages == [
+        f"the {name} of the installed TracerProvider is that of tracekit.configure()"
+        for name in ("sampler", "resource")
+    ]
+
+
+def test_processors_are_taken_out_as_of_the_sdks_list(exporter, provider, memory):
+    made, others = bridge.TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
+    made.add_span_processor(SimpleSpanProcessor(others))
+    with made._active_span_processor._lock:  # as phoenix.otel does
+        made._active_span_processor._span_processors = ()
+    made._active_span_processor.add_span_processor(SimpleSpanProcessor(memory))
+    made.get_tracer("library").start_span("span").end()
+    assert (len(memory.get_finished_spans()), others.get_finished_spans()) == (1, ())
+
+
 def bridge_context(*, sampled):
     parent = trace.SpanContext(5, 6, is_remote=True, trace_flags=trace.TraceFlags(int(sampled)))
     return trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())

@@ -46,6 +46,45 @@ def test_the_provider_of_a_program_gets_the_spans_of_both_apis(memory, caplog):
     assert bridge.install() is provider
 
 
+class Proxy(trace.TracerProvider):
+    """Stands before the provider of the SDK, as logfire's and Temporal's do."""
+
+    def __init__(self, provider):
+        self.provider = provider
+
+    def get_tracer(self, *args, **kwargs):
+        return self.provider.get_tracer(*args, **kwargs)
+
+
+def test_a_proxy_of_the_programs_provider_gets_the_spans_of_both_apis(memory, caplog):
+    bridge.install(replace_sdk=True)
+    import opentelemetry.sdk.trace as sdk
+
+    proxy = Proxy(sdk.TracerProvider())
+    proxy.provider.add_span_processor(SimpleSpanProcessor(memory))
+    trace.set_tracer_provider(proxy)
+    assert trace.get_tracer_provider() is proxy
+    with trace.get_tracer("library").start_as_current_span("a"), tracekit.span("b"):
+        pass
+    assert [span.name for span in memory.get_finished_spans()] == ["b", "a"]
+    assert caplog.messages == []
+    assert bridge.install() is proxy.provider
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_proxy_of_a_provider_that_gets_no_spans_is_reported(memory, caplog, is_first, monkeypatch):
+    from opentelemetry.sdk.trace import TracerProvider
+
+    proxy = Proxy(TracerProvider())
+    proxy.provider.add_span_processor(SimpleSpanProcessor(memory))
+    if is_first:
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", proxy)
+    bridge.install()
+    if not is_first:
+        trace.set_tracer_provider(proxy)
+    assert "call install(replace_sdk=True)" in caplog.messages[-1]
+
+
 def test_uninstall_undoes_it(memory):
     before = trace._TRACER_PROVIDER
     bridge.install(replace_sdk=True)

@@ -20,6 +20,7 @@ from opentelemetry import trace as _trace
 from opentelemetry.context.context import Context
 
 from .. import _configure
+from .._core.guard import acts_as
 from .._core.log import log
 from ._opentelemetry.entry import LazyRuntimeContext
 from ._opentelemetry.propagator import Propagator
@@ -117,24 +118,32 @@ def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
         is_in_use = installed is not None and getattr(_trace, "_TRACER_PROVIDER", None) is installed
         if is_in_use and tracer_provider is installed:
             return
-        gives_way = (
-            is_in_use and isinstance(tracer_provider, TracerProvider) and not getattr(installed, "_processors", None)
-        )
+        own = _inner(tracer_provider)
+        gives_way = is_in_use and isinstance(own, TracerProvider) and not getattr(installed, "_processors", None)
         if gives_way:
-            _programs_own = tracer_provider
+            _programs_own = own
             _replace(_trace, "_TRACER_PROVIDER", tracer_provider)
     if installed is not None and gives_way:
         installed.hook_native_spans(False)
-        tracer_provider.hook_native_spans(True)
+        own.hook_native_spans(True)
     else:
         _api_set_tracer_provider(tracer_provider, log)
-        if tracer_provider is not _programs_own:
+        if own is not _programs_own:
             _report_unused(tracer_provider)
+
+
+def _inner(provider: Any) -> Any:
+    """Return *provider* or, if it is a proxy such as logfire's or Temporal's, the one with the processors behind it."""
+    if not hasattr(provider, "_active_span_processor"):
+        for each in list(getattr(provider, "__dict__", {}).values()):
+            if acts_as(each, _trace.TracerProvider) and hasattr(each, "_active_span_processor"):
+                return each
+    return provider
 
 
 def _report_unused(provider: Any) -> None:
     """Log that *provider*, which the program made, gets no spans, if it has processors that would wait for them."""
-    processors = getattr(provider, "_active_span_processor", None)
+    processors = getattr(_inner(provider), "_active_span_processor", None)
     if getattr(processors, "_span_processors", None):
         log(
             "warning",

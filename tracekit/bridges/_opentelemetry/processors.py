@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +30,17 @@ class Processors:
     """
 
     def __init__(self) -> None:
-        self._span_processors: tuple[Any, ...] = ()  # as the SDK calls it: libraries read it although it is private
+        self._span_processors: tuple[Any, ...] = ()  # as the SDK calls it: libraries change it although it is private
+        self._lock = threading.Lock()  # which libraries take then
         self._reported: set[tuple[int, str]] = set()
 
     def __bool__(self) -> bool:
         return bool(self._span_processors)
 
-    def add(self, processor: Any) -> None:
-        self._span_processors += (processor,)
+    def add_span_processor(self, span_processor: Any) -> None:
+        """Add a processor, which is called last."""
+        with self._lock:
+            self._span_processors += (span_processor,)
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
         """Call ``on_start``, for libraries that take this object for one processor."""

@@ -19,7 +19,7 @@ from ..._foreign import ForeignSampler
 from ..._resource import renew
 from .contexts import attributes_of, plain_attributes
 from .processors import Processors, span_metrics
-from .spans import keep_form, resource_of, text_of
+from .spans import keep_form, resource_of, sdk_class, text_of
 from .tracer import OtelTracer, Settings
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class TracerProvider(_trace.TracerProvider):
             keep_form(given, resource)
         if sampler is not None:
             changes["sampler"] = ForeignSampler(sampler)
+        self._given_limits = span_limits
         bounds = _limits_in_environment() if span_limits is None else span_limits
         if bounds is not None:
             usual = _configure.tracer_in_use().limits
@@ -98,15 +99,49 @@ class TracerProvider(_trace.TracerProvider):
         given = self._given_sampler
         return _sampler_in_use(_configure.tracer_in_use()) if given is None else given
 
-    @property
-    def _active_span_processor(self) -> Any:
-        # Read by libraries although it is private.
-        return self._processors if self._given_processor is None else self._given_processor
+    @sampler.setter
+    def sampler(self, sampler: Any) -> None:
+        self._given_sampler = sampler
+        self._change_or_report("sampler", ForeignSampler(sampler))
 
     @property
     def id_generator(self) -> Any:
         """The source of ids that was given, or one of random ids."""
         return _RandomIds() if self._given_generator is None else self._given_generator
+
+    @id_generator.setter
+    def id_generator(self, id_generator: Any) -> None:
+        self._given_generator = id_generator
+        _configure.use_generator(id_generator)
+
+    # Fields of the SDK's provider that libraries read, and some write, although they are private.
+
+    @property
+    def _resource(self) -> Any:
+        return self.resource
+
+    @_resource.setter
+    def _resource(self, resource: Any) -> None:
+        self._given_resource = resource
+        given = attributes_of(resource.attributes) or {}
+        keep_form(given, resource)
+        self._change_or_report("resource", given)
+
+    @property
+    def _span_limits(self) -> Any:
+        given = self._given_limits
+        return sdk_class("opentelemetry.sdk.trace", "SpanLimits")() if given is None else given
+
+    @property
+    def _active_span_processor(self) -> Any:
+        return self._processors if self._given_processor is None else self._given_processor
+
+    @_active_span_processor.setter
+    def _active_span_processor(self, processor: Any) -> None:
+        self._given_processor = processor
+        self._processors._span_processors = ()
+        if processor is not None:
+            self.add_span_processor(processor)
 
     def get_tracer(
         self,
@@ -158,8 +193,9 @@ class TracerProvider(_trace.TracerProvider):
         logged. The processors of the installed provider also get the spans of ``tracekit.span()``.
         """
         if not self._processors and self._shuts_down_on_exit:
+            atexit.unregister(self._processors.shutdown)  # where a library has taken the others out
             atexit.register(self._processors.shutdown)
-        self._processors.add(span_processor)
+        self._processors.add_span_processor(span_processor)
         if "hooks" not in self._changes and self._change("hooks", self._processors):
             # Into the tracers in use, too: the end of a span that is open now is of interest to the processor.
             for tracer in list(self._tracers.values()):
@@ -183,11 +219,7 @@ class TracerProvider(_trace.TracerProvider):
 
     def _update_resource(self, resource: Any) -> None:
         """Merge *resource* into that of the spans from now on, as the SDK's provider does for configurators."""
-        merged = self.resource.merge(resource)
-        self._given_resource = merged
-        given = attributes_of(merged.attributes) or {}
-        keep_form(given, merged)
-        self._change("resource", given)
+        self._resource = self.resource.merge(resource)
 
     def _renew_resource(self) -> None:
         # Not by the SDK's detectors: they run in threads, which a hook of a fork must not start.
@@ -204,6 +236,11 @@ class TracerProvider(_trace.TracerProvider):
         if is_followed:
             self._settings.changes = self._changes
         return is_followed
+
+    def _change_or_report(self, key: str, value: Any) -> None:
+        """Change that, or log that it has no effect on the spans of the installed provider."""
+        if not self._change(key, value):
+            log("warning", "the %s of the installed TracerProvider is that of tracekit.configure()", key)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Flush the processors and tracekit's exporter; return whether all was exported in time.

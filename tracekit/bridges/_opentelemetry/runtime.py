@@ -95,6 +95,19 @@ class Token:
 
     _scope: Scope | None  # None once it is detached
 
+    # As contextvars.Token, which the SDK's is: some libraries do not use detach(), as it logs errors.
+
+    @property
+    def var(self) -> RuntimeContext:
+        """What ``reset()`` detaches the token from."""
+        return _runtime
+
+    def __enter__(self) -> Token:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _runtime.detach(self)
+
 
 def _attach(context: Any) -> Token:
     scope = scope_for(context) if is_a(context, dict) else make_scope(CONTEXT, None, None, None)
@@ -236,6 +249,10 @@ class RuntimeContext:
                 self.fallback.detach(token)
             except Exception:  # made in another Context, or no token at all
                 pass
+
+    def reset(self, token: Any) -> None:
+        """Detach *token*, for libraries that call ``token.var.reset(token)``."""
+        self.detach(token)
 
 
 if hasattr(_context, "_RuntimeContext"):

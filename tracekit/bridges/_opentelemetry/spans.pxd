@@ -2,6 +2,8 @@ cimport cython
 
 from ..._core.interpreter cimport borrow, is_a, is_lent, lent
 from ..._core.span cimport Span
+from ..._core.tracer cimport Tracer
+from ..._speedups cimport Entries, Items
 from .contexts cimport from_otel, to_otel
 
 cdef object _sdk_span, _changed
@@ -17,6 +19,9 @@ cdef class OtelSpan:
 
 @cython.locals(found=OtelSpan, is_usual=bint)
 cpdef OtelSpan face(Span span)
+
+
+cpdef object replace_attributes(OtelSpan made, object attributes)
 
 
 @cython.locals(span=Span)

@@ -8,6 +8,7 @@ it. ``face()`` makes it at the first request, and returns the same one for as lo
 from __future__ import annotations
 
 import sys
+from collections.abc import MutableMapping
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,13 @@ from ...cython import binding, cclass, compiled, freelist, no_gc_clear
 from .contexts import attributes_of
 
 if not compiled:
+    from ..._core.codecs import Entries
     from ..._core.guard import is_a
     from ..._core.interpreter import borrow, is_lent, lent
     from .contexts import from_otel, to_otel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import TypeGuard
 
     from opentelemetry.trace import SpanContext as OtelContext
@@ -75,6 +77,57 @@ def face(span: Span) -> OtelSpan:
         found._records = found._sets = True
         span._face = borrow(found)
     return found
+
+
+def _fixed(name: str) -> property:
+    """Return a private field of the SDK's that has the value of the public one. Changes are left out and reported."""
+
+    def leave_out(*_: Any) -> None:
+        misused(AttributeError(f"the {name} of a span of the bridge cannot be changed"))
+
+    return property(attrgetter(name), leave_out)
+
+
+class _Attributes(MutableMapping[str, Any]):
+    """The attributes of a span under their private name, under which libraries change them."""
+
+    def __init__(self, span: OtelSpan) -> None:
+        self._span = span
+
+    def __getitem__(self, key: str) -> Any:
+        return self._span.attributes[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._span.attributes)
+
+    def __len__(self) -> int:
+        return len(self._span.attributes)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        replace_attributes(self._span, {**self._span.attributes, key: value})
+
+    def __delitem__(self, key: str) -> None:
+        items = dict(self._span.attributes)
+        del items[key]
+        replace_attributes(self._span, items)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class _Parts(list[Any]):
+    """The events or links of a span as a list, to which libraries append although it is private."""
+
+    def __init__(self, parts: Any, span: OtelSpan) -> None:
+        super().__init__(parts)
+        self._span = span
+
+    def append(self, part: Any) -> None:
+        super().append(part)
+        if isinstance(part, OtelLink):
+            self._span.add_link(part.context, part.attributes)
+        else:
+            self._span.add_event(part.name, part.attributes, part.timestamp)
 
 
 @no_gc_clear  # a cycle goes through an attribute of the program's, and its dict is cleared; see __dealloc__()
@@ -286,29 +339,71 @@ class OtelSpan:
     def _readable_span(self) -> OtelSpan:
         return self
 
-    # Fields of the SDK's spans that processors read, and some write, although they are private. Not __getattr__(): it would
+    # Fields of the SDK's spans that libraries read, and some write, although they are private. Not __getattr__(): it would
     # slow each call. A change made in on_end() still reaches the exporters, tracekit's too.
 
-    _context = property(attrgetter("context"))
-    _end_time = property(attrgetter("end_time"))
-    _events = property(attrgetter("events"))
-    _instrumentation_scope = property(attrgetter("instrumentation_scope"))
-    _kind = property(attrgetter("kind"))
-    _links = property(attrgetter("links"))
-    _parent = property(attrgetter("parent"))
-    _resource = property(attrgetter("resource"))
-    _start_time = property(attrgetter("start_time"))
+    _context = _fixed("context")
+    _end_time = _fixed("end_time")
+    _instrumentation_scope = _fixed("instrumentation_scope")
+    _parent = _fixed("parent")
+    _resource = _fixed("resource")
+    _start_time = _fixed("start_time")
+
+    @property
+    def _limits(self) -> Any:
+        tracer = self.tracekit_span._tracer
+        make = sdk_class("opentelemetry.sdk.trace", "SpanLimits")
+        return make(max_span_attributes=tracer.max_attributes, max_events=tracer.max_events, max_links=tracer.max_links)
+
+    @property
+    def _kind(self) -> Any:
+        return self.kind
+
+    @_kind.setter
+    def _kind(self, kind: Any) -> None:
+        name = ask(KIND_NAMES.get, kind)
+        if name is not None and self.tracekit_span._is_recorded:
+            self.tracekit_span._kind = name
+
+    @property
+    def _events(self) -> Any:
+        return _Parts(self.events, self)
+
+    @_events.setter
+    def _events(self, events: Any) -> None:
+        span = self.tracekit_span
+        if span._is_recorded:
+            tracer = span._tracer
+            made = Entries()
+            for event in list(events)[: tracer.max_events]:
+                given = attributes_of(event.attributes)
+                items = span._clean(given, tracer.max_event_attributes, tracer.max_part_value) if given else None
+                made.append(str.__str__(text_of(event.name)), time_of(event.timestamp) or 0, items)
+            span._events = made
+
+    @property
+    def _links(self) -> Any:
+        return _Parts(self.links, self)
+
+    @_links.setter
+    def _links(self, links: Any) -> None:
+        span = self.tracekit_span
+        if span._is_recorded:
+            tracer = span._tracer
+            made = Entries()
+            for link in list(links)[: tracer.max_links]:
+                given = attributes_of(link.attributes)
+                items = span._clean(given, tracer.max_link_attributes, tracer.max_part_value) if given else None
+                made.append(from_otel(link.context), 0, items)
+            span._links = made
 
     @property
     def _attributes(self) -> Any:
-        return self.attributes
+        return _Attributes(self)
 
     @_attributes.setter
     def _attributes(self, attributes: Any) -> None:
-        items = dict(attributes_of(attributes) or {})
-        if self.tracekit_span.status.code == "cancelled":
-            items.pop("tracekit.cancelled", None)  # which the status says
-        amend(self.tracekit_span, None, items, None)
+        replace_attributes(self, attributes)
 
     @property
     def _name(self) -> Any:
@@ -342,6 +437,14 @@ def _has_sdk() -> bool:
     if isinstance(found, type):
         _sdk_span = found
     return _sdk_span is not None
+
+
+def replace_attributes(made: OtelSpan, attributes: Any) -> None:
+    """Record *attributes* in place of those of the span, which may have ended, for a processor."""
+    items = dict(attributes_of(attributes) or {})
+    if made.tracekit_span.status.code == "cancelled":
+        items.pop("tracekit.cancelled", None)  # which the status says
+    amend(made.tracekit_span, None, items, None)
 
 
 def leave(made: OtelSpan, exc: BaseException, records: bool, sets_status: bool, escaped: bool) -> None:
