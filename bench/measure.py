@@ -5,11 +5,11 @@ has counted one slice. Around each chunk, untimed, stands what the work needs: a
 it, and after it the drain of the queue it filled. Contenders take turns within a round (A B C, A B C, ...),
 and each one's figure is its best round. The loop costs about 1 ns for each statement and is not subtracted.
 
-The clock is the CPU time of the process, all its threads together: what a neighbour on the machine takes
+The clock is the CPU time of the process, all its threads together: what a neighbor on the machine takes
 away is nobody's, and no row waits for anything.
 
 The garbage collector is off inside a chunk and runs between rounds, untimed, for all contenders alike:
-its cost is nobody's. That favours whoever allocates the most objects that it tracks.
+its cost is nobody's. That favors whoever allocates the most objects that it tracks.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ class Span:
         _status: int
         _is_recorded: bool
         _is_listed: bool  # among the open spans
-        _older: Any  # C's neighbours in the list
+        _older: Any  # C's neighbors in the list
         _newer: Any
         _has_ended: bool
         _owns_context: bool  # else it is the unsampled parent's
@@ -745,7 +745,7 @@ def _enlist(span: Span) -> None:
     global _oldest, _newest
     span._older = _newest
     if _newest:
-        # cast(), not lent(): a neighbour that is being deallocated must get no reference, but stays in the list so long.
+        # cast(), not lent(): a neighbor that is being deallocated must get no reference, but stays in the list so long.
         cast(Span, _newest)._newer = borrow(span)
     else:
         _oldest = borrow(span)

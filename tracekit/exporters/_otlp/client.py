@@ -91,7 +91,7 @@ class Client:
         """Return whether this is a new process; its state was reset then."""
         if self._pid == os.getpid():
             return False
-        # Kept alive: its finaliser would close the parent's sockets, or wait for threads of the parent.
+        # Kept alive: its finalizer would close the parent's sockets, or wait for threads of the parent.
         self._inherited = self._transport
         self.begin()
         return True
