@@ -159,6 +159,9 @@ cpdef object current_span()
 cpdef SpanContext current_context()
 
 
+cpdef Scope held_scope()
+
+
 @cython.locals(inner=Scope)
 cpdef Scope swap_scope(Scope scope)
 
