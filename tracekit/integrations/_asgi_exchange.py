@@ -515,15 +515,18 @@ class Sending:
         return self
 
     def __next__(self) -> Any:
-        result = self._step(None)
-        if result is _RETURNED:
-            raise StopIteration
-        return result
+        return self.send(None)
 
+    @nonecheck(True)
     def send(self, value: Any) -> Any:
         """Resume the server's coroutine with *value*; asyncio sends None only."""
-        result = self._step(value)
+        try:
+            result = tk_resume(self._coroutine, value, _RETURNED)
+        except OSError:  # the client has gone (version 2.4 of the specification)
+            self._request._disconnect()
+            raise
         if result is _RETURNED:
+            self._request._finish()
             raise StopIteration
         return result
 
@@ -556,17 +559,6 @@ class Sending:
     @property
     def cr_code(self) -> Any:
         return getattr(self._coroutine, "cr_code", None)
-
-    @nonecheck(True)
-    def _step(self, value: Any) -> Any:
-        try:
-            result = tk_resume(self._coroutine, value, _RETURNED)
-        except OSError:  # the client has gone (version 2.4 of the specification)
-            self._request._disconnect()
-            raise
-        if result is _RETURNED:
-            self._request._finish()
-        return result
 
     @nonecheck(True)
     def _fail(self) -> None:

@@ -56,10 +56,7 @@ class Serving:
         return self
 
     def __next__(self) -> Any:
-        result = self._step(None)
-        if result is _RETURNED:
-            raise StopIteration
-        return result
+        return self.send(None)
 
     def send(self, value: Any) -> Any:
         """Resume the app's coroutine with *value*."""
