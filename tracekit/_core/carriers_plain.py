@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Final
 
-__all__ = ["Sieve", "put"]
-
 MAX_FIELD_CHARS: Final = 65536
 MAX_VALUE_CHARS: Final = 16448  # above the longest value that any format accepts
 MAX_NAME_CHARS: Final = 256

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from .items_plain import Items
 
-__all__ = ["Octets"]
-
 
 class Octets:
     """A growing run of octets; *tag* is a field's number and wire type, as protocol buffers write them."""
