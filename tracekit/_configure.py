@@ -45,7 +45,7 @@ _is_disabled = False  # by the environment
 _records_all = False  # for a tap
 _generators: tuple[OtelIds | None, OtelIds | None] = None, None  # given to configure(), and to a bridge
 _configured_in = 0  # the process that called configure() last
-_detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() set, and its detected attributes
+_detected: tuple[Tracer, Mapping[str, Any]] | None = None  # the one that configure() set, and its detected attributes
 
 
 @names_right_keyword

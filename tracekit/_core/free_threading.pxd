@@ -1,4 +1,4 @@
-# What keeps threads apart in the compiled core where the interpreter runs without the GIL; with the GIL, this is empty.
+# Mutual exclusion in the compiled core where the interpreter runs without the GIL; with the GIL, this is empty.
 #
 # The core is written for the GIL: no other thread runs between two of its steps, unless it calls the program or waits.
 # So a function runs *alone*: it has the one critical section (PEP 703), whose lock is released while the thread waits for

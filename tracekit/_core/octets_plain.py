@@ -1,4 +1,4 @@
-"""The plain form of ``Octets``: what OTLP's protocol buffers are written with. ``_speedups_octets.pxi`` has it in C.
+"""The plain form of ``Octets``, which writes OTLP's protocol buffers. ``_speedups_octets.pxi`` has it in C.
 
 Field numbers: opentelemetry/proto/common/v1/common.proto.
 """

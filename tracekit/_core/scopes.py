@@ -399,7 +399,7 @@ def newest(scope: Scope) -> Scope:
 def newest_open(scope: Scope | None) -> Scope | None:
     """Return the first that is open of *scope*, its replacement, and the same span's openings before it.
 
-    What keeps it alive is its Context, or a scope that stands on it.
+    Its Context, or a scope that stands on it, keeps it alive.
     """
     while scope is not None:
         scope = newest(scope)

@@ -65,7 +65,7 @@ class _Life:
         self.ended: Site | None = None
         self.thread = thread  # where it is not the test's own
         self.late_parent: Span | None = None
-        self.lost = ""  # in which hand-off, and what fixes it
+        self.lost = ""  # the hand-off that lost its context, and the fix
 
 
 class Watch:

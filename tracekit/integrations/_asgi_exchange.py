@@ -371,7 +371,7 @@ class Exchange:
 @binding(False)
 @cclass
 class Sender:
-    """``send`` for the app: to those who ask, asgiref for instance, a coroutine function, as the server's is.
+    """``send`` for the app. asgiref and others that ask see a coroutine function, as the server's is.
 
     A method of C cannot be marked as one.
     """
@@ -546,7 +546,7 @@ class Sending:
         """Close the server's coroutine."""
         self._coroutine.close()
 
-    # For those who look through waiting coroutines for frames, it is the server's coroutine.
+    # Tools that look through waiting coroutines for frames see the server's coroutine.
 
     @property
     def cr_frame(self) -> Any:
@@ -562,7 +562,7 @@ class Sending:
 
     @nonecheck(True)
     def _fail(self) -> None:
-        """Handle the exception that C has got from the server's coroutine."""
+        """Handle an exception that the server's coroutine has raised in C."""
         try:
             tk_raised()
         except OSError:

@@ -1,6 +1,6 @@
 """A call of the ASGI middleware, compiled: it resumes the app's coroutine itself.
 
-Plain, a call is the coroutine of ``TraceMiddleware.__call__``.
+In the plain form a call is the coroutine of ``TraceMiddleware.__call__``.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Serving:
             exchange.leave(error)
 
     def _fail(self) -> None:
-        """Handle the exception that C has got from the app's coroutine."""
+        """Handle an exception that the app's coroutine has raised in C."""
         try:
             tk_raised()
         except BaseException as raised:
