@@ -85,7 +85,7 @@ def bench_tail_batch(benchmark, probability):
     """Time one local trace of 2000 spans: divide by its spans."""
     spans = _finished(2000)
 
-    def fresh():  # an old one remembers what it decided
+    def fresh():  # an old one remembers its decisions
         return (TailSampler(NullExporter(), probability=probability),), {}
 
     benchmark.pedantic(lambda exporter: exporter.export(spans), setup=fresh, rounds=50)

@@ -132,7 +132,7 @@ def bench_set_attribute_to(benchmark, recording, value):
 
 
 def bench_add_event(benchmark, mode):
-    """Past 128 events a span only counts: what is timed is a span with 100 of them."""
+    """Past 128 events a span only counts them: the timed span has 100."""
     span = mode.span
 
     def events():

@@ -1,8 +1,8 @@
 """Count the instructions that a row's work takes, repeatably, with valgrind: ``python -m bench.callgrind child``.
 
-Two runs that differ only in how often the work is done; what the longer one has more, divided by how
-often, is the work's own, function by function. Time it takes is another matter: caches and mispredicted
-branches are not counted.
+Two runs do the same work, one of them more often; the difference of their counts, divided by the number of further
+repetitions, is the cost of the work, function by function. It is no measure of time: caches and mispredicted branches
+are not counted.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _work(row: str, count: int) -> None:
         done = subject.run(repeat(None, loops) if subject.items is None else subject.items(loops))
         if subject.in_task:
             runner().run(done)
-        os._exit(0)  # what is left to export and to free is not the work's
+        os._exit(0)  # exporting and freeing the rest is no part of the work
 
 
 def _start(row: str, count: int, out: Path) -> subprocess.Popen[bytes]:

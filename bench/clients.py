@@ -147,7 +147,7 @@ def aiohttp_(contender: str) -> Callable[[], object]:
     return lambda: runner.run(many())
 
 
-# OpenTelemetry instruments httpx's own transports; a client with another one is instrumented by itself.
+# OpenTelemetry instruments httpx's own transports; a client with another one is instrumented singly.
 _instrumented: list[Callable[[object], object]] = []
 
 

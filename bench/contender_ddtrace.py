@@ -1,6 +1,6 @@
 """ddtrace's side of each row: a filter drops every finished trace, so that nothing is encoded or sent.
 
-Formats are cut down to what the other contenders read and write (W3C trace context and baggage).
+Formats are limited to those of the other contenders: W3C trace context and baggage.
 """
 
 from __future__ import annotations

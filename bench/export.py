@@ -1,8 +1,8 @@
 """Print what export sustains: spans made at a steady rate, encoded and sent over HTTP to a null collector on loopback.
 
-``python -m bench.export``. The collector is a process of its own that reads and forgets. A rate is sustained where no
-span was dropped at the default settings of the buffer. CPU is what the exporting thread took, beside the program's own;
-it encodes all spans here, of which the program's threads encode most with an ``OTLPExporter`` that no class extends.
+``python -m bench.export``. The collector is another process, which discards all that it reads. A rate is sustained if
+no span is dropped at the default settings of the buffer. CPU is that of the exporting thread, beside the program's own.
+That thread encodes all spans here; with an ``OTLPExporter`` that no class extends, the program's threads encode most.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ cdef object _current = ContextVar("floor", default=None)
 @cython.final
 @cython.freelist(8)
 cdef class ResetByToken:
-    """Put back what the ContextVar held with the Token of the change: the least there is, but it raises in a foreign Context."""
+    """Restore the ContextVar with the Token of the change: the least work, but it raises in a foreign Context."""
 
     cdef object token
 
@@ -28,7 +28,7 @@ cdef class ResetByToken:
 @cython.final
 @cython.freelist(8)
 cdef class SetAgain:
-    """Put back what the ContextVar held by setting it again, which works from anywhere."""
+    """Restore the value of the ContextVar by setting it again, which works from anywhere."""
 
     cdef object held
 

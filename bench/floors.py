@@ -56,8 +56,8 @@ def _compile(library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     # Under another name until it is whole: a second run may look for it meanwhile.
     with tempfile.TemporaryDirectory(dir=library.parent) as directory:
-        optimise = [] if sys.platform == "win32" else ["-O3"]
-        extension = Extension("floor", [str(_SOURCE)], extra_compile_args=optimise)
+        optimize = [] if sys.platform == "win32" else ["-O3"]
+        extension = Extension("floor", [str(_SOURCE)], extra_compile_args=optimize)
         built = cythonize([extension], build_dir=directory, quiet=True)
         command = Distribution({"ext_modules": built}).get_command_obj("build_ext")
         command.build_lib = command.build_temp = directory  # type: ignore[attr-defined]

@@ -74,7 +74,7 @@ except FormatError:
 
 
 def subjects(name: str) -> dict[str, Subject]:
-    """Return what is measured of a format: read, bad, huge, absent and write, and OpenTelemetry's read and write."""
+    """Return the subjects of a format: read, bad, huge, absent and write, and OpenTelemetry's read and write."""
     format, valid = FORMATS[name]
     names = {"read": format.read, "FormatError": tracekit.FormatError}
     found = {

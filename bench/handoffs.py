@@ -142,7 +142,7 @@ async def _live_tasks(count: int, *, is_traced: bool) -> float:
 
 
 async def _ticks(count: int, *, is_traced: bool) -> float:
-    """Let a callback reschedule itself under a span of its own each time, and see what is left of each."""
+    """Let a callback reschedule itself, each time under another span, and return the bytes left of each."""
     done = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -1,8 +1,8 @@
 """Print what OpenTelemetry's instrumentations add to a call, on the SDK and on tracekit: ``python -m bench.instrumentations``.
 
-A call is made to a stub, so that nothing is measured but the library and its instrumentation. Each tracer runs in a process
-of its own, one after the other, several times; a figure is the least CPU time of a call, less that of the library alone.
-The SDK has a BatchSpanProcessor, tracekit its exporter; both discard the spans.
+A call is made to a stub, so that nothing is measured but the library and its instrumentation. Each tracer runs in a
+separate process, one after the other, several times; a figure is the least CPU time of a call, less that of the bare
+library. The SDK has a BatchSpanProcessor, tracekit its exporter; both discard the spans.
 """
 
 from __future__ import annotations

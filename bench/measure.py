@@ -1,15 +1,15 @@
 """Measure contenders in turn, so that they share the machine's noise.
 
 One measurement of a subject is a row of chunks: its statement again and again, until the clock
-has counted one slice. Around each chunk, untimed, stands what the work needs: a parent span before
-it, and after it the drain of the queue it filled. Contenders take turns within a round (A B C, A B C, ...),
+has counted one slice. The needs of the work stand around each chunk, untimed: a parent span
+before it, and the drain of the queue after it. Contenders take turns within a round (A B C, A B C, ...),
 and each one's figure is its best round. The loop costs about 1 ns for each statement and is not subtracted.
 
-The clock is the CPU time of the process, all its threads together: what a neighbour on the machine takes
-away is nobody's, and no row waits for anything.
+The clock is the CPU time of the process, all its threads together: other programs on the machine do not
+count, and no row waits for anything.
 
 The garbage collector is off inside a chunk and runs between rounds, untimed, for all contenders alike:
-its cost is nobody's. That favours whoever allocates the most objects that it tracks.
+its cost is charged to none. That favors those that allocate the most objects that it tracks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNROLLED = 10
 
 
 class Budget(NamedTuple):
-    """How long to measure: rounds of slices in so many processes; and, of what is slow to set up, how much how often."""
+    """How long to measure: processes, rounds, slices; for work that is slow to set up, repetitions and their size."""
 
     processes: int
     rounds: int
@@ -47,8 +47,8 @@ class Budget(NamedTuple):
 class Subject:
     """One contender's way to do the work of a row.
 
-    ``statement`` is timed, and stands for ``units`` of the work; ``names`` are what it refers to.
-    ``around`` opens what a chunk stands in, ``after`` runs behind it; neither is timed. At most ``chunk``
+    ``statement`` is timed, and stands for ``units`` of the work; ``names`` are its variables.
+    ``around`` is entered around a chunk, ``after`` runs behind it; neither is timed. At most ``chunk``
     statements stand in a chunk. ``items``, where there is one, makes as many fresh inputs, untimed, and
     each statement finds its own under ``item``. ``in_task`` runs the chunk in an asyncio task.
     """
@@ -71,7 +71,7 @@ class Subject:
         """Return nanoseconds for each unit of work, of one slice."""
         spent = count = 0
         while not count or spent < slice_s * 1e9:
-            # A Context of its own: no contender's ContextVars lie in another's.
+            # A separate Context: no contender's ContextVars are in another's.
             spent += contextvars.Context().run(self._time_chunk)
             count += self.chunk * self.units
         return spent / count
@@ -137,7 +137,7 @@ def best(rounds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 def bytes_held(hold: Callable[[int], object], count: int) -> float:
     """Return how many bytes each of the *count* things that *hold* makes and keeps takes, as tracemalloc counts."""
-    hold(count)  # caches and freelists that fill once are nobody's spans
+    hold(count)  # caches and freelists that fill once are not part of any span
     gc.collect()
     tracemalloc.start()
     try:

@@ -1,8 +1,9 @@
 """Print how near ``Rate`` comes to its target at every kind of load: ``python -m bench.rate``; a few seconds.
 
-A simulation on a clock of its own: every new trace is one real ``Rate.sample()``. *kept* and *should* are traces a second:
-what was kept, and the lesser of load and target. The deviation is that of the ten seconds in a row that are furthest off;
-where seconds with fewer traces than the target are among them, what the others may make up for is no deviation.
+A simulation: every new trace is one real ``Rate.sample()``, on a simulated clock. *kept* and *should* are traces a
+second: the kept ones, and the lesser of load and target. The deviation is that of the ten seconds in a row that are
+furthest off; if some of those have fewer traces than the target, the traces with which the others may make up for that
+do not count.
 """
 
 from __future__ import annotations

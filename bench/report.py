@@ -31,7 +31,7 @@ NOT_INSTALLED = "not installed"
 
 
 class Line(NamedTuple):
-    """One row of the result: what each contender took, the ratio, and whether that is what was wanted."""
+    """One row of the result: the figure of each contender, the ratio, and whether that meets the target."""
 
     row: Row | FloorRow | HandoffRow
     figures: Mapping[str, float]
@@ -71,7 +71,7 @@ def _added(row: HandoffRow, figures: Mapping[str, float]) -> Line:
 
 
 def text(document: Mapping[str, Any], lines: list[Line]) -> str:
-    """Return the result as Markdown: what was measured, and a table for the peers and one for the floors."""
+    """Return the result as Markdown: versions and machine, a table for the peers and one for the floors."""
     versions = document["versions"]
     names = ", ".join(f"{name} {version or NOT_INSTALLED}" for name, version in versions.items())
     processes = "One process" if document["processes"] == 1 else f"Best of {document['processes']} processes"
@@ -96,7 +96,7 @@ def text(document: Mapping[str, Any], lines: list[Line]) -> str:
 
 
 def machine() -> str:
-    """Return what it was measured on."""
+    """Return the interpreter and the processor of this machine."""
     return f"CPython {platform.python_version()}, {_processor()}, {os.cpu_count()} cores"
 
 

@@ -1,4 +1,4 @@
-"""The rows of the comparison: what is measured, what it is measured against, and what the ratio must be."""
+"""The rows of the comparison: the work, its counterpart, and the required ratio."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOOR = "floor"
 class Row(NamedTuple):
     """Work that tracekit and its peers do; the ratio to OpenTelemetry must reach ``at_least``, where that is given.
 
-    ``dapper_ns`` is what the Dapper paper (2010, C++, another machine) published for the same.
+    ``dapper_ns`` is the figure of the Dapper paper (2010, C++, another machine) for the same.
     """
 
     key: str

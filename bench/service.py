@@ -6,7 +6,7 @@ wrk, a generator in Python. Contenders take turns, window by window, since a mac
 median over the rounds, so both of its figures were measured within seconds.
 
 A round has three windows: saturation, and two for the latencies. At 70 % of the untraced service's requests a second all
-contenders get the same load, which is a higher utilisation for a traced one, so queueing alone multiplies its p99. The
+contenders get the same load, which is a higher utilization for a traced one, so queueing alone multiplies its p99. The
 other window has 70 % of each contender's own rate, where all are equally busy: a higher p99 there comes from tracing
 itself, for example from pauses for the exporting thread. Both last until about ``--requests`` requests are answered: a full
 garbage collection of the ``full`` application stops it for 30 to 40 ms, traced or not, every 1,500 requests, so in a

@@ -151,7 +151,7 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def is_installed(contender: str) -> bool:
-    """Tell whether the packages of *contender* can be imported; in a process of its own, as they patch things."""
+    """Tell whether the packages of *contender* can be imported; in a separate process, as they patch things."""
     try:
         for package in CONTENDERS[contender].packages:
             importlib.import_module(package)

@@ -105,7 +105,7 @@ def serve(contender: str, url: str, app: str) -> None:
 
 
 def measure(contender: str, url: str, app: str, seconds: float) -> tuple[float, dict[str, list[float]]]:
-    """Return the requests a second at half load, and what the server printed."""
+    """Return the requests a second at half load, and the output of the server."""
     cores = sorted(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "bench.service_stalls", f"--serve={contender}", f"--url={url}", f"--app={app}"]
     with subprocess.Popen(

@@ -106,7 +106,7 @@ def median_of(values: list[float]) -> Median:
 
 
 def spend(code: str, variables: dict[str, str], *options: str) -> Spent:
-    """Run *code* in a Python process that is started with *options*, and return what the process took."""
+    """Run *code* in a Python process that is started with *options*, and return the resources that it used."""
     with tempfile.NamedTemporaryFile() as file:
         output = [
             (os.POSIX_SPAWN_OPEN, 1, file.name, os.O_WRONLY, 0),

@@ -1,7 +1,7 @@
 """Print how long the pages of ``tracekit ui`` take on a store of 1,000,000 spans: answers of the API, and first paint.
 
 ``python -m bench.ui``. The answers are measured as a client sees them, the best of several; first paint is that of
-headless Chromium, navigation until the first row of the list, in a fresh profile. A search of what is in no span is
+headless Chromium, navigation until the first row of the list, in a fresh profile. A search without a hit is
 answered in parts of at most 180 ms each: the first one and the whole are given.
 """
 

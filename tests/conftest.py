@@ -47,7 +47,7 @@ misuse.set_strict(True)
 
 # Files whose tests run in the compiled pass alone, by path, and the reason: what each tests has one source that is not
 # compiled, or surrounds code whose own tests run in both forms, or is compared in both forms by the tests themselves.
-# Spans, scopes, hand-offs, carriers and propagation run in both passes. Cases parametrised with a ``Form``, such as those
+# Spans, scopes, hand-offs, carriers and propagation run in both passes. Cases parametrized with a ``Form``, such as those
 # of the fixture ``form``, are marked one by one. test_passes.py checks each "is not compiled" and each file named here.
 _EXPORTERS = (
     "exporters/ is not compiled, and reads finished spans through public properties; exporters/test_otlp_encoding.py, the "
@@ -64,7 +64,7 @@ ONE_FORM = {
     "exporters/test_otlp.py": _EXPORTERS,
     "exporters/test_otlp_[!e]*.py": _EXPORTERS,
     "exporters/test_outbox.py": _EXPORTERS,
-    "guarantees/test_scenario.py": "the judgement of trees, not the tracer",
+    "guarantees/test_scenario.py": "the judgment of trees, not the tracer",
     "integrations/test_asgi_servers.py": "real servers around the middleware: integrations/test_asgi.py runs in both",
     "integrations/test_foreign_suites.py": (
         "tests of other projects, in processes: integrations/test_wsgi.py and integrations/test_http_server.py run in both"

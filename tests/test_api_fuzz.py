@@ -85,13 +85,13 @@ def _in_a_thread(*args, **kwargs):
     thread.join()
 
 
-class _Finalised:
+class _Finalized:
     def __del__(self):
         raise AttributeError("lost")
 
 
 def _in_a_finalizer(*args, **kwargs):
-    _Finalised()
+    _Finalized()
 
 
 def _after_a_hostile_error(*args, **kwargs):

@@ -52,7 +52,7 @@ class Octets(bytes):
     pass
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = 1
 
 
@@ -234,7 +234,7 @@ class Whole:
         (ipaddress.ip_network("10.0.0.0/8"), "10.0.0.0/8"),
         (ipaddress.ip_network("::/64"), "::/64"),
         (ipaddress.ip_interface("10.0.0.1/8"), "10.0.0.1/8"),
-        (Colour.RED, 1),
+        (Color.RED, 1),
         (Place.HERE, ("x", 1)),
         (Flags.A | Flags.B, 3),
         (collections.UserString("text"), "text"),
@@ -247,8 +247,8 @@ class Whole:
         (OldPydantic(), {"owner": "Ann"}),
         (Struct(), {"owner": "Ann"}),
         ([uuid.UUID(int=1), Card("Ann")], ("00000000-0000-0000-0000-000000000001", {"owner": "Ann"})),
-        ({uuid.UUID(int=1): Colour.RED}, {"00000000-0000-0000-0000-000000000001": 1}),
-        ([[[Colour.RED, datetime.date(2020, 1, 2)]]], (((1, "2020-01-02"),),)),
+        ({uuid.UUID(int=1): Color.RED}, {"00000000-0000-0000-0000-000000000001": 1}),
+        ([[[Color.RED, datetime.date(2020, 1, 2)]]], (((1, "2020-01-02"),),)),
     ],
     ids=shown,
 )

@@ -539,7 +539,7 @@ def test_a_hostile_name_or_value_does_not_affect_extract_and_inject(shape, place
     assert attack.runs == 0
 
 
-class Finalised:
+class Finalized:
     """Garbage that empties a carrier when it is collected, and reuses the freed memory."""
 
     def __init__(self, carrier):
@@ -559,7 +559,7 @@ def _emptied_after(allocations, carrier):
     # Empty CPython's free lists, because objects from them do not count as allocations.
     held = [[[], {}, (number,), (number, number)] for number in range(2100)]
     gc.freeze()  # exclude all other objects, so that a collection is quick
-    Finalised(carrier)
+    Finalized(carrier)
     gc.set_threshold(allocations)
     gc.enable()
     try:
@@ -586,7 +586,7 @@ def test_the_garbage_collector_empties_the_carrier_of_the_next_test():
 @counts_each_allocation
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("work", ["collect", "sift", "put", "take out"])
-def test_a_finaliser_that_changes_the_carrier_at_most_ends_the_walk(form, shape, work):
+def test_a_finalizer_that_changes_the_carrier_at_most_ends_the_walk(form, shape, work):
     """CPython 3.11 collects garbage during an allocation; later versions only between two bytecodes."""
     sieve = form.Sieve(("key",), ("other-",))
     for allocations in range(1, 40):

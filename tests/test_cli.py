@@ -368,16 +368,16 @@ def test_a_reader_that_goes_away_is_no_error(shop):
     assert without_reader("traces", "show", shop, "--all") == (141, b"")
 
 
-# Colour
+# Color
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-@pytest.mark.parametrize(("env", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
-def test_a_terminal_gets_colour_unless_it_declines_and_its_whole_width(shop, env, is_coloured):
+@pytest.mark.parametrize(("env", "is_colored"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_a_terminal_gets_color_unless_it_declines_and_its_whole_width(shop, env, is_colored):
     status, text = in_terminal("traces", "show", shop, "1".zfill(32), width=80, **env)
     assert status == 0
     plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-    assert ("\x1b[31m" in text) is is_coloured
+    assert ("\x1b[31m" in text) is is_colored
     assert plain.splitlines()[3].endswith("40.0 ms")
     assert cells(plain.splitlines()[3]) == 78
     assert "\x1b" not in plain
@@ -389,7 +389,7 @@ def test_without_rich_it_is_plain_with_one_line_that_says_what_to_install(shop, 
     expected = capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main([*command, str(shop)]) == 0
-    assert capsys.readouterr() == (expected, "tracekit: plain text; for colour: pip install 'tracekit-async[cli]'\n")
+    assert capsys.readouterr() == (expected, "tracekit: plain text; for color: pip install 'tracekit-async[cli]'\n")
     assert main([*command, str(shop), "--json"]) == 0
     assert capsys.readouterr().err == ""
 

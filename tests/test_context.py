@@ -81,7 +81,7 @@ def test_every_flag_is_kept_and_only_the_lowest_is_sampled(form, flags):
 
 @pytest.mark.parametrize(
     "name",
-    ["trace_id", "span_id", "id", "flags", "sampled", "deferred", "state", "labels", "is_remote", "is_valid", "colour"],
+    ["trace_id", "span_id", "id", "flags", "sampled", "deferred", "state", "labels", "is_remote", "is_valid", "color"],
 )
 def test_a_context_does_not_change(form, name):
     context = form.SpanContext(**FULL)

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.one_form, pytest.mark.slow]
 
 
 def normal(output):
-    """Return the lines of *output* without ids, times, bars, addresses and colours."""
+    """Return the lines of *output* without ids, times, bars, addresses and colors."""
     rules = [
         (r"(_s=)[\d.e-]+", r"\1SECONDS"),
         (r"/\S+(?=/\.local/)", "~"),

@@ -475,7 +475,7 @@ def test_of_many_headers_of_one_format_the_first_64_are_shown():
         ("uber_trace_id", "uber-trace-id"),
     ],
 )
-def test_a_misspelt_name_is_asked_about(name, meant):
+def test_a_misspelled_name_is_asked_about(name, meant):
     warnings = report("b3: 0", f"{name}: {PARENT}").warnings
     assert warnings == [f"{name} is no trace header: did you mean {meant}?"]
     with pytest.raises(DumpError, match=rf"no trace header found; {name} is no trace header: did you mean {meant}\?"):
@@ -708,12 +708,12 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-@pytest.mark.parametrize(("env", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
-def test_a_terminal_gets_colour_unless_it_declines(env, is_coloured):
+@pytest.mark.parametrize(("env", "is_colored"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_a_terminal_gets_color_unless_it_declines(env, is_colored):
     status, shown = in_terminal("header", f"traceparent: {BAD_PARENT}", width=50, **env)
     assert status == 1
     plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
-    assert ("\x1b[1;31m" in shown) is is_coloured
+    assert ("\x1b[1;31m" in shown) is is_colored
     assert "\x1b" not in plain
     value, caret = plain.splitlines()[1:3]
     assert cells(value) <= 50
@@ -725,7 +725,7 @@ def test_without_rich_it_is_plain_with_one_line_that_says_what_to_install(capsys
     expected = capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main(["header", "b3: 0"]) == 0
-    assert capsys.readouterr() == (expected, "tracekit: plain text; for colour: pip install 'tracekit-async[cli]'\n")
+    assert capsys.readouterr() == (expected, "tracekit: plain text; for color: pip install 'tracekit-async[cli]'\n")
     assert main(["header", "b3: 0", "--json"]) == 0
     assert capsys.readouterr().err == ""
 

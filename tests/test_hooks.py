@@ -973,7 +973,7 @@ def _fail(error):
     raise error
 
 
-def _uninitialised():
+def _uninitialized():
     class Careless(threading.Thread):
         def __init__(self):
             pass
@@ -1014,7 +1014,7 @@ def _spawn(*args, **kwargs):
 
 
 MISUSES = {
-    "uninitialised": _uninitialised,
+    "uninitialized": _uninitialized,
     "started twice": _started_twice,
     "start()": lambda: threading.Thread.start(),
     "start(1)": lambda: threading.Thread().start(1),

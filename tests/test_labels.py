@@ -240,7 +240,7 @@ def test_labels_are_a_mapping_that_does_not_change():
     with pytest.raises(TypeError):
         labels["a"] = "2"
     with pytest.raises(AttributeError):
-        labels.colour = "red"
+        labels.color = "red"
     properties = [["p", "1"]]
     member = Labels().with_member("k", "v", properties)
     properties[0][1] = "2"

@@ -892,7 +892,7 @@ def test_where_daemon_threads_are_not_allowed_flush_exports(monkeypatch):
     assert len(memory._spans) == 3
 
 
-# ---- calls from signal handlers and finalisers
+# ---- calls from signal handlers and finalizers
 
 
 PIPELINE = {Path(pipeline.__file__), Path(worker.__file__)}

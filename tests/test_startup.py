@@ -204,7 +204,7 @@ def test_threads_that_use_a_later_name_at_once_get_one_object():
 # ---- exits, forks and signals
 
 
-def test_the_first_span_may_begin_at_exit_and_in_a_finaliser_of_the_last_moment():
+def test_the_first_span_may_begin_at_exit_and_in_a_finalizer_of_the_last_moment():
     program = """
         import atexit, sys, tracekit
         class Late:
@@ -313,15 +313,15 @@ class Light(NamedTuple):
         lambda kind: kind("a", 1) == ("a", 1) == kind._make(["a", 1]),
         lambda kind: hash(kind("a")),
         lambda kind: kind("a")._replace(size=4),
-        lambda kind: kind("a")._replace(colour=4),
+        lambda kind: kind("a")._replace(color=4),
         lambda kind: kind("a", 1, 2),
         lambda kind: kind(),
-        lambda kind: kind("a", colour=1),
+        lambda kind: kind("a", color=1),
         lambda kind: kind._make(["a"]),
         lambda kind: (kind._fields, kind._field_defaults, kind.__match_args__, kind.__slots__),
         lambda kind: kind.name.__get__(kind("a")),
         lambda kind: setattr(kind("a"), "name", "b"),
-        lambda kind: setattr(kind("a"), "colour", "b"),
+        lambda kind: setattr(kind("a"), "color", "b"),
         lambda kind: kind("a").__getnewargs__(),
         lambda kind: copy.deepcopy(kind("a")),
         lambda kind: pickle.loads(pickle.dumps(kind("a"))) == kind("a"),

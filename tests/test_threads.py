@@ -371,7 +371,7 @@ def test_a_timer_is_a_timer():
     assert called == ["in time"]
 
 
-def _uninitialised(thread_class):
+def _uninitialized(thread_class):
     class Careless(thread_class):
         def __init__(self):
             pass
@@ -389,7 +389,7 @@ def _started_twice(thread_class):
 @pytest.mark.parametrize(
     "misuse",
     [
-        _uninitialised,
+        _uninitialized,
         _started_twice,
         lambda thread_class: thread_class().start(1),
         lambda thread_class: thread_class(targets=print),

@@ -159,7 +159,7 @@ def test_a_tracestate_is_a_mapping_that_does_not_change():
     with pytest.raises(TypeError):
         state["foo"] = "2"
     with pytest.raises(AttributeError):
-        state.colour = "red"
+        state.color = "red"
 
 
 @pytest.mark.parametrize(

@@ -341,7 +341,7 @@ class Named(str):
         return Named.chosen
 
 
-def neighbour(variable, bits):
+def neighbor(variable, bits):
     """Return a ContextVar that has the lowest *bits* of 32 bits in common with *variable*, by which the tree is ordered."""
 
     def reduced(number):
@@ -367,12 +367,12 @@ def neighbour(variable, bits):
 def test_it_is_changed_in_place_at_any_depth_but_with_a_variable_of_the_same_hash(exporter):
     variable, _ = scope_of(used())
     for bits in range(32):
-        context = used([neighbour(variable, bits)])
+        context = used([neighbor(variable, bits)])
         assert change(context), bits
-    others = [neighbour(variable, bits) for bits in range(32)]
+    others = [neighbor(variable, bits) for bits in range(32)]
     context = used(others)
     assert change(context)
-    token = context.run(neighbour(variable, 32).set, "same hash")
+    token = context.run(neighbor(variable, 32).set, "same hash")
     assert not change(context)
     span = tracekit.span("span")
     context.run(span.__enter__)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 1e9  # that every wait of the standard library takes: 31 years of seconds, 11 days of milliseconds
 
-# What other tracers call the arguments of configure(), where that is not close to the name here.
+# The names that other tracers have for arguments of configure(), where they are not close to those here.
 _KEYWORDS = {
     "attributes": "resource",
     "endpoint": "exporter=OTLPExporter(endpoint)",

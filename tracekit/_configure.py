@@ -45,7 +45,7 @@ _is_disabled = False  # by the environment
 _records_all = False  # for a tap
 _generators: tuple[OtelIds | None, OtelIds | None] = None, None  # given to configure(), and to a bridge
 _configured_in = 0  # the process that called configure() last
-_detected: tuple[Tracer, Mapping[str, Any]] | None = None  # what configure() set, and its detected attributes
+_detected: tuple[Tracer, Mapping[str, Any]] | None = None  # the one that configure() set, and its detected attributes
 
 
 @names_right_keyword
@@ -118,9 +118,7 @@ def configure(
         used = environment.exporter(exporter)
     else:
         used = exporter
-    tracer = _tracer(decide, used is not None, bounds, attributes)
-    if getattr(used, "records_all", False) is True:
-        tracer = tracer.replace(records_all=True)
+    tracer = _tracer(decide, used, bounds, attributes)
 
     global _configured_in, _detected, _is_disabled
     _is_disabled = is_disabled
@@ -330,22 +328,18 @@ def _use_ids(given: OtelIds | None, bridged: OtelIds | None) -> None:
 
 def _tracer(
     sampler: AlwaysOn | AlwaysOff | Ratio | Sampler,
-    recording: bool,
+    exporter: Exporter | None,
     limits: Limits,
     resource: Mapping[str, Any],
 ) -> Tracer:
     from ._sampling import AlwaysOff, AlwaysOn, Ratio
 
+    decision: dict[str, Any] = {"sampler": sampler}
     # A subclass may override sample().
     if isinstance(sampler, AlwaysOn | AlwaysOff | Ratio) and type(sampler) in (AlwaysOn, AlwaysOff, Ratio):
-        return Tracer(
-            recording=recording,
-            threshold=sampler.threshold,
-            state=sampler.state,
-            limits=limits,
-            resource=resource,
-        )
-    return Tracer(recording=recording, sampler=sampler, limits=limits, resource=resource)
+        decision = {"threshold": sampler.threshold, "state": sampler.state}
+    records_all = getattr(exporter, "records_all", False) is True
+    return Tracer(recording=exporter is not None, records_all=records_all, limits=limits, resource=resource, **decision)
 
 
 def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:

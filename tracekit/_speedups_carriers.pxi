@@ -152,7 +152,7 @@ cdef int _collect(carrier, Sieve sieve, list found) except -1:
     budget.chars, budget.prefixed = C_FIELD_CHARS, C_LABELS
     if type(carrier) is dict:
         # No method of a key or value runs below. But an allocation can start a garbage collection, in which a
-        # finaliser may change the dict: PyDict_Next() tolerates that, and key and value are kept alive.
+        # finalizer may change the dict: PyDict_Next() tolerates that, and key and value are kept alive.
         carrier = stable(carrier)
         while PyDict_Next(carrier, &position, &key, &value):
             index = sieve.index(<object>key, True, &name)
@@ -174,7 +174,7 @@ cdef int _collect(carrier, Sieve sieve, list found) except -1:
         for pair in pairs:
             if not _take_pair(sieve, found, pair, is_mapping, &budget):
                 break
-    except RuntimeError:  # a finaliser or another thread has changed the carrier: keep the fields found so far
+    except RuntimeError:  # a finalizer or another thread has changed the carrier: keep the fields found so far
         pass
     return 0
 

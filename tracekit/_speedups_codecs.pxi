@@ -471,7 +471,7 @@ def make_members(labels):
     cdef list members = []
     if type(labels) is not dict:
         return None
-    # A copy, because an allocation can start a garbage collection, in which a finaliser may change the dict.
+    # A copy, because an allocation can start a garbage collection, in which a finalizer may change the dict.
     for key, value in PyDict_Items(labels):
         if type(key) is not str or type(value) is not str or not is_label_key(key):
             return None

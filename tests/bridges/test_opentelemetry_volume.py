@@ -122,7 +122,7 @@ def test_all_spans_are_accounted_for_and_memory_is_flat(counter):
 
 
 class Slow:
-    """Garbage whose finaliser lets other threads run, while the collector does."""
+    """Garbage whose finalizer lets other threads run, while the collector does."""
 
     def __init__(self):
         self.itself = self

@@ -48,7 +48,7 @@ def test_a_span_that_is_deallocated_leaves_the_list():
 def test_spans_may_start_and_end_while_the_list_is_read():
     class Starts:
         def __del__(self):
-            kept.append(tracekit.span("by a finaliser"))
+            kept.append(tracekit.span("by a finalizer"))
             kept.pop(0).end()
 
     kept = started(100)

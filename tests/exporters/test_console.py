@@ -167,7 +167,7 @@ def test_no_text_of_a_program_can_control_the_terminal():
 
 
 @pytest.mark.parametrize(
-    ("is_terminal", "environment", "is_coloured"),
+    ("is_terminal", "environment", "is_colored"),
     [
         (True, {}, True),
         (False, {}, False),
@@ -176,7 +176,7 @@ def test_no_text_of_a_program_can_control_the_terminal():
         (True, {"TERM": "dumb"}, False),
     ],
 )
-def test_only_terminals_get_colour_unless_it_is_disabled(monkeypatch, is_terminal, environment, is_coloured):
+def test_only_terminals_get_color_unless_it_is_disabled(monkeypatch, is_terminal, environment, is_colored):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     for name, value in environment.items():
@@ -186,8 +186,8 @@ def test_only_terminals_get_colour_unless_it_is_disabled(monkeypatch, is_termina
     with tracekit.span("x"):
         pass
     (text,) = trees(stream)
-    assert ("\x1b[1mx\x1b[0m" in text) is is_coloured
-    assert ("\x1b" in text) is is_coloured
+    assert ("\x1b[1mx\x1b[0m" in text) is is_colored
+    assert ("\x1b" in text) is is_colored
 
 
 def test_a_stream_without_these_letters_gets_ascii():

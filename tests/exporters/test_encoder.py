@@ -459,7 +459,7 @@ def test_a_hanging_exporter_leaves_the_bound_of_the_buffer():
 
 
 @quick
-def test_a_flush_of_a_finaliser_under_an_encoding_is_not_done(collector, monkeypatch):
+def test_a_flush_of_a_finalizer_under_an_encoding_is_not_done(collector, monkeypatch):
     configured(collector)
     worker = _configure._pipeline._worker
 
@@ -524,7 +524,7 @@ def undisturbed():
 
 
 class Cycle:
-    """Garbage whose finaliser calls *run*."""
+    """Garbage whose finalizer calls *run*."""
 
     def __init__(self, run):
         self.cycle, self.run = self, run
@@ -552,7 +552,7 @@ def end_with_garbage(run, allocations):
 @quick
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="garbage is collected between two instructions alone")
 @pytest.mark.parametrize("change", ["shutdown", "shutdown elsewhere", "use", "configure", "flush", "end"])
-def test_spans_are_counted_if_a_finaliser_interrupts_their_encoding(collector, monkeypatch, change):
+def test_spans_are_counted_if_a_finalizer_interrupts_their_encoding(collector, monkeypatch, change):
     busy = []
     for allocations in range(6):
         configured(collector)
@@ -671,7 +671,7 @@ def test_spans_that_are_encoded_while_the_exporting_thread_falls_asleep_do_not_w
 
 
 @quick
-def test_encoded_spans_are_counted_if_a_finaliser_closes_the_exporter_when_they_are_taken(collector, monkeypatch):
+def test_encoded_spans_are_counted_if_a_finalizer_closes_the_exporter_when_they_are_taken(collector, monkeypatch):
     configured(collector)
     balance = Balance()
     worker = _configure._pipeline._worker
@@ -772,7 +772,7 @@ del worker.start
 child = os.fork()
 if child == 0:
     end(3, "child")
-    worker.wake()  # as a finaliser that forks below it has it
+    worker.wake()  # as a finalizer that forks below it has it
     worker.flush(20)
 assert tracekit.flush(20)
 os.write(1, b"%d\\n" % tracekit.statistics().exported)  # at once: two processes write

@@ -239,7 +239,7 @@ def test_nothing_that_a_file_defines_is_trusted(tmp_path):
 
 
 def test_a_call_may_interrupt_another_on_the_same_file_at_any_line_and_leaves_that_one_alone(tmp_path):
-    """Like a signal handler or a finaliser; in a thread, so that a deadlock fails the test."""
+    """Like a signal handler or a finalizer; in a thread, so that a deadlock fails the test."""
     outbox = spool(tmp_path / "file.db")
     seen, said = set(), []
 

@@ -294,7 +294,7 @@ def test_a_request_is_retried_until_the_collector_has_started():
     sender.shutdown()
 
 
-def test_retry_after_is_honoured():
+def test_retry_after_is_honored():
     times = []
 
     def note(handler, request):

@@ -51,7 +51,7 @@ ROWS = {
     5: "Queues and streams",
     6: "Detached work",
     7: "One result that many wait for",
-    8: "Signals and finalisers",
+    8: "Signals and finalizers",
     9: "Processes",
     10: "Responses that stream",
     11: "From the endpoint up to the middleware",
@@ -294,7 +294,7 @@ def run(one: Scenario, backend: str, driver: Driver) -> Verdict:
     for thread in threading.enumerate():  # anyio's workers of an earlier loop still have its Context while they stop
         if getattr(thread, "stopping", False):
             thread.join(60)
-    gc.collect()  # garbage of earlier tests, whose finalisers may warn or raise, is not this scenario's
+    gc.collect()  # garbage of earlier tests, whose finalizers may warn or raise, is not this scenario's
     driver.begin(name)
 
     def heard() -> Tree:

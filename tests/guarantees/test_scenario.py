@@ -126,7 +126,7 @@ async def raises_in_a_thread(t):
     thread.join()
 
 
-async def raises_in_a_finaliser(t):
+async def raises_in_a_finalizer(t):
     class Bad:
         def __del__(self):
             raise LookupError
@@ -148,7 +148,7 @@ async def does_not_hold(t):
         (logs_for_debugging, "logs"),
         (warns, "warns"),
         (raises_in_a_thread, "raises"),
-        (raises_in_a_finaliser, "raises"),
+        (raises_in_a_finalizer, "raises"),
         (does_not_hold, "labels leak"),
     ],
 )

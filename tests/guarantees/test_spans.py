@@ -137,13 +137,13 @@ async def left_in_a_callback(t):
 
 @scenario(
     row=12,
-    title="ended by a finaliser",
+    title="ended by a finalizer",
     expect="""
     request
       connection
     """,
 )
-async def ended_by_a_finaliser(t):
+async def ended_by_a_finalizer(t):
     class Connection:
         pass
 

@@ -710,7 +710,7 @@ async def bare_signal_handler(t):
     user
     """,
 )
-async def finaliser(t):
+async def finalizer(t):
     class Resource:
         def __init__(self):
             self.release = t.wrap(lambda: t.mark("released"))
@@ -761,7 +761,7 @@ async def finalize(t):
     """,
     instead="`wrap(fn)` or `detached()` where the object is made",
 )
-async def bare_finaliser(t):
+async def bare_finalizer(t):
     class Resource:
         def __del__(self):
             t.mark("released")

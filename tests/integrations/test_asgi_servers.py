@@ -28,7 +28,7 @@ TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 class Notes:
-    """Observations of the app under test, and events to synchronise with it."""
+    """Observations of the app under test, and events to synchronize with it."""
 
     def __init__(self):
         self.lifespan = []

@@ -1080,7 +1080,7 @@ def test_a_server_that_the_program_drops_is_deallocated(exporter, traced):
         assert watched() is None  # without the garbage collector: gRPC ends the server's thread then
 
 
-def test_opentelemetrys_suppression_is_honoured(exporter, untraced_server, traced):
+def test_opentelemetrys_suppression_is_honored(exporter, untraced_server, traced):
     from opentelemetry import context
 
     bridge.install()

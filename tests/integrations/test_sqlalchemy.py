@@ -348,7 +348,7 @@ def test_what_tracing_raises_does_not_reach_the_program(exporter, traced, monkey
     assert exporter.spans == []
 
 
-def test_opentelemetrys_suppression_is_honoured(exporter, traced):
+def test_opentelemetrys_suppression_is_honored(exporter, traced):
     from opentelemetry import context
 
     bridge.install()

@@ -38,7 +38,7 @@ def golang(source: Path, package: str = ".") -> Path:
 
 
 def rust(source: Path) -> Path:
-    """Return the program of the package "program" in the folder *source*, optimised."""
+    """Return the program of the package "program" in the folder *source*, optimized."""
     command = ["cargo", "build", "--quiet", "--release", "--jobs", str(JOBS)]
     return _build("rust", source, ["Cargo.toml", "src/*.rs"], [command], "target/release/program")
 

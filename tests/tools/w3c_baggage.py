@@ -2,7 +2,7 @@
 
 The tests are not in this repository: DIR is a checkout of https://github.com/w3c/baggage. They import a package ``baggage``
 with the reference implementation; here that name is this module, whose classes have the same methods on top of ``Labels``.
-The exit status is 0 if every test passed but one that serialises more members than labels may have.
+The exit status is 0 if every test passed but one that serializes more members than labels may have.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Baggage", "BaggageEntry", "run"]
 
 TESTS = 24  # at 9af80f4
-# Serialises 512 members. The specification requires 64 to be propagated, and Labels keeps no more.
+# Serializes 512 members. The specification requires 64 to be propagated, and Labels keeps no more.
 BEYOND_THE_LIMIT = "LimitsTest.test_serialize_many_entries"
 
 

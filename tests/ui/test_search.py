@@ -80,7 +80,7 @@ def test_what_does_not_fit(text):
         ('"open', "a quote is not closed"),
         ("service:", "needs a value"),
         ("status:bad", "status is one of unset, ok, error, cancelled"),
-        ("colour:red", "unknown field 'colour'"),
+        ("color:red", "unknown field 'color'"),
         (">soon", "not a duration: 'soon'"),
         (">", "not a duration"),
         ("since:yesterday", "not a time"),

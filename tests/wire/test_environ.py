@@ -76,13 +76,13 @@ def test_a_read_context_is_written_again(case):
         ("a\0\r\n", "A___"),
     ],
 )
-def test_the_variable_of_a_field_has_its_normalised_name(field, name):
+def test_the_variable_of_a_field_has_its_normalized_name(field, name):
     assert variable(field) == name
 
 
 @given(field=st.text(max_size=20))
 @some
-def test_every_variable_name_is_legal_and_normalises_to_itself(field):
+def test_every_variable_name_is_legal_and_normalizes_to_itself(field):
     name = variable(field)
     assert name.replace("_", "A").isalnum()
     assert name.isascii()

@@ -32,7 +32,7 @@ class _Sources:
     def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG004
         if path is None or not name.startswith(_PREFIX):
             return None
-        # What importlib.machinery consists of. Compiled code never comes here.
+        # The parts of importlib.machinery, which takes longer to import. Compiled code does not reach this line.
         from _frozen_importlib_external import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 
         return FileFinder(path[0], (SourceFileLoader, SOURCE_SUFFIXES)).find_spec(name)

@@ -27,6 +27,7 @@ cdef class Buffer:
 
     @cython.locals(count=Py_ssize_t)
     cpdef object end(self, object span, bint is_recorded)
+
     @cython.locals(count=Py_ssize_t, room=Py_ssize_t)
     cdef object _end_alone(self, object span)
     cdef object _wake(self)

@@ -34,8 +34,8 @@ class Buffer:
     """Finished spans that wait for export: bounded, and counted from start to drain.
 
     At most ``capacity`` spans wait here, and at most twice as many wait here or were ``taken`` and are not settled.
-    ``wake`` is called, without arguments, when a span arrives while ``is_asleep``, which that ends, and when
-    ``mark`` spans are waiting and one more arrives.
+    ``wake`` is called without arguments when a span arrives while ``is_asleep``, which becomes False, and when a span
+    arrives behind ``mark`` waiting ones.
 
     Compiled and without the GIL, each thread has its own spans and counts (``free_threading.pxd``), and adds spans
     beside others as far as it was allowed to.

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Final
 
-__all__ = ["Sieve", "put"]
-
 MAX_FIELD_CHARS: Final = 65536
 MAX_VALUE_CHARS: Final = 16448  # above the longest value that any format accepts
 MAX_NAME_CHARS: Final = 256
@@ -122,13 +120,13 @@ def _pairs(carrier: Any, is_mapping: bool) -> Iterator[tuple[Any, Any]]:
             items = list(itertools.islice(_items(pair), 3)) if is_a(pair, tuple, list) else ()
             if len(items) == 2:
                 yield items[0], items[1]
-    except RuntimeError:  # a finaliser or another thread has changed the carrier: keep the fields found so far
+    except RuntimeError:  # a finalizer or another thread has changed the carrier: keep the fields found so far
         pass
 
 
 def _items(value: Any) -> Iterator[Any]:
     """Iterate over a list or tuple without the methods of a subclass, which could fail or change the carrier."""
-    # Not a slice: CPython 3.11 crashes if a finaliser empties a list while it is being sliced.
+    # Not a slice: CPython 3.11 crashes if a finalizer empties a list while it is being sliced.
     return list.__iter__(value) if is_a(value, list) else tuple.__iter__(value)
 
 

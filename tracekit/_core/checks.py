@@ -63,7 +63,7 @@ def _check_type(parameter: str, value: Any) -> None:
 def _shown(value: float) -> str:
     try:
         return str(value)
-    except ValueError:  # an int of more digits than Python makes text of
+    except ValueError:  # an int of more digits than Python converts to text
         return f"{int(value):#x}"[:20] + "..."
 
 

@@ -7,29 +7,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Final
 
-__all__ = [
-    "HEX",
-    "MAX_LABELS",
-    "MAX_LABEL_BYTES",
-    "MAX_STATE_CHARS",
-    "MAX_STATE_MEMBERS",
-    "check_baggage",
-    "count_tracestate",
-    "escape_label",
-    "format_baggage",
-    "is_label_key",
-    "is_state_key",
-    "is_state_value",
-    "join_baggage",
-    "make_members",
-    "parse_baggage",
-    "parse_hex",
-    "strip_space",
-    "unescape_label",
-    "utf8",
-    "view_members",
-]
-
 HEX: Final = frozenset("0123456789abcdef")
 
 

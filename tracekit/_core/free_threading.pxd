@@ -1,16 +1,16 @@
-# What keeps threads apart in the compiled core where the interpreter runs without the GIL; with the GIL, this is empty.
+# Mutual exclusion in the compiled core where the interpreter runs without the GIL; with the GIL, this is empty.
 #
 # The core is written for the GIL: no other thread runs between two of its steps, unless it calls the program or waits.
-# So a function runs *alone*: it has the one critical section (PEP 703), whose lock is released while the thread waits for
-# anything, so there is no deadlock. The functions in the lists TK_QUICK, those of every span, run *quick* instead, beside
-# each other: they touch only objects that their own thread has made, their thread's record, and settings, which only
-# change while a thread is alone. They call none of the program's code, and block on nothing that waits for them.
+# So a function runs *alone*: it has the one critical section (PEP 703), whose lock is released while the thread waits
+# for anything, so there is no deadlock. The functions in the lists TK_QUICK, those of every span, run *quick* instead,
+# beside each other: they touch only objects that their own thread has made, their thread's record, and settings, which
+# only change while a thread is alone. They call none of the program's code, and block on nothing that waits for them.
 #
-# - A quick function sets ``busy`` in its thread's record, then looks at ``alone``, the number of threads that run alone or
-#   wait for it. If that is not 0, it clears ``busy`` and takes the section, which keeps the others out.
-# - To be alone, a thread raises ``alone``, takes the section, and waits until no other thread is busy. All four steps are
-#   sequentially consistent, so one of the two threads sees the other. It does not wait attached to the interpreter for
-#   long: a busy thread may itself wait for all threads to stop.
+# - A quick function sets ``busy`` in its thread's record, then looks at ``alone``, the number of threads that run alone
+#   or wait for it. If that is not 0, it clears ``busy`` and takes the section, which keeps the others out.
+# - To be alone, a thread raises ``alone``, takes the section, and waits until no other thread is busy. All four steps
+#   are sequentially consistent, so one of the two threads sees the other. It does not wait attached to the interpreter
+#   for long: a busy thread may itself wait for all threads to stop.
 # - A quick function that meets another thread's object, or is about to call the program, calls own() or alone() first,
 #   before it has changed anything, and so does each function that is not in the lists: from there on it runs alone.
 #
@@ -76,7 +76,8 @@ cdef extern from *:
         TK_LEAF(name) || TK_METHOD(name, "current_span") || TK_METHOD(name, "current_context") \\
         || TK_IS(name, "innermost") || TK_IS(name, "_unstick") || TK_IS(name, "_settle") || TK_IS(name, "effective") \\
         || TK_IS(name, "make_scope") || TK_IS(name, "open_scope") || TK_IS(name, "_open_on") \\
-        || TK_IS(name, "close_scope") || TK_IS(name, "_closes_quickly") || TK_IS(name, "_release") || TK_IS(name, "_is_here") || TK_IS(name, "_live"))
+        || TK_IS(name, "close_scope") || TK_IS(name, "_closes_quickly") || TK_IS(name, "_release") \\
+        || TK_IS(name, "_is_here") || TK_IS(name, "_live"))
     #elif defined(__PYX_HAVE__tracekit___core__tracer)
     #define TK_QUICK(name) (TK_LEAF(name) || TK_IS(name, "root") || TK_IS(name, "child"))
     #elif defined(__PYX_HAVE__tracekit___core__buffer)
@@ -206,8 +207,8 @@ cdef extern from *:
         return tk_mine = tk_shared->mine();
     }
 
-    /* CPython hands an object's lock over to a thread that has waited for it for 1 ms, also while it stops the threads for
-       a fork. In the child, such a lock has no owner: only those that this thread's sections hold have one. */
+    /* CPython hands an object's lock over to a thread that has waited for it for 1 ms, also while it stops the threads
+       for a fork. In the child, such a lock has no owner: only those that this thread's sections hold have one. */
     static int tk_unlock(PyObject *object, void *section) {
         uintptr_t at = (uintptr_t)section;
         PyMutex *lock = &object->ob_mutex;
@@ -346,12 +347,14 @@ cdef extern from *:
     static inline Py_ssize_t tk_waiting(void) {
         Py_ssize_t count = 0;
         tk_thread *one;
-        for (one = tk_records(); one != NULL; one = one->next) if (one->spans != NULL) count += PyList_GET_SIZE(one->spans);
+        for (one = tk_records(); one != NULL; one = one->next) {
+            if (one->spans != NULL) count += PyList_GET_SIZE(one->spans);
+        }
         return count;
     }
 
-    /* Allow this thread to add spans, so that no more than *limit* of them wait. *afresh*, and where others were allowed
-       to add all that are left: with no longer the former allowances. */
+    /* Allow this thread to add spans, so that no more than *limit* of them wait. *afresh*, and where others were
+       allowed to add all that are left: with no longer the former allowances. */
     static inline void tk_allow(Py_ssize_t limit, int afresh) {
         tk_thread *one;
         Py_ssize_t left = limit - tk_waiting(), rest = left;

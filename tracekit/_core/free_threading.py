@@ -1,4 +1,4 @@
-"""Interpreters that run without the GIL: there one lock makes the steps indivisible that the GIL keeps whole elsewhere.
+"""Interpreters that run without the GIL: one lock makes the steps indivisible that the GIL protects elsewhere.
 
 ``free_threading.pxd`` has the C form, which makes every function of the core indivisible; this one is the plain
 implementation's.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Where another extension module turns the GIL on later, the lock costs a little and does no harm.
 HAS_GIL: Final = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
-_lock = RLock()  # reentrant: a signal handler or a finaliser may interrupt its holder
+_lock = RLock()  # reentrant: a signal handler or a finalizer may interrupt its holder
 
 
 def _renew() -> None:
@@ -58,8 +58,8 @@ def indivisible(function: Callable[P, R]) -> Callable[P, R]:
 def unlocked(function: Callable[P, R]) -> Callable[P, R]:
     """Return *function*, during which other threads get the lock, although its caller may have interrupted the holder.
 
-    Otherwise a signal handler or a finaliser that waits for another thread would wait for ever. The interrupted call has
-    to bear the calls of its handler, so those of another thread, too.
+    Otherwise a signal handler or a finalizer that waits for another thread would wait for ever. The interrupted call
+    must tolerate calls from its handler, so it tolerates those from another thread.
     """
     import functools
 

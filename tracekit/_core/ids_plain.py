@@ -15,23 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Final
 
-__all__ = [
-    "decode_tags",
-    "encode_tags",
-    "forget_words",
-    "hex_text",
-    "id_octets",
-    "join_b3",
-    "join_binary",
-    "join_traceparent",
-    "parse_decimal",
-    "random_word",
-    "split_b3",
-    "split_binary",
-    "split_traceparent",
-    "stretched_word",
-]
-
 _DEFERRED: Final = 0x100
 _MASK64: Final = 0xFFFF_FFFF_FFFF_FFFF
 _MAX_BINARY_BYTES: Final = 512

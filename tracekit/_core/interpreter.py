@@ -31,7 +31,7 @@ _MISSING: Final = Context().run(ContextVar[None]("tracekit_unset").set, None).ol
 
 
 def held(variable: ContextVar[T]) -> T:
-    """Return what *variable* holds in the running Context."""
+    """Return the value of *variable* in the running Context."""
     return variable.get()
 
 
@@ -110,7 +110,7 @@ weak = ref if HAS_GIL else _weak
 
 
 def referent(weak: ref[T]) -> T | None:
-    """Return what *weak* refers to, or None if it is gone."""
+    """Return the referent of *weak*, or None if it is gone."""
     return weak()
 
 

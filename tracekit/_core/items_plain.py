@@ -12,8 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Entries", "Items", "has_text_keys"]
-
 
 def has_text_keys(items: dict[Any, Any]) -> bool:
     """Tell whether all keys are of type str, and none of a subclass."""

@@ -187,12 +187,16 @@ def parse_labels(text: str) -> Labels:
 _new = object.__new__
 
 
-def make_labels(text: str) -> Labels:
-    """Return the labels of a ``baggage`` value that has been checked; it is sent unchanged."""
+def make_labels(text: str | None, members: tuple[Member, ...] | None = None, dropped: int = 0) -> Labels:
+    """Return the labels of a ``baggage`` value that has been checked; it is sent unchanged.
+
+    *members* are those in *text*, or None: then *text* is parsed on first access.
+    """
     labels = _new(Labels)
-    labels._members = labels._view = None
+    labels._members = members
+    labels._dropped = dropped
     labels._text = text
-    labels._dropped = 0
+    labels._view = None
     return labels
 
 
@@ -215,23 +219,14 @@ def later_labels(
     return labels
 
 
-def _make(members: tuple[Member, ...] | None, dropped: int, text: str | None = None) -> Labels:
-    labels = _new(Labels)
-    labels._members = members
-    labels._dropped = dropped
-    labels._text = text
-    labels._view = None
-    return labels
-
-
 def _bounded(members: tuple[Member, ...], dropped: int) -> Labels:
     text, kept = format_baggage(members)
-    return _make(members[:kept], dropped + len(members) - kept, text)
+    return make_labels(text, members[:kept], dropped + len(members) - kept)
 
 
 def _restore(text: str, dropped: int) -> Labels:
     labels = Labels.parse(text)
-    return _make(labels._members, labels._dropped + dropped, labels._text)
+    return make_labels(labels._text, labels._members, labels._dropped + dropped)
 
 
 NO_LABELS = _bounded((), 0)

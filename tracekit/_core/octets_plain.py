@@ -1,4 +1,4 @@
-"""The plain form of ``Octets``: what OTLP's protocol buffers are written with. ``_speedups_octets.pxi`` has it in C.
+"""The plain form of ``Octets``, which writes OTLP's protocol buffers. ``_speedups_octets.pxi`` has it in C.
 
 Field numbers: opentelemetry/proto/common/v1/common.proto.
 """
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .items_plain import Items
-
-__all__ = ["Octets"]
 
 
 class Octets:

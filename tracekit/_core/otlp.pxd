@@ -44,7 +44,8 @@ cdef class Encoder:
 
 
 @cython.locals(
-    out=Octets, span=Span, tracer=Tracer, tracers=list, outs=list, counts=list, load=Py_ssize_t, place=Py_ssize_t, at=Py_ssize_t, records_all=bint
+    out=Octets, span=Span, tracer=Tracer, tracers=list, outs=list, counts=list, load=Py_ssize_t, place=Py_ssize_t,
+    at=Py_ssize_t, records_all=bint
 )
 cdef object _put_runs(list runs, list spans)
 
@@ -53,8 +54,8 @@ cpdef list split_run(Run run)
 
 
 @cython.locals(
-    span=Span, run=Run, own=Tracer, tracer=Tracer, group=list, tracers=list, their_groups=list, at=Py_ssize_t, load=Py_ssize_t,
-    size=Py_ssize_t
+    span=Span, run=Run, own=Tracer, tracer=Tracer, group=list, tracers=list, their_groups=list, at=Py_ssize_t,
+    load=Py_ssize_t, size=Py_ssize_t
 )
 cpdef bytes encode_spans(object spans, object pause=*)
 

@@ -67,7 +67,7 @@ class Encoder:
     """Encodes spans in the threads that end them, *most* at once, until the exporting thread takes them.
 
     The spans are then still in the processor's cache, and their memory goes to the next ones. With the GIL no other
-    thread runs during a call, but before CPython 3.12 a garbage collection may, and with it finalisers that end spans.
+    thread runs during a call, but before CPython 3.12 a garbage collection may, and with it finalizers that end spans.
     """
 
     if not compiled:
@@ -85,7 +85,7 @@ class Encoder:
 
     def work(self) -> bool:
         """Encode the waiting spans, if they are a group; return whether the exporting thread has something to do."""
-        # First: they may collect garbage, and a finaliser may close this, or fork.
+        # First: they may collect garbage, and a finalizer may close this, or fork.
         items: list[Any] = []
         fresh: list[Any] = []
         count = len(_buffer)

@@ -1,4 +1,4 @@
-# Cython keeps a pending exception around each __dealloc__, by two calls that are dear where there is none, as mostly.
+# Cython saves a pending exception around each __dealloc__, by two calls that are expensive in the usual case of none.
 
 cdef extern from *:
     """

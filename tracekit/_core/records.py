@@ -77,7 +77,7 @@ class Statistics(NamedTuple):
     """The number of spans in each state, since this process started or was forked.
 
     ``started = ended + open`` and ``ended = exported + queued + dropped + failed + unsampled``. Without an exporter,
-    spans that OpenTelemetry's span processors get count as exported: what becomes of them there, the processors know.
+    spans that OpenTelemetry's span processors get count as exported: only the processors know their fate.
     ``misused`` counts arguments that were left out because they could not be used.
     """
 

@@ -96,6 +96,8 @@ cdef object _add_labels(Scope scope, Scope prev)
 
 @cython.locals(inner=Scope)
 cdef object close_scope(Scope scope)
+
+
 @cython.locals(prev=Scope)
 cdef bint _closes_quickly(Scope scope) except -1
 cdef object _release(Scope scope)
@@ -157,6 +159,9 @@ cpdef object current_span()
 
 @cython.locals(scope=Scope)
 cpdef SpanContext current_context()
+
+
+cpdef Scope held_scope()
 
 
 @cython.locals(inner=Scope)

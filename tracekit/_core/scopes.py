@@ -399,7 +399,7 @@ def newest(scope: Scope) -> Scope:
 def newest_open(scope: Scope | None) -> Scope | None:
     """Return the first that is open of *scope*, its replacement, and the same span's openings before it.
 
-    What keeps it alive is its Context, or a scope that stands on it.
+    Its Context, or a scope that stands on it, keeps it alive.
     """
     while scope is not None:
         scope = newest(scope)
@@ -700,6 +700,14 @@ def linked_context(scope: Scope | None) -> SpanContext | None:
     return None if scope is None or scope._kind != LINKED else scope._context
 
 
+def held_scope() -> Scope | None:
+    """Return the value of the running Context, open or not, for ``swap_scope()`` to put back."""
+    if _threads_inherit:
+        _unstick(held(_current))
+    inner: Scope | None = held(_current)
+    return inner
+
+
 def swap_scope(scope: Scope | None) -> Scope | None:
     """Make *scope*, open or None, the value of the running Context, and return the one before."""
     inner: Scope | None
@@ -718,9 +726,10 @@ def open_body(start: Callable[[], Any], under: Scope | None) -> tuple[Any, Body]
 
     In C, as the methods of ``Body``: a signal handler that raises does so before or after.
     """
-    held_before = swap_scope(None)
+    held_before = held_scope()
     try:
-        swap_scope(held_before if under is None else under)
+        if under is not None:
+            swap_scope(under)
         under = innermost()
         opened = start()
         opened.__enter__()

@@ -88,7 +88,7 @@ _NO_LINKS: Final[tuple[Any, ...]] = ()
 _watchers = 0
 _NO_CLASSES: Final[tuple[type[BaseException], ...]] = ()
 
-if not compiled:  # places in STATUS_CODES
+if not compiled:  # positions in STATUS_CODES
     UNSET: Final = 0
     OK: Final = 1
     ERROR: Final = 2
@@ -236,7 +236,7 @@ class Span:
         _status: int
         _is_recorded: bool
         _is_listed: bool  # among the open spans
-        _older: Any  # C's neighbours in the list
+        _older: Any  # C's neighbors in the list
         _newer: Any
         _has_ended: bool
         _owns_context: bool  # else it is the unsampled parent's
@@ -671,9 +671,8 @@ def _exit(self: Span, exc: BaseException | None) -> None:
 
 
 if not compiled:
-    import sys
 
-    def _finalize(self: Span, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    def _finalize(self: Span, is_finalizing: Callable[[], bool] = is_finalizing) -> None:
         # Not one made by Span.__new__() alone, nor at the interpreter's end: modules may be empty by then.
         if hasattr(self, "_generation") and not is_finalizing():
             self.__dealloc__()
@@ -745,7 +744,7 @@ def _enlist(span: Span) -> None:
     global _oldest, _newest
     span._older = _newest
     if _newest:
-        # cast(), not lent(): a neighbour that is being deallocated must get no reference, but stays in the list so long.
+        # cast(), not lent(): a neighbor that is being deallocated must get no reference, but stays in the list so long.
         cast(Span, _newest)._newer = borrow(span)
     else:
         _oldest = borrow(span)
@@ -1081,7 +1080,7 @@ def relabel(span: Span, labels: Labels) -> None:
 def rekind(span: Span, kind: str) -> None:
     """Give *span*, which is open, another kind."""
     if span._is_recorded and not span._has_ended:
-        span._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
+        span._kind = _kind(kind)
 
 
 @nonecheck(True)
@@ -1261,7 +1260,7 @@ def restore_span(
     code, description = status
     self._status, self._description = max(_index(STATUS_CODES, code, "status"), UNSET), description
     self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
-    self._kind = KINDS[max(_index(KINDS, kind, "kind"), 0)]  # type: ignore[assignment]
+    self._kind = _kind(kind)
     self.parent, self._tracer, self._name = parent, _tracer if _tracer.kept is None else _tracer.kept, name
     if instrumentation is not None:
         self._tracer = self._tracer.replace(instrumentation=instrumentation)

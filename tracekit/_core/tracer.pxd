@@ -37,7 +37,7 @@ cdef class Tracer:
         self, SpanContext base, str name, str kind, object attributes, object links, dict added
     )
 
-    @cython.locals(randomness=uint64_t, keep=bint, entry=str, state=str, trace_id=object)
+    @cython.locals(randomness=uint64_t, keep=bint, entry=str, state=str)
     cdef tuple _sample(
         self,
         uint64_t high,

@@ -228,9 +228,7 @@ class Tracer:
         links: Any,
         added: dict[str, Any] | None,
     ) -> SpanContext:
-        """Return the context of a new span in the trace of *base*, whose decision it follows if there is one."""
-        if not base._bits & DEFERRED:
-            return child_context(base, base._bits & (SAMPLED | RANDOM | SUPPRESSED), base._state)
+        """Return the context of a new span in the trace of *base*, about which nothing is decided yet."""
         keep, state = self._sample(base._high, base._low, base, name, kind, attributes, links, added)
         bits = (base._bits & RANDOM) | (SAMPLED if keep else 0 if self.recording else DEFERRED)
         return child_context(base, bits, state)
@@ -260,55 +258,42 @@ class Tracer:
             keep = randomness >= self.threshold
             if keep and self.state:
                 entry = self.state
-        elif added is None:
-            keep, entry = self._ask(randomness, name, kind, attributes)
         else:
-            trace_id: Any = high  # an int of any size: C's would lose bits
-            keep, entry = self._ask_about(trace_id << 64 | low, base, name, kind, attributes, links, added)
+            keep, entry = self._ask(randomness, high, low, base, name, kind, attributes, links, added)
         if state is not None:
             return keep, make_state(state).decided(entry or "") or None
         return (keep, entry) if entry is not None else _KEEP if keep else _DROP
 
     def _ask(
-        self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any] | None
-    ) -> tuple[bool, str | None]:
-        try:
-            answer, entry = self.sampler.sample(randomness, name, kind, attributes or NO_ATTRIBUTES)  # type: ignore[union-attr]
-            keep = bool(answer)
-            if keep and entry:
-                entry = str.__str__(entry)  # of a StrEnum, say
-                if count_tracestate(entry) > 0:
-                    return True, entry
-        except Exception:  # a custom sampler must not break a request
-            _report(self.sampler)
-            return False, None
-        return keep, None
-
-    def _ask_about(
         self,
-        trace_id: int,
+        randomness: int,
+        high: int,
+        low: int,
         parent: SpanContext | None,
         name: str,
         kind: str,
         attributes: Mapping[str, Any] | None,
         links: Any,
-        added: dict[str, Any],
+        added: dict[str, Any] | None,
     ) -> tuple[bool, str | None]:
+        """Ask the sampler; return whether the trace is kept, and its entry for tracestate if that is well-formed."""
         sampler: Any = self.sampler
         try:
-            given = [link if isinstance(link, Link) else Link(getattr(link, "context", link)) for link in links]
-            answer, entry, more = sampler.sample_trace(trace_id, parent, name, kind, attributes or NO_ATTRIBUTES, given)
-            keep = bool(answer)
-            if keep:
-                added.update(more)
-                if entry:
-                    entry = str.__str__(entry)
-                    if count_tracestate(entry) > 0:
-                        return True, entry
+            seen = attributes or NO_ATTRIBUTES
+            if added is None:
+                keep, entry = sampler.sample(randomness, name, kind, seen)
+            else:
+                given = [link if isinstance(link, Link) else Link(getattr(link, "context", link)) for link in links]
+                keep, entry, more = sampler.sample_trace(high << 64 | low, parent, name, kind, seen, given)
+                if keep:
+                    added.update(more)
+            if not keep:
+                return _DROP
+            text = str.__str__(entry) if entry else ""  # of a StrEnum, say
+            return True, text if count_tracestate(text) > 0 else None
         except Exception:  # a custom sampler must not break a request
-            _report(self.sampler)
-            return False, None
-        return keep, None
+            _report(sampler)
+            return _DROP
 
 
 _REPORTS: Final = 64

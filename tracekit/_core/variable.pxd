@@ -206,7 +206,7 @@ cdef extern from *:
                 ((tk_variable *)var)->version = thread->context_ver;
     #if PY_VERSION_HEX < 0x030C0000
                 if (tk_is_collecting()) {
-                    /* The tree that the interrupted set makes may have the former value and replace the present tree. */
+                    /* The tree that the interrupted set makes may have the former value, and replace this one. */
                     ((tk_variable *)var)->cached = NULL;
                     if (tk_kept == NULL && (tk_collector == 0 || context == tk_interrupted)) {
                         tk_kept = before;

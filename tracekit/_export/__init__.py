@@ -1,1 +1,1 @@
-"""Where finished spans wait, and what takes them."""
+"""The export pipeline: the protocol of exporters, the pipeline's thread, and notices in the log."""

@@ -3,7 +3,7 @@
 It is a thread and not a task because it serves asyncio, trio and plain threads alike. The program calls
 ``Buffer.end``, and from this module only ``wake``, once per batch.
 
-Signal handlers and finalisers may call ``statistics()``, ``flush()`` and ``shutdown()`` between any two steps of this
+Signal handlers and finalizers may call ``statistics()``, ``flush()`` and ``shutdown()`` between any two steps of this
 module. Therefore counts are immutable and replaced in one step, a lock that makes a task exclusive is acquired without
 waiting, and the one lock that is waited for is reentrant and held for a few steps that run no user code.
 """
@@ -202,7 +202,7 @@ class Pipeline:
         worker, exporter, following = self._worker, self.exporter, self._next
         self._reset()
         if worker is not None:
-            # A finaliser may have forked while spans were encoded: the parent exports them.
+            # A finalizer may have forked while spans were encoded: the parent exports them.
             worker.is_abandoned = True
             worker.close_encoder()
         if following is not None and following[0] != threading.get_ident():

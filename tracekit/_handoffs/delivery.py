@@ -77,7 +77,7 @@ def open_envelope(envelope: tuple[T, SpanContext | None, int]) -> Delivery[T]:
 class Deliveries(Generic[T]):
     """Asynchronous iterator over the deliveries that *receive* returns, until it raises *end*.
 
-    Not a generator: the event loop would finalise one that is left early later, and trio warns about that.
+    Not a generator: the event loop would finalize one that is left early later, and trio warns about that.
     """
 
     __slots__ = ("_end", "_receive")

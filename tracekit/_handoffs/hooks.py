@@ -67,7 +67,7 @@ def _patch(module_name: str, module: Any) -> None:
 
 
 def remove_hooks() -> None:
-    """Put back what ``install_hooks()`` replaced; what others have patched since stays as it is."""
+    """Restore the methods that ``install_hooks()`` replaced, except those that others have patched since."""
     global _on
     with _lock:
         _imports.remove()

@@ -1,6 +1,6 @@
 """Detect misuse of spans during a test: the findings of the pytest plugin's strict mode.
 
-A ``Watch`` observes every span. It takes no lock, because a finaliser or a signal handler may start or end a span at
+A ``Watch`` observes every span. It takes no lock, because a finalizer or a signal handler may start or end a span at
 any point; it keeps every span alive, so that one that was never ended is found instead of collected.
 
 A root that starts in the wrong Context means a lost trace. A Token identifies the test's own Contexts, because it
@@ -65,7 +65,7 @@ class _Life:
         self.ended: Site | None = None
         self.thread = thread  # where it is not the test's own
         self.late_parent: Span | None = None
-        self.lost = ""  # in which hand-off, and what fixes it
+        self.lost = ""  # the hand-off that lost its context, and the fix
 
 
 class Watch:

@@ -72,7 +72,7 @@ def started_at(caller: FrameType) -> Site:
     """Return the line of *caller*; or the first line of the function that it was given to call."""
     frame = sys._getframe(1) if is_machinery(caller) else caller
     while frame is not caller and frame.f_back is not None:
-        # What @traced, or a task group, calls.
+        # The function that @traced, or a task group, calls.
         function = frame.f_locals.get("function") or getattr(frame.f_locals.get("self"), "__wrapped__", None)
         code = getattr(function, "__code__", None)
         if code is not None:

@@ -84,8 +84,8 @@ def spawn_detached(
 ) -> Any:
     """Start ``func(*args)`` in *task_group*, where its spans are roots of new traces, linked to the current context.
 
-    For what outlives the work that started it: a periodic tick, a listener, a pool's worker. *task_group* is
-    anyio's or tracekit's, a trio nursery or an ``asyncio.TaskGroup``; returns what starting a task there returns.
+    For work that outlives its starter: a periodic tick, a listener, a pool's worker. *task_group* is
+    anyio's or tracekit's, a trio nursery or an ``asyncio.TaskGroup``; the result is that of its method.
     """
     with detached():
         if hasattr(task_group, "start_soon"):

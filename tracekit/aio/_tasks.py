@@ -114,7 +114,7 @@ def tasks() -> list[TaskInfo]:
 
 
 def snapshot(pace: Callable[[], None] = lambda: None) -> list[TaskInfo]:
-    """Return what ``tasks()`` returns; call *pace* between tasks."""
+    """Do the same as ``tasks()``, and call *pace* between tasks."""
     try:
         return _Look(pace).infos()
     except Exception as error:  # the program is at its recursion limit, or an object of it is hostile in a new way

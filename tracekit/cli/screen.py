@@ -1,4 +1,4 @@
-"""The output of the commands: lines on standard output, coloured on a terminal, JSON, and errors on stderr."""
+"""The output of the commands: lines on standard output, colored on a terminal, JSON, and errors on stderr."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def print_json_line(value: Any) -> None:
 
 
 class Screen:
-    """Standard output: its width, and its colours where it is a terminal and rich is installed."""
+    """Standard output: its width, and its colors where it is a terminal and rich is installed."""
 
     def __init__(self) -> None:
         self.width = max(40, shutil.get_terminal_size((120, 24)).columns)
@@ -40,7 +40,7 @@ class Screen:
             from rich.console import Console
         except ModuleNotFoundError:
             self._console = None
-            complain(f"plain text; for colour: {install_hint('cli')}")
+            complain(f"plain text; for color: {install_hint('cli')}")
         else:
             self._console = Console(file=sys.stdout, width=self.width, highlight=False, markup=False, emoji=False)
 

@@ -278,15 +278,15 @@ class Waterfall:
         span = branch.span
         name = cut(branch.head + printable(span.name), self.name_width)
         head = min(len(branch.head), len(name))
-        colour = self.styles[span.service]
+        color = self.styles[span.service]
         is_error = span.status == "error"
         return [
             (name[:head], "dim"),
             (name[head:], "bold red" if is_error else "bold"),
             ("  ", ""),
-            (cut(printable(span.service), self.service_width), colour),
+            (cut(printable(span.service), self.service_width), color),
             ("  ", ""),
-            (self._bar(span), "red" if is_error else colour),
+            (self._bar(span), "red" if is_error else color),
             ("  ", ""),
             (duration(span.end_ns - span.start_ns).rjust(7), ""),
             (" " + _MARKS.get(span.status, " "), _STATUS_STYLES.get(span.status, "")),

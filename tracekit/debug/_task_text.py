@@ -98,7 +98,7 @@ def rows(tasks: Sequence[Task]) -> Iterator[Row]:
 
 
 def summary(task: Task) -> str:
-    """Return what *task* does in one line."""
+    """Return the state of *task* in one line."""
     parts = [task["name"] or f"{task['backend']} {task['id']}", task["state"]]
     if task["idle_s"] is not None:
         parts[-1] += f" for at least {duration(round(task['idle_s'] * 1e9))}"

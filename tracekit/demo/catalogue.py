@@ -50,7 +50,7 @@ def cart(number: int) -> Cart:
 
 
 def price_cents(cart: Cart) -> int:
-    """Return what *cart* costs, in cents, less the tenant's discount."""
+    """Return the price of *cart* in cents, less the tenant's discount."""
     full = sum(GOODS[name].price_cents * count for name, count in cart.items.items())
     return full * (100 - TENANTS[cart.tenant]) // 100
 

@@ -32,7 +32,7 @@ EXPORT_INTERVAL_S: Final = 0.25
 
 @contextlib.contextmanager
 def recording(service: str, path: str) -> Iterator[None]:
-    """Write the spans of *service* to the file *path* and serve its live pages; at the end report what became of all spans."""
+    """Write the spans of *service* to *path*, and serve its live pages; at the end report the fate of all spans."""
     trace_logging.instrument()
     logging.basicConfig(format="%(name)s %(levelname)s trace %(trace_id)s: %(message)s", stream=sys.stdout)
     tracekit.configure(service=service, exporter=SQLiteExporter(path), export_interval_s=EXPORT_INTERVAL_S)

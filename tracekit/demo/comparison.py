@@ -1,4 +1,4 @@
-"""The demo's program once more, traced by OpenTelemetry: one of its traces, and what differs from tracekit's."""
+"""The demo's program once more, traced by OpenTelemetry: one of its traces, and the differences from tracekit's."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def compare(folder: Path, ours: list[StoredSpan], waiting: Callable[[int], objec
 
 
 def lines(spans: list[PeerSpan], ours: Iterable[StoredSpan]) -> Iterator[str]:
-    """Yield one trace of *spans* as a tree, and a summary of what differs from *ours*, a trace of tracekit."""
+    """Yield one trace of *spans* as a tree, and a summary of the differences from *ours*, a trace of tracekit."""
     wanted = _parents(ours)
     wrong = moved(spans, wanted)
     last = max(spans, key=lambda span: span.start_ns).trace_id

@@ -87,7 +87,7 @@ def _run(db: str | None, requests: int, serve: bool, show: Show, view: View) -> 
 
 
 class _Demo:
-    """One run, and what became of it."""
+    """One run and its outcome."""
 
     def __init__(self, path: str, requests: int, show: Show, view: View) -> None:
         self.path = path

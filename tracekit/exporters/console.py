@@ -31,7 +31,7 @@ class ConsoleExporter:
 
     A local root is a span without a parent in this process. Spans that end later are written as a separate late tree.
     Spans that wait for a parent are written by ``shutdown()``, or when more than *max_spans* wait, oldest trace first.
-    One tree is one write, coloured if the stream is a terminal and ``NO_COLOR`` is not set.
+    One tree is one write, colored if the stream is a terminal and ``NO_COLOR`` is not set.
 
     ``export()`` does not raise. Spans that cannot be written, or are lost to a stream that fails, are counted in
     ``account()`` and logged once per cause.
@@ -122,7 +122,7 @@ class ConsoleExporter:
         if stream is None:  # a program without a console
             return
         try:
-            paint = _paint if _has_colour(stream) else _plain
+            paint = _paint if _has_color(stream) else _plain
             text = self._text(trace_id, spans, note, paint)
             stream.write(encodable(text, getattr(stream, "encoding", None)))
             flush = getattr(stream, "flush", None)
@@ -204,15 +204,15 @@ def _some(texts: list[str], count: int, before: str = "") -> list[str]:
     return texts if len(texts) <= count else [*texts[:count], f"{before}… {len(texts) - count} more"]
 
 
-def _has_colour(stream: TextIO) -> bool:
+def _has_color(stream: TextIO) -> bool:
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     isatty = getattr(stream, "isatty", None)
     return isatty is not None and isatty()
 
 
-def _paint(colour: str, text: str) -> str:
-    return f"\x1b[{colour}m{text}\x1b[0m" if text else ""
+def _paint(color: str, text: str) -> str:
+    return f"\x1b[{color}m{text}\x1b[0m" if text else ""
 
 
 def _plain(_: str, text: str) -> str:

@@ -33,7 +33,7 @@ _LEASE_MARGIN_S = 5.0
 
 
 class DeliveryError(Exception):
-    """The collector did not accept a batch; the message gives the reason and what to change."""
+    """The collector did not accept a batch; the message gives the reason and the remedy."""
 
 
 class _Loss:

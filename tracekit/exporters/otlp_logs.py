@@ -192,7 +192,7 @@ class OTLPLogHandler(logging.Handler):
         )
 
     def _send_all(self) -> bool:
-        """Send the queue; what arrives meanwhile is left for the next call."""
+        """Send the queue; records that arrive meanwhile are left for the next call."""
         deadline = min(time.monotonic() + self._client.timeout_s, self._background.deadline)
         for _ in range(len(self._queue) // _BATCH + 1):
             batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import SimpleNamespace
 
-_VERSIONS: Final[dict[Any, str]] = {aiohttp.HttpVersion10: "1.0", aiohttp.HttpVersion11: "1.1"}
 _HTTP11: Final = aiohttp.HttpVersion11
 _FRAMES: Final = 32  # kept of a traceback
 _CLOSED: Final = "Connection closed"  # aiohttp's text in the body of a response that the program closed
@@ -262,7 +261,7 @@ def _version(response: Any) -> str | None:
     version = response.version
     if version is _HTTP11:
         return "1.1"
-    return None if version is None else _VERSIONS.get(version) or f"{version[0]}.{version[1]}"
+    return None if version is None else f"{version[0]}.{version[1]}"
 
 
 def _location(url: URL, response: Any) -> URL | None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from .. import use_context
 from ..cython import binding, cclass, compiled
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 # From 3.14 on, aiohttp warns of keys that are text.
 SPAN_KEY: Any = web.RequestKey("tracekit.span", object) if hasattr(web, "RequestKey") else "tracekit.span"
 
-
-_VERSIONS: Final[dict[Any, str]] = {HttpVersion10: "1.0", HttpVersion11: "1.1"}
 _USER_AGENT, _HOST = hdrs.USER_AGENT, hdrs.HOST  # known to multidict, which compares them by identity first
 _Response, _StreamResponse = web.Response, web.StreamResponse
 _MatchInfo, _Route = web.UrlMappingMatchInfo, web.ResourceRoute
@@ -143,8 +141,8 @@ def _attributes_of(request: Any, message: Any, method: str, redaction: Redaction
     attributes.add("http.request.method", "_OTHER" if method == "HTTP" else method)
     attributes.add("url.path", path)
     attributes.add("url.scheme", scheme)
-    known = "1.1" if version is HttpVersion11 else _VERSIONS.get(version)
-    attributes.add("network.protocol.version", known or f"{version[0]}.{version[1]}")
+    text = "1.1" if version is HttpVersion11 else f"{version[0]}.{version[1]}"
+    attributes.add("network.protocol.version", text)
     if method == "HTTP":
         attributes.add("http.request.method_original", message.method[:64])
     if query:

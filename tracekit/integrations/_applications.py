@@ -37,7 +37,7 @@ class Applications:
     """The applications of the classes *kinds*, each a name with its module.
 
     ``wrap(applications, original)`` makes the replacement of a class's ``__call__``: it asks ``find()`` for each
-    request. ``patch(patches, kind)`` replaces what else is needed for the class *kind*, and for those of *others*,
+    request. ``patch(patches, kind)`` makes further replacements for the class *kind*, and for those of *others*,
     which are no applications.
     """
 

@@ -220,7 +220,6 @@ cdef class Sending:
     cdef Request _request
     cdef object _coroutine
 
-    cdef object _step(self, object value)
     cdef object _fail(self)
 
 

@@ -371,7 +371,7 @@ class Exchange:
 @binding(False)
 @cclass
 class Sender:
-    """``send`` for the app: to those who ask, asgiref for instance, a coroutine function, as the server's is.
+    """``send`` for the app. asgiref and others that ask see a coroutine function, as the server's is.
 
     A method of C cannot be marked as one.
     """
@@ -515,15 +515,18 @@ class Sending:
         return self
 
     def __next__(self) -> Any:
-        result = self._step(None)
-        if result is _RETURNED:
-            raise StopIteration
-        return result
+        return self.send(None)
 
+    @nonecheck(True)
     def send(self, value: Any) -> Any:
         """Resume the server's coroutine with *value*; asyncio sends None only."""
-        result = self._step(value)
+        try:
+            result = tk_resume(self._coroutine, value, _RETURNED)
+        except OSError:  # the client has gone (version 2.4 of the specification)
+            self._request._disconnect()
+            raise
         if result is _RETURNED:
+            self._request._finish()
             raise StopIteration
         return result
 
@@ -543,7 +546,7 @@ class Sending:
         """Close the server's coroutine."""
         self._coroutine.close()
 
-    # For those who look through waiting coroutines for frames, it is the server's coroutine.
+    # Tools that look through waiting coroutines for frames see the server's coroutine.
 
     @property
     def cr_frame(self) -> Any:
@@ -558,19 +561,8 @@ class Sending:
         return getattr(self._coroutine, "cr_code", None)
 
     @nonecheck(True)
-    def _step(self, value: Any) -> Any:
-        try:
-            result = tk_resume(self._coroutine, value, _RETURNED)
-        except OSError:  # the client has gone (version 2.4 of the specification)
-            self._request._disconnect()
-            raise
-        if result is _RETURNED:
-            self._request._finish()
-        return result
-
-    @nonecheck(True)
     def _fail(self) -> None:
-        """Handle the exception that C has got from the server's coroutine."""
+        """Handle an exception that the server's coroutine has raised in C."""
         try:
             tk_raised()
         except OSError:

@@ -1,4 +1,4 @@
-"""What Starlette, FastAPI and Django need for ``asgi.instrument()``."""
+"""The patches of Starlette, FastAPI and Django for ``asgi.instrument()``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_PLACE: Final = 128  # characters
 
 
 def watch_django() -> None:
-    """Call ``watch_django()`` of WSGI if Django is imported, without which that module is not loaded."""
+    """Call ``watch_django()`` of WSGI if Django is imported; its module is not loaded otherwise."""
     if "django.core.handlers.base" in sys.modules:
         from ._wsgi_frameworks import watch_django
 

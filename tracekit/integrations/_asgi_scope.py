@@ -276,7 +276,7 @@ def route_of(fields: dict[str, Any], route: Any) -> str:
 def _template_of(path: str, parameters: list[tuple[str, Any]]) -> str:
     """Return *path* with names in place of the values of *parameters*; "" if one is not found, as clients choose them.
 
-    The value of a number is not found where it is spelt in another way, such as "007".
+    The value of a number is not found where it is spelled in another way, such as "007".
     """
     end, after = len(path), ""
     for name, value in reversed(parameters):

@@ -1,6 +1,6 @@
 """A call of the ASGI middleware, compiled: it resumes the app's coroutine itself.
 
-Plain, a call is the coroutine of ``TraceMiddleware.__call__``.
+In the plain form a call is the coroutine of ``TraceMiddleware.__call__``.
 """
 
 from __future__ import annotations
@@ -56,10 +56,7 @@ class Serving:
         return self
 
     def __next__(self) -> Any:
-        result = self._step(None)
-        if result is _RETURNED:
-            raise StopIteration
-        return result
+        return self.send(None)
 
     def send(self, value: Any) -> Any:
         """Resume the app's coroutine with *value*."""
@@ -208,7 +205,7 @@ class Serving:
             exchange.leave(error)
 
     def _fail(self) -> None:
-        """Handle the exception that C has got from the app's coroutine."""
+        """Handle an exception that the app's coroutine has raised in C."""
         try:
             tk_raised()
         except BaseException as raised:

@@ -6,14 +6,14 @@ Compiled: see ``_client.py``.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 from grpc import _server
 
 from .. import SpanContext, use_context
-from .._core.scopes import Body, current_scope, swap_scope
+from .._core.scopes import open_body
 from ..cython import compiled
 from ._grpc import CANCELLED, DEADLINE_EXCEEDED, OK, UNKNOWN, Counted, Known, kind_of, remember
 from ._http import report
@@ -21,6 +21,9 @@ from ._http import report
 if not compiled:
     from .._core.span import Span
     from ._grpc import Server, end, fail, number_of, settle
+
+if TYPE_CHECKING:
+    from .._core.scopes import Body
 
 
 class Interceptor(grpc.ServerInterceptor):
@@ -103,11 +106,8 @@ class Sync:
         received = None
         if self._streams_in:
             request = received = Counted(request)
-        held = swap_scope(None)
-        swap_scope(held)
-        under = current_scope()
-        server_span.__enter__()
-        responses = _Responses(server_span, context, received, Body(swap_scope(held), under))
+        _, body = open_body(lambda: server_span, None)
+        responses = _Responses(server_span, context, received, body)
         responses.begin(self._behavior, request)
         return responses
 

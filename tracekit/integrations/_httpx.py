@@ -236,7 +236,7 @@ class _Stream(_Body):
 class _AsyncStream(_Body):
     """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
 
-    # Not an async generator: if a reader drops one half-way, the event loop finalises it, too late.
+    # Not an async generator: if a reader drops one half-way, the event loop finalizes it, too late.
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         try:

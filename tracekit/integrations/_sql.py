@@ -2,7 +2,7 @@
 
 One pass of a regular expression over the first 8192 characters, without backtracking: the time is linear, and bounded.
 It knows strings, numbers, comments, quoted names and words, and nothing of grammar; so it takes every dialect, and
-invalid statements. A literal that it does not recognise as one would be recorded, so where dialects differ, the name of
+invalid statements. A literal that it does not recognize as one would be recorded, so where dialects differ, the name of
 the dialect decides:
 
 - a backslash escapes a quote in MySQL and others, in PostgreSQL only in ``E'...'``;

@@ -1,4 +1,4 @@
-"""OpenTelemetry's request to leave calls alone: native integrations honour it as its own instrumentations do.
+"""OpenTelemetry's request to leave calls alone: native integrations honor it as its own instrumentations do.
 
 An instrumentation that makes a client span sets one of these keys in the current Context around the call, so that
 instrumentations below it do not trace the call again; exporters set it around their requests.

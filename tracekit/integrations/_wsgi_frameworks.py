@@ -1,4 +1,4 @@
-"""What Flask and Django need for ``wsgi.instrument()``, and Django for the name of its route."""
+"""The patches of Flask and Django for ``wsgi.instrument()``, and that of Django for the name of its route."""
 
 from __future__ import annotations
 

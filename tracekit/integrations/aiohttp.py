@@ -99,7 +99,7 @@ def uninstrument(target: aiohttp.ClientSession | web.Application | None = None) 
 
 
 def _request_of(sessions: Sessions, original: Callable[..., Any]) -> Any:
-    """Return what replaces ``ClientSession._request``: a function of Python, as aioresponses needs to mock it."""
+    """Return the replacement of ``ClientSession._request``: a Python function, as aioresponses needs to mock it."""
     add_to = sessions.add_to
 
     @coroutine_function

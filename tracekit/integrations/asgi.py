@@ -140,7 +140,7 @@ def _extras(redaction: Redaction, *options: Any) -> Extras | None:
 
 
 def _is_django(app: App) -> bool:
-    """Tell whether *app* is what ``instrument()`` has made of Django's, which has no lifespan protocol."""
+    """Tell whether *app* is Django's handler as ``instrument()`` wraps it, which has no lifespan protocol."""
     return getattr(getattr(app, "func", None), "__module__", "") == DJANGO
 
 

@@ -127,7 +127,7 @@ def _patched(client: Client, wrap: Any, original: Callable[..., Any]) -> Any:
 
 
 def _made(client: Client, wrap: Any, original: Callable[..., Any], channel: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return what *original* makes for a stub, traced."""
+    """Return the callable that *original* makes for a stub, traced."""
     inner = original(*args, **kwargs)
     try:
         path = args[0] if args else kwargs["method"]

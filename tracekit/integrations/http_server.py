@@ -17,7 +17,7 @@ from wsgiref.handlers import BaseHandler
 
 from .. import current_span, use_context
 from .._core.outcome import is_normal_end
-from .._core.scopes import swap_scope
+from .._core.scopes import held_scope, swap_scope
 from ._http import METHODS, error_type, path_of_target, report
 from ._patch import Patches
 from ._server import NOT_TRACED
@@ -146,8 +146,7 @@ class _Exchange:
                 details = (handler, method, settings._redaction)
                 scope = settings._callers.start(method, path, headers, _attributes_of, *details)
                 self._span = scope if scope.is_recording else None
-            self._held = swap_scope(None)
-            swap_scope(self._held)
+            self._held = held_scope()
             self._scope = scope
             scope.__enter__()
             if self._span is not None and settings._extras is not None:

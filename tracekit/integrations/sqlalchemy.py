@@ -67,7 +67,7 @@ def uninstrument(target: Engine | AsyncEngine | None = None) -> None:
 
 
 def _checked(target: object) -> Any:
-    """Return what gets the listeners. SQLAlchemy finds them by its ``id()``, so it has to live as long as they do."""
+    """Return the object for the listeners. SQLAlchemy finds them by its ``id()``, so it must outlive them."""
     if target is None:
         return Engine
     # Not imported here: with it come the ORM and greenlet. An AsyncEngine exists only where the program has imported it.

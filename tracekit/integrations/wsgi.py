@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import Span, current_span, span, use_context
 from .._core.outcome import is_normal_end
-from .._core.scopes import Body, current_scope, swap_scope
+from .._core.scopes import Body, current_scope, held_scope, swap_scope
 from ._extras import Extras, extras
 from ._http import error_type, report
 from ._redaction import Redaction
@@ -154,9 +154,7 @@ class _Response:
         wrapper = environ.get(_FILE)
         if wrapper is not None and not isinstance(wrapper, type):
             environ[_FILE] = self._remember(wrapper)
-        held = swap_scope(None)
-        swap_scope(held)
-        under = current_scope()
+        held, under = held_scope(), current_scope()
         self._scope.__enter__()
         try:
             result = app(environ, self._start_response if self._span is None else self.start)

@@ -42,9 +42,12 @@ cdef class _Reader:
     @cython.locals(
         tag=uint64_t, part=Py_ssize_t, kind=uint32_t, code=uint32_t, flags=uint32_t, dropped_attributes=int64_t,
         dropped_events=int64_t, dropped_links=int64_t, start=uint64_t, stop=uint64_t, attributes=list, events=list,
-        links=list, value=str, terms=list, octets=bytes, known=tuple,
+        links=list, terms=list, known=tuple,
     )
     cdef object _span(self, Py_ssize_t end)
+
+    @cython.locals(value=str, octets=bytes, known=tuple)
+    cdef tuple _span_attribute(self, Py_ssize_t end)
 
     @cython.locals(
         tag=uint64_t, severity=uint32_t, dropped=uint32_t, time=uint64_t, observed=uint64_t, attributes=list,

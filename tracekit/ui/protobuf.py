@@ -177,21 +177,10 @@ class _Reader:
         while self._at < end:
             tag = self._varint(end)
             if tag == 0x4A:
-                part = self._end(end)
-                octets = self._data[self._at : part] if part - self._at <= SHORT else b""
-                known = self._known.get(octets)
-                if known is None:
-                    value = self._attribute(part, 0)
-                    if self._key == "tracekit.cancelled" and value[0] == '"':
-                        self._reason = unquoted(value)
-                        continue
-                    known = (f"{quote(self._key)}:{value}", term(self._key, value))
-                    if octets and len(self._known) < KNOWN:
-                        self._known[octets] = known
-                else:
-                    self._at = part
-                attributes.append(known[0])
-                terms.append(known[1])
+                known = self._span_attribute(self._end(end))
+                if known is not None:
+                    attributes.append(known[0])
+                    terms.append(known[1])
             elif tag == 0x0A:
                 trace_id = self._id(end, 16)
             elif tag == 0x12:
@@ -265,6 +254,22 @@ class _Reader:
                 joined([*terms, *self._resource_terms]),
             )
         )
+
+    def _span_attribute(self, end: int) -> tuple[str, Term] | None:
+        """Return an attribute as a member of a JSON object, and its term; None for the reason of a cancellation."""
+        octets = self._data[self._at : end] if end - self._at <= SHORT else b""
+        known = self._known.get(octets)
+        if known is not None:
+            self._at = end
+            return known
+        value = self._attribute(end, 0)
+        if self._key == "tracekit.cancelled" and value[0] == '"':
+            self._reason = unquoted(value)
+            return None
+        known = (f"{quote(self._key)}:{value}", term(self._key, value))
+        if octets and len(self._known) < KNOWN:
+            self._known[octets] = known
+        return known
 
     def _log(self, end: int) -> None:
         trace_id = span_id = level = name = ""

@@ -31,7 +31,7 @@ class Busy(Exception):
 
 
 class Counts(NamedTuple):
-    """What happened to the spans and log records of all requests since the start.
+    """The fate of the spans and log records of all requests since the start.
 
     ``stored`` are committed to the store, ``rejected`` had no valid ids or could not be stored, ``evicted`` were stored
     earlier and deleted for lack of room. ``failed_requests`` were answered with an error and are not counted as spans.

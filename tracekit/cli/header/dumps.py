@@ -1,4 +1,4 @@
-"""Headers out of what people have at hand: ``curl -v``, raw HTTP, a HAR file or other JSON, an environment."""
+"""Headers from the forms that people have at hand: ``curl -v``, raw HTTP, a HAR file or other JSON, an environment."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Message(NamedTuple):
 
 
 def read_arguments(arguments: Sequence[str]) -> list[Message]:
-    """Return what *arguments*, each a ``name: value`` or ``NAME=value``, hold."""
+    """Return the headers and variables in *arguments*, each a ``name: value`` or ``NAME=value``."""
     headers, variables = Message("", []), Message("", [], is_environ=True)
     for argument in arguments:
         bare = next((name for name, shape in _BARE if shape.match(argument)), None)
@@ -76,7 +76,7 @@ def _decode(octets: bytes) -> str:
     try:
         return octets.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return octets.decode("latin-1")  # what headers are, if anything
+        return octets.decode("latin-1")  # the encoding of headers, if they have one
 
 
 def _add(line: str, headers: Message, variables: Message) -> bool:

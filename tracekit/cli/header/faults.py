@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 def losses(
     name: str, format: Format, fields: dict[str, str | list[str]], context: SpanContext | None
 ) -> Iterator[Problem]:
-    """Yield what ``extract()`` leaves out silently of *fields*, which the *format* called *name* has read."""
+    """Yield the parts of *fields* that ``extract()`` drops silently; the *format* called *name* has read them."""
     if name == "tracecontext" and "tracestate" in fields:
         stands = "; the traceparent stands" if context is not None else ""
         yield from _state_losses(fields["tracestate"], f"a receiver drops the tracestate{stands}")

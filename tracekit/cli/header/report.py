@@ -139,7 +139,7 @@ def _examine(message: Message, targets: list[str]) -> Report:
         if one is not None:
             found.append(one)
     context = _propagation.extract_all({field: value for one in found for field, value in one.fields.items()})[0]
-    warnings = [*_misspelt(message), *_disagreements(found)]
+    warnings = [*_misspelled(message), *_disagreements(found)]
     if len(headers) > _MAX_HEADERS:
         warnings.append(f"more than {_MAX_HEADERS} trace headers: the others were not looked at")
     conversions = [_convert(context, name, _TARGETS[name]) for name in targets] if context is not None else []
@@ -196,7 +196,7 @@ def _judge(name: str, headers: list[Header]) -> Found | None:
     return Found(name, headers, fields, context, said, problems, list(suspicions(name, fields, context)))
 
 
-def _misspelt(message: Message) -> Iterator[str]:
+def _misspelled(message: Message) -> Iterator[str]:
     """Yield a warning for every name that is nearly that of a trace header."""
     known = {_letters(field): field for field in _OWNERS if field not in ("trace-id", "b3", "server-timing")}
     for name in list(dict.fromkeys(name for name, _ in message.fields))[:_MAX_NAMES]:

@@ -1,6 +1,6 @@
 """Spans of a store as the JSON of Jaeger's query API, which Jaeger's UI opens ("JSON File"), and back.
 
-Tags for what Jaeger has no field for: https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/. The format
+Tags stand for missing fields: https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/. The format
 has microseconds, and no link attributes, flags or tracestate; values that are neither text nor number are JSON text.
 """
 

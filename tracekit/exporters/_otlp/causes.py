@@ -1,4 +1,4 @@
-"""The causes of connections that fail, in the words of OpenSSL and of gRPC's core, and what to change."""
+"""The causes of connections that fail, in the words of OpenSSL and of gRPC's core, and the remedies."""
 
 from __future__ import annotations
 

@@ -85,13 +85,15 @@ class Client:
         self._pid = os.getpid()
         self._transport: _Transport | None = None
         self._connecting = threading.RLock()
-        self.is_late = Done()  # set: no retry is waited for. A signal handler may interrupt what sets it, and set it
+        self.is_late = (
+            Done()
+        )  # set: no retry is waited for. A signal handler may set it, too, also while it is being set
 
     def adopted(self) -> bool:
         """Return whether this is a new process; its state was reset then."""
         if self._pid == os.getpid():
             return False
-        # Kept alive: its finaliser would close the parent's sockets, or wait for threads of the parent.
+        # Kept alive: its finalizer would close the parent's sockets, or wait for threads of the parent.
         self._inherited = self._transport
         self.begin()
         return True

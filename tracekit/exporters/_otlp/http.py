@@ -66,7 +66,7 @@ class HttpTransport:
         weakref.finalize(self, _close, self._idle).atexit = False  # without a warning for each socket
 
     def _connector(self, url: SplitResult, files: Files) -> Callable[[], Connection]:
-        """Return what makes a connection, through a proxy where there is one."""
+        """Return a function that makes a connection, through the proxy if there is one."""
         is_tls = url.scheme == "https"
         if is_tls:
             context = _context(*files)
