@@ -325,7 +325,7 @@ def test_an_unknown_name_is_one_warning_that_says_what_is_used(monkeypatch, capl
         tracekit.configure()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "OTEL_PROPAGATORS names 'zipkin', 'b9', which tracekit does not know; the others used"
+        "OTEL_PROPAGATORS names 'zipkin', 'b9', which tracekit does not know; the others are used"
     )
     assert list(_propagation.formats()) == [TRACECONTEXT]
 
@@ -334,6 +334,6 @@ def test_where_all_names_are_unknown_the_default_is_used(monkeypatch, caplog):
     monkeypatch.setenv("OTEL_PROPAGATORS", "zipkin")
     tracekit.configure()
     assert [record.getMessage() for record in caplog.records] == [
-        "OTEL_PROPAGATORS names 'zipkin', which tracekit does not know; tracecontext,baggage used"
+        "OTEL_PROPAGATORS names 'zipkin', which tracekit does not know; tracecontext,baggage is used"
     ]
     assert list(_propagation.formats()) == [TRACECONTEXT, BAGGAGE]
