@@ -94,7 +94,8 @@ class Environment:
 
     def formats(self) -> Sequence[Format]:
         """Return the formats to read and write."""
-        names = self._names("OTEL_PROPAGATORS")
+        # OpenTelemetry's API knows the bridge's propagator as "tracekit": that one has all formats.
+        names = [name for name in self._names("OTEL_PROPAGATORS") if name != "tracekit"]
         if not names:
             return DEFAULT_FORMATS
         found, unknown = formats_named(",".join(names))
