@@ -28,3 +28,19 @@ nitpick_ignore_regex = [("py:class", ".*")]
 # ``make links`` asks each host once more before a link is dead.
 linkcheck_retries = 2
 linkcheck_timeout = 15
+
+
+def show_literally(*arguments):
+    """Show the indented blocks of a docstring, grammars and code, as they stand."""
+    lines = arguments[-1]
+    shown, text = [], ""  # the last line that is not empty
+    for line in lines:
+        if line.startswith("    ") and text and shown[-1] == "" and text[:4] != "    " and text[-2:] != "::":
+            shown += ["::", ""]
+        shown.append(line)
+        text = line or text
+    lines[:] = shown
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", show_literally)

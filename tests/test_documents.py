@@ -266,6 +266,17 @@ def test_the_code_in_docstrings_runs(exporter):
 # ---- reference
 
 
+def test_the_reference_has_each_public_module():
+    public = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "tracekit").rglob("*.py")
+        if re.search("^__all__ = ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    public = {name for name in public if "._" not in name} - {"tracekit.cython", "tracekit.pytest_plugin"}
+    listed = re.findall(r"^\.\. automodule:: (\S+)$", PAGES["docs/reference.md"], re.MULTILINE)
+    assert sorted(listed) == sorted(public)
+
+
 def test_the_reference_of_the_command_line_is_that_of_its_parser():
     assert PAGES["docs/cli.md"] == commands.page(), "python -m docs.commands writes it"
 

@@ -413,7 +413,7 @@ OF = "but must be one of otlp, console, sqlite, none"
         (
             {"OTEL_TRACES_EXPORTER": "zipkin,console,otlp,\n"},
             "ConsoleExporter",
-            [f"OTEL_TRACES_EXPORTER names 'zipkin', 'otlp', {OF}; console is used"],
+            [f"OTEL_TRACES_EXPORTER names 'zipkin', 'otlp' besides console, {OF}; console is used"],
         ),
         (
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TIMEOUT": "10s"},
@@ -450,7 +450,9 @@ def test_the_names_of_opentelemetrys_own_exporters_fix_the_protocol(name, protoc
     assert in_use().settings["endpoint"] == ("http://collector:4318" + "/v1/traces" * (protocol != "grpc"))
     tracekit.configure(environ={"OTEL_TRACES_EXPORTER": f"{name},console"})
     assert type(in_use()).__name__ == "OTLPExporter"
-    assert said(caplog) == [f"OTEL_TRACES_EXPORTER names 'console', {OF}; {name.lower()} is used"]
+    assert said(caplog) == [
+        f"OTEL_TRACES_EXPORTER names 'console' besides {name.lower()}, {OF}; {name.lower()} is used"
+    ]
 
 
 def test_without_what_otlp_needs_there_is_one_warning(monkeypatch, caplog):

@@ -325,15 +325,24 @@ def test_an_unknown_name_is_one_warning_that_says_what_is_used(monkeypatch, capl
         tracekit.configure()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "OTEL_PROPAGATORS names 'zipkin', 'b9', which tracekit does not know; the others used"
+        "OTEL_PROPAGATORS names 'zipkin', 'b9', which tracekit does not know; the others are used"
     )
     assert list(_propagation.formats()) == [TRACECONTEXT]
+
+
+@pytest.mark.parametrize(
+    ("names", "formats"), [("tracekit", [TRACECONTEXT, BAGGAGE]), ("tracekit,none", []), ("Tracekit, b3", [b3.SINGLE])]
+)
+def test_the_name_of_the_propagator_for_opentelemetrys_api_is_no_format(names, formats, caplog):
+    tracekit.configure(environ={"OTEL_PROPAGATORS": names})
+    assert list(_propagation.formats()) == formats
+    assert not caplog.records
 
 
 def test_where_all_names_are_unknown_the_default_is_used(monkeypatch, caplog):
     monkeypatch.setenv("OTEL_PROPAGATORS", "zipkin")
     tracekit.configure()
     assert [record.getMessage() for record in caplog.records] == [
-        "OTEL_PROPAGATORS names 'zipkin', which tracekit does not know; tracecontext,baggage used"
+        "OTEL_PROPAGATORS names 'zipkin', which tracekit does not know; tracecontext,baggage is used"
     ]
     assert list(_propagation.formats()) == [TRACECONTEXT, BAGGAGE]

@@ -278,6 +278,7 @@ def test_an_isolated_script_is_refused_with_the_way_out(folder, monkeypatch):
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     done = run(folder, "--", str(script))
     assert (done.returncode, done.stdout) == (2, "")
+    assert "does not load the sitecustomize" in done.stderr  # so does -S, which reads PYTHONPATH
     assert "leave -I out, use tracekit run --in-process, or call" in done.stderr
     assert run(folder, "--in-process", "--", str(script)).stdout == "ran\n"
 

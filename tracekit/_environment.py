@@ -94,14 +94,15 @@ class Environment:
 
     def formats(self) -> Sequence[Format]:
         """Return the formats to read and write."""
-        names = self._names("OTEL_PROPAGATORS")
+        # OpenTelemetry's API knows the bridge's propagator as "tracekit": that one has all formats.
+        names = [name for name in self._names("OTEL_PROPAGATORS") if name != "tracekit"]
         if not names:
             return DEFAULT_FORMATS
         found, unknown = formats_named(",".join(names))
         formats = tuple(found) if found or "none" in names else DEFAULT_FORMATS
         if unknown:
             left_out = ", ".join(map(clip, unknown))[:400]
-            used = "the others" if found else ",".join(format.name for format in formats) or "none"
+            used = "the others are" if found else f"{','.join(format.name for format in formats) or 'none'} is"
             self.wrong["OTEL_PROPAGATORS"] = (
                 f"OTEL_PROPAGATORS names {left_out}, which tracekit does not know; {used} used"
             )
@@ -147,7 +148,7 @@ class Environment:
         used = known[0] if known else "otlp" if has_endpoint else "none"
         rest = [name for name in names if name != used]
         if rest:
-            left_out = ", ".join(map(clip, rest))[:400]
+            left_out = ", ".join(map(clip, rest))[:400] + (f" besides {used}" if known else "")
             self.wrong["OTEL_TRACES_EXPORTER"] = (
                 f"OTEL_TRACES_EXPORTER names {left_out}, but must be one of {', '.join(EXPORTERS)}, none; {used} is used"
             )

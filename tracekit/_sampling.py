@@ -81,8 +81,8 @@ class AlwaysOff(_Threshold):
 class Rate:
     """Keep about *per_second* traces a second at any load, by adapting the probability (Dapper, section 4.4).
 
-    From two seconds after a change of load, the number kept in ten seconds is within 10 % of the target, for targets
-    from 10 a second. If fewer traces come, all are kept; if they come at random, all but a few in a hundred.
+    From two seconds after a change of load, the number kept in ten seconds is within about 10 % of the target, for
+    targets from 10 a second. If fewer traces come, all are kept; if they come at random, all but a few in a hundred.
     A sudden burst may add up to a second's worth at first, which is then compensated.
     *per_second* is above 0 and at most 1e9; *clock* returns monotonic nanoseconds.
 

@@ -735,7 +735,8 @@ def test_a_missing_certificate_file_is_reported_at_once(collector, protocol, tmp
         ({"protocol": "http"}, ValueError, "protocol must be one of http/protobuf, http/json, grpc: 'http'"),
         ({"protocol": 1}, TypeError, "protocol must be str, not int"),
         ({"spool": 5}, TypeError, ""),
-        ({"spool": "x", "spool_bytes": 5}, ValueError, "at least"),
+        ({"spool": "x", "spool_bytes": 5}, ValueError, "spool_bytes must be at least 1048576: 5"),
+        ({"spool_bytes": 1.5}, TypeError, "spool_bytes must be int, not float"),
     ],
 )
 def test_invalid_arguments_are_reported(arguments, error, said):

@@ -451,7 +451,7 @@ def test_a_batch_that_is_too_large_is_rejected_and_evicts_none(path):
     outbox = Outbox(path, max_bytes=MIB)
     put(outbox)
     with pytest.raises(
-        StoreError, match=r"a batch is too large for the outbox: .*outbox\.db: allow max_bytes 8 times its size"
+        StoreError, match=r"a batch is too large for the spool: .*outbox\.db: raise spool_bytes to 8 times its size"
     ):
         put(outbox, b"x" * (MIB // 8 + 1))
     assert outbox.ledger() == Ledger(1, 0, 0, 0, 1, 4)

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", metavar="A,B", default="", help="trace only these libraries")
     add("--exclude", metavar="A,B", default="", help="trace all libraries but these")
     add("--no-children", action="store_true", help="do not trace the processes that the program starts")
-    here = "run a Python program in this process: needed by options such as python -I"
+    here = "run a Python program in this process, which ignores options such as python -I"
     add("--in-process", action="store_true", help=here)
     add("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="the program and its arguments")
 

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     flag = isolation(command)
     if flag and not arguments.in_process:
         complain(
-            f"python {flag} does not read PYTHONPATH, by which tracekit gets into a program: leave {flag} out, use"
+            f"python {flag} does not load the sitecustomize by which tracekit gets into a program: leave {flag} out, use"
             " tracekit run --in-process, or call tracekit.configure() and tracekit.instrument() in the program"
         )
         return ERROR

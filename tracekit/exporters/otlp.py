@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._arguments import bounded_timeout
-from .._core.checks import check_mode
+from .._core.checks import check_int, check_mode
 from .._core.otlp import GROUP, IS_QUICK, Encoder, Run, encode_spans, split_run
 from .._core.records import Account
 from .._export.notices import describe, spans_of
@@ -30,6 +30,7 @@ __all__ = ["Answer", "DeliveryError", "Ledger", "OTLPExporter", "encode_spans", 
 
 FAREWELL_S = 3.0  # for emptying the spool at the end of the program
 _LEASE_MARGIN_S = 5.0
+_MIN_SPOOL_BYTES = 2**20  # that of the file, whose module would import sqlite3
 
 
 class DeliveryError(Exception):
@@ -82,10 +83,10 @@ class OTLPExporter:
 
     With *spool*, the path of a file, a batch is written to the file first and deleted when the collector has accepted
     it, in this process or, after a crash, in the next one. Several processes may share the file. It has at most
-    *spool_bytes*; beyond that the oldest batches are dropped and counted in ``ledger()``. A new file gets the
-    permissions *spool_mode*. A batch in the spool counts as exported in ``tracekit.statistics()``. A batch that fails
-    32 times while others are accepted is set aside, and the next process tries it once more. While the file cannot be
-    used, spans are sent directly; a damaged file is renamed to ``*.damaged``.
+    *spool_bytes* (at least 1 MiB); beyond that the oldest batches are dropped and counted in ``ledger()``. A new file
+    gets the permissions *spool_mode*. A batch in the spool counts as exported in ``tracekit.statistics()``. A batch
+    that fails 32 times while others are accepted is set aside, and the next process tries it once more. While the file
+    cannot be used, spans are sent directly; a damaged file is renamed to ``*.damaged``.
 
     A span that cannot be encoded is counted as failed; the rest of its batch is sent.
     """
@@ -123,6 +124,7 @@ class OTLPExporter:
         self.compression, self.timeout_s = self._client.compression, self._client.timeout_s
         self._spool_path = self._client.spool
         self._notices = self._client.notices
+        check_int("spool_bytes", spool_bytes, _MIN_SPOOL_BYTES)
         self._spool_bytes = spool_bytes
         check_mode("spool_mode", spool_mode)
         self._spool_mode = spool_mode

@@ -30,8 +30,8 @@ class TraceTransport(SyncTransport, httpx.BaseTransport):
     """Send requests through *inner* (default: ``httpx.HTTPTransport()``), each in a client span.
 
     Every host gets ids and tracestate, in the configured formats. Labels are sent only to loopback and private
-    addresses, to names without a dot or under ``.internal``, ``.local`` and ``.svc``, and to the hosts in
-    *propagate_to*: exact names, ``*.example.com`` for all names below ``example.com``, or ``*``. The default is
+    addresses, to names without a dot or under ``.internal``, ``.local``, ``.localhost`` and ``.svc``, and to the hosts
+    in *propagate_to*: exact names, ``*.example.com`` for all names below ``example.com``, or ``*``. The default is
     ``TRACEKIT_PROPAGATE_TO``, names separated by commas. A function of the host's name replaces all of these. Each hop
     of a redirect is checked.
 

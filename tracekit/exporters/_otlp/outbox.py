@@ -128,7 +128,9 @@ class Outbox:
         """Store *body*, of at most 1/8 of ``max_bytes``, which holds *spans*; return all evicted spans so far."""
         if len(body) > self.max_body_bytes:
             raise StoreError(
-                "a batch is too large for the outbox", self.path, "allow max_bytes 8 times its size, or less a batch"
+                "a batch is too large for the spool",
+                self.path,
+                "raise spool_bytes to 8 times its size, or lower tracekit.Limits",
             )
         row = (None, spans, content_type, content_encoding, body)
         need = _room(len(body))
