@@ -97,6 +97,13 @@ def test_all_clients_are_traced_the_existing_ones_too(exporter, way, base):
     assert len(exporter.spans) == 2
 
 
+def test_the_time_that_a_response_took_is_there(exporter, way, base):
+    way.integration.instrument()
+    response = way.get(way.client(), f"{base}/")
+    check(exporter, response)
+    assert response.elapsed.total_seconds() >= 0
+
+
 def test_the_choice_of_a_transport_is_unchanged_where_all_clients_are_traced(way):
     mounted = way.http_transport()
     client = way.client(mounts={"http://mounted.example": mounted})

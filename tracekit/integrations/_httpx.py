@@ -202,6 +202,12 @@ class _Body:
         self._body = body
         self._span = span
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the body: httpx2 keeps there the time that a response took."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._body, name)
+
 
 class _Stream(_Body):
     """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
