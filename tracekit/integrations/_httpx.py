@@ -7,7 +7,7 @@ the parts to one of them. Compiled: see ``_client.py``.
 from __future__ import annotations
 
 import functools
-from types import SimpleNamespace
+from types import AsyncGeneratorType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._core.span import span_scope
@@ -244,9 +244,12 @@ class _AsyncStream(_Body):
 
     # Not an async generator: if a reader drops one half-way, the event loop finalises it, too late.
 
+    _closes_parts = False  # whether the library itself would close the body's generator
+    _parts: Any = None
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            self._parts: AsyncIterator[bytes] = aiter(self._body)
+            self._parts = aiter(self._body)
         except BaseException as error:
             fail(self._span, error)
             raise
@@ -254,7 +257,8 @@ class _AsyncStream(_Body):
 
     async def __anext__(self) -> bytes:
         try:
-            return await anext(self._parts)
+            part: bytes = await anext(self._parts)
+            return part
         except StopAsyncIteration:
             end(self._span)
             raise
@@ -264,7 +268,12 @@ class _AsyncStream(_Body):
 
     async def aclose(self) -> None:
         try:
-            await self._body.aclose()
+            try:
+                parts = self._parts
+                if self._closes_parts and isinstance(parts, AsyncGeneratorType) and not parts.ag_running:
+                    await parts.aclose()
+            finally:
+                await self._body.aclose()
         except BaseException as error:
             fail(self._span, error)
             raise
@@ -278,7 +287,8 @@ class Library:
         self.module: Any = module
         self.headers: Any = module.Headers
         self.stream = type("TraceStream", (_Stream, self.module.SyncByteStream), {})
-        self.async_stream = type("AsyncTraceStream", (_AsyncStream, self.module.AsyncByteStream), {})
+        closes = {"_closes_parts": module.__name__ == "httpx2"}
+        self.async_stream = type("AsyncTraceStream", (_AsyncStream, self.module.AsyncByteStream), closes)
         self._patches = Patches()
 
     def bind(self, transport: type[SyncTransport], async_transport: type[AsyncTransport]) -> None:
