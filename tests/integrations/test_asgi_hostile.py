@@ -421,3 +421,83 @@ def test_a_send_that_returns_another_awaitable_is_awaited(exporter):
 
     asyncio.run(_exchange(send, use))
     assert [span.status.code for span in exporter.spans] == ["unset"]
+
+
+async def _rejected(sending):
+    with pytest.raises(ValueError, match="rejected"):
+        await sending
+
+
+async def _rejected_after_a_step(sending):
+    sending.send(None)
+    with pytest.raises(ValueError, match="rejected"):
+        sending.throw(ValueError("rejected"))
+
+
+async def _thrown_before_the_first_step(sending):
+    with pytest.raises(OSError, match="thrown"):
+        sending.throw(OSError("thrown"))
+
+
+async def _closed(sending):
+    sending.close()
+
+
+FAILED = {"type": "http.response.start", "status": 500}
+
+
+@pytest.mark.parametrize("is_coroutine", [True, False])
+@pytest.mark.parametrize("use", [_rejected, _rejected_after_a_step, _thrown_before_the_first_step, _closed])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [(FAILED, False), (START, True), (LAST, True)],
+        [(LAST, False), (START, True), (LAST, True)],
+        [(START, True), (FAILED, False), (LAST, True)],
+        [(START, True), (LAST, False), (LAST, True)],
+    ],
+)
+def test_a_message_that_is_not_sent_is_not_the_answer(exporter, is_coroutine, use, messages):
+    async def reject(message):
+        await asyncio.sleep(0)
+        raise ValueError("rejected")
+
+    def send(message):
+        make = at_once if sent.pop(0) else reject
+        return make(message) if is_coroutine else Later(make, message)
+
+    async def app(scope, receive, send):
+        for message, is_sent in messages:
+            assert not exporter.spans
+            sending = send(message)
+            await (sending if is_sent else use(sending))
+
+    sent = [is_sent for _, is_sent in messages]
+    asyncio.run(TraceMiddleware(app)(request_scope(), at_once, send))
+    (span,) = exporter.spans
+    assert (span.attributes["http.response.status_code"], span.status.code) == (200, "unset")
+
+
+class Later:
+    def __init__(self, make, message):
+        self.make = make
+        self.message = message
+
+    def __await__(self):
+        return self.make(self.message).__await__()
+
+
+def test_a_send_that_is_awaited_twice_keeps_the_status(exporter):
+    async def send(message):
+        await asyncio.sleep(0)
+
+    async def app(scope, receive, send):
+        sending = send(START)
+        await sending
+        with pytest.raises(RuntimeError, match="already awaited"):
+            await sending
+        await send(LAST)
+
+    asyncio.run(TraceMiddleware(app)(request_scope(), at_once, send))
+    (span,) = exporter.spans
+    assert span.attributes["http.response.status_code"] == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import httpx
@@ -95,6 +96,78 @@ def test_all_clients_are_traced_the_existing_ones_too(exporter, way, base):
     way.integration.uninstrument()
     assert "traceparent" not in sent(way.get(way.client(), f"{base}/"))
     assert len(exporter.spans) == 2
+
+
+def test_the_time_that_a_response_took_is_there(exporter, way, base):
+    way.integration.instrument()
+    response = way.get(way.client(), f"{base}/")
+    check(exporter, response)
+    assert response.elapsed.total_seconds() >= 0
+
+
+class Body(httpx2.AsyncByteStream):
+    """The body of a response, endless, or one that never begins."""
+
+    def __init__(self, begins):
+        self.begins = begins
+        self.is_read = asyncio.Event()
+        self.steps = []
+
+    async def __aiter__(self):
+        try:
+            while True:
+                self.is_read.set()
+                if not self.begins:
+                    await asyncio.Event().wait()
+                yield b"x"
+        finally:
+            self.steps.append("generator")
+
+    async def aclose(self):
+        self.steps.append("body")
+
+
+@pytest.fixture(params=["transport", "all"])
+def client_of(request):
+    """Return a client of httpx2 for a body, traced in one of two ways."""
+
+    def make(body):
+        inner = httpx2.MockTransport(lambda _: httpx2.Response(200, stream=body))
+        if request.param == "transport":
+            inner = over_httpx2.AsyncTraceTransport(inner)
+        else:
+            over_httpx2.instrument()
+        return httpx2.AsyncClient(transport=inner)
+
+    yield make
+    over_httpx2.uninstrument()
+
+
+def test_the_generator_that_httpx2_would_close_is_closed(exporter, client_of):
+    async def main():
+        body = Body(begins=True)
+        async with client_of(body) as client, client.stream("GET", "http://shop.example/") as response:
+            async with contextlib.aclosing(response.aiter_raw()) as parts:
+                await anext(parts)
+            assert body.steps == ["generator", "body"]
+
+    asyncio.run(main())
+    assert [span.status.code for span in exporter.spans] == ["unset"]
+
+
+def test_a_response_can_be_closed_while_another_task_reads_it(exporter, client_of):
+    async def main():
+        body = Body(begins=False)
+        async with client_of(body) as client, client.stream("GET", "http://shop.example/") as response:
+            reader = asyncio.create_task(response.aread())
+            await body.is_read.wait()
+            await response.aclose()
+            assert body.steps == ["body"]
+            reader.cancel()
+            await asyncio.wait([reader])
+
+    asyncio.run(main())
+    assert len(exporter.spans) == 1
 
 
 def test_the_choice_of_a_transport_is_unchanged_where_all_clients_are_traced(way):

@@ -218,17 +218,30 @@ cdef inline bint see_quickly(Request request, object message) except -1:
 @cython.final
 cdef class Sending:
     cdef Request _request
-    cdef object _coroutine
+    cdef object _coroutine, _message, _before
+    cdef bint _is_last
 
     cdef object _fail(self)
 
+    @cython.locals(request=Request)
+    cdef object _begin(self)
+
+    @cython.locals(request=Request)
+    cdef object _keep(self)
+
+    @cython.locals(request=Request)
+    cdef object _take_back(self, object error)
+
 
 cdef inline PySendResult resume_sending(Sending self, object value, PyObject** result) except PYGEN_ERROR:
-    cdef PySendResult outcome = PyIter_Send(self._coroutine, value, result)
+    cdef PySendResult outcome
+    if self._message is not None:
+        result[0] = NULL
+        self._begin()
+    outcome = PyIter_Send(self._coroutine, value, result)
     if outcome == PYGEN_RETURN:
         tk_clear(result)
-        if self._request is not None and self._request._is_complete:
-            self._request._finish()
+        self._keep()
         tk_none(result)
     elif outcome == PYGEN_ERROR:
         self._fail()
@@ -247,4 +260,4 @@ cdef class WebSocket(Exchange):
 
 
 @cython.locals(sending=Sending)
-cdef Sending _sending(Request request, object inner)
+cdef Sending _sending(Request request, object inner, object message)

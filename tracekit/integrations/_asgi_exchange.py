@@ -437,22 +437,10 @@ class Request(Exchange):
         return message
 
     def _watch(self, message: Message) -> Awaitable[None]:
-        if self._is_complete:
-            return self._send(message)
-        if not see_quickly(self, message):
-            self._see(message)
         inner = self._send(message)
-        if type(inner) is not CoroutineType:
-            return self._wait(inner)
-        return _sending(self, inner)
-
-    async def _wait(self, inner: Awaitable[None]) -> None:
-        try:
-            await inner
-        except OSError:  # the client has gone (version 2.4 of the specification)
-            self._disconnect()
-            raise
-        self._finish()
+        if self._is_complete:
+            return inner
+        return _sending(self, inner if type(inner) is CoroutineType else _wait_for(inner), message)
 
     def _see(self, message: Message) -> None:
         """Look at *message*, which is about to be sent."""
@@ -503,10 +491,13 @@ class Sending:
     """
 
     if not compiled:
-        __slots__ = ("_coroutine", "_request")
+        __slots__ = ("_before", "_coroutine", "_is_last", "_message", "_request")
 
         _request: Request
         _coroutine: Any
+        _message: Any  # None after the first step
+        _before: Any  # the status before the message
+        _is_last: bool
 
     def __await__(self) -> Sending:
         return self
@@ -520,26 +511,30 @@ class Sending:
     @nonecheck(True)
     def send(self, value: Any) -> Any:
         """Resume the server's coroutine with *value*; asyncio sends None only."""
+        if self._message is not None:
+            self._begin()
         try:
             result = tk_resume(self._coroutine, value, _RETURNED)
-        except OSError:  # the client has gone (version 2.4 of the specification)
-            self._request._disconnect()
+        except BaseException as raised:
+            self._take_back(raised)
             raise
         if result is _RETURNED:
-            self._request._finish()
+            self._keep()
             raise StopIteration
         return result
 
     @nonecheck(True)
     def throw(self, *error: Any) -> Any:
         """Raise an exception in the server's coroutine."""
+        if self._message is not None:  # the message is not sent
+            return self._coroutine.throw(*error)
         try:
             return self._coroutine.throw(*error)
         except StopIteration:
-            self._request._finish()
+            self._keep()
             raise
-        except OSError:
-            self._request._disconnect()
+        except BaseException as raised:
+            self._take_back(raised)
             raise
 
     def close(self) -> None:
@@ -565,15 +560,55 @@ class Sending:
         """Handle an exception that the server's coroutine has raised in C."""
         try:
             tk_raised()
-        except OSError:
-            self._request._disconnect()
+        except BaseException as raised:
+            self._take_back(raised)
             raise
 
+    @nonecheck(True)
+    def _begin(self) -> None:
+        """Look at the message, which is about to be sent."""
+        request, message = self._request, self._message
+        self._message = None
+        self._before = request._status
+        if not request._is_complete:
+            if not see_quickly(request, message):
+                request._see(message)
+            self._is_last = request._is_complete
 
-def _sending(request: Request, inner: Any) -> Sending:
+    @nonecheck(True)
+    def _keep(self) -> None:
+        """Handle the return of the server's coroutine. Another await of it fails, which takes back nothing."""
+        request = self._request
+        self._before = request._status
+        self._is_last = False
+        if request._is_complete:
+            request._finish()
+
+    @nonecheck(True)
+    def _take_back(self, error: BaseException) -> None:
+        """Handle *error* of the server: it has not sent the message, unless it was cancelled after that."""
+        request = self._request
+        if isinstance(error, OSError):  # the client has gone (version 2.4 of the specification)
+            request._disconnect()
+        elif isinstance(error, Exception):
+            if self._is_last:
+                request._is_complete = False
+            if request._status is not self._before:
+                request._answer(self._before or 0)
+
+
+async def _wait_for(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+def _sending(request: Request, inner: Any, message: Any) -> Sending:
     sending = Sending.__new__(Sending)
     sending._request = request
     sending._coroutine = inner
+    sending._message = message
+    if not compiled:
+        sending._before = None
+        sending._is_last = False
     return sending
 
 

@@ -7,7 +7,7 @@ the parts to one of them. Compiled: see ``_client.py``.
 from __future__ import annotations
 
 import functools
-from types import SimpleNamespace
+from types import AsyncGeneratorType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._core.span import span_scope
@@ -202,6 +202,12 @@ class _Body:
         self._body = body
         self._span = span
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the body: httpx2 keeps there the time that a response took."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._body, name)
+
 
 class _Stream(_Body):
     """A response's body; at its end the span ends. It is its own iterator, as a body is read once."""
@@ -238,9 +244,12 @@ class _AsyncStream(_Body):
 
     # Not an async generator: if a reader drops one half-way, the event loop finalizes it, too late.
 
+    _closes_parts = False  # whether the library itself would close the body's generator
+    _parts: Any = None
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            self._parts: AsyncIterator[bytes] = aiter(self._body)
+            self._parts = aiter(self._body)
         except BaseException as error:
             fail(self._span, error)
             raise
@@ -248,7 +257,8 @@ class _AsyncStream(_Body):
 
     async def __anext__(self) -> bytes:
         try:
-            return await anext(self._parts)
+            part: bytes = await anext(self._parts)
+            return part
         except StopAsyncIteration:
             end(self._span)
             raise
@@ -258,7 +268,12 @@ class _AsyncStream(_Body):
 
     async def aclose(self) -> None:
         try:
-            await self._body.aclose()
+            try:
+                parts = self._parts
+                if self._closes_parts and isinstance(parts, AsyncGeneratorType) and not parts.ag_running:
+                    await parts.aclose()
+            finally:
+                await self._body.aclose()
         except BaseException as error:
             fail(self._span, error)
             raise
@@ -272,7 +287,8 @@ class Library:
         self.module: Any = module
         self.headers: Any = module.Headers
         self.stream = type("TraceStream", (_Stream, self.module.SyncByteStream), {})
-        self.async_stream = type("AsyncTraceStream", (_AsyncStream, self.module.AsyncByteStream), {})
+        closes = {"_closes_parts": module.__name__ == "httpx2"}
+        self.async_stream = type("AsyncTraceStream", (_AsyncStream, self.module.AsyncByteStream), closes)
         self._patches = Patches()
 
     def bind(self, transport: type[SyncTransport], async_transport: type[AsyncTransport]) -> None:
