@@ -22,6 +22,7 @@ from .._core.records import Account
 from .._core.span import open_spans, watch_spans
 from .._export.notices import Notices, describe, log
 from .._export.stand_ins import Discard, account_of
+from .._export.threads import keep
 from ._front import Front
 from .sqlite import SQLiteExporter
 
@@ -142,6 +143,7 @@ class FlightRecorder(Front):
             if sampled:
                 self.exporter.export(sampled)
         except BaseException as error:  # as in the pipeline: the spans that are not sampled have not failed
+            keep(error)
             self._failed += count
             self._notices.lost(self.exporter, error, count)
 
@@ -252,6 +254,7 @@ class FlightRecorder(Front):
         try:
             self._theirs = account_of(self.exporter)
         except BaseException as error:  # from the user's code
+            keep(error)
             self._notices.raised("account()", self.exporter, error)
         queued, failed, unsampled = self._theirs
         return Account(queued, failed + self._failed, unsampled + self._unsampled)
