@@ -23,6 +23,7 @@ from .._core.span import open_spans, watch_spans
 from .._export.notices import Notices, describe, log
 from .._export.stand_ins import Discard, account_of
 from .._export.threads import keep
+from .._signals import go_on_after_dump
 from ._front import Front
 from .sqlite import SQLiteExporter
 
@@ -53,7 +54,7 @@ class FlightRecorder(Front):
 
     A file is written when a local root, a span whose parent is None or remote, ends with the status "error"
     (*on_error*) or takes longer than *slower_s*, but at most one in *min_interval_s*; when the signal *dump_on_signal*
-    arrives, after whose previous handler is called; and by ``dump()``. Files are ``flight-TIME-PROCESS-NUMBER-REASON.db`` in
+    arrives, whose previous handler is called then, or its default action taken, which SIGUSR1 and SIGUSR2 have none of here; and by ``dump()``. Files are ``flight-TIME-PROCESS-NUMBER-REASON.db`` in
     *directory*, each at most *max_bytes* (at least 1 MiB), for the owner alone; the oldest of more than *max_files* are
     deleted. ``tracekit traces list FILE`` reads them.
 
@@ -259,11 +260,15 @@ class FlightRecorder(Front):
         queued, failed, unsampled = self._theirs
         return Account(queued, failed + self._failed, unsampled + self._unsampled)
 
-    def shutdown(self) -> None:
-        """Finish a file that is being written, and shut *exporter* down. The handler of the signal stays."""
+    def _finish(self) -> None:
+        """Wait for a file that is being written."""
         thread = self._thread
         if thread is not None:
             thread.join(_END_S)
+
+    def shutdown(self) -> None:
+        """Finish a file that is being written, and shut *exporter* down. The handler of the signal stays."""
+        self._finish()
         if self._is_started:
             self._is_started = False
             watch_spans(False)
@@ -285,7 +290,7 @@ class _OpenSpan:
 
 
 def _handle(recorder: FlightRecorder, number: int) -> None:
-    """Install a handler of the signal *number* that has a file written, and calls the previous handler."""
+    """Install a handler of the signal *number* that has a file written, and calls the previous handler or takes the default action."""
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"dump_on_signal must be a signal such as signal.SIGUSR1, not {type(number).__name__}")
     if threading.current_thread() is not threading.main_thread():
@@ -294,8 +299,7 @@ def _handle(recorder: FlightRecorder, number: int) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
         recorder._check_process()
         recorder._start("signal")
-        if callable(previous):
-            previous(number, frame)
+        go_on_after_dump(number, previous, frame, recorder._finish)
 
     try:
         previous = signal.signal(number, handle)
