@@ -400,6 +400,11 @@ def _after_fork() -> None:
     del parents_spans  # now that callbacks of weak references to them find the child's state
 
 
+def detected() -> Mapping[str, Any]:
+    """Return the attributes of the resource in use that were detected, and not given."""
+    return {} if _detected is None or _detected[0] is not _configured else _detected[1]
+
+
 def _renew_resource(tracer: Tracer, detected: Mapping[str, Any]) -> None:
     """Give the child of a fork its own process id and instance."""
     global _detected

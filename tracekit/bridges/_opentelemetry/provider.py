@@ -183,6 +183,9 @@ class TracerProvider(_trace.TracerProvider):
 
     def _update_resource(self, resource: Any) -> None:
         """Merge *resource* into that of the spans from now on, as the SDK's provider does for configurators."""
+        if self._given_resource is None:  # that of configure() is renewed there, and no longer the one in use here
+            self._detected = {"process.pid": os.getpid(), **_configure.detected()}
+            _with_resources.add(self)
         merged = self.resource.merge(resource)
         self._given_resource = merged
         given = attributes_of(merged.attributes) or {}
