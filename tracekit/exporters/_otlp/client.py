@@ -118,6 +118,7 @@ class Client:
         *encode* makes the body of a request. Returns the number of lost items, *thing* in the log; never raises.
         """
         waiting, lost, failures = [items], 0, 0
+        is_late = self.is_late  # a shutdown that this outlasts sets it, and begins anew
         while waiting:
             part = waiting.pop()
             try:
@@ -140,7 +141,7 @@ class Client:
             if answer.outcome == "later" and not answer.is_lasting:
                 pause_s = backoff_s(failures, at_least_s=answer.after_s, left_s=deadline - time.monotonic())
                 failures += 1
-                if time.monotonic() + pause_s < deadline and not self.is_late.wait(pause_s):
+                if time.monotonic() + pause_s < deadline and not is_late.wait(pause_s):
                     waiting.append(part)
                     continue
             lost += len(part)
