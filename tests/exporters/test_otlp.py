@@ -644,6 +644,37 @@ def test_a_client_shows_its_certificate(authority, tmp_path):
         assert len(collector.spans) == 1
 
 
+def test_certificates_are_read_again_once_they_have_changed(tls_collector, authority, tmp_path):
+    path = tmp_path / "ca.pem"
+    type(authority)().cert_pem.write_to_path(path)
+    sender = exporter(tls_collector, certificate=path)
+    assert "its certificate is not trusted" in reason(sender)
+    authority.cert_pem.write_to_path(path)
+    sender.export(made())
+    for octets in (b"half of a fi", b""):  # while it is being written, what was read before is used
+        path.write_bytes(octets)
+        sender.export(made())
+    path.unlink()
+    sender.export(made())
+    sender.shutdown()
+    assert len(tls_collector.spans) == 4
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_connection_stays_while_its_certificates_do(protocol, authority, tmp_path):
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    client = OTLPExporter("https://127.0.0.1:1", certificate=path, protocol=protocol, environ={})._client
+    first = client._current_transport()
+    assert client._current_transport() is first
+    os.utime(path, ns=(1, 1))
+    second = client._current_transport()
+    assert second is not first
+    assert client._current_transport() is second
+    first.close()
+    second.close()
+
+
 def encrypted(pem):
     from cryptography.hazmat.primitives import serialization as form
 

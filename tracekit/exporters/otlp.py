@@ -74,7 +74,7 @@ class OTLPExporter:
 
     The defaults of all arguments are OpenTelemetry's variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and so on, see
     docs/configuration.md) in *environ*, by default ``os.environ``. *protocol* is "http/protobuf", "http/json" or
-    "grpc"; *compression* is "none" or "gzip"; the certificates are PEM files.
+    "grpc"; *compression* is "none" or "gzip"; the certificates are PEM files, which are read again once they have changed.
 
     A request has at most 4 MiB, unless a single span is larger. A request that is too large for the collector is
     halved, down to one span. Without *spool*, requests are retried while the collector is away or answers 429, 502, 503
