@@ -193,13 +193,37 @@ def test_spans_arrive_over_grpc(compression):
         assert collector.metadata[0]["api-key"] == "secret"
 
 
-@pytest.mark.parametrize("target", ["127.0.0.1:{}", "ipv4:127.0.0.1:{}", "dns:///127.0.0.1:{}", "grpc://127.0.0.1:{}"])
+@pytest.mark.parametrize(
+    "target",
+    ["127.0.0.1:{}", "ipv4:127.0.0.1:{}", "dns:///127.0.0.1:{}", "grpc://127.0.0.1:{}", "grpc://127.0.0.1:{}/"],
+)
 def test_a_grpc_target_need_not_be_a_url_of_http(target):
     with GrpcCollector() as collector:
         sender = OTLPExporter(target.format(collector.port), protocol="grpc", insecure=True, environ={})
         sender.export(made())
         sender.shutdown()
         assert len(collector.spans) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_the_path_of_a_grpc_endpoint_is_ignored_and_told_once(scheme, caplog):
+    with GrpcCollector() as collector:
+        for _ in range(2):
+            endpoint = f"{scheme}://user:secret@127.0.0.1:{collector.port}/v1/traces?key=secret"
+            sender = OTLPExporter(endpoint, protocol="grpc", environ={})
+            sender.export(made())
+            sender.shutdown()
+        assert len(collector.spans) == 2
+    told = f"{scheme}://...@127.0.0.1:{collector.port}/v1/traces"
+    assert lines(caplog) == [f"OTLP over gRPC has no use for the path of its endpoint, and ignores it: '{told}'"]
+
+
+@pytest.mark.parametrize(("scheme", "is_secure"), [("https", True), ("grpcs", True), ("http", False), ("grpc", False)])
+def test_the_scheme_of_a_grpc_endpoint_tells_whether_there_is_tls(scheme, is_secure):
+    client = OTLPExporter(f"{scheme}://127.0.0.1:1", protocol="grpc", environ={})._client
+    transport = client._current_transport()
+    transport.close()
+    assert transport.is_secure is is_secure
 
 
 def test_arguments_default_to_the_environment(collector):
