@@ -16,6 +16,7 @@ from ..._arguments import bounded_timeout
 from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from ..._foreign import ForeignSampler
+from ..._instrument import traced_twice
 from ..._resource import renew
 from .contexts import attributes_of, plain_attributes
 from .processors import Processors, span_metrics
@@ -127,6 +128,8 @@ class TracerProvider(_trace.TracerProvider):
         if not given and given not in self._reported_names:
             self._reported_names.add(given)
             log("error", "get_tracer() was called without a name (%r)", given)
+        if name.startswith("opentelemetry.instrumentation."):
+            self._report_twice(name)
         key = (name, version, url, repr(sorted(items.items(), key=lambda item: item[0])))
         tracer = self._tracers.get(key)
         if tracer is None:
@@ -137,6 +140,17 @@ class TracerProvider(_trace.TracerProvider):
             if self._configurator is not None:
                 self._configure_tracer(tracer)
         return tracer
+
+    def _report_twice(self, name: str) -> None:
+        """Log that an instrumentor asks for a tracer of a library that tracekit traces: that cannot be told before."""
+        library = None if name in self._reported_names else traced_twice(name)
+        if library is not None:
+            self._reported_names.add(name)
+            message = (
+                "%s is traced twice, because the program has called %s after tracekit.instrument(): call that alone, or "
+                "tracekit.uninstrument(%r) before the instrumentor (reported once)"
+            )
+            log("warning", message, library, name, library)
 
     def _set_tracer_configurator(self, *, tracer_configurator: Any) -> None:
         """Ask *tracer_configurator* about every tracer, as the SDK's provider does: it turns some of them off."""
