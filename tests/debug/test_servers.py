@@ -273,6 +273,32 @@ def test_a_port_that_is_taken_is_replaced_by_a_free_one(asked, caplog):
     assert f"debug pages of process {os.getpid()}: http://127.0.0.1:{server.server_port}/debug/, as port" in caplog.text
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_the_child_of_a_fork_serves_what_the_environment_asks_for_after_its_first_span(asked):
+    tracekit.configure(environ={"TRACEKIT_DEBUG_PAGES": "127.0.0.1:0"})
+    (parents,) = asked()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        exit_status = 1
+        try:
+            assert asked() == []
+            for _ in range(2):
+                tracekit.span("in the child").end()
+                tracekit.flush(60)
+            (server,) = asked()
+            assert "in the child" in get(server.server_port, "/debug/requests?format=text")[2].decode()
+            assert server.server_port != parents.server_port
+            exit_status = 0
+        except BaseException as error:
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(exit_status)
+    os.close(writing)
+    assert (os.read(reading, 1000), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) == (b"", 0)
+    os.close(reading)
+
+
 @pytest.mark.parametrize("value", ["6070", ":6070", "localhost:", "localhost:http", "127.0.0.1:65536", "[::1]"])
 def test_an_invalid_address_is_a_warning(asked, value, caplog):
     tracekit.configure(environ={"TRACEKIT_DEBUG_PAGES": value})
