@@ -6,6 +6,9 @@ import http.server
 import json
 import os
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import wsgiref.simple_server
 from concurrent.futures import ThreadPoolExecutor
@@ -297,6 +300,21 @@ def test_the_child_of_a_fork_serves_what_the_environment_asks_for_after_its_firs
     os.close(writing)
     assert (os.read(reading, 1000), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) == (b"", 0)
     os.close(reading)
+
+
+def test_a_program_that_imports_http_server_first_under_tracekit_run_has_pages(tmp_path):
+    program = """
+        import http.server, time
+        from tracekit.debug import _server
+
+        while not _server._asked:
+            time.sleep(0.001)
+        """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    environ = {**os.environ, "TRACEKIT_DEBUG_PAGES": "127.0.0.1:0", "OTEL_TRACES_EXPORTER": "none"}
+    command = [sys.executable, "-m", "tracekit", "run", "--", sys.executable, tmp_path / "program.py"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize("value", ["6070", ":6070", "localhost:", "localhost:http", "127.0.0.1:65536", "[::1]"])
