@@ -107,8 +107,8 @@ def _go_on(number: int, previous: Any, frame: FrameType | None) -> None:
 def go_on_after_dump(number: int, previous: Any, frame: FrameType | None, finish: Callable[[], object]) -> None:
     """Call the *previous* handler of the signal *number*, or take the default action, except for SIGUSR1 and SIGUSR2.
 
-    These two end a program that has no use for them, and one that has a dump written has one. *finish* is called before
-    whatever may end the process without ``atexit``; it waits for the dump.
+    These two end a program that has no use for them, and one that has a dump written has one. *finish*, which waits
+    for the dump, is called before a handler or an action that may end the process without ``atexit``.
     """
     import signal
 

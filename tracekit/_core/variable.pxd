@@ -48,7 +48,7 @@ cdef extern from *:
     static PyObject *tk_interrupted; /* the Context in which it began, borrowed */
     static PyObject *tk_kept;
     static PyObject *tk_note; /* the function in gc.callbacks that sets these, as the first one */
-    static PyObject *tk_early; /* what callbacks have replaced that the program put before it, until it is the first again */
+    static PyObject *tk_early; /* values that callbacks before it have replaced, until it is the first again */
 
     static inline int tk_is_early(void) { /* these three may be of an earlier collection */
         PyObject *callbacks = PyThreadState_Get()->interp->gc.callbacks;
@@ -69,7 +69,10 @@ cdef extern from *:
             tk_collector = thread->id;
             tk_interrupted = thread->context;
             Py_CLEAR(tk_kept);
-            if (!tk_is_early()) return PyList_SetSlice(tk_early, 0, PY_SSIZE_T_MAX, NULL) < 0 ? NULL : Py_NewRef(Py_None);
+            if (!tk_is_early()) {
+                if (PyList_SetSlice(tk_early, 0, PY_SSIZE_T_MAX, NULL) < 0) return NULL;
+                Py_RETURN_NONE;
+            }
             /* Those after it in the list are still called, once, as CPython counts. */
             PyObject *callbacks = thread->interp->gc.callbacks;
             Py_ssize_t at;

@@ -54,15 +54,15 @@ class Done:
         return self._is_set
 
 
-# Threads of callers that do the work of an exporting thread, each with what a signal handler has raised there.
+# Threads of callers that do the work of an exporting thread, each with the error that a signal handler has raised there.
 _callers: dict[int, BaseException | None] = {}
 
 
 @contextlib.contextmanager
 def in_caller() -> Iterator[None]:
-    """Do the work of an exporting thread in its caller, and raise what a signal handler has raised meanwhile.
+    """Do the work of an exporting thread in its caller, and raise the error of a signal handler that has run meanwhile.
 
-    ``KeyboardInterrupt``, or ``SystemExit``, as of many a handler of SIGTERM. No exporter's error reaches the caller.
+    It is ``KeyboardInterrupt``, or ``SystemExit``, as of many a handler of SIGTERM. Other errors do not reach the caller.
     """
     ident = threading.get_ident()
     if ident in _callers:  # an exporter in front of another one, which waits for its thread, too

@@ -54,9 +54,9 @@ class FlightRecorder(Front):
 
     A file is written when a local root, a span whose parent is None or remote, ends with the status "error"
     (*on_error*) or takes longer than *slower_s*, but at most one in *min_interval_s*; when the signal *dump_on_signal*
-    arrives, whose previous handler is called then, or its default action taken, which SIGUSR1 and SIGUSR2 have none of here; and by ``dump()``. Files are ``flight-TIME-PROCESS-NUMBER-REASON.db`` in
-    *directory*, each at most *max_bytes* (at least 1 MiB), for the owner alone; the oldest of more than *max_files* are
-    deleted. ``tracekit traces list FILE`` reads them.
+    arrives, whose previous handler is called then, or its default action taken, except for SIGUSR1 and SIGUSR2; and by
+    ``dump()``. Files are ``flight-TIME-PROCESS-NUMBER-REASON.db`` in *directory*, each at most *max_bytes* (at least
+    1 MiB), for the owner alone; the oldest of more than *max_files* are deleted. ``tracekit traces list FILE`` reads them.
 
     Raises ``TypeError`` or ``ValueError`` for invalid arguments, and ``RuntimeError`` for *dump_on_signal* outside the
     main thread. Later failures are logged once per cause.
@@ -290,7 +290,7 @@ class _OpenSpan:
 
 
 def _handle(recorder: FlightRecorder, number: int) -> None:
-    """Install a handler of the signal *number* that has a file written, and calls the previous handler or takes the default action."""
+    """Install a handler of the signal *number* that has a file written, and goes on as without it."""
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"dump_on_signal must be a signal such as signal.SIGUSR1, not {type(number).__name__}")
     if threading.current_thread() is not threading.main_thread():

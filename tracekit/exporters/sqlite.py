@@ -270,8 +270,8 @@ def _delete_oldest(
 ) -> _Deleted:
     """Delete about *step* spans with their traces, or *step* log records, stored before *stored_before_s*.
 
-    The older ones are deleted; of those stored in the same second, the more numerous. What was stored after *now_s*, by a
-    clock that was ahead, is as old as what came next.
+    The older ones are deleted; of those stored in the same second, the more numerous. Rows that were stored after *now_s*,
+    by a clock that was ahead, count for as old as the next ones.
     """
     ages = connection.execute(
         # SQLite finds max() and min() of a column without a scan only if each is alone.
