@@ -309,6 +309,47 @@ def test_a_finalizer_that_ends_a_span_of_another_context_first_does_not_free_wha
 
 
 @pytest.mark.skipif(not COMPILED and sys.version_info < (3, 12), reason="the plain form cannot tell that 3.11 collects")
+@pytest.mark.parametrize("phase", ["start", "stop"])
+def test_a_callback_of_the_collector_that_the_program_puts_first_may_end_a_span(phase):
+    assert run(
+        f"""
+        def end(phase, _):
+            if phase == "{phase}" and open_here:
+                open_here.pop().__exit__(None, None, None)
+                for _ in range(3):
+                    contextvars.Context().run(tracekit.span("in its place").__enter__)
+
+        def place(variable):
+            digits = hash(variable) & 0xFFFF_FFFF_FFFF_FFFF
+            return (digits ^ digits >> 32) & 31
+
+        open_here = []
+        context = contextvars.Context()
+        context.run(tracekit.span("first").__enter__)
+        (ours,) = context
+
+        def work(allocations):
+            names = (contextvars.ContextVar(f"{{allocations}}, {{number}}") for number in range(1_000_000))
+            variable = next(candidate for candidate in names if place(candidate) == place(ours))
+            open_here.append(tracekit.span("work").__enter__())
+            gc.callbacks.insert(0, end)
+            gc.enable()
+            gc.set_threshold(allocations)
+            variable.set(allocations)
+            gc.disable()
+            gc.callbacks.remove(end)
+            open_here.clear()
+            tracekit.current_span()
+
+        gc.disable()
+        for allocations in range(1, 60):
+            contextvars.Context().run(work, allocations)
+            gc.collect()
+        """
+    )
+
+
+@pytest.mark.skipif(not COMPILED and sys.version_info < (3, 12), reason="the plain form cannot tell that 3.11 collects")
 def test_a_finalizer_may_read_a_context_that_inherited_the_span_at_each_moment_of_its_end():
     assert run(
         """

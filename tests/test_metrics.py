@@ -471,6 +471,23 @@ def test_without_a_thread_a_flush_and_the_end_of_the_program_send_all_series(mon
     assert len(received(collector)) == 2
 
 
+def test_without_a_thread_ctrl_c_reaches_the_caller_of_a_flush(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(background, "start_thread", refuse)
+    red = RedMetrics(push=OTLPMetrics("http://127.0.0.1:1", environ={}))
+    red.export(measured(("server", HTTP, 0.3)).exporter.spans)
+    red._push._send = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        red.flush(60)
+    red._push._send = lambda *_: None
+    assert red.flush(60)
+
+
 @pytest.mark.slow
 def test_series_are_sent_in_intervals_without_a_flush():
     arrived = threading.Event()

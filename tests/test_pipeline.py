@@ -19,6 +19,9 @@ from tracekit import Account, _configure
 from tracekit._core.buffer import Buffer, buffer
 from tracekit._core.free_threading import HAS_GIL
 from tracekit._export import pipeline, worker
+from tracekit.exporters.flight import FlightRecorder
+from tracekit.exporters.tail import TailSampler
+from tracekit.metrics import RedMetrics
 from tracekit.testing import MemoryExporter, recording
 
 from .tools.accounts import statistics
@@ -874,6 +877,53 @@ def test_without_a_thread_flushes_export_in_their_callers_one_at_a_time(monkeypa
     assert len(memory._spans) == 150
     assert tracekit.shutdown(20)
     assert memory.is_shut_down
+
+
+class KeepsAll(TailSampler):
+    """Hands its spans on at the end."""
+
+    def __init__(self, exporter):
+        super().__init__(exporter, probability=1.0)
+
+
+@pytest.mark.parametrize("front", [None, KeepsAll, FlightRecorder, RedMetrics])
+@pytest.mark.parametrize("method", ["export", "flush", "account"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_without_a_thread_what_a_signal_handler_raises_reaches_the_caller_of_a_flush(error, method, front, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    class Interrupted(MemoryExporter):
+        def interrupt(self, name):
+            if name == interrupted:
+                raise error
+
+        def export(self, spans):
+            self.interrupt("export")
+            super().export(spans)
+
+        def flush(self, timeout_s):
+            self.interrupt("flush")
+            return True
+
+        def account(self):
+            self.interrupt("account")
+            return tracekit.Account()
+
+    interrupted = ""
+    memory = Interrupted()
+    tracekit.configure(exporter=memory if front is None else front(memory), batch_size=2, export_interval_s=LONG)
+    monkeypatch.setattr(worker, "start_thread", refuse)
+    balance = Balance()
+    end(4)
+    interrupted = method
+    with pytest.raises(error):
+        (tracekit.shutdown if front is KeepsAll and method == "export" else tracekit.flush)(20)
+    interrupted = ""
+    end(1)
+    assert tracekit.shutdown(20)
+    assert balance.ended == balance.exported + balance.failed + balance.dropped == 5
+    assert balance.exported == len(memory._spans)
 
 
 def test_where_daemon_threads_are_not_allowed_flush_exports(monkeypatch):

@@ -112,6 +112,49 @@ def test_a_span_costs_the_same_however_many_labels_are_open():
     assert calls_under(1) == calls_under(1000) > 0
 
 
+def lines_of(function):
+    """Return the number of lines that *function* executes in the files of the plain form."""
+    lines = 0
+
+    def trace(frame, event, argument):
+        nonlocal lines
+        lines += event == "line"
+        return trace if frame.f_code.co_filename in FILES else None
+
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(None)
+    return lines
+
+
+OPENINGS = {
+    "spans": lambda: [PLAIN.span("span")],
+    "labels": lambda: [PLAIN.label_scope(Labels({"key": "value"}))],
+    "both": lambda: [PLAIN.span("span"), PLAIN.label_scope(Labels({"key": "value"}))],
+}
+
+
+@pytest.mark.parametrize("kind", OPENINGS)
+def test_many_scopes_that_close_oldest_first_take_no_quadratic_time(kind):
+    def close(count):
+        opened = [scope for _ in range(count) for scope in OPENINGS[kind]()]
+        for scope in opened:
+            scope.__enter__()
+
+        def leave():
+            for scope in opened:
+                scope.__exit__(None, None, None)
+
+        lines = lines_of(leave)
+        assert PLAIN.current_context() is None
+        return lines
+
+    few, many = (contextvars.Context().run(close, count) for count in (100, 800))
+    assert many < 20 * few
+
+
 def close_the_oldest(window, closed):
     """Keep *window* spans open and close the oldest *closed* times; return the calls, and the scopes that are left."""
     opened = collections.deque()

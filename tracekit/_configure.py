@@ -232,16 +232,31 @@ def take_for_parent() -> list[Span]:
 def _serve_pages(environment: Environment) -> None:
     """Serve the debug pages where the environment asks for them."""
     address = environment.debug_pages()
-    if address is not None:
-        import importlib
+    if address is None:
+        return
+    import contextlib
+    import importlib
 
-        from ._plugins import DEBUG_PAGES
+    from ._environment import say
+    from ._plugins import DEBUG_PAGES
 
-        module, serve = DEBUG_PAGES
+    module, name = DEBUG_PAGES
+
+    def serve() -> None:
         try:
-            getattr(importlib.import_module(module), serve)(*address)
+            getattr(importlib.import_module(module), name)(*address)
         except Exception as error:  # the pages must not stop the program
-            environment.wrong["debug"] = f"the debug pages are not served: {type(error).__name__}: {error}"[:400]
+            say([f"the debug pages are not served: {type(error).__name__}: {error}"[:400]])
+
+    # tracekit run configures at the import of http.client, which may be one of http.server, which the pages need: another
+    # thread waits for the end of that.
+    if getattr(getattr(sys.modules.get("http.server"), "__spec__", None), "_initializing", False):
+        from ._export.threads import start_thread
+
+        with contextlib.suppress(Exception):  # no more threads
+            start_thread(serve, "tracekit-debug")
+    else:
+        serve()
 
 
 def _other_sdk() -> list[str]:
@@ -392,6 +407,11 @@ def _after_fork() -> None:
     if _detected is not None and _detected[0] is _configured:
         _renew_resource(_configured, _detected[1])
     del parents_spans  # now that callbacks of weak references to them find the child's state
+
+
+def detected() -> Mapping[str, Any]:
+    """Return the attributes of the resource in use that were detected, and not given."""
+    return {} if _detected is None or _detected[0] is not _configured else _detected[1]
 
 
 def _renew_resource(tracer: Tracer, detected: Mapping[str, Any]) -> None:

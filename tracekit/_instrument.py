@@ -109,6 +109,14 @@ def instrumented() -> dict[str, str]:
     return {library.name: library.package for library in [*_undo]}
 
 
+def traced_twice(name: str) -> str | None:
+    """Return the library that is traced natively, and that the OpenTelemetry instrumentor in the module *name* traces, too."""
+    for library in [*_undo]:
+        if any(other.load.partition(":")[0] == name for other in library.instead):
+            return library.name
+    return None
+
+
 def failures() -> dict[str, str]:
     """Return the reason for each library that could not be instrumented."""
     return {library.name: reason for library, reason in _failed.copy().items()}

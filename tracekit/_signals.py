@@ -15,6 +15,7 @@ from ._core.checks import check_number
 from ._export.notices import log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 _DEFAULT: Final = ("SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system has
@@ -88,11 +89,32 @@ class _Flush:
                 stack.callback(handler._go_on, frame)
 
     def _go_on(self, frame: FrameType | None) -> None:
-        if callable(self._previous):
-            self._previous(self._number, frame)
-            return
-        import signal
+        _go_on(self._number, self._previous, frame)
 
-        handler = signal.signal(self._number, signal.SIG_DFL)
-        signal.raise_signal(self._number)
-        signal.signal(self._number, handler)  # the default action did not end the process, as for SIGCONT
+
+def _go_on(number: int, previous: Any, frame: FrameType | None) -> None:
+    """Call the *previous* handler of the signal *number*, or take the default action."""
+    if callable(previous):
+        previous(number, frame)
+        return
+    import signal
+
+    handler = signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+    signal.signal(number, handler)  # the default action did not end the process, as for SIGCONT
+
+
+def go_on_after_dump(number: int, previous: Any, frame: FrameType | None, finish: Callable[[], object]) -> None:
+    """Call the *previous* handler of the signal *number*, or take the default action, except for SIGUSR1 and SIGUSR2.
+
+    These two end a program that has no use for them, and one that has a dump written has one. *finish*, which waits
+    for the dump, is called before a handler or an action that may end the process without ``atexit``.
+    """
+    import signal
+
+    is_own = number in (getattr(signal, "SIGUSR1", None), getattr(signal, "SIGUSR2", None))
+    if previous in (None, signal.SIG_IGN) or (previous == signal.SIG_DFL and is_own):
+        return
+    if previous == signal.SIG_DFL or isinstance(previous, _Flush):
+        finish()
+    _go_on(number, previous, frame)

@@ -16,6 +16,7 @@ from aiohttp import web
 from fastapi import FastAPI
 from opentelemetry import baggage, context
 from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -219,3 +220,17 @@ def test_both_apis_nest_over_tasks_and_threads(exporter, tracer):
 
     anyio.run(main)
     assert span_tree(exporter.spans) == ("native\n  api\n    task\n    inner\n      thread\n        native in thread")
+
+
+def test_an_instrumentor_that_is_called_after_tracekits_is_reported_once(caplog):
+    tracekit.instrument("httpx")
+    try:
+        for _ in range(2):
+            with instrumented(HTTPXClientInstrumentor()):
+                pass
+    finally:
+        tracekit.uninstrument("httpx")
+    with instrumented(HTTPXClientInstrumentor()):
+        pass
+    (line,) = caplog.messages
+    assert line.startswith("httpx is traced twice, because the program has called opentelemetry.instrumentation.")

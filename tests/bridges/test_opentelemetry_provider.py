@@ -445,8 +445,14 @@ def test_the_stacks_of_a_group_share_one_bound(exporter, tracer):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_the_resource_of_a_provider_names_the_child_of_a_fork(exporter, provider):
-    made = bridge.TracerProvider(resource=Resource.create({"service.name": "shop", "process.pid": os.getpid()}))
+@pytest.mark.parametrize("is_given", [True, False])
+def test_the_resource_of_a_provider_names_the_child_of_a_fork(is_given, exporter, provider):
+    if is_given:
+        made = bridge.TracerProvider(resource=Resource.create({"service.name": "shop", "process.pid": os.getpid()}))
+    else:
+        tracekit.configure(exporter=exporter, environ={})
+        made = bridge.TracerProvider()
+        made._update_resource(Resource({"service.name": "shop"}))
     tracer = made.get_tracer("x")
     read, write = os.pipe()
     child = os.fork()

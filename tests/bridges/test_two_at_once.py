@@ -34,6 +34,32 @@ def test_with_the_bridge_there_is_one(caplog):
         bridge.uninstall()
 
 
+def test_a_signal_handler_that_installs_in_the_middle_of_it_does_not_wait_for_itself(monkeypatch):
+    class Interrupted:
+        """A lock with a signal handler that runs once it is taken."""
+
+        def __init__(self, lock):
+            self.lock = lock
+            self.made = None
+
+        def __enter__(self):
+            assert self.lock.acquire(timeout=1)
+            if self.made is None:
+                self.made = False
+                self.made = bridge.install()
+
+        def __exit__(self, *_):
+            self.lock.release()
+
+    lock = Interrupted(bridge._setting)
+    monkeypatch.setattr(bridge, "_setting", lock)
+    try:
+        assert bridge.install() is lock.made
+        assert len({(module, name) for module, name, *_ in bridge._replaced}) == len(bridge._replaced)
+    finally:
+        bridge.uninstall()
+
+
 def test_the_doctor_tells_what_to_call():
     (finding,) = [finding for finding in examine() if finding.name == "opentelemetry"]
     assert finding.ok

@@ -6,6 +6,9 @@ import http.server
 import json
 import os
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import wsgiref.simple_server
 from concurrent.futures import ThreadPoolExecutor
@@ -271,6 +274,47 @@ def test_a_port_that_is_taken_is_replaced_by_a_free_one(asked, caplog):
     assert server.server_port != taken
     assert get(server.server_port, "/debug/")[0] == 200
     assert f"debug pages of process {os.getpid()}: http://127.0.0.1:{server.server_port}/debug/, as port" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_the_child_of_a_fork_serves_what_the_environment_asks_for_after_its_first_span(asked):
+    tracekit.configure(environ={"TRACEKIT_DEBUG_PAGES": "127.0.0.1:0"})
+    (parents,) = asked()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        exit_status = 1
+        try:
+            assert asked() == []
+            for _ in range(2):
+                tracekit.span("in the child").end()
+                tracekit.flush(60)
+            (server,) = asked()
+            assert "in the child" in get(server.server_port, "/debug/requests?format=text")[2].decode()
+            assert server.server_port != parents.server_port
+            exit_status = 0
+        except BaseException as error:
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(exit_status)
+    os.close(writing)
+    assert (os.read(reading, 1000), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) == (b"", 0)
+    os.close(reading)
+
+
+def test_a_program_that_imports_http_server_first_under_tracekit_run_has_pages(tmp_path):
+    program = """
+        import http.server, time
+        from tracekit.debug import _server
+
+        while not _server._asked:
+            time.sleep(0.001)
+        """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    environ = {**os.environ, "TRACEKIT_DEBUG_PAGES": "127.0.0.1:0", "OTEL_TRACES_EXPORTER": "none"}
+    command = [sys.executable, "-m", "tracekit", "run", "--", sys.executable, tmp_path / "program.py"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize("value", ["6070", ":6070", "localhost:", "localhost:http", "127.0.0.1:65536", "[::1]"])

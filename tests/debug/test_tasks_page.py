@@ -307,17 +307,31 @@ def test_a_handler_of_the_program_is_called_too(monkeypatch, tmp_path):
     assert calls == [signal.SIGINT]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself most signals there")
+def test_a_signal_that_ends_the_program_still_does_once_the_tasks_are_written(tmp_path):
+    path = tmp_path / "tasks.txt"
+    program = """
+        import signal, sys, tracekit.debug
+
+        tracekit.debug.dump_on_signal(signal.SIGTERM, sys.argv[1])
+        signal.raise_signal(signal.SIGTERM)
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), path], timeout=60)
+    assert done.returncode == -signal.SIGTERM
+    assert "tracekit: tasks of process" in path.read_text()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_a_new_file_is_for_its_owner_alone(tmp_path):
     path = tmp_path / "tasks.txt"
     umask = os.umask(0)
     try:
-        _dump._Dump(str(path), None)._write()
+        _dump._Dump(str(path), None)._write(_dump.Done())
     finally:
         os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o644)
-    _dump._Dump(str(path), None)._write()
+    _dump._Dump(str(path), None)._write(_dump.Done())
     assert path.stat().st_mode & 0o777 == 0o644
     assert path.read_text().count("tracekit: tasks of process") == 2
 

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -202,6 +204,40 @@ def test_a_signal_writes_a_file_and_the_previous_handler_is_called(record, tmp_p
             recorder._thread.join()
         assert files(tmp_path) == {"signal.db": ["work"]}
         assert seen == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+ENDING = """
+    import signal, sys
+    import tracekit
+    from tracekit.exporters.flight import FlightRecorder
+
+    if "flush" in sys.argv:
+        tracekit.flush_on_signal()
+    tracekit.configure(exporter=FlightRecorder(directory=sys.argv[1], dump_on_signal=signal.SIGTERM), environ={})
+    tracekit.span("work").end()
+    signal.raise_signal(signal.SIGTERM)
+    """
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself most signals there")
+@pytest.mark.parametrize("previous", ["default", "flush"])
+def test_a_signal_that_ends_the_program_still_does_once_the_file_is_written(previous, tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(ENDING), tmp_path, previous]
+    assert subprocess.run(command, timeout=60, stderr=subprocess.DEVNULL).returncode == -signal.SIGTERM
+    assert files(tmp_path) == {"signal.db": ["work"]}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no SIGUSR1")
+def test_a_signal_for_the_programs_own_use_does_not_end_it(record, tmp_path):
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    try:
+        recorder = record(dump_on_signal=signal.SIGUSR1)
+        with tracekit.span("work"):
+            signal.raise_signal(signal.SIGUSR1)
+            recorder._thread.join()
+        assert files(tmp_path) == {"signal.db": ["work"]}
     finally:
         signal.signal(signal.SIGUSR1, before)
 

@@ -193,13 +193,37 @@ def test_spans_arrive_over_grpc(compression):
         assert collector.metadata[0]["api-key"] == "secret"
 
 
-@pytest.mark.parametrize("target", ["127.0.0.1:{}", "ipv4:127.0.0.1:{}", "dns:///127.0.0.1:{}", "grpc://127.0.0.1:{}"])
+@pytest.mark.parametrize(
+    "target",
+    ["127.0.0.1:{}", "ipv4:127.0.0.1:{}", "dns:///127.0.0.1:{}", "grpc://127.0.0.1:{}", "grpc://127.0.0.1:{}/"],
+)
 def test_a_grpc_target_need_not_be_a_url_of_http(target):
     with GrpcCollector() as collector:
         sender = OTLPExporter(target.format(collector.port), protocol="grpc", insecure=True, environ={})
         sender.export(made())
         sender.shutdown()
         assert len(collector.spans) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_the_path_of_a_grpc_endpoint_is_ignored_and_told_once(scheme, caplog):
+    with GrpcCollector() as collector:
+        for _ in range(2):
+            endpoint = f"{scheme}://user:secret@127.0.0.1:{collector.port}/v1/traces?key=secret"
+            sender = OTLPExporter(endpoint, protocol="grpc", environ={})
+            sender.export(made())
+            sender.shutdown()
+        assert len(collector.spans) == 2
+    told = f"{scheme}://...@127.0.0.1:{collector.port}/v1/traces"
+    assert lines(caplog) == [f"OTLP over gRPC has no use for the path of its endpoint, and ignores it: '{told}'"]
+
+
+@pytest.mark.parametrize(("scheme", "is_secure"), [("https", True), ("grpcs", True), ("http", False), ("grpc", False)])
+def test_the_scheme_of_a_grpc_endpoint_tells_whether_there_is_tls(scheme, is_secure):
+    client = OTLPExporter(f"{scheme}://127.0.0.1:1", protocol="grpc", environ={})._client
+    transport = client._current_transport()
+    transport.close()
+    assert transport.is_secure is is_secure
 
 
 def test_arguments_default_to_the_environment(collector):
@@ -642,6 +666,37 @@ def test_a_client_shows_its_certificate(authority, tmp_path):
         sender.export(made())
         sender.shutdown()
         assert len(collector.spans) == 1
+
+
+def test_certificates_are_read_again_once_they_have_changed(tls_collector, authority, tmp_path):
+    path = tmp_path / "ca.pem"
+    type(authority)().cert_pem.write_to_path(path)
+    sender = exporter(tls_collector, certificate=path)
+    assert "its certificate is not trusted" in reason(sender)
+    authority.cert_pem.write_to_path(path)
+    sender.export(made())
+    for octets in (b"half of a fi", b""):  # while it is being written, what was read before is used
+        path.write_bytes(octets)
+        sender.export(made())
+    path.unlink()
+    sender.export(made())
+    sender.shutdown()
+    assert len(tls_collector.spans) == 4
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_connection_stays_while_its_certificates_do(protocol, authority, tmp_path):
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    client = OTLPExporter("https://127.0.0.1:1", certificate=path, protocol=protocol, environ={})._client
+    first = client._current_transport()
+    assert client._current_transport() is first
+    os.utime(path, ns=(1, 1))
+    second = client._current_transport()
+    assert second is not first
+    assert client._current_transport() is second
+    first.close()
+    second.close()
 
 
 def encrypted(pem):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 import json
+import time
 from collections import Counter
 
 import pytest
@@ -358,3 +359,25 @@ def test_the_halves_of_a_json_request_have_its_resource():
 
 def test_an_exporter_without_a_collector_has_a_limit_too():
     assert OTLPExporter(environ={})._max_bytes == 4 * 2**20
+
+
+def test_a_delivery_that_outlasts_the_shutdown_retries_no_more():
+    sender = OTLPExporter("http://127.0.0.1:4318", environ={})
+    client = sender._client
+    calls = []
+
+    class Closing:
+        """A collector that is not there, and whose exporter is shut down meanwhile by another thread."""
+
+        def send(self, *arguments):
+            calls.append(arguments)
+            client.is_late.set()
+            client.begin()
+            client._transport = self
+            return _answers.Answer("later", "not there")
+
+    client._transport = Closing()
+    sender._deliver([Request(b"", 1, "", "")], otlp._Loss())
+    assert len(calls) == 1
+    assert client.deliver([1, 2], bytes, time.monotonic() + 1, "data points") == 2
+    assert len(calls) == 2

@@ -578,6 +578,22 @@ def test_old_spans_are_deleted_and_their_pages_given_back(path, time_in_hand):
     assert path.stat().st_size < before[0] / 4
 
 
+def test_spans_that_a_clock_stored_that_was_ahead_are_as_old_as_the_next_ones(path, time_in_hand):
+    exporter = SQLiteExporter(path, max_age_s=3600)
+    time_in_hand.s += 10 * 365 * 86400
+    exporter.export([recorded("ahead")] * 2500)
+    time_in_hand.s -= 10 * 365 * 86400
+    exporter.export([recorded("old")] * 2500)
+    time_in_hand.s += 3599
+    exporter.export([recorded("young")])
+    before = rows(path, "SELECT name, count(*) FROM spans GROUP BY name")
+    time_in_hand.s += 2
+    exporter.export([])
+    exporter.shutdown()
+    assert before == [("ahead", 2500), ("old", 2500), ("young", 1)]
+    assert rows(path, "SELECT name, count(*) FROM spans GROUP BY name") == [("young", 1)]
+
+
 def test_a_smaller_bound_than_last_time_shrinks_the_file(path, time_in_hand):
     exporter = SQLiteExporter(path)
     span = recorded(attributes={"text": "x" * 1000})

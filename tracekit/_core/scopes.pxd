@@ -58,7 +58,7 @@ cdef enum:
 cdef class Scope:
     cdef signed char _kind, _leans
     cdef unsigned char _is_closed, _is_released, _carries  # smaller than bint: a task that lives keeps its scope
-    cdef uint32_t _generation
+    cdef uint32_t _generation, _waiting
     cdef object _span
     cdef SpanContext _context
     cdef object _labels
@@ -113,7 +113,11 @@ cpdef object put_context(Scope scope, SpanContext context)
 cpdef bint is_current(Scope scope) except -1
 
 
-@cython.locals(scope=Scope, under=Scope, has_labels=bint, count=Py_ssize_t)
+@cython.locals(scope=Scope, under=Scope)
+cdef bint _waits(Scope top, Scope closed) except -1
+
+
+@cython.locals(scope=Scope, under=Scope, are_labels=bint, count=Py_ssize_t)
 cdef bint _rebuild(Scope top, Scope closed) except -1
 cdef bint _leans_now(Scope scope) except -1
 

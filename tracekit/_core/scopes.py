@@ -103,6 +103,7 @@ class Scope:
         "_settled",
         "_span",
         "_stand_in",
+        "_waiting",
         "ambient",
         "view",
     )
@@ -128,7 +129,8 @@ class Scope:
     # Attached, not entered: closed with the scope under it (KEYS_ONLY), unless it holds an open span (WITH_SPAN).
     # FOR_THREAD: made by _for_thread().
     _leans: int
-    _carries: bool  # whether this scope or one under it has foreign values
+    _waiting: int  # of a closed scope that was left in its place: how many wait there, with those under it
+    _carries: bool  # whether this scope or one under it has foreign values, or may lean
     # For the bridges to other APIs. Values that mean nothing here, inherited by the scopes that are opened on this one,
     # and the other API's form of this scope, kept while the scope is open.
     ambient: Any
@@ -180,7 +182,7 @@ def make_scope(kind: int, span: Any, context: SpanContext | None, labels: Labels
         scope._prev = scope._base = scope._outer = scope._stand_in = None
         scope._origin = scope._owner = scope._settled = scope.ambient = scope.view = None
         scope._carries = False
-        scope._leans = 0
+        scope._leans = scope._waiting = 0
     scope._kind = kind
     scope._generation = generation()
     scope._span = span
@@ -239,6 +241,8 @@ def open_in_body(scope: Scope) -> None:
     """
     scope._settled = running_body()
     open_scope(scope)
+    if scope._settled is not None:
+        scope._carries = True
 
 
 def _open_on(scope: Scope, prev: Scope | None) -> None:
@@ -310,7 +314,8 @@ def close_scope(scope: Scope) -> None:
         else:
             _closed_elsewhere = object()  # inherited: labels may stand on it in the Context that opened it
     elif inner is not None and _is_here(scope):
-        _rebuild(inner, scope)
+        if not _waits(inner, scope):
+            _rebuild(inner, scope)
         _closed_elsewhere = object()  # a generator's body closed it, or labels of the body's consumer may stand on it
     else:
         _closed_elsewhere = object()
@@ -412,6 +417,24 @@ def newest_open(scope: Scope | None) -> Scope | None:
 _FEW = 16  # open scopes that are copied for a closed one under them
 
 
+def _waits(top: Scope, closed: Scope) -> bool:
+    """Tell whether *closed* can wait under *top*, without a look at each scope between them, for others to be closed.
+
+    Such looks are made where the number that waits has doubled, or else many spans that are closed oldest first would take
+    quadratic time; and where few scopes stand above, or some may lean on it.
+    """
+    under = closed._prev
+    closed._waiting = under._waiting + 1 if under is not None and under._is_closed and _is_here(under) else 1
+    if top._carries or closed._waiting & (closed._waiting - 1) == 0:
+        return False
+    scope: Scope | None = top
+    for _ in range(_FEW):
+        if scope is None or scope is closed:
+            return False
+        scope = scope._prev
+    return True
+
+
 def _rebuild(top: Scope, closed: Scope) -> bool:
     """Replace the scopes from *top* down to *closed* by copies that stand on the scope under it.
 
@@ -420,7 +443,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     """
     above: list[Scope] = []
     leaning: list[Scope] = []
-    has_labels = False
+    are_labels = True
     owner = closed._owner
     scope: Scope | None = top
     while scope is not closed:
@@ -431,7 +454,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
                 leaning.append(scope)
             else:
                 above.append(scope)
-                has_labels = has_labels or scope._kind == LABELS
+                are_labels = are_labels and scope._kind == LABELS
         scope = scope._prev
     for scope in leaning:
         scope._is_closed = True
@@ -443,9 +466,9 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
         count += 1
         scope = scope._prev
     # Copying many for each one that is closed would take quadratic time, and while garbage is collected the copies may have
-    # no place. A reading here skips those that are left; a task that inherits them from now on does not, where it closes
-    # all scopes above them itself.
-    is_left = is_collecting() or (len(above) > _FEW * count and not has_labels)
+    # no place. A reading here skips those that are left, and has labels on them copied once these are innermost; a task
+    # that inherits them from now on does not, where it closes all scopes above them itself.
+    is_left = is_collecting() or (len(above) > _FEW * count and (closed._kind == LABELS or not are_labels))
     put(_current, _live(top) if is_left else _replace(above, under))
     return True
 
@@ -617,7 +640,7 @@ def _settle(inner: Scope) -> Scope | None:
     while scope is not None and scope._kind == LABELS and not is_collecting():
         seen = _closed_elsewhere
         below = scope._prev
-        while below is not None and below._kind == LABELS and not below._is_closed:
+        while below is not None and below._kind == LABELS:  # those that are closed change nothing for the ones on them
             below = below._prev
         if below is None or not below._is_closed or not _is_here(below) or not _rebuild(scope, below):
             # A closed scope stays under labels that were inherited; the Context that opened them has yet to take it out.

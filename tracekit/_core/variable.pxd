@@ -47,10 +47,17 @@ cdef extern from *:
     static uint64_t tk_collector; /* the thread state that began this collection; 0: unknown, perhaps this one */
     static PyObject *tk_interrupted; /* the Context in which it began, borrowed */
     static PyObject *tk_kept;
+    static PyObject *tk_note; /* the function in gc.callbacks that sets these, as the first one */
+    static PyObject *tk_early; /* values that callbacks before it have replaced, until it is the first again */
+
+    static inline int tk_is_early(void) { /* these three may be of an earlier collection */
+        PyObject *callbacks = PyThreadState_Get()->interp->gc.callbacks;
+        return callbacks == NULL || PyList_GET_SIZE(callbacks) == 0 || PyList_GET_ITEM(callbacks, 0) != tk_note;
+    }
 
     static inline int tk_is_collecting(void) {
         PyThreadState *thread = PyThreadState_Get();
-        if (thread->interp->gc.collecting) return tk_collector == 0 || tk_collector == thread->id;
+        if (thread->interp->gc.collecting) return tk_collector == 0 || tk_collector == thread->id || tk_is_early();
         tk_collector = 0; /* not when a collection stops, as callbacks of the program are called after this then */
         return 0;
     }
@@ -62,6 +69,20 @@ cdef extern from *:
             tk_collector = thread->id;
             tk_interrupted = thread->context;
             Py_CLEAR(tk_kept);
+            if (!tk_is_early()) {
+                if (PyList_SetSlice(tk_early, 0, PY_SSIZE_T_MAX, NULL) < 0) return NULL;
+                Py_RETURN_NONE;
+            }
+            /* Those after it in the list are still called, once, as CPython counts. */
+            PyObject *callbacks = thread->interp->gc.callbacks;
+            Py_ssize_t at;
+            for (at = PyList_GET_SIZE(callbacks) - 1; at > 0; at--) {
+                if (PyList_GET_ITEM(callbacks, at) == tk_note) {
+                    if (PyList_SetSlice(callbacks, at, at + 1, NULL) < 0) return NULL;
+                    if (PyList_Insert(callbacks, 0, tk_note) < 0) return NULL;
+                    break;
+                }
+            }
         }
         Py_RETURN_NONE;
     }
@@ -72,9 +93,11 @@ cdef extern from *:
         };
         PyObject *module = PyImport_ImportModule("gc"), *function = PyCFunction_New(&method, NULL);
         PyObject *callbacks = module == NULL ? NULL : PyObject_GetAttrString(module, "callbacks");
-        int result = callbacks == NULL || function == NULL ? -1 : PyList_Insert(callbacks, 0, function);
+        int result;
+        tk_early = PyList_New(0);
+        result = callbacks == NULL || function == NULL || tk_early == NULL ? -1 : PyList_Insert(callbacks, 0, function);
+        tk_note = function; /* for good */
         Py_XDECREF(module);
-        Py_XDECREF(function);
         Py_XDECREF(callbacks);
         return result;
     }
@@ -208,6 +231,13 @@ cdef extern from *:
                 if (tk_is_collecting()) {
                     /* The tree that the interrupted set makes may have the former value, and replace this one. */
                     ((tk_variable *)var)->cached = NULL;
+                    if (tk_is_early()) {
+                        int result = PyList_Append(tk_early, before);
+                        if (result == 0 && PyList_GET_SIZE(tk_early) > 4000) /* the program has removed the function */
+                            result = PyList_SetSlice(tk_early, 0, 2000, NULL);
+                        Py_DECREF(before);
+                        return result < 0 ? -1 : 1;
+                    }
                     if (tk_kept == NULL && (tk_collector == 0 || context == tk_interrupted)) {
                         tk_kept = before;
                         return 1;

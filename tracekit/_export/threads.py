@@ -18,9 +18,9 @@ from .._core.context import SpanContext
 from .._core.scopes import context_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["EXPORT_CONTEXT", "Done", "Empty", "SimpleQueue", "start_thread"]
+__all__ = ["EXPORT_CONTEXT", "Done", "Empty", "SimpleQueue", "in_caller", "is_interrupted", "keep", "start_thread"]
 
 # Exporters run in copies of this Context, without the program's. Spans that they make are not sampled: otherwise each
 # batch would make spans to be exported.
@@ -52,6 +52,41 @@ class Done:
             with contextlib.suppress(Empty):
                 self._wakes.get(timeout=timeout_s)
         return self._is_set
+
+
+# Threads of callers that do the work of an exporting thread, each with the error that a signal handler has raised there.
+_callers: dict[int, BaseException | None] = {}
+
+
+@contextlib.contextmanager
+def in_caller() -> Iterator[None]:
+    """Do the work of an exporting thread in its caller, and raise the error of a signal handler that has run meanwhile.
+
+    It is ``KeyboardInterrupt``, or ``SystemExit``, as of many a handler of SIGTERM. Other errors do not reach the caller.
+    """
+    ident = threading.get_ident()
+    if ident in _callers:  # an exporter in front of another one, which waits for its thread, too
+        yield
+        return
+    error = _callers[ident] = None
+    try:
+        yield
+    finally:
+        error = _callers.pop(ident)
+    if error is not None:
+        raise error
+
+
+def keep(error: BaseException) -> None:
+    """Keep *error*, of an exporter's method or a signal handler that interrupted it, for the caller that works here."""
+    ident = threading.get_ident()
+    if ident in _callers and isinstance(error, KeyboardInterrupt | SystemExit):
+        _callers[ident] = error
+
+
+def is_interrupted() -> bool:
+    """Return whether a caller works here, and must get an error as soon as the counts are right."""
+    return _callers.get(threading.get_ident()) is not None
 
 
 def _starter() -> Any:

@@ -16,7 +16,7 @@ from .._core.span import Span, check_clock
 from .._core.stdlib import NamedTuple
 from .notices import Notices
 from .stand_ins import LaterExporter, account_of
-from .threads import EXPORT_CONTEXT, Done, Empty, SimpleQueue, start_thread
+from .threads import EXPORT_CONTEXT, Done, Empty, SimpleQueue, in_caller, is_interrupted, keep, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +62,7 @@ class _Intake:
         try:
             return account_of(self.exporter)
         except BaseException as error:  # from the user's code
+            keep(error)
             self._notices.raised("account()", self.exporter, error)
             return self._account
 
@@ -168,10 +169,11 @@ class Worker:
         self.inbox.put(job)
         while not self.is_over:
             if not self.is_served.locked() and not self.start():
-                self.serve(job)
+                with in_caller():
+                    self.serve(job)
             left_s = deadline - time.monotonic()
             # In short waits: the thread may end before it gets this job.
-            if job.done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0:
+            if job.done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0 or is_interrupted():
                 break
         return job.done.is_set()
 
@@ -186,7 +188,7 @@ class Worker:
             self.drain()
             # A finaliser that waits for this may have interrupted the encoding of spans that ended before.
             is_done = not self.encoder or not self.encoder.busy
-            if self.has("flush"):
+            if self.has("flush") and not is_interrupted():
                 is_done = bool(self.ask("flush", max(0.0, deadline - time.monotonic()))) and is_done
                 self.settle(0, 0)
 
@@ -236,7 +238,8 @@ class Worker:
         """Return whether the exporter has the optional method *name*."""
         try:
             return getattr(self.intake.exporter, name, None) is not None
-        except BaseException:  # from a property of the user's class
+        except BaseException as error:  # from a property of the user's class
+            keep(error)
             return False
 
     def ask(self, name: str, *arguments: object) -> Any:
@@ -244,6 +247,7 @@ class Worker:
         try:
             return EXPORT_CONTEXT.copy().run(getattr(self.intake.exporter, name), *arguments)
         except BaseException as error:  # no caller could handle it, and the thread must survive
+            keep(error)
             self.notices.lost(self.intake.exporter, error, 0)
             return False
 
@@ -255,6 +259,8 @@ class Worker:
         try:
             while not (self.is_over or self.is_abandoned or (until is not None and until.done.is_set())):
                 self._turn()
+                if is_interrupted():
+                    break
         finally:
             self.served_by = 0
             if not self.is_abandoned:
@@ -271,7 +277,8 @@ class Worker:
             self.after()
             if job is not None and not self.is_abandoned:
                 job.run()
-        except BaseException:  # no caller could handle it, and the thread must survive
+        except BaseException as error:  # no caller could handle it, and the thread must survive
+            keep(error)
             time.sleep(_PAUSE_S)
         finally:
             if job is not None:
@@ -305,7 +312,8 @@ class Worker:
         try:
             whole = getattr(exporter, "prepared_export", None)
             return whole is not None and bool(whole == exporter.export)
-        except BaseException:  # from a property of the user's class
+        except BaseException as error:  # from a property of the user's class
+            keep(error)
             return False
 
     def _encoded(self) -> int:
@@ -355,7 +363,7 @@ class Worker:
             runs = [item for item in encoded if type(item) is not Span]
             spans[:0] = [item for item in encoded if type(item) is Span]
             del encoded
-            while runs:
+            while runs and not is_interrupted():
                 if self.prepared + runs[0].count > self.most:
                     self.deliver()
                 at, count = 1, runs[0].count
@@ -365,7 +373,7 @@ class Worker:
                 left -= count
                 self._prepare(self.encodes_for, runs[:at], count, 0)
                 del runs[:at]
-            while spans:
+            while spans and not is_interrupted():
                 # Each batch is freed before the next one: freeing a full buffer at once would hold the GIL for 2 ms.
                 most = min(PIECE, self.most - self.prepared) if self.prepares() else self.batch_size
                 batch = spans[:most]
@@ -398,6 +406,7 @@ class Worker:
         try:
             EXPORT_CONTEXT.copy().run(self.intake.exporter.export, batch)
         except BaseException as error:  # no caller could handle it, and the thread must survive
+            keep(error)
             self.settle(0, count, left_out)
             self.notices.lost(self.intake.exporter, error, count)
         else:
@@ -409,6 +418,7 @@ class Worker:
         try:
             parcel = EXPORT_CONTEXT.copy().run(exporter.prepare, batch)
         except BaseException as error:  # no caller could handle it, and the thread must survive
+            keep(error)
             self.settle(0, count, left_out)
             self.notices.lost(exporter, error, count)
             return
@@ -429,6 +439,7 @@ class Worker:
         try:
             EXPORT_CONTEXT.copy().run(exporter.deliver, parcels)
         except BaseException as error:  # no caller could handle it, and the thread must survive
+            keep(error)
             self.settle(0, count)
             self.notices.lost(exporter, error, count)
         else:
@@ -438,7 +449,8 @@ class Worker:
         """Return whether the exporter takes the spans of traces that are not sampled, too."""
         try:
             return getattr(self.intake.exporter, "records_all", False) is True
-        except BaseException:  # from a property of the user's class
+        except BaseException as error:  # from a property of the user's class
+            keep(error)
             return False
 
     def settle(self, taken: int, failed: int, left_out: int = 0) -> None:

@@ -38,7 +38,8 @@ _api_set_tracer_provider: Any = getattr(_trace, "_set_tracer_provider", None)
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _provider: TracerProvider | None = None
 _programs_own: TracerProvider | None = None  # which the program has set since
-_setting = threading.Lock()  # of two threads that install or set a provider, one is the first
+# Of two threads that install or set a provider, one is the first. Reentrant: a signal handler may do so in the middle.
+_setting = threading.RLock()
 _in_export: Any = None  # the token of the keys in the Context of tracekit's exporter
 
 
@@ -54,7 +55,9 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     if installed is None:
         made = TracerProvider()
         with _setting:
-            installed = _provider = _provider or made
+            if _provider is None:
+                _provider = made
+            installed = _provider
         if installed is made:  # else another thread does so; this one may be in an import, and must not wait
             _put_in_place(made)
     if replace_sdk:
@@ -120,6 +123,7 @@ def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
             return
         own = _inner(tracer_provider)
         gives_way = is_in_use and isinstance(own, TracerProvider) and not getattr(installed, "_processors", None)
+        gives_way = gives_way and _programs_own is None
         if gives_way:
             _programs_own = own
             _replace(_trace, "_TRACER_PROVIDER", tracer_provider)

@@ -11,19 +11,23 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .._export.notices import describe, log
+from .._export.threads import Done
+from .._signals import go_on_after_dump
 from ..aio._tasks import snapshot
 from ._task_text import as_json, lines
 
 if TYPE_CHECKING:
     from types import FrameType
 
+_END_S = 5.0
+
 
 def dump_on_signal(number: int, path: str | os.PathLike[str] | None = None) -> None:
     """Write all tasks as text when signal *number* arrives: to stderr, or appended to the file *path*.
 
     A new file is made for its owner alone (0600), since it shows the names of spans. A Python handler of the signal that
-    was installed before is called afterwards. The text is written by a thread, so the signal costs the program no more
-    than starting it. Raises ``RuntimeError`` outside the main thread, where Python cannot install handlers;
+    was installed before is called afterwards, or the default action taken, except for SIGUSR1 and SIGUSR2. The text is
+    written by a thread, so a signal that does not end the program costs it no more than starting that. Raises ``RuntimeError`` outside the main thread, where Python cannot install handlers;
     ``ValueError`` for a signal that does not exist or cannot be handled.
     """
     import signal
@@ -53,15 +57,17 @@ class _Dump:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         # In a thread: the main thread may hold any lock at this moment, that of stderr among them. Thread.start() would
         # wait for the new thread, which may wait for a lock of threading that is held here.
+        done = Done()
         try:
-            _thread.start_new_thread(self._write, ())
+            _thread.start_new_thread(self._write, (done,))
         except Exception as error:
             log("warning", "tasks could not be written: %s", describe(error))
-        if callable(self.previous):
-            self.previous(number, frame)
+            done.set()
+        go_on_after_dump(number, self.previous, frame, lambda: done.wait(_END_S))
 
-    def _write(self) -> None:
+    def _write(self, done: Done) -> None:
         if not self._is_writing.acquire(blocking=False):
+            done.set()
             return
         try:
             shown = "\n".join(lines(as_json(snapshot())))
@@ -76,6 +82,7 @@ class _Dump:
             log("warning", "tasks could not be written: %s", describe(error))
         finally:
             self._is_writing.release()
+            done.set()
 
 
 def _opened(path: str, flags: int) -> int:

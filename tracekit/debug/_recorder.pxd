@@ -52,6 +52,7 @@ cdef class Family:
 @cython.final
 cdef class Recorder:
     cdef readonly object lock
+    cdef public object in_child
     cdef readonly bint is_on
     cdef object _clock, _pid, _samples
     cdef readonly dict families

@@ -136,6 +136,7 @@ class Recorder:
         self.lock = threading.Lock()
         self.is_on = False
         self._clock = clock
+        self.in_child: Callable[[], object] | None = None  # called in the child of a fork, after its first batch
         self.forget()
 
     def start(self, *, records_all: bool) -> None:
@@ -169,9 +170,12 @@ class Recorder:
     def take(self, batch: Sequence[Span]) -> None:
         """Count and sample the spans of *batch*. Called in the exporting thread."""
         with self.lock:
-            if self._pid != os.getpid():
+            is_child = self._pid != os.getpid()
+            if is_child:
                 self.forget()  # the parent process shows its own
             self._take(batch, self._clock())
+        if is_child and self.in_child is not None:
+            self.in_child()
 
     def _take(self, batch: Sequence[Span], now_ns: int) -> None:
         for span in batch:

@@ -66,24 +66,45 @@ def serve(
         raise TypeError(f"host must be str, not {type(host).__name__}")
     check_int("port", port, 0, 65535)
     server = _HTTPServer(host, port, Gate(auth, hosts, host))
-    _servers.add(server)
     recorder.start(records_all=unsampled)
+    return _run(server)
+
+
+def _run(server: _HTTPServer) -> Server:
+    _servers.add(server)
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="tracekit-debug", daemon=True)
     export_context().copy().run(thread.start)
     return Server(server)
 
 
 def serve_once(host: str, port: int) -> None:
-    """Serve the pages for ``TRACEKIT_DEBUG_PAGES``, once per process; where *port* is taken, at a free one."""
+    """Serve the pages for ``TRACEKIT_DEBUG_PAGES``, once per process; where *port* is taken, at a free one.
+
+    In the child of a fork the exporting thread does so, after the first spans: a hook of a fork must not start threads.
+    """
     if _asked.get((host, port)) == os.getpid():
         return
+    recorder.start(records_all=True)
+    recorder.in_child = _serve_in_child
+    _serve(host, port)
+
+
+def _serve_in_child() -> None:
+    for host, port in list(_asked):
+        try:
+            _serve(host, port)
+        except OSError as error:
+            log("warning", "the debug pages of process %d are not served: %s", os.getpid(), error)
+
+
+def _serve(host: str, port: int) -> None:
     try:
-        server = serve(host, port)
+        server = _run(_HTTPServer(host, port, Gate(None, (), host)))
         log("info", "debug pages of process %d: %s", os.getpid(), server.url)
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not port:
             raise
-        server = serve(host, 0)  # another worker of the same program has the port
+        server = _run(_HTTPServer(host, 0, Gate(None, (), host)))  # another worker of the same program has the port
         log("warning", "debug pages of process %d: %s, as port %d is in use", os.getpid(), server.url, port)
     _asked[host, port] = os.getpid()
 

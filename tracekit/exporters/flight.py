@@ -22,6 +22,8 @@ from .._core.records import Account
 from .._core.span import open_spans, watch_spans
 from .._export.notices import Notices, describe, log
 from .._export.stand_ins import Discard, account_of
+from .._export.threads import keep
+from .._signals import go_on_after_dump
 from ._front import Front
 from .sqlite import SQLiteExporter
 
@@ -52,9 +54,9 @@ class FlightRecorder(Front):
 
     A file is written when a local root, a span whose parent is None or remote, ends with the status "error"
     (*on_error*) or takes longer than *slower_s*, but at most one in *min_interval_s*; when the signal *dump_on_signal*
-    arrives, after whose previous handler is called; and by ``dump()``. Files are ``flight-TIME-PROCESS-NUMBER-REASON.db`` in
-    *directory*, each at most *max_bytes* (at least 1 MiB), for the owner alone; the oldest of more than *max_files* are
-    deleted. ``tracekit traces list FILE`` reads them.
+    arrives, whose previous handler is called then, or its default action taken, except for SIGUSR1 and SIGUSR2; and by
+    ``dump()``. Files are ``flight-TIME-PROCESS-NUMBER-REASON.db`` in *directory*, each at most *max_bytes* (at least
+    1 MiB), for the owner alone; the oldest of more than *max_files* are deleted. ``tracekit traces list FILE`` reads them.
 
     Raises ``TypeError`` or ``ValueError`` for invalid arguments, and ``RuntimeError`` for *dump_on_signal* outside the
     main thread. Later failures are logged once per cause.
@@ -142,6 +144,7 @@ class FlightRecorder(Front):
             if sampled:
                 self.exporter.export(sampled)
         except BaseException as error:  # as in the pipeline: the spans that are not sampled have not failed
+            keep(error)
             self._failed += count
             self._notices.lost(self.exporter, error, count)
 
@@ -252,15 +255,20 @@ class FlightRecorder(Front):
         try:
             self._theirs = account_of(self.exporter)
         except BaseException as error:  # from the user's code
+            keep(error)
             self._notices.raised("account()", self.exporter, error)
         queued, failed, unsampled = self._theirs
         return Account(queued, failed + self._failed, unsampled + self._unsampled)
 
-    def shutdown(self) -> None:
-        """Finish a file that is being written, and shut *exporter* down. The handler of the signal stays."""
+    def _finish(self) -> None:
+        """Wait for a file that is being written."""
         thread = self._thread
         if thread is not None:
             thread.join(_END_S)
+
+    def shutdown(self) -> None:
+        """Finish a file that is being written, and shut *exporter* down. The handler of the signal stays."""
+        self._finish()
         if self._is_started:
             self._is_started = False
             watch_spans(False)
@@ -282,7 +290,7 @@ class _OpenSpan:
 
 
 def _handle(recorder: FlightRecorder, number: int) -> None:
-    """Install a handler of the signal *number* that has a file written, and calls the previous handler."""
+    """Install a handler of the signal *number* that has a file written, and goes on as without it."""
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"dump_on_signal must be a signal such as signal.SIGUSR1, not {type(number).__name__}")
     if threading.current_thread() is not threading.main_thread():
@@ -291,8 +299,7 @@ def _handle(recorder: FlightRecorder, number: int) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
         recorder._check_process()
         recorder._start("signal")
-        if callable(previous):
-            previous(number, frame)
+        go_on_after_dump(number, previous, frame, recorder._finish)
 
     try:
         previous = signal.signal(number, handle)

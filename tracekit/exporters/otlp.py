@@ -75,7 +75,7 @@ class OTLPExporter:
 
     The defaults of all arguments are OpenTelemetry's variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and so on, see
     docs/configuration.md) in *environ*, by default ``os.environ``. *protocol* is "http/protobuf", "http/json" or
-    "grpc"; *compression* is "none" or "gzip"; the certificates are PEM files.
+    "grpc"; *compression* is "none" or "gzip"; the certificates are PEM files, which are read again once they have changed.
 
     A request has at most 4 MiB, unless a single span is larger. A request that is too large for the collector is
     halved, down to one span. Without *spool*, requests are retried while the collector is away or answers 429, 502, 503
@@ -261,12 +261,13 @@ class OTLPExporter:
         Each request has its own time of the next try, so a request that always fails does not delay the others.
         """
         waiting = [_Try(request) for request in requests]
+        is_late = self._client.is_late  # a shutdown that this outlasts sets it, and begins anew
         deadline = time.monotonic() + self.timeout_s
         while waiting:
             waiting.sort(key=lambda one: one.not_before)
             request, failures, not_before, reason = waiting.pop(0)
             pause_s = not_before - time.monotonic()
-            if failures and (not_before >= deadline or self._client.is_late.wait(max(0.0, pause_s))):
+            if failures and (not_before >= deadline or is_late.wait(max(0.0, pause_s))):
                 loss.add(request.spans, reason)
                 continue
             left_s = max(0.1, deadline - time.monotonic())

@@ -231,11 +231,11 @@ class SQLiteExporter:
         now = time.monotonic()
         if now < self._next_tidy:
             return
-        stored_before_s = time.time() - self.max_age_s
+        now_s = time.time()
         is_done = False
         for _ in range(_STEPS):
             with self._file.transaction() as connection:
-                if any(_delete_oldest(connection, self._step, stored_before_s)):
+                if any(_delete_oldest(connection, self._step, now_s - self.max_age_s, now_s)):
                     continue  # too old, which is not evicted
                 pages, free = self._file.pages(connection)
                 is_done = free <= pages // 4 and not self._file.is_too_large(pages)
@@ -265,24 +265,29 @@ class _Deleted(NamedTuple):
     logs: int = 0
 
 
-def _delete_oldest(connection: sqlite3.Connection, step: int, stored_before_s: float = math.inf) -> _Deleted:
+def _delete_oldest(
+    connection: sqlite3.Connection, step: int, stored_before_s: float = math.inf, now_s: float = math.inf
+) -> _Deleted:
     """Delete about *step* spans with their traces, or *step* log records, stored before *stored_before_s*.
 
-    The older ones are deleted; of those stored in the same second, the more numerous.
+    The older ones are deleted; of those stored in the same second, the more numerous. Rows that were stored after *now_s*,
+    by a clock that was ahead, count for as old as the next ones.
     """
     ages = connection.execute(
         # SQLite finds max() and min() of a column without a scan only if each is alone.
-        "SELECT (SELECT stored_s FROM logs ORDER BY id LIMIT 1),"
+        "SELECT (SELECT stored_s FROM logs WHERE stored_s <= :now ORDER BY id LIMIT 1),"
         " (SELECT max(id) FROM logs) - (SELECT min(id) FROM logs),"
-        " (SELECT stored_s FROM spans ORDER BY id LIMIT 1),"
-        " (SELECT max(id) FROM spans) - (SELECT min(id) FROM spans)"
+        " (SELECT stored_s FROM spans WHERE stored_s <= :now ORDER BY id LIMIT 1),"
+        " (SELECT max(id) FROM spans) - (SELECT min(id) FROM spans)",
+        {"now": now_s},
     )
     log_s, logs, span_s, spans = ages.fetchone()
     is_log = log_s is not None and (span_s is None or (log_s, -logs) < (span_s, -spans))
     newest, stored_s = connection.execute(
         "SELECT max(id), max(stored_s)"
-        f" FROM (SELECT id, stored_s FROM {'logs' if is_log else 'spans'} ORDER BY id LIMIT ?) WHERE stored_s < ?",
-        (step, stored_before_s),
+        f" FROM (SELECT id, stored_s FROM {'logs' if is_log else 'spans'} WHERE stored_s <= ? ORDER BY id LIMIT ?)"
+        " WHERE stored_s < ?",
+        (now_s, step, stored_before_s),
     ).fetchone()
     if newest is None:
         return _Deleted()

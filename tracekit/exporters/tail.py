@@ -21,6 +21,7 @@ from .._core.span import retrace
 from .._core.tracestate import make_state
 from .._export.notices import Notices
 from .._export.stand_ins import account_of
+from .._export.threads import keep
 from .._sampling import Ratio, randomness, threshold_text
 from ._front import Front
 
@@ -144,6 +145,7 @@ class TailSampler(Front):
         try:
             self._theirs = account_of(self.exporter)
         except BaseException as error:  # from the user's code
+            keep(error)
             self._notices.raised("account()", self.exporter, error)
         return Account(*map(operator.add, self._account, self._theirs))
 
@@ -260,6 +262,7 @@ class TailSampler(Front):
             try:
                 self.exporter.export(batch)
             except BaseException as error:  # as in the pipeline: the thread and the other spans must survive
+                keep(error)
                 self._failed += count
                 self._notices.lost(self.exporter, error, count)
         self._account = Account(self._held, self._failed, self._unsampled)

@@ -16,6 +16,7 @@ from ..._arguments import bounded_timeout
 from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from ..._foreign import ForeignSampler
+from ..._instrument import traced_twice
 from ..._resource import renew
 from .contexts import attributes_of, plain_attributes
 from .processors import Processors, span_metrics
@@ -162,6 +163,8 @@ class TracerProvider(_trace.TracerProvider):
         if not given and given not in self._reported_names:
             self._reported_names.add(given)
             log("error", "get_tracer() was called without a name (%r)", given)
+        if name.startswith("opentelemetry.instrumentation."):
+            self._report_twice(name)
         key = (name, version, url, repr(sorted(items.items(), key=lambda item: item[0])))
         tracer = self._tracers.get(key)
         if tracer is None:
@@ -172,6 +175,17 @@ class TracerProvider(_trace.TracerProvider):
             if self._configurator is not None:
                 self._configure_tracer(tracer)
         return tracer
+
+    def _report_twice(self, name: str) -> None:
+        """Log that an instrumentor asks for a tracer of a library that tracekit traces: that cannot be told before."""
+        library = None if name in self._reported_names else traced_twice(name)
+        if library is not None:
+            self._reported_names.add(name)
+            message = (
+                "%s is traced twice, because the program has called %s after tracekit.instrument(): call that alone, or "
+                "tracekit.uninstrument(%r) before the instrumentor (reported once)"
+            )
+            log("warning", message, library, name, library)
 
     def _set_tracer_configurator(self, *, tracer_configurator: Any) -> None:
         """Ask *tracer_configurator* about every tracer, as the SDK's provider does: it turns some of them off."""
@@ -219,6 +233,9 @@ class TracerProvider(_trace.TracerProvider):
 
     def _update_resource(self, resource: Any) -> None:
         """Merge *resource* into that of the spans from now on, as the SDK's provider does for configurators."""
+        if self._given_resource is None:  # that of configure() is renewed there, and no longer the one in use here
+            self._detected = {"process.pid": os.getpid(), **_configure.detected()}
+            _with_resources.add(self)
         self._resource = self.resource.merge(resource)
 
     def _renew_resource(self) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ..._export.threads import EXPORT_CONTEXT, Done, Empty, SimpleQueue, start_thread
+from ..._export.threads import EXPORT_CONTEXT, Done, Empty, SimpleQueue, in_caller, is_interrupted, keep, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,10 +59,11 @@ class Background:
         self._inbox.put(done)
         while not done.is_set():
             if not self._is_served.locked() and not self._start():
-                self._serve(done, deadline)
+                with in_caller():
+                    self._serve(done, deadline)
             left_s = deadline - time.monotonic()
             # In short waits: the thread may end before it gets this job.
-            if done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0:
+            if done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0 or is_interrupted():
                 break
         return done.is_set()
 
@@ -99,11 +100,12 @@ class Background:
                 self._is_asleep = True  # before the work: what arrives meanwhile is work for the next time
                 try:
                     again = EXPORT_CONTEXT.copy().run(self._work)
-                except BaseException:  # no caller could handle it, and the thread must survive
+                except BaseException as error:  # no caller could handle it, and the thread must survive
+                    keep(error)
                     time.sleep(_PAUSE_S)
                 if job is not None:
                     job.set()
-                if self._is_over and self._inbox.empty():
+                if (self._is_over and self._inbox.empty()) or is_interrupted():
                     return
         finally:
             self.served_by = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -84,6 +85,7 @@ class Client:
         """Reset state that a fork must not share: connections and locks."""
         self._pid = os.getpid()
         self._transport: _Transport | None = None
+        self._read: list[object] = [None for _ in self._files]  # stamps of the files that the transport has read
         self._connecting = threading.RLock()
         self.is_late = (
             Done()
@@ -101,10 +103,7 @@ class Client:
     def send(self, body: bytes, content_type: str, content_encoding: str, timeout_s: float | None = None) -> Answer:
         """Send *body* once; return the collector's answer, or one that describes the failure. Never raises."""
         try:
-            with self._connecting:
-                if self._transport is None:
-                    self._transport = self._connect()
-                transport = self._transport
+            transport = self._current_transport()
             return transport.send(body, content_type, content_encoding, timeout_s or self.timeout_s)
         except OSError as error:  # from a certificate file
             where = f"{error.filename} cannot be read" if error.filename else f"{self.endpoint} cannot be reached"
@@ -120,6 +119,7 @@ class Client:
         *encode* makes the body of a request. Returns the number of lost items, *thing* in the log; never raises.
         """
         waiting, lost, failures = [items], 0, 0
+        is_late = self.is_late  # a shutdown that this outlasts sets it, and begins anew
         while waiting:
             part = waiting.pop()
             try:
@@ -142,13 +142,26 @@ class Client:
             if answer.outcome == "later" and not answer.is_lasting:
                 pause_s = backoff_s(failures, at_least_s=answer.after_s, left_s=deadline - time.monotonic())
                 failures += 1
-                if time.monotonic() + pause_s < deadline and not self.is_late.wait(pause_s):
+                if time.monotonic() + pause_s < deadline and not is_late.wait(pause_s):
                     waiting.append(part)
                     continue
             lost += len(part)
             message = "%d %s lost: %s (reported once per cause)"
             self.notices.say("error", answer.reason[:80], message, len(part), thing, answer.reason)
         return lost
+
+    def _current_transport(self) -> _Transport:
+        """Return the transport, a new one where certificate files have changed; the earlier one closes with its last use."""
+        with self._connecting:
+            files = [_stamp(path) for path in self._files]
+            if self._transport is None:
+                self._transport = self._connect()
+                self._read = files
+            elif files != self._read:
+                with contextlib.suppress(OSError, ValueError):  # they are being replaced: the next request looks again
+                    self._transport = self._connect()
+                    self._read = files
+            return self._transport
 
     def _connect(self) -> _Transport:
         for path in self._files:
@@ -161,6 +174,17 @@ class Client:
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+def _stamp(path: str | None) -> object:
+    """Return what changes with the content of a file; None where there is none."""
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _halves(items: Sequence[T]) -> list[Sequence[T]]:

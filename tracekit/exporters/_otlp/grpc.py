@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import grpc
 
 from ..._core.errors import FormatError
+from ..._environment import say
 from ..._export.notices import one_line
 from ..._version import __version__
 from .answers import MAX_ANSWER_BYTES, Answer, fields, parse_response
 from .causes import grpc_fault
-from .settings import without_secrets
+from .settings import GRPC_SCHEMES, shown, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,9 +52,11 @@ class GrpcTransport:
         self, endpoint: str, headers: Mapping[str, str], files: Files, *, signal: str, compression: str, insecure: bool
     ) -> None:
         url = urlsplit(endpoint) if "://" in endpoint else None
-        if url is not None and url.scheme not in ("http", "https") and url.path not in ("", "/"):
+        if url is not None and url.scheme not in GRPC_SCHEMES and url.path not in ("", "/"):
             url = None  # a target of gRPC's own: dns:///collector:4317, unix:///run/collector.sock
-        self.is_secure = is_secure = not insecure if url is None else url.scheme == "https"
+        if url is not None and url.path not in ("", "/"):  # as OpenTelemetry's exporters ignore it, without a word
+            say([f"OTLP over gRPC has no use for the path of its endpoint, and ignores it: {shown(endpoint)}"])
+        self.is_secure = is_secure = not insecure if url is None else GRPC_SCHEMES.get(url.scheme, False)
         target = endpoint if url is None else url.netloc.rpartition("@")[2]
         self.signal = signal
         self._target, self._shown = target, without_secrets(target)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DEFAULTS: dict[str, Any] = {"protocol": "http/protobuf", "timeout_s": 10.0, "compression": "none", "insecure": False}
 _ENDPOINTS = {"grpc": "http://localhost:4317"}
 _ENDPOINT = "http://localhost:4318/v1/"
+GRPC_SCHEMES = {"http": False, "https": True, "grpc": False, "grpcs": True}  # whether it is over TLS
 _GENERAL = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PATHS = {"certificate": "CERTIFICATE", "client_certificate": "CLIENT_CERTIFICATE", "client_key": "CLIENT_KEY"}
 Files = tuple[str | None, str | None, str | None]  # in this order
@@ -98,14 +99,15 @@ def _endpoint(environment: Environment, protocol: str, signal: str) -> str | Non
     is_grpc = protocol == "grpc"
     after_wrong = _GENERAL if environment.text(_GENERAL) else default
     own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
-    endpoint = environment.value(own, _target if is_grpc else _url, None, after_wrong, _shown)
+    endpoint = environment.value(own, _target if is_grpc else _url, None, after_wrong, shown)
     if endpoint is None:
         general = _target if is_grpc else lambda text: _url(text, f"v1/{signal}")
-        endpoint = environment.value(_GENERAL, general, None, default, _shown)
+        endpoint = environment.value(_GENERAL, general, None, default, shown)
     return endpoint
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
+    """Return *url* for a message: without secrets, and cut short."""
     return clip(without_secrets(url))
 
 
@@ -128,8 +130,9 @@ def _url(text: str, path: str = "") -> str:
 
 def _target(text: str) -> str:
     """Check a gRPC target: a URL, or a name that gRPC resolves."""
-    if text.lower().startswith(("http://", "https://")):
-        _url(text)
+    scheme, mark, rest = text.partition("://")
+    if mark and scheme.lower() in GRPC_SCHEMES:
+        _url(f"http://{rest}")
     elif not text.isprintable() or " " in text:
         raise ValueError("must be a URL or HOST:PORT")
     return text
