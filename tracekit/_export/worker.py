@@ -1,6 +1,6 @@
 """The thread that drains the buffer and calls the exporter: started on demand, and again if it is gone.
 
-Signal handlers and finalisers may call it between any two steps: see ``pipeline.py`` for its rules.
+Signal handlers and finalizers may call it between any two steps: see ``pipeline.py`` for its rules.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Worker:
         self.interval_s = interval_s
         self.wanted_size = batch_size
         self.batch_size = min(batch_size or BATCH, buffer.capacity)  # spans in a batch wait, too
-        # SimpleQueue.put is reentrant: signal handlers and finalisers may interrupt it.
+        # SimpleQueue.put is reentrant: signal handlers and finalizers may interrupt it.
         self.inbox: SimpleQueue[Job | None] = SimpleQueue()
         self.is_served = threading.Lock()  # held by the serving thread; acquired without waiting
         self.served_by = 0
@@ -186,7 +186,7 @@ class Worker:
             nonlocal is_done
             is_done = False
             self.drain()
-            # A finaliser that waits for this may have interrupted the encoding of spans that ended before.
+            # A finalizer that waits for this may have interrupted the encoding of spans that ended before.
             is_done = not self.encoder or not self.encoder.busy
             if self.has("flush") and not is_interrupted():
                 is_done = bool(self.ask("flush", max(0.0, deadline - time.monotonic()))) and is_done
@@ -345,7 +345,7 @@ class Worker:
             if self.is_abandoned:
                 return
             check_clock()
-            # Counted at once: a finaliser in this thread may abandon this worker at any call.
+            # Counted at once: a finalizer in this thread may abandon this worker at any call.
             encoded: list[Any] = []
             left = 0
             if self.encoder:

@@ -28,7 +28,7 @@ class Background:
         self._work = work
         self._interval_s = interval_s
         self._name = name
-        # SimpleQueue.put is reentrant: signal handlers and finalisers may interrupt it. None: work now.
+        # SimpleQueue.put is reentrant: signal handlers and finalizers may interrupt it. None: work now.
         self._inbox: SimpleQueue[Done | None] = SimpleQueue()
         self._is_asleep = True
         self._is_served = threading.Lock()  # held by the serving thread; acquired without waiting

@@ -84,7 +84,7 @@ class SQLiteFile:
         _forks.files.add(self)
 
     def __del__(self) -> None:
-        # Python 3.13 and later warn of a connection that its owner has not closed. Without the lock: in a finaliser,
+        # Python 3.13 and later warn of a connection that its owner has not closed. Without the lock: in a finalizer,
         # it might be another thread's.
         try:
             self.disown()
@@ -97,7 +97,7 @@ class SQLiteFile:
         """Turn errors of SQLite into ``StoreError``; the next call after one opens the file again."""
         thread = threading.get_ident()
         if thread in self._users:
-            # A signal handler or finaliser has interrupted a call, possibly in its transaction.
+            # A signal handler or finalizer has interrupted a call, possibly in its transaction.
             raise StoreError("in use by the call that this one interrupts", self.path, "call again after it")
         self._users[thread] = None
         try:
@@ -344,7 +344,7 @@ class _Forks:
     def __init__(self) -> None:
         self.lock = threading.RLock()  # reentrant: a signal handler may interrupt its holder
         self.files: WeakSet[SQLiteFile] = WeakSet()
-        self.inherited: list[sqlite3.Connection] = []  # kept alive: the finaliser of a Connection closes it
+        self.inherited: list[sqlite3.Connection] = []  # kept alive: the finalizer of a Connection closes it
         self._forked = 0
         self._held = threading.local()
 
