@@ -10,6 +10,7 @@ import fnmatch
 import gc
 import logging
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,10 @@ for name in [
     or name in {"TRACEKIT_DEBUG_PAGES", "TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
 ]:
     del os.environ[name]
+
+# A script that starts the tests in its background has them ignore Ctrl-C, and with them the processes that they interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A wrong argument is a mistake of the tests, here and in their processes, unless a test is about that.
 os.environ["TRACEKIT_STRICT"] = "1"

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 import tracekit
+from tracekit import _configure
 from tracekit._core import free_threading
 from tracekit._core.buffer import buffer
 from tracekit._core.labels import Labels
 from tracekit._core.span import relabel, set_observer, watch_spans
+from tracekit._core.tracer import Tracer
 from tracekit.testing import MemoryExporter
 
 from .exporters.collector import Collector
@@ -195,6 +197,36 @@ def test_settings_change_while_threads_record_spans():
     now = tracekit.statistics()
     assert (now.started - before.started, now.ended - before.ended, now.open - before.open) == (2000, 2000, 0)
     assert len(seen) == len(set(seen)) >= 250
+
+
+def test_settings_that_threads_change_at_once_are_all_in_force():
+    tracekit.configure(exporter=MemoryExporter())
+    lost = []
+
+    def work(number):
+        for turn in range(2000):
+            if number == 0:
+                _configure._use(Tracer(recording=True, resource={"turn": turn}))
+                lost.extend([turn for _ in range(20) if _configure.tracer_in_use().resource != {"turn": turn}])
+            elif number == 1 and turn % 10 == 0:
+                take = [turn].count
+                _configure.add_tap(take, records_all=False)
+                lost.extend([take for _ in range(20) if take not in _configure._started().taps.taps])
+                _configure.remove_tap(take)
+            else:
+                _configure.use_hooks(None)
+
+    in_threads(5, work)
+    assert (lost, _configure._started().taps.taps) == ([], ())
+
+
+def test_threads_that_need_the_pipeline_first_have_the_same(monkeypatch):
+    monkeypatch.setattr(_configure.atexit, "register", lambda _: None)
+    for _ in range(300):
+        monkeypatch.setattr(_configure, "_pipeline", None)
+        found = []
+        in_threads(4, lambda _, found=found: found.append(_configure._started()))
+        assert set(found) == {_configure._started()}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

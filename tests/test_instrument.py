@@ -15,6 +15,7 @@ import tracekit
 from tracekit import _libraries
 from tracekit._import_hook import HOOK
 from tracekit._instrument import failures, instrumented
+from tracekit.integrations._patch import Patches
 
 INTEGRATION = """
     calls = []
@@ -489,3 +490,13 @@ def test_threads_that_instrument_and_undo_at_once_leave_the_last_state(native):
     states = [call[0] for call in calls("fakelib_tracing")]
     assert states == ["on", "off"] * (len(states) // 2)
     assert instrumented() == {}
+
+
+def test_what_another_thread_has_put_back_already_is_left_alone():
+    class Emptied(list):
+        def __len__(self):  # the other thread takes the last one before the next step
+            return 1
+
+    patches = Patches()
+    patches._replaced = Emptied()
+    patches.restore()

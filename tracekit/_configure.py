@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from _thread import RLock
 
 from ._arguments import bounded_timeout, check_arguments, formats_of, names_right_keyword, sampler_of
 from ._core import misuse
@@ -46,6 +47,9 @@ _records_all = False  # for a tap
 _generators: tuple[OtelIds | None, OtelIds | None] = None, None  # given to configure(), and to a bridge
 _configured_in = 0  # the process that called configure() last
 _detected: tuple[Tracer, Mapping[str, Any]] | None = None  # the one that configure() set, and its detected attributes
+# One thread at a time changes these. Reentrant, and held for a few steps that run no user code: a signal handler or a
+# finalizer may interrupt its holder.
+_setting = RLock()
 
 
 @names_right_keyword
@@ -129,8 +133,9 @@ def configure(
         _join(_propagation.extract_environ(os.environ))
     _configured_in = os.getpid()
     _use_ids(id_generator, _generators[1])
-    _use(tracer)
-    _detected = tracer, detected
+    with _setting:
+        _use(tracer)
+        _detected = tracer, detected
     if not is_disabled:
         _serve_pages(environment)
     say([*environment.wrong.values(), *_other_sdk()])
@@ -279,8 +284,9 @@ def _join(context: SpanContext | None) -> None:
 def use_hooks(hooks: Hooks | None) -> None:
     """Call *hooks* for every span of the tracer in use and of later ones, and record for them; None removes them."""
     global _hooks
-    _hooks = hooks
-    _use(_configured)
+    with _setting:
+        _hooks = hooks
+        _use(_configured)
 
 
 def add_tap(take: Callable[[Sequence[Span]], object], *, records_all: bool) -> None:
@@ -291,35 +297,39 @@ def add_tap(take: Callable[[Sequence[Span]], object], *, records_all: bool) -> N
     global _records_all
     pipeline = _started()
     taps = pipeline.taps
-    if take not in taps.taps:
-        taps.taps += (take,)
+    with _setting:
+        if take not in taps.taps:
+            taps.taps += (take,)
     if pipeline.exporter is None:
         _use_exporter(pipeline, None)
-    _records_all = _records_all or records_all
-    _use(_configured)
+    with _setting:
+        _records_all = _records_all or records_all
+        _use(_configured)
 
 
 def remove_tap(take: Callable[[Sequence[Span]], object]) -> None:
     """Undo ``add_tap()``; where no tap is left, recording is as ``configure()`` set it."""
     global _records_all
     pipeline = _started()
-    pipeline.taps.taps = tuple([other for other in pipeline.taps.taps if other != take])
-    if not pipeline.taps.taps:
-        _records_all = False
-        _use(_configured)
-        if pipeline.exporter is None:
-            _use_exporter(pipeline, None)
+    with _setting:
+        pipeline.taps.taps = left = tuple([other for other in pipeline.taps.taps if other != take])
+        if not left:
+            _records_all = False
+            _use(_configured)
+    if not left and pipeline.exporter is None:
+        _use_exporter(pipeline, None)
 
 
 def _use(tracer: Tracer) -> None:
     global _configured, _in_use
-    _configured = tracer
-    _in_use = tracer if _hooks is None else tracer.replace(recording=True, hooks=_hooks)
-    if _records_all and not _is_disabled:
-        _in_use = _in_use.replace(records_all=True)
-    if _in_use.records_all:
-        _started().taps.may_be_unsampled = True
-    set_tracer(_in_use)
+    with _setting:
+        _configured = tracer
+        _in_use = tracer if _hooks is None else tracer.replace(recording=True, hooks=_hooks)
+        if _records_all and not _is_disabled:
+            _in_use = _in_use.replace(records_all=True)
+        if _in_use.records_all:
+            _started().taps.may_be_unsampled = True
+        set_tracer(_in_use)
 
 
 def use_generator(generator: OtelIds | None) -> None:
@@ -386,8 +396,10 @@ def _started() -> Pipeline:
         from ._export.pipeline import Pipeline
 
         made = Pipeline()
-        if _pipeline is None:  # otherwise a signal handler or another thread has made it
-            _pipeline = made
+        with _setting:
+            if _pipeline is None:  # otherwise a signal handler or another thread has made it
+                _pipeline = made
+        if _pipeline is made:
             atexit.register(shutdown)
             made.finish_in_child()
             _finish_before_celery()
@@ -400,6 +412,8 @@ def _use_exporter(pipeline: Pipeline, exporter: Exporter | None) -> None:
 
 
 def _after_fork() -> None:
+    global _setting
+    _setting = RLock()
     parents_spans = after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()

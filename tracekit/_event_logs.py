@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ._core.free_threading import HAS_GIL, indivisible
 from ._core.guard import is_a, plain_text, type_name
 from ._core.misuse import misused
 
@@ -99,16 +100,22 @@ class EventLog:
                 return
             format = str.__str__(format)
         now_ns = time.time_ns()
-        entry = Entry(now_ns, format[:_MAX_TEXT], arguments, is_error, is_sensitive is not False)
-        if is_error:
+        self._keep(Entry(now_ns, format[:_MAX_TEXT], arguments, is_error, is_sensitive is not False))
+
+    def _keep(self, entry: Entry) -> Entry | None:
+        """Keep *entry*, and return the one that it displaces: the caller frees it, as its arguments may run code."""
+        if entry.is_error:
             self.errors += 1
-            self.last_error_ns = now_ns
+            self.last_error_ns = entry.time_ns
         if len(self._head) < _HEAD:
             self._head.append(entry)
-            return
+            return None
+        displaced = None
         if len(self._tail) == _TAIL:
             self.discarded += 1
+            displaced = self._tail.popleft()
         self._tail.append(entry)
+        return displaced
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +125,10 @@ class EventLog:
 
     def __repr__(self) -> str:
         return f"<EventLog {self.family[:64]!a} {self.title[:64]!a} {'finished' if self.is_finished else 'open'}>"
+
+
+if not HAS_GIL:
+    EventLog._keep = indivisible(EventLog._keep)  # type: ignore[method-assign]
 
 
 def event_log(family: str, title: str) -> EventLog:

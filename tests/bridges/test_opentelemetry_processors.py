@@ -204,6 +204,26 @@ def test_processors_hear_spans_of_many_threads(provider, memory, tracer):
     assert len(memory.get_finished_spans()) == 400
 
 
+def test_threads_that_add_processors_at_once_lose_none():
+    provider = bridge.TracerProvider(shutdown_on_exit=False)
+    added = [[SpanProcessor() for _ in range(300)] for _ in range(4)]
+    start = threading.Barrier(4)
+
+    def add(processors):
+        start.wait()
+        for processor in processors:
+            provider.add_span_processor(processor)
+
+    threads = [threading.Thread(target=add, args=(processors,)) for processors in added]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {*provider._active_span_processor._span_processors} == {
+        processor for processors in added for processor in processors
+    }
+
+
 def test_instrumentations_are_suppressed_while_tracekits_exporter_runs(provider):
     seen = []
 

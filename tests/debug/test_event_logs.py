@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import threading
 
 import pytest
 
@@ -41,6 +42,24 @@ def test_a_log_keeps_its_first_and_last_lines():
         assert log.discarded == 901
         text = page("events", "fam=long&exp=1", "text")
         assert "(901 events discarded)" in text
+
+
+def test_the_lines_of_several_threads_are_all_counted():
+    log = tracekit.event_log("f", "t")
+    start = threading.Barrier(4)
+
+    def write():
+        start.wait()
+        for number in range(2000):
+            log.errorf("%d", number)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    head, tail = log.entries()
+    assert (log.errors, log.discarded, len(head), len(tail)) == (8000, 7901, 49, 50)
 
 
 def test_errors_are_counted_by_their_age(monkeypatch):

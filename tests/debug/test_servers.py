@@ -121,19 +121,21 @@ def test_other_protocols_get_an_answer_or_a_closed_connection(server, octets, ca
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 def test_the_child_of_a_fork_does_not_hold_the_port(server):
-    reading, writing = os.pipe()
+    ours, childs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        os.close(writing)
-        os.read(reading, 1)
+        ours.close()
+        childs.send(b".")
+        childs.recv(1)
         os._exit(0)
-    os.close(reading)
-    server.close()
+    childs.close()
     try:
+        assert ours.recv(1) == b"."  # what runs in the child of every fork has run
+        server.close()
         with pytest.raises(ConnectionRefusedError):
             get(server.port, "/debug/")
     finally:
-        os.close(writing)
+        ours.close()
         os.waitpid(pid, 0)
 
 

@@ -254,6 +254,33 @@ def test_a_full_queue_drops_and_counts_and_the_program_does_not_wait(attach, cap
     assert caplog.messages == ["log records are dropped: the queue of 10 is full (reported once)"]
 
 
+def test_records_that_are_lost_while_others_are_sent_are_counted(attach):
+    with Logs() as logs:
+        logs.pause = threading.Event()
+        handler, logger = attach(logs, capacity=10)
+        logger.info("first")
+        handler.flush(0)  # the thread sends it, and waits for the answer
+        assert logs.entered.wait(60)
+        logger.info("%d", "no number")
+        start = threading.Barrier(4)
+
+        def lose():
+            start.wait()
+            for _ in range(1000):
+                logger.info("%d", "no number")
+            for _ in range(1000):
+                logger.info("no room")
+
+        threads = [threading.Thread(target=lose) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        logs.pause.set()
+        handler.flush(60)
+        assert (handler.failed + handler.dropped + len(logs.records), handler.failed > 0) == (8002, True)
+
+
 def test_hostile_arguments_cost_only_their_record(logs, attach):
     class Hostile:
         def __str__(self):

@@ -239,6 +239,18 @@ def test_a_request_without_a_response_is_cancelled(exporter, port):
     assert _http_client_calls.FIELD not in vars(connection)
 
 
+@pytest.mark.parametrize("close_of", [_http_client_calls.close_connection_of, _http_client_calls.close_response_of])
+def test_a_thread_that_closes_what_another_one_has_just_closed_raises_nothing(close_of):
+    class Taken(dict):
+        def __contains__(self, key):  # the other thread has it before the next step
+            return True
+
+    class Closed:
+        __dict__ = property(lambda self: Taken())
+
+    assert close_of(lambda closed: "closed")(Closed()) == "closed"
+
+
 def test_closing_an_unread_response_ends_the_span_without_an_error(exporter, base):
     response = urllib.request.urlopen(f"{base}/")
     assert exporter.spans == []

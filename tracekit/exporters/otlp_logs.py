@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from .._arguments import bounded_timeout
@@ -86,6 +86,8 @@ class OTLPLogHandler(logging.Handler):
         super().__init__(level)
 
     def _begin(self) -> None:
+        # For the queue and the counts, held for a few steps. Reentrant: a signal handler may interrupt its holder.
+        self._counting = RLock()
         self._queue: deque[_Record] = deque()
         self._background = Background(self._send_all, _INTERVAL_S, "tracekit-logs")
         # By thread: the record that is being copied and those that its values make meanwhile, each by its log call.
@@ -110,7 +112,8 @@ class OTLPLogHandler(logging.Handler):
                 self.emit(kept if isinstance(kept, logging.LogRecord) else record)
             return kept
         except Exception:  # of a filter
-            self.failed += 1
+            self._adopt()
+            self._lose()
             return False
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -121,19 +124,26 @@ class OTLPLogHandler(logging.Handler):
         try:
             self._adopt()
             if len(self._queue) >= self._capacity:
-                self.dropped += 1
+                with self._counting:
+                    self.dropped += 1
                 self._background.notify()  # where no thread could be started, it is tried again
                 return
             copied = self._copy_once(record)
             if copied is None:
                 return
-            self._queue.append(copied)
-            if 2 * len(self._queue) == self._capacity:
+            with self._counting:
+                self._queue.append(copied)
+                waiting = len(self._queue)
+            if 2 * waiting == self._capacity:
                 self._background.hurry()
             else:
                 self._background.notify()
         except Exception:  # of the program's arguments and attributes
-            self.failed += 1
+            self._lose()
+
+    def _lose(self, count: int = 1) -> None:
+        with self._counting:
+            self.failed += count
 
     def _copy_once(self, record: logging.LogRecord) -> _Record | None:
         """Return a copy of *record*, or None if the same call logged it before, while another record is being copied.
@@ -195,9 +205,10 @@ class OTLPLogHandler(logging.Handler):
         """Send the queue; records that arrive meanwhile are left for the next call."""
         deadline = min(time.monotonic() + self._client.timeout_s, self._background.deadline)
         for _ in range(len(self._queue) // _BATCH + 1):
-            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+            with self._counting:
+                batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
             if batch:
-                self.failed += self._client.deliver(batch, self._encode, deadline, "log records")
+                self._lose(self._client.deliver(batch, self._encode, deadline, "log records"))
         if self.dropped:
             message = "log records are dropped: the queue of %d is full (reported once)"
             self._client.notices.say("warning", "dropped", message, self._capacity)
@@ -243,8 +254,9 @@ class OTLPLogHandler(logging.Handler):
             left_s = _FAREWELL_S - waited_s if time.monotonic() - ended < 1 else _FAREWELL_S
             if not self._background.close(max(0.0, left_s)):
                 self._waited = time.monotonic(), _FAREWELL_S
-                self.failed += len(self._queue)
-                self._queue.clear()
+                with self._counting:
+                    self._lose(len(self._queue))
+                    self._queue.clear()
         self._client.close()
         super().close()
 

@@ -76,8 +76,9 @@ def close_connection_of(original: Callable[..., Any]) -> Any:
 
     @functools.wraps(original)
     def close(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        if FIELD in connection.__dict__:
-            client_span, before = connection.__dict__.pop(FIELD)
+        traced = connection.__dict__.pop(FIELD, None)  # once, where two threads close it
+        if traced is not None:
+            client_span, before = traced
             error = sys.exception()
             if error is not None and id(error) != before:
                 fail(client_span, error)
@@ -118,8 +119,9 @@ def close_response_of(original: Callable[..., Any]) -> Any:
 
     @functools.wraps(original)
     def close(response: Any, *args: Any, **kwargs: Any) -> Any:
-        if FIELD in response.__dict__:
-            client_span, before = response.__dict__.pop(FIELD)
+        traced = response.__dict__.pop(FIELD, None)
+        if traced is not None:
+            client_span, before = traced
             # urllib3 reads chunked bodies past the methods of http.client, and closes the response after an error.
             error = sys.exception()
             if error is not None and id(error) != before and _is_of_connection(error):

@@ -43,8 +43,11 @@ class Patches:
     def restore(self) -> None:
         """Put the former attributes back, where no other package has replaced ours since."""
         self.is_active = False
-        while self._replaced:
-            owner, name, ours, own = self._replaced.pop()
+        while True:
+            try:
+                owner, name, ours, own = self._replaced.pop()
+            except IndexError:  # no more, or another thread has the last one
+                return
             if vars(owner).get(name) is not ours:
                 continue
             if own is _MISSING:

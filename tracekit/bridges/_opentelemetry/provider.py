@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -206,11 +207,13 @@ class TracerProvider(_trace.TracerProvider):
         It runs where the span starts and ends, as in OpenTelemetry, so a slow one slows the program; its exceptions are
         logged. The processors of the installed provider also get the spans of ``tracekit.span()``.
         """
-        if not self._processors and self._shuts_down_on_exit:
-            atexit.unregister(self._processors.shutdown)  # where a library has taken the others out
-            atexit.register(self._processors.shutdown)
-        self._processors.add_span_processor(span_processor)
-        if "hooks" not in self._changes and self._change("hooks", self._processors):
+        with _setting:
+            if not self._processors and self._shuts_down_on_exit:
+                atexit.unregister(self._processors.shutdown)  # where a library has taken the others out
+                atexit.register(self._processors.shutdown)
+            self._processors.add_span_processor(span_processor)
+            is_first = "hooks" not in self._changes and self._change("hooks", self._processors)
+        if is_first:
             # Into the tracers in use, too: the end of a span that is open now is of interest to the processor.
             for tracer in list(self._tracers.values()):
                 tracer._hook(self._processors)
@@ -248,10 +251,11 @@ class TracerProvider(_trace.TracerProvider):
 
     def _change(self, key: str, value: Any) -> bool:
         """Change how the spans of this provider differ from the others; return whether its tracers follow that now."""
-        is_followed = self._settings.changes is self._changes
-        self._changes = {**self._changes, key: value}
-        if is_followed:
-            self._settings.changes = self._changes
+        with _setting:
+            is_followed = self._settings.changes is self._changes
+            self._changes = {**self._changes, key: value}
+            if is_followed:
+                self._settings.changes = self._changes
         return is_followed
 
     def _change_or_report(self, key: str, value: Any) -> None:
@@ -278,6 +282,7 @@ class TracerProvider(_trace.TracerProvider):
 
 
 _with_resources: weakref.WeakSet[TracerProvider] = weakref.WeakSet()  # those that were given one
+_setting = threading.RLock()  # one thread at a time changes a provider; reentrant: a signal handler may interrupt it
 
 
 def _detected() -> dict[str, Any]:
@@ -292,6 +297,8 @@ def _detected() -> dict[str, Any]:
 
 def _after_fork() -> None:
     """Give the resources of providers the attributes of this process, the child of a fork."""
+    global _setting
+    _setting = threading.RLock()
     for provider in list(_with_resources):
         try:
             provider._renew_resource()
