@@ -218,7 +218,7 @@ cdef inline bint see_quickly(Request request, object message) except -1:
 @cython.final
 cdef class Sending:
     cdef Request _request
-    cdef object _coroutine, _message, _before
+    cdef object _coroutine, _unsent, _before
     cdef bint _is_last
 
     cdef object _fail(self)
@@ -235,7 +235,7 @@ cdef class Sending:
 
 cdef inline PySendResult resume_sending(Sending self, object value, PyObject** result) except PYGEN_ERROR:
     cdef PySendResult outcome
-    if self._message is not None:
+    if self._unsent is not None:
         result[0] = NULL
         self._begin()
     outcome = PyIter_Send(self._coroutine, value, result)

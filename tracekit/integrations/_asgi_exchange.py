@@ -491,11 +491,11 @@ class Sending:
     """
 
     if not compiled:
-        __slots__ = ("_before", "_coroutine", "_is_last", "_message", "_request")
+        __slots__ = ("_before", "_coroutine", "_is_last", "_unsent", "_request")
 
         _request: Request
         _coroutine: Any
-        _message: Any  # None after the first step
+        _unsent: Any  # the message, None after the first step
         _before: Any  # the status before the message
         _is_last: bool
 
@@ -511,7 +511,7 @@ class Sending:
     @nonecheck(True)
     def send(self, value: Any) -> Any:
         """Resume the server's coroutine with *value*; asyncio sends None only."""
-        if self._message is not None:
+        if self._unsent is not None:
             self._begin()
         try:
             result = tk_resume(self._coroutine, value, _RETURNED)
@@ -526,7 +526,7 @@ class Sending:
     @nonecheck(True)
     def throw(self, *error: Any) -> Any:
         """Raise an exception in the server's coroutine."""
-        if self._message is not None:  # the message is not sent
+        if self._unsent is not None:  # the message is not sent
             return self._coroutine.throw(*error)
         try:
             return self._coroutine.throw(*error)
@@ -567,8 +567,8 @@ class Sending:
     @nonecheck(True)
     def _begin(self) -> None:
         """Look at the message, which is about to be sent."""
-        request, message = self._request, self._message
-        self._message = None
+        request, message = self._request, self._unsent
+        self._unsent = None
         self._before = request._status
         if not request._is_complete:
             if not see_quickly(request, message):
@@ -605,7 +605,7 @@ def _sending(request: Request, inner: Any, message: Any) -> Sending:
     sending = Sending.__new__(Sending)
     sending._request = request
     sending._coroutine = inner
-    sending._message = message
+    sending._unsent = message
     if not compiled:
         sending._before = None
         sending._is_last = False
