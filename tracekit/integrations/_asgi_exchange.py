@@ -491,7 +491,7 @@ class Sending:
     """
 
     if not compiled:
-        __slots__ = ("_before", "_coroutine", "_is_last", "_unsent", "_request")
+        __slots__ = ("_before", "_coroutine", "_is_last", "_request", "_unsent")
 
         _request: Request
         _coroutine: Any
