@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _DEFAULT: Final = ("SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system has
 
+_dumps: Final[set[Callable[[], object]]] = set()  # each waits for a file that a signal has had written
+
 
 def flush_on_signal(*signals: int, timeout_s: float = 5.0) -> None:
     """Export finished spans when one of *signals* arrives, then call the previous handler.
@@ -99,22 +101,23 @@ def _go_on(number: int, previous: Any, frame: FrameType | None) -> None:
         return
     import signal
 
+    for wait in list(_dumps):
+        wait()
     handler = signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
     signal.signal(number, handler)  # the default action did not end the process, as for SIGCONT
 
 
-def go_on_after_dump(number: int, previous: Any, frame: FrameType | None, finish: Callable[[], object]) -> None:
+def go_on_after_dump(number: int, previous: Any, frame: FrameType | None, wait: Callable[[], object]) -> None:
     """Call the *previous* handler of the signal *number*, or take the default action, except for SIGUSR1 and SIGUSR2.
 
-    These two end a program that has no use for them, and one that has a dump written has one. *finish*, which waits
-    for the dump, is called before a handler or an action that may end the process without ``atexit``.
+    These two end a program that has no use for them, and one that has a dump written has one. *wait*, which returns
+    when the dump is written, is called before a default action: other handlers of tracekit's may come before that.
     """
     import signal
 
+    _dumps.add(wait)
     is_own = number in (getattr(signal, "SIGUSR1", None), getattr(signal, "SIGUSR2", None))
     if previous in (None, signal.SIG_IGN) or (previous == signal.SIG_DFL and is_own):
         return
-    if previous == signal.SIG_DFL or isinstance(previous, _Flush):
-        finish()
     _go_on(number, previous, frame)

@@ -321,6 +321,20 @@ def test_a_signal_that_ends_the_program_still_does_once_the_tasks_are_written(tm
     assert "tracekit: tasks of process" in path.read_text()
 
 
+def test_a_second_signal_waits_for_the_text_of_the_first(monkeypatch, tmp_path):
+    may_write, path = threading.Event(), tmp_path / "tasks.txt"
+    monkeypatch.setattr(_dump, "snapshot", lambda: may_write.wait(60) and [])
+    handler = _dump._Dump(str(path), None)
+    handler(signal.SIGTERM, None)
+    first = handler._done
+    handler(signal.SIGTERM, None)
+    assert handler._done is first
+    assert not first.is_set()
+    may_write.set()
+    handler._wait()
+    assert path.read_text().count("tracekit: tasks of process") == 1
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_a_new_file_is_for_its_owner_alone(tmp_path):
     path = tmp_path / "tasks.txt"

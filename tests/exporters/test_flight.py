@@ -210,11 +210,15 @@ def test_a_signal_writes_a_file_and_the_previous_handler_is_called(record, tmp_p
 
 ENDING = """
     import signal, sys
-    import tracekit
+    import tracekit, tracekit.debug
     from tracekit.exporters.flight import FlightRecorder
 
     if "flush" in sys.argv:
         tracekit.flush_on_signal()
+    if "tasks" in sys.argv:
+        tracekit.debug.dump_on_signal(signal.SIGTERM)
+    if "recorder" in sys.argv:
+        FlightRecorder(directory=sys.argv[1], dump_on_signal=signal.SIGTERM)
     tracekit.configure(exporter=FlightRecorder(directory=sys.argv[1], dump_on_signal=signal.SIGTERM), environ={})
     tracekit.span("work").end()
     signal.raise_signal(signal.SIGTERM)
@@ -222,11 +226,41 @@ ENDING = """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself most signals there")
-@pytest.mark.parametrize("previous", ["default", "flush"])
+@pytest.mark.parametrize("previous", ["default", "flush", "tasks", "recorder"])
 def test_a_signal_that_ends_the_program_still_does_once_the_file_is_written(previous, tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(ENDING), tmp_path, previous]
     assert subprocess.run(command, timeout=60, stderr=subprocess.DEVNULL).returncode == -signal.SIGTERM
     assert files(tmp_path) == {"signal.db": ["work"]}
+
+
+def test_a_file_that_another_thread_writes_is_finished_before_the_end(record, tmp_path, monkeypatch):
+    may_write = threading.Event()
+
+    class Lock:
+        def __init__(self, lock):
+            self.lock, self.release = lock, lock.release
+
+        def acquire(self, timeout):
+            if timeout:  # the shutdown waits
+                may_write.set()
+            return self.lock.acquire(timeout=timeout)
+
+    recorder = record()
+    entered, write = threading.Event(), recorder._write_file
+
+    def write_later(reason):
+        entered.set()
+        may_write.wait(60)
+        write(reason)
+
+    monkeypatch.setattr(recorder, "_is_writing", Lock(recorder._is_writing))
+    monkeypatch.setattr(recorder, "_write_file", write_later)
+    failed("request")
+    tracekit.flush(60)
+    assert entered.wait(60)
+    recorder._start("slow")  # one file at a time
+    recorder.shutdown()
+    assert files(tmp_path) == {"error.db": ["request"]}
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no SIGUSR1")

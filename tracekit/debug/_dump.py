@@ -27,8 +27,10 @@ def dump_on_signal(number: int, path: str | os.PathLike[str] | None = None) -> N
 
     A new file is made for its owner alone (0600), since it shows the names of spans. A Python handler of the signal that
     was installed before is called afterwards, or the default action taken, except for SIGUSR1 and SIGUSR2. The text is
-    written by a thread, so a signal that does not end the program costs it no more than starting that. Raises ``RuntimeError`` outside the main thread, where Python cannot install handlers;
-    ``ValueError`` for a signal that does not exist or cannot be handled.
+    written by a thread, so a signal that does not end the program costs it no more than starting that.
+
+    Raises ``RuntimeError`` outside the main thread, where Python cannot install handlers; ``ValueError`` for a signal
+    that does not exist or cannot be handled.
     """
     import signal
 
@@ -52,23 +54,25 @@ class _Dump:
     def __init__(self, path: str | None, previous: Any) -> None:
         self.path = path
         self.previous = previous
-        self._is_writing = threading.Lock()
+        self._done = Done()  # not set while the tasks are written
+        self._done.set()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         # In a thread: the main thread may hold any lock at this moment, that of stderr among them. Thread.start() would
         # wait for the new thread, which may wait for a lock of threading that is held here.
-        done = Done()
-        try:
-            _thread.start_new_thread(self._write, (done,))
-        except Exception as error:
-            log("warning", "tasks could not be written: %s", describe(error))
-            done.set()
-        go_on_after_dump(number, self.previous, frame, lambda: done.wait(_END_S))
+        if self._done.is_set():
+            done = self._done = Done()
+            try:
+                _thread.start_new_thread(self._write, (done,))
+            except Exception as error:
+                log("warning", "tasks could not be written: %s", describe(error))
+                done.set()
+        go_on_after_dump(number, self.previous, frame, self._wait)
+
+    def _wait(self) -> None:
+        self._done.wait(_END_S)
 
     def _write(self, done: Done) -> None:
-        if not self._is_writing.acquire(blocking=False):
-            done.set()
-            return
         try:
             shown = "\n".join(lines(as_json(snapshot())))
             text = f"tracekit: tasks of process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n{shown}\n"
@@ -81,7 +85,6 @@ class _Dump:
         except Exception as error:
             log("warning", "tasks could not be written: %s", describe(error))
         finally:
-            self._is_writing.release()
             done.set()
 
 

@@ -265,6 +265,9 @@ class FlightRecorder(Front):
         thread = self._thread
         if thread is not None:
             thread.join(_END_S)
+        # That thread ends at once where another one is writing.
+        if self._written_by not in (0, threading.get_ident()) and self._is_writing.acquire(timeout=_END_S):
+            self._is_writing.release()
 
     def shutdown(self) -> None:
         """Finish a file that is being written, and shut *exporter* down. The handler of the signal stays."""
@@ -302,7 +305,8 @@ def _handle(recorder: FlightRecorder, number: int) -> None:
         go_on_after_dump(number, previous, frame, recorder._finish)
 
     try:
-        previous = signal.signal(number, handle)
+        previous = signal.getsignal(number)
+        signal.signal(number, handle)
     except (OSError, OverflowError, ValueError) as error:
         raise ValueError(f"dump_on_signal: signal {number} cannot be handled: {error}") from None
 
