@@ -206,7 +206,7 @@ def test_a_grpc_target_need_not_be_a_url_of_http(target):
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_the_path_of_a_grpc_endpoint_is_ignored_and_told_once(scheme, caplog):
+def test_the_path_of_a_grpc_endpoint_is_ignored_and_reported_once(scheme, caplog):
     with GrpcCollector() as collector:
         for _ in range(2):
             endpoint = f"{scheme}://user:secret@127.0.0.1:{collector.port}/v1/traces?key=secret"

@@ -271,7 +271,7 @@ def _delete_oldest(
     """Delete about *step* spans with their traces, or *step* log records, stored before *stored_before_s*.
 
     The older ones are deleted; of those stored in the same second, the more numerous. Rows that were stored after *now_s*,
-    by a clock that was ahead, count for as old as the next ones.
+    by a clock that was ahead, are taken to be as old as the rows that follow them.
     """
     ages = connection.execute(
         # SQLite finds max() and min() of a column without a scan only if each is alone.

@@ -3,8 +3,9 @@
     tracekit.integrations.subprocess.instrument()
 
 ``TRACEPARENT`` and so on, in the configured formats, are set to the current context, unless *env* of the call names a
-trace itself. Without a current context the environment stays as it is. This is not among all libraries;
-``tracekit.install_hooks()``, which is, does the same to ``subprocess``. Both together do it once.
+trace itself. Without a current context the environment stays as it is. ``instrument()`` of
+tracekit, without names, leaves this out, but calls ``install_hooks()``, which does the same to ``subprocess``. Both
+together do it once.
 
 asyncio starts processes through ``subprocess``; uvloop does not, so asyncio's two functions are patched as well.
 """

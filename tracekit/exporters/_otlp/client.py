@@ -87,9 +87,7 @@ class Client:
         self._transport: _Transport | None = None
         self._read: list[object] = [None for _ in self._files]  # stamps of the files that the transport has read
         self._connecting = threading.RLock()
-        self.is_late = (
-            Done()
-        )  # set: no retry is waited for. A signal handler may set it, too, also while it is being set
+        self.is_late = Done()  # set: no retry is waited for. A signal handler may set it, also while it is being set
 
     def adopted(self) -> bool:
         """Return whether this is a new process; its state was reset then."""
@@ -177,7 +175,7 @@ class Client:
 
 
 def _stamp(path: str | None) -> object:
-    """Return what changes with the content of a file; None where there is none."""
+    """Return a value that changes with the content of the file *path*; None if there is none."""
     if path is None:
         return None
     try:
