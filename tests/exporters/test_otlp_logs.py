@@ -254,6 +254,22 @@ def test_a_full_queue_drops_and_counts_and_the_program_does_not_wait(attach, cap
     assert caplog.messages == ["log records are dropped: the queue of 10 is full (reported once)"]
 
 
+def test_a_queue_that_is_half_full_is_sent_at_once_though_two_threads_filled_it(logs, attach, monkeypatch):
+    handler, logger = attach(logs, capacity=8)
+    calls = []
+    monkeypatch.setattr(handler._background, "notify", lambda: calls.append("notify"))
+    monkeypatch.setattr(handler._background, "hurry", lambda: calls.append("hurry"))
+    for _ in range(2):
+        logger.info("first")
+        handler._queue.extend([handler._queue[0]] * 3)  # by another thread, which sees the fifth one, too
+        logger.info("fifth")
+        logger.info("sixth")
+        assert calls == ["notify", "hurry", "notify"]
+        calls.clear()
+        handler._send_all()
+    assert (len(logs.records), handler.dropped) == (12, 0)
+
+
 def test_records_that_are_lost_while_others_are_sent_are_counted(attach):
     with Logs() as logs:
         logs.pause = threading.Event()

@@ -5,6 +5,7 @@ Severity: https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -86,9 +87,10 @@ class OTLPLogHandler(logging.Handler):
         super().__init__(level)
 
     def _begin(self) -> None:
-        # For the queue and the counts, held for a few steps. Reentrant: a signal handler may interrupt its holder.
+        # For the counts, held for one step. Reentrant: a signal handler may interrupt its holder.
         self._counting = RLock()
         self._queue: deque[_Record] = deque()
+        self._has_hurried = False  # the thread, as the queue is half full
         self._background = Background(self._send_all, _INTERVAL_S, "tracekit-logs")
         # By thread: the record that is being copied and those that its values make meanwhile, each by its log call.
         self._copying: dict[int, dict[tuple[object, ...], logging.LogRecord]] = {}
@@ -131,10 +133,9 @@ class OTLPLogHandler(logging.Handler):
             copied = self._copy_once(record)
             if copied is None:
                 return
-            with self._counting:
-                self._queue.append(copied)
-                waiting = len(self._queue)
-            if 2 * waiting == self._capacity:
+            self._queue.append(copied)
+            if 2 * len(self._queue) >= self._capacity and not self._has_hurried:
+                self._has_hurried = True
                 self._background.hurry()
             else:
                 self._background.notify()
@@ -144,6 +145,14 @@ class OTLPLogHandler(logging.Handler):
     def _lose(self, count: int = 1) -> None:
         with self._counting:
             self.failed += count
+
+    def _take(self, most: int) -> list[_Record]:
+        """Take at most *most* records out of the queue."""
+        taken: list[_Record] = []
+        with contextlib.suppress(IndexError):  # no more: another thread may take records, too
+            while len(taken) < most:
+                taken.append(self._queue.popleft())
+        return taken
 
     def _copy_once(self, record: logging.LogRecord) -> _Record | None:
         """Return a copy of *record*, or None if the same call logged it before, while another record is being copied.
@@ -204,10 +213,9 @@ class OTLPLogHandler(logging.Handler):
     def _send_all(self) -> bool:
         """Send the queue; records that arrive meanwhile are left for the next call."""
         deadline = min(time.monotonic() + self._client.timeout_s, self._background.deadline)
+        self._has_hurried = False
         for _ in range(len(self._queue) // _BATCH + 1):
-            with self._counting:
-                batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-            if batch:
+            if batch := self._take(_BATCH):
                 self._lose(self._client.deliver(batch, self._encode, deadline, "log records"))
         if self.dropped:
             message = "log records are dropped: the queue of %d is full (reported once)"
@@ -254,9 +262,7 @@ class OTLPLogHandler(logging.Handler):
             left_s = _FAREWELL_S - waited_s if time.monotonic() - ended < 1 else _FAREWELL_S
             if not self._background.close(max(0.0, left_s)):
                 self._waited = time.monotonic(), _FAREWELL_S
-                with self._counting:
-                    self._lose(len(self._queue))
-                    self._queue.clear()
+                self._lose(len(self._take(len(self._queue))))
         self._client.close()
         super().close()
 
