@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _DEFAULT: Final = ("SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system has
+# Those after which a program that has a dump written goes on at once: the last four end no program.
+_STAYS: Final = ("SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH")
 
 
 def flush_on_signal(*signals: int, timeout_s: float = 5.0) -> None:
@@ -112,8 +114,8 @@ def go_on_after_dump(number: int, previous: Any, frame: FrameType | None, finish
     """
     import signal
 
-    is_own = number in (getattr(signal, "SIGUSR1", None), getattr(signal, "SIGUSR2", None))
-    if previous in (None, signal.SIG_IGN) or (previous == signal.SIG_DFL and is_own):
+    stays = number in [getattr(signal, name, None) for name in _STAYS]
+    if previous in (None, signal.SIG_IGN) or (previous == signal.SIG_DFL and stays):
         return
     if previous == signal.SIG_DFL or isinstance(previous, _Flush):
         finish()
