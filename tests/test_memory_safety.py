@@ -14,9 +14,8 @@ import tracekit
 COMPILED = tracekit.IMPLEMENTATION == "compiled"
 
 
-def run(program):
+def run(program, prelude="import contextvars, gc, sys, threading, tracekit\n"):
     """Run *program*, in a thread with a small stack if it defines ``main``, and return what it printed."""
-    prelude = "import contextvars, gc, sys, threading, tracekit\n"
     epilogue = """
 if "main" in globals():
     threading.stack_size(256 * 1024)
@@ -305,6 +304,27 @@ def test_a_finalizer_that_ends_a_span_of_another_context_first_does_not_free_wha
             contextvars.Context().run(work, allocations)
             gc.collect()
         """
+    )
+
+
+def test_a_finalizer_may_be_the_first_to_import_this():
+    assert run(
+        """
+        class Thing:
+            def __init__(self):
+                self.cycle = self
+
+            def __del__(self):
+                import tracekit
+
+        Thing()
+        gc.collect()
+        import tracekit
+        with tracekit.span("work") as span:
+            assert tracekit.current_span() is span
+        assert tracekit.current_span() is None
+        """,
+        prelude="import gc\n",
     )
 
 

@@ -545,6 +545,37 @@ def test_a_scope_that_a_generator_closes_is_gone_below_the_labels_of_its_consume
     assert tracekit.current_context() is None
 
 
+@pytest.mark.parametrize(("kind", "closes"), [("span", True), ("labels", True), ("labels", False)])
+def test_a_span_that_another_generator_ends_is_gone_below_labels(kind, closes):
+    # Found by random programs: the labels stood on the original of *inner*, and ids of an ended span stayed current in them.
+    @tracekit.traced
+    def steps():
+        while True:
+            (yield)()
+
+    def look():
+        seen.append((tracekit.current_context().span_id, tracekit.current_span().name))
+
+    seen = []
+    outer, labels = tracekit.span("outer"), tracekit.use_labels(a="b")
+    inner = tracekit.span("inner") if kind == "span" else tracekit.use_labels(c="d")
+    first, second = steps(), steps()
+    next(first)
+    first.send(outer.__enter__)
+    first.send(inner.__enter__)
+    first.send(lambda: next(second))
+    first.send(labels.__enter__)
+    second.send(lambda: outer.__exit__(None, None, None))
+    if closes:
+        second.send(lambda: inner.__exit__(None, None, None))
+    first.send(look)
+    first.send(lambda: labels.__exit__(None, None, None))
+    first.send(look)
+    assert seen[0] == seen[1]
+    first.close()
+    second.close()
+
+
 def test_a_span_that_a_task_closes_is_gone_below_labels_though_the_task_looked_first():
     # Found by random programs: the task's look at the labels, which cannot take out what it inherited, counted here as well.
     inner = tracekit.span("inner")

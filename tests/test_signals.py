@@ -285,3 +285,10 @@ def test_a_handler_that_was_not_installed_from_python_is_not_replaced(monkeypatc
 def test_invalid_arguments_are_errors(arguments, options, error, message):
     with pytest.raises(error, match=message):
         tracekit.flush_on_signal(*arguments, **options)
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH"])
+def test_a_dump_at_a_signal_that_ends_no_program_is_not_waited_for(name):
+    finished = []
+    _signals.go_on_after_dump(getattr(signal, name), signal.SIG_DFL, None, lambda: finished.append(name))
+    assert finished == []

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _DEFAULT: Final = ("SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system has
+# Those after which a program that has a dump written goes on at once: the last four end no program.
+_STAYS: Final = ("SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH")
 
 _dumps: Final[set[Callable[[], object]]] = set()  # each waits for a file that a signal has had written
 
@@ -117,7 +119,7 @@ def go_on_after_dump(number: int, previous: Any, frame: FrameType | None, wait: 
     import signal
 
     _dumps.add(wait)
-    is_own = number in (getattr(signal, "SIGUSR1", None), getattr(signal, "SIGUSR2", None))
-    if previous in (None, signal.SIG_IGN) or (previous == signal.SIG_DFL and is_own):
+    stays = number in [getattr(signal, name, None) for name in _STAYS]
+    if previous in (None, signal.SIG_IGN) or (previous == signal.SIG_DFL and stays):
         return
     _go_on(number, previous, frame)

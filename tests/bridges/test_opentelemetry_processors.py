@@ -224,6 +224,16 @@ def test_threads_that_add_processors_at_once_lose_none():
     }
 
 
+def test_a_signal_handler_adds_a_processor_while_another_one_is_being_added():
+    provider, processor = bridge.TracerProvider(shutdown_on_exit=False), SpanProcessor()
+    processors = provider._active_span_processor
+    with processors._lock:
+        assert processors._lock.acquire(timeout=1)
+        processors._lock.release()
+        provider.add_span_processor(processor)
+    assert processors._span_processors == (processor,)
+
+
 def test_instrumentations_are_suppressed_while_tracekits_exporter_runs(provider):
     seen = []
 

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 import tracekit
 from tracekit._core import misuse
+from tracekit._core.otlp import encode_spans
 from tracekit.bridges import opentelemetry as bridge
 
 
@@ -332,6 +333,18 @@ def test_kind_events_and_links_may_be_written_by_their_private_names(exporter, p
     ]
     assert [(link.context, dict(link.attributes)) for link in exported.links] == [(REMOTE, {"a": 1})]
     assert ([event.name for event in made.events], len(made.links)) == (["more"], 1)
+
+
+@pytest.mark.parametrize("value", [None, [object()], [trace.Link(None)]])
+@pytest.mark.parametrize("name", ["_events", "_links"])
+@pytest.mark.usefixtures("_lenient")
+def test_events_and_links_of_another_kind_are_left_out(exporter, tracer, name, value):
+    with tracer.start_as_current_span("span") as span:
+        setattr(span, name, value)
+        getattr(span, name).append(object())
+    (made,) = exporter.spans
+    assert (made.events, made.links) == ((), ())
+    assert encode_spans([made])
 
 
 @pytest.mark.parametrize("name", ["context", "end_time", "instrumentation_scope", "parent", "resource", "start_time"])

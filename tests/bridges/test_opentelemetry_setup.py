@@ -71,6 +71,21 @@ def test_a_proxy_of_the_programs_provider_gets_the_spans_of_both_apis(memory, ca
     assert bridge.install() is proxy.provider
 
 
+@pytest.mark.usefixtures("memory")
+def test_a_provider_that_raises_where_it_is_read_is_one_that_gets_no_spans():
+    class Raises(trace.TracerProvider):
+        @property
+        def _active_span_processor(self):
+            raise RuntimeError("not started")
+
+        get_tracer = None
+
+    installed = bridge.install()
+    trace.set_tracer_provider(Raises())
+    trace.set_tracer_provider(Proxy(Raises()))
+    assert trace.get_tracer_provider() is installed
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_proxy_of_a_provider_that_gets_no_spans_is_reported(memory, caplog, is_first, monkeypatch):
     from opentelemetry.sdk.trace import TracerProvider

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import wsgiref.simple_server
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import anyio.to_thread
 import pytest
@@ -276,6 +277,15 @@ def test_a_port_that_is_taken_is_replaced_by_a_free_one(asked, caplog):
     assert server.server_port != taken
     assert get(server.server_port, "/debug/")[0] == 200
     assert f"debug pages of process {os.getpid()}: http://127.0.0.1:{server.server_port}/debug/, as port" in caplog.text
+
+
+@pytest.mark.usefixtures("asked")
+def test_pages_that_cannot_be_served_record_nothing(monkeypatch):
+    recorder = mock.Mock()
+    monkeypatch.setattr(_server, "recorder", recorder)
+    with pytest.raises(OSError):  # noqa: PT011 - its text is the system's
+        _server.serve_once("192.0.2.1", 0)  # no address of this machine (RFC 5737)
+    assert not recorder.start.called
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")

@@ -459,7 +459,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     for scope in leaning:
         scope._is_closed = True
         _release(scope)
-    under = _live(closed._prev)
+    under = _live(closed)  # closed may have been replaced, and a copy of it stand elsewhere
     count = 0
     scope = closed
     while scope is not None and scope is not under:
@@ -468,7 +468,8 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     # Copying many for each one that is closed would take quadratic time, and while garbage is collected the copies may have
     # no place. A reading here skips those that are left, and has labels on them copied once these are innermost; a task
     # that inherits them from now on does not, where it closes all scopes above them itself.
-    is_left = is_collecting() or (len(above) > _FEW * count and (closed._kind == LABELS or not are_labels))
+    are_labels = are_labels and (closed._kind != LABELS or closed._stand_in is not None)
+    is_left = is_collecting() or (len(above) > _FEW * count and not are_labels)
     put(_current, _live(top) if is_left else _replace(above, under))
     return True
 
@@ -640,9 +641,10 @@ def _settle(inner: Scope) -> Scope | None:
     while scope is not None and scope._kind == LABELS and not is_collecting():
         seen = _closed_elsewhere
         below = scope._prev
-        while below is not None and below._kind == LABELS:  # those that are closed change nothing for the ones on them
+        # Those that are closed change nothing for the ones on them; a copy of those that were replaced stands elsewhere.
+        while below is not None and below._kind == LABELS and below._stand_in is None:
             below = below._prev
-        if below is None or not below._is_closed or not _is_here(below) or not _rebuild(scope, below):
+        if below is None or _live(below) is below or not _rebuild(scope, below):
             # A closed scope stays under labels that were inherited; the Context that opened them has yet to take it out.
             if below is None or not below._is_closed or _is_here(scope):
                 scope._settled = seen

@@ -339,7 +339,10 @@ cdef extern from *:
         int result = 0;
     #if !defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x03100000 /* without the GIL, threads would share the Token */
         PyObject *context = PyContext_New(), *token = NULL;
-        if (context == NULL || PyContext_Enter(context) < 0) result = -1;
+    #if PY_VERSION_HEX < 0x030C0000
+        result = tk_watch_collections(); /* first: a finalizer may import this during a collection */
+    #endif
+        if (result < 0 || context == NULL || PyContext_Enter(context) < 0) result = -1;
         else {
             token = tk_set(var, Py_True);
             result = token == NULL || tk_learn_token(var, context) < 0 || tk_learn_place(var, context) < 0 ? -1 : 0;
@@ -347,9 +350,6 @@ cdef extern from *:
         }
         Py_XDECREF(token);
         Py_XDECREF(context);
-    #if PY_VERSION_HEX < 0x030C0000
-        if (result == 0) result = tk_watch_collections();
-    #endif
     #else
         (void)var;
     #endif

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from operator import attrgetter
 from typing import Any
 
 from opentelemetry import baggage as _baggage
@@ -20,7 +21,7 @@ from opentelemetry import trace as _trace
 from opentelemetry.context.context import Context
 
 from .. import _configure
-from .._core.guard import acts_as
+from .._core.guard import acts_as, ask
 from .._core.log import log
 from ._opentelemetry.entry import LazyRuntimeContext
 from ._opentelemetry.propagator import Propagator
@@ -116,12 +117,12 @@ def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
     no spans, which is logged.
     """
     global _programs_own
+    own = _inner(tracer_provider)
     with _setting:
         installed = _provider
         is_in_use = installed is not None and getattr(_trace, "_TRACER_PROVIDER", None) is installed
         if is_in_use and tracer_provider is installed:
             return
-        own = _inner(tracer_provider)
         gives_way = is_in_use and isinstance(own, TracerProvider) and not getattr(installed, "_processors", None)
         gives_way = gives_way and _programs_own is None
         if gives_way:
@@ -138,17 +139,20 @@ def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
 
 def _inner(provider: Any) -> Any:
     """Return *provider* or, if it is a proxy such as logfire's or Temporal's, the one with the processors behind it."""
-    if not hasattr(provider, "_active_span_processor"):
-        for each in list(getattr(provider, "__dict__", {}).values()):
-            if acts_as(each, _trace.TracerProvider) and hasattr(each, "_active_span_processor"):
+    if _processor_of(provider) is None:
+        for each in ask(lambda proxy: list(vars(proxy).values()), provider, ()):
+            if acts_as(each, _trace.TracerProvider) and _processor_of(each) is not None:
                 return each
     return provider
 
 
+def _processor_of(provider: Any) -> Any:
+    return ask(attrgetter("_active_span_processor"), provider)
+
+
 def _report_unused(provider: Any) -> None:
     """Log that *provider*, which the program made, gets no spans, if it has processors that would wait for them."""
-    processors = getattr(_inner(provider), "_active_span_processor", None)
-    if getattr(processors, "_span_processors", None):
+    if ask(attrgetter("_span_processors"), _processor_of(_inner(provider))):
         log(
             "warning",
             "the processors of the program's TracerProvider get no spans of tracers that are made now, because tracekit's "

@@ -84,9 +84,9 @@ def serve_once(host: str, port: int) -> None:
     """
     if _asked.get((host, port)) == os.getpid():
         return
-    recorder.start(records_all=True)
-    recorder.in_child = _serve_in_child
     _serve(host, port)
+    recorder.in_child = _serve_in_child
+    recorder.start(records_all=True)
 
 
 def _serve_in_child() -> None:

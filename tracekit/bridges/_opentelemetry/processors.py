@@ -29,9 +29,12 @@ class Processors:
     An exception of a processor is logged, once for each of its methods, and never reaches the program.
     """
 
+    # Of all providers: one thread at a time changes them. Reentrant, as a signal handler may interrupt its holder. Libraries
+    # take it to change _span_processors.
+    _lock = threading.RLock()
+
     def __init__(self) -> None:
         self._span_processors: tuple[Any, ...] = ()  # as the SDK calls it: libraries change it although it is private
-        self._lock = threading.Lock()  # which libraries take then
         self._reported: set[tuple[int, str]] = set()
 
     def __bool__(self) -> bool:

@@ -207,7 +207,7 @@ class TracerProvider(_trace.TracerProvider):
         It runs where the span starts and ends, as in OpenTelemetry, so a slow one slows the program; its exceptions are
         logged. The processors of the installed provider also get the spans of ``tracekit.span()``.
         """
-        with _setting:
+        with Processors._lock:
             if not self._processors and self._shuts_down_on_exit:
                 atexit.unregister(self._processors.shutdown)  # where a library has taken the others out
                 atexit.register(self._processors.shutdown)
@@ -251,7 +251,7 @@ class TracerProvider(_trace.TracerProvider):
 
     def _change(self, key: str, value: Any) -> bool:
         """Change how the spans of this provider differ from the others; return whether its tracers follow that now."""
-        with _setting:
+        with Processors._lock:
             is_followed = self._settings.changes is self._changes
             self._changes = {**self._changes, key: value}
             if is_followed:
@@ -282,7 +282,6 @@ class TracerProvider(_trace.TracerProvider):
 
 
 _with_resources: weakref.WeakSet[TracerProvider] = weakref.WeakSet()  # those that were given one
-_setting = threading.RLock()  # one thread at a time changes a provider; reentrant: a signal handler may interrupt it
 
 
 def _detected() -> dict[str, Any]:
@@ -297,8 +296,7 @@ def _detected() -> dict[str, Any]:
 
 def _after_fork() -> None:
     """Give the resources of providers the attributes of this process, the child of a fork."""
-    global _setting
-    _setting = threading.RLock()
+    Processors._lock = threading.RLock()
     for provider in list(_with_resources):
         try:
             provider._renew_resource()

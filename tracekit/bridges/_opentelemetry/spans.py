@@ -124,10 +124,13 @@ class _Parts(list[Any]):
 
     def append(self, part: Any) -> None:
         super().append(part)
-        if isinstance(part, OtelLink):
-            self._span.add_link(part.context, part.attributes)
-        else:
-            self._span.add_event(part.name, part.attributes, part.timestamp)
+        try:
+            if isinstance(part, OtelLink):
+                self._span.add_link(part.context, part.attributes)
+            else:
+                self._span.add_event(part.name, part.attributes, part.timestamp)
+        except Exception as error:  # not an event
+            misused(error)
 
 
 @no_gc_clear  # a cycle goes through an attribute of the program's, and its dict is cleared; see __dealloc__()
@@ -372,13 +375,18 @@ class OtelSpan:
     @_events.setter
     def _events(self, events: Any) -> None:
         span = self.tracekit_span
-        if span._is_recorded:
-            tracer = span._tracer
-            made = Entries()
+        if not span._is_recorded:
+            return
+        tracer = span._tracer
+        made = Entries()
+        try:
             for event in list(events)[: tracer.max_events]:
                 given = attributes_of(event.attributes)
                 items = span._clean(given, tracer.max_event_attributes, tracer.max_part_value) if given else None
                 made.append(str.__str__(text_of(event.name)), time_of(event.timestamp) or 0, items)
+        except Exception as error:  # not events
+            misused(error)
+        else:
             span._events = made
 
     @property
@@ -388,13 +396,20 @@ class OtelSpan:
     @_links.setter
     def _links(self, links: Any) -> None:
         span = self.tracekit_span
-        if span._is_recorded:
-            tracer = span._tracer
-            made = Entries()
+        if not span._is_recorded:
+            return
+        tracer = span._tracer
+        made = Entries()
+        try:
             for link in list(links)[: tracer.max_links]:
                 given = attributes_of(link.attributes)
                 items = span._clean(given, tracer.max_link_attributes, tracer.max_part_value) if given else None
-                made.append(from_otel(link.context), 0, items)
+                target = from_otel(link.context)
+                if target is not None:
+                    made.append(target, 0, items)
+        except Exception as error:  # not links
+            misused(error)
+        else:
             span._links = made
 
     @property
@@ -419,8 +434,9 @@ class OtelSpan:
 
     @_status.setter
     def _status(self, status: Any) -> None:
-        if isinstance(status, OtelStatus):
-            amend(self.tracekit_span, None, None, Status(_STATUS_NAMES[status.status_code], status.description or ""))
+        name = ask(_STATUS_NAMES.get, status.status_code) if isinstance(status, OtelStatus) else None
+        if name is not None:
+            amend(self.tracekit_span, None, None, Status(name, status.description or ""))
 
     def __repr__(self) -> str:
         return f"<OtelSpan of {self.tracekit_span!r}>"
