@@ -12,9 +12,21 @@ import pytest
 import tracekit
 
 COMPILED = tracekit.IMPLEMENTATION == "compiled"
+PRELUDE = """
+import contextvars, gc, sys, threading, tracekit
+
+def place(variable):
+    digits = hash(variable) & 0xFFFF_FFFF_FFFF_FFFF
+    return (digits ^ digits >> 32) & 31
+
+def neighbor(variable):
+    "Return a new variable at the same place in the first level of a Context's tree."
+    made = (contextvars.ContextVar(f"neighbor {number}") for number in range(1_000_000))
+    return next(candidate for candidate in made if place(candidate) == place(variable))
+"""
 
 
-def run(program, prelude="import contextvars, gc, sys, threading, tracekit\n"):
+def run(program, prelude=PRELUDE):
     """Run *program*, in a thread with a small stack if it defines ``main``, and return what it printed."""
     epilogue = """
 if "main" in globals():
@@ -278,17 +290,12 @@ def test_a_finalizer_that_ends_a_span_of_another_context_first_does_not_free_wha
                 for _ in range(3):
                     contextvars.Context().run(tracekit.span("in its place").__enter__)
 
-        def place(variable):
-            digits = hash(variable) & 0xFFFF_FFFF_FFFF_FFFF
-            return (digits ^ digits >> 32) & 31
-
         context = contextvars.Context()
         context.run(tracekit.span("first").__enter__)
         (ours,) = context
 
         def work(allocations):
-            names = (contextvars.ContextVar(f"{allocations}, {number}") for number in range(1_000_000))
-            variable = next(candidate for candidate in names if place(candidate) == place(ours))
+            variable = neighbor(ours)
             other = contextvars.Context()
             own = tracekit.span("own")
             other.run(own.__enter__)
@@ -339,18 +346,13 @@ def test_a_callback_of_the_collector_that_the_program_puts_first_may_end_a_span(
                 for _ in range(3):
                     contextvars.Context().run(tracekit.span("in its place").__enter__)
 
-        def place(variable):
-            digits = hash(variable) & 0xFFFF_FFFF_FFFF_FFFF
-            return (digits ^ digits >> 32) & 31
-
         open_here = []
         context = contextvars.Context()
         context.run(tracekit.span("first").__enter__)
         (ours,) = context
 
         def work(allocations):
-            names = (contextvars.ContextVar(f"{{allocations}}, {{number}}") for number in range(1_000_000))
-            variable = next(candidate for candidate in names if place(candidate) == place(ours))
+            variable = neighbor(ours)
             open_here.append(tracekit.span("work").__enter__())
             gc.callbacks.insert(0, end)
             gc.enable()

@@ -38,7 +38,7 @@ PROBE = (
 
 
 def run(*command, cwd, **environ):
-    # Unoptimized: what is built is looked at more than it is run.
+    # Unoptimized, as compiling takes longer here than the tests that run the result.
     environ = {
         **os.environ, "TRACEKIT_NO_EXTENSIONS": "", "TRACEKIT_TRAINED": "", "PYTHONPATH": "", "CFLAGS": "-O0", **environ
     }  # fmt: skip

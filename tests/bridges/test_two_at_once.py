@@ -51,8 +51,8 @@ def test_a_signal_handler_that_installs_in_the_middle_of_it_does_not_wait_for_it
         def __exit__(self, *_):
             self.lock.release()
 
-    lock = Interrupted(bridge._setting)
-    monkeypatch.setattr(bridge, "_setting", lock)
+    lock = Interrupted(bridge.Processors._lock)
+    monkeypatch.setattr(bridge.Processors, "_lock", lock)
     try:
         assert bridge.install() is lock.made
         assert len({(module, name) for module, name, *_ in bridge._replaced}) == len(bridge._replaced)

@@ -675,7 +675,7 @@ def test_certificates_are_read_again_once_they_have_changed(tls_collector, autho
     assert "its certificate is not trusted" in reason(sender)
     authority.cert_pem.write_to_path(path)
     sender.export(made())
-    for octets in (b"half of a fi", b""):  # while it is being written, what was read before is used
+    for octets in (b"half of a fi", b""):  # a file that is being replaced: the certificate from before is used
         path.write_bytes(octets)
         sender.export(made())
     path.unlink()

@@ -10,7 +10,6 @@ and formats, and both APIs can be mixed. Needs ``tracekit-async[otel]``. docs/op
 from __future__ import annotations
 
 import sys
-import threading
 from operator import attrgetter
 from typing import Any
 
@@ -24,6 +23,7 @@ from .. import _configure
 from .._core.guard import acts_as, ask
 from .._core.log import log
 from ._opentelemetry.entry import LazyRuntimeContext
+from ._opentelemetry.processors import Processors
 from ._opentelemetry.propagator import Propagator
 from ._opentelemetry.provider import TracerProvider
 from ._opentelemetry.replaced import Span
@@ -39,8 +39,6 @@ _api_set_tracer_provider: Any = getattr(_trace, "_set_tracer_provider", None)
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _provider: TracerProvider | None = None
 _programs_own: TracerProvider | None = None  # which the program has set since
-# Of two threads that install or set a provider, one is the first. Reentrant: a signal handler may do so in the middle.
-_setting = threading.RLock()
 _in_export: Any = None  # the token of the keys in the Context of tracekit's exporter
 
 
@@ -55,7 +53,7 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     installed = _provider
     if installed is None:
         made = TracerProvider()
-        with _setting:
+        with Processors._lock:  # of two threads, one is the first
             if _provider is None:
                 _provider = made
             installed = _provider
@@ -118,7 +116,7 @@ def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:
     """
     global _programs_own
     own = _inner(tracer_provider)
-    with _setting:
+    with Processors._lock:  # of two threads, one is the first
         installed = _provider
         is_in_use = installed is not None and getattr(_trace, "_TRACER_PROVIDER", None) is installed
         if is_in_use and tracer_provider is installed:

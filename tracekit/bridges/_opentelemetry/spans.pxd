@@ -21,6 +21,10 @@ cdef class OtelSpan:
 cpdef OtelSpan face(Span span)
 
 
+@cython.locals(made=Entries)
+cdef Entries _entries(Span span, object parts, Py_ssize_t most, Py_ssize_t most_attributes, object read)
+
+
 cpdef object replace_attributes(OtelSpan made, object attributes)
 
 

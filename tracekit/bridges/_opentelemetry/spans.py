@@ -375,18 +375,9 @@ class OtelSpan:
     @_events.setter
     def _events(self, events: Any) -> None:
         span = self.tracekit_span
-        if not span._is_recorded:
-            return
         tracer = span._tracer
-        made = Entries()
-        try:
-            for event in list(events)[: tracer.max_events]:
-                given = attributes_of(event.attributes)
-                items = span._clean(given, tracer.max_event_attributes, tracer.max_part_value) if given else None
-                made.append(str.__str__(text_of(event.name)), time_of(event.timestamp) or 0, items)
-        except Exception as error:  # not events
-            misused(error)
-        else:
+        made = _entries(span, events, tracer.max_events, tracer.max_event_attributes, _event)
+        if made is not None:
             span._events = made
 
     @property
@@ -396,20 +387,9 @@ class OtelSpan:
     @_links.setter
     def _links(self, links: Any) -> None:
         span = self.tracekit_span
-        if not span._is_recorded:
-            return
         tracer = span._tracer
-        made = Entries()
-        try:
-            for link in list(links)[: tracer.max_links]:
-                given = attributes_of(link.attributes)
-                items = span._clean(given, tracer.max_link_attributes, tracer.max_part_value) if given else None
-                target = from_otel(link.context)
-                if target is not None:
-                    made.append(target, 0, items)
-        except Exception as error:  # not links
-            misused(error)
-        else:
+        made = _entries(span, links, tracer.max_links, tracer.max_link_attributes, _link)
+        if made is not None:
             span._links = made
 
     @property
@@ -453,6 +433,34 @@ def _has_sdk() -> bool:
     if isinstance(found, type):
         _sdk_span = found
     return _sdk_span is not None
+
+
+def _entries(
+    span: Span, parts: Any, most: int, most_attributes: int, read: Callable[[Any], tuple[Any, int]]
+) -> Entries | None:
+    """Return *parts*, events or links, as *span* records them; None if it does not, or if they are no such objects."""
+    if not span._is_recorded:
+        return None
+    made = Entries()
+    try:
+        for part in list(parts)[:most]:
+            given = attributes_of(part.attributes)
+            items = span._clean(given, most_attributes, span._tracer.max_part_value) if given else None
+            content, time_ns = read(part)
+            if content is not None:
+                made.append(content, time_ns, items)
+    except Exception as error:
+        misused(error)
+        return None
+    return made
+
+
+def _event(event: Any) -> tuple[str, int]:
+    return str.__str__(text_of(event.name)), time_of(event.timestamp) or 0
+
+
+def _link(link: Any) -> tuple[Any, int]:
+    return from_otel(link.context), 0
 
 
 def replace_attributes(made: OtelSpan, attributes: Any) -> None:
