@@ -39,7 +39,9 @@ def _configure_tracekit(url: str, share: float) -> None:
     import tracekit
     from tracekit.exporters.otlp import OTLPExporter
 
-    tracekit.configure(service="shop", exporter=OTLPExporter(url, environ={}), sampler=tracekit.Ratio(share))
+    # As the SDK's for all: Ratio(1) would add tracestate to each call and span.
+    sampler = tracekit.AlwaysOn() if share == 1 else tracekit.Ratio(share)
+    tracekit.configure(service="shop", exporter=OTLPExporter(url, environ={}), sampler=sampler)
 
 
 def _tracekit(url: str, share: float) -> Tracing:
