@@ -21,7 +21,8 @@ import tracekit
 from tracekit import _configure
 from tracekit._core.buffer import Buffer, buffer
 from tracekit._core.otlp import GROUP, IS_QUICK
-from tracekit._export.worker import MARK, Counts, Taps, Worker
+from tracekit._export.intake import Counts
+from tracekit._export.worker import MARK, Taps, Worker
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.testing import MemoryExporter
 
