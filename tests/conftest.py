@@ -25,6 +25,7 @@ from tracekit.testing import MemoryExporter
 from .tools.accounts import statistics
 from .tools.backends import BACKENDS
 from .tools.forms import FORMS, Form
+from .tools.pipeline import Gate, end
 
 pytest.register_assert_rewrite("tests.wire.vector_files")
 
@@ -218,6 +219,17 @@ def every_span_is_accounted_for(caplog):
     tracekit.flush(60)
     statistics()
     assert [record for record in caplog.get_records("call") if record.name.startswith("tracekit")] == []
+
+
+@pytest.fixture
+def gate():
+    """A hanging exporter, in use, in the middle of exporting one span."""
+    gate = Gate()
+    tracekit.configure(exporter=gate, buffer_size=8, export_interval_s=0.01)
+    end(1, "in flight")
+    assert gate.entered.wait(20)
+    yield gate
+    gate.release.set()
 
 
 @pytest.fixture

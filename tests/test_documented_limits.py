@@ -92,7 +92,7 @@ LIMITS = [
         "at most 64 of them",
         "_export.notices:_CAUSES",
         64,
-        "test_pipeline.py::many_different_causes_do_not_fill_the_log",
+        "test_pipeline_exporters.py::many_different_causes_do_not_fill_the_log",
     ),
     # ---- the end of a program
     (

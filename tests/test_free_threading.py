@@ -20,8 +20,9 @@ import tracekit
 from tracekit import _configure
 from tracekit._core import free_threading
 from tracekit._core.buffer import buffer
+from tracekit._core.changes import relabel
 from tracekit._core.labels import Labels
-from tracekit._core.span import relabel, set_observer, watch_spans
+from tracekit._core.span import set_observer, watch_spans
 from tracekit._core.tracer import Tracer
 from tracekit.testing import MemoryExporter
 

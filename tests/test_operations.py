@@ -25,8 +25,8 @@ PAGE = TESTS.parent / "docs/OPERATIONS.md"
 # The beginning of each row, and the tests that show it; "faults: ..." is a row of ``python -m tests.faults``.
 SHOWN = {
     "the buffer (16,384 spans) is full": [
-        "test_pipeline.py::test_a_full_buffer_drops_the_newest_spans_and_is_reported_once",
-        "test_pipeline.py::test_while_the_exporter_hangs_the_program_goes_on_and_the_buffer_is_bounded",
+        "test_pipeline_exporters.py::test_a_full_buffer_drops_the_newest_spans_and_is_reported_once",
+        "test_pipeline_exporters.py::test_while_the_exporter_hangs_the_program_goes_on_and_the_buffer_is_bounded",
     ],
     "the collector is away, hangs, or answers 429": [
         "exporters/test_otlp.py::test_a_busy_collector_is_asked_again",
@@ -95,16 +95,16 @@ SHOWN = {
     ],
     "the same while the collector is away": [
         "test_operations.py::test_a_process_that_ends_tries_each_request_once",
-        "test_pipeline.py::test_spans_in_the_hands_of_an_exporter_that_hangs_at_the_end_are_reported",
+        "test_pipeline_exporters.py::test_spans_in_the_hands_of_an_exporter_that_hangs_at_the_end_are_reported",
     ],
     "the same with a spool | nothing: it is emptied for 3 s": [
         "test_operations.py::test_with_a_spool_the_next_process_sends_what_this_one_could_not",
         "exporters/test_otlp.py::test_closing_an_exporter_with_a_spool_waits_for_a_silent_collector_for_a_bounded_time",
     ],
     "`configure()` or `shutdown()` while the exporter hangs": [
-        "test_pipeline.py::test_spans_in_the_hands_of_an_exporter_that_hangs_at_the_end_are_reported",
-        "test_pipeline.py::test_a_new_exporter_takes_over_from_one_that_hangs",
-        "test_pipeline.py::test_a_shutdown_does_not_wait_for_ever",
+        "test_pipeline_exporters.py::test_spans_in_the_hands_of_an_exporter_that_hangs_at_the_end_are_reported",
+        "test_pipeline_exporters.py::test_a_new_exporter_takes_over_from_one_that_hangs",
+        "test_pipeline_exporters.py::test_a_shutdown_does_not_wait_for_ever",
     ],
     "SIGTERM or SIGHUP ends the process": [
         "test_signals.py::test_without_it_the_default_action_loses_spans",

@@ -16,7 +16,7 @@ from tracekit._core.buffer import buffer
 from tracekit._export.worker import MARK
 from tracekit.testing import MemoryExporter
 
-from .test_pipeline import LONG, Balance, end, lines, until
+from .tools.pipeline import LONG, Balance, end, lines, until
 
 
 class Preparing:

@@ -19,10 +19,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import tracekit
 from tests.tools.api_fuzz.run import holders
+from tracekit._core.changes import relabel
 from tracekit._core.context import make_context, make_remote
 from tracekit._core.free_threading import HAS_GIL
+from tracekit._core.restore import restore_span
 from tracekit._core.scopes import label_scope
-from tracekit._core.span import relabel, restore_span
 from tracekit.bridges import opentelemetry as bridge
 from tracekit.testing import MemoryExporter
 

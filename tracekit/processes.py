@@ -38,8 +38,8 @@ from ._core.buffer import buffer
 from ._core.context import Link, SpanContext
 from ._core.outcome import mark_recorded, outcome_of
 from ._core.records import DEFAULT_LIMITS, Instrumentation, Limits, Status
+from ._core.restore import restore_span
 from ._core.scopes import current_span
-from ._core.span import restore_span
 from ._core.tracer import Tracer
 from ._handoffs.by_hand import Place, at, detached, place
 from ._propagation import DEFAULT_FORMATS, environ_of, formats

@@ -20,7 +20,7 @@ from tracekit._core.scopes import inside_context, thread_context
 from tracekit.aio import _stacks, _tasks
 from tracekit.exporters._otlp.background import Background
 
-from ..test_pipeline import until
+from ..tools.pipeline import until
 
 reads_others = pytest.mark.skipif(not HAS_GIL, reason="without the GIL nothing is read that another thread may run")
 is_plain = tracekit.IMPLEMENTATION == "plain"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import tracekit
 import tracekit.testing
-from tracekit._core.span import open_spans, resample, watch_spans
+from tracekit._core.changes import resample
+from tracekit._core.span import open_spans, watch_spans
 
 
 @pytest.fixture(autouse=True)

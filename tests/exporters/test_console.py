@@ -13,7 +13,7 @@ from tracekit.exporters import console
 from tracekit.exporters.console import ConsoleExporter
 from tracekit.testing import CountingIds, FakeClock
 
-from ..test_pipeline import Balance
+from ..tools.pipeline import Balance
 
 ONE, TWO = f"{1:032x}", f"{2:032x}"
 

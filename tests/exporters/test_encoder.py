@@ -21,11 +21,12 @@ import tracekit
 from tracekit import _configure
 from tracekit._core.buffer import Buffer, buffer
 from tracekit._core.otlp import GROUP, IS_QUICK
-from tracekit._export.worker import MARK, Counts, Taps, Worker
+from tracekit._export.intake import Counts
+from tracekit._export.worker import MARK, Taps, Worker
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.testing import MemoryExporter
 
-from ..test_pipeline import LONG, Balance, end, lines, until
+from ..tools.pipeline import LONG, Balance, end, lines, until
 from ..tools.vectors import TWINS
 from .collector import Collector, refuse
 
@@ -484,7 +485,7 @@ def test_a_flush_of_a_finalizer_under_an_encoding_is_not_done(collector, monkeyp
 _FORK = """
 import os, sys
 import tracekit
-from tests.test_pipeline import LONG, end
+from tests.tools.pipeline import LONG, end
 from tracekit._core.otlp import GROUP
 from tracekit.exporters.otlp import OTLPExporter
 
@@ -759,7 +760,7 @@ def test_a_subclass_whose_prepare_is_replaced_gets_spans(collector):
 _FORK_INSIDE = """
 import os, sys
 import tracekit
-from tests.test_pipeline import LONG, end
+from tests.tools.pipeline import LONG, end
 from tracekit import _configure
 from tracekit._core.otlp import GROUP
 from tracekit.exporters.otlp import OTLPExporter

@@ -30,7 +30,7 @@ from tracekit.exporters._otlp.http import _retry_after
 from tracekit.exporters.otlp import DeliveryError, OTLPExporter
 from tracekit.testing import MemoryExporter
 
-from ..test_pipeline import Balance
+from ..tools.pipeline import Balance
 from ..tools.ports import free_port
 from .collector import (
     Collector,

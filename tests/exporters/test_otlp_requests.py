@@ -21,7 +21,7 @@ from tracekit.exporters._otlp.requests import Request, SizeLimit, pack
 from tracekit.exporters.otlp import DeliveryError, OTLPExporter
 from tracekit.testing import MemoryExporter
 
-from ..test_pipeline import Balance
+from ..tools.pipeline import Balance
 from .collector import Collector, GrpcCollector, refuse, take
 from .test_otlp import exporter, lines, made
 from .test_spool import names_in

@@ -22,7 +22,7 @@ from tracekit.exporters._sqlite import errors as _errors
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.sqlite import StoreError
 
-from ..test_pipeline import Balance, Exiting
+from ..tools.pipeline import Balance, Exiting
 from ..tools.ports import free_port
 from .collector import Collector, refuse, take
 from .test_otlp import exporter, lines, made, until

@@ -19,8 +19,8 @@ from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.tail import TailSampler
 from tracekit.testing import FakeClock, MemoryExporter, span_tree
 
-from ..test_pipeline import Balance
 from ..tools.estimates import Estimate
+from ..tools.pipeline import Balance
 from .collector import Collector
 
 same = settings(deadline=None, derandomize=True, database=None)

@@ -24,7 +24,7 @@ from tracekit.integrations._peers import PROPAGATE_TO
 from tracekit.testing import span_tree
 from tracekit.wire.grpc_bin import encode_binary
 
-from ..test_pipeline import until
+from ..tools.pipeline import until
 
 KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 REMOTE = tracekit.SpanContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", 1)

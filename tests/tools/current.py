@@ -1,6 +1,7 @@
 """The current span, for tests of what is passed on."""
 
 import threading
+import types
 
 import tracekit
 
@@ -9,6 +10,13 @@ def here():
     """Return the name of the current span, or None."""
     span = tracekit.current_span()
     return None if span is None else span.name
+
+
+@types.coroutine
+def suspend():
+    """Suspend once; return the name of the span that is current then."""
+    yield
+    return here()
 
 
 def hand_over_under_a_span(hand_over):

@@ -16,9 +16,10 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import tracekit
+from tracekit._core.changes import relabel
 from tracekit._core.labels import Labels
 from tracekit._core.otlp import encode_spans
-from tracekit._core.span import open_spans, relabel, watch_spans
+from tracekit._core.span import open_spans, watch_spans
 
 from .shared_parent import command
 

@@ -37,8 +37,10 @@ cdef extern from *:
         return PyDict_CheckExact(dict) ? PyDict_Copy(dict) : Py_NewRef(dict);
     }
 
-    #if defined(__PYX_HAVE__tracekit___core__buffer) || defined(__PYX_HAVE__tracekit___core__otlp) \\
-        || defined(__PYX_HAVE__tracekit___core__scopes) || defined(__PYX_HAVE__tracekit___core__span) \\
+    #if defined(__PYX_HAVE__tracekit___core__body) || defined(__PYX_HAVE__tracekit___core__buffer) \\
+        || defined(__PYX_HAVE__tracekit___core__changes) || defined(__PYX_HAVE__tracekit___core__otlp) \\
+        || defined(__PYX_HAVE__tracekit___core__restore) || defined(__PYX_HAVE__tracekit___core__scopes) \\
+        || defined(__PYX_HAVE__tracekit___core__span) \\
         || defined(__PYX_HAVE__tracekit___core__tracer) || defined(__PYX_HAVE__tracekit__debug___recorder) \\
         || defined(__PYX_HAVE__tracekit__integrations___asgi_scope) \\
         || defined(__PYX_HAVE__tracekit__integrations___client) \\
@@ -68,7 +70,7 @@ cdef extern from *:
     #define TK_QUICK(name) ( \\
         TK_LEAF(name) || TK_METHOD(name, "span") || TK_METHOD(name, "__enter__") || TK_METHOD(name, "__exit__") \\
         || TK_METHOD(name, "end") || TK_METHOD(name, "set_attribute") || TK_IS(name, "_simple") \\
-        || TK_IS(name, "_start") || TK_IS(name, "_items") || TK_IS(name, "_kind") || TK_IS(name, "_put_all") \\
+        || TK_IS(name, "_start") || TK_IS(name, "_items") || TK_IS(name, "known_kind") || TK_IS(name, "_put_all") \\
         || TK_IS(name, "_put") || TK_IS(name, "_enter") || TK_IS(name, "_exit") || TK_IS(name, "_leave") \\
         || TK_IS(name, "_end") || TK_IS(name, "_is_quiet") || TK_IS(name, "_ns"))
     #elif defined(__PYX_HAVE__tracekit___core__scopes)
@@ -77,7 +79,7 @@ cdef extern from *:
         || TK_IS(name, "innermost") || TK_IS(name, "_unstick") || TK_IS(name, "_settle") || TK_IS(name, "effective") \\
         || TK_IS(name, "make_scope") || TK_IS(name, "open_scope") || TK_IS(name, "_open_on") \\
         || TK_IS(name, "close_scope") || TK_IS(name, "_closes_quickly") || TK_IS(name, "_release") \\
-        || TK_IS(name, "_is_here") || TK_IS(name, "_live"))
+        || TK_IS(name, "_is_here") || TK_IS(name, "live"))
     #elif defined(__PYX_HAVE__tracekit___core__tracer)
     #define TK_QUICK(name) (TK_LEAF(name) || TK_IS(name, "root") || TK_IS(name, "child"))
     #elif defined(__PYX_HAVE__tracekit___core__buffer)

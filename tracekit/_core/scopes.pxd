@@ -42,6 +42,11 @@ cdef list _released
 cdef bint _is_releasing
 cdef Py_ssize_t _FEW
 
+
+cdef inline object last_replaced():
+    return _replaced
+
+
 cdef enum:
     SPAN = 0
     CONTEXT = 1
@@ -67,12 +72,6 @@ cdef class Scope:
     cdef PyObject* _origin
     cdef object _owner
     cdef readonly object ambient, view
-
-
-@cython.final
-cdef class Body:
-    cdef Scope _inside, _under, _held
-    cdef object _owner, _replaced
 
 
 @cython.locals(scope=Scope)
@@ -123,12 +122,12 @@ cdef bint _leans_now(Scope scope) except -1
 
 
 @cython.locals(original=Scope, copy=Scope, root=Scope)
-cdef Scope _replace(list above, Scope prev)
+cdef Scope replace(list above, Scope prev)
 cdef object _stand_on_again(Scope scope, Scope prev)
 cdef SpanContext effective(Scope scope)
 cdef object held_span(Scope scope)
 cdef bint _is_here(Scope scope) noexcept
-cdef Scope _live(Scope scope)
+cdef Scope live(Scope scope)
 
 
 @cython.locals(copy=Scope)
@@ -170,13 +169,3 @@ cpdef Scope held_scope()
 
 @cython.locals(inner=Scope)
 cpdef Scope swap_scope(Scope scope)
-
-
-@cython.locals(scope=Scope, copy=Scope)
-cdef Scope _restored(Scope inner)
-cdef bint _stands_on(Scope scope, Scope under) noexcept
-cdef Scope _floor(Scope inside, Scope under)
-
-
-@cython.locals(held_before=Scope)
-cpdef tuple open_body(object start, Scope under)

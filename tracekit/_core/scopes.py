@@ -72,6 +72,10 @@ if not compiled:
     KEYS_ONLY: Final = 2
     FOR_THREAD: Final = 3
 
+    def last_replaced() -> object:
+        """Return an object that is replaced whenever scopes are."""
+        return _replaced
+
 
 @final
 @no_gc_clear  # a cycle goes through a foreign value and a Context, which is cleared
@@ -257,7 +261,7 @@ def _open_on(scope: Scope, prev: Scope | None) -> None:
     else:
         before = exchange(_current, scope)
         if before is not prev:  # a signal handler closed it between two bytecodes
-            scope._prev = prev = _live(before)
+            scope._prev = prev = live(before)
             _inherit(scope, prev)
             if scope._kind == LABELS:
                 _add_labels(scope, prev)
@@ -299,12 +303,12 @@ def close_scope(scope: Scope) -> None:
     if scope._stand_in is not None:
         close_scope(scope._stand_in)  # one step: a copy has no copy
         if held(_current) is scope:  # inherited before it was replaced
-            put(_current, _live(scope._prev))
+            put(_current, live(scope._prev))
         return
     inner = held(_current)
     if inner is scope:
         is_ordinary = _is_here(scope)
-        inner = _live(scope._prev)
+        inner = live(scope._prev)
         if not put(_current, inner):
             is_ordinary = False  # a reading takes it out later
         elif inner is not None and inner._kind == LABELS:
@@ -320,9 +324,9 @@ def close_scope(scope: Scope) -> None:
     else:
         _closed_elsewhere = object()
         if inner is not None and newest(inner) is scope:
-            put(_current, _live(inner._prev))  # inherited before this scope took its place
+            put(_current, live(inner._prev))  # inherited before this scope took its place
         elif WITHOUT_GIL and inner is not None and inner._leans == FOR_THREAD and newest(inner._prev) is scope:
-            put(_current, _live(inner._prev._prev))
+            put(_current, live(inner._prev._prev))
         if is_gone(scope._owner):
             scope._prev = scope._owner = None
     _release(scope)
@@ -459,7 +463,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     for scope in leaning:
         scope._is_closed = True
         _release(scope)
-    under = _live(closed)  # closed may have been replaced, and a copy of it stand elsewhere
+    under = live(closed)  # closed may have been replaced, and a copy of it stand elsewhere
     count = 0
     scope = closed
     while scope is not None and scope is not under:
@@ -470,7 +474,7 @@ def _rebuild(top: Scope, closed: Scope) -> bool:
     # that inherits them from now on does not, where it closes all scopes above them itself.
     are_labels = are_labels and (closed._kind != LABELS or closed._stand_in is not None)
     is_left = is_collecting() or (len(above) > _FEW * count and not are_labels)
-    put(_current, _live(top) if is_left else _replace(above, under))
+    put(_current, live(top) if is_left else replace(above, under))
     return True
 
 
@@ -484,7 +488,7 @@ def _leans_now(scope: Scope) -> bool:
     return body is None or (getattr(body, "gi_frame", None) is None and getattr(body, "ag_frame", None) is None)
 
 
-def _replace(above: list[Scope], prev: Scope | None) -> Scope | None:
+def replace(above: list[Scope], prev: Scope | None) -> Scope | None:
     """Replace the scopes *above*, the innermost first, by copies that stand on *prev*; return the innermost copy."""
     global _replaced
     _replaced = object()
@@ -542,7 +546,7 @@ def effective(scope: Scope) -> SpanContext | None:
 def held_span(scope: Scope | None) -> Any:
     """Return the span that is current inside *scope*, or None where that is none of this process."""
     while scope is not None and scope._generation == generation() and scope._kind == LABELS:
-        scope = _live(scope._base)
+        scope = live(scope._base)
     if scope is None or scope._generation != generation():
         return None
     span = scope._span
@@ -556,7 +560,7 @@ def _is_here(scope: Scope) -> bool:
     return is_here(scope._owner)
 
 
-def _live(scope: Scope | None) -> Scope | None:
+def live(scope: Scope | None) -> Scope | None:
     """Return the innermost of *scope* and those under it that is still open, or that was inherited."""
     return _live_below(scope) if scope is not None and scope._is_closed else scope
 
@@ -635,7 +639,7 @@ def _settle(inner: Scope) -> Scope | None:
         return inner
     if WITHOUT_GIL:
         alone()
-    scope = _live(inner)
+    scope = live(inner)
     if scope is not inner:
         put(_current, scope)
     while scope is not None and scope._kind == LABELS and not is_collecting():
@@ -644,7 +648,7 @@ def _settle(inner: Scope) -> Scope | None:
         # Those that are closed change nothing for the ones on them; a copy of those that were replaced stands elsewhere.
         while below is not None and below._kind == LABELS and below._stand_in is None:
             below = below._prev
-        if below is None or _live(below) is below or not _rebuild(scope, below):
+        if below is None or live(below) is below or not _rebuild(scope, below):
             # A closed scope stays under labels that were inherited; the Context that opened them has yet to take it out.
             if below is None or not below._is_closed or _is_here(scope):
                 scope._settled = seen
@@ -701,7 +705,7 @@ def is_current(scope: Scope) -> bool:
     """Return whether *scope*, or the copy that replaced it, is the innermost one here apart from labels."""
     inner = innermost()
     while inner is not None and inner._kind == LABELS:
-        inner = _live(inner._base)
+        inner = live(inner._base)
     return scope is not None and inner is newest(scope)
 
 
@@ -721,7 +725,7 @@ def put_context(scope: Scope, context: SpanContext) -> None:
 def linked_context(scope: Scope | None) -> SpanContext | None:
     """Return the context that the root of a new trace started in *scope* is linked to, or None."""
     while scope is not None and scope._kind == LABELS:
-        scope = _live(scope._base)
+        scope = live(scope._base)
     return None if scope is None or scope._kind != LINKED else scope._context
 
 
@@ -744,119 +748,6 @@ def swap_scope(scope: Scope | None) -> Scope | None:
     else:
         inner = exchange(_current, scope)
     return inner
-
-
-def open_body(start: Callable[[], Any], under: Scope | None) -> tuple[Any, Body]:
-    """Start a span in *under*, or where this runs; return it and the scopes of a body in which alone it is current.
-
-    In C, as the methods of ``Body``: a signal handler that raises does so before or after.
-    """
-    held_before = held_scope()
-    try:
-        if under is not None:
-            swap_scope(under)
-        under = innermost()
-        opened = start()
-        opened.__enter__()
-        return opened, Body(held(_current), under)
-    finally:
-        swap_scope(held_before)
-
-
-@final
-@freelist(16)
-@binding(False)
-@cclass
-class Body:
-    """The scopes of a generator's body, from *inside* down to *under*, put in place for each step.
-
-    They go along to whichever task or thread makes the step; scopes that the body leaves open stay among them.
-    """
-
-    __slots__ = ("_held", "_inside", "_owner", "_replaced", "_under")
-
-    def __init__(self, inside: Scope | None, under: Scope | None) -> None:
-        self._inside = inside
-        self._under = under
-        self._held: Scope | None = None
-        self._owner: Any = None  # refers to the Context of the step that is being made
-        self._replaced = _replaced
-
-    def enter(self) -> None:
-        """Put the scopes in place, for the step that follows, unless the garbage collector makes it where that is unsafe."""
-        if is_collecting():
-            return
-        held_before = swap_scope(self._inside)
-        self._held = held_before
-        self._replaced = _replaced
-        # After the swap: it makes the Context of a thread that had none.
-        self._owner = here()
-        scope = self._inside
-        while scope is not None and scope is not self._under:
-            if scope._owner is not None and not _is_here(scope):
-                scope._owner = self._owner
-            scope = scope._prev
-
-    def close(self, opened: Any, error: BaseException | None) -> None:
-        """Leave *opened*, the span of the body, which ends with *error* if there is one."""
-        self.enter()
-        try:
-            opened.__exit__(None if error is None else type(error), error, None)
-        finally:
-            self.leave()
-
-    def leave(self) -> None:
-        """Take the scopes out again after the step, as it left them."""
-        owner, self._owner = self._owner, None
-        inner, self._held = self._held, None
-        if not is_here(owner):
-            return  # not entered, or the step waited in a task whose coroutine another Context closes
-        is_as_before = self._replaced is _replaced
-        if not is_as_before:
-            inner = _restored(inner)
-        self._inside = swap_scope(inner)
-        if not is_as_before and not _stands_on(self._inside, self._under):
-            self._under = _floor(self._inside, self._under)
-
-
-def _restored(inner: Scope | None) -> Scope | None:
-    """Return *inner*, which a consumer holds, or a copy of it, where a step has replaced a scope that it stands on.
-
-    The body can close scopes under it, and its consumer may have opened more on those.
-    """
-    above: list[Scope] = []
-    scope = inner
-    while scope is not None:
-        copy = newest(scope)
-        if copy is not scope:
-            return _replace(above, _live(copy)) if _is_here(copy) else inner
-        if not _is_here(scope):
-            break
-        if not scope._is_closed:
-            above.append(scope)
-        scope = scope._prev
-    return inner
-
-
-def _stands_on(scope: Scope | None, under: Scope | None) -> bool:
-    while scope is not None and scope is not under:
-        scope = scope._prev
-    return scope is under
-
-
-def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
-    """Return the scope that a body stands on since its step has closed *under*, or a scope under that.
-
-    All below it are others', in whose Contexts they must stay; where that cannot be told, none is the body's.
-    """
-    while under is not None:
-        if under._stand_in is not None:
-            under = under._stand_in
-        elif under._is_closed and _is_here(under):
-            under = under._prev
-        else:
-            break
-    return under if _stands_on(inside, under) else inside
 
 
 if WITHOUT_GIL:

@@ -6,7 +6,7 @@ cimport cython
 from .._speedups cimport Entries, Items, has_text_keys
 from .calls cimport tk_bind, tk_enter, tk_exit, tk_quicken, tk_start
 from .buffer cimport Buffer, the_buffer
-from .context cimport SpanContext, child_context, from_words, generation, has_ids, new_span_id, with_labels
+from .context cimport SpanContext, child_context, generation, has_ids
 from .free_threading cimport (
     WITHOUT_GIL,
     alone,
@@ -44,7 +44,6 @@ from .scopes cimport (
     make_scope,
     newest_open,
     open_scope,
-    put_context,
 )
 from .tracer cimport Tracer
 
@@ -102,6 +101,7 @@ cdef class Span:
     @cython.locals(stop=int64_t, is_here=bint)
     cdef object _end(self, object end_ns)
     cdef object _late(self, str method)
+    cdef object _begin(self, object start_ns)
     cdef int64_t _now(self) except? -1
 
     @cython.locals(attributes=Items, kind=type)
@@ -132,7 +132,7 @@ cdef inline int quicken(object kind, object function, object explain) except -1:
 
 
 cdef bint _is_quiet(Tracer tracer) noexcept
-cdef object _enlist(Span span)
+cdef object enlist(Span span)
 cdef object _delist(Span span)
 
 
@@ -141,8 +141,7 @@ cpdef object open_spans(list taken, Py_ssize_t limit)
 
 
 @cython.locals(span=Span)
-cdef Span _new_span()
-cpdef object retrace(Span span, SpanContext context)
+cdef Span new_span()
 
 
 @cython.locals(ghost=Span)
@@ -167,30 +166,16 @@ cpdef Span start_request_span(Tracer tracer, str name, str kind, object attribut
 @cython.locals(items=Items)
 cpdef dict mapping_of(object attributes)
 cdef object _items(object attributes)
-
-
-@cython.locals(items=Items)
-cdef Items _kept(object attributes)
 cdef object _viewed(Items items)
 cdef tuple _link(object target)
 cdef tuple _classes(object expected)
 cdef tuple _alive(tuple expected)
-cdef object _kind(object kind)
-cdef int _index(tuple names, object name, str parameter) except -2
+cdef object known_kind(object kind)
+cdef int index_of(tuple names, object name, str parameter) except -2
 cdef object _process(Span span)
+cdef object add_ended(Span span)
 
 
 @cython.locals(entries=Entries, at=Py_ssize_t)
 cpdef tuple dropped_parts(Span span)
 cdef Py_ssize_t _dropped_of(Items items) noexcept
-cpdef object amend(Span span, str name, dict attributes, object status)
-cpdef object relabel(Span span, object labels)
-cpdef object rekind(Span span, str kind)
-
-
-@cython.locals(base=SpanContext, bits=int, state=str, id=uint64_t)
-cpdef object resample(Span span, bint sampled, object start_ns=*)
-
-
-@cython.locals(scope=Scope)
-cdef object _put_context(Span span, SpanContext context)

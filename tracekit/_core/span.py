@@ -7,20 +7,18 @@ import time
 from ..cython import binding, cast, cclass, compiled, final, freelist, no_gc, nonecheck
 from .attributes import MISSING, clean
 from .buffer import buffer
-from .context import Link, SpanContext, ids_of, new_generation
+from .context import Link, SpanContext, new_generation
 from .free_threading import HAS_GIL, claim
 from .guard import acts_as, type_name
-from .labels import Labels
 from .misuse import misused
 from .outcome import exception_attributes, exception_events, mark_recorded, outcome_of
 from .records import KINDS, NO_ATTRIBUTES, STATUS_CODES, Event, Instrumentation, Status
 from .stdlib import Iterable, Mapping, MappingProxyType
 from .tracer import Tracer
-from .tracestate import make_state
 
 if not compiled:
     from .codecs import Entries, Items, has_text_keys
-    from .context import child_context, from_words, generation, has_ids, new_span_id, with_labels
+    from .context import child_context, generation, has_ids
     from .free_threading import WITHOUT_GIL, alone, is_guarded, own, retire, share, stable, start_one, unlock_all
     from .guard import is_a
     from .interpreter import (
@@ -48,7 +46,6 @@ if not compiled:
         make_scope,
         newest_open,
         open_scope,
-        put_context,
     )
 
 TYPE_CHECKING = False
@@ -82,7 +79,6 @@ _observer: Observer | None = None
 _clock: Callable[[], int] | None = None
 _ANCHOR_DRIFT_NS: Final = 5_000_000
 _MAX_NS: Final = 0x7FFF_FFFF_FFFF_FFFF
-_MAX_LENGTH: Final = 0x7FFF_FFFF
 _INTERNAL: Final = KINDS[0]
 _NO_LINKS: Final[tuple[Any, ...]] = ()
 _watchers = 0
@@ -397,7 +393,7 @@ class Span:
 
     def set_status(self, code: Literal["unset", "ok", "error", "cancelled"], description: str = "") -> None:
         """Record the outcome of the work. "ok" is final, "unset" changes nothing, as in OpenTelemetry."""
-        number = _index(STATUS_CODES, code, "code")
+        number = index_of(STATUS_CODES, code, "code")
         if description is None:
             description = ""
         elif not is_a(description, str):
@@ -562,6 +558,11 @@ class Span:
     def _late(self, method: str) -> None:
         if self._has_ended and _observer is not None:
             _observer.late(self, method)
+
+    def _begin(self, start_ns: int | None) -> None:
+        """Called by ``resample()``: the span is recorded from now on."""
+        self._distance = _anchor
+        self._start = self._now() if start_ns is None else _ns(start_ns)
 
     def _now(self) -> int:
         return monotonic_ns() + self._distance if _clock is None else _ns(_clock())
@@ -734,8 +735,9 @@ if not compiled:
         return start + limit < len(listed)
 
 
-def _enlist(span: Span) -> None:
-    if span._is_listed:
+def enlist(span: Span) -> None:
+    """Add *span* to the open spans, where they are listed."""
+    if span._is_listed or not _watchers:
         return
     span._is_listed = True
     if not compiled:
@@ -781,7 +783,8 @@ def span_scope(span: Span) -> Scope:
     return make_scope(SPAN, span, span.context, None)
 
 
-def _new_span() -> Span:
+def new_span() -> Span:
+    """Return a span without values, which counts as one only after ``add_ended()``."""
     span = Span.__new__(Span)
     if not compiled:
         span._blank()
@@ -796,7 +799,7 @@ def _abandon(span: Span) -> None:
     if not span._is_recorded:
         _buffer.end(span, False)
         return
-    ghost = _new_span()
+    ghost = new_span()
     # Ended from the start: whatever fails here while the interpreter goes down, it leaves no ghost in turn.
     ghost._has_ended = ghost._is_recorded = ghost._owns_context = True
     ghost.context, ghost.parent, ghost._tracer = span.context, span.parent, span._tracer
@@ -848,21 +851,6 @@ def _viewed(items: Items | None) -> Mapping[str, Any]:
     return NO_ATTRIBUTES if items is None else MappingProxyType(stable(items.mapping()))
 
 
-def _kept(attributes: Mapping[str, Any] | None) -> Items | None:
-    """Return attributes that another process has limited already as this one keeps them."""
-    if not attributes:
-        return None
-    items = Items()
-    for key, value in attributes.items():
-        kind = type(value)
-        if kind is not str and kind is not int and kind is not bool and kind is not float:
-            value, _ = clean(value, _MAX_LENGTH)
-            if value is MISSING:
-                continue
-        items.put(key, value)
-    return items
-
-
 def _items(attributes: Any) -> Any:
     """Return the pairs of a mapping with str keys as a list, or the mapping itself if it is a dict with plain ones."""
     if WITHOUT_GIL and type(attributes) is not dict:
@@ -905,14 +893,15 @@ def _link(target: object) -> tuple[Any, Any]:
     return target, items
 
 
-def _kind(kind: Any) -> Any:
+def known_kind(kind: Any) -> Any:
+    """Return the one of ``KINDS`` that equals *kind*, or else "internal"."""
     for known in KINDS:
         if kind is known:
             return known
-    return KINDS[max(_index(KINDS, kind, "kind"), 0)]
+    return KINDS[max(index_of(KINDS, kind, "kind"), 0)]
 
 
-def _index(names: tuple[str, ...], name: Any, parameter: str) -> int:
+def index_of(names: tuple[str, ...], name: Any, parameter: str) -> int:
     """Return the index of *name* in *names*, or -1."""
     if not is_a(name, str):
         misused(TypeError(f"{parameter} must be str, not {type_name(name)}"))
@@ -953,7 +942,7 @@ def span(
             name = ""
         name = str.__str__(name)
     if kind is not _INTERNAL:
-        kind = _kind(kind)
+        kind = known_kind(kind)
     if attributes is not None:
         items = _items(attributes)
         if items is not attributes:
@@ -1069,65 +1058,6 @@ def mapping_of(attributes: Any) -> dict[str, Any]:
     return dict(attributes)
 
 
-@nonecheck(True)
-def relabel(span: Span, labels: Labels) -> None:
-    """Give *span* other labels, for the children that start from now on, and where ``with span:`` made it current."""
-    if not isinstance(labels, Labels):
-        raise TypeError(f"labels must be Labels, not {type_name(labels)}")
-    _put_context(span, with_labels(span.context, labels))
-
-
-def rekind(span: Span, kind: str) -> None:
-    """Give *span*, which is open, another kind."""
-    if span._is_recorded and not span._has_ended:
-        span._kind = _kind(kind)
-
-
-@nonecheck(True)
-def resample(span: Span, sampled: bool, start_ns: int | None = None) -> None:
-    """Take another sampling decision about *span*, which is open, and so about children that start from now on.
-
-    A span that becomes sampled starts now or at *start_ns*, and has no attributes. The number of traces that it stands
-    for is no longer known, so its tracestate loses the threshold.
-    """
-    base = span.context
-    if span._has_ended or (sampled and not span._tracer.recording) or sampled == bool(base._bits & SAMPLED):
-        return
-    bits = (base._bits & RANDOM) | (SAMPLED if sampled else 0)
-    state = None if base._state is None else make_state(base._state).decided("") or None
-    # An unsampled span may share its parent's context.
-    id = base._span if span._owns_context else new_span_id()
-    span._owns_context = True
-    _put_context(span, from_words(base._high, base._low, id, bits, state, base._labels, False, base._extra))
-    if sampled and not span._start:
-        span._distance = _anchor
-        span._start = span._now() if start_ns is None else _ns(start_ns)
-    span._is_recorded = sampled or (span._is_recorded and span._tracer.records_all)
-    if span._is_recorded and _watchers:
-        _enlist(span)
-
-
-def amend(span: Span, name: str | None, attributes: dict[str, Any] | None, status: Status | None) -> None:
-    """Replace fields of *span*, which may have ended, for the hooks; the exporter gets it afterwards. None: unchanged."""
-    if not span._is_recorded:
-        return
-    if name is not None:
-        span._name = name
-    if attributes is not None:
-        span._attributes = span._clean(attributes, span._tracer.max_attributes, span._tracer.max_value)
-    if status is not None:
-        span._status = max(_index(STATUS_CODES, status.code, "code"), UNSET)
-        span._description = status.description[: span._tracer.max_value]
-
-
-def _put_context(span: Span, context: SpanContext) -> None:
-    span.context = context
-    scope = lent(span._scope)
-    while scope is not None:
-        put_context(scope, context)
-        scope = scope._outer
-
-
 def _links(links: Any) -> tuple[Any, ...]:
     """Return those of *links* that can be used."""
     try:
@@ -1218,7 +1148,7 @@ def _start(
     ):
         self._is_recorded = True
         if _watchers:
-            _enlist(self)
+            enlist(self)
         self._distance = _anchor
         if start_ns is None:
             self._start = monotonic_ns() + _anchor if _clock is None else _ns(_clock())
@@ -1238,70 +1168,15 @@ def _start(
     return self
 
 
-def restore_span(
-    context: SpanContext,
-    parent: SpanContext | None,
-    name: str,
-    kind: Literal["internal", "server", "client", "producer", "consumer"],
-    start_ns: int,
-    end_ns: int,
-    attributes: dict[str, Any] | None,
-    events: list[tuple[str, int, dict[str, Any] | None]] | None,
-    links: list[Link] | None,
-    status: Status,
-    dropped: tuple[int, int, int, int],
-    instrumentation: Instrumentation | None = None,
-) -> Span:
-    """Return the span that another process recorded with these values, and hand it to the exporter.
-
-    *dropped* counts attributes, events and links that were left out, and values that were shortened.
-    """
-    self = _new_span()
-    code, description = status
-    self._status, self._description = max(_index(STATUS_CODES, code, "status"), UNSET), description
-    self.dropped_attributes, self.dropped_events, self.dropped_links, self.truncated_values = dropped
-    self._kind = _kind(kind)
-    self.parent, self._tracer, self._name = parent, _tracer if _tracer.kept is None else _tracer.kept, name
-    if instrumentation is not None:
-        self._tracer = self._tracer.replace(instrumentation=instrumentation)
-    self._attributes = _kept(attributes)
-    if events:
-        self._events = Entries()
-        for event, time_ns, attributes in events:
-            self._events.append(str.__str__(event), time_ns, _kept(attributes))
-    if links:
-        self._links = Entries()
-        for link in links:
-            if not isinstance(link[0], SpanContext):
-                raise TypeError(f"links must hold a SpanContext, not {type_name(link[0])}")
-            self._links.append(link[0], 0, _kept(link[1]))
-    self._start, self._stop, self._generation = start_ns, end_ns, generation()
-    self._is_recorded = self._has_ended = self._owns_context = True
-    self.context = context
-    if compiled or HAS_GIL:
-        _buffer.started += 1
-    else:
-        _buffer.start()
-    if self._tracer.hooks is not None:
-        self._tracer.hooks.started(self, None)
-    _process(self)
+def add_ended(span: Span) -> None:
+    """Count *span*, which was filled with the values of an ended one, as started and ended, and hand it on."""
+    _buffer.start()
+    if span._tracer.hooks is not None:
+        span._tracer.hooks.started(span, None)
+    _process(span)
     if _observer is not None:
-        _observer.started(self, parent)
-        _observer.ended(self)
-    return self
-
-
-def retrace(span: Span, context: SpanContext) -> None:
-    """Give *span*, which has ended, another context with the same ids: one whose tracestate says more."""
-    if not isinstance(span, Span):
-        raise TypeError(f"span must be a Span, not {type(span).__name__}")
-    if not isinstance(context, SpanContext):
-        raise TypeError(f"context must be a SpanContext, not {type(context).__name__}")
-    if not span._has_ended:
-        raise ValueError("span must have ended")
-    if ids_of(span.context) != ids_of(context):
-        raise ValueError("context must have the span's ids")
-    span.context = context
+        _observer.started(span, span.parent)
+        _observer.ended(span)
 
 
 if not is_guarded():

@@ -19,9 +19,10 @@ from .._core import misuse
 from .._core.buffer import buffer
 from .._core.free_threading import HAS_GIL, unlocked
 from .._core.records import Statistics
+from .intake import Counts
 from .notices import log, spans_of
 from .stand_ins import Discard
-from .worker import Counts, Job, Taps, Worker
+from .worker import Job, Taps, Worker
 
 if TYPE_CHECKING:
     from .._core.span import Span

@@ -5,17 +5,15 @@ Signal handlers and finalizers may call it between any two steps: see ``pipeline
 
 from __future__ import annotations
 
-import operator
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from .._core.buffer import buffer
-from .._core.records import Account
 from .._core.span import Span, check_clock
-from .._core.stdlib import NamedTuple
+from .intake import Counts, Intake
 from .notices import Notices
-from .stand_ins import LaterExporter, account_of
+from .stand_ins import LaterExporter
 from .threads import EXPORT_CONTEXT, Done, Empty, SimpleQueue, in_caller, is_interrupted, keep, start_thread
 
 if TYPE_CHECKING:
@@ -35,58 +33,7 @@ REQUEST: Final = 8192
 MARK: Final = 384  # waiting spans at which it is woken: some more arrive before it runs
 
 
-class Counts(NamedTuple):
-    """The fate of spans that left the buffer."""
-
-    exported: int = 0
-    failed: int = 0
-    unsampled: int = 0
-    dropped: int = 0
-
-    def plus(self, other: Counts) -> Counts:
-        return Counts(*map(operator.add, self, other))
-
-
-class _Intake:
-    """An exporter, and the fate of the spans that were handed to it."""
-
-    def __init__(self, exporter: Exporter, notices: Notices) -> None:
-        self.exporter = exporter
-        self._notices = notices
-        self._taken = self._failed = self._left_out = 0
-        self._before = self._account = Account()
-        self._before = self._account = self.ask()
-
-    def ask(self) -> Account:
-        """Return the exporter's account, or the previous one if it is not valid."""
-        try:
-            return account_of(self.exporter)
-        except BaseException as error:  # from the user's code
-            keep(error)
-            self._notices.raised("account()", self.exporter, error)
-            return self._account
-
-    def settle(self, taken: int, failed: int, left_out: int, account: Account) -> Counts:
-        """Add the spans of a batch: *taken*, *failed*, and *left_out* because their traces are not sampled.
-
-        Return all counts, without spans that the exporter holds.
-        """
-        self._taken += taken
-        self._failed += failed
-        self._left_out += left_out
-        self._account = account
-        left = self._taken
-        shares = []
-        # No account can make a count negative, or their sum larger than the number of taken spans.
-        for now, before in ((account.failed, self._before.failed), (account.unsampled, self._before.unsampled)):
-            shares.append(min(max(0, now - before), left))
-            left -= shares[-1]
-        held = min(max(0, account.queued - self._before.queued), left)
-        return Counts(left - held, self._failed + shares[0], shares[1] + self._left_out)
-
-    def held(self, counts: Counts) -> int:
-        """Return the number of spans that the exporter still holds, which are not among *counts*."""
-        return self._taken + self._failed + self._left_out - sum(counts)
+_RAISED: Final = object()
 
 
 class Job:
@@ -106,7 +53,7 @@ class Worker:
     ) -> None:
         self.taps = taps
         self.notices = Notices()
-        self.intake = _Intake(exporter, self.notices)
+        self.intake = Intake(exporter, self.notices)
         self.counts = Counts()
         self.after = after  # called after each drain
         self.interval_s = interval_s
@@ -236,8 +183,20 @@ class Worker:
 
     def has(self, name: str) -> bool:
         """Return whether the exporter has the optional method *name*."""
+        return self._look(lambda exporter: getattr(exporter, name, None) is not None)
+
+    def prepares(self) -> bool:
+        """Return whether the exporter prepares spans, and a subclass or a wrapper has not replaced its ``export()``."""
+        return self._look(_prepares)
+
+    def wants_all(self) -> bool:
+        """Return whether the exporter takes the spans of traces that are not sampled, too."""
+        return self._look(lambda exporter: getattr(exporter, "records_all", False) is True)
+
+    def _look(self, at: Callable[[Any], bool]) -> bool:
+        """Return ``at(exporter)``, or False if that raises."""
         try:
-            return getattr(self.intake.exporter, name, None) is not None
+            return bool(at(self.intake.exporter))
         except BaseException as error:  # from a property of the user's class
             keep(error)
             return False
@@ -305,16 +264,6 @@ class Worker:
             if job is not None:
                 return job
         return None
-
-    def prepares(self) -> bool:
-        """Return whether the exporter prepares spans, and a subclass or a wrapper has not replaced its ``export()``."""
-        exporter = self.intake.exporter
-        try:
-            whole = getattr(exporter, "prepared_export", None)
-            return whole is not None and bool(whole == exporter.export)
-        except BaseException as error:  # from a property of the user's class
-            keep(error)
-            return False
 
     def _encoded(self) -> int:
         """Return the number of spans that wait in the encoder."""
@@ -402,25 +351,14 @@ class Worker:
                 return
         if self.prepares():
             self._prepare(self.intake.exporter, batch, count, left_out)
-            return
-        try:
-            EXPORT_CONTEXT.copy().run(self.intake.exporter.export, batch)
-        except BaseException as error:  # no caller could handle it, and the thread must survive
-            keep(error)
-            self.settle(0, count, left_out)
-            self.notices.lost(self.intake.exporter, error, count)
-        else:
+        elif self._hand(self.intake.exporter, "export", batch, count, left_out) is not _RAISED:
             self.settle(count, 0, left_out)
 
     def _prepare(self, exporter: Any, batch: list[Any], count: int, left_out: int) -> None:
         if self.parcels and self.prepared_by is not exporter:
             self.deliver()
-        try:
-            parcel = EXPORT_CONTEXT.copy().run(exporter.prepare, batch)
-        except BaseException as error:  # no caller could handle it, and the thread must survive
-            keep(error)
-            self.settle(0, count, left_out)
-            self.notices.lost(exporter, error, count)
+        parcel = self._hand(exporter, "prepare", batch, count, left_out)
+        if parcel is _RAISED:
             return
         self.prepared_by = exporter
         self.parcels.append(parcel)
@@ -436,22 +374,18 @@ class Worker:
             return
         exporter, parcels, count = self.prepared_by, self.parcels, self.prepared
         self.prepared_by, self.parcels, self.prepared = None, [], 0
-        try:
-            EXPORT_CONTEXT.copy().run(exporter.deliver, parcels)
-        except BaseException as error:  # no caller could handle it, and the thread must survive
-            keep(error)
-            self.settle(0, count)
-            self.notices.lost(exporter, error, count)
-        else:
+        if self._hand(exporter, "deliver", parcels, count, 0) is not _RAISED:
             self.settle(count, 0)
 
-    def wants_all(self) -> bool:
-        """Return whether the exporter takes the spans of traces that are not sampled, too."""
+    def _hand(self, exporter: Exporter, name: str, spans: list[Any], count: int, left_out: int) -> Any:
+        """Call *exporter*'s method *name* with *spans*; if it raises, record that *count* spans have failed."""
         try:
-            return getattr(self.intake.exporter, "records_all", False) is True
-        except BaseException as error:  # from a property of the user's class
+            return EXPORT_CONTEXT.copy().run(getattr(exporter, name), spans)
+        except BaseException as error:  # no caller could handle it, and the thread must survive
             keep(error)
-            return False
+            self.settle(0, count, left_out)
+            self.notices.lost(exporter, error, count)
+            return _RAISED
 
     def settle(self, taken: int, failed: int, left_out: int = 0) -> None:
         """Record that *taken* spans of a batch were accepted and *failed* were rejected, unless abandoned."""
@@ -474,6 +408,11 @@ class Worker:
             if self.encoder:
                 lost += self.encoder.lose()
             return Counts(exported, failed + lost, unsampled)
+
+
+def _prepares(exporter: Any) -> bool:
+    whole = getattr(exporter, "prepared_export", None)
+    return whole is not None and bool(whole == exporter.export)
 
 
 class Taps:

@@ -8,17 +8,16 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from .._core.attributes import MISSING
+from .._core.body import Body, open_body
 from .._core.guard import class_name, is_a, type_name
 from .._core.misuse import misused
 from .._core.scopes import (
-    Body,
     context_scope,
     current_context,
     current_scope,
     label_scope,
     linked_context,
     linked_scope,
-    open_body,
     swap_scope,
 )
 from .._core.span import span

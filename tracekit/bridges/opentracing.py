@@ -14,11 +14,12 @@ import opentracing
 from opentracing import Format, ReferenceType
 
 from .. import _carriers, _configure
+from .._core.changes import resample
 from .._core.context import Link
 from .._core.context import SpanContext as TracekitContext
 from .._core.guard import acts_as, is_a, type_name
 from .._core.misuse import misused
-from .._core.span import ROOT, resample, start_with
+from .._core.span import ROOT, start_with
 from .._core.span import Span as TracekitSpan
 from ._opentracing.scopes import Scope, ScopeManager, patch_no_parent_scope
 from ._opentracing.spans import Span, SpanContext, items_of, kind_of, nanoseconds, plain, priority_of, text_of

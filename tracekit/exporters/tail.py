@@ -15,9 +15,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._arguments import check_exporter
+from .._core.changes import retrace
 from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
-from .._core.span import retrace
 from .._core.tracestate import make_state
 from .._export.notices import Notices
 from .._export.stand_ins import account_of

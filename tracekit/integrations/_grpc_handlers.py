@@ -13,7 +13,7 @@ import grpc.aio
 from grpc import _server
 
 from .. import SpanContext, use_context
-from .._core.scopes import open_body
+from .._core.body import open_body
 from ..cython import compiled
 from ._grpc import CANCELLED, DEADLINE_EXCEEDED, OK, UNKNOWN, Counted, Known, kind_of, remember
 from ._http import report
@@ -23,7 +23,7 @@ if not compiled:
     from ._grpc import Server, end, fail, number_of, settle
 
 if TYPE_CHECKING:
-    from .._core.scopes import Body
+    from .._core.body import Body
 
 
 class Interceptor(grpc.ServerInterceptor):

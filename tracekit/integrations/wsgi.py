@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import Span, current_span, span, use_context
+from .._core.body import Body
 from .._core.outcome import is_normal_end
-from .._core.scopes import Body, current_scope, held_scope, swap_scope
+from .._core.scopes import current_scope, held_scope, swap_scope
 from ._extras import Extras, extras
 from ._http import error_type, report
 from ._redaction import Redaction

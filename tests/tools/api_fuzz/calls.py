@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import tracekit
 import tracekit.testing
 import tracekit.threads
+from tracekit._core.otlp import encode_spans
+from tracekit._core.restore import restore_span
 
 from . import hostile
-from .run import Fuzz, compiled_modules, find, is_ours, operation
+from .run import Fuzz, compiled_modules, is_ours, operation
 from .values import FORMATS, HEADERS, IDS, KINDS, NAMES
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ def read_often(fuzz: Fuzz) -> None:
 @operation("spans", 3)
 def encode(fuzz: Fuzz) -> None:
     spans = [span for span in fuzz.spans if fuzz.rng.random() < 0.5]
-    fuzz.call("encode_spans", find("encode_spans"), fuzz.walked(fuzz.rng.choice([list, tuple])(spans)))
+    fuzz.call("encode_spans", encode_spans, fuzz.walked(fuzz.rng.choice([list, tuple])(spans)))
     fuzz.call("span_tree", tracekit.testing.span_tree, spans)
 
 
@@ -150,7 +152,7 @@ def restore(fuzz: Fuzz) -> None:
         nested = (nested,)
     made = fuzz.call(
         "restore_span",
-        find("restore_span"),
+        restore_span,
         context,
         rng.choice([None, fuzz.pick(fuzz.remote)]),
         rng.choice(NAMES),
@@ -167,7 +169,7 @@ def restore(fuzz: Fuzz) -> None:
         allow=Exception,
     )
     if made is not None:
-        fuzz.call("encode_spans", find("encode_spans"), [made], allow=Exception)
+        fuzz.call("encode_spans", encode_spans, [made], allow=Exception)
         look_at(fuzz, made, allow=(Exception,))
 
 
@@ -285,7 +287,7 @@ def bare(fuzz: Fuzz) -> None:
     look_at(fuzz, thing, allow=(Exception,))
     for function in (tracekit.use_span, tracekit.use_context, tracekit.inject, tracekit.extract, tracekit.Link):
         keep_ours(fuzz, fuzz.call(function.__name__, function, thing, allow=Exception))
-    fuzz.call("encode_spans", find("encode_spans"), [thing], allow=Exception)
+    fuzz.call("encode_spans", encode_spans, [thing], allow=Exception)
     fuzz.keep(fuzz.spans, fuzz.call("span", tracekit.span, "a", parent=thing, allow=Exception))
     for name in filter(is_public, dir(kind)):
         method = fuzz.call(f"{kind.__name__}.{name}", getattr, thing, name, allow=Exception)
@@ -360,7 +362,7 @@ class Exporter:
                 with tracekit.span("export"):
                     tracekit.statistics()
             case 5:
-                find("encode_spans")(spans)
+                encode_spans(spans)
 
     def account(self) -> Any:
         return self.rng.choice([(0, 0, 0), None, (1,), ("a", None, 3.5), (0, 0, 0, 0, 0), (-5, -5, -5), (1 << 70,) * 3])

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tracekit
-import tracekit.exporters.otlp  # loads the encoder
 import tracekit.testing
 
 from . import hostile
@@ -57,11 +56,6 @@ def operation(group: str, weight: int) -> Callable[[Callable[[Fuzz], object]], C
     return register
 
 
-def modules() -> dict[str, Any]:
-    """Return the loaded modules of the package by name."""
-    return {name: module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] == "tracekit"}
-
-
 def compiled_modules() -> list[Any]:
     """Return the extension modules of the package; none in the plain form."""
     if tracekit.IMPLEMENTATION == "plain":
@@ -75,14 +69,6 @@ def compiled_modules() -> list[Any]:
 def is_ours(kind: type) -> bool:
     """Return whether the package defines *kind*."""
     return str(type.__getattribute__(kind, "__module__")).partition(".")[0] == "tracekit"
-
-
-def find(name: str) -> Any:
-    """Return the attribute *name* of the first module of the package that has it."""
-    for module in modules().values():
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise LookupError(f"no module of tracekit has {name}")
 
 
 class Log:

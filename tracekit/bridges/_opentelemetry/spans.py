@@ -19,11 +19,12 @@ from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
 from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import Status as OtelStatus
 
+from ..._core.changes import amend
 from ..._core.guard import acts_as, ask, type_name
 from ..._core.misuse import misused
 from ..._core.outcome import exception_events, mark_recorded, outcome_of
 from ..._core.records import KINDS, Status
-from ..._core.span import amend, dropped_parts
+from ..._core.span import dropped_parts
 from ..._version import __version__
 from ...cython import binding, cclass, compiled, freelist, no_gc_clear
 from .contexts import attributes_of

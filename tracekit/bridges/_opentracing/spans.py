@@ -9,11 +9,11 @@ from weakref import WeakValueDictionary
 import opentracing
 
 from ... import _configure
+from ..._core.changes import rekind, relabel, resample
 from ..._core.guard import ask, is_a, type_name
 from ..._core.misuse import misused
 from ..._core.outcome import outcome_of
 from ..._core.records import DEFAULT_LIMITS, KINDS
-from ..._core.span import rekind, relabel, resample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

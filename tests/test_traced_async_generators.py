@@ -1,0 +1,381 @@
+"""``@traced`` and ``stream()``: async generators and coroutines, whoever steps them and however they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+
+import anyio
+import anyio.lowlevel
+import pytest
+import trio
+
+import tracekit
+from tracekit import traced
+from tracekit._handoffs.traced import _places
+from tracekit.testing import span_tree
+
+from .tools.current import here, suspend
+
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
+
+
+def async_counting(steps=3):
+    @traced("body")
+    async def body():
+        with tracekit.use_labels(of="body"):
+            for number in range(steps):
+                with tracekit.span(f"step {number}"):
+                    await anyio.lowlevel.checkpoint()
+                    yield here(), dict(tracekit.current_labels())
+                    await anyio.lowlevel.checkpoint()
+                assert here() == "body"
+
+    return body()
+
+
+@pytest.mark.anyio
+async def test_the_consumer_of_an_async_generator_keeps_its_own_scope(anyio_backend, exporter):
+    with tracekit.span("consumer") as consumer, tracekit.use_labels(of="consumer"):
+        number = 0
+        async for item in async_counting():
+            assert item == (f"step {number}", {"of": "body"})
+            assert tracekit.current_span() is consumer
+            assert tracekit.current_labels() == {"of": "consumer"}
+            with tracekit.span(f"use {number}"):
+                await anyio.lowlevel.checkpoint()
+            number += 1
+    assert span_tree(exporter.spans) == (
+        "consumer\n  body\n    step 0\n    step 1\n    step 2\n  use 0\n  use 1\n  use 2"
+    )
+
+
+@pytest.mark.anyio
+async def test_a_stream_of_a_traced_async_generator_is_that_generator(anyio_backend, exporter):
+    @traced("body")
+    async def body():
+        yield here()
+
+    with tracekit.span("endpoint"):
+        steps = body()
+        assert tracekit.stream(steps) is steps
+    with tracekit.span("other"):
+        assert [item async for item in steps] == ["body"]
+    assert span_tree(exporter.spans) == "endpoint\n  body\nother"
+    assert not _places
+
+
+class Rows:
+    """An iterator of both kinds that is no generator, with a connection to close."""
+
+    def __init__(self):
+        self.left = 2
+        self.is_closed = False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration("value")
+        self.left -= 1
+        return here()
+
+    def close(self):
+        self.is_closed = True
+
+
+class AsyncRows(Rows):
+    __iter__ = __next__ = None
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await anyio.lowlevel.checkpoint()
+        try:
+            return Rows.__next__(self)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def aclose(self):
+        await anyio.lowlevel.checkpoint()
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_closing_a_stream_of_an_iterator_closes_that_and_dropping_it_does_not(steps, exporter):
+    rows = Rows()
+    with contextlib.closing(tracekit.stream(rows, "rows")) as stream:
+        assert tracekit.stream(stream) is stream
+        for _ in range(steps):
+            assert next(stream) == "rows"
+        if steps == 2:
+            with pytest.raises(StopIteration, match="value"):
+                next(stream)
+    assert rows.is_closed
+    rows = Rows()
+    for _ in tracekit.stream(rows, "rows"):
+        break
+    assert next(rows) is None
+    assert not rows.is_closed
+    expected = {0: "", 1: "rows [cancelled]\n", 2: "rows\n"}[steps] + "rows [cancelled]"
+    assert span_tree(exporter.spans) == expected
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+@pytest.mark.parametrize("steps", [0, 1, 2])
+async def test_closing_a_stream_of_an_async_iterator_closes_that_and_dropping_it_does_not(
+    steps, anyio_backend, exporter
+):
+    rows = AsyncRows()
+    async with contextlib.aclosing(tracekit.stream(rows, "rows")) as stream:
+        assert tracekit.stream(stream) is stream
+        for _ in range(steps):
+            assert await anext(stream) == "rows"
+        if steps == 2:
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+    assert rows.is_closed
+    rows = AsyncRows()
+    async for _ in tracekit.stream(rows, "rows"):
+        break
+    for _ in range(10):  # asyncio ends the stream in a task
+        await anyio.lowlevel.checkpoint()
+    assert await anext(rows) is None
+    assert not rows.is_closed
+    expected = {0: "", 1: "rows [cancelled]\n", 2: "rows\n"}[steps] + "rows [cancelled]"
+    assert span_tree(exporter.spans) == expected
+
+
+@pytest.mark.anyio
+async def test_async_generators_of_many_tasks_do_not_touch_each_other(anyio_backend, exporter):
+    async def consume(number):
+        with tracekit.span(f"consumer {number}") as consumer:
+            async for _ in async_counting(2):
+                assert tracekit.current_span() is consumer
+                await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        for number in range(5):
+            group.start_soon(consume, number)
+    expected = [f"consumer {number}\n  body\n    step 0\n    step 1" for number in range(5)]
+    spans = exporter.spans
+    for number in range(5):
+        (root,) = (span for span in spans if span.name == f"consumer {number}")
+        assert span_tree([s for s in spans if s.context.trace_id == root.context.trace_id]) == expected[number]
+
+
+@pytest.mark.anyio
+async def test_steps_made_by_alternating_tasks_keep_both_sides_apart(anyio_backend, exporter):
+    steps = async_counting(3)
+    seen = []
+
+    async def step():
+        with tracekit.span("stepper") as stepper:
+            try:
+                seen.append((await anext(steps))[0])
+            except StopAsyncIteration:
+                seen.append("end")
+            assert tracekit.current_span() is stepper
+        assert tracekit.current_span() is None
+
+    for _ in range(4):
+        async with anyio.create_task_group() as group:
+            group.start_soon(step)
+    assert seen == ["step 0", "step 1", "step 2", "end"]
+    (body,) = (span for span in exporter.spans if span.name == "body")
+    assert body.status.code == "unset"
+    assert all(span.parent.span_id == body.context.span_id for span in exporter.spans if span.name.startswith("step "))
+
+
+@pytest.mark.parametrize("leave", ["close", "throw"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_a_step_that_another_context_ends_leaves_what_is_current_there(is_sampled, is_streamed, leave, exporter):
+    """As where a task is destroyed while its coroutine waits in a step: since CPython 3.13 that closes the generator."""
+
+    async def body():
+        with tracekit.span("inner"):
+            await suspend()
+            yield
+
+    async def consume():
+        with tracekit.span("consumer"):
+            steps = tracekit.stream(body()) if is_streamed else traced(body)()
+            if leave == "close":
+                return await anext(steps)
+            return await steps.asend(None)
+
+    def end():
+        with tracekit.span("other") as other:
+            if leave == "close":
+                waiting.close()
+            else:
+                with pytest.raises(ZeroDivisionError):
+                    waiting.throw(ZeroDivisionError())
+            gc.collect()
+            assert tracekit.current_span() is other
+        assert here() is None
+
+    waiting = consume()
+    with tracekit.use_context(None if is_sampled else tracekit.SpanContext("1" * 32, "2" * 16)):
+        contextvars.copy_context().run(waiting.send, None)
+    contextvars.copy_context().run(end)
+
+
+async def _async_break(steps):
+    async for _ in steps:
+        break
+    await steps.aclose()
+
+
+async def _aclose(steps):
+    await anext(steps)
+    await steps.aclose()
+
+
+async def _aclose_elsewhere(steps):
+    await anext(steps)
+    async with anyio.create_task_group() as group:
+        group.start_soon(steps.aclose)
+
+
+async def _athrow_exit(steps):
+    await anext(steps)
+    with pytest.raises(GeneratorExit):
+        await steps.athrow(GeneratorExit())
+
+
+async def _cancel(steps):
+    with anyio.CancelScope() as scope:
+        await anext(steps)
+        scope.cancel()
+        await anext(steps)
+
+
+async def _async_drop(steps):
+    await anext(steps)
+    del steps
+    gc.collect()
+    for _ in range(10):  # asyncio closes it in a task of its own
+        await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+@pytest.mark.parametrize("leave", [_async_break, _aclose, _aclose_elsewhere, _athrow_exit, _cancel, _async_drop])
+async def test_an_async_generator_left_early_ends_once_as_cancelled(leave, anyio_backend, exporter):
+    with tracekit.span("consumer") as consumer:
+        await leave(async_counting())
+        assert tracekit.current_span() is consumer
+    assert span_tree(exporter.spans) == "consumer\n  body [cancelled]\n    step 0 [cancelled]"
+    assert all(not span.events for span in exporter.spans)
+    assert here() is None
+
+
+@pytest.mark.anyio
+async def test_sent_values_and_thrown_errors_reach_the_body(anyio_backend, exporter):
+    @traced("body")
+    async def body():
+        got = None
+        while got != "stop":
+            try:
+                got = yield got, here()
+            except KeyError as error:
+                assert here() == "body"
+                got = repr(error)
+
+    steps = body()
+    assert await anext(steps) == (None, "body")
+    assert await steps.asend("sent") == ("sent", "body")
+    assert await steps.athrow(KeyError("thrown")) == ("KeyError('thrown')", "body")
+    assert here() is None
+    with pytest.raises(StopAsyncIteration):
+        await steps.asend("stop")
+    assert span_tree(exporter.spans) == "body"
+
+
+@pytest.mark.anyio
+async def test_an_error_in_an_async_body_is_its_outcome(anyio_backend, exporter):
+    @traced("body")
+    async def body():
+        yield 1
+        await anyio.lowlevel.checkpoint()
+        raise ValueError("in the body")
+
+    steps = body()
+    await anext(steps)
+    assert here() is None
+    with pytest.raises(ValueError, match="in the body"):
+        await anext(steps)
+    (span,) = exporter.spans
+    assert span.status == ("error", "ValueError: in the body")
+    assert len(span.events) == 1
+
+    steps = async_counting()
+    await anext(steps)
+    with pytest.raises(KeyError):
+        await steps.athrow(KeyError("thrown"))
+    assert span_tree(exporter.spans[1:]) == "body [error]\n  step 0 [error]"
+
+
+@pytest.mark.anyio
+async def test_a_task_started_in_the_body_is_the_bodys_child(anyio_backend, exporter):
+    async def job():
+        with tracekit.span("job"):
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+
+        @traced("body")
+        async def body():
+            group.start_soon(job)
+            yield 1
+            group.start_soon(job)
+
+        with tracekit.span("consumer"):
+            async for _ in body():
+                group.start_soon(job)
+    assert span_tree(exporter.spans) == "consumer\n  body\n    job\n    job\n  job"
+
+
+@pytest.mark.anyio
+async def test_a_task_that_is_cancelled_ends_its_coroutines_span_as_cancelled(anyio_backend, exporter):
+    @traced("work")
+    async def work():
+        with tracekit.span("inner"):
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert span_tree(exporter.spans) == "work [cancelled]\n  inner [cancelled]"
+
+
+def test_an_async_generator_alive_when_its_loop_ends_is_closed_by_it(exporter):
+    kept = []
+
+    async def main():
+        steps = async_counting()
+        kept.append(steps)
+        await anext(steps)
+
+    asyncio.run(main())
+    kept.append(exporter.spans)
+    assert span_tree(kept[-1]) == "body [cancelled]\n  step 0 [cancelled]"
+    exporter.clear()
+    kept.clear()
+
+    async def trio_main():
+        steps = async_counting()
+        kept.append(steps)
+        await anext(steps)
+
+    trio.run(trio_main)
+    assert {span.status.code for span in exporter.spans} <= {"cancelled", "error"}
+    assert len(exporter.spans) == 2

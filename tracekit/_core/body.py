@@ -1,0 +1,128 @@
+"""The scopes of a generator's body, which are current in its steps alone."""
+
+from __future__ import annotations
+
+from ..cython import binding, cclass, compiled, final, freelist
+from .scopes import Scope, held_scope, swap_scope
+
+if not compiled:
+    from .interpreter import held, here, is_collecting, is_here
+    from .scopes import _current, innermost, last_replaced, live, newest, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def open_body(start: Callable[[], Any], under: Scope | None) -> tuple[Any, Body]:
+    """Start a span in *under*, or where this runs; return it and the scopes of a body in which alone it is current.
+
+    In C, as the methods of ``Body``: a signal handler that raises does so before or after.
+    """
+    held_before = held_scope()
+    try:
+        if under is not None:
+            swap_scope(under)
+        under = innermost()
+        opened = start()
+        opened.__enter__()
+        return opened, Body(held(_current), under)
+    finally:
+        swap_scope(held_before)
+
+
+@final
+@freelist(16)
+@binding(False)
+@cclass
+class Body:
+    """The scopes of a generator's body, from *inside* down to *under*, put in place for each step.
+
+    They go along to whichever task or thread makes the step; scopes that the body leaves open stay among them.
+    """
+
+    __slots__ = ("_held", "_inside", "_owner", "_replaced", "_under")
+
+    def __init__(self, inside: Scope | None, under: Scope | None) -> None:
+        self._inside = inside
+        self._under = under
+        self._held: Scope | None = None
+        self._owner: Any = None  # refers to the Context of the step that is being made
+        self._replaced = last_replaced()
+
+    def enter(self) -> None:
+        """Put the scopes in place, for the step that follows, unless the garbage collector makes it where that is unsafe."""
+        if is_collecting():
+            return
+        held_before = swap_scope(self._inside)
+        self._held = held_before
+        self._replaced = last_replaced()
+        # After the swap: it makes the Context of a thread that had none.
+        self._owner = here()
+        scope = self._inside
+        while scope is not None and scope is not self._under:
+            if scope._owner is not None and not is_here(scope._owner):
+                scope._owner = self._owner
+            scope = scope._prev
+
+    def close(self, opened: Any, error: BaseException | None) -> None:
+        """Leave *opened*, the span of the body, which ends with *error* if there is one."""
+        self.enter()
+        try:
+            opened.__exit__(None if error is None else type(error), error, None)
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Take the scopes out again after the step, as it left them."""
+        owner, self._owner = self._owner, None
+        inner, self._held = self._held, None
+        if not is_here(owner):
+            return  # not entered, or the step waited in a task whose coroutine another Context closes
+        is_as_before = self._replaced is last_replaced()
+        if not is_as_before:
+            inner = _restored(inner)
+        self._inside = swap_scope(inner)
+        if not is_as_before and not _stands_on(self._inside, self._under):
+            self._under = _floor(self._inside, self._under)
+
+
+def _restored(inner: Scope | None) -> Scope | None:
+    """Return *inner*, which a consumer holds, or a copy of it, where a step has replaced a scope that it stands on.
+
+    The body can close scopes under it, and its consumer may have opened more on those.
+    """
+    above: list[Scope] = []
+    scope = inner
+    while scope is not None:
+        copy = newest(scope)
+        if copy is not scope:
+            return replace(above, live(copy)) if is_here(copy._owner) else inner
+        if not is_here(scope._owner):
+            break
+        if not scope._is_closed:
+            above.append(scope)
+        scope = scope._prev
+    return inner
+
+
+def _stands_on(scope: Scope | None, under: Scope | None) -> bool:
+    while scope is not None and scope is not under:
+        scope = scope._prev
+    return scope is under
+
+
+def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
+    """Return the scope that a body stands on since its step has closed *under*, or a scope under that.
+
+    All below it are others', in whose Contexts they must stay; where that cannot be told, none is the body's.
+    """
+    while under is not None:
+        if under._stand_in is not None:
+            under = under._stand_in
+        elif under._is_closed and is_here(under._owner):
+            under = under._prev
+        else:
+            break
+    return under if _stands_on(inside, under) else inside
