@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 import threading
 from _thread import start_new_thread
 from queue import Empty, SimpleQueue
@@ -87,6 +88,17 @@ def keep(error: BaseException) -> None:
 def is_interrupted() -> bool:
     """Return whether a caller works here, and must get an error as soon as the counts are right."""
     return _callers.get(threading.get_ident()) is not None
+
+
+def _after_fork() -> None:
+    """Forget the callers of the parent, except for the one that has forked: a new thread may have the ident of another."""
+    global _callers
+    ident = threading.get_ident()
+    _callers = {ident: _callers[ident]} if ident in _callers else {}
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _starter() -> Any:
