@@ -108,12 +108,18 @@ def _starter() -> Any:
 _STARTER: Final = _starter()
 
 
+class _Thread(threading.Thread):
+    def _delete(self) -> None:
+        with contextlib.suppress(KeyError):  # gevent has replaced get_ident() since the thread started
+            super()._delete()  # type: ignore[misc]
+
+
 def start_thread(run: Callable[[], object], name: str) -> None:
     """Start a daemon thread, or raise: ``RuntimeError``, ``MemoryError``, or an error of an audit hook.
 
     Its Context is a copy of the exporter's: since Python 3.14 a thread may inherit its starter's, and with it a span.
     """
     if _starter() is _STARTER:
-        EXPORT_CONTEXT.copy().run(threading.Thread(target=run, name=name, daemon=True).start)
+        EXPORT_CONTEXT.copy().run(_Thread(target=run, name=name, daemon=True).start)
     else:
         start_new_thread(EXPORT_CONTEXT.copy().run, (run,))
