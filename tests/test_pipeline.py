@@ -11,6 +11,7 @@ import pytest
 import tracekit
 from tracekit._core.buffer import buffer
 from tracekit._core.free_threading import HAS_GIL
+from tracekit._export.threads import start_thread
 from tracekit.testing import MemoryExporter, recording
 
 from .tools.pipeline import LONG, Balance, Holding, end, until
@@ -136,6 +137,20 @@ def test_threads_that_gevent_replaces_after_the_import_are_not_used(monkeypatch)
         assert tracekit.flush(60)
         assert len(exporter.spans) == 1
         assert not started
+
+
+def test_a_thread_that_ends_after_gevent_has_replaced_idents_reports_nothing(monkeypatch):
+    gate, said = threading.Event(), []
+    before = {*threading.enumerate()}
+    start_thread(gate.wait, "started before")
+    (thread,) = {*threading.enumerate()} - before
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "get_ident", object)
+        gate.set()
+        thread.join()
+    assert said == []
+    del threading._active[thread.ident]
 
 
 def test_without_spans_there_is_no_thread():

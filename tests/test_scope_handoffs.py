@@ -576,6 +576,62 @@ def test_a_span_that_another_generator_ends_is_gone_below_labels(kind, closes):
     second.close()
 
 
+def commanded():
+    """A traced generator that calls each function that it is sent."""
+
+    @tracekit.traced
+    def steps():
+        while True:
+            (yield)()
+
+    generator = steps()
+    next(generator)
+    return generator
+
+
+@pytest.mark.parametrize("kind", ["span", "labels"])
+def test_labels_that_another_generator_closes_are_gone_in_the_task_that_makes_the_next_step(kind):
+    # Found by random programs: a copy of *inner*, in the chain of the other body, stayed with the task of the step before.
+    def look():
+        seen.append((dict(tracekit.current_labels()), tracekit.current_span().name))
+
+    seen, others = [], []
+    labels = tracekit.use_labels(a="b")
+    inner = tracekit.span("inner") if kind == "span" else tracekit.use_labels(c="d")
+    task = contextvars.copy_context()
+    generator = commanded()
+    generator.send(look)
+    generator.send(labels.__enter__)
+    generator.send(inner.__enter__)
+    generator.send(lambda: others.append(commanded()))
+    others[0].send(lambda: labels.__exit__(None, None, None))
+    others[0].send(lambda: inner.__exit__(None, None, None))
+    task.run(generator.send, look)
+    assert seen[1] == seen[0]
+    others[0].close()
+    generator.close()
+
+
+def test_a_step_in_another_task_leaves_the_scopes_under_a_generator_as_they_are():
+    # Found by random programs: the body no longer stood on *labels*, and all scopes below became those of the task.
+    def close():
+        labels.__exit__(None, None, None)
+        first.send(lambda: outer.__exit__(None, None, None))
+
+    outer, labels = tracekit.span("outer"), tracekit.use_labels(a="b")
+    outer.__enter__()
+    labels.__enter__()
+    first = commanded()
+    task = contextvars.copy_context()
+    second = commanded()
+    second.send(close)
+    task.run(second.close)
+    first.close()
+    assert task.run(tracekit.current_span) is outer
+    assert dict(task.run(tracekit.current_labels)) == {"a": "b"}
+    assert tracekit.current_context() is None
+
+
 def test_a_span_that_a_task_closes_is_gone_below_labels_though_the_task_looked_first():
     # Found by random programs: the task's look at the labels, which cannot take out what it inherited, counted here as well.
     inner = tracekit.span("inner")

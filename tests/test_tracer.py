@@ -402,6 +402,47 @@ def test_a_fork_while_another_thread_replaces_the_exporter_leaves_no_span_behind
     assert run_forking(program) == lines
 
 
+def test_a_child_does_not_take_its_threads_for_those_that_export_in_the_parent(fork_only):
+    program = """
+        import threading
+        from tracekit._export.threads import in_caller, keep
+
+        def export(hold=lambda: None):
+            try:
+                with in_caller():
+                    hold()
+                    keep(SystemExit())
+            except SystemExit:
+                raised.append(threading.get_ident())
+
+        def wait():
+            waiting.release()
+            gate.wait()
+
+        def child():
+            for _ in range(3):  # one of them gets the ident of the parent's thread
+                other = threading.Thread(target=export)
+                other.start()
+                other.join()
+            assert len(raised) == 3
+
+        raised, waiting, gate = [], threading.Semaphore(0), threading.Event()
+        thread = threading.Thread(target=export, args=(wait,), daemon=True)
+        thread.start()
+        waiting.acquire()
+        assert fork(child) == 0
+        gate.set()
+        thread.join()
+        with in_caller():  # a fork by an exporter: the child has this thread
+            pid = os.fork()
+            if not pid:
+                keep(SystemExit())
+        assert pid
+        assert os.waitpid(pid, 0)[1] == 0
+        """
+    assert run_forking(program) == []
+
+
 def test_drops_in_a_child_are_reported(fork_only):
     program = """
         class Slow(Lines):

@@ -286,6 +286,12 @@ def _append(span):
     span._events.append(sdk.Event("more", {"b": 2}, 5))
 
 
+def _extend(span):
+    span._kind = trace.SpanKind.CLIENT
+    span._links.extend([trace.Link(REMOTE, {"a": 1})])
+    span._events.extend(iter([sdk.Event("more", {"b": 2}, 5)]))
+
+
 def _redact(span):
     span._kind = trace.SpanKind.CLIENT
     span._links = [trace.Link(REMOTE, {"a": 1})]
@@ -311,20 +317,16 @@ def test_attributes_may_be_written_in_place(exporter, provider, memory, method):
         assert [dict(span.attributes) for span in spans] == [expected]
 
 
-class Redacting(sdk.SpanProcessor):
-    def on_end(self, span):
-        _redact(span)
-
-
-@pytest.mark.parametrize("change", [_append, _redact, None])
-def test_kind_events_and_links_may_be_written_by_their_private_names(exporter, provider, memory, change):
-    if change is None:
-        provider.add_span_processor(Redacting())
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("change", [_append, _extend, _redact])
+def test_kind_events_and_links_may_be_written_by_their_private_names(exporter, provider, memory, change, at_end):
+    if at_end:
+        provider.add_span_processor(type("Writer", (sdk.SpanProcessor,), {"on_end": lambda _, span: change(span)})())
     provider.add_span_processor(SimpleSpanProcessor(memory))
     with trace.get_tracer("library").start_as_current_span("span") as span:
-        if change is None:
+        if change is _redact:
             span.add_event("secret")
-        else:
+        if not at_end:
             change(span)
     (exported,), (made,) = memory.get_finished_spans(), exporter.spans
     assert (exported.kind, made.kind) == (trace.SpanKind.CLIENT, "client")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 
 import pytest
@@ -170,4 +171,30 @@ def test_of_two_threads_that_install_the_bridge_one_does(memory, monkeypatch):
     install()
     assert found == [trace.get_tracer_provider()] * 2
     bridge.uninstall()
+    assert trace.get_tracer_provider() is before
+
+
+def test_threads_that_install_and_uninstall_the_bridge_leave_everything_as_it_was():
+    def work(number):
+        start.wait()
+        try:
+            for at in range(3000):
+                (bridge.uninstall if (at + number) % 2 else bridge.install)()
+        except Exception as error:
+            raised.append(error)
+
+    raised, start = [], threading.Barrier(8)
+    before = trace.get_tracer_provider()
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    bridge.uninstall()
+    assert raised == []
     assert trace.get_tracer_provider() is before

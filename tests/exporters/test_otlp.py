@@ -83,7 +83,11 @@ def test_a_program_that_exports_imports_little_else():
         import sys, tracekit
         from tracekit.exporters.otlp import OTLPExporter
         tracekit.configure(exporter=OTLPExporter("http://127.0.0.1:9", environ={}))
-        large = {"importlib.metadata", "sqlite3", "urllib.request", "urllib3"} & sys.modules.keys()
+        for url in "http://127.0.0.1:9", "http://[::1]:9":
+            answer = OTLPExporter(url, environ={})._client.send(b"", "application/x-protobuf", "")
+            assert answer.outcome == "later", answer
+        large = {"encodings.idna", "importlib.metadata", "sqlite3", "unicodedata", "urllib.request", "urllib3"}
+        large &= sys.modules.keys()
         assert not large, large
     """
     environ = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}

@@ -93,6 +93,32 @@ def test_a_valid_certificate_is_accepted(protocol, issuer, authority, monkeypatc
         assert doctor(collector.url, monkeypatch, protocol, authority).ok
 
 
+@pytest.mark.parametrize("octets", [b"", b"half of a fi", b"-----BEGIN CERTIFICATE-----\nMIIB"])
+@pytest.mark.parametrize("protocol", TLS)
+def test_while_a_certificate_is_being_replaced_the_one_from_before_is_used(protocol, octets, issuer, authority):
+    sender = OTLPExporter("https://127.0.0.1:1", environ={}, protocol=protocol, certificate=authority)
+    first = sender._client._current_transport()
+    authority.write_bytes(octets)
+    assert sender._client._current_transport() is first
+    issuer.cert_pem.write_to_path(authority)
+    assert sender._client._current_transport() is not first
+    first.close()
+    sender.shutdown()
+
+
+@pytest.mark.parametrize("name", ["certificate", "client_certificate", "client_key"])
+@pytest.mark.parametrize("protocol", TLS)
+def test_a_certificate_that_is_not_whole_is_named(protocol, name, authority, tmp_path):
+    (tmp_path / "half.pem").write_bytes(authority.read_bytes()[:-20])
+    files = dict.fromkeys(("certificate", "client_certificate", "client_key"), authority)
+    files[name] = tmp_path / "half.pem"
+    sender = OTLPExporter("https://127.0.0.1:1", environ={}, protocol=protocol, timeout_s=20, **files)
+    answer = sender._client.send(b"", "application/x-protobuf", "")
+    assert answer.is_lasting
+    assert f"{name} is not valid" in answer.reason or f"{name} or client_key is not valid" in answer.reason
+    sender.shutdown()
+
+
 @pytest.mark.parametrize("case", CERTIFICATES)
 @pytest.mark.parametrize("protocol", TLS)
 def test_an_invalid_certificate_is_named(protocol, case, issuer, authority, monkeypatch):

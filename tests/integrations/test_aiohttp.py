@@ -56,6 +56,18 @@ async def stream(request):
     return response
 
 
+async def spliced(request):
+    """Send the head of a response, and then do something else."""
+    response = web.StreamResponse(status=202)
+    await response.prepare(request)
+    answer = {"error": ValueError, "404": web.HTTPNotFound, "nothing": lambda: None}
+    answer |= {"503": lambda: web.Response(status=503), "204": lambda: web.Response(status=204)}
+    found = answer[request.match_info["name"]]()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 async def endless(request):
     response = web.StreamResponse()
     await response.prepare(request)
@@ -96,6 +108,7 @@ def shop(*middlewares):
             web.get("/items/{id}", headers),
             web.route("*", "/to", to),
             web.get("/status/{code:[0-9]+}", status),
+            web.get("/spliced/{name}", spliced),
             web.get("/raise/{name}", raises),
             web.get("/stream", stream),
             web.get("/endless", endless),
@@ -410,6 +423,31 @@ def test_a_request_has_a_server_span_named_after_its_route(exporter):
         "http.route": "/items/{id}",
         "http.response.status_code": 200,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "status"),
+    [
+        ("error", "ValueError", "error"),
+        ("404", "aiohttp.web_exceptions.HTTPNotFound", "error"),
+        ("503", "aiohttp.web_response.Response", "error"),
+        ("nothing", "NoneType", "error"),
+        ("204", None, "unset"),
+    ],
+)
+def test_an_answer_after_the_head_of_another_one_is_not_recorded_as_the_clients(exporter, name, kind, status):
+    async def test(session, base):
+        host, port = base.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET /spliced/{name} HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    assert server(test).startswith(b"HTTP/1.1 202 ")
+    (span,) = [span for span in exporter.spans if span.kind == "server"]
+    assert (span.name, span.attributes.get("http.response.status_code")) == ("GET /spliced/{name}", None)
+    assert (span.status.code, span.attributes.get("error.type")) == (status, kind)
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,13 @@ class Body:
         # After the swap: it makes the Context of a thread that had none.
         self._owner = here()
         scope = self._inside
-        while scope is not None and scope is not self._under:
-            if scope._owner is not None and not is_here(scope._owner):
-                scope._owner = self._owner
+        under = None if self._under is None else newest(self._under)
+        while scope is not None:
+            copy = newest(scope)  # which stands in the chain of another body, where that has replaced the scope
+            if copy is under:
+                break
+            if copy._owner is not None and not is_here(copy._owner):
+                copy._owner = self._owner
             scope = scope._prev
 
     def close(self, opened: Any, error: BaseException | None) -> None:
@@ -80,11 +84,10 @@ class Body:
         inner, self._held = self._held, None
         if not is_here(owner):
             return  # not entered, or the step waited in a task whose coroutine another Context closes
-        is_as_before = self._replaced is last_replaced()
-        if not is_as_before:
+        if self._replaced is not last_replaced():
             inner = _restored(inner)
         self._inside = swap_scope(inner)
-        if not is_as_before and not _stands_on(self._inside, self._under):
+        if not _stands_on(self._inside, self._under):
             self._under = _floor(self._inside, self._under)
 
 
@@ -114,15 +117,10 @@ def _stands_on(scope: Scope | None, under: Scope | None) -> bool:
 
 
 def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
-    """Return the scope that a body stands on since its step has closed *under*, or a scope under that.
+    """Return the scope that a body stands on since *under*, or a scope under that, was closed.
 
     All below it are others', in whose Contexts they must stay; where that cannot be told, none is the body's.
     """
-    while under is not None:
-        if under._stand_in is not None:
-            under = under._stand_in
-        elif under._is_closed and is_here(under._owner):
-            under = under._prev
-        else:
-            break
-    return under if _stands_on(inside, under) else inside
+    while under is not None and not _stands_on(inside, under):
+        under = under._prev if under._stand_in is None else under._stand_in
+    return under

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 import threading
 from _thread import start_new_thread
 from queue import Empty, SimpleQueue
@@ -89,11 +90,28 @@ def is_interrupted() -> bool:
     return _callers.get(threading.get_ident()) is not None
 
 
+def _after_fork() -> None:
+    """Forget the callers of the parent, except for the one that has forked: a new thread may have the ident of another."""
+    global _callers
+    ident = threading.get_ident()
+    _callers = {ident: _callers[ident]} if ident in _callers else {}
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _starter() -> Any:
     return getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
 
 
 _STARTER: Final = _starter()
+
+
+class _Thread(threading.Thread):
+    def _delete(self) -> None:
+        with contextlib.suppress(KeyError):  # gevent has replaced get_ident() since the thread started
+            super()._delete()  # type: ignore[misc]
 
 
 def start_thread(run: Callable[[], object], name: str) -> None:
@@ -102,6 +120,6 @@ def start_thread(run: Callable[[], object], name: str) -> None:
     Its Context is a copy of the exporter's: since Python 3.14 a thread may inherit its starter's, and with it a span.
     """
     if _starter() is _STARTER:
-        EXPORT_CONTEXT.copy().run(threading.Thread(target=run, name=name, daemon=True).start)
+        EXPORT_CONTEXT.copy().run(_Thread(target=run, name=name, daemon=True).start)
     else:
         start_new_thread(EXPORT_CONTEXT.copy().run, (run,))

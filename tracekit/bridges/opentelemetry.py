@@ -53,12 +53,15 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     installed = _provider
     if installed is None:
         made = TracerProvider()
-        with Processors._lock:  # of two threads, one is the first
+        before = getattr(_trace, "_TRACER_PROVIDER", None)
+        with Processors._lock:  # which is held for no import: another thread may wait for it in one
             if _provider is None:
                 _provider = made
+                _put_in_place(made)
             installed = _provider
-        if installed is made:  # else another thread does so; this one may be in an import, and must not wait
-            _put_in_place(made)
+        if installed is made:
+            _report_unused(before)
+            made.cover_native_spans(True)
     if replace_sdk:
         import opentelemetry.sdk.trace as sdk
 
@@ -70,7 +73,6 @@ def install(replace_sdk: bool = False) -> TracerProvider:
 
 def _put_in_place(provider: TracerProvider) -> None:
     global _in_export
-    _report_unused(getattr(_trace, "_TRACER_PROVIDER", None))
     earlier = getattr(_context, "_RUNTIME_CONTEXT", None)
     if not isinstance(earlier, LazyRuntimeContext | RuntimeContext):
         RUNTIME.fallback = earlier
@@ -87,24 +89,26 @@ def _put_in_place(provider: TracerProvider) -> None:
     _replace(_baggage, "set_baggage", set_baggage)
     _replace(_trace, "use_span", use_span)
     _replace(_trace, "get_current_span", get_current_span)
-    provider.cover_native_spans(True)
     _in_export = _configure.export_context().run(_suppress)
 
 
 def uninstall() -> None:
     """Put back what ``install()`` replaced, unless it was replaced again since."""
     global _in_export, _programs_own, _provider
-    if _programs_own is not None:
-        _programs_own.hook_native_spans(False)
-    if _provider is not None:
-        _provider.cover_native_spans(False)
-        _configure.export_context().run(RUNTIME.detach, _in_export)
+    with Processors._lock:
+        provider, own, token = _provider, _programs_own, _in_export
+        _in_export = _programs_own = _provider = None
+        while _replaced:
+            module, name, ours, before = _replaced.pop()
+            if getattr(module, name, None) is ours:
+                setattr(module, name, before)
+        if token is not None:
+            _configure.export_context().run(RUNTIME.detach, token)
+    if own is not None:
+        own.hook_native_spans(False)
+    if provider is not None:
+        provider.cover_native_spans(False)
         _configure.use_generator(None)
-    _in_export = _programs_own = _provider = None
-    while _replaced:
-        module, name, ours, before = _replaced.pop()
-        if getattr(module, name, None) is ours:
-            setattr(module, name, before)
 
 
 def _set_tracer_provider(tracer_provider: Any, log: bool) -> None:

@@ -190,10 +190,22 @@ def _finish(server_span: Span, request: web.Request, response: Any) -> None:
                 status = response._status
             else:
                 status = response.status if isinstance(response, _StreamResponse) else 500
-            _describe(server_span, request, status)
+            if not _has_answered(request) or getattr(response, "prepared", False):
+                _describe(server_span, request, status)
+            else:
+                _describe(server_span, request, 0)
+                if status >= 500 or isinstance(response, Exception):
+                    server_span._put("error.type", error_type(response))
+                    server_span.set_status("error", "the client had been sent the head of another response")
         except Exception as error:
             report(error)
     _exit(server_span, None)
+
+
+def _has_answered(request: Any) -> bool:
+    """Return whether the handler has sent the head of a response, the status of which is not known here."""
+    size = getattr(request._payload_writer, "output_size", 0)
+    return type(size) is int and size > 0  # not of a mock
 
 
 def _fail(server_span: Span, request: web.Request, error: BaseException) -> None:
@@ -209,8 +221,8 @@ def _fail(server_span: Span, request: web.Request, error: BaseException) -> None
                 _exit(server_span, None)
                 return
             status = 504 if isinstance(error, asyncio.TimeoutError) else 500
-            has_answered = request.writer.output_size > 0
-            _describe(server_span, request, status if isinstance(error, Exception) and not has_answered else 0)
+            is_answer = isinstance(error, Exception) and not _has_answered(request)
+            _describe(server_span, request, status if is_answer else 0)
             if isinstance(error, Exception):
                 server_span.set_attribute("error.type", error_type(error))
     except Exception as ours:  # aiohttp must get the handler's error, not this one

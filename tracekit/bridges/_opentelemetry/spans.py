@@ -125,13 +125,21 @@ class _Parts(list[Any]):
 
     def append(self, part: Any) -> None:
         super().append(part)
+        span = self._span
+        name = "links" if isinstance(part, OtelLink) else "events"
         try:
-            if isinstance(part, OtelLink):
-                self._span.add_link(part.context, part.attributes)
+            if span.tracekit_span.ended:
+                setattr(span, f"_{name}", [*getattr(span, name), part])
+            elif name == "links":
+                span.add_link(part.context, part.attributes)
             else:
-                self._span.add_event(part.name, part.attributes, part.timestamp)
+                span.add_event(part.name, part.attributes, part.timestamp)
         except Exception as error:  # not an event
             misused(error)
+
+    def extend(self, parts: Any) -> None:
+        for part in list(parts):
+            self.append(part)
 
 
 @no_gc_clear  # a cycle goes through an attribute of the program's, and its dict is cleared; see __dealloc__()

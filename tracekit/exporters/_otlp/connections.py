@@ -7,6 +7,7 @@ gets the remaining time, and every octet of the answer counts against one limit.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import selectors
@@ -63,6 +64,15 @@ class _Response(http.client.HTTPResponse):
             raise http.client.RemoteDisconnected("the connection ended in the middle of the headers")
 
 
+def _addresses(host: str, port: int) -> list[Any]:
+    """Return what ``getaddrinfo()`` does, which imports the tables of Unicode for text: not for an IP address, as asyncio."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            socket.inet_pton(family, host)
+            return [(family, socket.SOCK_STREAM, 0, "", (host, port))]
+    return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+
+
 class Connection(http.client.HTTPConnection):
     """A connection that stays open between exchanges. ``limit()`` is called before each."""
 
@@ -112,7 +122,7 @@ class Connection(http.client.HTTPConnection):
 
     def _open(self, address: tuple[str, int], *_: object) -> socket.socket:
         """Connect to the first address of the host that answers, in a share of the remaining time each."""
-        found = socket.getaddrinfo(self._dns_host, address[1], 0, socket.SOCK_STREAM)
+        found = _addresses(self._dns_host, address[1])
         for at, (family, kind, protocol, _name, target) in enumerate(found):
             sock = None
             try:

@@ -17,7 +17,7 @@ from ..._export.notices import one_line
 from ..._version import __version__
 from .answers import MAX_ANSWER_BYTES, Answer, fields, parse_response
 from .causes import grpc_fault
-from .settings import GRPC_SCHEMES, shown, without_secrets
+from .settings import GRPC_SCHEMES, PATHS, shown, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,7 @@ class GrpcTransport:
         # Channels share connections otherwise, and a new one would get that of the one before.
         options = [("grpc.primary_user_agent", f"tracekit/{__version__}"), ("grpc.use_local_subchannel_pool", 1)]
         if is_secure:
-            certificate, client_certificate, client_key = map(_read, files)
+            certificate, client_certificate, client_key = map(_read, files, PATHS)
             credentials = grpc.ssl_channel_credentials(certificate, client_key, client_certificate)
             self._make_channel = partial(grpc.secure_channel, target, credentials, options)
         else:
@@ -159,8 +159,12 @@ def _delay(status: bytes) -> float | None:
     return None
 
 
-def _read(path: str | None) -> bytes | None:
+def _read(path: str | None, name: str) -> bytes | None:
+    """Return the content of *path*. Raises ValueError where it is not whole: gRPC notices with each request alone."""
     if path is None:
         return None
     with open(path, "rb") as file:
-        return file.read()
+        content = file.read()
+    if not content.count(b"-----BEGIN ") == content.count(b"-----END ") > 0:
+        raise ValueError(f"{name} is not valid: it must be PEM, whole")
+    return content
