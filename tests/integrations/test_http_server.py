@@ -68,6 +68,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self):
         raise ValueError("boom")
 
+    def do_PATCH(self):
+        self.answer(200)
+        self.send_error(int(self.path[1:]))
+
     def do_DELETE(self):
         self.close_connection = True
 
@@ -104,6 +108,17 @@ def ask(port, method="GET", path="/items/3", headers=(), body=None):
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize(("later", "status", "kind"), [(500, "error", "500"), (404, "unset", None)])
+def test_an_answer_after_the_headers_is_not_recorded_as_the_clients(exporter, port, later, status, kind):
+    http_server.instrument()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client, client.makefile("rb") as answer:
+        client.sendall(f"PATCH /{later} HTTP/1.1\r\n\r\n".encode())
+        assert answer.read().startswith(b"HTTP/1.1 200 ")
+    (span,) = spans_of(exporter, 1)
+    assert (span.attributes["http.response.status_code"], span.attributes.get("error.type")) == (200, kind)
+    assert span.status.code == status
 
 
 def test_a_request_is_a_child_of_its_caller_and_current_in_the_handler(exporter, port):

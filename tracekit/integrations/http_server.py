@@ -123,13 +123,14 @@ def _settings_of(handler: Any) -> TraceMiddleware | None:
 class _Exchange:
     """One request on a connection, from the end of its headers to the end of its handling."""
 
-    __slots__ = ("_held", "_scope", "_settings", "_span", "_status")
+    __slots__ = ("_has_sent", "_held", "_scope", "_settings", "_span", "_status")
 
     def __init__(self, settings: TraceMiddleware) -> None:
         self._settings = settings
         self._scope: Any = None
         self._span: Span | None = None
         self._status = 0
+        self._has_sent = False  # the headers: the client has the status
 
     def start(self, handler: Any) -> None:
         """Start the span: the headers are parsed."""
@@ -137,6 +138,7 @@ class _Exchange:
         try:
             _trace_xmlrpc()  # imported after instrument()
             self.finish(None)  # a handler that parses twice
+            self._status, self._has_sent = 0, False
             path = path_of_target(handler.path)
             if settings._is_excluded is not None and settings._is_excluded(path):
                 scope: Any = use_context(NOT_TRACED)
@@ -155,13 +157,21 @@ class _Exchange:
             report(error)
 
     def see_status(self, status: Any) -> None:
-        """Note the status of a response; those below 200 precede another."""
-        if isinstance(status, int) and status >= 200:
+        """Note the status of a response; those below 200 precede another. After the headers only that it is an error."""
+        if not isinstance(status, int) or status < 200:
+            return
+        if not self._has_sent:
             self._status = int(status)
+        elif status >= 500 and self._span is not None:
+            self._span.set_attribute("error.type", str(int(status)))
+            self._span.set_status("error", "an error followed the headers of the response")
 
     def see_headers(self, handler: Any) -> None:
         """Handle the end of the response's headers, before they are sent."""
-        if self._span is None or self._settings._extras is None or self._status < 200:
+        if self._status < 200 or self._has_sent:
+            return
+        self._has_sent = True
+        if self._span is None or self._settings._extras is None:
             return
         try:
             lines = [line.rstrip(b"\r\n").partition(b":") for line in getattr(handler, "_headers_buffer", ())]
