@@ -305,6 +305,7 @@ def _traced_generator(
             raise
         finally:
             body.close(opened, error)
+            error = None  # whose traceback refers to this frame
 
     return steps
 
@@ -363,6 +364,7 @@ def _traced_async_generator(
             raise
         finally:
             body.close(opened, error)
+            error = None  # whose traceback refers to this frame
 
     return steps
 

@@ -87,6 +87,8 @@ class TaskGroup(anyio.abc.TaskGroup):
             self._cancellation.leave(raised, self._span)
             self._span.__exit__(type(raised), raised, raised.__traceback__)
             raise
+        finally:
+            del exc, traceback  # which refer to this frame once it raises the exception again
         if self.cancel_scope.cancelled_caught:
             self._cancellation.leave(None, self._span)
         self._span.__exit__(None, None, None)
