@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import multiprocessing
+import multiprocessing.util
 import os
 import pickle
 import re
@@ -596,6 +597,21 @@ def test_a_span_that_is_open_at_a_fork_is_remote_there_and_exported_here_only(fo
     assert lines(tmp_path / "own") == ["None True True", f"child {ids} True"]
     assert span_tree(exporter.spans) == "open"
     assert "written in" not in exporter[0].attributes
+
+
+def _generation(left, sizes):
+    sizes.send(len(multiprocessing.util._afterfork_registry))
+    if left:
+        assert _forked_by_multiprocessing(_generation, left - 1, sizes) == 0
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="no fork on this system")
+def test_each_generation_of_forked_processes_registers_no_more(exporter):
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    with receiver, sender:
+        assert _forked_by_multiprocessing(_generation, 2, sender) == 0
+        first, *later = [receiver.recv() for _ in range(3)]
+    assert later == [first, first]
 
 
 # ---- environ

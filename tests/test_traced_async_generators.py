@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import weakref
 
 import anyio
 import anyio.lowlevel
@@ -321,6 +322,47 @@ async def test_an_error_in_an_async_body_is_its_outcome(anyio_backend, exporter)
     with pytest.raises(KeyError):
         await steps.athrow(KeyError("thrown"))
     assert span_tree(exporter.spans[1:]) == "body [error]\n  step 0 [error]"
+
+
+class Own(Exception):
+    pass
+
+
+@traced
+def breaking():
+    yield
+    raise Own
+
+
+@traced
+async def async_breaking():
+    yield
+    raise Own
+
+
+@pytest.mark.anyio
+async def test_an_exception_that_leaves_a_generator_is_freed_when_it_was_handled(anyio_backend, exporter):
+    async def freed(step):
+        try:
+            await step()
+        except Own as error:
+            seen = weakref.ref(error)
+        return seen() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        steps, thrown, async_steps, async_thrown = breaking(), breaking(), async_breaking(), async_breaking()
+        for one in (steps, thrown):
+            next(one)
+        for one in (async_steps, async_thrown):
+            await anext(one)
+        assert await freed(lambda: next(steps))
+        assert await freed(lambda: thrown.throw(Own()))
+        assert await freed(lambda: anext(async_steps))
+        assert await freed(lambda: async_thrown.athrow(Own()))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.anyio

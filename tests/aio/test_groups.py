@@ -671,10 +671,23 @@ async def test_an_exception_is_gone_when_it_was_handled_unless_anyio_keeps_it(ex
             await checkpoint()
         return seen() is None
 
+    async def is_cancellation_gone(make):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                async with make():
+                    await checkpoint()
+            except anyio.get_cancelled_exc_class() as caught:
+                seen = weakref.ref(caught)
+                raise
+        return seen() is None
+
     gc.collect()
     gc.disable()
     try:
-        assert await is_gone(lambda: aio.create_task_group("group")) == await is_gone(anyio.create_task_group)
+        for program in (is_gone, is_cancellation_gone):
+            expected = await program(anyio.create_task_group)
+            assert await program(lambda: aio.create_task_group("group")) == expected
     finally:
         gc.enable()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import subprocess
@@ -63,6 +64,21 @@ def test_without_hooks_a_subprocess_finds_nothing(here):
 
 
 ESSENTIAL = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH") if name in os.environ}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no preexec_fn")
+@pytest.mark.usefixtures("hooks")
+def test_what_is_called_before_a_subprocess_may_change_its_environment(here, monkeypatch):
+    monkeypatch.setenv("B3", "1")
+    monkeypatch.setenv("TRACESTATE", "old=1")
+    keep = functools.partial(os.putenv, "KEPT", "yes")
+    expected = {**variables(here), "KEPT": "yes", "B3": "1"}
+    assert environment(preexec_fn=keep) == expected
+    assert environment(-1, None, None, subprocess.PIPE, None, keep) == expected
+    assert environment(preexec_fn=keep, env=ESSENTIAL) == variables(here)
+    with tracekit.detached(), tracekit.span("root"):
+        assert "TRACESTATE" not in environment(preexec_fn=keep)
+    assert environment(preexec_fn=functools.partial(os.putenv, "TRACEPARENT", "own"))["TRACEPARENT"] == "own"
 
 
 @pytest.mark.usefixtures("hooks")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import http
 import re
+import weakref
 from collections import UserDict
 from pathlib import Path
 
@@ -393,6 +397,38 @@ def test_an_exception_after_a_complete_response_is_no_error_of_the_request(expor
     with pytest.raises(ValueError, match="boom"):
         run(TraceMiddleware(app)(request_scope(), at_once, at_once))
     assert span_tree(exporter.spans) == "GET\n  background task [error]"
+
+
+def test_an_exception_that_ends_a_send_is_freed_when_it_was_handled(exporter):
+    ended = []
+
+    async def app(scope, receive, send):
+        try:
+            await send(START)
+        except asyncio.CancelledError as error:
+            ended.append(weakref.ref(error))
+            raise
+
+    async def send(message):
+        await asyncio.Event().wait()
+
+    async def serve():
+        with contextlib.suppress(asyncio.CancelledError):
+            await TraceMiddleware(app)(request_scope(), None, send)
+
+    async def main():
+        served = asyncio.ensure_future(serve())
+        await asyncio.sleep(0)
+        served.cancel()
+        await served
+        return ended[0]() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(main())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.anyio

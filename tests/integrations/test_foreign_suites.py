@@ -49,13 +49,26 @@ def test_unsteady():
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("test.test_wsgiref") is None, reason="CPython's tests are not installed")
+needs_cpythons = pytest.mark.skipif(
+    importlib.util.find_spec("test.test_wsgiref") is None, reason="CPython's tests are not installed"
+)
+
+
+@needs_cpythons
 def test_cpythons_tests_of_wsgiref_pass_as_without_tracing(capsys):
     assert foreign_suites.main(["wsgiref"]) == 0
     row = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
     assert row[1] == "`http_server`, `wsgi`"
     assert row[2] == row[3] != "0"
     assert row[4:] == ["0", "0"]
+
+
+@needs_cpythons
+def test_with_the_hooks_each_test_runs_in_a_span(capsys):
+    assert foreign_suites.main(["threading", "-ktest_sched"]) == 0
+    *_, traced, _, _, row = capsys.readouterr().out.splitlines()
+    spans = int(traced.rpartition("; ")[2].partition(" ")[0])
+    assert spans >= int(row.strip("| ").split(" | ")[2]) > 0
 
 
 def test_each_test_is_compared(tmp_path, capsys):

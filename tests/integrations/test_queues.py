@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import queue
 import shutil
 import warnings
+import weakref
 
 import arq
 import arq.connections
@@ -348,6 +350,22 @@ def test_arq_jobs_that_fail_and_that_retry(exporter, redis, arq_traced):
     assert [event.name for event in first.events] == ["retry"]
     assert second.attributes["arq.job_try"] == 2
     assert first.parent == second.parent
+
+
+def test_the_exception_that_asks_arq_for_a_retry_is_freed_when_it_was_handled(exporter, arq_traced):
+    async def main():
+        job = arq.worker.Worker([again], handle_signals=False).functions["again"].coroutine
+        try:
+            await job({"job_try": 1})
+        except arq.Retry as error:
+            return weakref.ref(error)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(main())() is None
+    finally:
+        gc.enable()
 
 
 def test_an_arq_job_that_times_out_is_cancelled(exporter, redis, arq_traced):

@@ -3,10 +3,11 @@
     python -m tests.tools.foreign_suites NAME[=PATH] ... [PYTEST OPTIONS]
 
 PATH is a checkout, or an unpacked source distribution, of the release that is installed. CPython's own tests are found
-in the running interpreter and need none. A test that passes without tracing and fails with it runs once more: in some
-suites tests depend on time or order, and are listed as unsteady if they then pass. Tests that compare a whole request
-with a literal see the headers that tracing adds, so a test that still fails runs with spans and without headers.
-The others are different, and listed. Without a name, the packages that suites need besides are printed.
+in the running interpreter, and trio's in its package; they need none. The hooks make no spans, so with them each test
+runs in one. A test that passes without tracing and fails with it runs once more: in some suites tests depend on time or
+order, and are listed as unsteady if they then pass. Tests that compare a whole request or environment with a literal see
+the headers that tracing adds, so a test that still fails runs with spans and without headers. The others are different,
+and listed. Without a name, the packages that suites need besides are printed.
 
 Exit status 1 if a test is different, 2 if a run fails as a whole.
 """
@@ -23,6 +24,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 
 class Suite(NamedTuple):
     """A suite that pytest can run: what is instrumented, pytest's arguments, and more packages that it imports."""
@@ -32,6 +35,12 @@ class Suite(NamedTuple):
     needs: str = ""
 
 
+def _cpythons(*names: str) -> tuple[str, ...]:
+    """Return the arguments for CPython's tests of *names*, with the file in the name of each test."""
+    return ("--rootdir=/", "--pyargs", *(f"test.test_{name}" for name in names))
+
+
+_HOOKS = ("threads", "subprocess")
 _WEB = ("tests", "-W", "ignore", "-c", "/dev/null", "--rootdir=.")  # -c drops options that need a coverage plugin
 SUITES = {
     "starlette": Suite(("asgi",), ("tests",), "python-multipart itsdangerous"),
@@ -62,6 +71,29 @@ SUITES = {
         ("http_client", "http_server"),
         ("--pyargs", "test.test_httplib", "test.test_urllib2", "test.test_urllib2_localnet", "test.test_urllib"),
     ),
+    "anyio": Suite(
+        _HOOKS,
+        # Without the tests that give a pytest in a process three seconds.
+        ("tests", "-W", "ignore::pytest.PytestAssertRewriteWarning", "--ignore=tests/test_pytest_plugin.py"),
+        "blockbuster psutil pytest-mock pytest-timeout",
+    ),
+    "trio": Suite(
+        _HOOKS,
+        # Its wheel has the tests. The marked ones look for all names with jedi, mypy and pylint.
+        (
+            *("-p", "trio._tests.pytest_plugin", "-m", "not redistributors_should_skip", "--skip-optional-imports"),
+            *("--rootdir=/", "--pyargs", "trio._core._tests", "trio._tests"),
+        ),
+        "pyOpenSSL async_generator trustme",
+    ),
+    "uvloop": Suite(_HOOKS, ("tests",), "psutil pyOpenSSL"),
+    "asyncio": Suite(_HOOKS, _cpythons("asyncio", "contextlib_async")),
+    "contextvars": Suite(_HOOKS, _cpythons("context", "coroutines", "asyncgen", "generators", "gc", "weakref")),
+    "threading": Suite(_HOOKS, _cpythons("threading", "threading_local", "thread", "threadsignals", "queue", "sched")),
+    "concurrent.futures": Suite(_HOOKS, _cpythons("concurrent_futures")),
+    "subprocess": Suite(_HOOKS, _cpythons("subprocess", "signal", "fork1")),
+    "multiprocessing": Suite(_HOOKS, _cpythons("multiprocessing_fork")),
+    "logging": Suite(("logging", "threads"), ("-p", "no:logging", *_cpythons("logging"))),
     "xmlrpc": Suite(("http_server", "http_client"), ("--pyargs", "test.test_xmlrpc", "test.test_docxmlrpc")),
 }
 ALONE = [
@@ -150,8 +182,6 @@ def inside(mode: str, name: str, report: Path, options: list[str]) -> int:
     # The installed package, which may be compiled, and not the one beside the tests.
     importlib.import_module(name)
     sys.path[0] = str(Path.cwd())
-    import pytest
-
     suite = SUITES[name]
     plugins: list[object] = [Report(report)]
     if mode != "untraced":
@@ -203,6 +233,15 @@ class Traced:
         tracekit.configure(exporter=MemoryExporter(), **({} if self.propagates else {"formats": []}))
         for integration in self.suite.integrations:
             importlib.import_module(f"tracekit.integrations.{integration}").instrument()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        if "threads" not in self.suite.integrations:
+            return (yield)
+        import tracekit
+
+        with tracekit.span(item.nodeid):
+            return (yield)
 
 
 def _release_of(name: str) -> str:

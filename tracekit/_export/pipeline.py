@@ -34,6 +34,7 @@ class Pipeline:
 
     def __init__(self) -> None:
         self.taps = Taps()
+        self._finishes_in_children = False
         self._reset()
 
     def _reset(self) -> None:
@@ -212,7 +213,8 @@ class Pipeline:
         elif worker is not None:
             self._serve(exporter, buffer.capacity, worker.interval_s, worker.wanted_size)
         util: Any = sys.modules.get("multiprocessing.util")
-        if util is not None:
+        if util is not None and not self._finishes_in_children:
+            self._finishes_in_children = True  # in the children of this one, too
             util.register_after_fork(self, Pipeline.finish_in_child)
 
     def finish_in_child(self) -> None:

@@ -246,7 +246,7 @@ def _pool_job(scope: Scope | None, original: Callable[..., Any], args: Any, kwar
 
 # ---- subprocesses
 
-_ENV = 11  # the place of env among the arguments of Popen.__init__, self included
+_PREEXEC, _ENV = 7, 11  # the places of preexec_fn and env among the arguments of Popen.__init__, self included
 
 
 def put_into_environment(
@@ -256,15 +256,39 @@ def put_into_environment(
     kwargs: Any,
 ) -> Any:
     """Call ``Popen.__init__()``, or a function that takes *env* by keyword, with the current context in *env*."""
+    value: Any
     if current_context() is not None:
         try:
-            if len(args) > _ENV:
-                args = (*args[:_ENV], _with_trace(args[_ENV]), *args[_ENV + 1 :])
+            env = args[_ENV] if len(args) > _ENV else kwargs.get("env")
+            preexec_fn = args[_PREEXEC] if len(args) > _PREEXEC else kwargs.get("preexec_fn")
+            if env is None and preexec_fn is not None:  # which may change the environment of the child
+                place, name, value = _PREEXEC, "preexec_fn", _in_child(preexec_fn)
             else:
-                kwargs["env"] = _with_trace(kwargs.get("env"))
+                place, name, value = _ENV, "env", _with_trace(env)
+            if len(args) > place:
+                args = (*args[:place], value, *args[place + 1 :])
+            else:
+                kwargs[name] = value
         except Exception:  # not an environment: the original raises the error
             pass
     return original(*args, **kwargs)
+
+
+def _in_child(preexec_fn: Callable[[], object]) -> Callable[[], object]:
+    """Return a function that puts the current context into ``os.environ``, in the child, and calls *preexec_fn*."""
+    before = dict(os.environ)
+    traced = environ_of(before)
+    changes = {name: traced.get(name) for name in before | traced if traced.get(name) != before.get(name)}
+
+    def preexec() -> object:
+        for name, value in changes.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        return preexec_fn()
+
+    return preexec
 
 
 def _with_trace(env: Mapping[Any, Any] | None) -> Mapping[Any, Any]:

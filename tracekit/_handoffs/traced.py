@@ -304,6 +304,7 @@ def _traced_generator(
             raise
         finally:
             body.close(opened, error)
+            error = None  # whose traceback refers to this frame
 
     return steps
 
@@ -362,6 +363,7 @@ def _traced_async_generator(
             raise
         finally:
             body.close(opened, error)
+            error = None  # whose traceback refers to this frame
 
     return steps
 

@@ -50,7 +50,8 @@ class TaskGroup(anyio.abc.TaskGroup):
     - "caller": anything else: ``cancel()`` of a scope or task, an error further out, asyncio's own timeouts.
 
     Exceptions are anyio's, and recorded once, on the span that raised them. A task that is cancelled by
-    ``asyncio.Task.cancel()`` before its first step never runs and has no span.
+    ``asyncio.Task.cancel()`` before its first step never runs and has no span. In a task's handle, ``coro`` is the
+    coroutine that runs the task's own in its span.
     """
 
     def __init__(self, name: str) -> None:
@@ -87,6 +88,8 @@ class TaskGroup(anyio.abc.TaskGroup):
             self._cancellation.leave(raised, self._span)
             self._span.__exit__(type(raised), raised, raised.__traceback__)
             raise
+        finally:
+            del exc, traceback  # which refer to this frame once it raises the exception again
         if self.cancel_scope.cancelled_caught:
             self._cancellation.leave(None, self._span)
         self._span.__exit__(None, None, None)

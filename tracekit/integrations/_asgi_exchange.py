@@ -526,16 +526,19 @@ class Sending:
     @nonecheck(True)
     def throw(self, *error: Any) -> Any:
         """Raise an exception in the server's coroutine."""
-        if self._unsent is not None:  # the message is not sent
-            return self._coroutine.throw(*error)
+        is_sent = self._unsent is None
         try:
             return self._coroutine.throw(*error)
         except StopIteration:
-            self._keep()
+            if is_sent:
+                self._keep()
             raise
         except BaseException as raised:
-            self._take_back(raised)
+            if is_sent:
+                self._take_back(raised)
             raise
+        finally:
+            error = ()  # whose traceback refers to this frame
 
     def close(self) -> None:
         """Close the server's coroutine."""

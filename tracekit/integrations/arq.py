@@ -138,7 +138,10 @@ def _traced(worker: Any, function: Any) -> Any:
             except BaseException as error:
                 set_error(ours, error)
                 raise
-        raise retry
+        try:
+            raise retry
+        finally:
+            retry = None  # whose traceback refers to this frame
 
     return dataclasses.replace(function, coroutine=run)
 
