@@ -4,9 +4,10 @@
 
 PATH is a checkout, or an unpacked source distribution, of the release that is installed. CPython's own tests are found
 in the running interpreter and need none. A test that passes without tracing and fails with it runs once more: in some
-suites tests depend on time or order, and are listed as unsteady if they then pass. Tests that compare a whole request
-with a literal see the headers that tracing adds, so a test that still fails runs with spans and without headers.
-The others are different, and listed. Without a name, the packages that suites need besides are printed.
+suites tests depend on time or order, and are listed as unsteady if they then pass. Tests that compare a whole request,
+or a whole line of a log, with a literal see the headers or fields that tracing adds, so a test that still fails runs with
+spans and without these. The others are different, and listed. Without a name, the packages that suites need besides are
+printed. Django's PATH is its folder ``tests``.
 
 Exit status 1 if a test is different, 2 if a run fails as a whole.
 """
@@ -16,22 +17,33 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 
 class Suite(NamedTuple):
-    """A suite that pytest can run: what is instrumented, pytest's arguments, and more packages that it imports."""
+    """A suite that pytest can run: what is instrumented, pytest's arguments, and more packages that it imports.
+
+    *in_spans*: each test runs in a span, which it hands on, as no integration makes one. *module* is the one to import,
+    unless the suite has its name.
+    """
 
     integrations: tuple[str, ...]
     arguments: tuple[str, ...]
     needs: str = ""
+    in_spans: bool = False
+    module: str = ""
 
 
+_DJANGO = ("asgi", "handlers", "wsgi", "servers", "builtin_server", "requests_tests", "middleware_exceptions")
 _WEB = ("tests", "-W", "ignore", "-c", "/dev/null", "--rootdir=.")  # -c drops options that need a coverage plugin
 SUITES = {
     "starlette": Suite(("asgi",), ("tests",), "python-multipart itsdangerous"),
@@ -63,12 +75,41 @@ SUITES = {
         ("--pyargs", "test.test_httplib", "test.test_urllib2", "test.test_urllib2_localnet", "test.test_urllib"),
     ),
     "xmlrpc": Suite(("http_server", "http_client"), ("--pyargs", "test.test_xmlrpc", "test.test_docxmlrpc")),
+    "sqlalchemy": Suite(
+        ("sqlalchemy",),
+        (
+            *("test/engine", "test/dialect/test_suite.py", "test/ext/asyncio", "--maxfail=0", "-rN"),
+            *(f"test/sql/test_{name}.py" for name in ("resultset", "query", "returning", "insert_exec")),
+            *(f"test/orm/test_{name}.py" for name in ("session", "transaction", "unitofwork", "unitofworkv2")),
+            *("--db", "sqlite", "--db", "aiosqlite"),
+        ),
+    ),
+    "django": Suite(
+        ("asgi", "wsgi", "http_server"),
+        (*_DJANGO, "-c", "/dev/null", "--rootdir=.", "-W", "ignore", "-o", "python_files=test*.py"),
+    ),
+    # In src/python/grpcio_tests, where grpc_tools.protoc has written the modules of src/proto/grpc/testing.
+    "grpcio": Suite(
+        ("grpc",),
+        ("tests_aio/unit", "-o", "python_files=*_test.py", "--ignore=tests_aio/unit/outside_init_test.py"),
+        "coverage grpcio-tools",
+        module="grpc",
+    ),
+    "celery": Suite(
+        ("celery",),
+        ("t/unit/app", "t/unit/tasks", "t/unit/worker/test_request.py", "t/unit/worker/test_strategy.py"),
+        "pytest-celery pytest-subtests pytest-click pytest-timeout pytest-order",
+    ),
+    "taskiq": Suite(
+        ("taskiq",), ("tests", "--ignore=tests/opentelemetry"), "freezegun polyfactory orjson cbor2 msgpack"
+    ),
+    "structlog": Suite(("structlog", "logging"), ("tests", "-p", "asyncio"), "simplejson time-machine", in_spans=True),
 }
 ALONE = [
     *("-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:tracekit", "-p", "no:asyncio", "-p", "no:ddtrace"),
     *("-p", "no:ddtrace.pytest_bdd", "-p", "no:ddtrace.pytest_benchmark", "-p", "no:benchmark"),
 ]
-_TITLES = ("suite", "instrumented", "passed without", "passed with", "compare headers", "different")
+_TITLES = ("suite", "instrumented", "passed without", "passed with", "compare headers or fields", "different")
 
 
 class Failure(Exception):
@@ -148,12 +189,10 @@ def run(mode: str, name: str, path: str, options: list[str], only: set[str] | No
 def inside(mode: str, name: str, report: Path, options: list[str]) -> int:
     """Run the suite in this process, which starts as a script: a foreign suite may be called ``tests`` as well."""
     # The installed package, which may be compiled, and not the one beside the tests.
-    importlib.import_module(name)
+    importlib.import_module(SUITES[name].module or name)
     sys.path[0] = str(Path.cwd())
-    import pytest
-
     suite = SUITES[name]
-    plugins: list[object] = [Report(report)]
+    plugins: list[object] = [Report(report), Django()] if name == "django" else [Report(report)]
     if mode != "untraced":
         plugins.append(Traced(suite, mode == "traced"))
     return int(pytest.main([*ALONE, *suite.arguments, *options], plugins=plugins))
@@ -190,6 +229,19 @@ class Report:
         self.path.write_text(json.dumps(found))
 
 
+class Django:
+    """The plugin that does what Django's runtests.py does before it collects tests."""
+
+    def pytest_configure(self) -> None:
+        os.environ.update(DJANGO_SETTINGS_MODULE="test_sqlite", TMPDIR=tempfile.gettempdir())
+        importlib.import_module("runtests").setup_run_tests(0, None, None, [*_DJANGO])
+        from django.test.runner import DiscoverRunner
+
+        runner = DiscoverRunner(verbosity=0, interactive=False)
+        runner.setup_test_environment()
+        runner.setup_databases()
+
+
 class Traced:
     """The plugin that instruments; it imports the libraries after pytest, which rewrites assertions in some."""
 
@@ -201,8 +253,21 @@ class Traced:
         from tracekit.testing import MemoryExporter
 
         tracekit.configure(exporter=MemoryExporter(), **({} if self.propagates else {"formats": []}))
+        if not self.propagates:
+            fields = importlib.import_module("tracekit.integrations._log_fields")
+            fields.log_fields = lambda _: defaultdict(str)
+        tracekit.flush()  # starts the exporting thread: celery's tests compare the threads before and after each
         for integration in self.suite.integrations:
             importlib.import_module(f"tracekit.integrations.{integration}").instrument()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        if not self.suite.in_spans:
+            return (yield)
+        import tracekit
+
+        with tracekit.span(item.nodeid):
+            return (yield)
 
 
 def _release_of(name: str) -> str:
