@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server as make_werkzeug
-from werkzeug.test import Client
+from werkzeug.test import Client, EnvironBuilder
 
 import tracekit
 from tracekit.integrations import asgi, http_server, wsgi
@@ -159,6 +159,18 @@ def test_the_route_of_django_is_named_under_a_plain_middleware(exporter):
     app = TraceMiddleware(make_django())
     get(app, "/old/3")
     assert tree(exporter) == r"GET /^old/(\d+)$" + "\n  work"
+
+
+def test_callers_of_djangos_handler_get_its_response(exporter):
+    app = TraceMiddleware(make_django())
+    response = app(EnvironBuilder("/items/3").get_environ(), lambda status, headers, exc_info=None: None)
+    assert (response.status_code, response.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert bytes(response) == b"Content-Type: text/html; charset=utf-8\r\n\r\n3"
+    with pytest.raises(AttributeError, match="HttpResponse"):
+        response.unknown
+    response.close()
+    assert response.closed
+    assert tree(exporter) == "GET /items/<int:id>\n  work"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
     python -m tests.tools.foreign_suites NAME[=PATH] ... [PYTEST OPTIONS]
 
 PATH is a checkout, or an unpacked source distribution, of the release that is installed. CPython's own tests are found
-in the running interpreter, and trio's in its package; they need none. The hooks make no spans, so with them each test
-runs in one. A test that passes without tracing and fails with it runs once more: in some suites tests depend on time or
-order, and are listed as unsteady if they then pass. Tests that compare a whole request or environment with a literal see
-the headers that tracing adds, so a test that still fails runs with spans and without headers. The others are different,
-and listed. Without a name, the packages that suites need besides are printed.
+in the running interpreter, and trio's in its package; they need none. Hooks and logs make no spans, so with them each
+test runs in one. A test that passes without tracing and fails with it runs once more: in some suites tests depend on time
+or order, and are listed as unsteady if they then pass. Tests that compare a whole request or environment, or a whole line
+of a log, with a literal see the headers or fields that tracing adds, so a test that still fails runs with spans and without
+these. The others are different, and listed. Without a name, the packages that suites need besides are printed. Django's
+PATH is its folder ``tests``.
 
 Exit status 1 if a test is different, 2 if a run fails as a whole.
 """
@@ -17,10 +18,12 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +31,18 @@ import pytest
 
 
 class Suite(NamedTuple):
-    """A suite that pytest can run: what is instrumented, pytest's arguments, and more packages that it imports."""
+    """A suite that pytest can run: what is instrumented, pytest's arguments, and more packages that it imports.
+
+    *module* is the one to import, unless the suite has its name.
+    """
 
     integrations: tuple[str, ...]
     arguments: tuple[str, ...]
     needs: str = ""
+    module: str = ""
+
+
+_DJANGO = ("asgi", "handlers", "wsgi", "servers", "builtin_server", "requests_tests", "middleware_exceptions")
 
 
 def _cpythons(*names: str) -> tuple[str, ...]:
@@ -41,6 +51,7 @@ def _cpythons(*names: str) -> tuple[str, ...]:
 
 
 _HOOKS = ("threads", "subprocess")
+_MAKE_NO_SPANS = {"threads", "logging", "structlog"}
 _WEB = ("tests", "-W", "ignore", "-c", "/dev/null", "--rootdir=.")  # -c drops options that need a coverage plugin
 SUITES = {
     "starlette": Suite(("asgi",), ("tests",), "python-multipart itsdangerous"),
@@ -93,14 +104,43 @@ SUITES = {
     "concurrent.futures": Suite(_HOOKS, _cpythons("concurrent_futures")),
     "subprocess": Suite(_HOOKS, _cpythons("subprocess", "signal", "fork1")),
     "multiprocessing": Suite(_HOOKS, _cpythons("multiprocessing_fork")),
-    "logging": Suite(("logging", "threads"), ("-p", "no:logging", *_cpythons("logging"))),
+    "logging": Suite(("logging",), ("-p", "no:logging", *_cpythons("logging"))),
     "xmlrpc": Suite(("http_server", "http_client"), ("--pyargs", "test.test_xmlrpc", "test.test_docxmlrpc")),
+    "sqlalchemy": Suite(
+        ("sqlalchemy",),
+        (
+            *("test/engine", "test/dialect/test_suite.py", "test/ext/asyncio", "--maxfail=0", "-rN"),
+            *(f"test/sql/test_{name}.py" for name in ("resultset", "query", "returning", "insert_exec")),
+            *(f"test/orm/test_{name}.py" for name in ("session", "transaction", "unitofwork", "unitofworkv2")),
+            *("--db", "sqlite", "--db", "aiosqlite"),
+        ),
+    ),
+    "django": Suite(
+        ("asgi", "wsgi", "http_server"),
+        (*_DJANGO, "-c", "/dev/null", "--rootdir=.", "-W", "ignore", "-o", "python_files=test*.py"),
+    ),
+    # In src/python/grpcio_tests, where grpc_tools.protoc has written the modules of src/proto/grpc/testing.
+    "grpcio": Suite(
+        ("grpc",),
+        ("tests_aio/unit", "-o", "python_files=*_test.py", "--ignore=tests_aio/unit/outside_init_test.py"),
+        "coverage grpcio-tools",
+        module="grpc",
+    ),
+    "celery": Suite(
+        ("celery",),
+        ("t/unit/app", "t/unit/tasks", "t/unit/worker/test_request.py", "t/unit/worker/test_strategy.py"),
+        "pytest-celery pytest-subtests pytest-click pytest-timeout pytest-order",
+    ),
+    "taskiq": Suite(
+        ("taskiq",), ("tests", "--ignore=tests/opentelemetry"), "freezegun polyfactory orjson cbor2 msgpack"
+    ),
+    "structlog": Suite(("structlog", "logging"), ("tests", "-p", "asyncio"), "simplejson time-machine"),
 }
 ALONE = [
     *("-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:tracekit", "-p", "no:asyncio", "-p", "no:ddtrace"),
     *("-p", "no:ddtrace.pytest_bdd", "-p", "no:ddtrace.pytest_benchmark", "-p", "no:benchmark"),
 ]
-_TITLES = ("suite", "instrumented", "passed without", "passed with", "compare headers", "different")
+_TITLES = ("suite", "instrumented", "passed without", "passed with", "compare headers or fields", "different")
 
 
 class Failure(Exception):
@@ -180,10 +220,10 @@ def run(mode: str, name: str, path: str, options: list[str], only: set[str] | No
 def inside(mode: str, name: str, report: Path, options: list[str]) -> int:
     """Run the suite in this process, which starts as a script: a foreign suite may be called ``tests`` as well."""
     # The installed package, which may be compiled, and not the one beside the tests.
-    importlib.import_module(name)
+    importlib.import_module(SUITES[name].module or name)
     sys.path[0] = str(Path.cwd())
     suite = SUITES[name]
-    plugins: list[object] = [Report(report)]
+    plugins: list[object] = [Report(report), Django()] if name == "django" else [Report(report)]
     if mode != "untraced":
         plugins.append(Traced(suite, mode == "traced"))
     return int(pytest.main([*ALONE, *suite.arguments, *options], plugins=plugins))
@@ -220,6 +260,19 @@ class Report:
         self.path.write_text(json.dumps(found))
 
 
+class Django:
+    """The plugin that does what Django's runtests.py does before it collects tests."""
+
+    def pytest_configure(self) -> None:
+        os.environ.update(DJANGO_SETTINGS_MODULE="test_sqlite", TMPDIR=tempfile.gettempdir())
+        importlib.import_module("runtests").setup_run_tests(0, None, None, [*_DJANGO])
+        from django.test.runner import DiscoverRunner
+
+        runner = DiscoverRunner(verbosity=0, interactive=False)
+        runner.setup_test_environment()
+        runner.setup_databases()
+
+
 class Traced:
     """The plugin that instruments; it imports the libraries after pytest, which rewrites assertions in some."""
 
@@ -231,12 +284,16 @@ class Traced:
         from tracekit.testing import MemoryExporter
 
         tracekit.configure(exporter=MemoryExporter(), **({} if self.propagates else {"formats": []}))
+        if not self.propagates:
+            fields = importlib.import_module("tracekit.integrations._log_fields")
+            fields.log_fields = lambda _: defaultdict(str)
+        tracekit.flush()  # starts the exporting thread: celery's tests compare the threads before and after each
         for integration in self.suite.integrations:
             importlib.import_module(f"tracekit.integrations.{integration}").instrument()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
-        if "threads" not in self.suite.integrations:
+        if not _MAKE_NO_SPANS & {*self.suite.integrations}:
             return (yield)
         import tracekit
 

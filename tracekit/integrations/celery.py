@@ -71,7 +71,8 @@ def _send_task(original: Callable[..., Any]) -> Any:
             return original(app, name, *args, **kwargs)
         with ours:
             try:
-                kwargs["headers"] = {**(kwargs.get("headers") or {}), **carrier_of()}
+                if carrier := carrier_of():
+                    kwargs["headers"] = {**(kwargs.get("headers") or {}), **carrier}
             except Exception as error:
                 report(error)
             return original(app, name, *args, **kwargs)

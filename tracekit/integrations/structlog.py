@@ -7,6 +7,7 @@ them at its position among the processors.
 from __future__ import annotations
 
 import functools
+import types
 from typing import TYPE_CHECKING, Any
 
 from structlog import BoundLoggerBase
@@ -52,6 +53,9 @@ def instrument(target: None = None, *, datadog: bool = False) -> None:
 
     The hook point is ``BoundLoggerBase._process_event``, which structlog documents for wrapper classes: unlike the list
     of processors, ``structlog.configure()`` does not replace it. Calling it again changes *datadog* alone.
+
+    Processors that look for the caller, such as ``CallsiteParameterAdder``, skip functions of modules whose names start
+    with "structlog", so the replacement has globals with such a name.
     """
     global _patches
     _check(target)
@@ -59,7 +63,6 @@ def instrument(target: None = None, *, datadog: bool = False) -> None:
     _patches = patches = Patches()
 
     def make(original: Any) -> Any:
-        @functools.wraps(original)
         def process_event(self: Any, method_name: str, event: Any, event_kw: dict[str, Any]) -> Any:
             added = {}
             if patches.is_active:
@@ -71,7 +74,9 @@ def instrument(target: None = None, *, datadog: bool = False) -> None:
                     pass
             return original(self, method_name, event, {**added, **event_kw})
 
-        return process_event
+        of_structlog = {**globals(), "__name__": "structlog"}
+        function = types.FunctionType(process_event.__code__, of_structlog, closure=process_event.__closure__)
+        return functools.update_wrapper(function, original)
 
     patches.replace(BoundLoggerBase, "_process_event", make)
 

@@ -148,6 +148,7 @@ class _Response:
         self._error = self._route = ""
         self._file: Any = None
         self._next: Any = None
+        self._result: Any = None
 
     def run(self, app: App) -> Iterable[bytes]:
         """Call *app* and return its iterable, wrapped if the span is still open."""
@@ -244,6 +245,13 @@ class _Response:
         part: bytes = self._step(self._next)
         self._has_sent = True
         return part
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the app's result: Django's is a response, with a status and headers."""
+        return getattr(self._result, name)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._result)
 
     def end(self) -> None:
         """End the span: there is nothing to close."""
