@@ -32,6 +32,15 @@ REQUESTS = 6
 # The command, with SIGINT as a shell in the foreground would give it, wherever the suite itself runs.
 COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from tracekit.cli.main import main; sys.exit(main())"
 INTERRUPTED = "\ninterrupted; the services have been stopped\n"
+# From Python 3.15 on, its SDK has the span of a decorated generator function last until the last step, too.
+DRAWN_OF_OPENTELEMETRY = (
+    [r"  Every span has the same parent as in tracekit's trace\."]
+    if sys.version_info >= (3, 15)
+    else [
+        r".* receipt_line +storefront +\S+ [µm]?s  <- not under receipt",
+        r"  20 of 90 spans, receipt_line, are not under receipt: it ended after \S+ [µm]?s\.",
+    ]
+)
 
 TRACE = """\
 client buy
@@ -187,8 +196,7 @@ def test_no_span_fails(played):
         r"  warehouse spans with labels +30  of 30; the storefront set them",
         r"  the same program with OpenTelemetry … 0 s",
         r"  The same program, traced by OpenTelemetry, its SDK and its instrumentation of ASGI and httpx:",
-        r".* receipt_line +storefront +\S+ [µm]?s  <- not under receipt",
-        r"  20 of 90 spans, receipt_line, are not under receipt: it ended after \S+ [µm]?s\.",
+        *DRAWN_OF_OPENTELEMETRY,
         r"    a browser   \S+.* ui \S+traces\.db",
         r"    all traces  \S+.* traces list \S+traces\.db",
         r"    one trace   \S+.* traces show \S+traces\.db",

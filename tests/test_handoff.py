@@ -9,6 +9,7 @@ import inspect
 import pickle
 import threading
 import types
+import typing
 import weakref
 
 import anyio
@@ -159,6 +160,13 @@ def test_a_wrapped_function_looks_like_the_function():
     assert inspect.signature(wrapped) == inspect.signature(work)
     assert not inspect.iscoroutinefunction(wrapped)
     assert repr(wrapped) == f"<tracekit.wrap({work!r})>"
+
+
+def test_a_wrapped_function_has_the_annotations_of_the_function():
+    def annotated(a: int) -> str: ...
+
+    assert typing.get_type_hints(tracekit.wrap(annotated)) == {"a": int, "return": str}
+    assert inspect.get_annotations(tracekit.wrap(annotated)) == inspect.get_annotations(annotated)
 
 
 class Greeter:

@@ -78,6 +78,10 @@ def run(program, *options, **settings):
     return done.stdout
 
 
+# The imports of the package as they are, and as those of all modules are with an option of Python 3.15.
+imports = pytest.mark.parametrize("options", [(), ("-X", "lazy_imports=all")][: 1 + (sys.version_info >= (3, 15))])
+
+
 def loaded(program):
     """Return the modules that *program* loads in a Python without site-packages, where nothing else loads any."""
     found = run(
@@ -160,7 +164,8 @@ def test_all_names_come_with_a_star_and_with_dir():
     assert run(program).split() == []
 
 
-def test_a_later_name_says_that_it_lives_here_and_pickles():
+@imports
+def test_a_later_name_says_that_it_lives_here_and_pickles(options):
     program = """
         import pickle, tracekit
         for name in tracekit.__all__:
@@ -169,7 +174,7 @@ def test_a_later_name_says_that_it_lives_here_and_pickles():
         assert pickle.loads(pickle.dumps(tracekit.Ratio)) is tracekit.Ratio
         assert b"_sampling" not in pickle.dumps(tracekit.Ratio(0.5))
         """
-    assert run(program) == ""
+    assert run(program, *options) == ""
 
 
 def test_what_the_program_sets_in_place_of_a_name_stays_as_it_is():
@@ -255,7 +260,8 @@ def test_a_first_span_of_a_daemon_thread_that_python_ends_says_nothing():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_of_a_fork_takes_ids_of_its_own_without_configure():
+@imports
+def test_a_child_of_a_fork_takes_ids_of_its_own_without_configure(options):
     program = """
         import os, tracekit
         tracekit.span("before").end()
@@ -267,7 +273,7 @@ def test_a_child_of_a_fork_takes_ids_of_its_own_without_configure():
         os.wait()
         assert len(mine) == 32 and os.read(reader, 99).decode() != mine
         """
-    assert run(program) == ""
+    assert run(program, *options) == ""
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs signals of POSIX")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import sys
 
 import anyio.lowlevel
 import pytest
@@ -92,6 +93,18 @@ def test_named_arguments_are_recorded_however_they_are_passed(exporter):
 def test_arguments_may_have_other_names_as_attributes(exporter):
     function = traced(capture_args={"order": "shop.order.id"})(lambda order, other: None)
     assert attributes(exporter, function, 7, 8) == {"shop.order.id": 7}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="there such names must exist, or be in quotes")
+def test_annotations_of_a_function_with_recorded_arguments_may_name_what_is_defined_later(exporter):
+    source = """class Order:
+        @traced("merge", capture_args=["count"])
+        def merge(self, other: Order | Later, count: int) -> Order:
+            return other
+    """
+    scope = {"traced": traced}
+    exec(compile(source, "orders", "exec", dont_inherit=True), scope)
+    assert attributes(exporter, scope["Order"]().merge, None, 3) == {"count": 3}
 
 
 def test_a_keyword_that_is_no_parameter_is_recorded_where_the_function_takes_any(exporter):

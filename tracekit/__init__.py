@@ -103,8 +103,9 @@ _LATER = {
 
 def _claim(names: list[str]) -> None:
     """Set ``__module__`` of the public objects to this package, from which users import them."""
+    package = sys.modules[__name__]
     for name in names:
-        value = globals().get(name)
+        value = getattr(package, name, None)  # which loads the module that -X lazy_imports=all left out
         if hasattr(value, "__qualname__") and value.__module__ != __name__:
             value.__module__ = __name__
 

@@ -586,6 +586,40 @@ def test_loops_of_several_threads_and_kinds():
     }
 
 
+@pytest.mark.parametrize(
+    ("backend", "has_gil", "named"),
+    [("asyncio", HAS_GIL, "their thread"), ("asyncio", False, "their thread"), ("uvloop", False, "")],
+)
+def test_a_loop_in_a_variable_of_another_thread_is_that_of_its_own_thread(backend, has_gil, named, monkeypatch):
+    new_event_loop = pytest.importorskip(backend).new_event_loop
+    started, is_over = threading.Event(), asyncio.Event()
+
+    async def serve():
+        asyncio.current_task().set_name("theirs")
+        started.set()
+        await is_over.wait()
+
+    async def look():
+        asyncio.current_task().set_name("ours")
+        return aio.tasks()
+
+    monkeypatch.setattr(_stacks, "HAS_GIL", has_gil)
+    theirs, ours = new_event_loop(), new_event_loop()
+    thread = threading.Thread(target=lambda: theirs.run_until_complete(serve()), name="their thread")
+    thread.start()
+    try:
+        assert started.wait(60)
+        infos = ours.run_until_complete(look())
+    finally:
+        theirs.call_soon_threadsafe(is_over.set)
+        thread.join()
+        theirs.close()
+        ours.close()
+    found = [(info.name, info.thread, bool(info.awaits)) for info in infos if info.name in ("ours", "theirs")]
+    own = threading.current_thread().name
+    assert sorted(found) == [("ours", own, True), ("theirs", named, has_gil)]
+
+
 def test_the_look_keeps_no_values_of_the_program_alive():
     class Value:
         pass

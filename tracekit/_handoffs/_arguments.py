@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,8 +29,11 @@ def recorder(function: Callable[..., Any], names: Any) -> Recorder | None:
         return None
     import inspect  # not at the top: it would double the cost of importing tracekit
 
+    as_text: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):  # annotations may name later definitions and lazy imports (PEP 649)
+        as_text["annotation_format"] = importlib.import_module("annotationlib").Format.STRING
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = list(inspect.signature(function, **as_text).parameters.values())
     except (TypeError, ValueError):  # some functions in C have no signature
         parameters = []
     by_name = {one.name: (at, one) for at, one in enumerate(parameters)}

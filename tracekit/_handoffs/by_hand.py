@@ -104,9 +104,8 @@ class _Wrapped:
 
     def __init__(self, function: Callable[..., Any], snapshot: Snapshot) -> None:
         functools.update_wrapper(self, function)
+        self.__wrapped__ = function  # not in the class body, whose annotations would pass for those of the function
         self._snapshot = snapshot  # last: a callable object may have an attribute of that name
-
-    __wrapped__: Callable[..., Any]
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._snapshot.run(self.__wrapped__, *args, **kwargs)

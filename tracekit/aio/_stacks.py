@@ -17,6 +17,7 @@ import sys
 import threading
 from collections import deque
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .._core.free_threading import HAS_GIL
@@ -182,15 +183,16 @@ def running_threads() -> dict[int | None, RunningThread]:
                     _add(roots if is_host else guests, getattr(getattr(holder, "runner", None), "init_task", None))
                 else:
                     _add_loop(loops, holder)
-            elif not _RUNS.isdisjoint(frame.f_code.co_names):
-                # A loop in C has no frame; in its caller's it is a variable, or an attribute of one. Before 3.13,
-                # reading those keeps their values until the caller returns.
+            elif HAS_GIL and not _RUNS.isdisjoint(frame.f_code.co_names):
+                # A loop in C has no frame; in its caller's it is a variable, or an attribute of one, as may be a loop
+                # of another thread. Before 3.13, reading those keeps their values until the caller returns.
                 for value in list(frame.f_locals.values())[:_LOCALS]:
                     _add_loop(loops, value)
                     for attribute in ask(_attributes, value, ()):
                         _add_loop(loops, attribute)
         if ident == here:
             _add(roots, _root_here())
+            _add_loop(loops, _loop_here())
         found[ident] = RunningThread(innermost, loops, roots, guests)
     return found
 
@@ -232,7 +234,7 @@ def _add(found: list[Any], value: Any) -> None:
 
 def _add_loop(loops: list[Any], value: Any) -> None:
     asyncio: Any = sys.modules.get("asyncio")
-    if asyncio is None:
+    if asyncio is None or value is None:
         return
     if issubclass(type(value), asyncio.Runner):
         value = value._loop
@@ -242,6 +244,11 @@ def _add_loop(loops: list[Any], value: Any) -> None:
 
 def _attributes(value: Any) -> list[Any]:
     return list(object.__getattribute__(value, "__dict__").values())[:_LOCALS]
+
+
+def _loop_here() -> Any:
+    asyncio: Any = sys.modules.get("asyncio")
+    return None if asyncio is None else ask(methodcaller("_get_running_loop"), asyncio)
 
 
 def _root_here() -> Any:

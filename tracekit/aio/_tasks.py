@@ -199,7 +199,7 @@ class _Look:
         if module is None:
             return []
         threads = {id(loop): ident for ident, thread in self.threads.items() for loop in thread.loops}
-        loops = [loop for thread in self.threads.values() for loop in thread.loops]
+        loops = [*{id(loop): loop for thread in self.threads.values() for loop in thread.loops}.values()]
         current = {id(ask(module.current_task, loop)) for loop in loops}
         found = []
         for task in _asyncio_tasks(module, loops):
@@ -218,7 +218,8 @@ class _Look:
         for task, waiter in found:
             self.pace()
             loop = ask(methodcaller("get_loop"), task)
-            ident = threads.get(id(loop)) or ask(_thread_of, loop)
+            # A frame of another thread may have the loop in a variable.
+            ident = ask(_thread_of, loop) or threads.get(id(loop))
             is_current = id(task) in current
             infos.append(ask(lambda task: self.asyncio_task(task, waiter, ident, is_current), task))  # noqa: B023
         return [info for info in infos if info is not None]
