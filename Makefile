@@ -33,14 +33,14 @@ FILES := $(wildcard tests/test_*.py)
 EARLY := $(wildcard tests/test_[a-d]*.py)
 FOLDERS := $(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py))))
 OUTSIDE := tests/exporters tests/integrations
-PARTS := test-outside test-inside test-plain-folders test-plain-files test-packaging test-early test-late
+PARTS := test-early test-asan test-late test-outside test-inside test-plain-folders test-plain-files test-packaging
 .PHONY: $(PARTS)
 
-# Every part runs, three at a time: two keep two cores busy while the third waits for servers, timeouts or a browser. Make
-# prints a part's report when it ends, and fails if a part failed.
+# Every part runs, four at a time, those that take longest first: two keep two cores busy while others wait for servers,
+# timeouts or a browser. Make prints a part's report when it ends, and fails if a part failed.
 test:
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(VENV)/test $(AGENT)/ready
-	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(PARTS)
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(VENV)/test $(AGENT)/ready
+	@$(MAKE) --no-print-directory --jobs=4 --keep-going --output-sync=target $(PARTS)
 
 test-outside: ; @$(BIN)/python -m pytest -m "not packaging" $(OUTSIDE)
 test-inside: ; @$(BIN)/python -m pytest -m "not packaging" $(filter-out $(OUTSIDE),$(FOLDERS))
@@ -48,7 +48,8 @@ test-early: ; @$(BIN)/python -m pytest -m "not packaging" $(EARLY)
 test-late: ; @$(BIN)/python -m pytest -m "not packaging" $(filter-out $(EARLY),$(FILES))
 test-plain-folders: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(AGAIN)" $(FOLDERS)
 test-plain-files: ; @TRACEKIT_NO_EXTENSIONS=1 $(BIN)/python -m pytest -m "$(AGAIN)" $(FILES)
-test-packaging: ; @$(BIN)/python -m pytest -m packaging tests/test_packaging.py tests/test_asan.py
+test-packaging: ; @$(BIN)/python -m pytest -m packaging tests/test_packaging.py
+test-asan: ; @$(BIN)/python -m pytest -m packaging tests/test_asan.py
 
 # The compiled implementation, without servers, processes and the tests that take long: under a minute, for while one types.
 test-fast: $(VENV)/test
@@ -156,8 +157,22 @@ $(VENV)/demo: $(SOURCES)
 	@touch $@
 
 # One stamp an extra: installing again rebuilds the extension where a source of it has changed.
-$(VENV)/test $(VENV)/lint $(VENV)/docs: $(VENV)/%: $(SOURCES) | $(VENV)/pip
+$(VENV)/lint $(VENV)/docs: $(VENV)/%: $(SOURCES) | $(VENV)/pip
 	$(BIN)/pip install --quiet --editable ".[$*]"
+	@touch $@
+
+# For the tests, the packages are installed while the extension is compiled, and later only the modules whose sources have
+# changed. tests/test_packaging.py takes over the object files.
+$(VENV)/test: $(VENV)/compiled $(VENV)/packages
+	@touch $@
+
+$(VENV)/compiled: $(SOURCES) | $(VENV)/pip
+	@$(BIN)/python setup.py --quiet build_ext --inplace --build-temp $(VENV)/objects --build-lib $(VENV)/modules \
+		$(if $(filter setup.py pyproject.toml,$?),--force)
+	@touch $@
+
+$(VENV)/packages: pyproject.toml setup.py | $(VENV)/pip
+	TRACEKIT_NO_EXTENSIONS=1 $(BIN)/pip install --quiet --editable ".[test]"
 	@touch $@
 
 # Benchmarks run what releases have: modules that are compiled by what bench/training.py did often. An installation after
@@ -202,5 +217,5 @@ $(PEERS)/ready: | $(VENV)/pip
 
 $(VENV)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --upgrade pip "setuptools>=77" "cython>=3.1"
 	@touch $@

@@ -121,6 +121,8 @@ def compile_loop(
 def interleave(subjects: Mapping[str, Subject], budget: Budget) -> dict[str, list[float]]:
     """Return each subject's nanoseconds per unit, round by round; the first round, a warm-up, is left out."""
     rounds: dict[str, list[float]] = {name: [] for name in subjects}
+    gc.collect()
+    gc.freeze()  # or each collection below goes through all that was ever imported
     for index in range(budget.rounds + 1):
         for name, subject in subjects.items():
             elapsed = subject.time(budget.slice_s if index else budget.slice_s / 10)

@@ -54,14 +54,17 @@ misuse.set_strict(True)
 # Files whose tests run in the compiled pass alone, by path, and the reason: what each tests has one source that is not
 # compiled, or surrounds code whose own tests run in both forms, or is compared in both forms by the tests themselves.
 # Spans, scopes, hand-offs, carriers and propagation run in both passes. Cases parametrized with a ``Form``, such as those
-# of the fixture ``form``, are marked one by one. test_passes.py checks each "is not compiled" and each file named here.
+# of the fixture ``form``, or with the name of one as ``form``, are marked one by one. test_passes.py checks each "is not
+# compiled" and each file named here.
 _EXPORTERS = (
     "exporters/ is not compiled, and reads finished spans through public properties; exporters/test_otlp_encoding.py, the "
     "encoding, runs in both"
 )
 _COMMANDS = "cli/ is not compiled"
 _BOTH = "drives both forms in one process, or compares them"
+_FORMATS = ("cloudtrace", "datadog", "environ", "grpc_bin", "jaeger", "ottrace", "seed_header", "server_timing", "xray")
 ONE_FORM = {
+    "bridges/test_distro.py": "bridges/_opentelemetry/distro.py is not compiled",
     "debug/test_access.py": "who may see pages; of them debug/test_recorder.py and debug/test_open_spans.py run in both",
     "debug/test_event_logs.py": "_event_logs.py is not compiled",
     "debug/test_servers.py": "servers around the pages; debug/test_recorder.py and debug/test_open_spans.py run in both",
@@ -72,6 +75,7 @@ ONE_FORM = {
     "exporters/test_outbox.py": _EXPORTERS,
     "guarantees/test_scenario.py": "the judgment of trees, not the tracer",
     "integrations/test_asgi_servers.py": "real servers around the middleware: integrations/test_asgi.py runs in both",
+    "integrations/test_ends.py": "real servers and processes: test_signals.py and test_tracer.py run in both",
     "integrations/test_foreign_suites.py": (
         "tests of other projects, in processes: integrations/test_wsgi.py and integrations/test_http_server.py run in both"
     ),
@@ -104,6 +108,10 @@ ONE_FORM = {
     "test_structure.py": "reads sources and the documents",
     "test_forms.py": _BOTH,
     "test_wire_forms.py": _BOTH,
+    **{
+        f"wire/test_{name}.py": f"wire/{name}.py is not compiled; wire/test_vectors.py has cases of both forms"
+        for name in _FORMATS
+    },
 }
 # Files that ``make test-fast`` leaves out, and the reason. It leaves out cases of the plain form, too.
 SLOW = dict.fromkeys(
@@ -163,14 +171,20 @@ def _matches(path, patterns):
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
+def _forms_of(item):
+    """Return the forms that are parameters of the test, and the one that its parameter ``form`` names."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    named = [form for name, form in FORMS.items() if params.get("form") == name]
+    return [value for value in params.values() if isinstance(value, Form)] + named
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         path = item.path.relative_to(_TESTS).as_posix()
-        callspec = getattr(item, "callspec", None)
-        has_form = callspec is not None and any(isinstance(value, Form) for value in callspec.params.values())
-        if has_form or _matches(path, ONE_FORM):
+        forms = _forms_of(item)
+        if forms or _matches(path, ONE_FORM):
             item.add_marker("one_form")
-        is_plain = has_form and FORMS["plain"] in callspec.params.values() and len(FORMS) > 1
+        is_plain = FORMS["plain"] in forms and len(FORMS) > 1
         if is_plain:
             item.add_marker("plain")
         if is_plain or _matches(path, SLOW):

@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=SECONDS, help=f"how many batches (default: {SECONDS})")
     parser.add_argument("--kills", type=int, default=100, help="how many processes to kill (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="of the faults and moments (default: 1)")
+    parser.add_argument("--no-servers", action="store_true", help="leave out the rows of tests/faults_sigterm.py")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     _answers._FIRST_S = FIRST_S
@@ -74,7 +75,8 @@ def main() -> int:
         full(options.seconds)
         damaged(options.seconds)
         killed(options.kills, options.seed)
-        stopped()
+        if not options.no_servers:
+            stopped()
     except Failed as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

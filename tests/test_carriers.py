@@ -4,6 +4,7 @@ import contextlib
 import email.message
 import email.policy
 import gc
+import itertools
 import sysconfig
 from collections import UserDict, namedtuple
 from enum import Enum, StrEnum
@@ -517,14 +518,13 @@ def test_no_method_of_a_pair_runs_while_a_carrier_is_read_or_written(form, shape
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ["traceparent", "TraceParent", "x-trace"])
-@pytest.mark.parametrize("text", ["new", None])
-def test_no_method_of_a_name_or_value_runs_while_a_field_is_put(form, shape, place, name, text):
-    carrier, attack = _attacked(shape, place, name, TRACEPARENT)
-    form.put(carrier, "traceparent", text)
-    assert attack.runs == 0
-    assert len(carrier) == 3 + (name == "x-trace") + (text is not None)
-    assert form.Sieve(("traceparent", "other")).collect(carrier) == [text, "2"]
+def test_no_method_of_a_name_or_value_runs_while_a_field_is_put(form, shape, place):
+    for name, text in itertools.product(["traceparent", "TraceParent", "x-trace"], ["new", None]):
+        carrier, attack = _attacked(shape, place, name, TRACEPARENT)
+        form.put(carrier, "traceparent", text)
+        assert attack.runs == 0
+        assert len(carrier) == 3 + (name == "x-trace") + (text is not None)
+        assert form.Sieve(("traceparent", "other")).collect(carrier) == [text, "2"]
 
 
 @pytest.mark.parametrize("place", PLACES)

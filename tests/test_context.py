@@ -72,11 +72,11 @@ def test_deferred_is_what_was_said_or_that_ids_and_flags_say_nothing(form, argum
     assert context.flags == arguments.get("flags", 0)
 
 
-@pytest.mark.parametrize("flags", range(256))
-def test_every_flag_is_kept_and_only_the_lowest_is_sampled(form, flags):
-    context = form.SpanContext(TRACE_ID, SPAN_ID, flags)
-    assert context.flags == flags
-    assert context.sampled is (flags % 2 == 1)
+def test_every_flag_is_kept_and_only_the_lowest_is_sampled(form):
+    for flags in range(256):
+        context = form.SpanContext(TRACE_ID, SPAN_ID, flags)
+        assert context.flags == flags
+        assert context.sampled is (flags % 2 == 1)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from .tools.vectors import (
 _pure = TWINS["plain"]
 COMPILED = TWINS.get("compiled")
 
-same = settings(max_examples=400, deadline=None, derandomize=True, database=None)
+same = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 needs_both = pytest.mark.skipif(COMPILED is None, reason="the compiled form was not built")
 
 

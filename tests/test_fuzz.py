@@ -12,20 +12,20 @@ from tracekit._core.codecs import Sieve
 from .tools import fuzz
 
 
-def test_20000_mutated_carriers_get_the_same_verdict_from_both_forms_and_never_an_error():
-    verdicts = fuzz.run(seed=2, inputs=20_000)
-    assert verdicts["inputs"] == 20_000
+def test_8000_mutated_carriers_get_the_same_verdict_from_both_forms_and_never_an_error():
+    verdicts = fuzz.run(seed=2, inputs=8_000)
+    assert verdicts["inputs"] == 8_000
     # Neither all good nor all bad, or it would show little.
     for verdict in ("traceparent", "tracestate"):
-        assert verdicts[f"{verdict} good"] > 1_000
-        assert verdicts[f"{verdict} bad"] > 1_000
+        assert verdicts[f"{verdict} good"] > 400
+        assert verdicts[f"{verdict} bad"] > 400
     for verdict in ("extracted", "read", "refused", "absent", "baggage members", "baggage members left out"):
-        assert verdicts[verdict] > 1_000
+        assert verdicts[verdict] > 400
     for name in fuzz.NAMES:
-        assert verdicts[f"{name} read"] > 100
-        assert verdicts[f"{name} refused"] > 100 or name == "baggage", "a bad member is left out alone"
-    assert verdicts["extracted with all formats"] > 3_000
-    assert verdicts["fields written"] > 10_000
+        assert verdicts[f"{name} read"] > 40
+        assert verdicts[f"{name} refused"] > 40 or name == "baggage", "a bad member is left out alone"
+    assert verdicts["extracted with all formats"] > 1_200
+    assert verdicts["fields written"] > 4_000
 
 
 def test_every_format_is_there_on_every_form():

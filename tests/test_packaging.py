@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import threading
 import time
@@ -49,17 +50,19 @@ def run(*command, cwd, **environ):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy of what is committed or would be: nothing built, nothing installed."""
+    """A copy of what is committed or would be, and of the C that Cython made of it: nothing compiled, nothing installed."""
     copy = tmp_path_factory.mktemp("source") / "tracekit"
-    skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.pyd", "*.c")
+    skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.pyd")
     shutil.copytree(ROOT, copy, ignore=skip)
     return copy
 
 
 @pytest.fixture(scope="module")
 def built(source):
-    """The paths of the sdist, and of the wheel that was built from it."""
-    done = run(sys.executable, "-m", "build", "--no-isolation", source, cwd=source)
+    """The paths of the sdist, and of the wheel that was built from it, with the object files of ``make test`` if it ran."""
+    compiler = [sys.executable, "-S", ROOT / "tests" / "tools" / "made_objects.py", ROOT, Path(sys.prefix, "objects")]
+    cc = shlex.join(map(str, [*compiler, *shlex.split(sysconfig.get_config_var("CC") or "cc")]))
+    done = run(sys.executable, "-m", "build", "--no-isolation", source, cwd=source, CC=cc)
     assert done.returncode == 0, done.stdout + done.stderr
     (sdist,) = (source / "dist").glob("*.tar.gz")
     (wheel,) = (source / "dist").glob("*.whl")

@@ -18,7 +18,7 @@ _pure = TWINS["plain"]
 COMPILED = TWINS.get("compiled")
 
 pytestmark = pytest.mark.skipif(COMPILED is None, reason="the compiled form was not built")
-same = settings(max_examples=500, deadline=None, derandomize=True, database=None)
+same = settings(max_examples=250, deadline=None, derandomize=True, database=None)
 
 
 def seen(value):

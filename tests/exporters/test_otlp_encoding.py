@@ -37,7 +37,7 @@ NOW = 1_700_000_000_000_000_000
 REMOTE = tracekit.SpanContext("a" * 32, "b" * 16, 3, state=TraceState({"x": "1", "y": "2"}), is_remote=True)
 LOCAL = tracekit.SpanContext("c" * 32, "d" * 16, 0)
 
-many = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+many = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Processes that end by a signal or by ``os._exit()``; ``python -m tests.faults_sigterm`` has more servers."""
+"""Processes that end by a signal or by ``os._exit()``; ``python -m tests.faults_sigterm`` prints the rows of the page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 import tracekit
 
-from ..faults_sigterm import REQUESTS, TASKS, recycled, stopped
+from ..faults_sigterm import REQUESTS, SERVERS, TASKS, recycled, stopped
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and fork()")
 
 
 @needs_posix
-@pytest.mark.parametrize("server", ["uvicorn", "uvicorn --workers 2", "hypercorn --worker-class trio"])
+@pytest.mark.parametrize("server", SERVERS)
 def test_a_server_that_gets_sigterm_loses_no_span(server):
     assert stopped(server) == {f"/{number}": 1 for number in range(REQUESTS)}
 

@@ -89,8 +89,8 @@ def from_an_attacker():
 )
 def test_forced_traces_are_bounded(clock, sampler, allowed, headers):
     service = Service(sampler, clock, forced_per_s=20)
-    recorded = service.flood(10_000, 10, headers)
-    assert 190 <= recorded <= 20 * 11 + allowed * 10_000 + 10
+    recorded = service.flood(4_000, 10, headers)
+    assert 190 <= recorded <= 20 * 11 + allowed * 4_000 + 10
 
 
 def test_the_default_is_a_hundred_a_second(clock):
@@ -119,16 +119,16 @@ def test_all_decisions_of_an_upstream_service_with_the_same_ratio_are_followed(c
         sampled = trace_id % NEVER >= ratio.threshold
         return [traceparent(f"{trace_id:032x}", "01" if sampled else "00")]
 
-    recorded = service.flood(20_000, 1, headers)
+    recorded = service.flood(5_000, 1, headers)
     assert recorded == sum(context.sampled for context in service.contexts)
-    assert 1_900 <= recorded <= 2_100  # many more than one a second
+    assert 450 <= recorded <= 550  # many more than one a second
 
 
 def test_the_ratios_own_traces_are_preferred(clock):
     service = Service(Ratio(0.01), clock, forced_per_s=0)
-    service.flood(20_000, 10, from_strangers())
+    service.flood(10_000, 10, from_strangers())
     kept = service.exporter.spans
-    assert 150 <= len(kept) <= 250
+    assert 65 <= len(kept) <= 135
     threshold = Ratio(0.01).threshold
     assert all(int(span.context.trace_id, 16) % NEVER >= threshold for span in kept)
 
@@ -157,9 +157,9 @@ def test_deferred_decisions_with_chosen_ids_are_bounded_too(clock, sampler, trac
         chosen = trace_id or f"{rng.getrandbits(128):032x}"
         return [(b"b3", f"{chosen}-00f067aa0ba902b7".encode())]
 
-    service.flood(5_000, 5, headers)
-    recorded = service.flood(20_000, 20, headers)
-    most = 50 * 20 * 1.3 if isinstance(sampler, Rate) else 0.001 * 20_000 + 10
+    service.flood(2_000, 5, headers)
+    recorded = service.flood(4_000, 10, headers)
+    most = 50 * 10 * 1.3 if isinstance(sampler, Rate) else 0.001 * 4_000 + 10
     assert 1 <= recorded <= most
     assert all(not context.deferred for context in service.contexts)
 
@@ -167,16 +167,16 @@ def test_deferred_decisions_with_chosen_ids_are_bounded_too(clock, sampler, trac
 def test_deferred_decisions_get_the_whole_share(clock):
     service = Service(Ratio(0.1), clock, formats=[b3.SINGLE], forced_per_s=0)
     rng = random.Random(17)
-    recorded = service.flood(20_000, 20, lambda: [(b"b3", b"%032x-00f067aa0ba902b7" % rng.getrandbits(128))])
-    assert 1_850 <= recorded <= 2_150
+    recorded = service.flood(5_000, 5, lambda: [(b"b3", b"%032x-00f067aa0ba902b7" % rng.getrandbits(128))])
+    assert 425 <= recorded <= 575
     assert {str(context.state) for context in service.contexts if context.sampled} == {"ot=th:e666"}
 
 
 @pytest.mark.parametrize("headers", [from_strangers(), from_an_attacker], ids=["strangers", "attacker"])
 def test_a_rate_bounds_forced_traces_too(clock, headers):
     service = Service(Rate(50, clock=clock.ns), clock)
-    service.flood(5_000, 5, headers)
-    recorded = service.flood(10_000, 10, headers)
+    service.flood(2_000, 5, headers)
+    recorded = service.flood(4_000, 10, headers)
     assert (450 if headers is not from_an_attacker else 1) <= recorded <= 50 * 10 * 1.3
 
 
@@ -188,8 +188,8 @@ def test_a_rate_bounds_new_and_forced_traces_together(clock):
     def headers():
         return strangers() if rng.random() < 0.5 else []
 
-    service.flood(5_000, 5, headers)
-    assert 450 <= service.flood(10_000, 10, headers) <= 550
+    service.flood(2_000, 5, headers)
+    assert 450 <= service.flood(4_000, 10, headers) <= 550
 
 
 def test_adjusted_counts_stay_right_under_a_rate(clock):
@@ -206,10 +206,10 @@ def test_adjusted_counts_stay_right_under_a_rate(clock):
             if trace_id % NEVER >= upstream.threshold:
                 return [traceparent(f"{trace_id:032x}"), (b"tracestate", b"a=1,ot=th:c")]
 
-    service.flood(5_000, 5, headers)
+    service.flood(2_000, 5, headers)
     service.exporter.clear()
     total = 0
-    service.flood(20_000, 20, headers)
+    service.flood(8_000, 20, headers)
     spans = service.exporter.spans
     assert all(span.context.state["a"] == "1" for span in spans)
     assert abs(sum(map(adjusted_count, spans)) / total - 1) < 0.15
