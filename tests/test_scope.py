@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import gc
 import itertools
 import threading
 
@@ -13,6 +12,8 @@ import pytest
 
 import tracekit
 from tracekit.testing import span_tree
+
+from .tools.garbage import collecting_elsewhere
 
 pytestmark = pytest.mark.usefixtures("nothing_is_logged")
 
@@ -344,32 +345,13 @@ def test_a_scope_closed_elsewhere_under_an_open_one_is_passed_over_later(place):
 
 
 def test_a_scope_closed_elsewhere_is_not_inherited_while_another_thread_collects_garbage(exporter):
-    is_inside, may_end = threading.Event(), threading.Event()
-
-    class Slow:
-        def __del__(self):
-            is_inside.set()
-            may_end.wait()
-
-    def collect():
-        garbage = Slow()
-        garbage.itself = garbage
-        del garbage
-        gc.collect()
-
     def run():
         scope = tracekit.use_labels(k="v")
         scope.__enter__()
         ELSEWHERE["thread"](exit, scope)
-        collector = threading.Thread(target=collect)
-        collector.start()
-        is_inside.wait()
-        try:
+        with collecting_elsewhere():
             assert tracekit.current_context() is None
             return contextvars.copy_context().run(tracekit.current_context)
-        finally:
-            may_end.set()
-            collector.join()
 
     assert contextvars.Context().run(run) is None
 

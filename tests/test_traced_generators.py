@@ -17,6 +17,7 @@ from tracekit._handoffs.traced import _places
 from tracekit.testing import span_tree
 
 from .tools.current import here
+from .tools.garbage import collecting_elsewhere
 
 pytestmark = pytest.mark.usefixtures("nothing_is_logged")
 
@@ -220,6 +221,19 @@ def test_steps_made_by_alternating_threads_keep_both_sides_apart(other, exporter
         "    step 2",
         "    step 3",
     ]
+
+
+def test_the_body_has_its_scope_while_another_thread_collects_garbage(exporter):
+    body = counting()
+    with collecting_elsewhere():
+        assert next(body) == ("step 0", {"of": "body"})
+    with tracekit.span("consumer"):
+        assert next(body) == ("step 1", {"of": "body"})
+        with collecting_elsewhere():
+            assert next(body) == ("step 2", {"of": "body"})
+            assert here() == "consumer"
+            body.close()
+    assert span_tree(exporter.spans) == "body [cancelled]\n  step 0\n  step 1\n  step 2 [cancelled]\nconsumer"
 
 
 def test_what_the_body_leaves_open_is_closed_for_the_consumer_too(exporter):

@@ -1,7 +1,7 @@
 cimport cython
 
-from .interpreter cimport held, here, is_collecting, is_here
-from .scopes cimport Scope, _current, held_scope, innermost, last_replaced, live, newest, replace, swap_scope
+from .interpreter cimport here, is_here
+from .scopes cimport Scope, held_scope, innermost, last_replaced, live, may_swap, newest, replace, swap_scope
 
 
 @cython.final

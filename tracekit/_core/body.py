@@ -6,8 +6,8 @@ from ..cython import binding, cclass, compiled, final, freelist
 from .scopes import Scope, held_scope, swap_scope
 
 if not compiled:
-    from .interpreter import held, here, is_collecting, is_here
-    from .scopes import _current, innermost, last_replaced, live, newest, replace
+    from .interpreter import here, is_here
+    from .scopes import innermost, last_replaced, live, may_swap, newest, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def open_body(start: Callable[[], Any], under: Scope | None) -> tuple[Any, Body]
         under = innermost()
         opened = start()
         opened.__enter__()
-        return opened, Body(held(_current), under)
+        return opened, Body(held_scope(), under)
     finally:
         swap_scope(held_before)
 
@@ -53,7 +53,7 @@ class Body:
 
     def enter(self) -> None:
         """Put the scopes in place, for the step that follows, unless the garbage collector makes it where that is unsafe."""
-        if is_collecting():
+        if not may_swap():
             return
         held_before = swap_scope(self._inside)
         self._held = held_before

@@ -63,7 +63,7 @@ cdef extern from *:
     #define TK_IS(name, other) (strcmp(name, other) == 0)
     #define TK_METHOD(name, other) (TK_IS(name, other) || TK_IS(name, other " (wrapper)"))
     #define TK_LEAF(name) ( \\
-        TK_IS(name, "held") || TK_IS(name, "here") || TK_IS(name, "is_gone") || TK_IS(name, "lent") \\
+        TK_IS(name, "here") || TK_IS(name, "is_gone") || TK_IS(name, "lent") \\
         || TK_IS(name, "referent") || TK_IS(name, "stable") || TK_IS(name, "the_buffer") \\
         || TK_IS(name, "tracer_in_use") || TK_IS(name, "weak") || TK_METHOD(name, "__dealloc__"))
     #if defined(__PYX_HAVE__tracekit___core__span)

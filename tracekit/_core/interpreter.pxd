@@ -5,8 +5,6 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cimport tracekit._core.pending
 
-from .variable cimport tk_change_in_place, tk_forget, tk_held, tk_is_collecting, tk_put
-
 cdef extern from *:
     """
     #ifndef TRACEKIT_INTERPRETER
@@ -210,26 +208,6 @@ cdef enum:
 
 cdef inline int64_t monotonic_ns() noexcept:
     return tk_monotonic_ns()
-
-
-cdef inline object held(object variable):
-    return tk_held(variable)
-
-
-cdef inline bint put(object variable, object value) except -1:
-    return tk_put(variable, value)
-
-
-cdef inline void forget(object value) noexcept:
-    tk_forget(<PyObject*>value)
-
-
-cdef inline int change_in_place(object variable) except -1:
-    return tk_change_in_place(variable)
-
-
-cdef inline bint is_collecting() noexcept:
-    return tk_is_collecting()
 
 
 cdef inline bint is_finalizing() noexcept:

@@ -17,23 +17,19 @@ from .free_threading cimport (
 from .interpreter cimport (
     SAMPLED,
     borrow,
-    change_in_place,
     forbid_new,
-    forget,
-    held,
     here,
-    is_collecting,
     is_gone,
     is_here,
     is_lent,
     lent,
-    put,
     references,
     referent,
     running_body,
     running_context,
     weak,
 )
+from .variable cimport change_in_place, forget, held, is_collecting, put
 
 cdef object _current
 cdef bint _threads_inherit
@@ -165,6 +161,7 @@ cpdef SpanContext current_context()
 
 
 cpdef Scope held_scope()
+cdef bint may_swap() noexcept
 
 
 @cython.locals(inner=Scope)

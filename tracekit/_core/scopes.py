@@ -737,6 +737,11 @@ def held_scope() -> Scope | None:
     return inner
 
 
+def may_swap() -> bool:
+    """Return whether ``swap_scope()`` is safe here: not in the thread that collects garbage."""
+    return not is_collecting()
+
+
 def swap_scope(scope: Scope | None) -> Scope | None:
     """Make *scope*, open or None, the value of the running Context, and return the one before."""
     inner: Scope | None

@@ -8,11 +8,10 @@
 # tree that another was made from owns one to each node that both use: then, and wherever the structures are not as
 # expected, the variable is set in the usual way.
 
-from cpython.object cimport PyObject
-
 cdef extern from *:
     """
-    #ifndef TRACEKIT_VARIABLE
+    /* For scopes.py alone: the state of the variable and of collections is static. */
+    #if !defined(TRACEKIT_VARIABLE) && defined(__PYX_HAVE__tracekit___core__scopes)
     #define TRACEKIT_VARIABLE
     #include <stdint.h>
     #include <string.h>
@@ -357,8 +356,8 @@ cdef extern from *:
     }
     #endif
     """
-    bint tk_is_collecting() noexcept
-    int tk_put(object, object) except -1
-    int tk_change_in_place(object) except -1
-    object tk_held(object)
-    void tk_forget(PyObject*) noexcept
+    object held "tk_held"(object)
+    bint put "tk_put"(object, object) except -1
+    void forget "tk_forget"(object) noexcept
+    int change_in_place "tk_change_in_place"(object) except -1
+    bint is_collecting "tk_is_collecting"() noexcept
