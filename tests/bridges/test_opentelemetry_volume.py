@@ -9,7 +9,6 @@ import gc
 import random
 import sys
 import threading
-import time
 import tracemalloc
 import weakref
 
@@ -17,6 +16,7 @@ import pytest
 from opentelemetry import baggage, context, trace
 
 import tracekit
+from tests.tools.garbage import always_collecting
 from tracekit.bridges import opentelemetry as bridge
 
 THREADS = 4
@@ -121,31 +121,9 @@ def test_all_spans_are_accounted_for_and_memory_is_flat(counter):
     assert (now.dropped, now.failed) == (earlier.dropped, earlier.failed)
 
 
-class Slow:
-    """Garbage whose finalizer lets other threads run, while the collector does."""
-
-    def __init__(self):
-        self.itself = self
-
-    def __del__(self):
-        time.sleep(0.0001)
-
-
 def test_contexts_end_also_while_another_thread_collects_garbage(counter):
-    is_over = threading.Event()
-
-    def collect():
-        while not is_over.is_set():
-            Slow()
-            gc.collect()
-
-    collecting = threading.Thread(target=collect)
-    collecting.start()
-    try:
+    with always_collecting():
         wrong, _ = make(6000)
-    finally:
-        is_over.set()
-        collecting.join()
     assert wrong == []
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tools.backends import BACKENDS
+from tests.tools.garbage import always_collecting
 
 from .programs.handoffs import CALLS, Call, Send, Take, Task
 from .programs.program import Program
@@ -21,6 +22,12 @@ def test_fifty_random_programs_go_as_planned(backend):
     with Runner(backend) as runner:
         check_programs(runner, 50)
     assert runner.spans > 500, "the programs do something"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_random_programs_go_as_planned_while_another_thread_collects_garbage(backend):
+    with Runner(backend) as runner, always_collecting():
+        check_programs(runner, 15, first=10_000)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

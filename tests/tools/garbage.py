@@ -1,10 +1,11 @@
-"""Garbage collection at a chosen moment."""
+"""Garbage collection in another thread, at a chosen moment or all the time, whose finalizers let other threads run."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import threading
+import time
 
 
 @contextlib.contextmanager
@@ -30,4 +31,31 @@ def collecting_elsewhere():
         yield
     finally:
         may_end.set()
+        collector.join()
+
+
+class _Slow:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        time.sleep(0.0001)
+
+
+@contextlib.contextmanager
+def always_collecting():
+    """Another thread collects garbage again and again."""
+    is_over = threading.Event()
+
+    def collect():
+        while not is_over.is_set():
+            _Slow()
+            gc.collect(0)
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    try:
+        yield
+    finally:
+        is_over.set()
         collector.join()
