@@ -1,7 +1,7 @@
 """Services of the interpreter that the core uses: the clock, the running Context, weak and borrowed references.
 
-``interpreter.pxd`` has the C form of each function; this is the Python form, for where nothing is compiled. The core
-imports one or the other, so that all code above exists once.
+``interpreter.pxd`` has the C form of each function, and ``variable.pxd`` of those of the ContextVar; this is the Python
+form, for where nothing is compiled. The core imports one or the other, so that all code above exists once.
 """
 
 from __future__ import annotations
