@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import threading
 
@@ -198,3 +199,37 @@ def test_threads_that_install_and_uninstall_the_bridge_leave_everything_as_it_wa
     bridge.uninstall()
     assert raised == []
     assert trace.get_tracer_provider() is before
+
+
+def test_a_thread_that_uninstalls_the_bridge_while_another_replaces_the_sdk_leaves_that_as_it_was(memory, monkeypatch):
+    import opentelemetry.sdk.trace as sdk
+
+    def cover(provider, covers):
+        if covers:
+            thread = threading.Thread(target=bridge.uninstall)
+            thread.start()
+            thread.join()
+
+    monkeypatch.setattr(bridge.TracerProvider, "cover_native_spans", cover)
+    before = sdk.TracerProvider, sdk.Span
+    bridge.install(replace_sdk=True)
+    assert (sdk.TracerProvider, sdk.Span) == before
+
+
+def test_nothing_is_imported_while_other_threads_wait_to_install_the_bridge():
+    # One that waits in an import, for a library that is instrumented then, would wait forever.
+    program = """
+import sys
+from tracekit.bridges import opentelemetry as bridge
+from tracekit.bridges._opentelemetry.processors import Processors
+
+def look(event, arguments):
+    if event == "import" and Processors._lock._is_owned():
+        print(arguments[0])
+
+sys.addaudithook(look)
+bridge.install(replace_sdk=True)
+bridge.uninstall()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage as _baggage
 from opentelemetry import context as _context
@@ -30,6 +30,9 @@ from ._opentelemetry.replaced import Span
 from ._opentelemetry.runtime import RUNTIME, RuntimeContext, attach, detach, get_current, set_baggage
 from ._opentelemetry.spans import OtelSpan
 from ._opentelemetry.tracer import OtelTracer, get_current_span, use_span
+
+if TYPE_CHECKING:
+    import contextvars
 
 __all__ = ["OtelSpan", "OtelTracer", "Propagator", "RuntimeContext", "TracerProvider", "install", "uninstall"]
 
@@ -53,11 +56,12 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     installed = _provider
     if installed is None:
         made = TracerProvider()
+        in_export = _configure.export_context()  # which may import its module
         before = getattr(_trace, "_TRACER_PROVIDER", None)
         with Processors._lock:  # which is held for no import: another thread may wait for it in one
             if _provider is None:
                 _provider = made
-                _put_in_place(made)
+                _put_in_place(made, in_export)
             installed = _provider
         if installed is made:
             _report_unused(before)
@@ -65,13 +69,15 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     if replace_sdk:
         import opentelemetry.sdk.trace as sdk
 
-        if not any(module is sdk for module, *_ in _replaced):
-            _replace(sdk, "TracerProvider", TracerProvider)
-            _replace(sdk, "Span", Span)
+        with Processors._lock:
+            # Another thread may have uninstalled it meanwhile.
+            if _provider is not None and not any(module is sdk for module, *_ in _replaced):
+                _replace(sdk, "TracerProvider", TracerProvider)
+                _replace(sdk, "Span", Span)
     return _programs_own or installed
 
 
-def _put_in_place(provider: TracerProvider) -> None:
+def _put_in_place(provider: TracerProvider, in_export: contextvars.Context) -> None:
     global _in_export
     earlier = getattr(_context, "_RUNTIME_CONTEXT", None)
     if not isinstance(earlier, LazyRuntimeContext | RuntimeContext):
@@ -89,7 +95,7 @@ def _put_in_place(provider: TracerProvider) -> None:
     _replace(_baggage, "set_baggage", set_baggage)
     _replace(_trace, "use_span", use_span)
     _replace(_trace, "get_current_span", get_current_span)
-    _in_export = _configure.export_context().run(_suppress)
+    _in_export = in_export.run(_suppress)
 
 
 def uninstall() -> None:
