@@ -68,6 +68,10 @@ async def spliced(request):
     return found
 
 
+async def continue_by_hand(request):
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 async def endless(request):
     response = web.StreamResponse()
     await response.prepare(request)
@@ -111,6 +115,7 @@ def shop(*middlewares):
             web.get("/spliced/{name}", spliced),
             web.get("/raise/{name}", raises),
             web.get("/stream", stream),
+            web.post("/continued/{code}", status, expect_handler=continue_by_hand),
             web.get("/endless", endless),
             web.get("/cut", cut),
             web.get("/echo", echo),
@@ -475,6 +480,16 @@ def test_the_answer_is_recorded_as_the_client_gets_it(exporter, path, name, code
     (span,) = [span for span in exporter.spans if span.kind == "server"]
     assert (span.name, span.attributes["http.response.status_code"]) == (name, code)
     assert (span.status.code, len(span.events)) == (status, events)
+
+
+def test_the_status_after_a_programs_own_100_continue_is_recorded(exporter):
+    async def test(session, base):
+        async with session.post(f"{base}/continued/201", data=b"1", expect100=True) as response:
+            return response.status
+
+    assert server(test) == 201
+    (span,) = [span for span in exporter.spans if span.kind == "server"]
+    assert span.attributes["http.response.status_code"] == 201
 
 
 def test_a_streams_parts_are_children(exporter):

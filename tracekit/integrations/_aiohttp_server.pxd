@@ -28,6 +28,6 @@ cdef class Server:
 cpdef Items _attributes_of(object request, object message, str method, Redaction redaction)
 cdef tuple _server_of(str host, str scheme, object request)
 cdef object _finish(Span server_span, object request, object response)
-cdef bint _has_answered(object request) except -1
+cdef bint _has_sent(object request, str field) except -1
 cdef object _fail(Span server_span, object request, object error)
 cdef object _describe(Span server_span, object request, object status)

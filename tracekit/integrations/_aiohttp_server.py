@@ -190,7 +190,7 @@ def _finish(server_span: Span, request: web.Request, response: Any) -> None:
                 status = response._status
             else:
                 status = response.status if isinstance(response, _StreamResponse) else 500
-            if not _has_answered(request) or getattr(response, "prepared", False):
+            if not _has_sent(request, "_headers_written") or getattr(response, "prepared", False):
                 _describe(server_span, request, status)
             else:
                 _describe(server_span, request, 0)
@@ -202,10 +202,10 @@ def _finish(server_span: Span, request: web.Request, response: Any) -> None:
     _exit(server_span, None)
 
 
-def _has_answered(request: Any) -> bool:
-    """Return whether the handler has sent the head of a response, the status of which is not known here."""
-    size = getattr(request._payload_writer, "output_size", 0)
-    return type(size) is int and size > 0  # not of a mock
+def _has_sent(request: Any, field: str) -> bool:
+    """Return whether *field* of the request's writer says that something was sent, the status of which is not known here."""
+    sent = getattr(request._payload_writer, field, False)
+    return isinstance(sent, int) and sent > 0  # not of a mock
 
 
 def _fail(server_span: Span, request: web.Request, error: BaseException) -> None:
@@ -221,7 +221,8 @@ def _fail(server_span: Span, request: web.Request, error: BaseException) -> None
                 _exit(server_span, None)
                 return
             status = 504 if isinstance(error, asyncio.TimeoutError) else 500
-            is_answer = isinstance(error, Exception) and not _has_answered(request)
+            # As aiohttp decides: it answers no error after anything was sent.
+            is_answer = isinstance(error, Exception) and not _has_sent(request, "output_size")
             _describe(server_span, request, status if is_answer else 0)
             if isinstance(error, Exception):
                 server_span.set_attribute("error.type", error_type(error))
