@@ -117,9 +117,9 @@ def _stands_on(scope: Scope | None, under: Scope | None) -> bool:
 
 
 def _floor(inside: Scope | None, under: Scope | None) -> Scope | None:
-    """Return the scope that a body stands on since *under*, or a scope under that, was closed.
+    """Return the scope that a body stands on since *under*, or a scope under that, was closed; None: on nothing.
 
-    All below it are others', in whose Contexts they must stay; where that cannot be told, none is the body's.
+    It and all below it are others', in whose Contexts they must stay.
     """
     while under is not None and not _stands_on(inside, under):
         under = under._prev if under._stand_in is None else under._stand_in
