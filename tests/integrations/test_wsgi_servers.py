@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import subprocess
 import sys
 import threading
@@ -168,6 +169,7 @@ def test_callers_of_djangos_handler_get_its_response(exporter):
     assert bytes(response) == b"Content-Type: text/html; charset=utf-8\r\n\r\n3"
     with pytest.raises(AttributeError, match="HttpResponse"):
         response.unknown
+    assert copy.copy(response).status_code == 200
     response.close()
     assert response.closed
     assert tree(exporter) == "GET /items/<int:id>\n  work"

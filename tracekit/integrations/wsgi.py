@@ -248,7 +248,8 @@ class _Response:
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the app's result: Django's is a response, with a status and headers."""
-        return getattr(self._result, name)
+        # A copy that is being made has none yet, which this method must not look for.
+        return getattr(object.__getattribute__(self, "_result"), name)
 
     def __bytes__(self) -> bytes:
         return bytes(self._result)
