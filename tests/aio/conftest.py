@@ -14,7 +14,7 @@ from tracekit.testing import FakeClock
 
 @pytest.fixture
 def time_stands_still():
-    """So that what trio starts in an order of its own stands in that of its name: see ``tree`` in ``tools/groups.py``."""
+    """Spans start at one time, so that trees sort those of a group by name: trio starts tasks in random order."""
     with FakeClock():
         yield
 
