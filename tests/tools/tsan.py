@@ -19,8 +19,7 @@ from typing import Any
 from .pythons import ENTER, SID, free_threaded
 
 ROOT = Path(__file__).parents[2]
-MODULES = ["_speedups", "_carriers", "wire/w3c", "wire/b3"]
-MODULES += [f"_core/{name}" for name in ("buffer", "context", "otlp", "scopes", "span", "tracer")]
+MODULES = ["_speedups", "_carriers", "wire/w3c", "wire/b3"]  # and all of _core
 SETTINGS = "import sysconfig; print(sysconfig.get_paths()['include'], sysconfig.get_config_var('EXT_SUFFIX'))"
 
 
@@ -47,7 +46,8 @@ class Machine:
             shutil.copytree(ROOT / folder, self.folder / folder, ignore=ignored)
         done = self.run(self.python, "-c", SETTINGS, capture_output=True, check=True)
         include, suffix = done.stdout.split()
-        for module in MODULES:
+        core = sorted(f"_core/{path.stem}" for path in Path(ROOT, "tracekit", "_core").glob("*.c"))
+        for module in [*MODULES, *core]:
             flags = ["-shared", "-fPIC", "-fsanitize=thread", "-O1", "-g", "-w", f"-I{include}"]
             self.run("gcc", *flags, f"tracekit/{module}.c", "-o", f"tracekit/{module}{suffix}", check=True)
 
