@@ -6,15 +6,23 @@ import os
 from typing import TYPE_CHECKING
 
 from .._arguments import bounded_timeout
+from .._export.intake import valid_account
+from .._export.threads import keep
 
 if TYPE_CHECKING:
+    from .._core.records import Account
+    from .._core.span import Span
     from .._export.exporter import Exporter
+    from .._export.notices import Notices
 
 
 class Front:
     """Passes calls on to ``exporter``, where that has the method, and begins anew in the child of a fork."""
 
     exporter: Exporter | None
+    _notices: Notices
+    _failed: int  # spans that ``exporter`` did not take
+    _theirs: Account  # the last valid one of ``exporter``
     _pid = 0
 
     def _forget(self) -> None:
@@ -25,6 +33,21 @@ class Front:
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._forget()
+
+    def _hand_over(self, exporter: Exporter, spans: list[Span]) -> None:
+        """Have *exporter* export *spans*, which have failed if it raises: the exporting thread must survive."""
+        count = len(spans)  # the exporter may change the list
+        try:
+            exporter.export(spans)
+        except BaseException as error:
+            keep(error)
+            self._failed += count
+            self._notices.lost(exporter, error, count)
+
+    def _ask_account(self, exporter: Exporter) -> Account:
+        """Return the account of *exporter*, or the previous one if it is not valid."""
+        self._theirs = valid_account(exporter, self._notices, self._theirs)
+        return self._theirs
 
     def start(self) -> None:
         """Start the exporter, if it can."""
