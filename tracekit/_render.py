@@ -85,6 +85,11 @@ def duration(ns: int) -> str:
     return f"{seconds // 86400}d {seconds // 3600 % 24:02d}h"
 
 
+def duration_of_s(seconds: float) -> str:
+    """Return *seconds* as ``duration()`` does."""
+    return duration(round(seconds * 1e9))
+
+
 def moment(ns: int, format: str = "%H:%M:%S") -> str:
     """Return the local time of *ns* Unix nanoseconds."""
     try:
