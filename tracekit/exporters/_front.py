@@ -1,4 +1,4 @@
-"""The parts that exporters in front of another exporter have in common."""
+"""The parts that exporters have in common: those that hold spans, and those in front of another exporter."""
 
 from __future__ import annotations
 
@@ -16,13 +16,9 @@ if TYPE_CHECKING:
     from .._export.notices import Notices
 
 
-class Front:
-    """Passes calls on to ``exporter``, where that has the method, and begins anew in the child of a fork."""
+class Holder:
+    """An exporter that holds spans, and begins anew in the child of a fork."""
 
-    exporter: Exporter | None
-    _notices: Notices
-    _failed: int  # spans that ``exporter`` did not take
-    _theirs: Account  # the last valid one of ``exporter``
     _pid = 0
 
     def _forget(self) -> None:
@@ -30,9 +26,19 @@ class Front:
         raise NotImplementedError
 
     def _check_process(self) -> None:
+        """Reset all state in a new process, which the first call, by the constructor, is in, too."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._forget()
+
+
+class Front(Holder):
+    """Passes calls on to ``exporter``, where that has the method."""
+
+    exporter: Exporter | None
+    _notices: Notices
+    _failed: int  # spans that ``exporter`` did not take
+    _theirs: Account  # the last valid one of ``exporter``
 
     def _hand_over(self, exporter: Exporter, spans: list[Span]) -> None:
         """Have *exporter* export *spans*, which have failed if it raises: the exporting thread must survive."""
