@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ._core.span import Span
+
 T = TypeVar("T")
 
 _ASCII = str.maketrans("├└│─…━╸╺·µ✓✗⊘≈", "|`|-~=-- uvxc~")
@@ -65,6 +67,16 @@ def tree(leaves: Iterable[Leaf[T]], *, levels: int = 12) -> Iterator[Branch[T]]:
                 else:
                     guides = f"{base}└+{depth + 1 - levels} ", base
                 waiting.append((child, *guides, depth + 1))
+
+
+def span_tree(spans: Iterable[Span]) -> Iterator[Branch[Span]]:
+    """Yield *spans* of one trace as ``tree()`` does."""
+    return tree(
+        [
+            Leaf(span.context.span_id, None if span.parent is None else span.parent.span_id, span.start_ns, span)
+            for span in spans
+        ]
+    )
 
 
 def duration(ns: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from .._core.checks import check_int
 from .._core.records import Account
 from .._export.notices import Notices
-from .._render import Branch, Leaf, duration, encodable, library_text, moment, pairs, plural, printable, tree
+from .._render import Branch, duration, encodable, library_text, moment, pairs, plural, printable, span_tree
 from ._front import Holder
 
 if TYPE_CHECKING:
@@ -158,11 +158,7 @@ def _lines(trace_id: str, spans: list[Span], note: str, paint: Callable[[str, st
     service = printable(str(first.resource.get("service.name", "")), _MAX_VALUE)
     words = [f"trace {trace_id}", service, moment(first.start_ns), plural(len(spans), "span"), note]
     yield paint(_DIM, "  ".join(word for word in words if word))
-    leaves = [
-        Leaf(span.context.span_id, None if span.parent is None else span.parent.span_id, span.start_ns, span)
-        for span in spans
-    ]
-    for branch in tree(leaves):
+    for branch in span_tree(spans):
         yield from _span_lines(branch, paint)
     yield ""
 
