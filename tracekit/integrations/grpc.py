@@ -68,7 +68,7 @@ def instrument(target: grpc.Channel | grpc.aio.Channel | None = None, **options:
         client = Client(**options)
         if not hasattr(target, _FIELD):
             setattr(target, _FIELD, client)
-            for kind, wrap in _wrappers(target).items():
+            for kind, wrap in (AIO_METHODS if isinstance(target, grpc.aio.Channel) else METHODS).items():
                 setattr(target, kind, functools.partial(_made, client, wrap, getattr(target, kind), target))
         return
     if _patches.is_active:
@@ -112,10 +112,6 @@ def _check(target: object) -> None:
         raise TypeError("a server gets its interceptors when it is made: interceptors=[server_interceptor()]")
     if not isinstance(target, grpc.Channel | grpc.aio.Channel):
         raise TypeError(f"target must be a grpc.Channel or grpc.aio.Channel, not {type(target).__name__}")
-
-
-def _wrappers(channel: Any) -> dict[str, Any]:
-    return AIO_METHODS if isinstance(channel, grpc.aio.Channel) else METHODS
 
 
 def _patched(client: Client, wrap: Any, original: Callable[..., Any]) -> Any:
