@@ -45,7 +45,7 @@ class Job:
 
 
 class Worker:
-    """One exporter, the spans between the buffer and it, and their counts; used by the thread, or by who waits for it."""
+    """One exporter, the spans between the buffer and it, and their counts; its thread works, or a caller that waits."""
 
     def __init__(
         self, exporter: Exporter, interval_s: float, batch_size: int | None, after: Callable[[], None], taps: Taps
