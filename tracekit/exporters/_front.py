@@ -26,7 +26,7 @@ class Holder:
         raise NotImplementedError
 
     def _check_process(self) -> None:
-        """Reset all state in a new process, which the first call, by the constructor, is in, too."""
+        """Reset all state if the process is another one than at the last call; the first call, the constructor's, makes it."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._forget()
